@@ -1,0 +1,1 @@
+"""The `opsin` command."""

@@ -1,0 +1,1 @@
+"""What the API, the workers and the command line agree on. Nothing in here does I/O."""

@@ -1,0 +1,52 @@
+"""How Celery is set up, alike for the process that sends a task and for the one that runs it.
+
+Celery routes, supervises and scales the *drains* of a lane, one task a batch; the images travel
+beside it (see `contracts.messages`). Nothing is stored by Celery: answers come back on our own
+lists, and jobs live in the database.
+"""
+
+from urllib.parse import parse_qs, urlsplit
+
+from celery import Celery
+from kombu.serialization import registry
+
+from contracts.names import TASK_DRAIN, TASK_RUN_JOB
+
+
+def celery_app(redis_url: str) -> Celery:
+    """The Celery application on that Redis. Connects only when it is used."""
+    registry.disable_insecure_serializers()
+    app = Celery("opsin", broker=_kombu_url(redis_url))
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        # A drain that is lost is sent again by the API's sweep, so it may be acked early.
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=3,
+        broker_transport_options={
+            "socket_timeout": 5,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+        },
+        task_publish_retry=False,
+        task_create_missing_queues=True,
+        task_routes={TASK_RUN_JOB: {}, TASK_DRAIN: {}},
+    )
+    return app
+
+
+def _kombu_url(redis_url: str) -> str:
+    """The address as kombu spells it ; only unix sockets differ."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    database = parse_qs(parts.query).get("db", ["0"])[0]
+    user = f"{parts.username or ''}:{parts.password}@" if parts.password else ""
+    return f"redis+socket://{user}{parts.path}?virtual_host={database}"

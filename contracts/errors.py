@@ -1,0 +1,178 @@
+"""Every error a client can meet: one exception tree, and one table from code to status.
+
+    OpsinError
+    ├── BadRequest               400 bad_request
+    ├── Unauthorized             401 unauthorized
+    ├── NotFound                 404 not_found
+    │   ├── ModelNotFound            model_not_found
+    │   ├── VersionNotFound          version_not_found
+    │   └── JobNotFound              job_not_found
+    ├── Conflict                 409 conflict
+    │   └── IdempotencyConflict      idempotency_conflict
+    ├── PayloadTooLarge          413 payload_too_large
+    ├── UnsupportedMediaType     415 unsupported_media_type
+    ├── ValidationFailed         422 validation_error
+    │   ├── InvalidImage             invalid_image
+    │   └── ImageTooLarge            image_too_large
+    ├── QueueFull                429 queue_full
+    ├── Unavailable              503 dependency_unavailable
+    │   ├── ModelNotReady            model_not_ready
+    │   ├── NoWorker                 no_worker
+    │   └── Draining                 draining
+    ├── DeadlineExceeded         504 deadline_exceeded
+    └── InternalError            500 internal_error
+
+``detail`` is written for the client and says what to do about it; it never holds a path, a
+secret or a stack trace. Those go to the log.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a code means on the wire: its HTTP status and its one-line title."""
+
+    status: int
+    title: str
+
+
+CODES: dict[str, Meaning] = {
+    "bad_request": Meaning(400, "The request could not be understood"),
+    "unauthorized": Meaning(401, "A valid key is required"),
+    "not_found": Meaning(404, "There is nothing at this address"),
+    "model_not_found": Meaning(404, "There is no model of that name"),
+    "version_not_found": Meaning(404, "The model has no such version"),
+    "job_not_found": Meaning(404, "There is no such job"),
+    "method_not_allowed": Meaning(405, "This address does not take that method"),
+    "conflict": Meaning(409, "The request conflicts with the present state"),
+    "idempotency_conflict": Meaning(409, "That Idempotency-Key belongs to another request"),
+    "payload_too_large": Meaning(413, "The request is larger than the limit"),
+    "unsupported_media_type": Meaning(415, "That kind of content is not accepted here"),
+    "validation_error": Meaning(422, "A value is missing, malformed or out of range"),
+    "invalid_image": Meaning(422, "The bytes are not a readable image"),
+    "image_too_large": Meaning(422, "The image has more pixels than the limit"),
+    "queue_full": Meaning(429, "The queue is full"),
+    "internal_error": Meaning(500, "Something broke on our side"),
+    "dependency_unavailable": Meaning(503, "Something the service stands on does not answer"),
+    "model_not_ready": Meaning(503, "The model is not ready"),
+    "no_worker": Meaning(503, "No worker is there to do it"),
+    "draining": Meaning(503, "The service is shutting down"),
+    "deadline_exceeded": Meaning(504, "The deadline passed before the answer was there"),
+}
+
+
+class OpsinError(Exception):
+    """The root. A subclass is one code; the instance carries what this client should read.
+
+    Args:
+        detail: What went wrong and what to do about it, for the client's eyes.
+        retry_after: Seconds after which a retry may succeed; sent as ``Retry-After``.
+    """
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
+
+    @property
+    def meaning(self) -> Meaning:
+        return CODES[self.code]
+
+
+class BadRequest(OpsinError):
+    code = "bad_request"
+
+
+class Unauthorized(OpsinError):
+    code = "unauthorized"
+
+
+class NotFound(OpsinError):
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class VersionNotFound(NotFound):
+    code = "version_not_found"
+
+
+class JobNotFound(NotFound):
+    code = "job_not_found"
+
+
+class Conflict(OpsinError):
+    code = "conflict"
+
+
+class IdempotencyConflict(Conflict):
+    code = "idempotency_conflict"
+
+
+class PayloadTooLarge(OpsinError):
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(OpsinError):
+    code = "unsupported_media_type"
+
+
+class ValidationFailed(OpsinError):
+    code = "validation_error"
+
+
+class InvalidImage(ValidationFailed):
+    code = "invalid_image"
+
+
+class ImageTooLarge(ValidationFailed):
+    code = "image_too_large"
+
+
+class QueueFull(OpsinError):
+    code = "queue_full"
+
+
+class Unavailable(OpsinError):
+    code = "dependency_unavailable"
+
+
+class ModelNotReady(Unavailable):
+    code = "model_not_ready"
+
+
+class NoWorker(Unavailable):
+    code = "no_worker"
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class DeadlineExceeded(OpsinError):
+    code = "deadline_exceeded"
+
+
+class InternalError(OpsinError):
+    code = "internal_error"
+
+
+def error_of(code: str, detail: str, *, retry_after: float | None = None) -> OpsinError:
+    """The exception of a code that came over a wire; an unknown code is an internal error."""
+    return _CLASSES.get(code, InternalError)(detail, retry_after=retry_after)
+
+
+def _tree(root: type[OpsinError]) -> dict[str, type[OpsinError]]:
+    classes = {root.code: root}
+    for child in root.__subclasses__():
+        classes |= _tree(child)
+    return classes
+
+
+_CLASSES = _tree(OpsinError) | {"internal_error": InternalError}

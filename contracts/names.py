@@ -1,0 +1,52 @@
+"""The names that processes meet under: Celery tasks and queues, Redis keys."""
+
+TASK_DRAIN = "opsin.drain"
+TASK_RUN_JOB = "opsin.run_job"
+
+
+def inference_queue(model: str) -> str:
+    """The Celery queue that only workers holding `model` consume."""
+    return f"inference.{model}"
+
+
+def lane(model: str, version: int, operation: str) -> str:
+    """The Redis list on which the images of one model, version and operation wait."""
+    return f"lane:{model}:{version}:{operation}"
+
+
+def lane_flag(lane_key: str) -> str:
+    """Set while a drain of that lane is on its way to a worker."""
+    return f"{lane_key}:scheduled"
+
+
+def lane_rate(lane_key: str) -> str:
+    """The images a second that lane was last seen to drain."""
+    return f"{lane_key}:rate"
+
+
+def abandoned(item_id: str) -> str:
+    """Set when the client of that item has gone; the worker drops the item."""
+    return f"abandoned:{item_id}"
+
+
+def claims(worker_id: str) -> str:
+    """The set of items a worker has taken and not yet answered."""
+    return f"claims:{worker_id}"
+
+
+def replies(api_id: str) -> str:
+    """The Redis list on which one API process receives its answers."""
+    return f"replies:{api_id}"
+
+
+def worker_beat(worker_id: str) -> str:
+    """The last sign of life of a worker, as JSON; expires when the worker is gone."""
+    return f"worker:{worker_id}"
+
+
+WORKER_BEATS = "worker:*"
+
+
+def job_input(job_id: str) -> str:
+    """The decoded images of a queued job."""
+    return f"job:{job_id}:input"

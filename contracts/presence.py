@@ -1,0 +1,42 @@
+"""What a worker tells of itself, once a second, so that the API knows who can do what."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from contracts.inference import Operation
+
+ModelState = Literal["ready", "loading", "unavailable"]
+
+
+class HeldModel(BaseModel):
+    """One model as one worker sees it."""
+
+    name: str
+    version: int = 1
+    state: ModelState
+    reason: str | None = Field(None, description="Why it is not ready, and what helps.")
+    operations: tuple[Operation, ...] = ()
+    classes: int | None = None
+    runtime: str | None = Field(None, description="What runs it, e.g. tensorflow-float32.")
+    batch_sizes: tuple[int, ...] = ()
+
+
+class WorkerBeat(BaseModel):
+    """A worker's sign of life. It expires in Redis when the worker stops sending it."""
+
+    id: str
+    host: str
+    pid: int
+    release: str = Field(description="The worker's version of Opsin.")
+    devices: tuple[str, ...] = ()
+    started_at: float = Field(description="Unix time in seconds.")
+    beat_at: float = Field(description="Unix time in seconds.")
+    models: tuple[HeldModel, ...] = ()
+
+    def can(self, model: str, operation: Operation) -> bool:
+        return any(m.name == model and operation in m.operations for m in self.models)
+
+
+BEAT_SECONDS = 1.0
+BEAT_EXPIRY_SECONDS = 4.0

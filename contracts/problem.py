@@ -1,0 +1,22 @@
+"""The shape of every error answer (RFC 9457)."""
+
+from pydantic import BaseModel
+
+
+class FieldError(BaseModel):
+    """One value that did not pass."""
+
+    loc: list[str | int]
+    msg: str
+
+
+class Problem(BaseModel):
+    """`application/problem+json`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldError] | None = None

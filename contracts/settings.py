@@ -1,0 +1,131 @@
+"""All settings, each with its meaning and its default. A bad one stops the start.
+
+Every field is read from the environment as ``OPSIN_<NAME>`` or from a ``.env`` file in the
+working directory; the environment wins. ``docs/reference/settings.md`` lists them, and a test
+compares the two.
+"""
+
+import ipaddress
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """The whole configuration, validated once at the start and never changed after."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OPSIN_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    home: Path = Field(
+        Path("var"),
+        description="Where everything lives that Opsin writes: database, weights, store, logs.",
+    )
+    host: str = Field("127.0.0.1", description="The address the API listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="The port the API listens on.")
+    api_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="The key clients must send. Needed on any address that is not loopback.",
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("efficientnet_lite0", "squeezenet", "vgg16"),
+        min_length=1,
+        description="Networks to load, in order, separated by commas. The first ready one is "
+        "the default of a request that names none.",
+    )
+    weights_dir: Path | None = Field(
+        None, description="A directory of weight files, looked in before anything is downloaded."
+    )
+    offline: bool = Field(False, description="Never reach for the network, not even for weights.")
+    redis_url: str | None = Field(
+        None,
+        description="redis://, rediss:// or unix:// address of a Redis or Valkey. "
+        "Left out, `opsin up` starts an embedded Valkey of its own.",
+    )
+    database_url: str | None = Field(
+        None, description="SQLAlchemy address. Left out: SQLite at $OPSIN_HOME/opsin.db."
+    )
+    queue_limit: int = Field(
+        64, ge=1, le=100_000, description="Images that may wait in one lane; more get 429."
+    )
+    max_image_bytes: int = Field(16 * MIB, ge=1024, description="Largest image, in bytes.")
+    max_image_pixels: int = Field(
+        50_000_000, ge=1, description="Largest image, in pixels, judged from its header."
+    )
+    max_images: int = Field(32, ge=1, le=1024, description="Most images in one request.")
+    default_timeout_ms: int = Field(
+        30_000, ge=1, description="Deadline of a request that sends no X-Timeout-Ms."
+    )
+    max_timeout_ms: int = Field(600_000, ge=1, description="Longest X-Timeout-Ms accepted.")
+    max_batch_size: int = Field(
+        16, ge=1, le=256, description="Most images a worker runs through a network at once."
+    )
+    linger_ms: int = Field(
+        20, ge=0, le=1000, description="How long a drain waits for the next image, then returns."
+    )
+    decode_threads: int = Field(
+        os.cpu_count() or 1, ge=1, le=256, description="Threads that decode images in the API."
+    )
+    worker_threads: int = Field(
+        os.cpu_count() or 1, ge=1, le=256, description="Threads TensorFlow uses in one worker."
+    )
+    job_limit: int = Field(1000, ge=1, description="Unfinished jobs accepted; more get 429.")
+    job_retention_hours: int = Field(
+        24, ge=1, description="How long a finished job and its result are kept."
+    )
+    shutdown_seconds: float = Field(
+        10, gt=0, description="How long a process may take to finish its work when told to stop."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe line that is logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="json for machines, console for people."
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("home", "weights_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @cached_property
+    def database(self) -> str:
+        """The SQLAlchemy address in force."""
+        return self.database_url or f"sqlite:///{self.home / 'opsin.db'}"
+
+    @property
+    def weights_home(self) -> Path:
+        """Where fetched weights are kept."""
+        return self.home / "weights"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the API."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

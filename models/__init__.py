@@ -1,0 +1,1 @@
+"""The networks, and all that needs neither web nor queue."""

@@ -1,0 +1,108 @@
+"""The networks Opsin can serve, one row each. Knows names and numbers only; loads nothing.
+
+Resizing belongs to a network: how a picture becomes the input decides the accuracy (SqueezeNet
+loses nine points of top-1 to nearest-neighbour resizing), so it is a column here and not a habit
+of the caller.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from contracts.errors import ModelNotFound
+
+Preprocessing = Literal["caffe", "lite"]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A catalog row.
+
+    Attributes:
+        name: What clients call it.
+        title: What people call it, with its source.
+        input_size: (height, width) of the input in pixels.
+        short_side: The short side is resized to this many pixels before the centre is cropped.
+        preprocessing: ``caffe``: BGR minus the ImageNet means; ``lite``: (x - 127) / 128.
+        classes: Size of the output with the published weights.
+        features: Size of the embedding (pooled output of the base).
+        explain_layer: The last convolution, whose maps explain a class best.
+        weights: Name in ``weights.toml`` of the whole network.
+        base_weights: Name of the base alone, without the classifier, where that can be had.
+        licence: SPDX name of the weights' licence.
+        top1: Published top-1 accuracy on ImageNet's validation set, 0 to 1.
+    """
+
+    name: str
+    title: str
+    input_size: tuple[int, int]
+    short_side: int
+    preprocessing: Preprocessing
+    classes: int
+    features: int
+    explain_layer: str
+    weights: str
+    base_weights: str | None
+    licence: str
+    top1: float
+
+
+CATALOG: dict[str, Network] = {
+    row.name: row
+    for row in (
+        Network(
+            name="efficientnet_lite0",
+            title="EfficientNet-Lite0 (Google, 2020; after Tan and Le, 2019)",
+            input_size=(224, 224),
+            short_side=256,
+            preprocessing="lite",
+            classes=1000,
+            features=1280,
+            explain_layer="head_activation",
+            weights="efficientnet_lite0",
+            base_weights=None,
+            licence="Apache-2.0",
+            top1=0.751,
+        ),
+        Network(
+            name="squeezenet",
+            title="SqueezeNet 1.1 (Iandola et al., 2016)",
+            input_size=(227, 227),
+            short_side=256,
+            preprocessing="caffe",
+            classes=1000,
+            features=512,
+            explain_layer="fire9_concat",
+            weights="squeezenet",
+            base_weights=None,
+            licence="BSD-3-Clause",
+            top1=0.582,
+        ),
+        Network(
+            name="vgg16",
+            title="VGG16 (Simonyan and Zisserman, 2014)",
+            input_size=(224, 224),
+            short_side=256,
+            preprocessing="caffe",
+            classes=1000,
+            features=512,
+            explain_layer="block5_conv3",
+            weights="vgg16",
+            base_weights="vgg16_notop",
+            licence="CC-BY-4.0",
+            top1=0.713,
+        ),
+    )
+}
+
+
+def network_of(name: str) -> Network:
+    """The row of that name.
+
+    Raises:
+        ModelNotFound: No network is called so; the message lists those there are.
+    """
+    try:
+        return CATALOG[name]
+    except KeyError:
+        known = ", ".join(CATALOG)
+        raise ModelNotFound(f"There is no model '{name[:64]}'. Known: {known}.") from None

@@ -1,0 +1,1 @@
+"""The HTTP API. Never loads TensorFlow."""

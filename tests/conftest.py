@@ -1,0 +1,32 @@
+"""Fixtures every test may use: pictures and weights, where they can be had."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("OPSIN_SHARED_DIR", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The labelled pictures and weights beside the checkout; the test is skipped without them."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no labelled pictures at {SHARED}; set OPSIN_SHARED_DIR")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def fetched() -> Path:
+    """The data home that `make setup` filled: fetched weights and sample photos."""
+    return Path(os.environ.get("OPSIN_HOME", ROOT / "var"))
+
+
+@pytest.fixture(scope="session")
+def photos(fetched: Path) -> Path:
+    """Free photos: cat.png, coffee.png, astronaut.png."""
+    folder = fetched / "samples"
+    if not (folder / "cat.png").is_file():
+        pytest.skip("the sample photos are not there; run `make setup`")
+    return folder
