@@ -57,26 +57,27 @@ def _packages() -> Check:
         wanted = [Requirement(line) for line in requires("opsin") or ()]
     except PackageNotFoundError:
         return Check("packages", "warn", "Opsin itself is not installed here", _REINSTALL)
-    faults, missing_worker, tensorflow = [], [], ""
-    for requirement in wanted:
-        extra = "" if requirement.marker is None else str(requirement.marker)
-        if "gpu" in extra:
-            continue
-        try:
-            found = version(requirement.name)
-        except PackageNotFoundError:
-            (missing_worker if "worker" in extra else faults).append(requirement.name)
-            continue
-        if requirement.name in {"tensorflow", "keras"}:
-            tensorflow += f", {requirement.name} {found}"
-        if not requirement.specifier.contains(found, prereleases=True):
-            faults.append(f"{requirement.name} {found} is not {requirement.specifier}")
+    api = [one for one in wanted if one.marker is None]
+    worker = [one for one in wanted if "worker" in str(one.marker)]
+    faults = [fault for one in api if (fault := _fault(one))]
+    lacks = [fault for one in worker if (fault := _fault(one))]
     if faults:
         return Check("packages", "fail", "; ".join(faults), _REINSTALL)
-    if missing_worker:
-        detail = f"without {', '.join(missing_worker)}: the API runs here, a worker cannot"
+    if lacks:
+        detail = f"the API can run here, a worker cannot: {'; '.join(lacks)}"
         return Check("packages", "warn", detail, _REINSTALL)
-    return Check("packages", "ok", f"all {len(wanted)} as required{tensorflow}")
+    engine = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras"))
+    return Check("packages", "ok", f"{len(api) + len(worker)} as required, {engine}")
+
+
+def _fault(requirement: Requirement) -> str:
+    """What is wrong with an installed package; empty if nothing is."""
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError:
+        return f"{requirement.name} is missing"
+    fits = requirement.specifier.contains(found, prereleases=True)
+    return "" if fits else f"{requirement.name} {found} is not {requirement.specifier}"
 
 
 def _home(home: Path) -> Check:
