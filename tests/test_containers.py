@@ -1,0 +1,197 @@
+"""The container files say what the command line can do, and keep what we promise of them.
+
+Docker is not needed: what can be checked without it is checked here.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contracts.settings import Settings
+from tests.cli.conftest import start
+from tests.cli.running import Starter, free_port, until
+
+__all__ = ["start"]  # the fixture
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCKERFILES = ("Dockerfile", "Dockerfile.gpu")
+TOOLS = Path(sys.executable).parent
+
+
+def compose() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return content
+
+
+def ours() -> dict[str, Any]:
+    return {n: s for n, s in compose()["services"].items() if s["command"][0] == "opsin"}
+
+
+def commands() -> set[tuple[str, ...]]:
+    """Every `opsin …` that a container runs."""
+    found = {tuple(service["command"]) for service in ours().values()}
+    for name in DOCKERFILES:
+        for line in re.findall(r"^CMD (.*)$", (ROOT / name).read_text(), re.MULTILINE):
+            found.add(tuple(json.loads(line)))
+    return found
+
+
+def tool(name: str) -> str:
+    path = shutil.which(name, path=str(TOOLS)) or shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+def test_the_commands_are_the_roles_of_an_installation() -> None:
+    assert commands() == {("opsin", "serve"), ("opsin", "worker"), ("opsin", "weights", "pull")}
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_each_command_is_the_command_lines_own(command: tuple[str, ...]) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "cli", *command[1:], "--help"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_the_weights_service_runs_as_written(start: Starter, shared: Path) -> None:
+    run = start(
+        *("-m", "cli", *ours()["weights"]["command"][1:]),
+        OPSIN_WEIGHTS_DIR=shared / "weights",
+        OPSIN_OFFLINE=1,
+    )
+    assert run.wait() == 0, run.text
+
+
+def test_the_health_check_tells_up_from_down(start: Starter) -> None:
+    port = free_port()
+    program, dash_c, code = ours()["api"]["healthcheck"]["test"][1:]
+    assert (program, dash_c) == ("python", "-c")
+    code = code.replace(":8000/", f":{port}/")
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode
+        != 0
+    )
+    server = start("tests/cli/stand_in.py", "serve", OPSIN_PORT=port)
+
+    def healthy() -> bool:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        return done.returncode == 0
+
+    until(healthy)
+    server.process.terminate()
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("service", ours().values(), ids=ours().keys())
+def test_every_setting_exists(service: dict[str, Any]) -> None:
+    given = {name for name in service["environment"] if name.startswith("OPSIN_")}
+    assert given <= {f"OPSIN_{field.upper()}" for field in Settings.model_fields}
+
+
+def test_all_are_hardened() -> None:
+    for name, service in compose()["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["restart"] in {"unless-stopped", "no"}, name
+        grace = float(service["stop_grace_period"].rstrip("s"))
+        assert grace > Settings.model_fields["shutdown_seconds"].default, name
+
+
+def test_only_the_api_is_published_and_only_to_this_machine() -> None:
+    services = compose()["services"]
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert list(published) == ["api"]
+    assert all(port.startswith("127.0.0.1:") for port in published["api"])
+    assert services["api"]["environment"]["OPSIN_API_KEY"].startswith("${OPSIN_API_KEY:?")
+
+
+def test_the_queue_keeps_what_it_is_given() -> None:
+    redis = compose()["services"]["redis"]
+    joined = " ".join(redis["command"])
+    assert "--appendonly yes" in joined
+    assert "--maxmemory-policy noeviction" in joined
+    assert redis["healthcheck"]["test"][0] == "CMD"
+
+
+def test_the_gpu_worker_gets_a_gpu_and_the_profiles_choose() -> None:
+    services = compose()["services"]
+    device = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"][0]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert services["worker"]["profiles"] == ["cpu"]
+    assert services["worker-gpu"]["profiles"] == ["gpu"]
+
+
+def test_what_is_built_is_what_the_dockerfiles_offer() -> None:
+    for name, service in ours().items():
+        build = service["build"]
+        text = (ROOT / build.get("dockerfile", "Dockerfile")).read_text()
+        stages = re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE)
+        assert build.get("target", stages[-1]) in stages, name
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_nothing_runs_as_root_and_all_packages_are_hashed(name: str) -> None:
+    text = (ROOT / name).read_text()
+    final = [stage for stage in re.split(r"^FROM ", text, flags=re.MULTILINE) if "CMD [" in stage]
+    assert final
+    assert all("USER 10001:10001" in stage for stage in final)
+    for line in re.findall(r"pip install .*", text):
+        assert "--require-hashes" in line or "--no-deps --no-build-isolation --no-index" in line
+
+
+def test_the_api_image_has_no_tensorflow() -> None:
+    assert not re.search(r"^(tensorflow|keras)==", _requirements("api"), re.MULTILINE)
+    assert re.search(r"^tensorflow==", _requirements("worker"), re.MULTILINE)
+    assert re.search(r"^nvidia-cudnn-cu\d+==", _requirements("gpu"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_hadolint(name: str) -> None:
+    done = subprocess.run(
+        [tool("hadolint"), ROOT / name], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_compose_specifications_schema() -> None:
+    done = subprocess.run(
+        [
+            *(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec"),
+            ROOT / "docker-compose.yml",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_docker_compose_config() -> None:
+    docker = [tool("docker"), "compose"]
+    if subprocess.run([*docker, "version"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("docker has no compose here")
+    done = subprocess.run(
+        [*docker, "--profile", "cpu", "--profile", "gpu", "config", "--quiet"],
+        cwd=ROOT,
+        env={"OPSIN_API_KEY": "0123456789abcdef", "PATH": "/usr/bin:/usr/local/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _requirements(name: str) -> str:
+    return (ROOT / "requirements" / f"{name}.txt").read_text()

@@ -1,0 +1,67 @@
+"""What the documents promise is there, and what is there is documented."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from contracts.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def declared() -> set[str]:
+    """Every direct dependency of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lines: list[object] = [*project["project"]["dependencies"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        lines += extra
+    for group in project["dependency-groups"].values():
+        lines += group
+    # What is left out is `{ include-group = … }`.
+    return {re.split(r"[\[~=<>;! ]", line)[0] for line in lines if isinstance(line, str)}
+
+
+def test_each_dependency_is_explained_and_each_explained_one_is_there() -> None:
+    text = (ROOT / "docs" / "reference" / "dependencies.md").read_text()
+    assert set(re.findall(r"^\| `([\w-]+)` \| \S", text, re.MULTILINE)) == declared()
+
+
+def test_each_dependency_is_pinned_and_hashed() -> None:
+    text = (ROOT / "requirements" / "dev.txt").read_text()
+    pinned = set(re.findall(r"^([\w-]+)(?:\[\w+\])?==", text, re.MULTILINE))
+    assert declared() - {"opsin"} <= pinned
+
+
+def test_what_is_tested_is_what_is_served() -> None:
+    """dev.txt is a superset of the others: the stamp of `make test` also serves `make up`."""
+
+    def pins(name: str) -> set[str]:
+        text = (ROOT / "requirements" / f"{name}.txt").read_text()
+        return set(re.findall(r"^([\w-]+)(?:\[\w+\])?==([^\s;]+)", text, re.MULTILINE))
+
+    assert pins("worker") <= pins("dev")
+    assert pins("api") <= pins("worker")
+
+
+def test_the_env_example_names_settings() -> None:
+    names = re.findall(r"^# (OPSIN_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert names
+    assert set(names) <= {f"OPSIN_{field.upper()}" for field in Settings.model_fields}
+
+
+def test_the_readmes_commands_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    makes = set(re.findall(r"\bmake ([a-z-]+)\b", text))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"up", "test"} <= makes <= targets
+    known = subprocess.run(
+        [sys.executable, "-m", "cli", "--help"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for command in set(re.findall(r"^opsin ([a-z]+)", text, re.MULTILINE)):
+        assert re.search(rf"^  {command} ", known, re.MULTILINE), command
