@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     worker_threads: int = Field(
         os.cpu_count() or 1, ge=1, le=256, description="Threads TensorFlow uses in one worker."
     )
-    job_limit: int = Field(1000, ge=1, description="Unfinished jobs accepted; more get 429.")
+    job_limit: int = Field(
+        100, ge=1, description="Unfinished jobs accepted; more get 429. Their images lie in Redis."
+    )
     job_retention_hours: int = Field(
         24, ge=1, description="How long a finished job and its result are kept."
     )
