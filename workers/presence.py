@@ -3,7 +3,6 @@
 import os
 import socket
 import time
-from importlib.metadata import version
 from threading import Event, Thread
 
 import redis
@@ -11,6 +10,7 @@ import structlog
 
 from contracts import names
 from contracts.presence import BEAT_EXPIRY_SECONDS, BEAT_SECONDS, HeldModel, WorkerBeat
+from contracts.release import RELEASE
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class Presence:
             id=self._id,
             host=socket.gethostname(),
             pid=os.getpid(),
-            release=version("opsin"),
+            release=RELEASE,
             devices=self._devices,
             started_at=self._started_at,
             beat_at=time.time(),
