@@ -12,6 +12,7 @@ def prefers_async(
     prefer: Annotated[
         str | None,
         Header(
+            alias="Prefer",
             description="`respond-async` answers 202 with a job in place of the result. "
             "Other preferences are ignored.",
             examples=[RESPOND_ASYNC],
