@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from models.catalog import Network
+
 
 @dataclass(frozen=True, slots=True)
 class Label:
@@ -24,3 +26,10 @@ def imagenet_labels() -> tuple[Label, ...]:
     table = resources.files("models").joinpath("imagenet.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in table.splitlines() if not line.startswith("#")]
     return tuple(Label(synset, text) for _index, synset, text in rows)
+
+
+def labels_of(network: Network) -> tuple[Label, ...]:
+    """The classes of a catalog network with its published weights: ImageNet's, for all of them."""
+    if network.classes != len(imagenet_labels()):
+        raise ValueError(f"{network.name} was not trained on ImageNet's 1,000 classes")
+    return imagenet_labels()

@@ -27,6 +27,15 @@ class Admission:
     def under_way(self, lane: str) -> int:
         return self._under_way.get(lane, 0)
 
+    def require_room(self, lane: str, rate: float | None) -> None:
+        """Refuse before anything is read, where there is no room for one image.
+
+        Raises:
+            QueueFull: There is none.
+        """
+        if self.under_way(lane) >= self._limit:
+            raise queue_full(self.under_way(lane), rate)
+
     @contextmanager
     def permit(self, lane: str, count: int, rate: float | None) -> Iterator[None]:
         """Hold room for `count` images.

@@ -76,6 +76,15 @@ class Dispatch:
         self._admission = admission
         self._presence = presence
 
+    def require_room(self, network: str, version: int, operation: Operation) -> None:
+        """Refuse early: a request that finds the queue full need not be read or decoded.
+
+        Raises:
+            QueueFull: As `run`.
+        """
+        lane = names.lane(network, version, operation)
+        self._admission.require_room(lane, self._presence.rate(lane))
+
     async def run(
         self,
         network: str,

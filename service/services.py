@@ -19,16 +19,7 @@ from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
 from models.catalog import Network
-
-
-class Label(Protocol):
-    """The name of one output of a network."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def label(self) -> str: ...
+from models.labels import Label
 
 
 class Picture(Protocol):
@@ -54,6 +45,10 @@ class Decoder(Protocol):
 
 class Dispatch(Protocol):
     """Runs pictures through a network on some worker."""
+
+    def require_room(self, network: str, version: int, operation: Operation) -> None:
+        """Raises QueueFull if the queue is full already: nothing needs to be read or decoded."""
+        ...
 
     async def run(
         self,
@@ -83,9 +78,10 @@ class Presence(Protocol):
         self, model: str | None, version: str | None, operation: Operation
     ) -> tuple[Network, int]: ...
 
+    @property
     def redis_ok(self) -> bool: ...
 
-    async def queues(self) -> Sequence[LaneInfo]: ...
+    def queues(self) -> Sequence[LaneInfo]: ...
 
 
 @dataclass(frozen=True, slots=True)
