@@ -62,9 +62,7 @@ class Local:
         compute = (time.perf_counter() - began) * 1000
         for result in decoded.results:
             if result.error is None:
-                result.predictions = predictions_of(
-                    next(rows), labels_of(network), question.top
-                )
+                result.predictions = predictions_of(next(rows), labels_of(network), question.top)
         return InferenceResponse(
             model=network.name,
             version=predictor.version,

@@ -58,7 +58,10 @@ class Settings(BaseSettings):
     )
     max_image_bytes: int = Field(16 * MIB, ge=1024, description="Largest image, in bytes.")
     max_image_pixels: int = Field(
-        50_000_000, ge=1, description="Largest image, in pixels, judged from its header."
+        50_000_000,
+        ge=1,
+        le=178_956_970,  # Pillow's own limit, which stays in force
+        description="Largest image, in pixels, judged from its header.",
     )
     max_images: int = Field(32, ge=1, le=1024, description="Most images in one request.")
     default_timeout_ms: int = Field(

@@ -96,6 +96,15 @@ class Jobs:
         with reading(self._engine) as session:
             return job_of(find(session, job_id))
 
+    def model_of(self, job_id: str) -> str:
+        """The name of the model a job is for.
+
+        Raises:
+            JobNotFound: There is none of that id.
+        """
+        with reading(self._engine) as session:
+            return str(find(session, job_id).request["model"])
+
     def list(
         self,
         *,

@@ -51,9 +51,7 @@ class Outputs:
         return Output(predictions=predictions_of(vector, self.labels, self.top_k))
 
 
-def predictions_of(
-    probabilities: Vector, labels: Sequence[Label], top_k: int
-) -> list[Prediction]:
+def predictions_of(probabilities: Vector, labels: Sequence[Label], top_k: int) -> list[Prediction]:
     """The most probable classes first; of equal ones, the lower index."""
     best = np.argsort(-probabilities, kind="stable")[:top_k]
     return [

@@ -24,9 +24,9 @@ from contracts.inference import (
 from contracts.jobs import Job
 from contracts.messages import Reply, Vector
 from models.catalog import Network
+from models.outputs import Output, Outputs
 from service.connection import while_connected
 from service.deadlines import Deadline
-from models.outputs import Output, Outputs
 from service.services import JobItem, Picture, Services
 from service.uploads import Upload, read_uploads
 

@@ -13,11 +13,12 @@ from fastapi import Depends, Request
 
 from contracts.errors import OpsinError
 from contracts.inference import ItemError, Operation, Resize
-from contracts.jobs import Job, JobKind, JobState
+from contracts.jobs import Job, JobKind
 from contracts.messages import Pixels, Reply
 from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
+from database.jobs import Jobs
 from models.catalog import Network
 from models.labels import Label
 
@@ -110,6 +111,7 @@ class JobQueue(Protocol):
         network: str,
         version: int,
         *,
+        *,
         request: dict[str, Any],
         items: Sequence[JobItem],
         idempotency: tuple[str, str] | None,
@@ -122,20 +124,6 @@ class JobQueue(Protocol):
         ...
 
 
-class JobStore(Protocol):
-    """The jobs in the database. Blocks: call it in a thread."""
-
-    def get(self, job_id: str) -> Job: ...
-
-    def page(
-        self, *, kind: JobKind | None, state: JobState | None, limit: int, cursor: str | None
-    ) -> tuple[Sequence[Job], str | None]: ...
-
-    def cancel(self, job_id: str) -> Job: ...
-
-    def delete(self, job_id: str) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Services:
     """All that a request may use, opened once and closed at the end."""
@@ -145,7 +133,7 @@ class Services:
     dispatch: Dispatch
     decoder: Decoder
     queue: JobQueue
-    jobs: JobStore
+    jobs: Jobs
     labels: Callable[[Network], Sequence[Label]]
     database_ok: Callable[[], bool]
     started_at: float

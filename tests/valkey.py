@@ -1,4 +1,4 @@
-"""A real Valkey for a test: the embedded binary on a private socket, killed and restarted freely."""
+"""A real Valkey for a test: the embedded binary on a private socket, killed and restarted."""
 
 import subprocess
 import tempfile

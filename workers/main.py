@@ -5,6 +5,7 @@ prefork means that nothing is ever forked after TensorFlow has started.
 """
 
 import secrets
+from datetime import UTC, datetime
 from threading import Event
 
 import celery.signals
@@ -18,7 +19,7 @@ from contracts.inference import Operation
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from database.engine import open_engine
-from database.jobs import Jobs
+from database.leases import Leases
 from workers.drain import Drain, Predictor
 from workers.jobs import JobRunner
 from workers.lane import LaneName, Lanes
@@ -78,13 +79,14 @@ def _register(
         stopping=stopping,
         schedule=send_drain,
     )
-    run_job = JobRunner(Jobs(open_engine(settings.database)), client, predictors, worker_id)
+    leases = Leases(open_engine(settings.database), lambda: datetime.now(UTC))
+    run_job = JobRunner(leases, client, predictors, worker_id, settings.max_batch_size)
 
-    @app.task(name=names.TASK_DRAIN)
+    @app.task(name=names.TASK_DRAIN)  # type: ignore[untyped-decorator]
     def drain_task(model: str, version: int, operation: Operation) -> None:
         drain(LaneName(model, version, operation))
 
-    @app.task(name=names.TASK_RUN_JOB)
+    @app.task(name=names.TASK_RUN_JOB)  # type: ignore[untyped-decorator]
     def run_job_task(job_id: str) -> None:
         run_job(job_id)
 
