@@ -111,7 +111,6 @@ class JobQueue(Protocol):
         network: str,
         version: int,
         *,
-        *,
         request: dict[str, Any],
         items: Sequence[JobItem],
         idempotency: tuple[str, str] | None,
