@@ -58,7 +58,7 @@ class Outputs:
             Prediction(
                 index=int(index),
                 id=self.labels[index].id,
-                label=self.labels[index].label,
+                label=self.labels[index].text,
                 # A softmax in half precision may round to a hair over 1.
                 probability=min(1.0, max(0.0, float(probabilities[index]))),
             )

@@ -28,7 +28,7 @@ class Label(Protocol):
     def id(self) -> str: ...
 
     @property
-    def label(self) -> str: ...
+    def text(self) -> str: ...
 
 
 class Picture(Protocol):
@@ -126,14 +126,24 @@ class JobQueue(Protocol):
         ...
 
 
+class JobPage(Protocol):
+    """Some jobs, newest first, and the cursor of the next page; None after the last."""
+
+    @property
+    def items(self) -> Sequence[Job]: ...
+
+    @property
+    def next_cursor(self) -> str | None: ...
+
+
 class JobStore(Protocol):
     """The jobs in the database. Blocks: call it in a thread."""
 
     def get(self, job_id: str) -> Job: ...
 
-    def page(
+    def list(
         self, *, kind: JobKind | None, state: JobState | None, limit: int, cursor: str | None
-    ) -> tuple[Sequence[Job], str | None]: ...
+    ) -> JobPage: ...
 
     def cancel(self, job_id: str) -> Job: ...
 

@@ -59,14 +59,14 @@ _MISSING = problem_responses("job_not_found", "validation_error", "dependency_un
 )
 async def list_jobs(query: Annotated[JobsQuery, Query()], services: Open) -> Page[Job]:
     """All jobs that are kept, newest first."""
-    items, cursor = await run_in_threadpool(
-        services.jobs.page,
+    page = await run_in_threadpool(
+        services.jobs.list,
         kind=query.kind,
         state=query.state,
         limit=query.limit,
         cursor=query.cursor,
     )
-    return Page(items=list(items), next_cursor=cursor)
+    return Page(items=list(page.items), next_cursor=page.next_cursor)
 
 
 @router.get(

@@ -1,4 +1,4 @@
-"""What holds for the whole application: what it loads, and that everything in it is written down."""
+"""What holds for all of the application: what it loads, and that all in it is written down."""
 
 import subprocess
 import sys
@@ -25,7 +25,12 @@ def test_the_api_process_loads_no_network_library() -> None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     loaded, memory = done.stdout.splitlines()
     assert loaded == "[]"
