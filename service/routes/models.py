@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.errors import ModelNotFound, ValidationFailed
+from contracts.errors import ModelNotFound
 from contracts.pages import Page
 from contracts.registry import ModelInfo
 from service import examples
@@ -22,8 +22,8 @@ class ModelsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(50, ge=1, le=200, description="Models a page.")
-    cursor: str | None = Field(
-        None, max_length=256, description="`next_cursor` of the page before."
+    cursor: str = Field(
+        "0", pattern="^[0-9]{1,9}$", description="`next_cursor` of the page before."
     )
 
 
@@ -63,12 +63,8 @@ async def get_model(
     raise ModelNotFound(f"There is no model '{name[:64]}'. Known: {known}.")
 
 
-def _page(models: Sequence[ModelInfo], limit: int, cursor: str | None) -> Page[ModelInfo]:
-    """The models after the one that `cursor` names."""
-    names = [model.name for model in models]
-    if cursor is not None and cursor not in names:
-        raise ValidationFailed("The cursor is not one of ours; begin again without it.")
-    start = 0 if cursor is None else names.index(cursor) + 1
-    items = list(models[start : start + limit])
-    more = start + limit < len(models)
-    return Page(items=items, next_cursor=items[-1].name if more else None)
+def _page(models: Sequence[ModelInfo], limit: int, cursor: str) -> Page[ModelInfo]:
+    """The models from a position on; they are few, and their order is that of the settings."""
+    start = int(cursor)
+    end = start + limit
+    return Page(items=list(models[start:end]), next_cursor=str(end) if end < len(models) else None)

@@ -22,10 +22,12 @@ from contracts.errors import (
     JobNotFound,
     ModelNotFound,
     OpsinError,
+    VersionNotFound,
 )
 from contracts.inference import Operation, Resize
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
 from contracts.messages import Pixels, Reply
+from contracts.pages import Page
 from contracts.presence import HeldModel, WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
@@ -38,7 +40,7 @@ NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 @dataclass(frozen=True)
 class NamedClass:
     id: str
-    label: str
+    text: str
 
 
 def labels_of(network: Network) -> Sequence[NamedClass]:
@@ -147,7 +149,9 @@ class OneWorker:
     ) -> tuple[Network, int]:
         if model not in {None, "squeezenet"}:
             raise ModelNotFound(f"There is no model '{model}'. Known: squeezenet.")
-        return CATALOG["squeezenet"], int(version or 1)
+        if version not in {None, "champion", "1"}:
+            raise VersionNotFound(f"There is no version '{version}'. Known: 1, champion.")
+        return CATALOG["squeezenet"], 1
 
     def redis_ok(self) -> bool:
         return self.redis
@@ -203,16 +207,16 @@ class Shelf:
         except KeyError:
             raise JobNotFound("There is no such job; finished ones are kept a day.") from None
 
-    def page(
+    def list(
         self, *, kind: JobKind | None, state: JobState | None, limit: int, cursor: str | None
-    ) -> tuple[Sequence[Job], str | None]:
+    ) -> Page[Job]:
         found = [
             job
             for job in self.jobs.values()
             if kind in {None, job.kind} and state in {None, job.state} and job.id > (cursor or "")
         ]
         more = len(found) > limit
-        return found[:limit], found[limit - 1].id if more else None
+        return Page(items=found[:limit], next_cursor=found[limit - 1].id if more else None)
 
     def cancel(self, job_id: str) -> Job:
         return self.put(job_id, **self.get(job_id).model_dump() | {"state": "cancelled"})

@@ -1,4 +1,4 @@
-"""What holds for the whole application: what it loads, and that all of it is written down."""
+"""What holds for all of the application: what it loads, and that all in it is written down."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def test_the_api_process_loads_no_network_library() -> None:
         capture_output=True,
         text=True,
         timeout=60,
-        check=False,
+        check=True,
     )
     loaded, memory = done.stdout.splitlines()
     assert loaded == "[]"
