@@ -11,12 +11,13 @@ from cli.console import notes, waiting
 from cli.failure import CommandError
 from cli.pulling import known_networks
 from contracts.errors import ModelNotFound, OpsinError
-from contracts.inference import InferenceResponse, ItemError, ItemResult, Prediction, Timing
+from contracts.inference import InferenceResponse, ItemError, ItemResult, Timing
 from contracts.messages import Pixels
 from contracts.settings import Settings
 from models.catalog import Network, network_of
 from models.images import decode
-from models.labels import imagenet_labels
+from models.labels import labels_of
+from models.outputs import predictions_of
 from models.weights import Weights, WeightsMissing
 
 # The command takes what is on this machine as it is: its owner needs no guard against himself.
@@ -61,7 +62,7 @@ class Local:
         compute = (time.perf_counter() - began) * 1000
         for result in decoded.results:
             if result.error is None:
-                result.predictions = best(next(rows), question.top)
+                result.predictions = predictions_of(next(rows), labels_of(network), question.top)
         return InferenceResponse(
             model=network.name,
             version=predictor.version,
@@ -114,17 +115,3 @@ class Local:
             results.append(result)
             slowest = max(slowest, (time.perf_counter() - began) * 1000)
         return _Decoded(pixels, results, slowest)
-
-
-def best(probabilities: np.typing.NDArray[np.float32], top: int) -> list[Prediction]:
-    """The most probable classes of one photo, the best first."""
-    labels = imagenet_labels()
-    return [
-        Prediction(
-            index=int(index),
-            id=labels[index].id,
-            label=labels[index].text,
-            probability=float(probabilities[index]),
-        )
-        for index in np.argsort(-probabilities, kind="stable")[:top]
-    ]

@@ -14,9 +14,10 @@ def serve(settings: Settings) -> None:
     settings = with_redis(settings, "serve")
     watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
     migrate(settings)
-    from service.serve import serve as run  # noqa: PLC0415 (FastAPI; not for a worker)
+    from service.opening import open_services  # noqa: PLC0415 (FastAPI; not for a worker)
+    from service.serve import serve as run  # noqa: PLC0415
 
-    run(settings)
+    run(settings, open_services)
 
 
 def work(settings: Settings) -> None:

@@ -1,11 +1,16 @@
 """What the service tells of its models, its workers and itself."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from contracts.inference import Operation
 from contracts.presence import ModelState, WorkerBeat
+
+# In plain words: OpenAPI tools stumble over the `prefixItems` that a tuple would give.
+_PAIR = WithJsonSchema(
+    {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
+)
 
 
 class ModelInfo(BaseModel):
@@ -18,7 +23,7 @@ class ModelInfo(BaseModel):
     aliases: dict[str, int]
     versions: list[int]
     classes: int | None
-    input_size: tuple[int, int] = Field(description="(height, width) in pixels.")
+    input_size: Annotated[tuple[int, int], _PAIR] = Field(description="(height, width) in pixels.")
     operations: tuple[Operation, ...] = Field(description="What it can be asked for now.")
     licence: str
 

@@ -1,0 +1,56 @@
+"""Puts the HTTP application together. Every line here connects; what things do is elsewhere."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from contracts.release import RELEASE
+from contracts.settings import Settings
+from service import documentation, openapi, problems
+from service.middleware.access_log import AccessLog
+from service.middleware.body_limit import BodyLimit
+from service.middleware.keys import KeyCheck
+from service.middleware.request_id import RequestId
+from service.middleware.security_headers import SecurityHeaders
+from service.routes import inference, jobs, models, operations
+from service.services import Opening
+from service.uploads import body_limit
+
+
+def create_app(settings: Settings, opening: Opening) -> FastAPI:
+    """The application, which opens its services when it starts and closes them when it ends.
+
+    Args:
+        settings: The whole configuration.
+        opening: Opens Redis, the database, the decoder and what stands on them.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with opening(settings) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="Opsin",
+        version=RELEASE,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(RequestId),
+            Middleware(AccessLog),
+            Middleware(KeyCheck, settings.api_key),
+            Middleware(BodyLimit, body_limit(settings)),
+        ],
+    )
+    for routes in (inference, jobs, models, operations):
+        app.include_router(routes.router)
+    problems.install(app)
+    documentation.install(app)
+    openapi.install(app, settings)
+    return app

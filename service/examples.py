@@ -1,0 +1,102 @@
+"""The examples that the documentation shows: one of each answer, true to the schema."""
+
+from typing import Any
+
+_JOB_ID = "job_7f3a90c1d2e84b5f"
+
+CLASSIFICATION: dict[str, Any] = {
+    "model": "squeezenet",
+    "version": 1,
+    "batch_size": 4,
+    "results": [
+        {
+            "name": "zebra.jpg",
+            "width": 500,
+            "height": 375,
+            "predictions": [
+                {"index": 340, "id": "n02391049", "label": "zebra", "probability": 0.9312}
+            ],
+        }
+    ],
+    "timing_ms": {"decode": 2.9, "queue": 0.7, "compute": 9.8, "total": 14.1},
+}
+EMBEDDING: dict[str, Any] = CLASSIFICATION | {
+    "results": [
+        {"name": "zebra.jpg", "width": 500, "height": 375, "embedding": [0.12, 0.0, 1.73, 0.05]}
+    ],
+}
+JOB: dict[str, Any] = {
+    "id": _JOB_ID,
+    "kind": "classify",
+    "state": "running",
+    "attempt": 1,
+    "progress": {"fraction": 0.5, "step": 16, "steps": 32},
+    "metrics": [],
+    "result": None,
+    "error": None,
+    "artifacts": [],
+    "created_at": "2026-11-20T09:30:00Z",
+    "started_at": "2026-11-20T09:30:01Z",
+    "finished_at": None,
+}
+MODEL: dict[str, Any] = {
+    "name": "squeezenet",
+    "network": "squeezenet",
+    "state": "ready",
+    "reason": None,
+    "aliases": {"champion": 1},
+    "versions": [1],
+    "classes": 1000,
+    "input_size": [227, 227],
+    "operations": ["classify", "embed"],
+    "licence": "BSD-3-Clause",
+}
+READINESS: dict[str, Any] = {
+    "ready": True,
+    "redis": "ok",
+    "database": "ok",
+    "worker": "ok",
+    "detail": None,
+}
+SYSTEM: dict[str, Any] = {
+    "version": "0.1.0",
+    "started_at": 1795167000.0,
+    "workers": [
+        {
+            "id": "a1b2c3",
+            "host": "gpu-1",
+            "pid": 4711,
+            "release": "0.1.0",
+            "devices": ["CPU"],
+            "started_at": 1795167000.0,
+            "beat_at": 1795167060.0,
+            "models": [
+                {
+                    "name": "squeezenet",
+                    "version": 1,
+                    "state": "ready",
+                    "reason": None,
+                    "operations": ["classify", "embed"],
+                    "classes": 1000,
+                    "runtime": "tensorflow-float32",
+                    "batch_sizes": [1, 2, 4, 8, 16],
+                }
+            ],
+        }
+    ],
+    "devices": ["CPU"],
+    "queues": [{"name": "lane:squeezenet:1:classify", "depth": 0, "drain_rate": 92.4}],
+    "models": [MODEL],
+}
+EVENTS = (
+    'event: state\ndata: {"state":"running","attempt":1}\nid: 4000000\n\n'
+    'event: progress\ndata: {"fraction":0.5,"step":16,"steps":32}\nid: 4500001\n\n'
+)
+
+
+def shown(description: str, example: Any) -> dict[str, Any]:
+    """An answer of JSON, for a route's ``responses``."""
+    return {
+        "description": description,
+        "content": {"application/json": {"example": example}},
+    }

@@ -1,0 +1,250 @@
+"""The way of a request through the service: choose, read, decode, run, assemble.
+
+Several images share one request but not one fate: what is wrong with one becomes its own result.
+What is wrong with a lone image is the answer.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from fastapi import Request
+
+from contracts.errors import InternalError, OpsinError
+from contracts.inference import (
+    InferenceResponse,
+    ItemError,
+    ItemResult,
+    Operation,
+    Resize,
+    Timing,
+)
+from contracts.jobs import Job
+from contracts.messages import Reply, Vector
+from models.catalog import Network
+from models.outputs import Output, Outputs
+from service.connection import while_connected
+from service.deadlines import Deadline
+from service.services import JobItem, Picture, Services
+from service.uploads import Upload, read_uploads
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a client wants to know of its images.
+
+    Attributes:
+        operation: What is to be done.
+        model: By name; None for the first that is ready.
+        version: A number or an alias; None for the champion.
+        resize: How an image becomes the network's input.
+        top_k: Classes to tell, at most; of no meaning to an embedding.
+    """
+
+    operation: Operation
+    model: str | None
+    version: str | None
+    resize: Resize
+    top_k: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image after decoding.
+
+    Attributes:
+        name: The file name that was sent, if one was.
+        picture: The picture, or why there is none.
+        seconds: What decoding took, the wait for a thread included.
+    """
+
+    name: str | None
+    picture: Picture | OpsinError
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """One request under way.
+
+    Attributes:
+        services: What does the work.
+        request: The request, its body unread.
+        ask: What it asks for.
+        deadline: When it must be answered.
+    """
+
+    services: Services
+    request: Request
+    ask: Ask
+    deadline: Deadline
+
+    async def answer(self) -> InferenceResponse:
+        """The results for all images of the request.
+
+        Raises:
+            OpsinError: The request as a whole cannot be answered, or its only image cannot.
+            ClientDisconnect: The client hung up; its queued work is withdrawn.
+        """
+        async with self.deadline.enforced():
+            network, version = self._choose()
+            self.services.dispatch.require_room(network.name, version, self.ask.operation)
+            uploads = await read_uploads(self.request, self.services.settings)
+            work = self._decode_and_run(network, version, uploads)
+            return await while_connected(self.request, work)
+
+    async def job(self, key: str | None) -> Job:
+        """A job that will hold the results; images are decoded, and refused, before it is made.
+
+        Args:
+            key: The client's `Idempotency-Key`, if it sent one.
+
+        Raises:
+            OpsinError: As `answer`, or the job is not accepted.
+            ClientDisconnect: The client hung up.
+        """
+        async with self.deadline.enforced():
+            network, version = self._choose()
+            uploads = await read_uploads(self.request, self.services.settings)
+            decoded = await while_connected(self.request, self._decode(network, uploads))
+            digest = await asyncio.to_thread(_digest, self.ask, uploads) if key else ""
+            return await self.services.queue.submit(
+                self.ask.operation,
+                network.name,
+                version,
+                request={"resize": self.ask.resize, "top_k": self.ask.top_k},
+                items=[_job_item(one) for one in decoded],
+                idempotency=(key, digest) if key else None,
+            )
+
+    def _choose(self) -> tuple[Network, int]:
+        """First of all, so that nobody uploads to a model that is not there."""
+        ask = self.ask
+        return self.services.presence.choose(ask.model, ask.version, ask.operation)
+
+    async def _decode_and_run(
+        self, network: Network, version: int, uploads: Sequence[Upload]
+    ) -> InferenceResponse:
+        decoded = await self._decode(network, uploads)
+        replies = await self._run(network, version, decoded)
+        answered = [reply for reply in replies if isinstance(reply, Reply)]
+        return InferenceResponse(
+            model=network.name,
+            version=version,
+            batch_size=max((reply.batch_size for reply in answered), default=0),
+            results=self._results(network, decoded, replies),
+            timing_ms=Timing(
+                decode=_ms(max(one.seconds for one in decoded)),
+                queue=_ms(max((reply.queue_seconds for reply in answered), default=0)),
+                compute=_ms(max((reply.compute_seconds for reply in answered), default=0)),
+                total=_ms(time.monotonic() - self.request.state.arrived),
+            ),
+        )
+
+    async def _decode(self, network: Network, uploads: Sequence[Upload]) -> list[Decoded]:
+        """All at once; the decoder's own threads are what bounds it.
+
+        Raises:
+            OpsinError: The only image cannot be decoded.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._decode_one(network, one)) for one in uploads]
+        decoded = [task.result() for task in tasks]
+        if len(decoded) == 1 and isinstance(decoded[0].picture, OpsinError):
+            raise decoded[0].picture
+        return decoded
+
+    async def _decode_one(self, network: Network, upload: Upload) -> Decoded:
+        if isinstance(upload.data, OpsinError):
+            return Decoded(upload.name, upload.data)
+        started = time.monotonic()
+        picture: Picture | OpsinError
+        try:
+            picture = await self.services.decoder.decode(
+                upload.data,
+                network=network,
+                resize=self.ask.resize,
+                deadline_seconds=self.deadline.remaining,
+            )
+        except OpsinError as error:
+            picture = error
+        return Decoded(upload.name, picture, time.monotonic() - started)
+
+    async def _run(
+        self, network: Network, version: int, decoded: Sequence[Decoded]
+    ) -> Sequence[Reply | OpsinError]:
+        """The replies for the images that could be decoded, in order."""
+        pixels = [one.picture.pixels for one in decoded if not isinstance(one.picture, OpsinError)]
+        if not pixels:
+            return []
+        return await self.services.dispatch.run(
+            network.name, version, self.ask.operation, pixels, deadline=self.deadline.at
+        )
+
+    def _results(
+        self, network: Network, decoded: Sequence[Decoded], replies: Sequence[Reply | OpsinError]
+    ) -> list[ItemResult]:
+        """One result an image, in the order they were sent.
+
+        Raises:
+            OpsinError: The only image has none.
+        """
+        outputs = Outputs(self.ask.operation, self.ask.top_k, self.services.labels(network))
+        answers = iter(replies)
+        results = []
+        for one in decoded:
+            if isinstance(one.picture, OpsinError):
+                results.append(_error_result(one, one.picture))
+                continue
+            try:
+                results.append(_result(one, one.picture, outputs.of(_vector(next(answers)))))
+            except OpsinError as error:
+                if len(decoded) == 1:
+                    raise
+                results.append(_error_result(one, error))
+        return results
+
+
+def _result(one: Decoded, picture: Picture, output: Output) -> ItemResult:
+    return ItemResult(
+        name=one.name,
+        width=picture.width,
+        height=picture.height,
+        predictions=output.predictions,
+        embedding=output.embedding,
+    )
+
+
+def _vector(reply: Reply | OpsinError) -> Vector:
+    if isinstance(reply, OpsinError):
+        raise reply
+    if reply.vector is None:
+        raise InternalError("The network gave nothing for this image.")
+    return reply.vector
+
+
+def _error_result(one: Decoded, error: OpsinError) -> ItemResult:
+    return ItemResult(name=one.name, error=ItemError(code=error.code, detail=error.detail))
+
+
+def _job_item(one: Decoded) -> JobItem:
+    if isinstance(one.picture, OpsinError):
+        error = ItemError(code=one.picture.code, detail=one.picture.detail)
+        return JobItem(one.name, None, None, error)
+    return JobItem(one.name, one.picture.width, one.picture.height, one.picture.pixels)
+
+
+def _digest(ask: Ask, uploads: Sequence[Upload]) -> str:
+    """Equal for equal requests: what was asked, and each image's name and bytes."""
+    digest = hashlib.sha256(repr(sorted(asdict(ask).items())).encode())
+    for upload in uploads:
+        data = upload.data if isinstance(upload.data, bytes) else upload.data.code.encode()
+        digest.update(repr((upload.name, len(data))).encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -1,0 +1,58 @@
+"""One line for each request, and the last stop of an exception nobody expected.
+
+The client of an unexpected exception reads `internal_error` and the request's id; the trace goes
+to the log under the same id. The query is not logged: it may one day hold
+what is nobody's business.
+"""
+
+import time
+
+import structlog
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from contracts.errors import InternalError
+from service.problems import CLIENT_CLOSED_REQUEST, problem
+
+# Asked every few seconds by whatever supervises us; worth a line only when it goes wrong.
+_QUIET = frozenset({"/healthz", "/readyz"})
+
+
+class AccessLog:
+    """Logs method, path, status and duration; answers 500 where the application raised."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.monotonic()
+        # What remains if nothing is ever answered: the client went, or the server was stopped.
+        status: int | None = None
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        log = structlog.get_logger("service.access")
+        try:
+            await self.app(scope, receive, note)
+        except Exception:
+            log.exception("unexpected exception")
+            if status is None:
+                detail = "Something broke on our side. Report it with this request's id."
+                answer = problem(Request(scope), InternalError(detail))
+                await answer(scope, receive, note)
+        finally:
+            quiet = scope["path"] in _QUIET and status == 200
+            (log.debug if quiet else log.info)(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status or CLIENT_CLOSED_REQUEST,
+                duration_ms=round((time.monotonic() - started) * 1000, 1),
+            )

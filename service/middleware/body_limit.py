@@ -1,0 +1,48 @@
+"""Refuses a body that is larger than any request may be, before or while it is read.
+
+Starlette's own limit answers in plain text over whatever the application says; this one ends in
+the same problem as all other errors.
+"""
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from contracts.errors import PayloadTooLarge
+from service.problems import problem
+
+
+class BodyLimit:
+    """413 for a declared or a counted length over the limit.
+
+    Args:
+        app: What comes after.
+        limit: Bytes a body may have.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("Content-Length", "")
+        if declared.isdecimal() and int(declared) > self._limit:
+            await problem(Request(scope), self._error())(scope, receive, send)
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._limit:
+                raise self._error()
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _error(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"A request may have {self._limit} bytes; send fewer images in it.")

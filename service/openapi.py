@@ -1,0 +1,94 @@
+"""The OpenAPI document: what FastAPI finds in the routes, and what holds for all of them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from contracts.problem import Problem
+from contracts.settings import Settings
+from service.deadlines import HEADER as TIMEOUT_HEADER
+from service.middleware.request_id import HEADER as REQUEST_ID_HEADER
+from service.problems import problem_responses
+from service.uploads import FORM_TYPE
+
+DESCRIPTION = """\
+A picture in, its class out, and why.
+
+Every error is an `application/problem+json` whose `code` names what happened and whose `detail`
+says what to do about it. Every answer carries the `X-Request-Id` under which the log speaks of it.
+"""
+_OPEN = frozenset({"/healthz", "/readyz"})
+_REQUEST_ID = {
+    "name": REQUEST_ID_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Taken over if it is printable ASCII of at most 128 characters.",
+    "schema": {"type": "string"},
+}
+_REQUEST_ID_ANSWERED = {
+    "description": "The id under which the log speaks of this request.",
+    "schema": {"type": "string"},
+}
+_REPLACED = ("HTTPValidationError", "ValidationError")
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """Make `app` describe itself; the document is made once, when it is first asked for."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, settings)
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign] # FastAPI's documented way
+
+
+def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes
+    )
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for name in _REPLACED:
+        schemas.pop(name, None)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= problem.pop("$defs", {}) | {"Problem": problem}
+    if settings.api_key:
+        components["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+    for path, operation in _operations(document):
+        _complete(operation, settings, keyed=bool(settings.api_key) and path not in _OPEN)
+    return document
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            yield path, operation
+
+
+def _complete(operation: dict[str, Any], settings: Settings, *, keyed: bool) -> None:
+    """Add what every operation has, and the limits that the settings draw."""
+    operation.setdefault("parameters", []).append(_REQUEST_ID)
+    answers = operation["responses"]
+    answers |= {str(status): how for status, how in problem_responses("internal_error").items()}
+    if keyed:
+        operation["security"] = [{"bearer": []}, {"header": []}]
+        answers |= {str(status): how for status, how in problem_responses("unauthorized").items()}
+    for answer in answers.values():
+        answer.setdefault("headers", {})[REQUEST_ID_HEADER] = _REQUEST_ID_ANSWERED
+    for parameter in operation["parameters"]:
+        if parameter["name"] == TIMEOUT_HEADER:
+            parameter["schema"] = {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": settings.max_timeout_ms,
+                "default": settings.default_timeout_ms,
+            }
+    form = operation.get("requestBody", {}).get("content", {}).get(FORM_TYPE)
+    if form:
+        form["schema"]["properties"]["image"]["maxItems"] = settings.max_images

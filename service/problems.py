@@ -1,0 +1,161 @@
+"""Every error answer is made here, in the one shape that clients may rely on (RFC 9457)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.routing import Match
+
+from contracts.errors import CODES, OpsinError, ValidationFailed
+from contracts.problem import FieldError, Problem
+
+MEDIA_TYPE = "application/problem+json"
+# Nobody reads the answer to a client that has gone; the access log shows nginx's number for it.
+CLIENT_CLOSED_REQUEST = 499
+_CODES_OF_STATUS = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+    422: "validation_error",
+    503: "dependency_unavailable",
+}
+_NOTHING_HERE = "There is nothing at this address. /docs lists all there is."
+
+
+def problem(
+    connection: HTTPConnection,
+    error: OpsinError,
+    *,
+    errors: list[FieldError] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """The answer that tells a client of an error.
+
+    Args:
+        connection: Whose request it was; its id goes into the body.
+        error: What happened.
+        errors: The single values that did not pass, for a validation error.
+        headers: Further headers.
+    """
+    sent = _retry_after(error) | dict(headers or {})
+    return _answer(connection, error.code, error.detail, errors=errors, headers=sent)
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every exception it knows as a problem."""
+    app.add_exception_handler(OpsinError, _on_opsin_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+
+
+def problem_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of those codes, by status, for a route's ``responses``."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        meaning = CODES[code]
+        entry = found.setdefault(
+            meaning.status,
+            {
+                "description": "",
+                "content": {
+                    MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
+                },
+            },
+        )
+        line = f"`{code}`: {meaning.title}."
+        entry["description"] = f"{entry['description']} {line}".strip()
+        example = _body(code, meaning.title + ".", "4bf92f3577b34da6", None)
+        entry["content"][MEDIA_TYPE]["examples"][code] = {"value": example}
+        if meaning.status in {429, 503}:
+            entry["headers"] = {
+                "Retry-After": {
+                    "description": "Seconds after which a retry may succeed.",
+                    "schema": {"type": "integer", "minimum": 1},
+                }
+            }
+    return found
+
+
+async def _on_opsin_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, OpsinError)  # noqa: S101 - narrows the type Starlette declares
+    return problem(request, exc)
+
+
+async def _on_invalid(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)  # noqa: S101
+    errors = [FieldError(loc=list(e["loc"]), msg=e["msg"]) for e in exc.errors()]
+    named = ", ".join(".".join(map(str, e.loc)) for e in errors)
+    return problem(request, ValidationFailed(f"Correct these: {named[:500]}."), errors=errors)
+
+
+async def _on_http_exception(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)  # noqa: S101
+    unknown = "bad_request" if exc.status_code < 500 else "internal_error"
+    code = _CODES_OF_STATUS.get(exc.status_code, unknown)
+    headers = dict(exc.headers or {})
+    detail = exc.detail
+    if code == "not_found":
+        detail = _NOTHING_HERE
+    elif code == "method_not_allowed":
+        headers["Allow"] = ", ".join(_allowed(request))
+        detail = f"This address takes {headers['Allow']}."
+    return _answer(request, code, detail, headers=headers)
+
+
+async def _on_disconnect(request: Request, exc: Exception) -> Response:
+    del request, exc
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method of this address; Starlette names those of the first route alone."""
+    found = []
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        scope = dict(request.scope) | {"method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            found.append(method)
+    return found
+
+
+def _answer(
+    connection: HTTPConnection,
+    code: str,
+    detail: str,
+    *,
+    errors: list[FieldError] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    request_id = getattr(connection.state, "request_id", "")
+    body = _body(code, detail, request_id, errors)
+    return JSONResponse(body, CODES[code].status, dict(headers or {}), MEDIA_TYPE)
+
+
+def _body(
+    code: str, detail: str, request_id: str, errors: list[FieldError] | None
+) -> dict[str, Any]:
+    meaning = CODES[code]
+    return Problem(
+        type=f"urn:opsin:problem:{code}",
+        title=meaning.title,
+        status=meaning.status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        errors=errors,
+    ).model_dump(exclude_none=True)
+
+
+def _retry_after(error: OpsinError) -> dict[str, str]:
+    """A header for what may pass by itself: whole seconds, at least one."""
+    if error.meaning.status not in {429, 503}:
+        return {}
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after or 1)))}

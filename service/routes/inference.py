@@ -1,0 +1,170 @@
+"""`/v1/classify` and `/v1/embed`."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from contracts.inference import InferenceResponse, Resize
+from contracts.jobs import Job
+from service import examples
+from service.deadlines import Timed
+from service.inference import Ask, Inference
+from service.preferences import RESPOND_ASYNC, Deferred, IdempotencyKey
+from service.problems import problem_responses
+from service.services import Open
+from service.uploads import FORM_TYPE, IMAGE_TYPES
+
+router = APIRouter(tags=["Inference"])
+
+
+class EmbedQuery(BaseModel):
+    """What to embed with. A misspelt parameter is refused, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="A model's name; left out, the first that is ready.",
+        examples=["squeezenet"],
+    )
+    version: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="A version's number or an alias; left out, `champion`.",
+        examples=["champion"],
+    )
+    resize: Resize = Field(
+        "crop",
+        description="`crop` keeps the proportions and cuts the centre out; `squash` keeps all of "
+        "the picture and bends the proportions.",
+    )
+
+
+class ClassifyQuery(EmbedQuery):
+    """What to classify with."""
+
+    top_k: int = Field(
+        5, ge=1, le=1000, description="Classes to tell; no more than the model has are."
+    )
+
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One image as the body, or one or several as the form field `image`.",
+        "content": {
+            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
+            FORM_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "image": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                        }
+                    },
+                }
+            },
+        },
+    }
+}
+_DEFERRED: dict[str, Any] = {
+    "model": Job,
+    **examples.shown("With `Prefer: respond-async`: the job that will hold it.", examples.JOB),
+    "headers": {
+        "Location": {"description": "The job's address.", "schema": {"type": "string"}},
+        "Preference-Applied": {"schema": {"type": "string", "enum": [RESPOND_ASYNC]}},
+    },
+}
+_PROBLEMS = problem_responses(
+    "bad_request",
+    "model_not_found",
+    "version_not_found",
+    "idempotency_conflict",
+    "payload_too_large",
+    "unsupported_media_type",
+    "validation_error",
+    "invalid_image",
+    "image_too_large",
+    "queue_full",
+    "dependency_unavailable",
+    "model_not_ready",
+    "no_worker",
+    "draining",
+    "deadline_exceeded",
+)
+
+
+@router.post(
+    "/v1/classify",
+    operation_id="classify",
+    summary="Say what is in a picture",
+    response_model=InferenceResponse,
+    response_model_exclude_none=True,
+    responses={
+        200: examples.shown("The most probable classes of each image.", examples.CLASSIFICATION),
+        202: _DEFERRED,
+        **_PROBLEMS,
+    },
+    openapi_extra=_BODY,
+)
+async def classify(
+    *,
+    request: Request,
+    query: Annotated[ClassifyQuery, Query()],
+    deadline: Timed,
+    deferred: Deferred,
+    services: Open,
+    key: IdempotencyKey = None,
+) -> InferenceResponse | JSONResponse:
+    """Classify one image or several.
+
+    Of several images, one that cannot be read gives its own `error` and the others still answer;
+    a lone one is an error answer.
+    """
+    ask = Ask("classify", query.model, query.version, query.resize, query.top_k)
+    inference = Inference(services, request, ask, deadline)
+    return _accepted(await inference.job(key)) if deferred else await inference.answer()
+
+
+@router.post(
+    "/v1/embed",
+    operation_id="embed",
+    summary="Turn a picture into a vector",
+    response_model=InferenceResponse,
+    response_model_exclude_none=True,
+    responses={
+        200: examples.shown("The embedding of each image.", examples.EMBEDDING),
+        202: _DEFERRED,
+        **_PROBLEMS,
+    },
+    openapi_extra=_BODY,
+)
+async def embed(
+    *,
+    request: Request,
+    query: Annotated[EmbedQuery, Query()],
+    deadline: Timed,
+    deferred: Deferred,
+    services: Open,
+    key: IdempotencyKey = None,
+) -> InferenceResponse | JSONResponse:
+    """Embed one image or several: the pooled features of the network's base.
+
+    Similar pictures lie close to each other. Errors are as in classification.
+    """
+    ask = Ask("embed", query.model, query.version, query.resize)
+    inference = Inference(services, request, ask, deadline)
+    return _accepted(await inference.job(key)) if deferred else await inference.answer()
+
+
+def _accepted(job: Job) -> JSONResponse:
+    headers = {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": RESPOND_ASYNC}
+    return JSONResponse(job.model_dump(mode="json"), 202, headers)

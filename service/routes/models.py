@@ -1,0 +1,70 @@
+"""`/v1/models`: what can be asked, and what is missing where something cannot."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from contracts.errors import ModelNotFound
+from contracts.pages import Page
+from contracts.registry import ModelInfo
+from service import examples
+from service.problems import problem_responses
+from service.services import Open
+
+router = APIRouter(prefix="/v1/models", tags=["Models"])
+
+
+class ModelsQuery(BaseModel):
+    """Which page of the models to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(50, ge=1, le=200, description="Models a page.")
+    cursor: str = Field(
+        "0", pattern="^[0-9]{1,9}$", description="`next_cursor` of the page before."
+    )
+
+
+@router.get(
+    "",
+    operation_id="list_models",
+    summary="List the models",
+    responses={
+        200: examples.shown("A page of models.", {"items": [examples.MODEL], "next_cursor": None}),
+        **problem_responses("validation_error"),
+    },
+)
+async def list_models(query: Annotated[ModelsQuery, Query()], services: Open) -> Page[ModelInfo]:
+    """All models, also those that cannot serve now, with the reason and what helps."""
+    return _page(services.presence.models(), query.limit, query.cursor)
+
+
+@router.get(
+    "/{name}",
+    operation_id="get_model",
+    summary="Look at a model",
+    responses={
+        200: examples.shown("The model.", examples.MODEL),
+        **problem_responses("model_not_found", "validation_error"),
+    },
+)
+async def get_model(
+    name: Annotated[str, Path(description="A model's name.", examples=["squeezenet"])],
+    services: Open,
+) -> ModelInfo:
+    """One model: its state, its versions and what it can be asked for."""
+    models = services.presence.models()
+    for model in models:
+        if model.name == name:
+            return model
+    known = ", ".join(model.name for model in models)
+    raise ModelNotFound(f"There is no model '{name[:64]}'. Known: {known}.")
+
+
+def _page(models: Sequence[ModelInfo], limit: int, cursor: str) -> Page[ModelInfo]:
+    """The models from a position on; they are few, and their order is that of the settings."""
+    start = int(cursor)
+    end = start + limit
+    return Page(items=list(models[start:end]), next_cursor=str(end) if end < len(models) else None)

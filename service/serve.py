@@ -1,0 +1,60 @@
+"""Runs the API: uvicorn, set up in one place and bounded in every direction."""
+
+import math
+
+import structlog
+import uvicorn
+
+from contracts.logs import configure_logs
+from contracts.settings import Settings
+from service.app import create_app
+from service.services import Opening
+
+_KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which most load balancers let go
+_BACKLOG = 2048
+
+
+class OpenToTheWorldError(RuntimeError):
+    """The service would listen on a public address with nothing to keep strangers out."""
+
+
+def serve(settings: Settings, opening: Opening) -> None:
+    """Serve until told to stop; requests under way may finish within `shutdown_seconds`.
+
+    Raises:
+        OpenToTheWorldError: The address is not loopback and no key is set.
+    """
+    server = uvicorn.Server(server_config(settings, opening))
+    configure_logs(settings.log_level, settings.log_format)
+    log = structlog.get_logger("service.serve")
+    log.info("starting", host=settings.host, port=settings.port, keyed=bool(settings.api_key))
+    server.run()
+
+
+def server_config(settings: Settings, opening: Opening) -> uvicorn.Config:
+    """How uvicorn is to run.
+
+    Raises:
+        OpenToTheWorldError: As `serve`.
+    """
+    if not settings.is_loopback and settings.api_key is None:
+        raise OpenToTheWorldError(
+            f"OPSIN_HOST={settings.host} can be reached from other machines, and no key is set. "
+            "Set OPSIN_API_KEY to a secret of at least 16 characters, or listen on 127.0.0.1."
+        )
+    return uvicorn.Config(
+        create_app(settings, opening),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
+    )

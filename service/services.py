@@ -1,0 +1,152 @@
+"""What the routes stand on: the parts of a running service, each as narrow as its callers need.
+
+The lifespan opens them once (`service.app`) and hands them to every request; nothing here is
+global. The protocols name what a route may ask for, and the modules that do the work fulfil them.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, Request
+
+from contracts.errors import OpsinError
+from contracts.inference import ItemError, Operation, Resize
+from contracts.jobs import Job, JobKind
+from contracts.messages import Pixels, Reply
+from contracts.presence import WorkerBeat
+from contracts.registry import LaneInfo, ModelInfo
+from contracts.settings import Settings
+from database.jobs import Jobs
+from models.catalog import Network
+from models.labels import Label
+
+
+class Picture(Protocol):
+    """A decoded image: the network's input, and the size it was sent at."""
+
+    @property
+    def pixels(self) -> Pixels: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+
+class Decoder(Protocol):
+    """Turns bytes into a network's input, off the event loop."""
+
+    async def decode(
+        self, data: bytes, *, network: Network, resize: Resize, deadline_seconds: float
+    ) -> Picture: ...
+
+
+class Dispatch(Protocol):
+    """Runs pictures through a network on some worker."""
+
+    def require_room(self, network: str, version: int, operation: Operation) -> None:
+        """Raises QueueFull if the queue is full already: nothing needs to be read or decoded."""
+        ...
+
+    async def run(
+        self,
+        network: str,
+        version: int,
+        operation: Operation,
+        pixels: Sequence[Pixels],
+        *,
+        deadline: float,
+    ) -> Sequence[Reply | OpsinError]:
+        """One answer a picture, in order; cancelling it evicts what still waits.
+
+        Nobody waits after `deadline`, in `time.monotonic()` seconds.
+        """
+        ...
+
+
+class Presence(Protocol):
+    """What is known of the workers, refreshed in the background."""
+
+    @property
+    def workers(self) -> Sequence[WorkerBeat]: ...
+
+    def models(self) -> Sequence[ModelInfo]: ...
+
+    def choose(
+        self, model: str | None, version: str | None, operation: Operation
+    ) -> tuple[Network, int]: ...
+
+    @property
+    def redis_ok(self) -> bool: ...
+
+    def queues(self) -> Sequence[LaneInfo]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobItem:
+    """One image of a job: its pixels, or why it has none.
+
+    Attributes:
+        name: The file name that was sent, if one was.
+        width: Pixels, after EXIF orientation; None where decoding failed.
+        height: Likewise.
+        content: RGB uint8 of the network's input size, or the error.
+    """
+
+    name: str | None
+    width: int | None
+    height: int | None
+    content: Pixels | ItemError
+
+
+class JobQueue(Protocol):
+    """Takes work that answers later."""
+
+    async def submit(
+        self,
+        kind: JobKind,
+        network: str,
+        version: int,
+        *,
+        request: dict[str, Any],
+        items: Sequence[JobItem],
+        idempotency: tuple[str, str] | None,
+    ) -> Job:
+        """Store the job and send it off; the same key and digest return the first job.
+
+        `request` is ``{"resize", "top_k"}``; `idempotency` is the client's key and the sha256 of
+        all that was asked.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All that a request may use, opened once and closed at the end."""
+
+    settings: Settings
+    presence: Presence
+    dispatch: Dispatch
+    decoder: Decoder
+    queue: JobQueue
+    jobs: Jobs
+    labels: Callable[[Network], Sequence[Label]]
+    database_ok: Callable[[], bool]
+    started_at: float
+
+
+Opening = Callable[[Settings], AbstractAsyncContextManager[Services]]
+
+
+def services_of(request: Request) -> Services:
+    """The open services, as a dependency of a route."""
+    services = request.app.state.services
+    if not isinstance(services, Services):
+        raise TypeError("the application was started without its lifespan")
+    return services
+
+
+Open = Annotated[Services, Depends(services_of)]

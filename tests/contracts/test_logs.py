@@ -1,0 +1,49 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import logging, structlog
+from contracts.logs import configure_logs
+configure_logs("info", "{form}")
+structlog.contextvars.bind_contextvars(request_id="r1")
+structlog.get_logger("ours").info("hello", n=1)
+structlog.get_logger("ours").debug("too quiet")
+logging.getLogger("theirs").warning("from %s", "afar")
+try:
+    secret = "hush"
+    1 / 0
+except ZeroDivisionError:
+    structlog.get_logger("ours").exception("broken")
+"""
+
+
+def run(form: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(form=form)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert not done.stdout
+    return done.stderr.splitlines()
+
+
+def test_all_that_is_logged_is_one_kind_of_line() -> None:
+    ours, theirs, broken = (json.loads(line) for line in run("json"))
+    assert (ours["event"], ours["n"], ours["level"], ours["logger"]) == ("hello", 1, "info", "ours")
+    assert (theirs["event"], theirs["level"]) == ("from afar", "warning")
+    assert {line["request_id"] for line in (ours, theirs, broken)} == {"r1"}
+    assert broken["exception"][0]["exc_type"] == "ZeroDivisionError"
+    assert "hush" not in json.dumps(broken)
+
+
+def test_people_read_lines() -> None:
+    text = "\n".join(run("console"))
+    assert "hello" in text
+    assert "from afar" in text
+    assert "ZeroDivisionError" in text

@@ -1,0 +1,55 @@
+"""The service behind a real socket, as `opsin serve` runs it, in a thread of the test."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import httpx
+import pytest
+import uvicorn
+
+from contracts.settings import Settings
+from service.serve import server_config
+from tests.service.parts import House
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(_env_file=None, max_images=4, max_image_bytes=20_000)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@contextmanager
+def listening(settings: Settings, house: House) -> Iterator[str]:
+    """The service on a port of its own; yields its address."""
+    server = uvicorn.Server(server_config(settings, house.opening))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            until = time.monotonic() + 10
+            while not server.started and time.monotonic() < until:
+                time.sleep(0.01)
+            assert server.started
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=15)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def client(house: House, settings: Settings) -> Iterator[httpx.Client]:
+    with listening(settings, house) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def served() -> Callable[[Settings, House], AbstractContextManager[str]]:
+    return listening

@@ -1,0 +1,261 @@
+"""Small working parts for the service, in one process: no Redis, no worker, no database.
+
+They do what the real ones promise, with a network that is a histogram: its "probability" of class
+i grows with the mean brightness of the picture. The flow through the real ones is in tests/flow.
+"""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from contracts.errors import (
+    Conflict,
+    IdempotencyConflict,
+    InvalidImage,
+    JobNotFound,
+    ModelNotFound,
+    OpsinError,
+    VersionNotFound,
+)
+from contracts.inference import Operation, Resize
+from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
+from contracts.messages import Pixels, Reply
+from contracts.pages import Page
+from contracts.presence import HeldModel, WorkerBeat
+from contracts.registry import LaneInfo, ModelInfo
+from contracts.settings import Settings
+from models.catalog import CATALOG, Network, network_of
+from service.services import JobItem, Services
+
+NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class NamedClass:
+    id: str
+    text: str
+
+
+def labels_of(network: Network) -> Sequence[NamedClass]:
+    return tuple(NamedClass(f"n{i:08d}", f"class {i}") for i in range(network.classes))
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    pixels: Pixels
+    width: int
+    height: int
+
+
+class PillowDecoder:
+    async def decode(
+        self, data: bytes, *, network: Network, resize: Resize, deadline_seconds: float
+    ) -> Shrunk:
+        try:
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+        except (UnidentifiedImageError, OSError):
+            raise InvalidImage("The bytes are not a readable image.") from None
+        height, width = network.input_size
+        pixels = np.asarray(image.resize((width, height)), np.uint8)
+        return Shrunk(pixels, image.width, image.height)
+
+
+@dataclass
+class Brightness:
+    """Dispatch in this process. What it should do wrong can be set from outside."""
+
+    delay: float = 0.0
+    fails: OpsinError | None = None
+    answers: list[Reply | OpsinError] = field(default_factory=list)
+    cancelled: int = 0
+    breaks: Exception | None = None
+
+    async def run(
+        self,
+        network: str,
+        version: int,
+        operation: Operation,
+        pixels: Sequence[Pixels],
+        *,
+        deadline: float,
+    ) -> Sequence[Reply | OpsinError]:
+        if self.breaks:
+            raise self.breaks
+        if self.fails:
+            raise self.fails
+        try:
+            await asyncio.sleep(self.delay)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return self.answers or [self._reply(network, version, operation, p) for p in pixels]
+
+    def _reply(self, network: str, version: int, operation: Operation, pixels: Pixels) -> Reply:
+        row = network_of(network)
+        size = row.classes if operation == "classify" else row.features
+        vector = np.zeros(size, np.float32)
+        bright = int(pixels.mean())
+        vector[bright], vector[(bright + 1) % size] = 0.75, 0.25
+        return Reply(bytes(16), version, 4, 0.001, 0.01, vector=vector)
+
+
+class OneWorker:
+    """Presence of one worker that holds SqueezeNet."""
+
+    def __init__(self) -> None:
+        held = HeldModel(
+            name="squeezenet", state="ready", operations=("classify", "embed"), classes=1000
+        )
+        self.workers: tuple[WorkerBeat, ...] = (
+            WorkerBeat(
+                id="w1",
+                host="here",
+                pid=1,
+                release="0.1.0",
+                devices=("CPU",),
+                started_at=1,
+                beat_at=2,
+                models=(held,),
+            ),
+        )
+        self.redis = True
+
+    def models(self) -> list[ModelInfo]:
+        return [
+            ModelInfo(
+                name=row.name,
+                network=row.name,
+                state="ready" if row.name == "squeezenet" else "unavailable",
+                reason=None,
+                aliases={"champion": 1},
+                versions=[1],
+                classes=row.classes,
+                input_size=row.input_size,
+                operations=("classify", "embed") if row.name == "squeezenet" else (),
+                licence=row.licence,
+            )
+            for row in CATALOG.values()
+        ]
+
+    def choose(
+        self, model: str | None, version: str | None, operation: Operation
+    ) -> tuple[Network, int]:
+        if model not in {None, "squeezenet"}:
+            raise ModelNotFound(f"There is no model '{model}'. Known: squeezenet.")
+        if version not in {None, "champion", "1"}:
+            raise VersionNotFound(f"There is no version '{version}'. Known: 1, champion.")
+        return CATALOG["squeezenet"], 1
+
+    def redis_ok(self) -> bool:
+        return self.redis
+
+    async def queues(self) -> list[LaneInfo]:
+        return [LaneInfo(name="lane:squeezenet:1:classify", depth=0, drain_rate=None)]
+
+
+@dataclass
+class Shelf:
+    """Jobs in a dict: the queue that takes them and the store that shows them."""
+
+    jobs: dict[str, Job] = field(default_factory=dict)
+    keys: dict[str, tuple[str, str]] = field(default_factory=dict)
+    submitted: list[Sequence[JobItem]] = field(default_factory=list)
+
+    async def submit(
+        self,
+        kind: JobKind,
+        network: str,
+        version: int,
+        *,
+        request: dict[str, Any],
+        items: Sequence[JobItem],
+        idempotency: tuple[str, str] | None,
+    ) -> Job:
+        if idempotency and idempotency[0] in self.keys:
+            digest, first = self.keys[idempotency[0]]
+            if digest != idempotency[1]:
+                raise IdempotencyConflict("That key belongs to another request; make a new one.")
+            return self.jobs[first]
+        self.submitted.append(items)
+        job = self.put(f"job_{len(self.jobs)}", kind=kind)
+        if idempotency:
+            self.keys[idempotency[0]] = (idempotency[1], job.id)
+        return job
+
+    def put(self, job_id: str, **changes: Any) -> Job:
+        plain: dict[str, Any] = {
+            "id": job_id,
+            "kind": "classify",
+            "state": "queued",
+            "attempt": 0,
+            "progress": Progress(fraction=0),
+            "created_at": NOW,
+        }
+        self.jobs[job_id] = Job(**(plain | changes))
+        return self.jobs[job_id]
+
+    def get(self, job_id: str) -> Job:
+        try:
+            return self.jobs[job_id]
+        except KeyError:
+            raise JobNotFound("There is no such job; finished ones are kept a day.") from None
+
+    def list(
+        self, *, kind: JobKind | None, state: JobState | None, limit: int, cursor: str | None
+    ) -> Page[Job]:
+        found = [
+            job
+            for job in self.jobs.values()
+            if kind in {None, job.kind} and state in {None, job.state} and job.id > (cursor or "")
+        ]
+        more = len(found) > limit
+        return Page(items=found[:limit], next_cursor=found[limit - 1].id if more else None)
+
+    def cancel(self, job_id: str) -> Job:
+        return self.put(job_id, **self.get(job_id).model_dump() | {"state": "cancelled"})
+
+    def delete(self, job_id: str) -> None:
+        if self.get(job_id).state not in FINISHED:
+            raise Conflict("The job is not finished; cancel it first.")
+        del self.jobs[job_id]
+
+
+@dataclass
+class House:
+    """All parts of one service, within reach of a test."""
+
+    dispatch: Brightness = field(default_factory=Brightness)
+    presence: OneWorker = field(default_factory=OneWorker)
+    shelf: Shelf = field(default_factory=Shelf)
+    database: bool = True
+    opened: int = 0
+
+    @asynccontextmanager
+    async def opening(self, settings: Settings) -> AsyncIterator[Services]:
+        self.opened += 1
+        yield Services(
+            settings=settings,
+            presence=self.presence,
+            dispatch=self.dispatch,
+            decoder=PillowDecoder(),
+            queue=self.shelf,
+            jobs=self.shelf,
+            labels=labels_of,
+            database_ok=lambda: self.database,
+            started_at=1.0,
+        )
+        self.opened -= 1
+
+
+def picture(brightness: int = 100, *, width: int = 40, height: int = 30) -> bytes:
+    """A grey PNG."""
+    buffer = io.BytesIO()
+    Image.new("L", (width, height), brightness).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,110 @@
+"""What holds for all of the application: what it loads, and that all in it is written down."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from contracts.errors import CODES
+from contracts.release import RELEASE
+from contracts.settings import Settings
+from tests.service.parts import House
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("tensorflow", "keras", "h5py", "onnx", "jax", "torch")
+MEMORY_MIB = 160
+
+
+def test_the_api_process_loads_no_network_library() -> None:
+    program = (
+        "import sys, resource, service.app, service.serve\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    loaded, memory = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert int(memory) < MEMORY_MIB
+
+
+def test_the_lifespan_opens_and_closes(client: httpx.Client, house: House) -> None:
+    assert client.get("/healthz").status_code == 200
+    assert house.opened == 1
+
+
+@pytest.fixture
+def document(client: httpx.Client) -> dict[str, Any]:
+    answer: dict[str, Any] = client.get("/openapi.json").json()
+    return answer
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (method.upper(), path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
+    assert len(operations(document)) >= 13
+    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(ids)) == len(ids)
+    for method, path, operation in operations(document):
+        where = f"{method} {path}"
+        assert operation["summary"], where
+        assert operation["description"], where
+        assert "example" in str(operation["responses"]), where
+        for parameter in operation["parameters"]:
+            assert parameter["description"], f"{where} {parameter['name']}"
+
+
+def test_every_error_is_documented_as_a_problem(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            if status >= "400" and path != "/readyz":
+                (kind,) = answer["content"]
+                assert kind == "application/problem+json", f"{method} {path} {status}"
+                assert set(answer["content"][kind]["examples"]) <= set(CODES)
+            assert "X-Request-Id" in answer["headers"]
+    assert "HTTPValidationError" not in str(document)
+
+
+def test_the_headers_of_inference_are_declared(document: dict[str, Any]) -> None:
+    for path in ("/v1/classify", "/v1/embed"):
+        named = {p["name"]: p for p in document["paths"][path]["post"]["parameters"]}
+        assert {"X-Request-Id", "X-Timeout-Ms", "Prefer", "Idempotency-Key"} <= named.keys()
+        assert named["X-Timeout-Ms"]["schema"]["maximum"] == 600_000
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        assert {"image/jpeg", "image/tiff", "multipart/form-data"} <= content.keys()
+
+
+def test_every_endpoint_is_in_the_reference(document: dict[str, Any]) -> None:
+    text = (ROOT / "docs/reference/api.md").read_text()
+    listed = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
+    known = {f"{method} {path}" for method, path, _ in operations(document)}
+    assert listed == known
+
+
+def test_every_setting_is_in_the_reference() -> None:
+    text = (ROOT / "docs/reference/settings.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `OPSIN_")]
+    listed = {row[0].split("`")[1]: row[2].rstrip(" |") for row in rows}
+    known = {
+        f"OPSIN_{name.upper()}": field.description for name, field in Settings.model_fields.items()
+    }
+    assert listed == known
+
+
+def test_the_release_is_the_packages() -> None:
+    assert f'\nversion = "{RELEASE}"\n' in (ROOT / "pyproject.toml").read_text()

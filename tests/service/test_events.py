@@ -1,0 +1,60 @@
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.jobs import FINISHED, Job, Progress
+from service.events import events_of, follow, last_told
+from tests.service.parts import NOW, Shelf
+
+STATES = st.sampled_from(["queued", "running", "succeeded", "failed", "cancelled"])
+
+
+def job(state: str, attempt: int, fraction: float) -> Job:
+    started = NOW if attempt else None
+    progress = Progress(fraction=fraction)
+    return Shelf().put("j", state=state, attempt=attempt, progress=progress, started_at=started)
+
+
+@given(STATES, st.integers(0, 1000), st.floats(0, 1))
+def test_ids_grow_within_a_look(state: str, attempt: int, fraction: float) -> None:
+    ids = [event.id for event in events_of(job(state, attempt, fraction))]
+    assert ids == sorted(set(ids))
+    assert all(i >= 0 for i in ids)
+
+
+def test_ids_grow_over_a_life_with_a_lost_worker() -> None:
+    life = [
+        job("queued", 0, 0),
+        job("running", 1, 0),
+        job("running", 1, 0.999_999),
+        job("running", 1, 1),
+        job("queued", 1, 1),
+        job("running", 2, 0),
+        job("running", 2, 1),
+        job("succeeded", 2, 1),
+    ]
+    newest = [events_of(at)[-1].id for at in life]
+    assert newest == sorted(set(newest))
+
+
+@pytest.mark.parametrize("foreign", [None, "", "-1", "abc", "1.5", "9" * 400, "\u00b2"])
+def test_a_foreign_id_counts_as_none(foreign: str | None) -> None:
+    assert last_told(foreign) == -1
+    assert last_told("4000000") == 4_000_000
+
+
+def test_a_stream_ends_even_if_the_job_does_not() -> None:
+    waiting = job("queued", 0, 0)
+
+    async def listen() -> int:
+        stream = follow(lambda: waiting, -1, poll_seconds=0.01, longest_seconds=0.05)
+        return len([event async for event in stream])
+
+    assert asyncio.run(asyncio.wait_for(listen(), 5)) == 1
+
+
+def test_an_end_is_always_told() -> None:
+    for state in FINISHED:
+        assert events_of(job(state, 0, 0))[-1].data["state"] == state

@@ -1,0 +1,50 @@
+import httpx
+import pytest
+
+from contracts.errors import CODES
+from contracts.problem import Problem
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/v1/models/", 404, "not_found"),
+        ("GET", "/v1/jobs/none", 404, "job_not_found"),
+        ("GET", "/v1/models/none", 404, "model_not_found"),
+        ("PUT", "/v1/classify", 405, "method_not_allowed"),
+        ("GET", "/v1/jobs?limit=0&state=lost", 422, "validation_error"),
+    ],
+)
+def test_every_error_is_one_shape(
+    client: httpx.Client, method: str, path: str, status: int, code: str
+) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = Problem.model_validate(answer.json())
+    assert (problem.status, problem.code) == (status, code)
+    assert problem.title == CODES[code].title
+    assert problem.type == f"urn:opsin:problem:{code}"
+    assert problem.request_id == answer.headers["X-Request-Id"]
+    assert ("errors" in answer.json()) == (code == "validation_error")
+
+
+def test_a_validation_error_names_each_value(client: httpx.Client) -> None:
+    errors = client.get("/v1/jobs?limit=0&state=lost").json()["errors"]
+    assert [e["loc"] for e in errors] == [["query", "state"], ["query", "limit"]]
+    assert all(e["msg"] for e in errors)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/classify", "POST"),
+        ("PATCH", "/v1/jobs/none", "GET, DELETE"),
+        ("DELETE", "/healthz", "GET"),
+    ],
+)
+def test_a_405_names_every_method_of_the_address(
+    client: httpx.Client, method: str, path: str, allowed: str
+) -> None:
+    assert client.request(method, path).headers["Allow"] == allowed
