@@ -1,5 +1,6 @@
 """Where commands write: answers to stdout, all else to stderr, colours only on a terminal."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -47,3 +48,21 @@ def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
             console.print(f"{now} …", markup=False)
 
     yield tell
+
+
+@contextmanager
+def muffled() -> Iterator[Console]:
+    """Keeps the lines that C++ libraries write to stderr away from the terminal.
+
+    TensorFlow tells of its processor and missing GPU there, before Python could ask it not to.
+
+    Yields:
+        A console for notes that still reaches the real stderr.
+    """
+    real = os.dup(2)
+    with open(real, "w") as terminal, open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a number)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield Console(file=terminal, soft_wrap=True, highlight=False)
+        finally:
+            os.dup2(real, 2)

@@ -1,13 +1,12 @@
 """Classification in this very process, for machines where no server runs."""
 
-import os
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from cli.classify import Photo, Question, empty
-from cli.console import notes, waiting
+from cli.console import muffled, waiting
 from cli.failure import CommandError
 from cli.pulling import known_networks
 from contracts.errors import ModelNotFound, OpsinError
@@ -48,18 +47,16 @@ class Local:
         decoded = self._decode(photos, network, question)
         if not decoded.pixels:
             return empty(network.name).model_copy(update={"results": decoded.results})
-        with waiting(notes(), f"Loading {network.name}"):
-            # Its C++ side writes to stderr on import what helps nobody at a terminal.
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        with muffled() as console, waiting(console, f"Loading {network.name}"):
             from models.predictor import load_predictor  # noqa: PLC0415 (TensorFlow)
 
+            threads = self._settings.worker_threads
             predictor = load_predictor(
-                network, self._weights, threads=self._settings.worker_threads, max_batch_size=_BATCH
+                network, self._weights, threads=threads, max_batch_size=_BATCH
             )
-        began = time.perf_counter()
-        with waiting(notes(), f"Running {network.name}"):
+            began = time.perf_counter()
             rows = iter(predictor.run("classify", np.stack(decoded.pixels)))
-        compute = (time.perf_counter() - began) * 1000
+            compute = (time.perf_counter() - began) * 1000
         for result in decoded.results:
             if result.error is None:
                 result.predictions = predictions_of(next(rows), labels_of(network), question.top)

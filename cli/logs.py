@@ -1,5 +1,6 @@
 """The children's log files: kept from the last run, quoted on failure, followed on request."""
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -21,7 +22,25 @@ def tail(log: Path, *, lines: int) -> str:
             content = file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-    return "\n".join(f"  {line}" for line in content.splitlines()[-lines:])
+    plain = [line for raw in content.splitlines()[-lines:] for line in readable(raw)]
+    return "\n".join(f"  {line}" for line in plain[-lines:])
+
+
+def readable(line: str) -> list[str]:
+    """A line of a log as people read it: of JSON the level, the event and the error's trace."""
+    try:
+        entry = json.loads(line)
+        event = f"{entry.get('level', 'info')}: {entry['event']}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [line]
+    return [*event.splitlines(), *_error_of(entry.get("exception"))]
+
+
+def _error_of(exception: object) -> list[str]:
+    """Structlog writes an exception as a list of its causes, the last one first."""
+    if not isinstance(exception, list):
+        return []
+    return [f"  {cause.get('exc_type')}: {cause.get('exc_value')}" for cause in exception]
 
 
 class Follower:

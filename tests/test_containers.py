@@ -6,19 +6,24 @@ Docker is not needed: what can be checked without it is checked here.
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from cli.home import Home
+from cli.supervisor import Supervisor
+from cli.valkey import embedded
 from contracts.settings import Settings
-from tests.cli.conftest import start
+from tests.cli.conftest import home, start
 from tests.cli.running import Starter, free_port, until
 
-__all__ = ["start"]  # the fixture
+__all__ = ["home", "start"]  # fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILES = ("Dockerfile", "Dockerfile.gpu")
@@ -91,6 +96,42 @@ def test_the_health_check_tells_up_from_down(start: Starter) -> None:
     until(healthy)
     server.process.terminate()
     assert server.wait() == 0
+
+
+def test_api_and_worker_run_as_written(start: Starter, shared: Path, home: Home) -> None:
+    """The two commands with their settings, a real Valkey between them; then a real answer."""
+    valkey, port = embedded(home), free_port()
+    keeper = Supervisor(lambda line: None, shutdown_seconds=5)
+    keeper.start(valkey.program)
+    try:
+        valkey.wait(10, keeper.require_all)
+        given: dict[str, object] = {
+            "OPSIN_HOME": home.root,
+            "OPSIN_PORT": port,
+            "OPSIN_REDIS_URL": valkey.url,
+            "OPSIN_MODELS": "squeezenet",
+            "OPSIN_WEIGHTS_DIR": shared / "weights",
+            "OPSIN_OFFLINE": 1,
+        }
+        api = start("-m", "cli", *ours()["api"]["command"][1:], **given)
+        until(lambda: _is_ok(f"http://127.0.0.1:{port}/healthz"))
+        worker = start("-m", "cli", *ours()["worker"]["command"][1:], **given)
+        until(lambda: _is_ok(f"http://127.0.0.1:{port}/readyz"), 90)
+        for run in (api, worker):
+            run.process.terminate()
+        # uvicorn, once it has finished, ends by the signal it was sent.
+        assert api.wait() in {0, -signal.SIGTERM}, api.text
+        assert worker.wait() == 0, worker.text
+    finally:
+        keeper.stop()
+        valkey.tidy()
+
+
+def _is_ok(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.mark.parametrize("service", ours().values(), ids=ours().keys())

@@ -1,7 +1,8 @@
-"""The fixture that starts real command lines and leaves none behind."""
+"""Fixtures: real command lines that leave nothing behind, and a data home of their own."""
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cli.home import Home
 from tests.cli.running import ROOT, Run, Starter
 
 
@@ -35,3 +37,12 @@ def start(tmp_path: Path) -> Iterator[Starter]:
             for process in left:
                 with suppress(psutil.Error):
                     process.kill()
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    # Not tmp_path: pytest's own folder may be too deep for a socket.
+    with tempfile.TemporaryDirectory(prefix="opsin-test-") as folder:
+        home = Home(Path(folder, "home"))
+        home.prepare()
+        yield home

@@ -1,27 +1,15 @@
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
-import pytest
 import redis
 
 from cli.home import Home
 from cli.supervisor import Supervisor
 from cli.valkey import SOCKET_PATH_LIMIT, Valkey, embedded
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    # Not tmp_path: pytest's own folder may be too deep for a socket.
-    with tempfile.TemporaryDirectory(prefix="opsin-test-") as folder:
-        home = Home(Path(folder, "home"))
-        home.prepare()
-        yield home
 
 
 @contextmanager
