@@ -24,9 +24,12 @@ def lane_rate(lane_key: str) -> str:
     return f"{lane_key}:rate"
 
 
-def abandoned(item_id: str) -> str:
+def abandoned(item_id: bytes) -> bytes:
     """Set when the client of that item has gone; the worker drops the item."""
-    return f"abandoned:{item_id}"
+    return ABANDONED_PREFIX + item_id
+
+
+ABANDONED_PREFIX = b"abandoned:"
 
 
 def claims(worker_id: str) -> str:
@@ -44,9 +47,14 @@ def worker_beat(worker_id: str) -> str:
     return f"worker:{worker_id}"
 
 
-WORKER_BEATS = "worker:*"
+WORKERS = "workers"
+"""The set of ids of workers that have given a sign of life; a beat may be gone already."""
 
 
 def job_input(job_id: str) -> str:
     """The decoded images of a queued job."""
     return f"job:{job_id}:input"
+
+
+FLAG_EXPIRE_MS = 3000
+"""A drain that was lost with its worker stops being waited for after this long."""

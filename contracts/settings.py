@@ -58,7 +58,10 @@ class Settings(BaseSettings):
     )
     max_image_bytes: int = Field(16 * MIB, ge=1024, description="Largest image, in bytes.")
     max_image_pixels: int = Field(
-        50_000_000, ge=1, description="Largest image, in pixels, judged from its header."
+        50_000_000,
+        ge=1,
+        le=178_956_970,  # Pillow's own limit, which stays in force
+        description="Largest image, in pixels, judged from its header.",
     )
     max_images: int = Field(32, ge=1, le=1024, description="Most images in one request.")
     default_timeout_ms: int = Field(
@@ -77,7 +80,9 @@ class Settings(BaseSettings):
     worker_threads: int = Field(
         os.cpu_count() or 1, ge=1, le=256, description="Threads TensorFlow uses in one worker."
     )
-    job_limit: int = Field(1000, ge=1, description="Unfinished jobs accepted; more get 429.")
+    job_limit: int = Field(
+        100, ge=1, description="Unfinished jobs accepted; more get 429. Their images lie in Redis."
+    )
     job_retention_hours: int = Field(
         24, ge=1, description="How long a finished job and its result are kept."
     )

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from fastapi import Request
 
-from contracts.errors import OpsinError
+from contracts.errors import InternalError, OpsinError
 from contracts.inference import (
     InferenceResponse,
     ItemError,
@@ -22,11 +22,11 @@ from contracts.inference import (
     Timing,
 )
 from contracts.jobs import Job
-from contracts.messages import Reply
+from contracts.messages import Reply, Vector
 from models.catalog import Network
+from models.outputs import Output, Outputs
 from service.connection import while_connected
 from service.deadlines import Deadline
-from service.outputs import Output, Outputs
 from service.services import JobItem, Picture, Services
 from service.uploads import Upload, read_uploads
 
@@ -90,6 +90,7 @@ class Inference:
         """
         async with self.deadline.enforced():
             network, version = self._choose()
+            self.services.dispatch.require_room(network.name, version, self.ask.operation)
             uploads = await read_uploads(self.request, self.services.settings)
             work = self._decode_and_run(network, version, uploads)
             return await while_connected(self.request, work)
@@ -198,7 +199,7 @@ class Inference:
                 results.append(_error_result(one, one.picture))
                 continue
             try:
-                results.append(_result(one, one.picture, outputs.of(next(answers))))
+                results.append(_result(one, one.picture, outputs.of(_vector(next(answers)))))
             except OpsinError as error:
                 if len(decoded) == 1:
                     raise
@@ -214,6 +215,14 @@ def _result(one: Decoded, picture: Picture, output: Output) -> ItemResult:
         predictions=output.predictions,
         embedding=output.embedding,
     )
+
+
+def _vector(reply: Reply | OpsinError) -> Vector:
+    if isinstance(reply, OpsinError):
+        raise reply
+    if reply.vector is None:
+        raise InternalError("The network gave nothing for this image.")
+    return reply.vector
 
 
 def _error_result(one: Decoded, error: OpsinError) -> ItemResult:

@@ -13,19 +13,21 @@ _DATABASE_SECONDS = 3.0
 
 async def readiness_of(services: Services) -> Readiness:
     """The state of Redis, the database and the workers; never raises."""
-    redis = services.presence.redis_ok()
+    redis = services.presence.redis_ok
     database = await _database_ok(services)
-    states: set[ModelState] = {m.state for w in services.presence.workers for m in w.models}
+    held = [m for worker in services.presence.workers for m in worker.models]
+    states: set[ModelState] = {m.state for m in held}
+    serves = any(m.operations for m in held)
     missing = [
         *([] if redis else ["Redis does not answer; check OPSIN_REDIS_URL."]),
         *([] if database else ["The database does not answer; check OPSIN_DATABASE_URL."]),
-        *([] if "ready" in states else [_worker_detail(services, states)]),
+        *([] if serves else [_worker_detail(services, states)]),
     ]
     return Readiness(
         ready=not missing,
         redis="ok" if redis else "unreachable",
         database="ok" if database else "unreachable",
-        worker="ok" if "ready" in states else "loading" if "loading" in states else "none",
+        worker="ok" if serves else "loading" if "loading" in states else "none",
         detail=" ".join(missing) or None,
     )
 

@@ -13,22 +13,14 @@ from fastapi import Depends, Request
 
 from contracts.errors import OpsinError
 from contracts.inference import ItemError, Operation, Resize
-from contracts.jobs import Job, JobKind, JobState
+from contracts.jobs import Job, JobKind
 from contracts.messages import Pixels, Reply
 from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
+from database.jobs import Jobs
 from models.catalog import Network
-
-
-class Label(Protocol):
-    """The name of one output of a network."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def text(self) -> str: ...
+from models.labels import Label
 
 
 class Picture(Protocol):
@@ -54,6 +46,10 @@ class Decoder(Protocol):
 
 class Dispatch(Protocol):
     """Runs pictures through a network on some worker."""
+
+    def require_room(self, network: str, version: int, operation: Operation) -> None:
+        """Raises QueueFull if the queue is full already: nothing needs to be read or decoded."""
+        ...
 
     async def run(
         self,
@@ -83,9 +79,10 @@ class Presence(Protocol):
         self, model: str | None, version: str | None, operation: Operation
     ) -> tuple[Network, int]: ...
 
+    @property
     def redis_ok(self) -> bool: ...
 
-    async def queues(self) -> Sequence[LaneInfo]: ...
+    def queues(self) -> Sequence[LaneInfo]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,30 +123,6 @@ class JobQueue(Protocol):
         ...
 
 
-class JobPage(Protocol):
-    """Some jobs, newest first, and the cursor of the next page; None after the last."""
-
-    @property
-    def items(self) -> Sequence[Job]: ...
-
-    @property
-    def next_cursor(self) -> str | None: ...
-
-
-class JobStore(Protocol):
-    """The jobs in the database. Blocks: call it in a thread."""
-
-    def get(self, job_id: str) -> Job: ...
-
-    def list(
-        self, *, kind: JobKind | None, state: JobState | None, limit: int, cursor: str | None
-    ) -> JobPage: ...
-
-    def cancel(self, job_id: str) -> Job: ...
-
-    def delete(self, job_id: str) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Services:
     """All that a request may use, opened once and closed at the end."""
@@ -159,7 +132,7 @@ class Services:
     dispatch: Dispatch
     decoder: Decoder
     queue: JobQueue
-    jobs: JobStore
+    jobs: Jobs
     labels: Callable[[Network], Sequence[Label]]
     database_ok: Callable[[], bool]
     started_at: float

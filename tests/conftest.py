@@ -1,9 +1,13 @@
 """Fixtures every test may use: pictures and weights, where they can be had."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
+
+from tests.valkey import RealValkey
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("OPSIN_SHARED_DIR", ROOT.parent / "shared"))
@@ -30,3 +34,19 @@ def photos(fetched: Path) -> Path:
     if not (folder / "cat.png").is_file():
         pytest.skip("the sample photos are not there; run `make setup`")
     return folder
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RealValkey]:
+    server = RealValkey()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def valkey(valkey_server: RealValkey) -> RealValkey:
+    """A running Valkey that holds nothing."""
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+    return valkey_server

@@ -66,7 +66,7 @@ async def list_jobs(query: Annotated[JobsQuery, Query()], services: Open) -> Pag
         limit=query.limit,
         cursor=query.cursor,
     )
-    return Page(items=list(page.items), next_cursor=page.next_cursor)
+    return Page(items=page.items, next_cursor=page.next_cursor)
 
 
 @router.get(

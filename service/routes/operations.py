@@ -73,7 +73,7 @@ async def get_system(services: Open) -> SystemInfo:
         started_at=services.started_at,
         workers=workers,
         devices=sorted({device for worker in workers for device in worker.devices}),
-        queues=list(await services.presence.queues()),
+        queues=list(services.presence.queues()),
         models=list(services.presence.models()),
     )
 

@@ -1,0 +1,51 @@
+# Opsin's two commands are `make up` and `make test`. Both set up what they need, once.
+# Any OPSIN_… variable goes through: OPSIN_PORT=8001 OPSIN_HOME=./var2 make up
+
+VENV := .venv
+OPSIN := $(VENV)/bin/opsin
+PYTEST := $(VENV)/bin/python -m pytest
+
+.PHONY: help up setup test test-all check lock clean
+
+help:
+	@echo 'make up        start Opsin here; Ctrl-C stops it'
+	@echo 'make setup     install and fetch what `make up` and `make test` need, start nothing'
+	@echo 'make test      the default tests'
+	@echo 'make test-all  the slow ones too'
+	@echo 'make check     lint, format, types, import rules'
+	@echo 'make lock      pin the dependencies of pyproject.toml anew'
+	@echo 'make clean     remove what was installed; your data in var/ stays'
+
+# exec: Ctrl-C reaches opsin alone, and make returns when it does.
+up:
+	@scripts/venv worker
+	@exec $(OPSIN) up
+
+setup:
+	@scripts/venv dev
+	@$(OPSIN) weights pull
+
+test: fetched
+	@$(PYTEST)
+
+test-all: fetched
+	@$(PYTEST) -m ''
+
+.PHONY: fetched
+fetched:
+	@scripts/venv dev
+	@$(OPSIN) weights pull || echo 'Tests that need what is missing will be skipped.' >&2
+
+check:
+	@scripts/venv dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+lock:
+	@scripts/venv dev
+	@scripts/lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -1,0 +1,1 @@
+"""Figures one can run again: each beside a plain baseline in the same run."""

@@ -1,0 +1,5 @@
+"""`python -m cli`: the `opsin` command of a checkout that is not installed."""
+
+from cli.main import run
+
+run()

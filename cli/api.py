@@ -1,0 +1,70 @@
+"""The running API as the commands see it: is it there, is it ready, what does it serve."""
+
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from cli.configuration import address, key_headers
+from contracts.registry import ModelInfo, Readiness, SystemInfo
+from contracts.settings import Settings
+
+_LOOK_SECONDS = 2.0
+
+
+class Api:
+    """A short-lived client of one API; every question has a deadline and no answer is None.
+
+    Args:
+        url: Where it should be.
+        settings: For the key.
+    """
+
+    def __init__(self, settings: Settings, url: str | None = None) -> None:
+        self.url = (url or address(settings)).rstrip("/")
+        self._headers = key_headers(settings)
+
+    def is_opsin(self) -> bool:
+        """Whether an Opsin answers there: it alone numbers its answer to `/healthz`."""
+        answer = self._get("/healthz")
+        return answer is not None and answer.is_success and "x-request-id" in answer.headers
+
+    def readiness(self) -> Readiness | None:
+        """What `/readyz` says, whether ready or not."""
+        answer = self._get("/readyz")
+        try:
+            return None if answer is None else Readiness.model_validate(answer.json())
+        except (ValueError, ValidationError):
+            return None
+
+    def models(self) -> list[ModelInfo]:
+        """The models and their states; empty where it does not say."""
+        content = self._content("/v1/models?limit=200")
+        try:
+            return [ModelInfo.model_validate(item) for item in content["items"]]
+        except (TypeError, KeyError, ValidationError):
+            return []
+
+    def system(self) -> SystemInfo | None:
+        """What `/v1/system` says."""
+        try:
+            return SystemInfo.model_validate(self._content("/v1/system"))
+        except ValidationError:
+            return None
+
+    def _content(self, path: str) -> Any:
+        answer = self._get(path)
+        if answer is None or not answer.is_success:
+            return None
+        try:
+            return answer.json()
+        except ValueError:
+            return None
+
+    def _get(self, path: str) -> httpx.Response | None:
+        try:
+            # The service is on this machine or was named: a proxy has no part in it.
+            with httpx.Client(timeout=_LOOK_SECONDS, trust_env=False) as client:
+                return client.get(self.url + path, headers=self._headers)
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return None

@@ -1,0 +1,59 @@
+"""What `opsin up` prints once it is ready: the address, the models and a request that works."""
+
+import contextlib
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cli.api import Api
+from cli.configuration import address
+from cli.home import Home
+from contracts.registry import ModelInfo
+from contracts.settings import Settings
+
+_COLOURS = {"ready": "green", "loading": "yellow", "unavailable": "red"}
+
+
+def greet(settings: Settings, home: Home, console: Console) -> None:
+    """Says what runs where, and how to use and stop it."""
+    models = Api(settings).models()
+    console.print(f"\n[bold green]Opsin is ready[/] at {address(settings)}\n")
+    if models:
+        console.print(models_table(models))
+    for heading, line in (
+        ("Try", curl_line(settings, home)),
+        ("Docs", f"{address(settings)}/docs"),
+        ("Logs", f"{near(home.logs)}/"),
+        ("Stop", "Ctrl-C"),
+    ):
+        console.print(f"[bold]{heading:5}[/] {escape(line)}")
+
+
+def models_table(models: list[ModelInfo]) -> Table:
+    """The models, whether they serve, and if not, why and what helps."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("model", "state", "serves", ""):
+        table.add_column(heading)
+    for model in models:
+        state = f"[{_COLOURS[model.state]}]{model.state}[/]"
+        reason = escape(model.reason or "")
+        table.add_row(escape(model.name), state, ", ".join(model.operations), reason)
+    return table
+
+
+def curl_line(settings: Settings, home: Home) -> str:
+    """A request that works as printed, from the folder one stands in."""
+    photo = home.samples / "cat.png"
+    image = near(photo) if photo.exists() else "photo.jpg"
+    key = "" if settings.api_key is None else '-H "Authorization: Bearer $OPSIN_API_KEY" '
+    return f"curl {key}-F {shlex.quote(f'image=@{image}')} {address(settings)}/v1/classify"
+
+
+def near(path: Path) -> Path:
+    """The shorter way to say it, if it lies under where one stands."""
+    with contextlib.suppress(ValueError):
+        return path.relative_to(Path.cwd())
+    return path

@@ -1,0 +1,133 @@
+"""Assembly of the `opsin` command. Everything heavy is imported by the command that needs it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cli.failure import CommandError
+
+_INTERRUPTED = 130
+
+Names = Annotated[list[str] | None, typer.Argument(help="As `opsin weights list` names them.")]
+
+
+def build() -> typer.Typer:
+    """The command with all its sub-commands."""
+    app = typer.Typer(
+        help="One service for pictures: classify, show why, learn new classes, recognise faces. "
+        "Settings come from OPSIN_… variables or .env; docs/reference/settings.md lists them.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for command in (up, serve, worker, classify, doctor):
+        app.command()(command)
+    weights = typer.Typer(help="The networks' weight files on this machine.", no_args_is_help=True)
+    weights.command("pull")(weights_pull)
+    weights.command("list")(weights_list)
+    weights.command("verify")(weights_verify)
+    app.add_typer(weights, name="weights")
+    return app
+
+
+def run() -> None:
+    """The entry point: a failure is one plain line and an exit code, never a stack trace."""
+    try:
+        build()()
+    except CommandError as failure:
+        from cli.console import complain, notes  # noqa: PLC0415
+
+        complain(notes(), failure.message)
+        sys.exit(failure.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+def up(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all logs live.")] = False,
+) -> None:
+    """Start everything on this machine: Valkey, a worker and the API. Ctrl-C stops it all."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.up import up as start  # noqa: PLC0415
+
+    start(load(), verbose=verbose)
+
+
+def serve() -> None:
+    """Run the API alone; needs OPSIN_REDIS_URL."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.roles import serve as start  # noqa: PLC0415
+
+    start(load())
+
+
+def worker() -> None:
+    """Run one inference worker alone; needs OPSIN_REDIS_URL."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.roles import work  # noqa: PLC0415
+
+    work(load())
+
+
+def classify(  # noqa: PLR0917 (typer reads options from the parameters)
+    photos: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[str | None, typer.Option(help="The network. Default: the first.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
+    resize: Annotated[
+        Literal["crop", "squash"], typer.Option(help="How a photo becomes the input.")
+    ] = "crop",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the API's JSON.")] = False,
+    server: Annotated[str | None, typer.Option(help="Ask this server, e.g. http://gpu:8000.")] = (
+        None
+    ),
+    local: Annotated[bool, typer.Option("--local", help="Use no server.")] = False,
+    key: Annotated[str | None, typer.Option(help="The server's key, if not OPSIN_API_KEY.")] = None,
+) -> None:
+    """Say what is on photos: by the server that runs, or else by the network in this process."""
+    from pydantic import SecretStr  # noqa: PLC0415
+
+    from cli.classify import Question  # noqa: PLC0415
+    from cli.classify import classify as answer  # noqa: PLC0415
+    from cli.configuration import load  # noqa: PLC0415
+
+    settings = load()
+    if key is not None:
+        settings = settings.model_copy(update={"api_key": SecretStr(key)})
+    question = Question(model, top, resize)
+    answer(settings, photos, question, server=server, local=local, as_json=as_json)
+
+
+def weights_pull(names: Names = None) -> None:
+    """Fetch weights. Without a name: what OPSIN_MODELS needs, and the sample photos."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.weights import pull  # noqa: PLC0415
+
+    pull(load(), names or [])
+
+
+def weights_list() -> None:
+    """Show which weights there are, which are here, their size, licence and source."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.weights import show  # noqa: PLC0415
+
+    show(load())
+
+
+def weights_verify(names: Names = None) -> None:
+    """Read weight files from end to end and compare their digests."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.weights import verify  # noqa: PLC0415
+
+    verify(load(), names or [])
+
+
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Also load TensorFlow.")] = False,
+) -> None:
+    """Check this machine and the installation, and say what helps."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.doctor import examine  # noqa: PLC0415
+
+    examine(load(), deep=deep)

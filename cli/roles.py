@@ -1,0 +1,29 @@
+"""`opsin serve` and `opsin worker`: one process, for `opsin up` or a container."""
+
+from cli.configuration import with_redis
+from cli.leash import watch_parent
+from cli.migration import migrate
+from contracts.settings import Settings
+
+# The process may take its own time to finish; then what is left of it has a little more.
+_SPARE_SECONDS = 2.0
+
+
+def serve(settings: Settings) -> None:
+    """The API, on a database that is brought up to date first."""
+    settings = with_redis(settings, "serve")
+    watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
+    migrate(settings)
+    from service.opening import open_services  # noqa: PLC0415 (FastAPI; not for a worker)
+    from service.serve import serve as run  # noqa: PLC0415
+
+    run(settings, open_services)
+
+
+def work(settings: Settings) -> None:
+    """One inference worker, until SIGTERM."""
+    settings = with_redis(settings, "worker")
+    watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
+    from workers.main import run  # noqa: PLC0415 (Celery and TensorFlow; not for the API)
+
+    run(settings)

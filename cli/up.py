@@ -1,0 +1,172 @@
+"""`opsin up`: the whole service on one machine, from nothing to a `curl` that works, and back."""
+
+import functools
+import socket
+import time
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+
+from cli.api import Api
+from cli.child import Program, opsin
+from cli.configuration import environment
+from cli.console import notes, waiting, warn
+from cli.failure import CommandError
+from cli.greeting import greet
+from cli.home import Home
+from cli.logs import Follower, rotate
+from cli.migration import migrate
+from cli.pulling import known_networks, pull_defaults
+from cli.signals import StopSignals
+from cli.supervisor import Supervisor
+from cli.valkey import Valkey, embedded
+from contracts.registry import Readiness
+from contracts.settings import Settings
+
+READY_SECONDS = 120.0
+_VALKEY_SECONDS = 30.0
+_TICK_SECONDS = 0.25
+_PHASES = {"none": "Waiting for the worker", "loading": "The worker loads its networks"}
+
+
+def up(settings: Settings, *, verbose: bool) -> None:
+    """Runs until told to stop.
+
+    Args:
+        settings: Everything; all of it is honoured.
+        verbose: Whether to show the children's logs as they come.
+
+    Raises:
+        CommandError: It cannot start, or a process crashes again and again.
+    """
+    known_networks(settings)
+    require_key(settings)
+    home = Home(settings.home)
+    home.prepare()
+    console = notes()
+    with home.locked():
+        require_free_port(settings)
+        pull_defaults(settings, console, again=False).require_one()
+        with StopSignals() as signals:
+            Service(settings, home, console, signals, verbose=verbose).run()
+    console.print("Stopped.")
+
+
+def require_key(settings: Settings) -> None:
+    """Checks that nobody else's machine can use the service without a key."""
+    if not settings.is_loopback and settings.api_key is None:
+        raise CommandError(
+            f"OPSIN_HOST={settings.host} can be reached from other machines, so OPSIN_API_KEY "
+            "must be set (16 characters or more).",
+            exit_code=2,
+        )
+
+
+def require_free_port(settings: Settings) -> None:
+    """Checks the port before anything slow is done.
+
+    Raises:
+        CommandError: Somebody listens there, or the host is not this machine's.
+    """
+    where = f"{settings.host}:{settings.port}"
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+    except OSError as error:
+        who = "Another Opsin" if Api(settings).is_opsin() else "Something"
+        taken = f"{who} already listens on {where}"
+        reason = taken if "in use" in str(error) else f"Cannot listen on {where} ({error.strerror})"
+        raise CommandError(
+            f"{reason}. Stop it, or choose another port: OPSIN_PORT={settings.port + 1}."
+        ) from None
+
+
+class _StopAskedError(Exception):
+    """Somebody asked to stop before all was started."""
+
+
+@dataclass(slots=True)
+class Service:
+    """One run of everything, from the first child to the last."""
+
+    settings: Settings
+    home: Home
+    console: Console
+    signals: StopSignals
+    verbose: bool
+    ready_seconds: float = READY_SECONDS
+    valkey: Valkey | None = None
+
+    def run(self) -> None:
+        """Starts all, waits until stopped, stops all."""
+        supervisor = Supervisor(
+            functools.partial(warn, self.console), shutdown_seconds=self.settings.shutdown_seconds
+        )
+        logs = [self.home.logs / f"{name}.log" for name in ("valkey", "worker", "api")]
+        follower = Follower(logs if self.verbose else (), self._show)
+        try:
+            self._start(supervisor, follower)
+            greet(self.settings, self.home, self.console)
+            while not self.signals.wait(_TICK_SECONDS):
+                supervisor.tend()
+                follower.look()
+        except _StopAskedError:
+            pass
+        finally:
+            self._stop(supervisor)
+
+    def _start(self, supervisor: Supervisor, follower: Follower) -> None:
+        settings = self.settings
+        if settings.redis_url is None:
+            with waiting(self.console, "Starting Valkey"):
+                self.valkey = embedded(self.home)
+                supervisor.start(self.valkey.program)
+                self.valkey.wait(_VALKEY_SECONDS, lambda: self._check(supervisor))
+                settings = settings.model_copy(update={"redis_url": self.valkey.url})
+        with waiting(self.console, "Preparing the database"):
+            migrate(settings)
+        env = environment(settings)
+        for name, command in (("worker", "worker"), ("api", "serve")):
+            log = rotate(self.home.logs / f"{name}.log")
+            supervisor.start(Program(name, opsin(command), env, log))
+        self._await_ready(supervisor, follower)
+
+    def _await_ready(self, supervisor: Supervisor, follower: Follower) -> None:
+        api = Api(self.settings)
+        deadline = time.monotonic() + self.ready_seconds
+        with waiting(self.console, "Starting the API") as tell:
+            while True:
+                self._check(supervisor)
+                follower.look()
+                state = api.readiness()
+                if state is not None and state.ready:
+                    return
+                if state is not None:
+                    tell(_PHASES.get(state.worker, "Waiting for Redis and the database"))
+                if time.monotonic() > deadline:
+                    raise CommandError(self._too_slow(state))
+                self.signals.wait(_TICK_SECONDS)
+
+    def _check(self, supervisor: Supervisor) -> None:
+        """Leaves the start at once when asked to, or when a child has died."""
+        if self.signals.asked():
+            raise _StopAskedError
+        supervisor.require_all()
+
+    def _too_slow(self, state: Readiness | None) -> str:
+        why = "the API does not answer" if state is None else (state.detail or "not ready")
+        return f"Not ready within {self.ready_seconds:g} s: {why}. Logs: {self.home.logs}."
+
+    def _stop(self, supervisor: Supervisor) -> None:
+        with waiting(self.console, "Stopping"):
+            supervisor.stop(hurry=self.signals.hurried)
+        if self.valkey is not None:
+            self.valkey.tidy()
+
+    def _show(self, name: str, line: str) -> None:
+        self.console.print(f"[dim]{name:>6}[/] {escape(line)}")

@@ -1,0 +1,165 @@
+"""The way to the database: SQLite or PostgreSQL, and transactions that end in our errors.
+
+SQLite needs care that PostgreSQL does not: Python's driver would begin transactions late and
+so upgrade locks in the middle, which fails at once however long the busy timeout is. So every
+transaction says at its begin whether it will write.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from contracts.errors import Unavailable
+
+_WAIT_SECONDS = 5  # for a lock, for a connection and for a statement
+_WRITES = "opsin_writes"  # execution option of a transaction that will write
+
+
+def open_engine(url: str) -> Engine:
+    """The engine of that address. Connects only when it is used.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql+psycopg://user:password@host/name``. The folder
+            of a SQLite file is made if it is not there.
+
+    Raises:
+        ValueError: It is neither, or SQLite without a file, or psycopg is not installed.
+    """
+    address = make_url(url)
+    match address.get_backend_name():
+        case "sqlite":
+            return _open_sqlite(address)
+        case "postgresql":
+            return _open_postgresql(address)
+    raise ValueError("OPSIN_DATABASE_URL must start with sqlite:/// or postgresql+psycopg://")
+
+
+def _open_sqlite(address: URL) -> Engine:
+    if not address.database or address.database == ":memory:":
+        raise ValueError("OPSIN_DATABASE_URL must name a file: every thread must see the same data")
+    Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        address, pool_timeout=_WAIT_SECONDS, connect_args={"timeout": _WAIT_SECONDS}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    cursor = connection.cursor()
+    for pragma in ("foreign_keys = ON", "synchronous = NORMAL"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def use_wal(engine: Engine) -> None:
+    """Let SQLite keep its journal so that readers never wait for the one that writes.
+
+    The file remembers it. The switch needs the file for itself for a moment and does not honour
+    the busy timeout, hence the loop: processes that start together do this together.
+
+    Raises:
+        Unavailable: Others kept the file busy, or it is no database.
+    """
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            with closing(engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA journal_mode = WAL")
+        except sqlite3.Error as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise _unavailable() from error
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _open_postgresql(address: URL) -> Engine:
+    limit = _WAIT_SECONDS * 1000
+    try:
+        return create_engine(
+            address.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_timeout=_WAIT_SECONDS,
+            connect_args={
+                "connect_timeout": _WAIT_SECONDS,
+                "options": f"-c statement_timeout={limit} -c lock_timeout={limit}",
+            },
+        )
+    except ModuleNotFoundError:
+        raise ValueError("PostgreSQL needs its driver: pip install 'psycopg[binary]'") from None
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A transaction that only reads; it never waits for one that writes.
+
+    Raises:
+        Unavailable: The database does not answer.
+    """
+    with _translated(), Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """A transaction that may write; on SQLite it is the only such one while it lasts.
+
+    Raises:
+        Unavailable: The database does not answer, or others keep it locked.
+    """
+    writer = engine.execution_options(**{_WRITES: True})
+    with _translated(), Session(writer, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def alone(connection: Connection, purpose: int) -> None:
+    """Wait until no other transaction holds `purpose`, and hold it until this one ends.
+
+    On SQLite every transaction that writes is alone already.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:purpose)"), {"purpose": purpose})
+
+
+def reachable(engine: Engine) -> bool:
+    """Whether the database answers now."""
+    try:
+        with reading(engine) as session:
+            session.execute(text("SELECT 1"))
+    except (Unavailable, SQLAlchemyError):
+        return False
+    return True
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What is the database's fault, told to a client without its address or its statement."""
+    try:
+        yield
+    except (OperationalError, PoolTimeoutError) as error:
+        raise _unavailable() from error
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise _unavailable() from error
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("The database does not answer. Retry soon.", retry_after=2)

@@ -1,0 +1,277 @@
+"""Jobs as clients see them: made, listed, cancelled, deleted. Workers' side: `database.leases`."""
+
+import base64
+import binascii
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, and_, delete, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from contracts.errors import Conflict, JobNotFound, QueueFull, ValidationFailed
+from contracts.jobs import FINISHED, Job, JobError, JobKind, JobState, Progress
+from database.engine import alone, reading, writing
+from database.idempotency import Answer, IdempotencyKey, forget_old, lookup, remember
+from database.tables import JobRecord
+
+Clock = Callable[[], datetime]  # an aware time
+
+MOST_LISTED = 200
+_LOCK = 0x0951_0002  # see `database.engine.alone`
+_RATE_WINDOW = timedelta(minutes=1)
+_UNFINISHED = ("queued", "running")  # named, so that the index on the state serves
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A job, and whether this call made it or an earlier one with the same Idempotency-Key."""
+
+    job: Job
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs, newest first, and where the next page starts; None after the last."""
+
+    items: list[Job]
+    next_cursor: str | None
+
+
+def new_job_id() -> str:
+    """An id nobody can guess: 144 random bits."""
+    return f"job_{secrets.token_urlsafe(18)}"
+
+
+class Jobs:
+    """The table of jobs. Every method is one transaction, and raises Unavailable without one."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def create(
+        self,
+        kind: JobKind,
+        request: dict[str, Any],
+        *,
+        limit: int,
+        input_digest: str | None = None,
+        idempotency: IdempotencyKey | None = None,
+        job_id: str | None = None,
+    ) -> Created:
+        """Queue a job. Only a new one is to be sent to a worker.
+
+        Args:
+            kind: What is to be done.
+            request: How, for the worker alone; JSON.
+            limit: Unfinished jobs accepted, this one counted.
+            input_digest: sha256 of the input, hex.
+            idempotency: From the client's header, if it sent one.
+            job_id: From `new_job_id`, where the input is stored under it beforehand.
+
+        Raises:
+            QueueFull: There are `limit` unfinished jobs; says when to retry.
+            IdempotencyConflict: The key was used for another request.
+        """
+        record = self._record(kind, request, input_digest, job_id or new_job_id())
+        try:
+            return self._insert(record, limit, idempotency)
+        except IntegrityError:
+            # Another process answered the same key between our look and our write.
+            record = self._record(kind, request, input_digest, job_id or new_job_id())
+            return self._insert(record, limit, idempotency)
+
+    def get(self, job_id: str) -> Job:
+        """One job.
+
+        Raises:
+            JobNotFound: There is none of that id.
+        """
+        with reading(self._engine) as session:
+            return job_of(find(session, job_id))
+
+    def model_of(self, job_id: str) -> str:
+        """The name of the model a job is for.
+
+        Raises:
+            JobNotFound: There is none of that id.
+        """
+        with reading(self._engine) as session:
+            return str(find(session, job_id).request["model"])
+
+    def list(
+        self,
+        *,
+        kind: JobKind | None = None,
+        state: JobState | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Some jobs, newest first. Jobs made meanwhile do not shift the pages.
+
+        Raises:
+            ValidationFailed: The cursor is none of ours, or the limit not in 1 to 200.
+        """
+        if not 1 <= limit <= MOST_LISTED:
+            raise ValidationFailed(f"limit must lie between 1 and {MOST_LISTED}.")
+        query = select(JobRecord).order_by(JobRecord.created_at.desc(), JobRecord.id.desc())
+        if kind is not None:
+            query = query.where(JobRecord.kind == kind)
+        if state is not None:
+            query = query.where(JobRecord.state == state)
+        if cursor is not None:
+            created_at, job_id = _place(cursor)
+            same_time = and_(JobRecord.created_at == created_at, JobRecord.id < job_id)
+            query = query.where(or_(JobRecord.created_at < created_at, same_time))
+        with reading(self._engine) as session:
+            records = session.scalars(query.limit(limit + 1)).all()
+        shown = records[:limit]
+        more = len(records) > limit
+        return Page([job_of(record) for record in shown], _cursor(shown[-1]) if more else None)
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for a job to end.
+
+        A queued one ends at once. A running one is flagged and ends when its worker looks. A
+        finished one stays what it is.
+
+        Raises:
+            JobNotFound: There is none of that id.
+        """
+        with writing(self._engine) as session:
+            record = find(session, job_id, locked=True)
+            if record.state == "queued":
+                record.state = "cancelled"
+                record.finished_at = self._clock()
+            elif record.state == "running":
+                record.cancel_requested = True
+            return job_of(record)
+
+    def delete(self, job_id: str) -> None:
+        """Forget a finished job.
+
+        Raises:
+            JobNotFound: There is none of that id.
+            Conflict: It is not finished.
+        """
+        with writing(self._engine) as session:
+            record = find(session, job_id, locked=True)
+            if record.state not in FINISHED:
+                raise Conflict("The job is not finished. Cancel it first, then delete it.")
+            session.delete(record)
+
+    def purge(self, older_than: timedelta) -> int:
+        """Forget jobs that finished longer ago, and answers to old Idempotency-Keys.
+
+        Returns:
+            How many jobs were forgotten.
+        """
+        now = self._clock()
+        old = delete(JobRecord).where(
+            JobRecord.state.in_(FINISHED), JobRecord.finished_at < now - older_than
+        )
+        with writing(self._engine) as session:
+            forget_old(session, now)
+            return session.connection().execute(old).rowcount
+
+    def _record(
+        self, kind: JobKind, request: dict[str, Any], digest: str | None, job_id: str
+    ) -> JobRecord:
+        now = self._clock()
+        return JobRecord(
+            id=job_id,
+            kind=kind,
+            state="queued",
+            request=request,
+            input_digest=digest,
+            attempt=0,
+            progress=Progress(fraction=0).model_dump(),
+            cancel_requested=False,
+            sent_at=now,
+            created_at=now,
+        )
+
+    def _insert(self, record: JobRecord, limit: int, asked: IdempotencyKey | None) -> Created:
+        with writing(self._engine) as session:
+            alone(session.connection(), _LOCK)  # or two could both take the last place
+            now = record.created_at
+            if asked and (first := lookup(session, asked, now)):
+                return Created(Job.model_validate(first.body), is_new=False)
+            self._check_room(session, limit, now)
+            session.add(record)
+            session.flush()
+            job = job_of(record)
+            if asked:
+                remember(session, asked, Answer(202, job.model_dump(mode="json")), now)
+            return Created(job, is_new=True)
+
+    def _check_room(self, session: Session, limit: int, now: datetime) -> None:
+        count = select(func.count()).select_from(JobRecord)
+        unfinished = session.scalar(count.where(JobRecord.state.in_(_UNFINISHED))) or 0
+        if unfinished < limit:
+            return
+        recently = JobRecord.finished_at > now - _RATE_WINDOW
+        ended = session.scalar(count.where(JobRecord.state.in_(FINISHED), recently)) or 0
+        raise QueueFull(
+            f"There are {unfinished} unfinished jobs, as many as are accepted. Retry later.",
+            retry_after=_RATE_WINDOW.total_seconds() / max(ended, 1),
+        )
+
+
+def find(session: Session, job_id: str, *, locked: bool = False) -> JobRecord:
+    """The row of that id; locked against others until the transaction ends, if asked.
+
+    Raises:
+        JobNotFound: There is none.
+    """
+    record = session.get(JobRecord, job_id, with_for_update=locked or None)
+    if record is None:
+        raise JobNotFound("There is no job of that id. Finished jobs are forgotten after a while.")
+    return record
+
+
+def job_of(record: JobRecord) -> Job:
+    """The row as clients see it."""
+    error = None
+    if record.error_code is not None:
+        error = JobError(code=record.error_code, detail=record.error_detail or "")
+    return Job.model_validate(
+        {
+            "id": record.id,
+            "kind": record.kind,
+            "state": record.state,
+            "attempt": record.attempt,
+            "progress": record.progress,
+            "result": record.result,
+            "error": error,
+            "created_at": record.created_at,
+            "started_at": record.started_at,
+            "finished_at": record.finished_at,
+        }
+    )
+
+
+def _cursor(record: JobRecord) -> str:
+    place = json.dumps([record.created_at.isoformat(), record.id])
+    return base64.urlsafe_b64encode(place.encode()).decode()
+
+
+def _place(cursor: str) -> tuple[datetime, str]:
+    try:
+        created_at, job_id = json.loads(base64.b64decode(cursor, altchars=b"-_", validate=True))
+        moment = datetime.fromisoformat(created_at)
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        raise _bad_cursor() from None
+    if moment.tzinfo is None or not isinstance(job_id, str):
+        raise _bad_cursor()
+    return moment, job_id
+
+
+def _bad_cursor() -> ValidationFailed:
+    return ValidationFailed("The cursor is none of ours. Use next_cursor of the page before.")

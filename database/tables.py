@@ -1,0 +1,85 @@
+"""The tables. The steps in `database.migrations.versions` make the same ones; a test compares."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect, Index, String, Text, TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment. Aware in Python; stored in UTC, with microseconds, so that it sorts.
+
+    SQLite has no time zones: there the zone is left out when written and put back when read.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(
+        self,
+        value: datetime | None,
+        dialect: Dialect,  # noqa: ARG002  named so by SQLAlchemy
+    ) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Record(DeclarativeBase):
+    """What all tables share: how a Python type is stored."""
+
+    type_annotation_map = {  # noqa: RUF012  SQLAlchemy reads it so
+        datetime: UtcTime(),
+        dict[str, Any]: JSON(none_as_null=True),
+    }
+
+
+class JobRecord(Record):
+    """One long task, see `contracts.jobs.Job`."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("jobs_newest", "created_at", "id"),
+        Index("jobs_by_state", "state", "finished_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    state: Mapped[str] = mapped_column(String(16))
+    request: Mapped[dict[str, Any]]
+    input_digest: Mapped[str | None] = mapped_column(String(64))  # sha256 of the input, hex
+    attempt: Mapped[int] = mapped_column(default=0)
+    progress: Mapped[dict[str, Any]]
+    result: Mapped[dict[str, Any] | None]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_detail: Mapped[str | None] = mapped_column(Text)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    worker_id: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[datetime | None]
+    sent_at: Mapped[datetime]  # when its Celery task was last sent
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class AnswerRecord(Record):
+    """The first answer to a request that carried an Idempotency-Key."""
+
+    __tablename__ = "idempotency"
+    __table_args__ = (Index("idempotency_age", "created_at"),)
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    scope: Mapped[str] = mapped_column(String(255), primary_key=True)  # who asked, and for what
+    digest: Mapped[str] = mapped_column(String(64))  # sha256 of the body, hex
+    status: Mapped[int]
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]

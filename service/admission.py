@@ -1,0 +1,69 @@
+"""The permit: how many images this process may have under way, and what it tells those it refuses.
+
+A queue without a bound answers everybody too late; a bounded one answers as many as it can in
+time, and the rest at once.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from contracts.errors import QueueFull
+
+_LONGEST_RETRY_SECONDS = 60.0
+
+
+class Admission:
+    """Counts the images under way in each lane of this process.
+
+    Args:
+        limit: Most images under way in one lane.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._under_way: dict[str, int] = {}
+
+    def under_way(self, lane: str) -> int:
+        return self._under_way.get(lane, 0)
+
+    def require_room(self, lane: str, rate: float | None) -> None:
+        """Refuse before anything is read, where there is no room for one image.
+
+        Raises:
+            QueueFull: There is none.
+        """
+        if self.under_way(lane) >= self._limit:
+            raise queue_full(self.under_way(lane), rate)
+
+    @contextmanager
+    def permit(self, lane: str, count: int, rate: float | None) -> Iterator[None]:
+        """Hold room for `count` images.
+
+        A request of more images than the limit is let in when nothing else is under way.
+
+        Args:
+            lane: Where they go.
+            count: How many.
+            rate: Images a second the lane drains, None if unknown.
+
+        Raises:
+            QueueFull: There is no room.
+        """
+        under_way = self.under_way(lane)
+        if under_way and under_way + count > self._limit:
+            raise queue_full(under_way, rate)
+        self._under_way[lane] = under_way + count
+        try:
+            yield
+        finally:
+            self._under_way[lane] -= count
+
+
+def queue_full(waiting: int, rate: float | None) -> QueueFull:
+    """The refusal, with the seconds after which the present queue will have drained."""
+    seconds = waiting / rate if rate else 1.0
+    return QueueFull(
+        f"{waiting} images already wait for this model. Retry after the time in Retry-After.",
+        retry_after=min(_LONGEST_RETRY_SECONDS, max(1.0, math.ceil(seconds))),
+    )

@@ -1,0 +1,89 @@
+"""Decoding off the event loop: a bounded pool of threads, and a deadline on every wait.
+
+Pillow lets go of the interpreter lock while it decodes and resizes, so threads are enough.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from contracts.errors import DeadlineExceeded, Draining, QueueFull
+from contracts.inference import Resize
+from models.catalog import Network
+from models.images import Picture, decode
+
+# Waiting images hold their bytes: at 16 MiB each this is the API's largest use of memory.
+_WAITING_PER_THREAD = 32
+
+
+class Decoder:
+    """The pool. One an API process; belongs to one event loop."""
+
+    def __init__(self, threads: int, *, max_pixels: int) -> None:
+        """Make the pool; its threads start with the first image.
+
+        Args:
+            threads: Images decoded at once.
+            max_pixels: See `models.images.decode`.
+        """
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._max_pixels = max_pixels
+        self._room = threads * (1 + _WAITING_PER_THREAD)
+        self._closed = False
+
+    async def decode(
+        self, data: bytes | memoryview, *, network: Network, resize: Resize, deadline_seconds: float
+    ) -> Picture:
+        """Decode one image, see `models.images.decode`.
+
+        An image whose caller is cancelled or out of time before its turn is never decoded; one
+        that is being decoded then finishes unseen, since a thread cannot be stopped.
+
+        Args:
+            data: The file, as it was sent.
+            network: Whose input it becomes.
+            resize: ``crop`` or ``squash``.
+            deadline_seconds: How long from now the answer is waited for.
+
+        Raises:
+            InvalidImage: The bytes are no readable image.
+            ImageTooLarge: It has too many pixels.
+            DeadlineExceeded: It took too long.
+            QueueFull: Too many images wait to be decoded.
+            Draining: The pool is closed.
+        """
+        if self._closed:
+            raise Draining("The service is shutting down. Send the image again.", retry_after=1)
+        if deadline_seconds <= 0:
+            raise _too_late()
+        if self._room == 0:
+            raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
+        work = partial(decode, data, network=network, resize=resize, max_pixels=self._max_pixels)
+        self._room -= 1
+        future = self._pool.submit(work)
+        loop = asyncio.get_running_loop()
+        # The room is given back by the thread's end, not by ours: a late one still holds its bytes.
+        future.add_done_callback(lambda _: self._give_back(loop))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), deadline_seconds)
+        except TimeoutError:
+            raise _too_late() from None
+
+    def _give_back(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._add_room)
+
+    def _add_room(self) -> None:
+        self._room += 1
+
+    def close(self) -> None:
+        """Take no more images and forget those that wait; does not wait for running ones."""
+        self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "The image was not decoded before the deadline. Send fewer or smaller images at a time, "
+        "or a larger X-Timeout-Ms."
+    )

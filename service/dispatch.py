@@ -1,0 +1,170 @@
+"""From decoded images to the network's answers: permit, lane, drain, wait.
+
+Celery carries one `drain` task a batch; the images go beside it on the lane.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from contracts import names
+from contracts.errors import DeadlineExceeded, NoWorker, OpsinError, Unavailable, error_of
+from contracts.inference import Operation
+from contracts.messages import ID_LENGTH, Item, Pixels, Reply
+from service.admission import Admission, queue_full
+from service.lanes import Lanes
+from service.presence import Presence
+from service.replies import Replies
+
+log = structlog.get_logger()
+
+
+class Drains:
+    """Sends drain tasks. Publishing blocks, so it has a thread of its own."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="celery-publish")
+
+    async def send(self, lane: str) -> None:
+        """Ask a worker to empty `lane`.
+
+        Raises:
+            Unavailable: The broker does not answer.
+        """
+        _, model, version, operation = lane.split(":")
+        await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._publish, model, int(version), operation
+        )
+
+    def _publish(self, model: str, version: int, operation: str) -> None:
+        try:
+            self._celery.send_task(
+                names.TASK_DRAIN,
+                args=[model, version, operation],
+                queue=names.inference_queue(model),
+                expires=names.FLAG_EXPIRE_MS / 1000,
+            )
+        except (OperationalError, OSError) as error:
+            raise _redis_away() from error
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class Dispatch:
+    """Runs images through the networks that the workers hold."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        replies: Replies,
+        drains: Drains,
+        admission: Admission,
+        presence: Presence,
+    ) -> None:
+        self._lanes = lanes
+        self._replies = replies
+        self._drains = drains
+        self._admission = admission
+        self._presence = presence
+
+    def require_room(self, network: str, version: int, operation: Operation) -> None:
+        """Refuse early: a request that finds the queue full need not be read or decoded.
+
+        Raises:
+            QueueFull: As `run`.
+        """
+        lane = names.lane(network, version, operation)
+        self._admission.require_room(lane, self._presence.rate(lane))
+
+    async def run(
+        self,
+        network: str,
+        version: int,
+        operation: Operation,
+        pixels: Sequence[Pixels],
+        *,
+        deadline: float,
+    ) -> list[Reply | OpsinError]:
+        """The answer to each image, in order: a reply, or the error of that image alone.
+
+        Args:
+            network: Name of the model.
+            version: Its version.
+            operation: What to do with the images.
+            pixels: Decoded images, each (height, width, 3) uint8 of the network's input size.
+            deadline: `time.monotonic()` seconds by which all must be there.
+
+        Raises:
+            QueueFull: There is no room; `retry_after` says when there will be.
+            NoWorker: No worker lives that could do it.
+            DeadlineExceeded: Not all answers came in time.
+            Unavailable: Redis does not answer.
+        """
+        lane = names.lane(network, version, operation)
+        rate = self._presence.rate(lane)
+        with self._admission.permit(lane, len(pixels), rate):
+            seconds = deadline - time.monotonic()
+            items = [self._item(image, seconds) for image in pixels]
+            futures = [self._replies.expect(item, lane) for item in items]
+            try:
+                async with asyncio.timeout_at(_loop_time(deadline)):
+                    await self._push(lane, items, seconds, rate)
+                    replies = await asyncio.gather(*futures)
+            except TimeoutError:
+                raise self._too_late(network) from None
+            finally:
+                await self._leave(items, seconds)
+        return [error_of(*reply.error) if reply.error else reply for reply in replies]
+
+    def _item(self, pixels: Pixels, seconds: float) -> Item:
+        now = time.time()
+        item_id = secrets.token_bytes(ID_LENGTH)
+        return Item(item_id, now + seconds, now, self._replies.key, pixels)
+
+    async def _push(
+        self, lane: str, items: Sequence[Item], seconds: float, rate: float | None
+    ) -> None:
+        try:
+            push = await self._lanes.push(lane, items, seconds=seconds)
+        except (RedisError, OSError) as error:
+            raise _redis_away() from error
+        if not push.accepted:
+            raise queue_full(push.depth, rate)
+        if push.schedule:
+            await self._drains.send(lane)
+
+    def _too_late(self, network: str) -> OpsinError:
+        if not self._presence.workers:
+            return NoWorker("The worker was lost and none came back in time. Retry.", retry_after=5)
+        return DeadlineExceeded(
+            f"'{network}' did not answer in time. Retry, or allow more in X-Timeout-Ms."
+        )
+
+    async def _leave(self, items: Sequence[Item], seconds: float) -> None:
+        """Stop waiting. What is still queued, because the client left, need not be computed."""
+        unanswered = [item.id for item in items if item.id in self._replies.waiting]
+        for item_id in unanswered:
+            self._replies.forget(item_id)
+        if unanswered:
+            try:
+                await asyncio.shield(self._lanes.abandon(unanswered, seconds=max(seconds, 1)))
+            except (RedisError, OSError):
+                log.warning("not_abandoned", count=len(unanswered))
+
+
+def _loop_time(deadline: float) -> float:
+    """A monotonic deadline on the event loop's clock."""
+    return asyncio.get_running_loop().time() + deadline - time.monotonic()
+
+
+def _redis_away() -> Unavailable:
+    return Unavailable("The queue does not answer. Retry shortly.", retry_after=2)

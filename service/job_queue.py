@@ -1,0 +1,184 @@
+"""Work that answers later: stored whole before it is promised, then sent to a worker.
+
+Order matters. The images are stored first, under an id nobody knows yet; then the row, which makes
+the job exist; then the task. Killed after any step, nothing is half there: images without a row
+expire, and a row without a task is found by the watch and its task sent.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from celery import Celery
+from fastapi.concurrency import run_in_threadpool
+from kombu.exceptions import OperationalError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from contracts import names
+from contracts.errors import OpsinError, Unavailable
+from contracts.inference import ItemError
+from contracts.jobs import Job, JobKind
+from contracts.messages import Item
+from contracts.settings import Settings
+from database.idempotency import IdempotencyKey
+from database.jobs import Created, Jobs, new_job_id
+from database.leases import Leases
+from service.services import JobItem
+
+log = structlog.get_logger()
+
+_WATCH_SECONDS = 5.0
+_STALE_SECONDS = 30.0
+_PURGE_EVERY = 120  # watches, so every ten minutes
+
+
+class JobQueue:
+    """Takes jobs, and watches that each one is worked on.
+
+    Args:
+        client: A connection whose answers are bytes.
+        celery: To send tasks with.
+        jobs: The table of jobs.
+        leases: The workers' side of it, for the watch.
+        settings: Limits.
+    """
+
+    def __init__(
+        self, client: Redis, celery: Celery, jobs: Jobs, leases: Leases, settings: Settings
+    ) -> None:
+        self._client = client
+        self._celery = celery
+        self._jobs = jobs
+        self._leases = leases
+        self._limit = settings.job_limit
+        self._retention = timedelta(hours=settings.job_retention_hours)
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="job-publish")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._watch_on(), name="job-watch")
+
+    async def stop(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._publisher.shutdown(wait=False, cancel_futures=True)
+
+    async def submit(
+        self,
+        kind: JobKind,
+        network: str,
+        version: int,
+        *,
+        request: dict[str, Any],
+        items: Sequence[JobItem],
+        idempotency: tuple[str, str] | None,
+    ) -> Job:
+        """Store the job and send it off; the same key and digest return the first job.
+
+        Args:
+            kind: What is to be done.
+            network: Name of the model.
+            version: Its version.
+            request: How.
+            items: The images, those that could not be decoded among them.
+            idempotency: The client's key, and the sha256 of what was asked.
+
+        Raises:
+            QueueFull: There are too many unfinished jobs.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: Redis or the database does not answer.
+        """
+        job_id = new_job_id()
+        await self._store(job_id, items)
+        told = request | {
+            "model": network,
+            "version": version,
+            "items": [_described(item) for item in items],
+        }
+        try:
+            created = await run_in_threadpool(self._create, kind, told, idempotency, job_id)
+        except OpsinError:
+            await self._discard(job_id)
+            raise
+        if not created.is_new:
+            await self._discard(job_id)
+        else:
+            await self._send(created.job.id, network)
+        return created.job
+
+    def _create(
+        self,
+        kind: JobKind,
+        request: dict[str, Any],
+        idempotency: tuple[str, str] | None,
+        job_id: str,
+    ) -> Created:
+        key = IdempotencyKey(idempotency[0], kind, idempotency[1]) if idempotency else None
+        return self._jobs.create(kind, request, limit=self._limit, idempotency=key, job_id=job_id)
+
+    async def _store(self, job_id: str, items: Sequence[JobItem]) -> None:
+        """Keep the pixels in Redis until the job is done, or as long as a job is kept at all."""
+        packed = [
+            Item(bytes(16), 0, 0, "", item.content).pack()
+            for item in items
+            if not isinstance(item.content, ItemError)
+        ]
+        if not packed:
+            return
+        try:
+            pipe = self._client.pipeline()
+            pipe.rpush(names.job_input(job_id), *packed)
+            pipe.expire(names.job_input(job_id), int(self._retention.total_seconds()))
+            await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise Unavailable("The queue does not answer. Retry soon.", retry_after=2) from error
+
+    async def _discard(self, job_id: str) -> None:
+        try:
+            await self._client.delete(names.job_input(job_id))
+        except (RedisError, OSError):
+            log.warning("job_input_left", job=job_id)  # it expires
+
+    async def _send(self, job_id: str, network: str) -> None:
+        """Tell a worker; one that is not told is told by the watch."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._publisher, self._publish, job_id, network)
+        except (OperationalError, OSError) as error:
+            log.warning("job_not_sent", job=job_id, error=type(error).__name__)
+
+    def _publish(self, job_id: str, network: str) -> None:
+        queue = names.inference_queue(network)
+        self._celery.send_task(names.TASK_RUN_JOB, args=[job_id], queue=queue)
+
+    async def _watch_on(self) -> None:
+        rounds = 0
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            try:
+                await self.watch()
+                if rounds % _PURGE_EVERY == 0:
+                    await run_in_threadpool(self._jobs.purge, self._retention)
+            except OpsinError as error:
+                log.warning("job_watch_failed", code=error.code)
+            rounds += 1
+
+    async def watch(self) -> None:
+        """Look once: end what is given up, and send again what was lost."""
+        swept = await run_in_threadpool(self._leases.sweep, _STALE_SECONDS)
+        for job_id in swept.resend:
+            network = await run_in_threadpool(self._jobs.model_of, job_id)
+            await self._send(job_id, network)
+        for job_id in (*swept.failed, *swept.cancelled):
+            await self._discard(job_id)
+
+
+def _described(item: JobItem) -> dict[str, Any]:
+    """What the worker has to know of an image beside its pixels."""
+    error = item.content.model_dump() if isinstance(item.content, ItemError) else None
+    return {"name": item.name, "width": item.width, "height": item.height, "error": error}

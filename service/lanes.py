@@ -1,0 +1,109 @@
+"""The API's end of a lane: put images on it, take abandoned ones off, watch that it is drained."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from redis.asyncio import Redis
+
+from contracts import names
+from contracts.messages import Item
+
+_PUSH = """
+local depth = redis.call('LLEN', KEYS[1])
+local count = #ARGV - 3
+if depth > 0 and depth + count > tonumber(ARGV[1]) then return {-1, depth} end
+for i = 4, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+local expires = tonumber(ARGV[2])
+if redis.call('PTTL', KEYS[1]) < expires then redis.call('PEXPIRE', KEYS[1], expires) end
+local scheduled = redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[3])
+return {scheduled and 1 or 0, depth + count}
+"""
+_NUDGE = """
+if redis.call('LLEN', KEYS[1]) == 0 then return 0 end
+return redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[1]) and 1 or 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """What became of a push.
+
+    Attributes:
+        accepted: False when the lane has no room.
+        schedule: True when the caller has to send the lane's next drain.
+        depth: Images that wait.
+    """
+
+    accepted: bool
+    schedule: bool
+    depth: int
+
+
+class Lanes:
+    """All lanes, seen by one API process.
+
+    Args:
+        client: A connection whose answers are bytes.
+        limit: Most images that may wait in one lane. A request of more images than that is
+            still taken when nothing else waits, so that no request is impossible.
+    """
+
+    def __init__(self, client: Redis, limit: int) -> None:
+        self._client = client
+        self._limit = limit
+        self._push = client.register_script(_PUSH)
+        self._nudge = client.register_script(_NUDGE)
+
+    async def push(
+        self, lane: str, items: Sequence[Item], *, seconds: float, again: bool = False
+    ) -> Push:
+        """Put images on a lane, all or none.
+
+        Args:
+            lane: Which.
+            items: The images.
+            seconds: After which they vanish if nobody comes.
+            again: They were admitted before, so the limit does not apply to them.
+        """
+        code, depth = cast(
+            list[int],
+            await self._push(
+                keys=[lane, names.lane_flag(lane)],
+                args=[
+                    self._limit if not again else 1 << 30,
+                    max(1, int(seconds * 1000)),
+                    names.FLAG_EXPIRE_MS,
+                    *(item.pack() for item in items),
+                ],
+            ),
+        )
+        return Push(accepted=code >= 0, schedule=code == 1, depth=depth)
+
+    async def nudge(self, lane: str) -> bool:
+        """Whether images wait and no drain is on its way: then the caller has to send one."""
+        args = [names.FLAG_EXPIRE_MS]
+        return bool(await self._nudge(keys=[lane, names.lane_flag(lane)], args=args))
+
+    async def abandon(self, ids: Iterable[bytes], *, seconds: float) -> None:
+        """Mark images whose client has gone; a worker that meets them drops them."""
+        pipe = self._client.pipeline(transaction=False)
+        for item_id in ids:
+            pipe.set(names.abandoned(item_id), 1, px=max(1, int(seconds * 1000)))
+        await pipe.execute()
+
+    async def depth(self, lane: str) -> int:
+        return int(await self._client.llen(lane))
+
+    async def drain_rate(self, lane: str) -> float | None:
+        """Images a second this lane was last seen to drain, or None."""
+        raw = await self._client.get(names.lane_rate(lane))
+        return float(raw) if raw else None
+
+    async def claimed(self, worker_id: str) -> set[bytes]:
+        """The ids of images that worker took and did not answer."""
+        return cast(set[bytes], await self._client.smembers(names.claims(worker_id)))
+
+    async def release(self, worker_id: str, ids: Iterable[bytes]) -> None:
+        """Strike out claims of a worker that is gone."""
+        await self._client.srem(names.claims(worker_id), *ids)

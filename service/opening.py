@@ -1,0 +1,84 @@
+"""Opens what the routes stand on, in order, and closes it in the opposite one."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from redis.asyncio import Redis
+
+from contracts.broker import REDIS_OPTIONS, celery_app
+from contracts.settings import Settings
+from database.engine import open_engine, reachable
+from database.jobs import Jobs
+from database.leases import Leases
+from models.labels import labels_of
+from service.admission import Admission
+from service.decode import Decoder
+from service.dispatch import Dispatch, Drains
+from service.job_queue import JobQueue
+from service.lanes import Lanes
+from service.presence import Presence
+from service.replies import Replies
+from service.services import Services
+from service.sweep import Sweep
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Everything a running API has, closed at the end whatever happens.
+
+    Raises:
+        ValueError: `settings.redis_url` is missing.
+    """
+    if settings.redis_url is None:
+        raise ValueError("the API needs OPSIN_REDIS_URL")
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(_connect(settings.redis_url))
+        blocking = await stack.enter_async_context(_connect(settings.redis_url))
+        celery = celery_app(settings.redis_url)
+        stack.callback(celery.close)
+        engine = open_engine(settings.database)
+        stack.callback(engine.dispose)
+        decoder = Decoder(settings.decode_threads, max_pixels=settings.max_image_pixels)
+        stack.callback(decoder.close)
+        drains = Drains(celery)
+        stack.callback(drains.close)
+
+        presence = Presence(client, settings.models)
+        await presence.start()
+        stack.push_async_callback(presence.stop)
+        lanes = Lanes(client, settings.queue_limit)
+        replies = Replies(blocking, secrets.token_hex(8))
+        replies.start()
+        stack.push_async_callback(replies.stop)
+        sweep = Sweep(lanes, replies, drains, presence)
+        sweep.start()
+        stack.push_async_callback(sweep.stop)
+        jobs = Jobs(engine, _now)
+        queue = JobQueue(client, celery, jobs, Leases(engine, _now), settings)
+        queue.start()
+        stack.push_async_callback(queue.stop)
+
+        yield Services(
+            settings=settings,
+            presence=presence,
+            dispatch=Dispatch(lanes, replies, drains, Admission(settings.queue_limit), presence),
+            decoder=decoder,
+            queue=queue,
+            jobs=jobs,
+            labels=labels_of,
+            database_ok=lambda: reachable(engine),
+            started_at=time.time(),
+        )
+
+
+def _connect(url: str) -> Redis:
+    options: dict[str, Any] = dict(REDIS_OPTIONS)
+    return Redis.from_url(url, **options)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

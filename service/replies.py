@@ -1,0 +1,82 @@
+"""The one list on which this process receives its answers, and the futures that wait for them."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import cast
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from contracts import names
+from contracts.messages import Item, MalformedMessageError, Reply
+
+log = structlog.get_logger()
+
+_BLOCK_SECONDS = 1.0
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An image under way, kept so that it can be sent again if its worker is lost."""
+
+    item: Item
+    lane: str
+    future: "asyncio.Future[Reply]"
+
+
+class Replies:
+    """Waits for answers and hands each to whoever asked.
+
+    Args:
+        client: A connection of its own, for it blocks.
+        api_id: Names this process's list.
+    """
+
+    def __init__(self, client: Redis, api_id: str) -> None:
+        self._client = client
+        self.key = names.replies(api_id)
+        self.waiting: dict[bytes, Waiting] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._receive_on(), name="replies")
+
+    async def stop(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def expect(self, item: Item, lane: str) -> "asyncio.Future[Reply]":
+        """A future of the reply; `forget` it when nobody waits any more."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.waiting[item.id] = Waiting(item, lane, future)
+        return future
+
+    def forget(self, item_id: bytes) -> None:
+        self.waiting.pop(item_id, None)
+
+    def deliver(self, reply: Reply) -> None:
+        """Hand over one answer. A second one to the same item finds nobody and is dropped."""
+        waiting = self.waiting.pop(reply.id, None)
+        if waiting and not waiting.future.done():
+            waiting.future.set_result(reply)
+
+    async def _receive_on(self) -> None:
+        while True:
+            try:
+                first = await self._client.blpop([self.key], timeout=_BLOCK_SECONDS)
+                if first:
+                    more = await self._client.lpop(self.key, _BATCH) or []
+                    self._deliver_all(cast(list[bytes], [first[1], *more]))
+            except (RedisError, OSError) as error:
+                log.warning("replies_interrupted", error=type(error).__name__)
+                await asyncio.sleep(_BLOCK_SECONDS / 4)
+
+    def _deliver_all(self, raws: list[bytes]) -> None:
+        for raw in raws:
+            try:
+                self.deliver(Reply.unpack(raw))
+            except MalformedMessageError:
+                log.warning("reply_unreadable", size=len(raw))

@@ -1,0 +1,82 @@
+"""The steps make the tables that the code expects, once, whoever starts first."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+
+from contracts.errors import Unavailable
+from database.engine import open_engine, reachable
+from database.migrations import upgrade
+from database.tables import Record
+
+
+def test_the_steps_and_the_tables_agree(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Record.metadata) == []
+
+
+def test_upgrading_twice_changes_nothing(url: str) -> None:
+    upgrade(url)
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO idempotency (key, scope, digest, status, body, created_at) "
+                "VALUES ('k', 's', 'd', 202, '{}', '2026-01-01 00:00:00.000000')"
+            )
+        )
+    upgrade(url)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM idempotency")) == 1
+    engine.dispose()
+
+
+def test_processes_that_start_together_take_turns(url: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(upgrade, [url] * 6))
+    engine = open_engine(url)
+    assert set(inspect(engine).get_table_names()) == {"alembic_version", "idempotency", "jobs"}
+    engine.dispose()
+
+
+def test_sqlite_is_set_up_as_it_should(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a folder with 100%/opsin.db"
+    upgrade(url)
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        settings = {
+            name: connection.scalar(text(f"PRAGMA {name}"))
+            for name in ("journal_mode", "foreign_keys", "synchronous", "busy_timeout")
+        }
+    assert settings == {
+        "journal_mode": "wal",
+        "foreign_keys": 1,
+        "synchronous": 1,
+        "busy_timeout": 5000,
+    }
+    assert reachable(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_is_no_database_is_told_without_its_path(tmp_path: Path, is_folder: bool) -> None:
+    if is_folder:
+        (tmp_path / "opsin.db").mkdir()
+    else:
+        (tmp_path / "opsin.db").write_text("This is no database. " * 100)
+    engine = open_engine(f"sqlite:///{tmp_path}/opsin.db")
+    assert not reachable(engine)
+    with pytest.raises(Unavailable) as error:
+        upgrade(f"sqlite:///{tmp_path}/opsin.db")
+    assert str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["mysql://host/name", "sqlite://", "sqlite:///:memory:"])
+def test_other_addresses_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="OPSIN_DATABASE_URL"):
+        open_engine(url)

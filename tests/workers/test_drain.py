@@ -1,0 +1,218 @@
+"""The lane on a real Valkey: what the API pushes, a drain answers."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from threading import Event
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import redis
+import redis.asyncio
+
+from contracts import names
+from contracts.inference import Operation
+from contracts.messages import Item, Pixels, Reply, Vector
+from service.lanes import Lanes as ServiceLanes
+from tests.valkey import RealValkey
+from workers.drain import Drain
+from workers.lane import LaneName, Lanes
+
+LANE = LaneName("squeezenet", 1, "classify")
+OTHER = LaneName("vgg16", 1, "classify")
+T = TypeVar("T")
+
+
+class Mean:
+    """A network small enough to check by hand: the mean of each channel."""
+
+    version = 1
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.during: Callable[[], object] = lambda: None
+
+    def run(self, operation: Operation, images: Pixels) -> Vector:
+        self.batches.append(len(images))
+        self.during()
+        if (images == 13).all(axis=(1, 2, 3)).any():
+            raise ValueError("a picture that breaks the network")
+        return images.mean(axis=(1, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def client(valkey: RealValkey) -> redis.Redis:
+    return redis.Redis.from_url(valkey.url)
+
+
+@pytest.fixture
+def network() -> Mean:
+    return Mean()
+
+
+def drain_of(client: redis.Redis, network: Mean, **changes: Any) -> tuple[Drain, list[LaneName]]:
+    sent: list[LaneName] = []
+    options: dict[str, Any] = {
+        "batch_limit": 4,
+        "linger_seconds": 0.01,
+        "stopping": Event(),
+        "schedule": sent.append,
+    } | changes
+    predictors = {"squeezenet": network, "vgg16": network}
+    return Drain(Lanes(client, "w1"), predictors, **options), sent
+
+
+def item_of(value: int, *, seconds: float = 30, side: int = 2) -> Item:
+    now = time.time()
+    pixels = np.full((side, side, 3), value, np.uint8)
+    return Item(secrets.token_bytes(16), now + seconds, now, "replies:test", pixels)
+
+
+def with_lanes(valkey: RealValkey, use: Callable[[ServiceLanes], Coroutine[Any, Any, T]]) -> T:
+    async def body() -> T:
+        async with redis.asyncio.Redis.from_url(valkey.url) as connection:
+            return await use(ServiceLanes(connection, limit=8))
+
+    return asyncio.run(body())
+
+
+def push(valkey: RealValkey, *items: Item, again: bool = False) -> tuple[bool, bool, int]:
+    result = with_lanes(valkey, lambda s: s.push(LANE.key, items, seconds=30, again=again))
+    return result.accepted, result.schedule, result.depth
+
+
+def replies(client: redis.Redis) -> dict[bytes, Reply]:
+    return {r.id: r for r in map(Reply.unpack, client.lrange("replies:test", 0, -1))}
+
+
+def test_only_the_first_push_schedules_a_drain(valkey: RealValkey) -> None:
+    assert push(valkey, item_of(1)) == (True, True, 1)
+    assert push(valkey, item_of(2)) == (True, False, 2)
+
+
+def test_a_full_lane_takes_all_or_none(valkey: RealValkey, client: redis.Redis) -> None:
+    push(valkey, *[item_of(1)] * 6)
+    assert push(valkey, *[item_of(1)] * 3) == (False, False, 6)
+    assert client.llen(LANE.key) == 6
+    assert push(valkey, *[item_of(1)] * 2)[0]
+    assert push(valkey, item_of(1), again=True)[0], "what was admitted before is not refused"
+
+
+def test_a_request_larger_than_the_limit_is_possible_when_idle(valkey: RealValkey) -> None:
+    assert push(valkey, *[item_of(1)] * 9)[0]
+
+
+def test_everybody_gets_their_own_answer(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    items = [item_of(value) for value in (10, 20, 30, 40, 50, 60)]
+    push(valkey, *items)
+    drain, _ = drain_of(client, network)
+    assert drain(LANE) == 6
+    assert network.batches == [4, 2]
+    found = replies(client)
+    for item in items:
+        vector = found[item.id].vector
+        assert vector is not None
+        np.testing.assert_allclose(vector, item.pixels.mean(axis=(0, 1)))
+    assert [found[item.id].batch_size for item in items] == [4] * 4 + [2] * 2
+    assert client.scard(names.claims("w1")) == 0
+    assert float(client.get(names.lane_rate(LANE.key)) or 0) > 0
+
+
+def test_one_fault_does_not_fail_its_neighbours(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    good, bad = item_of(10), item_of(13)
+    push(valkey, good, bad)
+    drain_of(client, network)[0](LANE)
+    found = replies(client)
+    assert found[good.id].vector is not None
+    assert found[bad.id].error is not None
+    assert found[bad.id].error[0] == "internal_error"
+
+
+def test_late_and_abandoned_images_are_not_computed(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    late, gone, kept = item_of(1, seconds=-1), item_of(2), item_of(3)
+    push(valkey, late, gone, kept)
+    with_lanes(valkey, lambda s: s.abandon([gone.id], seconds=30))
+    drain_of(client, network)[0](LANE)
+    assert network.batches == [1]
+    assert set(replies(client)) == {kept.id}
+    assert client.scard(names.claims("w1")) == 0
+
+
+def test_pictures_of_two_sizes_never_share_an_array(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    push(valkey, item_of(1), item_of(2, side=3), item_of(3))
+    assert drain_of(client, network)[0](LANE) == 3
+    assert sorted(network.batches) == [1, 2]
+
+
+def test_what_arrives_while_it_computes_goes_into_the_next_batch(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    later = [item_of(7), item_of(8)]
+
+    def arrive() -> None:
+        network.during = lambda: None
+        assert push(valkey, *later)[1], "a drain under way has cleared the flag"
+
+    network.during = arrive
+    push(valkey, item_of(6))
+    assert drain_of(client, network)[0](LANE) == 3
+    assert network.batches == [1, 2]
+
+
+def test_a_stopping_worker_answers_what_it_holds_and_passes_on_the_rest(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    stopping = Event()
+    network.during = stopping.set
+    push(valkey, *[item_of(1)] * 6)
+    drain, sent = drain_of(client, network, stopping=stopping)
+    assert drain(LANE) == 4
+    assert sent == [LANE]
+    assert client.llen(LANE.key) == 2
+
+
+def test_another_lane_gets_its_turn(valkey: RealValkey, client: redis.Redis, network: Mean) -> None:
+    stopping = Event()
+    stopping.set()
+    drain, sent = drain_of(client, network, linger_seconds=5, stopping=stopping)
+    drain(OTHER)
+    stopping.clear()
+    client.set(OTHER.flag, 1)
+    push(valkey, item_of(1))
+    began = time.monotonic()
+    assert drain(LANE) == 1
+    assert time.monotonic() - began < 2, "it lingers for nobody while another lane waits"
+    assert sent == []
+
+
+def test_a_lost_drain_is_noticed(valkey: RealValkey, client: redis.Redis) -> None:
+    push(valkey, item_of(1))
+    assert not with_lanes(valkey, lambda s: s.nudge(LANE.key)), "one is on its way"
+    client.delete(LANE.flag)
+    assert with_lanes(valkey, lambda s: s.nudge(LANE.key))
+    client.delete(LANE.key, LANE.flag)
+    assert not with_lanes(valkey, lambda s: s.nudge(LANE.key)), "nothing waits"
+
+
+def test_a_dead_worker_leaves_its_claims(valkey: RealValkey, client: redis.Redis) -> None:
+    items = [item_of(1), item_of(2)]
+    push(valkey, *items)
+    taken = Lanes(client, "w1").take(LANE, 1)
+    assert [item.id for item in taken] == [items[0].id]
+    assert with_lanes(valkey, lambda s: s.claimed("w1")) == {items[0].id}
+
+
+def test_waiting_images_vanish_when_nobody_comes(valkey: RealValkey, client: redis.Redis) -> None:
+    with_lanes(valkey, lambda s: s.push(LANE.key, [item_of(1)], seconds=0.05))
+    time.sleep(0.15)
+    assert client.llen(LANE.key) == 0

@@ -1,0 +1,153 @@
+"""Draining a lane: one Celery task answers everybody who waits, a batch at a time.
+
+No timer makes anyone wait: an idle worker takes a lone image at once, and while it computes the
+next ones gather by themselves, so the busier it is the fuller its batches are.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from threading import Event
+from typing import Protocol
+
+import numpy as np
+import structlog
+
+from contracts.inference import Operation
+from contracts.messages import Item, Pixels, Reply, Vector
+from workers.lane import LaneName, Lanes
+
+log = structlog.get_logger()
+
+# Other lanes of this worker get their turn after this long, however much waits in this one.
+_TURN_SECONDS = 0.25
+_POLL_SECONDS = 0.001
+_RATE_SMOOTHING = 0.3
+
+
+class Predictor(Protocol):
+    """What runs a batch; `models.predictor` has the real one."""
+
+    version: int
+
+    def run(self, operation: Operation, images: Pixels) -> Vector:
+        """Images (n, h, w, 3) uint8 to outputs (n, k) float32."""
+        ...
+
+
+class Drain:
+    """Empties lanes into one worker's networks.
+
+    Args:
+        lanes: The Redis end.
+        predictors: The networks, by name.
+        batch_limit: Most images in one batch.
+        linger_seconds: How long to wait for the next image before returning to Celery.
+        stopping: Set when the worker was told to stop; the batch in hand is still answered.
+        schedule: Sends another drain task of a lane.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        predictors: dict[str, Predictor],
+        *,
+        batch_limit: int,
+        linger_seconds: float,
+        stopping: Event,
+        schedule: Callable[[LaneName], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._lanes = lanes
+        self._predictors = predictors
+        self._batch_limit = batch_limit
+        self._linger_seconds = linger_seconds
+        self._stopping = stopping
+        self._schedule = schedule
+        self._clock = clock
+        self._rates: dict[LaneName, float] = {}
+
+    def __call__(self, lane: LaneName) -> int:
+        """Answer all that waits in `lane`; return how many images that were."""
+        predictor = self._predictors[lane.model]
+        others = [name for name in self._rates if name != lane]
+        self._rates.setdefault(lane, 0.0)
+        self._lanes.begin(lane)
+        answered, turn_ends = 0, time.monotonic() + _TURN_SECONDS
+        while items := self._next_batch(lane, others):
+            answered += self._answer(lane, predictor, items)
+            if self._stopping.is_set() or (
+                time.monotonic() > turn_ends and self._lanes.any_scheduled(others)
+            ):
+                # What still waits is another task's, of this worker or the next.
+                if self._lanes.schedule(lane):
+                    self._schedule(lane)
+                break
+        return answered
+
+    def _next_batch(self, lane: LaneName, others: Sequence[LaneName]) -> list[Item]:
+        """The next images, waiting a moment for them unless another lane or a stop is pending."""
+        lingers_until = time.monotonic() + self._linger_seconds
+        while not (items := self._lanes.take(lane, self._batch_limit)):
+            over = time.monotonic() >= lingers_until or self._stopping.is_set()
+            if over or self._lanes.any_scheduled(others):
+                return []
+            time.sleep(_POLL_SECONDS)
+        return items
+
+    def _answer(self, lane: LaneName, predictor: Predictor, items: list[Item]) -> int:
+        """Run and answer one batch, less what is past its deadline; return its size."""
+        now = self._clock()
+        late = [item for item in items if item.deadline <= now]
+        self._lanes.drop(late)
+        alive = [item for item in items if item.deadline > now]
+        for group in _by_shape(alive):
+            began = time.monotonic()
+            replies = self._run(lane, predictor, group, now)
+            rate = len(group) / max(time.monotonic() - began, 1e-6)
+            before = self._rates[lane]
+            self._rates[lane] = before + _RATE_SMOOTHING * (rate - before) if before else rate
+            self._lanes.answer(lane, list(zip(group, replies, strict=True)), self._rates[lane])
+        return len(alive)
+
+    def _run(
+        self, lane: LaneName, predictor: Predictor, items: Sequence[Item], now: float
+    ) -> list[Reply]:
+        began = time.monotonic()
+        try:
+            vectors = _compute(lane, predictor, items)
+        except Exception:
+            log.exception("batch_failed", lane=lane.key, size=len(items))
+            if len(items) == 1:
+                failed = ("internal_error", "The network failed on this image.")
+                return [Reply(items[0].id, predictor.version, 1, 0, 0, error=failed)]
+            # One image's fault must not fail its neighbours.
+            return [self._run(lane, predictor, [item], now)[0] for item in items]
+        seconds = time.monotonic() - began
+        return [
+            Reply(
+                item.id,
+                predictor.version,
+                len(items),
+                max(0.0, now - item.enqueued),
+                seconds,
+                vector=vector,
+            )
+            for item, vector in zip(items, vectors, strict=True)
+        ]
+
+
+def _compute(lane: LaneName, predictor: Predictor, items: Sequence[Item]) -> Vector:
+    operation: Operation = "embed" if lane.operation == "embed" else "classify"
+    vectors = predictor.run(operation, np.stack([item.pixels for item in items]))
+    if not np.isfinite(vectors).all():
+        raise FloatingPointError(f"{lane.key} gave a value that is not a number")
+    return vectors
+
+
+def _by_shape(items: Sequence[Item]) -> list[list[Item]]:
+    """The items in groups of one picture size, so that each group stacks into one array."""
+    groups: dict[tuple[int, ...], list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.pixels.shape, []).append(item)
+    return list(groups.values())

@@ -1,0 +1,131 @@
+"""Jobs of inference: the same networks as the lanes, the result kept in the database.
+
+The lease decides who may write: a worker that was lost and comes back finds its job taken over and
+changes nothing any more.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import redis
+import structlog
+
+from contracts import names
+from contracts.errors import InternalError, OpsinError
+from contracts.inference import (
+    InferenceResponse,
+    ItemError,
+    ItemResult,
+    Operation,
+    Timing,
+)
+from contracts.jobs import Progress
+from contracts.lease import LEASE_SECONDS
+from contracts.messages import Item, Pixels, Vector
+from database.leases import Lease, Leases
+from models.catalog import network_of
+from models.labels import labels_of
+from models.outputs import Outputs
+from workers.drain import Predictor
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class JobRunner:
+    """Runs one job after the other.
+
+    Attributes:
+        leases: The workers' side of the table of jobs.
+        client: Where the images of a job lie.
+        predictors: The networks, by name.
+        worker_id: Under which jobs are taken.
+        batch_limit: Most images in one batch; between two the job can be cancelled.
+    """
+
+    leases: Leases
+    client: "redis.Redis"
+    predictors: dict[str, Predictor]
+    worker_id: str
+    batch_limit: int
+
+    def __call__(self, job_id: str) -> None:
+        """Take the job if it is free, and bring it to an end."""
+        lease = self.leases.claim(job_id, self.worker_id, LEASE_SECONDS)
+        if lease is None:
+            return
+        try:
+            ended = self._end(lease)
+        except OpsinError as error:
+            ended = self.leases.fail(lease, error)
+        except Exception:
+            log.exception("job_failed", job=job_id)
+            ended = self.leases.fail(lease, InternalError("The network failed on these images."))
+        if ended:
+            self.client.delete(names.job_input(job_id))
+
+    def _end(self, lease: Lease) -> bool:
+        """Whether it ended here; False if another worker has it now."""
+        began = time.monotonic()
+        images = self._images(lease)
+        vectors: list[Vector] = []
+        for start in range(0, len(images), self.batch_limit):
+            if self.leases.is_cancel_requested(lease.job_id):
+                return self.leases.cancelled(lease)
+            vectors.extend(self._run(lease, images[start : start + self.batch_limit]))
+            fraction = len(vectors) / len(images)
+            progress = Progress(fraction=fraction, step=len(vectors), steps=len(images))
+            held = self.leases.progress(lease, progress)
+            if not (held and self.leases.heartbeat(lease, LEASE_SECONDS)):
+                return False
+        result = _result(lease, vectors, time.monotonic() - began, self.batch_limit)
+        return self.leases.succeed(lease, result.model_dump(mode="json", exclude_none=True))
+
+    def _images(self, lease: Lease) -> list[Pixels]:
+        raws = cast(list[bytes], self.client.lrange(names.job_input(lease.job_id), 0, -1))
+        wanted = sum(item["error"] is None for item in lease.request["items"])
+        if len(raws) != wanted:
+            raise InternalError("The images of this job were lost with Redis. Send them again.")
+        return [Item.unpack(raw).pixels for raw in raws]
+
+    def _run(self, lease: Lease, images: Sequence[Pixels]) -> list[Vector]:
+        predictor = self.predictors[lease.request["model"]]
+        return list(predictor.run(_operation(lease), np.stack(images)))
+
+
+def _operation(lease: Lease) -> Operation:
+    return "embed" if lease.kind == "embed" else "classify"
+
+
+def _result(
+    lease: Lease, vectors: Sequence[Vector], seconds: float, batch_limit: int
+) -> InferenceResponse:
+    """The answer that the client would have got at once."""
+    request = lease.request
+    labels = labels_of(network_of(request["model"]))
+    outputs = Outputs(_operation(lease), request["top_k"], labels)
+    left = iter(vectors)
+    milliseconds = round(seconds * 1000, 1)
+    return InferenceResponse(
+        model=request["model"],
+        version=request["version"],
+        batch_size=min(len(vectors), batch_limit),
+        results=[_item_result(item, outputs, left) for item in request["items"]],
+        timing_ms=Timing(decode=0, queue=0, compute=milliseconds, total=milliseconds),
+    )
+
+
+def _item_result(item: dict[str, Any], outputs: Outputs, left: Any) -> ItemResult:
+    if item["error"] is not None:
+        return ItemResult(name=item["name"], error=ItemError.model_validate(item["error"]))
+    output = outputs.of(next(left))
+    return ItemResult(
+        name=item["name"],
+        width=item["width"],
+        height=item["height"],
+        predictions=output.predictions,
+        embedding=output.embedding,
+    )
