@@ -133,7 +133,7 @@ def _table(result: ItemResult, predictions: list[Prediction]) -> Table:
     table = Table(title=escape(title), title_justify="left", box=None, show_header=False)
     table.add_column("label", min_width=24)
     table.add_column("bar", width=_BAR_CELLS)
-    table.add_column("percent", justify="right")
+    table.add_column("percent", justify="right", no_wrap=True)
     for prediction in predictions:
         bar = "█" * round(prediction.probability * _BAR_CELLS)
         percent = f"{prediction.probability:.1%}"

@@ -33,6 +33,9 @@ def examine(settings: Settings, *, deep: bool) -> None:
 
 def _table(checks: list[Check]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("state", no_wrap=True)
+    table.add_column("name", no_wrap=True)
+    table.add_column("detail", overflow="fold")
     for check in checks:
         detail = escape(check.detail) + (f"\n[dim]→ {escape(check.help)}[/]" if check.help else "")
         table.add_row(_MARKS[check.state], escape(check.name), detail)

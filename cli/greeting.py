@@ -35,8 +35,9 @@ def greet(settings: Settings, home: Home, console: Console) -> None:
 def models_table(models: list[ModelInfo]) -> Table:
     """The models, whether they serve, and if not, why and what helps."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "state", "serves", ""):
-        table.add_column(heading)
+    for heading in ("model", "state", "serves"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("", overflow="fold")
     for model in models:
         state = f"[{_COLOURS[model.state]}]{model.state}[/]"
         reason = escape(model.reason or "")

@@ -3,6 +3,7 @@
 import functools
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -92,13 +93,25 @@ class _StopAskedError(Exception):
 
 @dataclass(slots=True)
 class Service:
-    """One run of everything, from the first child to the last."""
+    """One run of everything, from the first child to the last.
+
+    Attributes:
+        settings: What all children get.
+        home: Prepared and locked.
+        console: For what people read.
+        signals: Entered; say when to stop.
+        verbose: Whether to show the children's logs as they come.
+        command: The command line of `opsin worker` and `opsin serve`.
+        ready_seconds: How long the start may take.
+        valkey: The embedded one, once it is started.
+    """
 
     settings: Settings
     home: Home
     console: Console
     signals: StopSignals
     verbose: bool
+    command: Callable[[str], tuple[str, ...]] = opsin
     ready_seconds: float = READY_SECONDS
     valkey: Valkey | None = None
 
@@ -133,7 +146,7 @@ class Service:
         env = environment(settings)
         for name, command in (("worker", "worker"), ("api", "serve")):
             log = rotate(self.home.logs / f"{name}.log")
-            supervisor.start(Program(name, opsin(command), env, log))
+            supervisor.start(Program(name, self.command(command), env, log))
         self._await_ready(supervisor, follower)
 
     def _await_ready(self, supervisor: Supervisor, follower: Follower) -> None:

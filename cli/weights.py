@@ -4,6 +4,7 @@ from rich.table import Table
 
 from cli.console import answers, complain, notes, waiting
 from cli.failure import CommandError
+from cli.home import Home
 from cli.pulling import Bar, progress_display, pull_defaults
 from contracts.errors import NotFound
 from contracts.settings import Settings
@@ -17,6 +18,7 @@ def pull(settings: Settings, names: list[str]) -> None:
         CommandError: A named one could not be had; or with no name, no network could.
     """
     console = notes()
+    Home(settings.home).prepare()
     if not names:
         pulled = pull_defaults(settings, console, again=True)
         pulled.require_one()
@@ -40,8 +42,10 @@ def pull(settings: Settings, names: list[str]) -> None:
 def show(settings: Settings) -> None:
     """Prints every set of weights, whether it is here, its size, licence and source."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "here", "size", "licence", "content", "source"):
-        table.add_column(heading, justify="right" if heading == "size" else "left")
+    for heading in ("name", "here", "size", "licence"):
+        table.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=True)
+    table.add_column("content", overflow="fold")
+    table.add_column("source", overflow="fold")
     for row in Weights.of(settings).rows():
         here = "[green]yes[/]" if row.present else "[yellow]no[/]"
         size = "" if row.size is None else f"{row.size / 1e6:,.1f} MB"

@@ -8,14 +8,14 @@ lists, and jobs live in the database.
 from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
-from kombu.serialization import registry
+from kombu.serialization import disable_insecure_serializers
 
 from contracts.names import TASK_DRAIN, TASK_RUN_JOB
 
 
 def celery_app(redis_url: str) -> Celery:
     """The Celery application on that Redis. Connects only when it is used."""
-    registry.disable_insecure_serializers()
+    disable_insecure_serializers()
     app = Celery("opsin", broker=_kombu_url(redis_url))
     app.conf.update(
         accept_content=["json"],

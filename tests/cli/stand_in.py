@@ -1,0 +1,80 @@
+"""A small, real worker and API, so that `opsin up` can be tried in a second without TensorFlow.
+
+`python stand_in.py up` runs the real `cli.up.Service` with these as its children.
+"""
+
+import http.server
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from cli.configuration import load
+from cli.console import notes
+from cli.home import Home
+from cli.leash import watch_parent
+from cli.signals import StopSignals
+from cli.up import Service, require_free_port
+
+READY = {"ready": True, "redis": "ok", "database": "ok", "worker": "ok"}
+MODEL = {
+    "name": "squeezenet",
+    "network": "squeezenet",
+    "state": "unavailable",
+    "reason": "no weights [here]",
+    "aliases": {},
+    "versions": [],
+    "classes": None,
+    "input_size": [227, 227],
+    "operations": [],
+    "licence": "BSD-3-Clause",
+}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = {"/readyz": READY, "/healthz": {}, "/v1/models": {"items": [MODEL]}}
+        content = body.get(self.path.split("?")[0])
+        self.send_response(404 if content is None else 200)
+        self.send_header("X-Request-Id", "1")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Says nothing."""
+
+
+def serve() -> None:
+    settings = load()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with http.server.ThreadingHTTPServer((settings.host, settings.port), Handler) as server:
+        server.serve_forever()
+
+
+def worker() -> None:
+    settings = load()
+    if "fail" in os.environ.get("STAND_IN", ""):
+        sys.exit("no TensorFlow here")
+    watch_parent(1)
+    sys.stdout.write(f"worker on {settings.redis_url} with {settings.queue_limit}\n")
+    sys.stdout.flush()
+    time.sleep(600)
+
+
+def up() -> None:
+    settings = load()
+    home = Home(settings.home)
+    home.prepare()
+    with home.locked(), StopSignals() as signals:
+        require_free_port(settings)
+
+        def command(role: str) -> tuple[str, ...]:
+            return (sys.executable, str(Path(__file__)), role)
+
+        Service(settings, home, notes(), signals, verbose=True, command=command).run()
+
+
+if __name__ == "__main__":
+    {"serve": serve, "worker": worker, "up": up}[sys.argv[1]]()

@@ -1,0 +1,33 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from cli.failure import CommandError
+from cli.home import Home
+
+
+def test_it_is_for_the_owner_alone(tmp_path: Path) -> None:
+    root = tmp_path / "home"
+    root.mkdir(mode=0o755)
+    Home(root).prepare()
+    assert root.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_in_its_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    with pytest.raises(CommandError, match="OPSIN_HOME"):
+        Home(tmp_path / "home").prepare()
+
+
+def test_a_home_is_one_instances(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.prepare()
+    with (
+        home.locked(),
+        pytest.raises(CommandError, match=f"already running .*pid {os.getpid()}"),
+        home.locked(),
+    ):
+        pass
+    with home.locked():
+        assert int((home.run / "up.lock").read_text()) == os.getpid()

@@ -1,0 +1,74 @@
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import ROOT, Starter
+
+
+def test_help_comes_at_once() -> None:
+    """The median of a few, since another process may have the processor."""
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seconds.append(time.perf_counter() - began)
+        assert "classify" in done.stdout
+    assert statistics.median(seconds) < 0.5
+
+
+@pytest.mark.parametrize("module", ["cli.main", "cli.up", "cli.classify", "cli.doctor"])
+def test_no_command_loads_tensorflow_by_itself(module: str) -> None:
+    program = (
+        f"import sys, {module}; print([m for m in ('tensorflow', 'keras', 'celery', 'fastapi') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_bad_setting_is_named_as_it_is_set(start: Starter) -> None:
+    run = start("-m", "cli", "up", OPSIN_PORT="http")
+    assert run.wait() == 2
+    assert "OPSIN_PORT: Input should be a valid integer" in run.text
+    assert "Traceback" not in run.text
+
+
+def test_an_unknown_network_is_told(start: Starter) -> None:
+    run = start("-m", "cli", "up", OPSIN_MODELS="squeezenet,resnet")
+    assert run.wait() == 2
+    assert "OPSIN_MODELS names resnet; known are efficientnet_lite0" in run.text
+
+
+@pytest.mark.parametrize("role", ["serve", "worker"])
+def test_a_role_alone_needs_a_redis(start: Starter, role: str) -> None:
+    run = start("-m", "cli", role)
+    assert run.wait() == 2
+    assert f"`opsin {role}` needs OPSIN_REDIS_URL" in run.text
+
+
+def test_it_runs_from_any_folder(tmp_path: Path) -> None:
+    """A folder of the user's that is called as one of ours is not taken for it."""
+    (tmp_path / "cli").mkdir()
+    (tmp_path / "cli" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "cli", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "classify" in done.stdout, done.stderr
