@@ -14,8 +14,11 @@ from structlog.typing import Processor
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 
-# These tell of every connection at INFO, which our own access line says better.
-_CHATTY = ("httpx", "httpcore", "celery.redirected", "python_multipart", "uvicorn.access")
+# These tell of every connection or task at INFO, which our own lines say better.
+_CHATTY = (
+    *("httpx", "httpcore", "python_multipart", "uvicorn.access"),
+    *("celery.redirected", "celery.worker.strategy", "celery.app.trace", "celery.worker.request"),
+)
 
 
 def configure_logs(level: LogLevel, form: LogFormat) -> None:

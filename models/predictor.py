@@ -7,6 +7,7 @@ times as long to warm: 21 s in place of 5 for EfficientNet-Lite0 on 2 cores.)
 """
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -72,12 +73,20 @@ class Predictor:
             self._forwards["classify"] = model
         self._compiled: dict[Operation, Callable[[Any], Any]] = {}
 
-    def warm(self) -> None:
-        """Trace and run every operation at every batch size, so that no request pays for it."""
+    def warm(self, seconds: float = 1.5) -> None:
+        """Trace every operation and run it at growing batch sizes, so that no request pays for it.
+
+        Args:
+            seconds: A larger batch is tried as long as the operation has not taken longer. What
+                a slow network would still gain is little beside what it costs anyhow.
+        """
         height, width = self.network.input_size
         for operation in self.operations:
+            until = time.monotonic() + seconds
             for size in self.batch_sizes:
                 self.run(operation, np.zeros((size, height, width, 3), np.uint8))
+                if time.monotonic() > until:
+                    break
 
     def run(self, operation: Operation, images: Pixels) -> Outputs:
         """Answer for each picture.

@@ -43,9 +43,10 @@ def run(settings: Settings) -> None:
     presence = Presence(client, worker_id)
     presence.start()
     try:
-        predictors = load_models(settings, presence)
+        held, predictors = load_models(settings, presence)
         app = celery_app(settings.redis_url)
         _register(app, settings, client, worker_id, predictors)
+        celery.signals.worker_ready.connect(lambda **_: presence.tell(*held.values()), weak=False)
         _consume(app, worker_id, predictors)
     finally:
         presence.stop()
@@ -110,5 +111,5 @@ def _consume(app: Celery, worker_id: str, predictors: dict[str, Predictor]) -> N
         without_heartbeat=True,
         quiet=True,
     )
-    log.info("worker_ready", worker=worker_id, models=sorted(predictors))
+    log.info("worker_starts", worker=worker_id, models=sorted(predictors))
     worker.start()

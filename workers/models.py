@@ -16,18 +16,22 @@ from workers.presence import Presence
 log = structlog.get_logger()
 
 
-def load_models(settings: Settings, presence: Presence) -> dict[str, Predictor]:
-    """Load and warm every network of `OPSIN_MODELS`; one that fails does not stop the others."""
-    for name in settings.models:
-        presence.tell(HeldModel(name=name, state="loading"))
-    weights = Weights(settings.weights_home, settings.weights_dir, settings.offline)
-    predictors: dict[str, Predictor] = {}
-    for name in settings.models:
-        held, predictor = _load(name, weights, settings)
-        if predictor:
-            predictors[name] = predictor
-        presence.tell(held)
-    return predictors
+def load_models(
+    settings: Settings, presence: Presence
+) -> tuple[dict[str, HeldModel], dict[str, Predictor]]:
+    """Load and warm every network of `OPSIN_MODELS`; one that fails does not stop the others.
+
+    Returns:
+        What to tell of each network once the worker takes work (until then they are told to be
+        loading, or their requests would wait for a worker that does not listen yet), and those
+        that can be used.
+    """
+    names = list(dict.fromkeys(settings.models))
+    presence.tell(*(HeldModel(name=name, state="loading") for name in names))
+    weights = Weights.of(settings)
+    loaded = {name: _load(name, weights, settings) for name in names}
+    held = {name: one for name, (one, _) in loaded.items()}
+    return held, {name: predictor for name, (_, predictor) in loaded.items() if predictor}
 
 
 def _load(name: str, weights: Weights, settings: Settings) -> tuple[HeldModel, Predictor | None]:

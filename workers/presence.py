@@ -45,9 +45,9 @@ class Presence:
         except redis.RedisError:
             log.warning("goodbye_not_sent")
 
-    def tell(self, model: HeldModel) -> None:
-        """Tell at once, not at the next beat, how a model fares."""
-        self._models = {**self._models, model.name: model}
+    def tell(self, *models: HeldModel) -> None:
+        """Tell at once, not at the next beat, how models fare."""
+        self._models = self._models | {model.name: model for model in models}
         self._beat()
 
     def tell_devices(self, devices: tuple[str, ...]) -> None:

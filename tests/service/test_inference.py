@@ -2,7 +2,7 @@ import httpx
 import numpy as np
 import pytest
 
-from contracts.errors import InternalError, NoWorker, QueueFull
+from contracts.errors import InternalError, NoWorker, OpsinError, QueueFull
 from contracts.messages import Reply
 from tests.service.parts import House, picture
 
@@ -70,7 +70,7 @@ def test_a_lone_bad_picture_is_the_answer(client: httpx.Client) -> None:
 
 def test_one_failed_reply_of_two_is_its_own(client: httpx.Client, house: House) -> None:
     good = Reply(bytes(16), 1, 2, 0, 0, vector=np.full(1000, 0.001, np.float32))
-    house.dispatch.answers = [good, Reply(bytes(16), 1, 2, 0, 0, error=("no_worker", "Gone."))]
+    house.dispatch.answers = [good, NoWorker("Gone.")]
     files = [("image", ("a", picture(), "image/png")), ("image", ("b", picture(), "image/png"))]
     results = client.post("/v1/classify", files=files).json()["results"]
     assert [p["index"] for p in results[0]["predictions"]] == [0, 1, 2, 3, 4]
@@ -80,7 +80,7 @@ def test_one_failed_reply_of_two_is_its_own(client: httpx.Client, house: House) 
 @pytest.mark.parametrize(
     ("reply", "status", "code"),
     [
-        (Reply(bytes(16), 1, 1, 0, 0, error=("no_worker", "Gone.")), 503, "no_worker"),
+        (NoWorker("Gone."), 503, "no_worker"),
         (InternalError("Broken."), 500, "internal_error"),
         (
             Reply(bytes(16), 1, 1, 0, 0, vector=np.full(1000, np.nan, np.float32)),
@@ -96,7 +96,7 @@ def test_one_failed_reply_of_two_is_its_own(client: httpx.Client, house: House) 
     ids=["error", "exception", "nan", "length"],
 )
 def test_the_only_reply_failing_is_the_answer(
-    client: httpx.Client, house: House, reply: Reply | InternalError, status: int, code: str
+    client: httpx.Client, house: House, reply: Reply | OpsinError, status: int, code: str
 ) -> None:
     house.dispatch.answers = [reply]
     answer = client.post("/v1/classify", content=picture(), headers=PNG)

@@ -25,14 +25,14 @@ def test_it_is_ready(client: httpx.Client) -> None:
 
 
 def _loading(beat: WorkerBeat) -> tuple[WorkerBeat, ...]:
-    held = beat.models[0].model_copy(update={"state": "loading"})
+    held = beat.models[0].model_copy(update={"state": "loading", "operations": ()})
     return (beat.model_copy(update={"models": (held,)}),)
 
 
 @pytest.mark.parametrize(
     ("break_it", "expected"),
     [
-        (lambda h: setattr(h.presence, "redis", False), {"redis": "unreachable"}),
+        (lambda h: setattr(h.presence, "redis_ok", False), {"redis": "unreachable"}),
         (lambda h: setattr(h, "database", False), {"database": "unreachable"}),
         (lambda h: setattr(h.presence, "workers", ()), {"worker": "none"}),
         (

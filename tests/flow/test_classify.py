@@ -1,0 +1,198 @@
+"""A picture in, its class out: the whole way, real at every step."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from models.catalog import CATALOG
+from models.images import decode
+from models.predictor import load_predictor
+from models.weights import Weights
+from tests.conftest import SHARED
+from tests.flow.running import Running
+from tests.pictures import encoded, hostile_pictures, scene
+
+MODELS = ("efficientnet_lite0", "squeezenet")
+CASES = hostile_pictures()
+
+
+def ready(running: Running) -> set[str]:
+    items = running.get("/v1/models").json()["items"]
+    return {model["name"] for model in items if model["state"] == "ready"}
+
+
+def post(client: httpx.Client, data: bytes, kind: str = "image/png", **params: Any) -> Any:
+    return client.post("/v1/classify", params=params, content=data, headers={"Content-Type": kind})
+
+
+@pytest.mark.parametrize(
+    ("photo", "labels"),
+    [
+        ("cat.png", {"tabby", "tiger cat", "Egyptian cat"}),
+        ("coffee.png", {"espresso", "cup", "coffee mug"}),
+    ],
+)
+def test_a_photo_is_recognised(
+    client: httpx.Client, photos: Path, photo: str, labels: set[str]
+) -> None:
+    answer = post(client, (photos / photo).read_bytes())
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["model"] == "efficientnet_lite0"
+    assert body["version"] == 1
+    (result,) = body["results"]
+    predictions = result["predictions"]
+    assert len(predictions) == 5
+    assert predictions[0]["label"] in labels
+    probabilities = [one["probability"] for one in predictions]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert body["timing_ms"].keys() == {"decode", "queue", "compute", "total"}
+    assert answer.headers["X-Request-Id"]
+
+
+def test_a_batch_answers_each_image_on_its_own(client: httpx.Client, photos: Path) -> None:
+    cat = (photos / "cat.png").read_bytes()
+    files = [
+        ("image", ("cat.png", cat, "image/png")),
+        ("image", ("broken.jpg", cat[:5000], "image/jpeg")),
+        ("image", ("coffee.png", (photos / "coffee.png").read_bytes(), "image/png")),
+    ]
+    body = client.post("/v1/classify", files=files).raise_for_status().json()
+    first, second, third = body["results"]
+    assert (first["name"], third["name"]) == ("cat.png", "coffee.png")
+    assert second["error"]["code"] == "invalid_image"
+    assert "predictions" not in second or second["predictions"] is None
+    assert first["predictions"][0]["label"] != third["predictions"][0]["label"]
+    alone = post(client, cat).json()["results"][0]["predictions"]
+    for one, other in zip(alone, first["predictions"], strict=True):
+        assert one["index"] == other["index"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+
+
+def test_thirty_two_images_at_once(client: httpx.Client) -> None:
+    files = [("image", (f"{n}.png", encoded(scene(), "PNG"), "image/png")) for n in range(32)]
+    body = client.post("/v1/classify", files=files).raise_for_status().json()
+    assert [one["name"] for one in body["results"]] == [f"{n}.png" for n in range(32)]
+    assert body["batch_size"] > 1
+
+
+def test_squash_is_another_input(client: httpx.Client, photos: Path) -> None:
+    cat = (photos / "cat.png").read_bytes()
+    crop, squash = (post(client, cat, resize=way).json() for way in ("crop", "squash"))
+    assert crop["results"] != squash["results"]
+
+
+def test_embeddings(client: httpx.Client, photos: Path) -> None:
+    cat = (photos / "cat.png").read_bytes()
+    body = client.post("/v1/embed", content=cat, headers={"Content-Type": "image/png"}).json()
+    vector = body["results"][0]["embedding"]
+    assert len(vector) == CATALOG[body["model"]].features
+    assert np.isfinite(vector).all()
+    assert np.any(vector)
+
+
+def test_vgg16_has_its_base_though_not_its_classes(client: httpx.Client, photos: Path) -> None:
+    model = client.get("/v1/models/vgg16").json()
+    if model["state"] == "ready":
+        pytest.skip("the whole VGG16 is on this machine")
+    if "embed" not in model["operations"]:
+        pytest.skip("no part of VGG16 is on this machine")
+    assert model["state"] == "unavailable"
+    assert "opsin weights pull" in model["reason"]
+    cat = (photos / "cat.png").read_bytes()
+    refused = post(client, cat, model="vgg16")
+    assert (refused.status_code, refused.json()["code"]) == (503, "model_not_ready")
+    answer = client.post(
+        "/v1/embed", params={"model": "vgg16"}, content=cat, headers={"Content-Type": "image/png"}
+    )
+    assert len(answer.json()["results"][0]["embedding"]) == 512
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_hostile_pictures(client: httpx.Client, case: str) -> None:
+    data, code = CASES[case]
+    # The declared type is a lie on purpose: what counts is what the bytes are.
+    answer = post(client, data, kind="image/jpeg")
+    body = answer.json()
+    if code is None:
+        assert answer.status_code == 200, body
+        assert sum(p["probability"] for p in body["results"][0]["predictions"]) > 0
+    else:
+        assert answer.status_code == 422, body
+        assert body["code"] == code
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert body["request_id"] == answer.headers["X-Request-Id"]
+
+
+def test_wrong_content_type(client: httpx.Client) -> None:
+    answer = post(client, b"{}", kind="application/json")
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_an_empty_body(client: httpx.Client) -> None:
+    answer = post(client, b"")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
+
+
+def test_too_many_bytes(client: httpx.Client) -> None:
+    answer = post(client, b"\xff" * (17 * 1024 * 1024), kind="image/jpeg")
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "code"),
+    [
+        ({"model": "resnet"}, 404, "model_not_found"),
+        ({"version": "7"}, 404, "version_not_found"),
+        ({"top_k": "0"}, 422, "validation_error"),
+        ({"resize": "stretch"}, 422, "validation_error"),
+    ],
+)
+def test_wrong_questions(
+    client: httpx.Client, photos: Path, params: dict[str, str], status: int, code: str
+) -> None:
+    answer = post(client, (photos / "cat.png").read_bytes(), **params)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_system(client: httpx.Client) -> None:
+    system = client.get("/v1/system").json()
+    assert len(system["workers"]) == 1
+    assert any(queue["name"].startswith("lane:efficientnet_lite0") for queue in system["queues"])
+    assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("model", MODELS)
+def test_http_answers_what_the_network_answers(
+    running: Running, client: httpx.Client, shared: Path, fetched_home: Path, model: str
+) -> None:
+    """Picture by picture; the whole set is `python -m benchmarks.accuracy`."""
+    if model not in ready(running):
+        pytest.skip(f"{model} is not ready here")
+    weights = Weights(fetched_home / "weights", SHARED / "weights", offline=True)
+    predictor = load_predictor(CATALOG[model], weights, threads=2, max_batch_size=8)
+    folder = shared / "data/imagenet-samples"
+    with (folder / "labels.csv").open(newline="") as file:
+        names = [row["file"] for row in csv.DictReader(file)][::4]
+    for name in names:
+        data = (folder / name).read_bytes()
+        served = post(client, data, kind="image/jpeg", model=model, top_k=5).json()
+        picture = decode(data, network=CATALOG[model], max_pixels=50_000_000)
+        direct = predictor.run("classify", picture.pixels[np.newaxis])[0]
+        predictions = served["results"][0]["predictions"]
+        assert [p["index"] for p in predictions] == np.argsort(-direct)[:5].tolist(), name
+        for one in predictions:
+            assert one["probability"] == pytest.approx(float(direct[one["index"]]), abs=1e-3)
+
+
+def test_the_same_request_id_everywhere(running: Running, client: httpx.Client) -> None:
+    answer = client.get("/v1/models", headers={"X-Request-Id": "from-me-42"})
+    assert answer.headers["X-Request-Id"] == "from-me-42"
+    lines = [json.loads(line) for line in running.log("api").splitlines() if line[:1] == "{"]
+    assert any(line.get("request_id") == "from-me-42" for line in lines)

@@ -1,0 +1,126 @@
+"""More than it can do, and the loss of what does it: refused or answered, never hung."""
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.flow.running import Running
+
+Start = Callable[..., Running]
+ALLOWED = {200, 429, 503, 504}
+
+
+@pytest.fixture
+def cat(photos: Path) -> bytes:
+    return (photos / "cat.png").read_bytes()
+
+
+def ask(url: str, data: bytes, timeout_ms: int = 20_000) -> tuple[int, float, httpx.Headers]:
+    """Status, seconds and headers of one request on a connection of its own."""
+    began = time.monotonic()
+    answer = httpx.post(
+        f"{url}/v1/classify",
+        content=data,
+        headers={"Content-Type": "image/png", "X-Timeout-Ms": str(timeout_ms)},
+        timeout=timeout_ms / 1000 + 10,
+    )
+    return answer.status_code, time.monotonic() - began, answer.headers
+
+
+def test_two_hundred_at_once_against_a_queue_of_64(start: Start, cat: bytes) -> None:
+    running = start(OPSIN_QUEUE_LIMIT="64")
+    with ThreadPoolExecutor(200) as crowd:
+        answers = list(crowd.map(lambda _: ask(running.url, cat), range(200)))
+    statuses = Counter(status for status, _, _ in answers)
+    assert set(statuses) <= {200, 429}, statuses
+    assert statuses[200] >= 64
+    assert statuses[429] > 0
+    for status, _, headers in answers:
+        if status == 429:
+            assert 1 <= int(headers["Retry-After"]) <= 60
+    assert max(seconds for _, seconds, _ in answers) < 25
+    assert ask(running.url, cat)[0] == 200
+
+
+def test_a_killed_worker_under_load(start: Start, cat: bytes) -> None:
+    """Every request ends within its deadline, and service resumes by itself."""
+    running = start()
+    stop = threading.Event()
+    answers: list[tuple[float, int, float]] = []
+
+    def client() -> None:
+        while not stop.is_set():
+            status, seconds, _ = ask(running.url, cat, timeout_ms=15_000)
+            answers.append((time.monotonic(), status, seconds))
+            if status != 200:
+                time.sleep(0.2)
+
+    threads = [threading.Thread(target=client) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    running.kill("worker", signal.SIGKILL)
+    running.run("worker", "worker")
+    running.await_ready()
+    back = time.monotonic()
+    time.sleep(3)
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert {status for _, status, _ in answers} <= ALLOWED
+    assert max(seconds for _, _, seconds in answers) < 15 + 2
+    assert any(status == 200 for at, status, _ in answers if at > back)
+
+
+def test_no_worker_is_said_at_once(start: Start, cat: bytes) -> None:
+    running = start()
+    running.kill("worker", signal.SIGTERM)
+    running.await_that(lambda: ask(running.url, cat)[0] == 503, 10)
+    status, seconds, headers = ask(running.url, cat)
+    assert status == 503
+    assert seconds < 1
+    assert int(headers["Retry-After"]) >= 1
+    not_ready = running.get("/readyz")
+    assert not_ready.status_code == 503
+    assert not_ready.json()["worker"] == "none"
+
+
+def test_a_client_that_hangs_up_leaves_the_queue(start: Start, cat: bytes) -> None:
+    running = start()
+    worker = running.processes["worker"]
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(
+                    f"{running.url}/v1/classify",
+                    content=cat,
+                    headers={"Content-Type": "image/png"},
+                    timeout=0.5,
+                )
+    finally:
+        worker.send_signal(signal.SIGCONT)
+    running.await_ready()
+    assert ask(running.url, cat)[0] == 200
+    assert "batch_failed" not in running.log("worker")
+
+
+def test_redis_killed_and_restarted(start: Start, cat: bytes) -> None:
+    running = start()
+    assert ask(running.url, cat)[0] == 200
+    running.valkey.kill()
+    began = time.monotonic()
+    status, _, _ = ask(running.url, cat, timeout_ms=5_000)
+    assert status in {503, 504}
+    assert time.monotonic() - began < 8
+    running.valkey.start()
+    running.await_ready()
+    running.await_that(lambda: ask(running.url, cat, timeout_ms=5_000)[0] == 200, 40)
