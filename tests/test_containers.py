@@ -119,9 +119,10 @@ def test_api_and_worker_run_as_written(start: Starter, shared: Path, home: Home)
         until(lambda: _is_ok(f"http://127.0.0.1:{port}/readyz"), 90)
         for run in (api, worker):
             run.process.terminate()
-        # uvicorn, once it has finished, ends by the signal it was sent.
-        assert api.wait() in {0, -signal.SIGTERM}, api.text
-        assert worker.wait() == 0, worker.text
+        # uvicorn, once it has finished, ends by the signal it was sent; so does a worker that
+        # was sent it before Celery took over.
+        for run in (api, worker):
+            assert run.wait() in {0, -signal.SIGTERM}, run.text
     finally:
         keeper.stop()
         valkey.tidy()
