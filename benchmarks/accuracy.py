@@ -125,7 +125,7 @@ def main() -> int:
             result = tally(client, predictor, arguments.folder)
             passed = passed and result.passed
             table.add_row(name, *_row(result))
-    Console().print(table)
+    Console(width=120).print(table)
     return 0 if passed else 1
 
 

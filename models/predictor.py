@@ -189,6 +189,15 @@ def prepare_tensorflow(threads: int) -> None:
         return  # it has started already, in a test or a notebook, and keeps the number it had
 
 
+def devices() -> tuple[str, ...]:
+    """What TensorFlow computes on: the GPUs by name, or else the CPU."""
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return tuple(gpus) or ("CPU",)
+
+
 def _batch_sizes(largest: int) -> tuple[int, ...]:
     """Powers of two up to `largest`, and `largest` itself: at most half of a batch is padding."""
     powers = [2**n for n in range(int(math.log2(largest)) + 1)]

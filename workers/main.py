@@ -4,6 +4,7 @@ One process, one pool thread: TensorFlow spreads a batch over the cores by itsel
 prefork means that nothing is ever forked after TensorFlow has started.
 """
 
+import os
 import secrets
 from datetime import UTC, datetime
 from threading import Event
@@ -17,13 +18,13 @@ from contracts import names
 from contracts.broker import REDIS_OPTIONS, celery_app
 from contracts.inference import Operation
 from contracts.logs import configure_logs
+from contracts.presence import HeldModel
 from contracts.settings import Settings
 from database.engine import open_engine
 from database.leases import Leases
 from workers.drain import Drain, Predictor
 from workers.jobs import JobRunner
 from workers.lane import LaneName, Lanes
-from workers.models import load_models
 from workers.presence import Presence
 
 log = structlog.get_logger()
@@ -43,7 +44,7 @@ def run(settings: Settings) -> None:
     presence = Presence(client, worker_id)
     presence.start()
     try:
-        held, predictors = load_models(settings, presence)
+        held, predictors = _load(settings, presence)
         app = celery_app(settings.redis_url)
         _register(app, settings, client, worker_id, predictors)
         celery.signals.worker_ready.connect(lambda **_: presence.tell(*held.values()), weak=False)
@@ -51,6 +52,17 @@ def run(settings: Settings) -> None:
     finally:
         presence.stop()
         log.info("worker_stopped")
+
+
+def _load(
+    settings: Settings, presence: Presence
+) -> tuple[dict[str, HeldModel], dict[str, Predictor]]:
+    """Load the networks; TensorFlow is imported here, told first what it asks the environment."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or it greets in ten lines
+    from workers.models import load_models  # noqa: PLC0415 (TensorFlow)
+
+    return load_models(settings, presence)
 
 
 def _register(

@@ -8,7 +8,7 @@ from contracts.errors import ModelNotFound
 from contracts.presence import HeldModel
 from contracts.settings import Settings
 from models.catalog import CATALOG, network_of
-from models.predictor import load_predictor
+from models.predictor import devices, load_predictor
 from models.weights import Weights, WeightsMissing
 from workers.drain import Predictor
 from workers.presence import Presence
@@ -30,6 +30,7 @@ def load_models(
     presence.tell(*(HeldModel(name=name, state="loading") for name in names))
     weights = Weights.of(settings)
     loaded = {name: _load(name, weights, settings) for name in names}
+    presence.tell_devices(devices())
     held = {name: one for name, (one, _) in loaded.items()}
     return held, {name: predictor for name, (_, predictor) in loaded.items() if predictor}
 
