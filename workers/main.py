@@ -6,6 +6,8 @@ prefork means that nothing is ever forked after TensorFlow has started.
 
 import os
 import secrets
+import signal
+import sys
 from datetime import UTC, datetime
 from threading import Event
 
@@ -38,6 +40,8 @@ def run(settings: Settings) -> None:
     """
     if settings.redis_url is None:
         raise ValueError("a worker needs OPSIN_REDIS_URL")
+    # Until Celery takes the signal over: a worker told to stop while it loads goes quietly.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings.log_level, settings.log_format)
     client = redis.Redis.from_url(settings.redis_url, **REDIS_OPTIONS)
     worker_id = secrets.token_hex(8)
