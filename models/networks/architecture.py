@@ -1,0 +1,55 @@
+"""Which code builds which catalog row, and where its base ends."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import keras
+
+from models.catalog import Network
+from models.networks.efficientnet_lite import efficientnet_lite0
+from models.networks.squeezenet import squeezenet
+from models.networks.vgg import vgg
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """How a network is built.
+
+    Attributes:
+        build: Takes ``input_shape``, ``classes`` and ``include_top``.
+        base_output: The layer whose maps, averaged, are the embedding.
+    """
+
+    build: Callable[..., keras.Model]
+    base_output: str
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "efficientnet_lite0": Architecture(efficientnet_lite0, "head_activation"),
+    "squeezenet": Architecture(squeezenet, "fire9_concat"),
+    "vgg16": Architecture(partial(vgg, "vgg16"), "block5_pool"),
+    "vgg19": Architecture(partial(vgg, "vgg19"), "block5_pool"),
+}
+
+
+def build(
+    network: Network,
+    *,
+    input_size: tuple[int, int] | None = None,
+    classes: int | None = None,
+    include_top: bool = True,
+) -> keras.Model:
+    """A catalog row's network with random weights, flat, without its preprocessing.
+
+    Args:
+        network: The row.
+        input_size: (height, width); the row's own if left out.
+        classes: Size of the softmax; the row's own if left out.
+        include_top: Whether the classifier follows the base.
+    """
+    return ARCHITECTURES[network.name].build(
+        input_shape=(*(input_size or network.input_size), 3),
+        classes=classes or network.classes,
+        include_top=include_top,
+    )

@@ -1,0 +1,192 @@
+"""Fills a network with the weights of a file, whatever the file's format and names.
+
+Each reader turns its format into the same thing: the arrays of each layer in Keras's order and
+orientation, by the layer's name. `assign` then is strict: every layer of the network that has
+weights must be there, and fit.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from models.networks.efficientnet_lite import STAGES
+from models.networks.preprocessing import BGR_MEANS
+from models.onnx_tensors import read_onnx_tensors
+from models.sources import Format
+from models.torch_checkpoint import Tensors, read_torch_checkpoint
+
+Arrays = dict[str, list[npt.NDArray[Any]]]
+"""Arrays of each layer by its name, in the order of ``layer.weights``."""
+
+_TORCH_MEAN = np.array([0.485, 0.456, 0.406])
+_TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
+
+
+class MisfitError(ValueError):
+    """The weights are not this network's. The message names the layer and both shapes."""
+
+
+def load_weights(model: keras.Model, network: str, path: Path, file_format: Format) -> None:
+    """Read `path` and put its weights into `model`; layers the model lacks are left aside.
+
+    Args:
+        model: A flat network, or a base without its top.
+        network: The network's name in the catalog, which says how a torch checkpoint names things.
+        path: A file that has been checked.
+        file_format: How it is written.
+
+    Raises:
+        MisfitError: A layer of the model is missing in the file, or has another shape there.
+        UnreadableCheckpointError: A torch file is broken.
+        ValueError: The format or the network is not known here, or the file is broken.
+    """
+    if file_format == "torch":
+        try:
+            translate = _FROM_TORCH[network]
+        except KeyError:
+            raise ValueError(f"torch's names for {network} are not known") from None
+        arrays = translate(read_torch_checkpoint(path))
+    else:
+        arrays = _READERS[file_format](path)
+    assign(model, arrays)
+
+
+def assign(model: keras.Model, arrays: Arrays) -> None:
+    """Set every layer of `model` that has weights; nothing is changed if one does not fit.
+
+    Raises:
+        MisfitError: A layer is missing in `arrays`, or has another shape there.
+    """
+    weighted = [layer for layer in model.layers if layer.weights]
+    for layer in weighted:
+        wanted = [tuple(weight.shape) for weight in layer.weights]
+        if layer.name not in arrays:
+            raise MisfitError(f"{model.name}: the file has no weights for layer {layer.name}")
+        found = [array.shape for array in arrays[layer.name]]
+        if wanted != found:
+            raise MisfitError(
+                f"{model.name}: layer {layer.name} takes {wanted}, the file has {found}"
+            )
+    for layer in weighted:
+        layer.set_weights([array.astype(np.float32) for array in arrays[layer.name]])
+
+
+def _from_keras_h5(path: Path) -> Arrays:
+    """Keras's legacy layout: a group a layer, whose attribute lists its arrays in order."""
+    with h5py.File(path, "r") as file:
+        names = [_text(name) for name in file.attrs["layer_names"]]
+        return {
+            _layer(name): [
+                np.asarray(file[name][_text(w)]) for w in file[name].attrs["weight_names"]
+            ]
+            for name in names
+        }
+
+
+def _from_npz(path: Path) -> Arrays:
+    """``<layer>/kernel`` and ``<layer>/bias``."""
+    with np.load(path, allow_pickle=False) as file:
+        layers = dict.fromkeys(key.rpartition("/")[0] for key in file.files)
+        return {_layer(name): [file[f"{name}/kernel"], file[f"{name}/bias"]] for name in layers}
+
+
+def _from_onnx(path: Path) -> Arrays:
+    """A Keras network gone through tf2onnx: ``…/block1_conv1_1/convolution/…`` and its bias."""
+    tensors = read_onnx_tensors(path)
+    arrays: Arrays = {}
+    for name, kernel in tensors.items():
+        match = re.search(r"(\w+)/(block\d_conv\d)(_\d+)?/convolution/", name)
+        if match:
+            graph, layer, copy = match.groups(default="")
+            bias = tensors[f"{graph}/{layer}{copy}/Squeeze:0"]
+            arrays[layer] = [_kernel(kernel), bias]
+    return arrays
+
+
+def _squeezenet_from_torch(tensors: Tensors) -> Arrays:
+    """Names of torchvision's squeezenet1_1: layers by position, trained on scaled RGB."""
+    fires = zip((3, 4, 6, 7, 9, 10, 11, 12), range(2, 10), strict=True)
+    names = {"conv1": "features.0", "conv10": "classifier.1"}
+    for position, number in fires:
+        for part in ("squeeze", "expand1x1", "expand3x3"):
+            ours = "squeeze1x1" if part == "squeeze" else part
+            names[f"fire{number}_{ours}"] = f"features.{position}.{part}"
+    arrays = {
+        layer: [_kernel(tensors[f"{name}.weight"]), tensors[f"{name}.bias"]]
+        for layer, name in names.items()
+    }
+    return arrays | {"conv1": _for_caffe_input(*arrays["conv1"])}
+
+
+def _for_caffe_input(kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Fold torchvision's scaling of RGB into a convolution that gets BGR minus the means.
+
+    Trained on t = (rgb / 255 - m) / d; given here x = bgr - M. So t = (x' + M') / (255 d) - m / d
+    with ' the reversed channels, and the kernel takes the factor, the bias the rest. Exact only
+    because conv1 has no padding, whose zeros would mean another colour.
+    """
+    means = np.array(BGR_MEANS)[::-1]
+    scaled = kernel.astype(np.float64) / (255 * _TORCH_DEVIATION)[:, None]
+    shift = (means / 255 - _TORCH_MEAN) / _TORCH_DEVIATION
+    moved = bias + np.einsum("hwio,i->o", kernel.astype(np.float64), shift)
+    return [scaled[:, :, ::-1], moved]
+
+
+def _efficientnet_lite_from_torch(tensors: Tensors) -> Arrays:
+    """The PyTorch port's names: blocks counted through, norms by their place in the block."""
+    arrays: Arrays = {
+        "stem_conv": [_kernel(tensors["_conv_stem.weight"])],
+        "stem_bn": _norm(tensors, "_bn0"),
+        "head_conv": [_kernel(tensors["_conv_head.weight"])],
+        "head_bn": _norm(tensors, "_bn1"),
+        "predictions": [tensors["_fc.weight"].T, tensors["_fc.bias"]],
+    }
+    ours = [f"block{s}{'abcd'[b]}" for s, stage in enumerate(STAGES, 1) for b in range(stage[0])]
+    for number, name in enumerate(ours):
+        theirs = f"_blocks.{number}"
+        if f"{theirs}._expand_conv.weight" in tensors:
+            arrays[f"{name}_expand_conv"] = [_kernel(tensors[f"{theirs}._expand_conv.weight"])]
+            arrays[f"{name}_expand_bn"] = _norm(tensors, f"{theirs}._bn0")
+        depthwise = tensors[f"{theirs}._depthwise_conv.weight"]
+        arrays[f"{name}_dwconv"] = [depthwise.transpose(2, 3, 0, 1)]
+        arrays[f"{name}_dwconv_bn"] = _norm(tensors, f"{theirs}._bn1")
+        arrays[f"{name}_project_conv"] = [_kernel(tensors[f"{theirs}._project_conv.weight"])]
+        arrays[f"{name}_project_bn"] = _norm(tensors, f"{theirs}._bn2")
+    return arrays
+
+
+def _kernel(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(out, in, height, width), as torch and ONNX have it, to (height, width, in, out)."""
+    return tensor.transpose(2, 3, 1, 0)
+
+
+def _norm(tensors: Tensors, name: str) -> list[npt.NDArray[Any]]:
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return [tensors[f"{name}.{part}"] for part in parts]
+
+
+def _layer(name: str) -> str:
+    """A layer's name as Keras 3 takes it, which refuses a slash."""
+    return name.replace("/", "_")
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+_READERS: dict[Format, Callable[[Path], Arrays]] = {
+    "keras_h5": _from_keras_h5,
+    "npz": _from_npz,
+    "onnx": _from_onnx,
+}
+
+_FROM_TORCH: dict[str, Callable[[Tensors], Arrays]] = {
+    "squeezenet": _squeezenet_from_torch,
+    "efficientnet_lite0": _efficientnet_lite_from_torch,
+}

@@ -1,0 +1,31 @@
+"""From a picture to what a network was trained on: uint8 RGB in, float32 out.
+
+TensorFlow operations only, so that it can be traced into the same graph as the network.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from models.catalog import Preprocessing
+
+BGR_MEANS = (103.939, 116.779, 123.68)  # ImageNet's, over 0..255, as the first Caffe networks had
+
+
+def caffe(images: Any) -> Any:
+    """BGR minus the means of ImageNet, not scaled."""
+    return tf.reverse(tf.cast(images, tf.float32), axis=[-1]) - tf.constant(BGR_MEANS)
+
+
+def lite(images: Any) -> Any:
+    """RGB to about -1..1, in steps that a quantised network can hold."""
+    return (tf.cast(images, tf.float32) - 127.0) / 128.0
+
+
+_PREPROCESSING: dict[Preprocessing, Callable[[Any], Any]] = {"caffe": caffe, "lite": lite}
+
+
+def preprocess(kind: Preprocessing, images: Any) -> Any:
+    """Turn uint8 RGB of shape (n, height, width, 3) into float32 of that shape, as `kind` says."""
+    return _PREPROCESSING[kind](images)

@@ -1,0 +1,185 @@
+"""One network, loaded and compiled: uint8 pictures in, probabilities or features out.
+
+Every batch is padded to one of a few sizes, each traced once, so that no request ever waits for a
+new trace and `traces` stays small however mixed the traffic is.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from contracts.inference import Operation
+from contracts.messages import Pixels
+from models.catalog import Network
+from models.networks.architecture import ARCHITECTURES, build
+from models.networks.loading import load_weights
+from models.networks.preprocessing import preprocess
+from models.weights import Weights, WeightsMissing
+
+Outputs = npt.NDArray[np.float32]
+
+
+class Predictor:
+    """A network that answers.
+
+    Args:
+        network: Its catalog row.
+        model: The network with its weights, or its base alone.
+        partial_reason: Why it is only the base; None if it is whole.
+        max_batch_size: Most pictures that run together.
+
+    Attributes:
+        network: Its catalog row.
+        version: Published weights are version 1.
+        operations: What it can be asked for.
+        classes: Size of the probabilities; None without a classifier.
+        runtime: What runs it.
+        batch_sizes: The sizes a batch is padded to, ascending.
+        partial_reason: Why `classify` is not offered; None if it is.
+        traces: How many graphs have been traced so far.
+    """
+
+    version = 1
+    runtime = "tensorflow-float32"
+
+    def __init__(
+        self,
+        network: Network,
+        model: keras.Model,
+        *,
+        partial_reason: str | None,
+        max_batch_size: int,
+    ) -> None:
+        self.network = network
+        self.partial_reason = partial_reason
+        self.operations: tuple[Operation, ...] = ("embed",)
+        self.classes: int | None = None
+        self.batch_sizes = _batch_sizes(max_batch_size)
+        self.traces = 0
+        base = model.get_layer(ARCHITECTURES[network.name].base_output).output
+        pooled = keras.layers.GlobalAveragePooling2D()(base)
+        self._forwards: dict[Operation, keras.Model] = {"embed": keras.Model(model.inputs, pooled)}
+        if partial_reason is None:
+            self.operations = ("classify", "embed")
+            self.classes = int(model.outputs[0].shape[-1])
+            self._forwards["classify"] = model
+        self._compiled: dict[tuple[Operation, int], Callable[[Any], Any]] = {}
+
+    def warm(self) -> None:
+        """Trace and run every operation at every batch size, so that no request pays for it."""
+        height, width = self.network.input_size
+        for operation in self.operations:
+            for size in self.batch_sizes:
+                self.run(operation, np.zeros((size, height, width, 3), np.uint8))
+
+    def run(self, operation: Operation, images: Pixels) -> Outputs:
+        """Answer for each picture.
+
+        Args:
+            operation: One of `operations`.
+            images: RGB of the network's input size, shape (n, height, width, 3), uint8; any n.
+
+        Returns:
+            float32: probabilities (n, classes), or features (n, features).
+
+        Raises:
+            WeightsMissing: `classify` of a network that has no classifier here.
+            ValueError: `images` has another shape or dtype.
+        """
+        if operation not in self._forwards:
+            raise WeightsMissing(self.partial_reason or f"{operation} is not offered here.")
+        if images.dtype != np.uint8 or images.shape[1:] != (*self.network.input_size, 3):
+            raise ValueError(
+                f"{self.network.name} takes uint8 pictures of {self.network.input_size}, "
+                f"not {images.dtype} of shape {images.shape}"
+            )
+        largest = self.batch_sizes[-1]
+        chunks = [images[i : i + largest] for i in range(0, len(images), largest)]
+        width = self._forwards[operation].outputs[0].shape[-1]
+        answers = [self._run_chunk(operation, chunk) for chunk in chunks]
+        return np.concatenate(answers) if answers else np.zeros((0, width), np.float32)
+
+    def _run_chunk(self, operation: Operation, images: Pixels) -> Outputs:
+        size = next(size for size in self.batch_sizes if size >= len(images))
+        padding = size - len(images)
+        if padding:
+            images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
+        output = self._function(operation, size)(tf.constant(images))
+        answers: Outputs = output.numpy()[: size - padding]
+        return answers
+
+    def _function(self, operation: Operation, size: int) -> Callable[[Any], Any]:
+        """The compiled forward pass for batches of that size, traced when first asked for."""
+        key = (operation, size)
+        if key not in self._compiled:
+            forward = self._forwards[operation]
+
+            def answer(images: Any) -> Any:
+                self.traces += 1  # runs when Python does: once a trace
+                return forward(preprocess(self.network.preprocessing, images), training=False)
+
+            signature = tf.TensorSpec((size, *self.network.input_size, 3), tf.uint8)
+            self._compiled[key] = tf.function(answer).get_concrete_function(signature)
+        return self._compiled[key]
+
+
+def load_predictor(
+    network: Network, weights: Weights, *, threads: int, max_batch_size: int
+) -> Predictor:
+    """Build the network and fill it with what weights there are: all, or else the base alone.
+
+    Args:
+        network: A catalog row.
+        weights: Where weights are looked for. Nothing is downloaded.
+        threads: Threads TensorFlow may use. The first call of a process decides.
+        max_batch_size: Most pictures that run together.
+
+    Raises:
+        WeightsMissing: Neither the whole network nor its base is on this machine.
+        MisfitError: The file that is here is not this network's.
+    """
+    try:
+        file = weights.find(network.weights)
+        reason = None
+    except WeightsMissing as missing:
+        if network.base_weights is None:
+            raise
+        try:
+            file = weights.find(network.base_weights)
+        except WeightsMissing:
+            raise missing from None
+        reason = missing.detail
+    prepare_tensorflow(threads)
+    model = build(network, include_top=reason is None)
+    load_weights(model, network.name, file.path, file.format)
+    model.trainable = False
+    return Predictor(network, model, partial_reason=reason, max_batch_size=max_batch_size)
+
+
+def prepare_tensorflow(threads: int) -> None:
+    """Bound TensorFlow's threads and let it take GPU memory as it needs it.
+
+    Both can only be said before TensorFlow first runs anything in this process; a process that
+    serves says it at its start, and later calls with the same number change nothing.
+    """
+    if tf.config.threading.get_intra_op_parallelism_threads() == threads:
+        return
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        # Operators of one of these networks follow one another: there is nothing to run beside.
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:
+        return  # it has started already, in a test or a notebook, and keeps the number it had
+
+
+def _batch_sizes(largest: int) -> tuple[int, ...]:
+    """Powers of two up to `largest`, and `largest` itself: at most half of a batch is padding."""
+    powers = [2**n for n in range(int(math.log2(largest)) + 1)]
+    return tuple(dict.fromkeys([*powers, largest]))
