@@ -26,7 +26,7 @@ def hash_files(folder: Path) -> dict[str, FileRecord]:
     """Size and sha256 of every file of a version, by its path inside."""
     return {
         path.relative_to(folder).as_posix(): FileRecord(
-            sha256=_sha256(path), size=path.stat().st_size
+            sha256=sha256_of(path), size=path.stat().st_size
         )
         for path in sorted(_content(folder))
     }
@@ -62,7 +62,7 @@ def problems(folder: Path) -> list[str]:
             found.append(f"{name} is missing")
         elif path.stat().st_size != record.size:
             found.append(f"{name} has {path.stat().st_size} bytes, not {record.size}")
-        elif _sha256(path) != record.sha256:
+        elif sha256_of(path) != record.sha256:
             found.append(f"{name} has another content than was published")
     listed = {folder / name for name in manifest.files}
     found += [
@@ -93,6 +93,7 @@ def _content(folder: Path) -> Iterable[Path]:
             yield path
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -205,12 +205,20 @@ class Store:
         _LOG.error("%s %d went to quarantine: %s", model, version, "; ".join(found))
         return found
 
+    def alone(self, purpose: str, *, timeout: float = 600.0) -> AbstractContextManager[None]:
+        """Keep others with the same purpose out while the block runs; they wait `timeout` seconds.
+
+        Raises:
+            Unavailable: Another was at it all that time.
+        """
+        return locked(self._root / ".locks" / f"{purpose}.lock", timeout=timeout)
+
     @contextmanager
     def _changing(self, model: str) -> Iterator[Aliases]:
         """Alone with a model: its aliases as they are, for the block to replace."""
         home = self._folder(model)
         home.mkdir(parents=True, exist_ok=True)
-        with locked(self._root / ".locks" / f"{model}.lock"):
+        with locked(self._root / ".locks" / f"model-{model}.lock"):
             yield Aliases.read(home)
 
     def _folder(self, model: str) -> Path:

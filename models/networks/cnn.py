@@ -59,7 +59,7 @@ PLANS: dict[str, Plan] = {
 }
 
 
-def plan_of(name: str, input_size: tuple[int, int] | None = None) -> Plan:
+def plan_of(name: str, input_shape: tuple[int, int, int] | None = None) -> Plan:
     """The row of that name; `cnn_small` is the wider one for pictures larger than MNIST's.
 
     Raises:
@@ -67,45 +67,47 @@ def plan_of(name: str, input_size: tuple[int, int] | None = None) -> Plan:
     """
     if name not in PLANS:
         raise ModelNotFound(f"There is no network '{name[:64]}'. Known: {', '.join(PLANS)}.")
-    if name == "cnn_small" and max(input_size or (0, 0)) > max(PLANS[name].input_size):
+    if name == "cnn_small" and max((input_shape or (0, 0))[:2]) > max(PLANS[name].input_size):
         return PLANS["cnn_small_wide"]
     return PLANS[name]
 
 
-def build_cnn(
+def cnn(
     name: str,
     *,
-    classes: int,
-    input_size: tuple[int, int] | None = None,
-    channels: int = 3,
+    input_shape: tuple[int, int, int] | None = None,
+    classes: int = 10,
+    include_top: bool = True,
 ) -> keras.Model:
-    """One of the rows as an untrained network.
+    """One of the rows with random weights.
 
     Args:
         name: A row of `PLANS`.
-        classes: Size of the output, at least 2.
-        input_size: (height, width) in pixels; left out, the tutorial's.
-        channels: 3 for colour, 1 for grey.
+        input_shape: (height, width, channels) of the input, 3 channels for colour and 1 for
+            grey; left out, the tutorial's size in colour.
+        classes: Size of the softmax, at least 2.
+        include_top: Whether the dense layers follow the last pool.
 
     Returns:
-        A flat network from (n, height, width, channels) float32 to (n, classes) probabilities.
+        float32 (n, height, width, channels) to probabilities (n, classes), or to the last maps.
 
     Raises:
         ModelNotFound: There is no such row.
         ValidationFailed: The pictures are too small for its pools, or there are no two classes.
     """
-    plan = plan_of(name, input_size)
-    height, width = input_size or plan.input_size
-    _check(name, plan, (height, width), classes)
-    x = inputs = layers.Input((height, width, channels), name="input")
+    plan = plan_of(name, input_shape)
+    shape = input_shape or (*plan.input_size, 3)
+    _check(name, plan, shape[:2], classes)
+    x = image = keras.Input(shape, name="image")
     x = _convolutions(plan, x)
-    x = layers.Flatten(name="flatten")(x)
-    for number, units in enumerate(plan.dense, 1):
-        x = layers.Dense(units, "relu", name=f"fc{number}", **_start(plan))(x)
-        if number == 1 and plan.dense_dropout:
-            x = layers.Dropout(plan.dense_dropout, name="drop_fc1")(x)
-    x = layers.Dense(classes, "softmax", name="predictions", **_start(plan))(x)
-    return keras.Model(inputs, x, name=name)
+    if include_top:
+        x = layers.Flatten(name="flatten")(x)
+        for number, units in enumerate(plan.dense, 1):
+            x = layers.Dense(units, "relu", name=f"fc{number}", **_start(plan))(x)
+            if number == 1 and plan.dense_dropout:
+                x = layers.Dropout(plan.dense_dropout, name="drop_fc1")(x)
+        x = layers.Dense(classes, "softmax", name="predictions", **_start(plan))(x)
+    return keras.Model(image, x, name=name)
 
 
 def _convolutions(plan: Plan, x: keras.KerasTensor) -> keras.KerasTensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import ModelNotFound, ValidationFailed
-from models.networks.cnn import PLANS, build_cnn, plan_of, smallest_side
+from models.networks.cnn import PLANS, cnn, plan_of, smallest_side
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from models.networks.cnn import PLANS, build_cnn, plan_of, smallest_side
 def test_shapes_and_parameters_are_the_tutorials(
     name: str, size: tuple[int, int], channels: int, classes: int, count: int
 ) -> None:
-    model = build_cnn(name, classes=classes, input_size=size, channels=channels)
+    model = cnn(name, classes=classes, input_shape=(*size, channels))
     assert model.input_shape == (None, *size, channels)
     assert model.output_shape == (None, classes)
     assert model.count_params() == count
@@ -34,34 +34,34 @@ def test_shapes_and_parameters_are_the_tutorials(
 @pytest.mark.parametrize("name", sorted(PLANS.keys() - {"cnn_face"}))
 def test_the_smallest_picture_fits_and_one_pixel_less_does_not(name: str) -> None:
     side = smallest_side(PLANS[name])
-    model = build_cnn(name, classes=3, input_size=(side, side + 5))
+    model = cnn(name, classes=3, input_shape=(side, side + 5, 3))
     output = model(np.zeros((2, side, side + 5, 3), np.float32)).numpy()
     np.testing.assert_allclose(output.sum(-1), 1, atol=1e-5)
     with pytest.raises(ValidationFailed, match=f"at least {side} x {side}"):
-        build_cnn(name, classes=3, input_size=(side + 5, side - 1))
+        cnn(name, classes=3, input_shape=(side + 5, side - 1, 3))
 
 
 def test_layers_are_called_as_in_the_tutorials() -> None:
-    names = [layer.name for layer in build_cnn("cnn_pets", classes=2).layers]
+    names = [layer.name for layer in cnn("cnn_pets", classes=2).layers]
     assert names == [
-        "input", "conv1", "conv2", "pool1", "drop_pool1", "conv3", "conv4", "pool2",
+        "image", "conv1", "conv2", "pool1", "drop_pool1", "conv3", "conv4", "pool2",
         "drop_pool2", "flatten", "fc1", "drop_fc1", "predictions",
     ]  # fmt: skip
 
 
 def test_pets_start_from_a_truncated_normal() -> None:
-    kernel = build_cnn("cnn_pets", classes=2).get_layer("fc1").kernel.numpy()
+    kernel = cnn("cnn_pets", classes=2).get_layer("fc1").kernel.numpy()
     assert abs(kernel).max() <= 0.2  # two standard deviations
     assert kernel.std() == pytest.approx(0.088, abs=0.002)  # what truncation leaves of 0.1
 
 
 def test_small_is_wider_for_larger_pictures() -> None:
     assert plan_of("cnn_small").blocks == ((64,), (64,))
-    assert plan_of("cnn_small", (32, 32)).blocks == ((64,), (128,))
+    assert plan_of("cnn_small", (32, 32, 3)).blocks == ((64,), (128,))
 
 
 def test_nonsense_is_refused() -> None:
     with pytest.raises(ModelNotFound, match="cnn_pets"):
-        build_cnn("cnn_dogs", classes=2)
+        cnn("cnn_dogs", classes=2)
     with pytest.raises(ValidationFailed, match="classes"):
-        build_cnn("cnn_pets", classes=1)
+        cnn("cnn_pets", classes=1)
