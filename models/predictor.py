@@ -1,7 +1,9 @@
 """One network, loaded and compiled: uint8 pictures in, probabilities or features out.
 
-Every batch is padded to one of a few sizes, each traced once, so that no request ever waits for a
-new trace and `traces` stays small however mixed the traffic is.
+Each operation is traced once, for any number of pictures, and every batch is padded to one of a
+few sizes that have been run before: so no request waits for a trace, nor for the kernels that
+oneDNN and cuDNN choose anew for each shape. (A trace for each size ran no faster and took four
+times as long to warm: 21 s in place of 5 for EfficientNet-Lite0 on 2 cores.)
 """
 
 import math
@@ -68,7 +70,7 @@ class Predictor:
             self.operations = ("classify", "embed")
             self.classes = int(model.outputs[0].shape[-1])
             self._forwards["classify"] = model
-        self._compiled: dict[tuple[Operation, int], Callable[[Any], Any]] = {}
+        self._compiled: dict[Operation, Callable[[Any], Any]] = {}
 
     def warm(self) -> None:
         """Trace and run every operation at every batch size, so that no request pays for it."""
@@ -109,23 +111,22 @@ class Predictor:
         padding = size - len(images)
         if padding:
             images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
-        output = self._function(operation, size)(tf.constant(images))
+        output = self._function(operation)(tf.constant(images))
         answers: Outputs = output.numpy()[: size - padding]
         return answers
 
-    def _function(self, operation: Operation, size: int) -> Callable[[Any], Any]:
-        """The compiled forward pass for batches of that size, traced when first asked for."""
-        key = (operation, size)
-        if key not in self._compiled:
+    def _function(self, operation: Operation) -> Callable[[Any], Any]:
+        """The compiled forward pass of an operation, traced when first asked for."""
+        if operation not in self._compiled:
             forward = self._forwards[operation]
 
             def answer(images: Any) -> Any:
                 self.traces += 1  # runs when Python does: once a trace
                 return forward(preprocess(self.network.preprocessing, images), training=False)
 
-            signature = tf.TensorSpec((size, *self.network.input_size, 3), tf.uint8)
-            self._compiled[key] = tf.function(answer).get_concrete_function(signature)
-        return self._compiled[key]
+            signature = tf.TensorSpec((None, *self.network.input_size, 3), tf.uint8)
+            self._compiled[operation] = tf.function(answer).get_concrete_function(signature)
+        return self._compiled[operation]
 
 
 def load_predictor(

@@ -11,7 +11,7 @@ from models.fetching.lock import exclusive
 from models.fetching.packages import take_member
 from models.fetching.source import package
 from models.fetching.stamps import Stamps
-from models.sources import sample_files
+from models.sources import PackageFile, sample_files
 
 _PULL_SECONDS = 1800.0
 
@@ -26,10 +26,14 @@ class Samples:
     Args:
         folder: Where they are kept.
         offline: Whether `pull` must not reach for the network.
+        files: What they are, all of one package; samples.toml's rows if left out.
     """
 
-    def __init__(self, folder: Path, offline: bool) -> None:
+    def __init__(
+        self, folder: Path, offline: bool, *, files: tuple[PackageFile, ...] | None = None
+    ) -> None:
         self._folder = folder
+        self._files = sample_files() if files is None else files
         self._offline = offline
         self._stamps = Stamps(folder / ".stamps")
 
@@ -43,13 +47,13 @@ class Samples:
         Raises:
             SamplesMissingError: At least one is not here, or damaged.
         """
-        missing = [row.file for row in sample_files() if not self._has(row.file, row.digest)]
+        missing = [row.file for row in self._files if not self._has(row.file, row.digest)]
         if missing:
             raise SamplesMissingError(
                 f"The sample photos {', '.join(missing)} are not on this machine. "
                 "Run `opsin weights pull` while a package registry can be reached."
             )
-        return tuple(self._folder / row.file for row in sample_files())
+        return tuple(self._folder / row.file for row in self._files)
 
     def pull(self, progress: Progress = unwatched) -> tuple[Path, ...]:
         """The photos, fetched in one package if they are not here.
@@ -76,7 +80,7 @@ class Samples:
         return self.find()
 
     def _fetch(self, progress: Progress) -> None:
-        rows = [row for row in sample_files() if not self._has(row.file, row.digest)]
+        rows = [row for row in self._files if not self._has(row.file, row.digest)]
         if not rows:
             return  # another process brought them while this one waited
         deadline = time.monotonic() + _PULL_SECONDS

@@ -10,6 +10,7 @@ Nothing is downloaded but in `pull`, and `pull` is called by nothing but a perso
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -77,12 +78,21 @@ class Weights:
         home: The folder that pulled files are kept in.
         directory: A folder looked in after `home`, never written to.
         offline: Whether `pull` must not reach for the network.
+        entries: What there is to find, by name; weights.toml if left out.
     """
 
-    def __init__(self, home: Path, directory: Path | None, offline: bool) -> None:
+    def __init__(
+        self,
+        home: Path,
+        directory: Path | None,
+        offline: bool,
+        *,
+        entries: Mapping[str, WeightEntry] | None = None,
+    ) -> None:
         self._home = home
         self._directory = directory
         self._offline = offline
+        self._entries = entries
         self._stamps = Stamps(home / ".stamps")
 
     @classmethod
@@ -115,7 +125,7 @@ class Weights:
             NotFound: weights.toml has no such name.
             WeightsMissing: No source gave it; says why each did not.
         """
-        entry = _entry(name)
+        entry = self._entry(name)
         deadline = time.monotonic() + _PULL_SECONDS
         with contextlib.suppress(WeightsMissing):
             return self.find(name)
@@ -146,7 +156,7 @@ class Weights:
 
     def rows(self) -> tuple[WeightRow, ...]:
         """Every name of weights.toml and whether it is here."""
-        return tuple(self._row(name, entry) for name, entry in weight_entries().items())
+        return tuple(self._row(name, entry) for name, entry in self._all().items())
 
     def _row(self, name: str, entry: WeightEntry) -> WeightRow:
         try:
@@ -163,7 +173,7 @@ class Weights:
     def _find(self, name: str, *, again: bool) -> WeightFile:
         damaged: list[str] = []
         folders = [self._home] + ([self._directory] if self._directory else [])
-        sources = _entry(name).sources
+        sources = self._entry(name).sources
         for folder in folders:
             for source in sources:
                 path = folder / source.file
@@ -186,7 +196,7 @@ class Weights:
         damaged: list[str] | None = None,
     ) -> WeightsMissing:
         """The error that says what is missing, why, and what helps. Names files, never paths."""
-        entry = _entry(name)
+        entry = self._entry(name)
         tried = self._recall(name) if failures is None else failures
         why = list(dict.fromkeys(damaged or ()))
         why += [f"{origin}: {reason}" for origin, reason in tried.items()]
@@ -199,6 +209,16 @@ class Weights:
             f"Run `opsin weights pull {name}`, or set OPSIN_WEIGHTS_DIR to a folder with {files}.",
         ]
         return WeightsMissing(" ".join(sentences))
+
+    def _all(self) -> Mapping[str, WeightEntry]:
+        return weight_entries() if self._entries is None else self._entries
+
+    def _entry(self, name: str) -> WeightEntry:
+        try:
+            return self._all()[name]
+        except KeyError:
+            known = ", ".join(self._all())
+            raise NotFound(f"There are no weights called '{name[:64]}'. Known: {known}.") from None
 
     def _failures_file(self, name: str) -> Path:
         return self._home / f".{name}.failures.json"
@@ -217,14 +237,6 @@ class Weights:
         except (OSError, ValueError):
             return {}
         return {str(origin): str(reason) for origin, reason in known.items()}
-
-
-def _entry(name: str) -> WeightEntry:
-    try:
-        return weight_entries()[name]
-    except KeyError:
-        known = ", ".join(weight_entries())
-        raise NotFound(f"There are no weights called '{name[:64]}'. Known: {known}.") from None
 
 
 def _file(path: Path, source: Source) -> WeightFile:

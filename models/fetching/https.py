@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from models.fetching.digest import CHUNK, matches
+from models.fetching.digest import matches
 from models.fetching.failure import FetchError
 from models.fetching.placement import place
 
@@ -96,7 +96,7 @@ def _stream(
         done = position.start
         with part.open("r+b" if done else "wb") as file:
             file.seek(done)
-            for chunk in response.iter_bytes(CHUNK):
+            for chunk in response.iter_bytes():
                 file.write(chunk)
                 done += len(chunk)
                 progress(done, position.total)
