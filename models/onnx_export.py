@@ -8,7 +8,6 @@ preprocessing inside.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from keras import layers
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from models.catalog import Preprocessing
 from models.networks.preprocessing import BGR_MEANS
@@ -30,21 +29,30 @@ class UnknownLayerError(ValueError):
     """The network has a layer, or a setting of one, that has no ONNX form here."""
 
 
-@dataclass(slots=True)
 class Graph:
-    """Nodes and constants, as they are gathered; pictures are channels first inside."""
+    """A graph in the making; pictures are channels first inside.
 
-    nodes: list[Any] = field(default_factory=list)
-    constants: list[Any] = field(default_factory=list)
+    Args:
+        proto: Filled in place, since to gather weights and hand them over copies them.
+    """
+
+    def __init__(self, proto: Any) -> None:
+        self._proto = proto
 
     def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        node = helper.make_node(kind, inputs, [output], name=output, **attributes)
+        self._proto.node.append(node)
         return output
 
     def constant(self, name: str, value: npt.ArrayLike) -> str:
         array = np.asarray(value)
-        array = array.astype(np.float32) if array.dtype.kind == "f" else array
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False)
+        self._proto.initializer.add(
+            name=name,
+            dims=array.shape,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            raw_data=array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(),
+        )
         return name
 
 
@@ -60,7 +68,13 @@ def write_onnx(model: keras.Model, preprocessing: Preprocessing, path: Path) -> 
         UnknownLayerError: A layer has no ONNX form here.
     """
     height, width, channels = model.inputs[0].shape[1:]
-    graph = Graph()
+    proto = helper.make_model(
+        helper.make_graph([], model.name, [], []),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="opsin",
+    )
+    graph = Graph(proto.graph)
     names = {model.inputs[0].name: _prepare(graph, preprocessing, channels)}
     for layer in model.layers:
         if isinstance(layer, layers.InputLayer):
@@ -68,18 +82,15 @@ def write_onnx(model: keras.Model, preprocessing: Preprocessing, path: Path) -> 
         inputs = layer.input if isinstance(layer.input, list) else [layer.input]
         names[layer.output.name] = _write(graph, layer, [names[x.name] for x in inputs])
     graph.add("Identity", [names[model.outputs[0].name]], "probabilities")
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", height, width, 3])
-    answer = helper.make_tensor_value_info(
-        "probabilities", TensorProto.FLOAT, ["n", model.outputs[0].shape[-1]]
+    classes = model.outputs[0].shape[-1]
+    proto.graph.input.append(
+        helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", height, width, 3])
     )
-    whole = helper.make_graph(graph.nodes, model.name, [images], [answer], graph.constants)
-    proto = helper.make_model(
-        whole,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=_IR_VERSION,
-        producer_name="opsin",
+    proto.graph.output.append(
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", classes])
     )
     onnx.save(proto, path)
+    del proto, graph  # the checker reads the file anew
     onnx.checker.check_model(str(path))
 
 
