@@ -65,7 +65,7 @@ class Running:
         self.await_that(lambda: self.get("/readyz").status_code == 200, READY_SECONDS)
 
     def await_new_worker(self) -> None:
-        """Wait until a worker that was not known before is ready: the beat of a killed one lasts."""
+        """Wait until another worker is ready than before: a killed one still seems to be there."""
         known = self.worker_ids()
         self.await_that(lambda: bool(self.worker_ids() - known), READY_SECONDS)
         self.await_ready()
