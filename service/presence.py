@@ -3,7 +3,6 @@
 A request looks here and never at Redis, so a missing worker costs it microseconds.
 """
 
-import asyncio
 import time
 from collections.abc import Iterable
 from typing import cast
@@ -19,6 +18,7 @@ from contracts.inference import Operation
 from contracts.presence import HeldModel, WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from models.catalog import CATALOG, Network, network_of
+from service.rounds import Rounds
 
 log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class Presence:
     def __init__(self, client: Redis, configured: tuple[str, ...]) -> None:
         self._client = client
         self._configured = configured
-        self._task: asyncio.Task[None] | None = None
+        self._rounds = Rounds("presence", self.refresh, seconds=_REFRESH_SECONDS)
         self._rates: dict[str, float] = {}
         self._depths: dict[str, int] = {}
         self.workers: tuple[WorkerBeat, ...] = ()
@@ -46,12 +46,10 @@ class Presence:
 
     async def start(self) -> None:
         await self.refresh()
-        self._task = asyncio.create_task(self._refresh_on(), name="presence")
+        self._rounds.start()
 
     async def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._rounds.stop()
 
     def rate(self, lane: str) -> float | None:
         """Images a second that lane drains, or None if it was not seen draining lately."""
@@ -136,11 +134,6 @@ class Presence:
         if not self.workers:
             return "No worker is running."
         return f"No worker loads it. Add '{name}' to OPSIN_MODELS."
-
-    async def _refresh_on(self) -> None:
-        while True:
-            await asyncio.sleep(_REFRESH_SECONDS)
-            await self.refresh()
 
     async def refresh(self) -> None:
         """Look once."""

@@ -97,7 +97,14 @@ def _register(
         schedule=send_drain,
     )
     leases = Leases(open_engine(settings.database), lambda: datetime.now(UTC))
-    run_job = JobRunner(leases, client, predictors, worker_id, settings.max_batch_size)
+    run_job = JobRunner(
+        leases,
+        client,
+        predictors,
+        worker_id,
+        batch_limit=settings.max_batch_size,
+        give_way=drain.relieve,
+    )
 
     @app.task(name=names.TASK_DRAIN)  # type: ignore[untyped-decorator]
     def drain_task(model: str, version: int, operation: Operation) -> None:
