@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from fastapi import Request
 
-from contracts.errors import OpsinError, PayloadTooLarge
+from contracts.errors import OpsinError, PayloadTooLarge, UnsupportedMediaType
 from contracts.inference import Operation
 from contracts.messages import Pixels, Reply
 from models.catalog import Network
@@ -19,10 +19,11 @@ from service.body import read_body
 from service.connection import while_connected
 from service.deadlines import Deadline
 from service.decoding import decode_uploads
+from service.limits import body_limit
 from service.protocols import oip, tfserving
 from service.protocols.signature import Signature, signature_of
 from service.services import Services
-from service.uploads import Upload, body_limit
+from service.uploads import Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ class TensorInference:
         return signature_of(network, self.services.settings.max_images)
 
     async def _body(self, limit: int) -> bytes:
+        if self.request.headers.get("Content-Encoding", "identity") != "identity":
+            raise UnsupportedMediaType("Send the body uncompressed, without Content-Encoding.")
         refusal = PayloadTooLarge(
             f"A request to '{self.named.model[:64]}' may have {limit} bytes. Send fewer images, "
             "or the same ones more compactly."

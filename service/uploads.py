@@ -40,8 +40,8 @@ class Upload:
     data: bytes | OpsinError
 
 
-def body_limit(settings: Settings) -> int:
-    """The bytes that the largest permitted request has."""
+def form_limit(settings: Settings) -> int:
+    """The bytes that the largest permitted form has."""
     return settings.max_images * settings.max_image_bytes + _FORM_OVERHEAD
 
 

@@ -170,14 +170,17 @@ class _Images:
     def _decoded(self, text: Any) -> bytes | OpsinError:
         if not isinstance(text, str):
             return InvalidImage("`b64` is a string: the base64 of an image file.")
-        if len(text) > (self.most_image_bytes + 2) * 4 // 3 + 4:
-            return PayloadTooLarge(f"An image may have {self.most_image_bytes} bytes.")
+        too_large = PayloadTooLarge(f"An image may have {self.most_image_bytes} bytes.")
+        if len(text) * 3 // 4 > self.most_image_bytes + 2:  # as many as its padding may be
+            return too_large
         try:
             # TensorFlow's own clients write the URL-safe alphabet.
             plain = text.replace("-", "+").replace("_", "/")
             data = base64.b64decode(plain, validate=True)
         except (binascii.Error, ValueError):
             return InvalidImage("`b64` does not hold base64; encode the bytes of the image file.")
+        if len(data) > self.most_image_bytes:
+            return too_large
         return data or InvalidImage("`b64` is empty; encode the bytes of the image file.")
 
 

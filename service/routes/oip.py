@@ -47,6 +47,7 @@ _REFUSED = problem_responses(
     "model_not_found",
     "version_not_found",
     "payload_too_large",
+    "unsupported_media_type",
     "validation_error",
     "queue_full",
     "dependency_unavailable",

@@ -47,6 +47,7 @@ _PREDICTED: dict[int | str, dict[str, Any]] = {
         "model_not_found",
         "version_not_found",
         "payload_too_large",
+        "unsupported_media_type",
         "validation_error",
         "invalid_image",
         "image_too_large",
