@@ -207,7 +207,9 @@ def test_the_how_tos_examples_work(running: Running, photos: Path) -> None:
         if code.startswith("pip "):
             continue
         command = [sys.executable, "-c"] if language == "python" else ["bash", "-euc"]
-        done = subprocess.run([*command, code], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [*command, code], check=False, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
     triton_said, by_hand, tensorflow = said
