@@ -20,3 +20,9 @@ class Problem(BaseModel):
     code: str
     request_id: str
     errors: list[FieldError] | None = None
+
+
+class PlainError(BaseModel):
+    """An error at the addresses of the standard protocols."""
+
+    error: str

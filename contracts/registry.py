@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field, WithJsonSchema, computed_field
 
 from contracts.inference import Operation
 from contracts.presence import ModelState, WorkerBeat
@@ -26,6 +26,41 @@ class ModelInfo(BaseModel):
     input_size: Annotated[tuple[int, int], _PAIR] = Field(description="(height, width) in pixels.")
     operations: tuple[Operation, ...] = Field(description="What it can be asked for now.")
     licence: str
+
+
+class VersionError(BaseModel):
+    """TensorFlow Serving's word on whether something went wrong."""
+
+    error_code: Literal["OK", "UNAVAILABLE"] = "OK"
+    error_message: str = ""
+
+
+class VersionStatus(BaseModel):
+    """One version as TensorFlow Serving tells of it."""
+
+    version: str
+    state: Literal["AVAILABLE", "LOADING", "END"]
+    status: VersionError = VersionError()
+
+
+class ModelDetail(ModelInfo):
+    """A model as `/v1/models/{name}` shows it."""
+
+    # Pydantic needs the property below the decorator, and mypy knows no decorated property.
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def model_version_status(self) -> list[VersionStatus]:
+        """The state of each version, as TensorFlow Serving tells it."""
+        state: Literal["AVAILABLE", "LOADING", "END"] = (
+            "AVAILABLE" if self.operations else "LOADING" if self.state == "loading" else "END"
+        )
+        error = VersionError()
+        if state == "END":
+            error = VersionError(error_code="UNAVAILABLE", error_message=self.reason or "")
+        return [
+            VersionStatus(version=str(version), state=state, status=error)
+            for version in self.versions
+        ]
 
 
 class LaneInfo(BaseModel):

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from contracts.errors import InternalError
+from contracts.errors import InternalError, OpsinError
 from contracts.inference import Operation, Prediction
-from contracts.messages import Vector
+from contracts.messages import Reply, Vector
 from models.labels import Label
+
+Matrix = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +67,31 @@ def predictions_of(probabilities: Vector, labels: Sequence[Label], top_k: int) -
         )
         for index in best
     ]
+
+
+def vector_of(reply: Reply | OpsinError) -> Vector:
+    """What the network gave for one image.
+
+    Raises:
+        OpsinError: It gave an error, or nothing.
+    """
+    if isinstance(reply, OpsinError):
+        raise reply
+    if reply.vector is None:
+        raise InternalError("The network gave nothing for this image.")
+    return reply.vector
+
+
+def matrix_of(replies: Sequence[Reply | OpsinError]) -> Matrix:
+    """What the network gave for all images: (n, k), float32.
+
+    Raises:
+        OpsinError: It gave an error for one of them, or numbers that mean nothing.
+    """
+    vectors = [vector_of(reply) for reply in replies]
+    if len({len(vector) for vector in vectors}) != 1:
+        raise InternalError("The network gave no answer of one shape for these images.")
+    matrix = np.stack(vectors)
+    if not np.isfinite(matrix).all():
+        raise InternalError("The network gave no usable numbers for these images.")
+    return matrix

@@ -9,14 +9,14 @@ from starlette.middleware import Middleware
 from contracts.release import RELEASE
 from contracts.settings import Settings
 from service import documentation, openapi, problems
+from service.limits import body_limit
 from service.middleware.access_log import AccessLog
 from service.middleware.body_limit import BodyLimit
 from service.middleware.keys import KeyCheck
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
-from service.routes import inference, jobs, models, operations
+from service.routes import inference, jobs, models, oip, operations, tfserving
 from service.services import Opening
-from service.uploads import body_limit
 
 
 def create_app(settings: Settings, opening: Opening) -> FastAPI:
@@ -48,7 +48,7 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
             Middleware(BodyLimit, body_limit(settings)),
         ],
     )
-    for routes in (inference, jobs, models, operations):
+    for routes in (inference, jobs, models, oip, tfserving, operations):
         app.include_router(routes.router)
     problems.install(app)
     documentation.install(app)

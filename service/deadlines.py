@@ -5,6 +5,7 @@ time, and it ends in one place, as 504.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,6 +36,12 @@ class Deadline:
     def remaining(self) -> float:
         """Seconds left, never below zero."""
         return max(0.0, self.at - time.monotonic())
+
+    def within(self, seconds: float | None, *, since: float) -> "Deadline":
+        """The same, or the one so many seconds after `since` if that comes first."""
+        if seconds is None or since + seconds >= self.at:
+            return self
+        return Deadline(since + seconds, math.ceil(seconds * 1000))
 
     @asynccontextmanager
     async def enforced(self) -> AsyncIterator[None]:

@@ -1,16 +1,21 @@
 """Decoding off the event loop: a bounded pool of threads, and a deadline on every wait.
 
-Pillow lets go of the interpreter lock while it decodes and resizes, so threads are enough.
+Pillow lets go of the interpreter lock while it decodes and resizes, and numpy while it reads
+tensors, so threads are enough.
 """
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 from contracts.errors import DeadlineExceeded, Draining, QueueFull
 from contracts.inference import Resize
 from models.catalog import Network
 from models.images import Picture, decode
+
+T = TypeVar("T")
 
 # Waiting images hold their bytes: at 16 MiB each this is the API's largest use of memory.
 _WAITING_PER_THREAD = 32
@@ -37,9 +42,6 @@ class Decoder:
     ) -> Picture:
         """Decode one image, see `models.images.decode`.
 
-        An image whose caller is cancelled or out of time before its turn is never decoded; one
-        that is being decoded then finishes unseen, since a thread cannot be stopped.
-
         Args:
             data: The file, as it was sent.
             network: Whose input it becomes.
@@ -49,6 +51,22 @@ class Decoder:
         Raises:
             InvalidImage: The bytes are no readable image.
             ImageTooLarge: It has too many pixels.
+            OpsinError: As `run`.
+        """
+        work = partial(decode, data, network=network, resize=resize, max_pixels=self._max_pixels)
+        return await self.run(work, deadline_seconds=deadline_seconds)
+
+    async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:
+        """The result of `work`, done by a thread of the pool when its turn has come.
+
+        Work whose caller is cancelled or out of time before its turn is never begun; what has
+        begun then finishes unseen, since a thread cannot be stopped.
+
+        Args:
+            work: What is to be done, on what one client sent. It may raise.
+            deadline_seconds: How long from now the result is waited for.
+
+        Raises:
             DeadlineExceeded: It took too long.
             QueueFull: Too many images wait to be decoded.
             Draining: The pool is closed.
@@ -59,7 +77,6 @@ class Decoder:
             raise _too_late()
         if self._room == 0:
             raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
-        work = partial(decode, data, network=network, resize=resize, max_pixels=self._max_pixels)
         self._room -= 1
         future = self._pool.submit(work)
         loop = asyncio.get_running_loop()

@@ -51,6 +51,15 @@ MODEL: dict[str, Any] = {
     "operations": ["classify", "embed"],
     "licence": "BSD-3-Clause",
 }
+MODEL_DETAIL: dict[str, Any] = MODEL | {
+    "model_version_status": [
+        {
+            "version": "1",
+            "state": "AVAILABLE",
+            "status": {"error_code": "OK", "error_message": ""},
+        }
+    ],
+}
 READINESS: dict[str, Any] = {
     "ready": True,
     "redis": "ok",
@@ -87,6 +96,99 @@ SYSTEM: dict[str, Any] = {
     "devices": ["CPU"],
     "queues": [{"name": "lane:squeezenet:1:classify", "depth": 0, "drain_rate": 92.4}],
     "models": [MODEL],
+}
+OIP_SERVER: dict[str, Any] = {
+    "name": "opsin",
+    "version": "0.1.0",
+    "extensions": ["binary_tensor_data", "model_configuration", "model_repository"],
+}
+OIP_MODEL: dict[str, Any] = {
+    "name": "squeezenet",
+    "versions": ["1"],
+    "platform": "tensorflow_savedmodel",
+    "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, 227, 227, 3]}],
+    "outputs": [
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 1000]},
+        {"name": "features", "datatype": "FP32", "shape": [-1, 512]},
+    ],
+}
+OIP_CONFIG: dict[str, Any] = {
+    "name": "squeezenet",
+    "platform": "tensorflow_savedmodel",
+    "backend": "tensorflow",
+    "max_batch_size": 32,
+    "input": [
+        {
+            "name": "image",
+            "data_type": "TYPE_UINT8",
+            "format": "FORMAT_NHWC",
+            "dims": [227, 227, 3],
+        }
+    ],
+    "output": [
+        {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [1000]},
+        {"name": "features", "data_type": "TYPE_FP32", "dims": [512]},
+    ],
+    "dynamic_batching": {},
+}
+OIP_INDEX: list[dict[str, Any]] = [
+    {"name": "squeezenet", "version": "1", "state": "READY", "reason": ""}
+]
+INFER_REQUEST: dict[str, Any] = {
+    "id": "42",
+    "inputs": [
+        {
+            "name": "image",
+            "shape": [1, 227, 227, 3],
+            "datatype": "UINT8",
+            "parameters": {"binary_data_size": 154587},
+        }
+    ],
+    "outputs": [{"name": "probabilities", "parameters": {"binary_data": False}}],
+}
+INFER_RESPONSE: dict[str, Any] = {
+    "model_name": "squeezenet",
+    "model_version": "1",
+    "id": "42",
+    "outputs": [
+        {"name": "probabilities", "datatype": "FP32", "shape": [1, 4], "data": [0.1, 0, 0.9, 0]}
+    ],
+}
+PREDICT_REQUEST: dict[str, Any] = {"instances": [{"b64": "iVBORw0KGgoAAAANSUhEUg=="}]}
+PREDICT_RESPONSE: dict[str, Any] = {"predictions": [[0.1, 0.0, 0.9, 0.0]]}
+TF_METADATA: dict[str, Any] = {
+    "model_spec": {"name": "squeezenet", "signature_name": "", "version": "1"},
+    "metadata": {
+        "signature_def": {
+            "signature_def": {
+                "serving_default": {
+                    "inputs": {
+                        "image": {
+                            "dtype": "DT_UINT8",
+                            "tensor_shape": {
+                                "dim": [
+                                    {"size": size, "name": ""} for size in ("-1", "227", "227", "3")
+                                ],
+                                "unknown_rank": False,
+                            },
+                            "name": "serving_default_image:0",
+                        }
+                    },
+                    "outputs": {
+                        "probabilities": {
+                            "dtype": "DT_FLOAT",
+                            "tensor_shape": {
+                                "dim": [{"size": size, "name": ""} for size in ("-1", "1000")],
+                                "unknown_rank": False,
+                            },
+                            "name": "probabilities:0",
+                        }
+                    },
+                    "method_name": "tensorflow/serving/predict",
+                }
+            }
+        }
+    },
 }
 EVENTS = (
     'event: state\ndata: {"state":"running","attempt":1}\nid: 4000000\n\n'

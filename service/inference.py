@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from fastapi import Request
 
-from contracts.errors import InternalError, OpsinError, PayloadTooLarge, ValidationFailed
+from contracts.errors import OpsinError
 from contracts.inference import (
     InferenceResponse,
     ItemError,
@@ -22,16 +22,14 @@ from contracts.inference import (
     Timing,
 )
 from contracts.jobs import Job
-from contracts.messages import Reply, Vector
+from contracts.messages import Reply
 from models.catalog import Network
-from models.outputs import Output, Outputs
+from models.outputs import Output, Outputs, vector_of
 from service.connection import while_connected
 from service.deadlines import Deadline
+from service.decoding import Decoded, decode_uploads
 from service.services import JobItem, Picture, Services
 from service.uploads import Upload, read_uploads
-
-# What one image of several may be answered with while the others are answered all the same.
-_FAULTS_OF_AN_IMAGE = (ValidationFailed, PayloadTooLarge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +49,6 @@ class Ask:
     version: str | None
     resize: Resize
     top_k: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """An image after decoding.
-
-    Attributes:
-        name: The file name that was sent, if one was.
-        picture: The picture, or why there is none.
-        seconds: What decoding took, the wait for a thread included.
-    """
-
-    name: str | None
-    picture: Picture | OpsinError
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,37 +130,21 @@ class Inference:
         )
 
     async def _decode(self, network: Network, uploads: Sequence[Upload]) -> list[Decoded]:
-        """All at once; the decoder's own threads are what bounds it.
+        """All of them, in order.
 
         Raises:
-            OpsinError: The only image cannot be decoded, or the decoder had no time for one of
-                them: that is no fault of the image, and the client should send all again.
+            OpsinError: The only image cannot be decoded, or the decoder failed the request.
         """
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._decode_one(network, one)) for one in uploads]
-        decoded = [task.result() for task in tasks]
-        for one in decoded:
-            if isinstance(one.picture, OpsinError) and (
-                len(decoded) == 1 or not isinstance(one.picture, _FAULTS_OF_AN_IMAGE)
-            ):
-                raise one.picture
+        decoded = await decode_uploads(
+            self.services.decoder,
+            uploads,
+            network=network,
+            resize=self.ask.resize,
+            deadline=self.deadline,
+        )
+        if len(decoded) == 1 and isinstance(decoded[0].picture, OpsinError):
+            raise decoded[0].picture
         return decoded
-
-    async def _decode_one(self, network: Network, upload: Upload) -> Decoded:
-        if isinstance(upload.data, OpsinError):
-            return Decoded(upload.name, upload.data)
-        started = time.monotonic()
-        picture: Picture | OpsinError
-        try:
-            picture = await self.services.decoder.decode(
-                upload.data,
-                network=network,
-                resize=self.ask.resize,
-                deadline_seconds=self.deadline.remaining,
-            )
-        except OpsinError as error:
-            picture = error
-        return Decoded(upload.name, picture, time.monotonic() - started)
 
     async def _run(
         self, network: Network, version: int, decoded: Sequence[Decoded]
@@ -206,7 +173,7 @@ class Inference:
                 results.append(_error_result(one, one.picture))
                 continue
             try:
-                results.append(_result(one, one.picture, outputs.of(_vector(next(answers)))))
+                results.append(_result(one, one.picture, outputs.of(vector_of(next(answers)))))
             except OpsinError as error:
                 if len(decoded) == 1:
                     raise
@@ -222,14 +189,6 @@ def _result(one: Decoded, picture: Picture, output: Output) -> ItemResult:
         predictions=output.predictions,
         embedding=output.embedding,
     )
-
-
-def _vector(reply: Reply | OpsinError) -> Vector:
-    if isinstance(reply, OpsinError):
-        raise reply
-    if reply.vector is None:
-        raise InternalError("The network gave nothing for this image.")
-    return reply.vector
 
 
 def _error_result(one: Decoded, error: OpsinError) -> ItemResult:

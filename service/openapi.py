@@ -5,21 +5,24 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
-from contracts.problem import Problem
+from contracts.problem import PlainError, Problem
 from contracts.settings import Settings
 from service.deadlines import HEADER as TIMEOUT_HEADER
 from service.middleware.request_id import HEADER as REQUEST_ID_HEADER
-from service.problems import problem_responses
+from service.problems import problem_responses, speaks_plainly
+from service.protocols.oip_messages import InferRequest
 from service.uploads import FORM_TYPE
 
 DESCRIPTION = """\
 A picture in, its class out, and why.
 
 Every error is an `application/problem+json` whose `code` names what happened and whose `detail`
-says what to do about it. Every answer carries the `X-Request-Id` under which the log speaks of it.
+says what to do about it; at the addresses of the standard protocols it is `{"error": "…"}`, as
+their clients expect. Every answer carries the `X-Request-Id` under which the log speaks of it.
 """
-_OPEN = frozenset({"/healthz", "/readyz"})
+_OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 _REQUEST_ID = {
     "name": REQUEST_ID_HEADER,
     "in": "header",
@@ -31,6 +34,8 @@ _REQUEST_ID_ANSWERED = {
     "description": "The id under which the log speaks of this request.",
     "schema": {"type": "string"},
 }
+# Shapes that routes name but do not hand to FastAPI.
+_NAMED: tuple[type[BaseModel], ...] = (Problem, PlainError, InferRequest)
 _REPLACED = ("HTTPValidationError", "ValidationError")
 
 
@@ -53,15 +58,17 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for name in _REPLACED:
         schemas.pop(name, None)
-    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= problem.pop("$defs", {}) | {"Problem": problem}
+    for model in _NAMED:
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
     if settings.api_key:
         components["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
     for path, operation in _operations(document):
-        _complete(operation, settings, keyed=bool(settings.api_key) and path not in _OPEN)
+        keyed = bool(settings.api_key) and path not in _OPEN
+        _complete(operation, settings, keyed=keyed, plain=speaks_plainly(path))
     return document
 
 
@@ -71,14 +78,15 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
             yield path, operation
 
 
-def _complete(operation: dict[str, Any], settings: Settings, *, keyed: bool) -> None:
+def _complete(operation: dict[str, Any], settings: Settings, *, keyed: bool, plain: bool) -> None:
     """Add what every operation has, and the limits that the settings draw."""
     operation.setdefault("parameters", []).append(_REQUEST_ID)
     answers = operation["responses"]
-    answers |= {str(status): how for status, how in problem_responses("internal_error").items()}
+    codes = ["internal_error"]
     if keyed:
         operation["security"] = [{"bearer": []}, {"header": []}]
-        answers |= {str(status): how for status, how in problem_responses("unauthorized").items()}
+        codes.append("unauthorized")
+    answers |= {str(s): how for s, how in problem_responses(*codes, plain=plain).items()}
     for answer in answers.values():
         answer.setdefault("headers", {})[REQUEST_ID_HEADER] = _REQUEST_ID_ANSWERED
     for parameter in operation["parameters"]:

@@ -1,4 +1,7 @@
-"""Every error answer is made here, in the one shape that clients may rely on (RFC 9457)."""
+"""Every error answer is made here, in the one shape that clients may rely on (RFC 9457).
+
+At the addresses of the standard protocols it is the one that those clients know: `{"error": …}`.
+"""
 
 import math
 from collections.abc import Mapping
@@ -15,6 +18,7 @@ from contracts.errors import CODES, OpsinError, ValidationFailed
 from contracts.problem import FieldError, Problem
 
 MEDIA_TYPE = "application/problem+json"
+PLAIN_MEDIA_TYPE = "application/json"
 # Nobody reads the answer to a client that has gone; the access log shows nginx's number for it.
 CLIENT_CLOSED_REQUEST = 499
 _CODES_OF_STATUS = {
@@ -49,6 +53,15 @@ def problem(
     return _answer(connection, error.code, error.detail, errors=errors, headers=sent)
 
 
+def speaks_plainly(path: str) -> bool:
+    """Whether the clients of an address expect `{"error": …}`, as standard protocols have it."""
+    return (
+        path == "/v2"
+        or path.startswith("/v2/")
+        or (path.startswith("/v1/models/") and path.endswith((":predict", "/metadata")))
+    )
+
+
 def install(app: FastAPI) -> None:
     """Make `app` answer every exception it knows as a problem."""
     app.add_exception_handler(OpsinError, _on_opsin_error)
@@ -57,8 +70,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
 
 
-def problem_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of those codes, by status, for a route's ``responses``."""
+def problem_responses(*codes: str, plain: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of those codes, by status, for a route's ``responses``.
+
+    Args:
+        codes: What the route may answer.
+        plain: Whether it answers as the standard protocols do.
+    """
+    kind, schema = (PLAIN_MEDIA_TYPE, "PlainError") if plain else (MEDIA_TYPE, "Problem")
     found: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         meaning = CODES[code]
@@ -67,14 +86,16 @@ def problem_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
             {
                 "description": "",
                 "content": {
-                    MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
+                    kind: {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": {}}
                 },
             },
         )
         line = f"`{code}`: {meaning.title}."
         entry["description"] = f"{entry['description']} {line}".strip()
-        example = _body(code, meaning.title + ".", "4bf92f3577b34da6", None)
-        entry["content"][MEDIA_TYPE]["examples"][code] = {"value": example}
+        detail = meaning.title + "."
+        full = _body(code, detail, "4bf92f3577b34da6", None)
+        example = {"error": detail} if plain else full
+        entry["content"][kind]["examples"][code] = {"value": example}
         if meaning.status in {429, 503}:
             entry["headers"] = {
                 "Retry-After": {
@@ -134,6 +155,8 @@ def _answer(
     errors: list[FieldError] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
+    if speaks_plainly(connection.scope["path"]):
+        return JSONResponse({"error": detail}, CODES[code].status, dict(headers or {}))
     request_id = getattr(connection.state, "request_id", "")
     body = _body(code, detail, request_id, errors)
     return JSONResponse(body, CODES[code].status, dict(headers or {}), MEDIA_TYPE)

@@ -7,7 +7,7 @@ global. The protocols name what a route may ask for, and the modules that do the
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, Request
 
@@ -21,6 +21,8 @@ from contracts.settings import Settings
 from database.jobs import Jobs
 from models.catalog import Network
 from models.labels import Label
+
+T = TypeVar("T")
 
 
 class Picture(Protocol):
@@ -42,6 +44,10 @@ class Decoder(Protocol):
     async def decode(
         self, data: bytes, *, network: Network, resize: Resize, deadline_seconds: float
     ) -> Picture: ...
+
+    async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:
+        """The result of any other work on what a client sent, under the same bounds."""
+        ...
 
 
 class Dispatch(Protocol):

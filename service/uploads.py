@@ -17,6 +17,7 @@ from contracts.errors import (
     ValidationFailed,
 )
 from contracts.settings import Settings
+from service.body import read_body
 from service.multipart import FIELD, ImageForm, Part
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
@@ -39,8 +40,8 @@ class Upload:
     data: bytes | OpsinError
 
 
-def body_limit(settings: Settings) -> int:
-    """The bytes that the largest permitted request has."""
+def form_limit(settings: Settings) -> int:
+    """The bytes that the largest permitted form has."""
     return settings.max_images * settings.max_image_bytes + _FORM_OVERHEAD
 
 
@@ -75,15 +76,7 @@ async def _read_form(request: Request, content_type: str, settings: Settings) ->
 
 
 async def _read_raw(request: Request, limit: int) -> bytes | OpsinError:
-    declared = request.headers.get("Content-Length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(limit)
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > limit:
-            raise _too_large(limit)
-    return bytes(data) if data else _empty()
+    return await read_body(request, limit, _too_large(limit)) or _empty()
 
 
 def _upload(part: Part, limit: int) -> Upload:

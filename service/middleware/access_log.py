@@ -15,7 +15,7 @@ from contracts.errors import InternalError
 from service.problems import CLIENT_CLOSED_REQUEST, problem
 
 # Asked every few seconds by whatever supervises us; worth a line only when it goes wrong.
-_QUIET = frozenset({"/healthz", "/readyz"})
+_QUIET = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 
 
 class AccessLog:

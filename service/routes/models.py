@@ -6,11 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.errors import ModelNotFound
 from contracts.pages import Page
-from contracts.registry import ModelInfo
+from contracts.registry import ModelDetail, ModelInfo
 from service import examples
 from service.problems import problem_responses
+from service.registry import model_named
 from service.services import Open
 
 router = APIRouter(prefix="/v1/models", tags=["Models"])
@@ -46,21 +46,19 @@ async def list_models(query: Annotated[ModelsQuery, Query()], services: Open) ->
     operation_id="get_model",
     summary="Look at a model",
     responses={
-        200: examples.shown("The model.", examples.MODEL),
+        200: examples.shown("The model.", examples.MODEL_DETAIL),
         **problem_responses("model_not_found", "validation_error"),
     },
 )
 async def get_model(
     name: Annotated[str, Path(description="A model's name.", examples=["squeezenet"])],
     services: Open,
-) -> ModelInfo:
-    """One model: its state, its versions and what it can be asked for."""
-    models = services.presence.models()
-    for model in models:
-        if model.name == name:
-            return model
-    known = ", ".join(model.name for model in models)
-    raise ModelNotFound(f"There is no model '{name[:64]}'. Known: {known}.")
+) -> ModelDetail:
+    """One model: its state, its versions and what it can be asked for.
+
+    `model_version_status` says the same in the words of TensorFlow Serving.
+    """
+    return ModelDetail(**dict(model_named(services.presence, name)))
 
 
 def _page(models: Sequence[ModelInfo], limit: int, cursor: str) -> Page[ModelInfo]:

@@ -6,11 +6,11 @@ i grows with the mean brightness of the picture. The flow through the real ones 
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -35,6 +35,7 @@ from contracts.settings import Settings
 from models.catalog import CATALOG, Network, network_of
 from service.services import JobItem, Services
 
+T = TypeVar("T")
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 
 
@@ -74,6 +75,9 @@ class PillowDecoder:
         height, width = network.input_size
         pixels = np.asarray(image.resize((width, height)), np.uint8)
         return Shrunk(pixels, image.width, image.height)
+
+    async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:
+        return await asyncio.wait_for(asyncio.to_thread(work), deadline_seconds)
 
 
 @dataclass

@@ -1,0 +1,218 @@
+"""Stock clients of the standard protocols, unchanged, against the real thing."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+
+from contracts.messages import Pixels
+from models.catalog import CATALOG
+from models.images import decode
+from tests.flow.running import ROOT, Running
+
+MODEL = "efficientnet_lite0"
+NETWORK = CATALOG[MODEL]
+PHOTOS = ("cat.png", "coffee.png", "astronaut.png")
+TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def files(photos: Path) -> list[bytes]:
+    return [(photos / name).read_bytes() for name in PHOTOS]
+
+
+@pytest.fixture
+def pixels(files: list[bytes]) -> Pixels:
+    """What the service makes of the photos: the network's input."""
+    pictures = [decode(data, network=NETWORK, max_pixels=50_000_000) for data in files]
+    return np.stack([picture.pixels for picture in pictures])
+
+
+@pytest.fixture
+def served(client: httpx.Client, files: list[bytes]) -> Any:
+    """All probabilities of each photo by `/v1/classify`, (3, 1000)."""
+    rows = np.zeros((len(files), NETWORK.classes), np.float32)
+    for row, data in zip(rows, files, strict=True):
+        answer = client.post(
+            "/v1/classify",
+            params={"model": MODEL, "top_k": NETWORK.classes},
+            content=data,
+            headers={"Content-Type": "image/png"},
+        )
+        for one in answer.json()["results"][0]["predictions"]:
+            row[one["index"]] = one["probability"]
+    assert np.allclose(rows.sum(axis=1), 1, atol=1e-3)
+    return rows
+
+
+@pytest.fixture
+def stock(running: Running) -> Iterator[Any]:
+    with triton.InferenceServerClient(running.url.removeprefix("http://")) as client:
+        yield client
+
+
+def image_of(pixels: Pixels, *, binary: bool) -> Any:
+    tensor = triton.InferInput("image", list(pixels.shape), "UINT8")
+    tensor.set_data_from_numpy(pixels, binary_data=binary)
+    return tensor
+
+
+def test_the_triton_client_finds_its_way(stock: Any) -> None:
+    assert stock.is_server_live()
+    assert stock.is_server_ready()
+    assert stock.is_model_ready(MODEL)
+    assert stock.is_model_ready(MODEL, "1")
+    assert not stock.is_model_ready("nobody")
+    assert "binary_tensor_data" in stock.get_server_metadata()["extensions"]
+    metadata = stock.get_model_metadata(MODEL, "1")
+    assert metadata["inputs"] == [
+        {"name": "image", "datatype": "UINT8", "shape": [-1, *NETWORK.input_size, 3]}
+    ]
+    assert stock.get_model_config(MODEL)["input"][0]["dims"] == [*NETWORK.input_size, 3]
+    index = {one["name"]: one["state"] for one in stock.get_model_repository_index()}
+    assert index[MODEL] == "READY"
+
+
+@pytest.mark.parametrize("out", [True, False], ids=["binary out", "json out"])
+@pytest.mark.parametrize("into", [True, False], ids=["binary in", "json in"])
+def test_triton_gets_what_classify_says(
+    stock: Any, pixels: Pixels, served: Any, into: bool, out: bool
+) -> None:
+    wanted = [triton.InferRequestedOutput("probabilities", binary_data=out)]
+    result = stock.infer(MODEL, [image_of(pixels, binary=into)], outputs=wanted, request_id="7")
+    probabilities = result.as_numpy("probabilities")
+    assert probabilities.shape == served.shape
+    assert np.abs(probabilities - served).max() < TOLERANCE
+    response = result.get_response()
+    assert (response["model_name"], response["model_version"]) == (MODEL, "1")
+    assert response["id"] == "7"
+
+
+def test_triton_asks_without_naming_outputs(stock: Any, pixels: Pixels, served: Any) -> None:
+    result = stock.infer(MODEL, [image_of(pixels, binary=True)], model_version="1", timeout=10**7)
+    assert np.abs(result.as_numpy("probabilities") - served).max() < TOLERANCE
+
+
+def test_triton_gets_both_outputs(
+    stock: Any, client: httpx.Client, pixels: Pixels, files: list[bytes], served: Any
+) -> None:
+    wanted = [
+        triton.InferRequestedOutput("features", binary_data=True),
+        triton.InferRequestedOutput("probabilities", binary_data=False),
+    ]
+    result = stock.infer(MODEL, [image_of(pixels, binary=True)], outputs=wanted)
+    assert np.abs(result.as_numpy("probabilities") - served).max() < TOLERANCE
+    answer = client.post(
+        "/v1/embed",
+        params={"model": MODEL},
+        content=files[0],
+        headers={"Content-Type": "image/png"},
+    )
+    embedding = answer.json()["results"][0]["embedding"]
+    assert np.abs(result.as_numpy("features")[0] - embedding).max() < TOLERANCE
+
+
+def test_triton_asks_many_things_at_once(stock: Any, pixels: Pixels, served: Any) -> None:
+    asked = [stock.async_infer(MODEL, [image_of(pixels, binary=True)]) for _ in range(8)]
+    for one in asked:
+        found = one.get_result().as_numpy("probabilities")
+        assert np.abs(found - served).max() < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("shape", "datatype", "told"),
+    [
+        ([1, 224, 224, 3], "FP32", "UINT8"),
+        ([1, 3, 224, 224], "UINT8", "[-1, 224, 224, 3]"),
+        ([33, 224, 224, 3], "UINT8", "1 to 32 images"),
+    ],
+)
+def test_triton_reads_what_was_wrong(
+    stock: Any, shape: list[int], datatype: str, told: str
+) -> None:
+    dtype = np.uint8 if datatype == "UINT8" else np.float32
+    tensor = triton.InferInput("image", shape, datatype)
+    tensor.set_data_from_numpy(np.zeros(shape, dtype))
+    with pytest.raises(Exception, match="image") as caught:
+        stock.infer(MODEL, [tensor])
+    assert told in str(caught.value)
+    assert caught.value.status() in {"413", "422"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("key", ["instances", "inputs"])
+def test_tensorflow_servings_bodies(
+    client: httpx.Client, pixels: Pixels, files: list[bytes], served: Any, key: str
+) -> None:
+    encoded = [{"b64": base64.b64encode(data).decode()} for data in files]
+    bodies: list[dict[str, Any]] = [
+        {key: pixels.tolist()},
+        {key: encoded, "signature_name": "serving_default"},
+    ]
+    if key == "instances":
+        bodies.append({key: [{"image": one} for one in encoded], "signature_name": "serve"})
+    else:
+        bodies.append({key: {"image": pixels.tolist()}})
+    for body in bodies:
+        # As curl -d sends it, which says it were a form.
+        answer = client.post(
+            f"/v1/models/{MODEL}:predict",
+            content=json.dumps(body),
+            headers={"Content-Type": "application/x-www-form-urlencoded"},
+        )
+        assert answer.status_code == 200, answer.text
+        rows = answer.json()["predictions" if key == "instances" else "outputs"]
+        assert np.abs(np.array(rows) - served).max() < TOLERANCE
+
+
+def test_tensorflow_servings_addresses(client: httpx.Client, pixels: Pixels, served: Any) -> None:
+    body = {"instances": pixels[:1].tolist()}
+    for where in ("/versions/1", "/labels/champion"):
+        answer = client.post(f"/v1/models/{MODEL}{where}:predict", json=body)
+        assert np.abs(np.array(answer.json()["predictions"]) - served[:1]).max() < TOLERANCE
+    status = client.get(f"/v1/models/{MODEL}").json()["model_version_status"]
+    assert [(one["version"], one["state"]) for one in status] == [("1", "AVAILABLE")]
+    assert client.get(f"/v1/models/{MODEL}/metadata").json()["model_spec"]["version"] == "1"
+    missing = client.post("/v1/models/half:predict", json=body)
+    assert (missing.status_code, missing.json().keys()) == (404, {"error"})
+
+
+def test_a_bad_picture_among_tensorflow_servings(client: httpx.Client, files: list[bytes]) -> None:
+    encoded = [{"b64": base64.b64encode(data).decode()} for data in (files[0], files[1][:5000])]
+    answer = client.post(f"/v1/models/{MODEL}:predict", json={"instances": encoded})
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("Image 1: ")
+
+
+def shown(running: Running, photos: Path) -> list[tuple[str, str]]:
+    """The examples of the how-to, in order, aimed at this installation."""
+    text = (ROOT / "docs/how-to/standard-clients.md").read_text()
+    text = text.replace("http://127.0.0.1:8000", running.url)
+    text = text.replace("127.0.0.1:8000", running.url.removeprefix("http://"))
+    text = text.replace("var/samples", str(photos))
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_how_tos_examples_work(running: Running, photos: Path) -> None:
+    said: list[str] = []
+    for language, code in shown(running, photos):
+        if code.startswith("pip "):
+            continue
+        command = [sys.executable, "-c"] if language == "python" else ["bash", "-euc"]
+        done = subprocess.run(
+            [*command, code], check=False, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    triton_said, by_hand, tensorflow = said
+    assert int(triton_said) in {281, 282, 285}  # tabby, tiger cat, Egyptian cat
+    assert json.loads(by_hand)["outputs"][0]["shape"] == [1, NETWORK.features]
+    assert int(np.argmax(json.loads(tensorflow)["predictions"][0])) in {281, 282, 285}

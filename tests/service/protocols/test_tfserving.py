@@ -1,0 +1,158 @@
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.errors import OpsinError, ValidationFailed
+from service.protocols.signature import Signature
+from service.protocols.tfserving import PredictAsk, answer, read_predict
+
+SMALL = Signature((4, 5, 3), 3)
+PIXELS = np.arange(2 * 60, dtype=np.uint8).reshape(2, 4, 5, 3)
+LISTS = PIXELS.tolist()
+FILE = bytes(range(100, 256))
+B64 = {"b64": base64.b64encode(FILE).decode()}
+
+
+def read(body: Any) -> PredictAsk:
+    return read_predict(json.dumps(body).encode(), SMALL, 200)
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        ({"instances": LISTS}, "predictions"),
+        ({"instances": [{"image": one} for one in LISTS]}, "predictions"),
+        ({"inputs": LISTS}, "outputs"),
+        ({"inputs": {"image": LISTS}}, "outputs"),
+    ],
+)
+def test_numbers_in_rows_and_columns(body: Any, key: str) -> None:
+    ask = read(body)
+    assert ask.answer == key
+    assert ask.operation == "classify"
+    assert np.array_equal(
+        np.stack([one for one in ask.images if isinstance(one, np.ndarray)]), PIXELS
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        ({"instances": [B64, {"image": B64}]}, 2),
+        ({"inputs": [B64]}, 1),
+        ({"inputs": B64}, 1),
+        ({"inputs": {"image": [B64, B64, B64]}}, 3),
+        ({"instances": [{"b64": B64["b64"].replace("+", "-").replace("/", "_")}]}, 1),
+    ],
+)
+def test_encoded_images(body: Any, count: int) -> None:
+    assert list(read(body).images) == [FILE] * count
+
+
+def test_both_kinds_in_one_request() -> None:
+    first, second = read({"instances": [B64, {"image": LISTS[1]}]}).images
+    assert first == FILE
+    assert np.array_equal(second, PIXELS[1])  # type: ignore[arg-type] # told apart above
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [(None, "classify"), ("", "classify"), ("serve", "classify"), ("features", "embed")],
+)
+def test_signatures(name: str | None, operation: str) -> None:
+    assert read({"signature_name": name, "instances": LISTS}).operation == operation
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        7,
+        {},
+        {"instances": LISTS, "inputs": LISTS},
+        {"instances": LISTS, "signature_name": "explain"},
+        {"instances": LISTS, "signature_name": 7},
+        {"instances": LISTS, "signature_name": ["serve"]},
+        {"instances": []},
+        {"instances": None},
+        {"instances": "AAAA"},
+        {"instances": LISTS[0]},
+        {"instances": LISTS * 2},
+        {"instances": [B64] * 4},
+        {"instances": [B64, LISTS[0][0]]},
+        {"instances": [{"image": LISTS}]},
+        {"instances": [{"picture": B64}]},
+        {"instances": [B64 | {"more": 1}]},
+        {"inputs": {"image": LISTS, "more": LISTS}},
+        {"inputs": {}},
+        {"instances": [[[[0.5] * 3] * 5] * 4]},
+        {"instances": [[[[-1] * 3] * 5] * 4]},
+        {"instances": [[[[256] * 3] * 5] * 4]},
+        {"instances": [[[["a"] * 3] * 5] * 4]},
+    ],
+    ids=lambda body: str(body)[:40],
+)
+def test_a_wrong_body_is_refused(body: Any) -> None:
+    with pytest.raises(OpsinError) as caught:
+        read(body)
+    assert caught.value.meaning.status in {413, 422}
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "invalid_image"),
+        ("not base64", "invalid_image"),
+        ("AAA", "invalid_image"),
+        ("ÄÄÄÄ", "invalid_image"),
+        (7, "invalid_image"),
+        (base64.b64encode(bytes(220)).decode(), "payload_too_large"),
+    ],
+)
+def test_bad_base64_is_the_images_own_error(text: Any, code: str) -> None:
+    good, bad = read({"instances": [B64, {"b64": text}]}).images
+    assert good == FILE
+    assert isinstance(bad, OpsinError)
+    assert bad.code == code
+
+
+def test_the_answer_is_a_row_an_image() -> None:
+    rows = np.array([[0.25, 0.75], [1, 0]], np.float32)
+    assert json.loads(answer(read({"inputs": LISTS}), rows)) == {"outputs": rows.tolist()}
+    assert json.loads(answer(read({"instances": LISTS}), rows)) == {"predictions": rows.tolist()}
+
+
+def test_the_message_says_what_an_image_is() -> None:
+    with pytest.raises(ValidationFailed, match=r"\[4, 5, 3\].*b64"):
+        read({"instances": [{"picture": B64}]})
+
+
+def refused_well(error: OpsinError) -> None:
+    """It is one of the documented refusals, and can be sent."""
+    assert error.meaning.status in {400, 413, 422}
+    assert error.detail.encode()
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.floats() | st.text(max_size=5) | st.just(LISTS[0]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["b64", "image", "x"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(["instances", "inputs", "signature_name"]), JSON))
+def test_any_body_is_read_or_refused(body: dict[str, Any]) -> None:
+    try:
+        ask = read(body)
+    except OpsinError as error:
+        refused_well(error)
+    else:
+        assert 1 <= len(ask.images) <= SMALL.most

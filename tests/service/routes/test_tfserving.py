@@ -1,0 +1,114 @@
+import base64
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.service.parts import House, picture
+
+SHAPE = (227, 227, 3)
+PREDICT = "/v1/models/squeezenet:predict"
+
+
+def grey(level: int) -> object:
+    return np.full(SHAPE, level, np.uint8).tolist()
+
+
+def b64(level: int) -> dict[str, str]:
+    return {"b64": base64.b64encode(picture(level)).decode()}
+
+
+@pytest.mark.parametrize("where", ["", "/versions/1", "/labels/champion"])
+def test_instances_give_predictions(client: httpx.Client, where: str) -> None:
+    body = {"signature_name": "serving_default", "instances": [grey(10), grey(20)]}
+    answer = client.post(f"/v1/models/squeezenet{where}:predict", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json().keys() == {"predictions"}
+    rows = np.array(answer.json()["predictions"])
+    assert rows.shape == (2, 1000)
+    assert rows.argmax(axis=1).tolist() == [10, 20]
+
+
+def test_inputs_give_outputs(client: httpx.Client) -> None:
+    body = {"signature_name": "features", "inputs": {"image": [grey(7)]}}
+    outputs = client.post(PREDICT, json=body).json()["outputs"]
+    assert (len(outputs), len(outputs[0]), np.argmax(outputs[0])) == (1, 512, 7)
+
+
+def test_encoded_images_are_decoded_like_all_others(client: httpx.Client) -> None:
+    body = {"instances": [b64(40), {"image": grey(50)}, {"image": b64(60)}]}
+    rows = client.post(PREDICT, json=body).json()["predictions"]
+    assert [int(np.argmax(row)) for row in rows] == [40, 50, 60]
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        ({"b64": base64.b64encode(b"no picture").decode()}, 422),
+        ({"b64": "?"}, 422),
+        ({"b64": base64.b64encode(bytes(20_001)).decode()}, 413),
+    ],
+)
+def test_a_bad_image_is_named(client: httpx.Client, bad: dict[str, str], status: int) -> None:
+    answer = client.post(PREDICT, json={"instances": [b64(1), bad]})
+    assert answer.status_code == status
+    assert answer.json()["error"].startswith("Image 1: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/models/nobody:predict", 404),
+        ("/v1/models/squeezenet/versions/7:predict", 404),
+        ("/v1/models/squeezenet/labels/canary:predict", 404),
+        ("/v1/models/squeezenet/labels/1:predict", 422),
+        ("/v1/models/squeezenet/versions/a%20b:predict", 422),
+        ("/v1/models/squeezenet:predict", 400),
+    ],
+)
+def test_errors_are_told_as_tensorflow_serving_does(
+    client: httpx.Client, path: str, status: int
+) -> None:
+    answer = client.post(path, content=b"{")
+    assert (answer.status_code, answer.json().keys()) == (status, {"error"})
+
+
+def test_what_the_dispatch_refuses(client: httpx.Client, house: House) -> None:
+    house.dispatch.delay = 5
+    headers = {"X-Timeout-Ms": "300"}
+    late = client.post(PREDICT, json={"instances": [b64(1)]}, headers=headers)
+    assert (late.status_code, late.json().keys()) == (504, {"error"})
+    assert house.dispatch.cancelled == 1
+
+
+@pytest.mark.parametrize("where", ["", "/versions/1", "/labels/champion"])
+def test_metadata(client: httpx.Client, where: str) -> None:
+    told = client.get(f"/v1/models/squeezenet{where}/metadata").json()
+    assert told["model_spec"] == {"name": "squeezenet", "signature_name": "", "version": "1"}
+    signatures = told["metadata"]["signature_def"]["signature_def"]
+    assert signatures.keys() == {"serving_default", "serve", "features"}
+    image = signatures["serve"]["inputs"]["image"]
+    assert image["dtype"] == "DT_UINT8"
+    sizes = [one["size"] for one in image["tensor_shape"]["dim"]]
+    assert sizes == ["-1", "227", "227", "3"]
+
+
+@pytest.mark.parametrize("path", ["nobody", "squeezenet/versions/2", "squeezenet/labels/2"])
+def test_metadata_of_nothing(client: httpx.Client, path: str) -> None:
+    answer = client.get(f"/v1/models/{path}/metadata")
+    assert answer.status_code in {404, 422}
+    assert answer.json().keys() == {"error"}
+
+
+def test_a_model_carries_its_status(client: httpx.Client) -> None:
+    model = client.get("/v1/models/squeezenet").json()
+    assert model["name"] == "squeezenet"
+    assert model["model_version_status"] == [
+        {
+            "version": "1",
+            "state": "AVAILABLE",
+            "status": {"error_code": "OK", "error_message": ""},
+        }
+    ]
+    gone = client.get("/v1/models/vgg16").json()["model_version_status"]
+    assert (gone[0]["state"], gone[0]["status"]["error_code"]) == ("END", "UNAVAILABLE")
