@@ -8,7 +8,8 @@
     │   ├── VersionNotFound          version_not_found
     │   └── JobNotFound              job_not_found
     ├── Conflict                 409 conflict
-    │   └── IdempotencyConflict      idempotency_conflict
+    │   ├── IdempotencyConflict      idempotency_conflict
+    │   └── VersionInUse             version_in_use
     ├── PayloadTooLarge          413 payload_too_large
     ├── UnsupportedMediaType     415 unsupported_media_type
     ├── ValidationFailed         422 validation_error
@@ -48,6 +49,7 @@ CODES: dict[str, Meaning] = {
     "method_not_allowed": Meaning(405, "This address does not take that method"),
     "conflict": Meaning(409, "The request conflicts with the present state"),
     "idempotency_conflict": Meaning(409, "That Idempotency-Key belongs to another request"),
+    "version_in_use": Meaning(409, "An alias stands on that version"),
     "payload_too_large": Meaning(413, "The request is larger than the limit"),
     "unsupported_media_type": Meaning(415, "That kind of content is not accepted here"),
     "validation_error": Meaning(422, "A value is missing, malformed or out of range"),
@@ -113,6 +115,10 @@ class Conflict(OpsinError):
 
 class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
+
+
+class VersionInUse(Conflict):
+    code = "version_in_use"
 
 
 class PayloadTooLarge(OpsinError):

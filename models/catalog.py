@@ -10,7 +10,7 @@ from typing import Literal
 
 from contracts.errors import ModelNotFound
 
-Preprocessing = Literal["caffe", "lite"]
+Preprocessing = Literal["caffe", "lite", "unit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Network:
         title: What people call it, with its source.
         input_size: (height, width) of the input in pixels.
         short_side: The short side is resized to this many pixels before the centre is cropped.
-        preprocessing: ``caffe``: BGR minus the ImageNet means; ``lite``: (x - 127) / 128.
+        preprocessing: ``caffe``: BGR minus the ImageNet means; ``lite``: (x - 127) / 128;
+            ``unit``: x / 255, for what is trained from scratch.
         classes: Size of the output with the published weights.
         features: Size of the embedding (pooled output of the base).
         explain_layer: The last convolution, whose maps explain a class best.

@@ -7,6 +7,7 @@ from functools import partial
 import keras
 
 from models.catalog import Network
+from models.networks.cnn import cnn
 from models.networks.efficientnet_lite import efficientnet_lite0
 from models.networks.squeezenet import squeezenet
 from models.networks.vgg import vgg
@@ -30,6 +31,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "squeezenet": Architecture(squeezenet, "fire9_concat"),
     "vgg16": Architecture(partial(vgg, "vgg16"), "block5_pool"),
     "vgg19": Architecture(partial(vgg, "vgg19"), "block5_pool"),
+    # For pictures as small as 32 x 32, as trained on CIFAR-10.
+    "vgg19_bn": Architecture(
+        partial(vgg, "vgg19", batch_norm=True, weight_decay=5e-4), "block5_pool"
+    ),
+    "cnn_mnist": Architecture(partial(cnn, "cnn_mnist"), "pool2"),
+    "cnn_small": Architecture(partial(cnn, "cnn_small"), "pool2"),
+    "cnn_pets": Architecture(partial(cnn, "cnn_pets"), "pool2"),
+    "cnn_face": Architecture(partial(cnn, "cnn_face"), "pool3"),
 }
 
 

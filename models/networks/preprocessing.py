@@ -23,7 +23,16 @@ def lite(images: Any) -> Any:
     return (tf.cast(images, tf.float32) - 127.0) / 128.0
 
 
-_PREPROCESSING: dict[Preprocessing, Callable[[Any], Any]] = {"caffe": caffe, "lite": lite}
+def unit(images: Any) -> Any:
+    """RGB to 0..1, as the tutorials feed networks that start from nothing."""
+    return tf.cast(images, tf.float32) / 255.0
+
+
+_PREPROCESSING: dict[Preprocessing, Callable[[Any], Any]] = {
+    "caffe": caffe,
+    "lite": lite,
+    "unit": unit,
+}
 
 
 def preprocess(kind: Preprocessing, images: Any) -> Any:

@@ -1,5 +1,8 @@
 """VGG16 and VGG19: stacks of 3x3 convolutions (Simonyan and Zisserman, 2014, arXiv:1409.1556)."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -15,6 +18,7 @@ def vgg(
     classes: int = 1000,
     include_top: bool = True,
     batch_norm: bool = False,
+    weight_decay: float = 0.0,
 ) -> keras.Model:
     """A VGG with random weights.
 
@@ -23,29 +27,49 @@ def vgg(
         input_shape: (height, width, 3) of the preprocessed input; must be known for the top.
         classes: Size of the softmax.
         include_top: Whether ``fc1``, ``fc2`` and ``predictions`` follow ``block5_pool``.
-        batch_norm: Whether each convolution is normalised before its ReLU, as later authors do.
+        batch_norm: Whether each layer is normalised before its ReLU, as later authors do; then
+            kernels start as He et al. have it, and a dropout of 0.5 follows ``fc1`` and ``fc2``.
+        weight_decay: Factor of the L2 penalty on every kernel.
 
     Returns:
         float32 (n, height, width, 3) to probabilities (n, classes), or to the last feature maps.
     """
+    style = _Style(batch_norm, weight_decay)
     image = x = keras.Input(input_shape, name="image")
     for block, (depth, channels) in enumerate(zip(_DEPTHS[name], _CHANNELS, strict=True), start=1):
         for number in range(1, depth + 1):
-            x = _convolution(x, channels, f"block{block}_conv{number}", batch_norm=batch_norm)
+            layer = f"block{block}_conv{number}"
+            x = style.activated(layers.Conv2D, x, channels, layer, kernel_size=3, padding="same")
         x = layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
     if include_top:
         x = layers.Flatten(name="flatten")(x)
-        x = layers.Dense(4096, activation="relu", name="fc1")(x)
-        x = layers.Dense(4096, activation="relu", name="fc2")(x)
-        x = layers.Dense(classes, activation="softmax", name="predictions")(x)
-    return keras.Model(image, x, name=name)
+        for layer in ("fc1", "fc2"):
+            x = style.activated(layers.Dense, x, 4096, layer)
+            if batch_norm:
+                x = layers.Dropout(0.5, name=f"{layer}_dropout")(x)
+        x = layers.Dense(classes, activation="softmax", name="predictions", **style.kernels())(x)
+    return keras.Model(image, x, name=f"{name}_bn" if batch_norm else name)
 
 
-def _convolution(
-    x: keras.KerasTensor, channels: int, name: str, *, batch_norm: bool
-) -> keras.KerasTensor:
-    if not batch_norm:
-        return layers.Conv2D(channels, 3, padding="same", activation="relu", name=name)(x)
-    x = layers.Conv2D(channels, 3, padding="same", name=name)(x)
-    x = layers.BatchNormalization(name=f"{name}_bn")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """What all layers of one VGG have in common."""
+
+    batch_norm: bool
+    weight_decay: float
+
+    def activated(
+        self, kind: type[keras.Layer], x: keras.KerasTensor, width: int, name: str, **more: Any
+    ) -> keras.KerasTensor:
+        """A convolution or dense layer with its ReLU, and what stands between the two."""
+        more |= self.kernels()
+        if not self.batch_norm:
+            return kind(width, activation="relu", name=name, **more)(x)
+        x = kind(width, name=name, **more)(x)
+        x = layers.BatchNormalization(name=f"{name}_bn")(x)
+        return layers.ReLU(name=f"{name}_relu")(x)
+
+    def kernels(self) -> dict[str, Any]:
+        start = "he_normal" if self.batch_norm else "glorot_uniform"
+        decay = keras.regularizers.L2(self.weight_decay) if self.weight_decay else None
+        return {"kernel_initializer": start, "kernel_regularizer": decay}

@@ -1,0 +1,84 @@
+"""From a Keras model to the files of a version, refused unless the copy equals the original.
+
+The gate is there because an export that answers differently from what was trained and measured
+is worse than none: the SavedModel is loaded again and compared on real pictures.
+"""
+
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import keras
+
+from contracts.manifest import Draft, Endpoint, Provenance
+from contracts.messages import Pixels
+from models.label_file import write_labels
+from models.labels import Label
+from models.parity import parity
+from models.signatures import Blueprint, Signature, is_base, signatures
+
+SAVED_MODEL = "saved_model"
+KERAS_MODEL = "model.keras"
+
+
+def export_version(
+    model: keras.Model,
+    blueprint: Blueprint,
+    folder: Path,
+    *,
+    pictures: Pixels,
+    labels: Sequence[Label] = (),
+    provenance: Provenance | None = None,
+    metrics: dict[str, float] | None = None,
+) -> Draft:
+    """Write `saved_model/`, `model.keras` and `labels.json`, and check them.
+
+    Args:
+        model: Flat, with its weights; ends in probabilities, or in maps if it is a base alone.
+        blueprint: What has to be known of it.
+        folder: An empty one, from `Store.staging`.
+        pictures: Real ones to compare on, uint8 (n, height, width, 3), at least one.
+        labels: A name for each class, in the order of the outputs.
+        provenance: Where it comes from; the libraries' versions are added.
+        metrics: What it was measured to reach.
+
+    Returns:
+        The draft for `Store.publish`.
+
+    Raises:
+        ParityError: The files answer differently from the model.
+        ValueError: There are no pictures, or not as many labels as classes.
+    """
+    classes = None if is_base(model) else int(model.outputs[0].shape[-1])
+    if len(pictures) == 0 or len(labels) != (classes or 0):
+        raise ValueError(f"{len(pictures)} pictures, {len(labels)} labels, {classes} classes")
+    endpoints = signatures(model, blueprint)
+    _write_saved_model(endpoints, folder / SAVED_MODEL)
+    model.save(folder / KERAS_MODEL)
+    write_labels(folder, labels)
+    height, width = model.inputs[0].shape[1:3]
+    return Draft(
+        network=blueprint.network,
+        classes=classes,
+        input_size=(height, width),
+        short_side=blueprint.short_side,
+        preprocessing=blueprint.preprocessing,
+        endpoints=tuple(endpoints),
+        features=int(model.get_layer(blueprint.base_output).output.shape[-1]),
+        explain_layer=blueprint.explain_layer,
+        parity=parity(endpoints, folder / SAVED_MODEL, pictures),
+        provenance=(provenance or Provenance()).model_copy(update={"libraries": _libraries()}),
+        metrics=metrics or {},
+    )
+
+
+def _write_saved_model(endpoints: dict[Endpoint, Signature], folder: Path) -> None:
+    archive = keras.export.ExportArchive()
+    # `track` would write every variable twice: add_endpoint finds those its function uses.
+    for name, endpoint in endpoints.items():
+        archive.add_endpoint(name, endpoint.run, input_signature=list(endpoint.inputs))
+    archive.write_out(str(folder), verbose=False)
+
+
+def _libraries() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("keras", "numpy", "tensorflow")}

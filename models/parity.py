@@ -1,0 +1,59 @@
+"""Whether an exported graph answers as the Keras model that it was made from."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from contracts.manifest import Endpoint, Parity
+from contracts.messages import Pixels
+from models.signatures import OUTPUTS, Signature
+
+PARITY_LIMIT = 1e-4
+
+
+class ParityError(ValueError):
+    """The exported graph does not answer as the Keras model does."""
+
+
+def parity(endpoints: dict[Endpoint, Signature], saved_model: Path, pictures: Pixels) -> Parity:
+    """The largest difference of each endpoint between Keras, run eagerly, and the files.
+
+    Args:
+        endpoints: Of the Keras model.
+        saved_model: The folder written from them.
+        pictures: Real ones, uint8 (n, height, width, 3).
+
+    Raises:
+        ParityError: One is above `PARITY_LIMIT`.
+    """
+    loaded = tf.saved_model.load(str(saved_model))
+    images = tf.constant(pictures)
+    arguments = {"images": images}
+    if "serve" in endpoints:
+        top = tf.argmax(endpoints["serve"].run(images)["probabilities"], -1, tf.int32)
+        arguments["class_index"] = top
+    differences: dict[Endpoint, float] = {}
+    for name, endpoint in endpoints.items():
+        given = {spec.name: arguments[spec.name] for spec in endpoint.inputs}
+        expected = endpoint.run(**given)[OUTPUTS[name]].numpy()
+        found = loaded.signatures[name](**given)[OUTPUTS[name]].numpy()
+        differences[name] = largest_difference(expected, found)
+    for name, difference in differences.items():
+        if not difference <= PARITY_LIMIT:  # a NaN fails too
+            raise ParityError(
+                f"{name} of the exported graph differs by {difference:.2g} from the Keras model, "
+                f"more than {PARITY_LIMIT:g}; nothing was published"
+            )
+    return Parity(pictures=len(pictures), largest_difference=differences)
+
+
+def largest_difference(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
+    """Largest absolute difference, in units of the largest value where that is above 1.
+
+    Probabilities and grids stay below 1; features reach hundreds, where 1e-4 is below what
+    float32 can tell apart.
+    """
+    scale = max(1.0, float(np.abs(expected).max()))
+    return float(np.abs(expected - found).max()) / scale

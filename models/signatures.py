@@ -1,0 +1,114 @@
+"""The endpoints of a version: TensorFlow functions from uint8 pictures to answers.
+
+    serve          images                -> probabilities (n, classes)
+    features       images                -> embedding (n, features)
+    explain        images, class_index   -> grid (n, gh, gw), Grad-CAM
+    explain_hires  images, class_index   -> grid (n, gh, gw), HiResCAM
+
+`images` is uint8 RGB of the network's input size, (n, height, width, 3), any n; `class_index` is
+int32 (n,). Preprocessing is inside, so whoever runs the SavedModel cannot get it wrong. A base
+without its classifier has `features` alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import keras
+import tensorflow as tf
+
+from contracts.manifest import Endpoint
+from models.catalog import Network, Preprocessing
+from models.explanation import Tensor, Weigh, explainer, grad_cam, hires_cam
+from models.networks.architecture import ARCHITECTURES
+from models.networks.preprocessing import preprocess
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colour to grey
+
+OUTPUTS: dict[Endpoint, str] = {
+    "serve": "probabilities",
+    "features": "embedding",
+    "explain": "grid",
+    "explain_hires": "grid",
+}
+"""What each endpoint calls its one output."""
+
+_EXPLANATIONS: dict[Endpoint, Weigh] = {"explain": grad_cam, "explain_hires": hires_cam}
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What has to be known of a network besides the Keras model.
+
+    Attributes:
+        network: Its architecture's name.
+        short_side: See `models.catalog.Network`.
+        preprocessing: See there.
+        base_output: The layer whose maps, averaged, are the embedding.
+        explain_layer: The layer whose maps explain a class.
+    """
+
+    network: str
+    short_side: int
+    preprocessing: Preprocessing
+    base_output: str
+    explain_layer: str
+
+    @classmethod
+    def of(cls, network: Network) -> Self:
+        """That of a catalog row."""
+        base_output = ARCHITECTURES[network.name].base_output
+        return cls(
+            network.name,
+            network.short_side,
+            network.preprocessing,
+            base_output,
+            network.explain_layer,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One endpoint: a function and what it takes."""
+
+    run: Callable[..., dict[str, Tensor]]
+    inputs: tuple[Any, ...]
+
+
+def is_base(model: keras.Model) -> bool:
+    """Whether a model ends in maps, without a classifier."""
+    return len(model.outputs[0].shape) == 4
+
+
+def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signature]:
+    """The endpoints of a flat model, `serve` first if it has one."""
+    height, width, channels = model.inputs[0].shape[1:]
+    images = tf.TensorSpec((None, height, width, 3), tf.uint8, name="images")
+    classes = tf.TensorSpec((None,), tf.int32, name="class_index")
+
+    def prepared(pictures: Tensor) -> Tensor:
+        x = preprocess(blueprint.preprocessing, pictures)
+        return x if channels == 3 else tf.reduce_sum(x * _LUMA, axis=-1, keepdims=True)
+
+    def forward(endpoint: Endpoint, part: keras.Model) -> Signature:
+        return Signature(
+            lambda images: {OUTPUTS[endpoint]: part(prepared(images), training=False)}, (images,)
+        )
+
+    def explanation(endpoint: Endpoint, weigh: Weigh) -> Signature:
+        grids = explainer(model, blueprint.explain_layer, weigh)
+        return Signature(
+            lambda images, class_index: {OUTPUTS[endpoint]: grids(prepared(images), class_index)},
+            (images, classes),
+        )
+
+    features = forward("features", _pooled(model, blueprint.base_output))
+    if is_base(model):
+        return {"features": features}
+    explanations = {name: explanation(name, weigh) for name, weigh in _EXPLANATIONS.items()}
+    return {"serve": forward("serve", model), "features": features, **explanations}
+
+
+def _pooled(model: keras.Model, layer: str) -> keras.Model:
+    maps = model.get_layer(layer).output
+    return keras.Model(model.inputs[0], keras.layers.GlobalAveragePooling2D()(maps))

@@ -1,0 +1,149 @@
+"""One version from the store, loaded and warmed: the interface of `models.predictor.Predictor`.
+
+It runs the SavedModel and knows nothing of Keras or of the network's code, so it serves whatever
+was published, the zoo and what was trained here alike. Batches are padded to a few sizes: the
+graph takes any size, but each new one costs the kernels a first, slow run.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from contracts.errors import VersionNotFound
+from contracts.inference import Operation
+from contracts.manifest import Endpoint, Manifest
+from contracts.messages import Pixels
+from models.manifest import read_manifest
+from models.signatures import OUTPUTS
+from models.store import Store
+
+Outputs = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int32]
+
+_ENDPOINTS: dict[Operation, Endpoint] = {"classify": "serve", "embed": "features"}
+
+
+class VersionPredictor:
+    """A model version that answers.
+
+    Args:
+        folder: The version's own, from `Store.path`.
+        max_batch_size: Most pictures that run together.
+
+    Attributes:
+        manifest: What the version says of itself.
+        version: Its number.
+        operations: What it can be asked for.
+        classes: Size of the probabilities; None without a classifier.
+        runtime: What runs it.
+        batch_sizes: The sizes a batch is padded to, ascending.
+        traces: Always one an operation: the graphs come traced.
+        load_seconds: What reading the files took.
+    """
+
+    runtime = "tensorflow-float32"
+
+    def __init__(self, folder: Path, *, max_batch_size: int) -> None:
+        started = time.monotonic()
+        self.manifest: Manifest = read_manifest(folder)
+        # Kept alive beside its signatures, which hold its variables only weakly.
+        self._loaded = tf.saved_model.load(str(folder / "saved_model"))
+        self.load_seconds = time.monotonic() - started
+        self.version = self.manifest.version
+        self.classes = self.manifest.classes
+        self.operations: tuple[Operation, ...] = tuple(
+            name for name, endpoint in _ENDPOINTS.items() if endpoint in self.manifest.endpoints
+        )
+        self.batch_sizes = _batch_sizes(max_batch_size)
+        self.traces = len(self.operations)
+
+    def warm(self) -> None:
+        """Run every operation at every batch size, so that no request pays for a first run."""
+        for operation in self.operations:
+            for size in self.batch_sizes:
+                self.run(operation, np.zeros((size, *self.manifest.input_size, 3), np.uint8))
+
+    def run(self, operation: Operation, images: Pixels) -> Outputs:
+        """Answer for each picture.
+
+        Args:
+            operation: One of `operations`.
+            images: RGB of the version's input size, shape (n, height, width, 3), uint8; any n.
+
+        Returns:
+            float32: probabilities (n, classes), or features (n, features).
+
+        Raises:
+            VersionNotFound: `operation` is none of `operations`.
+            ValueError: `images` has another shape or dtype.
+        """
+        if operation not in self.operations:
+            raise VersionNotFound(
+                f"'{self.manifest.model}' version {self.version} cannot {operation}: it has "
+                f"{', '.join(self.operations)} only. Use another version or model."
+            )
+        width = self.manifest.features if operation == "embed" else self.manifest.classes or 0
+        answers = self._answers(_ENDPOINTS[operation], images)
+        return answers if len(images) else np.zeros((0, width), np.float32)
+
+    def explain(self, images: Pixels, classes: Indices, *, hires: bool = False) -> Outputs:
+        """Why each picture would be of its class.
+
+        Args:
+            images: As for `run`, at least one.
+            classes: The class to explain of each, shape (n,), int32.
+            hires: HiResCAM instead of Grad-CAM.
+
+        Returns:
+            Grids in 0..1, shape (n, gh, gw), float32; zeros where nothing speaks for the class.
+        """
+        return self._answers("explain_hires" if hires else "explain", images, classes)
+
+    def _answers(
+        self, endpoint: Endpoint, images: Pixels, classes: Indices | None = None
+    ) -> Outputs:
+        if images.dtype != np.uint8 or images.shape[1:] != (*self.manifest.input_size, 3):
+            raise ValueError(
+                f"{self.manifest.model} takes uint8 pictures of {self.manifest.input_size}, "
+                f"not {images.dtype} of shape {images.shape}"
+            )
+        largest = self.batch_sizes[-1]
+        answers = [
+            self._chunk(endpoint, images[at : at + largest], classes, at)
+            for at in range(0, len(images), largest)
+        ]
+        return np.concatenate(answers) if answers else np.zeros((0,), np.float32)
+
+    def _chunk(
+        self, endpoint: Endpoint, images: Pixels, classes: Indices | None, at: int
+    ) -> Outputs:
+        count = len(images)
+        padding = next(size for size in self.batch_sizes if size >= count) - count
+        given = {"images": tf.constant(np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))))}
+        if classes is not None:
+            given["class_index"] = tf.constant(np.pad(classes[at : at + count], (0, padding)))
+        answer: Outputs = self._loaded.signatures[endpoint](**given)[OUTPUTS[endpoint]].numpy()
+        return answer[:count]
+
+
+def load_version(
+    store: Store, model: str, version: int | str | None = None, *, max_batch_size: int
+) -> VersionPredictor:
+    """Load a version from the store; it still has to be warmed.
+
+    Raises:
+        ModelNotFound: There is no such model.
+        VersionNotFound: It has no such version or alias.
+    """
+    number = store.resolve(model, version)
+    return VersionPredictor(store.path(model, number), max_batch_size=max_batch_size)
+
+
+def _batch_sizes(largest: int) -> tuple[int, ...]:
+    """Powers of two up to `largest`, and `largest` itself: at most half of a batch is padding."""
+    powers = [2**n for n in range(int(math.log2(largest)) + 1)]
+    return tuple(dict.fromkeys([*powers, largest]))
