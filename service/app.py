@@ -14,7 +14,7 @@ from service.middleware.body_limit import BodyLimit
 from service.middleware.keys import KeyCheck
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
-from service.routes import inference, jobs, models, operations
+from service.routes import inference, jobs, models, operations, versions
 from service.services import Opening
 from service.uploads import body_limit
 
@@ -48,7 +48,7 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
             Middleware(BodyLimit, body_limit(settings)),
         ],
     )
-    for routes in (inference, jobs, models, operations):
+    for routes in (inference, jobs, models, versions, operations):
         app.include_router(routes.router)
     problems.install(app)
     documentation.install(app)

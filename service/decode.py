@@ -9,8 +9,7 @@ from functools import partial
 
 from contracts.errors import DeadlineExceeded, Draining, QueueFull
 from contracts.inference import Resize
-from models.catalog import Network
-from models.images import Picture, decode
+from models.images import Picture, Target, decode
 
 # Waiting images hold their bytes: at 16 MiB each this is the API's largest use of memory.
 _WAITING_PER_THREAD = 32
@@ -32,7 +31,7 @@ class Decoder:
         self._closed = False
 
     async def decode(
-        self, data: bytes | memoryview, *, network: Network, resize: Resize, deadline_seconds: float
+        self, data: bytes | memoryview, *, network: Target, resize: Resize, deadline_seconds: float
     ) -> Picture:
         """Decode one image, see `models.images.decode`.
 

@@ -154,7 +154,7 @@ class JobQueue:
 
     def _publish(self, job_id: str, network: str) -> None:
         queue = names.inference_queue(network)
-        self._celery.send_task(names.TASK_RUN_JOB, args=[job_id], queue=queue)
+        self._celery.send_task(names.TASK_RUN_JOB, args=[job_id, network], queue=queue)
 
     async def _watch_on(self) -> None:
         rounds = 0
