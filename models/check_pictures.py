@@ -9,14 +9,13 @@ import numpy as np
 
 from contracts.errors import OpsinError
 from contracts.messages import Pixels
-from models.catalog import Network
-from models.images import decode
+from models.images import Target, decode
 
 _MOST = 3
 _MOST_PIXELS = 50_000_000
 
 
-def check_pictures(samples: Path, network: Network) -> Pixels:
+def check_pictures(samples: Path, network: Target) -> Pixels:
     """Some pictures of the network's input size, uint8 (n, height, width, 3).
 
     Args:
