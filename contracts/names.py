@@ -60,6 +60,10 @@ WORKERS = "workers"
 """The set of ids of workers that have given a sign of life; a beat may be gone already."""
 
 
+EPOCH = "epoch"
+"""Gone when the data of a Redis were wiped; see `service.lanes.Lanes.incarnation`."""
+
+
 def job_input(job_id: str) -> str:
     """The decoded images of a queued job."""
     return f"job:{job_id}:input"

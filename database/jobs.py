@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Engine, and_, delete, func, or_, select
@@ -266,11 +266,11 @@ def _place(cursor: str) -> tuple[datetime, str]:
     try:
         created_at, job_id = json.loads(base64.b64decode(cursor, altchars=b"-_", validate=True))
         moment = datetime.fromisoformat(created_at)
-    except (binascii.Error, ValueError, TypeError, RecursionError):
+        if moment.tzinfo is None or not job_id.isascii():
+            raise _bad_cursor()
+        return moment.astimezone(UTC), job_id
+    except (binascii.Error, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _bad_cursor() from None
-    if moment.tzinfo is None or not isinstance(job_id, str):
-        raise _bad_cursor()
-    return moment, job_id
 
 
 def _bad_cursor() -> ValidationFailed:

@@ -18,16 +18,17 @@ _WAITING_PER_THREAD = 32
 class Decoder:
     """The pool. One an API process; belongs to one event loop."""
 
-    def __init__(self, threads: int, *, max_pixels: int) -> None:
+    def __init__(self, threads: int, *, max_pixels: int, max_images: int = 1) -> None:
         """Make the pool; its threads start with the first image.
 
         Args:
             threads: Images decoded at once.
             max_pixels: See `models.images.decode`.
+            max_images: Images of the largest request, which an idle pool has room for.
         """
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._max_pixels = max_pixels
-        self._room = threads * (1 + _WAITING_PER_THREAD)
+        self._room = max(threads * (1 + _WAITING_PER_THREAD), max_images)
         self._closed = False
 
     async def decode(

@@ -82,6 +82,7 @@ class Dispatch:
         self._drains = drains
         self._admission = admission
         self._presence = presence
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def require_room(self, network: str, version: int, operation: Operation) -> None:
         """Refuse early: a request that finds the queue full need not be read or decoded.
@@ -125,11 +126,15 @@ class Dispatch:
             try:
                 async with asyncio.timeout_at(_loop_time(deadline)):
                     await self._push(lane, items, seconds, rate)
-                    replies = await asyncio.gather(*futures)
+                # Outside: a deadline that falls into the push may be swallowed there, see `Rounds`.
+                late = (await asyncio.wait(futures, timeout=deadline - time.monotonic()))[1]
+                if late:
+                    raise self._too_late(network)
+                replies = [future.result() for future in futures]
             except TimeoutError:
                 raise self._too_late(network) from None
             finally:
-                await self._leave(items, seconds)
+                self._leave(items, seconds)
         return [_checked(reply, version) for reply in replies]
 
     def _item(self, pixels: Pixels, seconds: float) -> Item:
@@ -156,16 +161,22 @@ class Dispatch:
             f"'{network}' did not answer in time. Retry, or allow more in X-Timeout-Ms."
         )
 
-    async def _leave(self, items: Sequence[Item], seconds: float) -> None:
+    def _leave(self, items: Sequence[Item], seconds: float) -> None:
         """Stop waiting. What is still queued, because the client left, need not be computed."""
         unanswered = [item.id for item in items if item.id in self._replies.waiting]
         for item_id in unanswered:
             self._replies.forget(item_id)
         if unanswered:
-            try:
-                await asyncio.shield(self._lanes.abandon(unanswered, seconds=max(seconds, 1)))
-            except (RedisError, OSError):
-                log.warning("not_abandoned", count=len(unanswered))
+            # Not awaited: a Redis that went silent would hold the answer back past its deadline.
+            task = asyncio.create_task(self._abandon(unanswered, max(seconds, 1)))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _abandon(self, ids: Sequence[bytes], seconds: float) -> None:
+        try:
+            await self._lanes.abandon(ids, seconds=seconds)
+        except (RedisError, OSError):
+            log.warning("not_abandoned", count=len(ids))
 
 
 def _checked(reply: Reply, version: int) -> Reply | OpsinError:

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi.sse import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
+from contracts.errors import OpsinError
 from contracts.jobs import FINISHED, Job
 
 POLL_SECONDS = 0.5
@@ -79,7 +80,10 @@ async def follow(
     """
     until = time.monotonic() + longest_seconds
     while True:
-        job = await run_in_threadpool(look)
+        try:
+            job = await run_in_threadpool(look)
+        except OpsinError:
+            return  # Deleted meanwhile, or no database: the client asks again and is told.
         for event in events_of(job):
             if event.id > after:
                 after = event.id

@@ -12,7 +12,13 @@ from dataclasses import asdict, dataclass
 
 from fastapi import Request
 
-from contracts.errors import InternalError, ModelNotReady, OpsinError
+from contracts.errors import (
+    InternalError,
+    ModelNotReady,
+    OpsinError,
+    PayloadTooLarge,
+    ValidationFailed,
+)
 from contracts.inference import (
     InferenceResponse,
     ItemError,
@@ -29,6 +35,9 @@ from service.connection import while_connected
 from service.deadlines import Deadline
 from service.services import JobItem, Picture, Services
 from service.uploads import Upload, read_uploads
+
+# What one image of several may be answered with while the others are answered all the same.
+_FAULTS_OF_AN_IMAGE = (ValidationFailed, PayloadTooLarge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +166,17 @@ class Inference:
         """All at once; the decoder's own threads are what bounds it.
 
         Raises:
-            OpsinError: The only image cannot be decoded.
+            OpsinError: The only image cannot be decoded, or the decoder had no time for one of
+                them: that is no fault of the image, and the client should send all again.
         """
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._decode_one(network, one)) for one in uploads]
         decoded = [task.result() for task in tasks]
-        if len(decoded) == 1 and isinstance(decoded[0].picture, OpsinError):
-            raise decoded[0].picture
+        for one in decoded:
+            if isinstance(one.picture, OpsinError) and (
+                len(decoded) == 1 or not isinstance(one.picture, _FAULTS_OF_AN_IMAGE)
+            ):
+                raise one.picture
         return decoded
 
     async def _decode_one(self, network: Served, upload: Upload) -> Decoded:

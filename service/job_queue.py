@@ -27,13 +27,14 @@ from contracts.settings import Settings
 from database.idempotency import IdempotencyKey
 from database.jobs import Created, Jobs, new_job_id
 from database.leases import Leases
+from service.rounds import Rounds
 from service.services import JobItem
 
 log = structlog.get_logger()
 
 _WATCH_SECONDS = 5.0
 _STALE_SECONDS = 30.0
-_PURGE_EVERY = 120  # watches, so every ten minutes
+_PURGE_SECONDS = 600.0
 
 
 class JobQueue:
@@ -57,15 +58,16 @@ class JobQueue:
         self._limit = settings.job_limit
         self._retention = timedelta(hours=settings.job_retention_hours)
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="job-publish")
-        self._task: asyncio.Task[None] | None = None
+        self._watches = Rounds("job-watch", self.watch, seconds=_WATCH_SECONDS)
+        self._purges = Rounds("job-purge", self._purge, seconds=_PURGE_SECONDS)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._watch_on(), name="job-watch")
+        self._watches.start()
+        self._purges.start()
 
     async def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._watches.stop()
+        await self._purges.stop()
         self._publisher.shutdown(wait=False, cancel_futures=True)
 
     async def submit(
@@ -156,17 +158,8 @@ class JobQueue:
         queue = names.inference_queue(network)
         self._celery.send_task(names.TASK_RUN_JOB, args=[job_id, network], queue=queue)
 
-    async def _watch_on(self) -> None:
-        rounds = 0
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            try:
-                await self.watch()
-                if rounds % _PURGE_EVERY == 0:
-                    await run_in_threadpool(self._jobs.purge, self._retention)
-            except OpsinError as error:
-                log.warning("job_watch_failed", code=error.code)
-            rounds += 1
+    async def _purge(self) -> None:
+        await run_in_threadpool(self._jobs.purge, self._retention)
 
     async def watch(self) -> None:
         """Look once: end what is given up, and send again what was lost."""

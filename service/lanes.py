@@ -1,5 +1,6 @@
 """The API's end of a lane: put images on it, take abandoned ones off, watch that it is drained."""
 
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -99,6 +100,19 @@ class Lanes:
         """Images a second this lane was last seen to drain, or None."""
         raw = await self._client.get(names.lane_rate(lane))
         return float(raw) if raw else None
+
+    async def incarnation(self) -> str:
+        """Another value than before: Redis was restarted, replaced or wiped meanwhile.
+
+        What was put on a lane before may be lost then, be it only its last second.
+        """
+        mark = secrets.token_hex(8)
+        pipe = self._client.pipeline()
+        pipe.set(names.EPOCH, mark, nx=True)
+        pipe.get(names.EPOCH)
+        pipe.info("server")
+        _, epoch, server = await pipe.execute()
+        return f"{server['run_id']}:{epoch.decode()}"
 
     async def claimed(self, worker_id: str) -> set[bytes]:
         """The ids of images that worker took and did not answer."""

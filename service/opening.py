@@ -44,7 +44,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.callback(celery.close)
         engine = open_engine(settings.database)
         stack.callback(engine.dispose)
-        decoder = Decoder(settings.decode_threads, max_pixels=settings.max_image_pixels)
+        decoder = Decoder(
+            settings.decode_threads,
+            max_pixels=settings.max_image_pixels,
+            max_images=settings.max_images,
+        )
         stack.callback(decoder.close)
         drains = Drains(celery)
         stack.callback(drains.close)

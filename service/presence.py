@@ -19,6 +19,7 @@ from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from models.shelves import Served, Shelf, Shelves
 from service.choice import Choice
+from service.rounds import Rounds
 
 log = structlog.get_logger()
 
@@ -40,7 +41,7 @@ class Presence:
         self._configured = configured
         self._shelves = shelves
         self._held = Choice(configured, shelves, ())
-        self._task: asyncio.Task[None] | None = None
+        self._rounds = Rounds("presence", self.refresh, seconds=_REFRESH_SECONDS)
         self._rates: dict[str, float] = {}
         self._depths: dict[str, int] = {}
         self.workers: tuple[WorkerBeat, ...] = ()
@@ -49,12 +50,10 @@ class Presence:
 
     async def start(self) -> None:
         await self.refresh()
-        self._task = asyncio.create_task(self._refresh_on(), name="presence")
+        self._rounds.start()
 
     async def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._rounds.stop()
 
     def rate(self, lane: str) -> float | None:
         """Images a second that lane drains, or None if it was not seen draining lately."""
@@ -108,11 +107,6 @@ class Presence:
             if fate is not None or time.monotonic() + _WAIT_SECONDS > until:
                 return fate is True
             await asyncio.sleep(_WAIT_SECONDS)
-
-    async def _refresh_on(self) -> None:
-        while True:
-            await asyncio.sleep(_REFRESH_SECONDS)
-            await self.refresh()
 
     async def refresh(self) -> None:
         """Look once."""

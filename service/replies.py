@@ -6,10 +6,10 @@ from typing import cast
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from contracts import names
 from contracts.messages import Item, MalformedMessageError, Reply
+from service.rounds import Rounds
 
 log = structlog.get_logger()
 
@@ -38,15 +38,13 @@ class Replies:
         self._client = client
         self.key = names.replies(api_id)
         self.waiting: dict[bytes, Waiting] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._rounds = Rounds("replies", self._receive, seconds=0, after_fault=_BLOCK_SECONDS / 4)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._receive_on(), name="replies")
+        self._rounds.start()
 
     async def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._rounds.stop()
 
     def expect(self, item: Item, lane: str) -> "asyncio.Future[Reply]":
         """A future of the reply; `forget` it when nobody waits any more."""
@@ -63,16 +61,12 @@ class Replies:
         if waiting and not waiting.future.done():
             waiting.future.set_result(reply)
 
-    async def _receive_on(self) -> None:
-        while True:
-            try:
-                first = await self._client.blpop([self.key], timeout=_BLOCK_SECONDS)
-                if first:
-                    more = await self._client.lpop(self.key, _BATCH) or []
-                    self._deliver_all(cast(list[bytes], [first[1], *more]))
-            except (RedisError, OSError) as error:
-                log.warning("replies_interrupted", error=type(error).__name__)
-                await asyncio.sleep(_BLOCK_SECONDS / 4)
+    async def _receive(self) -> None:
+        first = await self._client.blpop([self.key], timeout=_BLOCK_SECONDS)
+        if first:
+            self._deliver_all([cast(bytes, first[1])])
+            # After it, so that a connection lost between the two loses no answer.
+            self._deliver_all(cast(list[bytes], await self._client.lpop(self.key, _BATCH) or []))
 
     def _deliver_all(self, raws: list[bytes]) -> None:
         for raw in raws:

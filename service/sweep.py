@@ -3,18 +3,16 @@
 So a lost drain task, a killed worker or a restarted Redis costs a second and not the deadline.
 """
 
-import asyncio
 from dataclasses import replace
 
 import structlog
-from redis.exceptions import RedisError
 
-from contracts.errors import OpsinError
 from contracts.messages import Reply
 from service.dispatch import Drains
 from service.lanes import Lanes
 from service.presence import Presence
 from service.replies import Replies, Waiting
+from service.rounds import Rounds
 
 log = structlog.get_logger()
 
@@ -31,29 +29,21 @@ class Sweep:
         self._drains = drains
         self._presence = presence
         self._known: set[str] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._incarnation: str | None = None
+        self._rounds = Rounds("sweep", self.sweep, seconds=_EVERY_SECONDS)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._sweep_on(), name="sweep")
+        self._rounds.start()
 
     async def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _sweep_on(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY_SECONDS)
-            try:
-                await self.sweep()
-            except (RedisError, OSError, OpsinError) as error:
-                log.warning("sweep_failed", error=type(error).__name__)
+        await self._rounds.stop()
 
     async def sweep(self) -> None:
         """Look once."""
         if not self._presence.redis_ok:
             # An unreachable Redis says nothing about who lives.
             return
+        await self._survive_restart()
         alive = {worker.id for worker in self._presence.workers}
         for worker_id in self._known - alive:
             await self._recover(worker_id)
@@ -69,20 +59,40 @@ class Sweep:
         if not ours:
             return
         log.warning("worker_lost", worker=worker_id, images=len(ours))
-        await self._lanes.release(worker_id, [waiting.item.id for waiting in ours])
         for waiting in ours:
             await self._again(waiting)
+            await self._lanes.release(worker_id, [waiting.item.id])
+
+    async def _survive_restart(self) -> None:
+        """Put everything on its lane again when Redis is not the one of the last look.
+
+        What it kept all the same is computed twice, and the second answer finds nobody.
+        """
+        now = await self._lanes.incarnation()
+        if self._incarnation not in (None, now):
+            waiting = list(self._replies.waiting.values())
+            log.warning("redis_restarted", images=len(waiting))
+            for one in waiting:
+                await self._push(one)
+        self._incarnation = now
 
     async def _again(self, waiting: Waiting) -> None:
+        """Count the attempt that was lost, and make the next one."""
         item = waiting.item
+        if item.id not in self._replies.waiting:
+            return  # answered, or its client gave up, since we looked
         if item.attempt >= _MAX_ATTEMPTS:
             # An image that took two workers down with it does not get a third.
             failed = ("internal_error", "The worker was lost twice on this image.")
             self._replies.deliver(Reply(item.id, 0, 1, 0, 0, error=failed))
             return
-        item = replace(item, attempt=item.attempt + 1)
-        self._replies.waiting[item.id] = replace(waiting, item=item)
-        seconds = max(1.0, item.deadline - item.enqueued)
-        push = await self._lanes.push(waiting.lane, [item], seconds=seconds, again=True)
+        again = replace(waiting, item=replace(item, attempt=item.attempt + 1))
+        await self._push(again)
+        if item.id in self._replies.waiting:
+            self._replies.waiting[item.id] = again
+
+    async def _push(self, waiting: Waiting) -> None:
+        seconds = max(1.0, waiting.item.deadline - waiting.item.enqueued)
+        push = await self._lanes.push(waiting.lane, [waiting.item], seconds=seconds, again=True)
         if push.schedule:
             await self._drains.send(waiting.lane)

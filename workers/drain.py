@@ -7,6 +7,7 @@ next ones gather by themselves, so the busier it is the fuller its batches are.
 import time
 from collections.abc import Callable, Sequence
 from threading import Event
+from typing import get_args
 
 import numpy as np
 import structlog
@@ -18,7 +19,7 @@ from workers.lane import LaneName, Lanes
 
 log = structlog.get_logger()
 
-# Other lanes of this worker get their turn after this long, however much waits in this one.
+# Other lanes and jobs get their turn after this long, however much still comes in this one.
 _TURN_SECONDS = 0.25
 _POLL_SECONDS = 0.001
 _RATE_SMOOTHING = 0.3
@@ -64,22 +65,33 @@ class Drain:
         self._clock = clock
         self._rates: dict[LaneName, float] = {}
 
+    def relieve(self) -> None:
+        """Drain every lane whose task waits: what a job does before each of its batches."""
+        for lane in self._lanes.scheduled(self._all()):
+            self(lane)
+
+    def _all(self) -> list[LaneName]:
+        """Every lane of what is held now."""
+        return [
+            LaneName(model, version, operation)
+            for model, version in self._held.all()
+            for operation in get_args(Operation)
+        ]
+
     def __call__(self, lane: LaneName) -> int:
-        """Answer all that waits in `lane`; return how many images that were."""
+        """Answer what waits in `lane`, for one turn; return how many images that were."""
         predictor = self._held.get(lane.model, lane.version)
         if predictor is None:
             self._refuse(lane)
             return 0
-        others = [name for name in self._rates if name != lane]
-        self._rates.setdefault(lane, 0.0)
+        others = [name for name in self._all() if name != lane]
         self._lanes.begin(lane)
         answered, turn_ends = 0, time.monotonic() + _TURN_SECONDS
         while items := self._next_batch(lane, others):
             answered += self._answer(lane, predictor, items)
-            if self._stopping.is_set() or (
-                time.monotonic() > turn_ends and self._lanes.any_scheduled(others)
-            ):
-                # What still waits is another task's, of this worker or the next.
+            if self._stopping.is_set() or time.monotonic() > turn_ends:
+                # What still comes is the next task's, of this worker or another. It stands in
+                # line behind jobs and other lanes, which endless traffic would keep out.
                 if self._lanes.schedule(lane):
                     self._schedule(lane)
                 break
@@ -110,7 +122,7 @@ class Drain:
         lingers_until = time.monotonic() + self._linger_seconds
         while not (items := self._lanes.take(lane, self._batch_limit)):
             over = time.monotonic() >= lingers_until or self._stopping.is_set()
-            if over or self._lanes.any_scheduled(others):
+            if over or self._lanes.scheduled(others):
                 return []
             time.sleep(_POLL_SECONDS)
         return items
@@ -125,7 +137,7 @@ class Drain:
             began = time.monotonic()
             replies = self._run(lane, predictor, group, now)
             rate = len(group) / max(time.monotonic() - began, 1e-6)
-            before = self._rates[lane]
+            before = self._rates.get(lane)
             self._rates[lane] = before + _RATE_SMOOTHING * (rate - before) if before else rate
             self._lanes.answer(lane, list(zip(group, replies, strict=True)), self._rates[lane])
         return len(alive)

@@ -39,7 +39,11 @@ class Held:
 
     def versions(self, model: str) -> list[int]:
         """The numbers of a model's versions, in ascending order."""
-        return sorted(version for name, version in list(self._versions) if name == model)
+        return sorted(version for name, version in self.all() if name == model)
+
+    def all(self) -> list[tuple[str, int]]:
+        """Model and number of every version."""
+        return list(self._versions)
 
     def standing(self, model: str, alias: str) -> Predictor | None:
         """What answers for an alias: its own version, or the one before until that is loaded."""

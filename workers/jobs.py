@@ -5,7 +5,7 @@ changes nothing any more.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import redis
 import structlog
 
 from contracts import names
-from contracts.errors import InternalError, ModelNotReady, OpsinError
+from contracts.errors import InternalError, ModelNotReady, OpsinError, Unavailable
 from contracts.inference import (
     InferenceResponse,
     ItemError,
@@ -43,6 +43,7 @@ class JobRunner:
         held: The versions in memory.
         worker_id: Under which jobs are taken.
         batch_limit: Most images in one batch; between two the job can be cancelled.
+        give_way: Called before each batch: answers those who wait for theirs at once.
     """
 
     leases: Leases
@@ -50,6 +51,7 @@ class JobRunner:
     held: Held
     worker_id: str
     batch_limit: int
+    give_way: Callable[[], None]
 
     def __call__(self, job_id: str) -> None:
         """Take the job if it is free, and bring it to an end."""
@@ -58,6 +60,12 @@ class JobRunner:
             return
         try:
             ended = self._end(lease)
+        except ModelNotReady as error:
+            ended = self.leases.fail(lease, error)  # trying again would not help
+        except (Unavailable, redis.RedisError) as error:
+            # Not the job's fault. Its lease runs out, and it is tried again.
+            log.warning("job_interrupted", job=job_id, error=type(error).__name__)
+            return
         except OpsinError as error:
             ended = self.leases.fail(lease, error)
         except Exception:
@@ -75,6 +83,7 @@ class JobRunner:
         for start in range(0, len(images), self.batch_limit):
             if self.leases.is_cancel_requested(lease.job_id):
                 return self.leases.cancelled(lease)
+            self.give_way()
             vectors.extend(_run(lease, predictor, images[start : start + self.batch_limit]))
             fraction = len(vectors) / len(images)
             progress = Progress(fraction=fraction, step=len(vectors), steps=len(images))

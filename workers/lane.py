@@ -83,10 +83,12 @@ class Lanes:
                 continue
         return items
 
-    def any_scheduled(self, lanes: Sequence[LaneName]) -> bool:
-        """Whether a drain of one of these lanes waits for a worker."""
-        flags = [lane.flag for lane in lanes]
-        return bool(flags) and bool(self._client.exists(*flags))
+    def scheduled(self, lanes: Sequence[LaneName]) -> list[LaneName]:
+        """Those of these lanes whose drain waits for a worker."""
+        if not lanes:
+            return []
+        flags = cast(list[bytes | None], self._client.mget([lane.flag for lane in lanes]))
+        return [lane for lane, flag in zip(lanes, flags, strict=True) if flag]
 
     def answer(self, lane: LaneName, answers: Sequence[tuple[Item, Reply]], rate: float) -> None:
         """Send the replies of one batch, and note the rate the lane drains at.

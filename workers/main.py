@@ -159,7 +159,7 @@ class Worker:
 
         elsewhere = Elsewhere(self._client, self._id, send)
         drain = self._drain(elsewhere, send)
-        run_job = self._job_runner()
+        run_job = self._job_runner(drain)
         conversions = Conversions(self._store, self._client)
 
         @app.task(name=names.TASK_DRAIN)  # type: ignore[untyped-decorator]
@@ -197,7 +197,13 @@ class Worker:
             is_past=lambda lane: lane.version not in self._store.aliases(lane.model).values(),
         )
 
-    def _job_runner(self) -> JobRunner:
+    def _job_runner(self, drain: Drain) -> JobRunner:
         leases = Leases(open_engine(self._settings.database), lambda: datetime.now(UTC))
-        limit = self._settings.max_batch_size
-        return JobRunner(leases, self._client, self._held, self._id, limit)
+        return JobRunner(
+            leases,
+            self._client,
+            self._held,
+            self._id,
+            batch_limit=self._settings.max_batch_size,
+            give_way=drain.relieve,
+        )

@@ -127,7 +127,10 @@ def test_lists_are_filtered(jobs: Jobs) -> None:
     "cursor",
     ["", "x", "====", "ä", base64.urlsafe_b64encode(b'["2026-01-01T00:00:00", "a"]').decode()]
     + [base64.urlsafe_b64encode(body).decode() for body in (b"[1, 2]", b"{}", b"[" * 9000)]
-    + [base64.urlsafe_b64encode(b'["2026-01-01T00:00:00+00:00", null]').decode()],
+    + [base64.urlsafe_b64encode(b'["2026-01-01T00:00:00+00:00", null]').decode()]
+    # A moment that has no UTC, and a text that has no UTF-8.
+    + [base64.urlsafe_b64encode(b'["9999-12-31T23:59:59-23:59", "a"]').decode()]
+    + [base64.urlsafe_b64encode(b'["2026-01-01T00:00:00+00:00", "\\ud800"]').decode()],
 )
 def test_a_cursor_of_somebody_else_is_refused(jobs: Jobs, cursor: str) -> None:
     with pytest.raises(ValidationFailed):

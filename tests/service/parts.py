@@ -22,6 +22,7 @@ from contracts.errors import (
     JobNotFound,
     ModelNotFound,
     OpsinError,
+    QueueFull,
     VersionNotFound,
 )
 from contracts.inference import Operation, Resize
@@ -54,10 +55,18 @@ class Shrunk:
     height: int
 
 
+@dataclass
 class PillowDecoder:
+    """Decodes in this process. Room for so many images may be set from outside."""
+
+    room: int = 1000
+
     async def decode(
         self, data: bytes, *, network: Network, resize: Resize, deadline_seconds: float
     ) -> Shrunk:
+        if self.room == 0:
+            raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
+        self.room -= 1
         try:
             image = Image.open(io.BytesIO(data)).convert("RGB")
         except (UnidentifiedImageError, OSError):
@@ -234,6 +243,7 @@ class House:
     dispatch: Brightness = field(default_factory=Brightness)
     presence: OneWorker = field(default_factory=OneWorker)
     shelf: Shelf = field(default_factory=Shelf)
+    decoder: PillowDecoder = field(default_factory=PillowDecoder)
     database: bool = True
     opened: int = 0
 
@@ -244,7 +254,7 @@ class House:
             settings=settings,
             presence=self.presence,
             dispatch=self.dispatch,
-            decoder=PillowDecoder(),
+            decoder=self.decoder,
             queue=self.shelf,
             jobs=self.shelf,
             labels=labels_of,

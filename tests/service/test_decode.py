@@ -83,6 +83,16 @@ def test_what_waits_is_bounded_and_room_comes_back(decoder: Decoder) -> None:
     decoder.close()
 
 
+def test_the_largest_request_has_room() -> None:
+    decoder = Decoder(1, max_pixels=50_000_000, max_images=40)
+
+    async def one_request() -> None:
+        await asyncio.gather(*(decode(decoder, PHOTO) for _ in range(40)))
+
+    asyncio.run(one_request())
+    decoder.close()
+
+
 def test_a_cancelled_request_that_waited_is_never_decoded(decoder: Decoder) -> None:
     async def hang_up() -> float:
         running = asyncio.create_task(decode(decoder, SLOW))

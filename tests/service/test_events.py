@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.errors import JobNotFound
 from contracts.jobs import FINISHED, Job, Progress
 from service.events import events_of, follow, last_told
 from tests.service.parts import NOW, Shelf
@@ -53,6 +54,20 @@ def test_a_stream_ends_even_if_the_job_does_not() -> None:
         return len([event async for event in stream])
 
     assert asyncio.run(asyncio.wait_for(listen(), 5)) == 1
+
+
+def test_a_stream_ends_when_its_job_is_deleted() -> None:
+    found = [job("running", 1, 0.5)]
+
+    def look() -> Job:
+        if not found:
+            raise JobNotFound("There is no job of that id.")
+        return found.pop()
+
+    async def listen() -> int:
+        return len([event async for event in follow(look, -1, poll_seconds=0.01)])
+
+    assert asyncio.run(asyncio.wait_for(listen(), 5)) == 2
 
 
 def test_an_end_is_always_told() -> None:

@@ -63,6 +63,19 @@ def test_a_batch_of_nothing_but_bad_pictures_still_answers(client: httpx.Client)
     assert all(r["error"]["code"] == "invalid_image" for r in answer.json()["results"])
 
 
+@pytest.mark.parametrize("prefer", ["", "respond-async"])
+def test_a_busy_decoder_fails_the_request_and_no_picture(
+    client: httpx.Client, house: House, prefer: str
+) -> None:
+    """No job may be promised, nor a batch answered, with pictures that are only late."""
+    house.decoder.room = 1
+    files = [("image", (name, picture(10), "image/png")) for name in "ab"]
+    answer = client.post("/v1/classify", files=files, headers={"Prefer": prefer})
+    assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
+    assert answer.headers["Retry-After"] == "1"
+    assert not house.shelf.submitted
+
+
 def test_a_lone_bad_picture_is_the_answer(client: httpx.Client) -> None:
     answer = client.post("/v1/classify", files={"image": ("a.png", b"text", "image/png")})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")

@@ -195,6 +195,38 @@ def test_another_lane_gets_its_turn(valkey: RealValkey, client: redis.Redis, net
     assert sent == []
 
 
+def test_endless_traffic_ends_its_turn(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    """Or jobs and lanes that stand behind it in the queue would never be reached."""
+    drain, sent = drain_of(client, network)
+
+    def arrive() -> None:
+        time.sleep(0.02)
+        push(valkey, item_of(1))
+        client.delete(LANE.flag)
+
+    network.during = arrive
+    push(valkey, item_of(1))
+    began = time.monotonic()
+    assert drain(LANE) > 1
+    assert time.monotonic() - began < 2
+    assert sent == [LANE]
+    assert client.llen(LANE.key) == 1, "the rest is the next task's"
+
+
+def test_relief_drains_the_lanes_that_wait(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    drain, _ = drain_of(client, network)
+    item = item_of(1)
+    drain.relieve()
+    assert network.batches == []
+    push(valkey, item)
+    drain.relieve()
+    assert set(replies(client)) == {item.id}
+
+
 def test_a_lost_drain_is_noticed(valkey: RealValkey, client: redis.Redis) -> None:
     push(valkey, item_of(1))
     assert not with_lanes(valkey, lambda s: s.nudge(LANE.key)), "one is on its way"
