@@ -57,60 +57,57 @@ class Shelf:
     quarantined: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
 class Shelves:
-    """The picture of all models.
+    """The picture of all models at one moment; it never changes, another takes its place.
 
-    Args:
-        store: What it is a picture of.
+    Attributes:
+        shelves: What is in the store, by model.
+        served: The versions that workers held then, be they deleted from the store since or not.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._shelves: dict[str, Shelf] = {}
-        self._served: dict[tuple[str, int], Served] = {}
+    shelves: dict[str, Shelf] = field(default_factory=dict)
+    served: dict[tuple[str, int], Served] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """The models in the store, by name."""
-        return sorted(self._shelves)
+        return sorted(self.shelves)
 
     def get(self, model: str) -> Shelf:
         """A model's shelf; an empty one if there is no such model."""
-        return self._shelves.get(model) or Shelf()
+        return self.shelves.get(model) or Shelf()
 
-    def served(self, model: str, version: int) -> Served | None:
-        """A version that was held when the picture was made, be it deleted since or not."""
-        return self._served.get((model, version))
-
-    def look(self, held: Collection[tuple[str, int]]) -> None:
-        """Make the picture anew. Reads the disk.
+    def renewed(self, store: Store, held: Collection[tuple[str, int]]) -> "Shelves":
+        """The picture as it is now. Reads the disk.
 
         Args:
-            held: The versions that answer requests now. They are kept even if they are deleted
-                from the store, for as long as somebody holds them.
+            store: What it is a picture of.
+            held: The versions that answer requests now.
 
         Raises:
             OSError: The store cannot be read.
             ValueError: A model's aliases cannot be read.
         """
-        self._shelves = {model: self._shelf(model) for model in self._store.models()}
-        served = {key: self._served.get(key) or self._read(*key) for key in held}
-        self._served = {key: one for key, one in served.items() if one is not None}
+        shelves = {model: self._shelf(store, model) for model in store.models()}
+        served = {key: self.served.get(key) or _read(store, shelves, *key) for key in held}
+        return Shelves(shelves, {key: one for key, one in served.items() if one is not None})
 
-    def _shelf(self, model: str) -> Shelf:
+    def _shelf(self, store: Store, model: str) -> Shelf:
         known = self.get(model).versions
         versions = {}
-        for version in self._store.versions(model):
+        for version in store.versions(model):
             try:
-                versions[version] = known.get(version) or self._store.manifest(model, version)
+                versions[version] = known.get(version) or store.manifest(model, version)
             except VersionNotFound:
                 continue  # deleted this very moment, or damaged
-        return Shelf(self._store.aliases(model), versions, tuple(self._store.quarantined(model)))
+        return Shelf(store.aliases(model), versions, tuple(store.quarantined(model)))
 
-    def _read(self, model: str, version: int) -> Served | None:
-        manifest = self.get(model).versions.get(version)
-        if manifest is None:
-            return None
-        try:
-            return Served(manifest, read_labels(self._store.path(model, version)))
-        except (VersionNotFound, FileNotFoundError):
-            return None
+
+def _read(store: Store, shelves: dict[str, Shelf], model: str, version: int) -> Served | None:
+    manifest = shelves.get(model, Shelf()).versions.get(version)
+    if manifest is None:
+        return None
+    try:
+        return Served(manifest, read_labels(store.path(model, version)))
+    except (VersionNotFound, FileNotFoundError):
+        return None

@@ -44,7 +44,7 @@ class Choice:
             held = self._held(name, number)
             if held:
                 can = any(operation in one.operations for one in held)
-                return self.shelves.served(name, number) if can else None
+                return self.shelves.served.get((name, number)) if can else None
         return None
 
     def refusal(self, name: str, version: str | None, operation: Operation) -> OpsinError:

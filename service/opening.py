@@ -14,7 +14,6 @@ from contracts.settings import Settings
 from database.engine import open_engine, reachable
 from database.jobs import Jobs
 from database.leases import Leases
-from models.shelves import Shelves
 from models.store import Store
 from service.admission import Admission
 from service.conversions import Conversions
@@ -54,7 +53,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.callback(drains.close)
 
         store = Store(settings.store_home)
-        presence = Presence(client, settings.models, Shelves(store))
+        presence = Presence(client, settings.models, store)
         await presence.start()
         stack.push_async_callback(presence.stop)
         lanes = Lanes(client, settings.queue_limit)

@@ -17,7 +17,8 @@ from contracts.errors import OpsinError
 from contracts.inference import Operation
 from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
-from models.shelves import Served, Shelf, Shelves
+from models.shelves import Served, Shelves
+from models.store import Store
 from service.choice import Choice
 from service.rounds import Rounds
 
@@ -33,20 +34,25 @@ class Presence:
     Args:
         client: A connection whose answers are bytes.
         configured: The names in `OPSIN_MODELS`, in order.
-        shelves: The picture of the store, renewed with that of the workers.
+        store: What the workers serve from.
     """
 
-    def __init__(self, client: Redis, configured: tuple[str, ...], shelves: Shelves) -> None:
+    def __init__(self, client: Redis, configured: tuple[str, ...], store: Store) -> None:
         self._client = client
         self._configured = configured
-        self._shelves = shelves
-        self._held = Choice(configured, shelves, ())
+        self._store = store
+        self._choice = Choice(configured, Shelves(), ())
+        self._looking = asyncio.Lock()
         self._rounds = Rounds("presence", self.refresh, seconds=_REFRESH_SECONDS)
         self._rates: dict[str, float] = {}
         self._depths: dict[str, int] = {}
-        self.workers: tuple[WorkerBeat, ...] = ()
         self.redis_ok = False
         self.refreshed_at = 0.0
+
+    @property
+    def workers(self) -> tuple[WorkerBeat, ...]:
+        """Those that live."""
+        return self._choice.workers
 
     async def start(self) -> None:
         await self.refresh()
@@ -82,18 +88,14 @@ class Presence:
             NoWorker: No worker lives.
         """
         for name in (model,) if model is not None else self._configured:
-            chosen = self._held.choose(name, version, operation)
+            chosen = self._choice.choose(name, version, operation)
             if chosen is not None:
                 return chosen, chosen.manifest.version
-        raise self._held.refusal(model or self._configured[0], version, operation)
+        raise self._choice.refusal(model or self._configured[0], version, operation)
 
     def models(self) -> list[ModelInfo]:
         """Every model of the catalog, the settings and the store with its present state."""
-        return [self._held.info(name) for name in self._held.names()]
-
-    def shelf(self, name: str) -> Shelf:
-        """What is in the store of a model."""
-        return self._shelves.get(name)
+        return [self._choice.info(name) for name in self._choice.names()]
 
     async def until_served(self, model: str, version: int, *, seconds: float) -> bool:
         """Wait until a live worker holds a version; False if none does in that time.
@@ -103,13 +105,17 @@ class Presence:
         until = time.monotonic() + seconds
         while True:
             await self.refresh()
-            fate = self._held.fate(model, version)
+            fate = self._choice.fate(model, version)
             if fate is not None or time.monotonic() + _WAIT_SECONDS > until:
                 return fate is True
             await asyncio.sleep(_WAIT_SECONDS)
 
     async def refresh(self) -> None:
-        """Look once."""
+        """Look once. An older look never ends after a newer one, nor hides what that one saw."""
+        async with self._looking:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         try:
             await self._look()
             self.redis_ok = True
@@ -117,7 +123,7 @@ class Presence:
             if self.redis_ok:
                 log.warning("redis_lost", error=type(error).__name__)
             self.redis_ok = False
-            self._see(())
+            self._choice = Choice(self._configured, self._choice.shelves, ())
         self.refreshed_at = time.monotonic()
 
     async def _look(self) -> None:
@@ -128,25 +134,25 @@ class Presence:
         gone = [one for one, raw in zip(ids, raws, strict=True) if raw is None]
         if gone:
             await self._client.srem(names.WORKERS, *gone)
-        self._see(tuple(beat for raw in raws if raw and (beat := _beat(raw))))
-        await self._look_at_store()
+        workers = tuple(beat for raw in raws if raw and (beat := _beat(raw)))
+        # After the workers, and shown with them at once: a version that answers is known.
+        shelves = await self._look_at_store(workers)
+        self._choice = Choice(self._configured, shelves, workers)
         await self._look_at_lanes()
 
-    def _see(self, workers: tuple[WorkerBeat, ...]) -> None:
-        self.workers = workers
-        self._held = Choice(self._configured, self._shelves, workers)
-
-    async def _look_at_store(self) -> None:
+    async def _look_at_store(self, workers: tuple[WorkerBeat, ...]) -> Shelves:
+        before = self._choice.shelves
         held = {
             (one.name, one.version)
-            for worker in self.workers
+            for worker in workers
             for one in worker.models
             if one.operations and one.version is not None
         }
         try:
-            await asyncio.to_thread(self._shelves.look, held)
+            return await asyncio.to_thread(before.renewed, self._store, held)
         except (OSError, ValueError, OpsinError):
-            log.exception("store_unreadable")  # the picture before stays
+            log.exception("store_unreadable")
+            return before
 
     async def _look_at_lanes(self) -> None:
         lanes = sorted(

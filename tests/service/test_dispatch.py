@@ -20,7 +20,6 @@ from contracts.broker import REDIS_OPTIONS
 from contracts.errors import NoWorker
 from contracts.messages import Item, Reply
 from contracts.presence import WorkerBeat
-from models.shelves import Shelves
 from models.store import Store
 from service.admission import Admission
 from service.dispatch import Dispatch, Drains
@@ -81,7 +80,7 @@ async def api_on(valkey: RealValkey) -> AsyncIterator[Api]:
         redis.asyncio.Redis.from_url(valkey.url, **options) as blocking,
     ):
         lanes, drains = Lanes(client, 8), cast(Drains, Sent())
-        presence = Presence(client, ("squeezenet",), Shelves(Store(Path("/nowhere"))))
+        presence = Presence(client, ("squeezenet",), Store(Path("/nowhere")))
         await presence.refresh()
         replies = Replies(blocking, secrets.token_hex(4))
         replies.start()
