@@ -24,13 +24,16 @@ class Program:
         name: What people read: valkey, worker, api.
         command: The command line; never through a shell.
         env: The whole environment.
-        log: Where its output goes.
+        log: Where its output goes; None: where ours goes.
+        own_session: Whether a terminal's Ctrl-C passes it by. Without, it stays in our process
+            group, and whoever kills that kills it too.
     """
 
     name: str
     command: tuple[str, ...]
     env: Mapping[str, str]
-    log: Path
+    log: Path | None
+    own_session: bool = True
 
 
 def opsin(*arguments: str) -> tuple[str, ...]:
@@ -40,20 +43,21 @@ def opsin(*arguments: str) -> tuple[str, ...]:
 
 
 class Child:
-    """A running `Program`, in a session of its own so that a terminal's Ctrl-C passes it by."""
+    """A running `Program`."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.started_at = time.monotonic()
-        with program.log.open("ab") as log:
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(program.log.open("ab")) if program.log else None
             # The interpreter is ours; the command line comes from `Program`, not from outside.
             self._process = subprocess.Popen(  # noqa: S603
                 (sys.executable, "-P", "-m", "cli.leash", *program.command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if log else None,
                 env=_importable({**program.env, PARENT: str(os.getpid())}),
-                start_new_session=True,
+                start_new_session=program.own_session,
             )
 
     @property
@@ -78,10 +82,13 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """Ends the whole process group at once and reaps the leader."""
+        """Ends it at once, with its process group if it has one, and reaps it."""
         # Nobody may be left in it. (macOS says EPERM for a group of zombies.)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+            if self.program.own_session:
+                os.killpg(self.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
         self._process.wait(5)
 
 

@@ -63,12 +63,16 @@ def serve() -> None:
     start(load())
 
 
-def worker() -> None:
+def worker(
+    unkept: Annotated[
+        bool, typer.Option("--unkept", help="One bare process: nobody restarts or replaces it.")
+    ] = False,
+) -> None:
     """Run one inference worker alone; needs OPSIN_REDIS_URL."""
     from cli.configuration import load  # noqa: PLC0415
-    from cli.roles import work  # noqa: PLC0415
+    from cli.roles import keep, work  # noqa: PLC0415
 
-    work(load())
+    (work if unkept else keep)(load())
 
 
 def classify(  # noqa: PLR0917 (typer reads options from the parameters)

@@ -1,8 +1,11 @@
 """`opsin serve` and `opsin worker`: one process, for `opsin up` or a container."""
 
+import os
+
 from cli.configuration import with_redis
-from cli.leash import watch_parent
+from cli.leash import PARENT, watch_parent
 from cli.migration import migrate
+from cli.signals import StopSignals
 from contracts.settings import Settings
 
 # The process may take its own time to finish; then what is left of it has a little more.
@@ -18,6 +21,19 @@ def serve(settings: Settings) -> None:
     from service.serve import serve as run  # noqa: PLC0415
 
     run(settings, open_services)
+
+
+def keep(settings: Settings) -> None:
+    """One inference worker that is restarted when it crashes and replaced when it outgrows."""
+    settings = with_redis(settings, "worker")
+    from cli.keeper import keep_worker  # noqa: PLC0415 (Redis; other commands do without)
+
+    # Before `watch_parent`, which takes the variable away.
+    supervised = PARENT in os.environ
+    with StopSignals() as signals:
+        # The worker has the time that is told; its keeper, a little more to see it end.
+        watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
+        keep_worker(settings, signals, supervised=supervised)
 
 
 def work(settings: Settings) -> None:

@@ -125,5 +125,7 @@ def _how(code: int) -> str:
 
 
 def _obituary(program: Program, what: str) -> str:
+    if program.log is None:
+        return f"The {program.name} {what}. What it said last stands above."
     last = tail(program.log, lines=15)
     return f"The {program.name} {what}. The end of {program.log}:\n{last or '  (nothing logged)'}"

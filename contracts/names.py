@@ -2,11 +2,20 @@
 
 TASK_DRAIN = "opsin.drain"
 TASK_RUN_JOB = "opsin.run_job"
+TASK_CONVERT = "opsin.convert"
+
+CONVERSION_QUEUE = "conversions"
+"""The Celery queue of conversions, which any worker can do whatever it holds."""
 
 
 def inference_queue(model: str) -> str:
-    """The Celery queue that only workers holding `model` consume."""
+    """The Celery queue that the workers configured for `model` consume."""
     return f"inference.{model}"
+
+
+def own_queue(worker_id: str) -> str:
+    """The Celery queue of one worker alone, for what only it can do."""
+    return f"worker.{worker_id}"
 
 
 def lane(model: str, version: int, operation: str) -> str:
@@ -58,6 +67,11 @@ EPOCH = "epoch"
 def job_input(job_id: str) -> str:
     """The decoded images of a queued job."""
     return f"job:{job_id}:input"
+
+
+def conversion(model: str, version: int, kind: str) -> str:
+    """How the conversion of a version fares; there while one is under way or has just failed."""
+    return f"conversion:{model}:{version}:{kind}"
 
 
 FLAG_EXPIRE_MS = 3000

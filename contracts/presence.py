@@ -10,13 +10,18 @@ ModelState = Literal["ready", "loading", "unavailable"]
 
 
 class HeldModel(BaseModel):
-    """One model as one worker sees it."""
+    """One version of a model as one worker sees it."""
 
     name: str
-    version: int = 1
+    version: int | None = Field(None, description="Null while it is not known which to load.")
     state: ModelState
     reason: str | None = Field(None, description="Why it is not ready, and what helps.")
     operations: tuple[Operation, ...] = ()
+    aliases: tuple[str, ...] = Field(
+        (),
+        description="The aliases it answers for here: those that stand on it, and those whose own "
+        "version this worker does not hold yet.",
+    )
     classes: int | None = None
     runtime: str | None = Field(None, description="What runs it, e.g. tensorflow-float32.")
     batch_sizes: tuple[int, ...] = ()
@@ -34,8 +39,13 @@ class WorkerBeat(BaseModel):
     beat_at: float = Field(description="Unix time in seconds.")
     models: tuple[HeldModel, ...] = ()
 
-    def can(self, model: str, operation: Operation) -> bool:
-        return any(m.name == model and operation in m.operations for m in self.models)
+    def held(self, model: str) -> "dict[int, HeldModel]":
+        """The versions of a model that this worker answers with, by number."""
+        return {
+            one.version: one
+            for one in self.models
+            if one.name == model and one.version is not None and one.operations
+        }
 
 
 BEAT_SECONDS = 1.0

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, WithJsonSchema, computed_field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
 
 from contracts.inference import Operation
+from contracts.manifest import ALIAS_NAME
 from contracts.presence import ModelState, WorkerBeat
 
 # In plain words: OpenAPI tools stumble over the `prefixItems` that a tuple would give.
@@ -17,15 +18,31 @@ class ModelInfo(BaseModel):
     """A model as `/v1/models` lists it."""
 
     name: str
-    network: str
+    network: str = Field(description="Its architecture.")
     state: ModelState
     reason: str | None = Field(None, description="Why it is not ready, and what helps.")
-    aliases: dict[str, int]
-    versions: list[int]
+    aliases: dict[str, int] = Field(description="The version that each alias stands on.")
+    versions: list[int] = Field(description="All that are in the store.")
     classes: int | None
-    input_size: Annotated[tuple[int, int], _PAIR] = Field(description="(height, width) in pixels.")
+    input_size: Annotated[tuple[int, int], _PAIR] | None = Field(
+        description="(height, width) in pixels, of the champion; null before the first version."
+    )
+    features: int | None = Field(None, description="Length of an embedding.")
     operations: tuple[Operation, ...] = Field(description="What it can be asked for now.")
-    licence: str
+    licence: str | None = Field(description="Of the weights it began with, where known.")
+
+
+class AliasRequest(BaseModel):
+    """Which version an alias shall stand on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    alias: str = Field(
+        description="`champion` is what a request means that names no version.",
+        pattern=ALIAS_NAME,
+        examples=["champion"],
+    )
+    version: int = Field(ge=1, le=999_999_999, description="One in the store.", examples=[2])
 
 
 class VersionError(BaseModel):
@@ -51,16 +68,18 @@ class ModelDetail(ModelInfo):
     @property
     def model_version_status(self) -> list[VersionStatus]:
         """The state of each version, as TensorFlow Serving tells it."""
-        state: Literal["AVAILABLE", "LOADING", "END"] = (
-            "AVAILABLE" if self.operations else "LOADING" if self.state == "loading" else "END"
-        )
-        error = VersionError()
-        if state == "END":
-            error = VersionError(error_code="UNAVAILABLE", error_message=self.reason or "")
-        return [
-            VersionStatus(version=str(version), state=state, status=error)
-            for version in self.versions
-        ]
+        return [self._status(version) for version in self.versions]
+
+    def _status(self, version: int) -> VersionStatus:
+        if version not in self.aliases.values():
+            unheld = VersionError(error_code="UNAVAILABLE", error_message="No alias stands on it.")
+            return VersionStatus(version=str(version), state="END", status=unheld)
+        if self.operations:
+            return VersionStatus(version=str(version), state="AVAILABLE")
+        if self.state == "loading":
+            return VersionStatus(version=str(version), state="LOADING")
+        failed = VersionError(error_code="UNAVAILABLE", error_message=self.reason or "")
+        return VersionStatus(version=str(version), state="END", status=failed)
 
 
 class LaneInfo(BaseModel):

@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     worker_threads: int = Field(
         os.cpu_count() or 1, ge=1, le=256, description="Threads TensorFlow uses in one worker."
     )
+    worker_memory_mb: int = Field(
+        0,
+        ge=0,
+        description="Resident memory in MB above which a worker is replaced by a fresh one, "
+        "without a gap. 0: twice what it took when it became ready.",
+    )
     job_limit: int = Field(
         100, ge=1, description="Unfinished jobs accepted; more get 429. Their images lie in Redis."
     )
@@ -124,6 +130,11 @@ class Settings(BaseSettings):
     def weights_home(self) -> Path:
         """Where fetched weights are kept."""
         return self.home / "weights"
+
+    @property
+    def store_home(self) -> Path:
+        """Where the model versions are kept."""
+        return self.home / "store"
 
     @property
     def is_loopback(self) -> bool:

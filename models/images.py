@@ -6,7 +6,7 @@ within a bounded time and a bounded memory (at most sixteen bytes a pixel of the
 
 import io
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,6 @@ from PIL import (
 
 from contracts.errors import ImageTooLarge, InvalidImage, OpsinError
 from contracts.inference import Resize
-from models.catalog import Network
 from models.colour import flatten, interpolable
 from models.resizing import TURNS, UPRIGHT, Turn, fit
 from models.sniffing import ImageFormat, sniff
@@ -53,6 +52,16 @@ _MOST_RUN_LENGTH_PIXELS = 4_000_000
 _RUN_LENGTH = (1, 2)  # BMP's numbers for RLE8 and RLE4
 
 
+class Target(Protocol):
+    """What a picture is made ready for: a network of the catalog, or a version of one."""
+
+    @property
+    def input_size(self) -> tuple[int, int]: ...
+
+    @property
+    def short_side(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One decoded image, ready for a network.
@@ -69,7 +78,7 @@ class Picture:
 
 
 def decode(
-    data: bytes | memoryview, *, network: Network, resize: Resize = "crop", max_pixels: int
+    data: bytes | memoryview, *, network: Target, resize: Resize = "crop", max_pixels: int
 ) -> Picture:
     """Decode, turn upright, resize and flatten one image.
 
@@ -78,7 +87,7 @@ def decode(
 
     Args:
         data: The file, as it was sent.
-        network: Its row says input size and short side.
+        network: Says input size and short side.
         resize: ``crop`` or ``squash``, see `models.resizing.fit`.
         max_pixels: Largest width times height, judged before any pixel is decoded. Pillow's own
             limit of 179 megapixels stays in force above it.

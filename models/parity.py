@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from contracts.manifest import Endpoint, Parity
 from contracts.messages import Pixels
-from models.signatures import OUTPUTS, Signature
+from models.endpoints import OUTPUTS
+from models.signatures import Signature
 
 PARITY_LIMIT = 1e-4
 

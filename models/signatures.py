@@ -19,19 +19,12 @@ import tensorflow as tf
 
 from contracts.manifest import Endpoint
 from models.catalog import Network, Preprocessing
+from models.endpoints import OUTPUTS
 from models.explanation import Tensor, Weigh, explainer, grad_cam, hires_cam
 from models.networks.architecture import ARCHITECTURES
 from models.networks.preprocessing import preprocess
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colour to grey
-
-OUTPUTS: dict[Endpoint, str] = {
-    "serve": "probabilities",
-    "features": "embedding",
-    "explain": "grid",
-    "explain_hires": "grid",
-}
-"""What each endpoint calls its one output."""
 
 _EXPLANATIONS: dict[Endpoint, Weigh] = {"explain": grad_cam, "explain_hires": hires_cam}
 

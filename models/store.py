@@ -63,6 +63,11 @@ class Store:
             if _NUMBER.fullmatch(path.name) and (path / MANIFEST).is_file()
         )
 
+    def quarantined(self, model: str) -> list[int]:
+        """The versions of a model that were found damaged, in ascending order."""
+        shelf = self._folder(model) / _QUARANTINE
+        return sorted(self._numbers(shelf)) if shelf.is_dir() else []
+
     def path(self, model: str, version: int) -> Path:
         """The folder of a version.
 

@@ -1,4 +1,4 @@
-"""One version from the store, loaded and warmed: the interface of `models.predictor.Predictor`.
+"""One version from the store, loaded and warmed.
 
 It runs the SavedModel and knows nothing of Keras or of the network's code, so it serves whatever
 was published, the zoo and what was trained here alike. Batches are padded to a few sizes: the
@@ -17,8 +17,9 @@ from contracts.errors import VersionNotFound
 from contracts.inference import Operation
 from contracts.manifest import Endpoint, Manifest
 from contracts.messages import Pixels
+from models.endpoints import OUTPUTS
+from models.label_file import read_labels
 from models.manifest import read_manifest
-from models.signatures import OUTPUTS
 from models.store import Store
 
 Outputs = npt.NDArray[np.float32]
@@ -37,6 +38,7 @@ class VersionPredictor:
     Attributes:
         manifest: What the version says of itself.
         version: Its number.
+        labels: What its classes are called, in the order of the probabilities.
         operations: What it can be asked for.
         classes: Size of the probabilities; None without a classifier.
         runtime: What runs it.
@@ -54,6 +56,7 @@ class VersionPredictor:
         self._loaded = tf.saved_model.load(str(folder / "saved_model"))
         self.load_seconds = time.monotonic() - started
         self.version = self.manifest.version
+        self.labels = read_labels(folder)
         self.classes = self.manifest.classes
         self.operations: tuple[Operation, ...] = tuple(
             name for name, endpoint in _ENDPOINTS.items() if endpoint in self.manifest.endpoints
@@ -61,11 +64,19 @@ class VersionPredictor:
         self.batch_sizes = _batch_sizes(max_batch_size)
         self.traces = len(self.operations)
 
-    def warm(self) -> None:
-        """Run every operation at every batch size, so that no request pays for a first run."""
+    def warm(self, seconds: float = 1.5) -> None:
+        """Run every operation at growing batch sizes, so that no request pays for a first run.
+
+        Args:
+            seconds: A larger batch is tried as long as the operation has not taken longer. What
+                a slow network would still gain is little beside what it costs anyhow.
+        """
         for operation in self.operations:
+            until = time.monotonic() + seconds
             for size in self.batch_sizes:
                 self.run(operation, np.zeros((size, *self.manifest.input_size, 3), np.uint8))
+                if time.monotonic() > until:
+                    break
 
     def run(self, operation: Operation, images: Pixels) -> Outputs:
         """Answer for each picture.

@@ -2,17 +2,17 @@
 
 import keras
 
-from contracts.manifest import CHAMPION, Provenance, WeightsRecord
+from contracts.manifest import Provenance
 from contracts.messages import Pixels
 from models.catalog import Network
 from models.exporting import export_version
 from models.labels import imagenet_labels
-from models.manifest import sha256_of
 from models.networks.architecture import build
 from models.networks.loading import load_weights
 from models.signatures import Blueprint
 from models.store import Store
-from models.weights import WeightFile, Weights, WeightsMissing
+from models.weights import Weights
+from models.zoo_imports import Origin, imported, may_be_champion, origin_of
 
 
 def import_zoo(network: Network, weights: Weights, store: Store, pictures: Pixels) -> int:
@@ -34,55 +34,30 @@ def import_zoo(network: Network, weights: Weights, store: Store, pictures: Pixel
         WeightsMissing: Neither the whole network nor its base is on this machine.
         ParityError: The export does not answer as the network does.
     """
-    name, file, whole = _find(network, weights)
-    record = WeightsRecord(name=name, sha256=sha256_of(file.path), licence=network.licence)
+    origin = origin_of(network, weights)
     with store.alone(f"import-{network.name}"):
-        version = _imported(store, network.name, record)
+        version = imported(store, network.name, origin)
         if version is None:
-            model = build(network, include_top=whole)
-            load_weights(model, network.name, file.path, file.format)
-            version = _publish(network, model, record, store, pictures)
-            if _may_be_champion(store, network.name):
+            model = build(network, include_top=origin.is_whole)
+            load_weights(model, network.name, origin.file.path, origin.file.format)
+            version = _publish(network, model, origin, store, pictures)
+            if may_be_champion(store, network.name):
                 store.promote(network.name, version)
     return version
 
 
-def _find(network: Network, weights: Weights) -> tuple[str, WeightFile, bool]:
-    """The name of the weights, their file, and whether they are the whole network's."""
-    try:
-        return network.weights, weights.find(network.weights), True
-    except WeightsMissing:
-        if network.base_weights is None:
-            raise
-        return network.base_weights, weights.find(network.base_weights), False
-
-
-def _imported(store: Store, model: str, record: WeightsRecord) -> int | None:
-    for version in reversed(store.versions(model)):
-        if store.manifest(model, version).provenance.weights == record:
-            return version
-    return None
-
-
-def _may_be_champion(store: Store, model: str) -> bool:
-    """Whether no champion stands, or one that was not trained here."""
-    champion = store.aliases(model).get(CHAMPION)
-    return champion is None or store.manifest(model, champion).provenance.job_id is None
-
-
 def _publish(
-    network: Network, model: keras.Model, record: WeightsRecord, store: Store, pictures: Pixels
+    network: Network, model: keras.Model, origin: Origin, store: Store, pictures: Pixels
 ) -> int:
     model.trainable = False
-    whole = record.name == network.weights
     with store.staging() as folder:
         draft = export_version(
             model,
             Blueprint.of(network),
             folder,
             pictures=pictures,
-            labels=imagenet_labels() if whole else (),
-            provenance=Provenance(weights=record),
-            metrics={"published_top1": network.top1} if whole else {},
+            labels=imagenet_labels() if origin.is_whole else (),
+            provenance=Provenance(weights=origin.record),
+            metrics={"published_top1": network.top1} if origin.is_whole else {},
         )
         return store.publish(network.name, folder, draft)

@@ -12,8 +12,7 @@ from typing import TypeVar
 
 from contracts.errors import DeadlineExceeded, Draining, QueueFull
 from contracts.inference import Resize
-from models.catalog import Network
-from models.images import Picture, decode
+from models.images import Picture, Target, decode
 
 T = TypeVar("T")
 
@@ -38,7 +37,7 @@ class Decoder:
         self._closed = False
 
     async def decode(
-        self, data: bytes | memoryview, *, network: Network, resize: Resize, deadline_seconds: float
+        self, data: bytes | memoryview, *, network: Target, resize: Resize, deadline_seconds: float
     ) -> Picture:
         """Decode one image, see `models.images.decode`.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from contracts.errors import OpsinError, PayloadTooLarge, ValidationFailed
 from contracts.inference import Resize
-from models.catalog import Network
+from models.images import Target
 from service.deadlines import Deadline
 from service.services import Decoder, Picture
 from service.uploads import Upload
@@ -35,7 +35,7 @@ async def decode_uploads(
     decoder: Decoder,
     uploads: Sequence[Upload],
     *,
-    network: Network,
+    network: Target,
     resize: Resize,
     deadline: Deadline,
 ) -> list[Decoded]:

@@ -15,7 +15,14 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from contracts import names
-from contracts.errors import DeadlineExceeded, NoWorker, OpsinError, Unavailable, error_of
+from contracts.errors import (
+    DeadlineExceeded,
+    InternalError,
+    NoWorker,
+    OpsinError,
+    Unavailable,
+    error_of,
+)
 from contracts.inference import Operation
 from contracts.messages import ID_LENGTH, Item, Pixels, Reply
 from service.admission import Admission, queue_full
@@ -128,7 +135,7 @@ class Dispatch:
                 raise self._too_late(network) from None
             finally:
                 self._leave(items, seconds)
-        return [error_of(*reply.error) if reply.error else reply for reply in replies]
+        return [_checked(reply, version) for reply in replies]
 
     def _item(self, pixels: Pixels, seconds: float) -> Item:
         now = time.time()
@@ -170,6 +177,16 @@ class Dispatch:
             await self._lanes.abandon(ids, seconds=seconds)
         except (RedisError, OSError):
             log.warning("not_abandoned", count=len(ids))
+
+
+def _checked(reply: Reply, version: int) -> Reply | OpsinError:
+    """The reply, or its error; never one that another version made."""
+    if reply.error:
+        return error_of(*reply.error)
+    if reply.version != version:
+        log.error("wrong_version", wanted=version, answered=reply.version)
+        return InternalError("Another version answered than was asked. Send the image again.")
+    return reply
 
 
 def _loop_time(deadline: float) -> float:

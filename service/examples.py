@@ -60,6 +60,28 @@ MODEL_DETAIL: dict[str, Any] = MODEL | {
         }
     ],
 }
+MANIFEST: dict[str, Any] = {
+    "network": "squeezenet",
+    "classes": 1000,
+    "input_size": [227, 227],
+    "short_side": 256,
+    "preprocessing": "caffe",
+    "endpoints": ["serve", "features", "explain", "explain_hires"],
+    "features": 512,
+    "explain_layer": "fire9_concat",
+    "parity": {"pictures": 3, "largest_difference": {"serve": 1.2e-07, "features": 4.1e-07}},
+    "provenance": {
+        "weights": {"name": "squeezenet", "sha256": "5f" * 32, "licence": "BSD-3-Clause"},
+        "dataset_digest": None,
+        "job_id": None,
+        "libraries": {"keras": "3.15.1", "numpy": "2.4.1", "tensorflow": "2.21.0"},
+    },
+    "metrics": {"published_top1": 0.582},
+    "model": "squeezenet",
+    "version": 1,
+    "created_at": "2026-11-20T09:30:00Z",
+    "files": {"labels.json": {"sha256": "c0" * 32, "size": 61532}},
+}
 READINESS: dict[str, Any] = {
     "ready": True,
     "redis": "ok",
@@ -86,6 +108,7 @@ SYSTEM: dict[str, Any] = {
                     "state": "ready",
                     "reason": None,
                     "operations": ["classify", "embed"],
+                    "aliases": ["champion"],
                     "classes": 1000,
                     "runtime": "tensorflow-float32",
                     "batch_sizes": [1, 2, 4, 8, 16],

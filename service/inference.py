@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from fastapi import Request
 
-from contracts.errors import OpsinError
+from contracts.errors import ModelNotReady, OpsinError
 from contracts.inference import (
     InferenceResponse,
     ItemError,
@@ -23,8 +23,8 @@ from contracts.inference import (
 )
 from contracts.jobs import Job
 from contracts.messages import Reply
-from models.catalog import Network
 from models.outputs import Output, Outputs, vector_of
+from models.shelves import Served
 from service.connection import while_connected
 from service.deadlines import Deadline
 from service.decoding import Decoded, decode_uploads
@@ -100,21 +100,31 @@ class Inference:
                 self.ask.operation,
                 network.name,
                 version,
-                request={"resize": self.ask.resize, "top_k": self.ask.top_k},
+                request={
+                    "resize": self.ask.resize,
+                    "top_k": self.ask.top_k,
+                    "asked": self.ask.version,
+                    "input_size": network.input_size,
+                },
                 items=[_job_item(one) for one in decoded],
                 idempotency=(key, digest) if key else None,
             )
 
-    def _choose(self) -> tuple[Network, int]:
+    def _choose(self) -> tuple[Served, int]:
         """First of all, so that nobody uploads to a model that is not there."""
         ask = self.ask
         return self.services.presence.choose(ask.model, ask.version, ask.operation)
 
     async def _decode_and_run(
-        self, network: Network, version: int, uploads: Sequence[Upload]
+        self, network: Served, version: int, uploads: Sequence[Upload]
     ) -> InferenceResponse:
         decoded = await self._decode(network, uploads)
         replies = await self._run(network, version, decoded)
+        if any(isinstance(reply, ModelNotReady) for reply in replies):
+            # The version was taken out of service while these waited: ask the one that followed.
+            network, following = self._choose()
+            if following != version:
+                return await self._decode_and_run(network, following, uploads)
         answered = [reply for reply in replies if isinstance(reply, Reply)]
         return InferenceResponse(
             model=network.name,
@@ -129,7 +139,7 @@ class Inference:
             ),
         )
 
-    async def _decode(self, network: Network, uploads: Sequence[Upload]) -> list[Decoded]:
+    async def _decode(self, network: Served, uploads: Sequence[Upload]) -> list[Decoded]:
         """All of them, in order.
 
         Raises:
@@ -147,7 +157,7 @@ class Inference:
         return decoded
 
     async def _run(
-        self, network: Network, version: int, decoded: Sequence[Decoded]
+        self, network: Served, version: int, decoded: Sequence[Decoded]
     ) -> Sequence[Reply | OpsinError]:
         """The replies for the images that could be decoded, in order."""
         pixels = [one.picture.pixels for one in decoded if not isinstance(one.picture, OpsinError)]
@@ -158,14 +168,14 @@ class Inference:
         )
 
     def _results(
-        self, network: Network, decoded: Sequence[Decoded], replies: Sequence[Reply | OpsinError]
+        self, network: Served, decoded: Sequence[Decoded], replies: Sequence[Reply | OpsinError]
     ) -> list[ItemResult]:
         """One result an image, in the order they were sent.
 
         Raises:
             OpsinError: The only image has none.
         """
-        outputs = Outputs(self.ask.operation, self.ask.top_k, self.services.labels(network))
+        outputs = Outputs(self.ask.operation, self.ask.top_k, network.labels)
         answers = iter(replies)
         results = []
         for one in decoded:

@@ -156,7 +156,7 @@ class JobQueue:
 
     def _publish(self, job_id: str, network: str) -> None:
         queue = names.inference_queue(network)
-        self._celery.send_task(names.TASK_RUN_JOB, args=[job_id], queue=queue)
+        self._celery.send_task(names.TASK_RUN_JOB, args=[job_id, network], queue=queue)
 
     async def _purge(self) -> None:
         await run_in_threadpool(self._jobs.purge, self._retention)

@@ -14,8 +14,9 @@ from contracts.settings import Settings
 from database.engine import open_engine, reachable
 from database.jobs import Jobs
 from database.leases import Leases
-from models.labels import labels_of
+from models.store import Store
 from service.admission import Admission
+from service.conversions import Conversions
 from service.decode import Decoder
 from service.dispatch import Dispatch, Drains
 from service.job_queue import JobQueue
@@ -51,7 +52,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         drains = Drains(celery)
         stack.callback(drains.close)
 
-        presence = Presence(client, settings.models)
+        store = Store(settings.store_home)
+        presence = Presence(client, settings.models, store)
         await presence.start()
         stack.push_async_callback(presence.stop)
         lanes = Lanes(client, settings.queue_limit)
@@ -73,7 +75,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             decoder=decoder,
             queue=queue,
             jobs=jobs,
-            labels=labels_of,
+            store=store,
+            conversions=Conversions(store, client, celery, presence),
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )

@@ -3,8 +3,8 @@
 A request looks here and never at Redis, so a missing worker costs it microseconds.
 """
 
+import asyncio
 import time
-from collections.abc import Iterable
 from typing import cast
 
 import structlog
@@ -13,36 +13,46 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from contracts import names
-from contracts.errors import ModelNotReady, NoWorker, VersionNotFound
+from contracts.errors import OpsinError
 from contracts.inference import Operation
-from contracts.presence import HeldModel, WorkerBeat
+from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
-from models.catalog import CATALOG, Network, network_of
+from models.shelves import Served, Shelves
+from models.store import Store
+from service.choice import Choice
 from service.rounds import Rounds
 
 log = structlog.get_logger()
 
 _REFRESH_SECONDS = 0.5
-_RETRY_SECONDS = 5.0
+_WAIT_SECONDS = 0.1
 
 
 class Presence:
-    """The latest picture of all workers.
+    """The latest picture of all workers, and of the store they serve from.
 
     Args:
         client: A connection whose answers are bytes.
         configured: The names in `OPSIN_MODELS`, in order.
+        store: What the workers serve from.
     """
 
-    def __init__(self, client: Redis, configured: tuple[str, ...]) -> None:
+    def __init__(self, client: Redis, configured: tuple[str, ...], store: Store) -> None:
         self._client = client
         self._configured = configured
+        self._store = store
+        self._choice = Choice(configured, Shelves(), ())
+        self._looking = asyncio.Lock()
         self._rounds = Rounds("presence", self.refresh, seconds=_REFRESH_SECONDS)
         self._rates: dict[str, float] = {}
         self._depths: dict[str, int] = {}
-        self.workers: tuple[WorkerBeat, ...] = ()
         self.redis_ok = False
         self.refreshed_at = 0.0
+
+    @property
+    def workers(self) -> tuple[WorkerBeat, ...]:
+        """Those that live."""
+        return self._choice.workers
 
     async def start(self) -> None:
         await self.refresh()
@@ -63,8 +73,8 @@ class Presence:
 
     def choose(
         self, model: str | None, version: str | None, operation: Operation
-    ) -> tuple[Network, int]:
-        """The network and version a request is for.
+    ) -> tuple[Served, int]:
+        """The version a request is for: one that a worker really holds.
 
         Args:
             model: Its name, or None for the first of `OPSIN_MODELS` that can do it.
@@ -72,71 +82,40 @@ class Presence:
             operation: What it has to be able to do.
 
         Raises:
-            ModelNotFound: No such network.
+            ModelNotFound: No such model.
             VersionNotFound: No such version or alias.
             ModelNotReady: Workers live, but none can do it (yet).
             NoWorker: No worker lives.
         """
-        if model is not None:
-            network = network_of(model)
-            number = _version_of(network.name, version)
-            self._require(network.name, operation)
-            return network, number
-        for name in self._configured:
-            if name in CATALOG and self._can(name, operation):
-                return CATALOG[name], _version_of(name, version)
-        self._require(self._configured[0], operation)
-        raise ModelNotReady("No model is ready.", retry_after=_RETRY_SECONDS)
+        for name in (model,) if model is not None else self._configured:
+            chosen = self._choice.choose(name, version, operation)
+            if chosen is not None:
+                return chosen, chosen.manifest.version
+        raise self._choice.refusal(model or self._configured[0], version, operation)
 
     def models(self) -> list[ModelInfo]:
-        """Every network of the catalog with its present state."""
-        return [self.model(name) for name in CATALOG]
+        """Every model of the catalog, the settings and the store with its present state."""
+        return [self._choice.info(name) for name in self._choice.names()]
 
-    def model(self, name: str) -> ModelInfo:
-        """One network with its present state.
+    async def until_served(self, model: str, version: int, *, seconds: float) -> bool:
+        """Wait until a live worker holds a version; False if none does in that time.
 
-        Raises:
-            ModelNotFound: No such network.
+        No longer than it makes sense: if no worker lives, or those that tried have failed.
         """
-        network = network_of(name)
-        held = _best(m for worker in self.workers for m in worker.models if m.name == name)
-        return ModelInfo(
-            name=name,
-            network=name,
-            state=held.state if held else "unavailable",
-            reason=held.reason if held else self._why_nobody(name),
-            aliases={"champion": held.version} if held and held.operations else {},
-            versions=[held.version] if held and held.operations else [],
-            classes=network.classes,
-            input_size=network.input_size,
-            operations=held.operations if held else (),
-            licence=network.licence,
-        )
-
-    def _can(self, name: str, operation: Operation) -> bool:
-        return any(worker.can(name, operation) for worker in self.workers)
-
-    def _require(self, name: str, operation: Operation) -> None:
-        if self._can(name, operation):
-            return
-        if not self.workers:
-            raise NoWorker(
-                "No worker is running. Start one, or retry in a moment if one is starting.",
-                retry_after=_RETRY_SECONDS,
-            )
-        info = self.model(name)
-        raise ModelNotReady(
-            f"'{name}' cannot {operation} now. {info.reason or 'It is still loading.'}",
-            retry_after=_RETRY_SECONDS,
-        )
-
-    def _why_nobody(self, name: str) -> str:
-        if not self.workers:
-            return "No worker is running."
-        return f"No worker loads it. Add '{name}' to OPSIN_MODELS."
+        until = time.monotonic() + seconds
+        while True:
+            await self.refresh()
+            fate = self._choice.fate(model, version)
+            if fate is not None or time.monotonic() + _WAIT_SECONDS > until:
+                return fate is True
+            await asyncio.sleep(_WAIT_SECONDS)
 
     async def refresh(self) -> None:
-        """Look once."""
+        """Look once. An older look never ends after a newer one, nor hides what that one saw."""
+        async with self._looking:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         try:
             await self._look()
             self.redis_ok = True
@@ -144,7 +123,7 @@ class Presence:
             if self.redis_ok:
                 log.warning("redis_lost", error=type(error).__name__)
             self.redis_ok = False
-            self.workers = ()
+            self._choice = Choice(self._configured, self._choice.shelves, ())
         self.refreshed_at = time.monotonic()
 
     async def _look(self) -> None:
@@ -155,8 +134,25 @@ class Presence:
         gone = [one for one, raw in zip(ids, raws, strict=True) if raw is None]
         if gone:
             await self._client.srem(names.WORKERS, *gone)
-        self.workers = tuple(beat for raw in raws if raw and (beat := _beat(raw)))
+        workers = tuple(beat for raw in raws if raw and (beat := _beat(raw)))
+        # After the workers, and shown with them at once: a version that answers is known.
+        shelves = await self._look_at_store(workers)
+        self._choice = Choice(self._configured, shelves, workers)
         await self._look_at_lanes()
+
+    async def _look_at_store(self, workers: tuple[WorkerBeat, ...]) -> Shelves:
+        before = self._choice.shelves
+        held = {
+            (one.name, one.version)
+            for worker in workers
+            for one in worker.models
+            if one.operations and one.version is not None
+        }
+        try:
+            return await asyncio.to_thread(before.renewed, self._store, held)
+        except (OSError, ValueError, OpsinError):
+            log.exception("store_unreadable")
+            return before
 
     async def _look_at_lanes(self) -> None:
         lanes = sorted(
@@ -165,6 +161,7 @@ class Presence:
                 for worker in self.workers
                 for held in worker.models
                 for operation in held.operations
+                if held.version is not None
             }
         )
         pipe = self._client.pipeline(transaction=False)
@@ -185,15 +182,3 @@ def _beat(raw: bytes) -> WorkerBeat | None:
         # A worker of another release; `opsin doctor` tells of the skew.
         log.warning("beat_unreadable")
         return None
-
-
-def _version_of(name: str, version: str | None) -> int:
-    if version in (None, "champion", "1"):
-        return 1
-    raise VersionNotFound(f"'{name}' has no version '{(version or '')[:64]}'. It has: 1.")
-
-
-def _best(held: Iterable[HeldModel]) -> HeldModel | None:
-    """The state of a model that several workers hold: that of the one that is furthest."""
-    order = {"ready": 0, "unavailable": 1, "loading": 2}
-    return min(held, key=lambda m: (order[m.state], -len(m.operations)), default=None)

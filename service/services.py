@@ -19,8 +19,10 @@ from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
 from database.jobs import Jobs
-from models.catalog import Network
-from models.labels import Label
+from models.conversion import Derived
+from models.images import Target
+from models.shelves import Served
+from models.store import Store
 
 T = TypeVar("T")
 
@@ -42,7 +44,7 @@ class Decoder(Protocol):
     """Turns bytes into a network's input, off the event loop."""
 
     async def decode(
-        self, data: bytes, *, network: Network, resize: Resize, deadline_seconds: float
+        self, data: bytes, *, network: Target, resize: Resize, deadline_seconds: float
     ) -> Picture: ...
 
     async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:
@@ -83,7 +85,11 @@ class Presence(Protocol):
 
     def choose(
         self, model: str | None, version: str | None, operation: Operation
-    ) -> tuple[Network, int]: ...
+    ) -> tuple[Served, int]: ...
+
+    async def until_served(self, model: str, version: int, *, seconds: float) -> bool: ...
+
+    async def refresh(self) -> None: ...
 
     @property
     def redis_ok(self) -> bool: ...
@@ -123,9 +129,17 @@ class JobQueue(Protocol):
     ) -> Job:
         """Store the job and send it off; the same key and digest return the first job.
 
-        `request` is ``{"resize", "top_k"}``; `idempotency` is the client's key and the sha256 of
-        all that was asked.
+        `request` is ``{"resize", "top_k", "asked", "input_size"}``; `idempotency` is the client's
+        key and the sha256 of all that was asked.
         """
+        ...
+
+
+class Conversions(Protocol):
+    """Makes formats that are made on request."""
+
+    async def until_made(self, model: str, version: int, kind: Derived, *, seconds: float) -> None:
+        """Returns once the file is there; raises if it is not within `seconds`, or cannot be."""
         ...
 
 
@@ -139,7 +153,8 @@ class Services:
     decoder: Decoder
     queue: JobQueue
     jobs: Jobs
-    labels: Callable[[Network], Sequence[Label]]
+    store: Store
+    conversions: Conversions
     database_ok: Callable[[], bool]
     started_at: float
 

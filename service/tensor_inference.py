@@ -13,8 +13,8 @@ from fastapi import Request
 from contracts.errors import OpsinError, PayloadTooLarge, UnsupportedMediaType
 from contracts.inference import Operation
 from contracts.messages import Pixels, Reply
-from models.catalog import Network
 from models.outputs import Matrix, matrix_of
+from models.shelves import Served
 from service.body import read_body
 from service.connection import while_connected
 from service.deadlines import Deadline
@@ -78,7 +78,7 @@ class TensorInference:
             body = await self._body(body_limit(self.services.settings))
             return await while_connected(self.request, self._predict(body, network))
 
-    def _admit(self) -> Network:
+    def _admit(self) -> Served:
         """Refuse before anything is read where nothing could be answered.
 
         Which operation is wanted, the body will say; here one that could be done is enough.
@@ -92,13 +92,13 @@ class TensorInference:
                 refused.append(error)
         raise refused[0]
 
-    def _choose(self, operation: Operation) -> tuple[Network, int]:
+    def _choose(self, operation: Operation) -> tuple[Served, int]:
         named = self.named
         network, version = self.services.presence.choose(named.model, named.version, operation)
         self.services.dispatch.require_room(network.name, version, operation)
         return network, version
 
-    def _signature(self, network: Network) -> Signature:
+    def _signature(self, network: Served) -> Signature:
         return signature_of(network, self.services.settings.max_images)
 
     async def _body(self, limit: int) -> bytes:
@@ -130,7 +130,7 @@ class TensorInference:
                 deadline_seconds=bounded.deadline.remaining,
             )
 
-    async def _predict(self, body: bytes, network: Network) -> bytes:
+    async def _predict(self, body: bytes, network: Served) -> bytes:
         decoder, most = self.services.decoder, self.services.settings.max_image_bytes
         signature = self._signature(network)
         ask = await decoder.run(
@@ -143,7 +143,7 @@ class TensorInference:
             lambda: tfserving.answer(ask, rows), deadline_seconds=self.deadline.remaining
         )
 
-    async def _decode(self, images: Sequence[tfserving.Image], network: Network) -> list[Pixels]:
+    async def _decode(self, images: Sequence[tfserving.Image], network: Served) -> list[Pixels]:
         """The pixels of all images; those that are pixels already stay as they are.
 
         Raises:
@@ -192,7 +192,7 @@ class TensorInference:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _dispatch(
-        self, network: Network, version: int, operation: Operation, pixels: Sequence[Pixels]
+        self, network: Served, version: int, operation: Operation, pixels: Sequence[Pixels]
     ) -> Sequence[Reply | OpsinError]:
         return await self.services.dispatch.run(
             network.name, version, operation, pixels, deadline=self.deadline.at

@@ -7,13 +7,14 @@ next ones gather by themselves, so the busier it is the fuller its batches are.
 import time
 from collections.abc import Callable, Sequence
 from threading import Event
-from typing import Protocol, get_args
+from typing import get_args
 
 import numpy as np
 import structlog
 
 from contracts.inference import Operation
-from contracts.messages import Item, Pixels, Reply, Vector
+from contracts.messages import Item, Reply, Vector
+from workers.held import Held, Predictor
 from workers.lane import LaneName, Lanes
 
 log = structlog.get_logger()
@@ -24,63 +25,66 @@ _POLL_SECONDS = 0.001
 _RATE_SMOOTHING = 0.3
 
 
-class Predictor(Protocol):
-    """What runs a batch; `models.predictor` has the real one."""
-
-    version: int
-
-    def run(self, operation: Operation, images: Pixels) -> Vector:
-        """Images (n, h, w, 3) uint8 to outputs (n, k) float32."""
-        ...
-
-
 class Drain:
     """Empties lanes into one worker's networks.
 
     Args:
         lanes: The Redis end.
-        predictors: The networks, by name.
+        held: The versions in memory.
         batch_limit: Most images in one batch.
         linger_seconds: How long to wait for the next image before returning to Celery.
         stopping: Set when the worker was told to stop; the batch in hand is still answered.
         schedule: Sends another drain task of a lane.
+        pass_on: Sends a drain of a version that is not held here to a worker that holds it;
+            False if there is none.
+        is_past: Whether no alias stands on a lane's version any more.
         clock: Unix time in seconds.
     """
 
     def __init__(
         self,
         lanes: Lanes,
-        predictors: dict[str, Predictor],
+        held: Held,
         *,
         batch_limit: int,
         linger_seconds: float,
         stopping: Event,
         schedule: Callable[[LaneName], None],
+        pass_on: Callable[[LaneName], bool],
+        is_past: Callable[[LaneName], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._lanes = lanes
-        self._predictors = predictors
+        self._held = held
         self._batch_limit = batch_limit
         self._linger_seconds = linger_seconds
         self._stopping = stopping
         self._schedule = schedule
+        self._pass_on = pass_on
+        self._is_past = is_past
         self._clock = clock
         self._rates: dict[LaneName, float] = {}
-        self._all = [
-            LaneName(name, predictor.version, operation)
-            for name, predictor in predictors.items()
-            for operation in get_args(Operation)
-        ]
 
     def relieve(self) -> None:
         """Drain every lane whose task waits: what a job does before each of its batches."""
-        for lane in self._lanes.scheduled(self._all):
+        for lane in self._lanes.scheduled(self._all()):
             self(lane)
+
+    def _all(self) -> list[LaneName]:
+        """Every lane of what is held now."""
+        return [
+            LaneName(model, version, operation)
+            for model, version in self._held.all()
+            for operation in get_args(Operation)
+        ]
 
     def __call__(self, lane: LaneName) -> int:
         """Answer what waits in `lane`, for one turn; return how many images that were."""
-        predictor = self._predictors[lane.model]
-        others = [name for name in self._all if name != lane]
+        predictor = self._held.get(lane.model, lane.version)
+        if predictor is None:
+            self._refuse(lane)
+            return 0
+        others = [name for name in self._all() if name != lane]
         self._lanes.begin(lane)
         answered, turn_ends = 0, time.monotonic() + _TURN_SECONDS
         while items := self._next_batch(lane, others):
@@ -92,6 +96,26 @@ class Drain:
                     self._schedule(lane)
                 break
         return answered
+
+    def _refuse(self, lane: LaneName) -> None:
+        """A drain of a version that is not held here: another worker's, a later one's, or nobody's.
+
+        The lane is left as it is, so no image is lost, unless it can be said for sure that nobody
+        will ever come: then those who wait are told at once, and the API asks the next version.
+        """
+        if self._pass_on(lane):
+            return
+        self._lanes.begin(lane)  # the next nudge sends another drain
+        if not self._is_past(lane):
+            log.info("drain_left", lane=lane.key)
+            return
+        past = (
+            "model_not_ready",
+            f"Version {lane.version} of '{lane.model}' was taken out of service. Send it again.",
+        )
+        while items := self._lanes.take(lane, self._batch_limit):
+            replies = [Reply(item.id, lane.version, 1, 0, 0, error=past) for item in items]
+            self._lanes.answer(lane, list(zip(items, replies, strict=True)), 1.0)
 
     def _next_batch(self, lane: LaneName, others: Sequence[LaneName]) -> list[Item]:
         """The next images, waiting a moment for them unless another lane or a stop is pending."""

@@ -14,7 +14,7 @@ import redis
 import structlog
 
 from contracts import names
-from contracts.errors import InternalError, OpsinError, Unavailable
+from contracts.errors import InternalError, ModelNotReady, OpsinError, Unavailable
 from contracts.inference import (
     InferenceResponse,
     ItemError,
@@ -24,12 +24,11 @@ from contracts.inference import (
 )
 from contracts.jobs import Progress
 from contracts.lease import LEASE_SECONDS
+from contracts.manifest import CHAMPION
 from contracts.messages import Item, Pixels, Vector
 from database.leases import Lease, Leases
-from models.catalog import network_of
-from models.labels import labels_of
 from models.outputs import Outputs
-from workers.drain import Predictor
+from workers.held import Held, Predictor
 
 log = structlog.get_logger()
 
@@ -41,7 +40,7 @@ class JobRunner:
     Attributes:
         leases: The workers' side of the table of jobs.
         client: Where the images of a job lie.
-        predictors: The networks, by name.
+        held: The versions in memory.
         worker_id: Under which jobs are taken.
         batch_limit: Most images in one batch; between two the job can be cancelled.
         give_way: Called before each batch: answers those who wait for theirs at once.
@@ -49,7 +48,7 @@ class JobRunner:
 
     leases: Leases
     client: "redis.Redis"
-    predictors: dict[str, Predictor]
+    held: Held
     worker_id: str
     batch_limit: int
     give_way: Callable[[], None]
@@ -61,6 +60,8 @@ class JobRunner:
             return
         try:
             ended = self._end(lease)
+        except ModelNotReady as error:
+            ended = self.leases.fail(lease, error)  # trying again would not help
         except (Unavailable, redis.RedisError) as error:
             # Not the job's fault. Its lease runs out, and it is tried again.
             log.warning("job_interrupted", job=job_id, error=type(error).__name__)
@@ -76,19 +77,20 @@ class JobRunner:
     def _end(self, lease: Lease) -> bool:
         """Whether it ended here; False if another worker has it now."""
         began = time.monotonic()
+        predictor = self._predictor(lease)
         images = self._images(lease)
         vectors: list[Vector] = []
         for start in range(0, len(images), self.batch_limit):
             if self.leases.is_cancel_requested(lease.job_id):
                 return self.leases.cancelled(lease)
             self.give_way()
-            vectors.extend(self._run(lease, images[start : start + self.batch_limit]))
+            vectors.extend(_run(lease, predictor, images[start : start + self.batch_limit]))
             fraction = len(vectors) / len(images)
             progress = Progress(fraction=fraction, step=len(vectors), steps=len(images))
             held = self.leases.progress(lease, progress)
             if not (held and self.leases.heartbeat(lease, LEASE_SECONDS)):
                 return False
-        result = _result(lease, vectors, time.monotonic() - began, self.batch_limit)
+        result = _result(lease, predictor, vectors, time.monotonic() - began, self.batch_limit)
         return self.leases.succeed(lease, result.model_dump(mode="json", exclude_none=True))
 
     def _images(self, lease: Lease) -> list[Pixels]:
@@ -98,9 +100,29 @@ class JobRunner:
             raise InternalError("The images of this job were lost with Redis. Send them again.")
         return [Item.unpack(raw).pixels for raw in raws]
 
-    def _run(self, lease: Lease, images: Sequence[Pixels]) -> list[Vector]:
-        predictor = self.predictors[lease.request["model"]]
-        return list(predictor.run(_operation(lease), np.stack(images)))
+    def _predictor(self, lease: Lease) -> Predictor:
+        """The version the job was made for, or else what its alias stands on by now.
+
+        Raises:
+            ModelNotReady: Neither is held here, or the new one takes pictures of another size.
+        """
+        request = lease.request
+        model, version, asked = request["model"], request["version"], request.get("asked")
+        found = self.held.get(model, version)
+        if found is None and not str(asked).isdecimal():
+            found = self.held.standing(model, asked or CHAMPION)
+            if found is not None and list(found.manifest.input_size) != request.get("input_size"):
+                found = None
+        if found is None:
+            raise ModelNotReady(
+                f"Version {version} of '{model}' was taken out of service before the job's turn "
+                "came. Send the request again."
+            )
+        return found
+
+
+def _run(lease: Lease, predictor: Predictor, images: Sequence[Pixels]) -> list[Vector]:
+    return list(predictor.run(_operation(lease), np.stack(images)))
 
 
 def _operation(lease: Lease) -> Operation:
@@ -108,17 +130,16 @@ def _operation(lease: Lease) -> Operation:
 
 
 def _result(
-    lease: Lease, vectors: Sequence[Vector], seconds: float, batch_limit: int
+    lease: Lease, predictor: Predictor, vectors: Sequence[Vector], seconds: float, batch_limit: int
 ) -> InferenceResponse:
     """The answer that the client would have got at once."""
     request = lease.request
-    labels = labels_of(network_of(request["model"]))
-    outputs = Outputs(_operation(lease), request["top_k"], labels)
+    outputs = Outputs(_operation(lease), request["top_k"], predictor.labels)
     left = iter(vectors)
     milliseconds = round(seconds * 1000, 1)
     return InferenceResponse(
         model=request["model"],
-        version=request["version"],
+        version=predictor.version,
         batch_size=min(len(vectors), batch_limit),
         results=[_item_result(item, outputs, left) for item in request["items"]],
         timing_ms=Timing(decode=0, queue=0, compute=milliseconds, total=milliseconds),

@@ -1,7 +1,8 @@
-"""An inference worker, from start to stop: beat, load, consume, finish what is in hand.
+"""An inference worker, from start to stop: beat, consume, load, finish what is in hand.
 
 One process, one pool thread: TensorFlow spreads a batch over the cores by itself, and leaving
-prefork means that nothing is ever forked after TensorFlow has started.
+prefork means that nothing is ever forked after TensorFlow has started. A second thread loads and
+drops versions while the first one answers.
 """
 
 import os
@@ -9,7 +10,8 @@ import secrets
 import signal
 import sys
 from datetime import UTC, datetime
-from threading import Event
+from threading import Event, Thread
+from typing import Any, get_args
 
 import celery.signals
 import redis
@@ -20,16 +22,24 @@ from contracts import names
 from contracts.broker import REDIS_OPTIONS, celery_app
 from contracts.inference import Operation
 from contracts.logs import configure_logs
-from contracts.presence import HeldModel
 from contracts.settings import Settings
 from database.engine import open_engine
 from database.leases import Leases
-from workers.drain import Drain, Predictor
+from models.conversion import Derived
+from models.store import Store
+from workers.conversions import Conversions
+from workers.drain import Drain
+from workers.elsewhere import Elsewhere
+from workers.held import Held
 from workers.jobs import JobRunner
 from workers.lane import LaneName, Lanes
+from workers.loading import ZooImports, loader, prepare
 from workers.presence import Presence
+from workers.versions import Versions
 
 log = structlog.get_logger()
+
+_SEEN_SECONDS = 2.0
 
 
 def run(settings: Settings) -> None:
@@ -40,99 +50,160 @@ def run(settings: Settings) -> None:
     """
     if settings.redis_url is None:
         raise ValueError("a worker needs OPSIN_REDIS_URL")
-    # Until Celery takes the signal over: a worker told to stop while it loads goes quietly.
+    # Until Celery takes the signal over: a worker told to stop as it starts goes quietly.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings.log_level, settings.log_format)
-    client = redis.Redis.from_url(settings.redis_url, **REDIS_OPTIONS)
-    worker_id = secrets.token_hex(8)
-    presence = Presence(client, worker_id)
-    presence.start()
+    worker = Worker(settings, redis.Redis.from_url(settings.redis_url, **REDIS_OPTIONS))
+    worker.presence.start()
     try:
-        held, predictors = _load(settings, presence)
-        app = celery_app(settings.redis_url)
-        _register(app, settings, client, worker_id, predictors)
-        celery.signals.worker_ready.connect(lambda **_: presence.tell(*held.values()), weak=False)
-        _consume(app, worker_id, predictors)
+        worker.consume(celery_app(settings.redis_url))
     finally:
-        presence.stop()
+        worker.stopping.set()
+        worker.presence.stop()
         log.info("worker_stopped")
+    worker.loading.join(_SEEN_SECONDS)
+    if worker.loading.is_alive():
+        # It is deep inside TensorFlow, which does not survive the interpreter's tidying up.
+        sys.stderr.flush()
+        os._exit(0)
 
 
-def _load(
-    settings: Settings, presence: Presence
-) -> tuple[dict[str, HeldModel], dict[str, Predictor]]:
-    """Load the networks; TensorFlow is imported here, told first what it asks the environment."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or it greets in ten lines
-    from workers.models import load_models  # noqa: PLC0415 (TensorFlow)
+class Worker:
+    """The parts of one worker, put together.
 
-    return load_models(settings, presence)
+    Args:
+        settings: The whole configuration.
+        client: A connection whose answers are bytes.
 
+    Attributes:
+        presence: Its signs of life.
+        stopping: Set when it was told to stop.
+        loading: The thread that loads and drops versions; started by `consume`.
+    """
 
-def _register(
-    app: Celery,
-    settings: Settings,
-    client: "redis.Redis",
-    worker_id: str,
-    predictors: dict[str, Predictor],
-) -> None:
-    """Give the application its two tasks."""
-    stopping = Event()
-    celery.signals.worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
+    def __init__(self, settings: Settings, client: "redis.Redis") -> None:
+        self._settings = settings
+        self._client = client
+        self._id = secrets.token_hex(8)
+        self._models = tuple(dict.fromkeys(settings.models))
+        self._store = Store(settings.store_home)
+        self._held = Held()
+        self.presence = Presence(client, self._id)
+        self.stopping = Event()
+        self._versions = Versions(
+            self._store,
+            self._models,
+            self._held,
+            load=loader(self._store, settings.max_batch_size),
+            waiting=self._waiting,
+            tell=self.presence.tell,
+        )
+        self.loading = Thread(target=self._load, name="loading", daemon=True)
 
-    def send_drain(lane: LaneName) -> None:
-        app.send_task(
-            names.TASK_DRAIN,
-            args=[lane.model, lane.version, lane.operation],
-            queue=names.inference_queue(lane.model),
-            expires=names.FLAG_EXPIRE_MS / 1000,
+    def consume(self, app: Celery) -> None:
+        """Take tasks until SIGTERM, then finish the one in hand."""
+        self._versions.tell()
+        self._register(app)
+        # Connecting to this signal is how Celery is told to leave logging alone.
+        celery.signals.setup_logging.connect(lambda **_: None, weak=False)
+        celery.signals.worker_shutting_down.connect(lambda **_: self.stopping.set(), weak=False)
+        # Nothing is told to be ready before there is somebody who listens.
+        celery.signals.worker_ready.connect(lambda **_: self.loading.start(), weak=False)
+        worker = app.Worker(
+            pool="threads",
+            concurrency=1,
+            queues=[
+                *map(names.inference_queue, self._models),
+                names.own_queue(self._id),
+                names.CONVERSION_QUEUE,
+            ],
+            hostname=f"{self._id}@opsin",
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            quiet=True,
+        )
+        log.info("worker_starts", worker=self._id, models=self._models)
+        worker.start()
+
+    def _load(self) -> None:
+        """The loading thread: what is in the store, then what must be imported, then the watch."""
+        try:
+            self.presence.tell_devices(prepare(self._settings))
+            self._versions.look(self.stopping)
+            ZooImports(self._settings, self._store, self._versions, self.stopping)()
+            if not any(map(self._held.versions, self._models)):
+                log.error(
+                    "nothing_to_serve", help="opsin weights pull; then start the worker again"
+                )
+            self._versions.watch(self.stopping)
+        except Exception:
+            # A worker that cannot load any more must not stay and look alive.
+            log.exception("loading_failed")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _waiting(self, model: str, version: int) -> int:
+        """Images in the lanes of a version; when Redis is away, as if there were some."""
+        try:
+            lanes = [names.lane(model, version, one) for one in get_args(Operation)]
+            return sum([self._client.llen(lane) for lane in lanes])
+        except redis.RedisError:
+            return 1
+
+    def _register(self, app: Celery) -> None:
+        """Give the application its tasks."""
+
+        def send(task: str, args: list[Any], queue: str) -> None:
+            expires = names.FLAG_EXPIRE_MS / 1000 if task == names.TASK_DRAIN else None
+            app.send_task(task, args=args, queue=queue, expires=expires)
+
+        elsewhere = Elsewhere(self._client, self._id, send)
+        drain = self._drain(elsewhere, send)
+        run_job = self._job_runner(drain)
+        conversions = Conversions(self._store, self._client)
+
+        @app.task(name=names.TASK_DRAIN)  # type: ignore[untyped-decorator]
+        def drain_task(model: str, version: int, operation: Operation) -> None:
+            drain(LaneName(model, version, operation))
+
+        @app.task(name=names.TASK_RUN_JOB)  # type: ignore[untyped-decorator]
+        def run_job_task(job_id: str, model: str) -> None:
+            if self._held.versions(model):
+                run_job(job_id)
+            else:
+                # Where nobody holds the model the job stays queued, and is sent again later.
+                elsewhere.pass_on(names.TASK_RUN_JOB, [job_id, model], model, None)
+
+        @app.task(name=names.TASK_CONVERT)  # type: ignore[untyped-decorator]
+        def convert_task(model: str, version: int, kind: Derived) -> None:
+            conversions(model, version, kind)
+
+    def _drain(self, elsewhere: Elsewhere, send: Any) -> Drain:
+        def args(lane: LaneName) -> list[Any]:
+            return [lane.model, lane.version, lane.operation]
+
+        return Drain(
+            Lanes(self._client, self._id),
+            self._held,
+            batch_limit=self._settings.max_batch_size,
+            linger_seconds=self._settings.linger_ms / 1000,
+            stopping=self.stopping,
+            schedule=lambda lane: send(
+                names.TASK_DRAIN, args(lane), names.inference_queue(lane.model)
+            ),
+            pass_on=lambda lane: elsewhere.pass_on(
+                names.TASK_DRAIN, args(lane), lane.model, lane.version
+            ),
+            is_past=lambda lane: lane.version not in self._store.aliases(lane.model).values(),
         )
 
-    drain = Drain(
-        Lanes(client, worker_id),
-        predictors,
-        batch_limit=settings.max_batch_size,
-        linger_seconds=settings.linger_ms / 1000,
-        stopping=stopping,
-        schedule=send_drain,
-    )
-    leases = Leases(open_engine(settings.database), lambda: datetime.now(UTC))
-    run_job = JobRunner(
-        leases,
-        client,
-        predictors,
-        worker_id,
-        batch_limit=settings.max_batch_size,
-        give_way=drain.relieve,
-    )
-
-    @app.task(name=names.TASK_DRAIN)  # type: ignore[untyped-decorator]
-    def drain_task(model: str, version: int, operation: Operation) -> None:
-        drain(LaneName(model, version, operation))
-
-    @app.task(name=names.TASK_RUN_JOB)  # type: ignore[untyped-decorator]
-    def run_job_task(job_id: str) -> None:
-        run_job(job_id)
-
-
-def _consume(app: Celery, worker_id: str, predictors: dict[str, Predictor]) -> None:
-    """Take tasks until SIGTERM, then finish the one in hand."""
-    # Connecting to this signal is how Celery is told to leave logging alone.
-    celery.signals.setup_logging.connect(lambda **_: None, weak=False)
-    queues = [names.inference_queue(model) for model in predictors]
-    if not queues:
-        log.error("nothing_to_serve", help="opsin weights pull; then start the worker again")
-        # It stays, so that /v1/models can tell why, and takes no work.
-        queues = [f"idle.{worker_id}"]
-    worker = app.Worker(
-        pool="threads",
-        concurrency=1,
-        queues=queues,
-        hostname=f"{worker_id}@opsin",
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        quiet=True,
-    )
-    log.info("worker_starts", worker=worker_id, models=sorted(predictors))
-    worker.start()
+    def _job_runner(self, drain: Drain) -> JobRunner:
+        leases = Leases(open_engine(self._settings.database), lambda: datetime.now(UTC))
+        return JobRunner(
+            leases,
+            self._client,
+            self._held,
+            self._id,
+            batch_limit=self._settings.max_batch_size,
+            give_way=drain.relieve,
+        )

@@ -29,7 +29,7 @@ class Presence:
         self._started_at = time.time()
         self._stopped = Event()
         self._thread = Thread(target=self._beat_on, name="presence", daemon=True)
-        self._models: dict[str, HeldModel] = {}
+        self._models: tuple[HeldModel, ...] = ()
         self._devices: tuple[str, ...] = ()
 
     def start(self) -> None:
@@ -46,9 +46,10 @@ class Presence:
             log.warning("goodbye_not_sent")
 
     def tell(self, *models: HeldModel) -> None:
-        """Tell at once, not at the next beat, how models fare."""
-        self._models = self._models | {model.name: model for model in models}
-        self._beat()
+        """Tell at once, not at the next beat, how all models fare; only if something changed."""
+        if models != self._models:
+            self._models = models
+            self._beat()
 
     def tell_devices(self, devices: tuple[str, ...]) -> None:
         self._devices = devices
@@ -66,7 +67,7 @@ class Presence:
             devices=self._devices,
             started_at=self._started_at,
             beat_at=time.time(),
-            models=tuple(self._models.values()),
+            models=self._models,
         )
         try:
             pipe = self._client.pipeline()

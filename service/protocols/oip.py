@@ -15,7 +15,6 @@ from contracts.errors import BadRequest, ValidationFailed
 from contracts.inference import Operation
 from contracts.messages import Pixels
 from contracts.registry import ModelInfo
-from models.catalog import Network
 from models.outputs import Matrix
 from service.protocols.oip_messages import (
     InferRequest,
@@ -28,7 +27,14 @@ from service.protocols.oip_messages import (
     WantedOutput,
 )
 from service.protocols.pixel_json import CHARACTERS_A_NUMBER, numbers_of, parse
-from service.protocols.signature import DEFAULT_OUTPUT, INPUT, OPERATIONS, Signature, widths_of
+from service.protocols.signature import (
+    DEFAULT_OUTPUT,
+    INPUT,
+    OPERATIONS,
+    Signature,
+    picture_of,
+    widths_of,
+)
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
@@ -133,12 +139,12 @@ def pack(ask: InferAsk, model: str, version: int, tensors: Mapping[str, Matrix])
     return Packed(b"".join([head, *raw]), len(head) if raw else None)
 
 
-def metadata(info: ModelInfo, network: Network, versions: list[int]) -> ModelMetadata:
+def metadata(info: ModelInfo, versions: list[int]) -> ModelMetadata:
     """What a client may know of a model before it asks."""
-    picture = TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, *info.input_size, 3])
+    picture = TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, *picture_of(info)])
     outputs = [
         TensorMetadata(name=name, datatype="FP32", shape=[-1, width])
-        for name, width in widths_of(info, network).items()
+        for name, width in widths_of(info).items()
     ]
     return ModelMetadata(
         name=info.name,
@@ -149,7 +155,7 @@ def metadata(info: ModelInfo, network: Network, versions: list[int]) -> ModelMet
     )
 
 
-def configuration(info: ModelInfo, network: Network, most: int) -> dict[str, Any]:
+def configuration(info: ModelInfo, most: int) -> dict[str, Any]:
     """The part of Triton's `ModelConfig` that its tools read."""
     return {
         "name": info.name,
@@ -161,24 +167,25 @@ def configuration(info: ModelInfo, network: Network, most: int) -> dict[str, Any
                 "name": INPUT,
                 "data_type": "TYPE_UINT8",
                 "format": "FORMAT_NHWC",
-                "dims": [*info.input_size, 3],
+                "dims": list(picture_of(info)),
             }
         ],
         "output": [
             {"name": name, "data_type": "TYPE_FP32", "dims": [width]}
-            for name, width in widths_of(info, network).items()
+            for name, width in widths_of(info).items()
         ],
         "dynamic_batching": {},
     }
 
 
 def states(info: ModelInfo) -> list[ModelState]:
-    """The repository's entries of a model: one a version, or one if none can be named."""
+    """The repository's entries of a model: one a version that workers hold, or else one."""
+    held = [version for version in info.versions if version in info.aliases.values()]
     ready = "classify" in info.operations
     state = "READY" if ready else "LOADING" if info.state == "loading" else "UNAVAILABLE"
     return [
         ModelState(name=info.name, version=version, state=state, reason=info.reason or "")
-        for version in [str(version) for version in info.versions] or [""]
+        for version in [str(version) for version in held] or [""]
     ]
 
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from contracts.errors import ValidationFailed
+from contracts.errors import ModelNotReady, ValidationFailed
 from contracts.inference import Operation
 from contracts.registry import ModelInfo
-from models.catalog import Network
+from models.images import Target
 
 INPUT = "image"
 OPERATIONS: dict[str, Operation] = {"probabilities": "classify", "features": "embed"}
@@ -43,16 +43,31 @@ class Signature:
             )
 
 
-def signature_of(network: Network, most: int) -> Signature:
+def signature_of(network: Target, most: int) -> Signature:
     """The signature of a network, for requests of at most `most` pictures."""
     return Signature((*network.input_size, 3), most)
 
 
-def widths_of(info: ModelInfo, network: Network) -> dict[str, int]:
+def picture_of(info: ModelInfo) -> tuple[int, int, int]:
+    """The shape (height, width, 3) of one picture.
+
+    Raises:
+        ModelNotReady: The model has no version yet, so nobody knows.
+    """
+    if info.input_size is None:
+        raise ModelNotReady(f"'{info.name}' has no version yet. {info.reason or ''}", retry_after=5)
+    return (*info.input_size, 3)
+
+
+def widths_of(info: ModelInfo) -> dict[str, int]:
     """The outputs of a model and how many numbers each has for a picture.
 
     A model that can be asked for nothing now, because it is loading, shows all it will have.
     """
-    widths = {"probabilities": info.classes or network.classes, "features": network.features}
+    widths = {"probabilities": info.classes, "features": info.features}
     offered = info.operations or tuple(OPERATIONS.values())
-    return {name: widths[name] for name, operation in OPERATIONS.items() if operation in offered}
+    return {
+        name: width
+        for name, width in widths.items()
+        if width is not None and OPERATIONS[name] in offered
+    }

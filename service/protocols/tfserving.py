@@ -16,10 +16,9 @@ from contracts.errors import InvalidImage, OpsinError, PayloadTooLarge, Validati
 from contracts.inference import Operation
 from contracts.messages import Pixels
 from contracts.registry import ModelInfo
-from models.catalog import Network
 from models.outputs import Matrix
 from service.protocols.pixel_json import Numbers, numbers_of, parse
-from service.protocols.signature import INPUT, Signature, widths_of
+from service.protocols.signature import INPUT, Signature, picture_of, widths_of
 
 SIGNATURES: dict[str, str] = {
     "serving_default": "probabilities",
@@ -107,10 +106,10 @@ def answer(ask: PredictAsk, rows: Matrix) -> bytes:
     return answered.model_dump_json(exclude_none=True).encode()
 
 
-def metadata(info: ModelInfo, network: Network, version: int) -> Metadata:
+def metadata(info: ModelInfo, version: int) -> Metadata:
     """The signatures of one version."""
-    widths = widths_of(info, network)
-    picture = _tensor(f"serving_default_{INPUT}", "DT_UINT8", (-1, *info.input_size, 3))
+    widths = widths_of(info)
+    picture = _tensor(f"serving_default_{INPUT}", "DT_UINT8", (-1, *picture_of(info)))
     signatures = {
         name: {
             "inputs": {INPUT: picture},

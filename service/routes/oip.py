@@ -6,7 +6,6 @@ from fastapi import APIRouter, Header, Request, Response
 
 from contracts.errors import Unavailable
 from contracts.release import RELEASE
-from models.catalog import network_of
 from service import examples
 from service.addresses import ByAddress, versioned
 from service.deadlines import Timed
@@ -140,7 +139,7 @@ async def get_model(named: ByAddress, services: Open) -> ModelMetadata:
     """What to send and what comes back; of a model that is still loading, what it will be."""
     info = model_named(services.presence, named.model)
     versions = [version_of(info, named.version)] if named.version else info.versions
-    return oip.metadata(info, network_of(info.network), versions)
+    return oip.metadata(info, versions)
 
 
 @router.get(
@@ -186,7 +185,7 @@ async def get_model_config(named: ByAddress, services: Open) -> dict[str, Any]:
     info = model_named(services.presence, named.model)
     if named.version:
         version_of(info, named.version)
-    return oip.configuration(info, network_of(info.network), services.settings.max_images)
+    return oip.configuration(info, services.settings.max_images)
 
 
 @router.post(

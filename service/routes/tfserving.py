@@ -4,7 +4,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from models.catalog import network_of
 from service import examples
 from service.addresses import ByAddress, labelled, versioned
 from service.deadlines import Timed
@@ -127,4 +126,4 @@ async def get_metadata(named: ByAddress, services: Open) -> Metadata:
     """The inputs and outputs of each signature, with their types and shapes."""
     info = model_named(services.presence, named.model)
     version = version_of(info, named.version)
-    return tfserving.metadata(info, network_of(info.network), version)
+    return tfserving.metadata(info, version)

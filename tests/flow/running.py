@@ -24,9 +24,14 @@ class Running:
         home: Its `OPSIN_HOME`.
         weights: A folder that holds fetched weights, as a `weights` folder of a home does.
         env: More `OPSIN_…` settings.
+        kept: Whether a keeper restarts and replaces the worker. Without, what a test kills is
+            the worker itself, and stays dead.
     """
 
-    def __init__(self, home: Path, weights: Path, env: dict[str, str]) -> None:
+    def __init__(
+        self, home: Path, weights: Path, env: dict[str, str], *, kept: bool = False
+    ) -> None:
+        self._kept = kept
         self.home = home
         self.valkey = RealValkey()
         self.port = _free_port()
@@ -51,9 +56,10 @@ class Running:
 
     def run(self, name: str, command: str) -> None:
         """Start one process; its output goes to a log in the home."""
+        bare = ["--unkept"] if command == "worker" and not self._kept else []
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "cli", command],
+                [sys.executable, "-m", "cli", command, *bare],
                 cwd=ROOT,
                 env=self._env,
                 stdout=log,

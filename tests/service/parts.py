@@ -6,10 +6,12 @@ i grows with the mean brightness of the picture. The flow through the real ones 
 
 import asyncio
 import io
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,32 +23,36 @@ from contracts.errors import (
     InvalidImage,
     JobNotFound,
     ModelNotFound,
+    ModelNotReady,
     OpsinError,
     QueueFull,
     VersionNotFound,
 )
 from contracts.inference import Operation, Resize
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
+from contracts.manifest import Manifest
 from contracts.messages import Pixels, Reply
 from contracts.pages import Page
 from contracts.presence import HeldModel, WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
-from models.catalog import CATALOG, Network, network_of
+from models.catalog import CATALOG, network_of
+from models.conversion import Derived
+from models.images import Target
+from models.labels import Label
+from models.shelves import Served
+from models.store import Store
+from service import examples
 from service.services import JobItem, Services
 
 T = TypeVar("T")
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class NamedClass:
-    id: str
-    text: str
-
-
-def labels_of(network: Network) -> Sequence[NamedClass]:
-    return tuple(NamedClass(f"n{i:08d}", f"class {i}") for i in range(network.classes))
+SERVED = Served(
+    Manifest.model_validate(examples.MANIFEST),
+    tuple(Label(f"n{i:08d}", f"class {i}") for i in range(1000)),
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class PillowDecoder:
     room: int = 1000
 
     async def decode(
-        self, data: bytes, *, network: Network, resize: Resize, deadline_seconds: float
+        self, data: bytes, *, network: Target, resize: Resize, deadline_seconds: float
     ) -> Shrunk:
         if self.room == 0:
             raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
@@ -162,12 +168,18 @@ class OneWorker:
 
     def choose(
         self, model: str | None, version: str | None, operation: Operation
-    ) -> tuple[Network, int]:
+    ) -> tuple[Served, int]:
         if model not in {None, "squeezenet"}:
             raise ModelNotFound(f"There is no model '{model}'. Known: squeezenet.")
         if version not in {None, "champion", "1"}:
             raise VersionNotFound(f"There is no version '{version}'. Known: 1, champion.")
-        return CATALOG["squeezenet"], 1
+        return SERVED, 1
+
+    async def refresh(self) -> None:
+        """It is always as it was."""
+
+    async def until_served(self, model: str, version: int, *, seconds: float) -> bool:
+        return version == 1
 
     def queues(self) -> list[LaneInfo]:
         return [LaneInfo(name="lane:squeezenet:1:classify", depth=0, drain_rate=None)]
@@ -240,6 +252,13 @@ class Shelf:
         del self.jobs[job_id]
 
 
+class Unhurried:
+    """Conversions that are never done in time."""
+
+    async def until_made(self, model: str, version: int, kind: Derived, *, seconds: float) -> None:
+        raise ModelNotReady("It is being converted. Ask again.", retry_after=10)
+
+
 @dataclass
 class House:
     """All parts of one service, within reach of a test."""
@@ -248,6 +267,7 @@ class House:
     presence: OneWorker = field(default_factory=OneWorker)
     shelf: Shelf = field(default_factory=Shelf)
     decoder: PillowDecoder = field(default_factory=PillowDecoder)
+    store: Store = field(default_factory=lambda: Store(Path(tempfile.mkdtemp(), "store")))
     database: bool = True
     opened: int = 0
 
@@ -261,7 +281,8 @@ class House:
             decoder=self.decoder,
             queue=self.shelf,
             jobs=self.shelf,
-            labels=labels_of,
+            store=self.store,
+            conversions=Unhurried(),
             database_ok=lambda: self.database,
             started_at=1.0,
         )

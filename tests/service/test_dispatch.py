@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from contracts.broker import REDIS_OPTIONS
 from contracts.errors import NoWorker
 from contracts.messages import Item, Reply
 from contracts.presence import WorkerBeat
+from models.store import Store
 from service.admission import Admission
 from service.dispatch import Dispatch, Drains
 from service.lanes import Lanes
@@ -78,7 +80,7 @@ async def api_on(valkey: RealValkey) -> AsyncIterator[Api]:
         redis.asyncio.Redis.from_url(valkey.url, **options) as blocking,
     ):
         lanes, drains = Lanes(client, 8), cast(Drains, Sent())
-        presence = Presence(client, ("squeezenet",))
+        presence = Presence(client, ("squeezenet",), Store(Path("/nowhere")))
         await presence.refresh()
         replies = Replies(blocking, secrets.token_hex(4))
         replies.start()

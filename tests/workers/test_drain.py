@@ -18,6 +18,7 @@ from contracts.messages import Item, Pixels, Reply, Vector
 from service.lanes import Lanes as ServiceLanes
 from tests.valkey import RealValkey
 from workers.drain import Drain
+from workers.held import Held
 from workers.lane import LaneName, Lanes
 
 LANE = LaneName("squeezenet", 1, "classify")
@@ -59,9 +60,13 @@ def drain_of(client: redis.Redis, network: Mean, **changes: Any) -> tuple[Drain,
         "linger_seconds": 0.01,
         "stopping": Event(),
         "schedule": sent.append,
+        "pass_on": lambda lane: False,
+        "is_past": lambda lane: False,
     } | changes
-    predictors = {"squeezenet": network, "vgg16": network}
-    return Drain(Lanes(client, "w1"), predictors, **options), sent
+    held = Held()
+    held.put("squeezenet", network)
+    held.put("vgg16", network)
+    return Drain(Lanes(client, "w1"), held, **options), sent
 
 
 def item_of(value: int, *, seconds: float = 30, side: int = 2) -> Item:
@@ -248,3 +253,43 @@ def test_waiting_images_vanish_when_nobody_comes(valkey: RealValkey, client: red
     with_lanes(valkey, lambda s: s.push(LANE.key, [item_of(1)], seconds=0.05))
     time.sleep(0.15)
     assert client.llen(LANE.key) == 0
+
+
+PAST = LaneName("squeezenet", 7, "classify")
+
+
+def push_to_past(valkey: RealValkey, *items: Item) -> None:
+    with_lanes(valkey, lambda s: s.push(PAST.key, items, seconds=30))
+
+
+def test_a_version_held_elsewhere_is_left_to_its_worker(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    passed: list[LaneName] = []
+    drain, _ = drain_of(client, network, pass_on=lambda lane: not passed.append(lane))
+    push_to_past(valkey, item_of(1))
+    assert drain(PAST) == 0
+    assert passed == [PAST]
+    assert client.llen(PAST.key) == 1, "the image waits for the other worker"
+    assert client.exists(PAST.flag), "whose drain is on its way"
+
+
+def test_a_version_nobody_holds_yet_keeps_its_images(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    push_to_past(valkey, item_of(1))
+    assert drain_of(client, network)[0](PAST) == 0
+    assert client.llen(PAST.key) == 1
+    assert with_lanes(valkey, lambda s: s.nudge(PAST.key)), "the next look sends another drain"
+
+
+def test_images_of_a_version_that_is_past_are_told_at_once(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    items = [item_of(value) for value in range(1, 7)]
+    push_to_past(valkey, *items)
+    drain_of(client, network, is_past=lambda lane: True)[0](PAST)
+    found = replies(client)
+    assert {reply.error[0] for reply in found.values() if reply.error} == {"model_not_ready"}
+    assert set(found) == {item.id for item in items}
+    assert client.scard(names.claims("w1")) == 0

@@ -1,0 +1,323 @@
+"""Promote, roll back and delete under load: no error, no mixed answer, and memory comes back.
+
+    opsin up                        # in another terminal, with the same OPSIN_HOME
+    python -m benchmarks.hot_swap   # --rounds 50 --clients 8 --model squeezenet
+
+While clients classify without pause, each round publishes a version with slightly other weights,
+promotes it, rolls back and deletes it. Every answer must name the version that made it and agree
+with what that version gives when it is run directly; the worker's memory after the last round may
+be a tenth above that after the fifth.
+"""
+
+import argparse
+import io
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import keras
+import numpy as np
+import psutil
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from contracts.settings import Settings
+from models.check_pictures import check_pictures
+from models.exporting import export_version
+from models.images import decode
+from models.keras_files import read_whole
+from models.label_file import read_labels
+from models.shelves import Served
+from models.signatures import Blueprint
+from models.store import Store
+from models.version_predictor import VersionPredictor
+
+TOLERANCE = 1e-4
+PART = 1e-3  # the two versions differ by at least this, or agreeing would say nothing
+MEMORY_FACTOR = 1.1
+SETTLED_ROUND = 5
+LONG_EVERY = 10
+SETTLE_SECONDS = 5.0
+MIB = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Pictures:
+    """What the clients send, and what each version really answers.
+
+    Attributes:
+        files: PNG files.
+        expected: The probabilities of each version for each file, (n, classes).
+    """
+
+    files: list[bytes]
+    expected: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        answers: How many answers each version gave.
+        faults: What was wrong, one line each.
+        worst: Largest difference between an answer and its version's own output.
+        slowest: Seconds of the slowest answer.
+        swaps: Seconds of each promotion and each roll back, from request to answer.
+        memory: Resident memory of the worker after each round, in MiB.
+        workers: The process ids that served.
+    """
+
+    answers: Counter[int] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    worst: float = 0.0
+    slowest: float = 0.0
+    swaps: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    workers: set[int] = field(default_factory=set)
+
+    @property
+    def growth(self) -> float:
+        """Memory after the last round, in units of that after the fifth."""
+        return self.memory[-1] / self.memory[min(SETTLED_ROUND, len(self.memory)) - 1]
+
+    @property
+    def passed(self) -> bool:
+        return not self.faults and self.growth <= MEMORY_FACTOR
+
+
+class HotSwap:
+    """One run against one service.
+
+    Args:
+        url: The service.
+        store: Its store.
+        model: The model to swap; it has a champion.
+        headers: Sent with every request.
+    """
+
+    def __init__(self, url: str, store: Store, model: str, headers: dict[str, str]) -> None:
+        self._url, self._store, self._model, self._headers = url, store, model, headers
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.outcome = Outcome()
+
+    def run(self, samples: Path, *, rounds: int, clients: int, dwell: float) -> Outcome:
+        """Swap `rounds` times while `clients` classify; each version serves `dwell` seconds."""
+        first = self._store.resolve(self._model)
+        with self._store.staging() as other:
+            self._write_other(first, other, samples)
+            pictures = self._pictures(first, other, samples)
+            threads = [
+                threading.Thread(target=self._classify, args=(pictures, number))
+                for number in range(clients)
+            ]
+            for thread in threads:
+                thread.start()
+            try:
+                for number in range(1, rounds + 1):
+                    long = number % LONG_EVERY == 0
+                    self._round(first, other, pictures, SETTLE_SECONDS if long else dwell)
+            finally:
+                self._stop.set()
+                for thread in threads:
+                    thread.join()
+        return self.outcome
+
+    def _write_other(self, first: int, folder: Path, samples: Path) -> None:
+        """A version like the first, but for slightly other weights."""
+        manifest = self._store.manifest(self._model, first)
+        origin = self._store.path(self._model, first)
+        network = read_whole(origin / "model.keras")
+        network.trainable = False
+        layer = next(one for one in network.layers if isinstance(one, keras.layers.Conv2D))
+        layer.set_weights([layer.get_weights()[0] * 1.1, *layer.get_weights()[1:]])
+        labels = read_labels(origin)
+        served = Served(manifest, labels)
+        self._draft = export_version(
+            network,
+            Blueprint(
+                manifest.network,
+                manifest.short_side,
+                manifest.preprocessing,  # type: ignore[arg-type]  # as it was published
+                _base_output(manifest.network),
+                manifest.explain_layer,
+            ),
+            folder,
+            pictures=check_pictures(samples, served),
+            labels=labels,
+        )
+
+    def _pictures(self, first: int, other: Path, samples: Path) -> Pictures:
+        served = Served(self._store.manifest(self._model, first), ())
+        pictures = Pictures([_png(one) for one in check_pictures(samples, served)])
+        inputs = np.stack(
+            [decode(one, network=served, max_pixels=10**8).pixels for one in pictures.files]
+        )
+        pictures.expected[first] = VersionPredictor(
+            self._store.path(self._model, first), max_batch_size=4
+        ).run("classify", inputs)
+        with self._store.staging() as copy:
+            shutil.copytree(other, copy, dirs_exist_ok=True)
+            number = self._store.publish(self._model, copy, self._draft)
+        pictures.expected[0] = VersionPredictor(
+            self._store.path(self._model, number), max_batch_size=4
+        ).run("classify", inputs)
+        self._store.delete(self._model, number)
+        apart = np.abs(pictures.expected[0] - pictures.expected[first]).max(axis=1)
+        if apart.min() < PART:
+            raise SystemExit(f"the two versions differ by {apart.min():.1e} only")
+        return pictures
+
+    def _round(self, first: int, other: Path, pictures: Pictures, dwell: float) -> None:
+        with self._store.staging() as copy:
+            shutil.copytree(other, copy, dirs_exist_ok=True)
+            number = self._store.publish(self._model, copy, self._draft)
+        pictures.expected[number] = pictures.expected[0]
+        with httpx.Client(base_url=self._url, headers=self._headers, timeout=70) as client:
+            self._promote(client, number, dwell)
+            self._promote(client, first, dwell)
+            deleted = client.delete(f"/v1/models/{self._model}/versions/{number}")
+            if deleted.status_code != 204:
+                self._fault(f"delete {number}: {deleted.status_code} {deleted.text[:200]}")
+            self._weigh(client)
+
+    def _promote(self, client: httpx.Client, version: int, dwell: float) -> None:
+        began = time.monotonic()
+        answer = client.post(
+            f"/v1/models/{self._model}/aliases",
+            json={"alias": "champion", "version": version},
+            headers={"X-Timeout-Ms": "60000"},
+        )
+        self.outcome.swaps.append(time.monotonic() - began)
+        if answer.status_code != 200:
+            self._fault(f"promote {version}: {answer.status_code} {answer.text[:200]}")
+            return
+        shown = client.get(f"/v1/models/{self._model}").json()
+        if shown["aliases"]["champion"] != version or shown["state"] != "ready":
+            self._fault(f"after promote {version}: {shown}")
+        began = time.monotonic()
+        while time.monotonic() - began < dwell:
+            time.sleep(0.05)
+
+    def _weigh(self, client: httpx.Client) -> None:
+        workers = client.get("/v1/system").json()["workers"]
+        pids = {one["pid"] for one in workers}
+        self.outcome.workers |= pids
+        resident = sum(psutil.Process(pid).memory_info().rss for pid in pids)
+        self.outcome.memory.append(resident / MIB)
+
+    def _classify(self, pictures: Pictures, number: int) -> None:
+        """One client: ask, check, ask again."""
+        turn = number
+        with httpx.Client(base_url=self._url, headers=self._headers, timeout=70) as client:
+            while not self._stop.is_set():
+                which = turn % len(pictures.files)
+                turn += 1
+                began = time.monotonic()
+                try:
+                    answer = client.post(
+                        "/v1/classify",
+                        params={"model": self._model, "top_k": 10},
+                        content=pictures.files[which],
+                        headers={"Content-Type": "image/png"},
+                    )
+                except httpx.HTTPError as error:
+                    self._fault(f"classify: {error!r}")
+                    continue
+                self._check(answer, pictures, which, time.monotonic() - began)
+
+    def _check(
+        self, answer: httpx.Response, pictures: Pictures, which: int, seconds: float
+    ) -> None:
+        if answer.status_code != 200:
+            self._fault(f"classify: {answer.status_code} {answer.text[:200]}")
+            return
+        body: dict[str, Any] = answer.json()
+        version = body["version"]
+        expected = pictures.expected.get(version)
+        if expected is None:
+            self._fault(f"version {version} answered, which was never promoted")
+            return
+        predictions = body["results"][0]["predictions"]
+        apart = max(
+            abs(one["probability"] - float(expected[which][one["index"]])) for one in predictions
+        )
+        with self._lock:
+            self.outcome.answers[version] += 1
+            self.outcome.worst = max(self.outcome.worst, apart)
+            self.outcome.slowest = max(self.outcome.slowest, seconds)
+        if apart > TOLERANCE:
+            self._fault(f"an answer of version {version} is {apart:.1e} from its own output")
+
+    def _fault(self, line: str) -> None:
+        with self._lock:
+            self.outcome.faults.append(line)
+
+
+def _base_output(network: str) -> str:
+    from models.networks.architecture import ARCHITECTURES  # noqa: PLC0415
+
+    return ARCHITECTURES[network].base_output
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def main() -> int:
+    """Print the table; the exit code is 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--server", default="http://127.0.0.1:8000")
+    parser.add_argument("--model", default="squeezenet")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--dwell", type=float, default=0.5, help="seconds each version serves")
+    asked = parser.parse_args()
+    settings = Settings()
+    key = settings.api_key
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    swap = HotSwap(asked.server, Store(settings.store_home), asked.model, headers)
+    began = time.monotonic()
+    outcome = swap.run(
+        settings.home / "samples", rounds=asked.rounds, clients=asked.clients, dwell=asked.dwell
+    )
+    _print(outcome, asked.rounds, asked.clients, time.monotonic() - began)
+    return 0 if outcome.passed else 1
+
+
+def _print(outcome: Outcome, rounds: int, clients: int, seconds: float) -> None:
+    table = Table("what", "value", show_header=False, title=f"{rounds} swaps, {clients} clients")
+    settled = outcome.memory[min(SETTLED_ROUND, len(outcome.memory)) - 1]
+    swaps = sorted(outcome.swaps)
+    for what, value in (
+        ("answers", f"{outcome.answers.total()} in {seconds:.0f} s"),
+        ("versions that answered", f"{len(outcome.answers)}"),
+        ("errors", f"{len(outcome.faults)}"),
+        ("largest difference from the version's own output", f"{outcome.worst:.1e}"),
+        ("slowest answer", f"{outcome.slowest:.2f} s"),
+        ("promotion, median and slowest", f"{swaps[len(swaps) // 2]:.2f} s, {swaps[-1]:.2f} s"),
+        ("worker's memory after round 5", f"{settled:.0f} MiB"),
+        (f"worker's memory after round {rounds}", f"{outcome.memory[-1]:.0f} MiB"),
+        ("growth", f"{outcome.growth - 1:+.1%}"),
+        ("worker processes", f"{len(outcome.workers)}"),
+        ("verdict", "passed" if outcome.passed else "FAILED"),
+    ):
+        table.add_row(what, value)
+    console = Console(width=100)
+    console.print(table)
+    for fault in outcome.faults[:20]:
+        console.print(fault, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

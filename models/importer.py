@@ -1,0 +1,38 @@
+"""The child process that brings a published network into the store.
+
+    python -m models.importer NETWORK STORE SAMPLES WEIGHTS_HOME [WEIGHTS_DIR]
+
+Building, exporting and comparing takes Keras and several times the network's size in memory. A
+process of its own gives all of it back, and its failure is not the worker's.
+"""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+from models.catalog import network_of
+from models.check_pictures import check_pictures
+from models.store import Store
+from models.weights import Weights
+
+
+def main(name: str, store: Path, samples: Path, home: Path, directory: Path | None) -> None:
+    """Import one catalog row."""
+    from models.zoo import import_zoo  # noqa: PLC0415  Keras
+
+    network = network_of(name)
+    weights = Weights(home, directory, offline=True)
+    import_zoo(network, weights, Store(store), check_pictures(samples, network))
+
+
+def _end_with_parent() -> None:
+    """The parent holds the other end of our stdin; it closes when the parent is gone."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folders = [Path(folder) for folder in sys.argv[2:]]
+    main(sys.argv[1], folders[0], folders[1], folders[2], folders[3] if folders[3:] else None)

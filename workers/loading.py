@@ -1,0 +1,139 @@
+"""What the loading thread of a worker does, from the import of TensorFlow to the last swap."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event
+
+import structlog
+
+from contracts.errors import VersionNotFound
+from contracts.presence import HeldModel
+from contracts.settings import Settings
+from models.catalog import CATALOG, Network
+from models.store import Store
+from models.weights import Weights, WeightsMissing
+from models.zoo_imports import imported, origin_of
+from workers.held import Predictor
+from workers.versions import Load, Versions
+
+log = structlog.get_logger()
+
+_ROOT = Path(__file__).resolve().parents[1]
+_IMPORT_SECONDS = 900.0
+_POLL_SECONDS = 0.1
+
+
+def prepare(settings: Settings) -> tuple[str, ...]:
+    """Import TensorFlow, told first what it asks the environment; return what it computes on."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or it greets in ten lines
+    from models.devices import devices, prepare_tensorflow  # noqa: PLC0415 (TensorFlow)
+
+    prepare_tensorflow(settings.worker_threads)
+    return devices()
+
+
+def loader(store: Store, max_batch_size: int) -> Load:
+    """Checks, loads and warms a version."""
+
+    def load(model: str, version: int) -> Predictor:
+        from models.version_predictor import load_version  # noqa: PLC0415 (TensorFlow)
+
+        if store.verify(model, version):
+            raise VersionNotFound(
+                f"Version {version} was found damaged and is in quarantine; "
+                "promote another version or publish it anew."
+            )
+        predictor = load_version(store, model, version, max_batch_size=max_batch_size)
+        predictor.warm()
+        return predictor
+
+    return load
+
+
+class ZooImports:
+    """Brings the configured catalog rows into the store, once, where their weights are here.
+
+    Args:
+        settings: Which, and where everything is.
+        store: Where to.
+        versions: Told how each fares.
+        stopping: Ends an import that is under way.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, versions: Versions, stopping: Event
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._versions = versions
+        self._stopping = stopping
+        self._weights = Weights.of(settings)
+
+    def __call__(self) -> None:
+        """Import what is missing, each followed by its loading."""
+        for model in dict.fromkeys(self._settings.models):
+            if self._stopping.is_set():
+                return
+            self._bring(model)
+            self._versions.look(self._stopping)
+
+    def _bring(self, model: str) -> None:
+        network = CATALOG.get(model)
+        if network is None:
+            self._say(model, f"There is no version of '{model}' in the store yet.")
+            return
+        try:
+            origin = origin_of(network, self._weights)
+        except WeightsMissing as missing:
+            log.warning("weights_missing", model=model, reason=missing.detail)
+            self._say(model, missing.detail)
+            return
+        partial = None if origin.is_whole else self._why_partial(network)
+        if imported(self._store, model, origin) is None:
+            reason = "Its weights are being imported into the store, once."
+            loading = HeldModel(name=model, state="loading", reason=reason)
+            self._versions.absent(model, loading, partial=partial)
+            if not self._import(model):
+                self._say(model, "Its weights could not be imported; the worker's log says why.")
+                return
+        reason = "No alias stands on a version of it; promote one."
+        state = HeldModel(name=model, state="unavailable", reason=reason)
+        self._versions.absent(model, state, partial=partial)
+
+    def _say(self, model: str, reason: str) -> None:
+        state = HeldModel(name=model, state="unavailable", reason=reason)
+        self._versions.absent(model, state)
+
+    def _why_partial(self, network: Network) -> str | None:
+        try:
+            self._weights.find(network.weights)
+        except WeightsMissing as missing:
+            return missing.detail
+        return None
+
+    def _import(self, model: str) -> bool:
+        """Run the child to its end; whether the network is in the store now."""
+        settings = self._settings
+        folders = [settings.store_home, settings.home / "samples", settings.weights_home]
+        if settings.weights_dir is not None:
+            folders.append(settings.weights_dir)
+        child = subprocess.Popen(  # noqa: S603  our own module, paths from the settings
+            [sys.executable, "-m", "models.importer", model, *map(str, folders)],
+            cwd=_ROOT,
+            # The GPU is the worker's, and the check needs none.
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"},
+            stdin=subprocess.PIPE,
+        )
+        log.info("import_began", model=model)
+        waited = 0.0
+        while child.poll() is None:
+            if self._stopping.wait(_POLL_SECONDS) or waited > _IMPORT_SECONDS:
+                child.kill()
+                child.wait()
+                return False
+            waited += _POLL_SECONDS
+        log.info("import_ended", model=model, exit_code=child.returncode)
+        return child.returncode == 0
