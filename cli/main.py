@@ -12,6 +12,8 @@ _INTERRUPTED = 130
 
 Names = Annotated[list[str] | None, typer.Argument(help="As `opsin weights list` names them.")]
 
+Model = Annotated[str, typer.Argument(help="A model's name.")]
+
 
 def build() -> typer.Typer:
     """The command with all its sub-commands."""
@@ -29,6 +31,13 @@ def build() -> typer.Typer:
     weights.command("list")(weights_list)
     weights.command("verify")(weights_verify)
     app.add_typer(weights, name="weights")
+    models = typer.Typer(help="The model versions in the store.", no_args_is_help=True)
+    models.command("list")(models_list)
+    models.command("promote")(models_promote)
+    models.command("delete")(models_delete)
+    models.command("verify")(models_verify)
+    models.command("download")(models_download)
+    app.add_typer(models, name="models")
     return app
 
 
@@ -125,6 +134,62 @@ def weights_verify(names: Names = None) -> None:
     from cli.weights import verify  # noqa: PLC0415
 
     verify(load(), names or [])
+
+
+def models_list() -> None:
+    """Show every version, its aliases, network, classes and size."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.versions import show  # noqa: PLC0415
+
+    show(load())
+
+
+def models_promote(
+    model: Model,
+    version: Annotated[int, typer.Argument(min=1, help="Its number.")],
+    alias: Annotated[str, typer.Option(help="The alias that shall stand on it.")] = "champion",
+) -> None:
+    """Let an alias stand on a version; to roll back, name an older one."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.versions import promote  # noqa: PLC0415
+
+    promote(load(), model, version, alias)
+
+
+def models_delete(
+    model: Model, version: Annotated[int, typer.Argument(min=1, help="Its number.")]
+) -> None:
+    """Remove a version for good; not while an alias stands on it."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.versions import delete  # noqa: PLC0415
+
+    delete(load(), model, version)
+
+
+def models_verify(
+    model: Annotated[str | None, typer.Argument(help="Default: all models.")] = None,
+) -> None:
+    """Compare all files with their digests; a damaged version goes to quarantine."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.versions import verify  # noqa: PLC0415
+
+    verify(load(), model)
+
+
+def models_download(
+    model: Model,
+    version: Annotated[str, typer.Argument(help="Its number, or an alias.")] = "champion",
+    kind: Annotated[
+        Literal["saved_model", "keras", "tflite", "onnx", "labels"],
+        typer.Option("--format", help="Converted first where it has to be."),
+    ] = "saved_model",
+    to: Annotated[Path | None, typer.Option(help="A file that is not there yet.")] = None,
+) -> None:
+    """Write a version to a file."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.versions import fetch  # noqa: PLC0415
+
+    fetch(load(), model, version, kind, to)
 
 
 def doctor(

@@ -7,6 +7,8 @@ import resource
 import sys
 from pathlib import Path
 
+from models.orphans import end_when_orphaned
+
 
 def main(kind: str, folder: Path, output: Path, memory_bytes: int) -> None:
     """Convert the version in `folder` and write the result to `output`."""
@@ -39,4 +41,5 @@ def _to_tflite(folder: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_when_orphaned()
     main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

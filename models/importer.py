@@ -6,13 +6,12 @@ Building, exporting and comparing takes Keras and several times the network's si
 process of its own gives all of it back, and its failure is not the worker's.
 """
 
-import os
 import sys
-import threading
 from pathlib import Path
 
 from models.catalog import network_of
 from models.check_pictures import check_pictures
+from models.orphans import end_when_orphaned
 from models.store import Store
 from models.weights import Weights
 
@@ -26,13 +25,7 @@ def main(name: str, store: Path, samples: Path, home: Path, directory: Path | No
     import_zoo(network, weights, Store(store), check_pictures(samples, network))
 
 
-def _end_with_parent() -> None:
-    """The parent holds the other end of our stdin; it closes when the parent is gone."""
-    os.read(0, 1)
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_when_orphaned()
     folders = [Path(folder) for folder in sys.argv[2:]]
     main(sys.argv[1], folders[0], folders[1], folders[2], folders[3] if folders[3:] else None)

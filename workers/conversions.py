@@ -5,7 +5,8 @@ time, and keeps a sign in Redis by which the API knows that it goes on, or why i
 """
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import Full, Queue
 from threading import Thread
 
 import redis
@@ -21,6 +22,7 @@ log = structlog.get_logger()
 _SIGN_SECONDS = 10
 _FAILED_SECONDS = 30
 _TURN_SECONDS = 2.0
+_MOST_WAITING = 16
 
 
 class Conversions:
@@ -34,15 +36,18 @@ class Conversions:
     def __init__(self, store: Store, client: "redis.Redis") -> None:
         self._store = store
         self._client = client
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="conversion")
+        self._asked: Queue[tuple[str, int, Derived]] = Queue(_MOST_WAITING)
+        # A daemon: a worker that is told to stop does not wait for it, and its child ends too.
+        Thread(target=self._work, name="conversions", daemon=True).start()
 
     def __call__(self, model: str, version: int, kind: Derived) -> None:
-        """Begin one; returns at once."""
-        self._thread.submit(self._attend, model, version, kind)
+        """Put one in line and return; beyond a bound it is left, and asked for again later."""
+        with suppress(Full):
+            self._asked.put_nowait((model, version, kind))
 
-    def close(self) -> None:
-        """Take no more; one under way ends with its child."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    def _work(self) -> None:
+        while True:
+            self._attend(*self._asked.get())
 
     def _attend(self, model: str, version: int, kind: Derived) -> None:
         key = names.conversion(model, version, kind)

@@ -125,7 +125,7 @@ class ZooImports:
             cwd=_ROOT,
             # The GPU is the worker's, and the check needs none.
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"},
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
         )
         log.info("import_began", model=model)
         waited = 0.0

@@ -160,10 +160,7 @@ def test_two_aliases_two_versions(bench: Bench) -> None:
     bench.store.promote("pets", 2, "canary")
     assert bench.after(0) == [1, 2]
     assert bench.standing() == {"champion": 1, "canary": 2}
-    assert {one.version: one.aliases for one in bench.told[-1]} == {
-        1: ("champion",),
-        2: ("canary",),
-    }
+    assert [one.aliases for one in bench.told[-1]] == [("champion",), ("canary",)]
 
 
 def test_a_store_that_cannot_be_read_keeps_what_is_held(bench: Bench, tmp_path: Path) -> None:

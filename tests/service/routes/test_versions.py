@@ -85,9 +85,8 @@ def test_downloads_of_what_is_at_hand(client: httpx.Client, two: Store) -> None:
     labels = client.get(f"{BASE}/versions/1/download?format=labels")
     assert labels.content == FILES["labels.json"]
     assert labels.headers["Content-Length"] == str(len(labels.content))
-    assert (
-        labels.headers["Content-Disposition"] == 'attachment; filename="squeezenet-1-labels.json"'
-    )
+    named = 'attachment; filename="squeezenet-1-labels.json"'
+    assert labels.headers["Content-Disposition"] == named
     kept = client.get(f"{BASE}/versions/1/download?format=keras")
     assert kept.content == FILES["model.keras"]
     packed = client.get(f"{BASE}/versions/1/download")
