@@ -160,6 +160,7 @@ class OneWorker:
                 versions=[1],
                 classes=row.classes,
                 input_size=row.input_size,
+                features=row.features,
                 operations=("classify", "embed") if row.name == "squeezenet" else (),
                 licence=row.licence,
             )
