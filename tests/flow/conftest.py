@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,14 +41,20 @@ def client(running: Running) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def start(fetched_home: Path, tmp_path: Path) -> Iterator[Start]:
-    """Starts an installation of the test's own, to be broken at will."""
+def start(fetched_home: Path, tmp_path: Path, running: Running) -> Iterator[Start]:
+    """Starts an installation of the test's own, to be broken at will.
+
+    It begins with the version that the shared one has imported, for that takes half a minute.
+    """
     started: list[Running] = []
 
     def begin(**env: str) -> Running:
         home = tmp_path / f"home{len(started)}"
         settings = {"OPSIN_MODELS": "efficientnet_lite0"} | env
         started.append(Running(home, fetched_home / "weights", settings))
+        shutil.copytree(
+            running.home / "store" / "efficientnet_lite0", home / "store" / "efficientnet_lite0"
+        )
         started[-1].start()
         return started[-1]
 
