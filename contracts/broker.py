@@ -11,12 +11,13 @@ from celery import Celery
 from kombu.serialization import disable_insecure_serializers
 
 from contracts.names import TASK_CONVERT, TASK_DRAIN, TASK_RUN_JOB
+from contracts.transport import Amqp
 
 
 def celery_app(redis_url: str) -> Celery:
     """The Celery application on that Redis. Connects only when it is used."""
     disable_insecure_serializers()
-    app = Celery("opsin", broker=_kombu_url(redis_url))
+    app = Celery("opsin", broker=_kombu_url(redis_url), amqp=Amqp)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",

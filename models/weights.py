@@ -202,11 +202,11 @@ class Weights:
         why += [f"{origin}: {reason}" for origin, reason in tried.items()]
         if self._offline:
             why.append("OPSIN_OFFLINE is set, so nothing is fetched")
-        files = " or ".join(dict.fromkeys(source.file for source in entry.sources))
         sentences = [
-            f"The weights '{name}' ({entry.content}) are not on this machine.",
+            f"The weights '{name}' ({entry.content}) are not here.",
             *([f"Tried: {'; '.join(why)}."] if why else []),
-            f"Run `opsin weights pull {name}`, or set OPSIN_WEIGHTS_DIR to a folder with {files}.",
+            f"Run `opsin weights pull {name}`, or set OPSIN_WEIGHTS_DIR to a folder with "
+            f"{entry.sources[0].file}.",
         ]
         return WeightsMissing(" ".join(sentences))
 

@@ -6,6 +6,7 @@ changes nothing any more.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -72,7 +73,9 @@ class JobRunner:
             log.exception("job_failed", job=job_id)
             ended = self.leases.fail(lease, InternalError("The network failed on these images."))
         if ended:
-            self.client.delete(names.job_input(job_id))
+            # If Redis is away just now, they expire by themselves.
+            with suppress(redis.RedisError):
+                self.client.delete(names.job_input(job_id))
 
     def _end(self, lease: Lease) -> bool:
         """Whether it ended here; False if another worker has it now."""

@@ -56,7 +56,7 @@ def download(url: str, target: Path, digest: str, *, progress: Progress, deadlin
             except (httpx.TransportError, _TryAgainError) as error:
                 fault = str(error) or type(error).__name__
                 if attempt and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-                    fault = f"cannot be reached from this machine ({fault})"
+                    fault = "cannot be reached from this machine"
                     break
                 continue
             if matches(part, digest):

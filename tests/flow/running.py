@@ -70,6 +70,18 @@ class Running:
     def await_ready(self) -> None:
         self.await_that(lambda: self.get("/readyz").status_code == 200, READY_SECONDS)
 
+    def await_new_worker(self) -> None:
+        """Wait until another worker is ready than before: a killed one still seems to be there."""
+        known = self.worker_ids()
+        self.await_that(lambda: bool(self.worker_ids() - known), READY_SECONDS)
+        self.await_ready()
+
+    def worker_ids(self) -> set[str]:
+        """The workers that hold a model."""
+        workers = self.get("/v1/system").json()["workers"]
+        held = {one["id"]: [m for m in one["models"] if m["operations"]] for one in workers}
+        return {worker for worker, models in held.items() if models}
+
     def await_that(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait until `condition` holds; fail with the logs when a process dies meanwhile."""
         deadline = time.monotonic() + seconds

@@ -68,7 +68,7 @@ def test_a_killed_worker_under_load(start: Start, cat: bytes) -> None:
     time.sleep(2)
     running.kill("worker", signal.SIGKILL)
     running.run("worker", "worker")
-    running.await_ready()
+    running.await_new_worker()
     back = time.monotonic()
     time.sleep(3)
     stop.set()

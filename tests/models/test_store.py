@@ -1,4 +1,3 @@
-import multiprocessing
 import os
 import random
 import signal
@@ -160,11 +159,21 @@ def test_threads_never_collide(store: Store, tmp_path: Path) -> None:
     assert all(store.verify("pets", version) == [] for version in store.versions("pets"))
 
 
+def publisher(root: Path, count: int) -> subprocess.Popen[str]:
+    here = Path(__file__)
+    return subprocess.Popen(
+        [sys.executable, str(here.with_name("publisher.py")), str(root), str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(here.parents[2])},
+    )
+
+
 def test_processes_never_collide(store: Store, tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(8) as pool:
-        numbers = pool.starmap(_publish_many, [(tmp_path / "store", 5)] * 8, chunksize=1)
-    assert sorted(chain.from_iterable(numbers)) == store.versions("pets") == list(range(1, 41))
+    processes = [publisher(tmp_path / "store", 5) for _ in range(8)]
+    outputs = [process.communicate(timeout=60)[0].split()[1:] for process in processes]
+    numbers = sorted(int(number) for number in chain.from_iterable(outputs))
+    assert numbers == store.versions("pets") == list(range(1, 41))
     assert all(store.verify("pets", version) == [] for version in store.versions("pets"))
     assert rubbish(tmp_path / "store") == []
 
@@ -177,30 +186,13 @@ def test_a_live_publisher_is_not_swept_away(store: Store) -> None:
     assert store.verify("pets", 2) == []
 
 
-PUBLISHER = """
-import sys
-from pathlib import Path
-from models.store import Store
-from tests.models.test_store import publish
-store = Store(Path(sys.argv[1]))
-print("ready", flush=True)
-while True:
-    publish(store)
-    store.promote("pets", store.versions("pets")[-1])
-"""
-
-
 def test_a_killed_publisher_leaves_no_half_version(tmp_path: Path) -> None:
     root = tmp_path / "store"
     store = Store(root)
     dice = random.Random(8)
     seen_rubbish = 0
     for _ in range(8):
-        with subprocess.Popen(
-            [sys.executable, "-c", PUBLISHER, str(root)],
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(Path.cwd())},
-        ) as process:
+        with publisher(root, 1_000_000) as process:
             assert process.stdout is not None
             process.stdout.readline()
             for _ in range(5):  # published versions are whole at every moment
