@@ -45,6 +45,7 @@ MEMORY_FACTOR = 1.1
 SETTLED_ROUND = 5
 LONG_EVERY = 10
 SETTLE_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
 MIB = 1024 * 1024
 
 
@@ -203,8 +204,15 @@ class HotSwap:
         shown = client.get(f"/v1/models/{self._model}").json()
         if shown["aliases"]["champion"] != version or shown["state"] != "ready":
             self._fault(f"after promote {version}: {shown}")
-        began = time.monotonic()
-        while time.monotonic() - began < dwell:
+        self._serve(version, dwell)
+
+    def _serve(self, version: int, dwell: float) -> None:
+        """Leave a version in place for `dwell` seconds, and until it has really answered."""
+        before, began = self.outcome.answers[version], time.monotonic()
+        while time.monotonic() - began < dwell or self.outcome.answers[version] == before:
+            if time.monotonic() - began > ANSWER_SECONDS:
+                self._fault(f"no answer of version {version} in {ANSWER_SECONDS:.0f} s")
+                return
             time.sleep(0.05)
 
     def _weigh(self, client: httpx.Client) -> None:
