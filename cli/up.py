@@ -25,7 +25,7 @@ from cli.valkey import Valkey, embedded
 from contracts.registry import Readiness
 from contracts.settings import Settings
 
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0  # the first start imports the networks into the store
 _VALKEY_SECONDS = 30.0
 _TICK_SECONDS = 0.25
 _LOADS = "The worker loads its networks"

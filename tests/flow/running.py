@@ -14,7 +14,8 @@ import httpx
 from tests.valkey import RealValkey
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_SECONDS = 90.0
+# The first start imports the networks into the store: half a minute each on two busy cores.
+READY_SECONDS = 240.0
 
 
 class Running:

@@ -54,7 +54,7 @@ def classify(running: Running, **params: Any) -> httpx.Response:
 
 def test_swaps_under_load(swapping: Running, store: Store, fetched: Path) -> None:
     swap = HotSwap(swapping.url, store, MODEL, {})
-    outcome = swap.run(fetched / "samples", rounds=3, clients=4, dwell=0.3)
+    outcome = swap.run(fetched / "samples", rounds=3, clients=4, dwell=1.0)
     assert outcome.faults == []
     assert len(outcome.answers) == 4, "each version answered"
     assert store.versions(MODEL) == [1]
