@@ -43,7 +43,9 @@ def models_table(models: list[ModelInfo]) -> Table:
     for heading in ("model", "state", "serves"):
         table.add_column(heading, no_wrap=True)
     for model in models:
-        state = f"[{_COLOURS[model.state]}]{model.state}[/]"
+        # One that lacks its classifier still embeds: not ready, but not nothing either.
+        partly = model.state == "unavailable" and model.operations
+        state = "[yellow]partly[/]" if partly else f"[{_COLOURS[model.state]}]{model.state}[/]"
         table.add_row(escape(model.name), state, ", ".join(model.operations) or "-")
     return table
 

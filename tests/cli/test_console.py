@@ -8,7 +8,9 @@ PATH = "/a/very/long/path/that-must-stay/in-one-piece"
 
 
 def console(*, terminal: bool) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, width=30, soft_wrap=True)
+    return Console(
+        file=io.StringIO(), force_terminal=terminal, width=30, soft_wrap=True, highlight=False
+    )
 
 
 def test_a_terminal_breaks_between_words_alone() -> None:
