@@ -9,7 +9,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 
 help:
 	@echo 'make up        start Opsin here; Ctrl-C stops it'
-	@echo 'make setup     install and fetch what `make up` and `make test` need, start nothing'
+	@echo 'make setup     install and fetch all that the others need, start nothing'
 	@echo 'make test      the default tests'
 	@echo 'make test-all  the slow ones too'
 	@echo 'make check     lint, format, types, import rules'
@@ -41,7 +41,7 @@ check:
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 
 lock:
 	@scripts/venv dev

@@ -1,6 +1,7 @@
 """Where commands write: answers to stdout, all else to stderr, colours only on a terminal."""
 
 import os
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,13 +20,31 @@ def notes() -> Console:
 
 
 def warn(console: Console, message: str) -> None:
-    """One yellow line. File names may hold brackets, which are not markup."""
-    console.print(f"[yellow]![/] {escape(message)}")
+    """A yellow mark and a line. File names may hold brackets, which are not markup."""
+    console.print(f"[yellow]![/] {escape(readable(console, message, indent=2))}")
 
 
 def complain(console: Console, message: str) -> None:
     """One red fault."""
-    console.print(f"[red]{escape(message)}[/]")
+    console.print(f"[red]{escape(readable(console, message))}[/]")
+
+
+def readable(console: Console, message: str, *, indent: int = 0) -> str:
+    """The message broken between words on a terminal; one line as it is in a log or a pipe.
+
+    Args:
+        console: Where it goes.
+        message: One line or several, which stay apart.
+        indent: Columns to leave free at the left; the first line is expected to use its own.
+    """
+    if not console.is_terminal:
+        return message
+    # A path, an address or an option stays whole, so that it can be copied.
+    wrapper = textwrap.TextWrapper(
+        console.width - indent, break_long_words=False, break_on_hyphens=False
+    )
+    lines = [part for line in message.splitlines() for part in wrapper.wrap(line) or [""]]
+    return f"\n{' ' * indent}".join(lines)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cli.api import Api
 from cli.configuration import address
+from cli.console import warn
 from cli.home import Home
 from contracts.registry import ModelInfo
 from contracts.settings import Settings
@@ -23,6 +24,10 @@ def greet(settings: Settings, home: Home, console: Console) -> None:
     console.print(f"\n[bold green]Opsin is ready[/] at {address(settings)}\n")
     if models:
         console.print(models_table(models))
+        for model in models:
+            if model.reason:
+                warn(console, f"{model.name}: {model.reason}")
+        console.print()
     for heading, line in (
         ("Try", curl_line(settings, home)),
         ("Docs", f"{address(settings)}/docs"),
@@ -33,15 +38,15 @@ def greet(settings: Settings, home: Home, console: Console) -> None:
 
 
 def models_table(models: list[ModelInfo]) -> Table:
-    """The models, whether they serve, and if not, why and what helps."""
+    """The models, and what each serves."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("model", "state", "serves"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("", overflow="fold")
     for model in models:
-        state = f"[{_COLOURS[model.state]}]{model.state}[/]"
-        reason = escape(model.reason or "")
-        table.add_row(escape(model.name), state, ", ".join(model.operations), reason)
+        # One that lacks its classifier still embeds: not ready, but not nothing either.
+        partly = model.state == "unavailable" and model.operations
+        state = "[yellow]partly[/]" if partly else f"[{_COLOURS[model.state]}]{model.state}[/]"
+        table.add_row(escape(model.name), state, ", ".join(model.operations) or "-")
     return table
 
 

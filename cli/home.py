@@ -78,6 +78,6 @@ class Home:
         pid = content.decode(errors="replace").strip() or "unknown"
         return (
             f"Opsin is already running from {self.root} (pid {pid}). Stop it with Ctrl-C in its "
-            f"terminal or `kill {pid}`, or start another beside it: "
-            "OPSIN_HOME=./var2 OPSIN_PORT=8001 opsin up."
+            f"terminal or `kill {pid}`, or start another beside it from a home and a port of its "
+            "own: `OPSIN_HOME=./var2 OPSIN_PORT=8001 make up`."
         )

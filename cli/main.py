@@ -7,10 +7,20 @@ from typing import Annotated, Literal
 import typer
 
 from cli.failure import CommandError
+from contracts.release import RELEASE
 
 _INTERRUPTED = 130
 
-Names = Annotated[list[str] | None, typer.Argument(help="As `opsin weights list` names them.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="As `opsin weights list` names them."),
+]
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"Opsin {RELEASE}")
+        raise typer.Exit
 
 Model = Annotated[str, typer.Argument(help="A model's name.")]
 
@@ -24,6 +34,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+    app.callback()(_opsin)
     for command in (up, serve, worker, classify, doctor):
         app.command()(command)
     weights = typer.Typer(help="The networks' weight files on this machine.", no_args_is_help=True)
@@ -39,6 +50,15 @@ def build() -> typer.Typer:
     models.command("download")(models_download)
     app.add_typer(models, name="models")
     return app
+
+
+def _opsin(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Holds the options that belong to no command; each answers by its callback."""
 
 
 def run() -> None:
@@ -85,7 +105,7 @@ def worker(
 
 
 def classify(  # noqa: PLR0917 (typer reads options from the parameters)
-    photos: Annotated[list[Path], typer.Argument(help="Image files.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Image files.")],
     model: Annotated[str | None, typer.Option(help="The network. Default: the first.")] = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
     resize: Annotated[
@@ -98,7 +118,10 @@ def classify(  # noqa: PLR0917 (typer reads options from the parameters)
     local: Annotated[bool, typer.Option("--local", help="Use no server.")] = False,
     key: Annotated[str | None, typer.Option(help="The server's key, if not OPSIN_API_KEY.")] = None,
 ) -> None:
-    """Say what is on photos: by the server that runs, or else by the network in this process."""
+    """Say what is on photos.
+
+    The server answers if one runs, else the network in this process.
+    """
     from pydantic import SecretStr  # noqa: PLC0415
 
     from cli.classify import Question  # noqa: PLC0415
@@ -121,7 +144,7 @@ def weights_pull(names: Names = None) -> None:
 
 
 def weights_list() -> None:
-    """Show which weights there are, which are here, their size, licence and source."""
+    """Show all weights: here or not, size, licence, source."""
     from cli.configuration import load  # noqa: PLC0415
     from cli.weights import show  # noqa: PLC0415
 

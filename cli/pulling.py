@@ -65,11 +65,18 @@ class Pulled:
 
     Attributes:
         networks: Names of the networks of which something can be served.
-        faults: One line for each thing that is not here.
+        faults: One line for each network that is not, or not wholly, here.
+        samples_fault: Why the sample photos are not here; None if they are.
     """
 
     networks: tuple[str, ...]
     faults: tuple[str, ...]
+    samples_fault: str | None
+
+    def warn(self, console: Console) -> None:
+        """Tells all that is not here."""
+        for fault in filter(None, (*self.faults, self.samples_fault)):
+            warn(console, fault)
 
     def require_one(self) -> None:
         """Checks that the service would have anything to do.
@@ -80,8 +87,8 @@ class Pulled:
         if not self.networks:
             raise CommandError(
                 "No network has weights, so nothing could be served. Connect to a package "
-                "registry or the internet once and try again, or point OPSIN_WEIGHTS_DIR to a "
-                "folder with weight files (`opsin weights list` names them)."
+                "registry or the internet once and try again, without OPSIN_OFFLINE; or point "
+                "OPSIN_WEIGHTS_DIR to a folder with weight files, whose names are above."
             )
 
 
@@ -105,7 +112,7 @@ def pull_defaults(settings: Settings, console: Console, *, again: bool) -> Pulle
 
     Args:
         settings: Which networks, and where to keep them.
-        console: Shows progress and faults.
+        console: Shows progress.
         again: Whether to try what could not be had the last time.
     """
     networks = known_networks(settings)
@@ -123,15 +130,18 @@ def pull_defaults(settings: Settings, console: Console, *, again: bool) -> Pulle
                 here.append(network.name)
         with contextlib.suppress(OSError):
             tried.note(network.name for network in networks)
-        try:
-            Samples.of(settings).pull(Bar(progress, "sample photos"))
-        except SamplesMissingError as error:
-            faults.append(str(error))
-    for fault in faults:
-        warn(console, fault)
+        samples_fault = _pull_samples(settings, progress)
     if not here and not again:
         return pull_defaults(settings, console, again=True)
-    return Pulled(tuple(here), tuple(faults))
+    return Pulled(tuple(here), tuple(faults), samples_fault)
+
+
+def _pull_samples(settings: Settings, progress: Progress) -> str | None:
+    try:
+        Samples.of(settings).pull(Bar(progress, "sample photos"))
+    except SamplesMissingError as error:
+        return str(error)
+    return None
 
 
 def _pull_network(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from cli.child import Program
 from cli.failure import CommandError
@@ -34,7 +35,7 @@ class Valkey:
 
     @property
     def url(self) -> str:
-        return f"unix://{self.socket}"
+        return _url(self.socket)
 
     def wait(self, seconds: float, check: Callable[[], None]) -> None:
         """Returns once it answers; a long append-only file is read first.
@@ -96,7 +97,12 @@ def embedded(home: Home) -> Valkey:
 def running(home: Home) -> str | None:
     """The URL of the Valkey that runs from that home; None where none does."""
     socket = _socket_at(home)
-    return f"unix://{socket}" if socket is not None and socket.is_socket() else None
+    return _url(socket) if socket is not None and socket.is_socket() else None
+
+
+def _url(socket: Path) -> str:
+    """The socket's address; a home may well have a `#` or a `%` in its name."""
+    return f"unix://{quote(os.fspath(socket))}"
 
 
 def _binary() -> str:

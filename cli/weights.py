@@ -1,5 +1,6 @@
 """`opsin weights`: pull, list and verify the weight files of this machine."""
 
+from rich.markup import escape
 from rich.table import Table
 
 from cli.console import answers, complain, notes, waiting
@@ -21,6 +22,7 @@ def pull(settings: Settings, names: list[str]) -> None:
     Home(settings.home).prepare()
     if not names:
         pulled = pull_defaults(settings, console, again=True)
+        pulled.warn(console)
         pulled.require_one()
         console.print(f"[green]✓[/] weights for {', '.join(pulled.networks)}")
         return
@@ -42,14 +44,14 @@ def pull(settings: Settings, names: list[str]) -> None:
 def show(settings: Settings) -> None:
     """Prints every set of weights, whether it is here, its size, licence and source."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "here", "size", "licence"):
+    for heading in ("name", "here", "size"):
         table.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=True)
-    table.add_column("content", overflow="fold")
-    table.add_column("source", overflow="fold")
+    table.add_column("content; licence and source", overflow="fold")
     for row in Weights.of(settings).rows():
         here = "[green]yes[/]" if row.present else "[yellow]no[/]"
         size = "" if row.size is None else f"{row.size / 1e6:,.1f} MB"
-        table.add_row(row.name, here, size, row.licence, row.content, row.source)
+        detail = escape(f"{row.licence}, {row.source}")
+        table.add_row(row.name, here, size, f"{escape(row.content)}\n[dim]{detail}[/]")
     answers().print(table)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts.release import RELEASE
 from tests.cli.running import ROOT, Starter
 
 
@@ -37,6 +38,12 @@ def test_no_command_loads_tensorflow_by_itself(module: str) -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_it_tells_its_version(start: Starter) -> None:
+    run = start("-m", "cli", "--version")
+    assert run.wait() == 0
+    assert run.text == f"Opsin {RELEASE}\n"
 
 
 def test_a_bad_setting_is_named_as_it_is_set(start: Starter) -> None:

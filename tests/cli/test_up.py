@@ -30,7 +30,7 @@ def test_it_starts_says_so_and_leaves_nothing(
     home, port = tmp_path / "home", free_port()
     run = ready(start, home, port, OPSIN_QUEUE_LIMIT=7)
     assert f"Opsin is ready at http://127.0.0.1:{port}" in run.text
-    assert re.search(r"squeezenet +unavailable +no weights \[here\]", run.text)
+    assert re.search(r"squeezenet +unavailable +-\s+! squeezenet: no weights \[here\]", run.text)
     run.wait_for(f"worker on unix://{home}/run/valkey.sock with 7")
     children = run.descendants()
     assert len(children) == 3

@@ -10,6 +10,8 @@ import redis
 from cli.home import Home
 from cli.supervisor import Supervisor
 from cli.valkey import SOCKET_PATH_LIMIT, Valkey, embedded
+from cli.valkey import running as valkey_of
+from contracts.broker import celery_app
 
 
 @contextmanager
@@ -71,3 +73,16 @@ def test_a_number_that_became_someone_elses_is_left_alone(home: Home) -> None:
         embedded(home)
         assert other.poll() is None
         other.kill()
+
+
+def test_a_home_may_have_any_name(home: Home) -> None:
+    """The address is parsed by redis and by kombu, each in its own way."""
+    odd = Home(home.root / "a #home? with 100%25 ünï")
+    odd.prepare()
+    with running(odd) as (valkey, _):
+        assert valkey.socket == odd.run / "valkey.sock"
+        assert valkey_of(odd) == valkey.url
+        with redis.Redis.from_url(valkey.url) as client:
+            assert client.ping()
+        with celery_app(valkey.url).connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=5)

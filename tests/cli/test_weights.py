@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from tests.cli.running import Starter
+from tests.cli.running import Starter, free_port
 
 
 def weights(start: Starter, *arguments: str, **settings: object) -> tuple[int, str]:
@@ -26,6 +26,13 @@ def test_without_any_network_nothing_could_be_served(start: Starter) -> None:
     code, text = weights(start, "pull", OPSIN_OFFLINE=1)
     assert code == 1
     assert "No network has weights" in text
+
+
+def test_what_is_missing_at_the_start_is_told_once(start: Starter) -> None:
+    run = start("-m", "cli", "up", OPSIN_OFFLINE=1, OPSIN_PORT=free_port())
+    assert run.wait() == 1
+    assert run.text.count("! squeezenet: ") == 1
+    assert "without OPSIN_OFFLINE" in run.text
 
 
 def test_an_unknown_name_lists_the_known(start: Starter) -> None:
