@@ -22,6 +22,7 @@ def _tell_version(asked: bool) -> None:
         typer.echo(f"Opsin {RELEASE}")
         raise typer.Exit
 
+
 Model = Annotated[str, typer.Argument(help="A model's name.")]
 
 
