@@ -1,12 +1,18 @@
 """Settings as the commands use them: read once, explained when bad, handed on to children."""
 
+import difflib
 import os
 from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
+from cli.console import notes, warn
 from cli.failure import CommandError
+from cli.leash import PARENT
 from contracts.settings import Settings
+
+# Read by the leash and by the tests.
+_NOT_SETTINGS = {PARENT, "OPSIN_SHARED_DIR"}
 
 
 def load() -> Settings:
@@ -15,6 +21,7 @@ def load() -> Settings:
     Raises:
         CommandError: One line for each bad setting, by the name it has in the environment.
     """
+    _warn_of_unknown()
     try:
         return Settings()
     except ValidationError as bad:
@@ -23,6 +30,16 @@ def load() -> Settings:
             for error in bad.errors()
         ]
         raise CommandError("These settings are wrong:\n" + "\n".join(lines), exit_code=2) from None
+
+
+def _warn_of_unknown() -> None:
+    """Point at variables that look like settings and are none: a misspelt one does nothing."""
+    known = {f"OPSIN_{name.upper()}" for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith("OPSIN_") and name not in known | _NOT_SETTINGS:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            warn(notes(), f"{name} is no setting.{hint}")
 
 
 def with_redis(settings: Settings, command: str) -> Settings:
