@@ -25,7 +25,8 @@ from cli.valkey import Valkey, embedded
 from contracts.registry import Readiness
 from contracts.settings import Settings
 
-READY_SECONDS = 300.0  # the first start imports the networks into the store
+READY_SECONDS = 120.0
+IMPORT_SECONDS = 900.0
 _VALKEY_SECONDS = 30.0
 _TICK_SECONDS = 0.25
 _LOADS = "The worker loads its networks"
@@ -49,20 +50,10 @@ def up(settings: Settings, *, verbose: bool) -> None:
     console = notes()
     with home.locked():
         require_free_port(settings)
-        _fetch(settings, console)
+        pull_defaults(settings, console, again=False).require_one()
         with StopSignals() as signals:
             Service(settings, home, console, signals, verbose=verbose).run()
     console.print("Stopped.")
-
-
-def _fetch(settings: Settings, console: Console) -> None:
-    """Brings weights and photos; why a network is not whole, the greeting will tell."""
-    pulled = pull_defaults(settings, console, again=False)
-    if not pulled.networks:
-        pulled.warn(console)
-        pulled.require_one()
-    if pulled.samples_fault is not None:
-        warn(console, pulled.samples_fault)
 
 
 def require_key(settings: Settings) -> None:
@@ -162,7 +153,7 @@ class Service:
 
     def _await_ready(self, supervisor: Supervisor, follower: Follower) -> None:
         api = Api(self.settings)
-        deadline = time.monotonic() + self.ready_seconds
+        began = time.monotonic()
         with waiting(self.console, "Starting the API") as tell:
             while True:
                 self._check(supervisor)
@@ -172,10 +163,13 @@ class Service:
                     return
                 if state is not None:
                     tell(_PHASES.get(state.worker, "Waiting for Redis and the database"))
-                if time.monotonic() > deadline:
+                if time.monotonic() > began + self.ready_seconds:
                     if state is not None and state.ready:
                         return  # One network serves; the table says which still load.
-                    raise CommandError(self._too_slow(state))
+                    # The first start of all imports the networks, on a slow machine for minutes.
+                    imports = state is not None and state.worker == "loading"
+                    if not imports or time.monotonic() > began + IMPORT_SECONDS:
+                        raise CommandError(self._too_slow(state))
                 self.signals.wait(_TICK_SECONDS)
 
     def _loading(self, api: Api) -> bool:

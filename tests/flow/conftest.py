@@ -1,12 +1,14 @@
-import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from models.catalog import CATALOG
 from tests.conftest import SHARED
-from tests.flow.running import Running
+from tests.flow.running import READY_SECONDS, ROOT, Running
 
 Start = Callable[..., Running]
 
@@ -20,15 +22,37 @@ def fetched_home(fetched: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def running(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def imported(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the networks whose weights are here, so that no installation imports again."""
+    root = tmp_path_factory.mktemp("imported")
+    folders = [root / "store", fetched_home / "samples", fetched_home / "weights"]
+    if SHARED.is_dir():
+        folders.append(SHARED / "weights")
+    for network in CATALOG:
+        # A network without weights fails here, and is said to be unavailable by the worker.
+        subprocess.run(
+            [sys.executable, "-m", "models.importer", network, *map(str, folders)],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            timeout=600,
+            check=False,
+        )
+    return root / "store"
+
+
+@pytest.fixture(scope="session")
+def running(
+    fetched_home: Path, imported: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     """One installation that the tests share: none of them may leave it broken."""
     env = {"OPSIN_MODELS": "efficientnet_lite0,squeezenet,vgg16"}
     if SHARED.is_dir():
         env["OPSIN_WEIGHTS_DIR"] = str(SHARED / "weights")
     home = tmp_path_factory.mktemp("running") / "home"
-    installation = Running(home, fetched_home / "weights", env)
+    installation = Running(home, fetched_home / "weights", env, store=imported)
     try:
         installation.start()
+        installation.await_that(installation.nothing_loads, READY_SECONDS)
         yield installation
     finally:
         installation.close()
@@ -41,20 +65,14 @@ def client(running: Running) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def start(fetched_home: Path, tmp_path: Path, running: Running) -> Iterator[Start]:
-    """Starts an installation of the test's own, to be broken at will.
-
-    It begins with the version that the shared one has imported, for that takes half a minute.
-    """
+def start(fetched_home: Path, imported: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts an installation of the test's own, to be broken at will."""
     started: list[Running] = []
 
     def begin(**env: str) -> Running:
         home = tmp_path / f"home{len(started)}"
         settings = {"OPSIN_MODELS": "efficientnet_lite0"} | env
-        started.append(Running(home, fetched_home / "weights", settings))
-        shutil.copytree(
-            running.home / "store" / "efficientnet_lite0", home / "store" / "efficientnet_lite0"
-        )
+        started.append(Running(home, fetched_home / "weights", settings, store=imported))
         started[-1].start()
         return started[-1]
 

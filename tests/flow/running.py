@@ -1,6 +1,7 @@
 """The real thing for a test: Valkey, a worker and the API as processes, each killed at will."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from models.aliases import ALIASES
 from tests.valkey import RealValkey
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,12 +27,19 @@ class Running:
         home: Its `OPSIN_HOME`.
         weights: A folder that holds fetched weights, as a `weights` folder of a home does.
         env: More `OPSIN_…` settings.
+        store: A store to begin with; without it the worker imports the networks first.
         kept: Whether a keeper restarts and replaces the worker. Without, what a test kills is
             the worker itself, and stays dead.
     """
 
     def __init__(
-        self, home: Path, weights: Path, env: dict[str, str], *, kept: bool = False
+        self,
+        home: Path,
+        weights: Path,
+        env: dict[str, str],
+        *,
+        store: Path | None = None,
+        kept: bool = False,
     ) -> None:
         self._kept = kept
         self.home = home
@@ -39,6 +48,9 @@ class Running:
         self.url = f"http://127.0.0.1:{self.port}"
         home.mkdir(parents=True, exist_ok=True)
         (home / "weights").symlink_to(weights)
+        if store is not None:
+            # Links, not copies: a version's files never change.
+            shutil.copytree(store, home / "store", copy_function=_link)
         outside = {name: v for name, v in os.environ.items() if not name.startswith("OPSIN_")}
         self._env = outside | {
             "OPSIN_HOME": str(home),
@@ -83,6 +95,11 @@ class Running:
         held = {one["id"]: [m for m in one["models"] if m["operations"]] for one in workers}
         return {worker for worker, models in held.items() if models}
 
+    def nothing_loads(self) -> bool:
+        """Whether every model is what it will be."""
+        items = self.get("/v1/models").json()["items"]
+        return all(model["state"] != "loading" for model in items)
+
     def await_that(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait until `condition` holds; fail with the logs when a process dies meanwhile."""
         deadline = time.monotonic() + seconds
@@ -118,6 +135,14 @@ class Running:
                 process.kill()
                 process.wait()
         self.valkey.close()
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, but for the one file that is written anew."""
+    if Path(source).name == ALIASES:
+        shutil.copy(source, target)
+    else:
+        os.link(source, target)
 
 
 def _free_port() -> int:
