@@ -50,10 +50,20 @@ def up(settings: Settings, *, verbose: bool) -> None:
     console = notes()
     with home.locked():
         require_free_port(settings)
-        pull_defaults(settings, console, again=False).require_one()
+        _fetch(settings, console)
         with StopSignals() as signals:
             Service(settings, home, console, signals, verbose=verbose).run()
     console.print("Stopped.")
+
+
+def _fetch(settings: Settings, console: Console) -> None:
+    """Brings weights and photos; why a network is not whole, the greeting will tell."""
+    pulled = pull_defaults(settings, console, again=False)
+    if not pulled.networks:
+        pulled.warn(console)
+        pulled.require_one()
+    if pulled.samples_fault is not None:
+        warn(console, pulled.samples_fault)
 
 
 def require_key(settings: Settings) -> None:
