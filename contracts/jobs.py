@@ -15,6 +15,8 @@ class Progress(BaseModel):
 
     fraction: float = Field(ge=0, le=1)
     phase: str | None = None
+    epoch: int | None = None
+    epochs: int | None = None
     step: int | None = None
     steps: int | None = None
     eta_seconds: float | None = None
