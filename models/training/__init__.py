@@ -1,0 +1,1 @@
+"""Learning new classes: from a data set to a model that can be published."""
