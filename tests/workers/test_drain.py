@@ -196,7 +196,7 @@ def test_another_lane_gets_its_turn(valkey: RealValkey, client: redis.Redis, net
     push(valkey, item_of(1))
     began = time.monotonic()
     assert drain(LANE) == 1
-    assert time.monotonic() - began < 2, "it lingers for nobody while another lane waits"
+    assert time.monotonic() - began < 10, "it lingers for nobody while another lane waits"
     assert sent == []
 
 
@@ -215,7 +215,7 @@ def test_endless_traffic_ends_its_turn(
     push(valkey, item_of(1))
     began = time.monotonic()
     assert drain(LANE) > 1
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert sent == [LANE]
     assert client.llen(LANE.key) == 1, "the rest is the next task's"
 

@@ -90,7 +90,7 @@ def test_hostile_json_is_refused_at_once(text: bytes) -> None:
     began = time.monotonic()
     with pytest.raises((BadRequest, ValidationFailed)):
         read(parse(text), (3,))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 def test_too_many_numbers_are_refused_before_they_are_read() -> None:

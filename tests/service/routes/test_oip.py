@@ -176,14 +176,14 @@ def test_one_failed_image_fails_the_request(client: httpx.Client, house: House) 
 def test_the_clients_deadline_counts_and_its_own_timeout_too(
     client: httpx.Client, house: House
 ) -> None:
-    house.dispatch.delay = 5
+    house.dispatch.delay = 30
     body, headers = binary(1)
     began = time.monotonic()
-    late = client.post(INFER, content=body, headers=headers | {"X-Timeout-Ms": "300"})
+    late = client.post(INFER, content=body, headers=headers | {"X-Timeout-Ms": "1500"})
     assert (late.status_code, late.json().keys()) == (504, {"error"})
-    late = ask(client, 1, parameters={"timeout": 300_000})
+    late = ask(client, 1, parameters={"timeout": 1_500_000})
     assert late.status_code == 504
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
     assert house.dispatch.cancelled == 2
     wrong = client.post(INFER, content=body, headers=headers | {"X-Timeout-Ms": "0"})
     assert (wrong.status_code, wrong.json().keys()) == (422, {"error"})
