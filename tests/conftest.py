@@ -13,6 +13,19 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("OPSIN_SHARED_DIR", ROOT.parent / "shared"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests one process runs, when several share the work (`-n`).
+
+    Those of a file stay together for their module's fixtures, and those that share the one running
+    installation, so that it is started once. They take longest, and come first.
+    """
+    for item in items:
+        together = "running" in getattr(item, "fixturenames", ())
+        group = "running" if together else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: "flow" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The labelled pictures and weights beside the checkout; the test is skipped without them."""

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from models.catalog import CATALOG
+from models.locks import locked
 from tests.conftest import SHARED
 from tests.flow.running import READY_SECONDS, ROOT, Running
 
@@ -24,8 +26,18 @@ def fetched_home(fetched: Path) -> Path:
 @pytest.fixture(scope="session")
 def imported(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the networks whose weights are here, so that no installation imports again."""
-    root = tmp_path_factory.mktemp("imported")
-    folders = [root / "store", fetched_home / "samples", fetched_home / "weights"]
+    base = tmp_path_factory.getbasetemp()
+    # Where several processes run the tests, they have this folder's parent in common.
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "imported"
+    with locked(root / "lock", timeout=600):
+        if not (root / "complete").exists():
+            _import_all(root / "store", fetched_home)
+            (root / "complete").touch()
+    return root / "store"
+
+
+def _import_all(store: Path, fetched_home: Path) -> None:
+    folders = [store, fetched_home / "samples", fetched_home / "weights"]
     if SHARED.is_dir():
         folders.append(SHARED / "weights")
     for network in CATALOG:
@@ -37,7 +49,6 @@ def imported(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
             timeout=600,
             check=False,
         )
-    return root / "store"
 
 
 @pytest.fixture(scope="session")
