@@ -5,7 +5,7 @@ VENV := .venv
 OPSIN := $(VENV)/bin/opsin
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: help up setup test test-all check lock clean
+.PHONY: help up setup test test-all check bench lock clean
 
 help:
 	@echo 'make up        start Opsin here; Ctrl-C stops it'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test      the default tests'
 	@echo 'make test-all  the slow ones too'
 	@echo 'make check     lint, format, types, import rules'
+	@echo 'make bench     compare with other servers, 12 minutes; QUICK=1 for a first look'
 	@echo 'make lock      pin the dependencies of pyproject.toml anew'
 	@echo 'make clean     remove what was installed; your data in var/ stays'
 
@@ -43,9 +44,14 @@ check:
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 
+# exec: Ctrl-C reaches the benchmark alone, which then stops all that it started.
+bench:
+	@scripts/venv dev
+	@exec $(VENV)/bin/python -m benchmarks.bench $(if $(QUICK),--quick) $(BENCH)
+
 lock:
 	@scripts/venv dev
 	@scripts/lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -10,6 +10,8 @@ from typing import cast
 
 import httptools
 
+_BOUNDARY = "7d3f0c5ab1e94"
+
 
 class ConnectionLostError(Exception):
     """The server hung up before it had answered."""
@@ -98,9 +100,16 @@ async def connect(port: int) -> Connection:
     return protocol
 
 
-def head_of(port: int, path: str, length: int) -> bytes:
-    """The request line and headers of one picture of `length` bytes."""
+def request_of(port: int, path: str, picture: bytes, field: str | None) -> tuple[bytes, bytes]:
+    """Head and body of the request that posts one JPEG, bare or as that field of a form."""
+    kind, body = "image/jpeg", picture
+    if field is not None:
+        kind = f"multipart/form-data; boundary={_BOUNDARY}"
+        disposition = f'form-data; name="{field}"; filename="picture.jpg"'
+        part = f"Content-Disposition: {disposition}\r\nContent-Type: image/jpeg"
+        head, tail = f"--{_BOUNDARY}\r\n{part}\r\n\r\n", f"\r\n--{_BOUNDARY}--\r\n"
+        body = head.encode() + picture + tail.encode()
     return (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: image/jpeg\r\n"
-        f"Accept: */*\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\n"
+        f"Accept: */*\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode(), body

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
-from benchmarks.load.connection import Answer, Connection, ConnectionLostError, connect, head_of
+from benchmarks.load.connection import Answer, Connection, ConnectionLostError, connect, request_of
 from benchmarks.load.plan import Plan
 
 _RECONNECT_SECONDS = 0.05
@@ -52,7 +52,7 @@ class Generator:
 
     def __init__(self, plan: Plan, pictures: Sequence[bytes]) -> None:
         self._plan = plan
-        requests = [(head_of(plan.port, plan.path, len(body)), body) for body in pictures]
+        requests = [request_of(plan.port, plan.path, body, plan.field) for body in pictures]
         self._requests: Iterator[tuple[bytes, bytes]] = cycle(requests)
         self._record = Record()
         self._until = 0.0

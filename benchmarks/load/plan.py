@@ -19,6 +19,7 @@ class Plan:
         warmup: Seconds of the same load before, which are not.
         timeout: Seconds after which an answer counts as missing.
         seed: Of the arrivals.
+        field: The form field a server wants the picture in; None: it takes the bare body.
     """
 
     port: int
@@ -30,6 +31,7 @@ class Plan:
     warmup: float = 1.0
     timeout: float = 10.0
     seed: int = 8
+    field: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
