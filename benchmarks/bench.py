@@ -136,8 +136,7 @@ def _measure(options: argparse.Namespace, say: Say) -> Figures:
             bench,
             weights_folder(settings),
             pace=(_QUICK if options.quick else _FULL)[name],
-            # What follows the rounds takes its time too.
-            until=time.monotonic() + share * 0.75,
+            until=time.monotonic() + share,
             first_port=FIRST_PORT + 20 * number,
             say=say,
         )

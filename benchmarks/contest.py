@@ -11,18 +11,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.contestants import OPSIN, PEERS, ROOT, Subject, opsin, peer_version
+from benchmarks.contestants import OPSIN, PEERS, ROOT, Subject, opsin
 from benchmarks.figures import Part, Row
 from benchmarks.load.plan import Plan, Result
 from benchmarks.load.process import LoadFailedError, measure
-from benchmarks.preparation import Bench
+from benchmarks.preparation import Bench, peer_version
 from benchmarks.servers import Launch, Server, ServerFailedError
 from contracts.release import RELEASE
 
 CROWD = 16
 CURVE = (1, 2, 4, 8, 16, 32)
 _OPEN_CLIENTS = 256
-_IDLE_SECONDS = 1.0
+_IDLE_SECONDS = 3.0
+_LAST_START_SECONDS = 60.0
+_STOP_ALL_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Contest:
         bench: Where pictures, store and logs are.
         weights: The caller's weights.
         pace: How long.
-        until: `time.monotonic()` after which no round begins.
+        until: `time.monotonic()` by which all of it should end.
         say: Told what happens.
     """
 
@@ -105,6 +107,9 @@ class Contest:
         servers: dict[str, Server] = {}
         try:
             for row in rows:
+                if servers and self._left < _LAST_START_SECONDS:
+                    row.failure = "no time was left to start it"
+                    continue
                 self._say(f"{self._subject.title}: starting {row.name}")
                 log = self._bench.folder / "logs" / f"{self._subject.model}-{row.name[:8]}.log"
                 log.parent.mkdir(parents=True, exist_ok=True)
@@ -128,18 +133,35 @@ class Contest:
 
     def _rounds(self, part: Part, servers: dict[str, Server]) -> None:
         rows = [row for row in part.rows if row.name in servers]
+        began = {row.name: servers[row.name].cpu_seconds() for row in rows}
+        time.sleep(_IDLE_SECONDS)
         for row in rows:
-            began = servers[row.name].cpu_seconds()
-            time.sleep(_IDLE_SECONDS / len(rows))
-            row.idle_cpu = (servers[row.name].cpu_seconds() - began) / _IDLE_SECONDS * len(rows)
+            row.idle_cpu = (servers[row.name].cpu_seconds() - began[row.name]) / _IDLE_SECONDS
         for number in range(self._pace.rounds):
-            if number and time.monotonic() > self._until:
+            if number and self._left < self._after_rounds + self._round_seconds(len(rows)):
                 break
             turn = number % len(rows) if rows else 0
             for row in rows[turn:] + rows[:turn]:
                 self._say(f"{part.title}: round {number + 1} of {self._pace.rounds}, {row.name}")
                 self._turn(row)
             part.rounds = number + 1
+
+    @property
+    def _left(self) -> float:
+        """Seconds until all should have ended."""
+        return self._until - time.monotonic()
+
+    @property
+    def _after_rounds(self) -> float:
+        """Seconds that curve and Poisson arrivals will take."""
+        pace = self._pace
+        curve = len(CURVE) * (pace.curve + pace.warmup) if pace.curve else 0.0
+        return curve + len(pace.shares) * (pace.poisson + pace.warmup) + _STOP_ALL_SECONDS
+
+    def _round_seconds(self, servers: int) -> float:
+        pace = self._pace
+        alone = pace.alone + pace.warmup if pace.alone else 0.0
+        return servers * (alone + pace.crowd + pace.warmup)
 
     def _turn(self, row: Row) -> None:
         try:
@@ -168,12 +190,16 @@ class Contest:
         """What only Opsin is asked: its curve, Poisson arrivals, its memory."""
         try:
             for clients in CURVE if self._pace.curve else ():
+                if self._left < 0:
+                    break
                 self._say(f"{part.title}: {clients} clients")
                 part.curve[clients] = self._measure(OPSIN, clients, self._pace.curve)
             capacity = max(
                 [part.opsin.throughput, *(r.throughput for r in part.curve.values())], default=0
             )
             for share in self._pace.shares if capacity else ():
+                if self._left < 0:
+                    break
                 self._say(f"{part.title}: Poisson arrivals at {share:.0%} of capacity")
                 rate = share * capacity
                 part.poisson[share] = self._measure(OPSIN, _OPEN_CLIENTS, self._pace.poisson, rate)

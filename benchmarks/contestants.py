@@ -103,7 +103,7 @@ PEERS = (
         env=(
             ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1"),
             ("RAY_USAGE_STATS_ENABLED", "0"),
-            ("RAY_AUTH_MODE", "disabled"),
+            ("RAY_AUTH_MODE", "disabled"),  # or it writes a token into the user's home
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Writes docs/performance.md from a run's figures: ratios first, absolute times as their witness."""
+"""Writes docs/performance.md from a run's figures: ratios first, then what they stand on."""
 
 from pathlib import Path
 

@@ -108,8 +108,7 @@ def prepare_peers() -> str | None:
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(PEERS_VENV)], check=True, timeout=120)
         subprocess.run(
-            [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-            + ["-r", str(REQUIREMENTS)],
+            [str(python), "-m", "pip", "install", "-q", "-r", str(REQUIREMENTS)],
             check=True,
             timeout=_INSTALL_SECONDS,
         )

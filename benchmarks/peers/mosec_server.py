@@ -4,6 +4,7 @@ After its own ResNet-50 example (https://mosecorg.github.io/mosec/examples/pytor
 a preprocessing stage, `max_batch_size` and `max_wait_time` on the network's.
 """
 
+import json
 import sys
 from typing import Any
 
@@ -39,6 +40,9 @@ class Classify(Worker):
 
     def forward(self, data: list[Pixels]) -> list[dict[str, Any]]:
         return [answer(one) for one in self._network.run(np.stack(data))]
+
+    def serialize(self, data: dict[str, Any]) -> bytes:
+        return json.dumps(data).encode()  # mosec's own is indented
 
 
 if __name__ == "__main__":
