@@ -49,7 +49,7 @@ class Pace:
     curve: float
     poisson: float
     shares: tuple[float, ...]
-    start: float = 90.0
+    start: float = 120.0
 
 
 class Contest:
@@ -111,7 +111,11 @@ class Contest:
                     row.failure = "no time was left to start it"
                     continue
                 self._say(f"{self._subject.title}: starting {row.name}")
-                log = self._bench.folder / "logs" / f"{self._subject.model}-{row.name[:8]}.log"
+                log = (
+                    self._bench.folder
+                    / "logs"
+                    / f"{self._subject.model}-{row.name.split()[0].lower()}.log"
+                )
                 log.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     server = Server(self._launches[row.name], folder=ROOT, log=log)

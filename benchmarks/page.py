@@ -43,7 +43,7 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 def _part(part: Part, figures: Figures, images: dict[str, Path], folder: Path) -> list[str]:
     lines = [f"## {part.title}", ""]
     best = part.best_peer
-    if best is not None:
+    if best is not None and part.opsin.throughput:
         ratio = part.opsin.throughput / best.throughput
         lines += [f"**{ratio:.2f}x the images a second of the best peer, {best.name}.**", ""]
     promises = verdicts(part, figures.cores)

@@ -57,10 +57,12 @@ def _throughput(axes: Any, part: Part) -> bool:
             linestyle="none",
             label=f"{row.name}, 16 clients",
         )
+    if not points and not peers:
+        return False
     axes.set(xlabel="images a second", ylabel="p99 latency, ms", yscale="log")
     axes.grid(alpha=0.25, which="both")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return bool(points or peers)
+    return True
 
 
 def _batch(axes: Any, part: Part) -> bool:

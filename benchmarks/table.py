@@ -45,6 +45,8 @@ def number(value: float | None, digits: int) -> str:
 
 def verdicts(part: Part, cores: int) -> list[tuple[str, str, str]]:
     """What is promised, what was measured, and whether it holds: (what, measured, holds)."""
+    if not part.opsin.throughput:
+        return []
     found = [_against_peer(part), _against_bound(part, cores), _p99(part), _lone(part)]
     found += _latency(part)
     return [verdict for verdict in found if verdict is not None]
