@@ -5,7 +5,7 @@ Starts Opsin and its peers side by side, loads them in turns, prints one table, 
 left out and named. Whatever it started is gone when it ends, also after Ctrl-C.
 
     python -m benchmarks.bench [--quick] [--networks squeezenet,vgg16] [--no-peers] [--no-page]
-                              [--seconds 690]
+                              [--seconds 690] [--precisions bfloat16,int8]
 """
 
 import argparse
@@ -101,6 +101,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--networks", help="squeezenet,vgg16; --quick takes the first alone")
     parser.add_argument("--no-peers", action="store_true", help="Opsin alone")
     parser.add_argument("--no-page", action="store_true", help="leave docs/performance.md as it is")
+    parser.add_argument("--precisions", default="", help="rows of Opsin besides: bfloat16,int8")
     parser.add_argument("--seconds", type=float, help="all of it may take; 690, or 160 if quick")
     parser.add_argument("--folder", type=Path, default=ROOT / "var" / "bench")
     return parser.parse_args()
@@ -140,6 +141,7 @@ def _measure(options: argparse.Namespace, say: Say) -> Figures:
             pace=(_QUICK if options.quick else _FULL)[name],
             until=time.monotonic() + share,
             first_port=FIRST_PORT + 20 * number,
+            precisions=[p for p in options.precisions.split(",") if p],
             say=say,
         )
         contest.run(part, peers=not (options.no_peers or missing))

@@ -61,6 +61,7 @@ class Contest:
         weights: The caller's weights.
         pace: How long.
         until: `time.monotonic()` by which all of it should end.
+        precisions: Values of OPSIN_PRECISION that Opsin is measured with besides.
         say: Told what happens.
     """
 
@@ -73,6 +74,7 @@ class Contest:
         pace: Pace,
         until: float,
         first_port: int,
+        precisions: Sequence[str] = (),
         say: "Say",
     ) -> None:
         self._subject = subject
@@ -82,16 +84,19 @@ class Contest:
         self._say = say
         self._plan = Plan(0, "", str(bench.pictures.absolute()), warmup=pace.warmup)
         ours = opsin(subject, first_port, bench.home.absolute(), weights)
-        home = bench.folder.absolute()
-        self._launches: dict[str, Launch] = {OPSIN: ours} | {
-            peer.name: peer.launch(subject, first_port + number, home)
-            for number, peer in enumerate(PEERS, 1)
-        }
-        self._versions = {OPSIN: RELEASE} | {p.name: peer_version(p.package) for p in PEERS}
+        self._launches: dict[str, Launch] = {OPSIN: ours}
+        for port, value in enumerate(precisions, first_port + len(PEERS) + 1):
+            home = bench.variant(value).absolute()
+            self._launches[f"{OPSIN} {value}"] = opsin(subject, port, home, weights, value)
+        self._ours = tuple(self._launches)
+        for port, peer in enumerate(PEERS, first_port + 1):
+            self._launches[peer.name] = peer.launch(subject, port, bench.folder.absolute())
+        self._versions = dict.fromkeys(self._ours, RELEASE)
+        self._versions |= {peer.name: peer_version(peer.package) for peer in PEERS}
 
     def run(self, part: Part, *, peers: bool) -> None:
         """Fill `part`, whatever fails on the way."""
-        names = list(self._launches) if peers else [OPSIN]
+        names = list(self._launches if peers else self._ours)
         part.rows = [Row(name, self._versions[name]) for name in names]
         with self._running(part.rows) as servers:
             self._rounds(part, servers)

@@ -109,7 +109,9 @@ PEERS = (
 )
 
 
-def opsin(subject: Subject, port: int, home: Path, weights: Path) -> Launch:
+def opsin(
+    subject: Subject, port: int, home: Path, weights: Path, precision: str | None = None
+) -> Launch:
     """`opsin up` from a home of its own; any OPSIN_… of the caller goes through."""
     ours = {
         "OPSIN_HOME": str(home),
@@ -119,6 +121,8 @@ def opsin(subject: Subject, port: int, home: Path, weights: Path) -> Launch:
         "OPSIN_WEIGHTS_DIR": str(weights),
         "OPSIN_OFFLINE": "1",
     }
+    if precision is not None:
+        ours["OPSIN_PRECISION"] = precision
     given = {name: value for name, value in os.environ.items() if name.startswith("OPSIN_")}
     path = f"/v1/classify?model={subject.model}"
     return Launch([sys.executable, "-m", "cli", "up"], given | ours, port, path)

@@ -84,7 +84,9 @@ class Part:
     @property
     def best_peer(self) -> Row | None:
         """The fastest of the others, if any of them answered."""
-        answered = [row for row in self.rows[1:] if row.throughput]
+        answered = [
+            row for row in self.rows if row.throughput and not row.name.startswith(self.opsin.name)
+        ]
         return max(answered, key=lambda row: row.throughput, default=None)
 
     def compute_core_ms(self) -> float | None:

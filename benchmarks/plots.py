@@ -60,6 +60,9 @@ def _throughput(axes: Any, part: Part) -> bool:
     if not points and not peers:
         return False
     axes.set(xlabel="images a second", ylabel="p99 latency, ms", yscale="log")
+    # Plain numbers: powers of ten say little between 10 and 200 ms.
+    axes.yaxis.set_major_formatter("{x:.0f}")
+    axes.yaxis.set_minor_formatter("{x:.0f}")
     axes.grid(alpha=0.25, which="both")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return True
@@ -72,16 +75,18 @@ def _batch(axes: Any, part: Part) -> bool:
     axes.plot(list(costs), list(costs.values()), "o-", color=_STAGES["compute"])
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(costs), [str(size) for size in costs])
-    axes.set(xlabel="batch size", ylabel="compute, core-ms an image", ylim=(0, None))
+    axes.set(
+        xlabel="batch size", ylabel="compute, core-ms an image", ylim=(0, 1.1 * max(costs.values()))
+    )
     axes.grid(alpha=0.25)
     return True
 
 
 def _split(axes: Any, part: Part) -> bool:
-    results = {f"{n} clients": r for n, r in part.curve.items() if r.stages}
+    results = {str(n): r for n, r in part.curve.items() if r.stages}
     told = [result for result in part.opsin.crowd if result.stages]
     if not results and told:
-        results = {"16 clients": told[0]}
+        results = {"16": told[0]}
     if not results:
         return False
     left = [0.0] * len(results)
@@ -90,6 +95,6 @@ def _split(axes: Any, part: Part) -> bool:
         axes.barh(list(results), widths, left=left, color=colour, label=stage, height=0.62)
         left = [at + width for at, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()
-    axes.set(xlabel="mean ms of a request")
+    axes.set(xlabel="mean ms of a request", ylabel="clients")
     axes.legend(fontsize=8, frameon=False, ncols=4, loc="upper right")
     return True

@@ -45,6 +45,16 @@ class Bench:
     def store(self) -> Store:
         return Store(self.home / "store")
 
+    def variant(self, name: str) -> Path:
+        """A home beside the first, with the same store: only one Opsin runs from a home."""
+        home = self.folder / f"home-{name}"
+        home.mkdir(parents=True, exist_ok=True)
+        for shared in ("store", "samples", "weights"):
+            link = home / shared
+            if not link.is_symlink():
+                link.symlink_to(self.home / shared)
+        return home
+
     def picture(self) -> bytes:
         """One of the bodies, to ask whether a server is ready."""
         return next(iter(sorted(self.pictures.glob("*.jpg")))).read_bytes()
@@ -59,6 +69,7 @@ def prepare_pictures(bench: Bench, settings: Settings) -> int:
     """Write the JPEG bodies and give Opsin the samples it checks an export with."""
     samples = bench.home / "samples"
     samples.mkdir(parents=True, exist_ok=True)
+    (bench.home / "weights").mkdir(exist_ok=True)
     for file in Samples.of(settings).pull():
         shutil.copy2(file, samples / file.name)
     return len(write_pictures(samples, bench.pictures))
