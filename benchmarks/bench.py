@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,7 @@ def _report(figures: Figures, options: argparse.Namespace, console: Console) -> 
         console.print("Page: docs/performance.md")
 
 
-def _rich(header: tuple[str, ...], rows: list[tuple[str, ...]], title: str) -> Table:
+def _rich(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number == 0 else "right")

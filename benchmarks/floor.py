@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -29,7 +30,8 @@ def cost(work: Callable[[], object]) -> float:
     CPU time and not the clock's: it hardly feels what else the machine does.
     """
     work()
-    times, until = [], time.monotonic() + _SECONDS
+    times: list[float] = []
+    until = time.monotonic() + _SECONDS
     while not times or (time.monotonic() < until and len(times) < _MOST):
         began = time.process_time()
         work()
@@ -59,7 +61,7 @@ def main() -> None:
     computing = {}
     for size in BATCHES:
         images = random.integers(0, 255, (size, *manifest.input_size, 3), np.uint8)
-        computing[size] = cost(lambda given=images: predictor.run("classify", given)) / size
+        computing[size] = cost(partial(predictor.run, "classify", images)) / size
     report = {
         "decode_core_ms": decoding / len(files),
         "compute_core_ms": computing,

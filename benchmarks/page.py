@@ -1,5 +1,6 @@
 """Writes docs/performance.md from a run's figures: ratios first, then what they stand on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.figures import Figures, Part
@@ -33,7 +34,7 @@ def write_page(figures: Figures, page: Path, images: dict[str, Path]) -> None:
     page.write_text("\n".join(lines).rstrip() + "\n")
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """A table in Markdown."""
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     lines = [f"| {' | '.join(cells)} |" for cells in escaped]

@@ -78,34 +78,47 @@ def prepare_pictures(bench: Bench, settings: Settings) -> int:
 def squeezenet(bench: Bench, settings: Settings) -> Subject:
     """SqueezeNet with its published weights; two copies of one thread use two cores best."""
     cores = os.cpu_count() or 1
-    folder = _version(bench, settings, "squeezenet", "models.importer")
+    _import(bench, settings, "squeezenet")
+    folder = _champion(bench, "squeezenet")
     return Subject("squeezenet", "SqueezeNet 1.1", 227, folder, processes=cores, threads=1)
 
 
 def vgg16(bench: Bench, settings: Settings) -> Subject:
     """The whole VGG16; its weights do not fit into memory twice, so one copy takes all cores."""
     cores = os.cpu_count() or 1
-    folder = _version(bench, settings, "vgg16_full", "benchmarks.vgg16")
-    return Subject("vgg16_full", "VGG16", 224, folder, processes=1, threads=cores)
+    # First what Opsin itself would import, or it would do so in the middle of the benchmark.
+    _import(bench, settings, "vgg16")
+    store = bench.store
+    if store.manifest("vgg16", store.resolve("vgg16")).classes is None:
+        _bring(bench, settings, "vgg16", "benchmarks.vgg16")
+    folder = _champion(bench, "vgg16")
+    return Subject("vgg16", "VGG16", 224, folder, processes=1, threads=cores)
 
 
-def _version(bench: Bench, settings: Settings, model: str, module: str) -> Path:
-    """The champion's SavedModel; brought into the store by `module` in a process of its own."""
-    if model not in bench.store.models():
-        home = bench.home
-        folders = (home / "store", home / "samples", home / "weights", weights_folder(settings))
-        ended = subprocess.run(
-            [sys.executable, "-m", module, model, *map(str, folders)],
-            cwd=ROOT,
-            env=os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"},
-            capture_output=True,
-            timeout=_IMPORT_SECONDS,
-            check=False,
-        )
-        if ended.returncode:
-            lines = ended.stderr.decode(errors="replace").strip().splitlines()
-            raise NotPreparedError(f"{model} could not be made: {lines[-1] if lines else '?'}")
+def _champion(bench: Bench, model: str) -> Path:
     return bench.store.path(model, bench.store.resolve(model)) / "saved_model"
+
+
+def _import(bench: Bench, settings: Settings, model: str) -> None:
+    if model not in bench.store.models():
+        _bring(bench, settings, model, "models.importer")
+
+
+def _bring(bench: Bench, settings: Settings, model: str, module: str) -> None:
+    """Have `module` put a version into the store, in a process of its own."""
+    home = bench.home
+    folders = (home / "store", home / "samples", home / "weights", weights_folder(settings))
+    ended = subprocess.run(
+        [sys.executable, "-m", module, model, *map(str, folders)],
+        cwd=ROOT,
+        env=os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        timeout=_IMPORT_SECONDS,
+        check=False,
+    )
+    if ended.returncode:
+        lines = ended.stderr.decode(errors="replace").strip().splitlines()
+        raise NotPreparedError(f"{model} could not be made: {lines[-1] if lines else '?'}")
 
 
 def prepare_peers() -> str | None:
