@@ -91,8 +91,8 @@ class Part:
 
     def compute_core_ms(self) -> float | None:
         """Core-milliseconds of compute an image costs, at the best batch size."""
-        found = self.floor.get("compute_core_ms", {})
-        return min(map(float, found.values()), default=None)
+        found: dict[str, float] = self.floor.get("compute_core_ms", {})
+        return min(found.values(), default=None)
 
     def bound(self, cores: int) -> float | None:
         """Images a second that decoding, computing and HTTP leave room for on all cores."""
