@@ -1,0 +1,128 @@
+"""Who is measured, and how each is started: Opsin as a user would, the peers by their own way."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.servers import Launch
+
+ROOT = Path(__file__).resolve().parents[1]
+PEERS_VENV = ROOT / ".venv-bench"
+OPSIN = "Opsin"
+FIRST_PORT = 18700
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The network all serve in one part of the benchmark.
+
+    Attributes:
+        model: Its name in the store.
+        title: What people call it.
+        size: Side of its square input in pixels.
+        saved_model: The folder that all load.
+        processes: Copies of it that a peer holds.
+        threads: TensorFlow threads in each.
+    """
+
+    model: str
+    title: str
+    size: int
+    saved_model: Path
+    processes: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One row of the table.
+
+    Attributes:
+        name: As printed.
+        package: Whose version is printed beside it; None for Opsin.
+        module: The peer's, below `benchmarks.peers`.
+        command: From the peers' python and the module to the command line.
+        path: What it takes pictures at.
+        field: See `Launch`.
+        env: What it wants besides.
+    """
+
+    name: str
+    package: str
+    module: str
+    command: Callable[[Path, str, int], list[str]]
+    path: str = "/classify"
+    field: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+
+    def launch(self, subject: Subject, port: int, home: Path) -> Launch:
+        python = PEERS_VENV / "bin" / "python"
+        env = {
+            "PEER_SAVED_MODEL": str(subject.saved_model),
+            "PEER_PORT": str(port),
+            "PEER_SIZE": str(subject.size),
+            "PEER_PROCESSES": str(subject.processes),
+            "PEER_THREADS": str(subject.threads),
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "BENTOML_HOME": str(home / "bentoml"),
+            **dict(self.env),
+        }
+        command = self.command(python, f"benchmarks.peers.{self.module}", port)
+        return Launch(command, env, port, self.path, self.field)
+
+
+def _run(python: Path, module: str, _port: int) -> list[str]:
+    return [str(python), "-m", module]
+
+
+def _bentoml(python: Path, module: str, port: int) -> list[str]:
+    served = f"{module}:Classify"
+    where = ["--host", "127.0.0.1", "--port", str(port)]
+    return [str(python), "-m", "bentoml", "serve", served, *where]
+
+
+PEERS = (
+    Contestant("FastAPI + tf.function", "fastapi", "fastapi_plain", _run),
+    Contestant("mosec", "mosec", "mosec_server", _run, path="/inference"),
+    Contestant("LitServe", "litserve", "litserve_server", _run),
+    Contestant(
+        "BentoML",
+        "bentoml",
+        "bentoml_server",
+        _bentoml,
+        field="images",
+        env=(("BENTOML_DO_NOT_TRACK", "True"),),
+    ),
+    Contestant(
+        "Ray Serve",
+        "ray",
+        "ray_serve",
+        _run,
+        env=(
+            ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1"),
+            ("RAY_USAGE_STATS_ENABLED", "0"),
+            ("RAY_AUTH_MODE", "disabled"),  # or it writes a token into the user's home
+        ),
+    ),
+)
+
+
+def opsin(
+    subject: Subject, port: int, home: Path, weights: Path, precision: str | None = None
+) -> Launch:
+    """`opsin up` from a home of its own; any OPSIN_… of the caller goes through."""
+    ours = {
+        "OPSIN_HOME": str(home),
+        "OPSIN_PORT": str(port),
+        "OPSIN_HOST": "127.0.0.1",
+        "OPSIN_MODELS": subject.model,
+        "OPSIN_WEIGHTS_DIR": str(weights),
+        "OPSIN_OFFLINE": "1",
+    }
+    if precision is not None:
+        ours["OPSIN_PRECISION"] = precision
+    given = {name: value for name, value in os.environ.items() if name.startswith("OPSIN_")}
+    path = f"/v1/classify?model={subject.model}"
+    return Launch([sys.executable, "-m", "cli", "up"], given | ours, port, path)

@@ -1,0 +1,1 @@
+"""Load over HTTP from a process of its own, so that the measuring does not slow the measured."""

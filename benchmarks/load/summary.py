@@ -1,0 +1,62 @@
+"""From raw latencies to the figures of a table."""
+
+import json
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from benchmarks.load.generator import Record
+from benchmarks.load.plan import Result
+
+_STAGES = ("decode", "queue", "compute")
+_PERCENTILES = (50, 90, 95, 99)
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The smallest value that at least `percent` of all do not exceed (nearest rank)."""
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def summarise(record: Record) -> Result:
+    """The figures of one measurement."""
+    seconds = max(record.ended - record.began, 1e-9)
+    asked = len(record.bodies) + sum(record.errors.values())
+    stages, batch_size = _stages(record.bodies)
+    return Result(
+        seconds=round(seconds, 3),
+        answered=len(record.bodies),
+        throughput=round(len(record.bodies) / seconds, 2),
+        errors=dict(record.errors),
+        latency=_latency(record.latencies),
+        own_cpu_ms=round(record.cpu / max(asked, 1) * 1000, 4),
+        stages=stages,
+        batch_size=batch_size,
+    )
+
+
+def _latency(latencies: Sequence[float]) -> dict[str, float]:
+    if not latencies:
+        return {}
+    ordered = sorted(latencies)
+    figures = {f"p{percent}": percentile(ordered, percent) for percent in _PERCENTILES}
+    figures |= {"max": ordered[-1], "mean": fmean(ordered)}
+    return {name: round(seconds * 1000, 3) for name, seconds in figures.items()}
+
+
+def _stages(bodies: Sequence[tuple[float, bytes]]) -> tuple[dict[str, float], float | None]:
+    """Mean milliseconds by stage, and the mean batch, of answers that tell them."""
+    told = [(latency, timed) for latency, body in bodies if (timed := _timed(body))]
+    if not told:
+        return {}, None
+    means = {stage: fmean(answer["timing_ms"][stage] for _, answer in told) for stage in _STAGES}
+    means["rest"] = fmean(latency for latency, _ in told) * 1000 - sum(means.values())
+    batch = fmean(answer["batch_size"] for _, answer in told)
+    return {stage: round(value, 3) for stage, value in means.items()}, round(batch, 2)
+
+
+def _timed(body: bytes) -> dict[str, Any] | None:
+    if b'"timing_ms"' not in body:
+        return None
+    content: dict[str, Any] = json.loads(body)
+    return content

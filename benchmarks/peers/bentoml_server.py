@@ -1,0 +1,38 @@
+"""BentoML: adaptive batching of one service, its workers sized to the cores.
+
+After https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html: a batchable API with
+`max_batch_size` and a latency goal; the dispatcher finds the window. Pinned below 1.4.39, which
+drops requests under this load.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import bentoml
+import numpy as np
+from bentoml.validators import ContentType
+
+from benchmarks.peers.network import PeerSettings, SavedNetwork, answer, decode
+
+settings = PeerSettings.read()
+
+
+@bentoml.service(
+    workers=settings.processes,
+    threads=1,
+    traffic={"timeout": 30, "max_concurrency": 256},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+)
+class Classify:
+    """One network a worker."""
+
+    def __init__(self) -> None:
+        self._network = SavedNetwork(settings)
+
+    @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=1000)
+    def classify(
+        self, images: list[Annotated[Path, ContentType("image/jpeg")]]
+    ) -> list[dict[str, Any]]:
+        pixels = np.stack([decode(image.read_bytes(), settings.size) for image in images])
+        return [answer(one) for one in self._network.run(pixels)]

@@ -1,0 +1,45 @@
+"""FastAPI and a TensorFlow function, no batching: what most people write first.
+
+Two processes of one thread each use two cores better than one process of two; the route is a
+plain `def`, so that FastAPI runs it in its thread pool and the event loop stays free.
+"""
+
+from typing import Annotated, Any
+
+import numpy as np
+import uvicorn
+from fastapi import Body, FastAPI
+
+from benchmarks.peers.network import PeerSettings, SavedNetwork, answer, decode
+
+
+def create_app() -> FastAPI:
+    """One process's application, its network loaded."""
+    settings = PeerSettings.read()
+    network = SavedNetwork(settings)
+    app = FastAPI()
+
+    @app.post("/classify")
+    def classify(image: Annotated[bytes, Body(media_type="image/jpeg")]) -> dict[str, Any]:
+        pixels = decode(image, settings.size)
+        return answer(network.run(pixels[np.newaxis])[0])
+
+    @app.get("/health")
+    def health() -> str:
+        return "ok"
+
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        "benchmarks.peers.fastapi_plain:create_app",
+        factory=True,
+        host="127.0.0.1",
+        port=PeerSettings.read().port,
+        workers=PeerSettings.read().processes,
+        access_log=False,
+        log_level="warning",
+        # Five seconds, uvicorn's default, is less than a TensorFlow import takes.
+        timeout_worker_healthcheck=60,
+    )

@@ -1,0 +1,58 @@
+"""mosec: two stages, decoding and the batched network, in processes of their own behind Rust.
+
+After its own ResNet-50 example (https://mosecorg.github.io/mosec/examples/pytorch.html): OpenCV in
+a preprocessing stage, `max_batch_size` and `max_wait_time` on the network's.
+"""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from mosec import Server, ValidationError, Worker
+
+from benchmarks.peers.network import MAX_BATCH, PeerSettings, Pixels, SavedNetwork, answer, decode
+
+
+class Decode(Worker):
+    """Bytes to pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._size = PeerSettings.read().size
+
+    def deserialize(self, data: bytes) -> Pixels:
+        try:
+            return decode(data, self._size)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+
+    def forward(self, data: Pixels) -> Pixels:
+        return data
+
+
+class Classify(Worker):
+    """Pixels to answers, a batch at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._network = SavedNetwork(PeerSettings.read())
+
+    def forward(self, data: list[Pixels]) -> list[dict[str, Any]]:
+        return [answer(one) for one in self._network.run(np.stack(data))]
+
+    def serialize(self, data: dict[str, Any]) -> bytes:
+        return json.dumps(data).encode()  # mosec's own is indented
+
+
+if __name__ == "__main__":
+    settings = PeerSettings.read()
+    # mosec reads its address and port from the command line.
+    sys.argv += ["--address", "127.0.0.1", "--port", str(settings.port), "--log-level", "error"]
+    sys.argv += ["--timeout", "30000", "--capacity", "1024"]
+    server = Server()
+    server.append_worker(Decode, num=1)
+    server.append_worker(
+        Classify, num=settings.processes, max_batch_size=MAX_BATCH, max_wait_time=2
+    )
+    server.run()

@@ -1,0 +1,94 @@
+"""What all peers share: settings, decoding, and the SavedModel as a TensorFlow function."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+SHORT_SIDE = 256
+TOP = 5
+MAX_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSettings:
+    """How one peer is to run.
+
+    Attributes:
+        saved_model: The folder to serve.
+        port: Where to listen on 127.0.0.1.
+        size: Side of the network's square input in pixels.
+        processes: Copies of the network, each with its own memory.
+        threads: TensorFlow's threads in each.
+    """
+
+    saved_model: str
+    port: int
+    size: int
+    processes: int
+    threads: int
+
+    @classmethod
+    def read(cls) -> "PeerSettings":
+        """From the environment."""
+        env = os.environ
+        return cls(
+            env["PEER_SAVED_MODEL"],
+            int(env["PEER_PORT"]),
+            int(env["PEER_SIZE"]),
+            int(env["PEER_PROCESSES"]),
+            int(env["PEER_THREADS"]),
+        )
+
+
+def decode(data: bytes, size: int) -> Pixels:
+    """A JPEG as RGB of shape (size, size, 3): short side to 256, then the centre."""
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise ValueError("not an image")
+    height, width = bgr.shape[:2]
+    side = round(min(height, width) * size / SHORT_SIDE)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = bgr[top : top + side, left : left + side]
+    small = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+class SavedNetwork:
+    """The SavedModel, loaded and warmed at every batch size.
+
+    Args:
+        settings: Which, and on how many threads.
+    """
+
+    def __init__(self, settings: PeerSettings) -> None:
+        import tensorflow as tf  # noqa: PLC0415  not in the process that only decodes
+
+        cv2.setNumThreads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        self._constant = tf.constant
+        self._loaded = tf.saved_model.load(settings.saved_model)
+        self._serve = self._loaded.signatures["serve"]
+        for count in (1, 2, 4, 8, MAX_BATCH):
+            self.run(np.zeros((count, settings.size, settings.size, 3), np.uint8))
+
+    def run(self, images: Pixels) -> npt.NDArray[np.float32]:
+        """Probabilities (n, classes) of uint8 RGB pictures (n, size, size, 3)."""
+        (output,) = self._serve(images=self._constant(images)).values()
+        probabilities: npt.NDArray[np.float32] = output.numpy()
+        return probabilities
+
+
+def answer(probabilities: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """The most probable classes of one picture, as JSON takes it."""
+    best = np.argpartition(-probabilities, TOP)[:TOP]
+    ranked = best[np.argsort(-probabilities[best])]
+    return {
+        "predictions": [{"index": int(i), "probability": float(probabilities[i])} for i in ranked]
+    }

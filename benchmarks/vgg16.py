@@ -1,0 +1,60 @@
+"""Publishes the whole VGG16 to a store, for its cost and not for its answers.
+
+Its 554 MB of published weights are seldom at hand; how long it computes does not depend on them.
+The convolutions get the published weights where these are, the classifier random ones.
+
+    python -m benchmarks.vgg16 NAME STORE SAMPLES HOME WEIGHTS
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+
+from models.catalog import CATALOG
+from models.check_pictures import check_pictures
+from models.exporting import export_version
+from models.labels import imagenet_labels
+from models.networks.architecture import build
+from models.networks.loading import load_weights
+from models.signatures import Blueprint
+from models.store import Store
+from models.weights import Weights, WeightsMissing
+
+
+def main() -> None:
+    """Build, fill, export and promote."""
+    name, store_home, samples, home, weights = sys.argv[1:6]
+    network = CATALOG["vgg16"]
+    keras.utils.set_random_seed(8)
+    model = build(network, include_top=True)
+    _fill(model, Weights(Path(home), Path(weights), offline=True))
+    model.trainable = False
+    store = Store(Path(store_home))
+    with store.staging() as folder:
+        draft = export_version(
+            model,
+            Blueprint.of(network),
+            folder,
+            pictures=check_pictures(Path(samples), network),
+            labels=imagenet_labels(),
+        )
+        store.promote(name, store.publish(name, folder, draft))
+
+
+def _fill(model: keras.Model, weights: Weights) -> None:
+    """Give the convolutions their published weights, if they are here."""
+    network = CATALOG["vgg16"]
+    try:
+        file = weights.find(network.base_weights or network.weights)
+    except WeightsMissing:
+        return
+    base = build(network, include_top=False)
+    load_weights(base, network.name, file.path, file.format)
+    for layer in base.layers:
+        if layer.weights:
+            model.get_layer(layer.name).set_weights(layer.get_weights())
+
+
+if __name__ == "__main__":
+    main()

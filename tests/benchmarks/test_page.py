@@ -1,0 +1,68 @@
+"""The page says what the figures say, also where there are few."""
+
+from pathlib import Path
+
+from benchmarks.figures import Figures, Part, Row
+from benchmarks.load.plan import Result
+from benchmarks.page import write_page
+from benchmarks.plots import draw
+from benchmarks.table import rows_of, verdicts
+
+
+def result(throughput: float, p99: float, **more: object) -> Result:
+    latency = {"p50": p99 / 2, "p95": p99, "p99": p99}
+    return Result(1.0, 10, throughput, latency=latency, **more)  # type: ignore[arg-type]
+
+
+def a_part() -> Part:
+    stages = {"decode": 1.0, "queue": 1.0, "compute": 2.0, "rest": 1.0}
+    ours = Row("Opsin", "1", crowd=[result(300, 60, stages=stages)])
+    ours.alone = [result(90, 14, stages=stages)]
+    peer = Row("mosec", "2", crowd=[result(100, 120), result(150, 110), result(120, 130)])
+    broken = Row("Ray Serve", "3", failure="it did not | start")
+    floor = {"decode_core_ms": 1.0, "compute_core_ms": {"1": 4.0, "8": 3.95}, "runtime": "x"}
+    return Part(
+        "SqueezeNet 1.1",
+        rounds=3,
+        floor=floor | {"http_core_ms": 0.05},
+        rows=[ours, peer, broken],
+        curve={1: result(90, 14, stages=stages), 16: result(300, 60, stages=stages)},
+        poisson={0.8: result(240, 50), 0.95: result(285, 200)},
+    )
+
+
+def test_a_figure_is_the_median_of_its_rounds_and_ratios_follow() -> None:
+    part = a_part()
+    assert part.rows[1].throughput == 120
+    assert part.best_peer is part.rows[1]
+    assert part.bound(2) == 400
+    found = {what: (measured, holds) for what, measured, holds in verdicts(part, 2)}
+    assert found["at least 2.0x the best peer (mosec)"] == ("2.50x", "yes")
+    assert found["at least 75 % of the bound (400 images/s)"] == ("75%", "yes")
+    # 7 ms less 1 of decoding and 2 of computing.
+    assert found["p50 at 1 client within 4 ms of decode + compute"] == ("4.0 ms over", "yes")
+
+
+def test_who_did_not_start_has_a_row_that_says_why() -> None:
+    assert "it did not | start" in rows_of(a_part())[2][1]
+
+
+def test_the_page_shows_table_plots_and_machine(tmp_path: Path) -> None:
+    part = a_part()
+    images = draw(part, tmp_path / "images")
+    assert len(images) == 3
+    figures = Figures({"processor": "one"}, {"OPSIN_PRECISION": "int8"}, 2, parts=[part])
+    write_page(figures, tmp_path / "page.md", images)
+    text = (tmp_path / "page.md").read_text()
+    assert "**2.50x the images a second of the best peer, mosec.**" in text
+    assert "it did not \\| start" in text
+    assert "| OPSIN_PRECISION | int8 |" in text
+    for image in images.values():
+        assert f"](images/{image.name})" in text
+
+
+def test_a_run_that_measured_nothing_still_has_a_page(tmp_path: Path) -> None:
+    part = Part("VGG16", rows=[Row("Opsin", "1", failure="no weights")])
+    assert draw(part, tmp_path) == {}
+    write_page(Figures({}, {}, 2, parts=[part]), tmp_path / "page.md", {})
+    assert "no weights" in (tmp_path / "page.md").read_text()
