@@ -107,7 +107,9 @@ class SystemInfo(BaseModel):
     devices: list[str]
     queues: list[LaneInfo]
     job_workers: list[WorkerBeat] = []
-    job_queues: list[JobQueueInfo] = []
+    job_queues: list[JobQueueInfo] | None = Field(
+        None, description="Null while the database does not answer."
+    )
     models: list[ModelInfo]
 
 

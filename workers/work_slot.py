@@ -27,6 +27,7 @@ _IDLE_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
 # A child that was told to stop and is deep in a computation is not waited for any longer.
 _PATIENCE_SECONDS = 60.0
+_LOST_SECONDS = 5.0  # another has the job: nothing it still does can count
 # After a child that failed at once, so that a broken machine does not burn its attempts.
 _BACKOFF_SECONDS = 0.5
 
@@ -138,17 +139,20 @@ class Slot:
             if now > ends_at:
                 desk.leases.fail(lease, overdue(desk.settings))
                 return None
-            if self._should_stop(lease):
+            patience = self._patience(lease)
+            if patience is not None:
                 told_at = told_at or now
-                if now > told_at + _PATIENCE_SECONDS:
+                if now > told_at + patience:
                     log.warning("child_hangs", job=lease.job_id, pid=child.pid)
                     return None
 
-    def _should_stop(self, lease: Lease) -> bool:
+    def _patience(self, lease: Lease) -> float | None:
+        """How long a child that should stop is waited for; None while it shall go on."""
         try:
-            return self._desk.leases.look(lease) != "held"
+            found = self._desk.leases.look(lease)
         except OpsinError:
-            return False  # The child judges by its own lease how long it may go on without.
+            return None  # The child judges by its own lease how long it may go on without.
+        return {"held": None, "cancelled": _PATIENCE_SECONDS, "lost": _LOST_SECONDS}[found]
 
 
 def release_the_dead(leases: Leases) -> None:
