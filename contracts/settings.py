@@ -109,8 +109,14 @@ class Settings(BaseSettings):
         os.cpu_count() or 1,
         ge=1,
         le=256,
-        description="Threads TensorFlow uses in one training or other long job. They run at the "
-        "lowest priority, so inference goes first.",
+        description="Threads TensorFlow uses in one training or other long job.",
+    )
+    job_niceness: int = Field(
+        19,
+        ge=0,
+        le=19,
+        description="How far long jobs stand back for all else on their machine. At 19, the "
+        "lowest priority there is, inference goes first. 0: not at all.",
     )
     shutdown_seconds: float = Field(
         10, gt=0, description="How long a process may take to finish its work when told to stop."

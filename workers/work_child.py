@@ -46,8 +46,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--kinds", default=TABLE)
     asked = parser.parse_args(arguments)
     Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
-    go_last()
     settings = Settings()
+    stand_back(settings.job_niceness)
     configure_logs(settings.log_level, settings.log_format)
     engine = open_engine(settings.database)
     leases = Leases(engine, lambda: datetime.now(UTC))
@@ -147,12 +147,16 @@ def overdue(settings: Settings) -> OpsinError:
     )
 
 
-def go_last() -> None:
-    """Let everything else on this machine go first."""
-    os.nice(19)
-    # Linux weighs whole sessions against each other first, and this process has its own.
+def stand_back(niceness: int) -> None:
+    """Let everything else on this machine go first.
+
+    Args:
+        niceness: From 0, not at all, to 19.
+    """
+    os.nice(niceness)
+    # Linux may weigh whole sessions against each other first, and this process has its own.
     with suppress(OSError):
-        _AUTOGROUP.write_text("19")
+        _AUTOGROUP.write_text(str(niceness))
 
 
 def _end_with_parent() -> None:
@@ -160,11 +164,12 @@ def _end_with_parent() -> None:
         while os.read(0, 64):
             pass
     # The group is ours alone, and what we started goes with us.
-    os.killpg(os.getpgrp(), signal.SIGKILL) if os.getpgrp() == os.getpid() else os._exit(1)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
 
 
 if __name__ == "__main__":
-    sys.stderr.flush()
     status = main(sys.argv[1:])
     sys.stderr.flush()
     sys.stdout.flush()
