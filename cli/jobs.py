@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ from contracts.problem import Problem
 from contracts.settings import Settings
 
 _SECONDS = 30.0
-_RECONNECTS = 20
+_MOST_FAILURES = 30  # in a row
+_RETRY_SECONDS = 1.0
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
@@ -60,10 +62,12 @@ class JobsApi:
         """Write an artifact to a file, whole or not at all."""
         part = to.with_name(f".{to.name}.{secrets.token_hex(4)}.part")
         try:
-            with self._asking("GET", f"/v1/jobs/{job_id}/artifacts/{name}") as answer:
-                with part.open("xb") as file:
-                    for chunk in answer.iter_bytes():
-                        file.write(chunk)
+            with (
+                self._asking("GET", f"/v1/jobs/{job_id}/artifacts/{name}") as answer,
+                part.open("xb") as file,
+            ):
+                for chunk in answer.iter_bytes():
+                    file.write(chunk)
             part.replace(to)
         except OSError as error:
             raise CommandError(f"Cannot write {to} ({error.strerror}).") from None
@@ -73,18 +77,22 @@ class JobsApi:
     def events(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """What happens to a job until it is finished; a broken stream is resumed."""
         last: str | None = None
-        for _ in range(_RECONNECTS):
+        failures = 0
+        while failures < _MOST_FAILURES:
             headers = {"Last-Event-ID": last} if last else {}
             try:
                 with self._asking("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
                     for fields in _events(answer.iter_lines()):
-                        last = fields.get("id", last)
+                        last, failures = fields.get("id", last), 0
                         data = json.loads(fields["data"])
                         yield fields["event"], data
                         if fields["event"] == "state" and data["state"] in FINISHED:
                             return
             except httpx.TransportError:
-                continue
+                # Restarted, it has the whole life of the job still.
+                failures += 1
+                time.sleep(_RETRY_SECONDS)
+        raise CommandError(f"{self._url} does not answer any more; the job goes on.")
 
     @contextmanager
     def _asking(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
@@ -92,14 +100,14 @@ class JobsApi:
         try:
             with (
                 httpx.Client(timeout=_SECONDS, trust_env=False) as client,
-                client.stream(
-                    method, self._url + path, headers=headers, **options
-                ) as answer,
+                client.stream(method, self._url + path, headers=headers, **options) as answer,
             ):
                 if not answer.is_success:
                     raise CommandError(_refusal(answer))
                 yield answer
         except httpx.ConnectError:
+            if "Last-Event-ID" in headers:
+                raise
             raise CommandError(
                 f"Nobody answers at {self._url}. Start the service with `opsin up`, or name "
                 "another one with --server."

@@ -50,9 +50,7 @@ def work_on_jobs(settings: Settings) -> None:
     """One job worker, until SIGTERM. It loads no TensorFlow: each job has a process of its own."""
     settings = with_redis(settings, "worker --jobs")
     # Each child reads its settings from the environment, as we did.
-    os.environ.update(
-        {k: v for k, v in environment(settings).items() if k.startswith("OPSIN_")}
-    )
+    os.environ.update({k: v for k, v in environment(settings).items() if k.startswith("OPSIN_")})
     watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
     migrate(settings)
     from workers.work_main import run  # noqa: PLC0415 (Celery; not for the API)

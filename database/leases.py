@@ -20,7 +20,7 @@ from database.jobs import Clock
 from database.tables import ArtifactRecord, JobRecord, MetricRecord, UtcTime
 
 MOST_ATTEMPTS = 3
-"""Attempts in a row that got no further, of what runs beside the lanes and starts anew each time."""
+"""Attempts in a row that got no further, of what runs beside the lanes."""
 
 MOST_STALLED = 10
 """The same of work in a process of its own, which goes on from a checkpoint."""
@@ -117,7 +117,9 @@ class Leases:
                 return None  # most looks end here, and keep nobody from writing
         with writing(self._engine) as session:
             job_id = session.scalar(oldest)
-            return job_id and self._claim(session, job_id, worker_id, lease_seconds)
+            if job_id is None:
+                return None
+            return self._claim(session, job_id, worker_id, lease_seconds)
 
     def held(self, job_id: str, worker_id: str, attempt: int) -> Lease | None:
         """The lease that the parent of this process has taken; None if it is held no more."""
@@ -167,9 +169,7 @@ class Leases:
             new = MetricRecord(job_id=lease.job_id, key=key, place=told, told=told, row=row)
             session.add(new)
             # A row of its own is progress, whatever the fraction says.
-            session.execute(
-                update(JobRecord).where(JobRecord.id == lease.job_id).values(stalled=0)
-            )
+            session.execute(update(JobRecord).where(JobRecord.id == lease.job_id).values(stalled=0))
 
         return self._tell(lease, write)
 
@@ -212,9 +212,7 @@ class Leases:
         gone = and_(JobRecord.worker_id == worker_id, JobRecord.state == "running")
         free = {"lease_until": self._clock() - timedelta(microseconds=1)}
         with writing(self._engine) as session:
-            return (
-                session.connection().execute(update(JobRecord).where(gone).values(free)).rowcount
-            )
+            return session.connection().execute(update(JobRecord).where(gone).values(free)).rowcount
 
     def holders(self) -> set[str]:
         """The workers that hold work in processes of its own."""

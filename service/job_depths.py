@@ -15,6 +15,8 @@ async def job_queues_of(services: Services) -> list[JobQueueInfo] | None:
     except Unavailable:
         return None
     return [
-        JobQueueInfo(name=name, queued=depths.get(name, (0, 0))[0], running=depths.get(name, (0, 0))[1])
+        JobQueueInfo(
+            name=name, queued=depths.get(name, (0, 0))[0], running=depths.get(name, (0, 0))[1]
+        )
         for name in (TRAINING_QUEUE, PICTURE_QUEUE)
     ]

@@ -59,6 +59,7 @@ class JobQueue:
         celery: Celery,
         jobs: Jobs,
         leases: Leases,
+        *,
         files: JobFiles,
         settings: Settings,
     ) -> None:

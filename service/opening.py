@@ -66,7 +66,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(sweep.stop)
         job_files = JobFiles(settings.jobs_home)
         jobs = Jobs(engine, _now, job_files)
-        queue = JobQueue(client, celery, jobs, Leases(engine, _now), job_files, settings)
+        queue = JobQueue(
+            client, celery, jobs, Leases(engine, _now), files=job_files, settings=settings
+        )
         queue.start()
         stack.push_async_callback(queue.stop)
 

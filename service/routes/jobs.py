@@ -52,7 +52,8 @@ _MISSING = problem_responses("job_not_found", "validation_error", "dependency_un
     summary="List jobs",
     responses={
         200: examples.shown(
-            "A page of jobs, newest first.", {"items": [examples.JOB, examples.TRAINING], "next_cursor": None}
+            "A page of jobs, newest first.",
+            {"items": [examples.JOB, examples.TRAINING], "next_cursor": None},
         ),
         **problem_responses("validation_error", "dependency_unavailable"),
     },
@@ -88,7 +89,7 @@ async def get_job(job: Found) -> Job:
     responses={**_MISSING, **problem_responses("conflict")},
 )
 async def delete_job(job_id: JobId, services: Open) -> Response:
-    """Forget a finished job, its result and its files. A job that is not finished must be cancelled first."""
+    """Forget a finished job, its result and its files. One that is not must be cancelled first."""
     await run_in_threadpool(services.jobs.delete, job_id)
     return Response(status_code=204)
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from contracts.registry import Readiness, SystemInfo
 from contracts.release import RELEASE
 from service import examples
-from service.problems import problem_responses
 from service.job_depths import job_queues_of
+from service.problems import problem_responses
 from service.readiness import readiness_of
 from service.services import Open
 

@@ -53,7 +53,9 @@ def test_a_stream_ends_even_if_the_job_does_not() -> None:
     waiting = job("queued", 0, 0)
 
     async def listen() -> int:
-        stream = follow(lambda after: History(waiting, []), Told(), poll_seconds=0.01, longest_seconds=0.05)
+        stream = follow(
+            lambda after: History(waiting, []), Told(), poll_seconds=0.01, longest_seconds=0.05
+        )
         return len([event async for event in stream])
 
     assert asyncio.run(asyncio.wait_for(listen(), 5)) == 1
