@@ -111,6 +111,9 @@ class House:
             if worker.poll() is None:
                 worker.kill()
             worker.wait(10)
+        for job in self.jobs.list().items:
+            for child in self.children(job.id):
+                child.kill()  # one that a failed test left frozen
         self.celery.close()
         self.engine.dispose()
 
