@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli import job_commands
 from cli.failure import CommandError
 from contracts.release import RELEASE
 
@@ -50,6 +51,7 @@ def build() -> typer.Typer:
     models.command("verify")(models_verify)
     models.command("download")(models_download)
     app.add_typer(models, name="models")
+    app.add_typer(job_commands.build(), name="jobs")
     return app
 
 
@@ -78,7 +80,7 @@ def run() -> None:
 def up(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all logs live.")] = False,
 ) -> None:
-    """Start everything on this machine: Valkey, a worker and the API. Ctrl-C stops it all."""
+    """Start everything on this machine: Valkey, two workers and the API. Ctrl-C stops it all."""
     from cli.configuration import load  # noqa: PLC0415
     from cli.up import up as start  # noqa: PLC0415
 
@@ -97,12 +99,15 @@ def worker(
     unkept: Annotated[
         bool, typer.Option("--unkept", help="One bare process: nobody restarts or replaces it.")
     ] = False,
+    jobs: Annotated[
+        bool, typer.Option("--jobs", help="A job worker: trainings and other long tasks.")
+    ] = False,
 ) -> None:
-    """Run one inference worker alone; needs OPSIN_REDIS_URL."""
+    """Run one inference worker, or one job worker, alone; needs OPSIN_REDIS_URL."""
     from cli.configuration import load  # noqa: PLC0415
-    from cli.roles import keep, work  # noqa: PLC0415
+    from cli.roles import keep, work, work_on_jobs  # noqa: PLC0415
 
-    (work if unkept else keep)(load())
+    (work_on_jobs if jobs else work if unkept else keep)(load())
 
 
 def classify(  # noqa: PLR0917 (typer reads options from the parameters)

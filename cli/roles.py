@@ -2,7 +2,8 @@
 
 import os
 
-from cli.configuration import with_redis
+from cli.configuration import environment, with_redis
+from cli.failure import CommandError
 from cli.leash import PARENT, watch_parent
 from cli.migration import migrate
 from cli.signals import StopSignals
@@ -43,3 +44,18 @@ def work(settings: Settings) -> None:
     from workers.main import run  # noqa: PLC0415 (Celery and TensorFlow; not for the API)
 
     run(settings)
+
+
+def work_on_jobs(settings: Settings) -> None:
+    """One job worker, until SIGTERM. It loads no TensorFlow: each job has a process of its own."""
+    settings = with_redis(settings, "worker --jobs")
+    # Each child reads its settings from the environment, as we did.
+    os.environ.update({k: v for k, v in environment(settings).items() if k.startswith("OPSIN_")})
+    watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
+    migrate(settings)
+    from workers.work_main import run  # noqa: PLC0415 (Celery; not for the API)
+
+    try:
+        run(settings)
+    except ValueError as error:
+        raise CommandError(f"{error}.", exit_code=2) from None

@@ -30,6 +30,7 @@ IMPORT_SECONDS = 900.0
 _VALKEY_SECONDS = 30.0
 _TICK_SECONDS = 0.25
 _LOADS = "The worker loads its networks"
+_ROLES = (("worker", ("worker",)), ("api", ("serve",)), ("jobs", ("worker", "--jobs")))
 _PHASES = {"none": "Waiting for the worker", "loading": _LOADS, "ok": _LOADS}
 
 
@@ -113,7 +114,7 @@ class Service:
         console: For what people read.
         signals: Entered; say when to stop.
         verbose: Whether to show the children's logs as they come.
-        command: The command line of `opsin worker` and `opsin serve`.
+        command: The command line of `opsin worker` and the others.
         ready_seconds: How long the start may take.
         valkey: The embedded one, once it is started.
     """
@@ -123,7 +124,7 @@ class Service:
     console: Console
     signals: StopSignals
     verbose: bool
-    command: Callable[[str], tuple[str, ...]] = opsin
+    command: Callable[..., tuple[str, ...]] = opsin
     ready_seconds: float = READY_SECONDS
     valkey: Valkey | None = None
 
@@ -132,7 +133,7 @@ class Service:
         supervisor = Supervisor(
             functools.partial(warn, self.console), shutdown_seconds=self.settings.shutdown_seconds
         )
-        logs = [self.home.logs / f"{name}.log" for name in ("valkey", "worker", "api")]
+        logs = [self.home.logs / f"{name}.log" for name in ("valkey", "worker", "api", "jobs")]
         follower = Follower(logs if self.verbose else (), self._show)
         try:
             self._start(supervisor, follower)
@@ -156,9 +157,9 @@ class Service:
         with waiting(self.console, "Preparing the database"):
             migrate(settings)
         env = environment(settings)
-        for name, command in (("worker", "worker"), ("api", "serve")):
+        for name, words in _ROLES:
             log = rotate(self.home.logs / f"{name}.log")
-            supervisor.start(Program(name, self.command(command), env, log))
+            supervisor.start(Program(name, self.command(*words), env, log))
         self._await_ready(supervisor, follower)
 
     def _await_ready(self, supervisor: Supervisor, follower: Follower) -> None:

@@ -56,7 +56,12 @@ def tool(name: str) -> str:
 
 
 def test_the_commands_are_the_roles_of_an_installation() -> None:
-    assert commands() == {("opsin", "serve"), ("opsin", "worker"), ("opsin", "weights", "pull")}
+    assert commands() == {
+        ("opsin", "serve"),
+        ("opsin", "worker"),
+        ("opsin", "worker", "--jobs"),
+        ("opsin", "weights", "pull"),
+    }
 
 
 @pytest.mark.parametrize("command", sorted(commands()))

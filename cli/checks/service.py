@@ -9,6 +9,7 @@ from cli.failure import CommandError
 from cli.home import Home
 from cli.up import require_free_port, require_key
 from cli.valkey import running
+from contracts.registry import SystemInfo
 from contracts.release import RELEASE
 from contracts.settings import Settings
 
@@ -105,15 +106,33 @@ def _readiness(api: Api) -> Check:
     return Check("api", "fail", f"{api.url}: {why}", "The logs are in $OPSIN_HOME/logs.")
 
 
+def _jobs(system: SystemInfo) -> Iterator[Check]:
+    waiting = sum(queue.queued for queue in system.job_queues or ())
+    running = sum(queue.running for queue in system.job_queues or ())
+    depth = f"{running} running, {waiting} waiting"
+    if system.job_workers:
+        yield Check("jobs", "ok", f"{_counted(len(system.job_workers), 'job worker')}, {depth}")
+    else:
+        help_ = "Start one with `opsin worker --jobs`; `opsin up` brings its own."
+        yield Check("jobs", "warn", f"no job worker, {depth}", help_)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def _versions(api: Api) -> Iterator[Check]:
     system = api.system()
     if system is None:
         yield Check("versions", "warn", "/v1/system does not answer", "Set OPSIN_API_KEY.")
         return
-    found = {f"API {system.version}"} | {f"worker {one.release}" for one in system.workers}
+    found = {f"API {system.version}"} | {
+        f"worker {one.release}" for one in (*system.workers, *system.job_workers)
+    }
     differs = {one.split()[1] for one in found} != {RELEASE}
     help_ = f"This command is {RELEASE}; restart the others." if differs else ""
     yield Check("versions", "warn" if differs else "ok", ", ".join(sorted(found)), help_)
+    yield from _jobs(system)
     for model in system.models:
         detail = f"{model.state}. {model.reason or ''}".strip()
         yield Check(f"model {model.name}", "ok" if model.state == "ready" else "warn", detail)

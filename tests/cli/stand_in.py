@@ -56,6 +56,9 @@ def serve() -> None:
 
 def worker() -> None:
     settings = load()
+    if "--jobs" in sys.argv:
+        watch_parent(1)
+        time.sleep(600)
     if FAILS:
         sys.exit("no TensorFlow here")
     watch_parent(1)
@@ -71,8 +74,8 @@ def up() -> None:
     with home.locked(), StopSignals() as signals:
         require_free_port(settings)
 
-        def command(role: str) -> tuple[str, ...]:
-            return (sys.executable, str(Path(__file__)), role)
+        def command(*words: str) -> tuple[str, ...]:
+            return (sys.executable, str(Path(__file__)), *words)
 
         Service(settings, home, notes(), signals, verbose=True, command=command).run()
 

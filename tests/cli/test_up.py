@@ -33,7 +33,7 @@ def test_it_starts_says_so_and_leaves_nothing(
     assert re.search(r"squeezenet +unavailable +-\s+! squeezenet: no weights \[here\]", run.text)
     run.wait_for(f"worker on unix://{home}/run/valkey.sock with 7")
     children = run.descendants()
-    assert len(children) == 3
+    assert len(children) == 4
     run.process.send_signal(number)
     assert run.wait() == 0
     assert not any(child.is_running() for child in children)

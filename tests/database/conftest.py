@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from database.engine import open_engine
+from database.job_files import JobFiles
 from database.jobs import Jobs
 from database.leases import Leases
 from database.migrations import upgrade
@@ -115,8 +116,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def jobs(engine: Engine, clock: Clock) -> Jobs:
-    return Jobs(engine, clock)
+def files(tmp_path: Path) -> JobFiles:
+    return JobFiles(tmp_path / "jobs")
+
+
+@pytest.fixture
+def jobs(engine: Engine, clock: Clock, files: JobFiles) -> Jobs:
+    return Jobs(engine, clock, files)
 
 
 @pytest.fixture

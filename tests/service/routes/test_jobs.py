@@ -4,7 +4,8 @@ import time
 import httpx
 import pytest
 
-from contracts.jobs import Progress
+from contracts.jobs import Artifact, Progress
+from database.history import Entry
 from tests.service.parts import NOW, House
 
 
@@ -46,6 +47,44 @@ def test_a_job_without_artifacts_has_none(client: httpx.Client, house: House) ->
     house.shelf.put("job_1")
     answer = client.get("/v1/jobs/job_1/artifacts/result.png")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_an_artifact_is_sent_as_what_it_is(client: httpx.Client, house: House) -> None:
+    content = b"\x89PNG" + bytes(600_000)
+    job_id = "job_1"
+    house.files.store_artifact(job_id, "result.png", content)
+    house.files.store_artifact(job_id, "page.html", b"<script>")
+    made = [
+        Artifact(name="result.png", media_type="image/png", size=len(content), url="/1"),
+        Artifact(name="page.html", media_type="text/html", size=8, url="/2"),
+        Artifact(name="gone.png", media_type="image/png", size=8, url="/3"),
+    ]
+    house.shelf.put(job_id, kind="dream", state="running", attempt=1, artifacts=made)
+    answer = client.get(f"/v1/jobs/{job_id}/artifacts/result.png")
+    assert answer.content == content
+    assert answer.headers["Content-Type"] == "image/png"
+    assert answer.headers["Content-Length"] == str(len(content))
+    assert answer.headers["Content-Disposition"] == 'inline; filename="result.png"'
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    page = client.get(f"/v1/jobs/{job_id}/artifacts/page.html")
+    assert page.headers["Content-Disposition"] == 'attachment; filename="page.html"'
+    for missing in ("gone.png", "..%2Fpage.html", "other.png"):
+        answer = client.get(f"/v1/jobs/{job_id}/artifacts/{missing}")
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), missing
+
+
+def test_metrics_and_artifacts_are_events(client: httpx.Client, house: House) -> None:
+    done = Progress(fraction=1)
+    house.shelf.put("job_1", state="succeeded", attempt=1, started_at=NOW, progress=done)
+    house.shelf.entries["job_1"] = [
+        Entry(1, "metrics", {"epoch": 1}),
+        Entry(2, "artifact", {"name": "result.png"}),
+    ]
+    answer = client.get("/v1/jobs/job_1/events")
+    names = [name for name, _ in told(answer)]
+    assert names == ["state", "progress", "metrics", "artifact", "state"]
+    rest = client.get("/v1/jobs/job_1/events", headers={"Last-Event-ID": told(answer)[2][1]})
+    assert told(rest) == told(answer)[3:]
 
 
 def told(answer: httpx.Response) -> list[tuple[str, str]]:
