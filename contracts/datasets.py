@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DATASET_ID = r"^ds_[A-Za-z0-9_-]{1,60}$"
 MOST_LISTED_REJECTED = 100
+MOST_NAME = 100
 
 SplitName = Literal["train", "validation", "test"]
 FileStatus = Literal["admitted", "rejected"]
@@ -68,6 +69,14 @@ class DatasetInfo(BaseModel):
     size: int = Field(0, description="Bytes of all admitted pictures.")
     seed: int = 0
     created_at: datetime
+
+
+class NewDataset(BaseModel):
+    """An empty data set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=MOST_NAME, description="What to call it.")
 
 
 class Listing(BaseModel):

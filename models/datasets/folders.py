@@ -44,17 +44,21 @@ def _walk(folder: Path, prefix: str, limits: Limits) -> Iterator[Member]:
     for entry in entries:
         # A file system's bytes that are no text are shown with a question mark.
         path = prefix + entry.name.encode("utf-8", "replace").decode()
-        if entry.is_symlink():
-            yield _faulty(path, "link", "It is a link; links are not followed. Put a copy here.")
-        elif entry.is_dir(follow_symlinks=False):
-            if is_hidden(entry.name):
-                yield _faulty(path, "hidden", "It is a hidden or a system's folder.")
-            else:
-                yield from _walk(Path(entry.path), f"{path}/", limits)
-        elif entry.is_file(follow_symlinks=False):
-            yield _file(Path(entry.path), path, limits)
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if is_folder and not is_hidden(entry.name):
+            yield from _walk(Path(entry.path), f"{path}/", limits)
         else:
-            yield _faulty(path, "special_file", "It is a pipe, a socket or a device.")
+            yield _entry(entry, path, limits)
+
+
+def _entry(entry: "os.DirEntry[str]", path: str, limits: Limits) -> Member:
+    if entry.is_symlink():
+        return _faulty(path, "link", "It is a link; links are not followed. Put a copy here.")
+    if entry.is_dir(follow_symlinks=False):
+        return _faulty(path, "hidden", "It is a hidden or a system's folder.")
+    if entry.is_file(follow_symlinks=False):
+        return _file(Path(entry.path), path, limits)
+    return _faulty(path, "special_file", "It is a pipe, a socket or a device.")
 
 
 def _file(file: Path, path: str, limits: Limits) -> Member:

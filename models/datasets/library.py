@@ -14,17 +14,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from contracts.datasets import DATASET_ID, DatasetFile, Listing
-from contracts.errors import Conflict, DatasetNotFound
+from contracts.errors import (
+    Conflict,
+    DatasetNotFound,
+    ImageTooLarge,
+    InvalidImage,
+    PayloadTooLarge,
+)
 from contracts.settings import Settings
-from models.datasets.admission import PICTURES, Admission, Told, content_path, file_id, rejected
+from models.datasets.admission import PICTURES, Admission, Told, content_path
 from models.datasets.archives import read_source
 from models.datasets.dataset import Dataset, Split
 from models.datasets.judgement import labelled, without_copies
 from models.datasets.limits import Limits
 from models.datasets.listing import LISTING, load_folder, read_listing, write_listing
-from models.datasets.members import is_hidden
 from models.datasets.report import report
 from models.datasets.splitting import Fractions, split
+from models.datasets.thumbnails import thumbnail
 from models.locks import locked
 from models.staging import Staging, flush_entries
 
@@ -125,23 +131,15 @@ class Library:
 
         Raises:
             DatasetNotFound: There is no such data set.
+            InvalidImage: There is one picture, and it is none.
+            ImageTooLarge: Likewise.
+            PayloadTooLarge: The data set would be larger than the limits.
             Unavailable: The disk is full.
         """
         with self._changing(dataset_id) as folder:
             old = read_listing(folder)
-            self._limits.require_room(folder, sum(len(one.data) for one in pictures))
-            admission = Admission(folder, self._limits, _silent)
-            taken = {one.path for one in old.files}
-            added: list[DatasetFile] = []
-            for picture in pictures:
-                path = _free_path(f"{label}/{picture.name}", taken)
-                taken.add(path)
-                one = (
-                    rejected(path, "hidden", "It is a hidden or a system's file.")
-                    if is_hidden(picture.name)
-                    else admission.keep(path, picture.data)
-                )
-                added.append(one.model_copy(update={"label": label, "given_split": chosen}))
+            self._require_room(folder, old, pictures)
+            added = self._admitted(folder, old, pictures, label, chosen)
             info = old.info
             listing = _listing(
                 dataset_id,
@@ -155,6 +153,35 @@ class Library:
             _prune(folder, listing)
         now = {one.id: one for one in listing.files}
         return listing, [now[one.id] for one in added]
+
+    def _require_room(self, folder: Path, old: Listing, pictures: Sequence[NewPicture]) -> None:
+        wanted = sum(len(one.data) for one in pictures)
+        if len(old.files) + len(pictures) > self._limits.files:
+            raise PayloadTooLarge(f"A data set may have {self._limits.files:,} files.")
+        if old.info.size + wanted > self._limits.total_bytes:
+            raise PayloadTooLarge(f"A data set may have {self._limits.total_bytes:,} bytes.")
+        self._limits.require_room(folder, wanted)
+
+    def _admitted(
+        self,
+        folder: Path,
+        old: Listing,
+        pictures: Sequence[NewPicture],
+        label: str,
+        chosen: Split | None,
+    ) -> list[DatasetFile]:
+        admission = Admission(folder, self._limits, _silent)
+        taken = {one.path for one in old.files}
+        added: list[DatasetFile] = []
+        for picture in pictures:
+            path = _free_path(f"{label}/{picture.name}", taken)
+            taken.add(path)
+            one = admission.keep(path, picture.data)
+            if len(pictures) == 1 and one.status == "rejected":
+                kind = ImageTooLarge if one.code == "image_too_large" else InvalidImage
+                raise kind(one.detail or "")
+            added.append(one.model_copy(update={"label": label, "given_split": chosen}))
+        return added
 
     def listing(self, dataset_id: str) -> Listing:
         """All files of a data set, and its counts.
@@ -179,6 +206,19 @@ class Library:
             DatasetNotFound: There is no such data set.
         """
         return content_path(self._folder(dataset_id), sha256)
+
+    def thumbnail(self, dataset_id: str, sha256: str) -> bytes:
+        """A small JPEG of the picture of that hash.
+
+        Raises:
+            DatasetNotFound: There is no such data set, or the picture has gone.
+        """
+        folder = self._folder(dataset_id)
+        picture = content_path(folder, sha256)
+        try:
+            return thumbnail(folder, picture, max_pixels=self._limits.image_pixels)
+        except FileNotFoundError:
+            raise DatasetNotFound("The data set was deleted meanwhile.") from None
 
     def delete(self, dataset_id: str) -> None:
         """Remove a data set for good.
@@ -205,6 +245,7 @@ class Library:
         folder = self._folder(dataset_id)
         read_listing(folder)
         with locked(self._root / ".locks" / f"{dataset_id}.lock"):
+            read_listing(folder)  # another may have deleted it meanwhile
             yield folder
 
     def _folder(self, dataset_id: str) -> Path:
@@ -252,6 +293,3 @@ def _free_path(path: str, taken: set[str]) -> str:
         number += 1
         found = f"{stem}-{number}{dot}{ending}" if dot else f"{path}-{number}"
     return found
-
-
-__all__ = ["DEFAULT", "Library", "NewPicture", "file_id", "new_dataset_id"]

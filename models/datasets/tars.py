@@ -123,7 +123,7 @@ def read_tar(path: Path, limits: Limits) -> Iterator[Member]:
 def _members(archive: tarfile.TarFile, limits: Limits) -> Iterator[Member]:
     count = total = 0
     for header in archive:
-        archive.members = []  # it would remember all headers, which nobody asks for
+        vars(archive)["members"] = []  # it would remember all headers, which nobody asks for
         count += 1
         if count > limits.files:
             raise too_many(limits)
