@@ -64,17 +64,21 @@ class DataSets:
             IdempotencyConflict: As `answered`.
         """
         try:
-            with writing(self._engine) as session:
-                if asked and (earlier := lookup(session, asked, self._clock())):
-                    return earlier
-                _replace(session, listing)
-                if asked:
-                    body = answer or listing.info.model_dump(mode="json")
-                    remember(session, asked, Answer(201, body), self._clock())
+            return self._put(listing, asked, answer)
         except IntegrityError:
-            if asked is None:
-                raise
-            return self.answered(asked)
+            # Another process wrote the same data set or key between our look and our write.
+            return self._put(listing, asked, answer)
+
+    def _put(
+        self, listing: Listing, asked: IdempotencyKey | None, answer: dict[str, Any] | None
+    ) -> Answer | None:
+        with writing(self._engine) as session:
+            if asked and (earlier := lookup(session, asked, self._clock())):
+                return earlier
+            _replace(session, listing)
+            if asked:
+                body = answer or listing.info.model_dump(mode="json")
+                remember(session, asked, Answer(201, body), self._clock())
         return None
 
     def get(self, dataset_id: str) -> DatasetInfo:

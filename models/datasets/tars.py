@@ -8,6 +8,7 @@ and that an archive ends where its headers stop making sense.
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -113,11 +114,18 @@ def read_tar(path: Path, limits: Limits) -> Iterator[Member]:
         file.seek(0)
         source: _Readable = _Gunzip(file) if packed else file
         metered = cast(BinaryIO, _Metered(source, path.stat().st_size, limits))
-        try:
-            with tarfile.open(fileobj=metered, mode="r|", tarinfo=_Header) as archive:
-                yield from _members(archive, limits)
-        except (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError) as broken:
-            raise InvalidArchive(_DAMAGED) from broken
+        opened = _translated()
+        with opened, tarfile.open(fileobj=metered, mode="r|", tarinfo=_Header) as archive:
+            yield from _members(archive, limits)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What `tarfile` and zlib raise on bytes that are no archive."""
+    try:
+        yield
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError) as broken:
+        raise InvalidArchive(_DAMAGED) from broken
 
 
 def _members(archive: tarfile.TarFile, limits: Limits) -> Iterator[Member]:
@@ -154,10 +162,9 @@ def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, name: str, limits
         return Member(name, header.size, unread, ("file_too_large", detail))
 
     def read(limit: int) -> bytes:
-        file = archive.extractfile(header)
-        if file is None:
-            raise InvalidArchive(_DAMAGED)
-        data = file.read(min(limit, header.size))
+        with _translated():
+            file = archive.extractfile(header)
+            data = b"" if file is None else file.read(min(limit, header.size))
         if len(data) < min(limit, header.size):
             raise InvalidArchive(_DAMAGED)
         return data

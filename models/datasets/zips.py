@@ -10,6 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +30,7 @@ _LOCAL_SIZE = 30
 _ENCRYPTED = 0x1
 _UNIX = 3
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error)
 _DAMAGED = "The zip is damaged or cut off. Pack it again and send all of it."
 
 
@@ -38,19 +40,23 @@ def read_zip(path: Path, limits: Limits) -> Iterator[Member]:
     Raises:
         InvalidArchive: It is damaged, dishonest or too much.
     """
+    with _translated(), path.open("rb") as file:
+        _check_count(file, limits)
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            _check_entries(entries, archive.start_dir, path.stat().st_size, limits)
+            for entry in entries:
+                name = checked_name(entry.orig_filename, limits)
+                if not entry.is_dir() and name:
+                    yield _member(archive, entry, name, limits)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What `zipfile` raises on bytes that are no zip; it documents the first of them only."""
     try:
-        with path.open("rb") as file:
-            _check_count(file, limits)
-            with zipfile.ZipFile(file) as archive:
-                entries = archive.infolist()
-                _check_entries(entries, archive.start_dir, path.stat().st_size, limits)
-                for entry in entries:
-                    name = checked_name(entry.orig_filename, limits)
-                    if not entry.is_dir() and name:
-                        yield _member(archive, entry, name, limits)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error) as broken:
-        raise InvalidArchive(_DAMAGED) from broken
-    except (ValueError, UnicodeError, OverflowError) as broken:
+        yield
+    except (*_BROKEN, ValueError, OverflowError) as broken:
         raise InvalidArchive(_DAMAGED) from broken
 
 
@@ -60,8 +66,11 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits:
         return Member(name, entry.file_size, unread, ("file_too_large", detail))
 
     def read(limit: int) -> bytes:
-        with archive.open(entry) as file:
-            return file.read(limit)
+        with _translated(), archive.open(entry) as file:
+            data = file.read(limit)
+        if len(data) < min(limit, entry.file_size):
+            raise InvalidArchive(_DAMAGED)
+        return data
 
     return Member(name, entry.file_size, read)
 
