@@ -51,7 +51,7 @@ def _judged(copies: list[DatasetFile]) -> list[DatasetFile]:
     if len(labels) > 1:
         detail = f"The same picture is labelled {' and '.join(map(repr, labels))}."
         return [left_out(one, "label_conflict", detail) for one in copies]
-    first, *others = sorted(copies, key=lambda one: (_RANK[one.given_split or "train"], one.path))
+    first, *others = sorted(copies, key=lambda one: _RANK[one.given_split or "train"])
     return [first, *(_copy(one, first) for one in others)]
 
 
