@@ -19,6 +19,7 @@ from contracts.errors import (
     DatasetNotFound,
     ImageTooLarge,
     InvalidImage,
+    NotTrainable,
     PayloadTooLarge,
 )
 from contracts.settings import Settings
@@ -198,6 +199,18 @@ class Library:
             DatasetNotFound: There is no such data set, or it is damaged.
         """
         return load_folder(self._folder(dataset_id))
+
+    def load_trainable(self, dataset_id: str) -> Dataset:
+        """A data set that a training may begin with.
+
+        Raises:
+            DatasetNotFound: As `load`.
+            NotTrainable: It has too few classes or pictures; says which.
+        """
+        info = self.listing(dataset_id).info
+        if not info.trainable:
+            raise NotTrainable(info.reason or "Nothing can be learned from it.")
+        return self.load(dataset_id)
 
     def picture(self, dataset_id: str, sha256: str) -> Path:
         """Where the picture of that hash lies.

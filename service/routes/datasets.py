@@ -1,49 +1,25 @@
 """`/v1/datasets`: pictures with labels, sent to learn from."""
 
-import hashlib
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.datasets import (
-    DATASET_ID,
-    MOST_NAME,
-    DatasetFile,
-    DatasetInfo,
-    FileStatus,
-    NewDataset,
-    SplitName,
-)
-from contracts.errors import (
-    DeadlineExceeded,
-    OpsinError,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-    ValidationFailed,
-)
+from contracts.datasets import DATASET_ID, DatasetFile, DatasetInfo, FileStatus
 from contracts.pages import Page
-from database.idempotency import IdempotencyKey as Asked
 from models.datasets.layout import MOST_LABEL
-from models.datasets.library import NewPicture
-from models.datasets.splitting import Fractions
-from service import examples
-from service.archive_form import ArchiveForm
-from service.body import read_body
-from service.deadlines import HEADER, Deadline, Timed
+from service import dataset_intake, examples
+from service.dataset_intake import JSON_TYPE, AddQuery, CreateQuery
+from service.deadlines import Timed
 from service.preferences import CreationKey
 from service.problems import problem_responses
-from service.services import Open, Services
-from service.uploads import FORM_TYPE, IMAGES_BODY, Upload, read_uploads, shown_name
+from service.services import Open
+from service.uploads import FORM_TYPE, IMAGES_BODY
 
 router = APIRouter(prefix="/v1/datasets", tags=["Data sets"])
 
-JSON_TYPE = "application/json"
-_MOST_JSON = 64 * 1024
-_ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar")
 _CACHED = "private, max-age=86400, immutable"
 
 DatasetId = Annotated[
@@ -56,35 +32,6 @@ FileId = Annotated[
     ),
 ]
 _MISSING = problem_responses("dataset_not_found", "validation_error", "dependency_unavailable")
-
-
-class CreateQuery(BaseModel):
-    """How to split what comes without splits."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    validation: float = Field(
-        0.15, ge=0, le=0.9, description="The part of each class that is for validation."
-    )
-    test: float = Field(0.15, ge=0, le=0.9, description="The part of each class for the test.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Another seed, another split.")
-
-    @model_validator(mode="after")
-    def _leaves_some(self) -> "CreateQuery":
-        if self.validation + self.test > 0.95:
-            raise ValueError("validation and test together leave too little to learn from")
-        return self
-
-
-class AddQuery(BaseModel):
-    """Where the pictures belong."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    label: str = Field(
-        min_length=1, max_length=MOST_LABEL, description="Their class.", examples=["cat"]
-    )
-    split: SplitName | None = Field(None, description="Their split; left out, it is drawn.")
 
 
 class PageQuery(BaseModel):
@@ -101,7 +48,12 @@ class PageQuery(BaseModel):
 class FilesQuery(PageQuery):
     """Which files."""
 
-    label: str | None = Field(None, max_length=MOST_LABEL, description="Only those of this class.")
+    label: str | None = Field(
+        None,
+        max_length=MOST_LABEL,
+        pattern=r"^[^\x00-\x1f]*$",
+        description="Only those of this class.",
+    )
     status: FileStatus | None = Field(None, description="Only those kept, or those left out.")
 
 
@@ -154,58 +106,8 @@ async def create_dataset(
     Every picture is decoded; what is none, a copy or hidden is left out and listed. A dishonest
     archive is refused as a whole. Allow a large one more time with `X-Timeout-Ms`.
     """
-    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind == JSON_TYPE:
-        made = await _begin_empty(request, query, key, deadline, services)
-    elif kind == FORM_TYPE:
-        made = await _take_archive(request, query, key, deadline, services)
-    else:
-        raise UnsupportedMediaType(f"Set Content-Type to {FORM_TYPE} or {JSON_TYPE}.")
+    made = await dataset_intake.create(request, query, key, deadline, services)
     return JSONResponse(made, 201, {"Location": f"{router.prefix}/{made['id']}"})
-
-
-async def _begin_empty(
-    request: Request, query: CreateQuery, key: str | None, deadline: Deadline, services: Services
-) -> dict[str, Any]:
-    async with deadline.enforced():
-        refusal = PayloadTooLarge(f"The JSON may have {_MOST_JSON} bytes.")
-        body = await read_body(request, _MOST_JSON, refusal)
-    try:
-        name = _checked_name(NewDataset.model_validate_json(body).name)
-    except ValidationError:
-        raise ValidationFailed('Send {"name": "…"}, a name of 1 to 100 characters.') from None
-    asked = _asked(key, name, query, "")
-    return await run_in_threadpool(
-        services.datasets.create, name, None, _fractions(query), told=_until(deadline), asked=asked
-    )
-
-
-async def _take_archive(
-    request: Request, query: CreateQuery, key: str | None, deadline: Deadline, services: Services
-) -> dict[str, Any]:
-    library = services.datasets.library
-    with services.datasets.place():
-        staging = library.staging()
-        folder = await run_in_threadpool(staging.__enter__)
-        try:
-            async with deadline.enforced():
-                form = ArchiveForm(
-                    request.headers["Content-Type"], limit=library.limits.archive_bytes
-                )
-                declared = int(request.headers.get("Content-Length", "0"))
-                await run_in_threadpool(library.limits.require_room, folder, declared)
-                await form.save(request.stream(), folder / "archive")
-            name = _name_of(form)
-            return await run_in_threadpool(
-                services.datasets.create,
-                name,
-                folder / "archive",
-                _fractions(query),
-                told=_until(deadline),
-                asked=_asked(key, name, query, form.digest.hexdigest()),
-            )
-        finally:
-            await run_in_threadpool(staging.__exit__, None, None, None)
 
 
 @router.get(
@@ -285,16 +187,9 @@ async def add_images(
     With one picture, its fault is the error. Without `split` the split of the class is drawn
     anew, so that the fractions hold.
     """
-    label = _checked_label(query.label)
-    await run_in_threadpool(services.datasets.rows.get, dataset_id)
-    with services.datasets.place():
-        async with deadline.enforced():
-            uploads = await read_uploads(request, services.settings)
-        pictures = [_picture(one, number) for number, one in enumerate(uploads, 1)]
-        asked = _asked_to_add(key, dataset_id, label, query.split, pictures)
-        body = await run_in_threadpool(
-            services.datasets.add, dataset_id, pictures, label, query.split, asked=asked
-        )
+    body = await dataset_intake.add(
+        request, dataset_id, query, key=key, deadline=deadline, services=services
+    )
     return JSONResponse(body, 201)
 
 
@@ -352,69 +247,3 @@ async def get_thumbnail(
         deadline_seconds=deadline.remaining,
     )
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": _CACHED})
-
-
-def _until(deadline: Deadline) -> Any:
-    """Ends an admission at the first file after the deadline."""
-
-    def told(done: int, _path: str) -> None:
-        if deadline.remaining <= 0:
-            raise DeadlineExceeded(
-                f"{done} files were read within {deadline.milliseconds} ms, and nothing was kept. "
-                f"Allow more time with {HEADER}, or send a smaller archive."
-            )
-
-    return told
-
-
-def _fractions(query: CreateQuery) -> Fractions:
-    return Fractions(query.validation, query.test, query.seed)
-
-
-def _name_of(form: ArchiveForm) -> str:
-    if form.name is not None:
-        return _checked_name(form.name)
-    name = shown_name(form.filename) or "archive"
-    for ending in _ENDINGS:
-        name = name.removesuffix(ending)
-    return _checked_name(name[:MOST_NAME] or "archive")
-
-
-def _checked_name(name: str) -> str:
-    plain = name.strip()
-    if not plain or len(plain) > MOST_NAME or not plain.isprintable():
-        raise ValidationFailed("A data set's name has 1 to 100 printable characters.")
-    return plain
-
-
-def _checked_label(label: str) -> str:
-    if label != label.strip() or not label.isprintable() or set("/\\") & set(label):
-        raise ValidationFailed("A label is printable, without slashes and spaces at its ends.")
-    if label.startswith("."):
-        raise ValidationFailed("A label does not begin with a dot.")
-    return label
-
-
-def _picture(upload: Upload, number: int) -> NewPicture:
-    if isinstance(upload.data, OpsinError):
-        raise upload.data
-    return NewPicture(upload.name or f"picture-{number}", upload.data)
-
-
-def _asked(key: str | None, name: str, query: CreateQuery, archive: str) -> Asked | None:
-    if key is None:
-        return None
-    told = json.dumps([name, query.model_dump(), archive])
-    return Asked(key, "dataset", hashlib.sha256(told.encode()).hexdigest())
-
-
-def _asked_to_add(
-    key: str | None, dataset_id: str, label: str, split: str | None, pictures: list[NewPicture]
-) -> Asked | None:
-    if key is None:
-        return None
-    digest = hashlib.sha256(json.dumps([label, split]).encode())
-    for picture in pictures:
-        digest.update(json.dumps([picture.name, len(picture.data)]).encode())
-        digest.update(picture.data)
-    return Asked(key, f"images of {dataset_id}", digest.hexdigest())

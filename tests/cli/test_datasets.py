@@ -37,7 +37,6 @@ def test_from_a_folder_to_its_end(datasets: DataSets, tmp_path: Path) -> None:
     assert "ready to train" in added
     (dataset_id,) = set(re.findall(r"ds_[\w-]+", added))
     assert re.search(rf"{dataset_id} +pets +2 +25 +3 ", datasets("list"))
-    assert "ready to train" in datasets("show", dataset_id)
     left_out = datasets("files", dataset_id, "--status", "rejected")
     assert len(left_out.splitlines()) == 4
     assert "is deleted" in datasets("delete", dataset_id)

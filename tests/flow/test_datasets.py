@@ -1,4 +1,4 @@
-"""Real pictures over real HTTP, and an API that is killed while they arrive. No worker is needed."""
+"""Real pictures over real HTTP, and an API that is killed while they arrive. Needs no worker."""
 
 import socket
 import time
@@ -77,7 +77,8 @@ def half_sent(api: Running, archive: bytes) -> socket.socket:
     address = urlsplit(api.url)
     connection = socket.create_connection((address.hostname, address.port), timeout=10)
     connection.sendall(
-        b"POST /v1/datasets HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        b"POST /v1/datasets HTTP/1.1\r\nHost: x\r\n"
+        b"Content-Type: multipart/form-data; boundary=x\r\n"
         b"Content-Length: %d\r\n\r\n" % (len(head) + len(archive) + 9)
     )
     connection.sendall(head + archive[: len(archive) // 2])

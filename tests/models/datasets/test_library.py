@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from contracts.errors import Conflict, DatasetNotFound, ImageTooLarge, InvalidImage
+from contracts.errors import Conflict, DatasetNotFound, ImageTooLarge, InvalidImage, NotTrainable
 from models.datasets.library import DEFAULT, Library, NewPicture
 from models.datasets.limits import Limits
 from models.datasets.splitting import Fractions
@@ -47,7 +47,7 @@ def test_what_a_training_sees(library: Library, tmp_path: Path) -> None:
     info = library.create("pets", sent(tmp_path, zipped(GOOD))).info
     assert info.trainable
     assert info.splits == {"train": 12, "validation": 2, "test": 2}
-    seen = library.load(info.id)
+    seen = library.load_trainable(info.id)
     assert (seen.name, seen.digest, seen.classes) == ("pets", info.digest, ("cat", "dog"))
     assert sorted(one.path.read_bytes() for one in seen.examples) == sorted(GOOD.values())
     assert {one.label for one in seen.of("test")} == {"cat", "dog"}
@@ -172,6 +172,8 @@ def test_what_cannot_be_trained(
     files = tree(classes) | {"c/broken.png": b"no"}
     info = library.create("x", sent(tmp_path, zipped(files))).info
     assert not info.trainable
+    with pytest.raises(NotTrainable, match=reason):
+        library.load_trainable(info.id)
     assert reason in (info.reason or "")
     assert "empty_class" in {one.code for one in info.warnings}
 
