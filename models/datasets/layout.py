@@ -79,8 +79,9 @@ def _split_of(parts: list[str], at: int) -> Split | None:
 
 def _is_wrapper(folders: list[list[str]], at: int) -> bool:
     """Whether all lie in the one same folder, which is no split, with folders below it."""
-    tops = {parts[at] if len(parts) > at else "" for parts in folders}
-    if len(tops) != 1 or "" in tops:
+    # Pictures beside that folder have no class, whatever it is.
+    tops = {parts[at] for parts in folders if len(parts) > at}
+    if len(tops) != 1:
         return False
     (top,) = tops
     return top.lower() not in SPLIT_FOLDERS and any(len(parts) > at + 1 for parts in folders)

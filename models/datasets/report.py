@@ -85,38 +85,43 @@ def _warnings(
     admitted: Sequence[DatasetFile],
     rejected: Sequence[DatasetFile],
 ) -> list[DatasetWarning]:
-    """What is said of it; the details are None where there is nothing to say."""
+    """Each: its code, whether there is cause for it, and what is said then."""
     codes = Counter(one.code for one in rejected)
     gone = sorted({one.label for one in rejected if one.label} - classes.keys())
     few = [name for name, count in classes.items() if LEAST_PICTURES <= count < _FEW]
     misnamed = sum(one.code == "misnamed" for one in admitted)
-    drawn = sum(one.given_split == "train" != one.split for one in admitted)
-    least = min(classes.values(), default=1)
-    ratio = max(classes.values(), default=1) / least
-    said = {
-        "imbalance": f"{ratio:.0f}:1; class weights will be used" if ratio >= _IMBALANCE else "",
-        "leak": f"{codes['leak']} pictures stood in several splits; they stay in the one that "
-        "tests, and were left out of the other"
-        if codes["leak"]
-        else "",
-        "label_conflict": f"{codes['label_conflict']} files are the same pictures under several "
-        "labels; all of them were left out"
-        if codes["label_conflict"]
-        else "",
-        "few": f"fewer than {_FEW} pictures: {_named(few)}" if few else "",
-        "empty_class": f"no picture of it could be used: {_named(gone)}" if gone else "",
-        "misnamed": f"{misnamed} files are not what their name says; they were kept"
-        if misnamed
-        else "",
-        "validation_drawn": f"{drawn} pictures of train are used for validation" if drawn else "",
-        "no_validation": "no picture is for validation"
-        if admitted and not splits["validation"]
-        else "",
-        "no_test": "no picture is for the test, so there will be no test accuracy"
-        if admitted and not splits["test"]
-        else "",
-    }
-    return [DatasetWarning(code=code, detail=detail) for code, detail in said.items() if detail]
+    drawn = sum(one.given_split == "train" and one.split != "train" for one in admitted)
+    ratio = max(classes.values(), default=1) / min(classes.values(), default=1)
+    leaks, conflicts = codes["leak"], codes["label_conflict"]
+    said: list[tuple[str, object, str]] = [
+        ("imbalance", ratio >= _IMBALANCE, f"{ratio:.0f}:1; class weights will be used"),
+        (
+            "leak",
+            leaks,
+            f"{leaks} pictures stood in several splits; they stay in the one that tests, and were "
+            "left out of the other",
+        ),
+        (
+            "label_conflict",
+            conflicts,
+            f"{conflicts} files are the same pictures under several labels; all were left out",
+        ),
+        ("few", few, f"fewer than {_FEW} pictures: {_named(few)}"),
+        ("empty_class", gone, f"no picture of it could be used: {_named(gone)}"),
+        ("misnamed", misnamed, f"{misnamed} files are not what their name says; they were kept"),
+        ("validation_drawn", drawn, f"{drawn} pictures of train are used for validation"),
+        (
+            "no_validation",
+            admitted and not splits["validation"],
+            "no picture is for validation",
+        ),
+        (
+            "no_test",
+            admitted and not splits["test"],
+            "no picture is for the test, so there will be no test accuracy",
+        ),
+    ]
+    return [DatasetWarning(code=code, detail=detail) for code, cause, detail in said if cause]
 
 
 def _told(one: DatasetFile) -> RejectedFile:

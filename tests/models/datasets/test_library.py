@@ -85,6 +85,13 @@ def test_layouts(
         assert tuple(one.split for one in listing.files) == splits
 
 
+def test_a_stray_picture_does_not_rename_the_classes(library: Library, tmp_path: Path) -> None:
+    files = {f"pets/{name}": data for name, data in GOOD.items()} | {"stray.png": photo(900)}
+    info = library.create("x", sent(tmp_path, zipped(files))).info
+    assert set(info.classes) == {"cat", "dog"}
+    assert [(one.path, one.code) for one in info.rejected] == [("stray.png", "no_label")]
+
+
 def test_given_splits_are_kept_and_validation_is_drawn_from_train(
     library: Library, tmp_path: Path
 ) -> None:
