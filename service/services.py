@@ -24,6 +24,7 @@ from models.conversion import Derived
 from models.images import Target
 from models.shelves import Served
 from models.store import Store
+from service.datasets import Datasets
 
 T = TypeVar("T")
 
@@ -174,6 +175,7 @@ class Services:
     job_files: JobFiles
     store: Store
     conversions: Conversions
+    datasets: Datasets
     database_ok: Callable[[], bool]
     started_at: float
 

@@ -1,0 +1,52 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import Run, Starter
+from tests.models.datasets.packing import on_disk, tree, written, zipped
+
+
+class DataSets:
+    def __init__(self, start: Starter, folder: Path) -> None:
+        self._start, self._folder = start, folder
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        home = self._folder / "home"
+        run: Run = self._start("-m", "cli", "datasets", *arguments, OPSIN_HOME=home)
+        assert run.wait(60) == code, run.text
+        assert "Traceback" not in run.text
+        return run.text
+
+
+@pytest.fixture
+def datasets(start: Starter, tmp_path: Path) -> DataSets:
+    return DataSets(start, tmp_path)
+
+
+def test_from_a_folder_to_its_end(datasets: DataSets, tmp_path: Path) -> None:
+    files = tree({"cat": 20, "dog [big]": 5}) | {"cat/notes.txt": b"milk", "cat/.x": b""}
+    folder = written(tmp_path / "pets", files)
+    (folder / "cat" / "outside.png").symlink_to("/etc/passwd")
+    added = datasets("add", str(folder))
+    assert re.search(r"dog \[big\] +5", added)
+    assert "25 pictures: 17 train, 4 validation, 4 test" in added
+    assert "imbalance: 4:1" in added
+    assert "3 files were left out" in added
+    assert re.search(r"cat/outside.png +link", added)
+    assert "ready to train" in added
+    (dataset_id,) = set(re.findall(r"ds_[\w-]+", added))
+    assert re.search(rf"{dataset_id} +pets +2 +25 +3 ", datasets("list"))
+    left_out = datasets("files", dataset_id, "--status", "rejected")
+    assert len(left_out.splitlines()) == 4
+    assert "is deleted" in datasets("delete", dataset_id)
+    assert "no data set of that id" in datasets("show", dataset_id, code=1)
+
+
+def test_what_cannot_be_taken_is_one_line(datasets: DataSets, tmp_path: Path) -> None:
+    bad = tmp_path / "pets.zip"
+    bad.write_bytes(zipped({"cat/1.png": b"x"})[:-20])
+    assert "damaged or cut off" in datasets("add", str(bad), code=1)
+    assert "no such file or folder" in datasets("add", str(tmp_path / "nonesuch"), code=1)
+    assert on_disk(tmp_path / "home" / "datasets") <= {".staging"}
+    assert "opsin datasets add" in datasets("list", code=1)

@@ -1,0 +1,72 @@
+"""What holds of every split."""
+
+import random
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.datasets import DatasetFile
+from models.datasets.report import digest
+from models.datasets.splitting import Fractions, split
+
+CLASSES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 60), min_size=1)
+FRACTIONS = st.builds(Fractions, st.floats(0, 0.45), st.floats(0, 0.45), st.integers(0, 2**31 - 1))
+
+
+def files(classes: dict[str, int]) -> list[DatasetFile]:
+    return [
+        DatasetFile(id=f"{label}{n}", path=f"{label}/{n}", status="admitted", label=label,
+                    sha256=f"{label}{n:063d}")
+        for label, count in classes.items()
+        for n in range(count)
+    ]  # fmt: skip
+
+
+@given(CLASSES, FRACTIONS)
+@settings(max_examples=100, deadline=None)
+def test_every_class_is_split_alike(classes: dict[str, int], fractions: Fractions) -> None:
+    found = split(files(classes), fractions)
+    counts = Counter((one.label, one.split) for one in found)
+    for label, count in classes.items():
+        assert counts[label, "train"] >= 1, "every class is learned"
+        for part, fraction in (("validation", fractions.validation), ("test", fractions.test)):
+            assert abs(counts[label, part] - fraction * count) <= 1
+            if fraction > 0 and count >= 5:
+                assert counts[label, part] >= 1
+    assert sum(counts.values()) == sum(classes.values())
+
+
+@given(CLASSES, FRACTIONS, st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_neither_order_nor_names_matter(
+    classes: dict[str, int], fractions: Fractions, order: random.Random
+) -> None:
+    first = files(classes)
+    other = [one.model_copy(update={"id": f"x{one.id}", "path": f"y/{one.path}"}) for one in first]
+    order.shuffle(other)
+    assert digest(split(first, fractions)) == digest(split(other, fractions))
+
+
+@given(CLASSES, FRACTIONS)
+@settings(max_examples=50, deadline=None)
+def test_a_picture_more_moves_few(classes: dict[str, int], fractions: Fractions) -> None:
+    before = {one.id: one.split for one in split(files(classes), fractions)}
+    more = {label: count + 1 for label, count in classes.items()}
+    after = {one.id: one.split for one in split(files(more), fractions)}
+    moved = Counter(one[0] for one in before if before[one] != after[one])
+    assert all(count <= 4 for count in moved.values())
+
+
+@given(CLASSES, FRACTIONS)
+@settings(max_examples=50, deadline=None)
+def test_what_is_given_stays(classes: dict[str, int], fractions: Fractions) -> None:
+    names = ("train", "validation", "test")
+    given_splits = [
+        one.model_copy(update={"given_split": names[n % 3]}) for n, one in enumerate(files(classes))
+    ]
+    found = split(given_splits, fractions)
+    if any(one.given_split == "validation" for one in given_splits):
+        assert [one.split for one in found] == [one.given_split for one in given_splits]
+    tested = [one.id for one in given_splits if one.given_split == "test"]
+    assert [one.id for one in found if one.split == "test"] == tested
