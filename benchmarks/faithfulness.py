@@ -9,12 +9,12 @@ that beats a random map on neither count shows nothing of what the network looks
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.accuracy import labelled
@@ -65,7 +65,9 @@ def main() -> int:
     parser.add_argument("--model", default="squeezenet")
     parser.add_argument("--pictures", type=int, default=50)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--minutes", type=float, default=600, help="stop after that long")
     arguments = parser.parse_args()
+    until = time.monotonic() + 60 * arguments.minutes
     settings = Settings()
     prepare_tensorflow(settings.worker_threads)
     store = Store(settings.store_home)
@@ -73,12 +75,12 @@ def main() -> int:
     folder = store.path(arguments.model, predictor.version)
     explainer = Explainer(folder, max_batch_size=BATCH, predictor=predictor)
     pictures = recognised(explainer, arguments.folder, arguments.pictures)
-    rows = [
-        measured(explainer, image, target, arguments.steps, seed)
-        for seed, (image, target) in track(
-            enumerate(pictures), total=arguments.pictures, console=Console(stderr=True)
-        )
-    ]
+    rows: list[np.ndarray] = []
+    for image, target in pictures:
+        rows.append(measured(explainer, image, target, arguments.steps, seed=len(rows)))
+        print(len(rows), target, rows[-1].round(4).tolist(), file=sys.stderr, flush=True)
+        if time.monotonic() > until:
+            break
     return _print(arguments.model, np.array(rows))
 
 
