@@ -179,4 +179,5 @@ def _shown(pictures: Array) -> Pixels:
     """As in the tutorial: centred, to one contrast, cut off at the ends."""
     centred = pictures - pictures.mean(axis=(1, 2, 3), keepdims=True)
     centred /= pictures.std(axis=(1, 2, 3), keepdims=True) + _EPSILON
-    return ((centred * _CONTRAST + 0.5).clip(0, 1) * 255).astype(np.uint8)
+    shown: Pixels = ((centred * _CONTRAST + 0.5).clip(0, 1) * 255).astype(np.uint8)
+    return shown

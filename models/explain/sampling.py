@@ -108,9 +108,11 @@ def integrated_gradients(question: Question) -> Array:
     Integrated Gradients (Sundararajan et al., 2017, arXiv:1703.01365, eq. 3), by the midpoint
     rule: x * mean_s dS/dx(s x). Summed over all places it is what the score gained.
     """
-    shares = (np.arange(PATH_STEPS, dtype=np.float32) + 0.5) / PATH_STEPS
+    shares = ((np.arange(PATH_STEPS) + 0.5) / PATH_STEPS).astype(np.float32)
     batches = np.split(shares, np.cumsum(_sizes(PATH_STEPS, question.batch))[:-1])
-    path = (question.image * share[:, None, None, None] for share in batches)
+    path: Iterable[Array] = (
+        (question.image * share[:, None, None, None]).astype(np.float32) for share in batches
+    )
     mean = _mean_gradient(question, path, PATH_STEPS)
     return _pooled((question.image * mean).sum(axis=-1))
 

@@ -57,7 +57,7 @@ def test_octaves_and_jitter_end_at_the_size_asked_for(filters: Filters) -> None:
 def test_a_dead_filter_is_blank() -> None:
     model = tiny()
     kernel, bias = model.get_layer("conv2").get_weights()
-    kernel[..., 3], bias[3] = 0, -1
+    kernel[..., 3], bias[3], bias[0] = 0, -1, 1
     model.get_layer("conv2").set_weights([kernel, bias])
     blank = Filters(model, "unit", "conv2").patterns([3, 0], SHORT).blank
     assert blank.tolist() == [True, False]

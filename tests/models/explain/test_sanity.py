@@ -38,7 +38,7 @@ def test_a_check_leaves_the_network_as_it_was_and_stands_in_the_manifest(tmp_pat
 
 def test_maps_that_do_not_follow_the_weights_are_found_out() -> None:
     x = image = keras.Input((16, 16, 3))
-    x = layers.AveragePooling2D(name="maps")(x)  # of the picture alone
+    x = layers.AveragePooling2D(2, name="maps")(x)  # of the picture alone
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, layers.Dense(2, activation="softmax")(x))
     model.layers[-1].set_weights([np.ones((3, 2)), np.zeros(2)])
