@@ -6,6 +6,7 @@
     ├── NotFound                 404 not_found
     │   ├── ModelNotFound            model_not_found
     │   ├── VersionNotFound          version_not_found
+    │   ├── LayerNotFound            layer_not_found
     │   ├── JobNotFound              job_not_found
     │   └── DatasetNotFound          dataset_not_found
     ├── Conflict                 409 conflict
@@ -48,6 +49,7 @@ CODES: dict[str, Meaning] = {
     "not_found": Meaning(404, "There is nothing at this address"),
     "model_not_found": Meaning(404, "There is no model of that name"),
     "version_not_found": Meaning(404, "The model has no such version"),
+    "layer_not_found": Meaning(404, "The network has no such layer"),
     "job_not_found": Meaning(404, "There is no such job"),
     "dataset_not_found": Meaning(404, "There is no such data set"),
     "method_not_allowed": Meaning(405, "This address does not take that method"),
@@ -109,6 +111,10 @@ class ModelNotFound(NotFound):
 
 class VersionNotFound(NotFound):
     code = "version_not_found"
+
+
+class LayerNotFound(NotFound):
+    code = "layer_not_found"
 
 
 class JobNotFound(NotFound):

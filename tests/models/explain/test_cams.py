@@ -4,11 +4,18 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from models.explanation import explainer, grad_cam, hires_cam
+from models.explain.cams import Weigh, cam, grad_cam, hires_cam
+from models.explain.flat import Flat
+from models.explain.head import head_of
 from models.networks.cnn import cnn
 from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored
+
+
+def explainer(model: keras.Model, layer: str, weigh: Weigh):
+    flat = Flat.of(model)
+    return cam(flat, head_of(flat), layer, weigh)
 
 
 def by_hand(

@@ -1,0 +1,84 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from contracts.errors import ValidationFailed
+from models.explain.filters import Ascent, Filters
+from tests.models import keras_warnings
+from tests.models.explain.versions import tiny
+
+pytestmark = keras_warnings.ignored
+
+SHORT = Ascent(steps=5, image_size=20, seed=8)
+
+
+@pytest.fixture(scope="module")
+def filters() -> Filters:
+    return Filters(tiny(), "unit", "conv2")
+
+
+def test_each_pattern_excites_its_filter_more_the_longer_it_climbs(filters: Filters) -> None:
+    short = filters.patterns([0, 3, 7], SHORT)
+    long = filters.patterns([0, 3, 7], Ascent(steps=40, image_size=20, seed=8))
+    assert short.pictures.shape == (3, 20, 20, 3)
+    assert short.pictures.dtype == np.uint8
+    live = ~short.blank
+    assert live.any()
+    assert (long.activations[live] > short.activations[live]).all()
+
+
+def test_a_pattern_does_not_depend_on_its_neighbours(filters: Filters) -> None:
+    together = filters.patterns([0, 3, 7], SHORT)
+    alone = filters.patterns([3], SHORT)
+    difference = together.pictures[1].astype(int) - alone.pictures[0].astype(int)
+    assert np.abs(difference).max() <= 1
+
+
+def test_more_than_fit_in_memory_run_in_turn(
+    filters: Filters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = filters.patterns([1, 2, 5], SHORT)
+    monkeypatch.setattr("models.explain.filters._MOST_PIXELS", 2 * 20 * 20)
+    told: list[float] = []
+    parts = filters.patterns([1, 2, 5], SHORT, progress=told.append)
+    np.testing.assert_allclose(parts.activations, whole.activations, rtol=1e-4)
+    assert len(told) == 2 * SHORT.steps
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1)
+
+
+def test_octaves_and_jitter_end_at_the_size_asked_for(filters: Filters) -> None:
+    ascent = Ascent(steps=2, image_size=40, octaves=3, jitter=3, seed=8)
+    assert ascent.sizes == [20, 29, 40]
+    assert filters.patterns([0], ascent).pictures.shape == (1, 40, 40, 3)
+
+
+def test_a_dead_filter_is_blank() -> None:
+    model = tiny()
+    kernel, bias = model.get_layer("conv2").get_weights()
+    kernel[..., 3], bias[3], bias[0] = 0, -1, 1
+    model.get_layer("conv2").set_weights([kernel, bias])
+    blank = Filters(model, "unit", "conv2").patterns([3, 0], SHORT).blank
+    assert blank.tolist() == [True, False]
+
+
+def test_the_step_is_the_tutorials() -> None:
+    """One step against NumPy: a 1x1 convolution has the same gradient at every place."""
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(2, 1, name="conv")(image)
+    model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    found = Filters(model, "unit", "conv")
+    start = np.full((1, 6, 6, 3), 100, np.float32)
+    after, activation, size = found._climb(start, [1], 0.9, [2, -1])
+    kernel = model.get_layer("conv").get_weights()[0][0, 0, :, 1]
+    gradient = np.broadcast_to(kernel / 255 / 36, (1, 6, 6, 3))
+    rms = np.sqrt(np.mean(gradient**2))
+    np.testing.assert_allclose(size, [rms], rtol=1e-4)
+    np.testing.assert_allclose(after, start + 0.9 * gradient / (rms + 1e-5), rtol=1e-4)
+    np.testing.assert_allclose(activation, [(kernel * 100 / 255).sum()], rtol=1e-4)
+
+
+def test_a_filter_that_is_not_there_is_told(filters: Filters) -> None:
+    with pytest.raises(ValidationFailed, match="0 to 63"):
+        filters.patterns([64], SHORT)

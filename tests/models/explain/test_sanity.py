@@ -1,0 +1,47 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from models.explain.sanity import rank_correlation, sanity
+from models.manifest import read_manifest
+from tests.models import keras_warnings
+from tests.models.explain.versions import pictures, published, tiny
+
+pytestmark = keras_warnings.ignored
+
+
+def test_the_correlation_is_spearmans() -> None:
+    grid = np.array([[0.1, 0.5], [0.3, 0.9]], np.float32)
+    assert rank_correlation(grid, grid**3) == pytest.approx(1)
+    assert rank_correlation(grid, -grid) == pytest.approx(-1)
+    assert rank_correlation(grid, np.zeros_like(grid)) == 0
+    # Ranks 1 4 2.5 2.5 and 1 2 3 4: by hand, 3.5 / sqrt(4.5 * 5) less the mean's share.
+    other = np.array([[0, 3], [1, 1]], np.float32)
+    a, b = np.array([1, 4, 2.5, 2.5]), np.array([1, 3, 2, 4])
+    expected = np.corrcoef(a, b)[0, 1]
+    assert rank_correlation(other, grid) == pytest.approx(expected)
+
+
+def test_a_check_leaves_the_network_as_it_was_and_stands_in_the_manifest(tmp_path) -> None:
+    model = tiny()
+    before = model.get_weights()
+    kept = read_manifest(published(tmp_path, model)).sanity
+    assert kept is not None
+    assert (kept.method, kept.layer, kept.pictures) == ("grad_cam", "conv2", 2)
+    assert list(kept.rank_correlation)[-1] == "conv1"
+    assert all(-1 <= value <= 1 for value in kept.rank_correlation.values())
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert sanity(model, "unit", "conv2", pictures(2)) == kept, "seeded"
+
+
+def test_maps_that_do_not_follow_the_weights_are_found_out() -> None:
+    x = image = keras.Input((16, 16, 3))
+    x = layers.AveragePooling2D(2, name="maps")(x)  # of the picture alone
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, layers.Dense(2, activation="softmax")(x))
+    model.layers[-1].set_weights([np.ones((3, 2)), np.zeros(2)])
+    found = sanity(model, "unit", "maps", pictures(2))
+    assert list(found.rank_correlation.values())[-1] == pytest.approx(1)
+    assert not found.passed

@@ -1,0 +1,36 @@
+"""A tiny network in a store, for tests that ask a version for its reasons."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from models.exporting import export_version
+from models.labels import Label
+from models.networks.cnn import cnn
+from models.signatures import Blueprint
+from models.store import Store
+
+SIDE = 16
+BLUEPRINT = Blueprint("cnn_small", SIDE, "unit", "pool2", "conv2")
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(8).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+
+
+def tiny(classes: int = 3) -> keras.Model:
+    keras.utils.set_random_seed(8)
+    return cnn("cnn_small", input_shape=(SIDE, SIDE, 3), classes=classes)
+
+
+def published(root: Path, model: keras.Model, name: str = "tiny") -> Path:
+    """The folder of a version that holds `model`."""
+    store = Store(root)
+    units = int(model.outputs[0].shape[-1])
+    labels = [Label(str(n), f"class {n}") for n in range(units)]
+    with store.staging() as folder:
+        draft = export_version(model, BLUEPRINT, folder, pictures=pictures(2), labels=labels)
+        version = store.publish(name, folder, draft)
+    store.promote(name, version)
+    return store.path(name, version)
