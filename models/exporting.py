@@ -12,13 +12,17 @@ import keras
 
 from contracts.manifest import Draft, Endpoint, Provenance
 from contracts.messages import Pixels
+from models.endpoints import OUTPUTS
 from models.label_file import write_labels
 from models.labels import Label
 from models.parity import parity
+from models.runtimes.reference import REFERENCE, Reference
 from models.signatures import Blueprint, Signature, is_base, signatures
 
 SAVED_MODEL = "saved_model"
 KERAS_MODEL = "model.keras"
+# Each costs 150 kB on the disk, and its time whenever the version is loaded.
+_REFERENCE_PICTURES = 8
 
 
 def export_version(
@@ -31,7 +35,7 @@ def export_version(
     provenance: Provenance | None = None,
     metrics: dict[str, float] | None = None,
 ) -> Draft:
-    """Write `saved_model/`, `model.keras` and `labels.json`, and check them.
+    """Write `saved_model/`, `model.keras`, `labels.json` and `reference.npz`, and check them.
 
     Args:
         model: Flat, with its weights; ends in probabilities, or in maps if it is a base alone.
@@ -56,6 +60,8 @@ def export_version(
     _write_saved_model(endpoints, folder / SAVED_MODEL)
     model.save(folder / KERAS_MODEL)
     write_labels(folder, labels)
+    equality = parity(endpoints, folder / SAVED_MODEL, pictures)
+    _reference(endpoints, pictures[:_REFERENCE_PICTURES]).write(folder / REFERENCE)
     height, width = model.inputs[0].shape[1:3]
     return Draft(
         network=blueprint.network,
@@ -66,7 +72,7 @@ def export_version(
         endpoints=tuple(endpoints),
         features=int(model.get_layer(blueprint.base_output).output.shape[-1]),
         explain_layer=blueprint.explain_layer,
-        parity=parity(endpoints, folder / SAVED_MODEL, pictures),
+        parity=equality,
         provenance=(provenance or Provenance()).model_copy(update={"libraries": _libraries()}),
         metrics=metrics or {},
     )
@@ -78,6 +84,18 @@ def _write_saved_model(endpoints: dict[Endpoint, Signature], folder: Path) -> No
     for name, endpoint in endpoints.items():
         archive.add_endpoint(name, endpoint.run, input_signature=list(endpoint.inputs))
     archive.write_out(str(folder), verbose=False)
+
+
+def _reference(endpoints: dict[Endpoint, Signature], pictures: Pixels) -> Reference:
+    """What other runtimes are compared with whenever the version is loaded."""
+    return Reference(
+        pictures,
+        {
+            name: endpoint.run(pictures)[OUTPUTS[name]].numpy()
+            for name, endpoint in endpoints.items()
+            if name in ("serve", "features")
+        },
+    )
 
 
 def _libraries() -> dict[str, str]:

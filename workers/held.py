@@ -20,6 +20,7 @@ class Predictor(Protocol):
     labels: tuple[Label, ...]
     operations: tuple[Operation, ...]
     runtime: str
+    runtime_reason: str | None
     batch_sizes: tuple[int, ...]
 
     def run(self, operation: Operation, images: Pixels) -> Vector:
