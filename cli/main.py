@@ -24,6 +24,7 @@ def _tell_version(asked: bool) -> None:
 
 
 Model = Annotated[str, typer.Argument(help="A model's name.")]
+DatasetId = Annotated[str, typer.Argument(metavar="ID", help="As `opsin datasets list` shows.")]
 
 
 def build() -> typer.Typer:
@@ -50,6 +51,13 @@ def build() -> typer.Typer:
     models.command("verify")(models_verify)
     models.command("download")(models_download)
     app.add_typer(models, name="models")
+    datasets = typer.Typer(help="Pictures with labels, to learn from.", no_args_is_help=True)
+    datasets.command("add")(datasets_add)
+    datasets.command("list")(datasets_list)
+    datasets.command("show")(datasets_show)
+    datasets.command("files")(datasets_files)
+    datasets.command("delete")(datasets_delete)
+    app.add_typer(datasets, name="datasets")
     return app
 
 
@@ -214,6 +222,63 @@ def models_download(
     from cli.versions import fetch  # noqa: PLC0415
 
     fetch(load(), model, version, kind, to)
+
+
+def datasets_add(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER_OR_ARCHIVE", help="A folder a class, or a zip of it.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Default: as the folder.")] = None,
+    validation: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Part of each class for validation.")
+    ] = 0.15,
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="Part of each class to test.")] = 0.15,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another split.")] = 0,
+) -> None:
+    """Take pictures in, and report what became of each file."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.datasets import add  # noqa: PLC0415
+    from models.datasets.splitting import Fractions  # noqa: PLC0415
+
+    add(load(), source, name, Fractions(validation, test, seed))
+
+
+def datasets_list() -> None:
+    """Show all data sets."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.datasets import show_all  # noqa: PLC0415
+
+    show_all(load())
+
+
+def datasets_show(dataset: DatasetId) -> None:
+    """Show a data set's classes, splits, warnings, and what was left out."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.datasets import show  # noqa: PLC0415
+
+    show(load(), dataset)
+
+
+def datasets_files(
+    dataset: DatasetId,
+    label: Annotated[str | None, typer.Option(help="Only this class.")] = None,
+    status: Annotated[
+        Literal["admitted", "rejected"] | None, typer.Option(help="Only kept or left out ones.")
+    ] = None,
+) -> None:
+    """Show every file that was sent, and what became of it."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.datasets import files  # noqa: PLC0415
+
+    files(load(), dataset, label, status)
+
+
+def datasets_delete(dataset: DatasetId) -> None:
+    """Remove a data set and its pictures for good."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.datasets import delete  # noqa: PLC0415
+
+    delete(load(), dataset)
 
 
 def doctor(

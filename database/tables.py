@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Index, String, Text, TypeDecorator
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, String, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -83,3 +83,34 @@ class AnswerRecord(Record):
     status: Mapped[int]
     body: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+
+
+class DataSetRecord(Record):
+    """One data set, see `contracts.datasets.DatasetInfo`."""
+
+    __tablename__ = "data_sets"
+    __table_args__ = (Index("data_sets_newest", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    revision: Mapped[int]
+    info: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class DataSetFileRecord(Record):
+    """One file that was sent for a data set, see `contracts.datasets.DatasetFile`."""
+
+    __tablename__ = "data_set_files"
+    __table_args__ = (
+        Index("data_set_files_by_label", "data_set_id", "label", "place"),
+        Index("data_set_files_by_status", "data_set_id", "status", "place"),
+    )
+
+    data_set_id: Mapped[str] = mapped_column(
+        ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
+    )
+    place: Mapped[int] = mapped_column(primary_key=True)  # its number in the listing, from 0
+    file_id: Mapped[str] = mapped_column(String(64), index=True)
+    label: Mapped[str | None] = mapped_column(String(128))
+    status: Mapped[str] = mapped_column(String(16))
+    file: Mapped[dict[str, Any]]

@@ -9,13 +9,13 @@ from starlette.middleware import Middleware
 from contracts.release import RELEASE
 from contracts.settings import Settings
 from service import documentation, openapi, problems
-from service.limits import body_limit
+from service.limits import body_limit, larger_bodies
 from service.middleware.access_log import AccessLog
 from service.middleware.body_limit import BodyLimit
 from service.middleware.keys import KeyCheck
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
-from service.routes import inference, jobs, models, oip, operations, tfserving, versions
+from service.routes import datasets, inference, jobs, models, oip, operations, tfserving, versions
 from service.services import Opening
 
 
@@ -45,10 +45,10 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
             Middleware(RequestId),
             Middleware(AccessLog),
             Middleware(KeyCheck, settings.api_key),
-            Middleware(BodyLimit, body_limit(settings)),
+            Middleware(BodyLimit, body_limit(settings), larger_bodies(settings)),
         ],
     )
-    for routes in (inference, jobs, models, versions, oip, tfserving, operations):
+    for routes in (inference, jobs, datasets, models, versions, oip, tfserving, operations):
         app.include_router(routes.router)
     problems.install(app)
     documentation.install(app)

@@ -84,6 +84,63 @@ MANIFEST: dict[str, Any] = {
     "created_at": "2026-11-20T09:30:00Z",
     "files": {"labels.json": {"sha256": "c0" * 32, "size": 61532}},
 }
+DATASET: dict[str, Any] = {
+    "id": "ds_8Zk3vQmT1xYpL0aB",
+    "name": "pets",
+    "digest": "sha256:" + "9c" * 32,
+    "revision": 1,
+    "classes": {"cat": 980, "dog": 122},
+    "splits": {"train": 772, "validation": 165, "test": 165},
+    "trainable": True,
+    "reason": None,
+    "warnings": [{"code": "imbalance", "detail": "8:1; class weights will be used"}],
+    "rejected": [
+        {
+            "path": "cat/7.jpg",
+            "code": "not_an_image",
+            "detail": "This is text, not an accepted image. "
+            "Send a JPEG, PNG, WebP, BMP, GIF or TIFF file.",
+            "action": "left out",
+        }
+    ],
+    "rejected_count": 1,
+    "size": 13870112,
+    "seed": 0,
+    "created_at": "2026-11-20T09:30:00Z",
+}
+FILE: dict[str, Any] = {
+    "id": "file_5b0e7c41d2a98f3360e1c4aa",
+    "path": "cat/1.jpg",
+    "status": "admitted",
+    "label": "cat",
+    "split": "train",
+    "given_split": None,
+    "sha256": "3d" * 32,
+    "size": 11830,
+    "width": 256,
+    "height": 192,
+    "media_type": "image/jpeg",
+    "code": None,
+    "detail": None,
+    "action": None,
+}
+ARCHIVE_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["archive"],
+    "additionalProperties": False,
+    "properties": {
+        "archive": {
+            "type": "string",
+            "format": "binary",
+            "description": "A zip, tar or tar.gz.",
+        },
+        "name": {
+            "type": "string",
+            "maxLength": 100,
+            "description": "What to call it; left out, as the archive's file.",
+        },
+    },
+}
 READINESS: dict[str, Any] = {
     "ready": True,
     "redis": "ok",

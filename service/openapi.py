@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from contracts.datasets import NewDataset
 from contracts.problem import PlainError, Problem
 from contracts.settings import Settings
 from service.deadlines import HEADER as TIMEOUT_HEADER
@@ -35,7 +36,7 @@ _REQUEST_ID_ANSWERED = {
     "schema": {"type": "string"},
 }
 # Shapes that routes name but do not hand to FastAPI.
-_NAMED: tuple[type[BaseModel], ...] = (Problem, PlainError, InferRequest)
+_NAMED: tuple[type[BaseModel], ...] = (Problem, PlainError, InferRequest, NewDataset)
 _REPLACED = ("HTTPValidationError", "ValidationError")
 
 
@@ -98,5 +99,5 @@ def _complete(operation: dict[str, Any], settings: Settings, *, keyed: bool, pla
                 "default": settings.default_timeout_ms,
             }
     form = operation.get("requestBody", {}).get("content", {}).get(FORM_TYPE)
-    if form:
+    if form and "image" in form["schema"]["properties"]:
         form["schema"]["properties"]["image"]["maxItems"] = settings.max_images

@@ -5,26 +5,34 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+from fastapi.concurrency import run_in_threadpool
 from redis.asyncio import Redis
 
 from contracts.broker import REDIS_OPTIONS, celery_app
 from contracts.settings import Settings
+from database.data_sets import DataSets
 from database.engine import open_engine, reachable
 from database.jobs import Jobs
 from database.leases import Leases
+from models.datasets.library import Library
 from models.store import Store
 from service.admission import Admission
 from service.conversions import Conversions
+from service.datasets import Datasets
 from service.decode import Decoder
 from service.dispatch import Dispatch, Drains
 from service.job_queue import JobQueue
 from service.lanes import Lanes
 from service.presence import Presence
 from service.replies import Replies
+from service.rounds import Rounds
 from service.services import Services
 from service.sweep import Sweep
+
+_TIDY = 600.0  # seconds
 
 
 @asynccontextmanager
@@ -68,6 +76,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         queue.start()
         stack.push_async_callback(queue.stop)
 
+        datasets = Datasets(Library.of(settings), DataSets(engine, _now))
+        tidying = Rounds("datasets", partial(run_in_threadpool, datasets.reconcile), seconds=_TIDY)
+        await tidying.now()
+        tidying.start()
+        stack.push_async_callback(tidying.stop)
+        stack.callback(datasets.close)
+
         yield Services(
             settings=settings,
             presence=presence,
@@ -77,6 +92,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             jobs=jobs,
             store=store,
             conversions=Conversions(store, client, celery, presence),
+            datasets=datasets,
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )

@@ -37,3 +37,14 @@ IdempotencyKey = Annotated[
         "answer with the first job; another request with it is a 409.",
     ),
 ]
+CreationKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key and request within 24 hours answer as the first did and make "
+        "nothing new; another request with it is a 409.",
+    ),
+]

@@ -43,6 +43,10 @@ class Rounds:
     def start(self) -> None:
         self._task = asyncio.create_task(self._go_on(), name=self._name)
 
+    async def now(self) -> None:
+        """One round at once; a fault is logged, as that of any other."""
+        await self._round()
+
     async def stop(self) -> None:
         # The flag as well: Python 3.11's `wait_for`, which redis-py writes with, swallows a
         # cancellation that comes just when the write is done.
@@ -55,11 +59,16 @@ class Rounds:
         pause = self._seconds
         while not self._stopped:
             await asyncio.sleep(pause)
-            pause = self._after_fault
-            try:
-                await self._work()
-                pause = self._seconds
-            except (RedisError, OSError, OpsinError) as error:
-                log.warning("round_failed", work=self._name, error=type(error).__name__)
-            except Exception:
-                log.exception("round_failed", work=self._name)
+            pause = self._seconds if await self._round() else self._after_fault
+
+    async def _round(self) -> bool:
+        """Whether it went well."""
+        try:
+            await self._work()
+        except (RedisError, OSError, OpsinError) as error:
+            log.warning("round_failed", work=self._name, error=type(error).__name__)
+        except Exception:
+            log.exception("round_failed", work=self._name)
+        else:
+            return True
+        return False

@@ -23,6 +23,7 @@ from models.conversion import Derived
 from models.images import Target
 from models.shelves import Served
 from models.store import Store
+from service.datasets import Datasets
 
 T = TypeVar("T")
 
@@ -155,6 +156,7 @@ class Services:
     jobs: Jobs
     store: Store
     conversions: Conversions
+    datasets: Datasets
     database_ok: Callable[[], bool]
     started_at: float
 

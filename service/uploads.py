@@ -6,6 +6,7 @@ so it is kept as an error beside the others.
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 from fastapi import Request
 
@@ -22,8 +23,29 @@ from service.multipart import FIELD, ImageForm, Part
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
 FORM_TYPE = "multipart/form-data"
+IMAGES_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "One image as the body, or one or several as the form field `image`.",
+    "content": {
+        **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
+        FORM_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "additionalProperties": False,
+                "properties": {
+                    "image": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                    }
+                },
+            }
+        },
+    },
+}
 # What a form's boundaries and headers may add to its images.
-_FORM_OVERHEAD = 64 * 1024
+FORM_OVERHEAD = 64 * 1024
 _NAME_LENGTH = 255
 
 
@@ -42,7 +64,7 @@ class Upload:
 
 def form_limit(settings: Settings) -> int:
     """The bytes that the largest permitted form has."""
-    return settings.max_images * settings.max_image_bytes + _FORM_OVERHEAD
+    return settings.max_images * settings.max_image_bytes + FORM_OVERHEAD
 
 
 async def read_uploads(request: Request, settings: Settings) -> list[Upload]:

@@ -4,6 +4,8 @@ Starlette's own limit answers in plain text over whatever the application says; 
 the same problem as all other errors.
 """
 
+from collections.abc import Mapping
+
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,19 +20,22 @@ class BodyLimit:
     Args:
         app: What comes after.
         limit: Bytes a body may have.
+        larger: The addresses whose bodies may have more, and how much.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, larger: Mapping[str, int] | None = None) -> None:
         self.app = app
         self._limit = limit
+        self._larger = dict(larger or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = self._larger.get(scope["path"], self._limit)
         declared = Headers(scope=scope).get("Content-Length", "")
-        if declared.isdecimal() and int(declared) > self._limit:
-            await problem(Request(scope), self._error())(scope, receive, send)
+        if declared.isdecimal() and int(declared) > limit:
+            await problem(Request(scope), _error(limit))(scope, receive, send)
             return
         read = 0
 
@@ -38,11 +43,12 @@ class BodyLimit:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self._limit:
-                raise self._error()
+            if read > limit:
+                raise _error(limit)
             return message
 
         await self.app(scope, counted, send)
 
-    def _error(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"A request may have {self._limit} bytes; send fewer images in it.")
+
+def _error(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"A request may have {limit} bytes; send fewer images in it.")

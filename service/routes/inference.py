@@ -14,7 +14,7 @@ from service.inference import Ask, Inference
 from service.preferences import RESPOND_ASYNC, Deferred, IdempotencyKey
 from service.problems import problem_responses
 from service.services import Open
-from service.uploads import FORM_TYPE, IMAGE_TYPES
+from service.uploads import IMAGES_BODY
 
 router = APIRouter(tags=["Inference"])
 
@@ -52,29 +52,7 @@ class ClassifyQuery(EmbedQuery):
     )
 
 
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "One image as the body, or one or several as the form field `image`.",
-        "content": {
-            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
-            FORM_TYPE: {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "image": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                        }
-                    },
-                }
-            },
-        },
-    }
-}
+_BODY: dict[str, Any] = {"requestBody": IMAGES_BODY}
 _DEFERRED: dict[str, Any] = {
     "model": Job,
     **examples.shown("With `Prefer: respond-async`: the job that will hold it.", examples.JOB),

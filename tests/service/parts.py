@@ -36,13 +36,18 @@ from contracts.pages import Page
 from contracts.presence import HeldModel, WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
+from database.data_sets import DataSets as Rows
+from database.engine import open_engine
 from models.catalog import CATALOG, network_of
 from models.conversion import Derived
+from models.datasets.library import Library
+from models.datasets.limits import Limits
 from models.images import Target
 from models.labels import Label
 from models.shelves import Served
 from models.store import Store
 from service import examples
+from service.datasets import Datasets
 from service.services import JobItem, Services
 
 T = TypeVar("T")
@@ -260,6 +265,13 @@ class Unhurried:
         raise ModelNotReady("It is being converted. Ask again.", retry_after=10)
 
 
+def datasets_in(folder: Path, limits: Limits | None = None) -> Datasets:
+    """Real data sets; the database has no tables until `with_tables` makes them."""
+    engine = open_engine(f"sqlite:///{folder / 'opsin.db'}")
+    library = Library(folder / "datasets", limits or Limits(free_bytes=0))
+    return Datasets(library, Rows(engine, lambda: datetime.now(UTC)))
+
+
 @dataclass
 class House:
     """All parts of one service, within reach of a test."""
@@ -269,6 +281,7 @@ class House:
     shelf: Shelf = field(default_factory=Shelf)
     decoder: PillowDecoder = field(default_factory=PillowDecoder)
     store: Store = field(default_factory=lambda: Store(Path(tempfile.mkdtemp(), "store")))
+    datasets: Datasets = field(default_factory=lambda: datasets_in(Path(tempfile.mkdtemp())))
     database: bool = True
     opened: int = 0
 
@@ -284,6 +297,7 @@ class House:
             jobs=self.shelf,
             store=self.store,
             conversions=Unhurried(),
+            datasets=self.datasets,
             database_ok=lambda: self.database,
             started_at=1.0,
         )

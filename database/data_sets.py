@@ -1,0 +1,254 @@
+"""Data sets, to be listed and searched. The listing in each one's folder is the truth.
+
+A row repeats a listing and is replaced when that has a later revision, so whatever was cut short
+between the two is put right by putting the listing here again.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine, and_, delete, insert, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from contracts.datasets import DatasetFile, DatasetInfo, FileStatus, Listing
+from contracts.errors import DatasetNotFound, NotFound, ValidationFailed
+from contracts.pages import Page
+from database.engine import reading, writing
+from database.idempotency import Answer, IdempotencyKey, lookup, remember
+from database.tables import DataSetFileRecord, DataSetRecord
+
+MOST_LISTED = 200
+_ROWS_AT_ONCE = 1000
+
+
+class DataSets:
+    """The tables of data sets. Every method is one transaction; Unavailable without one."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def answered(self, asked: IdempotencyKey) -> Answer | None:
+        """What the first request with that key was answered, if there was one.
+
+        Raises:
+            IdempotencyConflict: It was another request.
+        """
+        with reading(self._engine) as session:
+            return lookup(session, asked, self._clock())
+
+    def put(
+        self,
+        listing: Listing,
+        *,
+        asked: IdempotencyKey | None = None,
+        answer: dict[str, Any] | None = None,
+    ) -> Answer | None:
+        """Write what a listing says, unless a later revision of it is here.
+
+        Args:
+            listing: All of it.
+            asked: The Idempotency-Key of the request that made it.
+            answer: What is answered to that request; the listing's `info` if left out.
+
+        Returns:
+            The answer to an earlier request with that key, which came in between: then nothing
+            was written, and what was made is to be removed again. None as a rule.
+
+        Raises:
+            IdempotencyConflict: As `answered`.
+        """
+        try:
+            with writing(self._engine) as session:
+                if asked and (earlier := lookup(session, asked, self._clock())):
+                    return earlier
+                _replace(session, listing)
+                if asked:
+                    body = answer or listing.info.model_dump(mode="json")
+                    remember(session, asked, Answer(201, body), self._clock())
+        except IntegrityError:
+            if asked is None:
+                raise
+            return self.answered(asked)
+        return None
+
+    def get(self, dataset_id: str) -> DatasetInfo:
+        """One data set.
+
+        Raises:
+            DatasetNotFound: There is none of that id.
+        """
+        with reading(self._engine) as session:
+            return _info(_find(session, dataset_id))
+
+    def revisions(self) -> dict[str, int]:
+        """Every data set that is known here, and its revision."""
+        with reading(self._engine) as session:
+            rows = session.execute(select(DataSetRecord.id, DataSetRecord.revision))
+            return {row.id: row.revision for row in rows}
+
+    def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[DatasetInfo]:
+        """Some data sets, newest first. Ones made meanwhile do not shift the pages.
+
+        Raises:
+            ValidationFailed: The cursor is none of ours, or the limit not in 1 to 200.
+        """
+        _check_limit(limit)
+        query = select(DataSetRecord).order_by(
+            DataSetRecord.created_at.desc(), DataSetRecord.id.desc()
+        )
+        if cursor is not None:
+            made, dataset_id = _place_in_list(cursor)
+            same_time = and_(DataSetRecord.created_at == made, DataSetRecord.id < dataset_id)
+            query = query.where(or_(DataSetRecord.created_at < made, same_time))
+        with reading(self._engine) as session:
+            rows = session.scalars(query.limit(limit + 1)).all()
+        shown = rows[:limit]
+        following = None
+        if len(rows) > limit:
+            following = _cursor(shown[-1].created_at.isoformat(), shown[-1].id)
+        return Page(items=[_info(row) for row in shown], next_cursor=following)
+
+    def files(
+        self,
+        dataset_id: str,
+        *,
+        label: str | None = None,
+        status: FileStatus | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[DatasetFile]:
+        """Some files of a data set, in the order in which they were sent.
+
+        Raises:
+            DatasetNotFound: There is none of that id.
+            ValidationFailed: As `list`.
+        """
+        _check_limit(limit)
+        row = DataSetFileRecord
+        query = select(row).where(row.data_set_id == dataset_id).order_by(row.place)
+        if label is not None:
+            query = query.where(row.label == label)
+        if status is not None:
+            query = query.where(row.status == status)
+        if cursor is not None:
+            query = query.where(row.place > _place_in_files(cursor))
+        with reading(self._engine) as session:
+            _find(session, dataset_id)
+            rows = session.scalars(query.limit(limit + 1)).all()
+        shown = rows[:limit]
+        following = _cursor(shown[-1].place) if len(rows) > limit else None
+        items = [DatasetFile.model_validate(one.file) for one in shown]
+        return Page(items=items, next_cursor=following)
+
+    def file(self, dataset_id: str, file_id: str) -> DatasetFile:
+        """One file of a data set.
+
+        Raises:
+            DatasetNotFound: There is no such data set.
+            NotFound: It has no such file.
+        """
+        query = select(DataSetFileRecord).where(
+            DataSetFileRecord.data_set_id == dataset_id, DataSetFileRecord.file_id == file_id
+        )
+        with reading(self._engine) as session:
+            _find(session, dataset_id)
+            row = session.scalars(query.limit(1)).first()
+        if row is None:
+            raise NotFound("The data set has no such file; `…/files` lists all.")
+        return DatasetFile.model_validate(row.file)
+
+    def delete(self, dataset_id: str) -> None:
+        """Forget a data set.
+
+        Raises:
+            DatasetNotFound: There is none of that id.
+        """
+        with writing(self._engine) as session:
+            session.delete(_find(session, dataset_id))
+
+
+def _replace(session: Session, listing: Listing) -> None:
+    info = listing.info
+    row = session.get(DataSetRecord, info.id)
+    if row is not None and row.revision > info.revision:
+        return
+    if row is None:
+        row = DataSetRecord(id=info.id)
+        session.add(row)
+    row.revision = info.revision
+    row.info = info.model_dump(mode="json")
+    row.created_at = info.created_at
+    session.flush()
+    session.execute(delete(DataSetFileRecord).where(DataSetFileRecord.data_set_id == info.id))
+    for start in range(0, len(listing.files), _ROWS_AT_ONCE):
+        some = enumerate(listing.files[start : start + _ROWS_AT_ONCE], start)
+        session.execute(insert(DataSetFileRecord), [_row(info.id, at, one) for at, one in some])
+
+
+def _row(dataset_id: str, place: int, one: DatasetFile) -> dict[str, Any]:
+    return {
+        "data_set_id": dataset_id,
+        "place": place,
+        "file_id": one.id,
+        "label": one.label,
+        "status": one.status,
+        "file": one.model_dump(mode="json"),
+    }
+
+
+def _find(session: Session, dataset_id: str) -> DataSetRecord:
+    row = session.get(DataSetRecord, dataset_id) if dataset_id.isprintable() else None
+    if row is None:
+        raise DatasetNotFound("There is no data set of that id. `GET /v1/datasets` lists all.")
+    return row
+
+
+def _info(row: DataSetRecord) -> DatasetInfo:
+    return DatasetInfo.model_validate(row.info)
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= MOST_LISTED:
+        raise ValidationFailed(f"limit must lie between 1 and {MOST_LISTED}.")
+
+
+def _cursor(*place: str | int) -> str:
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def _read_cursor(cursor: str, parts: int) -> list[Any]:
+    try:
+        found = json.loads(base64.b64decode(cursor, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, RecursionError):
+        raise _bad_cursor() from None
+    if not isinstance(found, list) or len(found) != parts:
+        raise _bad_cursor()
+    return found
+
+
+def _place_in_list(cursor: str) -> tuple[datetime, str]:
+    made, dataset_id = _read_cursor(cursor, 2)
+    try:
+        moment = datetime.fromisoformat(made).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        raise _bad_cursor() from None
+    if not isinstance(dataset_id, str) or not dataset_id.isascii() or "\0" in dataset_id:
+        raise _bad_cursor()
+    return moment, dataset_id
+
+
+def _place_in_files(cursor: str) -> int:
+    (place,) = _read_cursor(cursor, 1)
+    if not isinstance(place, int) or not 0 <= place < 2**31:
+        raise _bad_cursor()
+    return place
+
+
+def _bad_cursor() -> ValidationFailed:
+    return ValidationFailed("The cursor is none of ours. Use next_cursor of the page before.")
