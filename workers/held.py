@@ -21,7 +21,9 @@ class Predictor(Protocol):
     operations: tuple[Operation, ...]
     runtime: str
     runtime_reason: str | None
-    batch_sizes: tuple[int, ...]
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]: ...
 
     def run(self, operation: Operation, images: Pixels) -> Vector:
         """Images (n, h, w, 3) uint8 to outputs (n, k) float32."""

@@ -45,7 +45,7 @@ def choose_runtime(folder: Path, manifest: Manifest, options: RuntimeOptions) ->
         manifest: Its own.
         options: What was asked for.
     """
-    reasons = []
+    reasons: list[str] = []
     if options.engine == "openvino":
         for precision in _precisions(folder, options):
             try:

@@ -22,13 +22,13 @@ class Bounds:
     cosine: float
 
 
-# Measured on 100 photos: SqueezeNet's bfloat16 strays by 0.04 at most, on a picture that it is
-# undecided about; its int8, calibrated on 100 other photos, by 0.2.
+# Of SqueezeNet on 100 photos bfloat16 strays by 0.021 at most and to a cosine of 0.9998, int8 by
+# 0.47 (0.064 in the mean) and to 0.962. What int8 costs in accuracy was measured when the version
+# was quantized; here only a graph that is broken on this machine shall be caught.
 BOUNDS: dict[Precision, Bounds] = {
     "float32": Bounds(1e-3, 0.9999),
-    "bfloat16": Bounds(0.08, 0.995),
-    "float16": Bounds(0.02, 0.999),
-    "int8": Bounds(0.35, 0.95),
+    "bfloat16": Bounds(0.05, 0.995),
+    "int8": Bounds(0.7, 0.9),
 }
 
 

@@ -24,7 +24,7 @@ from models.runtimes.runtime import Precision, RuntimeOptions, RuntimeUnavailabl
 from models.runtimes.signature_view import signature_view
 
 INT8_FOLDER = "openvino_int8"
-_SERVED: tuple[Endpoint, ...] = ("serve", "features")
+SERVED: tuple[Endpoint, ...] = ("serve", "features")
 # Less is not worth a second copy of the compiled weights.
 _WORTH = 1.1
 _ROUNDS = 3
@@ -67,7 +67,7 @@ class OpenVinoRuntime:
         self._is_large = sum(file.stat().st_size for file in variables.iterdir()) > _LARGE
         self._alone: dict[Endpoint, Any] = {}
         self._shared: dict[Endpoint, list[Any]] = {}
-        for endpoint in _SERVED:
+        for endpoint in SERVED:
             if endpoint in manifest.endpoints:
                 self._alone[endpoint] = self._compiled(endpoint, 1).create_infer_request()
 

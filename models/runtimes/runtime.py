@@ -12,7 +12,7 @@ from contracts.settings import Settings
 from models.batches import Outputs
 
 RuntimeName = Literal["tensorflow", "openvino"]
-Precision = Literal["float32", "bfloat16", "float16", "int8"]
+Precision = Literal["float32", "bfloat16", "int8"]
 
 
 class RuntimeUnavailableError(Exception):
