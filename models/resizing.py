@@ -119,7 +119,10 @@ def fit(
 
 
 def _reduced(box: Box, size: Size, to: Size) -> Box:
-    """A box of a picture, in the coordinates of a copy of another size."""
-    across, down = to[0] / size[0], to[1] / size[1]
-    left, top, right, bottom = box
-    return left * across, top * down, min(right * across, to[0]), min(bottom * down, to[1])
+    """A box of a picture, in the coordinates of a copy reduced by whole eighths.
+
+    The copy's sides are rounded up, so their ratio is not quite the scale of what is in it.
+    """
+    scale = round(8 * max(to) / max(size)) / 8
+    left, top, right, bottom = (edge * scale for edge in box)
+    return left, top, min(right, float(to[0])), min(bottom, float(to[1]))

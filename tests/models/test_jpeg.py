@@ -45,8 +45,7 @@ def test_at_full_size_the_pixels_are_pillows_own(
 ) -> None:
     raw = jpeg(cat.convert(mode).resize(size))
     quick = quick_jpeg(raw, opened(raw), 256)
-    assert quick is not None
-    np.testing.assert_array_equal(np.asarray(quick), np.asarray(opened(raw)))
+    assert quick is None
     decoded = decode(raw, network=SQUEEZENET, max_pixels=10**7).pixels
     np.testing.assert_array_equal(decoded, reference(raw))
 
@@ -69,9 +68,10 @@ def test_a_large_one_is_reduced_and_strays_by_less_than_a_level(
 
 
 def test_other_colours_and_broken_data_are_left_to_pillow(cat: Image.Image) -> None:
-    cmyk = jpeg(cat.resize((300, 300)).convert("CMYK"))
+    cmyk = jpeg(cat.resize((1300, 1100)).convert("CMYK"))
     assert quick_jpeg(cmyk, opened(cmyk), 256) is None
-    raw = jpeg(cat.resize((900, 700)))
+    raw = jpeg(cat.resize((1300, 1100)))
+    assert quick_jpeg(raw, opened(raw), 256) is not None
     cut = raw[: len(raw) // 2]
     assert quick_jpeg(cut, opened(cut), 256) is None
     with pytest.raises(InvalidImage, match="ends before the picture is whole"):
@@ -79,6 +79,6 @@ def test_other_colours_and_broken_data_are_left_to_pillow(cat: Image.Image) -> N
 
 
 def test_a_file_that_tells_the_decoders_two_sizes_is_left_to_pillow(cat: Image.Image) -> None:
-    raw = jpeg(cat.resize((300, 300)))
-    other = opened(jpeg(cat.resize((301, 300))))
+    raw = jpeg(cat.resize((1300, 1100)))
+    other = opened(jpeg(cat.resize((1301, 1100))))
     assert quick_jpeg(raw, other, 256) is None

@@ -75,6 +75,7 @@ def test_what_strays_is_not_used_and_said(folder: Path, tmp_path: Path) -> None:
     assert "openvino-float32: a probability strayed" in choice.reason
 
 
+@pytest.mark.slow  # the child imports TensorFlow
 def test_a_reference_is_made_for_versions_without_one(folder: Path, tmp_path: Path) -> None:
     version = tmp_path / "1"
     shutil.copytree(folder, version)
