@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.models import keras_warnings
+
+pytestmark = keras_warnings.ignored
+
 _ROOT = Path(__file__).resolve().parents[3]
 
 _GUARD = """
