@@ -46,7 +46,8 @@ class Provenance(_Record):
 
     weights: WeightsRecord | None = None
     dataset_digest: str | None = Field(None, description="Of the data set it was trained on.")
-    job_id: str | None = Field(None, description="The training that made it.")
+    job_id: str | None = Field(None, description="The training or quantization that made it.")
+    quantized_from: int | None = Field(None, description="The version it is the int8 copy of.")
     libraries: dict[str, str] = Field({}, description="Version of each library that made it.")
 
 
@@ -75,6 +76,9 @@ class Draft(_Record):
     metrics: dict[str, float] = {}
     sanity: Sanity | None = Field(
         None, description="Whether its heatmaps follow its weights; null without a classifier."
+    )
+    precision: Literal["float32", "int8"] = Field(
+        "float32", description="Of the quickest graph in it; the SavedModel is float32 always."
     )
 
 

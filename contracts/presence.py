@@ -23,7 +23,10 @@ class HeldModel(BaseModel):
         "version this worker does not hold yet.",
     )
     classes: int | None = None
-    runtime: str | None = Field(None, description="What runs it, e.g. tensorflow-float32.")
+    runtime: str | None = Field(None, description="What runs it, e.g. openvino-bfloat16.")
+    runtime_reason: str | None = Field(
+        None, description="Why that is not what was asked for; null if it is."
+    )
     batch_sizes: tuple[int, ...] = ()
 
 

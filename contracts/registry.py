@@ -29,6 +29,12 @@ class ModelInfo(BaseModel):
     )
     features: int | None = Field(None, description="Length of an embedding.")
     operations: tuple[Operation, ...] = Field(description="What it can be asked for now.")
+    runtime: str | None = Field(
+        None, description="What runs the champion, e.g. openvino-bfloat16; null while nothing does."
+    )
+    runtime_reason: str | None = Field(
+        None, description="Why that is not what was asked for; null if it is."
+    )
     licence: str | None = Field(description="Of the weights it began with, where known.")
 
 

@@ -90,7 +90,19 @@ class Settings(BaseSettings):
         os.cpu_count() or 1, ge=1, le=256, description="Threads that decode images in the API."
     )
     worker_threads: int = Field(
-        os.cpu_count() or 1, ge=1, le=256, description="Threads TensorFlow uses in one worker."
+        os.cpu_count() or 1, ge=1, le=256, description="Threads one worker computes with."
+    )
+    runtime: Literal["auto", "tensorflow", "openvino"] = Field(
+        "auto",
+        description="What runs the networks. auto: TensorFlow on a GPU, OpenVINO on a processor.",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="What they compute in. auto: bfloat16 where the processor has it, else "
+        "float32; a version that was quantized in int8. What strays too far is not used.",
+    )
+    xla: bool = Field(
+        False, description="Whether TensorFlow compiles the networks by XLA. For GPUs."
     )
     worker_memory_mb: int = Field(
         0,

@@ -1,29 +1,62 @@
-"""Batches of a few fixed sizes: each new size costs the kernels a first, slow run."""
+"""Batches of a few fixed sizes, so that no request meets a size that was never run before.
+
+A graph takes any number of pictures, but each new number costs the kernels of every engine a
+first, slow run. Padding is written here once, for the networks and for the versions alike.
+"""
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-
-def batch_sizes(largest: int) -> tuple[int, ...]:
-    """Powers of two up to `largest`, and `largest` itself: at most half of a batch is padding."""
-    powers = [2**n for n in range(int(math.log2(largest)) + 1)]
-    return tuple(dict.fromkeys([*powers, largest]))
+Outputs = npt.NDArray[np.float32]
 
 
-def padded(
-    sizes: tuple[int, ...], *arrays: npt.NDArray[Any]
-) -> Iterator[tuple[list[npt.NDArray[Any]], int]]:
-    """Arrays of the same length, at least 1, in batches, the last padded with zeros to a size.
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The sizes a batch is padded to.
 
-    Yields:
-        The batch of each array, and how many of its rows are real.
+    Attributes:
+        sizes: Ascending; what is larger than the last is run in pieces of it.
     """
-    for at in range(0, len(arrays[0]), sizes[-1]):
-        batch = [array[at : at + sizes[-1]] for array in arrays]
-        count = len(batch[0])
-        padding = next(size for size in sizes if size >= count) - count
-        yield [np.pad(a, ((0, padding), *[(0, 0)] * (a.ndim - 1))) for a in batch], count
+
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def up_to(cls, largest: int) -> Self:
+        """Powers of two up to `largest`, and `largest` itself: at most half is padding."""
+        powers = [2**n for n in range(int(math.log2(largest)) + 1)]
+        return cls(tuple(dict.fromkeys([*powers, largest])))
+
+    def run(
+        self, answer: Callable[..., Outputs], *given: npt.NDArray[Any], width: int = 0
+    ) -> Outputs:
+        """Answer for each row, however many there are.
+
+        Args:
+            answer: Called with a piece of each array, padded with zeros to one of `sizes`; gives
+                one row for each of theirs.
+            given: Arrays of equal length, at least one.
+            width: Length of a row of the answer; needed only where there may be no rows.
+
+        Returns:
+            The rows of the answers, without those of the padding.
+        """
+        rows = [answer(*batch)[:count] for batch, count in self.padded(*given)]
+        return np.concatenate(rows) if rows else np.zeros((0, width), np.float32)
+
+    def padded(self, *given: npt.NDArray[Any]) -> Iterator[tuple[list[npt.NDArray[Any]], int]]:
+        """Arrays of equal length in batches, the last padded with zeros to one of `sizes`.
+
+        Yields:
+            The batch of each array, and how many of its rows are real.
+        """
+        for at in range(0, len(given[0]), self.sizes[-1]):
+            batch = [one[at : at + self.sizes[-1]] for one in given]
+            count = len(batch[0])
+            if padding := next(size for size in self.sizes if size >= count) - count:
+                batch = [np.pad(one, ((0, padding), *[(0, 0)] * (one.ndim - 1))) for one in batch]
+            yield batch, count

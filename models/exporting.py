@@ -13,6 +13,7 @@ import keras
 from contracts.explanation import Sanity
 from contracts.manifest import Draft, Endpoint, Provenance
 from contracts.messages import Pixels
+from models.endpoints import OUTPUTS
 from models.explain.flat import Flat
 from models.explain.layer_file import write_layers
 from models.explain.layers import layers_of
@@ -20,10 +21,13 @@ from models.explain.sanity import sanity
 from models.label_file import write_labels
 from models.labels import Label
 from models.parity import parity
+from models.runtimes.reference import REFERENCE, Reference
 from models.signatures import Blueprint, Signature, is_base, signatures
 
 SAVED_MODEL = "saved_model"
 KERAS_MODEL = "model.keras"
+# Each costs 150 kB on the disk, and its time whenever the version is loaded.
+_REFERENCE_PICTURES = 8
 
 
 def export_version(
@@ -36,7 +40,7 @@ def export_version(
     provenance: Provenance | None = None,
     metrics: dict[str, float] | None = None,
 ) -> Draft:
-    """Write `saved_model/`, `model.keras`, `labels.json` and `layers.json`, and check them.
+    """Write the SavedModel, `model.keras`, labels, layers and reference answers, and check them.
 
     Args:
         model: Flat, with its weights; ends in probabilities, or in maps if it is a base alone.
@@ -62,6 +66,9 @@ def export_version(
     model.save(folder / KERAS_MODEL)
     write_labels(folder, labels)
     write_layers(folder, layers_of(Flat.of(model)))
+
+    equality = parity(endpoints, folder / SAVED_MODEL, pictures)
+    _reference(endpoints, pictures[:_REFERENCE_PICTURES]).write(folder / REFERENCE)
     height, width = model.inputs[0].shape[1:3]
     return Draft(
         network=blueprint.network,
@@ -72,7 +79,7 @@ def export_version(
         endpoints=tuple(endpoints),
         features=int(model.get_layer(blueprint.base_output).output.shape[-1]),
         explain_layer=blueprint.explain_layer,
-        parity=parity(endpoints, folder / SAVED_MODEL, pictures),
+        parity=equality,
         provenance=(provenance or Provenance()).model_copy(update={"libraries": _libraries()}),
         metrics=metrics or {},
         sanity=None if classes is None else _sanity(model, blueprint, pictures),
@@ -89,6 +96,18 @@ def _write_saved_model(endpoints: dict[Endpoint, Signature], folder: Path) -> No
 
 def _sanity(model: keras.Model, blueprint: Blueprint, pictures: Pixels) -> Sanity:
     return sanity(model, blueprint.preprocessing, blueprint.explain_layer, pictures)
+
+
+def _reference(endpoints: dict[Endpoint, Signature], pictures: Pixels) -> Reference:
+    """What other runtimes are compared with whenever the version is loaded."""
+    return Reference(
+        pictures,
+        {
+            name: endpoint.run(pictures)[OUTPUTS[name]].numpy()
+            for name, endpoint in endpoints.items()
+            if name in ("serve", "features")
+        },
+    )
 
 
 def _libraries() -> dict[str, str]:

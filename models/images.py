@@ -26,6 +26,7 @@ from PIL import (
 from contracts.errors import ImageTooLarge, InvalidImage, OpsinError
 from contracts.inference import Resize
 from models.colour import flatten, interpolable
+from models.jpeg import quick_jpeg
 from models.resizing import TURNS, UPRIGHT, Turn, fit
 from models.sniffing import ImageFormat, sniff
 
@@ -103,17 +104,20 @@ def decode(
         _check_scans(raw, image_format)
         with _opened(raw, image_format, max_pixels) as image:
             _check_size(image, max_pixels)
-            image.load()
+            reduced = quick_jpeg(raw, image, network.short_side)
+            if reduced is None:
+                image.load()
             turn = _turn_of(image)
-            source = interpolable(image)
+            source = reduced or interpolable(image)
             small = fit(
                 source,
                 target=(width, height),
                 short_side=network.short_side,
                 resize=resize,
                 turn=turn,
+                size=image.size,
             )
-            seen_width, seen_height = turn.seen(source.size)
+            seen_width, seen_height = turn.seen(image.size)
             pixels = np.asarray(flatten(small, image))
     except OpsinError:
         raise

@@ -12,20 +12,17 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from contracts.inference import Operation
 from contracts.messages import Pixels
-from models.batches import batch_sizes
+from models.batches import Batches, Outputs
 from models.catalog import Network
 from models.devices import prepare_tensorflow
 from models.networks.architecture import ARCHITECTURES, build
 from models.networks.loading import load_weights
 from models.networks.preprocessing import preprocess
 from models.weights import Weights, WeightsMissing
-
-Outputs = npt.NDArray[np.float32]
 
 
 class Predictor:
@@ -63,7 +60,8 @@ class Predictor:
         self.partial_reason = partial_reason
         self.operations: tuple[Operation, ...] = ("embed",)
         self.classes: int | None = None
-        self.batch_sizes = batch_sizes(max_batch_size)
+        self._batches = Batches.up_to(max_batch_size)
+        self.batch_sizes = self._batches.sizes
         self.traces = 0
         base = model.get_layer(ARCHITECTURES[network.name].base_output).output
         pooled = keras.layers.GlobalAveragePooling2D()(base)
@@ -110,20 +108,11 @@ class Predictor:
                 f"{self.network.name} takes uint8 pictures of {self.network.input_size}, "
                 f"not {images.dtype} of shape {images.shape}"
             )
-        largest = self.batch_sizes[-1]
-        chunks = [images[i : i + largest] for i in range(0, len(images), largest)]
+        function = self._function(operation)
         width = self._forwards[operation].outputs[0].shape[-1]
-        answers = [self._run_chunk(operation, chunk) for chunk in chunks]
-        return np.concatenate(answers) if answers else np.zeros((0, width), np.float32)
-
-    def _run_chunk(self, operation: Operation, images: Pixels) -> Outputs:
-        size = next(size for size in self.batch_sizes if size >= len(images))
-        padding = size - len(images)
-        if padding:
-            images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
-        output = self._function(operation)(tf.constant(images))
-        answers: Outputs = output.numpy()[: size - padding]
-        return answers
+        return self._batches.run(
+            lambda chunk: function(tf.constant(chunk)).numpy(), images, width=width
+        )
 
     def _function(self, operation: Operation) -> Callable[[Any], Any]:
         """The compiled forward pass of an operation, traced when first asked for."""

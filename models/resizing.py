@@ -87,7 +87,13 @@ def crop_box(size: Size, target: Size, short_side: int) -> Box:
 
 
 def fit(
-    image: Image.Image, *, target: Size, short_side: int, resize: Resize, turn: Turn
+    image: Image.Image,
+    *,
+    target: Size,
+    short_side: int,
+    resize: Resize,
+    turn: Turn,
+    size: Size | None = None,
 ) -> Image.Image:
     """The picture upright and at the network's input size, always antialiased.
 
@@ -100,12 +106,23 @@ def fit(
         short_side: For ``crop``, see `crop_box`.
         resize: ``crop`` keeps the shape of things, ``squash`` keeps all of the picture.
         turn: How the stored pixels are turned to be upright.
+        size: The stored picture's own, if the image is a reduced copy of it.
     """
-    seen = turn.seen(image.size)
+    size = size or image.size
+    seen = turn.seen(size)
     whole = (0.0, 0.0, float(seen[0]), float(seen[1]))
     box = crop_box(seen, target, short_side) if resize == "crop" else whole
     # Turning after the resize moves 50 thousand pixels in place of 50 million.
-    small = image.resize(
-        turn.seen(target), Image.Resampling.BILINEAR, box=turn.stored(box, image.size)
-    )
+    stored = _reduced(turn.stored(box, size), size, image.size)
+    small = image.resize(turn.seen(target), Image.Resampling.BILINEAR, box=stored)
     return small if turn.method is None else small.transpose(turn.method)
+
+
+def _reduced(box: Box, size: Size, to: Size) -> Box:
+    """A box of a picture, in the coordinates of a copy reduced by whole eighths.
+
+    The copy's sides are rounded up, so their ratio is not quite the scale of what is in it.
+    """
+    scale = round(8 * max(to) / max(size)) / 8
+    left, top, right, bottom = (edge * scale for edge in box)
+    return left, top, min(right, float(to[0])), min(bottom, float(to[1]))

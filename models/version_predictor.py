@@ -1,31 +1,34 @@
 """One version from the store, loaded and warmed.
 
 It runs the SavedModel and knows nothing of Keras or of the network's code, so it serves whatever
-was published, the zoo and what was trained here alike. Batches are padded to a few sizes: the
-graph takes any size, but each new one costs the kernels a first, slow run.
+was published, the zoo and what was trained here alike. What runs it is chosen when it is loaded
+(`models.runtimes.choice`); explanations are TensorFlow's, loaded with the first that is asked for.
 """
 
 import time
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from contracts.errors import VersionNotFound
 from contracts.inference import Operation
 from contracts.manifest import Endpoint, Manifest
 from contracts.messages import Pixels
-from models.batches import batch_sizes
-from models.endpoints import OUTPUTS
+from models.batches import Batches, Outputs
 from models.label_file import read_labels
 from models.manifest import read_manifest
+from models.runtimes.choice import choose_runtime, tensorflow_runtime
+from models.runtimes.runtime import RuntimeOptions
 from models.store import Store
 
-Outputs = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int32]
 
 _ENDPOINTS: dict[Operation, Endpoint] = {"classify": "serve", "embed": "features"}
+# A larger batch that gains less than this only makes the first of its pictures wait.
+_KNEE = 0.97
 
 
 class VersionPredictor:
@@ -34,6 +37,7 @@ class VersionPredictor:
     Args:
         folder: The version's own, from `Store.path`.
         max_batch_size: Most pictures that run together.
+        options: What shall run it.
 
     Attributes:
         manifest: What the version says of itself.
@@ -41,19 +45,27 @@ class VersionPredictor:
         labels: What its classes are called, in the order of the probabilities.
         operations: What it can be asked for.
         classes: Size of the probabilities; None without a classifier.
-        runtime: What runs it.
-        batch_sizes: The sizes a batch is padded to, ascending.
-        traces: Always one an operation: the graphs come traced.
-        load_seconds: What reading the files took.
+        runtime: What runs it, e.g. ``openvino-bfloat16``.
+        runtime_reason: Why that is not what was asked for; None if it is.
+        batch_sizes: The sizes a batch is padded to, ascending; `warm` drops those beyond the knee.
+        load_seconds: What reading, compiling and judging took.
     """
 
-    runtime = "tensorflow-float32"
-
-    def __init__(self, folder: Path, *, max_batch_size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_batch_size: int,
+        options: RuntimeOptions = RuntimeOptions(),  # noqa: B008  frozen
+    ) -> None:
         started = time.monotonic()
         self.manifest: Manifest = read_manifest(folder)
-        # Kept alive beside its signatures, which hold its variables only weakly.
-        self._loaded = tf.saved_model.load(str(folder / "saved_model"))
+        self._folder = folder
+        self._options = options
+        chosen = choose_runtime(folder, self.manifest, options)
+        self._runtime = chosen.runtime
+        self.runtime = chosen.runtime.name
+        self.runtime_reason = chosen.reason
         self.load_seconds = time.monotonic() - started
         self.version = self.manifest.version
         self.labels = read_labels(folder)
@@ -61,22 +73,49 @@ class VersionPredictor:
         self.operations: tuple[Operation, ...] = tuple(
             name for name, endpoint in _ENDPOINTS.items() if endpoint in self.manifest.endpoints
         )
-        self.batch_sizes = batch_sizes(max_batch_size)
-        self.traces = len(self.operations)
+        self._batches = Batches.up_to(max_batch_size)
+        self._explaining = Lock()
+        self._explainer: Any = None
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        return self._batches.sizes
 
     def warm(self, seconds: float = 1.5) -> None:
         """Run every operation at growing batch sizes, so that no request pays for a first run.
+
+        The first operation is measured as well, and the sizes beyond its knee are dropped: those
+        that gain less than 3 % a picture over a smaller one.
 
         Args:
             seconds: A larger batch is tried as long as the operation has not taken longer. What
                 a slow network would still gain is little beside what it costs anyhow.
         """
         for operation in self.operations:
-            until = time.monotonic() + seconds
-            for size in self.batch_sizes:
-                self.run(operation, np.zeros((size, *self.manifest.input_size, 3), np.uint8))
-                if time.monotonic() > until:
-                    break
+            self._runtime.tune(_ENDPOINTS[operation], self.batch_sizes)
+        each = self._costs(self.operations[0], seconds, rounds=3)
+        best = min(each.values())
+        knee = next(size for size, took in each.items() if took * _KNEE <= best)
+        if knee != max(each):  # else a size that there was no time for might be better still
+            self._batches = Batches(tuple(size for size in self.batch_sizes if size <= knee))
+        for operation in self.operations[1:]:
+            self._costs(operation, seconds, rounds=1)
+
+    def _costs(self, operation: Operation, seconds: float, rounds: int) -> dict[int, float]:
+        """Seconds a picture at each batch size there is time for, the quickest of some rounds."""
+        until = time.monotonic() + seconds
+        each: dict[int, float] = {}
+        for size in self.batch_sizes:
+            images = np.zeros((size, *self.manifest.input_size, 3), np.uint8)
+            each[size] = min(self._timed(operation, images) for _ in range(rounds)) / size
+            if time.monotonic() > until:
+                break
+        return each
+
+    def _timed(self, operation: Operation, images: Pixels) -> float:
+        began = time.perf_counter()
+        self.run(operation, images)
+        return time.perf_counter() - began
 
     def run(self, operation: Operation, images: Pixels) -> Outputs:
         """Answer for each picture.
@@ -98,8 +137,11 @@ class VersionPredictor:
                 f"{', '.join(self.operations)} only. Use another version or model."
             )
         width = self.manifest.features if operation == "embed" else self.manifest.classes or 0
-        answers = self._answers(_ENDPOINTS[operation], images)
-        return answers if len(images) else np.zeros((0, width), np.float32)
+        self._check(images)
+        endpoint = _ENDPOINTS[operation]
+        return self._batches.run(
+            lambda chunk: self._runtime.run(endpoint, chunk), images, width=width
+        )
 
     def explain(self, images: Pixels, classes: Indices, *, hires: bool = False) -> Outputs:
         """Why each picture would be of its class.
@@ -112,37 +154,42 @@ class VersionPredictor:
         Returns:
             Grids in 0..1, shape (n, gh, gw), float32; zeros where nothing speaks for the class.
         """
-        return self._answers("explain_hires" if hires else "explain", images, classes)
+        endpoint: Endpoint = "explain_hires" if hires else "explain"
+        if endpoint not in self.manifest.endpoints:
+            raise VersionNotFound(
+                f"'{self.manifest.model}' version {self.version} has no classifier, so there is "
+                "nothing to explain. Use another version or model."
+            )
+        self._check(images)
+        tensorflow = self._tensorflow()
+        return self._batches.run(
+            lambda chunk, of: tensorflow.explain(endpoint, chunk, of), images, classes
+        )
 
-    def _answers(
-        self, endpoint: Endpoint, images: Pixels, classes: Indices | None = None
-    ) -> Outputs:
+    def _tensorflow(self) -> Any:
+        """The reference runtime: the one that serves, or one loaded for the explanations."""
+        if hasattr(self._runtime, "explain"):
+            return self._runtime
+        with self._explaining:
+            if self._explainer is None:
+                self._explainer = tensorflow_runtime(self._folder, self._options)
+        return self._explainer
+
+    def _check(self, images: Pixels) -> None:
         if images.dtype != np.uint8 or images.shape[1:] != (*self.manifest.input_size, 3):
             raise ValueError(
                 f"{self.manifest.model} takes uint8 pictures of {self.manifest.input_size}, "
                 f"not {images.dtype} of shape {images.shape}"
             )
-        largest = self.batch_sizes[-1]
-        answers = [
-            self._chunk(endpoint, images[at : at + largest], classes, at)
-            for at in range(0, len(images), largest)
-        ]
-        return np.concatenate(answers) if answers else np.zeros((0,), np.float32)
-
-    def _chunk(
-        self, endpoint: Endpoint, images: Pixels, classes: Indices | None, at: int
-    ) -> Outputs:
-        count = len(images)
-        padding = next(size for size in self.batch_sizes if size >= count) - count
-        given = {"images": tf.constant(np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))))}
-        if classes is not None:
-            given["class_index"] = tf.constant(np.pad(classes[at : at + count], (0, padding)))
-        answer: Outputs = self._loaded.signatures[endpoint](**given)[OUTPUTS[endpoint]].numpy()
-        return answer[:count]
 
 
 def load_version(
-    store: Store, model: str, version: int | str | None = None, *, max_batch_size: int
+    store: Store,
+    model: str,
+    version: int | str | None = None,
+    *,
+    max_batch_size: int,
+    options: RuntimeOptions = RuntimeOptions(),  # noqa: B008  frozen
 ) -> VersionPredictor:
     """Load a version from the store; it still has to be warmed.
 
@@ -151,4 +198,6 @@ def load_version(
         VersionNotFound: It has no such version or alias.
     """
     number = store.resolve(model, version)
-    return VersionPredictor(store.path(model, number), max_batch_size=max_batch_size)
+    return VersionPredictor(
+        store.path(model, number), max_batch_size=max_batch_size, options=options
+    )

@@ -108,6 +108,10 @@ class Choice:
             input_size=shown.input_size if shown else row.input_size if row else None,
             features=shown.features if shown else row.features if row else None,
             operations=tuple(sorted(operations)),
+            runtime=answers[0].runtime if answers else None,
+            runtime_reason=next(
+                (one.runtime_reason for one in answers if one.runtime_reason), None
+            ),
             licence=licence,
         )
 

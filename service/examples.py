@@ -74,6 +74,8 @@ MODEL: dict[str, Any] = {
     "classes": 1000,
     "input_size": [227, 227],
     "operations": ["classify", "embed"],
+    "runtime": "openvino-bfloat16",
+    "runtime_reason": None,
     "licence": "BSD-3-Clause",
 }
 MODEL_DETAIL: dict[str, Any] = MODEL | {
@@ -192,7 +194,8 @@ SYSTEM: dict[str, Any] = {
                     "operations": ["classify", "embed"],
                     "aliases": ["champion"],
                     "classes": 1000,
-                    "runtime": "tensorflow-float32",
+                    "runtime": "openvino-bfloat16",
+                    "runtime_reason": None,
                     "batch_sizes": [1, 2, 4, 8, 16],
                 }
             ],

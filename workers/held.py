@@ -20,7 +20,10 @@ class Predictor(Protocol):
     labels: tuple[Label, ...]
     operations: tuple[Operation, ...]
     runtime: str
-    batch_sizes: tuple[int, ...]
+    runtime_reason: str | None
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]: ...
 
     def run(self, operation: Operation, images: Pixels) -> Vector:
         """Images (n, h, w, 3) uint8 to outputs (n, k) float32."""

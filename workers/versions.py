@@ -205,5 +205,6 @@ class Versions:
             ),
             classes=one.manifest.classes,
             runtime=one.runtime,
+            runtime_reason=one.runtime_reason,
             batch_sizes=one.batch_sizes,
         )

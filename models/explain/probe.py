@@ -16,7 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from contracts.explanation import Method
-from models.batches import batch_sizes, padded
+from models.batches import Batches
 from models.catalog import Preprocessing
 from models.explain.cams import WEIGHINGS, cam
 from models.explain.flat import Flat, Tensor
@@ -49,7 +49,7 @@ class Probe:
         self.flat = Flat.of(model)
         self.traces = 0
         self._preprocessing = preprocessing
-        self._sizes = batch_sizes(max_batch_size)
+        self._batches = Batches.up_to(max_batch_size)
         self._head: Head | None = None
         self._graphs: OrderedDict[tuple[str, ...], Callable[..., Tensor]] = OrderedDict()
 
@@ -140,7 +140,7 @@ class Probe:
         )
         graph = self._graph(("masked_scores",), make, *specs)
         picture, class_index = tf.constant(image), tf.constant(index, tf.int32)
-        for (batch,), count in padded(self._sizes, masks):
+        for (batch,), count in self._batches.padded(masks):
             yield graph(picture, tf.constant(batch), class_index).numpy()[:count]
 
     @property
@@ -172,6 +172,4 @@ class Probe:
         return self._graphs[key]
 
     def _all(self, graph: Callable[..., Tensor], *arrays: Any) -> Array:
-        batches = padded(self._sizes, *arrays)
-        parts = [graph(*map(tf.constant, batch)).numpy()[:count] for batch, count in batches]
-        return np.concatenate(parts)
+        return self._batches.run(lambda *batch: graph(*map(tf.constant, batch)).numpy(), *arrays)

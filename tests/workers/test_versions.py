@@ -25,6 +25,7 @@ class Loaded:
     labels: tuple[Label, ...] = ()
     operations: tuple[Operation, ...] = ("classify", "embed")
     runtime = "none"
+    runtime_reason: str | None = None
     batch_sizes = (1,)
 
     def __init__(self, manifest: Manifest) -> None:

@@ -1,0 +1,1 @@
+"""What runs a version: TensorFlow, or OpenVINO reading the same SavedModel."""

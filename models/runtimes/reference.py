@@ -1,0 +1,114 @@
+"""How TensorFlow answered in float32 on a few pictures: what every other runtime is held to.
+
+The answers are kept in a file beside the version, so that a worker need not load TensorFlow to
+judge OpenVINO. They are published with the version; for one that was published without them, a
+child process makes them once.
+
+    python -m models.runtimes.reference FOLDER [SAMPLES]
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from contracts.manifest import Endpoint
+from contracts.messages import Pixels
+from models.batches import Outputs
+from models.check_pictures import check_pictures
+from models.manifest import DERIVED, read_manifest
+from models.orphans import end_when_orphaned
+
+REFERENCE = "reference.npz"
+_ENDPOINTS: tuple[Endpoint, ...] = ("serve", "features")
+_ROOT = Path(__file__).resolve().parents[2]
+_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Pictures, and what the version says of them.
+
+    Attributes:
+        pictures: uint8 (n, height, width, 3).
+        outputs: float32 (n, k), by endpoint.
+    """
+
+    pictures: Pixels
+    outputs: dict[Endpoint, Outputs]
+
+    def write(self, file: Path) -> None:
+        """Write it, whole or not at all."""
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        with draft.open("wb") as opened:
+            np.savez(opened, allow_pickle=False, pictures=self.pictures, **self.outputs)
+        draft.replace(file)
+
+    @classmethod
+    def read(cls, file: Path) -> "Reference | None":
+        """What lies there; None if nothing readable does."""
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                outputs = {name: arrays[name] for name in _ENDPOINTS if name in arrays}
+                return cls(arrays["pictures"], outputs)
+        except (OSError, ValueError, KeyError, BadZipFile):
+            return None
+
+
+def reference_of(folder: Path, samples: Path | None) -> Reference | None:
+    """A version's reference, made if it has none; None if that fails.
+
+    Args:
+        folder: The version's.
+        samples: A folder of photos to make it on.
+    """
+    made = folder / DERIVED / REFERENCE
+    found = Reference.read(folder / REFERENCE) or Reference.read(made)
+    if found is not None:
+        return found
+    command = [sys.executable, "-m", "models.runtimes.reference", str(folder)]
+    # The GPU is the worker's, and this needs none.
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    try:
+        subprocess.run(  # noqa: S603  our own module
+            [*command, *([str(samples)] if samples else [])],
+            cwd=_ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            timeout=_SECONDS,
+            check=True,
+        )
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return Reference.read(made)
+
+
+def make_reference(folder: Path, pictures: Pixels) -> Reference:
+    """Ask TensorFlow.
+
+    Args:
+        folder: The version's.
+        pictures: uint8 (n, height, width, 3) of its input size.
+    """
+    from models.runtimes.runtime import RuntimeOptions  # noqa: PLC0415
+    from models.runtimes.tensorflow import TensorFlowRuntime  # noqa: PLC0415 (TensorFlow)
+
+    runtime = TensorFlowRuntime(folder, RuntimeOptions())
+    endpoints = [name for name in _ENDPOINTS if name in read_manifest(folder).endpoints]
+    return Reference(pictures, {name: runtime.run(name, pictures) for name in endpoints})
+
+
+def main(folder: Path, samples: Path) -> None:
+    """Make the reference of a published version."""
+    pictures = check_pictures(samples, read_manifest(folder))
+    (folder / DERIVED).mkdir(exist_ok=True)
+    make_reference(folder, pictures).write(folder / DERIVED / REFERENCE)
+
+
+if __name__ == "__main__":
+    end_when_orphaned()
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2:] else Path("samples"))

@@ -1,0 +1,55 @@
+"""A version run by TensorFlow: the reference, what a GPU is used through, and all of `explain`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from contracts.manifest import Endpoint
+from contracts.messages import Pixels
+from models.batches import Outputs
+from models.devices import prepare_tensorflow
+from models.endpoints import OUTPUTS
+from models.runtimes.runtime import RuntimeOptions
+
+
+class TensorFlowRuntime:
+    """A SavedModel, loaded by TensorFlow.
+
+    Args:
+        folder: The version's.
+        options: Threads and XLA. The first call of a process decides on the threads.
+    """
+
+    name = "tensorflow-float32"
+
+    def __init__(self, folder: Path, options: RuntimeOptions) -> None:
+        prepare_tensorflow(options.threads)
+        # Kept alive beside its signatures, which hold its variables only weakly.
+        self._loaded = tf.saved_model.load(str(folder / "saved_model"))
+        self._functions = dict(self._loaded.signatures)
+        if options.xla:
+            self.name = "tensorflow-xla-float32"
+            self._functions = {
+                name: tf.function(function, jit_compile=True)
+                for name, function in self._functions.items()
+            }
+
+    def run(self, endpoint: Endpoint, images: Pixels) -> Outputs:
+        """See `Runtime`."""
+        return self._answer(endpoint, images=tf.constant(images))
+
+    def explain(
+        self, endpoint: Endpoint, images: Pixels, classes: npt.NDArray[np.int32]
+    ) -> Outputs:
+        """Grids in 0..1, shape (n, gh, gw), float32, of the class asked for of each picture."""
+        return self._answer(endpoint, images=tf.constant(images), class_index=tf.constant(classes))
+
+    def tune(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
+        """Nothing: TensorFlow splits each operator over its threads whatever the batch."""
+
+    def _answer(self, endpoint: Endpoint, **given: tf.Tensor) -> Outputs:
+        answer: Outputs = self._functions[endpoint](**given)[OUTPUTS[endpoint]].numpy()
+        return answer
