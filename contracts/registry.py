@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
 
-from contracts.inference import Operation
+from contracts.inference import LaneOperation
 from contracts.manifest import ALIAS_NAME
 from contracts.presence import ModelState, WorkerBeat
 
@@ -28,7 +28,7 @@ class ModelInfo(BaseModel):
         description="(height, width) in pixels, of the champion; null before the first version."
     )
     features: int | None = Field(None, description="Length of an embedding.")
-    operations: tuple[Operation, ...] = Field(description="What it can be asked for now.")
+    operations: tuple[LaneOperation, ...] = Field(description="What it can be asked for now.")
     licence: str | None = Field(description="Of the weights it began with, where known.")
 
 

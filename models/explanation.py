@@ -7,7 +7,7 @@ has none.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -30,7 +30,24 @@ def hires_cam(maps: Tensor, gradients: Tensor) -> Tensor:
     return tf.reduce_mean(maps * gradients, axis=-1)
 
 
-def explainer(model: keras.Model, layer: str, weigh: Weigh) -> Callable[[Tensor, Tensor], Tensor]:
+class Explained(NamedTuple):
+    """What one pass forward and one back tell.
+
+    Attributes:
+        grids: float32 (n, gh, gw) in 0..1, the strongest evidence being 1. Without positive
+            evidence a grid is all zeros.
+        targets: The class that each explains, int32 (n,).
+        probabilities: How probable the network holds it, float32 (n,).
+    """
+
+    grids: Tensor
+    targets: Tensor
+    probabilities: Tensor
+
+
+def explainer(
+    model: keras.Model, layer: str, weigh: Weigh
+) -> Callable[[Tensor, Tensor], Explained]:
     """A function from preprocessed pictures and classes to grids.
 
     Args:
@@ -39,23 +56,26 @@ def explainer(model: keras.Model, layer: str, weigh: Weigh) -> Callable[[Tensor,
         weigh: How.
 
     Returns:
-        A function of float32 (n, h, w, channels) and int32 (n,), which gives float32 (n, gh, gw)
-        in 0..1, the strongest evidence being 1. Without positive evidence a grid is all zeros.
-        A class that does not exist gives zeros too.
+        A function of float32 (n, h, w, channels) and int32 (n,). A negative class stands for the
+        most probable one; one that does not exist gives zeros.
     """
     last = model.layers[-1]
     taps = keras.Model(model.inputs[0], [model.get_layer(layer).output, last.input])
 
-    def grids(inputs: Tensor, classes: Tensor) -> Tensor:
+    def explained(inputs: Tensor, classes: Tensor) -> Explained:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             # The input is watched so that a frozen network, too, leaves a trace on the tape.
             tape.watch(inputs)
             maps, before_last = taps(inputs, training=False)
             logits = _logits(last, before_last)
-            chosen = tf.reduce_sum(logits * tf.one_hot(classes, logits.shape[-1]))
-        return _scaled(weigh(maps, tape.gradient(chosen, maps)))
+            top = tf.argmax(logits, axis=-1, output_type=tf.int32)
+            targets = tf.where(classes < 0, top, classes)
+            chosen = tf.one_hot(targets, logits.shape[-1])
+            evidence = tf.reduce_sum(logits * chosen)
+        grids = _scaled(weigh(maps, tape.gradient(evidence, maps)))
+        return Explained(grids, targets, tf.reduce_sum(last(before_last) * chosen, axis=-1))
 
-    return grids
+    return explained
 
 
 def _logits(last: keras.Layer, x: Tensor) -> Tensor:

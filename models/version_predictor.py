@@ -14,17 +14,16 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from contracts.errors import VersionNotFound
-from contracts.inference import Operation
+from contracts.inference import LaneOperation, Operation
 from contracts.manifest import Endpoint, Manifest
 from contracts.messages import Pixels
-from models.endpoints import OUTPUTS
+from models.endpoints import OUTPUTS, PROBABILITY, TARGET
+from models.explain.explanations import Explanations, Indices
 from models.label_file import read_labels
 from models.manifest import read_manifest
 from models.store import Store
 
 Outputs = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int32]
-
 _ENDPOINTS: dict[Operation, Endpoint] = {"classify": "serve", "embed": "features"}
 
 
@@ -43,7 +42,7 @@ class VersionPredictor:
         classes: Size of the probabilities; None without a classifier.
         runtime: What runs it.
         batch_sizes: The sizes a batch is padded to, ascending.
-        traces: Always one an operation: the graphs come traced.
+        traces: Always one an endpoint: the graphs come traced.
         load_seconds: What reading the files took.
     """
 
@@ -58,11 +57,13 @@ class VersionPredictor:
         self.version = self.manifest.version
         self.labels = read_labels(folder)
         self.classes = self.manifest.classes
-        self.operations: tuple[Operation, ...] = tuple(
-            name for name, endpoint in _ENDPOINTS.items() if endpoint in self.manifest.endpoints
-        )
+        endpoints = self.manifest.endpoints
+        vectors = [name for name, endpoint in _ENDPOINTS.items() if endpoint in endpoints]
+        maps: tuple[LaneOperation, ...] = ("heatmap",) if "explain" in endpoints else ()
+        # These two need `model.keras`, which every version has.
+        self.operations: tuple[LaneOperation, ...] = (*vectors, *maps, "explain", "study")
         self.batch_sizes = _batch_sizes(max_batch_size)
-        self.traces = len(self.operations)
+        self.traces = len(endpoints)
 
     def warm(self, seconds: float = 1.5) -> None:
         """Run every operation at growing batch sizes, so that no request pays for a first run.
@@ -71,10 +72,12 @@ class VersionPredictor:
             seconds: A larger batch is tried as long as the operation has not taken longer. What
                 a slow network would still gain is little beside what it costs anyhow.
         """
-        for operation in self.operations:
+        for endpoint in self.manifest.endpoints:
             until = time.monotonic() + seconds
             for size in self.batch_sizes:
-                self.run(operation, np.zeros((size, *self.manifest.input_size, 3), np.uint8))
+                blank = np.zeros((size, *self.manifest.input_size, 3), np.uint8)
+                explains = endpoint.startswith("explain")
+                self._answers(endpoint, blank, np.zeros(size, np.int32) if explains else None)
                 if time.monotonic() > until:
                     break
 
@@ -98,25 +101,36 @@ class VersionPredictor:
                 f"{', '.join(self.operations)} only. Use another version or model."
             )
         width = self.manifest.features if operation == "embed" else self.manifest.classes or 0
-        answers = self._answers(_ENDPOINTS[operation], images)
-        return answers if len(images) else np.zeros((0, width), np.float32)
+        if not len(images):
+            return np.zeros((0, width), np.float32)
+        endpoint = _ENDPOINTS[operation]
+        return self._answers(endpoint, images)[OUTPUTS[endpoint]]
 
-    def explain(self, images: Pixels, classes: Indices, *, hires: bool = False) -> Outputs:
-        """Why each picture would be of its class.
+    def explain(self, images: Pixels, classes: Indices, *, hires: bool = False) -> Explanations:
+        """Why each picture would be of its class; one pass forward and one back.
 
         Args:
             images: As for `run`, at least one.
-            classes: The class to explain of each, shape (n,), int32.
+            classes: The class to explain of each, shape (n,), int32; a negative one stands for
+                the most probable.
             hires: HiResCAM instead of Grad-CAM.
-
-        Returns:
-            Grids in 0..1, shape (n, gh, gw), float32; zeros where nothing speaks for the class.
         """
-        return self._answers("explain_hires" if hires else "explain", images, classes)
+        endpoint: Endpoint = "explain_hires" if hires else "explain"
+        if TARGET not in self._loaded.signatures[endpoint].structured_outputs:
+            return self._explain_apart(endpoint, images, classes)
+        told = self._answers(endpoint, images, classes)
+        return Explanations(told[OUTPUTS[endpoint]], told[TARGET], told[PROBABILITY])
+
+    def _explain_apart(self, endpoint: Endpoint, images: Pixels, classes: Indices) -> Explanations:
+        """The same of a version whose endpoint tells only the grid: a second pass says the rest."""
+        probabilities = self.run("classify", images)
+        targets = np.where(classes < 0, probabilities.argmax(axis=1), classes).astype(np.int32)
+        grids = self._answers(endpoint, images, targets)[OUTPUTS[endpoint]]
+        return Explanations(grids, targets, probabilities[np.arange(len(images)), targets])
 
     def _answers(
         self, endpoint: Endpoint, images: Pixels, classes: Indices | None = None
-    ) -> Outputs:
+    ) -> dict[str, Outputs]:
         if images.dtype != np.uint8 or images.shape[1:] != (*self.manifest.input_size, 3):
             raise ValueError(
                 f"{self.manifest.model} takes uint8 pictures of {self.manifest.input_size}, "
@@ -127,18 +141,18 @@ class VersionPredictor:
             self._chunk(endpoint, images[at : at + largest], classes, at)
             for at in range(0, len(images), largest)
         ]
-        return np.concatenate(answers) if answers else np.zeros((0,), np.float32)
+        return {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
 
     def _chunk(
         self, endpoint: Endpoint, images: Pixels, classes: Indices | None, at: int
-    ) -> Outputs:
+    ) -> dict[str, Outputs]:
         count = len(images)
         padding = next(size for size in self.batch_sizes if size >= count) - count
         given = {"images": tf.constant(np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0))))}
         if classes is not None:
             given["class_index"] = tf.constant(np.pad(classes[at : at + count], (0, padding)))
-        answer: Outputs = self._loaded.signatures[endpoint](**given)[OUTPUTS[endpoint]].numpy()
-        return answer[:count]
+        answers = self._loaded.signatures[endpoint](**given)
+        return {name: answer.numpy()[:count] for name, answer in answers.items()}
 
 
 def load_version(

@@ -10,7 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from contracts.broker import REDIS_OPTIONS, celery_app
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from database.engine import open_engine, reachable
 from database.jobs import Jobs
 from database.leases import Leases
@@ -19,6 +19,7 @@ from service.admission import Admission
 from service.conversions import Conversions
 from service.decode import Decoder
 from service.dispatch import Dispatch, Drains
+from service.explanation_cache import ExplanationCache
 from service.job_queue import JobQueue
 from service.lanes import Lanes
 from service.presence import Presence
@@ -77,6 +78,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             jobs=jobs,
             store=store,
             conversions=Conversions(store, client, celery, presence),
+            explanations=ExplanationCache(settings.heatmap_cache_mb * MIB),
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )

@@ -52,7 +52,7 @@ class ClassifyQuery(EmbedQuery):
     )
 
 
-_BODY: dict[str, Any] = {
+BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "One image as the body, or one or several as the form field `image`.",
@@ -83,7 +83,7 @@ _DEFERRED: dict[str, Any] = {
         "Preference-Applied": {"schema": {"type": "string", "enum": [RESPOND_ASYNC]}},
     },
 }
-_PROBLEMS = problem_responses(
+PROBLEMS = problem_responses(
     "bad_request",
     "model_not_found",
     "version_not_found",
@@ -111,9 +111,9 @@ _PROBLEMS = problem_responses(
     responses={
         200: examples.shown("The most probable classes of each image.", examples.CLASSIFICATION),
         202: _DEFERRED,
-        **_PROBLEMS,
+        **PROBLEMS,
     },
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
 )
 async def classify(
     *,
@@ -143,9 +143,9 @@ async def classify(
     responses={
         200: examples.shown("The embedding of each image.", examples.EMBEDDING),
         202: _DEFERRED,
-        **_PROBLEMS,
+        **PROBLEMS,
     },
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
 )
 async def embed(
     *,
