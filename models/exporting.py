@@ -12,6 +12,9 @@ import keras
 
 from contracts.manifest import Draft, Endpoint, Provenance
 from contracts.messages import Pixels
+from models.explain.flat import Flat
+from models.explain.layer_file import write_layers
+from models.explain.layers import layers_of
 from models.label_file import write_labels
 from models.labels import Label
 from models.parity import parity
@@ -31,7 +34,7 @@ def export_version(
     provenance: Provenance | None = None,
     metrics: dict[str, float] | None = None,
 ) -> Draft:
-    """Write `saved_model/`, `model.keras` and `labels.json`, and check them.
+    """Write `saved_model/`, `model.keras`, `labels.json` and `layers.json`, and check them.
 
     Args:
         model: Flat, with its weights; ends in probabilities, or in maps if it is a base alone.
@@ -56,6 +59,7 @@ def export_version(
     _write_saved_model(endpoints, folder / SAVED_MODEL)
     model.save(folder / KERAS_MODEL)
     write_labels(folder, labels)
+    write_layers(folder, layers_of(Flat.of(model)))
     height, width = model.inputs[0].shape[1:3]
     return Draft(
         network=blueprint.network,

@@ -6,7 +6,6 @@ oneDNN and cuDNN choose anew for each shape. (A trace for each size ran no faste
 times as long to warm: 21 s in place of 5 for EfficientNet-Lite0 on 2 cores.)
 """
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ import tensorflow as tf
 
 from contracts.inference import Operation
 from contracts.messages import Pixels
+from models.batches import batch_sizes
 from models.catalog import Network
 from models.devices import prepare_tensorflow
 from models.networks.architecture import ARCHITECTURES, build
@@ -63,7 +63,7 @@ class Predictor:
         self.partial_reason = partial_reason
         self.operations: tuple[Operation, ...] = ("embed",)
         self.classes: int | None = None
-        self.batch_sizes = _batch_sizes(max_batch_size)
+        self.batch_sizes = batch_sizes(max_batch_size)
         self.traces = 0
         base = model.get_layer(ARCHITECTURES[network.name].base_output).output
         pooled = keras.layers.GlobalAveragePooling2D()(base)
@@ -170,9 +170,3 @@ def load_predictor(
     load_weights(model, network.name, file.path, file.format)
     model.trainable = False
     return Predictor(network, model, partial_reason=reason, max_batch_size=max_batch_size)
-
-
-def _batch_sizes(largest: int) -> tuple[int, ...]:
-    """Powers of two up to `largest`, and `largest` itself: at most half of a batch is padding."""
-    powers = [2**n for n in range(int(math.log2(largest)) + 1)]
-    return tuple(dict.fromkeys([*powers, largest]))

@@ -18,16 +18,17 @@ from typing import Any, Self
 import keras
 import tensorflow as tf
 
+from contracts.explanation import Method
 from contracts.manifest import Endpoint
 from models.catalog import Network, Preprocessing
 from models.endpoints import OUTPUTS, PROBABILITY, TARGET
-from models.explanation import Tensor, Weigh, explainer, grad_cam, hires_cam
+from models.explain.cams import WEIGHINGS, explained
+from models.explain.flat import Flat, Tensor
+from models.explain.head import head_of
 from models.networks.architecture import ARCHITECTURES
-from models.networks.preprocessing import preprocess
+from models.networks.preprocessing import prepare
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colour to grey
-
-_EXPLANATIONS: dict[Endpoint, Weigh] = {"explain": grad_cam, "explain_hires": hires_cam}
+_EXPLANATIONS: dict[Endpoint, Method] = {"explain": "grad_cam", "explain_hires": "hires_cam"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +82,15 @@ def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signa
     classes = tf.TensorSpec((None,), tf.int32, name="class_index")
 
     def prepared(pictures: Tensor) -> Tensor:
-        x = preprocess(blueprint.preprocessing, pictures)
-        return x if channels == 3 else tf.reduce_sum(x * _LUMA, axis=-1, keepdims=True)
+        return prepare(blueprint.preprocessing, pictures, channels)
 
     def forward(endpoint: Endpoint, part: keras.Model) -> Signature:
         return Signature(
             lambda images: {OUTPUTS[endpoint]: part(prepared(images), training=False)}, (images,)
         )
 
-    def explanation(endpoint: Endpoint, weigh: Weigh) -> Signature:
-        explain = explainer(model, blueprint.explain_layer, weigh)
+    def explanation(endpoint: Endpoint, method: Method) -> Signature:
+        explain = explained(flat, head, blueprint.explain_layer, WEIGHINGS[method])
 
         def run(images: Tensor, class_index: Tensor) -> dict[str, Tensor]:
             told = explain(prepared(images), class_index)
@@ -102,7 +102,9 @@ def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signa
     features = forward("features", _pooled(model, blueprint.base_output))
     if is_base(model):
         return {"features": features}
-    explanations = {name: explanation(name, weigh) for name, weigh in _EXPLANATIONS.items()}
+    flat = Flat.of(model)
+    head = head_of(flat)
+    explanations = {name: explanation(name, method) for name, method in _EXPLANATIONS.items()}
     return {"serve": forward("serve", model), "features": features, **explanations}
 
 

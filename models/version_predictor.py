@@ -5,7 +5,6 @@ was published, the zoo and what was trained here alike. Batches are padded to a 
 graph takes any size, but each new one costs the kernels a first, slow run.
 """
 
-import math
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from contracts.errors import VersionNotFound
 from contracts.inference import LaneOperation, Operation
 from contracts.manifest import Endpoint, Manifest
 from contracts.messages import Pixels
+from models.batches import batch_sizes
 from models.endpoints import OUTPUTS, PROBABILITY, TARGET
 from models.explain.explanations import Explanations, Indices
 from models.label_file import read_labels
@@ -62,7 +62,7 @@ class VersionPredictor:
         maps: tuple[LaneOperation, ...] = ("heatmap",) if "explain" in endpoints else ()
         # These two need `model.keras`, which every version has.
         self.operations: tuple[LaneOperation, ...] = (*vectors, *maps, "explain", "study")
-        self.batch_sizes = _batch_sizes(max_batch_size)
+        self.batch_sizes = batch_sizes(max_batch_size)
         self.traces = len(endpoints)
 
     def warm(self, seconds: float = 1.5) -> None:
@@ -166,9 +166,3 @@ def load_version(
     """
     number = store.resolve(model, version)
     return VersionPredictor(store.path(model, number), max_batch_size=max_batch_size)
-
-
-def _batch_sizes(largest: int) -> tuple[int, ...]:
-    """Powers of two up to `largest`, and `largest` itself: at most half of a batch is padding."""
-    powers = [2**n for n in range(int(math.log2(largest)) + 1)]
-    return tuple(dict.fromkeys([*powers, largest]))

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from models.catalog import Preprocessing
 
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colour to grey
 BGR_MEANS = (103.939, 116.779, 123.68)  # ImageNet's, over 0..255, as the first Caffe networks had
 
 
@@ -38,3 +39,9 @@ _PREPROCESSING: dict[Preprocessing, Callable[[Any], Any]] = {
 def preprocess(kind: Preprocessing, images: Any) -> Any:
     """Turn uint8 RGB of shape (n, height, width, 3) into float32 of that shape, as `kind` says."""
     return _PREPROCESSING[kind](images)
+
+
+def prepare(kind: Preprocessing, images: Any, channels: int) -> Any:
+    """As `preprocess`, made grey for a network that takes one channel."""
+    x = preprocess(kind, images)
+    return x if channels == 3 else tf.reduce_sum(x * _LUMA, axis=-1, keepdims=True)

@@ -1,0 +1,43 @@
+"""`layers.json` of a version: its layers as they can be asked for, known without loading Keras."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from contracts.errors import LayerNotFound, ValidationFailed
+from contracts.explanation import LayerInfo
+
+LAYERS = "layers.json"
+
+_ADAPTER = TypeAdapter(tuple[LayerInfo, ...])
+
+
+def write_layers(folder: Path, layers: Iterable[LayerInfo]) -> None:
+    """Write the file into a version in the making."""
+    (folder / LAYERS).write_bytes(_ADAPTER.dump_json(tuple(layers), indent=1))
+
+
+def read_layers(folder: Path) -> tuple[LayerInfo, ...]:
+    """The layers of the version in `folder`, in the order of the pass forward.
+
+    Raises:
+        FileNotFoundError: The version was made before there was such a file.
+    """
+    return _ADAPTER.validate_json((folder / LAYERS).read_bytes())
+
+
+def explainable_layer(layers: Iterable[LayerInfo], name: str) -> LayerInfo:
+    """The layer of that name.
+
+    Raises:
+        LayerNotFound: There is none; the message lists those that can be asked for.
+        ValidationFailed: It has no maps to look at.
+    """
+    known = {layer.name: layer for layer in layers}
+    usable = ", ".join(layer.name for layer in known.values() if layer.explainable)
+    if name not in known:
+        raise LayerNotFound(f"The network has no layer '{name[:64]}'. With maps: {usable}.")
+    if not known[name].explainable:
+        raise ValidationFailed(f"Layer '{name}' has no maps to look at. Choose one of: {usable}.")
+    return known[name]
