@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 from celery import Celery
 from kombu.serialization import disable_insecure_serializers
 
-from contracts.names import TASK_CONVERT, TASK_DRAIN, TASK_RUN_JOB
+from contracts.names import TASK_CONVERT, TASK_DRAIN, TASK_RING, TASK_RUN_JOB
 from contracts.transport import Amqp
 
 
@@ -38,7 +38,7 @@ def celery_app(redis_url: str) -> Celery:
         },
         task_publish_retry=False,
         task_create_missing_queues=True,
-        task_routes={TASK_RUN_JOB: {}, TASK_DRAIN: {}, TASK_CONVERT: {}},
+        task_routes={TASK_RUN_JOB: {}, TASK_DRAIN: {}, TASK_CONVERT: {}, TASK_RING: {}},
     )
     return app
 

@@ -5,8 +5,31 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-JobKind = Literal["classify", "embed"]
+from contracts.names import PICTURE_QUEUE, TRAINING_QUEUE
+
+JobKind = Literal[
+    "classify",
+    "embed",
+    "training",
+    "dataset_import",
+    "filters",
+    "heatmap",
+    "quantize",
+    "style_transfer",
+    "dream",
+]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+WORK_QUEUES: dict[JobKind, str] = {
+    "training": TRAINING_QUEUE,
+    "quantize": TRAINING_QUEUE,
+    "dataset_import": PICTURE_QUEUE,
+    "filters": PICTURE_QUEUE,
+    "heatmap": PICTURE_QUEUE,
+    "style_transfer": PICTURE_QUEUE,
+    "dream": PICTURE_QUEUE,
+}
+"""Where the kinds wait that run in a process of their own; the others run beside the lanes."""
+
 FINISHED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -46,6 +69,9 @@ class Job(BaseModel):
     state: JobState
     attempt: int = Field(description="0 while queued, then 1; more after a worker was lost.")
     progress: Progress
+    queue_position: int | None = Field(
+        None, description="1 for the next of its queue; only of work that waits for a process."
+    )
     metrics: list[dict[str, Any]] = []
     result: dict[str, Any] | None = None
     error: JobError | None = None

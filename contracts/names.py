@@ -3,9 +3,17 @@
 TASK_DRAIN = "opsin.drain"
 TASK_RUN_JOB = "opsin.run_job"
 TASK_CONVERT = "opsin.convert"
+TASK_RING = "opsin.ring"
+"""Tells a job worker that something waits in one of its queues; the jobs are in the database."""
 
 CONVERSION_QUEUE = "conversions"
 """The Celery queue of conversions, which any worker can do whatever it holds."""
+
+TRAINING_QUEUE = "training"
+"""The queue of what takes minutes to hours and all cores."""
+
+PICTURE_QUEUE = "pictures"
+"""The queue of what takes seconds to minutes and makes pictures."""
 
 
 def inference_queue(model: str) -> str:

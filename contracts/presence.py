@@ -38,6 +38,9 @@ class WorkerBeat(BaseModel):
     started_at: float = Field(description="Unix time in seconds.")
     beat_at: float = Field(description="Unix time in seconds.")
     models: tuple[HeldModel, ...] = ()
+    queues: dict[str, int] = Field(
+        {}, description="Of a job worker: how many jobs of each queue it runs at a time."
+    )
 
     def held(self, model: str) -> "dict[int, HeldModel]":
         """The versions of a model that this worker answers with, by number."""

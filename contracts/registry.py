@@ -90,6 +90,14 @@ class LaneInfo(BaseModel):
     drain_rate: float | None = Field(description="Images a second, last seen; null if unknown.")
 
 
+class JobQueueInfo(BaseModel):
+    """One queue of long jobs."""
+
+    name: str
+    queued: int = Field(description="Jobs that wait.")
+    running: int = Field(description="Jobs that run.")
+
+
 class SystemInfo(BaseModel):
     """The whole installation at a glance."""
 
@@ -98,6 +106,10 @@ class SystemInfo(BaseModel):
     workers: list[WorkerBeat]
     devices: list[str]
     queues: list[LaneInfo]
+    job_workers: list[WorkerBeat] = []
+    job_queues: list[JobQueueInfo] | None = Field(
+        None, description="Null while the database does not answer."
+    )
     models: list[ModelInfo]
 
 

@@ -105,6 +105,26 @@ class Settings(BaseSettings):
     job_retention_hours: int = Field(
         24, ge=1, description="How long a finished job and its result are kept."
     )
+    job_max_hours: float = Field(
+        48, gt=0, le=8760, description="How long a job may run in all; then it fails."
+    )
+    training_concurrency: int = Field(
+        1, ge=0, le=64, description="Trainings that one job worker runs at a time. 0: none."
+    )
+    picture_concurrency: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="Filters, dreams, style transfers and the like that one job worker runs at a "
+        "time. 0: none.",
+    )
+    job_threads: int = Field(
+        os.cpu_count() or 1,
+        ge=1,
+        le=256,
+        description="Threads TensorFlow uses in one training or other long job. They run at the "
+        "lowest priority, so inference goes first.",
+    )
     shutdown_seconds: float = Field(
         10, gt=0, description="How long a process may take to finish its work when told to stop."
     )
@@ -148,6 +168,11 @@ class Settings(BaseSettings):
     def store_home(self) -> Path:
         """Where the model versions are kept."""
         return self.home / "store"
+
+    @property
+    def jobs_home(self) -> Path:
+        """Where jobs keep what they were given, their checkpoints and what they made."""
+        return self.home / "jobs"
 
     @property
     def is_loopback(self) -> bool:

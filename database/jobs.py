@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,9 +14,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict, JobNotFound, QueueFull, ValidationFailed
-from contracts.jobs import FINISHED, Job, JobError, JobKind, JobState, Progress
+from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind, JobState, Progress
 from database.engine import alone, reading, writing
+from database.history import Entry, depths, entries, jobs_of
 from database.idempotency import Answer, IdempotencyKey, forget_old, lookup, remember
+from database.job_files import JobFiles
 from database.tables import JobRecord
 
 Clock = Callable[[], datetime]  # an aware time
@@ -36,6 +38,14 @@ class Created:
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """A job as it is now, and what it told after a certain number, oldest first."""
+
+    job: Job
+    entries: list[Entry]
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Some jobs, newest first, and where the next page starts; None after the last."""
 
@@ -49,11 +59,18 @@ def new_job_id() -> str:
 
 
 class Jobs:
-    """The table of jobs. Every method is one transaction, and raises Unavailable without one."""
+    """The table of jobs. Every method is one transaction, and raises Unavailable without one.
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    Args:
+        engine: The database.
+        clock: What time it is.
+        files: The files beside the rows, which go when the rows go; None where there are none.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock, files: JobFiles | None = None) -> None:
         self._engine = engine
         self._clock = clock
+        self._files = files
 
     def create(
         self,
@@ -94,16 +111,32 @@ class Jobs:
             JobNotFound: There is none of that id.
         """
         with reading(self._engine) as session:
-            return job_of(find(session, job_id))
+            return jobs_of(session, [find(session, job_id)])[0]
 
-    def model_of(self, job_id: str) -> str:
-        """The name of the model a job is for.
+    def history(self, job_id: str, after: int = 0) -> History:
+        """One job, and what it told after the number of an earlier entry.
 
         Raises:
             JobNotFound: There is none of that id.
         """
         with reading(self._engine) as session:
-            return str(find(session, job_id).request["model"])
+            record = find(session, job_id)
+            return History(jobs_of(session, [record])[0], entries(session, job_id, after))
+
+    def destination(self, job_id: str) -> tuple[str | None, str]:
+        """The queue of a job that runs in a process of its own, and the model of another.
+
+        Raises:
+            JobNotFound: There is none of that id.
+        """
+        with reading(self._engine) as session:
+            record = find(session, job_id)
+            return record.queue, str(record.request.get("model", ""))
+
+    def depths(self) -> dict[str, tuple[int, int]]:
+        """How many jobs wait and how many run, by queue."""
+        with reading(self._engine) as session:
+            return depths(session)
 
     def list(
         self,
@@ -131,9 +164,9 @@ class Jobs:
             query = query.where(or_(JobRecord.created_at < created_at, same_time))
         with reading(self._engine) as session:
             records = session.scalars(query.limit(limit + 1)).all()
-        shown = records[:limit]
-        more = len(records) > limit
-        return Page([job_of(record) for record in shown], _cursor(shown[-1]) if more else None)
+            shown = records[:limit]
+            jobs = jobs_of(session, shown)
+        return Page(jobs, _cursor(shown[-1]) if len(records) > limit else None)
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job to end.
@@ -151,10 +184,13 @@ class Jobs:
                 record.finished_at = self._clock()
             elif record.state == "running":
                 record.cancel_requested = True
-            return job_of(record)
+            job = jobs_of(session, [record])[0]
+        if self._files and job.state in FINISHED:
+            self._files.end_work(job_id)
+        return job
 
     def delete(self, job_id: str) -> None:
-        """Forget a finished job.
+        """Forget a finished job and its files.
 
         Raises:
             JobNotFound: There is none of that id.
@@ -165,20 +201,34 @@ class Jobs:
             if record.state not in FINISHED:
                 raise Conflict("The job is not finished. Cancel it first, then delete it.")
             session.delete(record)
+        if self._files:
+            self._files.remove(job_id)
 
     def purge(self, older_than: timedelta) -> int:
-        """Forget jobs that finished longer ago, and answers to old Idempotency-Keys.
+        """Forget jobs that finished longer ago, their files, and old answers.
+
+        Files that a killed process left behind go too.
 
         Returns:
             How many jobs were forgotten.
         """
         now = self._clock()
-        old = delete(JobRecord).where(
-            JobRecord.state.in_(FINISHED), JobRecord.finished_at < now - older_than
-        )
+        old = and_(JobRecord.state.in_(FINISHED), JobRecord.finished_at < now - older_than)
         with writing(self._engine) as session:
             forget_old(session, now)
-            return session.connection().execute(old).rowcount
+            gone = list(session.scalars(select(JobRecord.id).where(old)))
+            session.connection().execute(delete(JobRecord).where(old))
+        if self._files:
+            for job_id in gone:
+                self._files.remove(job_id)
+            self._files.sweep(self._fates)
+        return len(gone)
+
+    def _fates(self, ids: Collection[str]) -> dict[str, bool]:
+        """Which of those jobs there are, and whether each has ended."""
+        known = select(JobRecord.id, JobRecord.state).where(JobRecord.id.in_(ids))
+        with reading(self._engine) as session:
+            return {job_id: state in FINISHED for job_id, state in session.execute(known)}
 
     def _record(
         self, kind: JobKind, request: dict[str, Any], digest: str | None, job_id: str
@@ -188,9 +238,13 @@ class Jobs:
             id=job_id,
             kind=kind,
             state="queued",
+            queue=WORK_QUEUES.get(kind),
             request=request,
             input_digest=digest,
             attempt=0,
+            stalled=0,
+            furthest=0,
+            told=0,
             progress=Progress(fraction=0).model_dump(),
             cancel_requested=False,
             sent_at=now,
@@ -206,7 +260,7 @@ class Jobs:
             self._check_room(session, limit, now)
             session.add(record)
             session.flush()
-            job = job_of(record)
+            job = jobs_of(session, [record])[0]
             if asked:
                 remember(session, asked, Answer(202, job.model_dump(mode="json")), now)
             return Created(job, is_new=True)
@@ -234,27 +288,6 @@ def find(session: Session, job_id: str, *, locked: bool = False) -> JobRecord:
     if record is None:
         raise JobNotFound("There is no job of that id. Finished jobs are forgotten after a while.")
     return record
-
-
-def job_of(record: JobRecord) -> Job:
-    """The row as clients see it."""
-    error = None
-    if record.error_code is not None:
-        error = JobError(code=record.error_code, detail=record.error_detail or "")
-    return Job.model_validate(
-        {
-            "id": record.id,
-            "kind": record.kind,
-            "state": record.state,
-            "attempt": record.attempt,
-            "progress": record.progress,
-            "result": record.result,
-            "error": error,
-            "created_at": record.created_at,
-            "started_at": record.started_at,
-            "finished_at": record.finished_at,
-        }
-    )
 
 
 def _cursor(record: JobRecord) -> str:

@@ -5,20 +5,31 @@ may take it. The lease carries the attempt's number, so that a worker which was 
 comes back after another took its job, can change nothing any more.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Engine, and_, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Engine, and_, case, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
-from contracts.errors import OpsinError
+from contracts.errors import InternalError, OpsinError
 from contracts.jobs import Progress
 from database.engine import reading, writing
 from database.jobs import Clock
-from database.tables import JobRecord, UtcTime
+from database.tables import ArtifactRecord, JobRecord, MetricRecord, UtcTime
 
 MOST_ATTEMPTS = 3
+"""Attempts in a row that got no further, of what runs beside the lanes and starts anew each time."""
+
+MOST_STALLED = 10
+"""The same of work in a process of its own, which goes on from a checkpoint."""
+
+MOST_STARVED = 3
+"""The same where memory was wanting: more attempts would not find more of it."""
+
+MOST_TOLD = 100_000
+"""Metrics and artifacts one job may write, replaced ones counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,7 @@ class Lease:
         attempt: The how-manieth try this is, from 1.
         kind: What is to be done.
         request: How, as it was given to `Jobs.create`.
+        started_at: When the first attempt began.
     """
 
     job_id: str
@@ -38,6 +50,7 @@ class Lease:
     attempt: int
     kind: str
     request: dict[str, Any]
+    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +60,29 @@ class Swept:
     resend: list[str]
     failed: list[str]
     cancelled: list[str]
+
+
+Look = Literal["held", "cancelled", "lost"]
+
+_GIVEN_UP = (
+    (
+        True,
+        MOST_ATTEMPTS,
+        InternalError(f"The worker was lost {MOST_ATTEMPTS} times. Send the request again."),
+    ),
+    (
+        False,
+        MOST_STALLED,
+        InternalError(
+            f"Its process was lost {MOST_STALLED} times in a row without getting further. "
+            "The job worker's log says how; send the request again once that is mended."
+        ),
+    ),
+)
+_STARVED = InternalError(
+    f"Memory was wanting: the system ended its process {MOST_STARVED} times in a row without "
+    "its getting further. Ask for a smaller batch, image or network, or give it more memory."
+)
 
 
 class Leases:
@@ -63,21 +99,46 @@ class Leases:
             The lease; None if the job is gone, finished, cancelled, held by another or given
             up, and there is nothing to do.
         """
-        now = self._clock()
-        free = or_(JobRecord.state == "queued", and_(_lost(now), JobRecord.attempt < MOST_ATTEMPTS))
-        taken = {
-            "state": "running",
-            "attempt": JobRecord.attempt + 1,
-            "worker_id": worker_id,
-            "lease_until": now + timedelta(seconds=lease_seconds),
-            "started_at": func.coalesce(JobRecord.started_at, literal(now, UtcTime())),
-        }
-        mine = JobRecord.id == job_id
         with writing(self._engine) as session:
-            if not _changed(session, and_(mine, free, ~JobRecord.cancel_requested), taken):
+            return self._claim(session, job_id, worker_id, lease_seconds)
+
+    def claim_next(self, queue: str, worker_id: str, lease_seconds: float) -> Lease | None:
+        """Take the oldest job of a queue that is free; None if there is none."""
+        waits = and_(JobRecord.queue == queue, _free(self._clock()))
+        oldest = (
+            select(JobRecord.id)
+            .where(waits)
+            .order_by(JobRecord.created_at, JobRecord.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        with reading(self._engine) as session:
+            if session.scalar(select(JobRecord.id).where(waits).limit(1)) is None:
+                return None  # most looks end here, and keep nobody from writing
+        with writing(self._engine) as session:
+            job_id = session.scalar(oldest)
+            return job_id and self._claim(session, job_id, worker_id, lease_seconds)
+
+    def held(self, job_id: str, worker_id: str, attempt: int) -> Lease | None:
+        """The lease that the parent of this process has taken; None if it is held no more."""
+        with reading(self._engine) as session:
+            record = session.get(JobRecord, job_id)
+            mine = ("running", worker_id, attempt)
+            if record is None or (record.state, record.worker_id, record.attempt) != mine:
                 return None
-            record = session.scalars(select(JobRecord).where(mine)).one()
-            return Lease(job_id, worker_id, record.attempt, record.kind, record.request)
+            return _lease(record, worker_id)
+
+    def look(self, lease: Lease) -> Look:
+        """Whether the work should go on."""
+        with reading(self._engine) as session:
+            record = session.get(JobRecord, lease.job_id)
+            if record is None or (record.worker_id, record.attempt, record.state) != (
+                lease.worker_id,
+                lease.attempt,
+                "running",
+            ):
+                return "lost"
+            return "cancelled" if record.cancel_requested else "held"
 
     def heartbeat(self, lease: Lease, lease_seconds: float) -> bool:
         """Keep the job for longer; False if it is no longer held, and work should stop."""
@@ -86,7 +147,84 @@ class Leases:
 
     def progress(self, lease: Lease, progress: Progress) -> bool:
         """Tell how far it is; False if the job is no longer held."""
-        return self._write(lease, {"progress": progress.model_dump()})
+        millionths = round(progress.fraction * 1_000_000)
+        further = JobRecord.furthest < millionths
+        told = {
+            "progress": progress.model_dump(),
+            "stalled": case((further, 0), else_=JobRecord.stalled),
+            "furthest": case((further, millionths), else_=JobRecord.furthest),
+        }
+        return self._write(lease, told)
+
+    def metrics(self, lease: Lease, key: str, row: dict[str, Any]) -> bool:
+        """Add a row, or replace the one of that key; False if the job is no longer held."""
+
+        def write(session: Session, told: int) -> None:
+            known = session.get(MetricRecord, (lease.job_id, key))
+            if known is not None:
+                known.told, known.row = told, row
+                return
+            new = MetricRecord(job_id=lease.job_id, key=key, place=told, told=told, row=row)
+            session.add(new)
+            # A row of its own is progress, whatever the fraction says.
+            session.execute(
+                update(JobRecord).where(JobRecord.id == lease.job_id).values(stalled=0)
+            )
+
+        return self._tell(lease, write)
+
+    def artifact(self, lease: Lease, name: str, media_type: str, size: int) -> bool:
+        """Tell of a file that was written or replaced; False if the job is no longer held."""
+
+        def write(session: Session, told: int) -> None:
+            known = session.get(ArtifactRecord, (lease.job_id, name))
+            place = known.place if known is not None else told
+            row = {"media_type": media_type, "size": size, "place": place, "told": told}
+            session.merge(ArtifactRecord(job_id=lease.job_id, name=name, **row))
+
+        return self._tell(lease, write)
+
+    def release(self, lease: Lease, *, was_asked: bool = False, starved: bool = False) -> bool:
+        """Give the job back unfinished, so that the next attempt need not wait.
+
+        Args:
+            lease: What is given back.
+            was_asked: The process was told to stop: the attempt does not count.
+            starved: It was ended for want of memory.
+
+        Returns:
+            False if it was no longer held.
+        """
+        now = self._clock()
+        free: dict[str, Any] = {"lease_until": now - timedelta(microseconds=1)}
+        if was_asked:
+            free["stalled"] = case((JobRecord.stalled > 0, JobRecord.stalled - 1), else_=0)
+        with writing(self._engine) as session:
+            if not _changed(session, _held_by(lease), free):
+                return False
+            record = session.get(JobRecord, lease.job_id)
+            if starved and record is not None and record.stalled >= MOST_STARVED:
+                _end(record, _STARVED, now)
+            return True
+
+    def release_all(self, worker_id: str) -> int:
+        """Give back what a worker that is surely dead still holds; returns how many jobs."""
+        gone = and_(JobRecord.worker_id == worker_id, JobRecord.state == "running")
+        free = {"lease_until": self._clock() - timedelta(microseconds=1)}
+        with writing(self._engine) as session:
+            return (
+                session.connection().execute(update(JobRecord).where(gone).values(free)).rowcount
+            )
+
+    def holders(self) -> set[str]:
+        """The workers that hold work in processes of its own."""
+        busy = select(JobRecord.worker_id).where(
+            JobRecord.state == "running",
+            JobRecord.queue.is_not(None),
+            JobRecord.lease_until >= self._clock(),
+        )
+        with reading(self._engine) as session:
+            return {one for one in session.scalars(busy) if one is not None}
 
     def succeed(self, lease: Lease, result: dict[str, Any]) -> bool:
         """End the job with its result; False if it is no longer held: nothing was written."""
@@ -118,12 +256,6 @@ class Leases:
             stale_seconds: A task that was sent so long ago and is still queued is taken as lost.
         """
         now = self._clock()
-        given_up = {
-            "state": "failed",
-            "finished_at": now,
-            "error_code": "internal_error",
-            "error_detail": f"The worker was lost {MOST_ATTEMPTS} times. Send the request again.",
-        }
         lost, asked = _lost(now), JobRecord.cancel_requested
         waiting = or_(JobRecord.state == "queued", lost)
         stale = JobRecord.sent_at <= now - timedelta(seconds=stale_seconds)
@@ -133,7 +265,15 @@ class Leases:
             cancelled = _take(
                 session, and_(lost, asked), {"state": "cancelled", "finished_at": now}
             )
-            failed = _take(session, and_(lost, JobRecord.attempt >= MOST_ATTEMPTS), given_up)
+            failed = [
+                job_id
+                for beside, most, error in _GIVEN_UP
+                for job_id in _take(
+                    session,
+                    and_(lost, JobRecord.queue.is_(None) == beside, JobRecord.stalled >= most),
+                    _ended(error, now),
+                )
+            ]
             resend = _take(session, and_(waiting, or_(stale, spent)), {"sent_at": now})
         return Swept(resend, failed, cancelled)
 
@@ -141,14 +281,72 @@ class Leases:
         return self._write(lease, values | {"finished_at": self._clock(), "lease_until": None})
 
     def _write(self, lease: Lease, values: dict[str, Any]) -> bool:
-        held = and_(
-            JobRecord.id == lease.job_id,
-            JobRecord.state == "running",
-            JobRecord.worker_id == lease.worker_id,
-            JobRecord.attempt == lease.attempt,
-        )
         with writing(self._engine) as session:
-            return _changed(session, held, values)
+            return _changed(session, _held_by(lease), values)
+
+    def _tell(self, lease: Lease, write: Callable[[Session, int], None]) -> bool:
+        """Number an entry and write it, if the job is still held."""
+        with writing(self._engine) as session:
+            if not _changed(session, _held_by(lease), {"told": JobRecord.told + 1}):
+                return False
+            told = session.scalars(select(JobRecord.told).where(_held_by(lease))).one()
+            if told > MOST_TOLD:
+                raise InternalError(f"A job may tell of {MOST_TOLD} metrics and files, no more.")
+            write(session, told)
+            return True
+
+    def _claim(
+        self, session: Session, job_id: str, worker_id: str, lease_seconds: float
+    ) -> Lease | None:
+        now = self._clock()
+        taken = {
+            "state": "running",
+            "attempt": JobRecord.attempt + 1,
+            "stalled": JobRecord.stalled + 1,
+            "worker_id": worker_id,
+            "lease_until": now + timedelta(seconds=lease_seconds),
+            "started_at": func.coalesce(JobRecord.started_at, literal(now, UtcTime())),
+        }
+        mine = JobRecord.id == job_id
+        if not _changed(session, and_(mine, _free(now)), taken):
+            return None
+        return _lease(session.scalars(select(JobRecord).where(mine)).one(), worker_id)
+
+
+def _lease(record: JobRecord, worker_id: str) -> Lease:
+    began = record.started_at or record.created_at
+    return Lease(record.id, worker_id, record.attempt, record.kind, record.request, began)
+
+
+def _held_by(lease: Lease) -> ColumnElement[bool]:
+    return and_(
+        JobRecord.id == lease.job_id,
+        JobRecord.state == "running",
+        JobRecord.worker_id == lease.worker_id,
+        JobRecord.attempt == lease.attempt,
+    )
+
+
+def _free(now: datetime) -> ColumnElement[bool]:
+    """Queued, or lost by a worker and not given up."""
+    most = case((JobRecord.queue.is_(None), MOST_ATTEMPTS), else_=MOST_STALLED)
+    again = and_(_lost(now), JobRecord.stalled < most)
+    return and_(or_(JobRecord.state == "queued", again), ~JobRecord.cancel_requested)
+
+
+def _ended(error: OpsinError, now: datetime) -> dict[str, Any]:
+    return {
+        "state": "failed",
+        "finished_at": now,
+        "lease_until": None,
+        "error_code": error.code,
+        "error_detail": error.detail,
+    }
+
+
+def _end(record: JobRecord, error: OpsinError, now: datetime) -> None:
+    for name, value in _ended(error, now).items():
+        setattr(record, name, value)
 
 
 def _lost(now: datetime) -> ColumnElement[bool]:

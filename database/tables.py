@@ -3,7 +3,17 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Index, String, Text, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    TypeDecorator,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -50,14 +60,19 @@ class JobRecord(Record):
     __table_args__ = (
         Index("jobs_newest", "created_at", "id"),
         Index("jobs_by_state", "state", "finished_at"),
+        Index("jobs_by_queue", "queue", "state", "created_at"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[str] = mapped_column(String(40))
     state: Mapped[str] = mapped_column(String(16))
+    queue: Mapped[str | None] = mapped_column(String(40))  # None: runs beside the lanes
     request: Mapped[dict[str, Any]]
     input_digest: Mapped[str | None] = mapped_column(String(64))  # sha256 of the input, hex
     attempt: Mapped[int] = mapped_column(default=0)
+    stalled: Mapped[int] = mapped_column(default=0)  # attempts since it last got further
+    furthest: Mapped[int] = mapped_column(default=0)  # the largest fraction told, in millionths
+    told: Mapped[int] = mapped_column(default=0)  # metrics and artifacts told, replaced ones too
     progress: Mapped[dict[str, Any]]
     result: Mapped[dict[str, Any] | None]
     error_code: Mapped[str | None] = mapped_column(String(64))
@@ -69,6 +84,31 @@ class JobRecord(Record):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class MetricRecord(Record):
+    """One row of a job's metrics, e.g. an epoch's."""
+
+    __tablename__ = "job_metrics"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(120), primary_key=True)  # of epoch and phase
+    place: Mapped[int]  # among the rows, from 1
+    told: Mapped[int]  # see `JobRecord.told`: when it was last written
+    row: Mapped[dict[str, Any]]
+
+
+class ArtifactRecord(Record):
+    """One file that a job made; the file itself lies in `database.job_files`."""
+
+    __tablename__ = "job_artifacts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    media_type: Mapped[str] = mapped_column(String(100))
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes
+    place: Mapped[int]
+    told: Mapped[int]
 
 
 class AnswerRecord(Record):

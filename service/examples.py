@@ -62,6 +62,7 @@ JOB: dict[str, Any] = {
     "state": "running",
     "attempt": 1,
     "progress": {"fraction": 0.5, "step": 16, "steps": 32},
+    "queue_position": None,
     "metrics": [],
     "result": None,
     "error": None,
@@ -69,6 +70,30 @@ JOB: dict[str, Any] = {
     "created_at": "2026-11-20T09:30:00Z",
     "started_at": "2026-11-20T09:30:01Z",
     "finished_at": None,
+}
+TRAINING: dict[str, Any] = JOB | {
+    "id": "job_Xo2mDqZb1c8uG5nV0rTfLwYh",
+    "kind": "training",
+    "progress": {
+        "fraction": 0.42,
+        "phase": "finetune",
+        "epoch": 3,
+        "epochs": 8,
+        "step": 12,
+        "steps": 63,
+        "eta_seconds": 140,
+    },
+    "metrics": [
+        {"epoch": 1, "phase": "head", "loss": 0.61, "accuracy": 0.71, "learning_rate": 0.001}
+    ],
+    "artifacts": [
+        {
+            "name": "curves.png",
+            "media_type": "image/png",
+            "size": 10240,
+            "url": "/v1/jobs/job_Xo2mDqZb1c8uG5nV0rTfLwYh/artifacts/curves.png",
+        }
+    ],
 }
 MODEL: dict[str, Any] = {
     "name": "squeezenet",
@@ -149,6 +174,8 @@ SYSTEM: dict[str, Any] = {
     ],
     "devices": ["CPU"],
     "queues": [{"name": "lane:squeezenet:1:classify", "depth": 0, "drain_rate": 92.4}],
+    "job_workers": [],
+    "job_queues": [{"name": "training", "queued": 2, "running": 1}],
     "models": [MODEL],
 }
 OIP_SERVER: dict[str, Any] = {
@@ -245,8 +272,9 @@ TF_METADATA: dict[str, Any] = {
     },
 }
 EVENTS = (
-    'event: state\ndata: {"state":"running","attempt":1}\nid: 4000000\n\n'
-    'event: progress\ndata: {"fraction":0.5,"step":16,"steps":32}\nid: 4500001\n\n'
+    'event: state\ndata: {"state":"running","attempt":1}\nid: 4000001000000\n\n'
+    'event: progress\ndata: {"fraction":0.5,"step":16,"steps":32}\nid: 4500002000000\n\n'
+    'event: metrics\ndata: {"epoch":1,"phase":"head","loss":0.61}\nid: 4500002000001\n\n'
 )
 
 

@@ -1,12 +1,15 @@
 """Work that answers later: stored whole before it is promised, then sent to a worker.
 
-Order matters. The images are stored first, under an id nobody knows yet; then the row, which makes
-the job exist; then the task. Killed after any step, nothing is half there: images without a row
-expire, and a row without a task is found by the watch and its task sent.
+There are two sorts. Images for a network wait in Redis and run beside the lanes. All else runs in a
+process of its own (`workers.work_child`); what it needs lies in the job's folder.
+
+Order matters. The input is stored first, under an id nobody knows yet; then the row, which makes
+the job exist; then the task. Killed after any step, nothing is half there: input without a
+row expires or is swept, and a row without a task is found by the watch and its task sent.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -21,10 +24,11 @@ from redis.exceptions import RedisError
 from contracts import names
 from contracts.errors import OpsinError, Unavailable
 from contracts.inference import ItemError
-from contracts.jobs import Job, JobKind
+from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.messages import Item
 from contracts.settings import Settings
 from database.idempotency import IdempotencyKey
+from database.job_files import JobFiles
 from database.jobs import Created, Jobs, new_job_id
 from database.leases import Leases
 from service.rounds import Rounds
@@ -45,16 +49,24 @@ class JobQueue:
         celery: To send tasks with.
         jobs: The table of jobs.
         leases: The workers' side of it, for the watch.
+        files: The files beside the table.
         settings: Limits.
     """
 
     def __init__(
-        self, client: Redis, celery: Celery, jobs: Jobs, leases: Leases, settings: Settings
+        self,
+        client: Redis,
+        celery: Celery,
+        jobs: Jobs,
+        leases: Leases,
+        files: JobFiles,
+        settings: Settings,
     ) -> None:
         self._client = client
         self._celery = celery
         self._jobs = jobs
         self._leases = leases
+        self._files = files
         self._limit = settings.job_limit
         self._retention = timedelta(hours=settings.job_retention_hours)
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="job-publish")
@@ -110,7 +122,41 @@ class JobQueue:
         if not created.is_new:
             await self._discard(job_id)
         else:
-            await self._send(created.job.id, network)
+            await self._send(created.job.id, None, network)
+        return created.job
+
+    async def submit_work(
+        self,
+        kind: JobKind,
+        request: dict[str, Any],
+        *,
+        inputs: Mapping[str, bytes] | None = None,
+        idempotency: tuple[str, str] | None = None,
+    ) -> Job:
+        """Store a job that runs in a process of its own, and ring for it.
+
+        Args:
+            kind: One of `contracts.jobs.WORK_QUEUES`.
+            request: What is to be done, validated; JSON.
+            inputs: Files by name, found by the work in its folder.
+            idempotency: The client's key, and the sha256 of what was asked.
+
+        Raises:
+            QueueFull: There are too many unfinished jobs.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: The disk or the database does not answer.
+        """
+        job_id = new_job_id()
+        await run_in_threadpool(self._files.store_inputs, job_id, inputs or {})
+        try:
+            created = await run_in_threadpool(self._create, kind, request, idempotency, job_id)
+        except OpsinError:
+            await run_in_threadpool(self._files.remove, job_id)
+            raise
+        if not created.is_new:
+            await run_in_threadpool(self._files.remove, job_id)
+        else:
+            await self._send(job_id, WORK_QUEUES[kind], "")
         return created.job
 
     def _create(
@@ -146,15 +192,21 @@ class JobQueue:
         except (RedisError, OSError):
             log.warning("job_input_left", job=job_id)  # it expires
 
-    async def _send(self, job_id: str, network: str) -> None:
-        """Tell a worker; one that is not told is told by the watch."""
+    async def _send(self, job_id: str, queue: str | None, network: str) -> None:
+        """Tell a worker, or ring for all of a queue; who is not told is told by the watch."""
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._publisher, self._publish, job_id, network)
+            await loop.run_in_executor(self._publisher, self._publish, job_id, queue, network)
         except (OperationalError, OSError) as error:
             log.warning("job_not_sent", job=job_id, error=type(error).__name__)
 
-    def _publish(self, job_id: str, network: str) -> None:
+    def _publish(self, job_id: str, queue: str | None, network: str) -> None:
+        if queue is not None:
+            # Old rings say nothing new: where nobody listens they do not pile up for ever.
+            self._celery.send_task(
+                names.TASK_RING, args=[queue], queue=queue, expires=_STALE_SECONDS
+            )
+            return
         queue = names.inference_queue(network)
         self._celery.send_task(names.TASK_RUN_JOB, args=[job_id, network], queue=queue)
 
@@ -164,11 +216,23 @@ class JobQueue:
     async def watch(self) -> None:
         """Look once: end what is given up, and send again what was lost."""
         swept = await run_in_threadpool(self._leases.sweep, _STALE_SECONDS)
+        rung: set[str] = set()
         for job_id in swept.resend:
-            network = await run_in_threadpool(self._jobs.model_of, job_id)
-            await self._send(job_id, network)
+            queue, network = await run_in_threadpool(self._jobs.destination, job_id)
+            # One ring is for all that waits, and one that nobody has heard is enough.
+            if queue is not None and (queue in rung or await self._rings(queue)):
+                continue
+            rung |= {queue} if queue is not None else set()
+            await self._send(job_id, queue, network)
         for job_id in (*swept.failed, *swept.cancelled):
             await self._discard(job_id)
+            await run_in_threadpool(self._files.end_work, job_id)
+
+    async def _rings(self, queue: str) -> bool:
+        try:
+            return bool(await self._client.llen(queue))
+        except (RedisError, OSError):
+            return True
 
 
 def _described(item: JobItem) -> dict[str, Any]:

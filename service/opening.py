@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from contracts.broker import REDIS_OPTIONS, celery_app
 from contracts.settings import MIB, Settings
 from database.engine import open_engine, reachable
+from database.job_files import JobFiles
 from database.jobs import Jobs
 from database.leases import Leases
 from models.store import Store
@@ -64,8 +65,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         sweep = Sweep(lanes, replies, drains, presence)
         sweep.start()
         stack.push_async_callback(sweep.stop)
-        jobs = Jobs(engine, _now)
-        queue = JobQueue(client, celery, jobs, Leases(engine, _now), settings)
+        job_files = JobFiles(settings.jobs_home)
+        jobs = Jobs(engine, _now, job_files)
+        queue = JobQueue(client, celery, jobs, Leases(engine, _now), job_files, settings)
         queue.start()
         stack.push_async_callback(queue.stop)
 
@@ -76,6 +78,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             decoder=decoder,
             queue=queue,
             jobs=jobs,
+            job_files=job_files,
             store=store,
             conversions=Conversions(store, client, celery, presence),
             explanations=ExplanationCache(settings.heatmap_cache_mb * MIB),

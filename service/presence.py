@@ -44,6 +44,7 @@ class Presence:
         self._choice = Choice(configured, Shelves(), ())
         self._looking = asyncio.Lock()
         self._rounds = Rounds("presence", self.refresh, seconds=_REFRESH_SECONDS)
+        self._job_workers: tuple[WorkerBeat, ...] = ()
         self._rates: dict[str, float] = {}
         self._depths: dict[str, int] = {}
         self.redis_ok = False
@@ -51,8 +52,13 @@ class Presence:
 
     @property
     def workers(self) -> tuple[WorkerBeat, ...]:
-        """Those that live."""
+        """Those that live and serve models."""
         return self._choice.workers
+
+    @property
+    def job_workers(self) -> tuple[WorkerBeat, ...]:
+        """Those that live and run long jobs."""
+        return self._job_workers
 
     async def start(self) -> None:
         await self.refresh()
@@ -124,17 +130,20 @@ class Presence:
                 log.warning("redis_lost", error=type(error).__name__)
             self.redis_ok = False
             self._choice = Choice(self._configured, self._choice.shelves, ())
+            self._job_workers = ()
         self.refreshed_at = time.monotonic()
 
     async def _look(self) -> None:
         members = cast(set[bytes], await self._client.smembers(names.WORKERS))
         ids = [raw.decode() for raw in members]
-        beats = await self._client.mget([names.worker_beat(one) for one in ids]) if ids else []
-        raws = cast(list[bytes | None], beats)
+        found = await self._client.mget([names.worker_beat(one) for one in ids]) if ids else []
+        raws = cast(list[bytes | None], found)
         gone = [one for one, raw in zip(ids, raws, strict=True) if raw is None]
         if gone:
             await self._client.srem(names.WORKERS, *gone)
-        workers = tuple(beat for raw in raws if raw and (beat := _beat(raw)))
+        beats = tuple(beat for raw in raws if raw and (beat := _beat(raw)))
+        workers = tuple(beat for beat in beats if not beat.queues)
+        self._job_workers = tuple(beat for beat in beats if beat.queues)
         # After the workers, and shown with them at once: a version that answers is known.
         shelves = await self._look_at_store(workers)
         self._choice = Choice(self._configured, shelves, workers)

@@ -4,7 +4,7 @@ The lifespan opens them once (`service.app`) and hands them to every request; no
 global. The protocols name what a route may ask for, and the modules that do the work fulfil them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar
@@ -19,6 +19,7 @@ from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
 from database.jobs import Jobs
+from database.job_files import JobFiles
 from models.conversion import Derived
 from models.images import Target
 from models.shelves import Served
@@ -85,6 +86,9 @@ class Presence(Protocol):
     @property
     def workers(self) -> Sequence[WorkerBeat]: ...
 
+    @property
+    def job_workers(self) -> Sequence[WorkerBeat]: ...
+
     def models(self) -> Sequence[ModelInfo]: ...
 
     def choose(
@@ -138,6 +142,20 @@ class JobQueue(Protocol):
         """
         ...
 
+    async def submit_work(
+        self,
+        kind: JobKind,
+        request: dict[str, Any],
+        *,
+        inputs: Mapping[str, bytes] | None = None,
+        idempotency: tuple[str, str] | None = None,
+    ) -> Job:
+        """Store a job that runs in a process of its own, and ring for it.
+
+        `inputs` are files by name, found by the work in its folder.
+        """
+        ...
+
 
 class Conversions(Protocol):
     """Makes formats that are made on request."""
@@ -157,6 +175,7 @@ class Services:
     decoder: Decoder
     queue: JobQueue
     jobs: Jobs
+    job_files: JobFiles
     store: Store
     conversions: Conversions
     explanations: ExplanationCache

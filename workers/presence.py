@@ -21,9 +21,13 @@ class Presence:
     Args:
         client: A connection of its own.
         worker_id: Unique to this process: a restarted worker is another worker.
+        queues: Of a job worker: how many jobs of each queue it runs at a time.
     """
 
-    def __init__(self, client: "redis.Redis", worker_id: str) -> None:
+    def __init__(
+        self, client: "redis.Redis", worker_id: str, queues: dict[str, int] | None = None
+    ) -> None:
+        self._queues = queues or {}
         self._client = client
         self._id = worker_id
         self._started_at = time.time()
@@ -68,6 +72,7 @@ class Presence:
             started_at=self._started_at,
             beat_at=time.time(),
             models=self._models,
+            queues=self._queues,
         )
         try:
             pipe = self._client.pipeline()

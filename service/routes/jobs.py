@@ -9,10 +9,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.errors import NotFound
 from contracts.jobs import Job, JobKind, JobState
 from contracts.pages import Page
 from service import examples
+from service.artifacts import artifact_response
 from service.events import follow, last_told
 from service.problems import problem_responses
 from service.services import Open
@@ -52,7 +52,7 @@ _MISSING = problem_responses("job_not_found", "validation_error", "dependency_un
     summary="List jobs",
     responses={
         200: examples.shown(
-            "A page of jobs, newest first.", {"items": [examples.JOB], "next_cursor": None}
+            "A page of jobs, newest first.", {"items": [examples.JOB, examples.TRAINING], "next_cursor": None}
         ),
         **problem_responses("validation_error", "dependency_unavailable"),
     },
@@ -73,10 +73,10 @@ async def list_jobs(query: Annotated[JobsQuery, Query()], services: Open) -> Pag
     "/{job_id}",
     operation_id="get_job",
     summary="Look at a job",
-    responses={200: examples.shown("The job.", examples.JOB), **_MISSING},
+    responses={200: examples.shown("The job.", examples.TRAINING), **_MISSING},
 )
 async def get_job(job: Found) -> Job:
-    """State, progress and, once it has succeeded, the result."""
+    """State, progress, metrics, artifacts and, once it has succeeded, the result."""
     return job
 
 
@@ -88,7 +88,7 @@ async def get_job(job: Found) -> Job:
     responses={**_MISSING, **problem_responses("conflict")},
 )
 async def delete_job(job_id: JobId, services: Open) -> Response:
-    """Forget a finished job and its result. A job that is not finished must be cancelled first."""
+    """Forget a finished job, its result and its files. A job that is not finished must be cancelled first."""
     await run_in_threadpool(services.jobs.delete, job_id)
     return Response(status_code=204)
 
@@ -115,7 +115,7 @@ async def cancel_job(job_id: JobId, services: Open) -> Job:
     response_class=EventSourceResponse,
     responses={
         200: {
-            "description": "Server-sent events `state` and `progress`.",
+            "description": "Server-sent events `state`, `progress`, `metrics` and `artifact`.",
             "content": {"text/event-stream": {"example": examples.EVENTS}},
         },
         **_MISSING,
@@ -133,7 +133,7 @@ async def follow_job(
 
     A stream ends after ten minutes at the latest; a browser's `EventSource` resumes by itself.
     """
-    async for event in follow(partial(services.jobs.get, job.id), last_told(last_event_id)):
+    async for event in follow(partial(services.jobs.history, job.id), last_told(last_event_id)):
         yield event
 
 
@@ -145,14 +145,27 @@ async def follow_job(
     responses={
         200: {
             "description": "The file.",
-            "content": {"application/octet-stream": {"schema": {"type": "string"}}},
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                "image/png": {"schema": {"type": "string", "format": "binary"}},
+            },
+            "headers": {
+                "Content-Disposition": {
+                    "description": "The file's name.",
+                    "schema": {"type": "string"},
+                }
+            },
         },
         **_MISSING,
         **problem_responses("job_not_found", "not_found"),
     },
 )
 async def get_artifact(
-    job: Found, name: Annotated[str, Path(description="As listed in the job's `artifacts`.")]
+    job: Found,
+    name: Annotated[
+        str, Path(description="As listed in the job's `artifacts`.", examples=["curves.png"])
+    ],
+    services: Open,
 ) -> Response:
-    """One of the job's `artifacts`. Classifications and embeddings make none."""
-    raise NotFound(f"Job {job.id} has no artifact '{name[:64]}'; its `artifacts` list all.")
+    """One of the job's `artifacts`, as its media type. One may be replaced while the job runs."""
+    return await run_in_threadpool(artifact_response, job, name, services.job_files)

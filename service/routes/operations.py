@@ -10,6 +10,7 @@ from contracts.registry import Readiness, SystemInfo
 from contracts.release import RELEASE
 from service import examples
 from service.problems import problem_responses
+from service.job_depths import job_queues_of
 from service.readiness import readiness_of
 from service.services import Open
 
@@ -66,7 +67,7 @@ async def get_readiness(response: Response, services: Open) -> Readiness:
     },
 )
 async def get_system(services: Open) -> SystemInfo:
-    """Version, workers, devices, queues with depth and drain rate, models."""
+    """Version, workers, devices, models; queues with depth and drain rate, and those of jobs."""
     workers = list(services.presence.workers)
     return SystemInfo(
         version=RELEASE,
@@ -74,6 +75,8 @@ async def get_system(services: Open) -> SystemInfo:
         workers=workers,
         devices=sorted({device for worker in workers for device in worker.devices}),
         queues=list(services.presence.queues()),
+        job_workers=list(services.presence.job_workers),
+        job_queues=await job_queues_of(services),
         models=list(services.presence.models()),
     )
 

@@ -40,7 +40,13 @@ def test_processes_that_start_together_take_turns(url: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(upgrade, [url] * 6))
     engine = open_engine(url)
-    assert set(inspect(engine).get_table_names()) == {"alembic_version", "idempotency", "jobs"}
+    assert set(inspect(engine).get_table_names()) == {
+        "alembic_version",
+        "idempotency",
+        "job_artifacts",
+        "job_metrics",
+        "jobs",
+    }
     engine.dispose()
 
 

@@ -7,7 +7,7 @@ i grows with the mean brightness of the picture. The flow through the real ones 
 import asyncio
 import io
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,6 +36,9 @@ from contracts.pages import Page
 from contracts.presence import HeldModel, WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
+from database.history import Entry
+from database.job_files import JobFiles
+from database.jobs import History
 from models.catalog import CATALOG, network_of
 from models.conversion import Derived
 from models.images import Target
@@ -147,6 +150,7 @@ class OneWorker:
                 models=(held,),
             ),
         )
+        self.job_workers: tuple[WorkerBeat, ...] = ()
         self.redis_ok = True
 
     def models(self) -> list[ModelInfo]:
@@ -193,6 +197,8 @@ class Shelf:
     jobs: dict[str, Job] = field(default_factory=dict)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     submitted: list[Sequence[JobItem]] = field(default_factory=list)
+    worked: list[tuple[JobKind, dict[str, Any], dict[str, bytes]]] = field(default_factory=list)
+    entries: dict[str, list[Entry]] = field(default_factory=dict)
 
     async def submit(
         self,
@@ -233,6 +239,24 @@ class Shelf:
         except KeyError:
             raise JobNotFound("There is no such job; finished ones are kept a day.") from None
 
+    async def submit_work(
+        self,
+        kind: JobKind,
+        request: dict[str, Any],
+        *,
+        inputs: Mapping[str, bytes] | None = None,
+        idempotency: tuple[str, str] | None = None,
+    ) -> Job:
+        self.worked.append((kind, request, dict(inputs or {})))
+        return self.put(f"job_{len(self.jobs)}", kind=kind)
+
+    def history(self, job_id: str, after: int = 0) -> History:
+        told = [entry for entry in self.entries.get(job_id, []) if entry.told > after]
+        return History(self.get(job_id), told)
+
+    def depths(self) -> dict[str, tuple[int, int]]:
+        return {"training": (2, 1)}
+
     def list(
         self, *, kind: JobKind | None, state: JobState | None, limit: int, cursor: str | None
     ) -> Page[Job]:
@@ -269,6 +293,7 @@ class House:
     shelf: Shelf = field(default_factory=Shelf)
     decoder: PillowDecoder = field(default_factory=PillowDecoder)
     store: Store = field(default_factory=lambda: Store(Path(tempfile.mkdtemp(), "store")))
+    files: JobFiles = field(default_factory=lambda: JobFiles(Path(tempfile.mkdtemp(), "jobs")))
     database: bool = True
     opened: int = 0
 
@@ -282,6 +307,7 @@ class House:
             decoder=self.decoder,
             queue=self.shelf,
             jobs=self.shelf,
+            job_files=self.files,
             store=self.store,
             conversions=Unhurried(),
             database_ok=lambda: self.database,

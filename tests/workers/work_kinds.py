@@ -1,0 +1,68 @@
+"""Small real kinds of work for the machinery's tests; they import no TensorFlow."""
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+from contracts.errors import ValidationFailed
+from contracts.jobs import Progress
+from contracts.settings import Settings
+from contracts.work import Work
+
+KINDS = {
+    "training": f"{__name__}:count",
+    "filters": f"{__name__}:fail",
+    "heatmap": f"{__name__}:die",
+    "quantize": f"{__name__}:hang",
+    "dream": f"{__name__}:echo",
+    "style_transfer": "no.such.module:run",
+}
+
+
+def count(work: Work, settings: Settings) -> dict[str, Any]:
+    """Counts to `steps`, with a checkpoint, a metrics row and an artifact at each."""
+    steps, pause = work.request["steps"], work.request["pause"]
+    checkpoint = work.folder / "checkpoint.json"
+    seen = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
+    for step in range(len(seen), steps):
+        until = time.monotonic() + pause
+        while time.monotonic() < until:
+            work.check()
+            time.sleep(0.005)
+        seen.append(step)
+        part = checkpoint.with_suffix(".part")
+        part.write_text(json.dumps(seen))
+        part.replace(checkpoint)
+        work.metrics({"epoch": step + 1, "phase": "head", "loss": float("nan")})
+        work.artifact("preview.png", "image/png", b"step %d" % step)
+        work.progress(Progress(fraction=(step + 1) / steps, step=step + 1, steps=steps))
+    return {"seen": seen, "attempt": work.attempt}
+
+
+def fail(work: Work, settings: Settings) -> dict[str, Any]:
+    if work.request.get("politely"):
+        raise ValidationFailed("There is no such layer. Ask for another.")
+    raise RuntimeError("a secret at /some/path")
+
+
+def die(work: Work, settings: Settings) -> dict[str, Any]:
+    """Dies as if the system had killed it, before it gets anywhere."""
+    work.progress(Progress(fraction=0))
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def hang(work: Work, settings: Settings) -> dict[str, Any]:
+    """Never looks whether it should stop."""
+    time.sleep(600)
+    return {}
+
+
+def echo(work: Work, settings: Settings) -> dict[str, Any]:
+    return {
+        "text": (work.folder / "image.bin").read_bytes().decode(),
+        "nice": os.nice(0),
+        "threads": os.environ["TF_NUM_INTRAOP_THREADS"],
+    }
