@@ -1,8 +1,10 @@
 """What can be asked about the reasons of a network: the methods' names and what a layer shows."""
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 Method = Literal[
     "grad_cam",
@@ -53,3 +55,25 @@ class Sanity(BaseModel):
         "down to this one was given random weights. Near 0 is good."
     )
     passed: bool = Field(description="Whether the last of them, all random, is near 0.")
+
+
+class FiltersRequest(BaseModel):
+    """Which filters of a layer shall show the pattern that excites them most, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Annotated[str, StringConstraints(pattern=MODEL_NAME)] | None = Field(
+        None, description="Left out: the first ready model."
+    )
+    version: int | str | None = Field(None, description="A number or an alias.")
+    layer: str | None = Field(None, description="Left out: the one that heatmaps use.")
+    filters: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, max_length=100, description="Left out: the first 25."
+    )
+    steps: int = Field(50, ge=1, le=1000, description="Steps of the ascent, in each octave.")
+    step_size: float = Field(0.9, gt=0, le=100, description="In levels of 0 to 255, on average.")
+    image_size: int = Field(128, ge=16, le=512, description="Side of a pattern in pixels.")
+    octaves: int = Field(1, ge=1, le=8, description="Sizes gone through, the last being the full.")
+    octave_scale: float = Field(1.4, ge=1.05, le=4, description="From one octave to the next.")
+    jitter: int = Field(0, ge=0, le=64, description="Most pixels a step shifts the picture by.")
+    seed: int = Field(0, ge=0, lt=2**31)

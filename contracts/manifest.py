@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from contracts.explanation import Sanity
+
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 ALIAS_NAME = r"^[a-z][a-z0-9_-]{0,63}$"
 """A letter first, so that an alias is never taken for a version's number."""
@@ -71,6 +73,9 @@ class Draft(_Record):
     parity: Parity
     provenance: Provenance
     metrics: dict[str, float] = {}
+    sanity: Sanity | None = Field(
+        None, description="Whether its heatmaps follow its weights; null without a classifier."
+    )
 
 
 class Manifest(Draft):

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import keras
 
+from contracts.explanation import Sanity
 from contracts.manifest import Draft, Endpoint, Provenance
 from contracts.messages import Pixels
 from models.explain.flat import Flat
 from models.explain.layer_file import write_layers
 from models.explain.layers import layers_of
+from models.explain.sanity import sanity
 from models.label_file import write_labels
 from models.labels import Label
 from models.parity import parity
@@ -73,6 +75,7 @@ def export_version(
         parity=parity(endpoints, folder / SAVED_MODEL, pictures),
         provenance=(provenance or Provenance()).model_copy(update={"libraries": _libraries()}),
         metrics=metrics or {},
+        sanity=None if classes is None else _sanity(model, blueprint, pictures),
     )
 
 
@@ -82,6 +85,10 @@ def _write_saved_model(endpoints: dict[Endpoint, Signature], folder: Path) -> No
     for name, endpoint in endpoints.items():
         archive.add_endpoint(name, endpoint.run, input_signature=list(endpoint.inputs))
     archive.write_out(str(folder), verbose=False)
+
+
+def _sanity(model: keras.Model, blueprint: Blueprint, pictures: Pixels) -> Sanity:
+    return sanity(model, blueprint.preprocessing, blueprint.explain_layer, pictures)
 
 
 def _libraries() -> dict[str, str]:

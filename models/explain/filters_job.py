@@ -1,11 +1,90 @@
-"""The job behind `/v1/filters`: the patterns that excite filters most."""
+"""The job behind `/v1/filters`: from a request to a sheet of patterns."""
 
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from contracts.explanation import FiltersRequest
+from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import Work
+from models.catalog import Preprocessing
+from models.devices import prepare_tensorflow
+from models.explain.filters import Ascent, Filters, Patterns
+from models.explain.flat import Flat
+from models.explain.layer_file import explainable_layer
+from models.explain.layers import layers_of
+from models.explain.pictures import Tile, png, sheet
+from models.exporting import KERAS_MODEL
+from models.keras_files import read_whole
+from models.store import Store
+
+FILTERS = 25
+ARTIFACT = "filters.png"
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
-    """Do it; the artifact is `filters.png`."""
-    raise NotImplementedError
+    """Make the patterns of `work.request`, a `FiltersRequest`, and give the job `filters.png`.
+
+    Returns:
+        What was done, and each filter's mean activation at the end.
+
+    Raises:
+        ModelNotFound: There is no such model.
+        VersionNotFound: It has no such version.
+        LayerNotFound: It has no such layer.
+        ValidationFailed: The layer has no maps, or not that many.
+        WorkStoppedError: The job was cancelled.
+    """
+    request = FiltersRequest.model_validate(work.request)
+    prepare_tensorflow(settings.worker_threads)
+    store, name = Store(settings.store_home), request.model or settings.models[0]
+    version = store.resolve(name, request.version)
+    manifest = store.manifest(name, version)
+    work.progress(Progress(fraction=0, phase="load"))
+    model = read_whole(store.path(name, version) / KERAS_MODEL)
+    layer = request.layer or manifest.explain_layer
+    explainable_layer(layers_of(Flat.of(model)), layer)
+    filters = Filters(
+        model, TypeAdapter(Preprocessing).validate_python(manifest.preprocessing), layer
+    )
+    numbers = request.filters or list(range(min(FILTERS, filters.count)))
+
+    def progress(fraction: float) -> None:
+        work.check()
+        work.progress(Progress(fraction=fraction, phase="ascent"))
+
+    patterns = filters.patterns(numbers, _ascent(request), progress=progress)
+    title = f"{name} {version}, {layer}"
+    work.artifact(ARTIFACT, "image/png", _drawn(patterns, numbers, title))
+    return {
+        "model": name,
+        "version": version,
+        "layer": layer,
+        "filters": [
+            {"index": number, "activation": float(activation), "blank": bool(blank)}
+            for number, activation, blank in zip(
+                numbers, patterns.activations, patterns.blank, strict=True
+            )
+        ],
+    }
+
+
+def _ascent(request: FiltersRequest) -> Ascent:
+    return Ascent(
+        steps=request.steps,
+        step_size=request.step_size,
+        image_size=request.image_size,
+        octaves=request.octaves,
+        octave_scale=request.octave_scale,
+        jitter=request.jitter,
+        seed=request.seed,
+    )
+
+
+def _drawn(patterns: Patterns, numbers: list[int], title: str) -> bytes:
+    tiles = [
+        Tile(picture, f"filter {number}", bool(blank))
+        for picture, number, blank in zip(patterns.pictures, numbers, patterns.blank, strict=True)
+    ]
+    return png(sheet(tiles, title=title))

@@ -1,0 +1,182 @@
+"""The pattern that excites a filter most: gradient ascent on a picture that begins as noise.
+
+Activation maximisation (Erhan et al., 2009; Simonyan et al., 2013, arXiv:1312.6034, section 2) with
+the normalisation of the classic Keras tutorial (F. Chollet, "How convolutional neural networks see
+the world", 2016): the step is g / (sqrt(mean(g^2)) + eps), so that every filter moves at the same
+pace whatever its scale. All filters climb at once, each on its own picture of one batch. Octaves
+and jitter are those of DeepDream (Mordvintsev et al., 2015): large shapes first, then fine ones,
+and no pixel that is always under the same stride.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from contracts.errors import ValidationFailed
+from contracts.messages import Pixels
+from models.catalog import Preprocessing
+from models.explain.flat import Flat, Tensor
+from models.networks.preprocessing import prepare
+
+_EPSILON = 1e-5
+_GREY, _GRAIN = 128.0, 20.0  # levels the noise is around, and its width, as in the tutorial
+_CONTRAST = 0.15  # the tutorial's: standard deviation of what is shown, of 0 to 1
+_MOST_PIXELS = 25 * 160 * 160  # run together; a deep layer holds some hundred floats for each
+_EMPTY = 1e-12
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Ascent:
+    """How to climb; see `contracts.explanation.FiltersRequest`."""
+
+    steps: int = 50
+    step_size: float = 0.9
+    image_size: int = 128
+    octaves: int = 1
+    octave_scale: float = 1.4
+    jitter: int = 0
+    seed: int = 0
+
+    @property
+    def sizes(self) -> list[int]:
+        """The side of the picture in each octave, ascending."""
+        down = range(self.octaves - 1, -1, -1)
+        return [max(16, round(self.image_size / self.octave_scale**n)) for n in down]
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """What came of it.
+
+    Attributes:
+        pictures: uint8 (n, image_size, image_size, 3), stretched to what can be seen.
+        activations: The mean activation of each filter at the end, (n,).
+        blank: Whether nothing ever moved a filter, so that its picture is still noise, (n,).
+    """
+
+    pictures: Pixels
+    activations: Array
+    blank: npt.NDArray[np.bool_]
+
+
+class Filters:
+    """The filters of one layer.
+
+    Args:
+        model: The network; only looked at.
+        preprocessing: What is done to its pictures first.
+        layer: The layer; up to it the network must take any size.
+    """
+
+    def __init__(self, model: keras.Model, preprocessing: Preprocessing, layer: str) -> None:
+        flat = Flat.of(model)
+        self._channels = int(flat.image.shape[-1])
+        self._preprocessing = preprocessing
+        self._part = _any_size(flat.to(flat.steps[layer].output))
+        self.count = int(flat.steps[layer].output.shape[-1])
+        self._climb = tf.function(
+            self._step,
+            input_signature=[
+                tf.TensorSpec((None, None, None, 3), tf.float32),
+                tf.TensorSpec((None,), tf.int32),
+                tf.TensorSpec((), tf.float32),
+                tf.TensorSpec((2,), tf.int32),
+            ],
+        )
+
+    def patterns(
+        self,
+        filters: Sequence[int],
+        ascent: Ascent,
+        *,
+        progress: Callable[[float], None] = lambda _fraction: None,
+    ) -> Patterns:
+        """Climb for all of these filters, as many at once as fit in a bounded memory.
+
+        A pattern does not depend on which others are made beside it.
+
+        Args:
+            filters: Their numbers, at least one.
+            ascent: How.
+            progress: Told the fraction done after each step; may raise to stop.
+
+        Raises:
+            ValidationFailed: The layer has no such filter.
+        """
+        if max(filters) >= self.count or min(filters) < 0:
+            raise ValidationFailed(f"The layer has the filters 0 to {self.count - 1}.")
+        together = max(1, _MOST_PIXELS // ascent.image_size**2)
+        total, made = len(filters), []
+        for at in range(0, total, together):
+            part = np.array(filters[at : at + together], np.int32)
+
+            def within(fraction: float, at: int = at, count: int = len(part)) -> None:
+                progress((at + count * fraction) / total)
+
+            made.append(self._ascend(part, ascent, within))
+        pictures, activations, blank = (
+            np.concatenate(arrays) for arrays in zip(*made, strict=True)
+        )
+        return Patterns(_shown(pictures), activations, blank)
+
+    def _ascend(
+        self, filters: npt.NDArray[np.int32], ascent: Ascent, progress: Callable[[float], None]
+    ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+        random = np.random.default_rng(ascent.seed)
+        sizes, numbers, step_size = (
+            ascent.sizes,
+            tf.constant(filters),
+            tf.constant(ascent.step_size),
+        )
+        noise = random.random((1, sizes[0], sizes[0], 3), np.float32)  # the same for every filter
+        x = tf.constant(np.repeat((noise - 0.5) * _GRAIN + _GREY, len(filters), axis=0))
+        moved = np.zeros(len(filters), np.float32)
+        activations = np.zeros(len(filters), np.float32)
+        for octave, size in enumerate(sizes):
+            if octave:
+                x = tf.image.resize(x, (size, size), method="bicubic")
+            for step in range(ascent.steps):
+                shift = random.integers(-ascent.jitter, ascent.jitter + 1, 2, dtype=np.int32)
+                x, found, size_of_gradient = self._climb(x, numbers, step_size, tf.constant(shift))
+                moved = np.maximum(moved, size_of_gradient.numpy())
+                activations = found.numpy()
+                progress((octave * ascent.steps + step + 1) / (len(sizes) * ascent.steps))
+        return x.numpy(), activations, moved < _EMPTY
+
+    def _step(
+        self, x: Tensor, filters: Tensor, step_size: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step up: the pictures, and each filter's mean activation and size of gradient."""
+        x = tf.roll(x, shift, axis=(1, 2))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            maps = self._part(prepare(self._preprocessing, x, self._channels), training=False)
+            means = tf.reduce_mean(tf.cast(maps, tf.float32), axis=(1, 2))
+            activations = tf.gather(means, filters, axis=1, batch_dims=1)
+        gradient = tape.gradient(activations, x)
+        size = tf.sqrt(tf.reduce_mean(tf.square(gradient), axis=(1, 2, 3)))
+        x += step_size * gradient / (size[:, tf.newaxis, tf.newaxis, tf.newaxis] + _EPSILON)
+        return tf.roll(x, -shift, axis=(1, 2)), activations, size
+
+
+def _any_size(part: keras.Model) -> keras.Model:
+    """The same layers on a picture of any size."""
+    image = keras.Input((None, None, part.inputs[0].shape[-1]))
+    return keras.models.clone_model(
+        part,
+        input_tensors=keras.tree.pack_sequence_as(part.input, [image]),
+        clone_function=lambda layer: layer,
+    )
+
+
+def _shown(pictures: Array) -> Pixels:
+    """As in the tutorial: centred, to one contrast, cut off at the ends."""
+    centred = pictures - pictures.mean(axis=(1, 2, 3), keepdims=True)
+    centred /= pictures.std(axis=(1, 2, 3), keepdims=True) + _EPSILON
+    return ((centred * _CONTRAST + 0.5).clip(0, 1) * 255).astype(np.uint8)
