@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
 
+from contracts.explanation import Sanity
 from contracts.inference import LaneOperation
 from contracts.manifest import ALIAS_NAME
 from contracts.presence import ModelState, WorkerBeat
@@ -29,6 +30,9 @@ class ModelInfo(BaseModel):
     )
     features: int | None = Field(None, description="Length of an embedding.")
     operations: tuple[LaneOperation, ...] = Field(description="What it can be asked for now.")
+    sanity: Sanity | None = Field(
+        None, description="Whether the champion's heatmaps follow its weights, where checked."
+    )
     licence: str | None = Field(description="Of the weights it began with, where known.")
 
 

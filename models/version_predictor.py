@@ -119,7 +119,8 @@ class VersionPredictor:
         if TARGET not in self._loaded.signatures[endpoint].structured_outputs:
             return self._explain_apart(endpoint, images, classes)
         told = self._answers(endpoint, images, classes)
-        return Explanations(told[OUTPUTS[endpoint]], told[TARGET], told[PROBABILITY])
+        targets = told[TARGET].astype(np.int32, copy=False)
+        return Explanations(told[OUTPUTS[endpoint]], targets, told[PROBABILITY])
 
     def _explain_apart(self, endpoint: Endpoint, images: Pixels, classes: Indices) -> Explanations:
         """The same of a version whose endpoint tells only the grid: a second pass says the rest."""

@@ -19,6 +19,7 @@ from service.routes import (
     explanation,
     inference,
     jobs,
+    layers,
     models,
     oip,
     operations,
@@ -57,7 +58,17 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
             Middleware(BodyLimit, body_limit(settings)),
         ],
     )
-    for routes in (inference, explanation, jobs, models, versions, oip, tfserving, operations):
+    for routes in (
+        inference,
+        explanation,
+        layers,
+        jobs,
+        models,
+        versions,
+        oip,
+        tfserving,
+        operations,
+    ):
         app.include_router(routes.router)
     problems.install(app)
     documentation.install(app)

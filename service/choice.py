@@ -108,6 +108,7 @@ class Choice:
             input_size=shown.input_size if shown else row.input_size if row else None,
             features=shown.features if shown else row.features if row else None,
             operations=tuple(sorted(operations)),
+            sanity=shown.sanity if shown else None,
             licence=licence,
         )
 

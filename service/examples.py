@@ -46,6 +46,32 @@ HEATMAP: dict[str, Any] = {
     "layer": "fire9_concat",
     "timing_ms": {"decode": 2.9, "queue": 0.7, "compute": 12.1, "total": 16.4},
 }
+ACTIVATIONS: dict[str, Any] = {
+    "model": "squeezenet",
+    "version": 1,
+    "layer": "fire9_concat",
+    "channels": 512,
+    "shape": [2, 2],
+    "maps": [
+        {
+            "index": 17,
+            "blank": False,
+            "smallest": 0.0,
+            "largest": 8.2,
+            "mean": 3.1,
+            "values": [[0.0, 2.1], [8.2, 2.1]],
+        }
+    ],
+    "timing_ms": {"decode": 2.9, "queue": 0.7, "compute": 9.4, "total": 14.8},
+}
+LAYERS: dict[str, Any] = {
+    "model": "squeezenet",
+    "version": 1,
+    "items": [
+        {"name": "conv1", "type": "Conv2D", "output_shape": [113, 113, 64], "explainable": True},
+        {"name": "predictions", "type": "Softmax", "output_shape": [1000], "explainable": False},
+    ],
+}
 PICTURE_HEADERS: dict[str, Any] = {
     "Server-Timing": {
         "description": "With a picture: milliseconds of decode, queue, compute, render, total.",

@@ -3,20 +3,27 @@
 As in a classification, what is wrong with one image of several becomes its own result.
 """
 
+import asyncio
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
 
 from contracts.errors import InternalError, ModelNotReady, OpsinError, ValidationFailed
-from contracts.heatmap import Grid, Heatmap, HeatmapResponse, HeatmapResult, Region, Target
+from contracts.heatmap import HeatmapResponse, HeatmapResult
 from contracts.inference import ItemError, Resize, Timing
+from contracts.jobs import Job
 from contracts.messages import TOP_CLASS
 from contracts.notes import PIXEL_METHODS, MapAsk, MapNote, lane_of
-from models.rendering.heatmap import Layer, Look, render
+from models.explain.heatmap_request import HeatmapJob, input_name
+from models.explain.results import heatmap_of, layer_of, region_of
+from models.rendering.heatmap import Look, render
 from models.resizing import Box, seen_box
 from models.shelves import Served
 from service.accept import Kind
@@ -28,8 +35,6 @@ from service.services import Picture, Services
 from service.uploads import Upload, read_uploads
 
 PNG: Kind = "image/png"
-# Finer than any colour or rank can tell.
-_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,43 @@ class Heatmaps:
             self._check_count(len(uploads))
             return await while_connected(self.request, self._answer(network, version, uploads))
 
+    async def job(self, key: str | None) -> Job:
+        """A job that will make the maps; images are decoded, and refused, before it is made.
+
+        Args:
+            key: The client's `Idempotency-Key`, if it sent one.
+
+        Raises:
+            OpsinError: As `answer`, or the job is not accepted.
+            ClientDisconnect: The client hung up.
+        """
+        async with self.deadline.enforced():
+            network, version = self._choose()
+            uploads = await read_uploads(self.request, self.services.settings)
+            self._check_count(len(uploads), whole=True)
+            decoded = await while_connected(self.request, self._decode(network, uploads))
+            if len(decoded) == 1 and isinstance(decoded[0].picture, OpsinError):
+                raise decoded[0].picture
+            wish = self.wish
+            request = HeatmapJob(
+                model=network.name,
+                version=version,
+                question=wish.question,
+                classes=list(wish.classes),
+                resize=wish.resize,
+                look=wish.look,
+                names=[upload.name for upload in uploads],
+            ).model_dump(mode="json")
+            inputs = {
+                input_name(at): upload.data
+                for at, upload in enumerate(uploads)
+                if isinstance(upload.data, bytes)
+            }
+            digest = await asyncio.to_thread(_digest, request, inputs) if key else ""
+            return await self.services.queue.submit_work(
+                "heatmap", request, inputs=inputs, idempotency=(key, digest) if key else None
+            )
+
     def _choose(self) -> tuple[Served, int]:
         """Also refuses classes and layers that make no sense, before anything is uploaded."""
         wish = self.wish
@@ -106,8 +148,8 @@ class Heatmaps:
             )
         return network, version
 
-    def _check_count(self, images: int) -> None:
-        if self.wish.kind == PNG and images > 1:
+    def _check_count(self, images: int, *, whole: bool = False) -> None:
+        if self.wish.kind == PNG and images > 1 and not whole:
             raise ValidationFailed(
                 "A picture shows one image. Send one at a time, or ask for numbers with "
                 "Accept: application/json."
@@ -182,14 +224,16 @@ class Heatmaps:
             error = one.maps if isinstance(one.maps, OpsinError) else InternalError("No picture.")
             told = ItemError(code=error.code, detail=error.detail)
             return HeatmapResult(name=one.decoded.name, error=told)
-        left, top, right, bottom = self._box(network, picture)
-        maps = [_heatmap(network, told) for told in one.maps]
+        labels = network.labels
+        maps = [
+            heatmap_of(told.vector, _note(told), labels, cached=told.cached) for told in one.maps
+        ]
         several = len(self.wish.classes) > 1
         return HeatmapResult(
             name=one.decoded.name,
             width=picture.width,
             height=picture.height,
-            region=Region(x=left, y=top, width=right - left, height=bottom - top),
+            region=region_of(self._box(network, picture)),
             **({"maps": maps} if several else dict(maps[0])),
         )
 
@@ -200,7 +244,8 @@ class Heatmaps:
             raise InternalError("There is no picture.")
         if isinstance(upload.data, OpsinError):
             raise upload.data
-        layers = [_layer(network, told, self.wish.question.method) for told in made.maps]
+        method = self.wish.question.method
+        layers = [layer_of(told.vector, _note(told), network.labels, method) for told in made.maps]
         settings = self.services.settings
         began = time.monotonic()
         work = partial(
@@ -258,43 +303,23 @@ def _maps_of(
     return maps if len(maps) == count else next(e for e in found if isinstance(e, OpsinError))
 
 
-def _heatmap(network: Served, told: Told) -> Heatmap:
-    note = MapNote.model_validate_json(told.note)
-    values = told.vector.reshape(note.shape)
-    return Heatmap(
-        target=_target(network, note),
-        grid=Grid(shape=list(note.shape), values=values.astype(float).round(_DECIMALS).tolist()),
-        empty=not values.any(),
-        metrics=note.metrics,
-        cached=told.cached,
-    )
-
-
-def _target(network: Served, note: MapNote) -> Target:
-    if note.target >= len(network.labels):
-        raise InternalError("The network and its labels do not belong together.")
-    label = network.labels[note.target]
-    probability = min(1.0, max(0.0, note.probability))
-    return Target(index=note.target, id=label.id, label=label.text, probability=probability)
-
-
-def _layer(network: Served, told: Told, method: str) -> Layer:
-    note = MapNote.model_validate_json(told.note)
-    target = _target(network, note)
-    grid = told.vector.reshape(note.shape)
-    evidence = "" if grid.any() else ", no evidence"
-    trust = ""
-    if note.metrics is not None:
-        told_of = note.metrics
-        trust = f", deletion {told_of.deletion_auc:.2f}, insertion {told_of.insertion_auc:.2f}"
-    title = f"{target.label} {target.probability:.1%}, {method}{evidence}{trust}"
-    return Layer(grid, title)
+def _note(told: Told) -> MapNote:
+    return MapNote.model_validate_json(told.note)
 
 
 def _layer_of(question: MapAsk, network: Served) -> str | None:
     if question.method in PIXEL_METHODS:
         return None
     return question.layer or network.manifest.explain_layer
+
+
+def _digest(request: dict[str, Any], inputs: dict[str, bytes]) -> str:
+    """Equal for equal requests: what was asked, and each image's bytes."""
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode())
+    for name, data in inputs.items():
+        digest.update(repr((name, len(data))).encode())
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _ms(seconds: float) -> float:

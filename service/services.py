@@ -18,8 +18,8 @@ from contracts.messages import Pixels, Reply
 from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
-from database.jobs import Jobs
 from database.job_files import JobFiles
+from database.jobs import Jobs
 from models.conversion import Derived
 from models.images import Target
 from models.shelves import Served

@@ -44,6 +44,13 @@ _POINTS: dict[str, str] = {
     ),
 }
 
+# matplotlib's jet: where red, green and blue bend, and how strong they are there.
+_JET: tuple[tuple[list[float], list[float]], ...] = (
+    ([0, 0.35, 0.66, 0.89, 1], [0, 0, 1, 1, 0.5]),
+    ([0, 0.125, 0.375, 0.64, 0.91, 1], [0, 0, 1, 1, 0, 0]),
+    ([0, 0.11, 0.34, 0.65, 1], [0.5, 1, 1, 0, 0]),
+)
+
 
 def colours_of(name: Colormap) -> Colours:
     """The colours of a map, from the lowest value to the highest: (256, 3) uint8."""
@@ -59,8 +66,7 @@ def colours_of(name: Colormap) -> Colours:
 
 
 def _jet() -> Colours:
-    """MATLAB's: each colour a trapezium over the values, a quarter apart."""
-    x = np.linspace(0, 1, LEVELS)[:, None]
-    red, green, blue = 3, 2, 1
-    channels = 1.5 - np.abs(4 * x - np.array([red, green, blue]))
-    return (channels.clip(0, 1) * (LEVELS - 1)).round().astype(np.uint8)
+    x = np.linspace(0, 1, LEVELS)
+    jet = np.stack([np.interp(x, *points) for points in _JET], axis=1)
+    colours: Colours = (jet * (LEVELS - 1)).round().astype(np.uint8)
+    return colours

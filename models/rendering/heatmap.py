@@ -11,7 +11,7 @@ from models.images import upright
 from models.rendering.colormaps import Colormap, colours_of
 from models.rendering.legend import with_legend
 from models.rendering.overlay import map_alone, overlay
-from models.rendering.sheet import strip
+from models.rendering.strip import strip
 from models.rendering.upsampling import Grid
 from models.resizing import Box, Size
 

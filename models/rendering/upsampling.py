@@ -7,12 +7,14 @@ their range.
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 
 Grid = npt.NDArray[np.float32]
 
 # Beyond this many steps a cell bilinear is as smooth to the eye, and far cheaper.
 _STEPS_A_CELL = 16
+# Rounds the corners of what is left of the cells; an average never leaves the range either.
+_BLUR_CELLS = 0.3
 
 
 def smooth(grid: Grid, size: tuple[int, int]) -> Image.Image:
@@ -26,7 +28,9 @@ def smooth(grid: Grid, size: tuple[int, int]) -> Image.Image:
     width, height = min(size[0], columns * _STEPS_A_CELL), min(size[1], rows * _STEPS_A_CELL)
     fine = monotone(monotone(grid, width).T, height).T
     levels = (fine * 255).round().clip(0, 255).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(levels)).resize(size, Image.Resampling.BILINEAR)
+    picture = Image.fromarray(np.ascontiguousarray(levels))
+    blur = _BLUR_CELLS * picture.width / columns, _BLUR_CELLS * picture.height / rows
+    return picture.filter(ImageFilter.GaussianBlur(blur)).resize(size, Image.Resampling.BILINEAR)
 
 
 def monotone(grid: Grid, length: int) -> Grid:
@@ -45,7 +49,8 @@ def monotone(grid: Grid, length: int) -> Grid:
     """
     count = grid.shape[1]
     if count == 1:
-        return np.repeat(grid, length, axis=1)
+        flat: Grid = np.repeat(grid, length, axis=1)
+        return flat
     slopes = _slopes(grid)
     x = ((np.arange(length) + 0.5) * count / length - 0.5).clip(0, count - 1)
     left = np.minimum(x.astype(int), count - 2)
@@ -55,7 +60,8 @@ def monotone(grid: Grid, length: int) -> Grid:
     # The cubic Hermite basis.
     rest = 1 - t
     value = rest**2 * ((1 + 2 * t) * a + t * da) + t**2 * ((3 - 2 * t) * b - rest * db)
-    return value.astype(np.float32)
+    smoothed: Grid = value.astype(np.float32)
+    return smoothed
 
 
 def _slopes(grid: Grid) -> npt.NDArray[np.float64]:

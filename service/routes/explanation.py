@@ -1,6 +1,6 @@
 """`/v1/heatmap`: why a network sees what it sees."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -13,11 +13,12 @@ from contracts.notes import PIXEL_METHODS, MapAsk
 from models.rendering.colormaps import Colormap
 from models.rendering.heatmap import Look, Shown
 from service import examples
-from service.accept import Accepted
+from service.accept import Accepted, Kind
 from service.deadlines import Timed
 from service.heatmaps import Heatmaps, Wish
+from service.preferences import Deferred, IdempotencyKey
 from service.problems import problem_responses
-from service.routes.inference import BODY, PROBLEMS, EmbedQuery
+from service.routes.inference import BODY, DEFERRED, PROBLEMS, EmbedQuery, accepted
 from service.services import Open
 
 router = APIRouter(tags=["Explanation"])
@@ -71,6 +72,7 @@ class HeatmapQuery(EmbedQuery):
             },
             "headers": examples.PICTURE_HEADERS,
         },
+        202: DEFERRED,
         **PROBLEMS,
         **problem_responses("layer_not_found", "model_not_found", "version_not_found"),
     },
@@ -82,17 +84,20 @@ async def heatmap(
     query: Annotated[HeatmapQuery, Query()],
     deadline: Timed,
     kind: Accepted,
+    deferred: Deferred,
     services: Open,
+    key: IdempotencyKey = None,
 ) -> Response:
     """Show which parts of a picture speak for a class.
 
     The map covers what the network saw: with `resize=crop` the centre, and what lies outside
     stays plain. Several images are answered as JSON.
     """
-    return await Heatmaps(services, request, _wish(query, kind), deadline).answer()
+    heatmaps = Heatmaps(services, request, _wish(query, kind), deadline)
+    return accepted(await heatmaps.job(key)) if deferred else await heatmaps.answer()
 
 
-def _wish(query: HeatmapQuery, kind: Any) -> Wish:
+def _wish(query: HeatmapQuery, kind: Kind) -> Wish:
     if query.layer is not None and query.method in PIXEL_METHODS:
         raise ValidationFailed(
             f"{query.method} looks at the pixels and at no layer. Leave layer out."

@@ -19,8 +19,8 @@ from service.uploads import FORM_TYPE, IMAGE_TYPES
 router = APIRouter(tags=["Inference"])
 
 
-class EmbedQuery(BaseModel):
-    """What to embed with. A misspelt parameter is refused, not ignored."""
+class ModelQuery(BaseModel):
+    """What to ask. A misspelt parameter is refused, not ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,6 +37,11 @@ class EmbedQuery(BaseModel):
         description="A version's number or an alias; left out, `champion`.",
         examples=["champion"],
     )
+
+
+class EmbedQuery(ModelQuery):
+    """What to embed with."""
+
     resize: Resize = Field(
         "crop",
         description="`crop` keeps the proportions and cuts the centre out; `squash` keeps all of "
@@ -75,7 +80,7 @@ BODY: dict[str, Any] = {
         },
     }
 }
-_DEFERRED: dict[str, Any] = {
+DEFERRED: dict[str, Any] = {
     "model": Job,
     **examples.shown("With `Prefer: respond-async`: the job that will hold it.", examples.JOB),
     "headers": {
@@ -110,7 +115,7 @@ PROBLEMS = problem_responses(
     response_model_exclude_none=True,
     responses={
         200: examples.shown("The most probable classes of each image.", examples.CLASSIFICATION),
-        202: _DEFERRED,
+        202: DEFERRED,
         **PROBLEMS,
     },
     openapi_extra=BODY,
@@ -131,7 +136,7 @@ async def classify(
     """
     ask = Ask("classify", query.model, query.version, query.resize, query.top_k)
     inference = Inference(services, request, ask, deadline)
-    return _accepted(await inference.job(key)) if deferred else await inference.answer()
+    return accepted(await inference.job(key)) if deferred else await inference.answer()
 
 
 @router.post(
@@ -142,7 +147,7 @@ async def classify(
     response_model_exclude_none=True,
     responses={
         200: examples.shown("The embedding of each image.", examples.EMBEDDING),
-        202: _DEFERRED,
+        202: DEFERRED,
         **PROBLEMS,
     },
     openapi_extra=BODY,
@@ -162,9 +167,10 @@ async def embed(
     """
     ask = Ask("embed", query.model, query.version, query.resize)
     inference = Inference(services, request, ask, deadline)
-    return _accepted(await inference.job(key)) if deferred else await inference.answer()
+    return accepted(await inference.job(key)) if deferred else await inference.answer()
 
 
-def _accepted(job: Job) -> JSONResponse:
+def accepted(job: Job) -> JSONResponse:
+    """The answer to who asked for a job."""
     headers = {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": RESPOND_ASYNC}
     return JSONResponse(job.model_dump(mode="json"), 202, headers)
