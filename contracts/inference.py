@@ -5,6 +5,11 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 Operation = Literal["classify", "embed"]
+"""What gives one vector a picture."""
+LaneOperation = Literal["classify", "embed", "heatmap", "explain", "study"]
+"""What has a lane of its own, in the order in which a worker gives way: `heatmap` is what the
+SavedModel explains by itself, `explain` what one pass of the Keras model tells, `study` what runs
+it many times for one picture."""
 Resize = Literal["crop", "squash"]
 
 

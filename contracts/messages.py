@@ -15,15 +15,19 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 Vector = npt.NDArray[np.float32]
 
-# magic, id, attempt, deadline (Unix seconds), enqueued (Unix seconds), height, width, reply length
-_ITEM = struct.Struct("<4s16sBddHHB")
-_ITEM_MAGIC = b"OPI1"
-# magic, id, ok, version, batch size, queue seconds, compute seconds
-_REPLY = struct.Struct("<4s16s?IHff")
-_REPLY_MAGIC = b"OPR1"
+# magic, id, attempt, deadline (Unix seconds), enqueued (Unix seconds), height, width, reply length,
+# class, note length
+_ITEM = struct.Struct("<4s16sBddHHBiH")
+_ITEM_MAGIC = b"OPI2"
+# magic, id, ok, version, batch size, queue seconds, compute seconds, note length
+_REPLY = struct.Struct("<4s16s?IHffI")
+_REPLY_MAGIC = b"OPR2"
 
 ID_OFFSET = 5  # 1-based, as Lua counts: the id stands at bytes 5 to 20 of an item and of a reply
 ID_LENGTH = 16
+
+TOP_CLASS = -1
+"""In place of a class: the one that the network holds most probable."""
 
 
 class MalformedMessageError(ValueError):
@@ -41,6 +45,9 @@ class Item:
         reply_to: Name of the Redis list the answer goes to.
         pixels: RGB, shape (height, width, 3), uint8.
         attempt: 1, or 2 after the worker that held it the first time was lost.
+        class_index: The class to explain; of no meaning to a classification.
+        note: What is asked of the picture, where the lane alone does not say it: JSON. Items of
+            the same note may share a batch.
     """
 
     id: bytes
@@ -49,6 +56,8 @@ class Item:
     reply_to: str
     pixels: Pixels
     attempt: int = 1
+    class_index: int = TOP_CLASS
+    note: bytes = b""
 
     def pack(self) -> bytes:
         reply_to = self.reply_to.encode()
@@ -62,8 +71,10 @@ class Item:
             height,
             width,
             len(reply_to),
+            self.class_index,
+            len(self.note),
         )
-        return header + reply_to + np.ascontiguousarray(self.pixels).tobytes()
+        return header + reply_to + self.note + np.ascontiguousarray(self.pixels).tobytes()
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
@@ -74,13 +85,16 @@ class Item:
         """
         if len(raw) < _ITEM.size or raw[:4] != _ITEM_MAGIC:
             raise MalformedMessageError("not an item")
-        _, item_id, attempt, deadline, enqueued, height, width, named = _ITEM.unpack_from(raw)
-        start = _ITEM.size + named
+        (_, item_id, attempt, deadline, enqueued, height, width, named, class_index, noted) = (
+            _ITEM.unpack_from(raw)
+        )
+        note_at = _ITEM.size + named
+        start = note_at + noted
         if len(raw) - start != height * width * 3:
             raise MalformedMessageError("an item of the wrong length")
         pixels = np.frombuffer(raw, np.uint8, offset=start).reshape(height, width, 3)
-        reply_to = raw[_ITEM.size : start].decode()
-        return cls(item_id, deadline, enqueued, reply_to, pixels, attempt)
+        reply_to, note = raw[_ITEM.size : note_at].decode(), raw[note_at:start]
+        return cls(item_id, deadline, enqueued, reply_to, pixels, attempt, class_index, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +109,7 @@ class Reply:
         compute_seconds: What the batch took.
         vector: The network's output for this image, shape (n,), float32; None for an error.
         error: (code, detail) as in `contracts.errors`; None when all went well.
+        note: What the vector means, where the lane alone does not say it: JSON.
     """
 
     id: bytes
@@ -104,6 +119,7 @@ class Reply:
     compute_seconds: float
     vector: Vector | None = None
     error: tuple[str, str] | None = None
+    note: bytes = b""
 
     def pack(self) -> bytes:
         header = _REPLY.pack(
@@ -114,12 +130,13 @@ class Reply:
             self.batch_size,
             self.queue_seconds,
             self.compute_seconds,
+            len(self.note),
         )
         if self.error is not None:
             return header + "\n".join(self.error).encode()
         if self.vector is None:
             raise ValueError("a reply holds a vector or an error")
-        return header + np.ascontiguousarray(self.vector, np.float32).tobytes()
+        return header + self.note + np.ascontiguousarray(self.vector, np.float32).tobytes()
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
@@ -130,12 +147,13 @@ class Reply:
         """
         if len(raw) < _REPLY.size or raw[:4] != _REPLY_MAGIC:
             raise MalformedMessageError("not a reply")
-        _, item_id, ok, version, batch_size, queued, computed = _REPLY.unpack_from(raw)
+        _, item_id, ok, version, batch_size, queued, computed, noted = _REPLY.unpack_from(raw)
         body = raw[_REPLY.size :]
         if not ok:
             code, _, detail = body.decode().partition("\n")
             return cls(item_id, version, batch_size, queued, computed, error=(code, detail))
-        if len(body) % 4:
+        if len(body) < noted or (len(body) - noted) % 4:
             raise MalformedMessageError("a vector of the wrong length")
-        vector = np.frombuffer(body, np.float32)
-        return cls(item_id, version, batch_size, queued, computed, vector=vector)
+        vector = np.frombuffer(body[noted:], np.float32)
+        note = body[:noted]
+        return cls(item_id, version, batch_size, queued, computed, vector=vector, note=note)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from contracts.inference import Operation
+from contracts.inference import LaneOperation
 
 ModelState = Literal["ready", "loading", "unavailable"]
 
@@ -16,7 +16,7 @@ class HeldModel(BaseModel):
     version: int | None = Field(None, description="Null while it is not known which to load.")
     state: ModelState
     reason: str | None = Field(None, description="Why it is not ready, and what helps.")
-    operations: tuple[Operation, ...] = ()
+    operations: tuple[LaneOperation, ...] = ()
     aliases: tuple[str, ...] = Field(
         (),
         description="The aliases it answers for here: those that stand on it, and those whose own "

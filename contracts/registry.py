@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
 
-from contracts.inference import Operation
+from contracts.explanation import Sanity
+from contracts.inference import LaneOperation
 from contracts.manifest import ALIAS_NAME
 from contracts.presence import ModelState, WorkerBeat
 
@@ -28,12 +29,15 @@ class ModelInfo(BaseModel):
         description="(height, width) in pixels, of the champion; null before the first version."
     )
     features: int | None = Field(None, description="Length of an embedding.")
-    operations: tuple[Operation, ...] = Field(description="What it can be asked for now.")
+    operations: tuple[LaneOperation, ...] = Field(description="What it can be asked for now.")
     runtime: str | None = Field(
         None, description="What runs the champion, e.g. openvino-bfloat16; null while nothing does."
     )
     runtime_reason: str | None = Field(
         None, description="Why that is not what was asked for; null if it is."
+    )
+    sanity: Sanity | None = Field(
+        None, description="Whether the champion's heatmaps follow its weights, where checked."
     )
     licence: str | None = Field(description="Of the weights it began with, where known.")
 

@@ -110,6 +110,19 @@ class Settings(BaseSettings):
         description="Resident memory in MB above which a worker is replaced by a fresh one, "
         "without a gap. 0: twice what it took when it became ready.",
     )
+    explainers: int = Field(
+        2,
+        ge=1,
+        le=32,
+        description="Keras models a worker keeps for explanations that the SavedModel cannot "
+        "give; each takes the memory of its weights, and is loaded when first asked for.",
+    )
+    heatmap_cache_mb: int = Field(
+        32, ge=0, le=65_536, description="Memory in MB for heatmaps that were made before. 0: none."
+    )
+    max_heatmaps: int = Field(
+        64, ge=1, le=1024, description="Most heatmaps in one request: its images times its classes."
+    )
     job_limit: int = Field(
         100, ge=1, description="Unfinished jobs accepted; more get 429. Their images lie in Redis."
     )

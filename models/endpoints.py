@@ -8,4 +8,8 @@ OUTPUTS: dict[Endpoint, str] = {
     "explain": "grid",
     "explain_hires": "grid",
 }
-"""What each endpoint calls its one output."""
+"""What each endpoint calls its output, the one that is compared when it is exported."""
+
+TARGET = "target"
+PROBABILITY = "probability"
+"""What the explaining endpoints give beside the grid. Versions made before lack them."""

@@ -126,6 +126,33 @@ def decode(
     return Picture(pixels, seen_width, seen_height)
 
 
+def upright(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
+    """The whole picture as people see it: RGB on white, upright, at its own size.
+
+    Args:
+        data: The file, as it was sent.
+        max_pixels: As for `decode`.
+
+    Raises:
+        InvalidImage: As `decode`.
+        ImageTooLarge: As `decode`.
+    """
+    raw = bytes(data)
+    image_format = sniff(raw)
+    try:
+        _check_scans(raw, image_format)
+        with _opened(raw, image_format, max_pixels) as image:
+            _check_size(image, max_pixels)
+            image.load()
+            turn = _turn_of(image)
+            plain = flatten(interpolable(image), image)
+    except OpsinError:
+        raise
+    except Exception as broken:  # Pillow documents no closed set of errors
+        raise _invalid(image_format, broken) from broken
+    return plain if turn.method is None else plain.transpose(turn.method)
+
+
 class _MeteredReader(io.BytesIO):
     """A file in memory that may be read only so many times, see `_MOST_READS`."""
 

@@ -86,6 +86,20 @@ def crop_box(size: Size, target: Size, short_side: int) -> Box:
     return left * across, top * down, right, bottom
 
 
+def seen_box(size: Size, target: Size, short_side: int, resize: Resize) -> Box:
+    """The part of an upright picture that a network gets to see.
+
+    Args:
+        size: The picture's.
+        target: The network's input size.
+        short_side: For ``crop``, see `crop_box`.
+        resize: See `fit`.
+    """
+    if resize == "crop":
+        return crop_box(size, target, short_side)
+    return 0.0, 0.0, float(size[0]), float(size[1])
+
+
 def fit(
     image: Image.Image,
     *,
@@ -110,8 +124,7 @@ def fit(
     """
     size = size or image.size
     seen = turn.seen(size)
-    whole = (0.0, 0.0, float(seen[0]), float(seen[1]))
-    box = crop_box(seen, target, short_side) if resize == "crop" else whole
+    box = seen_box(seen, target, short_side, resize)
     # Turning after the resize moves 50 thousand pixels in place of 50 million.
     stored = _reduced(turn.stored(box, size), size, image.size)
     small = image.resize(turn.seen(target), Image.Resampling.BILINEAR, box=stored)

@@ -2,11 +2,12 @@
 
     serve          images                -> probabilities (n, classes)
     features       images                -> embedding (n, features)
-    explain        images, class_index   -> grid (n, gh, gw), Grad-CAM
-    explain_hires  images, class_index   -> grid (n, gh, gw), HiResCAM
+    explain        images, class_index   -> grid (n, gh, gw), Grad-CAM; target, probability (n,)
+    explain_hires  images, class_index   -> grid (n, gh, gw), HiResCAM; target, probability (n,)
 
 `images` is uint8 RGB of the network's input size, (n, height, width, 3), any n; `class_index` is
-int32 (n,). Preprocessing is inside, so whoever runs the SavedModel cannot get it wrong. A base
+int32 (n,), a negative one standing for the most probable class; `target` is the class that was
+explained. Preprocessing is inside, so whoever runs the SavedModel cannot get it wrong. A base
 without its classifier has `features` alone.
 """
 
@@ -20,8 +21,8 @@ import tensorflow as tf
 from contracts.explanation import Method
 from contracts.manifest import Endpoint
 from models.catalog import Network, Preprocessing
-from models.endpoints import OUTPUTS
-from models.explain.cams import WEIGHINGS, cam
+from models.endpoints import OUTPUTS, PROBABILITY, TARGET
+from models.explain.cams import WEIGHINGS, explained
 from models.explain.flat import Flat, Tensor
 from models.explain.head import head_of
 from models.networks.architecture import ARCHITECTURES
@@ -89,11 +90,14 @@ def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signa
         )
 
     def explanation(endpoint: Endpoint, method: Method) -> Signature:
-        grids = cam(flat, head, blueprint.explain_layer, WEIGHINGS[method])
-        return Signature(
-            lambda images, class_index: {OUTPUTS[endpoint]: grids(prepared(images), class_index)},
-            (images, classes),
-        )
+        explain = explained(flat, head, blueprint.explain_layer, WEIGHINGS[method])
+
+        def run(images: Tensor, class_index: Tensor) -> dict[str, Tensor]:
+            told = explain(prepared(images), class_index)
+            outputs = (OUTPUTS[endpoint], TARGET, PROBABILITY)
+            return dict(zip(outputs, told, strict=True))
+
+        return Signature(run, (images, classes))
 
     features = forward("features", _pooled(model, blueprint.base_output))
     if is_base(model):

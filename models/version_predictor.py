@@ -11,20 +11,19 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from contracts.errors import VersionNotFound
-from contracts.inference import Operation
+from contracts.inference import LaneOperation, Operation
 from contracts.manifest import Endpoint, Manifest
 from contracts.messages import Pixels
 from models.batches import Batches, Outputs
+from models.endpoints import OUTPUTS, PROBABILITY, TARGET
+from models.explain.explanations import Explanations, Indices
 from models.label_file import read_labels
 from models.manifest import read_manifest
 from models.runtimes.choice import choose_runtime, tensorflow_runtime
 from models.runtimes.runtime import RuntimeOptions
 from models.store import Store
-
-Indices = npt.NDArray[np.int32]
 
 _ENDPOINTS: dict[Operation, Endpoint] = {"classify": "serve", "embed": "features"}
 # A larger batch that gains less than this only makes the first of its pictures wait.
@@ -70,9 +69,11 @@ class VersionPredictor:
         self.version = self.manifest.version
         self.labels = read_labels(folder)
         self.classes = self.manifest.classes
-        self.operations: tuple[Operation, ...] = tuple(
-            name for name, endpoint in _ENDPOINTS.items() if endpoint in self.manifest.endpoints
-        )
+        endpoints = self.manifest.endpoints
+        vectors = [name for name, endpoint in _ENDPOINTS.items() if endpoint in endpoints]
+        maps: tuple[LaneOperation, ...] = ("heatmap",) if "explain" in endpoints else ()
+        # These two need `model.keras`, which every version has.
+        self.operations: tuple[LaneOperation, ...] = (*vectors, *maps, "explain", "study")
         self._batches = Batches.up_to(max_batch_size)
         self._explaining = Lock()
         self._explainer: Any = None
@@ -91,14 +92,15 @@ class VersionPredictor:
             seconds: A larger batch is tried as long as the operation has not taken longer. What
                 a slow network would still gain is little beside what it costs anyhow.
         """
-        for operation in self.operations:
+        measured = [name for name in _ENDPOINTS if name in self.operations]
+        for operation in measured:
             self._runtime.tune(_ENDPOINTS[operation], self.batch_sizes)
-        each = self._costs(self.operations[0], seconds, rounds=3)
+        each = self._costs(measured[0], seconds, rounds=3)
         best = min(each.values())
         knee = next(size for size, took in each.items() if took * _KNEE <= best)
         if knee != max(each):  # else a size that there was no time for might be better still
             self._batches = Batches(tuple(size for size in self.batch_sizes if size <= knee))
-        for operation in self.operations[1:]:
+        for operation in measured[1:]:
             self._costs(operation, seconds, rounds=1)
 
     def _costs(self, operation: Operation, seconds: float, rounds: int) -> dict[int, float]:
@@ -143,16 +145,14 @@ class VersionPredictor:
             lambda chunk: self._runtime.run(endpoint, chunk), images, width=width
         )
 
-    def explain(self, images: Pixels, classes: Indices, *, hires: bool = False) -> Outputs:
-        """Why each picture would be of its class.
+    def explain(self, images: Pixels, classes: Indices, *, hires: bool = False) -> Explanations:
+        """Why each picture would be of its class; one pass forward and one back.
 
         Args:
             images: As for `run`, at least one.
-            classes: The class to explain of each, shape (n,), int32.
+            classes: The class to explain of each, shape (n,), int32; a negative one stands for
+                the most probable.
             hires: HiResCAM instead of Grad-CAM.
-
-        Returns:
-            Grids in 0..1, shape (n, gh, gw), float32; zeros where nothing speaks for the class.
         """
         endpoint: Endpoint = "explain_hires" if hires else "explain"
         if endpoint not in self.manifest.endpoints:
@@ -161,19 +161,32 @@ class VersionPredictor:
                 "nothing to explain. Use another version or model."
             )
         self._check(images)
-        tensorflow = self._tensorflow()
-        return self._batches.run(
-            lambda chunk, of: tensorflow.explain(endpoint, chunk, of), images, classes
+        self.load_explain()
+        told = [
+            {name: rows[:count] for name, rows in self._explainer.explain(endpoint, *batch).items()}
+            for batch, count in self._batches.padded(images, classes)
+        ]
+        grids, targets, probabilities = (
+            np.concatenate([one[name] for one in told])
+            for name in (OUTPUTS[endpoint], TARGET, PROBABILITY)
         )
+        return Explanations(grids, targets.astype(np.int32, copy=False), probabilities)
 
-    def _tensorflow(self) -> Any:
-        """The reference runtime: the one that serves, or one loaded for the explanations."""
-        if hasattr(self._runtime, "explain"):
-            return self._runtime
+    @property
+    def can_explain(self) -> bool:
+        """Whether `explain` answers in a moment; else it loads TensorFlow's graph first."""
+        return self._explainer is not None
+
+    def load_explain(self) -> None:
+        """Read what `explain` needs, which nothing else does; safe among threads."""
         with self._explaining:
             if self._explainer is None:
-                self._explainer = tensorflow_runtime(self._folder, self._options)
-        return self._explainer
+                served = self._runtime
+                self._explainer = (
+                    served
+                    if hasattr(served, "explain")
+                    else tensorflow_runtime(self._folder, self._options)
+                )
 
     def _check(self, images: Pixels) -> None:
         if images.dtype != np.uint8 or images.shape[1:] != (*self.manifest.input_size, 3):

@@ -15,7 +15,18 @@ from service.middleware.body_limit import BodyLimit
 from service.middleware.keys import KeyCheck
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
-from service.routes import datasets, inference, jobs, models, oip, operations, tfserving, versions
+from service.routes import (
+    datasets,
+    explanation,
+    inference,
+    jobs,
+    layers,
+    models,
+    oip,
+    operations,
+    tfserving,
+    versions,
+)
 from service.services import Opening
 
 
@@ -48,7 +59,18 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
             Middleware(BodyLimit, body_limit(settings), larger_bodies(settings)),
         ],
     )
-    for routes in (inference, jobs, datasets, models, versions, oip, tfserving, operations):
+    for routes in (
+        inference,
+        explanation,
+        layers,
+        jobs,
+        datasets,
+        models,
+        versions,
+        oip,
+        tfserving,
+        operations,
+    ):
         app.include_router(routes.router)
     problems.install(app)
     documentation.install(app)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from contracts.errors import ModelNotFound, ModelNotReady, NoWorker, OpsinError, VersionNotFound
-from contracts.inference import Operation
+from contracts.inference import LaneOperation
 from contracts.manifest import CHAMPION, Manifest
 from contracts.presence import HeldModel, ModelState, WorkerBeat
 from contracts.registry import ModelInfo
@@ -37,7 +37,7 @@ class Choice:
         """Every model there is: of the catalog first, then of the settings and the store."""
         return list(dict.fromkeys((*CATALOG, *self.configured, *self.shelves.names())))
 
-    def choose(self, name: str, version: str | None, operation: Operation) -> Served | None:
+    def choose(self, name: str, version: str | None, operation: LaneOperation) -> Served | None:
         """The version that answers, or None if none can."""
         shelf = self.shelves.get(name)
         for number in self._candidates(shelf, name, version or CHAMPION):
@@ -47,7 +47,7 @@ class Choice:
                 return self.shelves.served.get((name, number)) if can else None
         return None
 
-    def refusal(self, name: str, version: str | None, operation: Operation) -> OpsinError:
+    def refusal(self, name: str, version: str | None, operation: LaneOperation) -> OpsinError:
         """Why `choose` found none, and what to do about it."""
         if name not in self.names():
             known = ", ".join(self.names())
@@ -112,6 +112,7 @@ class Choice:
             runtime_reason=next(
                 (one.runtime_reason for one in answers if one.runtime_reason), None
             ),
+            sanity=shown.sanity if shown else None,
             licence=licence,
         )
 

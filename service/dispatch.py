@@ -23,8 +23,8 @@ from contracts.errors import (
     Unavailable,
     error_of,
 )
-from contracts.inference import Operation
-from contracts.messages import ID_LENGTH, Item, Pixels, Reply
+from contracts.inference import LaneOperation
+from contracts.messages import ID_LENGTH, TOP_CLASS, Item, Pixels, Reply
 from service.admission import Admission, queue_full
 from service.lanes import Lanes
 from service.presence import Presence
@@ -84,7 +84,7 @@ class Dispatch:
         self._presence = presence
         self._leaving: set[asyncio.Task[None]] = set()
 
-    def require_room(self, network: str, version: int, operation: Operation) -> None:
+    def require_room(self, network: str, version: int, operation: LaneOperation) -> None:
         """Refuse early: a request that finds the queue full need not be read or decoded.
 
         Raises:
@@ -97,10 +97,12 @@ class Dispatch:
         self,
         network: str,
         version: int,
-        operation: Operation,
+        operation: LaneOperation,
         pixels: Sequence[Pixels],
         *,
         deadline: float,
+        classes: Sequence[int] | None = None,
+        note: bytes = b"",
     ) -> list[Reply | OpsinError]:
         """The answer to each image, in order: a reply, or the error of that image alone.
 
@@ -110,6 +112,8 @@ class Dispatch:
             operation: What to do with the images.
             pixels: Decoded images, each (height, width, 3) uint8 of the network's input size.
             deadline: `time.monotonic()` seconds by which all must be there.
+            classes: The class to explain of each, where there is something to explain.
+            note: What is asked of all of them, see `contracts.notes`.
 
         Raises:
             QueueFull: There is no room; `retry_after` says when there will be.
@@ -121,7 +125,10 @@ class Dispatch:
         rate = self._presence.rate(lane)
         with self._admission.permit(lane, len(pixels), rate):
             seconds = deadline - time.monotonic()
-            items = [self._item(image, seconds) for image in pixels]
+            items = [
+                self._item(image, seconds, index, note)
+                for image, index in zip(pixels, classes or [TOP_CLASS] * len(pixels), strict=True)
+            ]
             futures = [self._replies.expect(item, lane) for item in items]
             try:
                 async with asyncio.timeout_at(_loop_time(deadline)):
@@ -137,10 +144,17 @@ class Dispatch:
                 self._leave(items, seconds)
         return [_checked(reply, version) for reply in replies]
 
-    def _item(self, pixels: Pixels, seconds: float) -> Item:
+    def _item(self, pixels: Pixels, seconds: float, class_index: int, note: bytes) -> Item:
         now = time.time()
-        item_id = secrets.token_bytes(ID_LENGTH)
-        return Item(item_id, now + seconds, now, self._replies.key, pixels)
+        return Item(
+            secrets.token_bytes(ID_LENGTH),
+            now + seconds,
+            now,
+            self._replies.key,
+            pixels,
+            class_index=class_index,
+            note=note,
+        )
 
     async def _push(
         self, lane: str, items: Sequence[Item], seconds: float, rate: float | None

@@ -25,6 +25,63 @@ EMBEDDING: dict[str, Any] = CLASSIFICATION | {
         {"name": "zebra.jpg", "width": 500, "height": 375, "embedding": [0.12, 0.0, 1.73, 0.05]}
     ],
 }
+HEATMAP: dict[str, Any] = {
+    "name": "zebra.jpg",
+    "width": 500,
+    "height": 375,
+    "region": {"x": 84.0, "y": 21.3, "width": 332.4, "height": 332.5},
+    "target": {
+        "index": 340,
+        "id": "n02391049",
+        "label": "zebra",
+        "probability": 0.9312,
+        "space": "logit",
+    },
+    "grid": {"shape": [2, 3], "values": [[0.0, 0.41, 1.0], [0.0, 0.12, 0.37]]},
+    "empty": False,
+    "cached": False,
+    "model": "squeezenet",
+    "version": 1,
+    "method": "grad_cam",
+    "layer": "fire9_concat",
+    "timing_ms": {"decode": 2.9, "queue": 0.7, "compute": 12.1, "total": 16.4},
+}
+ACTIVATIONS: dict[str, Any] = {
+    "model": "squeezenet",
+    "version": 1,
+    "layer": "fire9_concat",
+    "channels": 512,
+    "shape": [2, 2],
+    "maps": [
+        {
+            "index": 17,
+            "blank": False,
+            "smallest": 0.0,
+            "largest": 8.2,
+            "mean": 3.1,
+            "values": [[0.0, 2.1], [8.2, 2.1]],
+        }
+    ],
+    "timing_ms": {"decode": 2.9, "queue": 0.7, "compute": 9.4, "total": 14.8},
+}
+LAYERS: dict[str, Any] = {
+    "model": "squeezenet",
+    "version": 1,
+    "items": [
+        {"name": "conv1", "type": "Conv2D", "output_shape": [113, 113, 64], "explainable": True},
+        {"name": "predictions", "type": "Softmax", "output_shape": [1000], "explainable": False},
+    ],
+}
+PICTURE_HEADERS: dict[str, Any] = {
+    "Server-Timing": {
+        "description": "With a picture: milliseconds of decode, queue, compute, render, total.",
+        "schema": {"type": "string"},
+    },
+    "X-Cache": {
+        "description": "With a picture: whether its maps were made before.",
+        "schema": {"type": "string", "enum": ["hit", "miss"]},
+    },
+}
 JOB: dict[str, Any] = {
     "id": _JOB_ID,
     "kind": "classify",

@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from redis.asyncio import Redis
 
 from contracts.broker import REDIS_OPTIONS, celery_app
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from database.data_sets import DataSets
 from database.engine import open_engine, reachable
 from database.job_files import JobFiles
@@ -25,6 +25,7 @@ from service.conversions import Conversions
 from service.datasets import Datasets
 from service.decode import Decoder
 from service.dispatch import Dispatch, Drains
+from service.explanation_cache import ExplanationCache
 from service.job_queue import JobQueue
 from service.lanes import Lanes
 from service.presence import Presence
@@ -98,6 +99,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             store=store,
             conversions=Conversions(store, client, celery, presence),
             datasets=datasets,
+            explanations=ExplanationCache(settings.heatmap_cache_mb * MIB),
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from contracts import names
 from contracts.errors import OpsinError
-from contracts.inference import Operation
+from contracts.inference import LaneOperation
 from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from models.shelves import Served, Shelves
@@ -78,7 +78,7 @@ class Presence:
         ]
 
     def choose(
-        self, model: str | None, version: str | None, operation: Operation
+        self, model: str | None, version: str | None, operation: LaneOperation
     ) -> tuple[Served, int]:
         """The version a request is for: one that a worker really holds.
 

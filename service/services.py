@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from fastapi import Depends, Request
 
 from contracts.errors import OpsinError
-from contracts.inference import ItemError, Operation, Resize
+from contracts.inference import ItemError, LaneOperation, Resize
 from contracts.jobs import Job, JobKind
 from contracts.messages import Pixels, Reply
 from contracts.presence import WorkerBeat
@@ -25,6 +25,7 @@ from models.images import Target
 from models.shelves import Served
 from models.store import Store
 from service.datasets import Datasets
+from service.explanation_cache import ExplanationCache
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class Decoder(Protocol):
 class Dispatch(Protocol):
     """Runs pictures through a network on some worker."""
 
-    def require_room(self, network: str, version: int, operation: Operation) -> None:
+    def require_room(self, network: str, version: int, operation: LaneOperation) -> None:
         """Raises QueueFull if the queue is full already: nothing needs to be read or decoded."""
         ...
 
@@ -65,14 +66,17 @@ class Dispatch(Protocol):
         self,
         network: str,
         version: int,
-        operation: Operation,
+        operation: LaneOperation,
         pixels: Sequence[Pixels],
         *,
         deadline: float,
+        classes: Sequence[int] | None = None,
+        note: bytes = b"",
     ) -> Sequence[Reply | OpsinError]:
         """One answer a picture, in order; cancelling it evicts what still waits.
 
-        Nobody waits after `deadline`, in `time.monotonic()` seconds.
+        Nobody waits after `deadline`, in `time.monotonic()` seconds. `classes` and `note` say
+        what is to be explained, see `contracts.notes`.
         """
         ...
 
@@ -89,7 +93,7 @@ class Presence(Protocol):
     def models(self) -> Sequence[ModelInfo]: ...
 
     def choose(
-        self, model: str | None, version: str | None, operation: Operation
+        self, model: str | None, version: str | None, operation: LaneOperation
     ) -> tuple[Served, int]: ...
 
     async def until_served(self, model: str, version: int, *, seconds: float) -> bool: ...
@@ -176,6 +180,7 @@ class Services:
     store: Store
     conversions: Conversions
     datasets: Datasets
+    explanations: ExplanationCache
     database_ok: Callable[[], bool]
     started_at: float
 

@@ -7,13 +7,15 @@ next ones gather by themselves, so the busier it is the fuller its batches are.
 import time
 from collections.abc import Callable, Sequence
 from threading import Event
-from typing import get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import structlog
 
-from contracts.inference import Operation
-from contracts.messages import Item, Reply, Vector
+from contracts.errors import OpsinError
+from contracts.inference import LaneOperation, Operation
+from contracts.messages import Item, Reply
+from workers.answers import Answer
 from workers.held import Held, Predictor
 from workers.lane import LaneName, Lanes
 
@@ -23,6 +25,24 @@ log = structlog.get_logger()
 _TURN_SECONDS = 0.25
 _POLL_SECONDS = 0.001
 _RATE_SMOOTHING = 0.3
+_ORDER: tuple[LaneOperation, ...] = get_args(LaneOperation)
+_VECTORS: tuple[Operation, ...] = get_args(Operation)
+# One picture of a study may take minutes: what this worker does not hold, another one may take.
+_LIMITS = {"study": 1}
+
+
+class Explain(Protocol):
+    """Answers what is no plain vector; `workers.explaining` has the real one."""
+
+    def __call__(
+        self,
+        lane: LaneName,
+        predictor: Predictor,
+        items: Sequence[Item],
+        give_way: Callable[[], None],
+    ) -> Sequence[Answer]:
+        """One answer an item, all of one note; `give_way` lets quicker lanes go first."""
+        ...
 
 
 class Drain:
@@ -38,6 +58,7 @@ class Drain:
         pass_on: Sends a drain of a version that is not held here to a worker that holds it;
             False if there is none.
         is_past: Whether no alias stands on a lane's version any more.
+        explain: Answers the lanes that explain.
         clock: Unix time in seconds.
     """
 
@@ -52,6 +73,7 @@ class Drain:
         schedule: Callable[[LaneName], None],
         pass_on: Callable[[LaneName], bool],
         is_past: Callable[[LaneName], bool],
+        explain: Explain,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._lanes = lanes
@@ -62,12 +84,19 @@ class Drain:
         self._schedule = schedule
         self._pass_on = pass_on
         self._is_past = is_past
+        self._explain = explain
         self._clock = clock
         self._rates: dict[LaneName, float] = {}
 
-    def relieve(self) -> None:
-        """Drain every lane whose task waits: what a job does before each of its batches."""
-        for lane in self._lanes.scheduled(self._all()):
+    def relieve(self, before: LaneOperation = "explain") -> None:
+        """Drain every lane whose task waits: what a job does before each of its batches.
+
+        Args:
+            before: Only lanes that come before this one, which all answer in a moment.
+        """
+        quicker = _ORDER[: _ORDER.index(before)]
+        waiting = [lane for lane in self._all() if lane.operation in quicker]
+        for lane in self._lanes.scheduled(waiting):
             self(lane)
 
     def _all(self) -> list[LaneName]:
@@ -75,7 +104,7 @@ class Drain:
         return [
             LaneName(model, version, operation)
             for model, version in self._held.all()
-            for operation in get_args(Operation)
+            for operation in _ORDER
         ]
 
     def __call__(self, lane: LaneName) -> int:
@@ -120,7 +149,8 @@ class Drain:
     def _next_batch(self, lane: LaneName, others: Sequence[LaneName]) -> list[Item]:
         """The next images, waiting a moment for them unless another lane or a stop is pending."""
         lingers_until = time.monotonic() + self._linger_seconds
-        while not (items := self._lanes.take(lane, self._batch_limit)):
+        limit = _LIMITS.get(lane.operation, self._batch_limit)
+        while not (items := self._lanes.take(lane, limit)):
             over = time.monotonic() >= lingers_until or self._stopping.is_set()
             if over or self._lanes.scheduled(others):
                 return []
@@ -133,7 +163,7 @@ class Drain:
         late = [item for item in items if item.deadline <= now]
         self._lanes.drop(late)
         alive = [item for item in items if item.deadline > now]
-        for group in _by_shape(alive):
+        for group in _alike(alive):
             began = time.monotonic()
             replies = self._run(lane, predictor, group, now)
             rate = len(group) / max(time.monotonic() - began, 1e-6)
@@ -147,7 +177,10 @@ class Drain:
     ) -> list[Reply]:
         began = time.monotonic()
         try:
-            vectors = _compute(lane, predictor, items)
+            answers = self._compute(lane, predictor, items)
+        except OpsinError as error:
+            told = (error.code, error.detail)
+            return [Reply(item.id, predictor.version, 1, 0, 0, error=told) for item in items]
         except Exception:
             log.exception("batch_failed", lane=lane.key, size=len(items))
             if len(items) == 1:
@@ -163,23 +196,30 @@ class Drain:
                 len(items),
                 max(0.0, now - item.enqueued),
                 seconds,
-                vector=vector,
+                vector=answer.vector,
+                note=answer.note,
             )
-            for item, vector in zip(items, vectors, strict=True)
+            for item, answer in zip(items, answers, strict=True)
         ]
 
+    def _compute(
+        self, lane: LaneName, predictor: Predictor, items: Sequence[Item]
+    ) -> Sequence[Answer]:
+        for operation in _VECTORS:
+            if lane.operation == operation:
+                vectors = predictor.run(operation, np.stack([item.pixels for item in items]))
+                answers: Sequence[Answer] = [Answer(vector) for vector in vectors]
+                break
+        else:
+            answers = self._explain(lane, predictor, items, lambda: self.relieve(lane.operation))
+        if not all(np.isfinite(answer.vector).all() for answer in answers):
+            raise FloatingPointError(f"{lane.key} gave a value that is not a number")
+        return answers
 
-def _compute(lane: LaneName, predictor: Predictor, items: Sequence[Item]) -> Vector:
-    operation: Operation = "embed" if lane.operation == "embed" else "classify"
-    vectors = predictor.run(operation, np.stack([item.pixels for item in items]))
-    if not np.isfinite(vectors).all():
-        raise FloatingPointError(f"{lane.key} gave a value that is not a number")
-    return vectors
 
-
-def _by_shape(items: Sequence[Item]) -> list[list[Item]]:
-    """The items in groups of one picture size, so that each group stacks into one array."""
-    groups: dict[tuple[int, ...], list[Item]] = {}
+def _alike(items: Sequence[Item]) -> list[list[Item]]:
+    """The items in groups of one picture size and note, so that each group is one array."""
+    groups: dict[tuple[tuple[int, ...], bytes], list[Item]] = {}
     for item in items:
-        groups.setdefault(item.pixels.shape, []).append(item)
+        groups.setdefault((item.pixels.shape, item.note), []).append(item)
     return list(groups.values())

@@ -6,9 +6,10 @@ has taken a version out keeps it alive until done, so dropping never disturbs a 
 
 from typing import Protocol
 
-from contracts.inference import Operation
+from contracts.inference import LaneOperation, Operation
 from contracts.manifest import Manifest
 from contracts.messages import Pixels, Vector
+from models.explain.explanations import Explanations, Indices
 from models.labels import Label
 
 
@@ -18,15 +19,26 @@ class Predictor(Protocol):
     version: int
     manifest: Manifest
     labels: tuple[Label, ...]
-    operations: tuple[Operation, ...]
+    operations: tuple[LaneOperation, ...]
     runtime: str
     runtime_reason: str | None
 
     @property
     def batch_sizes(self) -> tuple[int, ...]: ...
 
+    @property
+    def can_explain(self) -> bool: ...
+
+    def load_explain(self) -> None:
+        """Read what `explain` needs beyond the rest; it may take seconds."""
+        ...
+
     def run(self, operation: Operation, images: Pixels) -> Vector:
         """Images (n, h, w, 3) uint8 to outputs (n, k) float32."""
+        ...
+
+    def explain(self, images: Pixels, classes: Indices, *, hires: bool = False) -> Explanations:
+        """Why each image would be of its class; a negative class is the most probable."""
         ...
 
 

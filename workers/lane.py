@@ -12,6 +12,7 @@ from typing import cast
 import redis
 
 from contracts import names
+from contracts.inference import LaneOperation
 from contracts.messages import ID_LENGTH, ID_OFFSET, Item, MalformedMessageError, Reply
 
 _TAKE = f"""
@@ -39,7 +40,7 @@ class LaneName:
 
     model: str
     version: int
-    operation: str
+    operation: LaneOperation
 
     @property
     def key(self) -> str:
@@ -108,6 +109,10 @@ class Lanes:
         self._release(pipe, [item for item, _ in answers])
         pipe.set(names.lane_rate(lane.key), f"{rate:.3f}", ex=_RATE_EXPIRE_SECONDS)
         pipe.execute()
+
+    def is_abandoned(self, item: Item) -> bool:
+        """Whether the client of an image that was taken has gone since."""
+        return bool(self._client.exists(names.abandoned(item.id)))
 
     def drop(self, items: Sequence[Item]) -> None:
         """Let go of images nobody waits for any more."""

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
+import numpy as np
 import structlog
 
 from contracts.errors import VersionNotFound
@@ -16,8 +19,11 @@ from models.runtimes.runtime import RuntimeOptions
 from models.store import Store
 from models.weights import Weights, WeightsMissing
 from models.zoo_imports import imported, origin_of
-from workers.held import Predictor
+from workers.held import Held, Predictor
 from workers.versions import Load, Versions
+
+if TYPE_CHECKING:
+    from models.explain.explainer import Explainer
 
 log = structlog.get_logger()
 
@@ -66,6 +72,32 @@ def loader(store: Store, max_batch_size: int, options: RuntimeOptions) -> Load:
             )
         predictor.warm()
         return predictor
+
+    return load
+
+
+def explainer_loader(
+    store: Store, held: Held, max_batch_size: int
+) -> "Callable[[str, int], Explainer]":
+    """Reads a version's Keras model and runs it once, so that nobody waits for its first run."""
+
+    def load(model: str, version: int) -> "Explainer":
+        from models.explain.explainer import Explainer  # noqa: PLC0415 (TensorFlow)
+        from models.version_predictor import VersionPredictor  # noqa: PLC0415
+
+        predictor = held.get(model, version)
+        explainer = Explainer(
+            store.path(model, version),
+            max_batch_size=max_batch_size,
+            predictor=predictor if isinstance(predictor, VersionPredictor) else None,
+        )
+        manifest = store.manifest(model, version)
+        blank = np.zeros((1, *manifest.input_size, 3), np.uint8)
+        if manifest.classes is None:
+            explainer.activations(blank, manifest.explain_layer)
+        else:
+            explainer.probabilities(blank)
+        return explainer
 
     return load
 

@@ -20,7 +20,7 @@ from celery import Celery
 
 from contracts import names
 from contracts.broker import REDIS_OPTIONS, celery_app
-from contracts.inference import Operation
+from contracts.inference import LaneOperation
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from database.engine import open_engine
@@ -31,10 +31,12 @@ from models.store import Store
 from workers.conversions import Conversions
 from workers.drain import Drain
 from workers.elsewhere import Elsewhere
+from workers.explainers import Explainers
+from workers.explaining import Explaining
 from workers.held import Held
 from workers.jobs import JobRunner
 from workers.lane import LaneName, Lanes
-from workers.loading import ZooImports, loader, prepare
+from workers.loading import ZooImports, explainer_loader, loader, prepare
 from workers.presence import Presence
 from workers.versions import Versions
 
@@ -146,7 +148,7 @@ class Worker:
     def _waiting(self, model: str, version: int) -> int:
         """Images in the lanes of a version; when Redis is away, as if there were some."""
         try:
-            lanes = [names.lane(model, version, one) for one in get_args(Operation)]
+            lanes = [names.lane(model, version, one) for one in get_args(LaneOperation)]
             return sum([self._client.llen(lane) for lane in lanes])
         except redis.RedisError:
             return 1
@@ -164,7 +166,7 @@ class Worker:
         conversions = Conversions(self._store, self._client)
 
         @app.task(name=names.TASK_DRAIN)  # type: ignore[untyped-decorator]
-        def drain_task(model: str, version: int, operation: Operation) -> None:
+        def drain_task(model: str, version: int, operation: LaneOperation) -> None:
             drain(LaneName(model, version, operation))
 
         @app.task(name=names.TASK_RUN_JOB)  # type: ignore[untyped-decorator]
@@ -183,8 +185,13 @@ class Worker:
         def args(lane: LaneName) -> list[Any]:
             return [lane.model, lane.version, lane.operation]
 
+        lanes = Lanes(self._client, self._id)
+        explainers = Explainers(
+            explainer_loader(self._store, self._held, self._settings.max_batch_size),
+            self._settings.explainers,
+        )
         return Drain(
-            Lanes(self._client, self._id),
+            lanes,
             self._held,
             batch_limit=self._settings.max_batch_size,
             linger_seconds=self._settings.linger_ms / 1000,
@@ -196,6 +203,7 @@ class Worker:
                 names.TASK_DRAIN, args(lane), lane.model, lane.version
             ),
             is_past=lambda lane: lane.version not in self._store.aliases(lane.model).values(),
+            explain=Explaining(explainers, is_abandoned=lanes.is_abandoned, stopping=self.stopping),
         )
 
     def _job_runner(self, drain: Drain) -> JobRunner:

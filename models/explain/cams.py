@@ -6,7 +6,7 @@ a softmax that is sure of itself has none.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -67,8 +67,31 @@ WEIGHINGS: dict[Method, Weigh] = {
 }
 
 
+class Explained(NamedTuple):
+    """What one pass forward and one back tell.
+
+    Attributes:
+        grids: float32 (n, gh, gw) in 0..1, the strongest evidence being 1. Without positive
+            evidence a grid is all zeros.
+        targets: The class that each explains, int32 (n,).
+        probabilities: How probable the network holds it, float32 (n,).
+    """
+
+    grids: Tensor
+    targets: Tensor
+    probabilities: Tensor
+
+
 def cam(flat: Flat, head: Head, layer: str, weigh: Weigh) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function from preprocessed pictures and classes to grids, to be traced.
+    """As `explained`, the grids alone."""
+    explain = explained(flat, head, layer, weigh)
+    return lambda inputs, classes: explain(inputs, classes).grids
+
+
+def explained(
+    flat: Flat, head: Head, layer: str, weigh: Weigh
+) -> Callable[[Tensor, Tensor], Explained]:
+    """A function from preprocessed pictures and classes to what explains them, to be traced.
 
     Args:
         flat: The network.
@@ -77,24 +100,29 @@ def cam(flat: Flat, head: Head, layer: str, weigh: Weigh) -> Callable[[Tensor, T
         weigh: How.
 
     Returns:
-        A function of float32 (n, h, w, channels) and int32 (n,), which gives float32 (n, gh, gw)
-        in 0..1, the strongest evidence being 1. Without positive evidence a grid is all zeros.
-        A class that does not exist gives zeros too.
+        A function of float32 (n, h, w, channels) and int32 (n,). A negative class stands for the
+        most probable one; the grid of a class that does not exist is all zeros.
     """
-    taps = flat.to(flat.steps[layer].output, head.before)
+    taps = flat.to(flat.steps[layer].output, head.before, flat.output)
 
-    def grids(inputs: Tensor, classes: Tensor) -> Tensor:
+    def explain(inputs: Tensor, classes: Tensor) -> Explained:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             # The input is watched so that a frozen network, too, leaves a trace on the tape.
             tape.watch(inputs)
-            maps, before = taps(inputs, training=False)
-            chosen = tf.reduce_sum(head.scores(before, classes))
+            maps, before, output = taps(inputs, training=False)
+            logits = head.class_logits(before)
+            top = tf.argmax(logits, axis=-1, output_type=tf.int32)
+            targets = tf.where(classes < 0, top, classes)
+            chosen = tf.one_hot(targets, head.classes)
+            evidence = tf.reduce_sum(logits * chosen)
         gradients: Any = tape.gradient(
-            chosen, maps, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            evidence, maps, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return scaled(weigh(tf.cast(maps, tf.float32), tf.cast(gradients, tf.float32)))
+        weighed = weigh(tf.cast(maps, tf.float32), tf.cast(gradients, tf.float32))
+        probabilities = tf.reduce_sum(head.probabilities(output) * chosen, axis=-1)
+        return Explained(scaled(weighed), targets, probabilities)
 
-    return grids
+    return explain
 
 
 def scaled(evidence: Tensor) -> Tensor:

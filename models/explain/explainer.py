@@ -104,7 +104,8 @@ class Explainer:
         self._check(images)
         self._check_classes(classes)
         if method in ("grad_cam", "hires_cam") and chosen == self.manifest.explain_layer:
-            grids = self._served().explain(images, classes, hires=method == "hires_cam")
+            served = self._served()
+            grids = served.explain(images, classes, hires=method == "hires_cam").grids
         elif method in FAST:
             grids = self._asked().grids(method, images.astype(np.float32), classes, chosen)
         else:

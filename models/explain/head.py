@@ -47,10 +47,13 @@ class Head:
         A sigmoid's only logit speaks for class 1, and as much against class 0. Of a regression
         the output is the score.
         """
-        logits = self.logits(before)
-        if self.is_binary:
-            logits = tf.concat([-logits, logits], axis=-1)
+        logits = self.class_logits(before)
         return tf.reduce_sum(logits * tf.one_hot(classes, self.classes), axis=-1)
+
+    def class_logits(self, before: Tensor) -> Tensor:
+        """The logit of every class, float32 (n, classes)."""
+        logits = self.logits(before)
+        return tf.concat([-logits, logits], axis=-1) if self.is_binary else logits
 
     def probabilities(self, output: Tensor) -> Tensor:
         """The network's output with a column a class, float32 (n, classes)."""

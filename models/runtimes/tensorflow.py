@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,17 +40,16 @@ class TensorFlowRuntime:
 
     def run(self, endpoint: Endpoint, images: Pixels) -> Outputs:
         """See `Runtime`."""
-        return self._answer(endpoint, images=tf.constant(images))
+        told = self._functions[endpoint](images=tf.constant(images))
+        answer: Outputs = told[OUTPUTS[endpoint]].numpy()
+        return answer
 
     def explain(
         self, endpoint: Endpoint, images: Pixels, classes: npt.NDArray[np.int32]
-    ) -> Outputs:
-        """Grids in 0..1, shape (n, gh, gw), float32, of the class asked for of each picture."""
-        return self._answer(endpoint, images=tf.constant(images), class_index=tf.constant(classes))
+    ) -> dict[str, npt.NDArray[Any]]:
+        """All that the endpoint tells of the class asked for of each picture, by name."""
+        given = {"images": tf.constant(images), "class_index": tf.constant(classes)}
+        return {name: told.numpy() for name, told in self._functions[endpoint](**given).items()}
 
     def tune(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
         """Nothing: TensorFlow splits each operator over its threads whatever the batch."""
-
-    def _answer(self, endpoint: Endpoint, **given: tf.Tensor) -> Outputs:
-        answer: Outputs = self._functions[endpoint](**given)[OUTPUTS[endpoint]].numpy()
-        return answer

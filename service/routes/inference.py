@@ -19,8 +19,8 @@ from service.uploads import IMAGES_BODY
 router = APIRouter(tags=["Inference"])
 
 
-class EmbedQuery(BaseModel):
-    """What to embed with. A misspelt parameter is refused, not ignored."""
+class ModelQuery(BaseModel):
+    """What to ask. A misspelt parameter is refused, not ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,6 +37,11 @@ class EmbedQuery(BaseModel):
         description="A version's number or an alias; left out, `champion`.",
         examples=["champion"],
     )
+
+
+class EmbedQuery(ModelQuery):
+    """What to embed with."""
+
     resize: Resize = Field(
         "crop",
         description="`crop` keeps the proportions and cuts the centre out; `squash` keeps all of "
@@ -52,8 +57,8 @@ class ClassifyQuery(EmbedQuery):
     )
 
 
-_BODY: dict[str, Any] = {"requestBody": IMAGES_BODY}
-_DEFERRED: dict[str, Any] = {
+BODY: dict[str, Any] = {"requestBody": IMAGES_BODY}
+DEFERRED: dict[str, Any] = {
     "model": Job,
     **examples.shown("With `Prefer: respond-async`: the job that will hold it.", examples.JOB),
     "headers": {
@@ -61,7 +66,7 @@ _DEFERRED: dict[str, Any] = {
         "Preference-Applied": {"schema": {"type": "string", "enum": [RESPOND_ASYNC]}},
     },
 }
-_PROBLEMS = problem_responses(
+PROBLEMS = problem_responses(
     "bad_request",
     "model_not_found",
     "version_not_found",
@@ -88,10 +93,10 @@ _PROBLEMS = problem_responses(
     response_model_exclude_none=True,
     responses={
         200: examples.shown("The most probable classes of each image.", examples.CLASSIFICATION),
-        202: _DEFERRED,
-        **_PROBLEMS,
+        202: DEFERRED,
+        **PROBLEMS,
     },
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
 )
 async def classify(
     *,
@@ -109,7 +114,7 @@ async def classify(
     """
     ask = Ask("classify", query.model, query.version, query.resize, query.top_k)
     inference = Inference(services, request, ask, deadline)
-    return _accepted(await inference.job(key)) if deferred else await inference.answer()
+    return accepted(await inference.job(key)) if deferred else await inference.answer()
 
 
 @router.post(
@@ -120,10 +125,10 @@ async def classify(
     response_model_exclude_none=True,
     responses={
         200: examples.shown("The embedding of each image.", examples.EMBEDDING),
-        202: _DEFERRED,
-        **_PROBLEMS,
+        202: DEFERRED,
+        **PROBLEMS,
     },
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
 )
 async def embed(
     *,
@@ -140,9 +145,10 @@ async def embed(
     """
     ask = Ask("embed", query.model, query.version, query.resize)
     inference = Inference(services, request, ask, deadline)
-    return _accepted(await inference.job(key)) if deferred else await inference.answer()
+    return accepted(await inference.job(key)) if deferred else await inference.answer()
 
 
-def _accepted(job: Job) -> JSONResponse:
+def accepted(job: Job) -> JSONResponse:
+    """The answer to who asked for a job."""
     headers = {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": RESPOND_ASYNC}
     return JSONResponse(job.model_dump(mode="json"), 202, headers)

@@ -8,16 +8,24 @@ from contracts.messages import ID_LENGTH, ID_OFFSET, Item, MalformedMessageError
 ID = bytes(range(16))
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 2), st.text(max_size=40))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 2),
+    st.text(max_size=40),
+    st.integers(-1, 2**31 - 1),
+    st.binary(max_size=300),
+)
 def test_an_item_comes_back_as_it_went(
-    height: int, width: int, attempt: int, reply_to: str
+    height: int, width: int, attempt: int, reply_to: str, class_index: int, note: bytes
 ) -> None:
     pixels = np.arange(height * width * 3, dtype=np.uint64).astype(np.uint8)
     pixels = pixels.reshape(height, width, 3)
-    item = Item(ID, 2e9, 1.9e9, reply_to, pixels, attempt)
+    item = Item(ID, 2e9, 1.9e9, reply_to, pixels, attempt, class_index, note)
     back = Item.unpack(item.pack())
     assert (back.id, back.deadline, back.enqueued) == (ID, 2e9, 1.9e9)
     assert (back.reply_to, back.attempt) == (reply_to, attempt)
+    assert (back.class_index, back.note) == (class_index, note)
     np.testing.assert_array_equal(back.pixels, pixels)
 
 
@@ -28,7 +36,8 @@ def test_lua_finds_the_id_where_it_looks() -> None:
 
 def test_a_reply_comes_back_as_it_went() -> None:
     vector = np.linspace(0, 1, 1000, dtype=np.float32)
-    back = Reply.unpack(Reply(ID, 3, 8, 0.5, 0.25, vector=vector).pack())
+    back = Reply.unpack(Reply(ID, 3, 8, 0.5, 0.25, vector=vector, note=b"a note").pack())
+    assert back.note == b"a note"
     assert (back.version, back.batch_size, back.queue_seconds, back.compute_seconds) == (
         3,
         8,

@@ -28,10 +28,11 @@ from contracts.errors import (
     QueueFull,
     VersionNotFound,
 )
-from contracts.inference import Operation, Resize
+from contracts.inference import LaneOperation, Resize
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
 from contracts.manifest import Manifest
 from contracts.messages import Pixels, Reply
+from contracts.notes import ActivationsAsk, ActivationsNote, ChannelNote, MapNote, read_ask
 from contracts.pages import Page
 from contracts.presence import HeldModel, WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
@@ -51,6 +52,7 @@ from models.shelves import Served
 from models.store import Store
 from service import examples
 from service.datasets import Datasets
+from service.explanation_cache import ExplanationCache
 from service.services import JobItem, Services
 
 T = TypeVar("T")
@@ -103,19 +105,23 @@ class Brightness:
     answers: list[Reply | OpsinError] = field(default_factory=list)
     cancelled: int = 0
     breaks: Exception | None = None
+    asked: list[tuple[LaneOperation, list[int], bytes]] = field(default_factory=list)
 
-    def require_room(self, network: str, version: int, operation: Operation) -> None:
+    def require_room(self, network: str, version: int, operation: LaneOperation) -> None:
         """There is always room here, unless the test says otherwise."""
 
     async def run(
         self,
         network: str,
         version: int,
-        operation: Operation,
+        operation: LaneOperation,
         pixels: Sequence[Pixels],
         *,
         deadline: float,
+        classes: Sequence[int] | None = None,
+        note: bytes = b"",
     ) -> Sequence[Reply | OpsinError]:
+        self.asked.append((operation, list(classes or ()), note))
         if self.breaks:
             raise self.breaks
         if self.fails:
@@ -125,15 +131,34 @@ class Brightness:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        if classes is not None:
+            pairs = zip(pixels, classes, strict=True)
+            return self.answers or [_reason(version, p, index, note) for p, index in pairs]
         return self.answers or [self._reply(network, version, operation, p) for p in pixels]
 
-    def _reply(self, network: str, version: int, operation: Operation, pixels: Pixels) -> Reply:
+    def _reply(self, network: str, version: int, operation: LaneOperation, pixels: Pixels) -> Reply:
         row = network_of(network)
         size = row.classes if operation == "classify" else row.features
         vector = np.zeros(size, np.float32)
         bright = int(pixels.mean())
         vector[bright], vector[(bright + 1) % size] = 0.75, 0.25
         return Reply(bytes(16), version, 4, 0.001, 0.01, vector=vector)
+
+
+def _reason(version: int, pixels: Pixels, class_index: int, note: bytes) -> Reply:
+    """A map that is strongest at the upper left; of class 7 nothing speaks for it."""
+    question = read_ask(note)
+    if isinstance(question, ActivationsAsk):
+        channels = tuple(
+            ChannelNote(index=at, smallest=0, largest=at, mean=at / 2) for at in range(3)
+        )
+        told = ActivationsNote(shape=(2, 2), layer="maps", total=3, channels=channels)
+        vector = np.repeat(np.arange(3, dtype=np.float32), 4) * np.tile([0, 1, 1, 0], 3)
+        return Reply(bytes(16), version, 1, 0.001, 0.01, vector=vector, note=told.pack())
+    target = int(pixels.mean()) if class_index < 0 else class_index
+    grid = np.array([1.0, 0.5, 0.25, 0.0], np.float32) * (target != 7)
+    answer = MapNote(shape=(2, 2), layer="maps", target=target, probability=0.75)
+    return Reply(bytes(16), version, 4, 0.001, 0.01, vector=grid, note=answer.pack())
 
 
 class OneWorker:
@@ -177,7 +202,7 @@ class OneWorker:
         ]
 
     def choose(
-        self, model: str | None, version: str | None, operation: Operation
+        self, model: str | None, version: str | None, operation: LaneOperation
     ) -> tuple[Served, int]:
         if model not in {None, "squeezenet"}:
             raise ModelNotFound(f"There is no model '{model}'. Known: squeezenet.")
@@ -307,6 +332,7 @@ class House:
     store: Store = field(default_factory=lambda: Store(Path(tempfile.mkdtemp(), "store")))
     files: JobFiles = field(default_factory=lambda: JobFiles(Path(tempfile.mkdtemp(), "jobs")))
     datasets: Datasets = field(default_factory=lambda: datasets_in(Path(tempfile.mkdtemp())))
+    explanations: ExplanationCache = field(default_factory=lambda: ExplanationCache(100_000))
     database: bool = True
     opened: int = 0
 
@@ -324,6 +350,7 @@ class House:
             store=self.store,
             conversions=Unhurried(),
             datasets=self.datasets,
+            explanations=self.explanations,
             database_ok=lambda: self.database,
             started_at=1.0,
         )

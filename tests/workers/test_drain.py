@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from threading import Event
 from typing import Any, TypeVar
 
@@ -13,10 +14,12 @@ import redis
 import redis.asyncio
 
 from contracts import names
-from contracts.inference import Operation
+from contracts.errors import LayerNotFound
+from contracts.inference import LaneOperation, Operation
 from contracts.messages import Item, Pixels, Reply, Vector
 from service.lanes import Lanes as ServiceLanes
 from tests.valkey import RealValkey
+from workers.answers import Answer
 from workers.drain import Drain
 from workers.held import Held
 from workers.lane import LaneName, Lanes
@@ -43,6 +46,23 @@ class Mean:
         return images.mean(axis=(1, 2)).astype(np.float32)
 
 
+class Reasons:
+    """Explains a picture by its class, and notes who was explained together."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, list[int]]] = []
+        self.during: Callable[[Callable[[], None]], object] = lambda give_way: None
+
+    def __call__(
+        self, lane: LaneName, predictor: Any, items: Sequence[Item], give_way: Callable[[], None]
+    ) -> list[Answer]:
+        self.batches.append((lane.operation, [item.class_index for item in items]))
+        if any(item.note == b"no such layer" for item in items):
+            raise LayerNotFound("There is no such layer. Choose another.")
+        self.during(give_way)
+        return [Answer(np.full(4, item.class_index, np.float32), b"told") for item in items]
+
+
 @pytest.fixture
 def client(valkey: RealValkey) -> redis.Redis:
     return redis.Redis.from_url(valkey.url)
@@ -62,6 +82,7 @@ def drain_of(client: redis.Redis, network: Mean, **changes: Any) -> tuple[Drain,
         "schedule": sent.append,
         "pass_on": lambda lane: False,
         "is_past": lambda lane: False,
+        "explain": Reasons(),
     } | changes
     held = Held()
     held.put("squeezenet", network)
@@ -293,3 +314,69 @@ def test_images_of_a_version_that_is_past_are_told_at_once(
     assert {reply.error[0] for reply in found.values() if reply.error} == {"model_not_ready"}
     assert set(found) == {item.id for item in items}
     assert client.scard(names.claims("w1")) == 0
+
+
+def reason_of(class_index: int, note: bytes = b"grad_cam") -> Item:
+    return replace(item_of(1), class_index=class_index, note=note)
+
+
+def push_reasons(valkey: RealValkey, operation: LaneOperation, *items: Item) -> LaneName:
+    lane = LaneName("squeezenet", 1, operation)
+    with_lanes(valkey, lambda s: s.push(lane.key, items, seconds=30))
+    return lane
+
+
+def test_mixed_classes_share_a_batch_and_each_gets_its_own(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    reasons = Reasons()
+    items = [reason_of(3), reason_of(281), reason_of(-1), reason_of(5, b"hires_cam")]
+    lane = push_reasons(valkey, "heatmap", *items)
+    drain_of(client, network, explain=reasons)[0](lane)
+    assert reasons.batches == [("heatmap", [3, 281, -1]), ("heatmap", [5])]
+    found = replies(client)
+    for item in items:
+        vector = found[item.id].vector
+        assert vector is not None
+        assert vector.tolist() == [item.class_index] * 4
+        assert found[item.id].note == b"told"
+
+
+def test_a_wrong_layer_is_told_as_such_and_to_nobody_else(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    good, bad = reason_of(1), reason_of(1, b"no such layer")
+    drain_of(client, network)[0](push_reasons(valkey, "explain", good, bad))
+    found = replies(client)
+    assert found[good.id].vector is not None
+    assert (found[bad.id].error or ("",))[0] == "layer_not_found"
+
+
+def test_a_study_is_taken_alone_and_lets_the_quick_go_first(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    reasons, quick = Reasons(), item_of(9)
+    lane = push_reasons(valkey, "study", reason_of(1), reason_of(2))
+    taken: list[int] = []
+
+    def during(give_way: Callable[[], None]) -> None:
+        taken.append(client.llen(lane.key))
+        push(valkey, quick)
+        give_way()
+        assert quick.id in replies(client), "answered in the middle of the study"
+        reasons.during = lambda _: None
+
+    reasons.during = during
+    drain_of(client, network, explain=reasons)[0](lane)
+    assert taken == [1], "the other one may be another worker's"
+    assert reasons.batches == [("study", [1]), ("study", [2])]
+
+
+def test_a_study_gives_way_to_no_other_study(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    reasons = Reasons()
+    lane = push_reasons(valkey, "study", reason_of(1), reason_of(2))
+    reasons.during = lambda give_way: (client.set(lane.flag, 1), give_way())
+    drain_of(client, network, explain=reasons)[0](lane)
+    assert reasons.batches == [("study", [1]), ("study", [2])], "one after the other"

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from models.explain.cams import Weigh, cam, grad_cam, hires_cam
+from models.explain.cams import Weigh, cam, explained, grad_cam, hires_cam
 from models.explain.flat import Flat
 from models.explain.head import head_of
 from models.networks.cnn import cnn
@@ -70,3 +70,20 @@ def test_no_evidence_gives_zeros_and_no_nan() -> None:
     model.get_layer("predictions").set_weights([np.zeros((512, 2)), np.zeros(2)])
     inputs = tf.constant(np.random.default_rng(8).random((1, 16, 16, 3), np.float32))
     assert not explainer(model, "conv4", grad_cam)(inputs, tf.constant([0])).numpy().any()
+
+
+def test_without_a_class_the_most_probable_one_is_explained_and_told() -> None:
+    keras.utils.set_random_seed(8)
+    model = cnn("cnn_pets", input_shape=(16, 16, 3), classes=3)
+    flat = Flat.of(model)
+    explain = explained(flat, head_of(flat), "conv4", grad_cam)
+    inputs = tf.constant(np.random.default_rng(8).random((3, 16, 16, 3), np.float32))
+    probabilities = model(inputs).numpy()
+    told = explain(inputs, tf.constant([-1, 2, 3]))
+    top = int(probabilities[0].argmax())
+    assert told.targets.numpy().tolist() == [top, 2, 3]
+    wanted = [probabilities[0, top], probabilities[1, 2], 0]
+    np.testing.assert_allclose(told.probabilities, wanted, atol=1e-6)
+    named = explain(inputs, tf.constant([top, 2, 3]))
+    np.testing.assert_allclose(told.grids, named.grids, atol=1e-6)
+    assert not told.grids.numpy()[2].any(), "there is no class 3"

@@ -113,7 +113,7 @@ def test_it_builds_publishes_and_answers_alike(
     np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, abs(expected).max()))
 
     for hires in (False, True):
-        grids = loaded.explain(images, np.array([0, 1, 4], np.int32), hires=hires)
+        grids = loaded.explain(images, np.array([0, 1, 4], np.int32), hires=hires).grids
         assert grids.shape == (3, *case.grid)
         assert set(grids.max(axis=(1, 2))) <= {0.0, 1.0}
         assert grids.min() >= 0

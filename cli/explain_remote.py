@@ -1,0 +1,63 @@
+"""Explanations through a running server."""
+
+import httpx
+from pydantic import ValidationError
+
+from cli.configuration import key_headers
+from cli.explain import Wanted
+from cli.failure import CommandError
+from contracts.problem import Problem
+from contracts.settings import Settings
+
+_SPARE_SECONDS = 5.0
+
+
+class RemoteExplainer:
+    """A `cli.explain.Explains` that asks over HTTP.
+
+    Args:
+        settings: Key and deadline: the longest the server takes, since slow methods take long.
+        url: The server.
+    """
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._settings = settings
+        self._url = url
+
+    def __call__(self, data: bytes, wanted: Wanted) -> bytes:
+        parameters: dict[str, str | int | float | bool] = {
+            "method": wanted.method,
+            "legend": wanted.legend,
+            "alpha": wanted.alpha,
+            "colormap": wanted.colormap,
+        }
+        optional = {
+            "model": wanted.model,
+            "class_index": wanted.class_index,
+            "layer": wanted.layer,
+        }
+        parameters |= {name: value for name, value in optional.items() if value is not None}
+        milliseconds = self._settings.max_timeout_ms
+        headers = {"X-Timeout-Ms": str(milliseconds), "Accept": "image/png"}
+        try:
+            answer = httpx.post(
+                f"{self._url}/v1/heatmap",
+                params=parameters,
+                # The server sniffs the real type; the name alone says that it is a file.
+                files={"image": ("photo", data, "image/*")},
+                headers=key_headers(self._settings) | headers,
+                timeout=milliseconds / 1000 + _SPARE_SECONDS,
+                trust_env=False,
+            )
+            if answer.is_success:
+                return answer.content
+            problem = Problem.model_validate_json(answer.content)
+        except httpx.HTTPError as error:
+            why = str(error) or type(error).__name__
+            raise CommandError(f"{self._url} did not answer: {why}.") from error
+        except ValidationError:
+            raise CommandError(
+                f"{self._url} did not answer as Opsin does. Is it of this version?"
+            ) from None
+        reasons = "".join(f" {fault.loc[-1]}: {fault.msg}." for fault in problem.errors or ())
+        raise CommandError(f"{problem.title}. {problem.detail}{reasons}")

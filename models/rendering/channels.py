@@ -1,0 +1,34 @@
+"""A layer's feature maps on one sheet."""
+
+import numpy as np
+
+from contracts.messages import Vector
+from contracts.notes import ActivationsNote
+from models.explain.pictures import Tile, png, sheet
+from models.rendering.colormaps import Colormap, colours_of
+
+_SIDE = 112
+
+
+def channels_png(vector: Vector, note: ActivationsNote, colormap: Colormap, title: str) -> bytes:
+    """Every map in its own range of colours, its number and strength above it.
+
+    Args:
+        vector: The maps, one after the other.
+        note: What they are.
+        colormap: From a map's lowest value to its highest.
+        title: Stands over all.
+    """
+    colours = colours_of(colormap)
+    rows, columns = note.shape
+    # Whole pixels a value, so that none looks larger than its neighbour.
+    zoom = max(1, _SIDE // max(rows, columns))
+    tiles = []
+    for one, channel in zip(
+        vector.reshape(len(note.channels), rows, columns), note.channels, strict=True
+    ):
+        span = channel.largest - channel.smallest
+        levels = (one - channel.smallest) / (span or 1) * (len(colours) - 1)
+        pixels = colours[levels.round().astype(np.uint8)].repeat(zoom, 0).repeat(zoom, 1)
+        tiles.append(Tile(pixels, f"{channel.index}: {channel.mean:.2g}", blank=span == 0))
+    return png(sheet(tiles, title=title))

@@ -1,0 +1,104 @@
+"""A heatmap as a PNG: what `/v1/heatmap` and `opsin explain` show."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from models.images import upright
+from models.rendering.colormaps import Colormap, colours_of
+from models.rendering.legend import with_legend
+from models.rendering.overlay import map_alone, overlay
+from models.rendering.strip import strip
+from models.rendering.upsampling import Grid
+from models.resizing import Box, Size
+
+Shown = Literal["overlay", "map"]
+
+# A photo with colours laid over it hardly shrinks any further at the higher levels, which take
+# several times as long.
+_COMPRESSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a heatmap is shown.
+
+    Attributes:
+        shown: On its picture, or alone.
+        colormap: Its colours.
+        alpha: Of the map over the picture, 0 to 1.
+        legend: Whether with a title and a bar of the colours.
+    """
+
+    shown: Shown
+    colormap: Colormap
+    alpha: float
+    legend: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One map of a picture.
+
+    Attributes:
+        grid: Values in 0..1, shape (rows, columns).
+        title: For the legend.
+    """
+
+    grid: Grid
+    title: str
+
+
+def render(
+    data: bytes,
+    layers: Sequence[Layer],
+    *,
+    size: Size,
+    box: Box,
+    look: Look,
+    max_pixels: int,
+) -> bytes:
+    """The PNG: one map at the picture's own size, or several side by side.
+
+    Args:
+        data: The picture's file, as it was sent.
+        layers: At least one.
+        size: The picture's, upright.
+        box: What the network saw of it.
+        look: How it is shown.
+        max_pixels: Of the picture, and of the result.
+
+    Raises:
+        InvalidImage: The file cannot be read.
+    """
+    picture = upright(data, max_pixels=max_pixels) if look.shown == "overlay" else None
+    colours = colours_of(look.colormap)
+    pictures = []
+    for layer in layers:
+        if picture is None:
+            shown = map_alone(size, layer.grid, box, colours=colours)
+        else:
+            shown = picture.copy() if len(layers) > 1 else picture
+            overlay(shown, layer.grid, box, colours=colours, alpha=look.alpha)
+        shown = bounded(shown, max_pixels // len(layers))
+        pictures.append(with_legend(shown, layer.title, colours) if look.legend else shown)
+    return png(pictures[0] if len(pictures) == 1 else strip(pictures))
+
+
+def bounded(picture: Image.Image, pixels: int) -> Image.Image:
+    """The picture, made smaller where it has more pixels."""
+    scale = (pixels / (picture.width * picture.height)) ** 0.5
+    if scale >= 1:
+        return picture
+    size = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
+    return picture.resize(size, Image.Resampling.BILINEAR)
+
+
+def png(picture: Image.Image) -> bytes:
+    """The picture as a file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=_COMPRESSION)
+    return file.getvalue()

@@ -1,0 +1,45 @@
+"""A heatmap on its picture."""
+
+from PIL import Image
+
+from models.rendering.colormaps import Colours
+from models.rendering.upsampling import Grid, smooth
+from models.resizing import Box, Size
+
+_OUTSIDE = (0, 0, 0)
+
+
+def overlay(picture: Image.Image, grid: Grid, box: Box, *, colours: Colours, alpha: float) -> None:
+    """Lay the map over the part of the picture that the network saw; what it did not stays plain.
+
+    Args:
+        picture: RGB, upright; it is changed.
+        grid: Values in 0..1, shape (rows, columns).
+        box: The part, in pixels of the picture.
+        colours: From the lowest value to the highest, (256, 3) uint8.
+        alpha: 0 shows the picture alone, 1 the map alone.
+    """
+    place = _whole(box)
+    seen = picture.crop(place)
+    picture.paste(Image.blend(seen, coloured(grid, seen.size, colours), alpha), place[:2])
+
+
+def map_alone(size: Size, grid: Grid, box: Box, *, colours: Colours) -> Image.Image:
+    """The map at the picture's size, black where the network did not look."""
+    alone = Image.new("RGB", size, _OUTSIDE)
+    left, top, right, bottom = _whole(box)
+    alone.paste(coloured(grid, (right - left, bottom - top), colours), (left, top))
+    return alone
+
+
+def coloured(grid: Grid, size: Size, colours: Colours) -> Image.Image:
+    """The grid as a smooth picture in colours."""
+    levels = smooth(grid, size)
+    levels.putpalette(colours.tobytes())
+    return levels.convert("RGB")
+
+
+def _whole(box: Box) -> tuple[int, int, int, int]:
+    """The box on whole pixels, at least one wide and high."""
+    left, top = round(box[0]), round(box[1])
+    return left, top, max(round(box[2]), left + 1), max(round(box[3]), top + 1)

@@ -1,0 +1,131 @@
+"""The way of feature maps through the service: as a heatmap's, of one image and one layer."""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from contracts.errors import OpsinError, ValidationFailed
+from contracts.heatmap import ActivationsResponse
+from contracts.inference import Timing
+from contracts.messages import TOP_CLASS
+from contracts.notes import ActivationsAsk, ActivationsNote
+from models.explain.results import channels_of
+from models.rendering.channels import channels_png
+from models.rendering.colormaps import Colormap
+from models.shelves import Served
+from service.accept import Kind
+from service.asking import Asked, Told, ask
+from service.connection import while_connected
+from service.deadlines import Deadline
+from service.decoding import Decoded, decode_uploads
+from service.heatmaps import PNG
+from service.services import Services
+from service.uploads import Upload, read_uploads
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """One request under way.
+
+    Attributes:
+        services: What does the work.
+        request: The request, its body unread.
+        question: What is asked.
+        model: By name; None for the first that is ready.
+        version: A number or an alias; None for the champion.
+        colormap: Of the picture.
+        kind: Numbers or a picture.
+        deadline: When it must be answered.
+    """
+
+    services: Services
+    request: Request
+    question: ActivationsAsk
+    model: str | None
+    version: str | None
+    colormap: Colormap
+    kind: Kind
+    deadline: Deadline
+
+    async def answer(self) -> Response:
+        """The maps as JSON or as one picture.
+
+        Raises:
+            OpsinError: The request cannot be answered.
+            ClientDisconnect: The client hung up; its queued work is withdrawn.
+        """
+        async with self.deadline.enforced():
+            network, version = self.services.presence.choose(self.model, self.version, "explain")
+            self.services.dispatch.require_room(network.name, version, "explain")
+            uploads = await read_uploads(self.request, self.services.settings)
+            if len(uploads) > 1:
+                raise ValidationFailed("Feature maps are of one image. Send one at a time.")
+            work = self._answer(network, version, uploads[0])
+            return await while_connected(self.request, work)
+
+    async def _answer(self, network: Served, version: int, upload: Upload) -> Response:
+        (decoded,) = await decode_uploads(
+            self.services.decoder,
+            [upload],
+            network=network,
+            resize="crop",
+            deadline=self.deadline,
+        )
+        if isinstance(decoded.picture, OpsinError):
+            raise decoded.picture
+        (told,) = await ask(
+            self.services,
+            network.name,
+            version,
+            "explain",
+            [Asked(decoded.picture.pixels, TOP_CLASS)],
+            note=self.question.pack(),
+            deadline=self.deadline,
+        )
+        if isinstance(told, OpsinError):
+            raise told
+        note = ActivationsNote.model_validate_json(told.note)
+        work = (
+            partial(self._picture, network, version, told, note)
+            if self.kind == PNG
+            else partial(self._json, network, version, decoded, told, note)
+        )
+        # Up to some megabytes of numbers: too much for the event loop, either way.
+        body = await self.services.decoder.run(work, deadline_seconds=self.deadline.remaining)
+        headers = {"X-Cache": "hit" if told.cached else "miss", "Vary": "Accept"}
+        return Response(body, media_type=self.kind, headers=headers)
+
+    def _picture(self, network: Served, version: int, told: Told, note: ActivationsNote) -> bytes:
+        title = (
+            f"{network.name} {version}, {note.layer}: {len(note.channels)} of {note.total} channels"
+        )
+        return channels_png(told.vector, note, self.colormap, title)
+
+    def _json(
+        self, network: Served, version: int, decoded: Decoded, told: Told, note: ActivationsNote
+    ) -> bytes:
+        return (
+            ActivationsResponse(
+                model=network.name,
+                version=version,
+                layer=note.layer,
+                channels=note.total,
+                shape=list(note.shape),
+                maps=channels_of(told.vector, note),
+                timing_ms=Timing(
+                    decode=_ms(decoded.seconds),
+                    queue=_ms(told.queue_seconds),
+                    compute=_ms(told.compute_seconds),
+                    total=_ms(time.monotonic() - self.request.state.arrived),
+                ),
+            )
+            .model_dump_json()
+            .encode()
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -1,0 +1,92 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.rendering.colormaps import COLORMAPS, colours_of
+from models.rendering.heatmap import Layer, Look, render
+from models.rendering.legend import font_of, shortened
+
+JET = Look("overlay", "jet", 1.0, legend=False)
+CORNER = Layer(np.array([[1, 0], [0, 0]], np.float32), "corner")
+
+
+def stored(orientation: int = 1, size: tuple[int, int] = (60, 40)) -> bytes:
+    exif = Image.Exif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    Image.new("RGB", size, (90, 90, 90)).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def drawn(data: bytes, size: tuple[int, int], look: Look = JET, **options: object) -> np.ndarray:
+    given = {"box": (0, 0, *size), "max_pixels": 10**6, "layers": [CORNER]} | options
+    layers = given.pop("layers")
+    png = render(data, layers, size=size, look=look, **given)
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def test_the_overlay_lies_on_the_upright_picture() -> None:
+    """Orientation 6: the stored pixels are turned clockwise to be seen."""
+    seen = drawn(stored(6), (40, 60))
+    assert seen.shape == (60, 40, 3)
+    red, blue = seen[5, 5], seen[55, 35]
+    assert red[0] > 100 > red[2]
+    assert blue[2] > 100 > blue[0]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_alpha_is_as_asked(alpha: float) -> None:
+    grey = drawn(stored(), (60, 40), Look("overlay", "gray", alpha, legend=False))
+    zero = grey[38, 58]
+    assert zero == pytest.approx(90 * (1 - alpha), abs=2)
+
+
+def test_what_the_network_did_not_see_stays_plain() -> None:
+    seen = drawn(stored(), (60, 40), box=(20, 10, 40, 30))
+    assert (abs(seen[:9] - 90) <= 2).all()
+    assert (abs(seen[:, :19] - 90) <= 2).all()
+    assert abs(seen[12, 22] - 90).max() > 30
+
+
+def test_the_map_alone_needs_no_picture() -> None:
+    alone = drawn(
+        b"no picture", (60, 40), Look("map", "jet", 0.5, legend=False), box=(0, 0, 40, 40)
+    )
+    assert alone.shape == (40, 60, 3)
+    assert not alone[:, 41:].any()
+    assert alone[5, 5][0] > 100 > alone[5, 5][2]
+
+
+def test_several_maps_stand_side_by_side_and_stay_bounded() -> None:
+    both = drawn(stored(), (60, 40), layers=[CORNER, CORNER])
+    assert both.shape == (40, 128, 3)
+    small = drawn(stored(), (60, 40), layers=[CORNER] * 4, max_pixels=2400)
+    assert small.shape[0] * small.shape[1] < 2400 * 1.7, "the gaps are all that is added"
+
+
+def test_a_legend_adds_its_lines_and_shows_every_colour() -> None:
+    plain = drawn(stored(size=(300, 200)), (300, 200))
+    whole = drawn(stored(size=(300, 200)), (300, 200), Look("overlay", "jet", 1.0, legend=True))
+    assert whole.shape[0] > plain.shape[0]
+    assert whole.shape[1] == plain.shape[1]
+    foot = whole[-15:].reshape(-1, 3)
+    assert (foot[:, 0] - foot[:, 2]).max() > 100
+    assert (foot[:, 2] - foot[:, 0]).max() > 100
+
+
+def test_a_long_title_is_shortened() -> None:
+    font = font_of(12)
+    text = shortened("a very long class name, and then some", font, 80)
+    assert text.endswith("…")
+    assert font.getlength(text) <= 80
+    assert shortened("ok", font, 80) == "ok"
+    assert shortened("ok", font, 1) == ""
+
+
+@pytest.mark.parametrize("name", COLORMAPS)
+def test_colours_are_matplotlibs(name: str) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    wanted = matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255
+    assert np.abs(colours_of(name).astype(float) - wanted).max() <= 4
