@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from contracts.errors import ValidationFailed
 from contracts.jobs import Progress
 from contracts.trainings import TrainingRequest
 from contracts.work import Work
@@ -147,6 +148,12 @@ class PhaseRun:
     def _close_epoch(self) -> None:
         state = self._state
         sums = state.sums
+        if not math.isfinite(sums.mean_loss):
+            rate = getattr(self._request.learning_rate, state.phase)
+            raise ValidationFailed(
+                f"The training diverged in epoch {state.epoch + 1} of {state.phase}: the loss is "
+                f"no number any more. Use a lower learning_rate.{state.phase} than {rate:g}."
+            )
         seen = self._look() if self._validation else None
         rate = state.rate(self._request.schedule, self._initial_rate, self._steps * self._epochs)
         row: dict[str, Any] = {
