@@ -73,7 +73,7 @@ class CheckpointFile:
     def read(self) -> Checkpoint | None:
         """What was last written; None if there is nothing that this training could go on from."""
         try:
-            with np.load(self._path, allow_pickle=False) as file:
+            with self._path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 if _text(file["training"]) != self._training:
                     return None
                 state = State.model_validate_json(_text(file["state"]))

@@ -95,7 +95,7 @@ class FeatureCache:
         found: npt.NDArray[np.bool_],
     ) -> None:
         try:
-            with np.load(shard, allow_pickle=False) as file:
+            with shard.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 wanted = [
                     (row, place)
                     for row, key in enumerate(file["keys"])

@@ -52,10 +52,10 @@ class RecordingWork:
 
     job_id = "job_1"
     attempt = 1
-    request: dict[str, Any] = {}
 
     def __init__(self, folder: Path, *, stop_after: int | None = None) -> None:
         folder.mkdir(exist_ok=True)
+        self.request: dict[str, Any] = {}
         self.folder = folder
         self.stop_after = stop_after
         self.checks = 0

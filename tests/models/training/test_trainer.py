@@ -232,8 +232,8 @@ def test_without_validation_pictures_it_judges_by_what_it_learns_from(
 def test_what_does_not_fit_is_said_before_anything_is_done(dataset: Dataset) -> None:
     with pytest.raises(ValidationFailed, match="no class green"):
         check(asked(class_weights={"green": 1.0}), dataset)
+    blue = tuple(e for e in dataset.examples if e.label == "blue" or e.split != "train")
     with pytest.raises(ValidationFailed, match="no training pictures of red"):
-        blue = tuple(e for e in dataset.examples if e.label == "blue" or e.split != "train")
         check(asked(), replace(dataset, examples=blue))
 
 
@@ -248,14 +248,17 @@ def test_missing_weights_name_the_command_that_helps(
 def test_a_picture_that_went_bad_is_named(
     dataset: Dataset, work: RecordingWork, workshop: Workshop, tmp_path: Path
 ) -> None:
+    def with_first(path: Path) -> Dataset:
+        first, *rest = dataset.examples
+        return replace(dataset, examples=(replace(first, path=path), *rest))
+
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG\r\n\x1a\n torn")
-    first, *rest = dataset.examples
+    torn, gone = with_first(bad), with_first(tmp_path / "gone.png")
     with pytest.raises(InvalidImage, match=r"bad.png of class 'blue'"):
-        train(asked(), replace(dataset, examples=(replace(first, path=bad), *rest)), work, workshop)
+        train(asked(), torn, work, workshop)
     with pytest.raises(ValidationFailed, match=r"'blue' \(gone.png\) can no longer be read"):
-        gone = replace(first, path=tmp_path / "gone.png")
-        train(asked(), replace(dataset, examples=(gone, *rest)), work, workshop)
+        train(asked(), gone, work, workshop)
 
 
 def test_a_rate_that_blows_up_says_so(
