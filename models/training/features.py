@@ -105,7 +105,9 @@ class Extractor:
                 self.cache.write(space, [keys[place] for place in pending], into[pending])
                 pending = []
             told(len(places))
-        doubles = [place for place in np.flatnonzero(~found) if first[keys[place]] != place]
+        doubles = [
+            place for place in np.flatnonzero(~found).tolist() if first[keys[place]] != place
+        ]
         for place in doubles:
             into[place] = into[first[keys[place]]]
         told(len(doubles))

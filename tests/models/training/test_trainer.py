@@ -38,12 +38,22 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     | {"strategy": "fine_tuning", "augmentation": VARIED, "augmented_views": 0},
 }
 
+SLOW = ("scratch varied", "frozen", "tuned varied")
+
 
 def figures(trained: Trained) -> list[Any]:
     return [*trained.history, *(one.probabilities.tolist() for one in trained.evaluations.values())]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "scratch",
+        "frozen varied",
+        "tuned",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+    ],
+)
 def test_every_strategy_ends_in_a_network_that_can_be_exported(
     strategy: str, dataset: Dataset, work: RecordingWork, workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -79,7 +89,7 @@ def test_every_strategy_ends_in_a_network_that_can_be_exported(
         np.testing.assert_allclose(evaluation.probabilities, served, atol=1e-5)
         right = served.argmax(1) == [dataset.classes.index(e.label) for e in evaluation.examples]
         assert evaluation.accuracy == right.mean()
-    if strategy in {"scratch", "frozen"}:
+    if strategy in {"scratch", "tuned"}:
         pixels = np.stack([load(trained, one) for one in dataset.of("test")[:2]])
         draft = export_version(
             trained.model, trained.blueprint, tmp_path, pictures=pixels, labels=trained.labels
@@ -110,7 +120,9 @@ def test_it_learns(dataset: Dataset, work: RecordingWork, workshop: Workshop) ->
     assert trained.evaluations["test"].accuracy >= 0.95
 
 
-@pytest.mark.parametrize("strategy", ["scratch varied", "tuned"])
+@pytest.mark.parametrize(
+    "strategy", ["scratch varied", pytest.param("tuned", marks=pytest.mark.slow)]
+)
 def test_the_seed_makes_it_repeatable(
     strategy: str, dataset: Dataset, workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -122,7 +134,7 @@ def test_the_seed_makes_it_repeatable(
     assert run("one", 8) == run("two", 8) != run("three", 9)
 
 
-@pytest.mark.parametrize("strategy", ["scratch", "tuned"])
+@pytest.mark.parametrize("strategy", ["scratch", pytest.param("tuned", marks=pytest.mark.slow)])
 def test_it_stops_within_a_step(
     strategy: str, dataset: Dataset, work: RecordingWork, workshop: Workshop, tmp_path: Path
 ) -> None:
