@@ -23,7 +23,7 @@ from contracts.trainings import TrainingRequest
 from models.datasets.dataset import Dataset, Example
 from models.training.assembly import assemble
 from models.training.feature_cache import FeatureCache
-from models.training.features import Extractor
+from models.training.features import Extractor, compiled
 from models.training.freezing import cut_below, freeze
 from models.training.hardware import Hardware
 from models.training.learner import Batch, Learner
@@ -102,7 +102,9 @@ def main() -> int:
         naive_seconds = epochs(naive, source, truth, size, 1) * given.epochs
         began = time.perf_counter()
         cache = FeatureCache(Path(scratch) / "cache")
-        extractor = Extractor(cut, blueprint, cache, request.augmentation)
+        extractor = Extractor(
+            cut, blueprint, cache, request.augmentation, compiled(cut.trunk, blueprint, "nearest")
+        )
         features = extractor.run(pictures, Path(scratch), lambda _count: None)
         feature_seconds = time.perf_counter() - began
         head_seconds = epochs(

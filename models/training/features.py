@@ -39,6 +39,7 @@ class Extractor:
         blueprint: Of the network.
         cache: Where features are remembered.
         augmentation: How views are made.
+        forward: The trunk, compiled once for all splits; see `compiled`.
         views: How many views of each picture there are besides the picture itself.
     """
 
@@ -46,6 +47,7 @@ class Extractor:
     blueprint: Blueprint
     cache: FeatureCache
     augmentation: Augmentation
+    forward: Callable[..., Any]
     views: int = 0
 
     @property
@@ -67,7 +69,7 @@ class Extractor:
             scratch: A folder for what does not fit into memory.
             told: Called with the number of pictures that have just been done; may raise.
         """
-        run = _compiled(self.cut.trunk, self.blueprint, self.augmentation.fill_mode)
+        run = self.forward
         space = _space(self.cut, self.blueprint)
         done = []
         for view in range(1 + self.views):
@@ -140,7 +142,8 @@ def _padded(run: Callable[..., Any], pixels: Any, variations: Variations | None)
     return features
 
 
-def _compiled(trunk: keras.Model, blueprint: Blueprint, fill_mode: str) -> Callable[..., Any]:
+def compiled(trunk: keras.Model, blueprint: Blueprint, fill_mode: str) -> Callable[..., Any]:
+    """From uint8 pictures, and how to vary them if they are to be, to float32 features."""
     kind = blueprint.preprocessing
 
     def run(pixels: Any, maps: Any = None, brightness: Any = None) -> Any:
@@ -148,10 +151,10 @@ def _compiled(trunk: keras.Model, blueprint: Blueprint, fill_mode: str) -> Calla
             pixels = apply(pixels, maps, brightness, fill_mode)
         return tf.cast(trunk(preprocess(kind, pixels), training=False), tf.float32)
 
-    compiled = tf.function(run, reduce_retracing=True)
+    graph = tf.function(run, reduce_retracing=True)
 
     def called(*arrays: Any) -> Any:
-        return compiled(*(tf.constant(array) for array in arrays))
+        return graph(*(tf.constant(array) for array in arrays))
 
     return called
 

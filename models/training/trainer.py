@@ -27,7 +27,7 @@ from models.labels import Label
 from models.training.assembly import assemble, build_network
 from models.training.checkpoint import Checkpoint, CheckpointFile
 from models.training.feature_cache import FeatureCache
-from models.training.features import Extractor
+from models.training.features import Extractor, compiled
 from models.training.filters import FilterFrames
 from models.training.freezing import cut_below, freeze
 from models.training.hardware import Hardware
@@ -214,7 +214,8 @@ class _Training:
             return None
         views = request.augmented_views if varied else 0
         cache = self.workshop.cache
-        extractor = Extractor(cut, self.blueprint, cache, request.augmentation, views)
+        forward = compiled(cut.trunk, self.blueprint, request.augmentation.fill_mode)
+        extractor = Extractor(cut, self.blueprint, cache, request.augmentation, forward, views)
         # What would not fit into the cache would be computed, written and thrown away.
         return (
             extractor if extractor.size(len(self.dataset.examples)) <= cache.limit_bytes else None
