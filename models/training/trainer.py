@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from contracts.errors import ValidationFailed
 from contracts.manifest import Provenance
@@ -223,6 +224,9 @@ class _Training:
 
     def _finish(self, state: State, learner: Learner, lessons: dict[Split, Lesson]) -> Trained:
         began = time.monotonic()
+        model = self._finished_model()
+        if self.hardware.policy != "float32":
+            learner, lessons = self._in_full_precision(model)
         evaluations: dict[Split, Evaluation] = {}
         for number, split in enumerate(SPLITS):
             self.pace.at("evaluate", number / len(SPLITS))
@@ -232,7 +236,7 @@ class _Training:
         request = self.request
         return Trained(
             request=request,
-            model=self._finished_model(),
+            model=model,
             blueprint=self.blueprint,
             labels=tuple(Label(name, name) for name in self.dataset.classes),
             history=tuple(state.history),
@@ -247,6 +251,26 @@ class _Training:
             devices=self.hardware.names,
             filters=self.frames.all() if self.frames else (),
         )
+
+    def _in_full_precision(self, model: keras.Model) -> tuple[Learner, dict[Split, Lesson]]:
+        """The finished network on the pictures: what was learned in halves answers otherwise."""
+        request = self.request
+        look_at = in_graph(self.blueprint.preprocessing, request.augmentation.fill_mode)
+        learner = Learner(
+            model,
+            optimizer="sgd",  # never used: it only looks
+            learning_rate=1.0,
+            l2=0.0,
+            prepare=look_at,
+            look=look_at,
+            hardware=Hardware("float32", tf.distribute.get_strategy(), self.hardware.names),
+        )
+        phase = request.phases[-1]
+        sources = {
+            split: PictureSource(self.pictures[split], request.augmentation, request.seed, phase)
+            for split in SPLITS
+        }
+        return learner, {split: Lesson(sources[split], self.truth[split]) for split in SPLITS}
 
     def _evaluation(self, split: Split, learner: Learner, lesson: Lesson) -> Evaluation:
         size = min(self.request.batch_size, len(lesson.truth))
