@@ -1,0 +1,209 @@
+"""What a training may be asked for: the body of `POST /v1/trainings`, checked before it queues.
+
+Everything that can be known to be wrong without the pictures is refused here, in words that say
+what to send instead, so that nobody waits in a queue for an error.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from contracts.manifest import ModelName
+
+Strategy = Literal["feature_extraction", "fine_tuning", "from_scratch"]
+Phase = Literal["head", "finetune", "scratch"]
+TrainableNetwork = Literal[
+    "efficientnet_lite0",
+    "squeezenet",
+    "vgg16",
+    "vgg19",
+    "vgg19_bn",
+    "cnn_mnist",
+    "cnn_small",
+    "cnn_pets",
+    "cnn_face",
+]
+Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
+Schedule = Literal["plateau", "cosine", "constant"]
+FillMode = Literal["nearest", "reflect", "wrap", "constant"]
+Side = Annotated[int, Field(ge=16, le=1024)]
+
+PRETRAINED: frozenset[TrainableNetwork] = frozenset({"efficientnet_lite0", "squeezenet", "vgg16"})
+"""The networks whose weights are published; the others can only start from nothing."""
+
+PHASES: dict[Strategy, tuple[Phase, ...]] = {
+    "feature_extraction": ("head",),
+    "fine_tuning": ("head", "finetune"),
+    "from_scratch": ("scratch",),
+}
+"""What a strategy does, in order."""
+
+
+class _Part(BaseModel):
+    # A misspelt field would silently be another training than the one asked for.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Head(_Part):
+    """The classifier put on a pretrained base: pooling, dense layers, dropout, softmax."""
+
+    units: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
+        (256,), max_length=4, description="Units of the dense layers before the softmax; may be []."
+    )
+    dropout: float = Field(
+        0.3, ge=0, lt=1, description="Rate at which units before it are dropped."
+    )
+
+
+class Epochs(_Part):
+    """How often the pictures are gone through, at most; early stopping may end a phase before."""
+
+    head: int = Field(10, ge=1, le=1000, description="Of the new head on the frozen base.")
+    finetune: int = Field(10, ge=1, le=1000, description="With the upper layers unfrozen.")
+    scratch: int = Field(30, ge=1, le=1000, description="Of a network that starts from nothing.")
+
+
+class LearningRate(_Part):
+    """What each phase begins with."""
+
+    head: float = Field(1e-3, gt=0, le=10)
+    finetune: float = Field(1e-5, gt=0, le=10)
+    scratch: float = Field(1e-3, gt=0, le=10)
+
+
+class Augmentation(_Part):
+    """How training pictures are varied. Nothing of it touches validation or test pictures."""
+
+    rotation: float = Field(0, ge=0, le=180, description="Up to so many degrees either way.")
+    width_shift: float = Field(0, ge=0, lt=1, description="Sideways, as a share of the width.")
+    height_shift: float = Field(0, ge=0, lt=1, description="Up or down, as a share of the height.")
+    shear: float = Field(
+        0, ge=0, le=1, description="Slant either way, as the tangent of its angle: 0.2 is 11°."
+    )
+    zoom: float = Field(0, ge=0, lt=1, description="0.2 scales to between 0.8 and 1.2.")
+    horizontal_flip: bool = Field(False, description="Mirror every other picture.")
+    vertical_flip: bool = Field(False, description="Turn every other picture upside down.")
+    brightness: float = Field(0, ge=0, lt=1, description="0.2 multiplies by 0.8 to 1.2.")
+    fill_mode: FillMode = Field("nearest", description="What shows where the picture moved away.")
+
+    @property
+    def active(self) -> bool:
+        """Whether it changes any picture."""
+        return any(value for name, value in self if name != "fill_mode")
+
+
+class TrainingRequest(_Part):
+    """One training. Everything but data set, model and network has a default that works."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "dataset_id": "ds_3fjt0wq8",
+                    "model": "pets",
+                    "network": "vgg16",
+                    "strategy": "fine_tuning",
+                    "unfreeze_from": "block5_conv1",
+                    "augmentation": {"rotation": 20, "zoom": 0.2, "horizontal_flip": True},
+                    "seed": 8,
+                }
+            ]
+        }
+    )
+
+    dataset_id: str = Field(pattern=r"^ds_[A-Za-z0-9_-]{1,64}$")
+    model: ModelName = Field(description="The model that gets a new version.")
+    network: TrainableNetwork
+    preset: str | None = Field(
+        None, max_length=64, description="Fills in what is not sent; see GET /v1/presets."
+    )
+    strategy: Strategy = Field(
+        "feature_extraction",
+        description="Left out: feature_extraction where there are published weights, "
+        "else from_scratch.",
+    )
+    unfreeze_from: str | None = Field(
+        None,
+        max_length=64,
+        description="fine_tuning: the lowest layer (block5_conv1) or block (block5) that learns. "
+        "Left out: the network's last block.",
+    )
+    image_size: Side | tuple[Side, Side] | None = Field(
+        None, description="Side in pixels, or [height, width]. Left out: the network's own."
+    )
+    head: Head = Head()
+    epochs: Epochs = Epochs()
+    batch_size: int = Field(32, ge=1, le=1024)
+    optimizer: Optimizer = "adam"
+    learning_rate: LearningRate = LearningRate()
+    schedule: Schedule = Field(
+        "plateau",
+        description="plateau: to a third when the validation loss has not fallen for two epochs; "
+        "cosine: down to nothing over the phase.",
+    )
+    augmentation: Augmentation = Augmentation()
+    augmented_views: int = Field(
+        4,
+        ge=0,
+        le=32,
+        description="With augmentation, how many variations of each picture a frozen base is run "
+        "on and remembered; 0: none, the head learns from the pictures as they are.",
+    )
+    early_stopping_patience: int | None = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="Epochs without a lower validation loss after which a phase ends; null: never. "
+        "Either way the best epoch's weights are kept.",
+    )
+    class_weights: Literal["auto", "none"] | dict[str, Annotated[float, Field(ge=0)]] = Field(
+        "auto", description="auto: rare classes count for more; or a weight for each class."
+    )
+    l2: float = Field(0, ge=0, le=1, description="Factor of the L2 penalty on kernels that learn.")
+    mixed_precision: Literal["auto", "on", "off"] = Field(
+        "auto", description="auto: where a GPU gains by it."
+    )
+    seed: int = Field(8, ge=0, le=2**31 - 1, description="Same seed, same data, same result.")
+    promote: Literal["if_better", "always", "never"] = Field(
+        "if_better", description="Whether the new version becomes the champion."
+    )
+    filters_every: int = Field(
+        0, ge=0, le=100_000, description="from_scratch: a frame of filters.gif every so many steps."
+    )
+    filters_layer: str | None = Field(
+        None, max_length=64, description="Whose filters those are. Left out: the first convolution."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strategy_of_the_network(cls, data: Any) -> Any:
+        # Before validation, so that the record says which strategy it was.
+        if isinstance(data, dict) and data.get("strategy") is None:
+            pretrained = data.get("network") in PRETRAINED
+            return data | {"strategy": "feature_extraction" if pretrained else "from_scratch"}
+        return data
+
+    @field_validator("class_weights")
+    @classmethod
+    def _some_class_counts(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(value, dict) and not any(value.values()):
+            raise ValueError('give at least one class a weight above 0, or send "auto"')
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.strategy != "from_scratch" and self.network not in PRETRAINED:
+            raise ValueError(
+                f"there are no published weights for {self.network}, so it can only be trained "
+                f'with "strategy": "from_scratch"; {", ".join(sorted(PRETRAINED))} can be tuned'
+            )
+        if self.unfreeze_from is not None and self.strategy != "fine_tuning":
+            raise ValueError('unfreeze_from needs "strategy": "fine_tuning"; leave it out')
+        if self.filters_every and self.strategy != "from_scratch":
+            raise ValueError('filters_every needs "strategy": "from_scratch"; leave it out')
+        return self
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What will be done, in order."""
+        return PHASES[self.strategy]
