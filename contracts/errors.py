@@ -6,7 +6,8 @@
     ├── NotFound                 404 not_found
     │   ├── ModelNotFound            model_not_found
     │   ├── VersionNotFound          version_not_found
-    │   └── JobNotFound              job_not_found
+    │   ├── JobNotFound              job_not_found
+    │   └── DatasetNotFound          dataset_not_found
     ├── Conflict                 409 conflict
     │   ├── IdempotencyConflict      idempotency_conflict
     │   └── VersionInUse             version_in_use
@@ -14,7 +15,9 @@
     ├── UnsupportedMediaType     415 unsupported_media_type
     ├── ValidationFailed         422 validation_error
     │   ├── InvalidImage             invalid_image
-    │   └── ImageTooLarge            image_too_large
+    │   ├── ImageTooLarge            image_too_large
+    │   ├── InvalidArchive           invalid_archive
+    │   └── NotTrainable             not_trainable
     ├── QueueFull                429 queue_full
     ├── Unavailable              503 dependency_unavailable
     │   ├── ModelNotReady            model_not_ready
@@ -46,6 +49,7 @@ CODES: dict[str, Meaning] = {
     "model_not_found": Meaning(404, "There is no model of that name"),
     "version_not_found": Meaning(404, "The model has no such version"),
     "job_not_found": Meaning(404, "There is no such job"),
+    "dataset_not_found": Meaning(404, "There is no such data set"),
     "method_not_allowed": Meaning(405, "This address does not take that method"),
     "conflict": Meaning(409, "The request conflicts with the present state"),
     "idempotency_conflict": Meaning(409, "That Idempotency-Key belongs to another request"),
@@ -55,6 +59,8 @@ CODES: dict[str, Meaning] = {
     "validation_error": Meaning(422, "A value is missing, malformed or out of range"),
     "invalid_image": Meaning(422, "The bytes are not a readable image"),
     "image_too_large": Meaning(422, "The image has more pixels than the limit"),
+    "invalid_archive": Meaning(422, "The archive cannot be taken"),
+    "not_trainable": Meaning(422, "Nothing can be learned from that data set"),
     "queue_full": Meaning(429, "The queue is full"),
     "internal_error": Meaning(500, "Something broke on our side"),
     "dependency_unavailable": Meaning(503, "Something the service stands on does not answer"),
@@ -109,6 +115,10 @@ class JobNotFound(NotFound):
     code = "job_not_found"
 
 
+class DatasetNotFound(NotFound):
+    code = "dataset_not_found"
+
+
 class Conflict(OpsinError):
     code = "conflict"
 
@@ -139,6 +149,14 @@ class InvalidImage(ValidationFailed):
 
 class ImageTooLarge(ValidationFailed):
     code = "image_too_large"
+
+
+class InvalidArchive(ValidationFailed):
+    code = "invalid_archive"
+
+
+class NotTrainable(ValidationFailed):
+    code = "not_trainable"
 
 
 class QueueFull(OpsinError):

@@ -64,6 +64,18 @@ class Settings(BaseSettings):
         description="Largest image, in pixels, judged from its header.",
     )
     max_images: int = Field(32, ge=1, le=1024, description="Most images in one request.")
+    max_dataset_upload_bytes: int = Field(
+        2048 * MIB, ge=1024, description="Largest archive of a data set, in bytes."
+    )
+    max_dataset_bytes: int = Field(
+        8192 * MIB, ge=1024, description="Bytes that a data set may unpack to."
+    )
+    max_dataset_files: int = Field(
+        200_000, ge=1, description="Most files in a data set, left out ones counted."
+    )
+    min_free_disk_bytes: int = Field(
+        512 * MIB, ge=0, description="Bytes of the disk that data sets leave free."
+    )
     default_timeout_ms: int = Field(
         30_000, ge=1, description="Deadline of a request that sends no X-Timeout-Ms."
     )
@@ -135,6 +147,11 @@ class Settings(BaseSettings):
     def store_home(self) -> Path:
         """Where the model versions are kept."""
         return self.home / "store"
+
+    @property
+    def datasets_home(self) -> Path:
+        """Where the data sets are kept."""
+        return self.home / "datasets"
 
     @property
     def is_loopback(self) -> bool:
