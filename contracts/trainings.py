@@ -45,8 +45,14 @@ class _Part(BaseModel):
 
 
 class Head(_Part):
-    """The classifier put on a pretrained base: pooling, dense layers, dropout, softmax."""
+    """The classifier on top: pooling, dense layers, dropout, softmax.
 
+    A network that starts from nothing has its own, as its authors drew it, unless `head` is sent.
+    """
+
+    pooling: Literal["average", "flatten"] = Field(
+        "average", description="How the last maps become a vector; flatten keeps where things are."
+    )
     units: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
         (256,), max_length=4, description="Units of the dense layers before the softmax; may be []."
     )

@@ -1,0 +1,352 @@
+"""A training from the first picture to the finished network: phases, and what each one needs.
+
+    trained = train(request, dataset, work, workshop)
+
+A pure library: it knows neither jobs nor requests over HTTP. Killed at any moment and called again
+with the same `work.folder`, it goes on from its last checkpoint and ends with the same figures.
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from contracts.errors import ValidationFailed
+from contracts.manifest import Provenance
+from contracts.trainings import Phase, TrainingRequest
+from contracts.work import Work
+from models.datasets.dataset import SPLITS, Dataset, Split
+from models.labels import Label
+from models.training.assembly import assemble, build_network
+from models.training.checkpoint import Checkpoint, CheckpointFile
+from models.training.feature_cache import FeatureCache
+from models.training.features import Extractor
+from models.training.filters import FilterFrames
+from models.training.freezing import cut_below, freeze
+from models.training.hardware import Hardware
+from models.training.learner import Learner
+from models.training.pace import Pace
+from models.training.phase import Lesson, PhaseRun, Supervision, judged, look
+from models.training.pictures import Pictures
+from models.training.recipe import RECIPES, blueprint_of, input_size_of
+from models.training.sources import FeatureSource, PictureSource, Source, as_they_are, in_graph
+from models.training.state import State
+from models.training.trained import Evaluation, Trained
+from models.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What a training finds where it runs.
+
+    Attributes:
+        weights: Where base weights are looked for. Nothing is downloaded.
+        cache: Where features are remembered.
+        max_pixels: Largest picture that is decoded.
+        memory_bytes: What decoded pictures may take; more are decoded again in every epoch.
+        threads: How many threads decode.
+        checkpoint_seconds: The most that a kill may cost, about.
+    """
+
+    weights: Weights
+    cache: FeatureCache
+    max_pixels: int = 50_000_000
+    memory_bytes: int = 1024**3
+    threads: int = os.cpu_count() or 1
+    checkpoint_seconds: float = 30.0
+
+
+def train(request: TrainingRequest, dataset: Dataset, work: Work, workshop: Workshop) -> Trained:
+    """Train a network.
+
+    Args:
+        request: What is asked for.
+        dataset: To learn from.
+        work: Is asked at every step whether to go on, and is told how far it is.
+        workshop: What there is to work with.
+
+    Raises:
+        ValidationFailed: Request and data set do not fit together; says what to change.
+        WeightsMissing: The base's weights are not on this machine; says how to get them.
+        WorkStoppedError: It was told to end.
+    """
+    with contextlib.ExitStack() as stack:
+        return _Training(request, dataset, work, workshop, stack).run()
+
+
+class _Training:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        request: TrainingRequest,
+        dataset: Dataset,
+        work: Work,
+        workshop: Workshop,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        check(request, dataset)
+        self.request, self.dataset, self.work, self.workshop = request, dataset, work, workshop
+        self.blueprint = blueprint_of(request)
+        self.hardware = Hardware.of(request)
+        # All that Keras draws from now on follows the seed: first weights, and dropout.
+        keras.utils.set_random_seed(request.seed)
+        with self.hardware.building():
+            self.assembly = assemble(request, len(dataset.classes), workshop.weights)
+        self.truth = {
+            split: np.array(
+                [dataset.classes.index(one.label) for one in dataset.of(split)], np.int32
+            )
+            for split in SPLITS
+        }
+        self.pictures = {split: stack.enter_context(self._pictures(split)) for split in SPLITS}
+        self.pace = Pace(work, self._stages())
+        self.frames = FilterFrames.of(request, self.assembly.model, work.folder)
+        self.supervision = Supervision(
+            work=work,
+            pace=self.pace,
+            file=CheckpointFile(work.folder / "checkpoint.npz", self._fingerprint()),
+            checkpoint_seconds=workshop.checkpoint_seconds,
+            stepped=self.frames.stepped if self.frames else lambda _steps: None,
+        )
+
+    def run(self) -> Trained:
+        request, resumed = self.request, self.supervision.file.read()
+        phases = request.phases
+        if resumed:
+            state, begin = resumed.state, phases.index(resumed.state.phase)
+            for row in state.history:
+                self.work.metrics(row)
+        else:
+            state, begin = State(phase=phases[0], learning_rate=self._rate(phases[0])), 0
+        for phase in phases[begin:]:
+            if phase != state.phase:
+                state = state.begin(phase, self._rate(phase))
+            learner, lessons = self._phase(phase, state, resumed)
+            resumed = None
+        return self._finish(state, learner, lessons)
+
+    def _phase(
+        self, phase: Phase, state: State, resumed: Checkpoint | None
+    ) -> tuple[Learner, dict[Split, Lesson]]:
+        """Do a phase, or what is left of it."""
+        freeze(self.assembly, phase, self.request.unfreeze_from or self._last_block())
+        began = time.monotonic()
+        sources, model, prepare, look_at = self._material(phase)
+        if not isinstance(sources["train"], PictureSource):
+            state.seconds["features"] = (
+                state.seconds.get("features", 0.0) + time.monotonic() - began
+            )
+        learner = Learner(
+            model,
+            optimizer=self.request.optimizer,
+            learning_rate=self._rate(phase),
+            l2=self.request.l2,
+            prepare=prepare,
+            look=look_at,
+            hardware=self.hardware,
+        )
+        if resumed:
+            learner.restore(resumed.learned)
+            learner.restore_optimizer(resumed.optimizer)
+        lessons = {split: Lesson(sources[split], self.truth[split]) for split in SPLITS}
+        PhaseRun(
+            self.request,
+            state,
+            learner,
+            train=lessons["train"],
+            validation=lessons["validation"] if len(self.truth["validation"]) else None,
+            class_weights=class_weights(self.request, self.dataset),
+            supervision=self.supervision,
+            best=resumed.best if resumed else {},
+        ).run()
+        return learner, lessons
+
+    def _material(
+        self, phase: Phase
+    ) -> tuple[dict[Split, Source], keras.Model, Callable[..., object], Callable[..., object]]:
+        """What a phase learns from and what of the network learns: all, or what is above a cut."""
+        request = self.request
+        augmentation = request.augmentation
+        extractor = self._extractor(phase)
+        if extractor is None:
+            pictures: dict[Split, Source] = {
+                split: PictureSource(self.pictures[split], augmentation, request.seed, phase)
+                for split in SPLITS
+            }
+            prepare = in_graph(self.blueprint.preprocessing, augmentation.fill_mode)
+            return pictures, self.assembly.model, prepare, prepare
+        stage, done = f"features of {phase}", 0
+        total = sum(len(self.pictures[split]) for split in SPLITS)
+        total += extractor.views * len(self.pictures["train"])
+
+        def told(count: int) -> None:
+            nonlocal done
+            done += count
+            self.work.check()
+            self.pace.at(stage, done / total)
+
+        features: dict[Split, Source] = {}
+        for split in SPLITS:
+            views = extractor.views if split == "train" else 0
+            run = replace(extractor, views=views).run
+            folder = self.work.folder / "features" / split
+            features[split] = FeatureSource(
+                run(self.pictures[split], folder, told), request.seed, phase
+            )
+        return features, extractor.cut.tail, as_they_are, as_they_are
+
+    def _extractor(self, phase: Phase) -> Extractor | None:
+        """For the part of the network that stays as it is, if it pays to remember its answers."""
+        request = self.request
+        varied = request.augmentation.active
+        if phase == "scratch" or (phase == "finetune" and varied):
+            return None
+        cut = cut_below(self.assembly.model)
+        if cut is None:
+            return None
+        views = request.augmented_views if varied else 0
+        cache = self.workshop.cache
+        extractor = Extractor(cut, self.blueprint, cache, request.augmentation, views)
+        # What would not fit into the cache would be computed, written and thrown away.
+        return (
+            extractor if extractor.size(len(self.dataset.examples)) <= cache.limit_bytes else None
+        )
+
+    def _finish(self, state: State, learner: Learner, lessons: dict[Split, Lesson]) -> Trained:
+        began = time.monotonic()
+        evaluations: dict[Split, Evaluation] = {}
+        for number, split in enumerate(SPLITS):
+            self.pace.at("evaluate", number / len(SPLITS))
+            if len(self.truth[split]):
+                evaluations[split] = self._evaluation(split, learner, lessons[split])
+        self.pace.at("evaluate", 1.0)
+        request = self.request
+        return Trained(
+            request=request,
+            model=self._finished_model(),
+            blueprint=self.blueprint,
+            labels=tuple(Label(name, name) for name in self.dataset.classes),
+            history=tuple(state.history),
+            evaluations=evaluations,
+            phase_seconds=state.seconds | {"evaluate": time.monotonic() - began},
+            best_epochs=state.best_epochs,
+            provenance=Provenance(
+                weights=self.assembly.weights,
+                dataset_digest=self.dataset.digest,
+                job_id=self.work.job_id,
+            ),
+            devices=self.hardware.names,
+            filters=self.frames.all() if self.frames else (),
+        )
+
+    def _evaluation(self, split: Split, learner: Learner, lesson: Lesson) -> Evaluation:
+        size = min(self.request.batch_size, len(lesson.truth))
+        answers = [given for _, given in look(learner, lesson, size, self.supervision)]
+        probabilities = np.concatenate(answers)
+        loss, correct = judged(probabilities, lesson.truth)
+        count = len(lesson.truth)
+        return Evaluation(
+            self.dataset.of(split), lesson.truth, probabilities, loss / count, correct / count
+        )
+
+    def _finished_model(self) -> keras.Model:
+        """A network of its own with the learned weights: float32, on one device, never cut."""
+        finished = build_network(self.request, len(self.dataset.classes))
+        for layer in finished.layers:
+            if layer.weights:
+                layer.set_weights(self.assembly.model.get_layer(layer.name).get_weights())
+        return finished
+
+    def _pictures(self, split: Split) -> Pictures:
+        examples, everything = self.dataset.of(split), len(self.dataset.examples)
+        workshop = self.workshop
+        return Pictures(
+            examples,
+            self.blueprint,
+            input_size_of(self.request),
+            max_pixels=workshop.max_pixels,
+            memory_bytes=workshop.memory_bytes * len(examples) // everything,
+            threads=workshop.threads,
+        )
+
+    def _stages(self) -> dict[str, float]:
+        """Guesses at what the stages cost, in forward passes of the whole network."""
+        count, learning = len(self.dataset.examples), len(self.truth["train"])
+        views = self.request.augmented_views if self.request.augmentation.active else 0
+        costs: dict[str, float] = {}
+        for phase in self.request.phases:
+            epochs = getattr(self.request.epochs, phase)
+            if phase != "scratch":
+                costs[f"features of {phase}"] = float(count + views * learning * (phase == "head"))
+            costs[phase] = (
+                epochs * learning * {"head": 0.01, "finetune": 1.0, "scratch": 3.0}[phase]
+            )
+        return costs | {"evaluate": 0.1 * count}
+
+    def _fingerprint(self) -> str:
+        """What a checkpoint must have been written for."""
+        weights = self.assembly.weights
+        said = [
+            self.request.model_dump_json(),
+            self.dataset.digest,
+            weights.model_dump_json() if weights else "",
+            self.hardware.policy,
+            keras.__version__,
+        ]
+        return hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+    def _rate(self, phase: Phase) -> float:
+        rate: float = getattr(self.request.learning_rate, phase)
+        return rate
+
+    def _last_block(self) -> str | None:
+        return RECIPES[self.request.network].last_block
+
+
+def check(request: TrainingRequest, dataset: Dataset) -> None:
+    """Whether a request and a data set fit together.
+
+    Raises:
+        ValidationFailed: They do not; says what to change.
+    """
+    counts = Counter(one.label for one in dataset.of("train"))
+    if len(dataset.classes) < 2:
+        raise ValidationFailed("A training needs at least 2 classes; add pictures of another.")
+    bare = [name for name in dataset.classes if not counts[name]]
+    if bare:
+        raise ValidationFailed(
+            f"There are no training pictures of {', '.join(bare[:5])}; add some, or remove it."
+        )
+    if isinstance(request.class_weights, dict):
+        strange = set(request.class_weights) - set(dataset.classes)
+        if strange:
+            raise ValidationFailed(
+                f"class_weights: the data set has no class {', '.join(sorted(strange)[:5])}. "
+                f"Its classes: {', '.join(dataset.classes[:20])}."
+            )
+
+
+def class_weights(request: TrainingRequest, dataset: Dataset) -> npt.NDArray[np.float32]:
+    """What a picture of each class counts for, float32 (classes,).
+
+    ``auto`` is pictures / (classes * pictures of the class), after King and Zeng, 2001: all
+    classes then count alike, and the mean over the pictures is 1. A class left out of a table
+    weighs 1.
+    """
+    wanted = request.class_weights
+    if isinstance(wanted, dict):
+        return np.array([wanted.get(name, 1.0) for name in dataset.classes], np.float32)
+    if wanted == "none":
+        return np.ones(len(dataset.classes), np.float32)
+    learning = dataset.of("train")
+    counts = Counter(one.label for one in learning)
+    share = len(learning) / len(dataset.classes)
+    return np.array([share / counts[name] for name in dataset.classes], np.float32)
