@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from contracts.manifest import ModelName, Parity, Provenance
 
 Promote = Literal["if_better", "always", "never"]
+Split = Literal["train", "validation", "test"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -54,6 +55,13 @@ class Mistake(BaseModel):
     label_probability: Share = Field(description="What it gave the true class.")
 
 
+class Agreement(BaseModel):
+    """Whether the exported files say of held-out pictures what was measured before the export."""
+
+    pictures: int = Field(ge=1)
+    largest_difference: float = Field(ge=0, description="Of any probability.")
+
+
 class Promotion(BaseModel):
     """Whether the new version became champion, and why."""
 
@@ -65,25 +73,32 @@ class Promotion(BaseModel):
     champion_accuracy: Share | None = Field(None, description="That one's, on the same pictures.")
 
 
-class TrainingResult(BaseModel):
-    """The version that was made, how good it is and where it comes from."""
+class TrainingReport(BaseModel):
+    """How good a trained network is and where it comes from."""
 
     model: ModelName
-    version: int = Field(ge=1)
     network: str
     classes: list[str]
-    held_out: Literal["test", "validation"] = Field(
-        description="The split of the report below; validation if the data set has no test split."
+    held_out: Split = Field(
+        description="The split of the figures below: test, or validation where there is no test."
     )
-    metrics: dict[str, SplitMetrics] = Field(description="By split: train, validation, test.")
+    metrics: dict[Split, SplitMetrics]
     per_class: list[ClassReport]
     confusion_matrix: ConfusionMatrix
     curves: list[dict[str, Any]] = Field(description="A row an epoch, as in the job's `metrics`.")
+    best_epochs: dict[str, int] = Field(description="By phase, the epoch whose weights were kept.")
     most_wrong: list[Mistake]
     parity: Parity
-    promotion: Promotion
-    promoted: bool
+    agreement: Agreement
     provenance: Provenance
-    spec: dict[str, Any] = Field(description="The whole request, defaults included.")
+    devices: list[str] = Field(description="What it was computed on.")
     seconds: dict[str, float] = Field(description="Where the time went, by phase.")
+
+
+class TrainingResult(TrainingReport):
+    """The version that was made: a training's report, and what became of it."""
+
+    version: int = Field(ge=1)
+    promoted: bool
+    promotion: Promotion
     finished_at: datetime

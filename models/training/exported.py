@@ -4,6 +4,7 @@ What is shown of a training and compared for its promotion comes from the files 
 not from the network in memory that they were made from.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from contracts.messages import Pixels
+from models.datasets.dataset import Example
 from models.endpoints import OUTPUTS
 from models.exporting import SAVED_MODEL
+from models.images import Target, decode
 
 
 class Exported:
@@ -39,3 +42,17 @@ class Exported:
         )
         found: npt.NDArray[np.float32] = answer[OUTPUTS["explain"]].numpy()
         return found
+
+
+def decoded(examples: Sequence[Example], target: Target, *, max_pixels: int) -> Pixels:
+    """Pictures as a served request would bring them: uint8 (n, h, w, 3).
+
+    Raises:
+        InvalidImage: One cannot be read; was the data set changed meanwhile?
+    """
+    return np.stack(
+        [
+            decode(one.path.read_bytes(), network=target, max_pixels=max_pixels).pixels
+            for one in examples
+        ]
+    )

@@ -27,9 +27,7 @@ class LoggedWork:
         self.folder: Path = work.folder
 
     def progress(self, progress: Progress) -> None:
-        self._work.progress(
-            progress.model_copy(update={"fraction": LEARNING * progress.fraction})
-        )
+        self._work.progress(progress.model_copy(update={"fraction": LEARNING * progress.fraction}))
 
     def metrics(self, row: dict[str, Any]) -> None:
         self._log.row(row)

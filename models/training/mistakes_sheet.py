@@ -83,7 +83,9 @@ def _share(box: tuple[float, float, float, float], page: Size) -> tuple[float, .
 def overlay(pixels: Pixels, grid: npt.NDArray[np.float32]) -> Pixels:
     """The picture under its heatmap: stronger evidence hides more of it."""
     height, width = pixels.shape[:2]
-    map_ = Image.fromarray(grid.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    map_ = Image.fromarray(grid.astype(np.float32)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     heat = np.clip(np.asarray(map_), 0, 1)
     alpha = _ALPHA * np.sqrt(heat)[..., None]
     mixed = (1 - alpha) * pixels + alpha * coloured(heat, _COLOURS)

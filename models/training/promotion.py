@@ -6,6 +6,7 @@ pictures that the newcomer was measured on.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from contracts.errors import OpsinError
 from contracts.manifest import CHAMPION, Manifest
@@ -21,81 +22,84 @@ Measure = Callable[[Manifest, Sequence[str]], float]
 """From a version and the names of its classes to its accuracy on the newcomer's pictures."""
 
 
-def promote(
-    store: Store, new: Manifest, labels: Sequence[str], rule: Promote, measure: Measure
-) -> Promotion:
-    """Let the champion stand on a version if the rule says so. Asked again, it says the same.
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A version that might become champion.
 
-    Args:
-        store: Where the version is.
-        new: The version.
+    Attributes:
+        manifest: What it says of itself.
         labels: The names of its classes.
-        rule: What was asked for.
-        measure: Measures another version on the pictures this one was measured on.
+        rule: What its training asked for.
+        measure: Measures another version on the pictures that it was measured on.
     """
-    accuracy = new.metrics[HELD_OUT_ACCURACY]
+
+    manifest: Manifest
+    labels: Sequence[str]
+    rule: Promote
+    measure: Measure
+
+    @property
+    def accuracy(self) -> float:
+        """Its own, on those pictures."""
+        return self.manifest.metrics[HELD_OUT_ACCURACY]
+
+    def verdict(self, promoted: bool, reason: str, champion: int | None) -> Promotion:
+        """A decision about it."""
+        return Promotion(
+            rule=self.rule,
+            promoted=promoted,
+            reason=reason,
+            accuracy=self.accuracy,
+            champion=champion,
+        )
+
+
+def promote(store: Store, new: Newcomer) -> Promotion:
+    """Let the champion stand on a version if its rule says so. Asked again, it says the same."""
+    model, version = new.manifest.model, new.manifest.version
     # Two trainings that end together must not both compare with the same champion.
-    with store.alone(f"promotion-{new.model}"):
-        champion = store.aliases(new.model).get(CHAMPION)
-        verdict = _verdict(store, new, labels, rule, measure, champion)
-        if verdict.promoted and champion != new.version:
-            store.promote(new.model, new.version)
-    return verdict.model_copy(update={"accuracy": accuracy})
+    with store.alone(f"promotion-{model}"):
+        champion = store.aliases(model).get(CHAMPION)
+        if champion == version:
+            return new.verdict(True, "It is the champion.", champion)
+        verdict = _verdict(store, new, champion)
+        if verdict.promoted:
+            store.promote(model, version)
+        return verdict
 
 
-def _verdict(
-    store: Store,
-    new: Manifest,
-    labels: Sequence[str],
-    rule: Promote,
-    measure: Measure,
-    champion: int | None,
-) -> Promotion:
-    if champion == new.version:
-        return _said(rule, True, "It is the champion.", champion)
-    if rule == "always":
-        return _said(rule, True, "Asked for: always.", champion)
-    if rule == "never":
-        return _said(rule, False, "Asked for: never. Promote it when you have seen it.", champion)
+def _verdict(store: Store, new: Newcomer, champion: int | None) -> Promotion:
+    if new.rule == "always":
+        return new.verdict(True, "Asked for: always.", champion)
+    if new.rule == "never":
+        return new.verdict(False, "Asked for: never. Promote it when you have seen it.", champion)
     if champion is None:
-        return _said(rule, True, "It is the model's first champion.", None)
+        return new.verdict(True, "It is the model's first champion.", None)
     try:
-        old = store.manifest(new.model, champion)
-        known = [label.id for label in read_labels(store.path(new.model, champion))]
+        old = store.manifest(new.manifest.model, champion)
+        known = [label.id for label in read_labels(store.path(old.model, champion))]
     except (OpsinError, OSError, ValueError):
-        return _said(rule, True, f"The champion, version {champion}, is damaged.", champion)
-    lost = sorted(set(known) - set(labels))
+        return new.verdict(True, f"The champion, version {champion}, is damaged.", champion)
+    lost = sorted(set(known) - set(new.labels))
     if lost:
         names = ", ".join(lost[:5]) + (" …" if len(lost) > 5 else "")
-        return _said(
-            rule,
-            False,
-            f"The champion, version {champion}, knows classes that this one does not: {names}.",
-            champion,
-        )
-    return _compared(new, old, known, rule, measure)
+        reason = f"Version {champion}, the champion, knows classes that it does not: {names}."
+        return new.verdict(False, reason, champion)
+    return _compared(new, old, known)
 
 
-def _compared(
-    new: Manifest, old: Manifest, known: Sequence[str], rule: Promote, measure: Measure
-) -> Promotion:
-    accuracy, before = new.metrics[HELD_OUT_ACCURACY], old.metrics.get(HELD_OUT_ACCURACY)
-    same = new.provenance.dataset_digest == old.provenance.dataset_digest is not None
-    if before is None or not same:
-        before = measure(old, known)
-    better = accuracy > before
-    comparison = "more than" if better else "not more than"
+def _compared(new: Newcomer, old: Manifest, known: Sequence[str]) -> Promotion:
+    before = old.metrics.get(HELD_OUT_ACCURACY)
+    digest = new.manifest.provenance.dataset_digest
+    if before is None or digest is None or digest != old.provenance.dataset_digest:
+        before = new.measure(old, known)
+    better = new.accuracy > before
     reason = (
-        f"{accuracy:.2%} of the held-out pictures right, {comparison} the {before:.2%} "
-        f"of version {old.version} on the same ones."
+        f"It gets {new.accuracy:.2%} of the held-out pictures right, {'' if better else 'not '}"
+        f"more than version {old.version}, the champion, with {before:.2%} of the same ones."
     )
-    return _said(rule, better, reason, old.version).model_copy(
-        update={"champion_accuracy": before}
-    )
-
-
-def _said(rule: Promote, promoted: bool, reason: str, champion: int | None) -> Promotion:
-    return Promotion(rule=rule, promoted=promoted, reason=reason, champion=champion)
+    verdict = new.verdict(better, reason, old.version)
+    return verdict.model_copy(update={"champion_accuracy": before})
 
 
 def is_reserved(model: str) -> bool:
