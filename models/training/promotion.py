@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from contracts.errors import OpsinError
 from contracts.manifest import CHAMPION, Manifest
 from contracts.training_result import Promote, Promotion
-from models.catalog import CATALOG
 from models.label_file import read_labels
 from models.store import Store
 
@@ -100,11 +99,3 @@ def _compared(new: Newcomer, old: Manifest, known: Sequence[str]) -> Promotion:
     )
     verdict = new.verdict(better, reason, old.version)
     return verdict.model_copy(update={"champion_accuracy": before})
-
-
-def is_reserved(model: str) -> bool:
-    """Whether a name belongs to a published network.
-
-    Clients of `vgg16` expect ImageNet's classes; a training of that name would put others there.
-    """
-    return model in CATALOG

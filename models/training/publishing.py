@@ -7,23 +7,9 @@ model, so a second attempt finds what the first one left and adds nothing.
 from collections.abc import Sequence
 from pathlib import Path
 
-from contracts.errors import ValidationFailed, VersionNotFound
+from contracts.errors import VersionNotFound
 from contracts.manifest import Draft, Manifest
 from models.store import Store
-from models.training.promotion import is_reserved
-
-
-def check_name(model: str) -> None:
-    """Whether a training may publish under that name.
-
-    Raises:
-        ValidationFailed: It belongs to a published network.
-    """
-    if is_reserved(model):
-        raise ValidationFailed(
-            f"'{model}' is the name of a published network, whose clients expect its own classes. "
-            f"Choose another name for what you train, e.g. 'my-{model}'."
-        )
 
 
 def published(store: Store, model: str, job_id: str) -> Manifest | None:

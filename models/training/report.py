@@ -58,8 +58,11 @@ def manifest_metrics(trained: Trained) -> dict[str, float]:
 
 def provenance(trained: Trained) -> Provenance:
     """Where the version comes from, with all that is needed to make it again."""
-    spec = trained.request.model_dump(mode="json")
-    return trained.provenance.model_copy(update={"seed": trained.request.seed, "spec": spec})
+    request = trained.request
+    # A head that was not asked for is not the default one but, from scratch, the network's own.
+    unasked = set() if "head" in request.model_fields_set else {"head"}
+    spec = request.model_dump(mode="json", exclude=unasked)
+    return trained.provenance.model_copy(update={"seed": request.seed, "spec": spec})
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -33,8 +33,9 @@ from models.training.exported import Exported, decoded
 from models.training.feature_cache import FeatureCache
 from models.training.gallery import draw
 from models.training.logged_work import LEARNING, LoggedWork
+from models.training.names import check_name
 from models.training.promotion import Newcomer, promote
-from models.training.publishing import check_name, publish_once, published
+from models.training.publishing import publish_once, published
 from models.training.report import (
     CHECKED,
     held_out_split,
