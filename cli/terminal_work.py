@@ -111,6 +111,7 @@ class TerminalWork:
         self.request: dict[str, Any] = request.model_dump(mode="json", exclude_unset=True)
         self._pictures, self._signals = shelf.pictures, signals
         self._epochs = request.epochs.model_dump()
+        self._phase: str | None = None
         self._told: set[tuple[Any, Any]] = set()
         self._bar = Progress(
             TextColumn("{task.description}", table_column=None),
@@ -143,6 +144,10 @@ class TerminalWork:
     def progress(self, progress: JobProgress) -> None:
         self.check()
         what = _PHASES.get(progress.phase or "", progress.phase or "")
+        if progress.phase != self._phase:
+            self._phase = progress.phase
+            if not self._console.is_terminal:
+                self._console.print(f"{what} …", markup=False)
         if progress.epoch is not None and progress.epochs is not None:
             what += f", epoch {progress.epoch} of {progress.epochs}"
         left = "" if progress.eta_seconds is None else f"{_clock(progress.eta_seconds)} left"
