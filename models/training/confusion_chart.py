@@ -45,7 +45,7 @@ def confusion_chart(counts: Counts, labels: Sequence[str], split: str) -> bytes:
         loc="left", color=INK, fontsize=11 + min(classes, 60) / 15, weight="bold", pad=10,
     )  # fmt: skip
     bar = chart.colorbar(image, ax=axes, fraction=0.03, pad=0.02, format=PercentFormatter(1.0))
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(colors=FAINT, labelsize=8, length=0)
     bar.set_label("share of the true class", color=FAINT, fontsize=8.5)
     return png(chart)

@@ -112,7 +112,7 @@ def _page(tiles: Tiles, title: str, done: float) -> Image.Image:
 
 def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     """A few frames as one picture, to choose the palette from."""
-    chosen = pictures[:: ceil(len(pictures) / 8)] + pictures[-1:]
+    chosen = [*pictures[:: ceil(len(pictures) / 8)], pictures[-1]]
     width, height = pictures[0].size
     sheet = Image.new("RGB", (width * len(chosen), height))
     for index, picture in enumerate(chosen):

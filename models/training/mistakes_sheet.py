@@ -68,16 +68,16 @@ def mistakes_sheet(found: Sequence[Explained]) -> bytes:
         left, top = _GAP + column * _CELL[0], page[1] - _TITLE - row * _CELL[1]
         for number, pixels in enumerate((one.pixels, overlay(one.pixels, one.grid))):
             corner = (left + number * (_SIDE + _BETWEEN), top - _CAPTION - _SIDE)
-            axes = chart.add_axes(_share((*corner, _SIDE, _SIDE), page))
+            axes = chart.add_axes(_share(corner, page))
             _show(axes, pixels)
             if number == 0:
                 _caption(axes, one.mistake)
     return png(chart, colours=None)
 
 
-def _share(box: tuple[float, float, float, float], page: Size) -> tuple[float, ...]:
-    """Inches from the lower left corner as shares of the page."""
-    return tuple(value / page[index % 2] for index, value in enumerate(box))
+def _share(corner: Size, page: Size) -> tuple[float, float, float, float]:
+    """A picture's place, given in inches from the lower left, in shares of the page."""
+    return corner[0] / page[0], corner[1] / page[1], _SIDE / page[0], _SIDE / page[1]
 
 
 def overlay(pixels: Pixels, grid: npt.NDArray[np.float32]) -> Pixels:
@@ -88,8 +88,9 @@ def overlay(pixels: Pixels, grid: npt.NDArray[np.float32]) -> Pixels:
     )
     heat = np.clip(np.asarray(map_), 0, 1)
     alpha = _ALPHA * np.sqrt(heat)[..., None]
-    mixed = (1 - alpha) * pixels + alpha * coloured(heat, _COLOURS)
-    return mixed.round().astype(np.uint8)
+    blended = (1 - alpha) * pixels + alpha * coloured(heat, _COLOURS)
+    mixed: Pixels = blended.round().astype(np.uint8)
+    return mixed
 
 
 def _show(axes: Axes, pixels: Pixels) -> None:

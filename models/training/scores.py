@@ -116,7 +116,8 @@ def _mean_of_seen(values: npt.NDArray[np.float64], support: Counts) -> float:
 
 def _ratio(part: Counts, whole: Counts) -> npt.NDArray[np.float64]:
     nothing = np.full(len(whole), np.nan)
-    return np.divide(part, whole, out=nothing, where=whole > 0)
+    np.divide(part, whole, out=nothing, where=whole > 0)
+    return nothing
 
 
 def _number(value: float) -> float | None:
