@@ -83,10 +83,8 @@ def _share(corner: Size, page: Size) -> tuple[float, float, float, float]:
 def overlay(pixels: Pixels, grid: npt.NDArray[np.float32]) -> Pixels:
     """The picture under its heatmap: stronger evidence hides more of it."""
     height, width = pixels.shape[:2]
-    map_ = Image.fromarray(grid.astype(np.float32)).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
-    heat = np.clip(np.asarray(map_), 0, 1)
+    coarse = Image.fromarray(grid.astype(np.float32))
+    heat = np.clip(np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)), 0, 1)
     alpha = _ALPHA * np.sqrt(heat)[..., None]
     blended = (1 - alpha) * pixels + alpha * coloured(heat, _COLOURS)
     mixed: Pixels = blended.round().astype(np.uint8)
