@@ -38,7 +38,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_opsin)
-    for command in (up, serve, worker, classify, explain, doctor):
+    for command in (up, serve, worker, classify, explain, train, presets, tensorboard, doctor):
         app.command()(command)
     weights = typer.Typer(help="The networks' weight files on this machine.", no_args_is_help=True)
     weights.command("pull")(weights_pull)
@@ -202,6 +202,76 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
         settings = settings.model_copy(update={"api_key": SecretStr(key)})
     wanted = Wanted(model, method, class_index, layer, legend, alpha, colormap)
     show(settings, photos, wanted, out=out, all_methods=all_methods, server=server, local=local)
+
+
+def train(  # noqa: PLR0917 (typer reads options from the parameters)
+    folder: Annotated[Path, typer.Argument(help="One folder of pictures a class.")],
+    model: Annotated[str, typer.Option(help="The model that gets a new version.")],
+    preset: Annotated[str | None, typer.Option(help="See `opsin presets`.")] = None,
+    network: Annotated[str | None, typer.Option(help="Default: efficientnet_lite0.")] = None,
+    strategy: Annotated[
+        Literal["feature_extraction", "fine_tuning", "from_scratch"] | None,
+        typer.Option(help="Default: feature_extraction where there are weights."),
+    ] = None,
+    unfreeze_from: Annotated[
+        str | None, typer.Option(help="fine_tuning: the lowest layer or block that learns.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of every phase, at most.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    image_size: Annotated[int | None, typer.Option(min=16, help="Side in pixels.")] = None,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Vary training pictures: turn, shift, zoom, mirror.")
+    ] = False,
+    promote: Annotated[
+        Literal["if_better", "always", "never"] | None,
+        typer.Option(help="Whether it becomes champion. Default: if_better."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same result.")] = None,
+    options: Annotated[
+        str | None, typer.Option(help="Any other field of POST /v1/trainings, as JSON.")
+    ] = None,
+) -> None:
+    """Learn the classes of a folder, and publish the model.
+
+    Ctrl-C stops it; the same command again goes on. A running `opsin up` serves the new champion.
+    """
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.train import train as start  # noqa: PLC0415
+    from cli.wishes import wishes  # noqa: PLC0415
+
+    asked = wishes(
+        options,
+        augment=augment,
+        epochs=epochs,
+        model=model,
+        preset=preset,
+        network=network,
+        strategy=strategy,
+        unfreeze_from=unfreeze_from,
+        batch_size=batch_size,
+        image_size=image_size,
+        promote=promote,
+        seed=seed,
+    )
+    start(load(), folder, asked)
+
+
+def presets() -> None:
+    """Show the trainings of the classic tutorials, by name."""
+    from cli.train import show_presets  # noqa: PLC0415
+
+    show_presets()
+
+
+def tensorboard(
+    job: Annotated[str | None, typer.Argument(help="Default: all trainings.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 6006,
+) -> None:
+    """Open TensorBoard on what trainings logged."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.tensorboard import tensorboard as start  # noqa: PLC0415
+
+    start(load(), job, port)
 
 
 def weights_pull(names: Names = None) -> None:

@@ -5,7 +5,7 @@ knows: the number, the time and the hash of every file.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -48,6 +48,10 @@ class Provenance(_Record):
     dataset_digest: str | None = Field(None, description="Of the data set it was trained on.")
     job_id: str | None = Field(None, description="The training or quantization that made it.")
     quantized_from: int | None = Field(None, description="The version it is the int8 copy of.")
+    seed: int | None = Field(None, description="What its randomness came from.")
+    spec: dict[str, Any] | None = Field(
+        None, description="The training as it was asked for, defaults included."
+    )
     libraries: dict[str, str] = Field({}, description="Version of each library that made it.")
 
 

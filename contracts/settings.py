@@ -210,6 +210,11 @@ class Settings(BaseSettings):
         return self.home / "datasets"
 
     @property
+    def event_logs_home(self) -> Path:
+        """Where TensorBoard finds what trainings wrote, a folder a job."""
+        return self.home / "tensorboard"
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the API."""
         if self.host == "localhost":

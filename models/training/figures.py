@@ -1,0 +1,70 @@
+"""The look that all charts of a training share, and how one becomes a PNG.
+
+Figures are made and dropped one by one: pyplot keeps every figure alive, and its settings belong
+to the whole process.
+"""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+INK = "#1b1f24"
+FAINT = "#6b7480"
+RULE = "#dfe3e8"
+BLUE = "#2f6fde"
+ORANGE = "#e07b1f"
+SHADE = "#f3f5f8"
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty white figure of that size in inches, 100 pixels each."""
+    new = Figure(figsize=(width, height), dpi=100, facecolor="white", layout="constrained")
+    FigureCanvasAgg(new)
+    return new
+
+
+def tidy(axes: Axes) -> None:
+    """Keep of the frame what is needed to read the numbers."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(RULE)
+    axes.tick_params(colors=FAINT, labelsize=9, length=0)
+    axes.grid(visible=True, axis="y", color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def plain(text: Text) -> Text:
+    """Take a name as it is: `$` begins no formula, for it came from somebody's folder."""
+    text.set_parse_math(False)
+    return text
+
+
+def png(chart: Figure, *, colours: int | None = 256) -> bytes:
+    """The figure as a PNG.
+
+    Args:
+        chart: Drawn once; not used afterwards.
+        colours: So many are enough for a chart and make it a third the size; None for photos.
+    """
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    chart.savefig(drawn, format="png")
+    with Image.open(drawn) as image:
+        plain_colours = image.convert("RGB")
+    if colours is not None:
+        plain_colours = plain_colours.quantize(colours, dither=Image.Dither.NONE)
+    plain_colours.save(packed, "PNG", optimize=True)
+    return packed.getvalue()
+
+
+def coloured(values: npt.NDArray[np.float32], colours: str) -> npt.NDArray[np.uint8]:
+    """Numbers in 0..1 as colours of a scale: (h, w) to uint8 (h, w, 3)."""
+    rgba: npt.NDArray[np.uint8] = colormaps[colours](values, bytes=True)
+    return rgba[..., :3]

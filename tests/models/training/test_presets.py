@@ -1,0 +1,74 @@
+"""Each preset is a whole training, and what is sent beside it wins."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from contracts.errors import ValidationFailed
+from models.training.presets import PRESETS, preset_list, training_request
+
+SENT = {"dataset_id": "ds_1", "model": "mine"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_and_two_names_are_a_whole_request(name: str) -> None:
+    request = training_request({**SENT, "preset": name})
+    assert request.preset == name
+    told = request.model_dump(mode="json")
+    for field, value in PRESETS[name].request.items():
+        parts = value.items() if isinstance(value, dict) else ()
+        assert all(told[field][key] == part for key, part in parts)
+        assert parts or told[field] == value
+
+
+def test_the_tutorials_of_the_contract_are_all_there() -> None:
+    assert [row.name for row in preset_list().items] == [
+        "mnist", "fashion_mnist", "cifar10", "cifar10_vgg19_bn", "cats_dogs_scratch",
+        "cats_dogs_frozen", "cats_dogs_finetuned", "fruits360", "pets_dropout", "faces",
+    ]  # fmt: skip
+
+
+def test_what_is_sent_beside_a_preset_wins_field_by_field() -> None:
+    sent: dict[str, Any] = {
+        **SENT,
+        "preset": "cats_dogs_finetuned",
+        "epochs": {"head": 3},
+        "augmentation": {"zoom": 0, "rotation": 5},
+        "image_size": 224,
+    }
+    request = training_request(sent)
+    assert (request.epochs.head, request.epochs.finetune) == (3, 50)
+    assert request.augmentation.model_dump(exclude_defaults=True) == {
+        "shear": 0.2,
+        "rotation": 5,
+        "horizontal_flip": True,
+    }
+    assert (request.image_size, request.network) == (224, "vgg16")
+
+
+def test_a_null_beside_a_preset_switches_off_what_it_sets() -> None:
+    request = training_request({**SENT, "preset": "mnist", "early_stopping_patience": None})
+    assert request.early_stopping_patience is None
+
+
+def test_the_merged_request_is_checked_as_a_whole() -> None:
+    with pytest.raises(ValidationError, match="no published weights for cnn_small"):
+        training_request({**SENT, "preset": "cats_dogs_frozen", "network": "cnn_small"})
+
+
+@pytest.mark.parametrize("name", ["dogs", 7, {"a": 1}, ""])
+def test_an_unknown_preset_is_told_the_known_ones(name: object) -> None:
+    with pytest.raises(ValidationFailed, match="Known: mnist, fashion_mnist"):
+        training_request({**SENT, "preset": name})
+
+
+def test_presets_are_known_without_tensorflow() -> None:
+    code = (
+        "import sys, models.training.presets; "
+        "print({'tensorflow', 'keras', 'matplotlib'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

@@ -1,0 +1,129 @@
+"""From a folder to a served version, stopped and killed on the way."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contracts.errors import DatasetNotFound, ValidationFailed
+from contracts.settings import Settings
+from contracts.training_result import TrainingResult
+from contracts.work import WorkStoppedError
+from models.datasets.library import Library
+from models.store import Store
+from models.training.run import run
+from models.version_predictor import VersionPredictor
+from tests.models import keras_warnings
+from tests.models.training.told_work import ToldWork
+
+pytestmark = keras_warnings.ignored
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
+REQUEST = {
+    "dataset_id": "ds_colours",
+    "model": "colours",
+    "network": "cnn_small",
+    "image_size": 16,
+    "epochs": {"scratch": 2},
+    "batch_size": 16,
+    "filters_every": 2,
+}
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home = tmp_path_factory.mktemp("home")
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        folder = home / "pictures" / name
+        folder.mkdir(parents=True)
+        for number in range(20):
+            pixels = np.clip(rng.normal(colour, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    settings = Settings(home=home, decode_threads=1)
+    Library.of(settings).create("colours", home / "pictures", dataset_id="ds_colours")
+    return settings
+
+
+def work_of(settings: Settings, job: str, **request: object) -> ToldWork:
+    folder = settings.home / "work" / job
+    folder.mkdir(parents=True, exist_ok=True)
+    return ToldWork(job, {**REQUEST, **request}, folder)
+
+
+def test_a_folder_becomes_a_served_version(settings: Settings) -> None:
+    work = work_of(settings, "job_whole", model="whole")
+    result = TrainingResult.model_validate_json(json.dumps(run(work, settings)))
+    assert (result.model, result.version, result.promoted) == ("whole", 1, True)
+    assert result.metrics["test"].accuracy > 0.5
+    assert sum(map(sum, result.confusion_matrix.counts)) == result.metrics["test"].pictures == 9
+    assert [one.label for one in result.per_class] == list(COLOURS)
+    assert result.curves == work.rows
+    assert len(work.rows) == 2
+    assert result.agreement.largest_difference < 1e-4
+    assert result.provenance.job_id == "job_whole"
+    assert result.provenance.seed == 8
+    assert work.fractions == sorted(work.fractions)
+
+    store = Store(settings.store_home)
+    manifest = store.manifest("whole", 1)
+    assert manifest.metrics["test_accuracy"] == result.metrics["test"].accuracy
+    predictor = VersionPredictor(store.path("whole", 1), max_batch_size=1)
+    red = np.full((1, 16, 16, 3), COLOURS["red"], np.uint8)
+    assert predictor.run("classify", red).shape == (1, 3)
+
+    assert set(work.artifacts) == {
+        "curves.png", "confusion_matrix.png", "mistakes.png", "filters.gif", "tensorboard.zip",
+    }  # fmt: skip
+    with zipfile.ZipFile(io.BytesIO(work.artifacts["tensorboard.zip"][1])) as logs:
+        assert {Path(name).parts[0] for name in logs.namelist()} == {"training", "validation"}
+
+
+@pytest.mark.parametrize("moment", ["export", "publish", "promote"])
+def test_killed_anywhere_and_run_again_it_is_one_version(settings: Settings, moment: str) -> None:
+    def kill(phase: str) -> None:
+        if phase == moment:
+            raise Killed
+
+    model = f"killed-{moment}"
+    first = work_of(settings, f"job_{moment}", model=model, epochs={"scratch": 1}, filters_every=0)
+    first = ToldWork(first.job_id, first.request, first.folder, at=kill)
+    with pytest.raises(Killed):
+        run(first, settings)
+    again = ToldWork(first.job_id, first.request, first.folder)
+    result = TrainingResult.model_validate(run(again, settings))
+    store = Store(settings.store_home)
+    assert store.versions(model) == [result.version] == [1]
+    assert store.aliases(model) == {"champion": 1}
+    assert result.curves == first.rows
+    if moment == "promote":  # published already: nothing is learned or drawn again
+        assert again.phases == ["promote"]
+        assert again.artifacts == {}
+    assert run(again, settings)["version"] == 1
+
+
+def test_who_is_told_to_stop_publishes_nothing(settings: Settings) -> None:
+    def stop(phase: str) -> None:
+        if phase == "publish":
+            raise WorkStoppedError
+
+    work = work_of(settings, "job_stop", model="stopped", epochs={"scratch": 1}, filters_every=0)
+    work = ToldWork(work.job_id, work.request, work.folder, at=stop)
+    with pytest.raises(WorkStoppedError):
+        run(work, settings)
+    assert Store(settings.store_home).versions("stopped") == []
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_loaded(settings: Settings) -> None:
+    with pytest.raises(ValidationFailed, match="published network"):
+        run(work_of(settings, "job_name", model="vgg16"), settings)
+    with pytest.raises(DatasetNotFound):
+        run(work_of(settings, "job_none", dataset_id="ds_none"), settings)

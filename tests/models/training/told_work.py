@@ -1,0 +1,49 @@
+"""A job's work that writes down what it is told, and stops or dies where a test wants it to."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from contracts.jobs import Progress
+
+
+class ToldWork:
+    """The real protocol over lists in memory.
+
+    Args:
+        job_id: The job.
+        request: What is asked for.
+        folder: Its own.
+        at: Called with the name of each phase that is told; may raise.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        request: dict[str, Any],
+        folder: Path,
+        at: Callable[[str], None] = lambda _phase: None,
+    ) -> None:
+        self.job_id, self.request, self.folder = job_id, request, folder
+        self.attempt = 1
+        self.rows: list[dict[str, Any]] = []
+        self.fractions: list[float] = []
+        self.phases: list[str] = []
+        self.artifacts: dict[str, tuple[str, bytes]] = {}
+        self._at = at
+
+    def progress(self, progress: Progress) -> None:
+        self.fractions.append(progress.fraction)
+        phase = progress.phase or ""
+        if not self.phases or self.phases[-1] != phase:
+            self.phases.append(phase)
+            self._at(phase)
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+    def artifact(self, name: str, media_type: str, content: bytes) -> None:
+        self.artifacts[name] = (media_type, content)
+
+    def check(self) -> None:
+        pass
