@@ -119,7 +119,7 @@ def test_api_and_worker_run_as_written(start: Starter, shared: Path, home: Home)
             "OPSIN_OFFLINE": 1,
         }
         api = start("-m", "cli", *ours()["api"]["command"][1:], **given)
-        until(lambda: _is_ok(f"http://127.0.0.1:{port}/healthz"))
+        until(lambda: _is_ok(f"http://127.0.0.1:{port}/healthz"), 60)
         worker = start("-m", "cli", *ours()["worker"]["command"][1:], **given)
         until(lambda: _is_ok(f"http://127.0.0.1:{port}/readyz"), 90)
         for run in (api, worker):
@@ -181,7 +181,10 @@ def test_the_gpu_worker_gets_a_gpu_and_the_profiles_choose() -> None:
 
 
 def test_what_is_built_is_what_the_dockerfiles_offer() -> None:
-    for name, service in ours().items():
+    built = {name: service for name, service in ours().items() if "build" in service}
+    images = {service["image"] for service in built.values()}
+    assert {service["image"] for service in ours().values()} == images, "each is built by someone"
+    for name, service in built.items():
         build = service["build"]
         text = (ROOT / build.get("dockerfile", "Dockerfile")).read_text()
         stages = re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE)

@@ -49,7 +49,7 @@ class Run:
     def descendants(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def wait_for(self, text: str, seconds: float = 30) -> None:
+    def wait_for(self, text: str, seconds: float = 90) -> None:
         until(lambda: text in self.text or self.process.poll() is not None, seconds)
         assert text in self.text, self.text
 

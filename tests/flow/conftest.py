@@ -56,7 +56,10 @@ def running(
     fetched_home: Path, imported: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     """One installation that the tests share: none of them may leave it broken."""
-    env = {"OPSIN_MODELS": "efficientnet_lite0,squeezenet,vgg16"}
+    env = {
+        "OPSIN_MODELS": "efficientnet_lite0,squeezenet,vgg16",
+        "OPSIN_PRECISION": "float32",  # its answers are compared with the network's own
+    }
     if SHARED.is_dir():
         env["OPSIN_WEIGHTS_DIR"] = str(SHARED / "weights")
     home = tmp_path_factory.mktemp("running") / "home"

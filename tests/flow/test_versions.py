@@ -28,7 +28,12 @@ def swapping(
 ) -> Iterator[Running]:
     """An installation of SqueezeNet whose versions these tests move."""
     home = tmp_path_factory.mktemp("swapping") / "home"
-    env = {"OPSIN_MODELS": MODEL, "OPSIN_WEIGHTS_DIR": str(SHARED / "weights")}
+    env = {
+        "OPSIN_MODELS": MODEL,
+        "OPSIN_WEIGHTS_DIR": str(SHARED / "weights"),
+        # So that an answer is told from another version's by less than bfloat16 rounds away.
+        "OPSIN_PRECISION": "float32",
+    }
     installation = Running(home, fetched / "weights", env, kept=True)
     try:
         installation.start()
