@@ -45,15 +45,15 @@ def _part(fraction: float, pictures: int) -> int:
 def split(files: Sequence[DatasetFile], fractions: Fractions) -> list[DatasetFile]:
     """Every admitted file with a split.
 
-    Given splits are kept, but for one thing: where all are given and none is for validation,
-    validation is taken from those to learn from. The test is never made from them.
+    Given splits are kept, but for one thing: where none of them is for validation, validation is
+    taken from those to learn from. The test is never made from them.
     """
     admitted = [one for one in files if one.status == "admitted"]
     free = [one for one in admitted if one.given_split is None]
     chosen: dict[str, Split] = {one.id: one.given_split for one in admitted if one.given_split}
-    if free:
-        chosen |= _drawn(free, fractions)
-    elif "validation" not in chosen.values():
+    validated = "validation" in chosen.values()
+    chosen |= _drawn(free, fractions)
+    if not validated:
         learning = [one for one in admitted if one.given_split == "train"]
         chosen |= _drawn(learning, Fractions(fractions.validation, 0.0, fractions.seed))
     return [one.model_copy(update={"split": chosen.get(one.id, one.given_split)}) for one in files]

@@ -20,6 +20,8 @@ GZIP = b"\x1f\x8b"
 _BLOCK = 512
 _CHUNK = 64 * 1024
 _LONGEST_EXTENSION = 64 * 1024
+_MOST_EXTENSIONS = 8  # before one file; honest archives have one to three
+_LONGEST_EMPTY_RUN = 1000
 _EXTENSIONS = frozenset(
     {
         tarfile.XHDTYPE,
@@ -37,7 +39,13 @@ class _Readable(Protocol):
 
 
 class _Header(tarfile.TarInfo):
-    """A header block that is judged before anything is done with it."""
+    """A header block that is judged before anything is done with it.
+
+    Each archive has a subclass of its own (`_headers`), for `chain` is counted on the class:
+    `tarfile` reads a chain of extensions by recursion and remembers the global ones.
+    """
+
+    chain = 0
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
@@ -49,9 +57,14 @@ class _Header(tarfile.TarInfo):
             raise InvalidArchive(_DAMAGED) from error
         if header.type in _EXTENSIONS and header.size > _LONGEST_EXTENSION:
             raise InvalidArchive("A file's name or note in the archive is endless. Pack it anew.")
-        if header.size < 0:
+        cls.chain = cls.chain + 1 if header.type in _EXTENSIONS else 0
+        if header.size < 0 or cls.chain > _MOST_EXTENSIONS:
             raise InvalidArchive(_DAMAGED)
         return header
+
+
+def _headers() -> type[tarfile.TarInfo]:
+    return type("_ArchivesHeader", (_Header,), {})
 
 
 class _Gunzip:
@@ -60,7 +73,7 @@ class _Gunzip:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._engine = zlib.decompressobj(31)
-        self._begun = False
+        self._empty = 0
 
     def read(self, size: int, /) -> bytes:
         while True:
@@ -68,6 +81,9 @@ class _Gunzip:
                 rest = self._engine.unused_data.lstrip(b"\0") or self._file.read(_CHUNK)
                 if not rest.startswith(GZIP):
                     return b""
+                self._empty += 1
+                if self._empty > _LONGEST_EMPTY_RUN:
+                    raise InvalidArchive(_DAMAGED)
                 self._engine = zlib.decompressobj(31)
             else:
                 rest = self._engine.unconsumed_tail or self._file.read(_CHUNK)
@@ -75,6 +91,7 @@ class _Gunzip:
                     raise InvalidArchive(_DAMAGED)
             found = self._engine.decompress(rest, size)
             if found:
+                self._empty = 0
                 return found
 
 
@@ -115,7 +132,7 @@ def read_tar(path: Path, limits: Limits) -> Iterator[Member]:
         source: _Readable = _Gunzip(file) if packed else file
         metered = cast(BinaryIO, _Metered(source, path.stat().st_size, limits))
         opened = _translated()
-        with opened, tarfile.open(fileobj=metered, mode="r|", tarinfo=_Header) as archive:
+        with opened, tarfile.open(fileobj=metered, mode="r|", tarinfo=_headers()) as archive:
             yield from _members(archive, limits)
 
 
@@ -131,7 +148,8 @@ def _translated() -> Iterator[None]:
 def _members(archive: tarfile.TarFile, limits: Limits) -> Iterator[Member]:
     count = total = 0
     for header in archive:
-        vars(archive)["members"] = []  # it would remember all headers, which nobody asks for
+        # It would remember all headers, which nobody asks for.
+        vars(archive).update(members=[], pax_headers={})
         count += 1
         if count > limits.files:
             raise too_many(limits)

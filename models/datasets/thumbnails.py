@@ -1,9 +1,9 @@
 """Small squares of pictures, made when first asked for and kept beside them."""
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from PIL import Image
 
@@ -39,7 +39,7 @@ def thumbnail(folder: Path, picture: Path, *, max_pixels: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(small.pixels).save(buffer, "JPEG", quality=_QUALITY)
     kept.parent.mkdir(exist_ok=True)
-    draft = kept.with_name(f".{kept.name}.{os.getpid()}")
+    draft = kept.with_name(f".{kept.name}.{uuid4().hex}")
     draft.write_bytes(buffer.getvalue())
     draft.rename(kept)
     return buffer.getvalue()

@@ -18,6 +18,7 @@ from contracts.errors import InvalidArchive
 from models.datasets.limits import Limits
 from models.datasets.members import Member, checked_name, shown, too_large, too_many, unread
 
+_DIRECTORY_BYTES = 512  # an entry of the directory, with a long name
 _END = b"PK\x05\x06"
 _END_SIZE = 22
 _LONGEST_COMMENT = 65_535
@@ -126,6 +127,8 @@ def _check_apart(entries: list[zipfile.ZipInfo], directory: int) -> None:
 def _check_count(file: BinaryIO, limits: Limits) -> None:
     """Walk the directory before `zipfile` makes an object of each entry."""
     start, size = _directory(file)
+    if size > _DIRECTORY_BYTES * (limits.files + 1):
+        raise InvalidArchive("The zip's list of files is endless. Pack the pictures anew.")
     file.seek(start)
     left, count = size, 0
     while left >= _ENTRY_SIZE:

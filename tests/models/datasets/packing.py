@@ -86,6 +86,16 @@ def endless_name_tar(size: int = 1 << 33) -> bytes:
     return header.tobuf(tarfile.GNU_FORMAT) + b"a" * 4096
 
 
+def chained_tar(kind: bytes, count: int = 2000) -> bytes:
+    """A tar of a good picture behind very many extension headers."""
+    header = tarfile.TarInfo("././@Chain")
+    header.type = kind
+    note = b"20 comment=aaaaaaa\n" if kind == tarfile.XGLTYPE else b"cat/1.png\0"
+    header.size = len(note)
+    block = header.tobuf(tarfile.GNU_FORMAT) + note.ljust(512, b"\0")
+    return block * count + tarred(tree({"cat": 1}))
+
+
 def sparse_tar(size: int = 1 << 40) -> bytes:
     """A tar of one GNU sparse file of a terabyte, in a few blocks."""
     header = tarfile.TarInfo("cat/1.png")

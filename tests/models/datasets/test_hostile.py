@@ -16,6 +16,7 @@ from contracts.errors import InvalidArchive, OpsinError, Unavailable
 from models.datasets.library import Library
 from models.datasets.limits import Limits
 from tests.models.datasets.packing import (
+    chained_tar,
     endless_name_tar,
     gzip_bomb,
     lying_zip,
@@ -125,6 +126,9 @@ TARS: dict[str, Callable[[], bytes]] = {
     "tar: a linked folder": lambda: odd_tar("cat", tarfile.SYMTYPE, linkname="/tmp"),
     "tar: a sparse terabyte": sparse_tar,
     "tar: an endless name": endless_name_tar,
+    "tar: a chain of names": lambda: chained_tar(tarfile.GNUTYPE_LONGNAME),
+    "tar: a chain of global headers": lambda: chained_tar(tarfile.XGLTYPE),
+    "tar: empty gzip members": lambda: gzip.compress(b"") * 2000 + tarred(GOOD, packed=True),
     "tar: a deep folder": lambda: odd_tar("a/" * 40 + "a.png"),
     "tar: too many files": lambda: tarred(many(61)),
     "tar: too much in total": lambda: tarred({f"cat/{n}.b": b"\1" * 190_000 for n in "abcdefg"}),

@@ -70,3 +70,15 @@ def test_what_is_given_stays(classes: dict[str, int], fractions: Fractions) -> N
         assert [one.split for one in found] == [one.given_split for one in given_splits]
     tested = [one.id for one in given_splits if one.given_split == "test"]
     assert [one.id for one in found if one.split == "test"] == tested
+
+
+def test_a_free_picture_more_leaves_validation_where_it_was() -> None:
+    """Given train and test: validation is drawn from train, also when one comes without a split."""
+    given_ones = [
+        one.model_copy(update={"given_split": "test" if at < 10 else "train"})
+        for at, one in enumerate(files({"a": 50}))
+    ]
+    free = files({"b": 1})
+    before = Counter(one.split for one in split(given_ones, Fractions(0.15, 0.15, 1)))
+    after = Counter(one.split for one in split([*given_ones, *free], Fractions(0.15, 0.15, 1)))
+    assert (before["validation"], after["validation"], after["test"]) == (6, 6, 10)
