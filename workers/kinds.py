@@ -31,10 +31,11 @@ def function_of(kind: str, table: str = TABLE) -> Function:
         table: ``module:name`` of a mapping like `KINDS`.
 
     Raises:
-        LookupError: Nothing here does it.
-        ImportError: The module is not there, or lacks what it needs.
+        ImportError: Nothing here does it, or the module lacks what it needs.
     """
     kinds: Mapping[str, str] = _named(table)
+    if kind not in kinds:
+        raise ImportError(f"{table} has no '{kind}'")
     function: Function = _named(kinds[kind])
     return function
 

@@ -6,6 +6,7 @@ when that ends, the parent is gone, and so are we.
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -103,21 +104,11 @@ class Attempt:
             self._work.check()
             function = function_of(self._lease.kind, self._kinds)
             result: dict[str, Any] = plain(function(self._work, self._settings))
-        except WorkStoppedError as stopped:
-            return stopped
-        except OpsinError as error:
-            return error
-        except (LookupError, ImportError):
-            log.exception("job_unknown", job=self._lease.job_id, kind=self._lease.kind)
-            return InternalError(
-                f"This worker cannot do '{self._lease.kind}'. `opsin doctor` may say what it lacks."
-            )
-        except MemoryError:
-            log.exception("job_starved", job=self._lease.job_id)
-            return InternalError("Memory was wanting. Ask for a smaller batch, image or network.")
-        except Exception:
-            log.exception("job_failed", job=self._lease.job_id)
-            return InternalError("The work failed; the job worker's log says why.")
+        except (WorkStoppedError, OpsinError) as told:
+            return told
+        except Exception as broken:
+            log.exception("job_failed", job=self._lease.job_id, kind=self._lease.kind)
+            return _told(broken)
         return result
 
     def _finish(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
@@ -137,6 +128,18 @@ class Attempt:
             case "overdue":
                 return self._leases.fail(self._lease, overdue(self._settings))
         return False
+
+
+def _told(broken: Exception) -> OpsinError:
+    """What a client reads of an exception nobody meant for it."""
+    if isinstance(broken, OSError) and broken.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Tried again: its checkpoints are worth keeping until there is room.
+        return Unavailable("The disk is full.", retry_after=60)
+    if isinstance(broken, MemoryError):
+        return InternalError("Memory was wanting. Ask for a smaller batch, image or network.")
+    if isinstance(broken, ImportError):
+        return InternalError("This worker cannot do that; `opsin doctor` may say what it lacks.")
+    return InternalError("The work failed; the job worker's log says why.")
 
 
 def overdue(settings: Settings) -> OpsinError:

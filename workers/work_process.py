@@ -64,7 +64,7 @@ class WorkProcess:
         """End it now, with all it started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait(10)
+        self.wait(10)  # one deep in the kernel ends when the kernel lets it
         if self._process.stdin is not None:
             self._process.stdin.close()
 

@@ -92,7 +92,8 @@ class Slot:
             if lease is None:
                 return False
             self._attempt(lease)
-        except (OpsinError, OSError):
+        except Exception:
+            # Whatever it was, the next look may go well, and a slot that ended would be missed.
             log.exception("slot_interrupted", queue=self.queue)
             return False
         return True
