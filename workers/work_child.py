@@ -108,7 +108,7 @@ class Attempt:
             return told
         except Exception as broken:
             log.exception("job_failed", job=self._lease.job_id, kind=self._lease.kind)
-            return _told(broken)
+            return _told(broken, self._lease.kind)
         return result
 
     def _finish(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
@@ -130,7 +130,7 @@ class Attempt:
         return False
 
 
-def _told(broken: Exception) -> OpsinError:
+def _told(broken: Exception, kind: str) -> OpsinError:
     """What a client reads of an exception nobody meant for it."""
     if isinstance(broken, OSError) and broken.errno in (errno.ENOSPC, errno.EDQUOT):
         # Tried again: its checkpoints are worth keeping until there is room.
@@ -138,7 +138,9 @@ def _told(broken: Exception) -> OpsinError:
     if isinstance(broken, MemoryError):
         return InternalError("Memory was wanting. Ask for a smaller batch, image or network.")
     if isinstance(broken, ImportError):
-        return InternalError("This worker cannot do that; `opsin doctor` may say what it lacks.")
+        return InternalError(
+            f"This worker cannot do '{kind}'. `opsin doctor` may say what it lacks."
+        )
     return InternalError("The work failed; the job worker's log says why.")
 
 
