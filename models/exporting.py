@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
-from contracts.explanation import Sanity
 from contracts.manifest import Draft, Endpoint, Provenance
 from contracts.messages import Pixels
 from models.endpoints import OUTPUTS
@@ -67,7 +67,8 @@ def export_version(
     write_labels(folder, labels)
     write_layers(folder, layers_of(Flat.of(model)))
 
-    equality = parity(endpoints, folder / SAVED_MODEL, pictures)
+    loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
+    equality = parity(endpoints, loaded, pictures)
     _reference(endpoints, pictures[:_REFERENCE_PICTURES]).write(folder / REFERENCE)
     height, width = model.inputs[0].shape[1:3]
     return Draft(
@@ -82,7 +83,7 @@ def export_version(
         parity=equality,
         provenance=(provenance or Provenance()).model_copy(update={"libraries": _libraries()}),
         metrics=metrics or {},
-        sanity=None if classes is None else _sanity(model, blueprint, pictures),
+        sanity=sanity(model, loaded, blueprint.explain_layer, pictures) if classes else None,
     )
 
 
@@ -92,10 +93,6 @@ def _write_saved_model(endpoints: dict[Endpoint, Signature], folder: Path) -> No
     for name, endpoint in endpoints.items():
         archive.add_endpoint(name, endpoint.run, input_signature=list(endpoint.inputs))
     archive.write_out(str(folder), verbose=False)
-
-
-def _sanity(model: keras.Model, blueprint: Blueprint, pictures: Pixels) -> Sanity:
-    return sanity(model, blueprint.preprocessing, blueprint.explain_layer, pictures)
 
 
 def _reference(endpoints: dict[Endpoint, Signature], pictures: Pixels) -> Reference:

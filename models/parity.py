@@ -1,6 +1,6 @@
 """Whether an exported graph answers as the Keras model that it was made from."""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +18,17 @@ class ParityError(ValueError):
     """The exported graph does not answer as the Keras model does."""
 
 
-def parity(endpoints: dict[Endpoint, Signature], saved_model: Path, pictures: Pixels) -> Parity:
+def parity(endpoints: dict[Endpoint, Signature], loaded: Any, pictures: Pixels) -> Parity:
     """The largest difference of each endpoint between Keras, run eagerly, and the files.
 
     Args:
         endpoints: Of the Keras model.
-        saved_model: The folder written from them.
+        loaded: What `tf.saved_model.load` made of the files written from them.
         pictures: Real ones, uint8 (n, height, width, 3).
 
     Raises:
         ParityError: One is above `PARITY_LIMIT`.
     """
-    loaded = tf.saved_model.load(str(saved_model))
     images = tf.constant(pictures)
     arguments = {"images": images}
     if "serve" in endpoints:

@@ -28,11 +28,13 @@ class Answering:
         explainer: Runs its Keras model.
         explain_layer: The layer that is meant when none is named.
         between: Called between two steps of a long computation; it may raise to end it.
+        progress: Told the fraction done of a slow method.
     """
 
     explainer: Explainer
     explain_layer: str
     between: Callable[[], None]
+    progress: Callable[[float], None] = lambda _fraction: None
 
     def answer(self, ask: MapAsk | ActivationsAsk, images: Pixels, classes: Indices) -> list[Told]:
         """One answer a picture.
@@ -59,7 +61,7 @@ class Answering:
             images,
             targets,
             ask.layer,
-            progress=lambda _: self.between(),
+            progress=self._step,
             seed=ask.seed,
         )
         chosen = probabilities[np.arange(len(images)), targets]
@@ -70,6 +72,10 @@ class Answering:
             (vector, self._measured(note, image, vector))
             for (vector, note), image in zip(told, images, strict=True)
         ]
+
+    def _step(self, fraction: float) -> None:
+        self.between()
+        self.progress(fraction)
 
     def _measured(self, note: bytes, image: Pixels, vector: Vector) -> bytes:
         def predict(pictures: Pixels) -> npt.NDArray[np.float32]:

@@ -82,7 +82,7 @@ class _Job:
             limit = self.settings.max_image_pixels
             resize, target = self.request.resize, self.explainer.manifest
             picture = decode(data, network=target, resize=resize, max_pixels=limit)
-            told = self._told(picture)
+            told = self._told(at, picture)
         except OpsinError as error:
             if len(self.request.names) == 1:
                 raise
@@ -117,13 +117,19 @@ class _Job:
         except FileNotFoundError:
             raise InvalidImage("The image was empty or too large; send another one.") from None
 
-    def _told(self, picture: Picture) -> list[Told]:
+    def _told(self, at: int, picture: Picture) -> list[Told]:
         """One answer a class, one after the other, so that a cancel is never far."""
+        classes, told = self.request.classes or [TOP_CLASS], list[Told]()
+        count = len(self.request.names)
+
+        def within(fraction: float) -> None:
+            done = (at + (len(told) + fraction) / len(classes)) / count
+            self.work.progress(Progress(fraction=done, phase="explain", step=at, steps=count))
+
         layer = self.explainer.manifest.explain_layer
-        answering = Answering(self.explainer, layer, self.work.check)
-        return [
-            answering.answer(
-                self.request.question, picture.pixels[np.newaxis], np.array([index], np.int32)
-            )[0]
-            for index in self.request.classes or [TOP_CLASS]
-        ]
+        answering = Answering(self.explainer, layer, self.work.check, within)
+        pixels = picture.pixels[np.newaxis]
+        for index in classes:
+            chosen = np.array([index], np.int32)
+            told += answering.answer(self.request.question, pixels, chosen)
+        return told

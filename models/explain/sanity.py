@@ -5,14 +5,18 @@ arXiv:1810.03292, section 3.1): from the output down, layer after layer loses wh
 the map is compared with the one before. A map that does not change was never about the network.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from contracts.explanation import Method, Sanity
 from contracts.messages import Pixels
-from models.catalog import Preprocessing
-from models.explain.probe import Probe
+from models.endpoints import OUTPUTS, TARGET
+from models.explain.flat import Flat
 
 METHOD: Method = "grad_cam"
 LIMIT = 0.5
@@ -21,52 +25,55 @@ LIMIT = 0.5
 _STAGES = 8
 _PICTURES = 3
 _Grids = npt.NDArray[np.float32]
+_Layer = tuple[str, Sequence[Any]]
 
 
-def sanity(
-    model: keras.Model,
-    preprocessing: Preprocessing,
-    layer: str,
-    pictures: Pixels,
-    *,
-    method: Method = METHOD,
-    seed: int = 0,
-) -> Sanity:
-    """Check a classifier's maps on a copy of it.
+def sanity(model: keras.Model, loaded: Any, layer: str, pictures: Pixels) -> Sanity:
+    """Check a classifier's Grad-CAM on a copy of it: its SavedModel, loaded.
 
-    A layer loses what it learnt by having its values put in another order: so they stay as large
-    as they were, and signals neither die nor explode on the way.
+    That copy is at hand where a version is made, and traced: a check costs a few batches. A layer
+    loses what it learnt by having its values put in another order: so they stay as large as they
+    were, and signals neither die nor explode on the way. The order is drawn from a fixed seed.
 
     Args:
-        model: The network; nothing about it changes.
-        preprocessing: What is done to its pictures first.
+        model: The network that was exported; only looked at.
+        loaded: What `tf.saved_model.load` made of it. Worth nothing afterwards.
         layer: The layer whose maps are weighed.
         pictures: Real ones of its input size, uint8 (n, h, w, 3), at least one.
-        method: A fast one.
-        seed: Of the random orders.
     """
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    probe = Probe(copy, preprocessing, max_batch_size=_PICTURES)
-    images = pictures[:_PICTURES].astype(np.float32)
-    classes = probe.probabilities(images).argmax(axis=-1).astype(np.int32)
-    before = probe.grids(method, images, classes, layer)
-    weighted = [step.layer for step in probe.flat.steps.values() if step.layer.weights][::-1]
-    random, found = np.random.default_rng(seed), {}
+    explain = loaded.signatures["explain"]
+    weighted = _weighted(model, {one.name: one for one in explain.variables})[::-1]
+    images = tf.constant(pictures[:_PICTURES])
+    top = tf.fill((len(images),), np.int32(-1))
+    first = explain(images=images, class_index=top)
+    before, random, found = first[OUTPUTS["explain"]].numpy(), np.random.default_rng(0), {}
     for stage in np.array_split(np.arange(len(weighted)), min(_STAGES, len(weighted))):
         for at in stage:
-            _forget(weighted[at], random)
-        after = probe.grids(method, images, classes, layer)
+            _forget(weighted[at][1], random)
+        after = explain(images=images, class_index=first[TARGET])[OUTPUTS["explain"]].numpy()
         pairs = zip(before, after, strict=True)
-        found[weighted[stage[-1]].name] = float(np.mean([rank_correlation(*p) for p in pairs]))
+        found[weighted[stage[-1]][0]] = float(np.mean([rank_correlation(*p) for p in pairs]))
     last = list(found.values())[-1]
     return Sanity(
-        method=method,
+        method=METHOD,
         layer=layer,
         pictures=len(images),
         rank_correlation={name: round(value, 4) for name, value in found.items()},
         passed=abs(last) < LIMIT,
     )
+
+
+def _weighted(model: keras.Model, variables: Mapping[str, Any]) -> list[_Layer]:
+    """The layers that learn, in the order of the pass forward, with the copy's variables."""
+    layers = [step.layer for step in Flat.of(model).steps.values()]
+    copies = [
+        (
+            layer.name,
+            [variables[name] for one in layer.weights if (name := one.value.name) in variables],
+        )
+        for layer in layers
+    ]
+    return [(name, found) for name, found in copies if found]
 
 
 def rank_correlation(one: _Grids, other: _Grids) -> float:
@@ -85,5 +92,7 @@ def _ranks(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return ranks
 
 
-def _forget(layer: keras.Layer, random: np.random.Generator) -> None:
-    layer.set_weights([random.permutation(w.ravel()).reshape(w.shape) for w in layer.get_weights()])
+def _forget(variables: Sequence[Any], random: np.random.Generator) -> None:
+    for one in variables:
+        values = one.numpy()
+        one.assign(random.permutation(values.ravel()).reshape(values.shape))

@@ -43,9 +43,10 @@ def test_a_zoo_network_is_served_from_the_store_as_keras_runs_it(
 
     kept = load_version(store, name, max_batch_size=2)
     built = load_predictor(network, weights, threads=2, max_batch_size=2)
-    assert (kept.operations, kept.classes) == (built.operations, built.classes)
+    assert kept.classes == built.classes
+    assert set(built.operations) < set(kept.operations), "a version explains as well"
     kept.warm()
-    for operation in kept.operations:
+    for operation in built.operations:
         expected = built.run(operation, pictures)
         found = kept.run(operation, pictures)
         assert found.shape == expected.shape

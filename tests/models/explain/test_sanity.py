@@ -3,12 +3,15 @@ import numpy as np
 import pytest
 from keras import layers
 
-from models.explain.sanity import rank_correlation, sanity
+from models.explain.sanity import rank_correlation
 from models.manifest import read_manifest
+from models.signatures import Blueprint
 from tests.models import keras_warnings
-from tests.models.explain.versions import pictures, published, tiny
+from tests.models.explain.versions import published, tiny
 
 pytestmark = keras_warnings.ignored
+
+OF_THE_PICTURE = Blueprint("cnn_small", 16, "unit", "maps", "maps")
 
 
 def test_the_correlation_is_spearmans() -> None:
@@ -33,15 +36,31 @@ def test_a_check_leaves_the_network_as_it_was_and_stands_in_the_manifest(tmp_pat
     assert all(-1 <= value <= 1 for value in kept.rank_correlation.values())
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert sanity(model, "unit", "conv2", pictures(2)) == kept, "seeded"
+    files = read_manifest(published(tmp_path / "again", model))
+    assert files.sanity == kept, "seeded"
 
 
-def test_maps_that_do_not_follow_the_weights_are_found_out() -> None:
+def test_maps_that_do_not_follow_the_weights_are_found_out(tmp_path) -> None:
     x = image = keras.Input((16, 16, 3))
     x = layers.AveragePooling2D(2, name="maps")(x)  # of the picture alone
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, layers.Dense(2, activation="softmax")(x))
     model.layers[-1].set_weights([np.ones((3, 2)), np.zeros(2)])
-    found = sanity(model, "unit", "maps", pictures(2))
+    found = read_manifest(published(tmp_path, model, blueprint=OF_THE_PICTURE)).sanity
+    assert found is not None
     assert list(found.rank_correlation.values())[-1] == pytest.approx(1)
     assert not found.passed
+
+
+def test_every_layer_that_learns_loses_what_it_learnt(tmp_path) -> None:
+    x = image = keras.Input((16, 16, 3))
+    for number in range(3):
+        x = layers.Conv2D(4, 3, name=f"conv{number}")(x)
+        x = layers.BatchNormalization(name=f"norm{number}")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, layers.Dense(2, activation="softmax", name="head")(x))
+    blueprint = Blueprint("cnn_small", 16, "unit", "norm2", "norm2")
+    found = read_manifest(published(tmp_path, model, blueprint=blueprint)).sanity
+    assert found is not None
+    names = ["head", "norm2", "conv2", "norm1", "conv1", "norm0", "conv0"]
+    assert list(found.rank_correlation) == names

@@ -24,13 +24,15 @@ def tiny(classes: int = 3) -> keras.Model:
     return cnn("cnn_small", input_shape=(SIDE, SIDE, 3), classes=classes)
 
 
-def published(root: Path, model: keras.Model, name: str = "tiny") -> Path:
+def published(
+    root: Path, model: keras.Model, name: str = "tiny", blueprint: Blueprint = BLUEPRINT
+) -> Path:
     """The folder of a version that holds `model`."""
     store = Store(root)
     units = int(model.outputs[0].shape[-1])
     labels = [Label(str(n), f"class {n}") for n in range(units)]
     with store.staging() as folder:
-        draft = export_version(model, BLUEPRINT, folder, pictures=pictures(2), labels=labels)
+        draft = export_version(model, blueprint, folder, pictures=pictures(2), labels=labels)
         version = store.publish(name, folder, draft)
     store.promote(name, version)
     return store.path(name, version)
