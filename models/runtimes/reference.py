@@ -17,7 +17,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-
 from contracts.manifest import Endpoint
 from contracts.messages import Pixels
 from models.batches import Outputs
