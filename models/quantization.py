@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from contracts.errors import NotTrainable
 from contracts.jobs import Progress
 from contracts.manifest import Draft, Endpoint, Manifest, ModelName
 from contracts.messages import Pixels
+from contracts.quantization import QuantizeBody
 from contracts.settings import Settings
 from contracts.work import Work
 from models.datasets.dataset import Dataset, Example
@@ -41,16 +42,11 @@ _MEASURED_PICTURES = 1000
 _BATCH = 8
 
 
-class QuantizationRequest(BaseModel):
-    """What `POST /v1/models/{name}/versions/{version}/quantize` asks of the job."""
-
-    model_config = ConfigDict(extra="forbid")
+class QuantizationRequest(QuantizeBody):
+    """What the job is told: the body, and of which version."""
 
     model: ModelName
     version: int = Field(ge=1)
-    dataset_id: str
-    max_accuracy_loss: float = Field(0.01, ge=0, le=1, description="As a share of all pictures.")
-    promote: bool = Field(True, description="Make it champion if it lost no more than that.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from service.routes import (
     models,
     oip,
     operations,
+    quantization,
     tfserving,
     versions,
 )
@@ -67,6 +68,7 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
         datasets,
         models,
         versions,
+        quantization,
         oip,
         tfserving,
         operations,

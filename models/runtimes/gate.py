@@ -22,12 +22,14 @@ class Bounds:
     cosine: float
 
 
-# Of SqueezeNet on 100 photos bfloat16 strays by 0.021 at most and to a cosine of 0.9998, int8 by
-# 0.47 (0.064 in the mean) and to 0.962. What int8 costs in accuracy was measured when the version
-# was quantized; here only a graph that is broken on this machine shall be caught.
+# Over 500 photos bfloat16 strays by 0.029 at most and to a cosine of 0.9998 with SqueezeNet, by
+# 0.076 and to 0.9957 with EfficientNet-Lite0. Their best classes agree on 97.6 and 98.2 %; where
+# they do not, the two best of float32 lay within 0.045 of each other. int8 strays by 0.47 (0.064
+# in the mean) and to 0.962 with SqueezeNet on 100 photos. What int8 costs in accuracy was measured
+# when the version was quantized; here only a graph broken on this machine shall be caught.
 BOUNDS: dict[Precision, Bounds] = {
     "float32": Bounds(1e-3, 0.9999),
-    "bfloat16": Bounds(0.05, 0.995),
+    "bfloat16": Bounds(0.1, 0.99),
     "int8": Bounds(0.7, 0.9),
 }
 

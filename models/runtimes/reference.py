@@ -7,6 +7,7 @@ child process makes them once.
     python -m models.runtimes.reference FOLDER [SAMPLES]
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from models.batches import Outputs
 from models.check_pictures import check_pictures
 from models.manifest import DERIVED, read_manifest
 from models.orphans import end_when_orphaned
+
+_LOG = logging.getLogger(__name__)
 
 REFERENCE = "reference.npz"
 _ENDPOINTS: tuple[Endpoint, ...] = ("serve", "features")
@@ -70,6 +73,8 @@ def reference_of(folder: Path, samples: Path | None) -> Reference | None:
     found = Reference.read(folder / REFERENCE) or Reference.read(made)
     if found is not None:
         return found
+    # Half a minute of silence would look like a hang.
+    _LOG.warning("reference_missing: TensorFlow answers once for %s", folder.parent.name)
     command = [sys.executable, "-m", "models.runtimes.reference", str(folder)]
     # The GPU is the worker's, and this needs none.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}

@@ -240,16 +240,21 @@ class Shelf:
         items: Sequence[JobItem],
         idempotency: tuple[str, str] | None,
     ) -> Job:
-        if idempotency and idempotency[0] in self.keys:
-            digest, first = self.keys[idempotency[0]]
-            if digest != idempotency[1]:
-                raise IdempotencyConflict("That key belongs to another request; make a new one.")
-            return self.jobs[first]
+        if (first := self._first(idempotency)) is not None:
+            return first
         self.submitted.append(items)
         job = self.put(f"job_{len(self.jobs)}", kind=kind)
         if idempotency:
             self.keys[idempotency[0]] = (idempotency[1], job.id)
         return job
+
+    def _first(self, idempotency: tuple[str, str] | None) -> Job | None:
+        if idempotency is None or idempotency[0] not in self.keys:
+            return None
+        digest, first = self.keys[idempotency[0]]
+        if digest != idempotency[1]:
+            raise IdempotencyConflict("That key belongs to another request; make a new one.")
+        return self.jobs[first]
 
     def put(self, job_id: str, **changes: Any) -> Job:
         plain: dict[str, Any] = {
@@ -277,8 +282,13 @@ class Shelf:
         inputs: Mapping[str, bytes] | None = None,
         idempotency: tuple[str, str] | None = None,
     ) -> Job:
+        if (first := self._first(idempotency)) is not None:
+            return first
         self.worked.append((kind, request, dict(inputs or {})))
-        return self.put(f"job_{len(self.jobs)}", kind=kind)
+        job = self.put(f"job_{len(self.jobs)}", kind=kind)
+        if idempotency:
+            self.keys[idempotency[0]] = (idempotency[1], job.id)
+        return job
 
     def history(self, job_id: str, after: int = 0) -> History:
         told = [entry for entry in self.entries.get(job_id, []) if entry.told > after]

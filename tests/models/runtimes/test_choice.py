@@ -25,12 +25,14 @@ def test_openvino_answers_as_tensorflow_does(tiny: Store) -> None:
     quick = load_version(tiny, "pets", max_batch_size=4, options=EXACT)
     assert (reference.runtime, quick.runtime) == ("tensorflow-float32", "openvino-float32")
     assert reference.runtime_reason is quick.runtime_reason is None
-    for operation in reference.operations:
+    for operation in ("classify", "embed"):
         expected = reference.run(operation, PICTURES)
         np.testing.assert_allclose(quick.run(operation, PICTURES), expected, atol=1e-5)
     classes = np.array([0, 1, 0, 1, 0], np.int32)
     np.testing.assert_allclose(
-        quick.explain(PICTURES, classes), reference.explain(PICTURES, classes), atol=1e-5
+        quick.explain(PICTURES, classes).grids,
+        reference.explain(PICTURES, classes).grids,
+        atol=1e-5,
     )
 
 
