@@ -24,7 +24,7 @@ async def while_connected(request: Request, work: Coroutine[None, None, T]) -> T
     others = task.cancelling()
     watch = asyncio.create_task(_cancel_when_gone(request, task))
     try:
-        # In this very task, as under `asyncio.timeout`: a task of its own for every request is dear.
+        # In this very task, as under `asyncio.timeout`: one of its own for every request is dear.
         return await work
     except asyncio.CancelledError:
         # Where somebody else has cancelled us as well, it is theirs to say what that means.

@@ -11,12 +11,13 @@ from contracts.jobs import Job
 from service import examples
 from service.deadlines import Timed
 from service.inference import Ask, Inference
+from service.plain_route import PlainRoute
 from service.preferences import RESPOND_ASYNC, Deferred, IdempotencyKey
 from service.problems import problem_responses
 from service.services import Open
 from service.uploads import IMAGES_BODY
 
-router = APIRouter(tags=["Inference"])
+router = APIRouter(tags=["Inference"], route_class=PlainRoute)
 
 
 class ModelQuery(BaseModel):
