@@ -74,7 +74,8 @@ class Item:
             self.class_index,
             len(self.note),
         )
-        return header + reply_to + self.note + np.ascontiguousarray(self.pixels).tobytes()
+        # Joined at once: the pixels are copied a single time.
+        return b"".join((header, reply_to, self.note, np.ascontiguousarray(self.pixels).data))
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
@@ -148,12 +149,12 @@ class Reply:
         if len(raw) < _REPLY.size or raw[:4] != _REPLY_MAGIC:
             raise MalformedMessageError("not a reply")
         _, item_id, ok, version, batch_size, queued, computed, noted = _REPLY.unpack_from(raw)
-        body = raw[_REPLY.size :]
         if not ok:
-            code, _, detail = body.decode().partition("\n")
+            code, _, detail = raw[_REPLY.size :].decode().partition("\n")
             return cls(item_id, version, batch_size, queued, computed, error=(code, detail))
-        if len(body) < noted or (len(body) - noted) % 4:
+        start = _REPLY.size + noted
+        if len(raw) < start or (len(raw) - start) % 4:
             raise MalformedMessageError("a vector of the wrong length")
-        vector = np.frombuffer(body[noted:], np.float32)
-        note = body[:noted]
+        vector = np.frombuffer(raw[start:], np.float32)  # a copy, so that it is aligned
+        note = raw[_REPLY.size : start]
         return cls(item_id, version, batch_size, queued, computed, vector=vector, note=note)

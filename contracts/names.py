@@ -36,6 +36,14 @@ def lane_flag(lane_key: str) -> str:
     return f"{lane_key}:scheduled"
 
 
+def lane_bell(lane_key: str) -> str:
+    """A list of at most one mark, put there by a push; who lingers is woken by it.
+
+    It only makes a drain sooner: where it is lost, the scheduled drain comes for what waits.
+    """
+    return f"{lane_key}:bell"
+
+
 def lane_rate(lane_key: str) -> str:
     """The images a second that lane was last seen to drain."""
     return f"{lane_key}:rate"
@@ -80,6 +88,10 @@ def job_input(job_id: str) -> str:
 def conversion(model: str, version: int, kind: str) -> str:
     """How the conversion of a version fares; there while one is under way or has just failed."""
     return f"conversion:{model}:{version}:{kind}"
+
+
+BELL_EXPIRE_MS = 3000
+"""A bell that nobody heard is silent after this long."""
 
 
 FLAG_EXPIRE_MS = 3000

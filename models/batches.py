@@ -46,6 +46,8 @@ class Batches:
             The rows of the answers, without those of the padding.
         """
         rows = [answer(*batch)[:count] for batch, count in self.padded(*given)]
+        if len(rows) == 1:
+            return rows[0]
         return np.concatenate(rows) if rows else np.zeros((0, width), np.float32)
 
     def padded(self, *given: npt.NDArray[Any]) -> Iterator[tuple[list[npt.NDArray[Any]], int]]:
@@ -58,5 +60,13 @@ class Batches:
             batch = [one[at : at + self.sizes[-1]] for one in given]
             count = len(batch[0])
             if padding := next(size for size in self.sizes if size >= count) - count:
-                batch = [np.pad(one, ((0, padding), *[(0, 0)] * (one.ndim - 1))) for one in batch]
+                batch = [_padded(one, padding) for one in batch]
             yield batch, count
+
+
+def _padded(rows: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
+    """The rows and `padding` more of zeros; `np.pad` does the same in ten times the calls."""
+    whole = np.empty((len(rows) + padding, *rows.shape[1:]), rows.dtype)
+    whole[: len(rows)] = rows
+    whole[len(rows) :] = 0
+    return whole

@@ -56,10 +56,10 @@ class Outputs:
 
 def predictions_of(probabilities: Vector, labels: Sequence[Label], top_k: int) -> list[Prediction]:
     """The most probable classes first; of equal ones, the lower index."""
-    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    best = _largest(probabilities, top_k)
     return [
         Prediction(
-            index=int(index),
+            index=index,
             id=labels[index].id,
             label=labels[index].text,
             # A softmax in half precision may round to a hair over 1.
@@ -67,6 +67,19 @@ def predictions_of(probabilities: Vector, labels: Sequence[Label], top_k: int) -
         )
         for index in best
     ]
+
+
+def _largest(values: Vector, count: int) -> list[int]:
+    """Indices of the largest values, in descending order; of equal ones, the lower index first."""
+    if count < len(values):
+        # Sorting all of a thousand classes takes longer than what is known of the few.
+        least = np.partition(values, len(values) - count)[len(values) - count]
+        candidates = np.flatnonzero(values >= least)
+    else:
+        candidates = np.arange(len(values))
+    order = np.argsort(-values[candidates], kind="stable")[:count]
+    chosen: list[int] = candidates[order].tolist()
+    return chosen
 
 
 def vector_of(reply: Reply | OpsinError) -> Vector:

@@ -49,7 +49,7 @@ def _exactness(name: str, kind: Kind) -> int:
     return {kind: 3, family: 2, "*/*": 1}.get(name, 0)
 
 
-def accepted(
+async def accepted(
     request: Request,
     accept: Annotated[
         str | None,

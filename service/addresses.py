@@ -11,7 +11,7 @@ from service.tensor_inference import Named
 _VERSION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-def named(
+async def named(
     request: Request,
     model: Annotated[str, Path(description="A model's name.", examples=["squeezenet"])],
 ) -> Named:

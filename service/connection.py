@@ -18,20 +18,32 @@ async def while_connected(request: Request, work: Coroutine[None, None, T]) -> T
     Raises:
         ClientDisconnect: The client hung up first.
     """
-    task = asyncio.ensure_future(work)
-    hung_up = asyncio.ensure_future(_hang_up(request))
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("called outside a task")
+    others = task.cancelling()
+    watch = asyncio.create_task(_cancel_when_gone(request, task))
     try:
-        await asyncio.wait({task, hung_up}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
+        # In this very task, as under `asyncio.timeout`: one of its own for every request is dear.
+        return await work
+    except asyncio.CancelledError:
+        # Where somebody else has cancelled us as well, it is theirs to say what that means.
+        if _has_struck(watch) and task.cancelling() - 1 <= others:
+            raise ClientDisconnect from None
+        raise
     finally:
-        task.cancel()
-        hung_up.cancel()
-        # Wait until it has let go of what it holds: its places in the queue, above all.
-        await asyncio.gather(task, hung_up, return_exceptions=True)
+        if _has_struck(watch):
+            task.uncancel()
+        else:
+            watch.cancel()
 
 
-async def _hang_up(request: Request) -> None:
+async def _cancel_when_gone(request: Request, task: "asyncio.Task[object]") -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    task.cancel()
+
+
+def _has_struck(watch: "asyncio.Task[None]") -> bool:
+    """Whether it came to its end, which is to cancel."""
+    return watch.done() and not watch.cancelled() and watch.exception() is None

@@ -62,7 +62,7 @@ class Deadline:
             ) from None
 
 
-def deadline_of(
+async def deadline_of(
     request: Request,
     services: Open,
     x_timeout_ms: Annotated[

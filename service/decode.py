@@ -6,7 +6,8 @@ tensors, so threads are enough.
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -79,19 +80,33 @@ class Decoder:
         self._room -= 1
         future = self._pool.submit(work)
         loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
         # The room is given back by the thread's end, not by ours: a late one still holds its bytes.
-        future.add_done_callback(lambda _: self._give_back(loop))
+        future.add_done_callback(partial(self._hand_over, loop, result))
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), deadline_seconds)
+            return await asyncio.wait_for(result, deadline_seconds)
         except TimeoutError:
             raise _too_late() from None
+        finally:
+            future.cancel()
 
-    def _give_back(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(self._add_room)
+    def _hand_over(
+        self, loop: asyncio.AbstractEventLoop, result: "asyncio.Future[T]", done: "Future[T]"
+    ) -> None:
+        """Wake the loop once for both, the room and the result."""
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self._settle, result, done)
 
-    def _add_room(self) -> None:
+    def _settle(self, result: "asyncio.Future[T]", done: "Future[T]") -> None:
         self._room += 1
+        if result.done():
+            return  # nobody waits any more
+        if done.cancelled():
+            result.cancel()
+        elif (error := done.exception()) is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(done.result())
 
     def close(self) -> None:
         """Take no more images and forget those that wait; does not wait for running ones."""

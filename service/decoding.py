@@ -62,9 +62,12 @@ async def decode_uploads(
             picture = error
         return Decoded(upload.name, picture, time.monotonic() - started)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(upload)) for upload in uploads]
-    decoded = [task.result() for task in tasks]
+    if len(uploads) == 1:
+        decoded = [await one(uploads[0])]
+    else:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(upload)) for upload in uploads]
+        decoded = [task.result() for task in tasks]
     for result in decoded:
         failed = result.picture
         if isinstance(failed, OpsinError) and not isinstance(failed, _FAULTS_OF_AN_IMAGE):

@@ -12,12 +12,16 @@ from contracts.messages import Item
 
 _PUSH = """
 local depth = redis.call('LLEN', KEYS[1])
-local count = #ARGV - 3
+local count = #ARGV - 4
 if depth > 0 and depth + count > tonumber(ARGV[1]) then return {-1, depth} end
-for i = 4, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+for i = 5, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
 local expires = tonumber(ARGV[2])
 if redis.call('PTTL', KEYS[1]) < expires then redis.call('PEXPIRE', KEYS[1], expires) end
 local scheduled = redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[3])
+if depth == 0 or scheduled then
+  if redis.call('EXISTS', KEYS[3]) == 0 then redis.call('RPUSH', KEYS[3], '1') end
+  redis.call('PEXPIRE', KEYS[3], ARGV[4])
+end
 return {scheduled and 1 or 0, depth + count}
 """
 _NUDGE = """
@@ -70,11 +74,12 @@ class Lanes:
         code, depth = cast(
             list[int],
             await self._push(
-                keys=[lane, names.lane_flag(lane)],
+                keys=[lane, names.lane_flag(lane), names.lane_bell(lane)],
                 args=[
                     self._limit if not again else 1 << 30,
                     max(1, int(seconds * 1000)),
                     names.FLAG_EXPIRE_MS,
+                    names.BELL_EXPIRE_MS,
                     *(item.pack() for item in items),
                 ],
             ),

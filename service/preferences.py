@@ -7,7 +7,7 @@ from fastapi import Depends, Header, Request
 RESPOND_ASYNC = "respond-async"
 
 
-def prefers_async(
+async def prefers_async(
     request: Request,
     prefer: Annotated[
         str | None,

@@ -188,7 +188,7 @@ class Services:
 Opening = Callable[[Settings], AbstractAsyncContextManager[Services]]
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     """The open services, as a dependency of a route."""
     services = request.app.state.services
     if not isinstance(services, Services):

@@ -23,7 +23,8 @@ log = structlog.get_logger()
 
 # Other lanes and jobs get their turn after this long, however much still comes in this one.
 _TURN_SECONDS = 0.25
-_POLL_SECONDS = 0.001
+# A stop is noticed after this long at the latest.
+_LISTEN_SECONDS = 0.1
 _RATE_SMOOTHING = 0.3
 _ORDER: tuple[LaneOperation, ...] = get_args(LaneOperation)
 _VECTORS: tuple[Operation, ...] = get_args(Operation)
@@ -150,11 +151,13 @@ class Drain:
         """The next images, waiting a moment for them unless another lane or a stop is pending."""
         lingers_until = time.monotonic() + self._linger_seconds
         limit = _LIMITS.get(lane.operation, self._batch_limit)
-        while not (items := self._lanes.take(lane, limit)):
-            over = time.monotonic() >= lingers_until or self._stopping.is_set()
-            if over or self._lanes.scheduled(others):
+        while not (items := self._lanes.take_unless(lane, limit, others)):
+            left = lingers_until - time.monotonic()
+            if items is None or left <= 0 or self._stopping.is_set():
                 return []
-            time.sleep(_POLL_SECONDS)
+            rung = self._lanes.listen([lane, *others], min(left, _LISTEN_SECONDS))
+            if rung not in (None, lane.key):
+                return []  # another lane's drain is on its way, and gets its turn
         return items
 
     def _answer(self, lane: LaneName, predictor: Predictor, items: list[Item]) -> int:

@@ -4,6 +4,7 @@ Taking is one Lua call: it drops images whose client has gone, and notes the res
 that the API can send them again should this worker die before it answers.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,22 +17,36 @@ from contracts.inference import LaneOperation
 from contracts.messages import ID_LENGTH, ID_OFFSET, Item, MalformedMessageError, Reply
 
 _TAKE = f"""
-local taken = {{}}
-while #taken < tonumber(ARGV[1]) do
-  local raw = redis.call('LPOP', KEYS[1])
-  if not raw then break end
-  local id = string.sub(raw, {ID_OFFSET}, {ID_OFFSET + ID_LENGTH - 1})
-  if redis.call('DEL', '{names.ABANDONED_PREFIX.decode()}' .. id) == 0 then
-    taken[#taken + 1] = raw
-    redis.call('SADD', KEYS[2], id)
+redis.call('DEL', KEYS[3])
+local limit, taken, ids = tonumber(ARGV[1]), {{}}, {{}}
+while #taken < limit do
+  local raws = redis.call('LPOP', KEYS[1], limit - #taken)
+  if not raws then break end
+  local marks, of = {{}}, {{}}
+  for at, raw in ipairs(raws) do
+    of[at] = string.sub(raw, {ID_OFFSET}, {ID_OFFSET + ID_LENGTH - 1})
+    marks[at] = '{names.ABANDONED_PREFIX.decode()}' .. of[at]
+  end
+  local all = redis.call('EXISTS', unpack(marks)) == 0
+  for at, raw in ipairs(raws) do
+    if all or redis.call('DEL', marks[at]) == 0 then
+      taken[#taken + 1] = raw
+      ids[#ids + 1] = of[at]
+    end
   end
 end
-if #taken > 0 then redis.call('EXPIRE', KEYS[2], 3600) end
+if #taken > 0 then
+  redis.call('SADD', KEYS[2], unpack(ids))
+  redis.call('EXPIRE', KEYS[2], 3600)
+  return taken
+end
+if #KEYS > 3 and redis.call('EXISTS', unpack(KEYS, 4)) > 0 then return 1 end
 return taken
 """
 # A reply list whose API process is gone must not stay for ever.
 _REPLIES_EXPIRE_SECONDS = 120
 _RATE_EXPIRE_SECONDS = 60
+_RATE_EVERY_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,10 @@ class LaneName:
     def flag(self) -> str:
         return names.lane_flag(self.key)
 
+    @property
+    def bell(self) -> str:
+        return names.lane_bell(self.key)
+
 
 class Lanes:
     """All lanes, seen by one worker.
@@ -63,6 +82,7 @@ class Lanes:
         self._client = client
         self._claims = names.claims(worker_id)
         self._take = client.register_script(_TAKE)
+        self._rate_told: dict[LaneName, float] = {}
 
     def begin(self, lane: LaneName) -> None:
         """From now on a push schedules the next drain, on this worker or another."""
@@ -74,7 +94,21 @@ class Lanes:
 
     def take(self, lane: LaneName, limit: int) -> list[Item]:
         """At most `limit` images, oldest first; those of clients that left are dropped."""
-        raws = cast(list[bytes], self._take(keys=[lane.key, self._claims], args=[limit]))
+        return self.take_unless(lane, limit, ()) or []
+
+    def take_unless(
+        self, lane: LaneName, limit: int, others: Sequence[LaneName]
+    ) -> list[Item] | None:
+        """The same, and where there are none, whether others are to be looked after.
+
+        Returns:
+            At most `limit` images; None if there are none and the drain of one of `others` waits
+            for a worker.
+        """
+        keys = [lane.key, self._claims, lane.bell, *(other.flag for other in others)]
+        raws = cast(list[bytes] | int, self._take(keys=keys, args=[limit]))
+        if isinstance(raws, int):
+            return None
         items = []
         for raw in raws:
             try:
@@ -83,6 +117,23 @@ class Lanes:
                 # Of another release. Its sender's deadline answers for it.
                 continue
         return items
+
+    def listen(self, lanes: Sequence[LaneName], seconds: float) -> str | None:
+        """Wait for the bell of one of these lanes.
+
+        Args:
+            lanes: Which.
+            seconds: How long; at least a millisecond, since Redis takes 0 for ever.
+
+        Returns:
+            The key of the lane whose bell rang; None if none did in time.
+        """
+        keys = {lane.bell: lane.key for lane in lanes}
+        rung = cast(
+            tuple[bytes, bytes] | None,
+            self._client.blpop(list(keys), timeout=max(seconds, 0.001)),
+        )
+        return keys[rung[0].decode()] if rung else None
 
     def scheduled(self, lanes: Sequence[LaneName]) -> list[LaneName]:
         """Those of these lanes whose drain waits for a worker."""
@@ -107,7 +158,10 @@ class Lanes:
             pipe.rpush(key, *replies)
             pipe.expire(key, _REPLIES_EXPIRE_SECONDS)
         self._release(pipe, [item for item, _ in answers])
-        pipe.set(names.lane_rate(lane.key), f"{rate:.3f}", ex=_RATE_EXPIRE_SECONDS)
+        now = time.monotonic()
+        if now >= self._rate_told.get(lane, 0.0) + _RATE_EVERY_SECONDS:
+            self._rate_told[lane] = now
+            pipe.set(names.lane_rate(lane.key), f"{rate:.3f}", ex=_RATE_EXPIRE_SECONDS)
         pipe.execute()
 
     def is_abandoned(self, item: Item) -> bool:

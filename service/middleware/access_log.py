@@ -6,6 +6,7 @@ what is nobody's business.
 """
 
 import time
+from typing import Any
 
 import structlog
 from starlette.requests import Request
@@ -23,6 +24,7 @@ class AccessLog:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._log: Any = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,7 +40,7 @@ class AccessLog:
                 status = message["status"]
             await send(message)
 
-        log = structlog.get_logger("service.access")
+        log = self._bound()
         try:
             await self.app(scope, receive, note)
         except Exception:
@@ -56,3 +58,9 @@ class AccessLog:
                 status=status or CLIENT_CLOSED_REQUEST,
                 duration_ms=round((time.monotonic() - started) * 1000, 1),
             )
+
+    def _bound(self) -> Any:
+        """The logger, put together once; not before the first request, when logging is set up."""
+        if self._log is None:
+            self._log = structlog.get_logger("service.access").bind()
+        return self._log

@@ -1,19 +1,23 @@
 """Headers that keep a browser from doing more with an answer than show it."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_POLICY = b"content-security-policy"
+_NOTHING = (*_HEADERS, (_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
 # Swagger UI draws with inline styles and data: icons; its scripts are files of ours.
 _DOCS = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; connect-src 'self'; font-src 'self'; frame-ancestors 'none'"
+    *_HEADERS,
+    (
+        _POLICY,
+        b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+        b"img-src 'self' data:; connect-src 'self'; font-src 'self'; frame-ancestors 'none'",
+    ),
 )
 
 
@@ -27,14 +31,14 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        policy = _DOCS if scope["path"].startswith("/docs") else _NOTHING
+        ours = _DOCS if scope["path"].startswith("/docs") else _NOTHING
 
         async def harden(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                headers.setdefault("Content-Security-Policy", policy)
+                # As they are sent, in lower-case bytes: this is done for every answer.
+                given = list(message.get("headers", ()))
+                names = {name.lower() for name, _ in given}
+                message["headers"] = given + [one for one in ours if one[0] not in names]
             await send(message)
 
         await self.app(scope, receive, harden)

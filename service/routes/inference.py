@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.inference import InferenceResponse, Resize
@@ -11,12 +11,13 @@ from contracts.jobs import Job
 from service import examples
 from service.deadlines import Timed
 from service.inference import Ask, Inference
+from service.plain_route import PlainRoute
 from service.preferences import RESPOND_ASYNC, Deferred, IdempotencyKey
 from service.problems import problem_responses
 from service.services import Open
 from service.uploads import IMAGES_BODY
 
-router = APIRouter(tags=["Inference"])
+router = APIRouter(tags=["Inference"], route_class=PlainRoute)
 
 
 class ModelQuery(BaseModel):
@@ -106,7 +107,7 @@ async def classify(
     deferred: Deferred,
     services: Open,
     key: IdempotencyKey = None,
-) -> InferenceResponse | JSONResponse:
+) -> Response:
     """Classify one image or several.
 
     Of several images, one that cannot be read gives its own `error` and the others still answer;
@@ -114,7 +115,7 @@ async def classify(
     """
     ask = Ask("classify", query.model, query.version, query.resize, query.top_k)
     inference = Inference(services, request, ask, deadline)
-    return accepted(await inference.job(key)) if deferred else await inference.answer()
+    return accepted(await inference.job(key)) if deferred else told(await inference.answer())
 
 
 @router.post(
@@ -138,14 +139,19 @@ async def embed(
     deferred: Deferred,
     services: Open,
     key: IdempotencyKey = None,
-) -> InferenceResponse | JSONResponse:
+) -> Response:
     """Embed one image or several: the pooled features of the network's base.
 
     Similar pictures lie close to each other. Errors are as in classification.
     """
     ask = Ask("embed", query.model, query.version, query.resize)
     inference = Inference(services, request, ask, deadline)
-    return accepted(await inference.job(key)) if deferred else await inference.answer()
+    return accepted(await inference.job(key)) if deferred else told(await inference.answer())
+
+
+def told(answer: InferenceResponse) -> Response:
+    """The answer as it is sent. It was validated when it was made, and is written only once."""
+    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
 def accepted(job: Job) -> JSONResponse:

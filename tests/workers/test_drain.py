@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from threading import Event
+from threading import Event, Thread, Timer
 from typing import Any, TypeVar
 
 import numpy as np
@@ -380,3 +380,69 @@ def test_a_study_gives_way_to_no_other_study(
     reasons.during = lambda give_way: (client.set(lane.flag, 1), give_way())
     drain_of(client, network, explain=reasons)[0](lane)
     assert reasons.batches == [("study", [1]), ("study", [2])], "one after the other"
+
+
+def test_a_lingering_drain_is_woken_by_a_push(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    drain, _ = drain_of(client, network, linger_seconds=1.0)
+    push(valkey, item_of(1))
+    later = Thread(target=lambda: (time.sleep(0.1), push(valkey, item_of(2))))
+    later.start()
+    began = time.monotonic()
+    assert drain(LANE) == 2
+    assert time.monotonic() - began < 3
+    later.join()
+    assert client.keys("*:bell") == []
+
+
+def test_a_push_to_another_lane_ends_the_lingering(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    drain, _ = drain_of(client, network, linger_seconds=5.0)
+
+    def ring() -> None:
+        time.sleep(0.1)
+        with_lanes(valkey, lambda s: s.push(OTHER.key, [item_of(2)], seconds=30))
+
+    push(valkey, item_of(1))
+    later = Thread(target=ring)
+    later.start()
+    began = time.monotonic()
+    assert drain(LANE) == 1
+    assert time.monotonic() - began < 3
+    later.join()
+    assert client.llen(OTHER.key) == 1
+
+
+def test_a_stop_ends_the_lingering(valkey: RealValkey, client: redis.Redis, network: Mean) -> None:
+    stopping = Event()
+    drain, _ = drain_of(client, network, linger_seconds=5.0, stopping=stopping)
+    later = Timer(0.1, stopping.set)
+    later.start()
+    began = time.monotonic()
+    assert drain(LANE) == 0
+    assert time.monotonic() - began < 3
+
+
+def test_bells_do_not_pile_up(valkey: RealValkey, client: redis.Redis) -> None:
+    bell = names.lane_bell(LANE.key)
+    for value in range(3):
+        push(valkey, item_of(value))
+    assert client.llen(bell) == 1
+    assert 0 < client.pttl(bell) <= names.BELL_EXPIRE_MS
+    assert len(Lanes(client, "w1").take(LANE, 4)) == 3
+    assert not client.exists(bell)
+
+
+def test_those_who_left_do_not_take_the_places_of_others(
+    valkey: RealValkey, client: redis.Redis
+) -> None:
+    items = [item_of(value) for value in range(6)]
+    push(valkey, *items)
+    gone = [items[0].id, items[2].id]
+    with_lanes(valkey, lambda s: s.abandon(gone, seconds=30))
+    taken = Lanes(client, "w1").take(LANE, 4)
+    assert [item.id for item in taken] == [items[at].id for at in (1, 3, 4, 5)]
+    assert client.smembers(names.claims("w1")) == {item.id for item in taken}
+    assert not client.exists(*map(names.abandoned, gone))
