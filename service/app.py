@@ -25,6 +25,7 @@ from service.routes import (
     oip,
     operations,
     tfserving,
+    trainings,
     versions,
 )
 from service.services import Opening
@@ -65,6 +66,7 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
         layers,
         jobs,
         datasets,
+        trainings,
         models,
         versions,
         oip,

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -131,7 +132,7 @@ class JobQueue:
         kind: JobKind,
         request: dict[str, Any],
         *,
-        inputs: Mapping[str, bytes] | None = None,
+        inputs: Mapping[str, bytes | Path] | None = None,
         idempotency: tuple[str, str] | None = None,
     ) -> Job:
         """Store a job that runs in a process of its own, and ring for it.
@@ -139,7 +140,7 @@ class JobQueue:
         Args:
             kind: One of `contracts.jobs.WORK_QUEUES`.
             request: What is to be done, validated; JSON.
-            inputs: Files by name, found by the work in its folder.
+            inputs: Files by name, found by the work in its folder; a path is moved there.
             idempotency: The client's key, and the sha256 of what was asked.
 
         Raises:

@@ -13,7 +13,6 @@ from cli.train import train
 from cli.wishes import wishes
 from contracts.jobs import Progress
 from contracts.settings import Settings
-from contracts.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.training.presets import training_request
 
