@@ -1,9 +1,9 @@
 """The files beside a job's row: what it was given, its checkpoints, what it made.
 
 A folder a job: `work` is the scratch of the work, inputs included, and goes when the job has ended;
-`artifacts` goes with the row, and so does the event log. Rows rule: files are written before the row that names them and
-removed after it, so what a killed process leaves behind is only ever a folder without a row,
-which `sweep` finds.
+`artifacts` goes with the row, and so does the event log. Rows rule: files are written before the
+row that names them and removed after it, so what a killed process leaves behind is only ever a
+folder without a row, which `sweep` finds.
 """
 
 import fcntl

@@ -274,10 +274,14 @@ class Shelf:
         kind: JobKind,
         request: dict[str, Any],
         *,
-        inputs: Mapping[str, bytes] | None = None,
+        inputs: Mapping[str, bytes | Path] | None = None,
         idempotency: tuple[str, str] | None = None,
     ) -> Job:
-        self.worked.append((kind, request, dict(inputs or {})))
+        taken = {
+            name: one.read_bytes() if isinstance(one, Path) else one
+            for name, one in (inputs or {}).items()
+        }
+        self.worked.append((kind, request, taken))
         return self.put(f"job_{len(self.jobs)}", kind=kind)
 
     def history(self, job_id: str, after: int = 0) -> History:
