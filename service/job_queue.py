@@ -32,6 +32,7 @@ from database.idempotency import IdempotencyKey
 from database.job_files import JobFiles
 from database.jobs import Created, Jobs, new_job_id
 from database.leases import Leases
+from models.catalog import queue_of
 from service.rounds import Rounds
 from service.services import JobItem
 
@@ -209,7 +210,7 @@ class JobQueue:
                 names.TASK_RING, args=[queue], queue=queue, expires=_STALE_SECONDS
             )
             return
-        queue = names.inference_queue(network)
+        queue = queue_of(network)
         self._celery.send_task(names.TASK_RUN_JOB, args=[job_id, network], queue=queue)
 
     async def _purge(self) -> None:
