@@ -161,6 +161,9 @@ class Settings(BaseSettings):
         description="How far long jobs stand back for all else on their machine. At 19, the "
         "lowest priority there is, inference goes first. 0: not at all.",
     )
+    checkpoint_seconds: float = Field(
+        30, ge=0, description="What the loss of its process may cost a training, about."
+    )
     feature_cache_mb: int = Field(
         4096,
         ge=0,

@@ -169,6 +169,7 @@ class _Run:
             cache=FeatureCache(settings.features_home, settings.feature_cache_mb * MIB),
             max_pixels=settings.max_image_pixels,
             threads=settings.job_threads,
+            checkpoint_seconds=settings.checkpoint_seconds,
         )
 
     def _stage(self, phase: str, number: int) -> None:
