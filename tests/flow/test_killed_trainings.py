@@ -78,7 +78,12 @@ def check_clean(house: Running, job_ids: set[str]) -> None:
 
 
 def versions(client: httpx.Client, model: str) -> list[int]:
-    listed: list[int] = client.get(f"/v1/models/{model}").json()["versions"]
+    """As the API tells, which looks at the store twice a second."""
+    until = time.monotonic() + 20
+    while (answer := client.get(f"/v1/models/{model}")).status_code != 200:
+        assert time.monotonic() < until, answer.text
+        time.sleep(0.1)
+    listed: list[int] = answer.json()["versions"]
     return listed
 
 
