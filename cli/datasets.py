@@ -22,6 +22,7 @@ from contracts.errors import OpsinError
 from contracts.settings import Settings
 from database.data_sets import MOST_LISTED, DataSets
 from database.engine import open_engine
+from database.jobs import Jobs
 from models.datasets.admission import Told
 from models.datasets.library import Library
 from models.datasets.splitting import Fractions
@@ -104,12 +105,17 @@ def delete(settings: Settings, dataset_id: str) -> None:
 def _opened(settings: Settings) -> Iterator[Datasets]:
     _told(migrate, settings)
     engine = open_engine(settings.database)
-    datasets = Datasets(Library.of(settings), DataSets(engine, lambda: datetime.now(UTC)))
+    jobs = Jobs(engine, _now)
+    datasets = Datasets(Library.of(settings), DataSets(engine, _now), jobs.needs_data_set)
     try:
         _told(datasets.reconcile)
         yield datasets
     finally:
         engine.dispose()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @contextmanager

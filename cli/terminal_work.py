@@ -107,8 +107,7 @@ class TerminalWork:
         self, shelf: Shelf, request: TrainingRequest, console: Console, signals: StopSignals
     ) -> None:
         self.job_id, self.attempt, self.folder = shelf.job_id, shelf.attempt, shelf.folder
-        # Only what was set: a head, say, that was not asked for is no wish for the default one.
-        self.request: dict[str, Any] = request.model_dump(mode="json", exclude_unset=True)
+        self.request: dict[str, Any] = request.model_dump(mode="json")
         self._pictures, self._signals = shelf.pictures, signals
         self._epochs = request.epochs.model_dump()
         self._phase: str | None = None

@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     max_dataset_files: int = Field(
         200_000, ge=1, description="Most files in a data set, left out ones counted."
     )
+    dataset_job_bytes: int = Field(
+        32 * MIB,
+        ge=0,
+        description="Archives of so many bytes or more are taken in by a job; smaller ones while "
+        "the client waits.",
+    )
     min_free_disk_bytes: int = Field(
         512 * MIB, ge=0, description="Bytes of the disk that data sets leave free."
     )
@@ -155,6 +161,15 @@ class Settings(BaseSettings):
         description="How far long jobs stand back for all else on their machine. At 19, the "
         "lowest priority there is, inference goes first. 0: not at all.",
     )
+    checkpoint_seconds: float = Field(
+        30, ge=0, description="What the loss of its process may cost a training, about."
+    )
+    feature_cache_mb: int = Field(
+        4096,
+        ge=0,
+        description="Disk in MB for what frozen networks said of pictures, shared by trainings. "
+        "0: none is kept.",
+    )
     shutdown_seconds: float = Field(
         10, gt=0, description="How long a process may take to finish its work when told to stop."
     )
@@ -208,6 +223,11 @@ class Settings(BaseSettings):
     def datasets_home(self) -> Path:
         """Where the data sets are kept."""
         return self.home / "datasets"
+
+    @property
+    def features_home(self) -> Path:
+        """Where trainings remember what frozen networks said; may be emptied at any time."""
+        return self.home / "cache" / "features"
 
     @property
     def event_logs_home(self) -> Path:

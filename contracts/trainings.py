@@ -45,10 +45,7 @@ class _Part(BaseModel):
 
 
 class Head(_Part):
-    """The classifier on top: pooling, dense layers, dropout, softmax.
-
-    A network that starts from nothing has its own, as its authors drew it, unless `head` is sent.
-    """
+    """The classifier on top: pooling, dense layers, dropout, softmax."""
 
     pooling: Literal["average", "flatten"] = Field(
         "average", description="How the last maps become a vector; flatten keeps where things are."
@@ -137,7 +134,11 @@ class TrainingRequest(_Part):
     image_size: Side | tuple[Side, Side] | None = Field(
         None, description="Side in pixels, or [height, width]. Left out: the network's own."
     )
-    head: Head = Head()
+    head: Head | None = Field(
+        None,
+        description="What comes on top. Left out: the network's own, as its authors drew it, if "
+        "it starts from nothing; else one of 256 units.",
+    )
     epochs: Epochs = Epochs()
     batch_size: int = Field(32, ge=1, le=1024)
     optimizer: Optimizer = "adam"

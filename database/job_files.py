@@ -1,9 +1,9 @@
 """The files beside a job's row: what it was given, its checkpoints, what it made.
 
 A folder a job: `work` is the scratch of the work, inputs included, and goes when the job has ended;
-`artifacts` goes with the row. Rows rule: files are written before the row that names them and
-removed after it, so what a killed process leaves behind is only ever a folder without a row,
-which `sweep` finds.
+`artifacts` goes with the row, and so does the event log. Rows rule: files are written before the
+row that names them and removed after it, so what a killed process leaves behind is only ever a
+folder without a row, which `sweep` finds.
 """
 
 import fcntl
@@ -16,8 +16,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from contracts.errors import NotFound, Unavailable
+from contracts.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _JOB = re.compile(r"job_[A-Za-z0-9_-]{1,36}")
@@ -32,16 +34,25 @@ class JobFiles:
 
     Attributes:
         root: `$OPSIN_HOME/jobs`; API and job workers must see the same one.
+        event_logs: Where each job may have a folder of logs, which goes with its row.
     """
 
     root: Path
+    event_logs: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The folders of this installation."""
+        return cls(settings.jobs_home, settings.event_logs_home)
 
     def work(self, job_id: str) -> Path:
         """The scratch folder."""
         return self._folder(job_id) / "work"
 
-    def store_inputs(self, job_id: str, inputs: Mapping[str, bytes]) -> None:
+    def store_inputs(self, job_id: str, inputs: Mapping[str, bytes | Path]) -> None:
         """Lay what the client sent into the scratch folder, before there is a row.
+
+        A path names a file that is moved there: what is large is not written twice.
 
         Raises:
             ValueError: A name is none that a file here may have.
@@ -55,7 +66,10 @@ class JobFiles:
             work = self.work(job_id)
             work.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name, content in inputs.items():
-                _write(work / name, content)
+                if isinstance(content, Path):
+                    shutil.move(content, work / name)
+                else:
+                    _write(work / name, content)
         except OSError as error:
             self.remove(job_id)
             raise _full() from error
@@ -124,8 +138,10 @@ class JobFiles:
             folder.rmdir()  # only if it made nothing
 
     def remove(self, job_id: str) -> None:
-        """Remove all files of a job."""
+        """Remove all files of a job, its event log too."""
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
+        if self.event_logs is not None:
+            shutil.rmtree(self.event_logs / job_id, ignore_errors=True)
 
     def sweep(
         self,

@@ -138,6 +138,14 @@ class Jobs:
         with reading(self._engine) as session:
             return depths(session)
 
+    def needs_data_set(self, dataset_id: str) -> bool:
+        """Whether an unfinished job, such as a training, was asked for with that data set."""
+        query = select(JobRecord.request).where(JobRecord.state.in_(_UNFINISHED))
+        with reading(self._engine) as session:
+            return any(
+                request.get("dataset_id") == dataset_id for request in session.scalars(query)
+            )
+
     def list(
         self,
         *,

@@ -8,9 +8,13 @@ of the caller.
 from dataclasses import dataclass
 from typing import Literal
 
+from contracts import names
 from contracts.errors import ModelNotFound
 
 Preprocessing = Literal["caffe", "lite", "unit"]
+
+TRAINED = "trained"
+"""Whose queue it is that all models share which are in no row here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,14 @@ CATALOG: dict[str, Network] = {
         ),
     )
 }
+
+
+def queue_of(model: str) -> str:
+    """The Celery queue of a model's lanes: one a published network, one for all that was trained.
+
+    So a worker hears of a model that is made while it runs.
+    """
+    return names.inference_queue(model if model in CATALOG else TRAINED)
 
 
 def network_of(name: str) -> Network:

@@ -26,6 +26,7 @@ from service.routes import (
     operations,
     quantization,
     tfserving,
+    trainings,
     versions,
 )
 from service.services import Opening
@@ -66,6 +67,7 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
         layers,
         jobs,
         datasets,
+        trainings,
         models,
         versions,
         quantization,

@@ -84,6 +84,8 @@ class Choice:
         workers = {
             worker.id for worker in self.workers if any(m.name == model for m in worker.models)
         }
+        if not workers and self.workers and model not in CATALOG:
+            return None  # just made: the workers are about to see it
         return False if len(failed) >= len(workers) else None
 
     def info(self, name: str) -> ModelInfo:
@@ -192,6 +194,6 @@ class Choice:
     def _why_nobody(self, name: str) -> str:
         if not self.workers:
             return "No worker is running."
-        if name not in self.configured:
+        if name in CATALOG and name not in self.configured:
             return f"No worker loads it. Add '{name}' to OPSIN_MODELS."
         return "No alias stands on a version of it; promote one."

@@ -5,6 +5,9 @@ The routes name the address and the answer; here the body is read, checked and h
 
 import hashlib
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -19,8 +22,10 @@ from contracts.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+from contracts.jobs import Job
 from database.idempotency import IdempotencyKey as Asked
 from models.datasets.admission import Told
+from models.datasets.import_job import ARCHIVE
 from models.datasets.layout import MOST_LABEL
 from models.datasets.library import NewPicture
 from models.datasets.splitting import Fractions
@@ -65,12 +70,26 @@ class AddQuery(BaseModel):
 
 
 async def create(
-    request: Request, query: CreateQuery, key: str | None, deadline: Deadline, services: Services
-) -> dict[str, Any]:
-    """Make a data set of what the request brings.
+    request: Request,
+    query: CreateQuery,
+    *,
+    key: str | None,
+    deferred: bool,
+    deadline: Deadline,
+    services: Services,
+) -> dict[str, Any] | Job:
+    """Make a data set of what the request brings, or a job that will.
+
+    Args:
+        request: The request, its body unread.
+        query: How to split it.
+        key: The client's `Idempotency-Key`, if it sent one.
+        deferred: Whether a job is wanted; a large archive is one all the same.
+        deadline: Until when the upload may take, and without a job the admission.
+        services: What does the work.
 
     Returns:
-        The `DatasetInfo` as JSON.
+        The `DatasetInfo` as JSON, or the job.
 
     Raises:
         OpsinError: As the route tells. Nothing is kept.
@@ -80,7 +99,10 @@ async def create(
     if kind == JSON_TYPE:
         return await _begin_empty(request, query, key, deadline, services)
     if kind == FORM_TYPE:
-        return await _take_archive(request, query, key, deadline, services)
+        async with _received(request, deadline, services) as (form, archive):
+            if deferred or form.size >= services.settings.dataset_job_bytes:
+                return await _import_later(form, archive, query, key, services)
+            return await _admit(form, archive, query, key, until=deadline, services=services)
     raise UnsupportedMediaType(f"Set Content-Type to {FORM_TYPE} or {JSON_TYPE}.")
 
 
@@ -130,9 +152,11 @@ async def _begin_empty(
     )
 
 
-async def _take_archive(
-    request: Request, query: CreateQuery, key: str | None, deadline: Deadline, services: Services
-) -> dict[str, Any]:
+@asynccontextmanager
+async def _received(
+    request: Request, deadline: Deadline, services: Services
+) -> AsyncIterator[tuple[ArchiveForm, Path]]:
+    """The form that was sent, and its archive in a file that goes when the block ends."""
     library = services.datasets.library
     with services.datasets.place():
         async with contextmanager_in_threadpool(library.staging()) as folder:
@@ -143,16 +167,41 @@ async def _take_archive(
                 declared = request.headers.get("Content-Length", "")
                 wanted = int(declared) if declared.isdecimal() else 0
                 await run_in_threadpool(library.limits.require_room, folder, wanted)
-                await form.save(request.stream(), folder / "archive")
-            name = _name_of(form)
-            return await run_in_threadpool(
-                services.datasets.create,
-                name,
-                folder / "archive",
-                _fractions(query),
-                told=_until(deadline),
-                asked=_asked(key, name, query, form.digest.hexdigest()),
-            )
+                await form.save(request.stream(), folder / ARCHIVE)
+            yield form, folder / ARCHIVE
+
+
+async def _admit(
+    form: ArchiveForm,
+    archive: Path,
+    query: CreateQuery,
+    key: str | None,
+    *,
+    until: Deadline,
+    services: Services,
+) -> dict[str, Any]:
+    name = _name_of(form)
+    return await run_in_threadpool(
+        services.datasets.create,
+        name,
+        archive,
+        _fractions(query),
+        told=_until(until),
+        asked=_asked(key, name, query, form.digest.hexdigest()),
+    )
+
+
+async def _import_later(
+    form: ArchiveForm, archive: Path, query: CreateQuery, key: str | None, services: Services
+) -> Job:
+    name = _name_of(form)
+    asked = _asked(key, name, query, form.digest.hexdigest())
+    return await services.queue.submit_work(
+        "dataset_import",
+        {"name": name, **query.model_dump()},
+        inputs={ARCHIVE: archive},
+        idempotency=(asked.key, asked.digest) if asked else None,
+    )
 
 
 def _until(deadline: Deadline) -> Told:

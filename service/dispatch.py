@@ -25,6 +25,7 @@ from contracts.errors import (
 )
 from contracts.inference import LaneOperation
 from contracts.messages import ID_LENGTH, TOP_CLASS, Item, Pixels, Reply
+from models.catalog import queue_of
 from service.admission import Admission, queue_full
 from service.lanes import Lanes
 from service.presence import Presence
@@ -56,7 +57,7 @@ class Drains:
             self._celery.send_task(
                 names.TASK_DRAIN,
                 args=[model, version, operation],
-                queue=names.inference_queue(model),
+                queue=queue_of(model),
                 expires=names.FLAG_EXPIRE_MS / 1000,
             )
         except (OperationalError, OSError) as error:

@@ -121,6 +121,53 @@ TRAINING: dict[str, Any] = JOB | {
         }
     ],
 }
+TRAININGS: dict[str, Any] = {
+    "short": {
+        "summary": "Published features and a new head, by defaults that work",
+        "value": {"dataset_id": "ds_8Zk3vQmT1xYpL0aB", "model": "pets", "network": "squeezenet"},
+    },
+    "preset": {
+        "summary": "A tutorial's set-up, and what differs from it",
+        "value": {
+            "dataset_id": "ds_8Zk3vQmT1xYpL0aB",
+            "model": "pets",
+            "preset": "cats_dogs_frozen",
+            "epochs": {"head": 5},
+        },
+    },
+    "whole": {
+        "summary": "A head, then the upper layers, with augmentation",
+        "value": {
+            "dataset_id": "ds_8Zk3vQmT1xYpL0aB",
+            "model": "pets",
+            "network": "vgg16",
+            "strategy": "fine_tuning",
+            "unfreeze_from": "block5_conv1",
+            "image_size": 224,
+            "head": {"units": [256], "dropout": 0.3},
+            "epochs": {"head": 10, "finetune": 10},
+            "batch_size": 32,
+            "optimizer": "adam",
+            "learning_rate": {"head": 0.001, "finetune": 0.00001},
+            "augmentation": {"rotation": 20, "zoom": 0.2, "horizontal_flip": True},
+            "early_stopping_patience": 3,
+            "class_weights": "auto",
+            "seed": 8,
+            "promote": "if_better",
+        },
+    },
+}
+PRESETS: dict[str, Any] = {
+    "items": [
+        {
+            "name": "mnist",
+            "title": "Handwritten digits from scratch",
+            "description": "The deep MNIST network of TensorFlow's first tutorial.",
+            "accuracy": "99 %",
+            "request": {"network": "cnn_mnist", "strategy": "from_scratch", "image_size": 28},
+        }
+    ]
+}
 MODEL: dict[str, Any] = {
     "name": "squeezenet",
     "network": "squeezenet",

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -31,6 +32,7 @@ from database.idempotency import IdempotencyKey
 from database.job_files import JobFiles
 from database.jobs import Created, Jobs, new_job_id
 from database.leases import Leases
+from models.catalog import queue_of
 from service.rounds import Rounds
 from service.services import JobItem
 
@@ -131,7 +133,7 @@ class JobQueue:
         kind: JobKind,
         request: dict[str, Any],
         *,
-        inputs: Mapping[str, bytes] | None = None,
+        inputs: Mapping[str, bytes | Path] | None = None,
         idempotency: tuple[str, str] | None = None,
     ) -> Job:
         """Store a job that runs in a process of its own, and ring for it.
@@ -139,7 +141,7 @@ class JobQueue:
         Args:
             kind: One of `contracts.jobs.WORK_QUEUES`.
             request: What is to be done, validated; JSON.
-            inputs: Files by name, found by the work in its folder.
+            inputs: Files by name, found by the work in its folder; a path is moved there.
             idempotency: The client's key, and the sha256 of what was asked.
 
         Raises:
@@ -208,7 +210,7 @@ class JobQueue:
                 names.TASK_RING, args=[queue], queue=queue, expires=_STALE_SECONDS
             )
             return
-        queue = names.inference_queue(network)
+        queue = queue_of(network)
         self._celery.send_task(names.TASK_RUN_JOB, args=[job_id, network], queue=queue)
 
     async def _purge(self) -> None:

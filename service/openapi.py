@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from contracts.datasets import NewDataset
 from contracts.problem import PlainError, Problem
 from contracts.settings import Settings
+from contracts.trainings import TrainingRequest
 from service.deadlines import HEADER as TIMEOUT_HEADER
 from service.middleware.request_id import HEADER as REQUEST_ID_HEADER
 from service.problems import problem_responses, speaks_plainly
@@ -62,6 +63,7 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     for model in _NAMED:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
+    schemas |= _new_training()
     if settings.api_key:
         components["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
@@ -71,6 +73,15 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         keyed = bool(settings.api_key) and path not in _OPEN
         _complete(operation, settings, keyed=keyed, plain=speaks_plainly(path))
     return document
+
+
+def _new_training() -> dict[str, Any]:
+    """`TrainingRequest` as it may be sent: a preset may stand for the network."""
+    schema = TrainingRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    parts: dict[str, Any] = schema.pop("$defs", {})
+    schema["required"] = ["dataset_id", "model"]
+    schema["anyOf"] = [{"required": ["network"]}, {"required": ["preset"]}]
+    return parts | {"NewTraining": schema | {"title": "NewTraining"}}
 
 
 def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -73,7 +73,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         sweep = Sweep(lanes, replies, drains, presence)
         sweep.start()
         stack.push_async_callback(sweep.stop)
-        job_files = JobFiles(settings.jobs_home)
+        job_files = JobFiles.of(settings)
         jobs = Jobs(engine, _now, job_files)
         queue = JobQueue(
             client, celery, jobs, Leases(engine, _now), files=job_files, settings=settings
@@ -81,7 +81,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         queue.start()
         stack.push_async_callback(queue.stop)
 
-        datasets = Datasets(Library.of(settings), DataSets(engine, _now))
+        datasets = Datasets(Library.of(settings), DataSets(engine, _now), jobs.needs_data_set)
         tidying = Rounds("datasets", partial(run_in_threadpool, datasets.reconcile), seconds=_TIDY)
         await tidying.now()
         tidying.start()

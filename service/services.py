@@ -7,6 +7,7 @@ global. The protocols name what a route may ask for, and the modules that do the
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, Request
@@ -148,12 +149,12 @@ class JobQueue(Protocol):
         kind: JobKind,
         request: dict[str, Any],
         *,
-        inputs: Mapping[str, bytes] | None = None,
+        inputs: Mapping[str, bytes | Path] | None = None,
         idempotency: tuple[str, str] | None = None,
     ) -> Job:
         """Store a job that runs in a process of its own, and ring for it.
 
-        `inputs` are files by name, found by the work in its folder.
+        `inputs` are files by name, found by the work in its folder; a path is moved there.
         """
         ...
 

@@ -15,6 +15,7 @@ Function = Callable[[Work, Settings], dict[str, Any]]
 
 KINDS: Mapping[str, str] = {
     "training": "models.training.run:run",
+    "dataset_import": "workers.dataset_import:run",
     "filters": "models.explain.filters_job:run",
     "heatmap": "models.explain.heatmap_job:run",
     "quantize": "models.quantization:run",

@@ -25,6 +25,7 @@ from contracts.logs import configure_logs
 from contracts.settings import Settings
 from database.engine import open_engine
 from database.leases import Leases
+from models.catalog import TRAINED, queue_of
 from models.conversion import Derived
 from models.runtimes.runtime import RuntimeOptions
 from models.store import Store
@@ -116,7 +117,8 @@ class Worker:
             pool="threads",
             concurrency=1,
             queues=[
-                *map(names.inference_queue, self._models),
+                *map(queue_of, self._models),
+                names.inference_queue(TRAINED),
                 names.own_queue(self._id),
                 names.CONVERSION_QUEUE,
             ],
@@ -196,9 +198,7 @@ class Worker:
             batch_limit=self._settings.max_batch_size,
             linger_seconds=self._settings.linger_ms / 1000,
             stopping=self.stopping,
-            schedule=lambda lane: send(
-                names.TASK_DRAIN, args(lane), names.inference_queue(lane.model)
-            ),
+            schedule=lambda lane: send(names.TASK_DRAIN, args(lane), queue_of(lane.model)),
             pass_on=lambda lane: elsewhere.pass_on(
                 names.TASK_DRAIN, args(lane), lane.model, lane.version
             ),

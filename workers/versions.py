@@ -1,5 +1,8 @@
 """Keeps in memory what the store's aliases stand on: loads what is new, drops what is past.
 
+Served are the configured models and, besides, everything that was trained here: a published network
+may lie in the store from an earlier configuration, but what was trained was made to be used.
+
 A version is loaded and warmed beside the one that serves, and only when it can answer does it
 take the alias over. What lost its last alias stays for as long as an API process may still send
 to it. One thread does all of this, so no request ever waits for it.
@@ -16,6 +19,7 @@ import structlog
 from contracts.errors import OpsinError
 from contracts.manifest import CHAMPION
 from contracts.presence import HeldModel
+from models.catalog import CATALOG
 from models.store import Store
 from workers.held import Held, Predictor
 
@@ -74,6 +78,7 @@ class Versions:
         self._failed: dict[tuple[str, int], str] = {}
         self._retired: dict[tuple[str, int], float] = {}
         self._loading: tuple[str, int] | None = None
+        self._trained: tuple[str, ...] = ()
 
     def absent(self, model: str, state: HeldModel, *, partial: str | None = None) -> None:
         """Say how a model fares of which there is no version.
@@ -95,7 +100,8 @@ class Versions:
 
     def look(self, stopping: Event | None = None) -> None:
         """Bring memory in line with the aliases, once."""
-        for model in self._models:
+        self._trained = self._trained_models()
+        for model in (*self._models, *self._trained):
             if stopping is not None and stopping.is_set():
                 return
             try:
@@ -104,6 +110,17 @@ class Versions:
                 log.exception("aliases_unreadable", model=model)
                 continue
             self._settle(model, aliases)
+
+    def _trained_models(self) -> tuple[str, ...]:
+        """What is in the store, or still held, that is neither configured nor published."""
+        try:
+            names = self._store.models()
+        except OSError:
+            log.exception("store_unreadable")
+            return self._trained
+        known = {*CATALOG, *self._models}
+        held = [name for name in self._trained if self._held.versions(name)]
+        return tuple(sorted({*names, *held} - known))
 
     def _settle(self, model: str, aliases: dict[str, int]) -> None:
         """One model: load first, then hand the aliases over, then drop."""
@@ -174,7 +191,7 @@ class Versions:
 
     def tell(self) -> None:
         """Tell what is held, what is on its way and what failed."""
-        self._tell(*(one for model in self._models for one in self._told(model)))
+        self._tell(*(one for model in (*self._models, *self._trained) for one in self._told(model)))
 
     def _told(self, model: str) -> list[HeldModel]:
         told = [self._held_model(model, version) for version in self._held.versions(model)]
@@ -185,7 +202,9 @@ class Versions:
                 told.append(
                     HeldModel(name=model, version=version, state="unavailable", reason=reason)
                 )
-        return told or [self._absent[model]]
+        if told or model in self._trained:
+            return told
+        return [self._absent[model]]
 
     def _held_model(self, model: str, version: int) -> HeldModel:
         one = self._held.get(model, version)

@@ -79,7 +79,7 @@ class Attempt:
         self._leases = leases
         self._settings = settings
         self._kinds = kinds
-        self._files = JobFiles(settings.jobs_home)
+        self._files = JobFiles.of(settings)
         self._work = LeasedWork(lease, leases, self._files, settings.job_max_hours)
 
     def run(self) -> int:

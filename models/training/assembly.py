@@ -60,9 +60,11 @@ def build_network(request: TrainingRequest, classes: int) -> keras.Model:
     """The network with random weights, in the precision that is now Keras's default."""
     build = ARCHITECTURES[request.network].build
     shape = (*input_size_of(request), 3)
-    own_top = request.strategy == "from_scratch" and "head" not in request.model_fields_set
+    own_top = request.strategy == "from_scratch" and request.head is None
     network = build(input_shape=shape, classes=classes, include_top=own_top)
-    last = network.outputs[0] if own_top else _classifier(network.outputs[0], request.head, classes)
+    last = network.outputs[0]
+    if not own_top:
+        last = _classifier(last, request.head or Head(), classes)
     if not own_top or last.dtype != "float32":
         network = keras.Model(network.inputs[0], _in_float32(last), name=network.name)
     return network

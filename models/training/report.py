@@ -59,9 +59,7 @@ def manifest_metrics(trained: Trained) -> dict[str, float]:
 def provenance(trained: Trained) -> Provenance:
     """Where the version comes from, with all that is needed to make it again."""
     request = trained.request
-    # A head that was not asked for is not the default one but, from scratch, the network's own.
-    unasked = set() if "head" in request.model_fields_set else {"head"}
-    spec = request.model_dump(mode="json", exclude=unasked)
+    spec = request.model_dump(mode="json")
     return trained.provenance.model_copy(update={"seed": request.seed, "spec": spec})
 
 

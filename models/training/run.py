@@ -18,7 +18,7 @@ from typing import Any
 from contracts.errors import InternalError, NotTrainable
 from contracts.jobs import Progress
 from contracts.manifest import Draft, Manifest
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from contracts.training_result import TrainingReport, TrainingResult
 from contracts.trainings import TrainingRequest
 from contracts.work import Work
@@ -166,9 +166,10 @@ class _Run:
         settings = self.settings
         return Workshop(
             weights=Weights.of(settings),
-            cache=FeatureCache(settings.home / "features"),
+            cache=FeatureCache(settings.features_home, settings.feature_cache_mb * MIB),
             max_pixels=settings.max_image_pixels,
-            threads=settings.decode_threads,
+            threads=settings.job_threads,
+            checkpoint_seconds=settings.checkpoint_seconds,
         )
 
     def _stage(self, phase: str, number: int) -> None:

@@ -10,16 +10,13 @@ import contextlib
 import hashlib
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from contracts.errors import ValidationFailed
 from contracts.manifest import Provenance
 from contracts.trainings import Phase, TrainingRequest
 from contracts.work import Work
@@ -27,6 +24,7 @@ from models.datasets.dataset import SPLITS, Dataset, Split
 from models.labels import Label
 from models.training.assembly import assemble, build_network
 from models.training.checkpoint import Checkpoint, CheckpointFile
+from models.training.classes import check_classes, class_weights
 from models.training.feature_cache import FeatureCache
 from models.training.features import Extractor, compiled
 from models.training.filters import FilterFrames
@@ -93,7 +91,7 @@ class _Training:
         workshop: Workshop,
         stack: contextlib.ExitStack,
     ) -> None:
-        check(request, dataset)
+        check_classes(request, dataset)
         self.request, self.dataset, self.work, self.workshop = request, dataset, work, workshop
         self.blueprint = blueprint_of(request)
         self.hardware = Hardware.of(request)
@@ -334,44 +332,3 @@ class _Training:
 
     def _last_block(self) -> str | None:
         return RECIPES[self.request.network].last_block
-
-
-def check(request: TrainingRequest, dataset: Dataset) -> None:
-    """Whether a request and a data set fit together.
-
-    Raises:
-        ValidationFailed: They do not; says what to change.
-    """
-    counts = Counter(one.label for one in dataset.of("train"))
-    if len(dataset.classes) < 2:
-        raise ValidationFailed("A training needs at least 2 classes; add pictures of another.")
-    bare = [name for name in dataset.classes if not counts[name]]
-    if bare:
-        raise ValidationFailed(
-            f"There are no training pictures of {', '.join(bare[:5])}; add some, or remove it."
-        )
-    if isinstance(request.class_weights, dict):
-        strange = set(request.class_weights) - set(dataset.classes)
-        if strange:
-            raise ValidationFailed(
-                f"class_weights: the data set has no class {', '.join(sorted(strange)[:5])}. "
-                f"Its classes: {', '.join(dataset.classes[:20])}."
-            )
-
-
-def class_weights(request: TrainingRequest, dataset: Dataset) -> npt.NDArray[np.float32]:
-    """What a picture of each class counts for, float32 (classes,).
-
-    ``auto`` is pictures / (classes * pictures of the class), after King and Zeng, 2001: all
-    classes then count alike, and the mean over the pictures is 1. A class left out of a table
-    weighs 1.
-    """
-    wanted = request.class_weights
-    if isinstance(wanted, dict):
-        return np.array([wanted.get(name, 1.0) for name in dataset.classes], np.float32)
-    if wanted == "none":
-        return np.ones(len(dataset.classes), np.float32)
-    learning = dataset.of("train")
-    counts = Counter(one.label for one in learning)
-    share = len(learning) / len(dataset.classes)
-    return np.array([share / counts[name] for name in dataset.classes], np.float32)

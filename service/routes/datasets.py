@@ -8,12 +8,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.datasets import DATASET_ID, DatasetFile, DatasetInfo, FileStatus
+from contracts.jobs import Job
 from contracts.pages import Page
 from models.datasets.layout import MOST_LABEL
 from service import dataset_intake, examples
 from service.dataset_intake import JSON_TYPE, AddQuery, CreateQuery
 from service.deadlines import Timed
-from service.preferences import CreationKey
+from service.preferences import CreationKey, Deferred
 from service.problems import problem_responses
 from service.services import Open
 from service.uploads import FORM_TYPE, IMAGES_BODY
@@ -84,6 +85,16 @@ class Added(BaseModel):
     },
     responses={
         201: examples.shown("The data set, with all that was left out.", examples.DATASET),
+        202: {
+            "model": Job,
+            **examples.shown(
+                "The archive has arrived; the job's result will be the data set.",
+                examples.JOB | {"kind": "dataset_import"},
+            ),
+            "headers": {
+                "Location": {"description": "The job's address.", "schema": {"type": "string"}}
+            },
+        },
         **problem_responses(
             *("bad_request", "idempotency_conflict", "payload_too_large"),
             *("unsupported_media_type", "validation_error", "invalid_archive"),
@@ -96,6 +107,7 @@ async def create_dataset(
     request: Request,
     query: Annotated[CreateQuery, Query()],
     key: CreationKey = None,
+    deferred: Deferred,
     deadline: Timed,
     services: Open,
 ) -> JSONResponse:
@@ -104,9 +116,14 @@ async def create_dataset(
     The archive is a zip, tar or tar.gz of `cat/ dog/ …`, or of `train/ validation/ test/` with
     such folders inside. Without splits, each class is split by `validation`, `test` and `seed`.
     Every picture is decoded; what is none, a copy or hidden is left out and listed. A dishonest
-    archive is refused as a whole. Allow a large one more time with `X-Timeout-Ms`.
+    archive is refused as a whole. A large archive, or any with `Prefer: respond-async`, is taken
+    in by a job whose result is the data set.
     """
-    made = await dataset_intake.create(request, query, key, deadline, services)
+    made = await dataset_intake.create(
+        request, query, key=key, deferred=deferred, deadline=deadline, services=services
+    )
+    if isinstance(made, Job):
+        return JSONResponse(made.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{made.id}"})
     return JSONResponse(made, 201, {"Location": f"{router.prefix}/{made['id']}"})
 
 

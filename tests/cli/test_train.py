@@ -13,7 +13,6 @@ from cli.train import train
 from cli.wishes import wishes
 from contracts.jobs import Progress
 from contracts.settings import Settings
-from contracts.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.training.presets import training_request
 
@@ -69,13 +68,6 @@ def test_it_says_each_epoch_once_and_keeps_what_was_made(tmp_path: Path) -> None
     assert out.getvalue().count("75.0%") == 1
     assert "1/2" in out.getvalue()
     assert (tmp_path / work.job_id / "curves.png").read_bytes() == b"png"
-
-
-def test_what_was_not_set_stays_unset_on_its_way(tmp_path: Path) -> None:
-    """A network's own classifier is replaced only if a head is asked for."""
-    with StopSignals() as signals:
-        work = work_at(tmp_path, signals, io.StringIO())
-    assert "head" not in TrainingRequest.model_validate(work.request).model_fields_set
 
 
 def test_ctrl_c_ends_it_at_the_next_step(tmp_path: Path) -> None:

@@ -30,6 +30,14 @@ def test_the_contracts_example_is_taken_as_it_stands() -> None:
             assert taken[name] == value
 
 
+@pytest.mark.parametrize("head", [{}, {"head": None}, {"head": {"units": [8]}}])
+def test_a_round_trip_through_json_changes_nothing(head: dict[str, Any]) -> None:
+    first = TrainingRequest.model_validate(LEAST | head)
+    again = TrainingRequest.model_validate_json(first.model_dump_json())
+    assert again == first
+    assert (again.head is None) == (not head.get("head"))
+
+
 @pytest.mark.parametrize(
     ("network", "strategy"), [("squeezenet", "feature_extraction"), ("cnn_mnist", "from_scratch")]
 )

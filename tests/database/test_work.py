@@ -42,6 +42,32 @@ def test_the_oldest_of_a_queue_comes_first(jobs: Jobs, leases: Leases, clock: Cl
     assert jobs.destination(beside.id) == (None, "squeezenet")
 
 
+def test_a_data_set_is_needed_until_the_job_has_ended(jobs: Jobs, leases: Leases) -> None:
+    job = jobs.create("training", {"dataset_id": "ds_1"}, limit=100).job
+    assert jobs.needs_data_set("ds_1")
+    assert not jobs.needs_data_set("ds_2")
+    taken(leases)
+    assert jobs.needs_data_set("ds_1")
+    lease = leases.held(job.id, "w1", 1)
+    assert lease is not None
+    assert leases.succeed(lease, {})
+    assert not jobs.needs_data_set("ds_1")
+
+
+def test_inputs_are_moved_and_a_jobs_log_goes_with_it(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path / "jobs", tmp_path / "logs")
+    job_id, archive = new_job_id(), tmp_path / "upload"
+    archive.write_bytes(b"zip")
+    files.store_inputs(job_id, {"archive": archive})
+    assert (files.work(job_id) / "archive").read_bytes() == b"zip"
+    assert not archive.exists()
+    (tmp_path / "logs" / job_id).mkdir(parents=True)
+    files.end_work(job_id)
+    assert (tmp_path / "logs" / job_id).exists()
+    files.remove(job_id)
+    assert not (tmp_path / "logs" / job_id).exists()
+
+
 def test_rows_and_files_are_told_in_order_and_replaced(jobs: Jobs, leases: Leases) -> None:
     job = made(jobs)
     lease = taken(leases)

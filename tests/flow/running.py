@@ -72,7 +72,7 @@ class Running:
         bare = ["--unkept"] if command == "worker" and not self._kept else []
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "cli", command, *bare],
+                [sys.executable, "-m", "cli", *command.split(), *bare],
                 cwd=ROOT,
                 env=self._env,
                 stdout=log,

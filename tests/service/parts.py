@@ -279,12 +279,16 @@ class Shelf:
         kind: JobKind,
         request: dict[str, Any],
         *,
-        inputs: Mapping[str, bytes] | None = None,
+        inputs: Mapping[str, bytes | Path] | None = None,
         idempotency: tuple[str, str] | None = None,
     ) -> Job:
         if (first := self._first(idempotency)) is not None:
             return first
-        self.worked.append((kind, request, dict(inputs or {})))
+        taken = {
+            name: one.read_bytes() if isinstance(one, Path) else one
+            for name, one in (inputs or {}).items()
+        }
+        self.worked.append((kind, request, taken))
         job = self.put(f"job_{len(self.jobs)}", kind=kind)
         if idempotency:
             self.keys[idempotency[0]] = (idempotency[1], job.id)

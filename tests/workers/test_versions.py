@@ -175,3 +175,23 @@ def test_it_stops_between_two_models(bench: Bench) -> None:
     bench.store.promote("pets", 2)
     bench.versions.look(stopping)
     assert bench.loads == [1]
+
+
+def test_what_was_trained_is_served_without_being_configured(bench: Bench) -> None:
+    """And a published network that nobody asked for is not."""
+    for model in ("made-here", "vgg16"):
+        with bench.store.staging() as folder:
+            write_files(folder)
+            bench.store.promote(model, bench.store.publish(model, folder, DRAFT))
+    bench.versions.look()
+    assert bench.held.versions("made-here") == [1]
+    assert bench.held.versions("vgg16") == []
+    assert ("made-here", "ready") in [(one.name, one.state) for one in bench.told[-1]]
+    bench.store.drop_alias("made-here", "champion")
+    bench.store.delete("made-here", 1)
+    bench.versions.look()
+    bench.now += GRACE_SECONDS
+    bench.versions.look()
+    assert bench.held.versions("made-here") == []
+    bench.versions.look()
+    assert {one.name for one in bench.told[-1]} == {"pets"}

@@ -11,10 +11,11 @@ from models.datasets.dataset import SPLITS, Dataset
 from models.exporting import export_version
 from models.images import decode
 from models.signatures import signatures
+from models.training.classes import check_classes, class_weights
 from models.training.feature_cache import FeatureCache
 from models.training.features import Extractor
 from models.training.trained import Trained
-from models.training.trainer import Workshop, check, class_weights, train
+from models.training.trainer import Workshop, train
 from models.weights import Weights, WeightsMissing
 from tests.models import keras_warnings
 from tests.models.training.material import COUNTS, RecordingWork, asked
@@ -243,10 +244,10 @@ def test_without_validation_pictures_it_judges_by_what_it_learns_from(
 
 def test_what_does_not_fit_is_said_before_anything_is_done(dataset: Dataset) -> None:
     with pytest.raises(ValidationFailed, match="no class green"):
-        check(asked(class_weights={"green": 1.0}), dataset)
+        check_classes(asked(class_weights={"green": 1.0}), dataset)
     blue = tuple(e for e in dataset.examples if e.label == "blue" or e.split != "train")
     with pytest.raises(ValidationFailed, match="no training pictures of red"):
-        check(asked(), replace(dataset, examples=blue))
+        check_classes(asked(), replace(dataset, examples=blue))
 
 
 def test_missing_weights_name_the_command_that_helps(

@@ -1,7 +1,9 @@
 """Data sets over a socket, on real folders and a real SQLite."""
 
 import io
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from contracts.errors import Conflict
+from contracts.settings import Settings
 from database.engine import open_engine
 from database.tables import Record
 from models.datasets.library import DEFAULT
@@ -197,6 +200,23 @@ def test_the_deadline_leaves_nothing(client: httpx.Client, tmp_path: Path) -> No
     answer = send(client, archive, headers={"X-Timeout-Ms": "60"})
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
     assert on_disk(tmp_path / "datasets") <= {".staging"}
+
+
+def test_a_large_archive_or_one_that_can_wait_is_taken_in_by_a_job(
+    settings: Settings, house: House, served: Callable[..., AbstractContextManager[str]]
+) -> None:
+    archive = zipped(GOOD)
+    small = settings.model_copy(update={"dataset_job_bytes": len(archive)})
+    with served(small, house) as url, httpx.Client(base_url=url) as client:
+        large = send(client, archive, params={"test": 0.5}, name="pets")
+        wished = send(client, zipped({}), headers={"Prefer": "respond-async"})
+        assert send(client, archive[:-1]).json()["code"] == "invalid_archive"
+    assert [one.status_code for one in (large, wished)] == [202, 202]
+    assert large.headers["Location"] == f"/v1/jobs/{large.json()['id']}"
+    kind, request, inputs = house.shelf.worked[0]
+    assert (kind, inputs) == ("dataset_import", {"archive": archive})
+    assert request == {"name": "pets", "validation": 0.15, "test": 0.5, "seed": 0}
+    assert house.datasets.library.ids() == []
 
 
 def test_what_a_training_uses_stays(tmp_path: Path, house: House) -> None:

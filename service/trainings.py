@@ -1,0 +1,92 @@
+"""From the body of a request to a training that waits: read, filled in, checked, queued.
+
+What can be known to be wrong is refused here, so that nobody waits in a queue for an error.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from contracts.errors import (
+    BadRequest,
+    NotTrainable,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
+from contracts.jobs import Job
+from contracts.trainings import TrainingRequest
+from database.data_sets import DataSets
+from models.training.classes import check_weighted
+from models.training.names import check_name
+from models.training.presets import training_request
+from service.body import read_body
+from service.deadlines import Deadline
+from service.services import Services
+
+JSON_TYPE = "application/json"
+_MOST_BYTES = 256 * 1024
+
+
+async def submit(request: Request, key: str | None, deadline: Deadline, services: Services) -> Job:
+    """Queue the training that a request describes.
+
+    Args:
+        request: The request, its body unread.
+        key: The client's `Idempotency-Key`, if it sent one.
+        deadline: Until when the body may take.
+        services: What does the work.
+
+    Raises:
+        OpsinError: It cannot be done, as the route tells. Nothing was queued.
+        RequestValidationError: Fields of the body do not pass.
+        ClientDisconnect: The client hung up.
+    """
+    async with deadline.enforced():
+        sent = await _body(request)
+    training = _training(sent)
+    check_name(training.model)
+    await run_in_threadpool(_check_data_set, training, services.datasets.rows)
+    told = training.model_dump(mode="json")
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return await services.queue.submit_work(
+        "training", told, idempotency=(key, digest) if key else None
+    )
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind != JSON_TYPE:
+        raise UnsupportedMediaType(f"Set Content-Type to {JSON_TYPE}.")
+    refusal = PayloadTooLarge(f"The JSON may have {_MOST_BYTES:,} bytes.")
+    body = await read_body(request, _MOST_BYTES, refusal)
+    try:
+        sent = from_json(body, allow_inf_nan=False)
+    except ValueError:
+        raise BadRequest("The body is not JSON.") from None
+    if not isinstance(sent, dict):
+        raise ValidationFailed('Send an object: {"dataset_id": "ds_…", "model": "…", …}.')
+    return sent
+
+
+def _training(sent: dict[str, Any]) -> TrainingRequest:
+    try:
+        return training_request(sent)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError(
+            [{**fault, "loc": ("body", *fault["loc"])} for fault in faults]
+        ) from None
+
+
+def _check_data_set(training: TrainingRequest, rows: DataSets) -> None:
+    info = rows.get(training.dataset_id)
+    if not info.trainable:
+        raise NotTrainable(info.reason or "Nothing can be learned from the data set.")
+    check_weighted(training, info.classes)

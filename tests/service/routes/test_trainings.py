@@ -1,0 +1,119 @@
+"""What `/v1/trainings` takes, refuses and queues, over a socket."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from database.engine import open_engine
+from database.tables import Record
+from models.training.presets import PRESETS
+from tests.models.datasets.packing import tree, zipped
+from tests.service.parts import House, datasets_in
+
+URL = "/v1/trainings"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    house = House(datasets=datasets_in(tmp_path))
+    engine = open_engine(f"sqlite:///{tmp_path / 'opsin.db'}")
+    Record.metadata.create_all(engine)
+    engine.dispose()
+    return house
+
+
+@pytest.fixture
+def pets(client: httpx.Client) -> str:
+    archive = {"archive": ("pets.zip", zipped(tree({"cat": 8, "dog": 6})))}
+    made: str = client.post("/v1/datasets", files=archive).json()["id"]
+    return made
+
+
+def body(dataset_id: str, **more: Any) -> dict[str, Any]:
+    return {"dataset_id": dataset_id, "model": "pets", "network": "squeezenet"} | more
+
+
+def test_a_training_is_queued_whole(client: httpx.Client, house: House, pets: str) -> None:
+    answer = client.post(URL, json=body(pets))
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
+    assert (job["kind"], job["state"]) == ("training", "queued")
+    ((kind, request, inputs),) = house.shelf.worked
+    assert (kind, inputs) == ("training", {})
+    assert request["strategy"] == "feature_extraction"
+    assert request["head"] is None
+
+
+def test_a_preset_fills_in_and_what_is_sent_wins(
+    client: httpx.Client, house: House, pets: str
+) -> None:
+    sent = {"dataset_id": pets, "model": "pets", "preset": "cats_dogs_scratch", "batch_size": 7}
+    assert client.post(URL, json=sent).status_code == 202
+    _, request, _ = house.shelf.worked[0]
+    assert request["network"] == PRESETS["cats_dogs_scratch"].request["network"]
+    assert (request["strategy"], request["batch_size"]) == ("from_scratch", 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"dataset_id": "ds_nonesuch"}, 404, "dataset_not_found"),
+        ({"dataset_id": "../../etc"}, 422, "validation_error"),
+        ({"model": "vgg16"}, 422, "validation_error"),
+        ({"model": "../x"}, 422, "validation_error"),
+        ({"network": "resnet"}, 422, "validation_error"),
+        ({"network": None}, 422, "validation_error"),
+        ({"preset": "nonesuch"}, 422, "validation_error"),
+        ({"epoch": 3}, 422, "validation_error"),
+        ({"class_weights": {"horse": 2}}, 422, "validation_error"),
+        ({"batch_size": 10**40}, 422, "validation_error"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_it_queues(
+    client: httpx.Client, house: House, pets: str, changes: dict[str, Any], status: int, code: str
+) -> None:
+    answer = client.post(URL, json=body(pets) | changes)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert house.shelf.worked == []
+
+
+def test_the_wrong_field_is_named(client: httpx.Client, pets: str) -> None:
+    errors = client.post(URL, json=body(pets, epochs={"head": 0})).json()["errors"]
+    assert [one["loc"] for one in errors] == [["body", "epochs", "head"]]
+    unknown = client.post(URL, json=body(pets, class_weights={"horse": 1})).json()
+    assert "horse" in unknown["detail"]
+    assert "cat, dog" in unknown["detail"]
+
+
+def test_a_data_set_from_which_nothing_can_be_learned(client: httpx.Client, house: House) -> None:
+    empty = client.post("/v1/datasets", json={"name": "mine"}).json()["id"]
+    answer = client.post(URL, json=body(empty))
+    assert (answer.status_code, answer.json()["code"]) == (422, "not_trainable")
+    assert house.shelf.worked == []
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"", "application/json", 400),
+        (b'{"model": NaN}', "application/json", 400),
+        (b'{"\\ud800": 1}', "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b"[]", "application/json", 422),
+        (b"{}", "text/plain", 415),
+        (b" " * 300_000, "application/json", 413),
+    ],
+)
+def test_bodies_that_are_none(client: httpx.Client, content: bytes, kind: str, status: int) -> None:
+    answer = client.post(URL, content=content, headers={"Content-Type": kind})
+    assert answer.status_code == status, answer.text
+
+
+def test_presets_are_listed(client: httpx.Client) -> None:
+    items = client.get("/v1/presets").json()["items"]
+    assert [one["name"] for one in items] == list(PRESETS)
+    assert items[0]["request"]["network"] == "cnn_mnist"
