@@ -115,9 +115,12 @@ class Drain:
             self._refuse(lane)
             return 0
         others = [name for name in self._all() if name != lane]
+        # More than its knee would run in pieces, and the first would wait for the last.
+        most = min(self._batch_limit, predictor.batch_sizes[-1])
+        limit = _LIMITS.get(lane.operation, most)
         self._lanes.begin(lane)
         answered, turn_ends = 0, time.monotonic() + _TURN_SECONDS
-        while items := self._next_batch(lane, others):
+        while items := self._next_batch(lane, others, limit):
             answered += self._answer(lane, predictor, items)
             if self._stopping.is_set() or time.monotonic() > turn_ends:
                 # What still comes is the next task's, of this worker or another. It stands in
@@ -147,10 +150,9 @@ class Drain:
             replies = [Reply(item.id, lane.version, 1, 0, 0, error=past) for item in items]
             self._lanes.answer(lane, list(zip(items, replies, strict=True)), 1.0)
 
-    def _next_batch(self, lane: LaneName, others: Sequence[LaneName]) -> list[Item]:
+    def _next_batch(self, lane: LaneName, others: Sequence[LaneName], limit: int) -> list[Item]:
         """The next images, waiting a moment for them unless another lane or a stop is pending."""
         lingers_until = time.monotonic() + self._linger_seconds
-        limit = _LIMITS.get(lane.operation, self._batch_limit)
         while not (items := self._lanes.take_unless(lane, limit, others)):
             left = lingers_until - time.monotonic()
             if items is None or left <= 0 or self._stopping.is_set():
