@@ -187,7 +187,7 @@ class Worker:
 
         lanes = Lanes(self._client, self._id)
         explainers = Explainers(
-            explainer_loader(self._store, self._held, self._settings.max_batch_size),
+            explainer_loader(self._store, self._held, self._settings),
             self._settings.explainers,
         )
         return Drain(
