@@ -61,7 +61,7 @@ class Explaining:
 
         if lane.operation == "heatmap" and isinstance(ask, MapAsk):
             if not predictor.can_explain:
-                self._explainers.load_beside(predictor.load_explain, between)
+                self._explainers.load_beside(predictor, predictor.load_explain, between)
             explained = predictor.explain(images, classes, hires=ask.method == "hires_cam")
             told = explained.told(layer)
         else:

@@ -189,6 +189,7 @@ class Worker:
         explainers = Explainers(
             explainer_loader(self._store, self._held, self._settings),
             self._settings.explainers,
+            lambda model, version: self._held.get(model, version) is not None,
         )
         return Drain(
             lanes,
