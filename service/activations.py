@@ -25,6 +25,9 @@ from service.heatmaps import PNG
 from service.services import Services
 from service.uploads import Upload, read_uploads
 
+MOST_NUMBERS = 500_000
+"""Of an answer in JSON: 5 MB, half a second to write. Averages would not be the layer's maps."""
+
 
 @dataclass(frozen=True, slots=True)
 class Activations:
@@ -59,12 +62,30 @@ class Activations:
         """
         async with self.deadline.enforced():
             network, version = self.services.presence.choose(self.model, self.version, "explain")
+            await self._require_layer(network, version)
             self.services.dispatch.require_room(network.name, version, "explain")
             uploads = await read_uploads(self.request, self.services.settings)
             if len(uploads) > 1:
                 raise ValidationFailed("Feature maps are of one image. Send one at a time.")
             work = self._answer(network, version, uploads[0])
             return await while_connected(self.request, work)
+
+    async def _require_layer(self, network: Served, version: int) -> None:
+        """Refuses a layer that is not there, and more numbers than make a sensible answer."""
+        name = self.question.layer or network.manifest.explain_layer
+        layer = await self.services.layers.require(network.name, version, name)
+        if layer is not None:
+            rows, columns, total = (side or 1 for side in layer.output_shape)
+            self._check_size(min(self.question.channels, total), rows, columns)
+
+    def _check_size(self, channels: int, rows: int, columns: int) -> None:
+        if self.kind != PNG and channels * rows * columns > MOST_NUMBERS:
+            fitting = MOST_NUMBERS // (rows * columns)
+            instead = f"Ask for channels={fitting} or less, or f" if fitting else "F"
+            raise ValidationFailed(
+                f"{channels} maps of {rows} x {columns} are more than {MOST_NUMBERS} numbers. "
+                f"{instead}or a picture with Accept: image/png."
+            )
 
     async def _answer(self, network: Served, version: int, upload: Upload) -> Response:
         (decoded,) = await decode_uploads(
@@ -88,13 +109,14 @@ class Activations:
         if isinstance(told, OpsinError):
             raise told
         note = ActivationsNote.model_validate_json(told.note)
+        self._check_size(len(note.channels), *note.shape)
         work = (
             partial(self._picture, network, version, told, note)
             if self.kind == PNG
             else partial(self._json, network, version, decoded, told, note)
         )
         # Up to some megabytes of numbers: too much for the event loop, either way.
-        body = await self.services.decoder.run(work, deadline_seconds=self.deadline.remaining)
+        body = await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
         headers = {"X-Cache": "hit" if told.cached else "miss", "Vary": "Accept"}
         return Response(body, media_type=self.kind, headers=headers)
 

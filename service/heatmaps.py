@@ -36,6 +36,9 @@ from service.uploads import Upload, read_uploads
 
 PNG: Kind = "image/png"
 
+# Written by the event loop itself in a millisecond or two; more is the renderer's work.
+_FEW_NUMBERS = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -94,6 +97,7 @@ class Heatmaps:
         async with self.deadline.enforced():
             network, version = self._choose()
             lane = lane_of(self.wish.question, network.manifest.explain_layer)
+            await self._require_layer(network, version)
             self.services.dispatch.require_room(network.name, version, lane)
             uploads = await read_uploads(self.request, self.services.settings)
             self._check_count(len(uploads))
@@ -111,6 +115,7 @@ class Heatmaps:
         """
         async with self.deadline.enforced():
             network, version = self._choose()
+            await self._require_layer(network, version)
             uploads = await read_uploads(self.request, self.services.settings)
             self._check_count(len(uploads), whole=True)
             decoded = await while_connected(self.request, self._decode(network, uploads))
@@ -137,7 +142,7 @@ class Heatmaps:
             )
 
     def _choose(self) -> tuple[Served, int]:
-        """Also refuses classes and layers that make no sense, before anything is uploaded."""
+        """Also refuses classes that do not exist, before anything is uploaded."""
         wish = self.wish
         network, version = self.services.presence.choose(wish.model, wish.version, "heatmap")
         count = network.manifest.classes or 0
@@ -147,6 +152,11 @@ class Heatmaps:
                 "is none of them."
             )
         return network, version
+
+    async def _require_layer(self, network: Served, version: int) -> None:
+        """Likewise refuses a layer that does not exist, or has no maps."""
+        if self.wish.question.layer is not None:
+            await self.services.layers.require(network.name, version, self.wish.question.layer)
 
     def _check_count(self, images: int, *, whole: bool = False) -> None:
         if self.wish.kind == PNG and images > 1 and not whole:
@@ -173,7 +183,16 @@ class Heatmaps:
             raise made[0].maps
         if self.wish.kind == PNG:
             return await self._picture(network, uploads[0], made[0])
-        return self._json(network, version, made)
+        numbers = sum(
+            told.vector.size
+            for one in made
+            if not isinstance(one.maps, OpsinError)
+            for told in one.maps
+        )
+        if numbers <= _FEW_NUMBERS:
+            return self._json(network, version, made)
+        work = partial(self._json, network, version, made)
+        return await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
 
     async def _decode(self, network: Served, uploads: Sequence[Upload]) -> list[Decoded]:
         return await decode_uploads(
@@ -216,7 +235,11 @@ class Heatmaps:
             layer=_layer_of(question, network),
             timing_ms=self._timing(made),
         )
-        return Response(whole.model_dump_json(exclude_none=True), media_type="application/json")
+        return Response(
+            whole.model_dump_json(exclude_none=True),
+            media_type="application/json",
+            headers={"Vary": "Accept"},
+        )
 
     def _result(self, network: Served, one: _Made) -> HeatmapResult:
         picture = one.decoded.picture
@@ -238,7 +261,7 @@ class Heatmaps:
         )
 
     async def _picture(self, network: Served, upload: Upload, made: _Made) -> Response:
-        """The PNG, made by a thread of the decoder: it costs as much as decoding, or more."""
+        """The PNG, made by the renderer's thread: it costs as much as decoding, or more."""
         picture = made.decoded.picture
         if isinstance(picture, OpsinError) or isinstance(made.maps, OpsinError):
             raise InternalError("There is no picture.")
@@ -257,7 +280,7 @@ class Heatmaps:
             look=self.wish.look,
             max_pixels=settings.max_image_pixels,
         )
-        png = await self.services.decoder.run(work, deadline_seconds=self.deadline.remaining)
+        png = await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
         rendered = time.monotonic() - began
         return Response(png, media_type=PNG, headers=self._headers(made, rendered))
 

@@ -28,6 +28,7 @@ from service.dispatch import Dispatch, Drains
 from service.explanation_cache import ExplanationCache
 from service.job_queue import JobQueue
 from service.lanes import Lanes
+from service.layer_check import LayerCheck
 from service.presence import Presence
 from service.replies import Replies
 from service.rounds import Rounds
@@ -59,6 +60,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             max_images=settings.max_images,
         )
         stack.callback(decoder.close)
+        # One thread: a large overlay takes as long as many small images, and as much memory.
+        renderer = Decoder(1, max_pixels=settings.max_image_pixels)
+        stack.callback(renderer.close)
         drains = Drains(celery)
         stack.callback(drains.close)
 
@@ -93,6 +97,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             presence=presence,
             dispatch=Dispatch(lanes, replies, drains, Admission(settings.queue_limit), presence),
             decoder=decoder,
+            renderer=renderer,
             queue=queue,
             jobs=jobs,
             job_files=job_files,
@@ -100,6 +105,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             conversions=Conversions(store, client, celery, presence),
             datasets=datasets,
             explanations=ExplanationCache(settings.heatmap_cache_mb * MIB),
+            layers=LayerCheck(store),
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )

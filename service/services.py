@@ -27,6 +27,7 @@ from models.shelves import Served
 from models.store import Store
 from service.datasets import Datasets
 from service.explanation_cache import ExplanationCache
+from service.layer_check import LayerCheck
 
 T = TypeVar("T")
 
@@ -169,12 +170,17 @@ class Conversions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """All that a request may use, opened once and closed at the end."""
+    """All that a request may use, opened once and closed at the end.
+
+    `renderer` draws pictures and writes large answers; classifications never wait behind it, as
+    they do behind the `decoder`.
+    """
 
     settings: Settings
     presence: Presence
     dispatch: Dispatch
     decoder: Decoder
+    renderer: Decoder
     queue: JobQueue
     jobs: Jobs
     job_files: JobFiles
@@ -182,6 +188,7 @@ class Services:
     conversions: Conversions
     datasets: Datasets
     explanations: ExplanationCache
+    layers: LayerCheck
     database_ok: Callable[[], bool]
     started_at: float
 

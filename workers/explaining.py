@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from threading import Event
 
 import numpy as np
@@ -61,7 +62,8 @@ class Explaining:
 
         if lane.operation == "heatmap" and isinstance(ask, MapAsk):
             if not predictor.can_explain:
-                self._explainers.load_beside(predictor.load_explain, between)
+                load = predictor.load_explain
+                self._explainers.load_beside(load, load, between)
             explained = predictor.explain(images, classes, hires=ask.method == "hires_cam")
             told = explained.told(layer)
         else:
@@ -69,6 +71,11 @@ class Explaining:
             # Imports Keras, which the loading has done by now, off this thread.
             from models.explain.answering import Answering  # noqa: PLC0415
 
+            what = (ask.method if isinstance(ask, MapAsk) else None, ask.layer)
+            if not explainer.is_rehearsed(*what):
+                self._explainers.load_beside(
+                    (explainer, *what), partial(explainer.rehearse, *what), between
+                )
             told = Answering(explainer, layer, between).answer(ask, images, classes)
         return [Answer(vector, note) for vector, note in told]
 

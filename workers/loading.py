@@ -77,18 +77,23 @@ def loader(store: Store, max_batch_size: int, options: RuntimeOptions) -> Load:
 
 
 def explainer_loader(
-    store: Store, held: Held, max_batch_size: int
+    store: Store, held: Held, settings: Settings
 ) -> "Callable[[str, int], Explainer]":
     """Reads a version's Keras model and runs it once, so that nobody waits for its first run."""
 
     def load(model: str, version: int) -> "Explainer":
+        # With OpenVINO this may be the first that TensorFlow hears of how many threads are ours;
+        # to be told before Keras first runs anything.
+        from models.devices import prepare_tensorflow  # noqa: PLC0415 (TensorFlow)
+
+        prepare_tensorflow(settings.worker_threads)
         from models.explain.explainer import Explainer  # noqa: PLC0415 (TensorFlow)
         from models.version_predictor import VersionPredictor  # noqa: PLC0415
 
         predictor = held.get(model, version)
         explainer = Explainer(
             store.path(model, version),
-            max_batch_size=max_batch_size,
+            max_batch_size=settings.max_batch_size,
             predictor=predictor if isinstance(predictor, VersionPredictor) else None,
         )
         manifest = store.manifest(model, version)

@@ -189,8 +189,9 @@ class Worker:
 
         lanes = Lanes(self._client, self._id)
         explainers = Explainers(
-            explainer_loader(self._store, self._held, self._settings.max_batch_size),
+            explainer_loader(self._store, self._held, self._settings),
             self._settings.explainers,
+            lambda model, version: self._held.get(model, version) is not None,
         )
         return Drain(
             lanes,

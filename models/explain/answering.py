@@ -49,12 +49,12 @@ class Answering:
         """
         if isinstance(ask, ActivationsAsk):
             layer = ask.layer or self.explain_layer
-            maps = self.explainer.activations(images, layer)
+            maps = self.explainer.activations(images, layer, self._turn)
             return [_channels(ask, layer, one) for one in maps]
         return self._maps(ask, images, classes)
 
     def _maps(self, ask: MapAsk, images: Pixels, classes: Indices) -> list[Told]:
-        probabilities = self.explainer.probabilities(images)
+        probabilities = self.explainer.probabilities(images, self._turn)
         targets = np.where(classes < 0, probabilities.argmax(axis=1), classes).astype(np.int32)
         grids = self.explainer.heatmaps(
             ask.method,
@@ -73,14 +73,16 @@ class Answering:
             for (vector, note), image in zip(told, images, strict=True)
         ]
 
+    def _turn(self, _fraction: float) -> None:
+        self.between()
+
     def _step(self, fraction: float) -> None:
         self.between()
         self.progress(fraction)
 
     def _measured(self, note: bytes, image: Pixels, vector: Vector) -> bytes:
         def predict(pictures: Pixels) -> npt.NDArray[np.float32]:
-            self.between()
-            return self.explainer.probabilities(pictures)
+            return self.explainer.probabilities(pictures, self._turn)
 
         told = MapNote.model_validate_json(note)
         metrics = faithfulness(predict, image, vector.reshape(told.shape), told.target)

@@ -82,30 +82,51 @@ class Explained(NamedTuple):
     probabilities: Tensor
 
 
-def cam(flat: Flat, head: Head, layer: str, weigh: Weigh) -> Callable[[Tensor, Tensor], Tensor]:
-    """As `explained`, the grids alone."""
-    explain = explained(flat, head, layer, weigh)
-    return lambda inputs, classes: explain(inputs, classes).grids
+class Evidence(NamedTuple):
+    """What a layer has to say of a class, not yet weighed: all methods here start from it.
+
+    Attributes:
+        maps: The layer's output A, float32 (n, gh, gw, channels).
+        gradients: G, of the class's logit with respect to them, of the same shape.
+        targets: The class of each, int32 (n,).
+        probabilities: How probable the network holds it, float32 (n,).
+    """
+
+    maps: Tensor
+    gradients: Tensor
+    targets: Tensor
+    probabilities: Tensor
 
 
 def explained(
     flat: Flat, head: Head, layer: str, weigh: Weigh
 ) -> Callable[[Tensor, Tensor], Explained]:
-    """A function from preprocessed pictures and classes to what explains them, to be traced.
+    """As `evidence`, weighed and scaled: one function for one method, as a version carries it."""
+    gather = evidence(flat, head, layer)
+
+    def explain(inputs: Tensor, classes: Tensor) -> Explained:
+        found = gather(inputs, classes)
+        grids = scaled(weigh(found.maps, found.gradients))
+        return Explained(grids, found.targets, found.probabilities)
+
+    return explain
+
+
+def evidence(flat: Flat, head: Head, layer: str) -> Callable[[Tensor, Tensor], Evidence]:
+    """A function from preprocessed pictures and classes to what a layer says, to be traced.
 
     Args:
         flat: The network.
         head: Its end.
         layer: The layer whose maps are weighed.
-        weigh: How.
 
     Returns:
         A function of float32 (n, h, w, channels) and int32 (n,). A negative class stands for the
-        most probable one; the grid of a class that does not exist is all zeros.
+        most probable one; the gradients of a class that does not exist are all zeros.
     """
     taps = flat.to(flat.steps[layer].output, head.before, flat.output)
 
-    def explain(inputs: Tensor, classes: Tensor) -> Explained:
+    def gather(inputs: Tensor, classes: Tensor) -> Evidence:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             # The input is watched so that a frozen network, too, leaves a trace on the tape.
             tape.watch(inputs)
@@ -114,18 +135,19 @@ def explained(
             top = tf.argmax(logits, axis=-1, output_type=tf.int32)
             targets = tf.where(classes < 0, top, classes)
             chosen = tf.one_hot(targets, head.classes)
-            evidence = tf.reduce_sum(logits * chosen)
+            score = tf.reduce_sum(logits * chosen)
         gradients: Any = tape.gradient(
-            evidence, maps, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            score, maps, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        weighed = weigh(tf.cast(maps, tf.float32), tf.cast(gradients, tf.float32))
         probabilities = tf.reduce_sum(head.probabilities(output) * chosen, axis=-1)
-        return Explained(scaled(weighed), targets, probabilities)
+        return Evidence(
+            tf.cast(maps, tf.float32), tf.cast(gradients, tf.float32), targets, probabilities
+        )
 
-    return explain
+    return gather
 
 
-def scaled(evidence: Tensor) -> Tensor:
+def scaled(weighed: Tensor) -> Tensor:
     """Positive evidence (n, gh, gw) over its maximum; zeros where there is none, or no number."""
-    positive = tf.nn.relu(tf.where(tf.math.is_finite(evidence), evidence, 0.0))
+    positive = tf.nn.relu(tf.where(tf.math.is_finite(weighed), weighed, 0.0))
     return tf.math.divide_no_nan(positive, tf.reduce_max(positive, axis=(1, 2), keepdims=True))

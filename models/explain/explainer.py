@@ -16,10 +16,12 @@ from pydantic import TypeAdapter
 from contracts.errors import ValidationFailed
 from contracts.explanation import FAST, LayerInfo, Method
 from contracts.messages import Pixels
+from contracts.notes import OWN_METHODS
 from models.catalog import Preprocessing
 from models.explain.layer_file import explainable_layer, read_layers
 from models.explain.layers import layers_of
 from models.explain.probe import Probe
+from models.explain.probe import Question as GraphQuestion
 from models.explain.sampling import SAMPLINGS, Question
 from models.exporting import KERAS_MODEL
 from models.keras_files import read_whole
@@ -103,11 +105,13 @@ class Explainer:
         chosen = explainable_layer(self.layers, layer or self.manifest.explain_layer).name
         self._check(images)
         self._check_classes(classes)
-        if method in ("grad_cam", "hires_cam") and chosen == self.manifest.explain_layer:
+        if self._is_served(method, chosen):
             served = self._served()
             grids = served.explain(images, classes, hires=method == "hires_cam").grids
         elif method in FAST:
-            grids = self._asked().grids(method, images.astype(np.float32), classes, chosen)
+            return self._asked().grids(
+                method, images.astype(np.float32), classes, chosen, progress or _ignored
+            )
         else:
             return self._sampled(
                 method, images, classes, chosen, progress=progress or _ignored, seed=seed
@@ -115,17 +119,31 @@ class Explainer:
         (progress or _ignored)(1.0)
         return grids
 
-    def probabilities(self, images: Pixels) -> Grids:
+    def probabilities(
+        self, images: Pixels, progress: Callable[[float], None] | None = None
+    ) -> Grids:
         """How probable each class is: (n, classes); of a sigmoid, both its classes.
+
+        Args:
+            images: As for `heatmaps`.
+            progress: Likewise.
 
         Raises:
             ValidationFailed: There is no classifier.
         """
         self._check(images)
-        return self._asked_of_classes().probabilities(images.astype(np.float32))
+        probe = self._asked_of_classes()
+        return probe.probabilities(images.astype(np.float32), progress or _ignored)
 
-    def activations(self, images: Pixels, layer: str) -> Grids:
+    def activations(
+        self, images: Pixels, layer: str, progress: Callable[[float], None] | None = None
+    ) -> Grids:
         """A layer's maps: (n, gh, gw, channels).
+
+        Args:
+            images: As for `heatmaps`.
+            layer: By name.
+            progress: As for `heatmaps`.
 
         Raises:
             LayerNotFound: There is no such layer.
@@ -133,7 +151,48 @@ class Explainer:
         """
         name = explainable_layer(self.layers, layer).name
         self._check(images)
-        return self._asked().maps(images.astype(np.float32), name)
+        return self._asked().maps(images.astype(np.float32), name, progress or _ignored)
+
+    def is_rehearsed(self, method: Method | None, layer: str | None) -> bool:
+        """Whether a method, or None for `activations`, answers without loading or tracing."""
+        probe, name = self._probe, layer or self.manifest.explain_layer
+        if probe is None or not all(probe.knows(*key) for key in self._keys(method, name)):
+            return False
+        served = self._predictor
+        return not self._is_served(method, name) or (served is not None and served.can_explain)
+
+    def rehearse(self, method: Method | None, layer: str | None) -> None:
+        """Load and trace all that a method needs; takes seconds, by any thread.
+
+        Raises:
+            LayerNotFound, ValidationFailed: As the method itself would.
+        """
+        name = explainable_layer(self.layers, layer or self.manifest.explain_layer).name
+        probe = self._asked() if method is None else self._asked_of_classes()
+        if self._is_served(method, name):
+            self._served().load_explain()
+        for question, at in self._keys(method, name):
+            if not probe.knows(question, at):
+                probe.rehearse(question, at)
+
+    def _keys(self, method: Method | None, layer: str) -> list[tuple[GraphQuestion, str]]:
+        """The graphs that a method or `activations` runs; those of a layer with its name."""
+        if method is None:
+            return [("maps", layer)]
+        keys: list[tuple[GraphQuestion, str]] = [("probabilities", "")]
+        if method == "score_cam":
+            keys.append(("maps", layer))
+        if method in ("score_cam", "occlusion"):
+            keys.append(("masked_scores", ""))
+        elif method in ("smooth_grad", "integrated_gradients"):
+            keys.append(("gradients", ""))
+        elif not self._is_served(method, layer):
+            keys.append(("evidence", layer))
+        return keys
+
+    def _is_served(self, method: Method | None, layer: str) -> bool:
+        """Whether the SavedModel answers."""
+        return method in OWN_METHODS and layer == self.manifest.explain_layer
 
     def _sampled(
         self,
@@ -157,7 +216,6 @@ class Explainer:
                 image.astype(np.float32),
                 int(index),
                 layer,
-                self._max_batch_size,
                 seed,
                 within,
             )

@@ -2,13 +2,15 @@
 
 Each question is traced once, for any number of pictures, with the class as a tensor, and every
 batch is padded to one of a few sizes. So a hundred requests for a hundred classes trace nothing.
+A batch is a step of bounded work, after which the caller is told and may let others go first.
 Pictures are float32 in levels of 0 to 255; the preprocessing is inside, so that a gradient is per
 level and a mask is of the picture itself.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from threading import Lock
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -18,16 +20,27 @@ import tensorflow as tf
 from contracts.explanation import Method
 from models.batches import Batches
 from models.catalog import Preprocessing
-from models.explain.cams import WEIGHINGS, cam
+from models.explain.cams import WEIGHINGS, evidence, scaled
 from models.explain.flat import Flat, Tensor
 from models.explain.head import Head, head_of
+from models.explain.step_size import step_size
 from models.networks.preprocessing import prepare
 
 Array = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.int32]
 
-_MOST_GRAPHS = 32
+Told = Callable[[float], None]
+"""Hears the fraction done after each step; may raise to end it."""
+
+Question = Literal["maps", "evidence", "probabilities", "gradients", "masked_scores"]
+"""What one graph answers; the first two of one layer."""
+
+_MOST_GRAPHS = 96
 """Graphs kept; beyond them the one asked longest ago is let go. A graph is about a megabyte."""
+
+
+def _silent(fraction: float) -> None:
+    del fraction
 
 
 class Probe:
@@ -40,6 +53,7 @@ class Probe:
 
     Attributes:
         flat: Its layers.
+        batch: Pictures a step.
         traces: How many graphs have been traced so far.
     """
 
@@ -49,9 +63,11 @@ class Probe:
         self.flat = Flat.of(model)
         self.traces = 0
         self._preprocessing = preprocessing
-        self._batches = Batches.up_to(max_batch_size)
+        self.batch = step_size(self.flat, max_batch_size)
+        self._batches = Batches.up_to(self.batch)
         self._head: Head | None = None
-        self._graphs: OrderedDict[tuple[str, ...], Callable[..., Tensor]] = OrderedDict()
+        self._graphs: OrderedDict[tuple[str, str], Callable[..., Tensor]] = OrderedDict()
+        self._keeping = Lock()
 
     @property
     def head(self) -> Head:
@@ -63,33 +79,59 @@ class Probe:
         self._head = self._head or head_of(self.flat)
         return self._head
 
-    def maps(self, images: Array, layer: str) -> Array:
+    def knows(self, question: Question, layer: str = "") -> bool:
+        """Whether the question was asked before, so that it is answered without a delay."""
+        return _key(question, layer) in self._graphs
+
+    def rehearse(self, question: Question, layer: str) -> None:
+        """Trace the question and answer it once, of a black picture; takes seconds."""
+        black = np.zeros((1, *self._images.shape[1:]), np.float32)
+        first = np.zeros(1, np.int32)
+        match question:
+            case "maps":
+                self.maps(black, layer)
+            case "evidence":
+                self.grids("layer_cam", black, first, layer)
+            case "probabilities":
+                self.probabilities(black)
+            case "gradients":
+                self.gradients(black, first)
+            case "masked_scores":
+                list(self.masked_scores(black[0], np.ones((1, 2, 2), np.float32), 0))
+
+    def maps(self, images: Array, layer: str, told: Told = _silent) -> Array:
         """The output of a layer: (n, h, w, 3) to (n, gh, gw, channels)."""
 
         def make() -> Callable[..., Tensor]:
             part = self.flat.to(self.flat.steps[layer].output)
             return lambda images: tf.cast(part(self._prepared(images), training=False), tf.float32)
 
-        return self._all(self._graph(("maps", layer), make, self._images), images)
+        return self._all(self._graph(_key("maps", layer), make, self._images), told, images)
 
-    def grids(self, method: Method, images: Array, classes: Classes, layer: str) -> Array:
-        """A fast method: (n, h, w, 3) and (n,) to (n, gh, gw) in 0..1."""
+    def grids(
+        self, method: Method, images: Array, classes: Classes, layer: str, told: Told = _silent
+    ) -> Array:
+        """A fast method: (n, h, w, 3) and (n,) to (n, gh, gw) in 0..1.
+
+        The graph is the layer's, and all methods share it: the weighing takes no time beside it.
+        """
 
         def make() -> Callable[..., Tensor]:
-            grids = cam(self.flat, self.head, layer, WEIGHINGS[method])
-            return lambda images, classes: grids(self._prepared(images), classes)
+            gather = evidence(self.flat, self.head, layer)
+            return lambda images, classes: gather(self._prepared(images), classes)[:2]
 
-        graph = self._graph(("grids", method, layer), make, self._images, self._classes)
-        return self._all(graph, images, classes)
+        graph = self._graph(_key("evidence", layer), make, self._images, self._classes)
+        weigh = WEIGHINGS[method]
+        return self._all(lambda *batch: scaled(weigh(*graph(*batch))), told, images, classes)
 
-    def probabilities(self, images: Array) -> Array:
+    def probabilities(self, images: Array, told: Told = _silent) -> Array:
         """(n, h, w, 3) to (n, classes)."""
 
         def make() -> Callable[..., Tensor]:
             whole, head = self.flat.to(self.flat.output), self.head
             return lambda images: head.probabilities(whole(self._prepared(images), training=False))
 
-        return self._all(self._graph(("probabilities",), make, self._images), images)
+        return self._all(self._graph(_key("probabilities"), make, self._images), told, images)
 
     def gradients(self, images: Array, classes: Classes) -> Array:
         """Of each picture's logit with respect to its levels: (n, h, w, 3)."""
@@ -105,9 +147,8 @@ class Probe:
 
             return gradients
 
-        return self._all(
-            self._graph(("gradients",), make, self._images, self._classes), images, classes
-        )
+        graph = self._graph(_key("gradients"), make, self._images, self._classes)
+        return self._all(graph, _silent, images, classes)
 
     def masked_scores(self, image: Array, masks: Array, index: int) -> Iterator[Array]:
         """The logit of one class when parts of a picture are hidden, batch by batch.
@@ -138,7 +179,7 @@ class Probe:
             tf.TensorSpec((None, None, None), tf.float32),
             tf.TensorSpec((), tf.int32),
         )
-        graph = self._graph(("masked_scores",), make, *specs)
+        graph = self._graph(_key("masked_scores"), make, *specs)
         picture, class_index = tf.constant(image), tf.constant(index, tf.int32)
         for (batch,), count in self._batches.padded(masks):
             yield graph(picture, tf.constant(batch), class_index).numpy()[:count]
@@ -155,21 +196,36 @@ class Probe:
         return prepare(self._preprocessing, images, self.flat.image.shape[-1])
 
     def _graph(
-        self, key: tuple[str, ...], make: Callable[[], Callable[..., Tensor]], *specs: Any
+        self, key: tuple[str, str], make: Callable[[], Callable[..., Tensor]], *specs: Any
     ) -> Callable[..., Tensor]:
-        """The compiled function of a question, traced when it is first asked."""
-        if key not in self._graphs:
+        """The compiled function of a question, traced when it is first asked.
+
+        Two threads may come here, one that rehearses and one that asks: each step is whole.
+        """
+        graph = self._graphs.get(key)
+        if graph is None:
             function = make()
 
             def counted(*arguments: Tensor) -> Tensor:
                 self.traces += 1  # runs when Python does: once a trace
                 return function(*arguments)
 
-            self._graphs[key] = tf.function(counted).get_concrete_function(*specs)
-            if len(self._graphs) > _MOST_GRAPHS:
+            graph = tf.function(counted).get_concrete_function(*specs)
+        with self._keeping:
+            self._graphs[key] = graph
+            self._graphs.move_to_end(key)
+            while len(self._graphs) > _MOST_GRAPHS:
                 self._graphs.popitem(last=False)
-        self._graphs.move_to_end(key)
-        return self._graphs[key]
+        return graph
 
-    def _all(self, graph: Callable[..., Tensor], *arrays: Any) -> Array:
-        return self._batches.run(lambda *batch: graph(*map(tf.constant, batch)).numpy(), *arrays)
+    def _all(self, graph: Callable[..., Tensor], told: Told, *arrays: Any) -> Array:
+        rows, done = [], 0
+        for batch, count in self._batches.padded(*arrays):
+            rows.append(graph(*map(tf.constant, batch)).numpy()[:count])
+            done += count
+            told(done / len(arrays[0]))
+        return np.concatenate(rows)
+
+
+def _key(question: Question, layer: str = "") -> tuple[str, str]:
+    return question, layer

@@ -30,7 +30,6 @@ class Question:
         image: (h, w, 3), float32 levels of 0 to 255.
         index: The class.
         layer: The layer whose maps are used, if the method uses any.
-        batch: Most pictures that run together.
         seed: Of what is random.
         progress: Told the fraction done.
     """
@@ -39,7 +38,6 @@ class Question:
     image: Array
     index: int
     layer: str
-    batch: int
     seed: int
     progress: Callable[[float], None]
 
@@ -97,7 +95,7 @@ def smooth_grad(question: Question) -> Array:
         noise: Array = random.standard_normal((count, *question.image.shape), np.float32)
         return question.image + noise * np.float32(spread)
 
-    sizes = _sizes(NOISY_COPIES, question.batch)
+    sizes = _sizes(NOISY_COPIES, question.probe.batch)
     mean = _mean_gradient(question, (copies(size) for size in sizes), NOISY_COPIES)
     return _pooled(np.abs(mean).sum(axis=-1))
 
@@ -109,7 +107,7 @@ def integrated_gradients(question: Question) -> Array:
     rule: x * mean_s dS/dx(s x). Summed over all places it is what the score gained.
     """
     shares = ((np.arange(PATH_STEPS) + 0.5) / PATH_STEPS).astype(np.float32)
-    batches = np.split(shares, np.cumsum(_sizes(PATH_STEPS, question.batch))[:-1])
+    batches = np.split(shares, np.cumsum(_sizes(PATH_STEPS, question.probe.batch))[:-1])
     path: Iterable[Array] = (
         (question.image * share[:, None, None, None]).astype(np.float32) for share in batches
     )

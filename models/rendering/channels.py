@@ -4,8 +4,9 @@ import numpy as np
 
 from contracts.messages import Vector
 from contracts.notes import ActivationsNote
-from models.explain.pictures import Tile, png, sheet
+from models.explain.pictures import Tile, sheet
 from models.rendering.colormaps import Colormap, colours_of
+from models.rendering.png_file import png
 
 _SIDE = 112
 

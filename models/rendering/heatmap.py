@@ -1,6 +1,5 @@
 """A heatmap as a PNG: what `/v1/heatmap` and `opsin explain` show."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,15 +10,12 @@ from models.images import upright
 from models.rendering.colormaps import Colormap, colours_of
 from models.rendering.legend import with_legend
 from models.rendering.overlay import map_alone, overlay
+from models.rendering.png_file import png
 from models.rendering.strip import strip
 from models.rendering.upsampling import Grid
 from models.resizing import Box, Size
 
 Shown = Literal["overlay", "map"]
-
-# A photo with colours laid over it hardly shrinks any further at the higher levels, which take
-# several times as long.
-_COMPRESSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +91,3 @@ def bounded(picture: Image.Image, pixels: int) -> Image.Image:
         return picture
     size = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
     return picture.resize(size, Image.Resampling.BILINEAR)
-
-
-def png(picture: Image.Image) -> bytes:
-    """The picture as a file."""
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=_COMPRESSION)
-    return file.getvalue()

@@ -133,7 +133,12 @@ async def list_layers(
             examples.JOB | {"kind": "filters"},
         ),
         **problem_responses(
-            "idempotency_conflict", "validation_error", "queue_full", "dependency_unavailable"
+            "idempotency_conflict",
+            "validation_error",
+            "queue_full",
+            "dependency_unavailable",
+            "model_not_ready",
+            "no_worker",
         ),
         **_UNKNOWN,
     },
@@ -142,7 +147,11 @@ async def filters(
     *, body: FiltersRequest, services: Open, key: IdempotencyKey = None
 ) -> JSONResponse:
     """Find, by gradient ascent from noise, what each filter of a layer responds to most."""
-    request = await run_in_threadpool(_filters, services.store, services.settings.models[0], body)
+    if body.model is None:
+        asked = None if body.version is None else str(body.version)
+        network, _ = services.presence.choose(None, asked, "explain")
+        body = body.model_copy(update={"model": network.name})
+    request = await run_in_threadpool(_filters, services.store, body)
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     job = await services.queue.submit_work(
         "filters", request, idempotency=(key, digest) if key else None
@@ -150,9 +159,9 @@ async def filters(
     return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
 
 
-def _filters(store: Store, default: str, body: FiltersRequest) -> dict[str, Any]:
-    """The request with its version pinned, and its layer known to be there."""
-    model = body.model or default
+def _filters(store: Store, body: FiltersRequest) -> dict[str, Any]:
+    """The request of a model with its version pinned, and its layer known to be there."""
+    model = str(body.model)
     version = store.resolve(model, body.version)
     if body.layer is not None:
         explainable_layer(_layers(store, model, version).items, body.layer)

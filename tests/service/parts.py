@@ -53,6 +53,7 @@ from models.store import Store
 from service import examples
 from service.datasets import Datasets
 from service.explanation_cache import ExplanationCache
+from service.layer_check import LayerCheck
 from service.services import JobItem, Services
 
 T = TypeVar("T")
@@ -77,6 +78,7 @@ class PillowDecoder:
     """Decodes in this process. Room for so many images may be set from outside."""
 
     room: int = 1000
+    runs: int = 0
 
     async def decode(
         self, data: bytes, *, network: Target, resize: Resize, deadline_seconds: float
@@ -93,6 +95,7 @@ class PillowDecoder:
         return Shrunk(pixels, image.width, image.height)
 
     async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:
+        self.runs += 1
         return await asyncio.wait_for(asyncio.to_thread(work), deadline_seconds)
 
 
@@ -343,6 +346,7 @@ class House:
     presence: OneWorker = field(default_factory=OneWorker)
     shelf: Shelf = field(default_factory=Shelf)
     decoder: PillowDecoder = field(default_factory=PillowDecoder)
+    renderer: PillowDecoder = field(default_factory=PillowDecoder)
     store: Store = field(default_factory=lambda: Store(Path(tempfile.mkdtemp(), "store")))
     files: JobFiles = field(default_factory=lambda: JobFiles(Path(tempfile.mkdtemp(), "jobs")))
     datasets: Datasets = field(default_factory=lambda: datasets_in(Path(tempfile.mkdtemp())))
@@ -358,6 +362,7 @@ class House:
             presence=self.presence,
             dispatch=self.dispatch,
             decoder=self.decoder,
+            renderer=self.renderer,
             queue=self.shelf,
             jobs=self.shelf,
             job_files=self.files,
@@ -365,6 +370,7 @@ class House:
             conversions=Unhurried(),
             datasets=self.datasets,
             explanations=self.explanations,
+            layers=LayerCheck(self.store),
             database_ok=lambda: self.database,
             started_at=1.0,
         )

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from models.explain.cams import cam, hires_cam
+from models.explain.cams import explained, hires_cam
 from models.explain.flat import Flat
 from models.explain.head import head_of
 from models.explain.layers import layers_of
@@ -44,10 +44,9 @@ def test_a_nested_network_is_seen_through(kind: str) -> None:
     inner = model.get_layer("inner")
     inside = keras.Model(inner.inputs[0], inner.get_layer("conv").output)
     np.testing.assert_array_equal(flat.to(flat.steps["conv"].output)(INPUTS), inside(INPUTS))
-    grids = cam(flat, head_of(flat), "conv", hires_cam)
-    assert grids(keras.ops.convert_to_tensor(INPUTS), np.array([0, 2], np.int32)).shape == (
-        (2, 10, 10)
-    )
+    explain = explained(flat, head_of(flat), "conv", hires_cam)
+    told = explain(keras.ops.convert_to_tensor(INPUTS), np.array([0, 2], np.int32))
+    assert told.grids.shape == (2, 10, 10)
     assert [layer.name for layer in model.layers] == names
     for before, after in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -70,8 +69,8 @@ def test_a_sequential_network_and_its_functional_twin_give_the_same_maps() -> No
     found = []
     for one in (model, keras.Model(image, x)):
         flat = Flat.of(one)
-        grids = cam(flat, head_of(flat), "conv", hires_cam)
-        found.append(grids(keras.ops.convert_to_tensor(INPUTS), classes).numpy())
+        explain = explained(flat, head_of(flat), "conv", hires_cam)
+        found.append(explain(keras.ops.convert_to_tensor(INPUTS), classes).grids.numpy())
     assert found[0].any()
     np.testing.assert_array_equal(*found)
 

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from models.explain.cams import cam, grad_cam
+from models.explain.cams import explained, grad_cam
 from models.explain.flat import Flat
 from models.explain.head import head_of
 from tests.models import keras_warnings
@@ -61,7 +61,9 @@ def test_a_sigmoid_is_two_classes_that_contradict_each_other(end: list[keras.Lay
     both = head.probabilities(output).numpy()
     np.testing.assert_allclose(both, np.concatenate([1 - output, output], -1))
     for_one, against = (
-        cam(flat, head, "conv", grad_cam)(tf.constant(INPUTS), tf.fill((4,), index)).numpy()
+        explained(flat, head, "conv", grad_cam)(
+            tf.constant(INPUTS), tf.fill((4,), index)
+        ).grids.numpy()
         for index in (1, 0)
     )
     assert for_one.any() or against.any()

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from models.explain.cams import cam, grad_cam, hires_cam
+from models.explain.cams import explained, grad_cam, hires_cam
 from models.explain.flat import Flat
 from models.explain.head import head_of
 from models.keras_files import read_tutorial_weights
@@ -33,7 +33,8 @@ def compare(model: keras.Model, layer: str, inputs: tf.Tensor, classes, gradient
     slopes = gradients(maps)
     pooled = (slopes.mean(axis=(1, 2), keepdims=True) * maps).sum(axis=-1)
     for weigh, expected in ((grad_cam, pooled), (hires_cam, (slopes * maps).mean(axis=-1))):
-        found = cam(flat, head_of(flat), layer, weigh)(inputs, tf.constant(classes)).numpy()
+        explain = explained(flat, head_of(flat), layer, weigh)
+        found = explain(inputs, tf.constant(classes)).grids.numpy()
         assert found.any()
         np.testing.assert_allclose(found, scaled(expected), atol=1e-4)
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -9,8 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contracts.notes import read_ask
-from tests.service.parts import House, picture
+from contracts.explanation import LayerInfo
+from contracts.messages import Reply
+from contracts.notes import MapNote, read_ask
+from contracts.settings import Settings
+from models.explain.layer_file import write_layers
+from models.manifest import MANIFEST
+from tests.service.parts import SERVED, House, picture
 
 JSON = {"Accept": "application/json"}
 PNG = {"Content-Type": "image/png"}
@@ -167,3 +174,87 @@ def test_feature_maps(client: httpx.Client, house: House) -> None:
     sheet = np.asarray(Image.open(io.BytesIO(answer.content)))
     assert sheet.std() > 10
     assert answer.headers["X-Cache"] == "hit"
+
+
+@pytest.fixture
+def with_layers(house: House) -> House:
+    """SqueezeNet's version in the store, so far as its list of layers."""
+    folder = house.store._folder("squeezenet") / "1"
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text(SERVED.manifest.model_dump_json())
+    shapes: dict[str, list[int | None]] = {
+        "fire9_concat": [13, 13, 512],
+        "conv1": [113, 113, 64],
+        "predictions": [1000],
+    }
+    write_layers(
+        folder,
+        [
+            LayerInfo(name=name, type="Layer", output_shape=shape, explainable=len(shape) == 3)
+            for name, shape in shapes.items()
+        ],
+    )
+    return house
+
+
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}])
+@pytest.mark.parametrize(
+    ("layer", "status", "code"),
+    [("fire99", 404, "layer_not_found"), ("predictions", 422, "validation_error")],
+)
+def test_a_layer_is_refused_before_the_image_is_read(
+    client: httpx.Client,
+    with_layers: House,
+    headers: dict[str, str],
+    layer: str,
+    status: int,
+    code: str,
+) -> None:
+    answer = post(client, b"no image", layer=layer, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert "fire9_concat" in answer.json()["detail"]
+    told = post(client, b"no image", path="/v1/activations", layer=layer)
+    assert (told.status_code, told.json()["code"]) == (status, code)
+    assert with_layers.dispatch.asked == []
+    assert post(client, layer="conv1").status_code == 200
+
+
+def test_too_many_numbers_are_refused_before_the_image_is_read(
+    client: httpx.Client, with_layers: House
+) -> None:
+    path = "/v1/activations"
+    answer = post(client, b"no image", path=path, layer="conv1", channels=64, headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+    assert "channels=39" in answer.json()["detail"]
+    assert with_layers.dispatch.asked == []
+    assert post(client, path=path, layer="conv1", channels=39, headers=JSON).status_code == 200
+    assert post(client, path=path, layer="conv1", channels=64).status_code == 200
+
+
+def test_drawing_and_large_answers_leave_the_decoder_alone(
+    client: httpx.Client, house: House
+) -> None:
+    assert post(client).headers["Vary"] == "Accept"
+    assert post(client, path="/v1/activations", headers=JSON).headers["Vary"] == "Accept"
+    assert (house.decoder.runs, house.renderer.runs) == (0, 2)
+    assert post(client, headers=JSON).headers["Vary"] == "Accept"
+    assert house.renderer.runs == 2, "four numbers are written at once"
+    rows = np.ones((80, 80), np.float32)
+    note = MapNote(shape=(80, 80), layer="conv1", target=3, probability=0.5)
+    house.dispatch.answers = [
+        Reply(bytes(16), 1, 1, 0.0, 0.0, vector=rows.ravel(), note=note.pack())
+    ]
+    body = post(client, picture(31), headers=JSON, layer="conv1").json()
+    assert body["grid"]["values"] == rows.tolist()
+    assert (house.decoder.runs, house.renderer.runs) == (0, 3)
+
+
+def test_filters_without_a_model_are_of_the_first_that_is_ready(
+    settings: Settings, with_layers: House, served: Callable[..., AbstractContextManager[str]]
+) -> None:
+    settings = settings.model_copy(update={"models": ("vgg16", "squeezenet")})  # only one is ready
+    with served(settings, with_layers) as url:
+        answer = httpx.post(f"{url}/v1/filters", json={"layer": "conv1", "version": 1})
+    assert answer.status_code == 202
+    _, request, _ = with_layers.shelf.worked[-1]
+    assert (request["model"], request["version"]) == ("squeezenet", 1)
