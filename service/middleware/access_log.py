@@ -5,6 +5,7 @@ to the log under the same id. The query is not logged: it may one day hold
 what is nobody's business.
 """
 
+import asyncio
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contracts.errors import InternalError
+from contracts.errors import Draining, InternalError
 from service.problems import CLIENT_CLOSED_REQUEST, problem
 
 # Asked every few seconds by whatever supervises us; worth a line only when it goes wrong.
@@ -43,6 +44,12 @@ class AccessLog:
         log = self._bound()
         try:
             await self.app(scope, receive, note)
+        except asyncio.CancelledError:
+            # Only the server cancels a request here: its time to finish was over.
+            if status is None:
+                gone = Draining("The service is shutting down. Send it again.", retry_after=1)
+                await problem(Request(scope), gone)(scope, receive, note)
+            raise
         except Exception:
             log.exception("unexpected exception")
             if status is None:

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -77,8 +78,10 @@ def test_told_to_stop_it_finishes_within_bounds(delay: float, finishes: bool) ->
             if finishes:
                 assert client.send(request).status_code == 200
             else:
-                with pytest.raises(httpx.RemoteProtocolError):
-                    client.send(request).raise_for_status()
+                # The connection may be gone before the answer.
+                with suppress(httpx.RemoteProtocolError):
+                    cut = client.send(request)
+                    assert (cut.status_code, cut.json()["code"]) == (503, "draining")
             assert time.monotonic() - started < 10
             stopper.wait(5)
         log = process.communicate(timeout=15)[1]
