@@ -46,6 +46,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     from contracts.settings import Settings  # noqa: PLC0415  reads what was just set
     from models.images import decode  # noqa: PLC0415
+    from models.runtimes.runtime import RuntimeOptions  # noqa: PLC0415
     from models.store import Store  # noqa: PLC0415
     from workers.loading import loader, prepare  # noqa: PLC0415  TensorFlow
 
@@ -56,7 +57,7 @@ def main() -> None:
     files = [file.read_bytes() for file in sorted(pictures.glob("*.jpg"))]
     limit = settings.max_image_pixels
     decoding = cost(lambda: [decode(f, network=manifest, max_pixels=limit) for f in files])
-    predictor = loader(store, max(BATCHES))(model, manifest.version)
+    predictor = loader(store, max(BATCHES), RuntimeOptions.of(settings))(model, manifest.version)
     random = np.random.default_rng(8)
     computing = {}
     for size in BATCHES:
