@@ -32,7 +32,7 @@ def learning(fetched: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def client(learning: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=learning.url, timeout=120) as client:
+    with httpx.Client(base_url=learning.url, timeout=320) as client:
         yield client
 
 
@@ -54,7 +54,7 @@ def trained(learning: Running, client: httpx.Client) -> dict[str, Any]:
 
 
 def asked(client: httpx.Client, path: str, data: bytes, **params: Any) -> dict[str, Any]:
-    headers = {"Content-Type": "image/png", "Accept": "application/json", "X-Timeout-Ms": "100000"}
+    headers = {"Content-Type": "image/png", "Accept": "application/json", "X-Timeout-Ms": "300000"}
     answer = client.post(path, params={"model": "colours"} | params, content=data, headers=headers)
     assert answer.status_code == 200, answer.text
     told: dict[str, Any] = answer.json()
