@@ -16,6 +16,7 @@ from models.networks.cnn import cnn
 from models.parity import ParityError, parity
 from models.signatures import Blueprint, NoProbabilitiesError, signatures
 from tests.models import keras_warnings
+from tests.models.builders import in_another, in_one_row, in_sequence
 
 pytestmark = keras_warnings.ignored
 
@@ -53,35 +54,7 @@ def test_a_graph_that_strays_is_refused(
         parity(endpoints, loaded(tmp_path), pictures)
 
 
-def rows(last: layers.Dense) -> list[keras.Layer]:
-    return [
-        layers.Conv2D(4, 3, activation="relu", name="conv2"),
-        layers.MaxPooling2D(name="pool2"),
-        layers.Flatten(name="flatten"),
-        last,
-    ]
-
-
-def in_one_row(last: layers.Dense) -> keras.Model:
-    x = image = keras.Input((16, 16, 3))
-    for row in rows(last):
-        x = row(x)
-    return keras.Model(image, x)
-
-
-def in_another(last: layers.Dense) -> keras.Model:
-    """Its first layers as an imported base would hold them."""
-    conv, pool, flatten, last = rows(last)
-    image, inner = keras.Input((16, 16, 3)), keras.Input((16, 16, 3))
-    base = keras.Model(inner, pool(conv(inner)), name="base")
-    return keras.Model(image, last(flatten(base(image))))
-
-
-def as_sequence(last: layers.Dense) -> keras.Model:
-    return keras.Sequential([keras.Input((16, 16, 3)), *rows(last)])
-
-
-@pytest.mark.parametrize("build", [in_one_row, in_another, as_sequence])
+@pytest.mark.parametrize("build", [in_one_row, in_another, in_sequence])
 def test_a_network_is_exported_however_it_was_put_together(
     build: Callable[[layers.Dense], keras.Model], pictures: np.ndarray, tmp_path: Path
 ) -> None:
