@@ -6,6 +6,7 @@ seconds on a full machine. Here that is done before anybody asks, but after ever
 all is loaded that serves, the worker has been idle for a while, and there is memory to spare.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Literal, Protocol
 import psutil
 import structlog
 
+from contracts.errors import VersionNotFound
 from models.store import Store
 from workers.held import Held, Predictor
 
@@ -99,8 +101,11 @@ class Preloading:
         return False
 
     def _needed(self, model: str, version: int) -> float:
-        variables = self._store.path(model, version) / "saved_model" / "variables"
-        weights = sum(file.stat().st_size for file in variables.iterdir())
+        try:
+            variables = self._store.path(model, version) / "saved_model" / "variables"
+            weights = sum(file.stat().st_size for file in variables.iterdir())
+        except (OSError, VersionNotFound):  # deleted this very moment
+            return math.inf
         fresh = 0 if "tensorflow" in sys.modules else _TENSORFLOW_BYTES
         return fresh + _COPIES * weights + _SPARE_BYTES
 
