@@ -120,6 +120,8 @@ def opsin(
         "OPSIN_MODELS": subject.model,
         "OPSIN_WEIGHTS_DIR": str(weights),
         "OPSIN_OFFLINE": "1",
+        # The peers have nothing that explains; its memory is no part of the comparison.
+        "OPSIN_PRELOAD_EXPLANATIONS": "off",
     }
     if precision is not None:
         ours["OPSIN_PRECISION"] = precision

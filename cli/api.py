@@ -1,15 +1,60 @@
 """The running API as the commands see it: is it there, is it ready, what does it serve."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 from pydantic import ValidationError
 
 from cli.configuration import address, key_headers
+from cli.failure import CommandError
 from contracts.registry import ModelInfo, Readiness, SystemInfo
+from contracts.release import RELEASE
 from contracts.settings import Settings
 
 _LOOK_SECONDS = 2.0
+
+
+def server_for(settings: Settings, server: str | None, *, local: bool) -> str | None:
+    """The URL of the server that shall answer a command; None where this process shall.
+
+    Args:
+        settings: Where a server of this machine listens.
+        server: The one that was named, if one was.
+        local: Whether none is wanted.
+
+    Raises:
+        CommandError: The one that was named does not answer.
+    """
+    if local:
+        return None
+    api = Api(settings, server)
+    if api.is_opsin():
+        return api.url
+    if server is not None:
+        raise CommandError(
+            f"No Opsin answers at {api.url}. Leave --server out to run the network here."
+        )
+    return None
+
+
+@contextmanager
+def in_words(url: str) -> Iterator[None]:
+    """Turn what can go wrong with a question to a server into words.
+
+    Raises:
+        CommandError: It did not answer, or not as this release does.
+    """
+    try:
+        yield
+    except httpx.HTTPError as error:
+        why = str(error) or type(error).__name__
+        raise CommandError(f"{url} did not answer: {why}.") from error
+    except ValidationError:
+        raise CommandError(
+            f"{url} did not answer as Opsin {RELEASE} does. Is it of that version?"
+        ) from None
 
 
 class Api:

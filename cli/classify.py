@@ -7,7 +7,7 @@ from typing import Protocol
 from rich.markup import escape
 from rich.table import Table
 
-from cli.api import Api
+from cli.api import server_for
 from cli.console import answers, complain, notes
 from cli.failure import CommandError
 from contracts.inference import (
@@ -85,16 +85,10 @@ def classify(
 
 
 def _classifier(settings: Settings, server: str | None, *, local: bool) -> Classifier:
-    if not local:
-        api = Api(settings, server)
-        if api.is_opsin():
-            from cli.remote import Remote  # noqa: PLC0415
+    if url := server_for(settings, server, local=local):
+        from cli.remote import Remote  # noqa: PLC0415
 
-            return Remote(settings, api.url)
-        if server is not None:
-            raise CommandError(
-                f"No Opsin answers at {api.url}. Leave --server out to run the network here."
-            )
+        return Remote(settings, url)
     from cli.local import Local  # noqa: PLC0415 (loads the model code)
 
     return Local(settings)

@@ -15,21 +15,25 @@ from contracts.settings import Settings
 _NOT_SETTINGS = {PARENT, "OPSIN_SHARED_DIR"}
 
 
-def load() -> Settings:
+def load(*, key: str | None = None) -> Settings:
     """The settings in force.
+
+    Args:
+        key: The server's key, where a command was told another.
 
     Raises:
         CommandError: One line for each bad setting, by the name it has in the environment.
     """
     _warn_of_unknown()
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as bad:
         lines = [
             f"  OPSIN_{'.'.join(str(part) for part in error['loc']).upper()}: {error['msg']}"
             for error in bad.errors()
         ]
         raise CommandError("These settings are wrong:\n" + "\n".join(lines), exit_code=2) from None
+    return settings if key is None else settings.model_copy(update={"api_key": SecretStr(key)})
 
 
 def _warn_of_unknown() -> None:

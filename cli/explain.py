@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from rich.markup import escape
 
-from cli.api import Api
+from cli.api import server_for
 from cli.console import answers, muffled, waiting
 from cli.failure import CommandError
 from contracts.explanation import METHODS, Method
@@ -91,16 +91,10 @@ def _sheet(explains: Explains, photo: Path, data: bytes, wanted: Wanted) -> byte
 
 
 def _explains(settings: Settings, server: str | None, *, local: bool) -> Explains:
-    if not local:
-        api = Api(settings, server)
-        if api.is_opsin():
-            from cli.explain_remote import RemoteExplainer  # noqa: PLC0415
+    if url := server_for(settings, server, local=local):
+        from cli.explain_remote import RemoteExplainer  # noqa: PLC0415
 
-            return RemoteExplainer(settings, api.url)
-        if server is not None:
-            raise CommandError(
-                f"No Opsin answers at {api.url}. Leave --server out to run the network here."
-            )
+        return RemoteExplainer(settings, url)
     from cli.explain_local import LocalExplainer  # noqa: PLC0415 (loads the model code)
 
     return LocalExplainer(settings)

@@ -48,14 +48,10 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
 
     The server answers if one runs, else a version of the store in this process.
     """
-    from pydantic import SecretStr  # noqa: PLC0415
-
     from cli.configuration import load  # noqa: PLC0415
     from cli.explain import Wanted  # noqa: PLC0415
     from cli.explain import explain as show  # noqa: PLC0415
 
-    settings = load()
-    if key is not None:
-        settings = settings.model_copy(update={"api_key": SecretStr(key)})
+    settings = load(key=key)
     wanted = Wanted(model, method, class_index, layer, legend, alpha, colormap)
     show(settings, photos, wanted, out=out, all_methods=all_methods, server=server, local=local)

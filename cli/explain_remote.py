@@ -1,8 +1,8 @@
 """Explanations through a running server."""
 
 import httpx
-from pydantic import ValidationError
 
+from cli.api import in_words
 from cli.configuration import key_headers
 from cli.explain import Wanted
 from cli.failure import CommandError
@@ -39,7 +39,7 @@ class RemoteExplainer:
         parameters |= {name: value for name, value in optional.items() if value is not None}
         milliseconds = self._settings.max_timeout_ms
         headers = {"X-Timeout-Ms": str(milliseconds), "Accept": "image/png"}
-        try:
+        with in_words(self._url):
             answer = httpx.post(
                 f"{self._url}/v1/heatmap",
                 params=parameters,
@@ -52,12 +52,4 @@ class RemoteExplainer:
             if answer.is_success:
                 return answer.content
             problem = Problem.model_validate_json(answer.content)
-        except httpx.HTTPError as error:
-            why = str(error) or type(error).__name__
-            raise CommandError(f"{self._url} did not answer: {why}.") from error
-        except ValidationError:
-            raise CommandError(
-                f"{self._url} did not answer as Opsin does. Is it of this version?"
-            ) from None
-        reasons = "".join(f" {fault.loc[-1]}: {fault.msg}." for fault in problem.errors or ())
-        raise CommandError(f"{problem.title}. {problem.detail}{reasons}")
+        raise CommandError(problem.sentence)

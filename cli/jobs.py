@@ -220,11 +220,9 @@ def _events(lines: Iterator[str]) -> Iterator[dict[str, str]]:
 
 def _refusal(answer: httpx.Response) -> str:
     try:
-        problem = Problem.model_validate_json(answer.read())
+        return Problem.model_validate_json(answer.read()).sentence
     except ValidationError:
         return f"The server answered {answer.status_code}."
-    reasons = "".join(f" {fault.loc[-1]}: {fault.msg}." for fault in problem.errors or ())
-    return f"{problem.title}. {problem.detail}{reasons}"
 
 
 def _coloured(state: str) -> str:

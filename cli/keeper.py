@@ -33,6 +33,8 @@ _OUTGROWN_SECONDS = 10.0
 _SUCCESSOR_SECONDS = 600.0
 _RETRY_SECONDS = 600.0
 _MB = 1_000_000
+# Megabytes of TensorFlow, which a worker that serves by OpenVINO loads with its first explanation.
+_EXPLAINING = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Bound:
     """How much memory a worker may take.
 
     Attributes:
-        megabytes: As set; 0 for twice what a fresh worker takes.
+        megabytes: As set; 0 for twice what a fresh worker takes, and what explanations load.
     """
 
     megabytes: int
@@ -51,7 +53,9 @@ class Bound:
         A bound that a fresh worker already reaches would have it replaced for ever, so there is
         always room for a quarter more.
         """
-        return max(float(self.megabytes), 1.25 * fresh) if self.megabytes else 2.0 * fresh
+        if not self.megabytes:
+            return 2.0 * fresh + _EXPLAINING
+        return max(float(self.megabytes), 1.25 * fresh)
 
 
 class Beats:

@@ -137,15 +137,11 @@ def classify(  # noqa: PLR0917 (typer reads options from the parameters)
 
     The server answers if one runs, else the network in this process.
     """
-    from pydantic import SecretStr  # noqa: PLC0415
-
     from cli.classify import Question  # noqa: PLC0415
     from cli.classify import classify as answer  # noqa: PLC0415
     from cli.configuration import load  # noqa: PLC0415
 
-    settings = load()
-    if key is not None:
-        settings = settings.model_copy(update={"api_key": SecretStr(key)})
+    settings = load(key=key)
     question = Question(model, top, resize)
     answer(settings, photos, question, server=server, local=local, as_json=as_json)
 

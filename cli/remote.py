@@ -1,14 +1,13 @@
 """Classification through a running server, in requests as large as it takes."""
 
 import httpx
-from pydantic import ValidationError
 
+from cli.api import in_words
 from cli.classify import Photo, Question, empty
 from cli.configuration import key_headers
 from cli.failure import CommandError
 from contracts.inference import InferenceResponse, ItemError, ItemResult, Timing
 from contracts.problem import Problem
-from contracts.release import RELEASE
 from contracts.settings import Settings
 
 # With a single photo its own fault is the whole answer; these are such faults.
@@ -53,26 +52,18 @@ class Remote:
             parameters["model"] = question.model
         # The server sniffs the real type; the name alone says that it is a file.
         files = [("image", (photo.name, photo.data, "image/*")) for photo in photos]
-        try:
+        with in_words(self._url):
             answer = client.post("/v1/classify", params=parameters, files=files)
             if answer.is_success:
                 return InferenceResponse.model_validate_json(answer.content)
             return self._refused(answer, photos, question)
-        except httpx.HTTPError as error:
-            why = str(error) or type(error).__name__
-            raise CommandError(f"{self._url} did not answer: {why}.") from error
-        except ValidationError:
-            raise CommandError(
-                f"{self._url} did not answer as Opsin {RELEASE} does. Is it of that version?"
-            ) from None
 
     def _refused(
         self, answer: httpx.Response, photos: list[Photo], question: Question
     ) -> InferenceResponse:
         problem = Problem.model_validate_json(answer.content)
         if len(photos) != 1 or problem.code not in _PHOTO_FAULTS:
-            reasons = "".join(f" {fault.loc[-1]}: {fault.msg}." for fault in problem.errors or ())
-            raise CommandError(f"{problem.title}. {problem.detail}{reasons}")
+            raise CommandError(problem.sentence)
         fault = ItemError(code=problem.code, detail=problem.detail)
         result = ItemResult.model_validate({"name": photos[0].name, "error": fault})
         return empty(question.model or "").model_copy(update={"results": [result]})

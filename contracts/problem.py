@@ -21,6 +21,12 @@ class Problem(BaseModel):
     request_id: str
     errors: list[FieldError] | None = None
 
+    @property
+    def sentence(self) -> str:
+        """All of it, for people to read."""
+        reasons = "".join(f" {fault.loc[-1]}: {fault.msg}." for fault in self.errors or ())
+        return f"{self.title}. {self.detail}{reasons}"
+
 
 class PlainError(BaseModel):
     """An error at the addresses of the standard protocols."""

@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="Resident memory in MB above which a worker is replaced by a fresh one, "
-        "without a gap. 0: twice what it took when it became ready.",
+        "without a gap. 0: twice what it took when it became ready, and what explanations load.",
     )
     explainers: int = Field(
         2,
@@ -122,6 +122,11 @@ class Settings(BaseSettings):
         le=32,
         description="Keras models a worker keeps for explanations that the SavedModel cannot "
         "give; each takes the memory of its weights, and is loaded when first asked for.",
+    )
+    preload_explanations: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether an idle worker loads what the first heatmap would wait for. auto: "
+        "where the machine's memory allows.",
     )
     heatmap_cache_mb: int = Field(
         32, ge=0, le=65_536, description="Memory in MB for heatmaps that were made before. 0: none."

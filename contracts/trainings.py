@@ -45,16 +45,20 @@ class _Part(BaseModel):
 
 
 class Head(_Part):
-    """The classifier on top: pooling, dense layers, dropout, softmax."""
+    """The classifier on top: pooling, dense layers, dropout, and what makes probabilities."""
 
     pooling: Literal["average", "flatten"] = Field(
         "average", description="How the last maps become a vector; flatten keeps where things are."
     )
     units: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
-        (256,), max_length=4, description="Units of the dense layers before the softmax; may be []."
+        (256,), max_length=4, description="Units of the dense layers before the last; may be []."
     )
     dropout: float = Field(
         0.3, ge=0, lt=1, description="Rate at which units before it are dropped."
+    )
+    output: Literal["softmax", "sigmoid"] = Field(
+        "softmax",
+        description="sigmoid: one unit that tells the second of two classes from the first.",
     )
 
 

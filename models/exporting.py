@@ -14,7 +14,8 @@ import tensorflow as tf
 from contracts.manifest import Draft, Endpoint, Provenance
 from contracts.messages import Pixels
 from models.endpoints import OUTPUTS
-from models.explain.flat import Flat
+from models.explain.flat import Flat, is_nested
+from models.explain.head import head_of
 from models.explain.layer_file import write_layers
 from models.explain.layers import layers_of
 from models.explain.sanity import sanity
@@ -43,7 +44,9 @@ def export_version(
     """Write the SavedModel, `model.keras`, labels, layers and reference answers, and check them.
 
     Args:
-        model: Flat, with its weights; ends in probabilities, or in maps if it is a base alone.
+        model: With its weights; ends in probabilities, or in maps if it is a base alone. One
+            sigmoid is served as two classes. A network that holds others as layers is exported
+            as one row of their layers, which get a number where two have one name.
         blueprint: What has to be known of it.
         folder: An empty one, from `Store.staging`.
         pictures: Real ones to compare on, uint8 (n, height, width, 3), at least one.
@@ -56,16 +59,21 @@ def export_version(
 
     Raises:
         ParityError: The files answer differently from the model.
+        OpaqueModelError: The layers of the model cannot be seen.
+        NoProbabilitiesError: It is a regression.
         ValueError: There are no pictures, or not as many labels as classes.
     """
-    classes = None if is_base(model) else int(model.outputs[0].shape[-1])
+    flat = Flat.of(model)
+    if is_nested(model):
+        model = flat.model
+    classes = None if is_base(model) else head_of(flat).classes
     if len(pictures) == 0 or len(labels) != (classes or 0):
         raise ValueError(f"{len(pictures)} pictures, {len(labels)} labels, {classes} classes")
     endpoints = signatures(model, blueprint)
     _write_saved_model(endpoints, folder / SAVED_MODEL)
     model.save(folder / KERAS_MODEL)
     write_labels(folder, labels)
-    write_layers(folder, layers_of(Flat.of(model)))
+    write_layers(folder, layers_of(flat))
 
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
     equality = parity(endpoints, loaded, pictures)
@@ -78,7 +86,7 @@ def export_version(
         short_side=blueprint.short_side,
         preprocessing=blueprint.preprocessing,
         endpoints=tuple(endpoints),
-        features=int(model.get_layer(blueprint.base_output).output.shape[-1]),
+        features=int(flat.steps[blueprint.base_output].output.shape[-1]),
         explain_layer=blueprint.explain_layer,
         parity=equality,
         provenance=(provenance or Provenance()).model_copy(update={"libraries": _libraries()}),

@@ -81,8 +81,7 @@ def write_onnx(model: keras.Model, preprocessing: Preprocessing, path: Path) -> 
             continue
         inputs = layer.input if isinstance(layer.input, list) else [layer.input]
         names[layer.output.name] = _write(graph, layer, [names[x.name] for x in inputs])
-    graph.add("Identity", [names[model.outputs[0].name]], "probabilities")
-    classes = model.outputs[0].shape[-1]
+    classes = _probabilities(graph, names[model.outputs[0].name], model.outputs[0].shape[-1])
     proto.graph.input.append(
         helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", height, width, 3])
     )
@@ -92,6 +91,17 @@ def write_onnx(model: keras.Model, preprocessing: Preprocessing, path: Path) -> 
     onnx.save(proto, path)
     del proto, graph  # the checker reads the file anew
     onnx.checker.check_model(str(path))
+
+
+def _probabilities(graph: Graph, output: str, units: int) -> int:
+    """Name the network's output, a column a class; how many there are."""
+    if units > 1:
+        graph.add("Identity", [output], "probabilities")
+        return units
+    one = graph.constant("certainty", np.float32(1))
+    other = graph.add("Sub", [one, output], "first_class")
+    graph.add("Concat", [other, output], "probabilities", axis=-1)
+    return 2
 
 
 def _prepare(graph: Graph, kind: Preprocessing, channels: int) -> str:

@@ -70,13 +70,21 @@ class Signature:
     inputs: tuple[Any, ...]
 
 
+class NoProbabilitiesError(ValueError):
+    """A network's output cannot be served as probabilities; the message says what to do."""
+
+
 def is_base(model: keras.Model) -> bool:
     """Whether a model ends in maps, without a classifier."""
     return len(model.outputs[0].shape) == 4
 
 
 def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signature]:
-    """The endpoints of a flat model, `serve` first if it has one."""
+    """The endpoints of a flat model, `serve` first if it has one.
+
+    Raises:
+        NoProbabilitiesError: Its output is neither a softmax nor a sigmoid, nor maps.
+    """
     height, width, channels = model.inputs[0].shape[1:]
     images = tf.TensorSpec((None, height, width, 3), tf.uint8, name="images")
     classes = tf.TensorSpec((None,), tf.int32, name="class_index")
@@ -84,9 +92,12 @@ def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signa
     def prepared(pictures: Tensor) -> Tensor:
         return prepare(blueprint.preprocessing, pictures, channels)
 
-    def forward(endpoint: Endpoint, part: keras.Model) -> Signature:
+    def forward(
+        endpoint: Endpoint, part: keras.Model, told: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> Signature:
         return Signature(
-            lambda images: {OUTPUTS[endpoint]: part(prepared(images), training=False)}, (images,)
+            lambda images: {OUTPUTS[endpoint]: told(part(prepared(images), training=False))},
+            (images,),
         )
 
     def explanation(endpoint: Endpoint, method: Method) -> Signature:
@@ -99,15 +110,20 @@ def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signa
 
         return Signature(run, (images, classes))
 
-    features = forward("features", _pooled(model, blueprint.base_output))
+    flat = Flat.of(model)
+    features = forward("features", _pooled(flat, blueprint.base_output))
     if is_base(model):
         return {"features": features}
-    flat = Flat.of(model)
     head = head_of(flat)
+    if not head.is_classifier:
+        raise NoProbabilitiesError(
+            "the network ends in neither a softmax nor a sigmoid: its output is no probability. "
+            "Give it a last layer with one of the two"
+        )
     explanations = {name: explanation(name, method) for name, method in _EXPLANATIONS.items()}
-    return {"serve": forward("serve", model), "features": features, **explanations}
+    serve = forward("serve", model, head.probabilities) if head.is_binary else None
+    return {"serve": serve or forward("serve", model), "features": features, **explanations}
 
 
-def _pooled(model: keras.Model, layer: str) -> keras.Model:
-    maps = model.get_layer(layer).output
-    return keras.Model(model.inputs[0], keras.layers.GlobalAveragePooling2D()(maps))
+def _pooled(flat: Flat, layer: str) -> keras.Model:
+    return flat.to(keras.layers.GlobalAveragePooling2D()(flat.steps[layer].output))

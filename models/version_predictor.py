@@ -191,15 +191,16 @@ class VersionPredictor:
         return self._explainer is not None
 
     def load_explain(self) -> None:
-        """Read what `explain` needs, which nothing else does; safe among threads."""
+        """Read what `explain` needs, which nothing else does, and run it; safe among threads."""
         with self._explaining:
-            if self._explainer is None:
-                served = self._runtime
-                self._explainer = (
-                    served
-                    if hasattr(served, "explain")
-                    else tensorflow_runtime(self._folder, self._options)
-                )
+            if self._explainer is not None:
+                return
+            served: Any = self._runtime
+            if not hasattr(served, "explain"):
+                served = tensorflow_runtime(self._folder, self._options)
+            black = np.zeros((1, *self.manifest.input_size, 3), np.uint8)
+            served.explain("explain", black, np.zeros(1, np.int32))
+            self._explainer = served
 
     def _check(self, images: Pixels) -> None:
         if images.dtype != np.uint8 or images.shape[1:] != (*self.manifest.input_size, 3):

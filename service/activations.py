@@ -1,6 +1,5 @@
 """The way of feature maps through the service: as a heatmap's, of one image and one layer."""
 
-import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +8,6 @@ from fastapi.responses import Response
 
 from contracts.errors import OpsinError, ValidationFailed
 from contracts.heatmap import ActivationsResponse
-from contracts.inference import Timing
 from contracts.messages import TOP_CLASS
 from contracts.notes import ActivationsAsk, ActivationsNote
 from models.explain.results import channels_of
@@ -21,8 +19,9 @@ from service.asking import Asked, Told, ask
 from service.connection import while_connected
 from service.deadlines import Deadline
 from service.decoding import Decoded, decode_uploads
-from service.heatmaps import PNG
+from service.heatmap_answer import PNG
 from service.services import Services
+from service.timing import timing_of
 from service.uploads import Upload, read_uploads
 
 MOST_NUMBERS = 500_000
@@ -137,17 +136,8 @@ class Activations:
                 channels=note.total,
                 shape=list(note.shape),
                 maps=channels_of(told.vector, note),
-                timing_ms=Timing(
-                    decode=_ms(decoded.seconds),
-                    queue=_ms(told.queue_seconds),
-                    compute=_ms(told.compute_seconds),
-                    total=_ms(time.monotonic() - self.request.state.arrived),
-                ),
+                timing_ms=timing_of(self.request, [decoded], [told]),
             )
             .model_dump_json()
             .encode()
         )
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)

@@ -5,8 +5,6 @@ What is wrong with a lone image is the answer.
 """
 
 import asyncio
-import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,7 +17,6 @@ from contracts.inference import (
     ItemResult,
     Operation,
     Resize,
-    Timing,
 )
 from contracts.jobs import Job
 from contracts.messages import Reply
@@ -28,7 +25,9 @@ from models.shelves import Served
 from service.connection import while_connected
 from service.deadlines import Deadline
 from service.decoding import Decoded, decode_uploads
+from service.digests import digest_of
 from service.services import JobItem, Picture, Services
+from service.timing import timing_of
 from service.uploads import Upload, read_uploads
 
 
@@ -95,7 +94,8 @@ class Inference:
             network, version = self._choose()
             uploads = await read_uploads(self.request, self.services.settings)
             decoded = await while_connected(self.request, self._decode(network, uploads))
-            digest = await asyncio.to_thread(_digest, self.ask, uploads) if key else ""
+            said = repr(sorted(asdict(self.ask).items()))
+            digest = await asyncio.to_thread(digest_of, said, uploads) if key else ""
             return await self.services.queue.submit(
                 self.ask.operation,
                 network.name,
@@ -131,12 +131,7 @@ class Inference:
             version=version,
             batch_size=max((reply.batch_size for reply in answered), default=0),
             results=self._results(network, decoded, replies),
-            timing_ms=Timing(
-                decode=_ms(max(one.seconds for one in decoded)),
-                queue=_ms(max((reply.queue_seconds for reply in answered), default=0)),
-                compute=_ms(max((reply.compute_seconds for reply in answered), default=0)),
-                total=_ms(time.monotonic() - self.request.state.arrived),
-            ),
+            timing_ms=timing_of(self.request, decoded, answered),
         )
 
     async def _decode(self, network: Served, uploads: Sequence[Upload]) -> list[Decoded]:
@@ -210,17 +205,3 @@ def _job_item(one: Decoded) -> JobItem:
         error = ItemError(code=one.picture.code, detail=one.picture.detail)
         return JobItem(one.name, None, None, error)
     return JobItem(one.name, one.picture.width, one.picture.height, one.picture.pixels)
-
-
-def _digest(ask: Ask, uploads: Sequence[Upload]) -> str:
-    """Equal for equal requests: what was asked, and each image's name and bytes."""
-    digest = hashlib.sha256(repr(sorted(asdict(ask).items())).encode())
-    for upload in uploads:
-        data = upload.data if isinstance(upload.data, bytes) else upload.data.code.encode()
-        digest.update(repr((upload.name, len(data))).encode())
-        digest.update(data)
-    return digest.hexdigest()
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)

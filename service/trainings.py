@@ -23,7 +23,7 @@ from contracts.errors import (
 from contracts.jobs import Job
 from contracts.trainings import TrainingRequest
 from database.data_sets import DataSets
-from models.training.classes import check_weighted
+from models.training.classes import check_names
 from models.training.names import check_name
 from models.training.presets import training_request
 from service.body import read_body
@@ -89,4 +89,4 @@ def _check_data_set(training: TrainingRequest, rows: DataSets) -> None:
     info = rows.get(training.dataset_id)
     if not info.trainable:
         raise NotTrainable(info.reason or "Nothing can be learned from the data set.")
-    check_weighted(training, info.classes)
+    check_names(training, info.classes)

@@ -88,6 +88,13 @@ class Drain:
         self._explain = explain
         self._clock = clock
         self._rates: dict[LaneName, float] = {}
+        self._computing = 0
+        self._last = time.monotonic()
+
+    @property
+    def idle_seconds(self) -> float:
+        """For how long nothing has been computed; 0 while something is."""
+        return 0.0 if self._computing else time.monotonic() - self._last
 
     def relieve(self, before: LaneOperation = "explain") -> None:
         """Drain every lane whose task waits: what a job does before each of its batches.
@@ -170,7 +177,12 @@ class Drain:
         alive = [item for item in items if item.deadline > now]
         for group in _alike(alive):
             began = time.monotonic()
-            replies = self._run(lane, predictor, group, now)
+            self._computing += 1  # lanes that go first are answered within
+            try:
+                replies = self._run(lane, predictor, group, now)
+            finally:
+                self._computing -= 1
+                self._last = time.monotonic()
             rate = len(group) / max(time.monotonic() - began, 1e-6)
             before = self._rates.get(lane)
             self._rates[lane] = before + _RATE_SMOOTHING * (rate - before) if before else rate

@@ -38,6 +38,7 @@ from workers.held import Held
 from workers.jobs import JobRunner
 from workers.lane import LaneName, Lanes
 from workers.loading import ZooImports, explainer_loader, loader, prepare
+from workers.preloading import Preloading, available_bytes
 from workers.presence import Presence
 from workers.versions import Versions
 
@@ -65,9 +66,11 @@ def run(settings: Settings) -> None:
         worker.stopping.set()
         worker.presence.stop()
         log.info("worker_stopped")
-    worker.loading.join(_SEEN_SECONDS)
-    if worker.loading.is_alive():
-        # It is deep inside TensorFlow, which does not survive the interpreter's tidying up.
+    beside = [thread for thread in (worker.loading, worker.preloading) if thread.is_alive()]
+    for thread in beside:
+        thread.join(_SEEN_SECONDS)
+    if any(thread.is_alive() for thread in beside):
+        # One is deep inside TensorFlow, which does not survive the interpreter's tidying up.
         sys.stderr.flush()
         os._exit(0)
 
@@ -83,6 +86,7 @@ class Worker:
         presence: Its signs of life.
         stopping: Set when it was told to stop.
         loading: The thread that loads and drops versions; started by `consume`.
+        preloading: The thread that loads what may be asked for later; started by `loading`.
     """
 
     def __init__(self, settings: Settings, client: "redis.Redis") -> None:
@@ -103,6 +107,8 @@ class Worker:
             tell=self.presence.tell,
         )
         self.loading = Thread(target=self._load, name="loading", daemon=True)
+        self._drain: Drain | None = None
+        self.preloading = Thread(target=self._preload, name="preloading", daemon=True)
 
     def consume(self, app: Celery) -> None:
         """Take tasks until SIGTERM, then finish the one in hand."""
@@ -141,11 +147,25 @@ class Worker:
                 log.error(
                     "nothing_to_serve", help="opsin weights pull; then start the worker again"
                 )
+            self.preloading.start()
             self._versions.watch(self.stopping)
         except Exception:
             # A worker that cannot load any more must not stay and look alive.
             log.exception("loading_failed")
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _preload(self) -> None:
+        """The preloading thread."""
+        if self._drain is None:
+            raise RuntimeError("nothing drains yet")
+        Preloading(
+            self._held,
+            self._store,
+            self._settings.preload_explanations,
+            idle=self._drain,
+            is_loading=lambda: self._versions.is_loading,
+            available=available_bytes,
+        ).watch(self.stopping)
 
     def _waiting(self, model: str, version: int) -> int:
         """Images in the lanes of a version; when Redis is away, as if there were some."""
@@ -163,7 +183,7 @@ class Worker:
             app.send_task(task, args=args, queue=queue, expires=expires)
 
         elsewhere = Elsewhere(self._client, self._id, send)
-        drain = self._drain(elsewhere, send)
+        drain = self._drain = self._make_drain(elsewhere, send)
         run_job = self._job_runner(drain)
         conversions = Conversions(self._store, self._client)
 
@@ -183,7 +203,7 @@ class Worker:
         def convert_task(model: str, version: int, kind: Derived) -> None:
             conversions(model, version, kind)
 
-    def _drain(self, elsewhere: Elsewhere, send: Any) -> Drain:
+    def _make_drain(self, elsewhere: Elsewhere, send: Any) -> Drain:
         def args(lane: LaneName) -> list[Any]:
             return [lane.model, lane.version, lane.operation]
 

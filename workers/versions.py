@@ -93,6 +93,11 @@ class Versions:
             self._partial[model] = partial
         self.tell()
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a version is on its way."""
+        return self._loading is not None
+
     def watch(self, stopping: Event) -> None:
         """Look at the store again and again until told to stop."""
         while not stopping.wait(LOOK_SECONDS):

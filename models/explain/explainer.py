@@ -240,9 +240,7 @@ class Explainer:
                 f"'{self.manifest.model}' version {self.manifest.version} is a base without a "
                 "classifier: it has no classes to explain. Its activations and filters can be seen."
             )
-        if self.manifest.classes > 1:
-            return self.manifest.classes
-        return self._asked().head.classes  # one output: two classes if it is a sigmoid
+        return self.manifest.classes
 
     def _asked_of_classes(self) -> Probe:
         self._classes()

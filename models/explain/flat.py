@@ -9,9 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import keras
+from keras.src.models import Functional  # what `keras.Model(inputs, outputs)` is; not public
 
 Tensor = Any
 """A TensorFlow tensor; TensorFlow ships no types."""
+
+
+class OpaqueModelError(ValueError):
+    """A network computes in a method of its own; there is no graph of layers to look at."""
+
+
+def is_nested(model: keras.Model) -> bool:
+    """Whether a network holds others as layers."""
+    return any(isinstance(layer, keras.Model) for layer in model.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +64,9 @@ class Flat:
         """Trace through a functional or Sequential model with one input and one output.
 
         Raises:
-            ValueError: It is a class of its own, whose layers cannot be seen.
+            OpaqueModelError: It is, or holds, a class of its own, whose layers cannot be seen.
         """
+        _require_layers(model)  # before its inputs: such a class has none
         first = model.inputs[0]
         flat = cls(keras.Input(batch_shape=first.shape, dtype=first.dtype, name=first.name))
         flat.output = flat._through(model, flat.image)
@@ -65,11 +76,17 @@ class Flat:
         """From the picture to these tensors, in one pass."""
         return keras.Model(self.image, list(outputs) if len(outputs) > 1 else outputs[0])
 
+    @property
+    def model(self) -> keras.Model:
+        """The whole network, its layers in one row: what can be exported and drawn on."""
+        return keras.Model(self.image, self.output)
+
     def producer(self, tensor: Any) -> Step:
         """The step that a tensor comes out of."""
         return next(step for step in self.steps.values() if step.output is tensor)
 
     def _through(self, model: keras.Model, x: Any) -> Any:
+        _require_layers(model)
         if isinstance(model, keras.Sequential):
             for layer in model.layers:
                 x = self._step(layer, x)
@@ -97,3 +114,12 @@ class Flat:
         copy(x)
         copy.set_weights(layer.get_weights())
         return copy
+
+
+def _require_layers(model: keras.Model) -> None:
+    """Raises `OpaqueModelError` for a class of its own."""
+    if not isinstance(model, keras.Sequential | Functional):
+        raise OpaqueModelError(
+            f"{model.name} is a {type(model).__name__}, whose layers cannot be seen from outside. "
+            "Write it as a functional or Sequential network."
+        )

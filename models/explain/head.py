@@ -29,12 +29,14 @@ class Head:
         logits: From that tensor to float32 (n, units).
         units: Width of the output.
         is_binary: Whether one sigmoid stands for two classes.
+        is_classifier: Whether the output is probabilities; of a regression it is any number.
     """
 
     before: Any
     logits: Callable[[Tensor], Tensor]
     units: int
     is_binary: bool
+    is_classifier: bool
 
     @property
     def classes(self) -> int:
@@ -81,7 +83,13 @@ def head_of(flat: Flat) -> Head:
             x = layer(x)
         return tf.reshape(tf.cast(x, tf.float32), (-1, units))
 
-    return Head(before, logits, units, units == 1 and squash is activations.sigmoid)
+    return Head(
+        before,
+        logits,
+        units,
+        is_binary=units == 1 and squash is activations.sigmoid,
+        is_classifier=squash in _SQUASHING,
+    )
 
 
 def _taken_apart(step: Step) -> tuple[Any, Callable[[Tensor], Tensor], Any]:

@@ -38,7 +38,7 @@ def assemble(request: TrainingRequest, classes: int, weights: Weights) -> Assemb
 
     Args:
         request: What is asked for.
-        classes: Size of the softmax.
+        classes: How many are told apart.
         weights: Where weights are looked for. Nothing is downloaded.
 
     Raises:
@@ -71,7 +71,7 @@ def build_network(request: TrainingRequest, classes: int) -> keras.Model:
 
 
 def _classifier(maps: keras.KerasTensor, head: Head, classes: int) -> keras.KerasTensor:
-    """Pooling, dense layers each with its dropout, and a softmax that is never below float32."""
+    """Pooling, dense layers each with its dropout, and a last one that is never below float32."""
     if head.pooling == "average":
         x = layers.GlobalAveragePooling2D(name="head_pool")(maps)
     else:
@@ -82,7 +82,8 @@ def _classifier(maps: keras.KerasTensor, head: Head, classes: int) -> keras.Kera
             x = layers.Dropout(head.dropout, name=f"head_dropout{number}")(x)
     if head.dropout and not head.units:
         x = layers.Dropout(head.dropout, name="head_dropout")(x)
-    return layers.Dense(classes, "softmax", dtype="float32", name="predictions")(x)
+    units = 1 if head.output == "sigmoid" else classes
+    return layers.Dense(units, head.output, dtype="float32", name="predictions")(x)
 
 
 def _in_float32(probabilities: keras.KerasTensor) -> keras.KerasTensor:

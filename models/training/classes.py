@@ -25,15 +25,20 @@ def check_classes(request: TrainingRequest, dataset: Dataset) -> None:
         raise ValidationFailed(
             f"There are no training pictures of {', '.join(bare[:5])}; add some, or remove it."
         )
-    check_weighted(request, dataset.classes)
+    check_names(request, dataset.classes)
 
 
-def check_weighted(request: TrainingRequest, classes: Collection[str]) -> None:
-    """Whether the classes that a request weighs are there.
+def check_names(request: TrainingRequest, classes: Collection[str]) -> None:
+    """Whether a request asks for what can be had of these classes; known without the pictures.
 
     Raises:
-        ValidationFailed: Some are not; says which there are.
+        ValidationFailed: It weighs some that are not there, or has one sigmoid for more than two.
     """
+    if request.head is not None and request.head.output == "sigmoid" and len(classes) != 2:
+        raise ValidationFailed(
+            f"One sigmoid tells 2 classes apart, not {len(classes)}. Send "
+            '"head": {"output": "softmax"}, or a data set of 2 classes.'
+        )
     if isinstance(request.class_weights, dict):
         strange = request.class_weights.keys() - set(classes)
         if strange:

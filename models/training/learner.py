@@ -153,15 +153,24 @@ class Learner:
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             answers = self.model(self._prepare(*inputs), training=True)
-            # Keras finds the logits that this softmax was made of, which alone have a gradient
-            # where the network is sure of itself.
-            losses = keras.losses.sparse_categorical_crossentropy(truth, answers)
+            losses = self._losses(truth, answers)
             loss = tf.reduce_sum(losses * weights * mask) / count + self._penalty()
             scaled = self._optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, variables)
         self._optimizer.apply(gradients, variables)
-        right = tf.cast(tf.equal(tf.argmax(answers, -1, truth.dtype), truth), tf.float32)
+        best = tf.argmax(_columns(answers), -1, truth.dtype)
+        right = tf.cast(tf.equal(best, truth), tf.float32)
         return tf.reduce_sum(losses * mask), tf.reduce_sum(right * mask)
+
+    def _losses(self, truth: Any, answers: Any) -> Any:
+        """Cross-entropy of each picture, (n,).
+
+        Keras finds the logits that the answers were made of, which alone have a gradient where
+        the network is sure of itself.
+        """
+        if answers.shape[-1] == 1:
+            return keras.losses.binary_crossentropy(truth[:, tf.newaxis], answers)
+        return keras.losses.sparse_categorical_crossentropy(truth, answers)
 
     def _penalty(self) -> Any:
         """Of the architecture's own regularisers, and the L2 that was asked for."""
@@ -172,4 +181,9 @@ class Learner:
         return tf.add_n([*asked, *own, tf.constant(0.0)]) / self._hardware.replicas
 
     def _compiled_answer(self, *inputs: Any) -> Any:
-        return self.model(self._look(*inputs), training=False)
+        return _columns(self.model(self._look(*inputs), training=False))
+
+
+def _columns(answers: Any) -> Any:
+    """A column a class, (n, classes): one sigmoid (n, 1) is the second of two."""
+    return tf.concat([1 - answers, answers], axis=-1) if answers.shape[-1] == 1 else answers

@@ -115,13 +115,14 @@ PRESETS: dict[str, Preset] = {
             name="cats_dogs_frozen",
             title="Two kinds of photos on a frozen VGG16",
             description="Features of VGG16 at 150 pixels, computed once, and a head of 256 units "
-            f"with dropout, after {_LITTLE_DATA}.",
+            f"with dropout and one sigmoid, after {_LITTLE_DATA}. For two classes; for more, send "
+            '"head": {"output": "softmax"}.',
             accuracy="90 % with 2,000 pictures",
             request={
                 "network": "vgg16",
                 "strategy": "feature_extraction",
                 "image_size": 150,
-                "head": {"units": [256], "dropout": 0.5},
+                "head": {"units": [256], "dropout": 0.5, "output": "sigmoid"},
                 "epochs": {"head": 50},
                 "batch_size": 16,
                 "optimizer": "rmsprop",
@@ -132,14 +133,14 @@ PRESETS: dict[str, Preset] = {
             name="cats_dogs_finetuned",
             title="Two kinds of photos, VGG16's last block tuned",
             description="The frozen set-up first, then block 5 at a low rate on augmented "
-            f"pictures, after {_LITTLE_DATA}.",
+            f"pictures, after {_LITTLE_DATA}. Likewise for two classes.",
             accuracy="94 % with 2,000 pictures",
             request={
                 "network": "vgg16",
                 "strategy": "fine_tuning",
                 "unfreeze_from": "block5_conv1",
                 "image_size": 150,
-                "head": {"units": [256], "dropout": 0.5},
+                "head": {"units": [256], "dropout": 0.5, "output": "sigmoid"},
                 "epochs": {"head": 50, "finetune": 50},
                 "batch_size": 16,
                 "optimizer": "rmsprop",

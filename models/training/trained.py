@@ -53,7 +53,8 @@ class Trained:
 
     Attributes:
         request: What was asked for.
-        model: Flat, in float32, from preprocessed pictures to probabilities (a softmax).
+        model: Flat, in float32, from preprocessed pictures to probabilities: a softmax, or one
+            sigmoid for two classes.
         blueprint: What `models.exporting.export_version` has to know besides.
         labels: A name for each output.
         history: A row for each epoch, in order, as `work.metrics` got them.

@@ -15,7 +15,8 @@ from models.rendering.heatmap import Look, Shown
 from service import examples
 from service.accept import Accepted, Kind
 from service.deadlines import Timed
-from service.heatmaps import Heatmaps, Wish
+from service.heatmap_answer import Wish
+from service.heatmaps import Heatmaps
 from service.preferences import Deferred, IdempotencyKey
 from service.problems import problem_responses
 from service.routes.inference import BODY, DEFERRED, PROBLEMS, EmbedQuery, accepted

@@ -96,7 +96,7 @@ class Kept:
 
 @pytest.fixture
 def kept(valkey: RealValkey, tmp_path: Path) -> Iterator[Kept]:
-    kept = Kept(valkey, tmp_path, WORKER, megabytes=0)
+    kept = Kept(valkey, tmp_path, WORKER, megabytes=200)
     until(lambda: kept.keeper.started)
     yield kept
     kept.stop()
@@ -145,4 +145,4 @@ def test_a_start_that_fails_is_not_repeated(valkey: RealValkey, tmp_path: Path) 
 def test_a_bound_below_a_fresh_worker_leaves_it_room() -> None:
     assert Bound(100).limit(fresh=800) == 1000
     assert Bound(4000).limit(fresh=800) == 4000
-    assert Bound(0).limit(fresh=800) == 1600
+    assert Bound(0).limit(fresh=800) == 2600

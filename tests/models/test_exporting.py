@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -5,13 +6,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 
+from models.explain.layer_file import read_layers
 from models.exporting import export_version
+from models.keras_files import read_whole
 from models.labels import Label
 from models.networks.cnn import cnn
 from models.parity import ParityError, parity
-from models.signatures import Blueprint, signatures
+from models.signatures import Blueprint, NoProbabilitiesError, signatures
 from tests.models import keras_warnings
+from tests.models.builders import in_another, in_one_row, in_sequence
 
 pytestmark = keras_warnings.ignored
 
@@ -47,6 +52,45 @@ def test_a_graph_that_strays_is_refused(
     bias.assign(np.full(2, np.nan, np.float32))
     with pytest.raises(ParityError, match="nan"):
         parity(endpoints, loaded(tmp_path), pictures)
+
+
+@pytest.mark.parametrize("build", [in_one_row, in_another, in_sequence])
+def test_a_network_is_exported_however_it_was_put_together(
+    build: Callable[[layers.Dense], keras.Model], pictures: np.ndarray, tmp_path: Path
+) -> None:
+    keras.utils.set_random_seed(8)
+    model = build(layers.Dense(2, activation="softmax", name="predictions"))
+    draft = export_version(model, BLUEPRINT, tmp_path, pictures=pictures, labels=LABELS)
+    assert draft.classes == 2
+    names = [layer.name for layer in read_layers(tmp_path)]
+    assert names == ["conv2", "pool2", "flatten", "predictions"]
+    told = loaded(tmp_path).signatures["serve"](images=pictures)["probabilities"]
+    np.testing.assert_allclose(told, model(pictures / 255), atol=1e-5)
+    kept = read_whole(tmp_path / "model.keras")
+    assert [layer.name for layer in kept.layers][-4:] == names, "flat, for whoever reads it"
+
+
+def test_one_sigmoid_is_served_as_two_classes(pictures: np.ndarray, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(8)
+    model = in_one_row(layers.Dense(1, activation="sigmoid"))
+    draft = export_version(model, BLUEPRINT, tmp_path, pictures=pictures, labels=LABELS)
+    assert draft.classes == 2
+    signatures = loaded(tmp_path).signatures
+    second = model(pictures / 255).numpy()[:, 0]
+    told = signatures["serve"](images=pictures)["probabilities"].numpy()
+    np.testing.assert_allclose(told, np.stack([1 - second, second], axis=1), atol=1e-5)
+    for index in (0, 1):
+        classes = np.full(len(pictures), index, np.int32)
+        explained = signatures["explain"](images=pictures, class_index=classes)
+        np.testing.assert_allclose(explained["probability"], told[:, index], atol=1e-5)
+        np.testing.assert_array_equal(explained["target"], classes)
+
+
+def test_a_regression_is_refused(pictures: np.ndarray, tmp_path: Path) -> None:
+    model = in_one_row(layers.Dense(2))
+    with pytest.raises(NoProbabilitiesError, match="neither a softmax nor a sigmoid"):
+        export_version(model, BLUEPRINT, tmp_path, pictures=pictures, labels=LABELS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_labels_and_pictures_must_be_there(

@@ -50,6 +50,19 @@ def test_onnx_answers_as_keras(
     np.testing.assert_allclose(found, model(inputs), atol=1e-4)
 
 
+def test_one_sigmoid_becomes_two_classes(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(8)
+    image = keras.Input((8, 8, 3))
+    x = layers.Dense(1, "sigmoid", name="predictions")(layers.Flatten(name="flatten")(image))
+    model = keras.Model(image, x)
+    write_onnx(model, "unit", tmp_path / "model.onnx")
+    images = np.random.default_rng(8).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    session = ReferenceEvaluator(onnx.load(tmp_path / "model.onnx"))
+    (found,) = session.run(None, {"images": images})
+    second = model(images / 255).numpy()
+    np.testing.assert_allclose(found, np.concatenate([1 - second, second], axis=1), atol=1e-5)
+
+
 def test_an_unknown_layer_is_named(tmp_path: Path) -> None:
     image = keras.Input((8, 8, 3))
     x = layers.UpSampling2D(name="larger")(image)

@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 
 from models.explain.cams import explained, hires_cam
-from models.explain.flat import Flat
+from models.explain.flat import Flat, OpaqueModelError
 from models.explain.head import head_of
 from models.explain.layers import layers_of
 from tests.models import keras_warnings
@@ -73,6 +73,22 @@ def test_a_sequential_network_and_its_functional_twin_give_the_same_maps() -> No
         found.append(explain(keras.ops.convert_to_tensor(INPUTS), classes).grids.numpy())
     assert found[0].any()
     np.testing.assert_array_equal(*found)
+
+
+class Opaque(keras.Model):
+    def __init__(self) -> None:
+        super().__init__(name="opaque")
+        self.dense = layers.Dense(3)
+
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return self.dense(x)
+
+
+def test_a_network_that_shows_no_layers_is_refused() -> None:
+    image = keras.Input((12, 12, 3))
+    for model in (Opaque(), keras.Model(image, Opaque()(layers.Flatten()(image)))):
+        with pytest.raises(OpaqueModelError, match=r"opaque is a Opaque, .* functional or"):
+            Flat.of(model)
 
 
 def test_layers_are_listed_with_what_comes_out() -> None:

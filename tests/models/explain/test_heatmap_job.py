@@ -2,16 +2,20 @@ import io
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 from PIL import Image
 
 from contracts.errors import InvalidImage
+from contracts.explanation import Method
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
 from models.explain.heatmap_job import run
 from models.explain.heatmap_request import input_name
 from tests.models import keras_warnings
+from tests.models.builders import in_another, in_one_row, in_sequence
 from tests.models.explain.kept import Kept
 from tests.models.explain.versions import published, tiny
 
@@ -28,11 +32,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def request(*names: str, classes: tuple[int, ...] = (0, 2)) -> dict[str, Any]:
+def request(
+    *names: str,
+    classes: tuple[int, ...] = (0, 2),
+    model: str = "tiny",
+    method: Method = "occlusion",
+) -> dict[str, Any]:
     return {
-        "model": "tiny",
+        "model": model,
         "version": 1,
-        "question": {"method": "occlusion"},
+        "question": {"method": method},
         "classes": list(classes),
         "resize": "crop",
         "look": {"shown": "overlay", "colormap": "jet", "alpha": 0.5, "legend": False},
@@ -71,3 +80,23 @@ def test_an_image_that_is_none_spoils_no_other(home: Path) -> None:
     (home / "alone" / input_name(0)).write_bytes(b"no picture")
     with pytest.raises(InvalidImage):
         run(Kept(request("b.png"), home / "alone"), Settings(home=home))
+
+
+@pytest.mark.parametrize("last", [(3, "softmax"), (1, "sigmoid")])
+def test_a_network_is_explained_however_it_was_put_together(
+    last: tuple[int, str], home: Path
+) -> None:
+    found: dict[Method, list[Any]] = {"grad_cam": [], "layer_cam": []}
+    for build in (in_one_row, in_another, in_sequence):
+        keras.utils.set_random_seed(8)
+        name = f"{build.__name__}-{last[1]}"
+        published(home / "store", build(layers.Dense(*last, name="predictions")), name)
+        for method, grids in found.items():
+            asked = request("a.png", classes=(0, 1), model=name, method=method)
+            maps = run(Kept(asked, home), Settings(home=home))["maps"]
+            assert [one["target"]["index"] for one in maps] == [0, 1]
+            grids.append([one["grid"]["values"] for one in maps])
+    for method, (flat, nested, sequence) in found.items():
+        assert np.any(flat), method
+        np.testing.assert_allclose(nested, flat, atol=1e-5)
+        np.testing.assert_allclose(sequence, flat, atol=1e-5)

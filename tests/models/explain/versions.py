@@ -29,8 +29,8 @@ def published(
 ) -> Path:
     """The folder of a version that holds `model`."""
     store = Store(root)
-    units = int(model.outputs[0].shape[-1])
-    labels = [Label(str(n), f"class {n}") for n in range(units)]
+    classes = max(2, int(model.outputs[0].shape[-1]))  # one sigmoid is two classes
+    labels = [Label(str(n), f"class {n}") for n in range(classes)]
     with store.staging() as folder:
         draft = export_version(model, blueprint, folder, pictures=pictures(2), labels=labels)
         version = store.publish(name, folder, draft)

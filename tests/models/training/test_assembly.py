@@ -24,6 +24,12 @@ def test_a_network_from_scratch_keeps_its_own_top_unless_another_is_asked_for(
     assert build_network(stored, 3).count_params() == build_network(request, 3).count_params()
 
 
+def test_two_classes_may_end_in_one_sigmoid() -> None:
+    request = asked(network="cnn_small", head={"units": [5], "output": "sigmoid"})
+    last = build_network(request, 2).layers[-1]
+    assert (last.units, last.activation.__name__, last.name) == (1, "sigmoid", "predictions")
+
+
 def test_on_published_weights_the_default_head_is_put() -> None:
     request = asked(network="squeezenet", strategy="feature_extraction", image_size=64)
     assert layers_of(request)[-4:] == ["head_pool", "head_fc1", "head_dropout1", "predictions"]

@@ -17,13 +17,15 @@ pytestmark = keras_warnings.ignored
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def tiny(scale: float = 1.0, dropout: float = 0.0) -> keras.Model:
+def tiny(
+    scale: float = 1.0, dropout: float = 0.0, last: tuple[int, str] = (2, "softmax")
+) -> keras.Model:
     keras.utils.set_random_seed(8)
     x = given = keras.Input((4,))
     x = keras.layers.Dense(5, "relu", name="fc")(x)
     if dropout:
         x = keras.layers.Dropout(dropout, name="drop")(x)
-    model = keras.Model(given, keras.layers.Dense(2, "softmax", name="out")(x))
+    model = keras.Model(given, keras.layers.Dense(*last, name="out")(x))
     model.set_weights([weight * scale for weight in model.get_weights()])
     return model
 
@@ -78,8 +80,25 @@ def test_a_class_that_weighs_nothing_teaches_nothing() -> None:
     assert equal(weighed, after(batch(4, mask=[0, 1, 0, 1], weights=[0.5] * 4)))
 
 
-def test_a_network_that_is_sure_and_wrong_still_learns() -> None:
-    model = tiny(scale=100)
+def test_one_sigmoid_learns_as_a_softmax_of_two_with_its_logit_and_none() -> None:
+    """sigmoid(z) is softmax(0, z), and so are its loss, its gradient and what is right."""
+    one, two = tiny(last=(1, "sigmoid")), tiny()
+    kernel, bias = one.get_layer("out").get_weights()
+    two.get_layer("fc").set_weights(one.get_layer("fc").get_weights())
+    two.get_layer("out").set_weights([np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0))])
+    given = batch(8, weights=[1, 2] * 4)
+    learners = [learner(one), learner(two)]
+    answers = [each.answer(given.inputs) for each in learners]
+    np.testing.assert_allclose(*answers, atol=1e-6)
+    told = [each.step(given, 0.1) for each in learners]
+    assert told[0] == pytest.approx(told[1], abs=1e-5)
+    fc = [model.get_layer("fc").get_weights() for model in (one, two)]
+    assert equal(*fc)
+
+
+@pytest.mark.parametrize("last", [(2, "softmax"), (1, "sigmoid")])
+def test_a_network_that_is_sure_and_wrong_still_learns(last: tuple[int, str]) -> None:
+    model = tiny(scale=100, last=last)
     one, given = learner(model), batch(8)
     wrong = Batch(given.inputs, 1 - one.answer(given.inputs).argmax(1).astype(np.int32),
                   given.mask, given.weights)  # fmt: skip

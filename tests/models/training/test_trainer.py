@@ -11,7 +11,7 @@ from models.datasets.dataset import SPLITS, Dataset
 from models.exporting import export_version
 from models.images import decode
 from models.signatures import signatures
-from models.training.classes import check_classes, class_weights
+from models.training.classes import check_classes, check_names, class_weights
 from models.training.feature_cache import FeatureCache
 from models.training.features import Extractor
 from models.training.trained import Trained
@@ -245,6 +245,8 @@ def test_without_validation_pictures_it_judges_by_what_it_learns_from(
 def test_what_does_not_fit_is_said_before_anything_is_done(dataset: Dataset) -> None:
     with pytest.raises(ValidationFailed, match="no class green"):
         check_classes(asked(class_weights={"green": 1.0}), dataset)
+    with pytest.raises(ValidationFailed, match="2 classes apart, not 3"):
+        check_names(asked(head={"output": "sigmoid"}), ("blue", "green", "red"))
     blue = tuple(e for e in dataset.examples if e.label == "blue" or e.split != "train")
     with pytest.raises(ValidationFailed, match="no training pictures of red"):
         check_classes(asked(), replace(dataset, examples=blue))
