@@ -72,8 +72,9 @@ def revoke(settings: Settings, key_id: str) -> None:
 def show(settings: Settings) -> None:
     """Prints all keys, newest first; their secrets are not kept."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("id", "name", "scopes", "a minute", "state", "made", "last used"):
-        table.add_column(heading, no_wrap=True)
+    table.add_column("id", no_wrap=True, min_width=len("key_") + 12)  # what is copied stays whole
+    for heading in ("name", "scopes", "a minute", "state", "last used"):
+        table.add_column(heading)
     with _opened(settings) as keys:
         cursor = None
         while True:
@@ -83,7 +84,6 @@ def show(settings: Settings) -> None:
                     *(info.id, escape(info.name), ", ".join(info.scopes)),
                     str(info.rate_per_minute or "-"),
                     _state(info, datetime.now(UTC)),
-                    f"{info.created_at:%Y-%m-%d}",
                     "-" if info.last_used_at is None else f"{info.last_used_at:%Y-%m-%d %H:%M}",
                 )
             cursor = page.next_cursor

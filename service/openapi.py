@@ -11,7 +11,7 @@ from contracts.datasets import NewDataset
 from contracts.problem import PlainError, Problem
 from contracts.settings import Settings
 from contracts.trainings import TrainingRequest
-from service.access import PUBLIC, Access, access_of
+from service.access import Access, access_of
 from service.deadlines import HEADER as TIMEOUT_HEADER
 from service.middleware.request_id import HEADER as REQUEST_ID_HEADER
 from service.problems import problem_responses, speaks_plainly
@@ -99,7 +99,7 @@ def _complete(
     operation.setdefault("parameters", []).append(_REQUEST_ID)
     answers = operation["responses"]
     codes = ["internal_error"]
-    if access == PUBLIC:
+    if not access:
         operation["security"] = []
     else:
         operation["security"] = [{"bearer": list(access)}, {"header": list(access)}]

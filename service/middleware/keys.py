@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import BadRequest, Forbidden, OpsinError, RateLimited, Unauthorized
 from contracts.keys import Scope as KeyScope
-from service.access import PUBLIC, Doors
+from service.access import Doors
 from service.caller import Caller
 from service.guesses import Guesses
 from service.keyring import Keyring
@@ -51,7 +51,7 @@ class KeyCheck:
             return
         doors: Doors = scope["app"].state.doors
         access = doors.access(scope["method"], scope["path"])
-        if access == PUBLIC:
+        if not access:
             await self.app(scope, receive, send)
             return
         services = scope["app"].state.services

@@ -92,7 +92,7 @@ def test_what_is_public_is_what_was_reasoned() -> None:
 
 
 def test_a_route_without_a_scope_stops_the_start() -> None:
-    app = FastAPI()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_api_route("/v1/forgotten", lambda: None, methods=["POST"])
     with pytest.raises(LookupError, match="POST /v1/forgotten"):
         Doors().learn(app.routes)
