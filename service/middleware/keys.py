@@ -47,8 +47,9 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return  # a kind of connection that nobody reasoned about
         doors: Doors = scope["app"].state.doors
         access = doors.access(scope["method"], scope["path"])
         if not access:

@@ -47,10 +47,9 @@ class KeysQuery(BaseModel):
     },
 )
 async def create_key(
-    *, request: Request, body: NewKey, key: CreationKey = None, services: Open, response: Response
+    *, request: Request, body: NewKey, key: CreationKey = None, services: Open
 ) -> MadeKey:
     """Only its hash is kept: write the key down, it is never shown again."""
-    response.headers["Cache-Control"] = "no-store"
     digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     asked = None if key is None else Asked(key, "key", digest)
     made = await run_in_threadpool(services.keys.create, body, by=by(request), asked=asked)
@@ -85,11 +84,8 @@ async def list_keys(query: Annotated[KeysQuery, Query()], services: Open) -> Pag
         **problem_responses("conflict"),
     },
 )
-async def rotate_key(
-    request: Request, key_id: KeyId, body: Rotation, services: Open, response: Response
-) -> MadeKey:
+async def rotate_key(request: Request, key_id: KeyId, body: Rotation, services: Open) -> MadeKey:
     """The new key may do what the old one may, which works on for `grace_seconds`."""
-    response.headers["Cache-Control"] = "no-store"
     grace = timedelta(seconds=body.grace_seconds)
     made = await run_in_threadpool(services.keys.rotate, key_id, grace, by=by(request))
     await services.keyring.refresh()
