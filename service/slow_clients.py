@@ -66,6 +66,7 @@ class PatientProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, and watch over what has not come yet."""
         self._arrived += len(data)
+        was_in_body = self._in_body
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -75,7 +76,8 @@ class PatientProtocol(HttpToolsProtocol):
                 self._await_body()
         elif self._in_head or self._answered:
             # The second: empty lines between requests, which end uvicorn's wait and begin nothing.
-            self._head_bytes += len(data)
+            if not was_in_body:  # else this was the rest of a body that was refused
+                self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
                 self._refuse(431, "The head of a request may have 64 KiB.")
             elif self._head_timer is None:
@@ -93,7 +95,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._in_head, self._in_body = False, True
+        self._in_head, self._in_body, self._head_bytes = False, True, 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

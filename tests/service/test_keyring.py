@@ -1,6 +1,7 @@
 """The keys in memory, beside the table they come from."""
 
 import asyncio
+import hmac
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +65,28 @@ def test_a_database_that_was_put_back_is_believed_in_the_end(
     monkeypatch.setattr(module, "_RELOAD_SECONDS", 0.0)
     asyncio.run(ring.refresh())
     assert ring.identify(first.key or "").id == first.id
+
+
+def test_every_refusal_makes_the_same_comparison(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known or not, right or wrong in the first byte: two hashes, compared in constant time."""
+    compared: list[tuple[int, int]] = []
+    compare = hmac.compare_digest
+
+    def noted(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return compare(one, other)
+
+    made = keys.create(NEW, by=COMMAND)
+    ring = Keyring(Settings(_env_file=None, api_key="a-key-of-sixteen-or-more"), keys)
+    asyncio.run(ring.refresh())
+    monkeypatch.setattr(hmac, "compare_digest", noted)
+    forged = str(made.key)[:-1] + ("0" if str(made.key)[-1] != "0" else "1")
+    for shown in (forged, "opsin_000000000000_" + "0" * 48, "a-key-of-sixteen-or-mor", "x"):
+        with pytest.raises(Unauthorized):
+            ring.identify(shown)
+    assert compared == [(32, 32)] * 4
 
 
 def test_use_is_noted_seldom_and_at_the_end(keys: Keys, ring: Keyring) -> None:

@@ -144,6 +144,18 @@ def test_a_body_that_comes_byte_by_byte(port: int, house: House) -> None:
     assert house.dispatch.asked == []
 
 
+def test_the_rest_of_a_refused_body_is_not_taken_for_a_head(port: int) -> None:
+    length = 100_000_000
+    with connect(port) as wire:
+        wire.sendall(UPLOAD + b"Content-Length: %d\r\n\r\n" % length)
+        assert wire.recv(65536).startswith(b"HTTP/1.1 413")
+        part = bytes(1_000_000)
+        for _ in range(length // len(part)):
+            wire.sendall(part)
+        wire.sendall(HEAD + b"\r\n")
+        assert wire.recv(65536).startswith(b"HTTP/1.1 200")
+
+
 def test_a_slow_but_honest_upload_is_taken(port: int) -> None:
     data = picture(width=300, height=300)
     with connect(port) as wire:
