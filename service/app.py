@@ -64,10 +64,10 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
             Middleware(AccessLog),
             *_cors(settings),
             Middleware(KeyCheck),
+            Middleware(BodyLimit, body_limit(settings), larger_bodies(settings)),
             Middleware(
                 UploadBudget, settings.upload_budget_mb * MIB, larger_bodies(settings).keys()
             ),
-            Middleware(BodyLimit, body_limit(settings), larger_bodies(settings)),
         ],
     )
     for routes in (

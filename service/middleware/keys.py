@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import BadRequest, Forbidden, OpsinError, RateLimited, Unauthorized
+from contracts.keys import KEY_PATTERN
 from contracts.keys import Scope as KeyScope
 from service.access import Doors
 from service.caller import Caller
@@ -79,7 +80,7 @@ class KeyCheck:
             return anybody
         credential = _credential(scope["headers"])
         host = scope["client"][0] if scope.get("client") else ""
-        if not credential.startswith("opsin_"):
+        if KEY_PATTERN.fullmatch(credential) is None:
             self._guesses.require_patience(host)
         try:
             return keyring.identify(credential)
