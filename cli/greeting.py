@@ -28,6 +28,8 @@ def greet(settings: Settings, home: Home, console: Console) -> None:
             if model.reason:
                 warn(console, f"{model.name}: {model.reason}")
         console.print()
+    else:
+        warn(console, "It asks for a key, and OPSIN_API_KEY holds none: `opsin keys create`.")
     for heading, line in (
         ("Try", curl_line(settings, home)),
         ("Docs", f"{address(settings)}/docs"),

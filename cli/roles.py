@@ -18,10 +18,11 @@ def serve(settings: Settings) -> None:
     settings = with_redis(settings, "serve")
     watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
     migrate(settings)
+    from cli.keys import live_keys  # noqa: PLC0415
     from service.opening import open_services  # noqa: PLC0415 (FastAPI; not for a worker)
     from service.serve import serve as run  # noqa: PLC0415
 
-    run(settings, open_services)
+    run(settings, open_services, keyed=live_keys(settings))
 
 
 def keep(settings: Settings) -> None:

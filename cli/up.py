@@ -45,9 +45,9 @@ def up(settings: Settings, *, verbose: bool) -> None:
         CommandError: It cannot start, or a process crashes again and again.
     """
     known_networks(settings)
-    require_key(settings)
     home = Home(settings.home)
     home.prepare()
+    require_key(settings)
     console = notes()
     with home.locked():
         require_free_port(settings)
@@ -69,10 +69,15 @@ def _fetch(settings: Settings, console: Console) -> None:
 
 def require_key(settings: Settings) -> None:
     """Checks that nobody else's machine can use the service without a key."""
-    if not settings.is_loopback and settings.api_key is None:
+    if settings.is_loopback or settings.api_key is not None:
+        return
+    from cli.keys import live_keys  # noqa: PLC0415 (SQLAlchemy; not where it is not asked)
+
+    if not live_keys(settings):
         raise CommandError(
-            f"OPSIN_HOST={settings.host} can be reached from other machines, so OPSIN_API_KEY "
-            "must be set (16 characters or more).",
+            f"OPSIN_HOST={settings.host} can be reached from other machines, so a key must be "
+            "there: `opsin keys create NAME --scope admin`, or OPSIN_API_KEY (16 characters or "
+            "more).",
             exit_code=2,
         )
 

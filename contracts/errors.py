@@ -3,6 +3,7 @@
     OpsinError
     ├── BadRequest               400 bad_request
     ├── Unauthorized             401 unauthorized
+    ├── Forbidden                403 forbidden
     ├── NotFound                 404 not_found
     │   ├── ModelNotFound            model_not_found
     │   ├── VersionNotFound          version_not_found
@@ -20,6 +21,7 @@
     │   ├── InvalidArchive           invalid_archive
     │   └── NotTrainable             not_trainable
     ├── QueueFull                429 queue_full
+    ├── RateLimited              429 rate_limited
     ├── Unavailable              503 dependency_unavailable
     │   ├── ModelNotReady            model_not_ready
     │   ├── NoWorker                 no_worker
@@ -46,6 +48,7 @@ class Meaning:
 CODES: dict[str, Meaning] = {
     "bad_request": Meaning(400, "The request could not be understood"),
     "unauthorized": Meaning(401, "A valid key is required"),
+    "forbidden": Meaning(403, "The key may not do this"),
     "not_found": Meaning(404, "There is nothing at this address"),
     "model_not_found": Meaning(404, "There is no model of that name"),
     "version_not_found": Meaning(404, "The model has no such version"),
@@ -64,6 +67,7 @@ CODES: dict[str, Meaning] = {
     "invalid_archive": Meaning(422, "The archive cannot be taken"),
     "not_trainable": Meaning(422, "Nothing can be learned from that data set"),
     "queue_full": Meaning(429, "The queue is full"),
+    "rate_limited": Meaning(429, "Too many requests"),
     "internal_error": Meaning(500, "Something broke on our side"),
     "dependency_unavailable": Meaning(503, "Something the service stands on does not answer"),
     "model_not_ready": Meaning(503, "The model is not ready"),
@@ -99,6 +103,10 @@ class BadRequest(OpsinError):
 
 class Unauthorized(OpsinError):
     code = "unauthorized"
+
+
+class Forbidden(OpsinError):
+    code = "forbidden"
 
 
 class NotFound(OpsinError):
@@ -167,6 +175,10 @@ class NotTrainable(ValidationFailed):
 
 class QueueFull(OpsinError):
     code = "queue_full"
+
+
+class RateLimited(OpsinError):
+    code = "rate_limited"
 
 
 class Unavailable(OpsinError):

@@ -7,6 +7,7 @@ compares the two.
 
 import ipaddress
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,7 +34,39 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None,
         min_length=16,
-        description="The key clients must send. Needed on any address that is not loopback.",
+        description="A key that may do everything, to make the others with. Needed on any address "
+        "that is not loopback, unless `opsin keys create` made one.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins whose pages may call the API from a browser, e.g. "
+        "https://app.example.org, separated by commas. Left out: none.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses or networks of reverse proxies, separated by commas, whose "
+        "X-Forwarded-For says who the client is. Left out: the header is disregarded.",
+    )
+    max_connections: int = Field(
+        1024, ge=1, le=1_000_000, description="Connections one API process holds; more get 503."
+    )
+    header_seconds: float = Field(
+        10, gt=0, le=600, description="How long a client may take to send the head of a request."
+    )
+    min_upload_rate: int = Field(
+        1024,
+        ge=0,
+        description="Bytes a second below which an upload, or the reading of an answer, is cut "
+        "off after 10 seconds. 0: never.",
+    )
+    upload_budget_mb: int = Field(
+        1024,
+        ge=1,
+        description="Memory in MB for all request bodies that one API process reads at a time; "
+        "more get 429. One alone is always taken.",
+    )
+    audit_days: int = Field(
+        400, ge=1, le=36_500, description="How long a line of the audit log is kept."
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("efficientnet_lite0", "squeezenet", "vgg16"),
@@ -185,7 +218,7 @@ class Settings(BaseSettings):
         "json", description="json for machines, console for people."
     )
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -196,6 +229,21 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s?#@]+", origin):
+                raise ValueError(f"'{origin}' is no origin, such as https://app.example.org")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)  # its ValueError names what is wrong
+        return value
 
     @field_validator("redis_url")
     @classmethod

@@ -154,3 +154,43 @@ class DataSetFileRecord(Record):
     label: Mapped[str | None] = mapped_column(String(128))
     status: Mapped[str] = mapped_column(String(16))
     file: Mapped[dict[str, Any]]
+
+
+class KeyRecord(Record):
+    """One key, see `contracts.keys.KeyInfo`. A revoked one stays, for the audit log to name."""
+
+    __tablename__ = "api_keys"
+
+    place: Mapped[int] = mapped_column(primary_key=True)  # the order in which they were made
+    id: Mapped[str] = mapped_column(String(40), unique=True)
+    name: Mapped[str] = mapped_column(String(100))
+    digest: Mapped[str] = mapped_column(String(64))  # sha256 of the whole key, hex
+    scopes: Mapped[str] = mapped_column(String(100))  # separated by commas
+    rate_per_minute: Mapped[int | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class KeyRevisionRecord(Record):
+    """One row: how often the keys were changed, so that a cache sees at a glance that they were."""
+
+    __tablename__ = "api_key_revision"
+
+    only: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # always 1
+    number: Mapped[int]
+
+
+class AuditRecord(Record):
+    """One line of the audit log, see `contracts.audit.AuditEntry`."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("audit_age", "at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(40))
+    subject: Mapped[str] = mapped_column(String(300))
+    request_id: Mapped[str | None] = mapped_column(String(128))

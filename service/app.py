@@ -5,21 +5,26 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from contracts.release import RELEASE
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from service import documentation, openapi, problems
+from service.access import Doors
 from service.limits import body_limit, larger_bodies
 from service.middleware.access_log import AccessLog
 from service.middleware.body_limit import BodyLimit
 from service.middleware.keys import KeyCheck
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
+from service.middleware.upload_budget import UploadBudget
 from service.routes import (
+    audit,
     datasets,
     explanation,
     inference,
     jobs,
+    keys,
     layers,
     models,
     oip,
@@ -57,8 +62,12 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
             Middleware(SecurityHeaders),
             Middleware(RequestId),
             Middleware(AccessLog),
-            Middleware(KeyCheck, settings.api_key),
+            *_cors(settings),
+            Middleware(KeyCheck),
             Middleware(BodyLimit, body_limit(settings), larger_bodies(settings)),
+            Middleware(
+                UploadBudget, settings.upload_budget_mb * MIB, larger_bodies(settings).keys()
+            ),
         ],
     )
     for routes in (
@@ -74,9 +83,33 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
         oip,
         tfserving,
         operations,
+        keys,
+        audit,
     ):
         app.include_router(routes.router)
     problems.install(app)
     documentation.install(app)
     openapi.install(app, settings)
+    app.state.doors = Doors()
+    app.state.doors.learn(app.routes)
     return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """What lets pages of other sites in, where some are named.
+
+    It stands before the keys: a browser sends none with the question whether it may ask.
+    """
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            allow_credentials=False,  # keys are headers; nothing here looks at a cookie
+            expose_headers=["X-Request-Id", "Location", "Retry-After", "RateLimit"],
+            max_age=600,
+        )
+    ]

@@ -417,3 +417,26 @@ def shown(description: str, example: Any) -> dict[str, Any]:
         "description": description,
         "content": {"application/json": {"example": example}},
     }
+
+
+KEY: dict[str, Any] = {
+    "id": "key_7f3a90c1d2e8",
+    "name": "billing service",
+    "scopes": ["infer"],
+    "rate_per_minute": 600,
+    "created_at": "2026-11-20T09:30:00Z",
+    "expires_at": "2027-11-20T09:30:00Z",
+    "revoked_at": None,
+    "last_used_at": None,
+}
+MADE_KEY: dict[str, Any] = KEY | {
+    "key": "opsin_7f3a90c1d2e8_0123456789abcdef0123456789abcdef0123456789abcdef"
+}
+AUDIT_ENTRY: dict[str, Any] = {
+    "id": 17,
+    "at": "2026-11-20T09:31:00Z",
+    "actor": "key_7f3a90c1d2e8",
+    "action": "alias_set",
+    "subject": "squeezenet/2 champion",
+    "request_id": "4bf92f3577b34da6",
+}

@@ -11,6 +11,7 @@ from contracts.datasets import NewDataset
 from contracts.problem import PlainError, Problem
 from contracts.settings import Settings
 from contracts.trainings import TrainingRequest
+from service.access import Access, access_of
 from service.deadlines import HEADER as TIMEOUT_HEADER
 from service.middleware.request_id import HEADER as REQUEST_ID_HEADER
 from service.problems import problem_responses, speaks_plainly
@@ -23,8 +24,10 @@ A picture in, its class out, and why.
 Every error is an `application/problem+json` whose `code` names what happened and whose `detail`
 says what to do about it; at the addresses of the standard protocols it is `{"error": "…"}`, as
 their clients expect. Every answer carries the `X-Request-Id` under which the log speaks of it.
+
+Each operation names the scopes of which a key needs one; `admin` has all. On a loopback address,
+and as long as no key was ever made, the service answers its own machine without one.
 """
-_OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 _REQUEST_ID = {
     "name": REQUEST_ID_HEADER,
     "in": "header",
@@ -64,14 +67,13 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
     schemas |= _new_training()
-    if settings.api_key:
-        components["securitySchemes"] = {
-            "bearer": {"type": "http", "scheme": "bearer"},
-            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-        }
-    for path, operation in _operations(document):
-        keyed = bool(settings.api_key) and path not in _OPEN
-        _complete(operation, settings, keyed=keyed, plain=speaks_plainly(path))
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path, method, operation in _operations(document):
+        access = access_of(method.upper(), path)
+        _complete(operation, settings, access=access, plain=speaks_plainly(path))
     return document
 
 
@@ -84,21 +86,29 @@ def _new_training() -> dict[str, Any]:
     return parts | {"NewTraining": schema | {"title": "NewTraining"}}
 
 
-def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for path, methods in document["paths"].items():
-        for operation in methods.values():
-            yield path, operation
+        for method, operation in methods.items():
+            yield path, method, operation
 
 
-def _complete(operation: dict[str, Any], settings: Settings, *, keyed: bool, plain: bool) -> None:
+def _complete(
+    operation: dict[str, Any], settings: Settings, *, access: Access, plain: bool
+) -> None:
     """Add what every operation has, and the limits that the settings draw."""
     operation.setdefault("parameters", []).append(_REQUEST_ID)
     answers = operation["responses"]
     codes = ["internal_error"]
-    if keyed:
-        operation["security"] = [{"bearer": []}, {"header": []}]
-        codes.append("unauthorized")
-    answers |= {str(s): how for s, how in problem_responses(*codes, plain=plain).items()}
+    if not access:
+        operation["security"] = []
+    else:
+        operation["security"] = [{"bearer": list(access)}, {"header": list(access)}]
+        if settings.is_loopback and settings.api_key is None:
+            operation["security"].append({})
+        # The first: a key in the address.
+        codes += ["bad_request", "unauthorized", "forbidden", "rate_limited"]
+    for status, how in problem_responses(*codes, plain=plain).items():
+        _add(answers, str(status), how)
     for answer in answers.values():
         answer.setdefault("headers", {})[REQUEST_ID_HEADER] = _REQUEST_ID_ANSWERED
     for parameter in operation["parameters"]:
@@ -112,3 +122,15 @@ def _complete(operation: dict[str, Any], settings: Settings, *, keyed: bool, pla
     form = operation.get("requestBody", {}).get("content", {}).get(FORM_TYPE)
     if form and "image" in form["schema"]["properties"]:
         form["schema"]["properties"]["image"]["maxItems"] = settings.max_images
+
+
+def _add(answers: dict[str, Any], status: str, how: dict[str, Any]) -> None:
+    """Describe an answer beside what is said of its status already."""
+    there = answers.setdefault(status, how)
+    if there is how or how["description"] in there["description"]:
+        return
+    there["description"] = f"{there['description']} {how['description']}"
+    for kind, content in how["content"].items():
+        known = there.setdefault("content", {}).setdefault(kind, content)
+        known.setdefault("examples", {}).update(content["examples"])
+    there.setdefault("headers", {}).update(how.get("headers", {}))

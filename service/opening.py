@@ -13,10 +13,12 @@ from redis.asyncio import Redis
 
 from contracts.broker import REDIS_OPTIONS, celery_app
 from contracts.settings import MIB, Settings
+from database.audit import Audit
 from database.data_sets import DataSets
 from database.engine import open_engine, reachable
 from database.job_files import JobFiles
 from database.jobs import Jobs
+from database.keys import Keys
 from database.leases import Leases
 from models.datasets.library import Library
 from models.store import Store
@@ -27,15 +29,18 @@ from service.decode import Decoder
 from service.dispatch import Dispatch, Drains
 from service.explanation_cache import ExplanationCache
 from service.job_queue import JobQueue
+from service.keyring import Keyring
 from service.lanes import Lanes
 from service.layer_check import LayerCheck
 from service.presence import Presence
+from service.rate_limits import RateLimits
 from service.replies import Replies
 from service.rounds import Rounds
 from service.services import Services
 from service.sweep import Sweep
 
 _TIDY = 600.0  # seconds
+_FORGET = 3600.0  # seconds
 
 
 @asynccontextmanager
@@ -54,6 +59,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.callback(celery.close)
         engine = open_engine(settings.database)
         stack.callback(engine.dispose)
+        keys, audit = Keys(engine, _now), Audit(engine, _now)
+        keyring = Keyring(settings, keys)
+        await keyring.start()
+        stack.push_async_callback(keyring.stop)
+        forgetting = Rounds(
+            "audit", partial(_forget_old, audit, settings.audit_days), seconds=_FORGET
+        )
+        forgetting.start()
+        stack.push_async_callback(forgetting.stop)
         decoder = Decoder(
             settings.decode_threads,
             max_pixels=settings.max_image_pixels,
@@ -106,6 +120,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             datasets=datasets,
             explanations=ExplanationCache(settings.heatmap_cache_mb * MIB),
             layers=LayerCheck(store),
+            keys=keys,
+            keyring=keyring,
+            rate_limits=RateLimits(client),
+            audit=audit,
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )
@@ -114,6 +132,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 def _connect(url: str) -> Redis:
     options: dict[str, Any] = dict(REDIS_OPTIONS)
     return Redis.from_url(url, **options)
+
+
+async def _forget_old(audit: Audit, days: int) -> None:
+    await run_in_threadpool(audit.forget_old, days)
 
 
 def _now() -> datetime:

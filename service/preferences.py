@@ -1,8 +1,11 @@
 """The request headers that say how the client wants its answer (RFC 7240, Idempotency-Key)."""
 
+import hashlib
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
+
+from service.caller import OPEN, caller_of
 
 RESPOND_ASYNC = "respond-async"
 
@@ -26,7 +29,7 @@ async def prefers_async(
 
 
 Deferred = Annotated[bool, Depends(prefers_async)]
-IdempotencyKey = Annotated[
+_Deferring = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
@@ -37,7 +40,7 @@ IdempotencyKey = Annotated[
         "answer with the first job; another request with it is a 409.",
     ),
 ]
-CreationKey = Annotated[
+_Creating = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
@@ -48,3 +51,23 @@ CreationKey = Annotated[
         "nothing new; another request with it is a 409.",
     ),
 ]
+
+
+async def _to_defer(request: Request, sent: _Deferring = None) -> str | None:
+    return _own(request, sent)
+
+
+async def _to_create(request: Request, sent: _Creating = None) -> str | None:
+    return _own(request, sent)
+
+
+def _own(request: Request, sent: str | None) -> str | None:
+    """The header as it is stored: that of one client means nothing to another."""
+    caller = caller_of(request)
+    if sent is None or caller is OPEN:
+        return sent
+    return f"{caller.id}:{hashlib.sha256(sent.encode()).hexdigest()}"
+
+
+IdempotencyKey = Annotated[str | None, Depends(_to_defer)]
+CreationKey = Annotated[str | None, Depends(_to_create)]

@@ -9,6 +9,7 @@ from contracts.logs import configure_logs
 from contracts.settings import Settings
 from service.app import create_app
 from service.services import Opening
+from service.slow_clients import bounded
 
 _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which most load balancers let go
 _BACKLOG = 2048
@@ -18,42 +19,51 @@ class OpenToTheWorldError(RuntimeError):
     """The service would listen on a public address with nothing to keep strangers out."""
 
 
-def serve(settings: Settings, opening: Opening) -> None:
+def serve(settings: Settings, opening: Opening, *, keyed: bool = False) -> None:
     """Serve until told to stop; requests under way may finish within `shutdown_seconds`.
 
+    Args:
+        settings: Everything.
+        opening: Opens what the routes stand on.
+        keyed: Whether there is a key in the database.
+
     Raises:
-        OpenToTheWorldError: The address is not loopback and no key is set.
+        OpenToTheWorldError: The address is not loopback and there is no key.
     """
-    server = uvicorn.Server(server_config(settings, opening))
+    server = uvicorn.Server(server_config(settings, opening, keyed=keyed))
     configure_logs(settings.log_level, settings.log_format)
     log = structlog.get_logger("service.serve")
-    log.info("starting", host=settings.host, port=settings.port, keyed=bool(settings.api_key))
+    log.info(
+        "starting", host=settings.host, port=settings.port, keyed=keyed or bool(settings.api_key)
+    )
     server.run()
 
 
-def server_config(settings: Settings, opening: Opening) -> uvicorn.Config:
+def server_config(settings: Settings, opening: Opening, *, keyed: bool = False) -> uvicorn.Config:
     """How uvicorn is to run.
 
     Raises:
         OpenToTheWorldError: As `serve`.
     """
-    if not settings.is_loopback and settings.api_key is None:
+    if not (settings.is_loopback or settings.api_key or keyed):
         raise OpenToTheWorldError(
-            f"OPSIN_HOST={settings.host} can be reached from other machines, and no key is set. "
-            "Set OPSIN_API_KEY to a secret of at least 16 characters, or listen on 127.0.0.1."
+            f"OPSIN_HOST={settings.host} can be reached from other machines, and there is no key. "
+            "Make one with `opsin keys create`, set OPSIN_API_KEY to a secret of at least 16 "
+            "characters, or listen on 127.0.0.1."
         )
     return uvicorn.Config(
         create_app(settings, opening),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=bounded(settings),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),

@@ -19,15 +19,19 @@ from contracts.messages import Pixels, Reply
 from contracts.presence import WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
+from database.audit import Audit
 from database.job_files import JobFiles
 from database.jobs import Jobs
+from database.keys import Keys
 from models.conversion import Derived
 from models.images import Target
 from models.shelves import Served
 from models.store import Store
 from service.datasets import Datasets
 from service.explanation_cache import ExplanationCache
+from service.keyring import Keyring
 from service.layer_check import LayerCheck
+from service.rate_limits import RateLimits
 
 T = TypeVar("T")
 
@@ -189,6 +193,10 @@ class Services:
     datasets: Datasets
     explanations: ExplanationCache
     layers: LayerCheck
+    keys: Keys
+    keyring: Keyring
+    rate_limits: RateLimits
+    audit: Audit
     database_ok: Callable[[], bool]
     started_at: float
 

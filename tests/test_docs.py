@@ -65,3 +65,15 @@ def test_the_readmes_commands_exist() -> None:
     ).stdout
     for command in set(re.findall(r"^opsin ([a-z]+)", text, re.MULTILINE)):
         assert re.search(rf"^  {command} ", known, re.MULTILINE), command
+
+
+def test_each_threat_has_a_test() -> None:
+    text = (ROOT / "docs" / "explanation" / "threat-model.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    threats = [line for line in rows if not line.startswith("| Threat |")]
+    assert len(threats) > 40
+    for line in threats:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)` \|$", line)
+        assert len(named) == 1, line
+        path, name = named[0]
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), line

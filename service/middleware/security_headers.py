@@ -7,16 +7,22 @@ _HEADERS = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(self), geolocation=(), microphone=(), payment=(), usb=()"),
 )
+# A cache on the way knows `Authorization`, and nothing of X-API-Key: it could show one client's
+# answer to another. What may be kept says so itself.
+_PRIVATE = (b"cache-control", b"no-store")
 _POLICY = b"content-security-policy"
-_NOTHING = (*_HEADERS, (_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
+_NOTHING = (*_HEADERS, _PRIVATE, (_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
 # Swagger UI draws with inline styles and data: icons; its scripts are files of ours.
 _DOCS = (
     *_HEADERS,
     (
         _POLICY,
         b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-        b"img-src 'self' data:; connect-src 'self'; font-src 'self'; frame-ancestors 'none'",
+        b"img-src 'self' data:; connect-src 'self'; font-src 'self'; base-uri 'none'; "
+        b"form-action 'none'; frame-ancestors 'none'",
     ),
 )
 

@@ -11,7 +11,7 @@ from contracts.datasets import DATASET_ID, DatasetFile, DatasetInfo, FileStatus
 from contracts.jobs import Job
 from contracts.pages import Page
 from models.datasets.layout import MOST_LABEL
-from service import dataset_intake, examples
+from service import auditing, dataset_intake, examples
 from service.dataset_intake import JSON_TYPE, AddQuery, CreateQuery
 from service.deadlines import Timed
 from service.preferences import CreationKey, Deferred
@@ -164,9 +164,10 @@ async def get_dataset(dataset_id: DatasetId, services: Open) -> DatasetInfo:
     status_code=204,
     responses={**_MISSING, **problem_responses("conflict")},
 )
-async def delete_dataset(dataset_id: DatasetId, services: Open) -> Response:
+async def delete_dataset(request: Request, dataset_id: DatasetId, services: Open) -> Response:
     """Remove a data set and its pictures for good; not while a training uses it."""
     await run_in_threadpool(services.datasets.delete, dataset_id)
+    await auditing.done(request, services, "dataset_deleted", dataset_id)
     return Response(status_code=204)
 
 

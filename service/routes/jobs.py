@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.jobs import Job, JobKind, JobState
 from contracts.pages import Page
 from service import examples
+from service.access import scope_of_job
 from service.artifacts import artifact_response
+from service.caller import caller_of
 from service.events import follow, last_told
 from service.problems import problem_responses
 from service.services import Open
@@ -37,9 +39,16 @@ class JobsQuery(BaseModel):
     )
 
 
-async def found_job(job_id: JobId, services: Open) -> Job:
-    """The job of that id, looked up before an answer is begun."""
-    return await run_in_threadpool(services.jobs.get, job_id)
+async def found_job(request: Request, job_id: JobId, services: Open) -> Job:
+    """The job of that id, looked up before an answer is begun.
+
+    Raises:
+        JobNotFound: There is none.
+        Forbidden: The key has not the scope that makes such jobs.
+    """
+    job = await run_in_threadpool(services.jobs.get, job_id)
+    caller_of(request).require(scope_of_job(job.kind))
+    return job
 
 
 Found = Annotated[Job, Depends(found_job)]
@@ -58,8 +67,10 @@ _MISSING = problem_responses("job_not_found", "validation_error", "dependency_un
         **problem_responses("validation_error", "dependency_unavailable"),
     },
 )
-async def list_jobs(query: Annotated[JobsQuery, Query()], services: Open) -> Page[Job]:
-    """All jobs that are kept, newest first."""
+async def list_jobs(
+    request: Request, query: Annotated[JobsQuery, Query()], services: Open
+) -> Page[Job]:
+    """All jobs that are kept, newest first; those that the key may look at."""
     page = await run_in_threadpool(
         services.jobs.list,
         kind=query.kind,
@@ -67,7 +78,9 @@ async def list_jobs(query: Annotated[JobsQuery, Query()], services: Open) -> Pag
         limit=query.limit,
         cursor=query.cursor,
     )
-    return Page(items=page.items, next_cursor=page.next_cursor)
+    caller = caller_of(request)
+    seen = [job for job in page.items if caller.may(scope_of_job(job.kind))]
+    return Page(items=seen, next_cursor=page.next_cursor)
 
 
 @router.get(
@@ -88,9 +101,9 @@ async def get_job(job: Found) -> Job:
     status_code=204,
     responses={**_MISSING, **problem_responses("conflict")},
 )
-async def delete_job(job_id: JobId, services: Open) -> Response:
+async def delete_job(job: Found, services: Open) -> Response:
     """Forget a finished job, its result and its files. One that is not must be cancelled first."""
-    await run_in_threadpool(services.jobs.delete, job_id)
+    await run_in_threadpool(services.jobs.delete, job.id)
     return Response(status_code=204)
 
 
@@ -104,9 +117,9 @@ async def delete_job(job_id: JobId, services: Open) -> Response:
         **problem_responses("conflict"),
     },
 )
-async def cancel_job(job_id: JobId, services: Open) -> Job:
+async def cancel_job(job: Found, services: Open) -> Job:
     """Stop a job. A waiting one never starts; a running one stops within one step."""
-    return await run_in_threadpool(services.jobs.cancel, job_id)
+    return await run_in_threadpool(services.jobs.cancel, job.id)
 
 
 @router.get(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +11,7 @@ from contracts.errors import VersionNotFound
 from contracts.manifest import ALIAS_NAME, MODEL_NAME, Manifest
 from contracts.registry import AliasRequest, ModelInfo
 from models.downloads import Download, DownloadFormat, download
-from service import examples
+from service import auditing, examples
 from service.deadlines import Timed
 from service.problems import problem_responses
 from service.services import Open, Services
@@ -64,7 +64,13 @@ class DownloadQuery(BaseModel):
     },
 )
 async def set_alias(
-    *, name: Name, body: AliasRequest, deadline: Timed, services: Open, response: Response
+    *,
+    request: Request,
+    name: Name,
+    body: AliasRequest,
+    deadline: Timed,
+    services: Open,
+    response: Response,
 ) -> ModelInfo:
     """Let an alias stand on a version; to roll back, name an older one.
 
@@ -74,6 +80,8 @@ async def set_alias(
     """
     await run_in_threadpool(services.store.resolve, name, body.version)
     await run_in_threadpool(services.store.promote, name, body.version, body.alias)
+    subject = f"{name}/{body.version} {body.alias}"
+    await auditing.done(request, services, "alias_set", subject)
     seconds = deadline.remaining - _SPARE_SECONDS
     if not await services.presence.until_served(name, body.version, seconds=seconds):
         response.status_code = 202
@@ -87,13 +95,14 @@ async def set_alias(
     status_code=204,
     responses={**_MISSING, **_BUSY},
 )
-async def delete_alias(name: Name, alias: Alias, services: Open) -> Response:
+async def delete_alias(request: Request, name: Name, alias: Alias, services: Open) -> Response:
     """The version stays in the store; workers drop it when no other alias stands on it."""
     aliases = await run_in_threadpool(services.store.aliases, name)
     if alias not in aliases:
         known = ", ".join(aliases) or "none"
         raise VersionNotFound(f"'{name}' has no alias '{alias}'. Aliases: {known}.")
     await run_in_threadpool(services.store.drop_alias, name, alias)
+    await auditing.done(request, services, "alias_deleted", f"{name} {alias}")
     await services.presence.refresh()
     return Response(status_code=204)
 
@@ -117,10 +126,11 @@ async def get_version(name: Name, version: Number, services: Open) -> Manifest:
     status_code=204,
     responses={**_MISSING, **_BUSY, **problem_responses("version_in_use")},
 )
-async def delete_version(name: Name, version: Number, services: Open) -> Response:
+async def delete_version(request: Request, name: Name, version: Number, services: Open) -> Response:
     """Remove a version for good; not while an alias stands on it. Its number never comes back."""
     await run_in_threadpool(services.store.resolve, name, version)
     await run_in_threadpool(services.store.delete, name, version)
+    await auditing.done(request, services, "version_deleted", f"{name}/{version}")
     await services.presence.refresh()
     return Response(status_code=204)
 

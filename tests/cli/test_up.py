@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from cli import keys
 from cli.failure import CommandError
 from cli.greeting import curl_line
 from cli.home import Home
@@ -119,9 +120,14 @@ def test_a_free_port_is_none_of_its_business() -> None:
     require_free_port(Settings(port=free_port()))
 
 
-def test_an_open_address_needs_a_key() -> None:
+def test_an_open_address_needs_a_key(tmp_path: Path) -> None:
+    settings = Settings(host="0.0.0.0", home=tmp_path)
     with pytest.raises(CommandError, match="OPSIN_API_KEY"):
-        require_key(Settings(host="0.0.0.0"))
+        require_key(settings)
+    assert not any(tmp_path.iterdir())  # it only looked
+    require_key(settings.model_copy(update={"api_key": "a-key-of-sixteen-or-more"}))
+    keys.create(settings, "first", ["admin"], None, None)
+    require_key(settings)
 
 
 def test_the_curl_line_is_short_where_it_can_be(

@@ -77,7 +77,7 @@ def half_sent(api: Running, archive: bytes) -> socket.socket:
     address = urlsplit(api.url)
     connection = socket.create_connection((address.hostname, address.port), timeout=10)
     connection.sendall(
-        b"POST /v1/datasets HTTP/1.1\r\nHost: x\r\n"
+        b"POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\n"
         b"Content-Type: multipart/form-data; boundary=x\r\n"
         b"Content-Length: %d\r\n\r\n" % (len(head) + len(archive) + 9)
     )

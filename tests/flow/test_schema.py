@@ -1,7 +1,8 @@
 """The real stack against requests that no client of ours would send.
 
 Schemathesis makes them from `/openapi.json`: valid ones, broken ones, and chains of them. The
-event stream is left out, since by its nature it does not end.
+event stream is left out, since by its nature it does not end; and so are the keys, since the first
+one made closes the service to all that follows.
 """
 
 import subprocess

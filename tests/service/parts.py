@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from redis.asyncio import Redis
+from sqlalchemy import Engine
 
 from contracts.errors import (
     Conflict,
@@ -37,11 +39,14 @@ from contracts.pages import Page
 from contracts.presence import HeldModel, WorkerBeat
 from contracts.registry import LaneInfo, ModelInfo
 from contracts.settings import Settings
+from database.audit import Audit
 from database.data_sets import DataSets as Rows
 from database.engine import open_engine
 from database.history import Entry
 from database.job_files import JobFiles
 from database.jobs import History
+from database.keys import Keys, Snapshot
+from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRecord, Record
 from models.catalog import CATALOG, network_of
 from models.conversion import Derived
 from models.datasets.library import Library
@@ -53,7 +58,9 @@ from models.store import Store
 from service import examples
 from service.datasets import Datasets
 from service.explanation_cache import ExplanationCache
+from service.keyring import Keyring
 from service.layer_check import LayerCheck
+from service.rate_limits import RateLimits
 from service.services import JobItem, Services
 
 T = TypeVar("T")
@@ -340,7 +347,10 @@ def datasets_in(folder: Path, limits: Limits | None = None) -> Datasets:
 
 @dataclass
 class House:
-    """All parts of one service, within reach of a test."""
+    """All parts of one service, within reach of a test.
+
+    Its keys and audit log have tables once `with_keys` was called.
+    """
 
     dispatch: Brightness = field(default_factory=Brightness)
     presence: OneWorker = field(default_factory=OneWorker)
@@ -351,12 +361,33 @@ class House:
     files: JobFiles = field(default_factory=lambda: JobFiles(Path(tempfile.mkdtemp(), "jobs")))
     datasets: Datasets = field(default_factory=lambda: datasets_in(Path(tempfile.mkdtemp())))
     explanations: ExplanationCache = field(default_factory=lambda: ExplanationCache(100_000))
+    engine: Engine = field(
+        default_factory=lambda: open_engine(f"sqlite:///{tempfile.mkdtemp()}/keys.db")
+    )
+    redis: Redis = field(default_factory=lambda: Redis(unix_socket_path="/nowhere"))
     database: bool = True
     opened: int = 0
+    keyed: bool = False
+
+    def with_keys(self) -> Keys:
+        """The real table of keys, which the service looks into when it is opened."""
+        tables = [one.__table__ for one in (KeyRecord, KeyRevisionRecord, AuditRecord)]
+        Record.metadata.create_all(self.engine, tables=[*tables, AnswerRecord.__table__])
+        self.keyed = True
+        return self.keys
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.engine, lambda: datetime.now(UTC))
 
     @asynccontextmanager
     async def opening(self, settings: Settings) -> AsyncIterator[Services]:
         self.opened += 1
+        keyring = Keyring(settings, self.keys)
+        if self.keyed:
+            await keyring.start()
+        else:
+            keyring.adopt(Snapshot(revision=0, keys={}, ever=0))
         yield Services(
             settings=settings,
             presence=self.presence,
@@ -371,9 +402,15 @@ class House:
             datasets=self.datasets,
             explanations=self.explanations,
             layers=LayerCheck(self.store),
+            keys=self.keys,
+            keyring=keyring,
+            rate_limits=RateLimits(self.redis),
+            audit=Audit(self.engine, lambda: datetime.now(UTC)),
             database_ok=lambda: self.database,
             started_at=1.0,
         )
+        await keyring.stop()
+        await self.redis.aclose()
         self.opened -= 1
 
 

@@ -25,7 +25,7 @@ def test_reading_the_body_counts(client: httpx.Client) -> None:
     address = urlsplit(str(client.base_url))
     with socket.create_connection((address.hostname, address.port), timeout=10) as wire:
         wire.sendall(
-            b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
             b"Content-Length: 100\r\nX-Timeout-Ms: 200\r\n\r\nonly this"
         )
         assert wire.recv(65536).startswith(b"HTTP/1.1 504")
@@ -54,7 +54,7 @@ def test_a_client_that_hangs_up_while_sending_does_no_harm(client: httpx.Client)
     address = urlsplit(str(client.base_url))
     with socket.create_connection((address.hostname, address.port), timeout=10) as wire:
         wire.sendall(
-            b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
             b"Content-Length: 100\r\n\r\nonly this"
         )
     assert client.get("/healthz").status_code == 200

@@ -17,7 +17,7 @@ def test_a_declared_length_is_refused_before_a_byte_is_read(
     with socket.create_connection((address.hostname, address.port), timeout=5) as wire:
         length = body_limit(settings) + 1
         wire.sendall(
-            b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
             b"Content-Length: %d\r\n\r\n" % length
         )
         answer = wire.recv(65536)

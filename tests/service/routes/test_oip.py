@@ -194,7 +194,7 @@ def test_who_hangs_up_is_not_worked_for(client: httpx.Client, house: House) -> N
     body, headers = binary(1)
     url = client.base_url
     with socket.create_connection((url.host, url.port or 80)) as raw:
-        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         head += f"{LENGTH_HEADER}: {headers[LENGTH_HEADER]}\r\n\r\n"
         raw.sendall(head.encode() + body)
         time.sleep(0.3)

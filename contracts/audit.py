@@ -1,0 +1,31 @@
+"""One line of the audit log: who did what, to what, and when."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+Action = Literal[
+    "key_created",
+    "key_rotated",
+    "key_revoked",
+    "alias_set",
+    "alias_deleted",
+    "version_deleted",
+    "dataset_deleted",
+    "subject_erased",
+]
+
+
+class AuditEntry(BaseModel):
+    """Something that was done and cannot be undone unseen."""
+
+    id: int
+    at: datetime
+    actor: str = Field(
+        description="A key's id; `bootstrap` for OPSIN_API_KEY, `open` where no key is needed, "
+        "`command` for `opsin …` on the machine itself."
+    )
+    action: Action
+    subject: str = Field(description="What it was done to, e.g. `squeezenet/3 champion`.")
+    request_id: str | None = Field(description="Under which the log speaks of it.")

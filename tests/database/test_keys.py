@@ -1,0 +1,151 @@
+"""Keys on a real database: what is kept of them, and what ends them."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+
+from contracts.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
+from contracts.keys import KEY_PATTERN, NewKey
+from database.audit import Audit, By
+from database.idempotency import IdempotencyKey
+from database.keys import Keys, Snapshot, digest_of
+from tests.database.conftest import Clock
+
+WHO = By("key_000000000000", "r1")
+NEW = NewKey(name="billing", scopes=["train", "infer"], rate_per_minute=60)
+
+
+@pytest.fixture
+def keys(engine: Engine, clock: Clock) -> Keys:
+    return Keys(engine, clock)
+
+
+@pytest.fixture
+def audit(engine: Engine, clock: Clock) -> Audit:
+    return Audit(engine, clock)
+
+
+def now(keys: Keys) -> Snapshot:
+    found = keys.snapshot()
+    assert found is not None
+    return found
+
+
+def test_only_a_hash_is_kept(keys: Keys, engine: Engine) -> None:
+    made = keys.create(NEW, by=WHO)
+    assert made.key is not None
+    match = KEY_PATTERN.fullmatch(made.key)
+    assert match is not None
+    assert made.id == f"key_{match[1]}"
+    assert len(bytes.fromhex(match[2])) * 8 >= 160
+    assert now(keys).keys[made.id].digest == digest_of(made.key)
+    with engine.connect() as connection:
+        tables = ("api_keys", "audit", "idempotency")
+        rows = [str(connection.execute(text(f"SELECT * FROM {one}")).all()) for one in tables]
+    assert match[2] not in "".join(rows)
+    assert made.scopes == ["infer", "train"]
+
+
+def test_two_keys_share_nothing(keys: Keys) -> None:
+    first, second = keys.create(NEW, by=WHO), keys.create(NEW, by=WHO)
+    assert first.id != second.id
+    assert str(first.key)[19:] != str(second.key)[19:]
+
+
+def test_a_revoked_key_is_gone_and_yet_listed(keys: Keys, clock: Clock) -> None:
+    made = keys.create(NEW, by=WHO)
+    clock.passes(5)
+    keys.revoke(made.id, by=WHO)
+    keys.revoke(made.id, by=WHO)
+    assert now(keys).keys == {}
+    assert now(keys).ever == 1
+    (listed,) = keys.list().items
+    assert listed.revoked_at == clock.now
+    with pytest.raises(NotFound):
+        keys.revoke("key_ffffffffffff", by=WHO)
+
+
+def test_every_change_is_seen_by_one_number(keys: Keys) -> None:
+    seen = [now(keys).revision]
+    made = keys.create(NEW, by=WHO)
+    seen.append(now(keys).revision)
+    keys.rotate(made.id, timedelta(hours=1), by=WHO)
+    seen.append(now(keys).revision)
+    keys.revoke(made.id, by=WHO)
+    seen.append(now(keys).revision)
+    assert seen == sorted(set(seen))
+    keys.note_use({made.id: made.created_at})
+    assert keys.snapshot(seen[-1]) is None
+
+
+def test_a_rotated_key_hands_over_and_ends(keys: Keys, clock: Clock) -> None:
+    old = keys.create(NEW, by=WHO)
+    new = keys.rotate(old.id, timedelta(hours=1), by=WHO)
+    assert new.key != old.key
+    assert (new.name, new.scopes, new.rate_per_minute) == ("billing", ["infer", "train"], 60)
+    assert now(keys).keys[old.id].info.expires_at == clock.now + timedelta(hours=1)
+    clock.passes(3601)
+    with pytest.raises(Conflict):
+        keys.rotate(old.id, timedelta(hours=1), by=WHO)
+
+
+def test_a_rotation_never_lengthens_a_life(keys: Keys, clock: Clock) -> None:
+    ends = clock.now + timedelta(minutes=5)
+    old = keys.create(NEW.model_copy(update={"expires_at": ends}), by=WHO)
+    new = keys.rotate(old.id, timedelta(days=1), by=WHO)
+    assert new.expires_at == ends
+    assert now(keys).keys[old.id].info.expires_at == ends
+
+
+def test_the_same_request_twice_makes_one_key(keys: Keys) -> None:
+    asked = IdempotencyKey("k", "key", "d1")
+    first = keys.create(NEW, by=WHO, asked=asked)
+    again = keys.create(NEW, by=WHO, asked=asked)
+    assert (again.id, again.key) == (first.id, None)
+    assert now(keys).ever == 1
+    with pytest.raises(IdempotencyConflict):
+        keys.create(NEW, by=WHO, asked=IdempotencyKey("k", "key", "d2"))
+
+
+def test_a_key_that_has_ended_already_is_not_made(keys: Keys, clock: Clock) -> None:
+    with pytest.raises(ValidationFailed):
+        keys.create(NEW.model_copy(update={"expires_at": clock.now}), by=WHO)
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "²", "", "99999999999"])
+def test_a_foreign_cursor_is_refused(keys: Keys, audit: Audit, cursor: str) -> None:
+    for listing in (keys.list, audit.list):
+        with pytest.raises(ValidationFailed):
+            listing(cursor=cursor)
+
+
+def test_lists_come_in_pages(keys: Keys, audit: Audit) -> None:
+    made = [keys.create(NEW, by=WHO).id for _ in range(5)]
+    first = keys.list(limit=3)
+    second = keys.list(limit=3, cursor=first.next_cursor)
+    assert [one.id for one in (*first.items, *second.items)] == made[::-1]
+    assert second.next_cursor is None
+    lines = audit.list(limit=3)
+    assert len(audit.list(limit=3, cursor=lines.next_cursor).items) == 2
+
+
+def test_the_log_says_who_did_what(keys: Keys, audit: Audit, clock: Clock) -> None:
+    made = keys.create(NEW, by=WHO)
+    new = keys.rotate(made.id, timedelta(0), by=WHO)
+    keys.revoke(new.id, by=By("bootstrap"))
+    audit.write(WHO, "dataset_deleted", "ds_1")
+    lines = audit.list().items
+    assert [(one.actor, one.action) for one in lines] == [
+        (WHO.actor, "dataset_deleted"),
+        ("bootstrap", "key_revoked"),
+        (WHO.actor, "key_rotated"),
+        (WHO.actor, "key_created"),
+    ]
+    assert lines[3].subject == f"{made.id} 'billing' (infer, train)"
+    assert (lines[3].request_id, lines[3].at) == ("r1", clock.now)
+    assert [one.subject for one in audit.list(action="dataset_deleted").items] == ["ds_1"]
+    clock.passes(86_400 * 10)
+    audit.write(WHO, "dataset_deleted", "ds_2")
+    assert audit.forget_old(9) == 4
+    assert [one.subject for one in audit.list().items] == ["ds_2"]

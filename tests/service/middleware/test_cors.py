@@ -1,0 +1,65 @@
+"""Pages of other sites: shut out, but for those that are named."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from contracts.settings import Settings
+from tests.service.parts import House
+
+Served = Callable[[Settings, House], AbstractContextManager[str]]
+KEY = "a-key-of-sixteen-or-more"
+ASKED = {
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type",
+}
+
+
+def test_by_default_no_page_is_let_in(served: Served, house: House) -> None:
+    with served(Settings(_env_file=None, api_key=KEY), house) as url:
+        origin = {"Origin": "https://app.example.org"}
+        preflight = httpx.options(f"{url}/v1/classify", headers=origin | ASKED)
+        assert preflight.status_code == 401
+        plain = httpx.get(f"{url}/v1/models", headers=origin | {"X-API-Key": KEY})
+        for answer in (preflight, plain):
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+            assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_a_named_origin_may_ask_and_another_not(served: Served, house: House) -> None:
+    settings = Settings(_env_file=None, api_key=KEY, cors_origins="https://app.example.org")
+    with served(settings, house) as url:
+        named = {"Origin": "https://app.example.org"}
+        preflight = httpx.options(f"{url}/v1/classify", headers=named | ASKED)
+        assert preflight.status_code == 200
+        assert preflight.headers["Access-Control-Allow-Origin"] == "https://app.example.org"
+        assert "Access-Control-Allow-Credentials" not in preflight.headers
+        refused = httpx.get(f"{url}/v1/models", headers=named)
+        assert refused.status_code == 401  # an origin is no key, and the page may read why
+        assert refused.headers["Access-Control-Allow-Origin"] == "https://app.example.org"
+        other = httpx.options(
+            f"{url}/v1/classify", headers={"Origin": "https://example.org"} | ASKED
+        )
+        assert "Access-Control-Allow-Origin" not in other.headers
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "ftp://x", "https://"])
+def test_what_is_no_origin_stops_the_start(origin: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(_env_file=None, cors_origins=origin)
+
+
+def test_who_the_client_is_a_trusted_proxy_says_and_nobody_else(
+    served: Served, house: House
+) -> None:
+    """Wrong keys are counted by address; a header that anybody may send must not change it."""
+    for proxies, last in (("", 429), ("127.0.0.1", 401)):
+        settings = Settings(_env_file=None, api_key=KEY, trusted_proxies=proxies)
+        with served(settings, house) as url:
+            for at in range(21):
+                headers = {"X-Forwarded-For": f"10.0.0.{at}", "X-API-Key": "wrong-and-long-enough"}
+                answer = httpx.get(f"{url}/v1/models", headers=headers)
+            assert answer.status_code == last

@@ -1,0 +1,154 @@
+"""Every address of the service has a scope, and is closed to a key that has not."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from starlette.routing import Mount
+
+from contracts.keys import SCOPES, NewKey, Scope
+from contracts.settings import Settings
+from database.audit import COMMAND
+from service.access import PUBLIC, RULES, Access, Doors, access_of
+from service.app import create_app
+from tests.service.conftest import listening
+from tests.service.parts import House
+
+# Reasoned one by one in `service.access`; an address more in here is a decision.
+OPEN_TO_ALL = {
+    *("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"),
+    *("/docs", "/docs/start.js", "/docs/assets", "/openapi.json", "/.well-known/jwks.json"),
+}
+
+
+@dataclass(frozen=True)
+class Door:
+    method: str
+    template: str
+    access: Access
+
+    @property
+    def address(self) -> str:
+        """One that the route takes, though there is nothing at it."""
+        return re.sub(r"\{[^}]+\}", "1", self.template)
+
+
+def doors() -> list[Door]:
+    """Every method of every route there is."""
+    app = create_app(Settings(_env_file=None), House().opening)
+    found = []
+    for context in iter_route_contexts(app.routes):
+        if isinstance(context.original_route, Mount):
+            continue
+        for method in sorted(set(context.methods or ()) - {"HEAD"}):
+            path = context.path or ""
+            found.append(Door(method, path, access_of(method, path)))
+    return found
+
+
+DOORS = doors()
+CLOSED = [door for door in DOORS if door.access != PUBLIC]
+
+
+@dataclass(frozen=True)
+class Locked:
+    client: httpx.Client
+    keys: dict[Scope, str]
+
+
+@pytest.fixture(scope="module")
+def house() -> House:
+    return House()
+
+
+@pytest.fixture(scope="module")
+def locked(house: House) -> Iterator[Locked]:
+    table = house.with_keys()
+    made = {
+        scope: table.create(NewKey(name=scope, scopes=[scope]), by=COMMAND).key or ""
+        for scope in SCOPES
+    }
+    with (
+        listening(Settings(_env_file=None), house) as url,
+        httpx.Client(base_url=url, timeout=20) as client,
+    ):
+        yield Locked(client, made)
+
+
+def test_all_routes_were_found() -> None:
+    assert len(DOORS) > 50
+    assert {door.template for door in DOORS if door.access == PUBLIC} <= OPEN_TO_ALL
+
+
+def test_what_is_public_is_what_was_reasoned() -> None:
+    public = {pattern for _, pattern, access in RULES if access == PUBLIC}
+    matched = {one for one in OPEN_TO_ALL if access_of("GET", one) == PUBLIC}
+    assert matched == OPEN_TO_ALL
+    assert len(public) == 8
+
+
+def test_a_route_without_a_scope_stops_the_start() -> None:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_api_route("/v1/forgotten", lambda: None, methods=["POST"])
+    with pytest.raises(LookupError, match="POST /v1/forgotten"):
+        Doors().learn(app.routes)
+
+
+def test_a_method_of_a_known_address_needs_a_scope_of_its_own() -> None:
+    with pytest.raises(LookupError):
+        access_of("DELETE", "/v1/classify")
+
+
+@pytest.mark.parametrize("door", CLOSED, ids=lambda door: f"{door.method} {door.template}")
+def test_without_a_key_and_with_any_but_the_right_one_it_is_closed(
+    locked: Locked, door: Door
+) -> None:
+    answer = locked.client.request(door.method, door.address)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    for scope in SCOPES:
+        headers = {"X-API-Key": locked.keys[scope]}
+        if door.template.endswith("/events"):
+            headers["Last-Event-ID"] = "0"
+        answer = locked.client.request(door.method, door.address, headers=headers)
+        if scope in door.access or scope == "admin":
+            assert answer.status_code not in {401, 403}, scope
+        else:
+            assert answer.status_code == 403, scope
+            assert any(f"`{needed}`" in answer.text for needed in door.access)
+
+
+def test_what_is_nowhere_needs_a_key_too(locked: Locked) -> None:
+    assert locked.client.get("/nowhere").status_code == 401
+    assert locked.client.post("/healthz").status_code == 401
+    with_key = {"X-API-Key": locked.keys["infer"]}
+    assert locked.client.get("/nowhere", headers=with_key).status_code == 404
+    assert locked.client.put("/v1/classify", headers=with_key).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//v1/system",
+        "/v1/system/",
+        "/V1/system",
+        "/v1/./system",
+        "/healthz/../v1/system",
+        "/docs/../v1/system",
+        "/docs/assets/..%2f..%2fv1/system",
+        "/%76%31/system",
+        "/v1/system%00",
+        "/v1/system;healthz",
+        "/v2/health/../models/squeezenet",
+    ],
+)
+def test_no_spelling_of_an_address_goes_round_the_check(locked: Locked, path: str) -> None:
+    request = locked.client.build_request("GET", "/")
+    request.url = request.url.copy_with(raw_path=path.encode())
+    answer = locked.client.send(request)
+    assert answer.status_code in {401, 404}
+    assert "workers" not in answer.text

@@ -1,0 +1,66 @@
+"""Limits of a key, counted in a real Valkey by two API processes."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from contracts.keys import NewKey
+from contracts.settings import Settings
+from database.audit import COMMAND
+from tests.service.parts import House
+from tests.valkey import RealValkey
+
+Served = Callable[[Settings, House], AbstractContextManager[str]]
+
+
+@pytest.fixture
+def house(valkey: RealValkey) -> House:
+    return House(redis=Redis.from_url(valkey.url, socket_timeout=5))
+
+
+def key_of(house: House, rate: int | None) -> dict[str, str]:
+    new = NewKey(name="a client", scopes=["infer"], rate_per_minute=rate)
+    return {"X-API-Key": house.with_keys().create(new, by=COMMAND).key or ""}
+
+
+def test_a_limit_holds_over_all_processes(served: Served, house: House, valkey: RealValkey) -> None:
+    limited, free = key_of(house, 5), key_of(house, None)
+    other = replace(house, redis=Redis.from_url(valkey.url, socket_timeout=5))
+    with (
+        served(Settings(_env_file=None), house) as here,
+        served(Settings(_env_file=None), other) as there,
+    ):
+        answers = [httpx.get(f"{url}/v1/models", headers=limited) for url in [here, there] * 4]
+        assert [one.status_code for one in answers] == [200] * 5 + [429] * 3
+        refused = answers[-1]
+        assert refused.json()["code"] == "rate_limited"
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert refused.headers["RateLimit"].startswith('"key";r=0;t=')
+        assert answers[0].headers["RateLimit-Policy"] == '"key";q=5;w=60'
+        for _ in range(10):
+            answer = httpx.get(f"{here}/v1/models", headers=free)
+            assert (answer.status_code, "RateLimit-Policy" in answer.headers) == (200, False)
+        # What a key may not do does not use up what it may.
+        assert httpx.get(f"{here}/v1/keys", headers=limited).status_code == 403
+
+
+def test_without_redis_nobody_is_refused_nor_kept_waiting(
+    served: Served, house: House, valkey: RealValkey
+) -> None:
+    limited = key_of(house, 1)
+    with served(Settings(_env_file=None), house) as url:
+        assert httpx.get(f"{url}/v1/models", headers=limited).status_code == 200
+        assert httpx.get(f"{url}/v1/models", headers=limited).status_code == 429
+        valkey.kill()
+        try:
+            began = time.monotonic()
+            for _ in range(3):
+                assert httpx.get(f"{url}/v1/models", headers=limited).status_code == 200
+            assert time.monotonic() - began < 10
+        finally:
+            valkey.start()

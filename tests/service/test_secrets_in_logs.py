@@ -1,0 +1,80 @@
+"""No key ends in a log, whatever is done with it: a real process is asked, its log is searched."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.service.parts import picture
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOTSTRAP = "bootstrap-secret-91c7"
+PROGRAM = """
+from contracts.settings import Settings
+from service.serve import serve
+from tests.service.parts import House
+house = House()
+house.with_keys()
+house.dispatch.breaks = ZeroDivisionError("on purpose")
+settings = Settings(_env_file=None, port={port}, api_key="{key}", log_level="debug")
+serve(settings, house.opening)
+"""
+
+
+def test_keys_are_not_logged() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(port=port, key=BOOTSTRAP)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+    )
+    try:
+        secrets = _use(f"http://127.0.0.1:{port}", port)
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=30)[0]
+    finally:
+        if process.poll() is None:
+            process.kill()
+    assert '"path": "/v1/keys"' in log
+    assert "on purpose" in log  # a trace was written, too
+    for secret in secrets:
+        assert secret not in log
+
+
+def _use(url: str, port: int) -> list[str]:
+    """Keys right, wrong and misplaced; returns what of them is secret."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            httpx.get(f"{url}/healthz")
+        except httpx.TransportError:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        else:
+            break
+    admin = {"Authorization": f"Bearer {BOOTSTRAP}"}
+    made = httpx.post(f"{url}/v1/keys", json={"name": "n", "scopes": ["infer"]}, headers=admin)
+    key = made.json()["key"]
+    wrong = "wrong-secret-4d5e6f"
+    mine = {"X-API-Key": key}
+    assert httpx.get(f"{url}/v1/models", headers=mine).status_code == 200
+    assert httpx.get(f"{url}/v1/models", headers={"X-API-Key": wrong}).status_code == 401
+    assert httpx.get(f"{url}/v1/models?api_key={key}").status_code == 400
+    broken = httpx.post(
+        f"{url}/v1/classify", content=picture(), headers=mine | {"Content-Type": "image/png"}
+    )
+    assert broken.status_code == 500
+    assert key not in broken.text
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
+        wire.sendall(f"GET / HTTP/1.1\r\nX-API-Key {key}\r\n\r\n".encode())
+        assert b"400" in wire.recv(65536)
+    return [BOOTSTRAP, wrong, key[-48:]]
