@@ -123,13 +123,7 @@ class FaceFinder:
         mesh, presence = self._mesh(picture, region)
         if presence < _LEAST_PRESENCE:
             return None
-        mesh, presence = self._second_look(picture, mesh, presence)
         return _found(picture, mesh, presence, float(found.scores[number]))
-
-    def _second_look(self, picture: Pixels, mesh: Points, presence: float) -> tuple[Points, float]:
-        """The mesh once more, from where the first one says that the face is."""
-        again, surer = self._mesh(picture, around_mesh(mesh))
-        return (again, surer) if surer >= _LEAST_PRESENCE else (mesh, presence)
 
 
 def open_finder(weights: Weights, *, threads: int) -> FaceFinder:
