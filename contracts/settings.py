@@ -69,7 +69,7 @@ class Settings(BaseSettings):
         400, ge=1, le=36_500, description="How long a line of the audit log is kept."
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("efficientnet_lite0", "squeezenet", "vgg16"),
+        ("efficientnet_lite0", "squeezenet", "vgg16", "face_embedder"),
         min_length=1,
         description="Networks to load, in order, separated by commas. The first ready one is "
         "the default of a request that names none.",

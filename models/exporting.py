@@ -66,7 +66,7 @@ def export_version(
     flat = Flat.of(model)
     if is_nested(model):
         model = flat.model
-    classes = None if is_base(model) else head_of(flat).classes
+    classes = None if is_base(flat, blueprint.base_output) else head_of(flat).classes
     if len(pictures) == 0 or len(labels) != (classes or 0):
         raise ValueError(f"{len(pictures)} pictures, {len(labels)} labels, {classes} classes")
     endpoints = signatures(model, blueprint)

@@ -39,7 +39,7 @@ class Blueprint:
         network: Its architecture's name.
         short_side: See `models.catalog.Network`.
         preprocessing: See there.
-        base_output: The layer whose maps, averaged, are the embedding.
+        base_output: The layer whose maps, averaged, are the embedding; or the embedding itself.
         explain_layer: The layer whose maps explain a class.
     """
 
@@ -74,9 +74,9 @@ class NoProbabilitiesError(ValueError):
     """A network's output cannot be served as probabilities; the message says what to do."""
 
 
-def is_base(model: keras.Model) -> bool:
-    """Whether a model ends in maps, without a classifier."""
-    return len(model.outputs[0].shape) == 4
+def is_base(flat: Flat, base_output: str) -> bool:
+    """Whether a model ends in maps or in the embedding itself, without a classifier."""
+    return len(flat.output.shape) == 4 or flat.output is flat.steps[base_output].output
 
 
 def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signature]:
@@ -112,7 +112,7 @@ def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signa
 
     flat = Flat.of(model)
     features = forward("features", _pooled(flat, blueprint.base_output))
-    if is_base(model):
+    if is_base(flat, blueprint.base_output):
         return {"features": features}
     head = head_of(flat)
     if not head.is_classifier:
@@ -126,4 +126,7 @@ def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signa
 
 
 def _pooled(flat: Flat, layer: str) -> keras.Model:
-    return flat.to(keras.layers.GlobalAveragePooling2D()(flat.steps[layer].output))
+    found = flat.steps[layer].output
+    if len(found.shape) == 4:
+        found = keras.layers.GlobalAveragePooling2D()(found)
+    return flat.to(found)
