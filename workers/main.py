@@ -101,6 +101,7 @@ class Worker:
             load=loader(self._store, settings.max_batch_size, RuntimeOptions.of(settings)),
             waiting=self._waiting,
             tell=self.presence.tell,
+            most_trained=settings.trained_models,
         )
         self.loading = Thread(target=self._load, name="loading", daemon=True)
 
