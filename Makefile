@@ -6,7 +6,7 @@ OPSIN := $(VENV)/bin/opsin
 # On two cores most tests wait for processes of theirs, so two at a time take little over half as long.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: help up setup test test-all check bench lock clean
+.PHONY: help up setup test test-all check audit sbom bench lock clean
 
 help:
 	@echo 'make up        start Opsin here; Ctrl-C stops it'
@@ -14,6 +14,8 @@ help:
 	@echo 'make test      the default tests'
 	@echo 'make test-all  the slow ones too'
 	@echo 'make check     lint, format, types, import rules'
+	@echo 'make audit     licences, bill of materials, known vulnerabilities of what is pinned'
+	@echo 'make sbom      the bill of materials alone: build/sbom.json'
 	@echo 'make bench     compare with other servers, 12 minutes; QUICK=1 for a first look'
 	@echo 'make lock      pin the dependencies of pyproject.toml anew'
 	@echo 'make clean     remove what was installed; your data in var/ stays'
@@ -44,6 +46,14 @@ check:
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+
+audit:
+	@scripts/venv dev
+	@scripts/audit $(if $(OFFLINE),--offline)
+
+sbom:
+	@scripts/venv dev
+	@scripts/sbom
 
 # exec: Ctrl-C reaches the benchmark alone, which then stops all that it started.
 bench:

@@ -102,8 +102,10 @@ def main() -> int:
         naive_seconds = epochs(naive, source, truth, size, 1) * given.epochs
         began = time.perf_counter()
         cache = FeatureCache(Path(scratch) / "cache")
+        precision = hardware.learning_features(request)
+        forward = compiled(cut.trunk, blueprint, "nearest", precision)
         extractor = Extractor(
-            cut, blueprint, cache, request.augmentation, compiled(cut.trunk, blueprint, "nearest")
+            cut, blueprint, cache, request.augmentation, forward, precision=precision
         )
         features = extractor.run(pictures, Path(scratch), lambda _count: None)
         feature_seconds = time.perf_counter() - began

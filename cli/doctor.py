@@ -1,11 +1,12 @@
 """`opsin doctor`: prints what `cli.checks` finds, and whether something must be done."""
 
+from dataclasses import asdict
+
 from rich.markup import escape
 from rich.table import Table
 
+from cli import checks as looks
 from cli.checks import Check
-from cli.checks import environment as environment_checks
-from cli.checks import service as service_checks
 from cli.console import answers, notes, waiting
 from cli.failure import CommandError
 from contracts.settings import Settings
@@ -13,20 +14,31 @@ from contracts.settings import Settings
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 
 
-def examine(settings: Settings, *, deep: bool) -> None:
+def examine(settings: Settings, *, deep: bool, as_json: bool = False) -> None:
     """Checks everything and prints a line for each.
 
     Args:
         settings: What to check against.
-        deep: Whether to load TensorFlow and ask it for its devices.
+        deep: Whether to load TensorFlow and ask it for its devices, and to read all versions.
+        as_json: Whether to print it for a program.
 
     Raises:
         CommandError: Something will not work as it is.
     """
     with waiting(notes(), "Looking around"):
-        checks = [*environment_checks(settings, deep=deep), *service_checks(settings)]
-    answers().print(_table(checks))
+        checks = [
+            *looks.packages(),
+            *looks.home(settings),
+            *looks.store(settings, deep=deep),
+            *looks.environment(settings, deep=deep),
+            *looks.service(settings),
+        ]
     failed = sum(check.state == "fail" for check in checks)
+    if as_json:
+        told = {"failed": failed, "checks": [asdict(check) for check in checks]}
+        answers().print_json(data=told)
+    else:
+        answers().print(_table(checks))
     if failed:
         raise CommandError(f"{failed} of {len(checks)} checks failed.")
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli import job_commands, key_commands
+from cli.backup_command import backup, restore
 from cli.explain_command import explain
 from cli.failure import CommandError
 from contracts.release import RELEASE
@@ -39,8 +40,10 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_opsin)
-    for command in (up, serve, worker, classify, explain, train, presets, tensorboard, doctor):
+    for command in (up, serve, worker, classify, explain, train, presets, tensorboard):
         app.command()(command)
+    for upkeep in (backup, restore, doctor):
+        app.command()(upkeep)
     weights = typer.Typer(help="The networks' weight files on this machine.", no_args_is_help=True)
     weights.command("pull")(weights_pull)
     weights.command("list")(weights_list)
@@ -355,10 +358,16 @@ def datasets_delete(dataset: DatasetId) -> None:
 
 
 def doctor(
-    deep: Annotated[bool, typer.Option("--deep", help="Also load TensorFlow.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also load TensorFlow, and read the store to the end.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all that was found.")] = False,
 ) -> None:
-    """Check this machine and the installation, and say what helps."""
+    """Check this machine and the installation, and say what helps.
+
+    The exit status is 1 if something will not work as it is.
+    """
     from cli.configuration import load  # noqa: PLC0415
     from cli.doctor import examine  # noqa: PLC0415
 
-    examine(load(), deep=deep)
+    examine(load(), deep=deep, as_json=as_json)

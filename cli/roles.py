@@ -2,6 +2,7 @@
 
 import os
 
+from cli.backup.placing import is_interrupted
 from cli.configuration import environment, with_redis
 from cli.failure import CommandError
 from cli.leash import PARENT, watch_parent
@@ -16,6 +17,7 @@ _SPARE_SECONDS = 2.0
 def serve(settings: Settings) -> None:
     """The API, on a database that is brought up to date first."""
     settings = with_redis(settings, "serve")
+    require_whole(settings)
     watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
     migrate(settings)
     from cli.keys import live_keys  # noqa: PLC0415
@@ -28,6 +30,7 @@ def serve(settings: Settings) -> None:
 def keep(settings: Settings) -> None:
     """One inference worker that is restarted when it crashes and replaced when it outgrows."""
     settings = with_redis(settings, "worker")
+    require_whole(settings)
     from cli.keeper import keep_worker  # noqa: PLC0415 (Redis; other commands do without)
 
     # Before `watch_parent`, which takes the variable away.
@@ -41,6 +44,7 @@ def keep(settings: Settings) -> None:
 def work(settings: Settings) -> None:
     """One inference worker, until SIGTERM."""
     settings = with_redis(settings, "worker")
+    require_whole(settings)
     watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
     from workers.main import run  # noqa: PLC0415 (Celery and TensorFlow; not for the API)
 
@@ -50,6 +54,7 @@ def work(settings: Settings) -> None:
 def work_on_jobs(settings: Settings) -> None:
     """One job worker, until SIGTERM. It loads no TensorFlow: each job has a process of its own."""
     settings = with_redis(settings, "worker --jobs")
+    require_whole(settings)
     # Each child reads its settings from the environment, as we did.
     os.environ.update({k: v for k, v in environment(settings).items() if k.startswith("OPSIN_")})
     watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
@@ -60,3 +65,16 @@ def work_on_jobs(settings: Settings) -> None:
         run(settings)
     except ValueError as error:
         raise CommandError(f"{error}.", exit_code=2) from None
+
+
+def require_whole(settings: Settings) -> None:
+    """Checks that the home is not half one and half another.
+
+    Raises:
+        CommandError: `opsin restore` was killed as it moved things in.
+    """
+    if is_interrupted(settings.home):
+        raise CommandError(
+            "A restore of this home was cut short. Run `opsin restore` with the same backup again, "
+            "or `opsin up`: either finishes it first."
+        )

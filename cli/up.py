@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.api import Api
+from cli.backup.placing import finish
 from cli.child import Program, opsin
 from cli.configuration import environment
 from cli.console import notes, waiting, warn
@@ -50,6 +51,7 @@ def up(settings: Settings, *, verbose: bool) -> None:
     require_key(settings)
     console = notes()
     with home.locked():
+        finish(settings.home)
         require_free_port(settings)
         _fetch(settings, console)
         with StopSignals() as signals:

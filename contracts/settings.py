@@ -174,7 +174,11 @@ class Settings(BaseSettings):
         24, ge=1, description="How long a finished job and its result are kept."
     )
     job_max_hours: float = Field(
-        48, gt=0, le=8760, description="How long a job may run in all; then it fails."
+        48,
+        gt=0,
+        le=8760,
+        description="How long a job may run in all; then it fails. Time in which it "
+        "waited for another worker does not count.",
     )
     training_concurrency: int = Field(
         1, ge=0, le=64, description="Trainings that one job worker runs at a time. 0: none."
@@ -198,6 +202,18 @@ class Settings(BaseSettings):
         le=19,
         description="How far long jobs stand back for all else on their machine. At 19, the "
         "lowest priority there is, inference goes first. 0: not at all.",
+    )
+    training_memory_mb: int = Field(
+        0,
+        ge=0,
+        description="Memory in MB that one training may take, by an estimate; more is refused "
+        "with 422. 0: what the machine has that is asked.",
+    )
+    trained_models: int = Field(
+        32,
+        ge=1,
+        description="Trained models a worker holds in memory; beyond it those that were promoted "
+        "longest ago are unavailable. Promote one again to bring it back.",
     )
     checkpoint_seconds: float = Field(
         30, ge=0, description="What the loss of its process may cost a training, about."

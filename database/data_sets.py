@@ -7,9 +7,10 @@ between the two is put right by putting the listing here again.
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine, and_, delete, insert, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -21,6 +22,8 @@ from contracts.pages import Page
 from database.engine import reading, writing
 from database.idempotency import Answer, IdempotencyKey, lookup, remember
 from database.tables import DataSetFileRecord, DataSetRecord
+
+T = TypeVar("T")
 
 MOST_LISTED = 200
 _ROWS_AT_ONCE = 1000
@@ -72,14 +75,35 @@ class DataSets:
     def _put(
         self, listing: Listing, asked: IdempotencyKey | None, answer: dict[str, Any] | None
     ) -> Answer | None:
+        changes = self._changes(listing)
         with writing(self._engine) as session:
             if asked and (earlier := lookup(session, asked, self._clock())):
                 return earlier
-            _replace(session, listing)
+            if _revision(session, listing.info.id) != changes.revision:
+                changes = _whole(listing)  # another wrote it meanwhile
+            _replace(session, listing.info, changes)
             if asked:
                 body = answer or listing.info.model_dump(mode="json")
                 remember(session, asked, Answer(201, body), self._clock())
         return None
+
+    def _changes(self, listing: Listing) -> "_Changes":
+        """What has to be written; found out before anybody is kept from writing.
+
+        Nearly all of a large data set is as it was when a picture is added to it.
+        """
+        table = DataSetFileRecord
+        known = select(table.place, table.file).where(table.data_set_id == listing.info.id)
+        with reading(self._engine) as session:
+            revision = _revision(session, listing.info.id)
+            if revision is None:
+                return replace(_whole(listing), revision=None)
+            before = {row.place: row.file for row in session.execute(known)}
+        rows = _rows(listing)
+        changed = [one for one in rows if before.get(one["place"]) != one["file"]]
+        stale = [one["place"] for one in changed if one["place"] in before]
+        stale += [place for place in before if place >= len(rows)]
+        return _Changes(revision, stale, changed)
 
     def get(self, dataset_id: str) -> DatasetInfo:
         """One data set.
@@ -177,8 +201,34 @@ class DataSets:
             session.delete(_find(session, dataset_id))
 
 
-def _replace(session: Session, listing: Listing) -> None:
-    info = listing.info
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What turns the rows of a data set into those of a listing.
+
+    Attributes:
+        revision: Of the rows that it was found by; None if there were none.
+        stale: Places whose rows go first; None: all of them.
+        rows: To be inserted.
+    """
+
+    revision: int | None
+    stale: list[int] | None
+    rows: list[dict[str, Any]]
+
+
+def _whole(listing: Listing) -> _Changes:
+    return _Changes(None, None, _rows(listing))
+
+
+def _rows(listing: Listing) -> list[dict[str, Any]]:
+    return [_row(listing.info.id, at, one) for at, one in enumerate(listing.files)]
+
+
+def _revision(session: Session, dataset_id: str) -> int | None:
+    return session.scalar(select(DataSetRecord.revision).where(DataSetRecord.id == dataset_id))
+
+
+def _replace(session: Session, info: DatasetInfo, changes: _Changes) -> None:
     row = session.get(DataSetRecord, info.id)
     if row is not None and row.revision > info.revision:
         return
@@ -189,10 +239,21 @@ def _replace(session: Session, listing: Listing) -> None:
     row.info = info.model_dump(mode="json")
     row.created_at = info.created_at
     session.flush()
-    session.execute(delete(DataSetFileRecord).where(DataSetFileRecord.data_set_id == info.id))
-    for start in range(0, len(listing.files), _ROWS_AT_ONCE):
-        some = enumerate(listing.files[start : start + _ROWS_AT_ONCE], start)
-        session.execute(insert(DataSetFileRecord), [_row(info.id, at, one) for at, one in some])
+    files = DataSetFileRecord
+    mine = files.data_set_id == info.id
+    # Past the session, which would look at every row: others wait for as long as this takes.
+    connection = session.connection()
+    if changes.stale is None:
+        connection.execute(delete(files).where(mine))
+    for some in _in_parts(changes.stale or []):
+        connection.execute(delete(files).where(mine, files.place.in_(some)))
+    for rows in _in_parts(changes.rows):
+        connection.execute(insert(files), list(rows))
+
+
+def _in_parts(all_: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(all_), _ROWS_AT_ONCE):
+        yield all_[start : start + _ROWS_AT_ONCE]
 
 
 def _row(dataset_id: str, place: int, one: DatasetFile) -> dict[str, Any]:

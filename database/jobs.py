@@ -292,7 +292,9 @@ def find(session: Session, job_id: str, *, locked: bool = False) -> JobRecord:
     Raises:
         JobNotFound: There is none.
     """
-    record = session.get(JobRecord, job_id, with_for_update=locked or None)
+    # PostgreSQL takes no NUL in a text, and no id of ours has anything like it.
+    usable = job_id.isascii() and job_id.isprintable()
+    record = session.get(JobRecord, job_id, with_for_update=locked or None) if usable else None
     if record is None:
         raise JobNotFound("There is no job of that id. Finished jobs are forgotten after a while.")
     return record

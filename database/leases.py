@@ -42,7 +42,6 @@ class Lease:
         attempt: The how-manieth try this is, from 1.
         kind: What is to be done.
         request: How, as it was given to `Jobs.create`.
-        started_at: When the first attempt began.
     """
 
     job_id: str
@@ -50,7 +49,6 @@ class Lease:
     attempt: int
     kind: str
     request: dict[str, Any]
-    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +310,7 @@ class Leases:
 
 
 def _lease(record: JobRecord, worker_id: str) -> Lease:
-    began = record.started_at or record.created_at
-    return Lease(record.id, worker_id, record.attempt, record.kind, record.request, began)
+    return Lease(record.id, worker_id, record.attempt, record.kind, record.request)
 
 
 def _held_by(lease: Lease) -> ColumnElement[bool]:

@@ -18,9 +18,11 @@ from pathlib import Path
 
 from contracts.errors import ModelNotFound, ValidationFailed, VersionInUse, VersionNotFound
 from contracts.manifest import ALIAS_NAME, CHAMPION, MODEL_NAME, Draft, Manifest
-from models.aliases import Aliases
+from models.aliases import ALIASES, Aliases
+from models.linking import link_tree
 from models.locks import locked
 from models.manifest import (
+    DERIVED,
     MANIFEST,
     DamagedManifestError,
     hash_files,
@@ -98,6 +100,13 @@ class Store:
     def aliases(self, model: str) -> dict[str, int]:
         """The aliases of a model and the versions they stand on."""
         return dict(Aliases.read(self._folder(model)).aliases)
+
+    def changed_at(self, model: str) -> float:
+        """Unix time when a version was last published, promoted or deleted; 0 if never."""
+        try:
+            return (self._folder(model) / ALIASES).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def resolve(self, model: str, version: int | str | None = None) -> int:
         """The number of a version that is named by number, by alias or, as champion, not at all.
@@ -209,6 +218,16 @@ class Store:
                 folder.rename(shelf / str(version))
         _LOG.error("%s %d went to quarantine: %s", model, version, "; ".join(found))
         return found
+
+    def freeze(self, model: str, into: Path) -> None:
+        """Lay a model as it is now into a folder that later changes do not reach.
+
+        Args:
+            model: Its name.
+            into: On the file system of the store, best from `staging`; see `models.linking`.
+        """
+        with self._changing(model):
+            link_tree(self._folder(model), into, lambda inside: inside.name == DERIVED)
 
     def alone(self, purpose: str, *, timeout: float = 600.0) -> AbstractContextManager[None]:
         """Keep others with the same purpose out while the block runs; they wait `timeout` seconds.

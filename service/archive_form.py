@@ -13,6 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from contracts.errors import BadRequest, PayloadTooLarge, ValidationFailed
+from models.datasets.limits import no_room
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -85,16 +86,19 @@ class ArchiveForm:
             BadRequest: The body is malformed or ends too early.
             ValidationFailed: A field is unknown, missing or there twice.
             PayloadTooLarge: The archive is larger than the limit.
+            Unavailable: The disk does not take it.
         """
-        with target.open("xb") as file:
-            try:
+        try:
+            with target.open("xb") as file:
                 async for chunk in stream:
                     self._parser.write(chunk)
                     if len(self._pending) >= _WRITE_BYTES:
                         await run_in_threadpool(self._flush, file)
-            except FormParserError:
-                raise BadRequest(_MALFORMED) from None
-            await run_in_threadpool(self._flush, file)
+                await run_in_threadpool(self._flush, file)
+        except FormParserError:
+            raise BadRequest(_MALFORMED) from None
+        except OSError as error:
+            raise no_room() from error
         if not self._ended:
             raise BadRequest(_MALFORMED)
         if ARCHIVE not in self._seen:

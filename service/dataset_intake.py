@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,9 @@ async def create(
         return await _begin_empty(request, query, key, deadline, services)
     if kind == FORM_TYPE:
         async with _received(request, deadline, services) as (form, archive):
+            asked = _asked(key, _name_of(form), query, form.digest.hexdigest())
+            if asked and (earlier := await run_in_threadpool(_answered, asked, services)):
+                return earlier
             if deferred or form.size >= services.settings.dataset_job_bytes:
                 return await _import_later(form, archive, query, key, services)
             return await _admit(form, archive, query, key, until=deadline, services=services)
@@ -189,6 +193,14 @@ async def _admit(
         told=_until(until),
         asked=_asked(key, name, query, form.digest.hexdigest()),
     )
+
+
+def _answered(asked: Asked, services: Services) -> dict[str, Any] | Job | None:
+    """What the first request with that key was answered, whichever way it was to be done."""
+    if earlier := services.datasets.rows.answered(asked):
+        return earlier.body
+    earlier = services.datasets.rows.answered(replace(asked, scope="dataset_import"))
+    return Job.model_validate(earlier.body) if earlier else None
 
 
 async def _import_later(

@@ -7,6 +7,7 @@ the folder goes again; if the process dies in between, the next `reconcile` writ
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,9 @@ class Datasets:
         """
         if asked and (earlier := self.rows.answered(asked)):
             return earlier.body
-        self._require_unused(dataset_id)
-        listing, added = self.library.add(dataset_id, pictures, label, split)
+        listing, added = self.library.add(
+            dataset_id, pictures, label, split, check=partial(self._require_unused, dataset_id)
+        )
         body = {
             "dataset": listing.info.model_dump(mode="json"),
             "files": [one.model_dump(mode="json") for one in added],
@@ -160,8 +162,7 @@ class Datasets:
             DatasetNotFound: There is none of that id.
             Conflict: It is in use.
         """
-        self._require_unused(dataset_id)
-        self.library.delete(dataset_id)
+        self.library.delete(dataset_id, check=partial(self._require_unused, dataset_id))
         self._forget(dataset_id)
 
     def thumbnail(self, dataset_id: str, file_id: str) -> bytes:

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -21,9 +21,11 @@ from contracts.errors import (
     ValidationFailed,
 )
 from contracts.jobs import Job
+from contracts.settings import Settings
 from contracts.trainings import TrainingRequest
 from database.data_sets import DataSets
-from models.training.classes import check_names
+from models.training.classes import check_count, check_names
+from models.training.memory import check_size, memory_limit
 from models.training.names import check_name
 from models.training.presets import training_request
 from service.body import read_body
@@ -52,12 +54,17 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
         sent = await _body(request)
     training = _training(sent)
     check_name(training.model)
-    await run_in_threadpool(_check_data_set, training, services.datasets.rows)
     told = training.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    return await services.queue.submit_work(
-        "training", told, idempotency=(key, digest) if key else None
-    )
+    datasets = services.datasets
+    # Asked first: a data set that is being changed is waited for only if it is worth it.
+    await run_in_threadpool(_check_data_set, training, datasets.rows, services.settings)
+    async with contextmanager_in_threadpool(datasets.library.hold(training.dataset_id)):
+        # Whoever would change or delete it now waits, and then meets the job.
+        await run_in_threadpool(_check_data_set, training, datasets.rows, services.settings)
+        return await services.queue.submit_work(
+            "training", told, idempotency=(key, digest) if key else None
+        )
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -85,8 +92,10 @@ def _training(sent: dict[str, Any]) -> TrainingRequest:
         ) from None
 
 
-def _check_data_set(training: TrainingRequest, rows: DataSets) -> None:
+def _check_data_set(training: TrainingRequest, rows: DataSets, settings: Settings) -> None:
     info = rows.get(training.dataset_id)
     if not info.trainable:
         raise NotTrainable(info.reason or "Nothing can be learned from the data set.")
+    check_count(len(info.classes))
     check_names(training, info.classes)
+    check_size(training, len(info.classes), memory_limit(settings.training_memory_mb))

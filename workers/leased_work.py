@@ -8,7 +8,6 @@ the work goes on.
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from contracts.work import WorkStoppedError
 from database.job_files import JobFiles
 from database.leases import Lease, Leases
 from workers.plain_json import plain
+from workers.run_time import RunTime
 
 log = structlog.get_logger()
 
@@ -40,7 +40,7 @@ class LeasedWork:
         lease: Held.
         leases: To write with.
         files: Where the job's files are.
-        max_hours: How long the job may run in all.
+        max_hours: How long the job may run in all; the time between its attempts does not count.
 
     Attributes:
         stopped: Why the work shall end; None while it shall go on.
@@ -55,9 +55,9 @@ class LeasedWork:
         self._lease = lease
         self._leases = leases
         self._files = files
-        left = max_hours * 3600 - (datetime.now(UTC) - lease.started_at).total_seconds()
+        self._ran = RunTime(self.folder)
+        self._most_seconds = max_hours * 3600
         now = time.monotonic()
-        self._ends_at = now + left
         self._held_until = now + LEASE_SECONDS
         self._beat_at = now
         self._latest: Progress | None = None
@@ -73,6 +73,7 @@ class LeasedWork:
         """Write the last progress and keep the lease no more."""
         self._over.set()
         self._thread.join(LEASE_SECONDS)
+        self._ran.note()
 
     def ask(self, why: Stop) -> None:
         """Stop the work at its next step; the first reason counts."""
@@ -133,7 +134,7 @@ class LeasedWork:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if now > self._ends_at:
+        if self._ran.seconds > self._most_seconds:
             self.ask("overdue")
         try:
             found = self._leases.look(self._lease)
@@ -148,6 +149,7 @@ class LeasedWork:
                 self.ask("lost")
 
     def _beat(self, now: float) -> None:
+        self._ran.note()
         if self._leases.heartbeat(self._lease, LEASE_SECONDS):
             self._beat_at = now + _BEAT_SECONDS
             self._held_until = now + LEASE_SECONDS

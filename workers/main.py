@@ -117,6 +117,7 @@ class Worker:
             ),
             waiting=self._waiting,
             tell=self.presence.tell,
+            most_trained=settings.trained_models,
         )
         self.loading = Thread(target=self._load, name="loading", daemon=True)
         self._drain: Drain | None = None

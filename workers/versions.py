@@ -52,6 +52,7 @@ class Versions:
         load: Loads and warms one.
         waiting: How many images wait for a version; it is not dropped while any do.
         tell: Tells what is held, after each change.
+        most_trained: Trained models that may lie in memory; those promoted longest ago do not.
         clock: Monotonic seconds.
     """
 
@@ -64,6 +65,7 @@ class Versions:
         load: Load,
         waiting: Callable[[str, int], int],
         tell: Tell,
+        most_trained: int = 32,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -79,6 +81,8 @@ class Versions:
         self._retired: dict[tuple[str, int], float] = {}
         self._loading: tuple[str, int] | None = None
         self._trained: tuple[str, ...] = ()
+        self._most_trained = most_trained
+        self._beyond: frozenset[str] = frozenset()
 
     def absent(self, model: str, state: HeldModel, *, partial: str | None = None) -> None:
         """Say how a model fares of which there is no version.
@@ -106,6 +110,7 @@ class Versions:
     def look(self, stopping: Event | None = None) -> None:
         """Bring memory in line with the aliases, once."""
         self._trained = self._trained_models()
+        self._beyond = self._without_room()
         for model in (*self._models, *self._trained):
             if stopping is not None and stopping.is_set():
                 return
@@ -114,7 +119,7 @@ class Versions:
             except (OSError, ValueError, OpsinError):
                 log.exception("aliases_unreadable", model=model)
                 continue
-            self._settle(model, aliases)
+            self._settle(model, {} if model in self._beyond else aliases)
 
     def _trained_models(self) -> tuple[str, ...]:
         """What is in the store, or still held, that is neither configured nor published."""
@@ -126,6 +131,11 @@ class Versions:
         known = {*CATALOG, *self._models}
         held = [name for name in self._trained if self._held.versions(name)]
         return tuple(sorted({*names, *held} - known))
+
+    def _without_room(self) -> frozenset[str]:
+        """The trained models that are one too many, by when they were last promoted."""
+        newest = sorted(self._trained, key=lambda one: (-self._store.changed_at(one), one))
+        return frozenset(newest[self._most_trained :])
 
     def _settle(self, model: str, aliases: dict[str, int]) -> None:
         """One model: load first, then hand the aliases over, then drop."""
@@ -207,6 +217,13 @@ class Versions:
                 told.append(
                     HeldModel(name=model, version=version, state="unavailable", reason=reason)
                 )
+        if not told and model in self._beyond:
+            reason = (
+                f"Memory: a worker holds {self._most_trained} trained models "
+                "(OPSIN_TRAINED_MODELS), and this one was promoted before them. "
+                "Promote it again to bring it back."
+            )
+            return [HeldModel(name=model, state="unavailable", reason=reason)]
         if told or model in self._trained:
             return told
         return [self._absent[model]]

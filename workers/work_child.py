@@ -36,6 +36,7 @@ ENDED = 0
 UNFINISHED = 75  # EX_TEMPFAIL: the job is to be given back
 _LOCK_SECONDS = LEASE_SECONDS / 2
 _AUTOGROUP = Path("/proc/self/autogroup")
+_OOM_SCORE, _FIRST_TO_GO = Path("/proc/self/oom_score_adj"), "1000"
 
 
 def main(arguments: list[str]) -> int:
@@ -162,6 +163,9 @@ def stand_back(niceness: int) -> None:
     # Linux may weigh whole sessions against each other first, and this process has its own.
     with suppress(OSError):
         _AUTOGROUP.write_text(str(niceness))
+    # Where memory runs out, the kernel takes what can be done again, never the one that serves.
+    with suppress(OSError):
+        _OOM_SCORE.write_text(_FIRST_TO_GO)
 
 
 def _end_with_parent() -> None:

@@ -1,7 +1,10 @@
-"""What `opsin doctor` looks at: this machine's Python, disk and chips; then the running parts."""
+"""What `opsin doctor` looks at: packages, disk, weights, chips; then the running parts."""
 
 from cli.checks.check import Check
 from cli.checks.environment import environment
+from cli.checks.home import home
+from cli.checks.packages import packages
 from cli.checks.service import service
+from cli.checks.store import store
 
-__all__ = ["Check", "environment", "service"]
+__all__ = ["Check", "environment", "home", "packages", "service", "store"]

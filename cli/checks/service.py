@@ -1,7 +1,10 @@
 """Redis, database, port, API and workers, as far as they run. None of them has to."""
 
+import json
 import time
 from collections.abc import Iterator
+
+from packaging.version import Version
 
 from cli.api import Api
 from cli.checks.check import Check
@@ -9,11 +12,14 @@ from cli.failure import CommandError
 from cli.home import Home
 from cli.up import require_free_port, require_key
 from cli.valkey import running
+from contracts import names
 from contracts.registry import SystemInfo
 from contracts.release import RELEASE
 from contracts.settings import Settings
 
 _REDIS_SECONDS = 3.0
+_LEAST_REDIS = Version("6.2")  # taking several items off a list at once came with it
+_MIGRATE = "`opsin up` and `opsin serve`"
 
 
 def service(settings: Settings) -> Iterator[Check]:
@@ -22,18 +28,21 @@ def service(settings: Settings) -> Iterator[Check]:
     yield _redis(settings)
     yield _database(settings)
     api = Api(settings)
-    if not api.is_opsin():
+    runs = api.is_opsin()
+    system = api.system() if runs else None
+    yield from _skew(_beating(settings), system)
+    if not runs:
         yield _port(settings)
         return
     yield _readiness(api)
-    yield from _versions(api)
+    yield from _versions(system)
 
 
 def _key(settings: Settings) -> Check:
     try:
         require_key(settings)
     except CommandError as error:
-        return Check("key", "fail", error.message)
+        return Check("key", "fail", error.message, "Set OPSIN_API_KEY.")
     return Check("key", "ok", "not needed on loopback" if settings.api_key is None else "set")
 
 
@@ -51,50 +60,52 @@ def _redis(settings: Settings) -> Check:
             client.ping()
             milliseconds = (time.perf_counter() - began) * 1000
             server, memory = client.info("server"), client.info("memory")
-    except redis.RedisError as error:
-        help_ = "Start it, or correct OPSIN_REDIS_URL."
-        return Check("redis", "fail", f"does not answer ({error})", help_)
-    detail = (
-        f"{server.get('server_name', 'redis')} "
-        f"{server.get('valkey_version', server['redis_version'])}, {milliseconds:.1f} ms"
-    )
+    except (redis.RedisError, OSError) as error:
+        help_ = "Start it (`docker compose up -d redis`), or correct OPSIN_REDIS_URL."
+        return Check("redis", "fail", f"does not answer ({type(error).__name__})", help_)
+    number = str(server.get("valkey_version", server.get("redis_version", "0")))
+    detail = f"{server.get('server_name', 'redis')} {number}, {milliseconds:.1f} ms"
+    if Version(str(server.get("redis_version", "0"))) < _LEAST_REDIS:
+        help_ = f"Run Valkey, or Redis {_LEAST_REDIS} or later (`make up` brings Valkey)."
+        return Check("redis", "fail", f"{detail}: too old", help_)
     policy = memory.get("maxmemory_policy")
     if policy != "noeviction":
-        help_ = "Set maxmemory-policy noeviction, or queued work may vanish."
+        help_ = "`valkey-cli CONFIG SET maxmemory-policy noeviction`, or queued work may vanish."
         return Check("redis", "fail", f"{detail}, evicts ({policy})", help_)
     return Check("redis", "ok", f"{detail}, noeviction")
 
 
 def _database(settings: Settings) -> Check:
-    from sqlalchemy import create_engine, inspect, text  # noqa: PLC0415 (slow to load)
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 (slow to load)
 
+    from contracts.errors import OpsinError  # noqa: PLC0415
+    from database.migrations import current, is_known, newest  # noqa: PLC0415
+
+    kind = "postgresql" if (settings.database_url or "").startswith("postgresql") else "sqlite"
     if settings.database_url is None and not (settings.home / "opsin.db").exists():
         return Check("database", "ok", "not made yet; `opsin up` and `opsin serve` make it")
     try:
-        engine = create_engine(settings.database)
-        with engine.connect() as connection:
-            migrated = inspect(connection).has_table("alembic_version")
-            revision = (
-                connection.scalar(text("SELECT version_num FROM alembic_version"))
-                if (migrated)
-                else None
-            )
-        engine.dispose()
-    except (SQLAlchemyError, ImportError) as error:
+        revision, wanted = current(settings.database), newest()
+    except (OpsinError, SQLAlchemyError, ValueError, ImportError) as error:
         help_ = "Start it, or correct OPSIN_DATABASE_URL."
         return Check("database", "fail", f"does not answer ({type(error).__name__})", help_)
     if revision is None:
-        help_ = "`opsin up` and `opsin serve` make them."
-        return Check("database", "warn", f"{engine.dialect.name}, no tables yet", help_)
-    return Check("database", "ok", f"{engine.dialect.name}, revision {revision}")
+        return Check("database", "warn", f"{kind}, no tables yet", f"{_MIGRATE} make them.")
+    if revision == wanted:
+        return Check("database", "ok", f"{kind}, revision {revision}")
+    if is_known(revision):
+        detail = f"{kind}, not migrated: its tables are of {revision}, this release needs {wanted}"
+        return Check("database", "fail", detail, f"{_MIGRATE} bring them up to date; restart.")
+    detail = f"{kind}, its tables ({revision}) are of a later release than this one"
+    return Check("database", "fail", detail, "Run that release, or `opsin restore` a backup.")
 
 
 def _port(settings: Settings) -> Check:
     try:
         require_free_port(settings)
     except CommandError as error:
-        return Check("port", "fail", error.message)
+        help_ = f"`ss -ltnp sport = :{settings.port}` tells who listens there."
+        return Check("port", "fail", error.message, help_)
     return Check("port", "ok", f"{settings.host}:{settings.port} is free; nothing runs there")
 
 
@@ -104,6 +115,41 @@ def _readiness(api: Api) -> Check:
         return Check("api", "ok", f"ready at {api.url}")
     why = "says nothing of its state" if state is None else (state.detail or "not ready")
     return Check("api", "fail", f"{api.url}: {why}", "The logs are in $OPSIN_HOME/logs.")
+
+
+def _beating(settings: Settings) -> set[str]:
+    """The releases of all workers that live, also of those whose beat the API cannot read."""
+    import redis  # noqa: PLC0415
+
+    url = settings.redis_url or running(Home(settings.home))
+    if url is None:
+        return set()
+    try:
+        with redis.Redis.from_url(
+            url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
+        ) as client:
+            ids = [raw.decode() for raw in client.smembers(names.WORKERS)]
+            beats = client.mget([names.worker_beat(one) for one in ids]) if ids else []
+        return {str(json.loads(beat).get("release")) for beat in beats if beat}
+    except (redis.RedisError, OSError, ValueError, AttributeError):
+        return set()  # that Redis does not answer, or answers nonsense, is told above
+
+
+def _skew(workers: set[str], system: SystemInfo | None) -> Iterator[Check]:
+    """Each worker tells its release with its sign of life."""
+    api = {system.version} if system else set()
+    if not (workers or api):
+        return
+    parts = [f"API {one}" for one in api] + [f"worker {one}" for one in sorted(workers)]
+    found = ", ".join(parts)
+    if len(workers | api) > 1:
+        help_ = "Restart what is older (`opsin up`, `docker compose up -d`): all of one release."
+        yield Check("versions", "fail", f"{found}: they may not understand each other", help_)
+    elif workers | api != {RELEASE}:
+        help_ = f"This command is {RELEASE}: restart the service with `opsin up`."
+        yield Check("versions", "warn", found, help_)
+    else:
+        yield Check("versions", "ok", found)
 
 
 def _jobs(system: SystemInfo) -> Iterator[Check]:
@@ -121,17 +167,10 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
-def _versions(api: Api) -> Iterator[Check]:
-    system = api.system()
+def _versions(system: SystemInfo | None) -> Iterator[Check]:
     if system is None:
-        yield Check("versions", "warn", "/v1/system does not answer", "Set OPSIN_API_KEY.")
+        yield Check("system", "warn", "/v1/system does not answer", "Set OPSIN_API_KEY.")
         return
-    found = {f"API {system.version}"} | {
-        f"worker {one.release}" for one in (*system.workers, *system.job_workers)
-    }
-    differs = {one.split()[1] for one in found} != {RELEASE}
-    help_ = f"This command is {RELEASE}; restart the others." if differs else ""
-    yield Check("versions", "warn" if differs else "ok", ", ".join(sorted(found)), help_)
     yield from _jobs(system)
     for model in system.models:
         detail = f"{model.state}. {model.reason or ''}".strip()

@@ -7,7 +7,7 @@ only repeats what the listings say, to be searched.
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,10 +32,18 @@ from models.datasets.listing import LISTING, load_folder, read_listing, write_li
 from models.datasets.report import report
 from models.datasets.splitting import Fractions, split
 from models.datasets.thumbnails import thumbnail
+from models.linking import link_tree
 from models.locks import locked
 from models.staging import Staging, flush_entries
 
 DEFAULT = Fractions(0.15, 0.15, 0)
+
+
+Check = Callable[[], None]
+
+
+def _anything() -> None:
+    """Objects to nothing."""
 
 
 def _silent(_done: int, _next: str) -> None:
@@ -123,9 +131,22 @@ class Library:
         return listing
 
     def add(
-        self, dataset_id: str, pictures: Sequence[NewPicture], label: str, chosen: Split | None
+        self,
+        dataset_id: str,
+        pictures: Sequence[NewPicture],
+        label: str,
+        chosen: Split | None,
+        *,
+        check: Check = _anything,
     ) -> tuple[Listing, list[DatasetFile]]:
         """Add pictures to one class.
+
+        Args:
+            dataset_id: Which data set.
+            pictures: To be added.
+            label: Their class.
+            chosen: Their split; None: it is drawn.
+            check: Called when nobody else can change or `hold` the data set; may raise.
 
         Returns:
             The listing as it is now, and what became of each picture, in order.
@@ -138,6 +159,7 @@ class Library:
             Unavailable: The disk is full.
         """
         with self._changing(dataset_id) as folder:
+            check()
             old = read_listing(folder)
             self._require_room(folder, old, pictures)
             added = self._admitted(folder, old, pictures, label, chosen)
@@ -233,15 +255,42 @@ class Library:
         except FileNotFoundError:
             raise DatasetNotFound("The data set was deleted meanwhile.") from None
 
-    def delete(self, dataset_id: str) -> None:
+    def hold(self, dataset_id: str) -> AbstractContextManager[Path]:
+        """Keep a data set from being changed or deleted while the block runs.
+
+        Raises:
+            DatasetNotFound: There is no such data set.
+            Unavailable: It was being changed for half a minute.
+        """
+        return self._changing(dataset_id)
+
+    def delete(self, dataset_id: str, *, check: Check = _anything) -> None:
         """Remove a data set for good.
+
+        Args:
+            dataset_id: Which.
+            check: As for `add`.
 
         Raises:
             DatasetNotFound: There is no such data set.
         """
         with self._changing(dataset_id) as folder, self._staging.folder() as rubbish:
+            check()
             folder.rename(rubbish / "deleted")
         (self._root / ".locks" / f"{dataset_id}.lock").unlink(missing_ok=True)
+
+    def freeze(self, dataset_id: str, into: Path) -> None:
+        """Lay a data set as it is now into a folder that later changes do not reach.
+
+        Args:
+            dataset_id: Which.
+            into: On the file system of the library, best from `staging`; see `models.linking`.
+
+        Raises:
+            DatasetNotFound: There is no such data set.
+        """
+        with self._changing(dataset_id) as folder:
+            link_tree(folder, into)
 
     def _place(self, folder: Path, dataset_id: str) -> None:
         try:

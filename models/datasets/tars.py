@@ -41,7 +41,7 @@ class _Readable(Protocol):
 class _Header(tarfile.TarInfo):
     """A header block that is judged before anything is done with it.
 
-    Each archive has a subclass of its own (`_headers`), for `chain` is counted on the class:
+    Each archive has a subclass of its own (`careful_headers`), for `chain` is counted on the class:
     `tarfile` reads a chain of extensions by recursion and remembers the global ones.
     """
 
@@ -63,7 +63,8 @@ class _Header(tarfile.TarInfo):
         return header
 
 
-def _headers() -> type[tarfile.TarInfo]:
+def careful_headers() -> type[tarfile.TarInfo]:
+    """What one archive's headers are to be read with (`tarinfo=`): they are judged first."""
     return type("_ArchivesHeader", (_Header,), {})
 
 
@@ -132,7 +133,7 @@ def read_tar(path: Path, limits: Limits) -> Iterator[Member]:
         source: _Readable = _Gunzip(file) if packed else file
         metered = cast(BinaryIO, _Metered(source, path.stat().st_size, limits))
         opened = _translated()
-        with opened, tarfile.open(fileobj=metered, mode="r|", tarinfo=_headers()) as archive:
+        with opened, tarfile.open(fileobj=metered, mode="r|", tarinfo=careful_headers()) as archive:
             yield from _members(archive, limits)
 
 

@@ -10,6 +10,8 @@ from contracts.errors import ValidationFailed
 from contracts.trainings import TrainingRequest
 from models.datasets.dataset import Dataset
 
+MOST_CLASSES = 1000
+
 
 def check_classes(request: TrainingRequest, dataset: Dataset) -> None:
     """Whether a request and a data set fit together.
@@ -20,12 +22,26 @@ def check_classes(request: TrainingRequest, dataset: Dataset) -> None:
     counts = Counter(one.label for one in dataset.of("train"))
     if len(dataset.classes) < 2:
         raise ValidationFailed("A training needs at least 2 classes; add pictures of another.")
+    check_count(len(dataset.classes))
     bare = [name for name in dataset.classes if not counts[name]]
     if bare:
         raise ValidationFailed(
             f"There are no training pictures of {', '.join(bare[:5])}; add some, or remove it."
         )
     check_names(request, dataset.classes)
+
+
+def check_count(classes: int) -> None:
+    """Whether there are not too many: the report holds a number for each pair of them.
+
+    Raises:
+        ValidationFailed: There are more than a training may have.
+    """
+    if classes > MOST_CLASSES:
+        raise ValidationFailed(
+            f"The data set has {classes:,} classes; a training may have {MOST_CLASSES:,}. "
+            "Merge some, or split the data set up."
+        )
 
 
 def check_names(request: TrainingRequest, classes: Collection[str]) -> None:

@@ -8,6 +8,7 @@ same at the same time both write it; that costs space until one copy is evicted,
 """
 
 import contextlib
+import logging
 import os
 import time
 import uuid
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 Features = npt.NDArray[np.float32]
 
+_LOG = logging.getLogger(__name__)
 _STALE_SECONDS = 3600.0  # no shard takes so long to write: its writer is dead
 _KEY_BYTES = 32
 
@@ -58,16 +60,20 @@ class FeatureCache:
         return found
 
     def write(self, space: str, keys: Sequence[bytes], features: Features) -> None:
-        """Remember features; (n, …), row i for key i."""
-        folder = self._root / space
-        folder.mkdir(parents=True, exist_ok=True)
+        """Remember features; (n, …), row i for key i. A disk that takes none costs time alone."""
         name = uuid.uuid4().hex
-        temporary = folder / f".{name}.tmp"
+        temporary = self._root / space / f".{name}.tmp"
         raw = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
-        with temporary.open("wb") as file:
-            np.savez(file, keys=raw, features=features)
-        # Not forced to the disk: after a power cut a torn shard fails its checksum and is dropped.
-        temporary.rename(folder / f"{name}.npz")
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                np.savez(file, keys=raw, features=features)
+            # Not forced to the disk: after a power cut a torn shard fails its checksum and goes.
+            temporary.rename(temporary.with_name(f"{name}.npz"))
+        except OSError as error:
+            _LOG.warning("features are not remembered: %s", error.strerror)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         self.evict()
 
     def evict(self) -> None:

@@ -7,6 +7,7 @@ the data set, so that an attempt after a crash computes the rest in the same bat
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from models.signatures import Blueprint
 from models.training.augmentation import Variations, apply, draw
 from models.training.feature_cache import FeatureCache, Features
 from models.training.freezing import Cut
+from models.training.hardware import Precision
 from models.training.pictures import Pictures
 
 BATCH = 32
@@ -41,6 +43,7 @@ class Extractor:
         augmentation: How views are made.
         forward: The trunk, compiled once for all splits; see `compiled`.
         views: How many views of each picture there are besides the picture itself.
+        precision: In which `forward` computes.
     """
 
     cut: Cut
@@ -49,6 +52,7 @@ class Extractor:
     augmentation: Augmentation
     forward: Callable[..., Any]
     views: int = 0
+    precision: Precision = "float32"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,7 +74,7 @@ class Extractor:
             told: Called with the number of pictures that have just been done; may raise.
         """
         run = self.forward
-        space = _space(self.cut, self.blueprint)
+        space = _space(self.cut, self.blueprint, self.precision)
         done = []
         for view in range(1 + self.views):
             into = _room((len(pictures), *self.shape), scratch / f"{space}-{view}.npy")
@@ -142,9 +146,20 @@ def _padded(run: Callable[..., Any], pixels: Any, variations: Variations | None)
     return features
 
 
-def compiled(trunk: keras.Model, blueprint: Blueprint, fill_mode: str) -> Callable[..., Any]:
-    """From uint8 pictures, and how to vary them if they are to be, to float32 features."""
+def compiled(
+    trunk: keras.Model, blueprint: Blueprint, fill_mode: str, precision: Precision = "float32"
+) -> Callable[..., Any]:
+    """From uint8 pictures, and how to vary them if they are to be, to float32 features.
+
+    Args:
+        trunk: The frozen part.
+        blueprint: Of the network.
+        fill_mode: What shows where a varied picture moved away.
+        precision: In which the trunk computes; what it answers is float32 either way.
+    """
     kind = blueprint.preprocessing
+    if precision == "bfloat16":
+        trunk = _in_bfloat16(trunk)
 
     def run(pixels: Any, maps: Any = None, brightness: Any = None) -> Any:
         if maps is not None:
@@ -159,10 +174,23 @@ def compiled(trunk: keras.Model, blueprint: Blueprint, fill_mode: str) -> Callab
     return called
 
 
-def _space(cut: Cut, blueprint: Blueprint) -> str:
+def _in_bfloat16(trunk: keras.Model) -> keras.Model:
+    """A copy that computes in bfloat16, with weights in float32 as they are."""
+
+    def clone(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config() | {"dtype": "mixed_bfloat16"}
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(trunk, clone_function=clone)
+    copy.set_weights(trunk.get_weights())
+    return copy
+
+
+def _space(cut: Cut, blueprint: Blueprint, precision: Precision) -> str:
     """The digest of all that the features of a picture depend on, the picture left out."""
     trunk = cut.trunk
     said = {
+        "precision": precision,
         "input": trunk.inputs[0].shape[1:],
         "preprocessing": blueprint.preprocessing,
         "short_side": blueprint.short_side,
@@ -197,4 +225,8 @@ def _room(shape: tuple[int, ...], path: Path) -> Features:
     if 4 * int(np.prod(shape)) <= _MEMORY_BYTES:
         return np.empty(shape, np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    room = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    # Now, while a full disk is an error one can tell of; later it would be a SIGBUS.
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return room

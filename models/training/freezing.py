@@ -33,6 +33,16 @@ class Cut:
     layer: str
 
 
+def check_unfreezing(assembly: Assembly, unfreeze_from: str | None) -> None:
+    """Whether there is what is to be unfrozen; asked before the head's phase, not after it.
+
+    Raises:
+        ValidationFailed: The base has no such layer.
+    """
+    base = [layer.name for layer in assembly.model.layers if layer.name in assembly.base_layers]
+    _position(base, unfreeze_from or "")
+
+
 def freeze(assembly: Assembly, phase: Phase, unfreeze_from: str | None) -> None:
     """Say of each layer whether it learns in this phase.
 

@@ -9,7 +9,7 @@ itself, so that nothing is learned or measured twice.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from contracts.manifest import Draft, Manifest
 from contracts.settings import MIB, Settings
 from contracts.training_result import TrainingReport, TrainingResult
 from contracts.trainings import TrainingRequest
-from contracts.work import Work
+from contracts.work import Work, WorkStoppedError
 from models.datasets.dataset import Dataset
 from models.datasets.library import Library
 from models.exporting import export_version
@@ -33,6 +33,7 @@ from models.training.exported import Exported, decoded
 from models.training.feature_cache import FeatureCache
 from models.training.gallery import draw
 from models.training.logged_work import LEARNING, LoggedWork
+from models.training.memory import check_size, memory_limit
 from models.training.names import check_name
 from models.training.promotion import Newcomer, promote
 from models.training.publishing import publish_once, published
@@ -91,6 +92,9 @@ class _Run:
         """Learn, report and publish."""
         self.work.progress(Progress(fraction=0, phase="data"))
         dataset, names = _material(self.request, self.settings)
+        check_size(
+            self.request, len(dataset.classes), memory_limit(self.settings.training_memory_mb)
+        )
         loaded = time.monotonic() - began
         log = EventLog(self.settings.event_logs_home / self.work.job_id)
         trained = train(self.request, dataset, LoggedWork(self.work, log), self._workshop())
@@ -114,8 +118,13 @@ class _Run:
         return version, told.model_copy(update={"seconds": _rounded(seconds)})
 
     def promoted(self, version: Manifest, told: TrainingReport) -> TrainingResult:
-        """Ask the rule, and tell the whole."""
-        self._stage("promote", 3)
+        """Ask the rule, and tell the whole.
+
+        The version is there by now, so a cancellation comes too late: it would only leave a version
+        behind that no job tells of.
+        """
+        with suppress(WorkStoppedError):
+            self._stage("promote", 3)
         with _timed(told.seconds, "promote"):
             new = Newcomer(version, told.classes, self.request.promote, self._measured)
             promotion = promote(self.store, new)
@@ -153,7 +162,6 @@ class _Run:
         exported = Exported(self.store.path(other.model, other.version))
         right = 0
         for start in range(0, len(examples), _BATCH):
-            self.work.check()
             batch = examples[start : start + _BATCH]
             pixels = decoded(batch, other, max_pixels=self.settings.max_image_pixels)
             best = exported.probabilities(pixels).argmax(axis=1)
@@ -196,7 +204,10 @@ def _material(request: TrainingRequest, settings: Settings) -> tuple[Dataset, Ma
     listing = library.listing(request.dataset_id)
     if not listing.info.trainable:
         raise NotTrainable(listing.info.reason or "The data set cannot be learned from.")
-    names = {one.sha256: one.path for one in listing.files if one.sha256}
+    # A copy that was left out has the same hash, and its name would say what nobody learned from.
+    names = {
+        one.sha256: one.path for one in listing.files if one.sha256 and one.status == "admitted"
+    }
     return library.load(request.dataset_id), names
 
 

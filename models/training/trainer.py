@@ -28,7 +28,7 @@ from models.training.classes import check_classes, class_weights
 from models.training.feature_cache import FeatureCache
 from models.training.features import Extractor, compiled
 from models.training.filters import FilterFrames
-from models.training.freezing import cut_below, freeze
+from models.training.freezing import check_unfreezing, cut_below, freeze
 from models.training.hardware import Hardware
 from models.training.learner import Learner
 from models.training.pace import Pace
@@ -99,6 +99,8 @@ class _Training:
         keras.utils.set_random_seed(request.seed)
         with self.hardware.building():
             self.assembly = assemble(request, len(dataset.classes), workshop.weights)
+        if "finetune" in request.phases:
+            check_unfreezing(self.assembly, request.unfreeze_from or self._last_block())
         self.truth = {
             split: np.array(
                 [dataset.classes.index(one.label) for one in dataset.of(split)], np.int32
@@ -192,10 +194,10 @@ class _Training:
             self.work.check()
             self.pace.at(stage, done / total)
 
+        measuring = self._measuring(extractor)
         features: dict[Split, Source] = {}
         for split in SPLITS:
-            views = extractor.views if split == "train" else 0
-            run = replace(extractor, views=views).run
+            run = (extractor if split == "train" else measuring).run
             folder = self.work.folder / "features" / split
             features[split] = FeatureSource(
                 run(self.pictures[split], folder, told), request.seed, phase
@@ -212,13 +214,23 @@ class _Training:
         if cut is None:
             return None
         views = request.augmented_views if varied else 0
-        cache = self.workshop.cache
-        forward = compiled(cut.trunk, self.blueprint, request.augmentation.fill_mode)
-        extractor = Extractor(cut, self.blueprint, cache, request.augmentation, forward, views)
+        cache, precision = self.workshop.cache, self.hardware.learning_features(request)
+        mode = request.augmentation.fill_mode
+        forward = compiled(cut.trunk, self.blueprint, mode, precision)
+        extractor = Extractor(
+            cut, self.blueprint, cache, request.augmentation, forward, views, precision
+        )
         # What would not fit into the cache would be computed, written and thrown away.
         return (
             extractor if extractor.size(len(self.dataset.examples)) <= cache.limit_bytes else None
         )
+
+    def _measuring(self, extractor: Extractor) -> Extractor:
+        """For pictures that are only judged by: as they are, and in float32."""
+        if extractor.precision == "float32":
+            return replace(extractor, views=0)
+        forward = compiled(extractor.cut.trunk, self.blueprint, "nearest")
+        return replace(extractor, views=0, forward=forward, precision="float32")
 
     def _finish(self, state: State, learner: Learner, lessons: dict[Split, Lesson]) -> Trained:
         began = time.monotonic()
@@ -322,6 +334,7 @@ class _Training:
             self.dataset.digest,
             weights.model_dump_json() if weights else "",
             self.hardware.policy,
+            self.hardware.learning_features(self.request),
             keras.__version__,
         ]
         return hashlib.sha256("\n".join(said).encode()).hexdigest()

@@ -21,9 +21,7 @@ from service.services import Open
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
-JobId = Annotated[
-    str, Path(description="A job's id.", max_length=64, examples=[examples.JOB["id"]])
-]
+JobId = Annotated[str, Path(description="A job's id.", examples=[examples.JOB["id"]])]
 
 
 class JobsQuery(BaseModel):

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -11,12 +12,25 @@ def state(text: str, check: str) -> str:
     return found[1]
 
 
-def test_where_nothing_runs_nothing_fails(start: Starter) -> None:
+def test_where_nothing_runs_only_the_weights_are_missing(start: Starter) -> None:
     run = start("-m", "cli", "doctor", OPSIN_PORT=free_port())
-    assert run.wait() == 0, run.text
+    assert run.wait() == 1, run.text
     for check in ("python", "data home", "disk", "processor", "redis", "database", "port"):
         assert state(run.text, check) == "ok"
-    assert state(run.text, "weights squeezenet") == "warn"
+    assert state(run.text, "weights squeezenet") == "fail"
+    assert "opsin weights pull squeezenet" in run.text
+    assert "3 of" in run.text, "nothing else fails"
+
+
+def test_a_program_can_read_it(start: Starter) -> None:
+    run = start("-m", "cli", "doctor", "--json", OPSIN_PORT=free_port(), OPSIN_MODELS="squeezenet")
+    assert run.wait() == 1
+    begin, end = run.text.index("{"), run.text.rindex("}") + 1
+    told = json.loads(run.text[begin:end])
+    assert told["failed"] == 1
+    (weights,) = [one for one in told["checks"] if one["state"] == "fail"]
+    assert weights["name"] == "weights squeezenet"
+    assert "opsin weights pull" in weights["help"]
 
 
 def test_a_redis_that_does_not_answer_fails(start: Starter, tmp_path: Path) -> None:

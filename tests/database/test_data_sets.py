@@ -1,10 +1,12 @@
 """The rows of data sets: pages, filters, revisions, and one answer a key."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from contracts.datasets import DatasetFile, DatasetInfo, Listing
 from contracts.errors import DatasetNotFound, IdempotencyConflict, NotFound, ValidationFailed
@@ -128,3 +130,47 @@ def test_a_strange_cursor_is_refused(rows: DataSets, clock: Clock, cursor: str) 
     if cursor != "WzFd":  # [1], which is a place among files
         with pytest.raises(ValidationFailed):
             rows.files("ds_1", cursor=cursor)
+
+
+def test_adding_to_a_large_data_set_writes_what_is_new(
+    rows: DataSets, engine: Engine, clock: Clock
+) -> None:
+    rows.put(listing("ds_1", clock, files=3000))
+    written = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def count(*told: Any) -> None:
+        _, _, statement, parameters, _, many = told
+        if statement.startswith(("INSERT INTO data_set_files", "DELETE FROM data_set_files")):
+            written.append(len(parameters) if many else 1)
+
+    rows.put(listing("ds_1", clock, files=3002, revision=2))
+    assert sum(written) <= 4
+    rows.put(listing("ds_1", clock, files=2999, revision=3))
+    assert sum(written) <= 8
+    found, cursor = [], None
+    while True:
+        page = rows.files("ds_1", limit=200, cursor=cursor)
+        found += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert found == listing("ds_1", clock, files=2999).files
+
+
+def test_others_write_while_a_large_data_set_is_taken_in(
+    rows: DataSets, engine: Engine, clock: Clock
+) -> None:
+    """None of them waits as long as they may, a tenth of the 5 s that the engine allows."""
+    many, waits = listing("ds_large", clock, files=8_000), []
+    with ThreadPoolExecutor(1) as thread:
+        writer = thread.submit(rows.put, many)
+        number = 0
+        while not writer.done():
+            began = time.monotonic()
+            rows.put(listing(f"ds_{number}", clock))
+            waits.append(time.monotonic() - began)
+            number += 1
+        writer.result()
+    assert len(rows.files("ds_large", limit=200).items) == 200
+    assert max(waits) < 4.5, "nobody was refused, nor nearly"

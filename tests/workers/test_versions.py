@@ -1,5 +1,6 @@
 """What is loaded, handed over and dropped as the aliases of a real store move."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -56,6 +57,7 @@ class Bench:
             waiting=lambda model, version: self.waits,
             tell=lambda *models: self.told.append(models),
             clock=lambda: self.now,
+            most_trained=2,
         )
 
     def load(self, model: str, version: int) -> Loaded:
@@ -64,10 +66,10 @@ class Bench:
             raise VersionNotFound(f"Version {version} was found damaged.")
         return Loaded(self.store.manifest(model, version))
 
-    def publish(self) -> int:
+    def publish(self, model: str = "pets") -> int:
         with self.store.staging() as folder:
             write_files(folder)
-            return self.store.publish("pets", folder, DRAFT)
+            return self.store.publish(model, folder, DRAFT)
 
     def after(self, seconds: float) -> list[int]:
         self.now += seconds
@@ -195,3 +197,21 @@ def test_what_was_trained_is_served_without_being_configured(bench: Bench) -> No
     assert bench.held.versions("made-here") == []
     bench.versions.look()
     assert {one.name for one in bench.told[-1]} == {"pets"}
+
+
+def test_trained_models_make_room_for_those_promoted_later(bench: Bench) -> None:
+    for age, model in ((30, "first"), (20, "second"), (10, "third")):
+        bench.publish(model)
+        bench.store.promote(model, 1)
+        moment = 1_000_000_000 - age
+        os.utime(bench.store.path(model, 1).parent / "aliases.json", (moment, moment))
+    bench.after(1)
+    assert [bench.held.versions(one) for one in ("first", "second", "third")] == [[], [1], [1]]
+    assert bench.held.versions("pets") == [1], "what is configured has its place"
+    (told,) = [one for one in bench.told[-1] if one.name == "first"]
+    assert (told.state, told.version) == ("unavailable", None)
+    assert "OPSIN_TRAINED_MODELS" in (told.reason or "")
+    bench.store.promote("first", 1)
+    bench.after(1)
+    bench.after(2 * GRACE_SECONDS)
+    assert [bench.held.versions(one) for one in ("first", "second", "third")] == [[1], [], [1]]

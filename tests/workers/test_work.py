@@ -138,7 +138,7 @@ def test_a_job_from_its_input_to_its_result(house: House) -> None:
     ]
     # Both queues at once, each with its place; what is done leaves only what it made.
     job = house.ended(echo)
-    assert job.result == {"text": "hello", "nice": 5, "threads": "3"}
+    assert job.result == {"text": "hello", "nice": 5, "first_to_go": "1000", "threads": "3"}
     house.wait(
         lambda: not house.files.work(counted).exists() and not house.files.work(echo).exists()
     )

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from contracts.errors import ValidationFailed
@@ -64,5 +65,6 @@ def echo(work: Work, settings: Settings) -> dict[str, Any]:
     return {
         "text": (work.folder / "image.bin").read_bytes().decode(),
         "nice": os.nice(0),
+        "first_to_go": Path("/proc/self/oom_score_adj").read_text().strip(),
         "threads": os.environ["TF_NUM_INTRAOP_THREADS"],
     }

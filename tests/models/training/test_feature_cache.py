@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -35,6 +36,20 @@ def test_what_was_written_is_found_by_key_alone(tmp_path: Path) -> None:
     assert found == [True, False, True, True]
     np.testing.assert_array_equal(into[[0, 2, 3]], features(4, 2, 4))
     assert read(FeatureCache(tmp_path), 2, space="cd" * 32)[1] == [False]
+
+
+def test_a_disk_that_takes_nothing_costs_time_alone(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    cache = FeatureCache(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        cache.write(SPACE, keys(*range(99)), features(*range(99)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.glob("*/*")) == []
+    assert read(cache, 1)[1] == [False]
+    cache.write(SPACE, keys(1), features(1))
+    assert read(cache, 1)[1] == [True]
 
 
 def test_the_least_recently_used_make_room(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from PIL import Image
 from contracts.errors import DatasetNotFound, ValidationFailed
 from contracts.settings import Settings
 from contracts.training_result import TrainingResult
+from contracts.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.library import Library
 from models.store import Store
-from models.training.run import run
+from models.training.run import _material, run
 from models.version_predictor import VersionPredictor
 from tests.models import keras_warnings
 from tests.models.training.told_work import ToldWork
@@ -120,6 +122,31 @@ def test_who_is_told_to_stop_publishes_nothing(settings: Settings) -> None:
     with pytest.raises(WorkStoppedError):
         run(work, settings)
     assert Store(settings.store_home).versions("stopped") == []
+
+
+def test_a_cancellation_after_the_publication_comes_too_late(settings: Settings) -> None:
+    def stop(phase: str) -> None:
+        if phase == "promote":
+            raise WorkStoppedError
+
+    work = work_of(settings, "job_late", model="late", epochs={"scratch": 1}, filters_every=0)
+    work = ToldWork(work.job_id, work.request, work.folder, at=stop)
+    assert run(work, settings)["promoted"] is True
+    assert Store(settings.store_home).aliases("late") == {"champion": 1}
+
+
+def test_a_picture_is_called_as_the_one_that_was_kept(settings: Settings) -> None:
+    folder = settings.home / "copies"
+    shutil.copytree(settings.home / "pictures", folder)
+    for kind in COLOURS:
+        shutil.copy(folder / kind / "3.png", folder / kind / "a-copy.png")
+    library = Library.of(settings)
+    listing = library.create("copies", folder, dataset_id="ds_copies")
+    assert listing.info.rejected_count == len(COLOURS)
+    request = TrainingRequest.model_validate(REQUEST | {"dataset_id": "ds_copies"})
+    dataset, names = _material(request, settings)
+    kept = {one.path for one in listing.files if one.status == "admitted"}
+    assert {names[one.sha256] for one in dataset.examples} == kept
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_loaded(settings: Settings) -> None:

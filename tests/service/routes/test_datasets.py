@@ -1,6 +1,7 @@
 """Data sets over a socket, on real folders and a real SQLite."""
 
 import io
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -217,6 +218,35 @@ def test_a_large_archive_or_one_that_can_wait_is_taken_in_by_a_job(
     assert (kind, inputs) == ("dataset_import", {"archive": archive})
     assert request == {"name": "pets", "validation": 0.15, "test": 0.5, "seed": 0}
     assert house.datasets.library.ids() == []
+
+
+def test_the_same_key_is_the_same_request_at_once_or_later(client: httpx.Client) -> None:
+    at_once, later = {"Idempotency-Key": "k9"}, {"Prefer": "respond-async"}
+    made = send(client, zipped(GOOD), headers=at_once)
+    again = send(client, zipped(GOOD), headers=at_once | later)
+    assert (made.status_code, again.status_code) == (201, 201)
+    assert again.json() == made.json()
+    other = send(client, zipped(GOOD | {"dog/9.png": photo(99)}), headers=at_once | later)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+    assert len(client.get(URL).json()["items"]) == 1
+
+
+def test_who_deletes_meets_the_training_that_is_being_queued(tmp_path: Path, house: House) -> None:
+    """The check and the job that it looks for are never interleaved with another's."""
+    queued: list[str] = []
+    datasets = Datasets(house.datasets.library, house.datasets.rows, lambda _: bool(queued))
+    made = datasets.create("pets", None, DEFAULT, told=lambda *_: None)["id"]
+    with ThreadPoolExecutor(2) as threads, datasets.library.hold(made):
+        deletion = threads.submit(datasets.delete, made)
+        addition = threads.submit(datasets.add, made, [], "cat", None)
+        time.sleep(0.2)
+        assert not deletion.done()
+        assert not addition.done()
+        queued.append(made)
+    for refused in (deletion, addition):
+        with pytest.raises(Conflict, match="A training uses"):
+            refused.result(30)
+    assert datasets.library.ids() == [made]
 
 
 def test_what_a_training_uses_stays(tmp_path: Path, house: House) -> None:

@@ -80,6 +80,17 @@ def test_what_cannot_be_done_is_refused_before_it_queues(
     assert house.shelf.worked == []
 
 
+def test_what_would_take_the_machine_down_is_refused(
+    client: httpx.Client, house: House, pets: str
+) -> None:
+    head = {"pooling": "flatten", "units": [8192, 8192]}
+    sent = body(pets, network="vgg16", image_size=1024, head=head)
+    answer = client.post(URL, json=sent)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error"), answer.text
+    assert "GB of memory" in answer.json()["detail"]
+    assert house.shelf.worked == []
+
+
 def test_the_wrong_field_is_named(client: httpx.Client, pets: str) -> None:
     errors = client.post(URL, json=body(pets, epochs={"head": 0})).json()["errors"]
     assert [one["loc"] for one in errors] == [["body", "epochs", "head"]]

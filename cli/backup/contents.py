@@ -1,0 +1,66 @@
+"""What a backup holds and how its members are named; the one place where both sides look.
+
+backup.json      first: what this is, so that a wrong file is refused at once
+database/…       the database, as `cli.backup.databases` wrote it
+store/… etc.     the areas of the home
+digests.txt      last: the sha256 of every member before it, as `sha256sum -c` reads it
+"""
+
+import re
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cli.failure import CommandError
+
+HEADER = "backup.json"
+DIGESTS = "digests.txt"
+DATABASE = "database"
+SECRETS = "secrets"
+
+AREAS = ("store", "datasets", "jobs", "tensorboard", "trainings", "faces")
+"""The folders of the home that a backup holds; secrets come on top, if they are asked for."""
+
+LEFT_OUT = ("weights", "samples", "cache", "logs", "run", "valkey")
+"""What is fetched or made anew, or means nothing in another place."""
+
+DatabaseKind = Literal["sqlite", "postgresql"]
+
+_LONGEST = 1024
+_PART = re.compile(r"[^\x00-\x1f\x7f/\\]{1,255}")
+
+
+class Header(BaseModel):
+    """`backup.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    release: str = Field(description="The Opsin that wrote it.")
+    created_at: datetime
+    database: DatabaseKind | None = Field(description="Null: the home had none yet.")
+    revision: str | None = Field(description="Of the database's tables.")
+    secrets: bool
+    files: int = Field(ge=0, description="Members between this one and the digests.")
+    size: int = Field(ge=0, description="Bytes of all of them.")
+
+
+def checked(name: str, header: Header) -> str:
+    """A member's name, if a backup may have such a member.
+
+    Raises:
+        CommandError: It leads elsewhere, or into no area of a backup.
+    """
+    parts = name.split("/")
+    known = {DATABASE, *AREAS, *((SECRETS,) if header.secrets else ())}
+    fits = all(_PART.fullmatch(part) and part not in {".", ".."} for part in parts)
+    if len(parts) > 1 and fits and len(name) <= _LONGEST and parts[0] in known:
+        return name
+    raise foreign(name)
+
+
+def foreign(name: str) -> CommandError:
+    """The refusal of a member that no backup has."""
+    plain = "".join(c if c.isprintable() else "?" for c in name)[:100]
+    return CommandError(f"'{plain}' belongs to no backup. Nothing was restored.")

@@ -1,0 +1,141 @@
+"""The database of a backup: SQLite by its own online copy, PostgreSQL by its own tools."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy import make_url
+from sqlalchemy.engine import URL
+
+from cli.backup.contents import DatabaseKind
+from cli.failure import CommandError
+from contracts.settings import Settings
+
+_SQLITE, _POSTGRESQL = "opsin.db", "opsin.pgdump"
+_TOOL_SECONDS = 6 * 3600.0
+
+
+def kind_of(settings: Settings) -> DatabaseKind:
+    """Which of the two the settings name."""
+    return "sqlite" if make_url(settings.database).get_backend_name() == "sqlite" else "postgresql"
+
+
+def sqlite_path(settings: Settings) -> Path:
+    """Where the SQLite file is.
+
+    Raises:
+        CommandError: The address names no file.
+    """
+    name = make_url(settings.database).database
+    if not name:
+        raise CommandError("OPSIN_DATABASE_URL must name a file: sqlite:////path/opsin.db")
+    return Path(name).absolute()
+
+
+def dump(settings: Settings, into: Path) -> DatabaseKind | None:
+    """Write a copy that is consistent in itself while others write.
+
+    Args:
+        settings: Name the database.
+        into: An empty folder.
+
+    Returns:
+        What it is; None where there is no database yet.
+
+    Raises:
+        CommandError: It cannot be copied; says what helps.
+    """
+    kind = kind_of(settings)
+    if kind == "sqlite":
+        return _dump_sqlite(sqlite_path(settings), into / _SQLITE)
+    _run("pg_dump", make_url(settings.database), "--format=custom", f"--file={into / _POSTGRESQL}")
+    return kind
+
+
+def _dump_sqlite(source: Path, target: Path) -> DatabaseKind | None:
+    if not source.exists():
+        return None
+    try:
+        with (
+            closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=30)) as live,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            # In one step: with the journal that we use it keeps nobody from writing, and it is
+            # never begun anew because somebody did.
+            live.backup(copy, pages=-1)
+            # One file, without a journal beside it.
+            copy.execute("PRAGMA journal_mode = DELETE")
+            _require_sound(copy)
+    except sqlite3.Error as error:
+        raise CommandError(f"The database cannot be copied: {error}.") from None
+    return "sqlite"
+
+
+def staged(folder: Path, kind: DatabaseKind) -> Path:
+    """The copy in the `database` folder of an unpacked backup, once it is found sound.
+
+    Raises:
+        CommandError: It is not there, or damaged.
+    """
+    path = folder / (_SQLITE if kind == "sqlite" else _POSTGRESQL)
+    if not path.is_file():
+        raise CommandError("The backup's database is missing. Nothing was restored.")
+    if kind == "sqlite":
+        try:
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as copy:
+                _require_sound(copy)
+        except sqlite3.Error as error:
+            raise CommandError(f"The backup's database is damaged: {error}.") from None
+    return path
+
+
+def load_postgresql(settings: Settings, path: Path) -> None:
+    """Replace the tables of the database by a backup's, all or none.
+
+    Raises:
+        CommandError: It cannot be done; the tables are as before.
+    """
+    _run(
+        *("pg_restore", make_url(settings.database), "--clean", "--if-exists"),
+        *("--single-transaction", "--exit-on-error", str(path)),
+    )
+
+
+def _require_sound(database: sqlite3.Connection) -> None:
+    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(str(found))
+
+
+def _run(tool: str, address: URL, *options: str) -> None:
+    """Run one of PostgreSQL's tools; the password goes by the environment, never by its options."""
+    program = shutil.which(tool)
+    if program is None:
+        raise CommandError(
+            f"The database is PostgreSQL and {tool} is not on this machine. Install PostgreSQL's "
+            "client tools of the server's version, e.g. the package postgresql-client."
+        )
+    env = os.environ | {
+        name: str(value)
+        for name, value in (
+            ("PGHOST", address.host),
+            ("PGPORT", address.port),
+            ("PGUSER", address.username),
+            ("PGPASSWORD", address.password),
+        )
+        if value is not None
+    }
+    name = f"--dbname={address.database or 'postgres'}"
+    command = [program, name, "--no-owner", "--no-privileges", "--no-password", *options]
+    try:
+        subprocess.run(  # noqa: S603  a known tool, options of our own
+            command, env=env, check=True, capture_output=True, text=True, timeout=_TOOL_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandError(f"{tool} did not end within {_TOOL_SECONDS / 3600:g} hours.") from None
+    except subprocess.CalledProcessError as failed:
+        last = (failed.stderr or "").strip().splitlines()[-1:] or ["no reason given"]
+        raise CommandError(f"{tool} failed: {last[0]}") from None

@@ -1,0 +1,98 @@
+"""The data home: who may read and write what, and how much room is left."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from cli.backup.contents import AREAS, SECRETS
+from cli.backup.placing import is_interrupted
+from cli.checks.check import Check
+from contracts.settings import Settings
+
+_LOW_DISK_BYTES = 2 * 1024**3
+_LOW_INODES = 10_000
+
+
+def home(settings: Settings) -> Iterator[Check]:
+    """Looks at the folders."""
+    folder = settings.home
+    yield _home(folder)
+    yield _disk(folder, settings.min_free_disk_bytes)
+    if folder.is_dir():
+        yield from _areas(folder)
+        yield from _secrets(folder / SECRETS)
+        if is_interrupted(folder):
+            detail = "a restore was cut short, so it is half one home and half another"
+            yield Check("restore", "fail", detail, "Run `opsin restore` with that backup again.")
+
+
+def _home(folder: Path) -> Check:
+    nearest = _nearest(folder)
+    if not nearest.is_dir() or not _writable(nearest):
+        help_ = f"Set OPSIN_HOME to a folder of yours, or `sudo chown -R $(id -u) {nearest}`."
+        return Check("data home", "fail", f"{folder} cannot be written to", help_)
+    if nearest != folder:
+        return Check("data home", "ok", f"{folder} (not made yet)")
+    mode = folder.stat().st_mode & 0o777
+    if mode & 0o077:
+        help_ = f"`chmod 700 {folder}` (`opsin up` does it)."
+        return Check("data home", "warn", f"{folder} is open to others (mode {mode:o})", help_)
+    return Check("data home", "ok", str(folder))
+
+
+def _disk(folder: Path, reserve: int) -> Check:
+    nearest = _nearest(folder)
+    free, inodes = shutil.disk_usage(nearest).free, os.statvfs(nearest)
+    found = f"{free / 1024**3:.1f} GiB free"
+    help_ = (
+        "`opsin jobs list`, `opsin datasets list` and `opsin models list` show what can go; "
+        f"{folder / 'cache'} may be emptied at any time."
+    )
+    if free < reserve:
+        detail = f"{found}, less than OPSIN_MIN_FREE_DISK_BYTES: nothing is taken in any more"
+        return Check("disk", "fail", detail, help_)
+    if inodes.f_files and inodes.f_favail < _LOW_INODES:
+        return Check("disk", "warn", f"{found}, but {inodes.f_favail:,} files at most", help_)
+    if free < _LOW_DISK_BYTES:
+        return Check("disk", "warn", found, help_)
+    return Check("disk", "ok", found)
+
+
+def _areas(folder: Path) -> Iterator[Check]:
+    """Folders that another user made, such as a container's root on a shared volume."""
+    shut = [
+        name
+        for name in (*AREAS, "cache", "weights", "valkey", "logs", "run", "opsin.db")
+        if (folder / name).exists() and not _writable(folder / name)
+    ]
+    if shut:
+        help_ = f"`sudo chown -R $(id -u) {folder}`: all parts of Opsin run as one user."
+        detail = f"{', '.join(shut)} in {folder} cannot be written to"
+        yield Check("permissions", "fail", detail, help_)
+
+
+def _secrets(folder: Path) -> Iterator[Check]:
+    if not folder.is_dir():
+        return
+    open_ = [
+        path.name
+        for path in (folder, *sorted(folder.iterdir()))
+        if stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+    if open_:
+        detail = f"others can read {', '.join(open_)} in {folder}"
+        yield Check("secrets", "fail", detail, f"`chmod -R go= {folder}`, and think of new keys.")
+    else:
+        yield Check("secrets", "ok", "for their owner alone")
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or what would have to be written to in order to make it."""
+    return folder if folder.exists() else next(one for one in folder.parents if one.exists())
+
+
+def _writable(path: Path) -> bool:
+    wanted = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
+    return os.access(path, wanted, effective_ids=os.access in os.supports_effective_ids)

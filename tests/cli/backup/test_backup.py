@@ -1,0 +1,253 @@
+"""A home is backed up, destroyed and brought back, with all that can be read of it."""
+
+import resource
+import shutil
+import sqlite3
+import stat
+import tarfile
+import tracemalloc
+from contextlib import closing
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from cli.backup import placing
+from cli.backup.commands import backup, restore
+from cli.backup.contents import AREAS, LEFT_OUT, SECRETS
+from cli.failure import CommandError
+from cli.home import Home
+from cli.roles import require_whole
+from contracts.settings import Settings
+from database.engine import open_engine
+from database.jobs import Jobs
+from models.datasets.library import Library
+from models.store import Store
+from tests.cli.backup.furnished import DATASET, Furnished, furnish, now, publish, tree
+from tests.cli.running import free_port, until
+from tests.models.datasets.packing import photo, written
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Furnished:
+    return furnish(tmp_path / "home", port=free_port())
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "backup.tar"
+
+
+def kept(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if name.split("/")[0] in AREAS}
+
+
+def test_what_was_destroyed_is_read_again(home: Furnished, out: Path) -> None:
+    settings, before, jobs = home.settings, tree(home.settings.home), home.jobs()
+    backup(settings, out, secrets=False)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    shutil.rmtree(settings.home)
+    restore(settings, out, force=False)
+    assert tree(settings.home) == kept(before)
+    assert home.jobs() == jobs
+    store = Store(settings.store_home)
+    assert store.versions("pets") == [1, 2]
+    assert store.aliases("pets") == {"champion": 2}
+    assert [store.verify("pets", one) for one in (1, 2)] == [[], []]
+    assert publish(store) == 3, "the highest number is remembered"
+    assert Library.of(settings).load_trainable(DATASET).classes == ("a", "b")
+    assert not (settings.home / ".restore").exists()
+
+
+def test_it_can_be_read_by_what_every_system_has(
+    home: Furnished, out: Path, tmp_path: Path
+) -> None:
+    backup(home.settings, out, secrets=False)
+    with tarfile.open(out) as tar:
+        tar.extractall(tmp_path / "there", filter="data")
+    lines = (tmp_path / "there" / "digests.txt").read_text().splitlines()
+    assert len(lines) == len([p for p in (tmp_path / "there").rglob("*") if p.is_file()]) - 2
+
+
+def test_keys_are_in_it_only_if_asked_for(
+    home: Furnished, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    backup(home.settings, out, secrets=False)
+    assert "without them the templates" in capfd.readouterr().err
+    assert SECRETS.encode() not in b"".join(n.encode() for n in names(out))
+    whole = out.with_name("whole.tar")
+    backup(home.settings, whole, secrets=True)
+    assert "as you would keep a password" in capfd.readouterr().err
+    shutil.rmtree(home.settings.home)
+    restore(home.settings, whole, force=False)
+    keys = home.settings.home / "secrets" / "faces.keys"
+    assert (keys.read_bytes(), stat.S_IMODE(keys.stat().st_mode)) == (b"key", 0o600)
+    assert stat.S_IMODE(keys.parent.stat().st_mode) == 0o700
+
+
+def names(archive: Path) -> list[str]:
+    with tarfile.open(archive) as tar:
+        return tar.getnames()
+
+
+def test_every_folder_of_the_settings_is_kept_or_left_out_on_purpose() -> None:
+    settings = Settings(home=Path("/h"))
+    properties = [name for name in dir(Settings) if name.endswith("_home")]
+    folders = {getattr(settings, name).relative_to("/h").parts[0] for name in properties}
+    assert folders
+    assert folders <= {*AREAS, *LEFT_OUT, SECRETS}
+
+
+def test_a_home_that_holds_something_is_not_touched(home: Furnished, out: Path) -> None:
+    backup(home.settings, out, secrets=False)
+    before = tree(home.settings.home)
+    with pytest.raises(CommandError, match="--force"):
+        restore(home.settings, out, force=False)
+    assert tree(home.settings.home) == before
+
+
+def test_by_force_what_was_there_is_moved_aside(home: Furnished, out: Path) -> None:
+    settings = home.settings
+    backup(settings, out, secrets=False)
+    jobs = home.jobs()
+    # More happens: rows that are still in the journal, versions, files of weights.
+    engine = open_engine(settings.database)
+    late = Jobs(engine, now).create("filters", {}, limit=9).job.id
+    publish(Store(settings.store_home), "newer")
+    restore(settings, out, force=True)
+    engine.dispose()
+    assert home.jobs() == jobs
+    with closing(sqlite3.connect(settings.home / "opsin.db")) as database:
+        assert database.execute("SELECT 1 FROM jobs WHERE id = ?", (late,)).fetchone() is None
+    assert Store(settings.store_home).models() == ["pets"]
+    assert (settings.home / "weights" / "a.npz").read_bytes() == b"fetched"
+    assert (settings.home / "secrets" / "faces.keys").read_bytes() == b"key"
+    (aside,) = settings.home.glob("replaced-*")
+    assert Store(aside / "store").models() == ["newer", "pets"]
+    with closing(sqlite3.connect(aside / "opsin.db")) as database:
+        assert database.execute("SELECT 1 FROM jobs WHERE id = ?", (late,)).fetchone() == (1,)
+
+
+def test_a_running_home_is_whole_in_its_backup(home: Furnished, out: Path) -> None:
+    settings, stopping = home.settings, Event()
+    store, engine = Store(settings.store_home), open_engine(settings.database)
+    jobs, library = Jobs(engine, now), Library.of(settings)
+    more = written(out.parent / "more", {"a/1.png": photo(1), "b/2.png": photo(2)})
+    done = [0]
+
+    def work() -> None:
+        while not stopping.is_set():
+            version = publish(store)
+            store.promote("pets", version)
+            store.delete("pets", version - 1)
+            jobs.create("filters", {"n": version}, limit=10_000)
+            library.delete(library.create("more", more).info.id)
+            done[0] += 1
+
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        for number in range(3):
+            at = done[0]
+            until(lambda before=at: done[0] > before)  # type: ignore[misc]
+            backup(settings, out.with_name(f"{number}.tar"), secrets=False)
+    finally:
+        stopping.set()
+        thread.join()
+        engine.dispose()
+    assert done[0] > 3
+    for number in range(3):
+        there = Settings(home=out.parent / f"home-{number}", port=settings.port)
+        restore(there, out.with_name(f"{number}.tar"), force=False)
+        copy = Store(there.store_home)
+        (champion,) = copy.aliases("pets").values()
+        assert champion in copy.versions("pets")
+        assert [copy.verify("pets", one) for one in copy.versions("pets")] == [[]] * len(
+            copy.versions("pets")
+        )
+        for dataset_id in Library.of(there).ids():
+            assert all(one.path.is_file() for one in Library.of(there).load(dataset_id).examples)
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+@pytest.mark.parametrize("moment", [1, 2, 4, 7])
+def test_killed_as_it_moves_things_in_it_is_finished_later(
+    home: Furnished, out: Path, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, before, jobs = home.settings, tree(home.settings.home), home.jobs()
+    backup(settings, out, secrets=False)
+    publish(Store(settings.store_home), "newer")
+    real, count = Path.rename, [0]
+
+    def rename(self: Path, target: Path) -> Path:
+        if ".restore" in f"{self}{target}" and self.suffix != ".json":
+            count[0] += 1
+            if count[0] == moment:
+                raise Killed
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(Killed):
+        restore(settings, out, force=True)
+    monkeypatch.undo()
+    assert placing.is_interrupted(settings.home)
+    with pytest.raises(CommandError, match="cut short"):
+        require_whole(settings)
+    Home(settings.home).prepare()
+    placing.finish(settings.home)  # as `opsin up` does
+    require_whole(settings)
+    assert kept(tree(settings.home)) == kept(before)
+    assert home.jobs() == jobs
+    (aside,) = settings.home.glob("replaced-*")
+    assert "newer" in Store(aside / "store").models()
+
+
+def test_nothing_is_restored_to_a_home_that_runs(home: Furnished, out: Path) -> None:
+    backup(home.settings, out, secrets=False)
+    empty = Settings(home=out.parent / "other", port=home.settings.port)
+    running = Home(empty.home)
+    running.prepare()
+    with running.locked(), pytest.raises(CommandError, match="already running"):
+        restore(empty, out, force=True)
+    assert Store(empty.store_home).models() == []
+
+
+def test_a_file_that_is_there_is_not_overwritten(home: Furnished, out: Path) -> None:
+    out.write_text("mine")
+    with pytest.raises(CommandError, match="there already"):
+        backup(home.settings, out, secrets=False)
+    assert out.read_text() == "mine"
+
+
+def test_a_full_disk_leaves_nothing(home: Furnished, out: Path) -> None:
+    (home.settings.home / "trainings" / "large").write_bytes(bytes(1_000_000))
+    before, limits = tree(home.settings.home), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+    try:
+        with pytest.raises(CommandError, match="Cannot write"):
+            backup(home.settings, out, secrets=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(out.parent.iterdir()) == [home.settings.home]
+    assert tree(home.settings.home) == before
+    for area in ("jobs", "store", "datasets"):
+        assert {p.name for p in (home.settings.home / area / ".staging").iterdir()} == {".lock"}
+
+
+def test_what_it_takes_in_memory_does_not_grow_with_the_files(home: Furnished, out: Path) -> None:
+    folder = home.settings.home / "trainings" / "many"
+    folder.mkdir(parents=True)
+    for number in range(3000):
+        (folder / f"{number:05d}.txt").write_bytes(b"x" * 100)
+    tracemalloc.start()
+    backup(home.settings, out, secrets=False)
+    shutil.rmtree(home.settings.home)
+    restore(home.settings, out, force=False)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # tarfile's own memory of 3,000 headers alone would be twice that.
+    assert peak < 6e6
+    assert len(list(folder.iterdir())) == 3000

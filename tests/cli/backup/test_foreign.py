@@ -1,0 +1,168 @@
+"""Files that are no backup, or not what was backed up: refused, and the home as before."""
+
+import gzip
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.backup.commands import backup, restore
+from cli.failure import CommandError
+from contracts.settings import Settings
+from tests.cli.backup.furnished import Furnished, furnish
+from tests.cli.running import free_port
+from tests.models.datasets.packing import sparse_tar, zipped
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Furnished:
+    return furnish(tmp_path_factory.mktemp("origin") / "home", port=free_port())
+
+
+@pytest.fixture(scope="module")
+def whole(home: Furnished, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    out = tmp_path_factory.mktemp("out") / "backup.tar"
+    backup(home.settings, out, secrets=False)
+    return out.read_bytes()
+
+
+Member = tuple[tarfile.TarInfo, bytes]
+Change = Callable[[list[Member]], None]
+
+
+def members(whole: bytes) -> list[Member]:
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        found = []
+        for one in tar:
+            file = tar.extractfile(one)
+            assert file is not None
+            found.append((one, file.read()))
+        return found
+
+
+def packed(found: list[Member]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for one, data in found:
+            one.size = len(data) if one.isreg() else 0
+            tar.addfile(one, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def refused(tmp_path: Path, data: bytes, why: str) -> None:
+    archive = tmp_path / "b.tar"
+    archive.write_bytes(data)
+    settings = Settings(home=tmp_path / "home", port=free_port())
+    with pytest.raises(CommandError, match=why):
+        restore(settings, archive, force=False)
+    left = {path.relative_to(settings.home).as_posix() for path in settings.home.rglob("*")}
+    assert left == {"run", "run/up.lock", "logs", "valkey"}
+    assert not (tmp_path / "outside").exists()
+
+
+def added(name: str, data: bytes = b"x", at: int = 1, **fields: object) -> Change:
+    def change(found: list[Member]) -> None:
+        one = tarfile.TarInfo(name)
+        vars_ = {"type": tarfile.REGTYPE} | fields
+        for field, value in vars_.items():
+            setattr(one, field, value)
+        found.insert(at if at >= 0 else len(found), (one, data))
+
+    return change
+
+
+def changed(name: str) -> Change:
+    def change(found: list[Member]) -> None:
+        place = next(i for i, (one, _) in enumerate(found) if one.name.endswith(name))
+        one, data = found[place]
+        found[place] = (one, data[:-1] + bytes([data[-1] ^ 1]))
+
+    return change
+
+
+def without(name: str) -> Change:
+    def change(found: list[Member]) -> None:
+        found[:] = [(one, data) for one, data in found if not one.name.endswith(name)]
+
+    return change
+
+
+def doubled(name: str) -> Change:
+    def change(found: list[Member]) -> None:
+        place = next(i for i, (one, _) in enumerate(found) if one.name.endswith(name))
+        found.insert(place, found[place])
+
+    return change
+
+
+FOREIGN = {
+    "parent": (added("store/../../outside"), "belongs to no backup"),
+    "absolute": (added("/store/outside"), "belongs to no backup"),
+    "dot": (added("store/./a"), "belongs to no backup"),
+    "unknown area": (added("weights/a"), "belongs to no backup"),
+    "top": (added("store"), "belongs to no backup"),
+    "newline": (added("store/a\nb"), "belongs to no backup"),
+    "backslash": (added("store/a\\b"), "belongs to no backup"),
+    "endless": (added("store/" + "a/" * 600 + "a"), "belongs to no backup"),
+    "uninvited keys": (added("secrets/faces.keys"), "belongs to no backup"),
+    "symlink": (added("store/a", type=tarfile.SYMTYPE, linkname="/etc"), "belongs to no backup"),
+    "hard link": (added("store/a", type=tarfile.LNKTYPE, linkname="x"), "belongs to no backup"),
+    "device": (added("store/a", type=tarfile.CHRTYPE), "belongs to no backup"),
+    "pipe": (added("store/a", type=tarfile.FIFOTYPE), "belongs to no backup"),
+    "folder": (added("store/a", type=tarfile.DIRTYPE), "belongs to no backup"),
+    "after the end": (added("store/a", at=-1), "belongs to no backup"),
+    "a file as a folder": (added("database/opsin.db/a", at=3), "belongs to no backup"),
+    "twice": (doubled("aliases.json"), "belongs to no backup"),
+    "more": (added("store/pets/9/a"), "not what was backed up"),
+    "less": (without("labels.json"), "not what was backed up"),
+    "other content": (changed("manifest.json"), "manifest.json is not what was backed up"),
+    "other rows": (changed("opsin.db"), "opsin.db is not what was backed up"),
+    "other digests": (changed("digests.txt"), "not what was backed up|damaged"),
+    "no digests": (without("digests.txt"), "cut off"),
+    "no header": (without("backup.json"), "no backup of Opsin"),
+    "no database": (without("opsin.db"), "not what was backed up"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_no_backup_holds_is_refused(whole: bytes, tmp_path: Path, kind: str) -> None:
+    change, why = FOREIGN[kind]
+    found = members(whole)
+    change(found)
+    refused(tmp_path, packed(found), why)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.7, 0.97])
+def test_one_that_is_cut_off_is_refused(whole: bytes, tmp_path: Path, share: float) -> None:
+    refused(tmp_path, whole[: int(len(whole) * share)], "cut off|no backup")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"\0" * 20_000,
+        zipped({"backup.json": b"{}"}),
+        sparse_tar(),
+        gzip.compress(b"x"),
+    ],
+    ids=["empty", "text", "zeros", "zip", "sparse", "gzip"],
+)
+def test_what_is_none_at_all_is_refused(tmp_path: Path, data: bytes) -> None:
+    refused(tmp_path, data, "no backup of Opsin|belongs to no backup")
+
+
+def test_one_of_a_later_release_says_so(whole: bytes, tmp_path: Path) -> None:
+    def told(old: bytes, new: bytes) -> bytes:
+        found = members(whole)
+        header, data = found[0]
+        assert old in data
+        return packed([(header, data.replace(old, new)), *found[1:]])
+
+    refused(tmp_path, told(b'"format": 1', b'"format": 2'), "later Opsin")
+    (revision,) = [line for line in members(whole)[0][1].splitlines() if b'"revision"' in line]
+    refused(tmp_path, told(revision, b'  "revision": "9999",'), "does not know")
+    refused(tmp_path, told(b'"sqlite"', b'"postgresql"'), "names sqlite")

@@ -1,0 +1,246 @@
+"""One fault after another is brought about, and each is found, named, and told what helps."""
+
+import os
+import socket
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import redis
+
+from cli import checks as looks
+from cli.checks import Check
+from cli.checks.environment import gpu
+from cli.checks.packages import packages, pins_of
+from contracts import names
+from contracts.presence import WorkerBeat
+from contracts.release import RELEASE
+from contracts.settings import Settings
+from database.migrations import newest, upgrade
+from models.store import Store
+from tests.cli.backup.furnished import publish
+from tests.cli.running import free_port
+from tests.valkey import RealValkey
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    return Settings(home=home, port=free_port(), models=("squeezenet",), weights_dir=None)
+
+
+def found(checks: Iterator[Check], name: str) -> Check:
+    (one,) = [check for check in checks if check.name == name]
+    return one
+
+
+def failing(check: Check, *words: str) -> None:
+    assert check.state == "fail", check
+    assert check.help, "it says what helps"
+    for word in words:
+        assert word in f"{check.detail} {check.help}", check
+
+
+def test_missing_weights(settings: Settings) -> None:
+    check = found(looks.store(settings, deep=False), "weights squeezenet")
+    failing(check, "opsin weights pull squeezenet")
+    publish(Store(settings.store_home), "squeezenet")
+    assert found(looks.store(settings, deep=False), "weights squeezenet").state == "ok"
+
+
+def test_a_model_that_nobody_knows(settings: Settings) -> None:
+    wrong = settings.model_copy(update={"models": ("resnet",)})
+    failing(found(looks.store(wrong, deep=False), "models"), "resnet", "OPSIN_MODELS")
+
+
+def test_keys_that_others_can_read(settings: Settings) -> None:
+    keys = settings.home / "secrets" / "faces.keys"
+    keys.parent.mkdir(mode=0o700)
+    keys.write_text("key")
+    keys.chmod(0o644)
+    failing(found(looks.home(settings), "secrets"), "faces.keys", "chmod")
+    keys.chmod(0o600)
+    assert found(looks.home(settings), "secrets").state == "ok"
+
+
+def test_a_home_that_others_can_read(settings: Settings) -> None:
+    settings.home.chmod(0o755)
+    check = found(looks.home(settings), "data home")
+    assert (check.state, "chmod 700" in check.help) == ("warn", True)
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Without the rights of root, where the tests have them."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_folders_of_somebody_else() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder, "home")
+        (home / "store").mkdir(parents=True)
+        for path, mode in ((Path(folder), 0o755), (home, 0o777), (home / "store", 0o555)):
+            path.chmod(mode)
+        with nobody():
+            checks = list(looks.home(Settings(home=home)))
+        failing(found(iter(checks), "permissions"), "store", "chown")
+        home.chmod(0o555)
+        with nobody():
+            checks = list(looks.home(Settings(home=home)))
+        failing(found(iter(checks), "data home"), "OPSIN_HOME", "chown")
+        home.chmod(0o755)
+
+
+def test_a_disk_that_is_nearly_full(settings: Settings) -> None:
+    full = settings.model_copy(update={"min_free_disk_bytes": 1 << 62})
+    failing(found(looks.home(full), "disk"), "OPSIN_MIN_FREE_DISK_BYTES")
+
+
+def test_a_restore_that_was_cut_short(settings: Settings) -> None:
+    (settings.home / ".restore").mkdir()
+    (settings.home / ".restore" / "steps.json").write_text("[]")
+    failing(found(looks.home(settings), "restore"), "opsin restore")
+
+
+def test_a_damaged_version(settings: Settings) -> None:
+    store = Store(settings.store_home)
+    publish(store)
+    store.promote("pets", 1)
+    assert found(looks.store(settings, deep=True), "store pets").state == "ok"
+    labels = store.path("pets", 1) / "labels.json"
+    content = labels.read_bytes()
+    labels.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert found(looks.store(settings, deep=False), "store pets").state == "ok", "a quick look"
+    failing(found(looks.store(settings, deep=True), "store pets"), "labels.json", "verify pets")
+    labels.unlink()
+    failing(found(looks.store(settings, deep=False), "store pets"), "missing", "verify pets")
+    store.verify("pets", 1)
+    states = [c.state for c in looks.store(settings, deep=False) if c.name == "store pets"]
+    assert states == ["warn", "fail"], "in quarantine, and its alias stands on nothing"
+
+
+def test_a_champion_that_is_gone(settings: Settings) -> None:
+    store = Store(settings.store_home)
+    publish(store), publish(store)
+    store.promote("pets", 2)
+    (store.path("pets", 2) / "labels.json").write_text("other")
+    store.verify("pets", 2)
+    checks = [one for one in looks.store(settings, deep=False) if one.name == "store pets"]
+    assert [one.state for one in checks] == ["warn", "fail"]
+    failing(checks[1], "champion stands on 2", "opsin models promote pets")
+
+
+def test_libraries_off_their_pins(tmp_path: Path) -> None:
+    (tmp_path / "api.txt").write_text("rich==0.0.1 \\\n    --hash=sha256:00\n")
+    (tmp_path / "worker.txt").write_text('nothing==1 ; sys_platform == "none" \\\ntyper==0.0.2\n')
+    check = found(packages(tmp_path), "pins")
+    assert check.state == "warn"
+    assert "rich" in check.detail
+    assert "is not 0.0.1" in check.detail
+    assert "make setup" in check.help
+    assert pins_of(tmp_path / "worker.txt") == {"typer": "0.0.2"}
+
+
+def test_a_gpu_that_was_promised(tmp_path: Path) -> None:
+    failing(gpu({"PATH": "", "NVIDIA_VISIBLE_DEVICES": "all"}), "--gpus all")
+    failing(gpu({"PATH": "", "CUDA_VISIBLE_DEVICES": "0"}), "nvidia-smi")
+    broken = tmp_path / "nvidia-smi"
+    broken.write_text("#!/bin/sh\nexit 9\n")
+    broken.chmod(0o755)
+    failing(gpu({"PATH": str(tmp_path)}), "driver does not answer", "nvidia-smi")
+    broken.write_text("#!/bin/sh\necho 'H100, 570'\n")
+    assert gpu({"PATH": str(tmp_path)}).detail == "H100, 570"
+
+
+def test_a_redis_that_evicts(settings: Settings, valkey: RealValkey) -> None:
+    there = settings.model_copy(update={"redis_url": valkey.url})
+    with redis.Redis.from_url(valkey.url) as client:
+        before = client.config_get("maxmemory-policy")["maxmemory-policy"]
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            failing(found(looks.service(there), "redis"), "allkeys-lru", "CONFIG SET")
+        finally:
+            client.config_set("maxmemory-policy", before)
+
+
+def test_a_redis_that_is_not_there_or_says_nothing(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        there = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}"})
+        failing(found(looks.service(there), "redis"), "does not answer", "OPSIN_REDIS_URL")
+    failing(found(looks.service(there), "redis"), "does not answer", "OPSIN_REDIS_URL")
+
+
+def old_redis(listener: socket.socket) -> None:
+    """A server of 2015, as far as the doctor asks."""
+    info = "redis_version:3.0.6\r\nmaxmemory_policy:noeviction\r\n"
+    answers = {b"PING": b"+PONG\r\n", b"INFO": f"${len(info)}\r\n{info}\r\n".encode()}
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection, connection.makefile("rb") as sent:
+            while head := sent.readline():
+                words = [sent.read(int(sent.readline()[1:]) + 2)[:-2] for _ in range(int(head[1:]))]
+                connection.sendall(answers.get(words[0].upper(), b"-ERR unknown command\r\n"))
+
+
+def test_a_redis_that_is_too_old(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=old_redis, args=(listener,), daemon=True)
+        thread.start()
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}?protocol=2"
+        there = settings.model_copy(update={"redis_url": url})
+        failing(found(looks.service(there), "redis"), "3.0.6", "too old", "Valkey")
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+def test_workers_of_another_release(settings: Settings, valkey: RealValkey) -> None:
+    there = settings.model_copy(update={"redis_url": valkey.url})
+    beat = WorkerBeat(id="w1", host="h", pid=1, release=RELEASE, started_at=0, beat_at=0)
+    with redis.Redis.from_url(valkey.url) as client:
+        client.sadd(names.WORKERS, "w1", "w2")
+        client.set(names.worker_beat("w1"), beat.model_dump_json())
+        assert found(looks.service(there), "versions").state == "ok"
+        # One of a release whose beat has another form, which the API could not read.
+        client.set(names.worker_beat("w2"), '{"release": "9.9.9", "other": 1}')
+        failing(found(looks.service(there), "versions"), "9.9.9", RELEASE, "Restart")
+
+
+def test_a_database_that_is_not_migrated(settings: Settings) -> None:
+    assert found(looks.service(settings), "database").state == "ok", "none yet"
+    upgrade(settings.database)
+    assert newest() in found(looks.service(settings), "database").detail
+    file = settings.home / "opsin.db"
+    for revision, said in (("0001", "not migrated"), ("9999", "later release")):
+        with closing(sqlite3.connect(file)) as database, database:
+            database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        failing(found(looks.service(settings), "database"), said, revision)
+    for end in ("", "-wal", "-shm"):
+        file.with_name(file.name + end).unlink(missing_ok=True)
+    file.write_bytes(b"no database at all" * 100)
+    failing(found(looks.service(settings), "database"), "OPSIN_DATABASE_URL")
+
+
+def test_a_port_that_is_taken(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", settings.port)):
+        failing(found(looks.service(settings), "port"), str(settings.port), "OPSIN_PORT", "ss -l")
+
+
+def test_an_open_address_without_a_key(settings: Settings) -> None:
+    open_ = settings.model_copy(update={"host": "0.0.0.0"})
+    failing(found(looks.service(open_), "key"), "OPSIN_API_KEY")
