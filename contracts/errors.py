@@ -18,8 +18,10 @@
     │   ├── InvalidImage             invalid_image
     │   ├── ImageTooLarge            image_too_large
     │   ├── InvalidArchive           invalid_archive
+    │   ├── InvalidVideo             invalid_video
     │   └── NotTrainable             not_trainable
     ├── QueueFull                429 queue_full
+    ├── RateLimited              429 rate_limited
     ├── Unavailable              503 dependency_unavailable
     │   ├── ModelNotReady            model_not_ready
     │   ├── NoWorker                 no_worker
@@ -62,8 +64,10 @@ CODES: dict[str, Meaning] = {
     "invalid_image": Meaning(422, "The bytes are not a readable image"),
     "image_too_large": Meaning(422, "The image has more pixels than the limit"),
     "invalid_archive": Meaning(422, "The archive cannot be taken"),
+    "invalid_video": Meaning(422, "The bytes are not a video that can be taken"),
     "not_trainable": Meaning(422, "Nothing can be learned from that data set"),
     "queue_full": Meaning(429, "The queue is full"),
+    "rate_limited": Meaning(429, "Too many requests"),
     "internal_error": Meaning(500, "Something broke on our side"),
     "dependency_unavailable": Meaning(503, "Something the service stands on does not answer"),
     "model_not_ready": Meaning(503, "The model is not ready"),
@@ -161,12 +165,20 @@ class InvalidArchive(ValidationFailed):
     code = "invalid_archive"
 
 
+class InvalidVideo(ValidationFailed):
+    code = "invalid_video"
+
+
 class NotTrainable(ValidationFailed):
     code = "not_trainable"
 
 
 class QueueFull(OpsinError):
     code = "queue_full"
+
+
+class RateLimited(OpsinError):
+    code = "rate_limited"
 
 
 class Unavailable(OpsinError):
