@@ -175,6 +175,29 @@ class Settings(BaseSettings):
         description="Disk in MB for what frozen networks said of pictures, shared by trainings. "
         "0: none is kept.",
     )
+    faces_keys: SecretStr | None = Field(
+        None,
+        description="Keys that seal faces: id:base64 of 32 bytes, separated by commas. The first "
+        "seals, all open. Left out: a file at $OPSIN_HOME/secrets/faces.keys, made at need.",
+    )
+    token_issuer: str = Field(
+        "opsin", min_length=1, max_length=200, description="`iss` of the tokens of a face login."
+    )
+    token_audience: str = Field(
+        "opsin",
+        min_length=1,
+        max_length=200,
+        description="`aud` of them; who takes them checks it.",
+    )
+    token_seconds: int = Field(
+        900, ge=10, le=86_400, description="How long the token of a face login is good for."
+    )
+    token_key_days: float = Field(
+        90,
+        gt=0,
+        le=3650,
+        description="Age in days at which the key that signs tokens is replaced by itself.",
+    )
     shutdown_seconds: float = Field(
         10, gt=0, description="How long a process may take to finish its work when told to stop."
     )
@@ -238,6 +261,21 @@ class Settings(BaseSettings):
     def event_logs_home(self) -> Path:
         """Where TensorBoard finds what trainings wrote, a folder a job."""
         return self.home / "tensorboard"
+
+    @property
+    def faces_home(self) -> Path:
+        """Where the frames lie, sealed, that are kept of subjects."""
+        return self.home / "faces"
+
+    @property
+    def secrets_home(self) -> Path:
+        """Where keys are kept that were made here; for the owner's eyes alone."""
+        return self.home / "secrets"
+
+    @property
+    def face_keys_file(self) -> Path:
+        """The keys that seal faces, where none are set."""
+        return self.secrets_home / "faces.keys"
 
     @property
     def is_loopback(self) -> bool:
