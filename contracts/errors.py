@@ -26,6 +26,7 @@
     │   ├── ManyFaces                many_faces
     │   └── LowQualityFace           low_quality_face
     ├── QueueFull                429 queue_full
+    ├── RateLimited              429 rate_limited
     ├── LockedOut                429 locked_out
     ├── Unavailable              503 dependency_unavailable
     │   ├── ModelNotReady            model_not_ready
@@ -77,6 +78,7 @@ CODES: dict[str, Meaning] = {
     "many_faces": Meaning(422, "There is more than one face in the picture"),
     "low_quality_face": Meaning(422, "The face cannot be told well enough"),
     "queue_full": Meaning(429, "The queue is full"),
+    "rate_limited": Meaning(429, "Too many requests"),
     "locked_out": Meaning(429, "Too many failures; wait"),
     "internal_error": Meaning(500, "Something broke on our side"),
     "dependency_unavailable": Meaning(503, "Something the service stands on does not answer"),
@@ -205,6 +207,10 @@ class LowQualityFace(ValidationFailed):
 
 class QueueFull(OpsinError):
     code = "queue_full"
+
+
+class RateLimited(OpsinError):
+    code = "rate_limited"
 
 
 class LockedOut(OpsinError):

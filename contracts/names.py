@@ -111,3 +111,18 @@ BELL_EXPIRE_MS = 3000
 
 FLAG_EXPIRE_MS = 3000
 """A drain that was lost with its worker stops being waited for after this long."""
+
+
+def challenge(challenge_id: str) -> str:
+    """A liveness challenge that was not answered yet."""
+    return f"challenge:{challenge_id}"
+
+
+def challenges_made(client: str, subject_id: str = "") -> str:
+    """How many challenges a client was given of late, in all or for one subject."""
+    return f"challenges:{client}:{subject_id}"
+
+
+def clips_seen(subject_id: str) -> str:
+    """How the clips looked that were sent for a subject, newest first; goes with the subject."""
+    return f"clips:{subject_id}"

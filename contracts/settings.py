@@ -64,6 +64,11 @@ class Settings(BaseSettings):
         description="Largest image, in pixels, judged from its header.",
     )
     max_images: int = Field(32, ge=1, le=1024, description="Most images in one request.")
+    max_video_bytes: int = Field(64 * MIB, ge=1024, description="Largest video, in bytes.")
+    max_video_seconds: float = Field(30, gt=0, le=600, description="Longest video, in seconds.")
+    clip_queue_limit: int = Field(
+        4, ge=1, le=64, description="Videos of logins that may wait for a worker; more get 429."
+    )
     max_dataset_upload_bytes: int = Field(
         2048 * MIB, ge=1024, description="Largest archive of a data set, in bytes."
     )

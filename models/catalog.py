@@ -10,8 +10,9 @@ from typing import Literal
 
 from contracts import names
 from contracts.errors import ModelNotFound
+from contracts.faces import FACE_MODEL
 
-Preprocessing = Literal["caffe", "lite", "unit"]
+Preprocessing = Literal["caffe", "lite", "unit", "face"]
 
 TRAINED = "trained"
 """Whose queue it is that all models share which are in no row here."""
@@ -27,14 +28,17 @@ class Network:
         input_size: (height, width) of the input in pixels.
         short_side: The short side is resized to this many pixels before the centre is cropped.
         preprocessing: ``caffe``: BGR minus the ImageNet means; ``lite``: (x - 127) / 128;
-            ``unit``: x / 255, for what is trained from scratch.
-        classes: Size of the output with the published weights.
+            ``unit``: x / 255, for what is trained from scratch; ``face``: RGB minus the means
+            of faces, / 255.
+        classes: Size of the output with the published weights; None for what only embeds.
         features: Size of the embedding (pooled output of the base).
         explain_layer: The last convolution, whose maps explain a class best.
         weights: Name in ``weights.toml`` of the whole network.
         base_weights: Name of the base alone, without the classifier, where that can be had.
         licence: SPDX name of the weights' licence.
-        top1: Published top-1 accuracy on ImageNet's validation set, 0 to 1.
+        top1: Published top-1 accuracy on ImageNet's validation set, 0 to 1; None if it has no
+            classes.
+        needs: Names in ``weights.toml`` of what it is of no use without.
     """
 
     name: str
@@ -42,13 +46,14 @@ class Network:
     input_size: tuple[int, int]
     short_side: int
     preprocessing: Preprocessing
-    classes: int
+    classes: int | None
     features: int
     explain_layer: str
     weights: str
     base_weights: str | None
     licence: str
-    top1: float
+    top1: float | None
+    needs: tuple[str, ...] = ()
 
 
 CATALOG: dict[str, Network] = {
@@ -95,6 +100,21 @@ CATALOG: dict[str, Network] = {
             base_weights="vgg16_notop",
             licence="CC-BY-4.0",
             top1=0.713,
+        ),
+        Network(
+            name=FACE_MODEL,
+            title="Face embedder (King, 2017: dlib's ResNet)",
+            input_size=(150, 150),
+            short_side=150,
+            preprocessing="face",
+            classes=None,
+            features=128,
+            explain_layer="conv256_down_out",
+            weights="face_embedder",
+            base_weights=None,
+            licence="CC0-1.0",
+            top1=None,
+            needs=("face_finder",),
         ),
     )
 }

@@ -58,7 +58,7 @@ def export_version(
         ParityError: The files answer differently from the model.
         ValueError: There are no pictures, or not as many labels as classes.
     """
-    classes = None if is_base(model) else int(model.outputs[0].shape[-1])
+    classes = None if is_base(model, blueprint.base_output) else int(model.outputs[0].shape[-1])
     if len(pictures) == 0 or len(labels) != (classes or 0):
         raise ValueError(f"{len(pictures)} pictures, {len(labels)} labels, {classes} classes")
     endpoints = signatures(model, blueprint)

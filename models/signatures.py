@@ -39,7 +39,7 @@ class Blueprint:
         network: Its architecture's name.
         short_side: See `models.catalog.Network`.
         preprocessing: See there.
-        base_output: The layer whose maps, averaged, are the embedding.
+        base_output: The layer whose maps, averaged, are the embedding; or the embedding itself.
         explain_layer: The layer whose maps explain a class.
     """
 
@@ -70,9 +70,10 @@ class Signature:
     inputs: tuple[Any, ...]
 
 
-def is_base(model: keras.Model) -> bool:
-    """Whether a model ends in maps, without a classifier."""
-    return len(model.outputs[0].shape) == 4
+def is_base(model: keras.Model, base_output: str) -> bool:
+    """Whether a model ends in maps or in the embedding itself, without a classifier."""
+    last = model.outputs[0]
+    return len(last.shape) == 4 or last is model.get_layer(base_output).output
 
 
 def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signature]:
@@ -100,7 +101,7 @@ def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signa
         return Signature(run, (images, classes))
 
     features = forward("features", _pooled(model, blueprint.base_output))
-    if is_base(model):
+    if is_base(model, blueprint.base_output):
         return {"features": features}
     flat = Flat.of(model)
     head = head_of(flat)
@@ -109,5 +110,7 @@ def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signa
 
 
 def _pooled(model: keras.Model, layer: str) -> keras.Model:
-    maps = model.get_layer(layer).output
-    return keras.Model(model.inputs[0], keras.layers.GlobalAveragePooling2D()(maps))
+    found = model.get_layer(layer).output
+    if len(found.shape) == 4:
+        found = keras.layers.GlobalAveragePooling2D()(found)
+    return keras.Model(model.inputs[0], found)

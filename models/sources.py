@@ -10,22 +10,41 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-Format = Literal["keras_h5", "npz", "torch", "onnx"]
+Format = Literal["keras_h5", "npz", "torch", "onnx", "tfjs", "tflite"]
 Digest = Annotated[
     str,
     Field(pattern=r"^(sha256:[0-9a-f]{64}|sha256-prefix:[0-9a-f]{8,63}|md5:[0-9a-f]{32})$"),
 ]
 
 
-class _File(BaseModel):
-    """What every source says of its file."""
+class _Named(BaseModel):
+    """A file of ours and how it is known to be the right one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str = Field(pattern=r"^[\w.-]+$", description="The name it has on our disk.")
     digest: Digest
+
+
+class Companion(_Named):
+    """A file that another one is useless without; it lies in the same folder."""
+
+    member: str | None = Field(None, description="Where it is in the package, if from one.")
+    size: int | None = Field(None, description="Bytes, as published.")
+
+
+class _File(_Named):
+    """What every source says of its file."""
+
     format: Format | None = Field(None, description="Of a weight file; None for a photo.")
     size: int | None = Field(None, description="Bytes, as published.")
+    companions: tuple[Companion, ...] = Field((), description="What it is useless without.")
+
+    @property
+    def whole_size(self) -> int | None:
+        """Bytes of the file and its companions; None if one is not known."""
+        sizes = [self.size, *(companion.size for companion in self.companions)]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 class DirectoryFile(_File):
@@ -57,6 +76,11 @@ class PackageFile(_File):
     version: str
     member: str
     download_size: int | None = Field(None, description="Bytes of the whole package.")
+    built_for: tuple[str, str] | None = Field(
+        None,
+        description="Python and platform of the wheel to take, as pip names them, where there is "
+        "not one for every machine. Nothing in it is run, so any will do.",
+    )
 
     @property
     def origin(self) -> str:

@@ -40,12 +40,14 @@ class WeightFile:
         format: How it is to be read.
         source: Where it comes from, in words.
         digest: Its publisher's digest, as in weights.toml.
+        companions: Files it is useless without, in weights.toml's order; checked too.
     """
 
     path: Path
     format: Format
     source: str
     digest: str
+    companions: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +167,15 @@ class Weights:
             fetchable = [s for s in entry.sources if not isinstance(s, DirectoryFile)]
             first = (*fetchable, *entry.sources)[0]
             return WeightRow(
-                name, entry.content, False, first.size, entry.licence, first.origin, error.detail
+                name,
+                entry.content,
+                False,
+                first.whole_size,
+                entry.licence,
+                first.origin,
+                error.detail,
             )
-        size = file.path.stat().st_size
+        size = sum(path.stat().st_size for path in (file.path, *file.companions))
         return WeightRow(name, entry.content, True, size, entry.licence, file.source, None)
 
     def _find(self, name: str, *, again: bool) -> WeightFile:
@@ -176,16 +184,18 @@ class Weights:
         sources = self._entry(name).sources
         for folder in folders:
             for source in sources:
-                path = folder / source.file
-                try:
-                    if self._stamps.matches(path, source.digest, again=again):
-                        return _file(path, source)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    damaged.append(f"{source.file} cannot be read ({error.strerror})")
+                for one in (*source.companions, source):
+                    try:
+                        if self._stamps.matches(folder / one.file, one.digest, again=again):
+                            continue
+                        damaged.append(f"{one.file} is there but damaged or another file")
+                    except FileNotFoundError:
+                        pass
+                    except OSError as error:
+                        damaged.append(f"{one.file} cannot be read ({error.strerror})")
+                    break
                 else:
-                    damaged.append(f"{source.file} is there but damaged or another file")
+                    return _file(folder, source)
         raise self._missing(name, damaged=damaged)
 
     def _missing(
@@ -206,7 +216,7 @@ class Weights:
             f"The weights '{name}' ({entry.content}) are not here.",
             *([f"Tried: {'; '.join(why)}."] if why else []),
             f"Run `opsin weights pull {name}`, or set OPSIN_WEIGHTS_DIR to a folder with "
-            f"{entry.sources[0].file}.",
+            f"{_spoken(entry.sources[0])}.",
         ]
         return WeightsMissing(" ".join(sentences))
 
@@ -239,7 +249,15 @@ class Weights:
         return {str(origin): str(reason) for origin, reason in known.items()}
 
 
-def _file(path: Path, source: Source) -> WeightFile:
+def _file(folder: Path, source: Source) -> WeightFile:
     if source.format is None:
         raise ValueError(f"weights.toml gives no format for {source.file}")
-    return WeightFile(path, source.format, source.origin, source.digest)
+    companions = tuple(folder / one.file for one in source.companions)
+    path = folder / source.file
+    return WeightFile(path, source.format, source.origin, source.digest, companions)
+
+
+def _spoken(source: Source) -> str:
+    """The files of a source, as a sentence names them."""
+    *some, last = (source.file, *(one.file for one in source.companions))
+    return f"{', '.join(some)} and {last}" if some else last

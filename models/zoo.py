@@ -56,8 +56,8 @@ def _publish(
             Blueprint.of(network),
             folder,
             pictures=pictures,
-            labels=imagenet_labels() if origin.is_whole else (),
+            labels=imagenet_labels() if origin.is_whole and network.classes else (),
             provenance=Provenance(weights=origin.record),
-            metrics={"published_top1": network.top1} if origin.is_whole else {},
+            metrics={"published_top1": network.top1} if origin.is_whole and network.top1 else {},
         )
         return store.publish(network.name, folder, draft)

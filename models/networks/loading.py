@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from models.networks.efficientnet_lite import STAGES
 from models.networks.preprocessing import BGR_MEANS
+from models.networks.tfjs import read_tfjs
 from models.onnx_tensors import read_onnx_tensors
 from models.sources import Format
 from models.torch_checkpoint import Tensors, read_torch_checkpoint
@@ -161,6 +162,20 @@ def _efficientnet_lite_from_torch(tensors: Tensors) -> Arrays:
     return arrays
 
 
+def _face_embedder_from_tfjs(path: Path) -> Arrays:
+    """face-api.js's names: a convolution, its bias and the scale after it, which are folded."""
+    tensors = read_tfjs(path)
+    arrays: Arrays = {"fc": [tensors["fc"]]}
+    for name in tensors:
+        if not name.endswith("/conv/filters"):
+            continue
+        theirs = name.removesuffix("/conv/filters")
+        factor = tensors[f"{theirs}/scale/weights"]
+        bias = tensors[f"{theirs}/conv/bias"] * factor + tensors[f"{theirs}/scale/biases"]
+        arrays[_layer(theirs)] = [tensors[name] * factor, bias]
+    return arrays
+
+
 def _kernel(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(out, in, height, width), as torch and ONNX have it, to (height, width, in, out)."""
     return tensor.transpose(2, 3, 1, 0)
@@ -184,6 +199,7 @@ _READERS: dict[Format, Callable[[Path], Arrays]] = {
     "keras_h5": _from_keras_h5,
     "npz": _from_npz,
     "onnx": _from_onnx,
+    "tfjs": _face_embedder_from_tfjs,
 }
 
 _FROM_TORCH: dict[str, Callable[[Tensors], Arrays]] = {
