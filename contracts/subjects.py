@@ -147,6 +147,27 @@ class Threshold(BaseModel):
     updated_at: datetime | None = None
 
 
+DEFAULT_THRESHOLD = Threshold(
+    similarity=0.9,
+    margin=0.02,
+    source="default",
+    measured_on="nothing: a strict guess until a calibration",
+)
+"""In force until somebody sets another."""
+
+
+class NewThreshold(BaseModel):
+    """A threshold to be put in force."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    similarity: float = Field(gt=-1, lt=1, examples=[0.9], description="Cosine of the embeddings.")
+    margin: float = Field(0.02, ge=0, le=0.5, description="See the answer.")
+    target_fmr: float | None = Field(None, gt=0, lt=1)
+    source: Literal["calibration", "manual"] = "manual"
+    measured_on: str | None = Field(None, max_length=200, description="E.g. the data set's id.")
+
+
 class FaceEvent(BaseModel):
     """One line of the audit. It holds no picture, no embedding and no name."""
 
