@@ -6,10 +6,11 @@ from pydantic import BaseModel, Field
 
 Operation = Literal["classify", "embed"]
 """What gives one vector a picture."""
-LaneOperation = Literal["classify", "embed", "heatmap", "explain", "study"]
+LaneOperation = Literal["classify", "embed", "heatmap", "faces", "explain", "study"]
 """What has a lane of its own, in the order in which a worker gives way: `heatmap` is what the
-SavedModel explains by itself, `explain` what one pass of the Keras model tells, `study` what runs
-it many times for one picture."""
+SavedModel explains by itself, `faces` finds, measures and embeds them (`contracts.faces`),
+`explain` is what one pass of the Keras model tells, `study` what runs it many times for one
+picture."""
 Resize = Literal["crop", "squash"]
 
 

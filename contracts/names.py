@@ -90,6 +90,21 @@ def conversion(model: str, version: int, kind: str) -> str:
     return f"conversion:{model}:{version}:{kind}"
 
 
+def face_failures(party: str) -> str:
+    """When a subject or a device last failed to log in by face: a sorted set of moments."""
+    return f"faces:failures:{party}"
+
+
+def face_attempts(party: str) -> str:
+    """The attempts of a subject or a device that are being judged now: a sorted set."""
+    return f"faces:attempts:{party}"
+
+
+def face_lock(party: str) -> str:
+    """There while a subject or a device may not try."""
+    return f"faces:lock:{party}"
+
+
 BELL_EXPIRE_MS = 3000
 """A bell that nobody heard is silent after this long."""
 

@@ -233,15 +233,22 @@ class Candidate:
 class FaceSearch(Protocol):
     """Finds who is near. It blocks; call it from a thread."""
 
-    def nearest(self, vectors: Vector, *, embedder: str, most: int) -> list[list[Candidate]]:
+    def nearest(
+        self, vectors: Vector, *, embedder: str, above: float, most: int
+    ) -> list[list[Candidate]]:
         """For each vector the nearest subjects, the nearest first.
 
         Args:
             vectors: (n, 128) float32, each of length 1.
             embedder: What made them; templates of others are not looked at.
+            above: Who is less similar than this is no candidate.
             most: Candidates for each, at most.
 
         Raises:
             Unavailable: The database does not answer.
         """
+        ...
+
+    def forget(self) -> None:
+        """Drop at once what was erased or changed since the last search, if anything is held."""
         ...

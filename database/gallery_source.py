@@ -54,7 +54,7 @@ class GallerySource:
     def revision(self) -> int:
         """The number that every change raises; one cheap query."""
         with reading(self._engine) as session:
-            return session.scalars(select(FaceGalleryRecord.revision)).one()
+            return session.scalar(select(FaceGalleryRecord.revision)) or 0
 
     def changes(self, since: int, *, embedder: str) -> Changes:
         """The subjects whose templates changed after a revision, with all their templates.
@@ -71,7 +71,7 @@ class GallerySource:
         )
         with reading(self._engine) as session:
             # First: what is written after this is told again next time, and never missed.
-            revision = session.scalars(select(FaceGalleryRecord.revision)).one()
+            revision = session.scalar(select(FaceGalleryRecord.revision)) or 0
             rows = session.execute(_changed(since, embedder))
             subjects = {
                 subject_id: self._opened(subject_id, data_key, some, embedder)

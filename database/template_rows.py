@@ -37,7 +37,12 @@ def raise_revision(session: Session) -> int:
     """Say that templates changed; transactions that do so take turns from here on."""
     row = FaceGalleryRecord
     raised = update(row).values(revision=row.revision + 1).returning(row.revision)
-    return session.execute(raised).scalar_one()
+    revision = session.execute(raised).scalar()
+    if revision is None:
+        session.add(row(id=1, revision=1))
+        session.flush()
+        return 1
+    return revision
 
 
 def drop(session: Session, subject_id: str, ids: Collection[str]) -> tuple[list[str], int]:
