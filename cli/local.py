@@ -81,16 +81,20 @@ class Local:
                 self._weights.find(network.weights)
             except (ModelNotFound, WeightsMissing) as error:
                 raise CommandError(error.detail) from None
+            if network.classes is None:
+                raise CommandError(f"{name} has no classes; it tells faces apart.")
             return network
         reasons = []
         for network in known_networks(self._settings):
+            if network.classes is None:
+                continue
             try:
                 self._weights.find(network.weights)
             except WeightsMissing as error:
                 reasons.append(error.detail)
             else:
                 return network
-        raise CommandError("\n".join(reasons))
+        raise CommandError("\n".join(reasons) or "OPSIN_MODELS names no network with classes.")
 
     def _decode(self, photos: list[Photo], network: Network, question: Question) -> _Decoded:
         pixels: list[Pixels] = []

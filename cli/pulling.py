@@ -156,7 +156,8 @@ def _pull_network(
             weights.find(name)
 
     try:
-        get(network.weights)
+        for name in (network.weights, *network.needs):
+            get(name)
     except WeightsMissing as error:
         if network.base_weights is not None:
             with contextlib.suppress(WeightsMissing):
@@ -169,7 +170,8 @@ def _pull_network(
 def _usable(weights: Weights, network: Network) -> bool:
     for name in filter(None, (network.weights, network.base_weights)):
         with contextlib.suppress(WeightsMissing):
-            weights.find(name)
+            for one in (name, *network.needs):
+                weights.find(one)
             return True
     return False
 

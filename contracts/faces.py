@@ -9,8 +9,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from contracts.inference import LaneOperation
+
 FACE_MODEL = "face_embedder"
 """The network whose lanes answer for faces."""
+FACE_OPERATIONS: tuple[LaneOperation, ...] = ("embed", "faces")
+"""All that it can be asked for."""
 LONGEST_SIDE = 1280
 """Pixels of the long side at which faces are looked for; larger pictures are reduced first."""
 

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
         description="The key clients must send. Needed on any address that is not loopback.",
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("efficientnet_lite0", "squeezenet", "vgg16"),
+        ("efficientnet_lite0", "squeezenet", "vgg16", "face_embedder"),
         min_length=1,
         description="Networks to load, in order, separated by commas. The first ready one is "
         "the default of a request that names none.",

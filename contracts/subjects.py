@@ -212,12 +212,14 @@ class NewTemplate:
         quality: Of the face it was made of.
         source: What the client sent.
         frame: What it was made of; kept only where the subject's record says so.
+        id: ``tpl_…``, where whoever adds it must know it again; None: a new one.
     """
 
     vector: Vector
     quality: Quality
     source: TemplateSource
     frame: Frame | None = None
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

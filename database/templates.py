@@ -170,7 +170,7 @@ class Templates:
     def _row(
         self, subject_id: str, new: NewTemplate, embedder: str, key: DataKey
     ) -> FaceTemplateRecord:
-        template_id = f"tpl_{secrets.token_urlsafe(12)}"
+        template_id = new.id or f"tpl_{secrets.token_urlsafe(12)}"
         return FaceTemplateRecord(
             id=template_id,
             subject_id=subject_id,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import VersionNotFound
+from contracts.faces import FACE_MODEL
 from contracts.inference import LaneOperation, Operation
 from contracts.manifest import Endpoint, Manifest
 from contracts.messages import Pixels
@@ -75,7 +76,10 @@ class VersionPredictor:
         vectors = [name for name, endpoint in _ENDPOINTS.items() if endpoint in endpoints]
         maps: tuple[LaneOperation, ...] = ("heatmap",) if "explain" in endpoints else ()
         # These two need `model.keras`, which every version has.
-        self.operations: tuple[LaneOperation, ...] = (*vectors, *maps, "explain", "study")
+        more: tuple[LaneOperation, ...] = ("explain", "study")
+        if self.manifest.network == FACE_MODEL and self.classes is None:
+            more = ("faces",)  # it has seen nothing but faces, and tells them apart alone
+        self.operations: tuple[LaneOperation, ...] = (*vectors, *maps, *more)
         self._batches = Batches.up_to(max_batch_size)
         self._explaining = Lock()
         self._explainer: Any = None

@@ -7,7 +7,15 @@ answered before, which the workers keep for that long. So no request fails in be
 import re
 from dataclasses import dataclass
 
-from contracts.errors import ModelNotFound, ModelNotReady, NoWorker, OpsinError, VersionNotFound
+from contracts.errors import (
+    ModelNotFound,
+    ModelNotReady,
+    NoWorker,
+    OpsinError,
+    ValidationFailed,
+    VersionNotFound,
+)
+from contracts.faces import FACE_MODEL, FACE_OPERATIONS
 from contracts.inference import LaneOperation
 from contracts.manifest import CHAMPION, Manifest
 from contracts.presence import HeldModel, ModelState, WorkerBeat
@@ -55,6 +63,11 @@ class Choice:
         missing = self._missing(name, version or CHAMPION)
         if missing is not None:
             return missing
+        if self._is_for_faces(name) and operation not in FACE_OPERATIONS:
+            return ValidationFailed(
+                f"'{name}' tells faces apart and has no classes. Choose another model, or send "
+                "the picture to /v1/faces."
+            )
         if not self.workers:
             return NoWorker(
                 "No worker is running. Start one, or retry in a moment if one is starting.",
@@ -184,6 +197,12 @@ class Choice:
         return ("loading" if loading else "unavailable"), reason or (
             None if loading else self._why_nobody(name)
         )
+
+    def _is_for_faces(self, name: str) -> bool:
+        shown = self._shown(self.shelves.get(name))
+        if shown is None:
+            return name == FACE_MODEL
+        return shown.network == FACE_MODEL and shown.classes is None
 
     def _shown(self, shelf: Shelf) -> Manifest | None:
         """The manifest that stands for the model: the champion's, or else the newest."""

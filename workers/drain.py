@@ -5,7 +5,7 @@ next ones gather by themselves, so the busier it is the fuller its batches are.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 from typing import Protocol, get_args
 
@@ -29,11 +29,12 @@ _RATE_SMOOTHING = 0.3
 _ORDER: tuple[LaneOperation, ...] = get_args(LaneOperation)
 _VECTORS: tuple[Operation, ...] = get_args(Operation)
 # One picture of a study may take minutes: what this worker does not hold, another one may take.
-_LIMITS = {"study": 1}
+# Pictures with faces are large, and hold any number of them.
+_LIMITS: dict[LaneOperation, int] = {"faces": 4, "study": 1}
 
 
-class Explain(Protocol):
-    """Answers what is no plain vector; `workers.explaining` has the real one."""
+class Answerer(Protocol):
+    """Answers what is no plain vector: `workers.explaining` and `workers.faces` have real ones."""
 
     def __call__(
         self,
@@ -59,7 +60,7 @@ class Drain:
         pass_on: Sends a drain of a version that is not held here to a worker that holds it;
             False if there is none.
         is_past: Whether no alias stands on a lane's version any more.
-        explain: Answers the lanes that explain.
+        answerers: Who answers the lanes that give no plain vector.
         clock: Unix time in seconds.
     """
 
@@ -74,7 +75,7 @@ class Drain:
         schedule: Callable[[LaneName], None],
         pass_on: Callable[[LaneName], bool],
         is_past: Callable[[LaneName], bool],
-        explain: Explain,
+        answerers: Mapping[LaneOperation, Answerer],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._lanes = lanes
@@ -85,7 +86,7 @@ class Drain:
         self._schedule = schedule
         self._pass_on = pass_on
         self._is_past = is_past
-        self._explain = explain
+        self._answerers = answerers
         self._clock = clock
         self._rates: dict[LaneName, float] = {}
 
@@ -216,7 +217,8 @@ class Drain:
                 answers: Sequence[Answer] = [Answer(vector) for vector in vectors]
                 break
         else:
-            answers = self._explain(lane, predictor, items, lambda: self.relieve(lane.operation))
+            answer = self._answerers[lane.operation]
+            answers = answer(lane, predictor, items, lambda: self.relieve(lane.operation))
         if not all(np.isfinite(answer.vector).all() for answer in answers):
             raise FloatingPointError(f"{lane.key} gave a value that is not a number")
         return answers

@@ -17,7 +17,7 @@ from workers.lane import LaneName
 
 
 class Explaining:
-    """Answers the lanes that explain, see `workers.drain.Explain`.
+    """Answers the lanes that explain, see `workers.drain.Answerer`.
 
     Args:
         explainers: The Keras models.

@@ -24,6 +24,7 @@ from workers.versions import Load, Versions
 
 if TYPE_CHECKING:
     from models.explain.explainer import Explainer
+    from models.faces.finder import FaceFinder
 
 log = structlog.get_logger()
 
@@ -48,8 +49,21 @@ def prepare(settings: Settings) -> tuple[str, ...]:
     return devices()
 
 
-def loader(store: Store, max_batch_size: int, options: RuntimeOptions) -> Load:
-    """Checks, loads and warms a version."""
+def loader(
+    store: Store,
+    max_batch_size: int,
+    options: RuntimeOptions,
+    *,
+    before_faces: Callable[[], None] = lambda: None,
+) -> Load:
+    """Checks, loads and warms a version.
+
+    Args:
+        store: Where it lies.
+        max_batch_size: Most pictures that run together.
+        options: What shall run it.
+        before_faces: Brings what a version that answers for faces is of no use without.
+    """
 
     def load(model: str, version: int) -> Predictor:
         from models.version_predictor import load_version  # noqa: PLC0415  half a second
@@ -70,10 +84,23 @@ def loader(store: Store, max_batch_size: int, options: RuntimeOptions) -> Load:
                 runtime=predictor.runtime,
                 reason=predictor.runtime_reason,
             )
+        if "faces" in predictor.operations:
+            before_faces()
         predictor.warm()
         return predictor
 
     return load
+
+
+def finder_opener(settings: Settings) -> "Callable[[], FaceFinder]":
+    """Reads what finds faces."""
+
+    def open_one() -> "FaceFinder":
+        from models.faces.finder import open_finder  # noqa: PLC0415  LiteRT and OpenCV
+
+        return open_finder(Weights.of(settings), threads=settings.worker_threads)
+
+    return open_one
 
 
 def explainer_loader(
@@ -140,6 +167,8 @@ class ZooImports:
             self._say(model, f"There is no version of '{model}' in the store yet.")
             return
         try:
+            for name in network.needs:
+                self._weights.find(name)
             origin = origin_of(network, self._weights)
         except WeightsMissing as missing:
             log.warning("weights_missing", model=model, reason=missing.detail)

@@ -34,10 +34,11 @@ from workers.drain import Drain
 from workers.elsewhere import Elsewhere
 from workers.explainers import Explainers
 from workers.explaining import Explaining
+from workers.faces import Faces
 from workers.held import Held
 from workers.jobs import JobRunner
 from workers.lane import LaneName, Lanes
-from workers.loading import ZooImports, explainer_loader, loader, prepare
+from workers.loading import ZooImports, explainer_loader, finder_opener, loader, prepare
 from workers.presence import Presence
 from workers.versions import Versions
 
@@ -88,17 +89,28 @@ class Worker:
     def __init__(self, settings: Settings, client: "redis.Redis") -> None:
         self._settings = settings
         self._client = client
+        self.stopping = Event()
         self._id = secrets.token_hex(8)
         self._models = tuple(dict.fromkeys(settings.models))
         self._store = Store(settings.store_home)
         self._held = Held()
+        self._lanes = Lanes(client, self._id)
+        self._faces = Faces(
+            finder_opener(settings),
+            is_abandoned=self._lanes.is_abandoned,
+            stopping=self.stopping,
+        )
         self.presence = Presence(client, self._id)
-        self.stopping = Event()
         self._versions = Versions(
             self._store,
             self._models,
             self._held,
-            load=loader(self._store, settings.max_batch_size, RuntimeOptions.of(settings)),
+            load=loader(
+                self._store,
+                settings.max_batch_size,
+                RuntimeOptions.of(settings),
+                before_faces=self._faces.prepare,
+            ),
             waiting=self._waiting,
             tell=self.presence.tell,
         )
@@ -187,14 +199,16 @@ class Worker:
         def args(lane: LaneName) -> list[Any]:
             return [lane.model, lane.version, lane.operation]
 
-        lanes = Lanes(self._client, self._id)
         explainers = Explainers(
             explainer_loader(self._store, self._held, self._settings),
             self._settings.explainers,
             lambda model, version: self._held.get(model, version) is not None,
         )
+        explaining = Explaining(
+            explainers, is_abandoned=self._lanes.is_abandoned, stopping=self.stopping
+        )
         return Drain(
-            lanes,
+            self._lanes,
             self._held,
             batch_limit=self._settings.max_batch_size,
             linger_seconds=self._settings.linger_ms / 1000,
@@ -204,7 +218,12 @@ class Worker:
                 names.TASK_DRAIN, args(lane), lane.model, lane.version
             ),
             is_past=lambda lane: lane.version not in self._store.aliases(lane.model).values(),
-            explain=Explaining(explainers, is_abandoned=lanes.is_abandoned, stopping=self.stopping),
+            answerers={
+                "heatmap": explaining,
+                "explain": explaining,
+                "study": explaining,
+                "faces": self._faces,
+            },
         )
 
     def _job_runner(self, drain: Drain) -> JobRunner:

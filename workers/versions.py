@@ -210,7 +210,7 @@ class Versions:
         one = self._held.get(model, version)
         if one is None:
             raise LookupError(f"{model} {version} was dropped by another thread")
-        whole = "classify" in one.operations
+        whole = not {"classify", "faces"}.isdisjoint(one.operations)
         return HeldModel(
             name=model,
             version=version,

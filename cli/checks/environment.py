@@ -105,6 +105,8 @@ def _disk(home: Path) -> Check:
 def _weights(weights: Weights, network: Network) -> Check:
     name = f"weights {network.name}"
     try:
+        for other in network.needs:
+            weights.find(other)
         return Check(name, "ok", weights.find(network.weights).source)
     except WeightsMissing as missing:
         if network.base_weights is None:

@@ -143,7 +143,7 @@ class _Decoder:
     def frames(self) -> Iterator[Frame]:
         """All of them, checked: a decoder that was taken over may say anything."""
         limits, last = self._limits, -1.0
-        for _ in range(limits.frames):
+        for _ in range(limits.frames + 1):
             kind, at, height, width, size = RECORD.unpack(self._read(RECORD.size))
             if kind == video_child.END:
                 return
@@ -155,6 +155,7 @@ class _Decoder:
             last = at
             pixels = np.frombuffer(self._read(size), np.uint8).reshape(height, width, 3)
             yield Frame(at, pixels)
+        raise InvalidVideo(FAULTS["too_many_frames"])
 
     def close(self) -> None:
         """End it, whatever it does."""

@@ -76,10 +76,10 @@ def _frames(cv2: Any, path: str, limits: dict[str, Any]) -> Iterator[tuple[float
     """Time in seconds and RGB pixels of the frames that are kept; upright, reduced."""
     clip = _opened(cv2, path, limits)
     times = _Times(clip.get(cv2.CAP_PROP_FPS))
-    step, due, at, any_read = 1 / limits["fps"], 0.0, 0.0, False
+    step, due, at, read = 1 / limits["fps"], 0.0, 0.0, 0
     for at in _grabbed(cv2, clip, times, limits):
-        any_read = True
-        if at < due:
+        read += 1
+        if at < due - step / 4:
             continue
         # From where it was due, so that the mean rate holds though frames come when they come.
         due = max(due + step, at + step / 2)
@@ -87,9 +87,9 @@ def _frames(cv2: Any, path: str, limits: dict[str, Any]) -> Iterator[tuple[float
         if whole:
             _require_size(pixels.shape[0] * pixels.shape[1], limits)
             yield at, _reduced(cv2, pixels, limits["long_side"])
-    if not any_read:
+    if not read:
         raise _RefusedError("no_frames")
-    if _ends_early(clip.get(cv2.CAP_PROP_FRAME_COUNT), times.fps, at):
+    if _ends_early(clip.get(cv2.CAP_PROP_FRAME_COUNT), read, times.fps, at):
         raise _RefusedError("truncated")
 
 
@@ -160,10 +160,15 @@ def _reduced(cv2: Any, pixels: Any, long_side: int) -> Any:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def _ends_early(frames: float, fps: float, last: float) -> bool:
-    """Whether the header promised much more than there was; one without a count promises none."""
-    promised = frames / fps
-    return promised - last > max(_MISSING_SECONDS, _MISSING_PART * promised)
+def _ends_early(promised: float, read: int, fps: float, last: float) -> bool:
+    """Whether there was much less than the header says, in frames and in seconds.
+
+    Where frames come at a varying rate one of the two may be a guess; a clip that was recorded
+    live has neither, and promises nothing.
+    """
+    seconds = promised / fps
+    fewer = read < (1 - _MISSING_PART) * promised
+    return fewer and seconds - last > max(_MISSING_SECONDS, _MISSING_PART * seconds)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,10 @@ def network() -> Mean:
     return Mean()
 
 
+def answerers(reasons: Reasons) -> dict[LaneOperation, Reasons]:
+    return {"heatmap": reasons, "explain": reasons, "study": reasons}
+
+
 def drain_of(client: redis.Redis, network: Mean, **changes: Any) -> tuple[Drain, list[LaneName]]:
     sent: list[LaneName] = []
     options: dict[str, Any] = {
@@ -83,7 +87,7 @@ def drain_of(client: redis.Redis, network: Mean, **changes: Any) -> tuple[Drain,
         "schedule": sent.append,
         "pass_on": lambda lane: False,
         "is_past": lambda lane: False,
-        "explain": Reasons(),
+        "answerers": answerers(Reasons()),
     } | changes
     held = Held()
     held.put("squeezenet", network)
@@ -333,7 +337,7 @@ def test_mixed_classes_share_a_batch_and_each_gets_its_own(
     reasons = Reasons()
     items = [reason_of(3), reason_of(281), reason_of(-1), reason_of(5, b"hires_cam")]
     lane = push_reasons(valkey, "heatmap", *items)
-    drain_of(client, network, explain=reasons)[0](lane)
+    drain_of(client, network, answerers=answerers(reasons))[0](lane)
     assert reasons.batches == [("heatmap", [3, 281, -1]), ("heatmap", [5])]
     found = replies(client)
     for item in items:
@@ -368,7 +372,7 @@ def test_a_study_is_taken_alone_and_lets_the_quick_go_first(
         reasons.during = lambda _: None
 
     reasons.during = during
-    drain_of(client, network, explain=reasons)[0](lane)
+    drain_of(client, network, answerers=answerers(reasons))[0](lane)
     assert taken == [1], "the other one may be another worker's"
     assert reasons.batches == [("study", [1]), ("study", [2])]
 
@@ -379,7 +383,7 @@ def test_a_study_gives_way_to_no_other_study(
     reasons = Reasons()
     lane = push_reasons(valkey, "study", reason_of(1), reason_of(2))
     reasons.during = lambda give_way: (client.set(lane.flag, 1), give_way())
-    drain_of(client, network, explain=reasons)[0](lane)
+    drain_of(client, network, answerers=answerers(reasons))[0](lane)
     assert reasons.batches == [("study", [1]), ("study", [2])], "one after the other"
 
 
