@@ -1,5 +1,6 @@
 """People who may be recognised, as the API tells of them and as the database takes them."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, Self
@@ -65,15 +66,14 @@ class _Described(BaseModel):
     @field_validator("metadata", check_fields=False)
     @classmethod
     def _bounded(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and len(_Metadata(metadata=value).model_dump_json()) > (
+        if value is None:
+            return None
+        # Also refuses what JSON cannot say: NaN, and halves of characters.
+        if len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) > (
             MOST_METADATA_BYTES
         ):
             raise ValueError(f"at most {MOST_METADATA_BYTES} bytes as JSON")
         return value
-
-
-class _Metadata(BaseModel):
-    metadata: dict[str, Any]
 
 
 class NewSubject(_Described):

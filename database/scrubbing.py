@@ -34,7 +34,7 @@ def _cut_log(engine: Engine) -> bool:
         with closing(engine.raw_connection()) as connection:
             cursor = connection.cursor()
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            busy = cursor.fetchone()[0]
+            (busy, _, _) = cursor.fetchone() or (1, 0, 0)
             cursor.close()
         if not busy:
             return True

@@ -18,7 +18,7 @@ class Verdict:
 
     @property
     def is_failure(self) -> bool:
-        """Whether somebody else may have tried; a bad picture and a missing template say nothing."""
+        """Whether another person may have tried; a bad picture says nothing of that."""
         return self.decision != "match" and self.reason not in _HARMLESS
 
 

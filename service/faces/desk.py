@@ -2,16 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 
 import structlog
 from fastapi.concurrency import run_in_threadpool
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from sqlalchemy import Engine
 
 from contracts.errors import Unavailable
+from contracts.settings import Settings
 from contracts.subjects import DEFAULT_THRESHOLD, Erased, FaceSearch, NewEvent, Threshold
 from database.faces import Faces
+from database.gallery import Gallery
 from database.job_files import JobFiles
+from database.scrubbing import scrub
+from service.challenges import Challenges
 from service.faces.lockout import Lockout
 from service.faces.tokens import Tokens
 
@@ -27,6 +34,7 @@ class FaceDesk:
         search: Finds who is near.
         lockout: Who failed too often.
         tokens: What a login ends in.
+        challenges: What is to be done before the camera.
         job_files: Where enrollments keep what they were given.
         redis: Whose log on the disk is rewritten after an erasure; None where there is none.
         scrub: Overwrites what the database's own log still holds of erased rows.
@@ -36,6 +44,7 @@ class FaceDesk:
     search: FaceSearch
     lockout: Lockout
     tokens: Tokens
+    challenges: Challenges
     job_files: JobFiles
     redis: Redis | None
     scrub: Callable[[], bool]
@@ -78,3 +87,29 @@ class FaceDesk:
                 await self.redis.bgrewriteaof()
         except (RedisError, OSError, Unavailable) as error:
             log.warning("redis_log_not_rewritten", error=type(error).__name__)
+
+
+def open_desk(
+    settings: Settings,
+    engine: Engine,
+    client: Redis,
+    job_files: JobFiles,
+    clock: Callable[[], datetime],
+) -> FaceDesk:
+    """The desk of this installation.
+
+    Raises:
+        ValueError: The keys are malformed, or their file is open to others.
+        OSError: Their file cannot be read or made.
+    """
+    kept = Faces.of(settings, engine, clock)
+    return FaceDesk(
+        kept=kept,
+        search=Gallery(kept.vectors),
+        lockout=Lockout(client),
+        tokens=Tokens(kept.token_keys, settings, clock),
+        challenges=Challenges(client, clock),
+        job_files=job_files,
+        redis=client,
+        scrub=partial(scrub, engine),
+    )

@@ -132,7 +132,8 @@ async def judge(services: Services, subject_id: str, evidence: Evidence) -> Verd
 def mean_of(vectors: Vector) -> Vector:
     """The direction that all of them share, (128,) of length 1."""
     mean = vectors.mean(axis=0, dtype=np.float64)
-    return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+    unit: Vector = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+    return unit
 
 
 def _compared(
