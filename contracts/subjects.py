@@ -1,5 +1,6 @@
 """People who may be recognised, as the API tells of them and as the database takes them."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, Self
@@ -65,15 +66,14 @@ class _Described(BaseModel):
     @field_validator("metadata", check_fields=False)
     @classmethod
     def _bounded(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and len(_Metadata(metadata=value).model_dump_json()) > (
+        if value is None:
+            return None
+        # Also refuses what JSON cannot say: NaN, and halves of characters.
+        if len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) > (
             MOST_METADATA_BYTES
         ):
             raise ValueError(f"at most {MOST_METADATA_BYTES} bytes as JSON")
         return value
-
-
-class _Metadata(BaseModel):
-    metadata: dict[str, Any]
 
 
 class NewSubject(_Described):
@@ -145,6 +145,27 @@ class Threshold(BaseModel):
     source: Literal["default", "calibration", "manual"] = "manual"
     measured_on: str | None = Field(None, description="The data it comes from.")
     updated_at: datetime | None = None
+
+
+DEFAULT_THRESHOLD = Threshold(
+    similarity=0.9,
+    margin=0.02,
+    source="default",
+    measured_on="nothing: a strict guess until a calibration",
+)
+"""In force until somebody sets another."""
+
+
+class NewThreshold(BaseModel):
+    """A threshold to be put in force."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    similarity: float = Field(gt=-1, lt=1, examples=[0.9], description="Cosine of the embeddings.")
+    margin: float = Field(0.02, ge=0, le=0.5, description="See the answer.")
+    target_fmr: float | None = Field(None, gt=0, lt=1)
+    source: Literal["calibration", "manual"] = "manual"
+    measured_on: str | None = Field(None, max_length=200, description="E.g. the data set's id.")
 
 
 class FaceEvent(BaseModel):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 
 from sqlalchemy import Engine
@@ -16,6 +16,7 @@ from database.gallery_source import GallerySource
 from database.sealing import Sealer
 from database.subjects import Subjects
 from database.templates import Templates
+from database.token_keys import TokenKeys
 
 Clock = Callable[[], datetime]
 
@@ -31,7 +32,8 @@ class Faces:
         vectors: All embeddings, as a search is fed with them.
         events: The audit.
         threshold: From which similarity on two faces are one person's.
-        sealer: The keys.
+        token_keys: What signs the tokens of a login.
+        sealer: The master keys.
         files: The sealed frames on the disk.
     """
 
@@ -41,6 +43,7 @@ class Faces:
     vectors: GallerySource
     events: FaceEvents
     threshold: FaceThreshold
+    token_keys: TokenKeys
     sealer: Sealer
     files: FaceFiles
 
@@ -52,11 +55,7 @@ class Faces:
             ValueError: The keys are malformed, or their file is open to others.
             OSError: Their file cannot be read or made.
         """
-        return cls.with_parts(engine, clock, Sealer.of(settings), FaceFiles(settings.faces_home))
-
-    @classmethod
-    def with_parts(cls, engine: Engine, clock: Clock, sealer: Sealer, files: FaceFiles) -> Self:
-        """Those of that database, those keys and that folder."""
+        sealer, files = Sealer.of(settings), FaceFiles(settings.faces_home)
         return cls(
             subjects=Subjects(engine, clock, sealer, files),
             templates=Templates(engine, clock, sealer, files),
@@ -64,6 +63,13 @@ class Faces:
             vectors=GallerySource(engine, sealer),
             events=FaceEvents(engine, clock, sealer),
             threshold=FaceThreshold(engine, clock),
+            token_keys=TokenKeys(
+                engine,
+                clock,
+                sealer,
+                max_age=timedelta(days=settings.token_key_days),
+                token_life=timedelta(seconds=settings.token_seconds),
+            ),
             sealer=sealer,
             files=files,
         )

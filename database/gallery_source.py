@@ -101,7 +101,7 @@ class GallerySource:
         return np.stack(vectors) if vectors else np.empty((0, LENGTH), np.float32)
 
 
-def _changed(since: int, embedder: str) -> Select[Any]:
+def _changed(since: int, embedder: str) -> Select[str, bytes, str, bytes]:
     subject, template = SubjectRecord, FaceTemplateRecord
     mine = (template.subject_id == subject.id) & (template.embedder == embedder)
     return (

@@ -77,9 +77,8 @@ class Sealer:
 
     def new_data_key(self, owner: str) -> tuple[bytes, "DataKey"]:
         """A fresh key for what belongs to `owner`: sealed, to be kept, and ready for use."""
-        self._renew()
         secret = secrets.token_bytes(KEY_BYTES)
-        return _seal(self._keys[0], secret, _owned(owner)), DataKey(secret)
+        return self.seal(secret, _owned(owner)), DataKey(secret)
 
     def open_data_key(self, sealed: bytes, owner: str) -> "DataKey":
         """The data key of `owner`.
@@ -87,7 +86,7 @@ class Sealer:
         Raises:
             SealError: It is another's, was changed, or its master key is not here.
         """
-        return DataKey(self._open(sealed, owner))
+        return DataKey(self.open(sealed, _owned(owner)))
 
     def reseal_data_key(self, sealed: bytes, owner: str) -> bytes:
         """The same data key, sealed by the first master key.
@@ -95,7 +94,27 @@ class Sealer:
         Raises:
             SealError: As `open_data_key`.
         """
-        return _seal(self._keys[0], self._open(sealed, owner), _owned(owner))
+        return self.seal(self.open(sealed, _owned(owner)), _owned(owner))
+
+    def seal(self, content: bytes, purpose: str) -> bytes:
+        """The content, sealed by the first key; `purpose` must be given to open it."""
+        self._renew()
+        return _seal(self._keys[0], content, purpose.encode())
+
+    def open(self, sealed: bytes, purpose: str) -> bytes:
+        """What was sealed for that purpose.
+
+        Raises:
+            SealError: It was sealed for another, was changed, or its key is not here.
+        """
+        key_id = key_id_of(sealed)
+        key = self._find(key_id)
+        if key is None:
+            self._renew()
+            key = self._find(key_id)
+        if key is None:
+            raise SealError(f"the key '{key_id}' is not among OPSIN_FACES_KEYS")
+        return _open(key, sealed, purpose.encode())
 
     def derived(self, purpose: str, length: int = KEY_BYTES) -> bytes:
         """Secret bytes for that purpose alone (HKDF-SHA256, RFC 5869), from the first key."""
@@ -105,16 +124,6 @@ class Sealer:
     def digest(self, content: bytes) -> str:
         """A digest that tells nothing to who has no key (HMAC-SHA256), in hex."""
         return hmac.new(self.derived("digest"), content, sha256).hexdigest()
-
-    def _open(self, sealed: bytes, owner: str) -> bytes:
-        key_id = key_id_of(sealed)
-        key = self._find(key_id)
-        if key is None:
-            self._renew()
-            key = self._find(key_id)
-        if key is None:
-            raise SealError(f"the key '{key_id}' is not among OPSIN_FACES_KEYS")
-        return _open(key, sealed, _owned(owner))
 
     def _find(self, key_id: str) -> Key | None:
         return next((key for key in self._keys if key.id == key_id), None)
@@ -160,8 +169,8 @@ def key_id_of(sealed: bytes) -> str:
     return sealed[2 : 2 + sealed[1]].decode("ascii", errors="replace")
 
 
-def _owned(owner: str) -> bytes:
-    return f"data key of {owner}".encode()
+def _owned(owner: str) -> str:
+    return f"data key of {owner}"
 
 
 def _seal(key: Key, content: bytes, purpose: bytes) -> bytes:

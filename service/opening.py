@@ -26,6 +26,7 @@ from service.datasets import Datasets
 from service.decode import Decoder
 from service.dispatch import Dispatch, Drains
 from service.explanation_cache import ExplanationCache
+from service.faces.desk import open_desk
 from service.job_queue import JobQueue
 from service.lanes import Lanes
 from service.layer_check import LayerCheck
@@ -36,6 +37,7 @@ from service.services import Services
 from service.sweep import Sweep
 
 _TIDY = 600.0  # seconds
+_FORGET = 2.0  # seconds after which what another process erased is out of this one's memory
 
 
 @asynccontextmanager
@@ -92,6 +94,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(tidying.stop)
         stack.callback(datasets.close)
 
+        desk = open_desk(settings, engine, client, job_files, _now)
+        vigil = Rounds("faces", desk.tidy, seconds=_FORGET)
+        vigil.start()
+        stack.push_async_callback(vigil.stop)
+
         yield Services(
             settings=settings,
             presence=presence,
@@ -106,6 +113,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             datasets=datasets,
             explanations=ExplanationCache(settings.heatmap_cache_mb * MIB),
             layers=LayerCheck(store),
+            faces=desk,
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )

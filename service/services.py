@@ -27,6 +27,7 @@ from models.shelves import Served
 from models.store import Store
 from service.datasets import Datasets
 from service.explanation_cache import ExplanationCache
+from service.faces.desk import FaceDesk
 from service.layer_check import LayerCheck
 
 T = TypeVar("T")
@@ -189,6 +190,7 @@ class Services:
     datasets: Datasets
     explanations: ExplanationCache
     layers: LayerCheck
+    faces: FaceDesk
     database_ok: Callable[[], bool]
     started_at: float
 

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from contracts.faces import Decision
 from contracts.subjects import Candidate, Threshold
 
-Reason = Literal[
-    "near_threshold", "another_subject", "low_quality_face", "not_similar", "not_enrolled"
-]
+_HARMLESS = frozenset({"low_quality_face", "not_enrolled"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +14,12 @@ class Verdict:
     """A decision, and what it rests on where it is no match."""
 
     decision: Decision
-    reason: Reason | None = None
+    reason: str | None = None
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether another person may have tried; a bad picture says nothing of that."""
+        return self.decision != "match" and self.reason not in _HARMLESS
 
 
 def judged(similarity: float, threshold: Threshold, others: Sequence[Candidate] = ()) -> Verdict:

@@ -101,7 +101,7 @@ class Lockout:
             Unavailable: Redis does not answer; then nobody gets in.
         """
         attempt = Attempt(secrets.token_hex(8), (of_subject(subject_id), f"device:{device}"))
-        args = [attempt.mark, MOST_FAILURES, WINDOW_SECONDS, _ATTEMPT_SECONDS]
+        args: list[str | int] = [attempt.mark, MOST_FAILURES, WINDOW_SECONDS, _ATTEMPT_SECONDS]
         try:
             wait = cast(int, await self._begin(keys=_keys(attempt.parties), args=args))
         except (RedisError, OSError) as error:
@@ -119,7 +119,8 @@ class Lockout:
         Raises:
             Unavailable: Redis does not answer.
         """
-        args = [attempt.mark, int(failed), MOST_FAILURES, WINDOW_SECONDS, LOCK_SECONDS]
+        counted: tuple[int, ...] = (int(failed), MOST_FAILURES, WINDOW_SECONDS, LOCK_SECONDS)
+        args: list[str | int] = [attempt.mark, *counted]
         try:
             return bool(await self._end(keys=_keys(attempt.parties), args=args))
         except (RedisError, OSError) as error:
