@@ -5,6 +5,7 @@ written and before the job was ended, the next attempt writes the same again.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from contracts.liveness import Liveness
 from contracts.messages import Vector
 from contracts.settings import Settings
 from contracts.subjects import (
+    DEFAULT_THRESHOLD,
     MOST_TEMPLATES,
     Frame,
     NewEvent,
@@ -39,7 +41,7 @@ from contracts.subjects import (
 from contracts.work import Work
 from database.engine import open_engine
 from database.faces import Faces
-from database.gallery_source import EVERYTHING
+from database.gallery import Gallery
 from models.faces import enrolment
 from models.faces.analyser import FaceAnalyser, open_analyser
 from models.faces.clip import Watched, watch
@@ -55,6 +57,7 @@ _JPEG_QUALITY = 95
 _ACTING = {"close_eyes", "open_mouth", "several"}
 # Of the templates that look like somebody else's, for a clip to be taken for theirs.
 _CONFLICT_PART = 0.5
+_NEAREST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,18 +220,18 @@ class Enrollment:
         Of images each one counts: somebody chose it. Of a clip half of the templates must agree:
         among many frames and many subjects one is soon like somebody.
         """
-        threshold = self._faces.threshold.get().similarity
+        threshold = (self._faces.threshold.get() or DEFAULT_THRESHOLD).similarity
         needed = 1 if source == "image" else max(1, round(_CONFLICT_PART * len(vectors)))
-        gallery = self._faces.vectors.changes(EVERYTHING, embedder=self._embedder)
-        for subject_id, others in gallery.subjects.items():
-            if subject_id == self._asked.subject_id or not len(others):
-                continue
-            alike = (vectors @ others.T).max(1) >= threshold
-            if np.count_nonzero(alike) >= needed:
-                raise Conflict(
-                    "The face is enrolled as another subject already. Delete that one first, or "
-                    "send pictures of the right person."
-                )
+        found = Gallery(self._faces.vectors).nearest(
+            vectors, embedder=self._embedder, above=threshold, most=_NEAREST
+        )
+        alike = Counter(one.subject_id for near in found for one in near)
+        del alike[self._asked.subject_id]
+        if alike and alike.most_common(1)[0][1] >= needed:
+            raise Conflict(
+                "The face is enrolled as another subject already. Delete that one first, or "
+                "send pictures of the right person."
+            )
 
     def _keep(self, looked: Looked, selection: Selection) -> None:
         ids = self._ids(enrolment.MOST_TEMPLATES)

@@ -171,7 +171,9 @@ class Puppet:
         size = float(np.ptp(self._face.mesh[:, 0]))
         for upper, lower in zip(_UPPER_LIDS, _LOWER_LIDS, strict=True):
             up, low = self._face.mesh[list(upper), :2], self._face.mesh[list(lower), :2]
-            lid = up + strength * (low - up)
+            # The middle comes to lie a little lower than the lower lid did.
+            deep = np.sin(np.linspace(0, np.pi, len(up)))[:, None] * (0, 0.02 * size)
+            lid = up + strength * (low + deep - up)
             opening = np.zeros(out.shape[:2], np.uint8)
             wider = up - (0, 0.012 * size)
             cv2.fillPoly(opening, [np.round(np.concatenate([wider, low[::-1]])).astype(int)], 255)
