@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from contracts.subjects import Threshold
+from contracts.subjects import DEFAULT_THRESHOLD, Threshold
 from database.engine import reading, writing
 from database.tables import FaceSettingRecord
 
@@ -24,11 +24,11 @@ class FaceThreshold:
         self._engine = engine
         self._clock = clock
 
-    def get(self) -> Threshold | None:
-        """What was put in force; None: the default one holds."""
+    def get(self) -> Threshold:
+        """What is in force: what was put there, or else the default one."""
         with reading(self._engine) as session:
             row = session.get(FaceSettingRecord, _KEY)
-        return None if row is None else Threshold.model_validate(row.value)
+        return DEFAULT_THRESHOLD if row is None else Threshold.model_validate(row.value)
 
     def put(self, threshold: Threshold) -> Threshold:
         """Put it in force, from now on and in every process."""

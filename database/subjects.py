@@ -105,7 +105,7 @@ class Subjects:
         """The names of those subjects that there are."""
         query = select(SubjectRecord.id, SubjectRecord.name).where(SubjectRecord.id.in_(ids))
         with reading(self._engine) as session:
-            return dict(session.execute(query).tuples().all())
+            return dict(session.execute(query).all())
 
     def list(
         self,
@@ -291,7 +291,7 @@ def _told(session: Session, rows: Sequence[SubjectRecord], embedder: str | None)
     for subject_id, made_by, count in session.execute(query):
         templates[subject_id][embedder is not None and made_by != embedder] += count
     kept = select(file.subject_id, func.count()).where(file.subject_id.in_(ids))
-    files = dict(session.execute(kept.group_by(file.subject_id)).tuples().all())
+    files = dict(session.execute(kept.group_by(file.subject_id)).all())
     return [_subject(row, templates[row.id], files.get(row.id, 0)) for row in rows]
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from contracts import names
 from contracts.errors import Unavailable
 from contracts.settings import Settings
-from contracts.subjects import DEFAULT_THRESHOLD, Erased, FaceSearch, NewEvent, Threshold
+from contracts.subjects import Erased, FaceSearch, NewEvent, Threshold
 from database.faces import Faces
 from database.gallery import Gallery
 from database.job_files import JobFiles
@@ -52,7 +52,7 @@ class FaceDesk:
 
     async def threshold(self) -> Threshold:
         """What is in force."""
-        return await run_in_threadpool(self.kept.threshold.get) or DEFAULT_THRESHOLD
+        return await run_in_threadpool(self.kept.threshold.get)
 
     async def record(self, event: NewEvent) -> None:
         """Write a line of the audit."""

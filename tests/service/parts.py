@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from redis.asyncio import Redis
 
 from contracts.errors import (
     Conflict,
@@ -28,6 +29,7 @@ from contracts.errors import (
     QueueFull,
     VersionNotFound,
 )
+from contracts.faces import FACE_MODEL
 from contracts.inference import LaneOperation, Resize
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
 from contracts.manifest import Manifest
@@ -42,6 +44,7 @@ from database.engine import open_engine
 from database.history import Entry
 from database.job_files import JobFiles
 from database.jobs import History
+from database.migrations import upgrade
 from models.catalog import CATALOG, network_of
 from models.conversion import Derived
 from models.datasets.library import Library
@@ -53,8 +56,10 @@ from models.store import Store
 from service import examples
 from service.datasets import Datasets
 from service.explanation_cache import ExplanationCache
+from service.faces.desk import FaceDesk, open_desk
 from service.layer_check import LayerCheck
 from service.services import JobItem, Services
+from tests.service.face_lane import seen
 
 T = TypeVar("T")
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
@@ -134,6 +139,8 @@ class Brightness:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        if operation == "faces":
+            return self.answers or [seen(p, version, note) for p in pixels]
         if classes is not None:
             pairs = zip(pixels, classes, strict=True)
             return self.answers or [_reason(version, p, index, note) for p, index in pairs]
@@ -185,6 +192,7 @@ class OneWorker:
         )
         self.job_workers: tuple[WorkerBeat, ...] = ()
         self.redis_ok = True
+        self.finds_faces = True
 
     def models(self) -> list[ModelInfo]:
         return [
@@ -207,6 +215,8 @@ class OneWorker:
     def choose(
         self, model: str | None, version: str | None, operation: LaneOperation
     ) -> tuple[Served, int]:
+        if model == FACE_MODEL and operation == "faces" and self.finds_faces:
+            return SERVED, 1
         if model not in {None, "squeezenet"}:
             raise ModelNotFound(f"There is no model '{model}'. Known: squeezenet.")
         if version not in {None, "champion", "1"}:
@@ -338,6 +348,16 @@ def datasets_in(folder: Path, limits: Limits | None = None) -> Datasets:
     return Datasets(library, Rows(engine, lambda: datetime.now(UTC)))
 
 
+def desk_in(folder: Path, *, redis_url: str = "unix:///nowhere", tables: bool = False) -> FaceDesk:
+    """A real desk of faces; without an address, Redis does not answer."""
+    settings = Settings(_env_file=None, home=folder)
+    engine = open_engine(settings.database)
+    if tables:
+        upgrade(settings.database)
+    client = Redis.from_url(redis_url)
+    return open_desk(settings, engine, client, JobFiles.of(settings), lambda: datetime.now(UTC))
+
+
 @dataclass
 class House:
     """All parts of one service, within reach of a test."""
@@ -350,6 +370,7 @@ class House:
     store: Store = field(default_factory=lambda: Store(Path(tempfile.mkdtemp(), "store")))
     files: JobFiles = field(default_factory=lambda: JobFiles(Path(tempfile.mkdtemp(), "jobs")))
     datasets: Datasets = field(default_factory=lambda: datasets_in(Path(tempfile.mkdtemp())))
+    faces: FaceDesk = field(default_factory=lambda: desk_in(Path(tempfile.mkdtemp())))
     explanations: ExplanationCache = field(default_factory=lambda: ExplanationCache(100_000))
     database: bool = True
     opened: int = 0
@@ -371,6 +392,7 @@ class House:
             datasets=self.datasets,
             explanations=self.explanations,
             layers=LayerCheck(self.store),
+            faces=self.faces,
             database_ok=lambda: self.database,
             started_at=1.0,
         )
