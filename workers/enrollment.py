@@ -30,7 +30,6 @@ from contracts.liveness import Liveness
 from contracts.messages import Vector
 from contracts.settings import Settings
 from contracts.subjects import (
-    DEFAULT_THRESHOLD,
     MOST_TEMPLATES,
     Frame,
     NewEvent,
@@ -95,9 +94,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         engine = open_engine(settings.database)
         stack.callback(engine.dispose)
         faces = Faces.of(settings, engine, lambda: datetime.now(UTC))
-        analyser = stack.enter_context(
-            open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)
-        )
+        analyser = open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)
         return Enrollment(work, settings, faces, analyser).run().model_dump(mode="json")
 
 
@@ -220,7 +217,7 @@ class Enrollment:
         Of images each one counts: somebody chose it. Of a clip half of the templates must agree:
         among many frames and many subjects one is soon like somebody.
         """
-        threshold = (self._faces.threshold.get() or DEFAULT_THRESHOLD).similarity
+        threshold = self._faces.threshold.get().similarity
         needed = 1 if source == "image" else max(1, round(_CONFLICT_PART * len(vectors)))
         found = Gallery(self._faces.vectors).nearest(
             vectors, embedder=self._embedder, above=threshold, most=_NEAREST
@@ -261,8 +258,7 @@ class Enrollment:
 def _shots(watched: Watched) -> list[Shot]:
     """The frames of a clip, each with the reason against it."""
     track = watched.track
-    base = baseline_of(track)
-    states = states_of(track, base) if base else ["away"] * len(track.frames)
+    states = states_of(track, baseline_of(track))
     return [
         gated(found, faces=frame.faces, acting=state in _ACTING)
         for found, frame, state in zip(watched.found, track.frames, states, strict=True)

@@ -122,8 +122,10 @@ def _is_neutral(signals: Signals, base: Baseline) -> bool:
     )
 
 
-def states_of(track: Track, base: Baseline) -> list[State]:
-    """What the face does in each frame."""
+def states_of(track: Track, base: Baseline | None) -> list[State]:
+    """What the face does in each frame; without a baseline there is none."""
+    if base is None:
+        return ["away"] * len(track.frames)
     states: list[State] = []
     for frame in track.frames:
         states.append(state_of(frame.signals, base, states[-1] if states else "neutral"))
