@@ -93,6 +93,11 @@ class Shelf:
         """All of them, (n, 128); a view."""
         return self._rows[: self._count]
 
+    @property
+    def bytes(self) -> int:
+        """What the vectors take, the room for more counted."""
+        return self._rows.nbytes + self._owners.nbytes
+
     def put(self, subject_id: str, vectors: Vector) -> None:
         """Hold these of a subject, in place of what was held."""
         self._drop(subject_id)

@@ -24,7 +24,9 @@ Every error is an `application/problem+json` whose `code` names what happened an
 says what to do about it; at the addresses of the standard protocols it is `{"error": "…"}`, as
 their clients expect. Every answer carries the `X-Request-Id` under which the log speaks of it.
 """
-_OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+_OPEN = frozenset(
+    {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/.well-known/jwks.json"}
+)
 _REQUEST_ID = {
     "name": REQUEST_ID_HEADER,
     "in": "header",

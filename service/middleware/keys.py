@@ -13,7 +13,10 @@ from service.problems import problem
 # Probes carry no key, and a browser cannot send one when it opens the documentation; neither
 # tells more than the source code does.
 _OPEN = frozenset(
-    {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
+    {
+        *("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs"),
+        *("/openapi.json", "/.well-known/jwks.json"),
+    }
 )
 _DETAIL = "Send the key as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
 

@@ -396,6 +396,8 @@ class House:
             database_ok=lambda: self.database,
             started_at=1.0,
         )
+        if self.faces.redis is not None:
+            await self.faces.redis.aclose()
         self.opened -= 1
 
 
