@@ -113,7 +113,8 @@ class FaceFinder:
                 _TILE if top + _TILE < height else np.inf,
             ]
         )
-        whole = (found.boxes[:, :2] > low).all(axis=1) & (found.boxes[:, 2:] < high).all(axis=1)
+        inside = np.hstack([found.boxes[:, :2] > low, found.boxes[:, 2:] < high])
+        whole = np.flatnonzero(inside.all(axis=1))
         return found.where(whole).moved(scale=1, left=left, top=top)
 
     def _measured(self, picture: Pixels, found: Detections, number: int) -> FoundFace | None:

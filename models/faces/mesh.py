@@ -38,7 +38,7 @@ class FaceMesh:
         """
         size = self._graph.size
         onto = region.onto(size)
-        first, second = self._graph(cut(picture, onto, size).astype(np.float32) / 255)
+        first, second = self._graph(cut(picture, onto, size).astype(np.float32) / np.float32(255))
         points, logit = (first, second) if first.size > 1 else (second, first)
         return back_from(onto, points.reshape(POINTS, 3)), float(logit.ravel()[0])
 

@@ -27,7 +27,7 @@ class Bounds:
             more, small ones of the least size 50.
         yaw: Degrees to either side; beyond it the far eye is hidden by the nose.
         pitch: Degrees up or down.
-        roll: Degrees to either side. Straightened it costs nothing; the detector was trained so far.
+        roll: Degrees to either side. It is straightened; beyond this faces are overlooked.
         outside: The share of the mesh's points beyond the picture.
         presence: The mesh's logit. Of 157 clear faces it is 16 or more; a covered mouth and nose
             leave 8 (0.92), a covered half 10 (0.95). Glasses and a hand on the chin are not seen.

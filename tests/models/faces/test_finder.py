@@ -82,7 +82,9 @@ def test_small_faces_of_a_large_picture_are_found_in_its_parts(
         small = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         top, left = 100 + 400 * (number // 4), 60 + 300 * (number % 4)
         picture[top : top + small.shape[0], left : left + small.shape[1]] = small[:380, :290]
-    assert finder.look(picture, 32).total == 8
+    assert finder.look(picture, 32).total >= 7
+    at_once = cv2.resize(picture, (192, 144), interpolation=cv2.INTER_AREA)
+    assert finder.look(at_once, 32).total <= 2, "or the parts are of no use"
 
 
 def test_the_largest_come_first_and_the_rest_are_counted(

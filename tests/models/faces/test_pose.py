@@ -14,7 +14,7 @@ def turned(yaw: float, pitch: float, roll: float) -> np.ndarray:
     """The canonical head, turned about its own axes: roll first, then pitch, then yaw."""
     y, p, r = (math.radians(angle) for angle in (yaw, pitch, roll))
     about_y = np.array([[math.cos(y), 0, -math.sin(y)], [0, 1, 0], [math.sin(y), 0, math.cos(y)]])
-    about_x = np.array([[1, 0, 0], [0, math.cos(p), -math.sin(p)], [0, math.sin(p), math.cos(p)]])
+    about_x = np.array([[1, 0, 0], [0, math.cos(p), math.sin(p)], [0, -math.sin(p), math.cos(p)]])
     about_z = np.array([[math.cos(r), -math.sin(r), 0], [math.sin(r), math.cos(r), 0], [0, 0, 1]])
     mesh = np.zeros((468, 3), np.float32)
     mesh[list(RIGID)] = 80 * _head() @ (about_y @ about_x @ about_z).T + (200, 150, 0)
