@@ -67,4 +67,4 @@ def as_video(pixels: Pixels, size: int) -> memoryview:
     """
     if size > pixels.size:
         raise ValueError("a clip of the wrong length")
-    return memoryview(np.ascontiguousarray(pixels)).cast("B")[:size]
+    return np.ascontiguousarray(pixels).data.cast("B")[:size]

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from contracts.subjects import SUBJECT_ID
+
 Action = Literal["turn_left", "turn_right", "look_up", "close_eyes", "open_mouth", "neutral"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 """Left and right are the person's own."""
@@ -51,7 +53,7 @@ class NewChallenge(BaseModel):
 
     purpose: Purpose = Field(description="It serves for nothing else.")
     subject_id: str = Field(
-        min_length=1, max_length=64, description="Whom it concerns.", examples=["sub_7Qd0nXw2"]
+        pattern=SUBJECT_ID, description="Whom it concerns.", examples=["sub_8cFq2Vw0kJ6ZrT1n5bXd"]
     )
     device_id: str | None = Field(
         None,

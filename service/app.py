@@ -16,6 +16,7 @@ from service.middleware.keys import KeyCheck
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
 from service.routes import (
+    challenges,
     datasets,
     explanation,
     faces,
@@ -74,6 +75,7 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
         faces,
         subjects,
         login,
+        challenges,
         models,
         versions,
         quantization,

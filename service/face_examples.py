@@ -124,3 +124,13 @@ def files(description: str, most: int) -> dict[str, Any]:
 def word(description: str) -> dict[str, Any]:
     """A word of a form."""
     return {"type": "string", "minLength": 1, "maxLength": 512, "description": description}
+
+
+CHALLENGE: dict[str, Any] = {
+    "id": "ch_3kQ9vT0aYpWm7LxR",
+    "nonce": "q0Yw1n8c7c2uXo4hJmZr2A",
+    "actions": ["turn_left", "close_eyes", "open_mouth"],
+    "expires_at": "2026-11-22T08:01:30Z",
+    "max_seconds": 12,
+    "min_fps": 10,
+}

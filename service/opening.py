@@ -28,6 +28,7 @@ from service.dispatch import Dispatch, Drains
 from service.explanation_cache import ExplanationCache
 from service.faces.desk import open_desk
 from service.job_queue import JobQueue
+from service.lane_limits import LaneLimits
 from service.lanes import Lanes
 from service.layer_check import LayerCheck
 from service.presence import Presence
@@ -72,7 +73,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         presence = Presence(client, settings.models, store)
         await presence.start()
         stack.push_async_callback(presence.stop)
-        lanes = Lanes(client, settings.queue_limit)
+        lanes = Lanes(client, LaneLimits.of(settings))
         replies = Replies(blocking, secrets.token_hex(8))
         replies.start()
         stack.push_async_callback(replies.stop)
@@ -102,7 +103,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         yield Services(
             settings=settings,
             presence=presence,
-            dispatch=Dispatch(lanes, replies, drains, Admission(settings.queue_limit), presence),
+            dispatch=Dispatch(lanes, replies, drains, Admission(LaneLimits.of(settings)), presence),
             decoder=decoder,
             renderer=renderer,
             queue=queue,

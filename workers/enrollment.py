@@ -5,6 +5,7 @@ written and before the job was ended, the next attempt writes the same again.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from contracts.subjects import (
 from contracts.work import Work
 from database.engine import open_engine
 from database.faces import Faces
-from database.gallery_source import EVERYTHING
+from database.gallery import Gallery
 from models.faces import enrolment
 from models.faces.analyser import FaceAnalyser, open_analyser
 from models.faces.clip import Watched, watch
@@ -55,6 +56,7 @@ _JPEG_QUALITY = 95
 _ACTING = {"close_eyes", "open_mouth", "several"}
 # Of the templates that look like somebody else's, for a clip to be taken for theirs.
 _CONFLICT_PART = 0.5
+_NEAREST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         engine = open_engine(settings.database)
         stack.callback(engine.dispose)
         faces = Faces.of(settings, engine, lambda: datetime.now(UTC))
-        analyser = stack.enter_context(
-            open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)
-        )
+        analyser = open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)
         return Enrollment(work, settings, faces, analyser).run().model_dump(mode="json")
 
 
@@ -219,16 +219,16 @@ class Enrollment:
         """
         threshold = self._faces.threshold.get().similarity
         needed = 1 if source == "image" else max(1, round(_CONFLICT_PART * len(vectors)))
-        gallery = self._faces.vectors.changes(EVERYTHING, embedder=self._embedder)
-        for subject_id, others in gallery.subjects.items():
-            if subject_id == self._asked.subject_id or not len(others):
-                continue
-            alike = (vectors @ others.T).max(1) >= threshold
-            if np.count_nonzero(alike) >= needed:
-                raise Conflict(
-                    "The face is enrolled as another subject already. Delete that one first, or "
-                    "send pictures of the right person."
-                )
+        found = Gallery(self._faces.vectors).nearest(
+            vectors, embedder=self._embedder, above=threshold, most=_NEAREST
+        )
+        alike = Counter(one.subject_id for near in found for one in near)
+        del alike[self._asked.subject_id]
+        if alike and alike.most_common(1)[0][1] >= needed:
+            raise Conflict(
+                "The face is enrolled as another subject already. Delete that one first, or "
+                "send pictures of the right person."
+            )
 
     def _keep(self, looked: Looked, selection: Selection) -> None:
         ids = self._ids(enrolment.MOST_TEMPLATES)
@@ -258,8 +258,7 @@ class Enrollment:
 def _shots(watched: Watched) -> list[Shot]:
     """The frames of a clip, each with the reason against it."""
     track = watched.track
-    base = baseline_of(track)
-    states = states_of(track, base) if base else ["away"] * len(track.frames)
+    states = states_of(track, baseline_of(track))
     return [
         gated(found, faces=frame.faces, acting=state in _ACTING)
         for found, frame, state in zip(watched.found, track.frames, states, strict=True)

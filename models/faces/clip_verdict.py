@@ -61,7 +61,7 @@ def verdict_of(
     watched = watch(frames, analyser, lambda _at: between())
     track = watched.track
     base = baseline_of(track)
-    states = states_of(track, base) if base else []
+    states = states_of(track, base)
     chosen = frames_to_embed(track, states, holds_of(track, states))
     track = watched.embedded(chosen, analyser, between)
     kept = looks_kept([one.at for one in track.frames], [one.look for one in track.frames])

@@ -66,7 +66,7 @@ class Detector:
         centre, half = values[:, :2] + anchor, values[:, 2:_BOX] / 2
         found = Detections(
             np.concatenate([centre - half, centre + half], axis=1),
-            1 / (1 + np.exp(-logits[sure])),
+            (1 / (1 + np.exp(-logits[sure]))).astype(np.float32),
             values[:, _BOX:].reshape(-1, 6, 2) + anchor[:, None],
         )
         return found.merged(_OVERLAP).moved(scale=1 / scale, left=-left / scale, top=-top / scale)

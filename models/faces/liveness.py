@@ -79,7 +79,7 @@ def judge(
         same_turned: See `SAME_TURNED`.
     """
     base = baseline_of(track)
-    states = states_of(track, base) if base else []
+    states = states_of(track, base)
     holds = holds_of(track, states)
     seen = _seen(asked, holds)
     found = dict.fromkeys(

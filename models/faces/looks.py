@@ -72,7 +72,9 @@ def _bits(looks: Sequence[bytes]) -> npt.NDArray[np.uint8]:
 
 def _distances(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Differing bits of each pair, shape (n, m)."""
-    return np.bitwise_count(one[:, None] ^ other[None]).sum(-1, dtype=np.int64)
+    counts: npt.NDArray[np.uint8] = np.bitwise_count(one[:, None] ^ other[None])
+    distances: npt.NDArray[np.int64] = counts.sum(-1, dtype=np.int64)
+    return distances
 
 
 def _in_order(same: npt.NDArray[np.bool_]) -> int:

@@ -54,7 +54,7 @@ def _pose(turn: Matrix, scale: float, error: float) -> Pose:
     back = turn[:, 2]
     down = np.cross(back, right)
     roll = math.atan2(down @ turn[:, 0], right @ turn[:, 0])
-    return Pose(*(math.degrees(angle) for angle in (yaw, pitch, roll)), scale, error)
+    return Pose(math.degrees(yaw), math.degrees(pitch), math.degrees(roll), scale, error)
 
 
 @cache

@@ -47,7 +47,7 @@ class Signals:
 
 def signals_of(found: FoundFace) -> Signals:
     """What a face that was found does."""
-    mesh = found.mesh.astype(np.float64)
+    mesh = found.mesh
     low, high = mesh[:, :2].min(0), mesh[:, :2].max(0)
     size = max(1.0, float(np.sqrt(np.prod(high - low))))
     x, y = (low + high) / 2 / size

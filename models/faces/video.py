@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ class Frame:
     pixels: Pixels
 
 
-def read_frames(data: bytes | memoryview, limits: VideoLimits) -> Iterator[Frame]:
+def read_frames(data: bytes | memoryview, limits: VideoLimits) -> Generator[Frame, None, None]:
     """The frames of a clip, in order. Close the iterator to stop early.
 
     Args:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
+from contracts import names
 from contracts.errors import Unavailable
 from contracts.settings import Settings
 from contracts.subjects import Erased, FaceSearch, NewEvent, Threshold
@@ -85,6 +86,7 @@ class FaceDesk:
         try:
             await self.lockout.forget(subject_id)
             if self.redis is not None:
+                await self.redis.delete(names.clips_seen(subject_id))
                 await self.redis.bgrewriteaof()
         except (RedisError, OSError, Unavailable) as error:
             log.warning("redis_log_not_rewritten", error=type(error).__name__)

@@ -11,7 +11,7 @@ def weights(start: Starter, *arguments: str, **settings: object) -> tuple[int, s
 def test_the_list_names_all_of_the_catalog(start: Starter) -> None:
     code, text = weights(start, "list")
     assert code == 0
-    for name in ("efficientnet_lite0", "squeezenet", "vgg16", "vgg16_notop"):
+    for name in ("efficientnet_lite0", "squeezenet", "vgg16_notop", "face_embedder", "face_finder"):
         assert name in text
 
 

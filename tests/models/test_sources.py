@@ -11,6 +11,7 @@ from models.sources import HttpsFile, Source, sample_files, weight_entries
 def test_every_name_of_the_catalog_has_an_entry() -> None:
     names = {row.weights for row in CATALOG.values()}
     names |= {row.base_weights for row in CATALOG.values() if row.base_weights}
+    names |= {name for row in CATALOG.values() for name in row.needs}
     assert names == set(weight_entries())
 
 

@@ -128,6 +128,26 @@ def test_a_publishers_prefix_and_md5_are_enough(publisher: Any, tmp_path: Path) 
         assert weights.pull("net").digest == digest
 
 
+def test_a_file_counts_only_with_its_companions(tmp_path: Path) -> None:
+    parts = {"net.bin": b"numbers", "net.json": b"what they mean"}
+    digests = {name: f"sha256:{hashlib.sha256(data).hexdigest()}" for name, data in parts.items()}
+    beside = {"file": "net.json", "digest": digests["net.json"]}
+    source = {"kind": "directory", "file": "net.bin", "format": "tfjs", "companions": [beside]}
+    source["digest"] = digests["net.bin"]
+    whole = {"content": "A net", "licence": "MIT", "sources": [source]}
+    weights = Weights(tmp_path, None, True, entries={"net": WeightEntry.model_validate(whole)})
+    (tmp_path / "net.bin").write_bytes(parts["net.bin"])
+    with pytest.raises(WeightsMissing, match=r"with net\.bin and net\.json"):
+        weights.find("net")
+    (tmp_path / "net.json").write_bytes(b"something else")
+    with pytest.raises(WeightsMissing, match=r"net\.json is there but damaged"):
+        weights.find("net")
+    (tmp_path / "net.json").write_bytes(parts["net.json"])
+    file = weights.find("net")
+    assert (file.path, file.companions) == (tmp_path / "net.bin", (tmp_path / "net.json",))
+    assert [row.size for row in weights.rows()] == [len(parts["net.bin"] + parts["net.json"])]
+
+
 def test_an_unknown_name_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"'nonet'.*squeezenet"):
         Weights(tmp_path, None, True).find("nonet")

@@ -1,7 +1,7 @@
 """A clip made of one picture: the face's own mesh is turned and moved, and the pixels with it.
 
-Each action is a field of displacements, worked out once and applied in part or in whole, so that a
-frame costs one `cv2.remap`. A tremble and some noise are what a hand and a camera add.
+The picture is cut into the triangles of the mesh, and these are painted where their corners have
+gone, the near ones last. A tremble and some noise are what a hand and a camera add.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,7 +49,8 @@ _INNER_LIPS = (
     95,
 )
 _LOWER_LIP = (95, 88, 178, 87, 14, 317, 402, 318, 324)
-_FIELD_STEP = 2  # pixels between the places at which a field is worked out
+_LEVELS = 8  # steps between not at all and wholly
+_EDGE = 0.02  # of a triangle; without it hairlines show between two
 TURN = np.radians(38.0)
 UP = np.radians(24.0)
 
@@ -72,10 +73,12 @@ class Puppet:
     def __init__(self, face: Face) -> None:
         self._face = face
         height, width = face.picture.shape[:2]
-        self._grid = np.stack(
-            np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), -1
-        )
-        self._fields: dict[Action, Floats] = {}
+        still = np.concatenate([_ring(face.mesh[:, :2], 1.5), _border(width, height)])
+        self._still = still[(still > -1).all(1) & (still < (width, height)).all(1)]
+        self._points = np.concatenate([face.mesh[:, :2], self._still])
+        self._triangles = _triangles(self._points, (width, height))
+        self._grid = _coordinates(width, height)
+        self._maps: dict[tuple[Action, int], Floats] = {}
 
     def frame(
         self, action: Action, strength: float, noise: np.random.Generator, sway: float = 0.5
@@ -88,42 +91,63 @@ class Puppet:
             noise: Of the camera and the hand.
             sway: Pixels by which the picture trembles.
         """
-        where = self._grid + noise.normal(scale=sway, size=2).astype(np.float32)
-        picture = self._face.picture
-        if action != "neutral" and strength > 0:
-            where = where + strength * self._field(action)
+        level = round(strength * _LEVELS)
+        bends = level and action not in {"neutral", "close_eyes"}
+        where = self._map(action, level) if bends else self._grid
+        where = where + noise.normal(scale=sway, size=2).astype(np.float32)
+        picture = self._lids(level / _LEVELS) if action == "close_eyes" else self._face.picture
         out = cv2.remap(picture, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         if action == "open_mouth":
-            out = self._mouth(out, strength)
+            out = self._mouth(out, level / _LEVELS)
         grain = noise.normal(scale=2.0, size=out.shape[:2])[..., None]
         return np.clip(out + grain, 0, 255).astype(np.uint8)
 
-    def _field(self, action: Action) -> Floats:
-        """Where each pixel comes from, relative to itself, when the action is done wholly."""
-        if action not in self._fields:
-            self._fields[action] = self._spread(self._moved(action))
-        return self._fields[action]
+    def _map(self, action: Action, level: int) -> Floats:
+        """Where each pixel comes from, (height, width, 2)."""
+        if (action, level) not in self._maps:
+            moved, depth = self._moved(action, level / _LEVELS)
+            points = np.concatenate([moved, self._still])
+            depth = np.concatenate([depth, np.full(len(self._still), depth.max())])
+            self._maps[action, level] = self._painted(points, depth)
+        return self._maps[action, level]
 
-    def _moved(self, action: Action) -> Floats:
-        """The mesh when the action is done wholly, (468, 2)."""
+    def _moved(self, action: Action, strength: float) -> tuple[Floats, Floats]:
+        """The mesh in the middle of an action: (468, 2), and how far away each point is."""
         mesh = self._face.mesh
-        moved = mesh[:, :2].copy()
+        moved, depth = mesh[:, :2].copy(), mesh[:, 2].copy()
         if action in {"turn_left", "turn_right", "look_up"}:
-            # The mesh's own left is at the picture's right.
-            angle = {"turn_left": TURN, "turn_right": -TURN, "look_up": UP}[action]
-            centre = mesh.mean(0)
+            # The person's own left is at the picture's right.
+            angle = {"turn_left": TURN, "turn_right": -TURN, "look_up": UP}[action] * strength
+            centre = mesh.mean(0) + np.array([0, 0, 0.25 * np.ptp(mesh[:, 0])])  # about the neck
             x, y, z = (mesh - centre).T
-            if action == "look_up":
-                moved[:, 1] = centre[1] + y * np.cos(angle) + z * np.sin(angle)
-            else:
-                moved[:, 0] = centre[0] + x * np.cos(angle) - z * np.sin(angle)
-        elif action == "close_eyes":
-            for upper, lower in zip(_UPPER_LIDS, _LOWER_LIDS, strict=True):
-                up, low = list(upper), list(lower)
-                moved[up] += 0.93 * (mesh[low, :2] - mesh[up, :2])
+            along, axis = (y, 1) if action == "look_up" else (x, 0)
+            sign = 1 if action == "look_up" else -1
+            moved[:, axis] = centre[axis] + along * np.cos(angle) + sign * z * np.sin(angle)
+            depth = z * np.cos(angle) - sign * along * np.sin(angle)
         elif action == "open_mouth":
-            moved[:, 1] += self._gape() * self._jaw()
-        return moved
+            moved[:, 1] += strength * self._gape() * self._jaw()
+        return moved.astype(np.float32), depth.astype(np.float32)
+
+    def _painted(self, points: Floats, depth: Floats) -> Floats:
+        """The map of moved points: triangle by triangle, what is near over what is far."""
+        out = self._grid.copy()
+        height, width = out.shape[:2]
+        for corners in self._triangles[np.argsort(-depth[self._triangles].mean(1))]:
+            to, source = points[corners], self._points[corners]
+            left, top = np.maximum(np.floor(to.min(0)).astype(int), 0)
+            right, bottom = np.minimum(np.ceil(to.max(0)).astype(int) + 1, (width, height))
+            across, down = to[1] - to[0], to[2] - to[0]
+            area = across[0] * down[1] - across[1] * down[0]
+            if left >= right or top >= bottom or abs(area) < 1e-6:
+                continue
+            place = self._grid[top:bottom, left:right] - to[0]
+            u = (place[..., 0] * down[1] - place[..., 1] * down[0]) / area
+            v = (place[..., 1] * across[0] - place[..., 0] * across[1]) / area
+            inside = (u >= -_EDGE) & (v >= -_EDGE) & (u + v <= 1 + _EDGE)
+            where = source[0] + u[..., None] * (source[1] - source[0])
+            where = where + v[..., None] * (source[2] - source[0])
+            out[top:bottom, left:right][inside] = where[inside]
+        return out
 
     def _gape(self) -> float:
         """Pixels by which the jaw drops."""
@@ -136,45 +160,56 @@ class Puppet:
         chin = float(mesh[152, 1])
         wide = float(np.linalg.norm(mesh[78, :2] - mesh[308, :2]))
         part = np.clip((mesh[:, 1] - line) / max(1.0, 0.25 * (chin - line)), 0, 1)
-        part = part * np.exp(-(((mesh[:, 0] - mesh[14, 0]) / (1.1 * wide)) ** 2))
-        part[list(_LOWER_LIP)] = np.exp(
-            -(((mesh[list(_LOWER_LIP), 0] - mesh[14, 0]) / (0.5 * wide)) ** 2)
-        )
+        part = part * np.exp(-(((mesh[:, 0] - mesh[14, 0]) / (1.3 * wide)) ** 2))
+        lips = list(_LOWER_LIP)
+        part[lips] = np.exp(-(((mesh[lips, 0] - mesh[14, 0]) / (0.5 * wide)) ** 2))
         return part.astype(np.float32)
+
+    def _lids(self, strength: float) -> Pixels:
+        """The picture with its upper lids lowered: skin where the eye was, and lashes under it."""
+        out = self._face.picture.copy()
+        size = float(np.ptp(self._face.mesh[:, 0]))
+        for upper, lower in zip(_UPPER_LIDS, _LOWER_LIDS, strict=True):
+            up, low = self._face.mesh[list(upper), :2], self._face.mesh[list(lower), :2]
+            # The middle comes to lie a little lower than the lower lid did.
+            deep = np.sin(np.linspace(0, np.pi, len(up)))[:, None] * (0, 0.02 * size)
+            lid = up + strength * (low + deep - up)
+            opening = np.zeros(out.shape[:2], np.uint8)
+            wider = up - (0, 0.012 * size)
+            cv2.fillPoly(opening, [np.round(np.concatenate([wider, low[::-1]])).astype(int)], 255)
+            skin = cv2.inpaint(out, cv2.dilate(opening, np.ones((3, 3))), 4, cv2.INPAINT_TELEA)
+            drawn = np.zeros(out.shape[:2], np.uint8)
+            cv2.fillPoly(drawn, [np.round(np.concatenate([wider, lid[::-1]])).astype(int)], 255)
+            soft = cv2.GaussianBlur(drawn, (3, 3), 0.8)[..., None] / 255
+            out = (out * (1 - soft) + skin * soft).astype(np.uint8)
+            thick = max(1, round(0.008 * size))
+            line = [np.round(lid * 8).astype(int)]
+            cv2.polylines(out, line, False, (70, 45, 40), thick, cv2.LINE_AA, shift=3)
+        return out
 
     def _mouth(self, out: Pixels, strength: float) -> Pixels:
         """What is behind open lips is dark."""
-        ring = (1 - strength) * self._face.mesh[:, :2] + strength * self._moved("open_mouth")
+        ring = self._moved("open_mouth", strength)[0][list(_INNER_LIPS)]
         mask = np.zeros(out.shape[:2], np.uint8)
-        cv2.fillPoly(mask, [np.round(ring[list(_INNER_LIPS)]).astype(np.int32)], 255)
+        cv2.fillPoly(mask, [np.round(ring).astype(np.int32)], 255)
         soft = cv2.GaussianBlur(mask, (5, 5), 1.2).astype(np.float32)[..., None] / 255
         return (out * (1 - soft) + np.array([55, 18, 20]) * soft).astype(np.uint8)
 
-    def _spread(self, moved: Floats) -> Floats:
-        """Displacements at the moved mesh, spread over the picture; its edges stay."""
-        back = self._face.mesh[:, :2] - moved
-        height, width = self._face.picture.shape[:2]
-        size = float(np.ptp(self._face.mesh[:, 0]))
-        edge = _border(width, height)
-        around = _ring(self._face.mesh[:, :2], 1.45)
-        at = np.concatenate([moved, around, edge]).astype(np.float32)
-        shift = np.concatenate([back, np.zeros((len(around) + len(edge), 2), np.float32)])
-        grid = self._grid[::_FIELD_STEP, ::_FIELD_STEP].reshape(-1, 2)
-        field = np.concatenate(
-            [_interpolated(part, at, shift, size) for part in np.array_split(grid, 64)]
-        )
-        coarse = field.reshape(*self._grid[::_FIELD_STEP, ::_FIELD_STEP].shape)
-        full: Floats = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
-        return full
+
+def _triangles(points: Floats, size: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """The Delaunay triangles of points, as indices (n, 3)."""
+    plane = cv2.Subdiv2D((-1, -1, size[0] + 2, size[1] + 2))
+    plane.insert([(float(x), float(y)) for x, y in points])
+    corners = plane.getTriangleList().reshape(-1, 3, 2)
+    apart = np.linalg.norm(corners[:, :, None] - points[None, None], axis=-1)
+    found = apart.argmin(-1)
+    # Those that hang on the corners of the plane itself are none of ours.
+    return found[(apart.min(-1) < 0.01).all(1)]
 
 
-def _interpolated(places: Floats, at: Floats, shift: Floats, size: float) -> Floats:
-    """Inverse distance weighting of the nearest few, D. Shepard (1968)."""
-    squared = ((places[:, None] - at[None]) ** 2).sum(-1)
-    near = np.argpartition(squared, 12, axis=1)[:, :12]
-    weights = 1 / (np.take_along_axis(squared, near, 1) + (0.01 * size) ** 2) ** 1.5
-    weights /= weights.sum(1, keepdims=True)
-    return (weights[..., None] * shift[near]).sum(1).astype(np.float32)
+def _coordinates(width: int, height: int) -> Floats:
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return np.stack([x, y], -1)
 
 
 def _border(width: int, height: int, count: int = 12) -> Floats:

@@ -205,7 +205,7 @@ def test_who_stops_reading_ends_the_process(clips: dict[str, bytes]) -> None:
     frames = read_frames(clips["avi"], LIMITS)
     next(frames)
     (child,) = [p for p in psutil.Process().children() if "video_child" in " ".join(p.cmdline())]
-    frames.close()  # type: ignore[attr-defined]
+    frames.close()
     assert not child.is_running()
 
 
@@ -221,7 +221,7 @@ def test_the_decoder_has_nothing_and_may_do_nothing(
         opened = {fd.readlink().name for fd in Path(f"/proc/{child.pid}/fd").iterdir()}
         environment = Path(f"/proc/{child.pid}/environ").read_text()
         bounds = Path(f"/proc/{child.pid}/limits").read_text()
-        frames.close()  # type: ignore[attr-defined]
+        frames.close()
     assert "secret" not in environment
     assert "PATH=" not in environment
     assert len([name for name in opened if "clip" in name]) == 1

