@@ -180,6 +180,11 @@ class Settings(BaseSettings):
         description="Keys that seal faces: id:base64 of 32 bytes, separated by commas. The first "
         "seals, all open. Left out: a file at $OPSIN_HOME/secrets/faces.keys, made at need.",
     )
+    face_search: Literal["memory", "pgvector"] = Field(
+        "memory",
+        description="Where faces are searched among all. memory: exact, for up to about 100,000 "
+        "templates; pgvector: by an index of PostgreSQL, for more.",
+    )
     token_issuer: str = Field(
         "opsin", min_length=1, max_length=200, description="`iss` of the tokens of a face login."
     )

@@ -26,7 +26,8 @@ from service.datasets import Datasets
 from service.decode import Decoder
 from service.dispatch import Dispatch, Drains
 from service.explanation_cache import ExplanationCache
-from service.faces.desk import open_desk
+from service.faces.desk import FaceDesk, open_desk
+from service.faces.renewal import Renewal, renew_if_possible
 from service.job_queue import JobQueue
 from service.lane_limits import LaneLimits
 from service.lanes import Lanes
@@ -38,6 +39,7 @@ from service.services import Services
 from service.sweep import Sweep
 
 _TIDY = 600.0  # seconds
+_RENEW = 15.0  # seconds between a few templates that are made anew
 _FORGET = 2.0  # seconds after which what another process erased is out of this one's memory
 
 
@@ -96,11 +98,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.callback(datasets.close)
 
         desk = open_desk(settings, engine, client, job_files, _now)
-        vigil = Rounds("faces", desk.tidy, seconds=_FORGET)
-        vigil.start()
-        stack.push_async_callback(vigil.stop)
 
-        yield Services(
+        services = Services(
             settings=settings,
             presence=presence,
             dispatch=Dispatch(lanes, replies, drains, Admission(LaneLimits.of(settings)), presence),
@@ -118,6 +117,27 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )
+        _watch_faces(services, stack)
+        yield services
+
+
+def _watch_faces(services: Services, stack: AsyncExitStack) -> None:
+    """Begin what goes on beside the requests for faces."""
+    desk = services.faces
+    for name, work, seconds in (
+        ("faces", desk.tidy, _FORGET),
+        ("templates", partial(renew_if_possible, Renewal(services)), _RENEW),
+        ("frames", partial(run_in_threadpool, _sweep, desk), _TIDY),
+    ):
+        rounds = Rounds(name, work, seconds=seconds)
+        rounds.start()
+        stack.push_async_callback(rounds.stop)
+
+
+def _sweep(desk: FaceDesk) -> None:
+    """Remove frames without a row, and do again what an erasure may have left undone."""
+    desk.kept.frames.sweep()
+    desk.scrub()
 
 
 def _connect(url: str) -> Redis:

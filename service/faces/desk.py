@@ -19,6 +19,7 @@ from database.faces import Faces
 from database.gallery import Gallery
 from database.job_files import JobFiles
 from database.scrubbing import scrub
+from database.vector_search import VectorSearch
 from service.challenges import Challenges
 from service.faces.lockout import Lockout
 from service.faces.tokens import Tokens
@@ -107,7 +108,7 @@ def open_desk(
     kept = Faces.of(settings, engine, clock)
     return FaceDesk(
         kept=kept,
-        search=Gallery(kept.vectors),
+        search=_search(settings, engine, kept),
         lockout=Lockout(client),
         tokens=Tokens(kept.token_keys, settings, clock),
         challenges=Challenges(client, clock),
@@ -115,3 +116,13 @@ def open_desk(
         redis=client,
         scrub=partial(scrub, engine),
     )
+
+
+def _search(settings: Settings, engine: Engine, kept: Faces) -> FaceSearch:
+    if settings.face_search == "memory":
+        return Gallery(kept.vectors)
+    if engine.dialect.name != "postgresql":
+        raise ValueError("OPSIN_FACE_SEARCH=pgvector needs a PostgreSQL as OPSIN_DATABASE_URL")
+    search = VectorSearch(engine, kept.vectors, kept.sealer)
+    search.prepare()
+    return search
