@@ -70,7 +70,7 @@ def test_a_worker_finds_and_embeds_the_faces_of_a_picture(alone: Running, shared
     assert told[FACE_MODEL]["operations"] == ["embed", "faces"]
     assert told[FACE_MODEL]["classes"] is None
     _, jpeg = cv2.imencode(".jpg", picture)
-    for path in ("classify", "explain/heatmap"):
+    for path in ("classify", "heatmap", "activations"):
         response = httpx.post(
             f"{alone.url}/v1/{path}",
             params={"model": FACE_MODEL},

@@ -8,7 +8,9 @@ import math
 
 import numpy as np
 
+from contracts.clips import ClipAsk, ClipNote, as_video
 from contracts.faces import Box, Face, FacesAsk, FacesNote, Point, Quality
+from contracts.liveness import ActionSeen, Fault, Liveness
 from contracts.messages import Pixels, Reply, Vector
 from contracts.subjects import LENGTH
 
@@ -53,3 +55,20 @@ def seen(pixels: Pixels, version: int, note: bytes) -> Reply:
     told = FacesNote(faces=found[: ask.most], total=len(found))
     flat = np.concatenate(vectors) if vectors else np.empty(0, np.float32)
     return Reply(bytes(16), version, 1, 0.001, 0.01, vector=flat, note=told.pack())
+
+
+def clip_of(level: int, *, live: bool = True, clear: bool = True) -> bytes:
+    """A video of somebody that bright, as this lane reads it."""
+    return b"RIFF\0\0\0\0AVI " + bytes([level, live, clear])
+
+
+def judged(pixels: Pixels, version: int, note: bytes) -> Reply:
+    """What the worker answers to a clip."""
+    ask = ClipAsk.model_validate_json(note)
+    level, live, clear = bytes(as_video(pixels, ask.size))[-3:]
+    faults = () if live else (Fault(code="wrong_order", detail="The actions are not in order."),)
+    seen_actions = tuple(ActionSeen(action=one, held_ms=500, done=True) for one in ask.actions)
+    liveness = Liveness(live=bool(live), faults=faults, actions=seen_actions, seconds=6, fps=15)
+    told = ClipNote(liveness=liveness, frames=90, matched=5 if clear else 0, face=None)
+    vector = vector_of(level) if live and clear else np.empty(0, np.float32)
+    return Reply(bytes(16), version, 1, 0.001, 0.01, vector=vector, note=told.pack())

@@ -59,7 +59,7 @@ from service.explanation_cache import ExplanationCache
 from service.faces.desk import FaceDesk, open_desk
 from service.layer_check import LayerCheck
 from service.services import JobItem, Services
-from tests.service.face_lane import seen
+from tests.service.face_lane import judged, seen
 
 T = TypeVar("T")
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
@@ -141,6 +141,8 @@ class Brightness:
             raise
         if operation == "faces":
             return self.answers or [seen(p, version, note) for p in pixels]
+        if operation == "clip":
+            return self.answers or [judged(p, version, note) for p in pixels]
         if classes is not None:
             pairs = zip(pixels, classes, strict=True)
             return self.answers or [_reason(version, p, index, note) for p, index in pairs]
@@ -215,7 +217,7 @@ class OneWorker:
     def choose(
         self, model: str | None, version: str | None, operation: LaneOperation
     ) -> tuple[Served, int]:
-        if model == FACE_MODEL and operation == "faces" and self.finds_faces:
+        if model == FACE_MODEL and operation in {"faces", "clip"} and self.finds_faces:
             return SERVED, 1
         if model not in {None, "squeezenet"}:
             raise ModelNotFound(f"There is no model '{model}'. Known: squeezenet.")

@@ -66,7 +66,7 @@ def client(valkey: RealValkey) -> Iterator["redis.Redis"]:
 
 def clips_of(client: "redis.Redis", **changes: Any) -> Clips:
     options = {"is_abandoned": lambda _: False, "stopping": Event()} | changes
-    return Clips(lambda: Finder(), VideoLimits, SeenClips(client), **options)  # type: ignore[arg-type, return-value]
+    return Clips(Finder, VideoLimits, SeenClips(client), **options)  # type: ignore[arg-type]
 
 
 def item_of(video: bytes, *, seconds: float = 60, challenge: str = "ch_1", **changes: Any) -> Item:

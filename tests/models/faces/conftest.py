@@ -9,6 +9,7 @@ from contracts.errors import ModelNotFound, VersionNotFound
 from contracts.faces import FACE_MODEL
 from models.faces.analyser import FaceAnalyser
 from models.faces.finder import FaceFinder, open_finder
+from models.runtimes.runtime import RuntimeOptions
 from models.store import Store
 from models.version_predictor import load_version
 from models.weights import Weights, WeightsMissing
@@ -32,7 +33,12 @@ def people(shared: Path) -> list[Path]:
 def analyser(finder: FaceFinder, fetched: Path) -> FaceAnalyser:
     """With the real embedder, where the installation has imported it."""
     try:
-        network = load_version(Store(fetched / "store"), FACE_MODEL, max_batch_size=4)
+        network = load_version(
+            Store(fetched / "store"),
+            FACE_MODEL,
+            max_batch_size=4,
+            options=RuntimeOptions(runtime="openvino", threads=1),
+        )
     except (ModelNotFound, VersionNotFound) as missing:
         pytest.skip(missing.detail)
     return FaceAnalyser(finder, partial(network.run, "embed"), network.version)
