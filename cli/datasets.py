@@ -20,9 +20,10 @@ from cli.migration import migrate
 from contracts.datasets import DatasetFile, DatasetInfo, FileStatus
 from contracts.errors import OpsinError
 from contracts.settings import Settings
-from database.data_sets import MOST_LISTED, DataSets
+from database.data_sets import DataSets
 from database.engine import open_engine
 from database.jobs import Jobs
+from database.paging import MOST_LISTED
 from models.datasets.admission import Told
 from models.datasets.library import Library
 from models.datasets.splitting import Fractions

@@ -9,19 +9,26 @@
     │   ├── VersionNotFound          version_not_found
     │   ├── LayerNotFound            layer_not_found
     │   ├── JobNotFound              job_not_found
-    │   └── DatasetNotFound          dataset_not_found
+    │   ├── DatasetNotFound          dataset_not_found
+    │   └── SubjectNotFound          subject_not_found
     ├── Conflict                 409 conflict
     │   ├── IdempotencyConflict      idempotency_conflict
-    │   └── VersionInUse             version_in_use
+    │   ├── VersionInUse             version_in_use
+    │   └── SubjectExists            subject_exists
     ├── PayloadTooLarge          413 payload_too_large
     ├── UnsupportedMediaType     415 unsupported_media_type
     ├── ValidationFailed         422 validation_error
     │   ├── InvalidImage             invalid_image
     │   ├── ImageTooLarge            image_too_large
     │   ├── InvalidArchive           invalid_archive
-    │   └── NotTrainable             not_trainable
+    │   ├── InvalidVideo             invalid_video
+    │   ├── NotTrainable             not_trainable
+    │   ├── NoFace                   no_face
+    │   ├── ManyFaces                many_faces
+    │   └── LowQualityFace           low_quality_face
     ├── QueueFull                429 queue_full
     ├── RateLimited              429 rate_limited
+    ├── LockedOut                429 locked_out
     ├── Unavailable              503 dependency_unavailable
     │   ├── ModelNotReady            model_not_ready
     │   ├── NoWorker                 no_worker
@@ -55,19 +62,26 @@ CODES: dict[str, Meaning] = {
     "layer_not_found": Meaning(404, "The network has no such layer"),
     "job_not_found": Meaning(404, "There is no such job"),
     "dataset_not_found": Meaning(404, "There is no such data set"),
+    "subject_not_found": Meaning(404, "There is no such subject"),
     "method_not_allowed": Meaning(405, "This address does not take that method"),
     "conflict": Meaning(409, "The request conflicts with the present state"),
     "idempotency_conflict": Meaning(409, "That Idempotency-Key belongs to another request"),
     "version_in_use": Meaning(409, "An alias stands on that version"),
+    "subject_exists": Meaning(409, "There is a subject of that external id"),
     "payload_too_large": Meaning(413, "The request is larger than the limit"),
     "unsupported_media_type": Meaning(415, "That kind of content is not accepted here"),
     "validation_error": Meaning(422, "A value is missing, malformed or out of range"),
     "invalid_image": Meaning(422, "The bytes are not a readable image"),
     "image_too_large": Meaning(422, "The image has more pixels than the limit"),
     "invalid_archive": Meaning(422, "The archive cannot be taken"),
+    "invalid_video": Meaning(422, "The bytes are not a video that can be taken"),
     "not_trainable": Meaning(422, "Nothing can be learned from that data set"),
+    "no_face": Meaning(422, "There is no face in the picture"),
+    "many_faces": Meaning(422, "There is more than one face in the picture"),
+    "low_quality_face": Meaning(422, "The face cannot be told well enough"),
     "queue_full": Meaning(429, "The queue is full"),
     "rate_limited": Meaning(429, "Too many requests"),
+    "locked_out": Meaning(429, "Too many failures; wait"),
     "internal_error": Meaning(500, "Something broke on our side"),
     "dependency_unavailable": Meaning(503, "Something the service stands on does not answer"),
     "model_not_ready": Meaning(503, "The model is not ready"),
@@ -133,6 +147,10 @@ class DatasetNotFound(NotFound):
     code = "dataset_not_found"
 
 
+class SubjectNotFound(NotFound):
+    code = "subject_not_found"
+
+
 class Conflict(OpsinError):
     code = "conflict"
 
@@ -143,6 +161,10 @@ class IdempotencyConflict(Conflict):
 
 class VersionInUse(Conflict):
     code = "version_in_use"
+
+
+class SubjectExists(Conflict):
+    code = "subject_exists"
 
 
 class PayloadTooLarge(OpsinError):
@@ -169,8 +191,24 @@ class InvalidArchive(ValidationFailed):
     code = "invalid_archive"
 
 
+class InvalidVideo(ValidationFailed):
+    code = "invalid_video"
+
+
 class NotTrainable(ValidationFailed):
     code = "not_trainable"
+
+
+class NoFace(ValidationFailed):
+    code = "no_face"
+
+
+class ManyFaces(ValidationFailed):
+    code = "many_faces"
+
+
+class LowQualityFace(ValidationFailed):
+    code = "low_quality_face"
 
 
 class QueueFull(OpsinError):
@@ -179,6 +217,10 @@ class QueueFull(OpsinError):
 
 class RateLimited(OpsinError):
     code = "rate_limited"
+
+
+class LockedOut(OpsinError):
+    code = "locked_out"
 
 
 class Unavailable(OpsinError):

@@ -13,7 +13,7 @@ from contracts.inference import LaneOperation
 
 FACE_MODEL = "face_embedder"
 """The network whose lanes answer for faces."""
-FACE_OPERATIONS: tuple[LaneOperation, ...] = ("embed", "faces")
+FACE_OPERATIONS: tuple[LaneOperation, ...] = ("embed", "faces", "clip")
 """All that it can be asked for."""
 LONGEST_SIDE = 1280
 """Pixels of the long side at which faces are looked for; larger pictures are reduced first."""

@@ -6,11 +6,11 @@ from pydantic import BaseModel, Field
 
 Operation = Literal["classify", "embed"]
 """What gives one vector a picture."""
-LaneOperation = Literal["classify", "embed", "heatmap", "faces", "explain", "study"]
+LaneOperation = Literal["classify", "embed", "heatmap", "faces", "explain", "clip", "study"]
 """What has a lane of its own, in the order in which a worker gives way: `heatmap` is what the
 SavedModel explains by itself, `faces` finds, measures and embeds them (`contracts.faces`),
-`explain` is what one pass of the Keras model tells, `study` what runs it many times for one
-picture."""
+`explain` is what one pass of the Keras model tells, `clip` judges a video (`contracts.clips`), and
+`study` runs a Keras model many times for one picture."""
 Resize = Literal["crop", "squash"]
 
 

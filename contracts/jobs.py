@@ -17,6 +17,7 @@ JobKind = Literal[
     "quantize",
     "style_transfer",
     "dream",
+    "enrollment",
 ]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 WORK_QUEUES: dict[JobKind, str] = {
@@ -27,6 +28,7 @@ WORK_QUEUES: dict[JobKind, str] = {
     "heatmap": PICTURE_QUEUE,
     "style_transfer": PICTURE_QUEUE,
     "dream": PICTURE_QUEUE,
+    "enrollment": PICTURE_QUEUE,
 }
 """Where the kinds wait that run in a process of their own; the others run beside the lanes."""
 

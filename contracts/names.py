@@ -90,9 +90,39 @@ def conversion(model: str, version: int, kind: str) -> str:
     return f"conversion:{model}:{version}:{kind}"
 
 
+def face_failures(party: str) -> str:
+    """When a subject or a device last failed to log in by face: a sorted set of moments."""
+    return f"faces:failures:{party}"
+
+
+def face_attempts(party: str) -> str:
+    """The attempts of a subject or a device that are being judged now: a sorted set."""
+    return f"faces:attempts:{party}"
+
+
+def face_lock(party: str) -> str:
+    """There while a subject or a device may not try."""
+    return f"faces:lock:{party}"
+
+
 BELL_EXPIRE_MS = 3000
 """A bell that nobody heard is silent after this long."""
 
 
 FLAG_EXPIRE_MS = 3000
 """A drain that was lost with its worker stops being waited for after this long."""
+
+
+def challenge(challenge_id: str) -> str:
+    """A liveness challenge that was not answered yet."""
+    return f"challenge:{challenge_id}"
+
+
+def challenges_made(client: str, subject_id: str = "") -> str:
+    """How many challenges a client was given of late, in all or for one subject."""
+    return f"challenges:{client}:{subject_id}"
+
+
+def clips_seen(subject_id: str) -> str:
+    """How the clips looked that were sent for a subject, newest first; goes with the subject."""
+    return f"clips:{subject_id}"

@@ -97,6 +97,11 @@ class Settings(BaseSettings):
         description="Largest image, in pixels, judged from its header.",
     )
     max_images: int = Field(32, ge=1, le=1024, description="Most images in one request.")
+    max_video_bytes: int = Field(64 * MIB, ge=1024, description="Largest video, in bytes.")
+    max_video_seconds: float = Field(30, gt=0, le=600, description="Longest video, in seconds.")
+    clip_queue_limit: int = Field(
+        4, ge=1, le=64, description="Videos of logins that may wait for a worker; more get 429."
+    )
     max_dataset_upload_bytes: int = Field(
         2048 * MIB, ge=1024, description="Largest archive of a data set, in bytes."
     )
@@ -224,6 +229,34 @@ class Settings(BaseSettings):
         description="Disk in MB for what frozen networks said of pictures, shared by trainings. "
         "0: none is kept.",
     )
+    faces_keys: SecretStr | None = Field(
+        None,
+        description="Keys that seal faces: id:base64 of 32 bytes, separated by commas. The first "
+        "seals, all open. Left out: a file at $OPSIN_HOME/secrets/faces.keys, made at need.",
+    )
+    face_search: Literal["memory", "pgvector"] = Field(
+        "memory",
+        description="Where faces are searched among all. memory: exact, for up to about 100,000 "
+        "templates; pgvector: by an index of PostgreSQL, for more.",
+    )
+    token_issuer: str = Field(
+        "opsin", min_length=1, max_length=200, description="`iss` of the tokens of a face login."
+    )
+    token_audience: str = Field(
+        "opsin",
+        min_length=1,
+        max_length=200,
+        description="`aud` of them; who takes them checks it.",
+    )
+    token_seconds: int = Field(
+        900, ge=10, le=86_400, description="How long the token of a face login is good for."
+    )
+    token_key_days: float = Field(
+        90,
+        gt=0,
+        le=3650,
+        description="Age in days at which the key that signs tokens is replaced by itself.",
+    )
     shutdown_seconds: float = Field(
         10, gt=0, description="How long a process may take to finish its work when told to stop."
     )
@@ -302,6 +335,21 @@ class Settings(BaseSettings):
     def event_logs_home(self) -> Path:
         """Where TensorBoard finds what trainings wrote, a folder a job."""
         return self.home / "tensorboard"
+
+    @property
+    def faces_home(self) -> Path:
+        """Where the frames lie, sealed, that are kept of subjects."""
+        return self.home / "faces"
+
+    @property
+    def secrets_home(self) -> Path:
+        """Where keys are kept that were made here; for the owner's eyes alone."""
+        return self.home / "secrets"
+
+    @property
+    def face_keys_file(self) -> Path:
+        """The keys that seal faces, where none are set."""
+        return self.secrets_home / "faces.keys"
 
     @property
     def is_loopback(self) -> bool:

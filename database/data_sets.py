@@ -4,12 +4,9 @@ A row repeats a listing and is replaced when that has a later revision, so whate
 between the two is put right by putting the listing here again.
 """
 
-import base64
-import binascii
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, and_, delete, insert, or_, select
@@ -17,15 +14,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from contracts.datasets import DatasetFile, DatasetInfo, FileStatus, Listing
-from contracts.errors import DatasetNotFound, NotFound, ValidationFailed
+from contracts.errors import DatasetNotFound, NotFound
 from contracts.pages import Page
 from database.engine import reading, writing
 from database.idempotency import Answer, IdempotencyKey, lookup, remember
+from database.paging import bad_cursor, cursor_of, moment_and_id, place_of, require_limit
 from database.tables import DataSetFileRecord, DataSetRecord
 
 T = TypeVar("T")
 
-MOST_LISTED = 200
 _ROWS_AT_ONCE = 1000
 
 
@@ -126,12 +123,12 @@ class DataSets:
         Raises:
             ValidationFailed: The cursor is none of ours, or the limit not in 1 to 200.
         """
-        _check_limit(limit)
+        require_limit(limit)
         query = select(DataSetRecord).order_by(
             DataSetRecord.created_at.desc(), DataSetRecord.id.desc()
         )
         if cursor is not None:
-            made, dataset_id = _place_in_list(cursor)
+            made, dataset_id = moment_and_id(cursor)
             same_time = and_(DataSetRecord.created_at == made, DataSetRecord.id < dataset_id)
             query = query.where(or_(DataSetRecord.created_at < made, same_time))
         with reading(self._engine) as session:
@@ -139,7 +136,7 @@ class DataSets:
         shown = rows[:limit]
         following = None
         if len(rows) > limit:
-            following = _cursor(shown[-1].created_at.isoformat(), shown[-1].id)
+            following = cursor_of(shown[-1].created_at.isoformat(), shown[-1].id)
         return Page(items=[_info(row) for row in shown], next_cursor=following)
 
     def files(
@@ -157,7 +154,7 @@ class DataSets:
             DatasetNotFound: There is none of that id.
             ValidationFailed: As `list`.
         """
-        _check_limit(limit)
+        require_limit(limit)
         row = DataSetFileRecord
         query = select(row).where(row.data_set_id == dataset_id).order_by(row.place)
         if label is not None:
@@ -170,7 +167,7 @@ class DataSets:
             _find(session, dataset_id)
             rows = session.scalars(query.limit(limit + 1)).all()
         shown = rows[:limit]
-        following = _cursor(shown[-1].place) if len(rows) > limit else None
+        following = cursor_of(shown[-1].place) if len(rows) > limit else None
         items = [DatasetFile.model_validate(one.file) for one in shown]
         return Page(items=items, next_cursor=following)
 
@@ -278,42 +275,8 @@ def _info(row: DataSetRecord) -> DatasetInfo:
     return DatasetInfo.model_validate(row.info)
 
 
-def _check_limit(limit: int) -> None:
-    if not 1 <= limit <= MOST_LISTED:
-        raise ValidationFailed(f"limit must lie between 1 and {MOST_LISTED}.")
-
-
-def _cursor(*place: str | int) -> str:
-    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
-
-
-def _read_cursor(cursor: str, parts: int) -> list[Any]:
-    try:
-        found = json.loads(base64.b64decode(cursor, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, RecursionError):
-        raise _bad_cursor() from None
-    if not isinstance(found, list) or len(found) != parts:
-        raise _bad_cursor()
-    return found
-
-
-def _place_in_list(cursor: str) -> tuple[datetime, str]:
-    made, dataset_id = _read_cursor(cursor, 2)
-    try:
-        moment = datetime.fromisoformat(made).astimezone(UTC)
-    except (ValueError, TypeError, OverflowError):
-        raise _bad_cursor() from None
-    if not isinstance(dataset_id, str) or not dataset_id.isascii() or "\0" in dataset_id:
-        raise _bad_cursor()
-    return moment, dataset_id
-
-
 def _place_in_files(cursor: str) -> int:
-    (place,) = _read_cursor(cursor, 1)
+    (place,) = place_of(cursor, 1)
     if not isinstance(place, int) or not 0 <= place < 2**31:
-        raise _bad_cursor()
+        raise bad_cursor()
     return place
-
-
-def _bad_cursor() -> ValidationFailed:
-    return ValidationFailed("The cursor is none of ours. Use next_cursor of the page before.")

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Dialect,
     ForeignKey,
     Index,
+    LargeBinary,
     String,
     Text,
     TypeDecorator,
@@ -194,3 +195,93 @@ class AuditRecord(Record):
     action: Mapped[str] = mapped_column(String(40))
     subject: Mapped[str] = mapped_column(String(300))
     request_id: Mapped[str | None] = mapped_column(String(128))
+
+
+class SubjectRecord(Record):
+    """A person who may be recognised, see `contracts.subjects.Subject`."""
+
+    __tablename__ = "subjects"
+    __table_args__ = (
+        Index("subjects_newest", "created_at", "id"),
+        Index("subjects_by_revision", "revision"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    external_id: Mapped[str | None] = mapped_column(String(200), unique=True)
+    details: Mapped[dict[str, Any]] = mapped_column("metadata")
+    keep_frames: Mapped[bool]
+    data_key: Mapped[bytes] = mapped_column(LargeBinary)  # sealed by the key named beside it
+    key_id: Mapped[str] = mapped_column(String(32), index=True)
+    revision: Mapped[int] = mapped_column(BigInteger)  # the gallery's, when its templates changed
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class FaceFileRecord(Record):
+    """A picture that is kept of a subject; the file itself is sealed, see `database.face_files`."""
+
+    __tablename__ = "face_files"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    subject_id: Mapped[str] = mapped_column(
+        ForeignKey("subjects.id", ondelete="CASCADE"), index=True
+    )
+    media_type: Mapped[str] = mapped_column(String(100))
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes, unsealed
+    created_at: Mapped[datetime]
+
+
+class FaceTemplateRecord(Record):
+    """An embedding of a subject's face, sealed by the subject's own key."""
+
+    __tablename__ = "face_templates"
+    __table_args__ = (Index("face_templates_by_embedder", "embedder", "subject_id"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    subject_id: Mapped[str] = mapped_column(
+        ForeignKey("subjects.id", ondelete="CASCADE"), index=True
+    )
+    embedder: Mapped[str] = mapped_column(String(80))  # what made it; others are not comparable
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    source: Mapped[str] = mapped_column(String(16))
+    quality: Mapped[dict[str, Any]]
+    file_id: Mapped[str | None] = mapped_column(
+        ForeignKey("face_files.id", ondelete="SET NULL"), index=True
+    )
+    created_at: Mapped[datetime]
+
+
+class FaceEventRecord(Record):
+    """What was asked of faces and decided: no picture, no vector, no name."""
+
+    __tablename__ = "face_events"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    subject_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    outcome: Mapped[str] = mapped_column(String(32))
+    reason: Mapped[str | None] = mapped_column(String(64))
+    device: Mapped[str | None] = mapped_column(String(64))  # keyed digest, hex
+    digest: Mapped[str | None] = mapped_column(String(64))  # keyed digest of what was sent, hex
+    request_id: Mapped[str | None] = mapped_column(String(128))
+
+
+class FaceSettingRecord(Record):
+    """What holds for all faces, such as the threshold in force."""
+
+    __tablename__ = "face_settings"
+
+    key: Mapped[str] = mapped_column(String(40), primary_key=True)
+    value: Mapped[dict[str, Any]]
+    updated_at: Mapped[datetime]
+
+
+class FaceGalleryRecord(Record):
+    """One row: a number that every change of templates raises, in the same transaction."""
+
+    __tablename__ = "face_gallery"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    revision: Mapped[int] = mapped_column(BigInteger)

@@ -27,7 +27,7 @@ from contracts.errors import ImageTooLarge, InvalidImage, OpsinError
 from contracts.inference import Resize
 from models.colour import flatten, interpolable
 from models.jpeg import quick_jpeg
-from models.resizing import TURNS, UPRIGHT, Turn, fit
+from models.resizing import TURNS, UPRIGHT, Turn, fit, within
 from models.sniffing import ImageFormat, sniff
 
 REGISTERED: Final = (
@@ -151,6 +151,42 @@ def upright(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
     except Exception as broken:  # Pillow documents no closed set of errors
         raise _invalid(image_format, broken) from broken
     return plain if turn.method is None else plain.transpose(turn.method)
+
+
+def reduced(data: bytes | memoryview, *, longest_side: int, max_pixels: int) -> Picture:
+    """The whole picture as people see it, made so small that no side is longer than that.
+
+    Args:
+        data: The file, as it was sent.
+        longest_side: Pixels; a smaller picture stays as it is.
+        max_pixels: As for `decode`.
+
+    Raises:
+        InvalidImage: As `decode`.
+        ImageTooLarge: As `decode`.
+    """
+    raw = bytes(data)
+    image_format = sniff(raw)
+    try:
+        _check_scans(raw, image_format)
+        with _opened(raw, image_format, max_pixels) as image:
+            _check_size(image, max_pixels)
+            small = quick_jpeg(raw, image, min(within(image.size, longest_side)))
+            if small is None:
+                image.load()
+                small = interpolable(image)
+            size = within(image.size, longest_side)
+            if small.size != size:
+                small = small.resize(size, Image.Resampling.BILINEAR)
+            turn = _turn_of(image)
+            plain = flatten(small, image)
+            seen = plain if turn.method is None else plain.transpose(turn.method)
+            seen_width, seen_height = turn.seen(image.size)
+    except OpsinError:
+        raise
+    except Exception as broken:  # Pillow documents no closed set of errors
+        raise _invalid(image_format, broken) from broken
+    return Picture(np.asarray(seen), seen_width, seen_height)
 
 
 class _MeteredReader(io.BytesIO):

@@ -86,6 +86,12 @@ def crop_box(size: Size, target: Size, short_side: int) -> Box:
     return left * across, top * down, right, bottom
 
 
+def within(size: Size, longest_side: int) -> Size:
+    """The size of the picture, scaled so that no side is longer; never larger than it is."""
+    scale = min(1.0, longest_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def seen_box(size: Size, target: Size, short_side: int, resize: Resize) -> Box:
     """The part of an upright picture that a network gets to see.
 

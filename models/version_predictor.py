@@ -78,7 +78,7 @@ class VersionPredictor:
         # These two need `model.keras`, which every version has.
         more: tuple[LaneOperation, ...] = ("explain", "study")
         if self.manifest.network == FACE_MODEL and self.classes is None:
-            more = ("faces",)  # it has seen nothing but faces, and tells them apart alone
+            more = ("faces", "clip")  # it has seen nothing but faces, and tells them apart alone
         self.operations: tuple[LaneOperation, ...] = (*vectors, *maps, *more)
         self._batches = Batches.up_to(max_batch_size)
         self._explaining = Lock()

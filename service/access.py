@@ -38,6 +38,8 @@ RULES: tuple[tuple[str, str, Access], ...] = (
     ("GET", "/.well-known/jwks.json", PUBLIC),
     ("*", "/v1/keys*", ("admin",)),
     ("GET", "/v1/audit", ("admin",)),
+    ("PUT", "/v1/faces/threshold", ("admin",)),
+    ("GET", "/v1/faces/events", ("admin",)),
     ("*", "/v1/faces*", ("faces",)),
     ("*", "/v1/datasets*", ("train",)),
     ("*", "/v1/trainings*", ("train",)),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from contracts.errors import QueueFull
+from service.lane_limits import LaneLimits
 
 _LONGEST_RETRY_SECONDS = 60.0
 
@@ -17,11 +18,11 @@ class Admission:
     """Counts the images under way in each lane of this process.
 
     Args:
-        limit: Most images under way in one lane.
+        limits: How many images may be under way in each lane.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limits: LaneLimits) -> None:
+        self._limits = limits
         self._under_way: dict[str, int] = {}
 
     def under_way(self, lane: str) -> int:
@@ -33,7 +34,7 @@ class Admission:
         Raises:
             QueueFull: There is none.
         """
-        if self.under_way(lane) >= self._limit:
+        if self.under_way(lane) >= self._limits.most(lane):
             raise queue_full(self.under_way(lane), rate)
 
     @contextmanager
@@ -51,7 +52,7 @@ class Admission:
             QueueFull: There is no room.
         """
         under_way = self.under_way(lane)
-        if under_way and under_way + count > self._limit:
+        if under_way and under_way + count > self._limits.most(lane):
             raise queue_full(under_way, rate)
         self._under_way[lane] = under_way + count
         try:

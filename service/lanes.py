@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from contracts import names
 from contracts.messages import Item
+from service.lane_limits import LaneLimits
 
 _PUSH = """
 local depth = redis.call('LLEN', KEYS[1])
@@ -50,13 +51,13 @@ class Lanes:
 
     Args:
         client: A connection whose answers are bytes.
-        limit: Most images that may wait in one lane. A request of more images than that is
+        limits: How many images may wait in each lane. A request of more images than that is
             still taken when nothing else waits, so that no request is impossible.
     """
 
-    def __init__(self, client: Redis, limit: int) -> None:
+    def __init__(self, client: Redis, limits: LaneLimits) -> None:
         self._client = client
-        self._limit = limit
+        self._limits = limits
         self._push = client.register_script(_PUSH)
         self._nudge = client.register_script(_NUDGE)
 
@@ -76,7 +77,7 @@ class Lanes:
             await self._push(
                 keys=[lane, names.lane_flag(lane), names.lane_bell(lane)],
                 args=[
-                    self._limit if not again else 1 << 30,
+                    self._limits.most(lane) if not again else 1 << 30,
                     max(1, int(seconds * 1000)),
                     names.FLAG_EXPIRE_MS,
                     names.BELL_EXPIRE_MS,

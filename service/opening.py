@@ -28,8 +28,11 @@ from service.datasets import Datasets
 from service.decode import Decoder
 from service.dispatch import Dispatch, Drains
 from service.explanation_cache import ExplanationCache
+from service.faces.desk import FaceDesk, open_desk
+from service.faces.renewal import Renewal, renew_if_possible
 from service.job_queue import JobQueue
 from service.keyring import Keyring
+from service.lane_limits import LaneLimits
 from service.lanes import Lanes
 from service.layer_check import LayerCheck
 from service.presence import Presence
@@ -40,7 +43,9 @@ from service.services import Services
 from service.sweep import Sweep
 
 _TIDY = 600.0  # seconds
-_FORGET = 3600.0  # seconds
+_AUDIT = 3600.0  # seconds between two looks for lines that are too old
+_RENEW = 15.0  # seconds between a few templates that are made anew
+_FORGET = 2.0  # seconds after which what another process erased is out of this one's memory
 
 
 @asynccontextmanager
@@ -64,7 +69,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         await keyring.start()
         stack.push_async_callback(keyring.stop)
         forgetting = Rounds(
-            "audit", partial(_forget_old, audit, settings.audit_days), seconds=_FORGET
+            "audit", partial(_forget_old, audit, settings.audit_days), seconds=_AUDIT
         )
         forgetting.start()
         stack.push_async_callback(forgetting.stop)
@@ -84,7 +89,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         presence = Presence(client, settings.models, store)
         await presence.start()
         stack.push_async_callback(presence.stop)
-        lanes = Lanes(client, settings.queue_limit)
+        lanes = Lanes(client, LaneLimits.of(settings))
         replies = Replies(blocking, secrets.token_hex(8))
         replies.start()
         stack.push_async_callback(replies.stop)
@@ -106,10 +111,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(tidying.stop)
         stack.callback(datasets.close)
 
-        yield Services(
+        desk = open_desk(settings, engine, client, job_files, _now)
+
+        services = Services(
             settings=settings,
             presence=presence,
-            dispatch=Dispatch(lanes, replies, drains, Admission(settings.queue_limit), presence),
+            dispatch=Dispatch(lanes, replies, drains, Admission(LaneLimits.of(settings)), presence),
             decoder=decoder,
             renderer=renderer,
             queue=queue,
@@ -124,9 +131,31 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             keyring=keyring,
             rate_limits=RateLimits(client),
             audit=audit,
+            faces=desk,
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )
+        _watch_faces(services, stack)
+        yield services
+
+
+def _watch_faces(services: Services, stack: AsyncExitStack) -> None:
+    """Begin what goes on beside the requests for faces."""
+    desk = services.faces
+    for name, work, seconds in (
+        ("faces", desk.tidy, _FORGET),
+        ("templates", partial(renew_if_possible, Renewal(services)), _RENEW),
+        ("frames", partial(run_in_threadpool, _sweep, desk), _TIDY),
+    ):
+        rounds = Rounds(name, work, seconds=seconds)
+        rounds.start()
+        stack.push_async_callback(rounds.stop)
+
+
+def _sweep(desk: FaceDesk) -> None:
+    """Remove frames without a row, and do again what an erasure may have left undone."""
+    desk.kept.frames.sweep()
+    desk.scrub()
 
 
 def _connect(url: str) -> Redis:

@@ -29,6 +29,7 @@ from models.shelves import Served
 from models.store import Store
 from service.datasets import Datasets
 from service.explanation_cache import ExplanationCache
+from service.faces.desk import FaceDesk
 from service.keyring import Keyring
 from service.layer_check import LayerCheck
 from service.rate_limits import RateLimits
@@ -197,6 +198,7 @@ class Services:
     keyring: Keyring
     rate_limits: RateLimits
     audit: Audit
+    faces: FaceDesk
     database_ok: Callable[[], bool]
     started_at: float
 

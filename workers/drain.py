@@ -29,8 +29,8 @@ _RATE_SMOOTHING = 0.3
 _ORDER: tuple[LaneOperation, ...] = get_args(LaneOperation)
 _VECTORS: tuple[Operation, ...] = get_args(Operation)
 # One picture of a study may take minutes: what this worker does not hold, another one may take.
-# Pictures with faces are large, and hold any number of them.
-_LIMITS: dict[LaneOperation, int] = {"faces": 4, "study": 1}
+# Pictures with faces are large, and hold any number of them; a clip has hundreds.
+_LIMITS: dict[LaneOperation, int] = {"faces": 4, "clip": 1, "study": 1}
 
 
 class Answerer(Protocol):

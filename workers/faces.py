@@ -49,9 +49,14 @@ class Faces:
         Raises:
             WeightsMissing: It is not on this machine.
         """
-        self._open()
+        self.finder()
 
-    def _open(self) -> "FaceFinder":
+    def finder(self) -> "FaceFinder":
+        """What finds faces; for the thread that computes.
+
+        Raises:
+            WeightsMissing: It is not on this machine.
+        """
         with self._opening:
             if self._finder is None:
                 self._finder = self._open_finder()
@@ -70,7 +75,7 @@ class Faces:
             OpsinError: The worker stops, or nobody waits any more.
         """
         ask = FacesAsk.model_validate_json(items[0].note)
-        finder = self._open()
+        finder = self.finder()
         answers = []
         for number, item in enumerate(items):
             if number:

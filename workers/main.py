@@ -11,7 +11,7 @@ import signal
 import sys
 from datetime import UTC, datetime
 from threading import Event, Thread
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import celery.signals
 import redis
@@ -29,6 +29,7 @@ from models.catalog import TRAINED, queue_of
 from models.conversion import Derived
 from models.runtimes.runtime import RuntimeOptions
 from models.store import Store
+from workers.clips import Clips
 from workers.conversions import Conversions
 from workers.drain import Drain
 from workers.elsewhere import Elsewhere
@@ -41,7 +42,11 @@ from workers.lane import LaneName, Lanes
 from workers.loading import ZooImports, explainer_loader, finder_opener, loader, prepare
 from workers.preloading import Preloading, available_bytes
 from workers.presence import Presence
+from workers.seen_clips import SeenClips
 from workers.versions import Versions
+
+if TYPE_CHECKING:
+    from models.faces.video import VideoLimits
 
 log = structlog.get_logger()
 
@@ -244,7 +249,22 @@ class Worker:
                 "explain": explaining,
                 "study": explaining,
                 "faces": self._faces,
+                "clip": self._clips(),
             },
+        )
+
+    def _clips(self) -> Clips:
+        def limits() -> "VideoLimits":
+            from models.faces.video import VideoLimits  # noqa: PLC0415  when a clip has come
+
+            return VideoLimits.of(self._settings)
+
+        return Clips(
+            self._faces.finder,
+            limits,
+            SeenClips(self._client),
+            is_abandoned=self._lanes.is_abandoned,
+            stopping=self.stopping,
         )
 
     def _job_runner(self, drain: Drain) -> JobRunner:

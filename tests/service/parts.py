@@ -30,6 +30,7 @@ from contracts.errors import (
     QueueFull,
     VersionNotFound,
 )
+from contracts.faces import FACE_MODEL
 from contracts.inference import LaneOperation, Resize
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
 from contracts.manifest import Manifest
@@ -46,6 +47,7 @@ from database.history import Entry
 from database.job_files import JobFiles
 from database.jobs import History
 from database.keys import Keys, Snapshot
+from database.migrations import upgrade
 from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRecord, Record
 from models.catalog import CATALOG, network_of
 from models.conversion import Derived
@@ -58,10 +60,12 @@ from models.store import Store
 from service import examples
 from service.datasets import Datasets
 from service.explanation_cache import ExplanationCache
+from service.faces.desk import FaceDesk, open_desk
 from service.keyring import Keyring
 from service.layer_check import LayerCheck
 from service.rate_limits import RateLimits
 from service.services import JobItem, Services
+from tests.service.face_lane import judged, seen
 
 T = TypeVar("T")
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
@@ -141,6 +145,10 @@ class Brightness:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        if operation == "faces":
+            return self.answers or [seen(p, version, note) for p in pixels]
+        if operation == "clip":
+            return self.answers or [judged(p, version, note) for p in pixels]
         if classes is not None:
             pairs = zip(pixels, classes, strict=True)
             return self.answers or [_reason(version, p, index, note) for p, index in pairs]
@@ -192,6 +200,7 @@ class OneWorker:
         )
         self.job_workers: tuple[WorkerBeat, ...] = ()
         self.redis_ok = True
+        self.finds_faces = True
 
     def models(self) -> list[ModelInfo]:
         return [
@@ -214,6 +223,8 @@ class OneWorker:
     def choose(
         self, model: str | None, version: str | None, operation: LaneOperation
     ) -> tuple[Served, int]:
+        if model == FACE_MODEL and operation in {"faces", "clip"} and self.finds_faces:
+            return SERVED, 1
         if model not in {None, "squeezenet"}:
             raise ModelNotFound(f"There is no model '{model}'. Known: squeezenet.")
         if version not in {None, "champion", "1"}:
@@ -345,6 +356,16 @@ def datasets_in(folder: Path, limits: Limits | None = None) -> Datasets:
     return Datasets(library, Rows(engine, lambda: datetime.now(UTC)))
 
 
+def desk_in(folder: Path, *, redis_url: str = "unix:///nowhere", tables: bool = False) -> FaceDesk:
+    """A real desk of faces; without an address, Redis does not answer."""
+    settings = Settings(_env_file=None, home=folder)
+    engine = open_engine(settings.database)
+    if tables:
+        upgrade(settings.database)
+    client = Redis.from_url(redis_url)
+    return open_desk(settings, engine, client, JobFiles.of(settings), lambda: datetime.now(UTC))
+
+
 @dataclass
 class House:
     """All parts of one service, within reach of a test.
@@ -360,6 +381,7 @@ class House:
     store: Store = field(default_factory=lambda: Store(Path(tempfile.mkdtemp(), "store")))
     files: JobFiles = field(default_factory=lambda: JobFiles(Path(tempfile.mkdtemp(), "jobs")))
     datasets: Datasets = field(default_factory=lambda: datasets_in(Path(tempfile.mkdtemp())))
+    faces: FaceDesk = field(default_factory=lambda: desk_in(Path(tempfile.mkdtemp())))
     explanations: ExplanationCache = field(default_factory=lambda: ExplanationCache(100_000))
     engine: Engine = field(
         default_factory=lambda: open_engine(f"sqlite:///{tempfile.mkdtemp()}/keys.db")
@@ -406,11 +428,14 @@ class House:
             keyring=keyring,
             rate_limits=RateLimits(self.redis),
             audit=Audit(self.engine, lambda: datetime.now(UTC)),
+            faces=self.faces,
             database_ok=lambda: self.database,
             started_at=1.0,
         )
         await keyring.stop()
         await self.redis.aclose()
+        if self.faces.redis is not None:
+            await self.faces.redis.aclose()
         self.opened -= 1
 
 

@@ -23,6 +23,7 @@ from contracts.presence import WorkerBeat
 from models.store import Store
 from service.admission import Admission
 from service.dispatch import Dispatch, Drains
+from service.lane_limits import LaneLimits
 from service.lanes import Lanes
 from service.presence import Presence
 from service.replies import Replies
@@ -79,12 +80,12 @@ async def api_on(valkey: RealValkey) -> AsyncIterator[Api]:
         redis.asyncio.Redis.from_url(valkey.url, **options) as client,
         redis.asyncio.Redis.from_url(valkey.url, **options) as blocking,
     ):
-        lanes, drains = Lanes(client, 8), cast(Drains, Sent())
+        lanes, drains = Lanes(client, LaneLimits(8)), cast(Drains, Sent())
         presence = Presence(client, ("squeezenet",), Store(Path("/nowhere")))
         await presence.refresh()
         replies = Replies(blocking, secrets.token_hex(4))
         replies.start()
-        dispatch = Dispatch(lanes, replies, drains, Admission(8), presence)
+        dispatch = Dispatch(lanes, replies, drains, Admission(LaneLimits(8)), presence)
         sweep = Sweep(lanes, replies, drains, presence)
         try:
             yield Api(dispatch, replies, lanes, sweep, presence, client)

@@ -17,6 +17,7 @@ from contracts import names
 from contracts.errors import LayerNotFound
 from contracts.inference import LaneOperation, Operation
 from contracts.messages import Item, Pixels, Reply, Vector
+from service.lane_limits import LaneLimits
 from service.lanes import Lanes as ServiceLanes
 from tests.valkey import RealValkey
 from workers.answers import Answer
@@ -104,7 +105,7 @@ def item_of(value: int, *, seconds: float = 30, side: int = 2) -> Item:
 def with_lanes(valkey: RealValkey, use: Callable[[ServiceLanes], Coroutine[Any, Any, T]]) -> T:
     async def body() -> T:
         async with redis.asyncio.Redis.from_url(valkey.url) as connection:
-            return await use(ServiceLanes(connection, limit=8))
+            return await use(ServiceLanes(connection, LaneLimits(8)))
 
     return asyncio.run(body())
 

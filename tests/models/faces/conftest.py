@@ -1,10 +1,17 @@
 """What finds faces, with its published weights; tests are skipped where they are not."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from contracts.errors import ModelNotFound, VersionNotFound
+from contracts.faces import FACE_MODEL
+from models.faces.analyser import FaceAnalyser
 from models.faces.finder import FaceFinder, open_finder
+from models.runtimes.runtime import RuntimeOptions
+from models.store import Store
+from models.version_predictor import load_version
 from models.weights import Weights, WeightsMissing
 
 
@@ -20,3 +27,18 @@ def finder(fetched: Path) -> FaceFinder:
 def people(shared: Path) -> list[Path]:
     """Photographs of one large face each, the people in order."""
     return sorted((shared / "data/face-pairs").glob("*/*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def analyser(finder: FaceFinder, fetched: Path) -> FaceAnalyser:
+    """With the real embedder, where the installation has imported it."""
+    try:
+        network = load_version(
+            Store(fetched / "store"),
+            FACE_MODEL,
+            max_batch_size=4,
+            options=RuntimeOptions(runtime="openvino", threads=1),
+        )
+    except (ModelNotFound, VersionNotFound) as missing:
+        pytest.skip(missing.detail)
+    return FaceAnalyser(finder, partial(network.run, "embed"), network.version)

@@ -1,0 +1,79 @@
+"""The audit of faces: who asked what and what was decided, without a picture, vector or name.
+
+Devices and what was sent are kept as keyed digests: equal ones can be told, and who reads the table
+without the key can neither try addresses nor look for the digest of a picture.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from sqlalchemy import Engine, select
+
+from contracts.pages import Page
+from contracts.subjects import FaceEvent, NewEvent
+from database.engine import reading, writing
+from database.paging import bad_cursor, cursor_of, place_of, require_limit
+from database.sealing import Sealer
+from database.tables import FaceEventRecord
+
+
+class FaceEvents:
+    """The table of events. Unavailable without a database.
+
+    Args:
+        engine: The database.
+        clock: What time it is.
+        sealer: Makes the digests.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], datetime], sealer: Sealer) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._sealer = sealer
+
+    def record(self, event: NewEvent) -> None:
+        """Write a line."""
+        digest = self._sealer.digest
+        row = FaceEventRecord(
+            at=self._clock(),
+            kind=event.kind,
+            subject_id=event.subject_id,
+            outcome=event.outcome,
+            reason=event.reason,
+            device=digest(event.device.encode()) if event.device is not None else None,
+            digest=digest(event.content) if event.content is not None else None,
+            request_id=event.request_id,
+        )
+        with writing(self._engine) as session:
+            session.add(row)
+
+    def list(
+        self, *, subject_id: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> Page[FaceEvent]:
+        """Some lines, newest first.
+
+        Raises:
+            ValidationFailed: The cursor is none of ours, or the limit not in 1 to 200.
+        """
+        require_limit(limit)
+        query = select(FaceEventRecord).order_by(FaceEventRecord.id.desc())
+        if subject_id is not None:
+            query = query.where(FaceEventRecord.subject_id == subject_id)
+        if cursor is not None:
+            query = query.where(FaceEventRecord.id < _number(cursor))
+        with reading(self._engine) as session:
+            rows = session.scalars(query.limit(limit + 1)).all()
+        shown = rows[:limit]
+        following = cursor_of(shown[-1].id) if len(rows) > limit else None
+        return Page(items=[_event(row) for row in shown], next_cursor=following)
+
+
+def _number(cursor: str) -> int:
+    (number,) = place_of(cursor, 1)
+    if not isinstance(number, int) or not 0 <= number < 2**31:
+        raise bad_cursor()
+    return number
+
+
+def _event(row: FaceEventRecord) -> FaceEvent:
+    return FaceEvent.model_validate(row, from_attributes=True)

@@ -1,0 +1,75 @@
+"""All that is kept of faces, behind one door: whoever works with faces opens this."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Self
+
+from sqlalchemy import Engine
+
+from contracts.settings import Settings
+from database.face_events import FaceEvents
+from database.face_files import FaceFiles
+from database.face_threshold import FaceThreshold
+from database.frames import Frames
+from database.gallery_source import GallerySource
+from database.sealing import Sealer
+from database.subjects import Subjects
+from database.templates import Templates
+from database.token_keys import TokenKeys
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """The parts; each is a few tables, and each method one transaction.
+
+    Attributes:
+        subjects: Who there is.
+        templates: Their embeddings, sealed.
+        frames: The pictures that were kept, sealed.
+        vectors: All embeddings, as a search is fed with them.
+        events: The audit.
+        threshold: From which similarity on two faces are one person's.
+        token_keys: What signs the tokens of a login.
+        sealer: The master keys.
+        files: The sealed frames on the disk.
+    """
+
+    subjects: Subjects
+    templates: Templates
+    frames: Frames
+    vectors: GallerySource
+    events: FaceEvents
+    threshold: FaceThreshold
+    token_keys: TokenKeys
+    sealer: Sealer
+    files: FaceFiles
+
+    @classmethod
+    def of(cls, settings: Settings, engine: Engine, clock: Clock) -> Self:
+        """Those of this installation. The keys' file is made where it is not there.
+
+        Raises:
+            ValueError: The keys are malformed, or their file is open to others.
+            OSError: Their file cannot be read or made.
+        """
+        sealer, files = Sealer.of(settings), FaceFiles(settings.faces_home)
+        return cls(
+            subjects=Subjects(engine, clock, sealer, files),
+            templates=Templates(engine, clock, sealer, files),
+            frames=Frames(engine, sealer, files),
+            vectors=GallerySource(engine, sealer),
+            events=FaceEvents(engine, clock, sealer),
+            threshold=FaceThreshold(engine, clock),
+            token_keys=TokenKeys(
+                engine,
+                clock,
+                sealer,
+                max_age=timedelta(days=settings.token_key_days),
+                token_life=timedelta(seconds=settings.token_seconds),
+            ),
+            sealer=sealer,
+            files=files,
+        )

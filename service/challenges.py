@@ -1,0 +1,184 @@
+"""Liveness challenges: made, kept for a minute and a half, and taken once, well or badly answered.
+
+They lie in Redis, so that any API process may take what another has made. A challenge is removed by
+the very command that reads it: of two that answer it at once, one is refused.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from contracts import names
+from contracts.errors import Conflict, RateLimited, Unavailable
+from contracts.liveness import (
+    ACTIONS,
+    ASKED,
+    CHALLENGE_SECONDS,
+    NONCE_BYTES,
+    Action,
+    Challenge,
+    NewChallenge,
+    Purpose,
+)
+
+MOST_A_CLIENT = 1000
+"""Challenges a client may be given within `CHALLENGE_SECONDS`; each costs half a kB of Redis."""
+MOST_A_SUBJECT = 10
+"""Of these for one subject: more tries than a person makes, far fewer than guessing needs."""
+
+_ID = re.compile(r"ch_[A-Za-z0-9_-]{16}")
+_MAKE = """
+for i = 2, 3 do
+  local made = redis.call('INCR', KEYS[i])
+  if made == 1 then redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+  if made > tonumber(ARGV[i + 1]) then return math.max(1, redis.call('TTL', KEYS[i])) end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A challenge whose nonce was right; it is gone from now on.
+
+    Attributes:
+        id: Its id.
+        actions: What the clip has to show, in order.
+    """
+
+    id: str
+    actions: tuple[Action, ...]
+
+
+class Challenges:
+    """All challenges, seen by one API process.
+
+    Args:
+        client: A connection whose answers are bytes.
+        clock: What time it is; an aware time.
+        random: Chooses the actions; the system's own unless a test says otherwise.
+    """
+
+    def __init__(
+        self, client: Redis, clock: Callable[[], datetime], random: Random | None = None
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._random = random or secrets.SystemRandom()
+        self._make = client.register_script(_MAKE)
+
+    async def create(self, asked: NewChallenge, client: str) -> Challenge:
+        """A new challenge.
+
+        Args:
+            asked: What it is to be for.
+            client: Who asks, by a name that tells clients apart.
+
+        Raises:
+            RateLimited: That client was given too many of late.
+            Unavailable: Redis does not answer.
+        """
+        challenge = Challenge(
+            id=f"ch_{secrets.token_urlsafe(12)}",
+            nonce=secrets.token_urlsafe(NONCE_BYTES),
+            actions=tuple(self._random.sample(ACTIONS, ASKED)),
+            expires_at=self._clock() + timedelta(seconds=CHALLENGE_SECONDS),
+        )
+        kept = {
+            "nonce": _digest(challenge.nonce),
+            "actions": challenge.actions,
+            "for": _binding(asked.purpose, asked.subject_id, asked.device_id),
+        }
+        try:
+            wait = cast(int, await self._make(*_kept(challenge.id, client, asked.subject_id, kept)))
+        except (RedisError, OSError) as error:
+            raise _redis_away() from error
+        if wait:
+            raise RateLimited(
+                "Too many challenges were asked for. Answer one, or wait.", retry_after=wait
+            )
+        return challenge
+
+    async def take(
+        self,
+        challenge_id: str,
+        nonce: str,
+        *,
+        purpose: Purpose,
+        subject_id: str,
+        device_id: str | None,
+    ) -> Taken:
+        """Use a challenge up; call it before anything is done with the clip.
+
+        Args:
+            challenge_id: As the client sent it.
+            nonce: Likewise.
+            purpose: What the clip is for.
+            subject_id: Whom it shows.
+            device_id: Which device sends it.
+
+        Raises:
+            Conflict: It is unknown, past its time or used, or its nonce is another one, or it was
+                made for something else. In each case it can never be used again.
+            Unavailable: Redis does not answer; the challenge may have been used up.
+        """
+        raw = await self._removed(challenge_id)
+        kept: dict[str, Any] = json.loads(raw) if raw else {}
+        told = (_digest(nonce), _binding(purpose, subject_id, device_id))
+        right = [
+            hmac.compare_digest(kept.get(field, ""), value)
+            for field, value in zip(("nonce", "for"), told, strict=True)
+        ]
+        if not all(right):
+            # Which of all this it was, only a thief would want to know.
+            raise Conflict(
+                "The challenge is unknown, expired, used, or for something else. Ask for a new "
+                "one with POST /v1/faces/challenges and record a new clip."
+            )
+        return Taken(challenge_id, tuple(kept["actions"]))
+
+    async def _removed(self, challenge_id: str) -> bytes | None:
+        if not _ID.fullmatch(challenge_id):
+            return None
+        try:
+            return cast(bytes | None, await self._client.getdel(names.challenge(challenge_id)))
+        except (RedisError, OSError) as error:
+            raise _redis_away() from error
+
+
+def _kept(
+    challenge_id: str, client: str, subject_id: str, kept: dict[str, Any]
+) -> tuple[Sequence[str], Sequence[str | int]]:
+    """Keys and arguments of `_MAKE`."""
+    who = hashlib.sha256(client.encode()).hexdigest()[:24]
+    keys = [
+        names.challenge(challenge_id),
+        names.challenges_made(who),
+        names.challenges_made(who, subject_id),
+    ]
+    return keys, [json.dumps(kept), CHALLENGE_SECONDS, MOST_A_CLIENT, MOST_A_SUBJECT]
+
+
+def _digest(nonce: str) -> str:
+    """What is kept of a nonce: who reads Redis cannot answer for another."""
+    return hashlib.sha256(nonce.encode()).hexdigest()
+
+
+def _binding(purpose: Purpose, subject_id: str, device_id: str | None) -> str:
+    """What a challenge was made for, as one value."""
+    return hashlib.sha256(json.dumps([purpose, subject_id, device_id]).encode()).hexdigest()
+
+
+def _redis_away() -> Unavailable:
+    return Unavailable("The challenges do not answer. Retry shortly.", retry_after=2)

@@ -1,0 +1,1 @@
+"""Faces at the door: found in pictures, compared with those who are known, let in or not."""

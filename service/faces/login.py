@@ -1,0 +1,192 @@
+"""A login by face: a place among the few attempts, the evidence, the decision, the token.
+
+Whatever the evidence is, a picture or a clip, it is judged here and in one way. Who adds a kind of
+evidence makes an `Evidence` of it and hands it over; see `judge`.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from fastapi.concurrency import run_in_threadpool
+
+from contracts.errors import OpsinError
+from contracts.faces import FacesAsk, QualityReason
+from contracts.messages import Vector
+from contracts.recognition import Login
+from contracts.subjects import Candidate, NewEvent, Threshold
+from service.deadlines import Deadline
+from service.faces.decisions import Verdict, judged
+from service.faces.finding import find, the_face
+from service.services import Services
+
+_NEAREST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was shown of a person.
+
+    Attributes:
+        vectors: Embeddings of the one face, (n, 128) float32, each of length 1; a match has to
+            hold for their mean.
+        embedder: What made them.
+        live: Whether a challenge was answered before the camera.
+        quality_reasons: Why the face cannot be told well enough; none: it can.
+        refused: Why the evidence counts for nothing, be the face whose it may, e.g. a challenge
+            that was not done. It counts as a failure.
+    """
+
+    vectors: Vector
+    embedder: str
+    live: bool = False
+    quality_reasons: tuple[QualityReason, ...] = ()
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who wants to be let in as whom.
+
+    Attributes:
+        subject_id: As whom.
+        device: The device's id, or else the client's address.
+        content: What was sent, for the audit's digest.
+        request_id: For the audit.
+    """
+
+    subject_id: str
+    device: str
+    content: bytes = field(repr=False)
+    request_id: str | None = None
+
+
+Gather = Callable[[], Awaitable[Evidence]]
+
+
+async def log_in(services: Services, claim: Claim, gather: Gather) -> Login:
+    """Judge a claim.
+
+    Args:
+        services: What does the work.
+        claim: Who wants to be let in as whom.
+        gather: Makes the evidence; called only if an attempt may be made.
+
+    Raises:
+        SubjectNotFound: There is no such subject.
+        LockedOut: There were too many failures.
+        OpsinError: The evidence cannot be had; that is no failure of the person.
+    """
+    desk = services.faces
+    await run_in_threadpool(desk.kept.subjects.get, claim.subject_id)
+    device = desk.kept.sealer.digest(claim.device.encode())
+    try:
+        attempt = await desk.lockout.begin(claim.subject_id, device)
+    except OpsinError as error:
+        await _record(services, claim, error.code, None)
+        raise
+    failed = False
+    try:
+        evidence = await gather()
+        verdict = await judge(services, claim.subject_id, evidence)
+        failed = verdict.is_failure
+    except OpsinError as error:
+        await _record(services, claim, error.code, None)
+        raise
+    finally:
+        await desk.lockout.end(attempt, failed=failed)
+    await _record(services, claim, verdict.decision, verdict.reason)
+    return await _answer(services, claim, evidence, verdict)
+
+
+async def image_evidence(services: Services, image: bytes, deadline: Deadline) -> Evidence:
+    """The evidence of one picture.
+
+    Raises:
+        NoFace: There is none in it.
+        ManyFaces: There are several, none clearly before the others.
+        OpsinError: The picture cannot be read, or no worker answers.
+    """
+    (found,) = await find(services, [image], FacesAsk(embed=True, most=2), deadline)
+    at = the_face(found)
+    quality = found.faces[at].quality
+    reasons = () if quality.acceptable else quality.reasons
+    return Evidence(found.vectors[at : at + 1], found.embedder, quality_reasons=reasons)
+
+
+async def judge(services: Services, subject_id: str, evidence: Evidence) -> Verdict:
+    """Whether the evidence shows the subject.
+
+    Raises:
+        SubjectNotFound: There is none of that id any more.
+        Unavailable: The database does not answer.
+    """
+    if evidence.refused is not None:
+        return Verdict("no_match", evidence.refused)
+    if evidence.quality_reasons:
+        return Verdict("uncertain", "low_quality_face")
+    threshold = await services.faces.threshold()
+    return await run_in_threadpool(_compared, services, subject_id, evidence, threshold)
+
+
+def mean_of(vectors: Vector) -> Vector:
+    """The direction that all of them share, (128,) of length 1."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    unit: Vector = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+    return unit
+
+
+def _compared(
+    services: Services, subject_id: str, evidence: Evidence, threshold: Threshold
+) -> Verdict:
+    desk = services.faces
+    templates = desk.kept.templates.of(subject_id, embedder=evidence.embedder)
+    if not templates:
+        return Verdict("no_match", "not_enrolled")
+    vector = mean_of(evidence.vectors)
+    similarity = max(float(one.vector @ vector) for one in templates)
+    return judged(
+        similarity,
+        threshold,
+        _others(
+            desk.search.nearest(
+                vector[None],
+                embedder=evidence.embedder,
+                above=threshold.similarity - threshold.margin,
+                most=_NEAREST,
+            )[0],
+            subject_id,
+        ),
+    )
+
+
+def _others(candidates: list[Candidate], subject_id: str) -> list[Candidate]:
+    return [one for one in candidates if one.subject_id != subject_id]
+
+
+async def _answer(services: Services, claim: Claim, evidence: Evidence, verdict: Verdict) -> Login:
+    told = Login(
+        decision=verdict.decision,
+        reason=verdict.reason,
+        quality_reasons=evidence.quality_reasons,
+    )
+    if verdict.decision != "match":
+        return told
+    token = await run_in_threadpool(
+        services.faces.tokens.sign, claim.subject_id, live=evidence.live
+    )
+    return told.model_copy(update={"token": token.text, "expires_at": token.expires_at})
+
+
+async def _record(services: Services, claim: Claim, outcome: str, reason: str | None) -> None:
+    await services.faces.record(
+        NewEvent(
+            kind="login",
+            outcome=outcome,
+            reason=reason,
+            subject_id=claim.subject_id,
+            device=claim.device,
+            content=claim.content,
+            request_id=claim.request_id,
+        )
+    )

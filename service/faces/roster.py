@@ -1,0 +1,49 @@
+"""Subjects added, and told with the templates that count now."""
+
+import hashlib
+from typing import Any
+
+from fastapi.concurrency import run_in_threadpool
+
+from contracts.errors import OpsinError
+from contracts.faces import FACE_MODEL
+from contracts.manifest import CHAMPION
+from contracts.subjects import NewSubject, embedder_of
+from database.faces import Faces
+from database.idempotency import IdempotencyKey
+from database.subjects import SCOPE
+from models.store import Store
+from service.faces.finding import current_embedder
+from service.services import Services
+
+
+def create(kept: Faces, new: NewSubject, key: str | None) -> dict[str, Any]:
+    """Add a subject, or answer as the first request with that key was answered.
+
+    Returns:
+        A `Subject` as JSON.
+
+    Raises:
+        SubjectExists: Another has that external id.
+        IdempotencyConflict: The key was used for another request.
+    """
+    if key is None:
+        return kept.subjects.create(new)
+    body = hashlib.sha256(new.model_dump_json().encode()).digest()
+    return kept.subjects.create(new, asked=IdempotencyKey(key, SCOPE, kept.sealer.digest(body)))
+
+
+async def embedder_in_force(services: Services) -> str | None:
+    """The embedder whose templates count: what answers now, or else what would.
+
+    None where nobody can tell; then all templates count.
+    """
+    try:
+        return current_embedder(services)[1]
+    except OpsinError:
+        return await run_in_threadpool(_champion, services.store)
+
+
+def _champion(store: Store) -> str | None:
+    version = store.aliases(FACE_MODEL).get(CHAMPION)
+    return None if version is None else embedder_of(version)

@@ -1,0 +1,34 @@
+"""What is remembered of clips, in a real Valkey."""
+
+import redis
+
+from contracts import names
+from models.faces.looks import LOOK_BYTES, MOST_LOOKS
+from tests.valkey import RealValkey
+from workers.seen_clips import KEEP_SECONDS, MOST_CLIPS, SeenClips
+
+
+def looks(number: int, count: int = 5) -> list[bytes]:
+    return [bytes([number]) * LOOK_BYTES for _ in range(count)]
+
+
+def test_a_clip_is_told_of_those_before_it(valkey: RealValkey) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        seen = SeenClips(client)
+        assert seen.put("sub_a", "ch_1", looks(1)) == []
+        assert seen.put("sub_a", "ch_2", looks(2)) == [looks(1)]
+        assert seen.put("sub_a", "ch_3", looks(3)) == [looks(2), looks(1)]
+        # A second attempt at the same clip is no replay of it; another subject's are none of ours.
+        assert seen.put("sub_a", "ch_3", looks(3)) == [looks(2), looks(1)]
+        assert seen.put("sub_b", "ch_4", looks(1)) == []
+
+
+def test_they_are_few_small_and_go(valkey: RealValkey) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        seen = SeenClips(client)
+        for number in range(2 * MOST_CLIPS):
+            others = seen.put("sub_a", f"ch_{number}", looks(number, MOST_LOOKS))
+        assert len(others) == MOST_CLIPS - 1
+        key = names.clips_seen("sub_a")
+        assert 0 < client.ttl(key) <= KEEP_SECONDS
+        assert client.memory_usage(key) < 64 * 1024
