@@ -16,6 +16,7 @@ from service.middleware.keys import KeyCheck
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
 from service.routes import (
+    calibrations,
     challenges,
     datasets,
     explanation,
@@ -79,6 +80,7 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
         models,
         versions,
         quantization,
+        calibrations,
         oip,
         tfserving,
         operations,

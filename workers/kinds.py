@@ -19,6 +19,7 @@ KINDS: Mapping[str, str] = {
     "filters": "models.explain.filters_job:run",
     "heatmap": "models.explain.heatmap_job:run",
     "quantize": "models.quantization:run",
+    "calibration": "models.faces.calibration_job:run",
     "enrollment": "workers.enrollment:run",
 }
 
