@@ -21,8 +21,9 @@ from contracts.errors import (
     ValidationFailed,
 )
 from contracts.jobs import Job
-from contracts.trainings import TrainingRequest
+from contracts.trainings import LEAST_FRAMES, TrainingRequest
 from database.data_sets import DataSets
+from database.subjects import Subjects
 from models.training.classes import check_weighted
 from models.training.names import check_name
 from models.training.presets import training_request
@@ -52,7 +53,10 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
         sent = await _body(request)
     training = _training(sent)
     check_name(training.model)
-    await run_in_threadpool(_check_data_set, training, services.datasets.rows)
+    if training.subjects is None:
+        await run_in_threadpool(_check_data_set, training, services.datasets.rows)
+    else:
+        await run_in_threadpool(_check_subjects, training, services.faces.kept.subjects)
     told = training.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return await services.queue.submit_work(
@@ -85,8 +89,23 @@ def _training(sent: dict[str, Any]) -> TrainingRequest:
         ) from None
 
 
+def _check_subjects(training: TrainingRequest, subjects: Subjects) -> None:
+    """Refuse whom nothing can be learned of: frames are kept only where the record says so."""
+    bare = [
+        f"{one} ({found.files})"
+        for one in training.subjects or ()
+        if (found := subjects.get(one)).files < LEAST_FRAMES
+    ]
+    if bare:
+        raise NotTrainable(
+            f"At least {LEAST_FRAMES} kept frames of each subject are needed, and these have fewer:"
+            f" {', '.join(bare[:10])}. Set keep_frames and enroll them again, or leave them out."
+        )
+    check_weighted(training, training.subjects or ())
+
+
 def _check_data_set(training: TrainingRequest, rows: DataSets) -> None:
-    info = rows.get(training.dataset_id)
+    info = rows.get(training.dataset_id or "")
     if not info.trainable:
         raise NotTrainable(info.reason or "Nothing can be learned from the data set.")
     check_weighted(training, info.classes)
