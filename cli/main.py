@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli import job_commands
+from cli import faces_commands, job_commands
 from cli.explain_command import explain
 from cli.failure import CommandError
 from contracts.release import RELEASE
@@ -54,6 +54,7 @@ def build() -> typer.Typer:
     models.command("download")(models_download)
     app.add_typer(models, name="models")
     app.add_typer(job_commands.build(), name="jobs")
+    app.add_typer(faces_commands.build(), name="faces")
     datasets = typer.Typer(help="Pictures with labels, to learn from.", no_args_is_help=True)
     datasets.command("add")(datasets_add)
     datasets.command("list")(datasets_list)
