@@ -4,17 +4,25 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from cli import faces, jobs
+from cli.face_keys import rotate
 from cli.faces_api import FacesApi
 from cli.failure import CommandError
 from cli.main import build
 from contracts.settings import Settings
+from contracts.subjects import NewSubject
+from database.engine import open_engine
+from database.faces import Faces
+from database.migrations import upgrade
+from database.tables import SubjectRecord
 
 BOX = {"x": 10.0, "y": 20.0, "width": 80.0, "height": 90.0}
 QUALITY = {
@@ -275,3 +283,23 @@ def test_what_cannot_be_sent_is_said_before(
         faces.enroll(api, following, "sub_1", [clip, photo], {}, as_json=False)
     with pytest.raises(CommandError, match="opsin up"):
         FacesApi(Settings(_env_file=None), "http://127.0.0.1:9").get("/threshold")
+
+
+def test_rotation_seals_everybody_by_a_fresh_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(_env_file=None, home=tmp_path)
+    upgrade(settings.database)
+    engine = open_engine(settings.database)
+    kept = Faces.of(settings, engine, lambda: datetime.now(UTC))
+    before = kept.sealer.key_id
+    subject = kept.subjects.create(NewSubject(name="Ada"))["id"]
+    rotate(settings)
+    assert "1 subjects" in capsys.readouterr().err
+    now = Faces.of(settings, engine, lambda: datetime.now(UTC)).sealer
+    assert now.key_ids[1:] == (before,)
+    with engine.connect() as connection:
+        row = connection.execute(select(SubjectRecord.key_id, SubjectRecord.data_key)).one()
+    assert row.key_id == now.key_id != before
+    now.open_data_key(row.data_key, subject)
+    engine.dispose()
