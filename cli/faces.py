@@ -263,7 +263,8 @@ def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         right = heading in {"rate", "errors", "pairs", "similarity", "score", "sharpness"}
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+        # An id is there to be copied: it is folded rather than cut.
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
     return table
 
 
