@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli import job_commands, key_commands
+from cli import faces_commands, job_commands, key_commands
 from cli.backup_command import backup, restore
 from cli.explain_command import explain
 from cli.failure import CommandError
@@ -58,6 +58,7 @@ def build() -> typer.Typer:
     app.add_typer(models, name="models")
     app.add_typer(job_commands.build(), name="jobs")
     app.add_typer(key_commands.build(), name="keys")
+    app.add_typer(faces_commands.build(), name="faces")
     datasets = typer.Typer(help="Pictures with labels, to learn from.", no_args_is_help=True)
     datasets.command("add")(datasets_add)
     datasets.command("list")(datasets_list)

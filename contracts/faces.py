@@ -18,6 +18,21 @@ FACE_OPERATIONS: tuple[LaneOperation, ...] = ("embed", "faces", "clip")
 LONGEST_SIDE = 1280
 """Pixels of the long side at which faces are looked for; larger pictures are reduced first."""
 
+DEFAULT_SIMILARITY = 0.948
+"""The similarity from which on two faces are one person's, until a calibration of one's own.
+
+The strictest of the calibrations for a false-match rate of 1 in 1,000 on three small sets of faces,
+each with itself (`models.faces.calibration`; grey ORL faces 0.933, Caltech's faces 0.947; 33 press
+photos make too few pairs for a threshold of their own). On all three at 0.948: 19 of 42,918 pairs
+of different people match (1 in 2,300; 1 in 1,200 of Caltech's), and 51 of 3,161 pairs of the same
+person do not (1.6 %). 40 people are few, and look-alikes decide: docs/explanation/faces.md.
+"""
+DEFAULT_MARGIN = 0.01
+"""How far under the threshold it is uncertain, and how near a second person may be to the best.
+
+One of those 460 faces was that near to the second of the 40 people.
+"""
+
 QualityReason = Literal[
     "too_small", "too_dark", "too_bright", "blurred", "extreme_pose", "off_frame", "occluded"
 ]

@@ -18,6 +18,7 @@ JobKind = Literal[
     "style_transfer",
     "dream",
     "enrollment",
+    "calibration",
 ]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 WORK_QUEUES: dict[JobKind, str] = {
@@ -29,6 +30,7 @@ WORK_QUEUES: dict[JobKind, str] = {
     "style_transfer": PICTURE_QUEUE,
     "dream": PICTURE_QUEUE,
     "enrollment": PICTURE_QUEUE,
+    "calibration": PICTURE_QUEUE,
 }
 """Where the kinds wait that run in a process of their own; the others run beside the lanes."""
 

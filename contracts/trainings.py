@@ -27,6 +27,14 @@ Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["plateau", "cosine", "constant"]
 FillMode = Literal["nearest", "reflect", "wrap", "constant"]
 Side = Annotated[int, Field(ge=16, le=1024)]
+SubjectId = Annotated[str, Field(pattern=r"^sub_[A-Za-z0-9_-]{1,60}$")]
+
+FACE_CNN = "face_cnn"
+"""What the API calls the classic frame classifier: the preset `faces` of the network `cnn_face`."""
+FACE_NETWORK: TrainableNetwork = "cnn_face"
+MOST_SUBJECTS = 500
+LEAST_FRAMES = 5
+"""Of each subject, as of each class of a data set."""
 
 PRETRAINED: frozenset[TrainableNetwork] = frozenset({"efficientnet_lite0", "squeezenet", "vgg16"})
 """The networks whose weights are published; the others can only start from nothing."""
@@ -118,7 +126,14 @@ class TrainingRequest(_Part):
         }
     )
 
-    dataset_id: str = Field(pattern=r"^ds_[A-Za-z0-9_-]{1,64}$")
+    dataset_id: str | None = Field(None, pattern=r"^ds_[A-Za-z0-9_-]{1,64}$")
+    subjects: tuple[SubjectId, ...] | None = Field(
+        None,
+        min_length=2,
+        max_length=MOST_SUBJECTS,
+        description="In place of a data set, with `face_cnn`: the enrolled people whose kept "
+        "frames are learned from, one class each.",
+    )
     model: ModelName = Field(description="The model that gets a new version.")
     network: TrainableNetwork
     preset: str | None = Field(
@@ -184,6 +199,18 @@ class TrainingRequest(_Part):
     filters_layer: str | None = Field(
         None, max_length=64, description="Whose filters those are. Left out: the first convolution."
     )
+
+    @model_validator(mode="after")
+    def _learns_from_one_thing(self) -> Self:
+        if (self.dataset_id is None) == (self.subjects is None):
+            raise ValueError("send either dataset_id or subjects")
+        if self.subjects is None:
+            return self
+        if self.network != FACE_NETWORK:
+            raise ValueError(f'subjects need "network": "{FACE_CNN}"; leave the other one out')
+        if len(set(self.subjects)) < len(self.subjects):
+            raise ValueError("name each of the subjects once")
+        return self
 
     @model_validator(mode="before")
     @classmethod

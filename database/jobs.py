@@ -146,6 +146,16 @@ class Jobs:
                 request.get("dataset_id") == dataset_id for request in session.scalars(query)
             )
 
+    def learning_from(self, subject_id: str) -> tuple[str, ...]:
+        """The unfinished jobs that were asked for with that subject among their `subjects`."""
+        query = select(JobRecord.id, JobRecord.request).where(JobRecord.state.in_(_UNFINISHED))
+        with reading(self._engine) as session:
+            return tuple(
+                job_id
+                for job_id, request in session.execute(query)
+                if subject_id in (request.get("subjects") or ())
+            )
+
     def list(
         self,
         *,

@@ -37,6 +37,7 @@ def export_version(
     folder: Path,
     *,
     pictures: Pixels,
+    kept: Pixels | None = None,
     labels: Sequence[Label] = (),
     provenance: Provenance | None = None,
     metrics: dict[str, float] | None = None,
@@ -50,6 +51,8 @@ def export_version(
         blueprint: What has to be known of it.
         folder: An empty one, from `Store.staging`.
         pictures: Real ones to compare on, uint8 (n, height, width, 3), at least one.
+        kept: Pictures that may lie in the version, for other runtimes to be compared on; left out,
+            the first of `pictures`.
         labels: A name for each class, in the order of the outputs.
         provenance: Where it comes from; the libraries' versions are added.
         metrics: What it was measured to reach.
@@ -77,7 +80,8 @@ def export_version(
 
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
     equality = parity(endpoints, loaded, pictures)
-    _reference(endpoints, pictures[:_REFERENCE_PICTURES]).write(folder / REFERENCE)
+    kept = pictures if kept is None else kept
+    _reference(endpoints, kept[:_REFERENCE_PICTURES]).write(folder / REFERENCE)
     height, width = model.inputs[0].shape[1:3]
     return Draft(
         network=blueprint.network,

@@ -20,6 +20,7 @@ from service.middleware.security_headers import SecurityHeaders
 from service.middleware.upload_budget import UploadBudget
 from service.routes import (
     audit,
+    calibrations,
     challenges,
     datasets,
     explanation,
@@ -88,6 +89,7 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
         models,
         versions,
         quantization,
+        calibrations,
         oip,
         tfserving,
         operations,

@@ -135,6 +135,14 @@ TRAININGS: dict[str, Any] = {
             "epochs": {"head": 5},
         },
     },
+    "subjects": {
+        "summary": "The classic frame classifier on enrolled people",
+        "value": {
+            "subjects": ["sub_7Yt2mXq0vLkP4dRsW9aB", "sub_pQ3nZc8jHf5uKxT1eGyM"],
+            "model": "door",
+            "network": "face_cnn",
+        },
+    },
     "whole": {
         "summary": "A head, then the upper layers, with augmentation",
         "value": {
@@ -167,6 +175,11 @@ PRESETS: dict[str, Any] = {
             "request": {"network": "cnn_mnist", "strategy": "from_scratch", "image_size": 28},
         }
     ]
+}
+CALIBRATION: dict[str, Any] = JOB | {
+    "id": "job_c2Vq8sYw4nJr1tHk6bXzLmPd",
+    "kind": "calibration",
+    "progress": {"fraction": 0.38, "phase": "faces", "step": 80, "steps": 200},
 }
 MODEL: dict[str, Any] = {
     "name": "squeezenet",

@@ -39,7 +39,9 @@ SUBJECT: dict[str, Any] = {
     "created_at": "2026-11-22T08:00:00Z",
     "updated_at": "2026-11-22T08:00:00Z",
 }
-ERASED: dict[str, Any] = {"erased": {"templates": 12, "files": 3}}
+ERASED: dict[str, Any] = {
+    "erased": {"templates": 12, "files": 3, "models": [{"model": "door", "version": 4}]}
+}
 LOGIN: dict[str, Any] = {
     "decision": "match",
     "reason": None,

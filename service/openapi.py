@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from contracts.datasets import NewDataset
 from contracts.problem import PlainError, Problem
 from contracts.settings import Settings
-from contracts.trainings import TrainingRequest
+from contracts.trainings import FACE_CNN, TrainingRequest
 from service.access import Access, access_of
 from service.deadlines import HEADER as TIMEOUT_HEADER
 from service.middleware.request_id import HEADER as REQUEST_ID_HEADER
@@ -81,8 +81,10 @@ def _new_training() -> dict[str, Any]:
     """`TrainingRequest` as it may be sent: a preset may stand for the network."""
     schema = TrainingRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     parts: dict[str, Any] = schema.pop("$defs", {})
-    schema["required"] = ["dataset_id", "model"]
+    schema["required"] = ["model"]
     schema["anyOf"] = [{"required": ["network"]}, {"required": ["preset"]}]
+    schema["oneOf"] = [{"required": ["dataset_id"]}, {"required": ["subjects"]}]
+    schema["properties"]["network"]["enum"].append(FACE_CNN)
     return parts | {"NewTraining": schema | {"title": "NewTraining"}}
 
 

@@ -22,13 +22,15 @@ from contracts.errors import (
 )
 from contracts.jobs import Job
 from contracts.settings import Settings
-from contracts.trainings import TrainingRequest
+from contracts.trainings import LEAST_FRAMES, TrainingRequest
 from database.data_sets import DataSets
+from database.subjects import Subjects
 from models.training.classes import check_count, check_names
 from models.training.memory import check_size, memory_limit
 from models.training.names import check_name
 from models.training.presets import training_request
 from service.body import read_body
+from service.caller import caller_of
 from service.deadlines import Deadline
 from service.services import Services
 
@@ -56,15 +58,18 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     check_name(training.model)
     told = training.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    idempotency = (key, digest) if key else None
+    if training.subjects is not None:
+        caller_of(request).require("faces")
+        await run_in_threadpool(_check_subjects, training, services.faces.kept.subjects)
+        return await services.queue.submit_work("training", told, idempotency=idempotency)
     datasets = services.datasets
     # Asked first: a data set that is being changed is waited for only if it is worth it.
     await run_in_threadpool(_check_data_set, training, datasets.rows, services.settings)
-    async with contextmanager_in_threadpool(datasets.library.hold(training.dataset_id)):
+    async with contextmanager_in_threadpool(datasets.library.hold(training.dataset_id or "")):
         # Whoever would change or delete it now waits, and then meets the job.
         await run_in_threadpool(_check_data_set, training, datasets.rows, services.settings)
-        return await services.queue.submit_work(
-            "training", told, idempotency=(key, digest) if key else None
-        )
+        return await services.queue.submit_work("training", told, idempotency=idempotency)
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -92,8 +97,23 @@ def _training(sent: dict[str, Any]) -> TrainingRequest:
         ) from None
 
 
+def _check_subjects(training: TrainingRequest, subjects: Subjects) -> None:
+    """Refuse whom nothing can be learned of: frames are kept only where the record says so."""
+    bare = [
+        f"{one} ({found.files})"
+        for one in training.subjects or ()
+        if (found := subjects.get(one)).files < LEAST_FRAMES
+    ]
+    if bare:
+        raise NotTrainable(
+            f"At least {LEAST_FRAMES} kept frames of each subject are needed, and these have fewer:"
+            f" {', '.join(bare[:10])}. Set keep_frames and enroll them again, or leave them out."
+        )
+    check_names(training, training.subjects or ())
+
+
 def _check_data_set(training: TrainingRequest, rows: DataSets, settings: Settings) -> None:
-    info = rows.get(training.dataset_id)
+    info = rows.get(training.dataset_id or "")
     if not info.trainable:
         raise NotTrainable(info.reason or "Nothing can be learned from the data set.")
     check_count(len(info.classes))

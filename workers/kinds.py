@@ -14,11 +14,12 @@ from contracts.work import Work
 Function = Callable[[Work, Settings], dict[str, Any]]
 
 KINDS: Mapping[str, str] = {
-    "training": "models.training.run:run",
+    "training": "workers.training:run",
     "dataset_import": "workers.dataset_import:run",
     "filters": "models.explain.filters_job:run",
     "heatmap": "models.explain.heatmap_job:run",
     "quantize": "models.quantization:run",
+    "calibration": "models.faces.calibration_job:run",
     "enrollment": "workers.enrollment:run",
 }
 

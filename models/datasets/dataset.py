@@ -1,6 +1,6 @@
 """What a training sees of a data set: labelled pictures, each in one split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,12 +17,23 @@ class Example:
         label: The name of its class.
         split: What it is for.
         sha256: Of the file, hex; tells pictures with the same content.
+        content: The file itself, for pictures that must not lie on a disk; `path` then only
+            names it.
     """
 
     path: Path
     label: str
     split: Split
     sha256: str
+    content: bytes | None = field(default=None, repr=False)
+
+    def read(self) -> bytes:
+        """The file.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        return self.path.read_bytes() if self.content is None else self.content
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,5 @@ def decoded(examples: Sequence[Example], target: Target, *, max_pixels: int) -> 
         InvalidImage: One cannot be read; was the data set changed meanwhile?
     """
     return np.stack(
-        [
-            decode(one.path.read_bytes(), network=target, max_pixels=max_pixels).pixels
-            for one in examples
-        ]
+        [decode(one.read(), network=target, max_pixels=max_pixels).pixels for one in examples]
     )

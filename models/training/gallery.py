@@ -22,8 +22,17 @@ FILTERS = "filters.gif"
 EVENT_LOG = "tensorboard.zip"
 
 
-def draw(work: Work, log: EventLog, trained: Trained, explained: Sequence[Explained]) -> None:
-    """Draw all of them, give them to the job, and end the log."""
+def draw(
+    work: Work, log: EventLog, trained: Trained, explained: Sequence[Explained] | None
+) -> None:
+    """Draw all of them, give them to the job, and end the log.
+
+    Args:
+        work: The job.
+        log: For TensorBoard.
+        trained: What was learned.
+        explained: The surest mistakes; None if nobody may see the pictures.
+    """
     split = held_out_split(trained)
     held = trained.evaluations[split]
     counts = confusion(held.probabilities, held.truth.astype(np.int64))
@@ -31,8 +40,9 @@ def draw(work: Work, log: EventLog, trained: Trained, explained: Sequence[Explai
     pictures = {
         CURVES: curves_chart(trained.history, trained.best_epochs),
         CONFUSION_MATRIX: confusion_chart(counts, labels, split),
-        MISTAKES: mistakes_sheet(explained),
     }
+    if explained is not None:
+        pictures[MISTAKES] = mistakes_sheet(explained)
     for name, png in pictures.items():
         work.artifact(name, "image/png", png)
         log.picture(name.removesuffix(".png"), png)

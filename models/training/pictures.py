@@ -112,7 +112,7 @@ class Pictures:
     def _decoded(self, place: int) -> Pixels:
         example = self.examples[place]
         try:
-            data = example.path.read_bytes()
+            data = example.read()
             return decode(data, network=self._frame, max_pixels=self._max_pixels).pixels
         except OSError as gone:
             raise ValidationFailed(

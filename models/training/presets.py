@@ -9,7 +9,7 @@ from typing import Any
 
 from contracts.errors import ValidationFailed
 from contracts.presets import Preset, PresetList
-from contracts.trainings import TrainingRequest
+from contracts.trainings import FACE_CNN, FACE_NETWORK, TrainingRequest
 
 _LITTLE_DATA = "F. Chollet, “Building powerful image classification models using very little data”"
 _LITTLE_DATA_VARIED = {"shear": 0.2, "zoom": 0.2, "horizontal_flip": True}
@@ -217,7 +217,7 @@ def training_request(sent: Mapping[str, Any]) -> TrainingRequest:
     """The whole request that a body stands for, its preset filled in.
 
     What was sent wins, field by field also inside `head`, `epochs`, `learning_rate` and
-    `augmentation`.
+    `augmentation`. The network `face_cnn` is the preset `faces` by another name.
 
     Args:
         sent: The body of `POST /v1/trainings`.
@@ -226,6 +226,8 @@ def training_request(sent: Mapping[str, Any]) -> TrainingRequest:
         ValidationFailed: There is no such preset.
         pydantic.ValidationError: The result is no training.
     """
+    if sent.get("network") == FACE_CNN:
+        sent = {"preset": "faces", **sent, "network": FACE_NETWORK}
     name = sent.get("preset")
     if name is None:
         return TrainingRequest.model_validate(sent)

@@ -15,15 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import InternalError, NotTrainable
+from contracts.errors import InternalError, OpsinError, VersionInUse, VersionNotFound
 from contracts.jobs import Progress
 from contracts.manifest import Draft, Manifest
 from contracts.settings import MIB, Settings
 from contracts.training_result import TrainingReport, TrainingResult
 from contracts.trainings import TrainingRequest
 from contracts.work import Work, WorkStoppedError
-from models.datasets.dataset import Dataset
-from models.datasets.library import Library
+from models.check_pictures import check_pictures
 from models.exporting import export_version
 from models.manifest import write_atomically
 from models.parity import ParityError
@@ -33,6 +32,7 @@ from models.training.exported import Exported, decoded
 from models.training.feature_cache import FeatureCache
 from models.training.gallery import draw
 from models.training.logged_work import LEARNING, LoggedWork
+from models.training.material import FromLibrary, Material, Supply
 from models.training.memory import check_size, memory_limit
 from models.training.names import check_name
 from models.training.promotion import Newcomer, promote
@@ -54,12 +54,13 @@ _REPORT = "report.json"
 _BATCH = 32
 
 
-def run(work: Work, settings: Settings) -> dict[str, Any]:
+def run(work: Work, settings: Settings, supply: Supply | None = None) -> dict[str, Any]:
     """Do a training, or what is left of it.
 
     Args:
         work: The attempt; its request is a `TrainingRequest` as JSON.
         settings: Where everything is.
+        supply: What is learned from; left out, the data set that the request names.
 
     Returns:
         A `TrainingResult` as JSON.
@@ -71,7 +72,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     began = time.monotonic()
     request = TrainingRequest.model_validate(work.request)
     check_name(request.model)
-    run_ = _Run(work, settings, request, Store(settings.store_home))
+    supply = supply or FromLibrary.of(request, settings)
+    run_ = _Run(work, settings, request, Store(settings.store_home), supply)
     version = published(run_.store, request.model, work.job_id)
     saved = _saved(work.folder)
     if version is None or saved is None:
@@ -87,30 +89,35 @@ class _Run:
     settings: Settings
     request: TrainingRequest
     store: Store
+    supply: Supply
 
     def from_pictures(self, began: float) -> tuple[Manifest, TrainingReport]:
         """Learn, report and publish."""
         self.work.progress(Progress(fraction=0, phase="data"))
-        dataset, names = _material(self.request, self.settings)
+        material = self.supply.load()
         check_size(
-            self.request, len(dataset.classes), memory_limit(self.settings.training_memory_mb)
+            self.request,
+            len(material.dataset.classes),
+            memory_limit(self.settings.training_memory_mb),
         )
         loaded = time.monotonic() - began
         log = EventLog(self.settings.event_logs_home / self.work.job_id)
-        trained = train(self.request, dataset, LoggedWork(self.work, log), self._workshop())
+        logged = LoggedWork(self.work, log)
+        trained = train(self.request, material.dataset, logged, self._workshop())
         seconds = {"data": loaded, **trained.phase_seconds}
         with self.store.staging() as folder:
             self._stage("export", 0)
             with _timed(seconds, "export"):
-                draft = self._exported(trained, folder)
+                draft = self._exported(trained, material, folder)
             self._stage("report", 1)
             with _timed(seconds, "report"):
                 exported = Exported(folder)
                 pixels = self.settings.max_image_pixels
-                explained, agreement = mistakes(trained, exported, draft, names, pixels)
-                draw(self.work, log, trained, explained)
-            told = report(trained, draft, explained, agreement, seconds)
+                shown, agreement = mistakes(trained, exported, draft, material.names, pixels)
+                draw(self.work, log, trained, None if material.private else shown)
+            told = report(trained, draft, shown, agreement, seconds)
             self._stage("publish", 2)
+            self.supply.require()
             # Before publishing, so that whoever finds the version finds this too.
             write_atomically(self.work.folder / _REPORT, told.model_dump_json())
             with _timed(seconds, "publish"):
@@ -125,6 +132,7 @@ class _Run:
         """
         with suppress(WorkStoppedError):
             self._stage("promote", 3)
+        self._require_allowed(version)
         with _timed(told.seconds, "promote"):
             new = Newcomer(version, told.classes, self.request.promote, self._measured)
             promotion = promote(self.store, new)
@@ -137,17 +145,32 @@ class _Run:
             finished_at=datetime.now(UTC),
         )
 
-    def _exported(self, trained: Trained, folder: Path) -> Draft:
+    def _require_allowed(self, version: Manifest) -> None:
+        """Take a version back whose pictures may not be learned from any more.
+
+        Who erases them removes first the pictures and then the versions, so whatever is published
+        between the two is found by one of us.
+        """
+        try:
+            self.supply.require()
+        except OpsinError:
+            with suppress(VersionNotFound, VersionInUse):
+                self.store.delete(version.model, version.version)
+            raise
+
+    def _exported(self, trained: Trained, material: Material, folder: Path) -> Draft:
         held = trained.evaluations[held_out_split(trained)]
         chosen = [held.examples[place] for place in spread(len(held.examples), CHECKED)]
         height, width = trained.model.inputs[0].shape[1:3]
         target = _Frame((height, width), trained.blueprint.short_side)
+        samples = self.settings.home / "samples"
         try:
             return export_version(
                 trained.model,
                 trained.blueprint,
                 folder,
                 pictures=decoded(chosen, target, max_pixels=self.settings.max_image_pixels),
+                kept=check_pictures(samples, target) if material.private else None,
                 labels=trained.labels,
                 provenance=provenance(trained),
                 metrics=manifest_metrics(trained),
@@ -157,7 +180,7 @@ class _Run:
 
     def _measured(self, other: Manifest, labels: Sequence[str]) -> float:
         """Another version's accuracy on the pictures that this training held out."""
-        dataset, _ = _material(self.request, self.settings)
+        dataset = self.supply.load().dataset
         examples = dataset.of("test") or dataset.of("validation") or dataset.of("train")
         exported = Exported(self.store.path(other.model, other.version))
         right = 0
@@ -191,24 +214,6 @@ class _Frame:
 
     input_size: tuple[int, int]
     short_side: int
-
-
-def _material(request: TrainingRequest, settings: Settings) -> tuple[Dataset, Mapping[str, str]]:
-    """The data set, and by the hash of a file what it was called.
-
-    Raises:
-        DatasetNotFound: There is no such data set.
-        NotTrainable: Nothing can be learned from it.
-    """
-    library = Library.of(settings)
-    listing = library.listing(request.dataset_id)
-    if not listing.info.trainable:
-        raise NotTrainable(listing.info.reason or "The data set cannot be learned from.")
-    # A copy that was left out has the same hash, and its name would say what nobody learned from.
-    names = {
-        one.sha256: one.path for one in listing.files if one.sha256 and one.status == "admitted"
-    }
-    return library.load(request.dataset_id), names
 
 
 def _saved(folder: Path) -> TrainingReport | None:

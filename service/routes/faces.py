@@ -22,6 +22,7 @@ from service.deadlines import Timed
 from service.faces import comparing
 from service.faces.form import TEXT, Allowed, read_form
 from service.faces.roster import embedder_in_force
+from service.faces.thresholds import chosen
 from service.problems import problem_responses
 from service.services import Open
 from service.uploads import IMAGES_BODY, read_uploads
@@ -177,13 +178,16 @@ async def get_threshold(services: Open) -> Threshold:
     summary="Set the threshold",
     responses={
         200: examples.shown("What is in force from now on.", face_examples.THRESHOLD),
-        **problem_responses("validation_error", "dependency_unavailable"),
+        **problem_responses("job_not_found", "validation_error", "dependency_unavailable"),
     },
 )
 async def set_threshold(*, request: Request, body: NewThreshold, services: Open) -> Threshold:
-    """Put a threshold in force, for all API processes at once; best one that was calibrated."""
+    """Put a threshold in force, for all API processes at once; best one that was calibrated.
+
+    Name the calibration's job, and the threshold says what it was measured on.
+    """
     embedder = await embedder_in_force(services)
-    threshold = Threshold(**body.model_dump(), embedder=embedder)
+    threshold = await run_in_threadpool(chosen, body, services.jobs, embedder)
     told = await run_in_threadpool(services.faces.kept.threshold.put, threshold)
     await services.faces.record(
         NewEvent(

@@ -20,7 +20,7 @@ from contracts.subjects import (
 )
 from service import examples, face_examples
 from service.deadlines import Timed
-from service.faces import enrolling, roster
+from service.faces import enrolling, erasing, roster
 from service.preferences import CreationKey
 from service.problems import problem_responses
 from service.services import Open
@@ -139,10 +139,13 @@ async def change_subject(subject_id: SubjectId, body: SubjectChange, services: O
 async def delete_subject(subject_id: SubjectId, services: Open) -> Erased:
     """Erase the subject, every template, frame and upload, and what any process holds of them.
 
+    Model versions that were trained on its frames go too, and trainings of them end; a model falls
+    back to its newest version without the subject.
+
     The key that alone opens them goes with the record. Enrollments under way end. The audit keeps
     that there was a subject of this id and when it was erased, and no more.
     """
-    return await services.faces.erase(subject_id)
+    return await erasing.erase(services, subject_id)
 
 
 @router.post(

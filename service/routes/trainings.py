@@ -40,7 +40,13 @@ router = APIRouter(tags=["Trainings"])
             },
         },
         **problem_responses(
-            *("bad_request", "dataset_not_found", "idempotency_conflict", "payload_too_large"),
+            *(
+                "bad_request",
+                "dataset_not_found",
+                "subject_not_found",
+                "idempotency_conflict",
+                "payload_too_large",
+            ),
             *("unsupported_media_type", "validation_error", "not_trainable", "queue_full"),
             *("dependency_unavailable", "deadline_exceeded"),
         ),
@@ -51,9 +57,10 @@ async def create_training(
 ) -> JSONResponse:
     """Train a network on a data set, and publish what it has learned as a new version of `model`.
 
-    All but `dataset_id`, `model` and `network` have defaults that work. A `preset` fills in what
-    is not sent, `network` too. Follow the job's events; `promote` says when the new version is
-    served.
+    All but `dataset_id`, `model` and `network` have defaults that work. `face_cnn` takes enrolled
+    `subjects` in place of a data set, and learns from the frames that are kept of them. A `preset`
+    fills in what is not sent, `network` too. Follow the job's events; `promote` says when the new
+    version is served.
     """
     job = await trainings.submit(request, key, deadline, services)
     return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})

@@ -333,6 +333,13 @@ class Shelf:
         more = len(found) > limit
         return Page(items=found[:limit], next_cursor=found[limit - 1].id if more else None)
 
+    def learning_from(self, subject_id: str) -> tuple[str, ...]:
+        return tuple(
+            f"job_{place}"
+            for place, (_, request, _) in enumerate(self.worked)
+            if subject_id in (request.get("subjects") or ())
+        )
+
     def cancel(self, job_id: str) -> Job:
         return self.put(job_id, **self.get(job_id).model_dump() | {"state": "cancelled"})
 

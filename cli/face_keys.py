@@ -1,0 +1,49 @@
+"""`opsin faces rotate`: a fresh master key for all that is sealed of faces, on this machine."""
+
+from datetime import UTC, datetime
+
+from cli.console import notes, waiting
+from cli.failure import CommandError
+from cli.migration import migrate
+from contracts.errors import OpsinError
+from contracts.settings import Settings
+from database.engine import open_engine
+from database.faces import Faces
+from database.master_keys import KeyFile
+from database.sealing import SealError
+
+_AT_ONCE = 500
+
+
+def rotate(settings: Settings) -> None:
+    """Seals every subject's data key anew. A service that runs goes on, and seals by it at once.
+
+    The older keys stay: backups, and the keys that sign tokens, are sealed by them.
+
+    Raises:
+        CommandError: A key is missing, or the database does not answer.
+    """
+    try:
+        migrate(settings)
+        if settings.faces_keys is None:
+            KeyFile(settings.face_keys_file).add()
+        engine = open_engine(settings.database)
+        try:
+            faces = Faces.of(settings, engine, lambda: datetime.now(UTC))
+            count = _reseal(faces)
+        finally:
+            engine.dispose()
+    except OpsinError as error:
+        raise CommandError(error.detail) from None
+    except (ValueError, SealError) as error:
+        raise CommandError(f"The keys of faces: {error}.") from None
+    notes().print(f"[green]✓[/] {count} subjects are sealed by {faces.sealer.key_id}")
+
+
+def _reseal(faces: Faces) -> int:
+    count = 0
+    with waiting(notes(), "Sealing anew") as tell:
+        while step := faces.subjects.reseal(most=_AT_ONCE):
+            count += step
+            tell(f"Sealing anew: {count}")
+    return count

@@ -1,0 +1,74 @@
+import io
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from database.engine import open_engine
+from database.tables import Record
+from tests.service.parts import House, datasets_in
+
+URL = "/v1/faces/calibrations"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    engine = open_engine(f"sqlite:///{tmp_path / 'opsin.db'}")
+    Record.metadata.create_all(engine)
+    engine.dispose()
+    return House(datasets=datasets_in(tmp_path))
+
+
+@pytest.fixture
+def dataset(client: httpx.Client) -> str:
+    """Three people with two pictures each: 12 pairs of different people, too few to train on."""
+    made = str(client.post("/v1/datasets", json={"name": "people"}).json()["id"])
+    chance = np.random.default_rng(8)
+    for person in ("ada", "bob", "eve"):
+        pictures = []
+        for number in range(2):
+            file = io.BytesIO()
+            Image.fromarray(chance.integers(0, 256, (24, 24, 3), np.uint8)).save(file, "PNG")
+            pictures.append(("image", (f"{number}.png", file.getvalue(), "image/png")))
+        answer = client.post(
+            f"/v1/datasets/{made}/images", params={"label": person}, files=pictures
+        )
+        assert answer.is_success, answer.text
+    return made
+
+
+def test_it_is_a_job_and_the_same_key_the_same_one(client: httpx.Client, dataset: str) -> None:
+    body = {"dataset_id": dataset, "target_fmr": 0.3, "groups": {"ada": "one", "bob": "two"}}
+    headers = {"Idempotency-Key": "once"}
+    first = client.post(URL, json=body, headers=headers)
+    assert (first.status_code, first.json()["kind"]) == (202, "calibration")
+    assert first.headers["Location"] == f"/v1/jobs/{first.json()['id']}"
+    assert client.post(URL, json=body, headers=headers).json()["id"] == first.json()["id"]
+    other = client.post(URL, json=body | {"target_fmr": 0.4}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "told"),
+    [
+        ({"dataset_id": "ds_none"}, 404, "dataset_not_found", ""),
+        ({"target_fmr": 0.2}, 422, "not_trainable", "12 pairs"),
+        ({"target_fmr": 0}, 422, "validation_error", ""),
+        ({"groups": {"nobody": "one"}}, 422, "validation_error", "'nobody'"),
+        ({"fmr": 0.1}, 422, "validation_error", ""),
+    ],
+)
+def test_what_cannot_be_calibrated(
+    *,
+    client: httpx.Client,
+    dataset: str,
+    change: dict[str, object],
+    status: int,
+    code: str,
+    told: str,
+) -> None:
+    answer = client.post(URL, json={"dataset_id": dataset, "target_fmr": 0.3} | change)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert told in answer.json()["detail"]
