@@ -16,9 +16,10 @@ _AT_ONCE = 500
 
 
 def rotate(settings: Settings) -> None:
-    """Seals every subject's data key anew. A service that runs goes on, and seals by it at once.
+    """Seals every subject's data key, and the keys that sign tokens, anew.
 
-    The older keys stay: backups, and the keys that sign tokens, are sealed by them.
+    A service that runs goes on, and seals by it at once. The older keys stay, since backups are
+    sealed by them.
 
     Raises:
         CommandError: A key is missing, or the database does not answer.
@@ -31,6 +32,7 @@ def rotate(settings: Settings) -> None:
         try:
             faces = Faces.of(settings, engine, lambda: datetime.now(UTC))
             count = _reseal(faces)
+            faces.token_keys.reseal()
         finally:
             engine.dispose()
     except OpsinError as error:
@@ -38,6 +40,29 @@ def rotate(settings: Settings) -> None:
     except (ValueError, SealError) as error:
         raise CommandError(f"The keys of faces: {error}.") from None
     notes().print(f"[green]✓[/] {count} subjects are sealed by {faces.sealer.key_id}")
+
+
+def rotate_token_key(settings: Settings) -> None:
+    """Signs the tokens of logins by a fresh key from now on.
+
+    The public half of the one before stays at `/.well-known/jwks.json` until the last token that
+    it signed has ended.
+
+    Raises:
+        CommandError: A master key is missing, or the database does not answer.
+    """
+    try:
+        migrate(settings)
+        engine = open_engine(settings.database)
+        try:
+            key_id = Faces.of(settings, engine, lambda: datetime.now(UTC)).token_keys.rotate()
+        finally:
+            engine.dispose()
+    except OpsinError as error:
+        raise CommandError(error.detail) from None
+    except (ValueError, SealError) as error:
+        raise CommandError(f"The keys of faces: {error}.") from None
+    notes().print(f"[green]✓[/] tokens are signed by {key_id}")
 
 
 def _reseal(faces: Faces) -> int:

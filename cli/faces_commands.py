@@ -34,6 +34,7 @@ def build() -> typer.Typer:
     faces.command("calibrate")(_calibrate)
     faces.command("threshold")(_threshold)
     faces.command("rotate")(_rotate)
+    faces.command("rotate-token-key")(_rotate_token_key)
     return faces
 
 
@@ -171,6 +172,14 @@ def _rotate() -> None:
     from cli.face_keys import rotate  # noqa: PLC0415
 
     rotate(load())
+
+
+def _rotate_token_key() -> None:
+    """Sign the tokens of logins by a fresh key; those that were given out stay good."""
+    from cli.configuration import load  # noqa: PLC0415
+    from cli.face_keys import rotate_token_key  # noqa: PLC0415
+
+    rotate_token_key(load())
 
 
 def _apis(server: str | None) -> "tuple[FacesApi, JobsApi]":

@@ -18,7 +18,7 @@ from contracts.subjects import (
     Subject,
     SubjectChange,
 )
-from service import examples, face_examples
+from service import auditing, examples, face_examples
 from service.deadlines import Timed
 from service.faces import enrolling, erasing, roster
 from service.preferences import CreationKey
@@ -136,7 +136,7 @@ async def change_subject(subject_id: SubjectId, body: SubjectChange, services: O
         **_MISSING,
     },
 )
-async def delete_subject(subject_id: SubjectId, services: Open) -> Erased:
+async def delete_subject(request: Request, subject_id: SubjectId, services: Open) -> Erased:
     """Erase the subject, every template, frame and upload, and what any process holds of them.
 
     Model versions that were trained on its frames go too, and trainings of them end; a model falls
@@ -145,7 +145,9 @@ async def delete_subject(subject_id: SubjectId, services: Open) -> Erased:
     The key that alone opens them goes with the record. Enrollments under way end. The audit keeps
     that there was a subject of this id and when it was erased, and no more.
     """
-    return await erasing.erase(services, subject_id)
+    erased = await erasing.erase(services, subject_id)
+    await auditing.done(request, services, "subject_erased", subject_id)
+    return erased
 
 
 @router.post(

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from cli import faces, jobs
-from cli.face_keys import rotate
+from cli.face_keys import rotate, rotate_token_key
 from cli.faces_api import FacesApi
 from cli.failure import CommandError
 from cli.main import build
@@ -294,6 +294,7 @@ def test_rotation_seals_everybody_by_a_fresh_key(
     kept = Faces.of(settings, engine, lambda: datetime.now(UTC))
     before = kept.sealer.key_id
     subject = kept.subjects.create(NewSubject(name="Ada"))["id"]
+    signing = kept.token_keys.signing().id
     rotate(settings)
     assert "1 subjects" in capsys.readouterr().err
     now = Faces.of(settings, engine, lambda: datetime.now(UTC)).sealer
@@ -302,4 +303,10 @@ def test_rotation_seals_everybody_by_a_fresh_key(
         row = connection.execute(select(SubjectRecord.key_id, SubjectRecord.data_key)).one()
     assert row.key_id == now.key_id != before
     now.open_data_key(row.data_key, subject)
+
+    renewed = Faces.of(settings, engine, lambda: datetime.now(UTC)).token_keys
+    assert renewed.signing().id == signing
+    rotate_token_key(settings)
+    assert renewed.signing().id != signing
+    assert signing in {one.id for one in renewed.public()}
     engine.dispose()
