@@ -24,6 +24,7 @@ from contracts.inference import LaneOperation
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from database.engine import open_engine
+from database.job_files import JobFiles
 from database.leases import Leases
 from models.catalog import TRAINED, queue_of
 from models.conversion import Derived
@@ -193,6 +194,7 @@ class Worker:
             self._settings.explainers,
             lambda model, version: self._held.get(model, version) is not None,
         )
+        self.presence.count_traces(lambda: explainers.traces)
         return Drain(
             lanes,
             self._held,
@@ -212,6 +214,7 @@ class Worker:
         return JobRunner(
             leases,
             self._client,
+            JobFiles.of(self._settings),
             self._held,
             self._id,
             batch_limit=self._settings.max_batch_size,
