@@ -1,6 +1,7 @@
 """Runs the API: uvicorn, set up in one place and bounded in every direction."""
 
-import math
+import socket
+from collections.abc import Callable
 
 import structlog
 import uvicorn
@@ -8,6 +9,7 @@ import uvicorn
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from service.app import create_app
+from service.draining import DrainingServer, finishing_seconds
 from service.services import Opening
 
 _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which most load balancers let go
@@ -18,17 +20,30 @@ class OpenToTheWorldError(RuntimeError):
     """The service would listen on a public address with nothing to keep strangers out."""
 
 
-def serve(settings: Settings, opening: Opening) -> None:
+def serve(
+    settings: Settings,
+    opening: Opening,
+    *,
+    listener: socket.socket | None = None,
+    ready: Callable[[], None] | None = None,
+) -> None:
     """Serve until told to stop; requests under way may finish within `shutdown_seconds`.
+
+    Args:
+        settings: The whole configuration.
+        opening: Opens what the routes stand on.
+        listener: A socket that listens already, shared with other processes; None to open one.
+        ready: Called once requests are taken.
 
     Raises:
         OpenToTheWorldError: The address is not loopback and no key is set.
     """
-    server = uvicorn.Server(server_config(settings, opening))
+    config = server_config(settings, opening)
+    server = DrainingServer(config, settings.shutdown_seconds, ready)
     configure_logs(settings.log_level, settings.log_format)
     log = structlog.get_logger("service.serve")
     log.info("starting", host=settings.host, port=settings.port, keyed=bool(settings.api_key))
-    server.run()
+    server.run(sockets=None if listener is None else [listener])
 
 
 def server_config(settings: Settings, opening: Opening) -> uvicorn.Config:
@@ -56,5 +71,5 @@ def server_config(settings: Settings, opening: Opening) -> uvicorn.Config:
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
+        timeout_graceful_shutdown=finishing_seconds(settings.shutdown_seconds),
     )
