@@ -69,11 +69,17 @@ class Load:
         port: Where to.
         pictures: JPEG files.
         requests: How many.
+
+    Attributes:
+        became: How many ended how.
+        told: Of every unexpected end, what was asked and what the last one said.
     """
 
     def __init__(self, port: int, pictures: Sequence[bytes], requests: int) -> None:
         self.became: Counter[str] = Counter()
+        self.told: dict[str, str] = {}
         self.done = 0
+        self._last = b""
         self._port = port
         self._pictures = pictures
         self._requests = requests
@@ -100,6 +106,8 @@ class Load:
                 connection = await connect(self._port)
             became = await self._ask(connection, *request_of(self._port, path, body, None), kind)
             self.became[became] += 1
+            if became not in EXPECTED:
+                self.told[f"{became} {path}"] = self._last.decode(errors="replace")[:400]
             self.done += 1
         if connection is not None:
             connection.close()
@@ -113,7 +121,9 @@ class Load:
             return "hung up"
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                return str((await connection.post(head, body)).status)
+                said = await connection.post(head, body)
+                self._last = said.body
+                return str(said.status)
         except TimeoutError:
             connection.close()
             return "no answer"
@@ -258,6 +268,8 @@ def main() -> int:
     console.print(table(found, asked.requests))
     became = ", ".join(f"{count:,} {code}" for code, count in load.became.most_common())
     console.print(f"{became}; {seconds / 60:.0f} minutes")
+    for what, told in load.told.items():
+        console.print(f"{what}: {told}", markup=False)
     is_good = all(one.is_flat for one in found) and set(load.became) <= EXPECTED
     return 0 if is_good else 1
 
