@@ -9,6 +9,7 @@ be refused at once, and memory stay where it is. The exit status is 1 where it i
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -152,6 +153,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="Of each of the two loads.")
     asked = parser.parse_args()
+    # Told to end, it still stops all that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     outcome = run(Path(os.environ.get("OPSIN_HOME", ROOT / "var")), asked.seconds)
     Console(width=100).print(table(outcome))
     return 0 if outcome.is_good else 1

@@ -156,6 +156,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=20.0, help="Requests a second.")
     asked = parser.parse_args()
+    # Told to end, it still stops all that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     outcome = run(asked.rate, Path(os.environ.get("OPSIN_HOME", ROOT / "var")))
     Console(width=100).print(table(outcome))
     return 0 if outcome.is_good else 1

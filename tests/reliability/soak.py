@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -243,6 +244,8 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--samples", type=Path, help="A file for all samples, as JSON.")
     asked = parser.parse_args()
+    # Told to end, it still stops all that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     fetched, console = Path(os.environ.get("OPSIN_HOME", ROOT / "var")), Console(width=100)
     with tempfile.TemporaryDirectory(prefix="opsin-soak-") as folder:
         files = write_pictures(fetched / "samples", Path(folder, "pictures"))
