@@ -6,7 +6,7 @@ OPSIN := $(VENV)/bin/opsin
 # On two cores most tests wait for processes of theirs, so two at a time take little over half as long.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: help up setup test test-all check audit sbom bench lock clean
+.PHONY: help up setup test test-all check audit sbom bench chaos soak fuzz lock clean
 
 help:
 	@echo 'make up        start Opsin here; Ctrl-C stops it'
@@ -17,6 +17,9 @@ help:
 	@echo 'make audit     licences, bill of materials, known vulnerabilities of what is pinned'
 	@echo 'make sbom      the bill of materials alone: build/sbom.json'
 	@echo 'make bench     compare with other servers, 12 minutes; QUICK=1 for a first look'
+	@echo 'make chaos     break every part under load, count what is lost; 30 minutes'
+	@echo 'make soak      100,000 requests, and whether anything grows; SOAK_REQUESTS=5000 for fewer'
+	@echo 'make fuzz      hostile bytes at every gate; FUZZ_EXAMPLES=1000 for fewer'
 	@echo 'make lock      pin the dependencies of pyproject.toml anew'
 	@echo 'make clean     remove what was installed; your data in var/ stays'
 
@@ -59,6 +62,21 @@ sbom:
 bench:
 	@scripts/venv dev
 	@exec $(VENV)/bin/python -m benchmarks.bench $(if $(QUICK),--quick) $(BENCH)
+
+# Faults one by one, then a rolling restart, then three times the load; CHAOS="--only Valkey" for a few.
+chaos: fetched
+	@exec $(VENV)/bin/python -m tests.reliability.chaos $(CHAOS)
+ifndef CHAOS
+	@exec $(VENV)/bin/python -m tests.reliability.restart
+	@exec $(VENV)/bin/python -m tests.reliability.overload
+endif
+
+soak: fetched
+	@exec $(VENV)/bin/python -m tests.reliability.soak --requests $(or $(SOAK_REQUESTS),100000)
+
+fuzz:
+	@scripts/venv dev
+	@exec $(VENV)/bin/python -W ignore -m tests.reliability.fuzz --examples $(or $(FUZZ_EXAMPLES),20000)
 
 lock:
 	@scripts/venv dev

@@ -27,6 +27,7 @@ class Program:
         log: Where its output goes; None: where ours goes.
         own_session: Whether a terminal's Ctrl-C passes it by. Without, it stays in our process
             group, and whoever kills that kills it too.
+        files: Open file descriptors that it gets, under the same numbers.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Program:
     env: Mapping[str, str]
     log: Path | None
     own_session: bool = True
+    files: tuple[int, ...] = ()
 
 
 def opsin(*arguments: str) -> tuple[str, ...]:
@@ -58,6 +60,7 @@ class Child:
                 stderr=subprocess.STDOUT if log else None,
                 env=_importable({**program.env, PARENT: str(os.getpid())}),
                 start_new_session=program.own_session,
+                pass_fds=program.files,
             )
 
     @property

@@ -101,12 +101,24 @@ def up(
     start(load(), verbose=verbose)
 
 
-def serve() -> None:
+def serve(
+    shared: Annotated[
+        str, typer.Option(hidden=True, help="Descriptors: the port's socket, and who is told.")
+    ] = "",
+) -> None:
     """Run the API alone; needs OPSIN_REDIS_URL."""
     from cli.configuration import load  # noqa: PLC0415
     from cli.roles import serve as start  # noqa: PLC0415
+    from cli.roles import serve_many as start_many  # noqa: PLC0415
+    from cli.roles import serve_shared as start_shared  # noqa: PLC0415
 
-    start(load())
+    settings = load()
+    if shared:
+        start_shared(settings, shared)
+    elif settings.api_processes > 1:
+        start_many(settings)
+    else:
+        start(settings)
 
 
 def worker(

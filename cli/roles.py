@@ -1,6 +1,7 @@
 """`opsin serve` and `opsin worker`: one process, for `opsin up` or a container."""
 
 import os
+import socket
 
 from cli.backup.placing import is_interrupted
 from cli.configuration import environment, with_redis
@@ -25,6 +26,37 @@ def serve(settings: Settings) -> None:
     from service.serve import serve as run  # noqa: PLC0415
 
     run(settings, open_services, keyed=live_keys(settings))
+
+
+def serve_many(settings: Settings) -> None:
+    """Several of them behind one port, kept and, when that is asked for, replaced in turn."""
+    settings = with_redis(settings, "serve")
+    require_whole(settings)
+    from cli.api_keeper import keep_api  # noqa: PLC0415 (rich; one process does without)
+
+    supervised = PARENT in os.environ
+    with StopSignals() as signals:
+        watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
+        migrate(settings)
+        keep_api(settings, signals, supervised=supervised)
+
+
+def serve_shared(settings: Settings, shared: str) -> None:
+    """One of several. It was given the socket, and the pipe on which it says that it is there."""
+    settings = with_redis(settings, "serve")
+    watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
+    from cli.keys import live_keys  # noqa: PLC0415
+    from service.opening import open_services  # noqa: PLC0415
+    from service.serve import serve as run  # noqa: PLC0415
+
+    port, told = map(int, shared.split(","))
+    listener = socket.socket(fileno=port)
+    keyed = live_keys(settings)
+    run(settings, open_services, keyed=keyed, listener=listener, ready=lambda: _say_ready(told))
+
+
+def _say_ready(pipe: int) -> None:
+    os.write(pipe, b"1")
 
 
 def keep(settings: Settings) -> None:

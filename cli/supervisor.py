@@ -98,6 +98,11 @@ class Supervisor:
         post.restart_at = time.monotonic() + delay
         self._say(f"{post.program.name} ended ({_how(code)}); restarting it in {delay:g} s.")
 
+    def tell(self) -> None:
+        """Ask all to finish, and wait for nobody; `stop` does."""
+        for post in self._posts:
+            post.child.terminate()
+
     def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:
         """Ends all, the last started first: SIGTERM, a deadline, SIGKILL.
 

@@ -6,6 +6,7 @@ so that the Lua scripts which move items can read it without knowing the rest.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -28,6 +29,9 @@ ID_LENGTH = 16
 
 TOP_CLASS = -1
 """In place of a class: the one that the network holds most probable."""
+
+
+_LENGTH = struct.Struct("<I")
 
 
 class MalformedMessageError(ValueError):
@@ -94,7 +98,7 @@ class Item:
         if len(raw) - start != height * width * 3:
             raise MalformedMessageError("an item of the wrong length")
         pixels = np.frombuffer(raw, np.uint8, offset=start).reshape(height, width, 3)
-        reply_to, note = raw[_ITEM.size : note_at].decode(), raw[note_at:start]
+        reply_to, note = _text(raw[_ITEM.size : note_at]), raw[note_at:start]
         return cls(item_id, deadline, enqueued, reply_to, pixels, attempt, class_index, note)
 
 
@@ -150,7 +154,7 @@ class Reply:
             raise MalformedMessageError("not a reply")
         _, item_id, ok, version, batch_size, queued, computed, noted = _REPLY.unpack_from(raw)
         if not ok:
-            code, _, detail = raw[_REPLY.size :].decode().partition("\n")
+            code, _, detail = _text(raw[_REPLY.size :]).partition("\n")
             return cls(item_id, version, batch_size, queued, computed, error=(code, detail))
         start = _REPLY.size + noted
         if len(raw) < start or (len(raw) - start) % 4:
@@ -158,3 +162,34 @@ class Reply:
         vector = np.frombuffer(raw[start:], np.float32)  # a copy, so that it is aligned
         note = raw[_REPLY.size : start]
         return cls(item_id, version, batch_size, queued, computed, vector=vector, note=note)
+
+
+def bundled(raws: Sequence[bytes]) -> bytes:
+    """Several packed messages in one, each after its length."""
+    return b"".join(part for raw in raws for part in (_LENGTH.pack(len(raw)), raw))
+
+
+def unbundled(raw: bytes) -> list[bytes]:
+    """The messages of a bundle, still packed.
+
+    Raises:
+        MalformedMessageError: The bytes are not a whole bundle.
+    """
+    found, at = [], 0
+    while at < len(raw):
+        if len(raw) < at + _LENGTH.size:
+            raise MalformedMessageError("a bundle cut off")
+        (length,) = _LENGTH.unpack_from(raw, at)
+        at += _LENGTH.size
+        if len(raw) < at + length:
+            raise MalformedMessageError("a bundle cut off")
+        found.append(raw[at : at + length])
+        at += length
+    return found
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise MalformedMessageError("no text where there should be some") from None

@@ -85,6 +85,10 @@ def job_input(job_id: str) -> str:
     return f"job:{job_id}:input"
 
 
+JOB_INPUT = "images"
+"""The file of a job's folder with the same, for when Redis has lost them."""
+
+
 def conversion(model: str, version: int, kind: str) -> str:
     """How the conversion of a version fares; there while one is under way or has just failed."""
     return f"conversion:{model}:{version}:{kind}"

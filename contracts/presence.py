@@ -41,6 +41,11 @@ class WorkerBeat(BaseModel):
     started_at: float = Field(description="Unix time in seconds.")
     beat_at: float = Field(description="Unix time in seconds.")
     models: tuple[HeldModel, ...] = ()
+    traces: int = Field(
+        0,
+        description="Graphs traced so far for explanations it holds; more requests of the same "
+        "kinds add none.",
+    )
     queues: dict[str, int] = Field(
         {}, description="Of a job worker: how many jobs of each queue it runs at a time."
     )

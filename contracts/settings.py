@@ -31,6 +31,13 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="The address the API listens on.")
     port: int = Field(8000, ge=1, le=65535, description="The port the API listens on.")
+    api_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="API processes behind the one port. With two or more, SIGUSR2 to `opsin "
+        "serve` replaces them one after the other without losing a request.",
+    )
     api_key: SecretStr | None = Field(
         None,
         min_length=16,

@@ -1,7 +1,8 @@
 """Work that answers later: stored whole before it is promised, then sent to a worker.
 
-There are two sorts. Images for a network wait in Redis and run beside the lanes. All else runs in a
-process of its own (`workers.work_child`); what it needs lies in the job's folder.
+There are two sorts. Images for a network wait in Redis and run beside the lanes; what was promised
+must outlive a Redis that is wiped, so they lie in the job's folder as well. All else runs in a
+process of its own (`workers.work_child`); what it needs lies in the job's folder alone.
 
 Order matters. The input is stored first, under an id nobody knows yet; then the row, which makes
 the job exist; then the task. Killed after any step, nothing is half there: input without a
@@ -26,7 +27,7 @@ from contracts import names
 from contracts.errors import OpsinError, Unavailable
 from contracts.inference import ItemError
 from contracts.jobs import WORK_QUEUES, Job, JobKind
-from contracts.messages import Item
+from contracts.messages import Item, bundled
 from contracts.settings import Settings
 from database.idempotency import IdempotencyKey
 from database.job_files import JobFiles
@@ -108,7 +109,7 @@ class JobQueue:
         Raises:
             QueueFull: There are too many unfinished jobs.
             IdempotencyConflict: The key was used for another request.
-            Unavailable: Redis or the database does not answer.
+            Unavailable: Redis, the disk or the database does not answer.
         """
         job_id = new_job_id()
         await self._store(job_id, items)
@@ -120,10 +121,10 @@ class JobQueue:
         try:
             created = await run_in_threadpool(self._create, kind, told, idempotency, job_id)
         except OpsinError:
-            await self._discard(job_id)
+            await self._forget(job_id)
             raise
         if not created.is_new:
-            await self._discard(job_id)
+            await self._forget(job_id)
         else:
             await self._send(created.job.id, None, network)
         return created.job
@@ -173,7 +174,7 @@ class JobQueue:
         return self._jobs.create(kind, request, limit=self._limit, idempotency=key, job_id=job_id)
 
     async def _store(self, job_id: str, items: Sequence[JobItem]) -> None:
-        """Keep the pixels in Redis until the job is done, or as long as a job is kept at all."""
+        """Keep the pixels until the job is done, or as long as a job is kept at all."""
         packed = [
             Item(bytes(16), 0, 0, "", item.content).pack()
             for item in items
@@ -181,13 +182,21 @@ class JobQueue:
         ]
         if not packed:
             return
+        inputs = {names.JOB_INPUT: bundled(packed)}
+        await run_in_threadpool(self._files.store_inputs, job_id, inputs)
         try:
             pipe = self._client.pipeline()
             pipe.rpush(names.job_input(job_id), *packed)
             pipe.expire(names.job_input(job_id), int(self._retention.total_seconds()))
             await pipe.execute()
         except (RedisError, OSError) as error:
+            await run_in_threadpool(self._files.remove, job_id)
             raise Unavailable("The queue does not answer. Retry soon.", retry_after=2) from error
+
+    async def _forget(self, job_id: str) -> None:
+        """Of a job that there is not: what was stored for it."""
+        await self._discard(job_id)
+        await run_in_threadpool(self._files.remove, job_id)
 
     async def _discard(self, job_id: str) -> None:
         try:

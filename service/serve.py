@@ -1,6 +1,7 @@
 """Runs the API: uvicorn, set up in one place and bounded in every direction."""
 
-import math
+import socket
+from collections.abc import Callable
 
 import structlog
 import uvicorn
@@ -8,6 +9,7 @@ import uvicorn
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from service.app import create_app
+from service.draining import DrainingServer, finishing_seconds
 from service.services import Opening
 from service.slow_clients import bounded
 
@@ -19,24 +21,34 @@ class OpenToTheWorldError(RuntimeError):
     """The service would listen on a public address with nothing to keep strangers out."""
 
 
-def serve(settings: Settings, opening: Opening, *, keyed: bool = False) -> None:
+def serve(
+    settings: Settings,
+    opening: Opening,
+    *,
+    keyed: bool = False,
+    listener: socket.socket | None = None,
+    ready: Callable[[], None] | None = None,
+) -> None:
     """Serve until told to stop; requests under way may finish within `shutdown_seconds`.
 
     Args:
-        settings: Everything.
+        settings: The whole configuration.
         opening: Opens what the routes stand on.
         keyed: Whether there is a key in the database.
+        listener: A socket that listens already, shared with other processes; None to open one.
+        ready: Called once requests are taken.
 
     Raises:
         OpenToTheWorldError: The address is not loopback and there is no key.
     """
-    server = uvicorn.Server(server_config(settings, opening, keyed=keyed))
+    config = server_config(settings, opening, keyed=keyed)
+    server = DrainingServer(config, settings.shutdown_seconds, ready)
     configure_logs(settings.log_level, settings.log_format)
     log = structlog.get_logger("service.serve")
     log.info(
         "starting", host=settings.host, port=settings.port, keyed=keyed or bool(settings.api_key)
     )
-    server.run()
+    server.run(sockets=None if listener is None else [listener])
 
 
 def server_config(settings: Settings, opening: Opening, *, keyed: bool = False) -> uvicorn.Config:
@@ -66,5 +78,5 @@ def server_config(settings: Settings, opening: Opening, *, keyed: bool = False) 
         forwarded_allow_ips=list(settings.trusted_proxies),
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
+        timeout_graceful_shutdown=finishing_seconds(settings.shutdown_seconds),
     )

@@ -33,6 +33,10 @@ class Explainers:
         load: Reads one version's and runs it once.
         most: How many are kept; the one that was asked for longest ago goes first.
         is_held: Whether the worker still serves a version; what it does not is let go.
+
+    Attributes:
+        traces: Graphs that those kept had traced when one was last asked for. Other threads may
+            read it.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Explainers:
         is_held: Callable[[str, int], bool],
     ) -> None:
         self._load = load
+        self.traces = 0
         self._most = most
         self._is_held = is_held
         self._kept: OrderedDict[Key, Explainer] = OrderedDict()
@@ -112,6 +117,7 @@ class Explainers:
                 self._kept[key] = future.result()
         for key in [key for key in self._kept if not self._is_held(*key)]:
             self._drop(key)
+        self.traces = sum(one.traces for one in self._kept.values())
 
     def _make_room(self) -> None:
         """For one more; those being loaded count, but cannot be dropped."""

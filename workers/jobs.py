@@ -26,7 +26,8 @@ from contracts.inference import (
 from contracts.jobs import Progress
 from contracts.lease import LEASE_SECONDS
 from contracts.manifest import CHAMPION
-from contracts.messages import Item, Pixels, Vector
+from contracts.messages import Item, MalformedMessageError, Pixels, Vector, unbundled
+from database.job_files import JobFiles
 from database.leases import Lease, Leases
 from models.outputs import Outputs
 from workers.held import Held, Predictor
@@ -41,6 +42,7 @@ class JobRunner:
     Attributes:
         leases: The workers' side of the table of jobs.
         client: Where the images of a job lie.
+        files: Where they lie as well; a worker on a machine of its own may not see it.
         held: The versions in memory.
         worker_id: Under which jobs are taken.
         batch_limit: Most images in one batch; between two the job can be cancelled.
@@ -49,6 +51,7 @@ class JobRunner:
 
     leases: Leases
     client: "redis.Redis"
+    files: JobFiles
     held: Held
     worker_id: str
     batch_limit: int
@@ -76,6 +79,7 @@ class JobRunner:
             # If Redis is away just now, they expire by themselves.
             with suppress(redis.RedisError):
                 self.client.delete(names.job_input(job_id))
+            self.files.end_work(job_id)
 
     def _end(self, lease: Lease) -> bool:
         """Whether it ended here; False if another worker has it now."""
@@ -100,8 +104,16 @@ class JobRunner:
         raws = cast(list[bytes], self.client.lrange(names.job_input(lease.job_id), 0, -1))
         wanted = sum(item["error"] is None for item in lease.request["items"])
         if len(raws) != wanted:
+            raws = self._filed(lease.job_id)
+        if len(raws) != wanted:
             raise InternalError("The images of this job were lost with Redis. Send them again.")
         return [Item.unpack(raw).pixels for raw in raws]
+
+    def _filed(self, job_id: str) -> list[bytes]:
+        """The images as the job's folder has them; none where it does not."""
+        with suppress(OSError, MalformedMessageError):
+            return unbundled((self.files.work(job_id) / names.JOB_INPUT).read_bytes())
+        return []
 
     def _predictor(self, lease: Lease) -> Predictor:
         """The version the job was made for, or else what its alias stands on by now.

@@ -24,6 +24,7 @@ from contracts.inference import LaneOperation
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from database.engine import open_engine
+from database.job_files import JobFiles
 from database.leases import Leases
 from models.catalog import TRAINED, queue_of
 from models.conversion import Derived
@@ -233,6 +234,7 @@ class Worker:
         explaining = Explaining(
             explainers, is_abandoned=self._lanes.is_abandoned, stopping=self.stopping
         )
+        self.presence.count_traces(lambda: explainers.traces)
         return Drain(
             self._lanes,
             self._held,
@@ -272,6 +274,7 @@ class Worker:
         return JobRunner(
             leases,
             self._client,
+            JobFiles.of(self._settings),
             self._held,
             self._id,
             batch_limit=self._settings.max_batch_size,

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from collections.abc import Callable
 from threading import Event, Thread
 
 import redis
@@ -35,6 +36,7 @@ class Presence:
         self._thread = Thread(target=self._beat_on, name="presence", daemon=True)
         self._models: tuple[HeldModel, ...] = ()
         self._devices: tuple[str, ...] = ()
+        self._traces: Callable[[], int] = lambda: 0
 
     def start(self) -> None:
         self._thread.start()
@@ -58,6 +60,10 @@ class Presence:
     def tell_devices(self, devices: tuple[str, ...]) -> None:
         self._devices = devices
 
+    def count_traces(self, traces: Callable[[], int]) -> None:
+        """From now on, tell of so many; asked at every beat, by the thread that beats."""
+        self._traces = traces
+
     def _beat_on(self) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
             self._beat()
@@ -72,6 +78,7 @@ class Presence:
             started_at=self._started_at,
             beat_at=time.time(),
             models=self._models,
+            traces=self._traces(),
             queues=self._queues,
         )
         try:

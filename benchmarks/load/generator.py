@@ -19,6 +19,7 @@ from benchmarks.load.connection import Answer, Connection, ConnectionLostError, 
 from benchmarks.load.plan import Plan
 
 _RECONNECT_SECONDS = 0.05
+_REFUSED = 429
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class Record:
     Attributes:
         latencies: Seconds, of answers and of time-outs.
         errors: Failures by kind.
+        refusals: Seconds, of answers with status 429.
         bodies: Answers with status 200 with their latency.
         began: `time.monotonic()` at which counting began.
         ended: When the last counted request ended.
@@ -36,6 +38,7 @@ class Record:
 
     latencies: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
+    refusals: list[float] = field(default_factory=list)
     bodies: list[tuple[float, bytes]] = field(default_factory=list)
     began: float = 0.0
     ended: float = 0.0
@@ -135,3 +138,5 @@ class Generator:
             record.bodies.append((latency, outcome.body))
         else:
             record.errors[str(outcome.status)] += 1
+            if outcome.status == _REFUSED:
+                record.refusals.append(latency)

@@ -48,6 +48,7 @@ class Result:
         errors: How many failed, by status or by ``timeout``, ``connection``.
         latency: ``p50``, ``p90``, ``p95``, ``p99``, ``max``, ``mean``; a time-out counts as its
             bound. Empty where nothing was sent.
+        refusals: The same of the answers with status 429.
         own_cpu_ms: What a request costs the generator itself, in core-milliseconds.
         stages: Mean ms by stage as the server tells them, where it does; ``rest`` is what they
             leave of the client's latency.
@@ -59,6 +60,7 @@ class Result:
     throughput: float
     errors: dict[str, int] = field(default_factory=dict)
     latency: dict[str, float] = field(default_factory=dict)
+    refusals: dict[str, float] = field(default_factory=dict)
     own_cpu_ms: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     batch_size: float | None = None

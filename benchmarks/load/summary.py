@@ -29,6 +29,7 @@ def summarise(record: Record) -> Result:
         throughput=round(len(record.bodies) / seconds, 2),
         errors=dict(record.errors),
         latency=_latency(record.latencies),
+        refusals=_latency(record.refusals),
         own_cpu_ms=round(record.cpu / max(asked, 1) * 1000, 4),
         stages=stages,
         batch_size=batch_size,

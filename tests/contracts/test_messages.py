@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.messages import ID_LENGTH, ID_OFFSET, Item, MalformedMessageError, Reply
+from contracts.messages import (
+    ID_LENGTH,
+    ID_OFFSET,
+    Item,
+    MalformedMessageError,
+    Reply,
+    bundled,
+    unbundled,
+)
 
 ID = bytes(range(16))
 
@@ -67,3 +75,24 @@ def test_half_an_item_is_refused(cut: int) -> None:
     raw = Item(ID, 0, 0, "replies:x", np.zeros((4, 4, 3), np.uint8)).pack()
     with pytest.raises(MalformedMessageError):
         Item.unpack(raw[:-cut])
+
+
+def test_an_error_that_is_no_text_is_refused() -> None:
+    raw = Reply(ID, 1, 1, 0, 0, error=("internal_error", "no")).pack()
+    with pytest.raises(MalformedMessageError):
+        Reply.unpack(raw.replace(b"internal", b"\x80nternal"))
+
+
+def test_a_list_that_is_no_text_is_refused() -> None:
+    raw = Item(ID, 0, 0, "replies:x", np.zeros((4, 4, 3), np.uint8)).pack()
+    with pytest.raises(MalformedMessageError):
+        Item.unpack(raw.replace(b"replies", b"\xffeplies"))
+
+
+@given(st.lists(st.binary(max_size=20), max_size=5))
+def test_a_bundle_comes_back_as_it_went_and_not_in_part(raws: list[bytes]) -> None:
+    raw = bundled(raws)
+    assert unbundled(raw) == raws
+    if raws:
+        with pytest.raises(MalformedMessageError):
+            unbundled(raw[:-1])

@@ -44,13 +44,13 @@ class Running:
         self._kept = kept
         self.home = home
         self.valkey = RealValkey()
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         home.mkdir(parents=True, exist_ok=True)
         (home / "weights").symlink_to(weights)
         if store is not None:
             # Links, not copies: a version's files never change.
-            shutil.copytree(store, home / "store", copy_function=_link)
+            shutil.copytree(store, home / "store", copy_function=link)
         outside = {name: v for name, v in os.environ.items() if not name.startswith("OPSIN_")}
         self._env = outside | {
             "OPSIN_HOME": str(home),
@@ -137,7 +137,7 @@ class Running:
         self.valkey.close()
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
     """A hard link, but for the one file that is written anew."""
     if Path(source).name == ALIASES:
         shutil.copy(source, target)
@@ -145,6 +145,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

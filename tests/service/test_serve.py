@@ -21,7 +21,7 @@ from service.serve import serve
 from tests.service.parts import House
 house = House()
 house.dispatch.delay = {delay}
-serve(Settings(_env_file=None, port={port}, shutdown_seconds=2), house.opening)
+serve(Settings(_env_file=None, port={port}, shutdown_seconds={seconds}), house.opening)
 """
 
 
@@ -38,18 +38,18 @@ def test_on_loopback_it_may(house: House, host: str) -> None:
     assert not server_config(Settings(_env_file=None, host=host), house.opening).access_log
 
 
-def _start(delay: float) -> tuple[subprocess.Popen[str], str]:
+def start(delay: float, seconds: float = 2) -> tuple[subprocess.Popen[str], str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(port=port, delay=delay)],
+        [sys.executable, "-c", PROGRAM.format(port=port, delay=delay, seconds=seconds)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
     )
     url = f"http://127.0.0.1:{port}"
-    until = time.monotonic() + 30
+    until = time.monotonic() + 90
     while time.monotonic() < until:
         try:
             httpx.get(url + "/healthz")
@@ -63,7 +63,7 @@ def _start(delay: float) -> tuple[subprocess.Popen[str], str]:
 
 @pytest.mark.parametrize(("delay", "finishes"), [(0.8, True), (60, False)])
 def test_told_to_stop_it_finishes_within_bounds(delay: float, finishes: bool) -> None:
-    process, url = _start(delay)
+    process, url = start(delay)
     try:
         with httpx.Client(timeout=20) as client:
             request = client.build_request(

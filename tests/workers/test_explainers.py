@@ -17,6 +17,12 @@ def gives_up() -> None:
     raise GaveUpError
 
 
+class Loaded:
+    """What is loaded; it has traced two graphs."""
+
+    traces = 2
+
+
 class Slow:
     """Loads nothing, but only when it is told to; keeps count."""
 
@@ -30,7 +36,7 @@ class Slow:
         assert self.go_on.wait(10)
         if self.fails:
             raise OSError("the disk")
-        return object()
+        return Loaded()
 
 
 @pytest.fixture

@@ -1,0 +1,148 @@
+"""Several API processes behind one port: small, real servers in their place, under real load."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.cli.running import ROOT, Run, free_port, until
+
+# Two processes of the real serve, with the stand-in parts of the service's own tests.
+KEEPER = """
+import functools, os, socket, sys
+from cli.api_keeper import ApiKeeper
+from cli.child import Program
+from cli.signals import StopSignals
+
+port = int(sys.argv[1])
+def program(number, listener, tell):
+    command = (sys.executable, sys.argv[2], str(listener), str(tell))
+    return Program(f"api-{number}", command, dict(os.environ), None, files=(listener, tell))
+
+with StopSignals() as signals, socket.create_server(("127.0.0.1", port), backlog=128) as listener:
+    say = functools.partial(print, flush=True)
+    ApiKeeper(listener, program, 2, signals, say, shutdown_seconds=3).run()
+print("keeper ended", flush=True)
+"""
+SERVER = """
+import os, socket, sys
+from contracts.settings import Settings
+from service.serve import serve
+from tests.service.parts import House
+listener, tell = map(int, sys.argv[1:3])
+settings = Settings(_env_file=None, shutdown_seconds=3)
+listener = socket.socket(fileno=listener)
+serve(settings, House().opening, listener=listener, ready=lambda: os.write(tell, b"1"))
+"""
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def kept(tmp_path: Path, port: int) -> Iterator[Run]:
+    server = tmp_path / "server.py"
+    server.write_text(SERVER)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = Run(tmp_path / "keeper.log", environment, "-c", KEEPER, str(port), str(server))
+    try:
+        until(lambda: is_up(port) and len(run.descendants()) == 2, 60)
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.process.send_signal(signal.SIGTERM)
+            run.wait()
+
+
+def is_up(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+class Crowd:
+    """Clients that keep their connections, ask without a pause, and never ask twice."""
+
+    def __init__(self, port: int, count: int = 4) -> None:
+        self.answered = 0
+        self.faults: list[str] = []
+        self._over = threading.Event()
+        self._url = f"http://127.0.0.1:{port}/healthz"
+        self._threads = [threading.Thread(target=self._ask_on) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask_on(self) -> None:
+        with httpx.Client(timeout=10) as client:
+            while not self._over.is_set():
+                try:
+                    answer = client.post(self._url)  # a POST: no client may send it again by itself
+                except httpx.TransportError as fault:
+                    self.faults.append(repr(fault))
+                else:
+                    self.answered += answer.status_code == 405
+                time.sleep(0.02)
+
+    def end(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(20)
+
+
+def test_all_are_replaced_and_nobody_notices(kept: Run, port: int) -> None:
+    before = {process.pid for process in kept.descendants()}
+    crowd = Crowd(port)
+    try:
+        kept.process.send_signal(signal.SIGUSR2)
+        kept.wait_for("All 2 API processes were replaced.")
+    finally:
+        crowd.end()
+    assert crowd.faults == []
+    assert crowd.answered > 20
+    after = {process.pid for process in kept.descendants()}
+    assert len(after) == 2
+    assert not before & after
+
+
+def test_a_killed_one_is_followed_and_the_other_serves_meanwhile(kept: Run, port: int) -> None:
+    victim = kept.descendants()[0]
+    victim.kill()
+    until(lambda: is_up(port))
+    until(lambda: len({p.pid for p in kept.descendants()} - {victim.pid}) == 2, 60)
+    assert "restarting it" in kept.text
+
+
+def test_told_to_stop_none_is_left_and_the_port_is_free(kept: Run, port: int) -> None:
+    processes = kept.descendants()
+    kept.process.send_signal(signal.SIGTERM)
+    assert kept.wait() == 0
+    assert not any(psutil.pid_exists(process.pid) for process in processes)
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+def test_one_that_cannot_start_ends_the_keeper(tmp_path: Path, port: int) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("import sys; sys.exit('no FastAPI here')")
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPER, str(port), str(broken)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "could not start" in done.stderr
