@@ -29,6 +29,7 @@ class Sweep:
         self._drains = drains
         self._presence = presence
         self._known: set[str] = set()
+        self._lost: dict[str, set[bytes]] = {}
         self._incarnation: str | None = None
         self._rounds = Rounds("sweep", self.sweep, seconds=_EVERY_SECONDS)
 
@@ -45,9 +46,12 @@ class Sweep:
             return
         await self._survive_restart()
         alive = {worker.id for worker in self._presence.workers}
+        self._lost = {one: kept for one, ids in self._lost.items() if (kept := self._still(ids))}
         for worker_id in self._known - alive:
             await self._recover(worker_id)
         self._known = alive
+        for worker_id in alive & self._lost.keys():
+            self._forgive(worker_id)
         for lane in {waiting.lane for waiting in self._replies.waiting.values()}:
             if await self._lanes.nudge(lane):
                 await self._drains.send(lane)
@@ -62,6 +66,24 @@ class Sweep:
         for waiting in ours:
             await self._again(waiting)
             await self._lanes.release(worker_id, [waiting.item.id])
+        self._lost[worker_id] = {waiting.item.id for waiting in ours}
+
+    def _forgive(self, worker_id: str) -> None:
+        """Take back the attempts that were counted against the images of one who lives after all.
+
+        A machine that is busy enough keeps a worker from telling of itself in time, as while
+        TensorFlow is being read. That is not the images' fault.
+        """
+        log.info("worker_returned", worker=worker_id)
+        for one in self._lost.pop(worker_id):
+            waiting = self._replies.waiting.get(one)
+            if waiting is not None and waiting.item.attempt > 1:
+                item = replace(waiting.item, attempt=waiting.item.attempt - 1)
+                self._replies.waiting[one] = replace(waiting, item=item)
+
+    def _still(self, ids: set[bytes]) -> set[bytes]:
+        """Those that somebody waits for yet."""
+        return ids & self._replies.waiting.keys()
 
     async def _survive_restart(self) -> None:
         """Put everything on its lane again when Redis is not the one of the last look.

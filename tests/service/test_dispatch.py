@@ -191,6 +191,29 @@ def test_a_lost_workers_images_are_sent_again(
     run(valkey, use)
 
 
+def test_a_worker_that_was_only_silent_is_not_held_against_its_images(
+    valkey: RealValkey, worker_client: redis.Redis
+) -> None:
+    async def use(api: Api) -> None:
+        asked = api.ask(10)
+        for _ in range(3):  # more often than an image may be lost
+            beat(worker_client, "w1")
+            await api.presence.refresh()
+            await api.sweep.sweep()
+            await api.queued()
+            assert len(WorkerLanes(worker_client, "w1").take(LANE, 4)) == 1
+            worker_client.delete(names.worker_beat("w1"))
+            await api.presence.refresh()
+            await api.sweep.sweep()
+        beat(worker_client, "w1")
+        await api.presence.refresh()
+        await api.sweep.sweep()
+        answer(worker_client, *WorkerLanes(worker_client, "w1").take(LANE, 4))
+        assert isinstance((await asked)[0], Reply)
+
+    run(valkey, use)
+
+
 def test_an_image_that_was_given_up_meanwhile_is_not_sent_again(
     valkey: RealValkey, worker_client: redis.Redis
 ) -> None:
