@@ -92,6 +92,7 @@ def attack(target: Target, examples: int, *, first_seed: int = 8) -> Tally:
     tally = Tally(target.name)
     for bomb in target.bombs:
         _tried(partial(_feed, target, bomb, tally), tally)
+    examples = max(1, round(examples * target.share))
     done = 0
     while done < examples and not tally.findings:
         count = min(_ROUND, examples - done)

@@ -21,9 +21,11 @@ from contracts.messages import (
     bundled,
     unbundled,
 )
+from contracts.settings import MIB
 from models.catalog import CATALOG
 from models.datasets.library import Library
 from models.datasets.limits import Limits
+from models.faces.video import VideoLimits, read_frames
 from models.images import decode
 from service.multipart import ImageForm
 from service.protocols.oip import read_infer
@@ -31,6 +33,7 @@ from service.protocols.signature import Signature
 from service.protocols.tfserving import read_predict
 from tests.models.datasets.packing import on_disk, tarred, tree, zipped
 from tests.models.datasets.test_hostile import SMALL, TARS, ZIPS
+from tests.models.faces.rendering import CODECS, write_video
 from tests.pictures import good_pictures, hostile_pictures
 
 TAKEN = "taken"
@@ -38,6 +41,7 @@ _SIGNATURE = Signature((4, 5, 3), 3)
 _MOST_PIXELS = 2_000_000
 _MOST_SEED = 200_000  # a mutation of more is as good as one of less, and slower
 _BOUNDARY = "opsin-fuzz"
+_CLIP = VideoLimits(seconds=10, memory_bytes=1024 * MIB, cpu_seconds=10, wait_seconds=20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,14 @@ class Target:
         seeds: What inputs are made of.
         feed: Gives it one input, and says what became of it.
         bombs: Fed as they are, once, before all else.
+        share: What part of the inputs it gets, where each one costs more than elsewhere.
     """
 
     name: str
     seeds: Sequence[bytes]
     feed: Callable[[bytes], str]
     bombs: Sequence[bytes] = ()
+    share: float = 1.0
 
 
 def _image(data: bytes) -> str:
@@ -80,6 +86,13 @@ def _archive(folder: Path, limits: Limits) -> Callable[[bytes], str]:
         return TAKEN
 
     return feed
+
+
+def _video(data: bytes) -> str:
+    """To the last frame, in the process that decodes them."""
+    for _ in read_frames(data, _CLIP):
+        pass
+    return TAKEN
 
 
 def _oip(data: bytes) -> str:
@@ -159,6 +172,27 @@ def _message_seeds() -> list[bytes]:
     return [item, reply, failed, bundled([item, reply])]
 
 
+def _videos(folder: Path) -> list[bytes]:
+    """A second of noise in each container."""
+    random = np.random.default_rng(8)
+    frames = random.integers(0, 256, (10, 48, 64, 3), np.uint8)
+    return [write_video(folder / f"noise.{kind}", iter(frames), 10.0) for kind in CODECS]
+
+
+def _false_videos() -> list[bytes]:
+    """Playlists and other things that a demuxer might follow, under the heads of videos."""
+    lists = [
+        b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+        b"ffconcat version 1.0\nfile /etc/passwd\n",
+    ]
+    heads = [
+        b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isommp41",
+        b"\x1aE\xdf\xa3",
+        b"RIFF\xff\xff\xff\x7fAVI ",
+    ]
+    return [*lists, *heads, *(head + one for head in heads for one in lists)]
+
+
 def _short(files: Sequence[bytes]) -> list[bytes]:
     return [one for one in files if len(one) <= _MOST_SEED]
 
@@ -172,11 +206,12 @@ def targets(folder: Path) -> list[Target]:
     hostile = [case[0] for case in hostile_pictures().values()]
     archives = [make() for make in (ZIPS | TARS).values()]
     honest = tree({"cat": 3, "dog": 3})
+    videos = _videos(folder)
     packed = [zipped(honest), tarred(honest), tarred(honest, packed=True)]
     return [
         Target("pictures", _short([*good_pictures().values(), *hostile]), _image, hostile),
         Target("archives", packed * 20 + _short(archives), _archive(folder, SMALL), archives),
-        # Videos: `Target("videos", …)` once their admission is here.
+        Target("videos", videos, _video, _false_videos(), share=0.05),
         Target("Open Inference Protocol", _oip_seeds(), _oip),
         Target("TensorFlow Serving", _predict_seeds(), _predict),
         Target("forms", _form_seeds(), _form),
