@@ -114,7 +114,7 @@ def test_a_key_in_the_address_is_refused_even_beside_a_good_one(
 
 
 def test_the_document_says_what_a_key_needs(locked: httpx.Client) -> None:
-    document = locked.get("/openapi.json").json()
+    document = locked.get("/openapi.json", timeout=60).json()
     classify = document["paths"]["/v1/classify"]["post"]
     assert classify["security"] == [{"bearer": ["infer"]}, {"header": ["infer"]}]
     assert {"401", "403", "429"} <= classify["responses"].keys()
