@@ -1,6 +1,7 @@
 """What is moved aside stays, whatever is restored after, and whoever is killed as it is."""
 
 import shutil
+import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -182,10 +183,12 @@ def test_another_backup_after_a_cut_restore_is_asked_for_as_ever(
 def test_what_a_killed_restore_unpacked_is_removed(home: Furnished, start: Starter) -> None:
     settings = home.settings
     (placing.workshop(settings.home) / "half").write_bytes(b"x")
-    up = start("tests/cli/stand_in.py", "up", OPSIN_HOME=settings.home, OPSIN_PORT=settings.port)
-    up.wait_for("unpacked is removed")
-    up.process.terminate()
-    up.wait(60)
+    with socket.socket() as taken:  # so it gets no further than that
+        taken.bind(("127.0.0.1", settings.port))
+        taken.listen()
+        up = start("-m", "cli", "up", OPSIN_HOME=settings.home, OPSIN_PORT=settings.port)
+        assert up.wait(60) == 1
+    assert "unpacked is removed" in up.text
     assert not (settings.home / ".restore").exists()
 
 
