@@ -68,10 +68,10 @@ def pack(taken: Snapshot, header: Header, out: Path, told: Told) -> None:
 
 def _write(taken: Snapshot, header: Header, out: IO[bytes], told: Told) -> None:
     said = header.model_dump_json(indent=2).encode()
-    list_, sizes = taken.scratch / DIGESTS, (taken.scratch / _SIZES).open(encoding="ascii")
+    list_, counted = taken.scratch / DIGESTS, taken.scratch / _SIZES
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, HEADER, len(said), io.BytesIO(said))
-        with list_.open("w", encoding="utf-8") as digests, sizes:
+        with list_.open("w", encoding="utf-8") as digests, counted.open(encoding="ascii") as sizes:
             digests.write(line(hashlib.sha256(said).hexdigest(), HEADER))
             for (name, path), size in zip(_files(taken), sizes, strict=True):
                 with path.open("rb") as file:

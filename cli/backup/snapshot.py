@@ -3,8 +3,8 @@
 The order is what makes it consistent. Files are written before the row that names them, so
 whatever the copied rows name is there when the files are held. What is newer than the rows does no
 harm: a data set without a row gets one at the next start, a job's folder without a row is swept,
-and a version belongs to no row at all. What goes before its row changes is the scratch of a job
-that ends: so that is held before the database too.
+and a version belongs to no row at all. What goes is the scratch of a job that ends, and the
+copied row may be from before that end: so scratch is held before the database too.
 """
 
 import os
