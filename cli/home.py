@@ -74,6 +74,54 @@ class Home:
         finally:
             os.close(lock)
 
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Holds the home together with all others that work from it, and against a restore.
+
+        Where this process may not write, it has nothing to hold, and a restore no right to move.
+
+        Raises:
+            CommandError: It is being restored.
+        """
+        with self._using(
+            fcntl.LOCK_SH, f"A restore of {self.root} is under way. Wait for its end."
+        ):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the home against all that `shared` lets work from it.
+
+        Raises:
+            CommandError: Somebody does.
+        """
+        who = "`opsin serve`, `opsin worker` or `opsin backup`"
+        with self._using(
+            fcntl.LOCK_EX, f"Something works from {self.root}: {who}. Stop it, and try again."
+        ):
+            yield
+
+    @contextmanager
+    def _using(self, how: int, refusal: str) -> Iterator[None]:
+        try:
+            for folder in (self.root, self.run):
+                folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            lock = os.open(self.run / "use.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            if how == fcntl.LOCK_EX:
+                raise
+            yield
+            return
+        try:
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise CommandError(refusal) from None
+        try:
+            yield
+        finally:
+            os.close(lock)
+
     def _taken(self, content: bytes) -> str:
         pid = content.decode(errors="replace").strip() or "unknown"
         return (

@@ -185,7 +185,7 @@ def train(  # noqa: PLR0917 (typer reads options from the parameters)
         Literal["if_better", "always", "never"] | None,
         typer.Option(help="Whether it becomes champion. Default: if_better."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same result.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed and machine: same.")] = None,
     options: Annotated[
         str | None, typer.Option(help="Any other field of POST /v1/trainings, as JSON.")
     ] = None,

@@ -2,10 +2,13 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from cli.backup.placing import is_interrupted
+from cli.backup.placing import require_whole
 from cli.configuration import environment, with_redis
 from cli.failure import CommandError
+from cli.home import Home
 from cli.leash import PARENT, watch_parent
 from cli.migration import migrate
 from cli.signals import StopSignals
@@ -18,41 +21,42 @@ _SPARE_SECONDS = 2.0
 def serve(settings: Settings) -> None:
     """The API, on a database that is brought up to date first."""
     settings = with_redis(settings, "serve")
-    require_whole(settings)
-    watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
-    migrate(settings)
-    from cli.keys import live_keys  # noqa: PLC0415
-    from service.opening import open_services  # noqa: PLC0415 (FastAPI; not for a worker)
-    from service.serve import serve as run  # noqa: PLC0415
+    with _using(settings):
+        watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
+        migrate(settings)
+        from cli.keys import live_keys  # noqa: PLC0415
+        from service.opening import open_services  # noqa: PLC0415 (FastAPI; not for a worker)
+        from service.serve import serve as run  # noqa: PLC0415
 
-    run(settings, open_services, keyed=live_keys(settings))
+        run(settings, open_services, keyed=live_keys(settings))
 
 
 def serve_many(settings: Settings) -> None:
     """Several of them behind one port, kept and, when that is asked for, replaced in turn."""
     settings = with_redis(settings, "serve")
-    require_whole(settings)
-    from cli.api_keeper import keep_api  # noqa: PLC0415 (rich; one process does without)
+    with _using(settings):
+        from cli.api_keeper import keep_api  # noqa: PLC0415 (rich; one process does without)
 
-    supervised = PARENT in os.environ
-    with StopSignals() as signals:
-        watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
-        migrate(settings)
-        keep_api(settings, signals, supervised=supervised)
+        supervised = PARENT in os.environ
+        with StopSignals() as signals:
+            watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
+            migrate(settings)
+            keep_api(settings, signals, supervised=supervised)
 
 
 def serve_shared(settings: Settings, shared: str) -> None:
     """One of several. It was given the socket, and the pipe on which it says that it is there."""
     settings = with_redis(settings, "serve")
-    watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
-    from cli.keys import live_keys  # noqa: PLC0415
-    from service.opening import open_services  # noqa: PLC0415
-    from service.serve import serve as run  # noqa: PLC0415
+    with _using(settings):
+        watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
+        from cli.keys import live_keys  # noqa: PLC0415
+        from service.opening import open_services  # noqa: PLC0415
+        from service.serve import serve as run  # noqa: PLC0415
 
-    port, told = map(int, shared.split(","))
-    listener = socket.socket(fileno=port)
-    keyed = live_keys(settings)
-    run(settings, open_services, keyed=keyed, listener=listener, ready=lambda: _say_ready(told))
+        port, told = map(int, shared.split(","))
+        listener = socket.socket(fileno=port)
+        keyed = live_keys(settings)
+        run(settings, open_services, keyed=keyed, listener=listener, ready=lambda: _say_ready(told))
 
 
 def _say_ready(pipe: int) -> None:
@@ -62,51 +66,48 @@ def _say_ready(pipe: int) -> None:
 def keep(settings: Settings) -> None:
     """One inference worker that is restarted when it crashes and replaced when it outgrows."""
     settings = with_redis(settings, "worker")
-    require_whole(settings)
-    from cli.keeper import keep_worker  # noqa: PLC0415 (Redis; other commands do without)
+    with _using(settings):
+        from cli.keeper import keep_worker  # noqa: PLC0415 (Redis; other commands do without)
 
-    # Before `watch_parent`, which takes the variable away.
-    supervised = PARENT in os.environ
-    with StopSignals() as signals:
-        # The worker has the time that is told; its keeper, a little more to see it end.
-        watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
-        keep_worker(settings, signals, supervised=supervised)
+        # Before `watch_parent`, which takes the variable away.
+        supervised = PARENT in os.environ
+        with StopSignals() as signals:
+            # The worker has the time that is told; its keeper, a little more to see it end.
+            watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
+            keep_worker(settings, signals, supervised=supervised)
 
 
 def work(settings: Settings) -> None:
     """One inference worker, until SIGTERM."""
     settings = with_redis(settings, "worker")
-    require_whole(settings)
-    watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
-    from workers.main import run  # noqa: PLC0415 (Celery and TensorFlow; not for the API)
+    with _using(settings):
+        watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
+        from workers.main import run  # noqa: PLC0415 (Celery and TensorFlow; not for the API)
 
-    run(settings)
+        run(settings)
 
 
 def work_on_jobs(settings: Settings) -> None:
     """One job worker, until SIGTERM. It loads no TensorFlow: each job has a process of its own."""
     settings = with_redis(settings, "worker --jobs")
-    require_whole(settings)
-    # Each child reads its settings from the environment, as we did.
-    os.environ.update({k: v for k, v in environment(settings).items() if k.startswith("OPSIN_")})
-    watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
-    migrate(settings)
-    from workers.work_main import run  # noqa: PLC0415 (Celery; not for the API)
-
-    try:
-        run(settings)
-    except ValueError as error:
-        raise CommandError(f"{error}.", exit_code=2) from None
-
-
-def require_whole(settings: Settings) -> None:
-    """Checks that the home is not half one and half another.
-
-    Raises:
-        CommandError: `opsin restore` was killed as it moved things in.
-    """
-    if is_interrupted(settings.home):
-        raise CommandError(
-            "A restore of this home was cut short. Run `opsin restore` with the same backup again, "
-            "or `opsin up`: either finishes it first."
+    with _using(settings):
+        # Each child reads its settings from the environment, as we did.
+        os.environ.update(
+            {k: v for k, v in environment(settings).items() if k.startswith("OPSIN_")}
         )
+        watch_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
+        migrate(settings)
+        from workers.work_main import run  # noqa: PLC0415 (Celery; not for the API)
+
+        try:
+            run(settings)
+        except ValueError as error:
+            raise CommandError(f"{error}.", exit_code=2) from None
+
+
+@contextmanager
+def _using(settings: Settings) -> Iterator[None]:
+    """Keep a restore from the home while this process runs, and this process from half a home."""
+    with Home(settings.home).shared():
+        require_whole(settings.home)
+        yield

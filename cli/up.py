@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.api import Api
-from cli.backup.placing import finish
+from cli.backup import placing
+from cli.backup.telling import tell
 from cli.child import Program, opsin
 from cli.configuration import environment
 from cli.console import notes, waiting, warn
@@ -51,12 +52,27 @@ def up(settings: Settings, *, verbose: bool) -> None:
     require_key(settings)
     console = notes()
     with home.locked():
-        finish(settings.home)
+        _tidy(settings, console)
         require_free_port(settings)
         _fetch(settings, console)
         with StopSignals() as signals:
             Service(settings, home, console, signals, verbose=verbose).run()
     console.print("Stopped.")
+
+
+def _tidy(settings: Settings, console: Console) -> None:
+    """Goes on with a restore that was killed as it moved things, or removes what it unpacked.
+
+    Raises:
+        CommandError: Something works from the home meanwhile, or it cannot be finished.
+    """
+    if placing.is_interrupted(settings.home):
+        with Home(settings.home).alone():
+            placed = placing.finish(settings.home)
+        tell(placed, console)
+        console.print("A restore that was cut short is finished.")
+    elif placing.dismiss(settings.home):
+        console.print("What a restore that was cut short had unpacked is removed.")
 
 
 def _fetch(settings: Settings, console: Console) -> None:

@@ -187,9 +187,14 @@ class TrainingRequest(_Part):
     )
     l2: float = Field(0, ge=0, le=1, description="Factor of the L2 penalty on kernels that learn.")
     mixed_precision: Literal["auto", "on", "off"] = Field(
-        "auto", description="auto: where a GPU gains by it."
+        "auto",
+        description="auto: where the machine gains by it, which is on a GPU of 2017 or later, and "
+        "for a frozen base on a processor with units for bfloat16; on: always; off: all in "
+        "float32. What a report says is measured in float32.",
     )
-    seed: int = Field(8, ge=0, le=2**31 - 1, description="Same seed, same data, same result.")
+    seed: int = Field(
+        8, ge=0, le=2**31 - 1, description="Same seed, same data, same machine: same result."
+    )
     promote: Literal["if_better", "always", "never"] = Field(
         "if_better", description="Whether the new version becomes the champion."
     )

@@ -28,6 +28,8 @@ IDLE_SECONDS = 2.0
 # What TensorFlow takes once it is loaded, and what is left to everybody else.
 _TENSORFLOW_BYTES = 700_000_000
 _SPARE_BYTES = 1_000_000_000
+# Where memory is short, the next look: it costs little, and somebody may have ended.
+RETRY_SECONDS = 60.0
 # Read into memory, they are there once as a file's pages and once as variables.
 _COPIES = 2
 _CONTAINER = Path("/sys/fs/cgroup")
@@ -52,6 +54,7 @@ class Preloading:
         idle: Says for how long nobody has asked for anything.
         is_loading: Whether a version is on its way, which goes first.
         available: Bytes of memory that could still be had.
+        clock: Seconds that only grow.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Preloading:
         idle: Idle,
         is_loading: Callable[[], bool],
         available: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._held = held
         self._store = store
@@ -70,7 +74,10 @@ class Preloading:
         self._idle = idle
         self._is_loading = is_loading
         self._available = available
+        self._clock = clock
+        # Never again, and not before; both only of versions in memory.
         self._left: set[tuple[str, int]] = set()
+        self._later: dict[tuple[str, int], float] = {}
 
     def watch(self, stopping: Event) -> None:
         """Look again and again until told to stop."""
@@ -83,7 +90,10 @@ class Preloading:
         """Load for one version, if this is the moment and there is one."""
         if self._is_loading() or self._idle.idle_seconds < IDLE_SECONDS:
             return
-        for model, version in self._held.all():
+        held = self._held.all()
+        self._left.intersection_update(held)
+        self._later = {one: at for one, at in self._later.items() if one in held}
+        for model, version in held:
             predictor = self._held.get(model, version)
             if predictor is not None and self._wants(model, version, predictor):
                 self._load(model, version, predictor)
@@ -92,12 +102,14 @@ class Preloading:
     def _wants(self, model: str, version: int, predictor: Predictor) -> bool:
         if "heatmap" not in predictor.operations or predictor.can_explain:
             return False
-        if (model, version) in self._left:
+        one, now = (model, version), self._clock()
+        if one in self._left or now < self._later.get(one, now):
             return False
         if self._wanted == "on" or self._available() >= self._needed(model, version):
             return True
-        self._left.add((model, version))
-        log.info("explanations_not_preloaded", model=model, version=version, reason="memory")
+        if one not in self._later:  # said once
+            log.info("explanations_not_preloaded", model=model, version=version, reason="memory")
+        self._later[one] = now + RETRY_SECONDS
         return False
 
     def _needed(self, model: str, version: int) -> float:

@@ -15,6 +15,7 @@ from cli.backup.contents import AREAS, DATABASE, SECRETS, Header
 from cli.backup.databases import kind_of, load_postgresql, sqlite_path, staged
 from cli.backup.packing import Told, header_of, pack
 from cli.backup.snapshot import snapshot
+from cli.backup.telling import tell
 from cli.backup.unpacking import opened, unpack
 from cli.console import notes, waiting, warn
 from cli.failure import CommandError
@@ -45,6 +46,8 @@ def backup(settings: Settings, out: Path, *, secrets: bool) -> None:
         raise CommandError(f"There is no data home at {settings.home}. Set OPSIN_HOME.")
     _warn_of_secrets(console, settings, secrets)
     with _explained(f"Cannot write {out}"), ExitStack() as held:
+        held.enter_context(Home(settings.home).shared())
+        placing.require_whole(settings.home)
         with waiting(console, "Holding the home fast"):
             revision = current(settings.database)
             taken = held.enter_context(snapshot(settings, secrets=secrets))
@@ -59,7 +62,7 @@ def backup(settings: Settings, out: Path, *, secrets: bool) -> None:
 
 
 def restore(settings: Settings, archive: Path, *, force: bool) -> None:
-    """Brings a home back to what a backup holds.
+    """Brings a home back to what a backup holds, or finishes what was begun of that.
 
     Args:
         settings: Which home; nothing may run from it.
@@ -67,28 +70,28 @@ def restore(settings: Settings, archive: Path, *, force: bool) -> None:
         force: Whether what is there may be moved aside.
 
     Raises:
-        CommandError: It cannot be done; the home is as before.
+        CommandError: It cannot be done; the home is as before, or the message says otherwise.
     """
     console, home = notes(), Home(settings.home)
     home.prepare()
-    with _explained(f"Cannot restore to {settings.home}"), home.locked():
-        placing.finish(settings.home)
+    with _explained(f"Cannot restore to {settings.home}"), home.locked(), home.alone():
+        placed = placing.finish(settings.home)
+        tell(placed, console)
         try:
-            with opened(archive) as (header, tar):
-                _require_fit(settings, header, force=force)
-                _require_room(settings.home, header.size)
-                new = placing.workshop(settings.home)
-                with _bar(console, "Reading", header.size) as told:
-                    unpack(tar, header, new, told)
-            kept = _place(settings, header, new)
+            with opened(archive) as (header, sha256, tar):
+                if placed is None or placed.backup != sha256:
+                    _require_fit(settings, header, force=force)
+                    _require_room(settings.home, header.size)
+                    new = placing.workshop(settings.home)
+                    with _bar(console, "Reading", header.size) as told:
+                        unpack(tar, header, sha256, new, told)
+                    tell(_place(settings, header, sha256, new), console)
         finally:
             placing.dismiss(settings.home)
         if header.database is not None:
             migrate(settings)
     when = f"{header.created_at:%Y-%m-%d %H:%M} UTC"
     console.print(f"[green]✓[/] {escape(str(settings.home))} is as it was on {when}.")
-    if kept is not None:
-        warn(console, f"What was there before is in {kept}; remove it when nobody misses it.")
     if not header.secrets and not (settings.home / SECRETS).is_dir():
         warn(
             console,
@@ -108,13 +111,13 @@ def _explained(what: str) -> Iterator[None]:
         raise CommandError(f"{what} ({error.strerror}).") from None
 
 
-def _place(settings: Settings, header: Header, new: Path) -> Path | None:
+def _place(settings: Settings, header: Header, sha256: str, new: Path) -> placing.Placed:
     if kind_of(settings) == "sqlite":
         copy = staged(new / DATABASE, "sqlite") if header.database else None
-        return placing.place(settings.home, (copy, sqlite_path(settings)))
+        return placing.place(settings.home, sha256, (copy, sqlite_path(settings)))
     if header.database is not None:
         load_postgresql(settings, staged(new / DATABASE, "postgresql"))
-    return placing.place(settings.home)
+    return placing.place(settings.home, sha256)
 
 
 def _require_fit(settings: Settings, header: Header, *, force: bool) -> None:

@@ -1,6 +1,6 @@
 """What a backup holds and how its members are named; the one place where both sides look.
 
-backup.json      first: what this is, so that a wrong file is refused at once
+backup.json      first: what this is, so that a wrong file is refused at once, and how much follows
 database/…       the database, as `cli.backup.databases` wrote it
 store/… etc.     the areas of the home
 digests.txt      last: the sha256 of every member before it, as `sha256sum -c` reads it
@@ -26,6 +26,9 @@ LEFT_OUT = ("weights", "samples", "cache", "logs", "run", "valkey")
 """What is fetched or made anew, or means nothing in another place."""
 
 DatabaseKind = Literal["sqlite", "postgresql"]
+
+DATABASES: dict[DatabaseKind, str] = {"sqlite": "opsin.db", "postgresql": "opsin.pgdump"}
+"""What the one file below `database` is called."""
 
 _LONGEST = 1024
 _PART = re.compile(r"[^\x00-\x1f\x7f/\\]{1,255}")
@@ -53,7 +56,9 @@ def checked(name: str, header: Header) -> str:
         CommandError: It leads elsewhere, or into no area of a backup.
     """
     parts = name.split("/")
-    known = {DATABASE, *AREAS, *((SECRETS,) if header.secrets else ())}
+    known = {*AREAS, *((SECRETS,) if header.secrets else ())}
+    if header.database is not None and name == f"{DATABASE}/{DATABASES[header.database]}":
+        return name
     fits = all(_PART.fullmatch(part) and part not in {".", ".."} for part in parts)
     if len(parts) > 1 and fits and len(name) <= _LONGEST and parts[0] in known:
         return name

@@ -10,11 +10,10 @@ from pathlib import Path
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 
-from cli.backup.contents import DatabaseKind
+from cli.backup.contents import DATABASES, DatabaseKind
 from cli.failure import CommandError
 from contracts.settings import Settings
 
-_SQLITE, _POSTGRESQL = "opsin.db", "opsin.pgdump"
 _TOOL_SECONDS = 6 * 3600.0
 
 
@@ -50,8 +49,9 @@ def dump(settings: Settings, into: Path) -> DatabaseKind | None:
     """
     kind = kind_of(settings)
     if kind == "sqlite":
-        return _dump_sqlite(sqlite_path(settings), into / _SQLITE)
-    _run("pg_dump", make_url(settings.database), "--format=custom", f"--file={into / _POSTGRESQL}")
+        return _dump_sqlite(sqlite_path(settings), into / DATABASES[kind])
+    into_file = f"--file={into / DATABASES[kind]}"
+    _run("pg_dump", make_url(settings.database), "--format=custom", into_file)
     return kind
 
 
@@ -80,7 +80,7 @@ def staged(folder: Path, kind: DatabaseKind) -> Path:
     Raises:
         CommandError: It is not there, or damaged.
     """
-    path = folder / (_SQLITE if kind == "sqlite" else _POSTGRESQL)
+    path = folder / DATABASES[kind]
     if not path.is_file():
         raise CommandError("The backup's database is missing. Nothing was restored.")
     if kind == "sqlite":

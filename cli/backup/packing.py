@@ -17,13 +17,21 @@ Told = Callable[[int], None]
 """Hears of the bytes that are done since it last heard."""
 
 _MODE = 0o600
+_SIZES = "sizes.txt"
 
 
 def header_of(taken: Snapshot, revision: str | None) -> Header:
-    """What a snapshot holds, counted."""
+    """What a snapshot holds, counted.
+
+    Each file's size is written down in the snapshot's scratch: a log that grows meanwhile is taken
+    as long as it was counted.
+    """
     count = size = 0
-    for _, path in _files(taken):
-        count, size = count + 1, size + path.stat().st_size
+    with (taken.scratch / _SIZES).open("w", encoding="ascii") as sizes:
+        for _, path in _files(taken):
+            one = path.stat().st_size
+            count, size = count + 1, size + one
+            sizes.write(f"{one}\n")
     return Header(
         release=RELEASE,
         created_at=datetime.now(UTC),
@@ -60,15 +68,15 @@ def pack(taken: Snapshot, header: Header, out: Path, told: Told) -> None:
 
 def _write(taken: Snapshot, header: Header, out: IO[bytes], told: Told) -> None:
     said = header.model_dump_json(indent=2).encode()
-    list_ = taken.scratch / DIGESTS
+    list_, counted = taken.scratch / DIGESTS, taken.scratch / _SIZES
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         _add(tar, HEADER, len(said), io.BytesIO(said))
-        with list_.open("w", encoding="utf-8") as digests:
-            for name, path in _files(taken):
+        with list_.open("w", encoding="utf-8") as digests, counted.open(encoding="ascii") as sizes:
+            digests.write(line(hashlib.sha256(said).hexdigest(), HEADER))
+            for (name, path), size in zip(_files(taken), sizes, strict=True):
                 with path.open("rb") as file:
-                    size = os.fstat(file.fileno()).st_size
                     hashed = _Hashed(file, told)
-                    _add(tar, name, size, cast(IO[bytes], hashed))
+                    _add(tar, name, int(size), cast(IO[bytes], hashed))
                 digests.write(line(hashed.sha256.hexdigest(), name))
         with list_.open("rb") as file:
             _add(tar, DIGESTS, list_.stat().st_size, file)
@@ -82,8 +90,7 @@ def line(sha256: str, name: str) -> str:
 def _add(tar: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, _MODE
-    # A log that grows as it is read is taken as long as it was: no more is read than `size`.
-    tar.addfile(member, content)
+    tar.addfile(member, content)  # reads no more than `size`
     vars(tar).update(members=[])  # it would remember every one of them
 
 

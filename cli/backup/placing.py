@@ -7,13 +7,12 @@ where it stands. What was there before is moved aside, never removed.
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from cli.backup.contents import AREAS, SECRETS
+from cli.backup.steps import Step, area_step, database_steps, fresh, near_name
 from cli.failure import CommandError
 from models.manifest import write_atomically
 from models.staging import flush_entries
@@ -22,18 +21,16 @@ _FOLDER, _STEPS = ".restore", "steps.json"
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
-    """One thing that moves in, and what has to make room for it.
+class Placed:
+    """A restore that has come to its end.
 
     Attributes:
-        new: What comes; it is gone when it has come. Empty: nothing comes.
-        place: Where it belongs.
-        old: Where what is there now goes.
+        backup: Which one's; see `cli.backup.contents.Header`.
+        kept: The folders in which what was there before is now; none if there was nothing.
     """
 
-    new: str
-    place: str
-    old: str
+    backup: str
+    kept: tuple[Path, ...]
 
 
 def workshop(home: Path) -> Path:
@@ -44,10 +41,15 @@ def workshop(home: Path) -> Path:
     return folder / "new"
 
 
-def dismiss(home: Path) -> None:
-    """Remove what was unpacked and is not to be placed."""
-    if not is_interrupted(home):
-        shutil.rmtree(home / _FOLDER, ignore_errors=True)
+def dismiss(home: Path) -> bool:
+    """Remove what was unpacked and is not to be placed; says whether there was anything.
+
+    Only for who has the home alone: another's restore may be unpacking.
+    """
+    if is_interrupted(home) or not is_left_over(home):
+        return False
+    shutil.rmtree(home / _FOLDER, ignore_errors=True)
+    return True
 
 
 def is_interrupted(home: Path) -> bool:
@@ -55,83 +57,88 @@ def is_interrupted(home: Path) -> bool:
     return (home / _FOLDER / _STEPS).exists()
 
 
-def place(home: Path, database: tuple[Path | None, Path] | None = None) -> Path | None:
+def is_left_over(home: Path) -> bool:
+    """Whether a restore is unpacking, or was killed as it did."""
+    return (home / _FOLDER).is_dir() and not is_interrupted(home)
+
+
+def place(home: Path, backup: str, database: tuple[Path | None, Path] | None = None) -> Placed:
     """Let what was unpacked take its place.
 
     Args:
         home: Prepared and locked.
+        backup: Which one it is, for whoever has to finish.
         database: The unpacked SQLite file, if there is one, and where it belongs; None where the
             database is no file.
 
-    Returns:
-        Where what was there before is now; None if there was nothing.
-
     Raises:
-        CommandError: An area is a file system of its own, and cannot be renamed.
+        CommandError: An area cannot be renamed; nothing was moved. Or as `finish`.
     """
     new, old = home / _FOLDER / "new", home / _FOLDER / "old"
     old.mkdir(mode=0o700)
-    steps = [
-        _Step(str(new / area) if (new / area).exists() else "", str(home / area), str(old / area))
-        for area in (*AREAS, "valkey", *((SECRETS,) if (new / SECRETS).exists() else ()))
-    ]
-    for step in steps:
-        _require_movable(Path(step.place), home)
+    areas = (*AREAS, "valkey", *((SECRETS,) if (new / SECRETS).exists() else ()))
+    steps = [area_step(new / area, home / area, old / area) for area in areas]
     if database is not None:
-        steps += _database_steps(*database, old)
-    write_atomically(home / _FOLDER / _STEPS, json.dumps([asdict(step) for step in steps]))
-    return finish(home)
+        steps += database_steps(*database, old)
+    told = {"backup": backup, "steps": [asdict(step) for step in steps]}
+    try:
+        write_atomically(home / _FOLDER / _STEPS, json.dumps(told))
+    except OSError:
+        if database is not None:
+            near_name(database[1].resolve()).unlink(missing_ok=True)
+        raise
+    placed = finish(home)
+    assert placed is not None, "it has just been written down"  # noqa: S101
+    return placed
 
 
-def finish(home: Path) -> Path | None:
-    """Take the steps that are left; see `place`. Nothing happens where none are."""
+def require_whole(home: Path) -> None:
+    """Checks that the home is not half one and half another.
+
+    Raises:
+        CommandError: A restore was killed as it moved things in.
+    """
+    if is_interrupted(home):
+        raise CommandError(
+            "A restore of this home was cut short. Run `opsin restore` with the same backup again, "
+            "or `opsin up`: either finishes it first."
+        )
+
+
+def finish(home: Path) -> Placed | None:
+    """Take the steps that are left; see `place`. Nothing happens where none are.
+
+    Raises:
+        CommandError: A step cannot be taken; it is as before, and may be tried again.
+    """
     if not is_interrupted(home):
         return None
     folder = home / _FOLDER
-    (folder / "old").mkdir(mode=0o700, exist_ok=True)
-    for told in json.loads((folder / _STEPS).read_bytes()):
-        _take(_Step(**told))
-    kept = None
-    if any((folder / "old").iterdir()):
-        kept = home / f"replaced-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        (folder / "old").rename(kept)
-    (folder / _STEPS).unlink()
-    flush_entries(home)
-    shutil.rmtree(folder)
-    return kept
-
-
-def _database_steps(new: Path | None, target: Path, old: Path) -> list[_Step]:
-    """The journal goes before its database: replayed onto another, it would spoil it."""
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if old.stat().st_dev != target.parent.stat().st_dev:
-        old = target.parent / f"{target.name}.replaced"
-        old.mkdir(mode=0o700, exist_ok=True)
-        if new is not None:
-            near = target.with_name(f".{target.name}.restored")
-            shutil.copyfile(new, near)
-            new = near
-    sides = [target.with_name(target.name + end) for end in ("-wal", "-shm")]
-    steps = [_Step("", str(side), str(old / side.name)) for side in sides]
-    return [*steps, _Step(str(new or ""), str(target), str(old / target.name))]
-
-
-def _take(step: _Step) -> None:
-    new, here, old = Path(step.new), Path(step.place), Path(step.old)
-    if step.new and not new.exists():
-        return  # it was taken before
-    if here.is_dir() and all(one.name.startswith(".") for one in here.iterdir()):
-        shutil.rmtree(here)  # locks and the like: nothing that anybody could miss
-    elif here.exists() and not old.exists():
-        here.rename(old)
-    if step.new:
-        here.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new.rename(here)
-
-
-def _require_movable(area: Path, home: Path) -> None:
-    if area.exists() and (os.path.ismount(area) or area.stat().st_dev != home.stat().st_dev):
+    told = json.loads((folder / _STEPS).read_bytes())
+    steps = [Step(**one) for one in told["steps"]]
+    try:
+        for step in steps:
+            step.take()
+        for step in steps:
+            step.flush()
+        kept = _kept(home, steps)
+        (folder / _STEPS).unlink()
+        flush_entries(folder)
+    except OSError as error:
         raise CommandError(
-            f"{area} is a file system of its own, so that it cannot be replaced in one step. "
-            "Restore into another OPSIN_HOME and copy the folder from there."
-        )
+            f"A restore of {home} is begun and cannot be finished: {error.filename or folder} "
+            f"({error.strerror}). Mend that; `opsin up` and `opsin restore` then go on with it."
+        ) from None
+    shutil.rmtree(folder, ignore_errors=True)
+    return Placed(told["backup"], kept)
+
+
+def _kept(home: Path, steps: list[Step]) -> tuple[Path, ...]:
+    """Give what was moved aside a name for good."""
+    kept = []
+    for aside in dict.fromkeys(Path(step.old).parent for step in steps):
+        if aside.is_dir() and any(aside.iterdir()):
+            ours = aside.parent == home / _FOLDER
+            kept.append(aside.rename(fresh(home, "replaced")) if ours else aside)
+    flush_entries(home)
+    return tuple(kept)

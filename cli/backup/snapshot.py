@@ -3,9 +3,11 @@
 The order is what makes it consistent. Files are written before the row that names them, so
 whatever the copied rows name is there when the files are held. What is newer than the rows does no
 harm: a data set without a row gets one at the next start, a job's folder without a row is swept,
-and a version belongs to no row at all.
+and a version belongs to no row at all. What goes is the scratch of a job that ends, and the
+copied row may be from before that end: so scratch is held before the database too.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from models.datasets.library import Library
 from models.linking import link_tree
 from models.staging import Staging
 from models.store import Store
+
+_MADE_ANEW = ("job_*/lock", "job_*/work/features", "unfinished/*.lock", "unfinished/*/features")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
         scratch, areas = here / "scratch", {DATABASE: here / DATABASE}
         for folder in (scratch, areas[DATABASE]):
             folder.mkdir(mode=0o700)
+        earlier = here / "earlier"
+        link_tree(settings.jobs_home, earlier, _no_scratch)
         database = dump(settings, areas[DATABASE])
         areas["store"] = stack.enter_context(store.staging())
         for model in store.models():
@@ -68,9 +74,24 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
             if name not in areas:
                 areas[name] = here / name
                 link_tree(settings.home / name, areas[name], _made_anew)
+        _fill(areas["jobs"], earlier)
         yield Snapshot(database, areas, scratch)
 
 
 def _made_anew(inside: Path) -> bool:
-    """What of a job's folder is not kept: its lock, and features, which are written in place."""
-    return inside.match("job_*/lock") or inside.match("job_*/work/features")
+    """What of a job or of a training is not kept: locks, and features, written in place."""
+    return any(map(inside.match, _MADE_ANEW))
+
+
+def _no_scratch(inside: Path) -> bool:
+    return _made_anew(inside) or inside.match("job_*/artifacts")
+
+
+def _fill(jobs: Path, earlier: Path) -> None:
+    """Add what has gone since; of what was replaced since, the later is the whole one."""
+    for folder, _, names in os.walk(earlier):
+        into = jobs / Path(folder).relative_to(earlier)
+        for name in names:
+            if not (into / name).exists():
+                into.mkdir(parents=True, exist_ok=True)
+                Path(folder, name).rename(into / name)

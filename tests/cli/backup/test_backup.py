@@ -4,8 +4,9 @@ import resource
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import tarfile
-import tracemalloc
 from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
@@ -14,17 +15,18 @@ import pytest
 
 from cli.backup import placing
 from cli.backup.commands import backup, restore
-from cli.backup.contents import AREAS, LEFT_OUT, SECRETS
+from cli.backup.contents import AREAS, LEFT_OUT, SECRETS, DatabaseKind
+from cli.backup.databases import dump
 from cli.failure import CommandError
 from cli.home import Home
-from cli.roles import require_whole
 from contracts.settings import Settings
 from database.engine import open_engine
+from database.job_files import JobFiles
 from database.jobs import Jobs
 from models.datasets.library import Library
 from models.store import Store
 from tests.cli.backup.furnished import DATASET, Furnished, furnish, now, publish, tree
-from tests.cli.running import free_port, until
+from tests.cli.running import ROOT, free_port, until
 from tests.models.datasets.packing import photo, written
 
 
@@ -66,7 +68,8 @@ def test_it_can_be_read_by_what_every_system_has(
     with tarfile.open(out) as tar:
         tar.extractall(tmp_path / "there", filter="data")
     lines = (tmp_path / "there" / "digests.txt").read_text().splitlines()
-    assert len(lines) == len([p for p in (tmp_path / "there").rglob("*") if p.is_file()]) - 2
+    assert len(lines) == len([p for p in (tmp_path / "there").rglob("*") if p.is_file()]) - 1
+    assert lines[0].endswith("  backup.json")
 
 
 def test_keys_are_in_it_only_if_asked_for(
@@ -195,10 +198,15 @@ def test_killed_as_it_moves_things_in_it_is_finished_later(
     monkeypatch.undo()
     assert placing.is_interrupted(settings.home)
     with pytest.raises(CommandError, match="cut short"):
-        require_whole(settings)
+        placing.require_whole(settings.home)
+    with pytest.raises(CommandError, match="cut short"):
+        backup(settings, out.with_name("half.tar"), secrets=False)
     Home(settings.home).prepare()
-    placing.finish(settings.home)  # as `opsin up` does
-    require_whole(settings)
+    if moment % 2:
+        placing.finish(settings.home)  # as `opsin up` does
+    else:
+        restore(settings, out, force=False)  # as is advised
+    placing.require_whole(settings.home)
     assert kept(tree(settings.home)) == kept(before)
     assert home.jobs() == jobs
     (aside,) = settings.home.glob("replaced-*")
@@ -237,17 +245,61 @@ def test_a_full_disk_leaves_nothing(home: Furnished, out: Path) -> None:
         assert {p.name for p in (home.settings.home / area / ".staging").iterdir()} == {".lock"}
 
 
-def test_what_it_takes_in_memory_does_not_grow_with_the_files(home: Furnished, out: Path) -> None:
-    folder = home.settings.home / "trainings" / "many"
-    folder.mkdir(parents=True)
-    for number in range(3000):
-        (folder / f"{number:05d}.txt").write_bytes(b"x" * 100)
-    tracemalloc.start()
+def test_what_goes_as_a_job_ends_meanwhile_is_in_it(
+    home: Furnished, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, other = JobFiles.of(home.settings), "job_other"
+    work = files.work(home.waiting)
+    (work / "checkpoint").write_bytes(b"earlier")
+    files.store_inputs(other, {"0": b"photo"})
+
+    def ended(settings: Settings, into: Path) -> DatabaseKind | None:
+        kind = dump(settings, into)
+        files.end_work(home.waiting)
+        files.store_inputs(other, {"0": b"later"})
+        return kind
+
+    monkeypatch.setattr("cli.backup.snapshot.dump", ended)
     backup(home.settings, out, secrets=False)
     shutil.rmtree(home.settings.home)
     restore(home.settings, out, force=False)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    # tarfile's own memory of 3,000 headers alone would be twice that.
-    assert peak < 6e6
-    assert len(list(folder.iterdir())) == 3000
+    assert tree(work) == {"0": b"photo", "checkpoint": b"earlier"}
+    assert tree(files.work(other)) == {"0": b"later"}
+
+
+def test_what_is_made_anew_is_not_in_it(home: Furnished, out: Path) -> None:
+    for folder in ("trainings/unfinished/abc", f"jobs/{home.waiting}/work"):
+        for name in ("features/train/0.npy", "checkpoint.npz"):
+            path = home.settings.home / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+    backup(home.settings, out, secrets=False)
+    found = names(out)
+    assert "trainings/unfinished/abc/checkpoint.npz" in found
+    assert f"jobs/{home.waiting}/work/checkpoint.npz" in found
+    assert not [name for name in found if "features" in name]
+
+
+def test_a_log_that_grows_is_taken_as_long_as_it_was(
+    home: Furnished, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = home.settings.home / "tensorboard" / "job_1" / "events"
+
+    def grown(folder: Path, size: int) -> None:
+        with log.open("ab") as file:
+            file.write(b" and more")
+
+    monkeypatch.setattr("cli.backup.commands._require_room", grown)
+    backup(home.settings, out, secrets=False)
+    monkeypatch.undo()
+    shutil.rmtree(home.settings.home)
+    restore(home.settings, out, force=False)
+    assert log.read_bytes() == b"log"
+
+
+def test_what_it_takes_in_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "tests.cli.backup.peaks", str(tmp_path))
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    _, few, many = map(int, ran.stdout.split())
+    # tarfile alone would remember a kilobyte of each.
+    assert many < few + 500_000

@@ -1,7 +1,9 @@
 """Files that are no backup, or not what was backed up: refused, and the home as before."""
 
 import gzip
+import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +60,7 @@ def refused(tmp_path: Path, data: bytes, why: str) -> None:
     with pytest.raises(CommandError, match=why):
         restore(settings, archive, force=False)
     left = {path.relative_to(settings.home).as_posix() for path in settings.home.rglob("*")}
-    assert left == {"run", "run/up.lock", "logs", "valkey"}
+    assert left == {"run", "run/up.lock", "run/use.lock", "logs", "valkey"}
     assert not (tmp_path / "outside").exists()
 
 
@@ -97,6 +99,48 @@ def doubled(name: str) -> Change:
     return change
 
 
+def said(old: bytes, new: bytes) -> Change:
+    """The header says something else, and the digests are as they were."""
+
+    def change(found: list[Member]) -> None:
+        one, data = found[0]
+        assert old in data
+        found[0] = (one, data.replace(old, new, 1))
+
+    return change
+
+
+def honest(found: list[Member], **told: object) -> None:
+    """The header says something else, and the digests agree with it."""
+    (one, data), (last, digests) = found[0], found[-1]
+    new = json.dumps(json.loads(data) | told).encode()
+    old, other = (hashlib.sha256(this).hexdigest().encode() for this in (data, new))
+    assert old in digests
+    found[0], found[-1] = (one, new), (last, digests.replace(old, other))
+
+
+def counted(field: str, more: int) -> Change:
+    def change(found: list[Member]) -> None:
+        honest(found, **{field: json.loads(found[0][1])[field] + more})
+
+    return change
+
+
+def no_database_told(found: list[Member]) -> None:
+    honest(found, database=None, revision=None)
+
+
+def test_a_database_that_is_told_of_must_be_there(whole: bytes, tmp_path: Path) -> None:
+    found = members(whole)
+    place = next(i for i, (one, _) in enumerate(found) if one.name == "database/opsin.db")
+    (_, data), (last, digests) = found.pop(place), found[-1]
+    lines = [one for one in digests.splitlines(keepends=True) if b"database/" not in one]
+    found[-1] = (last, b"".join(lines))
+    told = json.loads(found[0][1])
+    honest(found, files=told["files"] - 1, size=told["size"] - len(data))
+    refused(tmp_path, packed(found), "database is missing")
+
+
 FOREIGN = {
     "parent": (added("store/../../outside"), "belongs to no backup"),
     "absolute": (added("/store/outside"), "belongs to no backup"),
@@ -122,6 +166,15 @@ FOREIGN = {
     "other digests": (changed("digests.txt"), "not what was backed up|damaged"),
     "no digests": (without("digests.txt"), "cut off"),
     "no header": (without("backup.json"), "no backup of Opsin"),
+    "another header": (said(b'"release"', b'"RELEASE"'), "later Opsin, or is none"),
+    "another time": (said(b'"created_at": "2', b'"created_at": "1'), "backup.json is not what was"),
+    "another count": (said(b'"files": ', b'"files": 1'), "not what was backed up"),
+    "a lower count": (counted("files", -1), "more or less"),
+    "a higher count": (counted("files", 1), "more or less"),
+    "a lower size": (counted("size", -1), "more or less"),
+    "a higher size": (counted("size", 1), "more or less"),
+    "a database that is not told of": (no_database_told, "belongs to no backup"),
+    "a journal beside the database": (added("database/opsin.db-wal"), "belongs to no backup"),
     "no database": (without("opsin.db"), "not what was backed up"),
 }
 

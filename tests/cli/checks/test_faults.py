@@ -114,6 +114,13 @@ def test_a_restore_that_was_cut_short(settings: Settings) -> None:
     failing(found(looks.home(settings), "restore"), "opsin restore")
 
 
+def test_what_a_killed_restore_left(settings: Settings) -> None:
+    (settings.home / ".restore" / "new").mkdir(parents=True)
+    check = found(looks.home(settings), "restore")
+    assert check.state == "warn"
+    assert "opsin up" in str(check.help)
+
+
 def test_a_damaged_version(settings: Settings) -> None:
     store = Store(settings.store_home)
     publish(store)
