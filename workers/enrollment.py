@@ -169,7 +169,7 @@ class Enrollment:
     def _video(self) -> Looked:
         data = (self._work.folder / VIDEO).read_bytes()
         limits, challenge = VideoLimits.of(self._settings), self._asked.challenge
-        with closing(read_frames(data, limits)) as frames:
+        with closing(read_frames(data, limits, self._work.check)) as frames:
             if challenge is None:
                 watched = watch(frames, self._analyser, self._watching)
                 return Looked(_shots(watched), "video")
