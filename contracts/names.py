@@ -122,6 +122,16 @@ def challenge(challenge_id: str) -> str:
     return f"challenge:{challenge_id}"
 
 
+def challenge_asked(subject_id: str, purpose: str) -> str:
+    """The actions that every challenge for that subject asks for at present."""
+    return f"challenge-asked:{purpose}:{subject_id}"
+
+
+def challenges_drawn(subject_id: str) -> str:
+    """How often actions were chosen for a subject within the hour."""
+    return f"challenges-drawn:{subject_id}"
+
+
 def challenges_made(client: str, subject_id: str = "") -> str:
     """How many challenges a client was given of late, in all or for one subject."""
     return f"challenges:{client}:{subject_id}"
