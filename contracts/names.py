@@ -15,6 +15,9 @@ TRAINING_QUEUE = "training"
 PICTURE_QUEUE = "pictures"
 """The queue of what takes seconds to minutes and makes pictures."""
 
+FACE_QUEUE = "faces"
+"""The queue of what somebody waits for, such as an enrollment."""
+
 
 def inference_queue(model: str) -> str:
     """The Celery queue that the workers configured for `model` consume."""
