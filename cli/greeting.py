@@ -31,7 +31,7 @@ def greet(settings: Settings, home: Home, console: Console) -> None:
     else:
         warn(console, "It asks for a key, and OPSIN_API_KEY holds none: `opsin keys create`.")
     for heading, line in (
-        ("Try", curl_line(settings, home)),
+        ("Try", curl_line(settings, home, keyed=settings.api_key is not None or not models)),
         ("Docs", f"{address(settings)}/docs"),
         ("Logs", f"{near(home.logs)}/"),
         ("Stop", "Ctrl-C"),
@@ -52,11 +52,17 @@ def models_table(models: list[ModelInfo]) -> Table:
     return table
 
 
-def curl_line(settings: Settings, home: Home) -> str:
-    """A request that works as printed, from the folder one stands in."""
+def curl_line(settings: Settings, home: Home, *, keyed: bool) -> str:
+    """A request that works as printed, from the folder one stands in.
+
+    Args:
+        settings: For the address.
+        home: For a picture.
+        keyed: Whether the service asks for a key.
+    """
     photo = home.samples / "cat.png"
     image = near(photo) if photo.exists() else "photo.jpg"
-    key = "" if settings.api_key is None else '-H "Authorization: Bearer $OPSIN_API_KEY" '
+    key = '-H "Authorization: Bearer $OPSIN_API_KEY" ' if keyed else ""
     return f"curl {key}-F {shlex.quote(f'image=@{image}')} {address(settings)}/v1/classify"
 
 

@@ -11,6 +11,7 @@ Action = Literal[
     "key_revoked",
     "alias_set",
     "alias_deleted",
+    "promotion_asked",
     "version_deleted",
     "dataset_deleted",
     "subject_erased",

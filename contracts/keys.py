@@ -15,6 +15,8 @@ KEY_ID = r"^key_[0-9a-f]{12}$"
 # The public id in it says which row to compare with, and what to revoke when one is found in a
 # log; the prefix lets scanners of source code recognise it.
 KEY_PATTERN = re.compile(r"opsin_([0-9a-f]{12})_([0-9a-f]{48})")
+# A key, or the beginning of one, wherever it does not belong.
+KEY_IN_TEXT = re.compile(r"(?i)opsin_[0-9a-f]{12}_[0-9a-f]*")
 MOST_RATE = 1_000_000
 LONGEST_GRACE = timedelta(days=30)
 

@@ -21,4 +21,8 @@ class QuantizeBody(BaseModel):
         description="How much less of the measured pictures it may get right, as a share.",
         examples=[0.01],
     )
-    promote: bool = Field(True, description="Make it champion if it lost no more than that.")
+    promote: bool = Field(
+        True,
+        description="Make it champion if it lost no more than that. In a published network, "
+        "the key needs the scope `models` for it.",
+    )

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         1024,
         ge=1,
         description="Memory in MB for all request bodies that one API process reads at a time; "
-        "more get 429. One alone is always taken.",
+        "more get 429. A key may have half; one request alone is always taken.",
     )
     audit_days: int = Field(
         400, ge=1, le=36_500, description="How long a line of the audit log is kept."

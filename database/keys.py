@@ -94,20 +94,37 @@ class Keys:
                 return MadeKey.model_validate(earlier.body)
             made = _add(session, new, now)
             record(session, by, "key_created", _subject(made), now)
-            if asked:
-                body = made.model_dump(mode="json") | {"key": None}
-                remember(session, asked, Answer(201, body), now)
+            _remember(session, asked, made, now)
         return made
 
-    def rotate(self, key_id: str, grace: timedelta, *, by: By) -> MadeKey:
+    def rotate(
+        self, key_id: str, grace: timedelta, *, by: By, asked: IdempotencyKey | None = None
+    ) -> MadeKey:
         """Make a key that may do the same, and let the old one end after `grace`.
+
+        Args:
+            key_id: The old one.
+            grace: How long that works on.
+            by: Who asks.
+            asked: As for `create`.
 
         Raises:
             NotFound: There is no such key.
             Conflict: It was revoked or has expired: there is nothing left to hand over.
+            IdempotencyConflict: The Idempotency-Key belongs to another request.
         """
+        try:
+            return self._rotate(key_id, grace, by, asked)
+        except IntegrityError:
+            return self._rotate(key_id, grace, by, asked)
+
+    def _rotate(
+        self, key_id: str, grace: timedelta, by: By, asked: IdempotencyKey | None
+    ) -> MadeKey:
         now = self._clock()
         with writing(self._engine) as session:
+            if asked and (earlier := lookup(session, asked, now)):
+                return MadeKey.model_validate(earlier.body)
             old = _find(session, key_id)
             if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
                 raise Conflict("That key works no longer. Make a new one.")
@@ -117,6 +134,7 @@ class Keys:
             ends = now + grace
             old.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
             record(session, by, "key_rotated", f"{key_id} to {made.id}", now)
+            _remember(session, asked, made, now)
         return made
 
     def revoke(self, key_id: str, *, by: By) -> None:
@@ -184,6 +202,13 @@ def _add(session: Session, new: NewKey, now: datetime) -> MadeKey:
     _raise_revision(session)
     session.flush()
     return MadeKey(**_info(row).model_dump(), key=key)
+
+
+def _remember(session: Session, asked: IdempotencyKey | None, made: MadeKey, now: datetime) -> None:
+    """Keep the answer for who asks again, without the key's text."""
+    if asked:
+        body = made.model_dump(mode="json") | {"key": None}
+        remember(session, asked, Answer(201, body), now)
 
 
 def _raise_revision(session: Session) -> None:

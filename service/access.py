@@ -1,7 +1,8 @@
 """Which scope each address needs: one table, read from above, and nothing outside it is served.
 
 A route that no line fits stops the start (`Doors.learn`), so none can be forgotten. The matching
-is that of the router itself: the same patterns in the same order.
+is that of the router itself: the same patterns in the same order, for every address, since an
+address that is compared in another way than it is routed is a way round the check.
 """
 
 import re
@@ -99,8 +100,9 @@ class _Pattern:
 class Doors:
     """The same for the addresses of requests."""
 
-    _fixed: dict[tuple[str, str], Access] = field(default_factory=dict)
     _patterns: list[_Pattern] = field(default_factory=list)
+    # What the patterns say of the addresses without a parameter, so that most are found at once.
+    _known: dict[tuple[str, str], Access] = field(default_factory=dict)
 
     def learn(self, routes: Iterable[BaseRoute]) -> None:
         """Take in all routes of an application.
@@ -108,6 +110,7 @@ class Doors:
         Raises:
             LookupError: A route is in no line of the table.
         """
+        fixed = []
         for context in iter_route_contexts(list(routes)):
             if isinstance(context.original_route, Mount):
                 # Files of ours, under an address of their own.
@@ -118,18 +121,21 @@ class Doors:
             path = context.path or ""
             for method in context.methods or ():
                 access = access_of("GET" if method == "HEAD" else method, path)
-                if "{" in path:
-                    pattern = _Pattern(context.path_regex, frozenset({method}), access)
-                    self._patterns.append(pattern)
-                else:
-                    self._fixed[method, path] = access
+                self._patterns.append(_Pattern(context.path_regex, frozenset({method}), access))
+                if "{" not in path:
+                    fixed.append((method, path))
+        for method, path in fixed:
+            found = self._match(method, path)
+            if found is not None:
+                self._known[method, path] = found
 
-    def access(self, method: str, path: str) -> Access:
-        """What a request needs; of one that no route takes, any key, and then a 404 or a 405."""
-        fixed = self._fixed.get((method, path))
-        if fixed is not None:
-            return fixed
+    def access(self, method: str, path: str) -> Access | None:
+        """What a request needs; None where no route takes it, which then may answer nobody."""
+        known = self._known.get((method, path))
+        return self._match(method, path) if known is None else known
+
+    def _match(self, method: str, path: str) -> Access | None:
         for one in self._patterns:
             if method in one.methods and one.regex.match(path):
                 return one.access
-        return ANY
+        return None

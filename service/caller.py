@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fastapi import Request
+from starlette.types import Scope as Connection
 
 from contracts.errors import Forbidden
 from contracts.keys import SCOPES, Scope
@@ -50,6 +51,15 @@ def caller_of(request: Request) -> Caller:
     if not isinstance(caller, Caller):
         raise TypeError("the request passed no key check")
     return caller
+
+
+def payer_of(scope: Connection) -> str:
+    """To whom it is charged what a request holds: its key, or where it has none its address."""
+    caller = scope.get("state", {}).get("caller")
+    if isinstance(caller, Caller) and caller is not OPEN:
+        return caller.id
+    client = scope.get("client")
+    return f"address {client[0]}" if client else "address"
 
 
 def by(request: Request) -> By:

@@ -32,6 +32,7 @@ from models.datasets.library import NewPicture
 from models.datasets.splitting import Fractions
 from service.archive_form import ArchiveForm
 from service.body import read_body
+from service.caller import payer_of
 from service.deadlines import HEADER, Deadline
 from service.services import Services
 from service.uploads import FORM_TYPE, Upload, read_uploads, shown_name
@@ -130,7 +131,7 @@ async def add(
     """
     label = _checked_label(query.label)
     await run_in_threadpool(services.datasets.rows.get, dataset_id)
-    with services.datasets.place():
+    with services.datasets.place(payer_of(request.scope)):
         async with deadline.enforced():
             uploads = await read_uploads(request, services.settings)
         pictures = [_picture(one, number) for number, one in enumerate(uploads, 1)]
@@ -162,7 +163,7 @@ async def _received(
 ) -> AsyncIterator[tuple[ArchiveForm, Path]]:
     """The form that was sent, and its archive in a file that goes when the block ends."""
     library = services.datasets.library
-    with services.datasets.place():
+    with services.datasets.place(payer_of(request.scope)):
         async with contextmanager_in_threadpool(library.staging()) as folder:
             async with deadline.enforced():
                 form = ArchiveForm(

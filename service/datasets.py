@@ -5,6 +5,7 @@ the folder goes again; if the process dies in between, the next `reconcile` writ
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,7 @@ from models.datasets.splitting import Fractions
 log = structlog.get_logger()
 
 _AT_ONCE = 4  # uploads; each may hold a picture of the largest size in memory, and a thread
+_EACH = _AT_ONCE // 2  # uploads of one caller: a slow one leaves room for others
 
 
 def _unused(_dataset_id: str) -> bool:
@@ -46,24 +48,38 @@ class Datasets:
         self.library = library
         self.rows = rows
         self._in_use = in_use
-        self._room = threading.Semaphore(_AT_ONCE)
+        self._room = threading.Lock()
+        self._uploads: Counter[str] = Counter()  # by caller
         self._closed = threading.Event()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, payer: str) -> Iterator[None]:
         """One of the few places for an upload.
 
+        Args:
+            payer: Who takes it; nobody has all.
+
         Raises:
-            QueueFull: All are taken.
+            QueueFull: All are taken, or all that one may have.
         """
-        if not self._room.acquire(blocking=False):
-            raise QueueFull(
-                f"{_AT_ONCE} data sets are being taken in already. Retry soon.", retry_after=10
-            )
+        with self._room:
+            if self._uploads.total() >= _AT_ONCE:
+                raise QueueFull(
+                    f"{_AT_ONCE} data sets are being taken in already. Retry soon.", retry_after=10
+                )
+            if self._uploads[payer] >= _EACH:
+                raise QueueFull(
+                    f"{_EACH} of your data sets are being taken in already. Retry soon.",
+                    retry_after=10,
+                )
+            self._uploads[payer] += 1
         try:
             yield
         finally:
-            self._room.release()
+            with self._room:
+                self._uploads[payer] -= 1
+                if not self._uploads[payer]:
+                    del self._uploads[payer]
 
     def close(self) -> None:
         """Let admissions that are under way end at their next file."""

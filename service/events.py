@@ -110,6 +110,7 @@ async def follow(
     look: Callable[[int], History],
     told: Told,
     *,
+    may_go_on: Callable[[], bool] = lambda: True,
     poll_seconds: float = POLL_SECONDS,
     longest_seconds: float = LONGEST_SECONDS,
 ) -> AsyncIterator[ServerSentEvent]:
@@ -118,11 +119,12 @@ async def follow(
     Args:
         look: Reads the job and its entries after that number; run in a thread.
         told: What the client has seen.
+        may_go_on: Whether the client may still be told anything; asked before each look.
         poll_seconds: Time between two looks.
         longest_seconds: After which the stream ends; the client resumes with `Last-Event-ID`.
     """
     until = time.monotonic() + longest_seconds
-    while True:
+    while may_go_on():
         try:
             history = await run_in_threadpool(look, told.entries)
         except OpsinError:

@@ -6,6 +6,7 @@ database is away, the keys last read stand: nothing can be revoked there either,
 the clock. Before the first reading, only OPSIN_API_KEY is known.
 """
 
+import asyncio
 import hmac
 import time
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ class Keyring:
         self._callers: dict[str, tuple[bytes, Caller]] = {}
         self._used: dict[str, float] = {}
         self._reloaded = self._noted = time.monotonic()
+        self._reading = asyncio.Lock()
         self._rounds = Rounds("keys", self.refresh, seconds=REFRESH_SECONDS)
 
     async def start(self) -> None:
@@ -91,16 +93,35 @@ class Keyring:
 
     async def refresh(self) -> None:
         """Take in what has changed, and write now and then when keys were used."""
-        now = time.monotonic()
-        all_of_it = now - self._reloaded >= _RELOAD_SECONDS
-        known = None if self._snapshot is None or all_of_it else self._snapshot.revision
-        changed = await run_in_threadpool(self._keys.snapshot, known)
-        if changed is not None and (all_of_it or self._is_news(changed)):
-            self.adopt(changed)
-            self._reloaded = now
+        # One after the other: a reading that began before a key was revoked, and ends after that
+        # was taken in, would let it live again.
+        async with self._reading:
+            now = time.monotonic()
+            all_of_it = now - self._reloaded >= _RELOAD_SECONDS
+            known = None if self._snapshot is None or all_of_it else self._snapshot.revision
+            changed = await run_in_threadpool(self._keys.snapshot, known)
+            if changed is not None and (all_of_it or self._is_news(changed)):
+                self.adopt(changed)
+                self._reloaded = now
         if self._used and now - self._noted >= _NOTE_SECONDS:
             self._noted = now
             await self._note_use()
+
+    async def catch_up(self) -> None:
+        """Take in at once what this process has just changed.
+
+        It is done whether or not it can be read back: else a round does it a second later.
+        """
+        await self._rounds.now()
+
+    def stands(self, caller: Caller) -> bool:
+        """Whether who was let in would be let in still."""
+        if caller is BOOTSTRAP:
+            return True
+        if caller is OPEN:
+            return self.open
+        _, known = self._callers.get(caller.id, (_NO_DIGEST, None))
+        return known is not None and (known.expires is None or known.expires > time.time())
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Let these keys be in force."""

@@ -53,6 +53,15 @@ def problem(
     return _answer(connection, error.code, error.detail, errors=errors, headers=sent)
 
 
+def nothing_here(request: Request) -> JSONResponse:
+    """The answer at an address that takes no such request: 405 if it takes others, else 404."""
+    allowed = ", ".join(_allowed(request))
+    if not allowed:
+        return _answer(request, "not_found", _NOTHING_HERE)
+    detail = f"This address takes {allowed}."
+    return _answer(request, "method_not_allowed", detail, headers={"Allow": allowed})
+
+
 def speaks_plainly(path: str) -> bool:
     """Whether the clients of an address expect `{"error": …}`, as standard protocols have it."""
     return (

@@ -6,7 +6,8 @@ ever. Here each phase has a bound:
 
     connected, head not complete   `header_seconds`, and 64 KiB; then 408 or 431
     body not complete              `min_upload_rate` in every 10 s; then the connection is cut
-    answer not read                the same rate; then the connection is cut
+    answer not read                the same rate in every 10 s; then the connection is cut
+    answers not read, together     `most_unread` bytes; then the largest one is cut
     idle                           uvicorn's keep-alive; when all connections are taken, an idle
                                    one makes room for the next
 
@@ -26,6 +27,7 @@ from contracts.settings import Settings
 
 LOOK_SECONDS = 10.0
 MOST_HEAD_BYTES = 64 * 1024
+MOST_UNREAD_BYTES = 512 * 1024 * 1024
 _CLOSE = b"content-type: application/problem+json\r\nconnection: close\r\n"
 
 log = structlog.get_logger()
@@ -38,6 +40,7 @@ class PatientProtocol(HttpToolsProtocol):
     min_rate = 0
     max_connections = 1024
     look_seconds = LOOK_SECONDS
+    most_unread = MOST_UNREAD_BYTES
 
     def __init__(self, config: Config, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
@@ -46,6 +49,7 @@ class PatientProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._arrived = 0  # bytes since the last look
         self._held_back = False  # since the last look, by ourselves
+        self._unread = 0  # bytes of answers, at the last look
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -113,10 +117,8 @@ class PatientProtocol(HttpToolsProtocol):
         """The client reads its answer more slowly than it is made."""
         super().pause_writing()
         if self.min_rate and self._write_timer is None:
-            held = self.transport.get_write_buffer_size()
-            # As long as the rate allows for what is held, and never less than one look.
-            seconds = max(self.look_seconds, held / self.min_rate)
-            self._write_timer = self.loop.call_later(seconds, self._cut, "reads its answer")
+            self._await_reader()
+        self._bound_unread()
 
     def resume_writing(self) -> None:
         """It has caught up."""
@@ -151,6 +153,30 @@ class PatientProtocol(HttpToolsProtocol):
             self._cut("sends its request")
         else:
             self._await_body()
+
+    @property
+    def unread(self) -> int:
+        """Bytes of answers that wait for the client to read them."""
+        return self.transport.get_write_buffer_size()
+
+    def _await_reader(self) -> None:
+        self._unread = self.unread
+        self._write_timer = self.loop.call_later(self.look_seconds, self._look_at_reader)
+
+    def _look_at_reader(self) -> None:
+        self._write_timer = None
+        # Nothing is added meanwhile: who makes an answer waits until writing is resumed.
+        if self._unread - self.unread < self.min_rate * self.look_seconds:
+            self._cut("reads its answer")
+        else:
+            self._await_reader()
+
+    def _bound_unread(self) -> None:
+        """Cut whom most is kept for, where all together keep too much of it."""
+        ours = [one for one in self.connections if isinstance(one, PatientProtocol)]
+        held = {one: one.unread for one in ours if one.flow.write_paused}
+        if sum(held.values()) > self.most_unread:
+            max(held, key=held.__getitem__)._cut("keeps the most of its answers unread")
 
     def _cut(self, what: str) -> None:
         log.info("slow_client_cut_off", what=what)

@@ -29,6 +29,7 @@ from models.training.classes import check_count, check_names
 from models.training.memory import check_size, memory_limit
 from models.training.names import check_name
 from models.training.presets import training_request
+from service import auditing
 from service.body import read_body
 from service.caller import caller_of
 from service.deadlines import Deadline
@@ -62,7 +63,20 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     if training.subjects is not None:
         caller_of(request).require("faces")
         await run_in_threadpool(_check_subjects, training, services.faces.kept.subjects)
-        return await services.queue.submit_work("training", told, idempotency=idempotency)
+        job = await services.queue.submit_work("training", told, idempotency=idempotency)
+    else:
+        job = await _submit_with_data_set(training, told, idempotency, services)
+    if training.promote != "never":
+        await auditing.done(request, services, "promotion_asked", f"{training.model} by {job.id}")
+    return job
+
+
+async def _submit_with_data_set(
+    training: TrainingRequest,
+    told: dict[str, Any],
+    idempotency: tuple[str, str] | None,
+    services: Services,
+) -> Job:
     datasets = services.datasets
     # Asked first: a data set that is being changed is waited for only if it is worth it.
     await run_in_threadpool(_check_data_set, training, datasets.rows, services.settings)

@@ -2,7 +2,7 @@
 
 The client of an unexpected exception reads `internal_error` and the request's id; the trace goes
 to the log under the same id. The query is not logged: it may one day hold
-what is nobody's business.
+what is nobody's business. A key in an address is masked.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import Draining, InternalError
+from contracts.keys import KEY_IN_TEXT
 from service.problems import CLIENT_CLOSED_REQUEST, problem
 
 # Asked every few seconds by whatever supervises us; worth a line only when it goes wrong.
@@ -61,7 +62,7 @@ class AccessLog:
             (log.debug if quiet else log.info)(
                 "request",
                 method=scope["method"],
-                path=scope["path"],
+                path=KEY_IN_TEXT.sub("opsin_…", scope["path"]),
                 status=status or CLIENT_CLOSED_REQUEST,
                 duration_ms=round((time.monotonic() - started) * 1000, 1),
             )

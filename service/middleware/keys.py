@@ -2,7 +2,7 @@
 
 On loopback, where no key was ever made, the service is open to this machine. It then answers
 neither a page of another site that a browser here shows, nor a name that somebody made to point
-here (DNS rebinding).
+here (DNS rebinding), nor what a proxy on this machine passes on for others.
 """
 
 import ipaddress
@@ -13,14 +13,21 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contracts.errors import BadRequest, Forbidden, OpsinError, RateLimited, Unauthorized
-from contracts.keys import KEY_PATTERN
+from contracts.errors import (
+    BadRequest,
+    Forbidden,
+    NotFound,
+    OpsinError,
+    RateLimited,
+    Unauthorized,
+)
+from contracts.keys import KEY_IN_TEXT
 from contracts.keys import Scope as KeyScope
-from service.access import Doors
+from service.access import ANY, PUBLIC, Doors
 from service.caller import Caller
 from service.guesses import Guesses
 from service.keyring import Keyring
-from service.problems import problem
+from service.problems import nothing_here, problem
 from service.rate_limits import RateLimits, policy_of, state_of
 
 _MISSING = "Send the key as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
@@ -33,6 +40,10 @@ _KEY_IN_ADDRESS = re.compile(
     rb"(?i)(?:^|&)(?:x[-_])?(?:api[-_]?key|access[-_]?token|authorization)=|opsin_[0-9a-f]{12}_"
 )
 _MOST_CREDENTIAL = 512  # bytes
+# C0, DEL, C1 and the line ends of Unicode: no address of ours has one, and each is read in its own
+# way by routers, logs and proxies. A `$` also matches before a last line feed.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_PROXIED = re.compile(rb"forwarded|x-forwarded-.+|x-real-ip")
 
 
 class KeyCheck:
@@ -51,17 +62,25 @@ class KeyCheck:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return  # a kind of connection that nobody reasoned about
+        try:
+            _require_plain(scope["path"])
+        except OpsinError as error:
+            await problem(Request(scope), error)(scope, receive, send)
+            return
         doors: Doors = scope["app"].state.doors
         access = doors.access(scope["method"], scope["path"])
-        if not access:
+        if access == PUBLIC:
             await self.app(scope, receive, send)
             return
         services = scope["app"].state.services
         try:
             caller = self._caller(scope, services.keyring)
-            await _permit(caller, access, services.rate_limits)
+            await _permit(caller, ANY if access is None else access, services.rate_limits)
         except OpsinError as error:
             await problem(Request(scope), error, headers=_headers(error))(scope, receive, send)
+            return
+        if access is None:  # refused here: whatever the router would find, nobody reasoned about
+            await nothing_here(Request(scope))(scope, receive, send)
             return
         scope["state"]["caller"] = caller
         policy = policy_of(caller)
@@ -80,12 +99,11 @@ class KeyCheck:
             return anybody
         credential = _credential(scope["headers"])
         host = scope["client"][0] if scope.get("client") else ""
-        if KEY_PATTERN.fullmatch(credential) is None:
-            self._guesses.require_patience(host)
+        # The key first: who shows a right one is not shut out by what others send from there.
         try:
             return keyring.identify(credential)
         except Unauthorized:
-            self._guesses.note(host)
+            self._guesses.note(host, credential)
             raise
 
 
@@ -94,6 +112,19 @@ async def _permit(caller: Caller, scopes: tuple[KeyScope, ...], limits: RateLimi
     caller.require(*scopes)
     if caller.rate_per_minute is not None:
         await limits.take(caller)
+
+
+def _require_plain(path: str) -> None:
+    """Refuse an address that nobody has written in good faith.
+
+    Raises:
+        NotFound: It holds a control character.
+        BadRequest: It holds a key.
+    """
+    if _CONTROL.search(path):
+        raise NotFound("No address has control characters in it. Look at how it is put together.")
+    if KEY_IN_TEXT.search(path):
+        raise BadRequest(_IN_ADDRESS)
 
 
 def _credential(headers: list[tuple[bytes, bytes]]) -> str:
@@ -122,12 +153,18 @@ def _credential(headers: list[tuple[bytes, bytes]]) -> str:
 
 
 def _require_this_machine(headers: list[tuple[bytes, bytes]]) -> None:
-    """Refuse what a browser sends for a page that is not ours.
+    """Refuse what comes from this machine for somebody else.
 
     Raises:
-        Forbidden: It comes from another site's page, or for another name than this machine's.
+        Forbidden: It comes from another site's page, for another name than this machine's, or
+            through a proxy.
     """
     for name, value in headers:
+        if _PROXIED.fullmatch(name):
+            raise Forbidden(
+                "Without keys, nobody is answered through a proxy, since it stands for everybody "
+                "behind it. Make a key with `opsin keys create`."
+            )
         if name == b"host":
             here = _is_loopback("//" + value.decode("latin-1"))
         elif name == b"origin":

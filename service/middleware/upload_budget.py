@@ -1,23 +1,26 @@
 """Bounds the memory of all request bodies that are read at the same time.
 
-Each body is bounded by itself (`body_limit`), but a thousand of them are not. A declared length is
-reserved before a byte is read, so that who cannot be served is told at once and not after an
-upload. A request alone is always taken, whatever the budget.
+Each body is bounded by itself (`body_limit`), but a thousand of them are not. What has come is
+what is charged: a length that was only announced takes no room, or two slow uploads would shut
+everybody out. Who announces more than there is room for now is told at once and not after an
+upload. Nobody may have more than half while others upload; a request alone is always taken.
 """
 
+from collections import Counter
 from collections.abc import Collection
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import QueueFull
+from service.caller import payer_of
 from service.problems import problem
 
 _BODYLESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 
 
 class UploadBudget:
-    """429 for a body that would go over what all may have together.
+    """429 for a body that would go over what all, or one caller, may have together.
 
     Args:
         app: What comes after.
@@ -29,7 +32,7 @@ class UploadBudget:
         self.app = app
         self._budget = budget
         self._kept_on_disk = frozenset(kept_on_disk)
-        self._taken = 0
+        self._taken: Counter[str] = Counter()  # bytes, by caller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
@@ -39,31 +42,36 @@ class UploadBudget:
         ):
             await self.app(scope, receive, send)
             return
-        mine = _declared(scope["headers"])
-        if not self._has_room(mine, 0):
+        payer = payer_of(scope)
+        if not self._has_room(payer, _declared(scope["headers"]), 0):
             await problem(Request(scope), _full())(scope, receive, send)
             return
-        self._taken += mine
-        read = 0
+        mine = 0
 
         async def counted() -> Message:
-            nonlocal mine, read
+            nonlocal mine
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > mine:  # of an undeclared length: it is reserved as it comes
-                if not self._has_room(read - mine, mine):
+            more = len(message.get("body", b""))
+            if more:
+                if not self._has_room(payer, more, mine):
                     raise _full()
-                self._taken += read - mine
-                mine = read
+                self._taken[payer] += more
+                mine += more
             return message
 
         try:
             await self.app(scope, counted, send)
         finally:
-            self._taken -= mine
+            self._taken[payer] -= mine
+            if not self._taken[payer]:
+                del self._taken[payer]
 
-    def _has_room(self, more: int, mine: int) -> bool:
-        return self._taken == mine or self._taken + more <= self._budget
+    def _has_room(self, payer: str, more: int, mine: int) -> bool:
+        """Whether so many bytes more fit for a request that holds `mine`."""
+        taken, theirs = self._taken.total(), self._taken[payer]
+        if taken == mine:
+            return True  # alone
+        return taken + more <= self._budget and theirs + more <= self._budget // 2
 
 
 def _declared(headers: list[tuple[bytes, bytes]]) -> int:

@@ -134,6 +134,7 @@ async def cancel_job(job: Found, services: Open) -> Job:
     },
 )
 async def follow_job(
+    request: Request,
     job: Found,
     services: Open,
     last_event_id: Annotated[
@@ -143,9 +144,14 @@ async def follow_job(
 ) -> AsyncIterator[ServerSentEvent]:
     """What happens to the job, as it happens. A finished job is replayed, and the stream ends.
 
-    A stream ends after ten minutes at the latest; a browser's `EventSource` resumes by itself.
+    A stream ends after ten minutes at the latest, and when its key is revoked; a browser's
+    `EventSource` resumes by itself.
     """
-    async for event in follow(partial(services.jobs.history, job.id), last_told(last_event_id)):
+    async for event in follow(
+        partial(services.jobs.history, job.id),
+        last_told(last_event_id),
+        may_go_on=partial(services.keyring.stands, caller_of(request)),
+    ):
         yield event
 
 

@@ -53,7 +53,7 @@ async def create_key(
     digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     asked = None if key is None else Asked(key, "key", digest)
     made = await run_in_threadpool(services.keys.create, body, by=by(request), asked=asked)
-    await services.keyring.refresh()
+    await services.keyring.catch_up()
     return made
 
 
@@ -81,14 +81,23 @@ async def list_keys(query: Annotated[KeysQuery, Query()], services: Open) -> Pag
     responses={
         201: examples.shown("The new key, shown this once.", examples.MADE_KEY),
         **_MISSING,
-        **problem_responses("conflict"),
+        **problem_responses("conflict", "idempotency_conflict"),
     },
 )
-async def rotate_key(request: Request, key_id: KeyId, body: Rotation, services: Open) -> MadeKey:
+async def rotate_key(
+    *,
+    request: Request,
+    key_id: KeyId,
+    body: Rotation,
+    key: CreationKey = None,
+    services: Open,
+) -> MadeKey:
     """The new key may do what the old one may, which works on for `grace_seconds`."""
     grace = timedelta(seconds=body.grace_seconds)
-    made = await run_in_threadpool(services.keys.rotate, key_id, grace, by=by(request))
-    await services.keyring.refresh()
+    digest = hashlib.sha256(f"{key_id} {body.model_dump_json()}".encode()).hexdigest()
+    asked = None if key is None else Asked(key, "key rotation", digest)
+    made = await run_in_threadpool(services.keys.rotate, key_id, grace, by=by(request), asked=asked)
+    await services.keyring.catch_up()
     return made
 
 
@@ -102,5 +111,5 @@ async def rotate_key(request: Request, key_id: KeyId, body: Rotation, services: 
 async def revoke_key(request: Request, key_id: KeyId, services: Open) -> Response:
     """From now on this process refuses it, and within two seconds all others do."""
     await run_in_threadpool(services.keys.revoke, key_id, by=by(request))
-    await services.keyring.refresh()
+    await services.keyring.catch_up()
     return Response(status_code=204)

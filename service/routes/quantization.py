@@ -4,15 +4,17 @@ import hashlib
 import json
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from contracts.errors import NotTrainable
+from contracts.errors import Forbidden, NotTrainable
 from contracts.jobs import Job
 from contracts.quantization import QuantizeBody
+from models.catalog import CATALOG
 from models.store import Store
-from service import examples
+from service import auditing, examples
+from service.caller import caller_of
 from service.preferences import IdempotencyKey
 from service.problems import problem_responses
 from service.routes.versions import Name, Number
@@ -39,20 +41,44 @@ router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
     },
 )
 async def quantize_version(
-    *, name: Name, version: Number, body: QuantizeBody, services: Open, key: IdempotencyKey = None
+    *,
+    request: Request,
+    name: Name,
+    version: Number,
+    body: QuantizeBody,
+    services: Open,
+    key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Turn weights and activations into 8-bit integers: about four times as quick on a CPU.
 
     Both versions are measured on labelled pictures that the calibration has not seen; the new one
-    is promoted only if it lost no more than `max_accuracy_loss`.
+    is promoted only if it lost no more than `max_accuracy_loss`. To let it be promoted in a
+    published network, the key needs the scope `models` as well.
     """
+    if body.promote and name in CATALOG:
+        _require_models(request)
     await run_in_threadpool(services.datasets.rows.get, body.dataset_id)
-    request = await run_in_threadpool(_request, services.store, name, version, body)
-    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    told = await run_in_threadpool(_request, services.store, name, version, body)
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     job = await services.queue.submit_work(
-        "quantize", request, idempotency=(key, digest) if key else None
+        "quantize", told, idempotency=(key, digest) if key else None
     )
+    if body.promote:
+        await auditing.done(request, services, "promotion_asked", f"{name} by {job.id}")
     return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
+
+
+def _require_models(request: Request) -> None:
+    """Check that the key may change what the clients of a published network are answered by.
+
+    Raises:
+        Forbidden: It may train, and no more.
+    """
+    if not caller_of(request).may("models"):
+        raise Forbidden(
+            "To promote a version of a published network, a key needs the scope `models` as well "
+            "as `train`. Send `promote` as false, or use such a key."
+        )
 
 
 def _request(store: Store, name: str, version: int, body: QuantizeBody) -> dict[str, Any]:

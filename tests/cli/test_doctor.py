@@ -19,7 +19,7 @@ def test_where_nothing_runs_only_the_weights_are_missing(start: Starter) -> None
         assert state(run.text, check) == "ok"
     assert state(run.text, "weights squeezenet") == "fail"
     assert "opsin weights pull squeezenet" in run.text
-    assert "3 of" in run.text, "nothing else fails"
+    assert "4 of" in run.text, "nothing else fails"
 
 
 def test_a_program_can_read_it(start: Starter) -> None:

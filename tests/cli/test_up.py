@@ -138,7 +138,8 @@ def test_the_curl_line_is_short_where_it_can_be(
     home = Home(settings.home)
     home.samples.mkdir(parents=True)
     (home.samples / "cat.png").touch()
-    assert curl_line(settings, home) == (
+    assert curl_line(settings, home, keyed=True) == (
         'curl -H "Authorization: Bearer $OPSIN_API_KEY" '
         "-F 'image=@my home/samples/cat.png' http://127.0.0.1:8000/v1/classify"
     )
+    assert "Authorization" not in curl_line(settings, home, keyed=False)

@@ -67,7 +67,7 @@ def test_a_worker_finds_and_embeds_the_faces_of_a_picture(alone: Running, shared
 
     told = {one["name"]: one for one in alone.get("/v1/models").json()["items"]}
     assert told[FACE_MODEL]["state"] == "ready"
-    assert told[FACE_MODEL]["operations"] == ["embed", "faces"]
+    assert told[FACE_MODEL]["operations"] == ["clip", "embed", "faces"]
     assert told[FACE_MODEL]["classes"] is None
     _, jpeg = cv2.imencode(".jpg", picture)
     for path in ("classify", "heatmap", "activations"):

@@ -77,8 +77,9 @@ def test_serving_explaining_and_learning_talk_to_nobody(
 ) -> None:
     with httpx.Client(base_url=guarded.url, timeout=120) as client:
         photo = {"image": ("red.png", picture("red", 1))}
+        patient = {"X-Timeout-Ms": "110000"}  # TensorFlow is read for the heatmap
         for path in ("/v1/classify", "/v1/embed", "/v1/heatmap"):
-            assert client.post(path, files=photo).status_code == 200
+            assert client.post(path, files=photo, headers=patient).status_code == 200
         dataset = uploaded(client, colours(10)).json()["id"]
         job = train(client, dataset, epochs={"scratch": 1})
         assert ended(client, job["id"], READY_SECONDS)["state"] == "succeeded"

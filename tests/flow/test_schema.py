@@ -1,8 +1,7 @@
 """The real stack against requests that no client of ours would send.
 
 Schemathesis makes them from `/openapi.json`: valid ones, broken ones, and chains of them. The
-event stream is left out, since by its nature it does not end; and so are the keys, since the first
-one made closes the service to all that follows.
+event stream is left out, since by its nature it does not end.
 """
 
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 
 from tests.flow.conftest import Start
 
+KEY = "schemathesis-asks-with-this-key"
 SCHEMATHESIS = Path(sysconfig.get_path("scripts"), "schemathesis")
 # Not among them: that an unknown header must be refused (HTTP says the contrary), and that every
 # text short enough for a cursor is one.
@@ -43,13 +43,17 @@ checks.unsupported_method.enabled = false
     "seconds", [30, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
 def test_no_request_meets_a_server_error(start: Start, tmp_path: Path, seconds: int) -> None:
-    running = start()  # of its own: among the requests are those that take a champion away
+    running = start(
+        OPSIN_API_KEY=KEY
+    )  # of its own: among the requests are those that take a champion away
     configuration = tmp_path / "schemathesis.toml"
     configuration.write_text(CONFIGURATION)
     done = subprocess.run(
         [
             *(str(SCHEMATHESIS), "--config-file", str(configuration)),
             *("run", f"{running.url}/openapi.json", "--checks", ",".join(CHECKS)),
+            # A key of its own: the first one that is made closes a service that was open.
+            *("--header", f"X-API-Key: {KEY}"),
             *("--max-time", str(seconds), "--exclude-path-regex", "/events$"),
             *("--request-timeout", "40", "--continue-on-failure", "--no-color"),
         ],

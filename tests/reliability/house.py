@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.conftest import SHARED
 from tests.flow.running import ROOT, free_port, link
 
 MODEL = "squeezenet"
@@ -80,7 +81,7 @@ class House:
             (self.home / name).symlink_to((fetched / name).resolve())
         self.database = self.database_disk / "opsin.db"
         outside = {name: v for name, v in os.environ.items() if not name.startswith("OPSIN_")}
-        weights = os.environ.get("OPSIN_WEIGHTS_DIR")
+        weights = os.environ.get("OPSIN_WEIGHTS_DIR") or str(SHARED / "weights")
         self._env = outside | {
             "OPSIN_HOME": str(self.home),
             "OPSIN_PORT": str(self.port),
@@ -91,7 +92,7 @@ class House:
             # An upload is taken in by a job however small it is: a cheap job with a child.
             "OPSIN_DATASET_JOB_BYTES": "0",
             "OPSIN_JOB_NICENESS": "0",
-            **({"OPSIN_WEIGHTS_DIR": weights} if weights else {}),
+            "OPSIN_WEIGHTS_DIR": weights,
             **env,
         }
 

@@ -412,6 +412,10 @@ class House:
     def keys(self) -> Keys:
         return Keys(self.engine, lambda: datetime.now(UTC))
 
+    @property
+    def audit(self) -> Audit:
+        return Audit(self.engine, lambda: datetime.now(UTC))
+
     @asynccontextmanager
     async def opening(self, settings: Settings) -> AsyncIterator[Services]:
         self.opened += 1
@@ -437,7 +441,7 @@ class House:
             keys=self.keys,
             keyring=keyring,
             rate_limits=RateLimits(self.redis),
-            audit=Audit(self.engine, lambda: datetime.now(UTC)),
+            audit=self.audit,
             faces=self.faces,
             database_ok=lambda: self.database,
             started_at=1.0,

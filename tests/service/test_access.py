@@ -1,5 +1,6 @@
 """Every address of the service has a scope, and is closed to a key that has not."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ def test_what_is_nowhere_needs_a_key_too(locked: Locked) -> None:
         "/docs/assets/..%2f..%2fv1/system",
         "/%76%31/system",
         "/v1/system%00",
+        "/v1/system%0A",
         "/v1/system;healthz",
         "/v2/health/../models/squeezenet",
     ],
@@ -152,3 +154,76 @@ def test_no_spelling_of_an_address_goes_round_the_check(locked: Locked, path: st
     answer = locked.client.send(request)
     assert answer.status_code in {401, 404}
     assert "workers" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        *("%0A", "%0a", "%0D", "%0D%0A", "%0A%0A", "%00", "%09", "%0B", "%0C", "%7F", "%20"),
+        *("%C2%85", "%E2%80%A8", "%E2%80%A9", "%2F", "/", "//", "%3F", "%23", ";a", "%250A", "."),
+    ],
+)
+def test_no_spelling_gives_a_key_more_than_its_scope(
+    locked: Locked, house: House, ending: str
+) -> None:
+    """A `$` also matches before a last line feed: the router may see what a comparison does not."""
+    body = {"name": "mine", "scopes": ["admin"]}
+    before = house.keys.list().items
+    for scope in set(SCOPES) - {"admin"}:
+        for method, path in (
+            ("POST", "/v1/keys"),
+            ("GET", "/v1/keys"),
+            ("GET", "/v1/audit"),
+            ("POST", "/v1/classify"),
+        ):
+            if scope in access_of(method, path):
+                continue
+            request = locked.client.build_request(
+                method, "/", json=body, headers={"X-API-Key": locked.keys[scope]}
+            )
+            request.url = request.url.copy_with(raw_path=(path + ending).encode())
+            answer = locked.client.send(request)
+            assert answer.status_code in {400, 403, 404, 405}, (method, path, scope)
+    after = house.keys.list().items
+    assert [one.id for one in after] == [one.id for one in before]
+
+
+@pytest.mark.parametrize("path", ["/healthz%0A", "/%0A", "/docs%0A", "/v1/models%0A", "/%C2%9F"])
+def test_a_control_character_is_refused_before_anything_else(locked: Locked, path: str) -> None:
+    for headers in ({}, {"X-API-Key": locked.keys["admin"]}):
+        request = locked.client.build_request("GET", "/", headers=headers)
+        request.url = request.url.copy_with(raw_path=path.encode())
+        answer = locked.client.send(request)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        assert "control characters" in answer.json()["detail"]
+
+
+def test_an_address_is_matched_as_the_router_does() -> None:
+    app = create_app(Settings(_env_file=None), House().opening)
+    found: Doors = app.state.doors
+    for door in DOORS:
+        assert found.access(door.method, door.address) == door.access
+        # The routes take it so, however the check before would refuse it.
+        assert found.access(door.method, door.address + "\n") == door.access
+    assert found.access("GET", "/nowhere") is None
+    assert found.access("PUT", "/v1/classify") is None
+
+
+def test_what_the_check_does_not_know_is_not_passed_on() -> None:
+    """Even where the router would take it, and for a key that may do everything."""
+    key = "a-key-of-sixteen-or-more"
+    app = create_app(Settings(_env_file=None, api_key=key), House().opening)
+    app.add_api_route("/v1/late", lambda: "open", methods=["GET"])
+
+    async def ask() -> httpx.Response:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(app), base_url="http://localhost"
+            ) as client,
+        ):
+            return await client.get("/v1/late", headers={"X-API-Key": key})
+
+    answer = asyncio.run(ask())
+    assert answer.status_code in {404, 405}
+    assert "open" not in answer.text

@@ -2,12 +2,15 @@
 
 import asyncio
 import hmac
+import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import Engine
 from starlette.types import Message, Receive, Scope, Send
 
@@ -16,10 +19,11 @@ from contracts.keys import NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND
 from database.engine import open_engine
-from database.keys import Keys
+from database.keys import Keys, Snapshot
 from database.migrations import upgrade
 from service import keyring as module
 from service.access import Doors
+from service.caller import BOOTSTRAP, OPEN
 from service.keyring import Keyring
 from service.middleware.keys import KeyCheck
 from tests.service.parts import House
@@ -52,6 +56,51 @@ def test_an_older_reading_does_not_bring_a_revoked_key_back(
     asyncio.run(ring.refresh())
     with pytest.raises(Unauthorized):
         ring.identify(made.key or "")
+
+
+def test_a_reading_that_began_before_a_revocation_does_not_outlive_it(
+    keys: Keys, ring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even the reading of all keys, which takes what it finds whatever its number."""
+    made = keys.create(NEW, by=COMMAND)
+    asyncio.run(ring.refresh())
+    began, revoked = threading.Event(), threading.Event()
+    read = keys.snapshot
+
+    def slow(known: int | None = None) -> Snapshot | None:
+        found = read(known)
+        if not began.is_set():
+            began.set()
+            assert revoked.wait(20)
+            time.sleep(0.2)  # whoever could be quicker is
+        return found
+
+    async def both() -> None:
+        monkeypatch.setattr(keys, "snapshot", slow)
+        monkeypatch.setattr(module, "_RELOAD_SECONDS", 0.0)
+        early = asyncio.create_task(ring.refresh())
+        assert await asyncio.to_thread(began.wait, 20)
+        await asyncio.to_thread(keys.revoke, made.id, by=COMMAND)
+        late = asyncio.create_task(ring.refresh())
+        revoked.set()
+        await asyncio.gather(early, late)
+
+    asyncio.run(both())
+    with pytest.raises(Unauthorized):
+        ring.identify(made.key or "")
+
+
+def test_who_was_let_in_stands_as_long_as_the_key(keys: Keys, ring: Keyring) -> None:
+    made = keys.create(NEW, by=COMMAND)
+    asyncio.run(ring.refresh())
+    caller = ring.identify(made.key or "")
+    assert ring.stands(caller)
+    assert not ring.stands(replace(caller, id="key_000000000000"))
+    assert not ring.stands(OPEN)
+    assert ring.stands(BOOTSTRAP)
+    keys.revoke(made.id, by=COMMAND)
+    asyncio.run(ring.refresh())
+    assert not ring.stands(caller)
 
 
 def test_a_database_that_was_put_back_is_believed_in_the_end(
@@ -129,7 +178,10 @@ def test_a_check_costs_microseconds(keys: Keys, ring: Keyring) -> None:
     """About 15 µs of processor time; asserted with much slack."""
     made = keys.create(NEW, by=COMMAND)
     asyncio.run(ring.refresh())
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_api_route("/v1/classify", lambda: None, methods=["POST"])
     doors = Doors()
+    doors.learn(app.routes)
     state = SimpleNamespace(
         doors=doors, services=SimpleNamespace(keyring=ring, rate_limits=House().redis)
     )

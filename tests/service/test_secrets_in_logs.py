@@ -45,6 +45,7 @@ def test_keys_are_not_logged() -> None:
         if process.poll() is None:
             process.kill()
     assert '"path": "/v1/keys"' in log
+    assert '"path": "/v1/models/opsin_\\u2026"' in log or '"/v1/models/opsin_…"' in log
     assert "on purpose" in log  # a trace was written, too
     for secret in secrets:
         assert secret not in log
@@ -69,6 +70,7 @@ def _use(url: str, port: int) -> list[str]:
     assert httpx.get(f"{url}/v1/models", headers=mine).status_code == 200
     assert httpx.get(f"{url}/v1/models", headers={"X-API-Key": wrong}).status_code == 401
     assert httpx.get(f"{url}/v1/models?api_key={key}").status_code == 400
+    assert httpx.get(f"{url}/v1/models/{key}", headers=mine).status_code == 400
     broken = httpx.post(
         f"{url}/v1/classify", content=picture(), headers=mine | {"Content-Type": "image/png"}
     )

@@ -15,7 +15,7 @@ import uvicorn
 
 from contracts.settings import Settings
 from service.serve import server_config
-from service.slow_clients import MOST_HEAD_BYTES
+from service.slow_clients import MOST_HEAD_BYTES, MOST_UNREAD_BYTES
 from tests.service.parts import House, picture
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -27,7 +27,14 @@ BOUND = 20.0  # seconds; far more than any bound below
 
 
 @contextmanager
-def impatient(house: House, *, connections: int = 100, rate: int = 1000) -> Iterator[int]:
+def impatient(
+    house: House,
+    *,
+    connections: int = 100,
+    rate: int = 1000,
+    look: float = 1.0,
+    most_unread: int = MOST_UNREAD_BYTES,
+) -> Iterator[int]:
     """The service with short bounds; yields its port."""
     settings = Settings(
         _env_file=None,
@@ -37,7 +44,8 @@ def impatient(house: House, *, connections: int = 100, rate: int = 1000) -> Iter
         max_image_bytes=20_000,
     )
     config = server_config(settings, house.opening)
-    config.http.look_seconds = 1.0  # type: ignore[union-attr] # a class of ours
+    config.http.look_seconds = look  # type: ignore[union-attr] # a class of ours
+    config.http.most_unread = most_unread  # type: ignore[union-attr]
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -167,9 +175,24 @@ def test_a_slow_but_honest_upload_is_taken(port: int) -> None:
         assert wire.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_an_answer_that_is_not_read_is_cut_off(house: House) -> None:
+@pytest.mark.parametrize(
+    ("rate", "look", "most_unread"),
+    [
+        (100_000, 1.0, MOST_UNREAD_BYTES),
+        # What is held would have an hour at this rate; who takes nothing of it has one look.
+        (100, 1.0, MOST_UNREAD_BYTES),
+        # Long before the first look, there is too much of it.
+        (100, 600.0, 50_000),
+    ],
+)
+def test_an_answer_that_is_not_read_is_cut_off(
+    house: House, rate: int, look: float, most_unread: int
+) -> None:
     """Thousands of answers are asked for in one breath, and not one is taken."""
-    with impatient(house, rate=100_000) as port, connect(port) as wire:
+    with (
+        impatient(house, rate=rate, look=look, most_unread=most_unread) as port,
+        connect(port) as wire,
+    ):
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
         wire.settimeout(1)

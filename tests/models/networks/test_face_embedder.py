@@ -88,7 +88,7 @@ def test_it_answers_as_the_manifests_own_weights_do(
 
 @pytest.mark.shared
 def test_a_version_of_it_embeds_and_answers_for_faces_only(served: VersionPredictor) -> None:
-    assert served.operations == ("embed", "faces")
+    assert served.operations == ("embed", "faces", "clip")
     assert served.classes is None
     assert served.manifest.features == 128
     assert served.manifest.endpoints == ("features",)

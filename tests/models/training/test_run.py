@@ -17,7 +17,8 @@ from contracts.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.library import Library
 from models.store import Store
-from models.training.run import _material, run
+from models.training.material import FromLibrary
+from models.training.run import run
 from models.version_predictor import VersionPredictor
 from tests.models import keras_warnings
 from tests.models.training.told_work import ToldWork
@@ -144,9 +145,9 @@ def test_a_picture_is_called_as_the_one_that_was_kept(settings: Settings) -> Non
     listing = library.create("copies", folder, dataset_id="ds_copies")
     assert listing.info.rejected_count == len(COLOURS)
     request = TrainingRequest.model_validate(REQUEST | {"dataset_id": "ds_copies"})
-    dataset, names = _material(request, settings)
+    material = FromLibrary.of(request, settings).load()
     kept = {one.path for one in listing.files if one.status == "admitted"}
-    assert {names[one.sha256] for one in dataset.examples} == kept
+    assert {material.names[one.sha256] for one in material.dataset.examples} == kept
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_loaded(settings: Settings) -> None:

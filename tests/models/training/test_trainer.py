@@ -87,7 +87,9 @@ def test_every_strategy_ends_in_a_network_that_can_be_exported(
         evaluation = trained.evaluations[split]
         assert len(evaluation.examples) == len(evaluation.truth) == 2 * COUNTS[split]
         served = serve(trained, evaluation.examples)
-        np.testing.assert_allclose(evaluation.probabilities, served, atol=1e-5)
+        # What was learned from is remembered in bfloat16 where the processor has it.
+        atol = 2e-3 if split == "train" else 1e-5
+        np.testing.assert_allclose(evaluation.probabilities, served, atol=atol)
         right = served.argmax(1) == [dataset.classes.index(e.label) for e in evaluation.examples]
         assert evaluation.accuracy == right.mean()
     if strategy in {"scratch", "tuned"}:

@@ -60,6 +60,7 @@ def test_who_the_client_is_a_trusted_proxy_says_and_nobody_else(
         settings = Settings(_env_file=None, api_key=KEY, trusted_proxies=proxies)
         with served(settings, house) as url:
             for at in range(21):
-                headers = {"X-Forwarded-For": f"10.0.0.{at}", "X-API-Key": "wrong-and-long-enough"}
+                wrong = f"wrong-and-long-enough-{at}"
+                headers = {"X-Forwarded-For": f"10.0.0.{at}", "X-API-Key": wrong}
                 answer = httpx.get(f"{url}/v1/models", headers=headers)
             assert answer.status_code == last

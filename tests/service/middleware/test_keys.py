@@ -113,8 +113,53 @@ def test_a_key_in_the_address_is_refused_even_beside_a_good_one(
         assert "revoke" in answer.json()["detail"]
 
 
+def test_a_key_in_a_path_is_refused_whatever_the_path(locked: httpx.Client) -> None:
+    key = "opsin_0123456789ab_" + "0" * 48
+    for path in (f"/v1/models/{key}", f"/{key}", f"/docs/{key[:-9]}", f"/v1/models/x{key.upper()}"):
+        for headers in ({}, {"X-API-Key": BOOTSTRAP}):
+            answer = locked.get(path, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+            assert key not in answer.text
+
+
+def test_a_revoked_key_that_is_still_sent_locks_nobody_out(
+    served: Served, house: House, keys: Keys
+) -> None:
+    made = keys.create(INFER, by=COMMAND)
+    keys.revoke(made.id, by=COMMAND)
+    settings = Settings(_env_file=None, api_key=BOOTSTRAP)
+    with served(settings, house) as url, httpx.Client(base_url=url) as client:
+        for _ in range(2 * MOST_GUESSES):
+            answer = client.get("/v1/models", headers={"X-API-Key": made.key or ""})
+            assert answer.status_code == 401
+        assert client.get("/v1/models", headers={"X-API-Key": BOOTSTRAP}).status_code == 200
+
+
+def test_a_stream_ends_with_the_key_that_opened_it(
+    served: Served, house: House, keys: Keys
+) -> None:
+    made = keys.create(INFER, by=COMMAND)
+    house.shelf.put("job_seen", kind="classify")
+    with (
+        served(Settings(_env_file=None), house) as url,
+        httpx.stream(
+            "GET",
+            f"{url}/v1/jobs/job_seen/events",
+            headers={"X-API-Key": made.key or ""},
+            timeout=30,
+        ) as answer,
+    ):
+        lines = answer.iter_lines()
+        assert "state" in next(lines)
+        keys.revoke(made.id, by=COMMAND)
+        began = time.monotonic()
+        for _ in lines:
+            assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 20
+
+
 def test_the_document_says_what_a_key_needs(locked: httpx.Client) -> None:
-    document = locked.get("/openapi.json").json()
+    document = locked.get("/openapi.json", timeout=60).json()
     classify = document["paths"]["/v1/classify"]["post"]
     assert classify["security"] == [{"bearer": ["infer"]}, {"header": ["infer"]}]
     assert {"401", "403", "429"} <= classify["responses"].keys()
@@ -216,11 +261,12 @@ def test_who_guesses_on_is_not_listened_to(served: Served, house: House, keys: K
         for at in range(MOST_GUESSES):
             wrong = {"X-API-Key": f"guess-number-{at:06}"}
             assert client.get("/v1/models", headers=wrong).status_code == 401
-        answer = client.get("/v1/models", headers={"X-API-Key": BOOTSTRAP})
+        answer = client.get("/v1/models", headers={"X-API-Key": "one-guess-too-many"})
         assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
         assert int(answer.headers["Retry-After"]) <= 60
-        # Whose key cannot be guessed is not shut out by who shares the address.
-        assert client.get("/v1/models", headers={"X-API-Key": made.key or ""}).status_code == 200
+        # Who has a key is not shut out by who shares the address.
+        for right in (BOOTSTRAP, made.key or ""):
+            assert client.get("/v1/models", headers={"X-API-Key": right}).status_code == 200
         assert client.get("/healthz").status_code == 200
 
 
@@ -234,6 +280,11 @@ def test_who_guesses_on_is_not_listened_to(served: Served, house: House, keys: K
         {"Origin": "null"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Host": "localhost", "Origin": "http://localhost.example.org"},
+        {"Forwarded": "for=192.0.2.1"},
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-Host": "opsin.example.org"},
+        {"X-Forwarded-Proto": "https"},
+        {"X-Real-IP": "192.0.2.1"},
     ],
 )
 def test_an_open_service_answers_no_page_of_another_site(

@@ -4,74 +4,110 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from contracts.keys import NewKey
 from contracts.settings import MIB, Settings
+from database.audit import COMMAND
 from tests.service.parts import House, picture
 
 PNG = {"Content-Type": "image/png"}
 Served = Callable[[Settings, House], AbstractContextManager[str]]
 
 
+@dataclass(frozen=True)
+class Narrow:
+    """A service with 1 MiB for all, so that each of its clients may have half of one."""
+
+    client: httpx.Client
+    keys: list[str]
+
+    def begun(self, who: int, length: int, sent: int) -> socket.socket:
+        """An upload that was announced, and of which nothing more comes."""
+        address = urlsplit(str(self.client.base_url))
+        wire = socket.create_connection((address.hostname, address.port), timeout=10)
+        wire.sendall(
+            b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+            b"X-API-Key: %s\r\nContent-Length: %d\r\n\r\n" % (self.keys[who].encode(), length)
+        )
+        wire.sendall(bytes(sent))
+        return wire
+
+    def send(self, who: int, body: bytes | Iterator[bytes]) -> httpx.Response:
+        headers = PNG | {"X-API-Key": self.keys[who]}
+        return self.client.post("/v1/classify", content=body, headers=headers)
+
+    def eventually(self, who: int, status: int, body: bytes) -> httpx.Response:
+        until = time.monotonic() + 20
+        while True:
+            answer = self.send(who, body)
+            if answer.status_code == status:
+                return answer
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
 @pytest.fixture
-def narrow(served: Served, house: House) -> Iterator[httpx.Client]:
+def narrow(served: Served, house: House) -> Iterator[Narrow]:
+    table = house.with_keys()
+    new = NewKey(name="a client", scopes=["infer"])
+    keys = [table.create(new, by=COMMAND).key or "" for _ in range(3)]
     settings = Settings(_env_file=None, upload_budget_mb=1, max_image_bytes=4 * MIB, max_images=2)
     with served(settings, house) as url, httpx.Client(base_url=url, timeout=20) as client:
-        yield client
+        yield Narrow(client, keys)
 
 
-def begun(client: httpx.Client, length: int) -> socket.socket:
-    """An upload that was announced, and of which nothing more comes."""
-    address = urlsplit(str(client.base_url))
-    wire = socket.create_connection((address.hostname, address.port), timeout=10)
-    wire.sendall(
-        b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
-        b"Content-Length: %d\r\n\r\nx" % length
-    )
-    return wire
+def of(size: int) -> bytes:
+    """A picture with that many bytes behind it."""
+    return picture() + bytes(size)
 
 
-def eventually(client: httpx.Client, status: int, body: bytes) -> httpx.Response:
-    until = time.monotonic() + 10
-    while True:
-        answer = client.post("/v1/classify", content=body, headers=PNG)
-        if answer.status_code == status:
-            return answer
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
-def test_what_would_go_over_it_is_refused_at_once_and_taken_later(narrow: httpx.Client) -> None:
-    body = picture() + bytes(600_000)
-    with begun(narrow, 600_000):
-        answer = eventually(narrow, 429, body)
+def test_what_would_go_over_it_is_refused_at_once_and_taken_later(narrow: Narrow) -> None:
+    with narrow.begun(0, 500_000, 400_000), narrow.begun(1, 500_000, 400_000):
+        answer = narrow.eventually(2, 429, of(300_000))
         assert answer.json()["code"] == "queue_full"
         assert int(answer.headers["Retry-After"]) >= 1
         # What needs no memory is answered all the while.
-        assert narrow.get("/v1/models").status_code == 200
-    assert eventually(narrow, 200, body).json()["model"] == "squeezenet"
+        headers = {"X-API-Key": narrow.keys[2]}
+        assert narrow.client.get("/v1/models", headers=headers).status_code == 200
+    assert narrow.eventually(2, 200, of(300_000)).json()["model"] == "squeezenet"
 
 
-def test_one_alone_is_always_taken(narrow: httpx.Client) -> None:
-    body = picture() + bytes(3 * MIB)
-    assert narrow.post("/v1/classify", content=body, headers=PNG).status_code == 200
+def test_what_is_only_announced_takes_no_room(narrow: Narrow) -> None:
+    """Two slow requests that declare the largest lengths would shut everybody out."""
+    with ExitStack() as stack:
+        for who in (0, 0, 1, 1):
+            stack.enter_context(narrow.begun(who, 500_000, 1))
+        time.sleep(0.5)
+        assert narrow.send(2, of(450_000)).status_code == 200
 
 
-def test_an_undeclared_length_counts_as_it_comes(narrow: httpx.Client) -> None:
-    with begun(narrow, 900_000):
-        eventually(narrow, 429, picture() + bytes(600_000))
+def test_one_caller_has_no_more_than_half(narrow: Narrow) -> None:
+    with narrow.begun(0, 500_000, 400_000):
+        assert narrow.eventually(0, 429, of(200_000)).json()["code"] == "queue_full"
+        assert narrow.send(1, of(450_000)).status_code == 200
+
+
+def test_one_alone_is_always_taken(narrow: Narrow) -> None:
+    assert narrow.send(0, of(3 * MIB)).status_code == 200
+
+
+def test_an_undeclared_length_counts_as_it_comes(narrow: Narrow) -> None:
+    with narrow.begun(0, 500_000, 400_000):
+        narrow.eventually(0, 429, of(200_000))
         chunks = iter([picture(), *([bytes(50_000)] * 20)])
-        answer = narrow.post("/v1/classify", content=chunks, headers=PNG)
+        answer = narrow.send(1, chunks)
         assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
 
 
-def test_nothing_stays_taken(narrow: httpx.Client) -> None:
+def test_nothing_stays_taken(narrow: Narrow) -> None:
     with ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(begun(narrow, 300_000))
-        eventually(narrow, 429, bytes(600_000))
+        for who in range(3):
+            stack.enter_context(narrow.begun(who, 400_000, 300_000))
+        narrow.eventually(0, 429, of(300_000))
     for _ in range(5):
-        eventually(narrow, 200, picture() + bytes(600_000))
+        narrow.eventually(0, 200, of(500_000))

@@ -185,12 +185,25 @@ def test_uploads_side_by_side(client: httpx.Client) -> None:
 
 
 def test_there_is_room_for_a_few_uploads(client: httpx.Client, house: House) -> None:
-    held = [house.datasets.place() for _ in range(4)]
+    held = [house.datasets.place(f"key {at}") for at in range(4)]
     for one in held:
         one.__enter__()
     full = send(client, zipped(GOOD))
     assert (full.status_code, full.json()["code"]) == (429, "queue_full")
     assert "Retry-After" in full.headers
+    for one in held:
+        one.__exit__(None, None, None)
+    assert send(client, zipped(GOOD)).status_code == 201
+
+
+def test_one_client_does_not_have_all_the_room(client: httpx.Client, house: House) -> None:
+    held = [house.datasets.place("address 127.0.0.1") for _ in range(2)]
+    for one in held:
+        one.__enter__()
+    full = send(client, zipped(GOOD))
+    assert (full.status_code, full.json()["code"]) == (429, "queue_full")
+    with house.datasets.place("another"):
+        pass
     for one in held:
         one.__exit__(None, None, None)
     assert send(client, zipped(GOOD)).status_code == 201

@@ -1,12 +1,15 @@
 """`/v1/keys` and `/v1/audit`, over real HTTP and a real database."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import httpx
 import pytest
 
+from contracts.errors import Unavailable
 from contracts.settings import Settings
+from database.keys import Keys
 from tests.service.parts import House
 
 Served = Callable[[Settings, House], AbstractContextManager[str]]
@@ -55,6 +58,38 @@ def test_the_same_idempotency_key_makes_one_key_and_shows_it_once(admin: httpx.C
     assert (again.status_code, again.json()) == (201, first | {"key": None})
     other = admin.post("/v1/keys", json=NEW | {"name": "x"}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+
+
+def test_a_rotation_sent_again_makes_one_key(admin: httpx.Client) -> None:
+    url = f"/v1/keys/{admin.post('/v1/keys', json=NEW).json()['id']}/rotate"
+    headers = {"Idempotency-Key": "once"}
+    first = admin.post(url, json={"grace_seconds": 0}, headers=headers).json()
+    again = admin.post(url, json={"grace_seconds": 0}, headers=headers)
+    assert (again.status_code, again.json()) == (201, first | {"key": None})
+    other = admin.post(url, json={"grace_seconds": 9}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+    assert len(admin.get("/v1/keys").json()["items"]) == 2
+
+
+def test_what_is_done_is_answered_even_if_it_cannot_be_read_back(
+    admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the only copy of a new key would be lost."""
+
+    def away(self: Keys, known: int | None = None) -> None:
+        raise Unavailable("The database is away.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Keys, "snapshot", away)
+        made = admin.post("/v1/keys", json=NEW)
+        rotated = admin.post(f"/v1/keys/{made.json()['id']}/rotate", json={})
+        revoked = admin.delete(f"/v1/keys/{made.json()['id']}")
+    assert [one.status_code for one in (made, rotated, revoked)] == [201, 201, 204]
+    until = time.monotonic() + 20
+    shown = {"X-API-Key": rotated.json()["key"]}
+    while httpx.get(f"{admin.base_url}/v1/models", headers=shown).status_code != 200:
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def test_the_repository_is_listed(client: httpx.Client) -> None:
     everything = client.post("/v2/repository/index").json()
     assert {one["name"]: one["state"] for one in everything} == {
         "efficientnet_lite0": "UNAVAILABLE",
+        "face_embedder": "UNAVAILABLE",
         "squeezenet": "READY",
         "vgg16": "UNAVAILABLE",
     }

@@ -1,14 +1,20 @@
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from contracts.keys import NewKey
+from contracts.settings import Settings
+from database.audit import COMMAND
 from database.engine import open_engine
 from database.tables import Record
 from models.store import Store
 from tests.models.drafts import DRAFT, write_files
 from tests.service.parts import House, datasets_in
 
+Served = Callable[[Settings, House], AbstractContextManager[str]]
 URL = "/v1/models/squeezenet/versions/1/quantize"
 
 
@@ -73,3 +79,28 @@ def test_what_cannot_be_quantized(
 ) -> None:
     answer = client.post(url, json={"dataset_id": dataset} | change)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_who_may_only_train_does_not_change_a_published_network(
+    served: Served, house: House, store: Store
+) -> None:
+    table = house.with_keys()
+    train, both = (
+        {"X-API-Key": table.create(NewKey(name="n", scopes=scopes), by=COMMAND).key or ""}
+        for scopes in (["train"], ["train", "models"])
+    )
+    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+        made = client.post("/v1/datasets", json={"name": "pets"}, headers=train)
+        told = {"dataset_id": made.json()["id"]}
+        for body in (told, told | {"promote": True}):
+            refused = client.post(URL, json=body, headers=train)
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+            assert "`models`" in refused.json()["detail"]
+        assert house.shelf.worked == []
+        quiet = client.post(URL, json=told | {"promote": False}, headers=train)
+        assert quiet.status_code == 202
+        loud = client.post(URL, json=told, headers=both)
+        assert loud.status_code == 202
+        lines = house.audit.list(action="promotion_asked").items
+    assert [one.subject for one in lines] == [f"squeezenet by {loud.json()['id']}"]
+    assert lines[0].actor.startswith("key_")

@@ -47,6 +47,16 @@ def test_a_training_is_queued_whole(client: httpx.Client, house: House, pets: st
     assert request["head"] is None
 
 
+def test_a_training_that_may_promote_is_in_the_audit_log(
+    client: httpx.Client, house: House, pets: str
+) -> None:
+    house.with_keys()
+    assert client.post(URL, json=body(pets, promote="never")).status_code == 202
+    asked = client.post(URL, json=body(pets)).json()
+    (line,) = house.audit.list(action="promotion_asked").items
+    assert (line.subject, line.actor) == (f"pets by {asked['id']}", "open")
+
+
 def test_a_preset_fills_in_and_what_is_sent_wins(
     client: httpx.Client, house: House, pets: str
 ) -> None:
