@@ -42,7 +42,8 @@ async def enroll(
     async with deadline.enforced():
         form = await read_form(request, _fields(services.settings))
     inputs = _inputs(form)
-    idempotency = (key, _digest(services, form, subject_id)) if key else None
+    digest = await run_in_threadpool(_digest, services, form, subject_id) if key else ""
+    idempotency = (key, digest) if key else None
     # First: a request that is sent again finds its challenge used up, by itself.
     if idempotency and (job := await services.queue.earlier("enrollment", *idempotency)):
         return job
