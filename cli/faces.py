@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cli import jobs
 from cli.console import answers, notes, warn
-from cli.faces_api import Answer, FacesApi, part
+from cli.faces_api import Answer, FacesApi, Part, part
 from cli.failure import CommandError
 
 _VIDEOS = frozenset({".mp4", ".mov", ".webm", ".avi", ".m4v", ".mkv"})
@@ -30,11 +30,23 @@ def add(
     return str(made["id"])
 
 
+def evidence(files: Sequence[Path]) -> list[Part]:
+    """Pictures or one video, read: before anything is made for them.
+
+    Raises:
+        CommandError: One cannot be read, or they do not go together.
+    """
+    parts = [part(_field(file), file) for file in files]
+    if sum(name == "video" for name, _ in parts) and len(parts) > 1:
+        raise CommandError("Send one video, or pictures.", exit_code=2)
+    return parts
+
+
 def enroll(
     api: FacesApi,
     following: jobs.JobsApi,
     subject: str,
-    files: Sequence[Path],
+    parts: Sequence[Part],
     fields: dict[str, str],
     *,
     as_json: bool,
@@ -44,9 +56,6 @@ def enroll(
     Raises:
         CommandError: It was refused, or no template came of it.
     """
-    parts = [part(_field(file), file) for file in files]
-    if sum(name == "video" for name, _ in parts) and len(parts) > 1:
-        raise CommandError("Send one video, or pictures.", exit_code=2)
     job = api.send(f"/subjects/{quote(subject, safe='')}/enrollments", parts, fields)
     jobs.follow(following, job["id"])
     done = following.get(job["id"])

@@ -19,6 +19,9 @@ Server = Annotated[
 ]
 Challenge = Annotated[str | None, typer.Option(help="The liveness challenge that is answered.")]
 Nonce = Annotated[str | None, typer.Option(help="The challenge's nonce.")]
+Device = Annotated[
+    str | None, typer.Option(help="What the device is called, as the challenge was told.")
+]
 
 
 def build() -> typer.Typer:
@@ -50,6 +53,7 @@ def _enroll(  # noqa: PLR0917 (typer reads options from the parameters)
     ] = False,
     challenge: Challenge = None,
     nonce: Nonce = None,
+    device: Device = None,
     as_json: Json = False,
     server: Server = None,
 ) -> None:
@@ -58,11 +62,13 @@ def _enroll(  # noqa: PLR0917 (typer reads options from the parameters)
 
     if (name is None) == (subject is None):
         raise CommandError("Give --name for a new subject, or --subject.", exit_code=2)
+    fields = _fields(challenge, nonce, device)
+    parts = faces.evidence(files)
     api, following = _apis(server)
     who = subject or faces.add(
         api, name or "", external_id=external_id, keep_frames=keep_frames, as_json=as_json
     )
-    faces.enroll(api, following, who, files, _fields(challenge, nonce), as_json=as_json)
+    faces.enroll(api, following, who, parts, fields, as_json=as_json)
 
 
 def _login(  # noqa: PLR0917 (typer reads options from the parameters)
@@ -70,14 +76,14 @@ def _login(  # noqa: PLR0917 (typer reads options from the parameters)
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture, or a video.")],
     challenge: Challenge = None,
     nonce: Nonce = None,
-    device: Annotated[str | None, typer.Option(help="What the device is called.")] = None,
+    device: Device = None,
     as_json: Json = False,
     server: Server = None,
 ) -> None:
     """Log somebody in by face; the token goes to stdout, and the exit code says whether."""
     from cli import faces  # noqa: PLC0415
 
-    fields = _fields(challenge, nonce) | ({"device_id": device} if device else {})
+    fields = _fields(challenge, nonce, device)
     faces.login(_apis(server)[0], subject, file, fields, as_json=as_json)
 
 
@@ -191,7 +197,8 @@ def _apis(server: str | None) -> "tuple[FacesApi, JobsApi]":
     return FacesApi(settings, server), JobsApi(settings, server)
 
 
-def _fields(challenge: str | None, nonce: str | None) -> dict[str, str]:
+def _fields(challenge: str | None, nonce: str | None, device: str | None) -> dict[str, str]:
     if (challenge is None) != (nonce is None):
         raise CommandError("--challenge and --nonce belong together.", exit_code=2)
-    return {"challenge_id": challenge, "nonce": nonce} if challenge and nonce else {}
+    given = {"challenge_id": challenge, "nonce": nonce, "device_id": device}
+    return {name: value for name, value in given.items() if value}

@@ -50,7 +50,8 @@ class FrameCounts(BaseModel):
     used: int = Field(ge=0, description="Each gave a template.")
     rejected: dict[str, int] = Field(
         description="How many for which reason: those of a face's quality, and no_face, "
-        "many_faces, expression, another_person, redundant, unreadable."
+        "many_faces, expression, redundant, unreadable, another_person (not the one of the other "
+        "frames) and different_person (not the one the subject is enrolled with)."
     )
 
 

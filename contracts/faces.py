@@ -33,6 +33,9 @@ DEFAULT_MARGIN = 0.01
 One of those 460 faces was that near to the second of the 40 people.
 """
 
+DOMINATES = 4.0
+"""How many times the area of any other face the one has that a picture is of."""
+
 QualityReason = Literal[
     "too_small", "too_dark", "too_bright", "blurred", "extreme_pose", "off_frame", "occluded"
 ]

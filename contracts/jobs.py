@@ -1,11 +1,12 @@
 """A long task, seen from outside: one resource with one life."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from contracts.names import PICTURE_QUEUE, TRAINING_QUEUE
+from contracts.names import FACE_QUEUE, PICTURE_QUEUE, TRAINING_QUEUE
 
 JobKind = Literal[
     "classify",
@@ -29,10 +30,12 @@ WORK_QUEUES: dict[JobKind, str] = {
     "heatmap": PICTURE_QUEUE,
     "style_transfer": PICTURE_QUEUE,
     "dream": PICTURE_QUEUE,
-    "enrollment": PICTURE_QUEUE,
+    "enrollment": FACE_QUEUE,
     "calibration": PICTURE_QUEUE,
 }
 """Where the kinds wait that run in a process of their own; the others run beside the lanes."""
+MOST_NICENESS: Mapping[str, int] = {"enrollment": 5}
+"""How far a kind stands back at most, where somebody waits for it; all others as configured."""
 
 FINISHED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 

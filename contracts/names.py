@@ -15,6 +15,9 @@ TRAINING_QUEUE = "training"
 PICTURE_QUEUE = "pictures"
 """The queue of what takes seconds to minutes and makes pictures."""
 
+FACE_QUEUE = "faces"
+"""The queue of what somebody waits for, such as an enrollment."""
+
 
 def inference_queue(model: str) -> str:
     """The Celery queue that the workers configured for `model` consume."""
@@ -120,6 +123,16 @@ FLAG_EXPIRE_MS = 3000
 def challenge(challenge_id: str) -> str:
     """A liveness challenge that was not answered yet."""
     return f"challenge:{challenge_id}"
+
+
+def challenge_asked(subject_id: str, purpose: str) -> str:
+    """The actions that every challenge for that subject asks for at present."""
+    return f"challenge-asked:{purpose}:{subject_id}"
+
+
+def challenges_drawn(subject_id: str) -> str:
+    """How often actions were chosen for a subject within the hour."""
+    return f"challenges-drawn:{subject_id}"
 
 
 def challenges_made(client: str, subject_id: str = "") -> str:

@@ -202,6 +202,12 @@ class Settings(BaseSettings):
         description="Filters, dreams, style transfers and the like that one job worker runs at a "
         "time. 0: none.",
     )
+    enrollment_concurrency: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="Enrollments of faces that one job worker runs at a time. 0: none.",
+    )
     job_threads: int = Field(
         os.cpu_count() or 1,
         ge=1,
@@ -213,7 +219,8 @@ class Settings(BaseSettings):
         ge=0,
         le=19,
         description="How far long jobs stand back for all else on their machine. At 19, the "
-        "lowest priority there is, inference goes first. 0: not at all.",
+        "lowest priority there is, inference goes first. 0: not at all. Enrollments, which "
+        "somebody waits for, stand back by 5 at most.",
     )
     training_memory_mb: int = Field(
         0,

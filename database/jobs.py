@@ -104,6 +104,16 @@ class Jobs:
             record = self._record(kind, request, input_digest, job_id or new_job_id())
             return self._insert(record, limit, idempotency)
 
+    def earlier(self, asked: IdempotencyKey) -> Job | None:
+        """What the first request with that key was answered, within the last day.
+
+        Raises:
+            IdempotencyConflict: The key was used for another request.
+        """
+        with reading(self._engine) as session:
+            first = lookup(session, asked, self._clock())
+        return Job.model_validate(first.body) if first else None
+
     def get(self, job_id: str) -> Job:
         """One job.
 

@@ -16,7 +16,7 @@ from contracts.errors import Conflict
 from contracts.faces import Quality
 from contracts.messages import Vector
 from contracts.subjects import MOST_TEMPLATES, Frame, NewTemplate, Template
-from database.engine import reading, writing
+from database.engine import alone, reading, writing
 from database.face_files import FaceFiles
 from database.sealing import DataKey, Sealer, SealError
 from database.tables import FaceFileRecord, FaceTemplateRecord, SubjectRecord
@@ -30,6 +30,8 @@ from database.template_rows import (
     template_of,
     unreadable,
 )
+
+_LOCK = 0x0951_0005  # see `database.engine.alone`
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Templates:
         *,
         embedder: str,
         replacing: Collection[str] = (),
+        last_look: Callable[[], None] | None = None,
     ) -> list[str]:
         """Keep templates, all or none, and their frames where the subject's record says so.
 
@@ -74,6 +77,8 @@ class Templates:
             templates: What is to be kept.
             embedder: What made them, see `contracts.subjects.embedder_of`.
             replacing: Ids of templates of the subject that go in the same moment.
+            last_look: Called when no other that brings one can write before this has; it may read
+                what there is, and raise.
 
         Returns:
             Their ids, in order.
@@ -92,6 +97,9 @@ class Templates:
             if subject.keep_frames:
                 kept = self._keep(subject_id, templates, rows, key)
             with writing(self._engine) as session:
+                if last_look is not None:
+                    alone(session.connection(), _LOCK)
+                    last_look()
                 gone = self._insert(session, subject_id, rows, kept, replacing)
         except BaseException:
             self._files.remove(subject_id, [row.file_id for row in rows if row.file_id])

@@ -2,6 +2,9 @@
 
 They lie in Redis, so that any API process may take what another has made. A challenge is removed by
 the very command that reads it: of two that answer it at once, one is refused.
+
+What is asked for stays the same for as long, whoever asks and however often, and is chosen anew a
+few times an hour: nobody asks on until the challenge suits a recording.
 """
 
 import hashlib
@@ -35,16 +38,28 @@ MOST_A_CLIENT = 1000
 """Challenges a client may be given within `CHALLENGE_SECONDS`; each costs half a kB of Redis."""
 MOST_A_SUBJECT = 10
 """Of these for one subject: more tries than a person makes, far fewer than guessing needs."""
+MOST_DRAWN = 10
+"""How often within an hour actions are chosen for one subject, whoever asks."""
 
 _ID = re.compile(r"ch_[A-Za-z0-9_-]{16}")
 _MAKE = """
 for i = 2, 3 do
   local made = redis.call('INCR', KEYS[i])
   if made == 1 then redis.call('EXPIRE', KEYS[i], ARGV[2]) end
-  if made > tonumber(ARGV[i + 1]) then return math.max(1, redis.call('TTL', KEYS[i])) end
+  if made > tonumber(ARGV[i + 1]) then return {math.max(1, redis.call('TTL', KEYS[i])), ''} end
 end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return 0
+local actions = redis.call('GET', KEYS[4])
+if not actions then
+  local drawn = redis.call('INCR', KEYS[5])
+  if drawn == 1 then redis.call('EXPIRE', KEYS[5], 3600) end
+  if drawn > tonumber(ARGV[5]) then return {math.max(1, redis.call('TTL', KEYS[5])), ''} end
+  actions = ARGV[6]
+  redis.call('SET', KEYS[4], actions, 'EX', ARGV[2])
+end
+local kept = cjson.decode(ARGV[1])
+kept.actions = cjson.decode(actions)
+redis.call('SET', KEYS[1], cjson.encode(kept), 'EX', ARGV[2])
+return {0, actions}
 """
 
 
@@ -86,29 +101,32 @@ class Challenges:
             client: Who asks, by a name that tells clients apart.
 
         Raises:
-            RateLimited: That client was given too many of late.
+            RateLimited: That client was given too many of late, or the subject too many different
+                ones.
             Unavailable: Redis does not answer.
         """
-        challenge = Challenge(
-            id=f"ch_{secrets.token_urlsafe(12)}",
-            nonce=secrets.token_urlsafe(NONCE_BYTES),
-            actions=tuple(self._random.sample(ACTIONS, ASKED)),
-            expires_at=self._clock() + timedelta(seconds=CHALLENGE_SECONDS),
-        )
+        challenge_id = f"ch_{secrets.token_urlsafe(12)}"
+        nonce = secrets.token_urlsafe(NONCE_BYTES)
         kept = {
-            "nonce": _digest(challenge.nonce),
-            "actions": challenge.actions,
+            "nonce": _digest(nonce),
             "for": _binding(asked.purpose, asked.subject_id, asked.device_id),
         }
+        drawn = json.dumps(self._random.sample(ACTIONS, ASKED))
+        keys, arguments = _kept(challenge_id, client, asked, kept, drawn)
         try:
-            wait = cast(int, await self._make(*_kept(challenge.id, client, asked.subject_id, kept)))
+            wait, actions = cast(tuple[int, bytes], await self._make(keys, arguments))
         except (RedisError, OSError) as error:
             raise _redis_away() from error
         if wait:
             raise RateLimited(
                 "Too many challenges were asked for. Answer one, or wait.", retry_after=wait
             )
-        return challenge
+        return Challenge(
+            id=challenge_id,
+            nonce=nonce,
+            actions=json.loads(actions),
+            expires_at=self._clock() + timedelta(seconds=CHALLENGE_SECONDS),
+        )
 
     async def take(
         self,
@@ -158,16 +176,20 @@ class Challenges:
 
 
 def _kept(
-    challenge_id: str, client: str, subject_id: str, kept: dict[str, Any]
+    challenge_id: str, client: str, asked: NewChallenge, kept: dict[str, str], drawn: str
 ) -> tuple[Sequence[str], Sequence[str | int]]:
     """Keys and arguments of `_MAKE`."""
     who = hashlib.sha256(client.encode()).hexdigest()[:24]
     keys = [
         names.challenge(challenge_id),
         names.challenges_made(who),
-        names.challenges_made(who, subject_id),
+        names.challenges_made(who, asked.subject_id),
+        # Not by device: its name is the client's to choose.
+        names.challenge_asked(asked.subject_id, asked.purpose),
+        names.challenges_drawn(asked.subject_id),
     ]
-    return keys, [json.dumps(kept), CHALLENGE_SECONDS, MOST_A_CLIENT, MOST_A_SUBJECT]
+    most = (MOST_A_CLIENT, MOST_A_SUBJECT, MOST_DRAWN)
+    return keys, [json.dumps(kept), CHALLENGE_SECONDS, *most, drawn]
 
 
 def _digest(nonce: str) -> str:

@@ -3,7 +3,7 @@
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import Unavailable
-from contracts.names import PICTURE_QUEUE, TRAINING_QUEUE
+from contracts.names import FACE_QUEUE, PICTURE_QUEUE, TRAINING_QUEUE
 from contracts.registry import JobQueueInfo
 from service.services import Services
 
@@ -18,5 +18,5 @@ async def job_queues_of(services: Services) -> list[JobQueueInfo] | None:
         JobQueueInfo(
             name=name, queued=depths.get(name, (0, 0))[0], running=depths.get(name, (0, 0))[1]
         )
-        for name in (TRAINING_QUEUE, PICTURE_QUEUE)
+        for name in (TRAINING_QUEUE, PICTURE_QUEUE, FACE_QUEUE)
     ]

@@ -163,6 +163,17 @@ class JobQueue:
             await self._send(job_id, WORK_QUEUES[kind], "")
         return created.job
 
+    async def earlier(self, kind: JobKind, key: str, digest: str) -> Job | None:
+        """The job that a request with that key has made already.
+
+        For a request that uses something up before it becomes a job, and may be sent again.
+
+        Raises:
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: The database does not answer.
+        """
+        return await run_in_threadpool(self._jobs.earlier, IdempotencyKey(key, kind, digest))
+
     def _create(
         self,
         kind: JobKind,

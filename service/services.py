@@ -164,6 +164,10 @@ class JobQueue(Protocol):
         """
         ...
 
+    async def earlier(self, kind: JobKind, key: str, digest: str) -> Job | None:
+        """The job that a request with that key has made already."""
+        ...
+
 
 class Conversions(Protocol):
     """Makes formats that are made on request."""

@@ -7,6 +7,7 @@ any two of them whoever needs only a moment goes first.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ from workers.seen_clips import SeenClips
 if TYPE_CHECKING:
     from models.faces.finder import FaceFinder
     from models.faces.video import VideoLimits
+
+_CPU_SECONDS = 15  # of the decoder: many times what the twelve seconds of an answer take
 
 
 class Clips:
@@ -89,7 +92,8 @@ class Clips:
         analyser = FaceAnalyser(
             self._open_finder(), partial(predictor.run, "embed"), predictor.version
         )
-        with closing(read_frames(video, self._limits())) as frames:
+        limits = replace(self._limits(), cpu_seconds=_CPU_SECONDS)
+        with closing(read_frames(video, limits, between)) as frames:
             verdict = verdict_of(
                 frames,
                 ask.actions,

@@ -5,11 +5,11 @@ written and before the job was ended, the next attempt writes the same again.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import cv2
@@ -25,9 +25,9 @@ from contracts.enrollments import (
     image_name,
 )
 from contracts.errors import Conflict, InvalidImage, InvalidVideo, OpsinError
+from contracts.faces import DOMINATES
 from contracts.jobs import Progress
 from contracts.liveness import Liveness
-from contracts.messages import Vector
 from contracts.settings import Settings
 from contracts.subjects import (
     MOST_TEMPLATES,
@@ -40,23 +40,21 @@ from contracts.subjects import (
 from contracts.work import Work
 from database.engine import open_engine
 from database.faces import Faces
-from database.gallery import Gallery
 from models.faces import enrolment
 from models.faces.analyser import FaceAnalyser, open_analyser
 from models.faces.clip import Watched, watch
 from models.faces.clip_verdict import verdict_of
 from models.faces.enrolment import Selection, Shot, gated
+from models.faces.found import FoundFace
 from models.faces.holds import baseline_of, states_of
 from models.faces.video import VideoLimits, read_frames
 from models.images import upright
 from models.store import Store
+from workers.identity import Identity
 from workers.seen_clips import SeenClips
 
 _JPEG_QUALITY = 95
 _ACTING = {"close_eyes", "open_mouth", "several"}
-# Of the templates that look like somebody else's, for a clip to be taken for theirs.
-_CONFLICT_PART = 0.5
-_NEAREST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         NoFace: There is none.
         ManyFaces: It shows more than one person.
         LowQualityFace: Nothing is fit to be a template.
-        Conflict: It is somebody else's face, or the subject has enough templates.
+        Conflict: It is another face than the subject's, or somebody else's, or the subject has
+            enough templates.
         Unavailable: Database, disk or Redis do not answer; the job is tried again.
         WorkStoppedError: The job was cancelled. Nothing was kept.
     """
@@ -117,6 +116,9 @@ class Enrollment:
         self._analyser = analyser
         self._asked = EnrollmentRequest.model_validate(work.request)
         self._embedder = embedder_of(analyser.version)
+        self._identity = Identity(
+            faces, self._asked.subject_id, self._embedder, self._ids(enrolment.MOST_TEMPLATES)
+        )
 
     def run(self) -> EnrollmentResult:
         """All of it; the outcome is in the audit, whichever it is."""
@@ -140,7 +142,7 @@ class Enrollment:
             between=self._work.check,
         )
         self._progress(0.9, "compare")
-        self._require_nobody_else(selection.vectors, looked.source)
+        selection = self._own(looked, selection)
         self._work.check()
         self._keep(looked, selection)
         return EnrollmentResult(
@@ -167,7 +169,7 @@ class Enrollment:
     def _video(self) -> Looked:
         data = (self._work.folder / VIDEO).read_bytes()
         limits, challenge = VideoLimits.of(self._settings), self._asked.challenge
-        with closing(read_frames(data, limits)) as frames:
+        with closing(read_frames(data, limits, self._work.check)) as frames:
             if challenge is None:
                 watched = watch(frames, self._analyser, self._watching)
                 return Looked(_shots(watched), "video")
@@ -201,7 +203,7 @@ class Enrollment:
                 shots.append(Shot(None, "unreadable"))
                 continue
             found = self._analyser.find(np.asarray(picture), 2)
-            shots.append(gated(found[0] if found else None, faces=len(found)))
+            shots.append(gated(found[0] if found else None, faces=_that_matter(found)))
         return Looked(shots, "image")
 
     def _watching(self, at: float) -> None:
@@ -211,24 +213,17 @@ class Enrollment:
     def _progress(self, fraction: float, phase: str) -> None:
         self._work.progress(Progress(fraction=fraction, phase=phase))
 
-    def _require_nobody_else(self, vectors: Vector, source: TemplateSource) -> None:
-        """Refuse a face that is enrolled as another subject's.
-
-        Of images each one counts: somebody chose it. Of a clip half of the templates must agree:
-        among many frames and many subjects one is soon like somebody.
-        """
-        threshold = self._faces.threshold.get().similarity
-        needed = 1 if source == "image" else max(1, round(_CONFLICT_PART * len(vectors)))
-        found = Gallery(self._faces.vectors).nearest(
-            vectors, embedder=self._embedder, above=threshold, most=_NEAREST
+    def _own(self, looked: Looked, selection: Selection) -> Selection:
+        """What is the subject's own of the selection; the rest is told as rejected."""
+        mine = self._identity.of(selection.vectors, looked.source)
+        others = int(np.count_nonzero(~mine))
+        if not others:
+            return selection
+        return Selection(
+            tuple(at for at, own in zip(selection.chosen, mine, strict=True) if own),
+            selection.vectors[mine],
+            dict(sorted((selection.rejected | {"different_person": others}).items())),
         )
-        alike = Counter(one.subject_id for near in found for one in near)
-        del alike[self._asked.subject_id]
-        if alike and alike.most_common(1)[0][1] >= needed:
-            raise Conflict(
-                "The face is enrolled as another subject already. Delete that one first, or "
-                "send pictures of the right person."
-            )
 
     def _keep(self, looked: Looked, selection: Selection) -> None:
         ids = self._ids(enrolment.MOST_TEMPLATES)
@@ -241,7 +236,11 @@ class Enrollment:
             quality = found.face.quality
             templates.append(NewTemplate(vector, quality, looked.source, frame, id=at))
         self._faces.templates.add(
-            self._asked.subject_id, templates, embedder=self._embedder, replacing=ids
+            self._asked.subject_id,
+            templates,
+            embedder=self._embedder,
+            replacing=ids,
+            last_look=partial(self._identity.require_still, selection.vectors, looked.source),
         )
 
     def _ids(self, count: int) -> list[str]:
@@ -253,6 +252,14 @@ class Enrollment:
         self._faces.events.record(
             NewEvent(kind="enrollment", outcome=outcome, subject_id=self._asked.subject_id)
         )
+
+
+def _that_matter(found: Sequence[FoundFace]) -> int:
+    """How many faces a picture is of: somebody in the background does not count."""
+    boxes = [one.face.box for one in found]
+    return sum(
+        DOMINATES * box.width * box.height > boxes[0].width * boxes[0].height for box in boxes
+    )
 
 
 def _shots(watched: Watched) -> list[Shot]:

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from contracts.errors import InternalError, OpsinError, Unavailable
+from contracts.jobs import MOST_NICENESS
 from contracts.lease import LEASE_SECONDS
 from contracts.logs import configure_logs
 from contracts.settings import Settings
@@ -49,7 +50,6 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     settings = Settings()
-    stand_back(settings.job_niceness)
     configure_logs(settings.log_level, settings.log_format)
     engine = open_engine(settings.database)
     leases = Leases(engine, lambda: datetime.now(UTC))
@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> int:
         lease = leases.held(asked.job_id, asked.worker, asked.attempt)
         if lease is None:
             return ENDED
+        stand_back(min(settings.job_niceness, MOST_NICENESS.get(lease.kind, settings.job_niceness)))
         return Attempt(lease, leases, settings, asked.kinds).run()
     except (Unavailable, TimeoutError) as error:
         log.warning("job_interrupted", job=asked.job_id, error=str(error))

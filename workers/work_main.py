@@ -45,10 +45,14 @@ def run(settings: Settings, *, kinds: str = TABLE) -> None:
     queues = {
         names.TRAINING_QUEUE: settings.training_concurrency,
         names.PICTURE_QUEUE: settings.picture_concurrency,
+        names.FACE_QUEUE: settings.enrollment_concurrency,
     }
     queues = {queue: count for queue, count in queues.items() if count}
     if not queues:
-        raise ValueError("OPSIN_TRAINING_CONCURRENCY and OPSIN_PICTURE_CONCURRENCY are both 0")
+        raise ValueError(
+            "OPSIN_TRAINING_CONCURRENCY, OPSIN_PICTURE_CONCURRENCY and "
+            "OPSIN_ENROLLMENT_CONCURRENCY are all 0"
+        )
     # Until Celery takes the signal over: a worker told to stop as it starts goes quietly.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings.log_level, settings.log_format)

@@ -1,6 +1,6 @@
 """A clip looked through by the analyser: frames in, a `Track` out, with the faces that were found.
 
-Frames are let go of one by one; of each face its cut-out stays, for the few that are embedded.
+Frames are let go of one by one; of each face its cut-out stays, to be embedded when all were seen.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from contracts.messages import Pixels, Vector
 from models.faces.found import FoundFace
-from models.faces.holds import Hold, State
+from models.faces.holds import State
 from models.faces.looks import look_of
 from models.faces.signals import signals_of
 from models.faces.track import Track, TrackFrame
@@ -21,8 +21,6 @@ from models.faces.video import Frame
 
 # How often a second face is looked for, and how large it must be to matter.
 _COUNT_SECONDS, _COUNT_PART = 0.5, 0.6
-_EMBED_SECONDS = 0.5
-_MOST_EMBEDDED = 48
 _BATCH = 4
 _CELLS = 24  # to a side; each a mean of many pixels, so that a codec's rounding vanishes
 
@@ -49,18 +47,15 @@ class Watched:
     track: Track
     found: tuple[FoundFace | None, ...]
 
-    def embedded(
-        self, indices: Sequence[int], analyser: Analyser, between: Callable[[], None]
-    ) -> Track:
-        """The track with the embeddings of some frames; those without a face are left out.
+    def embedded(self, analyser: Analyser, between: Callable[[], None]) -> Track:
+        """The track with the embedding of every face in it.
 
         Args:
-            indices: Which.
             analyser: Embeds.
             between: Called before every few.
         """
-        chips = [(at, one.chip) for at in indices if (one := self.found[at]) is not None]
-        embeddings = dict(self.track.embeddings)
+        chips = [(at, one.chip) for at, one in enumerate(self.found) if one is not None]
+        embeddings: dict[int, Vector] = {}
         for start in range(0, len(chips), _BATCH):
             between()
             part = chips[start : start + _BATCH]
@@ -132,28 +127,6 @@ def _cells(picture: Pixels, face: FoundFace | None) -> npt.NDArray[np.float32]:
         grey, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA
     )
     return cells
-
-
-def frames_to_embed(track: Track, states: Sequence[State], holds: Sequence[Hold]) -> list[int]:
-    """Frames that tell whether it is one person all along.
-
-    They are the middle of every hold, then neutral ones, then others evenly.
-
-    Args:
-        track: The clip.
-        states: What the face does in each frame.
-        holds: Their sequence.
-    """
-    middles = [(hold.first + hold.last) // 2 for hold in holds if hold.state != "away"]
-    middles.sort(key=lambda at: states[at] == "between")  # what only passes by gives way
-    evenly: list[int] = []
-    due = 0.0
-    for at, frame in enumerate(track.frames):
-        if frame.signals is not None and frame.at >= due:
-            evenly.append(at)
-            due = frame.at + _EMBED_SECONDS
-    neutral = neutral_frames(track, states)[:: max(1, len(states) // 16)]
-    return sorted(dict.fromkeys([*middles, *neutral, *evenly][:_MOST_EMBEDDED]))
 
 
 def neutral_frames(track: Track, states: Sequence[State]) -> list[int]:

@@ -7,9 +7,9 @@ import numpy as np
 
 from contracts.liveness import Action, Liveness
 from contracts.messages import Vector
-from models.faces.clip import Analyser, Watched, frames_to_embed, neutral_frames, watch
+from models.faces.clip import Analyser, Watched, neutral_frames, watch
 from models.faces.found import FoundFace
-from models.faces.holds import baseline_of, holds_of, states_of
+from models.faces.holds import baseline_of, states_of
 from models.faces.liveness import judge, mean_of
 from models.faces.looks import looks_kept
 from models.faces.video import Frame
@@ -59,11 +59,8 @@ def verdict_of(
         between: Called again and again; it may let others go first, or raise.
     """
     watched = watch(frames, analyser, lambda _at: between())
-    track = watched.track
-    base = baseline_of(track)
-    states = states_of(track, base)
-    chosen = frames_to_embed(track, states, holds_of(track, states))
-    track = watched.embedded(chosen, analyser, between)
+    track = watched.embedded(analyser, between)
+    states = states_of(track, baseline_of(track))
     kept = looks_kept([one.at for one in track.frames], [one.look for one in track.frames])
     liveness = judge(track, actions, earlier=earlier(kept))
     neutral = [at for at in neutral_frames(track, states) if at in track.embeddings]

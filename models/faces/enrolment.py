@@ -14,13 +14,14 @@ from contracts.errors import LowQualityFace, ManyFaces, NoFace
 from contracts.messages import Vector
 from models.faces.clip import Analyser
 from models.faces.found import FoundFace
-from models.faces.liveness import SAME_TURNED
 
 MOST_TEMPLATES = 12
 _MOST_EMBEDDED = 60
 _BATCH = 4
 _POSE_BIN = 6.0  # degrees
 _OTHERS_PART = 0.2
+# Of any two poses; under it is a passer-by. Whose face it is, `workers.identity` asks strictly.
+_ONE_PERSON = 0.82
 # What a template must add to those chosen: ten degrees, or a look as different as light makes it.
 _DEGREES, _COSINE, _NEW = 10.0, 0.06, 0.6
 _WORDS = {
@@ -171,7 +172,7 @@ def _one_person(vectors: Vector) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]"
     """Which are of the face that most of them show: near the one that is nearest to all."""
     alike = vectors @ vectors.T
     middle = int(np.median(alike, axis=1).argmax())
-    return np.asarray(alike[middle] >= SAME_TURNED)
+    return np.asarray(alike[middle] >= _ONE_PERSON)
 
 
 def _diverse(

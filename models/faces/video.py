@@ -1,4 +1,4 @@
-"""A clip's frames, decoded by a process of its own that may do nothing else.
+"""A clip's frames, decoded by a process of its own that is kept short of everything.
 
 Frames come one at a time, upright and reduced, so memory holds one of them however long the clip;
 who stops reading ends the process. The bytes go over in memory: a face never touches the disk.
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,9 +38,11 @@ FAULTS = {
     "no_frames": "The video holds no frame. Record it again.",
     "truncated": "The video ends before it is whole. Send all of the file.",
     "too_many_frames": "The video has too many frames. Record at most 120 a second.",
+    "too_fast": "The video has too many frames a second. Record at most 240; 30 are plenty.",
     "too_many_pixels": "The video's frames are too large. Record in 4K at most; 720p is plenty.",
     "too_long": "The video is too long. Send a shorter one.",
 }
+_SLICE_SECONDS = 0.05  # how long a decoder may keep its reader from others at a time
 _BROKEN = (
     "The video cannot be decoded within the memory and time there is. Record it again in 720p."
 )
@@ -70,7 +72,7 @@ class VideoLimits:
     fps: float = 15.0
     memory_bytes: int = 1536 * MIB
     cpu_seconds: int = 60
-    wait_seconds: float = 120.0
+    wait_seconds: float = 60.0
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -91,19 +93,30 @@ class Frame:
     pixels: Pixels
 
 
-def read_frames(data: bytes | memoryview, limits: VideoLimits) -> Generator[Frame, None, None]:
+def _nothing() -> None:
+    """What is done while waiting, where nobody else has anything to do."""
+
+
+def read_frames(
+    data: bytes | memoryview, limits: VideoLimits, waiting: Callable[[], None] = _nothing
+) -> Generator[Frame, None, None]:
     """The frames of a clip, in order. Close the iterator to stop early.
 
     Args:
         data: The file, as it was sent.
         limits: How much of it is read.
+        waiting: Called again and again while the decoder is at work; it may let others go first,
+            or raise, which ends the decoder.
 
     Raises:
         PayloadTooLarge: It has too many bytes.
         InvalidVideo: It is no video, damaged, too long or too large; the detail says what to do.
     """
     check_video(data, limits)
-    with _file_of(data) as file, closing(_Decoder(file, sniff_video(data), limits)) as decoder:
+    with (
+        _file_of(data) as file,
+        closing(_Decoder(file, sniff_video(data), limits, waiting)) as decoder,
+    ):
         yield from decoder.frames()
 
 
@@ -122,8 +135,11 @@ def check_video(data: bytes | memoryview, limits: VideoLimits) -> None:
 class _Decoder:
     """The process, seen by its reader."""
 
-    def __init__(self, file: BinaryIO, kind: VideoKind, limits: VideoLimits) -> None:
+    def __init__(
+        self, file: BinaryIO, kind: VideoKind, limits: VideoLimits, waiting: Callable[[], None]
+    ) -> None:
         self._limits = limits
+        self._waiting = waiting
         self._waited = 0.0
         descriptor = file.fileno()
         self._process = subprocess.Popen(  # noqa: S603  our own file, numbers only
@@ -172,17 +188,25 @@ class _Decoder:
         data = bytearray(size)
         view, have = memoryview(data), 0
         while have < size:
-            began = time.monotonic()
-            ready, _, _ = select.select(
-                [self._output], [], [], max(0.0, self._limits.wait_seconds - self._waited)
-            )
-            self._waited += time.monotonic() - began
+            ready = self._is_ready()
             got = os.readv(self._output.fileno(), [view[have:]]) if ready else 0
             if not got:
                 log.info("video_not_decoded", late=not ready, status=self._process.poll())
                 raise InvalidVideo(_BROKEN)
             have += got
         return data
+
+    def _is_ready(self) -> bool:
+        """Whether it says something before its time is over; others go first meanwhile."""
+        while self._waited < self._limits.wait_seconds:
+            began = time.monotonic()
+            ready, _, _ = select.select([self._output], [], [], _SLICE_SECONDS)
+            # What others took of the time is not the decoder's.
+            self._waited += time.monotonic() - began
+            if ready:
+                return True
+            self._waiting()
+        return False
 
 
 def _fault(told: bytes | bytearray) -> InvalidVideo:

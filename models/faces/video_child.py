@@ -24,6 +24,9 @@ FRAME, END, FAULT = b"F", b"E", b"X"
 
 _USUAL_FPS = 30.0
 _MOST_FPS = 240.0
+# Frames that are decoded in vain cost as much as those that are kept: so many come at once where a
+# rate varies, and from then on a clip must keep to the rate.
+_BURST = 60
 # A header's rate and the last frame's own time never agree to the frame.
 _MISSING_SECONDS = 0.5
 _MISSING_PART = 0.2
@@ -119,6 +122,8 @@ def _grabbed(cv2: Any, clip: Any, times: "_Times", limits: dict[str, Any]) -> It
         at = times.next(clip.get(cv2.CAP_PROP_POS_MSEC) / 1000)
         if at > limits["seconds"]:
             raise _RefusedError("too_long")
+        if read > _BURST + _MOST_FPS * at:
+            raise _RefusedError("too_fast")
         yield at
 
 

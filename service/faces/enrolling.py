@@ -42,18 +42,22 @@ async def enroll(
     async with deadline.enforced():
         form = await read_form(request, _fields(services.settings))
     inputs = _inputs(form)
+    digest = await run_in_threadpool(_digest, services, form, subject_id) if key else ""
+    idempotency = (key, digest) if key else None
+    # First: a request that is sent again finds its challenge used up, by itself.
+    if idempotency and (job := await services.queue.earlier("enrollment", *idempotency)):
+        return job
     challenge = await _challenge(services, form, subject_id)
     asked = EnrollmentRequest(
         subject_id=subject_id,
         images=0 if VIDEO in inputs else len(inputs),
         challenge=challenge,
     )
-    digest = _digest(services, form, subject_id) if key else ""
     return await services.queue.submit_work(
         "enrollment",
         asked.model_dump(mode="json"),
         inputs=inputs,
-        idempotency=(key, digest) if key else None,
+        idempotency=idempotency,
     )
 
 

@@ -16,15 +16,22 @@ from contracts.errors import (
     NoFace,
     OpsinError,
 )
-from contracts.faces import FACE_MODEL, LONGEST_SIDE, Box, Face, FacesAsk, FacesNote, Point
+from contracts.faces import (
+    DOMINATES,
+    FACE_MODEL,
+    LONGEST_SIDE,
+    Box,
+    Face,
+    FacesAsk,
+    FacesNote,
+    Point,
+)
 from contracts.messages import Reply, Vector
 from contracts.subjects import LENGTH, embedder_of
 from models.images import Picture, reduced
 from service.deadlines import Deadline
 from service.services import Services
 
-_DOMINATES = 4.0
-"""How many times the area of any other face the one has that a picture is of."""
 _HELP = {
     "too_small": "come closer",
     "too_dark": "find more light",
@@ -109,7 +116,7 @@ def the_face(found: Found) -> int:
         raise NoFace("No face was found. Send a picture of one face, seen from the front.")
     if len(found.faces) > 1:
         first, second = (one.box.width * one.box.height for one in found.faces[:2])
-        if first < _DOMINATES * second:
+        if first < DOMINATES * second:
             raise ManyFaces(
                 f"{found.total} faces were found. Send a picture of one, or come closer."
             )

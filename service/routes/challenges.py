@@ -28,6 +28,8 @@ async def create_challenge(
 ) -> Challenge:
     """Three actions in random order, with a nonce that serves once within 90 seconds.
 
+    The actions are those of a subject for as long: who asks again is asked for the same.
+
     Send clip, id and nonce with the login or enrollment; a failed one uses the challenge up too.
     Begin and end with a quiet look into the camera, hold every action for half a second, and send
     the clip as it was recorded, not mirrored: left and right are the person's own.

@@ -191,7 +191,8 @@ async def enroll(
 ) -> JSONResponse:
     """Take templates from the best frames of a video, or from pictures, and say why others fail.
 
-    A face that is already somebody else's ends the job with `conflict`. With `challenge_id` and
+    A face that is already somebody else's, or for a subject that has templates any other than the
+    subject's, ends the job with `conflict`. With `challenge_id` and
     `nonce` the video has to show what the challenge asked for.
     """
     job = await enrolling.enroll(request, subject_id, key, deadline, services)

@@ -147,6 +147,40 @@ def test_enrolment_makes_the_subject_sends_the_video_and_tells_of_each_frame(
     assert "31 blurred" in text
 
 
+@pytest.mark.parametrize("files", [["missing.jpg"], ["me.jpg", "me.mp4"]])
+def test_nobody_is_made_for_files_that_cannot_be_sent(
+    files: list[str], server: tuple[Server, str], photo: Path
+) -> None:
+    state, url = server
+    (photo.parent / "me.mp4").write_bytes(b"video bytes")
+    paths = [str(photo.parent / file) for file in files]
+    told = CliRunner().invoke(
+        build(), ["faces", "enroll", *paths, "--name", "Bob", "--server", url]
+    )
+    assert told.exit_code != 0
+    assert state.asked == []
+
+
+def test_a_challenge_is_answered_on_the_device_that_it_was_told(
+    server: tuple[Server, str], photo: Path
+) -> None:
+    state, url = server
+    state.answers["POST /v1/faces/subjects/sub_1/enrollments"] = (202, JOB)
+    state.result = ENROLLED
+    clip = photo.with_suffix(".mp4")
+    clip.write_bytes(b"video bytes")
+    options = ["--challenge", "ch_1", "--nonce", "n", "--device", "phone-7", "--server", url]
+    told = CliRunner().invoke(
+        build(),
+        ["faces", "enroll", str(clip), "--subject", "sub_1", *options],
+        catch_exceptions=False,
+    )
+    assert told.exit_code == 0
+    form = state.asked[0][1]
+    for value in (b"ch_1", b"phone-7", b'name="device_id"'):
+        assert value in form
+
+
 def test_a_match_prints_the_token_and_another_decision_fails(
     server: tuple[Server, str], api: FacesApi, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,7 +314,7 @@ def test_what_cannot_be_sent_is_said_before(
     clip = tmp_path / "a.mp4"
     clip.touch()
     with pytest.raises(CommandError, match="one video, or pictures"):
-        faces.enroll(api, following, "sub_1", [clip, photo], {}, as_json=False)
+        faces.evidence([clip, photo])
     with pytest.raises(CommandError, match="opsin up"):
         FacesApi(Settings(_env_file=None), "http://127.0.0.1:9").get("/threshold")
 

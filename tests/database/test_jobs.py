@@ -200,6 +200,10 @@ def test_the_same_key_and_body_get_the_first_answer(
 def test_another_body_with_the_same_key_is_a_conflict(jobs: Jobs) -> None:
     jobs.create("classify", REQUEST, limit=9, idempotency=KEY)
     other = IdempotencyKey(KEY.key, KEY.scope, "e" * 64)
+    assert jobs.earlier(KEY) == jobs.list().items[0]
+    with pytest.raises(IdempotencyConflict):
+        jobs.earlier(other)
+    assert jobs.earlier(IdempotencyKey("none", KEY.scope, "e" * 64)) is None
     with pytest.raises(IdempotencyConflict):
         jobs.create("classify", REQUEST, limit=9, idempotency=other)
     elsewhere = IdempotencyKey(KEY.key, "somebody else", "e" * 64)

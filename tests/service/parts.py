@@ -315,6 +315,9 @@ class Shelf:
             self.keys[idempotency[0]] = (idempotency[1], job.id)
         return job
 
+    async def earlier(self, kind: JobKind, key: str, digest: str) -> Job | None:
+        return self._first((key, digest))
+
     def history(self, job_id: str, after: int = 0) -> History:
         told = [entry for entry in self.entries.get(job_id, []) if entry.told > after]
         return History(self.get(job_id), told)

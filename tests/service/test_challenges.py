@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from contracts import names
 from contracts.errors import Conflict, RateLimited, Unavailable
 from contracts.liveness import ACTIONS, CHALLENGE_SECONDS, Challenge, NewChallenge, Purpose
-from service.challenges import MOST_A_CLIENT, MOST_A_SUBJECT, Challenges, Taken
+from service.challenges import MOST_A_CLIENT, MOST_A_SUBJECT, MOST_DRAWN, Challenges, Taken
 from tests.valkey import RealValkey
 
 T = TypeVar("T")
@@ -143,6 +143,41 @@ def test_actions_come_in_any_order(valkey: RealValkey) -> None:
     firsts = Counter(one[0] for one in actions)
     assert set(firsts) == set(ACTIONS)
     assert len(set(actions)) > 50  # of 120 there are
+
+
+def test_nobody_picks_a_challenge(valkey: RealValkey) -> None:
+    """Whoever asks again, as another device or client, answered or not, is asked the same."""
+
+    async def use(challenges: Challenges) -> list[Challenge]:
+        made = [
+            await challenges.create(asked(device=f"device-{n}"), f"client-{n % 2}")
+            for n in range(6)
+        ]
+        await take(challenges, made[0], device="device-0")
+        made.append(await challenges.create(asked(), "another"))
+        await challenges.create(asked(purpose="enroll"), "client")
+        return made
+
+    made = run(valkey, use)
+    assert len({one.actions for one in made}) == 1
+    assert len({one.nonce for one in made}) == 7
+    with redis.Redis.from_url(valkey.url) as client:
+        asked_key = names.challenge_asked(ADA, "login")
+        assert 0 < client.ttl(asked_key) <= CHALLENGE_SECONDS
+        assert client.get(names.challenges_drawn(ADA)) == b"2"
+
+        async def wait_and_ask(challenges: Challenges) -> set[tuple[str, ...]]:
+            drawn = set()
+            for n in range(MOST_DRAWN - 2):
+                client.delete(asked_key)  # as when its time is over
+                drawn.add((await challenges.create(asked(), f"later-{n}")).actions)
+            client.delete(asked_key)
+            with pytest.raises(RateLimited) as refused:
+                await challenges.create(asked(), "last")
+            assert 0 < (refused.value.retry_after or 0) <= 3600
+            return drawn
+
+        assert len(run(valkey, wait_and_ask)) > 2
 
 
 def test_nobody_gets_them_without_end(valkey: RealValkey) -> None:

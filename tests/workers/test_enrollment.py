@@ -22,7 +22,7 @@ from contracts.faces import Box, Face, Quality
 from contracts.jobs import Progress
 from contracts.messages import Pixels, Vector
 from contracts.settings import Settings
-from contracts.subjects import NewSubject, embedder_of
+from contracts.subjects import NewSubject, NewTemplate, embedder_of
 from contracts.work import WorkStoppedError
 from database.engine import open_engine
 from database.faces import Faces
@@ -33,6 +33,8 @@ from workers.enrollment import Enrollment
 
 SIZE = 120
 BLURRED, NOBODY, CLOSED = 240, 200, 160
+ALIKE, PAIR, CROWD = 120, 80, 0
+"""A near twin; a second face as large; a second face far behind."""
 EMBEDDER = embedder_of(1)
 
 
@@ -41,6 +43,11 @@ def shot(person: int, turn: float = 0, blue: int = 40) -> Pixels:
     picture = np.empty((SIZE, SIZE, 3), np.uint8)
     picture[:] = (40 * person, 120 + 80 * turn, blue)
     return picture
+
+
+def alike(person: int) -> Pixels:
+    """Somebody who is like that person at a cosine of 0.87: under the threshold, no stranger."""
+    return shot(person, 0, ALIKE)
 
 
 class Painted:
@@ -65,23 +72,34 @@ class Painted:
         face = Face(
             box=Box(x=10, y=10, width=90, height=90), score=0.9, landmarks={}, quality=quality
         )
-        return [FoundFace(face, _mesh(closed=abs(blue - CLOSED) < 15), _chip(red, green))][:most]
+        twin = abs(blue - ALIKE) < 15
+        first = FoundFace(face, _mesh(closed=abs(blue - CLOSED) < 15), _chip(red, green, twin))
+        return [first, *_beside(first, blue)][:most]
 
     def track(self, picture: Pixels, previous: FoundFace | None) -> FoundFace | None:
         return next(iter(self.find(picture)), None)
 
     def embed(self, chips: Pixels) -> Vector:
         rows = []
-        for red, green in chips[:, 0, 0, :2].astype(float):
+        for red, green, twin in chips[:, 0, 0].astype(float):
             row = np.zeros(128)
             row[round(red / 40)] = 1
+            row[99] = 0.57 * twin
             row[100] = (green - 120) / 80 * 0.4
             rows.append(row / np.linalg.norm(row))
         return np.array(rows, np.float32).reshape(len(chips), 128)
 
 
-def _chip(red: float, green: float) -> Pixels:
-    return np.broadcast_to(np.array([red, green, 0], np.uint8), (150, 150, 3)).copy()
+def _beside(first: FoundFace, blue: float) -> list[FoundFace]:
+    if abs(blue - PAIR) >= 15 and blue >= 15:
+        return []
+    wide = 80 if blue >= 15 else 40
+    box = first.face.box.model_copy(update={"width": wide, "height": wide})
+    return [FoundFace(first.face.model_copy(update={"box": box}), first.mesh, first.chip)]
+
+
+def _chip(red: float, green: float, twin: bool = False) -> Pixels:
+    return np.broadcast_to(np.array([red, green, twin], np.uint8), (150, 150, 3)).copy()
 
 
 def _mesh(*, closed: bool) -> Any:
@@ -244,7 +262,82 @@ def test_somebody_elses_face_is_refused(house: House) -> None:
     assert house.templates(eve) == []
     assert house.outcomes(eve) == ["conflict", "conflict"]
     # Oneself is nobody else.
-    house.images(ada, [png(shot(1, -1))], job_id="job_more")
+    house.images(ada, [png(shot(1, -0.5))], job_id="job_more")
+
+
+def test_a_stranger_cannot_join_a_subject(house: House) -> None:
+    ada = house.subject("Ada")
+    house.images(ada, [png(shot(1)), png(shot(1, 0.5))])
+    before = house.templates(ada)
+    with pytest.raises(Conflict, match="not the one"):
+        house.images(ada, [png(shot(2))], job_id="job_eve")
+    with pytest.raises(Conflict, match="not the one"):
+        house.video(ada, turning(2), job_id="job_eve")
+    assert house.templates(ada) == before
+    assert house.outcomes(ada) == ["conflict", "conflict", "enrolled"]
+    # One stranger among pictures of her own: hers are taken.
+    result = house.images(
+        ada, [png(shot(1, at)) for at in (0, 0.2, 0.4, 0.3)] + [png(alike(1))], job_id="job_own"
+    )
+    assert result.templates_added == 4
+    assert result.frames.rejected == {"different_person": 1}
+    house.video(ada, turning(1), job_id="job_video")
+
+
+def test_of_a_clip_only_what_is_the_subjects_own_is_kept(house: House) -> None:
+    """Two people so alike that one clip may show both."""
+    ada = house.subject("Ada")
+    house.images(ada, [png(shot(1))])
+    (own,) = house.faces.templates.of(ada, embedder=EMBEDDER)
+    result = house.video(ada, [*[shot(1)] * 20, *[alike(1)] * 10], job_id="job_mixed")
+    assert result.frames.rejected["different_person"] == 1
+    kept = house.faces.templates.of(ada, embedder=EMBEDDER)
+    assert [float(one.vector @ own.vector) > 0.99 for one in kept] == [True, True]
+
+
+def test_templates_of_an_earlier_embedder_vouch_for_nobody(house: House) -> None:
+    ada = house.subject("Ada")
+    house.images(ada, [png(shot(1))])
+    old = house.faces.templates.of(ada, embedder=EMBEDDER)[0]
+    house.faces.templates.remove(ada, [old.id])
+    house.faces.templates.add(
+        ada, [NewTemplate(old.vector, old.quality, "image")], embedder=embedder_of(2)
+    )
+    assert house.images(ada, [png(shot(2))], job_id="job_new").templates_added == 1
+
+
+@pytest.mark.parametrize("same_subject", [True, False])
+def test_of_two_at_once_one_comes_first(house: House, *, same_subject: bool) -> None:
+    """One face for two subjects, or two faces for one: whoever keeps last looks once more."""
+    ada = house.subject("Ada")
+    eve = ada if same_subject else house.subject("Eve")
+    enrollment = prepared(house, ada, shot(1), "job_ada")
+    keep = enrollment._keep
+
+    def after_the_other(*what: Any) -> None:
+        house.images(eve, [png(shot(2 if same_subject else 1))], job_id="job_eve")
+        keep(*what)
+
+    enrollment._keep = after_the_other  # type: ignore[method-assign]
+    with pytest.raises(Conflict):
+        enrollment.run()
+    assert len(house.templates(eve)) == 1
+    assert len(house.templates(ada)) == int(same_subject)
+
+
+def prepared(house: House, subject: str, picture: Pixels, job_id: str) -> Enrollment:
+    folder = house.folder.with_name(job_id)
+    folder.mkdir()
+    (folder / image_name(0)).write_bytes(png(picture))
+    request = EnrollmentRequest(subject_id=subject, images=1).model_dump(mode="json")
+    return Enrollment(Told(request, folder, job_id), house.settings, house.faces, Painted())  # type: ignore[arg-type]
+
+
+def test_somebody_in_the_background_spoils_no_picture(house: House) -> None:
+    ada = house.subject()
+    result = house.images(ada, [png(shot(1, 0, CROWD)), png(shot(1, 0, PAIR))])
+    assert result.templates_added == 1
+    assert result.frames.rejected == {"many_faces": 1}
 
 
 def test_one_person_at_a_time(house: House) -> None:

@@ -150,6 +150,19 @@ def test_a_job_from_its_input_to_its_result(house: House) -> None:
     assert names == [(1, "metrics"), (3, "metrics"), (5, "metrics"), (6, "artifact")]
 
 
+def test_an_enrollment_waits_for_no_pictures_and_stands_back_little(house: House) -> None:
+    """Somebody sits before the camera; a dream may take its time."""
+    house.worker(job_niceness=19)
+    long = house.submit("dataset_import", steps=1000, pause=0.1)
+    house.until(long, lambda job: job.state == "running")
+    job = house.ended(house.submit("enrollment", {"image.bin": b"face"}))
+    assert job.result is not None, job.error
+    assert job.result["nice"] == 5
+    assert house.jobs.get(long).state == "running"
+    house.jobs.cancel(long)
+    house.ended(long)
+
+
 def test_failures_are_told_safely(house: House) -> None:
     house.worker()
     rude = house.submit("filters")

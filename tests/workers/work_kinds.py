@@ -18,6 +18,8 @@ KINDS = {
     "heatmap": f"{__name__}:die",
     "quantize": f"{__name__}:hang",
     "dream": f"{__name__}:echo",
+    "dataset_import": f"{__name__}:count",
+    "enrollment": f"{__name__}:echo",
     "style_transfer": "no.such.module:run",
 }
 

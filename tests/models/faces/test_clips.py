@@ -121,6 +121,43 @@ def test_another_person_from_the_middle_on(
 
 
 @pytest.mark.slow
+def test_somebody_else_who_only_acts(
+    finder: FaceFinder, shared: Path, analyser: FaceAnalyser, tmp_path: Path
+) -> None:
+    """The cuts lie within the movements, and both faces at the same place: nothing jumps."""
+    one, other = (framed(finder, shared, name) for name in ("person10", "person04"))
+    asked: tuple[Action, ...] = ("turn_left", "open_mouth", "turn_right")
+    noise = np.random.default_rng(0)
+
+    def frames(who: Puppet, action: Action, count: int, start: float, end: float) -> list[Pixels]:
+        parts = np.linspace(start, end, count, endpoint=False)
+        return [who.frame(action, float(part), noise) for part in parts]
+
+    def acted_by(who: Puppet) -> set[str]:
+        clip = frames(one, "neutral", 10, 0, 0)
+        for action in asked:
+            clip += frames(one, action, 2, 0, 0.5) + frames(who, action, 2, 0.5, 1)
+            clip += frames(who, action, 7, 1, 1) + frames(who, action, 2, 1, 0.5)
+            clip += frames(one, action, 2, 0.5, 0) + frames(one, "neutral", 6, 0, 0)
+        return codes(judged(filmed(clip, tmp_path / "clip.mp4"), asked, analyser))
+
+    assert acted_by(one) == set()
+    assert "person_changed" in acted_by(other)
+
+
+def framed(finder: FaceFinder, shared: Path, name: str) -> Puppet:
+    """A person whose eyes are where everybody else's are."""
+    path = min((shared / "data" / "caltech-faces" / name).iterdir())
+    picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    mesh = finder.look(picture, 1).faces[0].mesh
+    eyes = mesh[[33, 263], :2].astype(np.float32)
+    there = np.array([(250, 220), (390, 220)], np.float32)
+    matrix, _ = cv2.estimateAffinePartial2D(eyes, there)
+    picture = cv2.warpAffine(picture, matrix, (640, 560), borderMode=cv2.BORDER_REPLICATE)
+    return Puppet(Face(picture, finder.look(picture, 1).faces[0].mesh))
+
+
+@pytest.mark.slow
 def test_stills_one_after_the_other(
     played: dict[str, list[Pixels]], analyser: FaceAnalyser, tmp_path: Path
 ) -> None:

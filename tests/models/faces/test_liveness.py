@@ -161,6 +161,23 @@ def test_two_people_half_alike_are_two_people() -> None:
     assert faults(judge(Track(track.frames, embeddings), ASKED)) == {"person_changed"}
 
 
+def test_a_cut_between_people_who_are_alike_is_found() -> None:
+    """A look-alike who only acts: like enough to the mean for any pose, but not from one frame to
+    the next."""
+    track = film(answer(ASKED))
+    a, b = (np.eye(128, dtype=np.float32)[at] for at in range(2))
+    like = (0.92 * a + np.sqrt(1 - 0.92**2) * b).astype(np.float32)
+    acting = {
+        at
+        for at, frame in enumerate(track.frames)
+        if frame.signals is not None and frame.signals.mouth > 0.5
+    }
+    embeddings = {at: like if at in acting else a for at in track.embeddings}
+    cut = Track(track.frames, embeddings)
+    assert faults(judge(cut, ASKED)) == {"person_changed"}
+    assert faults(judge(cut, ASKED, same_moment=0.9)) == set()
+
+
 def test_an_action_whose_face_was_not_compared_does_not_count() -> None:
     track = film(answer(ASKED))
     known = {

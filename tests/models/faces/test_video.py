@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from contracts.errors import InvalidVideo, PayloadTooLarge
+from contracts.errors import DeadlineExceeded, InvalidVideo, PayloadTooLarge
 from contracts.messages import Pixels
 from models.faces import video
 from models.faces.video import FAULTS, Frame, VideoLimits, read_frames
@@ -199,6 +200,34 @@ def test_a_sound_without_pictures(clips: dict[str, bytes]) -> None:
 def test_memory_and_time_are_bounded(clips: dict[str, bytes]) -> None:
     assert "memory and time" in fault(clips["mp4"], replace(LIMITS, memory_bytes=60 << 20))
     assert "memory and time" in fault(clips["mp4"], replace(LIMITS, wait_seconds=0.0))
+
+
+def test_others_go_first_while_the_decoder_is_at_work(
+    clips: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip that is slow to decode keeps nobody waiting, and ends when nobody waits for it."""
+    script = tmp_path / "child.py"
+    script.write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(video, "_CHILD", script)
+    asked: list[float] = []
+
+    def waiting() -> None:
+        asked.append(time.monotonic())
+        if len(asked) == 10:
+            raise DeadlineExceeded("late")
+
+    with pytest.raises(DeadlineExceeded):
+        list(read_frames(clips["mp4"], LIMITS, waiting))
+    assert asked[-1] - asked[0] < 9 * 0.05 * 10
+    assert not [p for p in psutil.Process().children() if str(script) in str(p.cmdline())]
+
+
+def test_frames_that_nobody_looks_at_are_not_decoded_without_end(tmp_path: Path) -> None:
+    """A thousand of them lie within a second of which 15 are kept."""
+    data = write_video(tmp_path / "burst.mp4", moving(200), 2000)
+    assert fault(data) == FAULTS["too_fast"]
+    # What a phone calls slow motion, and a rate that only varies.
+    assert 14 <= len(read(write_video(tmp_path / "slow.mp4", moving(240), 240))) <= 17
 
 
 def test_who_stops_reading_ends_the_process(clips: dict[str, bytes]) -> None:

@@ -91,6 +91,25 @@ def test_a_challenge_serves_once_and_for_one_thing(
         assert len(house.dispatch.asked) == before, "no clip was sent to a worker"
 
 
+def test_an_enrollment_that_is_sent_again_is_the_same_job(client: httpx.Client, ada: str) -> None:
+    """As when the answer was lost: the challenge is used up, but by this very request."""
+    made = challenge(client, ada, purpose="enroll")
+    sent = {"challenge_id": made["id"], "nonce": made["nonce"], "device_id": "phone"}
+
+    def enroll(key: str) -> httpx.Response:
+        return client.post(
+            f"{URL}/subjects/{ada}/enrollments",
+            data=sent,
+            files={"video": ("v.mp4", clip_of(ADA))},
+            headers={"Idempotency-Key": key},
+        )
+
+    first, again = enroll("one"), enroll("one")
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["id"] == again.json()["id"]
+    assert enroll("two").status_code == 409
+
+
 def test_a_clip_that_fails_says_by_what_and_nothing_else(client: httpx.Client, ada: str) -> None:
     body = login(client, ada, challenge(client, ada), clip_of(ADA, live=False)).json()
     assert (body["decision"], body["reason"], body["token"]) == ("no_match", "wrong_order", None)
