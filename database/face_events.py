@@ -8,13 +8,14 @@ from collections.abc import Callable
 from datetime import datetime
 
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 
 from contracts.pages import Page
 from contracts.subjects import FaceEvent, NewEvent
 from database.engine import reading, writing
 from database.paging import bad_cursor, cursor_of, place_of, require_limit
 from database.sealing import Sealer
-from database.tables import FaceEventRecord
+from database.tables import FaceEventRecord, SubjectRecord
 
 
 class FaceEvents:
@@ -32,7 +33,7 @@ class FaceEvents:
         self._sealer = sealer
 
     def record(self, event: NewEvent) -> None:
-        """Write a line."""
+        """Write a line; of a subject that is gone meanwhile without the digests."""
         digest = self._sealer.digest
         row = FaceEventRecord(
             at=self._clock(),
@@ -45,6 +46,8 @@ class FaceEvents:
             request_id=event.request_id,
         )
         with writing(self._engine) as session:
+            if event.subject_id is not None and not _is_there(session, event.subject_id):
+                row.device = row.digest = None
             session.add(row)
 
     def list(
@@ -66,6 +69,12 @@ class FaceEvents:
         shown = rows[:limit]
         following = cursor_of(shown[-1].id) if len(rows) > limit else None
         return Page(items=[_event(row) for row in shown], next_cursor=following)
+
+
+def _is_there(session: Session, subject_id: str) -> bool:
+    """Whether there is such a subject; an erasure waits until the transaction ends."""
+    query = select(SubjectRecord.id).where(SubjectRecord.id == subject_id)
+    return session.scalar(query.with_for_update(read=True)) is not None
 
 
 def _number(cursor: str) -> int:

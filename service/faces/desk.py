@@ -82,7 +82,10 @@ class FaceDesk:
         await run_in_threadpool(self.search.forget)
 
     async def _forget_in_redis(self, subject_id: str) -> None:
-        """What is counted of it, and what passed through the queues and is still in the log."""
+        """What is counted of it, and what passed through the queues and is still in the log.
+
+        The lockout's mark comes first: what a worker writes after it is refused, see `SeenClips`.
+        """
         try:
             await self.lockout.forget(subject_id)
             if self.redis is not None:

@@ -344,6 +344,9 @@ def test_nothing_is_left_of_who_was_erased(
             )
         ).one()
     assert tuple(events) == (2, 0)  # the login without its digest, and the erasure
+    faces.events.record(NewEvent("login", "no_match", zen, device="phone", content=frame))
+    late = faces.events.list(subject_id=zen).items[0]  # it was judged while zen was erased
+    assert (late.outcome, late.device, late.digest) == ("no_match", None, None)
     with pytest.raises(SubjectNotFound):
         faces.subjects.erase(zen)
     with pytest.raises(SubjectNotFound):

@@ -115,7 +115,7 @@ class TestSubjects:
         listed = client.get(f"{URL}/subjects").json()
         assert [one["name"] for one in listed["items"]] == ["Ada L."]
         gone = client.delete(where)
-        assert gone.json() == {"erased": {"templates": 1, "files": 0}}
+        assert gone.json() == {"erased": {"templates": 1, "files": 0, "models": []}}
         assert code(client.get(where), 404) == "subject_not_found"
         assert code(client.delete(where), 404) == "subject_not_found"
 
