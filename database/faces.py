@@ -8,6 +8,7 @@ from typing import Self
 from sqlalchemy import Engine
 
 from contracts.settings import Settings
+from database.erasures import Erasures
 from database.face_events import FaceEvents
 from database.face_files import FaceFiles
 from database.face_threshold import FaceThreshold
@@ -27,6 +28,7 @@ class Faces:
 
     Attributes:
         subjects: Who there is.
+        erasures: Who was erased, and of whom something may be left.
         templates: Their embeddings, sealed.
         frames: The pictures that were kept, sealed.
         vectors: All embeddings, as a search is fed with them.
@@ -38,6 +40,7 @@ class Faces:
     """
 
     subjects: Subjects
+    erasures: Erasures
     templates: Templates
     frames: Frames
     vectors: GallerySource
@@ -58,6 +61,7 @@ class Faces:
         sealer, files = Sealer.of(settings), FaceFiles(settings.faces_home)
         return cls(
             subjects=Subjects(engine, clock, sealer, files),
+            erasures=Erasures(engine, clock),
             templates=Templates(engine, clock, sealer, files),
             frames=Frames(engine, sealer, files),
             vectors=GallerySource(engine, sealer),

@@ -29,6 +29,7 @@ from service.decode import Decoder
 from service.dispatch import Dispatch, Drains
 from service.explanation_cache import ExplanationCache
 from service.faces.desk import FaceDesk, open_desk
+from service.faces.erasing import resume
 from service.faces.renewal import Renewal, renew_if_possible
 from service.job_queue import JobQueue
 from service.keyring import Keyring
@@ -146,6 +147,7 @@ def _watch_faces(services: Services, stack: AsyncExitStack) -> None:
         ("faces", desk.tidy, _FORGET),
         ("templates", partial(renew_if_possible, Renewal(services)), _RENEW),
         ("frames", partial(run_in_threadpool, _sweep, desk), _TIDY),
+        ("erasures", partial(resume, services), _TIDY),
     ):
         rounds = Rounds(name, work, seconds=seconds)
         rounds.start()
@@ -153,7 +155,7 @@ def _watch_faces(services: Services, stack: AsyncExitStack) -> None:
 
 
 def _sweep(desk: FaceDesk) -> None:
-    """Remove frames without a row, and do again what an erasure may have left undone."""
+    """Remove frames without a row, and what the database's own log still holds of rows."""
     desk.kept.frames.sweep()
     desk.scrub()
 

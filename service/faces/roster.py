@@ -11,7 +11,7 @@ from contracts.manifest import CHAMPION
 from contracts.subjects import NewSubject, embedder_of
 from database.faces import Faces
 from database.idempotency import IdempotencyKey
-from database.subjects import SCOPE
+from database.erasures import SCOPE
 from models.store import Store
 from service.faces.finding import current_embedder
 from service.services import Services

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from contracts.settings import Settings
 from contracts.subjects import (
     LENGTH,
     MOST_TEMPLATES,
+    ErasedCounts,
     Frame,
     NewEvent,
     NewSubject,
@@ -38,7 +40,8 @@ from database.gallery_source import EVERYTHING
 from database.idempotency import IdempotencyKey
 from database.jobs import Jobs
 from database.scrubbing import scrub
-from database.subjects import SCOPE
+from database.erasures import SCOPE
+from database.subjects import Erasure
 from database.tables import FaceEventRecord, Record
 from tests.database.conftest import Clock
 
@@ -344,6 +347,12 @@ def test_nothing_is_left_of_who_was_erased(
             )
         ).one()
     assert tuple(events) == (2, 0)  # the login without its digest, and the erasure
+    assert faces.erasures.pending(timedelta(seconds=-1)) == [zen]
+    assert faces.subjects.erase(zen) == Erasure(ErasedCounts(templates=0, files=0), ())  # again
+    assert faces.erasures.of([zen, bea, "sub_elsewhere"]) == {zen}
+    faces.erasures.finish(zen)
+    assert faces.erasures.pending(timedelta(seconds=-1)) == []
+    assert faces.erasures.pending(timedelta(hours=1)) == [zen]
     faces.events.record(NewEvent("login", "no_match", zen, device="phone", content=frame))
     late = faces.events.list(subject_id=zen).items[0]  # it was judged while zen was erased
     assert (late.outcome, late.device, late.digest) == ("no_match", None, None)
