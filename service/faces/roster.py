@@ -9,9 +9,9 @@ from contracts.errors import OpsinError
 from contracts.faces import FACE_MODEL
 from contracts.manifest import CHAMPION
 from contracts.subjects import NewSubject, embedder_of
+from database.erasures import SCOPE
 from database.faces import Faces
 from database.idempotency import IdempotencyKey
-from database.erasures import SCOPE
 from models.store import Store
 from service.faces.finding import current_embedder
 from service.services import Services

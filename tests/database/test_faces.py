@@ -33,6 +33,7 @@ from contracts.subjects import (
     SubjectChange,
     Threshold,
 )
+from database.erasures import SCOPE
 from database.face_files import FaceFiles
 from database.faces import Faces
 from database.gallery import Gallery
@@ -40,7 +41,6 @@ from database.gallery_source import EVERYTHING
 from database.idempotency import IdempotencyKey
 from database.jobs import Jobs
 from database.scrubbing import scrub
-from database.erasures import SCOPE
 from database.subjects import Erasure
 from database.tables import FaceEventRecord, Record
 from tests.database.conftest import Clock
