@@ -217,7 +217,7 @@ class Enrollment:
         Of images each one counts: somebody chose it. Of a clip half of the templates must agree:
         among many frames and many subjects one is soon like somebody.
         """
-        threshold = self._faces.threshold.get().similarity
+        threshold = self._faces.threshold.get().held_for(self._embedder).similarity
         needed = 1 if source == "image" else max(1, round(_CONFLICT_PART * len(vectors)))
         found = Gallery(self._faces.vectors).nearest(
             vectors, embedder=self._embedder, above=threshold, most=_NEAREST

@@ -55,9 +55,13 @@ class FaceDesk:
     redis: Redis | None
     scrub: Callable[[], bool]
 
-    async def threshold(self) -> Threshold:
-        """What is in force."""
-        return await run_in_threadpool(self.kept.threshold.get)
+    async def threshold(self, embedder: str | None) -> Threshold:
+        """What decides on what that embedder made, see `Threshold.held_for`."""
+        kept = await run_in_threadpool(self.kept.threshold.get)
+        told = kept.held_for(embedder)
+        if told.stale:
+            log.warning("threshold_of_another_embedder", of=kept.embedder, in_force=embedder)
+        return told
 
     async def record(self, event: NewEvent) -> None:
         """Write a line of the audit."""

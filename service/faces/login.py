@@ -125,7 +125,7 @@ async def judge(services: Services, subject_id: str, evidence: Evidence) -> Verd
         return Verdict("no_match", evidence.refused)
     if evidence.quality_reasons:
         return Verdict("uncertain", "low_quality_face")
-    threshold = await services.faces.threshold()
+    threshold = await services.faces.threshold(evidence.embedder)
     return await run_in_threadpool(_compared, services, subject_id, evidence, threshold)
 
 
