@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from contracts.pages import Page
 from contracts.subjects import FaceEvent, NewEvent
+from database.digests import Digests
 from database.engine import reading, writing
 from database.paging import bad_cursor, cursor_of, place_of, require_limit
-from database.sealing import Sealer
 from database.tables import FaceEventRecord, SubjectRecord
 
 
@@ -24,17 +24,17 @@ class FaceEvents:
     Args:
         engine: The database.
         clock: What time it is.
-        sealer: Makes the digests.
+        digests: Makes the digests.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], datetime], sealer: Sealer) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], datetime], digests: Digests) -> None:
         self._engine = engine
         self._clock = clock
-        self._sealer = sealer
+        self._digests = digests
 
     def record(self, event: NewEvent) -> None:
         """Write a line; of a subject that is gone meanwhile without the digests."""
-        digest = self._sealer.digest
+        digest = self._digests.of
         row = FaceEventRecord(
             at=self._clock(),
             kind=event.kind,

@@ -48,7 +48,7 @@ async def enroll(
         images=0 if VIDEO in inputs else len(inputs),
         challenge=challenge,
     )
-    digest = _digest(services, form, subject_id) if key else ""
+    digest = await run_in_threadpool(_digest, services, form, subject_id) if key else ""
     return await services.queue.submit_work(
         "enrollment",
         asked.model_dump(mode="json"),
@@ -98,4 +98,4 @@ def _digest(services: Services, form: Form, subject_id: str) -> str:
         for part in form.parts[name]:
             digest.update(json.dumps([name, len(part)]).encode())
             digest.update(part)
-    return services.faces.kept.sealer.digest(digest.digest())
+    return services.faces.kept.digests.of(digest.digest())

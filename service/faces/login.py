@@ -79,7 +79,7 @@ async def log_in(services: Services, claim: Claim, gather: Gather) -> Login:
     """
     desk = services.faces
     await run_in_threadpool(desk.kept.subjects.get, claim.subject_id)
-    device = desk.kept.sealer.digest(claim.device.encode())
+    device = await run_in_threadpool(desk.kept.digests.of, claim.device.encode())
     try:
         attempt = await desk.lockout.begin(claim.subject_id, device)
     except OpsinError as error:

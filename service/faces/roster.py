@@ -30,7 +30,7 @@ def create(kept: Faces, new: NewSubject, key: str | None) -> dict[str, Any]:
     if key is None:
         return kept.subjects.create(new)
     body = hashlib.sha256(new.model_dump_json().encode()).digest()
-    return kept.subjects.create(new, asked=IdempotencyKey(key, SCOPE, kept.sealer.digest(body)))
+    return kept.subjects.create(new, asked=IdempotencyKey(key, SCOPE, kept.digests.of(body)))
 
 
 async def embedder_in_force(services: Services) -> str | None:

@@ -256,7 +256,7 @@ def test_a_new_master_key_seals_all_anew(
     faces: Faces, engine: Engine, clock: Clock, home: Path, ada: str
 ) -> None:
     faces.templates.add(ada, [template(b"frame")], embedder=NET)
-    signing = faces.token_keys.signing().id
+    signing, digest = faces.token_keys.signing().id, faces.digests.of(b"phone")
     file = Settings(_env_file=None, home=home).face_keys_file
     old = file.read_text()
     new = "new:" + "A" * 43 + "=\n"
@@ -264,11 +264,16 @@ def test_a_new_master_key_seals_all_anew(
     both = Faces.of(Settings(_env_file=None, home=home), engine, clock)
     assert (both.subjects.reseal(most=5), both.subjects.reseal(most=5)) == (1, 0)
     both.token_keys.reseal()
+    both.digests.reseal()
     file.write_text(new)
     alone = Faces.of(Settings(_env_file=None, home=home), engine, clock)
     assert len(alone.templates.of(ada, embedder=NET)) == 1
     assert alone.frames.get(ada, alone.frames.of(ada)[0]).content == b"frame"
     assert alone.token_keys.signing().id == signing
+    assert alone.digests.of(b"phone") == digest != faces.digests.of(b"phone2")
+    file.write_text("lost:" + "B" * 43 + "=\n")
+    with pytest.raises(Unavailable):
+        Faces.of(Settings(_env_file=None, home=home), engine, clock).digests.of(b"phone")
 
 
 @pytest.fixture
