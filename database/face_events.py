@@ -5,15 +5,16 @@ without the key can neither try addresses nor look for the digest of a picture.
 """
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select
 from sqlalchemy.orm import Session
 
 from contracts.pages import Page
 from contracts.subjects import FaceEvent, NewEvent
 from database.digests import Digests
 from database.engine import reading, writing
+from database.erasures import BEGUN
 from database.paging import bad_cursor, cursor_of, place_of, require_limit
 from database.tables import FaceEventRecord, SubjectRecord
 
@@ -49,6 +50,16 @@ class FaceEvents:
             if event.subject_id is not None and not _is_there(session, event.subject_id):
                 row.device = row.digest = None
             session.add(row)
+
+    def forget_old(self, days: int) -> int:
+        """Delete the lines that are older than so many days; how many.
+
+        An erasure that is unfinished is known by its line, which stays until it is finished.
+        """
+        row, eldest = FaceEventRecord, self._clock() - timedelta(days=days)
+        old = delete(row).where(row.at < eldest, row.outcome != BEGUN)
+        with writing(self._engine) as session:
+            return session.connection().execute(old).rowcount
 
     def list(
         self, *, subject_id: str | None = None, limit: int = 50, cursor: str | None = None

@@ -244,6 +244,36 @@ def test_the_audit_holds_keyed_digests_newest_first(faces: Faces, ada: str) -> N
     assert faces.events.list(subject_id="sub_other").items == []
 
 
+def test_the_audits_lines_go_by_age_but_that_of_an_unfinished_erasure(
+    faces: Faces, ada: str, clock: Clock
+) -> None:
+    faces.events.record(NewEvent("login", "match", ada))
+    faces.subjects.erase(ada)
+    clock.passes(10 * 86_400)
+    faces.events.record(NewEvent("threshold", "0.9"))
+    assert faces.events.forget_old(9) == 1
+    assert [one.outcome for one in faces.events.list().items] == ["0.9", "erasing"]
+    faces.erasures.finish(ada)
+    assert faces.events.forget_old(9) == 1
+
+
+def test_consent_withdrawn_while_frames_are_written_counts(
+    faces: Faces, ada: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = FaceFiles.put
+
+    def slow(files: FaceFiles, *of: Any) -> None:
+        put(files, *of)
+        faces.subjects.change(ada, SubjectChange(keep_frames=False))
+
+    monkeypatch.setattr(FaceFiles, "put", slow)
+    faces.templates.add(ada, [template(b"frame")], embedder=NET)
+    told = faces.subjects.get(ada)
+    assert (told.keep_frames, told.files, told.templates.current) == (False, 0, 1)
+    assert [one.file_id for one in faces.templates.of(ada, embedder=NET)] == [None]
+    assert list((home / "faces").rglob("ff_*")) == []
+
+
 def test_the_threshold_is_the_default_until_one_is_put_there(faces: Faces, clock: Clock) -> None:
     assert faces.threshold.get().source == "default"
     faces.threshold.put(Threshold(similarity=0.8, source="calibration", measured_on="ds_1"))
