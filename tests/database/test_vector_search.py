@@ -53,9 +53,12 @@ def test_it_finds_whom_the_search_in_memory_finds(
 ) -> None:
     engine = open_engine(postgresql)
     with engine.connect() as connection:
-        has = text("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'")
-        if not connection.scalar(has):
-            pytest.skip("this PostgreSQL has no pgvector; install e.g. postgresql-17-pgvector")
+        has = connection.scalar(
+            text("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'")
+        )
+    if not has:
+        engine.dispose()  # the server ends only when nobody is connected
+        pytest.skip("this PostgreSQL has no pgvector; install e.g. postgresql-17-pgvector")
     upgrade(postgresql)
     faces = Faces.of(Settings(_env_file=None, home=tmp_path), engine, clock)
     search, exact = VectorSearch(engine, faces.vectors, faces.sealer), Gallery(faces.vectors)
