@@ -27,17 +27,22 @@ def rotate(settings: Settings) -> None:
     try:
         migrate(settings)
         if settings.faces_keys is None:
-            KeyFile(settings.face_keys_file).add()
+            file = KeyFile(settings.face_keys_file)
+            added = file.add()
+            # Whatever is sealed by a key that is not in the file is lost.
+            if added not in file.read():
+                raise CommandError("The keys' file was changed meanwhile. Rotate again.")
         engine = open_engine(settings.database)
         try:
             faces = Faces.of(settings, engine, lambda: datetime.now(UTC))
             count = _reseal(faces)
             faces.token_keys.reseal()
+            faces.digests.reseal()
         finally:
             engine.dispose()
     except OpsinError as error:
         raise CommandError(error.detail) from None
-    except (ValueError, SealError) as error:
+    except (ValueError, OSError, SealError) as error:
         raise CommandError(f"The keys of faces: {error}.") from None
     notes().print(f"[green]✓[/] {count} subjects are sealed by {faces.sealer.key_id}")
 

@@ -1,5 +1,7 @@
 """The names that processes meet under: Celery tasks and queues, Redis keys."""
 
+import hashlib
+
 TASK_DRAIN = "opsin.drain"
 TASK_RUN_JOB = "opsin.run_job"
 TASK_CONVERT = "opsin.convert"
@@ -118,6 +120,18 @@ BELL_EXPIRE_MS = 3000
 
 FLAG_EXPIRE_MS = 3000
 """A drain that was lost with its worker stops being waited for after this long."""
+
+
+def erased(subject_id: str) -> str:
+    """There once a subject was erased: nothing of it is written to Redis any more.
+
+    By a digest, so that not even the id stays there.
+    """
+    return f"erased:{hashlib.sha256(subject_id.encode()).hexdigest()[:32]}"
+
+
+ERASED_SECONDS = 30 * 24 * 3600
+"""As long as the longest of what is written of a subject; no id is ever given twice."""
 
 
 def challenge(challenge_id: str) -> str:

@@ -73,7 +73,10 @@ class Settings(BaseSettings):
         "more get 429. A key may have half; one request alone is always taken.",
     )
     audit_days: int = Field(
-        400, ge=1, le=36_500, description="How long a line of the audit log is kept."
+        400,
+        ge=1,
+        le=36_500,
+        description="How long a line of the audit log, or of the audit of faces, is kept.",
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("efficientnet_lite0", "squeezenet", "vgg16", "face_embedder"),

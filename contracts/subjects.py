@@ -155,6 +155,18 @@ class Threshold(BaseModel):
     source: Literal["default", "calibration", "manual"] = "manual"
     measured_on: str | None = Field(None, description="The data it comes from.")
     updated_at: datetime | None = None
+    stale: bool = Field(
+        False,
+        description="Whether it was measured for another embedder than the one in force. Then the "
+        "stricter one of it and the default decides: calibrate anew.",
+    )
+
+    def held_for(self, embedder: str | None) -> Self:
+        """What decides on embeddings of that embedder; None: nobody knows which it is."""
+        if self.embedder is None or embedder is None or self.embedder == embedder:
+            return self
+        strict = max(self.similarity, DEFAULT_SIMILARITY)
+        return self.model_copy(update={"similarity": strict, "stale": True})
 
 
 DEFAULT_THRESHOLD = Threshold(

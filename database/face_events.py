@@ -5,16 +5,18 @@ without the key can neither try addresses nor look for the digest of a picture.
 """
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select
+from sqlalchemy.orm import Session
 
 from contracts.pages import Page
 from contracts.subjects import FaceEvent, NewEvent
+from database.digests import Digests
 from database.engine import reading, writing
+from database.erasures import BEGUN
 from database.paging import bad_cursor, cursor_of, place_of, require_limit
-from database.sealing import Sealer
-from database.tables import FaceEventRecord
+from database.tables import FaceEventRecord, SubjectRecord
 
 
 class FaceEvents:
@@ -23,17 +25,17 @@ class FaceEvents:
     Args:
         engine: The database.
         clock: What time it is.
-        sealer: Makes the digests.
+        digests: Makes the digests.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], datetime], sealer: Sealer) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], datetime], digests: Digests) -> None:
         self._engine = engine
         self._clock = clock
-        self._sealer = sealer
+        self._digests = digests
 
     def record(self, event: NewEvent) -> None:
-        """Write a line."""
-        digest = self._sealer.digest
+        """Write a line; of a subject that is gone meanwhile without the digests."""
+        digest = self._digests.of
         row = FaceEventRecord(
             at=self._clock(),
             kind=event.kind,
@@ -45,7 +47,19 @@ class FaceEvents:
             request_id=event.request_id,
         )
         with writing(self._engine) as session:
+            if event.subject_id is not None and not _is_there(session, event.subject_id):
+                row.device = row.digest = None
             session.add(row)
+
+    def forget_old(self, days: int) -> int:
+        """Delete the lines that are older than so many days; how many.
+
+        An erasure that is unfinished is known by its line, which stays until it is finished.
+        """
+        row, eldest = FaceEventRecord, self._clock() - timedelta(days=days)
+        old = delete(row).where(row.at < eldest, row.outcome != BEGUN)
+        with writing(self._engine) as session:
+            return session.connection().execute(old).rowcount
 
     def list(
         self, *, subject_id: str | None = None, limit: int = 50, cursor: str | None = None
@@ -66,6 +80,12 @@ class FaceEvents:
         shown = rows[:limit]
         following = cursor_of(shown[-1].id) if len(rows) > limit else None
         return Page(items=[_event(row) for row in shown], next_cursor=following)
+
+
+def _is_there(session: Session, subject_id: str) -> bool:
+    """Whether there is such a subject; an erasure waits until the transaction ends."""
+    query = select(SubjectRecord.id).where(SubjectRecord.id == subject_id)
+    return session.scalar(query.with_for_update(read=True)) is not None
 
 
 def _number(cursor: str) -> int:

@@ -8,6 +8,8 @@ from typing import Self
 from sqlalchemy import Engine
 
 from contracts.settings import Settings
+from database.digests import Digests
+from database.erasures import Erasures
 from database.face_events import FaceEvents
 from database.face_files import FaceFiles
 from database.face_threshold import FaceThreshold
@@ -27,23 +29,27 @@ class Faces:
 
     Attributes:
         subjects: Who there is.
+        erasures: Who was erased, and of whom something may be left.
         templates: Their embeddings, sealed.
         frames: The pictures that were kept, sealed.
         vectors: All embeddings, as a search is fed with them.
         events: The audit.
         threshold: From which similarity on two faces are one person's.
         token_keys: What signs the tokens of a login.
+        digests: Keyed digests, the same under every master key.
         sealer: The master keys.
         files: The sealed frames on the disk.
     """
 
     subjects: Subjects
+    erasures: Erasures
     templates: Templates
     frames: Frames
     vectors: GallerySource
     events: FaceEvents
     threshold: FaceThreshold
     token_keys: TokenKeys
+    digests: Digests
     sealer: Sealer
     files: FaceFiles
 
@@ -56,12 +62,14 @@ class Faces:
             OSError: Their file cannot be read or made.
         """
         sealer, files = Sealer.of(settings), FaceFiles(settings.faces_home)
+        digests = Digests(engine, clock, sealer)
         return cls(
             subjects=Subjects(engine, clock, sealer, files),
+            erasures=Erasures(engine, clock),
             templates=Templates(engine, clock, sealer, files),
             frames=Frames(engine, sealer, files),
             vectors=GallerySource(engine, sealer),
-            events=FaceEvents(engine, clock, sealer),
+            events=FaceEvents(engine, clock, digests),
             threshold=FaceThreshold(engine, clock),
             token_keys=TokenKeys(
                 engine,
@@ -70,6 +78,7 @@ class Faces:
                 max_age=timedelta(days=settings.token_key_days),
                 token_life=timedelta(seconds=settings.token_seconds),
             ),
+            digests=digests,
             sealer=sealer,
             files=files,
         )

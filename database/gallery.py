@@ -66,9 +66,9 @@ class Gallery:
         changes = self._source.changes(self._revision, embedder=embedder)
         for subject_id, vectors in changes.subjects.items():
             self._shelf.put(subject_id, vectors)
-        if len(self._shelf) != changes.count:
-            # Somebody was erased. What was added meanwhile comes with the next change.
-            self._shelf.keep(self._source.subjects(embedder=embedder))
+        # Asked at every change, and by id: a count would be right by accident where somebody was
+        # erased and somebody else cannot be opened. Who was added meanwhile comes with the next.
+        self._shelf.keep(self._source.subjects(embedder=embedder))
         self._revision = changes.revision
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import structlog
-from sqlalchemy import Engine, Select, func, select
+from sqlalchemy import Engine, Select, select
 
 from contracts.messages import Vector
 from contracts.subjects import LENGTH
@@ -30,13 +30,11 @@ class Changes:
     Attributes:
         revision: The one that this leads to.
         subjects: The vectors of each subject that changed, (n, 128) float32; n may be 0. A subject
-            that was erased is not told here: `count` is smaller then.
-        count: Subjects that have templates of the embedder, in all.
+            that was erased is not told here, see `GallerySource.subjects`.
     """
 
     revision: int
     subjects: dict[str, Vector]
-    count: int
 
 
 class GallerySource:
@@ -65,10 +63,6 @@ class GallerySource:
             since: A revision, or `EVERYTHING`.
             embedder: Templates of others are not told.
         """
-        template = FaceTemplateRecord
-        count = select(func.count(template.subject_id.distinct())).where(
-            template.embedder == embedder
-        )
         with reading(self._engine) as session:
             # First: what is written after this is told again next time, and never missed.
             revision = session.scalar(select(FaceGalleryRecord.revision)) or 0
@@ -77,8 +71,7 @@ class GallerySource:
                 subject_id: self._opened(subject_id, data_key, some, embedder)
                 for (subject_id, data_key), some in groupby(rows, lambda row: (row[0], row[1]))
             }
-            total = session.scalars(count).one()
-        return Changes(revision, subjects, total)
+        return Changes(revision, subjects)
 
     def subjects(self, *, embedder: str) -> set[str]:
         """The ids of all subjects that have templates of that embedder."""

@@ -2,14 +2,18 @@
 
 import base64
 import binascii
+import fcntl
 import os
 import re
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 KEY_BYTES = 32
+_TURN_SECONDS = 10.0
 _ENTRY = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}):(?P<key>[A-Za-z0-9+/_=-]+)")
 
 
@@ -83,22 +87,46 @@ class KeyFile:
             OSError: As `read`.
         """
         key = _fresh_key()
-        self._place("".join(map(_line, (key, *self.read()))), replace=True)
+        with self._changing():
+            self._place("".join(map(_line, (key, *self.read()))), replace=True)
         return key
 
     def keep(self, ids: Sequence[str]) -> None:
         """Forget all keys but those and the first."""
-        keys = self.read()
-        kept = [key for key in keys if key is keys[0] or key.id in ids]
-        self._place("".join(map(_line, kept)), replace=True)
+        with self._changing():
+            keys = self.read()
+            kept = [key for key in keys if key is keys[0] or key.id in ids]
+            self._place("".join(map(_line, kept)), replace=True)
 
     @property
-    def stamp(self) -> int | None:
+    def stamp(self) -> tuple[int, int] | None:
         """Another value than before: the file was changed."""
         try:
-            return self._path.stat().st_mtime_ns
+            seen = self._path.stat()
         except OSError:
             return None
+        return seen.st_mtime_ns, seen.st_ino
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Processes that change the file take turns, by a lock on a file beside it.
+
+        Raises:
+            TimeoutError: Another one takes far too long.
+        """
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        beside = self._path.with_name(f"{self._path.name}.lock")
+        with os.fdopen(os.open(beside, os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
+            deadline = time.monotonic() + _TURN_SECONDS
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError("the keys' file is being changed") from None
+                    time.sleep(0.01)
+            yield
 
     def _place(self, content: str, *, replace: bool) -> None:
         """Write the file whole; of processes that make it at once, one wins."""

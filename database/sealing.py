@@ -9,10 +9,8 @@ A sealed text is ``version, length of key id, key id, nonce (12), ciphertext and
 stands for is authenticated with it, so that one row's cannot be put into another.
 """
 
-import hmac
 import secrets
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Self
 
 from cryptography.exceptions import InvalidTag
@@ -116,14 +114,15 @@ class Sealer:
             raise SealError(f"the key '{key_id}' is not among OPSIN_FACES_KEYS")
         return _open(key, sealed, purpose.encode())
 
-    def derived(self, purpose: str, length: int = KEY_BYTES) -> bytes:
-        """Secret bytes for that purpose alone (HKDF-SHA256, RFC 5869), from the first key."""
-        key = self._keys[0].secret
-        return HKDF(SHA256(), length, salt=None, info=f"opsin {purpose}".encode()).derive(key)
+    def derived(self, purpose: str) -> tuple[str, bytes]:
+        """32 secret bytes for that purpose alone, from the first key, and that key's id.
 
-    def digest(self, content: bytes) -> str:
-        """A digest that tells nothing to who has no key (HMAC-SHA256), in hex."""
-        return hmac.new(self.derived("digest"), content, sha256).hexdigest()
+        Made by HKDF-SHA256 (RFC 5869). They change with the first key.
+        """
+        self._renew()
+        key = self._keys[0]
+        info = f"opsin {purpose}".encode()
+        return key.id, HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(key.secret)
 
     def _find(self, key_id: str) -> Key | None:
         return next((key for key in self._keys if key.id == key_id), None)

@@ -20,22 +20,18 @@ from contracts.subjects import (
     TemplateCounts,
 )
 from database.engine import reading, writing
+from database.erasures import begin, forget_traces, require_unfinished
 from database.face_files import FaceFiles
 from database.idempotency import Answer, IdempotencyKey, lookup, remember
 from database.paging import cursor_of, moment_and_id, require_limit
-from database.sealing import Sealer
+from database.sealing import Sealer, key_id_of
 from database.tables import (
-    AnswerRecord,
-    FaceEventRecord,
     FaceFileRecord,
     FaceTemplateRecord,
-    JobRecord,
     SubjectRecord,
 )
 from database.template_rows import find, raise_revision
 
-SCOPE = "subject"
-"""Of the Idempotency-Keys under which subjects are added."""
 _NEVER = 0  # revision of a subject that has no templates yet
 
 
@@ -153,28 +149,29 @@ class Subjects:
     def erase(self, subject_id: str) -> Erasure:
         """Remove a subject with all that is kept of it; what was sealed for it opens never again.
 
+        It has to be finished (`database.erasures`), and may be done again until then.
+
         Raises:
-            SubjectNotFound: There is none of that id.
+            SubjectNotFound: There is none of that id, nor an erasure of it that is unfinished.
         """
         with writing(self._engine) as session:
-            subject = find(session, subject_id, locked=True)
-            counts = ErasedCounts(
-                templates=_count(session, FaceTemplateRecord, subject_id),
-                files=_count(session, FaceFileRecord, subject_id),
-            )
-            jobs = _forget_traces(session, subject_id)
-            # Named, and not left to the cascade, so that it holds on any database.
-            for table in (FaceTemplateRecord, FaceFileRecord):
-                session.execute(delete(table).where(table.subject_id == subject_id))
-            session.delete(subject)
-            raise_revision(session)
-            session.add(
-                FaceEventRecord(
-                    at=self._clock(), kind="erasure", subject_id=subject_id, outcome="erased"
-                )
-            )
+            subject = session.get(SubjectRecord, subject_id, with_for_update=True)
+            if subject is None:
+                require_unfinished(session, subject_id)
+                counts = ErasedCounts(templates=0, files=0)
+            else:
+                counts = _delete(session, subject)
+                begin(session, subject_id, self._clock())
+            jobs = forget_traces(session, subject_id)
         self._files.remove_all(subject_id)
         return Erasure(counts, jobs)
+
+    def erase_traces(self, subject_id: str) -> tuple[str, ...]:
+        """Remove what was written of a subject while it was erased; the ids of its jobs."""
+        with writing(self._engine) as session:
+            jobs = forget_traces(session, subject_id)
+        self._files.remove_all(subject_id)
+        return jobs
 
     def reseal(self, *, most: int) -> int:
         """Seal data keys by the first master key that are sealed by another; how many.
@@ -188,7 +185,7 @@ class Subjects:
             rows = session.scalars(query.with_for_update()).all()
             for row in rows:
                 row.data_key = self._sealer.reseal_data_key(row.data_key, row.id)
-                row.key_id = key_id
+                row.key_id = key_id_of(row.data_key)
         return len(rows)
 
     def _create(self, new: NewSubject, asked: IdempotencyKey | None) -> dict[str, Any]:
@@ -215,7 +212,7 @@ class Subjects:
             details=new.metadata,
             keep_frames=new.keep_frames,
             data_key=sealed,
-            key_id=self._sealer.key_id,
+            key_id=key_id_of(sealed),  # a newer one may have come meanwhile
             revision=_NEVER,
             created_at=now,
             updated_at=now,
@@ -257,20 +254,18 @@ def _forget_frames(session: Session, subject_id: str) -> Sequence[str]:
     return session.scalars(gone.returning(FaceFileRecord.id)).all()
 
 
-def _forget_traces(session: Session, subject_id: str) -> tuple[str, ...]:
-    """Delete what speaks of a subject in tables that are not about subjects; its jobs' ids."""
-    event, job, answer = FaceEventRecord, JobRecord, AnswerRecord
-    session.execute(
-        update(event).where(event.subject_id == subject_id).values(digest=None, device=None)
+def _delete(session: Session, subject: SubjectRecord) -> ErasedCounts:
+    """Delete the row and all that hangs on it."""
+    counts = ErasedCounts(
+        templates=_count(session, FaceTemplateRecord, subject.id),
+        files=_count(session, FaceFileRecord, subject.id),
     )
-    of_subject = and_(job.kind == "enrollment", job.request["subject_id"].as_string() == subject_id)
-    jobs = tuple(session.scalars(delete(job).where(of_subject).returning(job.id)))
-    answers = [(SCOPE, subject_id), *(("enrollment", job_id) for job_id in jobs)]
-    for scope, body_id in answers:
-        session.execute(
-            delete(answer).where(answer.scope == scope, answer.body["id"].as_string() == body_id)
-        )
-    return jobs
+    # Named, and not left to the cascade, so that it holds on any database.
+    for table in (FaceTemplateRecord, FaceFileRecord):
+        session.execute(delete(table).where(table.subject_id == subject.id))
+    session.delete(subject)
+    raise_revision(session)
+    return counts
 
 
 def _count(session: Session, table: Any, subject_id: str) -> int:

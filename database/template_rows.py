@@ -65,7 +65,7 @@ def data_key_of(sealer: Sealer, subject: SubjectRecord) -> DataKey:
     """The subject's own key.
 
     Raises:
-        Unavailable: The master key that sealed it is not here.
+        Unreadable: The master key that sealed it is not here.
     """
     try:
         return sealer.open_data_key(subject.data_key, subject.id)
@@ -115,9 +115,13 @@ def frame_purpose(file_id: str) -> str:
     return f"frame {file_id}"
 
 
-def unreadable() -> Unavailable:
+class Unreadable(Unavailable):
+    """A subject's data cannot be opened; those of others can, and the database answers."""
+
+
+def unreadable() -> Unreadable:
     """What to raise of sealed rows that cannot be opened; the log says why."""
-    return Unavailable(
+    return Unreadable(
         "The subject's data cannot be opened: a key is missing. Tell the operator.", retry_after=60
     )
 

@@ -102,7 +102,8 @@ class Templates:
                     last_look()
                 gone = self._insert(session, subject_id, rows, kept, replacing)
         except BaseException:
-            self._files.remove(subject_id, [row.file_id for row in rows if row.file_id])
+            written = {row.file_id for row in rows if row.file_id} | {one.id for one in kept}
+            self._files.remove(subject_id, written)
             raise
         self._files.remove(subject_id, gone)
         return [row.id for row in rows]
@@ -225,9 +226,18 @@ class Templates:
         kept: Sequence[FaceFileRecord],
         replacing: Collection[str],
     ) -> list[str]:
-        """Write the rows; returns the ids of frames that go with what was replaced."""
+        """Write the rows; returns the ids of the frames whose files go.
+
+        Those are of what was replaced, and the new ones too where the subject's record says, now
+        that it is locked, that frames may be kept no longer.
+        """
         subject = find(session, subject_id, locked=True)
         gone, _ = drop(session, subject_id, replacing)
+        if not subject.keep_frames:
+            gone += [one.id for one in kept]
+            kept = []
+            for row in rows:
+                row.file_id = None
         template = FaceTemplateRecord
         for embedder in {row.embedder for row in rows}:
             query = select(func.count()).where(

@@ -7,7 +7,7 @@ the search in memory, by whichever process is asked first after a change.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
+from contracts.errors import Unavailable
 from contracts.messages import Vector
 from contracts.subjects import LENGTH, Candidate
 from database.engine import alone, reading, writing
@@ -24,6 +25,7 @@ from database.sealing import Sealer
 
 _LOCK = 0x0951_0004  # see `database.engine.alone`
 _ROWS_AT_ONCE = 200
+_TRIES = 3
 _LOOKED_AT = 200  # templates that the index hands over, of which the best of each subject counts
 _TABLES = (
     "CREATE EXTENSION IF NOT EXISTS vector",
@@ -71,6 +73,7 @@ class VectorSearch:
         self._engine = engine
         self._source = source
         self._sealer = sealer
+        self._last: Turn | None = None
 
     def prepare(self) -> None:
         """Make the tables and the index where they are not there.
@@ -86,23 +89,38 @@ class VectorSearch:
     def nearest(
         self, vectors: Vector, *, embedder: str, above: float, most: int
     ) -> list[list[Candidate]]:
-        """See `contracts.subjects.FaceSearch`."""
-        self._renew(embedder)
-        with reading(self._engine) as session:
-            session.execute(text(f"SET LOCAL hnsw.ef_search = {_LOOKED_AT}"))
-            return [
-                _best(_ask(session, turned), above, most) for turned in vectors @ self._rotation
-            ]
+        """See `contracts.subjects.FaceSearch`.
+
+        Raises:
+            Unavailable: The keys or the embedder of the processes that search are not the same.
+        """
+        for _ in range(_TRIES):
+            turn = self._turn()
+            self._renew(embedder, turn)
+            with reading(self._engine) as session:
+                session.execute(text(f"SET LOCAL hnsw.ef_search = {_LOOKED_AT}"))
+                found = [
+                    _best(_ask(session, turned), above, most) for turned in vectors @ turn.rotation
+                ]
+                kept = session.execute(_STATE).first()
+            # Filled anew meanwhile, by who knows another key, it holds other numbers than asked.
+            if kept is not None and tuple(kept)[:2] == (embedder, turn.key_id):
+                return found
+        raise Unavailable("The index of faces is being made anew. Retry soon.", retry_after=2)
 
     def forget(self) -> None:
         """Nothing to be done: erased subjects take their vectors along, by the foreign key."""
 
-    @cached_property
-    def _rotation(self) -> Vector:
-        return rotation_of(self._sealer.derived("vector rotation"))
+    def _turn(self) -> "Turn":
+        """The rotation of the key that seals now; made again when another does."""
+        key_id, secret = self._sealer.derived("vector rotation")
+        turn = self._last
+        if turn is None or turn.key_id != key_id:
+            turn = self._last = Turn(key_id, rotation_of(secret))
+        return turn
 
-    def _renew(self, embedder: str) -> None:
-        now = (embedder, self._sealer.key_id, self._source.revision())
+    def _renew(self, embedder: str, turn: "Turn") -> None:
+        now = (embedder, turn.key_id, self._source.revision())
         with reading(self._engine) as session:
             kept = session.execute(_STATE).first()
         if kept is not None and tuple(kept) == now:
@@ -114,19 +132,28 @@ class VectorSearch:
             if since == EVERYTHING:
                 session.execute(text("TRUNCATE face_vectors"))
             changes = self._source.changes(since, embedder=embedder)
-            self._apply(session, changes)
+            _apply(session, changes, turn)
             state = {"embedder": embedder, "key_id": now[1], "revision": changes.revision}
             session.execute(_KEEP_STATE, state)
 
-    def _apply(self, session: Session, changes: Changes) -> None:
-        session.execute(_DROP, {"ids": list(changes.subjects)})
-        rows = [
-            {"subject_id": subject_id, "turned": _written(turned)}
-            for subject_id, vectors in changes.subjects.items()
-            for turned in vectors @ self._rotation
-        ]
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            session.execute(_ADD, rows[start : start + _ROWS_AT_ONCE])
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A rotation, and the key it is made of."""
+
+    key_id: str
+    rotation: Vector
+
+
+def _apply(session: Session, changes: Changes, turn: Turn) -> None:
+    session.execute(_DROP, {"ids": list(changes.subjects)})
+    rows = [
+        {"subject_id": subject_id, "turned": _written(turned)}
+        for subject_id, vectors in changes.subjects.items()
+        for turned in vectors @ turn.rotation
+    ]
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        session.execute(_ADD, rows[start : start + _ROWS_AT_ONCE])
 
 
 def rotation_of(secret: bytes) -> Vector:

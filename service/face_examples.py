@@ -75,6 +75,7 @@ THRESHOLD: dict[str, Any] = {
     "source": "calibration",
     "measured_on": "ds_3fjt0wq8",
     "updated_at": "2026-11-22T08:00:00Z",
+    "stale": False,
 }
 EVENT: dict[str, Any] = {
     "id": 17,

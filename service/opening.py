@@ -29,6 +29,7 @@ from service.decode import Decoder
 from service.dispatch import Dispatch, Drains
 from service.explanation_cache import ExplanationCache
 from service.faces.desk import FaceDesk, open_desk
+from service.faces.erasing import resume
 from service.faces.renewal import Renewal, renew_if_possible
 from service.job_queue import JobQueue
 from service.keyring import Keyring
@@ -68,11 +69,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         keyring = Keyring(settings, keys)
         await keyring.start()
         stack.push_async_callback(keyring.stop)
-        forgetting = Rounds(
-            "audit", partial(_forget_old, audit, settings.audit_days), seconds=_AUDIT
-        )
-        forgetting.start()
-        stack.push_async_callback(forgetting.stop)
         decoder = Decoder(
             settings.decode_threads,
             max_pixels=settings.max_image_pixels,
@@ -135,17 +131,19 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )
-        _watch_faces(services, stack)
+        _begin_rounds(services, stack)
         yield services
 
 
-def _watch_faces(services: Services, stack: AsyncExitStack) -> None:
-    """Begin what goes on beside the requests for faces."""
+def _begin_rounds(services: Services, stack: AsyncExitStack) -> None:
+    """Begin what goes on beside the requests, for faces and for the audits."""
     desk = services.faces
     for name, work, seconds in (
         ("faces", desk.tidy, _FORGET),
         ("templates", partial(renew_if_possible, Renewal(services)), _RENEW),
         ("frames", partial(run_in_threadpool, _sweep, desk), _TIDY),
+        ("audit", partial(run_in_threadpool, _forget_old, services), _AUDIT),
+        ("erasures", partial(resume, services), _TIDY),
     ):
         rounds = Rounds(name, work, seconds=seconds)
         rounds.start()
@@ -153,7 +151,7 @@ def _watch_faces(services: Services, stack: AsyncExitStack) -> None:
 
 
 def _sweep(desk: FaceDesk) -> None:
-    """Remove frames without a row, and do again what an erasure may have left undone."""
+    """Remove frames without a row, and what the database's own log still holds of rows."""
     desk.kept.frames.sweep()
     desk.scrub()
 
@@ -163,8 +161,11 @@ def _connect(url: str) -> Redis:
     return Redis.from_url(url, **options)
 
 
-async def _forget_old(audit: Audit, days: int) -> None:
-    await run_in_threadpool(audit.forget_old, days)
+def _forget_old(services: Services) -> None:
+    """Delete lines of both audits by their age."""
+    days = services.settings.audit_days
+    services.audit.forget_old(days)
+    services.faces.kept.events.forget_old(days)
 
 
 def _now() -> datetime:

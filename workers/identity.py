@@ -58,7 +58,7 @@ class Identity:
             Conflict: It is another person's face, or another subject's.
             Unavailable: The database does not answer.
         """
-        threshold = self._faces.threshold.get().similarity
+        threshold = self._faces.threshold.get().held_for(self._embedder).similarity
         mine = self._mine(vectors, source, threshold)
         self._require_nobody_else(vectors, source, threshold)
         return mine

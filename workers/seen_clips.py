@@ -12,10 +12,20 @@ from typing import cast
 import redis
 
 from contracts import names
+from contracts.errors import SubjectNotFound
 from models.faces.looks import LOOK_BYTES
 
 MOST_CLIPS = 16
 KEEP_SECONDS = 30 * 24 * 3600
+
+# In one script: of an erasure meanwhile it is either before, and swept away, or after, and refused.
+_PUT = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return false end
+redis.call('LPUSH', KEYS[1], ARGV[1])
+redis.call('LTRIM', KEYS[1], 0, ARGV[2] - 1)
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return redis.call('LRANGE', KEYS[1], 0, -1)
+"""
 
 
 class SeenClips:
@@ -26,7 +36,7 @@ class SeenClips:
     """
 
     def __init__(self, client: "redis.Redis") -> None:
-        self._client = client
+        self._put = client.register_script(_PUT)
 
     def put(self, subject_id: str, clip_id: str, looks: Sequence[bytes]) -> list[list[bytes]]:
         """Keep a clip's looks, and give back those of the others.
@@ -38,15 +48,16 @@ class SeenClips:
             clip_id: Of this clip; what is there under it already, from an attempt before, is the
                 same clip and is not given back.
             looks: As `models.faces.looks.looks_kept` keeps them.
+
+        Raises:
+            SubjectNotFound: The subject was erased meanwhile; nothing was kept.
         """
-        key = names.clips_seen(subject_id)
+        keys = [names.clips_seen(subject_id), names.erased(subject_id)]
         told = json.dumps([clip_id, base64.b64encode(b"".join(looks)).decode()])
-        pipe = self._client.pipeline()
-        pipe.lpush(key, told)
-        pipe.ltrim(key, 0, MOST_CLIPS - 1)
-        pipe.expire(key, KEEP_SECONDS)
-        pipe.lrange(key, 0, -1)
-        rows = cast(list[bytes], pipe.execute()[-1])
+        args: list[str | int] = [told, MOST_CLIPS, KEEP_SECONDS]
+        rows = cast(list[bytes] | None, self._put(keys=keys, args=args))
+        if rows is None:
+            raise SubjectNotFound("The subject was erased.")
         others = [looks for known, looks in map(json.loads, rows) if known != clip_id]
         return [_split(base64.b64decode(one)) for one in others]
 

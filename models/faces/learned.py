@@ -32,6 +32,16 @@ def learned_of(store: Store, subject_id: str) -> list[Learned]:
     ]
 
 
+def subjects_of(store: Store) -> set[str]:
+    """Everybody whom some version was trained on."""
+    return {
+        subject_id
+        for model in store.models()
+        for manifest in _manifests(store, model)
+        for subject_id in _subjects(manifest)
+    }
+
+
 def erase(store: Store, subject_id: str) -> list[Learned]:
     """Remove them for good; their aliases go, and the champion falls back.
 
@@ -71,8 +81,12 @@ def _move(store: Store, model: str, alias: str, subject_id: str) -> None:
 
 
 def _names(manifest: Manifest, subject_id: str) -> bool:
+    return subject_id in _subjects(manifest)
+
+
+def _subjects(manifest: Manifest) -> list[str]:
     spec = manifest.provenance.spec or {}
-    return subject_id in (spec.get("subjects") or ())
+    return spec.get("subjects") or []
 
 
 def _manifests(store: Store, model: str) -> list[Manifest]:

@@ -60,7 +60,7 @@ async def verify(services: Services, pair: Pair, deadline: Deadline) -> Verifica
     if pair.subject_id is not None:
         rest = await run_in_threadpool(_templates, services, pair.subject_id, found[0].embedder)
     similarity = max(float(first @ other) for other in rest)
-    threshold = await services.faces.threshold()
+    threshold = await services.faces.threshold(found[0].embedder)
     verdict = judged(similarity, threshold)
     return Verification(
         match=verdict.decision == "match",
@@ -80,7 +80,7 @@ async def identify(
         OpsinError: The picture cannot be read, or no worker answers.
     """
     (found,) = await find(services, [image], FacesAsk(embed=True), deadline)
-    threshold = await services.faces.threshold()
+    threshold = await services.faces.threshold(found.embedder)
     near = await run_in_threadpool(_near, services, found, threshold, most)
     known = {one.subject_id for some in near for one in some}
     names = await run_in_threadpool(services.faces.kept.subjects.names, sorted(known))

@@ -1,6 +1,7 @@
 """All that the routes of faces stand on, opened once with the other services."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -8,7 +9,7 @@ from functools import partial
 import structlog
 from fastapi.concurrency import run_in_threadpool
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Engine
 
 from contracts import names
@@ -25,6 +26,9 @@ from service.faces.lockout import Lockout
 from service.faces.tokens import Tokens
 
 log = structlog.get_logger()
+
+_TRIES = 25
+_PAUSE = 0.2  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,45 +55,90 @@ class FaceDesk:
     redis: Redis | None
     scrub: Callable[[], bool]
 
-    async def threshold(self) -> Threshold:
-        """What is in force."""
-        return await run_in_threadpool(self.kept.threshold.get)
+    async def threshold(self, embedder: str | None) -> Threshold:
+        """What decides on what that embedder made, see `Threshold.held_for`."""
+        kept = await run_in_threadpool(self.kept.threshold.get)
+        told = kept.held_for(embedder)
+        if told.stale:
+            log.warning("threshold_of_another_embedder", of=kept.embedder, in_force=embedder)
+        return told
 
     async def record(self, event: NewEvent) -> None:
         """Write a line of the audit."""
         await run_in_threadpool(self.kept.events.record, event)
 
     async def erase(self, subject_id: str) -> Erased:
-        """Remove a subject, and every trace of it that we know of.
+        """Remove a subject's record and all it opens; `finish` has to follow.
 
-        The rows go first, and with them the key that alone opens all else; what follows may be
-        done again by the next round of `tidy`.
+        The rows go first, and with them the key that alone opens all else.
 
         Raises:
-            SubjectNotFound: There is none of that id.
+            SubjectNotFound: There is none of that id, nor an erasure of it that is unfinished.
             Unavailable: The database does not answer; nothing was removed.
         """
         erasure = await run_in_threadpool(self.kept.subjects.erase, subject_id)
-        for job_id in erasure.jobs:
-            await run_in_threadpool(self.job_files.remove, job_id)
+        await self._remove_jobs(erasure.jobs)
         await run_in_threadpool(self.search.forget)
         await run_in_threadpool(self.scrub)
-        await self._forget_in_redis(subject_id)
         return Erased(erased=erasure.counts)
 
+    async def erase_traces(self, subject_id: str) -> None:
+        """Remove what was written of a subject in the database while it was erased.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        await self._remove_jobs(
+            await run_in_threadpool(self.kept.subjects.erase_traces, subject_id)
+        )
+
+    async def finish(self, subject_ids: Sequence[str]) -> None:
+        """Take what Redis holds of erased subjects, and its log; then the erasures are done.
+
+        Where Redis does not answer, or is at its log for so long, they stay unfinished and are
+        taken up again by the next round.
+        """
+        try:
+            for subject_id in subject_ids:
+                await self.lockout.forget(subject_id)
+                if self.redis is not None:
+                    await self.redis.delete(names.clips_seen(subject_id))
+            if self.redis is not None:
+                await _rewrite_log(self.redis)
+        except (RedisError, OSError, Unavailable) as error:
+            log.warning("erasure_unfinished", where="redis", error=type(error).__name__)
+            return
+        for subject_id in subject_ids:
+            await run_in_threadpool(self.kept.erasures.finish, subject_id)
+
     async def tidy(self) -> None:
-        """Drop what other processes erased, and what killed ones left."""
+        """Drop what other processes erased from memory."""
         await run_in_threadpool(self.search.forget)
 
-    async def _forget_in_redis(self, subject_id: str) -> None:
-        """What is counted of it, and what passed through the queues and is still in the log."""
+    async def _remove_jobs(self, job_ids: Sequence[str]) -> None:
+        for job_id in job_ids:
+            await run_in_threadpool(self.job_files.remove, job_id)
+
+
+async def _rewrite_log(redis: Redis) -> None:
+    """Let Redis write its log anew, without what is deleted.
+
+    One that is being written already may hold it still: it began before. So this waits for its end.
+
+    Raises:
+        Unavailable: It takes too long.
+        RedisError: Redis does not answer, or cannot do it.
+    """
+    for _ in range(_TRIES):
         try:
-            await self.lockout.forget(subject_id)
-            if self.redis is not None:
-                await self.redis.delete(names.clips_seen(subject_id))
-                await self.redis.bgrewriteaof()
-        except (RedisError, OSError, Unavailable) as error:
-            log.warning("redis_log_not_rewritten", error=type(error).__name__)
+            await redis.bgrewriteaof()
+        except ResponseError as error:
+            if "in progress" not in str(error):
+                raise
+            await asyncio.sleep(_PAUSE)
+        else:
+            return
+    raise Unavailable("The queue is busy with its log. Retry shortly.", retry_after=2)
 
 
 def open_desk(

@@ -102,4 +102,4 @@ def _digest(services: Services, form: Form, subject_id: str) -> str:
         for part in form.parts[name]:
             digest.update(json.dumps([name, len(part)]).encode())
             digest.update(part)
-    return services.faces.kept.sealer.digest(digest.digest())
+    return services.faces.kept.digests.of(digest.digest())

@@ -4,7 +4,8 @@ Every field has its bounds; a body that breaks one ends at once, before the rest
 """
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from fastapi import Request
@@ -48,7 +49,7 @@ TEXT = Allowed(512)
 class Form:
     """A form that was read."""
 
-    parts: Mapping[str, list[bytes]]
+    parts: Mapping[str, list[bytes]] = field(repr=False)  # a log wants no video, nor its bytes
 
     def files(self, name: str) -> list[bytes]:
         """The files of that name, in order.
@@ -101,7 +102,7 @@ async def read_form(request: Request, allowed: Mapping[str, Allowed]) -> Form:
 class _Reader:
     def __init__(self, content_type: str, allowed: Mapping[str, Allowed]) -> None:
         self._allowed = allowed
-        self._parts: dict[str, list[bytearray]] = {}
+        self._parts: dict[str, list[BytesIO]] = {}
         self._field = ""
         self._name = bytearray()
         self._value = bytearray()
@@ -136,7 +137,8 @@ class _Reader:
             raise BadRequest(_MALFORMED) from None
         if not self._ended:
             raise BadRequest(_MALFORMED)
-        return Form({name: [bytes(one) for one in some] for name, some in self._parts.items()})
+        # Not copied: a stream that nobody writes to any more hands out the bytes that it holds.
+        return Form({name: [one.getvalue() for one in some] for name, some in self._parts.items()})
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -161,14 +163,14 @@ class _Reader:
         most = self._allowed[field].most
         if len(parts) == most:
             raise ValidationFailed(f"'{field}' may be sent {most} times at most.")
-        parts.append(bytearray())
+        parts.append(BytesIO())
         self._field = field
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         part, most = self._parts[self._field][-1], self._allowed[self._field].most_bytes
-        if len(part) + end - start > most:
+        if part.tell() + end - start > most:
             raise PayloadTooLarge(f"'{self._field}' may have {most:,} bytes; send less.")
-        part += memoryview(data)[start:end]
+        part.write(memoryview(data)[start:end])
 
     def _on_end(self) -> None:
         self._ended = True

@@ -46,10 +46,11 @@ local now = redis.call('TIME')
 now = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
 local mark, failed, most = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
 local window, lock = ARGV[4] * 1000, ARGV[5] * 1000
+local erased = redis.call('EXISTS', KEYS[#KEYS]) == 1
 local locked = 0
-for i = 1, #KEYS, 3 do
+for i = 1, #KEYS - 1, 3 do
   redis.call('ZREM', KEYS[i + 2], mark)
-  if failed then
+  if failed and not (erased and i == 1) then
     redis.call('ZADD', KEYS[i + 1], now, mark)
     redis.call('ZREMRANGEBYSCORE', KEYS[i + 1], 0, now - window)
     redis.call('PEXPIRE', KEYS[i + 1], window)
@@ -69,7 +70,13 @@ class Attempt:
     """An attempt that is being judged; hand it to `Lockout.end` whatever becomes of it."""
 
     mark: str
-    parties: tuple[str, ...]
+    subject_id: str
+    device: str
+
+    @property
+    def parties(self) -> tuple[str, str]:
+        """Who is counted, the subject first."""
+        return of_subject(self.subject_id), f"device:{self.device}"
 
 
 def of_subject(subject_id: str) -> str:
@@ -100,7 +107,7 @@ class Lockout:
             LockedOut: The subject or the device has to wait.
             Unavailable: Redis does not answer; then nobody gets in.
         """
-        attempt = Attempt(secrets.token_hex(8), (of_subject(subject_id), f"device:{device}"))
+        attempt = Attempt(secrets.token_hex(8), subject_id, device)
         args: list[str | int] = [attempt.mark, MOST_FAILURES, WINDOW_SECONDS, _ATTEMPT_SECONDS]
         try:
             wait = cast(int, await self._begin(keys=_keys(attempt.parties), args=args))
@@ -116,25 +123,28 @@ class Lockout:
     async def end(self, attempt: Attempt, *, failed: bool) -> bool:
         """Give the place back, and count the failure if it was one; whether that locked.
 
+        Of a subject that was erased meanwhile nothing is counted, of the device still.
+
         Raises:
             Unavailable: Redis does not answer.
         """
         counted: tuple[int, ...] = (int(failed), MOST_FAILURES, WINDOW_SECONDS, LOCK_SECONDS)
         args: list[str | int] = [attempt.mark, *counted]
         try:
-            return bool(await self._end(keys=_keys(attempt.parties), args=args))
+            keys = [*_keys(attempt.parties), names.erased(attempt.subject_id)]
+            return bool(await self._end(keys=keys, args=args))
         except (RedisError, OSError) as error:
             raise _redis_away() from error
 
     async def forget(self, subject_id: str) -> None:
-        """Remove what is counted of a subject, and let Redis rewrite its log without it.
-
-        The log would otherwise hold what passed through the queues until it is next rewritten.
+        """Remove what is counted of a subject that was erased, and count nothing of it any more.
 
         Raises:
             Unavailable: Redis does not answer.
         """
         try:
+            mark = names.erased(subject_id)
+            await self._client.set(mark, b"1", ex=names.ERASED_SECONDS)
             await self._client.delete(*_keys((of_subject(subject_id),)))
         except (RedisError, OSError) as error:
             raise _redis_away() from error

@@ -79,7 +79,7 @@ async def log_in(services: Services, claim: Claim, gather: Gather) -> Login:
     """
     desk = services.faces
     await run_in_threadpool(desk.kept.subjects.get, claim.subject_id)
-    device = desk.kept.sealer.digest(claim.device.encode())
+    device = await run_in_threadpool(desk.kept.digests.of, claim.device.encode())
     try:
         attempt = await desk.lockout.begin(claim.subject_id, device)
     except OpsinError as error:
@@ -125,7 +125,7 @@ async def judge(services: Services, subject_id: str, evidence: Evidence) -> Verd
         return Verdict("no_match", evidence.refused)
     if evidence.quality_reasons:
         return Verdict("uncertain", "low_quality_face")
-    threshold = await services.faces.threshold()
+    threshold = await services.faces.threshold(evidence.embedder)
     return await run_in_threadpool(_compared, services, subject_id, evidence, threshold)
 
 

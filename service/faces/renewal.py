@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import NotFound, OpsinError, SubjectNotFound, ValidationFailed
 from contracts.faces import FacesAsk
+from database.template_rows import Unreadable
 from database.templates import Stale
 from service.deadlines import Deadline
 from service.faces.finding import current_embedder, find, the_face
@@ -31,7 +32,8 @@ class Renewal:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._hopeless: set[str] = set()  # frames in which the present models find no face
+        # Frames that cannot be opened, or in which the present models find no face.
+        self._hopeless: set[str] = set()
 
     async def renew(self) -> None:
         """One round.
@@ -49,7 +51,7 @@ class Renewal:
                 await self._renew(stale)
             except (NotFound, SubjectNotFound):
                 continue  # erased meanwhile
-            except ValidationFailed as error:
+            except (ValidationFailed, Unreadable) as error:
                 self._hopeless.add(stale.file_id)
                 log.warning("template_not_renewed", subject=stale.subject_id, why=error.code)
 

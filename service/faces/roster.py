@@ -9,9 +9,9 @@ from contracts.errors import OpsinError
 from contracts.faces import FACE_MODEL
 from contracts.manifest import CHAMPION
 from contracts.subjects import NewSubject, embedder_of
+from database.erasures import SCOPE
 from database.faces import Faces
 from database.idempotency import IdempotencyKey
-from database.subjects import SCOPE
 from models.store import Store
 from service.faces.finding import current_embedder
 from service.services import Services
@@ -30,7 +30,7 @@ def create(kept: Faces, new: NewSubject, key: str | None) -> dict[str, Any]:
     if key is None:
         return kept.subjects.create(new)
     body = hashlib.sha256(new.model_dump_json().encode()).digest()
-    return kept.subjects.create(new, asked=IdempotencyKey(key, SCOPE, kept.sealer.digest(body)))
+    return kept.subjects.create(new, asked=IdempotencyKey(key, SCOPE, kept.digests.of(body)))
 
 
 async def embedder_in_force(services: Services) -> str | None:

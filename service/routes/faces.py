@@ -169,7 +169,7 @@ async def identify(
 )
 async def get_threshold(services: Open) -> Threshold:
     """From which similarity on two faces are one person's, and what that was measured on."""
-    return await services.faces.threshold()
+    return await services.faces.threshold(await embedder_in_force(services))
 
 
 @router.put(

@@ -51,7 +51,8 @@ def test_a_running_instance_is_looked_into(start: Starter, tmp_path: Path) -> No
     home, port = tmp_path / "home", free_port()
     up = ready(start, home, port)
     run = start("-m", "cli", "doctor", OPSIN_HOME=home, OPSIN_PORT=port)
-    assert run.wait() == 0, run.text
+    assert run.wait() == 1, "there are no weights"
+    assert set(re.findall(r"^fail +(\w+)", run.text, re.MULTILINE)) == {"weights"}
     assert re.search(r"^ok +redis +valkey \S+, \S+ ms, noeviction", run.text, re.MULTILINE)
     assert re.search(r"^ok +database +sqlite, revision", run.text, re.MULTILINE)
     assert f"ready at http://127.0.0.1:{port}" in run.text

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from contracts.settings import Settings
 from contracts.subjects import (
     LENGTH,
     MOST_TEMPLATES,
+    ErasedCounts,
     Frame,
     NewEvent,
     NewSubject,
@@ -31,6 +33,7 @@ from contracts.subjects import (
     SubjectChange,
     Threshold,
 )
+from database.erasures import SCOPE
 from database.face_files import FaceFiles
 from database.faces import Faces
 from database.gallery import Gallery
@@ -38,7 +41,7 @@ from database.gallery_source import EVERYTHING
 from database.idempotency import IdempotencyKey
 from database.jobs import Jobs
 from database.scrubbing import scrub
-from database.subjects import SCOPE
+from database.subjects import Erasure
 from database.tables import FaceEventRecord, Record
 from tests.database.conftest import Clock
 
@@ -241,6 +244,36 @@ def test_the_audit_holds_keyed_digests_newest_first(faces: Faces, ada: str) -> N
     assert faces.events.list(subject_id="sub_other").items == []
 
 
+def test_the_audits_lines_go_by_age_but_that_of_an_unfinished_erasure(
+    faces: Faces, ada: str, clock: Clock
+) -> None:
+    faces.events.record(NewEvent("login", "match", ada))
+    faces.subjects.erase(ada)
+    clock.passes(10 * 86_400)
+    faces.events.record(NewEvent("threshold", "0.9"))
+    assert faces.events.forget_old(9) == 1
+    assert [one.outcome for one in faces.events.list().items] == ["0.9", "erasing"]
+    faces.erasures.finish(ada)
+    assert faces.events.forget_old(9) == 1
+
+
+def test_consent_withdrawn_while_frames_are_written_counts(
+    faces: Faces, ada: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = FaceFiles.put
+
+    def slow(files: FaceFiles, *of: Any) -> None:
+        put(files, *of)
+        faces.subjects.change(ada, SubjectChange(keep_frames=False))
+
+    monkeypatch.setattr(FaceFiles, "put", slow)
+    faces.templates.add(ada, [template(b"frame")], embedder=NET)
+    told = faces.subjects.get(ada)
+    assert (told.keep_frames, told.files, told.templates.current) == (False, 0, 1)
+    assert [one.file_id for one in faces.templates.of(ada, embedder=NET)] == [None]
+    assert list((home / "faces").rglob("ff_*")) == []
+
+
 def test_the_threshold_is_the_default_until_one_is_put_there(faces: Faces, clock: Clock) -> None:
     assert faces.threshold.get().source == "default"
     faces.threshold.put(Threshold(similarity=0.8, source="calibration", measured_on="ds_1"))
@@ -253,7 +286,7 @@ def test_a_new_master_key_seals_all_anew(
     faces: Faces, engine: Engine, clock: Clock, home: Path, ada: str
 ) -> None:
     faces.templates.add(ada, [template(b"frame")], embedder=NET)
-    signing = faces.token_keys.signing().id
+    signing, digest = faces.token_keys.signing().id, faces.digests.of(b"phone")
     file = Settings(_env_file=None, home=home).face_keys_file
     old = file.read_text()
     new = "new:" + "A" * 43 + "=\n"
@@ -261,11 +294,16 @@ def test_a_new_master_key_seals_all_anew(
     both = Faces.of(Settings(_env_file=None, home=home), engine, clock)
     assert (both.subjects.reseal(most=5), both.subjects.reseal(most=5)) == (1, 0)
     both.token_keys.reseal()
+    both.digests.reseal()
     file.write_text(new)
     alone = Faces.of(Settings(_env_file=None, home=home), engine, clock)
     assert len(alone.templates.of(ada, embedder=NET)) == 1
     assert alone.frames.get(ada, alone.frames.of(ada)[0]).content == b"frame"
     assert alone.token_keys.signing().id == signing
+    assert alone.digests.of(b"phone") == digest != faces.digests.of(b"phone2")
+    file.write_text("lost:" + "B" * 43 + "=\n")
+    with pytest.raises(Unavailable):
+        Faces.of(Settings(_env_file=None, home=home), engine, clock).digests.of(b"phone")
 
 
 @pytest.fixture
@@ -344,6 +382,15 @@ def test_nothing_is_left_of_who_was_erased(
             )
         ).one()
     assert tuple(events) == (2, 0)  # the login without its digest, and the erasure
+    assert faces.erasures.pending(timedelta(seconds=-1)) == [zen]
+    assert faces.subjects.erase(zen) == Erasure(ErasedCounts(templates=0, files=0), ())  # again
+    assert faces.erasures.of([zen, bea, "sub_elsewhere"]) == {zen}
+    faces.erasures.finish(zen)
+    assert faces.erasures.pending(timedelta(seconds=-1)) == []
+    assert faces.erasures.pending(timedelta(hours=1)) == [zen]
+    faces.events.record(NewEvent("login", "no_match", zen, device="phone", content=frame))
+    late = faces.events.list(subject_id=zen).items[0]  # it was judged while zen was erased
+    assert (late.outcome, late.device, late.digest) == ("no_match", None, None)
     with pytest.raises(SubjectNotFound):
         faces.subjects.erase(zen)
     with pytest.raises(SubjectNotFound):

@@ -127,3 +127,22 @@ def test_a_row_that_cannot_be_opened_costs_nobody_else(faces: Faces, engine: Eng
             {"junk": b"junk", "ada": ada},
         )
     assert (near(gallery, a), near(gallery, b)) == ([], [bea])
+
+
+def test_who_is_erased_is_forgotten_though_another_cannot_be_opened(
+    faces: Faces, engine: Engine
+) -> None:
+    gallery, (a, b) = Gallery(faces.vectors), (vector(), vector())
+    ada, bea, eve = made(faces, "Ada"), made(faces, "Bea"), made(faces, "Eve")
+    for one, shown in ((ada, a), (bea, b), (eve, vector())):
+        faces.templates.add(one, [template(shown=shown)], embedder=NET)
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE subjects SET data_key = :junk WHERE id = :eve"),
+            {"junk": b"\x01\x01", "eve": eve},
+        )
+    assert near(gallery, a) == [ada]
+    faces.subjects.erase(ada)
+    gallery.forget()
+    assert not (gallery.rows @ a > 0.9).any()
+    assert (near(gallery, a), near(gallery, b)) == ([], [bea])

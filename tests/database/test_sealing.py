@@ -3,6 +3,7 @@
 import base64
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,28 @@ def test_a_data_key_is_its_owners_and_outlives_a_change_of_master_key() -> None:
         DataKey(bytes(32)).open(sealed, "template")
 
 
-def test_digests_need_the_key() -> None:
-    assert Sealer([ONE]).digest(b"x") == Sealer([ONE, TWO]).digest(b"x")
-    assert Sealer([ONE]).digest(b"x") != Sealer([TWO]).digest(b"x")
-    assert Sealer([ONE]).derived("a") != Sealer([ONE]).derived("b")
+def test_what_is_derived_is_the_first_keys_and_the_purposes() -> None:
+    assert Sealer([ONE]).derived("a") == Sealer([ONE, TWO]).derived("a")
+    assert Sealer([ONE]).derived("a")[1] != Sealer([TWO]).derived("a")[1]
+    assert Sealer([ONE]).derived("a")[1] != Sealer([ONE]).derived("b")[1]
+
+
+def test_a_key_that_another_process_added_is_derived_from(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys")
+    sealer = Sealer(file.read(), file)
+    before = sealer.derived("a")
+    added = file.add()
+    after = sealer.derived("a")
+    assert after[0] == added.id
+    assert after[1] != before[1]
+
+
+def test_of_keys_added_at_once_none_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    KeyFile(path).read()
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda _: KeyFile(path).add(), range(40)))
+    assert set(added) < set(KeyFile(path).read())
 
 
 @pytest.mark.parametrize(

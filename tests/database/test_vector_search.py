@@ -1,6 +1,7 @@
 """The index of PostgreSQL: a secret rotation, and the same answers as the search in memory."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from contracts.subjects import LENGTH
 from database.engine import open_engine
 from database.faces import Faces
 from database.gallery import Gallery
+from database.master_keys import KeyFile
 from database.migrations import upgrade
+from database.sealing import Sealer
 from database.vector_search import VectorSearch, rotation_of
 from tests.database.conftest import Clock
 from tests.database.test_faces import NET, made, template, vector
@@ -31,15 +34,31 @@ def test_the_rotation_keeps_all_products_and_is_the_secrets_alone() -> None:
     assert float((one @ rotation) @ (two @ rotation)) == pytest.approx(float(one @ two), abs=1e-5)
 
 
+def test_a_running_process_turns_by_the_key_that_another_one_added(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, home=tmp_path)
+    running = VectorSearch(Mock(), Mock(), Sealer.of(settings))
+    before = running._turn()
+    assert running._turn() is before
+    key = KeyFile(settings.face_keys_file).add()
+    after = running._turn()
+    assert before.key_id != after.key_id == key.id
+    fresh = VectorSearch(Mock(), Mock(), Sealer.of(settings))._turn()
+    assert np.array_equal(after.rotation, fresh.rotation)
+    assert not np.allclose(after.rotation, before.rotation, atol=0.1)
+
+
 @pytest.mark.slow
 def test_it_finds_whom_the_search_in_memory_finds(
     postgresql: str, tmp_path: Path, clock: Clock
 ) -> None:
     engine = open_engine(postgresql)
     with engine.connect() as connection:
-        has = text("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'")
-        if not connection.scalar(has):
-            pytest.skip("this PostgreSQL has no pgvector; install e.g. postgresql-17-pgvector")
+        has = connection.scalar(
+            text("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'")
+        )
+    if not has:
+        engine.dispose()  # the server ends only when nobody is connected
+        pytest.skip("this PostgreSQL has no pgvector; install e.g. postgresql-17-pgvector")
     upgrade(postgresql)
     faces = Faces.of(Settings(_env_file=None, home=tmp_path), engine, clock)
     search, exact = VectorSearch(engine, faces.vectors, faces.sealer), Gallery(faces.vectors)
@@ -57,6 +76,7 @@ def test_it_finds_whom_the_search_in_memory_finds(
         right = exact.nearest(asked, embedder=NET, above=0.1, most=4)
         for mine, his in zip(found, right, strict=True):
             assert [one.subject_id for one in mine] == [one.subject_id for one in his]
+        KeyFile(Settings(_env_file=None, home=tmp_path).face_keys_file).add()
         if not last:
             faces.subjects.erase(ids[0])
     with engine.connect() as connection:

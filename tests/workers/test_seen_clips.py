@@ -1,8 +1,10 @@
 """What is remembered of clips, in a real Valkey."""
 
+import pytest
 import redis
 
 from contracts import names
+from contracts.errors import SubjectNotFound
 from models.faces.looks import LOOK_BYTES, MOST_LOOKS
 from tests.valkey import RealValkey
 from workers.seen_clips import KEEP_SECONDS, MOST_CLIPS, SeenClips
@@ -32,3 +34,12 @@ def test_they_are_few_small_and_go(valkey: RealValkey) -> None:
         key = names.clips_seen("sub_a")
         assert 0 < client.ttl(key) <= KEEP_SECONDS
         assert client.memory_usage(key) < 64 * 1024
+
+
+def test_of_who_was_erased_nothing_is_kept(valkey: RealValkey) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        client.set(names.erased("sub_a"), b"1")
+        with pytest.raises(SubjectNotFound):
+            SeenClips(client).put("sub_a", "ch_1", looks(1))
+        assert client.keys("clips:*") == []
+        assert SeenClips(client).put("sub_b", "ch_1", looks(1)) == []

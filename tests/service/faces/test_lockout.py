@@ -116,3 +116,16 @@ def test_without_redis_nobody_gets_in() -> None:
                 await door.begin("sub_a", "phone")
 
     asyncio.run(check())
+
+
+def test_of_who_was_erased_meanwhile_only_the_device_is_counted(valkey: RealValkey) -> None:
+    async def check() -> None:
+        async with opened(valkey.url) as door:
+            attempt = await door.begin("sub_a", "phone")
+            await door.forget("sub_a")
+            await door.end(attempt, failed=True)
+
+    asyncio.run(check())
+    with redis.Redis.from_url(valkey.url) as client:
+        kept = sorted(client.keys("faces:*"))
+        assert kept == [names.face_failures("device:phone").encode()]

@@ -23,6 +23,10 @@ def test_frames_are_embedded_anew(tmp_path: Path) -> None:
         frame = None if level is None else Frame("image/png", picture(level))
         return NewTemplate(vector_of(90), quality(), "image", frame)
 
+    lost = kept.subjects.create(NewSubject(name="Lost", keep_frames=True))["id"]
+    kept.templates.add(lost, [old(40)], embedder=OLD)  # the oldest of all, and it cannot be opened
+    (file,) = (tmp_path / "faces" / lost).iterdir()
+    file.write_bytes(b"\x01\x00" + bytes(40))
     kept.templates.add(subject, [old(40), old(50), old(NOBODY), old(None)], embedder=OLD)
 
     async def rounds() -> None:

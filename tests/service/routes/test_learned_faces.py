@@ -10,12 +10,12 @@ import pytest
 from contracts.calibration import CalibrationResult
 from contracts.faces import DEFAULT_SIMILARITY, Quality
 from contracts.manifest import Provenance
-from contracts.subjects import Frame, NewTemplate
+from contracts.subjects import Frame, NewTemplate, Threshold
 from models.faces.calibration import calibrate
 from models.faces.comparisons import Comparisons
 from tests.models.drafts import DRAFT, write_files
 from tests.models.faces.people import strewn
-from tests.service.parts import NOW, House, desk_in
+from tests.service.parts import NOW, House, desk_in, picture
 
 SUBJECTS, TRAININGS, THRESHOLD = "/v1/faces/subjects", "/v1/trainings", "/v1/faces/threshold"
 QUALITY = Quality(sharpness=100, brightness=120, yaw=0, pitch=0, roll=0, size=60, acceptable=True)
@@ -141,3 +141,20 @@ def test_only_a_calibration_that_succeeded_is_taken(client: httpx.Client, house:
     for body in ({}, {"similarity": 0.9, "calibration_job_id": "job_q"}):
         assert client.put(THRESHOLD, json=body).status_code == 422
     assert client.get(THRESHOLD).json()["source"] == "default"
+
+
+def test_a_threshold_of_another_embedder_gives_way_to_a_stricter_one(
+    client: httpx.Client, house: House
+) -> None:
+    put = house.faces.kept.threshold.put
+    put(Threshold(similarity=0.3, embedder="face_embedder:7"))
+    told = client.get(THRESHOLD).json()
+    assert (told["stale"], told["similarity"]) == (True, DEFAULT_SIMILARITY)
+    pair = [("image", (name, picture(level))) for name, level in (("a", 40), ("b", 100))]
+    seen = client.post("/v1/faces/verify", files=pair).json()  # a cosine of 0.59
+    assert (seen["match"], seen["threshold"]) == (False, DEFAULT_SIMILARITY)
+    put(Threshold(similarity=0.97, embedder="face_embedder:7"))
+    assert client.get(THRESHOLD).json()["similarity"] == 0.97
+    put(Threshold(similarity=0.3, embedder="face_embedder:1"))
+    assert client.get(THRESHOLD).json()["stale"] is False
+    assert client.post("/v1/faces/verify", files=pair).json()["match"] is True
