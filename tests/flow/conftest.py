@@ -27,28 +27,31 @@ def fetched_home(fetched: Path) -> Path:
 def imported(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the networks whose weights are here, so that no installation imports again."""
     base = tmp_path_factory.getbasetemp()
-    # Where several processes run the tests, they have this folder's parent in common.
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "imported"
-    with locked(root / "lock", timeout=600):
-        if not (root / "complete").exists():
-            _import_all(root / "store", fetched_home)
-            (root / "complete").touch()
+    process = os.environ.get("PYTEST_XDIST_WORKER", "")
+    # Where several processes run the tests, they have this folder's parent in common, and begin
+    # from either end.
+    root = (base.parent if process else base) / "imported"
+    for network in reversed(CATALOG) if process.endswith("1") else CATALOG:
+        done = root / f"{network}.done"
+        with locked(root / f"{network}.lock", timeout=600):
+            if not done.exists():
+                _import(network, root / "store", fetched_home)
+                done.touch()
     return root / "store"
 
 
-def _import_all(store: Path, fetched_home: Path) -> None:
+def _import(network: str, store: Path, fetched_home: Path) -> None:
     folders = [store, fetched_home / "samples", fetched_home / "weights"]
     if SHARED.is_dir():
         folders.append(SHARED / "weights")
-    for network in CATALOG:
-        # A network without weights fails here, and is said to be unavailable by the worker.
-        subprocess.run(
-            [sys.executable, "-m", "models.importer", network, *map(str, folders)],
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
-            timeout=600,
-            check=False,
-        )
+    # A network without weights fails here, and is said to be unavailable by the worker.
+    subprocess.run(
+        [sys.executable, "-m", "models.importer", network, *map(str, folders)],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        timeout=600,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="session")

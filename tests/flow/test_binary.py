@@ -75,7 +75,13 @@ def test_it_has_two_classes_everywhere(trained: dict[str, Any], client: httpx.Cl
 
 
 @pytest.mark.usefixtures("trained")
-@pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "layer_cam", "occlusion"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "grad_cam",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("hires_cam", "layer_cam", "occlusion")),
+    ],
+)
 def test_either_class_is_explained(method: str, client: httpx.Client) -> None:
     red = picture("red", 99)
     (best, _) = asked(client, "/v1/classify", red)["results"][0]["predictions"]

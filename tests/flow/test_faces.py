@@ -82,6 +82,7 @@ def test_a_worker_finds_and_embeds_the_faces_of_a_picture(alone: Running, shared
         assert "tells faces apart" in response.json()["detail"]
 
 
+@pytest.mark.slow
 def test_without_a_part_of_its_weights_it_says_so_and_the_others_serve(
     start: Start, tmp_path: Path, fetched: Path
 ) -> None:

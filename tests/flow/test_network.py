@@ -72,6 +72,7 @@ def test_the_guard_sees_what_leaves_the_machine(guard: dict[str, str]) -> None:
     assert "socket.connect 192.0.2.1" in Path(guard["GUARD_LOG"]).read_text()
 
 
+@pytest.mark.slow
 def test_serving_explaining_and_learning_talk_to_nobody(
     guarded: Running, guard: dict[str, str]
 ) -> None:

@@ -18,6 +18,8 @@ from tests.reliability.house import House
 from tests.reliability.overload import overload
 from tests.reliability.soak import EXPECTED, soak, verdicts
 
+pytestmark = pytest.mark.slow
+
 BY_NAME = {fault.name: fault for fault in FAULTS}
 QUICK = ("kill -9 of Valkey", "FLUSHALL", "database locked for 8 s", "200 half-open connections")
 
@@ -41,7 +43,6 @@ def test_a_fault_loses_nothing(house: House, pictures: dict[str, bytes], name: s
     assert row.is_good, (row.account.codes(), row.account.jobs, row.account.refused_jobs)
 
 
-@pytest.mark.slow
 def test_some_hundred_requests_leave_nothing_behind(house: House, photos: Path) -> None:
     """Memory says nothing yet after so few; what is counted in pieces does."""
     sent = [file.read_bytes() for file in sorted(photos.glob("*.jpg"))]
@@ -56,7 +57,6 @@ def test_some_hundred_requests_leave_nothing_behind(house: House, photos: Path) 
     assert all(one.late <= one.early + 8 for one in grown), grown
 
 
-@pytest.mark.slow
 def test_more_than_it_can_do_is_answered_or_refused(house: House, photos: Path) -> None:
     """How fast is the command's to say, on a machine that does nothing else."""
     outcome = overload(house, photos, seconds=3.0)
@@ -66,14 +66,12 @@ def test_more_than_it_can_do_is_answered_or_refused(house: House, photos: Path) 
     assert house.is_ready()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_whole_matrix(fetched: Path) -> None:
     rows = chaos.Matrix(fetched, 6.0, Console()).run(FAULTS)
     assert [row.fault.name for row in rows if not row.is_good] == []
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_rolling_restart_is_noticed_by_nobody(fetched: Path) -> None:
     outcome = restart.run(10.0, fetched)
