@@ -103,6 +103,7 @@ def test_the_health_check_tells_up_from_down(start: Starter) -> None:
     assert server.wait() == 0
 
 
+@pytest.mark.slow
 def test_api_and_worker_run_as_written(start: Starter, shared: Path, home: Home) -> None:
     """The two commands with their settings, a real Valkey between them; then a real answer."""
     valkey, port = embedded(home), free_port()

@@ -116,6 +116,7 @@ def test_all_are_replaced_and_nobody_notices(kept: Run, port: int) -> None:
     assert not before & after
 
 
+@pytest.mark.slow
 def test_a_killed_one_is_followed_and_the_other_serves_meanwhile(kept: Run, port: int) -> None:
     victim = kept.descendants()[0]
     victim.kill()

@@ -131,6 +131,7 @@ def test_without_server_and_weights_it_says_what_helps(start: Starter, files: li
     assert "opsin weights pull" in run.text
 
 
+@pytest.mark.slow
 def test_without_a_server_the_network_runs_here(
     start: Starter, photos: Path, shared: Path, tmp_path: Path
 ) -> None:

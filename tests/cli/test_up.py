@@ -42,6 +42,7 @@ def test_it_starts_says_so_and_leaves_nothing(
     assert (home / "run" / "up.lock").read_text() == ""
 
 
+@pytest.mark.slow
 def test_two_instances_side_by_side(start: Starter, tmp_path: Path) -> None:
     ports = [free_port(), free_port()]
     runs = [ready(start, tmp_path / f"home{n}", port) for n, port in enumerate(ports)]

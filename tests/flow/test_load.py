@@ -67,6 +67,7 @@ def test_two_hundred_at_once_against_a_queue_of_64(start: Start, cat: bytes) -> 
     assert ask(running.url, cat)[0] == 200
 
 
+@pytest.mark.slow
 def test_a_killed_worker_under_load(start: Start, cat: bytes) -> None:
     """Every request ends within its deadline, and service resumes by itself."""
     running = start()

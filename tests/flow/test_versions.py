@@ -57,6 +57,7 @@ def classify(running: Running, **params: Any) -> httpx.Response:
     )
 
 
+@pytest.mark.slow
 def test_swaps_under_load(swapping: Running, store: Store, fetched: Path) -> None:
     swap = HotSwap(swapping.url, store, MODEL, {})
     outcome = swap.run(fetched / "samples", rounds=3, clients=4, dwell=1.0)
@@ -96,6 +97,7 @@ def test_a_damaged_champion_is_quarantined_and_the_one_before_answers_on(
     assert (back.status_code, back.json()["reason"]) == (200, None)
 
 
+@pytest.mark.slow
 def test_a_conversion_goes_on_after_the_deadline(swapping: Running) -> None:
     url = f"{swapping.url}/v1/models/{MODEL}/versions/1/download?format=tflite"
     first = httpx.get(url, headers={"X-Timeout-Ms": "500"}, timeout=10)

@@ -58,6 +58,7 @@ def test_a_zoo_network_is_served_from_the_store_as_keras_runs_it(
     assert manifest.provenance.weights.licence == network.licence
 
 
+@pytest.mark.slow
 def test_other_weights_become_the_next_champion(shared: Path, tmp_path: Path) -> None:
     network, store = CATALOG["squeezenet"], Store(tmp_path / "store")
     pictures = photographs(shared, network.input_size, 1)

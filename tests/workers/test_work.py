@@ -184,6 +184,7 @@ def test_failures_are_told_safely(house: House) -> None:
     house.wait(lambda: not list(house.settings.jobs_home.iterdir()))
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_stops_within_a_step_and_keeps_what_it_made(house: House) -> None:
     house.worker()
     job_id = house.submit("training", steps=1000, pause=0.05)
@@ -200,6 +201,7 @@ def test_a_cancelled_job_stops_within_a_step_and_keeps_what_it_made(house: House
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_child_killed_again_and_again_still_comes_to_its_end(house: House, kills: int) -> None:
     """More kills than there may be attempts without progress."""
     house.worker()
@@ -260,6 +262,7 @@ def test_a_worker_told_to_stop_gives_its_job_back(house: House) -> None:
     assert house.leases.claim_next("training", "w2", 60) is not None
 
 
+@pytest.mark.slow
 def test_a_restarted_valkey_disturbs_nobody(house: House) -> None:
     house.worker()
     job_id = house.submit("training", steps=60, pause=0.05)
@@ -272,6 +275,7 @@ def test_a_restarted_valkey_disturbs_nobody(house: House) -> None:
     assert house.ended(later, 20).state == "succeeded"
 
 
+@pytest.mark.slow
 def test_work_that_runs_too_long_fails(house: House) -> None:
     house.worker(job_max_hours=2 / 3600)
     job = house.ended(house.submit("training", steps=1000, pause=0.05))

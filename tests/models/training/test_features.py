@@ -16,6 +16,7 @@ pytestmark = keras_warnings.ignored
 
 
 @pytest.mark.parametrize("network", ["efficientnet_lite0", "squeezenet"])
+@pytest.mark.slow
 def test_features_in_bfloat16_are_nearly_the_same_and_always_the_same(network: str) -> None:
     whole, request = assembly(network), asked(network=network, strategy="feature_extraction")
     freeze(whole, "head", None)

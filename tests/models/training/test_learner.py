@@ -165,6 +165,7 @@ assert t.equal(one[1], two[1]), (one, two)
 """
 
 
+@pytest.mark.slow
 def test_two_devices_learn_what_one_would() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", MIRRORED],

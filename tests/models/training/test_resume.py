@@ -35,6 +35,7 @@ def killed(folder: Path, strategy: str, kills: int, squeezenet: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["scratch", pytest.param("tuned", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_killed_thrice_it_ends_with_the_same_figures(
     strategy: str, tmp_path: Path, squeezenet_file: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_it_learns(dataset: Dataset, work: RecordingWork, workshop: Workshop) ->
 @pytest.mark.parametrize(
     "strategy", ["scratch varied", pytest.param("tuned", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_the_seed_makes_it_repeatable(
     strategy: str, dataset: Dataset, workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -138,6 +139,7 @@ def test_the_seed_makes_it_repeatable(
 
 
 @pytest.mark.parametrize("strategy", ["scratch", pytest.param("tuned", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_it_stops_within_a_step(
     strategy: str, dataset: Dataset, work: RecordingWork, workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -183,6 +185,7 @@ def test_views_vary_only_what_is_learned_from(
     assert views == [(20, 2), (8, 0), (8, 0)]
 
 
+@pytest.mark.slow
 def test_a_full_disk_quota_falls_back_to_running_the_base(
     dataset: Dataset, work: RecordingWork, workshop: Workshop, tmp_path: Path
 ) -> None:
