@@ -12,6 +12,8 @@ from tests.flow.learning import begin, ended, installation, picture, train, uplo
 from tests.flow.running import READY_SECONDS, Running
 from tests.models.datasets.packing import zipped
 
+pytestmark = pytest.mark.slow  # minutes of waiting; `make test-all` runs it
+
 SIGMOID = {"units": [8], "dropout": 0, "output": "sigmoid"}
 
 

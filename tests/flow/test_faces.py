@@ -19,7 +19,7 @@ from tests.flow.conftest import Start
 from tests.flow.running import Running
 from tests.models.faces.pictures import read
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import pytest
 
 from tests.flow.running import Running
 
+pytestmark = pytest.mark.slow  # minutes of waiting; `make test-all` runs it
+
 Start = Callable[..., Running]
 ALLOWED = {200, 429, 503, 504}
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.flow.conftest import Start
 
+pytestmark = pytest.mark.slow  # minutes of waiting; `make test-all` runs it
+
 KEY = "schemathesis-asks-with-this-key"
 SCHEMATHESIS = Path(sysconfig.get_path("scripts"), "schemathesis")
 # Not among them: that an unknown header must be refused (HTTP says the contrary), and that every

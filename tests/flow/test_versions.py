@@ -17,7 +17,7 @@ from tests.flow.running import Running
 from tests.models import keras_warnings
 from tests.pictures import encoded, scene
 
-pytestmark = [keras_warnings.ignored, pytest.mark.shared]
+pytestmark = [keras_warnings.ignored, pytest.mark.shared, pytest.mark.slow]
 
 MODEL = "squeezenet"
 

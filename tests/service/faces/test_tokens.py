@@ -18,7 +18,7 @@ NOW = datetime.now(UTC)
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(
-        _env_file=None, home=tmp_path, token_issuer="iss", token_audience="app", token_seconds=900
+        _env_file=None, home=tmp_path, token_issuer="iss", token_audience="app", token_seconds=7200
     )
 
 
@@ -49,7 +49,7 @@ def test_a_stranger_checks_a_token_by_the_public_keys(faces: Faces, settings: Se
 
 
 def test_tokens_expire(faces: Faces, settings: Settings) -> None:
-    early = Tokens(faces.token_keys, settings, lambda: NOW - timedelta(minutes=20))
+    early = Tokens(faces.token_keys, settings, lambda: NOW - timedelta(hours=3))
     token = early.sign("sub_a", live=False)
     keys = jwt.PyJWKSet.from_dict(early.public().model_dump())
     with pytest.raises(jwt.ExpiredSignatureError):
