@@ -35,6 +35,7 @@ from models.training.pace import Pace
 from models.training.phase import Lesson, PhaseRun, Supervision, judged, look
 from models.training.pictures import Pictures
 from models.training.recipe import RECIPES, blueprint_of, input_size_of
+from models.training.smallest import check_picture_size
 from models.training.sources import FeatureSource, PictureSource, Source, as_they_are, in_graph
 from models.training.state import State
 from models.training.trained import Evaluation, Trained
@@ -94,6 +95,7 @@ class _Training:
     ) -> None:
         check_classes(request, dataset)
         check_unfreezing(request)
+        check_picture_size(request)
         self.request, self.dataset, self.work, self.workshop = request, dataset, work, workshop
         self.blueprint = blueprint_of(request)
         self.hardware = Hardware.of(request)

@@ -81,6 +81,8 @@ def test_a_preset_fills_in_and_what_is_sent_wins(
         ({"class_weights": {"horse": 2}}, 422, "validation_error"),
         ({"batch_size": 10**40}, 422, "validation_error"),
         ({"strategy": "fine_tuning", "unfreeze_from": "fier8"}, 422, "validation_error"),
+        ({"image_size": 28}, 422, "validation_error"),
+        ({"image_size": [64, 30]}, 422, "validation_error"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_it_queues(
