@@ -49,7 +49,7 @@ class Claim:
     """Who wants to be let in as whom.
 
     Attributes:
-        subject_id: As whom.
+        subject_id: As whom; there is such a subject.
         device: The device's id, or else the client's address.
         content: What was sent, for the audit's digest.
         request_id: For the audit.
@@ -73,12 +73,11 @@ async def log_in(services: Services, claim: Claim, gather: Gather) -> Login:
         gather: Makes the evidence; called only if an attempt may be made.
 
     Raises:
-        SubjectNotFound: There is no such subject.
+        SubjectNotFound: There is no such subject any more.
         LockedOut: There were too many failures.
         OpsinError: The evidence cannot be had; that is no failure of the person.
     """
     desk = services.faces
-    await run_in_threadpool(desk.kept.subjects.get, claim.subject_id)
     device = await run_in_threadpool(desk.kept.digests.of, claim.device.encode())
     try:
         attempt = await desk.lockout.begin(claim.subject_id, device)
