@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
@@ -120,7 +119,7 @@ def _spoken(address: URL) -> tuple[str, dict[str, str]]:
     from psycopg import pq  # noqa: PLC0415  only where there is PostgreSQL
     from psycopg.conninfo import make_conninfo  # noqa: PLC0415
 
-    wanted: dict[str, Any] = address.get_dialect()().create_connect_args(address)[1]
+    wanted = dict(address.get_dialect()().create_connect_args(address)[1])
     wanted.setdefault("dbname", "postgres")
     plain, variables = {}, {}
     for known in pq.Conninfo.get_defaults():
