@@ -80,6 +80,9 @@ def test_a_preset_fills_in_and_what_is_sent_wins(
         ({"epoch": 3}, 422, "validation_error"),
         ({"class_weights": {"horse": 2}}, 422, "validation_error"),
         ({"batch_size": 10**40}, 422, "validation_error"),
+        ({"strategy": "fine_tuning", "unfreeze_from": "fier8"}, 422, "validation_error"),
+        ({"image_size": 28}, 422, "validation_error"),
+        ({"image_size": [64, 30]}, 422, "validation_error"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_it_queues(
@@ -107,6 +110,16 @@ def test_the_wrong_field_is_named(client: httpx.Client, pets: str) -> None:
     unknown = client.post(URL, json=body(pets, class_weights={"horse": 1})).json()
     assert "horse" in unknown["detail"]
     assert "cat, dog" in unknown["detail"]
+
+
+def test_a_misspelt_layer_is_told_with_those_that_are_there(
+    client: httpx.Client, pets: str
+) -> None:
+    sent = body(pets, strategy="fine_tuning", unfreeze_from="fier8")
+    detail = client.post(URL, json=sent).json()["detail"]
+    assert "unfreeze_from" in detail
+    assert "Near it are fire8" in detail
+    assert "fire2, fire3" in detail
 
 
 def test_a_data_set_from_which_nothing_can_be_learned(client: httpx.Client, house: House) -> None:
