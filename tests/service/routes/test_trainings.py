@@ -154,6 +154,15 @@ def test_bodies_that_are_none(client: httpx.Client, content: bytes, kind: str, s
     assert answer.status_code == status, answer.text
 
 
+@pytest.mark.parametrize("network", [[], {}, [[]], None, 7, True])
+def test_a_network_of_another_kind_is_refused_by_name(
+    client: httpx.Client, pets: str, network: object
+) -> None:
+    answer = client.post(URL, json=body(pets, network=network))
+    assert answer.status_code == 422
+    assert ["body", "network"] in [error["loc"] for error in answer.json()["errors"]]
+
+
 def test_presets_are_listed(client: httpx.Client) -> None:
     items = client.get("/v1/presets").json()["items"]
     assert [one["name"] for one in items] == list(PRESETS)
