@@ -38,21 +38,27 @@ class Admission:
             raise queue_full(self.under_way(lane), rate)
 
     @contextmanager
-    def permit(self, lane: str, count: int, rate: float | None) -> Iterator[None]:
+    def permit(
+        self, lane: str, count: int, rate: float | None, seconds: float = math.inf
+    ) -> Iterator[None]:
         """Hold room for `count` images.
 
-        A request of more images than the limit is let in when nothing else is under way.
+        A request of more images than the limit is let in when nothing else is under way. One whose
+        time will be over before its turn comes is refused at once, and costs the others nothing.
 
         Args:
             lane: Where they go.
             count: How many.
             rate: Images a second the lane drains, None if unknown.
+            seconds: How long they may wait.
 
         Raises:
-            QueueFull: There is no room.
+            QueueFull: There is no room, or no time.
         """
         under_way = self.under_way(lane)
-        if under_way and under_way + count > self._limits.most(lane):
+        too_many = under_way + count > self._limits.most(lane)
+        too_late = rate is not None and under_way > rate * seconds
+        if under_way and (too_many or too_late):
             raise queue_full(under_way, rate)
         self._under_way[lane] = under_way + count
         try:

@@ -124,8 +124,8 @@ class Dispatch:
         """
         lane = names.lane(network, version, operation)
         rate = self._presence.rate(lane)
-        with self._admission.permit(lane, len(pixels), rate):
-            seconds = deadline - time.monotonic()
+        seconds = deadline - time.monotonic()
+        with self._admission.permit(lane, len(pixels), rate, seconds * self._hands()):
             items = [
                 self._item(image, seconds, index, note)
                 for image, index in zip(pixels, classes or [TOP_CLASS] * len(pixels), strict=True)
@@ -144,6 +144,10 @@ class Dispatch:
             finally:
                 self._leave(items, seconds)
         return [_checked(reply, version) for reply in replies]
+
+    def _hands(self) -> int:
+        """How many drain a lane at most: a rate is that of one worker."""
+        return max(1, len(self._presence.workers))
 
     def _item(self, pixels: Pixels, seconds: float, class_index: int, note: bytes) -> Item:
         now = time.time()
