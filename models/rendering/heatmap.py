@@ -49,7 +49,7 @@ class Layer:
 
 
 def render(
-    data: bytes,
+    source: bytes | Image.Image,
     layers: Sequence[Layer],
     *,
     size: Size,
@@ -60,7 +60,7 @@ def render(
     """The PNG: one map at the picture's own size, or several side by side.
 
     Args:
-        data: The picture's file, as it was sent.
+        source: The picture's file, as it was sent, or the picture, which is drawn on.
         layers: At least one.
         size: The picture's, upright.
         box: What the network saw of it.
@@ -70,7 +70,10 @@ def render(
     Raises:
         InvalidImage: The file cannot be read.
     """
-    picture = upright(data, max_pixels=max_pixels) if look.shown == "overlay" else None
+    picture = None
+    if look.shown == "overlay":
+        decoded = isinstance(source, Image.Image)
+        picture = source if decoded else upright(source, max_pixels=max_pixels)
     colours = colours_of(look.colormap)
     pictures = []
     for layer in layers:
@@ -81,7 +84,8 @@ def render(
             overlay(shown, layer.grid, box, colours=colours, alpha=look.alpha)
         shown = bounded(shown, max_pixels // len(layers))
         pictures.append(with_legend(shown, layer.title, colours) if look.legend else shown)
-    return png(pictures[0] if len(pictures) == 1 else strip(pictures))
+    whole = pictures[0] if len(pictures) == 1 else strip(pictures)
+    return png(whole, photo=picture is not None)
 
 
 def bounded(picture: Image.Image, pixels: int) -> Image.Image:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.images import upright
 from models.rendering.colormaps import COLORMAPS, colours_of
 from models.rendering.heatmap import Layer, Look, render
 from models.rendering.legend import font_of, shortened
@@ -20,7 +21,9 @@ def stored(orientation: int = 1, size: tuple[int, int] = (60, 40)) -> bytes:
     return file.getvalue()
 
 
-def drawn(data: bytes, size: tuple[int, int], look: Look = JET, **options: object) -> np.ndarray:
+def drawn(
+    data: bytes | Image.Image, size: tuple[int, int], look: Look = JET, **options: object
+) -> np.ndarray:
     given = {"box": (0, 0, *size), "max_pixels": 10**6, "layers": [CORNER]} | options
     layers = given.pop("layers")
     png = render(data, layers, size=size, look=look, **given)
@@ -34,6 +37,12 @@ def test_the_overlay_lies_on_the_upright_picture() -> None:
     red, blue = seen[5, 5], seen[55, 35]
     assert red[0] > 100 > red[2]
     assert blue[2] > 100 > blue[0]
+
+
+def test_a_picture_that_is_decoded_already_is_drawn_as_its_file() -> None:
+    data = stored(6)
+    ready = upright(data, max_pixels=10**6)
+    np.testing.assert_array_equal(drawn(ready, (40, 60)), drawn(data, (40, 60)))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])

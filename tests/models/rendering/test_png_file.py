@@ -9,14 +9,15 @@ from PIL import Image
 from models.rendering.png_file import png
 
 
+@pytest.mark.parametrize("photo", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (1, 70), (200, 64), (33, 129)])
-def test_every_pixel_is_as_it_was(size: tuple[int, int]) -> None:
+def test_every_pixel_is_as_it_was(size: tuple[int, int], photo: bool) -> None:
     random = np.random.default_rng(8)
     picture = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))
-    read = Image.open(io.BytesIO(png(picture)))
+    read = Image.open(io.BytesIO(png(picture, photo=photo)))
     assert (read.format, read.mode, read.size) == ("PNG", "RGB", size)
     read.verify()
-    read = Image.open(io.BytesIO(png(picture)))
+    read = Image.open(io.BytesIO(png(picture, photo=photo)))
     np.testing.assert_array_equal(np.asarray(read), np.asarray(picture))
 
 

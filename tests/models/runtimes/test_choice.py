@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.manifest import read_manifest
-from models.runtimes import openvino as openvino_runtime
+from models.runtimes import openvino_graph
 from models.runtimes.choice import choose_runtime
 from models.runtimes.openvino import OpenVinoRuntime
 from models.runtimes.reference import REFERENCE, Reference
@@ -46,12 +46,12 @@ def test_warm_keeps_sizes_that_it_measured(tiny: Store) -> None:
 def test_shares_side_by_side_answer_as_the_whole(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_runtime, "_WORTH", 0.0)  # whatever the measurement says
+    monkeypatch.setattr(openvino_graph, "_WORTH", 0.0)  # whatever the measurement says
     options = RuntimeOptions("openvino", "float32", 2)
     runtime = OpenVinoRuntime(folder, read_manifest(folder), "float32", options)
     whole = runtime.run("serve", PICTURES)
     runtime.tune("serve", (1, 2, 4))
-    assert "serve" in runtime._shared
+    assert runtime._graphs["serve"]._shared
     np.testing.assert_allclose(runtime.run("serve", PICTURES), whole, atol=1e-6)
     np.testing.assert_allclose(runtime.run("serve", PICTURES[:1]), whole[:1], atol=1e-6)
 
