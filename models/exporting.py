@@ -113,7 +113,8 @@ def _reference(endpoints: dict[Endpoint, Signature], pictures: Pixels) -> Refere
     """What other runtimes are compared with whenever the version is loaded."""
 
     def told(name: Endpoint, *given: Any) -> Outputs:
-        return endpoints[name].run(pictures, *given)[OUTPUTS[name]].numpy()
+        answer: Outputs = endpoints[name].run(pictures, *given)[OUTPUTS[name]].numpy()
+        return answer
 
     outputs = {name: told(name) for name in VECTORS if name in endpoints}
     for name in EXPLAINED:

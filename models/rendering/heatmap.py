@@ -70,10 +70,7 @@ def render(
     Raises:
         InvalidImage: The file cannot be read.
     """
-    picture = None
-    if look.shown == "overlay":
-        decoded = isinstance(source, Image.Image)
-        picture = source if decoded else upright(source, max_pixels=max_pixels)
+    picture = _picture(source, max_pixels) if look.shown == "overlay" else None
     colours = colours_of(look.colormap)
     pictures = []
     for layer in layers:
@@ -86,6 +83,12 @@ def render(
         pictures.append(with_legend(shown, layer.title, colours) if look.legend else shown)
     whole = pictures[0] if len(pictures) == 1 else strip(pictures)
     return png(whole, photo=picture is not None)
+
+
+def _picture(source: bytes | Image.Image, max_pixels: int) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    return upright(source, max_pixels=max_pixels)
 
 
 def bounded(picture: Image.Image, pixels: int) -> Image.Image:

@@ -41,7 +41,7 @@ def _packed(picture: Image.Image, photo: bool) -> bytes:
         rows[:, 0] = _LEFT_NEIGHBOUR
         rows[:, 1:4] = block[:, 0]
         rows[:, 4:] = (block[:, 1:] - block[:, :-1]).reshape(len(block), -1)
-        parts.append(packer.compress(rows))
+        parts.append(packer.compress(rows.data))
     return b"".join((*parts, packer.flush()))
 
 

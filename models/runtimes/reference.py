@@ -122,7 +122,8 @@ def make_reference(folder: Path, pictures: Pixels) -> Reference:
 
 def top_classes(probabilities: Outputs) -> npt.NDArray[np.int32]:
     """Those that the maps of a reference explain, (n,)."""
-    return probabilities.argmax(axis=1).astype(np.int32)
+    top: npt.NDArray[np.int32] = probabilities.argmax(axis=1).astype(np.int32)
+    return top
 
 
 def main(folder: Path, samples: Path) -> None:
