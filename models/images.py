@@ -199,9 +199,8 @@ def reduced(data: bytes | memoryview, *, longest_side: int, max_pixels: int) -> 
 
 
 def _plain(image: Image.Image, turn: Turn) -> Image.Image:
-    """A loaded image in RGB on white, upright; one that nobody else changes."""
+    """A loaded image in RGB on white, upright."""
     plain = flatten(interpolable(image), image)
-    plain = plain.copy() if plain is image else plain
     return plain if turn.method is None else plain.transpose(turn.method)
 
 

@@ -45,6 +45,33 @@ def test_a_picture_that_is_decoded_already_is_drawn_as_its_file() -> None:
     np.testing.assert_array_equal(drawn(ready, (40, 60)), drawn(data, (40, 60)))
 
 
+def test_a_compact_file_is_smaller_and_shows_the_same() -> None:
+    ramp = Image.linear_gradient("L").resize((300, 200)).convert("RGB")
+    files = [
+        render(
+            ramp.copy(),
+            [CORNER],
+            size=ramp.size,
+            box=(0, 0, *ramp.size),
+            look=Look("overlay", "jet", 0.5, legend=False, compact=compact),
+            max_pixels=10**6,
+        )
+        for compact in (False, True)
+    ]
+    assert len(files[1]) < len(files[0]) / 2
+    quick, small = (np.asarray(Image.open(io.BytesIO(file))) for file in files)
+    np.testing.assert_array_equal(quick, small)
+
+
+def test_a_large_overlay_is_compact_always() -> None:
+    side = 1500
+    look = Look("overlay", "jet", 0.5, legend=False)
+    plain = Image.new("RGB", (side, side), (90, 90, 90))
+    box = (0, 0, side, side)
+    file = render(plain, [CORNER], size=plain.size, box=box, look=look, max_pixels=10**7)
+    assert len(file) < side * side * 3 / 2
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
 def test_alpha_is_as_asked(alpha: float) -> None:
     grey = drawn(stored(), (60, 40), Look("overlay", "gray", alpha, legend=False))
