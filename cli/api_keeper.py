@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -28,6 +28,10 @@ from contracts.settings import Settings
 READY_SECONDS = 60.0
 _TICK_SECONDS = 0.1
 _BACKLOG = 2048
+
+
+def _nothing() -> None:
+    """What is done while waiting, where there is nobody to look after yet."""
 
 
 @dataclass(slots=True)
@@ -89,13 +93,9 @@ class ApiKeeper:
         """
         with _on(signal.SIGUSR2, self._ask_to_roll):
             try:
-                for number in range(self._count):
-                    self._places.append(self._begun(number))
-                for place in list(self._places):
-                    self._await(place)
+                self._start()
                 while not self._signals.wait(_TICK_SECONDS):
-                    for place in self._places:
-                        place.supervisor.tend()
+                    self._tend()
                     if self._is_to_roll:
                         self._is_to_roll = False
                         self._roll()
@@ -105,23 +105,43 @@ class ApiKeeper:
     def _ask_to_roll(self) -> None:
         self._is_to_roll = True
 
+    def _start(self) -> None:
+        """Begin all, and wait for the first; the others are then kept as if they ran already.
+
+        A start that fails is for whoever started us to see. But once one takes requests, another
+        that is killed while it loads is no reason to take that one away.
+        """
+        for number in range(self._count):
+            self._places.append(self._begun(number))
+        self._await(self._places)
+
+    def _tend(self) -> None:
+        for place in self._places:
+            place.supervisor.tend()
+
     def _begun(self, number: int) -> _Place:
         told, tell = os.pipe()
         place = _Place(self._supervisor(), told, tell)
         place.supervisor.start(self._program(number, self._listener.fileno(), tell))
         return place
 
-    def _await(self, place: _Place) -> bool:
-        """Whether a process takes requests; False if we are to stop before it does.
+    def _await(self, places: Sequence[_Place], meanwhile: Callable[[], None] = _nothing) -> bool:
+        """Whether one of these processes takes requests; False if we are to stop before.
+
+        Args:
+            places: Theirs.
+            meanwhile: Done again and again.
 
         Raises:
-            CommandError: It ends instead, or takes too long.
+            CommandError: One of them ends instead, or they take too long.
         """
         until = time.monotonic() + READY_SECONDS
-        while not place.is_ready():
-            place.supervisor.require_all()
+        while not any(place.is_ready() for place in places):
+            for place in places:
+                place.supervisor.require_all()
             if time.monotonic() > until:
-                raise CommandError(f"An API process was not ready within {READY_SECONDS:g} s.")
+                raise CommandError(f"No API process was ready within {READY_SECONDS:g} s.")
+            meanwhile()
             if self._signals.wait(_TICK_SECONDS):
                 return False
         return True
@@ -131,7 +151,7 @@ class ApiKeeper:
         for number, old in enumerate(self._places):
             successor = self._begun(number)
             try:
-                came = self._await(successor)
+                came = self._await([successor], self._tend)
             except CommandError as failure:
                 successor.stop(hurry=lambda: True)
                 self._say(f"The old API processes stay. {failure.message}")

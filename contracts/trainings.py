@@ -222,7 +222,8 @@ class TrainingRequest(_Part):
     def _strategy_of_the_network(cls, data: Any) -> Any:
         # Before validation, so that the record says which strategy it was.
         if isinstance(data, dict) and data.get("strategy") is None:
-            pretrained = data.get("network") in PRETRAINED
+            network = data.get("network")  # anything that JSON can say
+            pretrained = isinstance(network, str) and network in PRETRAINED
             return data | {"strategy": "feature_extraction" if pretrained else "from_scratch"}
         return data
 

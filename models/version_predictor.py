@@ -29,7 +29,7 @@ _ENDPOINTS: dict[Operation, Endpoint] = {"classify": "serve", "embed": "features
 # A larger batch that gains less than this only makes the first of its pictures wait.
 _KNEE = 0.97
 # What a batch costs beside its computing, whatever its size: taking it and sending its answers.
-_BATCH_SECONDS = 0.001
+_BATCH_SECONDS = 0.003
 
 
 class VersionPredictor:
@@ -97,7 +97,7 @@ class VersionPredictor:
         measured = [name for name in _ENDPOINTS if name in self.operations]
         for operation in measured:
             self._runtime.tune(_ENDPOINTS[operation], self.batch_sizes)
-        each = self._costs(measured[0], seconds, rounds=6)
+        each = self._costs(measured[0], seconds, rounds=3)
         best = min(each.values())
         knee = next(size for size, took in each.items() if took * _KNEE <= best)
         if knee != max(each):  # else a size that there was no time for might be better still

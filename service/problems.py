@@ -3,6 +3,7 @@
 At the addresses of the standard protocols it is the one that those clients know: `{"error": …}`.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,15 @@ _CODES_OF_STATUS = {
     503: "dependency_unavailable",
 }
 _NOTHING_HERE = "There is nothing at this address. /docs lists all there is."
+
+
+class _Told(JSONResponse):
+    """An answer that may quote what a client sent, halves of characters included."""
+
+    def render(self, content: Any) -> bytes:
+        """UTF-8; what has none is a question mark."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode(errors="replace")
 
 
 def problem(
@@ -77,6 +87,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(UnicodeEncodeError, _on_half_character)
 
 
 def problem_responses(*codes: str, plain: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -146,6 +157,14 @@ async def _on_disconnect(request: Request, exc: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
+async def _on_half_character(request: Request, exc: Exception) -> Response:
+    """JSON can say half of a character, by a lone surrogate; nothing beyond Python can take it."""
+    if "surrogates" not in str(exc):
+        raise exc
+    detail = "A text holds half of a character (a lone surrogate). Send whole characters."
+    return problem(request, ValidationFailed(detail))
+
+
 def _allowed(request: Request) -> list[str]:
     """Every method of this address; Starlette names those of the first route alone."""
     found = []
@@ -165,10 +184,10 @@ def _answer(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     if speaks_plainly(connection.scope["path"]):
-        return JSONResponse({"error": detail}, CODES[code].status, dict(headers or {}))
+        return _Told({"error": detail}, CODES[code].status, dict(headers or {}))
     request_id = getattr(connection.state, "request_id", "")
     body = _body(code, detail, request_id, errors)
-    return JSONResponse(body, CODES[code].status, dict(headers or {}), MEDIA_TYPE)
+    return _Told(body, CODES[code].status, dict(headers or {}), MEDIA_TYPE)
 
 
 def _body(

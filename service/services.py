@@ -6,7 +6,7 @@ global. The protocols name what a route may ask for, and the modules that do the
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -34,6 +34,7 @@ from service.faces.desk import FaceDesk
 from service.keyring import Keyring
 from service.layer_check import LayerCheck
 from service.rate_limits import RateLimits
+from service.streams import Streams
 
 T = TypeVar("T")
 
@@ -215,6 +216,7 @@ class Services:
     faces: FaceDesk
     database_ok: Callable[[], bool]
     started_at: float
+    streams: Streams = field(default_factory=Streams)
 
 
 Opening = Callable[[Settings], AbstractAsyncContextManager[Services]]

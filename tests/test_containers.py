@@ -64,6 +64,14 @@ def test_the_commands_are_the_roles_of_an_installation() -> None:
     }
 
 
+def test_jobs_leave_the_processors_to_who_serves() -> None:
+    """Niceness counts within a container; between containers their shares do, 1,024 unless told."""
+    shares = {name: one.get("cpu_shares", 1024) for name, one in compose()["services"].items()}
+    jobs = {name for name, one in ours().items() if "--jobs" in one["command"]}
+    serving = max(shares[name] for name in jobs) * 10
+    assert all(shares[name] >= serving for name in shares.keys() - jobs)
+
+
 @pytest.mark.parametrize("command", sorted(commands()))
 def test_each_command_is_the_command_lines_own(command: tuple[str, ...]) -> None:
     subprocess.run(

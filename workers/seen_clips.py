@@ -13,7 +13,6 @@ import redis
 
 from contracts import names
 from contracts.errors import SubjectNotFound
-from models.faces.looks import LOOK_BYTES
 
 MOST_CLIPS = 16
 KEEP_SECONDS = 30 * 24 * 3600
@@ -63,4 +62,6 @@ class SeenClips:
 
 
 def _split(joined: bytes) -> list[bytes]:
+    from models.faces.looks import LOOK_BYTES  # noqa: PLC0415  OpenCV, when a clip has come
+
     return [joined[at : at + LOOK_BYTES] for at in range(0, len(joined), LOOK_BYTES)]

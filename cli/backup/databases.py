@@ -110,6 +110,29 @@ def _require_sound(database: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(str(found))
 
 
+def _spoken(address: URL) -> tuple[str, dict[str, str]]:
+    """An address as PostgreSQL's tools take it: an option, and variables.
+
+    All that the service itself connects with holds for them, too: a socket's folder, several hosts,
+    and above all `sslmode`. What has a variable goes by it; others can read a command line.
+    """
+    from psycopg import pq  # noqa: PLC0415  only where there is PostgreSQL
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415
+
+    wanted = dict(address.get_dialect()().create_connect_args(address)[1])
+    wanted.setdefault("dbname", "postgres")
+    plain, variables = {}, {}
+    for known in pq.Conninfo.get_defaults():
+        keyword, variable = known.keyword.decode(), (known.envvar or b"").decode()
+        if keyword not in wanted:
+            continue
+        if variable and keyword != "dbname":
+            variables[variable] = str(wanted[keyword])
+        else:
+            plain[keyword] = str(wanted[keyword])
+    return f"--dbname={make_conninfo('', **plain)}", variables
+
+
 def _run(tool: str, address: URL, *options: str) -> None:
     """Run one of PostgreSQL's tools; the password goes by the environment, never by its options."""
     program = shutil.which(tool)
@@ -118,17 +141,8 @@ def _run(tool: str, address: URL, *options: str) -> None:
             f"The database is PostgreSQL and {tool} is not on this machine. Install PostgreSQL's "
             "client tools of the server's version, e.g. the package postgresql-client."
         )
-    env = os.environ | {
-        name: str(value)
-        for name, value in (
-            ("PGHOST", address.host),
-            ("PGPORT", address.port),
-            ("PGUSER", address.username),
-            ("PGPASSWORD", address.password),
-        )
-        if value is not None
-    }
-    name = f"--dbname={address.database or 'postgres'}"
+    name, said = _spoken(address)
+    env = os.environ | said
     command = [program, name, "--no-owner", "--no-privileges", "--no-password", *options]
     try:
         subprocess.run(  # noqa: S603  a known tool, options of our own

@@ -97,8 +97,7 @@ def _database(settings: Settings) -> Check:
     try:
         revision, wanted = current(settings.database), newest()
     except (OpsinError, SQLAlchemyError, ValueError, ImportError) as error:
-        help_ = "Start it, or correct OPSIN_DATABASE_URL."
-        return Check("database", "fail", f"does not answer ({type(error).__name__})", help_)
+        return _no_database(kind, error)
     if revision is None:
         return Check("database", "warn", f"{kind}, no tables yet", f"{_MIGRATE} make them.")
     if revision == wanted:
@@ -108,6 +107,16 @@ def _database(settings: Settings) -> Check:
         return Check("database", "fail", detail, f"{_MIGRATE} bring them up to date; restart.")
     detail = f"{kind}, its tables ({revision}) are of a later release than this one"
     return Check("database", "fail", detail, "Run that release, or `opsin restore` a backup.")
+
+
+def _no_database(kind: str, error: Exception) -> Check:
+    what = type(error).__name__
+    # What SQLite says of a file that is none of its own; what it cannot open is another error.
+    if kind == "sqlite" and what == "DatabaseError":
+        help_ = "Move the file aside and `opsin restore` a backup."
+        return Check("database", "fail", "sqlite, the file is damaged or no database", help_)
+    help_ = "Start it, or correct OPSIN_DATABASE_URL."
+    return Check("database", "fail", f"does not answer ({what})", help_)
 
 
 def _port(settings: Settings) -> Check:

@@ -96,7 +96,8 @@ def _model(shelves: Store, model: str, *, deep: bool) -> Iterator[Check]:
         help_ = f"`opsin models promote {model} VERSION` with one of: {versions}."
         yield Check(name, "fail", detail, help_)
     if not (damaged or aside or astray):
-        yield Check(name, "ok", f"{len(versions)} versions, {', '.join(aliases) or 'no alias'}")
+        count = "1 version" if len(versions) == 1 else f"{len(versions)} versions"
+        yield Check(name, "ok", f"{count}, {', '.join(aliases) or 'no alias'}")
 
 
 def _faults(shelves: Store, model: str, version: int, *, deep: bool) -> list[str]:

@@ -73,6 +73,7 @@ class OpenVinoRuntime:
             raise RuntimeUnavailableError("this version is not quantized to int8")
         self._folder = folder
         self._is_int8 = precision == "int8"
+        self._in_pieces: bool | None = None
         self._graphs = {
             endpoint: self._openvino.graph(lambda endpoint=endpoint: self._read(endpoint))
             for endpoint in SERVED
@@ -85,8 +86,8 @@ class OpenVinoRuntime:
         return told
 
     def tune(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
-        """See `OpenVinoGraph.tune`."""
-        self._graphs[endpoint].tune(sizes)
+        """See `OpenVinoGraph.tune`; the first endpoint decides for all."""
+        self._in_pieces = self._graphs[endpoint].tune(sizes, known=self._in_pieces)
 
     def _read(self, endpoint: Endpoint) -> Any:
         core = self._openvino.core

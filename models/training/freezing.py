@@ -6,16 +6,15 @@ learns: in Keras a frozen one also keeps to its moving averages, which is what s
 new pictures must not disturb.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import keras
 from keras import layers
 
-from contracts.errors import ValidationFailed
 from contracts.trainings import Phase
 from models.training.assembly import Assembly
+from models.training.unfreezing import position
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +32,6 @@ class Cut:
     layer: str
 
 
-def check_unfreezing(assembly: Assembly, unfreeze_from: str | None) -> None:
-    """Whether there is what is to be unfrozen; asked before the head's phase, not after it.
-
-    Raises:
-        ValidationFailed: The base has no such layer.
-    """
-    base = [layer.name for layer in assembly.model.layers if layer.name in assembly.base_layers]
-    _position(base, unfreeze_from or "")
-
-
 def freeze(assembly: Assembly, phase: Phase, unfreeze_from: str | None) -> None:
     """Say of each layer whether it learns in this phase.
 
@@ -57,30 +46,12 @@ def freeze(assembly: Assembly, phase: Phase, unfreeze_from: str | None) -> None:
     base = [layer for layer in assembly.model.layers if layer.name in assembly.base_layers]
     first = len(base)
     if phase == "finetune":
-        first = _position([layer.name for layer in base], unfreeze_from or "")
+        first = position([layer.name for layer in base], unfreeze_from or "")
     for layer in assembly.model.layers:
         layer.trainable = True
     for number, layer in enumerate(base):
         normalises = isinstance(layer, layers.BatchNormalization)
         layer.trainable = number >= first and not normalises
-
-
-def _position(names: list[str], wanted: str) -> int:
-    """Where a layer, or the first layer of a block such as ``block5`` or ``fire9``, stands."""
-    if wanted in names:
-        return names.index(wanted)
-    # "block1" is not the beginning of "block10_conv".
-    block = re.compile(re.escape(wanted) + r"(?!\d)")
-    for position, name in enumerate(names):
-        if wanted and block.match(name):
-            return position
-    blocks = dict.fromkeys(
-        match.group() for name in names if (match := re.match(r"[a-z]+\d+", name))
-    )
-    raise ValidationFailed(
-        f"unfreeze_from: the network has no layer or block '{wanted[:64]}'. "
-        f"Blocks: {', '.join(blocks)}. GET /v1/models/{{name}}/layers lists the layers."
-    )
 
 
 def cut_below(model: keras.Model) -> Cut | None:

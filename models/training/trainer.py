@@ -28,16 +28,18 @@ from models.training.classes import check_classes, class_weights
 from models.training.feature_cache import FeatureCache
 from models.training.features import Extractor, compiled
 from models.training.filters import FilterFrames
-from models.training.freezing import check_unfreezing, cut_below, freeze
+from models.training.freezing import cut_below, freeze
 from models.training.hardware import Hardware
 from models.training.learner import Learner
 from models.training.pace import Pace
 from models.training.phase import Lesson, PhaseRun, Supervision, judged, look
 from models.training.pictures import Pictures
 from models.training.recipe import RECIPES, blueprint_of, input_size_of
+from models.training.smallest import check_picture_size
 from models.training.sources import FeatureSource, PictureSource, Source, as_they_are, in_graph
 from models.training.state import State
 from models.training.trained import Evaluation, Trained
+from models.training.unfreezing import check_unfreezing
 from models.weights import Weights
 
 
@@ -92,6 +94,8 @@ class _Training:
         stack: contextlib.ExitStack,
     ) -> None:
         check_classes(request, dataset)
+        check_unfreezing(request)
+        check_picture_size(request)
         self.request, self.dataset, self.work, self.workshop = request, dataset, work, workshop
         self.blueprint = blueprint_of(request)
         self.hardware = Hardware.of(request)
@@ -99,8 +103,6 @@ class _Training:
         keras.utils.set_random_seed(request.seed)
         with self.hardware.building():
             self.assembly = assemble(request, len(dataset.classes), workshop.weights)
-        if "finetune" in request.phases:
-            check_unfreezing(self.assembly, request.unfreeze_from or self._last_block())
         self.truth = {
             split: np.array(
                 [dataset.classes.index(one.label) for one in dataset.of(split)], np.int32

@@ -53,8 +53,6 @@ async def verify(services: Services, pair: Pair, deadline: Deadline) -> Verifica
         ValidationFailed: The subject has no templates.
         OpsinError: A picture cannot be read, or no worker answers.
     """
-    if pair.subject_id is not None:
-        await run_in_threadpool(services.faces.kept.subjects.get, pair.subject_id)
     found = await find(services, pair.images, FacesAsk(embed=True, most=2), deadline)
     first, *rest = [_clear(one) for one in found]
     if pair.subject_id is not None:

@@ -74,6 +74,16 @@ def current_embedder(services: Services) -> tuple[int, str]:
     return version, embedder_of(version)
 
 
+def require_open(services: Services) -> None:
+    """Refuse early: pictures that nobody would look at need not be read.
+
+    Raises:
+        OpsinError: No worker holds the embedder, or its queue is full.
+    """
+    version, _ = current_embedder(services)
+    services.dispatch.require_room(FACE_MODEL, version, "faces")
+
+
 async def find(
     services: Services, images: Sequence[bytes], ask: FacesAsk, deadline: Deadline
 ) -> list[Found]:

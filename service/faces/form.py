@@ -3,7 +3,7 @@
 Every field has its bounds; a body that breaks one ends at once, before the rest is read.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -44,6 +44,9 @@ class Allowed:
 TEXT = Allowed(512)
 """A word, such as an id."""
 
+Heard = Mapping[str, Callable[[str], Awaitable[None]]]
+"""By field, what is done with a word as soon as it is there; it may refuse the rest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -68,23 +71,18 @@ class Form:
         Raises:
             ValidationFailed: It is empty, or cannot be printed.
         """
-        if name not in self.parts:
-            return None
-        try:
-            text = self.parts[name][0].decode()
-        except UnicodeDecodeError:
-            raise ValidationFailed(f"'{name}' is not UTF-8.") from None
-        if not text or not text.isprintable():
-            raise ValidationFailed(f"'{name}' is empty or cannot be printed; leave it out.")
-        return text
+        return _text(name, self.parts[name][0]) if name in self.parts else None
 
 
-async def read_form(request: Request, allowed: Mapping[str, Allowed]) -> Form:
+async def read_form(
+    request: Request, allowed: Mapping[str, Allowed], heard: Heard | None = None
+) -> Form:
     """The form of a request.
 
     Args:
         request: The request, its body unread.
         allowed: Its fields.
+        heard: What is done with words before the rest is read; what that raises ends the upload.
 
     Raises:
         UnsupportedMediaType: It is no form.
@@ -96,14 +94,26 @@ async def read_form(request: Request, allowed: Mapping[str, Allowed]) -> Form:
     content_type = request.headers.get("Content-Type", "")
     if content_type.partition(";")[0].strip().lower() != FORM_TYPE:
         raise UnsupportedMediaType(f"Set Content-Type to {FORM_TYPE}.")
-    return await _Reader(content_type, allowed).read(request.stream())
+    return await _Reader(content_type, allowed, heard or {}).read(request.stream())
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ValidationFailed(f"'{name}' is not UTF-8.") from None
+    if not text or not text.isprintable():
+        raise ValidationFailed(f"'{name}' is empty or cannot be printed; leave it out.")
+    return text
 
 
 class _Reader:
-    def __init__(self, content_type: str, allowed: Mapping[str, Allowed]) -> None:
+    def __init__(self, content_type: str, allowed: Mapping[str, Allowed], heard: Heard) -> None:
         self._allowed = allowed
+        self._heard = heard
         self._parts: dict[str, list[BytesIO]] = {}
         self._field = ""
+        self._unheard: list[str] = []
         self._name = bytearray()
         self._value = bytearray()
         self._disposition = b""
@@ -117,6 +127,7 @@ class _Reader:
             "on_header_end": self._on_header_end,
             "on_headers_finished": self._on_headers_finished,
             "on_part_data": self._on_part_data,
+            "on_part_end": self._on_part_end,
             "on_end": self._on_end,
         }
         try:
@@ -133,12 +144,19 @@ class _Reader:
         try:
             async for chunk in stream:
                 self._parser.write(chunk)
+                await self._tell()
         except FormParserError:
             raise BadRequest(_MALFORMED) from None
         if not self._ended:
             raise BadRequest(_MALFORMED)
         # Not copied: a stream that nobody writes to any more hands out the bytes that it holds.
         return Form({name: [one.getvalue() for one in some] for name, some in self._parts.items()})
+
+    async def _tell(self) -> None:
+        """Speak of the words that have come to their end since it was last called."""
+        while self._unheard:
+            name = self._unheard.pop(0)
+            await self._heard[name](_text(name, self._parts[name][-1].getvalue()))
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -171,6 +189,10 @@ class _Reader:
         if part.tell() + end - start > most:
             raise PayloadTooLarge(f"'{self._field}' may have {most:,} bytes; send less.")
         part.write(memoryview(data)[start:end])
+
+    def _on_part_end(self) -> None:
+        if self._field in self._heard:
+            self._unheard.append(self._field)
 
     def _on_end(self) -> None:
         self._ended = True

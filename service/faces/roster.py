@@ -1,14 +1,15 @@
 """Subjects added, and told with the templates that count now."""
 
 import hashlib
+import re
 from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
 
-from contracts.errors import OpsinError
+from contracts.errors import OpsinError, SubjectNotFound
 from contracts.faces import FACE_MODEL
 from contracts.manifest import CHAMPION
-from contracts.subjects import NewSubject, embedder_of
+from contracts.subjects import SUBJECT_ID, NewSubject, embedder_of
 from database.erasures import SCOPE
 from database.faces import Faces
 from database.idempotency import IdempotencyKey
@@ -31,6 +32,17 @@ def create(kept: Faces, new: NewSubject, key: str | None) -> dict[str, Any]:
         return kept.subjects.create(new)
     body = hashlib.sha256(new.model_dump_json().encode()).digest()
     return kept.subjects.create(new, asked=IdempotencyKey(key, SCOPE, kept.digests.of(body)))
+
+
+async def require_subject(services: Services, subject_id: str) -> None:
+    """Refuse what is to be done with a subject that is not there.
+
+    Raises:
+        SubjectNotFound: There is none of that id.
+    """
+    if not re.match(SUBJECT_ID, subject_id):
+        raise SubjectNotFound("There is no subject of that id.")
+    await run_in_threadpool(services.faces.kept.subjects.get, subject_id)
 
 
 async def embedder_in_force(services: Services) -> str | None:

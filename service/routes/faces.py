@@ -1,5 +1,6 @@
 """`/v1/faces`: faces found, compared and named; the threshold in force; the audit."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -20,8 +21,9 @@ from service import examples, face_examples
 from service.connection import while_connected
 from service.deadlines import Timed
 from service.faces import comparing
+from service.faces.finding import require_open
 from service.faces.form import TEXT, Allowed, read_form
-from service.faces.roster import embedder_in_force
+from service.faces.roster import embedder_in_force, require_subject
 from service.faces.thresholds import chosen
 from service.problems import problem_responses
 from service.services import Open
@@ -80,6 +82,7 @@ async def detect(
 ) -> DetectedFaces:
     """Where the faces are, in pixels of the picture, and whether each can be recognised well."""
     async with deadline.enforced():
+        require_open(services)
         image = comparing.the_image(await read_uploads(request, services.settings))
         work = comparing.detect(services, image, query.limit, deadline)
         return await while_connected(request, work)
@@ -106,8 +109,10 @@ async def detect(
 async def verify(*, request: Request, deadline: Timed, services: Open) -> Verification:
     """Whether two pictures show one person, or a picture a subject. Each shows one clear face."""
     async with deadline.enforced():
+        require_open(services)
         images = Allowed(services.settings.max_image_bytes, 2)
-        form = await read_form(request, {"image": images, "subject_id": TEXT})
+        heard = {"subject_id": partial(require_subject, services)}
+        form = await read_form(request, {"image": images, "subject_id": TEXT}, heard)
         pair = comparing.Pair(tuple(form.files("image")), form.text("subject_id"))
         if len(pair.images) != (2 if pair.subject_id is None else 1):
             raise ValidationFailed("Send two images, or one image and a subject_id.")
@@ -144,6 +149,7 @@ async def identify(
     not clear, the decision is `uncertain`.
     """
     async with deadline.enforced():
+        require_open(services)
         image = comparing.the_image(await read_uploads(request, services.settings))
         work = comparing.identify(services, image, query.limit, deadline)
         answer = await while_connected(request, work)

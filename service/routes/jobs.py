@@ -14,7 +14,7 @@ from contracts.pages import Page
 from service import examples
 from service.access import scope_of_job
 from service.artifacts import artifact_response
-from service.caller import caller_of
+from service.caller import caller_of, payer_of
 from service.events import follow, last_told
 from service.problems import problem_responses
 from service.services import Open
@@ -50,6 +50,18 @@ async def found_job(request: Request, job_id: JobId, services: Open) -> Job:
 
 
 Found = Annotated[Job, Depends(found_job)]
+
+
+async def streaming(request: Request, _job: Found, services: Open) -> AsyncIterator[None]:
+    """A place for a stream, kept until its answer has ended.
+
+    Raises:
+        QueueFull: There is none.
+    """
+    with services.streams.taken(payer_of(request.scope)):
+        yield
+
+
 _MISSING = problem_responses("job_not_found", "validation_error", "dependency_unavailable")
 
 
@@ -125,12 +137,14 @@ async def cancel_job(job: Found, services: Open) -> Job:
     operation_id="follow_job",
     summary="Follow a job",
     response_class=EventSourceResponse,
+    dependencies=[Depends(streaming)],
     responses={
         200: {
             "description": "Server-sent events `state`, `progress`, `metrics` and `artifact`.",
             "content": {"text/event-stream": {"example": examples.EVENTS}},
         },
         **_MISSING,
+        **problem_responses("queue_full"),
     },
 )
 async def follow_job(

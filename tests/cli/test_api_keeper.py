@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -25,7 +26,7 @@ from cli.signals import StopSignals
 
 port = int(sys.argv[1])
 def program(number, listener, tell):
-    command = (sys.executable, sys.argv[2], str(listener), str(tell))
+    command = (sys.executable, sys.argv[2], str(listener), str(tell), str(number))
     return Program(f"api-{number}", command, dict(os.environ), None, files=(listener, tell))
 
 with StopSignals() as signals, socket.create_server(("127.0.0.1", port), backlog=128) as listener:
@@ -33,8 +34,11 @@ with StopSignals() as signals, socket.create_server(("127.0.0.1", port), backlog
     ApiKeeper(listener, program, 2, signals, say, shutdown_seconds=3).run()
 print("keeper ended", flush=True)
 """
+# The second of them waits for as long as somebody holds it up.
 SERVER = """
-import os, socket, sys
+import os, pathlib, socket, sys, time
+while sys.argv[3] == "1" and pathlib.Path(__file__).with_name("hold").exists():
+    time.sleep(0.05)
 from contracts.settings import Settings
 from service.serve import serve
 from tests.service.parts import House
@@ -50,12 +54,13 @@ def port() -> int:
     return free_port()
 
 
-@pytest.fixture
-def kept(tmp_path: Path, port: int) -> Iterator[Run]:
-    server = tmp_path / "server.py"
+@contextmanager
+def keeping(folder: Path, port: int) -> Iterator[Run]:
+    """A keeper of two, of which one takes requests."""
+    server = folder / "server.py"
     server.write_text(SERVER)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = Run(tmp_path / "keeper.log", environment, "-c", KEEPER, str(port), str(server))
+    run = Run(folder / "keeper.log", environment, "-c", KEEPER, str(port), str(server))
     try:
         until(lambda: is_up(port) and len(run.descendants()) == 2, 60)
         yield run
@@ -63,6 +68,12 @@ def kept(tmp_path: Path, port: int) -> Iterator[Run]:
         if run.process.poll() is None:
             run.process.send_signal(signal.SIGTERM)
             run.wait()
+
+
+@pytest.fixture
+def kept(tmp_path: Path, port: int) -> Iterator[Run]:
+    with keeping(tmp_path, port) as run:
+        yield run
 
 
 def is_up(port: int) -> bool:
@@ -120,9 +131,24 @@ def test_all_are_replaced_and_nobody_notices(kept: Run, port: int) -> None:
 def test_a_killed_one_is_followed_and_the_other_serves_meanwhile(kept: Run, port: int) -> None:
     victim = kept.descendants()[0]
     victim.kill()
-    until(lambda: is_up(port))
+    until(lambda: is_up(port), 60)  # the other one may still be loading
     until(lambda: len({p.pid for p in kept.descendants()} - {victim.pid}) == 2, 60)
     assert "restarting it" in kept.text
+
+
+def test_one_that_is_killed_while_it_loads_does_not_take_the_other_with_it(
+    tmp_path: Path, port: int
+) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    with keeping(tmp_path, port) as kept:
+        loading = next(one for one in kept.descendants() if one.cmdline()[-1] == "1")
+        loading.kill()
+        kept.wait_for("api-1 ended (signal 9); restarting it")
+        assert is_up(port)
+        hold.unlink()
+        until(lambda: len({one.pid for one in kept.descendants()} - {loading.pid}) == 2, 60)
+        assert is_up(port)
 
 
 def test_told_to_stop_none_is_left_and_the_port_is_free(kept: Run, port: int) -> None:

@@ -35,6 +35,18 @@ def test_only_what_was_asked_for_is_sent_so_that_a_preset_keeps_the_rest() -> No
     assert wishes('{"l2": 0.1}', augment=True, epochs=None)["l2"] == 0.1
 
 
+def test_a_misspelt_layer_is_told_before_a_picture_is_read(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    asked = {"model": "pets", "network": "vgg16", "strategy": "fine_tuning"}
+    with pytest.raises(CommandError, match="Near it are block5"):
+        train(
+            Settings(_env_file=None, home=tmp_path),
+            tmp_path / "pictures",
+            asked | {"unfreeze_from": "blck5"},
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", "null", '"a"'])
 def test_options_that_are_no_object_are_refused(text: str) -> None:
     with pytest.raises(CommandError, match="--options"):

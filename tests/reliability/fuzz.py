@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.errors import OpsinError
+from tests.reliability.forked_decoder import forking
 from tests.reliability.fuzz_targets import Target, targets
 
 # Hypothesis remembers what it has tried, so it begins anew after so many.
@@ -92,7 +93,6 @@ def attack(target: Target, examples: int, *, first_seed: int = 8) -> Tally:
     tally = Tally(target.name)
     for bomb in target.bombs:
         _tried(partial(_feed, target, bomb, tally), tally)
-    examples = max(1, round(examples * target.share))
     done = 0
     while done < examples and not tally.findings:
         count = min(_ROUND, examples - done)
@@ -168,7 +168,7 @@ def main() -> int:
     console = Console(width=140)
     logging.disable()  # a line for each that is refused
     tallies = []
-    with tempfile.TemporaryDirectory(prefix="opsin-fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="opsin-fuzz-") as folder, forking():
         for target in targets(Path(folder)):
             if asked.only in target.name:
                 tallies.append(attack(target, asked.examples, first_seed=asked.seed))

@@ -53,14 +53,12 @@ class Target:
         seeds: What inputs are made of.
         feed: Gives it one input, and says what became of it.
         bombs: Fed as they are, once, before all else.
-        share: What part of the inputs it gets, where each one costs more than elsewhere.
     """
 
     name: str
     seeds: Sequence[bytes]
     feed: Callable[[bytes], str]
     bombs: Sequence[bytes] = ()
-    share: float = 1.0
 
 
 def _image(data: bytes) -> str:
@@ -211,7 +209,7 @@ def targets(folder: Path) -> list[Target]:
     return [
         Target("pictures", _short([*good_pictures().values(), *hostile]), _image, hostile),
         Target("archives", packed * 20 + _short(archives), _archive(folder, SMALL), archives),
-        Target("videos", videos, _video, _false_videos(), share=0.05),
+        Target("videos", videos, _video, _false_videos()),
         Target("Open Inference Protocol", _oip_seeds(), _oip),
         Target("TensorFlow Serving", _predict_seeds(), _predict),
         Target("forms", _form_seeds(), _form),

@@ -1,10 +1,12 @@
 """`make soak`: very many requests of every sort, and whether anything of the service grows.
 
-    python -m tests.reliability.soak [--requests 100000] [--clients 6]
+    python -m tests.reliability.soak [--requests 100000] [--clients 6] [--samples soak.jsonl]
+    python -m tests.reliability.soak --judge soak.jsonl
 
 SqueezeNet's classifications, heatmaps by two methods (one from the SavedModel, one that loads Keras
 and traces), pictures that are none, and clients that hang up. Memory, descriptors and threads of
-each process, keys and connections of Valkey, and traced graphs are looked at all along. What stands
+each process, keys and connections of Valkey, and traced graphs are looked at all along, and written
+down as they are seen: a run that is cut short has a verdict, too, over what it did. What stands
 after a fifth of the requests is the measure; the exit status is 1 if the end is above it.
 """
 
@@ -17,8 +19,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,33 +28,26 @@ import httpx
 import psutil
 import redis
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks.load.connection import Connection, ConnectionLostError, connect, request_of
 from benchmarks.load.pictures import write_pictures
 from tests.flow.running import ROOT
 from tests.reliability.house import House, opened
+from tests.reliability.soak_load import DEADLINE_SECONDS, EXPECTED, Load
 
 WARM_SHARE = 0.2
 MOST_GROWTH = 0.05
 SAMPLES = 60
-_TIMEOUT_SECONDS = 60.0
 _MIB = 1024 * 1024
 _ROLES = ("api", "worker", "jobs", "valkey")
-_CLASSIFY = "/v1/classify"
-# Of a hundred requests; the first heatmap comes from the SavedModel, the second needs Keras.
-MIX = (
-    (90, _CLASSIFY, "picture"),
-    (3, "/v1/heatmap", "picture"),
-    (1, "/v1/heatmap?method=layer_cam", "picture"),
-    (3, _CLASSIFY, "no picture"),
-    (1, "/v1/classify?top_k=nonsense", "picture"),
-    (1, "/v1/classify?model=nobody", "picture"),
-    (1, _CLASSIFY, "hangs up"),
-)
-EXPECTED = {"200", "404", "422", "hung up"}
-"""What the mix ends in; a 429 or a 503 would mean that it was not steady."""
+_MEMORIES = ("api: memory, MiB", "worker: memory, MiB")
+_SETTINGS = {
+    # Every heatmap is computed: from the cache they would cost nothing, and show nothing.
+    "OPSIN_HEATMAP_CACHE_MB": "0",
+    # Nor is a worker replaced because Keras has doubled it: its growth is to be seen.
+    "OPSIN_WORKER_MEMORY_MB": "8000",
+    "OPSIN_DEFAULT_TIMEOUT_MS": f"{DEADLINE_SECONDS * 1000:g}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,75 +58,6 @@ class Sample:
     figures: Mapping[str, float]
 
 
-class Load:
-    """So many requests, in turn by the mix, from clients that each wait for their answer.
-
-    Args:
-        port: Where to.
-        pictures: JPEG files.
-        requests: How many.
-
-    Attributes:
-        became: How many ended how.
-        told: Of every unexpected end, what was asked and what the last one said.
-    """
-
-    def __init__(self, port: int, pictures: Sequence[bytes], requests: int) -> None:
-        self.became: Counter[str] = Counter()
-        self.told: dict[str, str] = {}
-        self.done = 0
-        self._last = b""
-        self._port = port
-        self._pictures = pictures
-        self._requests = requests
-        self._begun = 0
-        kinds = [(path, kind) for share, path, kind in MIX for _ in range(share)]
-        # 37 has no factor in common with 100, so a round meets each once, well mixed.
-        self._kinds = [kinds[(37 * at) % len(kinds)] for at in range(len(kinds))]
-
-    async def run(self, clients: int) -> None:
-        """Send them all."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(clients):
-                group.create_task(self._client())
-
-    async def _client(self) -> None:
-        connection: Connection | None = None
-        while self._begun < self._requests:
-            number, self._begun = self._begun, self._begun + 1
-            path, kind = self._kinds[number % len(self._kinds)]
-            body = self._pictures[number % len(self._pictures)]
-            if kind == "no picture":
-                body = body[: 200 + number % 2000]
-            if connection is None or not connection.is_open:
-                connection = await connect(self._port)
-            became = await self._ask(connection, *request_of(self._port, path, body, None), kind)
-            self.became[became] += 1
-            if became not in EXPECTED:
-                self.told[f"{became} {path}"] = self._last.decode(errors="replace")[:400]
-            self.done += 1
-        if connection is not None:
-            connection.close()
-
-    async def _ask(self, connection: Connection, head: bytes, body: bytes, kind: str) -> str:
-        if kind == "hangs up":
-            answer = connection.post(head, body)
-            await asyncio.sleep(0.005)
-            connection.close()
-            answer.cancel()
-            return "hung up"
-        try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                said = await connection.post(head, body)
-                self._last = said.body
-                return str(said.status)
-        except TimeoutError:
-            connection.close()
-            return "no answer"
-        except ConnectionLostError:
-            return "connection lost"
-
-
 class Watch:
     """Looks at a house."""
 
@@ -140,26 +66,69 @@ class Watch:
         self._processes = {role: house.one(role) for role in _ROLES}
 
     def look(self, done: int) -> Sample:
-        """All figures now."""
+        """All figures now.
+
+        Raises:
+            RuntimeError: One of the processes that were there at first is not there any more.
+        """
         figures: dict[str, float] = {}
         for role, process in self._processes.items():
-            with process.oneshot():
-                figures[f"{role}: memory, MiB"] = process.memory_info().rss / _MIB
-                figures[f"{role}: descriptors"] = process.num_fds()
-                figures[f"{role}: threads"] = process.num_threads()
-        for role in ("api", "worker", "jobs"):
-            figures[f"{role}: database connections"] = _opened(self._processes[role], "opsin.db")
+            try:
+                figures |= _figures(role, process)
+            except psutil.NoSuchProcess:
+                raise RuntimeError(f"the process {role} ended after {done:,} requests") from None
         with redis.Redis.from_url(self._house.redis_url) as client:
             figures["valkey: keys"] = client.dbsize()
             figures["valkey: connections"] = client.info("clients")["connected_clients"]
-        workers = httpx.get(f"{self._house.url}/v1/system", timeout=30).json()["workers"]
-        figures["worker: traced graphs"] = sum(worker["traces"] for worker in workers)
+        workers = httpx.get(f"{self._house.url}/v1/system", timeout=DEADLINE_SECONDS).json()
+        figures["worker: traced graphs"] = sum(one["traces"] for one in workers["workers"])
         return Sample(done, figures)
 
 
-def _opened(process: psutil.Process, name: str) -> int:
-    """How often a process has a file of that name open: SQLite's connections."""
-    return sum(Path(one.path).name == name for one in process.open_files())
+def _figures(role: str, process: psutil.Process) -> dict[str, float]:
+    with process.oneshot():
+        found: dict[str, float] = {
+            f"{role}: memory, MiB": process.memory_info().rss / _MIB,
+            f"{role}: descriptors": process.num_fds(),
+            f"{role}: threads": process.num_threads(),
+        }
+    if role != "valkey":
+        # SQLite's connections: how often it has the file open.
+        opened_files = [Path(one.path).name for one in process.open_files()]
+        found[f"{role}: database connections"] = opened_files.count("opsin.db")
+    return found
+
+
+class Journal:
+    """What was seen, written down at once.
+
+    Args:
+        console: Told each look in a line.
+        file: Where it is kept, a JSON object a line; None keeps it here alone.
+    """
+
+    def __init__(self, console: Console, file: Path | None = None) -> None:
+        self.samples: list[Sample] = []
+        self._console = console
+        self._file = file
+        self._began = time.monotonic()
+        if file is not None:
+            file.write_text("")
+
+    def add(self, sample: Sample, load: Load) -> None:
+        """One look, and how the load fares."""
+        self.samples.append(sample)
+        seconds = time.monotonic() - self._began
+        memory = ", ".join(f"{name} {sample.figures[name]:.0f}" for name in _MEMORIES)
+        self._console.print(
+            f"{seconds / 60:6.1f} min  {sample.done:>7,} requests, {load.unexpected} unexpected; "
+            f"{memory}",
+            highlight=False,
+        )
+        if self._file is not None:
+            line = {"done": sample.done, "became": dict(load.became), "figures": sample.figures}
+            with self._file.open("a") as journal:
+                journal.write(json.dumps(line) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +154,9 @@ class Verdict:
 
     @property
     def is_flat(self) -> bool:
-        """Within 5 %, or two where it is a handful of something."""
+        """Within 5 %, or two where it is a handful of something; a graph more is one too many."""
+        if self.name.endswith("traced graphs"):
+            return self.late <= self.early
         return self.growth <= MOST_GROWTH or ("MiB" not in self.name and self.late - self.early < 3)
 
 
@@ -205,76 +176,84 @@ def verdicts(samples: Sequence[Sample]) -> list[Verdict]:
     return found
 
 
-async def soak(
-    house: House, pictures: Sequence[bytes], requests: int, clients: int, console: Console
-) -> tuple[Load, list[Sample]]:
+async def soak(house: House, load: Load, clients: int, journal: Journal) -> None:
     """Send them, and look all along."""
-    load, watch = Load(house.port, pictures, requests), Watch(house)
-    samples: list[Sample] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    await load.warm(clients)
+    watch = Watch(house)
     running = asyncio.create_task(load.run(clients))
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=requests)
-        while not running.done():
-            if load.done >= len(samples) * requests / SAMPLES:
-                samples.append(await asyncio.to_thread(watch.look, load.done))
-            progress.update(bar, completed=load.done)
-            await asyncio.wait([running], timeout=0.25)
+    while not running.done():
+        if load.done >= len(journal.samples) * load.requests / SAMPLES:
+            journal.add(await asyncio.to_thread(watch.look, load.done), load)
+        await asyncio.wait([running], timeout=0.25)
     await running
-    samples.append(await asyncio.to_thread(watch.look, load.done))
-    return load, samples
+    journal.add(await asyncio.to_thread(watch.look, load.done), load)
 
 
-def table(found: Sequence[Verdict], requests: int) -> Table:
+def table(samples: Sequence[Sample]) -> Table:
     """The figures, one a row."""
-    made = Table(title=f"What {requests:,} requests left behind")
+    made = Table(title=f"What {samples[-1].done:,} requests left behind")
     for heading in ("figure", "after the warm-up", "at the end", "most", "growth"):
         made.add_column(heading, justify="left" if heading == "figure" else "right")
-    for one in found:
+    for one in verdicts(samples):
         mark = "" if one.is_flat else "[red]"
         row = (f"{one.early:.0f}", f"{one.late:.0f}", f"{one.most:.0f}", f"{one.growth:+.1%}")
         made.add_row(mark + one.name, *(mark + cell for cell in row))
     return made
 
 
+def judged(console: Console, samples: Sequence[Sample], became: Mapping[str, int]) -> bool:
+    """Print the account; whether nothing grew and all ended as expected."""
+    if not samples:
+        console.print("not one look was taken")
+        return False
+    console.print(table(samples))
+    console.print(", ".join(f"{count:,} {end}" for end, count in sorted(became.items())))
+    return all(one.is_flat for one in verdicts(samples)) and set(became) <= EXPECTED
+
+
+def _again(console: Console, file: Path) -> bool:
+    """The verdict over a journal."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    samples = [Sample(line["done"], line["figures"]) for line in lines]
+    return judged(console, samples, lines[-1]["became"] if lines else {})
+
+
+def _run(console: Console, requests: int, clients: int, file: Path | None) -> bool:
+    """A house, the load on it, and the verdict, over what was done if it is cut short."""
+    fetched, journal = Path(os.environ.get("OPSIN_HOME", ROOT / "var")), Journal(console, file)
+    began, whole = time.monotonic(), False
+    with tempfile.TemporaryDirectory(prefix="opsin-soak-") as folder:
+        files = write_pictures(fetched / "samples", Path(folder, "pictures"))
+        house = House(Path(folder, "house"), fetched, _SETTINGS, store=fetched / "store")
+        with opened(house):
+            load = Load(house.port, [one.read_bytes() for one in files], requests)
+            with suppress(KeyboardInterrupt):
+                try:
+                    asyncio.run(soak(house, load, clients, journal))
+                    whole = True
+                except RuntimeError as ended:
+                    console.print(f"{ended}\n{house.tails()}", markup=False, highlight=False)
+    is_good = judged(console, journal.samples, load.became)
+    for what, told in load.told.items():
+        console.print(f"{what}: {told}", markup=False)
+    console.print(f"{(time.monotonic() - began) / 60:.0f} minutes")
+    return is_good and whole
+
+
 def main() -> int:
-    """Soak it; 1 if anything grew or went otherwise than expected."""
+    """Soak it; 1 if anything grew, went otherwise than expected, or it was cut short."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=6)
-    parser.add_argument("--samples", type=Path, help="A file for all samples, as JSON.")
+    parser.add_argument("--samples", type=Path, help="A file for all that is seen, line by line.")
+    parser.add_argument("--judge", type=Path, help="Send nothing; the verdict over such a file.")
     asked = parser.parse_args()
-    # Told to end, it still stops all that it started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    fetched, console = Path(os.environ.get("OPSIN_HOME", ROOT / "var")), Console(width=100)
-    with tempfile.TemporaryDirectory(prefix="opsin-soak-") as folder:
-        files = write_pictures(fetched / "samples", Path(folder, "pictures"))
-        pictures = [file.read_bytes() for file in files]
-        # Every heatmap is computed: from the cache they would cost nothing, and show nothing.
-        house = House(
-            Path(folder, "house"),
-            fetched,
-            # Nor is a worker replaced because Keras has doubled it: its growth is to be seen.
-            {"OPSIN_HEATMAP_CACHE_MB": "0", "OPSIN_WORKER_MEMORY_MB": "8000"},
-            store=fetched / "store",
-        )
-        began = time.monotonic()
-        with opened(house):
-            load, samples = asyncio.run(
-                soak(house, pictures, asked.requests, asked.clients, console)
-            )
-        seconds = time.monotonic() - began
-    if asked.samples:
-        told = [{"done": one.done, **one.figures} for one in samples]
-        asked.samples.write_text(json.dumps(told, indent=1))
-    found = verdicts(samples)
-    console.print(table(found, asked.requests))
-    became = ", ".join(f"{count:,} {code}" for code, count in load.became.most_common())
-    console.print(f"{became}; {seconds / 60:.0f} minutes")
-    for what, told in load.told.items():
-        console.print(f"{what}: {told}", markup=False)
-    is_good = all(one.is_flat for one in found) and set(load.became) <= EXPECTED
-    return 0 if is_good else 1
+    console = Console(width=110)
+    if asked.judge is not None:
+        return 0 if _again(console, asked.judge) else 1
+    # Told to end, it still stops all that it started, and says what it has seen.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return 0 if _run(console, asked.requests, asked.clients, asked.samples) else 1
 
 
 if __name__ == "__main__":

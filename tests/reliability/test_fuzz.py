@@ -1,9 +1,11 @@
 """The quick version of `make fuzz`: every bomb, and some mutations at every gate."""
 
 import warnings
+from collections.abc import Iterator
 
 import pytest
 
+from tests.reliability.forked_decoder import forking
 from tests.reliability.fuzz import Tally, attack
 from tests.reliability.fuzz_targets import TAKEN, Target, targets
 
@@ -13,15 +15,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def gates(tmp_path_factory: pytest.TempPathFactory) -> list[Target]:
-    return targets(tmp_path_factory.mktemp("fuzz"))
+def gates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Target]]:
+    with forking():
+        yield targets(tmp_path_factory.mktemp("fuzz"))
 
 
 @pytest.mark.parametrize("number", range(7))
 def test_strangers_bytes_are_taken_or_refused(gates: list[Target], number: int) -> None:
     tally = attack(gates[number], EXAMPLES)
     assert not tally.findings, tally.findings[0]
-    assert tally.became.total() >= EXAMPLES * gates[number].share
+    assert tally.became.total() >= EXAMPLES
     assert tally.became[TAKEN] < tally.became.total(), "some must be refused"
     assert tally.slowest < 10
 

@@ -16,7 +16,8 @@ from tests.reliability.chaos import suffer
 from tests.reliability.faults import FAULTS
 from tests.reliability.house import House
 from tests.reliability.overload import overload
-from tests.reliability.soak import EXPECTED, soak, verdicts
+from tests.reliability.soak import Journal, soak, verdicts
+from tests.reliability.soak_load import EXPECTED, Load
 
 pytestmark = pytest.mark.slow
 
@@ -46,14 +47,14 @@ def test_a_fault_loses_nothing(house: House, pictures: dict[str, bytes], name: s
 def test_some_hundred_requests_leave_nothing_behind(house: House, photos: Path) -> None:
     """Memory says nothing yet after so few; what is counted in pieces does."""
     sent = [file.read_bytes() for file in sorted(photos.glob("*.jpg"))]
-    console = Console(quiet=True)
-    load, samples = asyncio.run(soak(house, sent, 300, 4, console))
+    load, journal = Load(house.port, sent, 300), Journal(Console(quiet=True))
+    asyncio.run(soak(house, load, 4, journal))
     assert load.became.total() == 300
     assert set(load.became) <= EXPECTED, load.became
     assert load.became["200"] > 250
-    assert samples[-1].figures["worker: traced graphs"] >= 1
-    # The worker reads Keras for the first heatmap, and a pool grows with its first crowd.
-    grown = [one for one in verdicts(samples) if "descriptors" in one.name]
+    assert journal.samples[-1].figures["worker: traced graphs"] >= 1
+    # A pool may still grow with its first crowd.
+    grown = [one for one in verdicts(journal.samples) if "descriptors" in one.name]
     assert all(one.late <= one.early + 8 for one in grown), grown
 
 

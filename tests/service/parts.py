@@ -123,6 +123,7 @@ class Brightness:
     """Dispatch in this process. What it should do wrong can be set from outside."""
 
     delay: float = 0.0
+    full: OpsinError | None = None
     fails: OpsinError | None = None
     answers: list[Reply | OpsinError] = field(default_factory=list)
     cancelled: int = 0
@@ -131,6 +132,8 @@ class Brightness:
 
     def require_room(self, network: str, version: int, operation: LaneOperation) -> None:
         """There is always room here, unless the test says otherwise."""
+        if self.full:
+            raise self.full
 
     async def run(
         self,

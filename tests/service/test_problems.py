@@ -48,3 +48,18 @@ def test_a_405_names_every_method_of_the_address(
     client: httpx.Client, method: str, path: str, allowed: str
 ) -> None:
     assert client.request(method, path).headers["Allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code"),
+    [
+        ("/v1/filters", b'{"model":"\\udfff","layer":"conv1"}', "model_not_found"),
+        ("/v1/filters", b'{"\\ud800":1}', "validation_error"),
+        ("/v1/datasets", b'{"name":"\\ud800"}', "validation_error"),
+    ],
+)
+def test_half_a_character_is_told_of_and_breaks_nothing(
+    client: httpx.Client, path: str, body: bytes, code: str
+) -> None:
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (CODES[code].status, code)

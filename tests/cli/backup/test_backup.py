@@ -40,6 +40,13 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "backup.tar"
 
 
+# In the place of pg_dump: says where it was told to go, and writes that.
+PG_DUMP = """#!/bin/sh
+for one in "$@"; do case "$one" in --file=*) out="${one#--file=}";; esac; done
+{ echo "$@"; env | grep ^PG | sort; } > "$out"
+"""
+
+
 def kept(files: dict[str, bytes]) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if name.split("/")[0] in AREAS}
 
@@ -303,3 +310,29 @@ def test_what_it_takes_in_memory_does_not_grow_with_the_files(tmp_path: Path) ->
     _, few, many = map(int, ran.stdout.split())
     # tarfile alone would remember a kilobyte of each.
     assert many < few + 500_000
+
+
+def test_postgresqls_tools_go_where_the_service_goes_and_as_safely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "bin" / "pg_dump"
+    tool.parent.mkdir()
+    tool.write_text(PG_DUMP)
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
+    options = "sslmode=verify-full&host=a:1&host=b:2&options=-c%20work_mem%3D9MB&keepalives_idle=3"
+    url = f"postgresql+psycopg://me:s%40cret@/opsin?{options}"
+    settings = Settings(_env_file=None, home=tmp_path, database_url=url)
+    (tmp_path / "into").mkdir()
+    assert dump(settings, tmp_path / "into") == "postgresql"
+    said = (tmp_path / "into" / "opsin.pgdump").read_text().splitlines()
+    assert "--dbname=dbname=opsin keepalives_idle=3" in said[0]
+    assert "s@cret" not in said[0], "a command line is for everybody to read"
+    assert set(said[1:]) >= {
+        "PGHOST=a,b",
+        "PGPORT=1,2",
+        "PGUSER=me",
+        "PGPASSWORD=s@cret",
+        "PGSSLMODE=verify-full",
+        "PGOPTIONS=-c work_mem=9MB",
+    }

@@ -240,7 +240,7 @@ def test_a_database_that_is_not_migrated(settings: Settings) -> None:
     for end in ("", "-wal", "-shm"):
         file.with_name(file.name + end).unlink(missing_ok=True)
     file.write_bytes(b"no database at all" * 100)
-    failing(found(looks.service(settings), "database"), "OPSIN_DATABASE_URL")
+    failing(found(looks.service(settings), "database"), "damaged", "opsin restore")
 
 
 def test_a_port_that_is_taken(settings: Settings) -> None:

@@ -43,15 +43,18 @@ def test_warm_keeps_sizes_that_it_measured(tiny: Store) -> None:
     assert predictor.run("classify", PICTURES).shape == (5, 2)
 
 
-def test_shares_side_by_side_answer_as_the_whole(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_pieces_side_by_side_answer_as_the_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
 ) -> None:
     monkeypatch.setattr(openvino_graph, "_WORTH", 0.0)  # whatever the measurement says
+    monkeypatch.setattr(openvino_graph, "_PIECE", pictures)
     options = RuntimeOptions("openvino", "float32", 2)
     runtime = OpenVinoRuntime(folder, read_manifest(folder), "float32", options)
     whole = runtime.run("serve", PICTURES)
     runtime.tune("serve", (1, 2, 4))
-    assert runtime._graphs["serve"]._shared
+    runtime.tune("features", (1, 2, 4))
+    assert all(graph._pieces is not None for graph in runtime._graphs.values())
     np.testing.assert_allclose(runtime.run("serve", PICTURES), whole, atol=1e-6)
     np.testing.assert_allclose(runtime.run("serve", PICTURES[:1]), whole[:1], atol=1e-6)
 

@@ -97,7 +97,7 @@ def test_a_class_that_is_not_there_has_no_evidence(tmp_path: Path) -> None:
     assert not told["grid"].any()
 
 
-def test_shares_side_by_side_explain_as_the_whole(
+def test_pieces_side_by_side_explain_as_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = version(tmp_path, TAILS["as SqueezeNet"])

@@ -3,7 +3,9 @@
 The worker is a stand-in that tells people by brightness; database, search, keys and Redis are real.
 """
 
+import http.client
 import io
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,7 +18,7 @@ import pytest
 import redis
 from PIL import Image
 
-from contracts.errors import NoWorker
+from contracts.errors import NoWorker, QueueFull
 from contracts.settings import Settings
 from contracts.subjects import NewTemplate, embedder_of
 from tests.service.face_lane import CROWD, NARROW, NOBODY, quality, vector_of
@@ -230,23 +232,35 @@ class TestLogin:
         ("fields", "files"),
         [
             ({}, {"image": b"x"}),
-            ({"subject_id": "sub_a"}, {}),
-            ({"subject_id": "sub_a"}, {"image": b""}),
-            ({"subject_id": "sub_a"}, {"image": b"x", "video": b"y"}),
-            ({"subject_id": "sub_a", "score": "1"}, {"image": b"x"}),
-            ({"subject_id": ["sub_a", "sub_b"]}, {"image": b"x"}),
+            ({"subject_id": "ada"}, {}),
+            ({"subject_id": "ada"}, {"image": b""}),
+            ({"subject_id": "ada"}, {"image": b"x", "video": b"y"}),
+            ({"subject_id": "ada", "score": "1"}, {"image": b"x"}),
+            ({"subject_id": ["ada", "ada"]}, {"image": b"x"}),
         ],
     )
     def test_forms_that_make_no_sense(
-        self, client: httpx.Client, fields: dict[str, Any], files: dict[str, bytes]
+        self,
+        client: httpx.Client,
+        house: House,
+        fields: dict[str, Any],
+        files: dict[str, bytes],
     ) -> None:
+        ada = add(client, house, "Ada", ADA)
+        fields = {
+            name: [ada for _ in told] if isinstance(told, list) else told.replace("ada", ada)
+            for name, told in fields.items()
+        }
         sent = [(name, ("f", data)) for name, data in files.items()] or [("nonce", (None, "n"))]
         answer = client.post(f"{URL}/login", data=fields, files=sent)
         assert code(answer, 422) == "validation_error"
 
-    def test_a_part_over_its_limit_ends_the_upload(self, client: httpx.Client) -> None:
+    def test_a_part_over_its_limit_ends_the_upload(
+        self, client: httpx.Client, house: House
+    ) -> None:
+        ada = add(client, house, "Ada", ADA)
         answer = client.post(
-            f"{URL}/login", data={"subject_id": "sub_a"}, files={"image": bytes(20_001)}
+            f"{URL}/login", data={"subject_id": ada}, files={"image": bytes(20_001)}
         )
         assert code(answer, 413) == "payload_too_large"
         assert code(client.post(f"{URL}/login", json={}), 415) == "unsupported_media_type"
@@ -261,6 +275,33 @@ class TestLogin:
         assert told == [("no_face", None), ("no_match", "not_similar"), ("match", None)]
         assert len({one["device"] for one in events}) == 1
         assert len({one["digest"] for one in events}) == 3
+
+
+@pytest.mark.parametrize("route", ["login", "verify"])
+def test_who_is_nobody_is_told_before_the_picture_is_sent(client: httpx.Client, route: str) -> None:
+    begun = (
+        b'--b\r\nContent-Disposition: form-data; name="subject_id"\r\n\r\nsub_nobody\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    )
+    url = client.base_url
+    line = http.client.HTTPConnection(url.host, url.port or 80, timeout=10)
+    line.putrequest("POST", f"{URL}/{route}")
+    line.putheader("Content-Type", "multipart/form-data; boundary=b")
+    line.putheader("Content-Length", "15000")
+    line.endheaders(begun)
+    answer = line.getresponse()  # the rest is never sent
+    assert answer.status == 404
+    assert json.loads(answer.read())["code"] == "subject_not_found"
+    line.close()
+
+
+@pytest.mark.parametrize("route", ["detect", "verify", "identify"])
+def test_where_nobody_looks_no_picture_is_sent(
+    client: httpx.Client, house: House, route: str
+) -> None:
+    house.dispatch.full = QueueFull("The queue is full.", retry_after=1)
+    answer = client.post(f"{URL}/{route}", content=b"junk", headers={"Content-Type": "text/plain"})
+    assert code(answer, 429) == "queue_full"
 
 
 class TestCompare:

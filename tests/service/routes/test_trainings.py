@@ -80,6 +80,9 @@ def test_a_preset_fills_in_and_what_is_sent_wins(
         ({"epoch": 3}, 422, "validation_error"),
         ({"class_weights": {"horse": 2}}, 422, "validation_error"),
         ({"batch_size": 10**40}, 422, "validation_error"),
+        ({"strategy": "fine_tuning", "unfreeze_from": "fier8"}, 422, "validation_error"),
+        ({"image_size": 28}, 422, "validation_error"),
+        ({"image_size": [64, 30]}, 422, "validation_error"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_it_queues(
@@ -109,6 +112,16 @@ def test_the_wrong_field_is_named(client: httpx.Client, pets: str) -> None:
     assert "cat, dog" in unknown["detail"]
 
 
+def test_a_misspelt_layer_is_told_with_those_that_are_there(
+    client: httpx.Client, pets: str
+) -> None:
+    sent = body(pets, strategy="fine_tuning", unfreeze_from="fier8")
+    detail = client.post(URL, json=sent).json()["detail"]
+    assert "unfreeze_from" in detail
+    assert "Near it are fire8" in detail
+    assert "fire2, fire3" in detail
+
+
 def test_a_data_set_from_which_nothing_can_be_learned(client: httpx.Client, house: House) -> None:
     empty = client.post("/v1/datasets", json={"name": "mine"}).json()["id"]
     answer = client.post(URL, json=body(empty))
@@ -132,6 +145,15 @@ def test_a_data_set_from_which_nothing_can_be_learned(client: httpx.Client, hous
 def test_bodies_that_are_none(client: httpx.Client, content: bytes, kind: str, status: int) -> None:
     answer = client.post(URL, content=content, headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("network", [[], {}, [[]], None, 7, True])
+def test_a_network_of_another_kind_is_refused_by_name(
+    client: httpx.Client, pets: str, network: object
+) -> None:
+    answer = client.post(URL, json=body(pets, network=network))
+    assert answer.status_code == 422
+    assert ["body", "network"] in [error["loc"] for error in answer.json()["errors"]]
 
 
 def test_presets_are_listed(client: httpx.Client) -> None:
