@@ -25,6 +25,7 @@ from contracts.training_result import TrainingResult
 from contracts.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.library import Library
+from models.training.filter_choice import check_filters
 from models.training.names import check_name
 from models.training.presets import training_request
 from models.training.smallest import check_picture_size
@@ -54,6 +55,7 @@ def train(settings: Settings, folder: Path, wishes: Mapping[str, Any]) -> None:
             check_name(request.model)
             check_unfreezing(request)
             check_picture_size(request)
+            check_filters(request)
             _admit(settings, folder, dataset_id, console, signals)
             shelf = Shelf.of(settings.home / "trainings", request)
             with shelf.held(), TerminalWork(shelf, request, console, signals) as work:

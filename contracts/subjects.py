@@ -13,6 +13,8 @@ from contracts.messages import Vector
 SUBJECT_ID = r"^sub_[A-Za-z0-9_-]{1,60}$"
 MOST_NAME = 200
 MOST_METADATA_BYTES = 16 * 1024
+MOST_METADATA_DEPTH = 32
+"""Levels; beyond some hundred it could be kept and never be told again."""
 MOST_TEMPLATES = 32
 """Templates that a subject may have of one embedder; more show nothing new of a face."""
 LENGTH = 128
@@ -73,7 +75,21 @@ class _Described(BaseModel):
             MOST_METADATA_BYTES
         ):
             raise ValueError(f"at most {MOST_METADATA_BYTES} bytes as JSON")
+        if _depth(value) > MOST_METADATA_DEPTH:
+            raise ValueError(f"at most {MOST_METADATA_DEPTH} levels")
         return value
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and objects, counted to one beyond what may be."""
+    depth, level = 0, [value]
+    while level and depth <= MOST_METADATA_DEPTH:
+        inner = [one for one in level if isinstance(one, dict | list)]
+        level = [
+            below for one in inner for below in (one.values() if isinstance(one, dict) else one)
+        ]
+        depth += bool(inner)
+    return depth
 
 
 class NewSubject(_Described):
@@ -87,7 +103,9 @@ class NewSubject(_Described):
         description="What you call the person, e.g. the user's id; unique.",
         examples=["user-42"],
     )
-    metadata: dict[str, Any] = Field({}, description="Anything of yours, at most 16 KiB as JSON.")
+    metadata: dict[str, Any] = Field(
+        {}, description="Anything of yours, at most 16 KiB as JSON and 32 levels."
+    )
     keep_frames: bool = Field(
         False,
         description="Keep, sealed, the frames that templates are made of, so that they can be "

@@ -27,6 +27,7 @@ Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["plateau", "cosine", "constant"]
 FillMode = Literal["nearest", "reflect", "wrap", "constant"]
 Side = Annotated[int, Field(ge=16, le=1024)]
+ClassWeight = Annotated[float, Field(ge=0, le=1e6)]
 SubjectId = Annotated[str, Field(pattern=r"^sub_[A-Za-z0-9_-]{1,60}$")]
 
 FACE_CNN = "face_cnn"
@@ -182,8 +183,8 @@ class TrainingRequest(_Part):
         description="Epochs without a lower validation loss after which a phase ends; null: never. "
         "Either way the best epoch's weights are kept.",
     )
-    class_weights: Literal["auto", "none"] | dict[str, Annotated[float, Field(ge=0)]] = Field(
-        "auto", description="auto: rare classes count for more; or a weight for each class."
+    class_weights: Literal["auto", "none"] | dict[str, Annotated[float, Field(ge=0, le=1e6)]] = (
+        Field("auto", description="auto: rare classes count for more; or a weight for each class.")
     )
     l2: float = Field(0, ge=0, le=1, description="Factor of the L2 penalty on kernels that learn.")
     mixed_precision: Literal["auto", "on", "off"] = Field(
@@ -245,6 +246,8 @@ class TrainingRequest(_Part):
             raise ValueError('unfreeze_from needs "strategy": "fine_tuning"; leave it out')
         if self.filters_every and self.strategy != "from_scratch":
             raise ValueError('filters_every needs "strategy": "from_scratch"; leave it out')
+        if self.filters_layer is not None and not self.filters_every:
+            raise ValueError("filters_layer needs filters_every: a frame every so many steps")
         return self
 
     @property

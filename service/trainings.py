@@ -26,6 +26,7 @@ from contracts.trainings import LEAST_FRAMES, TrainingRequest
 from database.data_sets import DataSets
 from database.subjects import Subjects
 from models.training.classes import check_count, check_names
+from models.training.filter_choice import check_filters
 from models.training.memory import check_size, memory_limit
 from models.training.names import check_name
 from models.training.presets import training_request
@@ -61,6 +62,7 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     check_name(training.model)
     check_unfreezing(training)
     check_picture_size(training)
+    check_filters(training)
     told = training.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     idempotency = (key, digest) if key else None

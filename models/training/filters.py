@@ -8,7 +8,6 @@ from typing import Self
 import keras
 import numpy as np
 
-from contracts.errors import ValidationFailed
 from contracts.trainings import TrainingRequest
 from models.training.trained import FilterFrame
 
@@ -32,20 +31,12 @@ class FilterFrames:
 
     @classmethod
     def of(cls, request: TrainingRequest, model: keras.Model, folder: Path) -> Self | None:
-        """None unless frames are asked for.
-
-        Raises:
-            ValidationFailed: There is no such convolution.
-        """
+        """None unless frames are asked for; of a layer that `check_filters` has let through."""
         if not request.filters_every:
             return None
         convolutions = [la for la in model.layers if isinstance(la, keras.layers.Conv2D)]
-        name = request.filters_layer or convolutions[0].name
-        for layer in convolutions:
-            if layer.name == name:
-                return cls(layer, request.filters_every, folder / "filters")
-        known = ", ".join(layer.name for layer in convolutions)
-        raise ValidationFailed(f"filters_layer: there is no convolution '{name}'. Known: {known}.")
+        layer = model.get_layer(request.filters_layer or convolutions[0].name)
+        return cls(layer, request.filters_every, folder / "filters")
 
     def stepped(self, steps: int) -> None:
         """Keep a frame if one is due after so many steps."""

@@ -27,6 +27,7 @@ from models.training.checkpoint import Checkpoint, CheckpointFile
 from models.training.classes import check_classes, class_weights
 from models.training.feature_cache import FeatureCache
 from models.training.features import Extractor, compiled
+from models.training.filter_choice import check_filters
 from models.training.filters import FilterFrames
 from models.training.freezing import cut_below, freeze
 from models.training.hardware import Hardware
@@ -96,6 +97,7 @@ class _Training:
         check_classes(request, dataset)
         check_unfreezing(request)
         check_picture_size(request)
+        check_filters(request)
         self.request, self.dataset, self.work, self.workshop = request, dataset, work, workshop
         self.blueprint = blueprint_of(request)
         self.hardware = Hardware.of(request)

@@ -28,6 +28,9 @@ SHUTDOWN_SECONDS = 6.0
 # The interpreter's own end, and that of a keeper that sees its children end.
 _END_SECONDS = 3.0
 _CALM_SECONDS = 2.0
+# Who keeps an idle connection for less than the API's parting, a tenth of its time, is never cut
+# off: longer, and a request may set out as the connection is closed.
+_IDLE_SECONDS = 0.08 * SHUTDOWN_SECONDS
 _ROLLED = "API processes were replaced"
 
 
@@ -77,7 +80,14 @@ def _begin(running: Running) -> None:
 
 async def restarted(running: Running, pictures: dict[str, bytes], rate: float) -> Outcome:
     """Replace everything under load, then stop everything."""
-    traffic = Traffic(running.url, pictures, rate=rate, job_every=2.0, data_sets=False)
+    traffic = Traffic(
+        running.url,
+        pictures,
+        rate=rate,
+        job_every=2.0,
+        data_sets=False,
+        idle_seconds=_IDLE_SECONDS,
+    )
     await traffic.start(len(pictures))
     await asyncio.sleep(_CALM_SECONDS)
     rolled = {"both API processes": await asyncio.to_thread(_roll_api, running)}

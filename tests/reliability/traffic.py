@@ -84,6 +84,7 @@ class Traffic:
         rate: Requests a second.
         job_every: Seconds between two jobs; in turn images for a network, and a data set.
         data_sets: Whether there is somebody who takes in data sets.
+        idle_seconds: How long a connection is kept that nobody uses.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Traffic:
         rate: float,
         job_every: float,
         data_sets: bool = True,
+        idle_seconds: float = 5.0,
     ) -> None:
         self.account = Account()
         self._pictures = itertools.cycle(pictures.items())
@@ -104,7 +106,9 @@ class Traffic:
         self._over = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
         self._feeds: list[asyncio.Task[None]] = []
-        limits = httpx.Limits(max_connections=500, max_keepalive_connections=50)
+        limits = httpx.Limits(
+            max_connections=500, max_keepalive_connections=50, keepalive_expiry=idle_seconds
+        )
         bound = httpx.Timeout(TIMEOUT_MS / 1000 + _LATE_SECONDS)
         self._client = httpx.AsyncClient(base_url=url, limits=limits, timeout=bound)
 

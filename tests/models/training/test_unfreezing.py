@@ -1,23 +1,15 @@
-"""What `unfreeze_from` may name, told without a network and compared with the real ones."""
+"""What `unfreeze_from` may name, told without a network."""
 
 import pytest
 
 from contracts.errors import ValidationFailed
-from contracts.trainings import PRETRAINED, TrainableNetwork
-from models.training.unfreezing import base_layers, check_unfreezing, position
+from models.training.layer_names import layers_of
+from models.training.unfreezing import check_unfreezing, position
 from tests.models.training.material import asked
-from tests.models.training.test_freezing import assembly
-
-
-@pytest.mark.parametrize("network", sorted(PRETRAINED))
-def test_the_names_are_those_of_the_networks_layers(network: TrainableNetwork) -> None:
-    names = base_layers(network)
-    assert len(names) == len(set(names))
-    assert set(names) == assembly(network).base_layers
 
 
 def test_a_block_is_where_its_first_layer_is() -> None:
-    names = base_layers("efficientnet_lite0")
+    names = layers_of("efficientnet_lite0")
     assert names[position(names, "block6")] == "block6a_expand_conv"
     assert names[position(names, "block6b")] == "block6b_expand_conv"
     assert names[position(names, "block6b_add")] == "block6b_add"

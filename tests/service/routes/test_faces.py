@@ -143,12 +143,25 @@ class TestSubjects:
             '{"name": "Ada", "metadata": {"x": "\\ud800"}}',
             '{"name": "Ada", "metadata": {"x": NaN}}',
             '{"name": "Ada", "metadata": {"x": "' + "y" * 20_000 + '"}}',
+            '{"name": "Ada", "metadata": {"x": ' + "[" * 32 + "]" * 32 + "}}",
+            '{"name": "Ada", "metadata": {"x": ' + "[" * 300 + "]" * 300 + "}}",
+            '{"name": "Ada", "metadata": {"x": ' + '{"y": ' * 300 + "1" + "}" * 300 + "}}",
         ],
     )
     def test_what_makes_no_sense_is_refused(self, client: httpx.Client, sent: str) -> None:
         kind = {"Content-Type": "application/json"}
         answer = client.post(f"{URL}/subjects", content=sent, headers=kind)
         assert code(answer, 422) == "validation_error"
+
+    def test_what_is_nested_as_deep_as_may_be_comes_back(
+        self, client: httpx.Client, house: House
+    ) -> None:
+        where = f"{URL}/subjects/{add(client, house, 'Ada', None)}"
+        deep = json.loads('{"x": ' + "[" * 31 + "]" * 31 + "}")
+        assert client.patch(where, json={"metadata": deep}).json()["metadata"] == deep
+        too_deep = {"metadata": {"x": deep}}
+        assert code(client.patch(where, json=too_deep), 422) == "validation_error"
+        assert client.get(where).json()["metadata"] == deep
 
     def test_nothing_to_change_is_refused(self, client: httpx.Client, house: House) -> None:
         where = f"{URL}/subjects/{add(client, house, 'Ada', None)}"

@@ -82,6 +82,13 @@ def test_a_preset_fills_in_and_what_is_sent_wins(
         ({"batch_size": 10**40}, 422, "validation_error"),
         ({"strategy": "fine_tuning", "unfreeze_from": "fier8"}, 422, "validation_error"),
         ({"image_size": 28}, 422, "validation_error"),
+        ({"class_weights": {"cat": 1e39}}, 422, "validation_error"),
+        ({"strategy": "from_scratch", "filters_layer": "conv1"}, 422, "validation_error"),
+        (
+            {"strategy": "from_scratch", "filters_every": 1, "filters_layer": "cnov1"},
+            422,
+            "validation_error",
+        ),
         ({"image_size": [64, 30]}, 422, "validation_error"),
     ],
 )
