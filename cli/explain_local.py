@@ -65,7 +65,11 @@ class LocalExplainer:
             size=size,
             box=seen_box(size, (width, height), manifest.short_side, "crop"),
             look=Look(
-                "overlay", _COLORMAP.validate_python(wanted.colormap), wanted.alpha, wanted.legend
+                "overlay",
+                _COLORMAP.validate_python(wanted.colormap),
+                wanted.alpha,
+                wanted.legend,
+                compact=True,
             ),
             max_pixels=limit,
         )

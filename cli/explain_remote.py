@@ -30,6 +30,7 @@ class RemoteExplainer:
             "legend": wanted.legend,
             "alpha": wanted.alpha,
             "colormap": wanted.colormap,
+            "compact": True,
         }
         optional = {
             "model": wanted.model,

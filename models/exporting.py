@@ -7,12 +7,14 @@ is worse than none: the SavedModel is loaded again and compared on real pictures
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from contracts.manifest import Draft, Endpoint, Provenance
 from contracts.messages import Pixels
+from models.batches import Outputs
 from models.endpoints import OUTPUTS
 from models.explain.flat import Flat, is_nested
 from models.explain.head import head_of
@@ -22,7 +24,7 @@ from models.explain.sanity import sanity
 from models.label_file import write_labels
 from models.labels import Label
 from models.parity import parity
-from models.runtimes.reference import REFERENCE, Reference
+from models.runtimes.reference import EXPLAINED, REFERENCE, VECTORS, Reference, top_classes
 from models.signatures import Blueprint, Signature, is_base, signatures
 
 SAVED_MODEL = "saved_model"
@@ -109,14 +111,16 @@ def _write_saved_model(endpoints: dict[Endpoint, Signature], folder: Path) -> No
 
 def _reference(endpoints: dict[Endpoint, Signature], pictures: Pixels) -> Reference:
     """What other runtimes are compared with whenever the version is loaded."""
-    return Reference(
-        pictures,
-        {
-            name: endpoint.run(pictures)[OUTPUTS[name]].numpy()
-            for name, endpoint in endpoints.items()
-            if name in ("serve", "features")
-        },
-    )
+
+    def told(name: Endpoint, *given: Any) -> Outputs:
+        answer: Outputs = endpoints[name].run(pictures, *given)[OUTPUTS[name]].numpy()
+        return answer
+
+    outputs = {name: told(name) for name in VECTORS if name in endpoints}
+    for name in EXPLAINED:
+        if name in endpoints:
+            outputs[name] = told(name, tf.constant(top_classes(outputs["serve"])))
+    return Reference(pictures, outputs)
 
 
 def _libraries() -> dict[str, str]:

@@ -72,15 +72,22 @@ class Picture:
         pixels: RGB at the network's input size, shape (height, width, 3), uint8.
         width: Width of the image that was sent, in pixels, upright.
         height: Its height.
+        whole: The image itself, RGB on white, if it was to be kept: what `upright` would give.
     """
 
     pixels: npt.NDArray[np.uint8]
     width: int
     height: int
+    whole: Image.Image | None = None
 
 
 def decode(
-    data: bytes | memoryview, *, network: Target, resize: Resize = "crop", max_pixels: int
+    data: bytes | memoryview,
+    *,
+    network: Target,
+    resize: Resize = "crop",
+    max_pixels: int,
+    keep_pixels: int = 0,
 ) -> Picture:
     """Decode, turn upright, resize and flatten one image.
 
@@ -93,6 +100,8 @@ def decode(
         resize: ``crop`` or ``squash``, see `models.resizing.fit`.
         max_pixels: Largest width times height, judged before any pixel is decoded. Pillow's own
             limit of 179 megapixels stays in force above it.
+        keep_pixels: The image itself is kept if it has no more than these, and had to be decoded
+            at its full size.
 
     Raises:
         InvalidImage: The bytes are not a whole, readable image of an accepted format.
@@ -119,11 +128,13 @@ def decode(
             )
             seen_width, seen_height = turn.seen(image.size)
             pixels = np.asarray(flatten(small, image))
+            kept = reduced is None and image.width * image.height <= keep_pixels
+            whole = _plain(image, turn) if kept else None
     except OpsinError:
         raise
     except Exception as broken:  # Pillow documents no closed set of errors
         raise _invalid(image_format, broken) from broken
-    return Picture(pixels, seen_width, seen_height)
+    return Picture(pixels, seen_width, seen_height, whole)
 
 
 def upright(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
@@ -144,13 +155,11 @@ def upright(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
         with _opened(raw, image_format, max_pixels) as image:
             _check_size(image, max_pixels)
             image.load()
-            turn = _turn_of(image)
-            plain = flatten(interpolable(image), image)
+            return _plain(image, _turn_of(image))
     except OpsinError:
         raise
     except Exception as broken:  # Pillow documents no closed set of errors
         raise _invalid(image_format, broken) from broken
-    return plain if turn.method is None else plain.transpose(turn.method)
 
 
 def reduced(data: bytes | memoryview, *, longest_side: int, max_pixels: int) -> Picture:
@@ -187,6 +196,12 @@ def reduced(data: bytes | memoryview, *, longest_side: int, max_pixels: int) -> 
     except Exception as broken:  # Pillow documents no closed set of errors
         raise _invalid(image_format, broken) from broken
     return Picture(np.asarray(seen), seen_width, seen_height)
+
+
+def _plain(image: Image.Image, turn: Turn) -> Image.Image:
+    """A loaded image in RGB on white, upright."""
+    plain = flatten(interpolable(image), image)
+    return plain if turn.method is None else plain.transpose(turn.method)
 
 
 class _MeteredReader(io.BytesIO):

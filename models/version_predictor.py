@@ -2,13 +2,11 @@
 
 It runs the SavedModel and knows nothing of Keras or of the network's code, so it serves whatever
 was published, the zoo and what was trained here alike. What runs it is chosen when it is loaded
-(`models.runtimes.choice`); explanations are TensorFlow's, loaded with the first that is asked for.
+(`models.runtimes.choice`); what explains it (`models.runtimes.explaining`), when that is asked for.
 """
 
 import time
 from pathlib import Path
-from threading import Lock
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +20,8 @@ from models.endpoints import OUTPUTS, PROBABILITY, TARGET
 from models.explain.explanations import Explanations, Indices
 from models.label_file import read_labels
 from models.manifest import read_manifest
-from models.runtimes.choice import choose_runtime, tensorflow_runtime
+from models.runtimes.choice import choose_runtime
+from models.runtimes.explaining import Explaining
 from models.runtimes.runtime import RuntimeOptions
 from models.store import Store
 
@@ -62,8 +61,6 @@ class VersionPredictor:
     ) -> None:
         started = time.monotonic()
         self.manifest: Manifest = read_manifest(folder)
-        self._folder = folder
-        self._options = options
         chosen = choose_runtime(folder, self.manifest, options)
         self._runtime = chosen.runtime
         self.runtime = chosen.runtime.name
@@ -81,8 +78,7 @@ class VersionPredictor:
             more = ("faces", "clip")  # it has seen nothing but faces, and tells them apart alone
         self.operations: tuple[LaneOperation, ...] = (*vectors, *maps, *more)
         self._batches = Batches.up_to(max_batch_size)
-        self._explaining = Lock()
-        self._explainer: Any = None
+        self._explaining = Explaining(folder, self.manifest, chosen.runtime, options)
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -171,16 +167,19 @@ class VersionPredictor:
                 the most probable.
             hires: HiResCAM instead of Grad-CAM.
         """
-        endpoint: Endpoint = "explain_hires" if hires else "explain"
+        endpoint = _explains(hires)
         if endpoint not in self.manifest.endpoints:
             raise VersionNotFound(
                 f"'{self.manifest.model}' version {self.version} has no classifier, so there is "
                 "nothing to explain. Use another version or model."
             )
         self._check(images)
-        self.load_explain()
+        self.load_explain(hires=hires)
         told = [
-            {name: rows[:count] for name, rows in self._explainer.explain(endpoint, *batch).items()}
+            {
+                name: rows[:count]
+                for name, rows in self._explaining.explain(endpoint, *batch).items()
+            }
             for batch, count in self._batches.padded(images, classes)
         ]
         grids, targets, probabilities = (
@@ -189,22 +188,18 @@ class VersionPredictor:
         )
         return Explanations(grids, targets.astype(np.int32, copy=False), probabilities)
 
-    @property
-    def can_explain(self) -> bool:
-        """Whether `explain` answers in a moment; else it loads TensorFlow's graph first."""
-        return self._explainer is not None
+    def can_explain(self, *, hires: bool = False) -> bool:
+        """Whether `explain` answers in a moment; else it loads a graph first."""
+        return self._explaining.has(_explains(hires))
 
-    def load_explain(self) -> None:
+    def load_explain(self, *, hires: bool = False) -> None:
         """Read what `explain` needs, which nothing else does, and run it; safe among threads."""
-        with self._explaining:
-            if self._explainer is not None:
-                return
-            served: Any = self._runtime
-            if not hasattr(served, "explain"):
-                served = tensorflow_runtime(self._folder, self._options)
-            black = np.zeros((1, *self.manifest.input_size, 3), np.uint8)
-            served.explain("explain", black, np.zeros(1, np.int32))
-            self._explainer = served
+        self._explaining.load(_explains(hires), self.batch_sizes)
+
+    @property
+    def explain_runtime(self) -> str | None:
+        """What explains, e.g. ``openvino-bfloat16``; None before it was asked to."""
+        return self._explaining.runtimes.get("explain")
 
     def _check(self, images: Pixels) -> None:
         if images.dtype != np.uint8 or images.shape[1:] != (*self.manifest.input_size, 3):
@@ -212,6 +207,10 @@ class VersionPredictor:
                 f"{self.manifest.model} takes uint8 pictures of {self.manifest.input_size}, "
                 f"not {images.dtype} of shape {images.shape}"
             )
+
+
+def _explains(hires: bool) -> Endpoint:
+    return "explain_hires" if hires else "explain"
 
 
 def load_version(

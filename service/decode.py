@@ -38,7 +38,13 @@ class Decoder:
         self._closed = False
 
     async def decode(
-        self, data: bytes | memoryview, *, network: Target, resize: Resize, deadline_seconds: float
+        self,
+        data: bytes | memoryview,
+        *,
+        network: Target,
+        resize: Resize,
+        deadline_seconds: float,
+        keep_pixels: int = 0,
     ) -> Picture:
         """Decode one image, see `models.images.decode`.
 
@@ -47,13 +53,21 @@ class Decoder:
             network: Whose input it becomes.
             resize: ``crop`` or ``squash``.
             deadline_seconds: How long from now the answer is waited for.
+            keep_pixels: See `models.images.decode`.
 
         Raises:
             InvalidImage: The bytes are no readable image.
             ImageTooLarge: It has too many pixels.
             OpsinError: As `run`.
         """
-        work = partial(decode, data, network=network, resize=resize, max_pixels=self._max_pixels)
+        work = partial(
+            decode,
+            data,
+            network=network,
+            resize=resize,
+            max_pixels=self._max_pixels,
+            keep_pixels=keep_pixels,
+        )
         return await self.run(work, deadline_seconds=deadline_seconds)
 
     async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:

@@ -38,8 +38,17 @@ async def decode_uploads(
     network: Target,
     resize: Resize,
     deadline: Deadline,
+    keep_pixels: int = 0,
 ) -> list[Decoded]:
     """All at once, in order; the decoder's own threads are what bounds it.
+
+    Args:
+        decoder: The pool.
+        uploads: The images, each with its bytes or what is wrong with it.
+        network: Whose input they become.
+        resize: ``crop`` or ``squash``.
+        deadline: Of the request.
+        keep_pixels: See `models.images.decode`.
 
     Raises:
         OpsinError: The decoder had no room or no time for one of them: that is no fault of the
@@ -57,6 +66,7 @@ async def decode_uploads(
                 network=network,
                 resize=resize,
                 deadline_seconds=deadline.remaining,
+                keep_pixels=keep_pixels,
             )
         except OpsinError as error:
             picture = error

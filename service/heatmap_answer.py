@@ -52,6 +52,11 @@ class Wish:
     look: Look
     kind: Kind
 
+    @property
+    def draws_on_image(self) -> bool:
+        """Whether the image is needed again when its map is there."""
+        return self.kind == PNG and self.look.shown == "overlay"
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -153,7 +158,7 @@ class HeatmapAnswer:
         began = time.monotonic()
         work = partial(
             render,
-            upload.data,
+            upload.data if picture.whole is None else picture.whole,
             [layer_of(told.vector, _note(told), labels, method) for told in made.maps],
             size=(picture.width, picture.height),
             box=self._box(picture),

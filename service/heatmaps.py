@@ -26,6 +26,10 @@ from service.heatmap_answer import PNG, HeatmapAnswer, Made, Wish
 from service.services import Services
 from service.uploads import Upload, read_uploads
 
+# While the network computes, the image waits for its map in up to 6 MB; a larger one is decoded
+# again: it must not lie there at its full size for each request that waits.
+_KEPT_PIXELS = 2_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Heatmaps:
@@ -148,6 +152,7 @@ class Heatmaps:
             network=network,
             resize=self.wish.resize,
             deadline=self.deadline,
+            keep_pixels=_KEPT_PIXELS if self.wish.draws_on_image else 0,
         )
 
     async def _make(self, network: Served, version: int, decoded: Sequence[Decoded]) -> list[Made]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, Request
+from PIL.Image import Image
 
 from contracts.errors import OpsinError
 from contracts.inference import ItemError, LaneOperation, Resize
@@ -39,7 +40,7 @@ T = TypeVar("T")
 
 
 class Picture(Protocol):
-    """A decoded image: the network's input, and the size it was sent at."""
+    """A decoded image: the network's input, the size it was sent at, and itself if kept."""
 
     @property
     def pixels(self) -> Pixels: ...
@@ -50,12 +51,21 @@ class Picture(Protocol):
     @property
     def height(self) -> int: ...
 
+    @property
+    def whole(self) -> Image | None: ...
+
 
 class Decoder(Protocol):
     """Turns bytes into a network's input, off the event loop."""
 
     async def decode(
-        self, data: bytes, *, network: Target, resize: Resize, deadline_seconds: float
+        self,
+        data: bytes,
+        *,
+        network: Target,
+        resize: Resize,
+        deadline_seconds: float,
+        keep_pixels: int = 0,
     ) -> Picture: ...
 
     async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:

@@ -61,10 +61,11 @@ class Explaining:
             self._require_somebody(items)
 
         if lane.operation == "heatmap" and isinstance(ask, MapAsk):
-            if not predictor.can_explain:
-                load = predictor.load_explain
-                self._explainers.load_beside(load, load, between)
-            explained = predictor.explain(images, classes, hires=ask.method == "hires_cam")
+            hires = ask.method == "hires_cam"
+            if not predictor.can_explain(hires=hires):
+                load = partial(predictor.load_explain, hires=hires)
+                self._explainers.load_beside((predictor, hires), load, between)
+            explained = predictor.explain(images, classes, hires=hires)
             told = explained.told(layer)
         else:
             explainer = self._explainers.get(lane.model, lane.version, between)

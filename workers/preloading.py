@@ -1,13 +1,12 @@
 """Loads what the first heatmap needs in a moment when nobody asks for anything.
 
-A worker that serves by OpenVINO has no TensorFlow in memory, and so it is ready early and small.
-The first heatmap would wait for it to be loaded, with the version's graph and its first run: many
-seconds on a full machine. Here that is done before anybody asks, but after everything else: when
-all is loaded that serves, the worker has been idle for a while, and there is memory to spare.
+A heatmap comes from a graph of its own, which is read, compiled, judged and run once: a second or
+two, and where OpenVINO cannot read it, many, as then TensorFlow is loaded. Here that is done before
+anybody asks, but after everything else: when all is loaded that serves, the worker has been idle
+for a while, and there is memory to spare.
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +24,11 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 0.5
 IDLE_SECONDS = 2.0
-# What TensorFlow takes once it is loaded, and what is left to everybody else.
-_TENSORFLOW_BYTES = 700_000_000
+# What is left to everybody else, or to TensorFlow where it must explain (700 MB).
 _SPARE_BYTES = 1_000_000_000
 # Where memory is short, the next look: it costs little, and somebody may have ended.
 RETRY_SECONDS = 60.0
-# Read into memory, they are there once as a file's pages and once as variables.
+# Read into memory, they are there once as a file's pages and once as they are computed with.
 _COPIES = 2
 _CONTAINER = Path("/sys/fs/cgroup")
 
@@ -100,7 +98,7 @@ class Preloading:
                 return
 
     def _wants(self, model: str, version: int, predictor: Predictor) -> bool:
-        if "heatmap" not in predictor.operations or predictor.can_explain:
+        if "heatmap" not in predictor.operations or predictor.can_explain():
             return False
         one, now = (model, version), self._clock()
         if one in self._left or now < self._later.get(one, now):
@@ -118,8 +116,7 @@ class Preloading:
             weights = sum(file.stat().st_size for file in variables.iterdir())
         except (OSError, VersionNotFound):  # deleted this very moment
             return math.inf
-        fresh = 0 if "tensorflow" in sys.modules else _TENSORFLOW_BYTES
-        return fresh + _COPIES * weights + _SPARE_BYTES
+        return _COPIES * weights + _SPARE_BYTES
 
     def _load(self, model: str, version: int, predictor: Predictor) -> None:
         began = time.monotonic()
@@ -130,7 +127,8 @@ class Preloading:
             log.exception("explanations_not_preloaded", model=model, version=version)
             return
         seconds = round(time.monotonic() - began, 2)
-        log.info("explanations_preloaded", model=model, version=version, seconds=seconds)
+        told = {"model": model, "version": version, "seconds": seconds}
+        log.info("explanations_preloaded", **told, runtime=predictor.explain_runtime)
 
 
 def available_bytes() -> float:

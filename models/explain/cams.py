@@ -131,14 +131,14 @@ def evidence(flat: Flat, head: Head, layer: str) -> Callable[[Tensor, Tensor], E
             # The input is watched so that a frozen network, too, leaves a trace on the tape.
             tape.watch(inputs)
             maps, before, output = taps(inputs, training=False)
-            logits = head.class_logits(before)
-            top = tf.argmax(logits, axis=-1, output_type=tf.int32)
+            logits = head.logits(before)
+            top = tf.argmax(head.class_logits(logits), axis=-1, output_type=tf.int32)
             targets = tf.where(classes < 0, top, classes)
-            chosen = tf.one_hot(targets, head.classes)
-            score = tf.reduce_sum(logits * chosen)
+            score = tf.reduce_sum(head.of_class(logits, targets))
         gradients: Any = tape.gradient(
             score, maps, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
+        chosen = tf.one_hot(targets, head.classes)
         probabilities = tf.reduce_sum(head.probabilities(output) * chosen, axis=-1)
         return Evidence(
             tf.cast(maps, tf.float32), tf.cast(gradients, tf.float32), targets, probabilities

@@ -159,7 +159,9 @@ class Explainer:
         if probe is None or not all(probe.knows(*key) for key in self._keys(method, name)):
             return False
         served = self._predictor
-        return not self._is_served(method, name) or (served is not None and served.can_explain)
+        return not self._is_served(method, name) or (
+            served is not None and served.can_explain(hires=method == "hires_cam")
+        )
 
     def rehearse(self, method: Method | None, layer: str | None) -> None:
         """Load and trace all that a method needs; takes seconds, by any thread.
@@ -170,7 +172,7 @@ class Explainer:
         name = explainable_layer(self.layers, layer or self.manifest.explain_layer).name
         probe = self._asked() if method is None else self._asked_of_classes()
         if self._is_served(method, name):
-            self._served().load_explain()
+            self._served().load_explain(hires=method == "hires_cam")
         for question, at in self._keys(method, name):
             if not probe.knows(question, at):
                 probe.rehearse(question, at)

@@ -46,15 +46,22 @@ class Head:
     def scores(self, before: Tensor, classes: Tensor) -> Tensor:
         """The logit of each picture's class, float32 (n,); 0 for a class that does not exist.
 
-        A sigmoid's only logit speaks for class 1, and as much against class 0. Of a regression
-        the output is the score.
+        Of a regression the output is the score.
         """
-        logits = self.class_logits(before)
-        return tf.reduce_sum(logits * tf.one_hot(classes, self.classes), axis=-1)
+        return self.of_class(self.logits(before), classes)
 
-    def class_logits(self, before: Tensor) -> Tensor:
-        """The logit of every class, float32 (n, classes)."""
-        logits = self.logits(before)
+    def of_class(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """As `scores`, of what `logits` gave.
+
+        A sigmoid's only logit speaks for class 1, and as much against class 0. That is a weight
+        and not a second column: the gradient of two columns in a row OpenVINO cannot read.
+        """
+        weights = tf.one_hot(classes, self.classes)
+        weights = weights[:, 1:] - weights[:, :1] if self.is_binary else weights
+        return tf.reduce_sum(logits * weights, axis=-1)
+
+    def class_logits(self, logits: Tensor) -> Tensor:
+        """With a column for every class, float32 (n, classes)."""
         return tf.concat([-logits, logits], axis=-1) if self.is_binary else logits
 
     def probabilities(self, output: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The job behind `/v1/heatmap` with `Prefer: respond-async`: maps that take their time."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ class _Job:
             for (vector, _), note in zip(told, notes, strict=True)
         ]
         size = (picture.width, picture.height)
-        look = self.request.look
+        look = replace(self.request.look, compact=True)  # it is kept
         drawn = render(data, layers, size=size, box=box, look=look, max_pixels=limit)
         self.work.artifact(f"heatmap-{at:03d}.png", "image/png", drawn)
         maps = [

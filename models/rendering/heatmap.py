@@ -10,10 +10,13 @@ from models.images import upright
 from models.rendering.colormaps import Colormap, colours_of
 from models.rendering.legend import with_legend
 from models.rendering.overlay import map_alone, overlay
-from models.rendering.png_file import png
+from models.rendering.png_file import Packing, png
 from models.rendering.strip import strip
 from models.rendering.upsampling import Grid
 from models.resizing import Box, Size
+
+# A larger overlay is compressed always: its bytes take longer on their way than in the making.
+_STORED_PIXELS = 2_000_000
 
 Shown = Literal["overlay", "map"]
 
@@ -27,12 +30,14 @@ class Look:
         colormap: Its colours.
         alpha: Of the map over the picture, 0 to 1.
         legend: Whether with a title and a bar of the colours.
+        compact: Whether an overlay's file is made small, which takes longer than drawing it.
     """
 
     shown: Shown
     colormap: Colormap
     alpha: float
     legend: bool
+    compact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Layer:
 
 
 def render(
-    data: bytes,
+    source: bytes | Image.Image,
     layers: Sequence[Layer],
     *,
     size: Size,
@@ -60,7 +65,7 @@ def render(
     """The PNG: one map at the picture's own size, or several side by side.
 
     Args:
-        data: The picture's file, as it was sent.
+        source: The picture's file, as it was sent, or the picture, which is drawn on.
         layers: At least one.
         size: The picture's, upright.
         box: What the network saw of it.
@@ -70,7 +75,7 @@ def render(
     Raises:
         InvalidImage: The file cannot be read.
     """
-    picture = upright(data, max_pixels=max_pixels) if look.shown == "overlay" else None
+    picture = _picture(source, max_pixels) if look.shown == "overlay" else None
     colours = colours_of(look.colormap)
     pictures = []
     for layer in layers:
@@ -81,7 +86,19 @@ def render(
             overlay(shown, layer.grid, box, colours=colours, alpha=look.alpha)
         shown = bounded(shown, max_pixels // len(layers))
         pictures.append(with_legend(shown, layer.title, colours) if look.legend else shown)
-    return png(pictures[0] if len(pictures) == 1 else strip(pictures))
+    whole = pictures[0] if len(pictures) == 1 else strip(pictures)
+    return png(whole, "drawing" if picture is None else _packing(whole, look))
+
+
+def _picture(source: bytes | Image.Image, max_pixels: int) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    return upright(source, max_pixels=max_pixels)
+
+
+def _packing(overlay: Image.Image, look: Look) -> Packing:
+    large = overlay.width * overlay.height > _STORED_PIXELS
+    return "photo" if look.compact or large else "stored"
 
 
 def bounded(picture: Image.Image, pixels: int) -> Image.Image:

@@ -5,6 +5,8 @@ grid as creases. Monotone cubic interpolation does neither: between two neighbou
 their range.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
@@ -47,21 +49,28 @@ def monotone(grid: Grid, length: int) -> Grid:
     Returns:
         float32 (n, length).
     """
-    count = grid.shape[1]
-    if count == 1:
+    if grid.shape[1] == 1:
         flat: Grid = np.repeat(grid, length, axis=1)
         return flat
-    slopes = _slopes(grid)
+    values, slopes = _basis(grid.shape[1], length)
+    smoothed: Grid = (grid @ values + _slopes(grid) @ slopes).astype(np.float32)
+    return smoothed
+
+
+@lru_cache(maxsize=64)
+def _basis(count: int, length: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What each value, and each slope, adds to each point: two matrices (count, length)."""
     x = ((np.arange(length) + 0.5) * count / length - 0.5).clip(0, count - 1)
     left = np.minimum(x.astype(int), count - 2)
-    t = x - left
-    a, b = grid[:, left], grid[:, left + 1]
-    da, db = slopes[:, left], slopes[:, left + 1]
-    # The cubic Hermite basis.
+    t, at = x - left, np.arange(length)
     rest = 1 - t
-    value = rest**2 * ((1 + 2 * t) * a + t * da) + t**2 * ((3 - 2 * t) * b - rest * db)
-    smoothed: Grid = value.astype(np.float32)
-    return smoothed
+    values, slopes = np.zeros((count, length)), np.zeros((count, length))
+    # The cubic Hermite basis.
+    values[left, at], values[left + 1, at] = rest**2 * (1 + 2 * t), t**2 * (3 - 2 * t)
+    slopes[left, at], slopes[left + 1, at] = rest**2 * t, -(t**2) * rest
+    values.setflags(write=False)
+    slopes.setflags(write=False)
+    return values, slopes
 
 
 def _slopes(grid: Grid) -> npt.NDArray[np.float64]:

@@ -65,12 +65,16 @@ def tensorflow_runtime(folder: Path, options: RuntimeOptions) -> Any:
     return module.TensorFlowRuntime(folder, options)
 
 
+def precisions(options: RuntimeOptions) -> list[Precision]:
+    """What a float32 graph is tried in, quickest first."""
+    return ["float32"] if options.precision == "float32" else ["bfloat16", "float32"]
+
+
 def _precisions(folder: Path, options: RuntimeOptions) -> list[Precision]:
     """What to try, quickest first."""
-    order: list[Precision] = ["int8", "bfloat16", "float32"]
-    if options.precision == "auto":
-        return order if (folder / INT8_FOLDER).is_dir() else order[1:]
-    return order[order.index(options.precision) :]
+    quantized = options.precision == "auto" and (folder / INT8_FOLDER).is_dir()
+    quickest: list[Precision] = ["int8"] if quantized or options.precision == "int8" else []
+    return quickest + precisions(options)
 
 
 def _judged(

@@ -16,18 +16,21 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 
 from contracts.manifest import Endpoint
 from contracts.messages import Pixels
 from models.batches import Outputs
 from models.check_pictures import check_pictures
+from models.endpoints import OUTPUTS
 from models.manifest import DERIVED, read_manifest
 from models.orphans import end_when_orphaned
 
 _LOG = logging.getLogger(__name__)
 
 REFERENCE = "reference.npz"
-_ENDPOINTS: tuple[Endpoint, ...] = ("serve", "features")
+VECTORS: tuple[Endpoint, ...] = ("serve", "features")
+EXPLAINED: tuple[Endpoint, ...] = ("explain", "explain_hires")
 _ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 300.0
 
@@ -38,7 +41,8 @@ class Reference:
 
     Attributes:
         pictures: uint8 (n, height, width, 3).
-        outputs: float32 (n, k), by endpoint.
+        outputs: By endpoint, float32: (n, k) of `serve` and `features`, and of those that
+            explain (n, gh, gw), each picture's most probable class.
     """
 
     pictures: Pixels
@@ -56,23 +60,27 @@ class Reference:
         """What lies there; None if nothing readable does."""
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                outputs = {name: arrays[name] for name in _ENDPOINTS if name in arrays}
+                outputs = {name: arrays[name] for name in (*VECTORS, *EXPLAINED) if name in arrays}
                 return cls(arrays["pictures"], outputs)
         except (OSError, ValueError, KeyError, BadZipFile):
             return None
 
 
-def reference_of(folder: Path, samples: Path | None) -> Reference | None:
+def reference_of(
+    folder: Path, samples: Path | None, wanted: Endpoint = "features"
+) -> Reference | None:
     """A version's reference, made if it has none; None if that fails.
 
     Args:
         folder: The version's.
         samples: A folder of photos to make it on.
+        wanted: What it must tell of; earlier versions were published without heatmaps in it.
     """
     made = folder / DERIVED / REFERENCE
-    found = Reference.read(folder / REFERENCE) or Reference.read(made)
-    if found is not None:
-        return found
+    for file in (folder / REFERENCE, made):
+        found = Reference.read(file)
+        if found is not None and wanted in found.outputs:
+            return found
     # Half a minute of silence would look like a hang.
     _LOG.warning("reference_missing: TensorFlow answers once for %s", folder.parent.name)
     command = [sys.executable, "-m", "models.runtimes.reference", str(folder)]
@@ -103,8 +111,19 @@ def make_reference(folder: Path, pictures: Pixels) -> Reference:
     from models.runtimes.tensorflow import TensorFlowRuntime  # noqa: PLC0415 (TensorFlow)
 
     runtime = TensorFlowRuntime(folder, RuntimeOptions())
-    endpoints = [name for name in _ENDPOINTS if name in read_manifest(folder).endpoints]
-    return Reference(pictures, {name: runtime.run(name, pictures) for name in endpoints})
+    endpoints = read_manifest(folder).endpoints
+    outputs = {name: runtime.run(name, pictures) for name in VECTORS if name in endpoints}
+    for name in EXPLAINED:
+        if name in endpoints:
+            top = top_classes(outputs["serve"])
+            outputs[name] = runtime.explain(name, pictures, top)[OUTPUTS[name]]
+    return Reference(pictures, outputs)
+
+
+def top_classes(probabilities: Outputs) -> npt.NDArray[np.int32]:
+    """Those that the maps of a reference explain, (n,)."""
+    top: npt.NDArray[np.int32] = probabilities.argmax(axis=1).astype(np.int32)
+    return top
 
 
 def main(folder: Path, samples: Path) -> None:

@@ -1,4 +1,4 @@
-"""A version run by TensorFlow: the reference, what a GPU is used through, and all of `explain`."""
+"""A version run by TensorFlow: the reference, and what a GPU is used through."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -14,7 +14,7 @@ from PIL import Image
 
 from contracts.errors import ImageTooLarge, InvalidImage
 from models.catalog import CATALOG
-from models.images import Picture, decode
+from models.images import Picture, decode, upright
 from tests.pictures import (
     FORMATS,
     animation,
@@ -69,6 +69,25 @@ def test_every_picture_ends_in_pixels_or_in_its_code(name: str) -> None:
         assert refused.value.detail.endswith(".")
         assert " object at 0x" not in refused.value.detail
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_is_kept_is_the_whole_picture(name: str) -> None:
+    given = {"network": NETWORK, "max_pixels": 50 * MEGAPIXEL}
+    kept = decode(GOOD[name], keep_pixels=MEGAPIXEL, **given)
+    expected = upright(GOOD[name], max_pixels=50 * MEGAPIXEL)
+    assert kept.whole is not None
+    assert (kept.whole.mode, kept.whole.size) == ("RGB", (kept.width, kept.height))
+    np.testing.assert_array_equal(np.asarray(kept.whole), np.asarray(expected))
+    np.testing.assert_array_equal(kept.pixels, decode(GOOD[name], **given).pixels)
+
+
+def test_a_large_picture_is_not_kept() -> None:
+    small, large = encoded(scene(), "PNG"), encoded(scene().resize((3000, 2000)), "JPEG")
+    size = scene().width * scene().height
+    for data, keep in ((small, 0), (small, size - 1), (large, 50 * MEGAPIXEL)):
+        picture = decode(data, network=NETWORK, max_pixels=50 * MEGAPIXEL, keep_pixels=keep)
+        assert picture.whole is None
 
 
 def test_a_refusal_says_what_was_sent() -> None:

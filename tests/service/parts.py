@@ -82,6 +82,7 @@ class Shrunk:
     pixels: Pixels
     width: int
     height: int
+    whole: Image.Image | None = None
 
 
 @dataclass
@@ -92,7 +93,13 @@ class PillowDecoder:
     runs: int = 0
 
     async def decode(
-        self, data: bytes, *, network: Target, resize: Resize, deadline_seconds: float
+        self,
+        data: bytes,
+        *,
+        network: Target,
+        resize: Resize,
+        deadline_seconds: float,
+        keep_pixels: int = 0,
     ) -> Shrunk:
         if self.room == 0:
             raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
@@ -103,7 +110,8 @@ class PillowDecoder:
             raise InvalidImage("The bytes are not a readable image.") from None
         height, width = network.input_size
         pixels = np.asarray(image.resize((width, height)), np.uint8)
-        return Shrunk(pixels, image.width, image.height)
+        whole = image if image.width * image.height <= keep_pixels else None
+        return Shrunk(pixels, image.width, image.height, whole)
 
     async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:
         self.runs += 1

@@ -23,12 +23,12 @@ pytestmark = keras_warnings.ignored
 
 
 class Watched(VersionPredictor):
-    """Notes the thread that reads TensorFlow's graph."""
+    """Notes the thread that reads the graph that explains."""
 
-    def load_explain(self) -> None:
-        if not self.can_explain:
+    def load_explain(self, *, hires: bool = False) -> None:
+        if not self.can_explain(hires=hires):
             self.loaded_by = current_thread().name
-        super().load_explain()
+        super().load_explain(hires=hires)
 
 
 class Traced(Explainer):

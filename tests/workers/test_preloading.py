@@ -57,10 +57,10 @@ def test_an_idle_worker_loads_it_and_a_busy_one_does_not(root: Path) -> None:
     worker.preloading.look()
     worker.idle.idle_seconds, worker.is_loading = IDLE_SECONDS, True
     worker.preloading.look()
-    assert not worker.predictor.can_explain
+    assert not worker.predictor.can_explain()
     worker.is_loading = False
     worker.preloading.look()
-    assert worker.predictor.can_explain
+    assert worker.predictor.can_explain()
 
 
 @pytest.mark.parametrize(("wanted", "loads"), [("auto", False), ("on", True)])
@@ -70,7 +70,7 @@ def test_without_memory_to_spare_only_who_insists_gets_it(
     worker = Worker(root, wanted)
     worker.available = 0.5 * GIB
     worker.preloading.look()
-    assert worker.predictor.can_explain == loads
+    assert worker.predictor.can_explain() == loads
 
 
 def test_where_memory_was_short_it_looks_again_later(root: Path) -> None:
@@ -80,10 +80,10 @@ def test_where_memory_was_short_it_looks_again_later(root: Path) -> None:
     worker.available = 100 * GIB
     worker.now += RETRY_SECONDS - 1
     worker.preloading.look()
-    assert not worker.predictor.can_explain
+    assert not worker.predictor.can_explain()
     worker.now += 2
     worker.preloading.look()
-    assert worker.predictor.can_explain
+    assert worker.predictor.can_explain()
 
 
 def test_off_it_ends_at_once(root: Path) -> None:
@@ -92,7 +92,7 @@ def test_off_it_ends_at_once(root: Path) -> None:
     thread.start()
     thread.join(10)
     assert not thread.is_alive()
-    assert not worker.predictor.can_explain
+    assert not worker.predictor.can_explain()
 
 
 def test_what_fails_is_left_for_who_asks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

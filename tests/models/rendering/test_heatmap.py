@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.images import upright
 from models.rendering.colormaps import COLORMAPS, colours_of
 from models.rendering.heatmap import Layer, Look, render
 from models.rendering.legend import font_of, shortened
@@ -20,7 +21,9 @@ def stored(orientation: int = 1, size: tuple[int, int] = (60, 40)) -> bytes:
     return file.getvalue()
 
 
-def drawn(data: bytes, size: tuple[int, int], look: Look = JET, **options: object) -> np.ndarray:
+def drawn(
+    data: bytes | Image.Image, size: tuple[int, int], look: Look = JET, **options: object
+) -> np.ndarray:
     given = {"box": (0, 0, *size), "max_pixels": 10**6, "layers": [CORNER]} | options
     layers = given.pop("layers")
     png = render(data, layers, size=size, look=look, **given)
@@ -34,6 +37,39 @@ def test_the_overlay_lies_on_the_upright_picture() -> None:
     red, blue = seen[5, 5], seen[55, 35]
     assert red[0] > 100 > red[2]
     assert blue[2] > 100 > blue[0]
+
+
+def test_a_picture_that_is_decoded_already_is_drawn_as_its_file() -> None:
+    data = stored(6)
+    ready = upright(data, max_pixels=10**6)
+    np.testing.assert_array_equal(drawn(ready, (40, 60)), drawn(data, (40, 60)))
+
+
+def test_a_compact_file_is_smaller_and_shows_the_same() -> None:
+    ramp = Image.linear_gradient("L").resize((300, 200)).convert("RGB")
+    files = [
+        render(
+            ramp.copy(),
+            [CORNER],
+            size=ramp.size,
+            box=(0, 0, *ramp.size),
+            look=Look("overlay", "jet", 0.5, legend=False, compact=compact),
+            max_pixels=10**6,
+        )
+        for compact in (False, True)
+    ]
+    assert len(files[1]) < len(files[0]) / 2
+    quick, small = (np.asarray(Image.open(io.BytesIO(file))) for file in files)
+    np.testing.assert_array_equal(quick, small)
+
+
+def test_a_large_overlay_is_compact_always() -> None:
+    side = 1500
+    look = Look("overlay", "jet", 0.5, legend=False)
+    plain = Image.new("RGB", (side, side), (90, 90, 90))
+    box = (0, 0, side, side)
+    file = render(plain, [CORNER], size=plain.size, box=box, look=look, max_pixels=10**7)
+    assert len(file) < side * side * 3 / 2
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])

@@ -1,22 +1,24 @@
 """What is written is what is read, by a decoder that is not ours, and it is small."""
 
 import io
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from models.rendering.png_file import png
+from models.rendering.png_file import Packing, png
 
 
+@pytest.mark.parametrize("packing", get_args(Packing))
 @pytest.mark.parametrize("size", [(1, 1), (1, 70), (200, 64), (33, 129)])
-def test_every_pixel_is_as_it_was(size: tuple[int, int]) -> None:
+def test_every_pixel_is_as_it_was(size: tuple[int, int], packing: Packing) -> None:
     random = np.random.default_rng(8)
     picture = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))
-    read = Image.open(io.BytesIO(png(picture)))
+    read = Image.open(io.BytesIO(png(picture, packing)))
     assert (read.format, read.mode, read.size) == ("PNG", "RGB", size)
     read.verify()
-    read = Image.open(io.BytesIO(png(picture)))
+    read = Image.open(io.BytesIO(png(picture, packing)))
     np.testing.assert_array_equal(np.asarray(read), np.asarray(picture))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.manifest import read_manifest
-from models.runtimes import openvino as openvino_runtime
+from models.runtimes import openvino_graph
 from models.runtimes.choice import choose_runtime
 from models.runtimes.openvino import OpenVinoRuntime
 from models.runtimes.reference import REFERENCE, Reference
@@ -47,14 +47,14 @@ def test_warm_keeps_sizes_that_it_measured(tiny: Store) -> None:
 def test_pieces_side_by_side_answer_as_the_whole(
     folder: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
 ) -> None:
-    monkeypatch.setattr(openvino_runtime, "_WORTH", 0.0)  # whatever the measurement says
-    monkeypatch.setattr(openvino_runtime, "_PIECE", pictures)
+    monkeypatch.setattr(openvino_graph, "_WORTH", 0.0)  # whatever the measurement says
+    monkeypatch.setattr(openvino_graph, "_PIECE", pictures)
     options = RuntimeOptions("openvino", "float32", 2)
     runtime = OpenVinoRuntime(folder, read_manifest(folder), "float32", options)
     whole = runtime.run("serve", PICTURES)
     runtime.tune("serve", (1, 2, 4))
     runtime.tune("features", (1, 2, 4))
-    assert set(runtime._shared) == {"serve", "features"}
+    assert all(graph._pieces is not None for graph in runtime._graphs.values())
     np.testing.assert_allclose(runtime.run("serve", PICTURES), whole, atol=1e-6)
     np.testing.assert_allclose(runtime.run("serve", PICTURES[:1]), whole[:1], atol=1e-6)
 

@@ -1,0 +1,117 @@
+"""What explains a version: OpenVINO with the endpoint's own tape, or TensorFlow.
+
+asked                 tried in turn
+auto, on a GPU        tensorflow-float32
+auto, on a CPU        openvino-bfloat16, -float32, tensorflow-float32
+openvino              the same
+tensorflow            tensorflow-float32
+
+So a heatmap is computed as its class was, in the same precision; of a version in int8 in bfloat16.
+Nothing is loaded before it is asked for: only who explains needs a second graph.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.manifest import Endpoint, Manifest
+from contracts.messages import Pixels
+from models.runtimes.choice import precisions, tensorflow_runtime
+from models.runtimes.gate import complaint_of_maps
+from models.runtimes.openvino import OpenVinoExplainer
+from models.runtimes.reference import reference_of
+from models.runtimes.runtime import Precision, Runtime, RuntimeOptions, RuntimeUnavailableError
+
+Explain = Callable[[Pixels, npt.NDArray[np.int32]], dict[str, npt.NDArray[Any]]]
+"""From pictures and classes to all that the endpoint tells, by name."""
+
+_LOG = logging.getLogger(__name__)
+# Larger batches are run beforehand as long as it has not taken longer.
+_WARM_SECONDS = 1.5
+
+
+class Explaining:
+    """The explaining endpoints of a version, each loaded when it is first wanted.
+
+    Args:
+        folder: The version's.
+        manifest: Its own.
+        served: What classifies; explains as well if it can.
+        options: What was asked for.
+
+    Attributes:
+        runtimes: What runs each endpoint that is loaded, e.g. ``openvino-bfloat16``.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, served: Runtime, options: RuntimeOptions
+    ) -> None:
+        self.runtimes: dict[Endpoint, str] = {}
+        self._folder = folder
+        self._manifest = manifest
+        self._options = options
+        self._tensorflow: Any = served if hasattr(served, "explain") else None
+        self._loaded: dict[Endpoint, Explain] = {}
+        self._loading = Lock()
+
+    def has(self, endpoint: Endpoint) -> bool:
+        """Whether it answers in a moment."""
+        return endpoint in self._loaded
+
+    def load(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
+        """Read what the endpoint needs, judge it and run it; takes seconds. Safe among threads.
+
+        Args:
+            endpoint: `explain` or `explain_hires`.
+            sizes: Of the batches that will come, ascending.
+        """
+        with self._loading:
+            if endpoint in self._loaded:
+                return
+            explain, name = self._chosen(endpoint, sizes)
+            until = time.monotonic() + _WARM_SECONDS
+            for size in sizes:
+                black = np.zeros((size, *self._manifest.input_size, 3), np.uint8)
+                explain(black, np.zeros(size, np.int32))
+                if time.monotonic() > until:
+                    break
+            self.runtimes[endpoint] = name
+            self._loaded[endpoint] = explain
+
+    def explain(
+        self, endpoint: Endpoint, images: Pixels, classes: npt.NDArray[np.int32]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """All that a loaded endpoint tells, by name. Belongs to one thread at a time."""
+        return self._loaded[endpoint](images, classes)
+
+    def _chosen(self, endpoint: Endpoint, sizes: Sequence[int]) -> tuple[Explain, str]:
+        if self._options.engine == "openvino":
+            for precision in precisions(self._options):
+                try:
+                    quick = self._judged(endpoint, precision)
+                except RuntimeUnavailableError as unavailable:
+                    # For whoever runs the service; a client is not served worse, only later.
+                    _LOG.info("explain_runtime openvino-%s: %s", precision, unavailable)
+                else:
+                    quick.tune(sizes)
+                    return quick.explain, quick.name
+        self._tensorflow = self._tensorflow or tensorflow_runtime(self._folder, self._options)
+        runtime = self._tensorflow
+        return lambda images, classes: runtime.explain(endpoint, images, classes), runtime.name
+
+    def _judged(self, endpoint: Endpoint, precision: Precision) -> OpenVinoExplainer:
+        quick = OpenVinoExplainer(self._folder, endpoint, precision, self._options)
+        samples = self._options.home and self._options.home / "samples"
+        reference = reference_of(self._folder, samples, endpoint)
+        if reference is None:
+            raise RuntimeUnavailableError("TensorFlow could not be asked for its maps to compare")
+        strays = complaint_of_maps(quick.explain, endpoint, reference, precision)
+        if strays is not None:
+            raise RuntimeUnavailableError(strays)
+        return quick

@@ -1,0 +1,123 @@
+"""Gradients in terms that OpenVINO knows: it reads a network's layers, but not their ways back.
+
+An `explain` endpoint holds the tape of its function: beside the layers a handful of gradients, from
+the logit back to the maps. Some of them OpenVINO cannot read by itself. With these it runs the
+whole endpoint, in the precision and as quickly as it classifies. What is not converted here (pools
+that overlap, rarer activations) it refuses, and TensorFlow explains.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Node = Any
+"""An operation of TensorFlow's graph with its inputs converted; OpenVINO ships no types for it."""
+
+Convert = Callable[[Node], list[Any]]
+
+_RELU6 = 6.0
+
+
+class UnknownGradientError(ValueError):
+    """This gradient cannot be said in OpenVINO's operations. The message says which."""
+
+
+def conversions(operations: Any) -> dict[str, Convert]:
+    """What to do with each operation of TensorFlow's, by its name.
+
+    Args:
+        operations: `openvino.opset13`, imported by who runs it.
+    """
+    op = operations
+
+    def relu_grad(node: Node) -> list[Any]:
+        """What comes back, where something went through."""
+        back, features = node.get_input(0), node.get_input(1)
+        zero = op.constant(np.float32(0))
+        return [op.select(op.greater(features, zero), back, zero).output(0)]
+
+    def relu6_grad(node: Node) -> list[Any]:
+        back, features = node.get_input(0), node.get_input(1)
+        zero, six = op.constant(np.float32(0)), op.constant(np.float32(_RELU6))
+        through = op.logical_and(op.greater(features, zero), op.less(features, six))
+        return [op.select(through, back, zero).output(0)]
+
+    def max_pool_grad(node: Node) -> list[Any]:
+        """To the largest of each window what its place in the output gets; equals share it.
+
+        TensorFlow gives it all to the first of equals. The sum over a window is the same.
+        """
+        maps, back = node.get_input(0), node.get_input(2)
+        down, across = _window(node)
+        height, width, channels = _sides(maps)
+        if height % down or width % across:
+            raise UnknownGradientError("a pool that leaves out the edge")
+        rows, columns = height // down, width // across
+        inside = op.constant(np.array([2, 4]))
+        windows = _reshaped(op, maps, (rows, down, columns, across, channels))
+        largest = op.equal(windows, op.reduce_max(windows, inside, keep_dims=True))
+        share = op.convert(largest, "f32")
+        coming = _reshaped(op, back, (rows, 1, columns, 1, channels))
+        each = op.divide(coming, op.reduce_sum(share, inside, keep_dims=True))
+        return [_reshaped(op, op.multiply(share, each), (height, width, channels)).output(0)]
+
+    def broadcast_gradient_args(node: Node) -> list[Any]:
+        """The axes that were stretched, of one operand and of the other: known beforehand."""
+        one, other = (_shape(node.get_input(at)) for at in (0, 1))
+        rank = max(len(one), len(other))
+        one, other = ((1,) * (rank - len(shape)) + shape for shape in (one, other))
+        stretched = [_stretched(one, other), _stretched(other, one)]
+        return [op.constant(np.array(axes, np.int32)).output(0) for axes in stretched]
+
+    return {
+        "ReluGrad": relu_grad,
+        "Relu6Grad": relu6_grad,
+        "MaxPoolGrad": max_pool_grad,
+        "BroadcastGradientArgs": broadcast_gradient_args,
+    }
+
+
+def _window(node: Node) -> tuple[int, int]:
+    """Height and width of a pool's windows, which do not overlap."""
+    sides, strides = (tuple(map(int, node.get_attribute(name))) for name in ("ksize", "strides"))
+    if len(sides) != 4 or sides != strides or (sides[0], sides[3]) != (1, 1):
+        raise UnknownGradientError("a pool whose windows overlap")
+    return sides[1], sides[2]
+
+
+def _sides(maps: Any) -> tuple[int, int, int]:
+    shape = maps.get_partial_shape()
+    if shape.rank.is_dynamic or len(shape) != 4 or any(side.is_dynamic for side in list(shape)[1:]):
+        raise UnknownGradientError("a pool of pictures of any size")
+    height, width, channels = (side.get_length() for side in list(shape)[1:])
+    return height, width, channels
+
+
+def _reshaped(op: Any, tensor: Any, shape: tuple[int, ...]) -> Any:
+    """To (n, *shape)."""
+    return op.reshape(tensor, op.constant(np.array((-1, *shape))), special_zero=False)
+
+
+def _shape(tensor: Any) -> tuple[int | None, ...]:
+    """A shape that is a tensor, as far as it is known: None for the number of pictures."""
+    node = tensor.get_node()
+    if node.get_type_name() == "Constant":
+        return tuple(int(side) for side in node.get_data())
+    if node.get_type_name() == "ShapeOf":
+        shape = node.input_value(0).get_partial_shape()
+        if shape.rank.is_static:
+            return tuple(None if side.is_dynamic else side.get_length() for side in shape)
+    raise UnknownGradientError("a sum of tensors of any shape")
+
+
+def _stretched(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> list[int]:
+    """The axes on which the first has a single place and the other may have more.
+
+    Of two numbers that are both not known before there are pictures, they are those of pictures.
+    """
+    return [
+        axis
+        for axis, (side, wider) in enumerate(zip(one, other, strict=True))
+        if side == 1 and wider != 1
+    ]
