@@ -25,11 +25,9 @@ from contracts.training_result import TrainingResult
 from contracts.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.library import Library
-from models.training.filter_choice import check_filters
 from models.training.names import check_name
+from models.training.network_checks import check_network
 from models.training.presets import training_request
-from models.training.smallest import check_picture_size
-from models.training.unfreezing import check_unfreezing
 
 _INTERRUPTED = 130
 _SHOWN_CLASSES = 5
@@ -53,9 +51,7 @@ def train(settings: Settings, folder: Path, wishes: Mapping[str, Any]) -> None:
     with StopSignals() as signals, muffled() as console:
         try:
             check_name(request.model)
-            check_unfreezing(request)
-            check_picture_size(request)
-            check_filters(request)
+            check_network(request)
             _admit(settings, folder, dataset_id, console, signals)
             shelf = Shelf.of(settings.home / "trainings", request)
             with shelf.held(), TerminalWork(shelf, request, console, signals) as work:

@@ -32,7 +32,6 @@ IMPORT_SECONDS = 900.0
 _VALKEY_SECONDS = 30.0
 _TICK_SECONDS = 0.25
 _LOADS = "The worker loads its networks"
-_ROLES = {"worker": ("worker",), "api": ("serve",), "jobs": ("worker", "--jobs")}
 _PHASES = {"none": "Waiting for the worker", "loading": _LOADS, "ok": _LOADS}
 
 
@@ -180,12 +179,15 @@ class Service:
         with waiting(self.console, "Preparing the database"):
             migrate(settings)
         env = environment(settings)
-        for name, words in _ROLES.items():
-            if name == "jobs":
-                # Nobody waits for it yet, and all that start together wait for each other.
-                self._await_ready(supervisor, follower)
-            log = rotate(self.home.logs / f"{name}.log")
-            supervisor.start(Program(name, self.command(*words), env, log))
+        self._begin(supervisor, env, "worker", "worker")
+        self._begin(supervisor, env, "api", "serve")
+        self._await_ready(supervisor, follower)
+        # Nobody waits for it yet, and all that start together wait for each other.
+        self._begin(supervisor, env, "jobs", "worker", "--jobs")
+
+    def _begin(self, supervisor: Supervisor, env: dict[str, str], name: str, *words: str) -> None:
+        log = rotate(self.home.logs / f"{name}.log")
+        supervisor.start(Program(name, self.command(*words), env, log))
 
     def _await_ready(self, supervisor: Supervisor, follower: Follower) -> None:
         api = Api(self.settings)

@@ -183,8 +183,8 @@ class TrainingRequest(_Part):
         description="Epochs without a lower validation loss after which a phase ends; null: never. "
         "Either way the best epoch's weights are kept.",
     )
-    class_weights: Literal["auto", "none"] | dict[str, Annotated[float, Field(ge=0, le=1e6)]] = (
-        Field("auto", description="auto: rare classes count for more; or a weight for each class.")
+    class_weights: Literal["auto", "none"] | dict[str, ClassWeight] = Field(
+        "auto", description="auto: rare classes count for more; or a weight for each class."
     )
     l2: float = Field(0, ge=0, le=1, description="Factor of the L2 penalty on kernels that learn.")
     mixed_precision: Literal["auto", "on", "off"] = Field(

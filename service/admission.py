@@ -28,14 +28,13 @@ class Admission:
     def under_way(self, lane: str) -> int:
         return self._under_way.get(lane, 0)
 
-    def require_room(self, lane: str, rate: float | None) -> None:
-        """Refuse before anything is read, where there is no room for one image.
+    def require_room(self, lane: str, rate: float | None, seconds: float = math.inf) -> None:
+        """Refuse as `permit` would one image, before anything is read.
 
         Raises:
-            QueueFull: There is none.
+            QueueFull: As `permit`.
         """
-        if self.under_way(lane) >= self._limits.most(lane):
-            raise queue_full(self.under_way(lane), rate)
+        self._require(lane, 1, rate, seconds)
 
     @contextmanager
     def permit(
@@ -55,16 +54,19 @@ class Admission:
         Raises:
             QueueFull: There is no room, or no time.
         """
+        self._require(lane, count, rate, seconds)
+        self._under_way[lane] = self.under_way(lane) + count
+        try:
+            yield
+        finally:
+            self._under_way[lane] -= count
+
+    def _require(self, lane: str, count: int, rate: float | None, seconds: float) -> None:
         under_way = self.under_way(lane)
         too_many = under_way + count > self._limits.most(lane)
         too_late = rate is not None and under_way > rate * seconds
         if under_way and (too_many or too_late):
             raise queue_full(under_way, rate)
-        self._under_way[lane] = under_way + count
-        try:
-            yield
-        finally:
-            self._under_way[lane] -= count
 
 
 def queue_full(waiting: int, rate: float | None) -> QueueFull:

@@ -4,6 +4,7 @@ Celery carries one `drain` task a batch; the images go beside it on the lane.
 """
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -85,14 +86,22 @@ class Dispatch:
         self._presence = presence
         self._leaving: set[asyncio.Task[None]] = set()
 
-    def require_room(self, network: str, version: int, operation: LaneOperation) -> None:
+    def require_room(
+        self, network: str, version: int, operation: LaneOperation, deadline: float = math.inf
+    ) -> None:
         """Refuse early: a request that finds the queue full need not be read or decoded.
+
+        Args:
+            network: Name of the model.
+            version: Its version.
+            operation: What is to be done.
+            deadline: As of `run`; left out where the answer may be known without a worker.
 
         Raises:
             QueueFull: As `run`.
         """
         lane = names.lane(network, version, operation)
-        self._admission.require_room(lane, self._presence.rate(lane))
+        self._admission.require_room(lane, self._presence.rate(lane), self._reach(deadline))
 
     async def run(
         self,
@@ -124,8 +133,8 @@ class Dispatch:
         """
         lane = names.lane(network, version, operation)
         rate = self._presence.rate(lane)
-        seconds = deadline - time.monotonic()
-        with self._admission.permit(lane, len(pixels), rate, seconds * self._hands()):
+        with self._admission.permit(lane, len(pixels), rate, self._reach(deadline)):
+            seconds = deadline - time.monotonic()
             items = [
                 self._item(image, seconds, index, note)
                 for image, index in zip(pixels, classes or [TOP_CLASS] * len(pixels), strict=True)
@@ -145,9 +154,9 @@ class Dispatch:
                 self._leave(items, seconds)
         return [_checked(reply, version) for reply in replies]
 
-    def _hands(self) -> int:
-        """How many drain a lane at most: a rate is that of one worker."""
-        return max(1, len(self._presence.workers))
+    def _reach(self, deadline: float) -> float:
+        """Seconds of one worker's time until then, of all that live: a rate is that of one."""
+        return (deadline - time.monotonic()) * max(1, len(self._presence.workers))
 
     def _item(self, pixels: Pixels, seconds: float, class_index: int, note: bytes) -> Item:
         now = time.time()

@@ -75,7 +75,9 @@ class Inference:
         """
         async with self.deadline.enforced():
             network, version = self._choose()
-            self.services.dispatch.require_room(network.name, version, self.ask.operation)
+            self.services.dispatch.require_room(
+                network.name, version, self.ask.operation, self.deadline.at
+            )
             uploads = await read_uploads(self.request, self.services.settings)
             work = self._decode_and_run(network, version, uploads)
             return await while_connected(self.request, work)

@@ -76,7 +76,9 @@ class Decoder(Protocol):
 class Dispatch(Protocol):
     """Runs pictures through a network on some worker."""
 
-    def require_room(self, network: str, version: int, operation: LaneOperation) -> None:
+    def require_room(
+        self, network: str, version: int, operation: LaneOperation, deadline: float = ...
+    ) -> None:
         """Raises QueueFull if the queue is full already: nothing needs to be read or decoded."""
         ...
 

@@ -95,7 +95,7 @@ class TensorInference:
     def _choose(self, operation: Operation) -> tuple[Served, int]:
         named = self.named
         network, version = self.services.presence.choose(named.model, named.version, operation)
-        self.services.dispatch.require_room(network.name, version, operation)
+        self.services.dispatch.require_room(network.name, version, operation, self.deadline.at)
         return network, version
 
     def _signature(self, network: Served) -> Signature:

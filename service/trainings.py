@@ -26,12 +26,10 @@ from contracts.trainings import LEAST_FRAMES, TrainingRequest
 from database.data_sets import DataSets
 from database.subjects import Subjects
 from models.training.classes import check_count, check_names
-from models.training.filter_choice import check_filters
 from models.training.memory import check_size, memory_limit
 from models.training.names import check_name
+from models.training.network_checks import check_network
 from models.training.presets import training_request
-from models.training.smallest import check_picture_size
-from models.training.unfreezing import check_unfreezing
 from service import auditing
 from service.body import read_body
 from service.caller import caller_of
@@ -60,9 +58,7 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
         sent = await _body(request)
     training = _training(sent)
     check_name(training.model)
-    check_unfreezing(training)
-    check_picture_size(training)
-    check_filters(training)
+    check_network(training)
     told = training.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     idempotency = (key, digest) if key else None

@@ -1,10 +1,8 @@
 """Whose kernels `filters_layer` may ask for; known without TensorFlow, so asked at once."""
 
-import difflib
-
 from contracts.errors import ValidationFailed
 from contracts.trainings import TrainingRequest
-from models.training.layer_names import convolutions_of
+from models.training.layer_names import convolutions_of, near
 
 
 def check_filters(request: TrainingRequest) -> None:
@@ -16,9 +14,7 @@ def check_filters(request: TrainingRequest) -> None:
     known, name = convolutions_of(request.network), request.filters_layer
     if name is None or name in known:
         return
-    alike = difflib.get_close_matches(name, known, 3)
-    nearest = f" Near it are {', '.join(alike)}." if alike else ""
     raise ValidationFailed(
-        f"filters_layer: there is no convolution '{name[:64]}'.{nearest} "
+        f"filters_layer: there is no convolution '{name[:64]}'.{near(name, known)} "
         f"Known: {', '.join(known[:20])}{', …' if len(known) > 20 else ''}."
     )

@@ -4,12 +4,14 @@ The names are told by the same rules as the networks are built by; a test compar
 layers themselves.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from contracts.trainings import TrainableNetwork
 
+_MOST_ALIKE = 3
 _CONVOLUTION = re.compile(r"(?!.*relu)(.*_)?(conv\d*|squeeze1x1|expand[13]x[13])")
 
 
@@ -21,6 +23,12 @@ def layers_of(network: TrainableNetwork) -> tuple[str, ...]:
 def convolutions_of(network: TrainableNetwork) -> tuple[str, ...]:
     """Those that have kernels to look at, of full convolutions."""
     return tuple(name for name in layers_of(network) if _CONVOLUTION.fullmatch(name))
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    """A sentence with the names that a misspelt one may have meant; empty if none is like it."""
+    alike = difflib.get_close_matches(name, known, _MOST_ALIKE)
+    return f" Near it are {', '.join(alike)}." if alike else ""
 
 
 def _vgg(depths: Sequence[int]) -> Iterator[str]:

@@ -27,20 +27,18 @@ from models.training.checkpoint import Checkpoint, CheckpointFile
 from models.training.classes import check_classes, class_weights
 from models.training.feature_cache import FeatureCache
 from models.training.features import Extractor, compiled
-from models.training.filter_choice import check_filters
 from models.training.filters import FilterFrames
 from models.training.freezing import cut_below, freeze
 from models.training.hardware import Hardware
 from models.training.learner import Learner
+from models.training.network_checks import check_network
 from models.training.pace import Pace
 from models.training.phase import Lesson, PhaseRun, Supervision, judged, look
 from models.training.pictures import Pictures
 from models.training.recipe import RECIPES, blueprint_of, input_size_of
-from models.training.smallest import check_picture_size
 from models.training.sources import FeatureSource, PictureSource, Source, as_they_are, in_graph
 from models.training.state import State
 from models.training.trained import Evaluation, Trained
-from models.training.unfreezing import check_unfreezing
 from models.weights import Weights
 
 
@@ -95,9 +93,7 @@ class _Training:
         stack: contextlib.ExitStack,
     ) -> None:
         check_classes(request, dataset)
-        check_unfreezing(request)
-        check_picture_size(request)
-        check_filters(request)
+        check_network(request)
         self.request, self.dataset, self.work, self.workshop = request, dataset, work, workshop
         self.blueprint = blueprint_of(request)
         self.hardware = Hardware.of(request)

@@ -1,15 +1,13 @@
 """Which layers and blocks `unfreeze_from` may name; known without TensorFlow, so asked at once."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
 from contracts.errors import ValidationFailed
 from contracts.trainings import TrainingRequest
-from models.training.layer_names import layers_of
+from models.training.layer_names import layers_of, near
 
 _BLOCK = re.compile(r"(([a-z]+\d+)[a-z]?)(?=_|$)")
-_MOST_ALIKE = 3
 
 
 def check_unfreezing(request: TrainingRequest) -> None:
@@ -37,8 +35,7 @@ def position(names: Sequence[str], wanted: str) -> int:
     blocks = _blocks(names)
     if wanted in blocks:
         return blocks[wanted]
-    alike = difflib.get_close_matches(wanted, [*names, *blocks], _MOST_ALIKE)
-    nearest = f" Near it are {', '.join(alike)}." if alike else ""
+    nearest = near(wanted, [*names, *blocks])
     # Parts of a block, such as block6a of block6, would only make the list longer.
     whole = [name for name in blocks if name[-1].isdecimal()]
     raise ValidationFailed(

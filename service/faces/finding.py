@@ -74,14 +74,18 @@ def current_embedder(services: Services) -> tuple[int, str]:
     return version, embedder_of(version)
 
 
-def require_open(services: Services) -> None:
+def require_open(services: Services) -> tuple[int, str]:
     """Refuse early: pictures that nobody would look at need not be read.
+
+    Returns:
+        As `current_embedder`.
 
     Raises:
         OpsinError: No worker holds the embedder, or its queue is full.
     """
-    version, _ = current_embedder(services)
+    version, embedder = current_embedder(services)
     services.dispatch.require_room(FACE_MODEL, version, "faces")
+    return version, embedder
 
 
 async def find(
@@ -98,8 +102,7 @@ async def find(
     Raises:
         OpsinError: One of them cannot be read, or no worker answers.
     """
-    version, embedder = current_embedder(services)
-    services.dispatch.require_room(FACE_MODEL, version, "faces")
+    version, embedder = require_open(services)
     pictures = [await _decoded(services, image, deadline) for image in images]
     replies = await services.dispatch.run(
         FACE_MODEL,

@@ -6,6 +6,7 @@ i grows with the mean brightness of the picture. The flow through the real ones 
 
 import asyncio
 import io
+import math
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -130,7 +131,9 @@ class Brightness:
     breaks: Exception | None = None
     asked: list[tuple[LaneOperation, list[int], bytes]] = field(default_factory=list)
 
-    def require_room(self, network: str, version: int, operation: LaneOperation) -> None:
+    def require_room(
+        self, network: str, version: int, operation: LaneOperation, deadline: float = math.inf
+    ) -> None:
         """There is always room here, unless the test says otherwise."""
         if self.full:
             raise self.full

@@ -28,6 +28,9 @@ def test_who_would_be_answered_too_late_is_refused_at_once(admission: Admission)
         with pytest.raises(QueueFull) as refused, admission.permit(LANE, 1, 2.0, seconds=2.4):
             pass
         assert refused.value.retry_after == 3
+        with pytest.raises(QueueFull):  # before it is read, too
+            admission.require_room(LANE, 2.0, seconds=2.4)
+        admission.require_room(LANE, 2.0, seconds=2.6)
         with admission.permit(LANE, 1, rate=2.0, seconds=2.6):
             assert admission.under_way(LANE) == 6
         with admission.permit(LANE, 1, rate=None, seconds=0.1):
