@@ -1,8 +1,8 @@
 """The contest: all servers of one network, kept running, measured in turns.
 
 Whatever else the machine does meanwhile then meets all of them: a round is one turn of each, the
-next begins with another, and a figure is the median of the rounds. What the idle ones take from
-the one that is measured is measured too.
+next begins with another, and a figure is the median of the rounds. Who is busy while nobody asks is
+frozen when it is not its turn, or it would take from the others what they are measured by.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ CROWD = 16
 CURVE = (1, 2, 4, 8, 16, 32)
 _OPEN_CLIENTS = 256
 _IDLE_SECONDS = 3.0
+_BUSY_CORES = 0.05
 _LAST_START_SECONDS = 60.0
 _STOP_ALL_SECONDS = 20.0
 
@@ -146,13 +147,20 @@ class Contest:
         time.sleep(_IDLE_SECONDS)
         for row in rows:
             row.idle_cpu = (servers[row.name].cpu_seconds() - began[row.name]) / _IDLE_SECONDS
+        restless = [servers[row.name] for row in rows if row.idle_cpu > _BUSY_CORES]
+        for server in restless:
+            server.freeze()
         for number in range(self._pace.rounds):
             if number and self._left < self._after_rounds + self._round_seconds(len(rows)):
                 break
             turn = number % len(rows) if rows else 0
             for row in rows[turn:] + rows[:turn]:
                 self._say(f"{part.title}: round {number + 1} of {self._pace.rounds}, {row.name}")
+                server = servers[row.name]
+                server.thaw()
                 self._turn(row)
+                if server in restless:
+                    server.freeze()
             part.rounds = number + 1
 
     @property

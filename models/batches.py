@@ -1,7 +1,7 @@
-"""Batches of a few fixed sizes, so that no request meets a size that was never run before.
+"""Batches of bounded size, padded to a few sizes where an engine wants to have met them before.
 
-A graph takes any number of pictures, but each new number costs the kernels of every engine a
-first, slow run. Padding is written here once, for the networks and for the versions alike.
+TensorFlow and XLA pay dearly for the first batch of a size, so theirs are padded, here once for the
+networks and for the versions alike. To OpenVINO a new size is a matter of milliseconds, once.
 """
 
 import math
@@ -21,15 +21,17 @@ class Batches:
 
     Attributes:
         sizes: Ascending; what is larger than the last is run in pieces of it.
+        pads: Else the last size is the only one that matters.
     """
 
     sizes: tuple[int, ...]
+    pads: bool = True
 
     @classmethod
-    def up_to(cls, largest: int) -> Self:
+    def up_to(cls, largest: int, pads: bool = True) -> Self:
         """Powers of two up to `largest`, and `largest` itself: at most half is padding."""
         powers = [2**n for n in range(int(math.log2(largest)) + 1)]
-        return cls(tuple(dict.fromkeys([*powers, largest])))
+        return cls(tuple(dict.fromkeys([*powers, largest])), pads)
 
     def run(
         self, answer: Callable[..., Outputs], *given: npt.NDArray[Any], width: int = 0
@@ -51,7 +53,7 @@ class Batches:
         return np.concatenate(rows) if rows else np.zeros((0, width), np.float32)
 
     def padded(self, *given: npt.NDArray[Any]) -> Iterator[tuple[list[npt.NDArray[Any]], int]]:
-        """Arrays of equal length in batches, the last padded with zeros to one of `sizes`.
+        """Arrays of equal length in batches, the last one padded with zeros if need be.
 
         Yields:
             The batch of each array, and how many of its rows are real.
@@ -59,7 +61,8 @@ class Batches:
         for at in range(0, len(given[0]), self.sizes[-1]):
             batch = [one[at : at + self.sizes[-1]] for one in given]
             count = len(batch[0])
-            if padding := next(size for size in self.sizes if size >= count) - count:
+            padding = next(size for size in self.sizes if size >= count) - count
+            if self.pads and padding:
                 batch = [_padded(one, padding) for one in batch]
             yield batch, count
 

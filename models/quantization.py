@@ -32,6 +32,7 @@ from models.labels import Label
 from models.manifest import DERIVED, MANIFEST
 from models.runtimes.openvino import INT8_FOLDER, SERVED, OpenVinoRuntime
 from models.runtimes.openvino_import import import_nncf, import_openvino
+from models.runtimes.openvino_reading import reading_core
 from models.runtimes.reference import REFERENCE, reference_of
 from models.runtimes.runtime import Precision, RuntimeOptions
 from models.runtimes.signature_view import signature_view
@@ -172,7 +173,7 @@ def _quantize(
 ) -> None:
     openvino, nncf = import_openvino(), import_nncf()
     with signature_view(staged / "saved_model", endpoint) as view:
-        graph = openvino.Core().read_model(view)
+        graph = reading_core(openvino).read_model(view)
         small = nncf.quantize(
             graph,
             nncf.Dataset(calibration, source.picture),

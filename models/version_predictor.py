@@ -48,7 +48,8 @@ class VersionPredictor:
         classes: Size of the probabilities; None without a classifier.
         runtime: What runs it, e.g. ``openvino-bfloat16``.
         runtime_reason: Why that is not what was asked for; None if it is.
-        batch_sizes: The sizes a batch is padded to, ascending; `warm` drops those beyond the knee.
+        batch_sizes: The sizes that are run beforehand, and that a batch is padded to if its
+            runtime pads, ascending; `warm` drops those beyond the knee.
         load_seconds: What reading, compiling and judging took.
     """
 
@@ -77,7 +78,7 @@ class VersionPredictor:
         if self.manifest.network == FACE_MODEL and self.classes is None:
             more = ("faces", "clip")  # it has seen nothing but faces, and tells them apart alone
         self.operations: tuple[LaneOperation, ...] = (*vectors, *maps, *more)
-        self._batches = Batches.up_to(max_batch_size)
+        self._batches = Batches.up_to(max_batch_size, chosen.runtime.pads)
         self._explaining = Explaining(folder, self.manifest, chosen.runtime, options)
 
     @property
@@ -101,7 +102,8 @@ class VersionPredictor:
         best = min(each.values())
         knee = next(size for size, took in each.items() if took * _KNEE <= best)
         if knee != max(each):  # else a size that there was no time for might be better still
-            self._batches = Batches(tuple(size for size in self.batch_sizes if size <= knee))
+            sizes = tuple(size for size in self.batch_sizes if size <= knee)
+            self._batches = Batches(sizes, self._runtime.pads)
         for operation in measured[1:]:
             self._costs(operation, seconds, rounds=1)
 
@@ -175,16 +177,9 @@ class VersionPredictor:
             )
         self._check(images)
         self.load_explain(hires=hires)
-        told = [
-            {
-                name: rows[:count]
-                for name, rows in self._explaining.explain(endpoint, *batch).items()
-            }
-            for batch, count in self._batches.padded(images, classes)
-        ]
+        told = self._explaining.explain(endpoint, images, classes)
         grids, targets, probabilities = (
-            np.concatenate([one[name] for one in told])
-            for name in (OUTPUTS[endpoint], TARGET, PROBABILITY)
+            told[name] for name in (OUTPUTS[endpoint], TARGET, PROBABILITY)
         )
         return Explanations(grids, targets.astype(np.int32, copy=False), probabilities)
 

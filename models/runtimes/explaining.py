@@ -13,6 +13,7 @@ Nothing is loaded before it is asked for: only who explains needs a second graph
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from contracts.manifest import Endpoint, Manifest
 from contracts.messages import Pixels
+from models.batches import Batches
 from models.runtimes.choice import precisions, tensorflow_runtime
 from models.runtimes.gate import complaint_of_maps
 from models.runtimes.openvino import OpenVinoExplainer
@@ -58,6 +60,7 @@ class Explaining:
         self._options = options
         self._tensorflow: Any = served if hasattr(served, "explain") else None
         self._loaded: dict[Endpoint, Explain] = {}
+        self._batches: dict[Endpoint, Batches] = {}
         self._loading = Lock()
 
     def has(self, endpoint: Endpoint) -> bool:
@@ -74,7 +77,7 @@ class Explaining:
         with self._loading:
             if endpoint in self._loaded:
                 return
-            explain, name = self._chosen(endpoint, sizes)
+            explain, name, pads = self._chosen(endpoint, sizes)
             until = time.monotonic() + _WARM_SECONDS
             for size in sizes:
                 black = np.zeros((size, *self._manifest.input_size, 3), np.uint8)
@@ -82,15 +85,21 @@ class Explaining:
                 if time.monotonic() > until:
                     break
             self.runtimes[endpoint] = name
+            self._batches[endpoint] = Batches(tuple(sizes), pads)
             self._loaded[endpoint] = explain
 
     def explain(
         self, endpoint: Endpoint, images: Pixels, classes: npt.NDArray[np.int32]
     ) -> dict[str, npt.NDArray[Any]]:
         """All that a loaded endpoint tells, by name. Belongs to one thread at a time."""
-        return self._loaded[endpoint](images, classes)
+        told = [
+            {name: rows[:count] for name, rows in self._loaded[endpoint](*batch).items()}
+            for batch, count in self._batches[endpoint].padded(images, classes)
+        ]
+        return {name: np.concatenate([one[name] for one in told]) for name in told[0]}
 
-    def _chosen(self, endpoint: Endpoint, sizes: Sequence[int]) -> tuple[Explain, str]:
+    def _chosen(self, endpoint: Endpoint, sizes: Sequence[int]) -> tuple[Explain, str, bool]:
+        """What explains, its name, and whether its batches are padded."""
         if self._options.engine == "openvino":
             for precision in precisions(self._options):
                 try:
@@ -100,10 +109,10 @@ class Explaining:
                     _LOG.info("explain_runtime openvino-%s: %s", precision, unavailable)
                 else:
                     quick.tune(sizes)
-                    return quick.explain, quick.name
+                    return quick.explain, quick.name, False
         self._tensorflow = self._tensorflow or tensorflow_runtime(self._folder, self._options)
         runtime = self._tensorflow
-        return lambda images, classes: runtime.explain(endpoint, images, classes), runtime.name
+        return partial(runtime.explain, endpoint), runtime.name, runtime.pads
 
     def _judged(self, endpoint: Endpoint, precision: Precision) -> OpenVinoExplainer:
         quick = OpenVinoExplainer(self._folder, endpoint, precision, self._options)

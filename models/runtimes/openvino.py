@@ -11,9 +11,10 @@ from contracts.manifest import Endpoint, Manifest
 from contracts.messages import Pixels
 from models.batches import Outputs
 from models.endpoints import OUTPUTS, PROBABILITY, TARGET
-from models.runtimes.openvino_gradients import conversions
+from models.runtimes.openvino_gradients import gradients
 from models.runtimes.openvino_graph import OpenVinoGraph, is_large
 from models.runtimes.openvino_import import import_openvino
+from models.runtimes.openvino_reading import conversions, reading_core
 from models.runtimes.runtime import Precision, RuntimeOptions, RuntimeUnavailableError
 from models.runtimes.signature_view import signature_view
 
@@ -31,7 +32,7 @@ class _OpenVino:
             self.module = import_openvino()
         except ImportError:
             raise RuntimeUnavailableError("OpenVINO is not installed") from None
-        self.core = self.module.Core()
+        self.core = reading_core(self.module)
         self.folder = folder
         self._precision = precision
         self._threads = options.threads
@@ -63,6 +64,8 @@ class OpenVinoRuntime:
         RuntimeUnavailableError: OpenVINO is not installed, cannot read the graph, or the
             processor or the version lacks the precision.
     """
+
+    pads = False
 
     def __init__(
         self, folder: Path, manifest: Manifest, precision: Precision, options: RuntimeOptions
@@ -135,13 +138,15 @@ class OpenVinoExplainer:
         from openvino.frontend.tensorflow import ConversionExtension  # noqa: PLC0415
 
         reader = FrontEndManager().load_by_framework("tf")
-        for name, convert in conversions(self._openvino.module.opset13).items():
+        operations = self._openvino.module.opset13
+        known = conversions(operations) | gradients(operations)
+        for name, convert in known.items():
             reader.add_extension(ConversionExtension(name, convert))
         try:
             with signature_view(self._openvino.folder / "saved_model", self._endpoint) as view:
                 read = reader.convert(reader.load(str(view)))
             results = [
-                self._openvino.module.opset13.result(read.output(name).get_node().input_value(0))
+                operations.result(read.output(name).get_node().input_value(0))
                 for name in self._outputs
             ]
             given = [read.input(name).get_node() for name in ("images", "class_index")]

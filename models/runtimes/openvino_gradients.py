@@ -6,15 +6,11 @@ whole endpoint, in the precision and as quickly as it classifies. What is not co
 that overlap, rarer activations) it refuses, and TensorFlow explains.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-Node = Any
-"""An operation of TensorFlow's graph with its inputs converted; OpenVINO ships no types for it."""
-
-Convert = Callable[[Node], list[Any]]
+from models.runtimes.openvino_reading import Convert, Node
 
 _RELU6 = 6.0
 
@@ -23,7 +19,7 @@ class UnknownGradientError(ValueError):
     """This gradient cannot be said in OpenVINO's operations. The message says which."""
 
 
-def conversions(operations: Any) -> dict[str, Convert]:
+def gradients(operations: Any) -> dict[str, Convert]:
     """What to do with each operation of TensorFlow's, by its name.
 
     Args:

@@ -24,9 +24,11 @@ class Runtime(Protocol):
 
     Attributes:
         name: Engine and precision, e.g. ``openvino-bfloat16``.
+        pads: Whether a batch should be padded to a size that was run before.
     """
 
     name: str
+    pads: bool
 
     def run(self, endpoint: Endpoint, images: Pixels) -> Outputs:
         """Answers of `serve` or `features`.

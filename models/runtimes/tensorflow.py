@@ -25,6 +25,7 @@ class TensorFlowRuntime:
     """
 
     name = "tensorflow-float32"
+    pads = True
 
     def __init__(self, folder: Path, options: RuntimeOptions) -> None:
         prepare_tensorflow(options.threads)

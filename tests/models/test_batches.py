@@ -25,3 +25,15 @@ def test_every_row_is_answered_in_place_and_only_known_sizes_are_run(count: int)
     np.testing.assert_array_equal(answers, images * 2 + classes[:, None])
     assert answers.shape == (count, 3)
     assert set(seen) <= {1, 2, 4, 6}
+
+
+def test_whose_engine_takes_any_size_pads_nothing() -> None:
+    seen = []
+
+    def answer(images: Outputs) -> Outputs:
+        seen.append(len(images))
+        return images
+
+    images = np.arange(33, dtype=np.float32).reshape(11, 3)
+    np.testing.assert_array_equal(Batches((1, 2, 6), pads=False).run(answer, images), images)
+    assert seen == [6, 5]
