@@ -39,6 +39,13 @@ TAILS: dict[str, list[keras.Layer]] = {
         layers.GlobalAveragePooling2D(),
         layers.Softmax(),
     ],
+    "wide convolutions": [
+        layers.Conv2D(6, 3, padding="same", activation="relu"),
+        layers.Conv2D(4, (1, 3), strides=2, padding="same", activation="relu"),
+        layers.Conv2D(4, 2, activation="relu"),
+        layers.Flatten(),
+        layers.Dense(3, "softmax"),
+    ],
     "normalised": [
         layers.Conv2D(6, 3, padding="same", use_bias=False),
         layers.BatchNormalization(),
