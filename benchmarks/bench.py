@@ -30,6 +30,7 @@ from benchmarks.floor import HTTP_CORE_MS
 from benchmarks.preparation import (
     Bench,
     NotPreparedError,
+    prepare_int8,
     prepare_peers,
     prepare_pictures,
     squeezenet,
@@ -101,7 +102,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--networks", help="squeezenet,vgg16; --quick takes the first alone")
     parser.add_argument("--no-peers", action="store_true", help="Opsin alone")
     parser.add_argument("--no-page", action="store_true", help="leave docs/performance.md as it is")
-    parser.add_argument("--precisions", default="", help="rows of Opsin besides: bfloat16,int8")
+    parser.add_argument(
+        "--precisions", default="", help="rows of Opsin besides: float32,int8 (quantized here)"
+    )
     parser.add_argument("--seconds", type=float, help="all of it may take; 690, or 160 if quick")
     parser.add_argument("--folder", type=Path, default=ROOT / "var" / "bench")
     return parser.parse_args()
@@ -122,6 +125,9 @@ def _measure(options: argparse.Namespace, say: Say) -> Figures:
     for name in networks:
         say(f"Bringing {name} into the store, once")
         subjects[name] = SUBJECTS[name](bench, settings)
+        if "int8" in options.precisions:
+            say(f"Quantizing {name}, once")
+            prepare_int8(bench, subjects[name].model)
     # From here the time counts: what was made above is found again by the next run.
     began = time.monotonic()
     until = began + (options.seconds or (_QUICK_SECONDS if options.quick else _FULL_SECONDS))

@@ -46,10 +46,14 @@ class Bench:
         return Store(self.home / "store")
 
     def variant(self, name: str) -> Path:
-        """A home beside the first, with the same store: only one Opsin runs from a home."""
+        """A home beside the first, since only one Opsin runs from a home.
+
+        The store is the same, but for int8, which is a version of its own: see `prepare_int8`.
+        """
         home = self.folder / f"home-{name}"
         home.mkdir(parents=True, exist_ok=True)
-        for shared in ("store", "samples", "weights"):
+        own = ("store",) if name == "int8" else ()
+        for shared in {"store", "samples", "weights"}.difference(own):
             link = home / shared
             if not link.is_symlink():
                 link.symlink_to(self.home / shared)
@@ -108,6 +112,17 @@ def _bring(bench: Bench, settings: Settings, model: str, module: str) -> None:
     """Have `module` put a version into the store, in a process of its own."""
     home = bench.home
     folders = (home / "store", home / "samples", home / "weights", weights_folder(settings))
+    _make(model, module, *folders)
+
+
+def prepare_int8(bench: Bench, model: str) -> None:
+    """Quantize the champion into the store of the int8 variant."""
+    home = bench.variant("int8")
+    if model not in Store(home / "store").models():
+        _make(model, "benchmarks.int8", bench.home / "store", bench.pictures, home)
+
+
+def _make(model: str, module: str, *folders: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", module, model, *map(str, folders)],
         cwd=ROOT,

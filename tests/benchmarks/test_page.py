@@ -37,10 +37,19 @@ def test_a_figure_is_the_median_of_its_rounds_and_ratios_follow() -> None:
     assert part.best_peer is part.rows[1]
     assert part.bound(2) == 400
     found = {what: (measured, holds) for what, measured, holds in verdicts(part, 2)}
-    assert found["at least 2.0x the best peer (mosec)"] == ("2.50x", "yes")
+    assert found["Opsin: at least 2.0x the best peer (mosec)"] == ("2.50x", "yes")
     assert found["at least 75 % of the bound (400 images/s)"] == ("75%", "yes")
     # 7 ms less 1 of decoding and 2 of computing.
     assert found["p50 at 1 client within 4 ms of decode + compute"] == ("4.0 ms over", "yes")
+
+
+def test_int8_has_a_promise_of_its_own_where_computing_is_all() -> None:
+    part = a_part()
+    part.title = "VGG16"
+    part.rows.insert(1, Row("Opsin int8", "1", crowd=[result(400, 50)]))
+    found = {what: measured for what, measured, _ in verdicts(part, 2)}
+    assert found["Opsin: at least 1.9x the best peer (mosec)"] == "2.50x"
+    assert found["Opsin int8: at least 3.5x the best peer (mosec)"] == "3.33x"
 
 
 def test_who_did_not_start_has_a_row_that_says_why() -> None:
