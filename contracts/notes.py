@@ -4,7 +4,7 @@ These travel as JSON in the `note` of an item and of its reply, where the lane a
 it all. Pictures with the same note may run together, whatever their classes.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -17,6 +17,8 @@ OWN_METHODS: frozenset[Method] = frozenset({"grad_cam", "hires_cam"})
 """Those that a SavedModel has endpoints for."""
 PIXEL_METHODS: frozenset[Method] = frozenset({"smooth_grad", "integrated_gradients", "occlusion"})
 """Those that look at the picture itself and at no layer."""
+SEEDED_METHODS: frozenset[Method] = frozenset({"smooth_grad"})
+"""Those in which something is drawn by chance."""
 
 
 class _Note(BaseModel):
@@ -35,6 +37,16 @@ class MapAsk(_Note):
     layer: str | None = Field(None, description="None: the one that the version was made with.")
     metrics: bool = Field(False, description="Whether to measure how far the map is to be trusted.")
     seed: int = 0
+
+    def plain(self, own_layer: str | None) -> Self:
+        """The same question in the same words: pictures of one note run together, and are kept.
+
+        Args:
+            own_layer: The layer that the version was made with.
+        """
+        layer = None if self.layer == own_layer else self.layer
+        seed = self.seed if self.method in SEEDED_METHODS else 0
+        return self.model_copy(update={"layer": layer, "seed": seed})
 
 
 class ActivationsAsk(_Note):

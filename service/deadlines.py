@@ -37,6 +37,15 @@ class Deadline:
         """Seconds left, never below zero."""
         return max(0.0, self.at - time.monotonic())
 
+    def require(self) -> None:
+        """Give up here, in a thread that nobody can stop from outside.
+
+        Raises:
+            DeadlineExceeded: The time is up.
+        """
+        if self.remaining <= 0:
+            raise self._passed()
+
     def within(self, seconds: float | None, *, since: float) -> "Deadline":
         """The same, or the one so many seconds after `since` if that comes first."""
         if seconds is None or since + seconds >= self.at:
@@ -56,10 +65,13 @@ class Deadline:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise DeadlineExceeded(
-                f"No answer within {self.milliseconds} ms. Send fewer images, try again later, "
-                f"or allow more time with {HEADER}."
-            ) from None
+            raise self._passed() from None
+
+    def _passed(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"No answer within {self.milliseconds} ms. Send fewer or smaller images, ask for less "
+            f"of each, try again later, or allow more time with {HEADER}."
+        )
 
 
 async def deadline_of(

@@ -164,6 +164,7 @@ class HeatmapAnswer:
             box=self._box(picture),
             look=self.wish.look,
             max_pixels=self.services.settings.max_image_pixels,
+            check=self.deadline.require,
         )
         png = await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
         return Response(png, media_type=PNG, headers=self._headers(made, time.monotonic() - began))

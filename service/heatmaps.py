@@ -96,7 +96,9 @@ class Heatmaps:
                 for at, upload in enumerate(uploads)
                 if isinstance(upload.data, bytes)
             }
-            said = json.dumps(request, sort_keys=True)
+            # As it was sent: a champion that has changed since makes it no other request.
+            named = {"model": wish.model, "version": wish.version}
+            said = json.dumps(request | named, sort_keys=True)
             digest = await asyncio.to_thread(digest_of, said, uploads) if key else ""
             return await self.services.queue.submit_work(
                 "heatmap", request, inputs=inputs, idempotency=(key, digest) if key else None
@@ -157,6 +159,8 @@ class Heatmaps:
 
     async def _make(self, network: Served, version: int, decoded: Sequence[Decoded]) -> list[Made]:
         classes = self.wish.classes or (TOP_CLASS,)
+        own_layer = network.manifest.explain_layer
+        question = self.wish.question.plain(own_layer)
         asked = [
             Asked(one.picture.pixels, index)
             for one in decoded
@@ -168,9 +172,9 @@ class Heatmaps:
                 self.services,
                 network.name,
                 version,
-                lane_of(self.wish.question, network.manifest.explain_layer),
+                lane_of(question, own_layer),
                 asked,
-                note=self.wish.question.pack(),
+                note=question.pack(),
                 deadline=self.deadline,
             )
         )

@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import sys
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, get_args
@@ -137,7 +138,9 @@ class Worker:
         celery.signals.setup_logging.connect(lambda **_: None, weak=False)
         celery.signals.worker_shutting_down.connect(lambda **_: self.stopping.set(), weak=False)
         # Nothing is told to be ready before there is somebody who listens.
-        celery.signals.worker_ready.connect(lambda **_: self.loading.start(), weak=False)
+        celery.signals.worker_ready.connect(
+            lambda sender, **_: self._begin(sender.pool.executor), weak=False
+        )
         worker = app.Worker(
             pool="threads",
             concurrency=1,
@@ -155,6 +158,15 @@ class Worker:
         )
         log.info("worker_starts", worker=self._id, models=self._models)
         worker.start()
+
+    def _begin(self, pool: Executor) -> None:
+        """Start the thread that answers, then the one that loads.
+
+        Celery would start the first when it is needed. Where there is no memory for it any more,
+        the worker would live, tell so, and answer nobody.
+        """
+        pool.submit(int).result()
+        self.loading.start()
 
     def _load(self) -> None:
         """The loading thread: what is in the store, then what must be imported, then the watch."""

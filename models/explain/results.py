@@ -41,7 +41,7 @@ def layer_of(vector: Vector, note: MapNote, labels: Sequence[Label], method: str
     target = _target(note, labels)
     parts = [f"{target.label} {target.probability:.1%}", method]
     if not vector.any():
-        parts.append("no evidence")
+        parts.insert(0, "no evidence")
     if note.metrics is not None:
         parts.append(f"deletion {note.metrics.deletion_auc:.2f}")
         parts.append(f"insertion {note.metrics.insertion_auc:.2f}")

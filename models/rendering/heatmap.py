@@ -1,6 +1,6 @@
 """A heatmap as a PNG: what `/v1/heatmap` and `opsin explain` show."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from models.images import upright
 from models.rendering.colormaps import Colormap, colours_of
 from models.rendering.legend import with_legend
 from models.rendering.overlay import map_alone, overlay
-from models.rendering.png_file import Packing, png
+from models.rendering.png_file import Packing, go_on, png
 from models.rendering.strip import strip
 from models.rendering.upsampling import Grid
 from models.resizing import Box, Size
@@ -61,6 +61,7 @@ def render(
     box: Box,
     look: Look,
     max_pixels: int,
+    check: Callable[[], None] = go_on,
 ) -> bytes:
     """The PNG: one map at the picture's own size, or several side by side.
 
@@ -70,24 +71,31 @@ def render(
         size: The picture's, upright.
         box: What the network saw of it.
         look: How it is shown.
-        max_pixels: Of the picture, and of the result.
+        max_pixels: Of the picture, and of the result: what is shown several times is made
+            smaller before it is drawn on.
+        check: Called before every step that takes long; what it raises ends the drawing.
 
     Raises:
         InvalidImage: The file cannot be read.
     """
+    share = max_pixels // len(layers)
     picture = _picture(source, max_pixels) if look.shown == "overlay" else None
+    if picture is not None:
+        picture = bounded(picture, share)
+    drawn = bounded_size(size, share)
+    box = _scaled(box, size, drawn)
     colours = colours_of(look.colormap)
     pictures = []
     for layer in layers:
+        check()
         if picture is None:
-            shown = map_alone(size, layer.grid, box, colours=colours)
+            shown = map_alone(drawn, layer.grid, box, colours=colours)
         else:
             shown = picture.copy() if len(layers) > 1 else picture
             overlay(shown, layer.grid, box, colours=colours, alpha=look.alpha)
-        shown = bounded(shown, max_pixels // len(layers))
         pictures.append(with_legend(shown, layer.title, colours) if look.legend else shown)
     whole = pictures[0] if len(pictures) == 1 else strip(pictures)
-    return png(whole, "drawing" if picture is None else _packing(whole, look))
+    return png(whole, "drawing" if picture is None else _packing(whole, look), check)
 
 
 def _picture(source: bytes | Image.Image, max_pixels: int) -> Image.Image:
@@ -103,8 +111,17 @@ def _packing(overlay: Image.Image, look: Look) -> Packing:
 
 def bounded(picture: Image.Image, pixels: int) -> Image.Image:
     """The picture, made smaller where it has more pixels."""
-    scale = (pixels / (picture.width * picture.height)) ** 0.5
-    if scale >= 1:
-        return picture
-    size = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
-    return picture.resize(size, Image.Resampling.BILINEAR)
+    size = bounded_size(picture.size, pixels)
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.BILINEAR)
+
+
+def bounded_size(size: Size, pixels: int) -> Size:
+    """The size, made smaller where it has more pixels."""
+    scale = (pixels / (size[0] * size[1])) ** 0.5
+    return size if scale >= 1 else (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
+
+
+def _scaled(box: Box, size: Size, to: Size) -> Box:
+    across, down = to[0] / size[0], to[1] / size[1]
+    left, top, right, bottom = box
+    return left * across, top * down, right * across, bottom * down

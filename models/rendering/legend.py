@@ -8,6 +8,7 @@ _PAPER, _INK = (255, 255, 255), (24, 24, 24)
 _SMALLEST, _LARGEST = 10, 64
 _FINEST = 200
 """A picture this wide has the smallest letters."""
+_MOST_LINES = 4
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -23,18 +24,25 @@ def text_size(width: int) -> int:
 
 
 def with_legend(picture: Image.Image, title: str, colours: Colours) -> Image.Image:
-    """The picture with its title above and the bar of colours, from 0 to 1, below."""
+    """The picture with its title above and the bar of colours, from 0 to 1, below.
+
+    Args:
+        picture: RGB.
+        title: Goes on in a second line where it has no room in one, and so on.
+        colours: See `models.rendering.colormaps`.
+    """
     size = text_size(picture.width)
     font = font_of(size)
-    line = size * 2
-    whole = Image.new("RGB", (picture.width, picture.height + 2 * line), _PAPER)
-    whole.paste(picture, (0, line))
-    draw = ImageDraw.Draw(whole)
     margin = size // 2
-    middle = line // 2
-    fitted = shortened(title, font, picture.width - 2 * margin)
-    draw.text((margin, middle), fitted, _INK, font, anchor="lm")
-    foot = line + picture.height + middle
+    titles = wrapped(title, font, picture.width - 2 * margin)
+    line, step = size * 2, size * 4 // 3
+    head = line + step * (len(titles) - 1)
+    whole = Image.new("RGB", (picture.width, head + picture.height + line), _PAPER)
+    whole.paste(picture, (0, head))
+    draw = ImageDraw.Draw(whole)
+    for number, text in enumerate(titles):
+        draw.text((margin, line // 2 + number * step), text, _INK, font, anchor="lm")
+    foot = head + picture.height + line // 2
     draw.text((margin, foot), "0", _INK, font, anchor="lm")
     draw.text((picture.width - margin, foot), "1", _INK, font, anchor="rm")
     across = picture.width - 4 * margin - 2 * size
@@ -46,6 +54,18 @@ def with_legend(picture: Image.Image, title: str, colours: Colours) -> Image.Ima
             bar.convert("RGB").resize((across, size)), (2 * margin + size, foot - size // 2)
         )
     return whole
+
+
+def wrapped(text: str, font: Font, width: int) -> list[str]:
+    """The text in lines of at most `width` pixels; what four do not hold is left out."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(longer) <= width or not lines[-1] or len(lines) == _MOST_LINES:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [shortened(line, font, width) for line in lines]
 
 
 def shortened(text: str, font: Font, width: int) -> str:

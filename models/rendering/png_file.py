@@ -8,6 +8,7 @@ quarters of an overlay's cost, to save a fifth of a JPEG photo's bytes; so they 
 
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -28,20 +29,27 @@ _PACKERS: dict[Packing, tuple[int, int]] = {
 }
 
 
-def png(picture: Image.Image, packing: Packing = "drawing") -> bytes:
-    """The picture in RGB as a file."""
+def go_on() -> None:
+    """What is called before each step where nothing may end the work."""
+
+
+def png(
+    picture: Image.Image, packing: Packing = "drawing", check: Callable[[], None] = go_on
+) -> bytes:
+    """The picture in RGB as a file; `check` is called now and then, and may raise."""
     header = struct.pack(">2I5B", picture.width, picture.height, _BITS, _RGB, 0, 0, 0)
-    packed = _packed(picture, packing)
+    packed = _packed(picture, packing, check)
     chunks = _chunk(b"IHDR", header), _chunk(b"IDAT", packed), _chunk(b"IEND", b"")
     return b"".join((_SIGNATURE, *chunks))
 
 
-def _packed(picture: Image.Image, packing: Packing) -> bytes:
+def _packed(picture: Image.Image, packing: Packing, check: Callable[[], None]) -> bytes:
     """Its rows, each behind the number of its filter."""
     level, strategy = _PACKERS[packing]
     packer = zlib.compressobj(level, strategy=strategy)
     parts = []
     for top in range(0, picture.height, _ROWS):
+        check()
         bottom = min(picture.height, top + _ROWS)
         block = np.asarray(picture.crop((0, top, picture.width, bottom)).convert("RGB"))
         rows = np.empty((len(block), 1 + 3 * picture.width), np.uint8)

@@ -6,6 +6,7 @@ whole endpoint, in the precision and as quickly as it classifies. What is not co
 that overlap, rarer activations) it refuses, and TensorFlow explains.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from models.runtimes.openvino_reading import Convert, Node
 
 _RELU6 = 6.0
+# What forward was added at the upper end is cut off there again.
+_PADDINGS = {"SAME": "same_lower", "VALID": "valid"}
 
 
 class UnknownGradientError(ValueError):
@@ -58,28 +61,6 @@ def gradients(operations: Any) -> dict[str, Convert]:
         each = op.divide(coming, op.reduce_sum(share, inside, keep_dims=True))
         return [_reshaped(op, op.multiply(share, each), (height, width, channels)).output(0)]
 
-    def convolution_grad(node: Node) -> list[Any]:
-        """Of a convolution that looks at single places: a product with its kernel, turned.
-
-        OpenVINO's own kernel, which is left for the others, computes in float32 and takes as long
-        as half of SqueezeNet.
-        """
-        sizes, kernel, back = (node.get_input(at) for at in range(3))
-        strides = [int(stride) for stride in node.get_attribute("strides")]
-        down, across, given, made = kernel.get_shape()
-        if (down, across, *strides) == (1, 1, 1, 1, 1, 1):
-            weights = op.reshape(kernel, np.array((given, made)), special_zero=False)
-            return [op.matmul(back, weights, transpose_a=False, transpose_b=True).output(0)]
-        moved = op.convolution_backprop_data(
-            op.transpose(back, np.array((0, 3, 1, 2))),
-            op.transpose(kernel, np.array((3, 2, 0, 1))),
-            strides[1:3],
-            output_shape=op.gather(sizes, np.array((1, 2)), np.int64(0)),
-            # What forward was added at the upper end is cut off there again.
-            auto_pad="same_lower" if node.get_attribute("padding") == "SAME" else "valid",
-        )
-        return [op.transpose(moved, np.array((0, 2, 3, 1))).output(0)]
-
     def broadcast_gradient_args(node: Node) -> list[Any]:
         """The axes that were stretched, of one operand and of the other: known beforehand."""
         one, other = (_shape(node.get_input(at)) for at in (0, 1))
@@ -92,9 +73,43 @@ def gradients(operations: Any) -> dict[str, Convert]:
         "ReluGrad": relu_grad,
         "Relu6Grad": relu6_grad,
         "MaxPoolGrad": max_pool_grad,
-        "Conv2DBackpropInput": convolution_grad,
+        "Conv2DBackpropInput": partial(_convolution_grad, op),
         "BroadcastGradientArgs": broadcast_gradient_args,
     }
+
+
+def _convolution_grad(op: Any, node: Node) -> list[Any]:
+    """Of a convolution that looks at single places: a product with its kernel, turned.
+
+    OpenVINO's own kernel for it, which takes the others, computes in float32 and as long as
+    half of SqueezeNet.
+    """
+    sizes, kernel, back = (node.get_input(at) for at in range(3))
+    strides, dilations = _places(node, "strides"), _places(node, "dilations")
+    padding = str(node.get_attribute("padding"))
+    down, across, given, made = kernel.get_shape()
+    grouped = _shape(sizes)[-1] != given
+    if dilations != (1, 1) or padding not in _PADDINGS or grouped:
+        raise UnknownGradientError("a convolution that is dilated, grouped or padded by hand")
+    if (down, across, *strides) == (1, 1, 1, 1):
+        weights = op.reshape(kernel, np.array((given, made)), special_zero=False)
+        return [op.matmul(back, weights, transpose_a=False, transpose_b=True).output(0)]
+    moved = op.convolution_backprop_data(
+        op.transpose(back, np.array((0, 3, 1, 2))),
+        op.transpose(kernel, np.array((3, 2, 0, 1))),
+        list(strides),
+        output_shape=op.gather(sizes, np.array((1, 2)), np.int64(0)),
+        auto_pad=_PADDINGS[padding],
+    )
+    return [op.transpose(moved, np.array((0, 2, 3, 1))).output(0)]
+
+
+def _places(node: Node, attribute: str) -> tuple[int, int]:
+    """What an attribute of four numbers says of height and width."""
+    _, down, across, _ = (int(number) for number in node.get_attribute(attribute, [1, 1, 1, 1]))
+    if str(node.get_attribute("data_format", "NHWC")) != "NHWC":
+        raise UnknownGradientError("channels first")
+    return down, across
 
 
 def _window(node: Node) -> tuple[int, int]:

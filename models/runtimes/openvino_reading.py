@@ -26,21 +26,25 @@ def reading_core(openvino: Any) -> Any:
     return core
 
 
-def conversions(operations: Any) -> dict[str, Convert]:
+def conversions(op: Any) -> dict[str, Convert]:
     """What to do with operations of TensorFlow's that OpenVINO reads badly, by their names.
 
     Args:
-        operations: `openvino.opset13`, imported by who runs it.
+        op: `openvino.opset13`, imported by who runs it.
     """
 
     def reverse(node: Node) -> list[Any]:
-        """Along axes whose lengths are known."""
+        """Along axes that the graph names."""
         tensor, axes = node.get_input(0), node.get_input(1).get_node().get_data()
         shape = tensor.get_partial_shape()
         for axis in axes.ravel():
             at = int(axis) % len(shape)
-            backwards = np.arange(shape[at].get_length() - 1, -1, -1)
-            tensor = operations.gather(tensor, backwards, np.int64(at)).output(0)
+            if shape[at].is_static:
+                backwards = np.arange(shape[at].get_length() - 1, -1, -1)
+            else:
+                last = op.subtract(op.gather(op.shape_of(tensor), at, 0), np.int64(1))
+                backwards = op.range(last, np.int64(-1), np.int64(-1), "i64")
+            tensor = op.gather(tensor, backwards, np.int64(at)).output(0)
         return [tensor]
 
     return {"ReverseV2": reverse}

@@ -10,6 +10,7 @@ from concurrent.futures import wait as wait_for
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.flow.running import Running
@@ -112,6 +113,16 @@ def test_no_worker_is_said_at_once(start: Start, cat: bytes) -> None:
     not_ready = running.get("/readyz")
     assert not_ready.status_code == 503
     assert not_ready.json()["worker"] == "none"
+
+
+def test_a_worker_that_has_no_more_memory_before_its_first_answer_gives_it(
+    start: Start, cat: bytes
+) -> None:
+    running = start(OPSIN_PRELOAD_EXPLANATIONS="off")
+    worker = psutil.Process(running.processes["worker"].pid)
+    size = worker.memory_info().vms
+    worker.rlimit(psutil.RLIMIT_AS, (size, size))
+    assert [ask(running.url, cat)[0] for _ in range(3)] == [200] * 3
 
 
 def test_a_client_that_hangs_up_leaves_the_queue(start: Start, cat: bytes) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 from models.images import upright
 from models.rendering.colormaps import COLORMAPS, colours_of
 from models.rendering.heatmap import Layer, Look, render
-from models.rendering.legend import font_of, shortened
+from models.rendering.legend import font_of, shortened, wrapped
 
 JET = Look("overlay", "jet", 1.0, legend=False)
 CORNER = Layer(np.array([[1, 0], [0, 0]], np.float32), "corner")
@@ -126,3 +126,42 @@ def test_colours_are_matplotlibs(name: str) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     wanted = matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255
     assert np.abs(colours_of(name).astype(float) - wanted).max() <= 4
+
+
+def test_a_title_goes_on_in_a_second_line() -> None:
+    font = font_of(10)
+    title = "Egyptian cat 68.9%, grad_cam, deletion 0.12, insertion 0.83"
+    lines = wrapped(title, font, 190)
+    assert " ".join(lines) == title
+    assert len(lines) > 1
+    assert all(font.getlength(line) <= 190 for line in lines)
+    assert wrapped("cat", font, 190) == ["cat"]
+    assert "".join(wrapped("incomprehensibilities", font, 40)).endswith("…")
+
+
+def test_pictures_with_titles_of_different_lengths_stand_on_one_foot() -> None:
+    plain = Image.new("RGB", (100, 50), "white")
+    look = Look("overlay", "jet", 0.5, legend=True)
+    layers = [Layer(CORNER.grid, "cat"), Layer(CORNER.grid, "a cat that is told of at length")]
+    data = render(plain, layers, size=(100, 50), box=(0, 0, 100, 50), look=look, max_pixels=10**6)
+    seen = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    left, right = seen[:, :100], seen[:, 108:]
+    np.testing.assert_array_equal(left[-60:], right[-60:])
+
+
+def test_what_is_shown_often_is_made_small_before_it_is_drawn_on() -> None:
+    seen = drawn(stored(1, (400, 200)), (400, 200), layers=[CORNER] * 8, max_pixels=80_000)
+    assert seen.shape == (70, 8 * (141 + 8) - 8, 3)
+
+
+def test_who_gives_up_draws_no_further() -> None:
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        drawn(stored(1), (40, 60), layers=[CORNER] * 8, check=check)
+    assert len(calls) == 3

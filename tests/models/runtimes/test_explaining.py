@@ -122,12 +122,13 @@ def test_inputs_of_two_lengths_are_refused(tmp_path: Path) -> None:
         quick.explain("explain", PICTURES, CLASSES[:2])
 
 
+@pytest.mark.parametrize("layer", [layers.MaxPooling2D(3, 2), layers.Conv2D(5, 3, groups=5)])
 def test_what_openvino_cannot_derive_tensorflow_explains(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, layer: keras.Layer
 ) -> None:
     caplog.set_level("INFO")
-    overlapping = [layers.MaxPooling2D(3, 2), layers.Flatten(), layers.Dense(3, "softmax")]
-    quick = loaded(version(tmp_path, overlapping))
+    tail = [layer, layers.Flatten(), layers.Dense(3, "softmax")]
+    quick = loaded(version(tmp_path, tail))
     assert quick.runtimes["explain"] == "tensorflow-float32"
     assert "openvino-float32" in caplog.text
     assert quick.explain("explain", PICTURES, CLASSES)["grid"].any()

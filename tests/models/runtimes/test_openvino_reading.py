@@ -13,7 +13,7 @@ from tests.models import keras_warnings
 pytestmark = keras_warnings.ignored
 
 
-@pytest.mark.parametrize("axes", [[-1], [3], [1, 3]])
+@pytest.mark.parametrize("axes", [[-1], [3], [1, 3], [0, 2]])
 def test_what_is_reversed_is_gathered(tmp_path: Path, axes: list[int]) -> None:
     module = tf.Module()
     pictures = tf.TensorSpec([None, 5, 4, 3], tf.uint8)

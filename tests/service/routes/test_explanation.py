@@ -103,6 +103,17 @@ def test_the_same_again_is_not_computed_again(client: httpx.Client, house: House
     assert post(client, headers=JSON, class_index=3, method="layer_cam").json()["cached"] is False
 
 
+def test_what_makes_no_difference_is_the_same_again(client: httpx.Client) -> None:
+    def cached(**params: Any) -> bool:
+        told: bool = post(client, headers=JSON, **params).json()["cached"]
+        return told
+
+    assert not cached(seed=1)
+    assert cached(seed=2, layer="fire9_concat")
+    assert not cached(method="smooth_grad", seed=1)
+    assert not cached(method="smooth_grad", seed=2)
+
+
 @pytest.mark.parametrize(
     ("params", "lane"),
     [
@@ -120,7 +131,8 @@ def test_it_waits_where_it_belongs(
     assert post(client, **params).status_code == 200
     operation, _, note = house.dispatch.asked[-1]
     assert operation == lane
-    assert read_ask(note).layer == params.get("layer")
+    named = params.get("layer")
+    assert read_ask(note).layer == (None if named == "fire9_concat" else named)
 
 
 @pytest.mark.parametrize(
