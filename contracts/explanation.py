@@ -5,6 +5,11 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+LARGEST_PATTERN = 512
+"""Side in pixels of the pattern that excites a filter."""
+
+Layer = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""A layer's name, as a client may write it."""
 
 Method = Literal[
     "grad_cam",
@@ -65,14 +70,23 @@ class FiltersRequest(BaseModel):
     model: Annotated[str, StringConstraints(pattern=MODEL_NAME)] | None = Field(
         None, description="Left out: the first ready model."
     )
-    version: int | str | None = Field(None, description="A number or an alias.")
-    layer: str | None = Field(None, description="Left out: the one that heatmaps use.")
-    filters: list[Annotated[int, Field(ge=0)]] | None = Field(
+    version: (
+        Annotated[int, Field(strict=True)]
+        | Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+        | None
+    ) = Field(None, description="A number or an alias.")
+    layer: Layer | None = Field(None, description="Left out: the one that heatmaps use.")
+    filters: list[Annotated[int, Field(ge=0, strict=True)]] | None = Field(
         None, min_length=1, max_length=100, description="Left out: the first 25."
     )
     steps: int = Field(50, ge=1, le=1000, description="Steps of the ascent, in each octave.")
     step_size: float = Field(0.9, gt=0, le=100, description="In levels of 0 to 255, on average.")
-    image_size: int = Field(128, ge=16, le=512, description="Side of a pattern in pixels.")
+    image_size: int = Field(
+        128,
+        ge=16,
+        le=LARGEST_PATTERN,
+        description="Side of a pattern in pixels; a deep layer may need more than the least.",
+    )
     octaves: int = Field(1, ge=1, le=8, description="Sizes gone through, the last being the full.")
     octave_scale: float = Field(1.4, ge=1.05, le=4, description="From one octave to the next.")
     jitter: int = Field(0, ge=0, le=64, description="Most pixels a step shifts the picture by.")

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Engine, and_, case, func, literal, or_, se
 from sqlalchemy.orm import Session
 
 from contracts.errors import InternalError, OpsinError
-from contracts.jobs import Progress
+from contracts.jobs import FINISHED, Progress
 from database.engine import reading, writing
 from database.jobs import Clock
 from database.tables import ArtifactRecord, JobRecord, MetricRecord, UtcTime
@@ -27,6 +27,9 @@ MOST_STALLED = 10
 
 MOST_STARVED = 3
 """The same where memory was wanting: more attempts would not find more of it."""
+
+MOST_CRASHED = 3
+"""The same where the process broke on what it was doing: it would break on it again."""
 
 MOST_TOLD = 100_000
 """Metrics and artifacts one job may write, replaced ones counted."""
@@ -80,6 +83,10 @@ _GIVEN_UP = (
 _STARVED = InternalError(
     f"Memory was wanting: the system ended its process {MOST_STARVED} times in a row without "
     "its getting further. Ask for a smaller batch, image or network, or give it more memory."
+)
+_CRASHED = InternalError(
+    f"Its process crashed {MOST_CRASHED} times in a row without getting further. The job worker's "
+    "log says how; ask for something else, or send it again once that is mended."
 )
 
 
@@ -182,13 +189,21 @@ class Leases:
 
         return self._tell(lease, write)
 
-    def release(self, lease: Lease, *, was_asked: bool = False, starved: bool = False) -> bool:
+    def release(
+        self,
+        lease: Lease,
+        *,
+        was_asked: bool = False,
+        starved: bool = False,
+        crashed: bool = False,
+    ) -> bool:
         """Give the job back unfinished, so that the next attempt need not wait.
 
         Args:
             lease: What is given back.
             was_asked: The process was told to stop: the attempt does not count.
             starved: It was ended for want of memory.
+            crashed: It was ended by a fault of its own.
 
         Returns:
             False if it was no longer held.
@@ -203,7 +218,15 @@ class Leases:
             record = session.get(JobRecord, lease.job_id)
             if starved and record is not None and record.stalled >= MOST_STARVED:
                 _end(record, _STARVED, now)
+            if crashed and record is not None and record.stalled >= MOST_CRASHED:
+                _end(record, _CRASHED, now)
             return True
+
+    def has_ended(self, job_id: str) -> bool:
+        """Whether nobody will work on it any more."""
+        with reading(self._engine) as session:
+            record = session.get(JobRecord, job_id)
+            return record is None or record.state in FINISHED
 
     def release_all(self, worker_id: str) -> int:
         """Give back what a worker that is surely dead still holds; returns how many jobs."""

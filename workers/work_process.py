@@ -17,6 +17,7 @@ from database.leases import Lease
 
 _ROOT = str(Path(__file__).resolve().parents[1])
 _VMSTAT = Path("/proc/vmstat")
+_FAULTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 
 
 class WorkProcess:
@@ -72,6 +73,11 @@ class WorkProcess:
         """Whether the system has killed it for want of memory (Linux tells)."""
         killed = self._process.returncode == -signal.SIGKILL
         return killed and _kills_for_memory() > self._starved_before
+
+    def has_crashed(self) -> bool:
+        """Whether it was ended by a fault of its own, and by nobody else."""
+        status = self._process.returncode
+        return status is not None and -status in _FAULTS
 
 
 def _kills_for_memory() -> int:

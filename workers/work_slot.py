@@ -111,18 +111,22 @@ class Slot:
             return
         asked = desk.stopping.is_set()
         log.warning("child_lost", job=lease.job_id, attempt=lease.attempt, status=status)
-        self._give_back(lease, asked, starved=child.was_starved())
+        self._give_back(lease, child, asked)
         if not asked and time.monotonic() < began + _BACKOFF_SECONDS:
             desk.stopping.wait(_BACKOFF_SECONDS)
 
-    def _give_back(self, lease: Lease, asked: bool, *, starved: bool) -> None:
+    def _give_back(self, lease: Lease, child: WorkProcess, asked: bool) -> None:
         """End it if its end was asked for; else let the next attempt have it at once."""
         desk = self._desk
         if desk.leases.look(lease) == "cancelled":
             desk.leases.cancelled(lease)
             desk.files.end_work(lease.job_id)
         else:
-            desk.leases.release(lease, was_asked=asked, starved=starved)
+            desk.leases.release(
+                lease, was_asked=asked, starved=child.was_starved(), crashed=child.has_crashed()
+            )
+            if desk.leases.has_ended(lease.job_id):
+                desk.files.end_work(lease.job_id)
 
     def _tend(self, lease: Lease, child: WorkProcess) -> int | None:
         """Wait for the child, and end it when it should have ended; its exit status."""

@@ -94,13 +94,14 @@ class Answering:
 
 def _channels(ask: ActivationsAsk, layer: str, maps: npt.NDArray[np.float32]) -> Told:
     """The chosen channels of one picture, (gh, gw, channels) before, one after the other then."""
-    chosen = _chosen(ask, maps)
+    means = maps.mean(axis=(0, 1))
+    chosen = _chosen(ask, means)
     notes = [
         ChannelNote(
             index=index,
             smallest=float(maps[..., index].min()),
             largest=float(maps[..., index].max()),
-            mean=float(maps[..., index].mean()),
+            mean=float(means[index]),
         )
         for index in chosen
     ]
@@ -109,13 +110,12 @@ def _channels(ask: ActivationsAsk, layer: str, maps: npt.NDArray[np.float32]) ->
     return np.moveaxis(maps[..., chosen], -1, 0).ravel(), note.pack()
 
 
-def _chosen(ask: ActivationsAsk, maps: npt.NDArray[np.float32]) -> Sequence[int]:
-    total = maps.shape[-1]
+def _chosen(ask: ActivationsAsk, means: npt.NDArray[np.float32]) -> Sequence[int]:
+    total = len(means)
     count = min(ask.channels, total)
     if ask.order == "index":
         return list(range(count))
     if ask.order == "random":
         drawn = np.random.default_rng(ask.seed).choice(total, count, replace=False)
         return [int(index) for index in np.sort(drawn)]
-    strength = np.abs(maps).mean(axis=(0, 1))
-    return [int(index) for index in np.argsort(-strength, kind="stable")[:count]]
+    return [int(index) for index in np.argsort(-means, kind="stable")[:count]]

@@ -17,9 +17,11 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from contracts.errors import ValidationFailed
+from contracts.explanation import LARGEST_PATTERN
 from contracts.messages import Pixels
 from models.catalog import Preprocessing
 from models.explain.flat import Flat, Tensor
+from models.explain.smallest_side import smallest_side
 from models.networks.preprocessing import prepare
 
 _EPSILON = 1e-5
@@ -27,6 +29,7 @@ _GREY, _GRAIN = 128.0, 20.0  # levels the noise is around, and its width, as in 
 _CONTRAST = 0.15  # the tutorial's: standard deviation of what is shown, of 0 to 1
 _MOST_PIXELS = 25 * 160 * 160  # run together; a deep layer holds some hundred floats for each
 _EMPTY = 1e-12
+_SMALLEST_OCTAVE = 16  # pixels: in less there is no shape to see
 
 Array = npt.NDArray[np.float32]
 
@@ -43,11 +46,11 @@ class Ascent:
     jitter: int = 0
     seed: int = 0
 
-    @property
-    def sizes(self) -> list[int]:
-        """The side of the picture in each octave, ascending."""
+    def sizes(self, least: int) -> list[int]:
+        """The side of the picture in each octave, ascending; none is below `least` pixels."""
+        least = max(_SMALLEST_OCTAVE, least)
         down = range(self.octaves - 1, -1, -1)
-        return [max(16, round(self.image_size / self.octave_scale**n)) for n in down]
+        return [max(least, round(self.image_size / self.octave_scale**n)) for n in down]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,9 @@ class Filters:
         flat = Flat.of(model)
         self._channels = int(flat.image.shape[-1])
         self._preprocessing = preprocessing
-        self._part = _any_size(flat.to(flat.steps[layer].output))
+        self._part = any_size(flat.to(flat.steps[layer].output))
+        self._layer = layer
+        self._least = smallest_side(self._part, LARGEST_PATTERN)
         self.count = int(flat.steps[layer].output.shape[-1])
         self._climb = tf.function(
             self._step,
@@ -107,10 +112,11 @@ class Filters:
             progress: Told the fraction done after each step; may raise to stop.
 
         Raises:
-            ValidationFailed: The layer has no such filter.
+            ValidationFailed: The layer has no such filter, or the pictures are too small for it.
         """
         if max(filters) >= self.count or min(filters) < 0:
             raise ValidationFailed(f"The layer has the filters 0 to {self.count - 1}.")
+        least = self._require_size(ascent.image_size)
         together = max(1, _MOST_PIXELS // ascent.image_size**2)
         total, made = len(filters), []
         for at in range(0, total, together):
@@ -119,21 +125,35 @@ class Filters:
             def within(fraction: float, at: int = at, count: int = len(part)) -> None:
                 progress((at + count * fraction) / total)
 
-            made.append(self._ascend(part, ascent, within))
+            made.append(self._ascend(part, ascent, ascent.sizes(least), within))
         pictures, activations, blank = (
             np.concatenate(arrays) for arrays in zip(*made, strict=True)
         )
         return Patterns(_shown(pictures), activations, blank)
 
+    def _require_size(self, side: int) -> int:
+        """The smallest side that the layer can be reached from, when `side` is no smaller."""
+        if self._least is None:
+            raise ValidationFailed(
+                f"No picture of up to {LARGEST_PATTERN} x {LARGEST_PATTERN} pixels reaches layer "
+                f"'{self._layer}'. Choose an earlier one."
+            )
+        if side < self._least:
+            raise ValidationFailed(
+                f"image_size: of {side} x {side} pixels nothing is left at layer "
+                f"'{self._layer}'. Send {self._least} or more, or choose an earlier layer."
+            )
+        return self._least
+
     def _ascend(
-        self, filters: npt.NDArray[np.int32], ascent: Ascent, progress: Callable[[float], None]
+        self,
+        filters: npt.NDArray[np.int32],
+        ascent: Ascent,
+        sizes: Sequence[int],
+        progress: Callable[[float], None],
     ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
         random = np.random.default_rng(ascent.seed)
-        sizes, numbers, step_size = (
-            ascent.sizes,
-            tf.constant(filters),
-            tf.constant(ascent.step_size),
-        )
+        numbers, step_size = tf.constant(filters), tf.constant(ascent.step_size)
         noise = random.random((1, sizes[0], sizes[0], 3), np.float32)  # the same for every filter
         x = tf.constant(np.repeat((noise - 0.5) * _GRAIN + _GREY, len(filters), axis=0))
         moved = np.zeros(len(filters), np.float32)
@@ -165,7 +185,7 @@ class Filters:
         return tf.roll(x, -shift, axis=(1, 2)), activations, size
 
 
-def _any_size(part: keras.Model) -> keras.Model:
+def any_size(part: keras.Model) -> keras.Model:
     """The same layers on a picture of any size."""
     image = keras.Input((None, None, part.inputs[0].shape[-1]))
     return keras.models.clone_model(

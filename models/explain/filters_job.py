@@ -33,7 +33,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         ModelNotFound: There is no such model.
         VersionNotFound: It has no such version.
         LayerNotFound: It has no such layer.
-        ValidationFailed: The layer has no maps, or not that many.
+        ValidationFailed: The layer has no maps, or not that many, or the pictures are too small.
         WorkStoppedError: The job was cancelled.
     """
     request = FiltersRequest.model_validate(work.request)

@@ -1,6 +1,6 @@
 """`layers.json` of a version: its layers as they can be asked for, known without loading Keras."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -41,3 +41,16 @@ def explainable_layer(layers: Iterable[LayerInfo], name: str) -> LayerInfo:
     if not known[name].explainable:
         raise ValidationFailed(f"Layer '{name}' has no maps to look at. Choose one of: {usable}.")
     return known[name]
+
+
+def require_filters(layer: LayerInfo, filters: Sequence[int]) -> None:
+    """Whether the layer has them all.
+
+    Raises:
+        ValidationFailed: One of them is not there.
+    """
+    count = layer.output_shape[-1]
+    if count is not None and any(not 0 <= one < count for one in filters):
+        raise ValidationFailed(
+            f"filters: layer '{layer.name}' has {count}, numbered 0 to {count - 1}."
+        )

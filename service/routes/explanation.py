@@ -7,7 +7,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from contracts.errors import ValidationFailed
-from contracts.explanation import Method
+from contracts.explanation import Layer, Method
 from contracts.heatmap import HeatmapResponse
 from contracts.notes import PIXEL_METHODS, MapAsk
 from models.rendering.colormaps import Colormap
@@ -25,7 +25,6 @@ from service.services import Open
 router = APIRouter(tags=["Explanation"])
 
 _MOST_CLASSES = 16
-Layer = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ClassIndex = Annotated[int, Field(ge=0, le=1_000_000)]
 
 

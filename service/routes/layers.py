@@ -1,8 +1,6 @@
 """`/v1/models/{name}/layers`, `/v1/activations` and `/v1/filters`: what the layers see."""
 
-import hashlib
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -10,21 +8,21 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import ModelNotReady
-from contracts.explanation import FiltersRequest
+from contracts.explanation import FiltersRequest, Layer
 from contracts.heatmap import ActivationsResponse, LayersResponse
 from contracts.jobs import Job
 from contracts.manifest import MODEL_NAME
 from contracts.notes import ActivationsAsk, Order
-from models.explain.layer_file import explainable_layer, read_layers
+from models.explain.layer_file import read_layers
 from models.rendering.colormaps import Colormap
 from models.store import Store
 from service import examples
 from service.accept import Accepted
 from service.activations import Activations
 from service.deadlines import Timed
-from service.preferences import IdempotencyKey
+from service.filters import submit
+from service.preferences import CreationKey
 from service.problems import problem_responses
-from service.routes.explanation import Layer
 from service.routes.inference import BODY, PROBLEMS, ModelQuery
 from service.services import Open
 
@@ -41,7 +39,8 @@ class ActivationsQuery(ModelQuery):
     )
     channels: int = Field(25, ge=1, le=64, description="How many; no more than the layer has.")
     order: Order = Field(
-        "strongest", description="`strongest` by mean activation, by `index`, or `random`."
+        "strongest",
+        description="`strongest` by mean activation, highest first; by `index`, or `random`.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="For `random`.")
     colormap: Colormap = Field("viridis", description="From a map's lowest value to its highest.")
@@ -143,29 +142,10 @@ async def list_layers(
         **_UNKNOWN,
     },
 )
-async def filters(
-    *, body: FiltersRequest, services: Open, key: IdempotencyKey = None
-) -> JSONResponse:
+async def filters(*, body: FiltersRequest, services: Open, key: CreationKey = None) -> JSONResponse:
     """Find, by gradient ascent from noise, what each filter of a layer responds to most."""
-    if body.model is None:
-        asked = None if body.version is None else str(body.version)
-        network, _ = services.presence.choose(None, asked, "explain")
-        body = body.model_copy(update={"model": network.name})
-    request = await run_in_threadpool(_filters, services.store, body)
-    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-    job = await services.queue.submit_work(
-        "filters", request, idempotency=(key, digest) if key else None
-    )
+    job = await submit(body, key, services)
     return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
-
-
-def _filters(store: Store, body: FiltersRequest) -> dict[str, Any]:
-    """The request of a model with its version pinned, and its layer known to be there."""
-    model = str(body.model)
-    version = store.resolve(model, body.version)
-    if body.layer is not None:
-        explainable_layer(_layers(store, model, version).items, body.layer)
-    return body.model_copy(update={"model": model, "version": version}).model_dump(mode="json")
 
 
 def _layers(store: Store, name: str, version: int | str | None) -> LayersResponse:

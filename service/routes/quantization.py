@@ -15,7 +15,7 @@ from models.catalog import CATALOG
 from models.store import Store
 from service import auditing, examples
 from service.caller import caller_of
-from service.preferences import IdempotencyKey
+from service.preferences import CreationKey
 from service.problems import problem_responses
 from service.routes.versions import Name, Number
 from service.services import Open
@@ -47,7 +47,7 @@ async def quantize_version(
     version: Number,
     body: QuantizeBody,
     services: Open,
-    key: IdempotencyKey = None,
+    key: CreationKey = None,
 ) -> JSONResponse:
     """Turn weights and activations into 8-bit integers: about four times as quick on a CPU.
 

@@ -10,7 +10,7 @@ from contracts.errors import Unavailable
 from contracts.jobs import Job, JobKind, Progress
 from database.job_files import JobFiles
 from database.jobs import Jobs, new_job_id
-from database.leases import MOST_STALLED, MOST_STARVED, Lease, Leases
+from database.leases import MOST_CRASHED, MOST_STALLED, MOST_STARVED, Lease, Leases
 from tests.database.conftest import Clock
 
 
@@ -154,6 +154,22 @@ def test_want_of_memory_is_given_up_sooner(jobs: Jobs, leases: Leases) -> None:
     assert failed.state == "failed"
     assert failed.error is not None
     assert "Memory was wanting" in failed.error.detail
+
+
+def test_crashes_are_given_up_sooner_unless_it_gets_further(jobs: Jobs, leases: Leases) -> None:
+    job = made(jobs)
+    for attempt in range(1, 2 * MOST_CRASHED):
+        lease = taken(leases)
+        leases.progress(lease, Progress(fraction=attempt / 100))
+        assert leases.release(lease, crashed=True)
+    for _ in range(MOST_CRASHED):
+        assert not leases.has_ended(job.id)
+        assert leases.release(taken(leases), crashed=True)
+    assert leases.has_ended(job.id)
+    failed = jobs.get(job.id)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert "crashed" in failed.error.detail
 
 
 def test_a_worker_that_is_told_to_stop_costs_no_attempt(jobs: Jobs, leases: Leases) -> None:

@@ -10,9 +10,12 @@ import httpx
 import pytest
 import uvicorn
 
+from contracts.explanation import LayerInfo
 from contracts.settings import Settings
+from models.explain.layer_file import write_layers
+from models.manifest import MANIFEST
 from service.serve import server_config
-from tests.service.parts import House
+from tests.service.parts import SERVED, House
 
 
 @pytest.fixture
@@ -53,3 +56,24 @@ def client(house: House, settings: Settings) -> Iterator[httpx.Client]:
 @pytest.fixture
 def served() -> Callable[[Settings, House], AbstractContextManager[str]]:
     return listening
+
+
+@pytest.fixture
+def with_layers(house: House) -> House:
+    """SqueezeNet's version in the store, so far as its list of layers."""
+    folder = house.store._folder("squeezenet") / "1"
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text(SERVED.manifest.model_dump_json())
+    shapes: dict[str, list[int | None]] = {
+        "fire9_concat": [13, 13, 512],
+        "conv1": [113, 113, 64],
+        "predictions": [1000],
+    }
+    write_layers(
+        folder,
+        [
+            LayerInfo(name=name, type="Layer", output_shape=shape, explainable=len(shape) == 3)
+            for name, shape in shapes.items()
+        ],
+    )
+    return house

@@ -53,8 +53,8 @@ def test_a_405_names_every_method_of_the_address(
 @pytest.mark.parametrize(
     ("path", "body", "code"),
     [
-        ("/v1/filters", b'{"layer":"\\ud800"}', "model_not_found"),
-        ("/v1/filters", b'{"version":"\\udfff","layer":"conv1"}', "version_not_found"),
+        ("/v1/filters", b'{"layer":"\\ud800"}', "validation_error"),
+        ("/v1/filters", b'{"version":"\\udfff","layer":"conv1"}', "validation_error"),
         ("/v1/filters", b'{"\\ud800":1}', "validation_error"),
         ("/v1/datasets", b'{"name":"\\ud800"}', "validation_error"),
     ],

@@ -23,7 +23,7 @@ from contracts.settings import Settings
 from database.engine import open_engine, writing
 from database.job_files import JobFiles
 from database.jobs import Jobs, new_job_id
-from database.leases import MOST_STALLED, Leases
+from database.leases import MOST_CRASHED, MOST_STALLED, Leases
 from database.migrations import upgrade
 from database.tables import JobRecord
 from tests.valkey import RealValkey
@@ -232,6 +232,16 @@ def test_a_child_that_dies_without_progress_is_given_up(house: House) -> None:
     assert (job.state, job.attempt) == ("failed", MOST_STALLED)
     assert job.error is not None
     assert "without getting further" in job.error.detail
+
+
+def test_a_child_that_crashes_without_progress_is_given_up_soon(house: House) -> None:
+    house.worker()
+    job_id = house.submit("heatmap", {"image.bin": b"1"}, signal=signal.SIGFPE)
+    job = house.ended(job_id)
+    assert (job.state, job.attempt) == ("failed", MOST_CRASHED)
+    assert job.error is not None
+    assert "crashed" in job.error.detail
+    house.wait(lambda: not house.files.work(job_id).exists())
 
 
 def test_a_killed_worker_takes_its_child_along_and_the_next_one_goes_on(house: House) -> None:

@@ -51,9 +51,9 @@ def fail(work: Work, settings: Settings) -> dict[str, Any]:
 
 
 def die(work: Work, settings: Settings) -> dict[str, Any]:
-    """Dies as if the system had killed it, before it gets anywhere."""
+    """Dies before it gets anywhere, as if the system had killed it or by the fault asked for."""
     work.progress(Progress(fraction=0))
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), work.request.get("signal", signal.SIGKILL))
     return {}
 
 

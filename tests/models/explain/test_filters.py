@@ -50,7 +50,8 @@ def test_more_than_fit_in_memory_run_in_turn(
 
 def test_octaves_and_jitter_end_at_the_size_asked_for(filters: Filters) -> None:
     ascent = Ascent(steps=2, image_size=40, octaves=3, jitter=3, seed=8)
-    assert ascent.sizes == [20, 29, 40]
+    assert ascent.sizes(1) == [20, 29, 40]
+    assert ascent.sizes(25) == [25, 29, 40]
     assert filters.patterns([0], ascent).pictures.shape == (1, 40, 40, 3)
 
 
@@ -82,3 +83,24 @@ def test_the_step_is_the_tutorials() -> None:
 def test_a_filter_that_is_not_there_is_told(filters: Filters) -> None:
     with pytest.raises(ValidationFailed, match="0 to 63"):
         filters.patterns([64], SHORT)
+
+
+def valid() -> keras.Model:
+    """Without padding: of fewer than 30 pixels nothing is left after the second convolution."""
+    image = keras.Input((64, 64, 3))
+    x = layers.MaxPooling2D(4)(layers.Conv2D(2, 3, name="first")(image))
+    x = layers.Conv2D(2, 7, name="second")(x)
+    return keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+
+def test_octaves_too_small_for_the_layer_are_made_of_the_least_it_takes() -> None:
+    ascent = Ascent(steps=1, image_size=40, octaves=8, octave_scale=4, jitter=64)
+    assert Filters(valid(), "unit", "second").patterns([0], ascent).pictures.shape[1:3] == (40, 40)
+
+
+def test_a_picture_too_small_for_the_layer_is_told_with_the_least() -> None:
+    with pytest.raises(ValidationFailed, match="Send 30 or more"):
+        Filters(valid(), "unit", "second").patterns([0], Ascent(steps=1, image_size=29))
+    patterns = Filters(valid(), "unit", "second").patterns([0], Ascent(steps=1, image_size=30))
+    assert patterns.pictures.shape == (1, 30, 30, 3)
+    Filters(valid(), "unit", "first").patterns([0], Ascent(steps=1, image_size=16))

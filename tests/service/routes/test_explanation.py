@@ -2,8 +2,6 @@
 
 import io
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -11,13 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contracts.explanation import LayerInfo
 from contracts.messages import Reply
 from contracts.notes import MapNote, read_ask
-from contracts.settings import Settings
-from models.explain.layer_file import write_layers
-from models.manifest import MANIFEST
-from tests.service.parts import SERVED, House, picture
+from tests.service.parts import House, picture
 
 JSON = {"Accept": "application/json"}
 PNG = {"Content-Type": "image/png"}
@@ -188,27 +182,6 @@ def test_feature_maps(client: httpx.Client, house: House) -> None:
     assert answer.headers["X-Cache"] == "hit"
 
 
-@pytest.fixture
-def with_layers(house: House) -> House:
-    """SqueezeNet's version in the store, so far as its list of layers."""
-    folder = house.store._folder("squeezenet") / "1"
-    folder.mkdir(parents=True)
-    (folder / MANIFEST).write_text(SERVED.manifest.model_dump_json())
-    shapes: dict[str, list[int | None]] = {
-        "fire9_concat": [13, 13, 512],
-        "conv1": [113, 113, 64],
-        "predictions": [1000],
-    }
-    write_layers(
-        folder,
-        [
-            LayerInfo(name=name, type="Layer", output_shape=shape, explainable=len(shape) == 3)
-            for name, shape in shapes.items()
-        ],
-    )
-    return house
-
-
 @pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}])
 @pytest.mark.parametrize(
     ("layer", "status", "code"),
@@ -259,14 +232,3 @@ def test_drawing_and_large_answers_leave_the_decoder_alone(
     body = post(client, picture(31), headers=JSON, layer="conv1").json()
     assert body["grid"]["values"] == rows.tolist()
     assert (house.decoder.runs, house.renderer.runs) == (0, 3)
-
-
-def test_filters_without_a_model_are_of_the_first_that_is_ready(
-    settings: Settings, with_layers: House, served: Callable[..., AbstractContextManager[str]]
-) -> None:
-    settings = settings.model_copy(update={"models": ("vgg16", "squeezenet")})  # only one is ready
-    with served(settings, with_layers) as url:
-        answer = httpx.post(f"{url}/v1/filters", json={"layer": "conv1", "version": 1})
-    assert answer.status_code == 202
-    _, request, _ = with_layers.shelf.worked[-1]
-    assert (request["model"], request["version"]) == ("squeezenet", 1)

@@ -1,0 +1,94 @@
+"""`/v1/filters` over HTTP, up to the job that waits."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+import pytest
+
+from contracts.settings import Settings
+from tests.service.parts import House
+
+
+@pytest.fixture
+def promoted(with_layers: House) -> House:
+    with_layers.store.promote("squeezenet", 1)
+    return with_layers
+
+
+def post(client: httpx.Client, key: str | None = None, **body: Any) -> httpx.Response:
+    headers = {"Idempotency-Key": key} if key else {}
+    return client.post("/v1/filters", json=body, headers=headers)
+
+
+def test_filters_without_a_model_are_of_the_first_that_is_ready(
+    settings: Settings, with_layers: House, served: Callable[..., AbstractContextManager[str]]
+) -> None:
+    settings = settings.model_copy(update={"models": ("vgg16", "squeezenet")})  # only one is ready
+    with served(settings, with_layers) as url:
+        answer = httpx.post(f"{url}/v1/filters", json={"layer": "conv1", "version": 1})
+    assert answer.status_code == 202
+    _, request, _ = with_layers.shelf.worked[-1]
+    assert (request["model"], request["version"]) == ("squeezenet", 1)
+
+
+def test_a_job_has_its_model_and_version_pinned(client: httpx.Client, promoted: House) -> None:
+    answer = post(client, version="champion", filters=[511, 0])
+    assert answer.status_code == 202
+    assert answer.headers["Location"] == f"/v1/jobs/{answer.json()['id']}"
+    kind, request, _ = promoted.shelf.worked[-1]
+    assert kind == "filters"
+    assert (request["model"], request["version"]) == ("squeezenet", 1)
+    assert (request["layer"], request["filters"]) == (None, [511, 0])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"filters": [512]},
+        {"filters": [10**30]},
+        {"filters": [0, 64], "layer": "conv1"},
+        {"filters": [-1]},
+        {"filters": [True]},
+        {"filters": ["1"]},
+        {"filters": []},
+        {"version": True},
+        {"version": ""},
+        {"layer": ""},
+        {"layer": "\u0000"},
+        {"layer": "predictions"},
+        {"image_size": 513},
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(
+    client: httpx.Client, promoted: House, body: dict[str, Any]
+) -> None:
+    answer = post(client, **body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+    assert promoted.shelf.worked == []
+
+
+def test_the_filters_that_there_are_are_told(client: httpx.Client, promoted: House) -> None:
+    assert "'fire9_concat' has 512, numbered 0 to 511" in post(client, filters=[512]).text
+    assert post(client, layer="fire99").json()["code"] == "layer_not_found"
+
+
+def test_a_key_finds_its_first_answer_whatever_has_become_of_the_names(
+    client: httpx.Client, promoted: House
+) -> None:
+    first = post(client, "k1", model="squeezenet", filters=[3])
+    folder = promoted.store._folder("squeezenet")
+    folder.rename(folder.with_name("elsewhere"))
+    again = post(client, "k1", filters=[3], model="squeezenet")
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+    assert again.headers["Location"] == first.headers["Location"]
+    assert len(promoted.shelf.worked) == 1
+    assert post(client, "k1", model="squeezenet", filters=[4]).status_code == 409
+    assert post(client, "k2", model="squeezenet", filters=[3]).status_code == 404
+
+
+def test_the_key_is_not_said_to_need_a_preference(client: httpx.Client) -> None:
+    told = client.get("/openapi.json").json()["paths"]["/v1/filters"]["post"]["parameters"]
+    (key,) = [one for one in told if one["name"] == "Idempotency-Key"]
+    assert "respond-async" not in key["description"]
