@@ -13,8 +13,10 @@ from contracts.errors import (
     InternalError,
     LowQualityFace,
     ManyFaces,
+    ModelNotReady,
     NoFace,
     OpsinError,
+    VersionNotFound,
 )
 from contracts.faces import (
     DOMINATES,
@@ -32,6 +34,7 @@ from models.images import Picture, reduced
 from service.deadlines import Deadline
 from service.services import Services
 
+_UNTIL_PROMOTED_SECONDS = 60
 _HELP = {
     "too_small": "come closer",
     "too_dark": "find more light",
@@ -70,7 +73,15 @@ def current_embedder(services: Services) -> tuple[int, str]:
     Raises:
         OpsinError: No worker holds it; says what to do.
     """
-    _, version = services.presence.choose(FACE_MODEL, None, "faces")
+    try:
+        _, version = services.presence.choose(FACE_MODEL, None, "faces")
+    except VersionNotFound as error:
+        # Nobody who sends a face has asked for a version: it is the operator who has to act.
+        raise ModelNotReady(
+            f"No version of '{FACE_MODEL}' is champion, so faces cannot be told apart. "
+            f"`opsin models promote {FACE_MODEL} VERSION` makes one so.",
+            retry_after=_UNTIL_PROMOTED_SECONDS,
+        ) from error
     return version, embedder_of(version)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import jwt
@@ -19,7 +19,7 @@ import pytest
 import redis
 from PIL import Image
 
-from contracts.errors import NoWorker, QueueFull
+from contracts.errors import NoWorker, QueueFull, VersionNotFound
 from contracts.settings import Settings
 from contracts.subjects import NewTemplate, embedder_of
 from tests.service.face_lane import CROWD, NARROW, NOBODY, quality, vector_of
@@ -95,6 +95,18 @@ class TestDetect:
     def test_without_a_worker_it_is_said_so(self, client: httpx.Client, house: House) -> None:
         house.dispatch.fails = NoWorker("None.")
         assert code(client.post(f"{URL}/detect", files=[photo(ADA)]), 503) == "no_worker"
+
+    def test_without_a_champion_the_operator_is_told_what_to_do(
+        self, client: httpx.Client, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def choose(*_: object) -> NoReturn:
+            raise VersionNotFound("'face_embedder' has no version 'champion'.")
+
+        monkeypatch.setattr(house.presence, "choose", choose)
+        for way in ("detect", "identify"):
+            answer = client.post(f"{URL}/{way}", files=[photo(ADA)])
+            assert code(answer, 503) == "model_not_ready"
+            assert "opsin models promote face_embedder" in answer.json()["detail"]
 
 
 class TestSubjects:
