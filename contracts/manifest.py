@@ -60,7 +60,8 @@ class Parity(_Record):
 
     pictures: int = Field(ge=1)
     largest_difference: dict[Endpoint, float] = Field(
-        description="Largest absolute difference of any output, by endpoint."
+        description="Largest absolute difference of any output, by endpoint; "
+        "of maps that of the median picture."
     )
 
 

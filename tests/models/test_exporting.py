@@ -13,7 +13,7 @@ from models.exporting import export_version
 from models.keras_files import read_whole
 from models.labels import Label
 from models.networks.cnn import cnn
-from models.parity import ParityError, parity
+from models.parity import ParityError, median_difference, parity
 from models.signatures import Blueprint, NoProbabilitiesError, signatures
 from tests.models import keras_warnings
 from tests.models.builders import in_another, in_one_row, in_sequence
@@ -52,6 +52,17 @@ def test_a_graph_that_strays_is_refused(
     bias.assign(np.full(2, np.nan, np.float32))
     with pytest.raises(ParityError, match="nan"):
         parity(endpoints, loaded(tmp_path), pictures)
+
+
+def test_one_map_of_rounding_proves_nothing_and_two_do() -> None:
+    expected = np.random.default_rng(2).random((3, 4, 4), np.float32)
+    found = expected.copy()
+    found[1] += 0.06
+    assert median_difference(expected, found) == 0
+    found[2] += 0.05
+    assert median_difference(expected, found) == pytest.approx(0.05, abs=1e-6)
+    found[2] = np.nan
+    assert np.isnan(median_difference(expected, found))
 
 
 @pytest.mark.parametrize("build", [in_one_row, in_another, in_sequence])
