@@ -46,7 +46,7 @@ def _throughput(axes: Any, part: Part) -> bool:
             at = (result.throughput, result.latency["p99"])
             axes.annotate(str(clients), at, (-4, 6), textcoords="offset points", ha="right")
     peers = [row for row in part.rows if row.throughput and row.p99]
-    for row, marker in zip(peers, "*sD^vP", strict=False):
+    for row, marker in zip(peers, "*sD^vPX", strict=False):
         ours = row is part.opsin
         axes.plot(
             row.throughput,
@@ -96,5 +96,5 @@ def _split(axes: Any, part: Part) -> bool:
         left = [at + width for at, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set(xlabel="mean ms of a request", ylabel="clients")
-    axes.legend(fontsize=8, frameon=False, ncols=4, loc="upper right")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return True
