@@ -1,8 +1,8 @@
 """The contest: all servers of one network, kept running, measured in turns.
 
 Whatever else the machine does meanwhile then meets all of them: a round is one turn of each, the
-next begins with another, and a figure is the median of the rounds. Who is busy while nobody asks is
-frozen when it is not its turn, or it would take from the others what they are measured by.
+next begins with another, and a figure is the median of the rounds. A peer that is busy while nobody
+asks is frozen when it is not its turn, or it would take from the others what they are measured by.
 """
 
 import contextlib
@@ -147,7 +147,9 @@ class Contest:
         time.sleep(_IDLE_SECONDS)
         for row in rows:
             row.idle_cpu = (servers[row.name].cpu_seconds() - began[row.name]) / _IDLE_SECONDS
-        restless = [servers[row.name] for row in rows if row.idle_cpu > _BUSY_CORES]
+        # Of the peers only: Opsin, frozen, would be given up by its own heartbeat.
+        peers = [row for row in rows if row.name not in self._ours]
+        restless = [servers[row.name] for row in peers if row.idle_cpu > _BUSY_CORES]
         for server in restless:
             server.freeze()
         for number in range(self._pace.rounds):

@@ -48,6 +48,7 @@ def main() -> None:
     store = Store(settings.store_home)
     store.promote(model, version)
     sorted_home = home / "sorted"
+    shutil.rmtree(sorted_home, ignore_errors=True)
     _sort(store, model, pictures, sorted_home, settings)
     dataset = Library.of(settings).create("bench", sorted_home).info.id
     request = {"model": model, "version": version, "dataset_id": dataset, "max_accuracy_loss": 1}

@@ -13,10 +13,10 @@ _INTRODUCTION = """\
 Made by `make bench`; do not edit. Compare the columns with each other: absolute times are this
 machine's, and no better one's. All servers answer from the same SavedModel with the same JPEG
 files of 500 pixels over HTTP, run side by side and are measured in turns; a figure is the median
-of the rounds. Who is busy while nobody asks it (more than a twentieth of a core) is frozen when it
-is not its turn. Peers run float32 with their batching on, each as its own documentation tunes it
-(`benchmarks/peers/`). The load comes from one more process on the same cores, whose own cost is
-told below; latencies count from the moment a request was meant to be sent.
+of the rounds. A peer that is busy while nobody asks it (more than a twentieth of a core) is frozen
+when it is not its turn. Peers run float32 with their batching on, each as its own documentation
+tunes it (`benchmarks/peers/`). The load comes from one more process on the same cores, whose own
+cost is told below; latencies count from the moment a request was meant to be sent.
 """
 
 

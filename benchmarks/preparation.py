@@ -52,8 +52,7 @@ class Bench:
         """
         home = self.folder / f"home-{name}"
         home.mkdir(parents=True, exist_ok=True)
-        own = ("store",) if name == "int8" else ()
-        for shared in {"store", "samples", "weights"}.difference(own):
+        for shared in ("samples", "weights") if name == "int8" else ("store", "samples", "weights"):
             link = home / shared
             if not link.is_symlink():
                 link.symlink_to(self.home / shared)
@@ -116,10 +115,17 @@ def _bring(bench: Bench, settings: Settings, model: str, module: str) -> None:
 
 
 def prepare_int8(bench: Bench, model: str) -> None:
-    """Quantize the champion into the store of the int8 variant."""
+    """Quantize the champion into the store of the int8 variant, unless that was done.
+
+    What a run that was cut short has left is not taken for it: a copy in float32.
+    """
     home = bench.variant("int8")
-    if model not in Store(home / "store").models():
-        _make(model, "benchmarks.int8", bench.home / "store", bench.pictures, home)
+    store = Store(home / "store")
+    if model in store.models():
+        if store.manifest(model, store.resolve(model)).precision == "int8":
+            return
+        shutil.rmtree(home / "store" / model)
+    _make(model, "benchmarks.int8", bench.home / "store", bench.pictures, home)
 
 
 def _make(model: str, module: str, *folders: Path) -> None:

@@ -2,11 +2,13 @@
 
 from contracts.manifest import Endpoint
 
+GRID = "grid"
+
 OUTPUTS: dict[Endpoint, str] = {
     "serve": "probabilities",
     "features": "embedding",
-    "explain": "grid",
-    "explain_hires": "grid",
+    "explain": GRID,
+    "explain_hires": GRID,
 }
 """What each endpoint calls its output, the one that is compared when it is exported."""
 

@@ -8,11 +8,10 @@ import tensorflow as tf
 
 from contracts.manifest import Endpoint, Parity
 from contracts.messages import Pixels
-from models.endpoints import OUTPUTS
+from models.endpoints import GRID, OUTPUTS
 from models.signatures import Signature
 
 PARITY_LIMIT = 1e-4
-_MAPS: frozenset[Endpoint] = frozenset({"explain", "explain_hires"})
 
 
 class ParityError(ValueError):
@@ -45,7 +44,7 @@ def parity(endpoints: dict[Endpoint, Signature], loaded: Any, pictures: Pixels) 
         found = loaded.signatures[name](**given)[OUTPUTS[name]].numpy()
         differences[name] = (
             median_difference(expected, found)
-            if name in _MAPS
+            if OUTPUTS[name] == GRID
             else largest_difference(expected, found)
         )
     for name, difference in differences.items():
