@@ -25,12 +25,13 @@ from rich.console import Console
 from contracts.settings import Settings
 from contracts.trainings import TrainingRequest
 from models.datasets.dataset import Dataset, Example
+from models.networks.precision import Precision
 from models.signatures import Blueprint
 from models.training.assembly import Assembly, assemble
 from models.training.feature_cache import FeatureCache
 from models.training.features import Extractor, compiled
 from models.training.freezing import Cut, cut_below, freeze
-from models.training.hardware import Hardware, Precision
+from models.training.hardware import Hardware
 from models.training.learner import Batch, Learner
 from models.training.pictures import Pictures
 from models.training.recipe import blueprint_of, input_size_of

@@ -8,8 +8,8 @@ All of one table is measured in one run, alternating, so that a busy machine slo
   precision and batch. VGG16 gets a classifier of its full size with random weights, which costs
   what the published one costs.
 - Gradient ascent of 25 filters in one batch, against one filter at a time as the Keras tutorial
-  has it (a function that is traced anew for each filter), and against one at a time through the
-  function that Opsin compiles once.
+  has it (a function that is traced anew for each filter, in float32), and against one at a time
+  through the function that Opsin compiles once, in the same precision.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from models.devices import prepare_tensorflow
 from models.explain.filters import Ascent, Filters
 from models.keras_files import read_whole
 from models.networks.architecture import build
+from models.networks.precision import quickest_precision
 from models.networks.preprocessing import preprocess
 from models.signatures import Blueprint, signatures
 from models.store import Store
@@ -105,10 +106,10 @@ def filter_speeds(layer: str, ascent: Ascent) -> tuple[float, float, float]:
     model = read_whole(store.path("squeezenet", store.resolve("squeezenet")) / "model.keras")
 
     def at_once() -> None:
-        Filters(model, "caffe", layer).patterns(range(FILTERS), ascent)
+        Filters(model, "caffe", layer, quickest_precision()).patterns(range(FILTERS), ascent)
 
     def compiled() -> None:
-        filters = Filters(model, "caffe", layer)
+        filters = Filters(model, "caffe", layer, quickest_precision())
         for number in range(FILTERS):
             filters.patterns([number], ascent)
 

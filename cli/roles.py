@@ -12,6 +12,7 @@ from cli.home import Home
 from cli.leash import PARENT, watch_parent
 from cli.migration import migrate
 from cli.signals import StopSignals
+from cli.tuning import tune
 from contracts.settings import Settings
 
 # The process may take its own time to finish; then what is left of it has a little more.
@@ -22,6 +23,7 @@ def serve(settings: Settings) -> None:
     """The API, on a database that is brought up to date first."""
     settings = with_redis(settings, "serve")
     with _using(settings):
+        tune()
         watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
         migrate(settings)
         from cli.keys import live_keys  # noqa: PLC0415
@@ -48,6 +50,7 @@ def serve_shared(settings: Settings, shared: str) -> None:
     """One of several. It was given the socket, and the pipe on which it says that it is there."""
     settings = with_redis(settings, "serve")
     with _using(settings):
+        tune()
         watch_parent(settings.shutdown_seconds + _SPARE_SECONDS)
         from cli.keys import live_keys  # noqa: PLC0415
         from service.opening import open_services  # noqa: PLC0415

@@ -32,7 +32,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._future: asyncio.Future[Answer] | None = None
-        self._body = bytearray()
+        self._body: list[bytes] = []
 
     @property
     def is_open(self) -> bool:
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body, from the parser."""
-        self._body += body
+        self._body.append(body)
 
     def on_message_complete(self) -> None:
         """All of the answer is there."""
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         # 100 Continue and its like are no answer.
         if status >= 200 and not self._future.done():
-            self._future.set_result(Answer(status, bytes(self._body)))
+            self._future.set_result(Answer(status, b"".join(self._body)))
             if not self._parser.should_keep_alive():
                 self.close()
 
@@ -100,7 +100,9 @@ async def connect(port: int) -> Connection:
     return protocol
 
 
-def request_of(port: int, path: str, picture: bytes, field: str | None) -> tuple[bytes, bytes]:
+def request_of(
+    port: int, path: str, picture: bytes, field: str | None, accept: str = "*/*"
+) -> tuple[bytes, bytes]:
     """Head and body of the request that posts one JPEG, bare or as that field of a form."""
     kind, body = "image/jpeg", picture
     if field is not None:
@@ -111,5 +113,5 @@ def request_of(port: int, path: str, picture: bytes, field: str | None) -> tuple
         body = head.encode() + picture + tail.encode()
     return (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\n"
-        f"Accept: */*\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Accept: {accept}\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode(), body

@@ -20,6 +20,7 @@ class Plan:
         timeout: Seconds after which an answer counts as missing.
         seed: Of the arrivals.
         field: The form field a server wants the picture in; None: it takes the bare body.
+        accept: The media type that is asked for.
     """
 
     port: int
@@ -32,6 +33,7 @@ class Plan:
     timeout: float = 10.0
     seed: int = 8
     field: str | None = None
+    accept: str = "*/*"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -52,8 +52,9 @@ def _stages(bodies: Sequence[tuple[float, bytes]]) -> tuple[dict[str, float], fl
         return {}, None
     means = {stage: fmean(answer["timing_ms"][stage] for _, answer in told) for stage in _STAGES}
     means["rest"] = fmean(latency for latency, _ in told) * 1000 - sum(means.values())
-    batch = fmean(answer["batch_size"] for _, answer in told)
-    return {stage: round(value, 3) for stage, value in means.items()}, round(batch, 2)
+    batches = [answer["batch_size"] for _, answer in told if "batch_size" in answer]
+    batch = round(fmean(batches), 2) if batches else None
+    return {stage: round(value, 3) for stage, value in means.items()}, batch
 
 
 def _timed(body: bytes) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from contracts.messages import Pixels
 from models.catalog import Preprocessing
 from models.explain.flat import Flat, Tensor
 from models.explain.smallest_side import smallest_side
+from models.networks.precision import Precision, in_precision
 from models.networks.preprocessing import prepare
 
 _EPSILON = 1e-5
@@ -75,13 +76,21 @@ class Filters:
         model: The network; only looked at.
         preprocessing: What is done to its pictures first.
         layer: The layer; up to it the network must take any size.
+        precision: To compute in. Which way is up is decided by many values together, so that
+            bfloat16's eight bits of each show the same shapes.
     """
 
-    def __init__(self, model: keras.Model, preprocessing: Preprocessing, layer: str) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        preprocessing: Preprocessing,
+        layer: str,
+        precision: Precision = "float32",
+    ) -> None:
         flat = Flat.of(model)
         self._channels = int(flat.image.shape[-1])
         self._preprocessing = preprocessing
-        self._part = any_size(flat.to(flat.steps[layer].output))
+        self._part = any_size(in_precision(flat.to(flat.steps[layer].output), precision))
         self._layer = layer
         self._least = smallest_side(self._part, LARGEST_PATTERN)
         self.count = int(flat.steps[layer].output.shape[-1])

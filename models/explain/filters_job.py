@@ -17,6 +17,7 @@ from models.explain.layers import layers_of
 from models.explain.pictures import Tile, png, sheet
 from models.exporting import KERAS_MODEL
 from models.keras_files import read_whole
+from models.networks.precision import quickest_precision
 from models.store import Store
 
 FILTERS = 25
@@ -46,7 +47,10 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     layer = request.layer or manifest.explain_layer
     explainable_layer(layers_of(Flat.of(model)), layer)
     filters = Filters(
-        model, TypeAdapter(Preprocessing).validate_python(manifest.preprocessing), layer
+        model,
+        TypeAdapter(Preprocessing).validate_python(manifest.preprocessing),
+        layer,
+        "float32" if settings.precision == "float32" else quickest_precision(),
     )
     numbers = request.filters or list(range(min(FILTERS, filters.count)))
 

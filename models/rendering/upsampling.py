@@ -9,14 +9,17 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image
 
 Grid = npt.NDArray[np.float32]
 
-# Beyond this many steps a cell bilinear is as smooth to the eye, and far cheaper.
-_STEPS_A_CELL = 16
+# What is wider is made bilinearly of a picture this wide, or of this many steps a cell: as smooth
+# to the eye, and it bounds the memory.
+_FINEST = 1024
+_STEPS_A_CELL = 4
 # Rounds the corners of what is left of the cells; an average never leaves the range either.
 _BLUR_CELLS = 0.3
+_BLUR_REACH = 4  # standard deviations; what lies beyond weighs less than a ten-thousandth
 
 
 def smooth(grid: Grid, size: tuple[int, int]) -> Image.Image:
@@ -26,16 +29,18 @@ def smooth(grid: Grid, size: tuple[int, int]) -> Image.Image:
         grid: Values in 0..1, shape (rows, columns).
         size: (width, height) of the picture in pixels.
     """
-    rows, columns = grid.shape
-    width, height = min(size[0], columns * _STEPS_A_CELL), min(size[1], rows * _STEPS_A_CELL)
-    fine = monotone(monotone(grid, width).T, height).T
-    levels = (fine * 255).round().clip(0, 255).astype(np.uint8)
-    picture = Image.fromarray(np.ascontiguousarray(levels))
-    blur = _BLUR_CELLS * picture.width / columns, _BLUR_CELLS * picture.height / rows
-    return picture.filter(ImageFilter.GaussianBlur(blur)).resize(size, Image.Resampling.BILINEAR)
+    width, height = (
+        min(side, max(_FINEST, cells * _STEPS_A_CELL))
+        for side, cells in zip(size, reversed(grid.shape), strict=True)
+    )
+    fine = monotone(monotone(grid.T, height, _BLUR_CELLS).T, width, _BLUR_CELLS)
+    fine *= 255  # in place, as it is large
+    fine += 0.5
+    picture = Image.fromarray(fine.astype(np.uint8))
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
 
 
-def monotone(grid: Grid, length: int) -> Grid:
+def monotone(grid: Grid, length: int, blur: float = 0.0) -> Grid:
     """Each row interpolated by cubics that stay between their neighbours.
 
     Fritsch and Butland (1984), doi:10.1137/0905021: the slope at a point is the harmonic mean of
@@ -45,32 +50,45 @@ def monotone(grid: Grid, length: int) -> Grid:
     Args:
         grid: Shape (n, count).
         length: Points in the result.
+        blur: Standard deviation, in cells, of a Gaussian that the result is seen through.
 
     Returns:
         float32 (n, length).
     """
-    if grid.shape[1] == 1:
-        flat: Grid = np.repeat(grid, length, axis=1)
-        return flat
-    values, slopes = _basis(grid.shape[1], length)
-    smoothed: Grid = (grid @ values + _slopes(grid) @ slopes).astype(np.float32)
+    known = np.concatenate((grid, _slopes(grid)), axis=1, dtype=np.float32)
+    smoothed: Grid = known @ _basis(grid.shape[1], length, blur)
     return smoothed
 
 
-@lru_cache(maxsize=64)
-def _basis(count: int, length: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """What each value, and each slope, adds to each point: two matrices (count, length)."""
+@lru_cache(maxsize=16)
+def _basis(count: int, length: int, blur: float) -> Grid:
+    """What each value, and after them each slope, adds to each point: (2 * count, length)."""
     x = ((np.arange(length) + 0.5) * count / length - 0.5).clip(0, count - 1)
-    left = np.minimum(x.astype(int), count - 2)
+    left = np.minimum(x.astype(int), max(0, count - 2))
+    right = np.minimum(left + 1, count - 1)
     t, at = x - left, np.arange(length)
     rest = 1 - t
-    values, slopes = np.zeros((count, length)), np.zeros((count, length))
-    # The cubic Hermite basis.
-    values[left, at], values[left + 1, at] = rest**2 * (1 + 2 * t), t**2 * (3 - 2 * t)
-    slopes[left, at], slopes[left + 1, at] = rest**2 * t, -(t**2) * rest
-    values.setflags(write=False)
-    slopes.setflags(write=False)
-    return values, slopes
+    basis = np.zeros((2 * count, length))
+    # The cubic Hermite basis; of a single value, which has no neighbour, both ends are itself.
+    np.add.at(basis, (left, at), rest**2 * (1 + 2 * t))
+    np.add.at(basis, (right, at), t**2 * (3 - 2 * t))
+    np.add.at(basis, (count + left, at), rest**2 * t)
+    np.add.at(basis, (count + right, at), -(t**2) * rest)
+    seen = _blurred(basis, blur * length / count).astype(np.float32)
+    seen.setflags(write=False)
+    return seen
+
+
+def _blurred(rows: npt.NDArray[np.float64], deviation: float) -> npt.NDArray[np.float64]:
+    """Each row through a Gaussian of so many points; beyond its ends it goes on as it ended."""
+    reach = int(np.ceil(_BLUR_REACH * deviation))
+    if reach == 0:
+        return rows
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
+    wide = np.pad(rows, ((0, 0), (reach, reach)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(wide, len(weights), axis=1)
+    blurred: npt.NDArray[np.float64] = windows @ (weights / weights.sum())
+    return blurred
 
 
 def _slopes(grid: Grid) -> npt.NDArray[np.float64]:
@@ -79,4 +97,4 @@ def _slopes(grid: Grid) -> npt.NDArray[np.float64]:
     product = before * after
     total = before + after
     inner = np.divide(2 * product, total, out=np.zeros_like(total), where=product > 0)
-    return np.pad(inner, ((0, 0), (1, 1)))
+    return np.pad(inner, ((0, 0), (1, 1)))[:, : grid.shape[1]]

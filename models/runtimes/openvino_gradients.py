@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from models.runtimes.openvino_reading import Convert, Node
+from models.runtimes.openvino_sums import PLACES, PlaceSums
 
 _RELU6 = 6.0
 # What forward was added at the upper end is cut off there again.
@@ -27,20 +28,29 @@ def gradients(operations: Any) -> dict[str, Convert]:
 
     Args:
         operations: `openvino.opset13`, imported by who runs it.
+
+    Returns:
+        Conversions for one graph: they note what they did to it.
     """
-    op = operations
+    op, sums = operations, PlaceSums(operations)
+    zero = op.constant(np.float32(0))
 
     def relu_grad(node: Node) -> list[Any]:
         """What comes back, where something went through."""
-        back, features = node.get_input(0), node.get_input(1)
-        zero = op.constant(np.float32(0))
-        return [op.select(op.greater(features, zero), back, zero).output(0)]
+        return through(node, op.greater(node.get_input(1), zero))
 
     def relu6_grad(node: Node) -> list[Any]:
-        back, features = node.get_input(0), node.get_input(1)
-        zero, six = op.constant(np.float32(0)), op.constant(np.float32(_RELU6))
-        through = op.logical_and(op.greater(features, zero), op.less(features, six))
-        return [op.select(through, back, zero).output(0)]
+        features, six = node.get_input(1), op.constant(np.float32(_RELU6))
+        inside = op.logical_and(op.greater(features, zero), op.less(features, six))
+        return through(node, inside)
+
+    def through(node: Node, open_places: Any) -> list[Any]:
+        back = node.get_input(0)
+        sent = op.select(open_places, back, zero).output(0)
+        if (each := sums.everywhere(back)) is not None:
+            count = op.reduce_sum(op.convert(open_places, "f32"), np.array(PLACES), keep_dims=True)
+            sums.know(sent, lambda: op.multiply(each, count).output(0))
+        return [sent]
 
     def max_pool_grad(node: Node) -> list[Any]:
         """To the largest of each window what its place in the output gets; equals share it.
@@ -59,7 +69,9 @@ def gradients(operations: Any) -> dict[str, Convert]:
         share = op.convert(largest, "f32")
         coming = _reshaped(op, back, (rows, 1, columns, 1, channels))
         each = op.divide(coming, op.reduce_sum(share, inside, keep_dims=True))
-        return [_reshaped(op, op.multiply(share, each), (height, width, channels)).output(0)]
+        sent = _reshaped(op, op.multiply(share, each), (height, width, channels)).output(0)
+        sums.know(sent, lambda: sums.of(back))
+        return [sent]
 
     def broadcast_gradient_args(node: Node) -> list[Any]:
         """The axes that were stretched, of one operand and of the other: known beforehand."""
@@ -73,12 +85,13 @@ def gradients(operations: Any) -> dict[str, Convert]:
         "ReluGrad": relu_grad,
         "Relu6Grad": relu6_grad,
         "MaxPoolGrad": max_pool_grad,
-        "Conv2DBackpropInput": partial(_convolution_grad, op),
+        "Conv2DBackpropInput": partial(_convolution_grad, op, sums),
         "BroadcastGradientArgs": broadcast_gradient_args,
+        "Mean": sums.mean,
     }
 
 
-def _convolution_grad(op: Any, node: Node) -> list[Any]:
+def _convolution_grad(op: Any, sums: PlaceSums, node: Node) -> list[Any]:
     """Of a convolution that looks at single places: a product with its kernel, turned.
 
     OpenVINO's own kernel for it, which takes the others, computes in float32 and as long as
@@ -93,7 +106,13 @@ def _convolution_grad(op: Any, node: Node) -> list[Any]:
         raise UnknownGradientError("a convolution that is dilated, grouped or padded by hand")
     if (down, across, *strides) == (1, 1, 1, 1):
         weights = op.reshape(kernel, np.array((given, made)), special_zero=False)
-        return [op.matmul(back, weights, transpose_a=False, transpose_b=True).output(0)]
+
+        def sent(coming: Any) -> Any:
+            return op.matmul(coming, weights, transpose_a=False, transpose_b=True).output(0)
+
+        whole = sent(back)
+        sums.know(whole, lambda: sent(sums.of(back)))
+        return [whole]
     moved = op.convolution_backprop_data(
         op.transpose(back, np.array((0, 3, 1, 2))),
         op.transpose(kernel, np.array((3, 2, 0, 1))),

@@ -19,12 +19,12 @@ import tensorflow as tf
 
 from contracts.trainings import Augmentation
 from models.datasets.dataset import Example
+from models.networks.precision import Precision, in_precision
 from models.networks.preprocessing import preprocess
 from models.signatures import Blueprint
 from models.training.augmentation import Variations, apply, draw
 from models.training.feature_cache import FeatureCache, Features
 from models.training.freezing import Cut
-from models.training.hardware import Precision
 from models.training.pictures import Pictures
 
 BATCH = 32
@@ -158,8 +158,7 @@ def compiled(
         precision: In which the trunk computes; what it answers is float32 either way.
     """
     kind = blueprint.preprocessing
-    if precision == "bfloat16":
-        trunk = _in_bfloat16(trunk)
+    trunk = in_precision(trunk, precision)
 
     def run(pixels: Any, maps: Any = None, brightness: Any = None) -> Any:
         if maps is not None:
@@ -172,18 +171,6 @@ def compiled(
         return graph(*(tf.constant(array) for array in arrays))
 
     return called
-
-
-def _in_bfloat16(trunk: keras.Model) -> keras.Model:
-    """A copy that computes in bfloat16, with weights in float32 as they are."""
-
-    def clone(layer: keras.Layer) -> keras.Layer:
-        config = layer.get_config() | {"dtype": "mixed_bfloat16"}
-        return type(layer).from_config(config)
-
-    copy = keras.models.clone_model(trunk, clone_function=clone)
-    copy.set_weights(trunk.get_weights())
-    return copy
 
 
 def _space(cut: Cut, blueprint: Blueprint, precision: Precision) -> str:

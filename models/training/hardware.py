@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import keras
@@ -11,13 +10,10 @@ import tensorflow as tf
 
 from contracts.trainings import TrainingRequest
 from models.devices import devices
+from models.networks.precision import Precision, quickest_precision
 
 Policy = Literal["float32", "mixed_float16", "mixed_bfloat16"]
 
-Precision = Literal["float32", "bfloat16"]
-
-_CPU_INFO = Path("/proc/cpuinfo")
-_BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16"})
 _TENSOR_CORES = (7, 0)  # Volta: float16 matrices, with a scaled loss
 _BFLOAT16 = (8, 0)  # Ampere: bfloat16 has float32's range, so nothing has to be scaled
 
@@ -59,8 +55,7 @@ class Hardware:
         features that are off by a 256th. What is measured, on validation and test pictures, is
         always computed in float32, like the files that are compared with it.
         """
-        wanted = request.mixed_precision != "off" and not tf.config.list_physical_devices("GPU")
-        return "bfloat16" if wanted and _has_bfloat16() else "float32"
+        return "float32" if request.mixed_precision == "off" else quickest_precision()
 
     @property
     def replicas(self) -> int:
@@ -77,13 +72,6 @@ class Hardware:
                 yield
         finally:
             keras.config.set_dtype_policy(before)
-
-
-def _has_bfloat16() -> bool:
-    try:
-        return bool(_BFLOAT16_UNITS & set(_CPU_INFO.read_text().split()))
-    except OSError:
-        return False
 
 
 def _policy(wanted: Literal["auto", "on", "off"], capabilities: list[tuple[int, int]]) -> Policy:

@@ -13,6 +13,7 @@ from models.runtimes import explaining, openvino_graph
 from models.runtimes.choice import choose_runtime
 from models.runtimes.explaining import Explaining
 from models.runtimes.gate import complaint_of_maps
+from models.runtimes.openvino import OpenVinoExplainer
 from models.runtimes.reference import Reference
 from models.runtimes.runtime import Precision, RuntimeOptions
 from models.signatures import Blueprint
@@ -30,6 +31,21 @@ TAILS: dict[str, list[keras.Layer]] = {
         layers.MaxPooling2D(),
         layers.Flatten(),
         layers.Dense(8, "relu"),
+        layers.Dense(3, "softmax"),
+    ],
+    "all at once": [layers.Flatten(), layers.Dense(3, "softmax")],
+    "pool upon pool": [
+        layers.MaxPooling2D((2, 1)),
+        layers.Conv2D(6, 1, activation="relu"),
+        layers.MaxPooling2D((1, 2)),
+        layers.Flatten(),
+        layers.Dense(3, "softmax"),
+    ],
+    "cut off at six": [
+        layers.Conv2D(7, 1, use_bias=False),
+        layers.ReLU(6.0),
+        layers.GlobalAveragePooling2D(keepdims=True),
+        layers.Flatten(),
         layers.Dense(3, "softmax"),
     ],
     "one sigmoid": [layers.GlobalAveragePooling2D(), layers.Dense(1, "sigmoid")],
@@ -96,6 +112,25 @@ def test_maps_are_those_of_tensorflow(tail: str, tmp_path: Path) -> None:
         for name, array in expected.items():
             assert found[name].dtype == array.dtype
             np.testing.assert_allclose(found[name], array, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("tail", ["all at once", "pool, then all"])
+def test_grad_cam_sends_nothing_back_to_single_places(tail: str, tmp_path: Path) -> None:
+    """What a flattened product sends back is summed over the places in its weights."""
+
+    def widest_product(endpoint: Endpoint) -> int:
+        explainer = OpenVinoExplainer(folder, endpoint, "float32", EXACT)
+        products = [one for one in explainer._read().get_ops() if one.get_type_name() == "MatMul"]
+        return max(one.get_output_partial_shape(0)[-1].get_length() for one in products)
+
+    folder = version(tmp_path, TAILS[tail])
+    flattened = next(
+        layer.output.shape[-1]
+        for layer in network(TAILS[tail]).layers
+        if isinstance(layer, keras.layers.Flatten)
+    )
+    assert widest_product("explain_hires") == flattened
+    assert widest_product("explain") < flattened
 
 
 def test_a_class_that_is_not_there_has_no_evidence(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from contracts.trainings import TrainingRequest
+from models.networks.precision import has_bfloat16
 from models.training.features import _space, compiled
 from models.training.freezing import cut_below, freeze
-from models.training.hardware import Hardware, _has_bfloat16
+from models.training.hardware import Hardware
 from models.training.recipe import blueprint_of
 from tests.models import keras_warnings
 from tests.models.training.material import asked
@@ -41,4 +42,4 @@ def test_it_can_be_turned_off() -> None:
         return Hardware.of(request).learning_features(request)
 
     assert chosen(mixed_precision="off") == "float32"
-    assert chosen() == ("bfloat16" if _has_bfloat16() else "float32")
+    assert chosen() == ("bfloat16" if has_bfloat16() else "float32")
