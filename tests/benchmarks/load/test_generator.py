@@ -103,8 +103,10 @@ def test_a_lost_connection_is_an_error_and_the_next_one_is_opened() -> None:
     assert result.answered > 0
 
 
-def test_stages_leave_the_rest_to_the_way() -> None:
-    body = b'{"batch_size":4,"timing_ms":{"decode":1.0,"queue":2.0,"compute":3.0,"total":6.0}}'
+@pytest.mark.parametrize(("batch", "told_batch"), [(b'"batch_size":4,', 4), (b"", None)])
+def test_stages_leave_the_rest_to_the_way(batch: bytes, told_batch: int | None) -> None:
+    timing = b'"timing_ms":{"decode":1.0,"queue":2.0,"compute":3.0,"total":6.0}'
+    body = b"{" + batch + timing + b"}"
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
 
     async def told(_: int) -> bytes:
@@ -112,7 +114,7 @@ def test_stages_leave_the_rest_to_the_way() -> None:
         return head + body
 
     result = run(told, clients=1, seconds=0.2)
-    assert result.batch_size == 4
+    assert result.batch_size == told_batch
     assert result.stages["compute"] == 3
     assert sum(result.stages.values()) == pytest.approx(result.latency["mean"], abs=0.01)
 

@@ -35,6 +35,14 @@ def test_a_pattern_does_not_depend_on_its_neighbours(filters: Filters) -> None:
     assert np.abs(difference).max() <= 1
 
 
+def test_in_bfloat16_the_same_filters_are_excited_as_much(filters: Filters) -> None:
+    full = filters.patterns([0, 3, 7], SHORT)
+    half = Filters(tiny(), "unit", "conv2", "bfloat16").patterns([0, 3, 7], SHORT)
+    assert half.blank.tolist() == full.blank.tolist()
+    np.testing.assert_allclose(half.activations, full.activations, rtol=0.05)
+    assert (half.activations != full.activations).any(), "it was computed otherwise"
+
+
 def test_more_than_fit_in_memory_run_in_turn(
     filters: Filters, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from models.rendering.png_file import Packing, png
 
 
 @pytest.mark.parametrize("packing", get_args(Packing))
-@pytest.mark.parametrize("size", [(1, 1), (1, 70), (200, 64), (33, 129)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (200, 64), (33, 129), (300, 150)])
 def test_every_pixel_is_as_it_was(size: tuple[int, int], packing: Packing) -> None:
     random = np.random.default_rng(8)
     picture = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))

@@ -32,11 +32,22 @@ def test_a_step_has_no_halo() -> None:
     assert levels.max() > 240, "hardly lower than the evidence"
 
 
+@settings(max_examples=60, deadline=None)
+@given(GRIDS, st.tuples(st.integers(1, 60), st.integers(1, 60)))
+def test_a_smooth_picture_never_leaves_the_range_of_the_grid(
+    grid: np.ndarray, size: tuple[int, int]
+) -> None:
+    levels = np.asarray(smooth(grid, size)).astype(int)
+    assert levels.shape == size[::-1]
+    assert levels.min() >= np.floor(grid.min() * 255)
+    assert levels.max() <= np.ceil(grid.max() * 255)
+
+
 def test_values_stand_in_the_middle_of_their_cells() -> None:
     grid = np.array([[0.0, 1.0, 0.25]], np.float32)
     np.testing.assert_allclose(monotone(grid, 9)[0, [1, 4, 7]], grid[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 700), (700, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (700, 3), (1500, 40)])
 def test_any_size(size: tuple[int, int]) -> None:
     assert smooth(np.ones((7, 7), np.float32), size).size == size
