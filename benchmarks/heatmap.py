@@ -52,7 +52,10 @@ def main() -> None:
                     seconds=asked.seconds,
                     accept=accept,
                 )
-                results[kind].append(measure(plan))
+                result = measure(plan)
+                if not result.answered:
+                    parser.error(f"{kind}: no answer, but {result.errors}")
+                results[kind].append(result)
         for kind, runs in results.items():
             costs = [
                 base.throughput / run.throughput

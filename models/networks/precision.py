@@ -35,9 +35,15 @@ def in_precision(model: keras.Model, precision: Precision) -> keras.Model:
         return model
 
     def clone(layer: keras.Layer) -> keras.Layer:
+        if not isinstance(layer, keras.Layer):
+            return layer  # an operator in the graph: it computes in what it is given
         config = layer.get_config() | {"dtype": "mixed_bfloat16"}
         return type(layer).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())
+    for layer in copy.layers:
+        # What it learnt of its data are weights, but it computes with what it makes of them once.
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
     return copy

@@ -13,10 +13,12 @@ from PIL import Image
 
 Grid = npt.NDArray[np.float32]
 
-# What is wider is made bilinearly of a picture this wide, or of this many steps a cell: as smooth
-# to the eye, and it bounds the memory.
+# What is wider is made bilinearly of so many steps a cell: as smooth to the eye, and it bounds the
+# memory. So that it bounds it, a fine grid has fewer.
 _FINEST = 1024
-_STEPS_A_CELL = 4
+_STEPS_A_CELL, _FEWEST_STEPS = 16, 4
+# Of a coarser grid a matrix takes half a megabyte at most, and many are kept.
+_COARSE = 64
 # Rounds the corners of what is left of the cells; an average never leaves the range either.
 _BLUR_CELLS = 0.3
 _BLUR_REACH = 4  # standard deviations; what lies beyond weighs less than a ten-thousandth
@@ -29,15 +31,20 @@ def smooth(grid: Grid, size: tuple[int, int]) -> Image.Image:
         grid: Values in 0..1, shape (rows, columns).
         size: (width, height) of the picture in pixels.
     """
-    width, height = (
-        min(side, max(_FINEST, cells * _STEPS_A_CELL))
-        for side, cells in zip(size, reversed(grid.shape), strict=True)
-    )
+    rows, columns = grid.shape
+    width, height = _points(columns, size[0]), _points(rows, size[1])
     fine = monotone(monotone(grid.T, height, _BLUR_CELLS).T, width, _BLUR_CELLS)
     fine *= 255  # in place, as it is large
     fine += 0.5
     picture = Image.fromarray(fine.astype(np.uint8))
     return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
+
+
+def _points(cells: int, side: int) -> int:
+    """How many are computed of so many pixels."""
+    if side <= _FINEST:
+        return side
+    return min(side, max(cells * _FEWEST_STEPS, min(cells * _STEPS_A_CELL, _FINEST)))
 
 
 def monotone(grid: Grid, length: int, blur: float = 0.0) -> Grid:
@@ -56,11 +63,11 @@ def monotone(grid: Grid, length: int, blur: float = 0.0) -> Grid:
         float32 (n, length).
     """
     known = np.concatenate((grid, _slopes(grid)), axis=1, dtype=np.float32)
-    smoothed: Grid = known @ _basis(grid.shape[1], length, blur)
+    basis = _coarse_basis if grid.shape[1] <= _COARSE else _fine_basis
+    smoothed: Grid = known @ basis(grid.shape[1], length, blur)
     return smoothed
 
 
-@lru_cache(maxsize=16)
 def _basis(count: int, length: int, blur: float) -> Grid:
     """What each value, and after them each slope, adds to each point: (2 * count, length)."""
     x = ((np.arange(length) + 0.5) * count / length - 0.5).clip(0, count - 1)
@@ -79,6 +86,9 @@ def _basis(count: int, length: int, blur: float) -> Grid:
     return seen
 
 
+_coarse_basis, _fine_basis = lru_cache(64)(_basis), lru_cache(4)(_basis)
+
+
 def _blurred(rows: npt.NDArray[np.float64], deviation: float) -> npt.NDArray[np.float64]:
     """Each row through a Gaussian of so many points; beyond its ends it goes on as it ended."""
     reach = int(np.ceil(_BLUR_REACH * deviation))
@@ -86,9 +96,10 @@ def _blurred(rows: npt.NDArray[np.float64], deviation: float) -> npt.NDArray[np.
         return rows
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
     wide = np.pad(rows, ((0, 0), (reach, reach)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(wide, len(weights), axis=1)
-    blurred: npt.NDArray[np.float64] = windows @ (weights / weights.sum())
-    return blurred
+    # As a product of spectra, which of a wide picture takes a tenth of the time; what comes round
+    # from the other end is what was added there.
+    spectrum = np.fft.rfft(wide) * np.fft.rfft(weights / weights.sum(), wide.shape[1])
+    return np.fft.irfft(spectrum, wide.shape[1])[:, 2 * reach :]
 
 
 def _slopes(grid: Grid) -> npt.NDArray[np.float64]:

@@ -67,7 +67,7 @@ def complaint(runtime: Runtime, reference: Reference, precision: Precision) -> s
             continue
         found = runtime.run(endpoint, reference.pictures)
         if found.shape != expected.shape or not np.isfinite(found).all():
-            return f"{endpoint} gave values that are no numbers"
+            return f"{endpoint} gave too few values, or some that are no numbers"
         if endpoint == "serve":
             strays = _probabilities(expected, found, bounds)
         else:
@@ -118,7 +118,7 @@ def complaint_of_maps(
     told = explain(reference.pictures, classes)
     found = told[OUTPUTS[endpoint]]
     if found.shape != expected.shape or not np.isfinite(found).all():
-        return f"{endpoint} gave values that are no numbers"
+        return f"{endpoint} gave too few values, or some that are no numbers"
     if not np.array_equal(told[TARGET], classes):
         return f"{endpoint} explained other classes than it was asked for"
     worst = min(map(_likeness, expected, found))
