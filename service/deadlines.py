@@ -70,7 +70,8 @@ class Deadline:
     def _passed(self) -> DeadlineExceeded:
         return DeadlineExceeded(
             f"No answer within {self.milliseconds} ms. Send fewer or smaller images, ask for less "
-            f"of each, try again later, or allow more time with {HEADER}."
+            f"of each, try again later, or allow more time with {HEADER}. The first request of a "
+            "kind also waits until a worker has loaded the network for it."
         )
 
 

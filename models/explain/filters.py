@@ -21,6 +21,7 @@ from contracts.explanation import LARGEST_PATTERN
 from contracts.messages import Pixels
 from models.catalog import Preprocessing
 from models.explain.flat import Flat, Tensor
+from models.explain.open_relus import opened
 from models.explain.smallest_side import smallest_side
 from models.networks.precision import Precision, in_precision
 from models.networks.preprocessing import prepare
@@ -90,7 +91,8 @@ class Filters:
         flat = Flat.of(model)
         self._channels = int(flat.image.shape[-1])
         self._preprocessing = preprocessing
-        self._part = any_size(in_precision(flat.to(flat.steps[layer].output), precision))
+        part = Flat.of(in_precision(flat.to(flat.steps[layer].output), precision))
+        self._part = any_size(part.model, opened(part, layer))
         self._layer = layer
         self._least = smallest_side(self._part, LARGEST_PATTERN)
         self.count = int(flat.steps[layer].output.shape[-1])
@@ -194,13 +196,15 @@ class Filters:
         return tf.roll(x, -shift, axis=(1, 2)), activations, size
 
 
-def any_size(part: keras.Model) -> keras.Model:
-    """The same layers on a picture of any size."""
+def any_size(
+    part: keras.Model, clone: Callable[[keras.Layer], keras.Layer] = lambda layer: layer
+) -> keras.Model:
+    """The same layers, or what `clone` makes of them, on a picture of any size."""
     image = keras.Input((None, None, part.inputs[0].shape[-1]))
     return keras.models.clone_model(
         part,
         input_tensors=keras.tree.pack_sequence_as(part.input, [image]),
-        clone_function=lambda layer: layer,
+        clone_function=clone,
     )
 
 

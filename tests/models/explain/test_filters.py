@@ -23,9 +23,31 @@ def test_each_pattern_excites_its_filter_more_the_longer_it_climbs(filters: Filt
     long = filters.patterns([0, 3, 7], Ascent(steps=40, image_size=20, seed=8))
     assert short.pictures.shape == (3, 20, 20, 3)
     assert short.pictures.dtype == np.uint8
-    live = ~short.blank
-    assert live.any()
-    assert (long.activations[live] > short.activations[live]).all()
+    excited = short.activations > 0
+    assert excited.any()
+    assert (long.activations[excited] > short.activations[excited]).all()
+
+
+@pytest.mark.parametrize("ending", ["relu", "relu6", "ReLU", "concatenated"])
+def test_a_filter_that_grey_noise_leaves_shut_is_opened(ending: str) -> None:
+    """Behind a bias of -70 nothing comes back by a rectifier's own gradient."""
+    image = keras.Input((16, 16, 3))
+    bias = keras.initializers.Constant(-70)
+    within = ending if ending.startswith("relu") else None
+    x = layers.Conv2D(3, 1, activation=within, kernel_initializer="ones", bias_initializer=bias)
+    x = x(layers.Rescaling(40.0)(image))
+    if within is None:
+        x = layers.ReLU(6.0)(x)
+    if ending == "concatenated":
+        x = layers.Concatenate()([x, layers.Dropout(0.1)(x)])
+    x = layers.Activation("linear", name="asked")(x)
+    model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    found = Filters(model, "unit", "asked")
+    short = found.patterns([0], Ascent(steps=1, image_size=16))
+    long = found.patterns([0], Ascent(steps=150, image_size=16))
+    assert short.activations[0] == 0
+    assert not short.blank[0]
+    assert long.activations[0] > 0.01
 
 
 def test_a_pattern_does_not_depend_on_its_neighbours(filters: Filters) -> None:
