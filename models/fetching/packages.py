@@ -13,6 +13,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -151,12 +152,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _largest(folder: Path) -> int:
     """The size in bytes of the largest file below `folder`: the download, as it grows."""
     sizes = [0]
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file():
-                sizes.append(path.stat().st_size)
-        except OSError:  # pip renames and removes as it goes
-            continue
+    # pip renames and removes as it goes, folders too, which `os.walk` passes over.
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            with suppress(OSError):
+                sizes.append((Path(parent) / file).stat().st_size)
     return max(sizes)
 
 
