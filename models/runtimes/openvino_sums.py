@@ -3,7 +3,7 @@
 Grad-CAM asks of each map only what its gradient is on average. What a pool, a convolution of single
 places or a flattened product sends back can be summed before it is sent: VGG16's way back through
 its first dense layer then reads 512 x 4096 weights in place of 25088 x 4096, which for one picture
-took as long as all of its convolutions.
+took a quarter of the whole.
 """
 
 from collections.abc import Callable
