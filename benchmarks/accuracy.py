@@ -23,9 +23,9 @@ from rich.table import Table
 
 from contracts.settings import Settings
 from models.catalog import CATALOG, Network
-from models.images import decode
+from models.images.decode import decode
 from models.predictor import Predictor, load_predictor
-from models.weights import Weights
+from models.weights.catalog import Weights
 
 TOP = 5
 TOLERANCE = 1e-3

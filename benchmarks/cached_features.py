@@ -23,20 +23,20 @@ import numpy as np
 from rich.console import Console
 
 from contracts.settings import Settings
-from contracts.trainings import TrainingRequest
+from contracts.training.trainings import TrainingRequest
 from models.datasets.dataset import Dataset, Example
+from models.export.signatures import Blueprint
 from models.networks.precision import Precision
-from models.signatures import Blueprint
-from models.training.assembly import Assembly, assemble
-from models.training.feature_cache import FeatureCache
-from models.training.features import Extractor, compiled
-from models.training.freezing import Cut, cut_below, freeze
-from models.training.hardware import Hardware
-from models.training.learner import Batch, Learner
-from models.training.pictures import Pictures
-from models.training.recipe import blueprint_of, input_size_of
-from models.training.sources import FeatureSource, PictureSource, Source, as_they_are, in_graph
-from models.weights import Weights
+from models.training.data.feature_cache import FeatureCache
+from models.training.data.features import Extractor, compiled
+from models.training.data.image_loader import Pictures
+from models.training.data.sources import FeatureSource, PictureSource, Source, as_they_are, in_graph
+from models.training.loop.assembly import Assembly, assemble
+from models.training.loop.freezing import Cut, cut_below, freeze
+from models.training.loop.hardware import Hardware
+from models.training.loop.learner import Batch, Learner
+from models.training.loop.recipe import blueprint_of, input_size_of
+from models.weights.catalog import Weights
 
 _RATE = 1e-3
 

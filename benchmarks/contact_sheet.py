@@ -9,16 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from contracts.explanation import METHODS
-from contracts.messages import Pixels
+from contracts.inference.explanation import METHODS
+from contracts.queue.messages import Pixels
 from contracts.settings import Settings
-from models.devices import prepare_tensorflow
+from models.explain.contact_sheet import Tile, sheet
 from models.explain.explainer import Explainer
-from models.explain.pictures import Tile, sheet
-from models.images import decode
-from models.label_file import read_labels
-from models.shelves import Served
-from models.store import Store
+from models.images.decode import decode
+from models.serving.devices import prepare_tensorflow
+from models.store.labels import read_labels
+from models.store.snapshot import Served
+from models.store.store import Store
 
 SIDE = 112
 ALPHA = 0.5

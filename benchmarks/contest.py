@@ -17,7 +17,7 @@ from benchmarks.load.plan import Plan, Result
 from benchmarks.load.process import LoadFailedError, measure
 from benchmarks.preparation import Bench, peer_version
 from benchmarks.servers import Launch, Server, ServerFailedError
-from contracts.release import RELEASE
+from contracts.settings import RELEASE
 
 CROWD = 16
 CURVE = (1, 2, 4, 8, 16, 32)

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from models.catalog import CATALOG, Network
-from models.images import decode
-from models.resizing import UPRIGHT, crop_box, fit
+from models.images.decode import decode
+from models.images.resize import UPRIGHT, crop_box, fit
 
 Way = Callable[[bytes, Network], np.ndarray]
 LIMIT = 50_000_000

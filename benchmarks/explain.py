@@ -26,15 +26,15 @@ from rich.table import Table
 
 from contracts.settings import Settings
 from models.catalog import CATALOG
-from models.check_pictures import check_pictures
-from models.devices import prepare_tensorflow
 from models.explain.filters import Ascent, Filters
-from models.keras_files import read_whole
+from models.export.check_images import check_pictures
+from models.export.signatures import Blueprint, signatures
 from models.networks.architecture import build
+from models.networks.keras_files import read_whole
 from models.networks.precision import quickest_precision
 from models.networks.preprocessing import preprocess
-from models.signatures import Blueprint, signatures
-from models.store import Store
+from models.serving.devices import prepare_tensorflow
+from models.store.store import Store
 
 GOAL_COST, GOAL_SPEED = 1.3, 5.0
 FILTERS = 25

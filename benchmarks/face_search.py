@@ -11,8 +11,8 @@ import time
 import numpy as np
 
 from benchmarks.machine import describe
-from contracts.subjects import LENGTH
-from database.gallery import Shelf
+from contracts.faces.subjects import LENGTH
+from database.faces.gallery import Shelf
 
 _TEMPLATES_EACH = 5
 

@@ -6,9 +6,9 @@
 Each FOLDER holds one folder of pictures a person. Every face is compared with every other:
 identification is the nearest other face (rank 1), verification the false non-match rate at the
 thresholds where 1 in 100 and 1 in 1,000 pairs of different people match, with 95 % intervals that
-draw the people anew (`models.faces.bootstrap`). A peer's embeddings of the same pictures are made
-in an environment of its own by `benchmarks/peers/face_embeddings.py`; where it compares by
-distance, unit length makes the order the same.
+draw the people anew (`models.faces.calibration.bootstrap`). A peer's embeddings of the same
+pictures are made in an environment of its own by `benchmarks/peers/face_embeddings.py`; where it
+compares by distance, unit length makes the order the same.
 
 Needs `OPSIN_HOME` with `face_embedder` in the store, and the detector's weights.
 """
@@ -26,15 +26,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from contracts.messages import Vector
+from contracts.queue.messages import Vector
 from contracts.settings import Settings
 from models.faces.analyser import FaceAnalyser, open_analyser
-from models.faces.bootstrap import spread
-from models.faces.calibration import equal_error_rate, threshold_at
-from models.faces.comparisons import Comparisons
-from models.faces.intervals import clopper_pearson, rule_of_three
-from models.images import upright
-from models.store import Store
+from models.faces.calibration.bootstrap import spread
+from models.faces.calibration.calibration import equal_error_rate, threshold_at
+from models.faces.calibration.comparisons import Comparisons
+from models.faces.calibration.intervals import clopper_pearson, rule_of_three
+from models.images.decode import upright
+from models.store.store import Store
 
 TARGETS = (1e-2, 1e-3)
 PICTURES = (".jpg", ".jpeg", ".png")

@@ -23,16 +23,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.accuracy import labelled
-from contracts.explanation import METHODS, Faithfulness
-from contracts.messages import Pixels
+from contracts.inference.explanation import METHODS, Faithfulness
+from contracts.queue.messages import Pixels
 from contracts.settings import Settings
-from models.devices import prepare_tensorflow
 from models.explain.explainer import Explainer
 from models.explain.faithfulness import STEPS, faithfulness
-from models.images import decode
-from models.shelves import Served
-from models.store import Store
-from models.version_predictor import load_version
+from models.images.decode import decode
+from models.serving.devices import prepare_tensorflow
+from models.serving.predictor import load_version
+from models.store.snapshot import Served
+from models.store.store import Store
 
 RANDOM = "random map"
 BATCH = 16

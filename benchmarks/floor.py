@@ -44,11 +44,11 @@ def main() -> None:
     model, store_home, pictures = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     os.environ["OPSIN_WORKER_THREADS"] = "1"
     os.environ["OMP_NUM_THREADS"] = "1"
-    from contracts.settings import Settings  # noqa: PLC0415  reads what was just set
-    from models.images import decode  # noqa: PLC0415
-    from models.runtimes.runtime import RuntimeOptions  # noqa: PLC0415
-    from models.store import Store  # noqa: PLC0415
-    from workers.loading import loader, prepare  # noqa: PLC0415  TensorFlow
+    from contracts.settings import Settings  # reads what was just set
+    from models.images.decode import decode
+    from models.serving.runtime import RuntimeOptions
+    from models.store.store import Store
+    from workers.inference.loaders import loader, prepare  # TensorFlow
 
     settings = Settings()
     prepare(settings)

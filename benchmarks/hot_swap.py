@@ -29,15 +29,15 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.settings import Settings
-from models.check_pictures import check_pictures
-from models.exporting import export_version
-from models.images import decode
-from models.keras_files import read_whole
-from models.label_file import read_labels
-from models.shelves import Served
-from models.signatures import Blueprint
-from models.store import Store
-from models.version_predictor import VersionPredictor
+from models.export.check_images import check_pictures
+from models.export.saved_model import export_version
+from models.export.signatures import Blueprint
+from models.images.decode import decode
+from models.networks.keras_files import read_whole
+from models.serving.predictor import VersionPredictor
+from models.store.labels import read_labels
+from models.store.snapshot import Served
+from models.store.store import Store
 
 TOLERANCE = 1e-4
 PART = 1e-3  # the two versions differ by at least this, or agreeing would say nothing
@@ -271,7 +271,7 @@ class HotSwap:
 
 
 def _base_output(network: str) -> str:
-    from models.networks.architecture import ARCHITECTURES  # noqa: PLC0415
+    from models.networks.architecture import ARCHITECTURES
 
     return ARCHITECTURES[network].base_output
 

@@ -16,10 +16,10 @@ import numpy as np
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from models.datasets.library import Library
-from models.images import decode
-from models.quantization import run
-from models.store import CHAMPION, Store
-from models.version_predictor import load_version
+from models.export.quantization import run
+from models.images.decode import decode
+from models.serving.predictor import load_version
+from models.store.store import CHAMPION, Store
 
 
 class Unwatched:

@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.contestants import PEERS_VENV, ROOT, Subject
 from benchmarks.load.pictures import write_pictures
 from contracts.settings import Settings
-from models.samples import Samples
-from models.store import Store
+from models.store.store import Store
+from models.weights.samples import Samples
 
 REQUIREMENTS = ROOT / "benchmarks" / "requirements-peers.txt"
 _IMPORT_SECONDS = 900.0
@@ -104,7 +104,7 @@ def _champion(bench: Bench, model: str) -> Path:
 
 def _import(bench: Bench, settings: Settings, model: str) -> None:
     if model not in bench.store.models():
-        _bring(bench, settings, model, "models.importer")
+        _bring(bench, settings, model, "models.export.import_child")
 
 
 def _bring(bench: Bench, settings: Settings, model: str, module: str) -> None:

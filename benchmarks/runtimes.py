@@ -18,18 +18,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from contracts.manifest import Endpoint
-from models.manifest import read_manifest
-from models.runtimes.choice import tensorflow_runtime
-from models.runtimes.openvino import OpenVinoRuntime
-from models.runtimes.openvino_import import import_openvino
-from models.runtimes.runtime import (
+from contracts.inference.manifest import Endpoint
+from models.serving.openvino.frontend import import_openvino
+from models.serving.openvino.runtime import OpenVinoRuntime
+from models.serving.runtime import (
     Precision,
     Runtime,
     RuntimeOptions,
     RuntimeUnavailableError,
 )
-from models.store import Store
+from models.serving.selection import tensorflow_runtime
+from models.store.manifest import read_manifest
+from models.store.store import Store
 
 SIZES = (1, 2, 4, 8, 16)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")

@@ -12,14 +12,14 @@ from pathlib import Path
 import keras
 
 from models.catalog import CATALOG
-from models.check_pictures import check_pictures
-from models.exporting import export_version
-from models.labels import imagenet_labels
+from models.export.check_images import check_pictures
+from models.export.saved_model import export_version
+from models.export.signatures import Blueprint
 from models.networks.architecture import build
 from models.networks.loading import load_weights
-from models.signatures import Blueprint
-from models.store import Store
-from models.weights import Weights, WeightsMissing
+from models.store.labels import imagenet_labels
+from models.store.store import Store
+from models.weights.catalog import Weights, WeightsMissing
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.failure import CommandError
+from cli.output import CommandError
 
 PRIVATE = 0o700
 

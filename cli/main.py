@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli import faces_commands, job_commands, key_commands
-from cli.backup_command import backup, restore
-from cli.explain_command import explain
-from cli.failure import CommandError
-from contracts.release import RELEASE
+from cli.commands import faces_commands, job_commands, key_commands
+from cli.commands.backup_command import backup, restore
+from cli.commands.explain_command import explain
+from cli.output import CommandError
+from contracts.settings import RELEASE
 
 _INTERRUPTED = 130
 
@@ -83,7 +83,7 @@ def run() -> None:
     try:
         build()()
     except CommandError as failure:
-        from cli.console import complain, notes  # noqa: PLC0415
+        from cli.output import complain, notes
 
         complain(notes(), failure.message)
         sys.exit(failure.exit_code)
@@ -95,8 +95,8 @@ def up(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all logs live.")] = False,
 ) -> None:
     """Start everything on this machine: Valkey, two workers and the API. Ctrl-C stops it all."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.up import up as start  # noqa: PLC0415
+    from cli.commands.up import up as start
+    from cli.settings import load
 
     start(load(), verbose=verbose)
 
@@ -107,10 +107,10 @@ def serve(
     ] = "",
 ) -> None:
     """Run the API alone; needs OPSIN_REDIS_URL."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.roles import serve as start  # noqa: PLC0415
-    from cli.roles import serve_many as start_many  # noqa: PLC0415
-    from cli.roles import serve_shared as start_shared  # noqa: PLC0415
+    from cli.commands.serve import serve as start
+    from cli.commands.serve import serve_many as start_many
+    from cli.commands.serve import serve_shared as start_shared
+    from cli.settings import load
 
     settings = load()
     if shared:
@@ -130,8 +130,8 @@ def worker(
     ] = False,
 ) -> None:
     """Run one inference worker, or one job worker, alone; needs OPSIN_REDIS_URL."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.roles import keep, work, work_on_jobs  # noqa: PLC0415
+    from cli.commands.serve import keep, work, work_on_jobs
+    from cli.settings import load
 
     (work_on_jobs if jobs else work if unkept else keep)(load())
 
@@ -154,9 +154,9 @@ def classify(  # noqa: PLR0917 (typer reads options from the parameters)
 
     The server answers if one runs, else the network in this process.
     """
-    from cli.classify import Question  # noqa: PLC0415
-    from cli.classify import classify as answer  # noqa: PLC0415
-    from cli.configuration import load  # noqa: PLC0415
+    from cli.commands.classify import Question
+    from cli.commands.classify import classify as answer
+    from cli.settings import load
 
     settings = load(key=key)
     question = Question(model, top, resize)
@@ -194,9 +194,9 @@ def train(  # noqa: PLR0917 (typer reads options from the parameters)
 
     Ctrl-C stops it; the same command again goes on. A running `opsin up` serves the new champion.
     """
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.train import train as start  # noqa: PLC0415
-    from cli.wishes import wishes  # noqa: PLC0415
+    from cli.commands.train import train as start
+    from cli.commands.train import wishes
+    from cli.settings import load
 
     asked = wishes(
         options,
@@ -217,7 +217,7 @@ def train(  # noqa: PLR0917 (typer reads options from the parameters)
 
 def presets() -> None:
     """Show the trainings of the classic tutorials, by name."""
-    from cli.train import show_presets  # noqa: PLC0415
+    from cli.commands.train import show_presets
 
     show_presets()
 
@@ -227,40 +227,40 @@ def tensorboard(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 6006,
 ) -> None:
     """Open TensorBoard on what trainings logged."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.tensorboard import tensorboard as start  # noqa: PLC0415
+    from cli.commands.tensorboard import tensorboard as start
+    from cli.settings import load
 
     start(load(), job, port)
 
 
 def weights_pull(names: Names = None) -> None:
     """Fetch weights. Without a name: what OPSIN_MODELS needs, and the sample photos."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.weights import pull  # noqa: PLC0415
+    from cli.commands.weights import pull
+    from cli.settings import load
 
     pull(load(), names or [])
 
 
 def weights_list() -> None:
     """Show all weights: here or not, size, licence, source."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.weights import show  # noqa: PLC0415
+    from cli.commands.weights import show
+    from cli.settings import load
 
     show(load())
 
 
 def weights_verify(names: Names = None) -> None:
     """Read weight files from end to end and compare their digests."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.weights import verify  # noqa: PLC0415
+    from cli.commands.weights import verify
+    from cli.settings import load
 
     verify(load(), names or [])
 
 
 def models_list() -> None:
     """Show every version, its aliases, network, classes and size."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.versions import show  # noqa: PLC0415
+    from cli.commands.models import show
+    from cli.settings import load
 
     show(load())
 
@@ -271,8 +271,8 @@ def models_promote(
     alias: Annotated[str, typer.Option(help="The alias that shall stand on it.")] = "champion",
 ) -> None:
     """Let an alias stand on a version; to roll back, name an older one."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.versions import promote  # noqa: PLC0415
+    from cli.commands.models import promote
+    from cli.settings import load
 
     promote(load(), model, version, alias)
 
@@ -281,8 +281,8 @@ def models_delete(
     model: Model, version: Annotated[int, typer.Argument(min=1, help="Its number.")]
 ) -> None:
     """Remove a version for good; not while an alias stands on it."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.versions import delete  # noqa: PLC0415
+    from cli.commands.models import delete
+    from cli.settings import load
 
     delete(load(), model, version)
 
@@ -291,8 +291,8 @@ def models_verify(
     model: Annotated[str | None, typer.Argument(help="Default: all models.")] = None,
 ) -> None:
     """Compare all files with their digests; a damaged version goes to quarantine."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.versions import verify  # noqa: PLC0415
+    from cli.commands.models import verify
+    from cli.settings import load
 
     verify(load(), model)
 
@@ -307,8 +307,8 @@ def models_download(
     to: Annotated[Path | None, typer.Option(help="A file that is not there yet.")] = None,
 ) -> None:
     """Write a version to a file."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.versions import fetch  # noqa: PLC0415
+    from cli.commands.models import fetch
+    from cli.settings import load
 
     fetch(load(), model, version, kind, to)
 
@@ -325,25 +325,25 @@ def datasets_add(
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another split.")] = 0,
 ) -> None:
     """Take pictures in, and report what became of each file."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.datasets import add  # noqa: PLC0415
-    from models.datasets.splitting import Fractions  # noqa: PLC0415
+    from cli.commands.datasets import add
+    from cli.settings import load
+    from models.datasets.splitting import Fractions
 
     add(load(), source, name, Fractions(validation, test, seed))
 
 
 def datasets_list() -> None:
     """Show all data sets."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.datasets import show_all  # noqa: PLC0415
+    from cli.commands.datasets import show_all
+    from cli.settings import load
 
     show_all(load())
 
 
 def datasets_show(dataset: DatasetId) -> None:
     """Show a data set's classes, splits, warnings, and what was left out."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.datasets import show  # noqa: PLC0415
+    from cli.commands.datasets import show
+    from cli.settings import load
 
     show(load(), dataset)
 
@@ -356,16 +356,16 @@ def datasets_files(
     ] = None,
 ) -> None:
     """Show every file that was sent, and what became of it."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.datasets import files  # noqa: PLC0415
+    from cli.commands.datasets import files
+    from cli.settings import load
 
     files(load(), dataset, label, status)
 
 
 def datasets_delete(dataset: DatasetId) -> None:
     """Remove a data set and its pictures for good."""
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.datasets import delete  # noqa: PLC0415
+    from cli.commands.datasets import delete
+    from cli.settings import load
 
     delete(load(), dataset)
 
@@ -380,7 +380,7 @@ def doctor(
 
     The exit status is 1 if something will not work as it is.
     """
-    from cli.configuration import load  # noqa: PLC0415
-    from cli.doctor import examine  # noqa: PLC0415
+    from cli.commands.diagnostics import examine
+    from cli.settings import load
 
     examine(load(), deep=deep, as_json=as_json)

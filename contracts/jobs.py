@@ -1,4 +1,7 @@
-"""A long task, seen from outside: one resource with one life."""
+"""A long task, seen from outside: one resource with one life.
+
+How long a running job may go without a sign of life before another worker takes it over.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -6,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from contracts.names import FACE_QUEUE, PICTURE_QUEUE, TRAINING_QUEUE
+from contracts.queue.redis_keys import FACE_QUEUE, PICTURE_QUEUE, TRAINING_QUEUE
 
 JobKind = Literal[
     "classify",
@@ -86,3 +89,6 @@ class Job(BaseModel):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+
+
+LEASE_SECONDS = 60.0

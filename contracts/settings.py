@@ -3,6 +3,8 @@
 Every field is read from the environment as ``OPSIN_<NAME>`` or from a ``.env`` file in the
 working directory; the environment wins. ``docs/reference/settings.md`` lists them, and a test
 compares the two.
+
+The version of Opsin that is running; a test compares it with pyproject.toml.
 """
 
 import ipaddress
@@ -377,3 +379,6 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+RELEASE = "0.1.0"

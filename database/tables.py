@@ -100,7 +100,7 @@ class MetricRecord(Record):
 
 
 class ArtifactRecord(Record):
-    """One file that a job made; the file itself lies in `database.job_files`."""
+    """One file that a job made; the file itself lies in `database.jobs.files`."""
 
     __tablename__ = "job_artifacts"
 
@@ -127,7 +127,7 @@ class AnswerRecord(Record):
 
 
 class DataSetRecord(Record):
-    """One data set, see `contracts.datasets.DatasetInfo`."""
+    """One data set, see `contracts.training.datasets.DatasetInfo`."""
 
     __tablename__ = "data_sets"
     __table_args__ = (Index("data_sets_newest", "created_at", "id"),)
@@ -139,7 +139,7 @@ class DataSetRecord(Record):
 
 
 class DataSetFileRecord(Record):
-    """One file that was sent for a data set, see `contracts.datasets.DatasetFile`."""
+    """One file that was sent for a data set, see `contracts.training.datasets.DatasetFile`."""
 
     __tablename__ = "data_set_files"
     __table_args__ = (
@@ -198,7 +198,7 @@ class AuditRecord(Record):
 
 
 class SubjectRecord(Record):
-    """A person who may be recognised, see `contracts.subjects.Subject`."""
+    """A person who may be recognised, see `contracts.faces.subjects.Subject`."""
 
     __tablename__ = "subjects"
     __table_args__ = (
@@ -219,7 +219,7 @@ class SubjectRecord(Record):
 
 
 class FaceFileRecord(Record):
-    """A picture that is kept of a subject; the file itself is sealed, see `database.face_files`."""
+    """An image kept of a subject; `database.faces.face_files` holds the encrypted file."""
 
     __tablename__ = "face_files"
 

@@ -8,9 +8,9 @@ of the caller.
 from dataclasses import dataclass
 from typing import Literal
 
-from contracts import names
 from contracts.errors import ModelNotFound
-from contracts.faces import FACE_MODEL
+from contracts.faces.faces import FACE_MODEL
+from contracts.queue import redis_keys
 
 Preprocessing = Literal["caffe", "lite", "unit", "face"]
 
@@ -125,7 +125,7 @@ def queue_of(model: str) -> str:
 
     So a worker hears of a model that is made while it runs.
     """
-    return names.inference_queue(model if model in CATALOG else TRAINED)
+    return redis_keys.inference_queue(model if model in CATALOG else TRAINED)
 
 
 def network_of(name: str) -> Network:

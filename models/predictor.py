@@ -14,15 +14,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from contracts.inference import Operation
-from contracts.messages import Pixels
-from models.batches import Batches, Outputs
+from contracts.inference.inference import Operation
+from contracts.queue.messages import Pixels
 from models.catalog import Network
-from models.devices import prepare_tensorflow
 from models.networks.architecture import ARCHITECTURES, build
 from models.networks.loading import load_weights
 from models.networks.preprocessing import preprocess
-from models.weights import Weights, WeightsMissing
+from models.serving.batching import Batches, Outputs
+from models.serving.devices import prepare_tensorflow
+from models.weights.catalog import Weights, WeightsMissing
 
 
 class Predictor:

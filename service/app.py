@@ -7,39 +7,32 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from contracts.release import RELEASE
-from contracts.settings import MIB, Settings
-from service import documentation, openapi, problems
-from service.access import Doors
-from service.limits import body_limit, larger_bodies
+from contracts.settings import MIB, RELEASE, Settings
+from service.auth import audit_routes as audit
+from service.auth import routes as keys
+from service.auth.scopes import Doors
+from service.datasets import routes as datasets
+from service.dependencies import Opening
+from service.explanation import layer_routes as layers
+from service.explanation import routes as explanation
+from service.faces.routes import calibrations, challenges, faces, login, subjects
+from service.http import docs, errors, openapi
+from service.http.body import body_limit, larger_bodies
+from service.inference import routes as inference
+from service.jobs import routes as jobs
 from service.middleware.access_log import AccessLog
+from service.middleware.authentication import KeyCheck
 from service.middleware.body_limit import BodyLimit
-from service.middleware.keys import KeyCheck
+from service.middleware.memory_limit import UploadBudget
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
-from service.middleware.upload_budget import UploadBudget
-from service.routes import (
-    audit,
-    calibrations,
-    challenges,
-    datasets,
-    explanation,
-    faces,
-    inference,
-    jobs,
-    keys,
-    layers,
-    login,
-    models,
-    oip,
-    operations,
-    quantization,
-    subjects,
-    tfserving,
-    trainings,
-    versions,
-)
-from service.services import Opening
+from service.protocols import oip_routes as oip
+from service.protocols import tfserving_routes as tfserving
+from service.registry import quantization_routes as quantization
+from service.registry import routes as models
+from service.registry import version_routes as versions
+from service.system import routes as operations
+from service.training import routes as trainings
 
 
 def create_app(settings: Settings, opening: Opening) -> FastAPI:
@@ -97,8 +90,8 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
         audit,
     ):
         app.include_router(routes.router)
-    problems.install(app)
-    documentation.install(app)
+    errors.install(app)
+    docs.install(app)
     openapi.install(app, settings)
     app.state.doors = Doors()
     app.state.doors.learn(app.routes)

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from cli.home import Home
-from cli.supervisor import Supervisor
-from cli.valkey import embedded
+from cli.processes.supervisor import Supervisor
+from cli.processes.valkey import embedded
 from contracts.settings import Settings
 from tests.cli.conftest import home, start
 from tests.cli.running import Starter, free_port, until

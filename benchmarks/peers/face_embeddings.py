@@ -23,7 +23,7 @@ Embed = Callable[[Path], "np.ndarray | None"]
 
 def face_recognition() -> Embed:
     """`face_recognition`'s largest face of a picture, float64 (128,)."""
-    import face_recognition as peer  # noqa: PLC0415
+    import face_recognition as peer
 
     def embedded(file: Path) -> "np.ndarray | None":
         picture = peer.load_image_file(file)
@@ -38,8 +38,8 @@ def face_recognition() -> Embed:
 
 def deepface() -> Embed:
     """DeepFace's largest face of a picture, aligned as it does unless told, float64 (128,)."""
-    from deepface import DeepFace  # noqa: PLC0415
-    from deepface.modules.exceptions import FaceNotDetected  # noqa: PLC0415
+    from deepface import DeepFace
+    from deepface.modules.exceptions import FaceNotDetected
 
     def embedded(file: Path) -> "np.ndarray | None":
         try:

@@ -67,7 +67,7 @@ class SavedNetwork:
     """
 
     def __init__(self, settings: PeerSettings) -> None:
-        import tensorflow as tf  # noqa: PLC0415  not in the process that only decodes
+        import tensorflow as tf  # not in the process that only decodes
 
         cv2.setNumThreads(1)
         tf.config.threading.set_intra_op_parallelism_threads(settings.threads)

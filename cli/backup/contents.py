@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cli.failure import CommandError
+from cli.output import CommandError
 
 HEADER = "backup.json"
 DIGESTS = "digests.txt"

@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 
 from cli.backup.contents import DATABASES, DatabaseKind
-from cli.failure import CommandError
+from cli.output import CommandError
 from contracts.settings import Settings
 
 _TOOL_SECONDS = 6 * 3600.0
@@ -116,8 +116,8 @@ def _spoken(address: URL) -> tuple[str, dict[str, str]]:
     All that the service itself connects with holds for them, too: a socket's folder, several hosts,
     and above all `sslmode`. What has a variable goes by it; others can read a command line.
     """
-    from psycopg import pq  # noqa: PLC0415  only where there is PostgreSQL
-    from psycopg.conninfo import make_conninfo  # noqa: PLC0415
+    from psycopg import pq  # only where there is PostgreSQL
+    from psycopg.conninfo import make_conninfo
 
     wanted = dict(address.get_dialect()().create_connect_args(address)[1])
     wanted.setdefault("dbname", "postgres")

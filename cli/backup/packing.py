@@ -11,7 +11,7 @@ from typing import IO, cast
 
 from cli.backup.contents import DIGESTS, HEADER, SECRETS, Header
 from cli.backup.snapshot import Snapshot
-from contracts.release import RELEASE
+from contracts.settings import RELEASE
 
 Told = Callable[[int], None]
 """Hears of the bytes that are done since it last heard."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cli.backup.contents import AREAS, SECRETS
 from cli.backup.steps import Step, area_step, database_steps, fresh, near_name
-from cli.failure import CommandError
-from models.manifest import write_atomically
-from models.staging import flush_entries
+from cli.output import CommandError
+from models.store.manifest import write_atomically
+from models.store.staging import flush_entries
 
 _FOLDER, _STEPS = ".restore", "steps.json"
 

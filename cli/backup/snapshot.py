@@ -18,9 +18,9 @@ from cli.backup.databases import dump
 from contracts.errors import DatasetNotFound
 from contracts.settings import Settings
 from models.datasets.library import Library
-from models.linking import link_tree
-from models.staging import Staging
-from models.store import Store
+from models.store.hardlinks import link_tree
+from models.store.staging import Staging
+from models.store.store import Store
 
 _MADE_ANEW = ("job_*/lock", "job_*/work/features", "unfinished/*.lock", "unfinished/*/features")
 

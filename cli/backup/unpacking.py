@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from cli.backup.contents import DIGESTS, HEADER, Header, checked, foreign
 from cli.backup.packing import Told, line
-from cli.failure import CommandError
+from cli.output import CommandError
 from contracts.errors import InvalidArchive
-from models.datasets.tars import careful_headers
+from models.datasets.archives.tar import careful_headers
 
 _CHUNK = 1024 * 1024
 _LONGEST_HEADER = 64 * 1024

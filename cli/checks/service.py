@@ -6,16 +6,15 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
-from cli.api import Api
 from cli.checks.check import Check
-from cli.failure import CommandError
+from cli.clients.api import Api
+from cli.commands.up import require_free_port, require_key
 from cli.home import Home
-from cli.up import require_free_port, require_key
-from cli.valkey import running
-from contracts import names
-from contracts.registry import SystemInfo
-from contracts.release import RELEASE
-from contracts.settings import Settings
+from cli.output import CommandError
+from cli.processes.valkey import running
+from contracts.inference.registry import SystemInfo
+from contracts.queue import redis_keys
+from contracts.settings import RELEASE, Settings
 
 _REDIS_SECONDS = 3.0
 _LEAST_REDIS = Version("6.2")  # taking several items off a list at once came with it
@@ -45,9 +44,9 @@ def _key(settings: Settings) -> Check:
         return Check("key", "fail", error.message, "Set OPSIN_API_KEY.")
     if settings.api_key is not None:
         return Check("key", "ok", "set")
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 (slow to load)
+    from sqlalchemy.exc import SQLAlchemyError  # slow to load
 
-    from cli.keys import live_keys  # noqa: PLC0415
+    from cli.commands.keys import live_keys
 
     try:
         asked = live_keys(settings)
@@ -57,7 +56,7 @@ def _key(settings: Settings) -> Check:
 
 
 def _redis(settings: Settings) -> Check:
-    import redis  # noqa: PLC0415 (slow to load; other commands do without)
+    import redis  # slow to load; other commands do without
 
     url = settings.redis_url or running(Home(settings.home))
     if url is None:
@@ -86,10 +85,10 @@ def _redis(settings: Settings) -> Check:
 
 
 def _database(settings: Settings) -> Check:
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 (slow to load)
+    from sqlalchemy.exc import SQLAlchemyError  # slow to load
 
-    from contracts.errors import OpsinError  # noqa: PLC0415
-    from database.migrations import current, is_known, newest  # noqa: PLC0415
+    from contracts.errors import OpsinError
+    from database.migrations import current, is_known, newest
 
     kind = "postgresql" if (settings.database_url or "").startswith("postgresql") else "sqlite"
     if settings.database_url is None and not (settings.home / "opsin.db").exists():
@@ -138,7 +137,7 @@ def _readiness(api: Api) -> Check:
 
 def _beating(settings: Settings) -> set[str]:
     """The releases of all workers that live, also of those whose beat the API cannot read."""
-    import redis  # noqa: PLC0415
+    import redis
 
     url = settings.redis_url or running(Home(settings.home))
     if url is None:
@@ -147,8 +146,8 @@ def _beating(settings: Settings) -> set[str]:
         with redis.Redis.from_url(
             url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
         ) as client:
-            ids = [raw.decode() for raw in client.smembers(names.WORKERS)]
-            beats = client.mget([names.worker_beat(one) for one in ids]) if ids else []
+            ids = [raw.decode() for raw in client.smembers(redis_keys.WORKERS)]
+            beats = client.mget([redis_keys.worker_beat(one) for one in ids]) if ids else []
         return {str(json.loads(beat).get("release")) for beat in beats if beat}
     except (redis.RedisError, OSError, ValueError, AttributeError):
         return set()  # that Redis does not answer, or answers nonsense, is told above

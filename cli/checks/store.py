@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cli.checks.check import Check
-from cli.failure import CommandError
-from cli.pulling import known_networks
+from cli.commands.pulling import known_networks
+from cli.output import CommandError
 from contracts.errors import OpsinError
 from contracts.settings import Settings
 from models.catalog import Network
-from models.manifest import DamagedManifestError, problems, read_manifest
-from models.store import Store
-from models.weights import Weights, WeightsMissing
+from models.store.manifest import DamagedManifestError, problems, read_manifest
+from models.store.store import Store
+from models.weights.catalog import Weights, WeightsMissing
 
 _VERIFY = "`opsin models verify {model}` looks closer and puts it aside; then promote another."
 

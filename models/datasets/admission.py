@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from contracts.datasets import DatasetFile
 from contracts.errors import ImageTooLarge, InvalidImage
-from models.datasets.limits import Limits, no_room
-from models.datasets.members import Member, is_hidden
-from models.images import decode
-from models.sniffing import ImageFormat, sniff
+from contracts.training.datasets import DatasetFile
+from models.datasets.archives.limits import Limits, no_room
+from models.datasets.archives.members import Member, is_hidden
+from models.images.decode import decode
+from models.images.formats import ImageFormat, sniff
 
 Told = Callable[[int, str], None]
 """Called at every file with how many are done and which one is next; what it raises ends it all."""
@@ -59,7 +59,7 @@ class Admission:
         """Every file with what became of it; no labels, splits and duplicates are judged yet.
 
         Raises:
-            OpsinError: What ends all of it, see `models.datasets.archives` and `Limits`.
+            OpsinError: What ends all of it, see `models.datasets.archives.formats` and `Limits`.
         """
         (self.folder / PICTURES).mkdir(exist_ok=True)
         found: dict[str, DatasetFile] = {}

@@ -13,7 +13,7 @@ class Example:
     """One picture.
 
     Attributes:
-        path: Its file; admitted, so `models.images` can decode it.
+        path: Its file; admitted, so `models.images.decode` can decode it.
         label: The name of its class.
         split: What it is for.
         sha256: Of the file, hex; tells pictures with the same content.

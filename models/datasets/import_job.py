@@ -30,7 +30,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
 
     Returns:
         The `DatasetInfo` as JSON. Whoever runs the job puts the listing of that id into the
-        database (`database.data_sets.DataSets.put`).
+        database (`database.datasets.DataSets.put`).
 
     Raises:
         InvalidArchive: It is damaged, dishonest or too much. Nothing of it is kept.

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contracts.datasets import DATASET_ID, DatasetFile, Listing
 from contracts.errors import (
     Conflict,
     DatasetNotFound,
@@ -23,18 +22,19 @@ from contracts.errors import (
     PayloadTooLarge,
 )
 from contracts.settings import Settings
+from contracts.training.datasets import DATASET_ID, DatasetFile, Listing
 from models.datasets.admission import PICTURES, Admission, Told, content_path
-from models.datasets.archives import read_source
+from models.datasets.archives.formats import read_source
+from models.datasets.archives.limits import Limits
 from models.datasets.dataset import Dataset, Split
-from models.datasets.judgement import labelled, without_copies
-from models.datasets.limits import Limits
+from models.datasets.labeling import labelled, without_copies
 from models.datasets.listing import LISTING, load_folder, read_listing, write_listing
 from models.datasets.report import report
 from models.datasets.splitting import Fractions, split
 from models.datasets.thumbnails import thumbnail
-from models.linking import link_tree
-from models.locks import locked
-from models.staging import Staging, flush_entries
+from models.store.hardlinks import link_tree
+from models.store.locks import locked
+from models.store.staging import Staging, flush_entries
 
 DEFAULT = Fractions(0.15, 0.15, 0)
 
@@ -284,7 +284,8 @@ class Library:
 
         Args:
             dataset_id: Which.
-            into: On the file system of the library, best from `staging`; see `models.linking`.
+            into: On the file system of the library, best from `staging`; see
+            `models.store.hardlinks`.
 
         Raises:
             DatasetNotFound: There is no such data set.

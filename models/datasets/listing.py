@@ -5,11 +5,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from contracts.datasets import Listing
 from contracts.errors import DatasetNotFound
+from contracts.training.datasets import Listing
 from models.datasets.admission import content_path
 from models.datasets.dataset import Dataset, Example
-from models.staging import flush_entries
+from models.store.staging import flush_entries
 
 LISTING = "listing.json"
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
-from contracts.datasets import (
+from contracts.training.datasets import (
     MOST_LISTED_REJECTED,
     DatasetFile,
     DatasetInfo,

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contracts.datasets import DatasetFile
+from contracts.training.datasets import DatasetFile
 from models.datasets.dataset import Split
 
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from PIL import Image
 
-from models.images import decode
+from models.images.decode import decode
 
 SIDE = 160
 THUMBNAILS = "thumbnails"

@@ -14,19 +14,19 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from contracts.errors import ValidationFailed
-from contracts.explanation import FAST, LayerInfo, Method
-from contracts.messages import Pixels
-from contracts.notes import OWN_METHODS
+from contracts.inference.explanation import FAST, LayerInfo, Method
+from contracts.queue.explain_messages import OWN_METHODS
+from contracts.queue.messages import Pixels
 from models.catalog import Preprocessing
-from models.explain.layer_file import explainable_layer, read_layers
-from models.explain.layers import layers_of
-from models.explain.probe import Probe
-from models.explain.probe import Question as GraphQuestion
+from models.explain.instrumented_model import Probe
+from models.explain.instrumented_model import Question as GraphQuestion
+from models.explain.layer_graph import layers_of
+from models.explain.layers import explainable_layer, read_layers
 from models.explain.sampling import SAMPLINGS, Question
-from models.exporting import KERAS_MODEL
-from models.keras_files import read_whole
-from models.manifest import read_manifest
-from models.version_predictor import VersionPredictor
+from models.export.saved_model import KERAS_MODEL
+from models.networks.keras_files import read_whole
+from models.serving.predictor import VersionPredictor
+from models.store.manifest import read_manifest
 
 Grids = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.int32]

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from contracts.explanation import Faithfulness
-from contracts.messages import Pixels
+from contracts.inference.explanation import Faithfulness
+from contracts.queue.messages import Pixels
 
 Predict = Callable[[Pixels], npt.NDArray[np.float32]]
 """From uint8 (n, h, w, 3) to probabilities (n, classes)."""

@@ -6,10 +6,25 @@ the world", 2016): the step is g / (sqrt(mean(g^2)) + eps), so that every filter
 pace whatever its scale. All filters climb at once, each on its own picture of one batch. Octaves
 and jitter are those of DeepDream (Mordvintsev et al., 2015): large shapes first, then fine ones,
 and no pixel that is always under the same stride.
+
+Rectifiers that a climb can begin behind: one that is shut everywhere lets nothing back.
+
+Grey noise leaves many a filter below zero at every place, and then there is no way up. Lucid, which
+knew the trouble first, redirects such gradients (`redirected_relu_grad`, C. Olah et al., "Feature
+visualization", 2017, doi:10.23915/distill.00007): where a rectifier would stop all that comes back
+to a picture, what pushes its values up goes through; and what is cut off above goes on climbing.
+Forward nothing changes, and so neither does what is told of a filter. Only the last rectifiers
+before the layer need it.
+
+The smallest picture that a part of a network takes: below it some map has no pixel left.
+
+Told from shapes alone, before anything runs: a kernel that meets an empty map may end the process.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,12 +32,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from contracts.errors import ValidationFailed
-from contracts.explanation import LARGEST_PATTERN
-from contracts.messages import Pixels
+from contracts.inference.explanation import LARGEST_PATTERN
+from contracts.queue.messages import Pixels
 from models.catalog import Preprocessing
-from models.explain.flat import Flat, Tensor
-from models.explain.open_relus import opened
-from models.explain.smallest_side import smallest_side
+from models.explain.layer_graph import Flat, Tensor
 from models.networks.precision import Precision, in_precision
 from models.networks.preprocessing import prepare
 
@@ -38,7 +51,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Ascent:
-    """How to climb; see `contracts.explanation.FiltersRequest`."""
+    """How to climb; see `contracts.inference.explanation.FiltersRequest`."""
 
     steps: int = 50
     step_size: float = 0.9
@@ -214,3 +227,115 @@ def _shown(pictures: Array) -> Pixels:
     centred /= pictures.std(axis=(1, 2, 3), keepdims=True) + _EPSILON
     shown: Pixels = ((centred * _CONTRAST + 0.5).clip(0, 1) * 255).astype(np.uint8)
     return shown
+
+
+_SIX = 6.0
+
+
+def opened(flat: Flat, layer: str) -> Callable[[keras.Layer], keras.Layer]:
+    """What to do with each layer of a copy: the last rectifiers before `layer` are replaced.
+
+    Args:
+        flat: The network.
+        layer: The layer whose filters climb.
+    """
+    last = _last_rectifiers(flat, layer)
+
+    def clone(one: keras.Layer) -> keras.Layer:
+        limit = _limit(one) if one.name in last else None
+        return one if limit is None else _open(one, limit)
+
+    return clone
+
+
+def _last_rectifiers(flat: Flat, layer: str) -> set[str]:
+    """The rectifiers that a way back from the layer meets first."""
+    found, seen, waiting = set(), set(), [layer]
+    producers = {id(step.output): name for name, step in flat.steps.items()}
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        step = flat.steps[name]
+        if _limit(step.layer) is not None:
+            found.add(name)
+        else:
+            inputs = keras.tree.flatten(step.inputs)
+            waiting += [producers[id(one)] for one in inputs if id(one) in producers]
+    return found
+
+
+def _limit(layer: keras.Layer) -> float | None:
+    """Where a rectifier cuts off, which may be at infinity; None for a layer that is none."""
+    if isinstance(layer, keras.layers.ReLU):
+        plain = not layer.negative_slope and not layer.threshold
+        return (layer.max_value or float("inf")) if plain else None
+    activation = getattr(layer, "activation", None)
+    if activation is keras.activations.relu:
+        return float("inf")
+    return _SIX if activation is keras.activations.relu6 else None
+
+
+def _open(layer: keras.Layer, limit: float) -> keras.Layer:
+    function = _open_relu(limit)
+    if isinstance(layer, keras.layers.ReLU):
+        return keras.layers.Activation(function, name=layer.name, dtype=layer.dtype_policy)
+    copy = type(layer).from_config(layer.get_config())
+    if layer.built and layer.weights:
+        copy.build_from_config(layer.get_build_config())
+        copy.set_weights(layer.get_weights())
+    copy.activation = function
+    return copy
+
+
+def _open_relu(limit: float) -> Callable[[Tensor], Tensor]:
+    def relu(x: Tensor) -> Any:
+        def back(coming: Tensor) -> Tensor:
+            zeros = tf.zeros_like(coming)
+            passed = tf.where(x > 0, coming, zeros)
+            places = tuple(range(1, len(x.shape)))
+            shut = tf.reduce_all(tf.equal(passed, 0), axis=places, keepdims=True)
+            return tf.where(shut & (x <= 0) & (coming > 0), coming, passed)
+
+        return tf.clip_by_value(x, tf.cast(0, x.dtype), tf.cast(limit, x.dtype)), back
+
+    redirected: Callable[[Tensor], Tensor] = tf.custom_gradient(relu)
+    return redirected
+
+
+def smallest_side(part: keras.Model, most: int) -> int | None:
+    """The side of the smallest square picture that leaves no map empty.
+
+    Args:
+        part: From a picture of any size to maps. What takes a size takes every larger one.
+        most: Sides above it are not looked at.
+
+    Returns:
+        Pixels; None if `most` is too small.
+    """
+    sides = range(1, most + 1)
+    at = bisect_left(sides, True, key=lambda side: _fits(part, side))
+    return sides[at] if at < most else None
+
+
+def _fits(part: keras.Model, side: int) -> bool:
+    image = keras.Input((side, side, part.inputs[0].shape[-1]))
+    try:
+        keras.models.clone_model(
+            part,
+            input_tensors=keras.tree.pack_sequence_as(part.input, [image]),
+            clone_function=lambda layer: layer,
+            call_function=_called,
+        )
+    except ValueError:  # what Keras raises for a side below one, where it does
+        return False
+    return True
+
+
+def _called(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+    output = layer(*args, **kwargs)
+    for tensor in keras.tree.flatten(output):
+        if any(side is not None and side < 1 for side in tensor.shape):
+            raise ValueError(f"Nothing is left after {layer.name}.")
+    return output

@@ -4,21 +4,20 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from contracts.explanation import FiltersRequest
+from contracts.inference.explanation import FiltersRequest
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import Work
 from models.catalog import Preprocessing
-from models.devices import prepare_tensorflow
+from models.explain.contact_sheet import Tile, png, sheet
 from models.explain.filters import Ascent, Filters, Patterns
-from models.explain.flat import Flat
-from models.explain.layer_file import explainable_layer
-from models.explain.layers import layers_of
-from models.explain.pictures import Tile, png, sheet
-from models.exporting import KERAS_MODEL
-from models.keras_files import read_whole
+from models.explain.layer_graph import Flat, layers_of
+from models.explain.layers import explainable_layer
+from models.export.saved_model import KERAS_MODEL
+from models.networks.keras_files import read_whole
 from models.networks.precision import quickest_precision
-from models.store import Store
+from models.serving.devices import prepare_tensorflow
+from models.store.store import Store
 
 FILTERS = 25
 ARTIFACT = "filters.png"

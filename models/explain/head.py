@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from keras import activations, layers
 
-from models.explain.flat import Flat, Step, Tensor
+from models.explain.layer_graph import Flat, Step, Tensor
 
 _SQUASHING = (activations.softmax, activations.sigmoid)
 _TRANSPARENT = (layers.Flatten, layers.Reshape, layers.Dropout, layers.Identity)

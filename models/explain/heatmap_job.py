@@ -7,25 +7,23 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import InvalidImage, OpsinError
-from contracts.heatmap import HeatmapResponse, HeatmapResult
-from contracts.inference import ItemError, Timing
+from contracts.inference.heatmap import HeatmapResponse, HeatmapResult
+from contracts.inference.inference import ItemError, Timing
 from contracts.jobs import Progress
-from contracts.messages import TOP_CLASS
-from contracts.notes import PIXEL_METHODS, MapNote
+from contracts.queue.explain_messages import PIXEL_METHODS, MapNote
+from contracts.queue.messages import TOP_CLASS
 from contracts.settings import Settings
 from contracts.work import Work
-from models.devices import prepare_tensorflow
-from models.explain.answering import Answering
+from models.explain.answer import Answering
 from models.explain.explainer import Explainer
-from models.explain.explanations import Told
 from models.explain.heatmap_request import HeatmapJob, input_name
-from models.explain.results import heatmap_of, layer_of, region_of
-from models.images import Picture, decode
-from models.label_file import read_labels
-from models.labels import Label
+from models.explain.results import Told, heatmap_of, layer_of, region_of
+from models.images.decode import Picture, decode
+from models.images.resize import seen_box
 from models.rendering.heatmap import render
-from models.resizing import seen_box
-from models.store import Store
+from models.serving.devices import prepare_tensorflow
+from models.store.labels import Label, read_labels
+from models.store.store import Store
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from contracts.inference import Resize
-from contracts.notes import MapAsk
+from contracts.inference.inference import Resize
+from contracts.queue.explain_messages import MapAsk
 from models.rendering.heatmap import Look
 
 

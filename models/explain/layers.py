@@ -1,18 +1,59 @@
-"""What a network's layers are called and what comes out of each."""
+"""What a network's layers are called and what comes out of each.
 
-from contracts.explanation import LayerInfo
-from models.explain.flat import Flat, Step
+`layers.json` of a version: its layers as they can be asked for, known without loading Keras.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from contracts.errors import LayerNotFound, ValidationFailed
+from contracts.inference.explanation import LayerInfo
+
+LAYERS = "layers.json"
+
+_ADAPTER = TypeAdapter(tuple[LayerInfo, ...])
 
 
-def layers_of(flat: Flat) -> tuple[LayerInfo, ...]:
-    """Every layer in the order of the pass forward, without the input."""
-    return tuple(_info(name, step) for name, step in flat.steps.items())
+def write_layers(folder: Path, layers: Iterable[LayerInfo]) -> None:
+    """Write the file into a version in the making."""
+    (folder / LAYERS).write_bytes(_ADAPTER.dump_json(tuple(layers), indent=1))
 
 
-def _info(name: str, step: Step) -> LayerInfo:
-    return LayerInfo(
-        name=name,
-        type=type(step.layer).__name__,
-        output_shape=list(getattr(step.output, "shape", (None,)))[1:],
-        explainable=step.has_maps,
-    )
+def read_layers(folder: Path) -> tuple[LayerInfo, ...]:
+    """The layers of the version in `folder`, in the order of the pass forward.
+
+    Raises:
+        FileNotFoundError: The version was made before there was such a file.
+    """
+    return _ADAPTER.validate_json((folder / LAYERS).read_bytes())
+
+
+def explainable_layer(layers: Iterable[LayerInfo], name: str) -> LayerInfo:
+    """The layer of that name.
+
+    Raises:
+        LayerNotFound: There is none; the message lists those that can be asked for.
+        ValidationFailed: It has no maps to look at.
+    """
+    known = {layer.name: layer for layer in layers}
+    usable = ", ".join(layer.name for layer in known.values() if layer.explainable)
+    if name not in known:
+        raise LayerNotFound(f"The network has no layer '{name[:64]}'. With maps: {usable}.")
+    if not known[name].explainable:
+        raise ValidationFailed(f"Layer '{name}' has no maps to look at. Choose one of: {usable}.")
+    return known[name]
+
+
+def require_filters(layer: LayerInfo, filters: Sequence[int]) -> None:
+    """Whether the layer has them all.
+
+    Raises:
+        ValidationFailed: One of them is not there.
+    """
+    count = layer.output_shape[-1]
+    if count is not None and any(not 0 <= one < count for one in filters):
+        raise ValidationFailed(
+            f"filters: layer '{layer.name}' has {count}, numbered 0 to {count - 1}."
+        )

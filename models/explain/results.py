@@ -1,14 +1,21 @@
-"""Explanations as clients read them: numbers with names, or a layer of a picture."""
+"""Explanations as clients read them: numbers with names, or a layer of a picture.
+
+What explaining a batch of pictures comes to, and how it travels. Knows no TensorFlow.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from contracts.errors import InternalError
-from contracts.heatmap import Channel, Grid, Heatmap, Region, Target
-from contracts.messages import Vector
-from contracts.notes import ActivationsNote, MapNote
-from models.labels import Label
+from contracts.inference.heatmap import Channel, Grid, Heatmap, Region, Target
+from contracts.queue.explain_messages import ActivationsNote, MapNote
+from contracts.queue.messages import Vector
+from models.images.resize import Box
 from models.rendering.heatmap import Layer
-from models.resizing import Box
+from models.store.labels import Label
 
 # Finer than any colour or rank can tell.
 _DECIMALS = 6
@@ -76,3 +83,44 @@ def _target(note: MapNote, labels: Sequence[Label]) -> Target:
     label = labels[note.target]
     probability = min(1.0, max(0.0, note.probability))
     return Target(index=note.target, id=label.id, label=label.text, probability=probability)
+
+
+Indices = npt.NDArray[np.int32]
+
+Told = tuple[Vector, bytes]
+"""Numbers in one row, and the note that says what they mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanations:
+    """Why each picture of a batch would be of its class.
+
+    Attributes:
+        grids: float32 (n, gh, gw) in 0..1; zeros where nothing speaks for the class.
+        targets: The class that each explains, int32 (n,).
+        probabilities: How probable the network holds it, float32 (n,).
+    """
+
+    grids: npt.NDArray[np.float32]
+    targets: Indices
+    probabilities: npt.NDArray[np.float32]
+
+    def told(self, layer: str | None) -> list[Told]:
+        """As it travels, picture by picture.
+
+        Args:
+            layer: Whose maps were weighed; None for a method that looks at the pixels.
+        """
+        rows, columns = self.grids.shape[1:]
+        told = []
+        for grid, target, probability in zip(
+            self.grids, self.targets, self.probabilities, strict=True
+        ):
+            note = MapNote(
+                shape=(rows, columns),
+                layer=layer,
+                target=int(target),
+                probability=float(probability),
+            )
+            told.append((grid.ravel(), note.pack()))
+        return told

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from contracts.explanation import Method
-from models.explain.probe import Array, Probe
+from contracts.inference.explanation import Method
+from models.explain.instrumented_model import Array, Probe
 
 OCCLUSION_CELLS = 14
 OCCLUSION_PATCH = 3  # cells a side: a fifth of the picture

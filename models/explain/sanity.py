@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from contracts.explanation import Method, Sanity
-from contracts.messages import Pixels
-from models.endpoints import OUTPUTS, TARGET
-from models.explain.flat import Flat
+from contracts.inference.explanation import Method, Sanity
+from contracts.queue.messages import Pixels
+from models.explain.layer_graph import Flat
+from models.export.signatures import OUTPUTS, TARGET
 
 METHOD: Method = "grad_cam"
 LIMIT = 0.5

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from contracts.faces import FACE_MODEL
-from contracts.messages import Pixels, Vector
+from contracts.faces.faces import FACE_MODEL
+from contracts.queue.messages import Pixels, Vector
 from contracts.settings import Settings
-from models.faces.finder import FaceFinder, open_finder
-from models.faces.found import FoundFace
-from models.runtimes.runtime import RuntimeOptions
-from models.store import Store
-from models.version_predictor import load_version
-from models.weights import Weights
+from models.faces.detection.detection import FoundFace
+from models.faces.detection.finder import FaceFinder, open_finder
+from models.serving.predictor import load_version
+from models.serving.runtime import RuntimeOptions
+from models.store.store import Store
+from models.weights.catalog import Weights
 
 _BATCH = 16
 
@@ -39,7 +39,7 @@ class FaceAnalyser:
 
         Args:
             picture: RGB uint8 (height, width, 3), upright, of any size; faces are looked for at
-                `contracts.faces.LONGEST_SIDE` pixels, and told in pixels of this picture.
+                `contracts.faces.faces.LONGEST_SIDE` pixels, and told in pixels of this picture.
             most: Only so many.
         """
         return self._finder.look(picture, most).faces

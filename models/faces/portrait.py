@@ -3,10 +3,10 @@
 import cv2
 import numpy as np
 
-from contracts.faces import Box
-from contracts.messages import Pixels
+from contracts.faces.faces import Box
+from contracts.queue.messages import Pixels
 from models.faces.analyser import FaceAnalyser
-from models.images import upright
+from models.images.decode import upright
 
 _WIDTH, _HEIGHT = 100, 140  # twice what the network takes, for the augmentation to move in
 _MARGIN = 1.25  # of the face's box: hair and chin belong to it

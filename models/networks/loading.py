@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from models.networks.efficientnet_lite import STAGES
+from models.networks.onnx_tensors import read_onnx_tensors
 from models.networks.preprocessing import BGR_MEANS
 from models.networks.tfjs import read_tfjs
-from models.onnx_tensors import read_onnx_tensors
-from models.sources import Format
-from models.torch_checkpoint import Tensors, read_torch_checkpoint
+from models.networks.torch_checkpoint import Tensors, read_torch_checkpoint
+from models.weights.sources import Format
 
 Arrays = dict[str, list[npt.NDArray[Any]]]
 """Arrays of each layer by its name, in the order of ``layer.weights``."""

@@ -1,12 +1,18 @@
-"""A layer's feature maps on one sheet."""
+"""A layer's feature maps on one sheet.
+
+Several pictures on one, side by side.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
-from contracts.messages import Vector
-from contracts.notes import ActivationsNote
-from models.explain.pictures import Tile, sheet
+from contracts.queue.explain_messages import ActivationsNote
+from contracts.queue.messages import Vector
+from models.explain.contact_sheet import Tile, sheet
 from models.rendering.colormaps import Colormap, colours_of
-from models.rendering.png_file import png
+from models.rendering.png import png
 
 _SIDE = 112
 
@@ -33,3 +39,20 @@ def channels_png(vector: Vector, note: ActivationsNote, colormap: Colormap, titl
         pixels = colours[levels.round().astype(np.uint8)].repeat(zoom, 0).repeat(zoom, 1)
         tiles.append(Tile(pixels, f"{channel.index}: {channel.mean:.2g}", blank=span == 0))
     return png(sheet(tiles, title=title))
+
+
+_PAPER = (255, 255, 255)
+_GAP = 8
+
+
+def strip(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one width from left to right, on one foot.
+
+    Args:
+        pictures: At least one.
+    """
+    width, height = pictures[0].width, max(picture.height for picture in pictures)
+    whole = Image.new("RGB", (len(pictures) * (width + _GAP) - _GAP, height), _PAPER)
+    for at, picture in enumerate(pictures):
+        whole.paste(picture, (at * (width + _GAP), height - picture.height))
+    return whole

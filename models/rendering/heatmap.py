@@ -6,14 +6,14 @@ from typing import Literal
 
 from PIL import Image
 
-from models.images import upright
+from models.images.decode import upright
+from models.images.resize import Box, Size
+from models.rendering.channels import strip
 from models.rendering.colormaps import Colormap, colours_of
 from models.rendering.legend import with_legend
 from models.rendering.overlay import map_alone, overlay
-from models.rendering.png_file import Packing, go_on, png
-from models.rendering.strip import strip
+from models.rendering.png import Packing, go_on, png
 from models.rendering.upsampling import Grid
-from models.resizing import Box, Size
 
 # A larger overlay is compressed always: its bytes take longer on their way than in the making.
 _STORED_PIXELS = 2_000_000

@@ -2,9 +2,9 @@
 
 from PIL import Image
 
+from models.images.resize import Box, Size
 from models.rendering.colormaps import Colours
 from models.rendering.upsampling import Grid, smooth
-from models.resizing import Box, Size
 
 _OUTSIDE = (0, 0, 0)
 

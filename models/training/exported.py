@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from contracts.messages import Pixels
+from contracts.queue.messages import Pixels
 from models.datasets.dataset import Example
-from models.endpoints import OUTPUTS
-from models.exporting import SAVED_MODEL
-from models.images import Target, decode
+from models.export.saved_model import SAVED_MODEL
+from models.export.signatures import OUTPUTS
+from models.images.decode import Target, decode
 
 
 class Exported:

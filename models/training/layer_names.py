@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from contracts.trainings import TrainableNetwork
+from contracts.training.trainings import TrainableNetwork
 
 _MOST_ALIKE = 3
 _CONVOLUTION = re.compile(r"(?!.*relu)(.*_)?(conv\d*|squeeze1x1|expand[13]x[13])")

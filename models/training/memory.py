@@ -13,14 +13,14 @@ import psutil
 
 from contracts.errors import ValidationFailed
 from contracts.settings import MIB
-from contracts.trainings import Head, TrainableNetwork, TrainingRequest
+from contracts.training.trainings import Head, TrainableNetwork, TrainingRequest
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 _FIXED = 1024 * MIB  # TensorFlow itself, and the pictures that are kept decoded
 _FLOAT = 4
 # A weight that learns: itself, its gradient, Adam's two, the best epoch's copy, the checkpoint's.
 _COPIES = 6
-_FROZEN_BATCH = 32  # see `models.training.features`
+_FROZEN_BATCH = 32  # see `models.training.data.features`
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,14 @@
 """The trainings of the classic tutorials, one row each, so that a name stands for a set-up.
 
-A row holds only what differs from the defaults of `contracts.trainings.TrainingRequest`. Where a
-tutorial's network has fixed pictures, so has the row.
+A row holds only what differs from the defaults of `contracts.training.trainings.TrainingRequest`.
+Where a tutorial's network has fixed pictures, so has the row.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from contracts.errors import ValidationFailed
-from contracts.presets import Preset, PresetList
-from contracts.trainings import FACE_CNN, FACE_NETWORK, TrainingRequest
+from contracts.training.trainings import FACE_CNN, FACE_NETWORK, Preset, PresetList, TrainingRequest
 
 _LITTLE_DATA = "F. Chollet, “Building powerful image classification models using very little data”"
 _LITTLE_DATA_VARIED = {"shear": 0.2, "zoom": 0.2, "horizontal_flip": True}

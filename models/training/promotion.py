@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from contracts.errors import OpsinError
-from contracts.manifest import CHAMPION, Manifest
-from contracts.training_result import Promote, Promotion
-from models.label_file import read_labels
-from models.store import Store
+from contracts.inference.manifest import CHAMPION, Manifest
+from contracts.training.training_result import Promote, Promotion
+from models.store.labels import read_labels
+from models.store.store import Store
 
 HELD_OUT_ACCURACY = "held_out_accuracy"
 """In a manifest's `metrics`: the accuracy on the test split, or if there is none on validation."""

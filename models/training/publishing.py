@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from contracts.errors import VersionNotFound
-from contracts.manifest import Draft, Manifest
-from models.store import Store
+from contracts.inference.manifest import Draft, Manifest
+from models.store.store import Store
 
 
 def published(store: Store, model: str, job_id: str) -> Manifest | None:

@@ -16,28 +16,28 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import InternalError, OpsinError, VersionInUse, VersionNotFound
+from contracts.inference.manifest import Draft, Manifest
 from contracts.jobs import Progress
-from contracts.manifest import Draft, Manifest
 from contracts.settings import MIB, Settings
-from contracts.training_result import TrainingReport, TrainingResult
-from contracts.trainings import TrainingRequest
+from contracts.training.training_result import TrainingReport, TrainingResult
+from contracts.training.trainings import TrainingRequest
 from contracts.work import Work, WorkStoppedError
-from models.check_pictures import check_pictures
-from models.exporting import export_version
-from models.manifest import write_atomically
-from models.parity import ParityError
-from models.store import Store
-from models.training.event_log import EventLog
+from models.export.check_images import check_pictures
+from models.export.parity import ParityError
+from models.export.saved_model import export_version
+from models.store.manifest import write_atomically
+from models.store.store import Store
+from models.training.data.data_source import FromLibrary, Material, Supply
+from models.training.data.feature_cache import FeatureCache
 from models.training.exported import Exported, decoded
-from models.training.feature_cache import FeatureCache
-from models.training.gallery import draw
-from models.training.logged_work import LEARNING, LoggedWork
-from models.training.material import FromLibrary, Material, Supply
+from models.training.loop.progress import LEARNING, LoggedWork
+from models.training.loop.trainer import Workshop, train
 from models.training.memory import check_size, memory_limit
-from models.training.names import check_name
 from models.training.promotion import Newcomer, promote
 from models.training.publishing import publish_once, published
-from models.training.report import (
+from models.training.report.event_log import EventLog
+from models.training.report.gallery import draw
+from models.training.report.report import (
     CHECKED,
     held_out_split,
     manifest_metrics,
@@ -47,8 +47,8 @@ from models.training.report import (
     spread,
 )
 from models.training.trained import Trained
-from models.training.trainer import Workshop, train
-from models.weights import Weights
+from models.training.validation import check_name
+from models.weights.catalog import Weights
 
 _REPORT = "report.json"
 _BATCH = 32

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from contracts.manifest import Provenance
-from contracts.trainings import TrainingRequest
+from contracts.inference.manifest import Provenance
+from contracts.training.trainings import TrainingRequest
 from models.datasets.dataset import Example, Split
-from models.labels import Label
-from models.signatures import Blueprint
+from models.export.signatures import Blueprint
+from models.store.labels import Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Trained:
         request: What was asked for.
         model: Flat, in float32, from preprocessed pictures to probabilities: a softmax, or one
             sigmoid for two classes.
-        blueprint: What `models.exporting.export_version` has to know besides.
+        blueprint: What `models.export.saved_model.export_version` has to know besides.
         labels: A name for each output.
         history: A row for each epoch, in order, as `work.metrics` got them.
         evaluations: By split; a split without pictures is left out.

@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from contracts.clips import ClipAsk, ClipNote, as_pixels
 from contracts.errors import InternalError, OpsinError, ValidationFailed
-from contracts.faces import FACE_MODEL
-from contracts.messages import Reply
-from contracts.subjects import LENGTH, embedder_of
-from models.faces.video_kinds import sniff_video
-from service.challenges import Taken
-from service.deadlines import Deadline
+from contracts.faces.clips import ClipAsk, ClipNote, as_pixels
+from contracts.faces.faces import FACE_MODEL
+from contracts.faces.subjects import LENGTH, embedder_of
+from contracts.queue.messages import Reply
+from models.faces.liveness.video_formats import sniff_video
+from service.dependencies import Services
+from service.faces.challenges import Taken
 from service.faces.form import Form
 from service.faces.login import Claim, Evidence, image_evidence
-from service.services import Services
+from service.http.deadlines import Deadline
 
 
 async def evidence_of(services: Services, form: Form, claim: Claim, deadline: Deadline) -> Evidence:

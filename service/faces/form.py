@@ -18,7 +18,7 @@ from contracts.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from service.uploads import FORM_TYPE
+from service.http.uploads import FORM_TYPE
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

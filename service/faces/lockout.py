@@ -13,8 +13,8 @@ from typing import cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from contracts import names
 from contracts.errors import LockedOut, Unavailable
+from contracts.queue import redis_keys
 
 MOST_FAILURES = 5
 WINDOW_SECONDS = 180
@@ -131,7 +131,7 @@ class Lockout:
         counted: tuple[int, ...] = (int(failed), MOST_FAILURES, WINDOW_SECONDS, LOCK_SECONDS)
         args: list[str | int] = [attempt.mark, *counted]
         try:
-            keys = [*_keys(attempt.parties), names.erased(attempt.subject_id)]
+            keys = [*_keys(attempt.parties), redis_keys.erased(attempt.subject_id)]
             return bool(await self._end(keys=keys, args=args))
         except (RedisError, OSError) as error:
             raise _redis_away() from error
@@ -143,8 +143,8 @@ class Lockout:
             Unavailable: Redis does not answer.
         """
         try:
-            mark = names.erased(subject_id)
-            await self._client.set(mark, b"1", ex=names.ERASED_SECONDS)
+            mark = redis_keys.erased(subject_id)
+            await self._client.set(mark, b"1", ex=redis_keys.ERASED_SECONDS)
             await self._client.delete(*_keys((of_subject(subject_id),)))
         except (RedisError, OSError) as error:
             raise _redis_away() from error
@@ -154,7 +154,7 @@ def _keys(parties: tuple[str, ...]) -> list[str]:
     return [
         key(party)
         for party in parties
-        for key in (names.face_lock, names.face_failures, names.face_attempts)
+        for key in (redis_keys.face_lock, redis_keys.face_failures, redis_keys.face_attempts)
     ]
 
 

@@ -2,23 +2,32 @@
 
 Whatever the evidence is, a picture or a clip, it is judged here and in one way. Who adds a kind of
 evidence makes an `Evidence` of it and hands it over; see `judge`.
+
+From the form of a login to its answer.
 """
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
+from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from contracts.errors import OpsinError
-from contracts.faces import FacesAsk, QualityReason
-from contracts.messages import Vector
-from contracts.recognition import Login
-from contracts.subjects import Candidate, NewEvent, Threshold
-from service.deadlines import Deadline
-from service.faces.decisions import Verdict, judged
-from service.faces.finding import find, the_face
-from service.services import Services
+from contracts.errors import OpsinError, ValidationFailed
+from contracts.faces.faces import FacesAsk, QualityReason
+from contracts.faces.recognition import Login
+from contracts.faces.subjects import Candidate, NewEvent, Threshold
+from contracts.queue.messages import Vector
+from contracts.settings import Settings
+from service.dependencies import Services
+from service.faces.detection import find, the_face
+from service.faces.evidence import evidence_of
+from service.faces.form import TEXT, Allowed, Form, read_form
+from service.faces.recognition import Verdict, judged
+from service.faces.subjects import require_subject
+from service.http.deadlines import Deadline
+from service.http.disconnect import while_connected
 
 _NEAREST = 3
 
@@ -188,4 +197,47 @@ async def _record(services: Services, claim: Claim, outcome: str, reason: str | 
             content=claim.content,
             request_id=claim.request_id,
         )
+    )
+
+
+async def enter(request: Request, deadline: Deadline, services: Services) -> Login:
+    """Judge the login that a request describes.
+
+    Raises:
+        OpsinError: As the route tells.
+        ClientDisconnect: The client hung up.
+    """
+    async with deadline.enforced():
+        # Nobody uploads a video to log in as somebody who is not there.
+        heard = {"subject_id": partial(require_subject, services)}
+        form = await read_form(request, _fields(services.settings), heard)
+        claim = _claim(request, form)
+        gather = partial(evidence_of, services, form, claim, deadline)
+        return await while_connected(request, log_in(services, claim, gather))
+
+
+def _fields(settings: Settings) -> dict[str, Allowed]:
+    return {
+        "subject_id": TEXT,
+        "image": Allowed(settings.max_image_bytes),
+        "video": Allowed(settings.max_video_bytes),
+        "challenge_id": TEXT,
+        "nonce": TEXT,
+        "device_id": TEXT,
+    }
+
+
+def _claim(request: Request, form: Form) -> Claim:
+    images, videos = form.files("image"), form.files("video")
+    if bool(images) == bool(videos):
+        raise ValidationFailed("Send an 'image' or a 'video', and not both.")
+    subject_id = form.text("subject_id")
+    if subject_id is None:
+        raise ValidationFailed("Send subject_id: as whom to log in.")
+    address = request.client.host if request.client else ""
+    return Claim(
+        subject_id=subject_id,
+        device=form.text("device_id") or address,
+        content=(images or videos)[0],
+        request_id=request.state.request_id,
     )

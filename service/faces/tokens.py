@@ -13,9 +13,9 @@ from typing import Any
 import jwt
 from jwt.algorithms import OKPAlgorithm
 
-from contracts.recognition import JsonWebKeys
+from contracts.faces.recognition import JsonWebKeys
 from contracts.settings import Settings
-from database.token_keys import TokenKeys
+from database.faces.token_keys import TokenKeys
 
 ALGORITHM = "EdDSA"
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import Draining, InternalError
 from contracts.keys import KEY_IN_TEXT
-from service.problems import CLIENT_CLOSED_REQUEST, problem
+from service.http.errors import CLIENT_CLOSED_REQUEST, problem
 
 # Asked every few seconds by whatever supervises us; worth a line only when it goes wrong.
 _QUIET = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})

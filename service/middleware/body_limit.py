@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import PayloadTooLarge
-from service.problems import problem
+from service.http.errors import problem
 
 
 class BodyLimit:

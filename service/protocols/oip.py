@@ -12,11 +12,11 @@ import numpy as np
 import pydantic
 
 from contracts.errors import BadRequest, ValidationFailed
-from contracts.inference import Operation
-from contracts.messages import Pixels
-from contracts.registry import ModelInfo
-from models.outputs import Matrix
-from service.protocols.oip_messages import (
+from contracts.inference.inference import Operation
+from contracts.inference.registry import ModelInfo
+from contracts.queue.messages import Pixels
+from models.serving.outputs import Matrix
+from service.protocols.oip_schemas import (
     InferRequest,
     InferResponse,
     InputTensor,
@@ -26,7 +26,6 @@ from service.protocols.oip_messages import (
     TensorMetadata,
     WantedOutput,
 )
-from service.protocols.pixel_json import CHARACTERS_A_NUMBER, numbers_of, parse
 from service.protocols.signature import (
     DEFAULT_OUTPUT,
     INPUT,
@@ -35,6 +34,7 @@ from service.protocols.signature import (
     picture_of,
     widths_of,
 )
+from service.protocols.tensor_json import CHARACTERS_A_NUMBER, numbers_of, parse
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from contracts.errors import ModelNotReady, ValidationFailed
-from contracts.inference import Operation
-from contracts.registry import ModelInfo
-from models.images import Target
+from contracts.inference.inference import Operation
+from contracts.inference.registry import ModelInfo
+from models.images.decode import Target
 
 INPUT = "image"
 OPERATIONS: dict[str, Operation] = {"probabilities": "classify", "features": "embed"}

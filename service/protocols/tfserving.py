@@ -13,12 +13,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from contracts.errors import InvalidImage, OpsinError, PayloadTooLarge, ValidationFailed
-from contracts.inference import Operation
-from contracts.messages import Pixels
-from contracts.registry import ModelInfo
-from models.outputs import Matrix
-from service.protocols.pixel_json import Numbers, numbers_of, parse
+from contracts.inference.inference import Operation
+from contracts.inference.registry import ModelInfo
+from contracts.queue.messages import Pixels
+from models.serving.outputs import Matrix
 from service.protocols.signature import INPUT, Signature, picture_of, widths_of
+from service.protocols.tensor_json import Numbers, numbers_of, parse
 
 SIGNATURES: dict[str, str] = {
     "serving_default": "probabilities",

@@ -1,6 +1,6 @@
 """A small, real worker and API, so that `opsin up` can be tried in a second without TensorFlow.
 
-`python stand_in.py up` runs the real `cli.up.Service` with these as its children.
+`python stand_in.py up` runs the real `cli.commands.up.Service` with these as its children.
 """
 
 import http.server
@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-from cli.configuration import load
-from cli.console import notes
+from cli.commands.up import Service, require_free_port
 from cli.home import Home
-from cli.leash import watch_parent
-from cli.signals import StopSignals
-from cli.up import Service, require_free_port
+from cli.output import notes
+from cli.processes.parent_death import watch_parent
+from cli.processes.signals import StopSignals
+from cli.settings import load
 
 FAILS = os.environ.get("STAND_IN") == "fail"
 READY = {"ready": not FAILS, "redis": "ok", "database": "ok", "worker": "none" if FAILS else "ok"}

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.failure import CommandError
 from cli.home import Home
+from cli.output import CommandError
 
 
 def test_it_is_for_the_owner_alone(tmp_path: Path) -> None:

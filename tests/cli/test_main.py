@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.release import RELEASE
+from contracts.settings import RELEASE
 from tests.cli.running import ROOT, Starter
 
 
@@ -25,7 +25,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded & heavy
 
 
-@pytest.mark.parametrize("module", ["cli.main", "cli.up", "cli.classify", "cli.doctor"])
+@pytest.mark.parametrize(
+    "module", ["cli.main", "cli.commands.up", "cli.commands.classify", "cli.commands.diagnostics"]
+)
 def test_no_command_loads_tensorflow_by_itself(module: str) -> None:
     program = (
         f"import sys, {module}; print([m for m in ('tensorflow', 'keras', 'celery', 'fastapi') "

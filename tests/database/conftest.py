@@ -17,9 +17,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from database.engine import open_engine
-from database.job_files import JobFiles
-from database.jobs import Jobs
-from database.leases import Leases
+from database.jobs.files import JobFiles
+from database.jobs.jobs import Jobs
+from database.jobs.leases import Leases
 from database.migrations import upgrade
 from database.tables import Record
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from models.catalog import CATALOG
-from models.locks import locked
+from models.store.locks import locked
 from tests.conftest import SHARED
 from tests.flow.running import READY_SECONDS, ROOT, Running
 
@@ -46,7 +46,7 @@ def _import(network: str, store: Path, fetched_home: Path) -> None:
         folders.append(SHARED / "weights")
     # A network without weights fails here, and is said to be unavailable by the worker.
     subprocess.run(
-        [sys.executable, "-m", "models.importer", network, *map(str, folders)],
+        [sys.executable, "-m", "models.export.import_child", network, *map(str, folders)],
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
         timeout=600,

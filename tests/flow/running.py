@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from models.aliases import ALIASES
+from models.store.aliases import ALIASES
 from tests.valkey import RealValkey
 
 ROOT = Path(__file__).resolve().parents[2]

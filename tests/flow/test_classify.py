@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from models.catalog import CATALOG
-from models.images import decode
+from models.images.decode import decode
 from models.predictor import load_predictor
-from models.weights import Weights
+from models.weights.catalog import Weights
 from tests.conftest import SHARED
 from tests.flow.running import Running
 from tests.pictures import encoded, hostile_pictures, scene

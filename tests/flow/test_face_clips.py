@@ -13,10 +13,10 @@ import httpx
 import jwt
 import pytest
 
-from contracts.faces import FACE_MODEL
-from contracts.liveness import Action
-from models.faces.finder import open_finder
-from models.weights import Weights
+from contracts.faces.faces import FACE_MODEL
+from contracts.faces.liveness import Action
+from models.faces.detection.finder import open_finder
+from models.weights.catalog import Weights
 from tests.flow.conftest import Start
 from tests.flow.running import READY_SECONDS, Running
 from tests.models.faces.rendering import Face, Puppet, performance, write_video

@@ -8,11 +8,11 @@ import jwt
 import numpy as np
 import pytest
 
-from contracts.faces import FACE_MODEL, FacesAsk, FacesNote
+from contracts.faces.faces import FACE_MODEL, FacesAsk, FacesNote
+from contracts.faces.subjects import NewTemplate, embedder_of
 from contracts.settings import Settings
-from contracts.subjects import NewTemplate, embedder_of
 from database.engine import open_engine
-from database.faces import Faces
+from database.faces.faces import Faces
 from tests.flow.conftest import Start
 from tests.flow.running import READY_SECONDS, Running
 from tests.flow.test_faces import asked

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import redis
 
-from contracts import names
-from contracts.broker import celery_app
-from contracts.faces import FACE_MODEL, FacesAsk, FacesNote
-from contracts.messages import Item, Pixels, Reply
+from contracts.faces.faces import FACE_MODEL, FacesAsk, FacesNote
+from contracts.queue import redis_keys
+from contracts.queue.celery import celery_app
+from contracts.queue.messages import Item, Pixels, Reply
 from models.catalog import queue_of
 from tests.flow.conftest import Start
 from tests.flow.running import Running
@@ -32,13 +32,13 @@ def alone(start: Start, fetched: Path) -> Running:
 
 def asked(running: Running, picture: Pixels, ask: FacesAsk) -> Reply:
     """The answer of a worker to one picture on the lane, as the API would ask for it."""
-    lane, now = names.lane(FACE_MODEL, 1, "faces"), time.time()
+    lane, now = redis_keys.lane(FACE_MODEL, 1, "faces"), time.time()
     replies = f"replies:{secrets.token_hex(4)}"
     item = Item(secrets.token_bytes(16), now + 60, now, replies, picture, note=ask.pack())
     with redis.Redis.from_url(running.valkey.url) as client:
         client.rpush(lane, item.pack())
         celery_app(running.valkey.url).send_task(
-            names.TASK_DRAIN, args=[FACE_MODEL, 1, "faces"], queue=queue_of(FACE_MODEL)
+            redis_keys.TASK_DRAIN, args=[FACE_MODEL, 1, "faces"], queue=queue_of(FACE_MODEL)
         )
         answer = client.blpop([replies], timeout=60)
     assert answer is not None, running.log("worker")

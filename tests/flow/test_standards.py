@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from contracts.messages import Pixels
+from contracts.queue.messages import Pixels
 from models.catalog import CATALOG
-from models.images import decode
+from models.images.decode import decode
 from tests.flow.running import ROOT, Running
 
 MODEL = "efficientnet_lite0"

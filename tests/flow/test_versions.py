@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from benchmarks.hot_swap import HotSwap
-from contracts.manifest import Draft
-from models.store import Store
+from contracts.inference.manifest import Draft
+from models.store.store import Store
 from tests.conftest import SHARED
 from tests.flow.running import Running
 from tests.models import keras_warnings

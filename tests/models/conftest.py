@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.weights import WeightFile, Weights, WeightsMissing
+from models.weights.catalog import WeightFile, Weights, WeightsMissing
 
 
 @pytest.fixture(scope="session")

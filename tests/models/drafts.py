@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from contracts.manifest import Draft, Parity, Provenance
+from contracts.inference.manifest import Draft, Parity, Provenance
 
 DRAFT = Draft(
     network="vgg16",

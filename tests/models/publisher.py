@@ -6,7 +6,7 @@ Run as a process of its own by the store's tests; prints the numbers it was give
 import sys
 from pathlib import Path
 
-from models.store import Store
+from models.store.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent))
 from drafts import DRAFT, write_files

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from models.catalog import CATALOG, Network
-from models.labels import imagenet_labels
 from models.networks.architecture import build
 from models.networks.loading import load_weights
 from models.networks.preprocessing import preprocess
 from models.predictor import Predictor, load_predictor
-from models.weights import WeightFile, Weights, WeightsMissing
+from models.store.labels import imagenet_labels
+from models.weights.catalog import WeightFile, Weights, WeightsMissing
 
 LITE = CATALOG["efficientnet_lite0"]
 

@@ -1,9 +1,9 @@
 """Decoders of clips that are forked and not started, so that fuzzing tries fifty a second.
 
-`models.faces.video` starts an interpreter for each clip, which reads OpenCV for a quarter of a
-second: in production little beside the clip, here nine tenths of all time. `forking` puts another
-way of beginning in its place. What then runs is the same `video_child.main`, within the same
-limits, in a process that meets one clip and ends; and the same reader takes what it says.
+`models.faces.liveness.video` starts an interpreter for each clip, which reads OpenCV for a quarter
+of a second: in production little beside the clip, here nine tenths of all time. `forking` puts
+another way of beginning in its place. What then runs is the same `video_child.main`, within the
+same limits, in a process that meets one clip and ends; and the same reader takes what it says.
 """
 
 import json
@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from models.faces import video
+from models.faces.liveness import video
 from tests.flow.running import ROOT
 
 _MESSAGE_BYTES = 65536
@@ -80,9 +80,9 @@ def forking() -> Iterator[None]:
 
 def _serve(asked: socket.socket) -> None:
     """Fork for each clip until nobody asks any more."""
-    import cv2  # noqa: F401, PLC0415  once, for all that are forked
+    import cv2  # noqa: F401  once, for all that are forked
 
-    from models.faces import video_child  # noqa: PLC0415
+    from models.faces.liveness import video_child
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     while True:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from contracts.errors import OpsinError
-from contracts.messages import (
+from contracts.queue.messages import (
     Item,
     MalformedMessageError,
     Reply,
@@ -23,16 +23,16 @@ from contracts.messages import (
 )
 from contracts.settings import MIB
 from models.catalog import CATALOG
+from models.datasets.archives.limits import Limits
 from models.datasets.library import Library
-from models.datasets.limits import Limits
-from models.faces.video import VideoLimits, read_frames
-from models.images import decode
-from service.multipart import ImageForm
+from models.faces.liveness.video import VideoLimits, read_frames
+from models.images.decode import decode
+from service.http.multipart import ImageForm
 from service.protocols.oip import read_infer
 from service.protocols.signature import Signature
 from service.protocols.tfserving import read_predict
+from tests.models.datasets.archives.test_hostile import SMALL, TARS, ZIPS
 from tests.models.datasets.packing import on_disk, tarred, tree, zipped
-from tests.models.datasets.test_hostile import SMALL, TARS, ZIPS
 from tests.models.faces.rendering import CODECS, write_video
 from tests.pictures import good_pictures, hostile_pictures
 

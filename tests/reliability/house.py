@@ -30,7 +30,7 @@ _ROLES: dict[str, tuple[str, ...]] = {
     "api": ("-m", "cli", "serve"),
     "worker": ("-m", "cli", "worker", "--unkept"),
     "jobs": ("-m", "cli", "worker", "--jobs"),
-    "child": ("-m", "workers.work_child"),
+    "child": ("-m", "workers.jobs.child"),
 }
 
 

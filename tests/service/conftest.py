@@ -10,11 +10,11 @@ import httpx
 import pytest
 import uvicorn
 
-from contracts.explanation import LayerInfo
+from contracts.inference.explanation import LayerInfo
 from contracts.settings import Settings
-from models.explain.layer_file import write_layers
-from models.manifest import MANIFEST
-from service.serve import server_config
+from models.explain.layers import write_layers
+from models.store.manifest import MANIFEST
+from service.server import server_config
 from tests.service.parts import SERVED, House
 
 

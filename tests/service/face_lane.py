@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 
-from contracts.clips import ClipAsk, ClipNote, as_video
-from contracts.faces import Box, Face, FacesAsk, FacesNote, Point, Quality
-from contracts.liveness import ActionSeen, Fault, Liveness
-from contracts.messages import Pixels, Reply, Vector
-from contracts.subjects import LENGTH
+from contracts.faces.clips import ClipAsk, ClipNote, as_video
+from contracts.faces.faces import Box, Face, FacesAsk, FacesNote, Point, Quality
+from contracts.faces.liveness import ActionSeen, Fault, Liveness
+from contracts.faces.subjects import LENGTH
+from contracts.queue.messages import Pixels, Reply, Vector
 
 NOBODY, CROWD = 0, 255
 NARROW = 20

@@ -31,41 +31,47 @@ from contracts.errors import (
     QueueFull,
     VersionNotFound,
 )
-from contracts.faces import FACE_MODEL
-from contracts.inference import LaneOperation, Resize
+from contracts.faces.faces import FACE_MODEL
+from contracts.inference.inference import LaneOperation, Resize
+from contracts.inference.manifest import Manifest
+from contracts.inference.registry import LaneInfo, ModelInfo
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
-from contracts.manifest import Manifest
-from contracts.messages import Pixels, Reply
-from contracts.notes import ActivationsAsk, ActivationsNote, ChannelNote, MapNote, read_ask
 from contracts.pages import Page
-from contracts.presence import HeldModel, WorkerBeat
-from contracts.registry import LaneInfo, ModelInfo
+from contracts.queue.explain_messages import (
+    ActivationsAsk,
+    ActivationsNote,
+    ChannelNote,
+    MapNote,
+    read_ask,
+)
+from contracts.queue.heartbeat import HeldModel, WorkerBeat
+from contracts.queue.messages import Pixels, Reply
 from contracts.settings import Settings
 from database.audit import Audit
-from database.data_sets import DataSets as Rows
+from database.datasets import DataSets as Rows
 from database.engine import open_engine
-from database.history import Entry
-from database.job_files import JobFiles
-from database.jobs import History
+from database.jobs.files import JobFiles
+from database.jobs.jobs import History
+from database.jobs.queries import Entry
 from database.keys import Keys, Snapshot
 from database.migrations import upgrade
 from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRecord, Record
 from models.catalog import CATALOG, network_of
-from models.conversion import Derived
+from models.datasets.archives.limits import Limits
 from models.datasets.library import Library
-from models.datasets.limits import Limits
-from models.images import Target
-from models.labels import Label
-from models.shelves import Served
-from models.store import Store
-from service import examples
-from service.datasets import Datasets
-from service.explanation_cache import ExplanationCache
-from service.faces.desk import FaceDesk, open_desk
-from service.keyring import Keyring
-from service.layer_check import LayerCheck
-from service.rate_limits import RateLimits
-from service.services import JobItem, Services
+from models.images.decode import Target
+from models.store.derived import Derived
+from models.store.labels import Label
+from models.store.snapshot import Served
+from models.store.store import Store
+from service.auth.key_cache import Keyring
+from service.auth.rate_limit import RateLimits
+from service.datasets.service import Datasets
+from service.dependencies import JobItem, Services
+from service.explanation.cache import ExplanationCache
+from service.explanation.layers import LayerCheck
+from service.faces.context import FaceDesk, open_desk
+from service.http import examples
 from tests.service.face_lane import judged, seen
 
 T = TypeVar("T")

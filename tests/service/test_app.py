@@ -9,8 +9,7 @@ import httpx
 import pytest
 
 from contracts.errors import CODES
-from contracts.release import RELEASE
-from contracts.settings import Settings
+from contracts.settings import RELEASE, Settings
 from tests.service.parts import House
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +19,7 @@ MEMORY_MIB = 160
 
 def test_the_api_process_loads_no_network_library() -> None:
     program = (
-        "import sys, psutil, service.app, service.serve\n"
+        "import sys, psutil, service.app, service.server\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])\n"
         # Not ru_maxrss: on Linux a child begins with the peak of the process that started it.
         "print(psutil.Process().memory_info().rss // 2**20)\n"

@@ -6,7 +6,7 @@ import time
 
 import httpx
 
-from tests.service.test_serve import start
+from tests.service.test_server import start
 
 
 def test_who_is_connected_is_told_to_go_elsewhere_and_nobody_is_cut_off() -> None:

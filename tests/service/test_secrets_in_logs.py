@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = "bootstrap-secret-91c7"
 PROGRAM = """
 from contracts.settings import Settings
-from service.serve import serve
+from service.server import serve
 from tests.service.parts import House
 house = House()
 house.with_keys()

@@ -8,14 +8,14 @@ from typing import Any
 
 from contracts.jobs import Job
 from contracts.settings import Settings
-from database.data_sets import DataSets
+from database.datasets import DataSets
 from database.engine import open_engine
-from database.job_files import JobFiles
-from database.jobs import Jobs
-from database.leases import Leases
+from database.jobs.files import JobFiles
+from database.jobs.jobs import Jobs
+from database.jobs.leases import Leases
 from database.migrations import upgrade
 from models.datasets.library import Library
-from models.store import Store
+from models.store.store import Store
 from tests.models.datasets.packing import photo, written
 from tests.models.drafts import DRAFT, write_files
 

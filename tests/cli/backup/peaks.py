@@ -9,7 +9,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
-from cli.backup.commands import backup, restore
+from cli.commands.backup import backup, restore
 from contracts.settings import Settings
 from tests.cli.backup.furnished import furnish
 from tests.cli.running import free_port

@@ -14,17 +14,17 @@ from threading import Event, Thread
 import pytest
 
 from cli.backup import placing
-from cli.backup.commands import backup, restore
 from cli.backup.contents import AREAS, LEFT_OUT, SECRETS, DatabaseKind
 from cli.backup.databases import dump
-from cli.failure import CommandError
+from cli.commands.backup import backup, restore
 from cli.home import Home
+from cli.output import CommandError
 from contracts.settings import Settings
 from database.engine import open_engine
-from database.job_files import JobFiles
-from database.jobs import Jobs
+from database.jobs.files import JobFiles
+from database.jobs.jobs import Jobs
 from models.datasets.library import Library
-from models.store import Store
+from models.store.store import Store
 from tests.cli.backup.furnished import DATASET, Furnished, furnish, now, publish, tree
 from tests.cli.running import ROOT, free_port, until
 from tests.models.datasets.packing import photo, written
@@ -296,7 +296,7 @@ def test_a_log_that_grows_is_taken_as_long_as_it_was(
         with log.open("ab") as file:
             file.write(b" and more")
 
-    monkeypatch.setattr("cli.backup.commands._require_room", grown)
+    monkeypatch.setattr("cli.commands.backup._require_room", grown)
     backup(home.settings, out, secrets=False)
     monkeypatch.undo()
     shutil.rmtree(home.settings.home)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.backup.commands import backup, restore
-from cli.failure import CommandError
+from cli.commands.backup import backup, restore
+from cli.output import CommandError
 from contracts.settings import Settings
 from tests.cli.backup.furnished import Furnished, furnish
 from tests.cli.running import free_port

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from cli.backup import placing
-from cli.backup.commands import backup, restore
 from cli.backup.steps import Step
-from cli.failure import CommandError
+from cli.commands.backup import backup, restore
 from cli.home import Home
+from cli.output import CommandError
 from contracts.settings import Settings
 from tests.cli.backup.furnished import Furnished, furnish
 from tests.cli.running import Starter, free_port, until

@@ -6,23 +6,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cli.backup.commands import backup, restore
+from cli.commands.backup import backup, restore
 from contracts.settings import Settings
-from contracts.training_result import TrainingResult
-from database.data_sets import DataSets
+from contracts.training.training_result import TrainingResult
+from database.datasets import DataSets
 from database.engine import open_engine
-from database.job_files import JobFiles
-from database.jobs import Jobs
-from database.leases import Leases
+from database.jobs.files import JobFiles
+from database.jobs.jobs import Jobs
+from database.jobs.leases import Leases
 from database.migrations import upgrade
 from models.datasets.library import Library
-from models.store import Store
+from models.serving.predictor import VersionPredictor
+from models.store.store import Store
 from models.training.run import run
-from models.version_predictor import VersionPredictor
 from tests.cli.backup.furnished import now
 from tests.cli.running import free_port
 from tests.models import keras_warnings
-from workers.leased_work import LeasedWork
+from workers.jobs.context import LeasedWork
 
 pytestmark = keras_warnings.ignored
 

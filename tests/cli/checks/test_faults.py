@@ -16,12 +16,11 @@ from cli import checks as looks
 from cli.checks import Check
 from cli.checks.environment import gpu
 from cli.checks.packages import packages, pins_of
-from contracts import names
-from contracts.presence import WorkerBeat
-from contracts.release import RELEASE
-from contracts.settings import Settings
+from contracts.queue import redis_keys
+from contracts.queue.heartbeat import WorkerBeat
+from contracts.settings import RELEASE, Settings
 from database.migrations import newest, upgrade
-from models.store import Store
+from models.store.store import Store
 from tests.cli.backup.furnished import publish
 from tests.cli.running import free_port
 from tests.valkey import RealValkey
@@ -220,11 +219,11 @@ def test_workers_of_another_release(settings: Settings, valkey: RealValkey) -> N
     there = settings.model_copy(update={"redis_url": valkey.url})
     beat = WorkerBeat(id="w1", host="h", pid=1, release=RELEASE, started_at=0, beat_at=0)
     with redis.Redis.from_url(valkey.url) as client:
-        client.sadd(names.WORKERS, "w1", "w2")
-        client.set(names.worker_beat("w1"), beat.model_dump_json())
+        client.sadd(redis_keys.WORKERS, "w1", "w2")
+        client.set(redis_keys.worker_beat("w1"), beat.model_dump_json())
         assert found(looks.service(there), "versions").state == "ok"
         # One of a release whose beat has another form, which the API could not read.
-        client.set(names.worker_beat("w2"), '{"release": "9.9.9", "other": 1}')
+        client.set(redis_keys.worker_beat("w2"), '{"release": "9.9.9", "other": 1}')
         failing(found(looks.service(there), "versions"), "9.9.9", RELEASE, "Restart")
 
 

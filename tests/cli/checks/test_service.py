@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import keys
 from cli.checks.service import _key
+from cli.commands import keys
 from contracts.settings import Settings
 
 

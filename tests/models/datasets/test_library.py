@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from contracts.errors import Conflict, DatasetNotFound, ImageTooLarge, InvalidImage, NotTrainable
+from models.datasets.archives.limits import Limits
 from models.datasets.library import DEFAULT, Library, NewPicture
-from models.datasets.limits import Limits
 from models.datasets.splitting import Fractions
 from tests.models.datasets.packing import on_disk, photo, tarred, tree, written, zipped
 from tests.pictures import encoded, hostile_pictures, scene
@@ -267,7 +267,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from models.datasets.library import Library
-from models.datasets.limits import Limits
+from models.datasets.archives.limits import Limits
 def told(done, path):
     if done == 7:
         os.kill(os.getpid(), 9)

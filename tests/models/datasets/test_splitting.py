@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.datasets import DatasetFile
+from contracts.training.datasets import DatasetFile
 from models.datasets.report import digest
 from models.datasets.splitting import Fractions, split
 

@@ -6,13 +6,13 @@ import pytest
 from keras import layers
 
 from contracts.errors import LayerNotFound, ValidationFailed
-from contracts.explanation import FAST, METHODS, Method
+from contracts.inference.explanation import FAST, METHODS, Method
 from models.explain.explainer import Explainer
-from models.explain.layer_file import LAYERS
-from models.exporting import export_version
-from models.keras_files import read_whole
+from models.explain.layers import LAYERS
+from models.export.saved_model import export_version
 from models.networks.cnn import cnn
-from models.store import Store
+from models.networks.keras_files import read_whole
+from models.store.store import Store
 from tests.models import keras_warnings
 from tests.models.explain.versions import BLUEPRINT, SIDE, pictures, published, tiny
 

@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from models.explain.cams import explained, grad_cam
-from models.explain.flat import Flat
+from models.explain.cam import explained, grad_cam
 from models.explain.head import head_of
+from models.explain.layer_graph import Flat
 from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored

@@ -9,7 +9,7 @@ from keras import layers
 from PIL import Image
 
 from contracts.errors import InvalidImage
-from contracts.explanation import Method
+from contracts.inference.explanation import Method
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
 from models.explain.heatmap_job import run

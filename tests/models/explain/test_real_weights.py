@@ -8,15 +8,15 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from models.explain.cams import explained, grad_cam, hires_cam
-from models.explain.flat import Flat
+from models.explain.cam import explained, grad_cam, hires_cam
 from models.explain.head import head_of
-from models.keras_files import read_tutorial_weights
+from models.explain.layer_graph import Flat
+from models.networks.keras_files import read_tutorial_weights
 from models.networks.preprocessing import preprocess
 from models.networks.squeezenet import squeezenet
 from models.networks.vgg import vgg
 from tests.models import keras_warnings
-from tests.models.test_zoo import photographs
+from tests.models.export.test_catalog_import import photographs
 
 pytestmark = [keras_warnings.ignored, pytest.mark.shared]
 

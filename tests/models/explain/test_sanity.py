@@ -4,8 +4,8 @@ import pytest
 from keras import layers
 
 from models.explain.sanity import rank_correlation
-from models.manifest import read_manifest
-from models.signatures import Blueprint
+from models.export.signatures import Blueprint
+from models.store.manifest import read_manifest
 from tests.models import keras_warnings
 from tests.models.explain.versions import published, tiny
 

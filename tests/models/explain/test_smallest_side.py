@@ -2,11 +2,10 @@ import keras
 import pytest
 from keras import layers
 
-from models.explain.filters import any_size
-from models.explain.flat import Flat
-from models.explain.smallest_side import smallest_side
+from models.explain.filters import any_size, smallest_side
+from models.explain.layer_graph import Flat
 from models.networks.squeezenet import squeezenet
-from models.training.smallest import SMALLEST
+from models.training.validation import SMALLEST
 from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored

@@ -5,11 +5,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from models.exporting import export_version
-from models.labels import Label
+from models.export.saved_model import export_version
+from models.export.signatures import Blueprint
 from models.networks.cnn import cnn
-from models.signatures import Blueprint
-from models.store import Store
+from models.store.labels import Label
+from models.store.store import Store
 
 SIDE = 16
 BLUEPRINT = Blueprint("cnn_small", SIDE, "unit", "pool2", "conv2")

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import ModelNotFound, VersionNotFound
-from contracts.faces import FACE_MODEL
+from contracts.faces.faces import FACE_MODEL
 from models.faces.analyser import FaceAnalyser
-from models.faces.finder import FaceFinder, open_finder
-from models.runtimes.runtime import RuntimeOptions
-from models.store import Store
-from models.version_predictor import load_version
-from models.weights import Weights, WeightsMissing
+from models.faces.detection.finder import FaceFinder, open_finder
+from models.serving.predictor import load_version
+from models.serving.runtime import RuntimeOptions
+from models.store.store import Store
+from models.weights.catalog import Weights, WeightsMissing
 
 
 @pytest.fixture(scope="session")

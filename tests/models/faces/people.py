@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from contracts.messages import Vector
+from contracts.queue.messages import Vector
 
 
 def strewn(

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from contracts.messages import Pixels
+from contracts.queue.messages import Pixels
 
 
 def read(file: Path) -> Pixels:

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from contracts.liveness import Action
-from contracts.messages import Pixels
+from contracts.faces.liveness import Action
+from contracts.queue.messages import Pixels
 
 Floats = npt.NDArray[np.float32]
 

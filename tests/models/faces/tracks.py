@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from contracts.liveness import Action
-from contracts.messages import Vector
-from models.faces.signals import Signals
-from models.faces.track import Track, TrackFrame
+from contracts.faces.liveness import Action
+from contracts.queue.messages import Vector
+from models.faces.liveness.facial_metrics import Signals
+from models.faces.liveness.tracking import Track, TrackFrame
 
 FPS = 15.0
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from models.catalog import Preprocessing
-from models.exporting import export_version
-from models.label_file import read_labels
-from models.labels import Label
+from models.export.saved_model import export_version
+from models.export.signatures import Blueprint
 from models.networks.architecture import ARCHITECTURES
 from models.networks.preprocessing import preprocess
-from models.signatures import Blueprint
-from models.store import Store
-from models.version_predictor import load_version
+from models.serving.predictor import load_version
+from models.store.labels import Label, read_labels
+from models.store.store import Store
 from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from models.catalog import CATALOG
+from models.export.catalog_import import import_zoo
 from models.networks.architecture import build
 from models.networks.loading import load_weights
 from models.networks.preprocessing import preprocess
 from models.networks.tfjs import manifest_of, read_tfjs
-from models.store import Store
-from models.version_predictor import VersionPredictor, load_version
-from models.weights import WeightFile, Weights, WeightsMissing
-from models.zoo import import_zoo
+from models.serving.predictor import VersionPredictor, load_version
+from models.store.store import Store
+from models.weights.catalog import WeightFile, Weights, WeightsMissing
 from tests.models import keras_warnings
 from tests.models.faces.pictures import read
 from tests.models.networks.face_embedder_numpy import embed, tensors_of

@@ -10,8 +10,8 @@ from models.catalog import CATALOG
 from models.networks.architecture import build
 from models.networks.loading import MisfitError, load_weights
 from models.networks.preprocessing import preprocess
-from models.sources import weight_entries
-from models.weights import WeightFile
+from models.weights.catalog import WeightFile
+from models.weights.sources import weight_entries
 from tests.models.torch_writing import save
 
 IMAGES = np.random.default_rng(8).integers(0, 256, (2, 67, 67, 3), dtype=np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.images import upright
+from models.images.decode import upright
 from models.rendering.colormaps import COLORMAPS, colours_of
 from models.rendering.heatmap import Layer, Look, render
 from models.rendering.legend import font_of, shortened, wrapped

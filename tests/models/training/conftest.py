@@ -10,10 +10,10 @@ import pytest
 from models.catalog import CATALOG
 from models.datasets.dataset import Dataset
 from models.networks.architecture import build
-from models.sources import WeightEntry
-from models.training.feature_cache import FeatureCache
-from models.training.trainer import Workshop
-from models.weights import Weights
+from models.training.data.feature_cache import FeatureCache
+from models.training.loop.trainer import Workshop
+from models.weights.catalog import Weights
+from models.weights.sources import WeightEntry
 from tests.models.training.material import RecordingWork, colours, weight_entry
 
 

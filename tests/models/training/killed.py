@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from models.datasets.dataset import Dataset
-from models.training.feature_cache import FeatureCache
-from models.training.trainer import Workshop, train
-from models.weights import Weights
+from models.training.data.feature_cache import FeatureCache
+from models.training.loop.trainer import Workshop, train
+from models.weights.catalog import Weights
 from tests.models.training.material import RecordingWork, asked, colours, weight_entry
 
 STRATEGIES = {

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 from contracts.jobs import Progress
-from contracts.trainings import TrainingRequest
+from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.dataset import Dataset, Example, Split
-from models.sources import WeightEntry
+from models.weights.sources import WeightEntry
 
 COUNTS: dict[Split, int] = {"train": 10, "validation": 4, "test": 4}
 SIDE = 32

@@ -6,11 +6,11 @@ import keras
 import pytest
 
 from contracts.errors import ValidationFailed
-from contracts.trainings import TrainableNetwork
+from contracts.training.trainings import TrainableNetwork
 from models.networks.architecture import ARCHITECTURES
-from models.training.assembly import build_network
-from models.training.filter_choice import check_filters
 from models.training.layer_names import convolutions_of, layers_of
+from models.training.loop.assembly import build_network
+from models.training.validation import check_filters
 from tests.models.training.material import asked
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from contracts.errors import ValidationFailed
-from contracts.trainings import TrainableNetwork
-from models.training.classes import MOST_CLASSES, check_count
+from contracts.training.trainings import TrainableNetwork
+from models.training.loop.recipe import RECIPES
 from models.training.memory import _SHAPES, check_size, estimate, memory_limit
 from models.training.presets import PRESETS, training_request
-from models.training.recipe import RECIPES
+from models.training.validation import MOST_CLASSES, check_count
 
 GB = 1_000_000_000
 HUGE: list[dict[str, Any]] = [

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import ValidationFailed
-from contracts.manifest import CHAMPION, Draft, Manifest, Provenance
-from contracts.training_result import Promote
-from models.label_file import write_labels
-from models.labels import Label
-from models.store import Store
-from models.training.names import check_name
+from contracts.inference.manifest import CHAMPION, Draft, Manifest, Provenance
+from contracts.training.training_result import Promote
+from models.store.labels import Label, write_labels
+from models.store.store import Store
 from models.training.promotion import HELD_OUT_ACCURACY, Newcomer, promote
 from models.training.publishing import publish_once, published
+from models.training.validation import check_name
 from tests.models.drafts import DRAFT, write_files
 
 

@@ -12,14 +12,14 @@ from PIL import Image
 
 from contracts.errors import DatasetNotFound, ValidationFailed
 from contracts.settings import Settings
-from contracts.training_result import TrainingResult
-from contracts.trainings import TrainingRequest
+from contracts.training.training_result import TrainingResult
+from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.library import Library
-from models.store import Store
-from models.training.material import FromLibrary
+from models.serving.predictor import VersionPredictor
+from models.store.store import Store
+from models.training.data.data_source import FromLibrary
 from models.training.run import run
-from models.version_predictor import VersionPredictor
 from tests.models import keras_warnings
 from tests.models.training.told_work import ToldWork
 

@@ -5,9 +5,9 @@ from typing import Any, get_args
 import pytest
 
 from contracts.errors import ValidationFailed
-from contracts.trainings import TrainableNetwork
-from models.training.assembly import build_network
-from models.training.smallest import SMALLEST, check_picture_size
+from contracts.training.trainings import TrainableNetwork
+from models.training.loop.assembly import build_network
+from models.training.validation import SMALLEST, check_picture_size
 from tests.models.training.material import asked
 
 NETWORKS = get_args(TrainableNetwork)

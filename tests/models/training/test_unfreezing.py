@@ -4,7 +4,7 @@ import pytest
 
 from contracts.errors import ValidationFailed
 from models.training.layer_names import layers_of
-from models.training.unfreezing import check_unfreezing, position
+from models.training.validation import check_unfreezing, position
 from tests.models.training.material import asked
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from contracts.subjects import Candidate, Threshold
-from service.faces.decisions import Verdict, identified, judged
+from contracts.faces.subjects import Candidate, Threshold
+from service.faces.recognition import Verdict, identified, judged
 
 AT = Threshold(similarity=0.9, margin=0.02)
 

@@ -8,8 +8,8 @@ import pytest
 import redis
 from redis.asyncio import Redis
 
-from contracts import names
 from contracts.errors import LockedOut, Unavailable
+from contracts.queue import redis_keys
 from service.faces import lockout
 from service.faces.lockout import LOCK_SECONDS, MOST_FAILURES, Lockout
 from tests.valkey import RealValkey
@@ -103,7 +103,7 @@ def test_nothing_is_left_for_ever_and_nothing_of_who_is_forgotten(valkey: RealVa
                 assert keys
                 assert all(client.ttl(key) > 0 for key in keys)
                 await door.forget("sub_a")
-                assert not client.exists(names.face_lock("subject:sub_a"))
+                assert not client.exists(redis_keys.face_lock("subject:sub_a"))
                 assert not list(client.scan_iter("*sub_a*"))
 
     asyncio.run(check())
@@ -128,4 +128,4 @@ def test_of_who_was_erased_meanwhile_only_the_device_is_counted(valkey: RealValk
     asyncio.run(check())
     with redis.Redis.from_url(valkey.url) as client:
         kept = sorted(client.keys("faces:*"))
-        assert kept == [names.face_failures("device:phone").encode()]
+        assert kept == [redis_keys.face_failures("device:phone").encode()]

@@ -8,7 +8,7 @@ import pytest
 
 from contracts.settings import Settings
 from database.engine import open_engine
-from database.faces import Faces
+from database.faces.faces import Faces
 from database.migrations import upgrade
 from service.faces.tokens import Tokens
 

@@ -1,0 +1,73 @@
+"""What `opsin up` prints once it is ready: the address, the models and a request that works."""
+
+import contextlib
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cli.clients.api import Api
+from cli.home import Home
+from cli.output import warn
+from cli.settings import address
+from contracts.inference.registry import ModelInfo
+from contracts.settings import Settings
+
+_COLOURS = {"ready": "green", "loading": "yellow", "unavailable": "red"}
+
+
+def greet(settings: Settings, home: Home, console: Console) -> None:
+    """Says what runs where, and how to use and stop it."""
+    models = Api(settings).models()
+    console.print(f"\n[bold green]Opsin is ready[/] at {address(settings)}\n")
+    if models:
+        console.print(models_table(models))
+        for model in models:
+            if model.reason:
+                warn(console, f"{model.name}: {model.reason}")
+        console.print()
+    else:
+        warn(console, "It asks for a key, and OPSIN_API_KEY holds none: `opsin keys create`.")
+    for heading, line in (
+        ("Try", curl_line(settings, home, keyed=settings.api_key is not None or not models)),
+        ("Docs", f"{address(settings)}/docs"),
+        ("Logs", f"{near(home.logs)}/"),
+        ("Stop", "Ctrl-C"),
+    ):
+        console.print(f"[bold]{heading:5}[/] {escape(line)}")
+
+
+def models_table(models: list[ModelInfo]) -> Table:
+    """The models, and what each serves."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("model", "state", "serves"):
+        table.add_column(heading, no_wrap=True)
+    for model in models:
+        # One that lacks its classifier still embeds: not ready, but not nothing either.
+        partly = model.state == "unavailable" and model.operations
+        state = "[yellow]partly[/]" if partly else f"[{_COLOURS[model.state]}]{model.state}[/]"
+        table.add_row(escape(model.name), state, ", ".join(model.operations) or "-")
+    return table
+
+
+def curl_line(settings: Settings, home: Home, *, keyed: bool) -> str:
+    """A request that works as printed, from the folder one stands in.
+
+    Args:
+        settings: For the address.
+        home: For a picture.
+        keyed: Whether the service asks for a key.
+    """
+    photo = home.samples / "cat.png"
+    image = near(photo) if photo.exists() else "photo.jpg"
+    key = '-H "Authorization: Bearer $OPSIN_API_KEY" ' if keyed else ""
+    return f"curl {key}-F {shlex.quote(f'image=@{image}')} {address(settings)}/v1/classify"
+
+
+def near(path: Path) -> Path:
+    """The shorter way to say it, if it lies under where one stands."""
+    with contextlib.suppress(ValueError):
+        return path.relative_to(Path.cwd())
+    return path

@@ -1,0 +1,1 @@
+"""One module per `opsin` command: its options, and what it does."""

@@ -1,0 +1,1 @@
+"""Process supervision: the API, the workers and the embedded Valkey."""

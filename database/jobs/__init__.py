@@ -1,0 +1,1 @@
+"""Background jobs: rows, leases and files."""

@@ -1,0 +1,1 @@
+"""Reading archives safely: zip, tar and folders, within limits."""

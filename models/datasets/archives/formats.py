@@ -1,0 +1,39 @@
+"""What was sent, by its first bytes: a zip, a tar, a tar in gzip, or a folder on this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from contracts.errors import InvalidArchive
+from models.datasets.archives.folder import read_folder
+from models.datasets.archives.limits import Limits
+from models.datasets.archives.members import Member
+from models.datasets.archives.tar import GZIP, read_tar
+from models.datasets.archives.zip import read_zip
+
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_TAR_MAGIC_AT = 257
+
+
+def read_source(path: Path, limits: Limits) -> Iterator[Member]:
+    """The files in an archive or a folder, whatever its name says it is.
+
+    Raises:
+        InvalidArchive: It is neither, or damaged, dishonest or too much.
+    """
+    if path.is_dir():
+        return read_folder(path, limits)
+    try:
+        if not path.is_file():
+            raise InvalidArchive("There is no such file or folder.")
+        with path.open("rb") as file:
+            head = file.read(512)
+        size = path.stat().st_size
+    except OSError as error:
+        raise InvalidArchive("The archive cannot be read. Check its permissions.") from error
+    if size > limits.archive_bytes:
+        raise InvalidArchive(f"The archive may have {limits.archive_bytes:,} bytes. Split it up.")
+    if head.startswith(_ZIP):
+        return read_zip(path, limits)
+    if head.startswith(GZIP) or head[_TAR_MAGIC_AT:].startswith(b"ustar"):
+        return read_tar(path, limits)
+    raise InvalidArchive("This is no zip, tar or tar.gz. Pack the folders of your classes as one.")

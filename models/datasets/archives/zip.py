@@ -1,0 +1,177 @@
+"""Zip archives from strangers. All that its directory says is checked before a byte is unpacked.
+
+`zipfile` does the reading. What it would believe and we do not: how many entries there are (each
+costs memory), that they lie apart (overlapping ones are the densest bombs there are), that names
+are honest, and that an entry is a file.
+"""
+
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from contracts.errors import InvalidArchive
+from models.datasets.archives.limits import Limits
+from models.datasets.archives.members import (
+    Member,
+    checked_name,
+    shown,
+    too_large,
+    too_many,
+    unread,
+)
+
+_DIRECTORY_BYTES = 512  # an entry of the directory, with a long name
+_END = b"PK\x05\x06"
+_END_SIZE = 22
+_LONGEST_COMMENT = 65_535
+_END_64 = b"PK\x06\x06"
+_LOCATOR_64 = b"PK\x06\x07"
+_LOCATOR_64_SIZE = 20
+_ENTRY = b"PK\x01\x02"
+_ENTRY_SIZE = 46
+_LOCAL_SIZE = 30
+_ENCRYPTED = 0x1
+_UNIX = 3
+_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error)
+_DAMAGED = "The zip is damaged or cut off. Pack it again and send all of it."
+
+
+def read_zip(path: Path, limits: Limits) -> Iterator[Member]:
+    """The files of a zip.
+
+    Raises:
+        InvalidArchive: It is damaged, dishonest or too much.
+    """
+    with _translated(), path.open("rb") as file:
+        _check_count(file, limits)
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            _check_entries(entries, archive.start_dir, path.stat().st_size, limits)
+            for entry in entries:
+                name = checked_name(entry.orig_filename, limits)
+                if not entry.is_dir() and name:
+                    yield _member(archive, entry, name, limits)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What `zipfile` raises on bytes that are no zip; it documents the first of them only."""
+    try:
+        yield
+    except (*_BROKEN, ValueError, OverflowError) as broken:
+        raise InvalidArchive(_DAMAGED) from broken
+
+
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits: Limits) -> Member:
+    if entry.file_size > limits.image_bytes:
+        detail = f"It has {entry.file_size:,} bytes; a picture may have {limits.image_bytes:,}."
+        return Member(name, entry.file_size, unread, ("file_too_large", detail))
+
+    def read(limit: int) -> bytes:
+        with _translated(), archive.open(entry) as file:
+            data = file.read(limit)
+        if len(data) < min(limit, entry.file_size):
+            raise InvalidArchive(_DAMAGED)
+        return data
+
+    return Member(name, entry.file_size, read)
+
+
+def _check_entries(
+    entries: list[zipfile.ZipInfo], directory: int, size: int, limits: Limits
+) -> None:
+    """Judge every entry by what the directory says of it."""
+    if not entries:
+        raise InvalidArchive("The zip is empty. Pack the folders of your classes into it.")
+    total = 0
+    for entry in entries:
+        checked_name(entry.orig_filename, limits)
+        _check_kind(entry)
+        total += entry.file_size
+    if total > limits.total_bytes:
+        raise too_large(limits)
+    if total > limits.ratio_floor and total > limits.ratio * size:
+        raise InvalidArchive(
+            f"It claims to unpack to more than {limits.ratio} times its size. Pack pictures only."
+        )
+    _check_apart(entries, directory)
+
+
+def _check_kind(entry: zipfile.ZipInfo) -> None:
+    name = shown(entry.orig_filename)
+    if entry.flag_bits & _ENCRYPTED:
+        raise InvalidArchive(f"'{name}' is encrypted. Pack the pictures without a password.")
+    if entry.compress_type not in _METHODS:
+        raise InvalidArchive(
+            f"'{name}' is compressed by an uncommon method. Pack it with 'stored' or 'deflate'."
+        )
+    kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == _UNIX else 0
+    if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
+        raise InvalidArchive(
+            f"'{name}' is a link or a device. Pack the pictures themselves, not links to them."
+        )
+
+
+def _check_apart(entries: list[zipfile.ZipInfo], directory: int) -> None:
+    """Each entry's data must end before the next begins."""
+    ordered = sorted(entries, key=lambda entry: entry.header_offset)
+    starts = [entry.header_offset for entry in ordered[1:]] + [directory]
+    for entry, limit in zip(ordered, starts, strict=True):
+        # The local header's extra field may be longer than nothing; its name is as long as this.
+        least = _LOCAL_SIZE + len(entry.orig_filename) + entry.compress_size
+        if entry.header_offset < 0 or entry.header_offset + least > limit:
+            raise InvalidArchive(
+                "Entries of the zip overlap, as in a bomb, or it is damaged. Pack it again."
+            )
+
+
+def _check_count(file: BinaryIO, limits: Limits) -> None:
+    """Walk the directory before `zipfile` makes an object of each entry."""
+    start, size = _directory(file)
+    if size > _DIRECTORY_BYTES * (limits.files + 1):
+        raise InvalidArchive("The zip's list of files is endless. Pack the pictures anew.")
+    file.seek(start)
+    left, count = size, 0
+    while left >= _ENTRY_SIZE:
+        head = file.read(_ENTRY_SIZE)
+        if len(head) < _ENTRY_SIZE or not head.startswith(_ENTRY):
+            raise InvalidArchive(_DAMAGED)
+        count += 1
+        if count > limits.files:
+            raise too_many(limits)
+        skip = sum(struct.unpack_from("<3H", head, 28))
+        file.seek(skip, 1)
+        left -= _ENTRY_SIZE + skip
+    file.seek(0)
+
+
+def _directory(file: BinaryIO) -> tuple[int, int]:
+    """Where the directory begins, and its bytes."""
+    whole = file.seek(0, 2)
+    tail_at = max(0, whole - _END_SIZE - _LONGEST_COMMENT)
+    file.seek(tail_at)
+    tail = file.read()
+    at = tail.rfind(_END)
+    if at < 0 or len(tail) - at < _END_SIZE:
+        raise InvalidArchive(_DAMAGED)
+    size = struct.unpack_from("<L", tail, at + 12)[0]
+    end = tail_at + at
+    file.seek(max(0, end - _LOCATOR_64_SIZE))
+    locator = file.read(_LOCATOR_64_SIZE)
+    if locator.startswith(_LOCATOR_64):
+        # As `zipfile`: the record lies right before its locator, without an extensible part.
+        record_at = end - _LOCATOR_64_SIZE - 56
+        file.seek(max(0, record_at))
+        record = file.read(56)
+        if record.startswith(_END_64):
+            size = struct.unpack_from("<Q", record, 40)[0]
+            end = record_at
+    if size > end:
+        raise InvalidArchive(_DAMAGED)
+    return end - size, size

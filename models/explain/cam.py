@@ -1,0 +1,153 @@
+"""Why a network chose a class, as a coarse grid over the picture: one pass forward, one back.
+
+Every method here weighs the maps A (height, width, channels) of a layer by the gradient G of the
+class's logit with respect to them; they differ in one function. It is the logit's gradient because
+a softmax that is sure of itself has none.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from contracts.inference.explanation import Method
+from models.explain.head import Head
+from models.explain.layer_graph import Flat, Tensor
+
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""From maps and their gradients, both (n, gh, gw, channels), to evidence (n, gh, gw)."""
+
+
+def grad_cam(maps: Tensor, gradients: Tensor) -> Tensor:
+    """Each map counts as much as its gradient does on average over the picture.
+
+    Grad-CAM (Selvaraju et al., 2017, arXiv:1610.02391, eq. 1 and 2): sum_k mean_xy(G_k) A_k.
+    """
+    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
+    return tf.reduce_sum(weights * maps, axis=-1)
+
+
+def hires_cam(maps: Tensor, gradients: Tensor) -> Tensor:
+    """Each value counts as much as its own gradient.
+
+    HiResCAM (Draelos and Carin, 2020, arXiv:2011.08891, eq. 5), as a mean: mean_k(G_k A_k).
+    """
+    return tf.reduce_mean(maps * gradients, axis=-1)
+
+
+def grad_cam_plus_plus(maps: Tensor, gradients: Tensor) -> Tensor:
+    """Each map counts by its rising gradients, more where few places carry it.
+
+    Grad-CAM++ (Chattopadhay et al., 2018, arXiv:1710.11063, eq. 10, 11 and 19), of the exponential
+    of the logit, whose higher derivatives are powers of G: sum_k A_k sum_xy(a_k ReLU(G_k)) with
+    a = G^2 / (2 G^2 + sum_xy(A) G^3). Cancelled by G^2 here, so that a tiny gradient divides
+    nothing by nothing. The paper's maps are rectified; where a layer's are not, a sum below zero
+    counts as zero.
+    """
+    rising = tf.nn.relu(gradients)
+    sums = tf.nn.relu(tf.reduce_sum(maps, axis=(1, 2), keepdims=True))
+    weights = tf.reduce_sum(rising / (2.0 + sums * rising), axis=(1, 2), keepdims=True)
+    return tf.reduce_sum(weights * maps, axis=-1)
+
+
+def layer_cam(maps: Tensor, gradients: Tensor) -> Tensor:
+    """Each value counts as much as its own gradient, if that is positive.
+
+    LayerCAM (Jiang et al., 2021, IEEE Transactions on Image Processing 30, pages 5875-5888,
+    eq. 5 and 6): sum_k ReLU(G_k) A_k.
+    """
+    return tf.reduce_sum(tf.nn.relu(gradients) * maps, axis=-1)
+
+
+WEIGHINGS: dict[Method, Weigh] = {
+    "grad_cam": grad_cam,
+    "hires_cam": hires_cam,
+    "grad_cam_plus_plus": grad_cam_plus_plus,
+    "layer_cam": layer_cam,
+}
+
+
+class Explained(NamedTuple):
+    """What one pass forward and one back tell.
+
+    Attributes:
+        grids: float32 (n, gh, gw) in 0..1, the strongest evidence being 1. Without positive
+            evidence a grid is all zeros.
+        targets: The class that each explains, int32 (n,).
+        probabilities: How probable the network holds it, float32 (n,).
+    """
+
+    grids: Tensor
+    targets: Tensor
+    probabilities: Tensor
+
+
+class Evidence(NamedTuple):
+    """What a layer has to say of a class, not yet weighed: all methods here start from it.
+
+    Attributes:
+        maps: The layer's output A, float32 (n, gh, gw, channels).
+        gradients: G, of the class's logit with respect to them, of the same shape.
+        targets: The class of each, int32 (n,).
+        probabilities: How probable the network holds it, float32 (n,).
+    """
+
+    maps: Tensor
+    gradients: Tensor
+    targets: Tensor
+    probabilities: Tensor
+
+
+def explained(
+    flat: Flat, head: Head, layer: str, weigh: Weigh
+) -> Callable[[Tensor, Tensor], Explained]:
+    """As `evidence`, weighed and scaled: one function for one method, as a version carries it."""
+    gather = evidence(flat, head, layer)
+
+    def explain(inputs: Tensor, classes: Tensor) -> Explained:
+        found = gather(inputs, classes)
+        grids = scaled(weigh(found.maps, found.gradients))
+        return Explained(grids, found.targets, found.probabilities)
+
+    return explain
+
+
+def evidence(flat: Flat, head: Head, layer: str) -> Callable[[Tensor, Tensor], Evidence]:
+    """A function from preprocessed pictures and classes to what a layer says, to be traced.
+
+    Args:
+        flat: The network.
+        head: Its end.
+        layer: The layer whose maps are weighed.
+
+    Returns:
+        A function of float32 (n, h, w, channels) and int32 (n,). A negative class stands for the
+        most probable one; the gradients of a class that does not exist are all zeros.
+    """
+    taps = flat.to(flat.steps[layer].output, head.before, flat.output)
+
+    def gather(inputs: Tensor, classes: Tensor) -> Evidence:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            # The input is watched so that a frozen network, too, leaves a trace on the tape.
+            tape.watch(inputs)
+            maps, before, output = taps(inputs, training=False)
+            logits = head.logits(before)
+            top = tf.argmax(head.class_logits(logits), axis=-1, output_type=tf.int32)
+            targets = tf.where(classes < 0, top, classes)
+            score = tf.reduce_sum(head.of_class(logits, targets))
+        gradients: Any = tape.gradient(
+            score, maps, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        chosen = tf.one_hot(targets, head.classes)
+        probabilities = tf.reduce_sum(head.probabilities(output) * chosen, axis=-1)
+        return Evidence(
+            tf.cast(maps, tf.float32), tf.cast(gradients, tf.float32), targets, probabilities
+        )
+
+    return gather
+
+
+def scaled(weighed: Tensor) -> Tensor:
+    """Positive evidence (n, gh, gw) over its maximum; zeros where there is none, or no number."""
+    positive = tf.nn.relu(tf.where(tf.math.is_finite(weighed), weighed, 0.0))
+    return tf.math.divide_no_nan(positive, tf.reduce_max(positive, axis=(1, 2), keepdims=True))

@@ -1,0 +1,45 @@
+"""The child process of `models.store.derived`, with the arguments KIND FOLDER OUTPUT BYTES.
+
+The bound on memory is set before TensorFlow is loaded, so that it holds for all of it.
+"""
+
+import resource
+import sys
+from pathlib import Path
+
+from models.processes import end_when_orphaned
+
+
+def main(kind: str, folder: Path, output: Path, memory_bytes: int) -> None:
+    """Convert the version in `folder` and write the result to `output`."""
+    # Data, not address space: TensorFlow reserves far more addresses than it ever fills.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    {"onnx": _to_onnx, "tflite": _to_tflite}[kind](folder, output)
+
+
+def _to_onnx(folder: Path, output: Path) -> None:
+    from pydantic import TypeAdapter  # after the bound
+
+    from models.catalog import Preprocessing
+    from models.export.onnx import write_onnx
+    from models.networks.keras_files import read_whole
+    from models.store.manifest import read_manifest
+
+    kind: Preprocessing = TypeAdapter(Preprocessing).validate_python(
+        read_manifest(folder).preprocessing
+    )
+    write_onnx(read_whole(folder / "model.keras"), kind, output)
+
+
+def _to_tflite(folder: Path, output: Path) -> None:
+    import tensorflow as tf  # after the bound
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(folder / "saved_model"), signature_keys=["serve"]
+    )
+    output.write_bytes(converter.convert())
+
+
+if __name__ == "__main__":
+    end_when_orphaned()
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,1 @@
+"""Choosing the match threshold from data, with confidence intervals."""

@@ -1,0 +1,1 @@
+"""Decoding and resizing images. Free of TensorFlow."""

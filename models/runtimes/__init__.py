@@ -1,1 +1,0 @@
-"""What runs a version: TensorFlow, or OpenVINO reading the same SavedModel."""

@@ -1,0 +1,1 @@
+"""Running a model version: runtimes, their selection and the gates between them."""

@@ -1,0 +1,1 @@
+"""The model store: versions, aliases and manifests on disk. Free of TensorFlow."""

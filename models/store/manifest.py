@@ -1,0 +1,99 @@
+"""The manifest of a version on the disk: hashing, writing, reading, checking.
+
+`derived/` holds what can be made again (downloads in other formats) and is no part of the
+version; everything else is listed with its hash, and nothing else may be there.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from contracts.inference.manifest import FileRecord, Manifest
+from models.store.staging import flush_entries
+
+MANIFEST = "manifest.json"
+DERIVED = "derived"
+
+
+class DamagedManifestError(ValueError):
+    """The manifest is missing or unreadable."""
+
+
+def hash_files(folder: Path) -> dict[str, FileRecord]:
+    """Size and sha256 of every file of a version, by its path inside."""
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(
+            sha256=sha256_of(path), size=path.stat().st_size
+        )
+        for path in sorted(_content(folder))
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, whole or not at all."""
+    write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the version in `folder`.
+
+    Raises:
+        DamagedManifestError: There is none, or it cannot be read.
+    """
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DamagedManifestError(f"{MANIFEST} cannot be read") from error
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with the files of a version, one line each; empty if nothing is."""
+    try:
+        manifest = read_manifest(folder)
+    except DamagedManifestError as error:
+        return [str(error)]
+    found = []
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif path.stat().st_size != record.size:
+            found.append(f"{name} has {path.stat().st_size} bytes, not {record.size}")
+        elif sha256_of(path) != record.sha256:
+            found.append(f"{name} has another content than was published")
+    listed = {folder / name for name in manifest.files}
+    found += [
+        f"{path.relative_to(folder).as_posix()} does not belong here"
+        for path in sorted(_content(folder))
+        if path not in listed
+    ]
+    return found
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that a reader sees the old content or the new, never a part."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    flush_entries(path.parent)
+
+
+def _content(folder: Path) -> Iterable[Path]:
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder)
+        if path.is_dir() or inside.parts[0] == DERIVED or inside == Path(MANIFEST):
+            continue
+        if not path.name.startswith("."):
+            yield path
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""What a training reads: images, features and augmentation."""

@@ -1,0 +1,1 @@
+"""What a training reports: scores, charts and films."""

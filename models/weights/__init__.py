@@ -1,0 +1,1 @@
+"""Published weights and sample images: where they come from, and fetching them."""

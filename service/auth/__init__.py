@@ -1,0 +1,1 @@
+"""API keys: authentication, scopes, rate limits and the audit log."""

@@ -1,0 +1,1 @@
+"""Heatmap, activation, filter and layer endpoints."""

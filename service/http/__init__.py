@@ -1,0 +1,1 @@
+"""HTTP plumbing: bodies, multipart, errors, deadlines and OpenAPI."""

@@ -1,0 +1,1 @@
+"""Job endpoints: creation, status, events and artifacts."""

@@ -1,0 +1,278 @@
+"""`/v2`: the Open Inference Protocol, as Triton's and KServe's clients speak it."""
+
+from typing import Annotated, Any
+
+import pydantic
+from fastapi import APIRouter, Header, Request, Response
+
+from contracts.errors import PayloadTooLarge, Unavailable, ValidationFailed
+from contracts.settings import RELEASE
+from service.dependencies import Open
+from service.http import examples
+from service.http.body import read_body
+from service.http.deadlines import Timed
+from service.http.errors import problem_responses
+from service.http.path_params import ByAddress, versioned
+from service.inference.tensors import TensorInference
+from service.protocols import oip
+from service.protocols.oip_schemas import (
+    IndexRequest,
+    InferResponse,
+    ModelMetadata,
+    ModelReady,
+    ModelState,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from service.queue.version_routing import model_named, version_of
+from service.system.readiness import readiness_of
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+
+_MAX_INDEX_BYTES = 4096
+_BINARY = "application/octet-stream"
+_UNKNOWN = problem_responses(
+    "model_not_found", "version_not_found", "validation_error", "model_not_ready", plain=True
+)
+_NOT_READY = problem_responses(
+    "model_not_found",
+    "version_not_found",
+    "validation_error",
+    "model_not_ready",
+    "no_worker",
+    "queue_full",
+    plain=True,
+)
+_REFUSED = problem_responses(
+    "bad_request",
+    "model_not_found",
+    "version_not_found",
+    "payload_too_large",
+    "unsupported_media_type",
+    "validation_error",
+    "queue_full",
+    "dependency_unavailable",
+    "model_not_ready",
+    "no_worker",
+    "draining",
+    "deadline_exceeded",
+    plain=True,
+)
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "JSON; or JSON and then the binary tensors, in the order of the inputs, "
+        f"with the length of the JSON in `{oip.LENGTH_HEADER}`.",
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/InferRequest"},
+                "example": examples.INFER_REQUEST,
+            },
+            _BINARY: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+_INFERRED: dict[str, Any] = {
+    **examples.shown("The outputs that were asked for.", examples.INFER_RESPONSE),
+    "model": InferResponse,
+    "headers": {
+        oip.LENGTH_HEADER: {
+            "description": "Where the JSON ends, if binary tensors follow it.",
+            "schema": {"type": "integer"},
+        }
+    },
+}
+_INFERRED["content"][_BINARY] = {"schema": {"type": "string", "format": "binary"}}
+
+
+@router.get(
+    "",
+    operation_id="oip_server",
+    summary="The server and its extensions",
+    responses={200: examples.shown("The server.", examples.OIP_SERVER)},
+)
+async def get_server() -> ServerMetadata:
+    """Name, release and the extensions of the protocol that are offered."""
+    return ServerMetadata(name="opsin", version=RELEASE, extensions=list(oip.EXTENSIONS))
+
+
+@router.get(
+    "/health/live",
+    operation_id="oip_live",
+    summary="Does the server live?",
+    responses={200: examples.shown("It does.", {"live": True})},
+)
+async def get_live() -> ServerLive:
+    """As `/healthz`; needs no key."""
+    return ServerLive()
+
+
+@router.get(
+    "/health/ready",
+    operation_id="oip_ready",
+    summary="Can the server be asked?",
+    responses={
+        200: examples.shown("It can.", {"ready": True}),
+        **problem_responses("dependency_unavailable", plain=True),
+    },
+)
+async def get_ready(services: Open) -> ServerReady:
+    """As `/readyz`; needs no key."""
+    readiness = await readiness_of(services)
+    if not readiness.ready:
+        raise Unavailable(readiness.detail or "It is not ready yet.", retry_after=5)
+    return ServerReady()
+
+
+@router.get(
+    "/models/{model}/versions/{version}",
+    operation_id="oip_model_version",
+    summary="A version's tensors",
+    openapi_extra=versioned(),
+    responses={200: examples.shown("The model.", examples.OIP_MODEL), **_UNKNOWN},
+)
+@router.get(
+    "/models/{model}",
+    operation_id="oip_model",
+    summary="A model's versions and tensors",
+    responses={200: examples.shown("The model.", examples.OIP_MODEL), **_UNKNOWN},
+)
+async def get_model(named: ByAddress, services: Open) -> ModelMetadata:
+    """What to send and what comes back; of a model that is still loading, what it will be."""
+    info = model_named(services.presence, named.model)
+    versions = [version_of(info, named.version)] if named.version else info.versions
+    return oip.metadata(info, versions)
+
+
+@router.get(
+    "/models/{model}/versions/{version}/ready",
+    operation_id="oip_model_version_ready",
+    summary="Can a version be asked?",
+    openapi_extra=versioned(),
+    responses={
+        200: examples.shown("It can.", {"name": "squeezenet", "ready": True}),
+        **_NOT_READY,
+    },
+)
+@router.get(
+    "/models/{model}/ready",
+    operation_id="oip_model_ready",
+    summary="Can a model be asked?",
+    responses={
+        200: examples.shown("It can.", {"name": "squeezenet", "ready": True}),
+        **_NOT_READY,
+    },
+)
+async def get_model_ready(named: ByAddress, services: Open) -> ModelReady:
+    """Whether it can be asked for its default output, the probabilities; if not, why."""
+    services.presence.choose(named.model, named.version, "classify")
+    return ModelReady(name=named.model)
+
+
+@router.get(
+    "/models/{model}/versions/{version}/config",
+    operation_id="oip_model_version_config",
+    summary="A version's configuration, in Triton's terms",
+    openapi_extra=versioned(),
+    responses={200: examples.shown("The configuration.", examples.OIP_CONFIG), **_UNKNOWN},
+)
+@router.get(
+    "/models/{model}/config",
+    operation_id="oip_model_config",
+    summary="A model's configuration, in Triton's terms",
+    responses={200: examples.shown("The configuration.", examples.OIP_CONFIG), **_UNKNOWN},
+)
+async def get_model_config(named: ByAddress, services: Open) -> dict[str, Any]:
+    """The part of it that Triton's tools read. `max_batch_size` is images a request."""
+    info = model_named(services.presence, named.model)
+    if named.version:
+        version_of(info, named.version)
+    return oip.configuration(info, services.settings.max_images)
+
+
+@router.post(
+    "/models/{model}/versions/{version}/infer",
+    operation_id="oip_infer_version",
+    summary="Ask a version, by tensors",
+    response_class=Response,
+    openapi_extra=versioned(_BODY),
+    responses={200: _INFERRED, **_REFUSED},
+)
+@router.post(
+    "/models/{model}/infer",
+    operation_id="oip_infer",
+    summary="Ask a model, by tensors",
+    response_class=Response,
+    openapi_extra=_BODY,
+    responses={200: _INFERRED, **_REFUSED},
+)
+async def infer(
+    *,
+    request: Request,
+    named: ByAddress,
+    deadline: Timed,
+    services: Open,
+    json_length: Annotated[
+        str | None,
+        Header(
+            alias=oip.LENGTH_HEADER,
+            description="Bytes of the JSON, if binary tensors follow it.",
+            examples=["187"],
+        ),
+    ] = None,
+) -> Response:
+    """Probabilities, features or both for the images of one tensor.
+
+    The input `image` is UINT8 RGB, [n, height, width, 3] of the model's input size; n is at most
+    the images a request may hold. Outputs are `probabilities` (default) and `features`, FP32, as
+    JSON or as bytes. The request succeeds or fails as a whole.
+    """
+    packed = await TensorInference(services, request, named, deadline).infer(json_length)
+    if packed.json_length is None:
+        return Response(packed.body, media_type="application/json")
+    headers = {oip.LENGTH_HEADER: str(packed.json_length)}
+    return Response(packed.body, media_type=_BINARY, headers=headers)
+
+
+@router.post(
+    "/repository/index",
+    operation_id="oip_repository_index",
+    summary="All models and their versions",
+    openapi_extra={
+        "requestBody": {
+            "content": {
+                "application/json": {
+                    "schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}},
+                    "example": {"ready": True},
+                }
+            }
+        }
+    },
+    responses={
+        200: examples.shown("The models.", examples.OIP_INDEX),
+        **problem_responses("bad_request", "payload_too_large", "validation_error", plain=True),
+    },
+)
+async def list_repository(request: Request, services: Open) -> list[ModelState]:
+    """Every version and whether it can be asked; with `ready`, only those that can."""
+    wanted = await _only_ready(request)
+    found = [state for info in services.presence.models() for state in oip.states(info)]
+    return [one for one in found if one.state == "READY" or not wanted]
+
+
+async def _only_ready(request: Request) -> bool:
+    """Whether models that cannot be asked are to be left out; an empty body asks for all.
+
+    Raises:
+        ValidationFailed: The body is not what it can be.
+        PayloadTooLarge: It is far longer.
+    """
+    refusal = PayloadTooLarge(f"Asking for the index takes at most {_MAX_INDEX_BYTES} bytes.")
+    body = await read_body(request, _MAX_INDEX_BYTES, refusal)
+    if not body.strip():
+        return False
+    try:
+        return IndexRequest.model_validate_json(body).ready
+    except pydantic.ValidationError:
+        raise ValidationFailed('Send nothing, {} or {"ready": true}.') from None

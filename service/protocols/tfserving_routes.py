@@ -1,0 +1,129 @@
+"""`/v1/models/{model}:predict` and `…/metadata`: TensorFlow Serving's REST interface."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.dependencies import Open
+from service.http import examples
+from service.http.deadlines import Timed
+from service.http.errors import problem_responses
+from service.http.path_params import ByAddress, labelled, versioned
+from service.inference.tensors import TensorInference
+from service.protocols import tfserving
+from service.protocols.tfserving import Metadata, Predictions
+from service.queue.version_routing import model_named, version_of
+
+router = APIRouter(prefix="/v1/models", tags=["TensorFlow Serving"])
+
+_ANY_JSON: dict[str, Any] = {"type": ["array", "object"]}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "`instances` or `inputs`: nested numbers, or base64 of image files.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "signature_name": {"type": "string", "enum": [*tfserving.SIGNATURES]},
+                        "instances": {"type": "array"},
+                        "inputs": _ANY_JSON,
+                    },
+                },
+                "example": examples.PREDICT_REQUEST,
+            }
+        },
+    }
+}
+_PREDICTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        **examples.shown("A row of numbers for each image.", examples.PREDICT_RESPONSE),
+        "model": Predictions,
+    },
+    **problem_responses(
+        "bad_request",
+        "model_not_found",
+        "version_not_found",
+        "payload_too_large",
+        "unsupported_media_type",
+        "validation_error",
+        "invalid_image",
+        "image_too_large",
+        "queue_full",
+        "dependency_unavailable",
+        "model_not_ready",
+        "no_worker",
+        "draining",
+        "deadline_exceeded",
+        plain=True,
+    ),
+}
+_DESCRIBED: dict[int | str, dict[str, Any]] = {
+    200: examples.shown("The signatures.", examples.TF_METADATA),
+    **problem_responses(
+        "model_not_found", "version_not_found", "validation_error", "model_not_ready", plain=True
+    ),
+}
+
+
+@router.post(
+    "/{model}/labels/{label}:predict",
+    operation_id="tf_predict_label",
+    summary="Ask a labelled version, as TensorFlow Serving",
+    response_class=Response,
+    openapi_extra=labelled(_BODY),
+    responses=_PREDICTED,
+)
+@router.post(
+    "/{model}/versions/{version}:predict",
+    operation_id="tf_predict_version",
+    summary="Ask a version, as TensorFlow Serving",
+    response_class=Response,
+    openapi_extra=versioned(_BODY),
+    responses=_PREDICTED,
+)
+@router.post(
+    "/{model}:predict",
+    operation_id="tf_predict",
+    summary="Ask a model, as TensorFlow Serving",
+    response_class=Response,
+    openapi_extra=_BODY,
+    responses=_PREDICTED,
+)
+async def predict(request: Request, named: ByAddress, deadline: Timed, services: Open) -> Response:
+    """The numbers that the signature gives for each image.
+
+    An image is nested uint8 RGB numbers of the model's input size, or `{"b64": …}`, the base64 of
+    an image file of any size and accepted format. Signatures: `serving_default` and `serve`
+    (probabilities), `features`. The request succeeds or fails as a whole.
+    """
+    body = await TensorInference(services, request, named, deadline).predict()
+    return Response(body, media_type="application/json")
+
+
+@router.get(
+    "/{model}/labels/{label}/metadata",
+    operation_id="tf_metadata_label",
+    summary="A labelled version's signatures, as TensorFlow Serving",
+    openapi_extra=labelled(),
+    responses=_DESCRIBED,
+)
+@router.get(
+    "/{model}/versions/{version}/metadata",
+    operation_id="tf_metadata_version",
+    summary="A version's signatures, as TensorFlow Serving",
+    openapi_extra=versioned(),
+    responses=_DESCRIBED,
+)
+@router.get(
+    "/{model}/metadata",
+    operation_id="tf_metadata",
+    summary="A model's signatures, as TensorFlow Serving",
+    responses=_DESCRIBED,
+)
+async def get_metadata(named: ByAddress, services: Open) -> Metadata:
+    """The inputs and outputs of each signature, with their types and shapes."""
+    info = model_named(services.presence, named.model)
+    version = version_of(info, named.version)
+    return tfserving.metadata(info, version)

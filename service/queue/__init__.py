@@ -1,0 +1,1 @@
+"""The API end of the inference queue; `workers.inference` is the other."""

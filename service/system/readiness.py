@@ -1,0 +1,67 @@
+"""Whether the service can serve: everything it stands on is asked, and what is silent is named.
+
+How much long work waits and runs, by queue.
+"""
+
+import asyncio
+
+from fastapi.concurrency import run_in_threadpool
+
+from contracts.errors import Unavailable
+from contracts.inference.registry import JobQueueInfo, Readiness
+from contracts.queue.heartbeat import ModelState
+from contracts.queue.redis_keys import FACE_QUEUE, PICTURE_QUEUE, TRAINING_QUEUE
+from service.dependencies import Services
+
+_DATABASE_SECONDS = 3.0
+
+
+async def readiness_of(services: Services) -> Readiness:
+    """The state of Redis, the database and the workers; never raises."""
+    redis = services.presence.redis_ok
+    database = await _database_ok(services)
+    held = [m for worker in services.presence.workers for m in worker.models]
+    states: set[ModelState] = {m.state for m in held}
+    serves = any(m.operations for m in held)
+    missing = [
+        *([] if redis else ["Redis does not answer; check OPSIN_REDIS_URL."]),
+        *([] if database else ["The database does not answer; check OPSIN_DATABASE_URL."]),
+        *([] if serves else [_worker_detail(services, states)]),
+    ]
+    return Readiness(
+        ready=not missing,
+        redis="ok" if redis else "unreachable",
+        database="ok" if database else "unreachable",
+        worker="ok" if serves else "loading" if "loading" in states else "none",
+        detail=" ".join(missing) or None,
+    )
+
+
+async def _database_ok(services: Services) -> bool:
+    try:
+        async with asyncio.timeout(_DATABASE_SECONDS):
+            return await run_in_threadpool(services.database_ok)
+    except TimeoutError:
+        return False
+
+
+def _worker_detail(services: Services, states: set[ModelState]) -> str:
+    if not services.presence.workers:
+        return "No worker is running; start one with `opsin worker`."
+    if "loading" in states:
+        return "The workers are still loading their models."
+    return "No worker holds a model that is ready; GET /v1/models says why."
+
+
+async def job_queues_of(services: Services) -> list[JobQueueInfo] | None:
+    """Every queue of long jobs, empty ones too; None while the database does not answer."""
+    try:
+        depths = await run_in_threadpool(services.jobs.depths)
+    except Unavailable:
+        return None
+    return [
+        JobQueueInfo(
+            name=name, queued=depths.get(name, (0, 0))[0], running=depths.get(name, (0, 0))[1]
+        )
+        for name in (TRAINING_QUEUE, PICTURE_QUEUE, FACE_QUEUE)
+    ]

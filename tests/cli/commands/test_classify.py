@@ -1,0 +1,152 @@
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts.inference.inference import InferenceResponse
+from tests.cli.running import Starter, free_port
+
+ANSWER = {
+    "model": "squeezenet",
+    "version": 1,
+    "batch_size": 1,
+    "results": [
+        {
+            "name": "a.jpg",
+            "width": 5,
+            "height": 4,
+            "predictions": [
+                {"index": 340, "id": "n02391049", "label": "zebra", "probability": 0.93}
+            ],
+        },
+        {"name": "b.jpg", "error": {"code": "invalid_image", "detail": "Not [an] image."}},
+    ],
+    "timing_ms": {"decode": 1, "queue": 2, "compute": 3, "total": 6},
+}
+PROBLEM = {
+    "type": "about:blank",
+    "title": "The bytes are not a readable image",
+    "status": 422,
+    "detail": "The file is empty.",
+    "code": "invalid_image",
+    "request_id": "1",
+}
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers as the API does: one photo that is bad is the answer, of several it is an item."""
+
+    def do_GET(self) -> None:
+        self._send(200, {})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != "Bearer 0123456789abcdef":
+            title = "A valid key is required"
+            self._send(401, {**PROBLEM, "status": 401, "code": "unauthorized", "title": title})
+        elif body.count(b'name="image"') == 1:
+            self._send(422, PROBLEM)
+        else:
+            assert "top_k=3" in self.path
+            assert "resize=squash" in self.path
+            self._send(200, ANSWER)
+
+    def _send(self, status: int, content: object) -> None:
+        self.send_response(status)
+        self.send_header("X-Request-Id", "1")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for path in paths:
+        path.write_bytes(b"x")
+    return [str(path) for path in paths]
+
+
+OPTIONS = ("--top", "3", "--resize", "squash", "--key", "0123456789abcdef")
+
+
+def test_a_table_a_photo_and_a_line_a_fault(start: Starter, server: str, files: list[str]) -> None:
+    run = start("-m", "cli", "classify", *files, "--server", server, *OPTIONS)
+    assert run.wait() == 1
+    assert "zebra" in run.text
+    assert "93.0%" in run.text
+    assert "b.jpg: Not [an] image." in run.text
+    assert "1 of 2 photos have no answer." in run.text
+
+
+def test_json_is_the_apis(start: Starter, server: str, files: list[str], tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.jpg")
+    run = start("-m", "cli", "classify", missing, *files, "--json", "--server", server, *OPTIONS)
+    assert run.wait() == 1
+    answer = InferenceResponse.model_validate_json(run.text.splitlines()[0])
+    assert [result.name for result in answer.results] == ["none.jpg", "a.jpg", "b.jpg"]
+    assert answer.results[1].predictions is not None
+    assert answer.results[1].predictions[0].label == "zebra"
+
+
+def test_a_single_bad_photo_is_a_fault_of_the_photo(
+    start: Starter, server: str, files: list[str]
+) -> None:
+    run = start("-m", "cli", "classify", files[0], "--server", server, *OPTIONS)
+    assert run.wait() == 1
+    assert "a.jpg: The file is empty." in run.text
+
+
+def test_a_refusal_is_shown(start: Starter, server: str, files: list[str]) -> None:
+    run = start("-m", "cli", "classify", *files, "--server", server, "--key", "another-key-of-16")
+    assert run.wait() == 1
+    assert "A valid key is required" in run.text
+
+
+def test_a_named_server_that_is_not_there(start: Starter, files: list[str]) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    run = start("-m", "cli", "classify", *files, "--server", url)
+    assert run.wait() == 1
+    assert f"No Opsin answers at {url}" in run.text
+
+
+def test_without_server_and_weights_it_says_what_helps(start: Starter, files: list[str]) -> None:
+    run = start("-m", "cli", "classify", *files, OPSIN_PORT=free_port(), OPSIN_OFFLINE=1)
+    assert run.wait() == 1
+    assert "opsin weights pull" in run.text
+
+
+@pytest.mark.slow
+def test_without_a_server_the_network_runs_here(
+    start: Starter, photos: Path, shared: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "notes.png"
+    text.write_text("no picture")
+    run = start(
+        *("-m", "cli", "classify", str(photos / "cat.png"), str(text), "--json", "--local"),
+        *("--model", "squeezenet", "--top", "5"),
+        OPSIN_WEIGHTS_DIR=shared / "weights",
+    )
+    assert run.wait(120) == 1
+    answer = next(line for line in run.text.splitlines() if line.startswith("{"))
+    cat, fault = InferenceResponse.model_validate_json(answer).results
+    assert cat.predictions is not None
+    labels = {prediction.label for prediction in cat.predictions}
+    assert labels & {"Egyptian cat", "tabby", "tiger cat", "Egyptian_cat", "tiger_cat"}
+    assert fault.error is not None
+    assert fault.error.code in {"invalid_image", "unsupported_media_type"}

@@ -1,0 +1,60 @@
+import json
+import re
+from pathlib import Path
+
+from tests.cli.commands.test_up import ready
+from tests.cli.running import Starter, free_port
+
+
+def state(text: str, check: str) -> str:
+    found = re.search(rf"^(ok|warn|fail) +{re.escape(check)} ", text, re.MULTILINE)
+    assert found, text
+    return found[1]
+
+
+def test_where_nothing_runs_only_the_weights_are_missing(start: Starter) -> None:
+    run = start("-m", "cli", "doctor", OPSIN_PORT=free_port())
+    assert run.wait() == 1, run.text
+    for check in ("python", "data home", "disk", "processor", "redis", "database", "port"):
+        assert state(run.text, check) == "ok"
+    assert state(run.text, "weights squeezenet") == "fail"
+    assert "opsin weights pull squeezenet" in run.text
+    assert "4 of" in run.text, "nothing else fails"
+
+
+def test_a_program_can_read_it(start: Starter) -> None:
+    run = start("-m", "cli", "doctor", "--json", OPSIN_PORT=free_port(), OPSIN_MODELS="squeezenet")
+    assert run.wait() == 1
+    begin, end = run.text.index("{"), run.text.rindex("}") + 1
+    told = json.loads(run.text[begin:end])
+    assert told["failed"] == 1
+    (weights,) = [one for one in told["checks"] if one["state"] == "fail"]
+    assert weights["name"] == "weights squeezenet"
+    assert "opsin weights pull" in weights["help"]
+
+
+def test_a_redis_that_does_not_answer_fails(start: Starter, tmp_path: Path) -> None:
+    url = f"unix://{tmp_path}/none.sock"
+    run = start("-m", "cli", "doctor", OPSIN_PORT=free_port(), OPSIN_REDIS_URL=url)
+    assert run.wait() == 1
+    assert state(run.text, "redis") == "fail"
+    assert "OPSIN_REDIS_URL" in run.text
+
+
+def test_an_open_address_without_a_key_fails(start: Starter) -> None:
+    run = start("-m", "cli", "doctor", OPSIN_PORT=free_port(), OPSIN_HOST="0.0.0.0")
+    assert run.wait() == 1
+    assert state(run.text, "key") == "fail"
+
+
+def test_a_running_instance_is_looked_into(start: Starter, tmp_path: Path) -> None:
+    home, port = tmp_path / "home", free_port()
+    up = ready(start, home, port)
+    run = start("-m", "cli", "doctor", OPSIN_HOME=home, OPSIN_PORT=port)
+    assert run.wait() == 1, "there are no weights"
+    assert set(re.findall(r"^fail +(\w+)", run.text, re.MULTILINE)) == {"weights"}
+    assert re.search(r"^ok +redis +valkey \S+, \S+ ms, noeviction", run.text, re.MULTILINE)
+    assert re.search(r"^ok +database +sqlite, revision", run.text, re.MULTILINE)
+    assert f"ready at http://127.0.0.1:{port}" in run.text
+    up.process.terminate()
+    assert up.wait() == 0

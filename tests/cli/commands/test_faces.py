@@ -1,0 +1,346 @@
+"""`opsin faces` against a small real server that answers as API.md says."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from typer.testing import CliRunner
+
+from cli.clients.faces import FacesApi
+from cli.commands import faces, jobs
+from cli.commands.face_keys import rotate, rotate_token_key
+from cli.main import build
+from cli.output import CommandError
+from contracts.faces.subjects import NewSubject
+from contracts.settings import Settings
+from database.engine import open_engine
+from database.faces.faces import Faces
+from database.migrations import upgrade
+from database.tables import SubjectRecord
+
+BOX = {"x": 10.0, "y": 20.0, "width": 80.0, "height": 90.0}
+QUALITY = {
+    "sharpness": 412.0,
+    "brightness": 120.0,
+    "yaw": -4.0,
+    "pitch": 2.0,
+    "roll": 0.0,
+    "size": 60.0,
+    "acceptable": False,
+    "reasons": ["too_dark", "blurred"],
+}
+RATE = {"rate": 0.001, "errors": 18, "pairs": 18000, "interval": [0.0002, 0.004]}
+CALIBRATION = {
+    "threshold": 0.9312,
+    "threshold_interval": [0.92, 0.94],
+    "faces": 200,
+    "people": 20,
+    "fmr": RATE,
+    "fnmr": RATE,
+    "groups": [{"group": "[old]", "fmr": RATE | {"rate": None}, "fnmr": RATE}],
+    "warnings": ["20 people say little of others"],
+    "left_out": [
+        {"person": "p1", "reason": "no_face", "pictures": 2, "detail": "Send frontal ones."}
+    ],
+}
+JOB: dict[str, Any] = {
+    "id": "job_1",
+    "kind": "training",
+    "state": "succeeded",
+    "attempt": 1,
+    "progress": {"fraction": 1.0},
+    "created_at": "2026-11-20T09:30:00Z",
+    "artifacts": [],
+}
+ENROLLED = {"templates_added": 5, "frames": {"read": 40, "used": 9, "rejected": {"blurred": 31}}}
+
+
+class Server:
+    """Answers by method and path, and remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self.asked: list[tuple[str, bytes]] = []
+        self.result: Any = None
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Server, str]]:
+    state = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            route = f"{self.command} {self.path.split('?')[0]}"
+            state.asked.append((route, body))
+            if route.endswith("/events"):
+                self._send(200, b'id: 1\nevent: state\ndata: {"state": "succeeded"}\n\n')
+            elif route.startswith("GET /v1/jobs/"):
+                self._send(200, json.dumps(JOB | {"result": state.result}).encode())
+            else:
+                status, content = state.answers[route]
+                self._send(status, json.dumps(content).encode())
+
+        do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 (as the base class has it)
+
+        def _send(self, status: int, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_request(self, code: object = "-", size: object = "-") -> None:
+            """Says nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield state, f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def api(server: tuple[Server, str]) -> FacesApi:
+    return FacesApi(Settings(_env_file=None), server[1])
+
+
+@pytest.fixture
+def following(server: tuple[Server, str]) -> jobs.JobsApi:
+    return jobs.JobsApi(Settings(_env_file=None), server[1])
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "me.jpg"
+    path.write_bytes(b"jpeg bytes")
+    return path
+
+
+def test_enrolment_makes_the_subject_sends_the_video_and_tells_of_each_frame(
+    server: tuple[Server, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, url = server
+    state.answers["POST /v1/faces/subjects"] = (201, {"id": "sub_1"})
+    state.answers["POST /v1/faces/subjects/sub_1/enrollments"] = (202, JOB)
+    state.result = ENROLLED
+    clip = tmp_path / "me.MP4"
+    clip.write_bytes(b"video bytes")
+    told = CliRunner().invoke(
+        build(),
+        ["faces", "enroll", str(clip), "--name", "Ada", "--keep-frames", "--server", url],
+        catch_exceptions=False,
+    )
+    assert told.exit_code == 0
+    assert json.loads(state.asked[0][1]) == {"name": "Ada", "keep_frames": True}
+    form = state.asked[1][1]
+    assert b'name="video"; filename="me.MP4"' in form
+    assert b"video bytes" in form
+    text = told.stderr
+    assert "5 templates, of 9 of 40 frames" in text
+    assert "31 blurred" in text
+
+
+@pytest.mark.parametrize("files", [["missing.jpg"], ["me.jpg", "me.mp4"]])
+def test_nobody_is_made_for_files_that_cannot_be_sent(
+    files: list[str], server: tuple[Server, str], photo: Path
+) -> None:
+    state, url = server
+    (photo.parent / "me.mp4").write_bytes(b"video bytes")
+    paths = [str(photo.parent / file) for file in files]
+    told = CliRunner().invoke(
+        build(), ["faces", "enroll", *paths, "--name", "Bob", "--server", url]
+    )
+    assert told.exit_code != 0
+    assert state.asked == []
+
+
+def test_a_challenge_is_answered_on_the_device_that_it_was_told(
+    server: tuple[Server, str], photo: Path
+) -> None:
+    state, url = server
+    state.answers["POST /v1/faces/subjects/sub_1/enrollments"] = (202, JOB)
+    state.result = ENROLLED
+    clip = photo.with_suffix(".mp4")
+    clip.write_bytes(b"video bytes")
+    options = ["--challenge", "ch_1", "--nonce", "n", "--device", "phone-7", "--server", url]
+    told = CliRunner().invoke(
+        build(),
+        ["faces", "enroll", str(clip), "--subject", "sub_1", *options],
+        catch_exceptions=False,
+    )
+    assert told.exit_code == 0
+    form = state.asked[0][1]
+    for value in (b"ch_1", b"phone-7", b'name="device_id"'):
+        assert value in form
+
+
+def test_a_match_prints_the_token_and_another_decision_fails(
+    server: tuple[Server, str], api: FacesApi, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, _ = server
+    good = {"decision": "match", "reason": None, "token": "a.b.c", "expires_at": "2026-11-20"}
+    state.answers["POST /v1/faces/login"] = (200, good)
+    faces.login(api, "sub_1", photo, {"challenge_id": "ch_1", "nonce": "n"}, as_json=False)
+    assert "a.b.c" in capsys.readouterr().out.splitlines()
+    form = state.asked[0][1]
+    for field in (b'name="subject_id"', b'name="challenge_id"', b'name="nonce"', b'name="image"'):
+        assert field in form
+    bad = {"decision": "uncertain", "reason": "close", "token": None, "expires_at": None}
+    state.answers["POST /v1/faces/login"] = (200, bad)
+    with pytest.raises(CommandError, match="Not logged in"):
+        faces.login(api, "sub_1", photo, {}, as_json=False)
+    assert "uncertain (close)" in capsys.readouterr().out
+
+
+def test_identify_names_strangers_unknown(
+    server: tuple[Server, str], api: FacesApi, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"subject_id": "sub_1", "name": "Ada [x]", "similarity": 0.97}
+    answer = {"faces": [{"box": BOX, "candidates": [known]}, {"box": BOX, "candidates": []}]}
+    server[0].answers["POST /v1/faces/identify"] = (200, answer)
+    faces.identify(api, [photo], as_json=False)
+    text = capsys.readouterr().out
+    assert "Ada [x]" in text
+    assert "0.970" in text
+    assert "unknown" in text
+    faces.identify(api, [photo], as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"me.jpg": answer}
+
+
+def test_detect_says_why_a_face_is_not_fit(
+    server: tuple[Server, str], api: FacesApi, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    face = {"box": BOX, "score": 0.91, "quality": QUALITY}
+    server[0].answers["POST /v1/faces/detect"] = (200, {"faces": [face]})
+    faces.detect(api, [photo], as_json=False)
+    text = capsys.readouterr().out
+    assert "too_dark, blurred" in text
+    assert "-4°" in text
+
+
+def test_verify_wants_two_of_a_kind(
+    server: tuple[Server, str], api: FacesApi, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"match": True, "similarity": 0.98, "threshold": 0.95}
+    server[0].answers["POST /v1/faces/verify"] = (200, answer)
+    faces.verify(api, [photo], "sub_1", as_json=False)
+    assert "match  similarity 0.980, threshold 0.950" in capsys.readouterr().out
+    with pytest.raises(CommandError, match="two pictures"):
+        faces.verify(api, [photo], None, as_json=False)
+
+
+def test_subjects_of_all_pages(
+    server: tuple[Server, str], api: FacesApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {
+        "id": "sub_1",
+        "name": "Ada",
+        "external_id": None,
+        "templates": {"current": 5, "stale": 2},
+        "files": 3,
+        "created_at": "2026-11-20T09:30:00Z",
+    }
+    page = {"items": [one], "next_cursor": None}
+    server[0].answers["GET /v1/faces/subjects"] = (200, page)
+    faces.subjects(api, as_json=False)
+    assert "5 (2 stale)" in capsys.readouterr().out
+
+
+def test_erasure_tells_what_is_gone_the_models_too(
+    server: tuple[Server, str], api: FacesApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = {"templates": 12, "files": 3, "models": [{"model": "door", "version": 4}]}
+    server[0].answers["DELETE /v1/faces/subjects/sub_1"] = (200, {"erased": gone})
+    faces.erase(api, "sub_1", as_json=False)
+    text = capsys.readouterr().err
+    assert "12 templates, 3 frames" in text
+    assert "door version 4" in text
+
+
+def test_calibrate_shows_rates_and_applies_only_if_asked(
+    server: tuple[Server, str],
+    api: FacesApi,
+    following: jobs.JobsApi,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state, _ = server
+    state.answers["POST /v1/faces/calibrations"] = (202, JOB)
+    state.answers["PUT /v1/faces/threshold"] = (200, {})
+    state.result = CALIBRATION
+    asked = {"dataset_id": "ds_1", "target_fmr": 0.001}
+    faces.calibrate(api, following, asked, to=None, apply=False, as_json=False)
+    told = capsys.readouterr()
+    assert "threshold 0.9312" in told.out
+    assert "0.100%" in told.out
+    assert "[old]: FMR" in told.out
+    assert "p1: 2 no_face" in told.err
+    assert not [route for route, _ in state.asked if route.startswith("PUT")]
+    faces.calibrate(api, following, asked, to=None, apply=True, as_json=True)
+    assert json.loads(capsys.readouterr().out) == CALIBRATION
+    assert json.loads(state.asked[-1][1]) == {"calibration_job_id": "job_1"}
+
+
+def test_a_refusal_is_the_servers_own_words(
+    server: tuple[Server, str], api: FacesApi, photo: Path
+) -> None:
+    problem = {
+        "type": "about:blank",
+        "title": "Locked out",
+        "status": 429,
+        "detail": "Try again in half an hour.",
+        "code": "locked_out",
+        "request_id": "1",
+    }
+    server[0].answers["POST /v1/faces/login"] = (429, problem)
+    with pytest.raises(CommandError, match=r"Locked out\. Try again in half an hour"):
+        faces.login(api, "sub_1", photo, {}, as_json=False)
+    server[0].answers["GET /v1/faces/threshold"] = (500, "no problem document")
+    with pytest.raises(CommandError, match="did not answer as Opsin does"):
+        faces.threshold(api, None, as_json=False)
+
+
+def test_what_cannot_be_sent_is_said_before(
+    api: FacesApi, following: jobs.JobsApi, photo: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CommandError, match="cannot be read"):
+        faces.identify(api, [tmp_path / "none.jpg"], as_json=False)
+    clip = tmp_path / "a.mp4"
+    clip.touch()
+    with pytest.raises(CommandError, match="one video, or pictures"):
+        faces.evidence([clip, photo])
+    with pytest.raises(CommandError, match="opsin up"):
+        FacesApi(Settings(_env_file=None), "http://127.0.0.1:9").get("/threshold")
+
+
+def test_rotation_seals_everybody_by_a_fresh_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(_env_file=None, home=tmp_path)
+    upgrade(settings.database)
+    engine = open_engine(settings.database)
+    kept = Faces.of(settings, engine, lambda: datetime.now(UTC))
+    before = kept.sealer.key_id
+    subject = kept.subjects.create(NewSubject(name="Ada"))["id"]
+    signing = kept.token_keys.signing().id
+    rotate(settings)
+    assert "1 subjects" in capsys.readouterr().err
+    now = Faces.of(settings, engine, lambda: datetime.now(UTC)).sealer
+    assert now.key_ids[1:] == (before,)
+    with engine.connect() as connection:
+        row = connection.execute(select(SubjectRecord.key_id, SubjectRecord.data_key)).one()
+    assert row.key_id == now.key_id != before
+    now.open_data_key(row.data_key, subject)
+
+    renewed = Faces.of(settings, engine, lambda: datetime.now(UTC)).token_keys
+    assert renewed.signing().id == signing
+    rotate_token_key(settings)
+    assert renewed.signing().id != signing
+    assert signing in {one.id for one in renewed.public()}
+    engine.dispose()

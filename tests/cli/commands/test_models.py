@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+
+from models.store.store import Store
+from tests.cli.running import Run, Starter
+from tests.models.drafts import DRAFT, FILES, write_files
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """`pets` with versions 1, the champion, and 2."""
+    store = Store(tmp_path / "home" / "store")
+    for _ in range(2):
+        with store.staging() as folder:
+            write_files(folder)
+            store.publish("pets", folder, DRAFT)
+    store.promote("pets", 1)
+    return store
+
+
+@pytest.fixture
+def models(start: Starter, tmp_path: Path) -> "Models":
+    return Models(start, tmp_path)
+
+
+class Models:
+    def __init__(self, start: Starter, folder: Path) -> None:
+        self._start, self._folder = start, folder
+
+    def __call__(self, *arguments: str, code: int = 0) -> Run:
+        run = self._start("-m", "cli", "models", *arguments, OPSIN_HOME=self._folder / "home")
+        assert run.wait() == code, run.text
+        assert "Traceback" not in run.text
+        return run
+
+
+def test_list_promote_delete(models: Models, store: Store) -> None:
+    assert "champion" in models("list").text
+    assert "was version 1" in models("promote", "pets", "2").text
+    assert store.resolve("pets") == 2
+    assert "promote another" in models("delete", "pets", "2", code=1).text
+    models("delete", "pets", "1")
+    assert store.versions("pets") == [2]
+    assert "no version '9'" in models("promote", "pets", "9", code=1).text
+
+
+def test_a_damaged_version_is_found(models: Models, store: Store) -> None:
+    assert models("verify").text.count("ok") == 2
+    (store.path("pets", 1) / "model.keras").write_bytes(b"?")
+    text = models("verify", "pets", code=1).text
+    assert "pets 1 is in quarantine: model.keras" in text
+    assert "opsin models promote pets VERSION" in text
+    assert "in quarantine" in models("list").text
+
+
+def test_download(models: Models, store: Store, tmp_path: Path) -> None:
+    to = tmp_path / "mine.keras"
+    models("download", "pets", "--format", "keras", "--to", str(to))
+    assert to.read_bytes() == FILES["model.keras"]
+    again = models("download", "pets", "--format", "keras", "--to", str(to), code=1)
+    assert "Cannot write" in again.text
+
+
+def test_an_empty_store_says_what_fills_it(models: Models) -> None:
+    assert "A worker brings" in models("list", code=1).text

@@ -1,0 +1,50 @@
+"""The API's process keeps the memory of one picture for the next."""
+
+import subprocess
+import sys
+
+import pytest
+
+# What drawing on a picture does: a few arrays of a megabyte, all freed at its end.
+_DRAW = """
+import resource
+from cli.processes.malloc import tune
+{tune}
+import numpy as np
+def draw():
+    return [np.ones(1_000_000, np.uint8) for _ in range(3)]
+for _ in range(20):
+    draw()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    draw()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 50)
+"""
+
+
+def _page_faults_a_picture(tune: str) -> int:
+    script = _DRAW.format(tune=tune)
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    return int(ran.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it tunes glibc")
+def test_what_one_picture_took_the_next_does_not_fetch_anew() -> None:
+    assert _page_faults_a_picture("pass") > 200, "else there is nothing to tune"
+    assert _page_faults_a_picture("tune()") < 20
+
+
+def test_products_take_one_thread_unless_somebody_said_otherwise() -> None:
+    script = "import os; from cli.processes.malloc import tune; tune(); print(os.environ[NAME])"
+    for given, expected in (({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")):
+        ran = subprocess.run(
+            [sys.executable, "-c", script.replace("NAME", "'OPENBLAS_NUM_THREADS'")],
+            env=given,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert ran.stdout.strip() == expected

@@ -1,0 +1,32 @@
+import io
+
+from rich.console import Console
+
+from cli.output import readable, warn
+
+PATH = "/a/very/long/path/that-must-stay/in-one-piece"
+
+
+def console(*, terminal: bool) -> Console:
+    return Console(
+        file=io.StringIO(), force_terminal=terminal, width=30, soft_wrap=True, highlight=False
+    )
+
+
+def test_a_terminal_breaks_between_words_alone() -> None:
+    text = readable(console(terminal=True), f"One line and {PATH} and some more of it.\n  log")
+    assert text.splitlines() == ["One line and", PATH, "and some more of it.", "  log"]
+
+
+def test_a_pipe_gets_a_line_a_message() -> None:
+    message = f"One line and {PATH} and more."
+    assert readable(console(terminal=False), message) == message
+
+
+def test_what_follows_a_mark_is_set_in() -> None:
+    screen = console(terminal=True)
+    warn(screen, "The weights [of this] are missing, and so is more.")
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+    assert lines[1].startswith("  ")
+    assert "[of this]" in lines[0] + lines[1]

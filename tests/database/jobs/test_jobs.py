@@ -1,0 +1,250 @@
+"""Jobs from the client's side."""
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, update
+
+from contracts.errors import (
+    Conflict,
+    IdempotencyConflict,
+    InvalidImage,
+    JobNotFound,
+    QueueFull,
+    ValidationFailed,
+)
+from contracts.jobs import Job
+from database.engine import writing
+from database.idempotency import IdempotencyKey
+from database.jobs.jobs import Jobs, new_job_id
+from database.jobs.leases import Leases
+from database.tables import JobRecord
+from tests.database.conftest import Clock
+
+REQUEST = {"model": "squeezenet", "names": ["ä.jpg", None], "top_k": 5}
+KEY = IdempotencyKey("k", "POST /v1/classify by key_1", "d" * 64)
+
+
+def made(jobs: Jobs, count: int = 1, kind: str = "classify") -> list[Job]:
+    return [jobs.create(kind, REQUEST, limit=1000).job for _ in range(count)]  # type: ignore[arg-type]
+
+
+def finished(jobs: Jobs, leases: Leases) -> Job:
+    job = made(jobs)[0]
+    lease = leases.claim(job.id, "w", 30)
+    assert lease is not None
+    assert leases.succeed(lease, {"ok": True})
+    return jobs.get(job.id)
+
+
+def test_a_new_job_is_queued_and_reads_back_alike(jobs: Jobs, clock: Clock) -> None:
+    created = jobs.create("classify", REQUEST, limit=1, input_digest="a" * 64)
+    assert created.is_new
+    assert created.job.state == "queued"
+    assert created.job.attempt == 0
+    assert created.job.created_at == clock.now
+    assert created.job.created_at.utcoffset() == timedelta(0)
+    assert jobs.get(created.job.id) == created.job
+
+
+def test_ids_cannot_be_guessed_and_may_be_made_beforehand(jobs: Jobs) -> None:
+    ids = {new_job_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(len(job_id) >= len("job_") + 22 for job_id in ids)
+    mine = ids.pop()
+    assert jobs.create("embed", {}, limit=1, job_id=mine).job.id == mine
+
+
+def test_an_unknown_id_is_not_found(jobs: Jobs) -> None:
+    for call in (jobs.get, jobs.cancel, jobs.delete):
+        with pytest.raises(JobNotFound):
+            call("job_x")
+
+
+def test_the_limit_counts_what_is_unfinished(jobs: Jobs, leases: Leases) -> None:
+    first = made(jobs, 3)[0]
+    with pytest.raises(QueueFull) as full:
+        jobs.create("classify", REQUEST, limit=3)
+    assert full.value.retry_after == 60
+    jobs.cancel(first.id)
+    jobs.create("classify", REQUEST, limit=3)
+    with pytest.raises(QueueFull) as full:
+        jobs.create("classify", REQUEST, limit=3)
+    assert full.value.retry_after == 60  # one ended in the last minute
+    finished(jobs, leases)
+    with pytest.raises(QueueFull) as full:
+        jobs.create("classify", REQUEST, limit=3)
+    assert full.value.retry_after == 30
+
+
+def test_the_last_places_go_to_no_more_than_there_are(jobs: Jobs) -> None:
+    def create(_: int) -> bool:
+        try:
+            return jobs.create("classify", REQUEST, limit=3).is_new
+        except QueueFull:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(create, range(16))) == 3
+
+
+def test_pages_show_every_job_once_newest_first(jobs: Jobs, clock: Clock) -> None:
+    expected = []
+    for _ in range(4):
+        same_time = made(jobs, 3)
+        expected += sorted((job.id for job in same_time), reverse=True)[::-1]
+        clock.passes(0.000001)
+    expected.reverse()
+    seen, cursor = [], None
+    for _ in range(10):
+        page = jobs.list(limit=5, cursor=cursor)
+        seen += [job.id for job in page.items]
+        made(jobs)  # a newcomer shifts no page
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == expected
+
+
+def test_a_full_last_page_has_no_next(jobs: Jobs) -> None:
+    made(jobs, 4)
+    assert jobs.list(limit=4).next_cursor is None
+    assert jobs.list().items == jobs.list(limit=4).items
+
+
+def test_lists_are_filtered(jobs: Jobs) -> None:
+    made(jobs, 2)
+    embed = made(jobs, 1, "embed")[0]
+    jobs.cancel(embed.id)
+    assert [job.id for job in jobs.list(kind="embed").items] == [embed.id]
+    assert [job.id for job in jobs.list(state="cancelled").items] == [embed.id]
+    assert len(jobs.list(kind="classify", state="queued").items) == 2
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "x", "====", "ä", base64.urlsafe_b64encode(b'["2026-01-01T00:00:00", "a"]').decode()]
+    + [base64.urlsafe_b64encode(body).decode() for body in (b"[1, 2]", b"{}", b"[" * 9000)]
+    + [base64.urlsafe_b64encode(b'["2026-01-01T00:00:00+00:00", null]').decode()]
+    # A moment that has no UTC, and a text that has no UTF-8.
+    + [base64.urlsafe_b64encode(b'["9999-12-31T23:59:59-23:59", "a"]').decode()]
+    + [base64.urlsafe_b64encode(b'["2026-01-01T00:00:00+00:00", "\\ud800"]').decode()],
+)
+def test_a_cursor_of_somebody_else_is_refused(jobs: Jobs, cursor: str) -> None:
+    with pytest.raises(ValidationFailed):
+        jobs.list(cursor=cursor)
+
+
+@pytest.mark.parametrize("limit", [0, 201, -1])
+def test_a_page_has_bounds(jobs: Jobs, limit: int) -> None:
+    with pytest.raises(ValidationFailed):
+        jobs.list(limit=limit)
+
+
+def test_cancel_ends_a_queued_job_at_once(jobs: Jobs, leases: Leases, clock: Clock) -> None:
+    job = made(jobs)[0]
+    assert jobs.cancel(job.id).state == "cancelled"
+    assert jobs.get(job.id).finished_at == clock.now
+    assert leases.claim(job.id, "w", 30) is None
+
+
+def test_cancel_leaves_a_finished_job_as_it_is(jobs: Jobs, leases: Leases) -> None:
+    job = finished(jobs, leases)
+    assert jobs.cancel(job.id) == job
+
+
+def test_only_finished_jobs_are_deleted(jobs: Jobs, leases: Leases) -> None:
+    waiting = made(jobs)[0]
+    with pytest.raises(Conflict):
+        jobs.delete(waiting.id)
+    done = finished(jobs, leases)
+    jobs.delete(done.id)
+    with pytest.raises(JobNotFound):
+        jobs.get(done.id)
+
+
+def test_purge_forgets_what_finished_long_ago(jobs: Jobs, leases: Leases, clock: Clock) -> None:
+    old, waiting = finished(jobs, leases), made(jobs)[0]
+    clock.passes(3601)
+    young = finished(jobs, leases)
+    assert jobs.purge(timedelta(hours=1)) == 1
+    assert {job.id for job in jobs.list().items} == {waiting.id, young.id}
+    assert old.id not in {waiting.id, young.id}
+
+
+def test_an_error_is_told(jobs: Jobs, leases: Leases) -> None:
+    job = made(jobs)[0]
+    lease = leases.claim(job.id, "w", 30)
+    assert lease is not None
+    assert leases.fail(lease, InvalidImage("Send another."))
+    told = jobs.get(job.id)
+    assert told.state == "failed"
+    assert told.error is not None
+    assert (told.error.code, told.error.detail) == ("invalid_image", "Send another.")
+
+
+def test_the_same_key_and_body_get_the_first_answer(
+    jobs: Jobs, leases: Leases, clock: Clock
+) -> None:
+    first = jobs.create("classify", REQUEST, limit=1, idempotency=KEY)
+    leases.claim(first.job.id, "w", 30)
+    clock.passes(24 * 3600 - 1)
+    again = jobs.create("classify", REQUEST, limit=1, idempotency=KEY)
+    assert not again.is_new
+    assert again.job == first.job
+    assert len(jobs.list().items) == 1
+
+
+def test_another_body_with_the_same_key_is_a_conflict(jobs: Jobs) -> None:
+    jobs.create("classify", REQUEST, limit=9, idempotency=KEY)
+    other = IdempotencyKey(KEY.key, KEY.scope, "e" * 64)
+    assert jobs.earlier(KEY) == jobs.list().items[0]
+    with pytest.raises(IdempotencyConflict):
+        jobs.earlier(other)
+    assert jobs.earlier(IdempotencyKey("none", KEY.scope, "e" * 64)) is None
+    with pytest.raises(IdempotencyConflict):
+        jobs.create("classify", REQUEST, limit=9, idempotency=other)
+    elsewhere = IdempotencyKey(KEY.key, "somebody else", "e" * 64)
+    assert jobs.create("classify", REQUEST, limit=9, idempotency=elsewhere).is_new
+
+
+def test_a_key_lives_a_day(jobs: Jobs, clock: Clock) -> None:
+    first = jobs.create("classify", REQUEST, limit=9, idempotency=KEY)
+    clock.passes(24 * 3600)
+    second = jobs.create(
+        "classify", REQUEST, limit=9, idempotency=IdempotencyKey(KEY.key, KEY.scope, "e" * 64)
+    )
+    assert second.is_new
+    assert second.job.id != first.job.id
+    clock.passes(24 * 3600)
+    jobs.purge(timedelta(days=365))
+    assert jobs.create("classify", REQUEST, limit=9, idempotency=KEY).is_new
+
+
+def test_a_refused_job_leaves_no_answer_behind(jobs: Jobs) -> None:
+    blocker = made(jobs)[0]
+    with pytest.raises(QueueFull):
+        jobs.create("classify", REQUEST, limit=1, idempotency=KEY)
+    jobs.cancel(blocker.id)
+    assert jobs.create("classify", REQUEST, limit=1, idempotency=KEY).is_new
+
+
+def test_of_many_requests_with_one_key_one_wins(jobs: Jobs) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(
+                lambda _: jobs.create("classify", REQUEST, limit=99, idempotency=KEY), range(16)
+            )
+        )
+    assert sum(answer.is_new for answer in answers) == 1
+    assert len({answer.job.id for answer in answers}) == 1
+    assert len(jobs.list().items) == 1
+
+
+def test_a_reader_does_not_wait_for_a_writer(jobs: Jobs, engine: Engine) -> None:
+    job = made(jobs)[0]
+    with writing(engine) as session:
+        session.connection().execute(update(JobRecord).values(state="running"))
+        assert jobs.get(job.id) == job

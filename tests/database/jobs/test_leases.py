@@ -1,0 +1,162 @@
+"""Jobs from the workers' side: taken by one, lost by the dead, finished once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from contracts.errors import InvalidImage
+from contracts.jobs import Job, Progress
+from database.jobs.jobs import Jobs
+from database.jobs.leases import MOST_ATTEMPTS, Lease, Leases
+from tests.database.conftest import Clock
+
+REQUEST = {"model": "vgg16"}
+STALE = 300.0
+
+
+@pytest.fixture
+def job(jobs: Jobs) -> Job:
+    return jobs.create("embed", REQUEST, limit=100).job
+
+
+def claimed(leases: Leases, job: Job, worker: str = "w1") -> Lease:
+    lease = leases.claim(job.id, worker, 30)
+    assert lease is not None
+    return lease
+
+
+def test_a_claimed_job_runs(jobs: Jobs, leases: Leases, job: Job, clock: Clock) -> None:
+    clock.passes(1)
+    lease = claimed(leases, job)
+    assert (lease.kind, lease.request, lease.attempt) == ("embed", REQUEST, 1)
+    running = jobs.get(job.id)
+    assert (running.state, running.attempt) == ("running", 1)
+    assert leases.claim(job.id, "w2", 30) is None
+
+
+def test_one_of_many_gets_the_job(leases: Leases, job: Job) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda n: leases.claim(job.id, f"w{n}", 30), range(16)))
+    assert sum(lease is not None for lease in got) == 1
+
+
+def test_one_of_many_gets_a_lost_job(leases: Leases, job: Job, clock: Clock) -> None:
+    claimed(leases, job)
+    clock.passes(31)
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda n: leases.claim(job.id, f"x{n}", 30), range(16)))
+    assert [lease.attempt for lease in got if lease] == [2]
+
+
+def test_an_unknown_job_is_not_claimed(leases: Leases) -> None:
+    assert leases.claim("job_x", "w", 30) is None
+
+
+def test_a_heartbeat_keeps_the_job(leases: Leases, job: Job, clock: Clock) -> None:
+    lease = claimed(leases, job)
+    for _ in range(5):
+        clock.passes(20)
+        assert leases.heartbeat(lease, 30)
+        assert leases.claim(job.id, "w2", 30) is None
+
+
+def test_a_finished_job_holds_its_result(
+    jobs: Jobs, leases: Leases, job: Job, clock: Clock
+) -> None:
+    lease = claimed(leases, job)
+    assert leases.progress(lease, Progress(fraction=0.5, phase="compute", step=1, steps=2))
+    assert jobs.get(job.id).progress.phase == "compute"
+    clock.passes(3)
+    assert leases.succeed(lease, {"results": [1.5, "ü", None]})
+    done = jobs.get(job.id)
+    assert done.state == "succeeded"
+    assert done.result == {"results": [1.5, "ü", None]}
+    assert done.progress.fraction == 1
+    assert done.finished_at == clock.now
+    assert leases.claim(job.id, "w2", 30) is None
+
+
+def test_who_lost_the_lease_changes_nothing(
+    jobs: Jobs, leases: Leases, job: Job, clock: Clock
+) -> None:
+    slow = claimed(leases, job, "same worker")
+    clock.passes(31)
+    second = claimed(leases, job, "same worker")
+    assert second.attempt == 2
+    before = jobs.get(job.id)
+    assert not leases.succeed(slow, {"stolen": True})
+    assert not leases.fail(slow, InvalidImage("stolen"))
+    assert not leases.cancelled(slow)
+    assert not leases.progress(slow, Progress(fraction=0.9))
+    assert not leases.heartbeat(slow, 3000)
+    assert jobs.get(job.id) == before
+    assert leases.succeed(second, {})
+    assert not leases.succeed(second, {"twice": True})
+    assert jobs.get(job.id).result == {}
+
+
+def test_started_at_is_the_first_attempt(
+    jobs: Jobs, leases: Leases, job: Job, clock: Clock
+) -> None:
+    claimed(leases, job)
+    started = clock.now
+    clock.passes(31)
+    claimed(leases, job, "w2")
+    assert jobs.get(job.id).started_at == started
+
+
+def test_a_running_job_is_cancelled_by_its_worker(jobs: Jobs, leases: Leases, job: Job) -> None:
+    lease = claimed(leases, job)
+    assert not leases.is_cancel_requested(job.id)
+    assert jobs.cancel(job.id).state == "running"
+    assert leases.is_cancel_requested(job.id)
+    assert leases.cancelled(lease)
+    assert jobs.get(job.id).state == "cancelled"
+
+
+def test_work_on_a_job_that_is_gone_should_stop(leases: Leases) -> None:
+    assert leases.is_cancel_requested("job_x")
+
+
+def test_a_dead_workers_job_is_sent_again_and_given_up(
+    jobs: Jobs, leases: Leases, job: Job, clock: Clock
+) -> None:
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        assert claimed(leases, job).attempt == attempt
+        assert leases.sweep(STALE).resend == []
+        clock.passes(31)
+        if attempt < MOST_ATTEMPTS:
+            assert leases.sweep(STALE).resend == [job.id]
+            assert leases.sweep(STALE).resend == []
+            clock.passes(1)
+    assert leases.claim(job.id, "w9", 30) is None
+    assert leases.sweep(STALE).failed == [job.id]
+    assert leases.sweep(STALE).failed == []
+    failed = jobs.get(job.id)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert failed.error.code == "internal_error"
+    assert failed.finished_at == clock.now
+
+
+def test_a_dead_workers_cancelled_job_ends(
+    jobs: Jobs, leases: Leases, job: Job, clock: Clock
+) -> None:
+    claimed(leases, job)
+    jobs.cancel(job.id)
+    clock.passes(31)
+    assert leases.claim(job.id, "w2", 30) is None
+    assert leases.sweep(STALE).cancelled == [job.id]
+    assert jobs.get(job.id).state == "cancelled"
+
+
+def test_a_task_that_was_lost_on_its_way_is_sent_again_to_one_caller(
+    leases: Leases, job: Job, clock: Clock
+) -> None:
+    clock.passes(STALE - 1)
+    assert leases.sweep(STALE).resend == []
+    clock.passes(1)
+    with ThreadPoolExecutor(4) as pool:
+        swept = list(pool.map(lambda _: leases.sweep(STALE).resend, range(8)))
+    assert max(swept, key=len) == [job.id]
+    assert sum(map(len, swept)) == 1

@@ -1,0 +1,176 @@
+"""The rows of data sets: pages, filters, revisions, and one answer a key."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from contracts.errors import DatasetNotFound, IdempotencyConflict, NotFound, ValidationFailed
+from contracts.training.datasets import DatasetFile, DatasetInfo, Listing
+from database.datasets import DataSets
+from database.idempotency import IdempotencyKey
+from tests.database.conftest import Clock
+
+
+@pytest.fixture
+def rows(engine: Engine, clock: Clock) -> DataSets:
+    return DataSets(engine, clock)
+
+
+def listing(dataset_id: str, clock: Clock, *, revision: int = 1, files: int = 0) -> Listing:
+    made = [
+        DatasetFile(
+            id=f"file_{n}",
+            path=f"{'ab'[n % 2]}/{n}.png",
+            label="ab"[n % 2],
+            status="rejected" if n % 3 == 0 else "admitted",
+        )
+        for n in range(files)
+    ]
+    info = DatasetInfo(
+        id=dataset_id,
+        name="pets",
+        digest="sha256:0",
+        revision=revision,
+        classes={},
+        splits={"train": 0, "validation": 0, "test": 0},
+        trainable=False,
+        warnings=[],
+        rejected=[],
+        created_at=clock(),
+    )
+    return Listing(info=info, validation=0.15, test=0.15, files=made)
+
+
+def test_pages_newest_first(rows: DataSets, clock: Clock) -> None:
+    for number in range(5):
+        rows.put(listing(f"ds_{number}", clock))
+        clock.now += timedelta(seconds=number % 2)  # some share their moment
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = rows.list(limit=2, cursor=cursor)
+        seen += [one.id for one in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert sorted(seen) == [f"ds_{number}" for number in range(5)]
+    assert seen[0] == "ds_4"
+
+
+def test_files_by_label_and_status(rows: DataSets, clock: Clock) -> None:
+    whole = listing("ds_1", clock, files=2500)
+    rows.put(whole)
+    rows.put(listing("ds_2", clock, files=3))
+    first = rows.files("ds_1", limit=200)
+    second = rows.files("ds_1", limit=200, cursor=first.next_cursor)
+    assert [*first.items, *second.items] == whole.files[:400]
+    page = rows.files("ds_1", label="b", status="rejected", limit=200)
+    assert {(one.label, one.status) for one in page.items} == {("b", "rejected")}
+    assert len(rows.files("ds_2").items) == 3
+    assert rows.files("ds_1", label="nonesuch").items == []
+    assert rows.file("ds_1", "file_7").path == "b/7.png"
+    with pytest.raises(NotFound):
+        rows.file("ds_2", "file_7")
+
+
+def test_a_later_revision_replaces_and_an_earlier_does_not(rows: DataSets, clock: Clock) -> None:
+    rows.put(listing("ds_1", clock, revision=2, files=4))
+    rows.put(listing("ds_1", clock, revision=1, files=1))
+    assert (rows.get("ds_1").revision, len(rows.files("ds_1").items)) == (2, 4)
+    rows.put(listing("ds_1", clock, revision=3, files=6))
+    assert rows.revisions() == {"ds_1": 3}
+    assert len(rows.files("ds_1").items) == 6
+
+
+def test_deleting_takes_the_files_along(rows: DataSets, clock: Clock) -> None:
+    rows.put(listing("ds_1", clock, files=3))
+    rows.delete("ds_1")
+    for ask in (rows.get, rows.files, rows.delete):
+        with pytest.raises(DatasetNotFound):
+            ask("ds_1")
+    rows.put(listing("ds_1", clock))
+    assert rows.files("ds_1").items == []
+
+
+def test_one_answer_a_key(rows: DataSets, clock: Clock) -> None:
+    asked = IdempotencyKey("k", "dataset", "d")
+    assert rows.answered(asked) is None
+    assert rows.put(listing("ds_1", clock), asked=asked) is None
+    again = rows.put(listing("ds_2", clock), asked=asked)
+    assert again is not None
+    assert (again.status, again.body["id"]) == (201, "ds_1")
+    assert rows.revisions() == {"ds_1": 1}
+    with pytest.raises(IdempotencyConflict):
+        rows.put(listing("ds_3", clock), asked=IdempotencyKey("k", "dataset", "other"))
+
+
+def test_many_with_one_key_make_one(rows: DataSets, clock: Clock) -> None:
+    asked = IdempotencyKey("k", "dataset", "d")
+
+    def put(number: int) -> object:
+        return rows.put(listing(f"ds_{number}", clock, files=20), asked=asked)
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(put, range(6)))
+    assert answers.count(None) == 1
+    assert len(rows.revisions()) == 1
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "W10=", "WzFd", "e30=", "Wy0xXQ==", "WyJhIiwgImIiXQ=="]
+)
+def test_a_strange_cursor_is_refused(rows: DataSets, clock: Clock, cursor: str) -> None:
+    rows.put(listing("ds_1", clock))
+    with pytest.raises(ValidationFailed):
+        rows.list(cursor=cursor)
+    if cursor != "WzFd":  # [1], which is a place among files
+        with pytest.raises(ValidationFailed):
+            rows.files("ds_1", cursor=cursor)
+
+
+def test_adding_to_a_large_data_set_writes_what_is_new(
+    rows: DataSets, engine: Engine, clock: Clock
+) -> None:
+    rows.put(listing("ds_1", clock, files=3000))
+    written = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def count(*told: Any) -> None:
+        _, _, statement, parameters, _, many = told
+        if statement.startswith(("INSERT INTO data_set_files", "DELETE FROM data_set_files")):
+            written.append(len(parameters) if many else 1)
+
+    rows.put(listing("ds_1", clock, files=3002, revision=2))
+    assert sum(written) <= 4
+    rows.put(listing("ds_1", clock, files=2999, revision=3))
+    assert sum(written) <= 8
+    found, cursor = [], None
+    while True:
+        page = rows.files("ds_1", limit=200, cursor=cursor)
+        found += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert found == listing("ds_1", clock, files=2999).files
+
+
+def test_others_write_while_a_large_data_set_is_taken_in(
+    rows: DataSets, engine: Engine, clock: Clock
+) -> None:
+    """None of them waits as long as they may, a tenth of the 5 s that the engine allows."""
+    many, waits = listing("ds_large", clock, files=8_000), []
+    with ThreadPoolExecutor(1) as thread:
+        writer = thread.submit(rows.put, many)
+        number = 0
+        while not writer.done():
+            began = time.monotonic()
+            rows.put(listing(f"ds_{number}", clock))
+            waits.append(time.monotonic() - began)
+            number += 1
+        writer.result()
+    assert len(rows.files("ds_large", limit=200).items) == 200
+    assert max(waits) < 4.5, "nobody was refused, nor nearly"

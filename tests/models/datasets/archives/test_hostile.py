@@ -1,0 +1,285 @@
+"""What strangers may send: each ends in its code, and the disk is as before."""
+
+import gzip
+import os
+import socket
+import stat
+import tarfile
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import InvalidArchive, OpsinError, Unavailable
+from models.datasets.archives.limits import Limits
+from models.datasets.library import Library
+from tests.models.datasets.packing import (
+    chained_tar,
+    endless_name_tar,
+    gzip_bomb,
+    lying_zip,
+    odd_tar,
+    odd_zip,
+    on_disk,
+    overlapping_zip,
+    photo,
+    sparse_tar,
+    tarred,
+    tree,
+    written,
+    zipped,
+)
+
+SMALL = Limits(
+    archive_bytes=2_000_000,
+    files=60,
+    total_bytes=1_000_000,
+    image_bytes=200_000,
+    free_bytes=0,
+    ratio=100,
+    ratio_floor=300_000,
+    depth=8,
+)
+LINK = (stat.S_IFLNK | 0o777) << 16
+DEVICE = (stat.S_IFCHR | 0o666) << 16
+FIFO = (stat.S_IFIFO | 0o666) << 16
+GOOD = tree({"cat": 5, "dog": 5})
+
+
+def two_named(first: str, second: str) -> bytes:
+    return zipped({first: photo(1), second: photo(2)})
+
+
+def encrypted() -> bytes:
+    raw = bytearray(zipped(GOOD))
+    for magic, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = raw.index(magic)
+        raw[at + offset] |= 1
+    return bytes(raw)
+
+
+def bad_crc() -> bytes:
+    raw = bytearray(zipped(GOOD, zipfile.ZIP_STORED))
+    raw[raw.index(b"IDAT") + 8] ^= 0xFF
+    return bytes(raw)
+
+
+def other_local_name() -> bytes:
+    raw = zipped(GOOD)
+    return raw.replace(b"cat/0.png", b"../../etc", 1)
+
+
+def many(count: int) -> dict[str, bytes]:
+    return {f"cat/{number}.txt": b"" for number in range(count)}
+
+
+def broken_header() -> bytes:
+    raw = bytearray(tarred(GOOD))
+    raw[1024 + 10] ^= 0x55
+    return bytes(raw)
+
+
+ZIPS: dict[str, Callable[[], bytes]] = {
+    "zip: a path upwards": lambda: odd_zip("../../evil.png"),
+    "zip: upwards in the middle": lambda: odd_zip("cat/../../evil.png"),
+    "zip: an absolute path": lambda: odd_zip("/etc/passwd"),
+    "zip: a drive": lambda: odd_zip("C:/windows/evil.png"),
+    "zip: backslashes": lambda: odd_zip("cat\\..\\evil.png"),
+    "zip: NUL in a name": lambda: odd_zip("cat/a.png").replace(b"cat/a.png", b"cat/a\0png"),
+    "zip: a link": lambda: odd_zip("cat/a.png", b"/etc/passwd", external_attr=LINK),
+    "zip: a device": lambda: odd_zip("cat/a.png", external_attr=DEVICE),
+    "zip: a pipe": lambda: odd_zip("cat/a.png", external_attr=FIFO),
+    "zip: endless name": lambda: odd_zip("cat/" + "a" * 5000 + ".png"),
+    "zip: deep folders": lambda: odd_zip("a/" * 40 + "a.png"),
+    "zip: encrypted": encrypted,
+    "zip: too many files": lambda: zipped(many(61)),
+    "zip: overlapping entries": overlapping_zip,
+    "zip: too much in total": lambda: zipped(
+        {f"cat/{n}.bin": os.urandom(190_000) for n in "abcdefg"}
+    ),
+    "zip: a bomb by ratio": lambda: zipped({f"cat/{n}.bin": b"\0" * 190_000 for n in "abcd"}),
+    "zip: an entry that claims less": lambda: lying_zip(100),
+    "zip: an entry that claims more": lambda: lying_zip(150_000),
+    "zip: an entry that claims 4 GiB": lambda: lying_zip(0xFFFFFFFE),
+    "zip: bzip2": lambda: zipped(GOOD, zipfile.ZIP_BZIP2),
+    "zip: lzma": lambda: zipped(GOOD, zipfile.ZIP_LZMA),
+    "zip: empty": lambda: zipped({}),
+    "zip: cut in half": lambda: zipped(GOOD)[: len(zipped(GOOD)) // 2],
+    "zip: cut at the end": lambda: zipped(GOOD)[:-10],
+    "zip: a wrong checksum": bad_crc,
+    "zip: another name in the local header": other_local_name,
+    "zip: only a signature": lambda: b"PK\x03\x04",
+    "zip: garbage after a signature": lambda: b"PK\x03\x04" + bytes(range(256)) * 20,
+}
+TARS: dict[str, Callable[[], bytes]] = {
+    "tar: a path upwards": lambda: odd_tar("../../evil.png"),
+    "tar: an absolute path": lambda: odd_tar("/etc/evil.png"),
+    "tar: backslashes": lambda: odd_tar("cat\\evil.png"),
+    "tar: a link": lambda: odd_tar("cat/a.png", tarfile.SYMTYPE, linkname="/etc/passwd"),
+    "tar: a link within": lambda: odd_tar("cat/a.png", tarfile.SYMTYPE, linkname="0.png"),
+    "tar: a hard link": lambda: odd_tar("cat/a.png", tarfile.LNKTYPE, linkname="cat/0.png"),
+    "tar: a character device": lambda: odd_tar("cat/a.png", tarfile.CHRTYPE),
+    "tar: a block device": lambda: odd_tar("cat/a.png", tarfile.BLKTYPE),
+    "tar: a pipe": lambda: odd_tar("cat/a.png", tarfile.FIFOTYPE),
+    "tar: a linked folder": lambda: odd_tar("cat", tarfile.SYMTYPE, linkname="/tmp"),
+    "tar: a sparse terabyte": sparse_tar,
+    "tar: an endless name": endless_name_tar,
+    "tar: a chain of names": lambda: chained_tar(tarfile.GNUTYPE_LONGNAME),
+    "tar: a chain of global headers": lambda: chained_tar(tarfile.XGLTYPE),
+    "tar: empty gzip members": lambda: gzip.compress(b"") * 2000 + tarred(GOOD, packed=True),
+    "tar: a deep folder": lambda: odd_tar("a/" * 40 + "a.png"),
+    "tar: too many files": lambda: tarred(many(61)),
+    "tar: too much in total": lambda: tarred({f"cat/{n}.b": b"\1" * 190_000 for n in "abcdefg"}),
+    "tar: cut in a picture": lambda: tarred(GOOD)[:700],
+    "tar: cut between pictures": lambda: tarred(GOOD)[:2048],
+    "tar: a broken header": broken_header,
+    "tar: only a header's magic": lambda: b"\0" * 257 + b"ustar" + b"\0" * 250,
+    "tar: a huge claimed size": lambda: tarred(GOOD)[:124] + b"7" * 11 + tarred(GOOD)[135:],
+    "tar.gz: a bomb": gzip_bomb,
+    "tar.gz: cut off": lambda: tarred(GOOD, packed=True)[:-40],
+    "tar.gz: garbage inside": lambda: gzip.compress(b"no tar at all" * 200),
+    "tar.gz: damaged": lambda: tarred(GOOD, packed=True)[:60] + b"\xff" * 60,
+    "tar.gz: an endless name in gzip": lambda: b"\x1f\x8b\x08\x08" + b"\0" * 6 + b"a" * 1_500_000,
+    "tar.gz: gzip in gzip": lambda: gzip.compress(tarred(GOOD, packed=True)),
+    "tar.gz: nothing": lambda: gzip.compress(b""),
+    "empty file": lambda: b"",
+    "text": lambda: b"I am a zip, trust me.\n" * 50,
+    "a picture": lambda: photo(1),
+    "xz": lambda: b"\xfd7zXZ\0" + b"\0" * 100,
+    "rar": lambda: b"Rar!\x1a\x07\x01\0" + b"\0" * 100,
+    "7z": lambda: b"7z\xbc\xaf\x27\x1c" + b"\0" * 100,
+    "too large an upload": lambda: zipped({"cat/a.bin": os.urandom(2_000_001)}),
+}
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    library = Library(tmp_path / "datasets", SMALL)
+    library.create("before", written(tmp_path / "before", GOOD))
+    return library
+
+
+@pytest.mark.parametrize("case", [*ZIPS, *TARS])
+def test_a_hostile_archive_leaves_nothing(library: Library, tmp_path: Path, case: str) -> None:
+    archive = tmp_path / "upload"
+    archive.write_bytes((ZIPS | TARS)[case]())
+    before = on_disk(tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidArchive) as refused:
+            library.create("hostile", archive)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert on_disk(tmp_path) == before
+    assert peak < 8_000_000, "memory is bounded"
+    assert str(tmp_path) not in refused.value.detail
+    assert refused.value.detail.endswith((".", ")."))
+    assert len(library.ids()) == 1
+
+
+def link_out(folder: Path) -> None:
+    (folder / "secret").symlink_to("/etc")
+    (folder / "cat" / "passwd.png").symlink_to("/etc/passwd")
+
+
+def link_loop(folder: Path) -> None:
+    (folder / "cat" / "again").symlink_to(folder)
+
+
+def pipe(folder: Path) -> None:
+    os.mkfifo(folder / "cat" / "pipe.png")
+
+
+def sock(folder: Path) -> None:
+    here = Path.cwd()
+    os.chdir(folder / "cat")  # a socket's path is short
+    try:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind("s.png")
+    finally:
+        os.chdir(here)
+
+
+def strange_bytes(folder: Path) -> None:
+    Path(os.fsdecode(os.fsencode(folder / "cat") + b"/\xff\xfe.txt")).write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("harm", "code"),
+    [
+        (link_out, "link"),
+        (link_loop, "link"),
+        (pipe, "special_file"),
+        (sock, "special_file"),
+        (strange_bytes, "not_an_image"),
+    ],
+)
+@pytest.mark.timeout(20)
+def test_a_hostile_folder_is_read_without_leaving_it(
+    library: Library, tmp_path: Path, harm: Callable[[Path], None], code: str
+) -> None:
+    folder = written(tmp_path / "folder", GOOD)
+    harm(folder)
+    info = library.create("folder", folder).info
+    assert {one.code for one in info.rejected} == {code}
+    assert info.classes == {"cat": 5, "dog": 5}
+
+
+def deep(folder: Path) -> Path:
+    return written(folder, {"a/" * 12 + "a.png": photo(1)})
+
+
+def crowded(folder: Path) -> Path:
+    return written(folder, many(61))
+
+
+def heavy(folder: Path) -> Path:
+    return written(folder, {f"cat/{n}.bin": b"\1" * 190_000 for n in "abcdefg"})
+
+
+def linked(folder: Path) -> Path:
+    folder.symlink_to("/etc")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "make", [deep, crowded, heavy, linked, lambda f: f, lambda f: written(f, {})]
+)
+def test_a_folder_that_is_too_much_is_refused(
+    library: Library, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    folder = make(tmp_path / "folder")
+    before = on_disk(tmp_path)
+    with pytest.raises(InvalidArchive):
+        library.create("folder", folder)
+    assert on_disk(tmp_path) == before
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    library = Library(tmp_path / "datasets", Limits(free_bytes=1 << 60))
+    folder = written(tmp_path / "folder", GOOD)
+    before = on_disk(tmp_path)
+    with pytest.raises(Unavailable, match="no room"):
+        library.create("folder", folder)
+    assert on_disk(tmp_path) - before <= {"datasets", "datasets/.staging"}
+
+
+def test_what_the_listener_raises_ends_it_and_leaves_nothing(
+    library: Library, tmp_path: Path
+) -> None:
+    before = on_disk(tmp_path)
+
+    def told(done: int, path: str) -> None:
+        if done == 4:
+            raise OpsinError("enough")
+
+    with pytest.raises(OpsinError, match="enough"):
+        library.create("stopped", tmp_path / "before", told=told)
+    assert on_disk(tmp_path) == before
+
+
+def test_there_are_forty_and_more() -> None:
+    assert len(ZIPS) + len(TARS) >= 40

@@ -1,0 +1,32 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contracts.queue.explain_messages import ActivationsAsk, ActivationsNote, Order
+from models.explain.answer import Answering
+
+
+class Fixed:
+    """An explainer of one picture's maps that are known."""
+
+    def activations(self, images: Any, layer: str, between: Any) -> np.ndarray:
+        means = np.array([1, -9, 3, 0, -0.5], np.float32)
+        swing = np.array([[8, -8], [-8, 8]], np.float32)
+        return (means + swing[..., np.newaxis])[np.newaxis]
+
+
+@pytest.mark.parametrize(
+    ("order", "channels", "found"),
+    [("strongest", 5, [2, 0, 3, 4, 1]), ("strongest", 2, [2, 0]), ("index", 3, [0, 1, 2])],
+)
+def test_the_strongest_have_the_highest_means_that_are_told(
+    order: Order, channels: int, found: list[int]
+) -> None:
+    answering = Answering(Fixed(), "conv", lambda: None)  # type: ignore[arg-type]
+    asked = ActivationsAsk(channels=channels, order=order)
+    ((vector, note),) = answering.answer(asked, np.zeros((1, 2, 2, 3), np.uint8), np.array([0]))
+    told = ActivationsNote.model_validate_json(note)
+    assert [channel.index for channel in told.channels] == found
+    means = vector.reshape(len(found), -1).mean(axis=1)
+    np.testing.assert_allclose([channel.mean for channel in told.channels], means, atol=1e-6)

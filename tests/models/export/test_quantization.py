@@ -1,0 +1,159 @@
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from contracts.errors import NotTrainable
+from contracts.jobs import Progress
+from contracts.settings import Settings
+from contracts.work import WorkStoppedError
+from models.datasets.dataset import Dataset, Example, Split
+from models.export import quantization
+from models.export.saved_model import export_version
+from models.export.signatures import Blueprint
+from models.serving.predictor import load_version
+from models.serving.runtime import RuntimeOptions
+from models.store.labels import Label
+from models.store.store import Store
+from tests.models import keras_warnings
+
+pytestmark = [
+    pytest.mark.slow,  # the import of NNCF alone takes ten seconds
+    keras_warnings.ignored,
+    # NNCF loads what it can find of SciPy, networkx and Torch, which warn of each other.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+
+class Attempt:
+    """A piece of work that nobody watches; `stops_after` checks it is cancelled."""
+
+    def __init__(self, request: dict[str, Any], folder: Path, stops_after: int = 10**9) -> None:
+        self.job_id, self.attempt, self.request, self.folder = "job_1", 1, request, folder
+        self.phases: list[str] = []
+        self._left = stops_after
+
+    def progress(self, progress: Progress) -> None:
+        self.phases.append(progress.phase or "")
+
+    def metrics(self, row: dict[str, Any]) -> None: ...
+
+    def artifact(self, name: str, media_type: str, content: bytes) -> None: ...
+
+    def check(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise WorkStoppedError
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, worker_threads=1)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    """`tones` 1 tells dark pictures from bright ones, by weights that were set by hand."""
+    keras.utils.set_random_seed(8)
+    inputs = keras.Input((16, 16, 3))
+    maps = keras.layers.Conv2D(4, 3, name="conv2", activation="relu", kernel_initializer="ones")(
+        inputs
+    )
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    outputs = keras.layers.Dense(2, "softmax", name="predictions")(pooled)
+    model = keras.Model(inputs, outputs)
+    kernel = np.array([[-0.1, 0.1]] * 4, np.float32) * [[0.9], [1.0], [1.1], [1.0]]
+    model.get_layer("predictions").set_weights([kernel, np.array([3.6, -3.6], np.float32)])
+    store = Store(settings.store_home)
+    with store.staging() as folder:
+        draft = export_version(
+            model,
+            Blueprint("cnn_small", 16, "unit", "conv2", "conv2"),
+            folder,
+            pictures=np.random.default_rng(8).integers(0, 256, (3, 16, 16, 3), np.uint8),
+            labels=[Label("dark", "dark"), Label("bright", "bright")],
+        )
+        store.promote("tones", store.publish("tones", folder, draft))
+    return store
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    random = np.random.default_rng(1)
+    examples = []
+    splits: list[Split] = ["train", "test"]
+    for number in range(40):
+        bright = number % 2
+        pixels = (
+            random.integers(150, 250, (20, 20, 3))
+            if bright
+            else random.integers(0, 100, (20, 20, 3))
+        )
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        label = "Bright" if bright else "dark"
+        examples.append(Example(path, label, splits[number // 20], f"{number:064d}"))
+    dataset = Dataset("tones", "sha256:1", ("Bright", "dark"), tuple(examples))
+    monkeypatch.setattr(quantization, "_dataset", lambda settings, dataset_id: dataset)
+    return dataset
+
+
+REQUEST = {"model": "tones", "version": 1, "dataset_id": "ds_1", "max_accuracy_loss": 0.05}
+
+
+def test_a_quantized_version_is_measured_published_once_and_promoted(
+    settings: Settings, store: Store, dataset: Dataset, tmp_path: Path
+) -> None:
+    work = Attempt(REQUEST, tmp_path)
+    result = quantization.run(work, settings)
+    assert result["accuracy"]["before"] == 1.0
+    assert result["accuracy"]["after"] >= 0.95
+    assert (result["version"], result["promoted"]) == (2, True)
+    assert store.aliases("tones") == {"champion": 2}
+    assert store.verify("tones", 2) == []
+    manifest = store.manifest("tones", 2)
+    assert (manifest.precision, manifest.provenance.quantized_from) == ("int8", 1)
+    again = quantization.run(Attempt(REQUEST, tmp_path), settings)
+    assert again["version"] == 2
+    assert store.versions("tones") == [1, 2]
+    served = load_version(
+        store, "tones", max_batch_size=2, options=RuntimeOptions("openvino", "auto", 1)
+    )
+    assert served.runtime == "openvino-int8", served.runtime_reason
+    dark_and_bright = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (40, 220)])
+    assert served.run("classify", dark_and_bright).argmax(axis=1).tolist() == [0, 1]
+
+
+def test_no_bound_can_be_met_by_less_than_no_loss(
+    settings: Settings,
+    store: Store,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accuracies = iter([1.0, 0.5])
+    monkeypatch.setattr(quantization, "_accuracy", lambda *_: next(accuracies))
+    result = quantization.run(Attempt(REQUEST, tmp_path), settings)
+    assert (result["accuracy_loss"], result["promoted"]) == (0.5, False)
+    assert store.aliases("tones") == {"champion": 1}
+
+
+def test_a_cancelled_one_leaves_nothing(
+    settings: Settings, store: Store, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(WorkStoppedError):
+        quantization.run(Attempt(REQUEST, tmp_path, stops_after=25), settings)
+    assert store.versions("tones") == [1]
+
+
+def test_foreign_classes_are_refused(
+    settings: Settings, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = Example(tmp_path / "none", "zebra", "test", "0" * 64)
+    strange = Dataset("other", "sha256:2", ("zebra",), (example,))
+    monkeypatch.setattr(quantization, "_dataset", lambda settings, dataset_id: strange)
+    with pytest.raises(NotTrainable, match="classes"):
+        quantization.run(Attempt(REQUEST, tmp_path), settings)

@@ -1,0 +1,62 @@
+"""The one-step crop against the plain two-step way, and the pictures that way cannot take."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.images.resize import TURNS, UPRIGHT, crop_box, fit
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(
+        np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
+
+
+def two_steps(image: Image.Image, target: int, short_side: int) -> Image.Image:
+    """Resize all of it, then crop: as the published accuracies were measured."""
+    width, height = image.size
+    short = min(image.size)
+    size = (short_side * width // short, short_side * height // short)
+    left, top = round((size[0] - target) / 2), round((size[1] - target) / 2)
+    resized = image.resize(size, Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + target, top + target))
+
+
+@pytest.mark.parametrize("target", [224, 227])
+@pytest.mark.parametrize(
+    "size", [(500, 375), (375, 500), (256, 256), (257, 300), (1024, 768), (3000, 401), (90, 60)]
+)
+def test_one_step_equals_two(size: tuple[int, int], target: int) -> None:
+    image = noise(*size)
+    once = fit(image, target=(target, target), short_side=256, resize="crop", turn=UPRIGHT)
+    twice = two_steps(image, target, 256)
+    assert np.abs(np.asarray(once).astype(int) - np.asarray(twice)).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (7, 9999), (2, 3)])
+def test_the_box_lies_inside_the_picture(size: tuple[int, int]) -> None:
+    left, top, right, bottom = crop_box(size, (224, 224), 256)
+    assert 0 <= left < right <= size[0]
+    assert 0 <= top < bottom <= size[1]
+    image = Image.new("RGB", size, (1, 2, 3))
+    small = fit(image, target=(224, 224), short_side=256, resize="crop", turn=UPRIGHT)
+    assert small.getcolors() == [(224 * 224, (1, 2, 3))]
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_stored_box_shows_what_the_upright_box_does(orientation: int) -> None:
+    turn = TURNS[orientation]
+    stored = noise(31, 20)
+    upright = stored if turn.method is None else stored.transpose(turn.method)
+    assert turn.seen(stored.size) == upright.size
+    box = (3, 5, 14, 9)
+    inside = stored.crop(turn.stored(box, stored.size))  # type: ignore[arg-type]
+    turned = inside if turn.method is None else inside.transpose(turn.method)
+    assert turned.tobytes() == upright.crop(box).tobytes()
+
+
+def test_squash_keeps_the_whole_picture() -> None:
+    image = noise(300, 100)
+    squashed = fit(image, target=(64, 32), short_side=256, resize="squash", turn=UPRIGHT)
+    assert squashed.tobytes() == image.resize((64, 32), Image.Resampling.BILINEAR).tobytes()

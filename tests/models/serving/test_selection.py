@@ -1,0 +1,104 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.serving.openvino import graph
+from models.serving.openvino.runtime import OpenVinoRuntime
+from models.serving.predictor import load_version
+from models.serving.reference import REFERENCE, Reference
+from models.serving.runtime import RuntimeOptions, RuntimeUnavailableError
+from models.serving.selection import choose_runtime
+from models.store.manifest import read_manifest
+from models.store.store import Store
+from tests.models import keras_warnings
+
+pytestmark = keras_warnings.ignored
+
+PICTURES = np.random.default_rng(9).integers(0, 256, (5, 16, 16, 3), np.uint8)
+EXACT = RuntimeOptions("openvino", "float32", 1)
+
+
+def test_openvino_answers_as_tensorflow_does(tiny: Store) -> None:
+    reference = load_version(tiny, "pets", max_batch_size=4)
+    quick = load_version(tiny, "pets", max_batch_size=4, options=EXACT)
+    assert (reference.runtime, quick.runtime) == ("tensorflow-float32", "openvino-float32")
+    assert reference.runtime_reason is quick.runtime_reason is None
+    for operation in ("classify", "embed"):
+        expected = reference.run(operation, PICTURES)
+        np.testing.assert_allclose(quick.run(operation, PICTURES), expected, atol=1e-5)
+    classes = np.array([0, 1, 0, 1, 0], np.int32)
+    np.testing.assert_allclose(
+        quick.explain(PICTURES, classes).grids,
+        reference.explain(PICTURES, classes).grids,
+        atol=1e-5,
+    )
+
+
+def test_warm_keeps_sizes_that_it_measured(tiny: Store) -> None:
+    predictor = load_version(tiny, "pets", max_batch_size=4, options=EXACT)
+    predictor.warm()
+    assert predictor.batch_sizes in ((1,), (1, 2), (1, 2, 4))
+    assert predictor.run("classify", PICTURES).shape == (5, 2)
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_pieces_side_by_side_answer_as_the_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
+) -> None:
+    monkeypatch.setattr(graph, "_WORTH", 0.0)  # whatever the measurement says
+    monkeypatch.setattr(graph, "_PIECE", pictures)
+    options = RuntimeOptions("openvino", "float32", 2)
+    runtime = OpenVinoRuntime(folder, read_manifest(folder), "float32", options)
+    whole = runtime.run("serve", PICTURES)
+    runtime.tune("serve", (1, 2, 4))
+    runtime.tune("features", (1, 2, 4))
+    assert all(graph._pieces is not None for graph in runtime._graphs.values())
+    np.testing.assert_allclose(runtime.run("serve", PICTURES), whole, atol=1e-6)
+    np.testing.assert_allclose(runtime.run("serve", PICTURES[:1]), whole[:1], atol=1e-6)
+
+
+def test_answers_are_the_callers_own(folder: Path) -> None:
+    runtime = OpenVinoRuntime(folder, read_manifest(folder), "float32", EXACT)
+    first = runtime.run("serve", PICTURES[:1])
+    kept = first.copy()
+    runtime.run("serve", PICTURES[1:2])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_what_strays_is_not_used_and_said(folder: Path, tmp_path: Path) -> None:
+    version = tmp_path / "1"
+    shutil.copytree(folder, version)
+    true = Reference.read(version / REFERENCE)
+    assert true is not None
+    false = {name: output[:, ::-1] for name, output in true.outputs.items()}
+    Reference(true.pictures, false).write(version / REFERENCE)
+    choice = choose_runtime(version, read_manifest(version), EXACT)
+    assert choice.runtime.name == "tensorflow-float32"
+    assert choice.reason is not None
+    assert "openvino-float32: a probability strayed" in choice.reason
+
+
+@pytest.mark.slow  # the child imports TensorFlow
+def test_a_reference_is_made_for_versions_without_one(folder: Path, tmp_path: Path) -> None:
+    version = tmp_path / "1"
+    shutil.copytree(folder, version)
+    true = Reference.read(version / REFERENCE)
+    (version / REFERENCE).write_bytes(b"not a reference")
+    choice = choose_runtime(version, read_manifest(version), EXACT)
+    assert choice.runtime.name == "openvino-float32"
+    made = Reference.read(version / "derived" / REFERENCE)
+    assert made is not None
+    assert true is not None
+    assert made.outputs.keys() == true.outputs.keys()
+
+
+def test_int8_of_a_version_that_has_none_falls_back_and_says_so(folder: Path) -> None:
+    options = RuntimeOptions("openvino", "int8", 1)
+    choice = choose_runtime(folder, read_manifest(folder), options)
+    assert choice.runtime.name in ("openvino-bfloat16", "openvino-float32")
+    assert choice.reason is not None
+    assert "openvino-int8: this version is not quantized" in choice.reason
+    with pytest.raises(RuntimeUnavailableError, match="not quantized"):
+        OpenVinoRuntime(folder, read_manifest(folder), "int8", options)

@@ -1,0 +1,214 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import ModelNotFound, ValidationFailed, VersionInUse, VersionNotFound
+from models.store.manifest import problems
+from models.store.store import Store
+from tests.models.drafts import DRAFT, FILES, write_files
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def publish(store: Store, model: str = "pets") -> int:
+    with store.staging() as folder:
+        write_files(folder)
+        return store.publish(model, folder, DRAFT)
+
+
+def rubbish(root: Path) -> list[str]:
+    return [path.name for path in (root / ".staging").iterdir() if path.name != ".lock"]
+
+
+def test_a_version_is_what_was_published(store: Store) -> None:
+    assert publish(store) == 1
+    manifest = store.manifest("pets", 1)
+    assert (manifest.model, manifest.version, manifest.network) == ("pets", 1, "vgg16")
+    assert set(manifest.files) == set(FILES)
+    for name, content in FILES.items():
+        assert manifest.files[name].size == len(content)
+        assert (store.path("pets", 1) / name).read_bytes() == content
+    assert store.verify("pets", 1) == []
+    assert store.models() == ["pets"]
+
+
+def test_versions_count_up_and_a_deleted_number_never_returns(store: Store) -> None:
+    assert [publish(store) for _ in range(3)] == [1, 2, 3]
+    store.delete("pets", 3)
+    assert store.versions("pets") == [1, 2]
+    assert publish(store) == 4
+    with pytest.raises(VersionNotFound, match="1, 2, 4"):
+        store.resolve("pets", 3)
+
+
+def test_aliases_promote_and_roll_back(store: Store) -> None:
+    publish(store), publish(store)
+    with pytest.raises(VersionNotFound, match="champion"):
+        store.resolve("pets")
+    assert store.promote("pets", 2) is None
+    assert store.resolve("pets") == store.resolve("pets", "champion") == 2
+    assert store.promote("pets", 1) == 2
+    assert store.resolve("pets") == 1
+    assert store.resolve("pets", "2") == store.resolve("pets", 2) == 2
+    store.promote("pets", "champion", alias="stable")
+    assert store.aliases("pets") == {"champion": 1, "stable": 1}
+    store.drop_alias("pets", "stable")
+    assert store.aliases("pets") == {"champion": 1}
+
+
+def test_what_is_not_there_is_said_so(store: Store) -> None:
+    with pytest.raises(ModelNotFound):
+        store.resolve("dogs")
+    publish(store)
+    for wrong in (7, "7", "0", "-1", "1.0", "../1", "latest", "01", "\uff11"):
+        with pytest.raises(VersionNotFound):
+            store.resolve("pets", wrong)
+    with pytest.raises(VersionNotFound):
+        store.promote("pets", 9)
+    with pytest.raises(ModelNotFound):
+        store.promote("dogs", 1)
+    assert store.models() == ["pets"]
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "a/b", "../x", ".staging", "A", "-a", "a" * 65, "a\n", "é", "a\0"]
+)
+def test_no_name_leads_out_of_the_store(store: Store, name: str) -> None:
+    with pytest.raises(ValidationFailed):
+        store.versions(name)
+    with pytest.raises(ValidationFailed):
+        store.resolve(name)
+
+
+@pytest.mark.parametrize("alias", ["3", "", "../x", "3rd"])
+def test_an_alias_is_never_taken_for_a_number(store: Store, alias: str) -> None:
+    publish(store)
+    with pytest.raises(ValidationFailed):
+        store.promote("pets", 1, alias=alias)
+
+
+def test_a_version_in_use_stays(store: Store, tmp_path: Path) -> None:
+    publish(store), publish(store)
+    store.promote("pets", 1)
+    with pytest.raises(VersionInUse, match="champion"):
+        store.delete("pets", 1)
+    assert store.versions("pets") == [1, 2]
+    store.promote("pets", 2)
+    store.delete("pets", 1)
+    assert store.versions("pets") == [2]
+    assert rubbish(tmp_path / "store") == []
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "add", "manifest"])
+def test_a_damaged_version_goes_to_quarantine(store: Store, tmp_path: Path, harm: str) -> None:
+    publish(store)
+    publish(store)
+    store.promote("pets", 2)
+    path = store.path("pets", 2) / "saved_model/saved_model.pb"
+    match harm:
+        case "flip":
+            path.write_bytes(b"G" + path.read_bytes()[1:])
+        case "cut":
+            path.write_bytes(path.read_bytes()[:-1])
+        case "remove":
+            path.unlink()
+        case "add":
+            (path.parent / "assets.bin").write_bytes(b"x")
+        case "manifest":
+            (store.path("pets", 2) / "manifest.json").write_text("{")
+            with pytest.raises(VersionNotFound, match="damaged"):
+                store.manifest("pets", 2)
+    assert len(store.verify("pets", 2)) == 1
+    assert store.versions("pets") == [1]
+    assert (tmp_path / "store/pets/quarantine/2/model.keras").is_file()
+    with pytest.raises(VersionNotFound, match="quarantine"):
+        store.resolve("pets")
+    assert publish(store) == 3
+    assert store.models() == ["pets"]
+
+
+def test_derived_files_are_no_part_of_a_version(store: Store) -> None:
+    publish(store)
+    derived = store.path("pets", 1) / "derived"
+    derived.mkdir()
+    (derived / "model.onnx").write_bytes(b"x")
+    assert store.verify("pets", 1) == []
+
+
+def _publish_many(root: Path, count: int) -> list[int]:
+    store = Store(root)
+    return [publish(store) for _ in range(count)]
+
+
+def test_threads_never_collide(store: Store, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(lambda _: _publish_many(tmp_path / "store", 5), range(8)))
+    assert sorted(chain.from_iterable(numbers)) == store.versions("pets") == list(range(1, 41))
+    assert all(mine == sorted(mine) for mine in numbers)
+    assert all(store.verify("pets", version) == [] for version in store.versions("pets"))
+
+
+def publisher(root: Path, count: int) -> subprocess.Popen[str]:
+    here = Path(__file__)
+    return subprocess.Popen(
+        [sys.executable, str(here.with_name("publisher.py")), str(root), str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(here.parents[2])},
+    )
+
+
+def test_processes_never_collide(store: Store, tmp_path: Path) -> None:
+    processes = [publisher(tmp_path / "store", 5) for _ in range(8)]
+    outputs = [process.communicate(timeout=60)[0].split()[1:] for process in processes]
+    numbers = sorted(int(number) for number in chain.from_iterable(outputs))
+    assert numbers == store.versions("pets") == list(range(1, 41))
+    assert all(store.verify("pets", version) == [] for version in store.versions("pets"))
+    assert rubbish(tmp_path / "store") == []
+
+
+def test_a_live_publisher_is_not_swept_away(store: Store) -> None:
+    with store.staging() as mine:
+        write_files(mine)
+        publish(store)
+        assert store.publish("pets", mine, DRAFT) == 2
+    assert store.verify("pets", 2) == []
+
+
+def test_a_killed_publisher_leaves_no_half_version(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    store = Store(root)
+    dice = random.Random(8)
+    seen_rubbish = 0
+    for _ in range(8):
+        with publisher(root, 1_000_000) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            for _ in range(5):  # published versions are whole at every moment
+                time.sleep(dice.uniform(0.001, 0.02))
+                assert [v for v in store.versions("pets") if problems(store.path("pets", v))] == []
+            process.send_signal(signal.SIGKILL)
+        seen_rubbish += len(rubbish(root))
+        publish(store)  # the next one is not held up, and cleans
+        assert rubbish(root) == []
+    versions = store.versions("pets")
+    assert versions == list(range(1, len(versions) + 1))
+    assert all(store.verify("pets", version) == [] for version in versions)
+    store.resolve("pets")
+    assert seen_rubbish, "no kill fell into a write; the test proves nothing"
+
+
+def test_the_store_needs_no_tensorflow() -> None:
+    code = "import sys, models.store.store; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

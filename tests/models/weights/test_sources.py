@@ -1,0 +1,55 @@
+import subprocess
+import sys
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from models.catalog import CATALOG
+from models.weights.sources import HttpsFile, Source, sample_files, weight_entries
+
+
+def test_every_name_of_the_catalog_has_an_entry() -> None:
+    names = {row.weights for row in CATALOG.values()}
+    names |= {row.base_weights for row in CATALOG.values() if row.base_weights}
+    names |= {name for row in CATALOG.values() for name in row.needs}
+    assert names == set(weight_entries())
+
+
+@pytest.mark.parametrize("row", CATALOG.values(), ids=lambda row: row.name)
+def test_the_licence_is_the_catalogs(row: object) -> None:
+    assert isinstance(row, type(CATALOG["vgg16"]))
+    assert weight_entries()[row.weights].licence == row.licence
+
+
+def test_addresses_are_safe_and_formats_known() -> None:
+    for entry in weight_entries().values():
+        for source in entry.sources:
+            assert source.format is not None
+            if isinstance(source, HttpsFile):
+                assert source.url.startswith("https://")
+                assert source.url.endswith(source.file)
+
+
+def test_the_samples_come_in_one_package() -> None:
+    assert {row.file for row in sample_files()} == {"cat.png", "coffee.png", "astronaut.png"}
+    assert len({(row.package, row.version) for row in sample_files()}) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"file": "../w"}, {"digest": "sha256:12"}, {"digest": "crc:00"}, {"typo": "x"}]
+)
+def test_a_bad_row_is_refused(wrong: dict[str, str]) -> None:
+    row = {"kind": "directory", "file": "w", "digest": "md5:" + "0" * 32, "format": "npz"}
+    adapter: TypeAdapter[object] = TypeAdapter(Source)
+    adapter.validate_python(row)
+    with pytest.raises(ValidationError):
+        adapter.validate_python(row | wrong)
+
+
+def test_weights_and_labels_need_no_tensorflow() -> None:
+    code = (
+        "import sys, models.weights.catalog, models.weights.samples, models.store.labels,"
+        "models.catalog;"
+        "sys.exit(bool({'tensorflow', 'keras', 'h5py', 'onnx'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -1,0 +1,288 @@
+"""Data sets over a socket, on real folders and a real SQLite."""
+
+import io
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from contracts.errors import Conflict
+from contracts.settings import Settings
+from database.engine import open_engine
+from database.tables import Record
+from models.datasets.archives.limits import Limits
+from models.datasets.library import DEFAULT
+from service.datasets.service import Datasets
+from tests.models.datasets.packing import odd_tar, on_disk, photo, tarred, tree, zipped
+from tests.service.parts import House, datasets_in
+
+URL = "/v1/datasets"
+GOOD = tree({"cat": 8, "dog": 6})
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    datasets = datasets_in(
+        tmp_path, Limits(archive_bytes=300_000, image_bytes=20_000, free_bytes=0)
+    )
+    engine = open_engine(f"sqlite:///{tmp_path / 'opsin.db'}")
+    Record.metadata.create_all(engine)
+    engine.dispose()
+    return House(datasets=datasets)
+
+
+def send(client: httpx.Client, archive: bytes, **options: Any) -> httpx.Response:
+    name = {"name": options.pop("name")} if "name" in options else None
+    files = {"archive": ("pets.zip", archive)}
+    return client.post(URL, files=files, data=name, **options)
+
+
+def test_upload_look_and_delete(client: httpx.Client, tmp_path: Path) -> None:
+    before = on_disk(tmp_path / "datasets")
+    made = send(client, zipped(GOOD | {"cat/a.txt": b"no", ".hidden": b""}), name="pets")
+    body = made.json()
+    assert made.status_code == 201, body
+    assert made.headers["Location"] == f"{URL}/{body['id']}"
+    assert body["classes"] == {"cat": 8, "dog": 6}
+    assert body["splits"] == {"train": 10, "validation": 2, "test": 2}
+    assert body["trainable"] is True
+    assert {one["path"]: one["code"] for one in body["rejected"]} == {
+        "cat/a.txt": "not_an_image",
+        ".hidden": "hidden",
+    }
+    address = f"{URL}/{body['id']}"
+    assert client.get(address).json() == body
+    assert client.get(URL).json()["items"] == [body]
+    files = client.get(f"{address}/files", params={"label": "dog", "status": "admitted"}).json()
+    assert len(files["items"]) == 6
+    first = files["items"][0]
+    small = client.get(f"{address}/files/{first['id']}/thumbnail")
+    assert small.headers["Content-Type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(small.content)).size == (160, 160)
+    (bad,) = client.get(f"{address}/files", params={"label": "cat", "status": "rejected"}).json()[
+        "items"
+    ]
+    assert client.get(f"{address}/files/{bad['id']}/thumbnail").json()["code"] == "not_found"
+    assert client.delete(address).status_code == 204
+    for again in (client.get(address), client.delete(address), client.get(f"{address}/files")):
+        assert (again.status_code, again.json()["code"]) == (404, "dataset_not_found")
+    assert on_disk(tmp_path / "datasets") - before <= {".staging"}
+
+
+def test_the_split_is_as_asked(client: httpx.Client) -> None:
+    archive = zipped(GOOD)
+    some = send(client, archive, params={"validation": 0.25, "test": 0.5, "seed": 3}).json()
+    assert some["splits"] == {"train": 3, "validation": 4, "test": 7}
+    assert some["name"] == "pets"
+    assert send(client, archive, params={"validation": 0.6, "test": 0.6}).status_code == 422
+    assert send(client, archive, params={"valid": 0.6}).status_code == 422
+
+
+def test_begin_empty_and_add(client: httpx.Client) -> None:
+    made = client.post(URL, json={"name": "mine"})
+    assert (made.status_code, made.json()["trainable"]) == (201, False)
+    address = f"{URL}/{made.json()['id']}/images"
+    for label, first in (("cat", 0), ("dog", 50)):
+        for start in (first, first + 3):
+            form = [("image", (f"{n}.png", photo(n))) for n in range(start, start + 3)]
+            answer = client.post(address, params={"label": label}, files=form)
+            assert answer.status_code == 201, answer.text
+    body = answer.json()
+    assert body["dataset"]["classes"] == {"cat": 6, "dog": 6}
+    assert body["dataset"]["trainable"] is True
+    assert [one["status"] for one in body["files"]] == ["admitted"] * 3
+    raw = {"Content-Type": "image/png"}
+    one = client.post(
+        address, params={"label": "cat", "split": "test"}, content=photo(90), headers=raw
+    )
+    assert one.json()["files"][0]["split"] == "test"
+    bad = client.post(address, params={"label": "cat"}, content=b"no", headers=raw)
+    assert (bad.status_code, bad.json()["code"]) == (422, "invalid_image")
+    for label in ("", "a/b", ".x", " a", "a\\b", "a" * 200):
+        refused = client.post(address, params={"label": label}, content=photo(1), headers=raw)
+        assert (refused.status_code, refused.json()["code"]) == (422, "validation_error"), label
+    lost = client.post(
+        f"{URL}/ds_nonesuch/images", params={"label": "a"}, content=photo(1), headers=raw
+    )
+    assert lost.json()["code"] == "dataset_not_found"
+
+
+@pytest.mark.parametrize(
+    ("archive", "status", "code"),
+    [
+        (odd_tar("../../x.png"), 422, "invalid_archive"),
+        (b"no archive", 422, "invalid_archive"),
+        (b"", 422, "invalid_archive"),
+        (zipped(GOOD)[:-30], 422, "invalid_archive"),
+        (b"x" * 300_001, 413, "payload_too_large"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(
+    client: httpx.Client, tmp_path: Path, archive: bytes, status: int, code: str
+) -> None:
+    before = on_disk(tmp_path / "datasets")
+    answer = send(client, archive)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert str(tmp_path) not in answer.text
+    assert on_disk(tmp_path / "datasets") - before <= {".staging"}
+    assert client.get(URL).json()["items"] == []
+
+
+def test_forms_that_are_none(client: httpx.Client) -> None:
+    def code(**options: Any) -> tuple[int, str]:
+        answer = client.post(URL, **options)
+        return answer.status_code, answer.json()["code"]
+
+    good = ("a.zip", zipped(GOOD))
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert code(files={"file": good}) == (422, "validation_error")
+    assert code(files=[("archive", good), ("archive", good)]) == (422, "validation_error")
+    assert code(files={"name": (None, "x")}) == (422, "validation_error")
+    assert code(files={"archive": good, "name": (None, "x" * 101)}) == (422, "validation_error")
+    assert code(content=b"--x\r\nbroken", headers=kind) == (400, "bad_request")
+    assert code(content=b"", headers=kind) == (400, "bad_request")
+    assert code(content=zipped(GOOD), headers={"Content-Type": "application/zip"})[0] == 415
+    assert code(json={"name": ""}) == (422, "validation_error")
+    assert code(json={"names": "x"}) == (422, "validation_error")
+    assert code(content=b"{", headers={"Content-Type": "application/json"})[0] == 422
+
+
+def test_the_same_key_makes_one(client: httpx.Client) -> None:
+    key = {"Idempotency-Key": "k1"}
+    first = send(client, zipped(GOOD), headers=key)
+    again = send(client, zipped(GOOD), headers=key)
+    assert again.status_code == 201
+    assert again.json() == first.json()
+    other = send(client, tarred(GOOD), headers=key)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+    assert len(client.get(URL).json()["items"]) == 1
+    address = f"{URL}/{first.json()['id']}/images"
+    added = [
+        client.post(
+            address,
+            params={"label": "cat"},
+            content=photo(77),
+            headers=key | {"Content-Type": "image/png"},
+        ).json()
+        for _ in range(2)
+    ]
+    assert added[0] == added[1]
+    assert client.get(f"{URL}/{first.json()['id']}").json()["revision"] == 2
+
+
+def test_uploads_side_by_side(client: httpx.Client) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda n: send(client, zipped(GOOD), name=f"n{n}"), range(2)))
+    assert [one.status_code for one in answers] == [201, 201]
+    assert len({one.json()["id"] for one in answers}) == 2
+    assert len({one.json()["digest"] for one in answers}) == 1
+
+
+def test_there_is_room_for_a_few_uploads(client: httpx.Client, house: House) -> None:
+    held = [house.datasets.place(f"key {at}") for at in range(4)]
+    for one in held:
+        one.__enter__()
+    full = send(client, zipped(GOOD))
+    assert (full.status_code, full.json()["code"]) == (429, "queue_full")
+    assert "Retry-After" in full.headers
+    for one in held:
+        one.__exit__(None, None, None)
+    assert send(client, zipped(GOOD)).status_code == 201
+
+
+def test_one_client_does_not_have_all_the_room(client: httpx.Client, house: House) -> None:
+    held = [house.datasets.place("address 127.0.0.1") for _ in range(2)]
+    for one in held:
+        one.__enter__()
+    full = send(client, zipped(GOOD))
+    assert (full.status_code, full.json()["code"]) == (429, "queue_full")
+    with house.datasets.place("another"):
+        pass
+    for one in held:
+        one.__exit__(None, None, None)
+    assert send(client, zipped(GOOD)).status_code == 201
+
+
+def test_the_deadline_leaves_nothing(client: httpx.Client, tmp_path: Path) -> None:
+    archive = zipped(tree({"cat": 500}))
+    answer = send(client, archive, headers={"X-Timeout-Ms": "60"})
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+    assert on_disk(tmp_path / "datasets") <= {".staging"}
+
+
+def test_a_large_archive_or_one_that_can_wait_is_taken_in_by_a_job(
+    settings: Settings, house: House, served: Callable[..., AbstractContextManager[str]]
+) -> None:
+    archive = zipped(GOOD)
+    small = settings.model_copy(update={"dataset_job_bytes": len(archive)})
+    with served(small, house) as url, httpx.Client(base_url=url) as client:
+        large = send(client, archive, params={"test": 0.5}, name="pets")
+        wished = send(client, zipped({}), headers={"Prefer": "respond-async"})
+        assert send(client, archive[:-1]).json()["code"] == "invalid_archive"
+    assert [one.status_code for one in (large, wished)] == [202, 202]
+    assert large.headers["Location"] == f"/v1/jobs/{large.json()['id']}"
+    kind, request, inputs = house.shelf.worked[0]
+    assert (kind, inputs) == ("dataset_import", {"archive": archive})
+    assert request == {"name": "pets", "validation": 0.15, "test": 0.5, "seed": 0}
+    assert house.datasets.library.ids() == []
+
+
+def test_the_same_key_is_the_same_request_at_once_or_later(client: httpx.Client) -> None:
+    at_once, later = {"Idempotency-Key": "k9"}, {"Prefer": "respond-async"}
+    made = send(client, zipped(GOOD), headers=at_once)
+    again = send(client, zipped(GOOD), headers=at_once | later)
+    assert (made.status_code, again.status_code) == (201, 201)
+    assert again.json() == made.json()
+    other = send(client, zipped(GOOD | {"dog/9.png": photo(99)}), headers=at_once | later)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+    assert len(client.get(URL).json()["items"]) == 1
+
+
+def test_who_deletes_meets_the_training_that_is_being_queued(tmp_path: Path, house: House) -> None:
+    """The check and the job that it looks for are never interleaved with another's."""
+    queued: list[str] = []
+    datasets = Datasets(house.datasets.library, house.datasets.rows, lambda _: bool(queued))
+    made = datasets.create("pets", None, DEFAULT, told=lambda *_: None)["id"]
+    with ThreadPoolExecutor(2) as threads, datasets.library.hold(made):
+        deletion = threads.submit(datasets.delete, made)
+        addition = threads.submit(datasets.add, made, [], "cat", None)
+        time.sleep(0.2)
+        assert not deletion.done()
+        assert not addition.done()
+        queued.append(made)
+    for refused in (deletion, addition):
+        with pytest.raises(Conflict, match="A training uses"):
+            refused.result(30)
+    assert datasets.library.ids() == [made]
+
+
+def test_what_a_training_uses_stays(tmp_path: Path, house: House) -> None:
+    used: set[str] = set()
+    datasets = Datasets(house.datasets.library, house.datasets.rows, used.__contains__)
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zipped(GOOD))
+    made = datasets.create("x", archive, DEFAULT, told=lambda done, path: None)
+    used.add(made["id"])
+    with pytest.raises(Conflict, match="A training uses"):
+        datasets.delete(made["id"])
+    used.clear()
+    datasets.delete(made["id"])
+
+
+def test_rows_follow_the_folders(tmp_path: Path, house: House) -> None:
+    datasets = house.datasets
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zipped(GOOD))
+    placed = datasets.library.create("killed before its row", archive).info
+    assert datasets.rows.revisions() == {}
+    datasets.reconcile()
+    assert datasets.rows.get(placed.id) == placed
+    datasets.library.delete(placed.id)
+    datasets.reconcile()
+    assert datasets.rows.revisions() == {}

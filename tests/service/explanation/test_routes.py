@@ -1,0 +1,234 @@
+"""Heatmaps over HTTP, with a worker that is a function; the real one is in tests/flow."""
+
+import io
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from contracts.queue.explain_messages import MapNote, read_ask
+from contracts.queue.messages import Reply
+from tests.service.parts import House, picture
+
+JSON = {"Accept": "application/json"}
+PNG = {"Content-Type": "image/png"}
+
+
+def post(
+    client: httpx.Client, data: bytes | None = None, path: str = "/v1/heatmap", **params: Any
+) -> httpx.Response:
+    headers = PNG | (params.pop("headers", None) or {})
+    return client.post(path, params=params, content=data or picture(), headers=headers)
+
+
+def test_a_picture_by_default_and_at_its_own_size(client: httpx.Client) -> None:
+    answer = post(client)
+    assert answer.headers["Content-Type"] == "image/png"
+    assert Image.open(io.BytesIO(answer.content)).size == (40, 30)
+    assert answer.headers["X-Cache"] == "miss"
+    assert "render;dur=" in answer.headers["Server-Timing"]
+
+
+def test_numbers_when_asked_for(client: httpx.Client) -> None:
+    body = post(client, picture(100), headers=JSON).json()
+    assert (body["model"], body["method"], body["layer"]) == (
+        "squeezenet",
+        "grad_cam",
+        "fire9_concat",
+    )
+    assert body["target"] == {
+        "index": 100,
+        "id": "n00000100",
+        "label": "class 100",
+        "probability": 0.75,
+        "space": "logit",
+    }
+    assert body["grid"] == {"shape": [2, 2], "values": [[1.0, 0.5], [0.25, 0.0]]}
+    assert body["empty"] is False
+    assert (body["width"], body["height"]) == (40, 30)
+    region = body["region"]
+    assert region["width"] == pytest.approx(region["height"], rel=0.01), "the network sees a square"
+    assert 0 < region["x"] < region["x"] + region["width"] < 40
+
+
+def test_no_evidence_is_zeros_and_said(client: httpx.Client) -> None:
+    body = post(client, headers=JSON, class_index=7).json()
+    assert body["empty"] is True
+    assert body["grid"]["values"] == [[0, 0], [0, 0]]
+    assert post(client, class_index=7, legend=True).status_code == 200
+
+
+def test_several_classes(client: httpx.Client, house: House) -> None:
+    body = post(client, headers=JSON, class_index=[3, 281]).json()
+    assert [one["target"]["index"] for one in body["maps"]] == [3, 281]
+    assert "grid" not in body
+    assert house.dispatch.asked[-1][1] == [3, 281]
+    strip = Image.open(io.BytesIO(post(client, class_index=[3, 281]).content))
+    assert strip.size == (88, 30)
+
+
+def test_several_images_each_have_their_own(client: httpx.Client) -> None:
+    files = [
+        ("image", (name, data, "image/png"))
+        for name, data in (("a", picture(50)), ("b", b"x"), ("c", picture(60)))
+    ]
+    body = client.post("/v1/heatmap", files=files, headers=JSON).json()
+    first, second, third = body["results"]
+    assert (first["target"]["index"], third["target"]["index"]) == (50, 60)
+    assert second["error"]["code"] == "invalid_image"
+    refused = client.post("/v1/heatmap", files=files)
+    assert (refused.status_code, refused.json()["code"]) == (422, "validation_error")
+    assert "application/json" in refused.json()["detail"]
+
+
+def test_the_same_again_is_not_computed_again(client: httpx.Client, house: House) -> None:
+    first = post(client, headers=JSON, class_index=3).json()
+    assert first["cached"] is False
+    asked = len(house.dispatch.asked)
+    again = post(client, headers=JSON, class_index=3).json()
+    assert again["cached"] is True
+    assert again["grid"] == first["grid"]
+    assert post(client, class_index=3).headers["X-Cache"] == "hit"
+    assert len(house.dispatch.asked) == asked
+    assert post(client, headers=JSON, class_index=4).json()["cached"] is False
+    assert post(client, headers=JSON, class_index=3, method="layer_cam").json()["cached"] is False
+
+
+def test_what_makes_no_difference_is_the_same_again(client: httpx.Client) -> None:
+    def cached(**params: Any) -> bool:
+        told: bool = post(client, headers=JSON, **params).json()["cached"]
+        return told
+
+    assert not cached(seed=1)
+    assert cached(seed=2, layer="fire9_concat")
+    assert not cached(method="smooth_grad", seed=1)
+    assert not cached(method="smooth_grad", seed=2)
+
+
+@pytest.mark.parametrize(
+    ("params", "lane"),
+    [
+        ({}, "heatmap"),
+        ({"method": "hires_cam", "layer": "fire9_concat"}, "heatmap"),
+        ({"layer": "fire5_concat"}, "explain"),
+        ({"method": "layer_cam"}, "explain"),
+        ({"metrics": True}, "study"),
+        ({"method": "occlusion"}, "study"),
+    ],
+)
+def test_it_waits_where_it_belongs(
+    client: httpx.Client, house: House, params: dict[str, Any], lane: str
+) -> None:
+    assert post(client, **params).status_code == 200
+    operation, _, note = house.dispatch.asked[-1]
+    assert operation == lane
+    named = params.get("layer")
+    assert read_ask(note).layer == (None if named == "fire9_concat" else named)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"class_index": 1000},
+        {"class_index": -1},
+        {"class_index": list(range(17))},
+        {"method": "guess"},
+        {"colormap": "rainbow"},
+        {"alpha": 1.5},
+        {"layer": ""},
+        {"method": "occlusion", "layer": "fire9_concat"},
+        {"clas_index": 1},
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_computed(
+    client: httpx.Client, house: House, params: dict[str, Any]
+) -> None:
+    answer = post(client, **params)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+    assert house.dispatch.asked == []
+
+
+def test_an_image_that_cannot_be_read(client: httpx.Client) -> None:
+    answer = post(client, b"no image")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
+
+
+def test_a_job_has_the_files_and_the_question(client: httpx.Client, house: House) -> None:
+    answer = post(client, headers={"Prefer": "respond-async"}, method="score_cam", class_index=3)
+    assert answer.status_code == 202
+    assert answer.headers["Location"] == f"/v1/jobs/{answer.json()['id']}"
+    assert answer.json()["kind"] == "heatmap"
+    kind, request, inputs = house.shelf.worked[-1]
+    assert kind == "heatmap"
+    assert request["question"]["method"] == "score_cam"
+    assert (request["version"], request["classes"]) == (1, [3])
+    assert inputs == {"image-000": picture()}
+    json.dumps(request)
+
+
+def test_feature_maps(client: httpx.Client, house: House) -> None:
+    body = post(client, path="/v1/activations", headers=JSON, channels=3).json()
+    assert (body["channels"], body["shape"]) == (3, [2, 2])
+    blank, second, _ = body["maps"]
+    assert (blank["blank"], second["blank"]) == (True, False)
+    assert second["values"] == [[0, 1], [1, 0]]
+    assert house.dispatch.asked[-1][0] == "explain"
+    answer = post(client, path="/v1/activations", channels=3)
+    sheet = np.asarray(Image.open(io.BytesIO(answer.content)))
+    assert sheet.std() > 10
+    assert answer.headers["X-Cache"] == "hit"
+
+
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async"}])
+@pytest.mark.parametrize(
+    ("layer", "status", "code"),
+    [("fire99", 404, "layer_not_found"), ("predictions", 422, "validation_error")],
+)
+def test_a_layer_is_refused_before_the_image_is_read(
+    client: httpx.Client,
+    with_layers: House,
+    headers: dict[str, str],
+    layer: str,
+    status: int,
+    code: str,
+) -> None:
+    answer = post(client, b"no image", layer=layer, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert "fire9_concat" in answer.json()["detail"]
+    told = post(client, b"no image", path="/v1/activations", layer=layer)
+    assert (told.status_code, told.json()["code"]) == (status, code)
+    assert with_layers.dispatch.asked == []
+    assert post(client, layer="conv1").status_code == 200
+
+
+def test_too_many_numbers_are_refused_before_the_image_is_read(
+    client: httpx.Client, with_layers: House
+) -> None:
+    path = "/v1/activations"
+    answer = post(client, b"no image", path=path, layer="conv1", channels=64, headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+    assert "channels=39" in answer.json()["detail"]
+    assert with_layers.dispatch.asked == []
+    assert post(client, path=path, layer="conv1", channels=39, headers=JSON).status_code == 200
+    assert post(client, path=path, layer="conv1", channels=64).status_code == 200
+
+
+def test_drawing_and_large_answers_leave_the_decoder_alone(
+    client: httpx.Client, house: House
+) -> None:
+    assert post(client).headers["Vary"] == "Accept"
+    assert post(client, path="/v1/activations", headers=JSON).headers["Vary"] == "Accept"
+    assert (house.decoder.runs, house.renderer.runs) == (0, 2)
+    assert post(client, headers=JSON).headers["Vary"] == "Accept"
+    assert house.renderer.runs == 2, "four numbers are written at once"
+    rows = np.ones((80, 80), np.float32)
+    note = MapNote(shape=(80, 80), layer="conv1", target=3, probability=0.5)
+    house.dispatch.answers = [
+        Reply(bytes(16), 1, 1, 0.0, 0.0, vector=rows.ravel(), note=note.pack())
+    ]
+    body = post(client, picture(31), headers=JSON, layer="conv1").json()
+    assert body["grid"]["values"] == rows.tolist()
+    assert (house.decoder.runs, house.renderer.runs) == (0, 3)

@@ -1,0 +1,468 @@
+"""`/v1/faces` over a socket: found, compared, named, let in, locked out, erased.
+
+The worker is a stand-in that tells people by brightness; database, search, keys and Redis are real.
+"""
+
+import contextlib
+import http.client
+import io
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+import jwt
+import pytest
+import redis
+from PIL import Image
+
+from contracts.errors import NoWorker, QueueFull, VersionNotFound
+from contracts.faces.subjects import NewTemplate, embedder_of
+from contracts.settings import Settings
+from tests.service.face_lane import CROWD, NARROW, NOBODY, quality, vector_of
+from tests.service.parts import House, desk_in, picture
+from tests.valkey import RealValkey
+
+URL = "/v1/faces"
+ADA, BEA = 40, 120
+NET = embedder_of(1)
+
+
+@pytest.fixture
+def house(tmp_path: Path, valkey: RealValkey) -> House:
+    return House(faces=desk_in(tmp_path, redis_url=valkey.url, tables=True))
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(_env_file=None, max_images=4, max_image_bytes=20_000, max_video_bytes=30_000)
+
+
+def add(client: httpx.Client, house: House, name: str, level: float | None) -> str:
+    subject_id: str = client.post(f"{URL}/subjects", json={"name": name}).json()["id"]
+    if level is not None:
+        new = NewTemplate(vector_of(level), quality(), "image")
+        house.faces.kept.templates.add(subject_id, [new], embedder=NET)
+    return subject_id
+
+
+def photo(level: int, name: str = "image") -> tuple[str, tuple[str, bytes]]:
+    return name, ("a.png", picture(level))
+
+
+def login(client: httpx.Client, subject_id: str, level: int, **more: str) -> httpx.Response:
+    fields = {"subject_id": subject_id, "device_id": "phone", **more}
+    return client.post(f"{URL}/login", data=fields, files=[photo(level)])
+
+
+def code(answer: httpx.Response, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    return str(answer.json()["code"])
+
+
+class TestDetect:
+    def test_boxes_are_in_the_pixels_of_the_picture(self, client: httpx.Client) -> None:
+        big = picture(ADA, width=2600, height=1300)
+        answer = client.post(f"{URL}/detect", content=big, headers={"Content-Type": "image/png"})
+        body = answer.json()
+        assert (body["width"], body["height"], body["total"]) == (2600, 1300, 1)
+        (face,) = body["faces"]
+        assert face["box"] == {"x": 650.0, "y": 325.0, "width": 1300.0, "height": 650.0}
+        assert face["landmarks"]["nose"] == {"x": 1300.0, "y": 650.0}
+
+    def test_a_turned_photo_is_seen_upright(self, client: httpx.Client) -> None:
+        exif = Image.Exif()
+        exif[274] = 6
+        buffer = io.BytesIO()
+        Image.new("RGB", (60, 40), (ADA, ADA, ADA)).save(buffer, "JPEG", exif=exif)
+        body = client.post(f"{URL}/detect", files={"image": buffer.getvalue()}).json()
+        assert (body["width"], body["height"]) == (40, 60)
+        assert body["faces"][0]["box"]["height"] == 30
+
+    def test_nobody_is_an_answer_and_several_pictures_are_none(self, client: httpx.Client) -> None:
+        none = client.post(f"{URL}/detect", files=[photo(NOBODY)])
+        assert (none.status_code, none.json()["faces"]) == (200, [])
+        two = client.post(f"{URL}/detect", files=[photo(ADA), photo(BEA)])
+        assert code(two, 422) == "validation_error"
+        junk = client.post(f"{URL}/detect", files={"image": b"junk"})
+        assert code(junk, 422) == "invalid_image"
+        crowd = client.post(f"{URL}/detect?limit=1", files=[photo(CROWD)]).json()
+        assert (len(crowd["faces"]), crowd["total"]) == (1, 2)
+
+    def test_without_a_worker_it_is_said_so(self, client: httpx.Client, house: House) -> None:
+        house.dispatch.fails = NoWorker("None.")
+        assert code(client.post(f"{URL}/detect", files=[photo(ADA)]), 503) == "no_worker"
+
+    def test_without_a_champion_the_operator_is_told_what_to_do(
+        self, client: httpx.Client, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def choose(*_: object) -> NoReturn:
+            raise VersionNotFound("'face_embedder' has no version 'champion'.")
+
+        monkeypatch.setattr(house.presence, "choose", choose)
+        for way in ("detect", "identify"):
+            answer = client.post(f"{URL}/{way}", files=[photo(ADA)])
+            assert code(answer, 503) == "model_not_ready"
+            assert "opsin models promote face_embedder" in answer.json()["detail"]
+
+
+class TestSubjects:
+    def test_one_is_added_found_changed_and_erased(
+        self, client: httpx.Client, house: House
+    ) -> None:
+        new = {"name": "Ada", "external_id": "u1", "metadata": {"a": [1, "ü"]}}
+        answer = client.post(f"{URL}/subjects", json=new)
+        assert answer.status_code == 201
+        made = answer.json()
+        where = answer.headers["Location"]
+        assert where == f"{URL}/subjects/{made['id']}"
+        house.faces.kept.templates.add(
+            made["id"], [NewTemplate(vector_of(1), quality(), "image")], embedder="face_embedder:0"
+        )
+        found = client.get(where).json()
+        assert found["templates"] == {"current": 0, "stale": 1}
+        changed = client.patch(where, json={"name": "Ada L.", "external_id": None}).json()
+        assert (changed["name"], changed["external_id"]) == ("Ada L.", None)
+        assert changed["metadata"] == new["metadata"]
+        listed = client.get(f"{URL}/subjects").json()
+        assert [one["name"] for one in listed["items"]] == ["Ada L."]
+        gone = client.delete(where)
+        assert gone.json() == {"erased": {"templates": 1, "files": 0, "models": []}}
+        assert code(client.get(where), 404) == "subject_not_found"
+        assert code(client.delete(where), 404) == "subject_not_found"
+
+    def test_an_external_id_and_a_key_are_used_once(self, client: httpx.Client) -> None:
+        new, key = {"name": "Ada", "external_id": "u1"}, {"Idempotency-Key": "k1"}
+        first = client.post(f"{URL}/subjects", json=new, headers=key)
+        again = client.post(f"{URL}/subjects", json=new, headers=key)
+        assert (again.status_code, again.json()) == (201, first.json())
+        assert code(client.post(f"{URL}/subjects", json=new), 409) == "subject_exists"
+        other = client.post(f"{URL}/subjects", json={"name": "B"}, headers=key)
+        assert code(other, 409) == "idempotency_conflict"
+        found = client.get(f"{URL}/subjects", params={"external_id": "u1"}).json()
+        assert [one["id"] for one in found["items"]] == [first.json()["id"]]
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            "{}",
+            '{"name": ""}',
+            '{"name": " Ada"}',
+            '{"name": "a\\u0000b"}',
+            '{"name": "Ada", "nam": 1}',
+            '{"name": "Ada", "metadata": {"x": "\\ud800"}}',
+            '{"name": "Ada", "metadata": {"x": NaN}}',
+            '{"name": "Ada", "metadata": {"x": "' + "y" * 20_000 + '"}}',
+            '{"name": "Ada", "metadata": {"x": ' + "[" * 32 + "]" * 32 + "}}",
+            '{"name": "Ada", "metadata": {"x": ' + "[" * 300 + "]" * 300 + "}}",
+            '{"name": "Ada", "metadata": {"x": ' + '{"y": ' * 300 + "1" + "}" * 300 + "}}",
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, client: httpx.Client, sent: str) -> None:
+        kind = {"Content-Type": "application/json"}
+        answer = client.post(f"{URL}/subjects", content=sent, headers=kind)
+        assert code(answer, 422) == "validation_error"
+
+    def test_what_is_nested_as_deep_as_may_be_comes_back(
+        self, client: httpx.Client, house: House
+    ) -> None:
+        where = f"{URL}/subjects/{add(client, house, 'Ada', None)}"
+        deep = json.loads('{"x": ' + "[" * 31 + "]" * 31 + "}")
+        assert client.patch(where, json={"metadata": deep}).json()["metadata"] == deep
+        too_deep = {"metadata": {"x": deep}}
+        assert code(client.patch(where, json=too_deep), 422) == "validation_error"
+        assert client.get(where).json()["metadata"] == deep
+
+    def test_nothing_to_change_is_refused(self, client: httpx.Client, house: House) -> None:
+        where = f"{URL}/subjects/{add(client, house, 'Ada', None)}"
+        assert code(client.patch(where, json={}), 422) == "validation_error"
+        assert code(client.get(f"{URL}/subjects/nonsense"), 422) == "validation_error"
+
+
+class TestLogin:
+    def test_a_match_ends_in_a_token_and_no_score_leaves(
+        self, client: httpx.Client, house: House
+    ) -> None:
+        ada = add(client, house, "Ada", ADA)
+        answer = login(client, ada, ADA + 2)
+        body = answer.json()
+        assert (body["decision"], body["reason"]) == ("match", None)
+        keys = jwt.PyJWKSet.from_dict(client.get("/.well-known/jwks.json").json())
+        claims = jwt.decode(
+            body["token"], keys.keys[0], ["EdDSA"], audience="opsin", issuer="opsin"
+        )
+        assert claims["sub"] == ada
+        assert "liveness" not in claims
+        assert set(body) == {"decision", "reason", "quality_reasons", "token", "expires_at"}
+        assert "0.9" not in answer.text.replace(body["token"], "")
+
+    @pytest.mark.parametrize(
+        ("level", "decision", "reason"),
+        [
+            (BEA, "no_match", "not_similar"),
+            (ADA + 22, "uncertain", "near_threshold"),  # cosine of 19.8 degrees: 0.941
+        ],
+    )
+    def test_others_are_not_let_in(
+        self, client: httpx.Client, house: House, level: int, decision: str, reason: str
+    ) -> None:
+        ada = add(client, house, "Ada", ADA)
+        body = login(client, ada, level).json()
+        assert (body["decision"], body["reason"], body["token"]) == (decision, reason, None)
+
+    def test_a_double_makes_it_uncertain(self, client: httpx.Client, house: House) -> None:
+        ada = add(client, house, "Ada", ADA)
+        add(client, house, "Twin", ADA + 4)
+        body = login(client, ada, ADA + 2).json()
+        assert (body["decision"], body["reason"]) == ("uncertain", "another_subject")
+
+    def test_a_bad_picture_is_uncertain_and_says_why(
+        self, client: httpx.Client, house: House
+    ) -> None:
+        ada = add(client, house, "Ada", ADA)
+        files = {"image": picture(ADA, width=NARROW)}
+        for _ in range(6):  # and never locks anybody out
+            body = client.post(f"{URL}/login", data={"subject_id": ada}, files=files).json()
+        assert (body["decision"], body["reason"]) == ("uncertain", "low_quality_face")
+        assert body["quality_reasons"] == ["blurred", "too_small"]
+
+    @pytest.mark.parametrize(("level", "expected"), [(NOBODY, "no_face"), (CROWD, "many_faces")])
+    def test_it_takes_exactly_one_face(
+        self, client: httpx.Client, house: House, level: int, expected: str
+    ) -> None:
+        ada = add(client, house, "Ada", ADA)
+        assert code(login(client, ada, level), 422) == expected
+
+    def test_who_is_not_enrolled_or_not_there(self, client: httpx.Client, house: House) -> None:
+        body = login(client, add(client, house, "Ada", None), ADA).json()
+        assert (body["decision"], body["reason"]) == ("no_match", "not_enrolled")
+        for subject_id in ("sub_nobody", "../etc"):
+            assert code(login(client, subject_id, ADA), 404) == "subject_not_found"
+
+    def test_after_five_failures_the_right_face_waits_too(
+        self, client: httpx.Client, house: House
+    ) -> None:
+        ada, bea = add(client, house, "Ada", ADA), add(client, house, "Bea", BEA)
+        for _ in range(5):
+            assert login(client, ada, BEA).json()["decision"] == "no_match"
+        for subject_id, level, device in ((ada, ADA, "other"), (bea, BEA, "phone")):
+            answer = login(client, subject_id, level, device_id=device)
+            assert code(answer, 429) == "locked_out"
+            assert 1700 < int(answer.headers["Retry-After"]) <= 1800
+        assert login(client, bea, BEA, device_id="other").json()["decision"] == "match"
+
+    @pytest.mark.parametrize(
+        ("fields", "files"),
+        [
+            ({}, {"image": b"x"}),
+            ({"subject_id": "ada"}, {}),
+            ({"subject_id": "ada"}, {"image": b""}),
+            ({"subject_id": "ada"}, {"image": b"x", "video": b"y"}),
+            ({"subject_id": "ada", "score": "1"}, {"image": b"x"}),
+            ({"subject_id": ["ada", "ada"]}, {"image": b"x"}),
+        ],
+    )
+    def test_forms_that_make_no_sense(
+        self,
+        client: httpx.Client,
+        house: House,
+        fields: dict[str, Any],
+        files: dict[str, bytes],
+    ) -> None:
+        ada = add(client, house, "Ada", ADA)
+        fields = {
+            name: [ada for _ in told] if isinstance(told, list) else told.replace("ada", ada)
+            for name, told in fields.items()
+        }
+        sent = [(name, ("f", data)) for name, data in files.items()] or [("nonce", (None, "n"))]
+        answer = client.post(f"{URL}/login", data=fields, files=sent)
+        assert code(answer, 422) == "validation_error"
+
+    def test_a_part_over_its_limit_ends_the_upload(
+        self, client: httpx.Client, house: House
+    ) -> None:
+        ada = add(client, house, "Ada", ADA)
+        answer = client.post(
+            f"{URL}/login", data={"subject_id": ada}, files={"image": bytes(20_001)}
+        )
+        assert code(answer, 413) == "payload_too_large"
+        assert code(client.post(f"{URL}/login", json={}), 415) == "unsupported_media_type"
+
+    def test_the_audit_tells_what_was_decided(self, client: httpx.Client, house: House) -> None:
+        ada = add(client, house, "Ada", ADA)
+        login(client, ada, ADA)
+        login(client, ada, BEA)
+        login(client, ada, NOBODY)
+        events = client.get(f"{URL}/events", params={"subject_id": ada}).json()["items"]
+        told = [(one["outcome"], one["reason"]) for one in events]
+        assert told == [("no_face", None), ("no_match", "not_similar"), ("match", None)]
+        assert len({one["device"] for one in events}) == 1
+        assert len({one["digest"] for one in events}) == 3
+
+
+@pytest.mark.parametrize("route", ["login", "verify"])
+def test_who_is_nobody_is_told_before_the_picture_is_sent(client: httpx.Client, route: str) -> None:
+    begun = (
+        b'--b\r\nContent-Disposition: form-data; name="subject_id"\r\n\r\nsub_nobody\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    )
+    url = client.base_url
+    line = http.client.HTTPConnection(url.host, url.port or 80, timeout=10)
+    line.putrequest("POST", f"{URL}/{route}")
+    line.putheader("Content-Type", "multipart/form-data; boundary=b")
+    line.putheader("Content-Length", "15000")
+    line.endheaders(begun)
+    answer = line.getresponse()  # the rest is never sent
+    assert answer.status == 404
+    assert json.loads(answer.read())["code"] == "subject_not_found"
+    line.close()
+
+
+@pytest.mark.parametrize("route", ["detect", "verify", "identify"])
+def test_where_nobody_looks_no_picture_is_sent(
+    client: httpx.Client, house: House, route: str
+) -> None:
+    house.dispatch.full = QueueFull("The queue is full.", retry_after=1)
+    answer = client.post(f"{URL}/{route}", content=b"junk", headers={"Content-Type": "text/plain"})
+    assert code(answer, 429) == "queue_full"
+
+
+class TestCompare:
+    def test_two_pictures_or_one_and_a_subject(self, client: httpx.Client, house: House) -> None:
+        ada = add(client, house, "Ada", ADA)
+        same = client.post(f"{URL}/verify", files=[photo(ADA), photo(ADA + 5)]).json()
+        assert (same["match"], same["decision"]) == (True, "match")
+        assert same["similarity"] == pytest.approx(0.9969, abs=1e-4)
+        other = client.post(f"{URL}/verify", files=[photo(BEA)], data={"subject_id": ada}).json()
+        assert (other["match"], other["reason"]) == (False, "not_similar")
+
+    def test_what_cannot_be_compared(self, client: httpx.Client, house: House) -> None:
+        unknown = add(client, house, "Ada", None)
+        one, verify = [photo(ADA)], f"{URL}/verify"
+        assert code(client.post(verify, files=one), 422) == "validation_error"
+        answer = client.post(verify, files=one, data={"subject_id": unknown})
+        assert "Enroll" in answer.json()["detail"]
+        answer = client.post(verify, files=one, data={"subject_id": "sub_nobody"})
+        assert code(answer, 404) == "subject_not_found"
+        assert code(client.post(verify, files=[*one, photo(NOBODY)]), 422) == "no_face"
+        blurred = ("image", ("b.png", picture(ADA, width=NARROW)))
+        answer = client.post(verify, files=[*one, blurred])
+        assert code(answer, 422) == "low_quality_face"
+        assert "blurred (hold still)" in answer.json()["detail"]
+
+    def test_a_stranger_has_no_candidates(self, client: httpx.Client, house: House) -> None:
+        ada = add(client, house, "Ada", ADA)
+        (face,) = client.post(f"{URL}/identify", files=[photo(ADA + 1)]).json()["faces"]
+        assert face["decision"] == "match"
+        (candidate,) = face["candidates"]
+        assert (candidate["subject_id"], candidate["name"]) == (ada, "Ada")
+        (face,) = client.post(f"{URL}/identify", files=[photo(BEA)]).json()["faces"]
+        assert (face["decision"], face["candidates"]) == ("no_match", [])
+        client.delete(f"{URL}/subjects/{ada}")
+        (face,) = client.post(f"{URL}/identify", files=[photo(ADA)]).json()["faces"]
+        assert face["candidates"] == []
+
+    def test_of_two_who_are_near_neither_is_the_one(
+        self, client: httpx.Client, house: House
+    ) -> None:
+        add(client, house, "Ada", ADA), add(client, house, "Twin", ADA + 3)
+        (face,) = client.post(f"{URL}/identify?limit=1", files=[photo(ADA)]).json()["faces"]
+        assert (face["decision"], face["reason"]) == ("uncertain", "another_subject")
+        assert [one["name"] for one in face["candidates"]] == ["Ada"]
+
+    def test_the_threshold_in_force_decides(self, client: httpx.Client) -> None:
+        assert client.get(f"{URL}/threshold").json()["source"] == "default"
+        pair = [photo(ADA), photo(ADA + 20)]
+        assert client.post(f"{URL}/verify", files=pair).json()["match"] is True
+        put = client.put(f"{URL}/threshold", json={"similarity": 0.99, "measured_on": "a test"})
+        assert (put.status_code, put.json()["embedder"]) == (200, NET)
+        assert client.post(f"{URL}/verify", files=pair).json()["match"] is False
+        assert code(client.put(f"{URL}/threshold", json={"similarity": 7}), 422)
+        event = client.get(f"{URL}/events").json()["items"][1]
+        assert (event["kind"], event["outcome"]) == ("threshold", "0.99")
+
+
+class TestEnrollment:
+    def test_pictures_or_a_video_become_a_job(self, client: httpx.Client, house: House) -> None:
+        ada = add(client, house, "Ada", None)
+        where = f"{URL}/subjects/{ada}/enrollments"
+        answer = client.post(where, files=[photo(ADA), photo(BEA)])
+        assert answer.status_code == 202, answer.text
+        assert answer.headers["Location"].startswith("/v1/jobs/job_")
+        assert client.post(where, files={"video": b"clip"}).status_code == 202
+        (_, pictures, inputs), (kind, video, clip) = house.shelf.worked
+        assert (kind, pictures) == (
+            "enrollment",
+            {"subject_id": ada, "images": 2, "challenge": None},
+        )
+        assert inputs == {"image-00": picture(ADA), "image-01": picture(BEA)}
+        assert (video["images"], clip) == (0, {"video": b"clip"})
+
+    def test_the_same_key_is_the_same_job(self, client: httpx.Client, house: House) -> None:
+        where = f"{URL}/subjects/{add(client, house, 'Ada', None)}/enrollments"
+        key = {"Idempotency-Key": "k"}
+        first = client.post(where, files=[photo(ADA)], headers=key).json()
+        assert client.post(where, files=[photo(ADA)], headers=key).json() == first
+        other = client.post(where, files=[photo(BEA)], headers=key)
+        assert code(other, 409) == "idempotency_conflict"
+
+    def test_what_cannot_be_enrolled(self, client: httpx.Client, house: House) -> None:
+        where = f"{URL}/subjects/{add(client, house, 'Ada', None)}/enrollments"
+        nobody = client.post(f"{URL}/subjects/sub_nobody/enrollments", files=[photo(ADA)])
+        assert code(nobody, 404) == "subject_not_found"
+        both = client.post(where, files=[photo(ADA), ("video", ("v", b"v"))])
+        assert code(both, 422) == "validation_error"
+        large = client.post(where, files={"video": bytes(30_001)})
+        assert code(large, 413) == "payload_too_large"
+        many = client.post(where, files=[photo(ADA)] * 5)
+        assert code(many, 422) == "validation_error"
+        half = client.post(where, files={"video": b"v"}, data={"nonce": "n"})
+        assert code(half, 422) == "validation_error"
+        wrong = client.post(
+            where, files={"video": b"v"}, data={"nonce": "n", "challenge_id": "ch_no"}
+        )
+        assert code(wrong, 409) == "conflict"
+        assert house.shelf.worked == []
+
+
+def written(log: Path) -> bytes:
+    """All that lies in Valkey's log, which it may be writing anew."""
+    found = b""
+    for path in log.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += path.read_bytes()
+    return found
+
+
+def test_an_erased_subject_is_gone_from_redis_and_its_log(
+    client: httpx.Client, house: House, valkey: RealValkey
+) -> None:
+    ada = add(client, house, "Ada", ADA)
+    for _ in range(5):
+        login(client, ada, BEA)
+    with redis.Redis.from_url(valkey.url) as seen:
+        seen.lpush("replies:x", vector_of(ADA).tobytes())  # as if a worker had answered
+        seen.delete("replies:x")
+        log = valkey.socket.parent / "appendonlydir"
+        assert ada.encode() in written(log)
+        client.delete(f"{URL}/subjects/{ada}")
+        assert not list(seen.scan_iter(f"*{ada}*"))
+        for _ in range(100):
+            left = written(log)
+            if ada.encode() not in left and vector_of(ADA).tobytes() not in left:
+                break
+            time.sleep(0.05)
+    assert ada.encode() not in left
+    assert vector_of(ADA).tobytes() not in left
+
+
+def test_every_address_of_faces_needs_the_key_but_the_public_keys(
+    served: Callable[[Settings, House], AbstractContextManager[str]], house: House
+) -> None:
+    settings = Settings(_env_file=None, api_key="0123456789abcdef")
+    with served(settings, house) as url:
+        assert httpx.get(f"{url}{URL}/subjects").status_code == 401
+        assert httpx.get(f"{url}/.well-known/jwks.json").status_code == 200

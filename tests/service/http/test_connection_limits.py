@@ -1,0 +1,245 @@
+"""Clients that keep a connection to themselves, on real sockets: each is let go within its bound.
+
+The bounds are those of the service, shortened; the asserted times are many times as long.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+import uvicorn
+
+from contracts.settings import Settings
+from service.http.connection_limits import MOST_HEAD_BYTES, MOST_UNREAD_BYTES
+from service.server import server_config
+from tests.service.parts import House, picture
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+UPLOAD = (
+    b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+    b"X-Timeout-Ms: 60000\r\n"
+)
+BOUND = 20.0  # seconds; far more than any bound below
+
+
+@contextmanager
+def impatient(
+    house: House,
+    *,
+    connections: int = 100,
+    rate: int = 1000,
+    look: float = 1.0,
+    most_unread: int = MOST_UNREAD_BYTES,
+) -> Iterator[int]:
+    """The service with short bounds; yields its port."""
+    settings = Settings(
+        _env_file=None,
+        header_seconds=1,
+        min_upload_rate=rate,
+        max_connections=connections,
+        max_image_bytes=20_000,
+    )
+    config = server_config(settings, house.opening)
+    config.http.look_seconds = look  # type: ignore[union-attr] # a class of ours
+    config.http.most_unread = most_unread  # type: ignore[union-attr]
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            until = time.monotonic() + 30
+            while not server.started and time.monotonic() < until:
+                time.sleep(0.01)
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(timeout=30)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def port(house: House) -> Iterator[int]:
+    with impatient(house) as port:
+        yield port
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=BOUND)
+
+
+def rest(wire: socket.socket) -> bytes:
+    """All that comes until the other side lets go; a reset is a way of letting go."""
+    found = b""
+    try:
+        while part := wire.recv(65536):
+            found += part
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def drip(wire: socket.socket, data: bytes, pause: float) -> float:
+    """Send byte by byte until the other side lets go; returns the seconds it took."""
+    began = time.monotonic()
+    try:
+        for at in range(len(data)):
+            wire.sendall(data[at : at + 1])
+            time.sleep(pause)
+    except OSError:
+        return time.monotonic() - began
+    raise AssertionError("it was never let go")
+
+
+def test_a_head_that_comes_byte_by_byte(port: int) -> None:
+    with connect(port) as wire:
+        assert drip(wire, HEAD + b"X-Slow: " + b"a" * 2000, 0.1) < BOUND
+
+
+def test_a_head_that_never_ends_is_answered_408(port: int) -> None:
+    with connect(port) as wire:
+        wire.sendall(HEAD)
+        answer = rest(wire)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"application/problem+json" in answer
+
+
+def test_the_second_head_of_a_connection_has_the_same_time(port: int) -> None:
+    with connect(port) as wire:
+        wire.sendall(HEAD + b"\r\n")
+        assert wire.recv(65536).startswith(b"HTTP/1.1 200")
+        wire.sendall(HEAD)
+        assert rest(wire).startswith(b"HTTP/1.1 408")
+
+
+def test_empty_lines_between_requests_do_not_hold_a_connection(port: int) -> None:
+    with connect(port) as wire:
+        wire.sendall(HEAD + b"\r\n")
+        wire.recv(65536)
+        assert drip(wire, b"\r\n" * 1000, 0.1) < BOUND
+
+
+def test_who_says_nothing_is_let_go(port: int) -> None:
+    with connect(port) as wire:
+        assert rest(wire) == b""
+
+
+def test_a_head_without_an_end_is_not_kept_in_memory(port: int) -> None:
+    with connect(port) as wire:
+        wire.sendall(HEAD)
+        sent = 0
+        with pytest.raises(OSError):  # noqa: PT012
+            while sent < 100 * MOST_HEAD_BYTES:
+                wire.sendall(b"X-Long: " + b"a" * 10_000 + b"\r\n")
+                sent += 10_000
+                time.sleep(0.001)
+    assert sent < 100 * MOST_HEAD_BYTES
+
+
+def test_what_trails_a_body_without_an_end_is_not_kept(port: int) -> None:
+    with connect(port) as wire:
+        wire.sendall(UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Late: b\r\n\r\n")
+        assert wire.recv(65536).startswith(b"HTTP/1.1 422")
+
+
+def test_a_body_that_comes_byte_by_byte(port: int, house: House) -> None:
+    with connect(port) as wire:
+        wire.sendall(UPLOAD + b"Content-Length: 10000\r\n\r\n")
+        assert drip(wire, bytes(10_000), 0.1) < BOUND
+    assert house.dispatch.asked == []
+
+
+def test_the_rest_of_a_refused_body_is_not_taken_for_a_head(port: int) -> None:
+    length = 100_000_000
+    with connect(port) as wire:
+        wire.sendall(UPLOAD + b"Content-Length: %d\r\n\r\n" % length)
+        assert wire.recv(65536).startswith(b"HTTP/1.1 413")
+        part = bytes(1_000_000)
+        for _ in range(length // len(part)):
+            wire.sendall(part)
+        wire.sendall(HEAD + b"\r\n")
+        assert wire.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_slow_but_honest_upload_is_taken(port: int) -> None:
+    data = picture(width=300, height=300)
+    with connect(port) as wire:
+        wire.sendall(UPLOAD + b"Content-Length: %d\r\n\r\n" % (len(data) + 3000))
+        wire.sendall(data)
+        for _ in range(6):  # 5,000 bytes a second, over several looks
+            wire.sendall(bytes(500))
+            time.sleep(0.1 if len(data) > 3000 else 0.05)
+        assert wire.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("rate", "look", "most_unread"),
+    [
+        (100_000, 1.0, MOST_UNREAD_BYTES),
+        # What is held would have an hour at this rate; who takes nothing of it has one look.
+        (100, 1.0, MOST_UNREAD_BYTES),
+        # Long before the first look, there is too much of it.
+        (100, 600.0, 50_000),
+    ],
+)
+def test_an_answer_that_is_not_read_is_cut_off(
+    house: House, rate: int, look: float, most_unread: int
+) -> None:
+    """Thousands of answers are asked for in one breath, and not one is taken."""
+    with (
+        impatient(house, rate=rate, look=look, most_unread=most_unread) as port,
+        connect(port) as wire,
+    ):
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        wire.settimeout(1)
+        began = time.monotonic()
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
+            while time.monotonic() - began < BOUND:
+                try:
+                    wire.sendall(request)
+                except TimeoutError:
+                    time.sleep(0.1)
+        assert time.monotonic() - began < BOUND
+
+
+def test_a_flood_of_connections_is_bounded_and_passes(house: House) -> None:
+    with impatient(house, connections=10) as port, ExitStack() as stack:
+        flood = [stack.enter_context(connect(port)) for _ in range(40)]
+        turned_away = [one for one in flood[10:] if rest(one).startswith(b"HTTP/1.1 503")]
+        assert len(turned_away) >= 25
+        # Those that got in and say nothing are let go in turn, and then there is room again.
+        until = time.monotonic() + BOUND
+        while True:
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=5)
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and answer.status_code == 200:
+                break
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+def test_an_idle_connection_makes_room(house: House) -> None:
+    with impatient(house, connections=3) as port, ExitStack() as stack:
+        idle = [stack.enter_context(connect(port)) for _ in range(3)]
+        for one in idle:
+            one.sendall(HEAD + b"\r\n")
+            assert one.recv(65536).startswith(b"HTTP/1.1 200")
+        with connect(port) as wire:
+            wire.sendall(HEAD + b"\r\n")
+            assert wire.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_ordinary_requests_set_no_timer(port: int) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(3):
+            answer = client.post(
+                "/v1/classify", content=picture(), headers={"Content-Type": "image/png"}
+            )
+            assert answer.status_code == 200
+        assert "server" not in answer.headers

@@ -1,0 +1,105 @@
+"""Work for one client: done while it listens, let go of as soon as it hangs up."""
+
+import asyncio
+from typing import cast
+
+import pytest
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from service.http.disconnect import while_connected
+
+
+class Client:
+    """Stands for a request: hangs up when told to."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    async def receive(self) -> dict[str, str]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+
+def as_request(client: Client) -> Request:
+    return cast(Request, client)
+
+
+def test_the_result_is_handed_over_and_the_watch_ends() -> None:
+    async def body() -> tuple[int, int, int]:
+        async def work() -> int:
+            await asyncio.sleep(0)
+            return 7
+
+        answer = await while_connected(as_request(Client()), work())
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        return answer, len(asyncio.all_tasks()), task.cancelling()
+
+    assert asyncio.run(body()) == (7, 1, 0)
+
+
+def test_who_hangs_up_ends_the_work_and_what_it_holds_is_let_go() -> None:
+    async def body() -> int:
+        client, released = Client(), []
+
+        async def work() -> None:
+            try:
+                client.gone.set()
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0)
+                released.append(True)
+
+        with pytest.raises(ClientDisconnect):
+            await while_connected(as_request(client), work())
+        assert released
+        task = asyncio.current_task()
+        assert task is not None
+        await asyncio.sleep(0)  # would raise, were the cancellation still under way
+        return task.cancelling()
+
+    assert asyncio.run(body()) == 0
+
+
+def test_a_deadline_that_passes_stays_a_deadline() -> None:
+    async def body() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await while_connected(as_request(Client()), asyncio.sleep(60))
+
+    asyncio.run(body())
+
+
+def test_both_at_once_are_a_deadline() -> None:
+    async def body() -> None:
+        client = Client()
+
+        async def work() -> None:
+            client.gone.set()
+            # The watch strikes while this is under way; so does the deadline.
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.05)
+
+        with pytest.raises((TimeoutError, ClientDisconnect)):
+            async with asyncio.timeout(0.02):
+                await while_connected(as_request(client), work())
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    asyncio.run(body())
+
+
+def test_a_fault_of_the_work_is_its_own() -> None:
+    async def body() -> None:
+        async def work() -> None:
+            raise ValueError("mine")
+
+        with pytest.raises(ValueError, match="mine"):
+            await while_connected(as_request(Client()), work())
+
+    asyncio.run(body())

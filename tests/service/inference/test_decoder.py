@@ -1,0 +1,115 @@
+"""The pool of decoding threads: errors come through, deadlines hold, waiting is bounded."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from contracts.errors import DeadlineExceeded, Draining, InvalidImage, QueueFull
+from models.catalog import CATALOG
+from models.images.decode import Picture
+from service.inference.decoder import Decoder
+from tests.pictures import bomb, encoded, scene
+
+NETWORK = CATALOG["squeezenet"]
+PHOTO = encoded(scene(), "PNG")
+SLOW = bomb(7000, 7000)  # some 200 ms of honest work
+
+
+async def decode(decoder: Decoder, data: bytes, seconds: float = 30) -> Picture:
+    return await decoder.decode(data, network=NETWORK, resize="crop", deadline_seconds=seconds)
+
+
+@pytest.fixture
+def decoder() -> Decoder:
+    return Decoder(1, max_pixels=50_000_000)
+
+
+def test_a_picture_and_an_error_come_through(decoder: Decoder) -> None:
+    async def both() -> None:
+        picture = await decode(decoder, PHOTO)
+        assert (picture.width, picture.height) == scene().size
+        assert np.ptp(picture.pixels) > 100
+        with pytest.raises(InvalidImage):
+            await decode(decoder, b"nothing")
+
+    asyncio.run(both())
+    decoder.close()
+
+
+def test_the_event_loop_goes_on_while_a_large_image_is_decoded(decoder: Decoder) -> None:
+    async def beats() -> int:
+        work = asyncio.create_task(decode(decoder, SLOW))
+        count = 0
+        while not work.done():
+            await asyncio.sleep(0.005)
+            count += 1
+        await work
+        return count
+
+    assert asyncio.run(beats()) >= 5
+    decoder.close()
+
+
+def test_a_late_image_ends_the_request_and_then_itself(decoder: Decoder) -> None:
+    async def late() -> None:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await decode(decoder, SLOW, 0.01)
+        assert time.monotonic() - started < 5
+        with pytest.raises(DeadlineExceeded):
+            await decode(decoder, PHOTO, 0)
+        assert (await decode(decoder, PHOTO)).width == 96
+
+    asyncio.run(late())
+    decoder.close()
+
+
+def test_what_waits_is_bounded_and_room_comes_back(decoder: Decoder) -> None:
+    async def crowd() -> None:
+        answers = await asyncio.gather(
+            decode(decoder, SLOW),
+            *(decode(decoder, PHOTO) for _ in range(60)),
+            return_exceptions=True,
+        )
+        full = [answer for answer in answers if isinstance(answer, QueueFull)]
+        assert sum(isinstance(answer, Picture) for answer in answers) == 33
+        assert len(full) == 28
+        assert full[0].retry_after
+        assert isinstance(await decode(decoder, PHOTO), Picture)
+
+    asyncio.run(crowd())
+    decoder.close()
+
+
+def test_the_largest_request_has_room() -> None:
+    decoder = Decoder(1, max_pixels=50_000_000, max_images=40)
+
+    async def one_request() -> None:
+        await asyncio.gather(*(decode(decoder, PHOTO) for _ in range(40)))
+
+    asyncio.run(one_request())
+    decoder.close()
+
+
+def test_a_cancelled_request_that_waited_is_never_decoded(decoder: Decoder) -> None:
+    async def hang_up() -> float:
+        running = asyncio.create_task(decode(decoder, SLOW))
+        waiting = [asyncio.create_task(decode(decoder, SLOW)) for _ in range(20)]
+        await asyncio.sleep(0.02)
+        for task in waiting:
+            task.cancel()
+        await running
+        started = time.monotonic()
+        await decode(decoder, PHOTO)
+        return time.monotonic() - started
+
+    assert asyncio.run(hang_up()) < 0.5
+    decoder.close()
+
+
+def test_a_closed_pool_says_so(decoder: Decoder) -> None:
+    decoder.close()
+    with pytest.raises(Draining):
+        asyncio.run(decode(decoder, PHOTO))

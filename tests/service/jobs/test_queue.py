@@ -1,0 +1,112 @@
+"""Work that runs in a process of its own: files, then the row, then the ring."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from contracts.errors import IdempotencyConflict, QueueFull
+from contracts.queue.celery import celery_app
+from contracts.settings import Settings
+from database.engine import open_engine
+from database.jobs.files import JobFiles
+from database.jobs.jobs import Jobs
+from database.jobs.leases import Leases
+from database.migrations import upgrade
+from service.jobs.queue import JobQueue
+from tests.valkey import RealValkey
+
+
+class Parts:
+    def __init__(self, queue: JobQueue, jobs: Jobs, files: JobFiles, client: Redis) -> None:
+        self.queue, self.jobs, self.files, self.client = queue, jobs, files, client
+
+    def folders(self) -> set[str]:
+        return {path.name for path in self.files.root.glob("*")}
+
+
+def run(home: Path, valkey: RealValkey, test: Callable[[Parts], Awaitable[None]]) -> None:
+    settings = Settings(_env_file=None, home=home, redis_url=valkey.url, job_limit=2)
+    upgrade(settings.database)
+    engine = open_engine(settings.database)
+    celery = celery_app(valkey.url)
+    files = JobFiles(settings.jobs_home)
+    jobs = Jobs(engine, lambda: datetime.now(UTC), files)
+    leases = Leases(engine, lambda: datetime.now(UTC))
+
+    async def all_of_it() -> None:
+        client = Redis.from_url(valkey.url)
+        queue = JobQueue(client, celery, jobs, leases, files=files, settings=settings)
+        try:
+            await test(Parts(queue, jobs, files, client))
+        finally:
+            await queue.stop()
+            await client.aclose()
+
+    try:
+        asyncio.run(all_of_it())
+    finally:
+        celery.close()
+        engine.dispose()
+
+
+def test_what_was_sent_lies_in_the_folder_before_the_ring(
+    tmp_path: Path, valkey: RealValkey
+) -> None:
+    async def test(parts: Parts) -> None:
+        job = await parts.queue.submit_work("dream", {"steps": 3}, inputs={"image": b"1"})
+        assert (parts.files.work(job.id) / "image").read_bytes() == b"1"
+        assert parts.jobs.get(job.id).queue_position == 1
+        assert await parts.client.llen("pictures") == 1
+
+    run(tmp_path, valkey, test)
+
+
+def test_the_same_key_is_the_same_job_and_leaves_no_files(
+    tmp_path: Path, valkey: RealValkey
+) -> None:
+    async def test(parts: Parts) -> None:
+        async def send(digest: str) -> str:
+            job = await parts.queue.submit_work(
+                "dream", {}, inputs={"image": b"1"}, idempotency=("key", digest)
+            )
+            return job.id
+
+        first = await send("a")
+        assert await send("a") == first
+        with pytest.raises(IdempotencyConflict):
+            await send("b")
+        assert parts.folders() == {first}
+        assert await parts.client.llen("pictures") == 1
+
+    run(tmp_path, valkey, test)
+
+
+def test_a_full_queue_keeps_nothing(tmp_path: Path, valkey: RealValkey) -> None:
+    async def test(parts: Parts) -> None:
+        ids = {(await parts.queue.submit_work("training", {"n": n})).id for n in range(2)}
+        with pytest.raises(QueueFull):
+            await parts.queue.submit_work("dream", {}, inputs={"image": b"1"})
+        assert parts.folders() == set()
+        assert {job.id for job in parts.jobs.list().items} == ids
+
+    run(tmp_path, valkey, test)
+
+
+def test_a_lost_ring_is_rung_again_but_never_piles_up(
+    tmp_path: Path, valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.queue._STALE_SECONDS", 0.0)
+
+    async def test(parts: Parts) -> None:
+        for n in range(2):
+            await parts.queue.submit_work("training", {"n": n})
+        await parts.client.delete("training")
+        for _ in range(3):
+            await parts.queue.watch()
+        assert await parts.client.llen("training") == 1
+
+    run(tmp_path, valkey, test)

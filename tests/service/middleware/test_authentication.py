@@ -1,0 +1,359 @@
+"""What opens the service, and everything that was thought of that must not."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from contracts.keys import NewKey
+from contracts.settings import Settings
+from database.audit import COMMAND
+from database.keys import Keys
+from service.auth.failed_auth import MOST_GUESSES
+from tests.service.parts import House, picture
+
+BOOTSTRAP = "a-key-of-sixteen-or-more"
+Served = Callable[[Settings, House], AbstractContextManager[str]]
+INFER = NewKey(name="a client", scopes=["infer"])
+
+
+@pytest.fixture
+def locked(served: Served, house: House) -> Iterator[httpx.Client]:
+    settings = Settings(_env_file=None, api_key=BOOTSTRAP)
+    with served(settings, house) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.fixture
+def keys(house: House) -> Keys:
+    return house.with_keys()
+
+
+def eventually(client: httpx.Client, status: int, **headers: str) -> None:
+    """Within the two seconds that revocation may take, with slack for a slow machine."""
+    until = time.monotonic() + 20
+    while client.get("/v1/models", headers=headers).status_code != status:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("Authorization", f"Bearer {BOOTSTRAP[:-1]}")],
+        [("Authorization", f"Basic {BOOTSTRAP}")],
+        [("Authorization", BOOTSTRAP)],
+        [("Authorization", "Bearer")],
+        [("Authorization", f"Bearer {BOOTSTRAP} {BOOTSTRAP}")],
+        [("X-API-Key", BOOTSTRAP + "x")],
+        [("X-API-Key", "k\xe4se".encode("latin-1"))],
+        [("X-API-Key", "")],
+        [("X-API-Key", "k" * 10_000)],
+        [("X-API-Key", BOOTSTRAP.upper())],
+        [("Cookie", f"key={BOOTSTRAP}")],
+        [("Proxy-Authorization", f"Bearer {BOOTSTRAP}")],
+        [("X-Forwarded-For", "127.0.0.1")],
+        [("X-Original-URL", "/healthz")],
+        # Two at once, be they right or wrong: which one counted would be a matter of taste.
+        [("Authorization", f"Bearer {BOOTSTRAP}"), ("X-API-Key", BOOTSTRAP)],
+        [("Authorization", f"Bearer {BOOTSTRAP}"), ("Authorization", f"Bearer {BOOTSTRAP}")],
+        [("X-API-Key", "wrong-and-sixteen-long"), ("X-API-Key", BOOTSTRAP)],
+        [("X-API-Key", "opsin_000000000000_" + "0" * 48)],
+    ],
+)
+def test_nothing_but_the_key_opens(locked: httpx.Client, headers: list[tuple[str, str]]) -> None:
+    for path in ("/v1/models", "/v1/system", "/nowhere"):
+        answer = locked.get(path, headers=headers)
+        assert answer.status_code in {401, 503}
+        assert answer.json()["code"] in {"unauthorized", "dependency_unavailable"}
+        if answer.status_code == 401:
+            assert answer.headers["WWW-Authenticate"] == 'Bearer realm="opsin"'
+        assert answer.headers["X-Request-Id"] == answer.json()["request_id"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {BOOTSTRAP}"},
+        {"authorization": f"bearer  {BOOTSTRAP}"},
+        {"X-API-Key": BOOTSTRAP},
+    ],
+)
+def test_the_bootstrap_key_opens_all(locked: httpx.Client, headers: dict[str, str]) -> None:
+    assert locked.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_probes_and_documentation_need_none(locked: httpx.Client) -> None:
+    for path in ("/healthz", "/readyz", "/docs", "/docs/start.js", "/openapi.json"):
+        assert locked.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"api_key={BOOTSTRAP}",
+        f"apikey={BOOTSTRAP}",
+        f"X-API-Key={BOOTSTRAP}",
+        f"limit=1&access_token={BOOTSTRAP}",
+        f"Authorization={BOOTSTRAP}",
+        "model=opsin_0123456789ab_" + "0" * 48,
+    ],
+)
+def test_a_key_in_the_address_is_refused_even_beside_a_good_one(
+    locked: httpx.Client, query: str
+) -> None:
+    for headers in ({}, {"X-API-Key": BOOTSTRAP}):
+        answer = locked.get(f"/v1/models?{query}", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+        assert "revoke" in answer.json()["detail"]
+
+
+def test_a_key_in_a_path_is_refused_whatever_the_path(locked: httpx.Client) -> None:
+    key = "opsin_0123456789ab_" + "0" * 48
+    for path in (f"/v1/models/{key}", f"/{key}", f"/docs/{key[:-9]}", f"/v1/models/x{key.upper()}"):
+        for headers in ({}, {"X-API-Key": BOOTSTRAP}):
+            answer = locked.get(path, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+            assert key not in answer.text
+
+
+def test_a_revoked_key_that_is_still_sent_locks_nobody_out(
+    served: Served, house: House, keys: Keys
+) -> None:
+    made = keys.create(INFER, by=COMMAND)
+    keys.revoke(made.id, by=COMMAND)
+    settings = Settings(_env_file=None, api_key=BOOTSTRAP)
+    with served(settings, house) as url, httpx.Client(base_url=url) as client:
+        for _ in range(2 * MOST_GUESSES):
+            answer = client.get("/v1/models", headers={"X-API-Key": made.key or ""})
+            assert answer.status_code == 401
+        assert client.get("/v1/models", headers={"X-API-Key": BOOTSTRAP}).status_code == 200
+
+
+def test_a_stream_ends_with_the_key_that_opened_it(
+    served: Served, house: House, keys: Keys
+) -> None:
+    made = keys.create(INFER, by=COMMAND)
+    house.shelf.put("job_seen", kind="classify")
+    with (
+        served(Settings(_env_file=None), house) as url,
+        httpx.stream(
+            "GET",
+            f"{url}/v1/jobs/job_seen/events",
+            headers={"X-API-Key": made.key or ""},
+            timeout=30,
+        ) as answer,
+    ):
+        lines = answer.iter_lines()
+        assert "state" in next(lines)
+        keys.revoke(made.id, by=COMMAND)
+        began = time.monotonic()
+        for _ in lines:
+            assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 20
+
+
+def test_the_document_says_what_a_key_needs(locked: httpx.Client) -> None:
+    document = locked.get("/openapi.json", timeout=60).json()
+    classify = document["paths"]["/v1/classify"]["post"]
+    assert classify["security"] == [{"bearer": ["infer"]}, {"header": ["infer"]}]
+    assert {"401", "403", "429"} <= classify["responses"].keys()
+    assert {"queue_full", "rate_limited"} == set(
+        classify["responses"]["429"]["content"]["application/problem+json"]["examples"]
+    )
+    assert document["paths"]["/healthz"]["get"]["security"] == []
+
+
+def test_the_first_key_closes_an_open_service(served: Served, house: House, keys: Keys) -> None:
+    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/v1/models").status_code == 200
+        made = client.post("/v1/keys", json=INFER.model_dump(mode="json")).json()
+        # At once: this process made it.
+        assert client.get("/v1/models").status_code == 401
+        assert client.get("/v1/models", headers={"X-API-Key": made["key"]}).status_code == 200
+        keys.revoke(made["id"], by=COMMAND)
+        eventually(client, 401, **{"X-API-Key": made["key"]})
+        # And it does not open again with the last key gone.
+        assert client.get("/v1/models").status_code == 401
+
+
+def test_a_key_works_until_it_is_revoked_in_every_process(
+    served: Served, house: House, keys: Keys
+) -> None:
+    made = keys.create(NewKey(name="all", scopes=["admin"]), by=COMMAND)
+    header = {"X-API-Key": made.key or ""}
+    other = replace(house, opened=0)  # another process, on the same tables
+    with (
+        served(Settings(_env_file=None), house) as here,
+        served(Settings(_env_file=None), other) as there,
+        httpx.Client(base_url=here) as first,
+        httpx.Client(base_url=there) as second,
+    ):
+        assert [one.get("/v1/system", headers=header).status_code for one in (first, second)] == [
+            200,
+            200,
+        ]
+        assert first.delete(f"/v1/keys/{made.id}", headers=header).status_code == 204
+        assert first.get("/v1/system", headers=header).status_code == 401
+        eventually(second, 401, **header)
+
+
+def test_an_expired_key_opens_nothing(served: Served, house: House, keys: Keys) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=0.5)
+    made = keys.create(INFER.model_copy(update={"expires_at": soon}), by=COMMAND)
+    time.sleep(0.6)
+    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+        answer = client.get("/v1/models", headers={"X-API-Key": made.key or ""})
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+        assert client.get("/v1/models").status_code == 401  # and the service is not open
+
+
+def test_the_public_part_of_a_key_is_not_the_key(served: Served, house: House, keys: Keys) -> None:
+    made = keys.create(INFER, by=COMMAND)
+    forged = str(made.key)[:-48] + "0" * 48
+    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/v1/models", headers={"X-API-Key": forged}).status_code == 401
+
+
+def test_a_missing_scope_is_named_before_the_body_is_read(
+    served: Served, house: House, keys: Keys
+) -> None:
+    made = keys.create(NewKey(name="reader", scopes=["faces"]), by=COMMAND)
+    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+        answer = client.post(
+            "/v1/classify", content=picture(), headers={"X-API-Key": made.key or ""}
+        )
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+        assert "`infer`" in answer.json()["detail"]
+        plain = client.post(
+            "/v2/models/squeezenet/infer", content=b"{}", headers={"X-API-Key": made.key or ""}
+        )
+        assert (plain.status_code, plain.json().keys()) == (403, {"error"})
+        served_as = client.post(
+            "/v1/models/squeezenet:predict", content=b"{}", headers={"X-API-Key": made.key or ""}
+        )
+        assert (served_as.status_code, served_as.json().keys()) == (403, {"error"})
+    assert house.decoder.runs == 0
+    assert house.dispatch.asked == []
+
+
+def test_before_the_keys_could_be_read_nobody_gets_in_but_by_the_bootstrap_key(
+    served: Served, house: House
+) -> None:
+    house.keyed = True  # looks for tables that are not there
+    with served(Settings(_env_file=None), house) as url:
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        header = {"X-API-Key": "opsin_000000000000_" + "0" * 48}
+        assert httpx.get(f"{url}/v1/models", headers=header).status_code == 503
+    with served(Settings(_env_file=None, api_key=BOOTSTRAP), house) as url:
+        assert httpx.get(f"{url}/v1/models", headers={"X-API-Key": BOOTSTRAP}).status_code == 200
+
+
+def test_who_guesses_on_is_not_listened_to(served: Served, house: House, keys: Keys) -> None:
+    made = keys.create(INFER, by=COMMAND)
+    settings = Settings(_env_file=None, api_key=BOOTSTRAP)
+    with served(settings, house) as url, httpx.Client(base_url=url) as client:
+        for at in range(MOST_GUESSES):
+            wrong = {"X-API-Key": f"guess-number-{at:06}"}
+            assert client.get("/v1/models", headers=wrong).status_code == 401
+        answer = client.get("/v1/models", headers={"X-API-Key": "one-guess-too-many"})
+        assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+        assert int(answer.headers["Retry-After"]) <= 60
+        # Who has a key is not shut out by who shares the address.
+        for right in (BOOTSTRAP, made.key or ""):
+            assert client.get("/v1/models", headers={"X-API-Key": right}).status_code == 200
+        assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "rebound.example.org"},
+        {"Host": "127.0.0.1.example.org"},
+        {"Host": "localhost.example.org:8000"},
+        {"Origin": "https://example.org"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Host": "localhost", "Origin": "http://localhost.example.org"},
+        {"Forwarded": "for=192.0.2.1"},
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-Host": "opsin.example.org"},
+        {"X-Forwarded-Proto": "https"},
+        {"X-Real-IP": "192.0.2.1"},
+    ],
+)
+def test_an_open_service_answers_no_page_of_another_site(
+    client: httpx.Client, house: House, headers: dict[str, str]
+) -> None:
+    answer = client.post(
+        "/v1/classify", content=picture(), headers={"Content-Type": "image/png"} | headers
+    )
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert house.dispatch.asked == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "localhost:9000"},
+        {"Host": "[::1]:9000"},
+        {"Origin": "http://127.0.0.1:3000"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"X-API-Key": "a key that nobody asked for"},
+    ],
+)
+def test_an_open_service_answers_this_machine(
+    client: httpx.Client, headers: dict[str, str]
+) -> None:
+    assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_a_client_cannot_have_anothers_answer_by_its_idempotency_key(
+    served: Served, house: House, keys: Keys
+) -> None:
+    clients = [keys.create(INFER, by=COMMAND).key or "" for _ in range(2)]
+    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+        jobs = []
+        for key in (*clients, clients[0]):
+            answer = client.post(
+                "/v1/classify",
+                content=picture(),
+                headers={
+                    "X-API-Key": key,
+                    "Content-Type": "image/png",
+                    "Prefer": "respond-async",
+                    "Idempotency-Key": "the-same",
+                },
+            )
+            assert answer.status_code == 202
+            jobs.append(answer.json()["id"])
+    assert jobs[0] == jobs[2] != jobs[1]
+
+
+def test_a_job_is_shown_to_those_who_may_make_such(
+    served: Served, house: House, keys: Keys
+) -> None:
+    infer, train = (
+        {"X-API-Key": keys.create(NewKey(name="n", scopes=[scope]), by=COMMAND).key or ""}
+        for scope in ("infer", "train")
+    )
+    house.shelf.put("job_seen", kind="classify")
+    house.shelf.put("job_taught", kind="training")
+    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/v1/jobs/job_taught", headers=train).status_code == 200
+        for method, ending in (
+            ("GET", ""),
+            ("POST", "/cancel"),
+            ("DELETE", ""),
+            ("GET", "/events"),
+        ):
+            answer = client.request(method, f"/v1/jobs/job_taught{ending}", headers=infer)
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+        listed = client.get("/v1/jobs", headers=infer).json()["items"]
+        assert [job["id"] for job in listed] == ["job_seen"]
+    assert house.shelf.jobs["job_taught"].state == "queued"

@@ -1,0 +1,223 @@
+"""The Open Inference Protocol over HTTP; the stock Triton client is in tests/flow."""
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from contracts.errors import NoWorker, QueueFull
+from contracts.queue.messages import Reply
+from contracts.settings import Settings
+from service.protocols.oip import LENGTH_HEADER
+from tests.service.parts import House
+
+SHAPE = (227, 227, 3)
+INFER = "/v2/models/squeezenet/infer"
+
+
+def grey(*levels: int) -> Any:
+    return np.stack([np.full(SHAPE, level, np.uint8) for level in levels])
+
+
+def binary(*levels: int, **more: Any) -> tuple[bytes, dict[str, str]]:
+    pixels = grey(*levels)
+    tensor = {
+        "name": "image",
+        "shape": pixels.shape,
+        "datatype": "UINT8",
+        "parameters": {"binary_data_size": pixels.size},
+    }
+    head = json.dumps({"inputs": [tensor]} | more).encode()
+    return head + pixels.tobytes(), {LENGTH_HEADER: str(len(head))}
+
+
+def ask(client: httpx.Client, *levels: int, path: str = INFER, **more: Any) -> httpx.Response:
+    body, headers = binary(*levels, **more)
+    return client.post(path, content=body, headers=headers)
+
+
+def test_the_server_tells_of_itself(client: httpx.Client) -> None:
+    server = client.get("/v2").json()
+    assert server["name"] == "opsin"
+    assert "binary_tensor_data" in server["extensions"]
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+
+
+def test_not_ready_says_why(client: httpx.Client, house: House) -> None:
+    house.database = False
+    answer = client.get("/v2/health/ready")
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
+    assert "OPSIN_DATABASE_URL" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("version", ["", "/versions/1", "/versions/champion"])
+def test_a_model_tells_of_its_tensors(client: httpx.Client, version: str) -> None:
+    model = client.get(f"/v2/models/squeezenet{version}").json()
+    assert model["versions"] == ["1"]
+    assert model["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, *SHAPE]}]
+    assert [(one["name"], one["shape"]) for one in model["outputs"]] == [
+        ("probabilities", [-1, 1000]),
+        ("features", [-1, 512]),
+    ]
+    config = client.get(f"/v2/models/squeezenet{version}/config").json()
+    assert (config["max_batch_size"], config["input"][0]["dims"]) == (4, [*SHAPE])
+    ready = client.get(f"/v2/models/squeezenet{version}/ready")
+    assert ready.json() == {"name": "squeezenet", "ready": True}
+
+
+@pytest.mark.parametrize("what", ["", "/ready", "/config"])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("nobody", 404), ("squeezenet/versions/7", 404), ("squeezenet/versions/a b", 422)],
+)
+def test_what_is_not_there(client: httpx.Client, path: str, what: str, status: int) -> None:
+    answer = client.get(f"/v2/models/{path}{what}")
+    assert answer.status_code == status
+    assert answer.json().keys() == {"error"}
+
+
+def test_the_repository_is_listed(client: httpx.Client) -> None:
+    everything = client.post("/v2/repository/index").json()
+    assert {one["name"]: one["state"] for one in everything} == {
+        "efficientnet_lite0": "UNAVAILABLE",
+        "face_embedder": "UNAVAILABLE",
+        "squeezenet": "READY",
+        "vgg16": "UNAVAILABLE",
+    }
+    ready = client.post("/v2/repository/index", json={"ready": True}).json()
+    assert ready == [{"name": "squeezenet", "version": "1", "state": "READY", "reason": ""}]
+    assert client.post("/v2/repository/index", content=b"[]").status_code == 422
+    assert client.post("/v2/repository/index", content=bytes(5000)).status_code == 413
+
+
+@pytest.mark.parametrize("path", [INFER, INFER.replace("/infer", "/versions/1/infer")])
+def test_several_images_are_a_batch(client: httpx.Client, path: str) -> None:
+    answer = ask(client, 10, 20, path=path, id="seven")
+    assert answer.status_code == 200, answer.text
+    assert LENGTH_HEADER not in answer.headers
+    body = answer.json()
+    assert (body["model_name"], body["model_version"], body["id"]) == ("squeezenet", "1", "seven")
+    (output,) = body["outputs"]
+    assert (output["name"], output["datatype"]) == ("probabilities", "FP32")
+    rows = np.reshape(output["data"], output["shape"])
+    assert rows.shape == (2, 1000)
+    assert rows.argmax(axis=1).tolist() == [10, 20]
+
+
+def test_json_numbers_are_the_same_as_bytes(client: httpx.Client) -> None:
+    tensor = {"name": "image", "shape": [1, *SHAPE], "datatype": "UINT8"}
+    flat = client.post(INFER, json={"inputs": [tensor | {"data": grey(9).ravel().tolist()}]})
+    nested = client.post(INFER, json={"inputs": [tensor | {"data": grey(9).tolist()}]})
+    assert flat.json() == nested.json() == ask(client, 9).json()
+
+
+def test_both_outputs_one_as_bytes(client: httpx.Client) -> None:
+    outputs = [{"name": "features", "parameters": {"binary_data": True}}, {"name": "probabilities"}]
+    answer = ask(client, 30, outputs=outputs)
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    end = int(answer.headers[LENGTH_HEADER])
+    features, probabilities = json.loads(answer.content[:end])["outputs"]
+    assert features["parameters"] == {"binary_data_size": 512 * 4}
+    assert np.frombuffer(answer.content[end:], "<f4").argmax() == 30
+    assert np.argmax(probabilities["data"]) == 30
+
+
+def test_an_unknown_model_is_refused_before_the_body_is_read(client: httpx.Client) -> None:
+    answer = client.post("/v2/models/nobody/infer", content=b"{")
+    assert (answer.status_code, answer.json().keys()) == (404, {"error"})
+
+
+def test_a_full_queue_is_told_before_the_body_is_read(
+    client: httpx.Client, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise QueueFull("Full.", retry_after=7)
+
+    monkeypatch.setattr(house.dispatch, "require_room", full)
+    answer = client.post(INFER, content=b"{")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
+    assert answer.json() == {"error": "Full."}
+
+
+def test_too_many_images(client: httpx.Client) -> None:
+    answer = ask(client, 1, 2, 3, 4, 5)
+    assert answer.status_code == 422
+    assert "1 to 4 images" in answer.json()["error"]
+
+
+def test_a_body_larger_than_any_request(client: httpx.Client) -> None:
+    answer = client.post("/v2/models/squeezenet/infer", content=bytes(10_000_000))
+    assert (answer.status_code, answer.json().keys()) == (413, {"error"})
+
+
+def test_a_compressed_body_is_refused(client: httpx.Client) -> None:
+    body, headers = binary(1)
+    answer = client.post(INFER, content=body, headers=headers | {"Content-Encoding": "gzip"})
+    assert (answer.status_code, answer.json().keys()) == (415, {"error"})
+
+
+def test_one_failed_image_fails_the_request(client: httpx.Client, house: House) -> None:
+    good = Reply(bytes(16), 1, 2, 0, 0, vector=np.full(1000, 0.001, np.float32))
+    house.dispatch.answers = [good, NoWorker("Gone.", retry_after=2)]
+    answer = ask(client, 1, 2)
+    assert (answer.status_code, answer.json()) == (503, {"error": "Gone."})
+    nothing = Reply(bytes(16), 1, 2, 0, 0, vector=np.full(1000, np.nan, np.float32))
+    house.dispatch.answers = [good, nothing]
+    assert ask(client, 1, 2).status_code == 500
+
+
+def test_the_clients_deadline_counts_and_its_own_timeout_too(
+    client: httpx.Client, house: House
+) -> None:
+    house.dispatch.delay = 30
+    body, headers = binary(1)
+    began = time.monotonic()
+    late = client.post(INFER, content=body, headers=headers | {"X-Timeout-Ms": "1500"})
+    assert (late.status_code, late.json().keys()) == (504, {"error"})
+    late = ask(client, 1, parameters={"timeout": 1_500_000})
+    assert late.status_code == 504
+    assert time.monotonic() - began < 20
+    assert house.dispatch.cancelled == 2
+    wrong = client.post(INFER, content=body, headers=headers | {"X-Timeout-Ms": "0"})
+    assert (wrong.status_code, wrong.json().keys()) == (422, {"error"})
+
+
+def test_who_hangs_up_is_not_worked_for(client: httpx.Client, house: House) -> None:
+    house.dispatch.delay = 10
+    body, headers = binary(1)
+    url = client.base_url
+    with socket.create_connection((url.host, url.port or 80)) as raw:
+        head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        head += f"{LENGTH_HEADER}: {headers[LENGTH_HEADER]}\r\n\r\n"
+        raw.sendall(head.encode() + body)
+        time.sleep(0.3)
+    until = time.monotonic() + 5
+    while house.dispatch.cancelled == 0 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert house.dispatch.cancelled == 1
+
+
+def test_elsewhere_in_v2_errors_look_the_same(client: httpx.Client) -> None:
+    assert client.get("/v2/nowhere").json().keys() == {"error"}
+    wrong_method = client.get(INFER)
+    assert (wrong_method.status_code, wrong_method.json().keys()) == (405, {"error"})
+    assert client.get("/v2nd").json()["code"] == "not_found"
+
+
+def test_a_key_is_needed_but_for_probes(
+    served: Callable[[Settings, House], AbstractContextManager[str]], house: House
+) -> None:
+    settings = Settings(_env_file=None, api_key="a-key-of-sixteen-or-more")
+    with served(settings, house) as url, httpx.Client(base_url=url) as locked:
+        refused = locked.get("/v2/models/squeezenet")
+        assert (refused.status_code, refused.json().keys()) == (401, {"error"})
+        for path in ("/v2/health/live", "/v2/health/ready"):
+            assert locked.get(path).status_code == 200

@@ -1,0 +1,137 @@
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.errors import BadRequest, OpsinError, PayloadTooLarge, ValidationFailed
+from contracts.queue.messages import Pixels
+from service.protocols.tensor_json import Numbers, numbers_of, parse
+
+
+def noise(*shape: int) -> Pixels:
+    return np.random.default_rng(8).integers(0, 256, shape, np.uint8)
+
+
+def read(value: Any, *shapes: tuple[int, ...], most: int = 1_000_000) -> Pixels:
+    numbers = numbers_of(value)
+    assert numbers is not None
+    return numbers.read(*shapes, most=most)
+
+
+@pytest.mark.parametrize("options", [{}, {"indent": 1}, {"separators": (",", ":")}])
+@pytest.mark.parametrize("shape", [(2, 60, 50, 3), (1, 2, 2, 3)], ids=["long", "short"])
+def test_nested_numbers_come_back(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    pixels = noise(*shape)
+    text = json.dumps({"a": {"data": pixels.tolist()}, "b": [1, "x"]}, **options).encode()
+    document = parse(text)
+    assert document["b"] == [1, "x"]
+    assert np.array_equal(read(document["a"]["data"], shape), pixels)
+    assert np.array_equal(read(document["a"]["data"], (-1, *shape[1:])), pixels)
+
+
+def test_flat_numbers_are_another_shape() -> None:
+    pixels = noise(500)
+    value = parse(json.dumps(pixels.tolist()).encode())
+    assert np.array_equal(read(value, (10, 50), (500,)), pixels)
+    with pytest.raises(ValidationFailed, match="do not form"):
+        read(value, (10, 50))
+
+
+def test_an_array_longer_than_a_block() -> None:
+    pixels = noise(2_000_000)
+    value = parse(json.dumps(pixels.tolist()).encode())
+    assert isinstance(value, Numbers)
+    assert np.array_equal(read(value, (-1,), most=2_000_000), pixels)
+
+
+def test_what_looks_like_an_array_inside_a_string_is_a_string() -> None:
+    text = '"data": [' + "1," * 500 + "1], \\"
+    document = parse(json.dumps({"id": text, "data": [1]}).encode())
+    assert document == {"id": text, "data": [1]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["256", "1000", "-1", "1.0", "1e2", "NaN", "null", "true", "[1]", "1 2", "01", "0x1", "", "1,"],
+)
+def test_what_is_no_pixel_is_refused(row: str) -> None:
+    for count in (5, 500):
+        text = "[" + "7," * count + row + "]"
+        with pytest.raises((ValidationFailed, BadRequest)):
+            read(parse(text.encode()), (count + 1,))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b'{"a": "',
+        b'{"a": "\\"',
+        b'{"a": 1} x',
+        b"\xff\xfe{}",
+        b'"\\ud800"',
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 10_000,
+        b'"' + b"\\" * 100_000 + b'"',
+        b'"' * 100_001,
+        b'["a",' + b"{}," * 100_000 + b"0]",
+        b'{"a": NaN}',
+        b"9" * 5000,
+    ],
+    ids=lambda text: text[:12].decode("latin-1"),
+)
+def test_hostile_json_is_refused_at_once(text: bytes) -> None:
+    began = time.monotonic()
+    with pytest.raises((BadRequest, ValidationFailed)):
+        read(parse(text), (3,))
+    assert time.monotonic() - began < 10
+
+
+def test_too_many_numbers_are_refused_before_they_are_read() -> None:
+    value = parse(b"[" + b"1," * 100_000 + b"1]")
+    with pytest.raises(PayloadTooLarge):
+        read(value, (-1,), most=20_000)
+    with pytest.raises(PayloadTooLarge):
+        read(value, (-1,), most=100_000)
+    assert read(value, (-1,), most=100_001).all()
+
+
+def test_white_space_has_its_bound() -> None:
+    value = parse(b"[" + b" " * 100_000 + b"1]")
+    with pytest.raises(PayloadTooLarge):
+        read(value, (1,), most=1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=2000) | st.text('[]{},:" 019-.eN\\', max_size=2000).map(str.encode))
+def test_any_bytes_end_in_a_document_or_a_bad_request(text: bytes) -> None:
+    try:
+        value = parse(text)
+        if (numbers := numbers_of(value)) is not None:
+            numbers.read((-1,), most=1000)
+    except OpsinError:
+        pass
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("[],0123456789 -.", min_size=512, max_size=4000))
+def test_long_arrays_are_read_as_json_reads_them(middle: str) -> None:
+    text = "[" + "1," * 300 + "1" + middle + "]"
+    try:
+        expected = json.loads(text)
+        assert isinstance(expected, list)
+        valid = all(type(one) is int and 0 <= one <= 255 for one in expected)
+    except (ValueError, AssertionError):
+        valid = False
+    try:
+        levels = read(parse(text.encode()), (-1,), most=10_000)
+    except OpsinError:
+        assert not valid
+    else:
+        assert levels.tolist() == expected

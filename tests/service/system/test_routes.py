@@ -1,0 +1,64 @@
+from typing import Any
+
+import httpx
+import pytest
+
+from contracts.queue.heartbeat import WorkerBeat
+from contracts.settings import RELEASE
+from tests.service.parts import House
+
+
+def test_it_lives(client: httpx.Client) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_it_is_ready(client: httpx.Client) -> None:
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json() | {"detail": None} == {
+        "ready": True,
+        "redis": "ok",
+        "database": "ok",
+        "worker": "ok",
+        "detail": None,
+    }
+
+
+def _loading(beat: WorkerBeat) -> tuple[WorkerBeat, ...]:
+    held = beat.models[0].model_copy(update={"state": "loading", "operations": ()})
+    return (beat.model_copy(update={"models": (held,)}),)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "expected"),
+    [
+        (lambda h: setattr(h.presence, "redis_ok", False), {"redis": "unreachable"}),
+        (lambda h: setattr(h, "database", False), {"database": "unreachable"}),
+        (lambda h: setattr(h.presence, "workers", ()), {"worker": "none"}),
+        (
+            lambda h: setattr(h.presence, "workers", _loading(h.presence.workers[0])),
+            {"worker": "loading"},
+        ),
+    ],
+    ids=["redis", "database", "no worker", "loading"],
+)
+def test_it_says_what_does_not_answer(
+    client: httpx.Client, house: House, break_it: Any, expected: dict[str, str]
+) -> None:
+    break_it(house)
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json().items() >= ({"ready": False} | expected).items()
+    assert answer.json()["detail"]
+
+
+def test_the_system_at_a_glance(client: httpx.Client) -> None:
+    system = client.get("/v1/system").json()
+    assert (system["version"], system["devices"]) == (RELEASE, ["CPU"])
+    assert [model["name"] for model in system["models"]][1] == "squeezenet"
+    assert system["queues"][0]["name"] == "lane:squeezenet:1:classify"
+
+
+def test_the_front_page_is_the_documentation(client: httpx.Client) -> None:
+    answer = client.get("/")
+    assert (answer.status_code, answer.headers["Location"]) == (307, "/docs")

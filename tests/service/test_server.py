@@ -1,0 +1,92 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from contracts.settings import Settings
+from service.server import OpenToTheWorldError, server_config
+from tests.service.parts import House, picture
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+from contracts.settings import Settings
+from service.server import serve
+from tests.service.parts import House
+house = House()
+house.dispatch.delay = {delay}
+serve(Settings(_env_file=None, port={port}, shutdown_seconds={seconds}), house.opening)
+"""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org"])
+def test_it_does_not_stand_open_to_the_world(house: House, host: str) -> None:
+    with pytest.raises(OpenToTheWorldError, match="OPSIN_API_KEY"):
+        server_config(Settings(_env_file=None, host=host), house.opening)
+    keyed = Settings(_env_file=None, host=host, api_key="a-key-of-sixteen-or-more")
+    assert server_config(keyed, house.opening).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.3.2.1"])
+def test_on_loopback_it_may(house: House, host: str) -> None:
+    assert not server_config(Settings(_env_file=None, host=host), house.opening).access_log
+
+
+def start(delay: float, seconds: float = 2) -> tuple[subprocess.Popen[str], str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(port=port, delay=delay, seconds=seconds)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+    )
+    url = f"http://127.0.0.1:{port}"
+    until = time.monotonic() + 90
+    while time.monotonic() < until:
+        try:
+            httpx.get(url + "/healthz")
+        except httpx.TransportError:
+            time.sleep(0.05)
+        else:
+            return process, url
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize(("delay", "finishes"), [(0.8, True), (60, False)])
+def test_told_to_stop_it_finishes_within_bounds(delay: float, finishes: bool) -> None:
+    process, url = start(delay)
+    try:
+        with httpx.Client(timeout=20) as client:
+            request = client.build_request(
+                "POST",
+                url + "/v1/classify",
+                content=picture(),
+                headers={"Content-Type": "image/png"},
+            )
+            client.get(url + "/healthz")
+            stopper = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -TERM {process.pid}"])
+            started = time.monotonic()
+            if finishes:
+                assert client.send(request).status_code == 200
+            else:
+                # The connection may be gone before the answer.
+                with suppress(httpx.RemoteProtocolError):
+                    cut = client.send(request)
+                    assert (cut.status_code, cut.json()["code"]) == (503, "draining")
+            assert time.monotonic() - started < 10
+            stopper.wait(5)
+        log = process.communicate(timeout=15)[1]
+    finally:
+        if process.poll() is None:
+            process.kill()
+    assert process.returncode == -signal.SIGTERM
+    assert '"event": "starting"' in log

@@ -1,0 +1,1 @@
+"""Micro-batch inference: the worker end of the inference queue."""

@@ -1,0 +1,1 @@
+"""Long jobs, each in a process of its own."""
