@@ -17,7 +17,7 @@ from service.explanation import layer_routes as layers
 from service.explanation import routes as explanation
 from service.faces.routes import calibrations, challenges, faces, login, subjects
 from service.http import docs, errors, openapi
-from service.http.body import body_limit, larger_bodies
+from service.http.uploads import body_limit, larger_bodies
 from service.inference import routes as inference
 from service.jobs import routes as jobs
 from service.middleware.access_log import AccessLog

@@ -125,7 +125,7 @@ class DrainingServer(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open what the application stands on, then listen."""
+        """ServicesDep what the application stands on, then listen."""
         await super().startup(sockets)
         if self.started and self._ready is not None:
             self._ready()

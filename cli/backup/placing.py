@@ -11,9 +11,11 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from cli.backup.contents import AREAS, SECRETS
 from cli.backup.steps import Step, area_step, database_steps, fresh, near_name
-from cli.output import CommandError
+from cli.output import CommandError, warn
 from models.store.manifest import write_atomically
 from models.store.staging import flush_entries
 
@@ -142,3 +144,9 @@ def _kept(home: Path, steps: list[Step]) -> tuple[Path, ...]:
             kept.append(aside.rename(fresh(home, "replaced")) if ours else aside)
     flush_entries(home)
     return tuple(kept)
+
+
+def report_kept(placed: Placed | None, console: Console) -> None:
+    """Say where what was there before is, if there was anything."""
+    for folder in placed.kept if placed is not None else ():
+        warn(console, f"What was there before is in {folder}; remove it when nobody misses it.")

@@ -2,8 +2,6 @@
 
 A restore is a list of these, written down before the first is taken. What has to make room is moved
 aside under a name that nothing has, so neither a second restore nor a second try overwrites it.
-
-What a restore has to say, by whichever command it comes to its end.
 """
 
 import os
@@ -12,10 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-
-from cli.backup.placing import Placed
-from cli.output import CommandError, warn
+from cli.output import CommandError
 from models.store.staging import flush_entries
 
 _SIDES = ("-wal", "-shm", "-journal")
@@ -153,9 +148,3 @@ def _require_movable(area: Path) -> None:
 
 def _device(path: Path) -> int:
     return path.stat().st_dev
-
-
-def tell(placed: Placed | None, console: Console) -> None:
-    """Say where what was there before is, if there was anything."""
-    for folder in placed.kept if placed is not None else ():
-        warn(console, f"What was there before is in {folder}; remove it when nobody misses it.")

@@ -13,8 +13,8 @@ from cli.backup import placing
 from cli.backup.contents import AREAS, DATABASE, SECRETS, Header
 from cli.backup.databases import kind_of, load_postgresql, sqlite_path, staged
 from cli.backup.packing import Told, header_of, pack
+from cli.backup.placing import report_kept
 from cli.backup.snapshot import snapshot
-from cli.backup.steps import tell
 from cli.backup.unpacking import opened, unpack
 from cli.clients.api import Api
 from cli.home import Home
@@ -75,7 +75,7 @@ def restore(settings: Settings, archive: Path, *, force: bool) -> None:
     home.prepare()
     with _explained(f"Cannot restore to {settings.home}"), home.locked(), home.alone():
         placed = placing.finish(settings.home)
-        tell(placed, console)
+        report_kept(placed, console)
         try:
             with opened(archive) as (header, sha256, tar):
                 if placed is None or placed.backup != sha256:
@@ -84,7 +84,7 @@ def restore(settings: Settings, archive: Path, *, force: bool) -> None:
                     new = placing.workshop(settings.home)
                     with _bar(console, "Reading", header.size) as told:
                         unpack(tar, header, sha256, new, told)
-                    tell(_place(settings, header, sha256, new), console)
+                    report_kept(_place(settings, header, sha256, new), console)
         finally:
             placing.dismiss(settings.home)
         if header.database is not None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.backup import placing
-from cli.backup.steps import tell
+from cli.backup.placing import report_kept
 from cli.banner import greet
 from cli.clients.api import Api
 from cli.commands.pulling import known_networks, pull_defaults
@@ -67,7 +67,7 @@ def _tidy(settings: Settings, console: Console) -> None:
     if placing.is_interrupted(settings.home):
         with Home(settings.home).alone():
             placed = placing.finish(settings.home)
-        tell(placed, console)
+        report_kept(placed, console)
         console.print("A restore that was cut short is finished.")
     elif placing.dismiss(settings.home):
         console.print("What a restore that was cut short had unpacked is removed.")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.audit import Action, AuditEntry
 from contracts.pages import Page
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
 
@@ -38,7 +38,9 @@ class AuditQuery(BaseModel):
         **problem_responses("validation_error", "dependency_unavailable"),
     },
 )
-async def list_audit(query: Annotated[AuditQuery, Query()], services: Open) -> Page[AuditEntry]:
+async def list_audit(
+    query: Annotated[AuditQuery, Query()], services: ServicesDep
+) -> Page[AuditEntry]:
     """Who made, rotated and revoked keys, promoted and deleted versions, and deleted data."""
     return await run_in_threadpool(
         services.audit.list, action=query.action, limit=query.limit, cursor=query.cursor

@@ -12,7 +12,7 @@ from contracts.keys import KEY_ID, KeyInfo, MadeKey, NewKey, Rotation
 from contracts.pages import Page
 from database.idempotency import IdempotencyKey as Asked
 from service.auth.principal import by
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
 from service.http.headers import CreationKey
@@ -47,7 +47,7 @@ class KeysQuery(BaseModel):
     },
 )
 async def create_key(
-    *, request: Request, body: NewKey, key: CreationKey = None, services: Open
+    *, request: Request, body: NewKey, key: CreationKey = None, services: ServicesDep
 ) -> MadeKey:
     """Only its hash is kept: write the key down, it is never shown again."""
     digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
@@ -68,7 +68,7 @@ async def create_key(
         **problem_responses("validation_error", "dependency_unavailable"),
     },
 )
-async def list_keys(query: Annotated[KeysQuery, Query()], services: Open) -> Page[KeyInfo]:
+async def list_keys(query: Annotated[KeysQuery, Query()], services: ServicesDep) -> Page[KeyInfo]:
     """All that were ever made, without their secrets; revoked and expired ones too."""
     return await run_in_threadpool(services.keys.list, limit=query.limit, cursor=query.cursor)
 
@@ -90,7 +90,7 @@ async def rotate_key(
     key_id: KeyId,
     body: Rotation,
     key: CreationKey = None,
-    services: Open,
+    services: ServicesDep,
 ) -> MadeKey:
     """The new key may do what the old one may, which works on for `grace_seconds`."""
     grace = timedelta(seconds=body.grace_seconds)
@@ -108,7 +108,7 @@ async def rotate_key(
     status_code=204,
     responses=_MISSING,
 )
-async def revoke_key(request: Request, key_id: KeyId, services: Open) -> Response:
+async def revoke_key(request: Request, key_id: KeyId, services: ServicesDep) -> Response:
     """From now on this process refuses it, and within two seconds all others do."""
     await run_in_threadpool(services.keys.revoke, key_id, by=by(request))
     await services.keyring.catch_up()

@@ -14,7 +14,7 @@ from models.datasets.layout import MOST_LABEL
 from service.auth import audit
 from service.datasets import upload
 from service.datasets.upload import JSON_TYPE, AddQuery, CreateQuery
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.deadlines import Timed
 from service.http.errors import problem_responses
@@ -111,7 +111,7 @@ async def create_dataset(
     key: CreationKey = None,
     deferred: Deferred,
     deadline: Timed,
-    services: Open,
+    services: ServicesDep,
 ) -> JSONResponse:
     """Send an archive of class folders, or the name of a data set that begins empty.
 
@@ -141,7 +141,9 @@ async def create_dataset(
         **problem_responses("validation_error", "dependency_unavailable"),
     },
 )
-async def list_datasets(query: Annotated[PageQuery, Query()], services: Open) -> Page[DatasetInfo]:
+async def list_datasets(
+    query: Annotated[PageQuery, Query()], services: ServicesDep
+) -> Page[DatasetInfo]:
     """All data sets, newest first."""
     return await run_in_threadpool(
         services.datasets.rows.list, limit=query.limit, cursor=query.cursor
@@ -154,7 +156,7 @@ async def list_datasets(query: Annotated[PageQuery, Query()], services: Open) ->
     summary="Look at a data set",
     responses={200: examples.shown("The data set.", examples.DATASET), **_MISSING},
 )
-async def get_dataset(dataset_id: DatasetId, services: Open) -> DatasetInfo:
+async def get_dataset(dataset_id: DatasetId, services: ServicesDep) -> DatasetInfo:
     """Its classes, splits and warnings, and the first files that were left out."""
     return await run_in_threadpool(services.datasets.rows.get, dataset_id)
 
@@ -166,7 +168,9 @@ async def get_dataset(dataset_id: DatasetId, services: Open) -> DatasetInfo:
     status_code=204,
     responses={**_MISSING, **problem_responses("conflict")},
 )
-async def delete_dataset(request: Request, dataset_id: DatasetId, services: Open) -> Response:
+async def delete_dataset(
+    request: Request, dataset_id: DatasetId, services: ServicesDep
+) -> Response:
     """Remove a data set and its pictures for good; not while a training uses it."""
     await run_in_threadpool(services.datasets.delete, dataset_id)
     await audit.done(request, services, "dataset_deleted", dataset_id)
@@ -200,7 +204,7 @@ async def add_images(
     query: Annotated[AddQuery, Query()],
     key: CreationKey = None,
     deadline: Timed,
-    services: Open,
+    services: ServicesDep,
 ) -> JSONResponse:
     """Send pictures as for a classification; each is decoded and kept, or its fault is told.
 
@@ -226,7 +230,7 @@ async def add_images(
     },
 )
 async def list_files(
-    dataset_id: DatasetId, query: Annotated[FilesQuery, Query()], services: Open
+    dataset_id: DatasetId, query: Annotated[FilesQuery, Query()], services: ServicesDep
 ) -> Page[DatasetFile]:
     """Every file that was sent, what became of it, and why."""
     return await run_in_threadpool(
@@ -259,7 +263,7 @@ async def list_files(
     },
 )
 async def get_thumbnail(
-    dataset_id: DatasetId, file_id: FileId, deadline: Timed, services: Open
+    dataset_id: DatasetId, file_id: FileId, deadline: Timed, services: ServicesDep
 ) -> Response:
     """The thumbnail of an admitted file; made when first asked for."""
     jpeg = await services.decoder.run(

@@ -16,7 +16,7 @@ from contracts.queue.explain_messages import ActivationsAsk, Order
 from models.explain.layers import read_layers
 from models.rendering.colormaps import Colormap
 from models.store.store import Store
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.explanation.activations import Activations
 from service.explanation.filters import submit
 from service.http import examples
@@ -83,7 +83,7 @@ async def activations(
     query: Annotated[ActivationsQuery, Query()],
     deadline: Timed,
     kind: Accepted,
-    services: Open,
+    services: ServicesDep,
 ) -> Response:
     """Show a layer's feature maps of one image.
 
@@ -113,7 +113,7 @@ async def list_layers(
         str, Path(description="A model's name.", pattern=MODEL_NAME, examples=["squeezenet"])
     ],
     query: Annotated[LayersQuery, Query()],
-    services: Open,
+    services: ServicesDep,
 ) -> LayersResponse:
     """The layers of a version; those that are `explainable` have maps to look at."""
     return await run_in_threadpool(_layers, services.store, name, query.version)
@@ -141,7 +141,9 @@ async def list_layers(
         **_UNKNOWN,
     },
 )
-async def filters(*, body: FiltersRequest, services: Open, key: CreationKey = None) -> JSONResponse:
+async def filters(
+    *, body: FiltersRequest, services: ServicesDep, key: CreationKey = None
+) -> JSONResponse:
     """Find, by gradient ascent from noise, what each filter of a layer responds to most."""
     job = await submit(body, key, services)
     return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})

@@ -12,7 +12,7 @@ from contracts.inference.heatmap import HeatmapResponse
 from contracts.queue.explain_messages import PIXEL_METHODS, MapAsk
 from models.rendering.colormaps import Colormap
 from models.rendering.heatmap import Look, Shown
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.explanation.heatmap import Heatmaps
 from service.explanation.heatmap_response import Wish
 from service.http import examples
@@ -89,7 +89,7 @@ async def heatmap(
     deadline: Timed,
     kind: Accepted,
     deferred: Deferred,
-    services: Open,
+    services: ServicesDep,
     key: IdempotencyKey = None,
 ) -> Response:
     """Show which parts of a picture speak for a class.

@@ -7,7 +7,6 @@ From the form of a login to its answer.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -15,14 +14,12 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import OpsinError, ValidationFailed
-from contracts.faces.faces import FacesAsk, QualityReason
 from contracts.faces.recognition import Login
 from contracts.faces.subjects import Candidate, NewEvent, Threshold
 from contracts.queue.messages import Vector
 from contracts.settings import Settings
 from service.dependencies import Services
-from service.faces.detection import find, the_face
-from service.faces.evidence import evidence_of
+from service.faces.evidence import Claim, Evidence, evidence_of
 from service.faces.form import TEXT, Allowed, Form, read_form
 from service.faces.recognition import Verdict, judged
 from service.faces.subjects import require_subject
@@ -30,44 +27,6 @@ from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
 
 _NEAREST = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What was shown of a person.
-
-    Attributes:
-        vectors: Embeddings of the one face, (n, 128) float32, each of length 1; a match has to
-            hold for their mean.
-        embedder: What made them.
-        live: Whether a challenge was answered before the camera.
-        quality_reasons: Why the face cannot be told well enough; none: it can.
-        refused: Why the evidence counts for nothing, be the face whose it may, e.g. a challenge
-            that was not done. It counts as a failure.
-    """
-
-    vectors: Vector
-    embedder: str
-    live: bool = False
-    quality_reasons: tuple[QualityReason, ...] = ()
-    refused: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Who wants to be let in as whom.
-
-    Attributes:
-        subject_id: As whom; there is such a subject.
-        device: The device's id, or else the client's address.
-        content: What was sent, for the audit's digest.
-        request_id: For the audit.
-    """
-
-    subject_id: str
-    device: str
-    content: bytes = field(repr=False)
-    request_id: str | None = None
 
 
 Gather = Callable[[], Awaitable[Evidence]]
@@ -105,21 +64,6 @@ async def log_in(services: Services, claim: Claim, gather: Gather) -> Login:
         await desk.lockout.end(attempt, failed=failed)
     await _record(services, claim, verdict.decision, verdict.reason)
     return await _answer(services, claim, evidence, verdict)
-
-
-async def image_evidence(services: Services, image: bytes, deadline: Deadline) -> Evidence:
-    """The evidence of one picture.
-
-    Raises:
-        NoFace: There is none in it.
-        ManyFaces: There are several, none clearly before the others.
-        OpsinError: The picture cannot be read, or no worker answers.
-    """
-    (found,) = await find(services, [image], FacesAsk(embed=True, most=2), deadline)
-    at = the_face(found)
-    quality = found.faces[at].quality
-    reasons = () if quality.acceptable else quality.reasons
-    return Evidence(found.vectors[at : at + 1], found.embedder, quality_reasons=reasons)
 
 
 async def judge(services: Services, subject_id: str, evidence: Evidence) -> Verdict:

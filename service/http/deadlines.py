@@ -15,7 +15,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 from contracts.errors import DeadlineExceeded, ValidationFailed
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 
 HEADER = "X-Timeout-Ms"
 
@@ -77,7 +77,7 @@ class Deadline:
 
 async def deadline_of(
     request: Request,
-    services: Open,
+    services: ServicesDep,
     x_timeout_ms: Annotated[
         int | None,
         Header(

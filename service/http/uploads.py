@@ -18,8 +18,11 @@ from contracts.errors import (
     ValidationFailed,
 )
 from contracts.settings import Settings
+from models.catalog import CATALOG
 from service.http.body import read_body
 from service.http.multipart import FIELD, ImageForm, Part
+from service.protocols.oip import most_bytes
+from service.protocols.signature import signature_of
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
 FORM_TYPE = "multipart/form-data"
@@ -122,3 +125,14 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 def _empty() -> InvalidImage:
     return InvalidImage("The image is empty; send its bytes as the body or as the form field.")
+
+
+def body_limit(settings: Settings) -> int:
+    """The bytes that the largest permitted request has: a form of files, or a tensor as JSON."""
+    signatures = [signature_of(network, settings.max_images) for network in CATALOG.values()]
+    return max(form_limit(settings), *map(most_bytes, signatures))
+
+
+def larger_bodies(settings: Settings) -> dict[str, int]:
+    """The addresses that take more than that, and how much: whole archives, kept on the disk."""
+    return {"/v1/datasets": settings.max_dataset_upload_bytes + FORM_OVERHEAD}

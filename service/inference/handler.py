@@ -23,13 +23,14 @@ from contracts.queue.messages import Reply
 from models.images.decode import Picture
 from models.serving.outputs import Output, Outputs, vector_of
 from models.store.snapshot import Served
-from service.dependencies import JobItem, Services
+from service.dependencies import Services
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
 from service.http.idempotency import digest_of
 from service.http.server_timing import timing_of
 from service.http.uploads import Upload, read_uploads
 from service.inference.decoder import Decoded, decode_uploads
+from service.jobs.queue import JobItem
 
 
 @dataclass(frozen=True, slots=True)

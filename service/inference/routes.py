@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.inference.inference import InferenceResponse, Resize
 from contracts.jobs import Job
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.deadlines import Timed
 from service.http.errors import problem_responses
@@ -105,7 +105,7 @@ async def classify(
     query: Annotated[ClassifyQuery, Query()],
     deadline: Timed,
     deferred: Deferred,
-    services: Open,
+    services: ServicesDep,
     key: IdempotencyKey = None,
 ) -> Response:
     """Classify one image or several.
@@ -137,7 +137,7 @@ async def embed(
     query: Annotated[EmbedQuery, Query()],
     deadline: Timed,
     deferred: Deferred,
-    services: Open,
+    services: ServicesDep,
     key: IdempotencyKey = None,
 ) -> Response:
     """Embed one image or several: the pooled features of the network's base.

@@ -16,10 +16,10 @@ from contracts.queue.messages import Pixels, Reply
 from models.serving.outputs import Matrix, matrix_of
 from models.store.snapshot import Served
 from service.dependencies import Services
-from service.http.body import body_limit, read_body
+from service.http.body import read_body
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
-from service.http.uploads import Upload
+from service.http.uploads import Upload, body_limit
 from service.inference.decoder import decode_uploads
 from service.protocols import oip, tfserving
 from service.protocols.signature import Signature, signature_of

@@ -12,6 +12,7 @@ row expires or is swept, and a row without a task is found by the watch and its 
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,13 @@ from contracts.errors import OpsinError, Unavailable
 from contracts.inference.inference import ItemError
 from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.queue import redis_keys
-from contracts.queue.messages import Item, bundled
+from contracts.queue.messages import Item, Pixels, bundled
 from contracts.settings import Settings
 from database.idempotency import IdempotencyKey
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Created, Jobs, new_job_id
 from database.jobs.leases import Leases
 from models.catalog import queue_of
-from service.dependencies import JobItem
 from service.periodic import Rounds
 
 log = structlog.get_logger()
@@ -42,6 +42,23 @@ log = structlog.get_logger()
 _WATCH_SECONDS = 5.0
 _STALE_SECONDS = 30.0
 _PURGE_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobItem:
+    """One image of a job: its pixels, or why it has none.
+
+    Attributes:
+        name: The file name that was sent, if one was.
+        width: Pixels, after EXIF orientation; None where decoding failed.
+        height: Likewise.
+        content: RGB uint8 of the network's input size, or the error.
+    """
+
+    name: str | None
+    width: int | None
+    height: int | None
+    content: Pixels | ItemError
 
 
 class JobQueue:

@@ -13,7 +13,7 @@ from contracts.jobs import Job, JobKind, JobState
 from contracts.pages import Page
 from service.auth.principal import caller_of, payer_of
 from service.auth.scopes import scope_of_job
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
 from service.http.file_response import artifact_response
@@ -37,7 +37,7 @@ class JobsQuery(BaseModel):
     )
 
 
-async def found_job(request: Request, job_id: JobId, services: Open) -> Job:
+async def found_job(request: Request, job_id: JobId, services: ServicesDep) -> Job:
     """The job of that id, looked up before an answer is begun.
 
     Raises:
@@ -52,7 +52,7 @@ async def found_job(request: Request, job_id: JobId, services: Open) -> Job:
 Found = Annotated[Job, Depends(found_job)]
 
 
-async def streaming(request: Request, _job: Found, services: Open) -> AsyncIterator[None]:
+async def streaming(request: Request, _job: Found, services: ServicesDep) -> AsyncIterator[None]:
     """A place for a stream, kept until its answer has ended.
 
     Raises:
@@ -78,7 +78,7 @@ _MISSING = problem_responses("job_not_found", "validation_error", "dependency_un
     },
 )
 async def list_jobs(
-    request: Request, query: Annotated[JobsQuery, Query()], services: Open
+    request: Request, query: Annotated[JobsQuery, Query()], services: ServicesDep
 ) -> Page[Job]:
     """All jobs that are kept, newest first; those that the key may look at."""
     page = await run_in_threadpool(
@@ -111,7 +111,7 @@ async def get_job(job: Found) -> Job:
     status_code=204,
     responses={**_MISSING, **problem_responses("conflict")},
 )
-async def delete_job(job: Found, services: Open) -> Response:
+async def delete_job(job: Found, services: ServicesDep) -> Response:
     """Forget a finished job, its result and its files. One that is not must be cancelled first."""
     await run_in_threadpool(services.jobs.delete, job.id)
     return Response(status_code=204)
@@ -127,7 +127,7 @@ async def delete_job(job: Found, services: Open) -> Response:
         **problem_responses("conflict"),
     },
 )
-async def cancel_job(job: Found, services: Open) -> Job:
+async def cancel_job(job: Found, services: ServicesDep) -> Job:
     """Stop a job. A waiting one never starts; a running one stops within one step."""
     return await run_in_threadpool(services.jobs.cancel, job.id)
 
@@ -150,7 +150,7 @@ async def cancel_job(job: Found, services: Open) -> Job:
 async def follow_job(
     request: Request,
     job: Found,
-    services: Open,
+    services: ServicesDep,
     last_event_id: Annotated[
         str | None,
         Header(alias="Last-Event-ID", description="Resume after the event of this id."),
@@ -197,7 +197,7 @@ async def get_artifact(
     name: Annotated[
         str, Path(description="As listed in the job's `artifacts`.", examples=["curves.png"])
     ],
-    services: Open,
+    services: ServicesDep,
 ) -> Response:
     """One of the job's `artifacts`, as its media type. One may be replaced while the job runs."""
     return await run_in_threadpool(artifact_response, job, name, services.job_files)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Request, Response
 
 from contracts.errors import PayloadTooLarge, Unavailable, ValidationFailed
 from contracts.settings import RELEASE
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.body import read_body
 from service.http.deadlines import Timed
@@ -117,7 +117,7 @@ async def get_live() -> ServerLive:
         **problem_responses("dependency_unavailable", plain=True),
     },
 )
-async def get_ready(services: Open) -> ServerReady:
+async def get_ready(services: ServicesDep) -> ServerReady:
     """As `/readyz`; needs no key."""
     readiness = await readiness_of(services)
     if not readiness.ready:
@@ -138,7 +138,7 @@ async def get_ready(services: Open) -> ServerReady:
     summary="A model's versions and tensors",
     responses={200: examples.shown("The model.", examples.OIP_MODEL), **_UNKNOWN},
 )
-async def get_model(named: ByAddress, services: Open) -> ModelMetadata:
+async def get_model(named: ByAddress, services: ServicesDep) -> ModelMetadata:
     """What to send and what comes back; of a model that is still loading, what it will be."""
     info = model_named(services.presence, named.model)
     versions = [version_of(info, named.version)] if named.version else info.versions
@@ -164,7 +164,7 @@ async def get_model(named: ByAddress, services: Open) -> ModelMetadata:
         **_NOT_READY,
     },
 )
-async def get_model_ready(named: ByAddress, services: Open) -> ModelReady:
+async def get_model_ready(named: ByAddress, services: ServicesDep) -> ModelReady:
     """Whether it can be asked for its default output, the probabilities; if not, why."""
     services.presence.choose(named.model, named.version, "classify")
     return ModelReady(name=named.model)
@@ -183,7 +183,7 @@ async def get_model_ready(named: ByAddress, services: Open) -> ModelReady:
     summary="A model's configuration, in Triton's terms",
     responses={200: examples.shown("The configuration.", examples.OIP_CONFIG), **_UNKNOWN},
 )
-async def get_model_config(named: ByAddress, services: Open) -> dict[str, Any]:
+async def get_model_config(named: ByAddress, services: ServicesDep) -> dict[str, Any]:
     """The part of it that Triton's tools read. `max_batch_size` is images a request."""
     info = model_named(services.presence, named.model)
     if named.version:
@@ -212,7 +212,7 @@ async def infer(
     request: Request,
     named: ByAddress,
     deadline: Timed,
-    services: Open,
+    services: ServicesDep,
     json_length: Annotated[
         str | None,
         Header(
@@ -254,7 +254,7 @@ async def infer(
         **problem_responses("bad_request", "payload_too_large", "validation_error", plain=True),
     },
 )
-async def list_repository(request: Request, services: Open) -> list[ModelState]:
+async def list_repository(request: Request, services: ServicesDep) -> list[ModelState]:
     """Every version and whether it can be asked; with `ready`, only those that can."""
     wanted = await _only_ready(request)
     found = [state for info in services.presence.models() for state in oip.states(info)]

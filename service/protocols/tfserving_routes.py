@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.deadlines import Timed
 from service.http.errors import problem_responses
@@ -91,7 +91,9 @@ _DESCRIBED: dict[int | str, dict[str, Any]] = {
     openapi_extra=_BODY,
     responses=_PREDICTED,
 )
-async def predict(request: Request, named: ByAddress, deadline: Timed, services: Open) -> Response:
+async def predict(
+    request: Request, named: ByAddress, deadline: Timed, services: ServicesDep
+) -> Response:
     """The numbers that the signature gives for each image.
 
     An image is nested uint8 RGB numbers of the model's input size, or `{"b64": …}`, the base64 of
@@ -122,7 +124,7 @@ async def predict(request: Request, named: ByAddress, deadline: Timed, services:
     summary="A model's signatures, as TensorFlow Serving",
     responses=_DESCRIBED,
 )
-async def get_metadata(named: ByAddress, services: Open) -> Metadata:
+async def get_metadata(named: ByAddress, services: ServicesDep) -> Metadata:
     """The inputs and outputs of each signature, with their types and shapes."""
     info = model_named(services.presence, named.model)
     version = version_of(info, named.version)

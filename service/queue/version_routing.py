@@ -8,6 +8,7 @@ Finds a model and its version among those that the workers tell of, ready or not
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from contracts.errors import (
     ModelNotFound,
@@ -24,7 +25,9 @@ from contracts.inference.registry import ModelInfo
 from contracts.queue.heartbeat import HeldModel, ModelState, WorkerBeat
 from models.catalog import CATALOG
 from models.store.snapshot import Served, Shelf, Shelves
-from service.dependencies import Presence
+
+if TYPE_CHECKING:
+    from service.queue.workers import Presence
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _RETRY_SECONDS = 5.0
@@ -221,7 +224,7 @@ class Choice:
         return "No alias stands on a version of it; promote one."
 
 
-def model_named(presence: Presence, name: str) -> ModelInfo:
+def model_named(presence: "Presence", name: str) -> ModelInfo:
     """The model of that name.
 
     Raises:

@@ -15,7 +15,7 @@ from models.catalog import CATALOG
 from models.store.store import Store
 from service.auth import audit
 from service.auth.principal import caller_of
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
 from service.http.headers import CreationKey
@@ -47,7 +47,7 @@ async def quantize_version(
     name: Name,
     version: Number,
     body: QuantizeBody,
-    services: Open,
+    services: ServicesDep,
     key: CreationKey = None,
 ) -> JSONResponse:
     """Turn weights and activations into 8-bit integers: about four times as quick on a CPU.

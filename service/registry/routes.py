@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.inference.registry import ModelDetail, ModelInfo
 from contracts.pages import Page
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
 from service.queue.version_routing import model_named
@@ -36,7 +36,9 @@ class ModelsQuery(BaseModel):
         **problem_responses("validation_error"),
     },
 )
-async def list_models(query: Annotated[ModelsQuery, Query()], services: Open) -> Page[ModelInfo]:
+async def list_models(
+    query: Annotated[ModelsQuery, Query()], services: ServicesDep
+) -> Page[ModelInfo]:
     """All models, also those that cannot serve now, with the reason and what helps."""
     return _page(services.presence.models(), query.limit, query.cursor)
 
@@ -52,7 +54,7 @@ async def list_models(query: Annotated[ModelsQuery, Query()], services: Open) ->
 )
 async def get_model(
     name: Annotated[str, Path(description="A model's name.", examples=["squeezenet"])],
-    services: Open,
+    services: ServicesDep,
 ) -> ModelDetail:
     """One model: its state, its versions and what it can be asked for.
 

@@ -12,7 +12,7 @@ from contracts.inference.manifest import ALIAS_NAME, MODEL_NAME, Manifest
 from contracts.inference.registry import AliasRequest, ModelInfo
 from models.store.downloads import Download, DownloadFormat, download
 from service.auth import audit
-from service.dependencies import Open, Services
+from service.dependencies import Services, ServicesDep
 from service.http import examples
 from service.http.deadlines import Timed
 from service.http.errors import problem_responses
@@ -70,7 +70,7 @@ async def set_alias(
     name: Name,
     body: AliasRequest,
     deadline: Timed,
-    services: Open,
+    services: ServicesDep,
     response: Response,
 ) -> ModelInfo:
     """Let an alias stand on a version; to roll back, name an older one.
@@ -96,7 +96,9 @@ async def set_alias(
     status_code=204,
     responses={**_MISSING, **_BUSY},
 )
-async def delete_alias(request: Request, name: Name, alias: Alias, services: Open) -> Response:
+async def delete_alias(
+    request: Request, name: Name, alias: Alias, services: ServicesDep
+) -> Response:
     """The version stays in the store; workers drop it when no other alias stands on it."""
     aliases = await run_in_threadpool(services.store.aliases, name)
     if alias not in aliases:
@@ -114,7 +116,7 @@ async def delete_alias(request: Request, name: Name, alias: Alias, services: Ope
     summary="Look at a version",
     responses={200: examples.shown("Its manifest.", examples.MANIFEST), **_MISSING},
 )
-async def get_version(name: Name, version: Number, services: Open) -> Manifest:
+async def get_version(name: Name, version: Number, services: ServicesDep) -> Manifest:
     """What a version says of itself: network, parity, provenance, the hash of every file."""
     await run_in_threadpool(services.store.resolve, name, version)
     return await run_in_threadpool(services.store.manifest, name, version)
@@ -127,7 +129,9 @@ async def get_version(name: Name, version: Number, services: Open) -> Manifest:
     status_code=204,
     responses={**_MISSING, **_BUSY, **problem_responses("version_in_use")},
 )
-async def delete_version(request: Request, name: Name, version: Number, services: Open) -> Response:
+async def delete_version(
+    request: Request, name: Name, version: Number, services: ServicesDep
+) -> Response:
     """Remove a version for good; not while an alias stands on it. Its number never comes back."""
     await run_in_threadpool(services.store.resolve, name, version)
     await run_in_threadpool(services.store.delete, name, version)
@@ -168,7 +172,7 @@ async def download_version(
     version: Number,
     query: Annotated[DownloadQuery, Query()],
     deadline: Timed,
-    services: Open,
+    services: ServicesDep,
 ) -> StreamingResponse:
     """Take a version home: uint8 pictures in, preprocessing inside, whatever runs it.
 

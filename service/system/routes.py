@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from contracts.inference.registry import Readiness, SystemInfo
 from contracts.settings import RELEASE
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
 from service.system.readiness import job_queues_of, readiness_of
@@ -49,7 +49,7 @@ async def get_health() -> Health:
         },
     },
 )
-async def get_readiness(response: Response, services: Open) -> Readiness:
+async def get_readiness(response: Response, services: ServicesDep) -> Readiness:
     """Whether Redis, the database and a worker with a loaded model answer. Needs no key."""
     readiness = await readiness_of(services)
     response.status_code = 200 if readiness.ready else 503
@@ -65,7 +65,7 @@ async def get_readiness(response: Response, services: Open) -> Readiness:
         **problem_responses("dependency_unavailable"),
     },
 )
-async def get_system(services: Open) -> SystemInfo:
+async def get_system(services: ServicesDep) -> SystemInfo:
     """Version, workers, devices, models; queues with depth and drain rate, and those of jobs."""
     workers = list(services.presence.workers)
     return SystemInfo(

@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from contracts.jobs import Job
 from contracts.training.trainings import PresetList
 from models.training.presets import preset_list
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.deadlines import Timed
 from service.http.errors import problem_responses
@@ -54,7 +54,7 @@ router = APIRouter(tags=["Trainings"])
     },
 )
 async def create_training(
-    *, request: Request, deadline: Timed, services: Open, key: CreationKey = None
+    *, request: Request, deadline: Timed, services: ServicesDep, key: CreationKey = None
 ) -> JSONResponse:
     """Train a network on a data set, and publish what it has learned as a new version of `model`.
 

@@ -67,11 +67,12 @@ from models.store.store import Store
 from service.auth.key_cache import Keyring
 from service.auth.rate_limit import RateLimits
 from service.datasets.service import Datasets
-from service.dependencies import JobItem, Services
+from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
 from service.explanation.layers import LayerCheck
 from service.faces.context import FaceDesk, open_desk
 from service.http import examples
+from service.jobs.queue import JobItem
 from tests.service.face_lane import judged, seen
 
 T = TypeVar("T")

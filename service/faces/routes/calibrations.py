@@ -12,7 +12,7 @@ from contracts.faces.calibration import CalibrationBody
 from contracts.jobs import Job
 from contracts.training.datasets import DatasetInfo
 from models.faces.calibration.calibration import require_support
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
 from service.http.headers import CreationKey
@@ -43,7 +43,7 @@ router = APIRouter(prefix="/v1/faces", tags=["Faces"])
     },
 )
 async def create_calibration(
-    *, body: CalibrationBody, services: Open, key: CreationKey = None
+    *, body: CalibrationBody, services: ServicesDep, key: CreationKey = None
 ) -> JSONResponse:
     """Compare all faces of a data set, one class a person, and choose the threshold.
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from contracts.faces.liveness import Challenge, NewChallenge
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces.challenges import challenge
 from service.http import examples
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/faces/challenges", tags=["Faces"])
     },
 )
 async def create_challenge(
-    *, request: Request, response: Response, body: NewChallenge, services: Open
+    *, request: Request, response: Response, body: NewChallenge, services: ServicesDep
 ) -> Challenge:
     """Three actions in random order, with a nonce that serves once within 90 seconds.
 

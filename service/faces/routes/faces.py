@@ -17,7 +17,7 @@ from contracts.faces.subjects import (
     Threshold,
 )
 from contracts.pages import Page
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces import recognition
 from service.faces.detection import require_open
@@ -79,7 +79,11 @@ class EventsQuery(BaseModel):
     },
 )
 async def detect(
-    *, request: Request, query: Annotated[DetectQuery, Query()], deadline: Timed, services: Open
+    *,
+    request: Request,
+    query: Annotated[DetectQuery, Query()],
+    deadline: Timed,
+    services: ServicesDep,
 ) -> DetectedFaces:
     """Where the faces are, in pixels of the picture, and whether each can be recognised well."""
     async with deadline.enforced():
@@ -107,7 +111,7 @@ async def detect(
         ),
     },
 )
-async def verify(*, request: Request, deadline: Timed, services: Open) -> Verification:
+async def verify(*, request: Request, deadline: Timed, services: ServicesDep) -> Verification:
     """Whether two pictures show one person, or a picture a subject. Each shows one clear face."""
     async with deadline.enforced():
         require_open(services)
@@ -142,7 +146,11 @@ async def verify(*, request: Request, deadline: Timed, services: Open) -> Verifi
     },
 )
 async def identify(
-    *, request: Request, query: Annotated[IdentifyQuery, Query()], deadline: Timed, services: Open
+    *,
+    request: Request,
+    query: Annotated[IdentifyQuery, Query()],
+    deadline: Timed,
+    services: ServicesDep,
 ) -> Identification:
     """Who the faces are, among all subjects. A stranger has no candidates.
 
@@ -174,7 +182,7 @@ async def identify(
         **problem_responses("dependency_unavailable"),
     },
 )
-async def get_threshold(services: Open) -> Threshold:
+async def get_threshold(services: ServicesDep) -> Threshold:
     """From which similarity on two faces are one person's, and what that was measured on."""
     return await services.faces.threshold(await embedder_in_force(services))
 
@@ -188,7 +196,9 @@ async def get_threshold(services: Open) -> Threshold:
         **problem_responses("job_not_found", "validation_error", "dependency_unavailable"),
     },
 )
-async def set_threshold(*, request: Request, body: NewThreshold, services: Open) -> Threshold:
+async def set_threshold(
+    *, request: Request, body: NewThreshold, services: ServicesDep
+) -> Threshold:
     """Put a threshold in force, for all API processes at once; best one that was calibrated.
 
     Name the calibration's job, and the threshold says what it was measured on.
@@ -219,7 +229,9 @@ async def set_threshold(*, request: Request, body: NewThreshold, services: Open)
         **problem_responses("validation_error", "dependency_unavailable"),
     },
 )
-async def list_events(query: Annotated[EventsQuery, Query()], services: Open) -> Page[FaceEvent]:
+async def list_events(
+    query: Annotated[EventsQuery, Query()], services: ServicesDep
+) -> Page[FaceEvent]:
     """Logins, comparisons, erasures: what was decided and why, without pictures or scores."""
     return await run_in_threadpool(
         services.faces.kept.events.list,

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.faces.recognition import JsonWebKeys, Login
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces.login import enter
 from service.http import examples
@@ -45,7 +45,7 @@ _SECONDS = 300  # for which verifiers may keep the keys; an unknown `kid` makes 
         ),
     },
 )
-async def login(*, request: Request, deadline: Timed, services: Open) -> Login:
+async def login(*, request: Request, deadline: Timed, services: ServicesDep) -> Login:
     """Whether the face is the subject's; with a match comes a signed token.
 
     `uncertain` means: try again, or another way. Five failures within three minutes lock the
@@ -63,7 +63,7 @@ async def login(*, request: Request, deadline: Timed, services: Open) -> Login:
         **problem_responses("dependency_unavailable"),
     },
 )
-async def get_jwks(response: Response, services: Open) -> JsonWebKeys:
+async def get_jwks(response: Response, services: ServicesDep) -> JsonWebKeys:
     """The public keys by which tokens are checked; replaced ones stay while theirs are good."""
     response.headers["Cache-Control"] = f"public, max-age={_SECONDS}"
     return await run_in_threadpool(services.faces.tokens.public)

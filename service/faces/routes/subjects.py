@@ -19,7 +19,7 @@ from contracts.faces.subjects import (
 from contracts.jobs import Job
 from contracts.pages import Page
 from service.auth import audit
-from service.dependencies import Open
+from service.dependencies import ServicesDep
 from service.faces import enrollment, erasure, subjects
 from service.faces import examples as face_examples
 from service.http import examples
@@ -69,7 +69,7 @@ class SubjectsQuery(BaseModel):
     },
 )
 async def create_subject(
-    *, body: NewSubject, services: Open, key: CreationKey = None
+    *, body: NewSubject, services: ServicesDep, key: CreationKey = None
 ) -> JSONResponse:
     """Add a person by name; an enrollment then gives templates to recognise the person by."""
     made = await run_in_threadpool(subjects.create, services.faces.kept, body, key)
@@ -88,7 +88,9 @@ async def create_subject(
         **problem_responses("validation_error", "dependency_unavailable"),
     },
 )
-async def list_subjects(query: Annotated[SubjectsQuery, Query()], services: Open) -> Page[Subject]:
+async def list_subjects(
+    query: Annotated[SubjectsQuery, Query()], services: ServicesDep
+) -> Page[Subject]:
     """All subjects, newest first."""
     return await run_in_threadpool(
         services.faces.kept.subjects.list,
@@ -105,7 +107,7 @@ async def list_subjects(query: Annotated[SubjectsQuery, Query()], services: Open
     summary="Look at a person's record",
     responses={200: examples.shown("The subject.", face_examples.SUBJECT), **_MISSING},
 )
-async def get_subject(subject_id: SubjectId, services: Open) -> Subject:
+async def get_subject(subject_id: SubjectId, services: ServicesDep) -> Subject:
     """Name, your own data, and how many templates there are; never a template."""
     embedder = await subjects.embedder_in_force(services)
     return await run_in_threadpool(services.faces.kept.subjects.get, subject_id, embedder=embedder)
@@ -121,7 +123,9 @@ async def get_subject(subject_id: SubjectId, services: Open) -> Subject:
         **problem_responses("subject_exists"),
     },
 )
-async def change_subject(subject_id: SubjectId, body: SubjectChange, services: Open) -> Subject:
+async def change_subject(
+    subject_id: SubjectId, body: SubjectChange, services: ServicesDep
+) -> Subject:
     """Change what is sent, leave the rest. `keep_frames: false` removes all kept frames."""
     embedder = await subjects.embedder_in_force(services)
     return await run_in_threadpool(
@@ -138,7 +142,7 @@ async def change_subject(subject_id: SubjectId, body: SubjectChange, services: O
         **_MISSING,
     },
 )
-async def delete_subject(request: Request, subject_id: SubjectId, services: Open) -> Erased:
+async def delete_subject(request: Request, subject_id: SubjectId, services: ServicesDep) -> Erased:
     """Erase the subject, every template, frame and upload, and what any process holds of them.
 
     Model versions that were trained on its frames go too, and trainings of them end; a model falls
@@ -188,7 +192,7 @@ async def enroll(
     request: Request,
     subject_id: SubjectId,
     deadline: Timed,
-    services: Open,
+    services: ServicesDep,
     key: CreationKey = None,
 ) -> JSONResponse:
     """Take templates from the best frames of a video, or from pictures, and say why others fail.

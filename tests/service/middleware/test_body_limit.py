@@ -5,7 +5,7 @@ import httpx
 import pytest
 
 from contracts.settings import Settings
-from service.http.body import body_limit
+from service.http.uploads import body_limit
 
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 
