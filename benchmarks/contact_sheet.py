@@ -25,11 +25,11 @@ ALPHA = 0.5
 
 
 def overlay(image: Pixels, grid: np.ndarray) -> Pixels:
-    """A map in colours over the picture, both (SIDE, SIDE)."""
+    """A map in colors over the picture, both (SIDE, SIDE)."""
     fine = cv2.resize(grid, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap((fine * 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
+    colors = cv2.applyColorMap((fine * 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return (small * (1 - ALPHA) + colours * ALPHA).astype(np.uint8)
+    return (small * (1 - ALPHA) + colors * ALPHA).astype(np.uint8)
 
 
 def row(explainer: Explainer, labels: list[str], path: Path) -> list[Tile]:

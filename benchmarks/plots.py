@@ -90,9 +90,9 @@ def _split(axes: Any, part: Part) -> bool:
     if not results:
         return False
     left = [0.0] * len(results)
-    for stage, colour in _STAGES.items():
+    for stage, color in _STAGES.items():
         widths = [max(0.0, result.stages[stage]) for result in results.values()]
-        axes.barh(list(results), widths, left=left, color=colour, label=stage, height=0.62)
+        axes.barh(list(results), widths, left=left, color=color, label=stage, height=0.62)
         left = [at + width for at, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set(xlabel="mean ms of a request", ylabel="clients")

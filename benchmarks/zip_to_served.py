@@ -40,7 +40,7 @@ def packed(folder: Path, target: Path) -> None:
 
 
 def uploaded(client: httpx.Client, archive: Path) -> tuple[dict[str, Any], float, float]:
-    """The data set, the seconds until the last byte had left, and those until it was answered."""
+    """The dataset, the seconds until the last byte had left, and those until it was answered."""
     began = time.monotonic()
     sent = began
 

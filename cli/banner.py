@@ -15,7 +15,7 @@ from cli.settings import address
 from contracts.inference.registry import ModelInfo
 from contracts.settings import Settings
 
-_COLOURS = {"ready": "green", "loading": "yellow", "unavailable": "red"}
+_COLORS = {"ready": "green", "loading": "yellow", "unavailable": "red"}
 
 
 def greet(settings: Settings, home: Home, console: Console) -> None:
@@ -47,7 +47,7 @@ def models_table(models: list[ModelInfo]) -> Table:
     for model in models:
         # One that lacks its classifier still embeds: not ready, but not nothing either.
         partly = model.state == "unavailable" and model.operations
-        state = "[yellow]partly[/]" if partly else f"[{_COLOURS[model.state]}]{model.state}[/]"
+        state = "[yellow]partly[/]" if partly else f"[{_COLORS[model.state]}]{model.state}[/]"
         table.add_row(escape(model.name), state, ", ".join(model.operations) or "-")
     return table
 

@@ -333,7 +333,7 @@ def datasets_add(
 
 
 def datasets_list() -> None:
-    """Show all data sets."""
+    """Show all datasets."""
     from cli.commands.datasets import show_all
     from cli.settings import load
 
@@ -341,7 +341,7 @@ def datasets_list() -> None:
 
 
 def datasets_show(dataset: DatasetId) -> None:
-    """Show a data set's classes, splits, warnings, and what was left out."""
+    """Show a dataset's classes, splits, warnings, and what was left out."""
     from cli.commands.datasets import show
     from cli.settings import load
 
@@ -363,7 +363,7 @@ def datasets_files(
 
 
 def datasets_delete(dataset: DatasetId) -> None:
-    """Remove a data set and its pictures for good."""
+    """Remove a dataset and its pictures for good."""
     from cli.commands.datasets import delete
     from cli.settings import load
 

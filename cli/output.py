@@ -1,4 +1,4 @@
-"""Where commands write: answers to stdout, all else to stderr, colours only on a terminal.
+"""Where commands write: answers to stdout, all else to stderr, colors only on a terminal.
 
 The one way a command says that it cannot go on: a plain line, and an exit code.
 """

@@ -115,13 +115,13 @@ class Settings(BaseSettings):
         4, ge=1, le=64, description="Videos of logins that may wait for a worker; more get 429."
     )
     max_dataset_upload_bytes: int = Field(
-        2048 * MIB, ge=1024, description="Largest archive of a data set, in bytes."
+        2048 * MIB, ge=1024, description="Largest archive of a dataset, in bytes."
     )
     max_dataset_bytes: int = Field(
-        8192 * MIB, ge=1024, description="Bytes that a data set may unpack to."
+        8192 * MIB, ge=1024, description="Bytes that a dataset may unpack to."
     )
     max_dataset_files: int = Field(
-        200_000, ge=1, description="Most files in a data set, left out ones counted."
+        200_000, ge=1, description="Most files in a dataset, left out ones counted."
     )
     dataset_job_bytes: int = Field(
         32 * MIB,
@@ -130,7 +130,7 @@ class Settings(BaseSettings):
         "the client waits.",
     )
     min_free_disk_bytes: int = Field(
-        512 * MIB, ge=0, description="Bytes of the disk that data sets leave free."
+        512 * MIB, ge=0, description="Bytes of the disk that datasets leave free."
     )
     default_timeout_ms: int = Field(
         30_000, ge=1, description="Deadline of a request that sends no X-Timeout-Ms."
@@ -342,7 +342,7 @@ class Settings(BaseSettings):
 
     @property
     def datasets_home(self) -> Path:
-        """Where the data sets are kept."""
+        """Where the datasets are kept."""
         return self.home / "datasets"
 
     @property

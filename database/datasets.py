@@ -1,4 +1,4 @@
-"""Data sets, to be listed and searched. The listing in each one's folder is the truth.
+"""Datasets, to be listed and searched. The listing in each one's folder is the truth.
 
 A row repeats a listing and is replaced when that has a later revision, so whatever was cut short
 between the two is put right by putting the listing here again.
@@ -19,15 +19,15 @@ from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus, Li
 from database.engine import reading, writing
 from database.idempotency import Answer, IdempotencyKey, lookup, remember
 from database.paging import bad_cursor, cursor_of, moment_and_id, place_of, require_limit
-from database.tables import DataSetFileRecord, DataSetRecord
+from database.tables import DatasetFileRecord, DatasetRecord
 
 T = TypeVar("T")
 
 _ROWS_AT_ONCE = 1000
 
 
-class DataSets:
-    """The tables of data sets. Every method is one transaction; Unavailable without one."""
+class DatasetRows:
+    """The tables of datasets. Every method is one transaction; Unavailable without one."""
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
         self._engine = engine
@@ -66,7 +66,7 @@ class DataSets:
         try:
             return self._put(listing, asked, answer)
         except IntegrityError:
-            # Another process wrote the same data set or key between our look and our write.
+            # Another process wrote the same dataset or key between our look and our write.
             return self._put(listing, asked, answer)
 
     def _put(
@@ -87,10 +87,10 @@ class DataSets:
     def _changes(self, listing: Listing) -> "_Changes":
         """What has to be written; found out before anybody is kept from writing.
 
-        Nearly all of a large data set is as it was when a picture is added to it.
+        Nearly all of a large dataset is as it was when a picture is added to it.
         """
-        table = DataSetFileRecord
-        known = select(table.place, table.file).where(table.data_set_id == listing.info.id)
+        table = DatasetFileRecord
+        known = select(table.place, table.file).where(table.dataset_id == listing.info.id)
         with reading(self._engine) as session:
             revision = _revision(session, listing.info.id)
             if revision is None:
@@ -103,7 +103,7 @@ class DataSets:
         return _Changes(revision, stale, changed)
 
     def get(self, dataset_id: str) -> DatasetInfo:
-        """One data set.
+        """One dataset.
 
         Raises:
             DatasetNotFound: There is none of that id.
@@ -112,25 +112,25 @@ class DataSets:
             return _info(_find(session, dataset_id))
 
     def revisions(self) -> dict[str, int]:
-        """Every data set that is known here, and its revision."""
+        """Every dataset that is known here, and its revision."""
         with reading(self._engine) as session:
-            rows = session.execute(select(DataSetRecord.id, DataSetRecord.revision))
+            rows = session.execute(select(DatasetRecord.id, DatasetRecord.revision))
             return {row.id: row.revision for row in rows}
 
     def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[DatasetInfo]:
-        """Some data sets, newest first. Ones made meanwhile do not shift the pages.
+        """Some datasets, newest first. Ones made meanwhile do not shift the pages.
 
         Raises:
             ValidationFailed: The cursor is none of ours, or the limit not in 1 to 200.
         """
         require_limit(limit)
-        query = select(DataSetRecord).order_by(
-            DataSetRecord.created_at.desc(), DataSetRecord.id.desc()
+        query = select(DatasetRecord).order_by(
+            DatasetRecord.created_at.desc(), DatasetRecord.id.desc()
         )
         if cursor is not None:
             made, dataset_id = moment_and_id(cursor)
-            same_time = and_(DataSetRecord.created_at == made, DataSetRecord.id < dataset_id)
-            query = query.where(or_(DataSetRecord.created_at < made, same_time))
+            same_time = and_(DatasetRecord.created_at == made, DatasetRecord.id < dataset_id)
+            query = query.where(or_(DatasetRecord.created_at < made, same_time))
         with reading(self._engine) as session:
             rows = session.scalars(query.limit(limit + 1)).all()
         shown = rows[:limit]
@@ -148,15 +148,15 @@ class DataSets:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[DatasetFile]:
-        """Some files of a data set, in the order in which they were sent.
+        """Some files of a dataset, in the order in which they were sent.
 
         Raises:
             DatasetNotFound: There is none of that id.
             ValidationFailed: As `list`.
         """
         require_limit(limit)
-        row = DataSetFileRecord
-        query = select(row).where(row.data_set_id == dataset_id).order_by(row.place)
+        row = DatasetFileRecord
+        query = select(row).where(row.dataset_id == dataset_id).order_by(row.place)
         if label is not None:
             query = query.where(row.label == label)
         if status is not None:
@@ -172,24 +172,24 @@ class DataSets:
         return Page(items=items, next_cursor=following)
 
     def file(self, dataset_id: str, file_id: str) -> DatasetFile:
-        """One file of a data set.
+        """One file of a dataset.
 
         Raises:
-            DatasetNotFound: There is no such data set.
+            DatasetNotFound: There is no such dataset.
             NotFound: It has no such file.
         """
-        query = select(DataSetFileRecord).where(
-            DataSetFileRecord.data_set_id == dataset_id, DataSetFileRecord.file_id == file_id
+        query = select(DatasetFileRecord).where(
+            DatasetFileRecord.dataset_id == dataset_id, DatasetFileRecord.file_id == file_id
         )
         with reading(self._engine) as session:
             _find(session, dataset_id)
             row = session.scalars(query.limit(1)).first()
         if row is None:
-            raise NotFound("The data set has no such file; `…/files` lists all.")
+            raise NotFound("The dataset has no such file; `…/files` lists all.")
         return DatasetFile.model_validate(row.file)
 
     def delete(self, dataset_id: str) -> None:
-        """Forget a data set.
+        """Forget a dataset.
 
         Raises:
             DatasetNotFound: There is none of that id.
@@ -200,7 +200,7 @@ class DataSets:
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """What turns the rows of a data set into those of a listing.
+    """What turns the rows of a dataset into those of a listing.
 
     Attributes:
         revision: Of the rows that it was found by; None if there were none.
@@ -222,22 +222,22 @@ def _rows(listing: Listing) -> list[dict[str, Any]]:
 
 
 def _revision(session: Session, dataset_id: str) -> int | None:
-    return session.scalar(select(DataSetRecord.revision).where(DataSetRecord.id == dataset_id))
+    return session.scalar(select(DatasetRecord.revision).where(DatasetRecord.id == dataset_id))
 
 
 def _replace(session: Session, info: DatasetInfo, changes: _Changes) -> None:
-    row = session.get(DataSetRecord, info.id)
+    row = session.get(DatasetRecord, info.id)
     if row is not None and row.revision > info.revision:
         return
     if row is None:
-        row = DataSetRecord(id=info.id)
+        row = DatasetRecord(id=info.id)
         session.add(row)
     row.revision = info.revision
     row.info = info.model_dump(mode="json")
     row.created_at = info.created_at
     session.flush()
-    files = DataSetFileRecord
-    mine = files.data_set_id == info.id
+    files = DatasetFileRecord
+    mine = files.dataset_id == info.id
     # Past the session, which would look at every row: others wait for as long as this takes.
     connection = session.connection()
     if changes.stale is None:
@@ -264,14 +264,14 @@ def _row(dataset_id: str, place: int, one: DatasetFile) -> dict[str, Any]:
     }
 
 
-def _find(session: Session, dataset_id: str) -> DataSetRecord:
-    row = session.get(DataSetRecord, dataset_id) if dataset_id.isprintable() else None
+def _find(session: Session, dataset_id: str) -> DatasetRecord:
+    row = session.get(DatasetRecord, dataset_id) if dataset_id.isprintable() else None
     if row is None:
-        raise DatasetNotFound("There is no data set of that id. `GET /v1/datasets` lists all.")
+        raise DatasetNotFound("There is no dataset of that id. `GET /v1/datasets` lists all.")
     return row
 
 
-def _info(row: DataSetRecord) -> DatasetInfo:
+def _info(row: DatasetRecord) -> DatasetInfo:
     return DatasetInfo.model_validate(row.info)
 
 

@@ -126,8 +126,8 @@ class AnswerRecord(Record):
     created_at: Mapped[datetime]
 
 
-class DataSetRecord(Record):
-    """One data set, see `contracts.training.datasets.DatasetInfo`."""
+class DatasetRecord(Record):
+    """One dataset, see `contracts.training.datasets.DatasetInfo`."""
 
     __tablename__ = "data_sets"
     __table_args__ = (Index("data_sets_newest", "created_at", "id"),)
@@ -138,8 +138,8 @@ class DataSetRecord(Record):
     created_at: Mapped[datetime]
 
 
-class DataSetFileRecord(Record):
-    """One file that was sent for a data set, see `contracts.training.datasets.DatasetFile`."""
+class DatasetFileRecord(Record):
+    """One file that was sent for a dataset, see `contracts.training.datasets.DatasetFile`."""
 
     __tablename__ = "data_set_files"
     __table_args__ = (
@@ -147,8 +147,8 @@ class DataSetFileRecord(Record):
         Index("data_set_files_by_status", "data_set_id", "status", "place"),
     )
 
-    data_set_id: Mapped[str] = mapped_column(
-        ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
+    dataset_id: Mapped[str] = mapped_column(
+        "data_set_id", ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
     )
     place: Mapped[int] = mapped_column(primary_key=True)  # its number in the listing, from 0
     file_id: Mapped[str] = mapped_column(String(64), index=True)

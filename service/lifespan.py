@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from contracts.queue.celery import REDIS_OPTIONS, celery_app
 from contracts.settings import MIB, Settings
 from database.audit import Audit
-from database.datasets import DataSets
+from database.datasets import DatasetRows
 from database.engine import open_engine, reachable
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
@@ -99,7 +99,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         queue.start()
         stack.push_async_callback(queue.stop)
 
-        datasets = Datasets(Library.of(settings), DataSets(engine, _now), jobs.needs_data_set)
+        datasets = Datasets(Library.of(settings), DatasetRows(engine, _now), jobs.needs_dataset)
         tidying = Rounds("datasets", partial(run_in_threadpool, datasets.reconcile), seconds=_TIDY)
         await tidying.now()
         tidying.start()

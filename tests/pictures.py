@@ -40,10 +40,10 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(
-    width: int, height: int, rows: bytes, *, depth: int = 8, colour: int = 2, extra: bytes = b""
+    width: int, height: int, rows: bytes, *, depth: int = 8, color: int = 2, extra: bytes = b""
 ) -> bytes:
     """A PNG whose header says what it is told to and whose pixels are `rows`, filter bytes too."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + png_chunk(b"IHDR", header)
@@ -54,16 +54,16 @@ def png(
 
 
 def bomb(width: int = 10_000, height: int = 6_000) -> bytes:
-    """A real picture of one colour: 60 megapixels in 7 kB."""
+    """A real picture of one color: 60 megapixels in 7 kB."""
     row = b"\0" + b"\x00" * ((width + 7) // 8)
-    return png(width, height, row * height, depth=1, colour=0)
+    return png(width, height, row * height, depth=1, color=0)
 
 
 def rgb16_png(levels: npt.NDArray[np.uint16]) -> bytes:
-    """A 16-bit colour PNG, which Pillow reads but does not write; shape (h, w, 3)."""
+    """A 16-bit color PNG, which Pillow reads but does not write; shape (h, w, 3)."""
     height, width, _ = levels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
-    return png(width, height, rows, depth=16, colour=2)
+    return png(width, height, rows, depth=16, color=2)
 
 
 def tiff(width: int, height: int, body: bytes, **tags: int) -> bytes:
@@ -146,7 +146,7 @@ def palette_with_alpha() -> bytes:
 
 def animation(image_format: str) -> bytes:
     """Three frames: red, green, blue."""
-    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (40, 30), color) for color in ("red", "lime", "blue")]
     return encoded(frames[0], image_format, save_all=True, append_images=frames[1:], duration=50)
 
 
@@ -173,7 +173,7 @@ def good_pictures() -> dict[str, bytes]:
             "JPEG and garbage": encoded(scene(), "JPEG") + b"garbage" * 1000,
             "16-bit grey PNG": encoded(deep, "PNG"),
             "16-bit grey TIFF": encoded(deep, "TIFF"),
-            "16-bit colour PNG": rgb16_png(np.dstack([levels] * 3)),
+            "16-bit color PNG": rgb16_png(np.dstack([levels] * 3)),
             "float TIFF": encoded(height_map, "TIFF"),
             "1-bit PNG": encoded(scene().convert("1"), "PNG"),
             "1-bit fax TIFF": encoded(scene().convert("1"), "TIFF", compression="group4"),

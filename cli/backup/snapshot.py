@@ -2,7 +2,7 @@
 
 The order is what makes it consistent. Files are written before the row that names them, so
 whatever the copied rows name is there when the files are held. What is newer than the rows does no
-harm: a data set without a row gets one at the next start, a job's folder without a row is swept,
+harm: a dataset without a row gets one at the next start, a job's folder without a row is swept,
 and a version belongs to no row at all. What goes is the scratch of a job that ends, and the
 copied row may be from before that end: so scratch is held before the database too.
 """
@@ -50,7 +50,7 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
 
     Raises:
         CommandError: The database cannot be copied.
-        Unavailable: A model or a data set was busy for half a minute.
+        Unavailable: A model or a dataset was busy for half a minute.
     """
     store, library = Store(settings.store_home), Library.of(settings)
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ def backup(
         typer.Option("--secrets", help="Put the keys of faces in: then keep the file secret."),
     ] = False,
 ) -> None:
-    """Write database, store, data sets and jobs to one file; what runs goes on meanwhile."""
+    """Write database, store, datasets and jobs to one file; what runs goes on meanwhile."""
     from cli.commands.backup import backup as write
     from cli.settings import load
 

@@ -19,7 +19,7 @@ from cli.output import CommandError, answers, notes, warn
 from contracts.errors import OpsinError
 from contracts.settings import Settings
 from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus
-from database.datasets import DataSets
+from database.datasets import DatasetRows
 from database.engine import open_engine
 from database.jobs.jobs import Jobs
 from database.paging import MOST_LISTED
@@ -44,7 +44,7 @@ def add(settings: Settings, source: Path, name: str | None, fractions: Fractions
 
 
 def show_all(settings: Settings) -> None:
-    """Prints all data sets, newest first."""
+    """Prints all datasets, newest first."""
     table = _table("id", "name", "classes", "pictures", "left out", "size", "trainable")
     with _opened(settings) as datasets:
         cursor = None
@@ -60,12 +60,12 @@ def show_all(settings: Settings) -> None:
             if cursor is None:
                 break
     if not table.rows:
-        raise CommandError("There is no data set yet: opsin datasets add FOLDER")
+        raise CommandError("There is no dataset yet: opsin datasets add FOLDER")
     answers().print(table)
 
 
 def show(settings: Settings, dataset_id: str) -> None:
-    """Prints the admission report of one data set."""
+    """Prints the admission report of one dataset."""
     with _opened(settings) as datasets:
         _report(answers(), _told(datasets.rows.get, dataset_id))
 
@@ -95,7 +95,7 @@ def files(
 
 
 def delete(settings: Settings, dataset_id: str) -> None:
-    """Removes a data set for good."""
+    """Removes a dataset for good."""
     with _opened(settings) as datasets:
         _told(datasets.delete, dataset_id)
     notes().print(f"[green]✓[/] {escape(dataset_id)} is deleted")
@@ -106,7 +106,7 @@ def _opened(settings: Settings) -> Iterator[Datasets]:
     _told(migrate, settings)
     engine = open_engine(settings.database)
     jobs = Jobs(engine, _now)
-    datasets = Datasets(Library.of(settings), DataSets(engine, _now), jobs.needs_data_set)
+    datasets = Datasets(Library.of(settings), DatasetRows(engine, _now), jobs.needs_dataset)
     try:
         _told(datasets.reconcile)
         yield datasets

@@ -28,9 +28,9 @@ class Wanted:
         method: How.
         class_index: The class; None for the most probable one.
         layer: Whose maps are weighed; None for the network's own.
-        legend: Whether with title and colour bar.
+        legend: Whether with title and color bar.
         alpha: Of the map over the photo.
-        colormap: Its colours.
+        colormap: Its colors.
     """
 
     model: str | None

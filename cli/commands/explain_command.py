@@ -29,14 +29,14 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
         int | None, typer.Option("--class", min=0, help="Default: the most probable.")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Default: the last convolution.")] = None,
-    legend: Annotated[bool, typer.Option("--legend", help="With title and colour bar.")] = False,
+    legend: Annotated[bool, typer.Option("--legend", help="With title and color bar.")] = False,
     all_methods: Annotated[
         bool, typer.Option("--all-methods", help="One sheet of all eight.")
     ] = False,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Of the map over the photo.")] = 0.5,
     colormap: Annotated[
         Literal["jet", "turbo", "viridis", "inferno", "magma", "plasma", "gray"],
-        typer.Option(help="The map's colours."),
+        typer.Option(help="The map's colors."),
     ] = "jet",
     server: Annotated[str | None, typer.Option(help="Ask this server, e.g. http://gpu:8000.")] = (
         None

@@ -1,4 +1,4 @@
-"""`opsin faces`: enrol people, log them in, find them, erase them, and choose the threshold."""
+"""`opsin faces`: enroll people, log them in, find them, erase them, and choose the threshold."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from cli.commands import jobs
 from cli.output import CommandError, answers, notes, warn
 
 _VIDEOS = frozenset({".mp4", ".mov", ".webm", ".avi", ".m4v", ".mkv"})
-_COLOURS = {"match": "green", "no_match": "red", "uncertain": "yellow"}
+_COLORS = {"match": "green", "no_match": "red", "uncertain": "yellow"}
 _DET = "det.png"
 
 
@@ -61,7 +61,7 @@ def enroll(
     if as_json:
         _print_json(done.model_dump(mode="json"))
         return
-    _print_enrolment(done.result or {})
+    _print_enrollment(done.result or {})
 
 
 def login(
@@ -78,7 +78,7 @@ def login(
         _print_json(answer)
     else:
         because = f" ({escape(reason)})" if reason else ""
-        answers().print(f"[{_COLOURS.get(decision, 'yellow')}]{decision}[/]{because}")
+        answers().print(f"[{_COLORS.get(decision, 'yellow')}]{decision}[/]{because}")
         if answer.get("token"):
             answers().print(answer["token"], markup=False)
             notes().print(f"[dim]good until {answer['expires_at']}[/]")
@@ -95,9 +95,9 @@ def verify(api: FacesApi, files: Sequence[Path], subject: str | None, *, as_json
     if as_json:
         _print_json(answer)
         return
-    colour, told = ("green", "match") if answer["match"] else ("red", "no match")
+    color, told = ("green", "match") if answer["match"] else ("red", "no match")
     answers().print(
-        f"[{colour}]{told}[/]  similarity {answer['similarity']:.3f}, "
+        f"[{color}]{told}[/]  similarity {answer['similarity']:.3f}, "
         f"threshold {answer['threshold']:.3f}"
     )
 
@@ -225,7 +225,7 @@ def _field(file: Path) -> str:
     return "video" if file.suffix.lower() in _VIDEOS else "image"
 
 
-def _print_enrolment(result: Answer) -> None:
+def _print_enrollment(result: Answer) -> None:
     added, frames = result.get("templates_added", 0), result.get("frames", {})
     notes().print(
         f"[green]✓[/] {added} templates, of {frames.get('used', 0)} of "

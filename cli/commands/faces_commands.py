@@ -57,7 +57,7 @@ def _enroll(  # noqa: PLR0917 (typer reads options from the parameters)
     as_json: Json = False,
     server: Server = None,
 ) -> None:
-    """Enrol somebody from a few seconds of video, or from pictures."""
+    """Enroll somebody from a few seconds of video, or from pictures."""
     from cli.commands import faces
 
     if (name is None) == (subject is None):

@@ -24,7 +24,7 @@ from contracts.settings import Settings
 _SECONDS = 30.0
 _MOST_FAILURES = 30  # in a row
 _RETRY_SECONDS = 1.0
-_COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+_COLORS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
 class JobsApi:
@@ -124,7 +124,7 @@ def show_list(api: JobsApi, kind: str | None, state: str | None, limit: int) -> 
         table.add_row(
             job.id,
             job.kind,
-            _coloured(job.state),
+            _colored(job.state),
             _short(job),
             f"{job.created_at.astimezone():%Y-%m-%d %H:%M}",
         )
@@ -141,7 +141,7 @@ def show(api: JobsApi, job_id: str, *, as_json: bool) -> None:
         answers().print(job.model_dump_json(indent=2), markup=False)
         return
     lines = [
-        f"[bold]{job.id}[/]  {job.kind}  {_coloured(job.state)}  {_short(job)}",
+        f"[bold]{job.id}[/]  {job.kind}  {_colored(job.state)}  {_short(job)}",
         *([f"[red]{escape(job.error.code)}[/]: {escape(job.error.detail)}"] if job.error else []),
         *(escape(_row(row)) for row in job.metrics[-10:]),
         *(f"{escape(one.name)}  {one.media_type}  {one.size:,} bytes" for one in job.artifacts),
@@ -170,7 +170,7 @@ def follow(api: JobsApi, job_id: str) -> None:
             if name == "progress":
                 bar.update(task, completed=data["fraction"], detail=escape(_detail(data)))
             elif name == "state":
-                bar.update(task, description=f"{kind} {_coloured(data['state'])}")
+                bar.update(task, description=f"{kind} {_colored(data['state'])}")
             else:
                 text = _row(data) if name == "metrics" else f"made {data['name']}"
                 bar.console.print(escape(text))
@@ -224,9 +224,9 @@ def _refusal(answer: httpx.Response) -> str:
         return f"The server answered {answer.status_code}."
 
 
-def _coloured(state: str) -> str:
-    colour = _COLOURS.get(state)
-    return f"[{colour}]{state}[/]" if colour else state
+def _colored(state: str) -> str:
+    color = _COLORS.get(state)
+    return f"[{color}]{state}[/]" if color else state
 
 
 def _short(job: Job) -> str:

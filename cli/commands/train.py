@@ -106,7 +106,7 @@ def _request(body: Mapping[str, Any]) -> TrainingRequest:
 def _admit(
     settings: Settings, folder: Path, dataset_id: str, console: Console, signals: StopSignals
 ) -> None:
-    """Make a data set of the folder, unless the folder as it is has been one before."""
+    """Make a dataset of the folder, unless the folder as it is has been one before."""
     library = Library.of(settings)
     if dataset_id in library.ids():
         info = library.listing(dataset_id).info

@@ -29,7 +29,7 @@ from models.store.manifest import write_atomically
 
 _JOB = "job.json"
 _PHASES = {
-    "data": "reading the data set",
+    "data": "reading the dataset",
     "features": "features of the frozen base",
     "head": "head",
     "finetune": "fine-tuning",

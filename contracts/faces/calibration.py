@@ -19,7 +19,7 @@ class CalibrationBody(BaseModel):
 
     dataset_id: str = Field(
         max_length=64,
-        description="A data set with one class a person; all its splits are used.",
+        description="A dataset with one class a person; all its splits are used.",
         examples=["ds_7f3a9c"],
     )
     target_fmr: float = Field(
@@ -131,5 +131,5 @@ class CalibrationResult(Calibration):
     dataset_digest: str
     model: str
     version: int = Field(description="Of the embedder; a threshold holds for it alone.")
-    pictures: int = Field(description="In the data set.")
+    pictures: int = Field(description="In the dataset.")
     left_out: tuple[LeftOut, ...] = ()

@@ -214,7 +214,7 @@ class NewThreshold(BaseModel):
     margin: float = Field(DEFAULT_MARGIN, ge=0, le=0.5, description="See the answer.")
     target_fmr: float | None = Field(None, gt=0, lt=1)
     source: Literal["calibration", "manual"] = "manual"
-    measured_on: str | None = Field(None, max_length=200, description="E.g. the data set's id.")
+    measured_on: str | None = Field(None, max_length=200, description="E.g. the dataset's id.")
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:

@@ -45,7 +45,7 @@ class Provenance(_Record):
     """Where a version comes from."""
 
     weights: WeightsRecord | None = None
-    dataset_digest: str | None = Field(None, description="Of the data set it was trained on.")
+    dataset_digest: str | None = Field(None, description="Of the dataset it was trained on.")
     job_id: str | None = Field(None, description="The training or quantization that made it.")
     quantized_from: int | None = Field(None, description="The version it is the int8 copy of.")
     seed: int | None = Field(None, description="What its randomness came from.")

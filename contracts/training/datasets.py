@@ -1,4 +1,4 @@
-"""A data set as clients see it, and the file in its folder that says what it holds."""
+"""A dataset as clients see it, and the file in its folder that says what it holds."""
 
 from datetime import datetime
 from typing import Literal
@@ -21,7 +21,7 @@ class DatasetWarning(BaseModel):
 
 
 class RejectedFile(BaseModel):
-    """A file that was sent and is not part of the data set."""
+    """A file that was sent and is not part of the dataset."""
 
     path: str
     code: str
@@ -51,7 +51,7 @@ class DatasetFile(BaseModel):
 
 
 class DatasetInfo(BaseModel):
-    """A data set, counted."""
+    """A dataset, counted."""
 
     id: str
     name: str
@@ -72,7 +72,7 @@ class DatasetInfo(BaseModel):
 
 
 class NewDataset(BaseModel):
-    """An empty data set."""
+    """An empty dataset."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -80,7 +80,7 @@ class NewDataset(BaseModel):
 
 
 class Listing(BaseModel):
-    """`listing.json`: what makes a data set, beside its pictures; the truth of a training."""
+    """`listing.json`: what makes a dataset, beside its pictures; the truth of a training."""
 
     info: DatasetInfo
     validation: float = Field(ge=0, le=0.9)

@@ -37,7 +37,7 @@ FACE_CNN = "face_cnn"
 FACE_NETWORK: TrainableNetwork = "cnn_face"
 MOST_SUBJECTS = 500
 LEAST_FRAMES = 5
-"""Of each subject, as of each class of a data set."""
+"""Of each subject, as of each class of a dataset."""
 
 PRETRAINED: frozenset[TrainableNetwork] = frozenset({"efficientnet_lite0", "squeezenet", "vgg16"})
 """The networks whose weights are published; the others can only start from nothing."""
@@ -111,7 +111,7 @@ class Augmentation(_Part):
 
 
 class TrainingRequest(_Part):
-    """One training. Everything but data set, model and network has a default that works."""
+    """One training. Everything but dataset, model and network has a default that works."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -134,7 +134,7 @@ class TrainingRequest(_Part):
         None,
         min_length=2,
         max_length=MOST_SUBJECTS,
-        description="In place of a data set, with `face_cnn`: the enrolled people whose kept "
+        description="In place of a dataset, with `face_cnn`: the enrolled people whose kept "
         "frames are learned from, one class each.",
     )
     model: ModelName = Field(description="The model that gets a new version.")

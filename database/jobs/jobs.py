@@ -151,8 +151,8 @@ class Jobs:
         with reading(self._engine) as session:
             return depths(session)
 
-    def needs_data_set(self, dataset_id: str) -> bool:
-        """Whether an unfinished job, such as a training, was asked for with that data set."""
+    def needs_dataset(self, dataset_id: str) -> bool:
+        """Whether an unfinished job, such as a training, was asked for with that dataset."""
         query = select(JobRecord.request).where(JobRecord.state.in_(_UNFINISHED))
         with reading(self._engine) as session:
             return any(

@@ -46,7 +46,7 @@ class Admission:
     """Keeps pictures in one folder.
 
     Args:
-        folder: Of the data set; pictures go into `files` below it.
+        folder: Of the dataset; pictures go into `files` below it.
         limits: Of one picture, and of the disk.
         told: Hears of every file.
     """
@@ -134,12 +134,12 @@ class Admission:
 
 
 def content_path(folder: Path, sha256: str) -> Path:
-    """Where a data set keeps the picture of that hash."""
+    """Where a dataset keeps the picture of that hash."""
     return folder / PICTURES / sha256[:2] / sha256
 
 
 def file_id(path: str) -> str:
-    """The id of a file, from its path, which is its own within a data set."""
+    """The id of a file, from its path, which is its own within a dataset."""
     return f"file_{hashlib.sha256(path.encode('utf-8', 'replace')).hexdigest()[:24]}"
 
 

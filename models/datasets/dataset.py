@@ -1,4 +1,4 @@
-"""What a training sees of a data set: labelled pictures, each in one split."""
+"""What a training sees of a dataset: labelled pictures, each in one split."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A data set taken in by a worker: what `POST /v1/datasets` does, for uploads that take long.
+"""A dataset taken in by a worker: what `POST /v1/datasets` does, for uploads that take long.
 
 The upload lies in the job's folder as `archive` or, on one machine, wherever `source` says. The
 id comes from the job's, so a second attempt finds what a lost first one has already placed.
@@ -26,11 +26,11 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     Args:
         work: Its request is ``{"name", "validation", "test", "seed", "source"}``, all but the
             name optional.
-        settings: Where data sets are kept, and how large they may be.
+        settings: Where datasets are kept, and how large they may be.
 
     Returns:
         The `DatasetInfo` as JSON. Whoever runs the job puts the listing of that id into the
-        database (`database.datasets.DataSets.put`).
+        database (`database.datasets.DatasetRows.put`).
 
     Raises:
         InvalidArchive: It is damaged, dishonest or too much. Nothing of it is kept.
@@ -57,7 +57,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
 
 
 def dataset_id_of(job_id: str) -> str:
-    """The id of the data set that a job makes."""
+    """The id of the dataset that a job makes."""
     return f"ds_{hashlib.sha256(job_id.encode()).hexdigest()[:24]}"
 
 

@@ -1,6 +1,6 @@
-"""All data sets on the disk: `$OPSIN_HOME/datasets/{id}/` with `listing.json` and the pictures.
+"""All datasets on the disk: `$OPSIN_HOME/datasets/{id}/` with `listing.json` and the pictures.
 
-A data set is put together in a staging folder and placed by one rename, so it is there whole or
+A dataset is put together in a staging folder and placed by one rename, so it is there whole or
 not at all; what a killed process left in staging is removed by whoever comes next. The database
 only repeats what the listings say, to be searched.
 """
@@ -59,7 +59,7 @@ class NewPicture:
 
 
 class Library:
-    """The data sets below one folder.
+    """The datasets below one folder.
 
     Args:
         root: The folder; made on first use.
@@ -78,11 +78,11 @@ class Library:
 
     @property
     def limits(self) -> Limits:
-        """What bounds each data set."""
+        """What bounds each dataset."""
         return self._limits
 
     def ids(self) -> list[str]:
-        """All data sets, sorted."""
+        """All datasets, sorted."""
         return sorted(path.parent.name for path in self._root.glob(f"ds_*/{LISTING}"))
 
     def sweep(self) -> list[str]:
@@ -102,7 +102,7 @@ class Library:
         told: Told = _silent,
         dataset_id: str | None = None,
     ) -> Listing:
-        """Admit an archive or a folder, or begin an empty data set.
+        """Admit an archive or a folder, or begin an empty dataset.
 
         Args:
             name: What people shall call it.
@@ -142,20 +142,20 @@ class Library:
         """Add pictures to one class.
 
         Args:
-            dataset_id: Which data set.
+            dataset_id: Which dataset.
             pictures: To be added.
             label: Their class.
             chosen: Their split; None: it is drawn.
-            check: Called when nobody else can change or `hold` the data set; may raise.
+            check: Called when nobody else can change or `hold` the dataset; may raise.
 
         Returns:
             The listing as it is now, and what became of each picture, in order.
 
         Raises:
-            DatasetNotFound: There is no such data set.
+            DatasetNotFound: There is no such dataset.
             InvalidImage: There is one picture, and it is none.
             ImageTooLarge: Likewise.
-            PayloadTooLarge: The data set would be larger than the limits.
+            PayloadTooLarge: The dataset would be larger than the limits.
             Unavailable: The disk is full.
         """
         with self._changing(dataset_id) as folder:
@@ -180,9 +180,9 @@ class Library:
     def _require_room(self, folder: Path, old: Listing, pictures: Sequence[NewPicture]) -> None:
         wanted = sum(len(one.data) for one in pictures)
         if len(old.files) + len(pictures) > self._limits.files:
-            raise PayloadTooLarge(f"A data set may have {self._limits.files:,} files.")
+            raise PayloadTooLarge(f"A dataset may have {self._limits.files:,} files.")
         if old.info.size + wanted > self._limits.total_bytes:
-            raise PayloadTooLarge(f"A data set may have {self._limits.total_bytes:,} bytes.")
+            raise PayloadTooLarge(f"A dataset may have {self._limits.total_bytes:,} bytes.")
         self._limits.require_room(folder, wanted)
 
     def _admitted(
@@ -207,23 +207,23 @@ class Library:
         return added
 
     def listing(self, dataset_id: str) -> Listing:
-        """All files of a data set, and its counts.
+        """All files of a dataset, and its counts.
 
         Raises:
-            DatasetNotFound: There is no such data set.
+            DatasetNotFound: There is no such dataset.
         """
         return read_listing(self._folder(dataset_id))
 
     def load(self, dataset_id: str) -> Dataset:
-        """A data set as a training sees it.
+        """A dataset as a training sees it.
 
         Raises:
-            DatasetNotFound: There is no such data set, or it is damaged.
+            DatasetNotFound: There is no such dataset, or it is damaged.
         """
         return load_folder(self._folder(dataset_id))
 
     def load_trainable(self, dataset_id: str) -> Dataset:
-        """A data set that a training may begin with.
+        """A dataset that a training may begin with.
 
         Raises:
             DatasetNotFound: As `load`.
@@ -238,7 +238,7 @@ class Library:
         """Where the picture of that hash lies.
 
         Raises:
-            DatasetNotFound: There is no such data set.
+            DatasetNotFound: There is no such dataset.
         """
         return content_path(self._folder(dataset_id), sha256)
 
@@ -246,33 +246,33 @@ class Library:
         """A small JPEG of the picture of that hash.
 
         Raises:
-            DatasetNotFound: There is no such data set, or the picture has gone.
+            DatasetNotFound: There is no such dataset, or the picture has gone.
         """
         folder = self._folder(dataset_id)
         picture = content_path(folder, sha256)
         try:
             return thumbnail(folder, picture, max_pixels=self._limits.image_pixels)
         except FileNotFoundError:
-            raise DatasetNotFound("The data set was deleted meanwhile.") from None
+            raise DatasetNotFound("The dataset was deleted meanwhile.") from None
 
     def hold(self, dataset_id: str) -> AbstractContextManager[Path]:
-        """Keep a data set from being changed or deleted while the block runs.
+        """Keep a dataset from being changed or deleted while the block runs.
 
         Raises:
-            DatasetNotFound: There is no such data set.
+            DatasetNotFound: There is no such dataset.
             Unavailable: It was being changed for half a minute.
         """
         return self._changing(dataset_id)
 
     def delete(self, dataset_id: str, *, check: Check = _anything) -> None:
-        """Remove a data set for good.
+        """Remove a dataset for good.
 
         Args:
             dataset_id: Which.
             check: As for `add`.
 
         Raises:
-            DatasetNotFound: There is no such data set.
+            DatasetNotFound: There is no such dataset.
         """
         with self._changing(dataset_id) as folder, self._staging.folder() as rubbish:
             check()
@@ -280,7 +280,7 @@ class Library:
         (self._root / ".locks" / f"{dataset_id}.lock").unlink(missing_ok=True)
 
     def freeze(self, dataset_id: str, into: Path) -> None:
-        """Lay a data set as it is now into a folder that later changes do not reach.
+        """Lay a dataset as it is now into a folder that later changes do not reach.
 
         Args:
             dataset_id: Which.
@@ -288,7 +288,7 @@ class Library:
             `models.store.hardlinks`.
 
         Raises:
-            DatasetNotFound: There is no such data set.
+            DatasetNotFound: There is no such dataset.
         """
         with self._changing(dataset_id) as folder:
             link_tree(folder, into)
@@ -299,12 +299,12 @@ class Library:
         except OSError as error:
             if not self._folder(dataset_id).exists():
                 raise
-            raise Conflict("There is a data set of that id already.") from error
+            raise Conflict("There is a dataset of that id already.") from error
         flush_entries(self._root)
 
     @contextmanager
     def _changing(self, dataset_id: str) -> Iterator[Path]:
-        """Alone with a data set that is there."""
+        """Alone with a dataset that is there."""
         folder = self._folder(dataset_id)
         read_listing(folder)
         with locked(self._root / ".locks" / f"{dataset_id}.lock"):
@@ -313,7 +313,7 @@ class Library:
 
     def _folder(self, dataset_id: str) -> Path:
         if not re.fullmatch(DATASET_ID, dataset_id):
-            raise DatasetNotFound("There is no data set of that id. `GET /v1/datasets` lists all.")
+            raise DatasetNotFound("There is no dataset of that id. `GET /v1/datasets` lists all.")
         return self._root / dataset_id
 
 

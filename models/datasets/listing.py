@@ -1,4 +1,4 @@
-"""`listing.json`: the file whose presence makes a folder a data set, written last and whole."""
+"""`listing.json`: the file whose presence makes a folder a dataset, written last and whole."""
 
 import os
 from pathlib import Path
@@ -27,25 +27,25 @@ def read_listing(folder: Path) -> Listing:
     """What a folder says it holds.
 
     Raises:
-        DatasetNotFound: It is no data set, or its listing is damaged.
+        DatasetNotFound: It is no dataset, or its listing is damaged.
     """
     try:
         return Listing.model_validate_json((folder / LISTING).read_bytes())
     except FileNotFoundError:
         raise DatasetNotFound(
-            "There is no data set of that id. `GET /v1/datasets` lists all."
+            "There is no dataset of that id. `GET /v1/datasets` lists all."
         ) from None
     except (ValidationError, OSError):
         raise DatasetNotFound(
-            "The data set's listing is damaged. Delete it and upload it again."
+            "The dataset's listing is damaged. Delete it and upload it again."
         ) from None
 
 
 def load_folder(folder: Path) -> Dataset:
-    """The data set in a folder, as a training sees it. Reads the listing, and no picture.
+    """The dataset in a folder, as a training sees it. Reads the listing, and no picture.
 
     Raises:
-        DatasetNotFound: It is no data set, or pictures of it are missing or cut off.
+        DatasetNotFound: It is no dataset, or pictures of it are missing or cut off.
     """
     listing = read_listing(folder)
     examples = [
@@ -57,7 +57,7 @@ def load_folder(folder: Path) -> Dataset:
     gone = sum(not _is_whole(one.path, sizes[one.sha256]) for one in examples)
     if gone:
         raise DatasetNotFound(
-            f"{gone} pictures of the data set are gone from the disk. Upload it again."
+            f"{gone} pictures of the dataset are gone from the disk. Upload it again."
         )
     ordered = sorted(examples, key=lambda one: (one.label, one.sha256))
     return Dataset(

@@ -1,4 +1,4 @@
-"""The counts of a data set, what may spoil a training of it, and whether there can be one."""
+"""The counts of a dataset, what may spoil a training of it, and whether there can be one."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def report(
     revision: int,
     created_at: datetime,
 ) -> DatasetInfo:
-    """All that is said of a data set."""
+    """All that is said of a dataset."""
     admitted = [one for one in files if one.status == "admitted"]
     rejected = [one for one in files if one.status == "rejected"]
     classes = dict(sorted(Counter(one.label or "" for one in admitted).items()))

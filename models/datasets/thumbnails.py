@@ -24,7 +24,7 @@ def thumbnail(folder: Path, picture: Path, *, max_pixels: int) -> bytes:
     """A JPEG of the middle of an admitted picture, `SIDE` pixels each way.
 
     Args:
-        folder: The data set's.
+        folder: The dataset's.
         picture: The file in it, named by its hash.
         max_pixels: As when it was admitted.
 

@@ -33,7 +33,7 @@ def faithfulness(
 ) -> Faithfulness:
     """Deletion and insertion AUC of a map.
 
-    What is deleted becomes the picture's mean colour; what is not yet inserted is blurred. Places
+    What is deleted becomes the picture's mean color; what is not yet inserted is blurred. Places
     of equal evidence go in a random order, always the same.
 
     Args:

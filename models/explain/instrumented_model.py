@@ -161,7 +161,7 @@ class Probe:
         Args:
             image: (h, w, 3).
             masks: (n, gh, gw) in 0..1, made smooth and as large as the picture. Where one is 0
-                the picture gives way to its own mean colour, which is less of a shape than black.
+                the picture gives way to its own mean color, which is less of a shape than black.
             index: The class.
 
         Yields:

@@ -17,7 +17,7 @@ from models.images.resize import Box
 from models.rendering.heatmap import Layer
 from models.store.labels import Label
 
-# Finer than any colour or rank can tell.
+# Finer than any color or rank can tell.
 _DECIMALS = 6
 
 

@@ -86,7 +86,7 @@ def smooth_grad(question: Question) -> Array:
     """Each place counts as much as the score moves with it, on average over noisy copies.
 
     SmoothGrad (Smilkov et al., 2017, arXiv:1706.03825): |mean_n dS/dx(x + noise_n)|, summed over
-    the colours. It says where the score is sensitive, not in which direction.
+    the colors. It says where the score is sensitive, not in which direction.
     """
     random = np.random.default_rng(question.seed)
     spread = NOISE * float(np.ptp(question.image))

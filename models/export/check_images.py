@@ -34,7 +34,7 @@ def check_pictures(samples: Path, network: Target) -> Pixels:
 
 
 def _painted(size: tuple[int, int], number: int) -> Pixels:
-    """Smooth blobs of colour with some grain, as unlike another `number`'s as photos are."""
+    """Smooth blobs of color with some grain, as unlike another `number`'s as photos are."""
     random = np.random.default_rng(number)
     height, width = size
     y, x = np.mgrid[0:height, 0:width] / max(size)

@@ -61,16 +61,16 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
 
     Args:
         work: Its request is a `QuantizationRequest`.
-        settings: Where store and data sets are, threads, and the limit of a picture.
+        settings: Where store and datasets are, threads, and the limit of a picture.
 
     Returns:
         The new version's number, the accuracies and whether it is champion now.
 
     Raises:
-        NotTrainable: The version has no classifier, or the data set none of its classes.
+        NotTrainable: The version has no classifier, or the dataset none of its classes.
         ModelNotFound: There is no such model.
         VersionNotFound: It has no such version.
-        DatasetNotFound: There is no such data set.
+        DatasetNotFound: There is no such dataset.
         WorkStoppedError: The job was cancelled.
     """
     request = QuantizationRequest.model_validate(work.request)
@@ -199,12 +199,12 @@ def _batches(measured: _Labelled, source: _Source) -> Iterator[Pixels]:
 
 
 def _dataset(settings: Settings, dataset_id: str) -> Dataset:
-    """The one place that knows where data sets are."""
+    """The one place that knows where datasets are."""
     return Library.of(settings).load(dataset_id)
 
 
 def _calibration(dataset: Dataset, measured: _Labelled) -> list[Example]:
-    """Training pictures, evenly spread over the data set and so over its classes.
+    """Training pictures, evenly spread over the dataset and so over its classes.
 
     Without any, others that are not measured on; where all are, those.
     """
@@ -221,7 +221,7 @@ def _measured(dataset: Dataset, labels: Sequence[Label]) -> _Labelled:
     known = [example for example in held_out if _plain(example.label) in places]
     if not known:
         raise NotTrainable(
-            "The data set has no test or validation pictures of this model's classes, so the "
+            "The dataset has no test or validation pictures of this model's classes, so the "
             "accuracy cannot be measured. Name its classes as the model's labels are called."
         )
     known = _spread(known, _MEASURED_PICTURES)

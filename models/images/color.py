@@ -1,9 +1,9 @@
 """From any of Pillow's modes to plain 8-bit RGB: depth, palettes, inks and transparency.
 
 Two steps around the resize. `interpolable` comes before it and only does what interpolation
-needs (colours of a palette cannot be averaged, their numbers even less). `flatten` comes after,
+needs (colors of a palette cannot be averaged, their numbers even less). `flatten` comes after,
 when 50 million pixels have become 50 thousand, and does the rest. The order changes nothing in
-the result: composing on white is linear in the premultiplied colours that Pillow resizes.
+the result: composing on white is linear in the premultiplied colors that Pillow resizes.
 """
 
 from math import isfinite
@@ -27,7 +27,7 @@ def interpolable(image: Image.Image) -> Image.Image:
         image: A loaded picture in any mode.
     """
     if isinstance(image.info.get("transparency"), str):
-        del image.info["transparency"]  # a PNG text chunk of that name, not a colour
+        del image.info["transparency"]  # a PNG text chunk of that name, not a color
     if image.mode.startswith("I;16"):
         return _masked_deep(image) if "transparency" in image.info else image
     if image.mode == "1" and "transparency" not in image.info:

@@ -92,7 +92,7 @@ def decode(
     """Decode, turn upright, resize and flatten one image.
 
     Of an animation it takes the first frame, of a TIFF the first page. Transparent parts show
-    white. Colour profiles are not applied.
+    white. Color profiles are not applied.
 
     Args:
         data: The file, as it was sent.

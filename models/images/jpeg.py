@@ -7,13 +7,13 @@ are libjpeg-turbo, equally quick and equal in every pixel, and so Pillow keeps a
 need not be reduced.
 
 Pillow stays the reference: it has read the header before, and whatever TurboJPEG finds odd
-(other colours, broken or surplus data) is left to it and to its judgement.
+(other colors, broken or surplus data) is left to it and to its judgement.
 """
 
 import simplejpeg
 from PIL import Image
 
-_COLOURS = {("RGB", "YCbCr"): "RGB", ("L", "Gray"): "GRAY"}
+_COLORS = {("RGB", "YCbCr"): "RGB", ("L", "Gray"): "GRAY"}
 _KEPT = 2
 _LARGEST = 7 / 8
 
@@ -31,8 +31,8 @@ def quick_jpeg(raw: bytes, header: Image.Image, short_side: int) -> Image.Image 
         return None
     width, height = (max(1, int(side * least)) for side in header.size)
     try:
-        seen_height, seen_width, colours, _ = simplejpeg.decode_jpeg_header(raw)
-        target = _COLOURS.get((header.mode, colours))
+        seen_height, seen_width, colors, _ = simplejpeg.decode_jpeg_header(raw)
+        target = _COLORS.get((header.mode, colors))
         # Two decoders that read different sizes off one file: somebody is playing games.
         if target is None or (seen_width, seen_height) != header.size:
             return None

@@ -83,8 +83,8 @@ def cnn(
 
     Args:
         name: A row of `PLANS`.
-        input_shape: (height, width, channels) of the input, 3 channels for colour and 1 for
-            grey; left out, the tutorial's size in colour.
+        input_shape: (height, width, channels) of the input, 3 channels for color and 1 for
+            grey; left out, the tutorial's size in color.
         classes: Size of the softmax, at least 2.
         include_top: Whether the dense layers follow the last pool.
 

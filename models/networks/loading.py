@@ -130,7 +130,7 @@ def _for_caffe_input(kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> list[n
 
     Trained on t = (rgb / 255 - m) / d; given here x = bgr - M. So t = (x' + M') / (255 d) - m / d
     with ' the reversed channels, and the kernel takes the factor, the bias the rest. Exact only
-    because conv1 has no padding, whose zeros would mean another colour.
+    because conv1 has no padding, whose zeros would mean another color.
     """
     means = np.array(BGR_MEANS)[::-1]
     scaled = kernel.astype(np.float64) / (255 * _TORCH_DEVIATION)[:, None]

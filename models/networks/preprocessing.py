@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from models.catalog import Preprocessing
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colour to grey
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns color to grey
 BGR_MEANS = (103.939, 116.779, 123.68)  # ImageNet's, over 0..255, as the first Caffe networks had
 FACE_MEANS = (122.782, 117.001, 104.298)  # red, green, blue over 0..255, as dlib trained
 

@@ -11,14 +11,14 @@ from PIL import Image
 from contracts.queue.explain_messages import ActivationsNote
 from contracts.queue.messages import Vector
 from models.explain.contact_sheet import Tile, sheet
-from models.rendering.colormaps import Colormap, colours_of
+from models.rendering.colormaps import Colormap, colors_of
 from models.rendering.png import png
 
 _SIDE = 112
 
 
 def channels_png(vector: Vector, note: ActivationsNote, colormap: Colormap, title: str) -> bytes:
-    """Every map in its own range of colours, its number and strength above it.
+    """Every map in its own range of colors, its number and strength above it.
 
     Args:
         vector: The maps, one after the other.
@@ -26,7 +26,7 @@ def channels_png(vector: Vector, note: ActivationsNote, colormap: Colormap, titl
         colormap: From a map's lowest value to its highest.
         title: Stands over all.
     """
-    colours = colours_of(colormap)
+    colors = colors_of(colormap)
     rows, columns = note.shape
     # Whole pixels a value, so that none looks larger than its neighbour.
     zoom = max(1, _SIDE // max(rows, columns))
@@ -35,8 +35,8 @@ def channels_png(vector: Vector, note: ActivationsNote, colormap: Colormap, titl
         vector.reshape(len(note.channels), rows, columns), note.channels, strict=True
     ):
         span = channel.largest - channel.smallest
-        levels = (one - channel.smallest) / (span or 1) * (len(colours) - 1)
-        pixels = colours[levels.round().astype(np.uint8)].repeat(zoom, 0).repeat(zoom, 1)
+        levels = (one - channel.smallest) / (span or 1) * (len(colors) - 1)
+        pixels = colors[levels.round().astype(np.uint8)].repeat(zoom, 0).repeat(zoom, 1)
         tiles.append(Tile(pixels, f"{channel.index}: {channel.mean:.2g}", blank=span == 0))
     return png(sheet(tiles, title=title))
 

@@ -1,4 +1,4 @@
-"""Colours for values in 0..1: the maps that people know by name, without matplotlib.
+"""Colors for values in 0..1: the maps that people know by name, without matplotlib.
 
 matplotlib would add half a second and 50 MB to the start of the API for seven small tables.
 """
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Colormap = Literal["jet", "turbo", "viridis", "inferno", "magma", "plasma", "gray"]
 COLORMAPS: tuple[Colormap, ...] = get_args(Colormap)
-Colours = npt.NDArray[np.uint8]
+Colors = npt.NDArray[np.uint8]
 
 LEVELS = 256
 
@@ -52,8 +52,8 @@ _JET: tuple[tuple[list[float], list[float]], ...] = (
 )
 
 
-def colours_of(name: Colormap) -> Colours:
-    """The colours of a map, from the lowest value to the highest: (256, 3) uint8."""
+def colors_of(name: Colormap) -> Colors:
+    """The colors of a map, from the lowest value to the highest: (256, 3) uint8."""
     if name == "gray":
         return np.repeat(np.arange(LEVELS, dtype=np.uint8)[:, None], 3, axis=1)
     if name == "jet":
@@ -65,8 +65,8 @@ def colours_of(name: Colormap) -> Colours:
     return np.stack(channels, axis=1).round().astype(np.uint8)
 
 
-def _jet() -> Colours:
+def _jet() -> Colors:
     x = np.linspace(0, 1, LEVELS)
     jet = np.stack([np.interp(x, *points) for points in _JET], axis=1)
-    colours: Colours = (jet * (LEVELS - 1)).round().astype(np.uint8)
-    return colours
+    colors: Colors = (jet * (LEVELS - 1)).round().astype(np.uint8)
+    return colors

@@ -9,7 +9,7 @@ from PIL import Image
 from models.images.decode import upright
 from models.images.resize import Box, Size
 from models.rendering.channels import strip
-from models.rendering.colormaps import Colormap, colours_of
+from models.rendering.colormaps import Colormap, colors_of
 from models.rendering.legend import with_legend
 from models.rendering.overlay import map_alone, overlay
 from models.rendering.png import Packing, go_on, png
@@ -27,9 +27,9 @@ class Look:
 
     Attributes:
         shown: On its picture, or alone.
-        colormap: Its colours.
+        colormap: Its colors.
         alpha: Of the map over the picture, 0 to 1.
-        legend: Whether with a title and a bar of the colours.
+        legend: Whether with a title and a bar of the colors.
         compact: Whether an overlay's file is made small, which takes longer than drawing it.
     """
 
@@ -84,16 +84,16 @@ def render(
         picture = bounded(picture, share)
     drawn = bounded_size(size, share)
     box = _scaled(box, size, drawn)
-    colours = colours_of(look.colormap)
+    colors = colors_of(look.colormap)
     pictures = []
     for layer in layers:
         check()
         if picture is None:
-            shown = map_alone(drawn, layer.grid, box, colours=colours)
+            shown = map_alone(drawn, layer.grid, box, colors=colors)
         else:
             shown = picture.copy() if len(layers) > 1 else picture
-            overlay(shown, layer.grid, box, colours=colours, alpha=look.alpha)
-        pictures.append(with_legend(shown, layer.title, colours) if look.legend else shown)
+            overlay(shown, layer.grid, box, colors=colors, alpha=look.alpha)
+        pictures.append(with_legend(shown, layer.title, colors) if look.legend else shown)
     whole = pictures[0] if len(pictures) == 1 else strip(pictures)
     return png(whole, "drawing" if picture is None else _packing(whole, look), check)
 

@@ -1,8 +1,8 @@
-"""Words beside pictures: a title above, and a bar that says which colour means how much."""
+"""Words beside pictures: a title above, and a bar that says which color means how much."""
 
 from PIL import Image, ImageDraw, ImageFont
 
-from models.rendering.colormaps import LEVELS, Colours
+from models.rendering.colormaps import LEVELS, Colors
 
 _PAPER, _INK = (255, 255, 255), (24, 24, 24)
 _SMALLEST, _LARGEST = 10, 64
@@ -23,13 +23,13 @@ def text_size(width: int) -> int:
     return max(_SMALLEST, min(_LARGEST, width * _SMALLEST // _FINEST))
 
 
-def with_legend(picture: Image.Image, title: str, colours: Colours) -> Image.Image:
-    """The picture with its title above and the bar of colours, from 0 to 1, below.
+def with_legend(picture: Image.Image, title: str, colors: Colors) -> Image.Image:
+    """The picture with its title above and the bar of colors, from 0 to 1, below.
 
     Args:
         picture: RGB.
         title: Goes on in a second line where it has no room in one, and so on.
-        colours: See `models.rendering.colormaps`.
+        colors: See `models.rendering.colormaps`.
     """
     size = text_size(picture.width)
     font = font_of(size)
@@ -49,7 +49,7 @@ def with_legend(picture: Image.Image, title: str, colours: Colours) -> Image.Ima
     if across > 0:
         bar = Image.new("P", (LEVELS, 1))
         bar.putdata(range(LEVELS))
-        bar.putpalette(colours.tobytes())
+        bar.putpalette(colors.tobytes())
         whole.paste(
             bar.convert("RGB").resize((across, size)), (2 * margin + size, foot - size // 2)
         )

@@ -1,7 +1,7 @@
 """A picture as a PNG, written quickly: a heatmap's would else cost more than the network does.
 
 Pillow tries every filter on every row, which takes most of its time at any level. On a photo under
-colours one filter makes a file as small in a third of the time, and neither matches nor runs are
+colors one filter makes a file as small in a third of the time, and neither matches nor runs are
 worth looking for there: what its neighbour leaves of a value is noise. Even so its codes are three
 quarters of an overlay's cost, to save a fifth of a JPEG photo's bytes; so they may be left out.
 """

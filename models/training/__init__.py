@@ -1,1 +1,1 @@
-"""Learning new classes: from a data set to a model that can be published."""
+"""Learning new classes: from a dataset to a model that can be published."""

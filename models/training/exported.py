@@ -48,7 +48,7 @@ def decoded(examples: Sequence[Example], target: Target, *, max_pixels: int) -> 
     """Pictures as a served request would bring them: uint8 (n, h, w, 3).
 
     Raises:
-        InvalidImage: One cannot be read; was the data set changed meanwhile?
+        InvalidImage: One cannot be read; was the dataset changed meanwhile?
     """
     return np.stack(
         [decode(one.read(), network=target, max_pixels=max_pixels).pixels for one in examples]

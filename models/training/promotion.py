@@ -1,7 +1,7 @@
 """Whether a newly trained version becomes the champion: the rule, and the words that explain it.
 
 `if_better` compares like with like. The champion's recorded accuracy counts only if it was measured
-on the same pictures, which equal digests of the data set prove; else it is measured anew on the
+on the same pictures, which equal digests of the dataset prove; else it is measured anew on the
 pictures that the newcomer was measured on.
 """
 

@@ -60,7 +60,7 @@ def run(work: Work, settings: Settings, supply: Supply | None = None) -> dict[st
     Args:
         work: The attempt; its request is a `TrainingRequest` as JSON.
         settings: Where everything is.
-        supply: What is learned from; left out, the data set that the request names.
+        supply: What is learned from; left out, the dataset that the request names.
 
     Returns:
         A `TrainingResult` as JSON.

@@ -20,7 +20,7 @@ class Evaluation:
     """The finished network's answers on one split, as the exported version will give them.
 
     Attributes:
-        examples: The pictures, in the data set's order.
+        examples: The pictures, in the dataset's order.
         truth: int32 (n,), the class of each.
         probabilities: float32 (n, classes).
         loss: Mean cross-entropy, unweighted and without penalties.
@@ -62,7 +62,7 @@ class Trained:
         phase_seconds: Wall-clock time of ``features``, ``head``, ``finetune``, ``scratch`` and
             ``evaluate``, as far as they were done in this attempt or an earlier one.
         best_epochs: By phase, the epoch whose weights were kept.
-        provenance: Base weights, data set and job.
+        provenance: Base weights, dataset and job.
         devices: What it was computed on.
         filters: Frames for `filters.gif`, if they were asked for.
     """

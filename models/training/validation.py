@@ -1,4 +1,4 @@
-"""What a request and a data set's classes have to do with each other. Known without TensorFlow.
+"""What a request and a dataset's classes have to do with each other. Known without TensorFlow.
 
 Under which names a training may publish; known without TensorFlow, so asked before it queues.
 
@@ -30,7 +30,7 @@ MOST_CLASSES = 1000
 
 
 def check_classes(request: TrainingRequest, dataset: Dataset) -> None:
-    """Whether a request and a data set fit together.
+    """Whether a request and a dataset fit together.
 
     Raises:
         ValidationFailed: They do not; says what to change.
@@ -55,8 +55,8 @@ def check_count(classes: int) -> None:
     """
     if classes > MOST_CLASSES:
         raise ValidationFailed(
-            f"The data set has {classes:,} classes; a training may have {MOST_CLASSES:,}. "
-            "Merge some, or split the data set up."
+            f"The dataset has {classes:,} classes; a training may have {MOST_CLASSES:,}. "
+            "Merge some, or split the dataset up."
         )
 
 
@@ -69,13 +69,13 @@ def check_names(request: TrainingRequest, classes: Collection[str]) -> None:
     if request.head is not None and request.head.output == "sigmoid" and len(classes) != 2:
         raise ValidationFailed(
             f"One sigmoid tells 2 classes apart, not {len(classes)}. Send "
-            '"head": {"output": "softmax"}, or a data set of 2 classes.'
+            '"head": {"output": "softmax"}, or a dataset of 2 classes.'
         )
     if isinstance(request.class_weights, dict):
         strange = request.class_weights.keys() - set(classes)
         if strange:
             raise ValidationFailed(
-                f"class_weights: the data set has no class {', '.join(sorted(strange)[:5])}. "
+                f"class_weights: the dataset has no class {', '.join(sorted(strange)[:5])}. "
                 f"Its classes: {', '.join(sorted(classes)[:20])}."
             )
 

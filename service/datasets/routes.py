@@ -26,7 +26,7 @@ router = APIRouter(prefix="/v1/datasets", tags=["Data sets"])
 _CACHED = "private, max-age=86400, immutable"
 
 DatasetId = Annotated[
-    str, Path(description="A data set's id.", pattern=DATASET_ID, examples=[examples.DATASET["id"]])
+    str, Path(description="A dataset's id.", pattern=DATASET_ID, examples=[examples.DATASET["id"]])
 ]
 FileId = Annotated[
     str,
@@ -70,7 +70,7 @@ class Added(BaseModel):
 @router.post(
     "",
     operation_id="create_dataset",
-    summary="Upload a data set",
+    summary="Upload a dataset",
     status_code=201,
     response_model=DatasetInfo,
     openapi_extra={
@@ -86,11 +86,11 @@ class Added(BaseModel):
         }
     },
     responses={
-        201: examples.shown("The data set, with all that was left out.", examples.DATASET),
+        201: examples.shown("The dataset, with all that was left out.", examples.DATASET),
         202: {
             "model": Job,
             **examples.shown(
-                "The archive has arrived; the job's result will be the data set.",
+                "The archive has arrived; the job's result will be the dataset.",
                 examples.JOB | {"kind": "dataset_import"},
             ),
             "headers": {
@@ -113,13 +113,13 @@ async def create_dataset(
     deadline: Timed,
     services: ServicesDep,
 ) -> JSONResponse:
-    """Send an archive of class folders, or the name of a data set that begins empty.
+    """Send an archive of class folders, or the name of a dataset that begins empty.
 
     The archive is a zip, tar or tar.gz of `cat/ dog/ …`, or of `train/ validation/ test/` with
     such folders inside. Without splits, each class is split by `validation`, `test` and `seed`.
     Every picture is decoded; what is none, a copy or hidden is left out and listed. A dishonest
     archive is refused as a whole. A large archive, or any with `Prefer: respond-async`, is taken
-    in by a job whose result is the data set.
+    in by a job whose result is the dataset.
     """
     made = await upload.create(
         request, query, key=key, deferred=deferred, deadline=deadline, services=services
@@ -132,10 +132,10 @@ async def create_dataset(
 @router.get(
     "",
     operation_id="list_datasets",
-    summary="List data sets",
+    summary="List datasets",
     responses={
         200: examples.shown(
-            "A page of data sets, newest first.",
+            "A page of datasets, newest first.",
             {"items": [examples.DATASET], "next_cursor": None},
         ),
         **problem_responses("validation_error", "dependency_unavailable"),
@@ -144,7 +144,7 @@ async def create_dataset(
 async def list_datasets(
     query: Annotated[PageQuery, Query()], services: ServicesDep
 ) -> Page[DatasetInfo]:
-    """All data sets, newest first."""
+    """All datasets, newest first."""
     return await run_in_threadpool(
         services.datasets.rows.list, limit=query.limit, cursor=query.cursor
     )
@@ -153,8 +153,8 @@ async def list_datasets(
 @router.get(
     "/{dataset_id}",
     operation_id="get_dataset",
-    summary="Look at a data set",
-    responses={200: examples.shown("The data set.", examples.DATASET), **_MISSING},
+    summary="Look at a dataset",
+    responses={200: examples.shown("The dataset.", examples.DATASET), **_MISSING},
 )
 async def get_dataset(dataset_id: DatasetId, services: ServicesDep) -> DatasetInfo:
     """Its classes, splits and warnings, and the first files that were left out."""
@@ -164,14 +164,14 @@ async def get_dataset(dataset_id: DatasetId, services: ServicesDep) -> DatasetIn
 @router.delete(
     "/{dataset_id}",
     operation_id="delete_dataset",
-    summary="Delete a data set",
+    summary="Delete a dataset",
     status_code=204,
     responses={**_MISSING, **problem_responses("conflict")},
 )
 async def delete_dataset(
     request: Request, dataset_id: DatasetId, services: ServicesDep
 ) -> Response:
-    """Remove a data set and its pictures for good; not while a training uses it."""
+    """Remove a dataset and its pictures for good; not while a training uses it."""
     await run_in_threadpool(services.datasets.delete, dataset_id)
     await audit.done(request, services, "dataset_deleted", dataset_id)
     return Response(status_code=204)
@@ -186,7 +186,7 @@ async def delete_dataset(
     openapi_extra={"requestBody": IMAGES_BODY},
     responses={
         201: examples.shown(
-            "The data set as it is now, and what became of each picture.",
+            "The dataset as it is now, and what became of each picture.",
             {"dataset": examples.DATASET, "files": [examples.FILE]},
         ),
         **_MISSING,
@@ -220,7 +220,7 @@ async def add_images(
 @router.get(
     "/{dataset_id}/files",
     operation_id="list_files",
-    summary="List the files of a data set",
+    summary="List the files of a dataset",
     responses={
         200: examples.shown(
             "A page of files, in the order in which they were sent.",
@@ -246,7 +246,7 @@ async def list_files(
 @router.get(
     "/{dataset_id}/files/{file_id}/thumbnail",
     operation_id="get_thumbnail",
-    summary="See a picture of a data set, small",
+    summary="See a picture of a dataset, small",
     response_class=Response,
     responses={
         200: {

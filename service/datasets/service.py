@@ -1,6 +1,6 @@
-"""Data sets of one installation: the folders that hold them, and the rows that find them.
+"""Datasets of one installation: the folders that hold them, and the rows that find them.
 
-The folder is placed first and makes the data set; the row follows. If the row cannot be written,
+The folder is placed first and makes the dataset; the row follows. If the row cannot be written,
 the folder goes again; if the process dies in between, the next `reconcile` writes it.
 """
 
@@ -16,7 +16,7 @@ import structlog
 
 from contracts.errors import Conflict, DatasetNotFound, Draining, NotFound, OpsinError, QueueFull
 from contracts.training.datasets import Listing
-from database.datasets import DataSets as Rows
+from database.datasets import DatasetRows as Rows
 from database.idempotency import IdempotencyKey
 from models.datasets.admission import Told
 from models.datasets.dataset import Split
@@ -34,12 +34,12 @@ def _unused(_dataset_id: str) -> bool:
 
 
 class Datasets:
-    """Makes, shows and removes data sets. All methods block; call them from a thread.
+    """Makes, shows and removes datasets. All methods block; call them from a thread.
 
     Args:
         library: The folders.
         rows: The tables.
-        in_use: Whether something that is under way, such as a training, needs a data set.
+        in_use: Whether something that is under way, such as a training, needs a dataset.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Datasets:
         with self._room:
             if self._uploads.total() >= _AT_ONCE:
                 raise QueueFull(
-                    f"{_AT_ONCE} data sets are being taken in already. Retry soon.", retry_after=10
+                    f"{_AT_ONCE} datasets are being taken in already. Retry soon.", retry_after=10
                 )
             if self._uploads[payer] >= _EACH:
                 raise QueueFull(
-                    f"{_EACH} of your data sets are being taken in already. Retry soon.",
+                    f"{_EACH} of your datasets are being taken in already. Retry soon.",
                     retry_after=10,
                 )
             self._uploads[payer] += 1
@@ -111,7 +111,7 @@ class Datasets:
         told: Told,
         asked: IdempotencyKey | None = None,
     ) -> dict[str, Any]:
-        """Admit an archive or a folder, or begin an empty data set.
+        """Admit an archive or a folder, or begin an empty dataset.
 
         Returns:
             A `DatasetInfo` as JSON: the first answer where `asked` was asked before.
@@ -157,7 +157,7 @@ class Datasets:
 
         Raises:
             OpsinError: See `Library.add`.
-            Conflict: The data set is in use.
+            Conflict: The dataset is in use.
         """
         if asked and (earlier := self.rows.answered(asked)):
             return earlier.body
@@ -172,7 +172,7 @@ class Datasets:
         return body if earlier is None else earlier.body
 
     def delete(self, dataset_id: str) -> None:
-        """Remove a data set for good.
+        """Remove a dataset for good.
 
         Raises:
             DatasetNotFound: There is none of that id.
@@ -185,17 +185,17 @@ class Datasets:
         """A small JPEG of an admitted file.
 
         Raises:
-            DatasetNotFound: There is no such data set.
+            DatasetNotFound: There is no such dataset.
             NotFound: It has no such file, or the file was left out.
         """
         file = self.rows.file(dataset_id, file_id)
         if file.status != "admitted" or file.sha256 is None:
-            raise NotFound("The file was left out of the data set, so there is no picture of it.")
+            raise NotFound("The file was left out of the dataset, so there is no picture of it.")
         return self.library.thumbnail(dataset_id, file.sha256)
 
     def _require_unused(self, dataset_id: str) -> None:
         if self._in_use(dataset_id):
-            raise Conflict("A training uses the data set. Wait for it, or cancel it first.")
+            raise Conflict("A training uses the dataset. Wait for it, or cancel it first.")
 
     def _forget(self, dataset_id: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What a request brings for a data set: an archive, a name, or pictures, read within its deadline.
+"""What a request brings for a dataset: an archive, a name, or pictures, read within its deadline.
 
 The routes name the address and the answer; here the body is read, checked and handed on.
 """
@@ -80,7 +80,7 @@ async def create(
     deadline: Deadline,
     services: Services,
 ) -> dict[str, Any] | Job:
-    """Make a data set of what the request brings, or a job that will.
+    """Make a dataset of what the request brings, or a job that will.
 
     Args:
         request: The request, its body unread.
@@ -246,7 +246,7 @@ def _name_of(form: ArchiveForm) -> str:
 def _checked_name(name: str) -> str:
     plain = name.strip()
     if not plain or len(plain) > MOST_NAME or not plain.isprintable():
-        raise ValidationFailed("A data set's name has 1 to 100 printable characters.")
+        raise ValidationFailed("A dataset's name has 1 to 100 printable characters.")
     return plain
 
 

@@ -87,7 +87,7 @@ async def activations(
 ) -> Response:
     """Show a layer's feature maps of one image.
 
-    Each map has its own range of colours; one that is the same everywhere is marked as blank.
+    Each map has its own range of colors; one that is the same everywhere is marked as blank.
     """
     question = ActivationsAsk(
         layer=query.layer, channels=query.channels, order=query.order, seed=query.seed

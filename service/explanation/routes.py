@@ -45,9 +45,9 @@ class HeatmapQuery(EmbedQuery):
         "class.",
     )
     alpha: float = Field(0.5, ge=0, le=1, description="Of the map over the picture.")
-    colormap: Colormap = Field("jet", description="The map's colours.")
+    colormap: Colormap = Field("jet", description="The map's colors.")
     output: Shown = Field("overlay", description="The map on the picture, or alone.")
-    legend: bool = Field(False, description="Title with class and probability, and a colour bar.")
+    legend: bool = Field(False, description="Title with class and probability, and a color bar.")
     compact: bool = Field(
         False,
         description="Whether an overlay's file is made a fifth to a half smaller, at three times "

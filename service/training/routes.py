@@ -1,4 +1,4 @@
-"""`/v1/trainings` and `/v1/presets`: from a data set to a version that is served."""
+"""`/v1/trainings` and `/v1/presets`: from a dataset to a version that is served."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -19,7 +19,7 @@ router = APIRouter(tags=["Trainings"])
 @router.post(
     "/v1/trainings",
     operation_id="create_training",
-    summary="Train a model on a data set",
+    summary="Train a model on a dataset",
     status_code=202,
     response_model=Job,
     openapi_extra={
@@ -56,10 +56,10 @@ router = APIRouter(tags=["Trainings"])
 async def create_training(
     *, request: Request, deadline: Timed, services: ServicesDep, key: CreationKey = None
 ) -> JSONResponse:
-    """Train a network on a data set, and publish what it has learned as a new version of `model`.
+    """Train a network on a dataset, and publish what it has learned as a new version of `model`.
 
     All but `dataset_id`, `model` and `network` have defaults that work. `face_cnn` takes enrolled
-    `subjects` in place of a data set, and learns from the frames that are kept of them. A `preset`
+    `subjects` in place of a dataset, and learns from the frames that are kept of them. A `preset`
     fills in what is not sent, `network` too. Follow the job's events; `promote` says when the new
     version is served.
     """

@@ -23,7 +23,7 @@ from contracts.errors import (
 from contracts.jobs import Job
 from contracts.settings import Settings
 from contracts.training.trainings import LEAST_FRAMES, TrainingRequest
-from database.datasets import DataSets
+from database.datasets import DatasetRows
 from database.faces.subjects import Subjects
 from models.training.memory import check_size, memory_limit
 from models.training.presets import training_request
@@ -78,7 +78,7 @@ async def _submit_with_data_set(
     services: Services,
 ) -> Job:
     datasets = services.datasets
-    # Asked first: a data set that is being changed is waited for only if it is worth it.
+    # Asked first: a dataset that is being changed is waited for only if it is worth it.
     await run_in_threadpool(_check_data_set, training, datasets.rows, services.settings)
     async with contextmanager_in_threadpool(datasets.library.hold(training.dataset_id or "")):
         # Whoever would change or delete it now waits, and then meets the job.
@@ -126,10 +126,10 @@ def _check_subjects(training: TrainingRequest, subjects: Subjects) -> None:
     check_names(training, training.subjects or ())
 
 
-def _check_data_set(training: TrainingRequest, rows: DataSets, settings: Settings) -> None:
+def _check_data_set(training: TrainingRequest, rows: DatasetRows, settings: Settings) -> None:
     info = rows.get(training.dataset_id or "")
     if not info.trainable:
-        raise NotTrainable(info.reason or "Nothing can be learned from the data set.")
+        raise NotTrainable(info.reason or "Nothing can be learned from the dataset.")
     check_count(len(info.classes))
     check_names(training, info.classes)
     check_size(training, len(info.classes), memory_limit(settings.training_memory_mb))

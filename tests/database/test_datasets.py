@@ -1,4 +1,4 @@
-"""The rows of data sets: pages, filters, revisions, and one answer a key."""
+"""The rows of datasets: pages, filters, revisions, and one answer a key."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +10,14 @@ from sqlalchemy import Engine, event
 
 from contracts.errors import DatasetNotFound, IdempotencyConflict, NotFound, ValidationFailed
 from contracts.training.datasets import DatasetFile, DatasetInfo, Listing
-from database.datasets import DataSets
+from database.datasets import DatasetRows
 from database.idempotency import IdempotencyKey
 from tests.database.conftest import Clock
 
 
 @pytest.fixture
-def rows(engine: Engine, clock: Clock) -> DataSets:
-    return DataSets(engine, clock)
+def rows(engine: Engine, clock: Clock) -> DatasetRows:
+    return DatasetRows(engine, clock)
 
 
 def listing(dataset_id: str, clock: Clock, *, revision: int = 1, files: int = 0) -> Listing:
@@ -45,7 +45,7 @@ def listing(dataset_id: str, clock: Clock, *, revision: int = 1, files: int = 0)
     return Listing(info=info, validation=0.15, test=0.15, files=made)
 
 
-def test_pages_newest_first(rows: DataSets, clock: Clock) -> None:
+def test_pages_newest_first(rows: DatasetRows, clock: Clock) -> None:
     for number in range(5):
         rows.put(listing(f"ds_{number}", clock))
         clock.now += timedelta(seconds=number % 2)  # some share their moment
@@ -61,7 +61,7 @@ def test_pages_newest_first(rows: DataSets, clock: Clock) -> None:
     assert seen[0] == "ds_4"
 
 
-def test_files_by_label_and_status(rows: DataSets, clock: Clock) -> None:
+def test_files_by_label_and_status(rows: DatasetRows, clock: Clock) -> None:
     whole = listing("ds_1", clock, files=2500)
     rows.put(whole)
     rows.put(listing("ds_2", clock, files=3))
@@ -77,7 +77,7 @@ def test_files_by_label_and_status(rows: DataSets, clock: Clock) -> None:
         rows.file("ds_2", "file_7")
 
 
-def test_a_later_revision_replaces_and_an_earlier_does_not(rows: DataSets, clock: Clock) -> None:
+def test_a_later_revision_replaces_and_an_earlier_does_not(rows: DatasetRows, clock: Clock) -> None:
     rows.put(listing("ds_1", clock, revision=2, files=4))
     rows.put(listing("ds_1", clock, revision=1, files=1))
     assert (rows.get("ds_1").revision, len(rows.files("ds_1").items)) == (2, 4)
@@ -86,7 +86,7 @@ def test_a_later_revision_replaces_and_an_earlier_does_not(rows: DataSets, clock
     assert len(rows.files("ds_1").items) == 6
 
 
-def test_deleting_takes_the_files_along(rows: DataSets, clock: Clock) -> None:
+def test_deleting_takes_the_files_along(rows: DatasetRows, clock: Clock) -> None:
     rows.put(listing("ds_1", clock, files=3))
     rows.delete("ds_1")
     for ask in (rows.get, rows.files, rows.delete):
@@ -96,7 +96,7 @@ def test_deleting_takes_the_files_along(rows: DataSets, clock: Clock) -> None:
     assert rows.files("ds_1").items == []
 
 
-def test_one_answer_a_key(rows: DataSets, clock: Clock) -> None:
+def test_one_answer_a_key(rows: DatasetRows, clock: Clock) -> None:
     asked = IdempotencyKey("k", "dataset", "d")
     assert rows.answered(asked) is None
     assert rows.put(listing("ds_1", clock), asked=asked) is None
@@ -108,7 +108,7 @@ def test_one_answer_a_key(rows: DataSets, clock: Clock) -> None:
         rows.put(listing("ds_3", clock), asked=IdempotencyKey("k", "dataset", "other"))
 
 
-def test_many_with_one_key_make_one(rows: DataSets, clock: Clock) -> None:
+def test_many_with_one_key_make_one(rows: DatasetRows, clock: Clock) -> None:
     asked = IdempotencyKey("k", "dataset", "d")
 
     def put(number: int) -> object:
@@ -123,7 +123,7 @@ def test_many_with_one_key_make_one(rows: DataSets, clock: Clock) -> None:
 @pytest.mark.parametrize(
     "cursor", ["", "x", "W10=", "WzFd", "e30=", "Wy0xXQ==", "WyJhIiwgImIiXQ=="]
 )
-def test_a_strange_cursor_is_refused(rows: DataSets, clock: Clock, cursor: str) -> None:
+def test_a_strange_cursor_is_refused(rows: DatasetRows, clock: Clock, cursor: str) -> None:
     rows.put(listing("ds_1", clock))
     with pytest.raises(ValidationFailed):
         rows.list(cursor=cursor)
@@ -133,7 +133,7 @@ def test_a_strange_cursor_is_refused(rows: DataSets, clock: Clock, cursor: str) 
 
 
 def test_adding_to_a_large_data_set_writes_what_is_new(
-    rows: DataSets, engine: Engine, clock: Clock
+    rows: DatasetRows, engine: Engine, clock: Clock
 ) -> None:
     rows.put(listing("ds_1", clock, files=3000))
     written = []
@@ -159,7 +159,7 @@ def test_adding_to_a_large_data_set_writes_what_is_new(
 
 
 def test_others_write_while_a_large_data_set_is_taken_in(
-    rows: DataSets, engine: Engine, clock: Clock
+    rows: DatasetRows, engine: Engine, clock: Clock
 ) -> None:
     """None of them waits as long as they may, a tenth of the 5 s that the engine allows."""
     many, waits = listing("ds_large", clock, files=8_000), []

@@ -13,22 +13,22 @@ from tests.flow.running import READY_SECONDS, Running
 from tests.models.datasets.packing import zipped
 
 FINISHED = {"succeeded", "failed", "cancelled"}
-COLOURS = {"blue": 2, "green": 1, "red": 0}
+COLORS = {"blue": 2, "green": 1, "red": 0}
 
 
-def picture(colour: str, number: int, side: int = 32) -> bytes:
-    """Noise that is more of one colour than of the others, as PNG."""
-    chance = np.random.default_rng([COLOURS[colour], number])
+def picture(color: str, number: int, side: int = 32) -> bytes:
+    """Noise that is more of one color than of the others, as PNG."""
+    chance = np.random.default_rng([COLORS[color], number])
     pixels = chance.integers(0, 170, (side, side, 3))
-    pixels[..., COLOURS[colour]] += 85
+    pixels[..., COLORS[color]] += 85
     buffer = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def colours(count: int = 20) -> bytes:
+def colors(count: int = 20) -> bytes:
     """A zip of three classes."""
-    return zipped({f"{c}/{n}.png": picture(c, n) for c in COLOURS for n in range(count)})
+    return zipped({f"{c}/{n}.png": picture(c, n) for c in COLORS for n in range(count)})
 
 
 def installation(home: Path, weights: Path, store: Path | None, env: dict[str, str]) -> Running:
@@ -57,7 +57,7 @@ def uploaded(client: httpx.Client, archive: bytes, **headers: str) -> httpx.Resp
 
 def train(client: httpx.Client, dataset_id: str, **fields: Any) -> dict[str, Any]:
     """The job of a training; with a network from scratch unless told otherwise."""
-    least = {"dataset_id": dataset_id, "model": "colours", "network": "cnn_small"}
+    least = {"dataset_id": dataset_id, "model": "colors", "network": "cnn_small"}
     answer = client.post("/v1/trainings", json=least | {"image_size": 28} | fields)
     assert answer.status_code == 202, answer.text
     job: dict[str, Any] = answer.json()

@@ -49,7 +49,7 @@ def trained(learning: Running, client: httpx.Client) -> dict[str, Any]:
 
     def is_served() -> bool:
         items = learning.get("/v1/models").json()["items"]
-        return any(one["name"] == "colours" and one["state"] == "ready" for one in items)
+        return any(one["name"] == "colors" and one["state"] == "ready" for one in items)
 
     learning.await_that(is_served, READY_SECONDS)
     return done
@@ -57,7 +57,7 @@ def trained(learning: Running, client: httpx.Client) -> dict[str, Any]:
 
 def asked(client: httpx.Client, path: str, data: bytes, **params: Any) -> dict[str, Any]:
     headers = {"Content-Type": "image/png", "Accept": "application/json", "X-Timeout-Ms": "300000"}
-    answer = client.post(path, params={"model": "colours"} | params, content=data, headers=headers)
+    answer = client.post(path, params={"model": "colors"} | params, content=data, headers=headers)
     assert answer.status_code == 200, answer.text
     told: dict[str, Any] = answer.json()
     return told
@@ -65,14 +65,14 @@ def asked(client: httpx.Client, path: str, data: bytes, **params: Any) -> dict[s
 
 def test_it_has_two_classes_everywhere(trained: dict[str, Any], client: httpx.Client) -> None:
     assert trained["result"]["metrics"]["test"]["accuracy"] == 1.0
-    manifest = client.get("/v1/models/colours/versions/1").json()
+    manifest = client.get("/v1/models/colors/versions/1").json()
     assert manifest["classes"] == 2
-    labels = client.get("/v1/models/colours/versions/1/download?format=labels").text
+    labels = client.get("/v1/models/colors/versions/1/download?format=labels").text
     assert ("blue" in labels, "red" in labels) == (True, True)
-    for colour in ("blue", "red"):
-        told = asked(client, "/v1/classify", picture(colour, 99), top_k=5)
+    for color in ("blue", "red"):
+        told = asked(client, "/v1/classify", picture(color, 99), top_k=5)
         first, second = told["results"][0]["predictions"]
-        assert (first["label"], second["label"]) == (colour, {"blue": "red", "red": "blue"}[colour])
+        assert (first["label"], second["label"]) == (color, {"blue": "red", "red": "blue"}[color])
         assert first["probability"] + second["probability"] == pytest.approx(1, abs=1e-5)
 
 
@@ -108,7 +108,7 @@ def test_either_class_is_explained(method: str, client: httpx.Client) -> None:
 def test_there_is_no_third_class(client: httpx.Client) -> None:
     answer = client.post(
         "/v1/heatmap",
-        params={"model": "colours", "class_index": 2},
+        params={"model": "colors", "class_index": 2},
         content=picture("red", 1),
         headers={"Content-Type": "image/png"},
     )

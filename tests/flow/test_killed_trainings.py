@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.flow.learning import begin, colours, ended, installation, job, train, uploaded
+from tests.flow.learning import begin, colors, ended, installation, job, train, uploaded
 from tests.flow.running import Running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -88,8 +88,8 @@ def versions(client: httpx.Client, model: str) -> list[int]:
 
 
 def calm(client: httpx.Client) -> tuple[str, dict[str, Any], float]:
-    """The data set, an undisturbed training of it, and how long that took."""
-    dataset = uploaded(client, colours(30)).json()["id"]
+    """The dataset, an undisturbed training of it, and how long that took."""
+    dataset = uploaded(client, colors(30)).json()["id"]
     began = time.monotonic()
     done = ended(client, train(client, dataset, model="calm", **FIELDS)["id"], 300)
     figures(done)

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.flow.learning import COLOURS, colours, ended, picture, train, uploaded
+from tests.flow.learning import COLORS, colors, ended, picture, train, uploaded
 from tests.flow.running import READY_SECONDS, Running
 
 # Imported by every Python that has its folder on the path, before anything else is.
@@ -81,11 +81,11 @@ def test_serving_explaining_and_learning_talk_to_nobody(
         patient = {"X-Timeout-Ms": "110000"}  # TensorFlow is read for the heatmap
         for path in ("/v1/classify", "/v1/embed", "/v1/heatmap"):
             assert client.post(path, files=photo, headers=patient).status_code == 200
-        dataset = uploaded(client, colours(10)).json()["id"]
+        dataset = uploaded(client, colors(10)).json()["id"]
         job = train(client, dataset, epochs={"scratch": 1})
         assert ended(client, job["id"], READY_SECONDS)["state"] == "succeeded"
         assert client.get("/v1/system").status_code == 200
-    assert COLOURS
+    assert COLORS
     log = Path(guard["GUARD_LOG"])
     pids = set(log.with_name(log.name + ".runs").read_text().split())
     assert len(pids) >= 4, "API, worker, job worker and the training's process are watched"

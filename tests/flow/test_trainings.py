@@ -12,7 +12,7 @@ from PIL import Image
 from tests.conftest import SHARED
 from tests.flow.learning import (
     begin,
-    colours,
+    colors,
     ended,
     installation,
     job,
@@ -53,7 +53,7 @@ def client(learning: Running) -> Iterator[httpx.Client]:
 def dataset(learning: Running) -> str:
     """Taken in by a job, since it is large for this installation."""
     with httpx.Client(base_url=learning.url, timeout=60) as client:
-        answer = uploaded(client, colours())
+        answer = uploaded(client, colors())
         assert answer.status_code == 202, answer.text
         done = ended(client, answer.json()["id"])
         assert done["state"] == "succeeded", done
@@ -94,11 +94,11 @@ def test_from_a_zip_to_a_served_version_and_back(client: httpx.Client, dataset: 
     assert ended(client, second["id"])["result"]["version"] == 2
     for version in (2, 1):
         moved = client.post(
-            "/v1/models/colours/aliases", json={"alias": "champion", "version": version}
+            "/v1/models/colors/aliases", json={"alias": "champion", "version": version}
         )
         assert moved.status_code == 200, moved.text
         answer = client.post(
-            "/v1/classify?model=colours",
+            "/v1/classify?model=colors",
             content=picture("green", 99),
             headers={"Content-Type": "image/png"},
         ).json()

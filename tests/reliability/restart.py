@@ -85,7 +85,7 @@ async def restarted(running: Running, pictures: dict[str, bytes], rate: float) -
         pictures,
         rate=rate,
         job_every=2.0,
-        data_sets=False,
+        datasets=False,
         idle_seconds=_IDLE_SECONDS,
     )
     await traffic.start(len(pictures))

@@ -82,8 +82,8 @@ class Traffic:
         url: The API's.
         pictures: Pictures by name, sent in turn.
         rate: Requests a second.
-        job_every: Seconds between two jobs; in turn images for a network, and a data set.
-        data_sets: Whether there is somebody who takes in data sets.
+        job_every: Seconds between two jobs; in turn images for a network, and a dataset.
+        datasets: Whether there is somebody who takes in datasets.
         idle_seconds: How long a connection is kept that nobody uses.
     """
 
@@ -94,7 +94,7 @@ class Traffic:
         *,
         rate: float,
         job_every: float,
-        data_sets: bool = True,
+        datasets: bool = True,
         idle_seconds: float = 5.0,
     ) -> None:
         self.account = Account()
@@ -102,7 +102,7 @@ class Traffic:
         self._expected: dict[str, str] = {}
         self._rate = rate
         self._job_every = job_every
-        self._data_sets = data_sets
+        self._datasets = datasets
         self._over = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
         self._feeds: list[asyncio.Task[None]] = []
@@ -166,7 +166,7 @@ class Traffic:
     async def _job(self, number: int) -> None:
         """Submit one; the key makes it safe to ask twice."""
         key = {"Idempotency-Key": uuid.uuid4().hex}
-        if number % _DATA_SET_EVERY or not self._data_sets:
+        if number % _DATA_SET_EVERY or not self._datasets:
             head = _head() | key | {"Prefer": "respond-async"}
             sent = self._sent("/v1/classify", content=next(self._pictures)[1], headers=head)
         else:

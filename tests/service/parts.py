@@ -48,7 +48,7 @@ from contracts.queue.heartbeat import HeldModel, WorkerBeat
 from contracts.queue.messages import Pixels, Reply
 from contracts.settings import Settings
 from database.audit import Audit
-from database.datasets import DataSets as Rows
+from database.datasets import DatasetRows as Rows
 from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.jobs import History
@@ -381,7 +381,7 @@ class Unhurried:
 
 
 def datasets_in(folder: Path, limits: Limits | None = None) -> Datasets:
-    """Real data sets; the database has no tables until `with_tables` makes them."""
+    """Real datasets; the database has no tables until `with_tables` makes them."""
     engine = open_engine(f"sqlite:///{folder / 'opsin.db'}")
     library = Library(folder / "datasets", limits or Limits(free_bytes=0))
     return Datasets(library, Rows(engine, lambda: datetime.now(UTC)))

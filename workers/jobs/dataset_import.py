@@ -1,11 +1,11 @@
-"""A data set taken in by a job, and made known to the database. Imports no TensorFlow."""
+"""A dataset taken in by a job, and made known to the database. Imports no TensorFlow."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 from contracts.settings import Settings
 from contracts.work import Work
-from database.datasets import DataSets
+from database.datasets import DatasetRows
 from database.engine import open_engine
 from models.datasets import import_job
 from models.datasets.library import Library
@@ -22,7 +22,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     made = import_job.run(work, settings)
     engine = open_engine(settings.database)
     try:
-        rows = DataSets(engine, lambda: datetime.now(UTC))
+        rows = DatasetRows(engine, lambda: datetime.now(UTC))
         rows.put(Library.of(settings).listing(made["id"]))
     finally:
         engine.dispose()

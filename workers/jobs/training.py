@@ -1,4 +1,4 @@
-"""A training as a worker runs it: of a data set, or of what is kept of enrolled people.
+"""A training as a worker runs it: of a dataset, or of what is kept of enrolled people.
 
 Frames are opened in this process and never written: pictures live in its memory, a published
 version holds none of them, and the job shows none. People are classes by their id, so that no name
@@ -93,7 +93,7 @@ class FromSubjects:
         if len(pictures) < LEAST_FRAMES:
             raise NotTrainable(
                 f"{subject} has {len(pictures)} kept frames with a face; {LEAST_FRAMES} are "
-                "needed. Enrol them again with keep_frames, or leave them out."
+                "needed. Enroll them again with keep_frames, or leave them out."
             )
         validation, test = _FRACTIONS.counts(len(pictures))
         # By the hash of an id that was drawn at random: what frames show has no part in it, and

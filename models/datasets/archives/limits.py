@@ -1,4 +1,4 @@
-"""How much of anything a data set may have; every reader and writer of one is bound by these."""
+"""How much of anything a dataset may have; every reader and writer of one is bound by these."""
 
 import shutil
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Limits:
 def no_room() -> Unavailable:
     """The refusal of what the disk cannot hold."""
     return Unavailable(
-        "The service's disk has no room for this. Delete data sets that are not needed, "
+        "The service's disk has no room for this. Delete datasets that are not needed, "
         "or ask its operator for more.",
         retry_after=60,
     )

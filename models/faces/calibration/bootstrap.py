@@ -2,7 +2,7 @@
 
 Ten pictures of twenty people make 18,000 impostor pairs, but one person who resembles another
 shows in hundreds of them. So people are drawn, with replacement, and each drawing is measured as
-if it were the data set (the subsets bootstrap: R. Bolle, N. Ratha, S. Pankanti, "Error analysis of
+if it were the dataset (the subsets bootstrap: R. Bolle, N. Ratha, S. Pankanti, "Error analysis of
 pattern recognition systems", CVIU 93, 2004). A drawing is a weight for each person: a genuine pair
 counts as often as its person was drawn, an impostor pair as often as the two were drawn together,
 and nobody is paired with their own copy.

@@ -56,13 +56,13 @@ def _draw_scores(axes: Axes, comparisons: Comparisons, found: Calibration) -> No
         (comparisons.impostor, ORANGE, "different people"),
         (comparisons.genuine, BLUE, "the same person"),
     )
-    for scores, colour, label in pairs:
+    for scores, color, label in pairs:
         shares = np.histogram(scores, edges)[0] * 100 / len(scores)
         axes.stairs(
-            shares, edges, color=colour, fill=True, alpha=0.35, linewidth=0,
+            shares, edges, color=color, fill=True, alpha=0.35, linewidth=0,
             label=f"{label}, {len(scores):,} pairs",
         )  # fmt: skip
-        axes.stairs(shares, edges, color=colour, linewidth=1.5)
+        axes.stairs(shares, edges, color=color, linewidth=1.5)
     axes.axvline(found.threshold, color=INK, linewidth=1.2)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.22)  # room for the legend
     axes.annotate(

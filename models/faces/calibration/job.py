@@ -1,4 +1,4 @@
-"""The job behind `POST /v1/faces/calibrations`: from a data set of people to a threshold.
+"""The job behind `POST /v1/faces/calibrations`: from a dataset of people to a threshold.
 
 It changes nothing: `PUT /v1/faces/threshold` puts a threshold in force, and names this job.
 """
@@ -39,24 +39,24 @@ _HELPS: dict[LeftOutReason, str] = {
     "many_faces": "It is not clear whose picture it is. Cut out the one face.",
     "low_quality": "A login would refuse the face. Send larger, sharper, more frontal ones, or "
     "set only_acceptable to false.",
-    "unreadable": "The file cannot be read any more. Was the data set changed?",
+    "unreadable": "The file cannot be read any more. Was the dataset changed?",
     "too_many": f"No more than {MOST_FACES:,} pictures are compared, as many of each person as of "
     "the others.",
 }
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
-    """Measure a data set, and give the job `det.png`.
+    """Measure a dataset, and give the job `det.png`.
 
     Args:
         work: Its request is a `CalibrationBody`.
-        settings: Where data sets, weights and store are.
+        settings: Where datasets, weights and store are.
 
     Returns:
         A `CalibrationResult` as JSON.
 
     Raises:
-        DatasetNotFound: There is no such data set.
+        DatasetNotFound: There is no such dataset.
         NotTrainable: Its usable faces cannot support the rate that was asked for.
         WeightsMissing: What finds faces is not on this machine.
         WorkStoppedError: The job was cancelled.

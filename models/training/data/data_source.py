@@ -1,4 +1,4 @@
-"""What a training learns from: a data set of the library, or pictures that nobody else may see."""
+"""What a training learns from: a dataset of the library, or pictures that nobody else may see."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class Supply(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FromLibrary:
-    """A data set.
+    """A dataset.
 
     Attributes:
         library: Where it is.
@@ -58,19 +58,19 @@ class FromLibrary:
     def of(cls, request: TrainingRequest, settings: Settings) -> "FromLibrary":
         """The one that a request names."""
         if request.dataset_id is None:
-            raise NotTrainable("A training of subjects runs on a worker only. Name a data set.")
+            raise NotTrainable("A training of subjects runs on a worker only. Name a dataset.")
         return cls(Library.of(settings), request.dataset_id)
 
     def load(self) -> Material:
         """As `Supply.load`.
 
         Raises:
-            DatasetNotFound: There is no such data set.
+            DatasetNotFound: There is no such dataset.
             NotTrainable: Nothing can be learned from it.
         """
         listing = self.library.listing(self.dataset_id)
         if not listing.info.trainable:
-            raise NotTrainable(listing.info.reason or "The data set cannot be learned from.")
+            raise NotTrainable(listing.info.reason or "The dataset cannot be learned from.")
         # A copy that was left out has the same hash, and its name would say what nobody learned
         # from.
         names = {
@@ -79,4 +79,4 @@ class FromLibrary:
         return Material(self.library.load(self.dataset_id), names)
 
     def require(self) -> None:
-        """What was learned of a data set may be published whatever becomes of it."""
+        """What was learned of a dataset may be published whatever becomes of it."""

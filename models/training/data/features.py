@@ -2,7 +2,7 @@
 
 By one compiled function in batches of one size: `predict` would pay for its machinery, and a last,
 shorter batch for kernels of its own. The batches are whole shards of the cache, in the order of
-the data set, so that an attempt after a crash computes the rest in the same batches, to the bit.
+the dataset, so that an attempt after a crash computes the rest in the same batches, to the bit.
 """
 
 import hashlib

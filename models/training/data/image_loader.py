@@ -1,4 +1,4 @@
-"""The pictures of a data set as a network takes them, decoded by threads, in bounded memory.
+"""The pictures of a dataset as a network takes them, decoded by threads, in bounded memory.
 
 They go through `models.images.decode.decode`, which is also what a served request goes through: a
 network that was trained on another resize than it is served with loses points of accuracy.
@@ -34,7 +34,7 @@ class _Frame:
 
 
 class Pictures:
-    """Some pictures of a data set; use it as a context manager.
+    """Some pictures of a dataset; use it as a context manager.
 
     Args:
         examples: Which.
@@ -117,7 +117,7 @@ class Pictures:
         except OSError as gone:
             raise ValidationFailed(
                 f"A picture of class '{example.label}' ({example.path.name}) can no longer be "
-                "read; was the data set changed? Start the training again."
+                "read; was the dataset changed? Start the training again."
             ) from gone
         except OpsinError as broken:
             raise InvalidImage(

@@ -72,7 +72,7 @@ def train(request: TrainingRequest, dataset: Dataset, work: Work, workshop: Work
         workshop: What there is to work with.
 
     Raises:
-        ValidationFailed: Request and data set do not fit together; says what to change.
+        ValidationFailed: Request and dataset do not fit together; says what to change.
         WeightsMissing: The base's weights are not on this machine; says how to get them.
         WorkStoppedError: It was told to end.
     """

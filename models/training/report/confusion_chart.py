@@ -10,14 +10,14 @@ from matplotlib.ticker import PercentFormatter
 from models.training.report.figures import FAINT, INK, RULE, figure, plain, png
 from models.training.report.scores import Counts
 
-_COLOURS = "Blues"
+_COLORS = "Blues"
 _DARK = 0.55  # from this share on, white reads better than ink
 _LONGEST = 24
 _COUNTED = 60  # with more classes the numbers would be specks
 
 
 def confusion_chart(counts: Counts, labels: Sequence[str], split: str) -> bytes:
-    """The picture: a cell's colour is its share of the true class, its number the pictures.
+    """The picture: a cell's color is its share of the true class, its number the pictures.
 
     Args:
         counts: A row a true class, a column a predicted one.
@@ -33,7 +33,7 @@ def confusion_chart(counts: Counts, labels: Sequence[str], split: str) -> bytes:
     chart = figure(side + longest + 1.2, side + longest)
     axes = chart.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap=_COLOURS, vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap=_COLORS, vmin=0, vmax=1)
     _name_axes(axes, labels)
     if classes <= _COUNTED:
         _write_counts(axes, counts, shares)

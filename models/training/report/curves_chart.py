@@ -50,7 +50,7 @@ def curves_chart(history: Sequence[Row], best_epochs: Mapping[str, int]) -> byte
 
 
 def _draw_lines(axes: Axes, history: Sequence[Row], quantity: str) -> None:
-    for prefix, label, colour in _LINES:
+    for prefix, label, color in _LINES:
         points = [
             (number, row[prefix + quantity])
             for number, row in enumerate(history, 1)
@@ -59,7 +59,7 @@ def _draw_lines(axes: Axes, history: Sequence[Row], quantity: str) -> None:
         if points:
             mark = "o" if len(points) <= _MARKED_POINTS else None
             axes.plot(
-                *zip(*points, strict=True), color=colour, label=label, linewidth=2,
+                *zip(*points, strict=True), color=color, label=label, linewidth=2,
                 marker=mark, markersize=4,
             )  # fmt: skip
 

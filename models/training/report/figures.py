@@ -47,24 +47,24 @@ def plain(text: Text) -> Text:
     return text
 
 
-def png(chart: Figure, *, colours: int | None = 256) -> bytes:
+def png(chart: Figure, *, colors: int | None = 256) -> bytes:
     """The figure as a PNG.
 
     Args:
         chart: Drawn once; not used afterwards.
-        colours: So many are enough for a chart and make it a third the size; None for photos.
+        colors: So many are enough for a chart and make it a third the size; None for photos.
     """
     drawn, packed = io.BytesIO(), io.BytesIO()
     chart.savefig(drawn, format="png")
     with Image.open(drawn) as image:
-        plain_colours = image.convert("RGB")
-    if colours is not None:
-        plain_colours = plain_colours.quantize(colours, dither=Image.Dither.NONE)
-    plain_colours.save(packed, "PNG", optimize=True)
+        plain_colors = image.convert("RGB")
+    if colors is not None:
+        plain_colors = plain_colors.quantize(colors, dither=Image.Dither.NONE)
+    plain_colors.save(packed, "PNG", optimize=True)
     return packed.getvalue()
 
 
-def coloured(values: npt.NDArray[np.float32], colours: str) -> npt.NDArray[np.uint8]:
-    """Numbers in 0..1 as colours of a scale: (h, w) to uint8 (h, w, 3)."""
-    rgba: npt.NDArray[np.uint8] = colormaps[colours](values, bytes=True)
+def colored(values: npt.NDArray[np.float32], colors: str) -> npt.NDArray[np.uint8]:
+    """Numbers in 0..1 as colors of a scale: (h, w) to uint8 (h, w, 3)."""
+    rgba: npt.NDArray[np.uint8] = colormaps[colors](values, bytes=True)
     return rgba[..., :3]

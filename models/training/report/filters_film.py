@@ -1,6 +1,6 @@
-"""`filters.gif`: a layer's kernels as they evolve from noise, every frame on one scale of colours.
+"""`filters.gif`: a layer's kernels as they evolve from noise, every frame on one scale of colors.
 
-A kernel of three channels is shown in its colours, one of one channel in grey; of a deeper layer
+A kernel of three channels is shown in its colors, one of one channel in grey; of a deeper layer
 the mean over the channels is shown, orange where it adds and blue where it takes away.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from models.training.report.figures import FAINT, INK, RULE, coloured
+from models.training.report.figures import FAINT, INK, RULE, colored
 from models.training.trained import FilterFrame
 
 MOST_FRAMES = 60
@@ -41,7 +41,7 @@ def filters_film(frames: Sequence[FilterFrame], layer: str) -> bytes:
         _page(tiles, f"{layer}   step {frame.step:,}", frame.step / max(1, shown[-1].step))
         for frame, tiles in zip(shown, _tiles_of(shown), strict=True)
     ]
-    # One palette for all frames: colours that change their number flicker.
+    # One palette for all frames: colors that change their number flicker.
     palette = _side_by_side(pictures).quantize(255, dither=Image.Dither.NONE)
     flat = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
     film = io.BytesIO()
@@ -65,7 +65,7 @@ def _tiles_of(frames: Sequence[FilterFrame]) -> list[Tiles]:
     extreme = np.max([np.abs(one).max(axis=(1, 2, 3)) for one in kernels], axis=0)
     scale = np.where(extreme > 0, extreme, 1)[:, None, None, None]
     deep = frames[0].kernels.shape[2] not in {1, 3}
-    return [_colours(0.5 + one / (2 * scale), deep=deep) for one in kernels]
+    return [_colors(0.5 + one / (2 * scale), deep=deep) for one in kernels]
 
 
 def _seen(kernels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -76,9 +76,9 @@ def _seen(kernels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.moveaxis(first, -1, 0)
 
 
-def _colours(values: npt.NDArray[np.float32], *, deep: bool) -> Tiles:
+def _colors(values: npt.NDArray[np.float32], *, deep: bool) -> Tiles:
     if deep:
-        return np.stack([coloured(one[..., 0], _DIVERGING) for one in values])
+        return np.stack([colored(one[..., 0], _DIVERGING) for one in values])
     levels = (values * 255).round().clip(0, 255).astype(np.uint8)
     return np.repeat(levels, 3, axis=-1) if levels.shape[-1] == 1 else levels
 

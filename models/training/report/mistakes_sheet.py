@@ -14,14 +14,14 @@ from PIL import Image
 
 from contracts.queue.messages import Pixels
 from contracts.training.training_result import Mistake
-from models.training.report.figures import FAINT, INK, RULE, coloured, figure, plain, png
+from models.training.report.figures import FAINT, INK, RULE, colored, figure, plain, png
 
 MOST = 12
 _COLUMNS = 3
 _SIDE, _BETWEEN, _GAP = 1.75, 0.06, 0.25  # inches: a picture, between the two, around them
 _CAPTION, _TITLE = 0.5, 0.55
 _CELL = (2 * _SIDE + _BETWEEN + _GAP, _SIDE + _CAPTION + _GAP)
-_COLOURS = "jet"
+_COLORS = "jet"
 _ALPHA = 0.5
 _LONGEST = 28
 
@@ -72,7 +72,7 @@ def mistakes_sheet(found: Sequence[Explained]) -> bytes:
             _show(axes, pixels)
             if number == 0:
                 _caption(axes, one.mistake)
-    return png(chart, colours=None)
+    return png(chart, colors=None)
 
 
 def _share(corner: Size, page: Size) -> tuple[float, float, float, float]:
@@ -86,7 +86,7 @@ def overlay(pixels: Pixels, grid: npt.NDArray[np.float32]) -> Pixels:
     coarse = Image.fromarray(grid.astype(np.float32))
     heat = np.clip(np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)), 0, 1)
     alpha = _ALPHA * np.sqrt(heat)[..., None]
-    blended = (1 - alpha) * pixels + alpha * coloured(heat, _COLOURS)
+    blended = (1 - alpha) * pixels + alpha * colored(heat, _COLORS)
     mixed: Pixels = blended.round().astype(np.uint8)
     return mixed
 
@@ -106,10 +106,10 @@ def _caption(axes: Axes, mistake: Mistake) -> None:
         (1.145, f"{_short(mistake.predicted)}  {mistake.probability:.0%}", INK, 10, "bold"),
         (1.025, f"is {_short(mistake.label)}  {mistake.label_probability:.0%}", FAINT, 9, "normal"),
     )
-    for height, text, colour, size, weight in lines:
+    for height, text, color, size, weight in lines:
         plain(
             axes.text(
-                0, height, text, transform=axes.transAxes, color=colour, fontsize=size,
+                0, height, text, transform=axes.transAxes, color=color, fontsize=size,
                 weight=weight, va="bottom", ha="left",
             )
         )  # fmt: skip

@@ -45,7 +45,7 @@ router = APIRouter(prefix="/v1/faces", tags=["Faces"])
 async def create_calibration(
     *, body: CalibrationBody, services: ServicesDep, key: CreationKey = None
 ) -> JSONResponse:
-    """Compare all faces of a data set, one class a person, and choose the threshold.
+    """Compare all faces of a dataset, one class a person, and choose the threshold.
 
     The result tells both error rates with their confidence intervals, and who was left out; the
     curve is its artifact `det.png`. Nothing changes by it: `PUT /v1/faces/threshold` puts a
@@ -70,5 +70,5 @@ def _check(info: DatasetInfo, body: CalibrationBody) -> None:
     if unknown:
         named = ", ".join(repr(name) for name in unknown[:3])
         raise ValidationFailed(
-            f"groups names {named}, and the data set has no such class. Use its classes' names."
+            f"groups names {named}, and the dataset has no such class. Use its classes' names."
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from contracts.jobs import Job
 from contracts.settings import Settings
-from database.datasets import DataSets
+from database.datasets import DatasetRows
 from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
@@ -44,7 +44,7 @@ class Furnished:
 
 
 def furnish(home: Path, **settings: Any) -> Furnished:
-    """Two versions, a data set, a finished job with a file, and one that waits with its input."""
+    """Two versions, a dataset, a finished job with a file, and one that waits with its input."""
     told = Settings(home=home, min_free_disk_bytes=0, **settings)
     upgrade(told.database)
     engine = open_engine(told.database)
@@ -56,7 +56,7 @@ def furnish(home: Path, **settings: Any) -> Furnished:
                                            for k in "ab" for n in range(6)})  # fmt: skip
     listing = library.create("pets", pictures, dataset_id=DATASET)
     shutil.rmtree(pictures)
-    DataSets(engine, now).put(listing)
+    DatasetRows(engine, now).put(listing)
     files = JobFiles.of(told)
     jobs, leases = Jobs(engine, now, files), Leases(engine, now)
     finished = jobs.create("filters", {"layer": "conv1"}, limit=9).job.id

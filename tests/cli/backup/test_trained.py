@@ -9,7 +9,7 @@ from PIL import Image
 from cli.commands.backup import backup, restore
 from contracts.settings import Settings
 from contracts.training.training_result import TrainingResult
-from database.datasets import DataSets
+from database.datasets import DatasetRows
 from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
@@ -26,10 +26,10 @@ from workers.jobs.context import LeasedWork
 
 pytestmark = keras_warnings.ignored
 
-COLOURS = {"blue": (40, 60, 200), "red": (200, 50, 40)}
+COLORS = {"blue": (40, 60, 200), "red": (200, 50, 40)}
 ASKED = {
-    "dataset_id": "ds_colours",
-    "model": "colours",
+    "dataset_id": "ds_colors",
+    "model": "colors",
     "network": "cnn_small",
     "image_size": 16,
     "epochs": {"scratch": 1},
@@ -38,10 +38,10 @@ ASKED = {
 
 def pictures(folder: Path) -> Path:
     chance = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         (folder / name).mkdir(parents=True)
         for number in range(10):
-            pixels = np.clip(chance.normal(colour, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(chance.normal(color, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
     return folder
 
@@ -50,8 +50,8 @@ def trained(settings: Settings, source: Path) -> str:
     """The id of a training's job, done as a job worker does it."""
     upgrade(settings.database)
     engine = open_engine(settings.database)
-    listing = Library.of(settings).create("colours", source, dataset_id="ds_colours")
-    DataSets(engine, now).put(listing)
+    listing = Library.of(settings).create("colors", source, dataset_id="ds_colors")
+    DatasetRows(engine, now).put(listing)
     files = JobFiles.of(settings)
     leases = Leases(engine, now)
     job_id = Jobs(engine, now, files).create("training", ASKED, limit=1).job.id
@@ -70,9 +70,9 @@ def trained(settings: Settings, source: Path) -> str:
 
 def answers(settings: Settings) -> np.ndarray:
     store = Store(settings.store_home)
-    version = store.resolve("colours")
-    assert store.verify("colours", version) == []
-    predictor = VersionPredictor(store.path("colours", version), max_batch_size=2)
+    version = store.resolve("colors")
+    assert store.verify("colors", version) == []
+    predictor = VersionPredictor(store.path("colors", version), max_batch_size=2)
     chance = np.random.default_rng(1)
     return predictor.run("classify", chance.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8))
 
@@ -97,5 +97,5 @@ def test_a_trained_model_its_job_and_its_pictures_come_back(tmp_path: Path) -> N
             assert len(file.read()) == artifact.size
     assert {one.name for one in job.artifacts} >= {"curves.png", "confusion_matrix.png"}
     assert list((settings.event_logs_home / job_id).rglob("events.*"))
-    assert DataSets(engine, now).get("ds_colours").classes == dict.fromkeys(COLOURS, 10)
+    assert DatasetRows(engine, now).get("ds_colors").classes == dict.fromkeys(COLORS, 10)
     engine.dispose()

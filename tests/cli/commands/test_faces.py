@@ -123,7 +123,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_enrolment_makes_the_subject_sends_the_video_and_tells_of_each_frame(
+def test_enrollment_makes_the_subject_sends_the_video_and_tells_of_each_frame(
     server: tuple[Server, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state, url = server

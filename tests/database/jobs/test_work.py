@@ -44,14 +44,14 @@ def test_the_oldest_of_a_queue_comes_first(jobs: Jobs, leases: Leases, clock: Cl
 
 def test_a_data_set_is_needed_until_the_job_has_ended(jobs: Jobs, leases: Leases) -> None:
     job = jobs.create("training", {"dataset_id": "ds_1"}, limit=100).job
-    assert jobs.needs_data_set("ds_1")
-    assert not jobs.needs_data_set("ds_2")
+    assert jobs.needs_dataset("ds_1")
+    assert not jobs.needs_dataset("ds_2")
     taken(leases)
-    assert jobs.needs_data_set("ds_1")
+    assert jobs.needs_dataset("ds_1")
     lease = leases.held(job.id, "w1", 1)
     assert lease is not None
     assert leases.succeed(lease, {})
-    assert not jobs.needs_data_set("ds_1")
+    assert not jobs.needs_dataset("ds_1")
 
 
 def test_inputs_are_moved_and_a_jobs_log_goes_with_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A data set taken in by a job: once, however often it is tried."""
+"""A dataset taken in by a job: once, however often it is tried."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

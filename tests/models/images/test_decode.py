@@ -169,7 +169,7 @@ def test_16_bit_grey_is_scaled_and_not_clipped(image_format: str) -> None:
     assert off_by(encoded(sixteen, image_format), eight.convert("RGB")) <= 1
 
 
-def test_16_bit_colour_is_scaled_and_not_clipped() -> None:
+def test_16_bit_color_is_scaled_and_not_clipped() -> None:
     sixteen = np.asarray(scene()).astype(np.uint16) * 257
     assert off_by(rgb16_png(sixteen), scene()) <= 1
 
@@ -213,7 +213,7 @@ def test_an_animation_is_its_first_frame(image_format: str) -> None:
 
 def test_the_type_is_sniffed_and_every_format_reads_alike() -> None:
     for image_format in FORMATS:
-        # JPEG and WebP lose a little, GIF has 256 colours.
+        # JPEG and WebP lose a little, GIF has 256 colors.
         allowed = {"JPEG": 25, "WEBP": 25, "GIF": 40}.get(image_format, 0)
         assert off_by(encoded(scene(), image_format), scene()) <= allowed, image_format
 

@@ -67,7 +67,7 @@ def test_a_large_one_is_reduced_and_strays_by_less_than_a_level(
     assert np.quantile(difference, 0.99) <= 4
 
 
-def test_other_colours_and_broken_data_are_left_to_pillow(cat: Image.Image) -> None:
+def test_other_colors_and_broken_data_are_left_to_pillow(cat: Image.Image) -> None:
     cmyk = jpeg(cat.resize((1300, 1100)).convert("CMYK"))
     assert quick_jpeg(cmyk, opened(cmyk), 256) is None
     raw = jpeg(cat.resize((1300, 1100)))

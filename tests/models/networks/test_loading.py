@@ -43,7 +43,7 @@ def torch_squeezenet() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("layout", ["legacy", "zip"])
-def test_torchvisions_squeezenet_sees_the_colours_it_was_trained_on(
+def test_torchvisions_squeezenet_sees_the_colors_it_was_trained_on(
     tmp_path: Path, layout: str
 ) -> None:
     """conv1 on our input equals torch's conv1 on scaled RGB, computed here from its definition."""

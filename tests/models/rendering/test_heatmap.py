@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from models.images.decode import upright
-from models.rendering.colormaps import COLORMAPS, colours_of
+from models.rendering.colormaps import COLORMAPS, colors_of
 from models.rendering.heatmap import Layer, Look, render
 from models.rendering.legend import font_of, shortened, wrapped
 
@@ -102,7 +102,7 @@ def test_several_maps_stand_side_by_side_and_stay_bounded() -> None:
     assert small.shape[0] * small.shape[1] < 2400 * 1.7, "the gaps are all that is added"
 
 
-def test_a_legend_adds_its_lines_and_shows_every_colour() -> None:
+def test_a_legend_adds_its_lines_and_shows_every_color() -> None:
     plain = drawn(stored(size=(300, 200)), (300, 200))
     whole = drawn(stored(size=(300, 200)), (300, 200), Look("overlay", "jet", 1.0, legend=True))
     assert whole.shape[0] > plain.shape[0]
@@ -122,10 +122,10 @@ def test_a_long_title_is_shortened() -> None:
 
 
 @pytest.mark.parametrize("name", COLORMAPS)
-def test_colours_are_matplotlibs(name: str) -> None:
+def test_colors_are_matplotlibs(name: str) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     wanted = matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255
-    assert np.abs(colours_of(name).astype(float) - wanted).max() <= 4
+    assert np.abs(colors_of(name).astype(float) - wanted).max() <= 4
 
 
 def test_a_title_goes_on_in_a_second_line() -> None:

@@ -1,4 +1,4 @@
-"""Small real things to train with: pictures of two colours, a recorder, a network's weights."""
+"""Small real things to train with: pictures of two colors, a recorder, a network's weights."""
 
 import hashlib
 from pathlib import Path
@@ -14,12 +14,12 @@ from models.training.data.feature_cache import FeatureCache
 from models.training.loop.trainer import Workshop
 from models.weights.catalog import Weights
 from models.weights.sources import WeightEntry
-from tests.models.training.material import RecordingWork, colours, weight_entry
+from tests.models.training.material import RecordingWork, colors, weight_entry
 
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return colours(tmp_path_factory.mktemp("colours"))
+    return colors(tmp_path_factory.mktemp("colors"))
 
 
 @pytest.fixture

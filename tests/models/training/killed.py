@@ -20,7 +20,7 @@ from models.datasets.dataset import Dataset
 from models.training.data.feature_cache import FeatureCache
 from models.training.loop.trainer import Workshop, train
 from models.weights.catalog import Weights
-from tests.models.training.material import RecordingWork, asked, colours, weight_entry
+from tests.models.training.material import RecordingWork, asked, colors, weight_entry
 
 STRATEGIES = {
     "scratch": {
@@ -97,7 +97,7 @@ def stamp(home: Path) -> int:
 def main(folder: Path, strategy: str, kills: int) -> None:
     pictures = folder / "pictures"
     pictures.mkdir()
-    dataset = colours(pictures)
+    dataset = colors(pictures)
     file = next(folder.glob("squeezenet.npz"), None)
     digest = (folder / "digest").read_text() if file else "0" * 64
     entries = {"squeezenet": weight_entry("squeezenet.npz", digest)}

@@ -17,7 +17,7 @@ COUNTS: dict[Split, int] = {"train": 10, "validation": 4, "test": 4}
 SIDE = 32
 
 
-def colours(folder: Path) -> Dataset:
+def colors(folder: Path) -> Dataset:
     """Noisy pictures, more red or more blue: 20 to learn from, 8 to judge by, 8 to test on."""
     chance = np.random.default_rng(8)
     examples = []
@@ -31,12 +31,12 @@ def colours(folder: Path) -> Dataset:
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 examples.append(Example(path, label, split, digest))
     digest = hashlib.sha256("".join(one.sha256 for one in examples).encode()).hexdigest()
-    return Dataset("colours", f"sha256:{digest}", ("blue", "red"), tuple(examples))
+    return Dataset("colors", f"sha256:{digest}", ("blue", "red"), tuple(examples))
 
 
 def asked(**more: Any) -> TrainingRequest:
     """A request that is done in a second or two."""
-    least = {"dataset_id": "ds_1", "model": "colours", "network": "cnn_small", "batch_size": 8}
+    least = {"dataset_id": "ds_1", "model": "colors", "network": "cnn_small", "batch_size": 8}
     return TrainingRequest(**least | {"image_size": SIDE} | more)
 
 

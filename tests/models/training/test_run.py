@@ -25,10 +25,10 @@ from tests.models.training.told_work import ToldWork
 
 pytestmark = keras_warnings.ignored
 
-COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
+COLORS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 REQUEST = {
-    "dataset_id": "ds_colours",
-    "model": "colours",
+    "dataset_id": "ds_colors",
+    "model": "colors",
     "network": "cnn_small",
     "image_size": 16,
     "epochs": {"scratch": 2},
@@ -45,14 +45,14 @@ class Killed(BaseException):
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("home")
     rng = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         folder = home / "pictures" / name
         folder.mkdir(parents=True)
         for number in range(20):
-            pixels = np.clip(rng.normal(colour, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(rng.normal(color, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{number}.png")
     settings = Settings(home=home, decode_threads=1)
-    Library.of(settings).create("colours", home / "pictures", dataset_id="ds_colours")
+    Library.of(settings).create("colors", home / "pictures", dataset_id="ds_colors")
     return settings
 
 
@@ -68,7 +68,7 @@ def test_a_folder_becomes_a_served_version(settings: Settings) -> None:
     assert (result.model, result.version, result.promoted) == ("whole", 1, True)
     assert result.metrics["test"].accuracy > 0.5
     assert sum(map(sum, result.confusion_matrix.counts)) == result.metrics["test"].pictures == 9
-    assert [one.label for one in result.per_class] == list(COLOURS)
+    assert [one.label for one in result.per_class] == list(COLORS)
     assert result.curves == work.rows
     assert len(work.rows) == 2
     assert result.agreement.largest_difference < 1e-4
@@ -80,7 +80,7 @@ def test_a_folder_becomes_a_served_version(settings: Settings) -> None:
     manifest = store.manifest("whole", 1)
     assert manifest.metrics["test_accuracy"] == result.metrics["test"].accuracy
     predictor = VersionPredictor(store.path("whole", 1), max_batch_size=1)
-    red = np.full((1, 16, 16, 3), COLOURS["red"], np.uint8)
+    red = np.full((1, 16, 16, 3), COLORS["red"], np.uint8)
     assert predictor.run("classify", red).shape == (1, 3)
 
     assert set(work.artifacts) == {
@@ -139,11 +139,11 @@ def test_a_cancellation_after_the_publication_comes_too_late(settings: Settings)
 def test_a_picture_is_called_as_the_one_that_was_kept(settings: Settings) -> None:
     folder = settings.home / "copies"
     shutil.copytree(settings.home / "pictures", folder)
-    for kind in COLOURS:
+    for kind in COLORS:
         shutil.copy(folder / kind / "3.png", folder / kind / "a-copy.png")
     library = Library.of(settings)
     listing = library.create("copies", folder, dataset_id="ds_copies")
-    assert listing.info.rejected_count == len(COLOURS)
+    assert listing.info.rejected_count == len(COLORS)
     request = TrainingRequest.model_validate(REQUEST | {"dataset_id": "ds_copies"})
     material = FromLibrary.of(request, settings).load()
     kept = {one.path for one in listing.files if one.status == "admitted"}

@@ -1,4 +1,4 @@
-"""Data sets over a socket, on real folders and a real SQLite."""
+"""Datasets over a socket, on real folders and a real SQLite."""
 
 import io
 import time

@@ -21,7 +21,7 @@ LANE = LaneName("face_embedder", 1, "faces")
 
 
 class Lengths:
-    """Stands in for the embedder: an embedding is the mean colour, four times."""
+    """Stands in for the embedder: an embedding is the mean color, four times."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []

@@ -1,6 +1,6 @@
 """Enrollments with real files, decoder and database; faces are painted squares that say who it is.
 
-A picture's colour is the person (red), the turn of the head (green) and what is wrong (blue), so
+A picture's color is the person (red), the turn of the head (green) and what is wrong (blue), so
 that every case can be made; real faces are in tests/models/faces and tests/flow.
 """
 
@@ -159,7 +159,7 @@ class House:
         return self.enroll(EnrollmentRequest(subject_id=subject, images=len(pictures)), **how)
 
     def video(self, subject: str, frames: Sequence[Pixels], **how: Any) -> EnrollmentResult:
-        # Lossless enough: Motion JPEG of plain colours.
+        # Lossless enough: Motion JPEG of plain colors.
         data = write_video(self.folder / "clip.avi", iter(frames), 15)
         (self.folder / VIDEO).write_bytes(data)
         return self.enroll(EnrollmentRequest(subject_id=subject), **how)

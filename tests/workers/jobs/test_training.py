@@ -27,13 +27,13 @@ from workers.jobs.training import FromSubjects
 
 pytestmark = keras_warnings.ignored
 
-COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))
+COLORS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))
 QUALITY = Quality(sharpness=100, brightness=120, yaw=0, pitch=0, roll=0, size=60, acceptable=True)
 FRAMES = 8
 
 
-def picture(colour: tuple[int, int, int], chance: np.random.Generator) -> bytes:
-    pixels = np.clip(chance.normal(colour, 30, (70, 50, 3)), 0, 255).astype(np.uint8)
+def picture(color: tuple[int, int, int], chance: np.random.Generator) -> bytes:
+    pixels = np.clip(chance.normal(color, 30, (70, 50, 3)), 0, 255).astype(np.uint8)
     packed = io.BytesIO()
     Image.fromarray(pixels).save(packed, "PNG")
     return packed.getvalue()
@@ -56,13 +56,13 @@ def faces(settings: Settings) -> Iterator[Faces]:
 def subjects(faces: Faces) -> tuple[str, ...]:
     chance = np.random.default_rng(8)
     ids = []
-    for colour in COLOURS:
-        subject = faces.subjects.create(NewSubject(name=str(colour), keep_frames=True))["id"]
+    for color in COLORS:
+        subject = faces.subjects.create(NewSubject(name=str(color), keep_frames=True))["id"]
         ids.append(subject)
         for _ in range(FRAMES):
             vector = chance.normal(size=128).astype(np.float32)
             vector /= np.linalg.norm(vector)
-            frame = Frame("image/png", picture(colour, chance))
+            frame = Frame("image/png", picture(color, chance))
             new = NewTemplate(vector, QUALITY, "image", frame)
             faces.templates.add(subject, [new], embedder="face_embedder:1")
     return tuple(ids)
@@ -107,7 +107,7 @@ def test_people_are_learned_and_no_picture_of_them_leaves_the_process(
         for one in faces.frames.of(subject)
     }
     pixels = {np.asarray(Image.open(io.BytesIO(one))).tobytes() for one in frames}
-    assert len(pixels) == len(COLOURS) * FRAMES
+    assert len(pixels) == len(COLORS) * FRAMES
     with np.load(store.path("door", 1) / "reference.npz", allow_pickle=False) as kept:
         assert not pixels & {one.tobytes() for one in kept["pictures"]}
     for path in settings.home.rglob("*"):

@@ -1,4 +1,4 @@
-"""From a data set to a threshold: over pictures made by code, and over real faces."""
+"""From a dataset to a threshold: over pictures made by code, and over real faces."""
 
 import io
 import json

@@ -28,9 +28,9 @@ def one(finder: FaceFinder, picture: np.ndarray) -> FoundFace:
 def test_every_portrait_holds_one_face_with_its_points_in_order(
     finder: FaceFinder, people: list[Path], shared: Path
 ) -> None:
-    colour = sorted((shared / "data/caltech-faces").glob("*/*.jpg"))[::12]
+    color = sorted((shared / "data/caltech-faces").glob("*/*.jpg"))[::12]
     filled = sorted((shared / "data/att-faces").glob("*/05.png"))
-    for file in (*people, *colour, *filled):
+    for file in (*people, *color, *filled):
         face = one(finder, read(file)).face
         marks = face.landmarks
         assert list(marks) == [

@@ -38,7 +38,7 @@ def test_curves_need_neither_validation_nor_a_second_epoch() -> None:
     assert bare.size == opened(curves_chart(both, {"head": 1, "finetune": 1})).size == (1000, 420)
 
 
-def test_a_heatmap_colours_what_it_points_at_and_nothing_else() -> None:
+def test_a_heatmap_colors_what_it_points_at_and_nothing_else() -> None:
     grid = np.zeros((7, 7), np.float32)
     picture = np.full((70, 70, 3), 100, np.uint8)
     assert np.array_equal(overlay(picture, grid), picture)
