@@ -1,1 +1,1 @@
-"""Figures one can run again: each beside a plain baseline in the same run."""
+"""Benchmarks: each measures Opsin and a plain baseline in the same run."""

@@ -1,8 +1,9 @@
 """The whole comparison: `make bench`, or `make bench QUICK=1` for a first look.
 
-Starts Opsin and its peers side by side, loads them in turns, prints one table, and writes
-`var/bench/results.json` and `docs/performance.md`. It ends within its time: what does not fit is
-left out and named. Whatever it started is gone when it ends, also after Ctrl-C.
+Starts Opsin and its peers side by side, loads them in turns, prints a table for each network, and
+writes `var/bench/results.json` and `docs/performance.md`. It ends within its time limit:
+measurements that do not fit are skipped and named. It ends all processes that it has started, also
+after Ctrl-C.
 
     python -m benchmarks.bench [--quick] [--networks squeezenet,vgg16] [--no-peers] [--no-page]
                               [--seconds 690] [--precisions bfloat16,int8]
@@ -23,21 +24,21 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine, page, plots
-from benchmarks.contest import Contest, Pace, Say
-from benchmarks.contestants import FIRST_PORT, ROOT, Subject
+from benchmarks.comparison import Comparison, Schedule, Status
 from benchmarks.figures import Figures, Part
 from benchmarks.floor import HTTP_CORE_MS
 from benchmarks.preparation import (
     Bench,
     NotPreparedError,
+    prepare_images,
     prepare_int8,
     prepare_peers,
-    prepare_pictures,
     squeezenet,
     vgg16,
     weights_folder,
 )
 from benchmarks.servers import adopt_orphans, reap
+from benchmarks.systems import FIRST_PORT, ROOT, Subject
 from benchmarks.table import HEADER, rows_of, verdicts
 from contracts.settings import Settings
 
@@ -46,43 +47,43 @@ SUBJECTS: dict[str, Callable[[Bench, Settings], Subject]] = {
     "vgg16": vgg16,
 }
 _FULL = {
-    "squeezenet": Pace(5, 2.5, 4.0, 0.8, 3.0, 8.0, (0.2, 0.5, 0.8, 0.95)),
-    # One turn of sixteen clients takes a peer three seconds.
-    "vgg16": Pace(5, 0.0, 5.0, 2.5, 0.0, 0.0, ()),
+    "squeezenet": Schedule(5, 2.5, 4.0, 0.8, 3.0, 8.0, (0.2, 0.5, 0.8, 0.95)),
+    # Sixteen concurrent requests take a peer three seconds.
+    "vgg16": Schedule(5, 0.0, 5.0, 2.5, 0.0, 0.0, ()),
 }
 _QUICK = {
-    "squeezenet": Pace(1, 1.5, 2.5, 0.8, 1.5, 4.0, (0.5, 0.8)),
-    "vgg16": Pace(1, 0.0, 4.0, 2.5, 0.0, 0.0, ()),
+    "squeezenet": Schedule(1, 1.5, 2.5, 0.8, 1.5, 4.0, (0.5, 0.8)),
+    "vgg16": Schedule(1, 0.0, 4.0, 2.5, 0.0, 0.0, ()),
 }
 _FULL_SECONDS, _QUICK_SECONDS = 690.0, 160.0
 _CHILD_SECONDS = 120.0
 _BUSY = 0.3
 
 
-class Spoken(Say):
-    """Says what happens on a status line."""
+class StatusLine(Status):
+    """Shows the current activity on a status line."""
 
     def __init__(self, console: Console) -> None:
         self._status = console.status("Preparing")
         self._status.start()
 
-    def __call__(self, what: str) -> None:
-        self._status.update(what)
+    def update(self, activity: str) -> None:
+        self._status.update(activity)
 
-    def hush(self) -> None:
-        """Take the line away."""
+    def close(self) -> None:
+        """Remove the line."""
         self._status.stop()
 
 
 def main() -> int:
-    """Run it; the exit code is 1 if Opsin itself could not be measured."""
+    """Run the comparison; the exit code is 1 if Opsin itself could not be measured."""
     options = _options()
     adopt_orphans()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console(width=150 if not sys.stdout.isatty() else None)
-    say = Spoken(console)
+    status = StatusLine(console)
     try:
-        figures = _measure(options, say)
+        figures = _measure(options, status)
     except KeyboardInterrupt:
         console.print("Stopped; nothing was written.")
         return 130
@@ -90,7 +91,7 @@ def main() -> int:
         console.print(f"[red]{error}[/]")
         return 1
     finally:
-        say.hush()
+        status.close()
         reap()
     _report(figures, options, console)
     return int(any(part.opsin.failure or not part.opsin.throughput for part in figures.parts))
@@ -99,81 +100,83 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under three minutes, one round")
-    parser.add_argument("--networks", help="squeezenet,vgg16; --quick takes the first alone")
-    parser.add_argument("--no-peers", action="store_true", help="Opsin alone")
-    parser.add_argument("--no-page", action="store_true", help="leave docs/performance.md as it is")
+    parser.add_argument("--networks", help="squeezenet,vgg16; --quick measures only the first")
+    parser.add_argument("--no-peers", action="store_true", help="measure only Opsin")
+    parser.add_argument("--no-page", action="store_true", help="do not write docs/performance.md")
     parser.add_argument(
-        "--precisions", default="", help="rows of Opsin besides: float32,int8 (quantized here)"
+        "--precisions", default="", help="additional rows of Opsin: float32,int8 (quantized first)"
     )
-    parser.add_argument("--seconds", type=float, help="all of it may take; 690, or 160 if quick")
+    parser.add_argument(
+        "--seconds", type=float, help="time limit; default 690, or 160 with --quick"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / "var" / "bench")
     return parser.parse_args()
 
 
-def _measure(options: argparse.Namespace, say: Say) -> Figures:
+def _measure(options: argparse.Namespace, status: Status) -> Figures:
     settings, bench = Settings(), Bench(options.folder.absolute())
     bench.folder.mkdir(parents=True, exist_ok=True)
     default = "squeezenet" if options.quick else "squeezenet,vgg16"
     networks = (options.networks or default).split(",")
-    figures = Figures(machine.describe(), _callers_settings(), machine.cores())
-    prepare_pictures(bench, settings)
-    say("Installing the peers, once")
+    figures = Figures(machine.describe(), _shown_settings(), machine.cores())
+    prepare_images(bench, settings)
+    status.update("Installing the peers (once)")
     missing = None if options.no_peers else prepare_peers()
     if missing:
         figures.notes.append(missing)
     subjects = {}
     for name in networks:
-        say(f"Bringing {name} into the store, once")
+        status.update(f"Importing {name} into the store (once)")
         subjects[name] = SUBJECTS[name](bench, settings)
         if "int8" in options.precisions:
-            say(f"Quantizing {name}, once")
+            status.update(f"Quantizing {name} (once)")
             prepare_int8(bench, subjects[name].model)
-    # From here the time counts: what was made above is found again by the next run.
+    # The time limit starts here: the next run reuses what was prepared above.
     began = time.monotonic()
     until = began + (options.seconds or (_QUICK_SECONDS if options.quick else _FULL_SECONDS))
     figures.load = machine.others_load()
-    say("Measuring the roofline")
+    status.update("Measuring the roofline")
     figures.roofline = _child("benchmarks.roofline", [], figures)
     for number, (name, subject) in enumerate(subjects.items(), 1):
         part = Part(subject.title)
         figures.parts.append(part)
-        say(f"{subject.title}: measuring its floor")
+        status.update(f"{subject.title}: measuring its cost without a server")
         part.floor = _floor(bench, subject, figures)
         share = (until - time.monotonic()) / (len(subjects) - number + 1)
-        contest = Contest(
+        comparison = Comparison(
             subject,
             bench,
             weights_folder(settings),
-            pace=(_QUICK if options.quick else _FULL)[name],
+            schedule=(_QUICK if options.quick else _FULL)[name],
             until=time.monotonic() + share,
             first_port=FIRST_PORT + 20 * number,
             precisions=[p for p in options.precisions.split(",") if p],
-            say=say,
+            status=status,
         )
-        contest.run(part, peers=not (options.no_peers or missing))
+        comparison.run(part, peers=not (options.no_peers or missing))
     figures.seconds = time.monotonic() - began
-    figures.notes += _doubts(figures)
+    figures.notes += _warnings(figures)
     return figures
 
 
-def _callers_settings() -> dict[str, str]:
-    """The OPSIN_… variables that shape the figures; none that names a place or a secret."""
-    told = ("PRECISION", "RUNTIME", "THREADS", "BATCH", "LINGER", "CACHE", "PROCESSES", "WORKERS")
+def _shown_settings() -> dict[str, str]:
+    """The OPSIN_… variables that affect the results; none with a path or a secret."""
+    words = ("PRECISION", "RUNTIME", "THREADS", "BATCH", "LINGER", "CACHE", "PROCESSES", "WORKERS")
     return {
         name: value
         for name, value in sorted(os.environ.items())
-        if name.startswith("OPSIN_") and any(word in name for word in told) and "/" not in value
+        if name.startswith("OPSIN_") and any(word in name for word in words) and "/" not in value
     }
 
 
 def _floor(bench: Bench, subject: Subject, figures: Figures) -> dict[str, Any]:
-    arguments = [subject.model, str(bench.home / "store"), str(bench.pictures)]
-    found = _child("benchmarks.floor", arguments, figures)
-    return found and found | {"http_core_ms": HTTP_CORE_MS}
+    arguments = [subject.model, str(bench.home / "store"), str(bench.images)]
+    floor = _child("benchmarks.floor", arguments, figures)
+    return floor and floor | {"http_core_ms": HTTP_CORE_MS}
 
 
 def _child(module: str, arguments: list[str], figures: Figures) -> dict[str, Any]:
-    """The JSON that a module prints, in a process of its own; nothing, and a note, if it fails."""
+    """The JSON that a module prints, run in its own process; empty, with a note, if it fails."""
     try:
         ended = subprocess.run(
             [sys.executable, "-m", module, *arguments],
@@ -184,22 +187,22 @@ def _child(module: str, arguments: list[str], figures: Figures) -> dict[str, Any
         )
         content: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
-        said = getattr(error, "stderr", None) or b""
-        lines = said.decode(errors="replace").strip().splitlines()
+        stderr = getattr(error, "stderr", None) or b""
+        lines = stderr.decode(errors="replace").strip().splitlines()
         figures.notes.append(f"{module} failed: {lines[-1] if lines else type(error).__name__}")
         return {}
     return content
 
 
-def _doubts(figures: Figures) -> list[str]:
+def _warnings(figures: Figures) -> list[str]:
     notes = []
     if figures.load > _BUSY:
         notes.append(
-            f"Others used {figures.load:.1f} cores when this began: measure again on a quiet "
-            "machine before you quote anything."
+            f"Other processes used {figures.load:.1f} cores at the start: measure again on an idle "
+            "machine before you quote these figures."
         )
     notes += [
-        f"{part.title}: {part.rounds} rounds only; a median wants five."
+        f"{part.title}: only {part.rounds} rounds; a median needs five."
         for part in figures.parts
         if part.rounds < 5
     ]
@@ -209,9 +212,9 @@ def _doubts(figures: Figures) -> list[str]:
 def _report(figures: Figures, options: argparse.Namespace, console: Console) -> None:
     for part in figures.parts:
         console.print(_rich(HEADER, rows_of(part), f"{part.title}, {part.rounds} rounds"))
-        promises = verdicts(part, figures.cores)
-        if promises:
-            console.print(_rich(("promise", "measured", "holds"), promises, ""))
+        goals = verdicts(part, figures.cores)
+        if goals:
+            console.print(_rich(("goal", "measured", "met"), goals, ""))
     for note in figures.notes:
         console.print(f"[yellow]! {note}[/]")
     results = options.folder / "results.json"

@@ -1,6 +1,6 @@
-"""The eight maps of some photos on one sheet, as in docs/explanation/heatmaps.md.
+"""The heatmaps of all methods for some images on one sheet, as in docs/explanation/heatmaps.md.
 
-python -m benchmarks.contact_sheet OUT.jpg PHOTO ... --model squeezenet
+python -m benchmarks.contact_sheet OUT.jpg IMAGE ... --model squeezenet
 """
 
 import argparse
@@ -12,12 +12,12 @@ import numpy as np
 from contracts.inference.explanation import METHODS
 from contracts.queue.messages import Pixels
 from contracts.settings import Settings
-from models.explain.contact_sheet import Tile, sheet
 from models.explain.explainer import Explainer
 from models.images.decode import decode
+from models.rendering.contact_sheet import Tile, contact_sheet
 from models.serving.devices import prepare_tensorflow
 from models.store.labels import read_labels
-from models.store.snapshot import Served
+from models.store.snapshot import ServedVersion
 from models.store.store import Store
 
 SIDE = 112
@@ -25,7 +25,7 @@ ALPHA = 0.5
 
 
 def overlay(image: Pixels, grid: np.ndarray) -> Pixels:
-    """A map in colors over the picture, both (SIDE, SIDE)."""
+    """A heatmap in color over the image, (SIDE, SIDE, 3)."""
     fine = cv2.resize(grid, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
     colors = cv2.applyColorMap((fine * 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -33,10 +33,10 @@ def overlay(image: Pixels, grid: np.ndarray) -> Pixels:
 
 
 def row(explainer: Explainer, labels: list[str], path: Path) -> list[Tile]:
-    """A photo and the maps of its most probable class."""
+    """An image and the heatmaps of its most probable class."""
     image = decode(
         path.read_bytes(),
-        network=Served(explainer.manifest, ()),
+        network=ServedVersion(explainer.manifest, ()),
         max_pixels=Settings().max_image_pixels,
     ).pixels
     probabilities = explainer.probabilities(image[np.newaxis])[0]
@@ -53,7 +53,7 @@ def main() -> None:
     """Write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("photos", type=Path, nargs="+")
+    parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--model", default="squeezenet")
     arguments = parser.parse_args()
     settings = Settings()
@@ -62,8 +62,8 @@ def main() -> None:
     folder = store.path(arguments.model, store.resolve(arguments.model))
     explainer = Explainer(folder, max_batch_size=16)
     labels = [label.text for label in read_labels(folder)]
-    tiles = [tile for path in arguments.photos for tile in row(explainer, labels, path)]
-    sheet(tiles, columns=len(METHODS) + 1).save(arguments.out, quality=88)
+    tiles = [tile for path in arguments.images for tile in row(explainer, labels, path)]
+    contact_sheet(tiles, columns=len(METHODS) + 1).save(arguments.out, quality=88)
 
 
 if __name__ == "__main__":

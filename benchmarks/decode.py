@@ -1,11 +1,11 @@
-"""What turning a JPEG into a network's input costs, decoder by decoder, and how far each strays.
+"""CPU time of turning a JPEG into a network's input, by decoder, and the deviation of each.
 
-    taskset -c 0 python -m benchmarks.decode FOLDER [--pictures 20] [--rounds 5]
+    taskset -c 0 python -m benchmarks.decode FOLDER [--images 20] [--rounds 5]
 
-FOLDER holds JPEGs; one of them is also blown up to 12 megapixels. The reference is Pillow at full
-size. `opsin` is what the service does: header, limits and orientation by Pillow, pixels reduced by
-TurboJPEG, the antialiased resize by Pillow again. Times are of the processor, not of the clock:
-every way is one thread's work, and what else the machine does shall not count.
+FOLDER holds JPEGs; one of them is also enlarged to 12 megapixels. The reference is Pillow at full
+size. `opsin` is what the service does: header, limits and orientation with Pillow, reduced decoding
+with TurboJPEG, antialiased resizing with Pillow. Times are CPU times of one thread, so that other
+load on the machine does not count.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from models.catalog import CATALOG, Network
 from models.images.decode import decode
 from models.images.resize import UPRIGHT, crop_box, fit
 
-Way = Callable[[bytes, Network], np.ndarray]
+Decoder = Callable[[bytes, Network], np.ndarray]
 LIMIT = 50_000_000
 
 
 def pillow(raw: bytes, network: Network) -> np.ndarray:
-    """The reference: every pixel decoded, one antialiased resize."""
+    """The reference: full decoding, one antialiased resize."""
     return _fitted(Image.open(io.BytesIO(raw)).convert("RGB"), network)
 
 
@@ -43,7 +43,7 @@ def pillow_draft(raw: bytes, network: Network) -> np.ndarray:
 
 
 def opencv(raw: bytes, network: Network) -> np.ndarray:
-    """OpenCV throughout, by the mean of areas: its bilinear does not antialias."""
+    """OpenCV only, with area interpolation: its bilinear mode does not antialias."""
     return _opencv(raw, network, cv2.IMREAD_COLOR_RGB)
 
 
@@ -62,7 +62,7 @@ def opsin(raw: bytes, network: Network) -> np.ndarray:
     return decode(raw, network=network, max_pixels=LIMIT).pixels
 
 
-WAYS: dict[str, Way] = {
+DECODERS: dict[str, Decoder] = {
     "pillow": pillow,
     "pillow draft": pillow_draft,
     "opencv": opencv,
@@ -77,12 +77,12 @@ def _fitted(image: Image.Image, network: Network) -> np.ndarray:
         target=(width, height),
         short_side=network.short_side,
         resize="crop",
-        turn=UPRIGHT,
+        orientation=UPRIGHT,
     )
     return np.asarray(small)
 
 
-def _blown_up(raw: bytes) -> bytes:
+def _enlarged(raw: bytes) -> bytes:
     out = io.BytesIO()
     image = Image.open(io.BytesIO(raw)).convert("RGB")
     image.resize((4000, 3000), Image.Resampling.LANCZOS).save(out, "JPEG", quality=90)
@@ -92,46 +92,48 @@ def _blown_up(raw: bytes) -> bytes:
 def _row(
     name: str, raws: list[bytes], times: dict[str, list[float]], network: Network
 ) -> list[str]:
-    strays = [np.abs(WAYS[name](raw, network).astype(int) - pillow(raw, network)) for raw in raws]
+    deviations = [
+        np.abs(DECODERS[name](raw, network).astype(int) - pillow(raw, network)) for raw in raws
+    ]
     ratio = statistics.median(a / b for a, b in zip(times["pillow"], times[name], strict=True))
     return [
         name,
         f"{1000 * statistics.median(times[name]):.2f}",
         f"{ratio:.2f}",
-        f"{np.mean([one.mean() for one in strays]):.2f}",
-        str(max(one.max() for one in strays)),
+        f"{np.mean([deviation.mean() for deviation in deviations]):.2f}",
+        str(max(deviation.max() for deviation in deviations)),
     ]
 
 
 def compare(title: str, raws: list[bytes], rounds: int, network: Network) -> Table:
-    """Time all ways in turn, picture by picture."""
-    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    """Time all decoders in turn, image by image."""
+    times: dict[str, list[float]] = {name: [] for name in DECODERS}
     for _ in range(rounds):
         for raw in raws:
-            for name, way in WAYS.items():
+            for name, decoder in DECODERS.items():
                 began = time.thread_time()
-                way(raw, network)
+                decoder(raw, network)
                 times[name].append(time.thread_time() - began)
-    table = Table("way", "ms", "times quicker", "mean stray", "most", title=title)
-    for name in WAYS:
+    table = Table("decoder", "ms", "speedup", "mean deviation", "largest", title=title)
+    for name in DECODERS:
         table.add_row(*_row(name, raws, times, network))
     return table
 
 
 def main() -> None:
-    """Print a table for the pictures as they are and one for a large one."""
+    """Print a table for the original images and one for a large image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pictures", type=int, default=20)
+    parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     suffixes = (".jpg", ".jpeg")
     files = sorted(p for p in arguments.folder.iterdir() if p.suffix.lower() in suffixes)
-    raws = [path.read_bytes() for path in files[: arguments.pictures]]
+    raws = [path.read_bytes() for path in files[: arguments.images]]
     console, network = Console(width=100), CATALOG["squeezenet"]
-    console.print(compare("as they are", raws, arguments.rounds, network))
-    large = [_blown_up(raws[0])]
+    console.print(compare("original size", raws, arguments.rounds, network))
+    large = [_enlarged(raws[0])]
     console.print(compare("12 megapixels", large, 2 * arguments.rounds, network))
 
 

@@ -1,15 +1,15 @@
-"""What explaining costs beside classifying, and 25 filters at once beside one by one.
+"""The cost of explaining compared with classifying, and of 25 filters at once or one by one.
 
     python -m benchmarks.explain   # --rounds 10 --batch 4
 
-All of one table is measured in one run, alternating, so that a busy machine slows both sides.
+The rows of a table are measured alternately in one run, so that other load slows all of them.
 
-- Grad-CAM by the SavedModel's `explain` against classification by its `serve`: the same network,
-  precision and batch. VGG16 gets a classifier of its full size with random weights, which costs
-  what the published one costs.
-- Gradient ascent of 25 filters in one batch, against one filter at a time as the Keras tutorial
-  has it (a function that is traced anew for each filter, in float32), and against one at a time
-  through the function that Opsin compiles once, in the same precision.
+- Grad-CAM with the SavedModel's `explain` against classification with its `serve`: the same
+  network, precision and batch. VGG16 gets a classifier of full size with random weights, which
+  takes as long as the published one.
+- Gradient ascent of 25 filters in one batch, against one filter at a time as in the Keras tutorial
+  (a function that is traced again for each filter, in float32), and against one at a time with the
+  function that Opsin compiles once, in the same precision.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from rich.table import Table
 from contracts.settings import Settings
 from models.catalog import CATALOG
 from models.explain.filters import Ascent, Filters
-from models.export.check_images import check_pictures
+from models.export.check_images import check_images
 from models.export.signatures import Blueprint, signatures
 from models.networks.architecture import build
 from models.networks.keras_files import read_whole
-from models.networks.precision import quickest_precision
+from models.networks.precision import fastest_precision
 from models.networks.preprocessing import preprocess
 from models.serving.devices import prepare_tensorflow
 from models.store.store import Store
@@ -41,32 +41,33 @@ FILTERS = 25
 
 
 def medians(
-    one: Callable[[], object], other: Callable[[], object], rounds: int
+    first: Callable[[], object], second: Callable[[], object], rounds: int
 ) -> tuple[float, float]:
-    """Seconds of each, run in turn, after one unmeasured round."""
+    """Median seconds of each, run in turn, after one warm-up round."""
     seconds: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
-        one()
+        first()
         middle = time.perf_counter()
-        other()
+        second()
         seconds.append((middle - start, time.perf_counter() - middle))
-    first, second = np.median(seconds[1:], axis=0)
-    return float(first), float(second)
+    medians = np.median(seconds[1:], axis=0)
+    return float(medians[0]), float(medians[1])
 
 
 def heatmap_cost(name: str, batch: int, rounds: int) -> tuple[float, float]:
-    """Seconds of a batch classified and of the same batch explained, both as SavedModels."""
+    """Seconds to classify a batch and to explain the same batch, both with a SavedModel."""
     network = CATALOG[name]
     model = build(network)
-    pictures = check_pictures(Settings().home / "samples", network)
-    images = tf.constant(np.resize(pictures, (batch, *pictures.shape[1:])))
+    samples = check_images(Settings().home / "samples", network)
+    images = tf.constant(np.resize(samples, (batch, *samples.shape[1:])))
     classes = tf.range(batch)
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         for endpoint in ("serve", "explain"):
-            one = signatures(model, Blueprint.of(network))[endpoint]
-            archive.add_endpoint(endpoint, one.run, input_signature=list(one.inputs))
+            signature = signatures(model, Blueprint.of(network))[endpoint]
+            inputs = list(signature.inputs)
+            archive.add_endpoint(endpoint, signature.run, input_signature=inputs)
         archive.write_out(folder, verbose=False)
         loaded = tf.saved_model.load(folder)
         serve, explain = (loaded.signatures[name] for name in ("serve", "explain"))
@@ -77,8 +78,8 @@ def heatmap_cost(name: str, batch: int, rounds: int) -> tuple[float, float]:
         )
 
 
-def one_by_one_as_the_tutorial(model: keras.Model, layer: str, ascent: Ascent) -> None:
-    """As https://keras.io/examples/vision/visualizing_what_convnets_learn: a Python number each."""
+def one_by_one_as_in_the_tutorial(model: keras.Model, layer: str, ascent: Ascent) -> None:
+    """As in https://keras.io/examples/vision/visualizing_what_convnets_learn."""
     part = keras.Model(model.inputs[0], model.get_layer(layer).output)
     part = keras.models.clone_model(
         part,
@@ -101,20 +102,20 @@ def one_by_one_as_the_tutorial(model: keras.Model, layer: str, ascent: Ascent) -
 
 
 def filter_speeds(layer: str, ascent: Ascent) -> tuple[float, float, float]:
-    """Seconds of 25 filters: at once, one by one as the tutorial, one by one compiled once."""
+    """Seconds of 25 filters: at once, one by one as in the tutorial, one by one compiled once."""
     store = Store(Settings().store_home)
     model = read_whole(store.path("squeezenet", store.resolve("squeezenet")) / "model.keras")
 
     def at_once() -> None:
-        Filters(model, "caffe", layer, quickest_precision()).patterns(range(FILTERS), ascent)
+        Filters(model, "caffe", layer, fastest_precision()).patterns(range(FILTERS), ascent)
 
     def compiled() -> None:
-        filters = Filters(model, "caffe", layer, quickest_precision())
+        filters = Filters(model, "caffe", layer, fastest_precision())
         for number in range(FILTERS):
             filters.patterns([number], ascent)
 
     seconds = []
-    for run in (at_once, lambda: one_by_one_as_the_tutorial(model, layer, ascent), compiled):
+    for run in (at_once, lambda: one_by_one_as_in_the_tutorial(model, layer, ascent), compiled):
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
@@ -134,24 +135,24 @@ def main() -> int:
     console, passed = Console(width=100), True
     table = Table("network", "classify", "Grad-CAM", "ratio", f"goal: {GOAL_COST}")
     for name in ("squeezenet", "vgg16"):
-        one, other = heatmap_cost(name, arguments.batch, arguments.rounds)
-        good = other / one <= GOAL_COST
+        classify, explain = heatmap_cost(name, arguments.batch, arguments.rounds)
+        good = explain / classify <= GOAL_COST
         passed = passed and good
         table.add_row(
             name,
-            f"{one * 1000:.0f} ms",
-            f"{other * 1000:.0f} ms",
-            f"{other / one:.2f}",
+            f"{classify * 1000:.0f} ms",
+            f"{explain * 1000:.0f} ms",
+            f"{explain / classify:.2f}",
             "met" if good else "MISSED",
         )
     console.print(table)
     ascent = Ascent(steps=arguments.steps, image_size=arguments.size)
     at_once, tutorial, compiled = filter_speeds(arguments.layer, ascent)
-    table = Table("25 filters", "seconds", "at once is faster by", f"goal: {GOAL_SPEED:.0f}")
+    table = Table("25 filters", "seconds", "speedup at once", f"goal: {GOAL_SPEED:.0f}")
     good = tutorial / at_once >= GOAL_SPEED
     table.add_row("at once", f"{at_once:.1f}", "", "")
     table.add_row(
-        "one by one, as the tutorial",
+        "one by one, as in the tutorial",
         f"{tutorial:.1f}",
         f"{tutorial / at_once:.1f}",
         "met" if good else "MISSED",

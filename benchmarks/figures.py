@@ -1,4 +1,7 @@
-"""All that one run of the benchmark measured, as it is written to JSON and read by the reports."""
+"""The results of one run of the benchmark, as written to JSON and read by the reports.
+
+Field names are the keys in `results.json`.
+"""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -14,14 +17,14 @@ class Row:
     """One server and one network.
 
     Attributes:
-        name: Whose.
-        version: Of the software.
-        failure: Why it is not measured; None if it is.
-        ready_seconds: From start to first answer.
+        name: Name of the server.
+        version: Version of its software.
+        failure: Why it could not be measured, or None.
+        ready_seconds: From the start to the first response.
         pss_mib: Memory of all its processes after the load.
-        alone: One client, a result a round.
-        crowd: Sixteen clients, a result a round.
-        idle_cpu: Cores it uses while nobody asks.
+        alone: Results with one client, one per round.
+        crowd: Results with sixteen clients, one per round.
+        idle_cpu: Cores it uses without load.
     """
 
     name: str
@@ -35,20 +38,20 @@ class Row:
 
     @property
     def throughput(self) -> float:
-        """Images a second at sixteen clients, the median of the rounds; 0 if it failed."""
+        """Images per second at sixteen clients, the median of the rounds; 0 if it failed."""
         return median(r.throughput for r in self.crowd) if self.crowd else 0.0
 
     @property
     def p99(self) -> float | None:
         """Milliseconds at sixteen clients, the median of the rounds."""
-        found = [r.latency["p99"] for r in self.crowd if r.latency]
-        return median(found) if found else None
+        values = [r.latency["p99"] for r in self.crowd if r.latency]
+        return median(values) if values else None
 
     @property
     def p50_alone(self) -> float | None:
         """Milliseconds at one client, the median of the rounds."""
-        found = [r.latency["p50"] for r in self.alone if r.latency]
-        return median(found) if found else None
+        values = [r.latency["p50"] for r in self.alone if r.latency]
+        return median(values) if values else None
 
     @property
     def errors(self) -> int:
@@ -57,12 +60,12 @@ class Row:
 
 @dataclass(slots=True)
 class Part:
-    """One network, served by all.
+    """The results of one network.
 
     Attributes:
         title: The network.
-        rounds: How often each was measured.
-        floor: What `benchmarks.floor` printed.
+        rounds: Number of measurements of each server.
+        floor: Output of `benchmarks.floor`.
         rows: Opsin first.
         curve: Opsin's result by number of clients.
         poisson: Opsin's result by share of its capacity.
@@ -83,19 +86,19 @@ class Part:
 
     @property
     def best_peer(self) -> Row | None:
-        """The fastest of the others, if any of them answered."""
-        answered = [
+        """The fastest peer that was measured, if any."""
+        measured = [
             row for row in self.rows if row.throughput and not row.name.startswith(self.opsin.name)
         ]
-        return max(answered, key=lambda row: row.throughput, default=None)
+        return max(measured, key=lambda row: row.throughput, default=None)
 
     def compute_core_ms(self) -> float | None:
-        """Core-milliseconds of compute an image costs, at the best batch size."""
-        found: dict[str, float] = self.floor.get("compute_core_ms", {})
-        return min(found.values(), default=None)
+        """Core-milliseconds of compute per image, at the best batch size."""
+        costs: dict[str, float] = self.floor.get("compute_core_ms", {})
+        return min(costs.values(), default=None)
 
     def bound(self, cores: int) -> float | None:
-        """Images a second that decoding, computing and HTTP leave room for on all cores."""
+        """Upper bound of images per second, from the cost of decoding, computing and HTTP."""
         compute, decode = self.compute_core_ms(), self.floor.get("decode_core_ms")
         if compute is None or decode is None:
             return None
@@ -107,14 +110,14 @@ class Figures:
     """The whole run.
 
     Attributes:
-        machine: Processor, cores, memory, system, date, as pairs to print.
-        settings: The OPSIN_… variables the caller set.
-        cores: How many the process may use.
-        roofline: What `benchmarks.roofline` printed.
-        parts: One a network.
-        load: Mean cores that others used before the start: a busy machine spoils a run.
-        seconds: What it took.
-        notes: What went otherwise than planned.
+        machine: Processor, cores, memory, system and date.
+        settings: The OPSIN_… variables of the caller.
+        cores: Number of cores that the process may use.
+        roofline: Output of `benchmarks.roofline`.
+        parts: One per network.
+        load: Mean number of cores that other processes used before the start.
+        seconds: Duration of the run.
+        notes: Warnings and deviations from the plan.
     """
 
     machine: dict[str, str]

@@ -1,11 +1,11 @@
-"""What a served Grad-CAM costs beside a served classification, of the same pictures in one run.
+"""The cost of a served Grad-CAM compared with a served classification of the same images.
 
     OPSIN_HEATMAP_CACHE_MB=0 opsin up &
-    python -m benchmarks.heatmap PICTURES --model squeezenet
+    python -m benchmarks.heatmap IMAGES --model squeezenet
 
-Closed loop: so many clients, each asking again as soon as it was answered. The kinds take turns,
-so that whatever else the machine does meets all of them. The cache must be off, or nothing is
-computed. The clients share the machine with the server and are counted with it, in every kind.
+Closed loop: each client sends its next request as soon as it has a response. The kinds of request
+take turns, so that other load affects all of them. The cache must be off; otherwise nothing is
+computed. The clients run on the same machine, which affects all kinds alike.
 """
 
 import argparse
@@ -27,34 +27,34 @@ KINDS: dict[str, tuple[str, str]] = {
 
 
 def main() -> None:
-    """Print pictures a second, median latency and cost beside classification."""
+    """Print images per second, median latency and cost relative to classification."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pictures", type=Path, help="a folder of JPEG files")
+    parser.add_argument("images", type=Path, help="a folder of JPEG files")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--model", default="squeezenet")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     table = Table(
-        "clients", "of each", "a second", "p50 ms", f"cost (goal {GOAL})", title=asked.model
+        "clients", "request", "images/s", "p50 ms", f"cost (goal {GOAL})", title=arguments.model
     )
-    for clients in asked.clients:
+    for clients in arguments.clients:
         results: dict[str, list[Result]] = {kind: [] for kind in KINDS}
-        for _ in range(asked.rounds):
+        for _ in range(arguments.rounds):
             for kind, (path, accept) in KINDS.items():
-                mark = "&" if "?" in path else "?"
+                separator = "&" if "?" in path else "?"
                 plan = Plan(
-                    port=asked.port,
-                    path=f"{path}{mark}model={asked.model}",
-                    pictures=str(asked.pictures),
+                    port=arguments.port,
+                    path=f"{path}{separator}model={arguments.model}",
+                    images=str(arguments.images),
                     clients=clients,
-                    seconds=asked.seconds,
+                    seconds=arguments.seconds,
                     accept=accept,
                 )
                 result = measure(plan)
                 if not result.answered:
-                    parser.error(f"{kind}: no answer, but {result.errors}")
+                    parser.error(f"{kind}: no successful response, errors: {result.errors}")
                 results[kind].append(result)
         for kind, runs in results.items():
             costs = [

@@ -1,12 +1,12 @@
-"""Promote, roll back and delete under load: no error, no mixed answer, and memory comes back.
+"""Promote, roll back and delete versions under load, and check every response and the memory.
 
     opsin up                        # in another terminal, with the same OPSIN_HOME
     python -m benchmarks.hot_swap   # --rounds 50 --clients 8 --model squeezenet
 
-While clients classify without pause, each round publishes a version with slightly other weights,
-promotes it, rolls back and deletes it. Every answer must name the version that made it and agree
-with what that version gives when it is run directly; the worker's memory after the last round may
-be a tenth above that after the fifth.
+While clients classify without pause, each round publishes a version with slightly different
+weights, promotes it, rolls back and deletes it. Every response must name the version that computed
+it and agree with that version's own output. The memory of the worker after the last round may be at
+most a tenth above that after the fifth.
 """
 
 import argparse
@@ -29,33 +29,33 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.settings import Settings
-from models.export.check_images import check_pictures
+from models.export.check_images import check_images
 from models.export.saved_model import export_version
 from models.export.signatures import Blueprint
 from models.images.decode import decode
 from models.networks.keras_files import read_whole
 from models.serving.predictor import VersionPredictor
 from models.store.labels import read_labels
-from models.store.snapshot import Served
+from models.store.snapshot import ServedVersion
 from models.store.store import Store
 
 TOLERANCE = 1e-4
-PART = 1e-3  # the two versions differ by at least this, or agreeing would say nothing
+MIN_DIFFERENCE = 1e-3  # between the two versions; otherwise agreement would prove nothing
 MEMORY_FACTOR = 1.1
-SETTLED_ROUND = 5
-LONG_EVERY = 10
-SETTLE_SECONDS = 5.0
-ANSWER_SECONDS = 30.0
+BASELINE_ROUND = 5
+LONG_ROUND_EVERY = 10
+LONG_ROUND_SECONDS = 5.0
+RESPONSE_SECONDS = 30.0
 MIB = 1024 * 1024
 
 
 @dataclass(slots=True)
-class Pictures:
-    """What the clients send, and what each version really answers.
+class TestImages:
+    """The images that clients send, and the output of each version.
 
     Attributes:
         files: PNG files.
-        expected: The probabilities of each version for each file, (n, classes).
+        expected: By version, the probabilities for each file, (n, classes).
     """
 
     files: list[bytes]
@@ -64,16 +64,16 @@ class Pictures:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it.
+    """The results.
 
     Attributes:
-        answers: How many answers each version gave.
-        faults: What was wrong, one line each.
-        worst: Largest difference between an answer and its version's own output.
-        slowest: Seconds of the slowest answer.
-        swaps: Seconds of each promotion and each roll back, from request to answer.
+        answers: Number of responses of each version.
+        faults: Descriptions of errors.
+        worst: Largest difference between a response and its version's own output.
+        slowest: Seconds of the slowest response.
+        swaps: Seconds of each promotion and rollback, from request to response.
         memory: Resident memory of the worker after each round, in MiB.
-        workers: The process ids that served.
+        workers: Process ids of the workers.
     """
 
     answers: Counter[int] = field(default_factory=Counter)
@@ -86,8 +86,8 @@ class Outcome:
 
     @property
     def growth(self) -> float:
-        """Memory after the last round, in units of that after the fifth."""
-        return self.memory[-1] / self.memory[min(SETTLED_ROUND, len(self.memory)) - 1]
+        """Memory after the last round, relative to that after the fifth."""
+        return self.memory[-1] / self.memory[min(BASELINE_ROUND, len(self.memory)) - 1]
 
     @property
     def passed(self) -> bool:
@@ -98,10 +98,10 @@ class HotSwap:
     """One run against one service.
 
     Args:
-        url: The service.
+        url: URL of the service.
         store: Its store.
-        model: The model to swap; it has a champion.
-        headers: Sent with every request.
+        model: A model with a champion.
+        headers: Headers of every request.
     """
 
     def __init__(self, url: str, store: Store, model: str, headers: dict[str, str]) -> None:
@@ -111,21 +111,21 @@ class HotSwap:
         self.outcome = Outcome()
 
     def run(self, samples: Path, *, rounds: int, clients: int, dwell: float) -> Outcome:
-        """Swap `rounds` times while `clients` classify; each version serves `dwell` seconds."""
+        """Swap `rounds` times under the load of `clients`; each version serves `dwell` seconds."""
         first = self._store.resolve(self._model)
         with self._store.staging() as other:
             self._write_other(first, other, samples)
-            pictures = self._pictures(first, other, samples)
+            images = self._test_images(first, other, samples)
             threads = [
-                threading.Thread(target=self._classify, args=(pictures, number))
+                threading.Thread(target=self._classify, args=(images, number))
                 for number in range(clients)
             ]
             for thread in threads:
                 thread.start()
             try:
                 for number in range(1, rounds + 1):
-                    long = number % LONG_EVERY == 0
-                    self._round(first, other, pictures, SETTLE_SECONDS if long else dwell)
+                    long = number % LONG_ROUND_EVERY == 0
+                    self._round(first, other, images, LONG_ROUND_SECONDS if long else dwell)
             finally:
                 self._stop.set()
                 for thread in threads:
@@ -133,62 +133,62 @@ class HotSwap:
         return self.outcome
 
     def _write_other(self, first: int, folder: Path, samples: Path) -> None:
-        """A version like the first, but for slightly other weights."""
+        """Export a version that differs from the first only slightly in its weights."""
         manifest = self._store.manifest(self._model, first)
         origin = self._store.path(self._model, first)
         network = read_whole(origin / "model.keras")
         network.trainable = False
-        layer = next(one for one in network.layers if isinstance(one, keras.layers.Conv2D))
+        layer = next(la for la in network.layers if isinstance(la, keras.layers.Conv2D))
         layer.set_weights([layer.get_weights()[0] * 1.1, *layer.get_weights()[1:]])
         labels = read_labels(origin)
-        served = Served(manifest, labels)
+        served = ServedVersion(manifest, labels)
         self._draft = export_version(
             network,
             Blueprint(
                 manifest.network,
                 manifest.short_side,
-                manifest.preprocessing,  # type: ignore[arg-type]  # as it was published
+                manifest.preprocessing,  # type: ignore[arg-type]  # as published
                 _base_output(manifest.network),
                 manifest.explain_layer,
             ),
             folder,
-            pictures=check_pictures(samples, served),
+            images=check_images(samples, served),
             labels=labels,
         )
 
-    def _pictures(self, first: int, other: Path, samples: Path) -> Pictures:
-        served = Served(self._store.manifest(self._model, first), ())
-        pictures = Pictures([_png(one) for one in check_pictures(samples, served)])
+    def _test_images(self, first: int, other: Path, samples: Path) -> TestImages:
+        served = ServedVersion(self._store.manifest(self._model, first), ())
+        images = TestImages([_png(image) for image in check_images(samples, served)])
         inputs = np.stack(
-            [decode(one, network=served, max_pixels=10**8).pixels for one in pictures.files]
+            [decode(file, network=served, max_pixels=10**8).pixels for file in images.files]
         )
-        pictures.expected[first] = VersionPredictor(
+        images.expected[first] = VersionPredictor(
             self._store.path(self._model, first), max_batch_size=4
         ).run("classify", inputs)
         with self._store.staging() as copy:
             shutil.copytree(other, copy, dirs_exist_ok=True)
             number = self._store.publish(self._model, copy, self._draft)
-        pictures.expected[0] = VersionPredictor(
+        images.expected[0] = VersionPredictor(
             self._store.path(self._model, number), max_batch_size=4
         ).run("classify", inputs)
         self._store.delete(self._model, number)
-        apart = np.abs(pictures.expected[0] - pictures.expected[first]).max(axis=1)
-        if apart.min() < PART:
-            raise SystemExit(f"the two versions differ by {apart.min():.1e} only")
-        return pictures
+        difference = np.abs(images.expected[0] - images.expected[first]).max(axis=1)
+        if difference.min() < MIN_DIFFERENCE:
+            raise SystemExit(f"the two versions differ by only {difference.min():.1e}")
+        return images
 
-    def _round(self, first: int, other: Path, pictures: Pictures, dwell: float) -> None:
+    def _round(self, first: int, other: Path, images: TestImages, dwell: float) -> None:
         with self._store.staging() as copy:
             shutil.copytree(other, copy, dirs_exist_ok=True)
             number = self._store.publish(self._model, copy, self._draft)
-        pictures.expected[number] = pictures.expected[0]
+        images.expected[number] = images.expected[0]
         with httpx.Client(base_url=self._url, headers=self._headers, timeout=70) as client:
             self._promote(client, number, dwell)
             self._promote(client, first, dwell)
             deleted = client.delete(f"/v1/models/{self._model}/versions/{number}")
             if deleted.status_code != 204:
                 self._fault(f"delete {number}: {deleted.status_code} {deleted.text[:200]}")
-            self._weigh(client)
+            self._measure_memory(client)
 
     def _promote(self, client: httpx.Client, version: int, dwell: float) -> None:
         began = time.monotonic()
@@ -207,63 +207,65 @@ class HotSwap:
         self._serve(version, dwell)
 
     def _serve(self, version: int, dwell: float) -> None:
-        """Leave a version in place for `dwell` seconds, and until it has really answered."""
+        """Keep a version for at least `dwell` seconds and until it has responded."""
         before, began = self.outcome.answers[version], time.monotonic()
         while time.monotonic() - began < dwell or self.outcome.answers[version] == before:
-            if time.monotonic() - began > ANSWER_SECONDS:
-                self._fault(f"no answer of version {version} in {ANSWER_SECONDS:.0f} s")
+            if time.monotonic() - began > RESPONSE_SECONDS:
+                self._fault(f"no response of version {version} in {RESPONSE_SECONDS:.0f} s")
                 return
             time.sleep(0.05)
 
-    def _weigh(self, client: httpx.Client) -> None:
+    def _measure_memory(self, client: httpx.Client) -> None:
         workers = client.get("/v1/system").json()["workers"]
-        pids = {one["pid"] for one in workers}
+        pids = {worker["pid"] for worker in workers}
         self.outcome.workers |= pids
         resident = sum(psutil.Process(pid).memory_info().rss for pid in pids)
         self.outcome.memory.append(resident / MIB)
 
-    def _classify(self, pictures: Pictures, number: int) -> None:
-        """One client: ask, check, ask again."""
-        turn = number
+    def _classify(self, images: TestImages, number: int) -> None:
+        """One client: send a request, check the response, repeat."""
+        count = number
         with httpx.Client(base_url=self._url, headers=self._headers, timeout=70) as client:
             while not self._stop.is_set():
-                which = turn % len(pictures.files)
-                turn += 1
+                index = count % len(images.files)
+                count += 1
                 began = time.monotonic()
                 try:
                     answer = client.post(
                         "/v1/classify",
                         params={"model": self._model, "top_k": 10},
-                        content=pictures.files[which],
+                        content=images.files[index],
                         headers={"Content-Type": "image/png"},
                     )
                 except httpx.HTTPError as error:
                     self._fault(f"classify: {error!r}")
                     continue
-                self._check(answer, pictures, which, time.monotonic() - began)
+                self._check(answer, images, index, time.monotonic() - began)
 
     def _check(
-        self, answer: httpx.Response, pictures: Pictures, which: int, seconds: float
+        self, answer: httpx.Response, images: TestImages, index: int, seconds: float
     ) -> None:
         if answer.status_code != 200:
             self._fault(f"classify: {answer.status_code} {answer.text[:200]}")
             return
         body: dict[str, Any] = answer.json()
         version = body["version"]
-        expected = pictures.expected.get(version)
+        expected = images.expected.get(version)
         if expected is None:
-            self._fault(f"version {version} answered, which was never promoted")
+            self._fault(f"version {version} responded but was never promoted")
             return
         predictions = body["results"][0]["predictions"]
-        apart = max(
-            abs(one["probability"] - float(expected[which][one["index"]])) for one in predictions
+        difference = max(
+            abs(item["probability"] - float(expected[index][item["index"]])) for item in predictions
         )
         with self._lock:
             self.outcome.answers[version] += 1
-            self.outcome.worst = max(self.outcome.worst, apart)
+            self.outcome.worst = max(self.outcome.worst, difference)
             self.outcome.slowest = max(self.outcome.slowest, seconds)
-        if apart > TOLERANCE:
-            self._fault(f"an answer of version {version} is {apart:.1e} from its own output")
+        if difference > TOLERANCE:
+            self._fault(
+                f"a response of version {version} differs by {difference:.1e} from its own output"
+            )
 
     def _fault(self, line: str) -> None:
         with self._lock:
@@ -283,39 +285,42 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def main() -> int:
-    """Print the table; the exit code is 1 if anything was wrong."""
+    """Print the table; the exit code is 1 if there was any error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", default="http://127.0.0.1:8000")
     parser.add_argument("--model", default="squeezenet")
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--dwell", type=float, default=0.5, help="seconds each version serves")
-    asked = parser.parse_args()
+    parser.add_argument("--dwell", type=float, default=0.5, help="seconds that each version serves")
+    arguments = parser.parse_args()
     settings = Settings()
     key = settings.api_key
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-    swap = HotSwap(asked.server, Store(settings.store_home), asked.model, headers)
+    swap = HotSwap(arguments.server, Store(settings.store_home), arguments.model, headers)
     began = time.monotonic()
     outcome = swap.run(
-        settings.home / "samples", rounds=asked.rounds, clients=asked.clients, dwell=asked.dwell
+        settings.home / "samples",
+        rounds=arguments.rounds,
+        clients=arguments.clients,
+        dwell=arguments.dwell,
     )
-    _print(outcome, asked.rounds, asked.clients, time.monotonic() - began)
+    _print(outcome, arguments.rounds, arguments.clients, time.monotonic() - began)
     return 0 if outcome.passed else 1
 
 
 def _print(outcome: Outcome, rounds: int, clients: int, seconds: float) -> None:
     table = Table("what", "value", show_header=False, title=f"{rounds} swaps, {clients} clients")
-    settled = outcome.memory[min(SETTLED_ROUND, len(outcome.memory)) - 1]
+    baseline = outcome.memory[min(BASELINE_ROUND, len(outcome.memory)) - 1]
     swaps = sorted(outcome.swaps)
     for what, value in (
-        ("answers", f"{outcome.answers.total()} in {seconds:.0f} s"),
-        ("versions that answered", f"{len(outcome.answers)}"),
+        ("responses", f"{outcome.answers.total()} in {seconds:.0f} s"),
+        ("versions that responded", f"{len(outcome.answers)}"),
         ("errors", f"{len(outcome.faults)}"),
         ("largest difference from the version's own output", f"{outcome.worst:.1e}"),
-        ("slowest answer", f"{outcome.slowest:.2f} s"),
+        ("slowest response", f"{outcome.slowest:.2f} s"),
         ("promotion, median and slowest", f"{swaps[len(swaps) // 2]:.2f} s, {swaps[-1]:.2f} s"),
-        ("worker's memory after round 5", f"{settled:.0f} MiB"),
-        (f"worker's memory after round {rounds}", f"{outcome.memory[-1]:.0f} MiB"),
+        ("worker memory after round 5", f"{baseline:.0f} MiB"),
+        (f"worker memory after round {rounds}", f"{outcome.memory[-1]:.0f} MiB"),
         ("growth", f"{outcome.growth - 1:+.1%}"),
         ("worker processes", f"{len(outcome.workers)}"),
         ("verdict", "passed" if outcome.passed else "FAILED"),

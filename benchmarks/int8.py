@@ -1,9 +1,9 @@
-"""Quantizes the bench's champion, for its speed: Opsin's own job over the bench's own pictures.
+"""Quantizes the champion with Opsin's own job, to measure the speed of int8.
 
-Each picture counts as what the network takes it for, so the accuracy it measures says nothing; how
-long the result computes does not depend on it. The home gets a store of its own with both versions.
+The images are labeled with the network's own predictions, so the measured accuracy means nothing;
+the speed does not depend on it. The home gets its own store with both versions.
 
-    python -m benchmarks.int8 MODEL STORE PICTURES HOME
+    python -m benchmarks.int8 MODEL STORE IMAGES HOME
 """
 
 import shutil
@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from contracts.inference.manifest import CHAMPION
 from contracts.jobs import Progress
 from contracts.settings import Settings
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 from models.export.quantization import run
 from models.images.decode import decode
 from models.serving.predictor import load_version
-from models.store.store import CHAMPION, Store
+from models.store.store import Store
 
 
-class Unwatched:
-    """A job that nobody sees and nobody stops."""
+class UnattendedWork:
+    """A `Work` that ignores progress and is never cancelled."""
 
     attempt = 1
 
@@ -40,8 +41,8 @@ class Unwatched:
 
 
 def main() -> None:
-    """Copy the version, sort the pictures by its answers, quantize, promote."""
-    model, store_home, pictures, home = sys.argv[1], *map(Path, sys.argv[2:5])
+    """Copy the version, sort the images by its predictions, quantize and promote."""
+    model, store_home, images, home = sys.argv[1], *map(Path, sys.argv[2:5])
     settings = Settings(home=home)
     version = Store(store_home).resolve(model, CHAMPION)
     shutil.copytree(store_home / model / str(version), settings.store_home / model / str(version))
@@ -49,20 +50,20 @@ def main() -> None:
     store.promote(model, version)
     sorted_home = home / "sorted"
     shutil.rmtree(sorted_home, ignore_errors=True)
-    _sort(store, model, pictures, sorted_home, settings)
-    dataset = Library.of(settings).create("bench", sorted_home).info.id
+    _sort(store, model, images, sorted_home, settings)
+    dataset = DatasetStore.of(settings).create("bench", sorted_home).info.id
     request = {"model": model, "version": version, "dataset_id": dataset, "max_accuracy_loss": 1}
-    made = run(Unwatched(request, home), settings)
-    store.promote(model, made["version"])
+    result = run(UnattendedWork(request, home), settings)
+    store.promote(model, result["version"])
 
 
-def _sort(store: Store, model: str, pictures: Path, into: Path, settings: Settings) -> None:
+def _sort(store: Store, model: str, images: Path, into: Path, settings: Settings) -> None:
     predictor = load_version(store, model, max_batch_size=1)
-    for number, file in enumerate(sorted(pictures.glob("*.jpg"))):
-        seen = decode(
+    for number, file in enumerate(sorted(images.glob("*.jpg"))):
+        image = decode(
             file.read_bytes(), network=predictor.manifest, max_pixels=settings.max_image_pixels
         )
-        best = int(predictor.run("classify", seen.pixels[np.newaxis]).argmax())
+        best = int(predictor.run("classify", image.pixels[np.newaxis]).argmax())
         folder = into / ("train" if number % 3 else "test") / predictor.labels[best].id
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, folder / file.name)

@@ -1,4 +1,4 @@
-"""What the figures were measured on, and how quiet it was."""
+"""Describes the machine and its load."""
 
 import os
 import platform
@@ -13,12 +13,12 @@ _FLAGS |= {"amx_bf16": "AMX-BF16", "amx_int8": "AMX-INT8"}
 
 
 def cores() -> int:
-    """Those this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def describe() -> dict[str, str]:
-    """Processor, memory, system, date."""
+    """Processor, memory, system and date."""
     info = _cpuinfo()
     flags = info.get("flags", "").split()
     return {
@@ -32,7 +32,7 @@ def describe() -> dict[str, str]:
 
 
 def others_load(seconds: float = 2.0) -> float:
-    """Cores that all processes use now, on average; ours sleeps meanwhile."""
+    """Mean number of cores in use while this process sleeps."""
     before = psutil.cpu_times()
     time.sleep(seconds)
     after = psutil.cpu_times()

@@ -1,4 +1,4 @@
-"""The page's pictures: throughput against latency, batch size, and where a request's time goes."""
+"""The plots of the page: throughput and latency, batch size, and time by stage."""
 
 from pathlib import Path
 from typing import Any
@@ -8,27 +8,27 @@ from matplotlib.figure import Figure
 from benchmarks.figures import Part
 
 _STAGES = {"decode": "#4477aa", "queue": "#ccbb44", "compute": "#228833", "rest": "#bbbbbb"}
-_OURS, _THEIRS = "#aa3377", "#667788"
+_OPSIN, _PEER = "#aa3377", "#667788"
 
 
 def draw(part: Part, folder: Path) -> dict[str, Path]:
-    """Draw what the part has figures for; the files by what they show."""
+    """Draw the plots that the part has figures for; returns the files by title."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, Path] = {}
     stem = part.title.split()[0].lower()
-    for what, name, paint in (
+    for title, name, paint in (
         ("throughput against latency", "throughput", _throughput),
         ("batch size and cost", "batch", _batch),
-        ("where a request's time goes", "stages", _split),
+        ("time of a request by stage", "stages", _split),
     ):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.subplots()
         if paint(axes, part):
             axes.spines[["top", "right"]].set_visible(False)
-            axes.set_title(f"{part.title}: {what}", loc="left", fontsize=11)
+            axes.set_title(f"{part.title}: {title}", loc="left", fontsize=11)
             file = folder / f"performance-{stem}-{name}.svg"
             figure.savefig(file, metadata={"Date": None})
-            drawn[f"{part.title}: {what}"] = file
+            drawn[f"{part.title}: {title}"] = file
     return drawn
 
 
@@ -39,28 +39,28 @@ def _throughput(axes: Any, part: Part) -> bool:
             [r.throughput for _, r in points],
             [r.latency["p99"] for _, r in points],
             "o-",
-            color=_OURS,
+            color=_OPSIN,
             label="Opsin, p99 by clients",
         )
         for clients, result in points:
-            at = (result.throughput, result.latency["p99"])
-            axes.annotate(str(clients), at, (-4, 6), textcoords="offset points", ha="right")
+            point = (result.throughput, result.latency["p99"])
+            axes.annotate(str(clients), point, (-4, 6), textcoords="offset points", ha="right")
     peers = [row for row in part.rows if row.throughput and row.p99]
     for row, marker in zip(peers, "*sD^vPX", strict=False):
-        ours = row is part.opsin
+        is_opsin = row is part.opsin
         axes.plot(
             row.throughput,
             row.p99,
             marker,
-            color=_OURS if ours else _THEIRS,
-            markersize=12 if ours else 7,
+            color=_OPSIN if is_opsin else _PEER,
+            markersize=12 if is_opsin else 7,
             linestyle="none",
             label=f"{row.name}, 16 clients",
         )
     if not points and not peers:
         return False
-    axes.set(xlabel="images a second", ylabel="p99 latency, ms", yscale="log")
-    # Plain numbers: powers of ten say little between 10 and 200 ms.
+    axes.set(xlabel="images per second", ylabel="p99 latency, ms", yscale="log")
+    # Plain numbers, as powers of ten are of little use between 10 and 200 ms.
     axes.yaxis.set_major_formatter("{x:.0f}")
     axes.yaxis.set_minor_formatter("{x:.0f}")
     axes.grid(alpha=0.25, which="both")
@@ -76,7 +76,9 @@ def _batch(axes: Any, part: Part) -> bool:
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(costs), [str(size) for size in costs])
     axes.set(
-        xlabel="batch size", ylabel="compute, core-ms an image", ylim=(0, 1.1 * max(costs.values()))
+        xlabel="batch size",
+        ylabel="compute, core-ms per image",
+        ylim=(0, 1.1 * max(costs.values())),
     )
     axes.grid(alpha=0.25)
     return True
@@ -84,16 +86,16 @@ def _batch(axes: Any, part: Part) -> bool:
 
 def _split(axes: Any, part: Part) -> bool:
     results = {str(n): r for n, r in part.curve.items() if r.stages}
-    told = [result for result in part.opsin.crowd if result.stages]
-    if not results and told:
-        results = {"16": told[0]}
+    staged = [result for result in part.opsin.crowd if result.stages]
+    if not results and staged:
+        results = {"16": staged[0]}
     if not results:
         return False
     left = [0.0] * len(results)
     for stage, color in _STAGES.items():
         widths = [max(0.0, result.stages[stage]) for result in results.values()]
         axes.barh(list(results), widths, left=left, color=color, label=stage, height=0.62)
-        left = [at + width for at, width in zip(left, widths, strict=True)]
+        left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set(xlabel="mean ms of a request", ylabel="clients")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -1,6 +1,6 @@
-"""What has to lie ready before anything is measured: versions in a store, pictures, the peers.
+"""Prepares a run: versions in a store, images, the peers' environment.
 
-All of it is made once, under `var/bench`, and found again by the next run.
+Everything is made once, below `var/bench`, and reused by the next run.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contestants import PEERS_VENV, ROOT, Subject
-from benchmarks.load.pictures import write_pictures
+from benchmarks.load.images import write_images
+from benchmarks.systems import PEERS_VENV, ROOT, Subject
 from contracts.settings import Settings
 from models.store.store import Store
 from models.weights.samples import Samples
@@ -23,22 +23,22 @@ _INSTALL_SECONDS = 1800.0
 
 
 class NotPreparedError(RuntimeError):
-    """Something is missing that cannot be made here. The message says what."""
+    """Something is missing that cannot be prepared. The message says what."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The benchmark's own folder."""
+    """The folder of the benchmark."""
 
     folder: Path
 
     @property
     def home(self) -> Path:
-        """OPSIN_HOME of the Opsin that is measured."""
+        """OPSIN_HOME of the measured Opsin."""
         return self.folder / "home"
 
     @property
-    def pictures(self) -> Path:
+    def images(self) -> Path:
         return self.folder / "pictures"
 
     @property
@@ -46,9 +46,9 @@ class Bench:
         return Store(self.home / "store")
 
     def variant(self, name: str) -> Path:
-        """A home beside the first, since only one Opsin runs from a home.
+        """Another home, because only one Opsin can use a home at a time.
 
-        The store is the same, but for int8, which is a version of its own: see `prepare_int8`.
+        It shares the store, except for int8, which needs a version of its own; see `prepare_int8`.
         """
         home = self.folder / f"home-{name}"
         home.mkdir(parents=True, exist_ok=True)
@@ -58,28 +58,28 @@ class Bench:
                 link.symlink_to(self.home / shared)
         return home
 
-    def picture(self) -> bytes:
-        """One of the bodies, to ask whether a server is ready."""
-        return next(iter(sorted(self.pictures.glob("*.jpg")))).read_bytes()
+    def image(self) -> bytes:
+        """One of the JPEG files, for checking whether a server is ready."""
+        return min(self.images.glob("*.jpg")).read_bytes()
 
 
 def weights_folder(settings: Settings) -> Path:
-    """Where the caller's weights lie."""
+    """The folder of the caller's weights."""
     return settings.weights_dir or settings.weights_home
 
 
-def prepare_pictures(bench: Bench, settings: Settings) -> int:
-    """Write the JPEG bodies and give Opsin the samples it checks an export with."""
+def prepare_images(bench: Bench, settings: Settings) -> int:
+    """Write the JPEG files and copy the samples that exports are checked with."""
     samples = bench.home / "samples"
     samples.mkdir(parents=True, exist_ok=True)
     (bench.home / "weights").mkdir(exist_ok=True)
     for file in Samples.of(settings).pull():
         shutil.copy2(file, samples / file.name)
-    return len(write_pictures(samples, bench.pictures))
+    return len(write_images(samples, bench.images))
 
 
 def squeezenet(bench: Bench, settings: Settings) -> Subject:
-    """SqueezeNet with its published weights; two copies of one thread use two cores best."""
+    """SqueezeNet with its published weights, one single-threaded copy per core."""
     cores = os.cpu_count() or 1
     _import(bench, settings, "squeezenet")
     folder = _champion(bench, "squeezenet")
@@ -87,13 +87,13 @@ def squeezenet(bench: Bench, settings: Settings) -> Subject:
 
 
 def vgg16(bench: Bench, settings: Settings) -> Subject:
-    """The whole VGG16; its weights do not fit into memory twice, so one copy takes all cores."""
+    """VGG16 in one copy on all cores, because two copies do not fit into memory."""
     cores = os.cpu_count() or 1
-    # First what Opsin itself would import, or it would do so in the middle of the benchmark.
+    # Import what Opsin would import itself, so that it does not do so during the benchmark.
     _import(bench, settings, "vgg16")
     store = bench.store
     if store.manifest("vgg16", store.resolve("vgg16")).classes is None:
-        _bring(bench, settings, "vgg16", "benchmarks.vgg16")
+        _add_version(bench, settings, "vgg16", "benchmarks.vgg16")
     folder = _champion(bench, "vgg16")
     return Subject("vgg16", "VGG16", 224, folder, processes=1, threads=cores)
 
@@ -104,20 +104,20 @@ def _champion(bench: Bench, model: str) -> Path:
 
 def _import(bench: Bench, settings: Settings, model: str) -> None:
     if model not in bench.store.models():
-        _bring(bench, settings, model, "models.export.import_child")
+        _add_version(bench, settings, model, "models.export.import_child")
 
 
-def _bring(bench: Bench, settings: Settings, model: str, module: str) -> None:
-    """Have `module` put a version into the store, in a process of its own."""
+def _add_version(bench: Bench, settings: Settings, model: str, module: str) -> None:
+    """Run `module` in its own process to put a version into the store."""
     home = bench.home
     folders = (home / "store", home / "samples", home / "weights", weights_folder(settings))
-    _make(model, module, *folders)
+    _run_module(model, module, *folders)
 
 
 def prepare_int8(bench: Bench, model: str) -> None:
-    """Quantize the champion into the store of the int8 variant, unless that was done.
+    """Quantize the champion into the store of the int8 variant, unless it is there.
 
-    What a run that was cut short has left is not taken for it: a copy in float32.
+    An interrupted run may have left a float32 copy, which is replaced.
     """
     home = bench.variant("int8")
     store = Store(home / "store")
@@ -125,10 +125,10 @@ def prepare_int8(bench: Bench, model: str) -> None:
         if store.manifest(model, store.resolve(model)).precision == "int8":
             return
         shutil.rmtree(home / "store" / model)
-    _make(model, "benchmarks.int8", bench.home / "store", bench.pictures, home)
+    _run_module(model, "benchmarks.int8", bench.home / "store", bench.images, home)
 
 
-def _make(model: str, module: str, *folders: Path) -> None:
+def _run_module(model: str, module: str, *folders: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", module, model, *map(str, folders)],
         cwd=ROOT,
@@ -139,14 +139,14 @@ def _make(model: str, module: str, *folders: Path) -> None:
     )
     if ended.returncode:
         lines = ended.stderr.decode(errors="replace").strip().splitlines()
-        raise NotPreparedError(f"{model} could not be made: {lines[-1] if lines else '?'}")
+        raise NotPreparedError(f"{model} could not be prepared: {lines[-1] if lines else '?'}")
 
 
 def prepare_peers() -> str | None:
-    """Install what the peers need, once; why there are none, or None if all is well."""
+    """Install the peers once; returns why it failed, or None."""
     digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:16]
-    mark = PEERS_VENV / f".has-{digest}"
-    if mark.exists():
+    marker = PEERS_VENV / f".has-{digest}"
+    if marker.exists():
         return None
     python = PEERS_VENV / "bin" / "python"
     try:
@@ -159,11 +159,11 @@ def prepare_peers() -> str | None:
         )
     except (subprocess.SubprocessError, OSError) as error:
         return f"the peers could not be installed: {error}"
-    mark.touch()
+    marker.touch()
     return None
 
 
 def peer_version(package: str) -> str:
     """The installed version of a peer, or a question mark."""
-    found = sorted(PEERS_VENV.glob(f"lib/python*/site-packages/{package}-*.dist-info"))
-    return found[0].name.removesuffix(".dist-info").rpartition("-")[2] if found else "?"
+    folders = sorted(PEERS_VENV.glob(f"lib/python*/site-packages/{package}-*.dist-info"))
+    return folders[0].name.removesuffix(".dist-info").rpartition("-")[2] if folders else "?"

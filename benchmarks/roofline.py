@@ -1,8 +1,8 @@
-"""What this machine's cores can do at most: multiply-adds a second by type, and bytes from memory.
+"""The peak performance of this machine: operations per second by type, and memory bandwidth.
 
-A figure in milliseconds says nothing on another machine; as a share of these it does. The peaks
-are those of large matrix products in oneDNN, through OpenVINO, on all cores: what a network could
-reach if it were nothing but matrix products. Runs in a process of its own and prints JSON.
+Milliseconds mean little on another machine; shares of these peaks do. The peaks are those of large
+matrix products in oneDNN, through OpenVINO, on all cores: what a network could reach if it
+consisted only of matrix products. Runs in its own process and prints JSON.
 """
 
 import json
@@ -26,7 +26,7 @@ def main() -> None:
     peaks = {
         "float32": _matmul(_product(), "f32"),
         "bfloat16": _matmul(_product(), "bf16"),
-        "int8": _matmul(_quantised_product(), "f32"),
+        "int8": _matmul(_quantized_product(), "f32"),
     }
     report = {"gflops": {kind: 2 * gmacs for kind, gmacs in peaks.items()}, "gb_s": _bandwidth()}
     json.dump(report, sys.stdout)
@@ -37,15 +37,15 @@ def _product() -> ov.Model:
     return ov.Model([ops.matmul(left, _weights(), False, False)], [left])
 
 
-def _quantised_product() -> ov.Model:
-    """The same between two quantisers, which OpenVINO turns into an int8 product."""
+def _quantized_product() -> ov.Model:
+    """A product of two quantized operands, which OpenVINO turns into an int8 product."""
     left = ops.parameter([_SIDE, _SIDE], np.float32)
 
-    def quantised(node: ov.Node, levels: int) -> ov.Node:
+    def quantized(node: ov.Node, levels: int) -> ov.Node:
         ends = [np.float32(-1), np.float32(1)]
         return ops.fake_quantize(node, *ends, *ends, levels)
 
-    product = ops.matmul(quantised(left, 256), quantised(_weights(), 255), False, False)
+    product = ops.matmul(quantized(left, 256), quantized(_weights(), 255), False, False)
     return ov.Model([product], [left])
 
 
@@ -54,7 +54,7 @@ def _weights() -> ov.Node:
 
 
 def _matmul(model: ov.Model, precision: str) -> float:
-    """Giga multiply-adds a second."""
+    """Billions of multiply-adds per second."""
     core = ov.Core()
     compiled = core.compile_model(
         model, "CPU", {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
@@ -66,7 +66,7 @@ def _matmul(model: ov.Model, precision: str) -> float:
 
 
 def _bandwidth() -> float:
-    """Gigabytes a second read and written by a copy on all cores."""
+    """Gigabytes per second read and written by a copy on all cores."""
     sources = [np.ones(_BYTES // 8) for _ in range(_THREADS)]
     targets = [np.zeros_like(source) for source in sources]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -78,7 +78,7 @@ def _bandwidth() -> float:
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few runs: a peak is what is possible, not what is usual."""
+    """Seconds of the fastest of a few runs."""
     work()
     times = []
     for _ in range(_REPEATS):

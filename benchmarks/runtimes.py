@@ -1,11 +1,10 @@
-"""What an image costs in each runtime, precision and batch size, beside what the machine could do.
+"""Time per image by runtime, precision and batch size, and the peak performance of the machine.
 
     python -m benchmarks.runtimes STORE [MODEL ...] --threads 2 --rounds 15
 
-Every way is run in turn, round by round, so that whatever else the machine does hits all of them
-alike; the table shows medians and, for the ratios, the quickest round too. The roofline is what
-this machine reaches itself, measured in the same run: multiply-adds in a large matrix product and
-bytes in a large copy.
+All runtimes take turns in each round, so that other load affects all of them. The table shows
+medians and the fastest round. The roofline is measured in the same run: multiply-adds of a large
+matrix product and bytes of a large copy.
 """
 
 import argparse
@@ -37,10 +36,10 @@ BASELINE = "tensorflow-float32"
 
 
 def runtimes(folder: Path, threads: int) -> list[Runtime]:
-    """All that can run a version here, the reference first."""
+    """All runtimes that can run a version here, the reference first."""
     options = RuntimeOptions("tensorflow", "float32", threads)
     manifest = read_manifest(folder)
-    found: list[Runtime] = [tensorflow_runtime(folder, options)]
+    available: list[Runtime] = [tensorflow_runtime(folder, options)]
     for precision in PRECISIONS:
         try:
             runtime = OpenVinoRuntime(folder, manifest, precision, options)
@@ -48,45 +47,45 @@ def runtimes(folder: Path, threads: int) -> list[Runtime]:
             print(f"openvino-{precision}: {unavailable}")
             continue
         runtime.tune(_endpoint(folder), SIZES)
-        found.append(runtime)
-    return found
+        available.append(runtime)
+    return available
 
 
-def measured(
-    folder: Path, found: list[Runtime], sizes: tuple[int, ...], rounds: int
+def measure(
+    folder: Path, candidates: list[Runtime], sizes: tuple[int, ...], rounds: int
 ) -> dict[tuple[str, int], list[float]]:
-    """Milliseconds an image of each round, by runtime and batch size."""
+    """Milliseconds per image of each round, by runtime and batch size."""
     endpoint, size = _endpoint(folder), read_manifest(folder).input_size
     times: dict[tuple[str, int], list[float]] = {}
     for batch in sizes:
         images = np.random.default_rng(8).integers(0, 256, (batch, *size, 3), np.uint8)
-        for round_ in range(rounds + 1):
-            for runtime in found:
+        for number in range(rounds + 1):
+            for runtime in candidates:
                 took = _seconds(lambda: runtime.run(endpoint, images))  # noqa: B023  called at once
-                if round_:  # the first only warms
+                if number:  # the first round is a warm-up
                     each = 1000 * took / batch
                     times.setdefault((runtime.name, batch), []).append(each)
     return times
 
 
 def roofline(threads: int) -> dict[str, float]:
-    """Giga multiply-adds a second by precision, and gigabytes a second, as reached here."""
+    """Billions of multiply-adds per second by precision, and gigabytes per second."""
     openvino = import_openvino()
     ops, side = openvino.opset13, 2048
-    found = {}
+    peaks = {}
     for hint in ("f32", "bf16"):
         left = ops.parameter([side, side], np.float32)
         right = ops.constant(np.random.default_rng(1).random((side, side), np.float32))
         model = openvino.Model([ops.matmul(left, right, False, False)], [left])
-        told = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
-        compiled = openvino.Core().compile_model(model, "CPU", told)
+        config = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+        compiled = openvino.Core().compile_model(model, "CPU", config)
         given = np.ones((side, side), np.float32)
         best = min(_seconds(lambda: compiled(given)) for _ in range(8))  # noqa: B023
-        found[f"Gmac/s {hint}"] = side**3 / best / 1e9
+        peaks[f"Gmac/s {hint}"] = side**3 / best / 1e9
     source = np.ones(64 * 1024 * 1024, np.uint8)
     target = np.empty_like(source)
     best = min(_seconds(lambda: np.copyto(target, source)) for _ in range(8))
-    return found | {"GB/s": 2 * source.nbytes / best / 1e9}
+    return peaks | {"GB/s": 2 * source.nbytes / best / 1e9}
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -100,19 +99,17 @@ def _endpoint(folder: Path) -> Endpoint:
 
 
 def _table(model: str, times: dict[tuple[str, int], list[float]]) -> Table:
-    table = Table(
-        "runtime", "batch", "ms/image", "quickest", "times quicker", title=model, min_width=70
-    )
+    table = Table("runtime", "batch", "ms/image", "fastest", "speedup", title=model, min_width=70)
     for (name, batch), each in times.items():
         reference = times[BASELINE, batch]
-        # Round by round: what disturbs a round disturbs both.
+        # Ratios round by round, because other load affects both in a round.
         ratio = statistics.median(a / b for a, b in zip(reference, each, strict=True))
         table.add_row(
             name,
             str(batch),
             f"{statistics.median(each):.2f}",
             f"{min(each):.2f}",
-            f"{ratio:.2f} (quickest {min(reference) / min(each):.2f})",
+            f"{ratio:.2f} (fastest {min(reference) / min(each):.2f})",
         )
     return table
 
@@ -130,9 +127,9 @@ def main() -> None:
     console.print({name: round(value, 1) for name, value in roofline(arguments.threads).items()})
     for model in arguments.models or store.models():
         folder = store.path(model, store.resolve(model))
-        found = runtimes(folder, arguments.threads)
+        candidates = runtimes(folder, arguments.threads)
         sizes = tuple(arguments.batches)
-        console.print(_table(model, measured(folder, found, sizes, arguments.rounds)))
+        console.print(_table(model, measure(folder, candidates, sizes, arguments.rounds)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server under test: started, asked until it answers, weighed, stopped with all it started."""
+"""Starts, observes and stops a server with all its processes."""
 
 import contextlib
 import ctypes
@@ -20,19 +20,19 @@ MIB = 1024 * 1024
 
 
 class ServerFailedError(RuntimeError):
-    """It did not come up. The message is the reason a reader of the table gets."""
+    """The server did not start. The message is shown in the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start a server and how to ask it.
+    """How to start a server and how to send it images.
 
     Attributes:
         command: The command line.
-        env: Added to our environment.
-        port: On 127.0.0.1.
-        path: What pictures are posted to.
-        field: The form field it wants a picture in; None: the bare body.
+        env: Additional environment variables.
+        port: Port on 127.0.0.1.
+        path: URL path that accepts images.
+        field: Form field of the image; None to send it as the body.
     """
 
     command: Sequence[str]
@@ -47,11 +47,11 @@ class Server:
 
     Attributes:
         launch: How it was started.
-        ready_seconds: From the start to the first right answer.
+        ready_seconds: From the start to the first successful response.
     """
 
     def __init__(self, launch: Launch, *, folder: Path, log: Path) -> None:
-        """Start it; `await_ready` has to follow."""
+        """Start the server; `await_ready` must follow."""
         self.launch = launch
         self.ready_seconds = 0.0
         self._log = log
@@ -67,43 +67,43 @@ class Server:
                 start_new_session=True,
             )
 
-    def await_ready(self, picture: bytes, *, seconds: float) -> None:
-        """Return once it answers a picture.
+    def await_ready(self, image: bytes, *, seconds: float) -> None:
+        """Wait until it responds to an image.
 
         Raises:
-            ServerFailedError: It died, or did not answer within `seconds`.
+            ServerFailedError: It ended, or did not respond within `seconds`.
         """
-        last = "it does not listen"
+        last = "no response"
         with httpx.Client(timeout=seconds, trust_env=False) as client:
             while time.monotonic() < self._began + seconds:
                 if self._process.poll() is not None:
                     code = self._process.returncode
                     raise ServerFailedError(f"ended with code {code}: {self._last_line()}")
                 try:
-                    answer = self._ask(client, picture)
+                    answer = self._post(client, image)
                 except httpx.HTTPError:
                     time.sleep(_POLL_SECONDS)
                     continue
                 if answer.status_code == 200:
                     self.ready_seconds = time.monotonic() - self._began
                     return
-                last = f"it answers {answer.status_code}: {answer.text[:120]}"
+                last = f"status {answer.status_code}: {answer.text[:120]}"
                 time.sleep(_POLL_SECONDS)
         raise ServerFailedError(f"not ready within {seconds:.0f} s; {last}")
 
-    def _ask(self, client: httpx.Client, picture: bytes) -> httpx.Response:
+    def _post(self, client: httpx.Client, image: bytes) -> httpx.Response:
         url = f"http://127.0.0.1:{self.launch.port}{self.launch.path}"
         if self.launch.field is not None:
-            file = ("picture.jpg", picture, "image/jpeg")
+            file = ("image.jpg", image, "image/jpeg")
             return client.post(url, files={self.launch.field: file})
-        return client.post(url, content=picture, headers={"Content-Type": "image/jpeg"})
+        return client.post(url, content=image, headers={"Content-Type": "image/jpeg"})
 
     def _last_line(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1][:160] if lines else "it said nothing"
+        return lines[-1][:160] if lines else "no output"
 
     def processes(self) -> list[psutil.Process]:
-        """The server's own and all that descend from it."""
+        """The process of the server and its descendants."""
         try:
             first = psutil.Process(self._process.pid)
             return [first, *first.children(recursive=True)]
@@ -111,7 +111,7 @@ class Server:
             return []
 
     def pss_mib(self) -> float:
-        """Memory of all its processes, shared pages counted once between them, in MiB."""
+        """Memory of all its processes in MiB, with shared pages counted once."""
         total = 0
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
@@ -137,11 +137,11 @@ class Server:
         return total
 
     def freeze(self) -> None:
-        """Stop all its processes where they are, so that none of them takes time from others."""
+        """Suspend all its processes, so that they use no CPU."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen one go on."""
+        """Resume a frozen server."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -150,7 +150,7 @@ class Server:
                 process.send_signal(number)
 
     def stop(self) -> None:
-        """Ask it to end, and see to it that nothing of it is left."""
+        """Terminate the server and kill what is left of it."""
         self.thaw()
         processes = self.processes()
         with contextlib.suppress(ProcessLookupError):
@@ -164,15 +164,15 @@ class Server:
 
 
 def adopt_orphans() -> None:
-    """From now on processes whose parent dies become ours, so that none can escape `reap`."""
+    """Make orphaned descendants children of this process, so that `reap` finds them."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap() -> None:
-    """Kill whatever descends from this process."""
-    left = psutil.Process().children(recursive=True)
-    for process in left:
+    """Kill all descendants of this process."""
+    descendants = psutil.Process().children(recursive=True)
+    for process in descendants:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(left, timeout=_STOP_SECONDS)
+    psutil.wait_procs(descendants, timeout=_STOP_SECONDS)

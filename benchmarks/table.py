@@ -1,11 +1,11 @@
-"""The figures as rows of text, once for the terminal and once for the page."""
+"""The results as rows of text, for the terminal and the page."""
 
 from benchmarks.figures import Part, Row
 
 HEADER = (
     "server",
     "images/s, 16 clients",
-    "of Opsin's",
+    "relative to Opsin",
     "p99 ms",
     "p50 ms, 1 client",
     "memory MiB",
@@ -16,7 +16,7 @@ HEADER = (
 
 
 def rows_of(part: Part) -> list[tuple[str, ...]]:
-    """One row a server, in the order they were started."""
+    """One row per server, in the order in which they were started."""
     return [_row(part, row) for row in part.rows]
 
 
@@ -39,23 +39,23 @@ def _row(part: Part, row: Row) -> tuple[str, ...]:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A figure, or a dash where there is none."""
+    """A number, or a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def verdicts(part: Part, cores: int) -> list[tuple[str, str, str]]:
-    """What is promised, what was measured, and whether it holds: (what, measured, holds)."""
+    """The goals: (goal, measured value, whether it is met)."""
     if not part.opsin.throughput:
         return []
-    found = [_against_peer(part, part.opsin, 1.9 if _is_vgg(part) else 2.0)]
-    found += [_against_peer(part, row, 3.5) for row in part.rows if _is_vgg(part) and _is_int8(row)]
-    found += [_against_bound(part, cores), _p99(part), _lone(part)]
-    found += _latency(part)
-    return [verdict for verdict in found if verdict is not None]
+    goals = [_against_peer(part, part.opsin, 1.9 if _is_vgg(part) else 2.0)]
+    goals += [_against_peer(part, row, 3.5) for row in part.rows if _is_vgg(part) and _is_int8(row)]
+    goals += [_against_bound(part, cores), _p99(part), _single_client(part)]
+    goals += _latency(part)
+    return [verdict for verdict in goals if verdict is not None]
 
 
-def _holds(truth: bool) -> str:
-    return "yes" if truth else "no"
+def _yes_no(met: bool) -> str:
+    return "yes" if met else "no"
 
 
 def _is_vgg(part: Part) -> bool:
@@ -66,15 +66,15 @@ def _is_int8(row: Row) -> bool:
     return row.name.endswith("int8") and bool(row.throughput)
 
 
-def _against_peer(part: Part, ours: Row, wanted: float) -> tuple[str, str, str] | None:
+def _against_peer(part: Part, row: Row, goal: float) -> tuple[str, str, str] | None:
     best = part.best_peer
     if best is None:
         return None
-    ratio = ours.throughput / best.throughput
+    ratio = row.throughput / best.throughput
     return (
-        f"{ours.name}: at least {wanted}x the best peer ({best.name})",
+        f"{row.name}: at least {goal}x the best peer ({best.name})",
         f"{ratio:.2f}x",
-        _holds(ratio >= wanted),
+        _yes_no(ratio >= goal),
     )
 
 
@@ -86,29 +86,29 @@ def _against_bound(part: Part, cores: int) -> tuple[str, str, str] | None:
     return (
         f"at least 75 % of the bound ({bound:.0f} images/s)",
         f"{share:.0%}",
-        _holds(share >= 0.75),
+        _yes_no(share >= 0.75),
     )
 
 
 def _p99(part: Part) -> tuple[str, str, str] | None:
-    best, ours = part.best_peer, part.opsin.p99
-    if best is None or best.p99 is None or ours is None:
+    best, p99 = part.best_peer, part.opsin.p99
+    if best is None or best.p99 is None or p99 is None:
         return None
-    ratio = ours / best.p99
-    return ("p99 at 16 clients below the best peer's", f"{ratio:.2f} of it", _holds(ratio < 1))
+    ratio = p99 / best.p99
+    return ("p99 at 16 clients below the best peer's", f"{ratio:.2f} of it", _yes_no(ratio < 1))
 
 
-def _lone(part: Part) -> tuple[str, str, str] | None:
-    decode, ours = part.floor.get("decode_core_ms"), part.opsin.p50_alone
-    told = [r.stages for r in part.opsin.alone if r.stages]
-    if decode is None or ours is None or not told:
+def _single_client(part: Part) -> tuple[str, str, str] | None:
+    decode, p50 = part.floor.get("decode_core_ms"), part.opsin.p50_alone
+    stages = [r.stages for r in part.opsin.alone if r.stages]
+    if decode is None or p50 is None or not stages:
         return None
-    computed = sorted(stages["compute"] for stages in told)[len(told) // 2]
-    over = ours - decode - computed
+    computed = sorted(times["compute"] for times in stages)[len(stages) // 2]
+    over = p50 - decode - computed
     return (
         "p50 at 1 client within 4 ms of decode + compute",
         f"{over:.1f} ms over",
-        _holds(over <= 4),
+        _yes_no(over <= 4),
     )
 
 
@@ -118,5 +118,5 @@ def _latency(part: Part) -> list[tuple[str, str, str]]:
         if share <= 0.8 and result.latency:
             ratio = result.latency["p99"] / result.latency["p50"]
             what = f"p99 at most 3x p50 at {share:.0%} of capacity"
-            rows.append((what, f"{ratio:.1f}x", _holds(ratio <= 3)))
+            rows.append((what, f"{ratio:.1f}x", _yes_no(ratio <= 3)))
     return rows

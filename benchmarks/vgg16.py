@@ -1,7 +1,7 @@
-"""Publishes the whole VGG16 to a store, for its cost and not for its answers.
+"""Publishes a VGG16 with classifier to a store, to measure its speed.
 
-Its 554 MB of published weights are seldom at hand; how long it computes does not depend on them.
-The convolutions get the published weights where these are, the classifier random ones.
+Its 554 MB of published weights are often not available, and its speed does not depend on them. The
+convolutions get published weights if they are available, the classifier random ones.
 
     python -m benchmarks.vgg16 NAME STORE SAMPLES HOME WEIGHTS
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 
 from models.catalog import CATALOG
-from models.export.check_images import check_pictures
+from models.export.check_images import check_images
 from models.export.saved_model import export_version
 from models.export.signatures import Blueprint
 from models.networks.architecture import build
@@ -23,12 +23,12 @@ from models.weights.catalog import Weights, WeightsMissing
 
 
 def main() -> None:
-    """Build, fill, export and promote."""
+    """Build, export and promote the network."""
     name, store_home, samples, home, weights = sys.argv[1:6]
     network = CATALOG["vgg16"]
     keras.utils.set_random_seed(8)
     model = build(network, include_top=True)
-    _fill(model, Weights(Path(home), Path(weights), offline=True))
+    _load_convolutions(model, Weights(Path(home), Path(weights), offline=True))
     model.trainable = False
     store = Store(Path(store_home))
     with store.staging() as folder:
@@ -36,14 +36,14 @@ def main() -> None:
             model,
             Blueprint.of(network),
             folder,
-            pictures=check_pictures(Path(samples), network),
+            images=check_images(Path(samples), network),
             labels=imagenet_labels(),
         )
         store.promote(name, store.publish(name, folder, draft))
 
 
-def _fill(model: keras.Model, weights: Weights) -> None:
-    """Give the convolutions their published weights, if they are here."""
+def _load_convolutions(model: keras.Model, weights: Weights) -> None:
+    """Load the published weights of the convolutions, if they are available."""
     network = CATALOG["vgg16"]
     try:
         file = weights.find(network.base_weights or network.weights)

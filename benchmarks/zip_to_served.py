@@ -1,12 +1,12 @@
-"""From a zip of pictures to the first served answer: where the time goes, seen by a client.
+"""From a zip of images to the first response of the trained model: the time of each step.
 
     opsin up &
     python -m benchmarks.zip_to_served FOLDER --url http://127.0.0.1:8000 --training '{"seed": 8}'
 
-FOLDER holds class folders, or `train/ validation/ test/` with class folders inside. What the
-training says of itself (`seconds` of its result) stands between the steps around it: the upload,
-the admission of every file, the wait in the queue, the start of a process of its own with
-TensorFlow in it, and at the end the worker that loads the new champion.
+FOLDER holds class folders, or `train/ validation/ test/` with class folders inside. The steps of
+the training (`seconds` of its result) are listed between those around it: upload, admission of
+every file, the time in the queue, the start of a process with TensorFlow and, at the end, the
+loading of the new champion by a worker.
 """
 
 import argparse
@@ -25,22 +25,22 @@ from rich.console import Console
 from rich.table import Table
 
 FINISHED = {"succeeded", "failed", "cancelled"}
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _DEADLINE = 1800.0
 _BOUNDARY = uuid.uuid4().hex
 _CHUNK = 1 << 18
 
 
-def packed(folder: Path, target: Path) -> None:
-    """A zip of a folder's files; pictures are packed already, so they are only stored."""
+def pack(folder: Path, target: Path) -> None:
+    """Zip a folder without compression, as images are compressed already."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 archive.write(file, file.relative_to(folder))
 
 
-def uploaded(client: httpx.Client, archive: Path) -> tuple[dict[str, Any], float, float]:
-    """The dataset, the seconds until the last byte had left, and those until it was answered."""
+def upload(client: httpx.Client, archive: Path) -> tuple[dict[str, Any], float, float]:
+    """Upload; returns the dataset, the seconds of sending and those until the response."""
     began = time.monotonic()
     sent = began
 
@@ -54,76 +54,76 @@ def uploaded(client: httpx.Client, archive: Path) -> tuple[dict[str, Any], float
         yield f"\r\n--{_BOUNDARY}--\r\n".encode()
         sent = time.monotonic()
 
-    kind = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
-    answer = client.post("/v1/datasets", content=body(), headers=kind)
+    headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
+    answer = client.post("/v1/datasets", content=body(), headers=headers)
     answer.raise_for_status()
     return answer.json(), sent - began, time.monotonic() - sent
 
 
-def trained(client: httpx.Client, asked: dict[str, Any]) -> dict[str, Any]:
-    """The job of a training, when it has ended."""
-    answer = client.post("/v1/trainings", json=asked)
+def train(client: httpx.Client, request: dict[str, Any]) -> dict[str, Any]:
+    """Run a training and return its finished job."""
+    answer = client.post("/v1/trainings", json=request)
     if answer.status_code != 202:
         raise SystemExit(answer.text)
     job: dict[str, Any] = answer.json()
     until = time.monotonic() + _DEADLINE
     while job["state"] not in FINISHED and time.monotonic() < until:
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
         job = client.get(f"/v1/jobs/{job['id']}").json()
     if job["state"] != "succeeded":
         raise SystemExit(json.dumps(job["error"] or job["state"]))
     return job
 
 
-def served(client: httpx.Client, model: str, version: int, picture: Path) -> float:
-    """Seconds until the version answers."""
+def wait_until_served(client: httpx.Client, model: str, version: int, image: Path) -> float:
+    """Seconds until the version responds."""
     began = time.monotonic()
     while time.monotonic() - began < _DEADLINE:
-        with picture.open("rb") as file:
+        with image.open("rb") as file:
             answer = client.post(f"/v1/classify?model={model}", files={"image": file})
         if answer.status_code == 200 and answer.json()["version"] == version:
             return time.monotonic() - began
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     raise SystemExit(answer.text)
 
 
 def steps(job: dict[str, Any]) -> dict[str, float]:
-    """Seconds of each step of a job that has ended."""
+    """Seconds of each step of a finished job."""
     created, started, finished = (
         datetime.fromisoformat(job[name]) for name in ("created_at", "started_at", "finished_at")
     )
-    told: dict[str, float] = job["result"]["seconds"]
-    rest = (finished - started).total_seconds() - sum(told.values())
-    return {"queue": (started - created).total_seconds(), "start": rest, **told}
+    seconds: dict[str, float] = job["result"]["seconds"]
+    rest = (finished - started).total_seconds() - sum(seconds.values())
+    return {"queue": (started - created).total_seconds(), "start": rest, **seconds}
 
 
 def main() -> None:
-    """Print the split, and the accuracy that was reached."""
+    """Print the time of each step, and the accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--model", default="zip-to-served")
-    parser.add_argument("--training", default="{}", help="More fields of the training, JSON.")
-    asked = parser.parse_args()
-    body = {"model": asked.model, "network": "vgg16", "promote": "always"}
-    picture = next(file for file in sorted(asked.folder.rglob("*")) if file.is_file())
+    parser.add_argument("--training", default="{}", help="more fields of the training, as JSON")
+    arguments = parser.parse_args()
+    body = {"model": arguments.model, "network": "vgg16", "promote": "always"}
+    image = next(file for file in sorted(arguments.folder.rglob("*")) if file.is_file())
     with (
         tempfile.TemporaryDirectory() as scratch,
-        httpx.Client(base_url=asked.url, timeout=600, trust_env=False) as client,
+        httpx.Client(base_url=arguments.url, timeout=600, trust_env=False) as client,
     ):
         archive = Path(scratch) / "a.zip"
-        packed(asked.folder, archive)
-        dataset, upload, admission = uploaded(client, archive)
-        job = trained(client, body | {"dataset_id": dataset["id"]} | json.loads(asked.training))
+        pack(arguments.folder, archive)
+        dataset, sending, admission = upload(client, archive)
+        job = train(client, body | {"dataset_id": dataset["id"]} | json.loads(arguments.training))
         result = job["result"]
-        loading = served(client, result["model"], result["version"], picture)
-    split = {"upload": upload, "admission": admission, **steps(job), "first answer": loading}
-    table = Table("step", "seconds", title=f"{sum(dataset['classes'].values())} pictures")
+        loading = wait_until_served(client, result["model"], result["version"], image)
+    split = {"upload": sending, "admission": admission, **steps(job), "first response": loading}
+    table = Table("step", "seconds", title=f"{sum(dataset['classes'].values())} images")
     for name, seconds in {**split, "all": sum(split.values())}.items():
         table.add_row(name, f"{seconds:.1f}")
     Console().print(table)
-    for name, one in result["metrics"].items():
-        print(f"{name}: {one['accuracy']:.4f} of {one['pictures']} pictures")
+    for name, metrics in result["metrics"].items():
+        print(f"{name}: {metrics['accuracy']:.4f} of {metrics['pictures']} images")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from contracts.settings import Settings
 _COLORS = {"ready": "green", "loading": "yellow", "unavailable": "red"}
 
 
-def greet(settings: Settings, home: Home, console: Console) -> None:
-    """Says what runs where, and how to use and stop it."""
+def print_banner(settings: Settings, home: Home, console: Console) -> None:
+    """Print what runs where, and how to use and stop it."""
     models = Api(settings).models()
     console.print(f"\n[bold green]Opsin is ready[/] at {address(settings)}\n")
     if models:
@@ -29,11 +29,11 @@ def greet(settings: Settings, home: Home, console: Console) -> None:
                 warn(console, f"{model.name}: {model.reason}")
         console.print()
     else:
-        warn(console, "It asks for a key, and OPSIN_API_KEY holds none: `opsin keys create`.")
+        warn(console, "It requires a key, and OPSIN_API_KEY is not set: `opsin keys create`.")
     for heading, line in (
         ("Try", curl_line(settings, home, keyed=settings.api_key is not None or not models)),
         ("Docs", f"{address(settings)}/docs"),
-        ("Logs", f"{near(home.logs)}/"),
+        ("Logs", f"{shorten(home.logs)}/"),
         ("Stop", "Ctrl-C"),
     ):
         console.print(f"[bold]{heading:5}[/] {escape(line)}")
@@ -45,7 +45,7 @@ def models_table(models: list[ModelInfo]) -> Table:
     for heading in ("model", "state", "serves"):
         table.add_column(heading, no_wrap=True)
     for model in models:
-        # One that lacks its classifier still embeds: not ready, but not nothing either.
+        # Without its classifier a network still embeds: not ready, but not unavailable either.
         partly = model.state == "unavailable" and model.operations
         state = "[yellow]partly[/]" if partly else f"[{_COLORS[model.state]}]{model.state}[/]"
         table.add_row(escape(model.name), state, ", ".join(model.operations) or "-")
@@ -53,21 +53,19 @@ def models_table(models: list[ModelInfo]) -> Table:
 
 
 def curl_line(settings: Settings, home: Home, *, keyed: bool) -> str:
-    """A request that works as printed, from the folder one stands in.
+    """A request that works as printed, from the working directory.
 
     Args:
-        settings: For the address.
-        home: For a picture.
-        keyed: Whether the service asks for a key.
+        keyed: Whether the service requires a key.
     """
-    photo = home.samples / "cat.png"
-    image = near(photo) if photo.exists() else "photo.jpg"
+    sample = home.samples / "cat.png"
+    image = shorten(sample) if sample.exists() else "photo.jpg"
     key = '-H "Authorization: Bearer $OPSIN_API_KEY" ' if keyed else ""
     return f"curl {key}-F {shlex.quote(f'image=@{image}')} {address(settings)}/v1/classify"
 
 
-def near(path: Path) -> Path:
-    """The shorter way to say it, if it lies under where one stands."""
+def shorten(path: Path) -> Path:
+    """The path relative to the working directory, if it lies in there."""
     with contextlib.suppress(ValueError):
         return path.relative_to(Path.cwd())
     return path

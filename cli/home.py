@@ -1,6 +1,5 @@
-"""The data home of one instance: its folders, who may read them, and the lock that makes it one."""
+"""The data home of one instance: its folders, their permissions and its locks."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.output import CommandError
+from models.locks import try_lock
 
 PRIVATE = 0o700
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where one instance keeps everything it writes."""
+    """The folder for everything that one instance writes."""
 
     root: Path
 
     @property
     def run(self) -> Path:
-        """What lives only as long as the instance: lock, pid file, socket."""
+        """Files that exist only while the instance runs: lock, pid file, socket."""
         return self.root / "run"
 
     @property
@@ -37,15 +37,15 @@ class Home:
         return self.root / "samples"
 
     def prepare(self) -> None:
-        """Makes the folders, for the owner's eyes only.
+        """Create the folders, readable by their owner only.
 
         Raises:
-            CommandError: It is not a folder one may write to.
+            CommandError: They cannot be written to.
         """
         try:
             for folder in (self.root, self.run, self.logs, self.valkey):
                 folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-            # It holds the database and whatever was sent: an older, open one is closed too.
+            # It holds the database and all uploads: one that is open to others is closed too.
             if self.root.stat().st_mode & 0o077:
                 self.root.chmod(PRIVATE)
         except OSError as error:
@@ -56,17 +56,15 @@ class Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the home for this process alone; the kernel lets go when the process ends.
+        """Hold the home as its one instance; the kernel releases it when the process ends.
 
         Raises:
             CommandError: Another `opsin up` runs from this home.
         """
         lock = os.open(self.run / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CommandError(self._taken(os.read(lock, 32))) from None
+            if not try_lock(lock):
+                raise CommandError(self._already_running(os.read(lock, 32)))
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -76,56 +74,51 @@ class Home:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Holds the home together with all others that work from it, and against a restore.
+        """Hold the home together with other processes that use it, so that none restores it.
 
-        Where this process may not write, it has nothing to hold, and a restore no right to move.
+        Where this process may not write there is nothing to hold, and nothing can be restored.
 
         Raises:
             CommandError: It is being restored.
         """
-        with self._using(
-            fcntl.LOCK_SH, f"A restore of {self.root} is under way. Wait for its end."
-        ):
+        refusal = f"A restore of {self.root} is under way. Wait for its end."
+        with self._holding(refusal, shared=True):
             yield
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Holds the home against all that `shared` lets work from it.
+    def exclusive(self) -> Iterator[None]:
+        """Hold the home against all processes that use it by `shared`.
 
         Raises:
-            CommandError: Somebody does.
+            CommandError: One does.
         """
-        who = "`opsin serve`, `opsin worker` or `opsin backup`"
-        with self._using(
-            fcntl.LOCK_EX, f"Something works from {self.root}: {who}. Stop it, and try again."
-        ):
+        users = "`opsin serve`, `opsin worker` or `opsin backup`"
+        refusal = f"{self.root} is in use by {users}. Stop it, and try again."
+        with self._holding(refusal, shared=False):
             yield
 
     @contextmanager
-    def _using(self, how: int, refusal: str) -> Iterator[None]:
+    def _holding(self, refusal: str, *, shared: bool) -> Iterator[None]:
         try:
             for folder in (self.root, self.run):
                 folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             lock = os.open(self.run / "use.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError:
-            if how == fcntl.LOCK_EX:
+            if not shared:
                 raise
             yield
             return
         try:
-            fcntl.flock(lock, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise CommandError(refusal) from None
-        try:
+            if not try_lock(lock, shared=shared):
+                raise CommandError(refusal)
             yield
         finally:
             os.close(lock)
 
-    def _taken(self, content: bytes) -> str:
+    def _already_running(self, content: bytes) -> str:
         pid = content.decode(errors="replace").strip() or "unknown"
         return (
             f"Opsin is already running from {self.root} (pid {pid}). Stop it with Ctrl-C in its "
-            f"terminal or `kill {pid}`, or start another beside it from a home and a port of its "
-            "own: `OPSIN_HOME=./var2 OPSIN_PORT=8001 make up`."
+            f"terminal or `kill {pid}`, or start a second one with another home and port: "
+            "`OPSIN_HOME=./var2 OPSIN_PORT=8001 make up`."
         )

@@ -1,6 +1,6 @@
-"""Where commands write: answers to stdout, all else to stderr, colors only on a terminal.
+"""What commands print: results to stdout, everything else to stderr, colors only on a terminal.
 
-The one way a command says that it cannot go on: a plain line, and an exit code.
+`CommandError` is the one way in which a command fails: a plain line and an exit code.
 """
 
 import os
@@ -10,33 +10,63 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
+
+from contracts.errors import OpsinError
+
+
+class CommandError(Exception):
+    """Shown in red on stderr, without a stack trace.
+
+    Args:
+        message: What went wrong and what helps, for the person at the terminal.
+        exit_code: 1 for a failure, 2 for a wrong call or setting.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.message = message
+        self.exit_code = exit_code
+
+
+@contextmanager
+def as_command_error() -> Iterator[None]:
+    """Turn a domain error into the command's one line.
+
+    Raises:
+        CommandError: The block raised an `OpsinError`.
+    """
+    try:
+        yield
+    except OpsinError as error:
+        raise CommandError(error.detail) from None
 
 
 def answers() -> Console:
-    """For what was asked for; safe to pipe."""
+    """For the results of a command; safe to pipe."""
     return Console(soft_wrap=True, highlight=False)
 
 
 def notes() -> Console:
-    """For progress and faults."""
+    """For progress, warnings and errors."""
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def warn(console: Console, message: str) -> None:
-    """A yellow mark and a line. File names may hold brackets, which are not markup."""
-    console.print(f"[yellow]![/] {escape(readable(console, message, indent=2))}")
+    """Print a yellow mark and a line. File names may hold brackets, which are not markup."""
+    console.print(f"[yellow]![/] {escape(wrap(console, message, indent=2))}")
 
 
-def complain(console: Console, message: str) -> None:
-    """One red fault."""
-    console.print(f"[red]{escape(readable(console, message))}[/]")
+def print_error(console: Console, message: str) -> None:
+    """Print a line in red."""
+    console.print(f"[red]{escape(wrap(console, message))}[/]")
 
 
-def readable(console: Console, message: str, *, indent: int = 0) -> str:
-    """The message broken between words on a terminal; one line as it is in a log or a pipe.
+def wrap(console: Console, message: str, *, indent: int = 0) -> str:
+    """Break a message between words on a terminal; a log or a pipe gets it unchanged.
 
     Args:
-        console: Where it goes.
+        console: Where it will be printed.
         message: One line or several, which stay apart.
         indent: Columns to leave free at the left; the first line is expected to use its own.
     """
@@ -50,55 +80,67 @@ def readable(console: Console, message: str, *, indent: int = 0) -> str:
     return f"\n{' ' * indent}".join(lines)
 
 
+def plain_table(*headings: str, right: tuple[str, ...] = (), fold: bool = False) -> Table:
+    """A table without lines.
+
+    Args:
+        headings: Of the columns.
+        right: The headings of columns with numbers.
+        fold: Whether long cells are broken rather than shortened.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(
+            heading,
+            justify="right" if heading in right else "left",
+            overflow="fold" if fold else "ellipsis",
+        )
+    return table
+
+
+def clock_time(seconds: float) -> str:
+    """A duration as a clock shows it: 2:05, or 1:02:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 @contextmanager
 def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
     """A spinner while something takes long; plain lines where there is no terminal.
 
     Yields:
-        A call that says what is waited for by now.
+        A function that changes the text.
     """
     if console.is_terminal:
         with console.status(escape(what)) as status:
-            yield lambda now: status.update(escape(now))
+            yield lambda text: status.update(escape(text))
         return
-    said = [what]
+    printed = what
     console.print(f"{what} …", markup=False)
 
-    def tell(now: str) -> None:
-        if now != said[-1]:
-            said.append(now)
-            console.print(f"{now} …", markup=False)
+    def update(text: str) -> None:
+        nonlocal printed
+        if text != printed:
+            printed = text
+            console.print(f"{text} …", markup=False)
 
-    yield tell
+    yield update
 
 
 @contextmanager
-def muffled() -> Iterator[Console]:
-    """Keeps the lines that C++ libraries write to stderr away from the terminal.
+def suppress_logs() -> Iterator[Console]:
+    """Keep the lines that C++ libraries write to stderr away from the terminal.
 
-    TensorFlow tells of its processor and missing GPU there, before Python could ask it not to.
+    TensorFlow reports its processor and the missing GPU there before Python could stop it.
 
     Yields:
         A console for notes that still reaches the real stderr.
     """
     real = os.dup(2)
-    with open(real, "w") as terminal, open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a number)
-        os.dup2(nowhere.fileno(), 2)
+    with open(real, "w") as terminal, open(os.devnull, "w") as null:  # noqa: PTH123 (a number)
+        os.dup2(null.fileno(), 2)
         try:
             yield Console(file=terminal, soft_wrap=True, highlight=False)
         finally:
             os.dup2(real, 2)
-
-
-class CommandError(Exception):
-    """Shown in red on stderr without a stack trace; it says what to do about it.
-
-    Args:
-        message: What went wrong and what helps, for the person at the terminal.
-        exit_code: 1 for a failure, 2 for a wrong call or setting.
-    """
-
-    def __init__(self, message: str, *, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.message = message
-        self.exit_code = exit_code

@@ -1,4 +1,4 @@
-"""Settings as the commands use them: read once, explained when bad, handed on to children."""
+"""Settings as commands use them: read once, explained if wrong, passed on to children."""
 
 import difflib
 import os
@@ -7,18 +7,18 @@ from pathlib import Path
 from pydantic import SecretStr, ValidationError
 
 from cli.output import CommandError, notes, warn
-from cli.processes.parent_death import PARENT
 from contracts.settings import Settings
+from models.processes import PARENT
 
-# Read by the leash and by the tests.
+# Read by children and by the tests.
 _NOT_SETTINGS = {PARENT, "OPSIN_SHARED_DIR"}
 
 
 def load(*, key: str | None = None) -> Settings:
-    """The settings in force.
+    """The settings from the environment and `.env`.
 
     Args:
-        key: The server's key, where a command was told another.
+        key: The server's key, if the command line names one.
 
     Raises:
         CommandError: One line for each bad setting, by the name it has in the environment.
@@ -36,21 +36,25 @@ def load(*, key: str | None = None) -> Settings:
 
 
 def _warn_of_unknown() -> None:
-    """Point at variables that look like settings and are none: a misspelt one does nothing."""
+    """Warn of variables that look like settings: a misspelt one would silently do nothing."""
     known = {f"OPSIN_{name.upper()}" for name in Settings.model_fields}
     for name in sorted(os.environ):
         if name.startswith("OPSIN_") and name not in known | _NOT_SETTINGS:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            warn(notes(), f"{name} is no setting.{hint}")
+            similar = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {similar[0]}?" if similar else ""
+            warn(notes(), f"{name} is not a setting.{hint}")
 
 
-def with_redis(settings: Settings, command: str) -> Settings:
-    """The same settings, once it is sure that they name a Redis."""
+def require_redis(settings: Settings, command: str) -> Settings:
+    """The same settings.
+
+    Raises:
+        CommandError: They name no Redis.
+    """
     if settings.redis_url is None:
         raise CommandError(
             f"`opsin {command}` needs OPSIN_REDIS_URL, e.g. redis://localhost:6379/0. "
-            "On one machine, `opsin up` starts everything, a Redis of its own included.",
+            "On one machine, `opsin up` starts everything, including Valkey.",
             exit_code=2,
         )
     return settings
@@ -59,36 +63,35 @@ def with_redis(settings: Settings, command: str) -> Settings:
 def environment(settings: Settings) -> dict[str, str]:
     """The environment in which a child reads exactly these settings.
 
-    Everything is written out, so that a child never reads a default or a variable otherwise than
-    its parent did.
+    Every setting is written out, so that a child never reads a default or a variable differently.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith("OPSIN_")}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if value is not None:
-            env[f"OPSIN_{name.upper()}"] = _spelled(value)
+            env[f"OPSIN_{name.upper()}"] = _text_of(value)
     return env
 
 
 def reachable_host(settings: Settings) -> str:
-    """The host by which this machine itself reaches the API, for a URL."""
+    """The host under which this machine itself reaches the API, for a URL."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"[{host}]" if ":" in host else host
 
 
 def address(settings: Settings) -> str:
-    """The URL by which this machine itself reaches the API."""
+    """The URL under which this machine itself reaches the API."""
     return f"http://{reachable_host(settings)}:{settings.port}"
 
 
 def key_headers(settings: Settings) -> dict[str, str]:
-    """What to send so that the API takes the request."""
+    """The header that authenticates a request."""
     if settings.api_key is None:
         return {}
     return {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
 
 
-def _spelled(value: object) -> str:
+def _text_of(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, bool):

@@ -19,14 +19,14 @@ Action = Literal[
 
 
 class AuditEntry(BaseModel):
-    """Something that was done and cannot be undone unseen."""
+    """A recorded change."""
 
     id: int
     at: datetime
     actor: str = Field(
         description="A key's id; `bootstrap` for OPSIN_API_KEY, `open` where no key is needed, "
-        "`command` for `opsin …` on the machine itself."
+        "`command` for `opsin …` on the machine."
     )
     action: Action
-    subject: str = Field(description="What it was done to, e.g. `squeezenet/3 champion`.")
-    request_id: str | None = Field(description="Under which the log speaks of it.")
+    subject: str = Field(description="What was changed, e.g. `squeezenet/3 champion`.")
+    request_id: str | None = Field(description="The request's id in the log.")

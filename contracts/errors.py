@@ -56,38 +56,38 @@ CODES: dict[str, Meaning] = {
     "bad_request": Meaning(400, "The request could not be understood"),
     "unauthorized": Meaning(401, "A valid key is required"),
     "forbidden": Meaning(403, "The key may not do this"),
-    "not_found": Meaning(404, "There is nothing at this address"),
-    "model_not_found": Meaning(404, "There is no model of that name"),
+    "not_found": Meaning(404, "There is nothing at this path"),
+    "model_not_found": Meaning(404, "There is no model with that name"),
     "version_not_found": Meaning(404, "The model has no such version"),
     "layer_not_found": Meaning(404, "The network has no such layer"),
     "job_not_found": Meaning(404, "There is no such job"),
     "dataset_not_found": Meaning(404, "There is no such dataset"),
     "subject_not_found": Meaning(404, "There is no such subject"),
-    "method_not_allowed": Meaning(405, "This address does not take that method"),
+    "method_not_allowed": Meaning(405, "This path does not accept that method"),
     "conflict": Meaning(409, "The request conflicts with the present state"),
     "idempotency_conflict": Meaning(409, "That Idempotency-Key belongs to another request"),
-    "version_in_use": Meaning(409, "An alias stands on that version"),
-    "subject_exists": Meaning(409, "There is a subject of that external id"),
+    "version_in_use": Meaning(409, "An alias points to that version"),
+    "subject_exists": Meaning(409, "There is a subject with that external id"),
     "payload_too_large": Meaning(413, "The request is larger than the limit"),
-    "unsupported_media_type": Meaning(415, "That kind of content is not accepted here"),
+    "unsupported_media_type": Meaning(415, "That content type is not accepted here"),
     "validation_error": Meaning(422, "A value is missing, malformed or out of range"),
     "invalid_image": Meaning(422, "The bytes are not a readable image"),
     "image_too_large": Meaning(422, "The image has more pixels than the limit"),
-    "invalid_archive": Meaning(422, "The archive cannot be taken"),
-    "invalid_video": Meaning(422, "The bytes are not a video that can be taken"),
+    "invalid_archive": Meaning(422, "The archive cannot be accepted"),
+    "invalid_video": Meaning(422, "The bytes are not an acceptable video"),
     "not_trainable": Meaning(422, "Nothing can be learned from that dataset"),
-    "no_face": Meaning(422, "There is no face in the picture"),
-    "many_faces": Meaning(422, "There is more than one face in the picture"),
-    "low_quality_face": Meaning(422, "The face cannot be told well enough"),
+    "no_face": Meaning(422, "There is no face in the image"),
+    "many_faces": Meaning(422, "There is more than one face in the image"),
+    "low_quality_face": Meaning(422, "The face is not clear enough (too small, blurred or turned)"),
     "queue_full": Meaning(429, "The queue is full"),
     "rate_limited": Meaning(429, "Too many requests"),
     "locked_out": Meaning(429, "Too many failures; wait"),
-    "internal_error": Meaning(500, "Something broke on our side"),
-    "dependency_unavailable": Meaning(503, "Something the service stands on does not answer"),
+    "internal_error": Meaning(500, "Internal error"),
+    "dependency_unavailable": Meaning(503, "A dependency of the service does not respond"),
     "model_not_ready": Meaning(503, "The model is not ready"),
-    "no_worker": Meaning(503, "No worker is there to do it"),
+    "no_worker": Meaning(503, "No worker is available"),
     "draining": Meaning(503, "The service is shutting down"),
-    "deadline_exceeded": Meaning(504, "The deadline passed before the answer was there"),
+    "deadline_exceeded": Meaning(504, "The deadline passed before the result was ready"),
 }
 
 
@@ -248,7 +248,7 @@ class InternalError(OpsinError):
 
 
 def error_of(code: str, detail: str, *, retry_after: float | None = None) -> OpsinError:
-    """The exception of a code that came over a wire; an unknown code is an internal error."""
+    """The exception for a code that another process sent; an unknown code is an internal error."""
     return _CLASSES.get(code, InternalError)(detail, retry_after=retry_after)
 
 

@@ -1,7 +1,4 @@
-"""A long task, seen from outside: one resource with one life.
-
-How long a running job may go without a sign of life before another worker takes it over.
-"""
+"""Jobs as clients see them, and the constants that the API and the workers share."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -9,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from contracts.queue.redis_keys import FACE_QUEUE, PICTURE_QUEUE, TRAINING_QUEUE
+from contracts.queue.redis_keys import FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
 
 JobKind = Literal[
     "classify",
@@ -28,23 +25,27 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 WORK_QUEUES: dict[JobKind, str] = {
     "training": TRAINING_QUEUE,
     "quantize": TRAINING_QUEUE,
-    "dataset_import": PICTURE_QUEUE,
-    "filters": PICTURE_QUEUE,
-    "heatmap": PICTURE_QUEUE,
-    "style_transfer": PICTURE_QUEUE,
-    "dream": PICTURE_QUEUE,
+    "dataset_import": IMAGE_QUEUE,
+    "filters": IMAGE_QUEUE,
+    "heatmap": IMAGE_QUEUE,
+    "style_transfer": IMAGE_QUEUE,
+    "dream": IMAGE_QUEUE,
     "enrollment": FACE_QUEUE,
-    "calibration": PICTURE_QUEUE,
+    "calibration": IMAGE_QUEUE,
 }
-"""Where the kinds wait that run in a process of their own; the others run beside the lanes."""
-MOST_NICENESS: Mapping[str, int] = {"enrollment": 5}
-"""How far a kind stands back at most, where somebody waits for it; all others as configured."""
+"""The queues of the kinds that run in their own process; the others run on inference workers."""
+PLANNED_KINDS: frozenset[JobKind] = frozenset({"style_transfer", "dream"})
+"""Kinds that are published in the API but have neither a handler nor a route yet."""
+MAX_NICENESS: Mapping[str, int] = {"enrollment": 5}
+"""The maximum niceness of kinds that a client waits for; all others run as configured."""
+LEASE_SECONDS = 60.0
+"""How long a running job may go without a heartbeat before another worker takes it over."""
 
 FINISHED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Progress(BaseModel):
-    """How far a job is."""
+    """The progress of a job."""
 
     fraction: float = Field(ge=0, le=1)
     phase: str | None = None
@@ -63,7 +64,7 @@ class JobError(BaseModel):
 
 
 class Artifact(BaseModel):
-    """A file that a job made."""
+    """A file of a job."""
 
     name: str
     media_type: str
@@ -77,10 +78,12 @@ class Job(BaseModel):
     id: str
     kind: JobKind
     state: JobState
-    attempt: int = Field(description="0 while queued, then 1; more after a worker was lost.")
+    attempt: int = Field(
+        description="0 before the first attempt, then 1; more after a worker was lost."
+    )
     progress: Progress
     queue_position: int | None = Field(
-        None, description="1 for the next of its queue; only of work that waits for a process."
+        None, description="1 for the next job of its queue; only for jobs that wait for a process."
     )
     metrics: list[dict[str, Any]] = []
     result: dict[str, Any] | None = None
@@ -89,6 +92,3 @@ class Job(BaseModel):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
-
-
-LEASE_SECONDS = 60.0

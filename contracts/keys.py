@@ -1,6 +1,6 @@
-"""What a key is, seen from outside: a name, what it may do, how often, and until when.
+"""API keys as clients see them: name, scopes, rate limit and expiry.
 
-The secret itself appears once, in the answer that made it.
+The secret itself appears once, in the response that creates the key.
 """
 
 import re
@@ -12,17 +12,17 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 Scope = Literal["infer", "train", "faces", "models", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 KEY_ID = r"^key_[0-9a-f]{12}$"
-# The public id in it says which row to compare with, and what to revoke when one is found in a
-# log; the prefix lets scanners of source code recognise it.
+# The public id identifies the row to compare with, and the key to revoke when one is found in a
+# log; the prefix lets secret scanners recognise a key.
 KEY_PATTERN = re.compile(r"opsin_([0-9a-f]{12})_([0-9a-f]{48})")
-# A key, or the beginning of one, wherever it does not belong.
+# A key, or the beginning of one, in a place where it does not belong.
 KEY_IN_TEXT = re.compile(r"(?i)opsin_[0-9a-f]{12}_[0-9a-f]*")
-MOST_RATE = 1_000_000
-LONGEST_GRACE = timedelta(days=30)
+MAX_RATE_PER_MINUTE = 1_000_000
+MAX_GRACE = timedelta(days=30)
 
 
 def key_id_of(public: str) -> str:
-    """The id, as the API names it, of the key whose text holds `public`."""
+    """The API's id of the key whose text contains the public id `public`."""
     return f"key_{public}"
 
 
@@ -33,36 +33,34 @@ def _printable(name: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
-Rate = Annotated[int, Field(ge=1, le=MOST_RATE)]
+Rate = Annotated[int, Field(ge=1, le=MAX_RATE_PER_MINUTE)]
 
 
 class NewKey(BaseModel):
-    """What is asked for: a key that does not exist yet."""
+    """A key to create."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name = Field(description="Whose it is, for people.", examples=["billing service"])
+    name: Name = Field(description="Whom or what it is for.", examples=["billing service"])
     scopes: list[Scope] = Field(
-        min_length=1, max_length=len(SCOPES), description="What it may do; `admin` may do all."
+        min_length=1, max_length=len(SCOPES), description="What it may do; `admin` includes all."
     )
-    expires_at: AwareDatetime | None = Field(
-        None, description="When it ends by itself; left out, never."
-    )
+    expires_at: AwareDatetime | None = Field(None, description="When it expires; never if omitted.")
     rate_per_minute: Rate | None = Field(
-        None, description="Most requests in any minute, over all API processes; left out, no limit."
+        None, description="Maximum requests per minute over all API processes; no limit if omitted."
     )
 
 
 class Rotation(BaseModel):
-    """How an old key gives way to a new one."""
+    """How to replace a key."""
 
     model_config = ConfigDict(extra="forbid")
 
     grace_seconds: int = Field(
         86_400,
         ge=0,
-        le=int(LONGEST_GRACE.total_seconds()),
-        description="How long the old key still works.",
+        le=int(MAX_GRACE.total_seconds()),
+        description="How long the old key remains valid.",
     )
 
 
@@ -76,13 +74,15 @@ class KeyInfo(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    last_used_at: datetime | None = Field(description="To the minute or so; null if never.")
+    last_used_at: datetime | None = Field(
+        description="Accurate to about a minute; null if never used."
+    )
 
 
 class MadeKey(KeyInfo):
-    """A key just made."""
+    """A key that was just created."""
 
     key: str | None = Field(
-        description="The secret, shown this once. Null where an Idempotency-Key is sent again: "
-        "it is not kept; revoke the key and make another."
+        description="The secret, shown only once. Null for a repeated Idempotency-Key, as it is "
+        "not stored; revoke the key and create another."
     )

@@ -1,7 +1,7 @@
-"""How every process logs: one line an event, on stderr, with the request's id in each.
+"""How every process logs: one line per event on stderr, each with the request's id.
 
-structlog and the standard library (uvicorn, Celery, SQLAlchemy) end in the same handler, so that
-a log holds one format. Local variables never reach a trace: they may be a client's key or face.
+structlog and the standard library (uvicorn, Celery, SQLAlchemy) share one handler, so that a log
+has one format. Local variables never appear in a traceback: they may be a client's key or face.
 """
 
 import logging
@@ -14,7 +14,7 @@ from structlog.typing import Processor
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 
-# These tell of every connection or task at INFO, which our own lines say better.
+# These log every connection or task at INFO, which our own lines describe better.
 _CHATTY = (
     *("httpx", "httpcore", "python_multipart", "uvicorn.access"),
     *("celery.redirected", "celery.worker.strategy", "celery.app.trace", "celery.worker.request"),
@@ -22,10 +22,10 @@ _CHATTY = (
 
 
 def configure_logs(level: LogLevel, form: LogFormat) -> None:
-    """Send all logging of this process to stderr in that form.
+    """Send all logging of this process to stderr.
 
     Args:
-        level: The least severe line that is written.
+        level: The least severe level that is written.
         form: ``json`` for machines, ``console`` for people.
     """
     shared: list[Processor] = [
@@ -59,9 +59,9 @@ def configure_logs(level: LogLevel, form: LogFormat) -> None:
 
 def _renderers(form: LogFormat) -> list[Processor]:
     if form == "json":
-        traces = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         return [
-            structlog.processors.ExceptionRenderer(traces),
+            structlog.processors.ExceptionRenderer(tracebacks),
             structlog.processors.JSONRenderer(),
         ]
     plain = structlog.dev.plain_traceback

@@ -1,10 +1,15 @@
-"""How a list is answered: one page, and the way to the next."""
+"""Paged lists: the query parameters and the shape of the response."""
 
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 from pydantic import BaseModel, Field
 
 T = TypeVar("T")
+
+_CURSOR = "`next_cursor` of the previous page."
+PageLimit = Annotated[int, Field(ge=1, le=200, description="Maximum number of items per page.")]
+PageCursor = Annotated[str | None, Field(max_length=256, description=_CURSOR)]
+RowCursor = Annotated[str | None, Field(pattern=r"^[0-9]{1,9}$", description=_CURSOR)]
 
 
 class Page(BaseModel, Generic[T]):
@@ -12,5 +17,5 @@ class Page(BaseModel, Generic[T]):
 
     items: list[T]
     next_cursor: str | None = Field(
-        None, description="Send it as `cursor` for the next page; null on the last."
+        None, description="Send it as `cursor` for the next page; null on the last page."
     )

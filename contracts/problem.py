@@ -1,10 +1,10 @@
-"""The shape of every error answer (RFC 9457)."""
+"""The shape of every error response (RFC 9457)."""
 
 from pydantic import BaseModel
 
 
 class FieldError(BaseModel):
-    """One value that did not pass."""
+    """One invalid value."""
 
     loc: list[str | int]
     msg: str
@@ -23,12 +23,12 @@ class Problem(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """All of it, for people to read."""
-        reasons = "".join(f" {fault.loc[-1]}: {fault.msg}." for fault in self.errors or ())
+        """The whole problem in one line of text."""
+        reasons = "".join(f" {error.loc[-1]}: {error.msg}." for error in self.errors or ())
         return f"{self.title}. {self.detail}{reasons}"
 
 
 class PlainError(BaseModel):
-    """An error at the addresses of the standard protocols."""
+    """An error on the paths of the standard protocols."""
 
     error: str

@@ -1,8 +1,8 @@
-"""What a long task may ask and tell while it runs in a process of its own.
+"""How a long task reports progress and results while it runs in its own process.
 
-`models` does the work and knows neither queue nor database; `workers` implements this protocol
-over the job's lease. The command line implements it over the terminal, so `opsin train` runs the
-same code.
+`models` does the work and knows neither queue nor database; `workers` implements this protocol on
+the job's lease. The command line implements it on the terminal, so that `opsin train` runs the same
+code.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ from contracts.jobs import Progress
 
 
 class WorkStoppedError(Exception):
-    """The work shall end now: it was cancelled, or another worker has it. Keep nothing half done.
+    """The work must end now: it was cancelled, or another worker has it. Leave nothing half done.
 
-    Not an `OpsinError`: it is no answer to anybody. Let it pass; whoever began the work knows why.
+    Not an `OpsinError`, as it is no response to a client. Do not catch it; the caller knows why.
     """
 
 
@@ -22,11 +22,11 @@ class Work(Protocol):
     """One attempt at a long task.
 
     Attributes:
-        job_id: The job; also the key under which what it makes is published once.
-        attempt: From 1; more after a process was lost.
-        request: What is to be done, as it was asked for and validated.
-        folder: The job's own, for checkpoints. It outlives a lost process and is removed when the
-            job has ended, so the next attempt finds there what the last one left.
+        job_id: The job; also the key under which its result is published only once.
+        attempt: Attempt number, starting at 1; more after a process was lost.
+        request: The validated request.
+        folder: The job's own folder, for checkpoints. It outlives a lost process and is removed
+            when the job has ended, so the next attempt finds what the last one left.
     """
 
     job_id: str
@@ -35,7 +35,7 @@ class Work(Protocol):
     folder: Path
 
     def progress(self, progress: Progress) -> None:
-        """Tell how far it is, as often as you like; it is written a few times a second at most.
+        """Report progress, as often as you like; it is written at most a few times a second.
 
         Raises:
             WorkStoppedError: As `check`.
@@ -43,15 +43,15 @@ class Work(Protocol):
         ...
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """Add a row, e.g. an epoch's. A row with the same epoch and phase replaces the earlier."""
+        """Add a row of metrics. A row with the same epoch and phase replaces the earlier one."""
         ...
 
     def artifact(self, name: str, media_type: str, content: bytes) -> None:
-        """Give the job a file, or replace the one of that name; seen whole or not at all."""
+        """Add a file to the job, or replace the one of that name, atomically."""
         ...
 
     def check(self) -> None:
-        """Call it at every step; it costs microseconds.
+        """Check whether to continue. Call it at every step; it costs microseconds.
 
         Raises:
             WorkStoppedError: The job was cancelled, or is no longer this process's.

@@ -1,11 +1,11 @@
-"""Datasets, to be listed and searched. The listing in each one's folder is the truth.
+"""Datasets in the database, where they can be listed and searched.
 
-A row repeats a listing and is replaced when that has a later revision, so whatever was cut short
-between the two is put right by putting the listing here again.
+The rows repeat the listing in the folder of each dataset and are replaced if it has a later
+revision. If a process dies between the two writes, writing the listing again repairs the rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -17,88 +17,87 @@ from contracts.errors import DatasetNotFound, NotFound
 from contracts.pages import Page
 from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus, Listing
 from database.engine import reading, writing
-from database.idempotency import Answer, IdempotencyKey, lookup, remember
-from database.paging import bad_cursor, cursor_of, moment_and_id, place_of, require_limit
+from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
+from database.paging import decode_number, decode_time_and_id, encode_cursor, require_limit
 from database.tables import DatasetFileRecord, DatasetRecord
 
 T = TypeVar("T")
 
-_ROWS_AT_ONCE = 1000
+_CHUNK_ROWS = 1000
 
 
 class DatasetRows:
-    """The tables of datasets. Every method is one transaction; Unavailable without one."""
+    """The tables of datasets. Every method is a transaction that may raise Unavailable."""
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
         self._engine = engine
         self._clock = clock
 
-    def answered(self, asked: IdempotencyKey) -> Answer | None:
-        """What the first request with that key was answered, if there was one.
+    def stored_response(self, idempotency: IdempotencyKey) -> StoredResponse | None:
+        """The response to the first request with that key, if there was one.
 
         Raises:
-            IdempotencyConflict: It was another request.
+            IdempotencyConflict: The key was used for another request.
         """
         with reading(self._engine) as session:
-            return lookup(session, asked, self._clock())
+            return lookup(session, idempotency, self._clock())
 
     def put(
         self,
         listing: Listing,
         *,
-        asked: IdempotencyKey | None = None,
-        answer: dict[str, Any] | None = None,
-    ) -> Answer | None:
-        """Write what a listing says, unless a later revision of it is here.
+        idempotency: IdempotencyKey | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> StoredResponse | None:
+        """Write a listing, unless the database has a later revision of it.
 
         Args:
-            listing: All of it.
-            asked: The Idempotency-Key of the request that made it.
-            answer: What is answered to that request; the listing's `info` if left out.
+            idempotency: The Idempotency-Key of the request.
+            body: The body of the response to that request; by default the listing's `info`.
 
         Returns:
-            The answer to an earlier request with that key, which came in between: then nothing
-            was written, and what was made is to be removed again. None as a rule.
+            The response to an earlier request with that key, if one has been stored in the
+            meantime. Then nothing was written, and the caller has to remove what it has made.
 
         Raises:
-            IdempotencyConflict: As `answered`.
+            IdempotencyConflict: The key was used for another request.
         """
         try:
-            return self._put(listing, asked, answer)
+            return self._put(listing, idempotency, body)
         except IntegrityError:
-            # Another process wrote the same dataset or key between our look and our write.
-            return self._put(listing, asked, answer)
+            # Another process wrote the same dataset or key between our read and our write.
+            return self._put(listing, idempotency, body)
 
     def _put(
-        self, listing: Listing, asked: IdempotencyKey | None, answer: dict[str, Any] | None
-    ) -> Answer | None:
+        self, listing: Listing, idempotency: IdempotencyKey | None, body: dict[str, Any] | None
+    ) -> StoredResponse | None:
         changes = self._changes(listing)
         with writing(self._engine) as session:
-            if asked and (earlier := lookup(session, asked, self._clock())):
+            if idempotency and (earlier := lookup(session, idempotency, self._clock())):
                 return earlier
             if _revision(session, listing.info.id) != changes.revision:
-                changes = _whole(listing)  # another wrote it meanwhile
-            _replace(session, listing.info, changes)
-            if asked:
-                body = answer or listing.info.model_dump(mode="json")
-                remember(session, asked, Answer(201, body), self._clock())
+                changes = _all_rows(listing)  # another process wrote it in the meantime
+            _write(session, listing.info, changes)
+            if idempotency:
+                response = StoredResponse(201, body or listing.info.model_dump(mode="json"))
+                remember(session, idempotency, response, self._clock())
         return None
 
     def _changes(self, listing: Listing) -> "_Changes":
-        """What has to be written; found out before anybody is kept from writing.
+        """The rows that have to be written, determined before the database is locked.
 
-        Nearly all of a large dataset is as it was when a picture is added to it.
+        When an image is added to a large dataset, nearly all rows remain the same.
         """
         table = DatasetFileRecord
         known = select(table.place, table.file).where(table.dataset_id == listing.info.id)
         with reading(self._engine) as session:
             revision = _revision(session, listing.info.id)
             if revision is None:
-                return replace(_whole(listing), revision=None)
+                return _all_rows(listing)
             before = {row.place: row.file for row in session.execute(known)}
         rows = _rows(listing)
-        changed = [one for one in rows if before.get(one["place"]) != one["file"]]
-        stale = [one["place"] for one in changed if one["place"] in before]
+        changed = [row for row in rows if before.get(row["place"]) != row["file"]]
+        stale = [row["place"] for row in changed if row["place"] in before]
         stale += [place for place in before if place >= len(rows)]
         return _Changes(revision, stale, changed)
 
@@ -106,38 +105,38 @@ class DatasetRows:
         """One dataset.
 
         Raises:
-            DatasetNotFound: There is none of that id.
+            DatasetNotFound: There is no such dataset.
         """
         with reading(self._engine) as session:
             return _info(_find(session, dataset_id))
 
     def revisions(self) -> dict[str, int]:
-        """Every dataset that is known here, and its revision."""
+        """The revision of every dataset in the database, by id."""
         with reading(self._engine) as session:
             rows = session.execute(select(DatasetRecord.id, DatasetRecord.revision))
             return {row.id: row.revision for row in rows}
 
     def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[DatasetInfo]:
-        """Some datasets, newest first. Ones made meanwhile do not shift the pages.
+        """A page of datasets, newest first. New ones do not shift the pages.
 
         Raises:
-            ValidationFailed: The cursor is none of ours, or the limit not in 1 to 200.
+            ValidationFailed: The cursor is not valid, or the limit not in 1 to 200.
         """
         require_limit(limit)
         query = select(DatasetRecord).order_by(
             DatasetRecord.created_at.desc(), DatasetRecord.id.desc()
         )
         if cursor is not None:
-            made, dataset_id = moment_and_id(cursor)
-            same_time = and_(DatasetRecord.created_at == made, DatasetRecord.id < dataset_id)
-            query = query.where(or_(DatasetRecord.created_at < made, same_time))
+            created_at, dataset_id = decode_time_and_id(cursor)
+            same_time = and_(DatasetRecord.created_at == created_at, DatasetRecord.id < dataset_id)
+            query = query.where(or_(DatasetRecord.created_at < created_at, same_time))
         with reading(self._engine) as session:
             rows = session.scalars(query.limit(limit + 1)).all()
         shown = rows[:limit]
-        following = None
+        next_cursor = None
         if len(rows) > limit:
-            following = cursor_of(shown[-1].created_at.isoformat(), shown[-1].id)
-        return Page(items=[_info(row) for row in shown], next_cursor=following)
+            next_cursor = encode_cursor(shown[-1].created_at.isoformat(), shown[-1].id)
+        return Page(items=[_info(row) for row in shown], next_cursor=next_cursor)
 
     def files(
         self,
@@ -148,10 +147,10 @@ class DatasetRows:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[DatasetFile]:
-        """Some files of a dataset, in the order in which they were sent.
+        """A page of the files of a dataset, in the order of the upload.
 
         Raises:
-            DatasetNotFound: There is none of that id.
+            DatasetNotFound: There is no such dataset.
             ValidationFailed: As `list`.
         """
         require_limit(limit)
@@ -162,14 +161,14 @@ class DatasetRows:
         if status is not None:
             query = query.where(row.status == status)
         if cursor is not None:
-            query = query.where(row.place > _place_in_files(cursor))
+            query = query.where(row.place > decode_number(cursor))
         with reading(self._engine) as session:
             _find(session, dataset_id)
             rows = session.scalars(query.limit(limit + 1)).all()
         shown = rows[:limit]
-        following = cursor_of(shown[-1].place) if len(rows) > limit else None
-        items = [DatasetFile.model_validate(one.file) for one in shown]
-        return Page(items=items, next_cursor=following)
+        next_cursor = encode_cursor(shown[-1].place) if len(rows) > limit else None
+        items = [DatasetFile.model_validate(record.file) for record in shown]
+        return Page(items=items, next_cursor=next_cursor)
 
     def file(self, dataset_id: str, file_id: str) -> DatasetFile:
         """One file of a dataset.
@@ -189,10 +188,10 @@ class DatasetRows:
         return DatasetFile.model_validate(row.file)
 
     def delete(self, dataset_id: str) -> None:
-        """Forget a dataset.
+        """Delete the rows of a dataset.
 
         Raises:
-            DatasetNotFound: There is none of that id.
+            DatasetNotFound: There is no such dataset.
         """
         with writing(self._engine) as session:
             session.delete(_find(session, dataset_id))
@@ -200,12 +199,12 @@ class DatasetRows:
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """What turns the rows of a dataset into those of a listing.
+    """The changes that turn the rows of a dataset into those of a listing.
 
     Attributes:
-        revision: Of the rows that it was found by; None if there were none.
-        stale: Places whose rows go first; None: all of them.
-        rows: To be inserted.
+        revision: The revision of the rows that were compared; None if there were none.
+        stale: Places of rows to delete first; None deletes all rows.
+        rows: Rows to insert.
     """
 
     revision: int | None
@@ -213,19 +212,19 @@ class _Changes:
     rows: list[dict[str, Any]]
 
 
-def _whole(listing: Listing) -> _Changes:
+def _all_rows(listing: Listing) -> _Changes:
     return _Changes(None, None, _rows(listing))
 
 
 def _rows(listing: Listing) -> list[dict[str, Any]]:
-    return [_row(listing.info.id, at, one) for at, one in enumerate(listing.files)]
+    return [_row(listing.info.id, place, file) for place, file in enumerate(listing.files)]
 
 
 def _revision(session: Session, dataset_id: str) -> int | None:
     return session.scalar(select(DatasetRecord.revision).where(DatasetRecord.id == dataset_id))
 
 
-def _replace(session: Session, info: DatasetInfo, changes: _Changes) -> None:
+def _write(session: Session, info: DatasetInfo, changes: _Changes) -> None:
     row = session.get(DatasetRecord, info.id)
     if row is not None and row.revision > info.revision:
         return
@@ -237,46 +236,39 @@ def _replace(session: Session, info: DatasetInfo, changes: _Changes) -> None:
     row.created_at = info.created_at
     session.flush()
     files = DatasetFileRecord
-    mine = files.dataset_id == info.id
-    # Past the session, which would look at every row: others wait for as long as this takes.
+    in_dataset = files.dataset_id == info.id
+    # Bypasses the session, which is slow for many rows; other writers are waiting.
     connection = session.connection()
     if changes.stale is None:
-        connection.execute(delete(files).where(mine))
-    for some in _in_parts(changes.stale or []):
-        connection.execute(delete(files).where(mine, files.place.in_(some)))
-    for rows in _in_parts(changes.rows):
+        connection.execute(delete(files).where(in_dataset))
+    for places in _chunks(changes.stale or []):
+        connection.execute(delete(files).where(in_dataset, files.place.in_(places)))
+    for rows in _chunks(changes.rows):
         connection.execute(insert(files), list(rows))
 
 
-def _in_parts(all_: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(all_), _ROWS_AT_ONCE):
-        yield all_[start : start + _ROWS_AT_ONCE]
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _CHUNK_ROWS):
+        yield items[start : start + _CHUNK_ROWS]
 
 
-def _row(dataset_id: str, place: int, one: DatasetFile) -> dict[str, Any]:
+def _row(dataset_id: str, place: int, file: DatasetFile) -> dict[str, Any]:
     return {
         "data_set_id": dataset_id,
         "place": place,
-        "file_id": one.id,
-        "label": one.label,
-        "status": one.status,
-        "file": one.model_dump(mode="json"),
+        "file_id": file.id,
+        "label": file.label,
+        "status": file.status,
+        "file": file.model_dump(mode="json"),
     }
 
 
 def _find(session: Session, dataset_id: str) -> DatasetRecord:
     row = session.get(DatasetRecord, dataset_id) if dataset_id.isprintable() else None
     if row is None:
-        raise DatasetNotFound("There is no dataset of that id. `GET /v1/datasets` lists all.")
+        raise DatasetNotFound("There is no dataset with that id. `GET /v1/datasets` lists all.")
     return row
 
 
 def _info(row: DatasetRecord) -> DatasetInfo:
     return DatasetInfo.model_validate(row.info)
-
-
-def _place_in_files(cursor: str) -> int:
-    (place,) = place_of(cursor, 1)
-    if not isinstance(place, int) or not 0 <= place < 2**31:
-        raise bad_cursor()
-    return place

@@ -1,8 +1,8 @@
-"""The way to the database: SQLite or PostgreSQL, and transactions that end in our errors.
+"""Connections to SQLite or PostgreSQL, and transactions whose errors are translated to ours.
 
-SQLite needs care that PostgreSQL does not: Python's driver would begin transactions late and
-so upgrade locks in the middle, which fails at once however long the busy timeout is. So every
-transaction says at its begin whether it will write.
+With SQLite, Python's driver begins transactions late and so upgrades locks in the middle, which
+fails immediately regardless of the busy timeout. Therefore every transaction declares at its
+beginning whether it will write.
 """
 
 import sqlite3
@@ -25,11 +25,11 @@ _WRITES = "opsin_writes"  # execution option of a transaction that will write
 
 
 def open_engine(url: str) -> Engine:
-    """The engine of that address. Connects only when it is used.
+    """Create the engine for an address. It connects only when it is used.
 
     Args:
         url: ``sqlite:///path`` or ``postgresql+psycopg://user:password@host/name``. The folder
-            of a SQLite file is made if it is not there.
+            of an SQLite file is created if necessary.
 
     Raises:
         ValueError: It is neither, or SQLite without a file, or psycopg is not installed.
@@ -58,20 +58,20 @@ def _open_sqlite(address: URL) -> Engine:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves
     cursor = connection.cursor()
-    # What is deleted is overwritten with zeros: faces and names must not stay behind in free pages.
+    # Deleted data is overwritten with zeros: faces and names must not remain in free pages.
     for pragma in ("foreign_keys = ON", "synchronous = NORMAL", "secure_delete = ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
 def use_wal(engine: Engine) -> None:
-    """Let SQLite keep its journal so that readers never wait for the one that writes.
+    """Switch SQLite to write-ahead logging, so that readers never wait for a writer.
 
-    The file remembers it. The switch needs the file for itself for a moment and does not honour
-    the busy timeout, hence the loop: processes that start together do this together.
+    The setting is stored in the file. The switch needs exclusive access for a moment and ignores
+    the busy timeout, hence the loop: processes that start together do this at the same time.
 
     Raises:
-        Unavailable: Others kept the file busy, or it is no database.
+        Unavailable: Other processes kept the file busy, or it is not a database.
     """
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
@@ -109,7 +109,7 @@ def _open_postgresql(address: URL) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """A transaction that only reads; it never waits for one that writes.
+    """A transaction that only reads; it never waits for a writer.
 
     Raises:
         Unavailable: The database does not answer.
@@ -120,7 +120,7 @@ def reading(engine: Engine) -> Iterator[Session]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Session]:
-    """A transaction that may write; on SQLite it is the only such one while it lasts.
+    """A transaction that may write; on SQLite there is only one at a time.
 
     Raises:
         Unavailable: The database does not answer, or others keep it locked.
@@ -130,10 +130,10 @@ def writing(engine: Engine) -> Iterator[Session]:
         yield session
 
 
-def alone(connection: Connection, purpose: int) -> None:
-    """Wait until no other transaction holds `purpose`, and hold it until this one ends.
+def advisory_lock(connection: Connection, purpose: int) -> None:
+    """Wait for the lock `purpose` and hold it until the transaction ends.
 
-    On SQLite every transaction that writes is alone already.
+    SQLite needs no such lock, because it has only one writing transaction at a time.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:purpose)"), {"purpose": purpose})
@@ -151,7 +151,7 @@ def reachable(engine: Engine) -> bool:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """What is the database's fault, told to a client without its address or its statement."""
+    """Translate database errors to `Unavailable`, without the address or the statement."""
     try:
         yield
     except (OperationalError, PoolTimeoutError) as error:

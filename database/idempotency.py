@@ -1,7 +1,7 @@
-"""The same request twice, one answer: the first one, kept for a day.
+"""Responses that are kept for a day, so that a repeated request gets the first one's response.
 
-These functions run inside the caller's transaction. The row is written in the same one as what
-the request made, so that neither can exist without the other.
+These functions run inside the caller's transaction. The response is written in the same one as
+what the request made, so that neither can exist without the other.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from contracts.errors import IdempotencyConflict
 from database.tables import AnswerRecord
 
-LIFE = timedelta(hours=24)
+LIFETIME = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class IdempotencyKey:
     """What makes two requests the same one.
 
     Attributes:
-        key: The header, as the client sent it, at most 255 characters.
-        scope: Who asked and for what: the key of one client means nothing to another.
+        key: The client's `Idempotency-Key` header, at most 255 characters.
+        scope: What was requested, so that one key may be used for requests of several kinds.
         digest: sha256 of the body and of the parameters, hex.
     """
 
@@ -33,58 +33,60 @@ class IdempotencyKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the first request was answered."""
+class StoredResponse:
+    """The response to the first request."""
 
     status: int
     body: dict[str, Any]
 
 
-def lookup(session: Session, asked: IdempotencyKey, now: datetime) -> Answer | None:
-    """The first answer to that key, if there was one within the last day.
+def lookup(session: Session, idempotency: IdempotencyKey, now: datetime) -> StoredResponse | None:
+    """The first response for that key, if there was one within the last day.
 
     Raises:
         IdempotencyConflict: The key was used for another request.
     """
-    row = session.get(AnswerRecord, (asked.key, asked.scope))
-    if row is None or row.created_at <= now - LIFE:
+    row = session.get(AnswerRecord, (idempotency.key, idempotency.scope))
+    if row is None or row.created_at <= now - LIFETIME:
         return None
-    if row.digest != asked.digest:
+    if row.digest != idempotency.digest:
         raise IdempotencyConflict(
             "This Idempotency-Key was sent with another request in the last 24 hours. "
             "Use a new key for a new request."
         )
-    return Answer(row.status, row.body)
+    return StoredResponse(row.status, row.body)
 
 
-def remember(session: Session, asked: IdempotencyKey, answer: Answer, now: datetime) -> None:
-    """Keep the answer; one that is older than a day makes room for it.
+def remember(
+    session: Session, idempotency: IdempotencyKey, response: StoredResponse, now: datetime
+) -> None:
+    """Store the response, replacing one that has expired.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: Another transaction has just answered the same key.
+        sqlalchemy.exc.IntegrityError: Another transaction has just stored one for the same key.
     """
     session.execute(
         delete(AnswerRecord).where(
-            AnswerRecord.key == asked.key,
-            AnswerRecord.scope == asked.scope,
-            AnswerRecord.created_at <= now - LIFE,
+            AnswerRecord.key == idempotency.key,
+            AnswerRecord.scope == idempotency.scope,
+            AnswerRecord.created_at <= now - LIFETIME,
         )
     )
     session.expire_all()
     session.add(
         AnswerRecord(
-            key=asked.key,
-            scope=asked.scope,
-            digest=asked.digest,
-            status=answer.status,
-            body=answer.body,
+            key=idempotency.key,
+            scope=idempotency.scope,
+            digest=idempotency.digest,
+            status=response.status,
+            body=response.body,
             created_at=now,
         )
     )
     session.flush()
 
 
-def forget_old(session: Session, now: datetime) -> int:
-    """Delete the answers that are older than a day; returns how many."""
-    old = delete(AnswerRecord).where(AnswerRecord.created_at <= now - LIFE)
+def delete_expired(session: Session, now: datetime) -> int:
+    """Delete the responses older than a day; returns their number."""
+    old = delete(AnswerRecord).where(AnswerRecord.created_at <= now - LIFETIME)
     return session.connection().execute(old).rowcount

@@ -1,8 +1,9 @@
-"""Keys: made, listed, rotated, revoked. Only a hash of each is kept.
+"""API keys: created, listed, rotated, revoked. Only a hash of each is stored.
 
-SHA-256 and no slow hash: argon2 makes guessing dear where a secret can be guessed, as a password
-can. These have 192 random bits; nobody guesses them at any speed, and a hash of half a
-microsecond lets every request be checked without a cache of secrets in memory.
+The hash is SHA-256, not a slow one. Slow hashes such as argon2 make it expensive to guess secrets
+that can be guessed, like passwords. These keys have 192 random bits, which cannot be guessed at
+any speed; a hash of half a microsecond lets every request be checked without keeping secrets in
+memory.
 """
 
 import hashlib
@@ -18,9 +19,10 @@ from sqlalchemy.orm import Session
 from contracts.errors import Conflict, NotFound, ValidationFailed
 from contracts.keys import SCOPES, KeyInfo, MadeKey, NewKey, Scope, key_id_of
 from contracts.pages import Page
-from database.audit import By, place_of, record
+from database.audit import Actor, record
 from database.engine import reading, writing
-from database.idempotency import Answer, IdempotencyKey, lookup, remember
+from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
+from database.paging import row_number
 from database.tables import KeyRecord, KeyRevisionRecord
 
 _PUBLIC_BYTES, _SECRET_BYTES = 6, 24
@@ -31,7 +33,7 @@ class StoredKey:
     """What a request is checked against.
 
     Attributes:
-        info: All but the secret.
+        info: Everything but the secret.
         digest: sha256 of the whole key, 32 bytes.
     """
 
@@ -40,22 +42,22 @@ class StoredKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class KeySnapshot:
     """All keys at one moment.
 
     Attributes:
         revision: Grows with every change.
-        keys: By id, those that were not revoked; one may have expired.
-        ever: Keys that were ever made, revoked ones too.
+        keys: The keys that were not revoked, by id; some may have expired.
+        ever_created: The number of keys ever created, including revoked ones.
     """
 
     revision: int
     keys: Mapping[str, StoredKey]
-    ever: int
+    ever_created: int
 
 
 def digest_of(key: str) -> bytes:
-    """What is kept of a key: its sha256."""
+    """The sha256 of a key, which is all that is stored of its secret."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -66,79 +68,86 @@ class Keys:
         self._engine = engine
         self._clock = clock
 
-    def create(self, new: NewKey, *, by: By, asked: IdempotencyKey | None = None) -> MadeKey:
-        """Make a key; its text is in the answer and nowhere else.
+    def create(
+        self, new: NewKey, *, actor: Actor, idempotency: IdempotencyKey | None = None
+    ) -> MadeKey:
+        """Create a key. Its text is in the result and is not stored.
 
         Args:
-            new: What it may do.
-            by: Who makes it.
-            asked: The Idempotency-Key of the request. Sent again, the first key is described
-                without its text.
+            new: Its name, scopes and limits.
+            actor: For the audit log.
+            idempotency: If the same was passed before, the result describes the first key, without
+                its text.
 
         Raises:
             ValidationFailed: It would have expired already.
             IdempotencyConflict: The Idempotency-Key belongs to another request.
         """
         try:
-            return self._create(new, by, asked)
+            return self._create(new, actor, idempotency)
         except IntegrityError:
-            # The same request came twice at once, and the other was first.
-            return self._create(new, by, asked)
+            # The same request came twice at once, and the other one committed first.
+            return self._create(new, actor, idempotency)
 
-    def _create(self, new: NewKey, by: By, asked: IdempotencyKey | None) -> MadeKey:
+    def _create(self, new: NewKey, actor: Actor, idempotency: IdempotencyKey | None) -> MadeKey:
         now = self._clock()
         if new.expires_at is not None and new.expires_at <= now:
-            raise ValidationFailed("expires_at lies in the past.")
+            raise ValidationFailed("expires_at is in the past.")
         with writing(self._engine) as session:
-            if asked and (earlier := lookup(session, asked, now)):
+            if idempotency and (earlier := lookup(session, idempotency, now)):
                 return MadeKey.model_validate(earlier.body)
             made = _add(session, new, now)
-            record(session, by, "key_created", _subject(made), now)
-            _remember(session, asked, made, now)
+            record(session, actor, "key_created", _subject(made), now)
+            _remember(session, idempotency, made, now)
         return made
 
     def rotate(
-        self, key_id: str, grace: timedelta, *, by: By, asked: IdempotencyKey | None = None
+        self,
+        key_id: str,
+        grace: timedelta,
+        *,
+        actor: Actor,
+        idempotency: IdempotencyKey | None = None,
     ) -> MadeKey:
-        """Make a key that may do the same, and let the old one end after `grace`.
+        """Create a key with the same scopes, and let the old one expire after `grace`.
 
         Args:
-            key_id: The old one.
-            grace: How long that works on.
-            by: Who asks.
-            asked: As for `create`.
+            key_id: The old key.
+            grace: How long the old key remains valid.
+            actor: For the audit log.
+            idempotency: As for `create`.
 
         Raises:
             NotFound: There is no such key.
-            Conflict: It was revoked or has expired: there is nothing left to hand over.
+            Conflict: It was revoked or has expired.
             IdempotencyConflict: The Idempotency-Key belongs to another request.
         """
         try:
-            return self._rotate(key_id, grace, by, asked)
+            return self._rotate(key_id, grace, actor, idempotency)
         except IntegrityError:
-            return self._rotate(key_id, grace, by, asked)
+            return self._rotate(key_id, grace, actor, idempotency)
 
     def _rotate(
-        self, key_id: str, grace: timedelta, by: By, asked: IdempotencyKey | None
+        self, key_id: str, grace: timedelta, actor: Actor, idempotency: IdempotencyKey | None
     ) -> MadeKey:
         now = self._clock()
         with writing(self._engine) as session:
-            if asked and (earlier := lookup(session, asked, now)):
+            if idempotency and (earlier := lookup(session, idempotency, now)):
                 return MadeKey.model_validate(earlier.body)
             old = _find(session, key_id)
             if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
-                raise Conflict("That key works no longer. Make a new one.")
+                raise Conflict("That key is no longer valid. Create a new one.")
             info = _info(old)
             new = NewKey(**info.model_dump(include=set(NewKey.model_fields)))
             made = _add(session, new, now)
             ends = now + grace
             old.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
-            record(session, by, "key_rotated", f"{key_id} to {made.id}", now)
-            _remember(session, asked, made, now)
+            record(session, actor, "key_rotated", f"{key_id} to {made.id}", now)
+            _remember(session, idempotency, made, now)
         return made
 
-    def revoke(self, key_id: str, *, by: By) -> None:
-        """End a key for good; one that was revoked before stays so.
+    def revoke(self, key_id: str, *, actor: Actor) -> None:
+        """Revoke a key for good; does nothing if it was revoked before.
 
         Raises:
             NotFound: There is no such key.
@@ -148,24 +157,24 @@ class Keys:
             row = _find(session, key_id)
             if row.revoked_at is None:
                 row.revoked_at = now
-                _raise_revision(session)
-                record(session, by, "key_revoked", _subject(_info(row)), now)
+                _increment_revision(session)
+                record(session, actor, "key_revoked", _subject(_info(row)), now)
 
     def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[KeyInfo]:
-        """Some keys, newest first, revoked and expired ones too.
+        """A page of keys, newest first, including revoked and expired ones.
 
         Raises:
-            ValidationFailed: The cursor is none of ours.
+            ValidationFailed: The cursor is not valid.
         """
         query = select(KeyRecord).order_by(KeyRecord.place.desc()).limit(limit + 1)
         if cursor is not None:
-            query = query.where(KeyRecord.place < place_of(cursor))
+            query = query.where(KeyRecord.place < row_number(cursor))
         with reading(self._engine) as session:
             rows = session.scalars(query).all()
-        following = str(rows[limit - 1].place) if len(rows) > limit else None
-        return Page(items=[_info(row) for row in rows[:limit]], next_cursor=following)
+        next_cursor = str(rows[limit - 1].place) if len(rows) > limit else None
+        return Page(items=[_info(row) for row in rows[:limit]], next_cursor=next_cursor)
 
-    def snapshot(self, known: int | None = None) -> Snapshot | None:
+    def snapshot(self, known: int | None = None) -> KeySnapshot | None:
         """All keys that were not revoked; None if nothing changed since revision `known`."""
         with reading(self._engine) as session:
             row = session.get(KeyRevisionRecord, 1)
@@ -173,12 +182,12 @@ class Keys:
             if revision == known:
                 return None
             rows = session.scalars(select(KeyRecord).where(KeyRecord.revoked_at.is_(None))).all()
-            ever = session.scalar(select(func.count()).select_from(KeyRecord)) or 0
-        stored = {one.id: StoredKey(_info(one), bytes.fromhex(one.digest)) for one in rows}
-        return Snapshot(revision, stored, ever)
+            ever_created = session.scalar(select(func.count()).select_from(KeyRecord)) or 0
+        stored = {row.id: StoredKey(_info(row), bytes.fromhex(row.digest)) for row in rows}
+        return KeySnapshot(revision, stored, ever_created)
 
-    def note_use(self, used: Mapping[str, datetime]) -> None:
-        """Remember when keys were last used; the revision stays, since what they may do does."""
+    def record_use(self, used: Mapping[str, datetime]) -> None:
+        """Store when keys were last used. The revision stays, since no permission changes."""
         with writing(self._engine) as session:
             for key_id, moment in used.items():
                 session.execute(
@@ -199,29 +208,31 @@ def _add(session: Session, new: NewKey, now: datetime) -> MadeKey:
         expires_at=new.expires_at,
     )
     session.add(row)
-    _raise_revision(session)
+    _increment_revision(session)
     session.flush()
     return MadeKey(**_info(row).model_dump(), key=key)
 
 
-def _remember(session: Session, asked: IdempotencyKey | None, made: MadeKey, now: datetime) -> None:
-    """Keep the answer for who asks again, without the key's text."""
-    if asked:
+def _remember(
+    session: Session, idempotency: IdempotencyKey | None, made: MadeKey, now: datetime
+) -> None:
+    """Store the response for a repeated request, without the key's text."""
+    if idempotency:
         body = made.model_dump(mode="json") | {"key": None}
-        remember(session, asked, Answer(201, body), now)
+        remember(session, idempotency, StoredResponse(201, body), now)
 
 
-def _raise_revision(session: Session) -> None:
-    """In one statement, so that two transactions cannot raise it to the same number."""
-    raised = update(KeyRevisionRecord).values(number=KeyRevisionRecord.number + 1)
-    if session.connection().execute(raised).rowcount == 0:
+def _increment_revision(session: Session) -> None:
+    """In one statement, so that two transactions cannot set the same number."""
+    incremented = update(KeyRevisionRecord).values(number=KeyRevisionRecord.number + 1)
+    if session.connection().execute(incremented).rowcount == 0:
         session.add(KeyRevisionRecord(only=1, number=1))
 
 
 def _find(session: Session, key_id: str) -> KeyRecord:
     row = session.scalars(select(KeyRecord).where(KeyRecord.id == key_id)).first()
     if row is None:
-        raise NotFound("There is no key of that id. `GET /v1/keys` lists all.")
+        raise NotFound("There is no key with that id. `GET /v1/keys` lists all keys.")
     return row
 
 

@@ -1,4 +1,7 @@
-"""Where the next page of a list starts, written so that clients hand it back unread."""
+"""Cursors and limits of paged lists.
+
+A cursor holds the sort key of the last item of a page. Clients send it back without reading it.
+"""
 
 import base64
 import binascii
@@ -8,51 +11,81 @@ from typing import Any
 
 from contracts.errors import ValidationFailed
 
-MOST_LISTED = 200
+MAX_PAGE_SIZE = 200
+_MAX_NUMBER = 2**31 - 1
 
 
 def require_limit(limit: int) -> None:
-    """Raises ValidationFailed unless a page may have so many items."""
-    if not 1 <= limit <= MOST_LISTED:
-        raise ValidationFailed(f"limit must lie between 1 and {MOST_LISTED}.")
+    """Raise ValidationFailed unless a page may have that many items."""
+    if not 1 <= limit <= MAX_PAGE_SIZE:
+        raise ValidationFailed(f"limit must be between 1 and {MAX_PAGE_SIZE}.")
 
 
-def cursor_of(*place: str | int) -> str:
-    """The place as a client sees it."""
-    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+def encode_cursor(*sort_key: str | int) -> str:
+    """The opaque cursor of a sort key."""
+    return base64.urlsafe_b64encode(json.dumps(sort_key).encode()).decode()
 
 
-def place_of(cursor: str, parts: int) -> list[Any]:
-    """The place that `cursor_of` was given.
+def decode_cursor(cursor: str, parts: int) -> list[Any]:
+    """The sort key that `encode_cursor` was given.
+
+    Args:
+        cursor: As the client sent it.
+        parts: The number of values in the sort key.
 
     Raises:
-        ValidationFailed: The cursor is none of ours.
+        ValidationFailed: The cursor is not valid.
     """
     try:
-        found = json.loads(base64.b64decode(cursor, altchars=b"-_", validate=True))
+        sort_key = json.loads(base64.b64decode(cursor, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError, RecursionError):
-        raise bad_cursor() from None
-    if not isinstance(found, list) or len(found) != parts:
-        raise bad_cursor()
-    return found
+        raise invalid_cursor() from None
+    if not isinstance(sort_key, list) or len(sort_key) != parts:
+        raise invalid_cursor()
+    return sort_key
 
 
-def moment_and_id(cursor: str) -> tuple[datetime, str]:
-    """The place of a list that is ordered by time and id.
+def decode_time_and_id(cursor: str) -> tuple[datetime, str]:
+    """The sort key of a list that is ordered by time and id.
 
     Raises:
-        ValidationFailed: The cursor is none of ours.
+        ValidationFailed: The cursor is not valid.
     """
-    made, name = place_of(cursor, 2)
+    text, row_id = decode_cursor(cursor, 2)
     try:
-        moment = datetime.fromisoformat(made).astimezone(UTC)
+        moment = datetime.fromisoformat(text)
+        utc = moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
-        raise bad_cursor() from None
-    if not isinstance(name, str) or not name.isascii() or "\0" in name:
-        raise bad_cursor()
-    return moment, name
+        raise invalid_cursor() from None
+    is_id = isinstance(row_id, str) and row_id.isascii() and "\0" not in row_id
+    if moment.tzinfo is None or not is_id:
+        raise invalid_cursor()
+    return utc, row_id
 
 
-def bad_cursor() -> ValidationFailed:
-    """What to raise of a cursor that leads nowhere."""
-    return ValidationFailed("The cursor is none of ours. Use next_cursor of the page before.")
+def decode_number(cursor: str) -> int:
+    """The sort key of a list that is ordered by a 32-bit number.
+
+    Raises:
+        ValidationFailed: The cursor is not valid.
+    """
+    (number,) = decode_cursor(cursor, 1)
+    if not isinstance(number, int) or not 0 <= number <= _MAX_NUMBER:
+        raise invalid_cursor()
+    return number
+
+
+def row_number(cursor: str) -> int:
+    """The row number that a plain decimal cursor holds.
+
+    Raises:
+        ValidationFailed: The cursor is not valid.
+    """
+    if not (cursor.isascii() and cursor.isdecimal() and 0 < len(cursor) < 10):
+        raise invalid_cursor()
+    return int(cursor)
+
+
+def invalid_cursor() -> ValidationFailed:
+    """The error for a cursor that this service did not issue."""
+    return ValidationFailed("The cursor is not valid. Use next_cursor of the previous page.")

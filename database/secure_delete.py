@@ -1,8 +1,8 @@
-"""After an erasure: what a database's own files still hold of the rows that went.
+"""Removes what the database's own files still hold of deleted rows, after an erasure.
 
 SQLite overwrites deleted content in its pages (`secure_delete`, see `database.engine`), but its
-write-ahead log holds the pages of before until it is cut. PostgreSQL leaves the old rows in place
-until a vacuum; its archives and every backup are the operator's.
+write-ahead log keeps the earlier pages until it is truncated. PostgreSQL keeps deleted rows until a
+vacuum; its archives and all backups are the operator's responsibility.
 """
 
 import time
@@ -15,10 +15,10 @@ _TABLES = "subjects, face_templates, face_files, face_events, idempotency, jobs"
 _WAIT_SECONDS = 2.0
 
 
-def scrub(engine: Engine) -> bool:
-    """Cut the log, or vacuum; False where others kept us from it, and it is to be done again."""
+def purge_deleted_rows(engine: Engine) -> bool:
+    """Truncate the log, or vacuum. Returns False if it failed and has to be repeated."""
     if engine.dialect.name == "sqlite":
-        return _cut_log(engine)
+        return _truncate_log(engine)
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text(f"VACUUM {_TABLES}"))
@@ -27,8 +27,8 @@ def scrub(engine: Engine) -> bool:
     return True
 
 
-def _cut_log(engine: Engine) -> bool:
-    """Move all pages into the database's file and empty the log; readers may be in the way."""
+def _truncate_log(engine: Engine) -> bool:
+    """Move all pages to the database file and empty the log; waits a while for readers."""
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
         with closing(engine.raw_connection()) as connection:

@@ -1,4 +1,4 @@
-"""The tables. The steps in `database.migrations.versions` make the same ones; a test compares."""
+"""The tables. The migrations in `database.migrations.versions` create the same; a test compares."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -19,9 +19,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A moment. Aware in Python; stored in UTC, with microseconds, so that it sorts.
+    """A point in time, aware in Python and stored in UTC with microseconds, so that it sorts.
 
-    SQLite has no time zones: there the zone is left out when written and put back when read.
+    SQLite has no time zones: the zone is removed when writing and restored when reading.
     """
 
     impl = DateTime(timezone=True)
@@ -46,7 +46,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 class Record(DeclarativeBase):
-    """What all tables share: how a Python type is stored."""
+    """The base of all tables: how Python types are stored."""
 
     type_annotation_map = {  # noqa: RUF012  SQLAlchemy reads it so
         datetime: UtcTime(),
@@ -67,13 +67,14 @@ class JobRecord(Record):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[str] = mapped_column(String(40))
     state: Mapped[str] = mapped_column(String(16))
-    queue: Mapped[str | None] = mapped_column(String(40))  # None: runs beside the lanes
+    queue: Mapped[str | None] = mapped_column(String(40))  # None: runs on inference workers
     request: Mapped[dict[str, Any]]
     input_digest: Mapped[str | None] = mapped_column(String(64))  # sha256 of the input, hex
     attempt: Mapped[int] = mapped_column(default=0)
-    stalled: Mapped[int] = mapped_column(default=0)  # attempts since it last got further
-    furthest: Mapped[int] = mapped_column(default=0)  # the largest fraction told, in millionths
-    told: Mapped[int] = mapped_column(default=0)  # metrics and artifacts told, replaced ones too
+    stalled: Mapped[int] = mapped_column(default=0)  # attempts since the last progress
+    furthest: Mapped[int] = mapped_column(default=0)  # the largest fraction so far, in millionths
+    # Number of metrics and artifacts written, including replaced ones.
+    sequence: Mapped[int] = mapped_column("told", default=0)
     progress: Mapped[dict[str, Any]]
     result: Mapped[dict[str, Any] | None]
     error_code: Mapped[str | None] = mapped_column(String(64))
@@ -95,12 +96,12 @@ class MetricRecord(Record):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     key: Mapped[str] = mapped_column(String(120), primary_key=True)  # of epoch and phase
     place: Mapped[int]  # among the rows, from 1
-    told: Mapped[int]  # see `JobRecord.told`: when it was last written
+    sequence: Mapped[int] = mapped_column("told")  # `JobRecord.sequence` when it was written
     row: Mapped[dict[str, Any]]
 
 
 class ArtifactRecord(Record):
-    """One file that a job made; the file itself lies in `database.jobs.files`."""
+    """One file that a job made; `database.jobs.files` stores the file itself."""
 
     __tablename__ = "job_artifacts"
 
@@ -109,17 +110,17 @@ class ArtifactRecord(Record):
     media_type: Mapped[str] = mapped_column(String(100))
     size: Mapped[int] = mapped_column(BigInteger)  # bytes
     place: Mapped[int]
-    told: Mapped[int]
+    sequence: Mapped[int] = mapped_column("told")
 
 
 class AnswerRecord(Record):
-    """The first answer to a request that carried an Idempotency-Key."""
+    """The response to the first request with an Idempotency-Key."""
 
     __tablename__ = "idempotency"
     __table_args__ = (Index("idempotency_age", "created_at"),)
 
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
-    scope: Mapped[str] = mapped_column(String(255), primary_key=True)  # who asked, and for what
+    scope: Mapped[str] = mapped_column(String(255), primary_key=True)  # what was requested
     digest: Mapped[str] = mapped_column(String(64))  # sha256 of the body, hex
     status: Mapped[int]
     body: Mapped[dict[str, Any]]
@@ -150,7 +151,7 @@ class DatasetFileRecord(Record):
     dataset_id: Mapped[str] = mapped_column(
         "data_set_id", ForeignKey("data_sets.id", ondelete="CASCADE"), primary_key=True
     )
-    place: Mapped[int] = mapped_column(primary_key=True)  # its number in the listing, from 0
+    place: Mapped[int] = mapped_column(primary_key=True)  # index in the listing, from 0
     file_id: Mapped[str] = mapped_column(String(64), index=True)
     label: Mapped[str | None] = mapped_column(String(128))
     status: Mapped[str] = mapped_column(String(16))
@@ -158,11 +159,11 @@ class DatasetFileRecord(Record):
 
 
 class KeyRecord(Record):
-    """One key, see `contracts.keys.KeyInfo`. A revoked one stays, for the audit log to name."""
+    """One API key, see `contracts.keys.KeyInfo`. A revoked one stays, for the audit log."""
 
     __tablename__ = "api_keys"
 
-    place: Mapped[int] = mapped_column(primary_key=True)  # the order in which they were made
+    place: Mapped[int] = mapped_column(primary_key=True)  # order of creation
     id: Mapped[str] = mapped_column(String(40), unique=True)
     name: Mapped[str] = mapped_column(String(100))
     digest: Mapped[str] = mapped_column(String(64))  # sha256 of the whole key, hex
@@ -175,7 +176,7 @@ class KeyRecord(Record):
 
 
 class KeyRevisionRecord(Record):
-    """One row: how often the keys were changed, so that a cache sees at a glance that they were."""
+    """One row: the number of changes of the keys, by which caches notice a change."""
 
     __tablename__ = "api_key_revision"
 
@@ -198,7 +199,7 @@ class AuditRecord(Record):
 
 
 class SubjectRecord(Record):
-    """A person who may be recognised, see `contracts.faces.subjects.Subject`."""
+    """A person who can be recognised, see `contracts.faces.subjects.Subject`."""
 
     __tablename__ = "subjects"
     __table_args__ = (
@@ -211,15 +212,17 @@ class SubjectRecord(Record):
     external_id: Mapped[str | None] = mapped_column(String(200), unique=True)
     details: Mapped[dict[str, Any]] = mapped_column("metadata")
     keep_frames: Mapped[bool]
-    data_key: Mapped[bytes] = mapped_column(LargeBinary)  # sealed by the key named beside it
+    data_key: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted with the key `key_id`
     key_id: Mapped[str] = mapped_column(String(32), index=True)
-    revision: Mapped[int] = mapped_column(BigInteger)  # the gallery's, when its templates changed
+    revision: Mapped[int] = mapped_column(
+        BigInteger
+    )  # the gallery's revision when its templates last changed
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
 
 class FaceFileRecord(Record):
-    """An image kept of a subject; `database.faces.face_files` holds the encrypted file."""
+    """A stored image of a subject; `database.faces.face_files` holds the encrypted file."""
 
     __tablename__ = "face_files"
 
@@ -228,12 +231,12 @@ class FaceFileRecord(Record):
         ForeignKey("subjects.id", ondelete="CASCADE"), index=True
     )
     media_type: Mapped[str] = mapped_column(String(100))
-    size: Mapped[int] = mapped_column(BigInteger)  # bytes, unsealed
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes, unencrypted
     created_at: Mapped[datetime]
 
 
 class FaceTemplateRecord(Record):
-    """An embedding of a subject's face, sealed by the subject's own key."""
+    """An embedding of a subject's face, encrypted with the subject's own key."""
 
     __tablename__ = "face_templates"
     __table_args__ = (Index("face_templates_by_embedder", "embedder", "subject_id"),)
@@ -242,7 +245,9 @@ class FaceTemplateRecord(Record):
     subject_id: Mapped[str] = mapped_column(
         ForeignKey("subjects.id", ondelete="CASCADE"), index=True
     )
-    embedder: Mapped[str] = mapped_column(String(80))  # what made it; others are not comparable
+    embedder: Mapped[str] = mapped_column(
+        String(80)
+    )  # what computed it; only templates of one embedder are comparable
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
     source: Mapped[str] = mapped_column(String(16))
     quality: Mapped[dict[str, Any]]
@@ -253,7 +258,7 @@ class FaceTemplateRecord(Record):
 
 
 class FaceEventRecord(Record):
-    """What was asked of faces and decided: no picture, no vector, no name."""
+    """A request about faces and its outcome: no image, no vector, no name."""
 
     __tablename__ = "face_events"
 
@@ -264,12 +269,12 @@ class FaceEventRecord(Record):
     outcome: Mapped[str] = mapped_column(String(32))
     reason: Mapped[str | None] = mapped_column(String(64))
     device: Mapped[str | None] = mapped_column(String(64))  # keyed digest, hex
-    digest: Mapped[str | None] = mapped_column(String(64))  # keyed digest of what was sent, hex
+    digest: Mapped[str | None] = mapped_column(String(64))  # keyed digest of the upload, hex
     request_id: Mapped[str | None] = mapped_column(String(128))
 
 
 class FaceSettingRecord(Record):
-    """What holds for all faces, such as the threshold in force."""
+    """A setting for all faces, such as the active threshold."""
 
     __tablename__ = "face_settings"
 
@@ -279,7 +284,7 @@ class FaceSettingRecord(Record):
 
 
 class FaceGalleryRecord(Record):
-    """One row: a number that every change of templates raises, in the same transaction."""
+    """One row: a number that every change of templates increments in the same transaction."""
 
     __tablename__ = "face_gallery"
 

@@ -1,8 +1,7 @@
-"""The networks Opsin can serve, one row each. Knows names and numbers only; loads nothing.
+"""The networks that Opsin can serve, one row each: names and numbers only, nothing is loaded.
 
-Resizing belongs to a network: how a picture becomes the input decides the accuracy (SqueezeNet
-loses nine points of top-1 to nearest-neighbour resizing), so it is a column here and not a habit
-of the caller.
+Resizing belongs to a network because it affects the accuracy (SqueezeNet loses nine points of
+top-1 to nearest-neighbour resizing). So it is a column here and not a choice of the caller.
 """
 
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from contracts.queue import redis_keys
 Preprocessing = Literal["caffe", "lite", "unit", "face"]
 
 TRAINED = "trained"
-"""Whose queue it is that all models share which are in no row here."""
+"""Names the Celery queue shared by all models that are not in the catalog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +22,21 @@ class Network:
     """A catalog row.
 
     Attributes:
-        name: What clients call it.
-        title: What people call it, with its source.
+        name: The name in the API.
+        title: The name for people, with its source.
         input_size: (height, width) of the input in pixels.
         short_side: The short side is resized to this many pixels before the centre is cropped.
         preprocessing: ``caffe``: BGR minus the ImageNet means; ``lite``: (x - 127) / 128;
-            ``unit``: x / 255, for what is trained from scratch; ``face``: RGB minus the means
+            ``unit``: x / 255, for networks trained from scratch; ``face``: RGB minus the means
             of faces, / 255.
-        classes: Size of the output with the published weights; None for what only embeds.
+        classes: Size of the output with the published weights; None for an embedder.
         features: Size of the embedding (pooled output of the base).
-        explain_layer: The last convolution, whose maps explain a class best.
-        weights: Name in ``weights.toml`` of the whole network.
-        base_weights: Name of the base alone, without the classifier, where that can be had.
+        explain_layer: The last convolution, whose feature maps explain a class best.
+        weights: Name in ``weights.toml`` of the weights of the whole network.
+        base_weights: Name of the weights of the base alone, if published.
         licence: SPDX name of the weights' licence.
-        top1: Published top-1 accuracy on ImageNet's validation set, 0 to 1; None if it has no
-            classes.
-        needs: Names in ``weights.toml`` of what it is of no use without.
+        top1: Published top-1 accuracy on ImageNet's validation set, 0 to 1; None without classes.
+        needs: Names in ``weights.toml`` of other files that the network needs.
     """
 
     name: str
@@ -121,18 +119,18 @@ CATALOG: dict[str, Network] = {
 
 
 def queue_of(model: str) -> str:
-    """The Celery queue of a model's lanes: one a published network, one for all that was trained.
+    """The Celery queue for a model: one per published network, one for all trained models.
 
-    So a worker hears of a model that is made while it runs.
+    Trained models share a queue, so that a worker also serves models that are made while it runs.
     """
     return redis_keys.inference_queue(model if model in CATALOG else TRAINED)
 
 
 def network_of(name: str) -> Network:
-    """The row of that name.
+    """The catalog row of that name.
 
     Raises:
-        ModelNotFound: No network is called so; the message lists those there are.
+        ModelNotFound: There is no such network; the message lists the known ones.
     """
     try:
         return CATALOG[name]

@@ -1,4 +1,4 @@
-"""Puts the HTTP application together. Every line here connects; what things do is elsewhere."""
+"""Assembles the HTTP application from its routes and middleware."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,18 +10,18 @@ from starlette.middleware.cors import CORSMiddleware
 from contracts.settings import MIB, RELEASE, Settings
 from service.auth import audit_routes as audit
 from service.auth import routes as keys
-from service.auth.scopes import Doors
+from service.auth.scopes import ScopeTable
 from service.datasets import routes as datasets
-from service.dependencies import Opening
+from service.dependencies import OpenServices
 from service.explanation import layer_routes as layers
 from service.explanation import routes as explanation
 from service.faces.routes import calibrations, challenges, faces, login, subjects
 from service.http import docs, errors, openapi
-from service.http.uploads import body_limit, larger_bodies
+from service.http.body import disk_body_limits, max_request_bytes
 from service.inference import routes as inference
 from service.jobs import routes as jobs
 from service.middleware.access_log import AccessLog
-from service.middleware.authentication import KeyCheck
+from service.middleware.authentication import Authentication
 from service.middleware.body_limit import BodyLimit
 from service.middleware.memory_limit import UploadBudget
 from service.middleware.request_id import RequestId
@@ -35,17 +35,12 @@ from service.system import routes as operations
 from service.training import routes as trainings
 
 
-def create_app(settings: Settings, opening: Opening) -> FastAPI:
-    """The application, which opens its services when it starts and closes them when it ends.
-
-    Args:
-        settings: The whole configuration.
-        opening: Opens Redis, the database, the decoder and what stands on them.
-    """
+def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
+    """The application. It opens its services when it starts and closes them when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with opening(settings) as services:
+        async with open_services(settings) as services:
             app.state.services = services
             yield
 
@@ -61,10 +56,10 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
             Middleware(RequestId),
             Middleware(AccessLog),
             *_cors(settings),
-            Middleware(KeyCheck),
-            Middleware(BodyLimit, body_limit(settings), larger_bodies(settings)),
+            Middleware(Authentication),
+            Middleware(BodyLimit, max_request_bytes(settings), disk_body_limits(settings)),
             Middleware(
-                UploadBudget, settings.upload_budget_mb * MIB, larger_bodies(settings).keys()
+                UploadBudget, settings.upload_budget_mb * MIB, disk_body_limits(settings).keys()
             ),
         ],
     )
@@ -93,15 +88,14 @@ def create_app(settings: Settings, opening: Opening) -> FastAPI:
     errors.install(app)
     docs.install(app)
     openapi.install(app, settings)
-    app.state.doors = Doors()
-    app.state.doors.learn(app.routes)
+    app.state.scope_table = ScopeTable.build(app.routes)
     return app
 
 
 def _cors(settings: Settings) -> list[Middleware]:
-    """What lets pages of other sites in, where some are named.
+    """Admits pages of other sites, if the settings name some.
 
-    It stands before the keys: a browser sends none with the question whether it may ask.
+    It runs before authentication: a browser sends no key with a preflight request.
     """
     if not settings.cors_origins:
         return []
@@ -111,7 +105,7 @@ def _cors(settings: Settings) -> list[Middleware]:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],
-            allow_credentials=False,  # keys are headers; nothing here looks at a cookie
+            allow_credentials=False,  # keys are headers; nothing here reads a cookie
             expose_headers=["X-Request-Id", "Location", "Retry-After", "RateLimit"],
             max_age=600,
         )

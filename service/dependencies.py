@@ -1,6 +1,6 @@
 """What a route may use: the parts of a running service, built by `service.lifespan`.
 
-Imports of the parts are for type checkers only: most of them import this module.
+The parts are imported for type checkers only: most of them import this module.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from contracts.settings import Settings
-from service.jobs.stream_limit import Streams
+from service.jobs.stream_limit import StreamLimiter
 
 if TYPE_CHECKING:
     from database.audit import Audit
@@ -19,51 +19,51 @@ if TYPE_CHECKING:
     from database.jobs.jobs import Jobs
     from database.keys import Keys
     from models.store.store import Store
-    from service.auth.key_cache import Keyring
+    from service.auth.key_cache import KeyCache
     from service.auth.rate_limit import RateLimits
     from service.datasets.service import Datasets
     from service.explanation.cache import ExplanationCache
     from service.explanation.layers import LayerCheck
-    from service.faces.context import FaceDesk
+    from service.faces.context import FaceServices
     from service.inference.decoder import Decoder
     from service.jobs.queue import JobQueue
-    from service.queue.dispatcher import Dispatch
-    from service.queue.workers import Presence
-    from service.registry.conversions import Conversions
+    from service.queue.dispatcher import Dispatcher
+    from service.queue.workers import WorkerRegistry
+    from service.registry.conversions import ConversionClient
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """All that a request may use, built once and closed at shutdown.
+    """The parts of a running service, opened at startup and closed at shutdown.
 
-    `renderer` draws images and writes large responses in a thread pool of its own, so that
+    `renderer` draws images and writes large responses in its own thread pool, so that
     classifications, which use `decoder`, never wait for it.
     """
 
     settings: Settings
-    presence: "Presence"
-    dispatch: "Dispatch"
+    workers: "WorkerRegistry"
+    dispatcher: "Dispatcher"
     decoder: "Decoder"
     renderer: "Decoder"
-    queue: "JobQueue"
+    job_queue: "JobQueue"
     jobs: "Jobs"
     job_files: "JobFiles"
     store: "Store"
-    conversions: "Conversions"
+    conversions: "ConversionClient"
     datasets: "Datasets"
     explanations: "ExplanationCache"
     layers: "LayerCheck"
     keys: "Keys"
-    keyring: "Keyring"
+    key_cache: "KeyCache"
     rate_limits: "RateLimits"
     audit: "Audit"
-    faces: "FaceDesk"
+    faces: "FaceServices"
     database_ok: Callable[[], bool]
     started_at: float
-    streams: Streams = field(default_factory=Streams)
+    stream_limiter: StreamLimiter = field(default_factory=StreamLimiter)
 
 
-Opening = Callable[[Settings], AbstractAsyncContextManager[Services]]
+OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]
 
 
 async def services_of(request: Request) -> Services:

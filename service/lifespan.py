@@ -1,4 +1,4 @@
-"""Opens what the routes stand on, in order, and closes it in the opposite one."""
+"""Opens the parts of the service in order, and closes them in reverse."""
 
 import secrets
 import time
@@ -20,37 +20,37 @@ from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
 from database.keys import Keys
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 from models.store.store import Store
-from service.auth.key_cache import Keyring
+from service.auth.key_cache import KeyCache
 from service.auth.rate_limit import RateLimits
 from service.datasets.service import Datasets
 from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
 from service.explanation.layers import LayerCheck
-from service.faces.context import FaceDesk, open_desk
+from service.faces.context import FaceServices, open_face_services
 from service.faces.erasure import resume
-from service.faces.reembedding import Renewal, renew_if_possible
+from service.faces.reembedding import Reembedding
 from service.inference.decoder import Decoder
 from service.jobs.queue import JobQueue
-from service.periodic import Rounds
-from service.queue.admission import Admission, LaneLimits
-from service.queue.client import Lanes
-from service.queue.dispatcher import Dispatch, Drains
-from service.queue.recovery import Sweep
+from service.periodic import PeriodicTask
+from service.queue.admission import Admission, QueueLimits
+from service.queue.client import QueueClient
+from service.queue.dispatcher import BatchTaskSender, Dispatcher
+from service.queue.recovery import Recovery
 from service.queue.replies import Replies
-from service.queue.workers import Presence
-from service.registry.conversions import Conversions
+from service.queue.workers import WorkerRegistry
+from service.registry.conversions import ConversionClient
 
-_TIDY = 600.0  # seconds
-_AUDIT = 3600.0  # seconds between two looks for lines that are too old
-_RENEW = 15.0  # seconds between a few templates that are made anew
-_FORGET = 2.0  # seconds after which what another process erased is out of this one's memory
+_CLEANUP_SECONDS = 600.0
+_AUDIT_SECONDS = 3600.0  # between two deletions of old audit lines
+_REEMBED_SECONDS = 15.0  # between two batches of templates that are embedded again
+_FORGET_SECONDS = 2.0  # until what another process erased has left this one's memory
 
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Everything a running API has, closed at the end whatever happens.
+    """The services of a running API; closed at the end in any case.
 
     Raises:
         ValueError: `settings.redis_url` is missing.
@@ -65,94 +65,97 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         engine = open_engine(settings.database)
         stack.callback(engine.dispose)
         keys, audit = Keys(engine, _now), Audit(engine, _now)
-        keyring = Keyring(settings, keys)
-        await keyring.start()
-        stack.push_async_callback(keyring.stop)
+        key_cache = KeyCache(settings, keys)
+        await key_cache.start()
+        stack.push_async_callback(key_cache.stop)
         decoder = Decoder(
             settings.decode_threads,
             max_pixels=settings.max_image_pixels,
             max_images=settings.max_images,
         )
         stack.callback(decoder.close)
-        # One thread: a large overlay takes as long as many small images, and as much memory.
+        # One thread: a large overlay takes as much time and memory as many small images.
         renderer = Decoder(1, max_pixels=settings.max_image_pixels)
         stack.callback(renderer.close)
-        drains = Drains(celery)
-        stack.callback(drains.close)
+        tasks = BatchTaskSender(celery)
+        stack.callback(tasks.close)
 
         store = Store(settings.store_home)
-        presence = Presence(client, settings.models, store)
-        await presence.start()
-        stack.push_async_callback(presence.stop)
-        lanes = Lanes(client, LaneLimits.of(settings))
+        workers = WorkerRegistry(client, settings.models, store)
+        await workers.start()
+        stack.push_async_callback(workers.stop)
+        limits = QueueLimits.of(settings)
+        queues = QueueClient(client, limits)
         replies = Replies(blocking, secrets.token_hex(8))
         replies.start()
         stack.push_async_callback(replies.stop)
-        sweep = Sweep(lanes, replies, drains, presence)
-        sweep.start()
-        stack.push_async_callback(sweep.stop)
+        recovery = Recovery(queues, replies, tasks, workers)
+        recovery.start()
+        stack.push_async_callback(recovery.stop)
         job_files = JobFiles.of(settings)
         jobs = Jobs(engine, _now, job_files)
-        queue = JobQueue(
+        job_queue = JobQueue(
             client, celery, jobs, Leases(engine, _now), files=job_files, settings=settings
         )
-        queue.start()
-        stack.push_async_callback(queue.stop)
+        job_queue.start()
+        stack.push_async_callback(job_queue.stop)
 
-        datasets = Datasets(Library.of(settings), DatasetRows(engine, _now), jobs.needs_dataset)
-        tidying = Rounds("datasets", partial(run_in_threadpool, datasets.reconcile), seconds=_TIDY)
-        await tidying.now()
-        tidying.start()
-        stack.push_async_callback(tidying.stop)
+        datasets = Datasets(
+            DatasetStore.of(settings), DatasetRows(engine, _now), jobs.needs_dataset
+        )
+        reconciling = PeriodicTask(
+            "datasets", partial(run_in_threadpool, datasets.reconcile), seconds=_CLEANUP_SECONDS
+        )
+        await reconciling.run_once()
+        reconciling.start()
+        stack.push_async_callback(reconciling.stop)
         stack.callback(datasets.close)
-
-        desk = open_desk(settings, engine, client, job_files, _now)
 
         services = Services(
             settings=settings,
-            presence=presence,
-            dispatch=Dispatch(lanes, replies, drains, Admission(LaneLimits.of(settings)), presence),
+            workers=workers,
+            dispatcher=Dispatcher(queues, replies, tasks, Admission(limits), workers),
             decoder=decoder,
             renderer=renderer,
-            queue=queue,
+            job_queue=job_queue,
             jobs=jobs,
             job_files=job_files,
             store=store,
-            conversions=Conversions(store, client, celery, presence),
+            conversions=ConversionClient(store, client, celery, workers),
             datasets=datasets,
             explanations=ExplanationCache(settings.heatmap_cache_mb * MIB),
             layers=LayerCheck(store),
             keys=keys,
-            keyring=keyring,
+            key_cache=key_cache,
             rate_limits=RateLimits(client),
             audit=audit,
-            faces=desk,
+            faces=open_face_services(settings, engine, client, job_files, _now),
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )
-        _begin_rounds(services, stack)
+        _start_periodic_tasks(services, stack)
         yield services
 
 
-def _begin_rounds(services: Services, stack: AsyncExitStack) -> None:
-    """Begin what goes on beside the requests, for faces and for the audits."""
-    desk = services.faces
+def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
+    """Start the background tasks for faces and the audit logs."""
+    faces = services.faces
     for name, work, seconds in (
-        ("faces", desk.tidy, _FORGET),
-        ("templates", partial(renew_if_possible, Renewal(services)), _RENEW),
-        ("frames", partial(run_in_threadpool, _sweep, desk), _TIDY),
-        ("audit", partial(run_in_threadpool, _forget_old, services), _AUDIT),
-        ("erasures", partial(resume, services), _TIDY),
+        ("faces", faces.refresh_search, _FORGET_SECONDS),
+        ("templates", Reembedding(services).run_once, _REEMBED_SECONDS),
+        ("frames", partial(run_in_threadpool, _sweep, faces), _CLEANUP_SECONDS),
+        ("audit", partial(run_in_threadpool, _delete_old_lines, services), _AUDIT_SECONDS),
+        ("erasures", partial(resume, services), _CLEANUP_SECONDS),
     ):
-        rounds = Rounds(name, work, seconds=seconds)
-        rounds.start()
-        stack.push_async_callback(rounds.stop)
+        task = PeriodicTask(name, work, seconds=seconds)
+        task.start()
+        stack.push_async_callback(task.stop)
 
 
-def _sweep(desk: FaceDesk) -> None:
-    """Remove frames without a row, and what the database's own log still holds of rows."""
-    desk.kept.frames.sweep()
-    desk.scrub()
+def _sweep(faces: FaceServices) -> None:
+    """Delete frame files without a row, and what the database's files hold of deleted rows."""
+    faces.frames.remove_orphans()
+    faces.purge_deleted_rows()
 
 
 def _connect(url: str) -> Redis:
@@ -160,11 +163,11 @@ def _connect(url: str) -> Redis:
     return Redis.from_url(url, **options)
 
 
-def _forget_old(services: Services) -> None:
+def _delete_old_lines(services: Services) -> None:
     """Delete lines of both audits by their age."""
     days = services.settings.audit_days
-    services.audit.forget_old(days)
-    services.faces.kept.events.forget_old(days)
+    services.audit.delete_old(days)
+    services.faces.events.delete_old(days)
 
 
 def _now() -> datetime:

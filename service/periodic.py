@@ -1,7 +1,7 @@
-"""Work that goes on beside the requests, round after round, for as long as the process lives.
+"""Tasks that run repeatedly in the background for as long as the process lives.
 
-A fault costs one round and a line in the log, never the rounds after it: a watch that dies unseen
-would leave a service that looks alive and answers nobody.
+A failure ends one run and is logged; it never ends the later runs. A check that stopped unnoticed
+would leave a service that looks alive and answers no request.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from contracts.errors import OpsinError
 log = structlog.get_logger()
 
 
-class Rounds:
-    """One such work.
+class PeriodicTask:
+    """Runs a coroutine function again and again.
 
     Args:
-        name: Tells the task and its log lines from others.
-        work: One round.
-        seconds: The pause before each round.
-        after_fault: The pause after a round that failed, in seconds, if it is not the same.
+        name: Identifies the task in the log.
+        work: What to run.
+        seconds: The pause before each run.
+        after_fault: The pause after a run that failed, in seconds, if it differs.
     """
 
     def __init__(
@@ -41,28 +41,10 @@ class Rounds:
         self._stopped = False
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._go_on(), name=self._name)
+        self._task = asyncio.create_task(self._loop(), name=self._name)
 
-    async def now(self) -> None:
-        """One round at once; a fault is logged, as that of any other."""
-        await self._round()
-
-    async def stop(self) -> None:
-        # The flag as well: Python 3.11's `wait_for`, which redis-py writes with, swallows a
-        # cancellation that comes just when the write is done.
-        self._stopped = True
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _go_on(self) -> None:
-        pause = self._seconds
-        while not self._stopped:
-            await asyncio.sleep(pause)
-            pause = self._seconds if await self._round() else self._after_fault
-
-    async def _round(self) -> bool:
-        """Whether it went well."""
+    async def run_once(self) -> bool:
+        """Run at once and log a failure; returns whether it succeeded."""
         try:
             await self._work()
         except (RedisError, OSError, OpsinError) as error:
@@ -72,3 +54,17 @@ class Rounds:
         else:
             return True
         return False
+
+    async def stop(self) -> None:
+        # The attribute as well: in Python 3.11, `wait_for`, which redis-py writes with, swallows a
+        # cancellation that arrives just when the write has finished.
+        self._stopped = True
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _loop(self) -> None:
+        pause = self._seconds
+        while not self._stopped:
+            await asyncio.sleep(pause)
+            pause = self._seconds if await self.run_once() else self._after_fault

@@ -1,11 +1,9 @@
-"""Runs the API: uvicorn, set up in one place and bounded in every direction.
+"""Runs the API on uvicorn, and shuts it down without losing requests.
 
-Ends the API so that no request is lost: whoever speaks to it is told to go elsewhere first.
-
-Uvicorn closes the connections that are idle at the moment it is told to stop. A request that is on
-its way on one of them then meets a closed door, and a client may not send a POST again by itself.
-So for a moment after it has stopped listening, this server goes on to answer on the connections it
-has, each answer with `Connection: close`; only who says nothing for all of that moment is cut off.
+When uvicorn is told to stop, it closes the connections that are idle at that moment. A request that
+is on its way on one of them is lost, and a client may not repeat a POST by itself. So for a moment
+after it has stopped listening, this server keeps responding on its open connections, each time with
+`Connection: close`; only connections that stay silent all that time are closed.
 """
 
 import asyncio
@@ -18,39 +16,38 @@ import uvicorn
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from service.app import create_app
-from service.dependencies import Opening
-from service.http.connection_limits import bounded
+from service.dependencies import OpenServices
+from service.http.connection_limits import protocol_class
 
-_KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which most load balancers let go
+_KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which most load balancers close
 _BACKLOG = 2048
 
 
-class OpenToTheWorldError(RuntimeError):
-    """The service would listen on a public address with nothing to keep strangers out."""
+class UnprotectedAddressError(RuntimeError):
+    """The service would listen on a public address without any key."""
 
 
 def serve(
     settings: Settings,
-    opening: Opening,
+    open_services: OpenServices,
     *,
     keyed: bool = False,
     listener: socket.socket | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until told to stop; requests under way may finish within `shutdown_seconds`.
+    """Serve until stopped; requests in progress may finish within `shutdown_seconds`.
 
     Args:
-        settings: The whole configuration.
-        opening: Opens what the routes stand on.
+        opening: Opens the services when the application starts.
         keyed: Whether there is a key in the database.
-        listener: A socket that listens already, shared with other processes; None to open one.
-        ready: Called once requests are taken.
+        listener: A listening socket that is shared with other processes; None to open one.
+        ready: Called once requests are accepted.
 
     Raises:
-        OpenToTheWorldError: The address is not loopback and there is no key.
+        UnprotectedAddressError: The address is not loopback and there is no key.
     """
-    config = server_config(settings, opening, keyed=keyed)
-    server = DrainingServer(config, settings.shutdown_seconds, ready)
+    config = server_config(settings, open_services, keyed=keyed)
+    server = GracefulServer(config, settings.shutdown_seconds, ready)
     configure_logs(settings.log_level, settings.log_format)
     log = structlog.get_logger("service.server")
     log.info(
@@ -59,24 +56,26 @@ def serve(
     server.run(sockets=None if listener is None else [listener])
 
 
-def server_config(settings: Settings, opening: Opening, *, keyed: bool = False) -> uvicorn.Config:
-    """How uvicorn is to run.
+def server_config(
+    settings: Settings, open_services: OpenServices, *, keyed: bool = False
+) -> uvicorn.Config:
+    """The configuration of uvicorn.
 
     Raises:
-        OpenToTheWorldError: As `serve`.
+        UnprotectedAddressError: As `serve`.
     """
     if not (settings.is_loopback or settings.api_key or keyed):
-        raise OpenToTheWorldError(
+        raise UnprotectedAddressError(
             f"OPSIN_HOST={settings.host} can be reached from other machines, and there is no key. "
-            "Make one with `opsin keys create`, set OPSIN_API_KEY to a secret of at least 16 "
+            "Create one with `opsin keys create`, set OPSIN_API_KEY to a secret of at least 16 "
             "characters, or listen on 127.0.0.1."
         )
     return uvicorn.Config(
-        create_app(settings, opening),
+        create_app(settings, open_services),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=bounded(settings),
+        http=protocol_class(settings),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -86,32 +85,33 @@ def server_config(settings: Settings, opening: Opening, *, keyed: bool = False) 
         forwarded_allow_ips=list(settings.trusted_proxies),
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=finishing_seconds(settings.shutdown_seconds),
+        timeout_graceful_shutdown=graceful_seconds(settings.shutdown_seconds),
     )
 
 
-# Of the time that a process may take to finish. A client under load asks again within it.
-_PARTING_SHARE = 0.1
-# For the words to those who are cut off, and for closing what the application has open.
-_CLOSING_SHARE = 0.2
-_LOOK_SECONDS = 0.05
+# Fractions of the time that a process may take to finish. Within the first, a busy client sends its
+# next request; the second is for closing connections and what the application has open.
+_DRAIN_SHARE = 0.1
+_CLOSE_SHARE = 0.2
+_POLL_SECONDS = 0.05
 
 
-def finishing_seconds(shutdown_seconds: float) -> int:
-    """How long requests under way may take, so that all is over within `shutdown_seconds`.
+def graceful_seconds(shutdown_seconds: float) -> int:
+    """How long requests in progress may take, so that the process ends within `shutdown_seconds`.
 
-    Uvicorn takes whole seconds. Where there are hardly any, requests come before the bound.
+    Uvicorn accepts whole seconds, at least one; with a very short `shutdown_seconds`, requests take
+    precedence over the limit.
     """
-    return max(1, int(shutdown_seconds * (1 - _PARTING_SHARE - _CLOSING_SHARE)))
+    return max(1, int(shutdown_seconds * (1 - _DRAIN_SHARE - _CLOSE_SHARE)))
 
 
-class DrainingServer(uvicorn.Server):
-    """Uvicorn, with better manners when it goes.
+class GracefulServer(uvicorn.Server):
+    """Uvicorn, with a shutdown that loses no requests.
 
     Args:
-        config: How it runs.
-        shutdown_seconds: How long it may take to finish in all.
-        ready: Called once it takes requests.
+        config: As for `uvicorn.Server`.
+        shutdown_seconds: How long the whole shutdown may take.
+        ready: Called once requests are accepted.
     """
 
     def __init__(
@@ -121,27 +121,27 @@ class DrainingServer(uvicorn.Server):
         ready: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
-        self._parting_seconds = shutdown_seconds * _PARTING_SHARE
+        self._drain_seconds = shutdown_seconds * _DRAIN_SHARE
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """ServicesDep what the application stands on, then listen."""
+        """Start the application, then listen."""
         await super().startup(sockets)
         if self.started and self._ready is not None:
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, part from those who are connected, then finish as uvicorn does."""
+        """Stop listening, let clients close their connections, then finish as uvicorn does."""
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
         state = self.server_state
-        # A new list: answers that have begun hold the old one.
+        # A new list: responses that have begun hold the old one.
         state.default_headers = [*state.default_headers, (b"connection", b"close")]
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._parting_seconds
-        # uvicorn tells nobody when a connection ends, so it is looked for.
+        until = loop.time() + self._drain_seconds
+        # Polled, as uvicorn does not report when a connection ends.
         while state.connections and loop.time() < until and not self.force_exit:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         await super().shutdown(sockets)

@@ -1,4 +1,4 @@
-"""Fixtures every test may use: pictures and weights, where they can be had."""
+"""Fixtures for all tests: images and weights, if available, and a Valkey server."""
 
 import os
 from collections.abc import Iterator
@@ -16,29 +16,29 @@ SHARED = Path(os.environ.get("OPSIN_SHARED_DIR", ROOT.parent / "shared"))
 # First, since xdist reads the groups in a hook of the same name.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests one process runs, when several share the work (`-n`).
+    """Group the tests that one process runs, when several share the work (`-n`).
 
-    Those of a file stay together for their module's fixtures, and those that share the one running
-    installation, so that it is started once. They take longest, and come first.
+    The tests of a file stay together for their module's fixtures, and so do all tests that use the
+    one running installation, so that it is started once. These take longest and run first.
     """
     for item in items:
-        together = "running" in getattr(item, "fixturenames", ())
-        group = "running" if together else str(item.path)
+        uses_installation = "running" in getattr(item, "fixturenames", ())
+        group = "running" if uses_installation else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: "flow" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The labelled pictures and weights beside the checkout; the test is skipped without them."""
+    """Labelled images and weights next to the checkout; the test is skipped without them."""
     if not SHARED.is_dir():
-        pytest.skip(f"no labelled pictures at {SHARED}; set OPSIN_SHARED_DIR")
+        pytest.skip(f"no labelled images at {SHARED}; set OPSIN_SHARED_DIR")
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def fetched() -> Path:
-    """The data home that `make setup` filled: fetched weights and sample photos."""
+    """The data home that `make setup` has filled: fetched weights and sample photos."""
     return Path(os.environ.get("OPSIN_HOME", ROOT / "var"))
 
 
@@ -47,7 +47,7 @@ def photos(fetched: Path) -> Path:
     """Free photos: cat.png, coffee.png, astronaut.png."""
     folder = fetched / "samples"
     if not (folder / "cat.png").is_file():
-        pytest.skip("the sample photos are not there; run `make setup`")
+        pytest.skip("the sample photos are missing; run `make setup`")
     return folder
 
 
@@ -61,7 +61,7 @@ def valkey_server() -> Iterator[RealValkey]:
 
 @pytest.fixture
 def valkey(valkey_server: RealValkey) -> RealValkey:
-    """A running Valkey that holds nothing."""
+    """A running, empty Valkey."""
     with redis.Redis.from_url(valkey_server.url) as client:
         client.flushall()
     return valkey_server

@@ -115,10 +115,10 @@ def test_the_health_check_tells_up_from_down(start: Starter) -> None:
 def test_api_and_worker_run_as_written(start: Starter, shared: Path, home: Home) -> None:
     """The two commands with their settings, a real Valkey between them; then a real answer."""
     valkey, port = embedded(home), free_port()
-    keeper = Supervisor(lambda line: None, shutdown_seconds=5)
-    keeper.start(valkey.program)
+    processes = Supervisor(lambda line: None, shutdown_seconds=5)
+    processes.start(valkey.program)
     try:
-        valkey.wait(10, keeper.require_all)
+        valkey.wait(10, processes.require_all)
         given: dict[str, object] = {
             "OPSIN_HOME": home.root,
             "OPSIN_PORT": port,
@@ -138,8 +138,8 @@ def test_api_and_worker_run_as_written(start: Starter, shared: Path, home: Home)
         for run in (api, worker):
             assert run.wait() in {0, -signal.SIGTERM}, run.text
     finally:
-        keeper.stop()
-        valkey.tidy()
+        processes.stop()
+        valkey.remove_socket()
 
 
 def _is_ok(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the documents promise is there, and what is there is documented."""
+"""The documentation matches the repository: dependencies, settings, commands, tests and paths."""
 
 import re
 import subprocess
@@ -6,9 +6,19 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from contracts.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+TOP_LEVEL = (
+    *("contracts", "models", "database", "service", "workers", "cli"),
+    *("tests", "benchmarks", "docs", "requirements", "scripts"),
+)
 
 
 def declared() -> set[str]:
@@ -19,11 +29,11 @@ def declared() -> set[str]:
         lines += extra
     for group in project["dependency-groups"].values():
         lines += group
-    # What is left out is `{ include-group = … }`.
+    # Entries that are not strings are `{ include-group = … }`.
     return {re.split(r"[\[~=<>;! ]", line)[0] for line in lines if isinstance(line, str)}
 
 
-def test_each_dependency_is_explained_and_each_explained_one_is_there() -> None:
+def test_each_dependency_has_a_reason_and_each_reason_a_dependency() -> None:
     text = (ROOT / "docs" / "reference" / "dependencies.md").read_text()
     assert set(re.findall(r"^\| `([\w-]+)` \| \S", text, re.MULTILINE)) == declared()
 
@@ -34,8 +44,8 @@ def test_each_dependency_is_pinned_and_hashed() -> None:
     assert declared() - {"opsin"} <= pinned
 
 
-def test_what_is_tested_is_what_is_served() -> None:
-    """dev.txt is a superset of the others: the stamp of `make test` also serves `make up`."""
+def test_the_tested_packages_are_those_that_serve() -> None:
+    """dev.txt is a superset of the others, so what `make test` installs also runs `make up`."""
 
     def pins(name: str) -> set[str]:
         text = (ROOT / "requirements" / f"{name}.txt").read_text()
@@ -45,13 +55,13 @@ def test_what_is_tested_is_what_is_served() -> None:
     assert pins("api") <= pins("worker")
 
 
-def test_the_env_example_names_settings() -> None:
+def test_the_env_example_names_existing_settings() -> None:
     names = re.findall(r"^# (OPSIN_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
     assert names
     assert set(names) <= {f"OPSIN_{field.upper()}" for field in Settings.model_fields}
 
 
-def test_the_readmes_commands_exist() -> None:
+def test_the_commands_in_the_readme_exist() -> None:
     text = (ROOT / "README.md").read_text()
     makes = set(re.findall(r"\bmake ([a-z-]+)\b", text))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -65,6 +75,24 @@ def test_the_readmes_commands_exist() -> None:
     ).stdout
     for command in set(re.findall(r"^opsin ([a-z]+)", text, re.MULTILINE)):
         assert re.search(rf"^  {command} ", known, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_path_in_the_docs_exists(page: Path) -> None:
+    """Paths in backticks, such as `service/queue/client.py`, and relative links."""
+    text = page.read_text()
+    top_level = "|".join(TOP_LEVEL)
+    quoted = re.findall(rf"`((?:{top_level})/[^`:*\s]*)(?:::\w+)?`", text)
+    drawn = re.findall(rf"(?<![\w/`.-])(?:{top_level})/[\w/]+\.py", text)  # in diagrams
+    modules = re.findall(rf"python -m ((?:{top_level})\.[\w.]*\w)", text)
+    drawn += [f"{module.replace('.', '/')}.py" for module in modules]
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
+    paths = {ROOT / path for path in (*quoted, *drawn)} | {page.parent / link for link in links}
+    assert [str(path) for path in sorted(paths) if not path.exists()] == []
+
+
+def test_no_page_cites_a_file_outside_the_repository() -> None:
+    assert [page.name for page in PAGES if "API.md" in page.read_text()] == []
 
 
 def test_each_threat_has_a_test() -> None:

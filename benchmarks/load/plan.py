@@ -1,4 +1,4 @@
-"""What a load generator is told to do, and what it reports: the two ends of a pipe."""
+"""The input and the output of the load generator."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -9,23 +9,22 @@ class Plan:
     """One measurement.
 
     Attributes:
-        port: The server's, on 127.0.0.1.
-        path: What is posted to, with its query.
-        pictures: A folder of JPEG files, sent in turn.
-        clients: How many send, each as soon as it has its answer (a closed loop); the most
-            connections of an open loop.
-        rate: Requests a second that arrive by a Poisson process (an open loop); None: closed.
-        seconds: What is measured.
-        warmup: Seconds of the same load before, which are not.
-        timeout: Seconds after which an answer counts as missing.
-        seed: Of the arrivals.
-        field: The form field a server wants the picture in; None: it takes the bare body.
-        accept: The media type that is asked for.
+        port: Port of the server on 127.0.0.1.
+        path: URL path and query.
+        images: A folder of JPEG files, sent in turn.
+        clients: Number of clients of a closed loop, or of connections of an open loop.
+        rate: Requests per second of a Poisson process (open loop); None for a closed loop.
+        seconds: Duration of the measurement.
+        warmup: Seconds of the same load before the measurement.
+        timeout: Seconds after which a response counts as missing.
+        seed: Seed of the arrivals.
+        field: Form field of the image; None to send it as the body.
+        accept: The Accept header.
     """
 
     port: int
     path: str
-    pictures: str
+    images: str
     clients: int = 1
     rate: float | None = None
     seconds: float = 5.0
@@ -41,20 +40,20 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of it. Latencies are milliseconds from the moment a request was meant to be sent.
+    """The result. Latencies are milliseconds from the time when a request should have been sent.
 
     Attributes:
-        seconds: What was measured, until the last answer of a closed loop's window.
-        answered: Answers with status 200.
-        throughput: Those a second.
-        errors: How many failed, by status or by ``timeout``, ``connection``.
-        latency: ``p50``, ``p90``, ``p95``, ``p99``, ``max``, ``mean``; a time-out counts as its
-            bound. Empty where nothing was sent.
-        refusals: The same of the answers with status 429.
-        own_cpu_ms: What a request costs the generator itself, in core-milliseconds.
-        stages: Mean ms by stage as the server tells them, where it does; ``rest`` is what they
-            leave of the client's latency.
-        batch_size: Mean batch that an answer was part of, where the server tells.
+        seconds: Duration of the measurement, until the last response.
+        answered: Responses with status 200.
+        throughput: Responses with status 200 per second.
+        errors: Number of failures by status, or ``timeout`` or ``connection``.
+        latency: ``p50``, ``p90``, ``p95``, ``p99``, ``max``, ``mean``; a timeout counts as its
+            limit. Empty if nothing was sent.
+        refusals: The same of responses with status 429.
+        own_cpu_ms: Core-milliseconds of the generator per request.
+        stages: Mean ms of each stage reported by the server, if any; ``rest`` is the remainder of
+            the client's latency.
+        batch_size: Mean batch size reported by the server, if any.
     """
 
     seconds: float

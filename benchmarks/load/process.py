@@ -1,4 +1,4 @@
-"""Runs the generator in a process of its own and waits for its report."""
+"""Runs the load generator in its own process and waits for its result."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ _GRACE_SECONDS = 15.0
 
 
 class LoadFailedError(RuntimeError):
-    """The generator did not report. The message says what it said last."""
+    """The generator gave no result. The message is its last line of output."""
 
 
 def measure(plan: Plan) -> Result:
@@ -21,18 +21,18 @@ def measure(plan: Plan) -> Result:
     Raises:
         LoadFailedError: The generator crashed or did not end in time.
     """
-    bound = plan.warmup + plan.seconds + 2 * plan.timeout + _GRACE_SECONDS
+    limit = plan.warmup + plan.seconds + 2 * plan.timeout + _GRACE_SECONDS
     try:
         ended = subprocess.run(
             [sys.executable, "-m", "benchmarks.load"],
             input=json.dumps(plan.as_json()).encode(),
             capture_output=True,
             cwd=_ROOT,
-            timeout=bound,
+            timeout=limit,
             check=True,
         )
     except subprocess.TimeoutExpired as late:
-        raise LoadFailedError(f"no report within {bound:.0f} s") from late
+        raise LoadFailedError(f"no result within {limit:.0f} s") from late
     except subprocess.CalledProcessError as failed:
         lines = failed.stderr.decode(errors="replace").strip().splitlines()
         raise LoadFailedError(lines[-1] if lines else "crashed") from failed

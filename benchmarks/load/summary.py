@@ -1,4 +1,4 @@
-"""From raw latencies to the figures of a table."""
+"""Summarizes raw measurements."""
 
 import json
 import math
@@ -14,14 +14,14 @@ _PERCENTILES = (50, 90, 95, 99)
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The smallest value that at least `percent` of all do not exceed (nearest rank)."""
+    """The nearest-rank percentile of sorted values."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def summarise(record: Record) -> Result:
-    """The figures of one measurement."""
+def summarize(record: Record) -> Result:
+    """The result of one measurement."""
     seconds = max(record.ended - record.began, 1e-9)
-    asked = len(record.bodies) + sum(record.errors.values())
+    requests = len(record.bodies) + sum(record.errors.values())
     stages, batch_size = _stages(record.bodies)
     return Result(
         seconds=round(seconds, 3),
@@ -30,7 +30,7 @@ def summarise(record: Record) -> Result:
         errors=dict(record.errors),
         latency=_latency(record.latencies),
         refusals=_latency(record.refusals),
-        own_cpu_ms=round(record.cpu / max(asked, 1) * 1000, 4),
+        own_cpu_ms=round(record.cpu / max(requests, 1) * 1000, 4),
         stages=stages,
         batch_size=batch_size,
     )
@@ -46,13 +46,15 @@ def _latency(latencies: Sequence[float]) -> dict[str, float]:
 
 
 def _stages(bodies: Sequence[tuple[float, bytes]]) -> tuple[dict[str, float], float | None]:
-    """Mean milliseconds by stage, and the mean batch, of answers that tell them."""
-    told = [(latency, timed) for latency, body in bodies if (timed := _timed(body))]
-    if not told:
+    """Mean milliseconds by stage and mean batch size, of responses that report them."""
+    reported = [(latency, timed) for latency, body in bodies if (timed := _timed(body))]
+    if not reported:
         return {}, None
-    means = {stage: fmean(answer["timing_ms"][stage] for _, answer in told) for stage in _STAGES}
-    means["rest"] = fmean(latency for latency, _ in told) * 1000 - sum(means.values())
-    batches = [answer["batch_size"] for _, answer in told if "batch_size" in answer]
+    means = {
+        stage: fmean(answer["timing_ms"][stage] for _, answer in reported) for stage in _STAGES
+    }
+    means["rest"] = fmean(latency for latency, _ in reported) * 1000 - sum(means.values())
+    batches = [answer["batch_size"] for _, answer in reported if "batch_size" in answer]
     batch = round(fmean(batches), 2) if batches else None
     return {stage: round(value, 3) for stage, value in means.items()}, batch
 

@@ -1,7 +1,7 @@
-"""BentoML: adaptive batching of one service, its workers sized to the cores.
+"""BentoML: adaptive batching in one service, with one worker per core.
 
 After https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html: a batchable API with
-`max_batch_size` and a latency goal; the dispatcher finds the window. Pinned below 1.4.39, which
+`max_batch_size` and a latency target; the dispatcher adapts the window. Pinned below 1.4.39, which
 drops requests under this load.
 """
 
@@ -25,7 +25,7 @@ settings = PeerSettings.read()
     logging={"access": {"enabled": False}},
 )
 class Classify:
-    """One network a worker."""
+    """One copy of the network per worker."""
 
     def __init__(self) -> None:
         self._network = SavedNetwork(settings)
@@ -35,4 +35,4 @@ class Classify:
         self, images: list[Annotated[Path, ContentType("image/jpeg")]]
     ) -> list[dict[str, Any]]:
         pixels = np.stack([decode(image.read_bytes(), settings.size) for image in images])
-        return [answer(one) for one in self._network.run(pixels)]
+        return [answer(row) for row in self._network.run(pixels)]

@@ -1,7 +1,7 @@
-"""FastAPI and a TensorFlow function, no batching: what most people write first.
+"""FastAPI and a TensorFlow function without batching: the simplest server.
 
-Two processes of one thread each use two cores better than one process of two; the route is a
-plain `def`, so that FastAPI runs it in its thread pool and the event loop stays free.
+Two processes with one thread each use two cores better than one process with two. The route is a
+plain `def`, so that FastAPI runs it in its thread pool and does not block the event loop.
 """
 
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from benchmarks.peers.network import PeerSettings, SavedNetwork, answer, decode
 
 
 def create_app() -> FastAPI:
-    """One process's application, its network loaded."""
+    """The application of one process, with the network loaded."""
     settings = PeerSettings.read()
     network = SavedNetwork(settings)
     app = FastAPI()
@@ -40,6 +40,6 @@ if __name__ == "__main__":
         workers=PeerSettings.read().processes,
         access_log=False,
         log_level="warning",
-        # Five seconds, uvicorn's default, is less than a TensorFlow import takes.
+        # Importing TensorFlow takes longer than uvicorn's default of five seconds.
         timeout_worker_healthcheck=60,
     )

@@ -1,4 +1,4 @@
-"""LitServe: batches with `batch` and `unbatch`, several workers a device.
+"""LitServe: batches with `batch` and `unbatch`, several workers per device.
 
 After https://lightning.ai/docs/litserve/features/batching and the guide "Speed up serving by
 200x": `max_batch_size` and a short `batch_timeout`, `workers_per_device` for the cores.

@@ -1,7 +1,7 @@
-"""mosec: two stages, decoding and the batched network, in processes of their own behind Rust.
+"""mosec: decoding and the batched network as two stages in separate processes.
 
-After its own ResNet-50 example (https://mosecorg.github.io/mosec/examples/pytorch.html): OpenCV in
-a preprocessing stage, `max_batch_size` and `max_wait_time` on the network's.
+After its ResNet-50 example (https://mosecorg.github.io/mosec/examples/pytorch.html): OpenCV in
+a preprocessing stage, `max_batch_size` and `max_wait_time` for the network.
 """
 
 import json
@@ -15,7 +15,7 @@ from benchmarks.peers.network import MAX_BATCH, PeerSettings, Pixels, SavedNetwo
 
 
 class Decode(Worker):
-    """Bytes to pixels."""
+    """Decodes one image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,17 +32,17 @@ class Decode(Worker):
 
 
 class Classify(Worker):
-    """Pixels to answers, a batch at a time."""
+    """Classifies a batch of images."""
 
     def __init__(self) -> None:
         super().__init__()
         self._network = SavedNetwork(PeerSettings.read())
 
     def forward(self, data: list[Pixels]) -> list[dict[str, Any]]:
-        return [answer(one) for one in self._network.run(np.stack(data))]
+        return [answer(row) for row in self._network.run(np.stack(data))]
 
     def serialize(self, data: dict[str, Any]) -> bytes:
-        return json.dumps(data).encode()  # mosec's own is indented
+        return json.dumps(data).encode()  # mosec's default is indented
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all peers share: settings, decoding, and the SavedModel as a TensorFlow function."""
+"""Code that all peers share: settings, decoding, and the SavedModel as a TensorFlow function."""
 
 import os
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ MAX_BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class PeerSettings:
-    """How one peer is to run.
+    """The settings of one peer.
 
     Attributes:
         saved_model: The folder to serve.
-        port: Where to listen on 127.0.0.1.
+        port: Port on 127.0.0.1.
         size: Side of the network's square input in pixels.
-        processes: Copies of the network, each with its own memory.
-        threads: TensorFlow's threads in each.
+        processes: Number of copies of the network.
+        threads: TensorFlow threads of each copy.
     """
 
     saved_model: str
@@ -35,7 +35,7 @@ class PeerSettings:
 
     @classmethod
     def read(cls) -> "PeerSettings":
-        """From the environment."""
+        """Read the environment variables."""
         env = os.environ
         return cls(
             env["PEER_SAVED_MODEL"],
@@ -47,7 +47,7 @@ class PeerSettings:
 
 
 def decode(data: bytes, size: int) -> Pixels:
-    """A JPEG as RGB of shape (size, size, 3): short side to 256, then the centre."""
+    """A JPEG as RGB of shape (size, size, 3): short side to 256, then a center crop."""
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if bgr is None:
         raise ValueError("not an image")
@@ -60,14 +60,10 @@ def decode(data: bytes, size: int) -> Pixels:
 
 
 class SavedNetwork:
-    """The SavedModel, loaded and warmed at every batch size.
-
-    Args:
-        settings: Which, and on how many threads.
-    """
+    """The SavedModel, loaded and warmed up with several batch sizes."""
 
     def __init__(self, settings: PeerSettings) -> None:
-        import tensorflow as tf  # not in the process that only decodes
+        import tensorflow as tf  # not needed in a process that only decodes
 
         cv2.setNumThreads(1)
         tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
@@ -79,14 +75,14 @@ class SavedNetwork:
             self.run(np.zeros((count, settings.size, settings.size, 3), np.uint8))
 
     def run(self, images: Pixels) -> npt.NDArray[np.float32]:
-        """Probabilities (n, classes) of uint8 RGB pictures (n, size, size, 3)."""
+        """Probabilities (n, classes) of uint8 RGB images (n, size, size, 3)."""
         (output,) = self._serve(images=self._constant(images)).values()
         probabilities: npt.NDArray[np.float32] = output.numpy()
         return probabilities
 
 
 def answer(probabilities: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """The most probable classes of one picture, as JSON takes it."""
+    """The JSON response for one image: its most probable classes."""
     best = np.argpartition(-probabilities, TOP)[:TOP]
     ranked = best[np.argsort(-probabilities[best])]
     return {

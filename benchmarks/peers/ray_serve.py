@@ -1,8 +1,8 @@
-"""Ray Serve: `@serve.batch` in replicas sized to the cores, behind its HTTP proxy.
+"""Ray Serve: `@serve.batch` in one replica per core, behind its HTTP proxy.
 
 After https://docs.ray.io/en/latest/serve/advanced-guides/performance.html and dyn-req-batch: the
-throughput-optimised switch of the documentation is set by the caller's environment, the batch
-window is short, access logs are off.
+caller's environment sets the throughput optimization of the documentation, the batch window is
+short, and access logs are off.
 """
 
 import os
@@ -28,7 +28,7 @@ settings = PeerSettings.read()
     logging_config=LoggingConfig(enable_access_log=False, log_level="ERROR"),
 )
 class Classify:
-    """One network a replica."""
+    """One copy of the network per replica."""
 
     def __init__(self) -> None:
         self._network = SavedNetwork(settings)
@@ -36,7 +36,7 @@ class Classify:
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.002)
     async def _run(self, images: list[bytes]) -> list[dict[str, Any]]:
         pixels = np.stack([decode(image, settings.size) for image in images])
-        return [answer(one) for one in self._network.run(pixels)]
+        return [answer(row) for row in self._network.run(pixels)]
 
     async def __call__(self, request: Request) -> dict[str, Any]:
         result: dict[str, Any] = await self._run(await request.body())

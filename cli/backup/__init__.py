@@ -1,5 +1,5 @@
-"""Backups of a home: one tar that holds all that cannot be fetched or made again.
+"""Backups of a home: one tar with everything that cannot be fetched or made again.
 
-`snapshot` holds a running home fast, `packing` writes the tar, `unpacking` checks one, `placing`
-lays it into a home. `databases` knows SQLite and PostgreSQL.
+`snapshot` takes a consistent copy of a running home, `packing` writes the tar, `unpacking` checks
+one, `placing` moves its content into a home. `databases` handles SQLite and PostgreSQL.
 """

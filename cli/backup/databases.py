@@ -1,4 +1,4 @@
-"""The database of a backup: SQLite by its own online copy, PostgreSQL by its own tools."""
+"""The database of a backup: SQLite by its online backup, PostgreSQL by its own tools."""
 
 import os
 import shutil
@@ -18,15 +18,15 @@ _TOOL_SECONDS = 6 * 3600.0
 
 
 def kind_of(settings: Settings) -> DatabaseKind:
-    """Which of the two the settings name."""
+    """The kind of database that the settings name."""
     return "sqlite" if make_url(settings.database).get_backend_name() == "sqlite" else "postgresql"
 
 
 def sqlite_path(settings: Settings) -> Path:
-    """Where the SQLite file is.
+    """The path of the SQLite file.
 
     Raises:
-        CommandError: The address names no file.
+        CommandError: The URL names no file.
     """
     name = make_url(settings.database).database
     if not name:
@@ -35,17 +35,16 @@ def sqlite_path(settings: Settings) -> Path:
 
 
 def dump(settings: Settings, into: Path) -> DatabaseKind | None:
-    """Write a copy that is consistent in itself while others write.
+    """Write a consistent copy while other processes write.
 
     Args:
-        settings: Name the database.
         into: An empty folder.
 
     Returns:
-        What it is; None where there is no database yet.
+        Its kind; None if there is no database yet.
 
     Raises:
-        CommandError: It cannot be copied; says what helps.
+        CommandError: It cannot be copied.
     """
     kind = kind_of(settings)
     if kind == "sqlite":
@@ -63,10 +62,10 @@ def _dump_sqlite(source: Path, target: Path) -> DatabaseKind | None:
             closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=30)) as live,
             closing(sqlite3.connect(target)) as copy,
         ):
-            # In one step: with the journal that we use it keeps nobody from writing, and it is
-            # never begun anew because somebody did.
+            # In one step: with our journal mode this blocks no writer, and no writer makes it
+            # start over.
             live.backup(copy, pages=-1)
-            # One file, without a journal beside it.
+            # One file, without a separate journal.
             copy.execute("PRAGMA journal_mode = DELETE")
             _require_sound(copy)
     except sqlite3.Error as error:
@@ -75,10 +74,10 @@ def _dump_sqlite(source: Path, target: Path) -> DatabaseKind | None:
 
 
 def staged(folder: Path, kind: DatabaseKind) -> Path:
-    """The copy in the `database` folder of an unpacked backup, once it is found sound.
+    """The copy in the `database` folder of an unpacked backup, after checking it.
 
     Raises:
-        CommandError: It is not there, or damaged.
+        CommandError: It is missing or damaged.
     """
     path = folder / DATABASES[kind]
     if not path.is_file():
@@ -93,10 +92,10 @@ def staged(folder: Path, kind: DatabaseKind) -> Path:
 
 
 def load_postgresql(settings: Settings, path: Path) -> None:
-    """Replace the tables of the database by a backup's, all or none.
+    """Replace the tables of the database by those of a backup, all or none.
 
     Raises:
-        CommandError: It cannot be done; the tables are as before.
+        CommandError: It failed; the tables have not changed.
     """
     _run(
         *("pg_restore", make_url(settings.database), "--clean", "--if-exists"),
@@ -105,44 +104,45 @@ def load_postgresql(settings: Settings, path: Path) -> None:
 
 
 def _require_sound(database: sqlite3.Connection) -> None:
-    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise sqlite3.DatabaseError(str(found))
+    (result,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if result != "ok":
+        raise sqlite3.DatabaseError(str(result))
 
 
-def _spoken(address: URL) -> tuple[str, dict[str, str]]:
-    """An address as PostgreSQL's tools take it: an option, and variables.
+def _tool_arguments(url: URL) -> tuple[str, dict[str, str]]:
+    """A database URL as PostgreSQL's tools take it: an option, and environment variables.
 
-    All that the service itself connects with holds for them, too: a socket's folder, several hosts,
-    and above all `sslmode`. What has a variable goes by it; others can read a command line.
+    They connect exactly as the service does, including a socket's folder, several hosts, and above
+    all `sslmode`. Parameters are passed by variables where possible, since other users can read a
+    command line.
     """
-    from psycopg import pq  # only where there is PostgreSQL
+    from psycopg import pq  # not installed without PostgreSQL
     from psycopg.conninfo import make_conninfo
 
-    wanted = dict(address.get_dialect()().create_connect_args(address)[1])
-    wanted.setdefault("dbname", "postgres")
+    parameters = dict(url.get_dialect()().create_connect_args(url)[1])
+    parameters.setdefault("dbname", "postgres")
     plain, variables = {}, {}
     for known in pq.Conninfo.get_defaults():
         keyword, variable = known.keyword.decode(), (known.envvar or b"").decode()
-        if keyword not in wanted:
+        if keyword not in parameters:
             continue
         if variable and keyword != "dbname":
-            variables[variable] = str(wanted[keyword])
+            variables[variable] = str(parameters[keyword])
         else:
-            plain[keyword] = str(wanted[keyword])
+            plain[keyword] = str(parameters[keyword])
     return f"--dbname={make_conninfo('', **plain)}", variables
 
 
-def _run(tool: str, address: URL, *options: str) -> None:
-    """Run one of PostgreSQL's tools; the password goes by the environment, never by its options."""
+def _run(tool: str, url: URL, *options: str) -> None:
+    """Run one of PostgreSQL's tools; the password is passed by the environment only."""
     program = shutil.which(tool)
     if program is None:
         raise CommandError(
             f"The database is PostgreSQL and {tool} is not on this machine. Install PostgreSQL's "
             "client tools of the server's version, e.g. the package postgresql-client."
         )
-    name, said = _spoken(address)
-    env = os.environ | said
+    name, variables = _tool_arguments(url)
+    env = os.environ | variables
     command = [program, name, "--no-owner", "--no-privileges", "--no-password", *options]
     try:
         subprocess.run(  # noqa: S603  a known tool, options of our own

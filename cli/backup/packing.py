@@ -1,4 +1,4 @@
-"""Writes the tar of a backup: as a stream, digests on the way, in place only when it is whole."""
+"""Writes the tar of a backup as a stream, with digests; it appears only when it is complete."""
 
 import hashlib
 import io
@@ -13,52 +13,50 @@ from cli.backup.contents import DIGESTS, HEADER, SECRETS, Header
 from cli.backup.snapshot import Snapshot
 from contracts.settings import RELEASE
 
-Told = Callable[[int], None]
-"""Hears of the bytes that are done since it last heard."""
+ByteProgress = Callable[[int], None]
+"""Called with the number of bytes done since the last call."""
 
 _MODE = 0o600
 _SIZES = "sizes.txt"
 
 
-def header_of(taken: Snapshot, revision: str | None) -> Header:
-    """What a snapshot holds, counted.
+def header_of(content: Snapshot, revision: str | None) -> Header:
+    """The header for a snapshot, with its files counted.
 
-    Each file's size is written down in the snapshot's scratch: a log that grows meanwhile is taken
-    as long as it was counted.
+    Each file's size is recorded in the snapshot's scratch folder: of a log that grows meanwhile,
+    only the counted bytes are packed.
     """
     count = size = 0
-    with (taken.scratch / _SIZES).open("w", encoding="ascii") as sizes:
-        for _, path in _files(taken):
-            one = path.stat().st_size
-            count, size = count + 1, size + one
-            sizes.write(f"{one}\n")
+    with (content.scratch / _SIZES).open("w", encoding="ascii") as sizes:
+        for _, path in _files(content):
+            length = path.stat().st_size
+            count, size = count + 1, size + length
+            sizes.write(f"{length}\n")
     return Header(
         release=RELEASE,
         created_at=datetime.now(UTC),
-        database=taken.database,
+        database=content.database,
         revision=revision,
-        secrets=SECRETS in taken.areas,
+        secrets=SECRETS in content.areas,
         files=count,
         size=size,
     )
 
 
-def pack(taken: Snapshot, header: Header, out: Path, told: Told) -> None:
+def pack(content: Snapshot, header: Header, out: Path, progress: ByteProgress) -> None:
     """Write a snapshot to a file that only its owner can read.
 
     Args:
-        taken: The snapshot.
-        header: Its `header_of`.
-        out: The file; it appears when all is written and forced to the disk.
-        told: Of the progress.
+        header: From `header_of`.
+        out: The file; it appears when everything is written and flushed to the disk.
 
     Raises:
-        OSError: The disk does not take it; nothing is left of it.
+        OSError: It cannot be written; nothing is left of it.
     """
     draft = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         with open(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE), "wb") as file:  # noqa: PTH123
-            _write(taken, header, file, told)
+            _write(content, header, file, progress)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(out)
@@ -66,23 +64,23 @@ def pack(taken: Snapshot, header: Header, out: Path, told: Told) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _write(taken: Snapshot, header: Header, out: IO[bytes], told: Told) -> None:
-    said = header.model_dump_json(indent=2).encode()
-    list_, counted = taken.scratch / DIGESTS, taken.scratch / _SIZES
+def _write(content: Snapshot, header: Header, out: IO[bytes], progress: ByteProgress) -> None:
+    header_json = header.model_dump_json(indent=2).encode()
+    list_, counted = content.scratch / DIGESTS, content.scratch / _SIZES
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        _add(tar, HEADER, len(said), io.BytesIO(said))
+        _add(tar, HEADER, len(header_json), io.BytesIO(header_json))
         with list_.open("w", encoding="utf-8") as digests, counted.open(encoding="ascii") as sizes:
-            digests.write(line(hashlib.sha256(said).hexdigest(), HEADER))
-            for (name, path), size in zip(_files(taken), sizes, strict=True):
+            digests.write(digest_line(hashlib.sha256(header_json).hexdigest(), HEADER))
+            for (name, path), size in zip(_files(content), sizes, strict=True):
                 with path.open("rb") as file:
-                    hashed = _Hashed(file, told)
+                    hashed = _HashedFile(file, progress)
                     _add(tar, name, int(size), cast(IO[bytes], hashed))
-                digests.write(line(hashed.sha256.hexdigest(), name))
+                digests.write(digest_line(hashed.sha256.hexdigest(), name))
         with list_.open("rb") as file:
             _add(tar, DIGESTS, list_.stat().st_size, file)
 
 
-def line(sha256: str, name: str) -> str:
+def digest_line(sha256: str, name: str) -> str:
     """One line of the digests."""
     return f"{sha256}  {name}\n"
 
@@ -91,12 +89,12 @@ def _add(tar: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, _MODE
     tar.addfile(member, content)  # reads no more than `size`
-    vars(tar).update(members=[])  # it would remember every one of them
+    vars(tar).update(members=[])  # otherwise it keeps all of them
 
 
-def _files(taken: Snapshot) -> Iterator[tuple[str, Path]]:
-    """Every file by the name of its member, area after area, in a fixed order."""
-    for area, root in sorted(taken.areas.items()):
+def _files(content: Snapshot) -> Iterator[tuple[str, Path]]:
+    """Every file with its member name, area after area, in a fixed order."""
+    for area, root in sorted(content.areas.items()):
         for folder, below, names in os.walk(root):
             below.sort()
             for name in sorted(names):
@@ -104,16 +102,16 @@ def _files(taken: Snapshot) -> Iterator[tuple[str, Path]]:
                 yield f"{area}/{path.relative_to(root).as_posix()}", path
 
 
-class _Hashed(io.RawIOBase):
-    """A file that is hashed as it is read."""
+class _HashedFile(io.RawIOBase):
+    """A file that is hashed while it is read."""
 
-    def __init__(self, file: IO[bytes], told: Told) -> None:
+    def __init__(self, file: IO[bytes], progress: ByteProgress) -> None:
         self.sha256 = hashlib.sha256()
         self._file = file
-        self._told = told
+        self._progress = progress
 
     def read(self, size: int = -1, /) -> bytes:
         data = self._file.read(size)
         self.sha256.update(data)
-        self._told(len(data))
+        self._progress(len(data))
         return data

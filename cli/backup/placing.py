@@ -1,9 +1,9 @@
-"""Puts what was unpacked in its place: all of it or, after a crash, all of it a little later.
+"""Moves the unpacked files into the home: all of them or, after a crash, all a little later.
 
-Everything lies unpacked, compared and flushed in `$OPSIN_HOME/.restore/new` before the first thing
-moves. Then the steps are written down, which is the moment from which the restore counts; each is
-one or two renames. Whoever is killed in between leaves the list behind, and `finish` goes on from
-where it stands. What was there before is moved aside, never removed.
+Everything is unpacked, compared and flushed in `$OPSIN_HOME/.restore/new` before anything moves.
+Then the steps are written to a file, and from that moment the restore counts; each step is one or
+two renames. If the process is killed in between, the file stays, and `finish` takes the remaining
+steps. The previous content is moved aside, never removed.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cli.backup.contents import AREAS, SECRETS
-from cli.backup.steps import Step, area_step, database_steps, fresh, near_name
+from cli.backup.steps import RestoreStep, area_step, database_steps, fresh, near_name
 from cli.output import CommandError, warn
 from models.store.manifest import write_atomically
 from models.store.staging import flush_entries
@@ -24,11 +24,11 @@ _FOLDER, _STEPS = ".restore", "steps.json"
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A restore that has come to its end.
+    """A finished restore.
 
     Attributes:
-        backup: Which one's; see `cli.backup.contents.Header`.
-        kept: The folders in which what was there before is now; none if there was nothing.
+        backup: The sha256 of the backup's header, which identifies it.
+        kept: The folders that now hold the previous content; empty if there was none.
     """
 
     backup: str
@@ -43,10 +43,10 @@ def workshop(home: Path) -> Path:
     return folder / "new"
 
 
-def dismiss(home: Path) -> bool:
-    """Remove what was unpacked and is not to be placed; says whether there was anything.
+def discard(home: Path) -> bool:
+    """Remove unpacked files that will not be placed; returns whether there were any.
 
-    Only for who has the home alone: another's restore may be unpacking.
+    The caller must hold the home exclusively: another restore may be unpacking.
     """
     if is_interrupted(home) or not is_left_over(home):
         return False
@@ -55,26 +55,26 @@ def dismiss(home: Path) -> bool:
 
 
 def is_interrupted(home: Path) -> bool:
-    """Whether a restore was killed as it moved things in."""
+    """Whether a restore was killed while it moved files."""
     return (home / _FOLDER / _STEPS).exists()
 
 
 def is_left_over(home: Path) -> bool:
-    """Whether a restore is unpacking, or was killed as it did."""
+    """Whether a restore is unpacking, or was killed while it did."""
     return (home / _FOLDER).is_dir() and not is_interrupted(home)
 
 
 def place(home: Path, backup: str, database: tuple[Path | None, Path] | None = None) -> Placed:
-    """Let what was unpacked take its place.
+    """Move the unpacked files into the home.
 
     Args:
         home: Prepared and locked.
-        backup: Which one it is, for whoever has to finish.
-        database: The unpacked SQLite file, if there is one, and where it belongs; None where the
-            database is no file.
+        backup: The sha256 of the backup's header.
+        database: The unpacked SQLite file, if there is one, and its target; None if the database
+            is not a file.
 
     Raises:
-        CommandError: An area cannot be renamed; nothing was moved. Or as `finish`.
+        CommandError: An area cannot be renamed, and nothing was moved. Or as `finish`.
     """
     new, old = home / _FOLDER / "new", home / _FOLDER / "old"
     old.mkdir(mode=0o700)
@@ -82,42 +82,42 @@ def place(home: Path, backup: str, database: tuple[Path | None, Path] | None = N
     steps = [area_step(new / area, home / area, old / area) for area in areas]
     if database is not None:
         steps += database_steps(*database, old)
-    told = {"backup": backup, "steps": [asdict(step) for step in steps]}
+    record = {"backup": backup, "steps": [asdict(step) for step in steps]}
     try:
-        write_atomically(home / _FOLDER / _STEPS, json.dumps(told))
+        write_atomically(home / _FOLDER / _STEPS, json.dumps(record))
     except OSError:
         if database is not None:
             near_name(database[1].resolve()).unlink(missing_ok=True)
         raise
     placed = finish(home)
-    assert placed is not None, "it has just been written down"  # noqa: S101
+    assert placed is not None, "its steps have just been written"  # noqa: S101
     return placed
 
 
 def require_whole(home: Path) -> None:
-    """Checks that the home is not half one and half another.
+    """Check that the home is not a mixture of two.
 
     Raises:
-        CommandError: A restore was killed as it moved things in.
+        CommandError: A restore was killed while it moved files.
     """
     if is_interrupted(home):
         raise CommandError(
-            "A restore of this home was cut short. Run `opsin restore` with the same backup again, "
-            "or `opsin up`: either finishes it first."
+            "A restore of this home was interrupted. Run `opsin restore` with the same backup "
+            "again, or `opsin up`: either finishes it first."
         )
 
 
 def finish(home: Path) -> Placed | None:
-    """Take the steps that are left; see `place`. Nothing happens where none are.
+    """Take the remaining steps; see `place`. None if there are none.
 
     Raises:
-        CommandError: A step cannot be taken; it is as before, and may be tried again.
+        CommandError: A step cannot be taken; it may be tried again.
     """
     if not is_interrupted(home):
         return None
     folder = home / _FOLDER
-    told = json.loads((folder / _STEPS).read_bytes())
-    steps = [Step(**one) for one in told["steps"]]
+    record = json.loads((folder / _STEPS).read_bytes())
+    steps = [RestoreStep(**fields) for fields in record["steps"]]
     try:
         for step in steps:
             step.take()
@@ -128,15 +128,15 @@ def finish(home: Path) -> Placed | None:
         flush_entries(folder)
     except OSError as error:
         raise CommandError(
-            f"A restore of {home} is begun and cannot be finished: {error.filename or folder} "
-            f"({error.strerror}). Mend that; `opsin up` and `opsin restore` then go on with it."
+            f"A restore of {home} has begun and cannot be finished: {error.filename or folder} "
+            f"({error.strerror}). Correct that; `opsin up` and `opsin restore` then continue it."
         ) from None
     shutil.rmtree(folder, ignore_errors=True)
-    return Placed(told["backup"], kept)
+    return Placed(record["backup"], kept)
 
 
-def _kept(home: Path, steps: list[Step]) -> tuple[Path, ...]:
-    """Give what was moved aside a name for good."""
+def _kept(home: Path, steps: list[RestoreStep]) -> tuple[Path, ...]:
+    """Give the previous content its final name."""
     kept = []
     for aside in dict.fromkeys(Path(step.old).parent for step in steps):
         if aside.is_dir() and any(aside.iterdir()):
@@ -147,6 +147,6 @@ def _kept(home: Path, steps: list[Step]) -> tuple[Path, ...]:
 
 
 def report_kept(placed: Placed | None, console: Console) -> None:
-    """Say where what was there before is, if there was anything."""
+    """Print where the previous content is, if there was any."""
     for folder in placed.kept if placed is not None else ():
-        warn(console, f"What was there before is in {folder}; remove it when nobody misses it.")
+        warn(console, f"The previous content is in {folder}; remove it when you no longer need it.")

@@ -1,7 +1,7 @@
-"""The moves of a restore, each so that it may be tried again by whoever finds it half done.
+"""The moves of a restore; each may be repeated if it was interrupted.
 
-A restore is a list of these, written down before the first is taken. What has to make room is moved
-aside under a name that nothing has, so neither a second restore nor a second try overwrites it.
+A restore is a list of steps, written to a file before the first is taken. Previous content is moved
+aside under an unused name, so neither a second restore nor a second try overwrites it.
 """
 
 import os
@@ -17,14 +17,14 @@ _SIDES = ("-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One thing that moves in, and what has to make room for it.
+class RestoreStep:
+    """A move of new content into the home, and of the previous content out of it.
 
     Attributes:
-        new: What comes; it is gone when it has come. Empty: nothing comes.
-        place: Where it belongs.
-        old: Where what is there now goes; its folder is made when it is needed.
-        until: Once this is gone the step is past. Empty: that cannot be told.
+        new: The path of the new content, which does not exist after the step. Empty for none.
+        place: Its target.
+        old: Where the previous content goes; the folder is created when it is needed.
+        until: The step is done if this does not exist. Empty if unknown.
     """
 
     new: str
@@ -33,16 +33,16 @@ class Step:
     until: str
 
     def take(self) -> None:
-        """Do it, or what is left of it.
+        """Move, or finish an interrupted move.
 
         Raises:
-            OSError: It cannot be done; it may be tried again.
+            OSError: It failed; it may be tried again.
         """
         here, old = Path(self.place), Path(self.old)
         if self.until and not Path(self.until).exists():
             return
         if not here.is_symlink() and here.is_dir() and all(map(_is_draft, here.iterdir())):
-            shutil.rmtree(here)  # locks and the like: nothing that anybody could miss
+            shutil.rmtree(here)  # nothing but locks and the like
         elif os.path.lexists(here):
             old.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             here.rename(_free(old))
@@ -51,65 +51,65 @@ class Step:
             Path(self.new).rename(here)
 
     def flush(self) -> None:
-        """Force the names that it changed to the disk."""
+        """Flush the changed names to the disk."""
         for folder in (Path(self.place).parent, Path(self.old).parent):
             if folder.is_dir():
                 flush_entries(folder)
 
 
-def area_step(new: Path, place: Path, old: Path) -> Step:
-    """An area of the home; the backup may have none.
+def area_step(new: Path, place: Path, old: Path) -> RestoreStep:
+    """The step for an area of the home; the backup may not have it.
 
     Raises:
-        CommandError: It cannot be renamed.
+        CommandError: The area cannot be renamed.
     """
     _require_movable(place)
-    come = str(new) if new.exists() else ""
-    return Step(come, str(place), str(old), until=come)
+    source = str(new) if new.exists() else ""
+    return RestoreStep(source, str(place), str(old), until=source)
 
 
-def database_steps(new: Path | None, target: Path, old: Path) -> list[Step]:
-    """The journal goes before its database: replayed onto another, it would spoil it.
+def database_steps(new: Path | None, target: Path, old: Path) -> list[RestoreStep]:
+    """The steps for SQLite. The journal is moved first: applied to another database, it damages it.
 
     Args:
-        new: The unpacked file; None if the backup has none. On another file system than `target`
-            it is copied there first.
-        target: Where the settings say that it is.
-        old: The folder for what was there; on another file system, one beside the database is
-            taken instead.
+        new: The unpacked file; None if the backup has none. If it is not on the file system of
+            `target`, it is copied there first.
+        target: The path from the settings.
+        old: The folder for the previous files; on another file system, a folder next to the
+            database is used instead.
 
     Raises:
-        CommandError: What is there is no file.
-        OSError: The disk does not take the copy; nothing is left of it.
+        CommandError: `target` is not a file.
+        OSError: The copy cannot be written; nothing is left of it.
     """
     target = target.resolve()
     if target.is_dir() or os.path.ismount(target):
-        raise CommandError(f"{target} is a folder or a mount, and can be no database.")
+        raise CommandError(f"{target} is a folder or a mount, not a database file.")
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if old.stat().st_dev != target.parent.stat().st_dev:
         old = fresh(target.parent, f"{target.name}.replaced")
         new = _near(new, target) if new is not None else None
-    come = str(new or "")
+    source = str(new or "")
     sides = [target.with_name(target.name + end) for end in _SIDES]
     return [
-        *(Step("", str(side), str(old / side.name), until=come) for side in sides),
-        Step(come, str(target), str(old / target.name), until=come),
+        *(RestoreStep("", str(side), str(old / side.name), until=source) for side in sides),
+        RestoreStep(source, str(target), str(old / target.name), until=source),
     ]
 
 
 def fresh(parent: Path, what: str) -> Path:
-    """A name with the time in it that nothing in `parent` has."""
+    """An unused name in `parent` that contains the time."""
     return _free(parent / f"{what}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
 
 
 def near_name(target: Path) -> Path:
-    """Where a database waits on its own file system before it takes its place."""
+    """Where a database is copied to on its own file system before it is renamed."""
     return target.with_name(f".{target.name}.restored")
 
 
 def _near(new: Path, target: Path) -> Path:
     near = near_name(target)
-    near.unlink(missing_ok=True)  # of a restore that was killed before it counted
+    near.unlink(missing_ok=True)  # of a restore that was killed before its steps were written
     try:
         near.touch(mode=0o600, exist_ok=False)
         shutil.copyfile(new, near)

@@ -1,4 +1,4 @@
-"""What `opsin doctor` looks at: packages, disk, weights, chips; then the running parts."""
+"""What `opsin doctor` checks: packages, disk, weights, processors; then the running parts."""
 
 from cli.checks.check import Check
 from cli.checks.environment import environment

@@ -1,4 +1,4 @@
-"""The outcome of one look."""
+"""The result of one check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,10 +9,10 @@ class Check:
     """One line of `opsin doctor`.
 
     Attributes:
-        name: What was looked at.
-        state: ok; warn: works, but; fail: will not work as it is.
-        detail: What was found.
-        help: What to do about it; empty where nothing need be done.
+        name: What was checked.
+        state: ok; warn: works, with a drawback; fail: will not work.
+        detail: The finding.
+        help: What to do about it; empty if nothing.
     """
 
     name: str

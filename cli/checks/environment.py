@@ -21,7 +21,7 @@ _DRIVER_HELP = "Check the driver with `nvidia-smi`; in a container, start it wit
 
 
 def environment(settings: Settings, *, deep: bool) -> Iterator[Check]:
-    """Looks at what computes here."""
+    """Check what computes on this machine."""
     yield _processor(settings)
     yield gpu(os.environ)
     if deep:
@@ -45,10 +45,10 @@ def _processor(settings: Settings) -> Check:
 
 
 def gpu(environment_: Mapping[str, str]) -> Check:
-    """By the driver's own tool; TensorFlow would take seconds to say less.
+    """Check the GPU by the driver's own tool; TensorFlow would take seconds and report less.
 
     Args:
-        environment_: Says whether a container was promised one.
+        environment_: Shows whether a container should have one.
     """
     tool = shutil.which("nvidia-smi", path=environment_.get("PATH"))
     listing = (
@@ -58,21 +58,21 @@ def gpu(environment_: Mapping[str, str]) -> Check:
         return Check("gpu", "fail", "the driver does not answer", _DRIVER_HELP)
     if listing.strip():
         return Check("gpu", "ok", "; ".join(listing.splitlines()))
-    why = _expected(environment_)
-    if why:
-        return Check("gpu", "fail", f"none is seen, although {why}", _DRIVER_HELP)
-    return Check("gpu", "ok", "none; the processor does the work")
+    reason = _expected(environment_)
+    if reason:
+        return Check("gpu", "fail", f"none is visible, although {reason}", _DRIVER_HELP)
+    return Check("gpu", "ok", "none; the processor computes")
 
 
 def _expected(environment_: Mapping[str, str]) -> str:
-    """Why there should be a GPU; empty if nothing says so."""
+    """Why there should be a GPU; empty if nothing indicates one."""
     if environment_.get("NVIDIA_VISIBLE_DEVICES", "void") not in {"", "void", "none"}:
         return "NVIDIA_VISIBLE_DEVICES promises one"
     if environment_.get("CUDA_VISIBLE_DEVICES", "-1") not in {"", "-1"}:
         return "CUDA_VISIBLE_DEVICES names one"
     if _DRIVER.exists():
         return "its driver is loaded"
-    if any(_CUDA.match(one.name) for one in distributions()):
+    if any(_CUDA.match(package.name) for package in distributions()):
         return "CUDA's packages are installed (the `gpu` extra)"
     return ""
 

@@ -1,4 +1,4 @@
-"""The data home: who may read and write what, and how much room is left."""
+"""The data home: permissions, free space, and unfinished restores."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ _LOW_INODES = 10_000
 
 
 def home(settings: Settings) -> Iterator[Check]:
-    """Looks at the folders."""
+    """Check the folders."""
     folder = settings.home
     yield _home(folder)
     yield _disk(folder, settings.min_free_disk_bytes)
@@ -24,12 +24,12 @@ def home(settings: Settings) -> Iterator[Check]:
         yield from _areas(folder)
         yield from _secrets(folder / SECRETS)
         if is_interrupted(folder):
-            detail = "a restore was cut short, so it is half one home and half another"
-            help_ = "`opsin up` finishes it, and so does `opsin restore` with that backup."
+            detail = "a restore was interrupted, so the home is a mixture of two"
+            help_ = "`opsin up` finishes it, and so does `opsin restore` with the same backup."
             yield Check("restore", "fail", detail, help_)
         elif is_left_over(folder):
-            detail = f"one is unpacking in {folder / '.restore'}, or was killed as it did"
-            help_ = "If none runs: `opsin up` and `opsin restore` remove what it left."
+            detail = f"one is unpacking in {folder / '.restore'}, or was killed while it did"
+            help_ = "If none is running: `opsin up` and `opsin restore` remove what it left."
             yield Check("restore", "warn", detail, help_)
 
 
@@ -39,7 +39,7 @@ def _home(folder: Path) -> Check:
         help_ = f"Set OPSIN_HOME to a folder of yours, or `sudo chown -R $(id -u) {nearest}`."
         return Check("data home", "fail", f"{folder} cannot be written to", help_)
     if nearest != folder:
-        return Check("data home", "ok", f"{folder} (not made yet)")
+        return Check("data home", "ok", f"{folder} (not created yet)")
     mode = folder.stat().st_mode & 0o777
     if mode & 0o077:
         help_ = f"`chmod 700 {folder}` (`opsin up` does it)."
@@ -50,31 +50,31 @@ def _home(folder: Path) -> Check:
 def _disk(folder: Path, reserve: int) -> Check:
     nearest = _nearest(folder)
     free, inodes = shutil.disk_usage(nearest).free, os.statvfs(nearest)
-    found = f"{free / 1024**3:.1f} GiB free"
+    text = f"{free / 1024**3:.1f} GiB free"
     help_ = (
-        "`opsin jobs list`, `opsin datasets list` and `opsin models list` show what can go; "
+        "`opsin jobs list`, `opsin datasets list` and `opsin models list` show what may go; "
         f"{folder / 'cache'} may be emptied at any time."
     )
     if free < reserve:
-        detail = f"{found}, less than OPSIN_MIN_FREE_DISK_BYTES: nothing is taken in any more"
+        detail = f"{text}, less than OPSIN_MIN_FREE_DISK_BYTES: uploads are refused"
         return Check("disk", "fail", detail, help_)
     if inodes.f_files and inodes.f_favail < _LOW_INODES:
-        return Check("disk", "warn", f"{found}, but {inodes.f_favail:,} files at most", help_)
+        return Check("disk", "warn", f"{text}, but {inodes.f_favail:,} files at most", help_)
     if free < _LOW_DISK_BYTES:
-        return Check("disk", "warn", found, help_)
-    return Check("disk", "ok", found)
+        return Check("disk", "warn", text, help_)
+    return Check("disk", "ok", text)
 
 
 def _areas(folder: Path) -> Iterator[Check]:
-    """Folders that another user made, such as a container's root on a shared volume."""
-    shut = [
+    """Check for folders of another user, such as a container's root on a shared volume."""
+    unwritable = [
         name
         for name in (*AREAS, "cache", "weights", "valkey", "logs", "run", "opsin.db")
         if (folder / name).exists() and not _writable(folder / name)
     ]
-    if shut:
+    if unwritable:
         help_ = f"`sudo chown -R $(id -u) {folder}`: all parts of Opsin run as one user."
-        detail = f"{', '.join(shut)} in {folder} cannot be written to"
+        detail = f"{', '.join(unwritable)} in {folder} cannot be written to"
         yield Check("permissions", "fail", detail, help_)
 
 
@@ -88,16 +88,18 @@ def _secrets(folder: Path) -> Iterator[Check]:
     ]
     if open_:
         detail = f"others can read {', '.join(open_)} in {folder}"
-        yield Check("secrets", "fail", detail, f"`chmod -R go= {folder}`, and think of new keys.")
+        yield Check("secrets", "fail", detail, f"`chmod -R go= {folder}`, and consider new keys.")
     else:
-        yield Check("secrets", "ok", "for their owner alone")
+        yield Check("secrets", "ok", "readable by their owner only")
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or what would have to be written to in order to make it."""
-    return folder if folder.exists() else next(one for one in folder.parents if one.exists())
+    """The folder, or the existing parent in which it would be created."""
+    return (
+        folder if folder.exists() else next(parent for parent in folder.parents if parent.exists())
+    )
 
 
 def _writable(path: Path) -> bool:
-    wanted = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
-    return os.access(path, wanted, effective_ids=os.access in os.supports_effective_ids)
+    mode = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)

@@ -1,4 +1,4 @@
-"""Python and the installed packages, against what this release allows and what was tested."""
+"""Python and the installed packages, compared with the allowed and the tested versions."""
 
 import platform
 import re
@@ -20,10 +20,10 @@ _SHOWN = 5
 
 
 def packages(pins: Path = _PINS) -> Iterator[Check]:
-    """Looks at the interpreter and at what is installed.
+    """Check the interpreter and the installed packages.
 
     Args:
-        pins: The folder of `api.txt` and `worker.txt`; a wheel comes without it.
+        pins: The folder of `api.txt` and `worker.txt`; a wheel does not have it.
     """
     yield _python()
     yield _required()
@@ -32,27 +32,27 @@ def packages(pins: Path = _PINS) -> Iterator[Check]:
 
 
 def _python() -> Check:
-    least, beyond = _PYTHONS
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if least <= sys.version_info[:2] < beyond:
-        return Check("python", "ok", found)
-    return Check("python", "fail", found, "Opsin needs Python 3.11, 3.12 or 3.13.")
+    lowest, above = _PYTHONS
+    text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if lowest <= sys.version_info[:2] < above:
+        return Check("python", "ok", text)
+    return Check("python", "fail", text, "Opsin needs Python 3.11, 3.12 or 3.13.")
 
 
 def _required() -> Check:
-    """The installed versions against those that pyproject.toml allows."""
+    """Compare the installed versions with those that pyproject.toml allows."""
     try:
-        wanted = [Requirement(line) for line in requires("opsin") or ()]
+        required = [Requirement(line) for line in requires("opsin") or ()]
     except PackageNotFoundError:
         return Check("packages", "warn", "Opsin itself is not installed here", REINSTALL)
-    api = [one for one in wanted if one.marker is None]
-    worker = [one for one in wanted if "worker" in str(one.marker)]
-    faults = [fault for one in api if (fault := _fault(one))]
-    lacks = [fault for one in worker if (fault := _fault(one))]
-    if faults:
-        return Check("packages", "fail", "; ".join(faults), REINSTALL)
-    if lacks:
-        detail = f"the API can run here, a worker cannot: {'; '.join(lacks)}"
+    api = [package for package in required if package.marker is None]
+    worker = [package for package in required if "worker" in str(package.marker)]
+    api_faults = [fault for package in api if (fault := _fault(package))]
+    worker_faults = [fault for package in worker if (fault := _fault(package))]
+    if api_faults:
+        return Check("packages", "fail", "; ".join(api_faults), REINSTALL)
+    if worker_faults:
+        detail = f"the API can run here, a worker cannot: {'; '.join(worker_faults)}"
         return Check("packages", "warn", detail, REINSTALL)
     engine = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras"))
     return Check("packages", "ok", f"{len(api) + len(worker)} as required, {engine}")
@@ -61,34 +61,34 @@ def _required() -> Check:
 def _fault(requirement: Requirement) -> str:
     """What is wrong with an installed package; empty if nothing is."""
     try:
-        found = version(requirement.name)
+        installed = version(requirement.name)
     except PackageNotFoundError:
         return f"{requirement.name} is missing"
-    fits = requirement.specifier.contains(found, prereleases=True)
-    return "" if fits else f"{requirement.name} {found} is not {requirement.specifier}"
+    fits = requirement.specifier.contains(installed, prereleases=True)
+    return "" if fits else f"{requirement.name} {installed} is not {requirement.specifier}"
 
 
 def _pinned(pins: Path) -> Check:
-    """The installed versions against those that the tests ran with."""
+    """Compare the installed versions with those that the tests ran with."""
     pinned = pins_of(pins / "worker.txt") | pins_of(pins / "api.txt")
-    strays, here = [], 0
-    for name, wanted in sorted(pinned.items()):
+    others, count = [], 0
+    for name, tested in sorted(pinned.items()):
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
-            continue  # what must be there, the line above tells
-        here += 1
-        if found != wanted:
-            strays.append(f"{name} {found} is not {wanted}")
-    if not strays:
-        return Check("pins", "ok", f"{here} packages are the very ones that were tested")
-    more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
-    return Check("pins", "warn", "; ".join(strays[:_SHOWN]) + more, "Run `make setup` again.")
+            continue  # required packages are checked by `_required`
+        count += 1
+        if installed != tested:
+            others.append(f"{name} {installed} is not {tested}")
+    if not others:
+        return Check("pins", "ok", f"{count} packages have exactly the tested versions")
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return Check("pins", "warn", "; ".join(others[:_SHOWN]) + more, "Run `make setup` again.")
 
 
 def pins_of(file: Path) -> dict[str, str]:
     """Name and version of every package that a file pins for this platform."""
-    found: dict[str, str] = {}
+    pins: dict[str, str] = {}
     for line in file.read_text().splitlines():
         pin = _PIN.match(line)
         if pin is None:
@@ -96,5 +96,5 @@ def pins_of(file: Path) -> dict[str, str]:
         text = f"{pin[1]}=={pin[2]}" + (f"; {pin[3]}" if pin[3] else "")
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate():
-            found[canonicalize_name(requirement.name)] = pin[2]
-    return found
+            pins[canonicalize_name(requirement.name)] = pin[2]
+    return pins

@@ -1,6 +1,5 @@
-"""Redis, database, port, API and workers, as far as they run. None of them has to."""
+"""Redis, database, port, API and workers, as far as they run. None of them has to run."""
 
-import json
 import time
 from collections.abc import Iterator
 
@@ -8,28 +7,28 @@ from packaging.version import Version
 
 from cli.checks.check import Check
 from cli.clients.api import Api
-from cli.commands.up import require_free_port, require_key
 from cli.home import Home
 from cli.output import CommandError
-from cli.processes.valkey import running
+from cli.processes.valkey import running_url
+from cli.startup import has_live_keys, require_free_port, require_key
 from contracts.inference.registry import SystemInfo
-from contracts.queue import redis_keys
+from contracts.queue.heartbeat import read_heartbeats
 from contracts.settings import RELEASE, Settings
 
 _REDIS_SECONDS = 3.0
-_LEAST_REDIS = Version("6.2")  # taking several items off a list at once came with it
+_MIN_REDIS = Version("6.2")  # the first that pops several items of a list at once
 _MIGRATE = "`opsin up` and `opsin serve`"
 
 
 def service(settings: Settings) -> Iterator[Check]:
-    """Looks at what runs, or why it could not."""
+    """Check what runs, or why it could not."""
     yield _key(settings)
     yield _redis(settings)
     yield _database(settings)
     api = Api(settings)
     runs = api.is_opsin()
     system = api.system() if runs else None
-    yield from _skew(_beating(settings), system)
+    yield from _releases(_worker_releases(settings), system)
     if not runs:
         yield _port(settings)
         return
@@ -46,21 +45,19 @@ def _key(settings: Settings) -> Check:
         return Check("key", "ok", "set")
     from sqlalchemy.exc import SQLAlchemyError  # slow to load
 
-    from cli.commands.keys import live_keys
-
     try:
-        asked = live_keys(settings)
+        required = has_live_keys(settings)
     except SQLAlchemyError:
-        return Check("key", "ok", "cannot be told: see the database")
-    return Check("key", "ok", "asked for: keys were made" if asked else "not needed on loopback")
+        return Check("key", "ok", "unknown: see the database")
+    return Check("key", "ok", "required: there are keys" if required else "not needed on loopback")
 
 
 def _redis(settings: Settings) -> Check:
     import redis  # slow to load; other commands do without
 
-    url = settings.redis_url or running(Home(settings.home))
+    url = settings.redis_url or running_url(Home(settings.home))
     if url is None:
-        return Check("redis", "ok", "none configured: `opsin up` brings its own Valkey")
+        return Check("redis", "ok", "none configured: `opsin up` starts Valkey")
     try:
         with redis.Redis.from_url(
             url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
@@ -74,12 +71,12 @@ def _redis(settings: Settings) -> Check:
         return Check("redis", "fail", f"does not answer ({type(error).__name__})", help_)
     number = str(server.get("valkey_version", server.get("redis_version", "0")))
     detail = f"{server.get('server_name', 'redis')} {number}, {milliseconds:.1f} ms"
-    if Version(str(server.get("redis_version", "0"))) < _LEAST_REDIS:
-        help_ = f"Run Valkey, or Redis {_LEAST_REDIS} or later (`make up` brings Valkey)."
+    if Version(str(server.get("redis_version", "0"))) < _MIN_REDIS:
+        help_ = f"Run Valkey, or Redis {_MIN_REDIS} or later (`make up` brings Valkey)."
         return Check("redis", "fail", f"{detail}: too old", help_)
     policy = memory.get("maxmemory_policy")
     if policy != "noeviction":
-        help_ = "`valkey-cli CONFIG SET maxmemory-policy noeviction`, or queued work may vanish."
+        help_ = "`valkey-cli CONFIG SET maxmemory-policy noeviction`, or queued work may be lost."
         return Check("redis", "fail", f"{detail}, evicts ({policy})", help_)
     return Check("redis", "ok", f"{detail}, noeviction")
 
@@ -92,37 +89,37 @@ def _database(settings: Settings) -> Check:
 
     kind = "postgresql" if (settings.database_url or "").startswith("postgresql") else "sqlite"
     if settings.database_url is None and not (settings.home / "opsin.db").exists():
-        return Check("database", "ok", "not made yet; `opsin up` and `opsin serve` make it")
+        return Check("database", "ok", "not created yet; `opsin up` and `opsin serve` create it")
     try:
-        revision, wanted = current(settings.database), newest()
+        revision, latest = current(settings.database), newest()
     except (OpsinError, SQLAlchemyError, ValueError, ImportError) as error:
-        return _no_database(kind, error)
+        return _database_error(kind, error)
     if revision is None:
-        return Check("database", "warn", f"{kind}, no tables yet", f"{_MIGRATE} make them.")
-    if revision == wanted:
+        return Check("database", "warn", f"{kind}, no tables yet", f"{_MIGRATE} create them.")
+    if revision == latest:
         return Check("database", "ok", f"{kind}, revision {revision}")
     if is_known(revision):
-        detail = f"{kind}, not migrated: its tables are of {revision}, this release needs {wanted}"
+        detail = f"{kind}, not migrated: its tables are of {revision}, this release needs {latest}"
         return Check("database", "fail", detail, f"{_MIGRATE} bring them up to date; restart.")
     detail = f"{kind}, its tables ({revision}) are of a later release than this one"
     return Check("database", "fail", detail, "Run that release, or `opsin restore` a backup.")
 
 
-def _no_database(kind: str, error: Exception) -> Check:
-    what = type(error).__name__
-    # What SQLite says of a file that is none of its own; what it cannot open is another error.
-    if kind == "sqlite" and what == "DatabaseError":
+def _database_error(kind: str, error: Exception) -> Check:
+    name = type(error).__name__
+    # SQLite raises this for a file that is not a database; for one it cannot open, another error.
+    if kind == "sqlite" and name == "DatabaseError":
         help_ = "Move the file aside and `opsin restore` a backup."
-        return Check("database", "fail", "sqlite, the file is damaged or no database", help_)
+        return Check("database", "fail", "sqlite, the file is damaged or not a database", help_)
     help_ = "Start it, or correct OPSIN_DATABASE_URL."
-    return Check("database", "fail", f"does not answer ({what})", help_)
+    return Check("database", "fail", f"does not answer ({name})", help_)
 
 
 def _port(settings: Settings) -> Check:
     try:
         require_free_port(settings)
     except CommandError as error:
-        help_ = f"`ss -ltnp sport = :{settings.port}` tells who listens there."
+        help_ = f"`ss -ltnp sport = :{settings.port}` shows which process listens there."
         return Check("port", "fail", error.message, help_)
     return Check("port", "ok", f"{settings.host}:{settings.port} is free; nothing runs there")
 
@@ -131,53 +128,51 @@ def _readiness(api: Api) -> Check:
     state = api.readiness()
     if state is not None and state.ready:
         return Check("api", "ok", f"ready at {api.url}")
-    why = "says nothing of its state" if state is None else (state.detail or "not ready")
-    return Check("api", "fail", f"{api.url}: {why}", "The logs are in $OPSIN_HOME/logs.")
+    reason = "does not report its state" if state is None else (state.detail or "not ready")
+    return Check("api", "fail", f"{api.url}: {reason}", "The logs are in $OPSIN_HOME/logs.")
 
 
-def _beating(settings: Settings) -> set[str]:
-    """The releases of all workers that live, also of those whose beat the API cannot read."""
+def _worker_releases(settings: Settings) -> set[str]:
+    """The releases of all living workers, even if the API cannot read their heartbeats."""
     import redis
 
-    url = settings.redis_url or running(Home(settings.home))
+    url = settings.redis_url or running_url(Home(settings.home))
     if url is None:
         return set()
     try:
         with redis.Redis.from_url(
             url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
         ) as client:
-            ids = [raw.decode() for raw in client.smembers(redis_keys.WORKERS)]
-            beats = client.mget([redis_keys.worker_beat(one) for one in ids]) if ids else []
-        return {str(json.loads(beat).get("release")) for beat in beats if beat}
+            return read_heartbeats(client).releases()
     except (redis.RedisError, OSError, ValueError, AttributeError):
-        return set()  # that Redis does not answer, or answers nonsense, is told above
+        return set()  # Redis is checked by `_redis`
 
 
-def _skew(workers: set[str], system: SystemInfo | None) -> Iterator[Check]:
-    """Each worker tells its release with its sign of life."""
+def _releases(workers: set[str], system: SystemInfo | None) -> Iterator[Check]:
+    """Compare the releases of API and workers, which their heartbeats name."""
     api = {system.version} if system else set()
     if not (workers or api):
         return
-    parts = [f"API {one}" for one in api] + [f"worker {one}" for one in sorted(workers)]
-    found = ", ".join(parts)
+    parts = [f"API {release}" for release in api]
+    text = ", ".join(parts + [f"worker {release}" for release in sorted(workers)])
     if len(workers | api) > 1:
-        help_ = "Restart what is older (`opsin up`, `docker compose up -d`): all of one release."
-        yield Check("versions", "fail", f"{found}: they may not understand each other", help_)
+        help_ = "Restart the older part (`opsin up`, `docker compose up -d`): all need one release."
+        yield Check("versions", "fail", f"{text}: they may not understand each other", help_)
     elif workers | api != {RELEASE}:
         help_ = f"This command is {RELEASE}: restart the service with `opsin up`."
-        yield Check("versions", "warn", found, help_)
+        yield Check("versions", "warn", text, help_)
     else:
-        yield Check("versions", "ok", found)
+        yield Check("versions", "ok", text)
 
 
 def _jobs(system: SystemInfo) -> Iterator[Check]:
-    waiting = sum(queue.queued for queue in system.job_queues or ())
-    running = sum(queue.running for queue in system.job_queues or ())
-    depth = f"{running} running, {waiting} waiting"
+    queued = sum(queue.queued for queue in system.job_queues or ())
+    active = sum(queue.running for queue in system.job_queues or ())
+    depth = f"{active} running, {queued} waiting"
     if system.job_workers:
         yield Check("jobs", "ok", f"{_counted(len(system.job_workers), 'job worker')}, {depth}")
     else:
-        help_ = "Start one with `opsin worker --jobs`; `opsin up` brings its own."
+        help_ = "Start one with `opsin worker --jobs`; `opsin up` starts one."
         yield Check("jobs", "warn", f"no job worker, {depth}", help_)
 
 

@@ -1,1 +1,1 @@
-"""Clients of a running service, and their local counterparts."""
+"""Clients of a running service, and the client that needs none."""

@@ -1,4 +1,4 @@
-"""The running API as the commands see it: is it there, is it ready, what does it serve."""
+"""The running API as commands see it: whether it is there and ready, and what it serves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +12,18 @@ from cli.settings import address, key_headers
 from contracts.inference.registry import ModelInfo, Readiness, SystemInfo
 from contracts.settings import RELEASE, Settings
 
-_LOOK_SECONDS = 2.0
+_TIMEOUT_SECONDS = 2.0
 
 
 def server_for(settings: Settings, server: str | None, *, local: bool) -> str | None:
-    """The URL of the server that shall answer a command; None where this process shall.
+    """The URL of the server that answers a command; None if this process is to answer.
 
     Args:
-        settings: Where a server of this machine listens.
-        server: The one that was named, if one was.
-        local: Whether none is wanted.
+        server: The server named by the user; this machine's if None.
+        local: Whether to use no server.
 
     Raises:
-        CommandError: The one that was named does not answer.
+        CommandError: The named server does not answer.
     """
     if local:
         return None
@@ -39,8 +38,8 @@ def server_for(settings: Settings, server: str | None, *, local: bool) -> str | 
 
 
 @contextmanager
-def in_words(url: str) -> Iterator[None]:
-    """Turn what can go wrong with a question to a server into words.
+def describe_errors(url: str) -> Iterator[None]:
+    """Turn the errors of a request to a server into a plain line.
 
     Raises:
         CommandError: It did not answer, or not as this release does.
@@ -48,33 +47,28 @@ def in_words(url: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
-        why = str(error) or type(error).__name__
-        raise CommandError(f"{url} did not answer: {why}.") from error
+        reason = str(error) or type(error).__name__
+        raise CommandError(f"{url} did not answer: {reason}.") from error
     except ValidationError:
         raise CommandError(
-            f"{url} did not answer as Opsin {RELEASE} does. Is it of that version?"
+            f"{url} did not answer as Opsin {RELEASE} does. Does it run that version?"
         ) from None
 
 
 class Api:
-    """A short-lived client of one API; every question has a deadline and no answer is None.
-
-    Args:
-        url: Where it should be.
-        settings: For the key.
-    """
+    """A client of one API; every request has a short deadline, and None stands for no answer."""
 
     def __init__(self, settings: Settings, url: str | None = None) -> None:
         self.url = (url or address(settings)).rstrip("/")
         self._headers = key_headers(settings)
 
     def is_opsin(self) -> bool:
-        """Whether an Opsin answers there: it alone numbers its answer to `/healthz`."""
+        """Whether an Opsin answers there: only Opsin gives `/healthz` a request id."""
         answer = self._get("/healthz")
         return answer is not None and answer.is_success and "x-request-id" in answer.headers
 
     def readiness(self) -> Readiness | None:
-        """What `/readyz` says, whether ready or not."""
+        """The content of `/readyz`, whether ready or not."""
         answer = self._get("/readyz")
         try:
             return None if answer is None else Readiness.model_validate(answer.json())
@@ -82,7 +76,7 @@ class Api:
             return None
 
     def models(self) -> list[ModelInfo]:
-        """The models and their states; empty where it does not say."""
+        """The models and their states; empty if the API does not answer."""
         content = self._content("/v1/models?limit=200")
         try:
             return [ModelInfo.model_validate(item) for item in content["items"]]
@@ -90,7 +84,7 @@ class Api:
             return []
 
     def system(self) -> SystemInfo | None:
-        """What `/v1/system` says."""
+        """The content of `/v1/system`."""
         try:
             return SystemInfo.model_validate(self._content("/v1/system"))
         except ValidationError:
@@ -107,8 +101,8 @@ class Api:
 
     def _get(self, path: str) -> httpx.Response | None:
         try:
-            # The service is on this machine or was named: a proxy has no part in it.
-            with httpx.Client(timeout=_LOOK_SECONDS, trust_env=False) as client:
+            # The service is on this machine or was named by the user: no proxy is involved.
+            with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
                 return client.get(self.url + path, headers=self._headers)
         except (httpx.HTTPError, httpx.InvalidURL):
             return None

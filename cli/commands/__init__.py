@@ -1,1 +1,1 @@
-"""One module per `opsin` command: its options, and what it does."""
+"""One module for each command or group: its options and what it does. `cli.main` registers them."""

@@ -1,10 +1,12 @@
-"""`opsin backup` and `opsin restore`, for the person at the terminal."""
+"""`opsin backup` and `opsin restore`."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,68 +14,92 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from cli.backup import placing
 from cli.backup.contents import AREAS, DATABASE, SECRETS, Header
 from cli.backup.databases import kind_of, load_postgresql, sqlite_path, staged
-from cli.backup.packing import Told, header_of, pack
+from cli.backup.packing import header_of, pack
 from cli.backup.placing import report_kept
 from cli.backup.snapshot import snapshot
 from cli.backup.unpacking import opened, unpack
 from cli.clients.api import Api
 from cli.home import Home
-from cli.migrate import migrate
-from cli.output import CommandError, notes, waiting, warn
-from contracts.errors import OpsinError
+from cli.output import CommandError, as_command_error, notes, waiting, warn
+from cli.settings import load
+from cli.startup import migrate
 from contracts.settings import Settings
 from database.migrations import current, is_known
 
 _SPARE_BYTES = 64 * 1024**2
 
 
-def backup(settings: Settings, out: Path, *, secrets: bool) -> None:
-    """Writes a backup; whatever runs goes on.
+def backup(
+    out: Annotated[Path, typer.Argument(metavar="OUT.tar", help="A file that does not exist yet.")],
+    secrets: Annotated[
+        bool,
+        typer.Option("--secrets", help="Include the keys of faces; then keep the file secret."),
+    ] = False,
+) -> None:
+    """Write database, store, datasets and jobs to one file.
 
-    Args:
-        settings: Whose home.
-        out: The file, which must not be there yet.
-        secrets: Whether to put the keys of the faces in.
+    A running service goes on meanwhile.
+    """
+    write_backup(load(), out, secrets=secrets)
+
+
+def write_backup(settings: Settings, out: Path, *, secrets: bool) -> None:
+    """Write a backup; nothing is left of one that fails.
 
     Raises:
-        CommandError: It cannot be done; nothing is left of it.
+        CommandError: It failed.
     """
     console = notes()
     if out.exists():
-        raise CommandError(f"{out} is there already; choose another name, or remove it.")
+        raise CommandError(f"{out} exists already; choose another name, or remove it.")
     if not settings.home.is_dir():
         raise CommandError(f"There is no data home at {settings.home}. Set OPSIN_HOME.")
     _warn_of_secrets(console, settings, secrets)
-    with _explained(f"Cannot write {out}"), ExitStack() as held:
-        held.enter_context(Home(settings.home).shared())
+    with _described_errors(f"Cannot write {out}"), ExitStack() as stack:
+        stack.enter_context(Home(settings.home).shared())
         placing.require_whole(settings.home)
-        with waiting(console, "Holding the home fast"):
+        with waiting(console, "Taking a snapshot"):
             revision = current(settings.database)
-            taken = held.enter_context(snapshot(settings, secrets=secrets))
-            header = header_of(taken, revision)
+            content = stack.enter_context(snapshot(settings, secrets=secrets))
+            header = header_of(content, revision)
             _require_room(out.absolute().parent, header.size)
-        with _bar(console, "Writing", header.size) as told:
-            pack(taken, header, out, told)
+        with _bar(console, "Writing", header.size) as progress:
+            pack(content, header, out, progress)
     console.print(
         f"[green]✓[/] {escape(str(out))}: {header.files:,} files, {header.size / 1e6:,.1f} MB. "
         "Weights are not in it: `opsin weights pull` fetches them."
     )
 
 
-def restore(settings: Settings, archive: Path, *, force: bool) -> None:
-    """Brings a home back to what a backup holds, or finishes what was begun of that.
+def restore(
+    archive: Annotated[Path, typer.Argument(metavar="BACKUP.tar", help="From `opsin backup`.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Move aside what is in the home already.")
+    ] = False,
+) -> None:
+    """Bring an empty home to the state of a backup. Nothing may run from that home.
+
+    A restore that was interrupted is finished.
+    """
+    restore_backup(load(), archive, force=force)
+
+
+def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:
+    """Restore a backup into the home, or finish an interrupted restore.
 
     Args:
-        settings: Which home; nothing may run from it.
-        archive: From `backup`.
-        force: Whether what is there may be moved aside.
+        force: Whether present content may be moved aside.
 
     Raises:
-        CommandError: It cannot be done; the home is as before, or the message says otherwise.
+        CommandError: It failed; the home has not changed, or the message says otherwise.
     """
     console, home = notes(), Home(settings.home)
     home.prepare()
-    with _explained(f"Cannot restore to {settings.home}"), home.locked(), home.alone():
+    with (
+        _described_errors(f"Cannot restore to {settings.home}"),
+        home.locked(),
+        home.exclusive(),
+    ):
         placed = placing.finish(settings.home)
         report_kept(placed, console)
         try:
@@ -82,30 +108,33 @@ def restore(settings: Settings, archive: Path, *, force: bool) -> None:
                     _require_fit(settings, header, force=force)
                     _require_room(settings.home, header.size)
                     new = placing.workshop(settings.home)
-                    with _bar(console, "Reading", header.size) as told:
-                        unpack(tar, header, sha256, new, told)
+                    with _bar(console, "Reading", header.size) as progress:
+                        unpack(tar, header, sha256, new, progress)
                     report_kept(_place(settings, header, sha256, new), console)
         finally:
-            placing.dismiss(settings.home)
+            placing.discard(settings.home)
         if header.database is not None:
             migrate(settings)
+    _print_restored(console, settings, header)
+
+
+def _print_restored(console: Console, settings: Settings, header: Header) -> None:
     when = f"{header.created_at:%Y-%m-%d %H:%M} UTC"
     console.print(f"[green]✓[/] {escape(str(settings.home))} is as it was on {when}.")
     if not header.secrets and not (settings.home / SECRETS).is_dir():
         warn(
             console,
-            f"The keys of faces were not in the backup. Whoever enrolled faces has to put them "
-            f"back to {settings.home / SECRETS}.",
+            "The keys of faces were not in the backup. If faces were enrolled, put their keys "
+            f"back into {settings.home / SECRETS}.",
         )
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """What is the disk's or the database's fault, in one line."""
+def _described_errors(what: str) -> Iterator[None]:
+    """Turn an error of the disk or the database into one line."""
     try:
-        yield
-    except OpsinError as error:
-        raise CommandError(error.detail) from None
+        with as_command_error():
+            yield
     except OSError as error:
         raise CommandError(f"{what} ({error.strerror}).") from None
 
@@ -120,7 +149,7 @@ def _place(settings: Settings, header: Header, sha256: str, new: Path) -> placin
 
 
 def _require_fit(settings: Settings, header: Header, *, force: bool) -> None:
-    """Checks before anything is unpacked whether this backup may become this home."""
+    """Check, before anything is unpacked, that this backup may replace this home."""
     kind = kind_of(settings)
     if header.database not in {None, kind}:
         raise CommandError(
@@ -132,28 +161,28 @@ def _require_fit(settings: Settings, header: Header, *, force: bool) -> None:
             f"The backup was written by Opsin {header.release}, whose tables this release does not "
             "know. Restore it with that release or a later one."
         )
-    there = _what_is_there(settings)
-    if there and not force:
+    existing = _existing_content(settings)
+    if existing and not force:
         raise CommandError(
-            f"{settings.home} is not empty: {', '.join(there)}. Set OPSIN_HOME to a new folder, or "
-            "let what is there be moved aside with --force."
+            f"{settings.home} is not empty: {', '.join(existing)}. Set OPSIN_HOME to a new folder, "
+            "or move the present content aside with --force."
         )
-    if there and Api(settings).is_opsin():
+    if existing and Api(settings).is_opsin():
         raise CommandError(
-            f"An Opsin answers on port {settings.port}. Stop it and its workers first; if it is "
-            "not of this home, set OPSIN_PORT to another."
+            f"An Opsin answers on port {settings.port}. Stop it and its workers first; if it "
+            "uses another home, set OPSIN_PORT to a free port."
         )
 
 
-def _what_is_there(settings: Settings) -> list[str]:
-    found = [
+def _existing_content(settings: Settings) -> list[str]:
+    names = [
         name
         for name in AREAS
-        if any(not one.name.startswith(".") for one in _entries(settings.home / name))
+        if any(not path.name.startswith(".") for path in _entries(settings.home / name))
     ]
     if kind_of(settings) == "sqlite":
-        return found + (["the database"] if sqlite_path(settings).exists() else [])
-    return found + (["the database"] if current(settings.database) is not None else [])
+        return names + (["the database"] if sqlite_path(settings).exists() else [])
+    return names + (["the database"] if current(settings.database) is not None else [])
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -166,8 +195,8 @@ def _warn_of_secrets(console: Console, settings: Settings, secrets: bool) -> Non
     if secrets:
         warn(
             console,
-            "The keys of faces will be in the backup: whoever has the file can read every "
-            "template. Keep it as you would keep a password.",
+            "The keys of faces will be in the backup: with the file, anyone can read every "
+            "template. Protect it like a password.",
         )
     else:
         warn(
@@ -186,7 +215,7 @@ def _require_room(folder: Path, size: int) -> None:
 
 
 @contextmanager
-def _bar(console: Console, what: str, total: int) -> Iterator[Told]:
+def _bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
     if not console.is_terminal:
         console.print(f"{what} {total / 1e6:,.1f} MB …", markup=False)
     with Progress(

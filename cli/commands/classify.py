@@ -1,107 +1,79 @@
-"""`opsin classify`: photos in, a table a photo out; through a server if there is one, else here."""
+"""`opsin classify`: images in, a table for each out; by a server if one runs, otherwise here."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Literal
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
 from cli.clients.api import server_for
-from cli.output import CommandError, answers, complain, notes
-from contracts.inference.inference import (
-    InferenceResponse,
-    ItemError,
-    ItemResult,
-    Prediction,
-    Resize,
-    Timing,
-)
+from cli.clients.types import ClassifyOptions, ImageFile, InferenceClient
+from cli.commands.options import Key, Local, Server
+from cli.output import CommandError, answers, notes, print_error
+from cli.settings import load
+from contracts.inference.inference import InferenceResponse, ItemError, ItemResult, Prediction
 from contracts.settings import Settings
 
 _BAR_CELLS = 24
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked of each photo.
-
-    Attributes:
-        model: The network; None for the default one.
-        top: How many classes.
-        resize: How a photo becomes the network's input.
-    """
-
-    model: str | None
-    top: int
-    resize: Resize
-
-
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """A file that could be read."""
-
-    name: str
-    data: bytes
-
-
-class Classifier(Protocol):
-    """A running server, or the network in this process."""
-
-    def __call__(self, photos: list[Photo], question: Question) -> InferenceResponse:
-        """The results in the order of the photos, a bad one's error among them."""
-
-
-def classify(
-    settings: Settings,
-    files: list[Path],
-    question: Question,
-    *,
-    server: str | None,
-    local: bool,
-    as_json: bool,
+def classify(  # noqa: PLR0917 (typer reads options from the parameters)
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Image files.")],
+    model: Annotated[
+        str | None, typer.Option(help="Default: the first of OPSIN_MODELS that is here.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
+    resize: Annotated[
+        Literal["crop", "squash"], typer.Option(help="How an image is fitted to the input.")
+    ] = "crop",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the API's JSON.")] = False,
+    server: Server = None,
+    local: Local = False,
+    key: Key = None,
 ) -> None:
-    """Prints what is on each photo.
+    """Say what images show.
 
-    Raises:
-        CommandError: No answer at all, or some photo has none.
+    A running server answers; without one, the model runs in this process.
     """
-    classifier = _classifier(settings, server, local=local)
-    read = [_read(file) for file in files]
-    answer = classifier([one for one in read if isinstance(one, Photo)], question)
-    given = iter(answer.results)
-    results = [next(given) if isinstance(one, Photo) else one for one in read]
+    client = client_for(load(key=key), server, model, local=local)
+    files = [_read(path) for path in photos]
+    images = [file for file in files if isinstance(file, ImageFile)]
+    answer = client.classify(images, ClassifyOptions(model, top, resize))
+    answered = iter(answer.results)
+    results = [next(answered) if isinstance(file, ImageFile) else file for file in files]
     answer = answer.model_copy(update={"results": results})
     if as_json:
         answers().print(answer.model_dump_json(exclude_none=True), markup=False)
     else:
         _print_tables(answer)
-    faults = [f"{one.name}: {one.error.detail}" for one in results if one.error is not None]
-    for fault in faults:
-        complain(notes(), fault)
-    if faults:
-        raise CommandError(f"{len(faults)} of {len(results)} photos have no answer.")
+    errors = [f"{result.name}: {result.error.detail}" for result in results if result.error]
+    for error in errors:
+        print_error(notes(), error)
+    if errors:
+        raise CommandError(f"{len(errors)} of {len(results)} images could not be classified.")
 
 
-def _classifier(settings: Settings, server: str | None, *, local: bool) -> Classifier:
+def client_for(
+    settings: Settings, server: str | None, model: str | None, *, local: bool
+) -> InferenceClient:
+    """The server's client if one answers, otherwise one that loads the model here.
+
+    Raises:
+        CommandError: The named server does not answer, or the model is not on this machine.
+    """
     if url := server_for(settings, server, local=local):
-        from cli.clients.classify_remote import Remote
+        from cli.clients.remote import RemoteClient
 
-        return Remote(settings, url)
-    from cli.clients.classify_local import Local  # loads the model code
+        return RemoteClient(settings, url)
+    from cli.clients.local import LocalClient  # the model code
 
-    return Local(settings)
-
-
-def empty(model: str) -> InferenceResponse:
-    """The answer about no photo."""
-    timing = Timing(decode=0, queue=0, compute=0, total=0)
-    return InferenceResponse(model=model, version=1, batch_size=0, results=[], timing_ms=timing)
+    return LocalClient.open(settings, model)
 
 
-def _read(file: Path) -> Photo | ItemResult:
+def _read(file: Path) -> ImageFile | ItemResult:
     try:
-        return Photo(file.name, file.read_bytes())
+        return ImageFile(file.name, file.read_bytes())
     except OSError as error:
         fault = ItemError(code="invalid_image", detail=f"cannot be read ({error.strerror}).")
         return ItemResult.model_validate({"name": file.name, "error": fault})

@@ -1,55 +1,75 @@
-"""`opsin datasets`: take pictures in, look at what became of them, remove them.
+"""`opsin datasets`: add labelled images, look at what became of them, remove them.
 
-It works on the folders and the database of this machine, so no server has to run.
+It works on this machine's folders and database, so no server has to run.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cli.migrate import migrate
-from cli.output import CommandError, answers, notes, warn
-from contracts.errors import OpsinError
-from contracts.settings import Settings
+from cli.output import CommandError, answers, as_command_error, notes, plain_table, warn
+from cli.settings import load
+from cli.startup import migrate
 from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus
 from database.datasets import DatasetRows
 from database.engine import open_engine
 from database.jobs.jobs import Jobs
-from database.paging import MOST_LISTED
-from models.datasets.admission import Told
-from models.datasets.library import Library
+from database.paging import MAX_PAGE_SIZE
+from models.datasets.admission import ImportProgress
 from models.datasets.splitting import Fractions
+from models.datasets.store import DatasetStore
 from service.datasets.service import Datasets
 
-P = ParamSpec("P")
-T = TypeVar("T")
-_SHOWN_REASONS = 8
+DatasetId = Annotated[
+    str, typer.Argument(metavar="ID", help="Its id, as `opsin datasets list` shows it.")
+]
+
+_SHOWN_REJECTED = 8
+
+app = typer.Typer()
 
 
-def add(settings: Settings, source: Path, name: str | None, fractions: Fractions) -> None:
-    """Takes a folder or an archive in, and prints the admission report."""
+@app.command()
+def add(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER_OR_ARCHIVE", help="One folder for each class, or a zip or tar of them."
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="Default: the folder's name.")] = None,
+    validation: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Part of each class for validation.")
+    ] = 0.15,
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="Part of each class to test.")] = 0.15,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed splits differently.")] = 0,
+) -> None:
+    """Add a dataset, and report what became of each file."""
     console = notes()
-    with _opened(settings) as datasets, _counting(console) as told:
-        body = _told(datasets.create, name or _name_of(source), source, fractions, told=told)
+    fractions = Fractions(validation, test, seed)
+    with _open_datasets() as datasets, _file_counter(console) as progress:
+        body = datasets.create(name or _name_of(source), source, fractions, progress=progress)
     info = DatasetInfo.model_validate(body)
-    console.print(f"[green]✓[/] {escape(info.name)} is taken in as [bold]{info.id}[/]")
-    _report(answers(), info)
+    console.print(f"[green]✓[/] {escape(info.name)} is added as [bold]{info.id}[/]")
+    _print_report(answers(), info)
 
 
-def show_all(settings: Settings) -> None:
-    """Prints all datasets, newest first."""
-    table = _table("id", "name", "classes", "pictures", "left out", "size", "trainable")
-    with _opened(settings) as datasets:
+@app.command("list")
+def list_datasets() -> None:
+    """Show all datasets, newest first."""
+    table = _table("id", "name", "classes", "images", "left out", "size", "trainable")
+    with _open_datasets() as datasets:
         cursor = None
         while True:
-            page = _told(datasets.rows.list, limit=MOST_LISTED, cursor=cursor)
+            page = datasets.rows.list(limit=MAX_PAGE_SIZE, cursor=cursor)
             for info in page.items:
                 table.add_row(
                     *(info.id, escape(info.name), str(len(info.classes))),
@@ -64,54 +84,59 @@ def show_all(settings: Settings) -> None:
     answers().print(table)
 
 
-def show(settings: Settings, dataset_id: str) -> None:
-    """Prints the admission report of one dataset."""
-    with _opened(settings) as datasets:
-        _report(answers(), _told(datasets.rows.get, dataset_id))
+@app.command()
+def show(dataset_id: DatasetId) -> None:
+    """Show a dataset's classes, splits, warnings, and what was left out."""
+    with _open_datasets() as datasets:
+        _print_report(answers(), datasets.rows.get(dataset_id))
 
 
+@app.command()
 def files(
-    settings: Settings, dataset_id: str, label: str | None, status: FileStatus | None
+    dataset_id: DatasetId,
+    label: Annotated[str | None, typer.Option(help="Only this class.")] = None,
+    status: Annotated[
+        FileStatus | None, typer.Option(help="Only files that were kept, or left out.")
+    ] = None,
 ) -> None:
-    """Prints every file and what became of it."""
+    """Show every file that was sent, and what became of it."""
     table = _table("path", "status", "class", "split", "code", "detail")
-    with _opened(settings) as datasets:
+    with _open_datasets() as datasets:
         cursor = None
         while True:
-            page = _told(
-                datasets.rows.files,
-                dataset_id,
-                label=label,
-                status=status,
-                limit=MOST_LISTED,
-                cursor=cursor,
+            page = datasets.rows.files(
+                dataset_id, label=label, status=status, limit=MAX_PAGE_SIZE, cursor=cursor
             )
-            for one in page.items:
-                _add_file(table, one)
+            for file in page.items:
+                _add_file(table, file)
             cursor = page.next_cursor
             if cursor is None:
                 break
     answers().print(table)
 
 
-def delete(settings: Settings, dataset_id: str) -> None:
-    """Removes a dataset for good."""
-    with _opened(settings) as datasets:
-        _told(datasets.delete, dataset_id)
+@app.command()
+def delete(dataset_id: DatasetId) -> None:
+    """Remove a dataset and its images for good."""
+    with _open_datasets() as datasets:
+        datasets.delete(dataset_id)
     notes().print(f"[green]✓[/] {escape(dataset_id)} is deleted")
 
 
 @contextmanager
-def _opened(settings: Settings) -> Iterator[Datasets]:
-    _told(migrate, settings)
-    engine = open_engine(settings.database)
-    jobs = Jobs(engine, _now)
-    datasets = Datasets(Library.of(settings), DatasetRows(engine, _now), jobs.needs_dataset)
-    try:
-        _told(datasets.reconcile)
-        yield datasets
-    finally:
-        engine.dispose()
+def _open_datasets() -> Iterator[Datasets]:
+    settings = load()
+    with as_command_error():
+        migrate(settings)
+        engine = open_engine(settings.database)
+        try:
+            jobs = Jobs(engine, _now)
+            rows = DatasetRows(engine, _now)
+            datasets = Datasets(DatasetStore.of(settings), rows, jobs.needs_dataset)
+            datasets.reconcile()
+            yield datasets
+        finally:
+            engine.dispose()
 
 
 def _now() -> datetime:
@@ -119,8 +144,8 @@ def _now() -> datetime:
 
 
 @contextmanager
-def _counting(console: Console) -> Iterator[Told]:
-    """A line that counts the files; nothing where there is no terminal."""
+def _file_counter(console: Console) -> Iterator[ImportProgress]:
+    """A line that counts the files; nothing if there is no terminal."""
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.completed:,} files"),
@@ -134,47 +159,47 @@ def _counting(console: Console) -> Iterator[Told]:
         yield lambda done, path: progress.update(task, completed=done + 1, description=path[-60:])
 
 
-def _report(console: Console, info: DatasetInfo) -> None:
+def _print_report(console: Console, info: DatasetInfo) -> None:
     """What is in it, what may spoil a training, what was left out and why."""
-    table = _table("class", "pictures")
+    table = _table("class", "images")
     for label, count in info.classes.items():
         table.add_row(escape(label), f"{count:,}")
     console.print(f"[bold]{escape(info.name)}[/]  {info.id}  {info.digest[:19]}")
     splits = ", ".join(f"{count:,} {split}" for split, count in info.splits.items())
-    console.print(f"{sum(info.splits.values()):,} pictures: {splits}")
+    console.print(f"{sum(info.splits.values()):,} images: {splits}")
     console.print(table)
     for warning in info.warnings:
         warn(console, f"{warning.code}: {warning.detail}")
-    _left_out(console, info)
+    _print_rejected(console, info)
     if info.trainable:
         console.print("[green]✓[/] ready to train")
     else:
         console.print(f"[red]not trainable:[/] {escape(info.reason or '')}")
 
 
-def _left_out(console: Console, info: DatasetInfo) -> None:
+def _print_rejected(console: Console, info: DatasetInfo) -> None:
     if not info.rejected_count:
         return
     console.print(f"{info.rejected_count:,} files were left out:")
     table = _table("path", "code", "detail")
-    for one in info.rejected[:_SHOWN_REASONS]:
-        table.add_row(escape(one.path), one.code, escape(one.detail))
+    for file in info.rejected[:_SHOWN_REJECTED]:
+        table.add_row(escape(file.path), file.code, escape(file.detail))
     console.print(table)
-    if info.rejected_count > _SHOWN_REASONS:
+    if info.rejected_count > _SHOWN_REJECTED:
         console.print(f"All of them: opsin datasets files {info.id} --status rejected")
 
 
-def _add_file(table: Table, one: DatasetFile) -> None:
+def _add_file(table: Table, file: DatasetFile) -> None:
     table.add_row(
-        *(escape(one.path), one.status, escape(one.label or ""), one.split or ""),
-        *(one.code or "", escape(one.detail or "")),
+        *(escape(file.path), file.status, escape(file.label or ""), file.split or ""),
+        *(file.code or "", escape(file.detail or "")),
     )
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = plain_table()
     for heading in headings:
-        right = heading in {"pictures", "left out", "size", "classes"}
+        right = heading in {"images", "left out", "size", "classes"}
         table.add_column(
             heading, justify="right" if right else "left", no_wrap=heading in {"id", "status"}
         )
@@ -186,11 +211,3 @@ def _name_of(source: Path) -> str:
     for ending in (".zip", ".tar.gz", ".tgz", ".tar"):
         name = name.removesuffix(ending)
     return "".join(c for c in name if c.isprintable())[:100] or "pictures"
-
-
-def _told(action: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> T:
-    """The result of a call; what it objects to becomes the command's one line."""
-    try:
-        return action(*arguments, **options)
-    except OpsinError as error:
-        raise CommandError(error.detail) from None

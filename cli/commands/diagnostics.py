@@ -1,49 +1,102 @@
-"""`opsin doctor`: prints what `cli.checks` finds, and whether something must be done."""
+"""`opsin doctor` and `opsin tensorboard`."""
 
+import importlib.util
+import os
+import sys
+import types
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli import checks as looks
-from cli.checks import Check
-from cli.output import CommandError, answers, notes, waiting
-from contracts.settings import Settings
+from cli.output import CommandError, answers, notes, plain_table, waiting
+from cli.settings import load
+
+if TYPE_CHECKING:
+    from cli.checks import Check
 
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 
 
-def examine(settings: Settings, *, deep: bool, as_json: bool = False) -> None:
-    """Checks everything and prints a line for each.
+def doctor(
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also load TensorFlow, and read every file of the store."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
+) -> None:
+    """Check this machine and the installation; suggest fixes.
 
-    Args:
-        settings: What to check against.
-        deep: Whether to load TensorFlow and ask it for its devices, and to read all versions.
-        as_json: Whether to print it for a program.
-
-    Raises:
-        CommandError: Something will not work as it is.
+    The exit status is 1 if something will not work.
     """
-    with waiting(notes(), "Looking around"):
-        checks = [
-            *looks.packages(),
-            *looks.home(settings),
-            *looks.store(settings, deep=deep),
-            *looks.environment(settings, deep=deep),
-            *looks.service(settings),
+    from cli import checks  # not for TensorBoard
+
+    settings = load()
+    with waiting(notes(), "Checking"):
+        results = [
+            *checks.packages(),
+            *checks.home(settings),
+            *checks.store(settings, deep=deep),
+            *checks.environment(settings, deep=deep),
+            *checks.service(settings),
         ]
-    failed = sum(check.state == "fail" for check in checks)
+    failed = sum(check.state == "fail" for check in results)
     if as_json:
-        told = {"failed": failed, "checks": [asdict(check) for check in checks]}
-        answers().print_json(data=told)
+        answers().print_json(
+            data={"failed": failed, "checks": [asdict(check) for check in results]}
+        )
     else:
-        answers().print(_table(checks))
+        answers().print(_table(results))
     if failed:
-        raise CommandError(f"{failed} of {len(checks)} checks failed.")
+        raise CommandError(f"{failed} of {len(results)} checks failed.")
 
 
-def _table(checks: list[Check]) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
+def tensorboard(
+    job: Annotated[str | None, typer.Argument(help="Default: all trainings.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 6006,
+) -> None:
+    """Open TensorBoard on the logs of trainings."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise CommandError("TensorBoard is not installed: pip install 'opsin[worker]'.")
+    logs = load().event_logs_home
+    known = sorted(path.name for path in logs.iterdir()) if logs.is_dir() else []
+    if not known:
+        raise CommandError("There are no logs yet; a training writes them as it runs.")
+    if job is not None and job not in known:
+        raise CommandError(f"There is no log of '{job}'. Known: {', '.join(known[-5:])}.")
+    folder = logs / job if job else logs
+    notes().print(f"TensorBoard at http://127.0.0.1:{port}; Ctrl-C stops it.")
+    program = f"from {__name__} import run_tensorboard; run_tensorboard()"
+    # It replaces this process: it gets the terminal's signals, and nothing is left behind.
+    os.execv(  # noqa: S606  this Python, with arguments of our own
+        sys.executable,
+        [
+            *(sys.executable, "-P", "-c", program, "--logdir", str(folder)),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            # Logs are read by TensorBoard's own server program: fast, with little memory.
+            *("--load_fast", "auto", "--reload_multifile", "true"),
+        ],
+    )
+
+
+def run_tensorboard() -> None:
+    """Run TensorBoard without TensorFlow, which it would load only to handle file names.
+
+    TensorFlow takes half a minute on a busy machine and half a gigabyte. If a module of this name
+    exists, TensorBoard uses its own small copy of the few functions it needs
+    (`tensorboard.compat.tf`).
+    """
+    sys.modules["tensorboard.compat.notf"] = types.ModuleType("tensorboard.compat.notf")
+    from tensorboard.main import run_main  # slow to load
+
+    run_main()
+
+
+def _table(checks: "list[Check]") -> Table:
+    table = plain_table()
+    table.show_header = False
     table.add_column("state", no_wrap=True)
     table.add_column("name", no_wrap=True)
     table.add_column("detail", overflow="fold")

@@ -1,83 +1,72 @@
 """`opsin keys`: who may use the service.
 
-It works on the database of this machine, so no server has to run, and no key is needed to make the
-first: who can read the database owns all that is in it. A running service knows within a second.
+It works on this machine's database, so no server has to run and no key is needed to make the first:
+a user who can read the database owns everything in it. A running service sees a change within a
+second.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import ParamSpec, TypeVar
+from typing import Annotated
 
+import typer
 from pydantic import ValidationError
 from rich.markup import escape
-from rich.table import Table
-from sqlalchemy.exc import ProgrammingError
 
-from cli.migrate import migrate
-from cli.output import CommandError, answers, notes
-from contracts.errors import OpsinError, Unavailable
-from contracts.keys import LONGEST_GRACE, SCOPES, KeyInfo, MadeKey, NewKey
-from contracts.settings import Settings
+from cli.output import CommandError, answers, as_command_error, notes, plain_table
+from cli.settings import load
+from cli.startup import migrate
+from contracts.keys import MAX_GRACE, SCOPES, KeyInfo, MadeKey, NewKey
 from database.audit import COMMAND
 from database.engine import open_engine
 from database.keys import Keys
 
-P = ParamSpec("P")
-T = TypeVar("T")
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `opsin keys list` shows it.")]
+
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
+app = typer.Typer()
 
+
+@app.command()
 def create(
-    settings: Settings, name: str, scopes: list[str], expires: str | None, rate: int | None
+    name: Annotated[str, typer.Argument(help="A label that says whose key it is.")],
+    scope: Annotated[
+        list[str], typer.Option(help="infer, train, faces, models or admin; repeat for several.")
+    ],
+    expires: Annotated[str | None, typer.Option(help="After 12h, 90d, 2w. Default: never.")] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=1, help="Requests a minute at most. Default: no limit.")
+    ] = None,
 ) -> None:
-    """Makes a key and prints it, alone on stdout; it is never shown again.
-
-    Raises:
-        CommandError: Something of it makes no sense.
-    """
-    ends = None if expires is None else datetime.now(UTC) + duration(expires)
+    """Make a key; it is printed once. Once there is a key, every request needs one."""
+    ends = None if expires is None else datetime.now(UTC) + parse_duration(expires)
     try:
         new = NewKey.model_validate(
-            {"name": name, "scopes": scopes, "expires_at": ends, "rate_per_minute": rate}
+            {"name": name, "scopes": scope, "expires_at": ends, "rate_per_minute": rate}
         )
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise CommandError(
             f"{fault['loc'][0]}: {fault['msg']}. Scopes are {', '.join(SCOPES)}.", exit_code=2
         ) from None
-    with _opened(settings) as keys:
-        _show_made(_told(keys.create, new, by=COMMAND))
+    with _open_keys() as keys:
+        _print_key(keys.create(new, actor=COMMAND))
 
 
-def rotate(settings: Settings, key_id: str, grace: str) -> None:
-    """Makes a key that may do what the old one may, which ends after `grace`."""
-    left = duration(grace)
-    if left > LONGEST_GRACE:
-        raise CommandError(f"--grace may be {LONGEST_GRACE.days}d at most.", exit_code=2)
-    with _opened(settings) as keys:
-        _show_made(_told(keys.rotate, key_id, left, by=COMMAND))
-    notes().print(f"{escape(key_id)} works for another {grace}", markup=False)
-
-
-def revoke(settings: Settings, key_id: str) -> None:
-    """Ends a key for good."""
-    with _opened(settings) as keys:
-        _told(keys.revoke, key_id, by=COMMAND)
-    notes().print(f"[green]✓[/] {escape(key_id)} is revoked")
-
-
-def show(settings: Settings) -> None:
-    """Prints all keys, newest first; their secrets are not kept."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("id", no_wrap=True, min_width=len("key_") + 12)  # what is copied stays whole
+@app.command("list")
+def list_keys() -> None:
+    """Show all keys, without their secrets."""
+    table = plain_table()
+    table.add_column("id", no_wrap=True, min_width=len("key_") + 12)  # so that it can be copied
     for heading in ("name", "scopes", "a minute", "state", "last used"):
         table.add_column(heading)
-    with _opened(settings) as keys:
+    with _open_keys() as keys:
         cursor = None
         while True:
-            page = _told(keys.list, limit=200, cursor=cursor)
+            page = keys.list(limit=200, cursor=cursor)
             for info in page.items:
                 table.add_row(
                     *(info.id, escape(info.name), ", ".join(info.scopes)),
@@ -93,36 +82,54 @@ def show(settings: Settings) -> None:
     answers().print(table)
 
 
-def live_keys(settings: Settings) -> bool:
-    """Whether there is a key in the database that works now. It only looks."""
-    if settings.database_url is None and not (settings.home / "opsin.db").exists():
-        return False
-    engine = open_engine(settings.database)
-    try:
-        snapshot = Keys(engine, lambda: datetime.now(UTC)).snapshot()
-    except (Unavailable, ProgrammingError):  # the second: PostgreSQL without our tables
-        return False
-    finally:
-        engine.dispose()
-    now = datetime.now(UTC)
-    stored = snapshot.keys.values() if snapshot else ()
-    return any(one.info.expires_at is None or one.info.expires_at > now for one in stored)
+@app.command()
+def rotate(
+    key_id: KeyId,
+    grace: Annotated[str, typer.Option(help="How long the old key still works.")] = "24h",
+) -> None:
+    """Make a new key with an old one's scopes, and let the old one expire."""
+    remaining = parse_duration(grace)
+    if remaining > MAX_GRACE:
+        raise CommandError(f"--grace may be {MAX_GRACE.days}d at most.", exit_code=2)
+    with _open_keys() as keys:
+        _print_key(keys.rotate(key_id, remaining, actor=COMMAND))
+    notes().print(f"{escape(key_id)} works for another {grace}", markup=False)
 
 
-def duration(text: str) -> timedelta:
-    """A time such as `12h`, `90d` or `2w`.
+@app.command()
+def revoke(key_id: KeyId) -> None:
+    """End a key for good, within a second."""
+    with _open_keys() as keys:
+        keys.revoke(key_id, actor=COMMAND)
+    notes().print(f"[green]✓[/] {escape(key_id)} is revoked")
+
+
+def parse_duration(text: str) -> timedelta:
+    """A duration such as `12h`, `90d` or `2w`.
 
     Raises:
-        CommandError: It is none, or longer than a hundred years.
+        CommandError: It is malformed, or longer than a hundred years.
     """
-    found = re.fullmatch(r"([0-9]{1,6})([mhdw])", text)
-    length = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
+    match = re.fullmatch(r"([0-9]{1,6})([mhdw])", text)
+    length = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None
     if length is None or length > timedelta(days=36_500):
-        raise CommandError(f"'{text}' is no time; write 30m, 12h, 90d or 2w.", exit_code=2)
+        raise CommandError(f"'{text}' is not a duration; write 30m, 12h, 90d or 2w.", exit_code=2)
     return length
 
 
-def _show_made(made: MadeKey) -> None:
+@contextmanager
+def _open_keys() -> Iterator[Keys]:
+    settings = load()
+    with as_command_error():
+        migrate(settings)
+        engine = open_engine(settings.database)
+        try:
+            yield Keys(engine, lambda: datetime.now(UTC))
+        finally:
+            engine.dispose()
+
+
+def _print_key(made: MadeKey) -> None:
     notes().print(
         f"[green]✓[/] {made.id} for {escape(made.name)} may {', '.join(made.scopes)}. "
         "Write it down; it is not shown again:"
@@ -138,21 +145,3 @@ def _state(info: KeyInfo, now: datetime) -> str:
     if info.expires_at <= now:
         return f"[red]expired {info.expires_at:%Y-%m-%d}[/]"
     return f"[green]works[/] until {info.expires_at:%Y-%m-%d %H:%M}"
-
-
-@contextmanager
-def _opened(settings: Settings) -> Iterator[Keys]:
-    _told(migrate, settings)
-    engine = open_engine(settings.database)
-    try:
-        yield Keys(engine, lambda: datetime.now(UTC))
-    finally:
-        engine.dispose()
-
-
-def _told(action: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> T:
-    """The result of a call; what it objects to becomes the command's one line."""
-    try:
-        return action(*arguments, **options)
-    except OpsinError as error:
-        raise CommandError(error.detail) from None

@@ -1,31 +1,41 @@
-"""`opsin models`: what is in the store, and who answers.
+"""`opsin models`: what is in the store, and which version answers.
 
-Reading and changing go to the store itself, so they work with no server running; workers see a
-moved alias within a second. Only a conversion needs TensorFlow, in a process of its own.
+Reading and changing work on the store itself, so no server has to run; workers see a moved alias
+within a second. Only a conversion needs TensorFlow, in a process of its own.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Annotated, Literal
 
+import typer
 from rich.markup import escape
-from rich.table import Table
 
-from cli.output import CommandError, answers, complain, notes, waiting
+from cli.output import (
+    CommandError,
+    answers,
+    as_command_error,
+    notes,
+    plain_table,
+    print_error,
+    waiting,
+)
+from cli.settings import load
 from contracts.errors import OpsinError
-from contracts.settings import Settings
 from models.store.derived import convert
-from models.store.downloads import DownloadFormat, download
+from models.store.downloads import download
 from models.store.store import Store
 
-P = ParamSpec("P")
-T = TypeVar("T")
+Model = Annotated[str, typer.Argument(help="A model's name.")]
+Version = Annotated[int, typer.Argument(min=1, help="Its number.")]
+
+app = typer.Typer()
 
 
-def show(settings: Settings) -> None:
-    """Prints every version, its aliases, network, classes, time and size."""
-    store = Store(settings.store_home)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+@app.command("list")
+def list_models() -> None:
+    """Show every version, its aliases, network, classes and size."""
+    store = _store()
+    table = plain_table()
     for heading in ("model", "version", "aliases", "network", "classes", "made", "size"):
         right = heading in {"version", "classes", "size"}
         table.add_column(heading, justify="right" if right else "left", no_wrap=True)
@@ -35,12 +45,12 @@ def show(settings: Settings) -> None:
             try:
                 manifest = store.manifest(model, version)
             except OpsinError as error:
-                complain(notes(), error.detail)
+                print_error(notes(), error.detail)
                 continue
-            standing = ", ".join(name for name, number in aliases.items() if number == version)
+            names = ", ".join(name for name, number in aliases.items() if number == version)
             size = sum(record.size for record in manifest.files.values())
             table.add_row(
-                *(model, str(version), standing, escape(manifest.network)),
+                *(model, str(version), names, escape(manifest.network)),
                 "" if manifest.classes is None else str(manifest.classes),
                 f"{manifest.created_at:%Y-%m-%d %H:%M}",
                 f"{size / 1e6:,.1f} MB",
@@ -49,75 +59,93 @@ def show(settings: Settings) -> None:
             table.add_row(model, str(version), "[red]damaged, in quarantine[/]")
     if not table.rows:
         raise CommandError(
-            "The store is empty. A worker brings the networks of OPSIN_MODELS when it starts."
+            "The store is empty. A worker imports the networks of OPSIN_MODELS when it starts."
         )
     answers().print(table)
 
 
-def promote(settings: Settings, model: str, version: int, alias: str) -> None:
-    """Lets an alias stand on a version."""
-    before = _told(Store(settings.store_home).promote, model, version, alias)
+@app.command()
+def promote(
+    model: Model,
+    version: Version,
+    alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+) -> None:
+    """Let an alias point to a version; to roll back, name an older one."""
+    with as_command_error():
+        before = _store().promote(model, version, alias)
     was = "new" if before is None else f"was version {before}"
     notes().print(f"[green]✓[/] {alias} of {model} is version {version} ({was})")
 
 
-def delete(settings: Settings, model: str, version: int) -> None:
-    """Removes a version for good."""
-    _told(Store(settings.store_home).delete, model, version)
+@app.command()
+def delete(model: Model, version: Version) -> None:
+    """Remove a version for good; refused while an alias points to it."""
+    with as_command_error():
+        _store().delete(model, version)
     notes().print(f"[green]✓[/] version {version} of {model} is deleted")
 
 
-def verify(settings: Settings, model: str | None) -> None:
-    """Reads all files of all versions, or of one model's; a damaged version goes to quarantine.
-
-    Raises:
-        CommandError: One is damaged, or there is none.
-    """
-    store = Store(settings.store_home)
-    names = store.models() if model is None else [model]
-    versions = [(name, version) for name in names for version in _told(store.versions, name)]
-    if not versions:
-        raise CommandError("There is no such version in the store; `opsin models list` shows all.")
-    damaged = 0
-    for name, version in versions:
-        with waiting(notes(), f"Reading {name} {version}"):
-            found = _told(store.verify, name, version)
-        if found:
-            damaged += 1
-            complain(notes(), f"{name} {version} is in quarantine: {'; '.join(found)}")
-            if version in store.aliases(name).values():
-                complain(notes(), f"An alias stands on it: opsin models promote {name} VERSION")
-        else:
-            answers().print(f"[green]ok[/] {name} {version}")
+@app.command()
+def verify(
+    model: Annotated[str | None, typer.Argument(help="Default: all models.")] = None,
+) -> None:
+    """Compare all files with their digests; a damaged version goes to quarantine."""
+    store = _store()
+    with as_command_error():
+        names = store.models() if model is None else [model]
+        versions = [(name, version) for name in names for version in store.versions(name)]
+        if not versions:
+            raise CommandError(
+                "There is no such version in the store; `opsin models list` shows all."
+            )
+        damaged = sum(not _is_sound(store, name, version) for name, version in versions)
     if damaged:
         raise CommandError(f"{damaged} of {len(versions)} versions are damaged.")
 
 
-def fetch(
-    settings: Settings, model: str, version: str, kind: DownloadFormat, to: Path | None
+def _is_sound(store: Store, model: str, version: int) -> bool:
+    with waiting(notes(), f"Reading {model} {version}"):
+        problems = store.verify(model, version)
+    if not problems:
+        answers().print(f"[green]ok[/] {model} {version}")
+        return True
+    print_error(notes(), f"{model} {version} is in quarantine: {'; '.join(problems)}")
+    if version in store.aliases(model).values():
+        print_error(notes(), f"An alias points to it: opsin models promote {model} VERSION")
+    return False
+
+
+@app.command("download")
+def download_version(
+    model: Model,
+    version: Annotated[str, typer.Argument(help="Its number, or an alias.")] = "champion",
+    kind: Annotated[
+        Literal["saved_model", "keras", "tflite", "onnx", "labels"],
+        typer.Option("--format", help="tflite and onnx are converted on first use."),
+    ] = "saved_model",
+    to: Annotated[
+        Path | None, typer.Option(help="A file that does not exist yet, or a folder.")
+    ] = None,
 ) -> None:
-    """Writes a version to a file; one that has to be converted is converted first."""
-    store = Store(settings.store_home)
-    number = _told(store.resolve, model, version)
-    if kind == "tflite" or kind == "onnx":  # noqa: PLR1714 (mypy follows this spelling)
-        with waiting(notes(), f"Converting {model} {number} to {kind}"):
-            _told(convert, store, model, number, kind)
-    found = _told(download, store, model, number, kind)
-    path = to or Path(found.filename)
+    """Write a version to a file."""
+    store = _store()
+    with as_command_error():
+        number = store.resolve(model, version)
+        if kind == "tflite" or kind == "onnx":  # noqa: PLR1714 (mypy follows this spelling)
+            with waiting(notes(), f"Converting {model} {number} to {kind}"):
+                convert(store, model, number, kind)
+        content = download(store, model, number, kind)
+    path = to or Path(content.filename)
     if path.is_dir():
-        path /= found.filename
+        path /= content.filename
     try:
         with path.open("xb") as file:
-            for chunk in found.chunks:
+            for chunk in content.chunks:
                 file.write(chunk)
     except OSError as error:
         raise CommandError(f"Cannot write {path} ({error.strerror}).") from None
     answers().print(str(path), markup=False)
 
 
-def _told(action: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> T:
-    """The result of a call; what it objects to becomes the command's one line."""
-    try:
-        return action(*arguments, **options)
-    except OpsinError as error:
-        raise CommandError(error.detail) from None
+def _store() -> Store:
+    return Store(load().store_home)

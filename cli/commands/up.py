@@ -1,28 +1,29 @@
-"""`opsin up`: the whole service on one machine, from nothing to a `curl` that works, and back."""
+"""`opsin up`: the whole service on one machine, from nothing to a `curl` that works."""
 
 import functools
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
 from cli.backup import placing
 from cli.backup.placing import report_kept
-from cli.banner import greet
+from cli.banner import print_banner
 from cli.clients.api import Api
-from cli.commands.pulling import known_networks, pull_defaults
+from cli.commands.weights import pull_defaults
 from cli.home import Home
-from cli.migrate import migrate
 from cli.output import CommandError, notes, waiting, warn
 from cli.processes.logs import Follower, rotate
 from cli.processes.process import Program, opsin
 from cli.processes.signals import StopSignals
 from cli.processes.supervisor import Supervisor
 from cli.processes.valkey import Valkey, embedded
-from cli.settings import environment
+from cli.settings import environment, load
+from cli.startup import known_networks, migrate, require_free_port, require_key
 from contracts.inference.registry import Readiness
 from contracts.settings import Settings
 
@@ -34,47 +35,45 @@ _LOADS = "The worker loads its networks"
 _PHASES = {"none": "Waiting for the worker", "loading": _LOADS, "ok": _LOADS}
 
 
-def up(settings: Settings, *, verbose: bool) -> None:
-    """Runs until told to stop.
+def up(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all logs live.")] = False,
+) -> None:
+    """Start everything on this machine: Valkey, workers and API.
 
-    Args:
-        settings: Everything; all of it is honoured.
-        verbose: Whether to show the children's logs as they come.
-
-    Raises:
-        CommandError: It cannot start, or a process crashes again and again.
+    An inference worker and a job worker are started. Ctrl-C stops everything.
     """
+    settings = load()
     known_networks(settings)
     home = Home(settings.home)
     home.prepare()
     require_key(settings)
     console = notes()
     with home.locked():
-        _tidy(settings, console)
+        _finish_restore(settings, console)
         require_free_port(settings)
-        _fetch(settings, console)
+        _pull_weights(settings, console)
         with StopSignals() as signals:
             Service(settings, home, console, signals, verbose=verbose).run()
     console.print("Stopped.")
 
 
-def _tidy(settings: Settings, console: Console) -> None:
-    """Goes on with a restore that was killed as it moved things, or removes what it unpacked.
+def _finish_restore(settings: Settings, console: Console) -> None:
+    """Finish a restore that was killed while it moved files, or remove what it unpacked.
 
     Raises:
-        CommandError: Something works from the home meanwhile, or it cannot be finished.
+        CommandError: The home is in use, or the restore cannot be finished.
     """
     if placing.is_interrupted(settings.home):
-        with Home(settings.home).alone():
+        with Home(settings.home).exclusive():
             placed = placing.finish(settings.home)
         report_kept(placed, console)
-        console.print("A restore that was cut short is finished.")
-    elif placing.dismiss(settings.home):
-        console.print("What a restore that was cut short had unpacked is removed.")
+        console.print("An interrupted restore is finished.")
+    elif placing.discard(settings.home):
+        console.print("The files of an interrupted restore are removed.")
 
 
-def _fetch(settings: Settings, console: Console) -> None:
-    """Brings weights and photos; why a network is not whole, the greeting will tell."""
+def _pull_weights(settings: Settings, console: Console) -> None:
+    """Fetch weights and sample photos; the banner reports incomplete networks."""
     pulled = pull_defaults(settings, console, again=False)
     if not pulled.networks:
         pulled.warn(console)
@@ -83,46 +82,8 @@ def _fetch(settings: Settings, console: Console) -> None:
         warn(console, pulled.samples_fault)
 
 
-def require_key(settings: Settings) -> None:
-    """Checks that nobody else's machine can use the service without a key."""
-    if settings.is_loopback or settings.api_key is not None:
-        return
-    from cli.commands.keys import live_keys  # SQLAlchemy; not where it is not asked
-
-    if not live_keys(settings):
-        raise CommandError(
-            f"OPSIN_HOST={settings.host} can be reached from other machines, so a key must be "
-            "there: `opsin keys create NAME --scope admin`, or OPSIN_API_KEY (16 characters or "
-            "more).",
-            exit_code=2,
-        )
-
-
-def require_free_port(settings: Settings) -> None:
-    """Checks the port before anything slow is done.
-
-    Raises:
-        CommandError: Somebody listens there, or the host is not this machine's.
-    """
-    where = f"{settings.host}:{settings.port}"
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(target)
-    except OSError as error:
-        who = "Another Opsin" if Api(settings).is_opsin() else "Something"
-        taken = f"{who} already listens on {where}"
-        reason = taken if "in use" in str(error) else f"Cannot listen on {where} ({error.strerror})"
-        raise CommandError(
-            f"{reason}. Stop it, or choose another port: OPSIN_PORT={settings.port + 1}."
-        ) from None
-
-
-class _StopAskedError(Exception):
-    """Somebody asked to stop before all was started."""
+class _StopRequestedError(Exception):
+    """A stop was requested before everything had started."""
 
 
 @dataclass(slots=True)
@@ -130,12 +91,11 @@ class Service:
     """One run of everything, from the first child to the last.
 
     Attributes:
-        settings: What all children get.
+        settings: For all children.
         home: Prepared and locked.
-        console: For what people read.
-        signals: Entered; say when to stop.
+        signals: Entered.
         verbose: Whether to show the children's logs as they come.
-        command: The command line of `opsin worker` and the others.
+        command: Makes the command line of `opsin worker` and the others.
         ready_seconds: How long the start may take.
         valkey: The embedded one, once it is started.
     """
@@ -150,7 +110,7 @@ class Service:
     valkey: Valkey | None = None
 
     def run(self) -> None:
-        """Starts all, waits until stopped, stops all."""
+        """Start all, wait until a stop is requested, stop all."""
         supervisor = Supervisor(
             functools.partial(warn, self.console), shutdown_seconds=self.settings.shutdown_seconds
         )
@@ -158,11 +118,11 @@ class Service:
         follower = Follower(logs if self.verbose else (), self._show)
         try:
             self._start(supervisor, follower)
-            greet(self.settings, self.home, self.console)
+            print_banner(self.settings, self.home, self.console)
             while not self.signals.wait(_TICK_SECONDS):
-                supervisor.tend()
-                follower.look()
-        except _StopAskedError:
+                supervisor.restart_crashed()
+                follower.show_new()
+        except _StopRequestedError:
             pass
         finally:
             self._stop(supervisor)
@@ -178,56 +138,58 @@ class Service:
         with waiting(self.console, "Preparing the database"):
             migrate(settings)
         env = environment(settings)
-        self._begin(supervisor, env, "worker", "worker")
-        self._begin(supervisor, env, "api", "serve")
-        self._await_ready(supervisor, follower)
-        # Nobody waits for it yet, and all that start together wait for each other.
-        self._begin(supervisor, env, "jobs", "worker", "--jobs")
+        self._start_program(supervisor, env, "worker", "worker")
+        self._start_program(supervisor, env, "api", "serve")
+        self._wait_until_ready(supervisor, follower)
+        # Last: it is not needed at once, and processes that start together slow each other down.
+        self._start_program(supervisor, env, "jobs", "worker", "--jobs")
 
-    def _begin(self, supervisor: Supervisor, env: dict[str, str], name: str, *words: str) -> None:
+    def _start_program(
+        self, supervisor: Supervisor, env: dict[str, str], name: str, *words: str
+    ) -> None:
         log = rotate(self.home.logs / f"{name}.log")
         supervisor.start(Program(name, self.command(*words), env, log))
 
-    def _await_ready(self, supervisor: Supervisor, follower: Follower) -> None:
+    def _wait_until_ready(self, supervisor: Supervisor, follower: Follower) -> None:
         api = Api(self.settings)
         began = time.monotonic()
-        with waiting(self.console, "Starting the API") as tell:
+        with waiting(self.console, "Starting the API") as update:
             while True:
                 self._check(supervisor)
-                follower.look()
+                follower.show_new()
                 state = api.readiness()
                 if state is not None and state.ready and not self._loading(api):
                     return
                 if state is not None:
-                    tell(_PHASES.get(state.worker, "Waiting for Redis and the database"))
+                    update(_PHASES.get(state.worker, "Waiting for Redis and the database"))
                 if time.monotonic() > began + self.ready_seconds:
                     if state is not None and state.ready:
-                        return  # One network serves; the table says which still load.
-                    # The first start of all imports the networks, on a slow machine for minutes.
+                        return  # one network serves; the table shows which still load
+                    # The very first start imports the networks, on a slow machine for minutes.
                     imports = state is not None and state.worker == "loading"
                     if not imports or time.monotonic() > began + IMPORT_SECONDS:
                         raise CommandError(self._too_slow(state))
                 self.signals.wait(_TICK_SECONDS)
 
     def _loading(self, api: Api) -> bool:
-        """Whether a network is still on its way: only then is the table final."""
+        """Whether a network is still loading; the banner's table would not be final."""
         return any(model.state == "loading" for model in api.models())
 
     def _check(self, supervisor: Supervisor) -> None:
-        """Leaves the start at once when asked to, or when a child has died."""
-        if self.signals.asked():
-            raise _StopAskedError
+        """End the start at once if a stop is requested or a child has died."""
+        if self.signals.stop_requested():
+            raise _StopRequestedError
         supervisor.require_all()
 
     def _too_slow(self, state: Readiness | None) -> str:
-        why = "the API does not answer" if state is None else (state.detail or "not ready")
-        return f"Not ready within {self.ready_seconds:g} s: {why}. Logs: {self.home.logs}."
+        reason = "the API does not answer" if state is None else (state.detail or "not ready")
+        return f"Not ready within {self.ready_seconds:g} s: {reason}. Logs: {self.home.logs}."
 
     def _stop(self, supervisor: Supervisor) -> None:
         with waiting(self.console, "Stopping"):
-            supervisor.stop(hurry=self.signals.hurried)
+            supervisor.stop(self.signals)
         if self.valkey is not None:
-            self.valkey.tidy()
+            self.valkey.remove_socket()
 
     def _show(self, name: str, line: str) -> None:
         self.console.print(f"[dim]{name:>6}[/] {escape(line)}")

@@ -1,9 +1,9 @@
-"""Keeps several API processes behind one port, and replaces them one by one without a gap.
+"""Runs several API processes behind one port, and replaces them one by one without a gap.
 
 The socket is opened here, listens for as long as this process lives, and is handed to each child.
-All accept from the same queue of connections, so nobody who knocks while one of them goes or comes
-is turned away. (Sockets of their own by `SO_REUSEPORT` would each have a queue of their own, and
-who waits in that of a process that ends is cut off.)
+All accept from the same queue of connections, so no client is refused while one of them goes or
+comes. (With `SO_REUSEPORT` each would have a queue of its own, and the connections waiting in the
+queue of a process that ends would be cut off.)
 """
 
 import contextlib
@@ -29,39 +29,35 @@ _TICK_SECONDS = 0.1
 _BACKLOG = 2048
 
 
-def _nothing() -> None:
-    """What is done while waiting, where there is nobody to look after yet."""
-
-
 @dataclass(slots=True)
-class _Place:
-    """One of the processes: who keeps it running, and the pipe by which it tells it is there."""
+class _ApiProcess:
+    """One of the processes: its supervisor, and the pipe on which it reports that it is ready."""
 
     supervisor: Supervisor
-    told: int
-    tell: int
+    ready_read: int
+    ready_write: int
 
-    def stop(self, hurry: Callable[[], bool]) -> None:
-        """End it and what it was given."""
-        self.supervisor.stop(hurry)
-        os.close(self.told)
-        os.close(self.tell)
+    def stop(self, signals: StopSignals | None = None, *, at_once: bool = False) -> None:
+        self.supervisor.stop(signals, at_once=at_once)
+        os.close(self.ready_read)
+        os.close(self.ready_write)
 
     def is_ready(self) -> bool:
-        """Whether it has told so since this was last asked."""
-        ready, _, _ = select.select([self.told], [], [], 0)
-        return bool(ready) and bool(os.read(self.told, 1))
+        """Whether it has reported since the last call."""
+        readable, _, _ = select.select([self.ready_read], [], [], 0)
+        return bool(readable) and bool(os.read(self.ready_read, 1))
 
 
-class ApiKeeper:
+class ApiSupervisor:
     """The processes behind one socket.
 
     Args:
         listener: The socket; it listens already.
-        program: Makes the program of one, from the socket's number and that of its pipe.
-        count: How many.
-        signals: Entered; say when to stop.
-        say: Told in a line what happens.
+        program: Makes one process's program, from its number, the socket's descriptor and its
+            pipe's.
+        count: How many processes.
+        signals: Entered.
+        report: Called with a line for what happens.
         shutdown_seconds: How long each may take to finish.
     """
 
@@ -71,7 +67,7 @@ class ApiKeeper:
         program: Callable[[int, int, int], Program],
         count: int,
         signals: StopSignals,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         *,
         shutdown_seconds: float,
     ) -> None:
@@ -79,121 +75,120 @@ class ApiKeeper:
         self._program = program
         self._count = count
         self._signals = signals
-        self._say = say
-        self._supervisor = functools.partial(Supervisor, say, shutdown_seconds=shutdown_seconds)
-        self._places: list[_Place] = []
-        self._is_to_roll = False
+        self._report = report
+        self._supervisor = functools.partial(Supervisor, report, shutdown_seconds=shutdown_seconds)
+        self._processes: list[_ApiProcess] = []
+        self._replacement_requested = False
 
     def run(self) -> None:
-        """Keep them until told to stop.
+        """Run the processes until a stop is requested; SIGUSR2 replaces them all.
 
         Raises:
             CommandError: One does not start, or crashes again and again.
         """
-        with _on(signal.SIGUSR2, self._ask_to_roll):
+        with _handling(signal.SIGUSR2, self._request_replacement):
             try:
                 self._start()
                 while not self._signals.wait(_TICK_SECONDS):
-                    self._tend()
-                    if self._is_to_roll:
-                        self._is_to_roll = False
-                        self._roll()
+                    self._restart_crashed()
+                    if self._replacement_requested:
+                        self._replacement_requested = False
+                        self._replace_all()
             finally:
                 self._stop()
 
-    def _ask_to_roll(self) -> None:
-        self._is_to_roll = True
+    def _request_replacement(self) -> None:
+        self._replacement_requested = True
 
     def _start(self) -> None:
-        """Begin all, and wait for the first; the others are then kept as if they ran already.
+        """Begin all, and wait for the first; the others are then treated as if they ran already.
 
-        A start that fails is for whoever started us to see. But once one takes requests, another
-        that is killed while it loads is no reason to take that one away.
+        A start that fails is reported to our own parent. But once one process takes requests, the
+        death of another while it loads is no reason to end the first.
         """
         for number in range(self._count):
-            self._places.append(self._begun(number))
-        self._await(self._places)
+            self._processes.append(self._begin(number))
+        self._wait_for_one(self._processes)
 
-    def _tend(self) -> None:
-        for place in self._places:
-            place.supervisor.tend()
+    def _restart_crashed(self) -> None:
+        for process in self._processes:
+            process.supervisor.restart_crashed()
 
-    def _begun(self, number: int) -> _Place:
-        told, tell = os.pipe()
-        place = _Place(self._supervisor(), told, tell)
-        place.supervisor.start(self._program(number, self._listener.fileno(), tell))
-        return place
+    def _begin(self, number: int) -> _ApiProcess:
+        ready_read, ready_write = os.pipe()
+        process = _ApiProcess(self._supervisor(), ready_read, ready_write)
+        process.supervisor.start(self._program(number, self._listener.fileno(), ready_write))
+        return process
 
-    def _await(self, places: Sequence[_Place], meanwhile: Callable[[], None] = _nothing) -> bool:
-        """Whether one of these processes takes requests; False if we are to stop before.
+    def _wait_for_one(self, candidates: Sequence[_ApiProcess]) -> bool:
+        """Wait until one of these takes requests; False if a stop is requested before.
 
-        Args:
-            places: Theirs.
-            meanwhile: Done again and again.
+        The processes that already run are restarted meanwhile if they crash.
 
         Raises:
-            CommandError: One of them ends instead, or they take too long.
+            CommandError: A candidate ends instead, or they take too long.
         """
-        until = time.monotonic() + READY_SECONDS
-        while not any(place.is_ready() for place in places):
-            for place in places:
-                place.supervisor.require_all()
-            if time.monotonic() > until:
+        deadline = time.monotonic() + READY_SECONDS
+        while not any(process.is_ready() for process in candidates):
+            for process in candidates:
+                process.supervisor.require_all()
+            if time.monotonic() > deadline:
                 raise CommandError(f"No API process was ready within {READY_SECONDS:g} s.")
-            meanwhile()
+            for process in self._processes:
+                if process not in candidates:
+                    process.supervisor.restart_crashed()
             if self._signals.wait(_TICK_SECONDS):
                 return False
         return True
 
-    def _roll(self) -> None:
-        """A successor for each, which takes requests before the old one is told to finish."""
-        for number, old in enumerate(self._places):
-            successor = self._begun(number)
+    def _replace_all(self) -> None:
+        """A successor for each, which takes requests before the old process is asked to finish."""
+        for number, old in enumerate(self._processes):
+            successor = self._begin(number)
             try:
-                came = self._await([successor], self._tend)
+                ready = self._wait_for_one([successor])
             except CommandError as failure:
-                successor.stop(hurry=lambda: True)
-                self._say(f"The old API processes stay. {failure.message}")
+                successor.stop(at_once=True)
+                self._report(f"The old API processes stay. {failure.message}")
                 return
-            if not came:
-                successor.stop(hurry=lambda: True)
+            if not ready:
+                successor.stop(at_once=True)
                 return
-            self._places[number] = successor
-            old.stop(self._signals.hurried)
-        self._say(f"All {self._count} API processes were replaced.")
+            self._processes[number] = successor
+            old.stop(self._signals)
+        self._report(f"All {self._count} API processes were replaced.")
 
     def _stop(self) -> None:
-        """All at once told, then each waited for: together they take no longer than one."""
-        for place in self._places:
-            place.supervisor.tell()
-        for place in self._places:
-            place.stop(self._signals.hurried)
+        """Ask all first, then wait for each: together they take no longer than one."""
+        for process in self._processes:
+            process.supervisor.terminate()
+        for process in self._processes:
+            process.stop(self._signals)
 
 
-def keep_api(settings: Settings, signals: StopSignals, *, supervised: bool) -> None:
-    """Keep the API processes of these settings.
+def supervise_api(settings: Settings, signals: StopSignals, *, supervised: bool) -> None:
+    """Run the API processes of these settings.
 
     Args:
-        settings: Theirs.
         signals: Entered.
         supervised: Whether our process group is ours alone, and killed as one.
 
     Raises:
-        CommandError: As `ApiKeeper.run`, or the port is taken.
+        CommandError: As `ApiSupervisor.run`, or the port is taken.
     """
 
-    def program(number: int, listener: int, tell: int) -> Program:
+    def program(number: int, listener: int, pipe: int) -> Program:
         return Program(
             f"api-{number + 1}",
-            opsin("serve", "--shared", f"{listener},{tell}"),
+            opsin("serve", "--shared", f"{listener},{pipe}"),
             environment(settings),
             None,
             own_session=not supervised,
-            files=(listener, tell),
+            files=(listener, pipe),
         )
 
-    with _listening(settings) as listener:
-        ApiKeeper(
+    with _listen(settings) as listener:
+        ApiSupervisor(
             listener,
             program,
             settings.api_processes,
@@ -203,7 +198,7 @@ def keep_api(settings: Settings, signals: StopSignals, *, supervised: bool) -> N
         ).run()
 
 
-def _listening(settings: Settings) -> socket.socket:
+def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
@@ -214,8 +209,8 @@ def _listening(settings: Settings) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _on(number: signal.Signals, act: Callable[[], None]) -> Iterator[None]:
-    """While this is entered, that signal does `act`."""
+def _handling(number: signal.Signals, act: Callable[[], None]) -> Iterator[None]:
+    """While this is entered, that signal calls `act`."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         act()

@@ -1,4 +1,4 @@
-"""What the API's process is told before it loads anything: how it computes and keeps memory."""
+"""How the API process uses threads and memory; set before it loads anything."""
 
 import ctypes
 import os
@@ -9,16 +9,16 @@ _MAPPED_MIB = 1
 _KEPT_MIB = 4
 
 
-def tune() -> None:
-    """One thread for products of matrices, and memory that is not given back after each picture.
+def configure_malloc() -> None:
+    """Use one thread for matrix products, and keep memory from one image to the next.
 
-    Products in the API are small: a second thread of BLAS waits longer than it helps. The number
-    is read when numpy is first imported.
+    Products in the API are small: a second BLAS thread waits longer than it helps. The number is
+    read when numpy is first imported.
 
-    What drawing on a photo of 500 pixels takes is some megabytes that are freed at its end. glibc
-    would hand them back to the system each time and get them again page by page, which takes as
-    long as half the drawing; or, once it saw a large one, keep up to 64 MB in each thread. So both
-    are bounded: what has 1 MiB or more is mapped and given back, and 4 MiB of the rest are kept.
+    Drawing on an image of 500 pixels takes a few megabytes, which are freed at its end. By default
+    glibc returns them to the system each time and gets them again page by page, which takes half
+    as long as the drawing; or, after a large image, keeps up to 64 MB in each thread. So both are
+    bounded: blocks of 1 MiB or more are mapped and returned, and 4 MiB of the rest are kept.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # no other C library has it

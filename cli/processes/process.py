@@ -3,17 +3,13 @@
 import contextlib
 import os
 import signal
-import site
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.processes.parent_death import PARENT
-
-ROOT = Path(__file__).resolve().parents[2]
+from models.processes import child_environment, module_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +17,12 @@ class Program:
     """What to run.
 
     Attributes:
-        name: What people read: valkey, worker, api.
-        command: The command line; never through a shell.
+        name: For people: valkey, worker, api.
+        command: The command line; never run by a shell.
         env: The whole environment.
-        log: Where its output goes; None: where ours goes.
-        own_session: Whether a terminal's Ctrl-C passes it by. Without, it stays in our process
-            group, and whoever kills that kills it too.
+        log: Where its output goes; None for this process's own output.
+        own_session: Whether a terminal's Ctrl-C does not reach it. Otherwise it stays in this
+            process's group, and is killed with it.
         files: Open file descriptors that it gets, under the same numbers.
     """
 
@@ -39,26 +35,25 @@ class Program:
 
 
 def opsin(*arguments: str) -> tuple[str, ...]:
-    """The command line of this very Opsin, whatever folder it is started from."""
-    # -P: a folder named `cli` or `models` where the user stands must not be taken for ours.
-    return (sys.executable, "-P", "-m", "cli", *arguments)
+    """The command line of this Opsin, from whatever folder it is started."""
+    return tuple(module_command("cli", *arguments))
 
 
 class Child:
-    """A running `Program`."""
+    """A running `Program`, which the kernel ends if this process dies."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.started_at = time.monotonic()
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(program.log.open("ab")) if program.log else None
-            # The interpreter is ours; the command line comes from `Program`, not from outside.
+            # The command line comes from `Program`, not from outside.
             self._process = subprocess.Popen(  # noqa: S603
-                (sys.executable, "-P", "-m", "cli.processes.parent_death", *program.command),
+                module_command("models.processes", *program.command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT if log else None,
-                env=_importable({**program.env, PARENT: str(os.getpid())}),
+                env=child_environment(base=program.env),
                 start_new_session=program.own_session,
                 pass_fds=program.files,
             )
@@ -68,11 +63,11 @@ class Child:
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        """How it ended, negative for a signal; None while it runs."""
+        """Negative for a signal; None while it runs."""
         return self._process.poll()
 
     def terminate(self) -> None:
-        """Asks it to finish; only the leader, which knows how to end its own children."""
+        """Ask it to finish; only the leader, which knows how to end its own children."""
         if self.exit_code() is None:
             self._process.send_signal(signal.SIGTERM)
 
@@ -85,19 +80,11 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """Ends it at once, with its process group if it has one, and reaps it."""
-        # Nobody may be left in it. (macOS says EPERM for a group of zombies.)
+        """End it at once, with its process group if it has its own, and reap it."""
+        # The group may be empty. (macOS raises EPERM for a group of zombies.)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self.program.own_session:
                 os.killpg(self.pid, signal.SIGKILL)
             else:
                 self._process.kill()
         self._process.wait(5)
-
-
-def _importable(env: dict[str, str]) -> dict[str, str]:
-    """Lets the child import this package from a checkout that is not installed."""
-    if str(ROOT) in site.getsitepackages():
-        return env
-    paths = [str(ROOT), *filter(None, [env.get("PYTHONPATH")])]
-    return {**env, "PYTHONPATH": os.pathsep.join(paths)}

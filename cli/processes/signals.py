@@ -1,11 +1,11 @@
-"""Ctrl-C, SIGTERM and a closed terminal, counted: the first asks to stop, the second means now."""
+"""Ctrl-C, SIGTERM and a closed terminal, counted: the first requests a stop, the second hurries."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
@@ -13,11 +13,11 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._count = 0
-        self._asked = threading.Event()
-        self._before: dict[signal.Signals, Any] = {}
+        self._requested = threading.Event()
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in _ASKED}
+        self._handlers = {number: signal.signal(number, self._record) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -26,21 +26,20 @@ class StopSignals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signal's form)
+    def _record(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signal's form)
         self._count += 1
-        self._asked.set()
+        self._requested.set()
 
-    def asked(self) -> bool:
-        """Whether to stop."""
-        return self._asked.is_set()
+    def stop_requested(self) -> bool:
+        return self._requested.is_set()
 
-    def hurried(self) -> bool:
-        """Whether to stop at once."""
+    def stop_at_once(self) -> bool:
+        """Whether a second signal has come."""
         return self._count > 1
 
     def wait(self, seconds: float) -> bool:
-        """Sleeps that long or until asked to stop; whether to stop."""
-        return self._asked.wait(seconds)
+        """Sleep that long, or until a stop is requested; whether it is."""
+        return self._requested.wait(seconds)

@@ -1,4 +1,4 @@
-"""Keeps processes running: restarts what crashes, stops all in order, leaves nobody behind."""
+"""Keeps processes running: restarts those that crash, stops all in order, leaves none behind."""
 
 import time
 from collections.abc import Callable
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from cli.output import CommandError
 from cli.processes.logs import tail
 from cli.processes.process import Child, Program
+from cli.processes.signals import StopSignals
 
-# A crash this soon after a start is a quick one; after so many of those in a row we give up.
+# A crash this soon after a start is a quick one; after so many of them in a row we give up.
 QUICK_SECONDS = 20.0
 QUICK_LIMIT = 5
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -16,8 +17,8 @@ _POLL_SECONDS = 0.05
 
 
 @dataclass(slots=True)
-class _Post:
-    """One program, the process that runs it now, and how it fared."""
+class _Slot:
+    """One program, its present process, and its crashes."""
 
     program: Program
     child: Child
@@ -32,105 +33,110 @@ class Supervisor:
     parent's death.
 
     Args:
-        say: Told each restart in a line.
-        shutdown_seconds: How long each process may take to finish when told to stop.
+        report: Called with a line for each restart.
+        shutdown_seconds: How long each process may take to finish when it is asked to stop.
         backoff: Seconds to wait before the first, second … restart; the last one repeats.
     """
 
     def __init__(
         self,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         *,
         shutdown_seconds: float,
         backoff: tuple[float, ...] = BACKOFF_SECONDS,
     ) -> None:
-        self._say = say
+        self._report = report
         self._shutdown_seconds = shutdown_seconds
         self._backoff = backoff
-        self._posts: list[_Post] = []
+        self._slots: list[_Slot] = []
 
     def start(self, program: Program) -> Child:
-        """Runs `program` and keeps it running."""
+        """Run `program` and keep it running."""
         child = Child(program)
-        self._posts.append(_Post(program, child))
+        self._slots.append(_Slot(program, child))
         return child
 
     def pids(self) -> dict[str, int]:
         """The process of each program."""
-        return {post.program.name: post.child.pid for post in self._posts}
+        return {slot.program.name: slot.child.pid for slot in self._slots}
 
     def require_all(self) -> None:
-        """Checks that nobody has ended; used while starting, when a restart would not help.
+        """Check that none has ended; used while starting, when a restart would not help.
 
         Raises:
             CommandError: One has; the message ends with the last lines of its log.
         """
-        for post in self._posts:
-            code = post.child.exit_code()
+        for slot in self._slots:
+            code = slot.child.exit_code()
             if code is not None:
-                raise CommandError(_obituary(post.program, f"could not start ({_how(code)})"))
+                raise CommandError(_exit_message(slot.program, f"could not start ({_cause(code)})"))
 
-    def tend(self) -> None:
-        """Notes who has crashed and restarts whose time has come. Call it a few times a second.
+    def restart_crashed(self) -> None:
+        """Restart each crashed process after its delay. Call it a few times a second.
 
         Raises:
             CommandError: One crashes again and again.
         """
-        for post in self._posts:
-            if post.restart_at is None:
-                self._note_crash(post)
-            elif time.monotonic() >= post.restart_at:
-                post.child = Child(post.program)
-                post.restart_at = None
+        for slot in self._slots:
+            if slot.restart_at is None:
+                self._check_crash(slot)
+            elif time.monotonic() >= slot.restart_at:
+                slot.child = Child(slot.program)
+                slot.restart_at = None
 
-    def _note_crash(self, post: _Post) -> None:
-        code = post.child.exit_code()
+    def _check_crash(self, slot: _Slot) -> None:
+        code = slot.child.exit_code()
         if code is None:
             return
-        lived = time.monotonic() - post.child.started_at
-        post.child.kill()  # Its own children, if it left any.
-        post.quick_crashes = post.quick_crashes + 1 if lived < QUICK_SECONDS else 1
-        if post.quick_crashes >= QUICK_LIMIT:
+        lifetime = time.monotonic() - slot.child.started_at
+        slot.child.kill()  # its own children, if any are left
+        slot.quick_crashes = slot.quick_crashes + 1 if lifetime < QUICK_SECONDS else 1
+        if slot.quick_crashes >= QUICK_LIMIT:
             raise CommandError(
-                _obituary(post.program, f"crashed {QUICK_LIMIT} times in a row ({_how(code)})")
+                _exit_message(
+                    slot.program, f"crashed {QUICK_LIMIT} times in a row ({_cause(code)})"
+                )
             )
-        delay = self._backoff[min(post.quick_crashes, len(self._backoff)) - 1]
-        post.restart_at = time.monotonic() + delay
-        self._say(f"{post.program.name} ended ({_how(code)}); restarting it in {delay:g} s.")
+        delay = self._backoff[min(slot.quick_crashes, len(self._backoff)) - 1]
+        slot.restart_at = time.monotonic() + delay
+        self._report(f"{slot.program.name} ended ({_cause(code)}); restarting it in {delay:g} s.")
 
-    def tell(self) -> None:
-        """Ask all to finish, and wait for nobody; `stop` does."""
-        for post in self._posts:
-            post.child.terminate()
+    def terminate(self) -> None:
+        """Ask all to finish, and wait for none; `stop` waits."""
+        for slot in self._slots:
+            slot.child.terminate()
 
-    def stop(self, hurry: Callable[[], bool] = lambda: False) -> None:
-        """Ends all, the last started first: SIGTERM, a deadline, SIGKILL.
+    def stop(self, signals: StopSignals | None = None, *, at_once: bool = False) -> None:
+        """End all, the last started first: SIGTERM, a deadline, SIGKILL.
 
         Args:
-            hurry: Asked often; once it is true, whoever is left is killed at once.
+            signals: A second signal kills the rest at once.
+            at_once: Whether to kill without waiting.
         """
         try:
-            for post in reversed(self._posts):
-                self._end(post.child, hurry)
+            for slot in reversed(self._slots):
+                self._end(slot.child, signals, at_once=at_once)
         finally:
-            for post in self._posts:
-                post.child.kill()
+            for slot in self._slots:
+                slot.child.kill()
 
-    def _end(self, child: Child, hurry: Callable[[], bool]) -> None:
+    def _end(self, child: Child, signals: StopSignals | None, *, at_once: bool) -> None:
         child.terminate()
         deadline = time.monotonic() + self._shutdown_seconds
-        while time.monotonic() < deadline and not hurry():
+        while time.monotonic() < deadline:
+            if at_once or (signals is not None and signals.stop_at_once()):
+                break
             if child.wait(_POLL_SECONDS):
                 break
         child.kill()
 
 
-def _how(code: int) -> str:
+def _cause(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _obituary(program: Program, what: str) -> str:
+def _exit_message(program: Program, what: str) -> str:
     if program.log is None:
-        return f"The {program.name} {what}. What it said last stands above."
+        return f"The {program.name} {what}. Its last output is above."
     last = tail(program.log, lines=15)
     return f"The {program.name} {what}. The end of {program.log}:\n{last or '  (nothing logged)'}"

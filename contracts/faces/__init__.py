@@ -1,1 +1,1 @@
-"""Schemas of the face endpoints."""
+"""Schemas of the face endpoints, of their queue messages and of their jobs."""

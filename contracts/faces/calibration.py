@@ -1,7 +1,8 @@
-"""What a calibration of the face threshold may be asked for, and what it answers.
+"""Request and result of a calibration of the face match threshold.
 
-A pair of faces matches if its similarity reaches the threshold. FMR is the share of pairs of
-different people that match all the same, FNMR the share of pairs of one person that do not.
+A pair of faces matches if its similarity reaches the threshold. The false match rate (FMR) is the
+share of pairs of different people that match; the false non-match rate (FNMR) is the share of pairs
+of the same person that do not.
 """
 
 from typing import Annotated, Literal
@@ -19,25 +20,26 @@ class CalibrationBody(BaseModel):
 
     dataset_id: str = Field(
         max_length=64,
-        description="A dataset with one class a person; all its splits are used.",
+        description="A dataset with one class per person; all its splits are used.",
         examples=["ds_7f3a9c"],
     )
     target_fmr: float = Field(
         0.001,
         gt=0,
         le=0.5,
-        description="The false-match rate to keep; needs 3 / target_fmr pairs of different people.",
+        description="The false match rate to stay within; needs 3 / target_fmr pairs of different "
+        "people.",
         examples=[0.001],
     )
     groups: dict[str, GroupName] | None = Field(
         None,
         max_length=10_000,
-        description="By class, the group that the person belongs to, for a breakdown by group.",
+        description="Maps a class to the group of the person, for error rates per group.",
         examples=[{"person01": "under 40", "person02": "over 40"}],
     )
     only_acceptable: bool = Field(
         True,
-        description="Leave out faces that a login would refuse for their quality; false: use all.",
+        description="Leave out faces whose quality a login would refuse; false uses all faces.",
     )
 
 
@@ -46,34 +48,33 @@ class Rate(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    rate: float | None = Field(description="Errors by pairs; null where there is no pair.")
+    rate: float | None = Field(description="Errors divided by pairs; null if there are no pairs.")
     errors: int
     pairs: int
     interval: tuple[float, float] = Field(
-        description="95 %: the hull of `independent` and of what comes out when the people are "
-        "drawn again and again (bootstrap by subject), for pairs of the same few people are not "
-        "independent."
+        description="95 % interval: covers both `independent` and a bootstrap over the people, "
+        "because pairs of the same few people are not independent."
     )
     independent: tuple[float, float] = Field(
-        description="95 % after Clopper and Pearson, as if each pair were of other people: the "
+        description="95 % Clopper-Pearson interval, as if no two pairs shared a person: the "
         "narrowest that could be claimed."
     )
 
 
 class HeldOut(BaseModel):
-    """What a threshold chosen on half of the people does to the other half, over many halvings."""
+    """Error rates on half of the people of thresholds chosen on the other half."""
 
     model_config = ConfigDict(frozen=True)
 
-    fmr: float = Field(description="Median.")
-    fmr_interval: tuple[float, float] = Field(description="The middle 95 %.")
+    fmr: float = Field(description="Median over the random halvings.")
+    fmr_interval: tuple[float, float] = Field(description="The middle 95 % of the halvings.")
     fnmr: float
     fnmr_interval: tuple[float, float]
     halvings: int
 
 
 class DetPoint(BaseModel):
-    """One point of the curve: the rates at a threshold."""
+    """One point of the DET curve: the error rates at a threshold."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -83,7 +84,7 @@ class DetPoint(BaseModel):
 
 
 class GroupRates(BaseModel):
-    """The threshold's errors within one group: pairs of its own people only."""
+    """Error rates within one group, counted over pairs of its own people only."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -94,19 +95,21 @@ class GroupRates(BaseModel):
 
 
 class Calibration(BaseModel):
-    """A threshold and what it was measured to do."""
+    """A threshold and the error rates measured for it."""
 
     model_config = ConfigDict(frozen=True)
 
     target_fmr: float
-    threshold: float = Field(description="A pair matches at this similarity or above.")
-    threshold_interval: tuple[float, float] = Field(description="95 %, bootstrap by subject.")
+    threshold: float = Field(description="A pair matches if its similarity is at least this.")
+    threshold_interval: tuple[float, float] = Field(
+        description="95 %, by a bootstrap over the people."
+    )
     fmr: Rate
     fnmr: Rate
     held_out: HeldOut | None = Field(None, description="Null with fewer than four people.")
-    equal_error_rate: float = Field(description="Where FMR and FNMR are the same.")
-    smallest_supported_fmr: float = Field(description="3 by the impostor pairs (rule of three).")
-    people: int = Field(description="Who have at least one usable face.")
+    equal_error_rate: float = Field(description="The rate at which FMR and FNMR are equal.")
+    smallest_supported_fmr: float = Field(description="3 / impostor pairs (rule of three).")
+    people: int = Field(description="People with at least one usable face.")
     faces: int
     curve: tuple[DetPoint, ...]
     groups: tuple[GroupRates, ...] = ()
@@ -114,22 +117,24 @@ class Calibration(BaseModel):
 
 
 class LeftOut(BaseModel):
-    """Pictures of one person that were not used, and why."""
+    """Images of one person that were not used, and why."""
 
     model_config = ConfigDict(frozen=True)
 
     person: str
     reason: LeftOutReason
     pictures: int
-    detail: str = Field(description="What would help.")
+    detail: str = Field(description="What to do about it.")
 
 
 class CalibrationResult(Calibration):
-    """The result of the job."""
+    """Result of a calibration job."""
 
     dataset_id: str
     dataset_digest: str
     model: str
-    version: int = Field(description="Of the embedder; a threshold holds for it alone.")
-    pictures: int = Field(description="In the dataset.")
+    version: int = Field(
+        description="Version of the face embedder; the threshold is valid for this version only."
+    )
+    pictures: int = Field(description="Images in the dataset.")
     left_out: tuple[LeftOut, ...] = ()

@@ -1,6 +1,6 @@
-"""An enrollment: what the API hands to its job, and what the job makes of it.
+"""Request and result of an enrollment job.
 
-The job finds the video in its folder as `VIDEO`, or the images as `image_name` calls them.
+The job finds the video in its folder as `VIDEO`, or the images under the names of `image_name`.
 """
 
 from typing import Self
@@ -10,16 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from contracts.faces.liveness import Action, Liveness
 
 VIDEO = "video"
-MOST_IMAGES = 32
+MAX_IMAGES = 32
 
 
-def image_name(at: int) -> str:
-    """What the image that was sent at that place is called in the job's folder."""
-    return f"image-{at:02d}"
+def image_name(index: int) -> str:
+    """File name in the job's folder of the image at `index`."""
+    return f"image-{index:02d}"
 
 
-class ChallengeTaken(BaseModel):
-    """A challenge that the video answers; its nonce was right and is used up."""
+class AnsweredChallenge(BaseModel):
+    """A challenge that a video answers; its nonce was correct, and it cannot be used again.
+
+    Attributes:
+        actions: What the clip has to show, in order.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,13 +32,13 @@ class ChallengeTaken(BaseModel):
 
 
 class EnrollmentRequest(BaseModel):
-    """What a job of kind `enrollment` is asked."""
+    """Request of a job of kind `enrollment`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     subject_id: str
-    images: int = Field(0, ge=0, le=MOST_IMAGES, description="How many; 0: there is a video.")
-    challenge: ChallengeTaken | None = None
+    images: int = Field(0, ge=0, le=MAX_IMAGES, description="Number of images; 0 means a video.")
+    challenge: AnsweredChallenge | None = None
 
     @model_validator(mode="after")
     def _challenge_needs_video(self) -> Self:
@@ -44,21 +48,21 @@ class EnrollmentRequest(BaseModel):
 
 
 class FrameCounts(BaseModel):
-    """What became of the frames, or images."""
+    """What became of the frames or images."""
 
     read: int = Field(ge=0)
-    used: int = Field(ge=0, description="Each gave a template.")
+    used: int = Field(ge=0, description="Each became a template.")
     rejected: dict[str, int] = Field(
-        description="How many for which reason: those of a face's quality, and no_face, "
-        "many_faces, expression, redundant, unreadable, another_person (not the one of the other "
-        "frames) and different_person (not the one the subject is enrolled with)."
+        description="How many for which reason: the reasons of a face's quality, and no_face, "
+        "many_faces, expression, redundant, unreadable, another_person (not the person of the "
+        "other frames) and different_person (not the person the subject is enrolled with)."
     )
 
 
 class EnrollmentResult(BaseModel):
-    """The result of the job."""
+    """Result of an enrollment job."""
 
     subject_id: str
     templates_added: int = Field(ge=0)
     frames: FrameCounts
-    liveness: Liveness | None = Field(description="null where no challenge was answered.")
+    liveness: Liveness | None = Field(description="null if no challenge was answered.")

@@ -1,41 +1,42 @@
-"""Faces, as the API tells them and as they travel between the API and a worker.
+"""Faces in API responses, and the messages of the queue `faces`.
 
-The lane ``faces`` takes a picture of any size, reduced to `LONGEST_SIDE`, and answers with a
-`FacesNote`; its vector holds one embedding a face, one after the other, float32, each of length 1,
-or nothing where none was asked for.
+An item of that queue is an image reduced to `LONGEST_SIDE`. The reply carries a `FacesReply`; its
+vector holds one float32 embedding of unit length per face, one after the other, or nothing if
+embeddings were not requested.
 """
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.inference.inference import LaneOperation
+from contracts.inference.inference import Operation
 
 FACE_MODEL = "face_embedder"
-"""The network whose lanes answer for faces."""
-FACE_OPERATIONS: tuple[LaneOperation, ...] = ("embed", "faces", "clip")
-"""All that it can be asked for."""
+"""The network whose queues process faces."""
+FACE_OPERATIONS: tuple[Operation, ...] = ("embed", "faces", "clip")
+"""Its operations."""
 LONGEST_SIDE = 1280
-"""Pixels of the long side at which faces are looked for; larger pictures are reduced first."""
+"""Length in pixels of the long side for face detection; larger images are reduced first."""
 
 DEFAULT_SIMILARITY = 0.948
-"""The similarity from which on two faces are one person's, until a calibration of one's own.
+"""Similarity at which two faces match, until the operator calibrates a threshold.
 
-The strictest of the calibrations for a false-match rate of 1 in 1,000 on three small sets of faces,
-each with itself (`models.faces.calibration.calibration`; grey ORL faces 0.933, Caltech's faces
-0.947; 33 press photos make too few pairs for a threshold of their own). On all three at 0.948: 19
-of 42,918 pairs of different people match (1 in 2,300; 1 in 1,200 of Caltech's), and 51 of 3,161
-pairs of the same person do not (1.6 %). 40 people are few, and look-alikes decide:
+The strictest of the calibrations for a false match rate of 1 in 1,000 on three small sets of faces,
+each compared with itself (`models.faces.calibration.calibration`; gray ORL faces 0.933, Caltech
+faces 0.947; 33 press photos make too few pairs for a threshold). On all three at 0.948, 19 of
+42,918 pairs of different people match (1 in 2,300; 1 in 1,200 for Caltech), and 51 of 3,161 pairs
+of the same person do not (1.6 %). 40 people are few, and look-alikes decide the result:
 docs/explanation/faces.md.
 """
 DEFAULT_MARGIN = 0.01
-"""How far under the threshold it is uncertain, and how near a second person may be to the best.
+"""Similarities this far below the threshold are uncertain, and so is a match whose runner-up is
+this close to the best.
 
-One of those 460 faces was that near to the second of the 40 people.
+One of those 460 faces was this close to a second of the 40 people.
 """
 
-DOMINATES = 4.0
-"""How many times the area of any other face the one has that a picture is of."""
+MIN_AREA_RATIO = 4.0
+"""An image shows one person if the largest face has this many times the area of any other."""
 
 QualityReason = Literal[
     "too_small", "too_dark", "too_bright", "blurred", "extreme_pose", "off_frame", "occluded"
@@ -44,18 +45,18 @@ Decision = Literal["match", "no_match", "uncertain"]
 
 
 class Box(BaseModel):
-    """Where a face is, in pixels of the upright picture; it may reach beyond the picture."""
+    """Bounding box in pixels of the upright image; it may extend beyond the image."""
 
     model_config = ConfigDict(frozen=True)
 
-    x: float = Field(description="Of the left edge.")
-    y: float = Field(description="Of the upper edge.")
+    x: float = Field(description="Left edge.")
+    y: float = Field(description="Upper edge.")
     width: float = Field(gt=0)
     height: float = Field(gt=0)
 
 
 class Point(BaseModel):
-    """A place in pixels of the upright picture."""
+    """A point in pixels of the upright image."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,7 +65,7 @@ class Point(BaseModel):
 
 
 class Quality(BaseModel):
-    """How far a face is fit to be recognised."""
+    """Whether a face is good enough to be recognised."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -72,47 +73,49 @@ class Quality(BaseModel):
     brightness: float = Field(ge=0, le=255, description="Mean luma of the aligned face.")
     yaw: float = Field(description="Degrees; positive: the person's head turned to their left.")
     pitch: float = Field(description="Degrees; positive: looking up.")
-    roll: float = Field(description="Degrees; positive: tilted clockwise as seen in the picture.")
-    size: float = Field(gt=0, description="Pixels between the eyes, as if seen from the front.")
+    roll: float = Field(description="Degrees; positive: tilted clockwise as seen in the image.")
+    size: float = Field(gt=0, description="Pixels between the eyes, corrected for pose.")
     acceptable: bool
     reasons: tuple[QualityReason, ...] = ()
 
 
 class Face(BaseModel):
-    """One face of a picture."""
+    """One face in an image."""
 
     model_config = ConfigDict(frozen=True)
 
     box: Box
-    score: float = Field(ge=0, le=1, description="How sure the detector is.")
+    score: float = Field(ge=0, le=1, description="Confidence of the detector.")
     landmarks: dict[str, Point] = Field(
         description="right_eye, left_eye (the person's own), nose, mouth_right, mouth_left, chin."
     )
     quality: Quality
 
 
-class FacesAsk(BaseModel):
-    """What is asked of a picture on the lane ``faces``."""
+class FacesRequest(BaseModel):
+    """Request for one image."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, validate_by_name=True, serialize_by_alias=True)
 
     task: Literal["faces"] = "faces"
-    embed: bool = Field(False, description="Whether the embeddings are wanted.")
-    most: int = Field(32, ge=1, le=256, description="Only so many, the largest first.")
+    embed: bool = Field(False, description="Whether to compute embeddings.")
+    max_faces: int = Field(
+        32, ge=1, le=256, alias="most", description="Maximum number of faces, largest first."
+    )
 
     def pack(self) -> bytes:
-        """As it travels in the item's note."""
+        """Encode for the item's note."""
         return self.model_dump_json().encode()
 
 
-class FacesNote(BaseModel):
-    """What was found, the largest face first; boxes in pixels of the picture that was sent."""
+class FacesReply(BaseModel):
+    """The faces found, largest first; boxes in pixels of the image in the item."""
 
     model_config = ConfigDict(frozen=True)
 
     faces: tuple[Face, ...]
-    total: int = Field(description="Faces found, those beyond `most` too.")
+    total: int = Field(description="Faces found, including those beyond the maximum.")
 
     def pack(self) -> bytes:
-        """As it travels in the reply's note."""
+        """Encode for the reply's note."""
         return self.model_dump_json().encode()

@@ -1,7 +1,7 @@
-"""The liveness challenge: what a person is asked to do before the camera, and what was seen of it.
+"""The liveness challenge: what a person is asked to do in front of the camera, and the result.
 
-A challenge is made by the API, done by a person, judged by a worker. `docs/explanation/liveness.md`
-says how each action is judged and what none of it can stop.
+The API creates a challenge, a person performs it, and a worker judges the clip.
+`docs/explanation/liveness.md` says how each action is judged and which attacks it cannot stop.
 """
 
 from datetime import datetime
@@ -14,17 +14,17 @@ from contracts.faces.subjects import SUBJECT_ID
 Action = Literal["turn_left", "turn_right", "look_up", "close_eyes", "open_mouth", "neutral"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 """Left and right are the person's own."""
-ASKED = 3
-"""Actions in a challenge."""
+ACTION_COUNT = 3
+"""Number of actions in a challenge."""
 Purpose = Literal["enroll", "login"]
 
 MAX_SECONDS = 12.0
 """The longest clip that answers a challenge."""
 MIN_FPS = 10.0
-"""Different frames a second that such a clip must have."""
+"""Minimum number of different frames per second in such a clip."""
 NONCE_BYTES = 16
 CHALLENGE_SECONDS = 90
-"""A challenge that was not answered by then is forgotten."""
+"""Seconds until a challenge expires."""
 
 LivenessReason = Literal[
     "too_short",
@@ -47,38 +47,41 @@ LivenessReason = Literal[
 
 
 class NewChallenge(BaseModel):
-    """What a challenge is to be for."""
+    """Request for a challenge."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    purpose: Purpose = Field(description="It serves for nothing else.")
+    purpose: Purpose = Field(description="The only purpose that the challenge can be used for.")
     subject_id: str = Field(
-        pattern=SUBJECT_ID, description="Whom it concerns.", examples=["sub_8cFq2Vw0kJ6ZrT1n5bXd"]
+        pattern=SUBJECT_ID,
+        description="The person who will answer it.",
+        examples=["sub_8cFq2Vw0kJ6ZrT1n5bXd"],
     )
     device_id: str | None = Field(
         None,
         min_length=1,
         max_length=128,
-        description="The device that will send the clip; if told here, it must be told there too.",
+        description="The device that will send the clip. If given here, send the same device_id "
+        "with the clip.",
         examples=["iphone-5f0c"],
     )
 
 
 class Challenge(BaseModel):
-    """What to do before the camera, in this order, within one clip."""
+    """What to do in front of the camera, in this order, in one clip."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
-    nonce: str = Field(description="128 random bits; send it with the clip. It serves once.")
+    nonce: str = Field(description="128 random bits; send it with the clip. It can be used once.")
     actions: tuple[Action, ...] = Field(description="Left and right are the person's own.")
     expires_at: datetime
-    max_seconds: float = Field(MAX_SECONDS, description="The longest clip.")
-    min_fps: float = Field(MIN_FPS, description="Frames a second that the clip must have.")
+    max_seconds: float = Field(MAX_SECONDS, description="Maximum length of the clip.")
+    min_fps: float = Field(MIN_FPS, description="Minimum frames per second.")
 
 
 class Fault(BaseModel):
-    """Why a clip is not taken for a live person's, and what to do about it."""
+    """Why a clip does not show a live person, and what to do about it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,22 +90,22 @@ class Fault(BaseModel):
 
 
 class ActionSeen(BaseModel):
-    """One of the actions that were asked for."""
+    """One of the requested actions."""
 
     model_config = ConfigDict(frozen=True)
 
     action: Action
-    held_ms: int = Field(ge=0, description="The longest time it was held at its turn.")
+    held_ms: int = Field(ge=0, description="The longest time it was held when it was due.")
     done: bool
 
 
 class Liveness(BaseModel):
-    """What became of a challenge."""
+    """Result of a liveness challenge."""
 
     model_config = ConfigDict(frozen=True)
 
     live: bool
     faults: tuple[Fault, ...] = ()
     actions: tuple[ActionSeen, ...] = ()
-    seconds: float = Field(ge=0, description="The clip's length.")
-    fps: float = Field(ge=0, description="Different frames a second.")
+    seconds: float = Field(ge=0, description="Length of the clip.")
+    fps: float = Field(ge=0, description="Different frames per second.")

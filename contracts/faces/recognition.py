@@ -1,4 +1,4 @@
-"""What the API answers when faces are found and compared."""
+"""Responses of the endpoints that detect and compare faces."""
 
 from datetime import datetime
 from typing import Any
@@ -9,32 +9,32 @@ from contracts.faces.faces import Box, Decision, Face, QualityReason
 
 
 class DetectedFaces(BaseModel):
-    """The faces of a picture, the largest first."""
+    """The faces in an image, largest first."""
 
-    width: int = Field(description="Of the picture that was sent, upright.")
+    width: int = Field(description="Of the uploaded image, upright.")
     height: int
     faces: list[Face]
-    total: int = Field(description="Faces found, those beyond `limit` too.")
+    total: int = Field(description="Faces found, including those beyond `limit`.")
 
 
 class Login(BaseModel):
-    """Whether somebody is let in. How near the faces are is told to nobody."""
+    """Result of a login. It does not say how similar the faces are."""
 
     decision: Decision
     reason: str | None = Field(
         None,
-        description="Null for a match; else near_threshold, another_subject, low_quality_face, "
-        "not_similar, not_enrolled, or what a clip failed by.",
+        description="Null for a match; otherwise near_threshold, another_subject, "
+        "low_quality_face, not_similar, not_enrolled, or the first fault of a clip.",
     )
     quality_reasons: tuple[QualityReason, ...] = Field(
-        (), description="Why a face could not be told well enough."
+        (), description="Why the face is not clear enough to be recognised."
     )
     token: str | None = Field(None, description="A signed JWT; only with a match.")
     expires_at: datetime | None = None
 
 
 class Verification(BaseModel):
-    """Whether two faces are one person's."""
+    """Whether two faces belong to the same person."""
 
     match: bool
     decision: Decision
@@ -44,7 +44,7 @@ class Verification(BaseModel):
 
 
 class NamedCandidate(BaseModel):
-    """Somebody who may be the one."""
+    """A subject whose face matches."""
 
     subject_id: str
     name: str
@@ -52,7 +52,7 @@ class NamedCandidate(BaseModel):
 
 
 class IdentifiedFace(BaseModel):
-    """A face, and who it may be. Nobody who is known: no candidates."""
+    """A face and the subjects it may belong to; no candidates if it matches no subject."""
 
     box: Box
     decision: Decision
@@ -61,13 +61,13 @@ class IdentifiedFace(BaseModel):
 
 
 class Identification(BaseModel):
-    """The faces of a picture, the largest first, and who they may be."""
+    """The faces in an image, largest first, and the subjects they may belong to."""
 
     faces: list[IdentifiedFace]
     threshold: float
 
 
 class JsonWebKeys(BaseModel):
-    """The public halves of the keys that sign tokens (RFC 7517)."""
+    """The public keys for verifying tokens, as a JWK set (RFC 7517)."""
 
     keys: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""People who may be recognised, as the API tells of them and as the database takes them."""
+"""Subjects, their templates and the match threshold, as the API and the database exchange them."""
 
 import json
 from dataclasses import dataclass
@@ -11,30 +11,33 @@ from contracts.faces.faces import DEFAULT_MARGIN, DEFAULT_SIMILARITY, FACE_MODEL
 from contracts.queue.messages import Vector
 
 SUBJECT_ID = r"^sub_[A-Za-z0-9_-]{1,60}$"
-MOST_NAME = 200
-MOST_METADATA_BYTES = 16 * 1024
-MOST_METADATA_DEPTH = 32
-"""Levels; beyond some hundred it could be kept and never be told again."""
-MOST_TEMPLATES = 32
-"""Templates that a subject may have of one embedder; more show nothing new of a face."""
-LENGTH = 128
-"""Numbers of an embedding."""
+MAX_NAME_LENGTH = 200
+MAX_METADATA_BYTES = 16 * 1024
+MAX_METADATA_DEPTH = 32
+"""Levels of nesting; JSON hundreds of levels deep could be stored but not serialised again."""
+MAX_TEMPLATES = 32
+"""Templates per subject and embedder; more would show nothing new of a face."""
+EMBEDDING_SIZE = 128
+"""Numbers in an embedding."""
 
 TemplateSource = Literal["image", "video"]
 EventKind = Literal["login", "verify", "identify", "enrollment", "erasure", "threshold"]
 
 
 def embedder_of(version: int) -> str:
-    """What a template says of the network that made it: only such of the same are comparable."""
+    """Name of a version of the face embedder, stored with each template.
+
+    Only templates of the same embedder are comparable.
+    """
     return f"{FACE_MODEL}:{version}"
 
 
 class TemplateCounts(BaseModel):
-    """How many templates a subject has."""
+    """Number of templates of a subject."""
 
-    current: int = Field(description="Of the embedder in force; these are compared with.")
+    current: int = Field(description="Of the current embedder; faces are compared with these.")
     stale: int = Field(
-        description="Of an earlier embedder, and of no use until made anew from kept frames."
+        description="Of an earlier embedder; unused until recomputed from stored frames."
     )
 
 
@@ -43,87 +46,87 @@ class Subject(BaseModel):
 
     id: str
     name: str
-    external_id: str | None = Field(None, description="What you call the person; unique.")
+    external_id: str | None = Field(None, description="Your id of the person; unique.")
     metadata: dict[str, Any] = {}
     keep_frames: bool = Field(
-        description="Whether the frames that templates were made of are kept, sealed."
+        description="Whether the frames behind the templates are stored, encrypted."
     )
     templates: TemplateCounts
-    files: int = Field(description="Frames that are kept.")
+    files: int = Field(description="Number of stored frames.")
     created_at: datetime
     updated_at: datetime
 
 
-class _Described(BaseModel):
-    # A misspelt field would silently be left out.
+class _SubjectFields(BaseModel):
+    # Otherwise a misspelt optional field would be ignored silently.
     model_config = ConfigDict(extra="forbid")
 
     @field_validator("name", "external_id", check_fields=False)
     @classmethod
-    def _plain(cls, value: str | None) -> str | None:
+    def _check_printable(cls, value: str | None) -> str | None:
         if value is not None and (not value.isprintable() or value != value.strip()):
-            raise ValueError("printable characters only, and no spaces at the ends")
+            raise ValueError("use printable characters only, without spaces at the ends")
         return value
 
     @field_validator("metadata", check_fields=False)
     @classmethod
-    def _bounded(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _check_metadata(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         if value is None:
             return None
-        # Also refuses what JSON cannot say: NaN, and halves of characters.
+        # Also rejects what JSON cannot express: NaN and lone surrogates.
         if len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) > (
-            MOST_METADATA_BYTES
+            MAX_METADATA_BYTES
         ):
-            raise ValueError(f"at most {MOST_METADATA_BYTES} bytes as JSON")
-        if _depth(value) > MOST_METADATA_DEPTH:
-            raise ValueError(f"at most {MOST_METADATA_DEPTH} levels")
+            raise ValueError(f"at most {MAX_METADATA_BYTES} bytes as JSON")
+        if _depth(value) > MAX_METADATA_DEPTH:
+            raise ValueError(f"at most {MAX_METADATA_DEPTH} levels")
         return value
 
 
 def _depth(value: Any) -> int:
-    """Levels of lists and objects, counted to one beyond what may be."""
+    """Levels of nested lists and objects; stops counting at one above the maximum."""
     depth, level = 0, [value]
-    while level and depth <= MOST_METADATA_DEPTH:
-        inner = [one for one in level if isinstance(one, dict | list)]
+    while level and depth <= MAX_METADATA_DEPTH:
+        containers = [item for item in level if isinstance(item, dict | list)]
         level = [
-            below for one in inner for below in (one.values() if isinstance(one, dict) else one)
+            child
+            for container in containers
+            for child in (container.values() if isinstance(container, dict) else container)
         ]
-        depth += bool(inner)
+        depth += bool(containers)
     return depth
 
 
-class NewSubject(_Described):
-    """A person to be added."""
+class NewSubject(_SubjectFields):
+    """Request to add a person."""
 
-    name: str = Field(min_length=1, max_length=MOST_NAME, examples=["Ada Lovelace"])
+    name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH, examples=["Ada Lovelace"])
     external_id: str | None = Field(
         None,
         min_length=1,
-        max_length=MOST_NAME,
-        description="What you call the person, e.g. the user's id; unique.",
+        max_length=MAX_NAME_LENGTH,
+        description="Your id of the person, e.g. a user id; unique.",
         examples=["user-42"],
     )
     metadata: dict[str, Any] = Field(
-        {}, description="Anything of yours, at most 16 KiB as JSON and 32 levels."
+        {}, description="Any JSON object, at most 16 KiB and 32 levels deep."
     )
     keep_frames: bool = Field(
         False,
-        description="Keep, sealed, the frames that templates are made of, so that they can be "
-        "made anew when the embedder changes, and for trainings.",
+        description="Store the frames behind the templates, encrypted. They are used for "
+        "recomputing templates when the embedder changes, and for trainings.",
     )
 
 
-class SubjectChange(_Described):
-    """What to change of a subject; what is left out stays."""
+class SubjectChange(_SubjectFields):
+    """Changes to a subject; omitted fields stay as they are."""
 
-    name: str = Field("", min_length=1, max_length=MOST_NAME)
+    name: str = Field("", min_length=1, max_length=MAX_NAME_LENGTH)
     external_id: str | None = Field(
-        None, min_length=1, max_length=MOST_NAME, description="null: none any more."
+        None, min_length=1, max_length=MAX_NAME_LENGTH, description="null removes it."
     )
-    metadata: dict[str, Any] = Field({}, description="Replaces all of it.")
-    keep_frames: bool = Field(
-        False, description="false also removes the frames that were kept until now."
-    )
+    metadata: dict[str, Any] = Field({}, description="Replaces all metadata.")
+    keep_frames: bool = Field(False, description="false also deletes the stored frames.")
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
@@ -133,30 +136,31 @@ class SubjectChange(_Described):
 
 
 class ErasedModel(BaseModel):
-    """A version that was trained on the subject's frames."""
+    """A deleted model version that was trained on the subject's frames."""
 
     model: str
     version: int
 
 
 class ErasedCounts(BaseModel):
-    """What is gone for good."""
+    """What was deleted permanently."""
 
     templates: int
     files: int
     models: list[ErasedModel] = Field(
-        [], description="Versions that a training of subjects made of it, and their int8 copies."
+        [],
+        description="Versions that were trained on the subject's frames, and their int8 copies.",
     )
 
 
 class Erased(BaseModel):
-    """The answer to the deletion of a subject."""
+    """Response to the deletion of a subject."""
 
     erased: ErasedCounts
 
 
 class Threshold(BaseModel):
-    """From which similarity on two faces count as one person's, and where that comes from."""
+    """The similarity at which two faces match, and where the value comes from."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -165,22 +169,22 @@ class Threshold(BaseModel):
         DEFAULT_MARGIN,
         ge=0,
         le=0.5,
-        description="What lies closer under it than this is uncertain, and so is a match while "
-        "another subject is nearer than this to the best.",
+        description="A similarity less than this below the threshold is uncertain, and so is a "
+        "match if another subject is less than this behind the best.",
     )
-    embedder: str | None = Field(None, description="For which embedder it was measured.")
-    target_fmr: float | None = Field(None, description="The false-match rate it was chosen for.")
+    embedder: str | None = Field(None, description="The embedder that it was measured with.")
+    target_fmr: float | None = Field(None, description="The false match rate it was chosen for.")
     source: Literal["default", "calibration", "manual"] = "manual"
-    measured_on: str | None = Field(None, description="The data it comes from.")
+    measured_on: str | None = Field(None, description="The data that it was measured on.")
     updated_at: datetime | None = None
     stale: bool = Field(
         False,
-        description="Whether it was measured for another embedder than the one in force. Then the "
-        "stricter one of it and the default decides: calibrate anew.",
+        description="Whether it was measured with an embedder other than the current one. If so, "
+        "the stricter of it and the default applies: calibrate again.",
     )
 
-    def held_for(self, embedder: str | None) -> Self:
-        """What decides on embeddings of that embedder; None: nobody knows which it is."""
+    def effective_for(self, embedder: str | None) -> Self:
+        """The threshold to use for an embedder; None if the embedder is unknown."""
         if self.embedder is None or embedder is None or self.embedder == embedder:
             return self
         strict = max(self.similarity, DEFAULT_SIMILARITY)
@@ -194,11 +198,11 @@ DEFAULT_THRESHOLD = Threshold(
     source="default",
     measured_on="460 faces of 40 people: ORL, Caltech 101, press photos",
 )
-"""In force until somebody sets another; see `contracts.faces.faces.DEFAULT_SIMILARITY`."""
+"""Used until the operator sets another; see `contracts.faces.faces.DEFAULT_SIMILARITY`."""
 
 
 class NewThreshold(BaseModel):
-    """A threshold to be put in force."""
+    """Request to set the threshold."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -208,38 +212,38 @@ class NewThreshold(BaseModel):
     calibration_job_id: str | None = Field(
         None,
         max_length=64,
-        description="In place of a similarity: the job of `POST /v1/faces/calibrations` whose "
-        "threshold, rate and data are taken over.",
+        description="Instead of a similarity: the job of `POST /v1/faces/calibrations` whose "
+        "threshold, rate and data to adopt.",
     )
-    margin: float = Field(DEFAULT_MARGIN, ge=0, le=0.5, description="See the answer.")
+    margin: float = Field(DEFAULT_MARGIN, ge=0, le=0.5, description="See the response.")
     target_fmr: float | None = Field(None, gt=0, lt=1)
     source: Literal["calibration", "manual"] = "manual"
     measured_on: str | None = Field(None, max_length=200, description="E.g. the dataset's id.")
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
+    def _check_source(self) -> Self:
         if (self.similarity is None) == (self.calibration_job_id is None):
             raise ValueError("send either similarity or calibration_job_id")
         return self
 
 
 class FaceEvent(BaseModel):
-    """One line of the audit. It holds no picture, no embedding and no name."""
+    """One entry of the audit log. It holds no image, no embedding and no name."""
 
     id: int
     at: datetime
     kind: EventKind
     subject_id: str | None
-    outcome: str = Field(description="A decision, an error's code, or what was done.")
+    outcome: str = Field(description="A decision, an error code, or the action taken.")
     reason: str | None
-    device: str | None = Field(description="Digest of the device's id or address, keyed.")
-    digest: str | None = Field(description="Digest of what was sent, keyed; null once erased.")
+    device: str | None = Field(description="Keyed hash of the device's id or address.")
+    digest: str | None = Field(description="Keyed hash of the upload; null after an erasure.")
     request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """A line for the audit; `device` and `content` are kept as keyed digests only."""
+    """An entry for the audit log; of `device` and `content` only keyed hashes are stored."""
 
     kind: EventKind
     outcome: str
@@ -251,8 +255,8 @@ class NewEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """The picture a template was made of: an aligned face or whole frame, as a file."""
+class StoredFrame:
+    """The image behind a template, an aligned face or a whole frame, as a file."""
 
     media_type: str
     content: bytes
@@ -260,34 +264,29 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class NewTemplate:
-    """An embedding to be kept.
+    """An embedding to store.
 
     Attributes:
-        vector: (128,) float32 of length 1.
-        quality: Of the face it was made of.
-        source: What the client sent.
-        frame: What it was made of; kept only where the subject's record says so.
-        id: ``tpl_…``, where whoever adds it must know it again; None: a new one.
+        vector: (128,) float32 of unit length.
+        frame: The image behind it; stored only if the subject has `keep_frames`.
+        id: ``tpl_…``, if the caller needs a fixed id; None generates one.
     """
 
     vector: Vector
     quality: Quality
     source: TemplateSource
-    frame: Frame | None = None
+    frame: StoredFrame | None = None
     id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A kept embedding, opened.
+    """A stored embedding, decrypted.
 
     Attributes:
         id: ``tpl_…``.
-        vector: (128,) float32 of length 1.
-        quality: Of the face it was made of.
-        source: What the client sent.
-        file_id: The kept frame; None where there is none.
-        created_at: When it was kept.
+        vector: (128,) float32 of unit length.
+        file_id: The stored frame, if there is one.
     """
 
     id: str
@@ -300,31 +299,31 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A subject who may be the one, and how near: the cosine to its nearest template."""
+    """A subject who may match, and the cosine similarity to its nearest template."""
 
     subject_id: str
     similarity: float
 
 
 class FaceSearch(Protocol):
-    """Finds who is near. It blocks; call it from a thread."""
+    """Nearest-neighbour search among all templates. Its methods block; call them from a thread."""
 
     def nearest(
-        self, vectors: Vector, *, embedder: str, above: float, most: int
+        self, vectors: Vector, *, embedder: str, min_similarity: float, limit: int
     ) -> list[list[Candidate]]:
-        """For each vector the nearest subjects, the nearest first.
+        """Find the nearest subjects for each vector, nearest first.
 
         Args:
-            vectors: (n, 128) float32, each of length 1.
-            embedder: What made them; templates of others are not looked at.
-            above: Who is less similar than this is no candidate.
-            most: Candidates for each, at most.
+            vectors: (n, 128) float32, each of unit length.
+            embedder: Only templates of this embedder are searched.
+            min_similarity: Less similar subjects are not candidates.
+            limit: Maximum number of candidates per vector.
 
         Raises:
             Unavailable: The database does not answer.
         """
         ...
 
-    def forget(self) -> None:
-        """Drop at once what was erased or changed since the last search, if anything is held."""
+    def refresh(self) -> None:
+        """Drop cached templates that were erased or changed since the last search."""
         ...

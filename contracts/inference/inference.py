@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-Operation = Literal["classify", "embed"]
-"""What gives one vector a picture."""
-LaneOperation = Literal["classify", "embed", "heatmap", "faces", "explain", "clip", "study"]
-"""What has a lane of its own, in the order in which a worker gives way: `heatmap` is what the
-SavedModel explains by itself, `faces` finds, measures and embeds them (`contracts.faces.faces`),
-`explain` is what one pass of the Keras model tells, `clip` judges a video
-(`contracts.faces.clips`), and `study` runs a Keras model many times for one picture."""
+VectorOperation = Literal["classify", "embed"]
+"""Operations whose output is one vector per image."""
+Operation = Literal["classify", "embed", "heatmap", "faces", "explain", "clip", "study"]
+"""Operations with a queue of their own, fastest first: a worker lets faster ones run between two
+steps of a slower one. `heatmap` comes from the SavedModel, `faces` finds, measures and embeds faces
+(`contracts.faces.faces`), `explain` is one pass of the Keras model, `clip` judges a video
+(`contracts.faces.clips`), and `study` runs the Keras model many times for one image."""
 Resize = Literal["crop", "squash"]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
 
 from contracts.inference.explanation import Sanity
-from contracts.inference.inference import LaneOperation
+from contracts.inference.inference import Operation
 from contracts.inference.manifest import ALIAS_NAME
 from contracts.queue.heartbeat import ModelState, WorkerBeat
 
@@ -32,7 +32,7 @@ class ModelInfo(BaseModel):
         description="(height, width) in pixels, of the champion; null before the first version."
     )
     features: int | None = Field(None, description="Length of an embedding.")
-    operations: tuple[LaneOperation, ...] = Field(description="What it can be asked for now.")
+    operations: tuple[Operation, ...] = Field(description="What it can be asked for now.")
     runtime: str | None = Field(
         None, description="What runs the champion, e.g. openvino-bfloat16; null while nothing does."
     )

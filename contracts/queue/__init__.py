@@ -1,1 +1,1 @@
-"""The wire format between the API and the inference workers: keys, messages, scripts."""
+"""What the API and the workers agree on about the inference queue: names, bytes and scripts."""

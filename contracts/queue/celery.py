@@ -1,15 +1,14 @@
-"""How Celery is set up, alike for the process that sends a task and for the one that runs it.
+"""The Celery configuration, the same for processes that send tasks and those that run them.
 
-Celery routes, supervises and scales the *drains* of a lane, one task a batch; the images travel
-beside it (see `contracts.queue.messages`). Nothing is stored by Celery: answers come back on our
-own lists, and jobs live in the database.
+Celery wakes, routes and supervises workers, with one task per turn of a queue; the images
+themselves travel through Redis lists (see `contracts.queue.messages`). Celery stores no results:
+replies come back on our own lists, and jobs live in the database.
 
-kombu's Redis transport, less one trap: an acknowledgement that fails must not block a worker.
-
-kombu counts a message as unacknowledged until Redis has confirmed, and Celery logs a failure and
-goes on. With one message at a time allowed, a Redis that is silent for some seconds so leaves a
-worker that beats, looks ready, and never takes another task. Here the place is free all the same:
-what it stood for is acknowledged early anyway, and drains and jobs bear being told twice.
+The transport is kombu's Redis transport with one correction. kombu counts a message as
+unacknowledged until Redis has confirmed it, and if the acknowledgement fails, Celery logs the
+error and goes on. With one message at a time allowed, a Redis that is silent for some seconds would
+leave a worker that sends heartbeats, looks ready and never takes another task. Here the slot is
+freed in any case: tasks are acknowledged early anyway, and running one twice is harmless.
 """
 
 from urllib.parse import parse_qs, urlsplit
@@ -20,7 +19,14 @@ from kombu import Connection
 from kombu.serialization import disable_insecure_serializers
 from kombu.transport import redis, virtual
 
-from contracts.queue.redis_keys import TASK_CONVERT, TASK_DRAIN, TASK_RING, TASK_RUN_JOB
+from contracts.queue.redis_keys import TASK_BATCH, TASK_CONVERT, TASK_NOTIFY, TASK_RUN_JOB
+
+REDIS_OPTIONS: dict[str, float] = {
+    "socket_connect_timeout": 3,
+    "socket_timeout": 5,
+    "health_check_interval": 15,
+}
+"""Options of every Redis client: no call waits forever for a Redis that has gone silent."""
 
 
 def celery_app(redis_url: str) -> Celery:
@@ -32,7 +38,7 @@ def celery_app(redis_url: str) -> Celery:
         task_serializer="json",
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
-        # A drain that is lost is sent again by the API's sweep, so it may be acked early.
+        # The API's recovery sends a lost task again, so tasks may be acknowledged early.
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
@@ -47,27 +53,19 @@ def celery_app(redis_url: str) -> Celery:
         },
         task_publish_retry=False,
         task_create_missing_queues=True,
-        task_routes={TASK_RUN_JOB: {}, TASK_DRAIN: {}, TASK_CONVERT: {}, TASK_RING: {}},
+        task_routes={TASK_RUN_JOB: {}, TASK_BATCH: {}, TASK_CONVERT: {}, TASK_NOTIFY: {}},
     )
     return app
 
 
 def _kombu_url(redis_url: str) -> str:
-    """The address as kombu spells it ; only unix sockets differ."""
+    """The address in kombu's notation; only those of Unix sockets differ."""
     parts = urlsplit(redis_url)
     if parts.scheme != "unix":
         return redis_url
     database = parse_qs(parts.query).get("db", ["0"])[0]
     user = f"{parts.username or ''}:{parts.password}@" if parts.password else ""
     return f"redis+socket://{user}{parts.path}?virtual_host={database}"
-
-
-REDIS_OPTIONS: dict[str, float] = {
-    "socket_connect_timeout": 3,
-    "socket_timeout": 5,
-    "health_check_interval": 15,
-}
-"""How every client of ours connects: no call waits for ever on a Redis that went silent."""
 
 
 class _QoS(redis.QoS):  # type: ignore[misc]
@@ -92,6 +90,6 @@ class _Connection(Connection):  # type: ignore[misc]
 
 
 class Amqp(AMQP):  # type: ignore[misc]
-    """What `Celery(amqp=…)` takes: every connection of that application is of our transport."""
+    """For `Celery(amqp=…)`: every connection of the application uses our transport."""
 
     Connection = _Connection

@@ -1,7 +1,7 @@
-"""What is asked of a picture beside its pixels, and what the numbers that come back mean.
+"""What an explanation is asked for, and what the numbers of its reply mean.
 
-These travel as JSON in the `note` of an item and of its reply, where the lane alone does not say
-it all. Pictures with the same note may run together, whatever their classes.
+These travel as JSON in the `note` of an item and of its reply. Images whose notes are equal may
+share a batch, whichever classes they ask about.
 """
 
 from typing import Annotated, Literal, Self
@@ -9,16 +9,16 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from contracts.inference.explanation import FAST, Faithfulness, Method
-from contracts.inference.inference import LaneOperation
+from contracts.inference.inference import Operation
 
 Order = Literal["strongest", "index", "random"]
 
 OWN_METHODS: frozenset[Method] = frozenset({"grad_cam", "hires_cam"})
-"""Those that a SavedModel has endpoints for."""
+"""Methods for which a SavedModel has endpoints."""
 PIXEL_METHODS: frozenset[Method] = frozenset({"smooth_grad", "integrated_gradients", "occlusion"})
-"""Those that look at the picture itself and at no layer."""
+"""Methods that work on the image itself and on no layer."""
 SEEDED_METHODS: frozenset[Method] = frozenset({"smooth_grad"})
-"""Those in which something is drawn by chance."""
+"""Methods that draw random numbers."""
 
 
 class _Note(BaseModel):
@@ -29,28 +29,28 @@ class _Note(BaseModel):
         return self.model_dump_json().encode()
 
 
-class MapAsk(_Note):
-    """Why would it be of its class?"""
+class ExplainRequest(_Note):
+    """Asks for a heatmap of a class."""
 
     task: Literal["map"] = "map"
     method: Method
-    layer: str | None = Field(None, description="None: the one that the version was made with.")
-    metrics: bool = Field(False, description="Whether to measure how far the map is to be trusted.")
+    layer: str | None = Field(None, description="None: the version's own explain layer.")
+    metrics: bool = Field(False, description="Whether to measure how faithful the map is.")
     seed: int = 0
 
-    def plain(self, own_layer: str | None) -> Self:
-        """The same question in the same words: pictures of one note run together, and are kept.
+    def normalized(self, own_layer: str | None) -> Self:
+        """The same request, written the same way each time, for batching and caching.
 
         Args:
-            own_layer: The layer that the version was made with.
+            own_layer: The version's own explain layer.
         """
         layer = None if self.layer == own_layer else self.layer
         seed = self.seed if self.method in SEEDED_METHODS else 0
         return self.model_copy(update={"layer": layer, "seed": seed})
 
 
-class ActivationsAsk(_Note):
-    """What do the channels of a layer see?"""
+class ActivationsRequest(_Note):
+    """Asks for the feature maps of a layer."""
 
     task: Literal["activations"] = "activations"
     layer: str | None = None
@@ -59,57 +59,58 @@ class ActivationsAsk(_Note):
     seed: int = 0
 
 
-Ask = Annotated[MapAsk | ActivationsAsk, Field(discriminator="task")]
-_ASK: TypeAdapter[Ask] = TypeAdapter(Ask)
+_REQUEST: TypeAdapter[ExplainRequest | ActivationsRequest] = TypeAdapter(
+    Annotated[ExplainRequest | ActivationsRequest, Field(discriminator="task")]
+)
 
 
-def read_ask(note: bytes) -> MapAsk | ActivationsAsk:
-    """The question in an item's note.
+def parse_request(note: bytes) -> ExplainRequest | ActivationsRequest:
+    """The request in an item's note.
 
     Raises:
-        ValueError: It is of another release.
+        ValueError: It was made by another release.
     """
-    return _ASK.validate_json(note)
+    return _REQUEST.validate_json(note)
 
 
-def lane_of(ask: MapAsk, explain_layer: str) -> LaneOperation:
-    """Where a question for a heatmap waits: as far to the front as its answer is quick.
+def operation_of(request: ExplainRequest, explain_layer: str) -> Operation:
+    """The operation whose queue a heatmap waits in: faster methods go to queues served first.
 
     Args:
-        ask: The question.
+        request: What is asked for.
         explain_layer: The layer that the version's own endpoints explain.
     """
-    if ask.metrics or ask.method not in FAST:
+    if request.metrics or request.method not in FAST:
         return "study"
-    own = ask.method in OWN_METHODS and ask.layer in {None, explain_layer}
+    own = request.method in OWN_METHODS and request.layer in {None, explain_layer}
     return "heatmap" if own else "explain"
 
 
-class MapNote(_Note):
-    """The vector is a grid, row by row."""
+class ExplainReply(_Note):
+    """Says that the vector is a grid, row by row."""
 
     shape: tuple[int, int]
-    layer: str | None = Field(description="None for a method that looks at the pixels.")
+    layer: str | None = Field(description="None for a method that works on the pixels.")
     target: int
     probability: float
     metrics: Faithfulness | None = None
 
 
-class ChannelNote(BaseModel):
+class ChannelSummary(BaseModel):
     """One of a layer's channels."""
 
     model_config = ConfigDict(frozen=True)
 
     index: int
-    smallest: float = Field(description="The lowest activation anywhere on the picture.")
+    smallest: float = Field(description="The lowest activation anywhere in the image.")
     largest: float
     mean: float
 
 
-class ActivationsNote(_Note):
-    """The vector is maps, one channel after the other."""
+class ActivationsReply(_Note):
+    """Says that the vector is feature maps, one channel after the other."""
 
     shape: tuple[int, int] = Field(description="(height, width) of one map.")
     layer: str
     total: int = Field(description="Channels of the layer.")
-    channels: tuple[ChannelNote, ...]
+    channels: tuple[ChannelSummary, ...]

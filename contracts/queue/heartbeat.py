@@ -1,37 +1,52 @@
-"""What a worker tells of itself, once a second, so that the API knows who can do what."""
+"""What a worker reports about itself once a second, so that the API knows which worker can do what.
 
-from typing import Literal
+`HeartbeatPublisher` in `workers.inference.heartbeat` writes heartbeats; whoever needs them reads
+them with the functions of this module.
+"""
 
-from pydantic import BaseModel, Field
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self, cast
 
-from contracts.inference.inference import LaneOperation
+from pydantic import BaseModel, Field, ValidationError
+
+from contracts.inference.inference import Operation
+from contracts.queue import redis_keys
+
+if TYPE_CHECKING:
+    import redis
+    import redis.asyncio
 
 ModelState = Literal["ready", "loading", "unavailable"]
 
+HEARTBEAT_SECONDS = 1.0
+HEARTBEAT_EXPIRE_SECONDS = 4.0
+
 
 class HeldModel(BaseModel):
-    """One version of a model as one worker sees it."""
+    """The state of one version of a model in one worker."""
 
     name: str
-    version: int | None = Field(None, description="Null while it is not known which to load.")
+    version: int | None = Field(None, description="Null until it is known which one to load.")
     state: ModelState
-    reason: str | None = Field(None, description="Why it is not ready, and what helps.")
-    operations: tuple[LaneOperation, ...] = ()
+    reason: str | None = Field(None, description="Why it is not ready, and what to do about it.")
+    operations: tuple[Operation, ...] = ()
     aliases: tuple[str, ...] = Field(
         (),
-        description="The aliases it answers for here: those that stand on it, and those whose own "
-        "version this worker does not hold yet.",
+        description="The aliases that it answers for in this worker: those that point to it, and "
+        "those whose own version this worker has not loaded yet.",
     )
     classes: int | None = None
     runtime: str | None = Field(None, description="What runs it, e.g. openvino-bfloat16.")
     runtime_reason: str | None = Field(
-        None, description="Why that is not what was asked for; null if it is."
+        None, description="Why that is not the requested runtime; null if it is."
     )
     batch_sizes: tuple[int, ...] = ()
 
 
 class WorkerBeat(BaseModel):
-    """A worker's sign of life. It expires in Redis when the worker stops sending it."""
+    """A worker's heartbeat. It expires in Redis when the worker stops sending it."""
 
     id: str
     host: str
@@ -43,21 +58,85 @@ class WorkerBeat(BaseModel):
     models: tuple[HeldModel, ...] = ()
     traces: int = Field(
         0,
-        description="Graphs traced so far for explanations it holds; more requests of the same "
-        "kinds add none.",
+        description="Graphs traced so far for the explainers in memory; further requests of the "
+        "same kinds add none.",
     )
     queues: dict[str, int] = Field(
-        {}, description="Of a job worker: how many jobs of each queue it runs at a time."
+        {}, description="For a job worker: how many jobs of each queue it runs at a time."
     )
 
-    def held(self, model: str) -> "dict[int, HeldModel]":
+    def loaded_versions(self, model: str) -> dict[int, HeldModel]:
         """The versions of a model that this worker answers with, by number."""
         return {
-            one.version: one
-            for one in self.models
-            if one.name == model and one.version is not None and one.operations
+            held.version: held
+            for held in self.models
+            if held.name == model and held.version is not None and held.operations
         }
 
 
-BEAT_SECONDS = 1.0
-BEAT_EXPIRY_SECONDS = 4.0
+@dataclass(frozen=True, slots=True)
+class Heartbeats:
+    """The heartbeats of all live workers at one moment.
+
+    Attributes:
+        workers: Those that could be read.
+        unreadable: The rest, as JSON: those of workers of another release.
+        expired: Ids of workers that have stopped and are still listed.
+    """
+
+    workers: tuple[WorkerBeat, ...] = ()
+    unreadable: tuple[bytes, ...] = ()
+    expired: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, ids: Sequence[str], values: Iterable[bytes | None]) -> Self:
+        """Read what Redis returned for the heartbeat keys of `ids`."""
+        workers, unreadable, expired = [], [], []
+        for worker_id, value in zip(ids, values, strict=True):
+            if value is None:
+                expired.append(worker_id)
+                continue
+            try:
+                workers.append(WorkerBeat.model_validate_json(value))
+            except ValidationError:
+                unreadable.append(value)
+        return cls(tuple(workers), tuple(unreadable), tuple(expired))
+
+    def releases(self) -> set[str]:
+        """The releases of all workers, including those whose heartbeat cannot be read.
+
+        Raises:
+            ValueError: A heartbeat is not JSON.
+            AttributeError: A heartbeat is not a JSON object.
+        """
+        others = {str(json.loads(value).get("release")) for value in self.unreadable}
+        return {worker.release for worker in self.workers} | others
+
+
+def read_heartbeats(client: "redis.Redis") -> Heartbeats:
+    """Read the heartbeats of all workers.
+
+    Args:
+        client: A connection whose answers are bytes.
+
+    Raises:
+        redis.RedisError: Redis does not answer.
+    """
+    ids, keys = _listed(client.smembers(redis_keys.WORKERS))
+    return Heartbeats.parse(ids, cast("list[bytes | None]", client.mget(keys)) if keys else ())
+
+
+async def read_heartbeats_async(client: "redis.asyncio.Redis") -> Heartbeats:
+    """As `read_heartbeats`; in addition, ids of workers that have stopped are removed."""
+    ids, keys = _listed(await client.smembers(redis_keys.WORKERS))
+    values = cast("list[bytes | None]", await client.mget(keys)) if keys else ()
+    heartbeats = Heartbeats.parse(ids, values)
+    if heartbeats.expired:
+        await client.srem(redis_keys.WORKERS, *heartbeats.expired)
+    return heartbeats
+
+
+def _listed(members: object) -> tuple[list[str], list[str]]:
+    """The ids of the workers in the set, and the keys of their heartbeats."""
+    ids = [raw.decode() for raw in cast("set[bytes]", members)]
+    return ids, [redis_keys.heartbeat_key(worker_id) for worker_id in ids]

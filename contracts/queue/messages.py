@@ -1,8 +1,8 @@
-"""One image on its way to a worker, and its answer on the way back: a fixed header, then raw bytes.
+"""An image on its way to a worker, and the reply on its way back: a fixed header, then raw bytes.
 
-No pickle and no JSON of pixels: a 224 x 224 x 3 picture costs microseconds to pack as bytes and
-190 ms as JSON lists. All integers are little-endian. The item's id comes first, after the magic,
-so that the Lua scripts which move items can read it without knowing the rest.
+Neither pickle nor JSON: packing a 224 x 224 x 3 image as bytes takes microseconds, as JSON lists
+190 ms. All integers are little-endian. The item's id comes first, after the magic number, so that
+the Lua scripts that move items can read it without knowing the rest.
 """
 
 import struct
@@ -16,22 +16,20 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 Vector = npt.NDArray[np.float32]
 
-# magic, id, attempt, deadline (Unix seconds), enqueued (Unix seconds), height, width, reply length,
-# class, note length
+# magic, id, attempt, deadline (Unix seconds), enqueued (Unix seconds), height, width, length of
+# reply_to, class, length of note
 _ITEM = struct.Struct("<4s16sBddHHBiH")
 _ITEM_MAGIC = b"OPI2"
-# magic, id, ok, version, batch size, queue seconds, compute seconds, note length
+# magic, id, ok, version, batch size, queue seconds, compute seconds, length of note
 _REPLY = struct.Struct("<4s16s?IHffI")
 _REPLY_MAGIC = b"OPR2"
+_LENGTH = struct.Struct("<I")
 
-ID_OFFSET = 5  # 1-based, as Lua counts: the id stands at bytes 5 to 20 of an item and of a reply
+ID_OFFSET = 5  # 1-based, as Lua counts: the id is bytes 5 to 20 of an item and of a reply
 ID_LENGTH = 16
 
 TOP_CLASS = -1
-"""In place of a class: the one that the network holds most probable."""
-
-
-_LENGTH = struct.Struct("<I")
+"""In place of a class: the most probable one."""
 
 
 class MalformedMessageError(ValueError):
@@ -40,18 +38,18 @@ class MalformedMessageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One decoded image that waits for a network.
+    """One decoded image in a queue.
 
     Attributes:
         id: 16 random bytes.
         deadline: Unix time in seconds after which nobody waits for the answer.
         enqueued: Unix time in seconds at which the item was made.
-        reply_to: Name of the Redis list the answer goes to.
+        reply_to: Name of the Redis list that receives the reply.
         pixels: RGB, shape (height, width, 3), uint8.
-        attempt: 1, or 2 after the worker that held it the first time was lost.
-        class_index: The class to explain; of no meaning to a classification.
-        note: What is asked of the picture, where the lane alone does not say it: JSON. Items of
-            the same note may share a batch.
+        attempt: 1, or 2 after the first worker that took it was lost.
+        class_index: The class to explain; unused by a classification.
+        note: JSON with what the operation alone does not say. Items with the same note may share
+            a batch.
     """
 
     id: bytes
@@ -78,7 +76,7 @@ class Item:
             self.class_index,
             len(self.note),
         )
-        # Joined at once: the pixels are copied a single time.
+        # Joined in one step, so that the pixels are copied only once.
         return b"".join((header, reply_to, self.note, np.ascontiguousarray(self.pixels).data))
 
     @classmethod
@@ -90,15 +88,14 @@ class Item:
         """
         if len(raw) < _ITEM.size or raw[:4] != _ITEM_MAGIC:
             raise MalformedMessageError("not an item")
-        (_, item_id, attempt, deadline, enqueued, height, width, named, class_index, noted) = (
-            _ITEM.unpack_from(raw)
-        )
-        note_at = _ITEM.size + named
-        start = note_at + noted
-        if len(raw) - start != height * width * 3:
+        _, item_id, attempt, deadline, enqueued, *rest = _ITEM.unpack_from(raw)
+        height, width, reply_to_length, class_index, note_length = rest
+        note_offset = _ITEM.size + reply_to_length
+        pixels_offset = note_offset + note_length
+        if len(raw) - pixels_offset != height * width * 3:
             raise MalformedMessageError("an item of the wrong length")
-        pixels = np.frombuffer(raw, np.uint8, offset=start).reshape(height, width, 3)
-        reply_to, note = _text(raw[_ITEM.size : note_at]), raw[note_at:start]
+        pixels = np.frombuffer(raw, np.uint8, offset=pixels_offset).reshape(height, width, 3)
+        reply_to, note = _text(raw[_ITEM.size : note_offset]), raw[note_offset:pixels_offset]
         return cls(item_id, deadline, enqueued, reply_to, pixels, attempt, class_index, note)
 
 
@@ -110,11 +107,11 @@ class Reply:
         id: The item's id.
         version: The model version that answered.
         batch_size: How many images ran together with this one.
-        queue_seconds: From the making of the item to the start of its batch.
-        compute_seconds: What the batch took.
+        queue_seconds: From the creation of the item to the start of its batch.
+        compute_seconds: How long the batch took.
         vector: The network's output for this image, shape (n,), float32; None for an error.
-        error: (code, detail) as in `contracts.errors`; None when all went well.
-        note: What the vector means, where the lane alone does not say it: JSON.
+        error: (code, detail) as in `contracts.errors`; None on success.
+        note: JSON with what the vector means, where the operation alone does not say it.
     """
 
     id: bytes
@@ -152,11 +149,11 @@ class Reply:
         """
         if len(raw) < _REPLY.size or raw[:4] != _REPLY_MAGIC:
             raise MalformedMessageError("not a reply")
-        _, item_id, ok, version, batch_size, queued, computed, noted = _REPLY.unpack_from(raw)
+        _, item_id, ok, version, batch_size, queued, computed, length = _REPLY.unpack_from(raw)
         if not ok:
             code, _, detail = _text(raw[_REPLY.size :]).partition("\n")
             return cls(item_id, version, batch_size, queued, computed, error=(code, detail))
-        start = _REPLY.size + noted
+        start = _REPLY.size + length
         if len(raw) < start or (len(raw) - start) % 4:
             raise MalformedMessageError("a vector of the wrong length")
         vector = np.frombuffer(raw[start:], np.float32)  # a copy, so that it is aligned
@@ -164,32 +161,32 @@ class Reply:
         return cls(item_id, version, batch_size, queued, computed, vector=vector, note=note)
 
 
-def bundled(raws: Sequence[bytes]) -> bytes:
-    """Several packed messages in one, each after its length."""
-    return b"".join(part for raw in raws for part in (_LENGTH.pack(len(raw)), raw))
+def pack_bundle(messages: Sequence[bytes]) -> bytes:
+    """Several packed messages as one, each preceded by its length."""
+    return b"".join(part for raw in messages for part in (_LENGTH.pack(len(raw)), raw))
 
 
-def unbundled(raw: bytes) -> list[bytes]:
+def unpack_bundle(raw: bytes) -> list[bytes]:
     """The messages of a bundle, still packed.
 
     Raises:
         MalformedMessageError: The bytes are not a whole bundle.
     """
-    found, at = [], 0
-    while at < len(raw):
-        if len(raw) < at + _LENGTH.size:
-            raise MalformedMessageError("a bundle cut off")
-        (length,) = _LENGTH.unpack_from(raw, at)
-        at += _LENGTH.size
-        if len(raw) < at + length:
-            raise MalformedMessageError("a bundle cut off")
-        found.append(raw[at : at + length])
-        at += length
-    return found
+    messages, offset = [], 0
+    while offset < len(raw):
+        if len(raw) < offset + _LENGTH.size:
+            raise MalformedMessageError("a truncated bundle")
+        (length,) = _LENGTH.unpack_from(raw, offset)
+        offset += _LENGTH.size
+        if len(raw) < offset + length:
+            raise MalformedMessageError("a truncated bundle")
+        messages.append(raw[offset : offset + length])
+        offset += length
+    return messages
 
 
 def _text(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        raise MalformedMessageError("no text where there should be some") from None
+        raise MalformedMessageError("text that is not UTF-8") from None

@@ -1,24 +1,30 @@
 """The names that processes meet under: Celery tasks and queues, Redis keys."""
 
 import hashlib
+from dataclasses import dataclass
 
-TASK_DRAIN = "opsin.drain"
+from contracts.inference.inference import Operation
+
+TASK_BATCH = "opsin.drain"
+"""Tells a worker that images wait in a queue; its arguments are those of a `QueueName`."""
+
 TASK_RUN_JOB = "opsin.run_job"
 TASK_CONVERT = "opsin.convert"
-TASK_RING = "opsin.ring"
-"""Tells a job worker that something waits in one of its queues; the jobs are in the database."""
+
+TASK_NOTIFY = "opsin.ring"
+"""Tells a job worker that a job waits in one of its queues; the jobs are in the database."""
 
 CONVERSION_QUEUE = "conversions"
-"""The Celery queue of conversions, which any worker can do whatever it holds."""
+"""The Celery queue of conversions, which any worker can do whichever models it serves."""
 
 TRAINING_QUEUE = "training"
-"""The queue of what takes minutes to hours and all cores."""
+"""The queue of jobs that take minutes to hours and all cores."""
 
-PICTURE_QUEUE = "pictures"
-"""The queue of what takes seconds to minutes and makes pictures."""
+IMAGE_QUEUE = "pictures"
+"""The queue of jobs that take seconds to minutes and make images."""
 
 FACE_QUEUE = "faces"
-"""The queue of what somebody waits for, such as an enrollment."""
+"""The queue of jobs that a person waits for, such as an enrollment."""
 
 
 def inference_queue(model: str) -> str:
@@ -27,31 +33,49 @@ def inference_queue(model: str) -> str:
 
 
 def own_queue(worker_id: str) -> str:
-    """The Celery queue of one worker alone, for what only it can do."""
+    """The Celery queue of a single worker, for tasks that only it can do."""
     return f"worker.{worker_id}"
 
 
-def lane(model: str, version: int, operation: str) -> str:
-    """The Redis list on which the images of one model, version and operation wait."""
-    return f"lane:{model}:{version}:{operation}"
+@dataclass(frozen=True, slots=True)
+class QueueName:
+    """The queue of one model, version and operation, and the Redis keys that belong to it."""
+
+    model: str
+    version: int
+    operation: Operation
+
+    @property
+    def key(self) -> str:
+        """The list of the images that wait."""
+        return f"lane:{self.model}:{self.version}:{self.operation}"
+
+    @property
+    def scheduled_key(self) -> str:
+        """Set while a task for this queue is on its way to a worker."""
+        return f"{self.key}:scheduled"
+
+    @property
+    def notify_key(self) -> str:
+        """A list of at most one entry, which wakes a worker that waits for more images.
+
+        It only saves time: if it is lost, the scheduled task still answers what waits.
+        """
+        return f"{self.key}:bell"
+
+    @property
+    def rate_key(self) -> str:
+        """The images per second that a worker last answered from this queue."""
+        return f"{self.key}:rate"
 
 
-def lane_flag(lane_key: str) -> str:
-    """Set while a drain of that lane is on its way to a worker."""
-    return f"{lane_key}:scheduled"
+SCHEDULED_EXPIRE_MS = 3000
+"""After this time, a task that was lost with its worker no longer counts as scheduled."""
+
+NOTIFY_EXPIRE_MS = 3000
 
 
-def lane_bell(lane_key: str) -> str:
-    """A list of at most one mark, put there by a push; who lingers is woken by it.
-
-    It only makes a drain sooner: where it is lost, the scheduled drain comes for what waits.
-    """
-    return f"{lane_key}:bell"
-
-
-def lane_rate(lane_key: str) -> str:
-    """The images a second that lane was last seen to drain."""
-    return f"{lane_key}:rate"
+ABANDONED_PREFIX = b"abandoned:"
 
 
 def abandoned(item_id: bytes) -> bytes:
@@ -59,30 +83,27 @@ def abandoned(item_id: bytes) -> bytes:
     return ABANDONED_PREFIX + item_id
 
 
-ABANDONED_PREFIX = b"abandoned:"
-
-
 def claims(worker_id: str) -> str:
-    """The set of items a worker has taken and not yet answered."""
+    """The set of items that a worker has taken and not yet answered."""
     return f"claims:{worker_id}"
 
 
 def replies(api_id: str) -> str:
-    """The Redis list on which one API process receives its answers."""
+    """The Redis list on which one API process receives its replies."""
     return f"replies:{api_id}"
 
 
-def worker_beat(worker_id: str) -> str:
-    """The last sign of life of a worker, as JSON; expires when the worker is gone."""
+WORKERS = "workers"
+"""The set of ids of workers that have sent a heartbeat; some may have expired since."""
+
+
+def heartbeat_key(worker_id: str) -> str:
+    """The last heartbeat of a worker, as JSON; expires when the worker is gone."""
     return f"worker:{worker_id}"
 
 
-WORKERS = "workers"
-"""The set of ids of workers that have given a sign of life; a beat may be gone already."""
-
-
 EPOCH = "epoch"
-"""Gone when the data of a Redis were wiped; see `service.queue.client.Lanes.incarnation`."""
+"""Absent after Redis was wiped; see `service.queue.client.QueueClient.server_epoch`."""
 
 
 def job_input(job_id: str) -> str:
@@ -91,69 +112,61 @@ def job_input(job_id: str) -> str:
 
 
 JOB_INPUT = "images"
-"""The file of a job's folder with the same, for when Redis has lost them."""
+"""The file in a job's folder with the same images, in case Redis has lost them."""
 
 
 def conversion(model: str, version: int, kind: str) -> str:
-    """How the conversion of a version fares; there while one is under way or has just failed."""
+    """The state of a conversion; present while it runs and shortly after it has ended."""
     return f"conversion:{model}:{version}:{kind}"
 
 
 def face_failures(party: str) -> str:
-    """When a subject or a device last failed to log in by face: a sorted set of moments."""
+    """When a subject or a device last failed to log in by face: a sorted set of times."""
     return f"faces:failures:{party}"
 
 
 def face_attempts(party: str) -> str:
-    """The attempts of a subject or a device that are being judged now: a sorted set."""
+    """The attempts of a subject or a device that are in progress: a sorted set."""
     return f"faces:attempts:{party}"
 
 
 def face_lock(party: str) -> str:
-    """There while a subject or a device may not try."""
+    """Present while a subject or a device is locked out."""
     return f"faces:lock:{party}"
 
 
-BELL_EXPIRE_MS = 3000
-"""A bell that nobody heard is silent after this long."""
-
-
-FLAG_EXPIRE_MS = 3000
-"""A drain that was lost with its worker stops being waited for after this long."""
-
-
 def erased(subject_id: str) -> str:
-    """There once a subject was erased: nothing of it is written to Redis any more.
+    """Present once a subject was erased; then nothing about it is written to Redis any more.
 
-    By a digest, so that not even the id stays there.
+    The key holds a digest, so that not even the id stays in Redis.
     """
     return f"erased:{hashlib.sha256(subject_id.encode()).hexdigest()[:32]}"
 
 
 ERASED_SECONDS = 30 * 24 * 3600
-"""As long as the longest of what is written of a subject; no id is ever given twice."""
+"""As long as the longest expiry of anything written about a subject; ids are never reused."""
 
 
 def challenge(challenge_id: str) -> str:
-    """A liveness challenge that was not answered yet."""
+    """A liveness challenge that has not been answered yet."""
     return f"challenge:{challenge_id}"
 
 
-def challenge_asked(subject_id: str, purpose: str) -> str:
+def challenge_actions(subject_id: str, purpose: str) -> str:
     """The actions that every challenge for that subject asks for at present."""
     return f"challenge-asked:{purpose}:{subject_id}"
 
 
-def challenges_drawn(subject_id: str) -> str:
-    """How often actions were chosen for a subject within the hour."""
+def challenge_draws(subject_id: str) -> str:
+    """How many times actions were chosen for a subject within the hour."""
     return f"challenges-drawn:{subject_id}"
 
 
-def challenges_made(client: str, subject_id: str = "") -> str:
-    """How many challenges a client was given of late, in all or for one subject."""
+def challenges_issued(client: str, subject_id: str = "") -> str:
+    """How many challenges a client was recently given, in all or for one subject."""
     return f"challenges:{client}:{subject_id}"
 
 
-def clips_seen(subject_id: str) -> str:
-    """How the clips looked that were sent for a subject, newest first; goes with the subject."""
+def recent_clips(subject_id: str) -> str:
+    """Perceptual hashes of the clips sent for a subject, newest first; erased with the subject."""
     return f"clips:{subject_id}"

@@ -1,4 +1,4 @@
-"""What a training says when it is done: the `result` of a job of the kind `training`."""
+"""Schemas of a training's result: the `result` of a job of the kind `training`."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -13,90 +13,100 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SplitMetrics(BaseModel):
-    """How a model does on one split. Means over classes leave out those without pictures."""
+    """Metrics of a model on one split. Macro averages leave out classes without images."""
 
-    pictures: int = Field(description="How many it was measured on.")
+    pictures: int = Field(description="Number of images.")
     loss: float = Field(ge=0, description="Mean cross-entropy, unweighted and without penalties.")
     accuracy: Share
-    top5_accuracy: Share | None = Field(None, description="From 10 classes on.")
+    top5_accuracy: Share | None = Field(None, description="null with fewer than 10 classes.")
     macro_precision: Share
     macro_recall: Share
     macro_f1: Share
     calibration_error: Share = Field(
-        description="By how much its probabilities differ from how often it is right, on average."
+        description="Expected calibration error: mean difference of confidence and accuracy."
     )
 
 
 class ClassReport(BaseModel):
-    """How a model does on one class of the held-out split; null where nothing can be said."""
+    """Metrics of a model on one class of the held-out split; null where undefined."""
 
     label: str
-    precision: Share | None = Field(description="Of those called so, the share that is so.")
-    recall: Share | None = Field(description="Of those that are so, the share called so.")
+    precision: Share | None = Field(
+        description="Share of the predictions of this class that are correct."
+    )
+    recall: Share | None = Field(
+        description="Share of the images of this class that are predicted correctly."
+    )
     f1: Share | None
-    support: int = Field(ge=0, description="Pictures of the class.")
+    support: int = Field(ge=0, description="Number of images of the class.")
 
 
 class ConfusionMatrix(BaseModel):
-    """Which class was taken for which."""
+    """How often each class was predicted for each true class."""
 
     labels: list[str]
-    counts: list[list[int]] = Field(description="A row a true class, a column a predicted one.")
+    counts: list[list[int]] = Field(
+        description="One row per true class, one column per predicted class."
+    )
 
 
 class Mistake(BaseModel):
-    """A picture that the model was sure of, and wrong."""
+    """An image that the model classified wrongly with high confidence."""
 
-    name: str = Field(description="The picture's file name.")
-    sha256: str = Field(description="Of its file.")
-    label: str = Field(description="What it is.")
-    predicted: str = Field(description="What the model said.")
-    probability: Share = Field(description="How sure it was.")
-    label_probability: Share = Field(description="What it gave the true class.")
+    name: str = Field(description="File name of the image.")
+    sha256: str = Field(description="SHA-256 of the file.")
+    label: str = Field(description="The true class.")
+    predicted: str = Field(description="The predicted class.")
+    probability: Share = Field(description="Probability of the predicted class.")
+    label_probability: Share = Field(description="Probability of the true class.")
 
 
 class Agreement(BaseModel):
-    """Whether the exported files say of held-out pictures what was measured before the export."""
+    """How well the exported files agree with the evaluation of the trained network."""
 
     pictures: int = Field(ge=1)
-    largest_difference: float = Field(ge=0, description="Of any probability.")
+    largest_difference: float = Field(ge=0, description="Largest difference of any probability.")
 
 
 class Promotion(BaseModel):
-    """Whether the new version became champion, and why."""
+    """Whether the new version became the champion, and why."""
 
     rule: Promote
     promoted: bool
     reason: str
-    accuracy: Share | None = Field(None, description="The new version's, as it was compared.")
-    champion: int | None = Field(None, description="The version that was champion before.")
-    champion_accuracy: Share | None = Field(None, description="That one's, on the same pictures.")
+    accuracy: Share | None = Field(None, description="Accuracy of the new version.")
+    champion: int | None = Field(None, description="The previous champion.")
+    champion_accuracy: Share | None = Field(
+        None, description="Accuracy of the previous champion on the same images."
+    )
 
 
 class TrainingReport(BaseModel):
-    """How good a trained network is and where it comes from."""
+    """The evaluation and the origin of a trained network."""
 
     model: ModelName
     network: str
     classes: list[str]
     held_out: Split = Field(
-        description="The split of the figures below: test, or validation where there is no test."
+        description="The split of the metrics below: test, or validation if there is no test split."
     )
     metrics: dict[Split, SplitMetrics]
     per_class: list[ClassReport]
     confusion_matrix: ConfusionMatrix
-    curves: list[dict[str, Any]] = Field(description="A row an epoch, as in the job's `metrics`.")
+    curves: list[dict[str, Any]] = Field(
+        description="One row per epoch, as in the job's `metrics`."
+    )
     best_epochs: dict[str, int] = Field(description="By phase, the epoch whose weights were kept.")
     most_wrong: list[Mistake]
     parity: Parity
     agreement: Agreement
     provenance: Provenance
-    devices: list[str] = Field(description="What it was computed on.")
-    seconds: dict[str, float] = Field(description="Where the time went, by phase.")
+    devices: list[str] = Field(description="Names of the devices it was trained on.")
+    seconds: dict[str, float] = Field(description="Time spent in each phase.")
 
 
 class TrainingResult(TrainingReport):
-    """The version that was made: a training's report, and what became of it."""
+    """A training's report and the version that it published."""
 
     version: int = Field(ge=1)
     promoted: bool

@@ -1,9 +1,7 @@
-"""What a training may be asked for: the body of `POST /v1/trainings`, checked before it queues.
+"""Schemas of training requests (`POST /v1/trainings`) and of presets (`GET /v1/presets`).
 
-Everything that can be known to be wrong without the pictures is refused here, in words that say
-what to send instead, so that nobody waits in a queue for an error.
-
-What `GET /v1/presets` tells: the trainings of the classic tutorials, by name.
+Whatever can be validated without the images is validated here, before the training is queued, with
+messages that say what to send instead.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -33,56 +31,57 @@ ClassWeight = Annotated[float, Field(ge=0, le=1e6)]
 SubjectId = Annotated[str, Field(pattern=r"^sub_[A-Za-z0-9_-]{1,60}$")]
 
 FACE_CNN = "face_cnn"
-"""What the API calls the classic frame classifier: the preset `faces` of the network `cnn_face`."""
+"""The API's name of the preset `faces` of the network `cnn_face`."""
 FACE_NETWORK: TrainableNetwork = "cnn_face"
-MOST_SUBJECTS = 500
-LEAST_FRAMES = 5
-"""Of each subject, as of each class of a dataset."""
+MAX_SUBJECTS = 500
+MIN_FRAMES = 5
+"""Minimum number of frames of each subject, as of images of each class of a dataset."""
 
 PRETRAINED: frozenset[TrainableNetwork] = frozenset({"efficientnet_lite0", "squeezenet", "vgg16"})
-"""The networks whose weights are published; the others can only start from nothing."""
+"""Networks with published weights; the others can only be trained from scratch."""
 
 PHASES: dict[Strategy, tuple[Phase, ...]] = {
     "feature_extraction": ("head",),
     "fine_tuning": ("head", "finetune"),
     "from_scratch": ("scratch",),
 }
-"""What a strategy does, in order."""
+"""The phases of each strategy, in order."""
 
 
 class _Part(BaseModel):
-    # A misspelt field would silently be another training than the one asked for.
+    # Otherwise a misspelled field would be ignored and its default used.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Head(_Part):
-    """The classifier on top: pooling, dense layers, dropout, and what makes probabilities."""
+    """The classifier on top: pooling, dense layers, dropout and the output layer."""
 
     pooling: Literal["average", "flatten"] = Field(
-        "average", description="How the last maps become a vector; flatten keeps where things are."
+        "average",
+        description="How the last feature maps become a vector; flatten preserves positions.",
     )
     units: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
-        (256,), max_length=4, description="Units of the dense layers before the last; may be []."
+        (256,),
+        max_length=4,
+        description="Units of the dense layers before the output layer; may be [].",
     )
-    dropout: float = Field(
-        0.3, ge=0, lt=1, description="Rate at which units before it are dropped."
-    )
+    dropout: float = Field(0.3, ge=0, lt=1, description="Dropout rate.")
     output: Literal["softmax", "sigmoid"] = Field(
         "softmax",
-        description="sigmoid: one unit that tells the second of two classes from the first.",
+        description="sigmoid: one unit for two classes, the probability of the second one.",
     )
 
 
 class Epochs(_Part):
-    """How often the pictures are gone through, at most; early stopping may end a phase before."""
+    """Maximum number of epochs of each phase; early stopping may end it sooner."""
 
-    head: int = Field(10, ge=1, le=1000, description="Of the new head on the frozen base.")
-    finetune: int = Field(10, ge=1, le=1000, description="With the upper layers unfrozen.")
-    scratch: int = Field(30, ge=1, le=1000, description="Of a network that starts from nothing.")
+    head: int = Field(10, ge=1, le=1000, description="Training the new head on the frozen base.")
+    finetune: int = Field(10, ge=1, le=1000, description="Training with the upper layers unfrozen.")
+    scratch: int = Field(30, ge=1, le=1000, description="Training from scratch.")
 
 
 class LearningRate(_Part):
-    """What each phase begins with."""
+    """Initial learning rate of each phase."""
 
     head: float = Field(1e-3, gt=0, le=10)
     finetune: float = Field(1e-5, gt=0, le=10)
@@ -90,28 +89,36 @@ class LearningRate(_Part):
 
 
 class Augmentation(_Part):
-    """How training pictures are varied. Nothing of it touches validation or test pictures."""
+    """Random changes of training images; validation and test images are not changed."""
 
-    rotation: float = Field(0, ge=0, le=180, description="Up to so many degrees either way.")
-    width_shift: float = Field(0, ge=0, lt=1, description="Sideways, as a share of the width.")
-    height_shift: float = Field(0, ge=0, lt=1, description="Up or down, as a share of the height.")
+    rotation: float = Field(
+        0, ge=0, le=180, description="Maximum angle in degrees, in either direction."
+    )
+    width_shift: float = Field(
+        0, ge=0, lt=1, description="Maximum horizontal shift, as a share of the width."
+    )
+    height_shift: float = Field(
+        0, ge=0, lt=1, description="Maximum vertical shift, as a share of the height."
+    )
     shear: float = Field(
-        0, ge=0, le=1, description="Slant either way, as the tangent of its angle: 0.2 is 11°."
+        0, ge=0, le=1, description="Maximum shear, as the tangent of its angle: 0.2 is 11°."
     )
     zoom: float = Field(0, ge=0, lt=1, description="0.2 scales to between 0.8 and 1.2.")
-    horizontal_flip: bool = Field(False, description="Mirror every other picture.")
-    vertical_flip: bool = Field(False, description="Turn every other picture upside down.")
+    horizontal_flip: bool = Field(False, description="Mirror half of the images.")
+    vertical_flip: bool = Field(False, description="Turn half of the images upside down.")
     brightness: float = Field(0, ge=0, lt=1, description="0.2 multiplies by 0.8 to 1.2.")
-    fill_mode: FillMode = Field("nearest", description="What shows where the picture moved away.")
+    fill_mode: FillMode = Field(
+        "nearest", description="How pixels outside the original image are filled."
+    )
 
     @property
     def active(self) -> bool:
-        """Whether it changes any picture."""
+        """Whether it changes any image."""
         return any(value for name, value in self if name != "fill_mode")
 
 
 class TrainingRequest(_Part):
-    """One training. Everything but dataset, model and network has a default that works."""
+    """One training. All fields except the dataset, model and network have useful defaults."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -133,33 +140,35 @@ class TrainingRequest(_Part):
     subjects: tuple[SubjectId, ...] | None = Field(
         None,
         min_length=2,
-        max_length=MOST_SUBJECTS,
-        description="In place of a dataset, with `face_cnn`: the enrolled people whose kept "
-        "frames are learned from, one class each.",
+        max_length=MAX_SUBJECTS,
+        description="Instead of a dataset, with `face_cnn`: enrolled subjects whose stored frames "
+        "are the training images, one class each.",
     )
-    model: ModelName = Field(description="The model that gets a new version.")
+    model: ModelName = Field(description="Name of the model that gets a new version.")
     network: TrainableNetwork
     preset: str | None = Field(
-        None, max_length=64, description="Fills in what is not sent; see GET /v1/presets."
+        None,
+        max_length=64,
+        description="Provides defaults for fields that are not sent; see GET /v1/presets.",
     )
     strategy: Strategy = Field(
         "feature_extraction",
-        description="Left out: feature_extraction where there are published weights, "
-        "else from_scratch.",
+        description="Default: feature_extraction for networks with published weights, otherwise "
+        "from_scratch.",
     )
     unfreeze_from: str | None = Field(
         None,
         max_length=64,
-        description="fine_tuning: the lowest layer (block5_conv1) or block (block5) that learns. "
-        "Left out: the network's last block.",
+        description="fine_tuning: the lowest layer (block5_conv1) or block (block5) that is "
+        "trained. Default: the network's last block.",
     )
     image_size: Side | tuple[Side, Side] | None = Field(
-        None, description="Side in pixels, or [height, width]. Left out: the network's own."
+        None, description="Side in pixels, or [height, width]. Default: the network's own."
     )
     head: Head | None = Field(
         None,
-        description="What comes on top. Left out: the network's own, as its authors drew it, if "
-        "it starts from nothing; else one of 256 units.",
+        description="The classifier on top. Default: the network's own classifier if it is trained "
+        "from scratch, otherwise one dense layer of 256 units.",
     )
     epochs: Epochs = Epochs()
     batch_size: int = Field(32, ge=1, le=1024)
@@ -167,107 +176,114 @@ class TrainingRequest(_Part):
     learning_rate: LearningRate = LearningRate()
     schedule: Schedule = Field(
         "plateau",
-        description="plateau: to a third when the validation loss has not fallen for two epochs; "
-        "cosine: down to nothing over the phase.",
+        description="plateau: divide the rate by three when the validation loss has not improved "
+        "for two epochs; cosine: decay to zero over the phase.",
     )
     augmentation: Augmentation = Augmentation()
     augmented_views: int = Field(
         4,
         ge=0,
         le=32,
-        description="With augmentation, how many variations of each picture a frozen base is run "
-        "on and remembered; 0: none, the head learns from the pictures as they are.",
+        description="With augmentation on a frozen base: number of augmented views of each image "
+        "whose features are cached. 0: the head is trained on the original images only.",
     )
     early_stopping_patience: int | None = Field(
         3,
         ge=1,
         le=1000,
-        description="Epochs without a lower validation loss after which a phase ends; null: never. "
-        "Either way the best epoch's weights are kept.",
+        description="Number of epochs without a lower validation loss after which a phase ends; "
+        "null: never. The best epoch's weights are kept in either case.",
     )
     class_weights: Literal["auto", "none"] | dict[str, ClassWeight] = Field(
-        "auto", description="auto: rare classes count for more; or a weight for each class."
+        "auto", description="auto: rare classes get a higher weight; or a weight for each class."
     )
-    l2: float = Field(0, ge=0, le=1, description="Factor of the L2 penalty on kernels that learn.")
+    l2: float = Field(0, ge=0, le=1, description="Factor of the L2 penalty on the trained kernels.")
     mixed_precision: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="auto: where the machine gains by it, which is on a GPU of 2017 or later, and "
-        "for a frozen base on a processor with units for bfloat16; on: always; off: all in "
-        "float32. What a report says is measured in float32.",
+        description="auto: where it is faster, which is on a GPU of 2017 or later and, for a "
+        "frozen base, on a processor with bfloat16 instructions; on: always; off: everything in "
+        "float32. Reported metrics are always computed in float32.",
     )
     seed: int = Field(
-        8, ge=0, le=2**31 - 1, description="Same seed, same data, same machine: same result."
+        8, ge=0, le=2**31 - 1, description="The same seed, data and machine give the same result."
     )
     promote: Literal["if_better", "always", "never"] = Field(
         "if_better", description="Whether the new version becomes the champion."
     )
     filters_every: int = Field(
-        0, ge=0, le=100_000, description="from_scratch: a frame of filters.gif every so many steps."
+        0,
+        ge=0,
+        le=100_000,
+        description="from_scratch: steps between two frames of filters.gif. 0: no frames.",
     )
     filters_layer: str | None = Field(
-        None, max_length=64, description="Whose filters those are. Left out: the first convolution."
+        None,
+        max_length=64,
+        description="The layer shown in filters.gif. Default: the first convolution.",
     )
 
     @model_validator(mode="after")
-    def _learns_from_one_thing(self) -> Self:
+    def _has_one_source(self) -> Self:
         if (self.dataset_id is None) == (self.subjects is None):
             raise ValueError("send either dataset_id or subjects")
         if self.subjects is None:
             return self
         if self.network != FACE_NETWORK:
-            raise ValueError(f'subjects need "network": "{FACE_CNN}"; leave the other one out')
+            raise ValueError(f'subjects need "network": "{FACE_CNN}"; leave out the other network')
         if len(set(self.subjects)) < len(self.subjects):
-            raise ValueError("name each of the subjects once")
+            raise ValueError("name each subject only once")
         return self
 
     @model_validator(mode="before")
     @classmethod
-    def _strategy_of_the_network(cls, data: Any) -> Any:
-        # Before validation, so that the record says which strategy it was.
+    def _default_strategy(cls, data: Any) -> Any:
+        # Before validation, so that the stored request contains the strategy.
         if isinstance(data, dict) and data.get("strategy") is None:
-            network = data.get("network")  # anything that JSON can say
+            network = data.get("network")  # may be any JSON value
             pretrained = isinstance(network, str) and network in PRETRAINED
             return data | {"strategy": "feature_extraction" if pretrained else "from_scratch"}
         return data
 
     @field_validator("class_weights")
     @classmethod
-    def _some_class_counts(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+    def _has_positive_weight(cls, value: str | dict[str, float]) -> str | dict[str, float]:
         if isinstance(value, dict) and not any(value.values()):
             raise ValueError('give at least one class a weight above 0, or send "auto"')
         return value
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.strategy != "from_scratch" and self.network not in PRETRAINED:
             raise ValueError(
                 f"there are no published weights for {self.network}, so it can only be trained "
-                f'with "strategy": "from_scratch"; {", ".join(sorted(PRETRAINED))} can be tuned'
+                f'with "strategy": "from_scratch"; {", ".join(sorted(PRETRAINED))} can be fine-tuned'
             )
         if self.unfreeze_from is not None and self.strategy != "fine_tuning":
             raise ValueError('unfreeze_from needs "strategy": "fine_tuning"; leave it out')
         if self.filters_every and self.strategy != "from_scratch":
             raise ValueError('filters_every needs "strategy": "from_scratch"; leave it out')
         if self.filters_layer is not None and not self.filters_every:
-            raise ValueError("filters_layer needs filters_every: a frame every so many steps")
+            raise ValueError("filters_layer needs filters_every, the steps between two frames")
         return self
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """What will be done, in order."""
+        """The phases of the training, in order."""
         return PHASES[self.strategy]
 
 
 class Preset(BaseModel):
-    """A training by name. What is sent beside it in a request wins."""
+    """A named training. Fields that are sent in a request take precedence over it."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str = Field(examples=["cats_dogs_frozen"])
     title: str = Field(description="What it does, in a few words.")
-    description: str = Field(description="What it is for, and whose set-up it follows.")
-    accuracy: str | None = Field(None, description="What people reach with it on the full data.")
-    request: dict[str, Any] = Field(description="The fields of `POST /v1/trainings` it fills in.")
+    description: str = Field(description="What it is for, and which tutorial it follows.")
+    accuracy: str | None = Field(None, description="Accuracy usually reached on the full dataset.")
+    request: dict[str, Any] = Field(
+        description="The fields of `POST /v1/trainings` that it provides."
+    )
 
 
 class PresetList(BaseModel):

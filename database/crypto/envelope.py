@@ -1,12 +1,12 @@
-"""Seals what must be unreadable without a key: AES-256-GCM, in two steps.
+"""Envelope encryption with AES-256-GCM.
 
-A master key, named in the settings or kept in a file that only its owner may read, seals a data
-key for each subject; the data key seals the subject's templates and pictures. So a change of the
-master key seals some bytes a subject anew and no picture, and a subject's data are gone for good
-with its data key, whatever a disk or a backup of the files still holds.
+A master key, from the settings or from a file that only its owner may read, encrypts one data key
+per subject; the data key encrypts the subject's templates and frames. Changing the master key
+therefore re-encrypts a few bytes per subject and no images, and deleting a data key makes all data
+of the subject unreadable, whatever a disk or a backup of the files still holds.
 
-A sealed text is ``version, length of key id, key id, nonce (12), ciphertext and tag``. What it
-stands for is authenticated with it, so that one row's cannot be put into another.
+A ciphertext has the layout ``version, length of key id, key id, nonce (12), ciphertext and tag``.
+Its purpose is authenticated with it, so that a ciphertext cannot be moved to another row.
 """
 
 import secrets
@@ -23,19 +23,19 @@ from database.crypto.master_keys import KEY_BYTES, Key, KeyFile, read_keys
 
 _NONCE_BYTES = 12
 _VERSION = 1
-_DATA_KEY = ""  # the id under which a data key seals: there is but one
+_DATA_KEY_ID = ""  # the key id in a ciphertext of a data key: there is only one
 
 
-class SealError(Exception):
-    """A sealed text cannot be opened: its key is not here, or it was changed or moved."""
+class DecryptionError(Exception):
+    """A ciphertext cannot be decrypted: its key is missing, or it was changed or moved."""
 
 
-class Sealer:
-    """The master keys of one process.
+class EnvelopeCipher:
+    """Encrypts with the first master key and decrypts with any of them.
 
     Args:
-        keys: The first seals, all open.
-        file: Where they come from, if it is a file: another process may add one.
+        keys: The master keys, the one that encrypts first.
+        file: The file they come from, if any; it is read again when another process changes it.
 
     Raises:
         ValueError: There is no key.
@@ -43,18 +43,18 @@ class Sealer:
 
     def __init__(self, keys: Sequence[Key], file: KeyFile | None = None) -> None:
         if not keys:
-            raise ValueError("a sealer needs a key")
+            raise ValueError("at least one master key is needed")
         self._file = file
-        self._stamp = file.stamp if file else None
+        self._version = file.version if file else None
         self._keys = tuple(keys)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The keys of this installation; the file is made if none are set.
+        """Use the keys of this installation; the key file is created if none are set.
 
         Raises:
-            ValueError: The keys are malformed, or the file is not for its owner alone.
-            OSError: The file cannot be read or made.
+            ValueError: The keys are malformed, or others can read the file.
+            OSError: The file cannot be read or created.
         """
         if settings.faces_keys is not None:
             return cls(read_keys(settings.faces_keys.get_secret_value()))
@@ -63,63 +63,64 @@ class Sealer:
 
     @property
     def key_id(self) -> str:
-        """The id of the key that seals."""
-        self._renew()
+        """Id of the master key that encrypts."""
+        self._reload()
         return self._keys[0].id
 
     @property
     def key_ids(self) -> tuple[str, ...]:
-        """The ids of all keys, the one that seals first."""
-        self._renew()
+        """Ids of all master keys, the one that encrypts first."""
+        self._reload()
         return tuple(key.id for key in self._keys)
 
     def new_data_key(self, owner: str) -> tuple[bytes, "DataKey"]:
-        """A fresh key for what belongs to `owner`: sealed, to be kept, and ready for use."""
+        """Generate a data key for `owner`; returns it encrypted, for storage, and ready to use."""
         secret = secrets.token_bytes(KEY_BYTES)
-        return self.seal(secret, _owned(owner)), DataKey(secret)
+        return self.encrypt(secret, _data_key_purpose(owner)), DataKey(secret)
 
-    def open_data_key(self, sealed: bytes, owner: str) -> "DataKey":
-        """The data key of `owner`.
-
-        Raises:
-            SealError: It is another's, was changed, or its master key is not here.
-        """
-        return DataKey(self.open(sealed, _owned(owner)))
-
-    def reseal_data_key(self, sealed: bytes, owner: str) -> bytes:
-        """The same data key, sealed by the first master key.
+    def decrypt_data_key(self, encrypted: bytes, owner: str) -> "DataKey":
+        """Decrypt the data key of `owner`.
 
         Raises:
-            SealError: As `open_data_key`.
+            DecryptionError: It belongs to another owner, was changed, or its master key is missing.
         """
-        return self.seal(self.open(sealed, _owned(owner)), _owned(owner))
+        return DataKey(self.decrypt(encrypted, _data_key_purpose(owner)))
 
-    def seal(self, content: bytes, purpose: str) -> bytes:
-        """The content, sealed by the first key; `purpose` must be given to open it."""
-        self._renew()
-        return _seal(self._keys[0], content, purpose.encode())
-
-    def open(self, sealed: bytes, purpose: str) -> bytes:
-        """What was sealed for that purpose.
+    def reencrypt_data_key(self, encrypted: bytes, owner: str) -> bytes:
+        """Encrypt the same data key with the first master key.
 
         Raises:
-            SealError: It was sealed for another, was changed, or its key is not here.
+            DecryptionError: As `decrypt_data_key`.
         """
-        key_id = key_id_of(sealed)
+        purpose = _data_key_purpose(owner)
+        return self.encrypt(self.decrypt(encrypted, purpose), purpose)
+
+    def encrypt(self, content: bytes, purpose: str) -> bytes:
+        """Encrypt with the first master key; decryption needs the same `purpose`."""
+        self._reload()
+        return _encrypt(self._keys[0], content, purpose.encode())
+
+    def decrypt(self, encrypted: bytes, purpose: str) -> bytes:
+        """Decrypt what was encrypted for `purpose`.
+
+        Raises:
+            DecryptionError: The purpose differs, the ciphertext was changed, or its key is missing.
+        """
+        key_id = key_id_of(encrypted)
         key = self._find(key_id)
         if key is None:
-            self._renew()
+            self._reload()
             key = self._find(key_id)
         if key is None:
-            raise SealError(f"the key '{key_id}' is not among OPSIN_FACES_KEYS")
-        return _open(key, sealed, purpose.encode())
+            raise DecryptionError(f"the key '{key_id}' is not among OPSIN_FACES_KEYS")
+        return _decrypt(key, encrypted, purpose.encode())
 
-    def derived(self, purpose: str) -> tuple[str, bytes]:
-        """32 secret bytes for that purpose alone, from the first key, and that key's id.
+    def derive(self, purpose: str) -> tuple[str, bytes]:
+        """Derive 32 secret bytes for `purpose` from the first master key; returns (key id, secret).
 
-        Made by HKDF-SHA256 (RFC 5869). They change with the first key.
+        Uses HKDF-SHA256 (RFC 5869). The secret changes with the first key.
         """
-        self._renew()
+        self._reload()
         key = self._keys[0]
         info = f"opsin {purpose}".encode()
         return key.id, HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(key.secret)
@@ -127,62 +128,63 @@ class Sealer:
     def _find(self, key_id: str) -> Key | None:
         return next((key for key in self._keys if key.id == key_id), None)
 
-    def _renew(self) -> None:
+    def _reload(self) -> None:
         """Read the file again if another process has changed it."""
-        if self._file is None or (stamp := self._file.stamp) == self._stamp or stamp is None:
+        if self._file is None or (version := self._file.version) == self._version:
             return
-        self._keys, self._stamp = self._file.read(), stamp
+        if version is not None:
+            self._keys, self._version = self._file.read(), version
 
 
 class DataKey:
-    """Seals and opens what belongs to one subject.
+    """Encrypts and decrypts the data of one subject.
 
     Args:
         secret: 32 bytes.
     """
 
     def __init__(self, secret: bytes) -> None:
-        self._key = Key(_DATA_KEY, secret)
+        self._key = Key(_DATA_KEY_ID, secret)
 
-    def seal(self, content: bytes, purpose: str) -> bytes:
-        """The content, sealed; `purpose` says what it is and must be given to open it."""
-        return _seal(self._key, content, purpose.encode())
+    def encrypt(self, content: bytes, purpose: str) -> bytes:
+        """Encrypt; decryption needs the same `purpose`."""
+        return _encrypt(self._key, content, purpose.encode())
 
-    def open(self, sealed: bytes, purpose: str) -> bytes:
-        """The content.
+    def decrypt(self, encrypted: bytes, purpose: str) -> bytes:
+        """Decrypt.
 
         Raises:
-            SealError: It was sealed for another purpose or by another key, or was changed.
+            DecryptionError: The purpose or the key differs, or the ciphertext was changed.
         """
-        return _open(self._key, sealed, purpose.encode())
+        return _decrypt(self._key, encrypted, purpose.encode())
 
 
-def key_id_of(sealed: bytes) -> str:
-    """The id of the key that sealed it.
+def key_id_of(encrypted: bytes) -> str:
+    """Id of the key that encrypted it.
 
     Raises:
-        SealError: It is no sealed text.
+        DecryptionError: It is not a ciphertext of this module.
     """
-    if len(sealed) < 2 or sealed[0] != _VERSION or len(sealed) < 2 + sealed[1]:
-        raise SealError("not a sealed text of this release")
-    return sealed[2 : 2 + sealed[1]].decode("ascii", errors="replace")
+    if len(encrypted) < 2 or encrypted[0] != _VERSION or len(encrypted) < 2 + encrypted[1]:
+        raise DecryptionError("not a ciphertext of this release")
+    return encrypted[2 : 2 + encrypted[1]].decode("ascii", errors="replace")
 
 
-def _owned(owner: str) -> str:
+def _data_key_purpose(owner: str) -> str:
     return f"data key of {owner}"
 
 
-def _seal(key: Key, content: bytes, purpose: bytes) -> bytes:
+def _encrypt(key: Key, content: bytes, purpose: bytes) -> bytes:
     nonce = secrets.token_bytes(_NONCE_BYTES)
-    name = key.id.encode()
-    header = bytes((_VERSION, len(name))) + name
+    key_id = key.id.encode()
+    header = bytes((_VERSION, len(key_id))) + key_id
     return header + nonce + AESGCM(key.secret).encrypt(nonce, content, purpose)
 
 
-def _open(key: Key, sealed: bytes, purpose: bytes) -> bytes:
-    start = 2 + len(key_id_of(sealed))
-    nonce, rest = sealed[start : start + _NONCE_BYTES], sealed[start + _NONCE_BYTES :]
+def _decrypt(key: Key, encrypted: bytes, purpose: bytes) -> bytes:
+    start = 2 + len(key_id_of(encrypted))
+    nonce, rest = encrypted[start : start + _NONCE_BYTES], encrypted[start + _NONCE_BYTES :]
     try:
         return AESGCM(key.secret).decrypt(nonce, rest, purpose)
     except (InvalidTag, ValueError):
-        raise SealError("the sealed text was changed, or belongs to something else") from None
+        raise DecryptionError("the ciphertext was changed or belongs to something else") from None

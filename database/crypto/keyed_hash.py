@@ -1,7 +1,8 @@
-"""Digests that tell nothing to who has no key: of devices, and of what was sent.
+"""Keyed hashes of devices and uploads; without the key they reveal nothing.
 
-Their key is one of its own, made once and sealed by the master key. So it outlives a change of the
-master key: a lock on a device holds, and a repeated request is known again.
+The hash has its own key, which is generated once and stored encrypted by the master key. It
+survives a change of the master key, so that a locked device stays locked and a repeated request is
+recognised.
 """
 
 import base64
@@ -16,84 +17,82 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from contracts.errors import Unavailable
-from database.crypto.envelope import Sealer, SealError
+from database.crypto.envelope import DecryptionError, EnvelopeCipher
 from database.crypto.master_keys import KEY_BYTES
-from database.engine import alone, reading, writing
+from database.engine import advisory_lock, reading, writing
 from database.tables import FaceSettingRecord
 
-_KEY = "digest_key"
-_LOCK = 0x0951_0005  # see `database.engine.alone`
+_ROW_KEY = "digest_key"
+_LOCK = 0x0951_0005  # see `database.engine.advisory_lock`
 _PURPOSE = "digest key"
 
 
-class Digests:
-    """One row that holds the key. Unavailable without a database, until it was read once.
+class KeyedHash:
+    """HMAC-SHA256 with a key from the database, which is read once and then cached."""
 
-    Args:
-        engine: The database.
-        clock: What time it is.
-        sealer: The master keys.
-    """
-
-    def __init__(self, engine: Engine, clock: Callable[[], datetime], sealer: Sealer) -> None:
+    def __init__(
+        self, engine: Engine, clock: Callable[[], datetime], cipher: EnvelopeCipher
+    ) -> None:
         self._engine = engine
         self._clock = clock
-        self._sealer = sealer
+        self._cipher = cipher
         self._lock = threading.Lock()
         self._secret: bytes | None = None
 
-    def of(self, content: bytes) -> str:
-        """HMAC-SHA256 of it, in hex; equal for equal content, on any day and in any process.
+    def hexdigest(self, content: bytes) -> str:
+        """HMAC-SHA256 of the content in hex; the same at any time and in any process.
 
         Raises:
-            Unavailable: The master key that sealed the digests' key is not here.
+            Unavailable: The database does not answer, or the master key that encrypted the hash's
+                key is missing.
         """
         return hmac.new(self._key(), content, sha256).hexdigest()
 
-    def reseal(self) -> None:
-        """Seal the key by the first master key.
+    def reencrypt(self) -> None:
+        """Encrypt the hash's key with the first master key.
 
         Raises:
-            SealError: The master key that sealed it is not here.
+            DecryptionError: The master key that encrypted it is missing.
         """
         with writing(self._engine) as session:
-            alone(session.connection(), _LOCK)
-            if (sealed := _kept(session)) is not None:
-                self._keep(session, self._sealer.open(sealed, _PURPOSE))
+            advisory_lock(session.connection(), _LOCK)
+            if (encrypted := _load(session)) is not None:
+                self._store(session, self._cipher.decrypt(encrypted, _PURPOSE))
 
     def _key(self) -> bytes:
         with self._lock:
             if self._secret is None:
-                self._secret = self._read()
+                self._secret = self._load_or_create()
             return self._secret
 
-    def _read(self) -> bytes:
+    def _load_or_create(self) -> bytes:
         with reading(self._engine) as session:
-            sealed = _kept(session)
-        if sealed is None:
+            encrypted = _load(session)
+        if encrypted is None:
             with writing(self._engine) as session:
-                alone(session.connection(), _LOCK)
-                if (sealed := _kept(session)) is None:  # else another process was quicker
-                    return self._keep(session, secrets.token_bytes(KEY_BYTES))
+                advisory_lock(session.connection(), _LOCK)
+                # Another process may have created it in the meantime.
+                if (encrypted := _load(session)) is None:
+                    return self._store(session, secrets.token_bytes(KEY_BYTES))
         try:
-            return self._sealer.open(sealed, _PURPOSE)
-        except SealError as error:
+            return self._cipher.decrypt(encrypted, _PURPOSE)
+        except DecryptionError as error:
             raise Unavailable(
-                "Nothing can be compared with what was sent before: a key is missing. Tell the "
+                "Nothing can be compared with earlier requests because a key is missing. Tell the "
                 "operator.",
                 retry_after=60,
             ) from error
 
-    def _keep(self, session: Session, secret: bytes) -> bytes:
-        row = session.get(FaceSettingRecord, _KEY)
+    def _store(self, session: Session, secret: bytes) -> bytes:
+        row = session.get(FaceSettingRecord, _ROW_KEY)
         if row is None:
-            row = FaceSettingRecord(key=_KEY)
+            row = FaceSettingRecord(key=_ROW_KEY)
             session.add(row)
-        sealed = base64.b64encode(self._sealer.seal(secret, _PURPOSE)).decode()
-        row.value, row.updated_at = {"sealed": sealed}, self._clock()
+        encrypted = base64.b64encode(self._cipher.encrypt(secret, _PURPOSE)).decode()
+        row.value, row.updated_at = {"sealed": encrypted}, self._clock()
         return secret
 
 
-def _kept(session: Session) -> bytes | None:
-    row = session.get(FaceSettingRecord, _KEY)
+def _load(session: Session) -> bytes | None:
+    row = session.get(FaceSettingRecord, _ROW_KEY)
     return None if row is None else base64.b64decode(row.value["sealed"])

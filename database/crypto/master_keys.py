@@ -1,4 +1,4 @@
-"""The master keys: read from the settings, or kept in a file that only its owner may read."""
+"""Master keys, read from the settings or from a file that only its owner may read."""
 
 import base64
 import binascii
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KEY_BYTES = 32
-_TURN_SECONDS = 10.0
+_LOCK_SECONDS = 10.0
 _ENTRY = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}):(?P<key>[A-Za-z0-9+/_=-]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key and its name; the name is no secret."""
+    """A key and its id; the id is not secret."""
 
     id: str
     secret: bytes
@@ -29,107 +29,106 @@ class Key:
 
 
 def read_keys(text: str) -> tuple[Key, ...]:
-    """The keys in ``id:base64,id:base64``, the first of which seals.
+    """Parse ``id:base64,id:base64``; the first key encrypts.
 
     Raises:
-        ValueError: Something else stands there; the message holds no key.
+        ValueError: The text is malformed; the message contains no key.
     """
     entries = [entry for entry in re.split(r"[,\s]+", text) if entry]
     keys = tuple(_read_key(entry) for entry in entries)
     if not keys:
         raise ValueError("name at least one key, as id:base64 of 32 bytes")
     if len({key.id for key in keys}) < len(keys):
-        raise ValueError("each key needs an id of its own")
+        raise ValueError("each key needs a different id")
     return keys
 
 
 def _read_key(entry: str) -> Key:
-    found = _ENTRY.fullmatch(entry)
-    if found is None:
+    match = _ENTRY.fullmatch(entry)
+    if match is None:
         raise ValueError("a key is written id:base64, the id of 1 to 32 letters, digits, - and _")
     try:
-        secret = base64.b64decode(found["key"].replace("-", "+").replace("_", "/"), validate=True)
+        secret = base64.b64decode(match["key"].replace("-", "+").replace("_", "/"), validate=True)
     except binascii.Error:
-        raise ValueError(f"the key '{found['id']}' is not base64") from None
+        raise ValueError(f"the key '{match['id']}' is not base64") from None
     if len(secret) != KEY_BYTES:
-        raise ValueError(f"the key '{found['id']}' has {len(secret)} bytes and not {KEY_BYTES}")
-    return Key(found["id"], secret)
+        raise ValueError(f"the key '{match['id']}' has {len(secret)} bytes, not {KEY_BYTES}")
+    return Key(match["id"], secret)
 
 
 class KeyFile:
-    """Master keys in a file of mode 0600, made when it is first needed.
+    """A file of mode 0600 with one master key per line, the one that encrypts first.
 
-    Args:
-        path: A key a line, the one that seals first.
+    It is created when it is first read.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> tuple[Key, ...]:
-        """All keys; where there is no file yet, one is made with a fresh key.
+        """Return all keys; creates the file with a new key if it does not exist.
 
         Raises:
-            ValueError: Others may read the file, or it holds something else.
-            OSError: It cannot be read or made.
+            ValueError: Others may read the file, or it is malformed.
+            OSError: It cannot be read or created.
         """
         if not self._path.exists():
-            self._place(_line(_fresh_key()), replace=False)
+            self._write(_line(_new_key()), replace=False)
         if self._path.stat().st_mode & 0o077:
-            raise ValueError(f"{self._path.name} must be readable by its owner alone (chmod 600)")
+            raise ValueError(f"{self._path.name} must be readable only by its owner (chmod 600)")
         return read_keys(self._path.read_text())
 
     def add(self) -> Key:
-        """Put a fresh key before all others; from now on it seals.
+        """Put a new key before all others; from now on it encrypts.
 
         Raises:
             ValueError: As `read`.
             OSError: As `read`.
         """
-        key = _fresh_key()
-        with self._changing():
-            self._place("".join(map(_line, (key, *self.read()))), replace=True)
+        key = _new_key()
+        with self._locked():
+            self._write("".join(map(_line, (key, *self.read()))), replace=True)
         return key
 
     def keep(self, ids: Sequence[str]) -> None:
-        """Forget all keys but those and the first."""
-        with self._changing():
+        """Remove all keys except the first and those with the given ids."""
+        with self._locked():
             keys = self.read()
-            kept = [key for key in keys if key is keys[0] or key.id in ids]
-            self._place("".join(map(_line, kept)), replace=True)
+            remaining = [key for key in keys if key is keys[0] or key.id in ids]
+            self._write("".join(map(_line, remaining)), replace=True)
 
     @property
-    def stamp(self) -> tuple[int, int] | None:
-        """Another value than before: the file was changed."""
+    def version(self) -> tuple[int, int] | None:
+        """Changes whenever the file changes; None if the file cannot be examined."""
         try:
-            seen = self._path.stat()
+            status = self._path.stat()
         except OSError:
             return None
-        return seen.st_mtime_ns, seen.st_ino
+        return status.st_mtime_ns, status.st_ino
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Processes that change the file take turns, by a lock on a file beside it.
+    def _locked(self) -> Iterator[None]:
+        """Serialise changes of the file among processes, by a lock on a file next to it.
 
         Raises:
-            TimeoutError: Another one takes far too long.
+            TimeoutError: Another process holds the lock too long.
         """
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        beside = self._path.with_name(f"{self._path.name}.lock")
-        with os.fdopen(os.open(beside, os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
-            deadline = time.monotonic() + _TURN_SECONDS
+        lock_path = self._path.with_name(f"{self._path.name}.lock")
+        with os.fdopen(os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
+            deadline = time.monotonic() + _LOCK_SECONDS
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise TimeoutError("the keys' file is being changed") from None
+                        raise TimeoutError("another process is changing the key file") from None
                     time.sleep(0.01)
             yield
 
-    def _place(self, content: str, *, replace: bool) -> None:
-        """Write the file whole; of processes that make it at once, one wins."""
+    def _write(self, content: str, *, replace: bool) -> None:
+        """Write the file atomically; if several processes create it at once, one wins."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = self._path.with_name(f".{secrets.token_hex(8)}.part")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -149,7 +148,7 @@ class KeyFile:
             part.unlink(missing_ok=True)
 
 
-def _fresh_key() -> Key:
+def _new_key() -> Key:
     return Key(f"k{secrets.token_hex(4)}", secrets.token_bytes(KEY_BYTES))
 
 

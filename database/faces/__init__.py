@@ -1,1 +1,1 @@
-"""Subjects, templates and their search, and the audit trail of faces."""
+"""Repositories of subjects, templates, stored frames, the face audit log and token keys."""

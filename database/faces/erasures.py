@@ -1,8 +1,8 @@
-"""Erasures: begun in the transaction that deletes the person, and finished when nothing is left.
+"""Erasures, which begin in the transaction that deletes the subject and end when nothing is left.
 
-The mark is the audit's own line, whose outcome is `erasing` until all that lies outside the
-database is gone too: so an erasure that failed half-way, or whose process was killed, is found
-again, by a second request or by the next round that looks for them.
+An erasure is recorded by its entry in the audit log, whose outcome is `erasing` until everything
+outside the database is deleted too. An erasure that failed half-way, or whose process was killed,
+is thus found by a repeated request or by the next periodic check.
 """
 
 from collections.abc import Callable, Collection
@@ -13,77 +13,73 @@ from sqlalchemy.orm import Session
 
 from contracts.errors import SubjectNotFound
 from database.engine import reading, writing
-from database.faces.template_rows import find
+from database.faces.template_rows import find_subject
 from database.tables import AnswerRecord, FaceEventRecord, JobRecord, SubjectRecord
 
 SCOPE = "subject"
-"""Of the Idempotency-Keys under which subjects are added."""
+"""Scope of the Idempotency-Keys of requests that add subjects."""
 BEGUN, DONE = "erasing", "erased"
 _KIND = "erasure"
-_ROWS_AT_ONCE = 500
+_BATCH_SIZE = 500
 
 
 class Erasures:
-    """Who was erased, and of whom something may be left. Unavailable without a database.
-
-    Args:
-        engine: The database.
-        clock: What time it is.
-    """
+    """Erasures that have begun or ended. Raises `Unavailable` if the database does not answer."""
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
         self._engine = engine
         self._clock = clock
 
     def require(self, subject_id: str) -> None:
-        """Whether there is anything to erase.
+        """Check that there is something to erase.
 
         Raises:
-            SubjectNotFound: There is no such subject, and no erasure of it that is unfinished.
+            SubjectNotFound: There is no such subject and no unfinished erasure of it.
         """
         with reading(self._engine) as session:
             if not is_unfinished(session, subject_id):
-                find(session, subject_id)
+                find_subject(session, subject_id)
 
-    def pending(self, again: timedelta) -> list[str]:
-        """The subjects whose erasure is unfinished or younger than `again`, oldest first.
+    def pending(self, max_age: timedelta) -> list[str]:
+        """Ids of subjects whose erasure is unfinished or younger than `max_age`, oldest first.
 
-        Who was at work for a subject when it was erased may write of it a little later.
+        Young ones are included because a request that was in progress during the erasure may have
+        written about the subject a little later.
         """
         row = FaceEventRecord
-        young = row.at >= self._clock() - again
-        query = select(row.subject_id).where(row.kind == _KIND, or_(row.outcome == BEGUN, young))
+        is_young = row.at >= self._clock() - max_age
+        query = select(row.subject_id).where(row.kind == _KIND, or_(row.outcome == BEGUN, is_young))
         with reading(self._engine) as session:
-            found = session.scalars(query.order_by(row.id))
-            return list(dict.fromkeys(one for one in found if one is not None))
+            ids = session.scalars(query.order_by(row.id))
+            return list(dict.fromkeys(subject_id for subject_id in ids if subject_id is not None))
 
-    def of(self, ids: Collection[str]) -> set[str]:
-        """Those of some subjects that were erased, by the audit; others may be another database's.
+    def erased_among(self, ids: Collection[str]) -> set[str]:
+        """Those of `ids` that the audit log says were erased; others may be another database's.
 
-        A line of the audit goes by its age (OPSIN_AUDIT_DAYS), long after its erasure was finished.
+        An entry of the log is deleted by age (OPSIN_AUDIT_DAYS), long after its erasure ended.
         """
-        row, asked, erased = FaceEventRecord, list(ids), set[str]()
+        row, remaining, erased = FaceEventRecord, list(ids), set[str]()
         with reading(self._engine) as session:
-            for start in range(0, len(asked), _ROWS_AT_ONCE):
-                some = asked[start : start + _ROWS_AT_ONCE]
-                there = select(SubjectRecord.id).where(SubjectRecord.id.in_(some))
-                gone = select(row.subject_id).where(row.kind == _KIND, row.subject_id.in_(some))
-                told = {one for one in session.scalars(gone) if one is not None}
-                erased |= told - set(session.scalars(there))
+            for start in range(0, len(remaining), _BATCH_SIZE):
+                batch = remaining[start : start + _BATCH_SIZE]
+                existing = select(SubjectRecord.id).where(SubjectRecord.id.in_(batch))
+                logged = select(row.subject_id).where(row.kind == _KIND, row.subject_id.in_(batch))
+                in_log = {found for found in session.scalars(logged) if found is not None}
+                erased |= in_log - set(session.scalars(existing))
         return erased
 
     def finish(self, subject_id: str) -> None:
-        """Say that nothing is left of it."""
+        """Record that nothing is left of a subject."""
         row = FaceEventRecord
-        done = update(row).where(
+        unfinished = update(row).where(
             row.kind == _KIND, row.subject_id == subject_id, row.outcome == BEGUN
         )
         with writing(self._engine) as session:
-            session.execute(done.values(outcome=DONE))
+            session.execute(unfinished.values(outcome=DONE))
 
 
 def begin(session: Session, subject_id: str, now: datetime) -> None:
-    """Put the mark, in the transaction that deletes the subject."""
+    """Record the beginning of an erasure, in the transaction that deletes the subject."""
     session.add(FaceEventRecord(at=now, kind=_KIND, subject_id=subject_id, outcome=BEGUN))
 
 
@@ -97,17 +93,17 @@ def is_unfinished(session: Session, subject_id: str) -> bool:
 
 
 def require_unfinished(session: Session, subject_id: str) -> None:
-    """Refuse to go on with an erasure that there is not.
+    """Check that an erasure of the subject is unfinished.
 
     Raises:
-        SubjectNotFound: None has begun, or it has ended.
+        SubjectNotFound: No erasure of it has begun, or it has ended.
     """
     if not is_unfinished(session, subject_id):
         raise SubjectNotFound("There is no subject of that id. `GET /v1/faces/subjects` lists all.")
 
 
-def forget_traces(session: Session, subject_id: str) -> tuple[str, ...]:
-    """Delete what speaks of a subject in tables that are not about subjects; its jobs' ids."""
+def delete_traces(session: Session, subject_id: str) -> tuple[str, ...]:
+    """Delete what other tables hold about a subject; returns the ids of its deleted jobs."""
     event, job, answer = FaceEventRecord, JobRecord, AnswerRecord
     session.execute(
         update(event).where(event.subject_id == subject_id).values(digest=None, device=None)

@@ -1,7 +1,7 @@
-"""The audit of faces: who asked what and what was decided, without a picture, vector or name.
+"""The audit log of faces: requests and decisions, without images, vectors or names.
 
-Devices and what was sent are kept as keyed digests: equal ones can be told, and who reads the table
-without the key can neither try addresses nor look for the digest of a picture.
+Devices and uploads are stored as keyed hashes, so that equal ones can be recognised, while a reader
+of the table without the key can neither try addresses nor search for the hash of an image.
 """
 
 from collections.abc import Callable
@@ -12,30 +12,26 @@ from sqlalchemy.orm import Session
 
 from contracts.faces.subjects import FaceEvent, NewEvent
 from contracts.pages import Page
-from database.crypto.keyed_hash import Digests
+from database.crypto.keyed_hash import KeyedHash
 from database.engine import reading, writing
 from database.faces.erasures import BEGUN
-from database.paging import bad_cursor, cursor_of, place_of, require_limit
+from database.paging import decode_number, encode_cursor, require_limit
 from database.tables import FaceEventRecord, SubjectRecord
 
 
 class FaceEvents:
-    """The table of events. Unavailable without a database.
+    """The table of events. Raises `Unavailable` if the database does not answer."""
 
-    Args:
-        engine: The database.
-        clock: What time it is.
-        digests: Makes the digests.
-    """
-
-    def __init__(self, engine: Engine, clock: Callable[[], datetime], digests: Digests) -> None:
+    def __init__(
+        self, engine: Engine, clock: Callable[[], datetime], keyed_hash: KeyedHash
+    ) -> None:
         self._engine = engine
         self._clock = clock
-        self._digests = digests
+        self._keyed_hash = keyed_hash
 
     def record(self, event: NewEvent) -> None:
-        """Write a line; of a subject that is gone meanwhile without the digests."""
-        digest = self._digests.of
+        """Write an entry; without the hashes if the subject was erased in the meantime."""
+        digest = self._keyed_hash.hexdigest
         row = FaceEventRecord(
             at=self._clock(),
             kind=event.kind,
@@ -47,52 +43,45 @@ class FaceEvents:
             request_id=event.request_id,
         )
         with writing(self._engine) as session:
-            if event.subject_id is not None and not _is_there(session, event.subject_id):
+            if event.subject_id is not None and not _exists(session, event.subject_id):
                 row.device = row.digest = None
             session.add(row)
 
-    def forget_old(self, days: int) -> int:
-        """Delete the lines that are older than so many days; how many.
+    def delete_old(self, days: int) -> int:
+        """Delete entries older than some days; returns how many.
 
-        An erasure that is unfinished is known by its line, which stays until it is finished.
+        The entry of an unfinished erasure is what records it, and stays until it is finished.
         """
-        row, eldest = FaceEventRecord, self._clock() - timedelta(days=days)
-        old = delete(row).where(row.at < eldest, row.outcome != BEGUN)
+        row, cutoff = FaceEventRecord, self._clock() - timedelta(days=days)
+        old = delete(row).where(row.at < cutoff, row.outcome != BEGUN)
         with writing(self._engine) as session:
             return session.connection().execute(old).rowcount
 
     def list(
         self, *, subject_id: str | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page[FaceEvent]:
-        """Some lines, newest first.
+        """A page of entries, newest first.
 
         Raises:
-            ValidationFailed: The cursor is none of ours, or the limit not in 1 to 200.
+            ValidationFailed: The cursor is invalid, or the limit not in 1 to 200.
         """
         require_limit(limit)
         query = select(FaceEventRecord).order_by(FaceEventRecord.id.desc())
         if subject_id is not None:
             query = query.where(FaceEventRecord.subject_id == subject_id)
         if cursor is not None:
-            query = query.where(FaceEventRecord.id < _number(cursor))
+            query = query.where(FaceEventRecord.id < decode_number(cursor))
         with reading(self._engine) as session:
             rows = session.scalars(query.limit(limit + 1)).all()
-        shown = rows[:limit]
-        following = cursor_of(shown[-1].id) if len(rows) > limit else None
-        return Page(items=[_event(row) for row in shown], next_cursor=following)
+        page = rows[:limit]
+        next_cursor = encode_cursor(page[-1].id) if len(rows) > limit else None
+        return Page(items=[_event(row) for row in page], next_cursor=next_cursor)
 
 
-def _is_there(session: Session, subject_id: str) -> bool:
-    """Whether there is such a subject; an erasure waits until the transaction ends."""
+def _exists(session: Session, subject_id: str) -> bool:
+    """Whether the subject exists; an erasure of it waits until the transaction ends."""
     query = select(SubjectRecord.id).where(SubjectRecord.id == subject_id)
     return session.scalar(query.with_for_update(read=True)) is not None
-
-
-def _number(cursor: str) -> int:
-    (number,) = place_of(cursor, 1)
-    if not isinstance(number, int) or not 0 <= number < 2**31:
-        raise bad_cursor()
-    return number
 
 
 def _event(row: FaceEventRecord) -> FaceEvent:

@@ -1,8 +1,8 @@
-"""Kept frames of subjects on the disk: sealed, a folder a subject, which goes with the subject.
+"""Encrypted frames of subjects on disk, one folder per subject.
 
-Rows rule, as with jobs: a file is written before its row and removed after it. What a killed
-process leaves is a file without a row, which nobody can open once the subject's key is gone, and
-which `sweep` removes.
+As with jobs, the database row decides: a file is written before its row and deleted after it. A
+killed process can leave a file without a row, which cannot be decrypted once the subject's key is
+deleted, and which `FaceFiles.remove_orphans` deletes.
 """
 
 import os
@@ -19,7 +19,7 @@ from contracts.errors import NotFound, Unavailable
 from contracts.faces.subjects import SUBJECT_ID
 
 FILE_ID = r"^ff_[A-Za-z0-9_-]{1,60}$"
-_ORPHAN_SECONDS = 3600.0  # a file may be older than its row by one transaction
+_ORPHAN_SECONDS = 3600.0  # a file is older than its row by up to one transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,16 @@ class FaceFiles:
     """The folders of all subjects.
 
     Attributes:
-        root: `$OPSIN_HOME/faces`; the API and the job workers must see the same one.
+        root: `$OPSIN_HOME/faces`; the API and the job workers must share it.
     """
 
     root: Path
 
-    def put(self, subject_id: str, file_id: str, sealed: bytes) -> None:
-        """Write a file, whole or not at all.
+    def put(self, subject_id: str, file_id: str, encrypted: bytes) -> None:
+        """Write a file atomically.
 
         Raises:
-            Unavailable: The disk does not take it.
+            Unavailable: The file cannot be written.
         """
         path = self._path(subject_id, file_id)
         part = path.with_name(f".{secrets.token_hex(8)}.part")
@@ -44,59 +44,59 @@ class FaceFiles:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(sealed)
+                file.write(encrypted)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise Unavailable("The disk does not take the frames.", retry_after=30) from error
+            raise Unavailable("The frames cannot be written to disk.", retry_after=30) from error
 
     def get(self, subject_id: str, file_id: str) -> bytes:
-        """A file as it lies there, sealed.
+        """Read a file, which is encrypted.
 
         Raises:
-            NotFound: It is not there.
+            NotFound: It does not exist.
         """
         try:
             return self._path(subject_id, file_id).read_bytes()
         except FileNotFoundError:
-            raise NotFound("The frame is not there any more.") from None
+            raise NotFound("The frame no longer exists.") from None
 
     def remove(self, subject_id: str, file_ids: Collection[str]) -> None:
-        """Remove some files; those that are not there are no error."""
+        """Delete some files; missing ones are ignored."""
         for file_id in file_ids:
             self._path(subject_id, file_id).unlink(missing_ok=True)
         with suppress(OSError):
-            self._folder(subject_id).rmdir()  # only if it is empty
+            self._folder(subject_id).rmdir()  # succeeds only if it is empty
 
     def remove_all(self, subject_id: str) -> None:
-        """Remove a subject's folder."""
+        """Delete a subject's folder."""
         shutil.rmtree(self._folder(subject_id), ignore_errors=True)
 
-    def sweep(
+    def remove_orphans(
         self,
-        known: Callable[[Collection[str]], Collection[tuple[str, str]]],
+        with_rows: Callable[[Collection[str]], Collection[tuple[str, str]]],
         orphan_seconds: float = _ORPHAN_SECONDS,
     ) -> int:
-        """Remove files without a row, and folders without a file.
+        """Delete files without a row, and empty folders.
 
         Args:
-            known: For some subjects' ids, the (subject, file) pairs that have rows.
-            orphan_seconds: How long a file may wait for its row.
+            with_rows: Returns, for subject ids, the (subject, file) pairs that have rows.
+            orphan_seconds: Age from which a file without a row is an orphan.
 
         Returns:
-            How many files were removed.
+            The number of deleted files.
         """
         try:
             folders = [path for path in self.root.iterdir() if re.match(SUBJECT_ID, path.name)]
         except OSError:
             return 0
-        # Looked at before the rows: a row made meanwhile is of a young file.
+        # Listed before the rows are read: a row added in between belongs to a young file.
         old = [
             path for folder in folders for path in folder.iterdir() if _age(path) > orphan_seconds
         ]
-        rows = set(known([folder.name for folder in folders]))
+        rows = set(with_rows([folder.name for folder in folders]))
         orphans = [path for path in old if (path.parent.name, path.name) not in rows]
         for path in orphans:
             path.unlink(missing_ok=True)
@@ -107,12 +107,12 @@ class FaceFiles:
 
     def _folder(self, subject_id: str) -> Path:
         if not re.match(SUBJECT_ID, subject_id):
-            raise ValueError("not the id of a subject")
+            raise ValueError("not a subject id")
         return self.root / subject_id
 
     def _path(self, subject_id: str, file_id: str) -> Path:
         if not re.match(FILE_ID, file_id):
-            raise ValueError("not the id of a file")
+            raise ValueError("not a file id")
         return self._folder(subject_id) / file_id
 
 

@@ -1,4 +1,4 @@
-"""The threshold that somebody put in force, and where it came from."""
+"""The match threshold that the operator set, and where it came from."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -9,35 +9,30 @@ from contracts.faces.subjects import DEFAULT_THRESHOLD, Threshold
 from database.engine import reading, writing
 from database.tables import FaceSettingRecord
 
-_KEY = "threshold"
+_ROW_KEY = "threshold"
 
 
 class FaceThreshold:
-    """One row. Unavailable without a database.
-
-    Args:
-        engine: The database.
-        clock: What time it is.
-    """
+    """A setting in one row. Its methods raise `Unavailable` if the database does not answer."""
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
         self._engine = engine
         self._clock = clock
 
     def get(self) -> Threshold:
-        """What is in force: what was put there, or else the default one."""
+        """Return the threshold that was set, or the default one."""
         with reading(self._engine) as session:
-            row = session.get(FaceSettingRecord, _KEY)
+            row = session.get(FaceSettingRecord, _ROW_KEY)
         return DEFAULT_THRESHOLD if row is None else Threshold.model_validate(row.value)
 
-    def put(self, threshold: Threshold) -> Threshold:
-        """Put it in force, from now on and in every process."""
+    def set(self, threshold: Threshold) -> Threshold:
+        """Set the threshold, for every process at once; returns it with the current time."""
         now = self._clock()
-        told = threshold.model_copy(update={"updated_at": now})
+        stored = threshold.model_copy(update={"updated_at": now})
         with writing(self._engine) as session:
-            row = session.get(FaceSettingRecord, _KEY)
+            row = session.get(FaceSettingRecord, _ROW_KEY)
             if row is None:
-                row = FaceSettingRecord(key=_KEY)
+                row = FaceSettingRecord(key=_ROW_KEY)
                 session.add(row)
-            row.value, row.updated_at = told.model_dump(mode="json"), now
-        return told
+            row.value, row.updated_at = stored.model_dump(mode="json"), now
+        return stored

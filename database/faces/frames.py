@@ -1,33 +1,32 @@
-"""Kept frames of subjects, opened: for trainings, and for templates that are made anew."""
+"""Decrypts stored frames, for trainings and for templates that have to be recomputed."""
 
 from collections.abc import Collection
 
 from sqlalchemy import Engine, select
 
 from contracts.errors import NotFound
-from contracts.faces.subjects import Frame
-from database.crypto.envelope import Sealer, SealError
+from contracts.faces.subjects import StoredFrame
+from database.crypto.envelope import DecryptionError, EnvelopeCipher
 from database.engine import reading
 from database.faces.face_files import FaceFiles
-from database.faces.template_rows import data_key_of, find, frame_purpose, unreadable
+from database.faces.template_rows import (
+    data_key_of,
+    find_subject,
+    frame_purpose,
+    unreadable_error,
+)
 from database.tables import FaceFileRecord
 
 
 class Frames:
-    """The table of frames and the files it names. Unavailable without a database.
+    """The table of frames and its files. Raises `Unavailable` if the database does not answer."""
 
-    Args:
-        engine: The database.
-        sealer: The master keys.
-        files: The frames on the disk.
-    """
-
-    def __init__(self, engine: Engine, sealer: Sealer, files: FaceFiles) -> None:
+    def __init__(self, engine: Engine, cipher: EnvelopeCipher, files: FaceFiles) -> None:
         self._engine = engine
-        self._sealer = sealer
+        self._cipher = cipher
         self._files = files
 
-    def of(self, subject_id: str) -> list[str]:
+    def ids_of_subject(self, subject_id: str) -> list[str]:
         """The ids of a subject's frames, oldest first.
 
         Raises:
@@ -36,36 +35,36 @@ class Frames:
         row = FaceFileRecord
         query = select(row.id).where(row.subject_id == subject_id)
         with reading(self._engine) as session:
-            find(session, subject_id)
+            find_subject(session, subject_id)
             return list(session.scalars(query.order_by(row.created_at, row.id)))
 
-    def get(self, subject_id: str, file_id: str) -> Frame:
-        """A frame, opened.
+    def get(self, subject_id: str, file_id: str) -> StoredFrame:
+        """Load and decrypt a frame.
 
         Raises:
             SubjectNotFound: There is no such subject.
-            NotFound: It has no such frame.
-            Unavailable: Its key is not here.
+            NotFound: The subject has no such frame.
+            Unavailable: Its key is missing.
         """
         with reading(self._engine) as session:
-            subject = find(session, subject_id)
+            subject = find_subject(session, subject_id)
             row = session.get(FaceFileRecord, file_id)
         if row is None or row.subject_id != subject_id:
             raise NotFound("The subject has no such frame.")
-        key = data_key_of(self._sealer, subject)
+        key = data_key_of(self._cipher, subject)
         try:
-            content = key.open(self._files.get(subject_id, file_id), frame_purpose(file_id))
-        except SealError as error:
-            raise unreadable() from error
-        return Frame(row.media_type, content)
+            content = key.decrypt(self._files.get(subject_id, file_id), frame_purpose(file_id))
+        except DecryptionError as error:
+            raise unreadable_error() from error
+        return StoredFrame(row.media_type, content)
 
-    def sweep(self) -> int:
-        """Remove files that a killed process left without a row; how many."""
+    def remove_orphans(self) -> int:
+        """Delete files that a killed process left without a row; returns how many."""
 
-        def known(ids: Collection[str]) -> set[tuple[str, str]]:
+        def with_rows(subject_ids: Collection[str]) -> set[tuple[str, str]]:
             row = FaceFileRecord
-            query = select(row.subject_id, row.id).where(row.subject_id.in_(ids))
+            query = select(row.subject_id, row.id).where(row.subject_id.in_(subject_ids))
             with reading(self._engine) as session:
                 return {(subject, file) for subject, file in session.execute(query)}
 
-        return self._files.sweep(known)
+        return self._files.remove_orphans(with_rows)

@@ -1,8 +1,8 @@
-"""Search among all templates, exact and in memory: one matrix, one product, one pass over it.
+"""Exact search among all templates in memory, as one matrix product.
 
-Every process holds its own matrix. Before each search it asks for the number that every change
-raises (`database.faces.gallery_source`), which costs one small query, and opens the templates of
-those subjects that changed, and of no others. Rows that go are overwritten with zeros.
+Every process holds its own matrix. Before each search it reads the revision, which every change of
+a template increments (`database.faces.gallery_source`), with one small query, and decrypts the
+templates of the subjects that changed, and no others. Removed rows are overwritten with zeros.
 """
 
 import threading
@@ -11,99 +11,97 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from contracts.faces.subjects import LENGTH, Candidate
+from contracts.faces.subjects import EMBEDDING_SIZE, Candidate
 from contracts.queue.messages import Vector
 from database.faces.gallery_source import EVERYTHING, GallerySource
 
-_FIRST_ROWS = 1024
-_VECTORS_AT_ONCE = 8  # their scores are held at once: 4 bytes a template and vector
+_INITIAL_ROWS = 1024
+_VECTORS_AT_ONCE = 8  # whose scores are in memory together: 4 bytes per template and vector
 
 
 class Gallery:
-    """Implements `contracts.faces.subjects.FaceSearch`. Searches and changes take turns.
-
-    Args:
-        source: What there is.
-    """
+    """Implements `contracts.faces.subjects.FaceSearch`; searches and updates are serialised."""
 
     def __init__(self, source: GallerySource) -> None:
         self._source = source
         self._lock = threading.Lock()
         self._embedder: str | None = None
         self._revision = EVERYTHING
-        self._shelf = Shelf()
+        self._partition = Partition()
 
     def nearest(
-        self, vectors: Vector, *, embedder: str, above: float, most: int
+        self, vectors: Vector, *, embedder: str, min_similarity: float, limit: int
     ) -> list[list[Candidate]]:
         """See `contracts.faces.subjects.FaceSearch`."""
         with self._lock:
-            self._renew(embedder)
-            found: list[list[Candidate]] = []
+            self._update(embedder)
+            results: list[list[Candidate]] = []
             for start in range(0, len(vectors), _VECTORS_AT_ONCE):
-                some = vectors[start : start + _VECTORS_AT_ONCE]
-                found += self._shelf.nearest(some, above=above, most=most)
-            return found
+                batch = vectors[start : start + _VECTORS_AT_ONCE]
+                results += self._partition.nearest(
+                    batch, min_similarity=min_similarity, limit=limit
+                )
+            return results
 
-    def forget(self) -> None:
+    def refresh(self) -> None:
         """See `contracts.faces.subjects.FaceSearch`."""
         with self._lock:
             if self._embedder is not None:
-                self._renew(self._embedder)
+                self._update(self._embedder)
 
     @property
     def rows(self) -> Vector:
-        """What is held now, (n, 128) float32; a view, for tests and measurements."""
-        return self._shelf.vectors
+        """The vectors in memory, (n, 128) float32; a view, for tests and measurements."""
+        return self._partition.vectors
 
-    def _renew(self, embedder: str) -> None:
+    def _update(self, embedder: str) -> None:
         if embedder != self._embedder:
-            self._shelf.wipe()
-            self._shelf = Shelf()
+            self._partition.wipe()
+            self._partition = Partition()
             self._embedder, self._revision = embedder, EVERYTHING
         elif self._source.revision() == self._revision:
             return
         changes = self._source.changes(self._revision, embedder=embedder)
         for subject_id, vectors in changes.subjects.items():
-            self._shelf.put(subject_id, vectors)
-        # Asked at every change, and by id: a count would be right by accident where somebody was
-        # erased and somebody else cannot be opened. Who was added meanwhile comes with the next.
-        self._shelf.keep(self._source.subjects(embedder=embedder))
+            self._partition.put(subject_id, vectors)
+        # Compared by id at every change: a count could be right by accident if one subject was
+        # erased and another cannot be decrypted. Subjects added later come with the next change.
+        self._partition.retain(self._source.subjects(embedder=embedder))
         self._revision = changes.revision
 
 
-class Shelf:
-    """Vectors in one matrix without gaps, and whose they are."""
+class Partition:
+    """The vectors of one embedder in a matrix without gaps, and the subject of each row."""
 
     def __init__(self) -> None:
-        self._rows: Vector = np.zeros((_FIRST_ROWS, LENGTH), np.float32)
-        self._owners: npt.NDArray[np.int32] = np.zeros(_FIRST_ROWS, np.int32)
+        self._rows: Vector = np.zeros((_INITIAL_ROWS, EMBEDDING_SIZE), np.float32)
+        self._owners: npt.NDArray[np.int32] = np.zeros(_INITIAL_ROWS, np.int32)
         self._count = 0
-        self._ids: list[str | None] = []  # by owner's number; None where the number is free
+        self._ids: list[str | None] = []  # by owner number; None if the number is free
         self._numbers: dict[str, int] = {}
-        self._places: dict[int, list[int]] = {}  # rows by owner's number
-        self._free: list[int] = []
+        self._rows_by_owner: dict[int, list[int]] = {}
+        self._free_numbers: list[int] = []
 
     def __len__(self) -> int:
-        """How many subjects have vectors here."""
+        """Number of subjects with vectors."""
         return len(self._numbers)
 
     @property
     def vectors(self) -> Vector:
-        """All of them, (n, 128); a view."""
+        """All vectors, (n, 128); a view."""
         return self._rows[: self._count]
 
     @property
     def bytes(self) -> int:
-        """What the vectors take, the room for more counted."""
+        """Memory for the vectors, including unused capacity."""
         return self._rows.nbytes + self._owners.nbytes
 
     def put(self, subject_id: str, vectors: Vector) -> None:
-        """Hold these of a subject, in place of what was held."""
-        self._drop(subject_id)
+        """Replace the vectors of a subject."""
+        self._remove(subject_id)
         if not len(vectors):
             return
-        number = self._free.pop() if self._free else len(self._ids)
+        number = self._free_numbers.pop() if self._free_numbers else len(self._ids)
         if number == len(self._ids):
             self._ids.append(None)
         self._ids[number] = subject_id
@@ -112,67 +110,69 @@ class Shelf:
         self._grow(end)
         self._rows[start:end] = vectors
         self._owners[start:end] = number
-        self._places[number] = list(range(start, end))
+        self._rows_by_owner[number] = list(range(start, end))
         self._count = end
 
-    def keep(self, ids: Collection[str]) -> None:
-        """Drop all others."""
+    def retain(self, ids: Collection[str]) -> None:
+        """Remove all subjects except those."""
         for subject_id in self._numbers.keys() - set(ids):
-            self._drop(subject_id)
+            self._remove(subject_id)
 
     def wipe(self) -> None:
-        """Overwrite all that is held; the shelf is of no use after."""
+        """Overwrite all vectors; the partition cannot be used afterwards."""
         self._rows[: self._count] = 0
 
-    def nearest(self, vectors: Vector, *, above: float, most: int) -> list[list[Candidate]]:
+    def nearest(
+        self, vectors: Vector, *, min_similarity: float, limit: int
+    ) -> list[list[Candidate]]:
         """See `contracts.faces.subjects.FaceSearch`."""
         if not self._count:
             return [[] for _ in vectors]
-        return [self._best(scores, above, most) for scores in vectors @ self.vectors.T]
+        return [self._best(scores, min_similarity, limit) for scores in vectors @ self.vectors.T]
 
-    def _best(self, scores: Vector, above: float, most: int) -> list[Candidate]:
-        """The best score of each subject that has one of at least `above`, the best first."""
-        rows = np.flatnonzero(scores >= above)
+    def _best(self, scores: Vector, min_similarity: float, limit: int) -> list[Candidate]:
+        """The best score of each subject with one of at least `min_similarity`, best first."""
+        rows = np.flatnonzero(scores >= min_similarity)
         if not len(rows):
             return []
-        found = scores[rows]
-        order = np.argsort(-found, kind="stable")
-        ranked, owners = found[order], self._owners[rows[order]]
-        best = np.sort(np.unique(owners, return_index=True)[1])[:most]
-        return [Candidate(self._id(int(owners[at])), float(ranked[at])) for at in best]
+        similarities = scores[rows]
+        order = np.argsort(-similarities, kind="stable")
+        ranked, owners = similarities[order], self._owners[rows[order]]
+        best = np.sort(np.unique(owners, return_index=True)[1])[:limit]
+        return [Candidate(self._id(int(owners[rank])), float(ranked[rank])) for rank in best]
 
     def _id(self, number: int) -> str:
-        found = self._ids[number]
-        if found is None:
-            raise RuntimeError("a vector without an owner")
-        return found
+        subject_id = self._ids[number]
+        if subject_id is None:
+            raise RuntimeError("a vector without a subject")
+        return subject_id
 
     def _grow(self, rows: int) -> None:
-        """Make room by doubling; what is left behind is overwritten."""
+        """Make room by doubling; the old matrix is overwritten."""
         if rows <= len(self._rows):
             return
         size = max(rows, 2 * len(self._rows))
         old_rows, old_owners = self._rows, self._owners
-        self._rows = np.zeros((size, LENGTH), np.float32)
+        self._rows = np.zeros((size, EMBEDDING_SIZE), np.float32)
         self._owners = np.zeros(size, np.int32)
         self._rows[: self._count] = old_rows[: self._count]
         self._owners[: self._count] = old_owners[: self._count]
         old_rows[:] = 0
 
-    def _drop(self, subject_id: str) -> None:
-        """Fill each row that goes with the last one, so that there is never a gap."""
+    def _remove(self, subject_id: str) -> None:
+        """Fill each removed row with the last one, so that there are never gaps."""
         number = self._numbers.pop(subject_id, None)
         if number is None:
             return
-        for row in sorted(self._places.pop(number), reverse=True):
+        for row in sorted(self._rows_by_owner.pop(number), reverse=True):
             last = self._count - 1
             if row != last:
                 self._rows[row] = self._rows[last]
-                mover = self._owners[row] = self._owners[last]
-                places = self._places[int(mover)]
-                places.remove(last)
-                places.append(row)
+                owner = self._owners[row] = self._owners[last]
+                owned = self._rows_by_owner[int(owner)]
+                owned.remove(last)
+                owned.append(row)
             self._rows[last] = 0
             self._count = last
         self._ids[number] = None
-        self._free.append(number)
+        self._free_numbers.append(number)

@@ -1,4 +1,4 @@
-"""How rows of subjects, templates and frames are found, sealed and opened."""
+"""Queries on rows of subjects, templates and frames that several repositories share."""
 
 from collections.abc import Collection
 
@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 
 from contracts.errors import SubjectNotFound, Unavailable
 from contracts.faces.faces import Quality
-from contracts.faces.subjects import LENGTH, Template
+from contracts.faces.subjects import EMBEDDING_SIZE, Template
 from contracts.queue.messages import Vector
-from database.crypto.envelope import DataKey, Sealer, SealError
+from database.crypto.envelope import DataKey, DecryptionError, EnvelopeCipher
 from database.tables import (
     FaceFileRecord,
     FaceGalleryRecord,
@@ -18,14 +18,18 @@ from database.tables import (
     SubjectRecord,
 )
 
-_NUMBER = np.dtype("<f4")
+_DTYPE = np.dtype("<f4")
 
 
-def find(session: Session, subject_id: str, *, locked: bool = False) -> SubjectRecord:
-    """The row of that id; locked against others until the transaction ends, if asked.
+class Unreadable(Unavailable):
+    """A subject's data cannot be decrypted; the database works and other subjects are readable."""
+
+
+def find_subject(session: Session, subject_id: str, *, locked: bool = False) -> SubjectRecord:
+    """Load a subject, optionally locking its row until the transaction ends.
 
     Raises:
-        SubjectNotFound: There is none.
+        SubjectNotFound: There is no such subject.
     """
     row = session.get(SubjectRecord, subject_id, with_for_update=locked or None)
     if row is None:
@@ -33,11 +37,11 @@ def find(session: Session, subject_id: str, *, locked: bool = False) -> SubjectR
     return row
 
 
-def raise_revision(session: Session) -> int:
-    """Say that templates changed; transactions that do so take turns from here on."""
+def increment_revision(session: Session) -> int:
+    """Record that templates changed; transactions that do so are serialised from here on."""
     row = FaceGalleryRecord
-    raised = update(row).values(revision=row.revision + 1).returning(row.revision)
-    revision = session.execute(raised).scalar()
+    incremented = update(row).values(revision=row.revision + 1).returning(row.revision)
+    revision = session.execute(incremented).scalar()
     if revision is None:
         session.add(row(id=1, revision=1))
         session.flush()
@@ -45,64 +49,66 @@ def raise_revision(session: Session) -> int:
     return revision
 
 
-def drop(session: Session, subject_id: str, ids: Collection[str]) -> tuple[list[str], int]:
+def delete_templates(
+    session: Session, subject_id: str, ids: Collection[str]
+) -> tuple[list[str], int]:
     """Delete templates of a subject, and the rows of their frames.
 
     Returns:
-        The ids of the frames, whose files the caller removes after the transaction, and how many
-        templates there were.
+        The ids of the frames, whose files the caller deletes after the transaction, and the number
+        of deleted templates.
     """
     template, file = FaceTemplateRecord, FaceFileRecord
-    mine = (template.subject_id == subject_id) & template.id.in_(ids)
-    with_frame = select(template.file_id).where(mine, template.file_id.is_not(None))
-    files = [one for one in session.scalars(with_frame) if one is not None]
-    gone = session.scalars(delete(template).where(mine).returning(template.id)).all()
+    selected = (template.subject_id == subject_id) & template.id.in_(ids)
+    with_frame = select(template.file_id).where(selected, template.file_id.is_not(None))
+    files = [file_id for file_id in session.scalars(with_frame) if file_id is not None]
+    deleted = session.scalars(delete(template).where(selected).returning(template.id)).all()
     session.execute(delete(file).where(file.subject_id == subject_id, file.id.in_(files)))
-    return files, len(gone)
+    return files, len(deleted)
 
 
-def data_key_of(sealer: Sealer, subject: SubjectRecord) -> DataKey:
-    """The subject's own key.
+def data_key_of(cipher: EnvelopeCipher, subject: SubjectRecord) -> DataKey:
+    """Decrypt the data key of a subject.
 
     Raises:
-        Unreadable: The master key that sealed it is not here.
+        Unreadable: The master key that encrypted it is missing.
     """
     try:
-        return sealer.open_data_key(subject.data_key, subject.id)
-    except SealError as error:
-        raise unreadable() from error
+        return cipher.decrypt_data_key(subject.data_key, subject.id)
+    except DecryptionError as error:
+        raise unreadable_error() from error
 
 
-def sealed_vector(key: DataKey, vector: Vector, template_id: str, embedder: str) -> bytes:
-    """An embedding as it is kept: bound to its row and to what made it.
-
-    Raises:
-        ValueError: It is no vector of length 1 in 128 numbers.
-    """
-    if vector.shape != (LENGTH,) or not abs(float(np.linalg.norm(vector)) - 1) < 1e-3:
-        raise ValueError(f"a template has {LENGTH} numbers and length 1")
-    return key.seal(vector.astype(_NUMBER).tobytes(), _purpose(template_id, embedder))
-
-
-def opened_vector(key: DataKey, sealed: bytes, template_id: str, embedder: str) -> Vector:
-    """The embedding, (128,) float32.
+def encrypt_vector(key: DataKey, vector: Vector, template_id: str, embedder: str) -> bytes:
+    """Encrypt an embedding, bound to its row and its embedder.
 
     Raises:
-        SealError: It belongs to another row, or was changed.
+        ValueError: It is not a vector of 128 numbers and unit length.
     """
-    plain = key.open(sealed, _purpose(template_id, embedder))
-    return np.frombuffer(plain, _NUMBER).astype(np.float32)
+    if vector.shape != (EMBEDDING_SIZE,) or not abs(float(np.linalg.norm(vector)) - 1) < 1e-3:
+        raise ValueError(f"a template needs {EMBEDDING_SIZE} numbers and unit length")
+    return key.encrypt(vector.astype(_DTYPE).tobytes(), _template_purpose(template_id, embedder))
+
+
+def decrypt_vector(key: DataKey, encrypted: bytes, template_id: str, embedder: str) -> Vector:
+    """Decrypt an embedding, (128,) float32.
+
+    Raises:
+        DecryptionError: It belongs to another row, or was changed.
+    """
+    plain = key.decrypt(encrypted, _template_purpose(template_id, embedder))
+    return np.frombuffer(plain, _DTYPE).astype(np.float32)
 
 
 def template_of(row: FaceTemplateRecord, key: DataKey) -> Template:
-    """A row, opened.
+    """Decrypt a row.
 
     Raises:
-        SealError: As `opened_vector`.
+        DecryptionError: As `decrypt_vector`.
     """
     return Template(
         id=row.id,
-        vector=opened_vector(key, row.sealed, row.id, row.embedder),
+        vector=decrypt_vector(key, row.sealed, row.id, row.embedder),
         quality=Quality.model_validate(row.quality),
         source="video" if row.source == "video" else "image",
         file_id=row.file_id,
@@ -111,20 +117,17 @@ def template_of(row: FaceTemplateRecord, key: DataKey) -> Template:
 
 
 def frame_purpose(file_id: str) -> str:
-    """What a frame is sealed for."""
+    """Encryption purpose of a frame."""
     return f"frame {file_id}"
 
 
-class Unreadable(Unavailable):
-    """A subject's data cannot be opened; those of others can, and the database answers."""
-
-
-def unreadable() -> Unreadable:
-    """What to raise of sealed rows that cannot be opened; the log says why."""
+def unreadable_error() -> Unreadable:
+    """The error for rows that cannot be decrypted; the log says why."""
     return Unreadable(
-        "The subject's data cannot be opened: a key is missing. Tell the operator.", retry_after=60
+        "The subject's data cannot be decrypted because a key is missing. Tell the operator.",
+        retry_after=60,
     )
 
 
-def _purpose(template_id: str, embedder: str) -> str:
+def _template_purpose(template_id: str, embedder: str) -> str:
     return f"template {template_id} {embedder}"

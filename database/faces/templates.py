@@ -1,7 +1,7 @@
-"""Templates: the embeddings of subjects' faces. They and the frames beside them are sealed.
+"""Templates, the encrypted embeddings of subjects' faces, and the frames stored with them.
 
-Whatever changes them raises one number in the same transaction. By it every process that searches
-among them learns, at the cost of one small query, whether what it holds is still what there is.
+Every change increments a revision in the same transaction. By reading it, a process that searches
+among the templates learns with one small query whether its copy is current.
 """
 
 import secrets
@@ -14,29 +14,29 @@ from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict
 from contracts.faces.faces import Quality
-from contracts.faces.subjects import MOST_TEMPLATES, Frame, NewTemplate, Template
+from contracts.faces.subjects import MAX_TEMPLATES, NewTemplate, StoredFrame, Template
 from contracts.queue.messages import Vector
-from database.crypto.envelope import DataKey, Sealer, SealError
-from database.engine import alone, reading, writing
+from database.crypto.envelope import DataKey, DecryptionError, EnvelopeCipher
+from database.engine import advisory_lock, reading, writing
 from database.faces.face_files import FaceFiles
 from database.faces.template_rows import (
     data_key_of,
-    drop,
-    find,
+    delete_templates,
+    encrypt_vector,
+    find_subject,
     frame_purpose,
-    raise_revision,
-    sealed_vector,
+    increment_revision,
     template_of,
-    unreadable,
+    unreadable_error,
 )
 from database.tables import FaceFileRecord, FaceTemplateRecord, SubjectRecord
 
-_LOCK = 0x0951_0005  # see `database.engine.alone`
+_LOCK = 0x0951_0005  # see `database.engine.advisory_lock`
 
 
 @dataclass(frozen=True, slots=True)
-class Stale:
-    """A template of an earlier embedder whose frame was kept."""
+class StaleTemplate:
+    """A template of an earlier embedder whose frame is stored."""
 
     subject_id: str
     template_id: str
@@ -44,21 +44,18 @@ class Stale:
 
 
 class Templates:
-    """The table of templates. Unavailable without a database.
-
-    Args:
-        engine: The database.
-        clock: What time it is.
-        sealer: The master keys.
-        files: The frames on the disk.
-    """
+    """The table of templates. Raises `Unavailable` if the database does not answer."""
 
     def __init__(
-        self, engine: Engine, clock: Callable[[], datetime], sealer: Sealer, files: FaceFiles
+        self,
+        engine: Engine,
+        clock: Callable[[], datetime],
+        cipher: EnvelopeCipher,
+        files: FaceFiles,
     ) -> None:
         self._engine = engine
         self._clock = clock
-        self._sealer = sealer
+        self._cipher = cipher
         self._files = files
 
     def add(
@@ -68,52 +65,50 @@ class Templates:
         *,
         embedder: str,
         replacing: Collection[str] = (),
-        last_look: Callable[[], None] | None = None,
+        final_check: Callable[[], None] | None = None,
     ) -> list[str]:
-        """Keep templates, all or none, and their frames where the subject's record says so.
+        """Store templates, all or none; their frames only if the subject has `keep_frames`.
 
         Args:
-            subject_id: Whose they are.
-            templates: What is to be kept.
-            embedder: What made them, see `contracts.faces.subjects.embedder_of`.
-            replacing: Ids of templates of the subject that go in the same moment.
-            last_look: Called when no other that brings one can write before this has; it may read
-                what there is, and raise.
+            embedder: See `contracts.faces.subjects.embedder_of`.
+            replacing: Ids of the subject's templates to delete in the same transaction.
+            final_check: Called under a lock that keeps every other caller with a `final_check` from
+                writing; it may read the database, and raise.
 
         Returns:
-            Their ids, in order.
+            The ids of the templates, in order.
 
         Raises:
-            SubjectNotFound: There is no such subject, or none any more.
-            Conflict: It would have more than `MOST_TEMPLATES` of that embedder.
-            Unavailable: Its key is not here, or the disk takes no frames.
+            SubjectNotFound: There is no such subject, or it was erased in the meantime.
+            Conflict: It would have more than `MAX_TEMPLATES` of that embedder.
+            Unavailable: Its key is missing, or frames cannot be written to disk.
         """
         with reading(self._engine) as session:
-            subject = find(session, subject_id)
-        key = data_key_of(self._sealer, subject)
-        rows = [self._row(subject_id, one, embedder, key) for one in templates]
-        kept: list[FaceFileRecord] = []
+            subject = find_subject(session, subject_id)
+        key = data_key_of(self._cipher, subject)
+        rows = [self._row(subject_id, template, embedder, key) for template in templates]
+        frames: list[FaceFileRecord] = []
         try:
             if subject.keep_frames:
-                kept = self._keep(subject_id, templates, rows, key)
+                frames = self._store_frames(subject_id, templates, rows, key)
             with writing(self._engine) as session:
-                if last_look is not None:
-                    alone(session.connection(), _LOCK)
-                    last_look()
-                gone = self._insert(session, subject_id, rows, kept, replacing)
+                if final_check is not None:
+                    advisory_lock(session.connection(), _LOCK)
+                    final_check()
+                unused_files = self._insert(session, subject_id, rows, frames, replacing)
         except BaseException:
-            written = {row.file_id for row in rows if row.file_id} | {one.id for one in kept}
+            written = {row.file_id for row in rows if row.file_id} | {row.id for row in frames}
             self._files.remove(subject_id, written)
             raise
-        self._files.remove(subject_id, gone)
+        self._files.remove(subject_id, unused_files)
         return [row.id for row in rows]
 
-    def of(self, subject_id: str, *, embedder: str) -> list[Template]:
-        """The templates of a subject that are of that embedder, oldest first.
+    def of_subject(self, subject_id: str, *, embedder: str) -> list[Template]:
+        """The templates of a subject and an embedder, oldest first.
 
         Raises:
             SubjectNotFound: There is no such subject.
-            Unavailable: Its key is not here.
+            Unavailable: Its key is missing.
         """
         row = FaceTemplateRecord
         query = (
@@ -122,58 +117,60 @@ class Templates:
             .order_by(row.created_at, row.id)
         )
         with reading(self._engine) as session:
-            subject = find(session, subject_id)
+            subject = find_subject(session, subject_id)
             rows = session.scalars(query).all()
-        key = data_key_of(self._sealer, subject)
+        key = data_key_of(self._cipher, subject)
         try:
-            return [template_of(one, key) for one in rows]
-        except SealError as error:
-            raise unreadable() from error
+            return [template_of(row, key) for row in rows]
+        except DecryptionError as error:
+            raise unreadable_error() from error
 
     def remove(self, subject_id: str, ids: Collection[str]) -> int:
-        """Remove some templates and the frames they were made of; how many there were.
+        """Delete some templates and their frames; returns how many existed.
 
         Raises:
             SubjectNotFound: There is no such subject.
         """
         with writing(self._engine) as session:
-            subject = find(session, subject_id, locked=True)
-            files, count = drop(session, subject_id, ids)
-            subject.revision = raise_revision(session)
+            subject = find_subject(session, subject_id, locked=True)
+            files, count = delete_templates(session, subject_id, ids)
+            subject.revision = increment_revision(session)
         self._files.remove(subject_id, files)
         return count
 
-    def stale(self, *, embedder: str, most: int) -> list[Stale]:
-        """Some templates of other embedders whose frames were kept, oldest first."""
+    def stale(self, *, embedder: str, limit: int) -> list[StaleTemplate]:
+        """Templates of other embedders whose frames are stored, oldest first."""
         row = FaceTemplateRecord
         query = (
             select(row.subject_id, row.id, row.file_id)
             .where(row.embedder != embedder, row.file_id.is_not(None))
             .order_by(row.created_at, row.id)
-            .limit(most)
+            .limit(limit)
         )
         with reading(self._engine) as session:
             return [
-                Stale(subject, template, file)
-                for subject, template, file in session.execute(query)
-                if file is not None
+                StaleTemplate(subject_id, template_id, file_id)
+                for subject_id, template_id, file_id in session.execute(query)
+                if file_id is not None
             ]
 
-    def renew(self, stale: Stale, vector: Vector, quality: Quality, *, embedder: str) -> bool:
-        """Put another embedding in a template's place; False where it is gone meanwhile.
+    def update(
+        self, stale: StaleTemplate, vector: Vector, quality: Quality, *, embedder: str
+    ) -> bool:
+        """Replace the embedding of a template; False if it was deleted in the meantime.
 
         Raises:
-            Unavailable: The subject's key is not here.
+            Unavailable: The subject's key is missing.
         """
         with writing(self._engine) as session:
             subject = session.get(SubjectRecord, stale.subject_id, with_for_update=True)
             row = session.get(FaceTemplateRecord, stale.template_id)
             if subject is None or row is None or row.subject_id != subject.id:
                 return False
-            key = data_key_of(self._sealer, subject)
-            row.sealed = sealed_vector(key, vector, row.id, embedder)
+            key = data_key_of(self._cipher, subject)
+            row.sealed = encrypt_vector(key, vector, row.id, embedder)
             row.embedder, row.quality = embedder, quality.model_dump(mode="json")
-            subject.revision = raise_revision(session)
+            subject.revision = increment_revision(session)
         return True
 
     def _row(
@@ -184,32 +181,32 @@ class Templates:
             id=template_id,
             subject_id=subject_id,
             embedder=embedder,
-            sealed=sealed_vector(key, new.vector, template_id, embedder),
+            sealed=encrypt_vector(key, new.vector, template_id, embedder),
             source=new.source,
             quality=new.quality.model_dump(mode="json"),
             created_at=self._clock(),
         )
 
-    def _keep(
+    def _store_frames(
         self,
         subject_id: str,
         templates: Sequence[NewTemplate],
         rows: Sequence[FaceTemplateRecord],
         key: DataKey,
     ) -> list[FaceFileRecord]:
-        """Write the frames, and name each in its template's row; one frame is kept once."""
-        kept: dict[Frame, FaceFileRecord] = {}
+        """Write the frames and reference them in the rows; equal frames are stored once."""
+        stored: dict[StoredFrame, FaceFileRecord] = {}
         for new, row in zip(templates, rows, strict=True):
             if new.frame is None:
                 continue
-            if new.frame not in kept:
-                kept[new.frame] = self._keep_one(subject_id, new.frame, key)
-            row.file_id = kept[new.frame].id
-        return list(kept.values())
+            if new.frame not in stored:
+                stored[new.frame] = self._store_frame(subject_id, new.frame, key)
+            row.file_id = stored[new.frame].id
+        return list(stored.values())
 
-    def _keep_one(self, subject_id: str, frame: Frame, key: DataKey) -> FaceFileRecord:
+    def _store_frame(self, subject_id: str, frame: StoredFrame, key: DataKey) -> FaceFileRecord:
         file_id = f"ff_{secrets.token_urlsafe(12)}"
-        self._files.put(subject_id, file_id, key.seal(frame.content, frame_purpose(file_id)))
+        self._files.put(subject_id, file_id, key.encrypt(frame.content, frame_purpose(file_id)))
         return FaceFileRecord(
             id=file_id,
             subject_id=subject_id,
@@ -223,19 +220,19 @@ class Templates:
         session: Session,
         subject_id: str,
         rows: Sequence[FaceTemplateRecord],
-        kept: Sequence[FaceFileRecord],
+        frames: Sequence[FaceFileRecord],
         replacing: Collection[str],
     ) -> list[str]:
-        """Write the rows; returns the ids of the frames whose files go.
+        """Write the rows; returns the ids of the frames whose files are to be deleted.
 
-        Those are of what was replaced, and the new ones too where the subject's record says, now
-        that it is locked, that frames may be kept no longer.
+        Those are the frames of replaced templates, and also the new ones if `keep_frames` turned
+        out to be off once the subject's row was locked.
         """
-        subject = find(session, subject_id, locked=True)
-        gone, _ = drop(session, subject_id, replacing)
+        subject = find_subject(session, subject_id, locked=True)
+        unused_files, _ = delete_templates(session, subject_id, replacing)
         if not subject.keep_frames:
-            gone += [one.id for one in kept]
-            kept = []
+            unused_files += [frame.id for frame in frames]
+            frames = []
             for row in rows:
                 row.file_id = None
         template = FaceTemplateRecord
@@ -243,12 +240,12 @@ class Templates:
             query = select(func.count()).where(
                 template.subject_id == subject_id, template.embedder == embedder
             )
-            if session.scalars(query).one() + len(rows) > MOST_TEMPLATES:
+            if session.scalars(query).one() + len(rows) > MAX_TEMPLATES:
                 raise Conflict(
-                    f"A subject has at most {MOST_TEMPLATES} templates. Nothing was added."
+                    f"A subject has at most {MAX_TEMPLATES} templates. Nothing was added."
                 )
-        session.add_all(kept)
+        session.add_all(frames)
         session.flush()
         session.add_all(rows)
-        subject.revision = raise_revision(session)
-        return gone
+        subject.revision = increment_revision(session)
+        return unused_files

@@ -1,7 +1,7 @@
-"""The keys that sign the tokens of face logins: made, renewed and retired in the database.
+"""The keys that sign the tokens of face logins, shared by all API processes in the database.
 
-There they serve all API processes alike. The private halves are sealed by the master key. A key
-that was replaced stays public until the last token that it signed has expired.
+The private keys are encrypted by the master key. A key that was replaced stays public until the
+last token that it signed has expired.
 """
 
 import base64
@@ -16,13 +16,13 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from contracts.errors import Unavailable
-from database.crypto.envelope import Sealer, SealError
-from database.engine import alone, reading, writing
+from database.crypto.envelope import DecryptionError, EnvelopeCipher
+from database.engine import advisory_lock, reading, writing
 from database.tables import FaceSettingRecord
 
-_KEY = "token_keys"
-_LOCK = 0x0951_0003  # see `database.engine.alone`
-_GRACE = timedelta(minutes=5)  # clocks differ, and a token may have been asked for just before
+_ROW_KEY = "token_keys"
+_LOCK = 0x0951_0003  # see `database.engine.advisory_lock`
+_GRACE = timedelta(minutes=5)  # for clocks that differ and tokens requested just before a rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,132 +42,133 @@ class SigningKey:
 
 
 class TokenKeys:
-    """One row that holds them all. Unavailable without a database.
+    """All keys, in one row. Raises `Unavailable` if the database does not answer.
 
     Args:
-        engine: The database.
-        clock: What time it is.
-        sealer: The master keys.
-        max_age: How old a key may get that signs.
-        token_life: How long what it signed is good for.
+        max_age: Age at which the signing key is replaced.
+        token_life: How long a token is valid.
     """
 
     def __init__(
         self,
         engine: Engine,
         clock: Callable[[], datetime],
-        sealer: Sealer,
+        cipher: EnvelopeCipher,
         *,
         max_age: timedelta,
         token_life: timedelta,
     ) -> None:
         self._engine = engine
         self._clock = clock
-        self._sealer = sealer
+        self._cipher = cipher
         self._max_age = max_age
         self._token_life = token_life
 
     def signing(self) -> SigningKey:
-        """The key that signs; a new one is made when there is none, or it has grown too old.
+        """Return the signing key; a new one is generated if there is none or it is too old.
 
         Raises:
-            Unavailable: The master key that sealed it is not here.
+            Unavailable: The master key that encrypted it is missing.
         """
         with reading(self._engine) as session:
-            kept = _kept(session)
-        if not kept or self._age(kept[0]) > self._max_age:
-            kept = self._renewed(self._max_age)
+            keys = _load(session)
+        if not keys or self._age(keys[0]) > self._max_age:
+            keys = self._rotate(self._max_age)
         try:
-            raw = self._sealer.open(base64.b64decode(kept[0]["sealed"]), _purpose(kept[0]["id"]))
-        except SealError as error:
+            raw = self._decrypt(keys[0])
+        except DecryptionError as error:
             raise Unavailable(
-                "Tokens cannot be signed: a key is missing. Tell the operator.", retry_after=60
+                "Tokens cannot be signed because a key is missing. Tell the operator.",
+                retry_after=60,
             ) from error
-        return SigningKey(kept[0]["id"], Ed25519PrivateKey.from_private_bytes(raw))
+        return SigningKey(keys[0]["id"], Ed25519PrivateKey.from_private_bytes(raw))
 
     def public(self) -> list[PublicKey]:
-        """All keys whose tokens may still be good, the one that signs first."""
+        """The keys whose tokens may still be valid, the signing key first."""
         with reading(self._engine) as session:
-            kept = _kept(session)
+            keys = _load(session)
         return [
             PublicKey(
-                one["id"], Ed25519PublicKey.from_public_bytes(base64.b64decode(one["public"]))
+                key["id"], Ed25519PublicKey.from_public_bytes(base64.b64decode(key["public"]))
             )
-            for one in kept
-            if not self._is_over(one)
+            for key in keys
+            if not self._is_expired(key)
         ]
 
     def rotate(self) -> str:
-        """Let a fresh key sign from now on; its id."""
-        kept = self._renewed(timedelta(0))
-        return str(kept[0]["id"])
+        """Replace the signing key by a new one; returns its id."""
+        keys = self._rotate(timedelta(0))
+        return str(keys[0]["id"])
 
-    def reseal(self) -> int:
-        """Seal all of them by the first master key; how many there are.
+    def reencrypt(self) -> int:
+        """Encrypt all keys with the first master key; returns how many there are.
 
         Raises:
-            SealError: A master key is not here.
+            DecryptionError: A master key is missing.
         """
         with writing(self._engine) as session:
-            alone(session.connection(), _LOCK)
-            kept = _kept(session)
-            for one in kept:
-                raw = self._sealer.open(base64.b64decode(one["sealed"]), _purpose(one["id"]))
-                one["sealed"] = _text(self._sealer.seal(raw, _purpose(one["id"])))
-            self._keep(session, kept)
-        return len(kept)
+            advisory_lock(session.connection(), _LOCK)
+            keys = _load(session)
+            for key in keys:
+                raw = self._decrypt(key)
+                key["sealed"] = _base64(self._cipher.encrypt(raw, _purpose(key["id"])))
+            self._store(session, keys)
+        return len(keys)
 
-    def _renewed(self, max_age: timedelta) -> list[dict[str, Any]]:
-        """The keys, the first of them younger than that; processes take turns."""
+    def _rotate(self, max_age: timedelta) -> list[dict[str, Any]]:
+        """Make sure that the first key is younger than `max_age`; returns all keys."""
         with writing(self._engine) as session:
-            alone(session.connection(), _LOCK)
-            kept = _kept(session)
-            if kept and max_age and self._age(kept[0]) <= max_age:
-                return kept  # another process was quicker
+            advisory_lock(session.connection(), _LOCK)
+            keys = _load(session)
+            if keys and max_age and self._age(keys[0]) <= max_age:
+                return keys  # another process was faster
             now = self._clock().isoformat()
-            for one in kept:
-                one["retired_at"] = one["retired_at"] or now
-            kept = [self._fresh(now), *(one for one in kept if not self._is_over(one))]
-            self._keep(session, kept)
-        return kept
+            for key in keys:
+                key["retired_at"] = key["retired_at"] or now
+            keys = [self._new_key(now), *(key for key in keys if not self._is_expired(key))]
+            self._store(session, keys)
+        return keys
 
-    def _fresh(self, now: str) -> dict[str, Any]:
+    def _new_key(self, now: str) -> dict[str, Any]:
         key_id = secrets.token_urlsafe(9)
         key = Ed25519PrivateKey.generate()
         return {
             "id": key_id,
-            "public": _text(key.public_key().public_bytes_raw()),
-            "sealed": _text(self._sealer.seal(key.private_bytes_raw(), _purpose(key_id))),
+            "public": _base64(key.public_key().public_bytes_raw()),
+            "sealed": _base64(self._cipher.encrypt(key.private_bytes_raw(), _purpose(key_id))),
             "created_at": now,
             "retired_at": None,
         }
 
-    def _keep(self, session: Session, kept: list[dict[str, Any]]) -> None:
-        row = session.get(FaceSettingRecord, _KEY)
+    def _decrypt(self, key: dict[str, Any]) -> bytes:
+        return self._cipher.decrypt(base64.b64decode(key["sealed"]), _purpose(key["id"]))
+
+    def _store(self, session: Session, keys: list[dict[str, Any]]) -> None:
+        row = session.get(FaceSettingRecord, _ROW_KEY)
         if row is None:
-            row = FaceSettingRecord(key=_KEY)
+            row = FaceSettingRecord(key=_ROW_KEY)
             session.add(row)
-        row.value, row.updated_at = {"keys": kept}, self._clock()
+        row.value, row.updated_at = {"keys": keys}, self._clock()
 
-    def _age(self, one: dict[str, Any]) -> timedelta:
-        return self._clock() - datetime.fromisoformat(one["created_at"])
+    def _age(self, key: dict[str, Any]) -> timedelta:
+        return self._clock() - datetime.fromisoformat(key["created_at"])
 
-    def _is_over(self, one: dict[str, Any]) -> bool:
-        if one["retired_at"] is None:
+    def _is_expired(self, key: dict[str, Any]) -> bool:
+        if key["retired_at"] is None:
             return False
-        gone = datetime.fromisoformat(one["retired_at"]) + self._token_life + _GRACE
-        return self._clock() > gone
+        expires_at = datetime.fromisoformat(key["retired_at"]) + self._token_life + _GRACE
+        return self._clock() > expires_at
 
 
-def _kept(session: Session) -> list[dict[str, Any]]:
-    row = session.get(FaceSettingRecord, _KEY)
-    # Copies: SQLAlchemy sees a change of JSON only when another value is put there.
-    return [] if row is None else [dict(one) for one in row.value["keys"]]
+def _load(session: Session) -> list[dict[str, Any]]:
+    row = session.get(FaceSettingRecord, _ROW_KEY)
+    # Copies: SQLAlchemy notices a change of JSON only if another value is assigned.
+    return [] if row is None else [dict(key) for key in row.value["keys"]]
 
 
 def _purpose(key_id: str) -> str:
     return f"token key {key_id}"
 
 
-def _text(raw: bytes) -> str:
+def _base64(raw: bytes) -> str:
     return base64.b64encode(raw).decode()

@@ -1,9 +1,9 @@
-"""Search among more templates than memory should hold: PostgreSQL with pgvector, by an HNSW index.
+"""Search among more templates than fit in memory, by an HNSW index of PostgreSQL with pgvector.
 
-An index needs plain numbers, which sealed templates are not. So it holds them turned by a secret
-rotation, which keeps every distance and shows no embedding; what that is worth and what it is not
-stands in docs/decisions/0005-rotated-vectors-in-the-index.md. It is filled from the same source as
-the search in memory, by whichever process is asked first after a change.
+An index needs plain numbers, but templates are encrypted. It therefore holds the embeddings rotated
+by a secret rotation, which preserves every distance and hides the embeddings;
+docs/decisions/0005-rotated-vectors-in-the-index.md says what this protects against. The first
+process that searches after a change updates the index, from the same source as `Gallery`.
 """
 
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from contracts.errors import Unavailable
-from contracts.faces.subjects import LENGTH, Candidate
+from contracts.faces.subjects import EMBEDDING_SIZE, Candidate
 from contracts.queue.messages import Vector
-from database.crypto.envelope import Sealer
-from database.engine import alone, reading, writing
+from database.crypto.envelope import EnvelopeCipher
+from database.engine import advisory_lock, reading, writing
 from database.faces.gallery_source import EVERYTHING, Changes, GallerySource
 
-_LOCK = 0x0951_0004  # see `database.engine.alone`
-_ROWS_AT_ONCE = 200
+_LOCK = 0x0951_0004  # see `database.engine.advisory_lock`
+_INSERT_BATCH = 200
 _TRIES = 3
-_LOOKED_AT = 200  # templates that the index hands over, of which the best of each subject counts
+_TEMPLATES_PER_QUERY = 200  # that the index returns; the best one of each subject counts
 _TABLES = (
     "CREATE EXTENSION IF NOT EXISTS vector",
     f"""CREATE TABLE IF NOT EXISTS face_vectors (
         id bigserial PRIMARY KEY,
         subject_id varchar(64) NOT NULL REFERENCES subjects (id) ON DELETE CASCADE,
-        turned vector({LENGTH}) NOT NULL)""",
+        turned vector({EMBEDDING_SIZE}) NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS face_vectors_subject ON face_vectors (subject_id)",
     """CREATE INDEX IF NOT EXISTS face_vectors_nearest
         ON face_vectors USING hnsw (turned vector_ip_ops)""",
@@ -43,153 +43,156 @@ _TABLES = (
         revision bigint NOT NULL)""",
 )
 _STATE = text("SELECT embedder, key_id, revision FROM face_vectors_state WHERE id = 1")
-_KEEP_STATE = text(
+_WRITE_STATE = text(
     """INSERT INTO face_vectors_state (id, embedder, key_id, revision)
     VALUES (1, :embedder, :key_id, :revision)
     ON CONFLICT (id) DO UPDATE SET embedder = :embedder, key_id = :key_id, revision = :revision"""
 )
-_DROP = text("DELETE FROM face_vectors WHERE subject_id = ANY(:ids)")
-# A subject that was erased this very moment is left out, and needs no vector any more.
-_ADD = text(
+_DELETE = text("DELETE FROM face_vectors WHERE subject_id = ANY(:ids)")
+# A subject that is being erased at this moment is left out and needs no vector.
+_INSERT = text(
     """INSERT INTO face_vectors (subject_id, turned)
     SELECT id, CAST(:turned AS vector) FROM subjects WHERE id = :subject_id"""
 )
 _NEAREST = text(
     """SELECT subject_id, -(turned <#> CAST(:turned AS vector)) AS similarity
-    FROM face_vectors ORDER BY turned <#> CAST(:turned AS vector) LIMIT :most"""
+    FROM face_vectors ORDER BY turned <#> CAST(:turned AS vector) LIMIT :limit"""
 )
 
 
 class VectorSearch:
-    """Nearest-neighbour search by pgvector, approximate: the index may miss a subject.
+    """Approximate nearest-neighbour search by pgvector; the index may miss a subject.
 
     Args:
         engine: A PostgreSQL that has the extension `vector`.
-        source: What there is.
-        sealer: Of whose first key the rotation is made.
+        cipher: The rotation is derived from its first key.
     """
 
-    def __init__(self, engine: Engine, source: GallerySource, sealer: Sealer) -> None:
+    def __init__(self, engine: Engine, source: GallerySource, cipher: EnvelopeCipher) -> None:
         self._engine = engine
         self._source = source
-        self._sealer = sealer
-        self._last: Turn | None = None
+        self._cipher = cipher
+        self._last: VectorRotation | None = None
 
     def prepare(self) -> None:
-        """Make the tables and the index where they are not there.
+        """Create the tables and the index if they do not exist.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: The server has no pgvector.
         """
         with writing(self._engine) as session:
-            alone(session.connection(), _LOCK)
+            advisory_lock(session.connection(), _LOCK)
             for statement in _TABLES:
                 session.execute(text(statement))
 
     def nearest(
-        self, vectors: Vector, *, embedder: str, above: float, most: int
+        self, vectors: Vector, *, embedder: str, min_similarity: float, limit: int
     ) -> list[list[Candidate]]:
         """See `contracts.faces.subjects.FaceSearch`.
 
         Raises:
-            Unavailable: The keys or the embedder of the processes that search are not the same.
+            Unavailable: The searching processes do not agree on the keys or the embedder.
         """
         for _ in range(_TRIES):
-            turn = self._turn()
-            self._renew(embedder, turn)
+            rotation = self._rotation()
+            self._update(embedder, rotation)
             with reading(self._engine) as session:
-                session.execute(text(f"SET LOCAL hnsw.ef_search = {_LOOKED_AT}"))
-                found = [
-                    _best(_ask(session, turned), above, most) for turned in vectors @ turn.rotation
+                session.execute(text(f"SET LOCAL hnsw.ef_search = {_TEMPLATES_PER_QUERY}"))
+                results = [
+                    _best(_query(session, rotated), min_similarity, limit)
+                    for rotated in vectors @ rotation.matrix
                 ]
-                kept = session.execute(_STATE).first()
-            # Filled anew meanwhile, by who knows another key, it holds other numbers than asked.
-            if kept is not None and tuple(kept)[:2] == (embedder, turn.key_id):
-                return found
-        raise Unavailable("The index of faces is being made anew. Retry soon.", retry_after=2)
+                state = session.execute(_STATE).first()
+            # A process with another key or embedder may have refilled the index in the meantime.
+            if state is not None and tuple(state)[:2] == (embedder, rotation.key_id):
+                return results
+        raise Unavailable("The index of faces is being rebuilt. Retry soon.", retry_after=2)
 
-    def forget(self) -> None:
-        """Nothing to be done: erased subjects take their vectors along, by the foreign key."""
+    def refresh(self) -> None:
+        """Do nothing: the foreign key deletes the vectors of erased subjects."""
 
-    def _turn(self) -> "Turn":
-        """The rotation of the key that seals now; made again when another does."""
-        key_id, secret = self._sealer.derived("vector rotation")
-        turn = self._last
-        if turn is None or turn.key_id != key_id:
-            turn = self._last = Turn(key_id, rotation_of(secret))
-        return turn
+    def _rotation(self) -> "VectorRotation":
+        """The rotation for the key that encrypts now; recomputed when that key changes."""
+        key_id, secret = self._cipher.derive("vector rotation")
+        rotation = self._last
+        if rotation is None or rotation.key_id != key_id:
+            rotation = self._last = VectorRotation(key_id, rotation_matrix(secret))
+        return rotation
 
-    def _renew(self, embedder: str, turn: "Turn") -> None:
-        now = (embedder, turn.key_id, self._source.revision())
+    def _update(self, embedder: str, rotation: "VectorRotation") -> None:
+        current = (embedder, rotation.key_id, self._source.revision())
         with reading(self._engine) as session:
-            kept = session.execute(_STATE).first()
-        if kept is not None and tuple(kept) == now:
+            state = session.execute(_STATE).first()
+        if state is not None and tuple(state) == current:
             return
         with writing(self._engine) as session:
-            alone(session.connection(), _LOCK)
-            kept = session.execute(_STATE).first()
-            since = kept.revision if kept and tuple(kept)[:2] == now[:2] else EVERYTHING
+            advisory_lock(session.connection(), _LOCK)
+            state = session.execute(_STATE).first()
+            since = state.revision if state and tuple(state)[:2] == current[:2] else EVERYTHING
             if since == EVERYTHING:
                 session.execute(text("TRUNCATE face_vectors"))
             changes = self._source.changes(since, embedder=embedder)
-            _apply(session, changes, turn)
-            state = {"embedder": embedder, "key_id": now[1], "revision": changes.revision}
-            session.execute(_KEEP_STATE, state)
+            _apply(session, changes, rotation)
+            session.execute(
+                _WRITE_STATE,
+                {"embedder": embedder, "key_id": current[1], "revision": changes.revision},
+            )
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A rotation, and the key it is made of."""
+class VectorRotation:
+    """A rotation matrix, and the id of the key that it is derived from."""
 
     key_id: str
-    rotation: Vector
+    matrix: Vector
 
 
-def _apply(session: Session, changes: Changes, turn: Turn) -> None:
-    session.execute(_DROP, {"ids": list(changes.subjects)})
+def _apply(session: Session, changes: Changes, rotation: VectorRotation) -> None:
+    session.execute(_DELETE, {"ids": list(changes.subjects)})
     rows = [
-        {"subject_id": subject_id, "turned": _written(turned)}
+        {"subject_id": subject_id, "turned": _literal(rotated)}
         for subject_id, vectors in changes.subjects.items()
-        for turned in vectors @ turn.rotation
+        for rotated in vectors @ rotation.matrix
     ]
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        session.execute(_ADD, rows[start : start + _ROWS_AT_ONCE])
+    for start in range(0, len(rows), _INSERT_BATCH):
+        session.execute(_INSERT, rows[start : start + _INSERT_BATCH])
 
 
-def rotation_of(secret: bytes) -> Vector:
-    """A rotation of the space that only who knows the secret can make, (128, 128) float32.
+def rotation_matrix(secret: bytes) -> Vector:
+    """A rotation that can only be computed with the secret, (128, 128) float32.
 
-    The QR decomposition of normally distributed numbers, signs put right, is uniformly distributed
-    over all rotations and reflections (Mezzadri, 2007, https://arxiv.org/abs/math-ph/0609050). The
-    numbers come from AES in counter mode by Box and Muller's method, so that every release of NumPy
-    makes the same ones.
+    The QR decomposition of normally distributed numbers, with the signs corrected, is uniformly
+    distributed over all rotations and reflections (Mezzadri, 2007,
+    https://arxiv.org/abs/math-ph/0609050). The numbers come from AES in counter mode by the
+    Box-Muller method, so that every release of NumPy computes the same ones.
 
     Args:
         secret: 32 bytes.
     """
-    count = LENGTH * LENGTH
+    count = EMBEDDING_SIZE * EMBEDDING_SIZE
     stream = Cipher(AES(secret), CTR(bytes(16))).encryptor().update(bytes(8 * 2 * count))
     uniform = (np.frombuffer(stream, "<u8") >> 11).astype(np.float64) / 2**53
     radius = np.sqrt(-2 * np.log1p(-uniform[:count]))
     normal = radius * np.cos(2 * np.pi * uniform[count:])
-    q, r = np.linalg.qr(normal.reshape(LENGTH, LENGTH))
-    turned: Vector = (q * np.sign(np.diag(r))).astype(np.float32)
-    return turned
+    q, r = np.linalg.qr(normal.reshape(EMBEDDING_SIZE, EMBEDDING_SIZE))
+    matrix: Vector = (q * np.sign(np.diag(r))).astype(np.float32)
+    return matrix
 
 
-def _ask(session: Session, turned: Vector) -> Sequence[tuple[str, float]]:
-    rows = session.execute(_NEAREST, {"turned": _written(turned), "most": _LOOKED_AT})
+def _query(session: Session, rotated: Vector) -> Sequence[tuple[str, float]]:
+    parameters = {"turned": _literal(rotated), "limit": _TEMPLATES_PER_QUERY}
+    rows = session.execute(_NEAREST, parameters)
     return [(row.subject_id, float(row.similarity)) for row in rows]
 
 
-def _best(found: Sequence[tuple[str, float]], above: float, most: int) -> list[Candidate]:
-    """The best of each subject; the rows come with the nearest first."""
+def _best(rows: Sequence[tuple[str, float]], min_similarity: float, limit: int) -> list[Candidate]:
+    """The best similarity of each subject; the rows are sorted, nearest first."""
     best: dict[str, float] = {}
-    for subject_id, similarity in found:
-        if similarity >= above:
+    for subject_id, similarity in rows:
+        if similarity >= min_similarity:
             best.setdefault(subject_id, similarity)
-    return [Candidate(*one) for one in best.items()][:most]
+    return [Candidate(subject_id, similarity) for subject_id, similarity in best.items()][:limit]
 
 
-def _written(vector: Vector) -> str:
+def _literal(vector: Vector) -> str:
     return "[" + ",".join(f"{number:.8g}" for number in vector) + "]"

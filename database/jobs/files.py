@@ -1,9 +1,9 @@
-"""The files beside a job's row: what it was given, its checkpoints, what it made.
+"""The files of jobs: inputs, checkpoints and artifacts.
 
-A folder a job: `work` is the scratch of the work, inputs included, and goes when the job has ended;
-`artifacts` goes with the row, and so does the event log. Rows rule: files are written before the
-row that names them and removed after it, so what a killed process leaves behind is only ever a
-folder without a row, which `sweep` finds.
+Each job has a folder. Its `work` subfolder holds inputs and checkpoints and is removed when the job
+has ended; `artifacts` and the event log are removed with the row. Files are written before the row
+that names them and removed after it, so a killed process can only leave a folder without a row,
+which `sweep` removes.
 """
 
 import fcntl
@@ -23,18 +23,18 @@ from contracts.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _JOB = re.compile(r"job_[A-Za-z0-9_-]{1,36}")
-_LOOK_SECONDS = 0.1
-# A folder is older than its row by as long as the input takes to arrive.
+_POLL_SECONDS = 0.1
+# A folder is older than its row by the time that the input takes to arrive.
 _ORPHAN_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class JobFiles:
-    """All jobs' folders.
+    """The folders of all jobs.
 
     Attributes:
-        root: `$OPSIN_HOME/jobs`; API and job workers must see the same one.
-        event_logs: Where each job may have a folder of logs, which goes with its row.
+        root: `$OPSIN_HOME/jobs`; API and job workers must see the same folder.
+        event_logs: Contains a folder of logs for some jobs, which is removed with the row.
     """
 
     root: Path
@@ -46,17 +46,17 @@ class JobFiles:
         return cls(settings.jobs_home, settings.event_logs_home)
 
     def work(self, job_id: str) -> Path:
-        """The scratch folder."""
+        """The folder for inputs and checkpoints."""
         return self._folder(job_id) / "work"
 
     def store_inputs(self, job_id: str, inputs: Mapping[str, bytes | Path]) -> None:
-        """Lay what the client sent into the scratch folder, before there is a row.
+        """Store the inputs of a job in its work folder, before its row is created.
 
-        A path names a file that is moved there: what is large is not written twice.
+        A path names a file to be moved there, so that large files are not copied.
 
         Raises:
-            ValueError: A name is none that a file here may have.
-            Unavailable: The disk does not take it.
+            ValueError: A name is not valid.
+            Unavailable: The disk is full or not writable.
         """
         if not inputs:
             return
@@ -75,11 +75,11 @@ class JobFiles:
             raise _full() from error
 
     def store_artifact(self, job_id: str, name: str, content: bytes) -> None:
-        """Write or replace an artifact; whoever reads sees the old one or the new one, whole.
+        """Write or replace an artifact; a reader sees either the old or the new one.
 
         Raises:
-            ValueError: `name` is none that a file here may have.
-            Unavailable: The disk does not take it.
+            ValueError: `name` is not valid.
+            Unavailable: The disk is full or not writable.
         """
         path = self._artifact(job_id, name)
         try:
@@ -89,25 +89,25 @@ class JobFiles:
             raise _full() from error
 
     def open_artifact(self, job_id: str, name: str) -> int:
-        """A file descriptor to read it from, the caller's to close.
+        """Open an artifact; the caller closes the file descriptor.
 
         Raises:
-            NotFound: It is not there (any more).
+            NotFound: It does not exist, or no longer.
         """
         try:
             return os.open(self._artifact(job_id, name), os.O_RDONLY | os.O_NOFOLLOW)
         except (OSError, ValueError):
-            raise NotFound("That file of the job is not there any more.") from None
+            raise NotFound("That file of the job no longer exists.") from None
 
     @contextmanager
     def locked(self, job_id: str, seconds: float) -> Iterator[None]:
-        """Hold the scratch folder alone; the kernel lets go when the process ends.
+        """Lock the work folder; the kernel releases the lock when the process ends.
 
-        So a process that lost its job without noticing never writes checkpoints beside the one
-        that took the job over.
+        A process that has lost its job without noticing therefore never writes checkpoints at the
+        same time as the process that took the job over.
 
         Raises:
-            TimeoutError: Another process held it for all of `seconds`.
+            TimeoutError: Another process held the lock for `seconds`.
         """
         self.work(job_id).mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(self._folder(job_id) / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -119,14 +119,14 @@ class JobFiles:
                     break
                 except BlockingIOError:
                     if time.monotonic() > until:
-                        raise TimeoutError("another process works on this job") from None
-                    time.sleep(_LOOK_SECONDS)
+                        raise TimeoutError("another process is working on this job") from None
+                    time.sleep(_POLL_SECONDS)
             yield
         finally:
             os.close(lock)
 
     def end_work(self, job_id: str) -> None:
-        """Remove the scratch of a job that has ended, and what a killed writer left."""
+        """Remove the work folder of a job that has ended, and drafts of killed writers."""
         shutil.rmtree(self.work(job_id), ignore_errors=True)
         folder = self._folder(job_id)
         with suppress(OSError):
@@ -135,49 +135,49 @@ class JobFiles:
             for path in (folder / "artifacts").glob(".*"):
                 path.unlink()
         with suppress(OSError):
-            folder.rmdir()  # only if it made nothing
+            folder.rmdir()  # succeeds only if there are no artifacts
 
     def remove(self, job_id: str) -> None:
-        """Remove all files of a job, its event log too."""
+        """Remove all files of a job, including its event log."""
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
         if self.event_logs is not None:
             shutil.rmtree(self.event_logs / job_id, ignore_errors=True)
 
     def sweep(
         self,
-        fates: Callable[[Collection[str]], Mapping[str, bool]],
+        finished: Callable[[Collection[str]], Mapping[str, bool]],
         orphan_seconds: float = _ORPHAN_SECONDS,
     ) -> int:
-        """Remove folders without a row, and the scratch of jobs that have ended.
+        """Remove folders without a row, and the work folders of jobs that have ended.
 
         Args:
-            fates: For those of the ids that have a row, whether the job has ended.
-            orphan_seconds: How long a folder may wait for its row.
+            finished: For those of the ids that have a row, whether the job has finished.
+            orphan_seconds: How long a folder may exist without a row.
 
         Returns:
-            How many folders were removed or emptied.
+            The number of folders that were removed or emptied.
         """
         try:
-            found = {path.name: path for path in self.root.iterdir() if _JOB.fullmatch(path.name)}
+            folders = {path.name: path for path in self.root.iterdir() if _JOB.fullmatch(path.name)}
         except OSError:
             return 0
-        # Looked at before the rows: a row made meanwhile is of a young folder.
-        old = {name for name, path in found.items() if _age(path) > orphan_seconds}
-        rows = fates(list(found))
+        # Read before the rows: a row created in the meantime belongs to a recent folder.
+        old = {name for name, path in folders.items() if _age(path) > orphan_seconds}
+        rows = finished(list(folders))
         orphans = {name for name in old if name not in rows}
-        ended = {name for name, is_over in rows.items() if is_over and self._has_scratch(name)}
+        ended = {name for name, is_finished in rows.items() if is_finished and self._has_work(name)}
         for name in orphans:
             self.remove(name)
         for name in ended:
             self.end_work(name)
         return len(orphans | ended)
 
-    def _has_scratch(self, job_id: str) -> bool:
+    def _has_work(self, job_id: str) -> bool:
         return self.work(job_id).exists() or (self._folder(job_id) / "lock").exists()
 
     def _folder(self, job_id: str) -> Path:
         if not _JOB.fullmatch(job_id):
-            raise ValueError("not the id of a job")
+            raise ValueError("not a job id")
         return self.root / job_id
 
     def _artifact(self, job_id: str, name: str) -> Path:
@@ -185,13 +185,13 @@ class JobFiles:
 
 
 def check_name(name: str) -> str:
-    """The name, if a file of a job may be called so.
+    """Return `name` if it is a valid file name of a job.
 
     Raises:
-        ValueError: It may not.
+        ValueError: It is not.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError("a file's name is 1 to 100 letters, digits, dots, dashes, underscores")
+        raise ValueError("a file name is 1 to 100 letters, digits, dots, dashes and underscores")
     return name
 
 
@@ -215,4 +215,6 @@ def _age(path: Path) -> float:
 
 
 def _full() -> Unavailable:
-    return Unavailable("The disk does not take the job's files. Retry later.", retry_after=30)
+    return Unavailable(
+        "The job's files cannot be written to the disk. Retry later.", retry_after=30
+    )

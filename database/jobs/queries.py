@@ -1,4 +1,4 @@
-"""Rows as clients see them: a job with its metrics, its artifacts and its place in the queue."""
+"""Queries that turn rows into jobs: with metrics, artifacts and the position in the queue."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,32 +12,31 @@ from database.tables import ArtifactRecord, JobRecord, MetricRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A metrics row or an artifact that a job told of.
+class JobEntry:
+    """A metrics row or an artifact of a job.
 
     Attributes:
-        told: Grows with each entry of a job; one that is replaced gets a new number.
-        name: Which of the two.
-        data: It.
+        sequence: Increases with each entry of a job; a replaced entry gets a new number.
+        data: The row, or the artifact as JSON.
     """
 
-    told: int
+    sequence: int
     name: Literal["metrics", "artifact"]
     data: dict[str, Any]
 
 
 def jobs_of(session: Session, records: Sequence[JobRecord]) -> list[Job]:
-    """The rows as clients see them, in the same order, in two queries for all."""
+    """Convert rows to jobs, in the same order, with two queries for all of them."""
     ids = [record.id for record in records]
     metrics: dict[str, list[dict[str, Any]]] = {}
-    for row in _belonging(session, MetricRecord, ids):
+    for row in _rows_of(session, MetricRecord, ids):
         metrics.setdefault(row.job_id, []).append(row.row)
     artifacts: dict[str, list[Artifact]] = {}
-    for row in _belonging(session, ArtifactRecord, ids):
+    for row in _rows_of(session, ArtifactRecord, ids):
         artifacts.setdefault(row.job_id, []).append(_artifact(row))
     return [
         Job.model_validate(
-            _plain(record)
+            _fields(record)
             | {
                 "metrics": metrics.get(record.id, []),
                 "artifacts": artifacts.get(record.id, []),
@@ -48,23 +47,24 @@ def jobs_of(session: Session, records: Sequence[JobRecord]) -> list[Job]:
     ]
 
 
-def entries(session: Session, job_id: str, after: int) -> list[Entry]:
-    """What a job told after that number, oldest first."""
+def entries(session: Session, job_id: str, after: int) -> list[JobEntry]:
+    """The metrics and artifacts of a job after a sequence number, oldest first."""
 
     def later(table: Any) -> Any:
         return session.scalars(
-            select(table).where(table.job_id == job_id, table.told > after)
+            select(table).where(table.job_id == job_id, table.sequence > after)
         ).all()
 
-    found = [Entry(row.told, "metrics", row.row) for row in later(MetricRecord)]
+    found = [JobEntry(row.sequence, "metrics", row.row) for row in later(MetricRecord)]
     found += [
-        Entry(row.told, "artifact", _artifact(row).model_dump()) for row in later(ArtifactRecord)
+        JobEntry(row.sequence, "artifact", _artifact(row).model_dump())
+        for row in later(ArtifactRecord)
     ]
-    return sorted(found, key=lambda entry: entry.told)
+    return sorted(found, key=lambda entry: entry.sequence)
 
 
 def depths(session: Session) -> dict[str, tuple[int, int]]:
-    """How many jobs wait and how many run, by queue; queues without either are left out."""
+    """(queued, running) jobs by queue; queues without jobs are left out."""
     queued = func.sum(case((JobRecord.state == "queued", 1), else_=0))
     query = (
         select(JobRecord.queue, queued, func.count())
@@ -77,14 +77,14 @@ def depths(session: Session) -> dict[str, tuple[int, int]]:
     }
 
 
-def _belonging(session: Session, table: Any, ids: list[str]) -> Any:
+def _rows_of(session: Session, table: Any, ids: list[str]) -> Any:
     if not ids:
         return []
     return session.scalars(select(table).where(table.job_id.in_(ids)).order_by(table.place)).all()
 
 
 def _position(session: Session, record: JobRecord) -> int | None:
-    """1 for the next; a job whose worker was lost is older, and so stands before."""
+    """1 for the next job. A job whose worker was lost is older, so it comes first anyway."""
     if record.state != "queued" or record.queue is None:
         return None
     same_time = and_(JobRecord.created_at == record.created_at, JobRecord.id < record.id)
@@ -96,7 +96,7 @@ def _position(session: Session, record: JobRecord) -> int | None:
     return 1 + (session.scalar(before) or 0)
 
 
-def _plain(record: JobRecord) -> dict[str, Any]:
+def _fields(record: JobRecord) -> dict[str, Any]:
     error = None
     if record.error_code is not None:
         error = JobError(code=record.error_code, detail=record.error_detail or "")

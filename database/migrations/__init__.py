@@ -1,4 +1,4 @@
-"""Bringing a database to the present tables, by Alembic, without an alembic.ini."""
+"""Upgrades a database to the current tables with Alembic, without an alembic.ini."""
 
 from pathlib import Path
 
@@ -7,20 +7,20 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, make_url, text
 
-from database.engine import alone, open_engine, reading, use_wal, writing
+from database.engine import advisory_lock, open_engine, reading, use_wal, writing
 
-_LOCK = 0x0951_0001  # any number that no other advisory lock of ours has
+_LOCK = 0x0951_0001  # a number that no other advisory lock uses
 
 
 def upgrade(url: str) -> None:
-    """Make or bring up to date all tables; nothing happens when they are.
+    """Create the tables or upgrade them; nothing happens if they are up to date.
 
-    Processes that start together take turns: the later one finds the work done. All of it
-    happens in one transaction, so a process that dies on the way leaves the old tables.
+    Processes that start together take turns, and the later ones find the work done. Everything
+    happens in one transaction, so a process that dies leaves the old tables.
 
     Raises:
         Unavailable: The database does not answer.
-        ValueError: `url` is no address of a database Opsin can use.
+        ValueError: `url` is not the address of a supported database.
     """
     engine = open_engine(url)
     try:
@@ -28,19 +28,18 @@ def upgrade(url: str) -> None:
             use_wal(engine)
         with writing(engine) as session:
             connection = session.connection()
-            if (
-                engine.dialect.name == "postgresql"
-            ):  # a step, or the wait for another's, may be long
+            if engine.dialect.name == "postgresql":
+                # A step may take long, and so may waiting for that of another process.
                 connection.execute(text("SET LOCAL statement_timeout = '10min'"))
                 connection.execute(text("SET LOCAL lock_timeout = '10min'"))
-            alone(connection, _LOCK)
+            advisory_lock(connection, _LOCK)
             command.upgrade(_config(connection), "head")
     finally:
         engine.dispose()
 
 
 def current(url: str) -> str | None:
-    """The revision of a database's tables; None where there are none, or no database yet.
+    """The revision of a database's tables; None if there are none, or no database yet.
 
     Raises:
         Unavailable: The database does not answer.
@@ -48,36 +47,38 @@ def current(url: str) -> str | None:
     """
     address = make_url(url)
     if address.get_backend_name() == "sqlite" and not Path(address.database or "").is_file():
-        return None  # to look would make it
+        return None  # connecting would create it
     engine = open_engine(url)
     try:
         with reading(engine) as session:
             connection = session.connection()
             if not inspect(connection).has_table("alembic_version"):
                 return None
-            found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-            return found
+            revision: str | None = connection.scalar(
+                text("SELECT version_num FROM alembic_version")
+            )
+            return revision
     finally:
         engine.dispose()
 
 
 def newest() -> str:
-    """The revision that this release brings a database to."""
+    """The revision to which this release upgrades a database."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     if head is None:
-        raise RuntimeError("there are no migrations beside this file")
+        raise RuntimeError("there are no migrations next to this file")
     return head
 
 
 def is_known(revision: str) -> bool:
-    """Whether this release can bring tables of that revision up to date."""
+    """Whether this release can upgrade tables of that revision."""
     scripts = ScriptDirectory.from_config(_config())
-    return revision in {one.revision for one in scripts.walk_revisions()}
+    return revision in {script.revision for script in scripts.walk_revisions()}
 
 
 def _config(connection: Connection | None = None) -> Config:
     config = Config()
-    # A percent sign in a path would be read as a reference to another option.
+    # ConfigParser would read a percent sign in a path as a reference to another option.
     folder = str(Path(__file__).parent).replace("%", "%%")
     config.set_main_option("script_location", folder)
     config.attributes["connection"] = connection

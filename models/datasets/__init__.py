@@ -1,1 +1,1 @@
-"""Pictures with labels, to learn from: admitted, split and counted. Knows no TensorFlow."""
+"""Labelled images to learn from: imported, split and counted. Does not import TensorFlow."""

@@ -1,7 +1,7 @@
-"""Takes what was sent, file by file: each picture is decoded before it is kept.
+"""Decides which files of an upload become part of a dataset. Each image is decoded first.
 
-What is kept lies under the hash of its bytes, so that the same picture sent twice is stored once
-and no name of a stranger ever becomes a name on the disk.
+Images are stored under the hash of their content. The same image sent twice is therefore stored
+once, and no file name of a client ever becomes a file name on the disk.
 """
 
 import errno
@@ -13,17 +13,19 @@ from pathlib import Path, PurePosixPath
 
 from contracts.errors import ImageTooLarge, InvalidImage
 from contracts.training.datasets import DatasetFile
-from models.datasets.archives.limits import Limits, no_room
+from models.datasets.archives.limits import Limits, disk_full
 from models.datasets.archives.members import Member, is_hidden
-from models.images.decode import decode
+from models.images.decode import InputSpec, decode
 from models.images.formats import ImageFormat, sniff
 
-Told = Callable[[int, str], None]
-"""Called at every file with how many are done and which one is next; what it raises ends it all."""
+ImportProgress = Callable[[int, str], None]
+"""Called before each file with the number of files done and the next path. An exception that it
+raises ends the import."""
 
-PICTURES = "files"
-_ROOM_EVERY = 64  # files between two looks at the free disk
-_ENDINGS: dict[ImageFormat, tuple[str, ...]] = {
+FILES = "files"
+_FILES_PER_DISK_CHECK = 64
+_SMALLEST_INPUT = InputSpec.square(16)  # decodes all of an image at the lowest cost
+_SUFFIXES: dict[ImageFormat, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
     "WEBP": (".webp",),
@@ -34,49 +36,43 @@ _ENDINGS: dict[ImageFormat, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Thumb:
-    """The smallest use of a picture that still decodes all of it."""
+class FileAdmission:
+    """Checks files and stores the images among them in the folder of a dataset.
 
-    input_size: tuple[int, int] = (16, 16)
-    short_side: int = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """Keeps pictures in one folder.
-
-    Args:
-        folder: Of the dataset; pictures go into `files` below it.
-        limits: Of one picture, and of the disk.
-        told: Hears of every file.
+    Attributes:
+        folder: The folder of the dataset; images are stored in `files` below it.
     """
 
     folder: Path
     limits: Limits
-    told: Told
+    progress: ImportProgress | None = None
 
-    def take(self, members: Iterable[Member]) -> list[DatasetFile]:
-        """Every file with what became of it; no labels, splits and duplicates are judged yet.
+    def admit_all(self, members: Iterable[Member]) -> list[DatasetFile]:
+        """Check every file; labels, splits and duplicates are determined later.
 
         Raises:
-            OpsinError: What ends all of it, see `models.datasets.archives.formats` and `Limits`.
+            OpsinError: The whole import failed, see `models.datasets.archives.formats` and
+                `Limits`.
         """
-        (self.folder / PICTURES).mkdir(exist_ok=True)
-        found: dict[str, DatasetFile] = {}
+        (self.folder / FILES).mkdir(exist_ok=True)
+        files: dict[str, DatasetFile] = {}
         for count, member in enumerate(members):
-            self.told(count, member.path)
-            if count % _ROOM_EVERY == 0:
-                self.limits.require_room(self.folder, _ROOM_EVERY * self.limits.image_bytes // 16)
-            one = self._taken(member)
-            if one.id in found:
-                other = f"{member.path} (again, {count})"
-                one = rejected(other, "duplicate_name", "An earlier file has the same path.")
-            found[one.id] = one
-        return list(found.values())
+            if self.progress is not None:
+                self.progress(count, member.path)
+            if count % _FILES_PER_DISK_CHECK == 0:
+                self.limits.require_room(
+                    self.folder, _FILES_PER_DISK_CHECK * self.limits.image_bytes // 16
+                )
+            file = self._admit_member(member)
+            if file.id in files:
+                path = f"{member.path} (again, {count})"
+                file = rejected(path, "duplicate_name", "An earlier file has the same path.")
+            files[file.id] = file
+        return list(files.values())
 
-    def _taken(self, member: Member) -> DatasetFile:
+    def _admit_member(self, member: Member) -> DatasetFile:
         if is_hidden(member.path):
-            return rejected(member.path, "hidden", "It is a hidden or a system's file.")
+            return rejected(member.path, "hidden", "It is a hidden file or a system file.")
         if member.fault is not None:
             return rejected(member.path, *member.fault)
         try:
@@ -84,67 +80,69 @@ class Admission:
         except OSError:
             return rejected(member.path, "unreadable", "It could not be read.")
         if len(data) > self.limits.image_bytes:
-            detail = f"A picture may have {self.limits.image_bytes:,} bytes."
+            detail = f"An image may have at most {self.limits.image_bytes:,} bytes."
             return rejected(member.path, "file_too_large", detail)
-        return self.keep(member.path, data)
+        return self.admit(member.path, data)
 
-    def keep(self, path: str, data: bytes) -> DatasetFile:
-        """Decode a picture and store it, unless it is none."""
+    def admit(self, path: str, data: bytes) -> DatasetFile:
+        """Decode an image and store it, or reject the file if it is not one."""
         try:
-            kind = sniff(data)
-        except InvalidImage as fault:
-            return rejected(path, "not_an_image", fault.detail, size=len(data))
+            image_format = sniff(data)
+        except InvalidImage as error:
+            return rejected(path, "not_an_image", error.detail, size=len(data))
         try:
-            picture = decode(
-                data, network=_Thumb(), resize="squash", max_pixels=self.limits.image_pixels
+            image = decode(
+                data, network=_SMALLEST_INPUT, resize="squash", max_pixels=self.limits.image_pixels
             )
-        except ImageTooLarge as fault:
-            return rejected(path, "image_too_large", fault.detail, size=len(data))
-        except InvalidImage as fault:
-            return rejected(path, "damaged_image", fault.detail, size=len(data))
+        except ImageTooLarge as error:
+            return rejected(path, "image_too_large", error.detail, size=len(data))
+        except InvalidImage as error:
+            return rejected(path, "damaged_image", error.detail, size=len(data))
         digest = hashlib.sha256(data).hexdigest()
-        self._store(content_path(self.folder, digest), data)
-        misnamed = PurePosixPath(path).suffix.lower() not in _ENDINGS[kind]
+        _store(content_path(self.folder, digest), data)
+        misnamed = PurePosixPath(path).suffix.lower() not in _SUFFIXES[image_format]
+        detail = f"It is a {image_format} file, although its name does not say so."
         return DatasetFile(
             id=file_id(path),
             path=path,
             status="admitted",
             sha256=digest,
             size=len(data),
-            width=picture.width,
-            height=picture.height,
-            media_type=f"image/{kind.lower()}",
+            width=image.width,
+            height=image.height,
+            media_type=f"image/{image_format.lower()}",
             code="misnamed" if misnamed else None,
-            detail=f"Its name does not say so, but it is a {kind}." if misnamed else None,
+            detail=detail if misnamed else None,
             action="kept" if misnamed else None,
         )
 
-    def _store(self, path: Path, data: bytes) -> None:
-        if path.exists():
-            return
-        path.parent.mkdir(exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            draft.write_bytes(data)
-        except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                raise
-            raise no_room() from error
-        draft.rename(path)
+
+def _store(path: Path, data: bytes) -> None:
+    if path.exists():
+        return
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(data)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise disk_full() from error
+    draft.rename(path)
 
 
 def content_path(folder: Path, sha256: str) -> Path:
-    """Where a dataset keeps the picture of that hash."""
-    return folder / PICTURES / sha256[:2] / sha256
+    """Where a dataset stores the image with that hash."""
+    return folder / FILES / sha256[:2] / sha256
 
 
 def file_id(path: str) -> str:
-    """The id of a file, from its path, which is its own within a dataset."""
+    """The id of a file, derived from its path, which is unique within a dataset."""
     return f"file_{hashlib.sha256(path.encode('utf-8', 'replace')).hexdigest()[:24]}"
 
 
 def rejected(path: str, code: str, detail: str, *, size: int = 0) -> DatasetFile:
-    """A file that is left out."""
+    """A file that is left out of the dataset."""
     return DatasetFile(
         id=file_id(path),
         path=path,

@@ -1,4 +1,4 @@
-"""What a training sees of a dataset: labelled pictures, each in one split."""
+"""A dataset as a training sees it: labelled images, each in one split."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +10,12 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One picture.
+    """One labelled image.
 
     Attributes:
-        path: Its file; admitted, so `models.images.decode` can decode it.
-        label: The name of its class.
-        split: What it is for.
-        sha256: Of the file, hex; tells pictures with the same content.
-        content: The file itself, for pictures that must not lie on a disk; `path` then only
-            names it.
+        path: The file, which `models.images.decode` is known to decode.
+        sha256: SHA-256 of the file, in hex; equal for images with the same content.
+        content: The file itself, if the image must not be on the disk; `path` then only names it.
     """
 
     path: Path
@@ -28,23 +25,22 @@ class Example:
     content: bytes | None = field(default=None, repr=False)
 
     def read(self) -> bytes:
-        """The file.
+        """The content of the file.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         return self.path.read_bytes() if self.content is None else self.content
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Labelled pictures that belong together.
+    """Labelled images.
 
     Attributes:
-        name: What people call it.
         digest: `sha256:` and the hash of all labels, splits and files; equal for equal content.
-        classes: Names of the classes, sorted; a class's position is its index in a network.
-        examples: All pictures, in an order that depends on the content alone.
+        classes: Names of the classes, sorted; the position of a class is its index in a network.
+        examples: All images, in an order that depends only on the content.
     """
 
     name: str
@@ -53,5 +49,5 @@ class Dataset:
     examples: tuple[Example, ...]
 
     def of(self, split: Split) -> tuple[Example, ...]:
-        """The pictures of one split."""
-        return tuple(one for one in self.examples if one.split == split)
+        """The images of one split."""
+        return tuple(example for example in self.examples if example.split == split)

@@ -1,7 +1,8 @@
-"""A dataset taken in by a worker: what `POST /v1/datasets` does, for uploads that take long.
+"""The dataset import job: `POST /v1/datasets` for uploads that take long.
 
-The upload lies in the job's folder as `archive` or, on one machine, wherever `source` says. The
-id comes from the job's, so a second attempt finds what a lost first one has already placed.
+The upload is the file `archive` in the job's folder or, on a single machine, any path named by
+`source`. The dataset id is derived from the job's, so a second attempt finds what a lost first
+attempt has already published.
 """
 
 import hashlib
@@ -13,67 +14,66 @@ from contracts.errors import DatasetNotFound
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import Work
-from models.datasets.library import DEFAULT, Library
 from models.datasets.splitting import Fractions
+from models.datasets.store import DEFAULT_FRACTIONS, DatasetStore
 
 ARCHIVE = "archive"
-_EVERY_SECONDS = 0.5
+_REPORT_SECONDS = 0.5
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
-    """Take an upload in.
+    """Import an upload as a dataset.
 
     Args:
-        work: Its request is ``{"name", "validation", "test", "seed", "source"}``, all but the
-            name optional.
-        settings: Where datasets are kept, and how large they may be.
+        work: Its request is ``{"name", "validation", "test", "seed", "source"}``; all but the
+            name are optional.
 
     Returns:
-        The `DatasetInfo` as JSON. Whoever runs the job puts the listing of that id into the
-        database (`database.datasets.DatasetRows.put`).
+        The `DatasetInfo` as JSON. The caller has to write the listing of that id to the database
+        (`database.datasets.DatasetRows.put`).
 
     Raises:
-        InvalidArchive: It is damaged, dishonest or too much. Nothing of it is kept.
+        InvalidArchive: The archive is damaged, malicious or too large. Nothing is stored.
         Unavailable: The disk is full.
-        WorkStoppedError: The job was cancelled. Nothing is kept.
+        WorkStoppedError: The job was cancelled. Nothing is stored.
     """
-    library = Library.of(settings)
+    store = DatasetStore.of(settings)
     dataset_id = dataset_id_of(work.job_id)
     try:
-        return library.listing(dataset_id).info.model_dump(mode="json")
+        return store.listing(dataset_id).info.model_dump(mode="json")
     except DatasetNotFound:
-        library.sweep()  # what a lost attempt left
-    asked = work.request
+        store.sweep()  # remove what a lost attempt left behind
+    request = work.request
     fractions = Fractions(
-        asked.get("validation", DEFAULT.validation),
-        asked.get("test", DEFAULT.test),
-        asked.get("seed", DEFAULT.seed),
+        request.get("validation", DEFAULT_FRACTIONS.validation),
+        request.get("test", DEFAULT_FRACTIONS.test),
+        request.get("seed", DEFAULT_FRACTIONS.seed),
     )
-    source = Path(asked["source"]) if asked.get("source") else work.folder / ARCHIVE
-    listing = library.create(
-        asked["name"], source, fractions, told=_Telling(work), dataset_id=dataset_id
+    source = Path(request["source"]) if request.get("source") else work.folder / ARCHIVE
+    listing = store.create(
+        request["name"], source, fractions, progress=_JobProgress(work), dataset_id=dataset_id
     )
     return listing.info.model_dump(mode="json")
 
 
 def dataset_id_of(job_id: str) -> str:
-    """The id of the dataset that a job makes."""
+    """The id of the dataset that a job creates."""
     return f"ds_{hashlib.sha256(job_id.encode()).hexdigest()[:24]}"
 
 
-class _Telling:
-    """Tells the job of the files now and then, and asks at each whether to go on.
+class _JobProgress:
+    """Checks before each file whether the job goes on, and reports progress now and then.
 
-    How many files there are is known only at the end, so the fraction approaches 1.
+    The number of files is known only at the end, so the fraction approaches 1.
     """
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._next = time.monotonic()
+        self._next_report = time.monotonic()
 
     def __call__(self, done: int, _path: str) -> None:
         self._work.check()
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _EVERY_SECONDS
+        if time.monotonic() >= self._next_report:
+            self._next_report = time.monotonic() + _REPORT_SECONDS
             fraction = done / (done + 1000)
             self._work.progress(Progress(fraction=fraction, phase="admission", step=done))

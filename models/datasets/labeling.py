@@ -1,7 +1,7 @@
-"""Labels and splits for what was admitted, and what must leave because of others.
+"""Assigns labels and splits to admitted files, and removes duplicates.
 
-A picture that is there twice would be counted twice; one that stands in training and in test
-would make the test a lie; one that has two labels has none.
+An image that occurs twice would count twice, one that is in both training and test would make the
+test meaningless, and one that has two labels cannot be used.
 """
 
 from collections import defaultdict
@@ -11,59 +11,60 @@ from contracts.training.datasets import DatasetFile
 from models.datasets.dataset import SPLITS
 from models.datasets.layout import Layout
 
-_RANK = {split: rank for rank, split in enumerate(reversed(SPLITS))}  # the test keeps its own
-_PICTURES = frozenset({"damaged_image", "image_too_large", "file_too_large", "unreadable"})
+_SPLIT_RANK = {split: rank for rank, split in enumerate(reversed(SPLITS))}  # test comes first
+_IMAGE_FAULTS = frozenset({"damaged_image", "image_too_large", "file_too_large", "unreadable"})
 
 
-def labelled(files: Sequence[DatasetFile]) -> list[DatasetFile]:
-    """Every file with the label and split that its folder gives it."""
-    meant = [one for one in files if one.status == "admitted" or one.code in _PICTURES]
-    layout = Layout.of([one.path for one in meant])
-    return [one if one.code == "hidden" else _placed(one, layout) for one in files]
+def assign_labels(files: Sequence[DatasetFile]) -> list[DatasetFile]:
+    """Every file with the label and split that its folder implies."""
+    images = [file for file in files if file.status == "admitted" or file.code in _IMAGE_FAULTS]
+    layout = Layout.of([file.path for file in images])
+    return [file if file.code == "hidden" else _with_label(file, layout) for file in files]
 
 
-def _placed(one: DatasetFile, layout: Layout) -> DatasetFile:
-    place = layout.place(one.path)
-    if place is not None:
-        known = {"label": place.label, "split": place.split, "given_split": place.split}
-        return one.model_copy(update=known)
-    if one.status == "rejected":
-        return one
+def _with_label(file: DatasetFile, layout: Layout) -> DatasetFile:
+    folder = layout.find(file.path)
+    if folder is not None:
+        update = {"label": folder.label, "split": folder.split, "given_split": folder.split}
+        return file.model_copy(update=update)
+    if file.status == "rejected":
+        return file
     where = "train, validation or test, in a folder" if layout.has_splits else "a folder"
-    return left_out(one, "no_label", f"It lies in no class. Put it into {where} named after it.")
+    detail = f"It is not in the folder of a class. Put it into {where} named after its class."
+    return _left_out(file, "no_label", detail)
 
 
-def without_copies(files: Sequence[DatasetFile]) -> list[DatasetFile]:
-    """The same files, copies left out: of the same bytes one stays, or none where labels differ."""
+def remove_duplicates(files: Sequence[DatasetFile]) -> list[DatasetFile]:
+    """Leave out copies: of equal files one remains, or none if their labels differ."""
     groups: dict[str, list[DatasetFile]] = defaultdict(list)
-    for one in files:
-        if one.status == "admitted" and one.sha256 is not None:
-            groups[one.sha256].append(one)
+    for file in files:
+        if file.status == "admitted" and file.sha256 is not None:
+            groups[file.sha256].append(file)
     changed: dict[str, DatasetFile] = {}
     for copies in groups.values():
         if len(copies) > 1:
-            changed |= {one.id: one for one in _judged(copies)}
-    return [changed.get(one.id, one) for one in files]
+            changed |= {file.id: file for file in _resolve(copies)}
+    return [changed.get(file.id, file) for file in files]
 
 
-def _judged(copies: list[DatasetFile]) -> list[DatasetFile]:
-    labels = sorted({one.label or "" for one in copies})
+def _resolve(copies: list[DatasetFile]) -> list[DatasetFile]:
+    labels = sorted({file.label or "" for file in copies})
     if len(labels) > 1:
-        detail = f"The same picture is labelled {' and '.join(map(repr, labels))}."
-        return [left_out(one, "label_conflict", detail) for one in copies]
-    first, *others = sorted(copies, key=lambda one: _RANK[one.given_split or "train"])
-    return [first, *(_copy(one, first) for one in others)]
+        detail = f"The same image is labelled {' and '.join(map(repr, labels))}."
+        return [_left_out(file, "label_conflict", detail) for file in copies]
+    first, *others = sorted(copies, key=lambda file: _SPLIT_RANK[file.given_split or "train"])
+    return [first, *(_duplicate(file, first) for file in others)]
 
 
-def _copy(one: DatasetFile, first: DatasetFile) -> DatasetFile:
-    if (one.given_split or "train") == (first.given_split or "train"):
-        return left_out(one, "duplicate", f"The same picture as {first.path}.")
-    return left_out(one, "leak", f"The same picture is in {first.given_split}: {first.path}.")
+def _duplicate(file: DatasetFile, first: DatasetFile) -> DatasetFile:
+    if (file.given_split or "train") == (first.given_split or "train"):
+        return _left_out(file, "duplicate", f"It is the same image as {first.path}.")
+    detail = f"The same image is in {first.given_split}: {first.path}."
+    return _left_out(file, "leak", detail)
 
 
-def left_out(one: DatasetFile, code: str, detail: str) -> DatasetFile:
-    """The file, left out for a reason that shows only among others."""
-    action = f"left out of {one.given_split or 'train'}" if code == "leak" else "left out"
-    return one.model_copy(
+def _left_out(file: DatasetFile, code: str, detail: str) -> DatasetFile:
+    action = f"left out of {file.given_split or 'train'}" if code == "leak" else "left out"
+    return file.model_copy(
         update={"status": "rejected", "code": code, "detail": detail, "action": action}
     )

@@ -1,4 +1,4 @@
-"""`listing.json`: the file whose presence makes a folder a dataset, written last and whole."""
+"""`listing.json`: the file that makes a folder a dataset. It is written last, and atomically."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ LISTING = "listing.json"
 
 
 def write_listing(folder: Path, listing: Listing) -> None:
-    """Replace the listing of a folder; a reader sees the old one or the new one."""
+    """Replace the listing of a folder; a reader sees either the old or the new one."""
     draft = folder / f".{LISTING}.{os.getpid()}"
     draft.write_text(listing.model_dump_json(), encoding="utf-8")
     flush_entries(draft)
@@ -24,16 +24,16 @@ def write_listing(folder: Path, listing: Listing) -> None:
 
 
 def read_listing(folder: Path) -> Listing:
-    """What a folder says it holds.
+    """Read the listing of a folder.
 
     Raises:
-        DatasetNotFound: It is no dataset, or its listing is damaged.
+        DatasetNotFound: The folder is not a dataset, or its listing is damaged.
     """
     try:
         return Listing.model_validate_json((folder / LISTING).read_bytes())
     except FileNotFoundError:
         raise DatasetNotFound(
-            "There is no dataset of that id. `GET /v1/datasets` lists all."
+            "There is no dataset with that id. `GET /v1/datasets` lists all."
         ) from None
     except (ValidationError, OSError):
         raise DatasetNotFound(
@@ -42,30 +42,30 @@ def read_listing(folder: Path) -> Listing:
 
 
 def load_folder(folder: Path) -> Dataset:
-    """The dataset in a folder, as a training sees it. Reads the listing, and no picture.
+    """The dataset in a folder, as a training sees it. Reads the listing, but no images.
 
     Raises:
-        DatasetNotFound: It is no dataset, or pictures of it are missing or cut off.
+        DatasetNotFound: The folder is not a dataset, or images are missing or truncated.
     """
     listing = read_listing(folder)
     examples = [
-        Example(content_path(folder, one.sha256), one.label, one.split, one.sha256)
-        for one in listing.files
-        if one.status == "admitted" and one.sha256 and one.label and one.split
+        Example(content_path(folder, file.sha256), file.label, file.split, file.sha256)
+        for file in listing.files
+        if file.status == "admitted" and file.sha256 and file.label and file.split
     ]
-    sizes = {one.sha256: one.size for one in listing.files if one.sha256}
-    gone = sum(not _is_whole(one.path, sizes[one.sha256]) for one in examples)
-    if gone:
+    sizes = {file.sha256: file.size for file in listing.files if file.sha256}
+    missing = sum(not _has_size(example.path, sizes[example.sha256]) for example in examples)
+    if missing:
         raise DatasetNotFound(
-            f"{gone} pictures of the dataset are gone from the disk. Upload it again."
+            f"{missing} images of the dataset are missing on the disk. Upload it again."
         )
-    ordered = sorted(examples, key=lambda one: (one.label, one.sha256))
+    ordered = sorted(examples, key=lambda example: (example.label, example.sha256))
     return Dataset(
         listing.info.name, listing.info.digest, tuple(listing.info.classes), tuple(ordered)
     )
 
 
-def _is_whole(path: Path, size: int) -> bool:
+def _has_size(path: Path, size: int) -> bool:
     try:
         return path.stat().st_size == size
     except OSError:

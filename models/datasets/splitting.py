@@ -1,8 +1,8 @@
-"""Who learns and who tests: a stratified split that depends on content and seed alone.
+"""A stratified split into training, validation and test that depends only on content and seed.
 
-Within each class the pictures are ordered by a hash of the seed and their bytes, and the first of
-them go to test, the next to validation. So the same pictures and seed give the same split on
-every machine and in whatever order they came; a picture more moves few of the others.
+Within each class the images are ordered by a hash of the seed and their content. The first of them
+go to test, the next to validation. The same images and seed therefore give the same split on every
+machine and in any order, and an additional image moves few of the others.
 """
 
 import hashlib
@@ -16,62 +16,64 @@ from models.datasets.dataset import Split
 
 @dataclass(frozen=True, slots=True)
 class Fractions:
-    """What is set aside.
+    """How a dataset is split.
 
     Attributes:
-        validation: The part of each class that is for validation, 0 to 0.9.
-        test: The part that is for the test.
-        seed: Another one gives another split.
+        validation: Fraction of each class used for validation, 0 to 0.9.
+        test: Fraction of each class used for the test.
+        seed: Another seed gives another split.
     """
 
     validation: float
     test: float
     seed: int
 
-    def counts(self, pictures: int) -> tuple[int, int]:
-        """Pictures of a class that go to validation and to test; at least one is left to learn."""
-        test = _part(self.test, pictures)
-        validation = _part(self.validation, pictures)
-        test = min(test, max(0, pictures - 1))
-        return min(validation, max(0, pictures - 1 - test)), test
+    def counts(self, images: int) -> tuple[int, int]:
+        """Images of a class for validation and test; at least one remains for training."""
+        test = min(_rounded(self.test, images), max(0, images - 1))
+        validation = _rounded(self.validation, images)
+        return min(validation, max(0, images - 1 - test)), test
 
 
-def _part(fraction: float, pictures: int) -> int:
-    """To the nearest whole number; at least one of five."""
-    part = int(fraction * pictures + 0.5)
-    return max(part, 1) if fraction > 0 and pictures >= 5 else part
+def _rounded(fraction: float, images: int) -> int:
+    """The nearest whole number; at least 1 for a class of five or more images."""
+    count = int(fraction * images + 0.5)
+    return max(count, 1) if fraction > 0 and images >= 5 else count
 
 
-def split(files: Sequence[DatasetFile], fractions: Fractions) -> list[DatasetFile]:
-    """Every admitted file with a split.
+def split_files(files: Sequence[DatasetFile], fractions: Fractions) -> list[DatasetFile]:
+    """Assign a split to every admitted file.
 
-    Given splits are kept, but for one thing: where none of them is for validation, validation is
-    taken from those to learn from. The test is never made from them.
+    Given splits are kept. If none of them is validation, some of the training images are used for
+    validation; the test split is never taken from them.
     """
-    admitted = [one for one in files if one.status == "admitted"]
-    free = [one for one in admitted if one.given_split is None]
-    chosen: dict[str, Split] = {one.id: one.given_split for one in admitted if one.given_split}
-    validated = "validation" in chosen.values()
-    chosen |= _drawn(free, fractions)
-    if not validated:
-        learning = [one for one in admitted if one.given_split == "train"]
-        chosen |= _drawn(learning, Fractions(fractions.validation, 0.0, fractions.seed))
-    return [one.model_copy(update={"split": chosen.get(one.id, one.given_split)}) for one in files]
+    admitted = [file for file in files if file.status == "admitted"]
+    free = [file for file in admitted if file.given_split is None]
+    splits: dict[str, Split] = {file.id: file.given_split for file in admitted if file.given_split}
+    has_validation = "validation" in splits.values()
+    splits |= _draw(free, fractions)
+    if not has_validation:
+        training = [file for file in admitted if file.given_split == "train"]
+        splits |= _draw(training, Fractions(fractions.validation, 0.0, fractions.seed))
+    return [
+        file.model_copy(update={"split": splits.get(file.id, file.given_split)}) for file in files
+    ]
 
 
-def _drawn(files: Sequence[DatasetFile], fractions: Fractions) -> dict[str, Split]:
+def _draw(files: Sequence[DatasetFile], fractions: Fractions) -> dict[str, Split]:
     classes: dict[str, list[DatasetFile]] = defaultdict(list)
-    for one in files:
-        classes[one.label or ""].append(one)
-    found: dict[str, Split] = {}
+    for file in files:
+        classes[file.label or ""].append(file)
+    splits: dict[str, Split] = {}
     for members in classes.values():
         validation, test = fractions.counts(len(members))
-        for at, one in enumerate(sorted(members, key=lambda one: _lot(one, fractions.seed))):
-            found[one.id] = (
-                "test" if at < test else "validation" if at < test + validation else "train"
+        members.sort(key=lambda file: _rank(file, fractions.seed))
+        for index, file in enumerate(members):
+            splits[file.id] = (
+                "test" if index < test else "validation" if index < test + validation else "train"
             )
-    return found
+    return splits
 
 
-def _lot(one: DatasetFile, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{one.sha256}".encode()).hexdigest()
+def _rank(file: DatasetFile, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{file.sha256}".encode()).hexdigest()

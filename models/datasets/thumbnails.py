@@ -1,45 +1,40 @@
-"""Small squares of pictures, made when first asked for and kept beside them."""
+"""Thumbnails of a dataset's images, made on first request and stored in the dataset's folder."""
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from PIL import Image
 
-from models.images.decode import decode
+from models.images.decode import InputSpec, decode
 
 SIDE = 160
 THUMBNAILS = "thumbnails"
 _QUALITY = 80
 
 
-@dataclass(frozen=True, slots=True)
-class _Square:
-    input_size: tuple[int, int] = (SIDE, SIDE)
-    short_side: int = SIDE
-
-
-def thumbnail(folder: Path, picture: Path, *, max_pixels: int) -> bytes:
-    """A JPEG of the middle of an admitted picture, `SIDE` pixels each way.
+def thumbnail(folder: Path, path: Path, *, max_pixels: int) -> bytes:
+    """A JPEG of the middle of an image, `SIDE` pixels wide and high.
 
     Args:
-        folder: The dataset's.
-        picture: The file in it, named by its hash.
-        max_pixels: As when it was admitted.
+        folder: The folder of the dataset.
+        path: The image, whose file name is its hash.
+        max_pixels: The same limit as on import.
 
     Raises:
-        FileNotFoundError: The picture has gone.
-        OpsinError: It cannot be decoded any more.
+        FileNotFoundError: The image no longer exists.
+        OpsinError: The image can no longer be decoded.
     """
-    kept = folder / THUMBNAILS / f"{picture.name}.jpg"
-    if kept.is_file():
-        return kept.read_bytes()
-    small = decode(picture.read_bytes(), network=_Square(), resize="crop", max_pixels=max_pixels)
+    stored = folder / THUMBNAILS / f"{path.name}.jpg"
+    if stored.is_file():
+        return stored.read_bytes()
+    image = decode(
+        path.read_bytes(), network=InputSpec.square(SIDE), resize="crop", max_pixels=max_pixels
+    )
     buffer = io.BytesIO()
-    Image.fromarray(small.pixels).save(buffer, "JPEG", quality=_QUALITY)
-    kept.parent.mkdir(exist_ok=True)
-    draft = kept.with_name(f".{kept.name}.{uuid4().hex}")
+    Image.fromarray(image.pixels).save(buffer, "JPEG", quality=_QUALITY)
+    stored.parent.mkdir(exist_ok=True)
+    draft = stored.with_name(f".{stored.name}.{uuid4().hex}")
     draft.write_bytes(buffer.getvalue())
-    draft.rename(kept)
+    draft.rename(stored)
     return buffer.getvalue()

@@ -1,1 +1,1 @@
-"""Why a network answers as it does: heatmaps, feature maps, filters, and how far to trust them."""
+"""Heatmaps, feature maps and filter patterns of a version, and how far to trust them."""

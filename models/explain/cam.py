@@ -1,8 +1,8 @@
-"""Why a network chose a class, as a coarse grid over the picture: one pass forward, one back.
+"""Class activation maps: a coarse grid of evidence from one forward and one backward pass.
 
-Every method here weighs the maps A (height, width, channels) of a layer by the gradient G of the
-class's logit with respect to them; they differ in one function. It is the logit's gradient because
-a softmax that is sure of itself has none.
+Every method weighs the maps A (height, width, channels) of a layer by the gradient G of the class's
+logit with respect to them; they differ in one function. The logit is used because the gradient of a
+saturated softmax is zero.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from contracts.inference.explanation import Method
 from models.explain.head import Head
-from models.explain.layer_graph import Flat, Tensor
+from models.explain.layer_graph import LayerGraph, Tensor
 
 Weigh = Callable[[Tensor, Tensor], Tensor]
 """From maps and their gradients, both (n, gh, gw, channels), to evidence (n, gh, gw)."""
 
 
 def grad_cam(maps: Tensor, gradients: Tensor) -> Tensor:
-    """Each map counts as much as its gradient does on average over the picture.
+    """Weighs each map by the mean of its gradient over the image.
 
     Grad-CAM (Selvaraju et al., 2017, arXiv:1610.02391, eq. 1 and 2): sum_k mean_xy(G_k) A_k.
     """
@@ -28,7 +28,7 @@ def grad_cam(maps: Tensor, gradients: Tensor) -> Tensor:
 
 
 def hires_cam(maps: Tensor, gradients: Tensor) -> Tensor:
-    """Each value counts as much as its own gradient.
+    """Weighs each value by its own gradient.
 
     HiResCAM (Draelos and Carin, 2020, arXiv:2011.08891, eq. 5), as a mean: mean_k(G_k A_k).
     """
@@ -36,13 +36,13 @@ def hires_cam(maps: Tensor, gradients: Tensor) -> Tensor:
 
 
 def grad_cam_plus_plus(maps: Tensor, gradients: Tensor) -> Tensor:
-    """Each map counts by its rising gradients, more where few places carry it.
+    """Weighs each map by its positive gradients, more where few positions carry it.
 
     Grad-CAM++ (Chattopadhay et al., 2018, arXiv:1710.11063, eq. 10, 11 and 19), of the exponential
     of the logit, whose higher derivatives are powers of G: sum_k A_k sum_xy(a_k ReLU(G_k)) with
-    a = G^2 / (2 G^2 + sum_xy(A) G^3). Cancelled by G^2 here, so that a tiny gradient divides
-    nothing by nothing. The paper's maps are rectified; where a layer's are not, a sum below zero
-    counts as zero.
+    a = G^2 / (2 G^2 + sum_xy(A) G^3). G^2 is cancelled here so that a
+    tiny gradient does not give 0 / 0. The paper's maps are rectified; where a layer's are not, a
+    negative sum counts as zero.
     """
     rising = tf.nn.relu(gradients)
     sums = tf.nn.relu(tf.reduce_sum(maps, axis=(1, 2), keepdims=True))
@@ -51,7 +51,7 @@ def grad_cam_plus_plus(maps: Tensor, gradients: Tensor) -> Tensor:
 
 
 def layer_cam(maps: Tensor, gradients: Tensor) -> Tensor:
-    """Each value counts as much as its own gradient, if that is positive.
+    """Weighs each value by its own gradient where that is positive.
 
     LayerCAM (Jiang et al., 2021, IEEE Transactions on Image Processing 30, pages 5875-5888,
     eq. 5 and 6): sum_k ReLU(G_k) A_k.
@@ -67,14 +67,14 @@ WEIGHINGS: dict[Method, Weigh] = {
 }
 
 
-class Explained(NamedTuple):
-    """What one pass forward and one back tell.
+class CamResult(NamedTuple):
+    """Heatmaps and the classes they explain.
 
     Attributes:
-        grids: float32 (n, gh, gw) in 0..1, the strongest evidence being 1. Without positive
-            evidence a grid is all zeros.
-        targets: The class that each explains, int32 (n,).
-        probabilities: How probable the network holds it, float32 (n,).
+        grids: float32 (n, gh, gw) in 0..1, the strongest evidence being 1; all zeros without
+            positive evidence.
+        targets: The explained class of each, int32 (n,).
+        probabilities: Predicted probability of that class, float32 (n,).
     """
 
     grids: Tensor
@@ -82,14 +82,14 @@ class Explained(NamedTuple):
     probabilities: Tensor
 
 
-class Evidence(NamedTuple):
-    """What a layer has to say of a class, not yet weighed: all methods here start from it.
+class CamEvidence(NamedTuple):
+    """Maps and gradients of a layer, from which every method here starts.
 
     Attributes:
         maps: The layer's output A, float32 (n, gh, gw, channels).
-        gradients: G, of the class's logit with respect to them, of the same shape.
-        targets: The class of each, int32 (n,).
-        probabilities: How probable the network holds it, float32 (n,).
+        gradients: G, the gradient of the class's logit, of the same shape.
+        targets: The class of each image, int32 (n,).
+        probabilities: Predicted probability of that class, float32 (n,).
     """
 
     maps: Tensor
@@ -98,37 +98,34 @@ class Evidence(NamedTuple):
     probabilities: Tensor
 
 
-def explained(
-    flat: Flat, head: Head, layer: str, weigh: Weigh
-) -> Callable[[Tensor, Tensor], Explained]:
-    """As `evidence`, weighed and scaled: one function for one method, as a version carries it."""
-    gather = evidence(flat, head, layer)
+def cam_function(
+    graph: LayerGraph, head: Head, layer: str, weigh: Weigh
+) -> Callable[[Tensor, Tensor], CamResult]:
+    """The function of one method that a version exports: evidence, weighed and scaled."""
+    gather = evidence_function(graph, head, layer)
 
-    def explain(inputs: Tensor, classes: Tensor) -> Explained:
-        found = gather(inputs, classes)
-        grids = scaled(weigh(found.maps, found.gradients))
-        return Explained(grids, found.targets, found.probabilities)
+    def explain(inputs: Tensor, classes: Tensor) -> CamResult:
+        evidence = gather(inputs, classes)
+        grids = scaled(weigh(evidence.maps, evidence.gradients))
+        return CamResult(grids, evidence.targets, evidence.probabilities)
 
     return explain
 
 
-def evidence(flat: Flat, head: Head, layer: str) -> Callable[[Tensor, Tensor], Evidence]:
-    """A function from preprocessed pictures and classes to what a layer says, to be traced.
-
-    Args:
-        flat: The network.
-        head: Its end.
-        layer: The layer whose maps are weighed.
+def evidence_function(
+    graph: LayerGraph, head: Head, layer: str
+) -> Callable[[Tensor, Tensor], CamEvidence]:
+    """A traceable function from preprocessed images and classes to evidence.
 
     Returns:
         A function of float32 (n, h, w, channels) and int32 (n,). A negative class stands for the
-        most probable one; the gradients of a class that does not exist are all zeros.
+        most probable one; a class that does not exist has gradients of zero.
     """
-    taps = flat.to(flat.steps[layer].output, head.before, flat.output)
+    taps = graph.model_to(graph.nodes[layer].output, head.before, graph.output)
 
-    def gather(inputs: Tensor, classes: Tensor) -> Evidence:
+    def gather(inputs: Tensor, classes: Tensor) -> CamEvidence:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            # The input is watched so that a frozen network, too, leaves a trace on the tape.
+            # Watching the input records a frozen network as well.
             tape.watch(inputs)
             maps, before, output = taps(inputs, training=False)
             logits = head.logits(before)
@@ -140,7 +137,7 @@ def evidence(flat: Flat, head: Head, layer: str) -> Callable[[Tensor, Tensor], E
         )
         chosen = tf.one_hot(targets, head.classes)
         probabilities = tf.reduce_sum(head.probabilities(output) * chosen, axis=-1)
-        return Evidence(
+        return CamEvidence(
             tf.cast(maps, tf.float32), tf.cast(gradients, tf.float32), targets, probabilities
         )
 
@@ -148,6 +145,6 @@ def evidence(flat: Flat, head: Head, layer: str) -> Callable[[Tensor, Tensor], E
 
 
 def scaled(weighed: Tensor) -> Tensor:
-    """Positive evidence (n, gh, gw) over its maximum; zeros where there is none, or no number."""
+    """Positive evidence (n, gh, gw) over its maximum; zeros where there is none."""
     positive = tf.nn.relu(tf.where(tf.math.is_finite(weighed), weighed, 0.0))
     return tf.math.divide_no_nan(positive, tf.reduce_max(positive, axis=(1, 2), keepdims=True))

@@ -1,7 +1,7 @@
-"""One version of a model, asked for its reasons.
+"""Explains the predictions of one version of a model.
 
 Grad-CAM and HiResCAM at the version's own layer come from its SavedModel, which any worker has
-loaded; everything else from `model.keras`, read from our own store, in safe mode, when it is first
+loaded; everything else from `model.keras`, read from our own store in safe mode when it is first
 needed.
 """
 
@@ -18,11 +18,11 @@ from contracts.inference.explanation import FAST, LayerInfo, Method
 from contracts.queue.explain_messages import OWN_METHODS
 from contracts.queue.messages import Pixels
 from models.catalog import Preprocessing
-from models.explain.instrumented_model import Probe
-from models.explain.instrumented_model import Question as GraphQuestion
+from models.explain.cam import scaled
+from models.explain.instrumented_model import FunctionKind, InstrumentedModel
 from models.explain.layer_graph import layers_of
 from models.explain.layers import explainable_layer, read_layers
-from models.explain.sampling import SAMPLINGS, Question
+from models.explain.sampling import SAMPLINGS, SamplingInput
 from models.export.saved_model import KERAS_MODEL
 from models.networks.keras_files import read_whole
 from models.serving.predictor import VersionPredictor
@@ -34,16 +34,20 @@ Classes = npt.NDArray[np.int32]
 _PREPROCESSING: TypeAdapter[Preprocessing] = TypeAdapter(Preprocessing)
 
 
+def _no_progress(fraction: float) -> None:
+    del fraction
+
+
 class Explainer:
-    """A version that says why. What it needs of its files is read when it is needed, and once.
+    """One version. Its files are read when they are first needed, and once.
 
     Args:
-        folder: The version's own, from `Store.path`.
-        max_batch_size: Most pictures that run together.
+        folder: The version's, from `Store.path`.
+        max_batch_size: The most images that run together.
         predictor: The same version, if it is loaded already; its SavedModel is then shared.
 
     Attributes:
-        manifest: What the version says of itself.
+        manifest: The version's manifest.
     """
 
     def __init__(
@@ -53,24 +57,24 @@ class Explainer:
         self._folder = folder
         self._max_batch_size = max_batch_size
         self._predictor = predictor
-        self._probe: Probe | None = None
+        self._instrumented: InstrumentedModel | None = None
         self._layers: tuple[LayerInfo, ...] | None = None
         self._loading = threading.RLock()
 
     @property
     def layers(self) -> tuple[LayerInfo, ...]:
-        """The layers in the order of the pass forward, without the input."""
+        """The layers in the order of the forward pass, without the input."""
         if self._layers is None:
             try:
                 self._layers = read_layers(self._folder)
-            except FileNotFoundError:  # a version made before that file was
-                self._layers = layers_of(self._asked().flat)
+            except FileNotFoundError:  # made by a release without that file
+                self._layers = layers_of(self._keras().graph)
         return self._layers
 
     @property
     def traces(self) -> int:
-        """How many graphs have been traced so far; those of the SavedModel come traced."""
-        return 0 if self._probe is None else self._probe.traces
+        """How many functions have been traced so far; those of the SavedModel come traced."""
+        return 0 if self._instrumented is None else self._instrumented.traces
 
     def heatmaps(
         self,
@@ -79,18 +83,18 @@ class Explainer:
         classes: Classes,
         layer: str | None = None,
         *,
-        progress: Callable[[float], None] | None = None,
+        progress: Callable[[float], None] = _no_progress,
         seed: int = 0,
     ) -> Grids:
-        """Why each picture would be of its class.
+        """Why each image would be of its class.
 
         Args:
-            method: One of the eight.
+            method: How the evidence is found.
             images: RGB of the version's input size, (n, h, w, 3), uint8, at least one.
             classes: The class to explain of each, (n,), int32.
             layer: The layer whose maps are weighed; the version's own if left out. The methods
                 that look at pixels (`smooth_grad`, `integrated_gradients`, `occlusion`) use none.
-            progress: Told the fraction done, now and then; may raise to stop.
+            progress: Called with the fraction done now and then; may raise to stop.
             seed: Of the noise of `smooth_grad`.
 
         Returns:
@@ -102,47 +106,41 @@ class Explainer:
             ValidationFailed: It has no maps, there is no such class, or no classifier at all.
             ValueError: `images` has another shape or dtype.
         """
-        chosen = explainable_layer(self.layers, layer or self.manifest.explain_layer).name
+        name = explainable_layer(self.layers, layer or self.manifest.explain_layer).name
         self._check(images)
         self._check_classes(classes)
-        if self._is_served(method, chosen):
-            served = self._served()
-            grids = served.explain(images, classes, hires=method == "hires_cam").grids
-        elif method in FAST:
-            return self._asked().grids(
-                method, images.astype(np.float32), classes, chosen, progress or _ignored
-            )
-        else:
-            return self._sampled(
-                method, images, classes, chosen, progress=progress or _ignored, seed=seed
-            )
-        (progress or _ignored)(1.0)
-        return grids
+        if self._is_served(method, name):
+            grids = self._served().explain(images, classes, hires=method == "hires_cam").grids
+            progress(1.0)
+            return grids
+        if method in FAST:
+            levels = images.astype(np.float32)
+            return self._keras().grids(method, levels, classes, name, progress)
+        return self._sampled(method, images, classes, name, progress=progress, seed=seed)
 
     def probabilities(
-        self, images: Pixels, progress: Callable[[float], None] | None = None
+        self, images: Pixels, progress: Callable[[float], None] = _no_progress
     ) -> Grids:
-        """How probable each class is: (n, classes); of a sigmoid, both its classes.
+        """The probability of each class: (n, classes); of a sigmoid, both its classes.
 
         Args:
             images: As for `heatmaps`.
-            progress: Likewise.
+            progress: As for `heatmaps`.
 
         Raises:
             ValidationFailed: There is no classifier.
         """
         self._check(images)
-        probe = self._asked_of_classes()
-        return probe.probabilities(images.astype(np.float32), progress or _ignored)
+        return self._keras_classifier().probabilities(images.astype(np.float32), progress)
 
     def activations(
-        self, images: Pixels, layer: str, progress: Callable[[float], None] | None = None
+        self, images: Pixels, layer: str, progress: Callable[[float], None] = _no_progress
     ) -> Grids:
         """A layer's maps: (n, gh, gw, channels).
 
         Args:
             images: As for `heatmaps`.
-            layer: By name.
+            layer: Its name.
             progress: As for `heatmaps`.
 
         Raises:
@@ -151,46 +149,46 @@ class Explainer:
         """
         name = explainable_layer(self.layers, layer).name
         self._check(images)
-        return self._asked().maps(images.astype(np.float32), name, progress or _ignored)
+        return self._keras().maps(images.astype(np.float32), name, progress)
 
-    def is_rehearsed(self, method: Method | None, layer: str | None) -> bool:
+    def is_warm(self, method: Method | None, layer: str | None) -> bool:
         """Whether a method, or None for `activations`, answers without loading or tracing."""
-        probe, name = self._probe, layer or self.manifest.explain_layer
-        if probe is None or not all(probe.knows(*key) for key in self._keys(method, name)):
+        model, name = self._instrumented, layer or self.manifest.explain_layer
+        if model is None or not all(model.is_traced(*key) for key in self._functions(method, name)):
             return False
         served = self._predictor
         return not self._is_served(method, name) or (
             served is not None and served.can_explain(hires=method == "hires_cam")
         )
 
-    def rehearse(self, method: Method | None, layer: str | None) -> None:
-        """Load and trace all that a method needs; takes seconds, by any thread.
+    def warm_up(self, method: Method | None, layer: str | None) -> None:
+        """Load and trace all that a method needs. Takes seconds; any thread may call it.
 
         Raises:
             LayerNotFound, ValidationFailed: As the method itself would.
         """
         name = explainable_layer(self.layers, layer or self.manifest.explain_layer).name
-        probe = self._asked() if method is None else self._asked_of_classes()
+        model = self._keras() if method is None else self._keras_classifier()
         if self._is_served(method, name):
             self._served().load_explain(hires=method == "hires_cam")
-        for question, at in self._keys(method, name):
-            if not probe.knows(question, at):
-                probe.rehearse(question, at)
+        for kind, of_layer in self._functions(method, name):
+            if not model.is_traced(kind, of_layer):
+                model.warm_up(kind, of_layer)
 
-    def _keys(self, method: Method | None, layer: str) -> list[tuple[GraphQuestion, str]]:
-        """The graphs that a method or `activations` runs; those of a layer with its name."""
+    def _functions(self, method: Method | None, layer: str) -> list[tuple[FunctionKind, str]]:
+        """The functions that a method or `activations` runs; those of a layer with its name."""
         if method is None:
             return [("maps", layer)]
-        keys: list[tuple[GraphQuestion, str]] = [("probabilities", "")]
+        functions: list[tuple[FunctionKind, str]] = [("probabilities", "")]
         if method == "score_cam":
-            keys.append(("maps", layer))
+            functions.append(("maps", layer))
         if method in ("score_cam", "occlusion"):
-            keys.append(("masked_scores", ""))
+            functions.append(("masked_scores", ""))
         elif method in ("smooth_grad", "integrated_gradients"):
-            keys.append(("gradients", ""))
+            functions.append(("gradients", ""))
         elif not self._is_served(method, layer):
-            keys.append(("evidence", layer))
-        return keys
+            functions.append(("evidence", layer))
+        return functions
 
     def _is_served(self, method: Method | None, layer: str) -> bool:
         """Whether the SavedModel answers."""
@@ -206,37 +204,33 @@ class Explainer:
         progress: Callable[[float], None],
         seed: int,
     ) -> Grids:
-        probe, count = self._asked(), len(images)
+        model, count = self._keras(), len(images)
         grids = []
-        for at, (image, index) in enumerate(zip(images, classes, strict=True)):
+        for number, (image, index) in enumerate(zip(images, classes, strict=True)):
 
-            def within(fraction: float, at: int = at) -> None:
-                progress((at + fraction) / count)
+            def report(fraction: float, number: int = number) -> None:
+                progress((number + fraction) / count)
 
-            question = Question(
-                probe,
-                image.astype(np.float32),
-                int(index),
-                layer,
-                seed,
-                within,
+            sampling = SamplingInput(
+                model, image.astype(np.float32), int(index), layer, seed, report
             )
-            grids.append(_scaled(SAMPLINGS[method](question)))
+            evidence = SAMPLINGS[method](sampling).astype(np.float32)
+            grids.append(scaled(evidence[np.newaxis]).numpy()[0])
         return np.stack(grids)
 
     def _check(self, images: Pixels) -> None:
         size = (*self.manifest.input_size, 3)
         if images.dtype != np.uint8 or images.shape[1:] != size or len(images) == 0:
             raise ValueError(
-                f"pictures of uint8 {size} are taken, not {images.dtype} of {images.shape}"
+                f"images must be uint8 of shape {size}, not {images.dtype} of {images.shape}"
             )
 
     def _check_classes(self, classes: Classes) -> None:
-        count = self._classes()
+        count = self._class_count()
         if np.any((classes < 0) | (classes >= count)):
             raise ValidationFailed(f"class_index is 0 to {count - 1} for '{self.manifest.model}'.")
 
-    def _classes(self) -> int:
+    def _class_count(self) -> int:
         if self.manifest.classes is None:
             raise ValidationFailed(
                 f"'{self.manifest.model}' version {self.manifest.version} is a base without a "
@@ -244,19 +238,19 @@ class Explainer:
             )
         return self.manifest.classes
 
-    def _asked_of_classes(self) -> Probe:
-        self._classes()
-        return self._asked()
+    def _keras_classifier(self) -> InstrumentedModel:
+        self._class_count()
+        return self._keras()
 
-    def _asked(self) -> Probe:
+    def _keras(self) -> InstrumentedModel:
         with self._loading:
-            if self._probe is None:
-                self._probe = Probe(
+            if self._instrumented is None:
+                self._instrumented = InstrumentedModel(
                     read_whole(self._folder / KERAS_MODEL),
                     _PREPROCESSING.validate_python(self.manifest.preprocessing),
                     max_batch_size=self._max_batch_size,
                 )
-            return self._probe
+            return self._instrumented
 
     def _served(self) -> VersionPredictor:
         with self._loading:
@@ -265,13 +259,3 @@ class Explainer:
                     self._folder, max_batch_size=self._max_batch_size
                 )
             return self._predictor
-
-
-def _scaled(evidence: Grids) -> Grids:
-    """Positive evidence over its maximum; zeros where there is none, or no number."""
-    positive = np.where(np.isfinite(evidence), np.maximum(evidence, 0), 0).astype(np.float32)
-    return positive / (positive.max() or np.float32(1))
-
-
-def _ignored(fraction: float) -> None:
-    del fraction

@@ -1,8 +1,8 @@
-"""How far a heatmap is to be believed: what happens to the class when the map is acted on.
+"""How far a heatmap can be trusted: deletion and insertion.
 
-Deletion and insertion (Petsiuk et al., 2018, "RISE", arXiv:1806.07421, section 4.2). Taking away
-the places a true map holds for important makes the class fall at once (deletion, a small area is
-good); showing them first makes it rise at once (insertion, a large area is good).
+Petsiuk et al., 2018, "RISE", arXiv:1806.07421, section 4.2. If a map is right, hiding the positions
+it marks as important makes the class's probability fall at once (deletion, a small area is good);
+showing them first makes it rise at once (insertion, a large area is good).
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ Predict = Callable[[Pixels], npt.NDArray[np.float32]]
 _Curve = npt.NDArray[np.float32]
 
 STEPS = 32
-_BATCH = 16  # variants made at once, so that memory stays bounded
+_BATCH = 16  # variants in memory at once
 _BLUR = 1 / 22  # of the short side: as strong as the paper's, in pixels of 224
 
 
@@ -33,15 +33,15 @@ def faithfulness(
 ) -> Faithfulness:
     """Deletion and insertion AUC of a map.
 
-    What is deleted becomes the picture's mean color; what is not yet inserted is blurred. Places
-    of equal evidence go in a random order, always the same.
+    Deleted pixels become the image's mean color; pixels not yet inserted are blurred. Positions
+    of equal evidence are taken in a random but fixed order.
 
     Args:
         predict: The network.
-        image: The picture, (h, w, 3).
-        grid: The map of any size, (gh, gw); it is made as large as the picture.
+        image: (h, w, 3).
+        grid: The map of any size, (gh, gw); it is resized to the image.
         target: The class.
-        steps: In how many equal parts the picture is changed.
+        steps: The number of equal parts in which the image is changed.
 
     Returns:
         Both areas under the curve of the class's probability, 0 to 1.
@@ -61,7 +61,7 @@ def faithfulness(
 def _most_important_first(
     grid: npt.NDArray[np.float32], shape: tuple[int, ...]
 ) -> npt.NDArray[np.intp]:
-    """The places of a picture in the order of the evidence, as indices into its flat form."""
+    """The pixels by falling evidence, as indices into the flattened image."""
     fine = Image.fromarray(np.ascontiguousarray(grid, np.float32)).resize(
         (shape[1], shape[0]), Image.Resampling.BILINEAR
     )
@@ -80,15 +80,15 @@ def _area(probability: Callable[[Pixels], _Curve], variants: Iterator[Pixels]) -
 def _variants(
     start: Pixels, end: Pixels, order: npt.NDArray[np.intp], steps: int
 ) -> Iterator[Pixels]:
-    """`start` turning into `end`, place by place in `order`: uint8 (batch, h, w, 3)."""
-    now, wanted = start.reshape(-1, 3).copy(), end.reshape(-1, 3)
+    """`start` turning into `end`, pixel by pixel in `order`: uint8 (batch, h, w, 3)."""
+    current, target = start.reshape(-1, 3).copy(), end.reshape(-1, 3)
     ends = np.linspace(0, order.size, steps + 1).round().astype(int)
-    batch, before = [], 0
-    for until in ends:
-        places = order[before:until]
-        now[places] = wanted[places]
-        before = until
-        batch.append(now.reshape(start.shape).copy())
+    batch, changed = [], 0
+    for stop in ends:
+        pixels = order[changed:stop]
+        current[pixels] = target[pixels]
+        changed = stop
+        batch.append(current.reshape(start.shape).copy())
         if len(batch) == _BATCH:
             yield np.stack(batch)
             batch = []

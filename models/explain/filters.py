@@ -1,24 +1,17 @@
-"""The pattern that excites a filter most: gradient ascent on a picture that begins as noise.
+"""The pattern that excites a filter most: gradient ascent on an image that begins as noise.
 
 Activation maximisation (Erhan et al., 2009; Simonyan et al., 2013, arXiv:1312.6034, section 2) with
 the normalisation of the classic Keras tutorial (F. Chollet, "How convolutional neural networks see
 the world", 2016): the step is g / (sqrt(mean(g^2)) + eps), so that every filter moves at the same
-pace whatever its scale. All filters climb at once, each on its own picture of one batch. Octaves
-and jitter are those of DeepDream (Mordvintsev et al., 2015): large shapes first, then fine ones,
-and no pixel that is always under the same stride.
+pace whatever its scale. All filters ascend at once, each on its own image of one batch. Octaves and
+jitter are those of DeepDream (Mordvintsev et al., 2015): large shapes first, then fine ones, and no
+pixel that is always under the same stride.
 
-Rectifiers that a climb can begin behind: one that is shut everywhere lets nothing back.
-
-Grey noise leaves many a filter below zero at every place, and then there is no way up. Lucid, which
-knew the trouble first, redirects such gradients (`redirected_relu_grad`, C. Olah et al., "Feature
-visualization", 2017, doi:10.23915/distill.00007): where a rectifier would stop all that comes back
-to a picture, what pushes its values up goes through; and what is cut off above goes on climbing.
-Forward nothing changes, and so neither does what is told of a filter. Only the last rectifiers
-before the layer need it.
-
-The smallest picture that a part of a network takes: below it some map has no pixel left.
-
-Told from shapes alone, before anything runs: a kernel that meets an empty map may end the process.
+Grey noise leaves many filters below zero everywhere, and a rectifier that is shut everywhere has no
+gradient. As Lucid does (`redirected_relu_grad`, C. Olah et al., "Feature visualization", 2017,
+doi:10.23915/distill.00007), the gradient that would raise its values then passes through, and so
+does one that an upper limit would stop. The forward pass does not change, so neither do the
+activations that are reported. Only the last rectifiers before the layer need this.
 """
 
 from bisect import bisect_left
@@ -35,23 +28,24 @@ from contracts.errors import ValidationFailed
 from contracts.inference.explanation import LARGEST_PATTERN
 from contracts.queue.messages import Pixels
 from models.catalog import Preprocessing
-from models.explain.layer_graph import Flat, Tensor
-from models.networks.precision import Precision, in_precision
+from models.explain.layer_graph import LayerGraph, Tensor
+from models.networks.precision import Precision, with_precision
 from models.networks.preprocessing import prepare
 
 _EPSILON = 1e-5
-_GREY, _GRAIN = 128.0, 20.0  # levels the noise is around, and its width, as in the tutorial
-_CONTRAST = 0.15  # the tutorial's: standard deviation of what is shown, of 0 to 1
-_MOST_PIXELS = 25 * 160 * 160  # run together; a deep layer holds some hundred floats for each
-_EMPTY = 1e-12
-_SMALLEST_OCTAVE = 16  # pixels: in less there is no shape to see
+_GREY, _GRAIN = 128.0, 20.0  # mean and range of the noise in levels, as in the tutorial
+_CONTRAST = 0.15  # the tutorial's: standard deviation of the result, whose range is 0 to 1
+_MAX_PIXELS = 25 * 160 * 160  # in a batch; a deep layer holds some hundred floats for each
+_NO_GRADIENT = 1e-12
+_SMALLEST_OCTAVE = 16  # pixels: anything smaller has no visible shape
+_RELU6_LIMIT = 6.0
 
 Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Ascent:
-    """How to climb; see `contracts.inference.explanation.FiltersRequest`."""
+    """How to ascend; see `contracts.inference.explanation.FiltersRequest`."""
 
     steps: int = 50
     step_size: float = 0.9
@@ -61,24 +55,24 @@ class Ascent:
     jitter: int = 0
     seed: int = 0
 
-    def sizes(self, least: int) -> list[int]:
-        """The side of the picture in each octave, ascending; none is below `least` pixels."""
-        least = max(_SMALLEST_OCTAVE, least)
+    def sizes(self, minimum: int) -> list[int]:
+        """The side of the image in each octave, ascending; none is below `minimum` pixels."""
+        minimum = max(_SMALLEST_OCTAVE, minimum)
         down = range(self.octaves - 1, -1, -1)
-        return [max(least, round(self.image_size / self.octave_scale**n)) for n in down]
+        return [max(minimum, round(self.image_size / self.octave_scale**n)) for n in down]
 
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
-    """What came of it.
+    """The patterns of some filters.
 
     Attributes:
-        pictures: uint8 (n, image_size, image_size, 3), stretched to what can be seen.
+        images: uint8 (n, image_size, image_size, 3), stretched to a visible contrast.
         activations: The mean activation of each filter at the end, (n,).
-        blank: Whether nothing ever moved a filter, so that its picture is still noise, (n,).
+        blank: Whether a filter never had a gradient, so that its image is still noise, (n,).
     """
 
-    pictures: Pixels
+    images: Pixels
     activations: Array
     blank: npt.NDArray[np.bool_]
 
@@ -87,10 +81,10 @@ class Filters:
     """The filters of one layer.
 
     Args:
-        model: The network; only looked at.
-        preprocessing: What is done to its pictures first.
+        model: The network; not changed.
+        preprocessing: Applied to its images.
         layer: The layer; up to it the network must take any size.
-        precision: To compute in. Which way is up is decided by many values together, so that
+        precision: To compute in. Many values together decide the direction of a step, so
             bfloat16's eight bits of each show the same shapes.
     """
 
@@ -101,15 +95,16 @@ class Filters:
         layer: str,
         precision: Precision = "float32",
     ) -> None:
-        flat = Flat.of(model)
-        self._channels = int(flat.image.shape[-1])
+        graph = LayerGraph.of(model)
+        self._channels = int(graph.image.shape[-1])
         self._preprocessing = preprocessing
-        part = Flat.of(in_precision(flat.to(flat.steps[layer].output), precision))
-        self._part = any_size(part.model, opened(part, layer))
+        output = graph.nodes[layer].output
+        part = LayerGraph.of(with_precision(graph.model_to(output), precision))
+        self._part = any_size(part.model, _open_last_rectifiers(part, layer))
         self._layer = layer
-        self._least = smallest_side(self._part, LARGEST_PATTERN)
-        self.count = int(flat.steps[layer].output.shape[-1])
-        self._climb = tf.function(
+        self._minimum_side = smallest_side(self._part, LARGEST_PATTERN)
+        self.count = int(output.shape[-1])
+        self._compiled_step = tf.function(
             self._step,
             input_signature=[
                 tf.TensorSpec((None, None, None, 3), tf.float32),
@@ -126,48 +121,48 @@ class Filters:
         *,
         progress: Callable[[float], None] = lambda _fraction: None,
     ) -> Patterns:
-        """Climb for all of these filters, as many at once as fit in a bounded memory.
+        """The patterns of these filters, as many computed at once as fit in bounded memory.
 
-        A pattern does not depend on which others are made beside it.
+        A pattern does not depend on which others are computed with it.
 
         Args:
             filters: Their numbers, at least one.
-            ascent: How.
-            progress: Told the fraction done after each step; may raise to stop.
+            ascent: The parameters.
+            progress: Called with the fraction done after each step; may raise to stop.
 
         Raises:
-            ValidationFailed: The layer has no such filter, or the pictures are too small for it.
+            ValidationFailed: The layer has no such filter, or the images are too small for it.
         """
         if max(filters) >= self.count or min(filters) < 0:
             raise ValidationFailed(f"The layer has the filters 0 to {self.count - 1}.")
-        least = self._require_size(ascent.image_size)
-        together = max(1, _MOST_PIXELS // ascent.image_size**2)
-        total, made = len(filters), []
-        for at in range(0, total, together):
-            part = np.array(filters[at : at + together], np.int32)
+        sizes = ascent.sizes(self._require_size(ascent.image_size))
+        batch_size = max(1, _MAX_PIXELS // ascent.image_size**2)
+        total, batches = len(filters), []
+        for start in range(0, total, batch_size):
+            batch = np.array(filters[start : start + batch_size], np.int32)
 
-            def within(fraction: float, at: int = at, count: int = len(part)) -> None:
-                progress((at + count * fraction) / total)
+            def report(fraction: float, start: int = start, count: int = len(batch)) -> None:
+                progress((start + count * fraction) / total)
 
-            made.append(self._ascend(part, ascent, ascent.sizes(least), within))
-        pictures, activations, blank = (
-            np.concatenate(arrays) for arrays in zip(*made, strict=True)
+            batches.append(self._ascend(batch, ascent, sizes, report))
+        images, activations, blank = (
+            np.concatenate(arrays) for arrays in zip(*batches, strict=True)
         )
-        return Patterns(_shown(pictures), activations, blank)
+        return Patterns(_visible(images), activations, blank)
 
     def _require_size(self, side: int) -> int:
-        """The smallest side that the layer can be reached from, when `side` is no smaller."""
-        if self._least is None:
+        """The smallest side that reaches the layer, provided that `side` is not smaller."""
+        if self._minimum_side is None:
             raise ValidationFailed(
-                f"No picture of up to {LARGEST_PATTERN} x {LARGEST_PATTERN} pixels reaches layer "
+                f"No image of up to {LARGEST_PATTERN} x {LARGEST_PATTERN} pixels reaches layer "
                 f"'{self._layer}'. Choose an earlier one."
             )
-        if side < self._least:
+        if side < self._minimum_side:
             raise ValidationFailed(
                 f"image_size: of {side} x {side} pixels nothing is left at layer "
-                f"'{self._layer}'. Send {self._least} or more, or choose an earlier layer."
+                f"'{self._layer}'. Send {self._minimum_side} or more, or choose an earlier layer."
             )
-        return self._least
+        return self._minimum_side
 
     def _ascend(
         self,
@@ -180,23 +175,23 @@ class Filters:
         numbers, step_size = tf.constant(filters), tf.constant(ascent.step_size)
         noise = random.random((1, sizes[0], sizes[0], 3), np.float32)  # the same for every filter
         x = tf.constant(np.repeat((noise - 0.5) * _GRAIN + _GREY, len(filters), axis=0))
-        moved = np.zeros(len(filters), np.float32)
+        largest_gradients = np.zeros(len(filters), np.float32)
         activations = np.zeros(len(filters), np.float32)
         for octave, size in enumerate(sizes):
             if octave:
                 x = tf.image.resize(x, (size, size), method="bicubic")
             for step in range(ascent.steps):
                 shift = random.integers(-ascent.jitter, ascent.jitter + 1, 2, dtype=np.int32)
-                x, found, size_of_gradient = self._climb(x, numbers, step_size, tf.constant(shift))
-                moved = np.maximum(moved, size_of_gradient.numpy())
-                activations = found.numpy()
+                x, means, gradients = self._compiled_step(x, numbers, step_size, tf.constant(shift))
+                largest_gradients = np.maximum(largest_gradients, gradients.numpy())
+                activations = means.numpy()
                 progress((octave * ascent.steps + step + 1) / (len(sizes) * ascent.steps))
-        return x.numpy(), activations, moved < _EMPTY
+        return x.numpy(), activations, largest_gradients < _NO_GRADIENT
 
     def _step(
         self, x: Tensor, filters: Tensor, step_size: Tensor, shift: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step up: the pictures, and each filter's mean activation and size of gradient."""
+        """One step: the images, and each filter's mean activation and gradient magnitude."""
         x = tf.roll(x, shift, axis=(1, 2))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
@@ -209,10 +204,18 @@ class Filters:
         return tf.roll(x, -shift, axis=(1, 2)), activations, size
 
 
+def _visible(images: Array) -> Pixels:
+    """As in the tutorial: centred, scaled to one contrast and clipped."""
+    centred = images - images.mean(axis=(1, 2, 3), keepdims=True)
+    centred /= images.std(axis=(1, 2, 3), keepdims=True) + _EPSILON
+    visible: Pixels = ((centred * _CONTRAST + 0.5).clip(0, 1) * 255).astype(np.uint8)
+    return visible
+
+
 def any_size(
     part: keras.Model, clone: Callable[[keras.Layer], keras.Layer] = lambda layer: layer
 ) -> keras.Model:
-    """The same layers, or what `clone` makes of them, on a picture of any size."""
+    """The same layers, or what `clone` makes of them, on an image of any size."""
     image = keras.Input((None, None, part.inputs[0].shape[-1]))
     return keras.models.clone_model(
         part,
@@ -221,63 +224,87 @@ def any_size(
     )
 
 
-def _shown(pictures: Array) -> Pixels:
-    """As in the tutorial: centred, to one contrast, cut off at the ends."""
-    centred = pictures - pictures.mean(axis=(1, 2, 3), keepdims=True)
-    centred /= pictures.std(axis=(1, 2, 3), keepdims=True) + _EPSILON
-    shown: Pixels = ((centred * _CONTRAST + 0.5).clip(0, 1) * 255).astype(np.uint8)
-    return shown
+def smallest_side(part: keras.Model, maximum: int) -> int | None:
+    """The side of the smallest square image that leaves no map empty.
 
-
-_SIX = 6.0
-
-
-def opened(flat: Flat, layer: str) -> Callable[[keras.Layer], keras.Layer]:
-    """What to do with each layer of a copy: the last rectifiers before `layer` are replaced.
+    It is computed from shapes alone, before anything runs: a kernel that meets an empty map may
+    end the process.
 
     Args:
-        flat: The network.
-        layer: The layer whose filters climb.
-    """
-    last = _last_rectifiers(flat, layer)
+        part: From an image of any size to maps. If a side is large enough, so is a larger one.
+        maximum: The largest side to try.
 
-    def clone(one: keras.Layer) -> keras.Layer:
-        limit = _limit(one) if one.name in last else None
-        return one if limit is None else _open(one, limit)
+    Returns:
+        Pixels; None if `maximum` is too small.
+    """
+    sides = range(1, maximum + 1)
+    index = bisect_left(sides, True, key=lambda side: _fits(part, side))
+    return sides[index] if index < maximum else None
+
+
+def _fits(part: keras.Model, side: int) -> bool:
+    image = keras.Input((side, side, part.inputs[0].shape[-1]))
+    try:
+        keras.models.clone_model(
+            part,
+            input_tensors=keras.tree.pack_sequence_as(part.input, [image]),
+            clone_function=lambda layer: layer,
+            call_function=_call_unless_empty,
+        )
+    except ValueError:  # Keras raises it for some sides below one
+        return False
+    return True
+
+
+def _call_unless_empty(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+    output = layer(*args, **kwargs)
+    for tensor in keras.tree.flatten(output):
+        if any(side is not None and side < 1 for side in tensor.shape):
+            raise ValueError(f"Nothing is left after {layer.name}.")
+    return output
+
+
+def _open_last_rectifiers(graph: LayerGraph, layer: str) -> Callable[[keras.Layer], keras.Layer]:
+    """A clone function that replaces the last rectifiers before `layer` by open ones."""
+    last = _last_rectifiers(graph, layer)
+
+    def clone(original: keras.Layer) -> keras.Layer:
+        limit = _rectifier_limit(original) if original.name in last else None
+        return original if limit is None else _with_open_relu(original, limit)
 
     return clone
 
 
-def _last_rectifiers(flat: Flat, layer: str) -> set[str]:
-    """The rectifiers that a way back from the layer meets first."""
-    found, seen, waiting = set(), set(), [layer]
-    producers = {id(step.output): name for name, step in flat.steps.items()}
-    while waiting:
-        name = waiting.pop()
+def _last_rectifiers(graph: LayerGraph, layer: str) -> set[str]:
+    """The rectifiers that the backward pass from the layer meets first."""
+    rectifiers, seen, pending = set(), set(), [layer]
+    producers = {id(node.output): name for name, node in graph.nodes.items()}
+    while pending:
+        name = pending.pop()
         if name in seen:
             continue
         seen.add(name)
-        step = flat.steps[name]
-        if _limit(step.layer) is not None:
-            found.add(name)
+        node = graph.nodes[name]
+        if _rectifier_limit(node.layer) is not None:
+            rectifiers.add(name)
         else:
-            inputs = keras.tree.flatten(step.inputs)
-            waiting += [producers[id(one)] for one in inputs if id(one) in producers]
-    return found
+            inputs = keras.tree.flatten(node.inputs)
+            pending += [producers[id(tensor)] for tensor in inputs if id(tensor) in producers]
+    return rectifiers
 
 
-def _limit(layer: keras.Layer) -> float | None:
-    """Where a rectifier cuts off, which may be at infinity; None for a layer that is none."""
+def _rectifier_limit(layer: keras.Layer) -> float | None:
+    """The upper limit of a rectifier, which may be infinite; None for any other layer."""
     if isinstance(layer, keras.layers.ReLU):
         plain = not layer.negative_slope and not layer.threshold
         return (layer.max_value or float("inf")) if plain else None
     activation = getattr(layer, "activation", None)
     if activation is keras.activations.relu:
         return float("inf")
-    return _SIX if activation is keras.activations.relu6 else None
+    return _RELU6_LIMIT if activation is keras.activations.relu6 else None
 
 
-def _open(layer: keras.Layer, limit: float) -> keras.Layer:
+def _with_open_relu(layer: keras.Layer, limit: float) -> keras.Layer:
     function = _open_relu(limit)
     if isinstance(layer, keras.layers.ReLU):
         return keras.layers.Activation(function, name=layer.name, dtype=layer.dtype_policy)
@@ -290,52 +317,17 @@ def _open(layer: keras.Layer, limit: float) -> keras.Layer:
 
 
 def _open_relu(limit: float) -> Callable[[Tensor], Tensor]:
-    def relu(x: Tensor) -> Any:
-        def back(coming: Tensor) -> Tensor:
-            zeros = tf.zeros_like(coming)
-            passed = tf.where(x > 0, coming, zeros)
-            places = tuple(range(1, len(x.shape)))
-            shut = tf.reduce_all(tf.equal(passed, 0), axis=places, keepdims=True)
-            return tf.where(shut & (x <= 0) & (coming > 0), coming, passed)
+    """A rectifier whose gradient reaches an image for which it is shut everywhere."""
 
-        return tf.clip_by_value(x, tf.cast(0, x.dtype), tf.cast(limit, x.dtype)), back
+    def relu(x: Tensor) -> Any:
+        def backward(upstream: Tensor) -> Tensor:
+            zeros = tf.zeros_like(upstream)
+            passed = tf.where(x > 0, upstream, zeros)
+            axes = tuple(range(1, len(x.shape)))
+            shut = tf.reduce_all(tf.equal(passed, 0), axis=axes, keepdims=True)
+            return tf.where(shut & (x <= 0) & (upstream > 0), upstream, passed)
+
+        return tf.clip_by_value(x, tf.cast(0, x.dtype), tf.cast(limit, x.dtype)), backward
 
     redirected: Callable[[Tensor], Tensor] = tf.custom_gradient(relu)
     return redirected
-
-
-def smallest_side(part: keras.Model, most: int) -> int | None:
-    """The side of the smallest square picture that leaves no map empty.
-
-    Args:
-        part: From a picture of any size to maps. What takes a size takes every larger one.
-        most: Sides above it are not looked at.
-
-    Returns:
-        Pixels; None if `most` is too small.
-    """
-    sides = range(1, most + 1)
-    at = bisect_left(sides, True, key=lambda side: _fits(part, side))
-    return sides[at] if at < most else None
-
-
-def _fits(part: keras.Model, side: int) -> bool:
-    image = keras.Input((side, side, part.inputs[0].shape[-1]))
-    try:
-        keras.models.clone_model(
-            part,
-            input_tensors=keras.tree.pack_sequence_as(part.input, [image]),
-            clone_function=lambda layer: layer,
-            call_function=_called,
-        )
-    except ValueError:  # what Keras raises for a side below one, where it does
-        return False
-    return True
-
-
-def _called(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
-    output = layer(*args, **kwargs)
-    for tensor in keras.tree.flatten(output):
-        if any(side is not None and side < 1 for side in tensor.shape):
-            raise ValueError(f"Nothing is left after {layer.name}.")
-    return output

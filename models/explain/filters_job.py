@@ -1,4 +1,4 @@
-"""The job behind `/v1/filters`: from a request to a sheet of patterns."""
+"""The job behind `/v1/filters`: from a request to a contact sheet of patterns."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import Work
 from models.catalog import Preprocessing
-from models.explain.contact_sheet import Tile, png, sheet
 from models.explain.filters import Ascent, Filters, Patterns
-from models.explain.layer_graph import Flat, layers_of
+from models.explain.layer_graph import LayerGraph, layers_of
 from models.explain.layers import explainable_layer
 from models.export.saved_model import KERAS_MODEL
 from models.networks.keras_files import read_whole
-from models.networks.precision import quickest_precision
+from models.networks.precision import fastest_precision
+from models.rendering.contact_sheet import Tile, contact_sheet, to_png
 from models.serving.devices import prepare_tensorflow
 from models.store.store import Store
 
@@ -24,16 +24,16 @@ ARTIFACT = "filters.png"
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
-    """Make the patterns of `work.request`, a `FiltersRequest`, and give the job `filters.png`.
+    """Compute the patterns of a `FiltersRequest`; the contact sheet becomes an artifact.
 
     Returns:
-        What was done, and each filter's mean activation at the end.
+        The resolved request, and each filter's mean activation at the end.
 
     Raises:
         ModelNotFound: There is no such model.
         VersionNotFound: It has no such version.
         LayerNotFound: It has no such layer.
-        ValidationFailed: The layer has no maps, or not that many, or the pictures are too small.
+        ValidationFailed: The layer has no maps, or not that many, or the images are too small.
         WorkStoppedError: The job was cancelled.
     """
     request = FiltersRequest.model_validate(work.request)
@@ -44,12 +44,12 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     work.progress(Progress(fraction=0, phase="load"))
     model = read_whole(store.path(name, version) / KERAS_MODEL)
     layer = request.layer or manifest.explain_layer
-    explainable_layer(layers_of(Flat.of(model)), layer)
+    explainable_layer(layers_of(LayerGraph.of(model)), layer)
     filters = Filters(
         model,
         TypeAdapter(Preprocessing).validate_python(manifest.preprocessing),
         layer,
-        "float32" if settings.precision == "float32" else quickest_precision(),
+        "float32" if settings.precision == "float32" else fastest_precision(),
     )
     numbers = request.filters or list(range(min(FILTERS, filters.count)))
 
@@ -59,7 +59,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
 
     patterns = filters.patterns(numbers, _ascent(request), progress=progress)
     title = f"{name} {version}, {layer}"
-    work.artifact(ARTIFACT, "image/png", _drawn(patterns, numbers, title))
+    work.artifact(ARTIFACT, "image/png", _draw(patterns, numbers, title))
     return {
         "model": name,
         "version": version,
@@ -85,9 +85,9 @@ def _ascent(request: FiltersRequest) -> Ascent:
     )
 
 
-def _drawn(patterns: Patterns, numbers: list[int], title: str) -> bytes:
+def _draw(patterns: Patterns, numbers: list[int], title: str) -> bytes:
     tiles = [
-        Tile(picture, f"filter {number}", bool(blank))
-        for picture, number, blank in zip(patterns.pictures, numbers, patterns.blank, strict=True)
+        Tile(image, f"filter {number}", bool(blank))
+        for image, number, blank in zip(patterns.images, numbers, patterns.blank, strict=True)
     ]
-    return png(sheet(tiles, title=title))
+    return to_png(contact_sheet(tiles, title=title))

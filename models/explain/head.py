@@ -1,9 +1,9 @@
-"""What a class's score is, before a softmax or a sigmoid flattens it.
+"""The logits of a network: a class's score before a softmax or a sigmoid flattens it.
 
-A network that is sure of itself has a probability of 1.0 whose gradient is 0.0, and so nothing to
-explain. What goes into the softmax still moves. It is computed here beside the network, from the
-last layer's own weights: to set that layer's activation to none would change the network that
-answers requests.
+A confident network gives a probability of 1.0, whose gradient is 0.0, so there would be nothing to
+explain; the input of the softmax still has a gradient. It is computed here next to the network,
+from the last layer's own weights, because removing that layer's activation would change the
+network that answers requests.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from keras import activations, layers
 
-from models.explain.layer_graph import Flat, Step, Tensor
+from models.explain.layer_graph import LayerGraph, LayerNode, Tensor
 
 _SQUASHING = (activations.softmax, activations.sigmoid)
 _TRANSPARENT = (layers.Flatten, layers.Reshape, layers.Dropout, layers.Identity)
@@ -28,8 +28,8 @@ class Head:
         before: The symbolic tensor that `logits` takes.
         logits: From that tensor to float32 (n, units).
         units: Width of the output.
-        is_binary: Whether one sigmoid stands for two classes.
-        is_classifier: Whether the output is probabilities; of a regression it is any number.
+        is_binary: Whether one sigmoid represents two classes.
+        is_classifier: Whether the output is probabilities and not a regression.
     """
 
     before: Any
@@ -40,49 +40,49 @@ class Head:
 
     @property
     def classes(self) -> int:
-        """How many classes can be asked about; of a regression, its outputs."""
+        """The number of classes; of a regression, of outputs."""
         return 2 if self.is_binary else self.units
 
     def scores(self, before: Tensor, classes: Tensor) -> Tensor:
-        """The logit of each picture's class, float32 (n,); 0 for a class that does not exist.
+        """The logit of each image's class, float32 (n,); 0 for a class that does not exist.
 
-        Of a regression the output is the score.
+        The score of a regression is its output.
         """
         return self.of_class(self.logits(before), classes)
 
     def of_class(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """As `scores`, of what `logits` gave.
+        """As `scores`, from the result of `logits`.
 
-        A sigmoid's only logit speaks for class 1, and as much against class 0. That is a weight
-        and not a second column: the gradient of two columns in a row OpenVINO cannot read.
+        A sigmoid's only logit speaks for class 1 and equally against class 0. This is expressed as
+        a weight because OpenVINO cannot read the gradient of two concatenated columns.
         """
         weights = tf.one_hot(classes, self.classes)
         weights = weights[:, 1:] - weights[:, :1] if self.is_binary else weights
         return tf.reduce_sum(logits * weights, axis=-1)
 
     def class_logits(self, logits: Tensor) -> Tensor:
-        """With a column for every class, float32 (n, classes)."""
+        """The logits with a column for every class, float32 (n, classes)."""
         return tf.concat([-logits, logits], axis=-1) if self.is_binary else logits
 
     def probabilities(self, output: Tensor) -> Tensor:
-        """The network's output with a column a class, float32 (n, classes)."""
+        """The network's output with a column for every class, float32 (n, classes)."""
         output = tf.reshape(tf.cast(output, tf.float32), (-1, self.units))
         return tf.concat([1 - output, output], axis=-1) if self.is_binary else output
 
 
-def head_of(flat: Flat) -> Head:
+def head_of(graph: LayerGraph) -> Head:
     """The head of a classifier or a regression.
 
     Raises:
-        ValueError: It ends in a way whose logits are not known here.
+        ValueError: Its last layer is of a kind whose logits cannot be computed here.
     """
     tail: list[keras.Layer] = []
-    step = flat.producer(flat.output)
-    while _is_transparent(step.layer):
-        tail.insert(0, step.layer)
-        step = flat.producer(step.inputs)
-    before, linear, squash = _taken_apart(step)
-    units = int(flat.output.shape[-1])
+    node = graph.producer(graph.output)
+    while _is_transparent(node.layer):
+        tail.insert(0, node.layer)
+        node = graph.producer(node.inputs)
+    before, linear, squash = _split(node)
+    units = int(graph.output.shape[-1])
 
     def logits(x: Tensor) -> Tensor:
         x = linear(x)
@@ -99,18 +99,18 @@ def head_of(flat: Flat) -> Head:
     )
 
 
-def _taken_apart(step: Step) -> tuple[Any, Callable[[Tensor], Tensor], Any]:
-    """What the last layer takes, its linear part, and what it squashes with."""
-    layer = step.layer
+def _split(node: LayerNode) -> tuple[Any, Callable[[Tensor], Tensor], Any]:
+    """The last layer's input, its linear part, and its squashing function."""
+    layer = node.layer
     squash = activations.softmax if isinstance(layer, layers.Softmax) else None
     squash = squash or getattr(layer, "activation", None)
     if squash not in _SQUASHING:
-        return step.output, lambda x: x, squash  # nothing is flattened: the output is the score
+        return node.output, lambda x: x, squash  # nothing is squashed: the output is the score
     if isinstance(layer, layers.Softmax | layers.Activation):
-        return step.inputs, lambda x: x, squash
+        return node.inputs, lambda x: x, squash
     if isinstance(layer, layers.Dense):
-        return step.inputs, lambda x: _dense(layer, x), squash
-    raise ValueError(f"a network ending in {type(layer).__name__} has no logits known here")
+        return node.inputs, lambda x: _dense(layer, x), squash
+    raise ValueError(f"the logits of a network ending in {type(layer).__name__} are unknown")
 
 
 def _dense(layer: keras.layers.Dense, x: Tensor) -> Tensor:
@@ -122,6 +122,6 @@ def _dense(layer: keras.layers.Dense, x: Tensor) -> Tensor:
 
 
 def _is_transparent(layer: keras.Layer) -> bool:
-    """Whether a layer only passes its input on, in another shape at most."""
+    """Whether a layer only passes its input on, at most in another shape."""
     linear = getattr(layer, "activation", None) is activations.linear
     return isinstance(layer, _TRANSPARENT) or (isinstance(layer, layers.Activation) and linear)

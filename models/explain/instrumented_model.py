@@ -1,15 +1,13 @@
-"""One Keras network, compiled for questions: maps, grids, scores and gradients, in batches.
+"""A Keras network compiled to expose its maps, gradients and scores, in batches.
 
-Each question is traced once, for any number of pictures, with the class as a tensor, and every
-batch is padded to one of a few sizes. So a hundred requests for a hundred classes trace nothing.
-A batch is a step of bounded work, after which the caller is told and may let others go first.
-Pictures are float32 in levels of 0 to 255; the preprocessing is inside, so that a gradient is per
-level and a mask is of the picture itself.
+Each kind of function is traced once, for any number of images, with the class as a tensor, and
+every batch is padded to one of a few sizes: a hundred requests for a hundred classes trace nothing
+new. A batch is a step of bounded work, after which the progress callback runs and may let other
+work go first. Steps are bounded by work and not by a clock, so that the same request is always cut
+in the same way and its result is the same to the last bit.
 
-How many pictures make one step of a long computation, so that nobody waits long for its end.
-
-A worker gives way between two steps. By work and not by a clock, so that the same question is cut
-the same way every time and its answer is the same to the last bit.
+Images are float32 with levels of 0 to 255. The preprocessing is inside, so a gradient is per level
+and a mask applies to the image itself.
 """
 
 import math
@@ -25,54 +23,56 @@ import tensorflow as tf
 
 from contracts.inference.explanation import Method
 from models.catalog import Preprocessing
-from models.explain.cam import WEIGHINGS, evidence, scaled
+from models.explain.cam import WEIGHINGS, evidence_function, scaled
 from models.explain.head import Head, head_of
-from models.explain.layer_graph import Flat, Step, Tensor
+from models.explain.layer_graph import LayerGraph, LayerNode, Tensor
 from models.networks.preprocessing import prepare
 from models.serving.batching import Batches
 
 Array = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.int32]
 
-Told = Callable[[float], None]
-"""Hears the fraction done after each step; may raise to end it."""
+ReportProgress = Callable[[float], None]
+"""Called with the fraction done after each step; may raise to stop the computation."""
 
-Question = Literal["maps", "evidence", "probabilities", "gradients", "masked_scores"]
-"""What one graph answers; the first two of one layer."""
+FunctionKind = Literal["maps", "evidence", "probabilities", "gradients", "masked_scores"]
+"""What a compiled function returns; those of the first two kinds belong to one layer."""
 
-_MOST_GRAPHS = 96
-"""Graphs kept; beyond them the one asked longest ago is let go. A graph is about a megabyte."""
+STEP_WORK = 2.5e9
+"""Multiplications of one step's forward pass: 0.1 to 0.2 s on a core, backward pass included."""
+
+_MAX_FUNCTIONS = 96  # about a megabyte each; the least recently used one is dropped
 
 
-def _silent(fraction: float) -> None:
+def _no_progress(fraction: float) -> None:
     del fraction
 
 
-class Probe:
-    """A network that can be asked what goes on inside it.
+class InstrumentedModel:
+    """A network with compiled functions into its inside.
 
     Args:
-        model: The network; only looked at.
-        preprocessing: What is done to its pictures first.
-        max_batch_size: Most pictures that run together.
+        model: The network; not changed.
+        preprocessing: Applied to its images.
+        max_batch_size: The most images that run together.
 
     Attributes:
-        flat: Its layers.
-        batch: Pictures a step.
-        traces: How many graphs have been traced so far.
+        graph: Its layers.
+        batch: Images in a step.
+        traces: How many functions have been traced so far.
     """
 
     def __init__(
         self, model: keras.Model, preprocessing: Preprocessing, *, max_batch_size: int
     ) -> None:
-        self.flat = Flat.of(model)
+        self.graph = LayerGraph.of(model)
         self.traces = 0
         self._preprocessing = preprocessing
-        self.batch = step_size(self.flat, max_batch_size)
+        self.batch = step_size(self.graph, max_batch_size)
         self._batches = Batches.up_to(self.batch)
         self._head: Head | None = None
-        self._graphs: OrderedDict[tuple[str, str], Callable[..., Tensor]] = OrderedDict()
-        self._keeping = Lock()
+        self._functions: OrderedDict[tuple[str, str], Callable[..., Tensor]] = OrderedDict()
+        self._lock = Lock()
 
     @property
     def head(self) -> Head:
@@ -81,18 +81,18 @@ class Probe:
         Raises:
             ValueError: See `head_of`.
         """
-        self._head = self._head or head_of(self.flat)
+        self._head = self._head or head_of(self.graph)
         return self._head
 
-    def knows(self, question: Question, layer: str = "") -> bool:
-        """Whether the question was asked before, so that it is answered without a delay."""
-        return _key(question, layer) in self._graphs
+    def is_traced(self, kind: FunctionKind, layer: str = "") -> bool:
+        """Whether the function exists already, so that it runs without a delay."""
+        return (kind, layer) in self._functions
 
-    def rehearse(self, question: Question, layer: str) -> None:
-        """Trace the question and answer it once, of a black picture; takes seconds."""
+    def warm_up(self, kind: FunctionKind, layer: str) -> None:
+        """Trace the function and run it once on a black image; takes seconds."""
         black = np.zeros((1, *self._images.shape[1:]), np.float32)
         first = np.zeros(1, np.int32)
-        match question:
+        match kind:
             case "maps":
                 self.maps(black, layer)
             case "evidence":
@@ -104,45 +104,50 @@ class Probe:
             case "masked_scores":
                 list(self.masked_scores(black[0], np.ones((1, 2, 2), np.float32), 0))
 
-    def maps(self, images: Array, layer: str, told: Told = _silent) -> Array:
+    def maps(self, images: Array, layer: str, progress: ReportProgress = _no_progress) -> Array:
         """The output of a layer: (n, h, w, 3) to (n, gh, gw, channels)."""
 
         def make() -> Callable[..., Tensor]:
-            part = self.flat.to(self.flat.steps[layer].output)
+            part = self.graph.model_to(self.graph.nodes[layer].output)
             return lambda images: tf.cast(part(self._prepared(images), training=False), tf.float32)
 
-        return self._all(self._graph(_key("maps", layer), make, self._images), told, images)
+        return self._run(self._function("maps", layer, make, self._images), progress, images)
 
     def grids(
-        self, method: Method, images: Array, classes: Classes, layer: str, told: Told = _silent
+        self,
+        method: Method,
+        images: Array,
+        classes: Classes,
+        layer: str,
+        progress: ReportProgress = _no_progress,
     ) -> Array:
         """A fast method: (n, h, w, 3) and (n,) to (n, gh, gw) in 0..1.
 
-        The graph is the layer's, and all methods share it: the weighing takes no time beside it.
+        All methods share the function of the layer: weighing its result takes almost no time.
         """
 
         def make() -> Callable[..., Tensor]:
-            gather = evidence(self.flat, self.head, layer)
+            gather = evidence_function(self.graph, self.head, layer)
             return lambda images, classes: gather(self._prepared(images), classes)[:2]
 
-        graph = self._graph(_key("evidence", layer), make, self._images, self._classes)
+        function = self._function("evidence", layer, make, self._images, self._classes)
         weigh = WEIGHINGS[method]
-        return self._all(lambda *batch: scaled(weigh(*graph(*batch))), told, images, classes)
+        return self._run(lambda *batch: scaled(weigh(*function(*batch))), progress, images, classes)
 
-    def probabilities(self, images: Array, told: Told = _silent) -> Array:
+    def probabilities(self, images: Array, progress: ReportProgress = _no_progress) -> Array:
         """(n, h, w, 3) to (n, classes)."""
 
         def make() -> Callable[..., Tensor]:
-            whole, head = self.flat.to(self.flat.output), self.head
+            whole, head = self.graph.model_to(self.graph.output), self.head
             return lambda images: head.probabilities(whole(self._prepared(images), training=False))
 
-        return self._all(self._graph(_key("probabilities"), make, self._images), told, images)
+        return self._run(self._function("probabilities", "", make, self._images), progress, images)
 
     def gradients(self, images: Array, classes: Classes) -> Array:
-        """Of each picture's logit with respect to its levels: (n, h, w, 3)."""
+        """The gradient of each image's logit with respect to its levels: (n, h, w, 3)."""
 
         def make() -> Callable[..., Tensor]:
-            part, head = self.flat.to(self.head.before), self.head
+            part, head = self.graph.model_to(self.head.before), self.head
 
             def gradients(images: Tensor, classes: Tensor) -> Tensor:
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -152,16 +157,16 @@ class Probe:
 
             return gradients
 
-        graph = self._graph(_key("gradients"), make, self._images, self._classes)
-        return self._all(graph, _silent, images, classes)
+        function = self._function("gradients", "", make, self._images, self._classes)
+        return self._run(function, _no_progress, images, classes)
 
     def masked_scores(self, image: Array, masks: Array, index: int) -> Iterator[Array]:
-        """The logit of one class when parts of a picture are hidden, batch by batch.
+        """The logit of one class when parts of an image are hidden, batch by batch.
 
         Args:
             image: (h, w, 3).
-            masks: (n, gh, gw) in 0..1, made smooth and as large as the picture. Where one is 0
-                the picture gives way to its own mean color, which is less of a shape than black.
+            masks: (n, gh, gw) in 0..1, interpolated to the image's size. Where a mask is 0 the
+                image is replaced by its own mean color, which is less of a shape than black.
             index: The class.
 
         Yields:
@@ -169,7 +174,7 @@ class Probe:
         """
 
         def make() -> Callable[..., Tensor]:
-            part, head = self.flat.to(self.head.before), self.head
+            part, head = self.graph.model_to(self.head.before), self.head
 
             def scores(image: Tensor, masks: Tensor, index: Tensor) -> Tensor:
                 shown = tf.image.resize(masks[..., tf.newaxis], tf.shape(image)[:2])
@@ -184,76 +189,75 @@ class Probe:
             tf.TensorSpec((None, None, None), tf.float32),
             tf.TensorSpec((), tf.int32),
         )
-        graph = self._graph(_key("masked_scores"), make, *specs)
-        picture, class_index = tf.constant(image), tf.constant(index, tf.int32)
+        function = self._function("masked_scores", "", make, *specs)
+        levels, class_index = tf.constant(image), tf.constant(index, tf.int32)
         for (batch,), count in self._batches.padded(masks):
-            yield graph(picture, tf.constant(batch), class_index).numpy()[:count]
+            yield function(levels, tf.constant(batch), class_index).numpy()[:count]
 
     @property
     def _images(self) -> Any:
-        return tf.TensorSpec((None, *self.flat.image.shape[1:3], 3), tf.float32)
+        return tf.TensorSpec((None, *self.graph.image.shape[1:3], 3), tf.float32)
 
     @property
     def _classes(self) -> Any:
         return tf.TensorSpec((None,), tf.int32)
 
     def _prepared(self, images: Tensor) -> Tensor:
-        return prepare(self._preprocessing, images, self.flat.image.shape[-1])
+        return prepare(self._preprocessing, images, self.graph.image.shape[-1])
 
-    def _graph(
-        self, key: tuple[str, str], make: Callable[[], Callable[..., Tensor]], *specs: Any
+    def _function(
+        self,
+        kind: FunctionKind,
+        layer: str,
+        make: Callable[[], Callable[..., Tensor]],
+        *specs: Any,
     ) -> Callable[..., Tensor]:
-        """The compiled function of a question, traced when it is first asked.
+        """The compiled function, traced when it is first needed.
 
-        Two threads may come here, one that rehearses and one that asks: each step is whole.
+        Two threads may come here at once, one that warms up and one that answers.
         """
-        graph = self._graphs.get(key)
-        if graph is None:
+        key = (kind, layer)
+        compiled = self._functions.get(key)
+        if compiled is None:
             function = make()
 
             def counted(*arguments: Tensor) -> Tensor:
-                self.traces += 1  # runs when Python does: once a trace
+                self.traces += 1  # runs while tracing only
                 return function(*arguments)
 
-            graph = tf.function(counted).get_concrete_function(*specs)
-        with self._keeping:
-            self._graphs[key] = graph
-            self._graphs.move_to_end(key)
-            while len(self._graphs) > _MOST_GRAPHS:
-                self._graphs.popitem(last=False)
-        return graph
+            compiled = tf.function(counted).get_concrete_function(*specs)
+        with self._lock:
+            self._functions[key] = compiled
+            self._functions.move_to_end(key)
+            while len(self._functions) > _MAX_FUNCTIONS:
+                self._functions.popitem(last=False)
+        return compiled
 
-    def _all(self, graph: Callable[..., Tensor], told: Told, *arrays: Any) -> Array:
+    def _run(
+        self, function: Callable[..., Tensor], progress: ReportProgress, *arrays: Any
+    ) -> Array:
         rows, done = [], 0
         for batch, count in self._batches.padded(*arrays):
-            rows.append(graph(*map(tf.constant, batch)).numpy()[:count])
+            rows.append(function(*map(tf.constant, batch)).numpy()[:count])
             done += count
-            told(done / len(arrays[0]))
+            progress(done / len(arrays[0]))
         return np.concatenate(rows)
 
 
-def _key(question: Question, layer: str = "") -> tuple[str, str]:
-    return question, layer
-
-
-STEP_WORK = 2.5e9
-"""Multiplications of one pass forward in a step: 0.1 to 0.2 s on a core, with the way back."""
-
-
-def step_size(flat: Flat, most: int) -> int:
-    """Pictures a step, a power of two up to `most`; on a GPU, which is never long busy, `most`."""
+def step_size(graph: LayerGraph, maximum: int) -> int:
+    """Images in a step: a power of two up to `maximum`; on a GPU, which is fast, `maximum`."""
     if tf.config.list_logical_devices("GPU"):
-        return most
-    fitting = min(most, STEP_WORK / max(1.0, work_of(flat)))
+        return maximum
+    fitting = min(maximum, STEP_WORK / max(1.0, work_of(graph)))
     return 1 << int(math.log2(max(1.0, fitting)))
 
 
-def work_of(flat: Flat) -> float:
-    """Multiplications of one picture's pass forward, in layers with kernels, about."""
-    return float(sum(map(_work, flat.steps.values())))
+def work_of(graph: LayerGraph) -> float:
+    """Approximate multiplications of one image's forward pass, in layers with kernels."""
+    return float(sum(map(_layer_work, graph.nodes.values())))
 
 
-def _work(step: Step) -> int:
-    """Each value of a kernel is used once at every place of the output."""
-    kernels = sum(math.prod(one.shape) for one in step.layer.weights if len(one.shape) > 1)
-    return kernels * math.prod(side or 1 for side in step.output.shape[1:-1]) if kernels else 0
+def _layer_work(node: LayerNode) -> int:
+    """Each value of a kernel is used once at every position of the output."""
+    kernels = sum(math.prod(weight.shape) for weight in node.layer.weights if len(weight.shape) > 1)
+    return kernels * math.prod(side or 1 for side in node.output.shape[1:-1]) if kernels else 0

@@ -1,8 +1,8 @@
-"""A network as one row of layers, whatever it was nested in, with a tensor to tap at each.
+"""A network as a flat graph of layers, with a tensor to tap at each.
 
-A functional network, a Sequential one, and one that holds others as layers are all traced through
-on a new input. The layers are the network's own and nothing about them changes; what is new is the
-graph, in which every layer's output can be reached and derived from.
+A functional network, a Sequential one, and one that holds others as layers are all traced on a new
+input. The layers are the network's own and are not changed; what is new is the graph, in which
+every layer's output can be reached and differentiated.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Tensor = Any
 
 
 class OpaqueModelError(ValueError):
-    """A network computes in a method of its own; there is no graph of layers to look at."""
+    """The network is a class with its own `call`, so there is no graph of layers to look at."""
 
 
 def is_nested(model: keras.Model) -> bool:
@@ -27,13 +27,13 @@ def is_nested(model: keras.Model) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One layer in its place.
+class LayerNode:
+    """One layer at its position in the graph.
 
     Attributes:
         layer: The layer, with its weights.
-        inputs: What goes in: a symbolic tensor, or a structure of several.
-        output: What comes out.
+        inputs: A symbolic tensor, or a structure of several.
+        output: A symbolic tensor.
     """
 
     layer: keras.Layer
@@ -42,76 +42,76 @@ class Step:
 
     @property
     def has_maps(self) -> bool:
-        """Whether the output is maps: (n, height, width, channels) with a place to point at."""
+        """Whether the output is maps: (n, height, width, channels), larger than one position."""
         shape = getattr(self.output, "shape", ())
         return len(shape) == 4 and shape[1:3] != (1, 1)
 
 
 @dataclass(slots=True)
-class Flat:
+class LayerGraph:
     """A network without nesting.
 
     Attributes:
         image: Its input, symbolic.
-        steps: Its layers by name, in the order of the pass forward, without the input.
+        nodes: Its layers by name, in the order of the forward pass, without the input.
         output: Its output, symbolic.
     """
 
     image: Any
-    steps: dict[str, Step] = field(default_factory=dict)
+    nodes: dict[str, LayerNode] = field(default_factory=dict)
     output: Any = None
 
     @classmethod
     def of(cls, model: keras.Model) -> Self:
-        """Trace through a functional or Sequential model with one input and one output.
+        """Trace a functional or Sequential model with one input and one output.
 
         Raises:
-            OpaqueModelError: It is, or holds, a class of its own, whose layers cannot be seen.
+            OpaqueModelError: It is, or contains, a custom class whose layers cannot be seen.
         """
-        _require_layers(model)  # before its inputs: such a class has none
+        _require_layers(model)  # before its inputs are read: a custom class has none
         first = model.inputs[0]
-        flat = cls(keras.Input(batch_shape=first.shape, dtype=first.dtype, name=first.name))
-        flat.output = flat._through(model, flat.image)
-        return flat
+        graph = cls(keras.Input(batch_shape=first.shape, dtype=first.dtype, name=first.name))
+        graph.output = graph._trace(model, graph.image)
+        return graph
 
-    def to(self, *outputs: Any) -> keras.Model:
-        """From the picture to these tensors, in one pass."""
+    def model_to(self, *outputs: Any) -> keras.Model:
+        """A model from the image to these tensors, computed in one pass."""
         return keras.Model(self.image, list(outputs) if len(outputs) > 1 else outputs[0])
 
     @property
     def model(self) -> keras.Model:
-        """The whole network, its layers in one row: what can be exported and drawn on."""
+        """The whole network without nesting."""
         return keras.Model(self.image, self.output)
 
-    def producer(self, tensor: Any) -> Step:
-        """The step that a tensor comes out of."""
-        return next(step for step in self.steps.values() if step.output is tensor)
+    def producer(self, tensor: Any) -> LayerNode:
+        """The node whose output `tensor` is."""
+        return next(node for node in self.nodes.values() if node.output is tensor)
 
-    def _through(self, model: keras.Model, x: Any) -> Any:
+    def _trace(self, model: keras.Model, x: Any) -> Any:
         _require_layers(model)
         if isinstance(model, keras.Sequential):
             for layer in model.layers:
-                x = self._step(layer, x)
+                x = self._call(layer, x)
             return x
         clone = keras.models.clone_model(
             model,
             input_tensors=keras.tree.pack_sequence_as(model.input, keras.tree.flatten(x)),
             clone_function=lambda layer: layer,
-            call_function=self._step,
+            call_function=self._call,
         )
         return keras.tree.pack_sequence_as(model.output, clone.outputs)
 
-    def _step(self, layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, keras.Model):
-            return self._through(layer, args[0])
-        if layer.name in self.steps and self.steps[layer.name].layer is not layer:
-            layer = self._renamed(layer, args[0])  # a graph may not hold two of one name
+            return self._trace(layer, args[0])
+        if layer.name in self.nodes and self.nodes[layer.name].layer is not layer:
+            layer = self._renamed(layer, args[0])  # names in a graph must be unique
         output = layer(*args, **kwargs)
-        self.steps.setdefault(layer.name, Step(layer, args[0] if args else None, output))
+        self.nodes.setdefault(layer.name, LayerNode(layer, args[0] if args else None, output))
         return output
 
     def _renamed(self, layer: keras.Layer, x: Any) -> keras.Layer:
-        number = next(n for n in range(2, 10_000) if f"{layer.name}_{n}" not in self.steps)
+        number = next(n for n in range(2, 10_000) if f"{layer.name}_{n}" not in self.nodes)
         copy = type(layer).from_config(layer.get_config() | {"name": f"{layer.name}_{number}"})
         copy(x)
         copy.set_weights(layer.get_weights())
@@ -119,7 +119,7 @@ class Flat:
 
 
 def _require_layers(model: keras.Model) -> None:
-    """Raises `OpaqueModelError` for a class of its own."""
+    """Raises `OpaqueModelError` for a custom model class."""
     if not isinstance(model, keras.Sequential | Functional):
         raise OpaqueModelError(
             f"{model.name} is a {type(model).__name__}, whose layers cannot be seen from outside. "
@@ -127,15 +127,15 @@ def _require_layers(model: keras.Model) -> None:
         )
 
 
-def layers_of(flat: Flat) -> tuple[LayerInfo, ...]:
-    """Every layer in the order of the pass forward, without the input."""
-    return tuple(_info(name, step) for name, step in flat.steps.items())
+def layers_of(graph: LayerGraph) -> tuple[LayerInfo, ...]:
+    """Every layer in the order of the forward pass, without the input."""
+    return tuple(_info(name, node) for name, node in graph.nodes.items())
 
 
-def _info(name: str, step: Step) -> LayerInfo:
+def _info(name: str, node: LayerNode) -> LayerInfo:
     return LayerInfo(
         name=name,
-        type=type(step.layer).__name__,
-        output_shape=list(getattr(step.output, "shape", (None,)))[1:],
-        explainable=step.has_maps,
+        type=type(node.layer).__name__,
+        output_shape=list(getattr(node.output, "shape", (None,)))[1:],
+        explainable=node.has_maps,
     )

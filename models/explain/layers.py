@@ -1,7 +1,4 @@
-"""What a network's layers are called and what comes out of each.
-
-`layers.json` of a version: its layers as they can be asked for, known without loading Keras.
-"""
+"""`layers.json` of a version: its layers and their output shapes, known without loading Keras."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,15 +14,15 @@ _ADAPTER = TypeAdapter(tuple[LayerInfo, ...])
 
 
 def write_layers(folder: Path, layers: Iterable[LayerInfo]) -> None:
-    """Write the file into a version in the making."""
+    """Write the file into the folder of a version that is being made."""
     (folder / LAYERS).write_bytes(_ADAPTER.dump_json(tuple(layers), indent=1))
 
 
 def read_layers(folder: Path) -> tuple[LayerInfo, ...]:
-    """The layers of the version in `folder`, in the order of the pass forward.
+    """The layers of the version in `folder`, in the order of the forward pass.
 
     Raises:
-        FileNotFoundError: The version was made before there was such a file.
+        FileNotFoundError: The version was made by a release without this file.
     """
     return _ADAPTER.validate_json((folder / LAYERS).read_bytes())
 
@@ -34,8 +31,8 @@ def explainable_layer(layers: Iterable[LayerInfo], name: str) -> LayerInfo:
     """The layer of that name.
 
     Raises:
-        LayerNotFound: There is none; the message lists those that can be asked for.
-        ValidationFailed: It has no maps to look at.
+        LayerNotFound: There is none; the message lists the explainable ones.
+        ValidationFailed: It has no maps.
     """
     known = {layer.name: layer for layer in layers}
     usable = ", ".join(layer.name for layer in known.values() if layer.explainable)
@@ -47,13 +44,13 @@ def explainable_layer(layers: Iterable[LayerInfo], name: str) -> LayerInfo:
 
 
 def require_filters(layer: LayerInfo, filters: Sequence[int]) -> None:
-    """Whether the layer has them all.
+    """Check that the layer has all these filters.
 
     Raises:
-        ValidationFailed: One of them is not there.
+        ValidationFailed: It lacks one of them.
     """
     count = layer.output_shape[-1]
-    if count is not None and any(not 0 <= one < count for one in filters):
+    if count is not None and any(not 0 <= index < count for index in filters):
         raise ValidationFailed(
             f"filters: layer '{layer.name}' has {count}, numbered 0 to {count - 1}."
         )

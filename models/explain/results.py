@@ -1,6 +1,6 @@
-"""Explanations as clients read them: numbers with names, or a layer of a picture.
+"""Explanations as numbers with names, as they travel from worker to API and from there to clients.
 
-What explaining a batch of pictures comes to, and how it travels. Knows no TensorFlow.
+Does not import TensorFlow.
 """
 
 from collections.abc import Sequence
@@ -11,48 +11,91 @@ import numpy.typing as npt
 
 from contracts.errors import InternalError
 from contracts.inference.heatmap import Channel, Grid, Heatmap, Region, Target
-from contracts.queue.explain_messages import ActivationsNote, MapNote
+from contracts.queue.explain_messages import ActivationsReply, ExplainReply
 from contracts.queue.messages import Vector
 from models.images.resize import Box
-from models.rendering.heatmap import Layer
+from models.rendering.heatmap import HeatmapLayer
 from models.store.labels import Label
 
-# Finer than any color or rank can tell.
-_DECIMALS = 6
+Indices = npt.NDArray[np.int32]
+
+EncodedReply = tuple[Vector, bytes]
+"""The numbers in one row, and the note that says what they mean."""
+
+_DECIMALS = 6  # finer than any color or rank can show
 
 
-def heatmap_of(vector: Vector, note: MapNote, labels: Sequence[Label], *, cached: bool) -> Heatmap:
-    """One map in numbers.
+@dataclass(frozen=True, slots=True)
+class Explanations:
+    """Why each image of a batch would be of its class.
+
+    Attributes:
+        grids: float32 (n, gh, gw) in 0..1; zeros where nothing speaks for the class.
+        targets: The explained class of each image, int32 (n,).
+        probabilities: Predicted probability of that class, float32 (n,).
+    """
+
+    grids: npt.NDArray[np.float32]
+    targets: Indices
+    probabilities: npt.NDArray[np.float32]
+
+    def encode(self, layer: str | None) -> list[EncodedReply]:
+        """One reply for each image.
+
+        Args:
+            layer: The layer whose maps were weighed; None for a method that looks at the pixels.
+        """
+        rows, columns = self.grids.shape[1:]
+        replies = []
+        for grid, target, probability in zip(
+            self.grids, self.targets, self.probabilities, strict=True
+        ):
+            reply = ExplainReply(
+                shape=(rows, columns),
+                layer=layer,
+                target=int(target),
+                probability=float(probability),
+            )
+            replies.append((grid.ravel(), reply.pack()))
+        return replies
+
+
+def heatmap_of(
+    vector: Vector, reply: ExplainReply, labels: Sequence[Label], *, cached: bool
+) -> Heatmap:
+    """One heatmap as numbers.
 
     Args:
         vector: The grid, row by row.
-        note: What it means.
+        reply: Its shape and class.
         labels: The name of each class, in the network's order.
-        cached: Whether it was made before.
+        cached: Whether it was computed for an earlier request.
 
     Raises:
         InternalError: There is no name for the class.
     """
-    grid = vector.reshape(note.shape).astype(float).round(_DECIMALS)
+    grid = vector.reshape(reply.shape).astype(float).round(_DECIMALS)
     return Heatmap(
-        target=_target(note, labels),
-        grid=Grid(shape=list(note.shape), values=grid.tolist()),
+        target=_target(reply, labels),
+        grid=Grid(shape=list(reply.shape), values=grid.tolist()),
         empty=not vector.any(),
-        metrics=note.metrics,
+        metrics=reply.metrics,
         cached=cached,
     )
 
 
-def layer_of(vector: Vector, note: MapNote, labels: Sequence[Label], method: str) -> Layer:
-    """One map to be drawn, with a title that says what it is."""
-    target = _target(note, labels)
+def heatmap_layer(
+    vector: Vector, reply: ExplainReply, labels: Sequence[Label], method: str
+) -> HeatmapLayer:
+    """One heatmap to be drawn, with a title that says what it shows."""
+    target = _target(reply, labels)
     parts = [f"{target.label} {target.probability:.1%}", method]
     if not vector.any():
         parts.insert(0, "no evidence")
-    if note.metrics is not None:
-        parts.append(f"deletion {note.metrics.deletion_auc:.2f}")
-        parts.append(f"insertion {note.metrics.insertion_auc:.2f}")
-    return Layer(vector.reshape(note.shape), ", ".join(parts))
+    if reply.metrics is not None:
+        parts.append(f"deletion {reply.metrics.deletion_auc:.2f}")
+        parts.append(f"insertion {reply.metrics.insertion_auc:.2f}")
+    return HeatmapLayer(vector.reshape(reply.shape), ", ".join(parts))
 
 
 def region_of(box: Box) -> Region:
@@ -61,9 +104,9 @@ def region_of(box: Box) -> Region:
     return Region(x=left, y=top, width=right - left, height=bottom - top)
 
 
-def channels_of(vector: Vector, note: ActivationsNote) -> list[Channel]:
-    """A layer's maps in numbers."""
-    maps = vector.reshape(len(note.channels), *note.shape)
+def channels_of(vector: Vector, reply: ActivationsReply) -> list[Channel]:
+    """A layer's maps as numbers."""
+    maps = vector.reshape(len(reply.channels), *reply.shape)
     return [
         Channel(
             index=channel.index,
@@ -71,56 +114,15 @@ def channels_of(vector: Vector, note: ActivationsNote) -> list[Channel]:
             smallest=channel.smallest,
             largest=channel.largest,
             mean=channel.mean,
-            values=one.astype(float).round(_DECIMALS).tolist(),
+            values=channel_map.astype(float).round(_DECIMALS).tolist(),
         )
-        for one, channel in zip(maps, note.channels, strict=True)
+        for channel_map, channel in zip(maps, reply.channels, strict=True)
     ]
 
 
-def _target(note: MapNote, labels: Sequence[Label]) -> Target:
-    if note.target >= len(labels):
+def _target(reply: ExplainReply, labels: Sequence[Label]) -> Target:
+    if reply.target >= len(labels):
         raise InternalError("The network and its labels do not belong together.")
-    label = labels[note.target]
-    probability = min(1.0, max(0.0, note.probability))
-    return Target(index=note.target, id=label.id, label=label.text, probability=probability)
-
-
-Indices = npt.NDArray[np.int32]
-
-Told = tuple[Vector, bytes]
-"""Numbers in one row, and the note that says what they mean."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explanations:
-    """Why each picture of a batch would be of its class.
-
-    Attributes:
-        grids: float32 (n, gh, gw) in 0..1; zeros where nothing speaks for the class.
-        targets: The class that each explains, int32 (n,).
-        probabilities: How probable the network holds it, float32 (n,).
-    """
-
-    grids: npt.NDArray[np.float32]
-    targets: Indices
-    probabilities: npt.NDArray[np.float32]
-
-    def told(self, layer: str | None) -> list[Told]:
-        """As it travels, picture by picture.
-
-        Args:
-            layer: Whose maps were weighed; None for a method that looks at the pixels.
-        """
-        rows, columns = self.grids.shape[1:]
-        told = []
-        for grid, target, probability in zip(
-            self.grids, self.targets, self.probabilities, strict=True
-        ):
-            note = MapNote(
-                shape=(rows, columns),
-                layer=layer,
-                target=int(target),
-                probability=float(probability),
-            )
-            told.append((grid.ravel(), note.pack()))
-        return told
+    label = labels[reply.target]
+    probability = min(1.0, max(0.0, reply.probability))
+    return Target(index=reply.target, id=label.id, label=label.text, probability=probability)

@@ -1,7 +1,7 @@
-"""Why a network chose a class, found by running it many times on variants of the picture.
+"""Heatmaps found by running a network many times on variants of the image.
 
-Four methods, one picture at a time, in batches inside, so that memory is bounded whatever is asked.
-Each gives raw evidence; the explainer rectifies and scales it.
+Four methods, one image at a time, in batches inside, so that memory is bounded for any request.
+Each returns raw evidence; the explainer rectifies and scales it.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,30 +11,28 @@ import numpy as np
 from PIL import Image
 
 from contracts.inference.explanation import Method
-from models.explain.instrumented_model import Array, Probe
+from models.explain.instrumented_model import Array, InstrumentedModel
 
 OCCLUSION_CELLS = 14
-OCCLUSION_PATCH = 3  # cells a side: a fifth of the picture
+OCCLUSION_PATCH = 3  # cells a side: a fifth of the image
 NOISY_COPIES = 32
-NOISE = 0.15  # of the picture's range, in the middle of the paper's 10 to 20 %
+NOISE = 0.15  # of the image's range, in the middle of the paper's 10 to 20 %
 PATH_STEPS = 32
-PIXEL_CELLS = 56  # a side, to which maps of pixels are averaged: single pixels are mostly noise
+PIXEL_CELLS = 56  # a side, to which pixel maps are averaged: single pixels are mostly noise
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One picture and a class of it.
+class SamplingInput:
+    """One image and the class to explain.
 
     Attributes:
-        probe: The network.
+        model: The network.
         image: (h, w, 3), float32 levels of 0 to 255.
-        index: The class.
         layer: The layer whose maps are used, if the method uses any.
-        seed: Of what is random.
-        progress: Told the fraction done.
+        progress: Called with the fraction done.
     """
 
-    probe: Probe
+    model: InstrumentedModel
     image: Array
     index: int
     layer: str
@@ -42,33 +40,32 @@ class Question:
     progress: Callable[[float], None]
 
 
-def score_cam(question: Question) -> Array:
-    """Each map counts as much as the class's score when only its part of the picture is seen.
+def score_cam(sampling: SamplingInput) -> Array:
+    """Weighs each map by the class's score when only its part of the image is visible.
 
     Score-CAM (Wang et al., 2020, arXiv:1910.01279, algorithm 1): sum_k softmax_k(S_k) A_k, S_k
-    being the logit for the picture under A_k scaled to 0..1. What the score without a picture
-    would take away is the same for all k and falls out of the softmax. Maps that are the same
-    everywhere hide nothing and are left out.
+    being the logit for the image masked by A_k scaled to 0..1. The paper's baseline score is the
+    same for all k and cancels in the softmax. Constant maps hide nothing and are left out.
     """
-    maps = question.probe.maps(question.image[np.newaxis], question.layer)[0]
+    maps = sampling.model.maps(sampling.image[np.newaxis], sampling.layer)[0]
     low, high = maps.min(axis=(0, 1)), maps.max(axis=(0, 1))
     maps = maps[..., high > low]
     if maps.shape[-1] == 0:
         return np.zeros(maps.shape[:2], np.float32)
     masks = (maps - maps.min(axis=(0, 1))) / np.ptp(maps, axis=(0, 1))
-    scores = _masked(question, masks.transpose(2, 0, 1))
+    scores = _masked_scores(sampling, masks.transpose(2, 0, 1))
     weights = np.exp(scores - scores.max())
     evidence: Array = maps @ (weights / weights.sum())
     return evidence
 
 
-def occlusion(question: Question) -> Array:
-    """Each place counts as much as the score falls, on average, when a patch over it hides it.
+def occlusion(sampling: SamplingInput) -> Array:
+    """Rates each position by the mean drop of the score when a patch covers it.
 
     Occlusion sensitivity (Zeiler and Fergus, 2014, arXiv:1311.2901, section 4.2). The patch has
-    soft edges: a hard one is a shape that networks see.
+    soft edges, because networks see hard ones as shapes.
     """
-    height, width = (min(OCCLUSION_CELLS, side) for side in question.image.shape[:2])
+    height, width = (min(OCCLUSION_CELLS, side) for side in sampling.image.shape[:2])
     reach = OCCLUSION_PATCH // 2
     down, across = np.arange(height), np.arange(width)
     near = (
@@ -76,46 +73,46 @@ def occlusion(question: Question) -> Array:
         & (np.abs(across[:, None] - across) <= reach)[None, :, None, :]
     ).reshape(height * width, height, width)  # patch, cell
     masks = np.concatenate([np.ones((1, height, width), np.float32), 1.0 - near])
-    scores = _masked(question, masks.astype(np.float32))
+    scores = _masked_scores(sampling, masks.astype(np.float32))
     drops = scores[0] - scores[1:]
     evidence = (drops[:, None, None] * near).sum(axis=0) / near.sum(axis=0)
     return np.asarray(evidence, np.float32)
 
 
-def smooth_grad(question: Question) -> Array:
-    """Each place counts as much as the score moves with it, on average over noisy copies.
+def smooth_grad(sampling: SamplingInput) -> Array:
+    """Rates each position by the mean gradient of the score over noisy copies.
 
     SmoothGrad (Smilkov et al., 2017, arXiv:1706.03825): |mean_n dS/dx(x + noise_n)|, summed over
-    the colors. It says where the score is sensitive, not in which direction.
+    the colors. It shows where the score is sensitive, not in which direction.
     """
-    random = np.random.default_rng(question.seed)
-    spread = NOISE * float(np.ptp(question.image))
+    random = np.random.default_rng(sampling.seed)
+    spread = NOISE * float(np.ptp(sampling.image))
 
     def copies(count: int) -> Array:
-        noise: Array = random.standard_normal((count, *question.image.shape), np.float32)
-        return question.image + noise * np.float32(spread)
+        noise: Array = random.standard_normal((count, *sampling.image.shape), np.float32)
+        return sampling.image + noise * np.float32(spread)
 
-    sizes = _sizes(NOISY_COPIES, question.probe.batch)
-    mean = _mean_gradient(question, (copies(size) for size in sizes), NOISY_COPIES)
+    sizes = _batch_sizes(NOISY_COPIES, sampling.model.batch)
+    mean = _mean_gradient(sampling, (copies(size) for size in sizes), NOISY_COPIES)
     return _pooled(np.abs(mean).sum(axis=-1))
 
 
-def integrated_gradients(question: Question) -> Array:
-    """Each place counts as much as it adds to the score on the way from black to the picture.
+def integrated_gradients(sampling: SamplingInput) -> Array:
+    """Rates each position by what it adds to the score on the path from black to the image.
 
     Integrated Gradients (Sundararajan et al., 2017, arXiv:1703.01365, eq. 3), by the midpoint
-    rule: x * mean_s dS/dx(s x). Summed over all places it is what the score gained.
+    rule: x * mean_s dS/dx(s x). Its sum over all positions is what the score gained.
     """
     shares = ((np.arange(PATH_STEPS) + 0.5) / PATH_STEPS).astype(np.float32)
-    batches = np.split(shares, np.cumsum(_sizes(PATH_STEPS, question.probe.batch))[:-1])
+    batches = np.split(shares, np.cumsum(_batch_sizes(PATH_STEPS, sampling.model.batch))[:-1])
     path: Iterable[Array] = (
-        (question.image * share[:, None, None, None]).astype(np.float32) for share in batches
+        (sampling.image * share[:, None, None, None]).astype(np.float32) for share in batches
     )
-    mean = _mean_gradient(question, path, PATH_STEPS)
-    return _pooled((question.image * mean).sum(axis=-1))
+    mean = _mean_gradient(sampling, path, PATH_STEPS)
+    return _pooled((sampling.image * mean).sum(axis=-1))
 
 
-SAMPLINGS: dict[Method, Callable[[Question], Array]] = {
+SAMPLINGS: dict[Method, Callable[[SamplingInput], Array]] = {
     "score_cam": score_cam,
     "occlusion": occlusion,
     "smooth_grad": smooth_grad,
@@ -123,32 +120,32 @@ SAMPLINGS: dict[Method, Callable[[Question], Array]] = {
 }
 
 
-def _masked(question: Question, masks: Array) -> Array:
+def _masked_scores(sampling: SamplingInput, masks: Array) -> Array:
     parts, done = [], 0
-    for scores in question.probe.masked_scores(question.image, masks, question.index):
+    for scores in sampling.model.masked_scores(sampling.image, masks, sampling.index):
         parts.append(scores)
         done += len(scores)
-        question.progress(done / len(masks))
+        sampling.progress(done / len(masks))
     return np.concatenate(parts)
 
 
-def _mean_gradient(question: Question, batches: Iterable[Array], total: int) -> Array:
-    gradient, done = np.zeros(question.image.shape, np.float32), 0
+def _mean_gradient(sampling: SamplingInput, batches: Iterable[Array], total: int) -> Array:
+    gradient, done = np.zeros(sampling.image.shape, np.float32), 0
     for batch in batches:
-        classes = np.full(len(batch), question.index, np.int32)
-        gradient += question.probe.gradients(batch, classes).sum(axis=0)
+        classes = np.full(len(batch), sampling.index, np.int32)
+        gradient += sampling.model.gradients(batch, classes).sum(axis=0)
         done += len(batch)
-        question.progress(done / total)
+        sampling.progress(done / total)
     mean: Array = gradient / np.float32(total)
     return mean
 
 
-def _sizes(total: int, most: int) -> list[int]:
-    return [min(most, total - at) for at in range(0, total, most)]
+def _batch_sizes(total: int, maximum: int) -> list[int]:
+    return [min(maximum, total - start) for start in range(0, total, maximum)]
 
 
 def _pooled(values: Array) -> Array:
     """Averaged to at most `PIXEL_CELLS` a side."""
     height, width = (min(PIXEL_CELLS, side) for side in values.shape)
-    picture = Image.fromarray(np.ascontiguousarray(values, np.float32))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BOX), np.float32)
+    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BOX), np.float32)

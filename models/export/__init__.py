@@ -1,1 +1,1 @@
-"""From a Keras network to the files of a model version."""
+"""Exports a Keras network to the files of a model version."""

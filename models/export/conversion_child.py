@@ -1,24 +1,24 @@
 """The child process of `models.store.derived`, with the arguments KIND FOLDER OUTPUT BYTES.
 
-The bound on memory is set before TensorFlow is loaded, so that it holds for all of it.
+The memory limit is set before TensorFlow is imported, so that it applies to all of it.
 """
 
 import resource
 import sys
 from pathlib import Path
 
-from models.processes import end_when_orphaned
+from models.processes import end_with_parent
 
 
 def main(kind: str, folder: Path, output: Path, memory_bytes: int) -> None:
     """Convert the version in `folder` and write the result to `output`."""
-    # Data, not address space: TensorFlow reserves far more addresses than it ever fills.
+    # Data, not address space: TensorFlow reserves far more address space than it uses.
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     {"onnx": _to_onnx, "tflite": _to_tflite}[kind](folder, output)
 
 
 def _to_onnx(folder: Path, output: Path) -> None:
-    from pydantic import TypeAdapter  # after the bound
+    from pydantic import TypeAdapter  # after the limit has been set
 
     from models.catalog import Preprocessing
     from models.export.onnx import write_onnx
@@ -32,7 +32,7 @@ def _to_onnx(folder: Path, output: Path) -> None:
 
 
 def _to_tflite(folder: Path, output: Path) -> None:
-    import tensorflow as tf  # after the bound
+    import tensorflow as tf  # after the limit has been set
 
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(folder / "saved_model"), signature_keys=["serve"]
@@ -41,5 +41,5 @@ def _to_tflite(folder: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    end_when_orphaned()
+    end_with_parent()
     main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

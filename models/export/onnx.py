@@ -1,10 +1,10 @@
-"""A flat Keras network as ONNX, written layer by layer with `onnx` alone.
+"""Exports a flat Keras network to ONNX, layer by layer, with the package `onnx` only.
 
-The usual way (Keras's own export, through tf2onnx) folds constants through many copies of the
-weights: the full VGG16 was killed at 24 GB. A flat network has a dozen kinds of layers, each one
-or two ONNX nodes, so the graph is written directly, at the cost of about three copies of the
-weights. Like the SavedModel's `serve` it takes uint8 RGB, (n, height, width, 3), and has the
-preprocessing inside.
+The usual way (Keras's export through tf2onnx) makes many copies of the weights while it folds
+constants: for the full VGG16 it was killed at 24 GB. A flat network has a dozen kinds of layers,
+each of which is one or two ONNX nodes, so the graph is written directly, with about three copies of
+the weights. Like the SavedModel's `serve` it takes uint8 RGB, (n, height, width, 3), and includes
+the preprocessing.
 """
 
 from collections.abc import Callable
@@ -26,14 +26,14 @@ _IR_VERSION = 8  # what runtimes of 2022 and later read
 
 
 class UnknownLayerError(ValueError):
-    """The network has a layer, or a setting of one, that has no ONNX form here."""
+    """The network has a layer, or an option of one, that cannot be exported to ONNX."""
 
 
-class Graph:
-    """A graph in the making; pictures are channels first inside.
+class GraphBuilder:
+    """Builds an ONNX graph, in which images have the channels first.
 
     Args:
-        proto: Filled in place, since to gather weights and hand them over copies them.
+        proto: The graph to fill in place, which avoids a copy of the weights.
     """
 
     def __init__(self, proto: Any) -> None:
@@ -60,12 +60,11 @@ def write_onnx(model: keras.Model, preprocessing: Preprocessing, path: Path) -> 
     """Write a classifier as an ONNX file.
 
     Args:
-        model: Flat, with its weights.
-        preprocessing: What is done to uint8 RGB first.
-        path: The file to write.
+        model: A flat model with its weights.
+        preprocessing: How uint8 RGB is converted to the model's input.
 
     Raises:
-        UnknownLayerError: A layer has no ONNX form here.
+        UnknownLayerError: A layer cannot be exported.
     """
     height, width, channels = model.inputs[0].shape[1:]
     proto = helper.make_model(
@@ -74,7 +73,7 @@ def write_onnx(model: keras.Model, preprocessing: Preprocessing, path: Path) -> 
         ir_version=_IR_VERSION,
         producer_name="opsin",
     )
-    graph = Graph(proto.graph)
+    graph = GraphBuilder(proto.graph)
     names = {model.inputs[0].name: _prepare(graph, preprocessing, channels)}
     for layer in model.layers:
         if isinstance(layer, layers.InputLayer):
@@ -89,12 +88,12 @@ def write_onnx(model: keras.Model, preprocessing: Preprocessing, path: Path) -> 
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", classes])
     )
     onnx.save(proto, path)
-    del proto, graph  # the checker reads the file anew
+    del proto, graph  # frees the memory, because the checker reads the file
     onnx.checker.check_model(str(path))
 
 
-def _probabilities(graph: Graph, output: str, units: int) -> int:
-    """Name the network's output, a column a class; how many there are."""
+def _probabilities(graph: GraphBuilder, output: str, units: int) -> int:
+    """Name the network's output, one column per class; return the number of classes."""
     if units > 1:
         graph.add("Identity", [output], "probabilities")
         return units
@@ -104,8 +103,8 @@ def _probabilities(graph: Graph, output: str, units: int) -> int:
     return 2
 
 
-def _prepare(graph: Graph, kind: Preprocessing, channels: int) -> str:
-    """uint8 RGB, channels last, to what the network was trained on, channels first."""
+def _prepare(graph: GraphBuilder, kind: Preprocessing, channels: int) -> str:
+    """Convert uint8 RGB, channels last, to the preprocessed input, channels first."""
     x = graph.add("Cast", ["images"], "prepare_float", to=TensorProto.FLOAT)
     x = graph.add("Transpose", [x], "prepare_transpose", perm=[0, 3, 1, 2])
     if kind == "caffe":
@@ -121,26 +120,26 @@ def _prepare(graph: Graph, kind: Preprocessing, channels: int) -> str:
     return graph.add("Conv", [x, luma], "prepared_grey")
 
 
-def _write(graph: Graph, layer: keras.Layer, inputs: list[str]) -> str:
+def _write(graph: GraphBuilder, layer: keras.Layer, inputs: list[str]) -> str:
     for kind, writer in _WRITERS.items():
         if type(layer) is kind:
             output = writer(graph, layer, inputs)
             return _activate(graph, layer, output)
-    raise UnknownLayerError(f"{layer.name}: {type(layer).__name__} has no ONNX form here")
+    raise UnknownLayerError(f"{layer.name}: {type(layer).__name__} cannot be exported to ONNX")
 
 
-def _conv(graph: Graph, layer: Any, inputs: list[str]) -> str:
+def _conv(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     kernel, groups = layer.kernel.numpy(), 1
     if isinstance(layer, layers.DepthwiseConv2D):
         height, width, channels, multiplier = kernel.shape
         groups = channels
         kernel = kernel.reshape(height, width, 1, channels * multiplier)
-    given = [*inputs, graph.constant(f"{layer.name}_kernel", kernel.transpose(3, 2, 0, 1))]
+    operands = [*inputs, graph.constant(f"{layer.name}_kernel", kernel.transpose(3, 2, 0, 1))]
     if layer.use_bias:
-        given.append(graph.constant(f"{layer.name}_bias", layer.bias.numpy()))
+        operands.append(graph.constant(f"{layer.name}_bias", layer.bias.numpy()))
     return graph.add(
         "Conv",
-        given,
+        operands,
         layer.name,
         kernel_shape=list(layer.kernel_size),
         strides=list(layer.strides),
@@ -150,7 +149,7 @@ def _conv(graph: Graph, layer: Any, inputs: list[str]) -> str:
     )
 
 
-def _pool(graph: Graph, layer: Any, inputs: list[str]) -> str:
+def _pool(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     return graph.add(
         "MaxPool",
         inputs,
@@ -161,13 +160,13 @@ def _pool(graph: Graph, layer: Any, inputs: list[str]) -> str:
     )
 
 
-def _dense(graph: Graph, layer: Any, inputs: list[str]) -> str:
+def _dense(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     kernel = graph.constant(f"{layer.name}_kernel", layer.kernel.numpy())
     bias = graph.constant(f"{layer.name}_bias", layer.bias.numpy())
     return graph.add("Gemm", [*inputs, kernel, bias], layer.name)
 
 
-def _norm(graph: Graph, layer: Any, inputs: list[str]) -> str:
+def _norm(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     parts = [
         graph.constant(f"{layer.name}_{part}", getattr(layer, part).numpy())
         for part in ("gamma", "beta", "moving_mean", "moving_variance")
@@ -175,9 +174,11 @@ def _norm(graph: Graph, layer: Any, inputs: list[str]) -> str:
     return graph.add("BatchNormalization", [*inputs, *parts], layer.name, epsilon=layer.epsilon)
 
 
-def _relu(graph: Graph, layer: Any, inputs: list[str]) -> str:
+def _relu(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     if layer.negative_slope or layer.threshold:
-        raise UnknownLayerError(f"{layer.name}: only plain and bounded ReLU have an ONNX form here")
+        raise UnknownLayerError(
+            f"{layer.name}: only plain and bounded ReLU can be exported to ONNX"
+        )
     if layer.max_value is None:
         return graph.add("Relu", inputs, layer.name)
     bounds = [
@@ -187,33 +188,33 @@ def _relu(graph: Graph, layer: Any, inputs: list[str]) -> str:
     return graph.add("Clip", [*inputs, *bounds], layer.name)
 
 
-def _mean(graph: Graph, layer: Any, inputs: list[str]) -> str:
+def _mean(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     return graph.add("ReduceMean", inputs, layer.name, axes=[2, 3], keepdims=int(layer.keepdims))
 
 
-def _flatten(graph: Graph, layer: Any, inputs: list[str]) -> str:
-    """Channels last again first, as Keras flattens; pictures alone come here."""
+def _flatten(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
+    """Flatten with the channels last, as Keras does; the input may be images or vectors."""
     if len(layer.input.shape) == 4:
         inputs = [graph.add("Transpose", inputs, f"{layer.name}_nhwc", perm=[0, 2, 3, 1])]
     return graph.add("Flatten", inputs, layer.name)
 
 
-def _plain(kind: str, **attributes: Any) -> Callable[[Graph, Any, list[str]], str]:
+def _plain(kind: str, **attributes: Any) -> Callable[[GraphBuilder, Any, list[str]], str]:
     return lambda graph, layer, inputs: graph.add(kind, inputs, layer.name, **attributes)
 
 
-def _activate(graph: Graph, layer: Any, x: str) -> str:
+def _activate(graph: GraphBuilder, layer: Any, x: str) -> str:
     name = getattr(getattr(layer, "activation", None), "__name__", "linear")
     if name == "linear":
         return x
     if name not in _ACTIVATIONS:
-        raise UnknownLayerError(f"{layer.name}: the activation {name} has no ONNX form here")
+        raise UnknownLayerError(f"{layer.name}: the activation {name} cannot be exported to ONNX")
     return graph.add(_ACTIVATIONS[name], [x], f"{layer.name}_{name}")
 
 
 _PADDING = {"same": "SAME_UPPER", "valid": "VALID"}
 _ACTIVATIONS = {"relu": "Relu", "softmax": "Softmax", "sigmoid": "Sigmoid"}
-_WRITERS: dict[type, Callable[[Graph, Any, list[str]], str]] = {
+_WRITERS: dict[type, Callable[[GraphBuilder, Any, list[str]], str]] = {
     layers.Conv2D: _conv,
     layers.DepthwiseConv2D: _conv,
     layers.MaxPooling2D: _pool,

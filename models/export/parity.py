@@ -1,4 +1,4 @@
-"""Whether an exported graph answers as the Keras model that it was made from."""
+"""Compares an exported graph with the Keras model that it was made from."""
 
 from typing import Any
 
@@ -8,43 +8,44 @@ import tensorflow as tf
 
 from contracts.inference.manifest import Endpoint, Parity
 from contracts.queue.messages import Pixels
-from models.export.signatures import GRID, OUTPUTS, Signature
+from models.export.endpoints import GRID, OUTPUTS
+from models.export.signatures import EndpointFunction
 
 PARITY_LIMIT = 1e-4
 
 
 class ParityError(ValueError):
-    """The exported graph does not answer as the Keras model does."""
+    """The exported graph gives different outputs than the Keras model."""
 
 
-def parity(endpoints: dict[Endpoint, Signature], loaded: Any, pictures: Pixels) -> Parity:
-    """The largest difference of each endpoint between Keras, run eagerly, and the files.
+def parity(endpoints: dict[Endpoint, EndpointFunction], loaded: Any, images: Pixels) -> Parity:
+    """The largest difference of each endpoint between Keras, run eagerly, and the exported files.
 
-    Of maps it is that of the median picture: a map of next to no evidence is scaled up to one like
-    all others, and its rounding with it, so that a single picture proves nothing.
+    For heatmaps it is that of the median image: a map with almost no evidence is scaled up like all
+    others, and so are its rounding errors, so a single image proves nothing.
 
     Args:
-        endpoints: Of the Keras model.
-        loaded: What `tf.saved_model.load` made of the files written from them.
-        pictures: Real ones, uint8 (n, height, width, 3).
+        endpoints: Those of the Keras model.
+        loaded: The exported files, loaded with `tf.saved_model.load`.
+        images: Real images, uint8 (n, height, width, 3).
 
     Raises:
-        ParityError: One is above `PARITY_LIMIT`.
+        ParityError: A difference exceeds `PARITY_LIMIT`.
     """
-    images = tf.constant(pictures)
-    arguments = {"images": images}
+    batch = tf.constant(images)
+    arguments = {"images": batch}
     if "serve" in endpoints:
-        top = tf.argmax(endpoints["serve"].run(images)["probabilities"], -1, tf.int32)
+        top = tf.argmax(endpoints["serve"].run(batch)["probabilities"], -1, tf.int32)
         arguments["class_index"] = top
     differences: dict[Endpoint, float] = {}
     for name, endpoint in endpoints.items():
-        given = {spec.name: arguments[spec.name] for spec in endpoint.inputs}
-        expected = endpoint.run(**given)[OUTPUTS[name]].numpy()
-        found = loaded.signatures[name](**given)[OUTPUTS[name]].numpy()
+        inputs = {spec.name: arguments[spec.name] for spec in endpoint.inputs}
+        expected = endpoint.run(**inputs)[OUTPUTS[name]].numpy()
+        actual = loaded.signatures[name](**inputs)[OUTPUTS[name]].numpy()
         differences[name] = (
-            median_difference(expected, found)
+            median_difference(expected, actual)
             if OUTPUTS[name] == GRID
-            else largest_difference(expected, found)
+            else largest_difference(expected, actual)
         )
     for name, difference in differences.items():
         if not difference <= PARITY_LIMIT:  # a NaN fails too
@@ -52,21 +53,21 @@ def parity(endpoints: dict[Endpoint, Signature], loaded: Any, pictures: Pixels) 
                 f"{name} of the exported graph differs by {difference:.2g} from the Keras model, "
                 f"more than {PARITY_LIMIT:g}; nothing was published"
             )
-    return Parity(pictures=len(pictures), largest_difference=differences)
+    return Parity(pictures=len(images), largest_difference=differences)
 
 
-def median_difference(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
-    """The `largest_difference` of the median picture, (n, ...) each."""
+def median_difference(expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) -> float:
+    """The median over images of the `largest_difference`; shapes (n, ...)."""
     return float(
-        np.median([largest_difference(*pair) for pair in zip(expected, found, strict=True)])
+        np.median([largest_difference(*pair) for pair in zip(expected, actual, strict=True)])
     )
 
 
-def largest_difference(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
-    """Largest absolute difference, in units of the largest value where that is above 1.
+def largest_difference(expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) -> float:
+    """Largest absolute difference, divided by the largest value if that is above 1.
 
-    Probabilities and grids stay below 1; features reach hundreds, where 1e-4 is below what
-    float32 can tell apart.
+    Probabilities and grids stay below 1; features reach hundreds, where 1e-4 is below the
+    resolution of float32.
     """
     scale = max(1.0, float(np.abs(expected).max()))
-    return float(np.abs(expected - found).max()) / scale
+    return float(np.abs(expected - actual).max()) / scale

@@ -25,9 +25,9 @@ from contracts.queue.messages import Pixels
 from contracts.settings import Settings
 from contracts.work import Work
 from models.datasets.dataset import Dataset, Example
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 from models.images.decode import decode
-from models.serving.openvino.frontend import import_nncf, import_openvino, reading_core
+from models.serving.openvino.frontend import converting_core, import_nncf, import_openvino
 from models.serving.openvino.runtime import INT8_FOLDER, SERVED, OpenVinoRuntime
 from models.serving.reference import REFERENCE, reference_of
 from models.serving.runtime import Precision, RuntimeOptions
@@ -171,7 +171,7 @@ def _quantize(
 ) -> None:
     openvino, nncf = import_openvino(), import_nncf()
     with signature_view(staged / "saved_model", endpoint) as view:
-        graph = reading_core(openvino).read_model(view)
+        graph = converting_core(openvino).read_model(view)
         small = nncf.quantize(
             graph,
             nncf.Dataset(calibration, source.picture),
@@ -200,7 +200,7 @@ def _batches(measured: _Labelled, source: _Source) -> Iterator[Pixels]:
 
 def _dataset(settings: Settings, dataset_id: str) -> Dataset:
     """The one place that knows where datasets are."""
-    return Library.of(settings).load(dataset_id)
+    return DatasetStore.of(settings).load(dataset_id)
 
 
 def _calibration(dataset: Dataset, measured: _Labelled) -> list[Example]:

@@ -1,4 +1,4 @@
-"""The endpoints of a version: TensorFlow functions from uint8 pictures to answers.
+"""The endpoints of a version: TensorFlow functions of uint8 images.
 
     serve          images                -> probabilities (n, classes)
     features       images                -> embedding (n, features)
@@ -6,11 +6,9 @@
     explain_hires  images, class_index   -> grid (n, gh, gw), HiResCAM; target, probability (n,)
 
 `images` is uint8 RGB of the network's input size, (n, height, width, 3), any n; `class_index` is
-int32 (n,), a negative one standing for the most probable class; `target` is the class that was
-explained. Preprocessing is inside, so whoever runs the SavedModel cannot get it wrong. A base
-without its classifier has `features` alone.
-
-What the endpoints of a version are called; known without loading Keras or TensorFlow.
+int32 (n,), where a negative index means the most probable class; `target` is the class that was
+explained. Preprocessing is included, so that users of the SavedModel cannot get it wrong. A base
+without a classifier has only `features`.
 """
 
 from collections.abc import Callable
@@ -23,9 +21,10 @@ import tensorflow as tf
 from contracts.inference.explanation import Method
 from contracts.inference.manifest import Endpoint
 from models.catalog import Network, Preprocessing
-from models.explain.cam import WEIGHINGS, explained
+from models.explain.cam import WEIGHINGS, cam_function
 from models.explain.head import head_of
-from models.explain.layer_graph import Flat, Tensor
+from models.explain.layer_graph import LayerGraph, Tensor
+from models.export.endpoints import OUTPUTS, PROBABILITY, TARGET
 from models.networks.architecture import ARCHITECTURES
 from models.networks.preprocessing import prepare
 
@@ -34,14 +33,14 @@ _EXPLANATIONS: dict[Endpoint, Method] = {"explain": "grad_cam", "explain_hires":
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What has to be known of a network besides the Keras model.
+    """What an export has to know about a network in addition to the Keras model.
 
     Attributes:
-        network: Its architecture's name.
+        network: Name of the architecture.
         short_side: See `models.catalog.Network`.
-        preprocessing: See there.
-        base_output: The layer whose maps, averaged, are the embedding; or the embedding itself.
-        explain_layer: The layer whose maps explain a class.
+        preprocessing: See `models.catalog.Network`.
+        base_output: The layer whose averaged maps are the embedding, or which is the embedding.
+        explain_layer: The layer whose feature maps explain a class.
     """
 
     network: str
@@ -52,7 +51,7 @@ class Blueprint:
 
     @classmethod
     def of(cls, network: Network) -> Self:
-        """That of a catalog row."""
+        """The blueprint of a catalog network."""
         base_output = ARCHITECTURES[network.name].base_output
         return cls(
             network.name,
@@ -64,85 +63,70 @@ class Blueprint:
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
-    """One endpoint: a function and what it takes."""
+class EndpointFunction:
+    """One endpoint: a function and the specs of its inputs."""
 
     run: Callable[..., dict[str, Tensor]]
     inputs: tuple[Any, ...]
 
 
 class NoProbabilitiesError(ValueError):
-    """A network's output cannot be served as probabilities; the message says what to do."""
+    """The output of a network is not probabilities; the message says what to do."""
 
 
-def is_base(flat: Flat, base_output: str) -> bool:
-    """Whether a model ends in maps or in the embedding itself, without a classifier."""
-    return len(flat.output.shape) == 4 or flat.output is flat.steps[base_output].output
+def is_base(graph: LayerGraph, base_output: str) -> bool:
+    """Whether a model has no classifier: its output is feature maps or the embedding."""
+    return len(graph.output.shape) == 4 or graph.output is graph.nodes[base_output].output
 
 
-def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Signature]:
+def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, EndpointFunction]:
     """The endpoints of a flat model, `serve` first if it has one.
 
     Raises:
-        NoProbabilitiesError: Its output is neither a softmax nor a sigmoid, nor maps.
+        NoProbabilitiesError: Its output is neither a softmax, a sigmoid nor feature maps.
     """
     height, width, channels = model.inputs[0].shape[1:]
     images = tf.TensorSpec((None, height, width, 3), tf.uint8, name="images")
     classes = tf.TensorSpec((None,), tf.int32, name="class_index")
 
-    def prepared(pictures: Tensor) -> Tensor:
-        return prepare(blueprint.preprocessing, pictures, channels)
+    def prepared(images: Tensor) -> Tensor:
+        return prepare(blueprint.preprocessing, images, channels)
 
     def forward(
-        endpoint: Endpoint, part: keras.Model, told: Callable[[Tensor], Tensor] = lambda x: x
-    ) -> Signature:
-        return Signature(
-            lambda images: {OUTPUTS[endpoint]: told(part(prepared(images), training=False))},
+        endpoint: Endpoint, part: keras.Model, convert: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> EndpointFunction:
+        return EndpointFunction(
+            lambda images: {OUTPUTS[endpoint]: convert(part(prepared(images), training=False))},
             (images,),
         )
 
-    def explanation(endpoint: Endpoint, method: Method) -> Signature:
-        explain = explained(flat, head, blueprint.explain_layer, WEIGHINGS[method])
+    def explanation(endpoint: Endpoint, method: Method) -> EndpointFunction:
+        explain = cam_function(graph, head, blueprint.explain_layer, WEIGHINGS[method])
 
         def run(images: Tensor, class_index: Tensor) -> dict[str, Tensor]:
-            told = explain(prepared(images), class_index)
-            outputs = (OUTPUTS[endpoint], TARGET, PROBABILITY)
-            return dict(zip(outputs, told, strict=True))
+            outputs = explain(prepared(images), class_index)
+            names = (OUTPUTS[endpoint], TARGET, PROBABILITY)
+            return dict(zip(names, outputs, strict=True))
 
-        return Signature(run, (images, classes))
+        return EndpointFunction(run, (images, classes))
 
-    flat = Flat.of(model)
-    features = forward("features", _pooled(flat, blueprint.base_output))
-    if is_base(flat, blueprint.base_output):
+    graph = LayerGraph.of(model)
+    features = forward("features", _pooled(graph, blueprint.base_output))
+    if is_base(graph, blueprint.base_output):
         return {"features": features}
-    head = head_of(flat)
+    head = head_of(graph)
     if not head.is_classifier:
         raise NoProbabilitiesError(
-            "the network ends in neither a softmax nor a sigmoid: its output is no probability. "
-            "Give it a last layer with one of the two"
+            "the last layer is neither a softmax nor a sigmoid, so the output is not a probability. "
+            "Use one of the two as the last layer"
         )
     explanations = {name: explanation(name, method) for name, method in _EXPLANATIONS.items()}
     serve = forward("serve", model, head.probabilities) if head.is_binary else None
     return {"serve": serve or forward("serve", model), "features": features, **explanations}
 
 
-def _pooled(flat: Flat, layer: str) -> keras.Model:
-    found = flat.steps[layer].output
-    if len(found.shape) == 4:
-        found = keras.layers.GlobalAveragePooling2D()(found)
-    return flat.to(found)
-
-
-GRID = "grid"
-
-OUTPUTS: dict[Endpoint, str] = {
-    "serve": "probabilities",
-    "features": "embedding",
-    "explain": GRID,
-    "explain_hires": GRID,
-}
-"""What each endpoint calls its output, the one that is compared when it is exported."""
-
-TARGET = "target"
-PROBABILITY = "probability"
-"""What the explaining endpoints give beside the grid. Versions made before lack them."""
+def _pooled(graph: LayerGraph, layer: str) -> keras.Model:
+    output = graph.nodes[layer].output
+    if len(output.shape) == 4:
+        output = keras.layers.GlobalAveragePooling2D()(output)
+    return graph.model_to(output)

@@ -1,1 +1,1 @@
-"""Faces in pictures: found, measured, straightened and turned into numbers that can be compared."""
+"""Face recognition: detection, alignment, embeddings, enrollment, liveness and calibration."""

@@ -1,4 +1,4 @@
-"""From a picture to its faces and from faces to embeddings: the one door to all of this package."""
+"""Analyses images with one object: detects, tracks and embeds faces."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +7,7 @@ from functools import partial
 from contracts.faces.faces import FACE_MODEL
 from contracts.queue.messages import Pixels, Vector
 from contracts.settings import Settings
-from models.faces.detection.detection import FoundFace
+from models.faces.detection.detection import DetectedFace
 from models.faces.detection.finder import FaceFinder, open_finder
 from models.serving.predictor import load_version
 from models.serving.runtime import RuntimeOptions
@@ -18,15 +18,13 @@ _BATCH = 16
 
 
 class FaceAnalyser:
-    """Finds, measures and embeds faces. Not safe among threads: each keeps its own.
+    """Detects, measures and embeds faces. Not thread-safe.
 
     Args:
-        finder: What finds and measures.
-        embed: Chips (n, 150, 150, 3) to embeddings.
-        version: Whose embeddings those are.
+        embed: Maps face crops (n, 150, 150, 3) to embeddings.
 
     Attributes:
-        version: Of `face_embedder` in the store, whose embeddings `embed` gives.
+        version: The version of `face_embedder` in the store that computes the embeddings.
     """
 
     def __init__(self, finder: FaceFinder, embed: Callable[[Pixels], Vector], version: int) -> None:
@@ -34,51 +32,45 @@ class FaceAnalyser:
         self._embed = embed
         self.version = version
 
-    def find(self, picture: Pixels, most: int = 32) -> list[FoundFace]:
-        """The faces of a picture, the largest first.
+    def find(self, image: Pixels, max_faces: int = 32) -> list[DetectedFace]:
+        """Detect faces, largest first.
 
         Args:
-            picture: RGB uint8 (height, width, 3), upright, of any size; faces are looked for at
-                `contracts.faces.faces.LONGEST_SIDE` pixels, and told in pixels of this picture.
-            most: Only so many.
+            image: RGB uint8 (height, width, 3), upright, of any size. Detection works at
+                `contracts.faces.faces.LONGEST_SIDE` pixels; results are in pixels of this image.
         """
-        return self._finder.look(picture, most).faces
+        return self._finder.find(image, max_faces).faces
 
-    def track(self, picture: Pixels, previous: FoundFace | None) -> FoundFace | None:
-        """The face of the next frame of a video: where it was, or else the largest; None if none.
+    def track(self, image: Pixels, previous: DetectedFace | None) -> DetectedFace | None:
+        """Find the face of the previous frame of a video in the next one, otherwise the largest.
 
         Args:
-            picture: As for `find`.
-            previous: The face of the frame before, in a picture of the same size; None looks
-                everywhere.
+            image: As for `find`.
+            previous: The face in the previous frame, which has the same size; None to search the
+                whole image.
         """
         if previous is not None:
-            followed = self._finder.follow(picture, previous)
-            if followed is not None:
-                return followed
-        return next(iter(self._finder.look(picture, 1).faces), None)
+            tracked = self._finder.track(image, previous)
+            if tracked is not None:
+                return tracked
+        return next(iter(self._finder.find(image, 1).faces), None)
 
-    def embed(self, chips: Pixels) -> Vector:
-        """One embedding a face, float32 (n, 128), each of length 1.
+    def embed(self, crops: Pixels) -> Vector:
+        """Compute an embedding per face, float32 (n, 128), each of unit length.
 
         Args:
-            chips: As `FoundFace.chip`, uint8 (n, 150, 150, 3); any n, 0 too.
+            crops: As `DetectedFace.crop`, uint8 (n, 150, 150, 3); n may be 0.
         """
-        return self._embed(chips)
+        return self._embed(crops)
 
 
 def open_analyser(settings: Settings, store: Store, *, threads: int) -> FaceAnalyser:
-    """An analyser with the weights of this installation and the store's champion embedder.
-
-    Args:
-        settings: Where the weights are and how networks are run.
-        store: Holds `face_embedder`.
-        threads: To compute with.
+    """Load the weights of this installation and the champion embedder of the store.
 
     Raises:
-        WeightsMissing: The detector or the mesh is not on this machine; says what helps.
-        ModelNotFound: `face_embedder` was not imported yet.
-        VersionNotFound: No alias `champion` stands on a version of it.
+        WeightsMissing: The weights of the detector or the mesh are missing; says what to do.
+        ModelNotFound: `face_embedder` has not been imported.
+        VersionNotFound: It has no alias `champion`.
     """
     finder = open_finder(Weights.of(settings), threads=threads)
     options = replace(RuntimeOptions.of(settings), threads=threads)

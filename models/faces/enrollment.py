@@ -1,7 +1,7 @@
-"""Which frames of a person become templates: good ones, all of one face, in many poses, few.
+"""Selects the frames that become templates: good, all of one person, in various poses, and few.
 
-A template must be worth its place in every later comparison. So each frame that is left out has a
-reason, and the reasons are counted for whoever wonders why so few were taken.
+Every later comparison pays for each template, so it has to be worth it. Each rejected frame gets a
+reason, and the reasons are counted to explain to the user why only a few were used.
 """
 
 from collections import Counter
@@ -9,23 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from contracts.errors import LowQualityFace, ManyFaces, NoFace
 from contracts.queue.messages import Vector
-from models.faces.detection.detection import FoundFace
+from models.faces.detection.detection import DetectedFace
 from models.faces.liveness.clip import Analyser
 
-MOST_TEMPLATES = 12
-_MOST_EMBEDDED = 60
+MAX_TEMPLATES_PER_ENROLLMENT = 12
+_MAX_EMBEDDED = 60
 _BATCH = 4
 _POSE_BIN = 6.0  # degrees
-_OTHERS_PART = 0.2
-# Of any two poses; under it is a passer-by. Whose face it is, `workers.jobs.identity` asks
-# strictly.
-_ONE_PERSON = 0.82
-# What a template must add to those chosen: ten degrees, or a look as different as light makes it.
-_DEGREES, _COSINE, _NEW = 10.0, 0.06, 0.6
-_WORDS = {
+_MAX_OTHERS_SHARE = 0.2
+# Minimum cosine similarity to the most typical embedding, in any pose; below it is a passer-by.
+# `workers.jobs.identity` checks strictly whose face it is.
+_SAME_PERSON = 0.82
+# What a template must add to those chosen: ten degrees, or as much difference as light makes.
+_NOVELTY_DEGREES, _NOVELTY_COSINE, _MIN_NOVELTY = 10.0, 0.06, 0.6
+_REASONS = {
     "no_face": "no face",
     "many_faces": "more than one face",
     "expression": "eyes closed or mouth open",
@@ -41,26 +42,21 @@ _WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """One frame or image.
+class FrameCandidate:
+    """One frame or image: its face if it can be used, otherwise the reason why not."""
 
-    Attributes:
-        found: The face; None where the shot is not to be used.
-        reason: Why not; None where it is.
-    """
-
-    found: FoundFace | None
+    face: DetectedFace | None
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What became of the shots.
+    """The selected frames.
 
     Attributes:
-        chosen: Indices of those that become templates, the best first.
+        chosen: Indices of the frames that become templates, the best first.
         vectors: Their embeddings, (n, 128) float32.
-        rejected: How many of the others for which reason.
+        rejected: Number of the other frames by reason.
     """
 
     chosen: tuple[int, ...]
@@ -68,63 +64,69 @@ class Selection:
     rejected: dict[str, int]
 
 
-def gated(found: FoundFace | None, *, faces: int = 1, acting: bool = False) -> Shot:
-    """A shot with the first reason against it, if there is one.
+def check_frame(
+    face: DetectedFace | None, *, faces: int = 1, acting: bool = False
+) -> FrameCandidate:
+    """Check a frame for the first reason against using it.
 
     Args:
-        found: The face.
-        faces: How many of about its size there are.
+        faces: Number of faces of about its size.
         acting: Whether its eyes are closed or its mouth is open.
     """
-    if found is None:
-        return Shot(None, "no_face")
+    if face is None:
+        return FrameCandidate(None, "no_face")
     if faces > 1:
-        return Shot(None, "many_faces")
-    quality = found.face.quality
+        return FrameCandidate(None, "many_faces")
+    quality = face.face.quality
     if not quality.acceptable:
-        return Shot(None, quality.reasons[0] if quality.reasons else "occluded")
-    return Shot(None, "expression") if acting else Shot(found)
+        return FrameCandidate(None, quality.reasons[0] if quality.reasons else "occluded")
+    return FrameCandidate(None, "expression") if acting else FrameCandidate(face)
 
 
-def select(
-    shots: Sequence[Shot],
+def select_templates(
+    candidates: Sequence[FrameCandidate],
     analyser: Analyser,
     *,
-    most: int = MOST_TEMPLATES,
-    thin: bool = True,
-    between: Callable[[], None],
+    limit: int = MAX_TEMPLATES_PER_ENROLLMENT,
+    skip_similar: bool = True,
+    check: Callable[[], None],
 ) -> Selection:
-    """Choose.
+    """Select the frames that become templates.
 
     Args:
-        shots: In order.
-        analyser: Embeds.
-        most: Templates.
-        thin: Whether shots that show nothing new are left out; the frames of a clip are many and
-            alike, images were chosen by somebody.
-        between: Called before every few; it may raise.
+        limit: Maximum number of templates.
+        skip_similar: Leave out frames that show nothing new. True for a video, which has many
+            similar frames; images were chosen deliberately.
+        check: Called before every batch; it may raise.
 
     Raises:
-        NoFace: Not one shot has a face.
-        LowQualityFace: Not one is fit to be a template.
-        ManyFaces: They show more than one person.
+        NoFace: No frame shows a face.
+        LowQualityFace: No frame can become a template.
+        ManyFaces: The frames show more than one person.
     """
-    usable = {at: shot.found for at, shot in enumerate(shots) if shot.found is not None}
-    rejected = Counter(shot.reason for shot in shots if shot.reason)
+    usable = {
+        index: candidate.face
+        for index, candidate in enumerate(candidates)
+        if candidate.face is not None
+    }
+    rejected = Counter(candidate.reason for candidate in candidates if candidate.reason)
     if not usable:
         raise _nothing_usable(rejected)
-    tried = _thinned(usable) if thin else list(usable)
-    vectors = _embedded([usable[at] for at in tried], analyser, between)
-    mine = _one_person(vectors)
-    if np.count_nonzero(~mine) > _OTHERS_PART * len(tried):
+    indices = _sharpest_by_pose(usable) if skip_similar else list(usable)
+    faces = [usable[index] for index in indices]
+    vectors = _embed(faces, analyser, check)
+    is_same = _same_person(vectors)
+    others = int(np.count_nonzero(~is_same))
+    if others > _MAX_OTHERS_SHARE * len(faces):
         raise ManyFaces(
             "More than one person is shown. Send a video or images of the subject alone."
         )
-    rejected["another_person"] += int(np.count_nonzero(~mine))
-    order = _diverse([usable[at] for at in tried], vectors, mine, most, new=_NEW if thin else 0)
-    rejected["redundant"] += len(usable) - int(np.count_nonzero(~mine)) - len(order)
+    rejected["another_person"] += others
+    min_novelty = _MIN_NOVELTY if skip_similar else 0
+    order = _most_diverse(faces, vectors, is_same, limit, min_novelty=min_novelty)
+    rejected["redundant"] += len(usable) - others - len(order)
     return Selection(
-        tuple(tried[at] for at in order),
+        tuple(indices[position] for position in order),
         vectors[order],
         {reason: count for reason, count in sorted(rejected.items()) if count},
     )
@@ -133,68 +135,65 @@ def select(
 def _nothing_usable(rejected: "Counter[str]") -> NoFace | LowQualityFace:
     if set(rejected) <= {"no_face"}:
         return NoFace("There is no face. Hold the camera at eye level, in good light.")
-    told = ", ".join(f"{_WORDS.get(name, name)} ({n})" for name, n in rejected.most_common())
+    summary = ", ".join(
+        f"{_REASONS.get(reason, reason)} ({count})" for reason, count in rejected.most_common()
+    )
     return LowQualityFace(
-        f"No frame can be used: {told}. Face the camera, in good light, one person alone."
+        f"No frame can be used: {summary}. Face the camera, in good light, one person alone."
     )
 
 
-def _thinned(usable: dict[int, FoundFace]) -> list[int]:
-    """The sharpest of each pose, pose by pose, until there are enough."""
+def _sharpest_by_pose(usable: dict[int, DetectedFace]) -> list[int]:
+    """Take the sharpest frame of each pose, then the second sharpest, until there are enough."""
     bins: dict[tuple[int, int], list[int]] = {}
-    for at, found in usable.items():
-        pose = found.face.quality
-        bins.setdefault((round(pose.yaw / _POSE_BIN), round(pose.pitch / _POSE_BIN)), []).append(at)
+    for index, face in usable.items():
+        pose = face.face.quality
+        key = (round(pose.yaw / _POSE_BIN), round(pose.pitch / _POSE_BIN))
+        bins.setdefault(key, []).append(index)
     for members in bins.values():
-        members.sort(key=lambda at: -usable[at].face.quality.sharpness)
+        members.sort(key=lambda index: -usable[index].face.quality.sharpness)
     deepest = max(map(len, bins.values()))
-    rounds = [
-        members[depth]
-        for depth in range(deepest)
-        for members in bins.values()
-        if depth < len(members)
+    ranked = [
+        members[rank] for rank in range(deepest) for members in bins.values() if rank < len(members)
     ]
-    return sorted(rounds[:_MOST_EMBEDDED])
+    return sorted(ranked[:_MAX_EMBEDDED])
 
 
-def _embedded(
-    found: Sequence[FoundFace], analyser: Analyser, between: Callable[[], None]
-) -> Vector:
+def _embed(faces: Sequence[DetectedFace], analyser: Analyser, check: Callable[[], None]) -> Vector:
     vectors = []
-    for start in range(0, len(found), _BATCH):
-        between()
-        vectors.append(
-            analyser.embed(np.stack([one.chip for one in found[start : start + _BATCH]]))
-        )
+    for start in range(0, len(faces), _BATCH):
+        check()
+        batch = faces[start : start + _BATCH]
+        vectors.append(analyser.embed(np.stack([face.crop for face in batch])))
     return np.concatenate(vectors)
 
 
-def _one_person(vectors: Vector) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-    """Which are of the face that most of them show: near the one that is nearest to all."""
-    alike = vectors @ vectors.T
-    middle = int(np.median(alike, axis=1).argmax())
-    return np.asarray(alike[middle] >= _ONE_PERSON)
+def _same_person(vectors: Vector) -> npt.NDArray[np.bool_]:
+    """Which embeddings are near the most typical one."""
+    similarities = vectors @ vectors.T
+    most_typical = int(np.median(similarities, axis=1).argmax())
+    return np.asarray(similarities[most_typical] >= _SAME_PERSON)
 
 
-def _diverse(
-    found: Sequence[FoundFace],
+def _most_diverse(
+    faces: Sequence[DetectedFace],
     vectors: Vector,
-    mine: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
-    most: int,
+    is_same: npt.NDArray[np.bool_],
+    limit: int,
     *,
-    new: float,
+    min_novelty: float,
 ) -> list[int]:
-    """The most frontal first, then always what is furthest from all that was chosen."""
-    poses = np.array([(one.face.quality.yaw, one.face.quality.pitch) for one in found])
-    away = np.where(mine, np.hypot(*poses.T), np.inf)
-    order = [int(away.argmin())]
-    while len(order) < most:
-        turned = np.linalg.norm(poses[:, None] - poses[None, order], axis=-1) / _DEGREES
-        changed = (1 - vectors @ vectors[order].T) / _COSINE
-        novelty = np.where(mine, (turned + changed).min(1), -1.0)
+    """The most frontal face first, then repeatedly the one furthest from all chosen ones."""
+    poses = np.array([(face.face.quality.yaw, face.face.quality.pitch) for face in faces])
+    from_front = np.where(is_same, np.hypot(*poses.T), np.inf)
+    order = [int(from_front.argmin())]
+    while len(order) < limit:
+        turned = np.linalg.norm(poses[:, None] - poses[None, order], axis=-1) / _NOVELTY_DEGREES
+        changed = (1 - vectors @ vectors[order].T) / _NOVELTY_COSINE
+        novelty = np.where(is_same, (turned + changed).min(1), -1.0)
         novelty[order] = -1.0
         best = int(novelty.argmax())
-        if novelty[best] < new:
+        if novelty[best] < min_novelty:
             break
         order.append(best)
     return order

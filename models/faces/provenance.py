@@ -1,7 +1,6 @@
-"""What was learned of a person: the versions that a training of subjects made.
+"""Finds and deletes the model versions that were trained on a subject's frames.
 
-The weights of a network that tells people apart came from their faces, so erasing a person erases
-those versions as well; nothing can be taken out of a network by itself.
+A person's data cannot be removed from trained weights, so erasing a person deletes those versions.
 """
 
 from contextlib import suppress
@@ -15,84 +14,74 @@ _TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """A version that was trained on somebody's frames."""
+class TrainedVersion:
+    """A version that was trained on a subject's frames."""
 
     model: str
     version: int
 
 
-def learned_of(store: Store, subject_id: str) -> list[Learned]:
-    """All versions that were trained on a subject, int8 copies among them."""
+def versions_trained_on(store: Store, subject_id: str) -> list[TrainedVersion]:
+    """All versions that were trained on a subject, including int8 copies."""
     return [
-        Learned(model, manifest.version)
+        TrainedVersion(model, manifest.version)
         for model in store.models()
-        for manifest in _manifests(store, model)
-        if _names(manifest, subject_id)
+        for manifest in store.manifests(model)
+        if subject_id in _subjects(manifest)
     ]
 
 
 def subjects_of(store: Store) -> set[str]:
-    """Everybody whom some version was trained on."""
+    """All subjects that some version was trained on."""
     return {
         subject_id
         for model in store.models()
-        for manifest in _manifests(store, model)
+        for manifest in store.manifests(model)
         for subject_id in _subjects(manifest)
     }
 
 
-def erase(store: Store, subject_id: str) -> list[Learned]:
-    """Remove them for good; their aliases go, and the champion falls back.
+def erase(store: Store, subject_id: str) -> list[TrainedVersion]:
+    """Delete all versions that were trained on a subject, and their aliases.
 
-    It falls back to the newest version of the model that the subject is no part of, so that the
-    others are still served; where there is none, the model is served no more.
+    The champion alias moves to the newest version of the model without the subject, so that the
+    model is still served; if there is none, the model is no longer served.
 
     Returns:
-        What is gone.
+        The deleted versions.
     """
-    gone = learned_of(store, subject_id)
-    for one in gone:
-        # Somebody else may be deleting it too.
-        with suppress(VersionNotFound):
-            _erase(store, one, subject_id)
-    return gone
+    trained_versions = versions_trained_on(store, subject_id)
+    for trained in trained_versions:
+        with suppress(VersionNotFound):  # another process may be deleting it too
+            _delete(store, trained, subject_id)
+    return trained_versions
 
 
-def _erase(store: Store, one: Learned, subject_id: str) -> None:
-    for tries in range(_TRIES, 0, -1):
-        for alias, version in store.aliases(one.model).items():
-            if version == one.version:
-                _move(store, one.model, alias, subject_id)
+def _delete(store: Store, trained: TrainedVersion, subject_id: str) -> None:
+    for tries_left in reversed(range(_TRIES)):
+        for alias, version in store.aliases(trained.model).items():
+            if version == trained.version:
+                _move_alias(store, trained.model, alias, subject_id)
         try:
-            return store.delete(one.model, one.version)
-        except VersionInUse:  # an alias was set between the two
-            if tries == 1:
+            return store.delete(trained.model, trained.version)
+        except VersionInUse:  # an alias was set in between
+            if not tries_left:
                 raise
     return None
 
 
-def _move(store: Store, model: str, alias: str, subject_id: str) -> None:
-    others = [one.version for one in _manifests(store, model) if not _names(one, subject_id)]
+def _move_alias(store: Store, model: str, alias: str, subject_id: str) -> None:
+    others = [
+        manifest.version
+        for manifest in store.manifests(model)
+        if subject_id not in _subjects(manifest)
+    ]
     if alias == CHAMPION and others:
         store.promote(model, max(others), alias)
     else:
         store.drop_alias(model, alias)
 
 
-def _names(manifest: Manifest, subject_id: str) -> bool:
-    return subject_id in _subjects(manifest)
-
-
 def _subjects(manifest: Manifest) -> list[str]:
     spec = manifest.provenance.spec or {}
     return spec.get("subjects") or []
-
-
-def _manifests(store: Store, model: str) -> list[Manifest]:
-    """Those that can be read."""
-    found = []
-    for version in store.versions(model):
-        with suppress(VersionNotFound):
-            found.append(store.manifest(model, version))
-    return found

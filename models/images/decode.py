@@ -1,17 +1,19 @@
-"""From bytes somebody sent to a network's input, and nothing else: the gate for hostile pictures.
+"""From the bytes of a client to the input of a network. Every image passes through here.
 
-Whatever the bytes are, `decode` ends in a `Picture`, in `InvalidImage` or in `ImageTooLarge`,
-within a bounded time and a bounded memory (at most sixteen bytes a pixel of the limit).
+Whatever the bytes are, `decode` ends in a `DecodedImage`, in `InvalidImage` or in `ImageTooLarge`,
+within bounded time and bounded memory (at most sixteen bytes per pixel of the limit).
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-# Imported by name so that Image.open finds them registered and does not import all the others.
+# Imported by name, so that Image.open finds them registered and does not import all others.
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -27,8 +29,8 @@ from contracts.errors import ImageTooLarge, InvalidImage, OpsinError
 from contracts.inference.inference import Resize
 from models.images.color import flatten, interpolable
 from models.images.formats import ImageFormat, sniff
-from models.images.jpeg import quick_jpeg
-from models.images.resize import TURNS, UPRIGHT, Turn, fit, within
+from models.images.jpeg import decode_jpeg_reduced
+from models.images.resize import ORIENTATIONS, UPRIGHT, Orientation, fit, within
 
 REGISTERED: Final = (
     BmpImagePlugin,
@@ -41,21 +43,21 @@ REGISTERED: Final = (
 )
 
 _ORIENTATION = 274  # EXIF and TIFF tag
-_TOLD_BY = {"exif", "xmp"}  # where Pillow looks for it in a JPEG
+_ORIENTATION_SOURCES = {"exif", "xmp"}  # where Pillow looks for it in a JPEG
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 # A camera writes about ten scans, an encoder's own script seldom thirty. Each one costs a pass
-# over all pixels and as little as 70 bytes, so that 16 MiB could keep a core busy for an hour.
-_MOST_SCANS = 64
+# over all pixels and as little as 70 bytes, so 16 MiB could keep a core busy for an hour.
+_MAX_SCANS = 64
 # A real file is read in some hundreds to thousands of pieces. One made of millions of tiny
 # chunks keeps Pillow's Python loops, and with them the interpreter lock, busy for many seconds.
-_MOST_READS = 400_000
+_MAX_READS = 400_000
 # Pillow decodes run-length BMP in Python: 5 kB that claim 50 megapixels keep it busy for 15 s.
-_MOST_RUN_LENGTH_PIXELS = 4_000_000
+_MAX_RUN_LENGTH_PIXELS = 4_000_000
 _RUN_LENGTH = (1, 2)  # BMP's numbers for RLE8 and RLE4
 
 
-class Target(Protocol):
-    """What a picture is made ready for: a network of the catalog, or a version of one."""
+class ImageInput(Protocol):
+    """Anything that images are prepared for: a catalog network, a version or an `InputSpec`."""
 
     @property
     def input_size(self) -> tuple[int, int]: ...
@@ -65,163 +67,164 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class InputSpec:
+    """How an image is prepared for a network, without the network.
+
+    Attributes:
+        input_size: (height, width) in pixels.
+        short_side: Pixels of the short side before cropping, see `models.images.resize`.
+    """
+
+    input_size: tuple[int, int]
+    short_side: int
+
+    @classmethod
+    def square(cls, side: int) -> "InputSpec":
+        """The middle of an image, `side` pixels wide and high."""
+        return cls((side, side), side)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
     """One decoded image, ready for a network.
 
     Attributes:
         pixels: RGB at the network's input size, shape (height, width, 3), uint8.
-        width: Width of the image that was sent, in pixels, upright.
-        height: Its height.
-        whole: The image itself, RGB on white, if it was to be kept: what `upright` would give.
+        width: Width of the client's image in pixels, upright.
+        height: Height of the client's image in pixels, upright.
+        full_size: The image itself, RGB on white, as from `decode_upright`; None if not kept.
     """
 
     pixels: npt.NDArray[np.uint8]
     width: int
     height: int
-    whole: Image.Image | None = None
+    full_size: Image.Image | None = None
 
 
 def decode(
     data: bytes | memoryview,
     *,
-    network: Target,
+    network: ImageInput,
     resize: Resize = "crop",
     max_pixels: int,
     keep_pixels: int = 0,
-) -> Picture:
+) -> DecodedImage:
     """Decode, turn upright, resize and flatten one image.
 
-    Of an animation it takes the first frame, of a TIFF the first page. Transparent parts show
+    Takes the first frame of an animation and the first page of a TIFF. Transparent parts become
     white. Color profiles are not applied.
 
     Args:
-        data: The file, as it was sent.
-        network: Says input size and short side.
         resize: ``crop`` or ``squash``, see `models.images.resize.fit`.
-        max_pixels: Largest width times height, judged before any pixel is decoded. Pillow's own
-            limit of 179 megapixels stays in force above it.
-        keep_pixels: The image itself is kept if it has no more than these, and had to be decoded
-            at its full size.
+        max_pixels: Largest width times height, checked before any pixel is decoded. Pillow's own
+            limit of 179 megapixels remains in force above it.
+        keep_pixels: Keep the full-size image if it has no more pixels than this and had to be
+            decoded at full size.
 
     Raises:
-        InvalidImage: The bytes are not a whole, readable image of an accepted format.
+        InvalidImage: The data is not a complete, readable image in an accepted format.
         ImageTooLarge: The image has more than `max_pixels`.
     """
-    raw = bytes(data)  # costs nothing when it is bytes already
-    image_format = sniff(raw)
     height, width = network.input_size
-    try:
-        _check_scans(raw, image_format)
-        with _opened(raw, image_format, max_pixels) as image:
-            _check_size(image, max_pixels)
-            reduced = quick_jpeg(raw, image, network.short_side)
-            if reduced is None:
-                image.load()
-            turn = _turn_of(image)
-            small = fit(
-                interpolable(image) if reduced is None else reduced,
-                target=(width, height),
-                short_side=network.short_side,
-                resize=resize,
-                turn=turn,
-                size=image.size,
-            )
-            seen_width, seen_height = turn.seen(image.size)
-            pixels = np.asarray(flatten(small, image))
-            kept = reduced is None and image.width * image.height <= keep_pixels
-            whole = _plain(image, turn) if kept else None
-    except OpsinError:
-        raise
-    except Exception as broken:  # Pillow documents no closed set of errors
-        raise _invalid(image_format, broken) from broken
-    return Picture(pixels, seen_width, seen_height, whole)
-
-
-def upright(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
-    """The whole picture as people see it: RGB on white, upright, at its own size.
-
-    Args:
-        data: The file, as it was sent.
-        max_pixels: As for `decode`.
-
-    Raises:
-        InvalidImage: As `decode`.
-        ImageTooLarge: As `decode`.
-    """
-    raw = bytes(data)
-    image_format = sniff(raw)
-    try:
-        _check_scans(raw, image_format)
-        with _opened(raw, image_format, max_pixels) as image:
-            _check_size(image, max_pixels)
+    with _opened(data, max_pixels) as (raw, image):
+        reduced = decode_jpeg_reduced(raw, image, network.short_side)
+        if reduced is None:
             image.load()
-            return _plain(image, _turn_of(image))
-    except OpsinError:
-        raise
-    except Exception as broken:  # Pillow documents no closed set of errors
-        raise _invalid(image_format, broken) from broken
+        orientation = _orientation_of(image)
+        small = fit(
+            interpolable(image) if reduced is None else reduced,
+            target=(width, height),
+            short_side=network.short_side,
+            resize=resize,
+            orientation=orientation,
+            size=image.size,
+        )
+        upright_width, upright_height = orientation.upright_size(image.size)
+        pixels = np.asarray(flatten(small, image))
+        keep = reduced is None and image.width * image.height <= keep_pixels
+        full_size = _upright(image, orientation) if keep else None
+    return DecodedImage(pixels, upright_width, upright_height, full_size)
 
 
-def reduced(data: bytes | memoryview, *, longest_side: int, max_pixels: int) -> Picture:
-    """The whole picture as people see it, made so small that no side is longer than that.
-
-    Args:
-        data: The file, as it was sent.
-        longest_side: Pixels; a smaller picture stays as it is.
-        max_pixels: As for `decode`.
+def decode_upright(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
+    """Decode an image at its own size: RGB on white, upright.
 
     Raises:
         InvalidImage: As `decode`.
         ImageTooLarge: As `decode`.
     """
+    with _opened(data, max_pixels) as (_, image):
+        image.load()
+        return _upright(image, _orientation_of(image))
+
+
+def decode_reduced(data: bytes | memoryview, *, longest_side: int, max_pixels: int) -> DecodedImage:
+    """Decode an image, upright and scaled down until no side is longer than `longest_side`.
+
+    A smaller image keeps its size.
+
+    Raises:
+        InvalidImage: As `decode`.
+        ImageTooLarge: As `decode`.
+    """
+    with _opened(data, max_pixels) as (raw, image):
+        size = within(image.size, longest_side)
+        small = decode_jpeg_reduced(raw, image, min(size))
+        if small is None:
+            image.load()
+            # Pillow has turned a TIFF upright while loading it.
+            size = within(image.size, longest_side)
+            small = interpolable(image)
+        if small.size != size:
+            small = small.resize(size, Image.Resampling.BILINEAR)
+        orientation = _orientation_of(image)
+        upright = orientation.apply(flatten(small, image))
+        width, height = orientation.upright_size(image.size)
+    return DecodedImage(np.asarray(upright), width, height)
+
+
+def _upright(image: Image.Image, orientation: Orientation) -> Image.Image:
+    """A loaded image in RGB on white, upright."""
+    return orientation.apply(flatten(interpolable(image), image))
+
+
+@contextmanager
+def _opened(data: bytes | memoryview, max_pixels: int) -> Iterator[tuple[bytes, Image.Image]]:
+    """Check an image and open it without decoding; translate errors of the block.
+
+    Yields the data as bytes (which costs nothing if it is bytes already) and the image.
+    """
     raw = bytes(data)
     image_format = sniff(raw)
     try:
         _check_scans(raw, image_format)
-        with _opened(raw, image_format, max_pixels) as image:
+        with _open(raw, image_format, max_pixels) as image:
             _check_size(image, max_pixels)
-            small = quick_jpeg(raw, image, min(within(image.size, longest_side)))
-            if small is None:
-                image.load()
-                small = interpolable(image)
-            size = within(image.size, longest_side)
-            if small.size != size:
-                small = small.resize(size, Image.Resampling.BILINEAR)
-            turn = _turn_of(image)
-            plain = flatten(small, image)
-            seen = plain if turn.method is None else plain.transpose(turn.method)
-            seen_width, seen_height = turn.seen(image.size)
+            yield raw, image
     except OpsinError:
         raise
-    except Exception as broken:  # Pillow documents no closed set of errors
-        raise _invalid(image_format, broken) from broken
-    return Picture(np.asarray(seen), seen_width, seen_height)
-
-
-def _plain(image: Image.Image, turn: Turn) -> Image.Image:
-    """A loaded image in RGB on white, upright."""
-    plain = flatten(interpolable(image), image)
-    return plain if turn.method is None else plain.transpose(turn.method)
+    except Exception as error:  # Pillow documents no closed set of errors
+        raise _invalid(image_format, error) from error
 
 
 class _MeteredReader(io.BytesIO):
-    """A file in memory that may be read only so many times, see `_MOST_READS`."""
+    """A file in memory that allows a limited number of reads, see `_MAX_READS`."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._reads_left = _MOST_READS
+        self._reads_left = _MAX_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._reads_left -= 1
         if self._reads_left < 0:
             raise InvalidImage(
-                "The image is made of too many tiny pieces. Save it again with another program."
+                "The image consists of too many tiny pieces. Save it again with another program."
             )
         return super().read(size)
 
 
-def _opened(raw: bytes, image_format: ImageFormat, max_pixels: int) -> Image.Image:
-    """The image with its header read, and no pixel of it."""
+def _open(raw: bytes, image_format: ImageFormat, max_pixels: int) -> Image.Image:
+    """Read the header of an image, but none of its pixels."""
     try:
         return Image.open(_MeteredReader(raw), formats=[image_format])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -241,10 +244,10 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         )
     if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTH:
         _check_run_length(width * height)
-    # A small TIFF may hold one huge tile, which is decoded whole to show a corner of it.
+    # A small TIFF may contain one huge tile, which is decoded completely to show a corner of it.
     tags: Any = getattr(image, "tag_v2", {})
     tile = [tags.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
-    # A hostile tag may be a tuple, and a tuple times a number a very long one.
+    # A hostile tag may be a tuple, and a tuple times a number is a very long tuple.
     if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max_pixels:
         raise ImageTooLarge(
             f"The TIFF is stored in tiles of more than {max_pixels:,} pixels. "
@@ -253,47 +256,47 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def _check_run_length(pixels: int) -> None:
-    if pixels > _MOST_RUN_LENGTH_PIXELS:
+    if pixels > _MAX_RUN_LENGTH_PIXELS:
         raise ImageTooLarge(
-            f"A run-length coded BMP may have {_MOST_RUN_LENGTH_PIXELS:,} pixels; this one has "
+            f"A run-length encoded BMP may have {_MAX_RUN_LENGTH_PIXELS:,} pixels; this one has "
             f"{pixels:,}. Save it again as PNG."
         )
 
 
 def _check_scans(raw: bytes, image_format: ImageFormat) -> None:
-    # Inside the coded data 0xFF is always followed by a zero, so this counts real markers.
-    # By numpy in a third of the time that `bytes.count` takes.
     if image_format != "JPEG":
         return
+    # Inside the entropy-coded data 0xFF is always followed by a zero, so this counts real markers.
+    # NumPy needs a third of the time of `bytes.count`.
     coded = np.frombuffer(raw, np.uint8)
-    if np.count_nonzero((coded[:-1] == 0xFF) & (coded[1:] == 0xDA)) > _MOST_SCANS:
+    if np.count_nonzero((coded[:-1] == 0xFF) & (coded[1:] == 0xDA)) > _MAX_SCANS:
         raise InvalidImage(
-            f"The JPEG has more than {_MOST_SCANS} progressive scans. "
+            f"The JPEG has more than {_MAX_SCANS} progressive scans. "
             "Save it again as a plain (baseline) JPEG."
         )
 
 
-def _turn_of(image: Image.Image) -> Turn:
-    """The EXIF orientation; what cannot be read is taken as upright.
+def _orientation_of(image: Image.Image) -> Orientation:
+    """The EXIF orientation; upright if it cannot be read.
 
-    Pillow has turned a TIFF upright by itself when it loads, and dropped the tag.
+    Pillow turns a TIFF upright when it loads it and removes the tag.
     """
-    if image.format == "JPEG" and not image.info.keys() & _TOLD_BY:
-        return UPRIGHT  # asking an empty one takes longer than opening the file did
+    if image.format == "JPEG" and not image.info.keys() & _ORIENTATION_SOURCES:
+        return UPRIGHT  # reading an empty EXIF block takes longer than opening the file did
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # noqa: BLE001  broken EXIF must not cost a good picture
+    except Exception:  # noqa: BLE001  broken EXIF must not cost a good image
         return UPRIGHT
-    return TURNS.get(orientation, UPRIGHT) if isinstance(orientation, int) else UPRIGHT
+    return ORIENTATIONS.get(orientation, UPRIGHT) if isinstance(orientation, int) else UPRIGHT
 
 
-def _invalid(image_format: ImageFormat, broken: Exception) -> InvalidImage:
-    # Pillow's own words may hold an address in memory, so only this one of them is used.
-    if "truncated" in str(broken):
+def _invalid(image_format: ImageFormat, error: Exception) -> InvalidImage:
+    # Pillow's messages may contain a memory address, so they are not passed on.
+    if "truncated" in str(error):
         return InvalidImage(
-            f"The {image_format} data ends before the picture is whole. Send all of the file."
+            f"The {image_format} data ends before the image is complete. Send all of the file."
         )
     return InvalidImage(
         f"The {image_format} data is damaged or of a kind that is not supported. "
-        "Check that the whole file was sent, or save it again as a plain JPEG or PNG."
+        "Check that the complete file was sent, or save it again as a plain JPEG or PNG."
     )

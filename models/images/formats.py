@@ -1,8 +1,8 @@
-"""What a client's bytes really are, told from their first bytes and from nothing else.
+"""Detects the format of an image from its first bytes.
 
-The name of a file and its Content-Type are the client's claim. Only the six formats of API.md
-are let through to a decoder, each to its own, so that no parser ever meets bytes it was not
-meant for: Ghostscript (EPS), for one, must never be started by an upload.
+The file name and the Content-Type are only claims of the client. Only the six formats listed in
+docs/reference/api.md reach a decoder, each its own, so that no parser reads data of another
+format: an upload must never start Ghostscript (EPS), for example.
 """
 
 from typing import Literal
@@ -25,8 +25,8 @@ _FORMATS: tuple[tuple[bytes, ImageFormat], ...] = (
     (b"BM", "BMP"),
 )
 
-# Only for the message: what people send by mistake.
-_STRANGERS: tuple[tuple[bytes, str], ...] = (
+# Only for the error message: files that people send by mistake.
+_OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"%PDF-", "a PDF document"),
     (b"%!PS", "a PostScript file"),
     (b"\xc5\xd0\xd3\xc6", "a PostScript file"),
@@ -50,10 +50,10 @@ _ISO_BRANDS = {b"heic": "a HEIC photo", b"heix": "a HEIC photo", b"mif1": "a HEI
 
 
 def sniff(data: bytes) -> ImageFormat:
-    """The format of an image by its first bytes.
+    """The format of an image.
 
     Raises:
-        InvalidImage: It is none of the accepted formats; the message says what it looks like.
+        InvalidImage: The format is not accepted; the message says what the data looks like.
     """
     if not data:
         raise InvalidImage(f"The image is empty. Send the bytes of a {ACCEPTED} file.")
@@ -62,21 +62,21 @@ def sniff(data: bytes) -> ImageFormat:
     for magic, image_format in _FORMATS:
         if data.startswith(magic):
             return image_format
-    raise InvalidImage(f"This is {_stranger(data)}, not an accepted image. Send a {ACCEPTED} file.")
+    raise InvalidImage(f"This is {_describe(data)}, not an accepted image. Send a {ACCEPTED} file.")
 
 
-def _stranger(data: bytes) -> str:
+def _describe(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         return _ISO_BRANDS.get(data[8:12], "a video or another media file")
     head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for magic, name in _STRANGERS:
+    for magic, name in _OTHER_FORMATS:
         if data.startswith(magic) or head.startswith(magic):
             return name
     return "text" if _is_text(data[:512]) else "a file of an unknown type"
 
 
 def _is_text(head: bytes) -> bool:
-    # A character may be cut in two at the end of the head.
+    # The last character may be incomplete.
     text = head.decode(errors="ignore")
     return len(text.encode()) > len(head) - 4 > 0 and all(
         c.isprintable() or c.isspace() for c in text

@@ -1,40 +1,40 @@
-"""JPEG by TurboJPEG, at a half, a quarter or an eighth of its size where the network needs no more.
+"""Decodes JPEG with TurboJPEG at a half, a quarter or an eighth of its size, where that suffices.
 
-A JPEG stores 8x8 blocks of frequencies, so a smaller picture costs only the low ones. Twice the
-resolution that the network looks at is always kept, so that the resize that follows still has
-something to average. Of 12 megapixels this takes a fifth of the time. At full size both decoders
-are libjpeg-turbo, equally quick and equal in every pixel, and so Pillow keeps all pictures that
-need not be reduced.
+A JPEG stores 8x8 blocks of frequencies, so a smaller image needs only the low ones. At least twice
+the resolution of the network's input is kept, so that the resize that follows still has pixels to
+average. For 12 megapixels this takes a fifth of the time. At full size both decoders are
+libjpeg-turbo, equally fast and equal in every pixel, so Pillow decodes all images that need not be
+reduced.
 
-Pillow stays the reference: it has read the header before, and whatever TurboJPEG finds odd
-(other colors, broken or surplus data) is left to it and to its judgement.
+Pillow remains the reference: it has read the header before, and files that TurboJPEG does not
+accept (other colors, broken or surplus data) are left to it.
 """
 
 import simplejpeg
 from PIL import Image
 
 _COLORS = {("RGB", "YCbCr"): "RGB", ("L", "Gray"): "GRAY"}
-_KEPT = 2
-_LARGEST = 7 / 8
+_OVERSAMPLING = 2
+_MAX_SCALE = 7 / 8
 
 
-def quick_jpeg(raw: bytes, header: Image.Image, short_side: int) -> Image.Image | None:
-    """The pixels of a JPEG, reduced by whole eighths; None if Pillow shall decode it.
+def decode_jpeg_reduced(raw: bytes, header: Image.Image, short_side: int) -> Image.Image | None:
+    """Decode a JPEG, reduced by whole eighths; None if Pillow has to decode it.
 
     Args:
         raw: The file.
-        header: As Pillow opened it: not loaded, its size judged.
-        short_side: Pixels of the short side that the network looks at.
+        header: As opened by Pillow: not loaded, its size checked.
+        short_side: Pixels of the short side that the network needs.
     """
-    least = _KEPT * short_side / min(header.size)
-    if header.format != "JPEG" or least > _LARGEST:
+    scale = _OVERSAMPLING * short_side / min(header.size)
+    if header.format != "JPEG" or scale > _MAX_SCALE:
         return None
-    width, height = (max(1, int(side * least)) for side in header.size)
+    width, height = (max(1, int(side * scale)) for side in header.size)
     try:
-        seen_height, seen_width, colors, _ = simplejpeg.decode_jpeg_header(raw)
+        found_height, found_width, colors, _ = simplejpeg.decode_jpeg_header(raw)
         target = _COLORS.get((header.mode, colors))
-        # Two decoders that read different sizes off one file: somebody is playing games.
-        if target is None or (seen_width, seen_height) != header.size:
+        # Only a crafted file has different sizes for two decoders.
+        if target is None or (found_width, found_height) != header.size:
             return None
         pixels = simplejpeg.decode_jpeg(raw, target, min_height=height, min_width=width)
     except ValueError:

@@ -1,9 +1,9 @@
-"""How a picture of any size becomes a network's input: geometry, then one antialiased resize.
+"""Resizes an image of any size to a network's input: geometry, then one antialiased resize.
 
-Resizing short side first and cropping then would build an image of 256 x 2,560,000 pixels out
-of one of 1 x 10,000. So the crop is computed first, as a box in the source's own coordinates,
-and only that box is resized. Pillow's filter still reads the pixels just outside the box, and so
-the result is the same as the two-step way's.
+Resizing the short side first and cropping afterwards would turn an image of 1 x 10,000 pixels
+into one of 256 x 2,560,000. So the crop is computed first, as a box in the coordinates of the
+source, and only that box is resized. Pillow's filter still reads the pixels just outside the box,
+so the result equals that of the two-step way.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ Size = tuple[int, int]  # (width, height) in pixels, as Pillow counts
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One EXIF orientation: how the stored pixels are turned to be seen upright.
+class Orientation:
+    """One EXIF orientation: how to turn the stored pixels upright.
 
     Attributes:
-        method: What Pillow calls it; None leaves the pixels as they are.
-        swaps: Whether width and height change places.
-        mirrors_x: Whether the stored columns are counted from the other side.
-        mirrors_y: Whether the stored rows are.
+        method: Pillow's name; None leaves the pixels as they are.
+        swaps: Whether width and height are exchanged.
+        mirrors_x: Whether the stored columns are in reverse order.
+        mirrors_y: Whether the stored rows are in reverse order.
     """
 
     method: Image.Transpose | None
@@ -32,12 +32,16 @@ class Turn:
     mirrors_x: bool = False
     mirrors_y: bool = False
 
-    def seen(self, size: Size) -> Size:
-        """The size of the upright picture."""
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Turn an image upright."""
+        return image if self.method is None else image.transpose(self.method)
+
+    def upright_size(self, size: Size) -> Size:
+        """The size of the upright image."""
         return (size[1], size[0]) if self.swaps else size
 
-    def stored(self, box: Box, size: Size) -> Box:
-        """A box of the upright picture, in the coordinates of the stored one of that size."""
+    def stored_box(self, box: Box, size: Size) -> Box:
+        """Convert a box of the upright image to coordinates of the stored one, of size `size`."""
         left, top, right, bottom = box
         if self.swaps:
             left, top, right, bottom = top, left, bottom, right
@@ -48,59 +52,52 @@ class Turn:
         return left, top, right, bottom
 
 
-UPRIGHT = Turn(None)
+UPRIGHT = Orientation(None)
 # The eight values of EXIF tag 274.
-TURNS: dict[int, Turn] = {
+ORIENTATIONS: dict[int, Orientation] = {
     1: UPRIGHT,
-    2: Turn(Image.Transpose.FLIP_LEFT_RIGHT, mirrors_x=True),
-    3: Turn(Image.Transpose.ROTATE_180, mirrors_x=True, mirrors_y=True),
-    4: Turn(Image.Transpose.FLIP_TOP_BOTTOM, mirrors_y=True),
-    5: Turn(Image.Transpose.TRANSPOSE, swaps=True),
-    6: Turn(Image.Transpose.ROTATE_270, swaps=True, mirrors_y=True),
-    7: Turn(Image.Transpose.TRANSVERSE, swaps=True, mirrors_x=True, mirrors_y=True),
-    8: Turn(Image.Transpose.ROTATE_90, swaps=True, mirrors_x=True),
+    2: Orientation(Image.Transpose.FLIP_LEFT_RIGHT, mirrors_x=True),
+    3: Orientation(Image.Transpose.ROTATE_180, mirrors_x=True, mirrors_y=True),
+    4: Orientation(Image.Transpose.FLIP_TOP_BOTTOM, mirrors_y=True),
+    5: Orientation(Image.Transpose.TRANSPOSE, swaps=True),
+    6: Orientation(Image.Transpose.ROTATE_270, swaps=True, mirrors_y=True),
+    7: Orientation(Image.Transpose.TRANSVERSE, swaps=True, mirrors_x=True, mirrors_y=True),
+    8: Orientation(Image.Transpose.ROTATE_90, swaps=True, mirrors_x=True),
 }
 
 
 def crop_box(size: Size, target: Size, short_side: int) -> Box:
-    """What "short side to `short_side`, then the centre of `target`" keeps of a picture.
+    """The part of an image kept by "resize the short side, then crop the centre".
 
-    Rounds as torchvision does, by whose recipe the published accuracies were measured.
+    Rounds as torchvision does, whose recipe the published accuracies were measured with.
 
     Args:
-        size: The upright picture's size.
+        size: Size of the upright image.
         target: The network's input size.
         short_side: Length of the short side after resizing, in pixels.
     """
     width, height = size
     short = min(size)
-    # A target larger than the resized picture would need padding; the catalog has none.
+    # A target larger than the resized image would need padding; the catalog has none.
     wide = max(target[0], short_side * width // short)
     high = max(target[1], short_side * height // short)
     left = round((wide - target[0]) / 2)
     top = round((high - target[1]) / 2)
     across, down = width / wide, height / high
-    # Rounding may put the far edge a hair outside, which Pillow refuses.
+    # Rounding may put the far edge slightly outside, which Pillow refuses.
     right = min((left + target[0]) * across, float(width))
     bottom = min((top + target[1]) * down, float(height))
     return left * across, top * down, right, bottom
 
 
 def within(size: Size, longest_side: int) -> Size:
-    """The size of the picture, scaled so that no side is longer; never larger than it is."""
+    """Scale a size down so that no side is longer than `longest_side`."""
     scale = min(1.0, longest_side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def seen_box(size: Size, target: Size, short_side: int, resize: Resize) -> Box:
-    """The part of an upright picture that a network gets to see.
-
-    Args:
-        size: The picture's.
-        target: The network's input size.
-        short_side: For ``crop``, see `crop_box`.
-        resize: See `fit`.
-    """
+def visible_box(size: Size, target: Size, short_side: int, resize: Resize) -> Box:
+    """The part of an upright image that a network sees; arguments as for `fit`."""
     if resize == "crop":
         return crop_box(size, target, short_side)
     return 0.0, 0.0, float(size[0]), float(size[1])
@@ -112,35 +109,33 @@ def fit(
     target: Size,
     short_side: int,
     resize: Resize,
-    turn: Turn,
+    orientation: Orientation,
     size: Size | None = None,
 ) -> Image.Image:
-    """The picture upright and at the network's input size, always antialiased.
+    """Turn an image upright and resize it to the network's input size, antialiased.
 
-    Bilinear with a support that grows with the reduction, which is what the published
-    accuracies were measured with.
+    Bilinear with a support that grows with the reduction, which is how the published accuracies
+    were measured.
 
     Args:
-        image: In any mode Pillow interpolates in: not ``1`` and not ``P``.
+        image: In any mode that Pillow interpolates in: not ``1`` and not ``P``.
         target: (width, height) of the result.
         short_side: For ``crop``, see `crop_box`.
-        resize: ``crop`` keeps the shape of things, ``squash`` keeps all of the picture.
-        turn: How the stored pixels are turned to be upright.
-        size: The stored picture's own, if the image is a reduced copy of it.
+        resize: ``crop`` keeps the aspect ratio, ``squash`` keeps all of the image.
+        size: Size of the stored image, if `image` is a reduced copy of it.
     """
     size = size or image.size
-    seen = turn.seen(size)
-    box = seen_box(seen, target, short_side, resize)
-    # Turning after the resize moves 50 thousand pixels in place of 50 million.
-    stored = _reduced(turn.stored(box, size), size, image.size)
-    small = image.resize(turn.seen(target), Image.Resampling.BILINEAR, box=stored)
-    return small if turn.method is None else small.transpose(turn.method)
+    box = visible_box(orientation.upright_size(size), target, short_side, resize)
+    # Turning after the resize moves 50 thousand pixels instead of 50 million.
+    stored = _reduced(orientation.stored_box(box, size), size, image.size)
+    small = image.resize(orientation.upright_size(target), Image.Resampling.BILINEAR, box=stored)
+    return orientation.apply(small)
 
 
 def _reduced(box: Box, size: Size, to: Size) -> Box:
-    """A box of a picture, in the coordinates of a copy reduced by whole eighths.
+    """Convert a box of an image to coordinates of a copy reduced by whole eighths.
 
-    The copy's sides are rounded up, so their ratio is not quite the scale of what is in it.
+    The sides of the copy are rounded up, so their ratio is not exactly its scale.
     """
     scale = round(8 * max(to) / max(size)) / 8
     left, top, right, bottom = (edge * scale for edge in box)

@@ -1,1 +1,1 @@
-"""The architectures as flat functional Keras 3 models, with the papers' layer names."""
+"""Network architectures as flat functional Keras 3 models, and readers of their weights."""

@@ -1,4 +1,4 @@
-"""Which code builds which catalog row, and where its base ends."""
+"""The table of architectures: which function builds a network, and where its base ends."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Architecture:
 
     Attributes:
         build: Takes ``input_shape``, ``classes`` and ``include_top``.
-        base_output: The layer whose maps, averaged, are the embedding; or the embedding itself.
+        base_output: The layer whose averaged maps are the embedding, or which is the embedding.
     """
 
     build: Callable[..., keras.Model]
@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "squeezenet": Architecture(squeezenet, "fire9_concat"),
     "vgg16": Architecture(partial(vgg, "vgg16"), "block5_pool"),
     "vgg19": Architecture(partial(vgg, "vgg19"), "block5_pool"),
-    # For pictures as small as 32 x 32, as trained on CIFAR-10.
+    # For images as small as 32 x 32, as trained on CIFAR-10.
     "vgg19_bn": Architecture(
         partial(vgg, "vgg19", batch_norm=True, weight_decay=5e-4), "block5_pool"
     ),
@@ -51,12 +51,11 @@ def build(
     classes: int | None = None,
     include_top: bool = True,
 ) -> keras.Model:
-    """A catalog row's network with random weights, flat, without its preprocessing.
+    """Build a catalog network with random weights, flat, without its preprocessing.
 
     Args:
-        network: The row.
-        input_size: (height, width); the row's own if left out.
-        classes: Size of the softmax; the row's own if left out.
+        input_size: (height, width); by default that of the catalog row.
+        classes: Size of the softmax; by default that of the catalog row.
         include_top: Whether the classifier follows the base.
     """
     return ARCHITECTURES[network.name].build(

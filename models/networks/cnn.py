@@ -1,8 +1,8 @@
-"""The small networks of the classic tutorials, one row each: convolutions and pools, then dense.
+"""Small networks of classic tutorials, one row each: convolutions and pools, then dense layers.
 
-Layers are called as in those tutorials: `conv1`, `pool1`, `fc1`, ... and `predictions`. Where
-one of them speaks of a dropout of 0.8 in TensorFlow 1, the number is what is *kept*; the rows
-hold the rate at which units are dropped, as Keras does.
+Layers are named as in those tutorials: `conv1`, `pool1`, `fc1`, ... and `predictions`. A dropout of
+0.8 in a TensorFlow 1 tutorial is the fraction that is *kept*; the rows contain the fraction that is
+dropped, as in Keras.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from contracts.errors import ModelNotFound, ValidationFailed
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A row: what is stacked on what.
+    """One row of the table.
 
     Attributes:
         blocks: Filters of the convolutions before each 2x2 pool.
         kernel: Side of the kernels in pixels.
-        padding: Keras's name for it.
         dense: Units of the dense layers between the last pool and the output.
-        input_size: (height, width) of the input in pixels, unless another is asked for.
+        input_size: Default (height, width) of the input in pixels.
         pool_dropout: Rate after each pool.
         dense_dropout: Rate after the first dense layer.
-        stddev: Of the truncated normal that kernels start from; None for Glorot's uniform.
+        stddev: Standard deviation of the truncated normal for initial kernels; None for Glorot's
+            uniform distribution.
     """
 
     blocks: tuple[tuple[int, ...], ...]
@@ -60,7 +60,7 @@ PLANS: dict[str, Plan] = {
 
 
 def plan_of(name: str, input_shape: tuple[int, int, int] | None = None) -> Plan:
-    """The row of that name; `cnn_small` is the wider one for pictures larger than MNIST's.
+    """The row of that name; for images larger than MNIST's, `cnn_small` is the wider variant.
 
     Raises:
         ModelNotFound: There is no such row.
@@ -79,12 +79,12 @@ def cnn(
     classes: int = 10,
     include_top: bool = True,
 ) -> keras.Model:
-    """One of the rows with random weights.
+    """Build a network of the table with random weights.
 
     Args:
         name: A row of `PLANS`.
         input_shape: (height, width, channels) of the input, 3 channels for color and 1 for
-            grey; left out, the tutorial's size in color.
+            grey; by default the tutorial's size in color.
         classes: Size of the softmax, at least 2.
         include_top: Whether the dense layers follow the last pool.
 
@@ -93,7 +93,7 @@ def cnn(
 
     Raises:
         ModelNotFound: There is no such row.
-        ValidationFailed: The pictures are too small for its pools, or there are no two classes.
+        ValidationFailed: The images are too small for its pools, or there are fewer than 2 classes.
     """
     plan = plan_of(name, input_shape)
     shape = input_shape or (*plan.input_size, 3)
@@ -126,7 +126,7 @@ def _convolutions(plan: Plan, x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _start(plan: Plan) -> dict[str, keras.initializers.Initializer]:
-    """Where the weights start: as in the tutorials of TensorFlow 1, or as Keras has it."""
+    """Initializers: those of the TensorFlow 1 tutorials, or Keras's defaults."""
     if plan.stddev is None:
         return {}
     return {
@@ -136,7 +136,7 @@ def _start(plan: Plan) -> dict[str, keras.initializers.Initializer]:
 
 
 def smallest_side(plan: Plan) -> int:
-    """The fewest pixels a side of the input may have so that one is left after the last pool."""
+    """The smallest side of the input, in pixels, for which one remains after the last pool."""
     side = 1
     for filters in reversed(plan.blocks):
         side *= 2
@@ -147,8 +147,8 @@ def smallest_side(plan: Plan) -> int:
 def _check(name: str, plan: Plan, size: tuple[int, int], classes: int) -> None:
     if classes < 2:
         raise ValidationFailed(f"A network needs at least 2 classes, not {classes}.")
-    if min(size) < (least := smallest_side(plan)):
+    if min(size) < (minimum := smallest_side(plan)):
         raise ValidationFailed(
-            f"{name} takes pictures of at least {least} x {least} pixels, "
+            f"{name} takes images of at least {minimum} x {minimum} pixels, "
             f"not {size[0]} x {size[1]}; choose a larger input size."
         )

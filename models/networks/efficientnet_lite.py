@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: inverted bottlenecks without squeeze-and-excitation (Google, 2020).
 
 EfficientNet-B0 (Tan and Le, 2019, arXiv:1905.11946, table 1) with ReLU6 for swish and no gates, so
-that it quantises well; stem and head keep their width.
+that it is suitable for quantization; stem and head keep their width.
 """
 
 import keras
@@ -61,7 +61,7 @@ def efficientnet_lite0(
 def _bottleneck(
     x: keras.KerasTensor, *, name: str, kernel: int, stride: int, expansion: int, channels: int
 ) -> keras.KerasTensor:
-    """Expand, filter each channel, project; the input is added where the shapes allow it."""
+    """Expand, filter each channel, project; the input is added if the shapes allow it."""
     shortcut = x
     if expansion != 1:
         wide = expansion * x.shape[-1]

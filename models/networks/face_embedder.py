@@ -1,8 +1,8 @@
 """The ResNet that turns a face into 128 numbers (King, 2017: dlib's face recognition model).
 
-ResNet-34 (He et al., 2015, arXiv:1512.03385) with fewer layers and half the filters, no padding
-where it shrinks, and shortcuts that average and then add empty channels. dlib's scale after each
-convolution is folded into the convolution, so that the graph holds plain layers only.
+ResNet-34 (He et al., 2015, arXiv:1512.03385) with fewer layers and half the filters, no padding in
+downsampling blocks, and shortcuts that average and then append zero channels. dlib's scale after
+each convolution is folded into the convolution, so that the graph contains only plain layers.
 """
 
 import keras
@@ -27,15 +27,15 @@ FEATURES = 128
 def face_embedder(
     *,
     input_shape: tuple[int, int, int] = (150, 150, 3),
-    classes: int | None = None,  # noqa: ARG001  all networks are built alike
+    classes: int | None = None,  # noqa: ARG001  all builders have the same signature
     include_top: bool = True,
 ) -> keras.Model:
     """The embedder with random weights.
 
     Args:
         input_shape: (height, width, 3) of the preprocessed input, at least 127 pixels a side.
-        classes: Of no meaning: it has no classes, only faces that are near or far.
-        include_top: Whether the pooling, ``fc`` and the division by the length follow the maps.
+        classes: Ignored, because the network has no classes.
+        include_top: Whether pooling, ``fc`` and the normalization to unit length follow the maps.
 
     Returns:
         float32 (n, height, width, 3) to embeddings (n, 128) of length 1, or to the last maps.
@@ -53,7 +53,7 @@ def face_embedder(
 
 
 def _block(x: keras.KerasTensor, *, name: str, filters: int, shrinks: bool) -> keras.KerasTensor:
-    """Two convolutions, and the input added."""
+    """Two convolutions, with the input added."""
     shortcut = x
     x = layers.Conv2D(
         filters, 3, strides=2 if shrinks else 1, padding="valid" if shrinks else "same",
@@ -62,27 +62,28 @@ def _block(x: keras.KerasTensor, *, name: str, filters: int, shrinks: bool) -> k
     x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv2")(x)
     if shrinks:
         shortcut = layers.AveragePooling2D(2, name=f"{name}_pool")(shortcut)
-        x, shortcut = _alike(x, shortcut, name)
+        x, shortcut = _match_shapes(x, shortcut, name)
     x = layers.Add(name=f"{name}_add")([x, shortcut])
     return layers.ReLU(name=name)(x)
 
 
-def _alike(
+def _match_shapes(
     x: keras.KerasTensor, shortcut: keras.KerasTensor, name: str
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Zeros below, on the right and behind, until the two can be added.
+    """Pad with zeros (rows, columns and channels) until the two can be added.
 
-    A convolution without padding gives one row less than the pooling does where the rows are even.
+    If the number of rows is even, an unpadded convolution gives one row less than the pooling.
     """
     rows, columns = (
-        theirs - ours for ours, theirs in zip(x.shape[1:3], shortcut.shape[1:3], strict=True)
+        pooled - convolved
+        for convolved, pooled in zip(x.shape[1:3], shortcut.shape[1:3], strict=True)
     )
     if rows or columns:
         x = layers.ZeroPadding2D(((0, rows), (0, columns)), name=f"{name}_border")(x)
     if (more := x.shape[-1] - shortcut.shape[-1]) > 0:
-        # Twice as many filters as before, so the maps less themselves are as many as are missing.
+        # The number of filters doubles, so the shortcut minus itself has the missing channels.
         if more != shortcut.shape[-1]:
-            raise ValueError(f"{name} has {x.shape[-1]} filters, not twice those before it")
+            raise ValueError(f"{name} has {x.shape[-1]} filters, not twice as many as before")
         empty = layers.Subtract(name=f"{name}_empty")([shortcut, shortcut])
         shortcut = layers.Concatenate(name=f"{name}_widened")([shortcut, empty])
     return x, shortcut

@@ -1,13 +1,13 @@
-"""Keras models on the disk in the layouts people keep them in: read and write, each alone.
+"""Reads and writes Keras models in the usual file formats.
 
-    whole           architecture and weights            model.keras
-    architecture    JSON                                model.json
-    weights         Keras 3's own                       model.weights.h5
-    weights         the tutorials' HDF5, a group a layer (VGG16's and SqueezeNet's files)
+    whole model     architecture and weights                  model.keras
+    architecture    JSON                                      model.json
+    weights         Keras 3's format                          model.weights.h5
+    weights         the tutorials' HDF5, a group per layer    (VGG16's and SqueezeNet's files)
 
-Reading never runs code from the file: Keras's safe mode is on, and an architecture may name
-Keras's own layers only. Files still come from us or from a publisher, checked, never from
-clients.
+Reading never runs code from the file: Keras's safe mode is on, and an architecture may contain only
+Keras's own layers. Nevertheless files come only from us or from a publisher, verified, and never
+from clients.
 """
 
 import json
@@ -21,7 +21,7 @@ import numpy as np
 
 from models.networks.loading import load_weights
 
-# Not all of Keras: among its functions are some that fetch and write files.
+# Not all of Keras, because some of its functions fetch and write files.
 _MODULES = frozenset(
     (
         "keras",
@@ -35,21 +35,21 @@ _MODULES = frozenset(
 
 
 class UnsafeModelError(ValueError):
-    """The file holds something other than Keras's own layers, or is broken."""
+    """The file contains something other than Keras's own layers, or is damaged."""
 
 
 def write_whole(model: keras.Model, path: Path) -> None:
-    """Architecture and weights in one `.keras` file."""
+    """Write architecture and weights to one `.keras` file."""
     model.save(path)
 
 
 def read_whole(path: Path) -> keras.Model:
-    """The model of a `.keras` file, not compiled.
+    """Read a `.keras` file; the model is not compiled.
 
     Raises:
-        UnsafeModelError: It holds more than layers and weights, or is broken.
+        UnsafeModelError: It contains more than layers and weights, or is damaged.
     """
-    if path.suffix != ".keras":  # a whole model in HDF5 is read by code without a safe mode
+    if path.suffix != ".keras":  # Keras has no safe mode for whole models in HDF5
         raise UnsafeModelError("a whole model is read from a .keras file only")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -62,15 +62,15 @@ def read_whole(path: Path) -> keras.Model:
 
 
 def write_architecture(model: keras.Model, path: Path) -> None:
-    """The layers and how they are joined, as JSON."""
+    """Write the layers and their connections as JSON."""
     path.write_text(model.to_json(indent=1), encoding="utf-8")
 
 
 def read_architecture(path: Path) -> keras.Model:
-    """The model of a JSON file, with random weights.
+    """Read a JSON architecture; the model has random weights.
 
     Raises:
-        UnsafeModelError: It names anything but Keras's own classes, or is broken.
+        UnsafeModelError: It contains other classes than Keras's own, or is damaged.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -81,26 +81,26 @@ def read_architecture(path: Path) -> keras.Model:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UnsafeModelError("the architecture cannot be read") from error
     if not isinstance(model, keras.Model):
-        raise UnsafeModelError("the architecture is no model's")
+        raise UnsafeModelError("the architecture is not that of a model")
     return model
 
 
 def write_weights(model: keras.Model, path: Path) -> None:
-    """The weights alone, in Keras 3's layout (`.weights.h5`)."""
+    """Write the weights in Keras 3's format (`.weights.h5`)."""
     model.save_weights(path)
 
 
 def read_weights(model: keras.Model, path: Path) -> None:
-    """Fill a model from Keras 3's layout.
+    """Load weights in Keras 3's format into a model.
 
     Raises:
-        ValueError: The file is another model's.
+        ValueError: The file belongs to another model.
     """
     model.load_weights(path)
 
 
 def write_tutorial_weights(model: keras.Model, path: Path) -> None:
-    """The weights alone as the tutorials have them: a group a layer, its arrays in order."""
+    """Write the weights in the tutorials' format: a group per layer, its arrays in order."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
         file.attrs["backend"] = b"tensorflow"
@@ -113,24 +113,24 @@ def write_tutorial_weights(model: keras.Model, path: Path) -> None:
 
 
 def read_tutorial_weights(model: keras.Model, path: Path) -> None:
-    """Fill a model from the tutorials' HDF5: VGG16's with and without its top, SqueezeNet's.
+    """Load the tutorials' HDF5 into a model: VGG16 with or without its top, SqueezeNet.
 
-    Layers the model does not have are left aside, so a base is filled from a whole network's
-    file; a slash in a layer's name is read as an underscore.
+    Layers that the model does not have are ignored, so a base can be loaded from the file of a
+    whole network. A slash in a layer's name is read as an underscore.
 
     Raises:
-        MisfitError: A layer of the model is not in the file, or has another shape there.
+        WeightsMismatchError: A layer of the model is missing in the file or has another shape.
     """
     load_weights(model, model.name, path, "keras_h5")
 
 
 def _refuse_foreign(config: Any) -> None:
-    """Look at every class an architecture names, however deep; functions are never named."""
+    """Check every class in an architecture, at any depth; it never contains functions."""
     if isinstance(config, dict):
         name = config.get("class_name")
         known = config.get("module") in _MODULES and name != "Lambda"
         if name is not None and not known and name != "__keras_tensor__":
-            raise UnsafeModelError("the model names something other than Keras's own layers")
+            raise UnsafeModelError("the model contains something other than Keras's own layers")
         for value in config.values():
             _refuse_foreign(value)
     elif isinstance(config, list):

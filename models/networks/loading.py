@@ -1,8 +1,8 @@
-"""Fills a network with the weights of a file, whatever the file's format and names.
+"""Loads the weights of a file into a network, whatever the file's format and names.
 
-Each reader turns its format into the same thing: the arrays of each layer in Keras's order and
-orientation, by the layer's name. `assign` then is strict: every layer of the network that has
-weights must be there, and fit.
+Each reader converts its format to the arrays of each layer, by layer name, in Keras's order and
+orientation. `assign` is strict: every layer of the network that has weights must be present and
+have the right shapes.
 """
 
 import re
@@ -23,35 +23,34 @@ from models.networks.torch_checkpoint import Tensors, read_torch_checkpoint
 from models.weights.sources import Format
 
 Arrays = dict[str, list[npt.NDArray[Any]]]
-"""Arrays of each layer by its name, in the order of ``layer.weights``."""
+"""The arrays of each layer by its name, in the order of ``layer.weights``."""
 
 _TORCH_MEAN = np.array([0.485, 0.456, 0.406])
 _TORCH_DEVIATION = np.array([0.229, 0.224, 0.225])
 
 
-class MisfitError(ValueError):
-    """The weights are not this network's. The message names the layer and both shapes."""
+class WeightsMismatchError(ValueError):
+    """The weights belong to another network. The message names the layer and both shapes."""
 
 
 def load_weights(model: keras.Model, network: str, path: Path, file_format: Format) -> None:
-    """Read `path` and put its weights into `model`; layers the model lacks are left aside.
+    """Load the weights in `path` into `model`; layers that the model does not have are ignored.
 
     Args:
         model: A flat network, or a base without its top.
-        network: The network's name in the catalog, which says how a torch checkpoint names things.
-        path: A file that has been checked.
-        file_format: How it is written.
+        network: The catalog name, which determines the names in a torch checkpoint.
+        path: A verified file.
 
     Raises:
-        MisfitError: A layer of the model is missing in the file, or has another shape there.
-        UnreadableCheckpointError: A torch file is broken.
-        ValueError: The format or the network is not known here, or the file is broken.
+        WeightsMismatchError: A layer of the model is missing in the file or has another shape.
+        UnreadableCheckpointError: A torch file is damaged.
+        ValueError: The format or the network is unknown, or the file is damaged.
     """
     if file_format == "torch":
         try:
             translate = _FROM_TORCH[network]
         except KeyError:
-            raise ValueError(f"torch's names for {network} are not known") from None
+            raise ValueError(f"the names in torch checkpoints of {network} are unknown") from None
         arrays = translate(read_torch_checkpoint(path))
     else:
         arrays = _READERS[file_format](path)
@@ -59,27 +58,29 @@ def load_weights(model: keras.Model, network: str, path: Path, file_format: Form
 
 
 def assign(model: keras.Model, arrays: Arrays) -> None:
-    """Set every layer of `model` that has weights; nothing is changed if one does not fit.
+    """Set the weights of every layer of `model`; if one does not match, nothing is changed.
 
     Raises:
-        MisfitError: A layer is missing in `arrays`, or has another shape there.
+        WeightsMismatchError: A layer is missing in `arrays` or has another shape.
     """
     weighted = [layer for layer in model.layers if layer.weights]
     for layer in weighted:
-        wanted = [tuple(weight.shape) for weight in layer.weights]
+        expected = [tuple(weight.shape) for weight in layer.weights]
         if layer.name not in arrays:
-            raise MisfitError(f"{model.name}: the file has no weights for layer {layer.name}")
+            raise WeightsMismatchError(
+                f"{model.name}: the file has no weights for layer {layer.name}"
+            )
         found = [array.shape for array in arrays[layer.name]]
-        if wanted != found:
-            raise MisfitError(
-                f"{model.name}: layer {layer.name} takes {wanted}, the file has {found}"
+        if expected != found:
+            raise WeightsMismatchError(
+                f"{model.name}: layer {layer.name} takes {expected}, the file has {found}"
             )
     for layer in weighted:
         layer.set_weights([array.astype(np.float32) for array in arrays[layer.name]])
 
 
 def _from_keras_h5(path: Path) -> Arrays:
-    """Keras's legacy layout: a group a layer, whose attribute lists its arrays in order."""
+    """Keras's legacy layout: a group per layer, whose attribute lists its arrays in order."""
     with h5py.File(path, "r") as file:
         names = [_text(name) for name in file.attrs["layer_names"]]
         return {
@@ -98,7 +99,7 @@ def _from_npz(path: Path) -> Arrays:
 
 
 def _from_onnx(path: Path) -> Arrays:
-    """A Keras network gone through tf2onnx: ``…/block1_conv1_1/convolution/…`` and its bias."""
+    """A Keras network converted by tf2onnx: ``…/block1_conv1_1/convolution/…`` and its bias."""
     tensors = read_onnx_tensors(path)
     arrays: Arrays = {}
     for name, kernel in tensors.items():
@@ -111,7 +112,7 @@ def _from_onnx(path: Path) -> Arrays:
 
 
 def _squeezenet_from_torch(tensors: Tensors) -> Arrays:
-    """Names of torchvision's squeezenet1_1: layers by position, trained on scaled RGB."""
+    """Torchvision's squeezenet1_1: layers named by position, trained on scaled RGB."""
     fires = zip((3, 4, 6, 7, 9, 10, 11, 12), range(2, 10), strict=True)
     names = {"conv1": "features.0", "conv10": "classifier.1"}
     for position, number in fires:
@@ -126,11 +127,11 @@ def _squeezenet_from_torch(tensors: Tensors) -> Arrays:
 
 
 def _for_caffe_input(kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Fold torchvision's scaling of RGB into a convolution that gets BGR minus the means.
+    """Fold torchvision's scaling of RGB into a convolution whose input is BGR minus the means.
 
-    Trained on t = (rgb / 255 - m) / d; given here x = bgr - M. So t = (x' + M') / (255 d) - m / d
-    with ' the reversed channels, and the kernel takes the factor, the bias the rest. Exact only
-    because conv1 has no padding, whose zeros would mean another color.
+    It was trained on t = (rgb / 255 - m) / d; here the input is x = bgr - M. Hence, with ' for
+    reversed channels, t = (x' + M') / (255 d) - m / d: the factor goes into the kernel, the rest
+    into the bias. This is exact because conv1 has no padding, whose zeros would be another color.
     """
     means = np.array(BGR_MEANS)[::-1]
     scaled = kernel.astype(np.float64) / (255 * _TORCH_DEVIATION)[:, None]
@@ -140,7 +141,7 @@ def _for_caffe_input(kernel: npt.NDArray[Any], bias: npt.NDArray[Any]) -> list[n
 
 
 def _efficientnet_lite_from_torch(tensors: Tensors) -> Arrays:
-    """The PyTorch port's names: blocks counted through, norms by their place in the block."""
+    """The PyTorch port: blocks numbered throughout, norms numbered within the block."""
     arrays: Arrays = {
         "stem_conv": [_kernel(tensors["_conv_stem.weight"])],
         "stem_bn": _norm(tensors, "_bn0"),
@@ -163,7 +164,7 @@ def _efficientnet_lite_from_torch(tensors: Tensors) -> Arrays:
 
 
 def _face_embedder_from_tfjs(path: Path) -> Arrays:
-    """face-api.js's names: a convolution, its bias and the scale after it, which are folded."""
+    """face-api.js: a convolution, its bias and the scale after it, which are folded into one."""
     tensors = read_tfjs(path)
     arrays: Arrays = {"fc": [tensors["fc"]]}
     for name in tensors:
@@ -177,7 +178,7 @@ def _face_embedder_from_tfjs(path: Path) -> Arrays:
 
 
 def _kernel(tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(out, in, height, width), as torch and ONNX have it, to (height, width, in, out)."""
+    """From (out, in, height, width), as in torch and ONNX, to (height, width, in, out)."""
     return tensor.transpose(2, 3, 1, 0)
 
 
@@ -187,7 +188,7 @@ def _norm(tensors: Tensors, name: str) -> list[npt.NDArray[Any]]:
 
 
 def _layer(name: str) -> str:
-    """A layer's name as Keras 3 takes it, which refuses a slash."""
+    """A layer name that Keras 3 accepts, without slashes."""
     return name.replace("/", "_")
 
 

@@ -1,4 +1,4 @@
-"""Reads the constants of an ONNX file: convolutions' weights by name, with no need to run it."""
+"""Reads the constants of an ONNX file by name, without running it."""
 
 from pathlib import Path
 from typing import Any
@@ -8,21 +8,18 @@ import numpy.typing as npt
 
 
 def read_onnx_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The initialisers of an ONNX graph by name, each of its own shape and dtype.
-
-    Args:
-        path: An ONNX file that holds its tensors itself.
+    """The initializers of an ONNX graph by name, each with its own shape and dtype.
 
     Raises:
-        ValueError: It is not an ONNX file, or its tensors lie in other files.
+        ValueError: It is not an ONNX file, or its tensors are in other files.
     """
-    # Here and not above: few installations ever read an ONNX file, and onnx takes a while.
+    # Imported here because few installations ever read an ONNX file, and the import is slow.
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from onnx import numpy_helper
 
     try:
-        # Tensors in other files are not followed: a path inside a file is not ours to open.
+        # References to other files are not followed, since a path in a file cannot be trusted.
         model = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
         raise ValueError(f"{path.name} is not an ONNX file: {error}") from error

@@ -1,4 +1,4 @@
-"""What a network computes in where its answers need not be float32's to the last bit."""
+"""The number format in which a network computes, if small deviations are acceptable."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,13 +12,13 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
-def quickest_precision() -> Precision:
-    """bfloat16 on a processor with units for it, which takes half the time; else float32.
+def fastest_precision() -> Precision:
+    """bfloat16 on a processor with units for it, where it takes half the time; otherwise float32.
 
-    On a GPU it is float32: what bfloat16 gains there is the runtime's and the training's to say.
+    On a GPU it is float32, because runtime and training decide about bfloat16 there.
     """
-    quicker = not tf.config.list_physical_devices("GPU") and has_bfloat16()
-    return "bfloat16" if quicker else "float32"
+    is_faster = not tf.config.list_physical_devices("GPU") and has_bfloat16()
+    return "bfloat16" if is_faster else "float32"
 
 
 def has_bfloat16() -> bool:
@@ -29,21 +29,21 @@ def has_bfloat16() -> bool:
         return False
 
 
-def in_precision(model: keras.Model, precision: Precision) -> keras.Model:
-    """The network, or a copy that computes in bfloat16 with the same weights in float32."""
+def with_precision(model: keras.Model, precision: Precision) -> keras.Model:
+    """Return the network, or a copy that computes in bfloat16 with the same float32 weights."""
     if precision == "float32":
         return model
 
     def clone(layer: keras.Layer) -> keras.Layer:
         if not isinstance(layer, keras.Layer):
-            return layer  # an operator in the graph: it computes in what it is given
+            return layer  # an operator, which computes in the format of its inputs
         config = layer.get_config() | {"dtype": "mixed_bfloat16"}
         return type(layer).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())
     for layer in copy.layers:
-        # What it learnt of its data are weights, but it computes with what it makes of them once.
+        # Its statistics are weights, but it computes with values derived from them once.
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
     return copy

@@ -1,13 +1,13 @@
-"""SqueezeNet 1.1: fire modules in place of wide convolutions (Iandola et al., 2016).
+"""SqueezeNet 1.1: fire modules instead of wide convolutions (Iandola et al., 2016).
 
 arXiv:1602.07360, in the version of the authors' second release. Pooling rounds down (Keras's
-``valid``) as the Keras port of the network does; Caffe and torch round up, at no cost in accuracy.
+``valid``), as in the Keras port; Caffe and torch round up. The accuracy is the same.
 """
 
 import keras
 from keras import layers
 
-# What each stage between two poolings holds: (squeeze, expand) channels of its fire modules.
+# (squeeze, expand) channels of the fire modules in each stage between two poolings.
 _STAGES = (
     ((16, 64), (16, 64)),
     ((32, 128), (32, 128)),
@@ -34,7 +34,7 @@ def squeezenet(
     image = keras.Input(input_shape, name="image")
     x = layers.Conv2D(64, 3, strides=2, name="conv1")(image)
     x = layers.ReLU(name="relu_conv1")(x)
-    number = 1  # of the layer, as the paper counts; a pooling has the number of the one before it
+    number = 1  # the paper numbers layers; a pooling has the number of the layer before it
     for stage in _STAGES:
         x = layers.MaxPooling2D(3, strides=2, name=f"pool{number}")(x)
         for squeeze, expand in stage:

@@ -1,7 +1,7 @@
-"""Reads weights in the layout of TensorFlow.js: a manifest, and one file of all tensors in a row.
+"""Reads weights in the format of TensorFlow.js: a manifest, and a file of concatenated tensors.
 
-Each tensor is stored as float32, or in 8 bits with the scale and the least value that turn them
-back (tensorflow/tfjs, `io_utils.ts`). A plain table of numbers: nothing in it is run.
+Each tensor is stored as float32, or in 8 bits with a scale and a minimum (tensorflow/tfjs,
+`io_utils.ts`). The file contains only numbers; nothing in it is run.
 """
 
 from pathlib import Path
@@ -33,33 +33,33 @@ class _Group(BaseModel):
 
 
 def manifest_of(weights: Path) -> Path:
-    """The manifest beside a file of weights, by the converter's rule for names."""
+    """The manifest next to a file of weights, named as by the converter."""
     return weights.with_name(f"{weights.stem}-weights_manifest.json")
 
 
 def read_tfjs(weights: Path) -> Tensors:
-    """The tensors of a file by name, float32.
+    """The tensors of a file by name, as float32.
 
     Args:
-        weights: The file of the numbers, which has been checked; its manifest lies beside it.
+        weights: The verified file of numbers, next to its manifest.
 
     Raises:
-        ValueError: The manifest is broken, or the file holds more or less than it says.
+        ValueError: The manifest is damaged, or the file is longer or shorter than it says.
     """
     groups = TypeAdapter(list[_Group]).validate_json(manifest_of(weights).read_bytes())
     if [group.paths for group in groups] != [[weights.name]]:
         raise ValueError(f"the manifest is not that of {weights.name} alone")
-    raw, at, tensors = weights.read_bytes(), 0, {}
+    raw, offset, tensors = weights.read_bytes(), 0, {}
     for tensor in groups[0].weights:
         stored = np.dtype(np.uint8 if tensor.quantization else "<f4")
         count = int(np.prod(tensor.shape))
-        if at + count * stored.itemsize > len(raw):
+        if offset + count * stored.itemsize > len(raw):
             raise ValueError(f"{weights.name} ends before {tensor.name}")
-        values = np.frombuffer(raw, stored, count, at).astype(np.float32)
-        at += count * stored.itemsize
+        values = np.frombuffer(raw, stored, count, offset).astype(np.float32)
+        offset += count * stored.itemsize
         if (rule := tensor.quantization) is not None:
             values = values * np.float32(rule.scale) + np.float32(rule.min)
         tensors[tensor.name] = values.reshape(tensor.shape)
-    if at != len(raw):
-        raise ValueError(f"{weights.name} holds more than its manifest says")
+    if offset != len(raw):
+        raise ValueError(f"{weights.name} is longer than its manifest says")
     return tensors

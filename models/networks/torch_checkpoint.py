@@ -1,14 +1,14 @@
-"""Reads a torch state dict without torch: tensors by name, as numpy arrays.
+"""Reads a torch state dict without torch: tensors by name, as NumPy arrays.
 
-Two layouts are known. The *legacy* one is a row of pickles (magic number, protocol, machine, the
-state dict, the storages' keys) and then each storage as an element count and raw bytes. The *zip*
-one holds the state dict in ``<name>/data.pkl`` and each storage in ``<name>/data/<key>``. Both
-pickles rebuild tensors from storages by a handful of functions, and those are all that this
-module will ever call. See torch/serialization.py and torch/_utils.py for the formats.
+There are two layouts. The *legacy* layout is a sequence of pickles (magic number, protocol, machine,
+state dict, keys of the storages), followed by each storage as an element count and raw bytes. The
+*zip* layout has the state dict in ``<name>/data.pkl`` and each storage in ``<name>/data/<key>``.
+Both pickles rebuild tensors from storages with a few functions, the only ones that this module ever
+calls. See torch/serialization.py and torch/_utils.py for the formats.
 """
 
-# A pickle runs what it names, and here every name is looked up in `_GLOBALS` and nowhere else, so
-# that a foreign one is an error and not a call; the file's digest is checked before, too.
+# A pickle runs whatever it names. Here every name is looked up in `_GLOBALS` and nowhere else, so
+# another one is an error and not a call. The file's digest has been verified before, too.
 import pickle
 import struct
 import zipfile
@@ -25,16 +25,16 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MOST_ELEMENTS = 1 << 31  # far above any network here, far below what would fill a machine
+_MAX_ELEMENTS = 1 << 31  # far above any network here, far below what would fill the memory
 
 
 class UnreadableCheckpointError(ValueError):
-    """The file is not a plain state dict, or not a whole one."""
+    """The file is not a plain state dict, or is incomplete."""
 
 
 @dataclass(slots=True)
 class _Storage:
-    """A flat run of elements that tensors are views of; filled when its bytes come along."""
+    """A flat array of which tensors are views; filled when its bytes have been read."""
 
     dtype: np.dtype[Any]
     size: int
@@ -67,13 +67,13 @@ class _Tensor:
 
 
 def read_torch_checkpoint(path: Path) -> Tensors:
-    """The tensors of a checkpoint by name, each of its own shape and dtype.
+    """The tensors of a checkpoint by name, each with its own shape and dtype.
 
     Args:
         path: A file that ``torch.save(model.state_dict(), path)`` wrote, in either layout.
 
     Raises:
-        UnreadableCheckpointError: It is something else, is cut short, or names a foreign function.
+        UnreadableCheckpointError: It is something else, is truncated, or names another function.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -99,7 +99,7 @@ def read_torch_checkpoint(path: Path) -> Tensors:
 
 @dataclass(slots=True)
 class _Storages:
-    """The storages a pickle has named so far."""
+    """The storages that a pickle has referred to so far."""
 
     by_key: dict[str, _Storage] = field(default_factory=dict)
 
@@ -108,15 +108,15 @@ class _Storages:
         kind, dtype, key, _device, size = reference[:5]
         if kind != "storage" or any(reference[5:]):
             raise UnreadableCheckpointError("a storage of an unknown kind")
-        if not isinstance(dtype, np.dtype) or not 0 <= int(size) <= _MOST_ELEMENTS:
-            raise UnreadableCheckpointError("a storage of an unlikely size")
+        if not isinstance(dtype, np.dtype) or not 0 <= int(size) <= _MAX_ELEMENTS:
+            raise UnreadableCheckpointError("a storage of an implausible size")
         return self.by_key.setdefault(str(key), _Storage(dtype, int(size)))
 
 
 def _rebuild_tensor(
     storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_rest: object
 ) -> _Tensor:
-    """torch._utils._rebuild_tensor_v2; whether a gradient is wanted and its hooks do not matter."""
+    """torch._utils._rebuild_tensor_v2, without gradients and hooks."""
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -138,7 +138,7 @@ _GLOBALS: dict[tuple[str, str], Callable[..., object] | np.dtype[Any]] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in `_GLOBALS` and no other."""
+    """Resolves only the names in `_GLOBALS`."""
 
     def __init__(self, file: IO[bytes], storages: _Storages) -> None:
         super().__init__(file)
@@ -149,7 +149,7 @@ class _Unpickler(pickle.Unpickler):
             return _GLOBALS[module_name, global_name]
         except KeyError:
             raise UnreadableCheckpointError(
-                f"a checkpoint has no business with {module_name}.{global_name}"
+                f"a checkpoint must not use {module_name}.{global_name}"
             ) from None
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -169,7 +169,7 @@ def _read_legacy(file: IO[bytes]) -> Tensors:
         storage = storages.by_key[key]
         (count,) = struct.unpack("<q", file.read(8))
         if count != storage.size:
-            raise UnreadableCheckpointError("a storage of another size than was said")
+            raise UnreadableCheckpointError("a storage has another size than declared")
         _fill(storage, file.read(count * storage.dtype.itemsize))
     return _arrays(state)
 
@@ -191,18 +191,18 @@ def _read_zip(path: Path) -> Tensors:
         for key, storage in storages.by_key.items():
             member = archive.getinfo(f"{root}data/{key}")
             if member.file_size != storage.size * storage.dtype.itemsize:
-                raise UnreadableCheckpointError("a storage of another size than was said")
+                raise UnreadableCheckpointError("a storage has another size than declared")
             _fill(storage, archive.read(member))
     return _arrays(state)
 
 
 def _fill(storage: _Storage, raw: bytes) -> None:
     if len(raw) != storage.size * storage.dtype.itemsize:
-        raise UnreadableCheckpointError("the checkpoint is cut short")
+        raise UnreadableCheckpointError("the checkpoint is truncated")
     storage.elements = np.frombuffer(raw, storage.dtype)
 
 
 def _arrays(state: Any) -> Tensors:
     if not isinstance(state, dict) or not all(isinstance(v, _Tensor) for v in state.values()):
-        raise UnreadableCheckpointError("not a state dict: it holds more than tensors")
+        raise UnreadableCheckpointError("not a state dict: it contains more than tensors")
     return {str(name): tensor.array() for name, tensor in state.items()}

@@ -27,8 +27,9 @@ def vgg(
         input_shape: (height, width, 3) of the preprocessed input; must be known for the top.
         classes: Size of the softmax.
         include_top: Whether ``fc1``, ``fc2`` and ``predictions`` follow ``block5_pool``.
-        batch_norm: Whether each layer is normalised before its ReLU, as later authors do; then
-            kernels start as He et al. have it, and a dropout of 0.5 follows ``fc1`` and ``fc2``.
+        batch_norm: Whether each layer is normalized before its ReLU, as in later work; then
+            kernels are initialized as by He et al., and a dropout of 0.5 follows ``fc1`` and
+            ``fc2``.
         weight_decay: Factor of the L2 penalty on every kernel.
 
     Returns:
@@ -53,19 +54,19 @@ def vgg(
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """What all layers of one VGG have in common."""
+    """The options that all layers of one VGG share."""
 
     batch_norm: bool
     weight_decay: float
 
     def activated(
-        self, kind: type[keras.Layer], x: keras.KerasTensor, width: int, name: str, **more: Any
+        self, kind: type[keras.Layer], x: keras.KerasTensor, width: int, name: str, **options: Any
     ) -> keras.KerasTensor:
-        """A convolution or dense layer with its ReLU, and what stands between the two."""
-        more |= self.kernels()
+        """A convolution or dense layer with its ReLU, and batch normalization between them."""
+        options |= self.kernels()
         if not self.batch_norm:
-            return kind(width, activation="relu", name=name, **more)(x)
-        x = kind(width, name=name, **more)(x)
+            return kind(width, activation="relu", name=name, **options)(x)
+        x = kind(width, name=name, **options)(x)
         x = layers.BatchNormalization(name=f"{name}_bn")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 

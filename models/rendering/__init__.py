@@ -1,1 +1,1 @@
-"""Pictures for people: overlays, legends and sheets, with Pillow and numpy alone."""
+"""Draws heatmaps, legends and contact sheets with Pillow and NumPy."""

@@ -1,58 +1,51 @@
-"""A layer's feature maps on one sheet.
-
-Several pictures on one, side by side.
-"""
+"""A layer's feature maps on a contact sheet, and images side by side."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from contracts.queue.explain_messages import ActivationsNote
+from contracts.queue.explain_messages import ActivationsReply
 from contracts.queue.messages import Vector
-from models.explain.contact_sheet import Tile, sheet
 from models.rendering.colormaps import Colormap, colors_of
+from models.rendering.contact_sheet import Tile, contact_sheet
 from models.rendering.png import png
 
-_SIDE = 112
-
-
-def channels_png(vector: Vector, note: ActivationsNote, colormap: Colormap, title: str) -> bytes:
-    """Every map in its own range of colors, its number and strength above it.
-
-    Args:
-        vector: The maps, one after the other.
-        note: What they are.
-        colormap: From a map's lowest value to its highest.
-        title: Stands over all.
-    """
-    colors = colors_of(colormap)
-    rows, columns = note.shape
-    # Whole pixels a value, so that none looks larger than its neighbour.
-    zoom = max(1, _SIDE // max(rows, columns))
-    tiles = []
-    for one, channel in zip(
-        vector.reshape(len(note.channels), rows, columns), note.channels, strict=True
-    ):
-        span = channel.largest - channel.smallest
-        levels = (one - channel.smallest) / (span or 1) * (len(colors) - 1)
-        pixels = colors[levels.round().astype(np.uint8)].repeat(zoom, 0).repeat(zoom, 1)
-        tiles.append(Tile(pixels, f"{channel.index}: {channel.mean:.2g}", blank=span == 0))
-    return png(sheet(tiles, title=title))
-
-
+_SIDE = 112  # of a map, in pixels
 _PAPER = (255, 255, 255)
 _GAP = 8
 
 
-def strip(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one width from left to right, on one foot.
+def channels_png(vector: Vector, reply: ActivationsReply, colormap: Colormap, title: str) -> bytes:
+    """Every map in its own range of colors, with its number and mean above it.
 
     Args:
-        pictures: At least one.
+        vector: The maps, one after the other.
+        reply: Their shape and channels.
+        colormap: From a map's lowest value to its highest.
+        title: Written above all of them.
     """
-    width, height = pictures[0].width, max(picture.height for picture in pictures)
-    whole = Image.new("RGB", (len(pictures) * (width + _GAP) - _GAP, height), _PAPER)
-    for at, picture in enumerate(pictures):
-        whole.paste(picture, (at * (width + _GAP), height - picture.height))
+    colors = colors_of(colormap)
+    rows, columns = reply.shape
+    zoom = max(1, _SIDE // max(rows, columns))  # whole pixels: values look equally large
+    maps = vector.reshape(len(reply.channels), rows, columns)
+    tiles = []
+    for values, channel in zip(maps, reply.channels, strict=True):
+        span = channel.largest - channel.smallest
+        levels = (values - channel.smallest) / (span or 1) * (len(colors) - 1)
+        pixels = colors[levels.round().astype(np.uint8)].repeat(zoom, 0).repeat(zoom, 1)
+        tiles.append(Tile(pixels, f"{channel.index}: {channel.mean:.2g}", blank=span == 0))
+    return png(contact_sheet(tiles, title=title))
+
+
+def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+    """Images of one width from left to right, aligned at the bottom.
+
+    Args:
+        images: At least one.
+    """
+    width, height = images[0].width, max(image.height for image in images)
+    whole = Image.new("RGB", (len(images) * (width + _GAP) - _GAP, height), _PAPER)
+    for index, image in enumerate(images):
+        whole.paste(image, (index * (width + _GAP), height - image.height))
     return whole

@@ -1,4 +1,4 @@
-"""Colors for values in 0..1: the maps that people know by name, without matplotlib.
+"""The well-known color maps without matplotlib.
 
 matplotlib would add half a second and 50 MB to the start of the API for seven small tables.
 """
@@ -14,8 +14,8 @@ Colors = npt.NDArray[np.uint8]
 
 LEVELS = 256
 
-# matplotlib's tables (CC0; turbo by A. Mikhailov, Apache-2.0) at 33 even points, as RGB; what lies
-# between them is interpolated and differs from the table by three of 255 levels at most.
+# matplotlib's tables (CC0; turbo by A. Mikhailov, Apache-2.0) at 33 even points, as RGB; values
+# between them are interpolated and differ from the table by at most three of 255 levels.
 _POINTS: dict[str, str] = {
     "inferno": (
         "000004 040312 0b0724 150b37 210c4a 2f0a5b 3d0965 4a0c6b 57106e 64156e 71196e "
@@ -44,7 +44,7 @@ _POINTS: dict[str, str] = {
     ),
 }
 
-# matplotlib's jet: where red, green and blue bend, and how strong they are there.
+# matplotlib's jet: the breakpoints of red, green and blue, and their values there.
 _JET: tuple[tuple[list[float], list[float]], ...] = (
     ([0, 0.35, 0.66, 0.89, 1], [0, 0, 1, 1, 0.5]),
     ([0, 0.125, 0.375, 0.64, 0.91, 1], [0, 0, 1, 1, 0, 0]),
@@ -59,9 +59,9 @@ def colors_of(name: Colormap) -> Colors:
     if name == "jet":
         return _jet()
     points = np.frombuffer(bytes.fromhex(_POINTS[name]), np.uint8).reshape(-1, 3)
-    at = np.round(np.linspace(0, LEVELS - 1, len(points)))
+    positions = np.round(np.linspace(0, LEVELS - 1, len(points)))
     levels = np.arange(LEVELS)
-    channels = [np.interp(levels, at, points[:, channel]) for channel in range(3)]
+    channels = [np.interp(levels, positions, points[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=1).round().astype(np.uint8)
 
 

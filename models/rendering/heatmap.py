@@ -6,34 +6,34 @@ from typing import Literal
 
 from PIL import Image
 
-from models.images.decode import upright
+from models.images.decode import decode_upright
 from models.images.resize import Box, Size
-from models.rendering.channels import strip
+from models.rendering.channels import side_by_side
 from models.rendering.colormaps import Colormap, colors_of
 from models.rendering.legend import with_legend
-from models.rendering.overlay import map_alone, overlay
-from models.rendering.png import Packing, go_on, png
+from models.rendering.overlay import draw_overlay, map_alone
+from models.rendering.png import Packing, no_check, png
 from models.rendering.upsampling import Grid
 
-# A larger overlay is compressed always: its bytes take longer on their way than in the making.
-_STORED_PIXELS = 2_000_000
+# A larger overlay is always compressed: sending its bytes takes longer than compressing them.
+_MAX_STORED_PIXELS = 2_000_000
 
-Shown = Literal["overlay", "map"]
+HeatmapView = Literal["overlay", "map"]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How a heatmap is shown.
+class RenderOptions:
+    """How a heatmap is shown. Stored with a heatmap job.
 
     Attributes:
-        shown: On its picture, or alone.
+        shown: Over its image, or alone.
         colormap: Its colors.
-        alpha: Of the map over the picture, 0 to 1.
-        legend: Whether with a title and a bar of the colors.
+        alpha: Opacity of the heatmap over the image, 0 to 1.
+        legend: Whether to add a title and a color bar.
         compact: Whether an overlay's file is made small, which takes longer than drawing it.
     """
 
-    shown: Shown
+    shown: HeatmapView
     colormap: Colormap
     alpha: float
     legend: bool
@@ -41,8 +41,8 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """One map of a picture.
+class HeatmapLayer:
+    """One heatmap of an image.
 
     Attributes:
         grid: Values in 0..1, shape (rows, columns).
@@ -55,68 +55,68 @@ class Layer:
 
 def render(
     source: bytes | Image.Image,
-    layers: Sequence[Layer],
+    layers: Sequence[HeatmapLayer],
     *,
     size: Size,
     box: Box,
-    look: Look,
+    options: RenderOptions,
     max_pixels: int,
-    check: Callable[[], None] = go_on,
+    check: Callable[[], None] = no_check,
 ) -> bytes:
-    """The PNG: one map at the picture's own size, or several side by side.
+    """The PNG: one heatmap at the image's own size, or several side by side.
 
     Args:
-        source: The picture's file, as it was sent, or the picture, which is drawn on.
+        source: The file that was sent, or the decoded image, which is drawn on.
         layers: At least one.
-        size: The picture's, upright.
-        box: What the network saw of it.
-        look: How it is shown.
-        max_pixels: Of the picture, and of the result: what is shown several times is made
-            smaller before it is drawn on.
-        check: Called before every step that takes long; what it raises ends the drawing.
+        size: The image's, upright.
+        box: The part of the image that the network saw.
+        options: How to show it.
+        max_pixels: Limit of the image and of the result: an image that is shown several times is
+            made smaller before it is drawn on.
+        check: Called before every long step; may raise to stop.
 
     Raises:
         InvalidImage: The file cannot be read.
     """
     share = max_pixels // len(layers)
-    picture = _picture(source, max_pixels) if look.shown == "overlay" else None
-    if picture is not None:
-        picture = bounded(picture, share)
-    drawn = bounded_size(size, share)
-    box = _scaled(box, size, drawn)
-    colors = colors_of(look.colormap)
-    pictures = []
+    image = _image(source, max_pixels) if options.shown == "overlay" else None
+    if image is not None:
+        image = bounded(image, share)
+    drawn_size = bounded_size(size, share)
+    box = _scaled(box, size, drawn_size)
+    colors = colors_of(options.colormap)
+    images = []
     for layer in layers:
         check()
-        if picture is None:
-            shown = map_alone(drawn, layer.grid, box, colors=colors)
+        if image is None:
+            drawn = map_alone(drawn_size, layer.grid, box, colors=colors)
         else:
-            shown = picture.copy() if len(layers) > 1 else picture
-            overlay(shown, layer.grid, box, colors=colors, alpha=look.alpha)
-        pictures.append(with_legend(shown, layer.title, colors) if look.legend else shown)
-    whole = pictures[0] if len(pictures) == 1 else strip(pictures)
-    return png(whole, "drawing" if picture is None else _packing(whole, look), check)
+            drawn = image.copy() if len(layers) > 1 else image
+            draw_overlay(drawn, layer.grid, box, colors=colors, alpha=options.alpha)
+        images.append(with_legend(drawn, layer.title, colors) if options.legend else drawn)
+    whole = images[0] if len(images) == 1 else side_by_side(images)
+    return png(whole, "drawing" if image is None else _packing(whole, options), check)
 
 
-def _picture(source: bytes | Image.Image, max_pixels: int) -> Image.Image:
+def _image(source: bytes | Image.Image, max_pixels: int) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
-    return upright(source, max_pixels=max_pixels)
+    return decode_upright(source, max_pixels=max_pixels)
 
 
-def _packing(overlay: Image.Image, look: Look) -> Packing:
-    large = overlay.width * overlay.height > _STORED_PIXELS
-    return "photo" if look.compact or large else "stored"
+def _packing(overlay: Image.Image, options: RenderOptions) -> Packing:
+    large = overlay.width * overlay.height > _MAX_STORED_PIXELS
+    return "photo" if options.compact or large else "stored"
 
 
-def bounded(picture: Image.Image, pixels: int) -> Image.Image:
-    """The picture, made smaller where it has more pixels."""
-    size = bounded_size(picture.size, pixels)
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.BILINEAR)
+def bounded(image: Image.Image, pixels: int) -> Image.Image:
+    """The image, made smaller if it has more pixels."""
+    size = bounded_size(image.size, pixels)
+    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
 
 
 def bounded_size(size: Size, pixels: int) -> Size:
-    """The size, made smaller where it has more pixels."""
+    """The size, made smaller if it has more pixels."""
     scale = (pixels / (size[0] * size[1])) ** 0.5
     return size if scale >= 1 else (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
 

@@ -1,9 +1,12 @@
-"""A picture as a PNG, written quickly: a heatmap's would else cost more than the network does.
+"""Writes PNG files quickly: with Pillow, a heatmap's file would cost more than the network.
 
 Pillow tries every filter on every row, which takes most of its time at any level. On a photo under
-colors one filter makes a file as small in a third of the time, and neither matches nor runs are
-worth looking for there: what its neighbour leaves of a value is noise. Even so its codes are three
-quarters of an overlay's cost, to save a fifth of a JPEG photo's bytes; so they may be left out.
+colors a single filter gives an equally small file in a third of the time, and searching for matches
+or runs is useless there because the filtered values are noise. Even then, Huffman coding is three
+quarters of an overlay's cost and saves a fifth of a JPEG photo's bytes, so it is optional.
+
+OpenCV's encoder offers the same strategies, but the API process, which writes these files, does not
+load OpenCV, and the encoder cannot be stopped between rows.
 """
 
 import struct
@@ -16,67 +19,67 @@ import numpy.typing as npt
 from PIL import Image
 
 Packing = Literal["stored", "photo", "drawing"]
-"""``stored``: as it is; ``photo``: each value by its own code; ``drawing``: also what repeats."""
+"""``stored``: uncompressed; ``photo``: Huffman codes only; ``drawing``: also run lengths."""
 
 Part = bytes | memoryview
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB, _BITS = 2, 8
 _NO_FILTER, _LEFT_NEIGHBOUR = 0, 1  # "None" and "Sub" (PNG, third edition, section 9.2)
-_ROWS = 64  # at a time, so that a large picture is never there twice
+_ROWS = 64  # at a time, so that a large image is never in memory twice
 _ZLIB_HEADER = b"\x78\x01"
-_STORED_BYTES = 0xFFFF  # the most that one block of deflate stores
-_PACKERS: dict[Packing, tuple[int, int]] = {
+_MAX_BLOCK_BYTES = 0xFFFF  # of one stored block of deflate
+_COMPRESSION: dict[Packing, tuple[int, int]] = {
     "photo": (1, zlib.Z_HUFFMAN_ONLY),
     "drawing": (1, zlib.Z_RLE),
 }
 
 
-def go_on() -> None:
-    """What is called before each step where nothing may end the work."""
+def no_check() -> None:
+    """The default check: never stops the work."""
 
 
 def png(
-    picture: Image.Image, packing: Packing = "drawing", check: Callable[[], None] = go_on
+    image: Image.Image, packing: Packing = "drawing", check: Callable[[], None] = no_check
 ) -> bytes:
-    """The picture in RGB as a file; `check` is called now and then, and may raise."""
-    header = struct.pack(">2I5B", picture.width, picture.height, _BITS, _RGB, 0, 0, 0)
-    packed = _stored(picture) if packing == "stored" else _packed(picture, packing, check)
-    chunks = (*_chunk(b"IHDR", [header]), *_chunk(b"IDAT", packed), *_chunk(b"IEND", []))
+    """The image as an RGB file; `check` is called now and then and may raise to stop."""
+    header = struct.pack(">2I5B", image.width, image.height, _BITS, _RGB, 0, 0, 0)
+    data = _stored(image) if packing == "stored" else _compressed(image, packing, check)
+    chunks = (*_chunk(b"IHDR", [header]), *_chunk(b"IDAT", data), *_chunk(b"IEND", []))
     return b"".join((_SIGNATURE, *chunks))
 
 
-def _stored(picture: Image.Image) -> list[Part]:
-    """Its rows in a zlib stream that compresses nothing (RFC 1950; RFC 1951, section 3.2.4).
+def _stored(image: Image.Image) -> list[Part]:
+    """The rows in an uncompressed zlib stream (RFC 1950; RFC 1951, section 3.2.4).
 
-    zlib would write the same in three times the time: it copies twice what is here only pointed at.
+    zlib takes three times as long for the same bytes: it copies twice what is referenced here.
     """
-    # Pillow puts a zero behind each row: the number of the next one's filter, which is none.
-    behind = picture.convert("RGB").tobytes("raw", "RGB", 3 * picture.width + 1, 1)
-    whole = memoryview(bytes([_NO_FILTER]) + behind)[:-1]
+    # Pillow appends a zero to each row, which is the filter number of the next one: no filter.
+    rows = image.convert("RGB").tobytes("raw", "RGB", 3 * image.width + 1, 1)
+    whole = memoryview(bytes([_NO_FILTER]) + rows)[:-1]
     parts: list[Part] = [_ZLIB_HEADER]
-    for at in range(0, len(whole), _STORED_BYTES):
-        block = whole[at : at + _STORED_BYTES]
-        last = at + _STORED_BYTES >= len(whole)
-        parts += struct.pack("<BHH", last, len(block), _STORED_BYTES - len(block)), block
+    for start in range(0, len(whole), _MAX_BLOCK_BYTES):
+        block = whole[start : start + _MAX_BLOCK_BYTES]
+        last = start + _MAX_BLOCK_BYTES >= len(whole)
+        parts += struct.pack("<BHH", last, len(block), _MAX_BLOCK_BYTES - len(block)), block
     return [*parts, struct.pack(">I", zlib.adler32(whole))]
 
 
-def _packed(picture: Image.Image, packing: Packing, check: Callable[[], None]) -> list[Part]:
-    """Its rows, each behind the number of its filter."""
-    level, strategy = _PACKERS[packing]
-    packer = zlib.compressobj(level, strategy=strategy)
+def _compressed(image: Image.Image, packing: Packing, check: Callable[[], None]) -> list[Part]:
+    """The rows, each preceded by the number of its filter."""
+    level, strategy = _COMPRESSION[packing]
+    compressor = zlib.compressobj(level, strategy=strategy)
     parts: list[Part] = []
-    for top in range(0, picture.height, _ROWS):
+    for top in range(0, image.height, _ROWS):
         check()
-        bottom = min(picture.height, top + _ROWS)
-        block = np.asarray(picture.crop((0, top, picture.width, bottom)).convert("RGB"))
-        parts.append(packer.compress(_filtered(block).data))
-    return [*parts, packer.flush()]
+        bottom = min(image.height, top + _ROWS)
+        block = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGB"))
+        parts.append(compressor.compress(_filtered(block).data))
+    return [*parts, compressor.flush()]
 
 
 def _filtered(block: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """What each value has over its neighbour."""
+    """Each value minus its left neighbour's (the filter "Sub")."""
     rows = np.empty((len(block), 1 + block[0].size), np.uint8)
     rows[:, 0] = _LEFT_NEIGHBOUR
     rows[:, 1:4] = block[:, 0]

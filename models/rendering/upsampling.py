@@ -1,8 +1,8 @@
-"""A coarse grid made smooth, without inventing evidence between its values.
+"""Interpolates a coarse grid smoothly without inventing evidence between its values.
 
-A plain bicubic swings over and under at every edge, which shows as halos; a bilinear one shows the
-grid as creases. Monotone cubic interpolation does neither: between two neighbours it never leaves
-their range.
+Bicubic interpolation overshoots at every edge, which shows as halos; bilinear interpolation shows
+the grid as creases. Monotone cubic interpolation does neither: between two neighbours it never
+leaves their range.
 """
 
 from functools import lru_cache
@@ -13,51 +13,51 @@ from PIL import Image
 
 Grid = npt.NDArray[np.float32]
 
-# What is wider is made bilinearly of so many steps a cell: as smooth to the eye, and it bounds the
-# memory. So that it bounds it, a fine grid has fewer.
-_FINEST = 1024
-_STEPS_A_CELL, _FEWEST_STEPS = 16, 4
-# Of a coarser grid a matrix takes half a megabyte at most, and many are kept.
+# Wider images are enlarged bilinearly from so many points per cell: equally smooth to the eye, and
+# memory stays bounded. A fine grid has fewer points per cell for the same reason.
+_MAX_POINTS = 1024
+_POINTS_PER_CELL, _MIN_POINTS_PER_CELL = 16, 4
+# The matrix of a coarser grid takes at most half a megabyte, so many are cached.
 _COARSE = 64
-# Rounds the corners of what is left of the cells; an average never leaves the range either.
+# Rounds the corners of the cells; an average does not leave the range either.
 _BLUR_CELLS = 0.3
-_BLUR_REACH = 4  # standard deviations; what lies beyond weighs less than a ten-thousandth
+_BLUR_REACH = 4  # standard deviations; the weight beyond is less than a ten-thousandth
 
 
 def smooth(grid: Grid, size: tuple[int, int]) -> Image.Image:
-    """The grid as a grey picture.
+    """The grid as a grey image.
 
     Args:
         grid: Values in 0..1, shape (rows, columns).
-        size: (width, height) of the picture in pixels.
+        size: (width, height) in pixels.
     """
     rows, columns = grid.shape
     width, height = _points(columns, size[0]), _points(rows, size[1])
     fine = monotone(monotone(grid.T, height, _BLUR_CELLS).T, width, _BLUR_CELLS)
     fine *= 255  # in place, as it is large
     fine += 0.5
-    picture = Image.fromarray(fine.astype(np.uint8))
-    return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
+    image = Image.fromarray(fine.astype(np.uint8))
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 
 
 def _points(cells: int, side: int) -> int:
-    """How many are computed of so many pixels."""
-    if side <= _FINEST:
+    """How many points are computed for so many pixels."""
+    if side <= _MAX_POINTS:
         return side
-    return min(side, max(cells * _FEWEST_STEPS, min(cells * _STEPS_A_CELL, _FINEST)))
+    return min(side, max(cells * _MIN_POINTS_PER_CELL, min(cells * _POINTS_PER_CELL, _MAX_POINTS)))
 
 
 def monotone(grid: Grid, length: int, blur: float = 0.0) -> Grid:
     """Each row interpolated by cubics that stay between their neighbours.
 
     Fritsch and Butland (1984), doi:10.1137/0905021: the slope at a point is the harmonic mean of
-    those on both sides, and none where they disagree. Cells are areas, so the values stand in
-    their middle, and beyond the outermost ones nothing changes.
+    those on both sides, and zero where their signs differ. Cells are areas, so the values lie at
+    their centers; beyond the outermost centers the result is constant.
 
     Args:
         grid: Shape (n, count).
         length: Points in the result.
-        blur: Standard deviation, in cells, of a Gaussian that the result is seen through.
+        blur: Standard deviation, in cells, of a Gaussian applied to the result.
 
     Returns:
         float32 (n, length).
@@ -69,35 +69,35 @@ def monotone(grid: Grid, length: int, blur: float = 0.0) -> Grid:
 
 
 def _basis(count: int, length: int, blur: float) -> Grid:
-    """What each value, and after them each slope, adds to each point: (2 * count, length)."""
+    """The weights of each value and then of each slope at each point: (2 * count, length)."""
     x = ((np.arange(length) + 0.5) * count / length - 0.5).clip(0, count - 1)
     left = np.minimum(x.astype(int), max(0, count - 2))
     right = np.minimum(left + 1, count - 1)
-    t, at = x - left, np.arange(length)
+    t, points = x - left, np.arange(length)
     rest = 1 - t
     basis = np.zeros((2 * count, length))
-    # The cubic Hermite basis; of a single value, which has no neighbour, both ends are itself.
-    np.add.at(basis, (left, at), rest**2 * (1 + 2 * t))
-    np.add.at(basis, (right, at), t**2 * (3 - 2 * t))
-    np.add.at(basis, (count + left, at), rest**2 * t)
-    np.add.at(basis, (count + right, at), -(t**2) * rest)
-    seen = _blurred(basis, blur * length / count).astype(np.float32)
-    seen.setflags(write=False)
-    return seen
+    # The cubic Hermite basis; a single value, which has no neighbour, is both ends.
+    np.add.at(basis, (left, points), rest**2 * (1 + 2 * t))
+    np.add.at(basis, (right, points), t**2 * (3 - 2 * t))
+    np.add.at(basis, (count + left, points), rest**2 * t)
+    np.add.at(basis, (count + right, points), -(t**2) * rest)
+    blurred = _blurred(basis, blur * length / count).astype(np.float32)
+    blurred.setflags(write=False)  # shared by the cache
+    return blurred
 
 
 _coarse_basis, _fine_basis = lru_cache(64)(_basis), lru_cache(4)(_basis)
 
 
 def _blurred(rows: npt.NDArray[np.float64], deviation: float) -> npt.NDArray[np.float64]:
-    """Each row through a Gaussian of so many points; beyond its ends it goes on as it ended."""
+    """Each row convolved with a Gaussian of so many points; its ends are extended."""
     reach = int(np.ceil(_BLUR_REACH * deviation))
     if reach == 0:
         return rows
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
     wide = np.pad(rows, ((0, 0), (reach, reach)), mode="edge")
-    # As a product of spectra, which of a wide picture takes a tenth of the time; what comes round
-    # from the other end is what was added there.
+    # A product of spectra takes a tenth of the time for a wide image; the wrapped-around part is
+    # the padding, which is cut off.
     spectrum = np.fft.rfft(wide) * np.fft.rfft(weights / weights.sum(), wide.shape[1])
     return np.fft.irfft(spectrum, wide.shape[1])[:, 2 * reach :]
 

@@ -1,7 +1,7 @@
-"""Batches of bounded size, padded to a few sizes where an engine wants to have met them before.
+"""Batches of bounded size, padded to a few sizes for runtimes that are slow on a new size.
 
-TensorFlow and XLA pay dearly for the first batch of a size, so theirs are padded, here once for the
-networks and for the versions alike. To OpenVINO a new size is a matter of milliseconds, once.
+The first batch of a size is expensive for TensorFlow and XLA, so their batches are padded. OpenVINO
+needs only milliseconds for a new size.
 """
 
 import math
@@ -20,8 +20,8 @@ class Batches:
     """The sizes a batch is padded to.
 
     Attributes:
-        sizes: Ascending; what is larger than the last is run in pieces of it.
-        pads: Else the last size is the only one that matters.
+        sizes: Ascending; larger inputs run in pieces of the last size.
+        pads: Whether to pad. If not, only the last size matters.
     """
 
     sizes: tuple[int, ...]
@@ -34,41 +34,41 @@ class Batches:
         return cls(tuple(dict.fromkeys([*powers, largest])), pads)
 
     def run(
-        self, answer: Callable[..., Outputs], *given: npt.NDArray[Any], width: int = 0
+        self, compute: Callable[..., Outputs], *arrays: npt.NDArray[Any], width: int = 0
     ) -> Outputs:
-        """Answer for each row, however many there are.
+        """Compute a result for any number of rows.
 
         Args:
-            answer: Called with a piece of each array, padded with zeros to one of `sizes`; gives
-                one row for each of theirs.
-            given: Arrays of equal length, at least one.
-            width: Length of a row of the answer; needed only where there may be no rows.
+            compute: Called with a piece of each array, padded with zeros to one of `sizes`;
+                returns a row for each of their rows.
+            arrays: Arrays of equal length, at least one.
+            width: Length of a result row; needed only if there may be no rows.
 
         Returns:
-            The rows of the answers, without those of the padding.
+            The result rows, without those of the padding.
         """
-        rows = [answer(*batch)[:count] for batch, count in self.padded(*given)]
+        rows = [compute(*batch)[:count] for batch, count in self.padded(*arrays)]
         if len(rows) == 1:
             return rows[0]
         return np.concatenate(rows) if rows else np.zeros((0, width), np.float32)
 
-    def padded(self, *given: npt.NDArray[Any]) -> Iterator[tuple[list[npt.NDArray[Any]], int]]:
-        """Arrays of equal length in batches, the last one padded with zeros if need be.
+    def padded(self, *arrays: npt.NDArray[Any]) -> Iterator[tuple[list[npt.NDArray[Any]], int]]:
+        """Arrays of equal length in batches, the last one padded with zeros if necessary.
 
         Yields:
-            The batch of each array, and how many of its rows are real.
+            The batch of each array, and the number of its rows without padding.
         """
-        for at in range(0, len(given[0]), self.sizes[-1]):
-            batch = [one[at : at + self.sizes[-1]] for one in given]
+        for start in range(0, len(arrays[0]), self.sizes[-1]):
+            batch = [array[start : start + self.sizes[-1]] for array in arrays]
             count = len(batch[0])
             padding = next(size for size in self.sizes if size >= count) - count
             if self.pads and padding:
-                batch = [_padded(one, padding) for one in batch]
+                batch = [_padded(array, padding) for array in batch]
             yield batch, count
 
 
 def _padded(rows: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
-    """The rows and `padding` more of zeros; `np.pad` does the same in ten times the calls."""
+    """The rows and `padding` rows of zeros; `np.pad` makes ten times as many calls."""
     whole = np.empty((len(rows) + padding, *rows.shape[1:]), rows.dtype)
     whole[: len(rows)] = rows
     whole[len(rows) :] = 0

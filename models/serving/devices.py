@@ -1,28 +1,28 @@
-"""TensorFlow in this process: how many threads, how much of a GPU, and on what it computes."""
+"""TensorFlow's threads, GPU memory and devices in this process."""
 
 import tensorflow as tf
 
 
 def prepare_tensorflow(threads: int) -> None:
-    """Bound TensorFlow's threads and let it take GPU memory as it needs it.
+    """Limit TensorFlow's threads and let it allocate GPU memory as needed.
 
-    Both can only be said before TensorFlow first runs anything in this process; a process that
-    serves says it at its start, and later calls with the same number change nothing.
+    Both must be set before TensorFlow runs anything in this process. A serving process does so when
+    it starts; later calls with the same number change nothing.
     """
     if tf.config.threading.get_intra_op_parallelism_threads() == threads:
         return
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        # Operators of one of these networks follow one another: there is nothing to run beside.
+        # The operators of these networks run one after another, so there is nothing to parallelise.
         tf.config.threading.set_inter_op_parallelism_threads(1)
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
     except RuntimeError:
-        return  # it has started already, in a test or a notebook, and keeps the number it had
+        return  # it has started already, in a test or a notebook, and keeps its number
 
 
 def devices() -> tuple[str, ...]:
-    """What TensorFlow computes on: the GPUs by name, or else the CPU."""
+    """The devices that TensorFlow computes on: the GPUs by name, otherwise the CPU."""
     gpus = [
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in tf.config.list_physical_devices("GPU")

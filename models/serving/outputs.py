@@ -1,4 +1,4 @@
-"""What a network's numbers mean to a client: named classes, or an embedding."""
+"""Turns a network's numbers into named classes or an embedding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InternalError, OpsinError
-from contracts.inference.inference import Operation, Prediction
+from contracts.inference.inference import Prediction, VectorOperation
 from contracts.queue.messages import Reply, Vector
 from models.store.labels import Label
 
@@ -16,34 +16,34 @@ Matrix = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one image came to: one of the two."""
+    """The output for one image: one of the two."""
 
     predictions: list[Prediction] | None = None
     embedding: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Outputs:
-    """Reads what a network gave for one request.
+class OutputReader:
+    """Reads the vectors of one request.
 
     Attributes:
-        operation: What was asked for.
-        top_k: Classes to tell, at most.
+        operation: `classify` or `embed`.
+        top_k: The largest number of predictions.
         labels: The name of each class, in the network's order.
     """
 
-    operation: Operation
+    operation: VectorOperation
     top_k: int
     labels: Sequence[Label]
 
-    def of(self, vector: Vector) -> Output:
-        """What one image's vector says.
+    def read(self, vector: Vector) -> Output:
+        """The output for one image.
 
         Args:
             vector: Probabilities (classes,) or features (n,), float32.
 
         Raises:
-            InternalError: The numbers mean nothing.
+            InternalError: The numbers are not usable.
         """
         if not np.isfinite(vector).all():
             raise InternalError("The network gave no usable numbers for this image.")
@@ -72,7 +72,7 @@ def predictions_of(probabilities: Vector, labels: Sequence[Label], top_k: int) -
 def _largest(values: Vector, count: int) -> list[int]:
     """Indices of the largest values, in descending order; of equal ones, the lower index first."""
     if count < len(values):
-        # Sorting all of a thousand classes takes longer than what is known of the few.
+        # Sorting all of a thousand classes takes longer than selecting a few.
         least = np.partition(values, len(values) - count)[len(values) - count]
         candidates = np.flatnonzero(values >= least)
     else:
@@ -83,10 +83,10 @@ def _largest(values: Vector, count: int) -> list[int]:
 
 
 def vector_of(reply: Reply | OpsinError) -> Vector:
-    """What the network gave for one image.
+    """The vector in the reply for one image.
 
     Raises:
-        OpsinError: It gave an error, or nothing.
+        OpsinError: The reply is an error, or has no vector.
     """
     if isinstance(reply, OpsinError):
         raise reply
@@ -96,14 +96,14 @@ def vector_of(reply: Reply | OpsinError) -> Vector:
 
 
 def matrix_of(replies: Sequence[Reply | OpsinError]) -> Matrix:
-    """What the network gave for all images: (n, k), float32.
+    """The vectors of all images: (n, k), float32.
 
     Raises:
-        OpsinError: It gave an error for one of them, or numbers that mean nothing.
+        OpsinError: One of the replies is an error or has unusable numbers.
     """
     vectors = [vector_of(reply) for reply in replies]
     if len({len(vector) for vector in vectors}) != 1:
-        raise InternalError("The network gave no answer of one shape for these images.")
+        raise InternalError("The network gave outputs of different lengths for these images.")
     matrix = np.stack(vectors)
     if not np.isfinite(matrix).all():
         raise InternalError("The network gave no usable numbers for these images.")

@@ -1,4 +1,4 @@
-"""Whether a runtime answers as the reference does, closely enough to be let near a request."""
+"""The parity gate: compares a runtime with the reference before it may answer requests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,126 +9,128 @@ import numpy.typing as npt
 
 from contracts.inference.manifest import Endpoint
 from contracts.queue.messages import Pixels
-from models.export.signatures import OUTPUTS, TARGET
+from models.export.endpoints import OUTPUTS, TARGET
 from models.serving.batching import Outputs
 from models.serving.reference import VECTORS, Reference, top_classes
 from models.serving.runtime import Precision, Runtime
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """How far a precision may stray.
+class Tolerances:
+    """How far a precision may deviate.
 
     Attributes:
         probability: Largest difference of any probability.
-        cosine: Least cosine between an embedding and the reference's.
-        tie: Where the two best probabilities of the reference lie closer than this, rounding may
+        cosine: Smallest cosine between an embedding and the reference's.
+        tie: If the two best probabilities of the reference are closer than this, rounding may
             decide between them.
-        agreement: Least share of the other pictures on which the best class is the same.
-        likeness: Least correlation of a heatmap with the reference's.
+        agreement: Smallest share of the other images on which the best class is the same.
+        correlation: Smallest correlation of a heatmap with the reference's.
     """
 
     probability: float
     cosine: float
     tie: float
     agreement: float = 1.0
-    likeness: float = 0.95
+    correlation: float = 0.95
 
 
-# Over 500 photos bfloat16 strays by 0.029 at most and to a cosine of 0.9998 with SqueezeNet, by
-# 0.076 and to 0.9957 with EfficientNet-Lite0. Their best classes agree on 97.6 and 98.2 %; where
-# they do not, the two best of float32 lay within 0.045 of each other. int8 strays by 0.47 (0.064
-# in the mean) and to 0.962 with SqueezeNet on 100 photos, and agrees on 92. What int8 costs in
-# accuracy was measured when the version was quantized; here only a graph broken on this machine
-# shall be caught. Heatmaps in bfloat16 have a correlation of 0.999 at least with float32's over 100
-# photos of SqueezeNet, and of 0.973 over 40 of a VGG16 whose classifier is random: a hard case, for
-# nothing that the network has learnt stands out there. In float32 they are equal to 1e-6.
-BOUNDS: dict[Precision, Bounds] = {
-    "float32": Bounds(1e-3, 0.9999, tie=2e-3, likeness=0.9999),
-    "bfloat16": Bounds(0.1, 0.99, tie=0.05),
-    "int8": Bounds(0.7, 0.9, tie=0.2, agreement=0.75),
+# Over 500 photos, bfloat16 deviates by at most 0.029 and to a cosine of 0.9998 with SqueezeNet, by
+# 0.076 and to 0.9957 with EfficientNet-Lite0. The best classes agree on 97.6 and 98.2 %; where they
+# differ, the two best of float32 were within 0.045 of each other. int8 deviates by 0.47 (0.064 on
+# average) and to 0.962 with SqueezeNet on 100 photos, and agrees on 92. The accuracy of int8 was
+# measured when the version was quantized; the gate only has to catch a graph that is broken on this
+# machine. Heatmaps in bfloat16 correlate with float32's by at least 0.999 over 100 photos with
+# SqueezeNet, and by 0.973 over 40 with a VGG16 whose classifier is random, which is a hard case
+# because nothing it has learnt stands out. In float32 they are equal to 1e-6.
+TOLERANCES: dict[Precision, Tolerances] = {
+    "float32": Tolerances(1e-3, 0.9999, tie=2e-3, correlation=0.9999),
+    "bfloat16": Tolerances(0.1, 0.99, tie=0.05),
+    "int8": Tolerances(0.7, 0.9, tie=0.2, agreement=0.75),
 }
 
 
-def complaint(runtime: Runtime, reference: Reference, precision: Precision) -> str | None:
-    """What is wrong with a runtime's answers; None if nothing is.
+def find_deviation(runtime: Runtime, reference: Reference, precision: Precision) -> str | None:
+    """Describe how a runtime's outputs deviate from the reference; None if they agree.
 
     Args:
-        runtime: The one to judge.
-        reference: What it is held to.
-        precision: Whose bounds hold.
+        runtime: The runtime to check.
+        reference: The expected outputs.
+        precision: Selects the tolerances.
     """
-    bounds = BOUNDS[precision]
+    tolerances = TOLERANCES[precision]
     if not reference.outputs:
         return "there is nothing to compare it with"
     for endpoint in VECTORS:
         expected = reference.outputs.get(endpoint)
         if expected is None:
             continue
-        found = runtime.run(endpoint, reference.pictures)
-        if found.shape != expected.shape or not np.isfinite(found).all():
-            return f"{endpoint} gave too few values, or some that are no numbers"
+        actual = runtime.run(endpoint, reference.images)
+        if actual.shape != expected.shape or not np.isfinite(actual).all():
+            return f"{endpoint} returned too few values, or some that are not finite"
         if endpoint == "serve":
-            strays = _probabilities(expected, found, bounds)
+            deviation = _probability_deviation(expected, actual, tolerances)
         else:
-            strays = _embeddings(expected, found, bounds)
-        if strays is not None:
-            return strays
+            deviation = _embedding_deviation(expected, actual, tolerances)
+        if deviation is not None:
+            return deviation
     return None
 
 
-def _probabilities(expected: Outputs, found: Outputs, bounds: Bounds) -> str | None:
-    difference = float(np.abs(expected - found).max())
-    if difference > bounds.probability:
-        return f"a probability strayed by {difference:.2g}, more than {bounds.probability:g}"
+def _probability_deviation(
+    expected: Outputs, actual: Outputs, tolerances: Tolerances
+) -> str | None:
+    difference = float(np.abs(expected - actual).max())
+    if difference > tolerances.probability:
+        return f"a probability deviated by {difference:.2g}, more than {tolerances.probability:g}"
     two = np.sort(expected, axis=1)[:, -2:]
-    decided = two[:, -1] - two[:, 0] >= bounds.tie
-    agree = (expected.argmax(axis=1) == found.argmax(axis=1))[decided]
-    if agree.size and agree.mean() < bounds.agreement:
-        return f"the best class agreed on {agree.sum()} of {len(agree)} sample pictures only"
+    decided = two[:, -1] - two[:, 0] >= tolerances.tie
+    agree = (expected.argmax(axis=1) == actual.argmax(axis=1))[decided]
+    if agree.size and agree.mean() < tolerances.agreement:
+        return f"the best class agreed on only {agree.sum()} of {len(agree)} sample images"
     return None
 
 
-def _embeddings(expected: Outputs, found: Outputs, bounds: Bounds) -> str | None:
-    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-    products = (expected * found).sum(axis=1)
-    # An embedding of zeros has no direction to stray from.
+def _embedding_deviation(expected: Outputs, actual: Outputs, tolerances: Tolerances) -> str | None:
+    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+    products = (expected * actual).sum(axis=1)
+    # An embedding of zeros has no direction.
     cosine = float(np.where(lengths > 0, products / np.maximum(lengths, 1e-30), 1).min())
-    if cosine < bounds.cosine:
-        return f"an embedding strayed to a cosine of {cosine:.4f}, less than {bounds.cosine:g}"
+    if cosine < tolerances.cosine:
+        return f"an embedding deviated to a cosine of {cosine:.4f}, less than {tolerances.cosine:g}"
     return None
 
 
-def complaint_of_maps(
+def find_heatmap_deviation(
     explain: Callable[[Pixels, npt.NDArray[np.int32]], dict[str, npt.NDArray[Any]]],
     endpoint: Endpoint,
     reference: Reference,
     precision: Precision,
 ) -> str | None:
-    """What is wrong with heatmaps; None if nothing is.
+    """Describe how heatmaps deviate from the reference; None if they agree.
 
     Args:
-        explain: From pictures and classes to all that the endpoint tells.
-        endpoint: Which one it is.
-        reference: What it is held to; it tells of the endpoint.
-        precision: Whose bounds hold.
+        explain: From images and classes to all outputs of the endpoint.
+        endpoint: `explain` or `explain_hires`.
+        reference: The expected outputs, those of the endpoint included.
+        precision: Selects the tolerances.
     """
-    expected, likeness = reference.outputs[endpoint], BOUNDS[precision].likeness
+    expected, limit = reference.outputs[endpoint], TOLERANCES[precision].correlation
     classes = top_classes(reference.outputs["serve"])
-    told = explain(reference.pictures, classes)
-    found = told[OUTPUTS[endpoint]]
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        return f"{endpoint} gave too few values, or some that are no numbers"
-    if not np.array_equal(told[TARGET], classes):
-        return f"{endpoint} explained other classes than it was asked for"
-    worst = min(map(_likeness, expected, found))
-    if worst < likeness:
-        return f"a heatmap strayed to a correlation of {worst:.3f}, less than {likeness:g}"
+    outputs = explain(reference.images, classes)
+    actual = outputs[OUTPUTS[endpoint]]
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return f"{endpoint} returned too few values, or some that are not finite"
+    if not np.array_equal(outputs[TARGET], classes):
+        return f"{endpoint} explained other classes than the requested ones"
+    lowest = min(map(_correlation, expected, actual))
+    if lowest < limit:
+        return f"a heatmap deviated to a correlation of {lowest:.3f}, less than {limit:g}"
     return None
 
 
-def _likeness(one: Outputs, other: Outputs) -> float:
-    """The cosine between two maps less their means; of flat ones, whether both are, and equal."""
-    a, b = one - one.mean(), other - other.mean()
+def _correlation(first: Outputs, second: Outputs) -> float:
+    """Pearson's correlation of two maps; if one is constant, 1 if they are equal, otherwise 0."""
+    a, b = first - first.mean(), second - second.mean()
     scale = np.linalg.norm(a) * np.linalg.norm(b)
-    return float((a * b).sum() / scale) if scale > 0 else float(np.allclose(one, other))
+    return float((a * b).sum() / scale) if scale > 0 else float(np.allclose(first, second))

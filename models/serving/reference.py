@@ -1,8 +1,8 @@
-"""How TensorFlow answered in float32 on a few pictures: what every other runtime is held to.
+"""TensorFlow's float32 outputs on a few images, which every other runtime is compared with.
 
-The answers are kept in a file beside the version, so that a worker need not load TensorFlow to
-judge OpenVINO. They are published with the version; for one that was published without them, a
-child process makes them once.
+They are stored in a file with the version, so that a worker does not load TensorFlow to check
+OpenVINO. They are published with the version; for a version without them, a child process computes
+them once.
 
     python -m models.serving.reference FOLDER [SAMPLES]
 """
@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from contracts.inference.manifest import Endpoint
 from contracts.queue.messages import Pixels
-from models.export.check_images import check_pictures
-from models.export.signatures import OUTPUTS
-from models.processes import end_when_orphaned
+from models.export.check_images import check_images
+from models.export.endpoints import OUTPUTS
+from models.processes import child_environment, end_with_parent, module_command
 from models.serving.batching import Outputs
 from models.store.manifest import DERIVED, read_manifest
 
@@ -31,33 +31,32 @@ _LOG = logging.getLogger(__name__)
 REFERENCE = "reference.npz"
 VECTORS: tuple[Endpoint, ...] = ("serve", "features")
 EXPLAINED: tuple[Endpoint, ...] = ("explain", "explain_hires")
-_ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Pictures, and what the version says of them.
+    """Images and a version's outputs for them.
 
     Attributes:
-        pictures: uint8 (n, height, width, 3).
-        outputs: By endpoint, float32: (n, k) of `serve` and `features`, and of those that
-            explain (n, gh, gw), each picture's most probable class.
+        images: uint8 (n, height, width, 3).
+        outputs: By endpoint, float32: (n, k) of `serve` and `features`; (n, gh, gw) of the
+            explaining endpoints, for each image's most probable class.
     """
 
-    pictures: Pixels
+    images: Pixels
     outputs: dict[Endpoint, Outputs]
 
     def write(self, file: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write the file atomically."""
         draft = file.with_name(f".{file.name}.{os.getpid()}")
         with draft.open("wb") as opened:
-            np.savez(opened, allow_pickle=False, pictures=self.pictures, **self.outputs)
+            np.savez(opened, allow_pickle=False, pictures=self.images, **self.outputs)
         draft.replace(file)
 
     @classmethod
     def read(cls, file: Path) -> "Reference | None":
-        """What lies there; None if nothing readable does."""
+        """The content of the file; None if there is none or it is unreadable."""
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 outputs = {name: arrays[name] for name in (*VECTORS, *EXPLAINED) if name in arrays}
@@ -67,30 +66,29 @@ class Reference:
 
 
 def reference_of(
-    folder: Path, samples: Path | None, wanted: Endpoint = "features"
+    folder: Path, samples: Path | None, endpoint: Endpoint = "features"
 ) -> Reference | None:
-    """A version's reference, made if it has none; None if that fails.
+    """A version's reference, computed if it has none; None if that fails.
 
     Args:
         folder: The version's.
-        samples: A folder of photos to make it on.
-        wanted: What it must tell of; earlier versions were published without heatmaps in it.
+        samples: A folder of photos to compute it on.
+        endpoint: An endpoint that it must include; older versions have no heatmaps in it.
     """
     made = folder / DERIVED / REFERENCE
     for file in (folder / REFERENCE, made):
-        found = Reference.read(file)
-        if found is not None and wanted in found.outputs:
-            return found
-    # Half a minute of silence would look like a hang.
+        reference = Reference.read(file)
+        if reference is not None and endpoint in reference.outputs:
+            return reference
+    # Without a message, half a minute of silence would look like a hang.
     _LOG.warning("reference_missing: TensorFlow answers once for %s", folder.parent.name)
-    command = [sys.executable, "-m", "models.serving.reference", str(folder)]
-    # The GPU is the worker's, and this needs none.
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    arguments = [str(folder), *([str(samples)] if samples else [])]
+    # The worker uses the GPU; the child needs none.
+    changes = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     try:
         subprocess.run(  # noqa: S603  our own module
-            [*command, *([str(samples)] if samples else [])],
-            cwd=_ROOT,
-            env=environment,
+            module_command("models.serving.reference", *arguments),
+            env=child_environment(changes),
             stdin=subprocess.DEVNULL,
             timeout=_SECONDS,
             check=True,
@@ -100,39 +98,39 @@ def reference_of(
     return Reference.read(made)
 
 
-def make_reference(folder: Path, pictures: Pixels) -> Reference:
-    """Ask TensorFlow.
+def make_reference(folder: Path, images: Pixels) -> Reference:
+    """Compute the reference by TensorFlow.
 
     Args:
         folder: The version's.
-        pictures: uint8 (n, height, width, 3) of its input size.
+        images: uint8 (n, height, width, 3) of its input size.
     """
     from models.serving.runtime import RuntimeOptions
     from models.serving.tensorflow import TensorFlowRuntime  # TensorFlow
 
     runtime = TensorFlowRuntime(folder, RuntimeOptions())
     endpoints = read_manifest(folder).endpoints
-    outputs = {name: runtime.run(name, pictures) for name in VECTORS if name in endpoints}
+    outputs = {name: runtime.run(name, images) for name in VECTORS if name in endpoints}
     for name in EXPLAINED:
         if name in endpoints:
             top = top_classes(outputs["serve"])
-            outputs[name] = runtime.explain(name, pictures, top)[OUTPUTS[name]]
-    return Reference(pictures, outputs)
+            outputs[name] = runtime.explain(name, images, top)[OUTPUTS[name]]
+    return Reference(images, outputs)
 
 
 def top_classes(probabilities: Outputs) -> npt.NDArray[np.int32]:
-    """Those that the maps of a reference explain, (n,)."""
+    """The most probable class of each image, which the reference's heatmaps explain: (n,)."""
     top: npt.NDArray[np.int32] = probabilities.argmax(axis=1).astype(np.int32)
     return top
 
 
 def main(folder: Path, samples: Path) -> None:
-    """Make the reference of a published version."""
-    pictures = check_pictures(samples, read_manifest(folder))
+    """Write the reference of a published version."""
+    images = check_images(samples, read_manifest(folder))
     (folder / DERIVED).mkdir(exist_ok=True)
-    make_reference(folder, pictures).write(folder / DERIVED / REFERENCE)
+    make_reference(folder, images).write(folder / DERIVED / REFERENCE)
 
 
 if __name__ == "__main__":
-    end_when_orphaned()
+    end_with_parent()
     main(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2:] else Path("samples"))

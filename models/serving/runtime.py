@@ -1,4 +1,4 @@
-"""What every runtime can do, and what is asked of the choice between them."""
+"""The interface of runtimes, and the options that select one."""
 
 import os
 from collections.abc import Sequence
@@ -16,48 +16,48 @@ Precision = Literal["float32", "bfloat16", "int8"]
 
 
 class RuntimeUnavailableError(Exception):
-    """This runtime cannot run this version here. The message says why, for people to read."""
+    """This runtime cannot run this version on this machine. The message says why."""
 
 
 class Runtime(Protocol):
-    """A version's graph, loaded.
+    """A version's loaded graph.
 
     Attributes:
         name: Engine and precision, e.g. ``openvino-bfloat16``.
-        pads: Whether a batch should be padded to a size that was run before.
+        pads: Whether to pad a batch to a size that has run before.
     """
 
     name: str
     pads: bool
 
     def run(self, endpoint: Endpoint, images: Pixels) -> Outputs:
-        """Answers of `serve` or `features`.
+        """The output of `serve` or `features`.
 
         Args:
             endpoint: One of those it was loaded with.
             images: uint8 (n, height, width, 3) of the version's input size, n at least 1.
 
         Returns:
-            float32 (n, classes) or (n, features), the caller's own.
+            float32 (n, classes) or (n, features), owned by the caller.
         """
         ...
 
     def tune(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
-        """Choose by measurement what depends on the machine, before the first request."""
+        """Measure and choose what depends on the machine, before the first request."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOptions:
-    """What was asked for. The default is the reference: TensorFlow in float32.
+    """The requested runtime. The default is the reference: TensorFlow in float32.
 
     Attributes:
-        runtime: ``auto``: OpenVINO on a CPU, TensorFlow where there is a GPU.
-        precision: ``auto``: bfloat16 where the processor has it, else float32; an int8 version
-            in int8.
-        threads: To compute with.
-        home: The data home, where sample photos lie; None if there is none.
-        xla: Whether TensorFlow compiles its graphs by XLA.
+        runtime: ``auto``: TensorFlow if there is a GPU, otherwise OpenVINO.
+        precision: ``auto``: int8 for a quantized version, otherwise bfloat16 if the processor
+            supports it, otherwise float32.
+        threads: The number of threads to compute with.
+        home: `OPSIN_HOME`, which holds the sample photos; None if there is none.
+        xla: Whether TensorFlow compiles its graphs with XLA.
     """
 
     runtime: Literal["auto", "tensorflow", "openvino"] = "tensorflow"
@@ -68,7 +68,7 @@ class RuntimeOptions:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Those of the settings."""
+        """The options in the settings."""
         return cls(
             settings.runtime,
             settings.precision,
@@ -86,6 +86,6 @@ class RuntimeOptions:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver offers this process a GPU; asked without loading TensorFlow."""
+    """Whether this process can use an NVIDIA GPU, found out without loading TensorFlow."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
     return not hidden and Path("/proc/driver/nvidia/version").exists()

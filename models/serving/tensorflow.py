@@ -1,4 +1,4 @@
-"""A version run by TensorFlow: the reference, and what a GPU is used through."""
+"""Runs a version by TensorFlow: the reference runtime, and the one for GPUs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from contracts.inference.manifest import Endpoint
 from contracts.queue.messages import Pixels
-from models.export.signatures import OUTPUTS
+from models.export.endpoints import OUTPUTS
 from models.serving.batching import Outputs
 from models.serving.devices import prepare_tensorflow
 from models.serving.runtime import RuntimeOptions
@@ -21,7 +21,7 @@ class TensorFlowRuntime:
 
     Args:
         folder: The version's.
-        options: Threads and XLA. The first call of a process decides on the threads.
+        options: Threads and XLA. The first call in a process sets the number of threads.
     """
 
     name = "tensorflow-float32"
@@ -29,7 +29,7 @@ class TensorFlowRuntime:
 
     def __init__(self, folder: Path, options: RuntimeOptions) -> None:
         prepare_tensorflow(options.threads)
-        # Kept alive beside its signatures, which hold its variables only weakly.
+        # Kept alive because its signatures hold its variables only weakly.
         self._loaded = tf.saved_model.load(str(folder / "saved_model"))
         self._functions = dict(self._loaded.signatures)
         if options.xla:
@@ -41,16 +41,17 @@ class TensorFlowRuntime:
 
     def run(self, endpoint: Endpoint, images: Pixels) -> Outputs:
         """See `Runtime`."""
-        told = self._functions[endpoint](images=tf.constant(images))
-        answer: Outputs = told[OUTPUTS[endpoint]].numpy()
-        return answer
+        tensors = self._functions[endpoint](images=tf.constant(images))
+        outputs: Outputs = tensors[OUTPUTS[endpoint]].numpy()
+        return outputs
 
     def explain(
         self, endpoint: Endpoint, images: Pixels, classes: npt.NDArray[np.int32]
     ) -> dict[str, npt.NDArray[Any]]:
-        """All that the endpoint tells of the class asked for of each picture, by name."""
-        given = {"images": tf.constant(images), "class_index": tf.constant(classes)}
-        return {name: told.numpy() for name, told in self._functions[endpoint](**given).items()}
+        """All outputs of the endpoint for the given class of each image, by name."""
+        inputs = {"images": tf.constant(images), "class_index": tf.constant(classes)}
+        outputs = self._functions[endpoint](**inputs)
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     def tune(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
-        """Nothing: TensorFlow splits each operator over its threads whatever the batch."""
+        """Does nothing: TensorFlow splits each operator over its threads for any batch."""

@@ -1,8 +1,8 @@
-"""The names that stand for a version of one model, and the highest number it ever had.
+"""The aliases of one model, and the highest version number it has ever had.
 
-One small file a model. It is replaced whole, so readers need no lock; who writes holds the
-model's lock. The highest number is kept because a deleted version's number must never come back:
-answers and caches name a version by it.
+One small file per model. It is replaced as a whole, so readers need no lock; a writer holds the
+model's lock. The highest number is stored because the number of a deleted version must never be
+reused: responses and caches identify a version by it.
 """
 
 from pathlib import Path
@@ -24,10 +24,10 @@ class Aliases(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> "Aliases":
-        """Those of the model in `folder`; none if it has no file.
+        """The aliases of the model in `folder`; none if it has no file.
 
         Raises:
-            ValueError: The file is there and cannot be read.
+            ValueError: The file exists but cannot be read.
         """
         try:
             return cls.model_validate_json((folder / ALIASES).read_bytes())
@@ -43,12 +43,13 @@ class Aliases(BaseModel):
         return Aliases(aliases=self.aliases | {alias: version}, highest=self.highest)
 
     def without_alias(self, alias: str) -> "Aliases":
-        kept = {name: version for name, version in self.aliases.items() if name != alias}
-        return Aliases(aliases=kept, highest=self.highest)
+        remaining = {name: version for name, version in self.aliases.items() if name != alias}
+        return Aliases(aliases=remaining, highest=self.highest)
 
-    def at_least(self, version: int) -> "Aliases":
+    def with_version(self, version: int) -> "Aliases":
+        """The same aliases, with `version` counted among the numbers in use."""
         return Aliases(aliases=self.aliases, highest=max(self.highest, version))
 
-    def of(self, version: int) -> list[str]:
-        """The aliases that stand on that version."""
+    def names_of(self, version: int) -> list[str]:
+        """The aliases that point to `version`, sorted."""
         return sorted(name for name, number in self.aliases.items() if number == version)

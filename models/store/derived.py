@@ -1,30 +1,29 @@
-"""A version in a format that is made on request: ONNX or TFLite, once, in a process of its own.
+"""Converts a version to ONNX or TFLite on request, once, in a child process.
 
-A conversion may take gigabytes and, for a large network, more than there is. In a child with a
-bound on its memory and a deadline it can fail alone. What comes out is kept in `derived/`.
+A conversion may take gigabytes and, for a large network, more than the machine has. In a child
+process with a memory limit and a deadline it can fail without taking the worker with it. The
+result is stored in `derived/`.
 """
 
 import logging
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Literal
 
 from contracts.errors import DeadlineExceeded, Unavailable, ValidationFailed
+from models.processes import child_environment, module_command
 from models.store.manifest import DERIVED
 from models.store.staging import flush_entries
 from models.store.store import Store
 
-Derived = Literal["onnx", "tflite"]
+DerivedFormat = Literal["onnx", "tflite"]
 
 GIB = 1024**3
 _LOG = logging.getLogger(__name__)
-_ROOT = Path(__file__).resolve().parents[2]
 
 
-def derived_path(store: Store, model: str, version: int, kind: Derived) -> Path:
-    """Where the converted file lies once it has been made.
+def derived_path(store: Store, model: str, version: int, kind: DerivedFormat) -> Path:
+    """The path of the converted file, whether or not it exists yet.
 
     Raises:
         VersionNotFound: The model has no such version.
@@ -36,25 +35,22 @@ def convert(
     store: Store,
     model: str,
     version: int,
-    kind: Derived,
+    kind: DerivedFormat,
     *,
     memory_bytes: int = 6 * GIB,
     timeout: float = 600.0,
 ) -> Path:
-    """The version as a file of that kind, made now if it has not been made before.
+    """Return the converted file of a version, converting it first if necessary.
 
     Args:
-        store: Where the version is.
-        model: Its model.
-        version: Its number.
-        kind: What to make of `serve`.
-        memory_bytes: Most memory the child may take for data.
-        timeout: Seconds to wait, for another's conversion of the same and then for this one.
+        memory_bytes: Limit of the child process's data segment.
+        timeout: Seconds to wait, first for another process that converts the same version and
+            then for this conversion.
 
     Raises:
         VersionNotFound: The model has no such version.
-        ValidationFailed: It has no classifier to convert.
-        DeadlineExceeded: It took too long.
+        ValidationFailed: The version has no classifier to convert.
+        DeadlineExceeded: The conversion took too long.
         Unavailable: The conversion failed; the log says why.
     """
     path = derived_path(store, model, version, kind)
@@ -65,7 +61,7 @@ def convert(
         )
     if path.is_file():
         return path
-    with store.alone(f"convert-{model}-{version}-{kind}", timeout=timeout):
+    with store.lock(f"convert-{model}-{version}-{kind}", timeout=timeout):
         if not path.is_file():
             path.parent.mkdir(exist_ok=True)
             draft = path.with_name(f".{path.name}")
@@ -78,20 +74,14 @@ def convert(
     return path
 
 
-def _run_child(kind: Derived, folder: Path, output: Path, memory: int, timeout: float) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "models.export.conversion_child",
-        kind,
-        str(folder),
-        str(output),
-    ]
+def _run_child(
+    kind: DerivedFormat, folder: Path, output: Path, memory: int, timeout: float
+) -> None:
+    arguments = [kind, str(folder), str(output), str(memory)]
     try:
         child = subprocess.run(  # noqa: S603  our own module, paths from the store
-            [*command, str(memory)],
-            cwd=_ROOT,
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"},
+            module_command("models.export.conversion_child", *arguments),
+            env=child_environment({"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,

@@ -1,7 +1,7 @@
-"""A version as a client takes it home: what each format is called, and its bytes as they come.
+"""Downloads of a version: the file name, the content type and the bytes of each format.
 
-A SavedModel is a folder, so it travels as a zip that is written while it is sent: stored, not
-compressed, for weights do not shrink, and never held in memory or on the disk.
+A SavedModel is a folder, so it is sent as a zip that is written on the fly, never held in memory
+or on the disk. Its members are stored, not compressed, because weights do not shrink.
 """
 
 import zipfile
@@ -23,13 +23,11 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same version gives the same bytes
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """What to answer with.
+    """A file for a client.
 
     Attributes:
-        filename: What the client should call it.
-        media_type: Its content type.
-        size: Bytes; None if that is not known before it is sent.
-        chunks: The bytes, to be read once.
+        size: In bytes; None if it is not known before everything is sent.
+        chunks: The content; can be iterated over once.
     """
 
     filename: str
@@ -39,7 +37,7 @@ class Download:
 
 
 def download(store: Store, model: str, version: int, kind: DownloadFormat) -> Download:
-    """A version in a format that is at hand.
+    """A version in a format that exists already.
 
     Raises:
         VersionNotFound: The model has no such version.
@@ -72,27 +70,27 @@ def _read(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-class _Outlet:
-    """A file that can only be written to; what was written is taken out piece by piece."""
+class _WriteBuffer:
+    """A write-only file whose content is taken out chunk by chunk."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._chunks: list[bytes] = []
 
     def write(self, data: bytes) -> int:
-        self._pieces.append(bytes(data))
+        self._chunks.append(bytes(data))
         return len(data)
 
     def flush(self) -> None:
         pass
 
     def take(self) -> bytes:
-        taken, self._pieces = b"".join(self._pieces), []
-        return taken
+        content, self._chunks = b"".join(self._chunks), []
+        return content
 
 
 def _zipped(folder: Path, prefix: str) -> Iterator[bytes]:
-    outlet = _Outlet()
-    with zipfile.ZipFile(outlet, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
+    buffer = _WriteBuffer()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = zipfile.ZipInfo(f"{prefix}/{path.relative_to(folder).as_posix()}", _EPOCH)
             entry.external_attr = 0o644 << 16
@@ -100,5 +98,5 @@ def _zipped(folder: Path, prefix: str) -> Iterator[bytes]:
             with archive.open(entry, "w", force_zip64=large) as target:
                 for chunk in _read(path):
                     target.write(chunk)
-                    yield outlet.take()
-    yield outlet.take()
+                    yield buffer.take()
+    yield buffer.take()

@@ -1,8 +1,8 @@
-"""A folder as it is at one moment, held fast by hard links while the folder itself lives on.
+"""Snapshots of a folder by hard links.
 
-What is stored here is never written in place: files appear and are replaced by renames. So a
-second name for each file is a snapshot, made in the time that the names take and costing no room,
-and it stays whole whatever is deleted or replaced meanwhile.
+Files in the stores are never written in place: they appear and are replaced by renames. A hard
+link to each file is therefore a snapshot of the folder. It takes no space, is made quickly and
+stays complete whatever is deleted or replaced afterwards.
 """
 
 import os
@@ -10,42 +10,37 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-Skip = Callable[[Path], bool]
 
+def link_tree(source: Path, target: Path, *, skip: Callable[[Path], bool] | None = None) -> None:
+    """Hard-link every file below `source` into `target`.
 
-def nothing(_inside: Path) -> bool:
-    """Skips nothing."""
-    return False
-
-
-def link_tree(source: Path, target: Path, skip: Skip = nothing) -> None:
-    """Give every file below a folder a second name below another.
-
-    Links, pipes and the like are left out: nothing of ours is one. So are drafts, whose names
-    begin with a dot.
+    Symbolic links, pipes and the like are left out, since Opsin creates none. So are drafts,
+    whose names begin with a dot.
 
     Args:
-        source: The folder; nothing happens if it is not there.
-        target: Where the second names are to be; made with its parents. Copies are made there
-            where the file system has no hard links, or is another one.
-        skip: Of a path relative to `source`, a file's or a folder's, whether to leave it out.
+        source: The folder; if it does not exist, nothing happens.
+        target: Created with its parents. Files are copied if the file system has no hard links
+            or `target` is on another one.
+        skip: Whether to leave out a file or folder, given by its path relative to `source`.
     """
-    for folder, below, files in os.walk(source):
-        inside = Path(folder).relative_to(source)
-        below[:] = [one for one in below if not (one.startswith(".") or skip(inside / one))]
-        (target / inside).mkdir(parents=True, exist_ok=True)
+
+    def is_skipped(path: Path) -> bool:
+        return path.name.startswith(".") or (skip is not None and skip(path))
+
+    for parent, folders, files in os.walk(source):
+        relative = Path(parent).relative_to(source)
+        folders[:] = [name for name in folders if not is_skipped(relative / name)]
+        (target / relative).mkdir(parents=True, exist_ok=True)
         for name in files:
-            path = Path(folder, name)
-            if name.startswith(".") or skip(inside / name) or path.is_symlink():
-                continue
-            if path.is_file():
-                _link(path, target / inside / name)
+            path = Path(parent, name)
+            if path.is_file() and not (is_skipped(relative / name) or path.is_symlink()):
+                _link(path, target / relative / name)
 
 
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
     except FileNotFoundError:
-        return  # deleted this very moment
+        return  # deleted in the meantime
     except OSError:
         shutil.copyfile(source, target)

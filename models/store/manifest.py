@@ -1,7 +1,7 @@
 """The manifest of a version on the disk: hashing, writing, reading, checking.
 
-`derived/` holds what can be made again (downloads in other formats) and is no part of the
-version; everything else is listed with its hash, and nothing else may be there.
+`derived/` holds files that can be made again (downloads in other formats) and is not part of the
+version. Every other file is listed with its hash, and no unlisted file may be present.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ class DamagedManifestError(ValueError):
 
 
 def hash_files(folder: Path) -> dict[str, FileRecord]:
-    """Size and sha256 of every file of a version, by its path inside."""
+    """Size and SHA-256 of every file of a version, by its path relative to `folder`."""
     return {
         path.relative_to(folder).as_posix(): FileRecord(
             sha256=sha256_of(path), size=path.stat().st_size
@@ -33,7 +33,7 @@ def hash_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, whole or not at all."""
+    """Write `manifest.json` atomically."""
     write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2))
 
 
@@ -41,7 +41,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of the version in `folder`.
 
     Raises:
-        DamagedManifestError: There is none, or it cannot be read.
+        DamagedManifestError: It is missing or cannot be read.
     """
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
@@ -49,13 +49,13 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedManifestError(f"{MANIFEST} cannot be read") from error
 
 
-def problems(folder: Path) -> list[str]:
-    """What is wrong with the files of a version, one line each; empty if nothing is."""
+def find_problems(folder: Path) -> list[str]:
+    """Compare the files of a version with its manifest; return one line for each problem."""
     try:
         manifest = read_manifest(folder)
     except DamagedManifestError as error:
         return [str(error)]
-    found = []
+    found: list[str] = []
     for name, record in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -63,7 +63,7 @@ def problems(folder: Path) -> list[str]:
         elif path.stat().st_size != record.size:
             found.append(f"{name} has {path.stat().st_size} bytes, not {record.size}")
         elif sha256_of(path) != record.sha256:
-            found.append(f"{name} has another content than was published")
+            found.append(f"{name} has changed since it was published")
     listed = {folder / name for name in manifest.files}
     found += [
         f"{path.relative_to(folder).as_posix()} does not belong here"
@@ -74,7 +74,7 @@ def problems(folder: Path) -> list[str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a reader sees the old content or the new, never a part."""
+    """Replace a file so that readers see either the old or the new content, never a part."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("w") as file:
         file.write(text)
@@ -86,14 +86,14 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _content(folder: Path) -> Iterable[Path]:
     for path in folder.rglob("*"):
-        inside = path.relative_to(folder)
-        if path.is_dir() or inside.parts[0] == DERIVED or inside == Path(MANIFEST):
+        relative = path.relative_to(folder)
+        if path.is_dir() or relative.parts[0] == DERIVED or relative == Path(MANIFEST):
             continue
         if not path.name.startswith("."):
             yield path
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""The store as a process sees it that is asked a thousand times a second: a picture in memory.
+"""The store in memory, for processes that look up versions for every request.
 
-Whoever answers requests looks here and never at the disk. The picture is made anew now and then;
-what a version says of itself never changes, so only what is new is read.
+Request handlers read this snapshot and never the disk. It is refreshed from time to time. A
+manifest never changes, so a refresh reads only those of new versions.
 """
 
 from collections.abc import Collection
@@ -14,12 +14,11 @@ from models.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedVersion:
     """A version that answers requests.
 
     Attributes:
-        manifest: What it says of itself.
-        labels: What its classes are called, in the order of the probabilities.
+        labels: Names of the classes, in the order of the probabilities.
     """
 
     manifest: Manifest
@@ -42,13 +41,13 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
-    """One model in the store.
+class ModelVersions:
+    """The versions and aliases of one model in the store.
 
     Attributes:
-        aliases: The version that each stands on.
+        aliases: The version that each alias points to.
         versions: The manifest of each version, in ascending order.
-        quarantined: Versions that were found damaged.
+        quarantined: Versions that were found to be damaged.
     """
 
     aliases: dict[str, int] = field(default_factory=dict)
@@ -57,56 +56,59 @@ class Shelf:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelves:
-    """The picture of all models at one moment; it never changes, another takes its place.
+class StoreSnapshot:
+    """All models at one moment. It never changes; a refresh returns a new snapshot.
 
     Attributes:
-        shelves: What is in the store, by model.
-        served: The versions that workers held then, be they deleted from the store since or not.
+        models: What is in the store, by model.
+        served: The versions that workers had loaded, including those deleted from the store since.
     """
 
-    shelves: dict[str, Shelf] = field(default_factory=dict)
-    served: dict[tuple[str, int], Served] = field(default_factory=dict)
+    models: dict[str, ModelVersions] = field(default_factory=dict)
+    served: dict[tuple[str, int], ServedVersion] = field(default_factory=dict)
 
     def names(self) -> list[str]:
-        """The models in the store, by name."""
-        return sorted(self.shelves)
+        """The names of the models in the store, sorted."""
+        return sorted(self.models)
 
-    def get(self, model: str) -> Shelf:
-        """A model's shelf; an empty one if there is no such model."""
-        return self.shelves.get(model) or Shelf()
+    def get(self, model: str) -> ModelVersions:
+        """The versions of a model; empty if there is no such model."""
+        return self.models.get(model) or ModelVersions()
 
-    def renewed(self, store: Store, held: Collection[tuple[str, int]]) -> "Shelves":
-        """The picture as it is now. Reads the disk.
+    def refreshed(self, store: Store, loaded: Collection[tuple[str, int]]) -> "StoreSnapshot":
+        """Read the store and return a new snapshot.
 
         Args:
-            store: What it is a picture of.
-            held: The versions that answer requests now.
+            loaded: The versions that workers have loaded, as (model, version).
 
         Raises:
             OSError: The store cannot be read.
-            ValueError: A model's aliases cannot be read.
+            ValueError: The aliases of a model cannot be read.
         """
-        shelves = {model: self._shelf(store, model) for model in store.models()}
-        served = {key: self.served.get(key) or _read(store, shelves, *key) for key in held}
-        return Shelves(shelves, {key: one for key, one in served.items() if one is not None})
+        models = {model: self._read_model(store, model) for model in store.models()}
+        served = {key: self.served.get(key) or _read_served(store, models, *key) for key in loaded}
+        return StoreSnapshot(
+            models, {key: version for key, version in served.items() if version is not None}
+        )
 
-    def _shelf(self, store: Store, model: str) -> Shelf:
+    def _read_model(self, store: Store, model: str) -> ModelVersions:
         known = self.get(model).versions
         versions = {}
         for version in store.versions(model):
             try:
                 versions[version] = known.get(version) or store.manifest(model, version)
             except VersionNotFound:
-                continue  # deleted this very moment, or damaged
-        return Shelf(store.aliases(model), versions, tuple(store.quarantined(model)))
+                continue  # deleted in the meantime, or damaged
+        return ModelVersions(store.aliases(model), versions, tuple(store.quarantined(model)))
 
 
-def _read(store: Store, shelves: dict[str, Shelf], model: str, version: int) -> Served | None:
-    manifest = shelves.get(model, Shelf()).versions.get(version)
+def _read_served(
+    store: Store, models: dict[str, ModelVersions], model: str, version: int
+) -> ServedVersion | None:
+    manifest = models.get(model, ModelVersions()).versions.get(version)
     if manifest is None:
         return None
     try:
-        return Served(manifest, read_labels(store.path(model, version)))
+        return ServedVersion(manifest, read_labels(store.path(model, version)))
     except (VersionNotFound, FileNotFoundError):
         return None

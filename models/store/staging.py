@@ -1,8 +1,8 @@
-"""Where a version is put together before it is published, and where a dead publisher's is found.
+"""Staging folders, in which a version or a dataset is assembled before it is published.
 
-A staging folder lies in the store, so that one rename publishes it. Beside it lies a lock that
-its maker holds: the kernel frees the lock when the maker is killed, and whoever sweeps next knows
-by that alone that the folder is rubbish.
+A staging folder lies in the store, so that one rename publishes it. Its owner holds a lock file
+next to it. The kernel releases the lock when the owner is killed, so the next sweep knows that
+the folder is abandoned.
 """
 
 import os
@@ -12,28 +12,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.store.locks import locked, try_lock
+from models.locks import locked, try_lock
 
 
 class Staging:
     """The staging area of one store.
 
     Args:
-        root: Its folder; made on first use. Must be on the file system of the store.
+        root: Created on first use. Must be on the file system of the store.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._gate = root / ".lock"
+        self._sweep_lock = root / ".lock"
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """A new empty folder; what is left of it is removed when the block ends."""
+        """A new, empty folder, which is removed when the block ends."""
         self.sweep()
         name = uuid.uuid4().hex
         path, lock = self._root / name, self._root / f"{name}.lock"
-        # Made behind the gate: a sweeper must not meet a folder whose lock is not yet held.
-        with locked(self._gate):
+        # A sweep must not see a folder whose lock is not held yet.
+        with locked(self._sweep_lock):
             holder = lock.open("w")
             try_lock(holder)
             path.mkdir()
@@ -45,17 +45,17 @@ class Staging:
             holder.close()
 
     def sweep(self) -> list[str]:
-        """Remove what killed publishers left, and name it."""
+        """Remove the folders that killed processes left behind; return their names."""
         if not self._root.is_dir():
             return []
-        with locked(self._gate):
+        with locked(self._sweep_lock):
             return [lock.stem for lock in self._root.glob("?*.lock") if _removed(lock)]
 
 
 def _removed(lock: Path) -> bool:
     try:
         file = lock.open("r+")
-    except FileNotFoundError:  # its maker has just finished
+    except FileNotFoundError:  # its owner has just finished
         return False
     with file:
         if not try_lock(file):
@@ -66,7 +66,7 @@ def _removed(lock: Path) -> bool:
 
 
 def flush(folder: Path) -> None:
-    """Force every file below `folder`, and the folders' own entries, to the disk."""
+    """Flush every file below `folder`, and the folders' entries, to the disk."""
     for directory, _, names in os.walk(folder):
         for name in names:
             flush_entries(Path(directory) / name)
@@ -74,7 +74,7 @@ def flush(folder: Path) -> None:
 
 
 def flush_entries(path: Path) -> None:
-    """Force one file, or the list of names in one folder, to the disk."""
+    """Flush one file, or the entries of one folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,32 +1,32 @@
 """The versions of all models on the disk: publish, look up, promote, verify, delete.
 
     {root}/{model}/{version}/     saved_model/  model.keras  labels.json  manifest.json  derived/
-    {root}/{model}/aliases.json   champion -> 3, and the highest number ever given
+    {root}/{model}/aliases.json   champion -> 3, and the highest number ever used
     {root}/{model}/quarantine/    versions whose files no longer match their manifest
-    {root}/.staging/              versions in the making
+    {root}/.staging/              versions that are being assembled
 
-A version appears by one rename of a finished, flushed folder, so there is no moment at which half
-of it can be seen. Nothing in here knows TensorFlow: the API process reads the store too.
+A version appears by one rename of a finished, flushed folder, so readers never see half of it.
+This module does not import TensorFlow, because the API process reads the store too.
 """
 
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from contracts.errors import ModelNotFound, ValidationFailed, VersionInUse, VersionNotFound
 from contracts.inference.manifest import ALIAS_NAME, CHAMPION, MODEL_NAME, Draft, Manifest
+from models.locks import locked
 from models.store.aliases import ALIASES, Aliases
 from models.store.hardlinks import link_tree
-from models.store.locks import locked
 from models.store.manifest import (
     DERIVED,
     MANIFEST,
     DamagedManifestError,
+    find_problems,
     hash_files,
-    problems,
     read_manifest,
     write_manifest,
 )
@@ -39,18 +39,14 @@ _QUARANTINE = "quarantine"
 
 
 class Store:
-    """All model versions below one folder; safe among threads and processes.
-
-    Args:
-        root: Its folder; made on first use.
-    """
+    """All model versions below the folder `root`; safe to share among threads and processes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._staging = Staging(root / ".staging")
 
     def models(self) -> list[str]:
-        """The models that have at least one version, by name."""
+        """The models that have at least one version, sorted by name."""
         if not self._root.is_dir():
             return []
         names = (path.name for path in self._root.iterdir())
@@ -66,9 +62,9 @@ class Store:
         )
 
     def quarantined(self, model: str) -> list[int]:
-        """The versions of a model that were found damaged, in ascending order."""
-        shelf = self._folder(model) / _QUARANTINE
-        return sorted(self._numbers(shelf)) if shelf.is_dir() else []
+        """The versions of a model that were found to be damaged, in ascending order."""
+        quarantine = self._folder(model) / _QUARANTINE
+        return sorted(self._numbers(quarantine)) if quarantine.is_dir() else []
 
     def path(self, model: str, version: int) -> Path:
         """The folder of a version.
@@ -82,7 +78,7 @@ class Store:
         return folder
 
     def manifest(self, model: str, version: int) -> Manifest:
-        """What a version says of itself.
+        """The manifest of a version.
 
         Raises:
             VersionNotFound: The model has no such version, or its manifest is damaged.
@@ -94,11 +90,19 @@ class Store:
             _LOG.exception("the manifest of %s %d is damaged", model, version)
             raise VersionNotFound(
                 f"Version {version} of '{model}' is damaged; "
-                "use another version or publish it anew."
+                "use another version or publish it again."
             ) from None
 
+    def manifests(self, model: str) -> list[Manifest]:
+        """The manifests of all versions, in ascending order; damaged ones are left out."""
+        manifests = []
+        for version in self.versions(model):
+            with suppress(VersionNotFound):  # damaged, or deleted in the meantime
+                manifests.append(self.manifest(model, version))
+        return manifests
+
     def aliases(self, model: str) -> dict[str, int]:
-        """The aliases of a model and the versions they stand on."""
+        """The aliases of a model and the versions that they point to."""
         return dict(Aliases.read(self._folder(model)).aliases)
 
     def changed_at(self, model: str) -> float:
@@ -109,7 +113,10 @@ class Store:
             return 0.0
 
     def resolve(self, model: str, version: int | str | None = None) -> int:
-        """The number of a version that is named by number, by alias or, as champion, not at all.
+        """The number of a version.
+
+        Args:
+            version: A number or an alias; None means the champion.
 
         Raises:
             ModelNotFound: There is no such model.
@@ -127,120 +134,120 @@ class Store:
         return int(name)
 
     def staging(self) -> AbstractContextManager[Path]:
-        """An empty folder to put a version together in; see `publish`."""
+        """An empty folder in which to assemble a version; see `publish`."""
         return self._staging.folder()
 
     def publish(self, model: str, folder: Path, draft: Draft) -> int:
         """Make the content of a staging folder the next version of a model.
 
         Args:
-            model: Its name; a new one makes a new model.
+            model: An unknown name creates a new model.
             folder: From `staging`; empty afterwards.
-            draft: What the manifest shall say.
+            draft: The content of the manifest.
 
         Returns:
-            The version's number, one higher than any the model ever had.
+            The version's number, one higher than any that the model has ever had.
         """
         home = self._folder(model)
         files = hash_files(folder)
-        flush(folder)  # the long part, before the lock
-        with self._changing(model) as aliases:
+        flush(folder)  # takes long, so before the lock
+        with self._locked_model(model) as aliases:
             version = max(self._numbers(home), default=0)
             version = max(version, aliases.highest) + 1
-            known = draft.model_dump() | {"created_at": datetime.now(UTC), "files": files}
-            write_manifest(folder, Manifest(model=model, version=version, **known))
+            fields = draft.model_dump() | {"created_at": datetime.now(UTC), "files": files}
+            write_manifest(folder, Manifest(model=model, version=version, **fields))
             folder.rename(home / str(version))
             flush_entries(home)
-            aliases.at_least(version).write(home)
+            aliases.with_version(version).write(home)
         return version
 
     def promote(self, model: str, version: int | str, alias: str = CHAMPION) -> int | None:
-        """Let an alias stand on a version; rolling back is promoting an older one.
+        """Point an alias to a version; pointing it back to an older one is a rollback.
 
         Returns:
-            The version it stood on before; None if it is new.
+            The version that it pointed to before; None if it is new.
 
         Raises:
             ModelNotFound: There is no such model.
             VersionNotFound: It has no such version.
-            ValidationFailed: The alias is not a usable name.
+            ValidationFailed: `alias` is not a valid name.
         """
         _checked(ALIAS_NAME, alias, "An alias")
         self.resolve(model, version)
-        with self._changing(model) as aliases:
+        with self._locked_model(model) as aliases:
             number = self.resolve(model, version)
             aliases.with_alias(alias, number).write(self._folder(model))
             return aliases.aliases.get(alias)
 
     def drop_alias(self, model: str, alias: str) -> None:
-        """Take an alias away; nothing happens if there is none."""
-        with self._changing(model) as aliases:
+        """Remove an alias; nothing happens if it does not exist."""
+        with self._locked_model(model) as aliases:
             aliases.without_alias(alias).write(self._folder(model))
 
     def delete(self, model: str, version: int) -> None:
-        """Remove a version for good. Its number is never given again.
+        """Delete a version. Its number is never used again.
 
         Raises:
             VersionNotFound: The model has no such version.
-            VersionInUse: An alias stands on it.
+            VersionInUse: An alias points to it.
         """
         self.path(model, version)
-        with self._changing(model) as aliases:
+        with self._locked_model(model) as aliases:
             folder = self.path(model, version)
-            if names := aliases.of(version):
+            if names := aliases.names_of(version):
                 raise VersionInUse(
                     f"Version {version} of '{model}' is {' and '.join(names)}; "
                     "promote another version first."
                 )
-            aliases.at_least(version).write(self._folder(model))
-            with self.staging() as rubbish:  # one rename: no reader meets half a deletion
-                folder.rename(rubbish / "deleted")
+            aliases.with_version(version).write(self._folder(model))
+            with self.staging() as trash:  # one rename, so no reader sees a half-deleted version
+                folder.rename(trash / "deleted")
 
     def verify(self, model: str, version: int) -> list[str]:
-        """Compare every file of a version with its manifest; a damaged one leaves the shelf.
+        """Compare every file of a version with its manifest; quarantine a damaged version.
+
+        An alias that points to a quarantined version is not moved.
 
         Returns:
-            What is wrong, one line each. Not empty means: it now lies in quarantine, and
-            whoever asks for it is told so. An alias that stood on it is not moved.
+            One line for each problem. If there is any, the version is now in quarantine.
 
         Raises:
             VersionNotFound: The model has no such version.
         """
         folder = self.path(model, version)
-        found = problems(folder)
-        if not found:
+        problems = find_problems(folder)
+        if not problems:
             return []
-        with self._changing(model) as aliases:
-            aliases.at_least(version).write(self._folder(model))
-            shelf = self._folder(model) / _QUARANTINE
-            shelf.mkdir(exist_ok=True)
-            if folder.is_dir():  # another verifier may have been first
-                folder.rename(shelf / str(version))
-        _LOG.error("%s %d went to quarantine: %s", model, version, "; ".join(found))
-        return found
+        with self._locked_model(model) as aliases:
+            aliases.with_version(version).write(self._folder(model))
+            quarantine = self._folder(model) / _QUARANTINE
+            quarantine.mkdir(exist_ok=True)
+            if folder.is_dir():  # another process may have moved it already
+                folder.rename(quarantine / str(version))
+        _LOG.error("%s %d went to quarantine: %s", model, version, "; ".join(problems))
+        return problems
 
-    def freeze(self, model: str, into: Path) -> None:
-        """Lay a model as it is now into a folder that later changes do not reach.
+    def link_into(self, model: str, target: Path) -> None:
+        """Make a snapshot of a model that later changes do not affect.
 
         Args:
-            model: Its name.
-            into: On the file system of the store, best from `staging`; see
-            `models.store.hardlinks`.
+            target: A folder on the file system of the store, preferably from `staging`; see
+                `models.store.hardlinks`.
         """
-        with self._changing(model):
-            link_tree(self._folder(model), into, lambda inside: inside.name == DERIVED)
+        with self._locked_model(model):
+            link_tree(self._folder(model), target, skip=lambda path: path.name == DERIVED)
 
-    def alone(self, purpose: str, *, timeout: float = 600.0) -> AbstractContextManager[None]:
-        """Keep others with the same purpose out while the block runs; they wait `timeout` seconds.
+    def lock(self, purpose: str, *, timeout: float = 600.0) -> AbstractContextManager[None]:
+        """Hold the lock `purpose` among all processes that use the store.
 
         Raises:
-            Unavailable: Another was at it all that time.
+            Unavailable: Another process held it for `timeout` seconds.
         """
         return locked(self._root / ".locks" / f"{purpose}.lock", timeout=timeout)
 
     @contextmanager
-    def _changing(self, model: str) -> Iterator[Aliases]:
-        """Alone with a model: its aliases as they are, for the block to replace."""
+    def _locked_model(self, model: str) -> Iterator[Aliases]:
+        """Lock a model; yield its aliases, which the block may replace."""
         home = self._folder(model)
         home.mkdir(parents=True, exist_ok=True)
         with locked(self._root / ".locks" / f"model-{model}.lock"):
@@ -256,7 +263,7 @@ class Store:
         if (self._folder(model) / _QUARANTINE / name).is_dir():
             return VersionNotFound(
                 f"Version {name} of '{model}' was found damaged and is in quarantine; "
-                "use another version or publish it anew."
+                "use another version or publish it again."
             )
         known = ", ".join(str(number) for number in self.versions(model)) or "none"
         aliases = ", ".join(self.aliases(model)) or "none"
@@ -266,7 +273,7 @@ class Store:
 
 
 def _checked(pattern: str, name: str, what: str) -> str:
-    """The name, if it is one; so no name ever leads out of the store."""
+    """Return `name` if it is valid, so that no name leads out of the store."""
     if re.fullmatch(pattern, name):
         return name
     first = "a letter" if pattern == ALIAS_NAME else "a letter or a digit"

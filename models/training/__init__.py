@@ -1,1 +1,1 @@
-"""Learning new classes: from a dataset to a model that can be published."""
+"""Training: from a dataset to a published version."""

@@ -1,7 +1,7 @@
-"""An exported version as a training looks at it: what it will answer, and where it looks.
+"""An exported version, loaded to evaluate it: predictions and heatmaps.
 
-What is shown of a training and compared for its promotion comes from the files that are served,
-not from the network in memory that they were made from.
+The mistakes of a training and the comparison for its promotion use the exported files, which are
+what will be served, and not the network in memory.
 """
 
 from collections.abc import Sequence
@@ -13,43 +13,46 @@ import tensorflow as tf
 
 from contracts.queue.messages import Pixels
 from models.datasets.dataset import Example
+from models.export.endpoints import OUTPUTS
 from models.export.saved_model import SAVED_MODEL
-from models.export.signatures import OUTPUTS
-from models.images.decode import Target, decode
+from models.images.decode import ImageInput, decode
 
 
-class Exported:
+class ExportedModel:
     """The SavedModel of a version.
 
     Args:
-        folder: The version's, published or still in staging.
+        folder: The folder of the version, published or in staging.
     """
 
     def __init__(self, folder: Path) -> None:
-        # Kept beside its signatures, which hold its variables only weakly.
+        # The signatures hold their variables only weakly, so the loaded object must stay alive.
         self._loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
 
     def probabilities(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """What it says of pictures, uint8 (n, h, w, 3): (n, classes)."""
-        answer = self._loaded.signatures["serve"](images=tf.constant(pixels))
-        found: npt.NDArray[np.float32] = answer[OUTPUTS["serve"]].numpy()
-        return found
+        """Probabilities (n, classes) of images, uint8 (n, h, w, 3)."""
+        outputs = self._loaded.signatures["serve"](images=tf.constant(pixels))
+        probabilities: npt.NDArray[np.float32] = outputs[OUTPUTS["serve"]].numpy()
+        return probabilities
 
     def grids(self, pixels: Pixels, classes: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Where it sees those classes in them: (n, gh, gw) in 0..1."""
-        answer = self._loaded.signatures["explain"](
+        """Heatmap grids (n, gh, gw) in 0 to 1, one class for each image."""
+        outputs = self._loaded.signatures["explain"](
             images=tf.constant(pixels), class_index=tf.constant(classes, tf.int32)
         )
-        found: npt.NDArray[np.float32] = answer[OUTPUTS["explain"]].numpy()
-        return found
+        grids: npt.NDArray[np.float32] = outputs[OUTPUTS["explain"]].numpy()
+        return grids
 
 
-def decoded(examples: Sequence[Example], target: Target, *, max_pixels: int) -> Pixels:
-    """Pictures as a served request would bring them: uint8 (n, h, w, 3).
+def decode_examples(examples: Sequence[Example], target: ImageInput, *, max_pixels: int) -> Pixels:
+    """Decode images as a served request would: uint8 (n, h, w, 3).
 
     Raises:
-        InvalidImage: One cannot be read; was the dataset changed meanwhile?
+        InvalidImage: An image cannot be decoded, perhaps because the dataset was changed.
     """
     return np.stack(
-        [decode(one.read(), network=target, max_pixels=max_pixels).pixels for one in examples]
+        [
+            decode(example.read(), network=target, max_pixels=max_pixels).pixels
+            for example in examples
+        ]
     )

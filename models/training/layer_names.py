@@ -1,7 +1,6 @@
-"""What the layers of each network are called; known without TensorFlow, so asked before it queues.
+"""The layer names of each trainable network, without building it and without TensorFlow.
 
-The names are told by the same rules as the networks are built by; a test compares them with the
-layers themselves.
+The names follow the same rules as the code that builds the networks; a test compares the two.
 """
 
 import difflib
@@ -11,24 +10,24 @@ from functools import partial
 
 from contracts.training.trainings import TrainableNetwork
 
-_MOST_ALIKE = 3
+_MAX_SUGGESTIONS = 3
 _CONVOLUTION = re.compile(r"(?!.*relu)(.*_)?(conv\d*|squeeze1x1|expand[13]x[13])")
 
 
-def layers_of(network: TrainableNetwork) -> tuple[str, ...]:
-    """A network's layers below its classifier, from the picture on; without the dropouts."""
+def layer_names(network: TrainableNetwork) -> tuple[str, ...]:
+    """The layers below the classifier, in order from the input, without dropout layers."""
     return tuple(_NAMES[network]())
 
 
-def convolutions_of(network: TrainableNetwork) -> tuple[str, ...]:
-    """Those that have kernels to look at, of full convolutions."""
-    return tuple(name for name in layers_of(network) if _CONVOLUTION.fullmatch(name))
+def convolution_names(network: TrainableNetwork) -> tuple[str, ...]:
+    """The full convolutions among them, without depthwise ones."""
+    return tuple(name for name in layer_names(network) if _CONVOLUTION.fullmatch(name))
 
 
-def near(name: str, known: Sequence[str]) -> str:
-    """A sentence with the names that a misspelt one may have meant; empty if none is like it."""
-    alike = difflib.get_close_matches(name, known, _MOST_ALIKE)
-    return f" Near it are {', '.join(alike)}." if alike else ""
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """A question with the names that a misspelled one may have meant; empty if none is similar."""
+    similar = difflib.get_close_matches(name, known, _MAX_SUGGESTIONS)
+    return f" Did you mean {', '.join(similar)}?" if similar else ""
 
 
 def _vgg(depths: Sequence[int]) -> Iterator[str]:
@@ -46,11 +45,11 @@ def _vgg_bn(depths: Sequence[int]) -> Iterator[str]:
 
 
 def _cnn(blocks: Sequence[int]) -> Iterator[str]:
-    """The tutorials' networks: so many convolutions before each pool."""
+    """The tutorials' networks: `blocks` holds the number of convolutions before each pooling."""
     yield "image"
     number = 0
     for block, count in enumerate(blocks, start=1):
-        yield from (f"conv{number + at}" for at in range(1, count + 1))
+        yield from (f"conv{number + offset}" for offset in range(1, count + 1))
         number += count
         yield f"pool{block}"
 
@@ -68,20 +67,20 @@ def _squeezenet() -> Iterator[str]:
 
 def _efficientnet_lite0() -> Iterator[str]:
     yield "image"
-    yield from _normalised("stem_conv", "stem")
+    yield from _normalized("stem_conv", "stem")
     for number, blocks in enumerate((1, 2, 2, 3, 3, 4, 1), start=1):
         for part in "abcd"[:blocks]:
             block = f"block{number}{part}"
             if number > 1:
-                yield from _normalised(f"{block}_expand_conv", f"{block}_expand")
-            yield from _normalised(f"{block}_dwconv", f"{block}_dwconv")
+                yield from _normalized(f"{block}_expand_conv", f"{block}_expand")
+            yield from _normalized(f"{block}_dwconv", f"{block}_dwconv")
             yield from (f"{block}_project_conv", f"{block}_project_bn")
             if part != "a":
                 yield f"{block}_add"
-    yield from _normalised("head_conv", "head")
+    yield from _normalized("head_conv", "head")
 
 
-def _normalised(layer: str, name: str) -> tuple[str, str, str]:
+def _normalized(layer: str, name: str) -> tuple[str, str, str]:
     return layer, f"{name}_bn", f"{name}_activation"
 
 

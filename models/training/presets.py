@@ -1,7 +1,7 @@
-"""The trainings of the classic tutorials, one row each, so that a name stands for a set-up.
+"""Presets: the trainings of the classic tutorials, by name.
 
-A row holds only what differs from the defaults of `contracts.training.trainings.TrainingRequest`.
-Where a tutorial's network has fixed pictures, so has the row.
+A preset holds only what differs from the defaults of
+`contracts.training.trainings.TrainingRequest`, including the image size where a tutorial fixes it.
 """
 
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from contracts.errors import ValidationFailed
 from contracts.training.trainings import FACE_CNN, FACE_NETWORK, Preset, PresetList, TrainingRequest
 
 _LITTLE_DATA = "F. Chollet, “Building powerful image classification models using very little data”"
-_LITTLE_DATA_VARIED = {"shear": 0.2, "zoom": 0.2, "horizontal_flip": True}
+_LITTLE_DATA_AUGMENTATION = {"shear": 0.2, "zoom": 0.2, "horizontal_flip": True}
 
 PRESETS: dict[str, Preset] = {
-    row.name: row
-    for row in (
+    preset.name: preset
+    for preset in (
         Preset(
             name="mnist",
             title="Handwritten digits from scratch",
             description="The deep MNIST network of TensorFlow's first tutorial: 5 × 5 kernels, "  # noqa: RUF001
-            "three dense layers, dropout. 28 × 28 pictures, which must not be mirrored.",  # noqa: RUF001
+            "three dense layers, dropout. 28 × 28 images, which must not be mirrored.",  # noqa: RUF001
             accuracy="99 %",
             request={
                 "network": "cnn_mnist",
@@ -36,7 +36,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="fashion_mnist",
             title="Pieces of clothing from scratch",
-            description="Two convolutions of 64 kernels and one dense layer on 28 × 28 pictures.",  # noqa: RUF001
+            description="Two convolutions of 64 kernels and one dense layer on 28 × 28 images.",  # noqa: RUF001
             accuracy="91 to 92 %",
             request={
                 "network": "cnn_small",
@@ -50,8 +50,8 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="cifar10",
-            title="Small photos from scratch",
-            description="The small network's wider form, 64 and 128 kernels, on 32 × 32 photos.",  # noqa: RUF001
+            title="Small images from scratch",
+            description="The small network with 64 and 128 kernels, on 32 × 32 images.",  # noqa: RUF001
             accuracy="75 to 80 %",
             request={
                 "network": "cnn_small",
@@ -69,9 +69,9 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="cifar10_vgg19_bn",
-            title="Small photos with a deep network from scratch",
-            description="VGG19 with batch norm and weight decay, dense layers of 4096, for 200 "
-            "epochs of SGD from a rate of 0.1. Wants a GPU.",
+            title="Small images with a deep network from scratch",
+            description="VGG19 with batch normalization and weight decay, dense layers of 4096 "
+            "units, 200 epochs of SGD with an initial learning rate of 0.1. Needs a GPU.",
             accuracy="93.2 to 94.3 %",
             request={
                 "network": "vgg19_bn",
@@ -93,10 +93,10 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="cats_dogs_scratch",
-            title="Two kinds of photos from scratch",
-            description=f"A small network and much augmentation at 150 pixels, after {_LITTLE_DATA}"
-            ": what can be had without any pretrained weights.",
-            accuracy="80 % with 2,000 pictures",
+            title="Two classes of photos from scratch",
+            description=f"A small network, much augmentation, 150 pixels, after {_LITTLE_DATA}"
+            ": what is possible without pretrained weights.",
+            accuracy="80 % with 2,000 images",
             request={
                 "network": "cnn_small",
                 "strategy": "from_scratch",
@@ -105,18 +105,18 @@ PRESETS: dict[str, Preset] = {
                 "batch_size": 16,
                 "optimizer": "rmsprop",
                 "learning_rate": {"scratch": 3e-4},
-                "augmentation": _LITTLE_DATA_VARIED,
+                "augmentation": _LITTLE_DATA_AUGMENTATION,
                 "early_stopping_patience": 10,
                 "filters_every": 50,
             },
         ),
         Preset(
             name="cats_dogs_frozen",
-            title="Two kinds of photos on a frozen VGG16",
+            title="Two classes of photos on a frozen VGG16",
             description="Features of VGG16 at 150 pixels, computed once, and a head of 256 units "
             f"with dropout and one sigmoid, after {_LITTLE_DATA}. For two classes; for more, send "
             '"head": {"output": "softmax"}.',
-            accuracy="90 % with 2,000 pictures",
+            accuracy="90 % with 2,000 images",
             request={
                 "network": "vgg16",
                 "strategy": "feature_extraction",
@@ -130,10 +130,10 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="cats_dogs_finetuned",
-            title="Two kinds of photos, VGG16's last block tuned",
-            description="The frozen set-up first, then block 5 at a low rate on augmented "
-            f"pictures, after {_LITTLE_DATA}. Likewise for two classes.",
-            accuracy="94 % with 2,000 pictures",
+            title="Two classes of photos, VGG16 with its last block fine-tuned",
+            description="First the frozen VGG16, then block 5 at a low learning rate on "
+            f"augmented images, after {_LITTLE_DATA}. Also for two classes.",
+            accuracy="94 % with 2,000 images",
             request={
                 "network": "vgg16",
                 "strategy": "fine_tuning",
@@ -144,15 +144,15 @@ PRESETS: dict[str, Preset] = {
                 "batch_size": 16,
                 "optimizer": "rmsprop",
                 "learning_rate": {"head": 1e-3, "finetune": 1e-5},
-                "augmentation": _LITTLE_DATA_VARIED,
+                "augmentation": _LITTLE_DATA_AUGMENTATION,
                 "early_stopping_patience": 5,
             },
         ),
         Preset(
             name="fruits360",
             title="Fruits on white on a frozen VGG16",
-            description="VGG16's features of the set's own 100 × 100 pictures; easy, for frames "  # noqa: RUF001
-            "of one turning fruit are much alike.",
+            description="VGG16's features of the dataset's own 100 × 100 images. Easy, because the "  # noqa: RUF001
+            "frames of one rotating fruit are much alike.",
             accuracy="95 to 99 %",
             request={
                 "network": "vgg16",
@@ -165,9 +165,9 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="pets_dropout",
-            title="Photos of pets from scratch, held back by dropout",
-            description="Four convolutions with dropout after each pool and the dense layer, on "
-            "64 × 64 pictures; weights start from a truncated normal of 0.1.",  # noqa: RUF001
+            title="Photos of pets from scratch, regularized by dropout",
+            description="Four convolutions with dropout after each pooling and the dense layer, on "
+            "64 × 64 images; initial weights from a truncated normal distribution of 0.1.",  # noqa: RUF001
             request={
                 "network": "cnn_pets",
                 "strategy": "from_scratch",
@@ -181,10 +181,10 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="faces",
-            title="Who is it: the classic frame classifier from scratch",
+            title="People: the classic frame classifier from scratch",
             description="Three convolutions of 5 × 5 and four dense layers on frames of 70 × 50 "  # noqa: RUF001
-            "pixels, one class a person. It knows only those it was shown and calls a stranger "
-            "by one of their names; see the faces API for what does not.",
+            "pixels, one class per person. It knows only the people it was trained on and gives "
+            "a stranger one of their names; use the faces API to avoid that.",
             request={
                 "network": "cnn_face",
                 "strategy": "from_scratch",
@@ -208,39 +208,40 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_list() -> PresetList:
-    """All of them, as `GET /v1/presets` shows them."""
+    """All presets, for `GET /v1/presets`."""
     return PresetList(items=list(PRESETS.values()))
 
 
 def training_request(sent: Mapping[str, Any]) -> TrainingRequest:
-    """The whole request that a body stands for, its preset filled in.
+    """The complete request for a body, with its preset filled in.
 
-    What was sent wins, field by field also inside `head`, `epochs`, `learning_rate` and
-    `augmentation`. The network `face_cnn` is the preset `faces` by another name.
+    Fields of the body take precedence over the preset, also inside `head`, `epochs`,
+    `learning_rate` and `augmentation`. The network `face_cnn` is another name of the preset
+    `faces`.
 
     Args:
         sent: The body of `POST /v1/trainings`.
 
     Raises:
         ValidationFailed: There is no such preset.
-        pydantic.ValidationError: The result is no training.
+        pydantic.ValidationError: The result is not a valid request.
     """
     if sent.get("network") == FACE_CNN:
         sent = {"preset": "faces", **sent, "network": FACE_NETWORK}
     name = sent.get("preset")
     if name is None:
         return TrainingRequest.model_validate(sent)
-    row = PRESETS.get(name) if isinstance(name, str) else None
-    if row is None:
+    preset = PRESETS.get(name) if isinstance(name, str) else None
+    if preset is None:
         known = ", ".join(PRESETS)
         raise ValidationFailed(f"There is no preset '{str(name)[:64]}'. Known: {known}.")
-    return TrainingRequest.model_validate(_over(row.request, sent))
+    return TrainingRequest.model_validate(_merge(preset.request, sent))
 
 
-def _over(preset: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(preset: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(preset)
     for name, value in sent.items():
-        below = preset.get(name)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[name] = _over(below, value) if both else value  # type: ignore[arg-type]
+        default = preset.get(name)
+        both = isinstance(default, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merge(default, value) if both else value  # type: ignore[arg-type]
     return merged

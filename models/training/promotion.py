@@ -1,12 +1,13 @@
-"""Whether a newly trained version becomes the champion: the rule, and the words that explain it.
+"""Decides whether a newly trained version becomes the champion, and explains why.
 
-`if_better` compares like with like. The champion's recorded accuracy counts only if it was measured
-on the same pictures, which equal digests of the dataset prove; else it is measured anew on the
-pictures that the newcomer was measured on.
+The rule `if_better` compares accuracies on the same images. The champion's recorded accuracy counts
+only if it was measured on the same dataset (equal digest). Otherwise the champion is evaluated on
+the held-out images of the new version.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from contracts.errors import OpsinError
 from contracts.inference.manifest import CHAMPION, Manifest
@@ -15,35 +16,40 @@ from models.store.labels import read_labels
 from models.store.store import Store
 
 HELD_OUT_ACCURACY = "held_out_accuracy"
-"""In a manifest's `metrics`: the accuracy on the test split, or if there is none on validation."""
+"""Key in a manifest's `metrics`: accuracy on the test split, or on validation without one."""
 
-Measure = Callable[[Manifest, Sequence[str]], float]
-"""From a version and the names of its classes to its accuracy on the newcomer's pictures."""
+
+class Evaluator(Protocol):
+    """Evaluates other versions on the held-out images of a training."""
+
+    def accuracy(self, version: Manifest, labels: Sequence[str]) -> float:
+        """The accuracy of a version whose classes have these names, 0 to 1."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Newcomer:
-    """A version that might become champion.
+class PromotionCandidate:
+    """A version that may become the champion.
 
     Attributes:
-        manifest: What it says of itself.
-        labels: The names of its classes.
-        rule: What its training asked for.
-        measure: Measures another version on the pictures that it was measured on.
+        manifest: Its manifest.
+        labels: Names of its classes.
+        rule: The rule of its training.
+        evaluator: Evaluates the champion on the images that the candidate was evaluated on.
     """
 
     manifest: Manifest
     labels: Sequence[str]
     rule: Promote
-    measure: Measure
+    evaluator: Evaluator
 
     @property
     def accuracy(self) -> float:
-        """Its own, on those pictures."""
+        """Its accuracy on the held-out images."""
         return self.manifest.metrics[HELD_OUT_ACCURACY]
 
-    def verdict(self, promoted: bool, reason: str, champion: int | None) -> Promotion:
-        """A decision about it."""
+    def decision(self, promoted: bool, reason: str, champion: int | None) -> Promotion:
+        """The result for this candidate."""
         return Promotion(
             rule=self.rule,
             promoted=promoted,
@@ -53,49 +59,52 @@ class Newcomer:
         )
 
 
-def promote(store: Store, new: Newcomer) -> Promotion:
-    """Let the champion stand on a version if its rule says so. Asked again, it says the same."""
-    model, version = new.manifest.model, new.manifest.version
-    # Two trainings that end together must not both compare with the same champion.
-    with store.alone(f"promotion-{model}"):
+def promote(store: Store, candidate: PromotionCandidate) -> Promotion:
+    """Make a version the champion if its rule says so. Idempotent."""
+    model, version = candidate.manifest.model, candidate.manifest.version
+    # Two trainings that end at the same time must not both compare with the same champion.
+    with store.lock(f"promotion-{model}"):
         champion = store.aliases(model).get(CHAMPION)
         if champion == version:
-            return new.verdict(True, "It is the champion.", champion)
-        verdict = _verdict(store, new, champion)
-        if verdict.promoted:
+            return candidate.decision(True, "It is the champion.", champion)
+        decision = _decide(store, candidate, champion)
+        if decision.promoted:
             store.promote(model, version)
-        return verdict
+        return decision
 
 
-def _verdict(store: Store, new: Newcomer, champion: int | None) -> Promotion:
-    if new.rule == "always":
-        return new.verdict(True, "Asked for: always.", champion)
-    if new.rule == "never":
-        return new.verdict(False, "Asked for: never. Promote it when you have seen it.", champion)
+def _decide(store: Store, candidate: PromotionCandidate, champion: int | None) -> Promotion:
+    if candidate.rule == "always":
+        return candidate.decision(True, "As requested: always.", champion)
+    if candidate.rule == "never":
+        reason = "As requested: never. Promote it after you have reviewed it."
+        return candidate.decision(False, reason, champion)
     if champion is None:
-        return new.verdict(True, "It is the model's first champion.", None)
+        return candidate.decision(True, "It is the model's first champion.", None)
     try:
-        old = store.manifest(new.manifest.model, champion)
-        known = [label.id for label in read_labels(store.path(old.model, champion))]
+        current = store.manifest(candidate.manifest.model, champion)
+        labels = [label.id for label in read_labels(store.path(current.model, champion))]
     except (OpsinError, OSError, ValueError):
-        return new.verdict(True, f"The champion, version {champion}, is damaged.", champion)
-    lost = sorted(set(known) - set(new.labels))
-    if lost:
-        names = ", ".join(lost[:5]) + (" …" if len(lost) > 5 else "")
-        reason = f"Version {champion}, the champion, knows classes that it does not: {names}."
-        return new.verdict(False, reason, champion)
-    return _compared(new, old, known)
+        reason = f"The champion, version {champion}, is damaged."
+        return candidate.decision(True, reason, champion)
+    missing = sorted(set(labels) - set(candidate.labels))
+    if missing:
+        names = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+        reason = f"The champion, version {champion}, has classes that this version lacks: {names}."
+        return candidate.decision(False, reason, champion)
+    return _compare(candidate, current, labels)
 
 
-def _compared(new: Newcomer, old: Manifest, known: Sequence[str]) -> Promotion:
-    before = old.metrics.get(HELD_OUT_ACCURACY)
-    digest = new.manifest.provenance.dataset_digest
-    if before is None or digest is None or digest != old.provenance.dataset_digest:
-        before = new.measure(old, known)
-    better = new.accuracy > before
+def _compare(candidate: PromotionCandidate, champion: Manifest, labels: Sequence[str]) -> Promotion:
+    accuracy = champion.metrics.get(HELD_OUT_ACCURACY)
+    digest = candidate.manifest.provenance.dataset_digest
+    if accuracy is None or digest is None or digest != champion.provenance.dataset_digest:
+        accuracy = candidate.evaluator.accuracy(champion, labels)
+    better = candidate.accuracy > accuracy
     reason = (
-        f"It gets {new.accuracy:.2%} of the held-out pictures right, {'' if better else 'not '}"
-        f"more than version {old.version}, the champion, with {before:.2%} of the same ones."
+        f"It classifies {candidate.accuracy:.2%} of the held-out images correctly, which is "
+        f"{'' if better else 'not '}more than the {accuracy:.2%} of the champion, version "
+        f"{champion.version}, on the same images."
     )
-    verdict = new.verdict(better, reason, old.version)
-    return verdict.model_copy(update={"champion_accuracy": before})
+    decision = candidate.decision(better, reason, champion.version)
+    return decision.model_copy(update={"champion_accuracy": accuracy})

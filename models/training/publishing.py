@@ -1,54 +1,41 @@
-"""One job, one version: publishing that may be killed at any moment and done again.
+"""Publishes a version exactly once per job, even if the process is killed and runs again.
 
-The job's id in the manifest is the key. Whoever publishes looks for it first, alone with the
-model, so a second attempt finds what the first one left and adds nothing.
+The key is the job's id in the manifest. Publishing looks for it first, under a lock of the model,
+so that a second attempt finds the version of the first one and adds none.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from contracts.errors import VersionNotFound
 from contracts.inference.manifest import Draft, Manifest
 from models.store.store import Store
 
 
-def published(store: Store, model: str, job_id: str) -> Manifest | None:
-    """The version that a job has published, if it has."""
-    for manifest in _manifests(store, model):
+def find_published(store: Store, model: str, job_id: str) -> Manifest | None:
+    """The version that a job has published, or None."""
+    for manifest in reversed(store.manifests(model)):
         if manifest.provenance.job_id == job_id:
             return manifest
     return None
 
 
 def publish_once(store: Store, model: str, folder: Path, draft: Draft) -> Manifest:
-    """Make a staging folder the next version, unless its job has published one before.
+    """Publish a staging folder as the next version, unless its job has published one before.
 
     Args:
-        store: Where to.
-        model: Its name; a new one makes a new model.
+        store: The store.
+        model: Name of the model; it is created if necessary.
         folder: From `Store.staging`.
-        draft: What the manifest shall say; names the job.
+        draft: The draft of the manifest, with the job's id.
 
     Returns:
-        The manifest of the job's one version.
+        The manifest of the job's version.
 
     Raises:
-        ValueError: The draft names no job.
+        ValueError: The draft has no job id.
     """
     job_id = draft.provenance.job_id
     if job_id is None:
         raise ValueError("only a job's version is published once")
-    with store.alone(f"publish-{model}"):
-        found = published(store, model, job_id)
-        return found or store.manifest(model, store.publish(model, folder, draft))
-
-
-def _manifests(store: Store, model: str) -> Sequence[Manifest]:
-    """Those that can be read, the newest first."""
-    found = []
-    for version in reversed(store.versions(model)):
-        try:
-            found.append(store.manifest(model, version))
-        except VersionNotFound:
-            continue  # deleted this very moment, or damaged
-    return found
+    with store.lock(f"publish-{model}"):
+        existing = find_published(store, model, job_id)
+        return existing or store.manifest(model, store.publish(model, folder, draft))

@@ -1,10 +1,10 @@
-"""A training from the request to the served version: learn, report, publish, promote.
+"""A training from the request to the served version: train, export, report, publish, promote.
 
     result = run(work, settings)
 
-Killed at any moment and run again with the same work, it ends with the same one version. What has
-been reached lies in the job's folder: the trainer's checkpoint, and before publishing the report
-itself, so that nothing is learned or measured twice.
+If it is killed at any time and run again with the same work, it ends with exactly one version. The
+job's folder holds what has been reached: the trainer's checkpoint and, before publishing, the
+report, so that nothing is trained or evaluated twice.
 """
 
 import time
@@ -22,63 +22,65 @@ from contracts.settings import MIB, Settings
 from contracts.training.training_result import TrainingReport, TrainingResult
 from contracts.training.trainings import TrainingRequest
 from contracts.work import Work, WorkStoppedError
-from models.export.check_images import check_pictures
+from models.export.check_images import check_images
 from models.export.parity import ParityError
 from models.export.saved_model import export_version
 from models.store.manifest import write_atomically
 from models.store.store import Store
-from models.training.data.data_source import FromLibrary, Material, Supply
+from models.training.data.data_source import DataSource, LibrarySource, TrainingData
 from models.training.data.feature_cache import FeatureCache
-from models.training.exported import Exported, decoded
-from models.training.loop.progress import LEARNING, LoggedWork
-from models.training.loop.trainer import Workshop, train
-from models.training.memory import check_size, memory_limit
-from models.training.promotion import Newcomer, promote
-from models.training.publishing import publish_once, published
+from models.training.data.image_loader import InputSpec
+from models.training.exported import ExportedModel, decode_examples
+from models.training.loop.progress import LEARNING_SHARE, LoggedWork
+from models.training.loop.trainer import TrainingEnvironment, train
+from models.training.memory import check_memory, memory_limit
+from models.training.promotion import PromotionCandidate, promote
+from models.training.publishing import find_published, publish_once
+from models.training.report.artifacts import write_artifacts
 from models.training.report.event_log import EventLog
-from models.training.report.gallery import draw
 from models.training.report.report import (
-    CHECKED,
+    COMPARED_IMAGES,
+    build_report,
+    evenly_spaced,
+    explain_mistakes,
     held_out_split,
     manifest_metrics,
-    mistakes,
     provenance,
-    report,
-    spread,
 )
-from models.training.trained import Trained
-from models.training.validation import check_name
+from models.training.trained import TrainedModel
+from models.training.validation import check_model_name
 from models.weights.catalog import Weights
 
 _REPORT = "report.json"
 _BATCH = 32
+_STAGES = ("export", "report", "publish", "promote")
 
 
-def run(work: Work, settings: Settings, supply: Supply | None = None) -> dict[str, Any]:
-    """Do a training, or what is left of it.
+def run(work: Work, settings: Settings, source: DataSource | None = None) -> dict[str, Any]:
+    """Run a training, or the rest of it.
 
     Args:
         work: The attempt; its request is a `TrainingRequest` as JSON.
-        settings: Where everything is.
-        supply: What is learned from; left out, the dataset that the request names.
+        settings: All settings.
+        source: The data to train on; by default the dataset that the request names.
 
     Returns:
         A `TrainingResult` as JSON.
 
     Raises:
-        OpsinError: It cannot be done; the message says what to change.
-        WorkStoppedError: It was told to end.
+        OpsinError: The training cannot be done; the message says what to change.
+        WorkStoppedError: The job was cancelled or lost.
     """
     began = time.monotonic()
     request = TrainingRequest.model_validate(work.request)
-    check_name(request.model)
-    supply = supply or FromLibrary.of(request, settings)
-    run_ = _Run(work, settings, request, Store(settings.store_home), supply)
-    version = published(run_.store, request.model, work.job_id)
-    saved = _saved(work.folder)
-    if version is None or saved is None:
-        version, saved = run_.from_pictures(began)
-    return run_.promoted(version, saved).model_dump(mode="json")
+    check_model_name(request.model)
+    source = source or LibrarySource.of(request, settings)
+    training = _Run(work, settings, request, Store(settings.store_home), source)
+    version = find_published(training.store, request.model, work.job_id)
+    report = _read_report(work.folder)
+    if version is None or report is None:
+        version, report = training.train_and_publish(began)
+    return training.promote(version, report).model_dump(mode="json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,88 +91,101 @@ class _Run:
     settings: Settings
     request: TrainingRequest
     store: Store
-    supply: Supply
+    source: DataSource
 
-    def from_pictures(self, began: float) -> tuple[Manifest, TrainingReport]:
-        """Learn, report and publish."""
+    def train_and_publish(self, began: float) -> tuple[Manifest, TrainingReport]:
+        """Train, export, report and publish."""
         self.work.progress(Progress(fraction=0, phase="data"))
-        material = self.supply.load()
-        check_size(
-            self.request,
-            len(material.dataset.classes),
-            memory_limit(self.settings.training_memory_mb),
-        )
-        loaded = time.monotonic() - began
+        data = self.source.load()
+        classes = len(data.dataset.classes)
+        check_memory(self.request, classes, memory_limit(self.settings.training_memory_mb))
+        load_seconds = time.monotonic() - began
         log = EventLog(self.settings.event_logs_home / self.work.job_id)
-        logged = LoggedWork(self.work, log)
-        trained = train(self.request, material.dataset, logged, self._workshop())
-        seconds = {"data": loaded, **trained.phase_seconds}
+        environment = _environment(self.settings)
+        trained = train(self.request, data.dataset, LoggedWork(self.work, log), environment)
+        seconds = {"data": load_seconds, **trained.phase_seconds}
         with self.store.staging() as folder:
-            self._stage("export", 0)
+            self._enter("export")
             with _timed(seconds, "export"):
-                draft = self._exported(trained, material, folder)
-            self._stage("report", 1)
+                draft = self._export(trained, data, folder)
+            self._enter("report")
             with _timed(seconds, "report"):
-                exported = Exported(folder)
-                pixels = self.settings.max_image_pixels
-                shown, agreement = mistakes(trained, exported, draft, material.names, pixels)
-                draw(self.work, log, trained, None if material.private else shown)
-            told = report(trained, draft, shown, agreement, seconds)
-            self._stage("publish", 2)
-            self.supply.require()
-            # Before publishing, so that whoever finds the version finds this too.
-            write_atomically(self.work.folder / _REPORT, told.model_dump_json())
+                mistakes, agreement = explain_mistakes(
+                    trained, ExportedModel(folder), draft, data.names, self._max_pixels
+                )
+                write_artifacts(self.work, log, trained, None if data.private else mistakes)
+            report = build_report(trained, draft, mistakes, agreement, seconds)
+            self._enter("publish")
+            self.source.check_publishable()
+            # Before publishing, so that a published version always has its report.
+            write_atomically(self.work.folder / _REPORT, report.model_dump_json())
             with _timed(seconds, "publish"):
                 version = publish_once(self.store, self.request.model, folder, draft)
-        return version, told.model_copy(update={"seconds": _rounded(seconds)})
+        return version, report.model_copy(update={"seconds": _rounded(seconds)})
 
-    def promoted(self, version: Manifest, told: TrainingReport) -> TrainingResult:
-        """Ask the rule, and tell the whole.
+    def promote(self, version: Manifest, report: TrainingReport) -> TrainingResult:
+        """Apply the promotion rule and build the result.
 
-        The version is there by now, so a cancellation comes too late: it would only leave a version
-        behind that no job tells of.
+        The version is published by now, so a cancellation is ignored: it would only leave a version
+        that no finished job accounts for.
         """
         with suppress(WorkStoppedError):
-            self._stage("promote", 3)
-        self._require_allowed(version)
-        with _timed(told.seconds, "promote"):
-            new = Newcomer(version, told.classes, self.request.promote, self._measured)
-            promotion = promote(self.store, new)
+            self._enter("promote")
+        self._check_still_publishable(version)
+        with _timed(report.seconds, "promote"):
+            candidate = PromotionCandidate(version, report.classes, self.request.promote, self)
+            promotion = promote(self.store, candidate)
         return TrainingResult(
-            **told.model_dump(exclude={"seconds"}),
-            seconds=_rounded(told.seconds),
+            **report.model_dump(exclude={"seconds"}),
+            seconds=_rounded(report.seconds),
             version=version.version,
             promoted=promotion.promoted,
             promotion=promotion,
             finished_at=datetime.now(UTC),
         )
 
-    def _require_allowed(self, version: Manifest) -> None:
-        """Take a version back whose pictures may not be learned from any more.
+    def accuracy(self, version: Manifest, labels: Sequence[str]) -> float:
+        """Implements `models.training.promotion.Evaluator`."""
+        dataset = self.source.load().dataset
+        examples = dataset.of("test") or dataset.of("validation") or dataset.of("train")
+        model = ExportedModel(self.store.path(version.model, version.version))
+        correct = 0
+        for start in range(0, len(examples), _BATCH):
+            batch = examples[start : start + _BATCH]
+            pixels = decode_examples(batch, version, max_pixels=self._max_pixels)
+            predicted = model.probabilities(pixels).argmax(axis=1)
+            correct += sum(
+                labels[int(index)] == example.label
+                for index, example in zip(predicted, batch, strict=True)
+            )
+        return correct / len(examples)
 
-        Who erases them removes first the pictures and then the versions, so whatever is published
-        between the two is found by one of us.
+    def _check_still_publishable(self, version: Manifest) -> None:
+        """Delete the version again if its images may not be used any more.
+
+        An erasure first removes the images and then the versions, so a version that is published
+        in between is found either by the erasure or here.
         """
         try:
-            self.supply.require()
+            self.source.check_publishable()
         except OpsinError:
             with suppress(VersionNotFound, VersionInUse):
                 self.store.delete(version.model, version.version)
             raise
 
-    def _exported(self, trained: Trained, material: Material, folder: Path) -> Draft:
-        held = trained.evaluations[held_out_split(trained)]
-        chosen = [held.examples[place] for place in spread(len(held.examples), CHECKED)]
+    def _export(self, trained: TrainedModel, data: TrainingData, folder: Path) -> Draft:
+        held_out = trained.evaluations[held_out_split(trained)].examples
+        compared = [held_out[index] for index in evenly_spaced(len(held_out), COMPARED_IMAGES)]
         height, width = trained.model.inputs[0].shape[1:3]
-        target = _Frame((height, width), trained.blueprint.short_side)
+        spec = InputSpec((height, width), trained.blueprint.short_side)
         samples = self.settings.home / "samples"
         try:
             return export_version(
                 trained.model,
                 trained.blueprint,
                 folder,
-                pictures=decoded(chosen, target, max_pixels=self.settings.max_image_pixels),
-                kept=check_pictures(samples, target) if material.private else None,
+                images=decode_examples(compared, spec, max_pixels=self._max_pixels),
+                stored_images=check_images(samples, spec) if data.private else None,
                 labels=trained.labels,
                 provenance=provenance(trained),
                 metrics=manifest_metrics(trained),
@@ -178,46 +193,28 @@ class _Run:
         except ParityError as error:
             raise InternalError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
 
-    def _measured(self, other: Manifest, labels: Sequence[str]) -> float:
-        """Another version's accuracy on the pictures that this training held out."""
-        dataset = self.supply.load().dataset
-        examples = dataset.of("test") or dataset.of("validation") or dataset.of("train")
-        exported = Exported(self.store.path(other.model, other.version))
-        right = 0
-        for start in range(0, len(examples), _BATCH):
-            batch = examples[start : start + _BATCH]
-            pixels = decoded(batch, other, max_pixels=self.settings.max_image_pixels)
-            best = exported.probabilities(pixels).argmax(axis=1)
-            right += sum(
-                labels[int(index)] == one.label for index, one in zip(best, batch, strict=True)
-            )
-        return right / len(examples)
+    def _enter(self, stage: str) -> None:
+        share = _STAGES.index(stage) / len(_STAGES)
+        fraction = LEARNING_SHARE + (1 - LEARNING_SHARE) * share
+        self.work.progress(Progress(fraction=fraction, phase=stage))
 
-    def _workshop(self) -> Workshop:
-        settings = self.settings
-        return Workshop(
-            weights=Weights.of(settings),
-            cache=FeatureCache(settings.features_home, settings.feature_cache_mb * MIB),
-            max_pixels=settings.max_image_pixels,
-            threads=settings.job_threads,
-            checkpoint_seconds=settings.checkpoint_seconds,
-        )
-
-    def _stage(self, phase: str, number: int) -> None:
-        fraction = LEARNING + (1 - LEARNING) * number / 4
-        self.work.progress(Progress(fraction=fraction, phase=phase))
+    @property
+    def _max_pixels(self) -> int:
+        return self.settings.max_image_pixels
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What pictures are made ready for before there is a version that says it."""
+def _environment(settings: Settings) -> TrainingEnvironment:
+    return TrainingEnvironment(
+        weights=Weights.of(settings),
+        cache=FeatureCache(settings.features_home, settings.feature_cache_mb * MIB),
+        max_pixels=settings.max_image_pixels,
+        threads=settings.job_threads,
+        checkpoint_seconds=settings.checkpoint_seconds,
+    )
 
-    input_size: tuple[int, int]
-    short_side: int
 
-
-def _saved(folder: Path) -> TrainingReport | None:
-    """What an earlier attempt wrote before it published."""
+def _read_report(folder: Path) -> TrainingReport | None:
+    """The report that an earlier attempt wrote before it published."""
     try:
         return TrainingReport.model_validate_json((folder / _REPORT).read_bytes())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a training hands over: the network and everything that was measured on the way."""
+"""The result of a training before it is exported: the network and its evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from models.store.labels import Label
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The finished network's answers on one split, as the exported version will give them.
+    """The finished network's predictions on one split.
 
     Attributes:
-        examples: The pictures, in the dataset's order.
+        examples: The images in the dataset's order.
         truth: int32 (n,), the class of each.
         probabilities: float32 (n, classes).
         loss: Mean cross-entropy, unweighted and without penalties.
-        accuracy: Share of pictures whose most probable class is theirs, 0 to 1.
+        accuracy: Share of correct predictions, 0 to 1.
     """
 
     examples: tuple[Example, ...]
@@ -36,10 +36,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class FilterFrame:
-    """A layer's kernels at one moment of a training.
+    """A layer's kernels at one step of a training.
 
     Attributes:
-        step: Training steps taken before it; the first frame's is 0.
+        step: Number of training steps before it; 0 in the first frame.
         kernels: float32 (height, width, channels, filters).
     """
 
@@ -48,23 +48,23 @@ class FilterFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """A finished training, not yet published.
+class TrainedModel:
+    """A trained network that is not published yet.
 
     Attributes:
-        request: What was asked for.
-        model: Flat, in float32, from preprocessed pictures to probabilities: a softmax, or one
+        request: The training.
+        model: Flat and in float32, from preprocessed images to probabilities: a softmax, or one
             sigmoid for two classes.
         blueprint: What `models.export.saved_model.export_version` has to know besides.
-        labels: A name for each output.
-        history: A row for each epoch, in order, as `work.metrics` got them.
-        evaluations: By split; a split without pictures is left out.
+        labels: A name for each class.
+        history: One row per epoch, in order, as sent to `work.metrics`.
+        evaluations: By split; splits without images are missing.
         phase_seconds: Wall-clock time of ``features``, ``head``, ``finetune``, ``scratch`` and
-            ``evaluate``, as far as they were done in this attempt or an earlier one.
+            ``evaluate``, summed over all attempts; phases that did not run are missing.
         best_epochs: By phase, the epoch whose weights were kept.
         provenance: Base weights, dataset and job.
-        devices: What it was computed on.
-        filters: Frames for `filters.gif`, if they were asked for.
+        devices: Names of the devices it was trained on.
+        filters: Frames for `filters.gif`, if they were requested.
     """
 
     request: TrainingRequest

@@ -1,10 +1,10 @@
-"""The weight files on this machine: which are here, and how to get those that are not.
+"""The weight files on this machine: finds those that exist and fetches those that are missing.
 
     weights = Weights.of(settings)
-    weights.find("squeezenet").path      # local only, quick
+    weights.find("squeezenet").path      # local, fast
     weights.pull("squeezenet", bar)      # from the first source that can be reached
 
-Nothing is downloaded but in `pull`, and `pull` is called by nothing but a person's command.
+Only `pull` downloads anything, and only commands of a user call it.
 """
 
 import contextlib
@@ -17,29 +17,25 @@ from typing import Self
 
 from contracts.errors import ModelNotReady, NotFound
 from contracts.settings import Settings
-from models.weights.files import FetchError, Stamps
-from models.weights.https import Progress, unwatched
-from models.weights.lock import exclusive
-from models.weights.source import fetch
+from models.weights.fetch import fetch
+from models.weights.files import DigestCache, DownloadProgress, FetchError, fetch_lock
 from models.weights.sources import DirectoryFile, Format, Source, WeightEntry, weight_entries
 
 _PULL_SECONDS = 2 * 3600.0  # half a gigabyte at 80 kB a second
 
 
 class WeightsMissing(ModelNotReady):
-    """Weights are not on this machine. The message says why and which command helps."""
+    """Weights are missing on this machine. The message says why and which command helps."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """A file that is here and has been checked.
+    """A verified file on this machine.
 
     Attributes:
-        path: Where it is.
-        format: How it is to be read.
-        source: Where it comes from, in words.
-        digest: Its publisher's digest, as in weights.toml.
-        companions: Files it is useless without, in weights.toml's order; checked too.
+        source: Where it comes from, for people.
+        digest: The publisher's digest, as in weights.toml.
+        companions: Other files that it needs, in the order of weights.toml; verified too.
     """
 
     path: Path
@@ -55,12 +51,12 @@ class WeightRow:
 
     Attributes:
         name: As in weights.toml.
-        content: What is in it.
-        present: Whether a checked file is here.
-        size: Bytes of the file that is here, or else of the one a pull would bring, if published.
+        content: A one-line description.
+        present: Whether a verified file exists.
+        size: Bytes of the existing file, otherwise of the one that a pull would fetch, if known.
         licence: SPDX name.
-        source: Where the file comes from, or would.
-        reason: Why it is not here; None if it is.
+        source: Where the file comes from, or would come from.
+        reason: Why it is missing; None if it is present.
     """
 
     name: str
@@ -76,10 +72,10 @@ class Weights:
     """The weights of one installation.
 
     Args:
-        home: The folder that pulled files are kept in.
-        directory: A folder looked in after `home`, never written to.
-        offline: Whether `pull` must not reach for the network.
-        entries: What there is to find, by name; weights.toml if left out.
+        home: The folder for fetched files.
+        directory: A second folder to search, never written to.
+        offline: Whether `pull` must not use the network.
+        entries: The known weights by name; by default those of weights.toml.
     """
 
     def __init__(
@@ -94,37 +90,33 @@ class Weights:
         self._directory = directory
         self._offline = offline
         self._entries = entries
-        self._stamps = Stamps(home / ".stamps")
+        self._digests = DigestCache(home / ".stamps")
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         return cls(settings.weights_home, settings.weights_dir, settings.offline)
 
     def find(self, name: str) -> WeightFile:
-        """The file of that name on this machine: in the home, or else in the directory.
+        """Find weights in the home or, failing that, in the directory.
 
-        A file is digested once and then known by its size and time, so this is cheap.
+        A file is hashed once and then recognised by its size and time, so this is fast.
 
         Raises:
             NotFound: weights.toml has no such name.
-            WeightsMissing: It is not here; says why and what helps.
+            WeightsMissing: The file is missing; the message says why and what helps.
         """
-        return self._find(name, again=False)
+        return self._find(name, reread=False)
 
     def verify(self, name: str) -> WeightFile:
-        """Like `find`, but reads the file from end to end, whatever is known of it."""
-        return self._find(name, again=True)
+        """Like `find`, but always reads the whole file."""
+        return self._find(name, reread=True)
 
-    def pull(self, name: str, progress: Progress = unwatched) -> WeightFile:
-        """The file of that name, fetched from the first source that gives it if it is not here.
-
-        Args:
-            name: As in weights.toml.
-            progress: Called with bytes had and bytes in all (None if unknown).
+    def pull(self, name: str, progress: DownloadProgress | None = None) -> WeightFile:
+        """Find weights or fetch them from the first source that works.
 
         Raises:
             NotFound: weights.toml has no such name.
-            WeightsMissing: No source gave it; says why each did not.
+            WeightsMissing: Every source failed; the message says why.
         """
         entry = self._entry(name)
         deadline = time.monotonic() + _PULL_SECONDS
@@ -135,9 +127,9 @@ class Weights:
         failures: dict[str, str] = {}
         try:
             self._home.mkdir(parents=True, exist_ok=True)
-            with exclusive(self._home / f".{name}.lock", timeout=_PULL_SECONDS):
+            with fetch_lock(self._home / f".{name}.lock", timeout=_PULL_SECONDS):
                 with contextlib.suppress(WeightsMissing):
-                    return self.find(name)  # another process brought it while this one waited
+                    return self.find(name)  # another process fetched it while this one waited
                 for source in entry.sources:
                     if isinstance(source, DirectoryFile):
                         continue
@@ -146,9 +138,9 @@ class Weights:
                     except FetchError as error:
                         failures[source.origin] = str(error)
                     else:
-                        self._remember(name, {})
+                        self._save_failures(name, {})
                         return self.verify(name)
-                self._remember(name, failures)
+                self._save_failures(name, failures)
         except FetchError as error:
             failures["this machine"] = str(error)
         except OSError as error:
@@ -156,7 +148,7 @@ class Weights:
         raise self._missing(name, failures)
 
     def rows(self) -> tuple[WeightRow, ...]:
-        """Every name of weights.toml and whether it is here."""
+        """Every name of weights.toml and whether its file is present."""
         return tuple(self._row(name, entry) for name, entry in self._all().items())
 
     def _row(self, name: str, entry: WeightEntry) -> WeightRow:
@@ -177,24 +169,24 @@ class Weights:
         size = sum(path.stat().st_size for path in (file.path, *file.companions))
         return WeightRow(name, entry.content, True, size, entry.licence, file.source, None)
 
-    def _find(self, name: str, *, again: bool) -> WeightFile:
+    def _find(self, name: str, *, reread: bool) -> WeightFile:
         damaged: list[str] = []
         folders = [self._home] + ([self._directory] if self._directory else [])
         sources = self._entry(name).sources
         for folder in folders:
             for source in sources:
-                for one in (*source.companions, source):
+                for file in (*source.companions, source):
                     try:
-                        if self._stamps.matches(folder / one.file, one.digest, again=again):
+                        if self._digests.matches(folder / file.file, file.digest, reread=reread):
                             continue
-                        damaged.append(f"{one.file} is there but damaged or another file")
+                        damaged.append(f"{file.file} is damaged or a different file")
                     except FileNotFoundError:
                         pass
                     except OSError as error:
-                        damaged.append(f"{one.file} cannot be read ({error.strerror})")
+                        damaged.append(f"{file.file} cannot be read ({error.strerror})")
                     break
                 else:
-                    return _file(folder, source)
+                    return _weight_file(folder, source)
         raise self._missing(name, damaged=damaged)
 
     def _missing(
@@ -206,16 +198,16 @@ class Weights:
     ) -> WeightsMissing:
         """The error that says what is missing, why, and what helps. Names files, never paths."""
         entry = self._entry(name)
-        tried = self._recall(name) if failures is None else failures
-        why = list(dict.fromkeys(damaged or ()))
-        why += [f"{origin}: {reason}" for origin, reason in tried.items()]
+        failures = self._load_failures(name) if failures is None else failures
+        reasons = list(dict.fromkeys(damaged or ()))
+        reasons += [f"{origin}: {reason}" for origin, reason in failures.items()]
         if self._offline:
-            why.append("OPSIN_OFFLINE is set, so nothing is fetched")
+            reasons.append("OPSIN_OFFLINE is set, so nothing is fetched")
         sentences = [
             f"The weights '{name}' ({entry.content}) are not here.",
-            *([f"Tried: {'; '.join(why)}."] if why else []),
+            *([f"Tried: {'; '.join(reasons)}."] if reasons else []),
             f"Run `opsin weights pull {name}`, or set OPSIN_WEIGHTS_DIR to a folder with "
-            f"{_spoken(entry.sources[0])}.",
+            f"{_file_names(entry.sources[0])}.",
         ]
         return WeightsMissing(" ".join(sentences))
 
@@ -232,31 +224,31 @@ class Weights:
     def _failures_file(self, name: str) -> Path:
         return self._home / f".{name}.failures.json"
 
-    def _remember(self, name: str, failures: dict[str, str]) -> None:
-        """Keep why the last pull failed, for `find` to tell; an empty one forgets."""
+    def _save_failures(self, name: str, failures: dict[str, str]) -> None:
+        """Store why the last pull failed, for `find` to report."""
         with contextlib.suppress(OSError):
             if failures:
                 self._failures_file(name).write_text(json.dumps(failures))
             else:
                 self._failures_file(name).unlink(missing_ok=True)
 
-    def _recall(self, name: str) -> dict[str, str]:
+    def _load_failures(self, name: str) -> dict[str, str]:
         try:
-            known = json.loads(self._failures_file(name).read_text())
+            failures = json.loads(self._failures_file(name).read_text())
         except (OSError, ValueError):
             return {}
-        return {str(origin): str(reason) for origin, reason in known.items()}
+        return {str(origin): str(reason) for origin, reason in failures.items()}
 
 
-def _file(folder: Path, source: Source) -> WeightFile:
+def _weight_file(folder: Path, source: Source) -> WeightFile:
     if source.format is None:
         raise ValueError(f"weights.toml gives no format for {source.file}")
-    companions = tuple(folder / one.file for one in source.companions)
+    companions = tuple(folder / companion.file for companion in source.companions)
     path = folder / source.file
     return WeightFile(path, source.format, source.origin, source.digest, companions)
 
 
-def _spoken(source: Source) -> str:
-    """The files of a source, as a sentence names them."""
-    *some, last = (source.file, *(one.file for one in source.companions))
-    return f"{', '.join(some)} and {last}" if some else last
+def _file_names(source: Source) -> str:
+    """The files of a source, for a sentence."""
+    *first, last = (source.file, *(companion.file for companion in source.companions))
+    return f"{', '.join(first)} and {last}" if first else last

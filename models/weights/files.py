@@ -1,49 +1,57 @@
-"""Whether a file is the one it should be, judged by the digest its publisher gives.
+"""Files of weights on the disk: checked by their digest, placed atomically, fetched once.
 
-The one way a file comes under its final name: whole, checked, on the disk, at once.
-
-What digests were found, so that a start does not read half a gigabyte to learn it again.
-
-Why a source gave nothing.
+A file appears under its final name only when it is complete, verified and flushed to the disk. The
+digests that were found are cached, so that a start need not read half a gigabyte again.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
+
+from models.locks import locked
+
+DownloadProgress = Callable[[int, int | None], None]
+"""Called with the number of bytes downloaded so far and, if known, the total."""
 
 CHUNK = 1024 * 1024
 
 
-class Check:
-    """Digests a stream and compares it with what was promised.
+class FetchError(Exception):
+    """A source could not be used. The message is one short sentence for the user."""
+
+
+class DigestCheck:
+    """Hashes a stream and compares the result with a published digest.
 
     Args:
         digest: ``sha256:<64 digits>``, ``sha256-prefix:<first digits>`` or ``md5:<32 digits>``.
     """
 
     def __init__(self, digest: str) -> None:
-        kind, self._promised = digest.split(":")
-        # md5 guards against damage only; it stands where the publisher gives nothing better, for
-        # files that come over TLS and are read as plain numbers.
+        kind, self._expected = digest.split(":")
+        # MD5 only protects against damage. It is used where the publisher gives nothing better,
+        # for files that come over TLS and are read as plain numbers.
         self._hash = hashlib.md5(usedforsecurity=False) if kind == "md5" else hashlib.sha256()
 
     def update(self, data: bytes) -> None:
         self._hash.update(data)
 
     def passed(self) -> bool:
-        return self._hash.hexdigest().startswith(self._promised)
+        return self._hash.hexdigest().startswith(self._expected)
 
 
-def matches(path: Path, digest: str) -> bool:
-    """Whether the file at `path` has that digest; reads it all.
+def has_digest(path: Path, digest: str) -> bool:
+    """Whether a file has that digest; reads all of it.
 
     Raises:
         OSError: The file cannot be read.
     """
-    check = Check(digest)
+    check = DigestCheck(digest)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             check.update(chunk)
@@ -51,7 +59,7 @@ def matches(path: Path, digest: str) -> bool:
 
 
 def place(part: Path, target: Path) -> None:
-    """Rename a finished, checked `part` to `target` after the disk holds it."""
+    """Flush a complete, verified file to the disk and rename it to `target`."""
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(target)
@@ -59,74 +67,77 @@ def place(part: Path, target: Path) -> None:
 
 
 def copy_checked(source: IO[bytes], target: Path, digest: str) -> None:
-    """Stream `source` to `target`, which appears only if the digest is right.
+    """Copy a stream to `target`, which appears only if the digest is right.
 
     Raises:
         FetchError: The digest differs; nothing is left behind.
     """
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    check = Check(digest)
+    check = DigestCheck(digest)
     try:
         with part.open("wb") as file:
             while chunk := source.read(CHUNK):
                 check.update(chunk)
                 file.write(chunk)
         if not check.passed():
-            raise FetchError(f"{target.name} there is not the file it should be (digest differs)")
+            raise FetchError(f"its {target.name} is not the expected file (digest differs)")
         place(part, target)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def fetch_lock(path: Path, *, timeout: float) -> AbstractContextManager[None]:
+    """Let one process at a time fetch a file; the others wait and then find it there.
+
+    Raises:
+        FetchError: Another process held the lock for all of `timeout` seconds.
+    """
+    error = FetchError("another process has been fetching it for too long")
+    return locked(path, timeout=timeout, error=error)
 
 
-class Stamps:
-    """Remembers in `folder` which files have which digest, as long as size and time stay.
+class DigestCache:
+    """Remembers in `folder` which files have which digest, while size and time are unchanged.
 
-    This trusts the disk, not the world: whoever can change a file and set its time back could as
-    well change the stamp. `opsin weights verify` reads everything again.
+    The cache trusts the disk: anyone who can change a file and set its time back could also change
+    the cache. `opsin weights verify` reads every file again.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def matches(self, path: Path, digest: str, *, again: bool = False) -> bool:
-        """Whether the file at `path` has that digest.
+    def matches(self, path: Path, digest: str, *, reread: bool = False) -> bool:
+        """Whether a file has that digest.
 
         Args:
-            path: The file.
-            digest: As `Check` takes it.
-            again: Read the file even if a stamp knows.
+            reread: Read the file even if the result is cached.
 
         Raises:
             OSError: The file cannot be read.
         """
         status = path.stat()
-        now = {"digest": digest, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        stamp = (
-            self._folder / f"{hashlib.sha256(f'{path}|{digest}'.encode()).hexdigest()[:24]}.json"
-        )
-        if not again:
+        current = {"digest": digest, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        key = hashlib.sha256(f"{path}|{digest}".encode()).hexdigest()[:24]
+        entry = self._folder / f"{key}.json"
+        if not reread:
             with contextlib.suppress(OSError, ValueError):
-                known = json.loads(stamp.read_text())
-                if known.items() >= now.items():
-                    return bool(known["matches"])
-        result = matches(path, digest)
-        # A folder that cannot be written to costs time at every start, and nothing else.
+                cached = json.loads(entry.read_text())
+                if cached.items() >= current.items():
+                    return bool(cached["matches"])
+        result = has_digest(path, digest)
+        # A folder that is not writable only makes every start slower.
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            part = stamp.with_suffix(".part")
-            part.write_text(json.dumps(now | {"matches": result}))
-            part.replace(stamp)
+            part = entry.with_suffix(".part")
+            part.write_text(json.dumps(current | {"matches": result}))
+            part.replace(entry)
         return result
 
 
-class FetchError(Exception):
-    """A source could not be used. The message is one short sentence for the user's eyes."""
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

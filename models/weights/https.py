@@ -1,48 +1,44 @@
-"""Files from a publisher's address: streamed, checked, and resumed where they broke off."""
+"""Downloads files over HTTPS: streamed, verified, and resumed after an interruption."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from models.weights.files import FetchError, matches, place
-
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes had so far and, if known, the bytes in all."""
-
-
-def unwatched(_done: int, _total: int | None) -> None:
-    """The progress of a fetch that nobody looks at."""
-
+from models.weights.files import DownloadProgress, FetchError, has_digest, place
 
 _ATTEMPTS = 4
 _PAUSE_SECONDS = 0.5
-_TOO_SLOW = "was too slow; what came is kept for the next try"
+_TOO_SLOW = "was too slow; the part that arrived is kept for the next attempt"
 _TIMEOUT = httpx.Timeout(30, connect=8)
-_PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class _TryAgainError(Exception):
-    """A fault that may pass."""
+class _TransientError(Exception):
+    """An error that may not occur again."""
 
 
-def download(url: str, target: Path, digest: str, *, progress: Progress, deadline: float) -> None:
-    """Fetch `url` to `target`, going on from ``<target>.part`` if an earlier try left one.
+def download(
+    url: str,
+    target: Path,
+    digest: str,
+    *,
+    progress: DownloadProgress | None = None,
+    deadline: float,
+) -> None:
+    """Download `url` to `target`, resuming from ``<target>.part`` if an earlier attempt left one.
 
     Args:
-        url: Where the file is.
-        target: Where it shall be; appears only whole and with the right digest.
-        digest: As `Check` takes it.
-        progress: Told of the bytes as they come.
-        deadline: When to give up, on `time.monotonic`'s clock. The part is kept.
+        target: Appears only when it is complete and has the right digest.
+        digest: See `models.weights.files.DigestCheck`.
+        deadline: When to give up, on the clock of `time.monotonic`. The part is kept.
 
     Raises:
-        FetchError: The address gave no such file; says why.
+        FetchError: The download failed; the message says why.
     """
     part = target.with_name(f"{target.name}.part")
-    fault = ""
+    failure = ""
     with httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client:
         for attempt in range(_ATTEMPTS):
             if attempt:
@@ -51,45 +47,49 @@ def download(url: str, target: Path, digest: str, *, progress: Progress, deadlin
                 raise FetchError(_TOO_SLOW)
             try:
                 resumed = _stream(client, url, part, progress, deadline)
-            except (httpx.TransportError, _TryAgainError) as error:
-                fault = str(error) or type(error).__name__
+            except (httpx.TransportError, _TransientError) as error:
+                failure = str(error) or type(error).__name__
                 if attempt and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-                    fault = "cannot be reached from this machine"
+                    failure = "cannot be reached from this machine"
                     break
                 continue
-            if matches(part, digest):
+            if has_digest(part, digest):
                 place(part, target)
                 return
             part.unlink()
-            fault = "what it sent is not the file it should be (digest differs)"
-            if not resumed:  # a part that went bad earns a fresh start; a whole file does not
+            failure = "it sent a different file than expected (digest differs)"
+            if not resumed:  # only a damaged part is worth another attempt
                 break
-    raise FetchError(fault)
+    raise FetchError(failure)
 
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """Where an answer's bytes belong in the file."""
+    """Where the body of a response belongs in the file, in bytes."""
 
     start: int
     total: int | None
 
 
 def _stream(
-    client: httpx.Client, url: str, part: Path, progress: Progress, deadline: float
+    client: httpx.Client,
+    url: str,
+    part: Path,
+    progress: DownloadProgress | None,
+    deadline: float,
 ) -> bool:
-    """Append what is missing to `part`; tell whether earlier bytes were kept.
+    """Append what is missing to `part`; return whether earlier bytes were kept.
 
     Raises:
-        FetchError: The server refuses for good, or the deadline passed.
-        _TryAgainError: The server refuses for now.
+        FetchError: The server refuses permanently, or the deadline has passed.
+        _TransientError: The server refuses temporarily.
         httpx.TransportError: The connection failed.
     """
     held = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={held}-"} if held else {})
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return True  # nothing lies beyond the part: it is whole, or else its digest will tell
+            return True  # the part is complete, or its digest will differ
         position = _position(response, held)
         done = position.start
         with part.open("r+b" if done else "wb") as file:
@@ -97,21 +97,22 @@ def _stream(
             for chunk in response.iter_bytes():
                 file.write(chunk)
                 done += len(chunk)
-                progress(done, position.total)
+                if progress is not None:
+                    progress(done, position.total)
                 if time.monotonic() >= deadline:
                     raise FetchError(_TOO_SLOW)
     return position.start > 0
 
 
 def _position(response: httpx.Response, held: int) -> _Position:
-    """Read from the status and headers where the body starts and how long the file is."""
+    """Determine from status and headers where the body starts and how long the file is."""
     status = response.status_code
-    if status in _PASSING_STATUSES:
-        raise _TryAgainError(f"answered {status}")
+    if status in _TRANSIENT_STATUSES:
+        raise _TransientError(f"answered {status}")
     if status == httpx.codes.PARTIAL_CONTENT:
         unit, _, total = response.headers.get("Content-Range", "").partition("/")
         if not unit.startswith(f"bytes {held}-"):
-            raise FetchError("sent another range than was asked for")
+            raise FetchError("sent another range than requested")
         return _Position(held, int(total) if total.isdigit() else None)
     if status != httpx.codes.OK:
         raise FetchError(f"answered {status}")

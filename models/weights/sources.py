@@ -1,7 +1,4 @@
-"""Where files that are not ours come from: the rows of weights.toml and samples.toml.
-
-TensorFlow-free, as all that the API and the command line need of weights is.
-"""
+"""The sources of published weights and sample photos: the rows of weights.toml and samples.toml."""
 
 import tomllib
 from functools import cache
@@ -18,37 +15,37 @@ Digest = Annotated[
 
 
 class _Named(BaseModel):
-    """A file of ours and how it is known to be the right one."""
+    """A file on our disk and its digest."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str = Field(pattern=r"^[\w.-]+$", description="The name it has on our disk.")
+    file: str = Field(pattern=r"^[\w.-]+$", description="Its name on our disk.")
     digest: Digest
 
 
 class Companion(_Named):
-    """A file that another one is useless without; it lies in the same folder."""
+    """A file that another one needs, in the same folder."""
 
-    member: str | None = Field(None, description="Where it is in the package, if from one.")
+    member: str | None = Field(None, description="Its path in the package, if any.")
     size: int | None = Field(None, description="Bytes, as published.")
 
 
 class _File(_Named):
-    """What every source says of its file."""
+    """The fields of every source."""
 
     format: Format | None = Field(None, description="Of a weight file; None for a photo.")
     size: int | None = Field(None, description="Bytes, as published.")
-    companions: tuple[Companion, ...] = Field((), description="What it is useless without.")
+    companions: tuple[Companion, ...] = Field((), description="Other files that it needs.")
 
     @property
     def whole_size(self) -> int | None:
-        """Bytes of the file and its companions; None if one is not known."""
+        """Bytes of the file and its companions; None if one of the sizes is unknown."""
         sizes = [self.size, *(companion.size for companion in self.companions)]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 class DirectoryFile(_File):
-    """A file that only a person can put in place."""
+    """A file that has to be put in place manually."""
 
     kind: Literal["directory"]
 
@@ -58,7 +55,7 @@ class DirectoryFile(_File):
 
 
 class HttpsFile(_File):
-    """A file at its publisher's own address."""
+    """A file at its publisher's address."""
 
     kind: Literal["https"]
     url: str = Field(pattern=r"^https?://")
@@ -78,8 +75,8 @@ class PackageFile(_File):
     download_size: int | None = Field(None, description="Bytes of the whole package.")
     built_for: tuple[str, str] | None = Field(
         None,
-        description="Python and platform of the wheel to take, as pip names them, where there is "
-        "not one for every machine. Nothing in it is run, so any will do.",
+        description="Python and platform of the wheel, as pip names them, if there is not one for "
+        "every machine. No code in it is run, so any will do.",
     )
 
     @property
@@ -92,18 +89,18 @@ Source = Annotated[DirectoryFile | HttpsFile | PackageFile, Field(discriminator=
 
 
 class WeightEntry(BaseModel):
-    """One named set of weights and all ways to it, the preferred first."""
+    """One named set of weights and all its sources, the preferred one first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    content: str = Field(description="What is in it, in one line.")
+    content: str = Field(description="A one-line description.")
     licence: str = Field(description="SPDX name.")
     sources: tuple[Source, ...] = Field(min_length=1)
 
 
 @cache
 def weight_entries() -> dict[str, WeightEntry]:
-    """The rows of weights.toml by name, in the file's order."""
+    """The rows of weights.toml by name, in the order of the file."""
     return TypeAdapter(dict[str, WeightEntry]).validate_python(_table("weights.toml"))
 
 

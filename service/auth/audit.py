@@ -1,7 +1,7 @@
-"""Writes to the audit log what a request has done outside the database.
+"""Records in the audit log what a request has done outside the database.
 
-What is done is done: where the line cannot be written the request still succeeds, and the process
-log, which goes elsewhere, holds the line in its place.
+If the line cannot be written, the request succeeds all the same: its effect cannot be undone. The
+process log, which is stored elsewhere, then holds the line.
 """
 
 import structlog
@@ -10,16 +10,16 @@ from fastapi.concurrency import run_in_threadpool
 
 from contracts.audit import Action
 from contracts.errors import Unavailable
-from service.auth.principal import by
+from service.auth.principal import actor_of
 from service.dependencies import Services
 
 log = structlog.get_logger()
 
 
-async def done(request: Request, services: Services, action: Action, subject: str) -> None:
-    """Say that the sender of `request` did that."""
-    who = by(request)
+async def record(request: Request, services: Services, action: Action, subject: str) -> None:
+    """Record that the sender of `request` did `action` to `subject`."""
+    actor = actor_of(request)
     try:
-        await run_in_threadpool(services.audit.write, who, action, subject)
+        await run_in_threadpool(services.audit.write, actor, action, subject)
     except Unavailable:
-        log.error("audit_not_written", actor=who.actor, action=action, subject=subject)  # noqa: TRY400
+        log.error("audit_not_written", actor=actor.name, action=action, subject=subject)  # noqa: TRY400

@@ -1,4 +1,4 @@
-"""`/v1/audit`: who did what."""
+"""`/v1/audit`: the audit log."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.audit import Action, AuditEntry
-from contracts.pages import Page
+from contracts.pages import Page, PageLimit, RowCursor
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
@@ -16,15 +16,13 @@ router = APIRouter(prefix="/v1/audit", tags=["Keys"])
 
 
 class AuditQuery(BaseModel):
-    """Which lines."""
+    """Filter and page of the list."""
 
     model_config = ConfigDict(extra="forbid")
 
-    action: Action | None = Field(None, description="Only what was done so.")
-    limit: int = Field(50, ge=1, le=200, description="Lines a page.")
-    cursor: str | None = Field(
-        None, pattern=r"^[0-9]{1,9}$", description="`next_cursor` of the page before."
-    )
+    action: Action | None = Field(None, description="Only lines with this action.")
+    limit: PageLimit = 50
+    cursor: RowCursor = None
 
 
 @router.get(
@@ -32,8 +30,8 @@ class AuditQuery(BaseModel):
     operation_id="list_audit",
     summary="Read the audit log",
     responses={
-        200: examples.shown(
-            "A page of it, newest first.", {"items": [examples.AUDIT_ENTRY], "next_cursor": None}
+        200: examples.json_response(
+            "A page of lines, newest first.", {"items": [examples.AUDIT_ENTRY], "next_cursor": None}
         ),
         **problem_responses("validation_error", "dependency_unavailable"),
     },

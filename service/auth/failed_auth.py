@@ -1,10 +1,10 @@
-"""Counts wrong keys by address, and answers one that guesses on with 429 in place of 401.
+"""Counts wrong keys by address; an address that sends too many receives 429 instead of 401.
 
-A right key is never refused for what else comes from its address: behind a proxy or a router
-others send what they like. So this tells a client that it is lost, and shows in the log who
-guesses; what makes guessing hopeless is the length of the keys. Each wrong key counts once in a
-window, or a client with an old key would count as a guesser. Counted in this process: it needs no
-Redis, and N processes allow N times as many.
+A valid key is never refused because of other requests from its address: behind a proxy or a router
+others send what they like. The count informs a misconfigured client and makes guessing visible in
+the log; what makes guessing hopeless is the length of the keys. Each wrong key counts once in a
+window, so a client with an outdated key does not count as guessing. The counts belong to this
+process: they need no Redis, and N processes allow N times as many.
 """
 
 import hashlib
@@ -18,62 +18,63 @@ import structlog
 from contracts.errors import RateLimited
 from contracts.keys import KEY_PATTERN
 
-MOST_GUESSES = 20  # different wrong keys of one address within the window
+MAX_FAILED_ATTEMPTS = 20  # different wrong keys of one address within the window
 WINDOW_SECONDS = 60.0
-_MOST_ADDRESSES = 10_000
+_MAX_ADDRESSES = 10_000
 
 log = structlog.get_logger()
 
 
-class Guesses:
-    """Wrong keys, by address.
+class FailedAttempts:
+    """Wrong keys by address.
 
     Args:
-        clock: Seconds that never go back.
+        clock: Monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._found: OrderedDict[str, tuple[float, set[bytes]]] = OrderedDict()
+        # By address: when its window began, and the fingerprints of its wrong keys.
+        self._windows: OrderedDict[str, tuple[float, set[bytes]]] = OrderedDict()
 
-    def note(self, host: str, shown: str) -> None:
-        """Count a wrong key; the oldest address makes room for a new one.
+    def record(self, host: str, credential: str) -> None:
+        """Count a wrong key. With too many addresses, the oldest one is forgotten.
 
         Args:
             host: The client's address.
-            shown: What it sent.
+            credential: What the client sent.
 
         Raises:
-            RateLimited: It sent too many before.
+            RateLimited: The address sent too many different ones before.
         """
         network, now = _network(host), self._clock()
-        began, marks = self._found.pop(network, (now, set[bytes]()))
+        began, seen = self._windows.pop(network, (now, set[bytes]()))
         if now - began >= WINDOW_SECONDS:
-            began, marks = now, set()
-        self._found[network] = (began, marks)
-        if len(self._found) > _MOST_ADDRESSES:
-            self._found.popitem(last=False)
-        mark = _mark(shown)
-        if len(marks) < MOST_GUESSES:
-            marks.add(mark)
-            if len(marks) == MOST_GUESSES:
+            began, seen = now, set()
+        self._windows[network] = (began, seen)
+        if len(self._windows) > _MAX_ADDRESSES:
+            self._windows.popitem(last=False)
+        fingerprint = _fingerprint(credential)
+        if len(seen) < MAX_FAILED_ATTEMPTS:
+            seen.add(fingerprint)
+            if len(seen) == MAX_FAILED_ATTEMPTS:
                 log.warning("keys_are_guessed", network=network)
-        elif mark not in marks:
+        elif fingerprint not in seen:
             raise RateLimited(
-                "Too many wrong keys came from this address. Come again later.",
+                "Too many wrong keys came from this address. Retry later.",
                 retry_after=began + WINDOW_SECONDS - now,
             )
 
 
-def _mark(shown: str) -> bytes:
-    """What makes two wrong keys the same one; of ours the public id, since a revoked one is one."""
-    match = KEY_PATTERN.fullmatch(shown)
-    text = shown if match is None else match[1]
+def _fingerprint(credential: str) -> bytes:
+    """Equal for equal keys; of a key in our format only its public id counts."""
+    match = KEY_PATTERN.fullmatch(credential)
+    text = credential if match is None else match[1]
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8]
 
 
 def _network(host: str) -> str:
-    """The address; of IPv6 the /64 that one customer has."""
+    """The address; for IPv6 the /64 network, which usually belongs to one customer."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

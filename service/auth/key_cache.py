@@ -1,9 +1,10 @@
-"""All keys, in memory: a request is checked without asking anybody.
+"""All keys in memory, so that a request is authenticated without asking the database.
 
-Every second one number is read from the database, and where it has grown, all keys anew. So what
-one process revokes, the others refuse a second later, and the process itself at once. While the
-database is away, the keys last read stand: nothing can be revoked there either, and expiry goes by
-the clock. Before the first reading, only OPSIN_API_KEY is known.
+Every second one number, the revision, is read from the database; if it has grown, all keys are
+read again. A key that one process revokes is therefore refused by the others about a second later,
+and by that process at once. While the database is unavailable, the keys last read remain valid:
+nothing can be revoked then either, and expiry follows the clock. Before the first read, only
+OPSIN_API_KEY is known.
 """
 
 import asyncio
@@ -17,137 +18,142 @@ from fastapi.concurrency import run_in_threadpool
 from contracts.errors import Unauthorized, Unavailable
 from contracts.keys import KEY_PATTERN, key_id_of
 from contracts.settings import Settings
-from database.keys import Keys, Snapshot, StoredKey, digest_of
-from service.auth.principal import BOOTSTRAP, OPEN, Caller
-from service.periodic import Rounds
+from database.keys import Keys, KeySnapshot, StoredKey, digest_of
+from service.auth.principal import BOOTSTRAP, OPEN, Principal
+from service.periodic import PeriodicTask
 
 REFRESH_SECONDS = 1.0
-_RELOAD_SECONDS = 60.0  # all keys, whatever the number says
-_NOTE_SECONDS = 60.0  # between two writings of when keys were used
+_RELOAD_SECONDS = 60.0  # between two reads of all keys, whatever the revision
+_RECORD_USE_SECONDS = 60.0  # between two writes of when keys were last used
 _NO_DIGEST = bytes(32)
-_REFUSED = "That key is not known, or was revoked or has expired. An administrator makes new ones."
+_REFUSED = "That key is unknown, revoked or expired. An administrator can create a new one."
 
 
-class Keyring:
-    """The keys in force.
+class KeyCache:
+    """The valid keys.
 
     Args:
-        settings: For OPSIN_API_KEY, and whether strangers can reach the service.
-        keys: Where the others are kept.
+        settings: For OPSIN_API_KEY, and whether the service listens on loopback.
+        keys: The table of all other keys.
     """
 
     def __init__(self, settings: Settings, keys: Keys) -> None:
         secret = settings.api_key
         self._bootstrap = digest_of(secret.get_secret_value()) if secret else None
-        self._may_stand_open = settings.is_loopback and secret is None
+        self._may_be_open = settings.is_loopback and secret is None
         self._keys = keys
-        self._snapshot: Snapshot | None = None
-        self._callers: dict[str, tuple[bytes, Caller]] = {}
+        self._snapshot: KeySnapshot | None = None
+        self._principals: dict[str, tuple[bytes, Principal]] = {}
         self._used: dict[str, float] = {}
-        self._reloaded = self._noted = time.monotonic()
+        self._reloaded = self._use_recorded = time.monotonic()
         self._reading = asyncio.Lock()
-        self._rounds = Rounds("keys", self.refresh, seconds=REFRESH_SECONDS)
+        self._refreshes = PeriodicTask("keys", self.refresh, seconds=REFRESH_SECONDS)
 
     async def start(self) -> None:
-        """Read the keys, and go on doing so."""
-        await self._rounds.now()
-        self._rounds.start()
+        """Read the keys, and then regularly."""
+        await self._refreshes.run_once()
+        self._refreshes.start()
 
     async def stop(self) -> None:
-        """Read no more; what was noted of their use is written."""
-        await self._rounds.stop()
+        """Stop reading, and write when keys were last used."""
+        await self._refreshes.stop()
         if self._used:
-            await Rounds("key_use", self._note_use, seconds=_NOTE_SECONDS).now()
+            last = PeriodicTask("key_use", self._record_use, seconds=_RECORD_USE_SECONDS)
+            await last.run_once()
 
     @property
-    def open(self) -> bool:
-        """Whether nobody needs a key: on loopback, where none was ever made."""
+    def is_open(self) -> bool:
+        """Whether no key is needed: on loopback, as long as none was ever created."""
         snapshot = self._snapshot
-        return self._may_stand_open and snapshot is not None and snapshot.ever == 0
+        return self._may_be_open and snapshot is not None and snapshot.ever_created == 0
 
-    def identify(self, credential: str) -> Caller:
-        """Who shows this.
+    @property
+    def anonymous(self) -> Principal | None:
+        """The principal of a request without a key; None if a key is needed."""
+        return OPEN if self.is_open else None
+
+    def authenticate(self, credential: str) -> Principal:
+        """The principal of a credential.
 
         Raises:
-            Unauthorized: It is no key, or none any more.
+            Unauthorized: It is not a valid key.
             Unavailable: The keys could not be read yet.
         """
-        shown = digest_of(credential)
+        sent = digest_of(credential)
         match = KEY_PATTERN.fullmatch(credential)
-        # What looks like one of our keys is judged by the table alone, even as OPSIN_API_KEY: or
-        # it could not be revoked.
+        # A credential in the format of our keys must be in the table, even if it is OPSIN_API_KEY;
+        # otherwise it could not be revoked.
         if match is None:
-            if self._bootstrap is not None and hmac.compare_digest(shown, self._bootstrap):
+            if self._bootstrap is not None and hmac.compare_digest(sent, self._bootstrap):
                 return BOOTSTRAP
             raise Unauthorized(_REFUSED)
         if self._snapshot is None:
             raise Unavailable("The keys cannot be read yet. Retry soon.", retry_after=2)
         key_id = key_id_of(match[1])
-        digest, caller = self._callers.get(key_id, (_NO_DIGEST, None))
+        digest, principal = self._principals.get(key_id, (_NO_DIGEST, None))
         now = time.time()
-        same = hmac.compare_digest(shown, digest)
-        if not same or caller is None or (caller.expires is not None and caller.expires <= now):
+        same = hmac.compare_digest(sent, digest)
+        if not same or principal is None or _has_expired(principal, now):
             raise Unauthorized(_REFUSED)
         self._used[key_id] = now
-        return caller
+        return principal
+
+    def is_valid(self, principal: Principal) -> bool:
+        """Whether a principal that was authenticated earlier would still be."""
+        if principal is BOOTSTRAP:
+            return True
+        if principal is OPEN:
+            return self.is_open
+        _, current = self._principals.get(principal.id, (_NO_DIGEST, None))
+        return current is not None and not _has_expired(current, time.time())
 
     async def refresh(self) -> None:
-        """Take in what has changed, and write now and then when keys were used."""
-        # One after the other: a reading that began before a key was revoked, and ends after that
-        # was taken in, would let it live again.
+        """Read changed keys and, less often, write when keys were last used."""
+        # One read at a time: a read that began before a key was revoked and ended after that was
+        # applied would make the key valid again.
         async with self._reading:
             now = time.monotonic()
-            all_of_it = now - self._reloaded >= _RELOAD_SECONDS
-            known = None if self._snapshot is None or all_of_it else self._snapshot.revision
+            read_all = now - self._reloaded >= _RELOAD_SECONDS
+            known = None if self._snapshot is None or read_all else self._snapshot.revision
             changed = await run_in_threadpool(self._keys.snapshot, known)
-            if changed is not None and (all_of_it or self._is_news(changed)):
-                self.adopt(changed)
+            if changed is not None and (read_all or self._is_newer(changed)):
+                self.replace(changed)
                 self._reloaded = now
-        if self._used and now - self._noted >= _NOTE_SECONDS:
-            self._noted = now
-            await self._note_use()
+        if self._used and now - self._use_recorded >= _RECORD_USE_SECONDS:
+            self._use_recorded = now
+            await self._record_use()
 
-    async def catch_up(self) -> None:
-        """Take in at once what this process has just changed.
+    async def refresh_now(self) -> None:
+        """Apply at once what this process has just changed.
 
-        It is done whether or not it can be read back: else a round does it a second later.
+        If the read fails, the next regular one applies it a second later.
         """
-        await self._rounds.now()
+        await self._refreshes.run_once()
 
-    def stands(self, caller: Caller) -> bool:
-        """Whether who was let in would be let in still."""
-        if caller is BOOTSTRAP:
-            return True
-        if caller is OPEN:
-            return self.open
-        _, known = self._callers.get(caller.id, (_NO_DIGEST, None))
-        return known is not None and (known.expires is None or known.expires > time.time())
-
-    def adopt(self, snapshot: Snapshot) -> None:
-        """Let these keys be in force."""
-        self._callers = _callers(snapshot.keys)
+    def replace(self, snapshot: KeySnapshot) -> None:
+        """Make these the valid keys."""
+        self._principals = _principals(snapshot.keys)
         self._snapshot = snapshot
 
-    def _is_news(self, changed: Snapshot) -> bool:
-        """Whether nobody has read more meanwhile; else a key just revoked would live again."""
+    def _is_newer(self, changed: KeySnapshot) -> bool:
+        """An older snapshot must not replace a newer one, or a revoked key would become valid."""
         return self._snapshot is None or changed.revision > self._snapshot.revision
 
-    async def _note_use(self) -> None:
+    async def _record_use(self) -> None:
         used, self._used = self._used, {}
-        moments = {key_id: datetime.fromtimestamp(at, UTC) for key_id, at in used.items()}
-        await run_in_threadpool(self._keys.note_use, moments)
-
-    @property
-    def anybody(self) -> Caller | None:
-        """Who sends a request without a key; None where one is needed."""
-        return OPEN if self.open else None
+        moments = {key_id: datetime.fromtimestamp(seconds, UTC) for key_id, seconds in used.items()}
+        await run_in_threadpool(self._keys.record_use, moments)
 
 
-def _callers(keys: Mapping[str, StoredKey]) -> dict[str, tuple[bytes, Caller]]:
-    found = {}
+def _has_expired(principal: Principal, now: float) -> bool:
+    return principal.expires is not None and principal.expires <= now
+
+
+def _principals(keys: Mapping[str, StoredKey]) -> dict[str, tuple[bytes, Principal]]:
+    principals = {}
     for key_id, stored in keys.items():
         info = stored.info
         expires = None if info.expires_at is None else info.expires_at.timestamp()
-        caller = Caller(key_id, frozenset(info.scopes), info.rate_per_minute, expires)
-        found[key_id] = (stored.digest, caller)
-    return found
+        principal = Principal(key_id, frozenset(info.scopes), info.rate_per_minute, expires)
+        principals[key_id] = (stored.digest, principal)
+    return principals

@@ -1,24 +1,24 @@
-"""Who sends a request, once that is known."""
+"""The principal: who sends a request, known once it is authenticated."""
 
 from dataclasses import dataclass
 
 from fastapi import Request
-from starlette.types import Scope as Connection
+from starlette.types import Scope as AsgiScope
 
 from contracts.errors import Forbidden
 from contracts.keys import SCOPES, Scope
-from database.audit import By
+from database.audit import Actor
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """One who may do something.
+class Principal:
+    """Who may do something.
 
     Attributes:
         id: A key's id; `bootstrap` for OPSIN_API_KEY, `open` where no key is needed.
         scopes: What it may do.
-        rate_per_minute: Most requests in a minute; None for any number.
-        expires: When it ends, in seconds since 1970; None for never.
+        rate_per_minute: Maximum requests per minute; None for no limit.
+        expires: Seconds since 1970; None for never.
     """
 
     id: str
@@ -27,41 +27,44 @@ class Caller:
     expires: float | None = None
 
     def may(self, scope: Scope) -> bool:
-        """Whether it has the scope; `admin` has all."""
+        """Whether it has the scope; `admin` includes all others."""
         return scope in self.scopes or "admin" in self.scopes
 
     def require(self, *scopes: Scope) -> None:
-        """Check that it has one of them.
+        """Check that it has at least one of the scopes.
 
         Raises:
-            Forbidden: It has none; the message names what is missing.
+            Forbidden: It has none; the message names the missing ones.
         """
         if not any(self.may(scope) for scope in scopes):
             needed = " or ".join(f"`{scope}`" for scope in scopes)
             raise Forbidden(f"This needs a key with the scope {needed}.")
 
 
-OPEN = Caller("open", frozenset(SCOPES))
-BOOTSTRAP = Caller("bootstrap", frozenset(SCOPES))
+OPEN = Principal("open", frozenset(SCOPES))
+BOOTSTRAP = Principal("bootstrap", frozenset(SCOPES))
 
 
-def caller_of(request: Request) -> Caller:
-    """Who sends the request, as a dependency of a route."""
-    caller = request.state.caller
-    if not isinstance(caller, Caller):
-        raise TypeError("the request passed no key check")
-    return caller
+def principal_of(request: Request) -> Principal:
+    """Who sends the request."""
+    principal = request.state.principal
+    if not isinstance(principal, Principal):
+        raise TypeError("the request was not authenticated")
+    return principal
 
 
-def payer_of(scope: Connection) -> str:
-    """To whom it is charged what a request holds: its key, or where it has none its address."""
-    caller = scope.get("state", {}).get("caller")
-    if isinstance(caller, Caller) and caller is not OPEN:
-        return caller.id
+def quota_key(scope: AsgiScope) -> str:
+    """Under which name a request's uploads and streams count: its key or, without one, its address.
+
+    Everyone on an open service is the same principal, so the address is what tells clients apart.
+    """
+    principal = scope.get("state", {}).get("principal")
+    if isinstance(principal, Principal) and principal is not OPEN:
+        return principal.id
     client = scope.get("client")
     return f"address {client[0]}" if client else "address"
 
 
-def by(request: Request) -> By:
-    """The caller as the audit log names it."""
-    return By(caller_of(request).id, request.state.request_id)
+def actor_of(request: Request) -> Actor:
+    """The principal as the audit log names it."""
+    return Actor(principal_of(request).id, request.state.request_id)

@@ -1,9 +1,9 @@
-"""How often a key may ask, counted in Redis over all API processes.
+"""How often a key may send requests, counted in Redis over all API processes.
 
-A sliding window of two counters: a limit of N a minute holds in any minute, but for an error of a
-few per cent, and costs Redis two small numbers a key. While Redis is away nobody is refused: the
-limit shares the service out fairly, it is no wall. What protects the service, its queues and
-budgets, needs no Redis, and without one nothing is inferred anyhow.
+A sliding window of two counters: a limit of N per minute holds in any minute, with an error of a
+few per cent, and costs Redis two small numbers per key. While Redis is unavailable nothing is
+refused: the limit distributes the service fairly and is no protection. Queues and budgets are, and
+they need no Redis; without Redis, nothing is inferred anyway.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from limits.errors import StorageError
 from redis.asyncio import Redis
 
 from contracts.errors import RateLimited
-from service.auth.principal import Caller
+from service.auth.principal import Principal
 
-_WAIT_SECONDS = 0.25  # for Redis; then the request goes on unlimited
-_COMPLAINT_SECONDS = 60.0
+_WAIT_SECONDS = 0.25  # for Redis; then the request proceeds unlimited
+_WARNING_SECONDS = 60.0
 
 log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ class RateLimits:
     """The limits of all keys.
 
     Args:
-        redis: Whose connections are used; it is not closed here.
+        redis: Its connections are used; it is not closed here.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -39,48 +39,48 @@ class RateLimits:
             wrap_exceptions=True,
             implementation="redispy",
             key_prefix="rate",
-            connection_pool=redis.connection_pool,  # type: ignore[arg-type] # passed on as it is
+            connection_pool=redis.connection_pool,  # type: ignore[arg-type] # passed on unchanged
         )
         self._limiter = SlidingWindowCounterRateLimiter(storage)
-        self._complained = -math.inf
+        self._warned = -math.inf
 
-    async def take(self, caller: Caller) -> None:
-        """Count one request of a caller.
+    async def take(self, principal: Principal) -> None:
+        """Count one request.
 
         Raises:
-            RateLimited: It asked too often; says when to come again.
+            RateLimited: There were too many; `retry_after` says when the next may succeed.
         """
-        if caller.rate_per_minute is None:
+        if principal.rate_per_minute is None:
             return
-        item = RateLimitItemPerMinute(caller.rate_per_minute)
+        item = RateLimitItemPerMinute(principal.rate_per_minute)
         try:
             async with asyncio.timeout(_WAIT_SECONDS):
-                if await self._limiter.hit(item, caller.id):
+                if await self._limiter.hit(item, principal.id):
                     return
-                stats = await self._limiter.get_window_stats(item, caller.id)
+                stats = await self._limiter.get_window_stats(item, principal.id)
         except (StorageError, TimeoutError) as error:
-            self._complain(error)
+            self._warn(error)
             return
         seconds = max(1, math.ceil(stats.reset_time - time.time()))
         raise RateLimited(
-            f"This key may send {caller.rate_per_minute} requests a minute. "
-            f"Come again in {seconds} s.",
+            f"This key may send {principal.rate_per_minute} requests a minute. "
+            f"Retry in {seconds} s.",
             retry_after=seconds,
         )
 
-    def _complain(self, error: Exception) -> None:
-        if time.monotonic() - self._complained > _COMPLAINT_SECONDS:
-            self._complained = time.monotonic()
+    def _warn(self, error: Exception) -> None:
+        if time.monotonic() - self._warned > _WARNING_SECONDS:
+            self._warned = time.monotonic()
             log.warning("rate_limits_unchecked", error=type(error).__name__)
 
 
-def policy_of(caller: Caller) -> bytes | None:
+def policy_of(principal: Principal) -> bytes | None:
     """The header `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers), if there is a limit."""
-    if caller.rate_per_minute is None:
+    if principal.rate_per_minute is None:
         return None
-    return b'"key";q=%d;w=60' % caller.rate_per_minute
+    return b'"key";q=%d;w=60' % principal.rate_per_minute
 
 
 def state_of(error: RateLimited) -> str:
-    """The header `RateLimit` of a refusal: nothing is left until then."""
+    """The header `RateLimit` of a refusal: no request is left until the window ends."""
     return f'"key";r=0;t={math.ceil(error.retry_after or 1)}'

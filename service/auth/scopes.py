@@ -1,13 +1,13 @@
-"""Which scope each address needs: one table, read from above, and nothing outside it is served.
+"""Which scopes each route needs: one table; the first matching rule counts.
 
-A route that no line fits stops the start (`Doors.learn`), so none can be forgotten. The matching
-is that of the router itself: the same patterns in the same order, for every address, since an
-address that is compared in another way than it is routed is a way round the check.
+A route without a rule stops the start (`ScopeTable.build`), so none can be forgotten. Requests are
+matched with the router's own patterns in the router's own order: matching them in any other way
+than they are routed would be a way around the check.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from fastapi.routing import iter_route_contexts
@@ -16,19 +16,26 @@ from starlette.routing import BaseRoute, Mount
 from contracts.jobs import JobKind
 from contracts.keys import SCOPES, Scope
 
-# The scopes of which a key needs one; of none, an address needs no key.
+# A key needs one of these scopes; an empty tuple means that no key is needed.
 Access = tuple[Scope, ...]
+Rule = tuple[str, str, Access]  # method, pattern of the route's template, access
 PUBLIC: Access = ()
 ANY: Access = SCOPES
 
-# Public is what must be asked before one has a key, and tells no more than the source code does:
-# - /healthz, /readyz and their twins of the Open Inference Protocol: probes carry no key. They say
-#   that something is missing, never where it lies;
-# - /, /docs and /openapi.json: a browser sends no key when it opens a page. The document is that
-#   of every installation of this release, but for its limits;
-# - /.well-known/jwks.json: public keys, for those who check the tokens of a login.
-# /metrics is not: it tells the names of models and how busy they are. Prometheus sends a key.
-RULES: tuple[tuple[str, str, Access], ...] = (
+# Planned for a later release: the scopes are decided, but no route exists yet.
+PLANNED_RULES: tuple[Rule, ...] = (
+    ("POST", "/v1/style_transfers", ("infer",)),
+    ("POST", "/v1/dreams", ("infer",)),
+    # Not public: it tells the names of models and how busy they are. Prometheus can send a key.
+    ("GET", "/metrics", ANY),
+)
+# Public is what a client needs before it has a key, and what reveals no more than the source code:
+# - /healthz, /readyz and their equivalents of the Open Inference Protocol: probes send no key. They
+#   say that something is missing, never where it is;
+# - /, /docs and /openapi.json: a browser sends no key when it opens a page. The document is the
+#   same for every installation of a release, apart from its limits;
+# - /.well-known/jwks.json: public keys, for services that verify login tokens.
+RULES: tuple[Rule, ...] = (
     ("GET", "/", PUBLIC),
     ("GET", "/healthz", PUBLIC),
     ("GET", "/readyz", PUBLIC),
@@ -54,39 +61,37 @@ RULES: tuple[tuple[str, str, Access], ...] = (
     ("POST", "/v1/heatmap", ("infer",)),
     ("POST", "/v1/activations", ("infer",)),
     ("POST", "/v1/filters", ("infer",)),
-    ("POST", "/v1/style_transfers", ("infer",)),
-    ("POST", "/v1/dreams", ("infer",)),
-    # Whose job it is decides the rest, see `scope_of_job`.
+    # The kind of the job decides which of these, see `scope_of_job`.
     ("*", "/v1/jobs*", ("infer", "train", "faces")),
     ("GET", "/v1/presets", ANY),
     ("GET", "/v1/system", ANY),
-    ("GET", "/metrics", ANY),
     ("POST", "/v2/models/*/infer", ("infer",)),
     ("POST", "/v2/repository/index", ANY),
     ("GET", "/v2", ANY),
     ("GET", "/v2/models/*", ANY),
+    *PLANNED_RULES,
 )
-_TRAINING: frozenset[JobKind] = frozenset({"training", "dataset_import", "quantize"})
-_FACES = frozenset({"enrollment", "calibration"})
+_TRAIN_KINDS: frozenset[JobKind] = frozenset({"training", "dataset_import", "quantize"})
+_FACE_KINDS: frozenset[JobKind] = frozenset({"enrollment", "calibration"})
 
 
-def access_of(method: str, path: str) -> Access:
-    """What a route needs, by its template, e.g. `/v1/models/{name}`.
+def access_of(method: str, template: str) -> Access:
+    """The scopes that a route needs, by its path template, e.g. `/v1/models/{name}`.
 
     Raises:
-        LookupError: No line of the table fits.
+        LookupError: No rule matches.
     """
     for methods, pattern, access in RULES:
-        if methods in {"*", method} and fnmatchcase(path, pattern):
+        if methods in {"*", method} and fnmatchcase(template, pattern):
             return access
-    raise LookupError(f"no line of service.auth.scopes.RULES says who may {method} {path}")
+    raise LookupError(f"no rule in service.auth.scopes.RULES matches {method} {template}")
 
 
 def scope_of_job(kind: str) -> Scope:
-    """The scope that made a job of that kind, and so may look at it and stop it."""
-    if kind in _TRAINING:
+    """The scope that is needed to create, read or cancel jobs of that kind."""
+    if kind in _TRAIN_KINDS:
         return "train"
-    return "faces" if kind in _FACES else "infer"
+    return "faces" if kind in _FACE_KINDS else "infer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,46 +101,44 @@ class _Pattern:
     access: Access
 
 
-@dataclass(slots=True)
-class Doors:
-    """The same for the addresses of requests."""
+class ScopeTable:
+    """The scopes that requests need, by method and path; made by `build`."""
 
-    _patterns: list[_Pattern] = field(default_factory=list)
-    # What the patterns say of the addresses without a parameter, so that most are found at once.
-    _known: dict[tuple[str, str], Access] = field(default_factory=dict)
+    def __init__(self, patterns: Iterable[_Pattern], fixed: Iterable[tuple[str, str]]) -> None:
+        self._patterns = tuple(patterns)
+        # The results for paths without parameters, so that most requests need one look-up.
+        self._fixed = {key: self._match(*key) for key in fixed}
 
-    def learn(self, routes: Iterable[BaseRoute]) -> None:
-        """Take in all routes of an application.
+    @classmethod
+    def build(cls, routes: Iterable[BaseRoute]) -> "ScopeTable":
+        """The table for all routes of an application.
 
         Raises:
-            LookupError: A route is in no line of the table.
+            LookupError: A route has no rule.
         """
-        fixed = []
+        patterns, fixed = [], []
         for context in iter_route_contexts(list(routes)):
             if isinstance(context.original_route, Mount):
-                # Files of ours, under an address of their own.
+                # A mounted folder of static files.
                 access = access_of("GET", f"{context.path}/")
                 methods = frozenset({"GET", "HEAD"})
-                self._patterns.append(_Pattern(context.path_regex, methods, access))
+                patterns.append(_Pattern(context.path_regex, methods, access))
                 continue
             path = context.path or ""
             for method in context.methods or ():
                 access = access_of("GET" if method == "HEAD" else method, path)
-                self._patterns.append(_Pattern(context.path_regex, frozenset({method}), access))
+                patterns.append(_Pattern(context.path_regex, frozenset({method}), access))
                 if "{" not in path:
                     fixed.append((method, path))
-        for method, path in fixed:
-            found = self._match(method, path)
-            if found is not None:
-                self._known[method, path] = found
+        return cls(patterns, fixed)
 
-    def access(self, method: str, path: str) -> Access | None:
-        """What a request needs; None where no route takes it, which then may answer nobody."""
-        known = self._known.get((method, path))
+    def required_scopes(self, method: str, path: str) -> Access | None:
+        """The scopes that a request needs; None if no route matches, so nothing may answer it."""
+        known = self._fixed.get((method, path))
         return self._match(method, path) if known is None else known
 
     def _match(self, method: str, path: str) -> Access | None:
-        for one in self._patterns:
-            if method in one.methods and one.regex.match(path):
-                return one.access
+        for pattern in self._patterns:
+            if method in pattern.methods and pattern.regex.match(path):
+                return pattern.access
         return None

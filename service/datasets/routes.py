@@ -1,4 +1,4 @@
-"""`/v1/datasets`: pictures with labels, sent to learn from."""
+"""`/v1/datasets`: labelled images to train on."""
 
 from typing import Annotated
 
@@ -8,18 +8,21 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.jobs import Job
-from contracts.pages import Page
+from contracts.pages import Page, PageCursor, PageLimit
 from contracts.training.datasets import DATASET_ID, DatasetFile, DatasetInfo, FileStatus
-from models.datasets.layout import MOST_LABEL
+from models.datasets.layout import MAX_LABEL_LENGTH
 from service.auth import audit
 from service.datasets import upload
-from service.datasets.upload import JSON_TYPE, AddQuery, CreateQuery
+from service.datasets.upload import AddQuery, CreateQuery
 from service.dependencies import ServicesDep
 from service.http import examples
-from service.http.deadlines import Timed
+from service.http.body import JSON_TYPE
+from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.headers import CreationKey, Deferred
-from service.http.uploads import FORM_TYPE, IMAGES_BODY
+from service.http.headers import CreateKeyHeader, PrefersAsync
+from service.http.multipart import FORM_TYPE
+from service.http.responses import LOCATION, job_response
+from service.http.uploads import IMAGES_BODY
 
 router = APIRouter(prefix="/v1/datasets", tags=["Data sets"])
 
@@ -38,30 +41,30 @@ _MISSING = problem_responses("dataset_not_found", "validation_error", "dependenc
 
 
 class PageQuery(BaseModel):
-    """Which page."""
+    """The page."""
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(50, ge=1, le=200, description="Items a page.")
-    cursor: str | None = Field(
-        None, max_length=256, description="`next_cursor` of the page before."
-    )
+    limit: PageLimit = 50
+    cursor: PageCursor = None
 
 
 class FilesQuery(PageQuery):
-    """Which files."""
+    """Filters and page of the list."""
 
     label: str | None = Field(
         None,
-        max_length=MOST_LABEL,
+        max_length=MAX_LABEL_LENGTH,
         pattern=r"^[^\x00-\x1f]*$",
-        description="Only those of this class.",
+        description="Only files of this class.",
     )
-    status: FileStatus | None = Field(None, description="Only those kept, or those left out.")
+    status: FileStatus | None = Field(
+        None, description="Only files that were admitted, or only those that were left out."
+    )
 
 
 class Added(BaseModel):
-    """What became of pictures that were added."""
+    """The result of adding images."""
 
     dataset: DatasetInfo
     files: list[DatasetFile]
@@ -86,16 +89,16 @@ class Added(BaseModel):
         }
     },
     responses={
-        201: examples.shown("The dataset, with all that was left out.", examples.DATASET),
+        201: examples.json_response(
+            "The dataset, with the files that were left out.", examples.DATASET
+        ),
         202: {
             "model": Job,
-            **examples.shown(
-                "The archive has arrived; the job's result will be the dataset.",
+            **examples.json_response(
+                "The archive was received; the job's result will be the dataset.",
                 examples.JOB | {"kind": "dataset_import"},
             ),
-            "headers": {
-                "Location": {"description": "The job's address.", "schema": {"type": "string"}}
-            },
+            "headers": LOCATION,
         },
         **problem_responses(
             *("bad_request", "idempotency_conflict", "payload_too_large"),
@@ -108,24 +111,24 @@ async def create_dataset(
     *,
     request: Request,
     query: Annotated[CreateQuery, Query()],
-    key: CreationKey = None,
-    deferred: Deferred,
-    deadline: Timed,
+    key: CreateKeyHeader = None,
+    deferred: PrefersAsync,
+    deadline: DeadlineDep,
     services: ServicesDep,
 ) -> JSONResponse:
-    """Send an archive of class folders, or the name of a dataset that begins empty.
+    """Send an archive of class folders, or the name of a dataset that starts empty.
 
     The archive is a zip, tar or tar.gz of `cat/ dog/ …`, or of `train/ validation/ test/` with
     such folders inside. Without splits, each class is split by `validation`, `test` and `seed`.
-    Every picture is decoded; what is none, a copy or hidden is left out and listed. A dishonest
-    archive is refused as a whole. A large archive, or any with `Prefer: respond-async`, is taken
-    in by a job whose result is the dataset.
+    Every image is decoded; files that are no image, duplicates and hidden files are left out and
+    listed. A malicious archive is refused as a whole. A large archive, or any with `Prefer:
+    respond-async`, is imported by a job whose result is the dataset.
     """
     made = await upload.create(
         request, query, key=key, deferred=deferred, deadline=deadline, services=services
     )
     if isinstance(made, Job):
-        return JSONResponse(made.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{made.id}"})
+        return job_response(made)
     return JSONResponse(made, 201, {"Location": f"{router.prefix}/{made['id']}"})
 
 
@@ -134,7 +137,7 @@ async def create_dataset(
     operation_id="list_datasets",
     summary="List datasets",
     responses={
-        200: examples.shown(
+        200: examples.json_response(
             "A page of datasets, newest first.",
             {"items": [examples.DATASET], "next_cursor": None},
         ),
@@ -153,11 +156,11 @@ async def list_datasets(
 @router.get(
     "/{dataset_id}",
     operation_id="get_dataset",
-    summary="Look at a dataset",
-    responses={200: examples.shown("The dataset.", examples.DATASET), **_MISSING},
+    summary="Get a dataset",
+    responses={200: examples.json_response("The dataset.", examples.DATASET), **_MISSING},
 )
 async def get_dataset(dataset_id: DatasetId, services: ServicesDep) -> DatasetInfo:
-    """Its classes, splits and warnings, and the first files that were left out."""
+    """The classes, splits and warnings, and the first files that were left out."""
     return await run_in_threadpool(services.datasets.rows.get, dataset_id)
 
 
@@ -171,22 +174,22 @@ async def get_dataset(dataset_id: DatasetId, services: ServicesDep) -> DatasetIn
 async def delete_dataset(
     request: Request, dataset_id: DatasetId, services: ServicesDep
 ) -> Response:
-    """Remove a dataset and its pictures for good; not while a training uses it."""
+    """Delete a dataset and its images permanently, unless a training uses it."""
     await run_in_threadpool(services.datasets.delete, dataset_id)
-    await audit.done(request, services, "dataset_deleted", dataset_id)
+    await audit.record(request, services, "dataset_deleted", dataset_id)
     return Response(status_code=204)
 
 
 @router.post(
     "/{dataset_id}/images",
     operation_id="add_images",
-    summary="Add pictures to a class",
+    summary="Add images to a class",
     status_code=201,
     response_model=Added,
     openapi_extra={"requestBody": IMAGES_BODY},
     responses={
-        201: examples.shown(
-            "The dataset as it is now, and what became of each picture.",
+        201: examples.json_response(
+            "The dataset as it is now, and the result for each image.",
             {"dataset": examples.DATASET, "files": [examples.FILE]},
         ),
         **_MISSING,
@@ -202,14 +205,14 @@ async def add_images(
     request: Request,
     dataset_id: DatasetId,
     query: Annotated[AddQuery, Query()],
-    key: CreationKey = None,
-    deadline: Timed,
+    key: CreateKeyHeader = None,
+    deadline: DeadlineDep,
     services: ServicesDep,
 ) -> JSONResponse:
-    """Send pictures as for a classification; each is decoded and kept, or its fault is told.
+    """Send images as for a classification; each is decoded and stored, or reported as left out.
 
-    With one picture, its fault is the error. Without `split` the split of the class is drawn
-    anew, so that the fractions hold.
+    With a single image, its error is the response. Without `split`, the class is split again at
+    random, so that the fractions hold.
     """
     body = await upload.add(
         request, dataset_id, query, key=key, deadline=deadline, services=services
@@ -222,7 +225,7 @@ async def add_images(
     operation_id="list_files",
     summary="List the files of a dataset",
     responses={
-        200: examples.shown(
+        200: examples.json_response(
             "A page of files, in the order in which they were sent.",
             {"items": [examples.FILE], "next_cursor": None},
         ),
@@ -232,7 +235,7 @@ async def add_images(
 async def list_files(
     dataset_id: DatasetId, query: Annotated[FilesQuery, Query()], services: ServicesDep
 ) -> Page[DatasetFile]:
-    """Every file that was sent, what became of it, and why."""
+    """Every file that was sent, and whether and why it was left out."""
     return await run_in_threadpool(
         services.datasets.rows.files,
         dataset_id,
@@ -246,11 +249,11 @@ async def list_files(
 @router.get(
     "/{dataset_id}/files/{file_id}/thumbnail",
     operation_id="get_thumbnail",
-    summary="See a picture of a dataset, small",
+    summary="Get a thumbnail",
     response_class=Response,
     responses={
         200: {
-            "description": "A JPEG of 160 x 160 pixels, the picture's middle.",
+            "description": "A JPEG of 160 x 160 pixels, the center of the image.",
             "content": {
                 "image/jpeg": {
                     "schema": {"type": "string", "format": "binary"},
@@ -263,9 +266,9 @@ async def list_files(
     },
 )
 async def get_thumbnail(
-    dataset_id: DatasetId, file_id: FileId, deadline: Timed, services: ServicesDep
+    dataset_id: DatasetId, file_id: FileId, deadline: DeadlineDep, services: ServicesDep
 ) -> Response:
-    """The thumbnail of an admitted file; made when first asked for."""
+    """The thumbnail of an admitted file; created at the first request."""
     jpeg = await services.decoder.run(
         lambda: services.datasets.thumbnail(dataset_id, file_id),
         deadline_seconds=deadline.remaining,

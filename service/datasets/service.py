@@ -1,7 +1,7 @@
-"""Datasets of one installation: the folders that hold them, and the rows that find them.
+"""The datasets of one installation: a folder of images and database rows for each.
 
-The folder is placed first and makes the dataset; the row follows. If the row cannot be written,
-the folder goes again; if the process dies in between, the next `reconcile` writes it.
+The folder is the truth. It is placed first; the row follows. If the row cannot be written, the
+folder is removed; if the process dies in between, the next `reconcile` writes the row.
 """
 
 import threading
@@ -16,17 +16,17 @@ import structlog
 
 from contracts.errors import Conflict, DatasetNotFound, Draining, NotFound, OpsinError, QueueFull
 from contracts.training.datasets import Listing
-from database.datasets import DatasetRows as Rows
+from database.datasets import DatasetRows
 from database.idempotency import IdempotencyKey
-from models.datasets.admission import Told
+from models.datasets.admission import ImportProgress
 from models.datasets.dataset import Split
-from models.datasets.library import Library, NewPicture
 from models.datasets.splitting import Fractions
+from models.datasets.store import DatasetStore, NewImage
 
 log = structlog.get_logger()
 
-_AT_ONCE = 4  # uploads; each may hold a picture of the largest size in memory, and a thread
-_EACH = _AT_ONCE // 2  # uploads of one caller: a slow one leaves room for others
+_MAX_UPLOADS = 4  # at a time; each may hold a thread and, in memory, an image of the largest size
+_MAX_UPLOADS_PER_CLIENT = _MAX_UPLOADS // 2  # leaves room for others beside a slow client
 
 
 def _unused(_dataset_id: str) -> bool:
@@ -34,73 +34,72 @@ def _unused(_dataset_id: str) -> bool:
 
 
 class Datasets:
-    """Makes, shows and removes datasets. All methods block; call them from a thread.
+    """Creates, reads and removes datasets. All methods block; call them from a thread.
 
     Args:
-        library: The folders.
+        store: The folders.
         rows: The tables.
-        in_use: Whether something that is under way, such as a training, needs a dataset.
+        in_use: Whether an unfinished job, such as a training, needs a dataset.
     """
 
     def __init__(
-        self, library: Library, rows: Rows, in_use: Callable[[str], bool] = _unused
+        self, store: DatasetStore, rows: DatasetRows, in_use: Callable[[str], bool] = _unused
     ) -> None:
-        self.library = library
+        self.store = store
         self.rows = rows
         self._in_use = in_use
-        self._room = threading.Lock()
-        self._uploads: Counter[str] = Counter()  # by caller
+        self._upload_lock = threading.Lock()
+        self._uploads: Counter[str] = Counter()  # by quota key
         self._closed = threading.Event()
 
     @contextmanager
-    def place(self, payer: str) -> Iterator[None]:
-        """One of the few places for an upload.
-
-        Args:
-            payer: Who takes it; nobody has all.
+    def upload_slot(self, quota_key: str) -> Iterator[None]:
+        """One of the few slots for an upload; one client cannot take all of them.
 
         Raises:
-            QueueFull: All are taken, or all that one may have.
+            QueueFull: All slots are taken, or all that one client may have.
         """
-        with self._room:
-            if self._uploads.total() >= _AT_ONCE:
+        with self._upload_lock:
+            if self._uploads.total() >= _MAX_UPLOADS:
                 raise QueueFull(
-                    f"{_AT_ONCE} datasets are being taken in already. Retry soon.", retry_after=10
-                )
-            if self._uploads[payer] >= _EACH:
-                raise QueueFull(
-                    f"{_EACH} of your datasets are being taken in already. Retry soon.",
+                    f"{_MAX_UPLOADS} datasets are being uploaded already. Retry soon.",
                     retry_after=10,
                 )
-            self._uploads[payer] += 1
+            if self._uploads[quota_key] >= _MAX_UPLOADS_PER_CLIENT:
+                raise QueueFull(
+                    f"{_MAX_UPLOADS_PER_CLIENT} of your datasets are being uploaded already. "
+                    "Retry soon.",
+                    retry_after=10,
+                )
+            self._uploads[quota_key] += 1
         try:
             yield
         finally:
-            with self._room:
-                self._uploads[payer] -= 1
-                if not self._uploads[payer]:
-                    del self._uploads[payer]
+            with self._upload_lock:
+                self._uploads[quota_key] -= 1
+                if not self._uploads[quota_key]:
+                    del self._uploads[quota_key]
 
     def close(self) -> None:
-        """Let admissions that are under way end at their next file."""
+        """End running admissions at their next file."""
         self._closed.set()
 
     def reconcile(self) -> None:
-        """Remove what killed processes left, and let the rows say what the folders hold."""
-        self.library.sweep()
-        known, there = self.rows.revisions(), set(self.library.ids())
-        for dataset_id in there:
+        """Remove leftovers of killed processes and make the rows match the folders."""
+        self.store.sweep()
+        known, present = self.rows.revisions(), set(self.store.ids())
+        for dataset_id in present:
             try:
-                listing = self.library.listing(dataset_id)
+                listing = self.store.listing(dataset_id)
                 if known.get(dataset_id, 0) < listing.info.revision:
                     self.rows.put(listing)
             except DatasetNotFound as error:
                 log.warning("dataset_damaged", dataset=dataset_id, error=error.detail)
-        for dataset_id in known.keys() - there:
-            # Looked at once more: it may have been made or deleted since.
-            if dataset_id not in self.library.ids():
+        for dataset_id in known.keys() - present:
+            # Checked again: it may have been created or deleted since.
+            if dataset_id not in self.store.ids():
                 log.warning("dataset_gone", dataset=dataset_id)
-                self._forget(dataset_id)
+                self._delete_row(dataset_id)
 
     def create(
         self,
@@ -108,78 +107,78 @@ class Datasets:
         source: Path | None,
         fractions: Fractions,
         *,
-        told: Told,
-        asked: IdempotencyKey | None = None,
+        progress: ImportProgress,
+        idempotency: IdempotencyKey | None = None,
     ) -> dict[str, Any]:
-        """Admit an archive or a folder, or begin an empty dataset.
+        """Create a dataset from an archive or a folder, or an empty one.
 
         Returns:
-            A `DatasetInfo` as JSON: the first answer where `asked` was asked before.
+            A `DatasetInfo` as JSON; for a repeated request, the first response.
 
         Raises:
-            OpsinError: See `Library.create`. Nothing is kept.
+            OpsinError: As `DatasetStore.create`. Nothing is stored.
         """
-        if asked and (earlier := self.rows.answered(asked)):
+        if idempotency and (earlier := self.rows.stored_response(idempotency)):
             return earlier.body
 
-        def still_open(done: int, path: str) -> None:
+        def check(done: int, path: str) -> None:
             if self._closed.is_set():
                 raise Draining("The service is shutting down. Send it again.", retry_after=5)
-            told(done, path)
+            progress(done, path)
 
-        listing = self.library.create(name, source, fractions, told=still_open)
-        return self._recorded(listing, asked)
+        listing = self.store.create(name, source, fractions, progress=check)
+        return self._record(listing, idempotency)
 
-    def _recorded(self, listing: Listing, asked: IdempotencyKey | None) -> dict[str, Any]:
+    def _record(self, listing: Listing, idempotency: IdempotencyKey | None) -> dict[str, Any]:
         try:
-            earlier = self.rows.put(listing, asked=asked)
+            earlier = self.rows.put(listing, idempotency=idempotency)
         except BaseException:
-            self.library.delete(listing.info.id)
+            self.store.delete(listing.info.id)
             raise
         if earlier is not None:
-            self.library.delete(listing.info.id)
+            self.store.delete(listing.info.id)
             return earlier.body
         return listing.info.model_dump(mode="json")
 
     def add(
         self,
         dataset_id: str,
-        pictures: Sequence[NewPicture],
+        images: Sequence[NewImage],
         label: str,
         split: Split | None,
         *,
-        asked: IdempotencyKey | None = None,
+        idempotency: IdempotencyKey | None = None,
     ) -> dict[str, Any]:
-        """Add pictures to a class, and say what became of each.
+        """Add images to a class; the result says what happened to each.
 
         Returns:
-            ``{"dataset", "files"}`` as JSON: the first answer where `asked` was asked before.
+            ``{"dataset", "files"}`` as JSON; for a repeated request, the first response.
 
         Raises:
-            OpsinError: See `Library.add`.
+            OpsinError: As `DatasetStore.add`.
             Conflict: The dataset is in use.
         """
-        if asked and (earlier := self.rows.answered(asked)):
+        if idempotency and (earlier := self.rows.stored_response(idempotency)):
             return earlier.body
-        listing, added = self.library.add(
-            dataset_id, pictures, label, split, check=partial(self._require_unused, dataset_id)
+        listing, added = self.store.add(
+            dataset_id, images, label, split, check=partial(self._require_unused, dataset_id)
         )
         body = {
             "dataset": listing.info.model_dump(mode="json"),
-            "files": [one.model_dump(mode="json") for one in added],
+            "files": [file.model_dump(mode="json") for file in added],
         }
-        earlier = self.rows.put(listing, asked=asked, answer=body)
+        earlier = self.rows.put(listing, idempotency=idempotency, body=body)
         return body if earlier is None else earlier.body
 
     def delete(self, dataset_id: str) -> None:
-        """Remove a dataset for good.
+        """Remove a dataset permanently.
 
         Raises:
-            DatasetNotFound: There is none of that id.
+            DatasetNotFound: There is no such dataset.
             Conflict: It is in use.
         """
-        self.library.delete(dataset_id, check=partial(self._require_unused, dataset_id))
-        self._forget(dataset_id)
+        self.store.delete(dataset_id, check=partial(self._require_unused, dataset_id))
+        self._delete_row(dataset_id)
 
     def thumbnail(self, dataset_id: str, file_id: str) -> bytes:
         """A small JPEG of an admitted file.
@@ -190,18 +189,18 @@ class Datasets:
         """
         file = self.rows.file(dataset_id, file_id)
         if file.status != "admitted" or file.sha256 is None:
-            raise NotFound("The file was left out of the dataset, so there is no picture of it.")
-        return self.library.thumbnail(dataset_id, file.sha256)
+            raise NotFound("The file was left out of the dataset, so it has no thumbnail.")
+        return self.store.thumbnail(dataset_id, file.sha256)
 
     def _require_unused(self, dataset_id: str) -> None:
         if self._in_use(dataset_id):
-            raise Conflict("A training uses the dataset. Wait for it, or cancel it first.")
+            raise Conflict("A training uses the dataset. Wait for it or cancel it first.")
 
-    def _forget(self, dataset_id: str) -> None:
+    def _delete_row(self, dataset_id: str) -> None:
         try:
             self.rows.delete(dataset_id)
         except DatasetNotFound:
             return
         except OpsinError as error:
-            # The folder is gone, which is what counts; the next `reconcile` takes the row.
+            # The folder is gone, which is what matters; the next `reconcile` removes the row.
             log.warning("dataset_row_left", dataset=dataset_id, error=error.code)

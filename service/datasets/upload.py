@@ -1,13 +1,13 @@
-"""What a request brings for a dataset: an archive, a name, or pictures, read within its deadline.
+"""Reads what a request sends for a dataset: an archive, a name or images, within its deadline.
 
-The routes name the address and the answer; here the body is read, checked and handed on.
+The routes name paths and responses; this module reads and checks the body and passes it on.
 """
 
 import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,52 +23,64 @@ from contracts.errors import (
     ValidationFailed,
 )
 from contracts.jobs import Job
-from contracts.training.datasets import MOST_NAME, NewDataset, SplitName
-from database.idempotency import IdempotencyKey as Asked
-from models.datasets.admission import Told
+from contracts.training.datasets import MAX_NAME_LENGTH, NewDataset, SplitName
+from database.idempotency import IdempotencyKey
+from models.datasets.admission import ImportProgress
+from models.datasets.archives.limits import disk_full
 from models.datasets.import_job import ARCHIVE
-from models.datasets.layout import MOST_LABEL
-from models.datasets.library import NewPicture
+from models.datasets.layout import MAX_LABEL_LENGTH
 from models.datasets.splitting import Fractions
-from service.auth.principal import payer_of
-from service.datasets.archive_form import ArchiveForm
+from models.datasets.store import NewImage
+from service.auth.principal import quota_key
 from service.dependencies import Services
-from service.http.body import read_body
+from service.http.body import JSON_TYPE, content_type_of, declared_length, read_body
 from service.http.deadlines import HEADER, Deadline
-from service.http.uploads import FORM_TYPE, Upload, read_uploads, shown_name
+from service.http.multipart import FORM_TYPE, FieldSpec, Form, MultipartReader
+from service.http.uploads import Upload, display_name, read_uploads
 
-JSON_TYPE = "application/json"
-_MOST_JSON = 64 * 1024
-_ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar")
+_MAX_JSON_BYTES = 64 * 1024
+_MAX_NAME_BYTES = 1024
+_NAME = "name"
+_ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 
 
 class CreateQuery(BaseModel):
-    """How to split what comes without splits."""
+    """How to split an upload without splits."""
 
     model_config = ConfigDict(extra="forbid")
 
     validation: float = Field(
-        0.15, ge=0, le=0.9, description="The part of each class that is for validation."
+        0.15, ge=0, le=0.9, description="The fraction of each class for validation."
     )
-    test: float = Field(0.15, ge=0, le=0.9, description="The part of each class for the test.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Another seed, another split.")
+    test: float = Field(0.15, ge=0, le=0.9, description="The fraction of each class for testing.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Each seed gives another split.")
 
     @model_validator(mode="after")
-    def _leaves_some(self) -> "CreateQuery":
+    def _leaves_training_images(self) -> "CreateQuery":
         if self.validation + self.test > 0.95:
             raise ValueError("validation and test together leave too little to learn from")
         return self
 
 
 class AddQuery(BaseModel):
-    """Where the pictures belong."""
+    """The class and split of added images."""
 
     model_config = ConfigDict(extra="forbid")
 
     label: str = Field(
-        min_length=1, max_length=MOST_LABEL, description="Their class.", examples=["cat"]
+        min_length=1, max_length=MAX_LABEL_LENGTH, description="Their class.", examples=["cat"]
     )
-    split: SplitName | None = Field(None, description="Their split; left out, it is drawn.")
+    split: SplitName | None = Field(None, description="Their split; drawn at random if omitted.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """An uploaded archive; `path` is removed when the request ends."""
+
+    path: Path
+    name: str
+    sha256: str
+    size: int
 
 
 async def create(
@@ -80,34 +92,31 @@ async def create(
     deadline: Deadline,
     services: Services,
 ) -> dict[str, Any] | Job:
-    """Make a dataset of what the request brings, or a job that will.
+    """Make a dataset of the request's body, or a job that will.
 
     Args:
         request: The request, its body unread.
         query: How to split it.
         key: The client's `Idempotency-Key`, if it sent one.
-        deferred: Whether a job is wanted; a large archive is one all the same.
-        deadline: Until when the upload may take, and without a job the admission.
-        services: What does the work.
+        deferred: Whether to make a job; a large archive becomes one in any case.
+        deadline: For the upload and, without a job, the admission.
+        services: The running service.
 
     Returns:
         The `DatasetInfo` as JSON, or the job.
 
     Raises:
-        OpsinError: As the route tells. Nothing is kept.
+        OpsinError: As documented for the route. Nothing is stored.
         ClientDisconnect: The client hung up.
     """
-    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind == JSON_TYPE:
-        return await _begin_empty(request, query, key, deadline, services)
-    if kind == FORM_TYPE:
-        async with _received(request, deadline, services) as (form, archive):
-            asked = _asked(key, _name_of(form), query, form.digest.hexdigest())
-            if asked and (earlier := await run_in_threadpool(_answered, asked, services)):
-                return earlier
-            if deferred or form.size >= services.settings.dataset_job_bytes:
-                return await _import_later(form, archive, query, key, services)
-            return await _admit(form, archive, query, key, until=deadline, services=services)
+    content_type = content_type_of(request)
+    if content_type == JSON_TYPE:
+        return await _create_empty(request, query, key, deadline, services)
+    if content_type == FORM_TYPE:
+        async with _uploaded(request, deadline, services) as (form, path):
+            return await _create_from(
+                form, path, query, key=key, deferred=deferred, deadline=deadline, services=services
+            )
     raise UnsupportedMediaType(f"Set Content-Type to {FORM_TYPE} or {JSON_TYPE}.")
 
 
@@ -120,164 +129,186 @@ async def add(
     deadline: Deadline,
     services: Services,
 ) -> dict[str, Any]:
-    """Add the pictures that the request brings.
+    """Add the images of the request's body to a dataset.
 
     Returns:
         ``{"dataset", "files"}`` as JSON.
 
     Raises:
-        OpsinError: As the route tells.
+        OpsinError: As documented for the route.
         ClientDisconnect: The client hung up.
     """
     label = _checked_label(query.label)
     await run_in_threadpool(services.datasets.rows.get, dataset_id)
-    with services.datasets.place(payer_of(request.scope)):
+    with services.datasets.upload_slot(quota_key(request.scope)):
         async with deadline.enforced():
             uploads = await read_uploads(request, services.settings)
-        pictures = [_picture(one, number) for number, one in enumerate(uploads, 1)]
-        asked = _asked_to_add(key, dataset_id, label, query.split, pictures)
+        images = [_image(upload, number) for number, upload in enumerate(uploads, 1)]
+        idempotency = _add_idempotency(key, dataset_id, label, query.split, images)
         return await run_in_threadpool(
-            services.datasets.add, dataset_id, pictures, label, query.split, asked=asked
+            services.datasets.add, dataset_id, images, label, query.split, idempotency=idempotency
         )
 
 
-async def _begin_empty(
+async def _create_empty(
     request: Request, query: CreateQuery, key: str | None, deadline: Deadline, services: Services
 ) -> dict[str, Any]:
     async with deadline.enforced():
-        refusal = PayloadTooLarge(f"The JSON may have {_MOST_JSON} bytes.")
-        body = await read_body(request, _MOST_JSON, refusal)
+        refusal = PayloadTooLarge(f"The JSON may have {_MAX_JSON_BYTES} bytes.")
+        body = await read_body(request, _MAX_JSON_BYTES, refusal)
     try:
         name = _checked_name(NewDataset.model_validate_json(body).name)
     except ValidationError:
         raise ValidationFailed('Send {"name": "…"}, a name of 1 to 100 characters.') from None
-    asked = _asked(key, name, query, "")
     return await run_in_threadpool(
-        services.datasets.create, name, None, _fractions(query), told=_until(deadline), asked=asked
+        services.datasets.create,
+        name,
+        None,
+        _fractions(query),
+        progress=_deadline_check(deadline),
+        idempotency=_create_idempotency(key, name, query, ""),
     )
 
 
 @asynccontextmanager
-async def _received(
+async def _uploaded(
     request: Request, deadline: Deadline, services: Services
-) -> AsyncIterator[tuple[ArchiveForm, Path]]:
-    """The form that was sent, and its archive in a file that goes when the block ends."""
-    library = services.datasets.library
-    with services.datasets.place(payer_of(request.scope)):
-        async with contextmanager_in_threadpool(library.staging()) as folder:
+) -> AsyncIterator[tuple[Form, Path]]:
+    """The form of a request, and the file that holds its archive until the block ends."""
+    store = services.datasets.store
+    with services.datasets.upload_slot(quota_key(request.scope)):
+        async with contextmanager_in_threadpool(store.staging()) as folder:
+            path = folder / ARCHIVE
             async with deadline.enforced():
-                form = ArchiveForm(
-                    request.headers["Content-Type"], limit=library.limits.archive_bytes
+                reader = MultipartReader(
+                    request.headers["Content-Type"], _fields(path, store.limits.archive_bytes)
                 )
-                declared = request.headers.get("Content-Length", "")
-                wanted = int(declared) if declared.isdecimal() else 0
-                await run_in_threadpool(library.limits.require_room, folder, wanted)
-                await form.save(request.stream(), folder / ARCHIVE)
-            yield form, folder / ARCHIVE
+                length = declared_length(request)
+                await run_in_threadpool(store.limits.require_room, folder, length)
+                try:
+                    form = await reader.read(request.stream())
+                except OSError as error:
+                    raise disk_full() from error
+                if ARCHIVE not in form.parts:
+                    raise ValidationFailed(
+                        f"The form holds no archive; send it as the field '{ARCHIVE}'."
+                    )
+            yield form, path
 
 
-async def _admit(
-    form: ArchiveForm,
-    archive: Path,
+def _fields(path: Path, limit: int) -> dict[str, FieldSpec]:
+    archive = PayloadTooLarge(f"An archive may have {limit:,} bytes. Split it into several.")
+    name = ValidationFailed(f"'{_NAME}' may have {MAX_NAME_LENGTH} characters.")
+    return {
+        ARCHIVE: FieldSpec(limit, path=path, too_large=archive),
+        _NAME: FieldSpec(_MAX_NAME_BYTES, too_large=name),
+    }
+
+
+async def _create_from(
+    form: Form,
+    path: Path,
     query: CreateQuery,
-    key: str | None,
     *,
-    until: Deadline,
+    key: str | None,
+    deferred: bool,
+    deadline: Deadline,
     services: Services,
-) -> dict[str, Any]:
-    name = _name_of(form)
+) -> dict[str, Any] | Job:
+    part, name = form.parts[ARCHIVE][0], _name_of(form)
+    idempotency = _create_idempotency(key, name, query, part.sha256.hexdigest())
+    if idempotency and (earlier := await run_in_threadpool(_earlier, idempotency, services)):
+        return earlier
+    if deferred or part.size >= services.settings.dataset_job_bytes:
+        return await services.job_queue.submit_work(
+            "dataset_import",
+            {"name": name, **query.model_dump()},
+            inputs={ARCHIVE: path},
+            idempotency=(idempotency.key, idempotency.digest) if idempotency else None,
+        )
     return await run_in_threadpool(
         services.datasets.create,
         name,
-        archive,
+        path,
         _fractions(query),
-        told=_until(until),
-        asked=_asked(key, name, query, form.digest.hexdigest()),
+        progress=_deadline_check(deadline),
+        idempotency=idempotency,
     )
 
 
-def _answered(asked: Asked, services: Services) -> dict[str, Any] | Job | None:
-    """What the first request with that key was answered, whichever way it was to be done."""
-    if earlier := services.datasets.rows.answered(asked):
+def _earlier(idempotency: IdempotencyKey, services: Services) -> dict[str, Any] | Job | None:
+    """The response to the first request with that key, whether it was deferred or not."""
+    if earlier := services.datasets.rows.stored_response(idempotency):
         return earlier.body
-    earlier = services.datasets.rows.answered(replace(asked, scope="dataset_import"))
+    earlier = services.datasets.rows.stored_response(replace(idempotency, scope="dataset_import"))
     return Job.model_validate(earlier.body) if earlier else None
 
 
-async def _import_later(
-    form: ArchiveForm, archive: Path, query: CreateQuery, key: str | None, services: Services
-) -> Job:
-    name = _name_of(form)
-    asked = _asked(key, name, query, form.digest.hexdigest())
-    return await services.queue.submit_work(
-        "dataset_import",
-        {"name": name, **query.model_dump()},
-        inputs={ARCHIVE: archive},
-        idempotency=(asked.key, asked.digest) if asked else None,
-    )
-
-
-def _until(deadline: Deadline) -> Told:
+def _deadline_check(deadline: Deadline) -> ImportProgress:
     """Ends an admission at the first file after the deadline."""
 
-    def told(done: int, _path: str) -> None:
+    def check(done: int, _path: str) -> None:
         if deadline.remaining <= 0:
             raise DeadlineExceeded(
-                f"{done} files were read within {deadline.milliseconds} ms, and nothing was kept. "
+                f"{done} files were read within {deadline.milliseconds} ms; nothing was stored. "
                 f"Allow more time with {HEADER}, or send a smaller archive."
             )
 
-    return told
+    return check
 
 
 def _fractions(query: CreateQuery) -> Fractions:
     return Fractions(query.validation, query.test, query.seed)
 
 
-def _name_of(form: ArchiveForm) -> str:
-    if form.name is not None:
-        return _checked_name(form.name)
-    name = shown_name(form.filename) or "archive"
-    for ending in _ENDINGS:
-        name = name.removesuffix(ending)
-    return _checked_name(name[:MOST_NAME] or "archive")
+def _name_of(form: Form) -> str:
+    if _NAME in form.parts:
+        return _checked_name(form.parts[_NAME][0].data.decode(errors="replace"))
+    name = display_name(form.parts[ARCHIVE][0].filename) or "archive"
+    for suffix in _ARCHIVE_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return _checked_name(name[:MAX_NAME_LENGTH] or "archive")
 
 
 def _checked_name(name: str) -> str:
-    plain = name.strip()
-    if not plain or len(plain) > MOST_NAME or not plain.isprintable():
+    stripped = name.strip()
+    if not stripped or len(stripped) > MAX_NAME_LENGTH or not stripped.isprintable():
         raise ValidationFailed("A dataset's name has 1 to 100 printable characters.")
-    return plain
+    return stripped
 
 
 def _checked_label(label: str) -> str:
     if label != label.strip() or not label.isprintable() or set("/\\") & set(label):
-        raise ValidationFailed("A label is printable, without slashes and spaces at its ends.")
+        raise ValidationFailed(
+            "A label is printable and has no slashes and no spaces at its start or end."
+        )
     if label.startswith("."):
         raise ValidationFailed("A label does not begin with a dot.")
     return label
 
 
-def _picture(upload: Upload, number: int) -> NewPicture:
+def _image(upload: Upload, number: int) -> NewImage:
     if isinstance(upload.data, OpsinError):
         raise upload.data
-    return NewPicture(upload.name or f"picture-{number}", upload.data)
+    return NewImage(upload.name or f"picture-{number}", upload.data)
 
 
-def _asked(key: str | None, name: str, query: CreateQuery, archive: str) -> Asked | None:
+def _create_idempotency(
+    key: str | None, name: str, query: CreateQuery, sha256: str
+) -> IdempotencyKey | None:
     if key is None:
         return None
-    told = json.dumps([name, query.model_dump(), archive])
-    return Asked(key, "dataset", hashlib.sha256(told.encode()).hexdigest())
+    content = json.dumps([name, query.model_dump(), sha256])
+    return IdempotencyKey(key, "dataset", hashlib.sha256(content.encode()).hexdigest())
 
 
-def _asked_to_add(
-    key: str | None, dataset_id: str, label: str, split: str | None, pictures: list[NewPicture]
-) -> Asked | None:
+def _add_idempotency(
+    key: str | None, dataset_id: str, label: str, split: str | None, images: list[NewImage]
+) -> IdempotencyKey | None:
     if key is None:
         return None
     digest = hashlib.sha256(json.dumps([label, split]).encode())
-    for picture in pictures:
-        digest.update(json.dumps([picture.name, len(picture.data)]).encode())
-        digest.update(picture.data)
-    return Asked(key, f"images of {dataset_id}", digest.hexdigest())
+    for image in images:
+        digest.update(json.dumps([image.name, len(image.data)]).encode())
+        digest.update(image.data)
+    return IdempotencyKey(key, f"images of {dataset_id}", digest.hexdigest())

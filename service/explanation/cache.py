@@ -1,8 +1,8 @@
-"""Answers about reasons that were given before, by what was asked and of which pixels.
+"""Recent explanations, by request, version and pixels.
 
-In this process and not in Redis: there it would compete with the queues, which must never be
-evicted, and cost a round trip for a kilobyte. A version never changes and its number never comes
-back, so nothing has to be invalidated. Belongs to one event loop.
+They are cached in this process and not in Redis: there they would compete with the queues, which
+must never be evicted, and cost a round trip for a kilobyte. A version never changes and its number
+is never reused, so nothing has to be invalidated. Belongs to one event loop.
 """
 
 import hashlib
@@ -13,64 +13,64 @@ from contracts.queue.messages import Pixels, Vector
 
 Key = tuple[str, int, bytes, int, bytes]
 
-# What Python adds to an entry: its key, two objects and a place in the table.
+# What Python adds to an entry: its key, two objects and a slot in the table.
 _OVERHEAD_BYTES = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """An answer: numbers, and the note that says what they mean."""
+class CachedExplanation:
+    """The numbers of a reply, and the note that says what they mean."""
 
     vector: Vector
     note: bytes
 
     @property
     def size(self) -> int:
-        """Bytes in memory, about."""
+        """Approximate bytes in memory."""
         return self.vector.nbytes + len(self.note) + _OVERHEAD_BYTES
 
 
 def key_of(model: str, version: int, note: bytes, class_index: int, pixels: Pixels) -> Key:
-    """Equal for equal questions about equal pixels, whatever file they came in."""
+    """Equal for equal requests about equal pixels, whatever file they came in."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(pixels.data)
     return model, version, note, class_index, digest.digest()
 
 
 class ExplanationCache:
-    """The answers asked for last.
+    """The most recently used explanations.
 
     Args:
-        most_bytes: That all together may take. 0 keeps none.
+        max_bytes: Of all entries together. 0 switches the cache off.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._kept: OrderedDict[Key, Kept] = OrderedDict()
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[Key, CachedExplanation] = OrderedDict()
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     @property
-    def is_on(self) -> bool:
-        """Whether anything is kept, and a key worth computing."""
-        return self._most_bytes > 0
+    def enabled(self) -> bool:
+        """Whether anything is cached, so that a key is worth computing."""
+        return self._max_bytes > 0
 
-    def get(self, key: Key) -> Kept | None:
-        found = self._kept.get(key)
-        if found is not None:
-            self._kept.move_to_end(key)
-        return found
+    def get(self, key: Key) -> CachedExplanation | None:
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._entries.move_to_end(key)
+        return entry
 
-    def put(self, key: Key, kept: Kept) -> None:
-        """Keep an answer; those asked for longest ago make room for it."""
-        if kept.size > self._most_bytes:
+    def put(self, key: Key, entry: CachedExplanation) -> None:
+        """Add an entry; the least recently used ones make room for it."""
+        if entry.size > self._max_bytes:
             return
-        if key in self._kept:
-            self.bytes -= self._kept.pop(key).size
-        self._kept[key] = kept
-        self.bytes += kept.size
-        while self.bytes > self._most_bytes:
-            _, oldest = self._kept.popitem(last=False)
+        if key in self._entries:
+            self.bytes -= self._entries.pop(key).size
+        self._entries[key] = entry
+        self.bytes += entry.size
+        while self.bytes > self._max_bytes:
+            _, oldest = self._entries.popitem(last=False)
             self.bytes -= oldest.size

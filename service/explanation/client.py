@@ -1,34 +1,34 @@
-"""One question about reasons on its way: from the cache, or else over a lane to a worker."""
+"""Requests explanations: from the cache, otherwise through a queue from a worker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.errors import InternalError, OpsinError
-from contracts.inference.inference import LaneOperation
 from contracts.queue.messages import Pixels, Reply, Vector
+from contracts.queue.redis_keys import QueueName
 from service.dependencies import Services
-from service.explanation.cache import Kept, key_of
+from service.explanation.cache import CachedExplanation, key_of
 from service.http.deadlines import Deadline
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A picture and the class to explain; of no meaning where a question is not about a class."""
+class ExplainItem:
+    """An image and the class to explain, which requests for activations ignore."""
 
     pixels: Pixels
     class_index: int
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An answer.
+class ExplainResult:
+    """The explanation of one image.
 
     Attributes:
         vector: Numbers in one row, float32.
         note: What they mean, see `contracts.queue.explain_messages`.
-        cached: Whether it was given before.
-        queue_seconds: From the making of the item to the start of its batch.
-        compute_seconds: What the batch took.
+        cached: Whether it was computed for an earlier request.
+        queue_seconds: From the creation of the item to the start of its batch.
+        compute_seconds: The duration of the batch.
     """
 
     vector: Vector
@@ -38,64 +38,61 @@ class Told:
     compute_seconds: float = 0.0
 
 
-async def ask(
+async def request_explanations(
     services: Services,
-    model: str,
-    version: int,
-    operation: LaneOperation,
-    asked: Sequence[Asked],
+    queue: QueueName,
+    items: Sequence[ExplainItem],
     *,
     note: bytes,
     deadline: Deadline,
-) -> list[Told | OpsinError]:
-    """What a version says to a question, picture by picture.
+) -> list[ExplainResult | OpsinError]:
+    """Run one explain request for each image and return the results in order.
 
     Args:
-        services: What does the work.
-        model: Its name.
-        version: Its number.
-        operation: The lane.
-        asked: The pictures.
-        note: The question.
-        deadline: When all must be there.
+        services: The application's services.
+        queue: The version that answers, and the operation.
+        items: The images.
+        note: The request, encoded.
+        deadline: When all results must have arrived.
 
     Raises:
-        OpsinError: None of it can be answered.
+        OpsinError: The request failed as a whole.
     """
     cache = services.explanations
     keys = [
-        key_of(model, version, note, one.class_index, one.pixels) if cache.is_on else None
-        for one in asked
+        key_of(queue.model, queue.version, note, item.class_index, item.pixels)
+        if cache.enabled
+        else None
+        for item in items
     ]
-    found: list[Told | OpsinError | None] = [
-        Told(kept.vector, kept.note) if key and (kept := cache.get(key)) else None for key in keys
+    results: list[ExplainResult | OpsinError | None] = [
+        ExplainResult(entry.vector, entry.note) if key and (entry := cache.get(key)) else None
+        for key in keys
     ]
-    missing = [at for at, one in enumerate(found) if one is None]
+    missing = [index for index, result in enumerate(results) if result is None]
     replies: Sequence[Reply | OpsinError] = []
     if missing:
-        replies = await services.dispatch.run(
-            model,
-            version,
-            operation,
-            [asked[at].pixels for at in missing],
+        replies = await services.dispatcher.run(
+            queue,
+            [items[index].pixels for index in missing],
             deadline=deadline.at,
-            classes=[asked[at].class_index for at in missing],
+            classes=[items[index].class_index for index in missing],
             note=note,
         )
-    for at, reply in zip(missing, replies, strict=True):
-        told = found[at] = _told(reply)
-        key = keys[at]
-        if key and isinstance(told, Told):
-            cache.put(key, Kept(told.vector, told.note))
-    return [one for one in found if one is not None]
+    for index, reply in zip(missing, replies, strict=True):
+        result = results[index] = _to_result(reply)
+        key = keys[index]
+        if key and isinstance(result, ExplainResult):
+            cache.put(key, CachedExplanation(result.vector, result.note))
+    return [result for result in results if result is not None]
 
 
-def _told(reply: Reply | OpsinError) -> Told | OpsinError:
+def _to_result(reply: Reply | OpsinError) -> ExplainResult | OpsinError:
     if isinstance(reply, OpsinError):
         return reply
     if reply.vector is None:
         return InternalError("The network gave nothing for this image.")
-    return Told(
+    return ExplainResult(
         reply.vector,
         reply.note,
         cached=False,

@@ -1,6 +1,7 @@
-"""From a request for patterns to a job that waits; what cannot be is refused before it queues.
+"""Submits a filters job; a request that cannot succeed is refused before it is queued.
 
-A repeated request is told its first answer before its names are resolved: an alias may have moved.
+A repeated request gets the first job before its model and version are resolved, because an alias
+may have moved in between.
 """
 
 import hashlib
@@ -16,43 +17,43 @@ from models.store.store import Store
 from service.dependencies import Services
 
 
-async def submit(asked: FiltersRequest, key: str | None, services: Services) -> Job:
-    """Queue the job, or find the one that the same key and request have made before.
+async def submit(body: FiltersRequest, key: str | None, services: Services) -> Job:
+    """Queue the job, or return the one that the same key and request made before.
 
     Args:
-        asked: As it was sent.
+        body: The request as it was sent.
         key: The client's `Idempotency-Key`, if it sent one.
-        services: What does the work.
+        services: The application's services.
 
     Raises:
-        OpsinError: It cannot be done, as the route tells. Nothing was queued.
+        OpsinError: The request cannot succeed; the route lists why. Nothing was queued.
     """
-    idempotency = (key, _digest(asked)) if key else None
-    if idempotency and (job := await services.queue.earlier("filters", *idempotency)):
+    idempotency = (key, _fingerprint(body)) if key else None
+    if idempotency and (job := await services.job_queue.earlier("filters", *idempotency)):
         return job
-    told = await _pinned(asked, services)
-    return await services.queue.submit_work("filters", told, idempotency=idempotency)
+    request = await _resolve(body, services)
+    return await services.job_queue.submit_work("filters", request, idempotency=idempotency)
 
 
-def _digest(asked: FiltersRequest) -> str:
-    sent = json.dumps(asked.model_dump(mode="json"), sort_keys=True)
+def _fingerprint(body: FiltersRequest) -> str:
+    sent = json.dumps(body.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(sent.encode()).hexdigest()
 
 
-async def _pinned(asked: FiltersRequest, services: Services) -> dict[str, Any]:
-    """The request with model and version named, and its layer and filters known to be there."""
-    model = asked.model
+async def _resolve(body: FiltersRequest, services: Services) -> dict[str, Any]:
+    """The request with model and version filled in, its layer and filters checked."""
+    model = body.model
     if model is None:
-        version = None if asked.version is None else str(asked.version)
-        model = services.presence.choose(None, version, "explain")[0].name
-    number, default = await run_in_threadpool(_version, services.store, model, asked)
-    layer = await services.layers.require(model, number, asked.layer or default)
+        version = None if body.version is None else str(body.version)
+        model = services.workers.choose(None, version, "explain")[0].name
+    number, default_layer = await run_in_threadpool(_version, services.store, model, body)
+    layer = await services.layers.require(model, number, body.layer or default_layer)
     if layer is not None:
-        require_filters(layer, asked.filters or ())
-    return asked.model_copy(update={"model": model, "version": number}).model_dump(mode="json")
+        require_filters(layer, body.filters or ())
+    return body.model_copy(update={"model": model, "version": number}).model_dump(mode="json")
 
 
-def _version(store: Store, model: str, asked: FiltersRequest) -> tuple[int, str]:
-    """The version's number, and the layer that is meant when none is named."""
-    number = store.resolve(model, asked.version)
+def _version(store: Store, model: str, body: FiltersRequest) -> tuple[int, str]:
+    """The version's number and its default layer."""
+    number = store.resolve(model, body.version)
     return number, store.manifest(model, number).explain_layer

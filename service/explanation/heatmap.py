@@ -1,191 +1,208 @@
-"""The way of a heatmap through the service: choose, read, decode, ask; then it is written.
+"""Handles a request for heatmaps: choose a version, read, decode, explain; then it is written.
 
-As in a classification, what is wrong with one image of several becomes its own result.
+As in a classification, an error of one of several images becomes that image's result.
 """
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import Response
 
-from contracts.errors import ModelNotReady, OpsinError, ValidationFailed
+from contracts.errors import OpsinError, ValidationFailed
 from contracts.jobs import Job
-from contracts.queue.explain_messages import lane_of
+from contracts.queue.explain_messages import operation_of
 from contracts.queue.messages import TOP_CLASS
-from models.explain.heatmap_request import HeatmapJob, input_name
-from models.store.snapshot import Served
+from contracts.queue.redis_keys import QueueName
+from models.explain.heatmap_request import HeatmapJobRequest, input_file_name
+from models.store.snapshot import ServedVersion
 from service.dependencies import Services
-from service.explanation.client import Asked, Told, ask
-from service.explanation.heatmap_response import PNG, HeatmapAnswer, Made, Wish
+from service.explanation.client import ExplainItem, ExplainResult, request_explanations
+from service.explanation.heatmap_response import (
+    PNG,
+    HeatmapOptions,
+    HeatmapOutcome,
+    HeatmapWriter,
+)
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
-from service.http.idempotency import digest_of
-from service.http.uploads import Upload, read_uploads
-from service.inference.decoder import Decoded, decode_uploads
+from service.http.uploads import Upload, read_uploads, request_fingerprint
+from service.inference.decoder import DecodedUpload, decode_uploads
+from service.inference.handler import compute_with_retry
 
-# While the network computes, the image waits for its map in up to 6 MB; a larger one is decoded
-# again: it must not lie there at its full size for each request that waits.
-_KEPT_PIXELS = 2_000_000
+# While the network computes, the image waits for its heatmap in up to 6 MB. A larger one is decoded
+# again, so that waiting requests do not hold images at full size.
+_MAX_KEPT_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Heatmaps:
-    """One request under way.
+class HeatmapHandler:
+    """Handles one request.
 
     Attributes:
-        services: What does the work.
-        request: The request, its body unread.
-        wish: What it asks for.
+        services: The application's services.
+        request: The request, its body not yet read.
+        options: Its parameters.
         deadline: When it must be answered.
     """
 
     services: Services
     request: Request
-    wish: Wish
+    options: HeatmapOptions
     deadline: Deadline
 
     async def answer(self) -> Response:
-        """The maps of all images of the request, as JSON or as one picture.
+        """The heatmaps of all images of the request, as JSON or as one PNG.
 
         Raises:
             OpsinError: The request as a whole cannot be answered, or its only image cannot.
-            ClientDisconnect: The client hung up; its queued work is withdrawn.
+            ClientDisconnect: The client disconnected; its queued images are withdrawn.
         """
         async with self.deadline.enforced():
-            network, version = self._choose()
-            lane = lane_of(self.wish.question, network.manifest.explain_layer)
+            network, version = self.choose()
+            operation = operation_of(self.options.question, network.manifest.explain_layer)
             await self._require_layer(network, version)
-            self.services.dispatch.require_room(network.name, version, lane)
+            self.services.dispatcher.require_room(QueueName(network.name, version, operation))
             uploads = await read_uploads(self.request, self.services.settings)
             self._check_count(len(uploads))
             return await while_connected(self.request, self._answer(network, version, uploads))
 
-    async def job(self, key: str | None) -> Job:
-        """A job that will make the maps; images are decoded, and refused, before it is made.
+    async def submit_job(self, key: str | None) -> Job:
+        """A job that will compute the heatmaps. Images are decoded, and refused, before it is made.
 
         Args:
             key: The client's `Idempotency-Key`, if it sent one.
 
         Raises:
-            OpsinError: As `answer`, or the job is not accepted.
-            ClientDisconnect: The client hung up.
+            OpsinError: As for `answer`, or the job is not accepted.
+            ClientDisconnect: The client disconnected.
         """
         async with self.deadline.enforced():
-            network, version = self._choose()
+            network, version = self.choose()
             await self._require_layer(network, version)
             uploads = await read_uploads(self.request, self.services.settings)
-            self._check_count(len(uploads), whole=True)
+            self._check_count(len(uploads), as_job=True)
             decoded = await while_connected(self.request, self._decode(network, uploads))
-            if len(decoded) == 1 and isinstance(decoded[0].picture, OpsinError):
-                raise decoded[0].picture
-            wish = self.wish
-            request = HeatmapJob(
-                model=network.name,
-                version=version,
-                question=wish.question,
-                classes=list(wish.classes),
-                resize=wish.resize,
-                look=wish.look,
-                names=[upload.name for upload in uploads],
-            ).model_dump(mode="json")
+            if len(decoded) == 1 and isinstance(decoded[0].image, OpsinError):
+                raise decoded[0].image
+            request = self._job_request(network, version, uploads)
             inputs = {
-                input_name(at): upload.data
-                for at, upload in enumerate(uploads)
+                input_file_name(index): upload.data
+                for index, upload in enumerate(uploads)
                 if isinstance(upload.data, bytes)
             }
-            # As it was sent: a champion that has changed since makes it no other request.
-            named = {"model": wish.model, "version": wish.version}
-            said = json.dumps(request | named, sort_keys=True)
-            digest = await asyncio.to_thread(digest_of, said, uploads) if key else ""
-            return await self.services.queue.submit_work(
+            # The fingerprint uses the version as it was sent: a repeated request stays the same
+            # when the champion has changed in between.
+            sent = {"model": self.options.model, "version": self.options.version}
+            params = json.dumps(request | sent, sort_keys=True)
+            digest = await asyncio.to_thread(request_fingerprint, params, uploads) if key else ""
+            return await self.services.job_queue.submit_work(
                 "heatmap", request, inputs=inputs, idempotency=(key, digest) if key else None
             )
 
-    def _choose(self) -> tuple[Served, int]:
-        """Also refuses classes that do not exist, before anything is uploaded."""
-        wish = self.wish
-        network, version = self.services.presence.choose(wish.model, wish.version, "heatmap")
+    def choose(self) -> tuple[ServedVersion, int]:
+        """The version that answers; refuses unknown classes before anything is uploaded."""
+        options = self.options
+        network, version = self.services.workers.choose(options.model, options.version, "heatmap")
         count = network.manifest.classes or 0
-        if wrong := [index for index in wish.classes if index >= count]:
+        if unknown := [index for index in options.classes if index >= count]:
             raise ValidationFailed(
-                f"'{network.name}' has {count} classes, 0 to {count - 1}; class_index={wrong[0]} "
-                "is none of them."
+                f"'{network.name}' has {count} classes, 0 to {count - 1}; "
+                f"class_index={unknown[0]} is not one of them."
             )
         return network, version
 
-    async def _require_layer(self, network: Served, version: int) -> None:
-        """Likewise refuses a layer that does not exist, or has no maps."""
-        if self.wish.question.layer is not None:
-            await self.services.layers.require(network.name, version, self.wish.question.layer)
-
-    def _check_count(self, images: int, *, whole: bool = False) -> None:
-        if self.wish.kind == PNG and images > 1 and not whole:
-            raise ValidationFailed(
-                "A picture shows one image. Send one at a time, or ask for numbers with "
-                "Accept: application/json."
-            )
-        maps, most = images * max(1, len(self.wish.classes)), self.services.settings.max_heatmaps
-        if maps > most:
-            raise ValidationFailed(
-                f"{maps} heatmaps are more than the {most} of one request. Send fewer images or "
-                "classes at a time."
-            )
-
-    async def _answer(self, network: Served, version: int, uploads: Sequence[Upload]) -> Response:
+    async def compute(
+        self, network: ServedVersion, version: int, uploads: Sequence[Upload]
+    ) -> list[HeatmapOutcome]:
+        """Each image with its heatmaps, one for each class."""
         decoded = await self._decode(network, uploads)
-        made = await self._make(network, version, decoded)
-        if any(isinstance(one.maps, ModelNotReady) for one in made):
-            # The version was taken out of service while these waited: ask the one that followed.
-            network, following = self._choose()
-            if following != version:
-                return await self._answer(network, following, uploads)
-        answer = HeatmapAnswer(
-            self.services, self.request, self.wish, network, version, self.deadline
-        )
-        return await answer.write(uploads, made)
-
-    async def _decode(self, network: Served, uploads: Sequence[Upload]) -> list[Decoded]:
-        return await decode_uploads(
-            self.services.decoder,
-            uploads,
-            network=network,
-            resize=self.wish.resize,
-            deadline=self.deadline,
-            keep_pixels=_KEPT_PIXELS if self.wish.draws_on_image else 0,
-        )
-
-    async def _make(self, network: Served, version: int, decoded: Sequence[Decoded]) -> list[Made]:
-        classes = self.wish.classes or (TOP_CLASS,)
+        classes = self.options.classes or (TOP_CLASS,)
         own_layer = network.manifest.explain_layer
-        question = self.wish.question.plain(own_layer)
-        asked = [
-            Asked(one.picture.pixels, index)
-            for one in decoded
-            if not isinstance(one.picture, OpsinError)
+        question = self.options.question.normalized(own_layer)
+        items = [
+            ExplainItem(upload.image.pixels, index)
+            for upload in decoded
+            if not isinstance(upload.image, OpsinError)
             for index in classes
         ]
-        told = iter(
-            await ask(
+        results = iter(
+            await request_explanations(
                 self.services,
-                network.name,
-                version,
-                lane_of(question, own_layer),
-                asked,
+                QueueName(network.name, version, operation_of(question, own_layer)),
+                items,
                 note=question.pack(),
                 deadline=self.deadline,
             )
         )
-        return [Made(one, _maps_of(one, told, len(classes))) for one in decoded]
+        return [
+            HeatmapOutcome(upload, upload.image)
+            if isinstance(upload.image, OpsinError)
+            else HeatmapOutcome(upload, _all_or_error([next(results) for _ in classes]))
+            for upload in decoded
+        ]
+
+    async def _answer(
+        self, network: ServedVersion, version: int, uploads: Sequence[Upload]
+    ) -> Response:
+        network, version, outcomes = await compute_with_retry(self, network, version, uploads)
+        writer = HeatmapWriter(
+            self.services, self.request, self.options, network, version, self.deadline
+        )
+        return await writer.write(uploads, outcomes)
+
+    def _job_request(
+        self, network: ServedVersion, version: int, uploads: Sequence[Upload]
+    ) -> dict[str, object]:
+        return HeatmapJobRequest(
+            model=network.name,
+            version=version,
+            question=self.options.question,
+            classes=list(self.options.classes),
+            resize=self.options.resize,
+            look=self.options.look,
+            names=[upload.name for upload in uploads],
+        ).model_dump(mode="json")
+
+    async def _require_layer(self, network: ServedVersion, version: int) -> None:
+        """Refuse a layer that does not exist or has no maps, before anything is uploaded."""
+        if self.options.question.layer is not None:
+            await self.services.layers.require(network.name, version, self.options.question.layer)
+
+    def _check_count(self, images: int, *, as_job: bool = False) -> None:
+        if self.options.media_type == PNG and images > 1 and not as_job:
+            raise ValidationFailed(
+                "A PNG shows one image. Send one at a time, or ask for numbers with "
+                "Accept: application/json."
+            )
+        heatmaps = images * max(1, len(self.options.classes))
+        maximum = self.services.settings.max_heatmaps
+        if heatmaps > maximum:
+            raise ValidationFailed(
+                f"{heatmaps} heatmaps are more than the {maximum} that one request may ask for. "
+                "Send fewer images or classes at a time."
+            )
+
+    async def _decode(
+        self, network: ServedVersion, uploads: Sequence[Upload]
+    ) -> list[DecodedUpload]:
+        return await decode_uploads(
+            self.services.decoder,
+            uploads,
+            network=network,
+            resize=self.options.resize,
+            deadline=self.deadline,
+            keep_pixels=_MAX_KEPT_PIXELS if self.options.draws_on_image else 0,
+        )
 
 
-def _maps_of(
-    one: Decoded, told: Iterator[Told | OpsinError], count: int
-) -> list[Told] | OpsinError:
-    if isinstance(one.picture, OpsinError):
-        return one.picture
-    found = [next(told) for _ in range(count)]
-    maps = [each for each in found if isinstance(each, Told)]
-    return maps if len(maps) == count else next(e for e in found if isinstance(e, OpsinError))
+def _all_or_error(
+    results: Sequence[ExplainResult | OpsinError],
+) -> list[ExplainResult] | OpsinError:
+    """The results of one image, or the first error among them."""
+    for result in results:
+        if isinstance(result, OpsinError):
+            return result
+    return [result for result in results if isinstance(result, ExplainResult)]

@@ -1,4 +1,4 @@
-"""What a client gets of heatmaps that were made: numbers, or one picture."""
+"""The response to a request for heatmaps: numbers as JSON, or one PNG."""
 
 import time
 from collections.abc import Sequence
@@ -11,185 +11,197 @@ from fastapi.responses import Response
 from contracts.errors import InternalError, OpsinError
 from contracts.inference.heatmap import HeatmapResponse, HeatmapResult
 from contracts.inference.inference import ItemError, Resize
-from contracts.queue.explain_messages import PIXEL_METHODS, MapAsk, MapNote
-from models.explain.results import heatmap_of, layer_of, region_of
-from models.images.decode import Picture
-from models.images.resize import Box, seen_box
-from models.rendering.heatmap import Look, render
-from models.store.snapshot import Served
+from contracts.queue.explain_messages import PIXEL_METHODS, ExplainReply, ExplainRequest
+from models.explain.results import heatmap_layer, heatmap_of, region_of
+from models.images.decode import DecodedImage
+from models.images.resize import Box, visible_box
+from models.rendering.heatmap import RenderOptions, render
+from models.store.snapshot import ServedVersion
 from service.dependencies import Services
-from service.explanation.client import Told
+from service.explanation.client import ExplainResult
 from service.http.deadlines import Deadline
-from service.http.headers import Kind
+from service.http.headers import MediaType
 from service.http.server_timing import milliseconds, timing_of
 from service.http.uploads import Upload
-from service.inference.decoder import Decoded
+from service.inference.decoder import DecodedUpload
 
-PNG: Kind = "image/png"
+PNG: MediaType = "image/png"
 
-# Written by the event loop itself in a millisecond or two; more is the renderer's work.
-_FEW_NUMBERS = 4096
+# The event loop writes this many numbers in a millisecond or two; more go to the renderer.
+_MAX_NUMBERS_ON_LOOP = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a client wants explained, and how it wants to see it.
+class HeatmapOptions:
+    """The parameters of a request.
 
     Attributes:
-        question: What is asked of each image.
-        model: By name; None for the first that is ready.
+        question: The explain request, the same for each image.
+        model: Its name; None for the first that is ready.
         version: A number or an alias; None for the champion.
-        classes: To be explained, in order; none for the most probable one.
+        classes: The classes to explain, in order; empty for the most probable one.
         resize: How an image becomes the network's input.
-        look: How a picture of it looks.
-        kind: Numbers or a picture.
+        look: How a PNG shows the heatmap.
+        media_type: JSON or PNG.
     """
 
-    question: MapAsk
+    question: ExplainRequest
     model: str | None
     version: str | None
     classes: tuple[int, ...]
     resize: Resize
-    look: Look
-    kind: Kind
+    look: RenderOptions
+    media_type: MediaType
 
     @property
     def draws_on_image(self) -> bool:
-        """Whether the image is needed again when its map is there."""
-        return self.kind == PNG and self.look.shown == "overlay"
+        """Whether the image is needed again once its heatmap is computed."""
+        return self.media_type == PNG and self.look.shown == "overlay"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """One image and its maps, one a class, or its error."""
+class HeatmapOutcome:
+    """One image and its heatmaps, one for each class, or its error."""
 
-    decoded: Decoded
-    maps: list[Told] | OpsinError
+    decoded: DecodedUpload
+    heatmaps: list[ExplainResult] | OpsinError
 
     @property
-    def told(self) -> list[Told]:
-        """The maps, if there are any."""
-        return [] if isinstance(self.maps, OpsinError) else self.maps
+    def error(self) -> OpsinError | None:
+        return self.heatmaps if isinstance(self.heatmaps, OpsinError) else None
+
+    @property
+    def results(self) -> list[ExplainResult]:
+        """The heatmaps; empty if there is an error."""
+        return [] if isinstance(self.heatmaps, OpsinError) else self.heatmaps
 
 
 @dataclass(frozen=True, slots=True)
-class HeatmapAnswer:
-    """The maps of one request, to be written.
+class HeatmapWriter:
+    """Writes the response to one request.
 
     Attributes:
-        services: Its renderer does what takes long.
-        request: The request that is answered.
-        wish: What it asks for.
-        network: What made the maps.
+        services: The application's services; its renderer does what takes long.
+        request: The request.
+        options: Its parameters.
+        network: The version that computed the heatmaps.
         version: Its number.
-        deadline: When it must be answered.
+        deadline: When the request must be answered.
     """
 
     services: Services
     request: Request
-    wish: Wish
-    network: Served
+    options: HeatmapOptions
+    network: ServedVersion
     version: int
     deadline: Deadline
 
-    async def write(self, uploads: Sequence[Upload], made: Sequence[Made]) -> Response:
-        """All maps as JSON, or those of the only image as PNG.
+    async def write(
+        self, uploads: Sequence[Upload], outcomes: Sequence[HeatmapOutcome]
+    ) -> Response:
+        """All heatmaps as JSON, or those of the only image as PNG.
 
         Raises:
-            OpsinError: The only image has none, or there is no time left.
+            OpsinError: The only image has an error, or there is no time left.
         """
-        if len(made) == 1 and isinstance(made[0].maps, OpsinError):
-            raise made[0].maps
-        if self.wish.kind == PNG:
-            return await self._picture(uploads[0], made[0])
-        if sum(told.vector.size for one in made for told in one.told) <= _FEW_NUMBERS:
-            return self._json(made)
-        work = partial(self._json, made)
+        if len(outcomes) == 1 and outcomes[0].error is not None:
+            raise outcomes[0].error
+        if self.options.media_type == PNG:
+            return await self._png(uploads[0], outcomes[0])
+        numbers = sum(result.vector.size for outcome in outcomes for result in outcome.results)
+        if numbers <= _MAX_NUMBERS_ON_LOOP:
+            return self._json(outcomes)
+        work = partial(self._json, outcomes)
         return await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
 
-    def _json(self, made: Sequence[Made]) -> Response:
-        results = [self._result(one) for one in made]
-        question = self.wish.question
-        named = question.layer or self.network.manifest.explain_layer
-        whole = HeatmapResponse(
+    def _json(self, outcomes: Sequence[HeatmapOutcome]) -> Response:
+        results = [self._result(outcome) for outcome in outcomes]
+        question = self.options.question
+        layer = question.layer or self.network.manifest.explain_layer
+        response = HeatmapResponse(
             **(dict(results[0]) if len(results) == 1 else {"results": results}),
             model=self.network.name,
             version=self.version,
             method=question.method,
-            layer=None if question.method in PIXEL_METHODS else named,
+            layer=None if question.method in PIXEL_METHODS else layer,
             timing_ms=timing_of(
                 self.request,
-                [one.decoded for one in made],
-                [told for one in made for told in one.told],
+                [outcome.decoded for outcome in outcomes],
+                [result for outcome in outcomes for result in outcome.results],
             ),
         )
         return Response(
-            whole.model_dump_json(exclude_none=True),
+            response.model_dump_json(exclude_none=True),
             media_type="application/json",
             headers={"Vary": "Accept"},
         )
 
-    def _result(self, one: Made) -> HeatmapResult:
-        picture = one.decoded.picture
-        if isinstance(one.maps, OpsinError) or isinstance(picture, OpsinError):
-            error = one.maps if isinstance(one.maps, OpsinError) else InternalError("No picture.")
-            told = ItemError(code=error.code, detail=error.detail)
-            return HeatmapResult(name=one.decoded.name, error=told)
+    def _result(self, outcome: HeatmapOutcome) -> HeatmapResult:
+        image = outcome.decoded.image
+        if isinstance(image, OpsinError) or outcome.error is not None:
+            error = outcome.error or InternalError("No image.")
+            item_error = ItemError(code=error.code, detail=error.detail)
+            return HeatmapResult(name=outcome.decoded.name, error=item_error)
         labels = self.network.labels
         maps = [
-            heatmap_of(told.vector, _note(told), labels, cached=told.cached) for told in one.maps
+            heatmap_of(result.vector, _reply(result), labels, cached=result.cached)
+            for result in outcome.results
         ]
-        several = len(self.wish.classes) > 1
+        several = len(self.options.classes) > 1
         return HeatmapResult(
-            name=one.decoded.name,
-            width=picture.width,
-            height=picture.height,
-            region=region_of(self._box(picture)),
+            name=outcome.decoded.name,
+            width=image.width,
+            height=image.height,
+            region=region_of(self._visible_box(image)),
             **({"maps": maps} if several else dict(maps[0])),
         )
 
-    async def _picture(self, upload: Upload, made: Made) -> Response:
-        """The PNG, made by the renderer's thread: it costs as much as decoding, or more."""
-        picture = made.decoded.picture
-        if isinstance(picture, OpsinError) or isinstance(made.maps, OpsinError):
-            raise InternalError("There is no picture.")
+    async def _png(self, upload: Upload, outcome: HeatmapOutcome) -> Response:
+        """The PNG, drawn by a thread of the renderer: it costs at least as much as decoding."""
+        image = outcome.decoded.image
+        if isinstance(image, OpsinError):
+            raise InternalError("There is no image.")
         if isinstance(upload.data, OpsinError):
             raise upload.data
-        method, labels = self.wish.question.method, self.network.labels
+        method, labels = self.options.question.method, self.network.labels
         began = time.monotonic()
         work = partial(
             render,
-            upload.data if picture.whole is None else picture.whole,
-            [layer_of(told.vector, _note(told), labels, method) for told in made.maps],
-            size=(picture.width, picture.height),
-            box=self._box(picture),
-            look=self.wish.look,
+            upload.data if image.full_size is None else image.full_size,
+            [
+                heatmap_layer(result.vector, _reply(result), labels, method)
+                for result in outcome.results
+            ],
+            size=(image.width, image.height),
+            box=self._visible_box(image),
+            options=self.options.look,
             max_pixels=self.services.settings.max_image_pixels,
             check=self.deadline.require,
         )
         png = await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
-        return Response(png, media_type=PNG, headers=self._headers(made, time.monotonic() - began))
+        headers = self._headers(outcome, time.monotonic() - began)
+        return Response(png, media_type=PNG, headers=headers)
 
-    def _box(self, picture: Picture) -> Box:
+    def _visible_box(self, image: DecodedImage) -> Box:
         height, width = self.network.input_size
-        size = (picture.width, picture.height)
-        return seen_box(size, (width, height), self.network.short_side, self.wish.resize)
+        size = (image.width, image.height)
+        return visible_box(size, (width, height), self.network.short_side, self.options.resize)
 
-    def _headers(self, made: Made, rendered: float) -> dict[str, str]:
-        timing = timing_of(self.request, [made.decoded], made.told)
+    def _headers(self, outcome: HeatmapOutcome, render_seconds: float) -> dict[str, str]:
+        timing = timing_of(self.request, [outcome.decoded], outcome.results)
         parts = {
             "decode": timing.decode,
             "queue": timing.queue,
             "compute": timing.compute,
-            "render": milliseconds(rendered),
+            "render": milliseconds(render_seconds),
             "total": timing.total,
         }
         return {
             "Server-Timing": ", ".join(f"{name};dur={value}" for name, value in parts.items()),
-            "X-Cache": "hit" if all(one.cached for one in made.told) else "miss",
+            "X-Cache": "hit" if all(result.cached for result in outcome.results) else "miss",
             "Vary": "Accept",
         }
 
 
-def _note(told: Told) -> MapNote:
-    return MapNote.model_validate_json(told.note)
+def _reply(result: ExplainResult) -> ExplainReply:
+    return ExplainReply.model_validate_json(result.note)

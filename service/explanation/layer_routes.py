@@ -1,4 +1,4 @@
-"""`/v1/models/{name}/layers`, `/v1/activations` and `/v1/filters`: what the layers see."""
+"""`/v1/models/{name}/layers`, `/v1/activations` and `/v1/filters`: what layers respond to."""
 
 from typing import Annotated
 
@@ -12,17 +12,18 @@ from contracts.inference.explanation import FiltersRequest, Layer
 from contracts.inference.heatmap import ActivationsResponse, LayersResponse
 from contracts.inference.manifest import MODEL_NAME
 from contracts.jobs import Job
-from contracts.queue.explain_messages import ActivationsAsk, Order
+from contracts.queue.explain_messages import ActivationsRequest, Order
 from models.explain.layers import read_layers
 from models.rendering.colormaps import Colormap
 from models.store.store import Store
 from service.dependencies import ServicesDep
-from service.explanation.activations import Activations
+from service.explanation.activations import ActivationsHandler
 from service.explanation.filters import submit
 from service.http import examples
-from service.http.deadlines import Timed
+from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.headers import Accepted, CreationKey
+from service.http.headers import AcceptedType, CreateKeyHeader
+from service.http.responses import job_response
 from service.inference.routes import BODY, PROBLEMS, ModelQuery
 
 router = APIRouter(tags=["Explanation"])
@@ -31,46 +32,46 @@ _UNKNOWN = problem_responses("model_not_found", "version_not_found", "layer_not_
 
 
 class ActivationsQuery(ModelQuery):
-    """Which feature maps to show."""
+    """Which feature maps to show, and how."""
 
     layer: Layer | None = Field(
-        None, description="Left out, the one that heatmaps explain.", examples=["fire9_concat"]
+        None, description="The default is that of heatmaps.", examples=["fire9_concat"]
     )
-    channels: int = Field(25, ge=1, le=64, description="How many; no more than the layer has.")
+    channels: int = Field(25, ge=1, le=64, description="How many, at most all of them.")
     order: Order = Field(
         "strongest",
-        description="`strongest` by mean activation, highest first; by `index`, or `random`.",
+        description="`strongest`: by mean activation, highest first; `index` or `random`.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="For `random`.")
     colormap: Colormap = Field("viridis", description="From a map's lowest value to its highest.")
 
 
 class LayersQuery(BaseModel):
-    """Of which version."""
+    """The version."""
 
     model_config = ConfigDict(extra="forbid")
 
     version: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.-]{1,64}$",
-        description="A version's number or an alias; left out, `champion`.",
+        description="A version number or an alias. The default is `champion`.",
     )
 
 
 @router.post(
     "/v1/activations",
     operation_id="activations",
-    summary="Show what the channels of a layer see",
+    summary="Show the feature maps of a layer",
     response_class=Response,
     responses={
         200: {
-            "description": "A sheet of the maps, or the maps as JSON.",
+            "description": "A contact sheet of the maps, or the maps as JSON.",
             "model": ActivationsResponse,
             "content": {
                 "image/png": {"schema": {"type": "string", "format": "binary"}},
                 "application/json": {"example": examples.ACTIVATIONS},
             },
-            "headers": {"X-Cache": examples.PICTURE_HEADERS["X-Cache"]},
+            "headers": {"X-Cache": examples.PNG_HEADERS["X-Cache"]},
         },
         **PROBLEMS,
         **_UNKNOWN,
@@ -81,20 +82,28 @@ async def activations(
     *,
     request: Request,
     query: Annotated[ActivationsQuery, Query()],
-    deadline: Timed,
-    kind: Accepted,
+    deadline: DeadlineDep,
+    media_type: AcceptedType,
     services: ServicesDep,
 ) -> Response:
     """Show a layer's feature maps of one image.
 
-    Each map has its own range of colors; one that is the same everywhere is marked as blank.
+    Each map has its own range of colors; a constant one is marked as blank.
     """
-    question = ActivationsAsk(
+    question = ActivationsRequest(
         layer=query.layer, channels=query.channels, order=query.order, seed=query.seed
     )
-    return await Activations(
-        services, request, question, query.model, query.version, query.colormap, kind, deadline
-    ).answer()
+    handler = ActivationsHandler(
+        services,
+        request,
+        question,
+        query.model,
+        query.version,
+        query.colormap,
+        media_type,
+        deadline,
+    )
+    return await handler.answer()
 
 
 @router.get(
@@ -102,7 +111,9 @@ async def activations(
     operation_id="list_layers",
     summary="List a network's layers",
     responses={
-        200: examples.shown("Its layers, in the order of the pass forward.", examples.LAYERS),
+        200: examples.json_response(
+            "Its layers, in the order of the forward pass.", examples.LAYERS
+        ),
         **problem_responses("validation_error", "model_not_ready", "dependency_unavailable"),
         **_UNKNOWN,
     },
@@ -115,7 +126,7 @@ async def list_layers(
     query: Annotated[LayersQuery, Query()],
     services: ServicesDep,
 ) -> LayersResponse:
-    """The layers of a version; those that are `explainable` have maps to look at."""
+    """The layers of a version. Those that are `explainable` have feature maps."""
     return await run_in_threadpool(_layers, services.store, name, query.version)
 
 
@@ -126,8 +137,8 @@ async def list_layers(
     status_code=202,
     response_model=Job,
     responses={
-        202: examples.shown(
-            "The job; its artifact `filters.png` is a sheet of the patterns.",
+        202: examples.json_response(
+            "The job; its artifact `filters.png` is a contact sheet of the patterns.",
             examples.JOB | {"kind": "filters"},
         ),
         **problem_responses(
@@ -142,11 +153,11 @@ async def list_layers(
     },
 )
 async def filters(
-    *, body: FiltersRequest, services: ServicesDep, key: CreationKey = None
+    *, body: FiltersRequest, services: ServicesDep, key: CreateKeyHeader = None
 ) -> JSONResponse:
-    """Find, by gradient ascent from noise, what each filter of a layer responds to most."""
+    """Find by gradient ascent from noise what each filter of a layer responds to most."""
     job = await submit(body, key, services)
-    return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
+    return job_response(job)
 
 
 def _layers(store: Store, name: str, version: int | str | None) -> LayersResponse:
@@ -155,6 +166,6 @@ def _layers(store: Store, name: str, version: int | str | None) -> LayersRespons
         layers = read_layers(store.path(name, number))
     except FileNotFoundError:
         raise ModelNotReady(
-            f"Version {number} of '{name}' was made before layers were listed. Publish it anew."
+            f"Version {number} of '{name}' has no list of layers. Publish it again."
         ) from None
     return LayersResponse(model=name, version=number, items=list(layers))

@@ -1,6 +1,6 @@
-"""Whether a layer can be asked for, told before the image is even read.
+"""Checks a layer's name before the image is read.
 
-A worker would say so too, but only after the upload, the decoding and a wait in the queue.
+A worker checks it too, but only after the upload, the decoding and a wait in the queue.
 """
 
 import asyncio
@@ -11,26 +11,22 @@ from contracts.inference.explanation import LayerInfo
 from models.explain.layers import explainable_layer, read_layers
 from models.store.store import Store
 
-_MOST = 64  # versions; a list of layers is some ten kilobytes
+_MAX_VERSIONS = 64  # a list of layers is some ten kilobytes
 
 
 class LayerCheck:
-    """Knows the layers of versions asked for lately; they never change. Of one event loop.
-
-    Args:
-        store: Where the versions are.
-    """
+    """The layers of recently requested versions, which never change. Belongs to one event loop."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: OrderedDict[tuple[str, int], tuple[LayerInfo, ...]] = OrderedDict()
 
     async def require(self, model: str, version: int, layer: str) -> LayerInfo | None:
-        """The layer, or None where only the worker can tell: for a version without a list.
+        """The layer; None for a version without a list of layers, which only the worker can check.
 
         Raises:
             LayerNotFound: There is no such layer.
-            ValidationFailed: It has no maps to look at.
+            ValidationFailed: It has no maps.
         """
         key = (model, version)
         layers = self._known.get(key)
@@ -39,7 +35,7 @@ class LayerCheck:
             if layers is None:
                 return None
             self._known[key] = layers
-            if len(self._known) > _MOST:
+            if len(self._known) > _MAX_VERSIONS:
                 self._known.popitem(last=False)
         return explainable_layer(layers, layer)
 

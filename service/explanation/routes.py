@@ -1,4 +1,4 @@
-"""`/v1/heatmap`: why a network sees what it sees."""
+"""`/v1/heatmap`: which parts of an image speak for a class."""
 
 from typing import Annotated
 
@@ -9,21 +9,21 @@ from pydantic import Field
 from contracts.errors import ValidationFailed
 from contracts.inference.explanation import Layer, Method
 from contracts.inference.heatmap import HeatmapResponse
-from contracts.queue.explain_messages import PIXEL_METHODS, MapAsk
+from contracts.queue.explain_messages import PIXEL_METHODS, ExplainRequest
 from models.rendering.colormaps import Colormap
-from models.rendering.heatmap import Look, Shown
+from models.rendering.heatmap import HeatmapView, RenderOptions
 from service.dependencies import ServicesDep
-from service.explanation.heatmap import Heatmaps
-from service.explanation.heatmap_response import Wish
+from service.explanation.heatmap import HeatmapHandler
+from service.explanation.heatmap_response import HeatmapOptions
 from service.http import examples
-from service.http.deadlines import Timed
+from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.headers import Accepted, Deferred, IdempotencyKey, Kind
-from service.inference.routes import BODY, DEFERRED, PROBLEMS, EmbedQuery, accepted
+from service.http.headers import AcceptedType, JobKeyHeader, MediaType, PrefersAsync
+from service.inference.routes import BODY, DEFERRED, PROBLEMS, EmbedQuery, job_accepted
 
 router = APIRouter(tags=["Explanation"])
 
-_MOST_CLASSES = 16
+_MAX_CLASSES = 16
 ClassIndex = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
@@ -31,50 +31,50 @@ class HeatmapQuery(EmbedQuery):
     """What to explain, how, and how to show it."""
 
     method: Method = Field(
-        "grad_cam", description="How the evidence is found; docs/how-to/explain.md compares them."
+        "grad_cam", description="How to compute it; docs/how-to/explain.md compares the methods."
     )
     layer: Layer | None = Field(
         None,
-        description="The layer whose maps are weighed; left out, the network's last convolution.",
+        description="The layer whose maps are weighed. The default is the last convolution.",
         examples=["fire9_concat"],
     )
     class_index: list[ClassIndex] = Field(
         [],
-        max_length=_MOST_CLASSES,
-        description="The class to explain; left out, the top prediction. Repeat it for one map a "
-        "class.",
+        max_length=_MAX_CLASSES,
+        description="The class to explain. The default is the top prediction. Repeat the parameter "
+        "for one heatmap for each class.",
     )
-    alpha: float = Field(0.5, ge=0, le=1, description="Of the map over the picture.")
-    colormap: Colormap = Field("jet", description="The map's colors.")
-    output: Shown = Field("overlay", description="The map on the picture, or alone.")
-    legend: bool = Field(False, description="Title with class and probability, and a color bar.")
+    alpha: float = Field(0.5, ge=0, le=1, description="Opacity of the heatmap over the image.")
+    colormap: Colormap = Field("jet", description="The colors of the heatmap.")
+    output: HeatmapView = Field("overlay", description="The heatmap over the image, or alone.")
+    legend: bool = Field(False, description="Add a title (class, probability) and a color bar.")
     compact: bool = Field(
         False,
-        description="Whether an overlay's file is made a fifth to a half smaller, at three times "
-        "the work. Jobs, and pictures of over two megapixels, are.",
+        description="Make an overlay's file a fifth to a half smaller, at three times the work. "
+        "Always done by jobs and for images of more than two megapixels.",
     )
     metrics: bool = Field(
         False,
-        description="Also measure deletion and insertion AUC; runs the network many times. Shown "
-        "in JSON.",
+        description="Also measure deletion and insertion AUC, which runs the network many times. "
+        "Shown in JSON.",
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="For methods that draw at random.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="For methods that draw random numbers.")
 
 
 @router.post(
     "/v1/heatmap",
     operation_id="heatmap",
-    summary="Show why a picture is of its class",
+    summary="Explain a classification",
     response_class=Response,
     responses={
         200: {
-            "description": "The overlay at the picture's own size, or the grid as JSON.",
+            "description": "The overlay at the image's own size, or the grid as JSON.",
             "model": HeatmapResponse,
             "content": {
                 "image/png": {"schema": {"type": "string", "format": "binary"}},
                 "application/json": {"example": examples.HEATMAP},
             },
-            "headers": examples.PICTURE_HEADERS,
+            "headers": examples.PNG_HEADERS,
         },
         202: DEFERRED,
         **PROBLEMS,
@@ -86,32 +86,32 @@ async def heatmap(
     *,
     request: Request,
     query: Annotated[HeatmapQuery, Query()],
-    deadline: Timed,
-    kind: Accepted,
-    deferred: Deferred,
+    deadline: DeadlineDep,
+    media_type: AcceptedType,
+    deferred: PrefersAsync,
     services: ServicesDep,
-    key: IdempotencyKey = None,
+    key: JobKeyHeader = None,
 ) -> Response:
-    """Show which parts of a picture speak for a class.
+    """Show which parts of an image speak for a class.
 
-    The map covers what the network saw: with `resize=crop` the centre, and what lies outside
-    stays plain. Several images are answered as JSON.
+    The heatmap covers what the network saw: with `resize=crop` the center, and the rest of the
+    image stays plain. The response to several images is JSON.
     """
-    heatmaps = Heatmaps(services, request, _wish(query, kind), deadline)
-    return accepted(await heatmaps.job(key)) if deferred else await heatmaps.answer()
+    handler = HeatmapHandler(services, request, _options(query, media_type), deadline)
+    return job_accepted(await handler.submit_job(key)) if deferred else await handler.answer()
 
 
-def _wish(query: HeatmapQuery, kind: Kind) -> Wish:
+def _options(query: HeatmapQuery, media_type: MediaType) -> HeatmapOptions:
     if query.layer is not None and query.method in PIXEL_METHODS:
-        raise ValidationFailed(
-            f"{query.method} looks at the pixels and at no layer. Leave layer out."
-        )
-    return Wish(
-        MapAsk(method=query.method, layer=query.layer, metrics=query.metrics, seed=query.seed),
+        raise ValidationFailed(f"{query.method} uses the pixels and no layer. Leave layer out.")
+    return HeatmapOptions(
+        ExplainRequest(
+            method=query.method, layer=query.layer, metrics=query.metrics, seed=query.seed
+        ),
         query.model,
         query.version,
         tuple(query.class_index),
         query.resize,
-        Look(query.output, query.colormap, query.alpha, query.legend, query.compact),
-        kind,
+        RenderOptions(query.output, query.colormap, query.alpha, query.legend, query.compact),
+        media_type,
     )

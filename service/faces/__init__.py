@@ -1,1 +1,1 @@
-"""Faces at the door: found in pictures, compared with those who are known, let in or not."""
+"""Face recognition: detection, comparison, enrollment, liveness challenges, login and erasure."""

@@ -1,12 +1,11 @@
-"""Liveness challenges: made, kept for a minute and a half, and taken once, well or badly answered.
+"""Liveness challenges: created for a minute and a half, and consumed by the first answer.
 
-They lie in Redis, so that any API process may take what another has made. A challenge is removed by
-the very command that reads it: of two that answer it at once, one is refused.
+They are stored in Redis, so that any API process can consume what another created. A challenge is
+deleted by the same command that reads it, so that only one of two simultaneous answers is accepted.
 
-What is asked for stays the same for as long, whoever asks and however often, and is chosen anew a
-few times an hour: nobody asks on until the challenge suits a recording.
-
-A challenge for somebody who is there, and for a client that asks in measure.
+The actions for a subject stay the same while a challenge is valid, no matter how often one is
+requested, and are drawn only a few times an hour. A client thus cannot request challenges until one
+matches a recording.
 """
 
 import hashlib
@@ -15,79 +14,43 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, cast
 
-from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from contracts.errors import Conflict, RateLimited, Unavailable
+from contracts.errors import Conflict, RateLimited
+from contracts.faces.enrollments import AnsweredChallenge
 from contracts.faces.liveness import (
+    ACTION_COUNT,
     ACTIONS,
-    ASKED,
     CHALLENGE_SECONDS,
     NONCE_BYTES,
-    Action,
     Challenge,
     NewChallenge,
     Purpose,
 )
-from contracts.queue import redis_keys
-from service.dependencies import Services
+from contracts.queue import redis_keys, scripts
+from service.queue.client import redis_required
 
-MOST_A_CLIENT = 1000
-"""Challenges a client may be given within `CHALLENGE_SECONDS`; each costs half a kB of Redis."""
-MOST_A_SUBJECT = 10
-"""Of these for one subject: more tries than a person makes, far fewer than guessing needs."""
-MOST_DRAWN = 10
-"""How often within an hour actions are chosen for one subject, whoever asks."""
+MAX_PER_CLIENT = 1000
+"""Challenges per client within `CHALLENGE_SECONDS`; each takes half a kB in Redis."""
+MAX_PER_SUBJECT = 10
+"""Of these for one subject: more than a person needs, far fewer than guessing needs."""
+MAX_DRAWS = 10
+"""Draws of actions for one subject within an hour, by all clients together."""
 
 _ID = re.compile(r"ch_[A-Za-z0-9_-]{16}")
-_MAKE = """
-for i = 2, 3 do
-  local made = redis.call('INCR', KEYS[i])
-  if made == 1 then redis.call('EXPIRE', KEYS[i], ARGV[2]) end
-  if made > tonumber(ARGV[i + 1]) then return {math.max(1, redis.call('TTL', KEYS[i])), ''} end
-end
-local actions = redis.call('GET', KEYS[4])
-if not actions then
-  local drawn = redis.call('INCR', KEYS[5])
-  if drawn == 1 then redis.call('EXPIRE', KEYS[5], 3600) end
-  if drawn > tonumber(ARGV[5]) then return {math.max(1, redis.call('TTL', KEYS[5])), ''} end
-  actions = ARGV[6]
-  redis.call('SET', KEYS[4], actions, 'EX', ARGV[2])
-end
-local kept = cjson.decode(ARGV[1])
-kept.actions = cjson.decode(actions)
-redis.call('SET', KEYS[1], cjson.encode(kept), 'EX', ARGV[2])
-return {0, actions}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A challenge whose nonce was right; it is gone from now on.
-
-    Attributes:
-        id: Its id.
-        actions: What the clip has to show, in order.
-    """
-
-    id: str
-    actions: tuple[Action, ...]
 
 
 class Challenges:
-    """All challenges, seen by one API process.
+    """All challenges.
 
     Args:
-        client: A connection whose answers are bytes.
-        clock: What time it is; an aware time.
-        random: Chooses the actions; the system's own unless a test says otherwise.
+        client: A connection that returns bytes.
+        clock: Returns an aware time.
+        random: Draws the actions; defaults to the system's random numbers.
     """
 
     def __init__(
@@ -96,35 +59,36 @@ class Challenges:
         self._client = client
         self._clock = clock
         self._random = random or secrets.SystemRandom()
-        self._make = client.register_script(_MAKE)
+        self._create = client.register_script(scripts.CREATE_CHALLENGE)
 
-    async def create(self, asked: NewChallenge, client: str) -> Challenge:
-        """A new challenge.
+    async def create(self, new: NewChallenge, client: str) -> Challenge:
+        """Create a challenge.
 
         Args:
-            asked: What it is to be for.
-            client: Who asks, by a name that tells clients apart.
+            client: A name that distinguishes clients.
 
         Raises:
-            RateLimited: That client was given too many of late, or the subject too many different
-                ones.
+            RateLimited: The client requested too many recently, or too many different ones were
+                drawn for the subject.
             Unavailable: Redis does not answer.
         """
         challenge_id = f"ch_{secrets.token_urlsafe(12)}"
         nonce = secrets.token_urlsafe(NONCE_BYTES)
-        kept = {
-            "nonce": _digest(nonce),
-            "for": _binding(asked.purpose, asked.subject_id, asked.device_id),
+        record = {
+            "nonce": _nonce_hash(nonce),
+            "for": _binding(new.purpose, new.subject_id, new.device_id),
         }
-        drawn = json.dumps(self._random.sample(ACTIONS, ASKED))
-        keys, arguments = _kept(challenge_id, client, asked, kept, drawn)
-        try:
-            wait, actions = cast(tuple[int, bytes], await self._make(keys, arguments))
-        except (RedisError, OSError) as error:
-            raise _redis_away() from error
+        draw = json.dumps(self._random.sample(ACTIONS, ACTION_COUNT))
+        limits = (MAX_PER_CLIENT, MAX_PER_SUBJECT, MAX_DRAWS)
+        keys = _keys(challenge_id, client, new)
+        with redis_required():
+            wait, actions = cast(
+                tuple[int, bytes],
+                await self._create(keys, [json.dumps(record), CHALLENGE_SECONDS, *limits, draw]),
+            )
         if wait:
             raise RateLimited(
-                "Too many challenges were asked for. Answer one, or wait.", retry_after=wait
+                "Too many challenges were requested. Answer one, or wait.", retry_after=wait
             )
         return Challenge(
             id=challenge_id,
@@ -133,7 +97,7 @@ class Challenges:
             expires_at=self._clock() + timedelta(seconds=CHALLENGE_SECONDS),
         )
 
-    async def take(
+    async def consume(
         self,
         challenge_id: str,
         nonce: str,
@@ -141,89 +105,53 @@ class Challenges:
         purpose: Purpose,
         subject_id: str,
         device_id: str | None,
-    ) -> Taken:
-        """Use a challenge up; call it before anything is done with the clip.
-
-        Args:
-            challenge_id: As the client sent it.
-            nonce: Likewise.
-            purpose: What the clip is for.
-            subject_id: Whom it shows.
-            device_id: Which device sends it.
+    ) -> AnsweredChallenge:
+        """Use up a challenge; call this before anything is done with the clip.
 
         Raises:
-            Conflict: It is unknown, past its time or used, or its nonce is another one, or it was
-                made for something else. In each case it can never be used again.
+            Conflict: The challenge is unknown, expired or used, was created for something else, or
+                the nonce is wrong. In each case it cannot be used again.
             Unavailable: Redis does not answer; the challenge may have been used up.
         """
-        raw = await self._removed(challenge_id)
-        kept: dict[str, Any] = json.loads(raw) if raw else {}
-        told = (_digest(nonce), _binding(purpose, subject_id, device_id))
-        right = [
-            hmac.compare_digest(kept.get(field, ""), value)
-            for field, value in zip(("nonce", "for"), told, strict=True)
+        raw = await self._pop(challenge_id)
+        record: dict[str, Any] = json.loads(raw) if raw else {}
+        sent = {"nonce": _nonce_hash(nonce), "for": _binding(purpose, subject_id, device_id)}
+        # All are compared, in constant time, and the error does not say which one was wrong.
+        matches = [
+            hmac.compare_digest(record.get(field, ""), value) for field, value in sent.items()
         ]
-        if not all(right):
-            # Which of all this it was, only a thief would want to know.
+        if not all(matches):
             raise Conflict(
                 "The challenge is unknown, expired, used, or for something else. Ask for a new "
                 "one with POST /v1/faces/challenges and record a new clip."
             )
-        return Taken(challenge_id, tuple(kept["actions"]))
+        return AnsweredChallenge(id=challenge_id, actions=record["actions"])
 
-    async def _removed(self, challenge_id: str) -> bytes | None:
+    async def _pop(self, challenge_id: str) -> bytes | None:
         if not _ID.fullmatch(challenge_id):
             return None
-        try:
+        with redis_required():
             return cast(bytes | None, await self._client.getdel(redis_keys.challenge(challenge_id)))
-        except (RedisError, OSError) as error:
-            raise _redis_away() from error
 
 
-def _kept(
-    challenge_id: str, client: str, asked: NewChallenge, kept: dict[str, str], drawn: str
-) -> tuple[Sequence[str], Sequence[str | int]]:
-    """Keys and arguments of `_MAKE`."""
-    who = hashlib.sha256(client.encode()).hexdigest()[:24]
-    keys = [
+def _keys(challenge_id: str, client: str, new: NewChallenge) -> Sequence[str]:
+    """Keys of `scripts.CREATE_CHALLENGE`."""
+    client_hash = hashlib.sha256(client.encode()).hexdigest()[:24]
+    return [
         redis_keys.challenge(challenge_id),
-        redis_keys.challenges_made(who),
-        redis_keys.challenges_made(who, asked.subject_id),
-        # Not by device: its name is the client's to choose.
-        redis_keys.challenge_asked(asked.subject_id, asked.purpose),
-        redis_keys.challenges_drawn(asked.subject_id),
+        redis_keys.challenges_issued(client_hash),
+        redis_keys.challenges_issued(client_hash, new.subject_id),
+        # Not by device, because the client can choose any device id.
+        redis_keys.challenge_actions(new.subject_id, new.purpose),
+        redis_keys.challenge_draws(new.subject_id),
     ]
-    most = (MOST_A_CLIENT, MOST_A_SUBJECT, MOST_DRAWN)
-    return keys, [json.dumps(kept), CHALLENGE_SECONDS, *most, drawn]
 
 
-def _digest(nonce: str) -> str:
-    """What is kept of a nonce: who reads Redis cannot answer for another."""
+def _nonce_hash(nonce: str) -> str:
+    """What is stored of a nonce, so that a reader of Redis cannot answer a challenge."""
     return hashlib.sha256(nonce.encode()).hexdigest()
 
 
 def _binding(purpose: Purpose, subject_id: str, device_id: str | None) -> str:
-    """What a challenge was made for, as one value."""
+    """What a challenge was created for, as one value."""
     return hashlib.sha256(json.dumps([purpose, subject_id, device_id]).encode()).hexdigest()
-
-
-def _redis_away() -> Unavailable:
-    return Unavailable("The challenges do not answer. Retry shortly.", retry_after=2)
-
-
-async def challenge(request: Request, asked: NewChallenge, services: Services) -> Challenge:
-    """Make one.
-
-    Args:
-        request: Whose address tells clients apart.
-        asked: What it is to be for.
-        services: What does the work.
-
-    Raises:
-        SubjectNotFound: There is no such subject.
-        RateLimited: The client was given too many of late.
-        Unavailable: Redis or the database does not answer.
-    """
-    await run_in_threadpool(services.faces.kept.subjects.get, asked.subject_id)
-    address = request.client.host if request.client else "local"
-    return await services.faces.challenges.create(asked, address)

@@ -1,10 +1,9 @@
-"""All that the routes of faces stand on, opened once with the other services."""
+"""Everything that the face routes use, opened once with the other services."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
 import structlog
 from fastapi.concurrency import run_in_threadpool
@@ -16,162 +15,190 @@ from contracts.errors import Unavailable
 from contracts.faces.subjects import Erased, FaceSearch, NewEvent, Threshold
 from contracts.queue import redis_keys
 from contracts.settings import Settings
-from database.faces.faces import Faces
+from database.crypto.keyed_hash import KeyedHash
+from database.faces.erasures import Erasures
+from database.faces.face_events import FaceEvents
+from database.faces.frames import Frames
 from database.faces.gallery import Gallery
+from database.faces.repositories import FaceRepositories
+from database.faces.subjects import Subjects
+from database.faces.templates import Templates
 from database.faces.vector_search import VectorSearch
 from database.jobs.files import JobFiles
-from database.secure_delete import scrub
+from database.secure_delete import purge_deleted_rows
 from service.faces.challenges import Challenges
 from service.faces.lockout import Lockout
 from service.faces.tokens import Tokens
 
 log = structlog.get_logger()
 
-_TRIES = 25
-_PAUSE = 0.2  # seconds
+_REWRITE_TRIES = 25
+_REWRITE_PAUSE = 0.2  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class FaceDesk:
-    """The parts.
+class FaceServices:
+    """The services of the face routes.
 
     Attributes:
-        kept: What is in the database.
-        search: Finds who is near.
-        lockout: Who failed too often.
-        tokens: What a login ends in.
-        challenges: What is to be done before the camera.
-        job_files: Where enrollments keep what they were given.
-        redis: Whose log on the disk is rewritten after an erasure; None where there is none.
-        scrub: Overwrites what the database's own log still holds of erased rows.
+        search: Nearest-neighbour search among all templates.
+        job_files: Where the uploads of enrollments are stored.
+        redis: Whose append-only file is rewritten after an erasure; None if there is none.
+        engine: The database, which is purged of deleted rows after an erasure.
     """
 
-    kept: Faces
+    repositories: FaceRepositories
     search: FaceSearch
     lockout: Lockout
     tokens: Tokens
     challenges: Challenges
     job_files: JobFiles
     redis: Redis | None
-    scrub: Callable[[], bool]
+    engine: Engine
 
-    async def threshold(self, embedder: str | None) -> Threshold:
-        """What decides on what that embedder made, see `Threshold.held_for`."""
-        kept = await run_in_threadpool(self.kept.threshold.get)
-        told = kept.held_for(embedder)
-        if told.stale:
-            log.warning("threshold_of_another_embedder", of=kept.embedder, in_force=embedder)
-        return told
+    @property
+    def subjects(self) -> Subjects:
+        return self.repositories.subjects
+
+    @property
+    def templates(self) -> Templates:
+        return self.repositories.templates
+
+    @property
+    def frames(self) -> Frames:
+        return self.repositories.frames
+
+    @property
+    def events(self) -> FaceEvents:
+        return self.repositories.events
+
+    @property
+    def erasures(self) -> Erasures:
+        return self.repositories.erasures
+
+    @property
+    def keyed_hash(self) -> KeyedHash:
+        return self.repositories.keyed_hash
+
+    async def effective_threshold(self, embedder: str | None) -> Threshold:
+        """The threshold to use for an embedder, see `Threshold.effective_for`."""
+        stored = await run_in_threadpool(self.repositories.threshold.get)
+        threshold = stored.effective_for(embedder)
+        if threshold.stale:
+            log.warning("threshold_of_another_embedder", of=stored.embedder, in_force=embedder)
+        return threshold
 
     async def record(self, event: NewEvent) -> None:
-        """Write a line of the audit."""
-        await run_in_threadpool(self.kept.events.record, event)
+        """Write an entry to the audit log."""
+        await run_in_threadpool(self.events.record, event)
+
+    async def refresh_search(self) -> None:
+        """Drop from memory what other processes erased."""
+        await run_in_threadpool(self.search.refresh)
+
+    def purge_deleted_rows(self) -> bool:
+        """See `database.secure_delete`; blocks."""
+        return purge_deleted_rows(self.engine)
 
     async def erase(self, subject_id: str) -> Erased:
-        """Remove a subject's record and all it opens; `finish` has to follow.
+        """Delete a subject and its files; the caller then calls `finish_erasures`.
 
-        The rows go first, and with them the key that alone opens all else.
+        The rows go first, and with them the only key that decrypts the rest.
 
         Raises:
-            SubjectNotFound: There is none of that id, nor an erasure of it that is unfinished.
-            Unavailable: The database does not answer; nothing was removed.
+            SubjectNotFound: There is no such subject and no unfinished erasure of it.
+            Unavailable: The database does not answer; nothing was deleted.
         """
-        erasure = await run_in_threadpool(self.kept.subjects.erase, subject_id)
+        erasure = await run_in_threadpool(self.subjects.erase, subject_id)
         await self._remove_jobs(erasure.jobs)
-        await run_in_threadpool(self.search.forget)
-        await run_in_threadpool(self.scrub)
+        await self.refresh_search()
+        await run_in_threadpool(self.purge_deleted_rows)
         return Erased(erased=erasure.counts)
 
     async def erase_traces(self, subject_id: str) -> None:
-        """Remove what was written of a subject in the database while it was erased.
+        """Delete what was written to the database about a subject during its erasure.
 
         Raises:
             Unavailable: The database does not answer.
         """
-        await self._remove_jobs(
-            await run_in_threadpool(self.kept.subjects.erase_traces, subject_id)
-        )
+        await self._remove_jobs(await run_in_threadpool(self.subjects.erase_traces, subject_id))
 
-    async def finish(self, subject_ids: Sequence[str]) -> None:
-        """Take what Redis holds of erased subjects, and its log; then the erasures are done.
+    async def finish_erasures(self, subject_ids: Sequence[str]) -> None:
+        """Delete what Redis and its append-only file hold of erased subjects, then finish.
 
-        Where Redis does not answer, or is at its log for so long, they stay unfinished and are
-        taken up again by the next round.
+        If Redis does not answer, or keeps rewriting its file for too long, the erasures stay
+        unfinished and the next periodic run resumes them.
         """
         try:
             for subject_id in subject_ids:
                 await self.lockout.forget(subject_id)
                 if self.redis is not None:
-                    await self.redis.delete(redis_keys.clips_seen(subject_id))
+                    await self.redis.delete(redis_keys.recent_clips(subject_id))
             if self.redis is not None:
-                await _rewrite_log(self.redis)
+                await _rewrite_append_only_file(self.redis)
         except (RedisError, OSError, Unavailable) as error:
             log.warning("erasure_unfinished", where="redis", error=type(error).__name__)
             return
         for subject_id in subject_ids:
-            await run_in_threadpool(self.kept.erasures.finish, subject_id)
-
-    async def tidy(self) -> None:
-        """Drop what other processes erased from memory."""
-        await run_in_threadpool(self.search.forget)
+            await run_in_threadpool(self.erasures.finish, subject_id)
 
     async def _remove_jobs(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
             await run_in_threadpool(self.job_files.remove, job_id)
 
 
-async def _rewrite_log(redis: Redis) -> None:
-    """Let Redis write its log anew, without what is deleted.
+async def _rewrite_append_only_file(redis: Redis) -> None:
+    """Make Redis rewrite its append-only file without what was deleted.
 
-    One that is being written already may hold it still: it began before. So this waits for its end.
+    A rewrite in progress may have begun before the deletion, so this waits for its end.
 
     Raises:
         Unavailable: It takes too long.
-        RedisError: Redis does not answer, or cannot do it.
+        RedisError: Redis does not answer, or cannot rewrite the file.
     """
-    for _ in range(_TRIES):
+    for _ in range(_REWRITE_TRIES):
         try:
             await redis.bgrewriteaof()
         except ResponseError as error:
             if "in progress" not in str(error):
                 raise
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_REWRITE_PAUSE)
         else:
             return
-    raise Unavailable("The queue is busy with its log. Retry shortly.", retry_after=2)
+    raise Unavailable("The queue is busy rewriting its file. Retry shortly.", retry_after=2)
 
 
-def open_desk(
+def open_face_services(
     settings: Settings,
     engine: Engine,
     client: Redis,
     job_files: JobFiles,
     clock: Callable[[], datetime],
-) -> FaceDesk:
-    """The desk of this installation.
+) -> FaceServices:
+    """Open the services of this installation.
 
     Raises:
-        ValueError: The keys are malformed, or their file is open to others.
-        OSError: Their file cannot be read or made.
+        ValueError: The master keys are malformed, or others can read their file.
+        OSError: The key file cannot be read or created.
     """
-    kept = Faces.of(settings, engine, clock)
-    return FaceDesk(
-        kept=kept,
-        search=_search(settings, engine, kept),
+    repositories = FaceRepositories.of(settings, engine, clock)
+    return FaceServices(
+        repositories=repositories,
+        search=_open_search(settings, engine, repositories),
         lockout=Lockout(client),
-        tokens=Tokens(kept.token_keys, settings, clock),
+        tokens=Tokens(repositories.token_keys, settings, clock),
         challenges=Challenges(client, clock),
         job_files=job_files,
         redis=client,
-        scrub=partial(scrub, engine),
+        engine=engine,
     )
 
 
-def _search(settings: Settings, engine: Engine, kept: Faces) -> FaceSearch:
+def _open_search(settings: Settings, engine: Engine, repositories: FaceRepositories) -> FaceSearch:
     if settings.face_search == "memory":
-        return Gallery(kept.vectors)
+        return Gallery(repositories.gallery_source)
     if engine.dialect.name != "postgresql":
-        raise ValueError("OPSIN_FACE_SEARCH=pgvector needs a PostgreSQL as OPSIN_DATABASE_URL")
-    search = VectorSearch(engine, kept.vectors, kept.sealer)
+        raise ValueError("OPSIN_FACE_SEARCH=pgvector needs PostgreSQL as OPSIN_DATABASE_URL")
+    search = VectorSearch(engine, repositories.gallery_source, repositories.cipher)
     search.prepare()
     return search

@@ -1,6 +1,6 @@
-"""Faces in pictures that were sent: decoded here, found and embedded by a worker.
+"""Detects faces in uploaded images, which are decoded here and analysed by a worker.
 
-The picture travels reduced; what comes back is told in pixels of the picture that was sent.
+Images travel reduced; results are in pixels of the uploaded image.
 """
 
 from collections.abc import Sequence
@@ -19,44 +19,45 @@ from contracts.errors import (
     VersionNotFound,
 )
 from contracts.faces.faces import (
-    DOMINATES,
     FACE_MODEL,
     LONGEST_SIDE,
+    MIN_AREA_RATIO,
     Box,
     Face,
-    FacesAsk,
-    FacesNote,
+    FacesReply,
+    FacesRequest,
     Point,
 )
-from contracts.faces.subjects import LENGTH, embedder_of
+from contracts.faces.subjects import EMBEDDING_SIZE, embedder_of
 from contracts.queue.messages import Reply, Vector
-from models.images.decode import Picture, reduced
+from contracts.queue.redis_keys import QueueName
+from models.images.decode import DecodedImage, decode_reduced
 from service.dependencies import Services
 from service.http.deadlines import Deadline
 
 _UNTIL_PROMOTED_SECONDS = 60
-_HELP = {
+_ADVICE = {
     "too_small": "come closer",
     "too_dark": "find more light",
     "too_bright": "find less light",
     "blurred": "hold still",
     "extreme_pose": "look at the camera",
-    "off_frame": "keep the whole face in the picture",
+    "off_frame": "keep the whole face in the image",
     "occluded": "uncover the face",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What is in one picture.
+class Detection:
+    """The faces in one image.
 
     Attributes:
-        faces: The largest first, in pixels of the picture that was sent.
-        vectors: Their embeddings, (n, 128) float32; (0, 128) where none were asked for.
-        total: Faces found, those that were not asked for too.
-        embedder: What made the embeddings.
-        width: Of the picture, upright.
-        height: Likewise.
+        faces: Largest first, in pixels of the uploaded image.
+        vectors: Their embeddings, (n, 128) float32; (0, 128) if they were not requested.
+        total: Number of faces found, including those beyond the requested maximum.
+        embedder: The embedder that computed the embeddings.
+        width: Width of the uploaded image, upright.
+        height: Height of the uploaded image, upright.
     """
 
     faces: tuple[Face, ...]
@@ -68,100 +69,92 @@ class Found:
 
 
 def current_embedder(services: Services) -> tuple[int, str]:
-    """The version of the embedder that answers now, and what its templates are called.
+    """Version and name of the embedder that is served now.
 
     Raises:
-        OpsinError: No worker holds it; says what to do.
+        OpsinError: No worker has loaded it; says what to do.
     """
     try:
-        _, version = services.presence.choose(FACE_MODEL, None, "faces")
+        _, version = services.workers.choose(FACE_MODEL, None, "faces")
     except VersionNotFound as error:
-        # Nobody who sends a face has asked for a version: it is the operator who has to act.
+        # The client did not ask for a version, so this is not its fault but the operator's.
         raise ModelNotReady(
-            f"No version of '{FACE_MODEL}' is champion, so faces cannot be told apart. "
+            f"No version of '{FACE_MODEL}' is champion, so faces cannot be recognised. "
             f"`opsin models promote {FACE_MODEL} VERSION` makes one so.",
             retry_after=_UNTIL_PROMOTED_SECONDS,
         ) from error
     return version, embedder_of(version)
 
 
-def require_open(services: Services) -> tuple[int, str]:
-    """Refuse early: pictures that nobody would look at need not be read.
+def require_available(services: Services) -> tuple[int, str]:
+    """Refuse a request before its images are read.
 
     Returns:
         As `current_embedder`.
 
     Raises:
-        OpsinError: No worker holds the embedder, or its queue is full.
+        OpsinError: No worker has loaded the embedder, or its queue is full.
     """
     version, embedder = current_embedder(services)
-    services.dispatch.require_room(FACE_MODEL, version, "faces")
+    services.dispatcher.require_room(QueueName(FACE_MODEL, version, "faces"))
     return version, embedder
 
 
-async def find(
-    services: Services, images: Sequence[bytes], ask: FacesAsk, deadline: Deadline
-) -> list[Found]:
-    """The faces of each picture.
-
-    Args:
-        services: What does the work.
-        images: Files, as they were sent.
-        ask: Whether the embeddings are wanted, and of how many.
-        deadline: When all must be there.
+async def detect_faces(
+    services: Services, images: Sequence[bytes], request: FacesRequest, deadline: Deadline
+) -> list[Detection]:
+    """Detect the faces in each image file.
 
     Raises:
-        OpsinError: One of them cannot be read, or no worker answers.
+        OpsinError: One of the images cannot be decoded, or no worker answers.
     """
-    version, embedder = require_open(services)
-    pictures = [await _decoded(services, image, deadline) for image in images]
-    replies = await services.dispatch.run(
-        FACE_MODEL,
-        version,
-        "faces",
-        [picture.pixels for picture in pictures],
+    version, embedder = require_available(services)
+    decoded = [await _decode(services, image, deadline) for image in images]
+    replies = await services.dispatcher.run(
+        QueueName(FACE_MODEL, version, "faces"),
+        [image.pixels for image in decoded],
         deadline=deadline.at,
-        note=ask.pack(),
+        note=request.pack(),
     )
     return [
-        _found(picture, reply, embedder, embedded=ask.embed)
-        for picture, reply in zip(pictures, replies, strict=True)
+        _detection(image, reply, embedder, embedded=request.embed)
+        for image, reply in zip(decoded, replies, strict=True)
     ]
 
 
-def the_face(found: Found) -> int:
-    """The index of the one face that a picture is of.
+def main_face_index(detection: Detection) -> int:
+    """The index of the one face that an image shows.
 
     Raises:
-        NoFace: There is none.
-        ManyFaces: There are several, and none clearly before the others.
+        NoFace: There is no face.
+        ManyFaces: There are several, and none is clearly larger than the others.
     """
-    if not found.faces:
-        raise NoFace("No face was found. Send a picture of one face, seen from the front.")
-    if len(found.faces) > 1:
-        first, second = (one.box.width * one.box.height for one in found.faces[:2])
-        if first < DOMINATES * second:
+    if not detection.faces:
+        raise NoFace("No face was found. Send an image of one face, seen from the front.")
+    if len(detection.faces) > 1:
+        first, second = (face.box.width * face.box.height for face in detection.faces[:2])
+        if first < MIN_AREA_RATIO * second:
             raise ManyFaces(
-                f"{found.total} faces were found. Send a picture of one, or come closer."
+                f"{detection.total} faces were found. Send an image of one face, or come closer."
             )
     return 0
 
 
-def require_clear(face: Face) -> None:
-    """Refuse a face that cannot be told well enough.
+def require_acceptable(face: Face) -> None:
+    """Refuse a face that is not clear enough.
 
     Raises:
-        LowQualityFace: It names the reasons, and what helps.
+        LowQualityFace: It names the reasons and what to do.
     """
     if face.quality.acceptable:
         return
-    why = ", ".join(f"{reason} ({_HELP[reason]})" for reason in face.quality.reasons)
-    raise LowQualityFace(f"The face cannot be told well enough: {why}.")
+    reasons = ", ".join(f"{reason} ({_ADVICE[reason]})" for reason in face.quality.reasons)
+    raise LowQualityFace(f"The face is not clear enough: {reasons}.")
 
 
-async def _decoded(services: Services, image: bytes, deadline: Deadline) -> Picture:
+async def _decode(services: Services, image: bytes, deadline: Deadline) -> DecodedImage:
     work = partial(
-        reduced,
+        decode_reduced,
         image,
         longest_side=LONGEST_SIDE,
         max_pixels=services.settings.max_image_pixels,
@@ -169,40 +162,42 @@ async def _decoded(services: Services, image: bytes, deadline: Deadline) -> Pict
     return await services.decoder.run(work, deadline_seconds=deadline.remaining)
 
 
-def _found(picture: Picture, reply: Reply | OpsinError, embedder: str, *, embedded: bool) -> Found:
+def _detection(
+    image: DecodedImage, reply: Reply | OpsinError, embedder: str, *, embedded: bool
+) -> Detection:
     if isinstance(reply, OpsinError):
         raise reply
     try:
-        note = FacesNote.model_validate_json(reply.note)
+        note = FacesReply.model_validate_json(reply.note)
         vector = np.empty(0, np.float32) if reply.vector is None else reply.vector
-        vectors = vector.reshape(len(note.faces) if embedded else 0, LENGTH)
+        vectors = vector.reshape(len(note.faces) if embedded else 0, EMBEDDING_SIZE)
     except ValueError as error:
-        raise InternalError("The worker gave no readable answer. Send it again.") from error
-    height, width, _ = picture.pixels.shape
-    across, down = picture.width / width, picture.height / height
-    return Found(
-        faces=tuple(_scaled(face, across, down) for face in note.faces),
+        raise InternalError("The worker's answer is not readable. Send the image again.") from error
+    height, width, _ = image.pixels.shape
+    x_scale, y_scale = image.width / width, image.height / height
+    return Detection(
+        faces=tuple(_scaled(face, x_scale, y_scale) for face in note.faces),
         vectors=vectors,
         total=note.total,
         embedder=embedder,
-        width=picture.width,
-        height=picture.height,
+        width=image.width,
+        height=image.height,
     )
 
 
-def _scaled(face: Face, across: float, down: float) -> Face:
+def _scaled(face: Face, x_scale: float, y_scale: float) -> Face:
     box = face.box
     return face.model_copy(
         update={
             "box": Box(
-                x=round(box.x * across, 2),
-                y=round(box.y * down, 2),
-                width=max(0.01, round(box.width * across, 2)),
-                height=max(0.01, round(box.height * down, 2)),
+                x=round(box.x * x_scale, 2),
+                y=round(box.y * y_scale, 2),
+                width=max(0.01, round(box.width * x_scale, 2)),
+                height=max(0.01, round(box.height * y_scale, 2)),
             ),
             "landmarks": {
-                name: Point(x=round(at.x * across, 2), y=round(at.y * down, 2))
-                for name, at in face.landmarks.items()
+                name: Point(x=round(point.x * x_scale, 2), y=round(point.y * y_scale, 2))
+                for name, point in face.landmarks.items()
             },
         }
     )

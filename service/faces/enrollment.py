@@ -1,4 +1,4 @@
-"""An enrollment on its way to the job that does it: the form read, the challenge used up."""
+"""Accepts enrollments: reads the form, consumes the challenge and creates the job."""
 
 import hashlib
 import json
@@ -8,63 +8,61 @@ from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import ValidationFailed
 from contracts.faces.enrollments import (
-    MOST_IMAGES,
+    MAX_IMAGES,
     VIDEO,
-    ChallengeTaken,
+    AnsweredChallenge,
     EnrollmentRequest,
     image_name,
 )
 from contracts.jobs import Job
 from contracts.settings import Settings
 from service.dependencies import Services
-from service.faces.form import TEXT, Allowed, Form, read_form
 from service.http.deadlines import Deadline
+from service.http.multipart import TEXT, FieldSpec, Form, read_form
 
 
 async def enroll(
     request: Request, subject_id: str, key: str | None, deadline: Deadline, services: Services
 ) -> Job:
-    """Queue the enrollment that a request describes.
+    """Create the job of an enrollment.
 
     Args:
-        request: The request, its body unread.
-        subject_id: Who is enrolled.
+        request: Its body has not been read.
         key: The client's `Idempotency-Key`, if it sent one.
-        deadline: Until when the upload may take.
-        services: What does the work.
+        deadline: Limits the upload.
 
     Raises:
         SubjectNotFound: There is no such subject.
-        OpsinError: It cannot be done, as the route tells. Nothing was queued.
+        OpsinError: See the route. No job was created.
         ClientDisconnect: The client hung up.
     """
-    await run_in_threadpool(services.faces.kept.subjects.get, subject_id)
+    await run_in_threadpool(services.faces.subjects.get, subject_id)
     async with deadline.enforced():
         form = await read_form(request, _fields(services.settings))
     inputs = _inputs(form)
     digest = await run_in_threadpool(_digest, services, form, subject_id) if key else ""
     idempotency = (key, digest) if key else None
-    # First: a request that is sent again finds its challenge used up, by itself.
-    if idempotency and (job := await services.queue.earlier("enrollment", *idempotency)):
+    # Before the challenge is consumed: a repeated request has used up its challenge already.
+    if idempotency and (job := await services.job_queue.earlier("enrollment", *idempotency)):
         return job
-    challenge = await _challenge(services, form, subject_id)
-    asked = EnrollmentRequest(
+    challenge = await _consume_challenge(services, form, subject_id)
+    enrollment = EnrollmentRequest(
         subject_id=subject_id,
         images=0 if VIDEO in inputs else len(inputs),
         challenge=challenge,
     )
-    return await services.queue.submit_work(
+    return await services.job_queue.submit_work(
         "enrollment",
-        asked.model_dump(mode="json"),
+        enrollment.model_dump(mode="json"),
         inputs=inputs,
         idempotency=idempotency,
     )
 
 
-def _fields(settings: Settings) -> dict[str, Allowed]:
+def _fields(settings: Settings) -> dict[str, FieldSpec]:
     return {
-        "image": Allowed(settings.max_image_bytes, min(MOST_IMAGES, settings.max_images)),
-        VIDEO: Allowed(settings.max_video_bytes),
+        "image": FieldSpec(settings.max_image_bytes, min(MAX_IMAGES, settings.max_images)),
+        VIDEO: FieldSpec(settings.max_video_bytes),
         "challenge_id": TEXT,
         "nonce": TEXT,
         "device_id": TEXT,
@@ -74,32 +72,35 @@ def _fields(settings: Settings) -> dict[str, Allowed]:
 def _inputs(form: Form) -> dict[str, bytes]:
     images, videos = form.files("image"), form.files(VIDEO)
     if bool(images) == bool(videos):
-        raise ValidationFailed("Send a 'video', or one 'image' or several, and not both.")
-    return {VIDEO: videos[0]} if videos else {image_name(at): one for at, one in enumerate(images)}
+        raise ValidationFailed("Send either a 'video' or one or more 'image'.")
+    if videos:
+        return {VIDEO: videos[0]}
+    return {image_name(index): image for index, image in enumerate(images)}
 
 
-async def _challenge(services: Services, form: Form, subject_id: str) -> ChallengeTaken | None:
-    """The challenge that the video answers; used up by this, whatever comes after."""
+async def _consume_challenge(
+    services: Services, form: Form, subject_id: str
+) -> AnsweredChallenge | None:
+    """Use up the challenge that the video answers, whether or not the enrollment succeeds."""
     challenge_id, nonce = form.text("challenge_id"), form.text("nonce")
     if challenge_id is None and nonce is None:
         return None
     if challenge_id is None or nonce is None or not form.files(VIDEO):
         raise ValidationFailed("A challenge is answered by challenge_id, nonce and a 'video'.")
-    taken = await services.faces.challenges.take(
+    return await services.faces.challenges.consume(
         challenge_id,
         nonce,
         purpose="enroll",
         subject_id=subject_id,
         device_id=form.text("device_id"),
     )
-    return ChallengeTaken(id=taken.id, actions=taken.actions)
 
 
 def _digest(services: Services, form: Form, subject_id: str) -> str:
-    """Equal for equal requests. Keyed: what is kept of a picture must not tell which it was."""
+    """Equal for equal requests. Keyed, so that the digest does not reveal which image was sent."""
     digest = hashlib.sha256(json.dumps([subject_id, sorted(form.parts)]).encode())
     for name in sorted(form.parts):
         for part in form.parts[name]:
-            digest.update(json.dumps([name, len(part)]).encode())
-            digest.update(part)
-    return services.faces.kept.digests.of(digest.digest())
+            digest.update(json.dumps([name, part.size]).encode())
+            digest.update(part.data)
+    return services.faces.keyed_hash.hexdigest(digest.digest())

@@ -1,52 +1,53 @@
-"""The evidence of a login, whichever of the two ways it was sent."""
+"""The evidence of a login: the embeddings that an image or a clip of the person gives."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from contracts.errors import InternalError, OpsinError, ValidationFailed
-from contracts.faces.clips import ClipAsk, ClipNote, as_pixels
-from contracts.faces.faces import FACE_MODEL, FacesAsk, QualityReason
-from contracts.faces.subjects import LENGTH, embedder_of
+from contracts.faces.clips import ClipReply, ClipRequest, pack_video
+from contracts.faces.enrollments import AnsweredChallenge
+from contracts.faces.faces import FACE_MODEL, FacesRequest, QualityReason
+from contracts.faces.subjects import EMBEDDING_SIZE, embedder_of
 from contracts.queue.messages import Reply, Vector
-from models.faces.liveness.video_formats import sniff_video
+from contracts.queue.redis_keys import QueueName
+from models.faces.liveness.video_formats import detect_video_format
 from service.dependencies import Services
-from service.faces.challenges import Taken
-from service.faces.detection import find, the_face
-from service.faces.form import Form
+from service.faces.detection import detect_faces, main_face_index
 from service.http.deadlines import Deadline
+from service.http.multipart import Form
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """What was shown of a person.
+class LoginEvidence:
+    """What an image or a clip shows of a person.
 
     Attributes:
-        vectors: Embeddings of the one face, (n, 128) float32, each of length 1; a match has to
-            hold for their mean.
-        embedder: What made them.
-        live: Whether a challenge was answered before the camera.
-        quality_reasons: Why the face cannot be told well enough; none: it can.
-        refused: Why the evidence counts for nothing, be the face whose it may, e.g. a challenge
-            that was not done. It counts as a failure.
+        vectors: Embeddings of the one face, (n, 128) float32, each of unit length. Their mean has
+            to match.
+        embedder: The embedder that computed them.
+        live: Whether a challenge was answered in front of the camera.
+        quality_reasons: Why the face is not clear enough; empty if it is.
+        rejection: Why the evidence is worthless whatever the face, e.g. because an action of the
+            challenge is missing; counts as a failure.
     """
 
     vectors: Vector
     embedder: str
     live: bool = False
     quality_reasons: tuple[QualityReason, ...] = ()
-    refused: str | None = None
+    rejection: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Who wants to be let in as whom.
+class LoginClaim:
+    """Who wants to log in.
 
     Attributes:
-        subject_id: As whom; there is such a subject.
-        device: The device's id, or else the client's address.
-        content: What was sent, for the audit's digest.
-        request_id: For the audit.
+        subject_id: An existing subject.
+        device: The device's id; the client's address if there is none.
+        content: The uploaded file, for its hash in the audit log.
+        request_id: For the audit log.
     """
 
     subject_id: str
@@ -55,73 +56,78 @@ class Claim:
     request_id: str | None = None
 
 
-async def evidence_of(services: Services, form: Form, claim: Claim, deadline: Deadline) -> Evidence:
-    """What a form shows of a person.
+async def gather_evidence(
+    services: Services, form: Form, claim: LoginClaim, deadline: Deadline
+) -> LoginEvidence:
+    """Compute the evidence from the form of a login.
 
     Raises:
-        OpsinError: It cannot be read or judged; that is no failure of the person.
+        OpsinError: The upload cannot be analysed; that does not count as a failure.
     """
     videos = form.files("video")
     if videos:
         return await _clip_evidence(services, form, claim, videos[0], deadline)
     if form.text("challenge_id") or form.text("nonce"):
         raise ValidationFailed("A challenge is answered by a 'video', not by an 'image'.")
-    return await image_evidence(services, form.files("image")[0], deadline)
+    return await _image_evidence(services, form.files("image")[0], deadline)
 
 
-async def image_evidence(services: Services, image: bytes, deadline: Deadline) -> Evidence:
-    """The evidence of one picture.
+async def _image_evidence(services: Services, image: bytes, deadline: Deadline) -> LoginEvidence:
+    """Compute the evidence of an image.
 
     Raises:
-        NoFace: There is none in it.
-        ManyFaces: There are several, none clearly before the others.
-        OpsinError: The picture cannot be read, or no worker answers.
+        NoFace: It shows no face.
+        ManyFaces: It shows several, none clearly larger than the others.
+        OpsinError: It cannot be decoded, or no worker answers.
     """
-    (found,) = await find(services, [image], FacesAsk(embed=True, most=2), deadline)
-    at = the_face(found)
-    quality = found.faces[at].quality
+    request = FacesRequest(embed=True, max_faces=2)
+    (detection,) = await detect_faces(services, [image], request, deadline)
+    index = main_face_index(detection)
+    quality = detection.faces[index].quality
     reasons = () if quality.acceptable else quality.reasons
-    return Evidence(found.vectors[at : at + 1], found.embedder, quality_reasons=reasons)
+    return LoginEvidence(
+        detection.vectors[index : index + 1], detection.embedder, quality_reasons=reasons
+    )
 
 
 async def _clip_evidence(
-    services: Services, form: Form, claim: Claim, video: bytes, deadline: Deadline
-) -> Evidence:
-    """The evidence of a clip; its challenge is used up before anything else.
+    services: Services, form: Form, claim: LoginClaim, video: bytes, deadline: Deadline
+) -> LoginEvidence:
+    """Compute the evidence of a clip, after its challenge has been used up.
 
     Raises:
-        Conflict: The challenge is not to be had.
+        Conflict: The challenge cannot be used.
         InvalidVideo: The clip cannot be read.
         OpsinError: No worker answers.
     """
-    challenge = await _challenge(services, form, claim)
-    sniff_video(video)
-    _, version = services.presence.choose(FACE_MODEL, None, "clip")
-    ask = ClipAsk(
+    challenge = await _consume_challenge(services, form, claim)
+    detect_video_format(video)
+    _, version = services.workers.choose(FACE_MODEL, None, "clip")
+    request = ClipRequest(
         size=len(video),
         actions=challenge.actions,
         subject_id=claim.subject_id,
         challenge_id=challenge.id,
     )
-    (reply,) = await services.dispatch.run(
-        FACE_MODEL,
-        version,
-        "clip",
-        [as_pixels(video)],
+    (reply,) = await services.dispatcher.run(
+        QueueName(FACE_MODEL, version, "clip"),
+        [pack_video(video)],
         deadline=deadline.at,
-        note=ask.pack(),
+        note=request.pack(),
     )
-    return _evidence(reply, version)
+    return _evidence_of(reply, version)
 
 
-async def _challenge(services: Services, form: Form, claim: Claim) -> Taken:
+async def _consume_challenge(
+    services: Services, form: Form, claim: LoginClaim
+) -> AnsweredChallenge:
     challenge_id, nonce = form.text("challenge_id"), form.text("nonce")
     if challenge_id is None or nonce is None:
         raise ValidationFailed(
-            "Send challenge_id and nonce with a 'video': ask for them with POST "
-            "/v1/faces/challenges before it is recorded."
+            "Send challenge_id and nonce with a 'video': request them with POST "
+            "/v1/faces/challenges before recording it."
         )
-    return await services.faces.challenges.take(
+    return await services.faces.challenges.consume(
         challenge_id,
         nonce,
         purpose="login",
@@ -130,21 +136,20 @@ async def _challenge(services: Services, form: Form, claim: Claim) -> Taken:
     )
 
 
-def _evidence(reply: Reply | OpsinError, version: int) -> Evidence:
+def _evidence_of(reply: Reply | OpsinError, version: int) -> LoginEvidence:
     if isinstance(reply, OpsinError):
         raise reply
     try:
-        note = ClipNote.model_validate_json(reply.note)
-        vectors = (np.empty(0, np.float32) if reply.vector is None else reply.vector).reshape(
-            -1, LENGTH
-        )
+        note = ClipReply.model_validate_json(reply.note)
+        vector = np.empty(0, np.float32) if reply.vector is None else reply.vector
+        vectors = vector.reshape(-1, EMBEDDING_SIZE)
     except ValueError as error:
-        raise InternalError("The worker gave no readable answer. Send it again.") from error
+        raise InternalError("The worker's answer is not readable. Send the video again.") from error
     embedder = embedder_of(version)
     if not note.liveness.live:
-        # The first fault is the gravest; a client reads it by its code.
-        return Evidence(vectors[:0], embedder, refused=note.liveness.faults[0].code)
+        # The faults are sorted, the gravest first; clients handle it by its code.
+        return LoginEvidence(vectors[:0], embedder, rejection=note.liveness.faults[0].code)
     if not len(vectors):
         reasons = note.face.quality.reasons if note.face else ()
-        return Evidence(vectors, embedder, live=True, quality_reasons=reasons or ("blurred",))
-    return Evidence(vectors, embedder, live=True)
+        return LoginEvidence(vectors, embedder, live=True, quality_reasons=reasons or ("blurred",))
+    return LoginEvidence(vectors, embedder, live=True)

@@ -1,8 +1,8 @@
-"""The examples of faces that the documentation shows, true to the schema."""
+"""Examples of the face endpoints for the API documentation, and schemas of their forms."""
 
 from typing import Any
 
-from service.http.uploads import FORM_TYPE
+from service.http.multipart import FORM_TYPE
 
 FACE: dict[str, Any] = {
     "box": {"x": 212.4, "y": 96.1, "width": 168.0, "height": 214.7},
@@ -100,10 +100,18 @@ JWKS: dict[str, Any] = {
         }
     ]
 }
+CHALLENGE: dict[str, Any] = {
+    "id": "ch_3kQ9vT0aYpWm7LxR",
+    "nonce": "q0Yw1n8c7c2uXo4hJmZr2A",
+    "actions": ["turn_left", "close_eyes", "open_mouth"],
+    "expires_at": "2026-11-22T08:01:30Z",
+    "max_seconds": 12,
+    "min_fps": 10,
+}
 
 
 def form(required: list[str], **fields: dict[str, Any]) -> dict[str, Any]:
-    """The `requestBody` of a form."""
+    """OpenAPI `requestBody` of a form."""
     schema = {
         "type": "object",
         "required": required,
@@ -114,26 +122,16 @@ def form(required: list[str], **fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def file(description: str) -> dict[str, Any]:
-    """A file of a form."""
+    """Schema of a file in a form."""
     return {"type": "string", "format": "binary", "description": description}
 
 
-def files(description: str, most: int) -> dict[str, Any]:
-    """Several files of one name."""
-    one = {"type": "string", "format": "binary"}
-    return {"type": "array", "items": one, "maxItems": most, "description": description}
+def files(description: str, max_items: int) -> dict[str, Any]:
+    """Schema of several files with the same name."""
+    items = {"type": "string", "format": "binary"}
+    return {"type": "array", "items": items, "maxItems": max_items, "description": description}
 
 
 def word(description: str) -> dict[str, Any]:
-    """A word of a form."""
+    """Schema of a short text in a form."""
     return {"type": "string", "minLength": 1, "maxLength": 512, "description": description}
-
-
-CHALLENGE: dict[str, Any] = {
-    "id": "ch_3kQ9vT0aYpWm7LxR",
-    "nonce": "q0Yw1n8c7c2uXo4hJmZr2A",
-    "actions": ["turn_left", "close_eyes", "open_mouth"],
-    "expires_at": "2026-11-22T08:01:30Z",
-    "max_seconds": 12,
-    "min_fps": 10,
-}

@@ -1,9 +1,9 @@
-"""Who failed too often waits: five failures in three minutes, then half an hour.
+"""Lockout after failed logins: five failures in three minutes lock for half an hour.
 
-Subject and device are counted apart, and each is locked by its own count: who tries many faces on
-one device locks the device and not all those people. It all lies in Redis, so that it holds for
-every API process and outlives their restarts, and each step is one script, so that attempts made
-at once cannot slip past: an attempt takes its place before it is judged.
+Subjects and devices are counted separately: an attacker who tries many faces on one device locks
+the device and not all those people. The counts are in Redis, so that they apply to all API
+processes and survive restarts. Each step is one script: an attempt reserves its place before it is
+judged, so that simultaneous attempts cannot exceed the limit.
 """
 
 import secrets
@@ -11,108 +11,62 @@ from dataclasses import dataclass
 from typing import cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from contracts.errors import LockedOut, Unavailable
-from contracts.queue import redis_keys
+from contracts.errors import LockedOut
+from contracts.queue import redis_keys, scripts
+from service.queue.client import redis_required
 
-MOST_FAILURES = 5
+MAX_FAILURES = 5
 WINDOW_SECONDS = 180
 LOCK_SECONDS = 1800
-_ATTEMPT_SECONDS = 600  # the longest deadline of a request; then its place is free whatever became
-
-_BEGIN = """
-local now = redis.call('TIME')
-now = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
-local mark, most, window, attempt = ARGV[1], tonumber(ARGV[2]), ARGV[3] * 1000, ARGV[4] * 1000
-local wait = 0
-for i = 1, #KEYS, 3 do wait = math.max(wait, redis.call('PTTL', KEYS[i])) end
-if wait > 0 then return wait end
-for i = 1, #KEYS, 3 do
-  redis.call('ZREMRANGEBYSCORE', KEYS[i + 1], 0, now - window)
-  redis.call('ZREMRANGEBYSCORE', KEYS[i + 2], 0, now - attempt)
-  local taken = redis.call('ZCARD', KEYS[i + 1]) + redis.call('ZCARD', KEYS[i + 2])
-  if taken >= most then wait = 1000 end
-end
-if wait > 0 then return wait end
-for i = 1, #KEYS, 3 do
-  redis.call('ZADD', KEYS[i + 2], now, mark)
-  redis.call('PEXPIRE', KEYS[i + 2], attempt)
-end
-return 0
-"""
-_END = """
-local now = redis.call('TIME')
-now = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
-local mark, failed, most = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
-local window, lock = ARGV[4] * 1000, ARGV[5] * 1000
-local erased = redis.call('EXISTS', KEYS[#KEYS]) == 1
-local locked = 0
-for i = 1, #KEYS - 1, 3 do
-  redis.call('ZREM', KEYS[i + 2], mark)
-  if failed and not (erased and i == 1) then
-    redis.call('ZADD', KEYS[i + 1], now, mark)
-    redis.call('ZREMRANGEBYSCORE', KEYS[i + 1], 0, now - window)
-    redis.call('PEXPIRE', KEYS[i + 1], window)
-    if redis.call('ZCARD', KEYS[i + 1]) >= most then
-      redis.call('SET', KEYS[i], '1', 'PX', lock)
-      redis.call('DEL', KEYS[i + 1])
-      locked = 1
-    end
-  end
-end
-return locked
-"""
+_ATTEMPT_SECONDS = 600  # the longest deadline of a request; after that its place is free
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """An attempt that is being judged; hand it to `Lockout.end` whatever becomes of it."""
+class LoginAttempt:
+    """An attempt that is being judged; has to be passed to `Lockout.end` in any case."""
 
-    mark: str
+    id: str
     subject_id: str
     device: str
 
     @property
-    def parties(self) -> tuple[str, str]:
-        """Who is counted, the subject first."""
-        return of_subject(self.subject_id), f"device:{self.device}"
+    def counters(self) -> tuple[str, str]:
+        """What failures are counted by, the subject first."""
+        return subject_counter(self.subject_id), f"device:{self.device}"
 
 
-def of_subject(subject_id: str) -> str:
-    """The party that a subject is."""
+def subject_counter(subject_id: str) -> str:
+    """What the failures of a subject are counted by."""
     return f"subject:{subject_id}"
 
 
 class Lockout:
-    """Counts, and refuses.
+    """Counts failed logins and refuses further ones.
 
     Args:
-        client: A connection whose answers are bytes.
+        client: A connection that returns bytes.
     """
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._begin = client.register_script(_BEGIN)
-        self._end = client.register_script(_END)
+        self._begin = client.register_script(scripts.BEGIN_ATTEMPT)
+        self._end = client.register_script(scripts.END_ATTEMPT)
 
-    async def begin(self, subject_id: str, device: str) -> Attempt:
-        """Take a place among the few attempts that may be made.
+    async def begin(self, subject_id: str, device: str) -> LoginAttempt:
+        """Reserve a place among the permitted attempts.
 
         Args:
-            subject_id: Who is claimed to be there.
-            device: Digest of the device's id or address.
+            device: Keyed hash of the device's id or address.
 
         Raises:
             LockedOut: The subject or the device has to wait.
-            Unavailable: Redis does not answer; then nobody gets in.
+            Unavailable: Redis does not answer; then all logins are refused.
         """
-        attempt = Attempt(secrets.token_hex(8), subject_id, device)
-        args: list[str | int] = [attempt.mark, MOST_FAILURES, WINDOW_SECONDS, _ATTEMPT_SECONDS]
-        try:
-            wait = cast(int, await self._begin(keys=_keys(attempt.parties), args=args))
-        except (RedisError, OSError) as error:
-            raise _redis_away() from error
+        attempt = LoginAttempt(secrets.token_hex(8), subject_id, device)
+        args: list[str | int] = [attempt.id, MAX_FAILURES, WINDOW_SECONDS, _ATTEMPT_SECONDS]
+        with redis_required():
+            wait = cast(int, await self._begin(keys=_keys(attempt.counters), args=args))
         if wait > 0:
             raise LockedOut(
                 "Too many attempts failed. Wait as long as Retry-After says, then try again.",
@@ -120,43 +74,36 @@ class Lockout:
             )
         return attempt
 
-    async def end(self, attempt: Attempt, *, failed: bool) -> bool:
-        """Give the place back, and count the failure if it was one; whether that locked.
+    async def end(self, attempt: LoginAttempt, *, failed: bool) -> bool:
+        """Free the place and count a failure. Returns whether that caused a lockout.
 
-        Of a subject that was erased meanwhile nothing is counted, of the device still.
+        If the subject was erased in the meantime, the failure counts only for the device.
 
         Raises:
             Unavailable: Redis does not answer.
         """
-        counted: tuple[int, ...] = (int(failed), MOST_FAILURES, WINDOW_SECONDS, LOCK_SECONDS)
-        args: list[str | int] = [attempt.mark, *counted]
-        try:
-            keys = [*_keys(attempt.parties), redis_keys.erased(attempt.subject_id)]
+        limits: tuple[int, ...] = (int(failed), MAX_FAILURES, WINDOW_SECONDS, LOCK_SECONDS)
+        args: list[str | int] = [attempt.id, *limits]
+        with redis_required():
+            keys = [*_keys(attempt.counters), redis_keys.erased(attempt.subject_id)]
             return bool(await self._end(keys=keys, args=args))
-        except (RedisError, OSError) as error:
-            raise _redis_away() from error
 
     async def forget(self, subject_id: str) -> None:
-        """Remove what is counted of a subject that was erased, and count nothing of it any more.
+        """Delete the counts of an erased subject and prevent new ones.
 
         Raises:
             Unavailable: Redis does not answer.
         """
-        try:
-            mark = redis_keys.erased(subject_id)
-            await self._client.set(mark, b"1", ex=redis_keys.ERASED_SECONDS)
-            await self._client.delete(*_keys((of_subject(subject_id),)))
-        except (RedisError, OSError) as error:
-            raise _redis_away() from error
+        with redis_required():
+            await self._client.set(
+                redis_keys.erased(subject_id), b"1", ex=redis_keys.ERASED_SECONDS
+            )
+            await self._client.delete(*_keys((subject_counter(subject_id),)))
 
 
-def _keys(parties: tuple[str, ...]) -> list[str]:
+def _keys(counters: tuple[str, ...]) -> list[str]:
     return [
-        key(party)
-        for party in parties
+        key(counter)
+        for counter in counters
         for key in (redis_keys.face_lock, redis_keys.face_failures, redis_keys.face_attempts)
     ]
-
-
-def _redis_away() -> Unavailable:
-    return Unavailable("The queue does not answer. Retry shortly.", retry_after=2)

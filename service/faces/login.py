@@ -1,136 +1,125 @@
-"""A login by face: a place among the few attempts, the evidence, the decision, the token.
-
-Whatever the evidence is, a picture or a clip, it is judged here and in one way. Who adds a kind of
-evidence makes an `Evidence` of it and hands it over; see `judge`.
-
-From the form of a login to its answer.
-"""
+"""Face login: reserves an attempt, gathers evidence, decides and issues a token."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-import numpy as np
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import OpsinError, ValidationFailed
 from contracts.faces.recognition import Login
-from contracts.faces.subjects import Candidate, NewEvent, Threshold
-from contracts.queue.messages import Vector
-from contracts.settings import Settings
+from contracts.faces.subjects import NewEvent, Threshold
+from models.faces.embedding import mean_embedding
 from service.dependencies import Services
-from service.faces.evidence import Claim, Evidence, evidence_of
-from service.faces.form import TEXT, Allowed, Form, read_form
-from service.faces.recognition import Verdict, judged
+from service.faces.evidence import LoginClaim, LoginEvidence, gather_evidence
+from service.faces.recognition import Verdict, judge_similarity
 from service.faces.subjects import require_subject
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
+from service.http.multipart import MAX_TEXT_BYTES, TEXT, FieldSpec, Form, read_form
 
-_NEAREST = 3
+_MAX_CANDIDATES = 3
+
+GatherEvidence = Callable[[], Awaitable[LoginEvidence]]
 
 
-Gather = Callable[[], Awaitable[Evidence]]
+async def login(request: Request, deadline: Deadline, services: Services) -> Login:
+    """Read and judge a login.
+
+    Raises:
+        OpsinError: See the route.
+        ClientDisconnect: The client hung up.
+    """
+    async with deadline.enforced():
+        form = await read_form(request, _fields(services))
+        claim = _claim(request, form)
+        gather = partial(gather_evidence, services, form, claim, deadline)
+        return await while_connected(request, judge_login(services, claim, gather))
 
 
-async def log_in(services: Services, claim: Claim, gather: Gather) -> Login:
+async def judge_login(services: Services, claim: LoginClaim, gather: GatherEvidence) -> Login:
     """Judge a claim.
 
     Args:
-        services: What does the work.
-        claim: Who wants to be let in as whom.
-        gather: Makes the evidence; called only if an attempt may be made.
+        gather: Computes the evidence; called only if the claim may make an attempt.
 
     Raises:
-        SubjectNotFound: There is no such subject any more.
+        SubjectNotFound: The subject no longer exists.
         LockedOut: There were too many failures.
-        OpsinError: The evidence cannot be had; that is no failure of the person.
+        OpsinError: The evidence cannot be computed; that does not count as a failure.
     """
-    desk = services.faces
-    device = await run_in_threadpool(desk.kept.digests.of, claim.device.encode())
+    faces = services.faces
+    device = await run_in_threadpool(faces.keyed_hash.hexdigest, claim.device.encode())
     try:
-        attempt = await desk.lockout.begin(claim.subject_id, device)
+        attempt = await faces.lockout.begin(claim.subject_id, device)
     except OpsinError as error:
         await _record(services, claim, error.code, None)
         raise
     failed = False
     try:
         evidence = await gather()
-        verdict = await judge(services, claim.subject_id, evidence)
+        verdict = await judge_evidence(services, claim.subject_id, evidence)
         failed = verdict.is_failure
     except OpsinError as error:
         await _record(services, claim, error.code, None)
         raise
     finally:
-        await desk.lockout.end(attempt, failed=failed)
+        await faces.lockout.end(attempt, failed=failed)
     await _record(services, claim, verdict.decision, verdict.reason)
-    return await _answer(services, claim, evidence, verdict)
+    return await _login_response(services, claim, evidence, verdict)
 
 
-async def judge(services: Services, subject_id: str, evidence: Evidence) -> Verdict:
-    """Whether the evidence shows the subject.
+async def judge_evidence(services: Services, subject_id: str, evidence: LoginEvidence) -> Verdict:
+    """Decide whether the evidence shows the subject.
 
     Raises:
-        SubjectNotFound: There is none of that id any more.
+        SubjectNotFound: The subject no longer exists.
         Unavailable: The database does not answer.
     """
-    if evidence.refused is not None:
-        return Verdict("no_match", evidence.refused)
+    if evidence.rejection is not None:
+        return Verdict("no_match", evidence.rejection)
     if evidence.quality_reasons:
         return Verdict("uncertain", "low_quality_face")
-    threshold = await services.faces.threshold(evidence.embedder)
-    return await run_in_threadpool(_compared, services, subject_id, evidence, threshold)
+    threshold = await services.faces.effective_threshold(evidence.embedder)
+    return await run_in_threadpool(_compare, services, subject_id, evidence, threshold)
 
 
-def mean_of(vectors: Vector) -> Vector:
-    """The direction that all of them share, (128,) of length 1."""
-    mean = vectors.mean(axis=0, dtype=np.float64)
-    unit: Vector = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
-    return unit
-
-
-def _compared(
-    services: Services, subject_id: str, evidence: Evidence, threshold: Threshold
+def _compare(
+    services: Services, subject_id: str, evidence: LoginEvidence, threshold: Threshold
 ) -> Verdict:
-    desk = services.faces
-    templates = desk.kept.templates.of(subject_id, embedder=evidence.embedder)
+    faces = services.faces
+    templates = faces.templates.of_subject(subject_id, embedder=evidence.embedder)
     if not templates:
         return Verdict("no_match", "not_enrolled")
-    vector = mean_of(evidence.vectors)
-    similarity = max(float(one.vector @ vector) for one in templates)
-    return judged(
-        similarity,
-        threshold,
-        _others(
-            desk.search.nearest(
-                vector[None],
-                embedder=evidence.embedder,
-                above=threshold.similarity - threshold.margin,
-                most=_NEAREST,
-            )[0],
-            subject_id,
-        ),
+    vector = mean_embedding(evidence.vectors)
+    similarity = max(float(template.vector @ vector) for template in templates)
+    (candidates,) = faces.search.nearest(
+        vector[None],
+        embedder=evidence.embedder,
+        min_similarity=threshold.similarity - threshold.margin,
+        limit=_MAX_CANDIDATES,
     )
+    others = [candidate for candidate in candidates if candidate.subject_id != subject_id]
+    return judge_similarity(similarity, threshold, others)
 
 
-def _others(candidates: list[Candidate], subject_id: str) -> list[Candidate]:
-    return [one for one in candidates if one.subject_id != subject_id]
-
-
-async def _answer(services: Services, claim: Claim, evidence: Evidence, verdict: Verdict) -> Login:
-    told = Login(
+async def _login_response(
+    services: Services, claim: LoginClaim, evidence: LoginEvidence, verdict: Verdict
+) -> Login:
+    response = Login(
         decision=verdict.decision,
         reason=verdict.reason,
         quality_reasons=evidence.quality_reasons,
     )
     if verdict.decision != "match":
-        return told
+        return response
     token = await run_in_threadpool(
         services.faces.tokens.sign, claim.subject_id, live=evidence.live
     )
-    return told.model_copy(update={"token": token.text, "expires_at": token.expires_at})
+    return response.model_copy(update={"token": token.text, "expires_at": token.expires_at})
 
 
-async def _record(services: Services, claim: Claim, outcome: str, reason: str | None) -> None:
+async def _record(services: Services, claim: LoginClaim, outcome: str, reason: str | None) -> None:
     await services.faces.record(
         NewEvent(
             kind="login",
@@ -144,42 +133,29 @@ async def _record(services: Services, claim: Claim, outcome: str, reason: str | 
     )
 
 
-async def enter(request: Request, deadline: Deadline, services: Services) -> Login:
-    """Judge the login that a request describes.
-
-    Raises:
-        OpsinError: As the route tells.
-        ClientDisconnect: The client hung up.
-    """
-    async with deadline.enforced():
-        # Nobody uploads a video to log in as somebody who is not there.
-        heard = {"subject_id": partial(require_subject, services)}
-        form = await read_form(request, _fields(services.settings), heard)
-        claim = _claim(request, form)
-        gather = partial(evidence_of, services, form, claim, deadline)
-        return await while_connected(request, log_in(services, claim, gather))
-
-
-def _fields(settings: Settings) -> dict[str, Allowed]:
+def _fields(services: Services) -> dict[str, FieldSpec]:
+    settings = services.settings
+    # Checked before the video is uploaded.
+    require = partial(require_subject, services)
     return {
-        "subject_id": TEXT,
-        "image": Allowed(settings.max_image_bytes),
-        "video": Allowed(settings.max_video_bytes),
+        "subject_id": FieldSpec(MAX_TEXT_BYTES, on_complete=require),
+        "image": FieldSpec(settings.max_image_bytes),
+        "video": FieldSpec(settings.max_video_bytes),
         "challenge_id": TEXT,
         "nonce": TEXT,
         "device_id": TEXT,
     }
 
 
-def _claim(request: Request, form: Form) -> Claim:
+def _claim(request: Request, form: Form) -> LoginClaim:
     images, videos = form.files("image"), form.files("video")
     if bool(images) == bool(videos):
-        raise ValidationFailed("Send an 'image' or a 'video', and not both.")
+        raise ValidationFailed("Send either an 'image' or a 'video'.")
     subject_id = form.text("subject_id")
     if subject_id is None:
-        raise ValidationFailed("Send subject_id: as whom to log in.")
+        raise ValidationFailed("Send subject_id, the subject to log in as.")
     address = request.client.host if request.client else ""
-    return Claim(
+    return LoginClaim(
         subject_id=subject_id,
         device=form.text("device_id") or address,
         content=(images or videos)[0],

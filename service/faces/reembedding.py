@@ -1,7 +1,7 @@
-"""Templates of an earlier embedder, made anew from the frames that were kept, a few at a time.
+"""Recomputes templates of an earlier embedder from stored frames, a few at a time.
 
-It runs beside the requests of each API process, through the same lane as theirs and behind them:
-one frame, then a pause. Two processes may do the same one; the second changes nothing that matters.
+It runs in each API process and uses the same queue as the requests, one frame at a time and with
+pauses. If two processes recompute the same template, the second changes nothing that matters.
 """
 
 import time
@@ -10,71 +10,61 @@ import structlog
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import NotFound, OpsinError, SubjectNotFound, ValidationFailed
-from contracts.faces.faces import FacesAsk
+from contracts.faces.faces import FacesRequest
 from database.faces.template_rows import Unreadable
-from database.faces.templates import Stale
+from database.faces.templates import StaleTemplate
 from service.dependencies import Services
-from service.faces.detection import current_embedder, find, the_face
+from service.faces.detection import current_embedder, detect_faces, main_face_index
 from service.http.deadlines import Deadline
 
 log = structlog.get_logger()
 
-_A_ROUND = 8
-_SECONDS = 30.0
+_TEMPLATES_PER_RUN = 8
+_SECONDS = 30.0  # for each template
 
 
-class Renewal:
-    """Renews.
-
-    Args:
-        services: What does the work.
-    """
+class Reembedding:
+    """Recomputes stale templates."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        # Frames that cannot be opened, or in which the present models find no face.
-        self._hopeless: set[str] = set()
+        # Ids of frames that cannot be decrypted, or in which the current models find no face.
+        self._unusable: set[str] = set()
 
-    async def renew(self) -> None:
-        """One round.
+    async def run_once(self) -> None:
+        """Recompute a few templates; without a worker, do nothing."""
+        try:
+            await self._run()
+        except OpsinError as error:
+            log.debug("templates_wait", why=error.code)
 
-        Raises:
-            OpsinError: No worker answers, or the database does not.
-        """
+    async def _run(self) -> None:
         _, embedder = current_embedder(self._services)
-        kept = self._services.faces.kept
-        most = _A_ROUND + len(self._hopeless)
-        found = await run_in_threadpool(kept.templates.stale, embedder=embedder, most=most)
-        waiting = [one for one in found if one.file_id not in self._hopeless]
-        for stale in waiting[:_A_ROUND]:
+        limit = _TEMPLATES_PER_RUN + len(self._unusable)
+        templates = await run_in_threadpool(
+            self._services.faces.templates.stale, embedder=embedder, limit=limit
+        )
+        waiting = [template for template in templates if template.file_id not in self._unusable]
+        for template in waiting[:_TEMPLATES_PER_RUN]:
             try:
-                await self._renew(stale)
+                await self._recompute(template)
             except (NotFound, SubjectNotFound):
-                continue  # erased meanwhile
+                continue  # erased in the meantime
             except (ValidationFailed, Unreadable) as error:
-                self._hopeless.add(stale.file_id)
-                log.warning("template_not_renewed", subject=stale.subject_id, why=error.code)
+                self._unusable.add(template.file_id)
+                log.warning("template_not_renewed", subject=template.subject_id, why=error.code)
 
-    async def _renew(self, stale: Stale) -> None:
-        services = self._services
-        frame = await run_in_threadpool(
-            services.faces.kept.frames.get, stale.subject_id, stale.file_id
-        )
+    async def _recompute(self, template: StaleTemplate) -> None:
+        faces = self._services.faces
+        frame = await run_in_threadpool(faces.frames.get, template.subject_id, template.file_id)
         deadline = Deadline(time.monotonic() + _SECONDS, int(_SECONDS * 1000))
-        (found,) = await find(services, [frame.content], FacesAsk(embed=True, most=2), deadline)
-        at = the_face(found)
+        request = FacesRequest(embed=True, max_faces=2)
+        (detection,) = await detect_faces(self._services, [frame.content], request, deadline)
+        index = main_face_index(detection)
         await run_in_threadpool(
-            services.faces.kept.templates.renew,
-            stale,
-            found.vectors[at],
-            found.faces[at].quality,
-            embedder=found.embedder,
+            faces.templates.update,
+            template,
+            detection.vectors[index],
+            detection.faces[index].quality,
+            embedder=detection.embedder,
         )
-
-
-async def renew_if_possible(renewal: Renewal) -> None:
-    """One round; without a worker there is none, which is no fault."""
-    try:
-        await renewal.renew()
-    except OpsinError as error:
-        log.debug("templates_wait", why=error.code)

@@ -1,4 +1,4 @@
-"""Subjects added, and told with the templates that count now."""
+"""Creates and looks up subjects, and finds the embedder whose templates are current."""
 
 import hashlib
 import re
@@ -11,44 +11,45 @@ from contracts.faces.faces import FACE_MODEL
 from contracts.faces.subjects import SUBJECT_ID, NewSubject, embedder_of
 from contracts.inference.manifest import CHAMPION
 from database.faces.erasures import SCOPE
-from database.faces.faces import Faces
 from database.idempotency import IdempotencyKey
 from models.store.store import Store
 from service.dependencies import Services
+from service.faces.context import FaceServices
 from service.faces.detection import current_embedder
 
 
-def create(kept: Faces, new: NewSubject, key: str | None) -> dict[str, Any]:
-    """Add a subject, or answer as the first request with that key was answered.
+def create(faces: FaceServices, new: NewSubject, key: str | None) -> dict[str, Any]:
+    """Add a subject; with an idempotency key that was used before, return the first response.
 
     Returns:
         A `Subject` as JSON.
 
     Raises:
-        SubjectExists: Another has that external id.
-        IdempotencyConflict: The key was used for another request.
+        SubjectExists: Another subject has that external id.
+        IdempotencyConflict: The key was used for a different request.
     """
     if key is None:
-        return kept.subjects.create(new)
-    body = hashlib.sha256(new.model_dump_json().encode()).digest()
-    return kept.subjects.create(new, asked=IdempotencyKey(key, SCOPE, kept.digests.of(body)))
+        return faces.subjects.create(new)
+    body_hash = hashlib.sha256(new.model_dump_json().encode()).digest()
+    digest = faces.keyed_hash.hexdigest(body_hash)
+    return faces.subjects.create(new, key=IdempotencyKey(key, SCOPE, digest))
 
 
 async def require_subject(services: Services, subject_id: str) -> None:
-    """Refuse what is to be done with a subject that is not there.
+    """Check that a subject exists.
 
     Raises:
-        SubjectNotFound: There is none of that id.
+        SubjectNotFound: There is no such subject.
     """
     if not re.match(SUBJECT_ID, subject_id):
         raise SubjectNotFound("There is no subject of that id.")
-    await run_in_threadpool(services.faces.kept.subjects.get, subject_id)
+    await run_in_threadpool(services.faces.subjects.get, subject_id)
 
 
 async def embedder_in_force(services: Services) -> str | None:
-    """The embedder whose templates count: what answers now, or else what would.
+    """The embedder whose templates are current: the one being served, otherwise the champion.
 
-    None where nobody can tell; then all templates count.
+    None if it is unknown; then all templates count as current.
     """
     try:
         return current_embedder(services)[1]

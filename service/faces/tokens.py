@@ -1,7 +1,7 @@
-"""The token that a login by face ends in: a JWT, signed with Ed25519, that anybody can check.
+"""The token of a successful face login: a JWT signed with Ed25519 that anyone can verify.
 
-Its keys are public at `/.well-known/jwks.json`. `liveness` is there, and true, only where a
-challenge was answered before the camera: a picture alone can be anybody's photograph.
+The public keys are at `/.well-known/jwks.json`. The claim `liveness` is present, and true, only if
+a challenge was answered in front of the camera: an image alone may be a photo of someone else.
 """
 
 import secrets
@@ -29,12 +29,10 @@ class Token:
 
 
 class Tokens:
-    """Signs, and shows what to check by. Its methods block; call them from a thread.
+    """Signs tokens. Its methods block; call them from a thread.
 
     Args:
-        keys: What signs.
-        settings: Issuer, audience and life of a token.
-        clock: What time it is.
+        settings: Issuer, audience and lifetime of a token.
     """
 
     def __init__(self, keys: TokenKeys, settings: Settings, clock: Callable[[], datetime]) -> None:
@@ -43,14 +41,14 @@ class Tokens:
         self._clock = clock
 
     def sign(self, subject_id: str, *, live: bool) -> Token:
-        """A token for a subject who was recognised.
+        """Sign a token for a subject who was recognised.
 
         Args:
-            subject_id: Becomes `sub`.
+            subject_id: Becomes the claim `sub`.
             live: Whether a challenge was answered.
 
         Raises:
-            Unavailable: The keys cannot be had.
+            Unavailable: The signing key cannot be loaded.
         """
         key = self._keys.signing()
         now = self._clock()
@@ -70,12 +68,12 @@ class Tokens:
         text = jwt.encode(claims, key.key, algorithm=ALGORITHM, headers={"kid": key.id})
         return Token(text, expires)
 
-    def public(self) -> JsonWebKeys:
+    def public_keys(self) -> JsonWebKeys:
         """The public keys, as a JWK set."""
         return JsonWebKeys(
             keys=[
-                OKPAlgorithm.to_jwk(one.key, as_dict=True)
-                | {"kid": one.id, "use": "sig", "alg": ALGORITHM}
-                for one in self._keys.public()
+                OKPAlgorithm.to_jwk(key.key, as_dict=True)
+                | {"kid": key.id, "use": "sig", "alg": ALGORITHM}
+                for key in self._keys.public()
             ]
         )

@@ -1,23 +1,52 @@
-"""Reads a request's body into memory, up to a limit that its kind of request has."""
+"""Request bodies: how large one may be, and how to read one into memory."""
 
 from fastapi import Request
 
 from contracts.errors import OpsinError
+from contracts.settings import Settings
+from models.catalog import CATALOG
+from service.protocols.oip import max_body_bytes
+from service.protocols.tensor_spec import tensor_spec
+
+JSON_TYPE = "application/json"
+_FORM_OVERHEAD = 64 * 1024  # boundaries and part headers of a form
+
+
+def max_request_bytes(settings: Settings) -> int:
+    """The size of the largest permitted body: a form of images, or a tensor as JSON."""
+    form = settings.max_images * settings.max_image_bytes + _FORM_OVERHEAD
+    tensors = [tensor_spec(network, settings.max_images) for network in CATALOG.values()]
+    return max(form, *map(max_body_bytes, tensors))
+
+
+def disk_body_limits(settings: Settings) -> dict[str, int]:
+    """The paths whose bodies are written to disk and may be larger, with their limits in bytes."""
+    return {"/v1/datasets": settings.max_dataset_upload_bytes + _FORM_OVERHEAD}
+
+
+def content_type_of(request: Request) -> str:
+    """The media type of the body, in lower case, without parameters."""
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def declared_length(request: Request) -> int:
+    """The length of the body by its header; 0 if that is missing or malformed."""
+    declared = request.headers.get("Content-Length", "")
+    return int(declared) if declared.isdecimal() else 0
 
 
 async def read_body(request: Request, limit: int, refusal: OpsinError) -> bytes:
-    """All bytes of the body.
+    """The whole body.
 
     Args:
         request: The request, its body unread.
-        limit: Bytes it may have.
-        refusal: What to raise where it has more, declared or sent.
+        limit: The maximum length in bytes.
+        refusal: Raised for a longer body, declared or sent.
 
     Raises:
         ClientDisconnect: The client hung up.
     """
-    declared = request.headers.get("Content-Length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declared_length(request) > limit:
         raise refusal
     data = bytearray()
     async for chunk in request.stream():

@@ -1,7 +1,7 @@
 """The deadline of a whole request: reading it, decoding, waiting and computing.
 
-It runs on the monotonic clock from the moment of arrival, so that a slow upload uses up its own
-time, and it ends in one place, as 504.
+It runs on the monotonic clock from the arrival of the request, so that a slow upload uses up its
+own time, and it ends in one place, as 504.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ HEADER = "X-Timeout-Ms"
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment after which nobody waits.
+    """The time after which the client no longer waits.
 
     Attributes:
         at: `time.monotonic()` seconds.
-        milliseconds: What was asked for, to tell the client.
+        milliseconds: The duration that was requested, for error messages.
     """
 
     at: float
@@ -38,26 +38,26 @@ class Deadline:
         return max(0.0, self.at - time.monotonic())
 
     def require(self) -> None:
-        """Give up here, in a thread that nobody can stop from outside.
+        """Check the deadline in a thread, which cannot be cancelled from outside.
 
         Raises:
-            DeadlineExceeded: The time is up.
+            DeadlineExceeded: It has passed.
         """
         if self.remaining <= 0:
-            raise self._passed()
+            raise self._exceeded()
 
     def within(self, seconds: float | None, *, since: float) -> "Deadline":
-        """The same, or the one so many seconds after `since` if that comes first."""
+        """This deadline, or the one `seconds` after `since` if that is earlier."""
         if seconds is None or since + seconds >= self.at:
             return self
         return Deadline(since + seconds, math.ceil(seconds * 1000))
 
     @asynccontextmanager
     async def enforced(self) -> AsyncIterator[None]:
-        """Cancel the body of the ``async with`` when the time is up.
+        """Cancel the body of the ``async with`` at the deadline.
 
         Raises:
-            DeadlineExceeded: It was.
+            DeadlineExceeded: The body was cancelled.
         """
         try:
             async with asyncio.timeout(self.remaining) as limit:
@@ -65,13 +65,13 @@ class Deadline:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise self._passed() from None
+            raise self._exceeded() from None
 
-    def _passed(self) -> DeadlineExceeded:
+    def _exceeded(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"No answer within {self.milliseconds} ms. Send fewer or smaller images, ask for less "
-            f"of each, try again later, or allow more time with {HEADER}. The first request of a "
-            "kind also waits until a worker has loaded the network for it."
+            f"No result within {self.milliseconds} ms. Send fewer or smaller images, request less "
+            f"for each, retry later, or allow more time with {HEADER}. The first request of a "
+            "kind also waits until a worker has loaded the network."
         )
 
 
@@ -83,14 +83,14 @@ async def deadline_of(
         Header(
             alias=HEADER,
             ge=1,
-            description="Milliseconds the whole request may take, the wait in the queue included.",
+            description="Milliseconds that the whole request may take, including the queue.",
         ),
     ] = None,
 ) -> Deadline:
-    """The deadline that the client asked for, or else the default one.
+    """The deadline that the client requested, or the default one.
 
     Raises:
-        ValidationFailed: It asked for more than the limit.
+        ValidationFailed: It requested more than the limit.
     """
     settings = services.settings
     if x_timeout_ms is not None and x_timeout_ms > settings.max_timeout_ms:
@@ -99,4 +99,4 @@ async def deadline_of(
     return Deadline(request.state.arrived + milliseconds / 1000, milliseconds)
 
 
-Timed = Annotated[Deadline, Depends(deadline_of)]
+DeadlineDep = Annotated[Deadline, Depends(deadline_of)]

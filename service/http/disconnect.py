@@ -1,4 +1,4 @@
-"""Stops working for a client that has hung up."""
+"""Cancels the work for a client that has disconnected."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -13,7 +13,7 @@ T = TypeVar("T")
 async def while_connected(request: Request, work: Coroutine[None, None, T]) -> T:
     """The result of `work`, which is cancelled as soon as the client hangs up.
 
-    Call it once the body has been read: until then the connection speaks of the body alone.
+    Call it after the body has been read: until then the connection only delivers the body.
 
     Raises:
         ClientDisconnect: The client hung up first.
@@ -22,28 +22,28 @@ async def while_connected(request: Request, work: Coroutine[None, None, T]) -> T
     if task is None:
         raise RuntimeError("called outside a task")
     others = task.cancelling()
-    watch = asyncio.create_task(_cancel_when_gone(request, task))
+    watcher = asyncio.create_task(_cancel_on_disconnect(request, task))
     try:
-        # In this very task, as under `asyncio.timeout`: one of its own for every request is dear.
+        # In this task, as `asyncio.timeout` does: another task for every request is expensive.
         return await work
     except asyncio.CancelledError:
-        # Where somebody else has cancelled us as well, it is theirs to say what that means.
-        if _has_struck(watch) and task.cancelling() - 1 <= others:
+        # If someone else has cancelled this task as well, the cancellation is theirs to handle.
+        if _has_cancelled(watcher) and task.cancelling() - 1 <= others:
             raise ClientDisconnect from None
         raise
     finally:
-        if _has_struck(watch):
+        if _has_cancelled(watcher):
             task.uncancel()
         else:
-            watch.cancel()
+            watcher.cancel()
 
 
-async def _cancel_when_gone(request: Request, task: "asyncio.Task[object]") -> None:
+async def _cancel_on_disconnect(request: Request, task: "asyncio.Task[object]") -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     task.cancel()
 
 
-def _has_struck(watch: "asyncio.Task[None]") -> bool:
-    """Whether it came to its end, which is to cancel."""
-    return watch.done() and not watch.cancelled() and watch.exception() is None
+def _has_cancelled(watcher: "asyncio.Task[None]") -> bool:
+    """Whether the watcher ran to its end, which is the cancellation."""
+    return watcher.done() and not watcher.cancelled() and watcher.exception() is None

@@ -1,8 +1,8 @@
-"""`/docs`: the interactive documentation, with no byte from anybody else's server.
+"""`/docs`: the interactive documentation, without files from other servers.
 
-FastAPI's own page loads Swagger UI from a CDN, which a machine without internet cannot, and starts
-it with an inline script, which our content policy forbids. The files come with `fastapi-offline`;
-only its static folder is used.
+FastAPI's own page loads Swagger UI from a CDN, which fails without internet access, and starts it
+with an inline script, which our content security policy forbids. The files come from the static
+folder of `fastapi-offline`.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
-_START = """SwaggerUIBundle({
+_START_SCRIPT = """SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
@@ -45,11 +45,11 @@ def install(app: FastAPI) -> None:
     async def page() -> HTMLResponse:
         return HTMLResponse(_PAGE)
 
-    async def start() -> Response:
-        return Response(_START, media_type="text/javascript")
+    async def start_script() -> Response:
+        return Response(_START_SCRIPT, media_type="text/javascript")
 
     app.add_api_route("/docs", page, include_in_schema=False)
-    app.add_api_route("/docs/start.js", start, include_in_schema=False)
+    app.add_api_route("/docs/start.js", start_script, include_in_schema=False)
     app.mount("/docs/assets", StaticFiles(directory=_assets()), name="docs_assets")
 
 

@@ -1,6 +1,6 @@
-"""Every error answer is made here, in the one shape that clients may rely on (RFC 9457).
+"""Makes every error response, in the one shape that clients may rely on (RFC 9457).
 
-At the addresses of the standard protocols it is the one that those clients know: `{"error": …}`.
+On the paths of the standard protocols it is the shape that their clients know: `{"error": …}`.
 """
 
 import json
@@ -20,9 +20,9 @@ from contracts.problem import FieldError, Problem
 
 MEDIA_TYPE = "application/problem+json"
 PLAIN_MEDIA_TYPE = "application/json"
-# Nobody reads the answer to a client that has gone; the access log shows nginx's number for it.
+# For the access log only, after nginx: the client has gone and reads no response.
 CLIENT_CLOSED_REQUEST = 499
-_CODES_OF_STATUS = {
+_CODE_BY_STATUS = {
     400: "bad_request",
     401: "unauthorized",
     404: "not_found",
@@ -32,48 +32,48 @@ _CODES_OF_STATUS = {
     422: "validation_error",
     503: "dependency_unavailable",
 }
-_NOTHING_HERE = "There is nothing at this address. /docs lists all there is."
+_NO_ROUTE = "There is nothing at this path. /docs lists all operations."
 
 
-class _Told(JSONResponse):
-    """An answer that may quote what a client sent, halves of characters included."""
+class _LenientJSONResponse(JSONResponse):
+    """May quote what a client sent, including lone surrogates."""
 
     def render(self, content: Any) -> bytes:
-        """UTF-8; what has none is a question mark."""
+        """UTF-8; a lone surrogate, which has no UTF-8, becomes a question mark."""
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return text.encode(errors="replace")
 
 
-def problem(
+def problem_response(
     connection: HTTPConnection,
     error: OpsinError,
     *,
     errors: list[FieldError] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """The answer that tells a client of an error.
+    """The response to an error.
 
     Args:
-        connection: Whose request it was; its id goes into the body.
+        connection: The request; its id goes into the body.
         error: What happened.
-        errors: The single values that did not pass, for a validation error.
-        headers: Further headers.
+        errors: The invalid values, for a validation error.
+        headers: Additional headers.
     """
-    sent = _retry_after(error) | dict(headers or {})
-    return _answer(connection, error.code, error.detail, errors=errors, headers=sent)
+    all_headers = _retry_after(error) | dict(headers or {})
+    return _response(connection, error.code, error.detail, errors=errors, headers=all_headers)
 
 
-def nothing_here(request: Request) -> JSONResponse:
-    """The answer at an address that takes no such request: 405 if it takes others, else 404."""
+def no_route_response(request: Request) -> JSONResponse:
+    """The response where no route matches: 405 if one does for another method, otherwise 404."""
     allowed = ", ".join(_allowed(request))
     if not allowed:
-        return _answer(request, "not_found", _NOTHING_HERE)
-    detail = f"This address takes {allowed}."
-    return _answer(request, "method_not_allowed", detail, headers={"Allow": allowed})
+        return _response(request, "not_found", _NO_ROUTE)
+    detail = f"This path accepts {allowed}."
+    return _response(request, "method_not_allowed", detail, headers={"Allow": allowed})
 
 
-def speaks_plainly(path: str) -> bool:
-    """Whether the clients of an address expect `{"error": …}`, as standard protocols have it."""
+def uses_plain_errors(path: str) -> bool:
+    """Whether the clients of a path expect `{"error": …}`, as the standard protocols do."""
     return (
         path == "/v2"
         or path.startswith("/v2/")
@@ -82,26 +82,26 @@ def speaks_plainly(path: str) -> bool:
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer every exception it knows as a problem."""
+    """Make `app` answer every exception with a problem."""
     app.add_exception_handler(OpsinError, _on_opsin_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(UnicodeEncodeError, _on_half_character)
+    app.add_exception_handler(UnicodeEncodeError, _on_surrogate)
 
 
 def problem_responses(*codes: str, plain: bool = False) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of those codes, by status, for a route's ``responses``.
 
     Args:
-        codes: What the route may answer.
-        plain: Whether it answers as the standard protocols do.
+        codes: The error codes that the route may answer.
+        plain: Whether it belongs to a standard protocol.
     """
     kind, schema = (PLAIN_MEDIA_TYPE, "PlainError") if plain else (MEDIA_TYPE, "Problem")
-    found: dict[int | str, dict[str, Any]] = {}
+    responses: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         meaning = CODES[code]
-        entry = found.setdefault(
+        entry = responses.setdefault(
             meaning.status,
             {
                 "description": "",
@@ -123,33 +123,35 @@ def problem_responses(*codes: str, plain: bool = False) -> dict[int | str, dict[
                     "schema": {"type": "integer", "minimum": 1},
                 }
             }
-    return found
+    return responses
 
 
 async def _on_opsin_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, OpsinError)  # noqa: S101 - narrows the type Starlette declares
-    return problem(request, exc)
+    return problem_response(request, exc)
 
 
 async def _on_invalid(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101
     errors = [FieldError(loc=list(e["loc"]), msg=e["msg"]) for e in exc.errors()]
-    named = ", ".join(".".join(map(str, e.loc)) for e in errors)
-    return problem(request, ValidationFailed(f"Correct these: {named[:500]}."), errors=errors)
+    names = ", ".join(".".join(map(str, e.loc)) for e in errors)
+    return problem_response(
+        request, ValidationFailed(f"Correct these: {names[:500]}."), errors=errors
+    )
 
 
 async def _on_http_exception(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101
     unknown = "bad_request" if exc.status_code < 500 else "internal_error"
-    code = _CODES_OF_STATUS.get(exc.status_code, unknown)
+    code = _CODE_BY_STATUS.get(exc.status_code, unknown)
     headers = dict(exc.headers or {})
     detail = exc.detail
     if code == "not_found":
-        detail = _NOTHING_HERE
+        detail = _NO_ROUTE
     elif code == "method_not_allowed":
         headers["Allow"] = ", ".join(_allowed(request))
-        detail = f"This address takes {headers['Allow']}."
-    return _answer(request, code, detail, headers=headers)
+        detail = f"This path accepts {headers['Allow']}."
+    return _response(request, code, detail, headers=headers)
 
 
 async def _on_disconnect(request: Request, exc: Exception) -> Response:
@@ -157,25 +159,25 @@ async def _on_disconnect(request: Request, exc: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-async def _on_half_character(request: Request, exc: Exception) -> Response:
-    """JSON can say half of a character, by a lone surrogate; nothing beyond Python can take it."""
+async def _on_surrogate(request: Request, exc: Exception) -> Response:
+    """JSON can express a lone surrogate, which nothing outside Python accepts."""
     if "surrogates" not in str(exc):
         raise exc
-    detail = "A text holds half of a character (a lone surrogate). Send whole characters."
-    return problem(request, ValidationFailed(detail))
+    detail = "A text contains half a character (a lone surrogate). Send whole characters."
+    return problem_response(request, ValidationFailed(detail))
 
 
 def _allowed(request: Request) -> list[str]:
-    """Every method of this address; Starlette names those of the first route alone."""
-    found = []
+    """All methods of this path; Starlette names only those of the first matching route."""
+    allowed = []
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
         scope = dict(request.scope) | {"method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
-            found.append(method)
-    return found
+            allowed.append(method)
+    return allowed
 
 
-def _answer(
+def _response(
     connection: HTTPConnection,
     code: str,
     detail: str,
@@ -183,11 +185,11 @@ def _answer(
     errors: list[FieldError] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    if speaks_plainly(connection.scope["path"]):
-        return _Told({"error": detail}, CODES[code].status, dict(headers or {}))
+    if uses_plain_errors(connection.scope["path"]):
+        return _LenientJSONResponse({"error": detail}, CODES[code].status, dict(headers or {}))
     request_id = getattr(connection.state, "request_id", "")
     body = _body(code, detail, request_id, errors)
-    return _Told(body, CODES[code].status, dict(headers or {}), MEDIA_TYPE)
+    return _LenientJSONResponse(body, CODES[code].status, dict(headers or {}), MEDIA_TYPE)
 
 
 def _body(
@@ -206,7 +208,7 @@ def _body(
 
 
 def _retry_after(error: OpsinError) -> dict[str, str]:
-    """A header for what may pass by itself: whole seconds, at least one."""
+    """The header for errors that may pass: whole seconds, at least one."""
     if error.meaning.status not in {429, 503}:
         return {}
     return {"Retry-After": str(max(1, math.ceil(error.retry_after or 1)))}

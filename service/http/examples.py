@@ -1,4 +1,4 @@
-"""The examples that the documentation shows: one of each answer, true to the schema."""
+"""Examples for the documentation: one of each response, valid by its schema."""
 
 from typing import Any
 
@@ -72,13 +72,13 @@ LAYERS: dict[str, Any] = {
         {"name": "predictions", "type": "Softmax", "output_shape": [1000], "explainable": False},
     ],
 }
-PICTURE_HEADERS: dict[str, Any] = {
+PNG_HEADERS: dict[str, Any] = {
     "Server-Timing": {
-        "description": "With a picture: milliseconds of decode, queue, compute, render, total.",
+        "description": "With a PNG: milliseconds of decode, queue, compute, render, total.",
         "schema": {"type": "string"},
     },
     "X-Cache": {
-        "description": "With a picture: whether its maps were made before.",
+        "description": "With a PNG: whether its maps came from the cache.",
         "schema": {"type": "string", "enum": ["hit", "miss"]},
     },
 }
@@ -123,11 +123,11 @@ TRAINING: dict[str, Any] = JOB | {
 }
 TRAININGS: dict[str, Any] = {
     "short": {
-        "summary": "Published features and a new head, by defaults that work",
+        "summary": "Pretrained features and a new head, with the defaults",
         "value": {"dataset_id": "ds_8Zk3vQmT1xYpL0aB", "model": "pets", "network": "squeezenet"},
     },
     "preset": {
-        "summary": "A tutorial's set-up, and what differs from it",
+        "summary": "A tutorial's configuration, with a change",
         "value": {
             "dataset_id": "ds_8Zk3vQmT1xYpL0aB",
             "model": "pets",
@@ -136,7 +136,7 @@ TRAININGS: dict[str, Any] = {
         },
     },
     "subjects": {
-        "summary": "The classic frame classifier on enrolled people",
+        "summary": "The classic frame classifier on enrolled subjects",
         "value": {
             "subjects": ["sub_7Yt2mXq0vLkP4dRsW9aB", "sub_pQ3nZc8jHf5uKxT1eGyM"],
             "model": "door",
@@ -279,7 +279,7 @@ ARCHIVE_FORM: dict[str, Any] = {
         "name": {
             "type": "string",
             "maxLength": 100,
-            "description": "What to call it; left out, as the archive's file.",
+            "description": "The dataset's name; that of the archive if omitted.",
         },
     },
 }
@@ -424,8 +424,8 @@ EVENTS = (
 )
 
 
-def shown(description: str, example: Any) -> dict[str, Any]:
-    """An answer of JSON, for a route's ``responses``."""
+def json_response(description: str, example: Any) -> dict[str, Any]:
+    """A JSON response with an example, for a route's ``responses``."""
     return {
         "description": description,
         "content": {"application/json": {"example": example}},

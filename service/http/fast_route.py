@@ -1,9 +1,10 @@
-"""A route whose ordinary requests skip the general way to a handler's arguments.
+"""A route that reads the arguments of ordinary requests without FastAPI's dependency resolution.
 
-FastAPI finds every argument of every request anew: for the few of a classification that costs
-more than all else the API does for it, decoding aside. A request that sends none of the special
-headers leaves but its query to be read, by the same model; all others, and whatever that model
-refuses, go the general way, which also makes the error. The documentation is as for any route.
+FastAPI resolves every parameter for every request. For the few parameters of a classification that
+costs more than everything else the API does for it, apart from decoding. A request without the
+special headers needs only its query read, by the same model; all other requests, and queries that
+the model refuses, take FastAPI's way, which also makes the error response. The documentation is
+that of any route.
 """
 
 from collections.abc import Callable, Coroutine
@@ -16,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 from service.dependencies import services_of
 from service.http.deadlines import deadline_of
 
-# What `Timed`, `Deferred` and `IdempotencyKey` read; without them each has its default.
+# What `DeadlineDep`, `PrefersAsync` and `JobKeyHeader` read; without them each has its default.
 _SPECIAL = frozenset({b"x-timeout-ms", b"prefer", b"idempotency-key"})
 
 
-class PlainRoute(APIRoute):
+class FastRoute(APIRoute):
     """For handlers of `request`, `query`, `deadline`, `deferred`, `services` and `key`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -29,11 +30,11 @@ class PlainRoute(APIRoute):
         model: type[BaseModel] = get_type_hints(self.endpoint)["query"]
 
         async def handle(request: Request) -> Response:
-            query = _read(request, model)
+            query = _read_query(request, model)
             if query is None:
                 return await general(request)
             services = await services_of(request)
-            answer: Response = await self.endpoint(
+            response: Response = await self.endpoint(
                 request=request,
                 query=query,
                 deadline=await deadline_of(request, services),
@@ -41,20 +42,20 @@ class PlainRoute(APIRoute):
                 services=services,
                 key=None,
             )
-            return answer
+            return response
 
         return handle
 
 
-def _read(request: Request, model: type[BaseModel]) -> BaseModel | None:
-    """The query of an ordinary request; None where the general way has to be gone."""
+def _read_query(request: Request, model: type[BaseModel]) -> BaseModel | None:
+    """The query of an ordinary request; None if FastAPI has to read the request."""
     if any(name in _SPECIAL for name, _ in request.scope["headers"]):
         return None
     pairs = request.query_params.multi_items()
-    given = dict(pairs)
-    if len(given) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         return None
     try:
-        return model.model_validate(given)
+        return model.model_validate(values)
     except ValidationError:
         return None

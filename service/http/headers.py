@@ -1,139 +1,123 @@
-"""Which of two answers a client would rather have (RFC 9110, 12.5.1).
-
-The request headers that say how the client wants its answer (RFC 7240, Idempotency-Key).
-"""
+"""Request headers that say how a client wants its response: Accept, Prefer, Idempotency-Key."""
 
 import hashlib
 from typing import Annotated, Literal
 
 from fastapi import Depends, Header, Request
 
-from service.auth.principal import OPEN, caller_of
+from service.auth.principal import OPEN, principal_of
 
-Kind = Literal["image/png", "application/json"]
-_KINDS: tuple[Kind, ...] = ("image/png", "application/json")
+MediaType = Literal["image/png", "application/json"]
+_MEDIA_TYPES: tuple[MediaType, ...] = ("image/png", "application/json")
+RESPOND_ASYNC = "respond-async"
 
 
-def preferred(accept: str) -> Kind:
-    """The kind that a header prefers: by weight, then by how exactly it is named, then a picture.
+def preferred_type(accept: str) -> MediaType:
+    """The media type that an Accept header prefers (RFC 9110, 12.5.1).
 
-    A header that takes neither is disregarded, as the standard permits: the picture is answered.
+    The quality decides, then how exactly the type is named, then the order of `_MEDIA_TYPES`. A
+    header that accepts neither is ignored, as the standard permits: the response is a PNG.
     """
-    ranges = [_range(one) for one in accept.split(",")]
-    best: tuple[float, int] = (0.0, 0)
-    chosen = _KINDS[0]
-    for kind in _KINDS:
-        exact = max(
-            (
-                (exactness, weight)
-                for name, weight in ranges
-                for exactness in (_exactness(name, kind),)
-                if exactness
-            ),
-            default=(0, 0.0),
-        )
-        rank = (exact[1], exact[0])
-        if rank > best and rank[0] > 0:
-            best, chosen = rank, kind
-    return chosen
+    ranges = [_media_range(item) for item in accept.split(",")]
+
+    def rank(media_type: MediaType) -> tuple[float, int]:
+        names = ("*/*", media_type.partition("/")[0] + "/*", media_type)
+        matches = [(names.index(name), quality) for name, quality in ranges if name in names]
+        specificity, quality = max(matches, default=(0, 0.0))
+        return quality, specificity
+
+    best = max(_MEDIA_TYPES, key=rank)
+    return best if rank(best)[0] > 0 else _MEDIA_TYPES[0]
 
 
-def _range(text: str) -> tuple[str, float]:
+def _media_range(text: str) -> tuple[str, float]:
+    """Name and quality; the quality is 0 if it is malformed."""
     name, *parameters = (part.strip().lower() for part in text.split(";"))
     for parameter in parameters:
         key, _, value = parameter.partition("=")
         if key.strip() == "q":
             try:
-                return name, float(value)
+                quality = float(value)
             except ValueError:
                 return name, 0.0
+            return name, quality if quality > 0 else 0.0  # also for NaN
     return name, 1.0
 
 
-def _exactness(name: str, kind: Kind) -> int:
-    family = kind.partition("/")[0] + "/*"
-    return {kind: 3, family: 2, "*/*": 1}.get(name, 0)
-
-
-async def accepted(
+async def _accepted_type(
     request: Request,
     accept: Annotated[
         str | None,
         Header(
-            description="`image/png`, the default, or `application/json`.",
+            description="`image/png` (the default) or `application/json`.",
             examples=["application/json"],
         ),
     ] = None,
-) -> Kind:
-    """What this client would rather have; every `Accept` header counts."""
-    del accept  # declared for the documentation
-    return preferred(",".join(request.headers.getlist("Accept")))
+) -> MediaType:
+    del accept  # declared for the documentation; every Accept header counts
+    return preferred_type(",".join(request.headers.getlist("Accept")))
 
 
-Accepted = Annotated[Kind, Depends(accepted)]
+AcceptedType = Annotated[MediaType, Depends(_accepted_type)]
 
 
-RESPOND_ASYNC = "respond-async"
-
-
-async def prefers_async(
+async def _prefers_async(
     request: Request,
     prefer: Annotated[
         str | None,
         Header(
             alias="Prefer",
-            description="`respond-async` answers 202 with a job in place of the result. "
-            "Other preferences are ignored.",
+            description="With `respond-async` the response is 202 and a job instead of the "
+            "result. Other preferences are ignored.",
             examples=[RESPOND_ASYNC],
         ),
     ] = None,
 ) -> bool:
-    """Whether the client would rather have a job; every `Prefer` header counts."""
-    del prefer  # declared for the documentation
-    wishes = ",".join(request.headers.getlist("Prefer")).lower().split(",")
-    return any(wish.partition(";")[0].strip() == RESPOND_ASYNC for wish in wishes)
+    del prefer  # declared for the documentation; every Prefer header counts
+    preferences = ",".join(request.headers.getlist("Prefer")).lower().split(",")
+    return any(item.partition(";")[0].strip() == RESPOND_ASYNC for item in preferences)
 
 
-Deferred = Annotated[bool, Depends(prefers_async)]
-_Deferring = Annotated[
-    str | None,
-    Header(
+PrefersAsync = Annotated[bool, Depends(_prefers_async)]
+
+
+def _key_header(description: str) -> object:
+    return Header(
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="With `Prefer: respond-async`: the same key and request within 24 hours "
-        "answer with the first job; another request with it is a 409.",
-    ),
-]
-_Creating = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="The same key and request within 24 hours answer as the first did and make "
-        "nothing new; another request with it is a 409.",
-    ),
-]
+        description=description,
+    )
 
 
-async def _to_defer(request: Request, sent: _Deferring = None) -> str | None:
-    return _own(request, sent)
+_JOB_KEY = _key_header(
+    "With `Prefer: respond-async`: repeating a request with the same key within 24 hours returns "
+    "the first job; a different request with that key is a 409."
+)
+_CREATE_KEY = _key_header(
+    "Repeating a request with the same key within 24 hours returns the first response and creates "
+    "nothing new; a different request with that key is a 409."
+)
 
 
-async def _to_create(request: Request, sent: _Creating = None) -> str | None:
-    return _own(request, sent)
+async def _job_key(request: Request, sent: Annotated[str | None, _JOB_KEY] = None) -> str | None:
+    return _stored_key(request, sent)
 
 
-def _own(request: Request, sent: str | None) -> str | None:
-    """The header as it is stored: that of one client means nothing to another."""
-    caller = caller_of(request)
-    if sent is None or caller is OPEN:
+async def _create_key(
+    request: Request, sent: Annotated[str | None, _CREATE_KEY] = None
+) -> str | None:
+    return _stored_key(request, sent)
+
+
+def _stored_key(request: Request, sent: str | None) -> str | None:
+    """The header as it is stored, so that the key of one client means nothing to another."""
+    principal = principal_of(request)
+    if sent is None or principal is OPEN:
         return sent
-    return f"{caller.id}:{hashlib.sha256(sent.encode()).hexdigest()}"
+    return f"{principal.id}:{hashlib.sha256(sent.encode()).hexdigest()}"
 
 
-IdempotencyKey = Annotated[str | None, Depends(_to_defer)]
-CreationKey = Annotated[str | None, Depends(_to_create)]
+JobKeyHeader = Annotated[str | None, Depends(_job_key)]
+CreateKeyHeader = Annotated[str | None, Depends(_create_key)]

@@ -1,62 +1,179 @@
-"""Reads the images of a `multipart/form-data` body while it arrives, in memory and within limits.
+"""Reads `multipart/form-data` bodies while they arrive, within limits for each field.
 
 python-multipart does the parsing. Starlette's wrapper around it would spool every part to disk and
-keep a part of any size; here a part that grows over the limit is dropped as it comes, and costs no
-more than its own result.
+accept parts of any size. Here a part is kept in memory or written to a named file, and a part that
+exceeds its limit is refused before the rest of it is read.
 """
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from contracts.errors import BadRequest, ValidationFailed
+from contracts.errors import (
+    BadRequest,
+    OpsinError,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
+from service.http.body import content_type_of
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-FIELD = "image"
-_HEADERS_A_PART = 16
-_HEADER_BYTES = 4096
+FORM_TYPE = "multipart/form-data"
+_MAX_HEADERS = 16  # of one part
+_MAX_HEADER_BYTES = 4096
+_WRITE_BYTES = 1024 * 1024  # buffered before they are written to a file
 _MALFORMED = "The multipart body is malformed. Let your HTTP client build it and set the boundary."
 
 
-class Part:
-    """One `image` field as it arrives.
+@dataclass(frozen=True, slots=True)
+class FieldSpec:
+    """What a field may contain and where its parts go.
 
     Attributes:
-        filename: As it was sent, unsanitised; None if none was.
-        data: The bytes so far; empty once the part is too large.
-        too_large: Whether it outgrew the limit.
+        max_bytes: Of one part.
+        max_count: Parts with this name.
+        path: A new file that receives the content; None keeps it in memory.
+        too_large: Raised for a part over `max_bytes`; None for a `PayloadTooLarge`.
+        skip_too_large: Drop the content of such a part and set its `error` instead of raising.
+        on_complete: Called with the text of a part before the rest of the body is read. What it
+            raises ends the upload.
     """
 
-    __slots__ = ("data", "filename", "too_large")
+    max_bytes: int
+    max_count: int = 1
+    path: Path | None = None
+    too_large: OpsinError | None = None
+    skip_too_large: bool = False
+    on_complete: Callable[[str], Awaitable[None]] | None = None
+
+
+MAX_TEXT_BYTES = 512
+TEXT = FieldSpec(MAX_TEXT_BYTES)
+"""A short text, such as an id."""
+
+
+class Part:
+    """One part of a form.
+
+    Attributes:
+        filename: As the client sent it, unsanitised; None if it sent none.
+        size: Bytes received.
+        error: Why there is no content, see `FieldSpec.skip_too_large`.
+        sha256: Of the content, for a part that was written to a file.
+    """
+
+    __slots__ = ("_buffer", "error", "filename", "sha256", "size")
 
     def __init__(self, filename: str | None) -> None:
         self.filename = filename
-        self.data = bytearray()
-        self.too_large = False
+        self.size = 0
+        self.error: OpsinError | None = None
+        self.sha256 = hashlib.sha256()
+        self._buffer = BytesIO()
+
+    @property
+    def data(self) -> bytes:
+        """The content in memory. `getvalue` hands out the buffer's own bytes without a copy."""
+        return self._buffer.getvalue()
+
+    @property
+    def buffered(self) -> int:
+        """Bytes in memory."""
+        return self._buffer.tell()
+
+    def append(self, data: memoryview) -> None:
+        self._buffer.write(data)
+
+    def drop(self, error: OpsinError) -> None:
+        """Free the content and remember why."""
+        self._buffer, self.error = BytesIO(), error
+
+    def flush(self, file: BinaryIO) -> None:
+        """Move the buffered content to `file`; blocks."""
+        data, self._buffer = self._buffer.getvalue(), BytesIO()
+        self.sha256.update(data)
+        file.write(data)
 
 
-class ImageForm:
-    """A form being read: feed it the stream, and take its parts.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form that was read completely; `parts` by field name, in the order of the body."""
+
+    parts: Mapping[str, list[Part]] = field(repr=False)  # keeps images and videos out of logs
+
+    def files(self, name: str) -> list[bytes]:
+        """The contents of all parts with that name.
+
+        Raises:
+            ValidationFailed: One of them is empty.
+        """
+        contents = [part.data for part in self.parts.get(name, [])]
+        if not all(contents):
+            raise ValidationFailed(f"A part '{name}' is empty; send the file's bytes.")
+        return contents
+
+    def text(self, name: str) -> str | None:
+        """The text of a field; None if it was not sent.
+
+        Raises:
+            ValidationFailed: It is empty, not UTF-8 or not printable.
+        """
+        return _text(name, self.parts[name][0].data) if name in self.parts else None
+
+
+async def read_form(request: Request, fields: Mapping[str, FieldSpec]) -> Form:
+    """Read the form that a request holds.
+
+    Raises:
+        UnsupportedMediaType: The body is not a form.
+        BadRequest: The form is malformed.
+        ValidationFailed: It has an unknown field, or too many parts of one.
+        PayloadTooLarge: A part is too large.
+        ClientDisconnect: The client hung up.
+    """
+    if content_type_of(request) != FORM_TYPE:
+        raise UnsupportedMediaType(f"Set Content-Type to {FORM_TYPE}.")
+    return await MultipartReader(request.headers["Content-Type"], fields).read(request.stream())
+
+
+class MultipartReader:
+    """Reads one form.
 
     Args:
         content_type: The request's header, which holds the boundary.
-        max_parts: Images a form may hold.
-        max_part_bytes: Bytes an image may have.
+        fields: The permitted fields by name.
+        nameless: Raised for a part without a name.
 
     Raises:
         BadRequest: There is no usable boundary.
     """
 
-    def __init__(self, content_type: str, *, max_parts: int, max_part_bytes: int) -> None:
-        self.parts: list[Part] = []
-        self._max_parts = max_parts
-        self._max_part_bytes = max_part_bytes
-        self._name = bytearray()
-        self._value = bytearray()
+    def __init__(
+        self,
+        content_type: str,
+        fields: Mapping[str, FieldSpec],
+        *,
+        nameless: type[OpsinError] = ValidationFailed,
+    ) -> None:
+        self._fields = fields
+        self._nameless = nameless
+        self._parts: dict[str, list[Part]] = {}
+        self._name = ""  # of the current part
+        self._completed: list[str] = []
+        self._header_name = bytearray()
+        self._header_value = bytearray()
         self._disposition = b""
         self._ended = False
         boundary = parse_options_header(content_type)[1].get(b"boundary")
@@ -68,69 +185,117 @@ class ImageForm:
             "on_header_end": self._on_header_end,
             "on_headers_finished": self._on_headers_finished,
             "on_part_data": self._on_part_data,
+            "on_part_end": self._on_part_end,
             "on_end": self._on_end,
         }
         try:
             self._parser = MultipartParser(
                 boundary,
                 callbacks,
-                max_header_count=_HEADERS_A_PART,
-                max_header_size=_HEADER_BYTES,
+                max_header_count=_MAX_HEADERS,
+                max_header_size=_MAX_HEADER_BYTES,
             )
         except FormParserError:
             raise BadRequest(_MALFORMED) from None
 
-    async def read(self, stream: AsyncIterator[bytes]) -> list[Part]:
-        """All parts, once the stream has ended.
+    async def read(self, stream: AsyncIterator[bytes]) -> Form:
+        """Read the stream to its end.
 
         Raises:
             BadRequest: The body is malformed or ends too early.
-            ValidationFailed: It holds another field than `image`, or too many.
+            ValidationFailed: It has an unknown field, or too many parts of one.
+            OpsinError: A part is too large, or `FieldSpec.on_complete` raised.
+            OSError: A file cannot be written.
         """
-        try:
-            async for chunk in stream:
-                self._parser.write(chunk)
-        except FormParserError:
-            raise BadRequest(_MALFORMED) from None
+        with ExitStack() as stack:
+            files = {
+                name: stack.enter_context(spec.path.open("xb"))
+                for name, spec in self._fields.items()
+                if spec.path is not None
+            }
+            try:
+                async for chunk in stream:
+                    self._parser.write(chunk)
+                    await self._flush(files, _WRITE_BYTES)
+                    await self._notify()
+            except FormParserError:
+                raise BadRequest(_MALFORMED) from None
+            await self._flush(files, 1)
         if not self._ended:
             raise BadRequest(_MALFORMED)
-        return self.parts
+        return Form(self._parts)
+
+    async def _flush(self, files: Mapping[str, BinaryIO], min_bytes: int) -> None:
+        """Write what is buffered of each part that goes to a file, if it is that much."""
+        for name, file in files.items():
+            for part in self._parts.get(name, []):
+                if part.buffered >= min_bytes:
+                    await run_in_threadpool(part.flush, file)
+
+    async def _notify(self) -> None:
+        """Call `on_complete` for the parts that have ended since the last call."""
+        while self._completed:
+            name = self._completed.pop(0)
+            on_complete = self._fields[name].on_complete
+            if on_complete is not None:
+                await on_complete(_text(name, self._parts[name][-1].data))
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
+        self._header_name += data[start:end]
 
     def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
+        self._header_value += data[start:end]
 
     def _on_header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = bytes(self._value)
-        self._name.clear()
-        self._value.clear()
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
 
     def _on_headers_finished(self) -> None:
         options = parse_options_header(self._disposition)[1]
         self._disposition = b""
-        name = options.get(b"name")
-        if name is None:
-            raise BadRequest(_MALFORMED)
-        if name != FIELD.encode():
-            shown = name[:64].decode(errors="replace")
-            raise ValidationFailed(f"The form field is called '{FIELD}'; '{shown}' is not known.")
-        if len(self.parts) == self._max_parts:
-            raise ValidationFailed(f"A request takes {self._max_parts} images; split the rest off.")
+        if b"name" not in options:
+            raise self._nameless("A part of the form has no name; name every field.")
+        self._name = name = options[b"name"].decode(errors="replace")
+        if name not in self._fields:
+            known = ", ".join(f"'{known}'" for known in self._fields)
+            raise ValidationFailed(f"The form has no field '{name[:64]}'. Its fields: {known}.")
+        parts = self._parts.setdefault(name, [])
+        max_count = self._fields[name].max_count
+        if len(parts) == max_count:
+            times = "once" if max_count == 1 else f"{max_count} times"
+            raise ValidationFailed(f"A request may hold '{name}' {times} at most; send fewer.")
         filename = options.get(b"filename")
-        self.parts.append(Part(None if filename is None else filename.decode(errors="replace")))
+        parts.append(Part(None if filename is None else filename.decode(errors="replace")))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        part = self.parts[-1]
-        if part.too_large:
+        part, spec = self._parts[self._name][-1], self._fields[self._name]
+        if part.error is not None:
             return
-        if len(part.data) + end - start > self._max_part_bytes:
-            part.too_large = True
-            part.data.clear()
+        part.size += end - start
+        if part.size <= spec.max_bytes:
+            part.append(memoryview(data)[start:end])
             return
-        part.data += memoryview(data)[start:end]
+        error = spec.too_large or PayloadTooLarge(
+            f"'{self._name}' may have {spec.max_bytes:,} bytes; send less."
+        )
+        if not spec.skip_too_large:
+            raise error
+        part.drop(error)
+
+    def _on_part_end(self) -> None:
+        self._completed.append(self._name)
 
     def _on_end(self) -> None:
         self._ended = True
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ValidationFailed(f"'{name}' is not UTF-8.") from None
+    if not text or not text.isprintable():
+        raise ValidationFailed(f"'{name}' is empty or not printable; leave it out.")
+    return text

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI finds in the routes, and what holds for all of them."""
+"""The OpenAPI document: what FastAPI derives from the routes, and what applies to all of them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,39 +13,39 @@ from contracts.training.datasets import NewDataset
 from contracts.training.trainings import FACE_CNN, TrainingRequest
 from service.auth.scopes import Access, access_of
 from service.http.deadlines import HEADER as TIMEOUT_HEADER
-from service.http.errors import problem_responses, speaks_plainly
-from service.http.uploads import FORM_TYPE
+from service.http.errors import problem_responses, uses_plain_errors
+from service.http.multipart import FORM_TYPE
 from service.middleware.request_id import HEADER as REQUEST_ID_HEADER
 from service.protocols.oip_schemas import InferRequest
 
 DESCRIPTION = """\
-A picture in, its class out, and why.
+Classify images and see why.
 
 Every error is an `application/problem+json` whose `code` names what happened and whose `detail`
-says what to do about it; at the addresses of the standard protocols it is `{"error": "…"}`, as
-their clients expect. Every answer carries the `X-Request-Id` under which the log speaks of it.
+says what to do about it; on the paths of the standard protocols it is `{"error": "…"}`, as
+their clients expect. Every response carries the `X-Request-Id` of its log lines.
 
-Each operation names the scopes of which a key needs one; `admin` has all. On a loopback address,
-and as long as no key was ever made, the service answers its own machine without one.
+Each operation lists scopes, one of which a key needs; `admin` includes all. On a loopback address,
+and as long as no key was ever created, the service answers its own machine without one.
 """
 _REQUEST_ID = {
     "name": REQUEST_ID_HEADER,
     "in": "header",
     "required": False,
-    "description": "Taken over if it is printable ASCII of at most 128 characters.",
+    "description": "Used if it is printable ASCII of at most 128 characters.",
     "schema": {"type": "string"},
 }
-_REQUEST_ID_ANSWERED = {
-    "description": "The id under which the log speaks of this request.",
+_REQUEST_ID_RESPONSE = {
+    "description": "The id of this request in the log.",
     "schema": {"type": "string"},
 }
-# Shapes that routes name but do not hand to FastAPI.
-_NAMED: tuple[type[BaseModel], ...] = (Problem, PlainError, InferRequest, NewDataset)
-_REPLACED = ("HTTPValidationError", "ValidationError")
+# Schemas that routes refer to but do not pass to FastAPI.
+_EXTRA_MODELS: tuple[type[BaseModel], ...] = (Problem, PlainError, InferRequest, NewDataset)
+_UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
 def install(app: FastAPI, settings: Settings) -> None:
-    """Make `app` describe itself; the document is made once, when it is first asked for."""
+    """Make `app` serve the document, which is built at the first request for it."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -61,9 +61,9 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     )
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    for name in _REPLACED:
+    for name in _UNUSED_SCHEMAS:
         schemas.pop(name, None)
-    for model in _NAMED:
+    for model in _EXTRA_MODELS:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
     schemas |= _new_training()
@@ -73,12 +73,12 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     }
     for path, method, operation in _operations(document):
         access = access_of(method.upper(), path)
-        _complete(operation, settings, access=access, plain=speaks_plainly(path))
+        _complete(operation, settings, access=access, plain=uses_plain_errors(path))
     return document
 
 
 def _new_training() -> dict[str, Any]:
-    """`TrainingRequest` as it may be sent: a preset may stand for the network."""
+    """`TrainingRequest` as it may be sent: a preset may replace the network."""
     schema = TrainingRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     parts: dict[str, Any] = schema.pop("$defs", {})
     schema["required"] = ["model"]
@@ -97,9 +97,9 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, 
 def _complete(
     operation: dict[str, Any], settings: Settings, *, access: Access, plain: bool
 ) -> None:
-    """Add what every operation has, and the limits that the settings draw."""
+    """Add what every operation has, and the limits of the settings."""
     operation.setdefault("parameters", []).append(_REQUEST_ID)
-    answers = operation["responses"]
+    responses = operation["responses"]
     codes = ["internal_error"]
     if not access:
         operation["security"] = []
@@ -107,12 +107,12 @@ def _complete(
         operation["security"] = [{"bearer": list(access)}, {"header": list(access)}]
         if settings.is_loopback and settings.api_key is None:
             operation["security"].append({})
-        # The first: a key in the address.
+        # `bad_request` is for a key in the URL.
         codes += ["bad_request", "unauthorized", "forbidden", "rate_limited"]
-    for status, how in problem_responses(*codes, plain=plain).items():
-        _add(answers, str(status), how)
-    for answer in answers.values():
-        answer.setdefault("headers", {})[REQUEST_ID_HEADER] = _REQUEST_ID_ANSWERED
+    for status, response in problem_responses(*codes, plain=plain).items():
+        _add(responses, str(status), response)
+    for response in responses.values():
+        response.setdefault("headers", {})[REQUEST_ID_HEADER] = _REQUEST_ID_RESPONSE
     for parameter in operation["parameters"]:
         if parameter["name"] == TIMEOUT_HEADER:
             parameter["schema"] = {
@@ -126,13 +126,13 @@ def _complete(
         form["schema"]["properties"]["image"]["maxItems"] = settings.max_images
 
 
-def _add(answers: dict[str, Any], status: str, how: dict[str, Any]) -> None:
-    """Describe an answer beside what is said of its status already."""
-    there = answers.setdefault(status, how)
-    if there is how or how["description"] in there["description"]:
+def _add(responses: dict[str, Any], status: str, response: dict[str, Any]) -> None:
+    """Add a response, merging it with one that is documented for the status already."""
+    documented = responses.setdefault(status, response)
+    if documented is response or response["description"] in documented["description"]:
         return
-    there["description"] = f"{there['description']} {how['description']}"
-    for kind, content in how["content"].items():
-        known = there.setdefault("content", {}).setdefault(kind, content)
+    documented["description"] = f"{documented['description']} {response['description']}"
+    for media_type, content in response["content"].items():
+        known = documented.setdefault("content", {}).setdefault(media_type, content)
         known.setdefault("examples", {}).update(content["examples"])
-    there.setdefault("headers", {}).update(how.get("headers", {}))
+    documented.setdefault("headers", {}).update(response.get("headers", {}))

@@ -1,4 +1,4 @@
-"""The model that an address of a standard protocol names."""
+"""The model and version that a path of a standard protocol names."""
 
 import re
 from typing import Annotated, Any
@@ -6,41 +6,40 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Request
 
 from contracts.errors import ValidationFailed
-from service.inference.tensors import Named
+from service.inference.tensors import ModelRef
 
 _VERSION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-async def named(
+async def _model_ref(
     request: Request,
     model: Annotated[str, Path(description="A model's name.", examples=["squeezenet"])],
-) -> Named:
-    """Model and version; the version's place is documented by `versioned` or `labelled`.
+) -> ModelRef:
+    """Model and version; `versioned` and `labelled` document the version parameter.
 
     Raises:
-        ValidationFailed: What stands for a version cannot be one.
+        ValidationFailed: The version is neither a number nor an alias.
     """
-    found = request.path_params
-    version = found.get("version")
-    label = found.get("label")
+    version = request.path_params.get("version")
+    label = request.path_params.get("label")
     if label is not None and label.isdecimal():
         raise ValidationFailed("A label is an alias, such as champion; numbers are versions.")
-    asked = version if label is None else label
-    if asked is not None and not _VERSION.fullmatch(asked):
+    requested = version if label is None else label
+    if requested is not None and not _VERSION.fullmatch(requested):
         raise ValidationFailed("A version is a number, or an alias such as champion.")
-    return Named(model, asked)
+    return ModelRef(model, requested)
 
 
-ByAddress = Annotated[Named, Depends(named)]
+ModelRefDep = Annotated[ModelRef, Depends(_model_ref)]
 
 
 def versioned(extra: dict[str, Any] | None = None) -> dict[str, Any]:
-    """`openapi_extra` of an address with a `version` in it."""
+    """`openapi_extra` of a path with a `version`."""
     return (extra or {}) | {"parameters": [_parameter("version", "A number or an alias.", "1")]}
 
 
 def labelled(extra: dict[str, Any] | None = None) -> dict[str, Any]:
-    """`openapi_extra` of an address with a `label` in it."""
+    """`openapi_extra` of a path with a `label`."""
     return (extra or {}) | {"parameters": [_parameter("label", "An alias.", "champion")]}
 
 

@@ -1,4 +1,4 @@
-"""How long a request took, stage by stage, as its answer tells."""
+"""The durations of the stages of a request, as its response reports them."""
 
 import time
 from collections.abc import Iterable
@@ -7,11 +7,11 @@ from typing import Protocol
 from fastapi import Request
 
 from contracts.inference.inference import Timing
-from service.inference.decoder import Decoded
+from service.inference.decoder import DecodedUpload
 
 
-class Answered(Protocol):
-    """What came back from a worker, or from the cache."""
+class Timed(Protocol):
+    """A result of a worker or of the cache."""
 
     @property
     def queue_seconds(self) -> float: ...
@@ -21,18 +21,18 @@ class Answered(Protocol):
 
 
 def timing_of(
-    request: Request, decoded: Iterable[Decoded], answers: Iterable[Answered] = ()
+    request: Request, decoded: Iterable[DecodedUpload], results: Iterable[Timed] = ()
 ) -> Timing:
-    """Of several images the slowest of each stage; the whole up to now."""
-    answers = tuple(answers)
+    """The slowest image of each stage, and the total up to now."""
+    results = tuple(results)
     return Timing(
-        decode=milliseconds(max((one.seconds for one in decoded), default=0)),
-        queue=milliseconds(max((one.queue_seconds for one in answers), default=0)),
-        compute=milliseconds(max((one.compute_seconds for one in answers), default=0)),
+        decode=milliseconds(max((image.seconds for image in decoded), default=0)),
+        queue=milliseconds(max((result.queue_seconds for result in results), default=0)),
+        compute=milliseconds(max((result.compute_seconds for result in results), default=0)),
         total=milliseconds(time.monotonic() - request.state.arrived),
     )
 
 
 def milliseconds(seconds: float) -> float:
-    """As precise as it can be read."""
+    """Milliseconds, rounded to a readable precision."""
     return round(seconds * 1000, 1)

@@ -1,9 +1,11 @@
-"""Reads the images out of a request, whichever of the two ways they were sent.
+"""Reads the images out of a request, sent either as the body or as a form.
 
-A raw body is one image. A form holds one or several; there a bad one is that image's own affair,
-so it is kept as an error beside the others.
+A raw body is one image. A form holds one or several; a bad one does not fail the others, so its
+error is returned in its place.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from fastapi import Request
 
 from contracts.errors import (
+    BadRequest,
     InvalidImage,
     OpsinError,
     PayloadTooLarge,
@@ -18,14 +21,11 @@ from contracts.errors import (
     ValidationFailed,
 )
 from contracts.settings import Settings
-from models.catalog import CATALOG
-from service.http.body import read_body
-from service.http.multipart import FIELD, ImageForm, Part
-from service.protocols.oip import most_bytes
-from service.protocols.signature import signature_of
+from service.http.body import content_type_of, read_body
+from service.http.multipart import FORM_TYPE, FieldSpec, MultipartReader, Part
 
+IMAGE_FIELD = "image"
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
-FORM_TYPE = "multipart/form-data"
 IMAGES_BODY: dict[str, Any] = {
     "required": True,
     "description": "One image as the body, or one or several as the form field `image`.",
@@ -47,9 +47,7 @@ IMAGES_BODY: dict[str, Any] = {
         },
     },
 }
-# What a form's boundaries and headers may add to its images.
-FORM_OVERHEAD = 64 * 1024
-_NAME_LENGTH = 255
+_MAX_NAME_LENGTH = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +55,12 @@ class Upload:
     """One image as it was sent.
 
     Attributes:
-        name: The file name, fit to be shown; None if none was sent.
-        data: The bytes, or why they are not there.
+        name: The file name, safe to display; None if none was sent.
+        data: The bytes, or why they are missing.
     """
 
     name: str | None
     data: bytes | OpsinError
-
-
-def form_limit(settings: Settings) -> int:
-    """The bytes that the largest permitted form has."""
-    return settings.max_images * settings.max_image_bytes + FORM_OVERHEAD
 
 
 async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
@@ -77,46 +70,45 @@ async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
         UnsupportedMediaType: The content type is neither an image nor a form.
         PayloadTooLarge: A raw image is larger than the limit.
         BadRequest: The form is malformed.
-        ValidationFailed: The form holds none, too many, or something else.
+        ValidationFailed: The form holds no image, too many, or an unknown field.
         ClientDisconnect: The client hung up.
     """
-    content_type = request.headers.get("Content-Type", "")
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == FORM_TYPE:
-        return await _read_form(request, content_type, settings)
-    if kind in IMAGE_TYPES:
+    content_type = content_type_of(request)
+    if content_type == FORM_TYPE:
+        return await _read_form(request, settings)
+    if content_type in IMAGE_TYPES:
         return [Upload(None, await _read_raw(request, settings.max_image_bytes))]
     accepted = ", ".join((*IMAGE_TYPES, FORM_TYPE))
     raise UnsupportedMediaType(f"Set Content-Type to one of: {accepted}.")
 
 
-async def _read_form(request: Request, content_type: str, settings: Settings) -> list[Upload]:
-    form = ImageForm(
-        content_type, max_parts=settings.max_images, max_part_bytes=settings.max_image_bytes
+async def _read_form(request: Request, settings: Settings) -> list[Upload]:
+    limit = settings.max_image_bytes
+    spec = FieldSpec(limit, settings.max_images, too_large=_too_large(limit), skip_too_large=True)
+    reader = MultipartReader(
+        request.headers["Content-Type"], {IMAGE_FIELD: spec}, nameless=BadRequest
     )
-    parts = await form.read(request.stream())
+    form = await reader.read(request.stream())
+    parts = form.parts.get(IMAGE_FIELD)
     if not parts:
-        raise ValidationFailed(f"The form holds no image; send it as the field '{FIELD}'.")
-    return [_upload(part, settings.max_image_bytes) for part in parts]
+        raise ValidationFailed(f"The form holds no image; send it as the field '{IMAGE_FIELD}'.")
+    return [_upload(part) for part in parts]
 
 
 async def _read_raw(request: Request, limit: int) -> bytes | OpsinError:
     return await read_body(request, limit, _too_large(limit)) or _empty()
 
 
-def _upload(part: Part, limit: int) -> Upload:
-    name = shown_name(part.filename)
-    if part.too_large:
-        return Upload(name, _too_large(limit))
-    return Upload(name, bytes(part.data) if part.data else _empty())
+def _upload(part: Part) -> Upload:
+    return Upload(display_name(part.filename), part.error or part.data or _empty())
 
 
-def shown_name(filename: str | None) -> str | None:
-    """The last component of a sent file name, without what cannot be printed; None if empty."""
+def display_name(filename: str | None) -> str | None:
+    """The last component of a sent file name, printable characters only; None if empty."""
     if filename is None:
         return None
     printable = "".join(c for c in filename.replace("\\", "/") if c.isprintable())
-    return PurePosixPath(printable).name[:_NAME_LENGTH] or None
+    return PurePosixPath(printable).name[:_MAX_NAME_LENGTH] or None
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
@@ -127,12 +119,16 @@ def _empty() -> InvalidImage:
     return InvalidImage("The image is empty; send its bytes as the body or as the form field.")
 
 
-def body_limit(settings: Settings) -> int:
-    """The bytes that the largest permitted request has: a form of files, or a tensor as JSON."""
-    signatures = [signature_of(network, settings.max_images) for network in CATALOG.values()]
-    return max(form_limit(settings), *map(most_bytes, signatures))
+def request_fingerprint(parameters: str, uploads: Sequence[Upload]) -> str:
+    """A digest, equal for equal requests; an `Idempotency-Key` belongs to one of them.
 
-
-def larger_bodies(settings: Settings) -> dict[str, int]:
-    """The addresses that take more than that, and how much: whole archives, kept on the disk."""
-    return {"/v1/datasets": settings.max_dataset_upload_bytes + FORM_OVERHEAD}
+    Args:
+        parameters: All parameters, in one unambiguous text.
+        uploads: The images; their names and bytes count.
+    """
+    digest = hashlib.sha256(parameters.encode())
+    for upload in uploads:
+        data = upload.data if isinstance(upload.data, bytes) else upload.data.code.encode()
+        digest.update(repr((upload.name, len(data))).encode())
+        digest.update(data)
+    return digest.hexdigest()

@@ -1,9 +1,7 @@
 """Decoding off the event loop: a bounded pool of threads, and a deadline on every wait.
 
-Pillow lets go of the interpreter lock while it decodes and resizes, and numpy while it reads
-tensors, so threads are enough.
-
-The images of one request, decoded side by side; what is wrong with one stays with it.
+Threads are enough: Pillow releases the interpreter lock while it decodes and resizes, and NumPy
+while it reads tensors.
 """
 
 import asyncio
@@ -24,7 +22,7 @@ from contracts.errors import (
     ValidationFailed,
 )
 from contracts.inference.inference import Resize
-from models.images.decode import Picture, Target, decode
+from models.images.decode import DecodedImage, ImageInput, decode
 from service.http.deadlines import Deadline
 from service.http.uploads import Upload
 
@@ -35,43 +33,43 @@ _WAITING_PER_THREAD = 32
 
 
 class Decoder:
-    """The pool. One an API process; belongs to one event loop."""
+    """A bounded thread pool. One for each API process; belongs to one event loop."""
 
     def __init__(self, threads: int, *, max_pixels: int, max_images: int = 1) -> None:
-        """Make the pool; its threads start with the first image.
+        """Create the pool; its threads start with the first image.
 
         Args:
-            threads: Images decoded at once.
+            threads: Images decoded at the same time.
             max_pixels: See `models.images.decode.decode`.
-            max_images: Images of the largest request, which an idle pool has room for.
+            max_images: Images of the largest request, which an idle pool can always take.
         """
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._max_pixels = max_pixels
-        self._room = max(threads * (1 + _WAITING_PER_THREAD), max_images)
+        self._free = max(threads * (1 + _WAITING_PER_THREAD), max_images)
         self._closed = False
 
     async def decode(
         self,
         data: bytes | memoryview,
         *,
-        network: Target,
+        network: ImageInput,
         resize: Resize,
         deadline_seconds: float,
         keep_pixels: int = 0,
-    ) -> Picture:
+    ) -> DecodedImage:
         """Decode one image, see `models.images.decode.decode`.
 
         Args:
             data: The file, as it was sent.
-            network: Whose input it becomes.
+            network: The network whose input the image becomes.
             resize: ``crop`` or ``squash``.
-            deadline_seconds: How long from now the answer is waited for.
+            deadline_seconds: How long to wait, from now.
             keep_pixels: See `models.images.decode.decode`.
 
         Raises:
-            InvalidImage: The bytes are no readable image.
+            InvalidImage: The data is not a readable image.
             ImageTooLarge: It has too many pixels.
-            OpsinError: As `run`.
+            OpsinError: As for `run`.
         """
         work = partial(
             decode,
@@ -84,17 +82,17 @@ class Decoder:
         return await self.run(work, deadline_seconds=deadline_seconds)
 
     async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:
-        """The result of `work`, done by a thread of the pool when its turn has come.
+        """Run `work` in a thread of the pool and return its result.
 
-        Work whose caller is cancelled or out of time before its turn is never begun; what has
-        begun then finishes unseen, since a thread cannot be stopped.
+        Work whose caller is cancelled or out of time before its turn never starts. Work that has
+        started runs to its end, because a thread cannot be stopped; its result is dropped.
 
         Args:
-            work: What is to be done, on what one client sent. It may raise.
-            deadline_seconds: How long from now the result is waited for.
+            work: Processes the data of one client. It may raise.
+            deadline_seconds: How long to wait, from now.
 
         Raises:
-            DeadlineExceeded: It took too long.
+            DeadlineExceeded: It was not done in time.
             QueueFull: Too many images wait to be decoded.
             Draining: The pool is closed.
         """
@@ -102,14 +100,15 @@ class Decoder:
             raise Draining("The service is shutting down. Send the image again.", retry_after=1)
         if deadline_seconds <= 0:
             raise _too_late()
-        if self._room == 0:
+        if self._free == 0:
             raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
-        self._room -= 1
+        self._free -= 1
         future = self._pool.submit(work)
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
-        # The room is given back by the thread's end, not by ours: a late one still holds its bytes.
-        future.add_done_callback(partial(self._hand_over, loop, result))
+        # The slot is freed when the thread ends, not when we stop waiting: a late one still holds
+        # its bytes.
+        future.add_done_callback(partial(self._on_done, loop, result))
         try:
             return await asyncio.wait_for(result, deadline_seconds)
         except TimeoutError:
@@ -117,17 +116,17 @@ class Decoder:
         finally:
             future.cancel()
 
-    def _hand_over(
+    def _on_done(
         self, loop: asyncio.AbstractEventLoop, result: "asyncio.Future[T]", done: "Future[T]"
     ) -> None:
-        """Wake the loop once for both, the room and the result."""
+        """Wake the loop once for both the slot and the result."""
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(self._settle, result, done)
 
     def _settle(self, result: "asyncio.Future[T]", done: "Future[T]") -> None:
-        self._room += 1
+        self._free += 1
         if result.done():
-            return  # nobody waits any more
+            return  # the caller has stopped waiting
         if done.cancelled():
             result.cancel()
         elif (error := done.exception()) is not None:
@@ -136,7 +135,7 @@ class Decoder:
             result.set_result(done.result())
 
     def close(self) -> None:
-        """Take no more images and forget those that wait; does not wait for running ones."""
+        """Accept no more images and drop those that wait; does not wait for running ones."""
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -148,22 +147,22 @@ def _too_late() -> DeadlineExceeded:
     )
 
 
-# Every other error, a full decoder or a passed deadline, is none of the image's.
-_FAULTS_OF_AN_IMAGE = (ValidationFailed, PayloadTooLarge)
+# All other errors, such as a full decoder or a passed deadline, concern the whole request.
+_IMAGE_ERRORS = (ValidationFailed, PayloadTooLarge)
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """An image after decoding.
+class DecodedUpload:
+    """An uploaded image after decoding.
 
     Attributes:
         name: The file name that was sent, if one was.
-        picture: The picture, or why there is none.
-        seconds: What decoding took, the wait for a thread included.
+        image: The decoded image, or why there is none.
+        seconds: How long decoding took, including the wait for a thread.
     """
 
     name: str | None
-    picture: Picture | OpsinError
+    image: DecodedImage | OpsinError
     seconds: float = 0.0
 
 
@@ -171,33 +170,33 @@ async def decode_uploads(
     decoder: Decoder,
     uploads: Sequence[Upload],
     *,
-    network: Target,
+    network: ImageInput,
     resize: Resize,
     deadline: Deadline,
     keep_pixels: int = 0,
-) -> list[Decoded]:
-    """All at once, in order; the decoder's own threads are what bounds it.
+) -> list[DecodedUpload]:
+    """Decode the images of one request concurrently; the errors of single images stay with them.
 
     Args:
-        decoder: The pool.
-        uploads: The images, each with its bytes or what is wrong with it.
-        network: Whose input they become.
+        decoder: Its threads bound the concurrency.
+        uploads: The images, each with its bytes or an error.
+        network: The network whose input they become.
         resize: ``crop`` or ``squash``.
-        deadline: Of the request.
+        deadline: The request's.
         keep_pixels: See `models.images.decode.decode`.
 
     Raises:
-        OpsinError: The decoder had no room or no time for one of them: that is no fault of the
+        OpsinError: The decoder had no room or no time for one of them. That is not the fault of the
             image, and the client should send all again.
     """
 
-    async def one(upload: Upload) -> Decoded:
+    async def decode_one(upload: Upload) -> DecodedUpload:
         if isinstance(upload.data, OpsinError):
-            return Decoded(upload.name, upload.data)
+            return DecodedUpload(upload.name, upload.data)
         started = time.monotonic()
-        picture: Picture | OpsinError
+        image: DecodedImage | OpsinError
         try:
-            picture = await decoder.decode(
+            image = await decoder.decode(
                 upload.data,
                 network=network,
                 resize=resize,
@@ -205,17 +204,16 @@ async def decode_uploads(
                 keep_pixels=keep_pixels,
             )
         except OpsinError as error:
-            picture = error
-        return Decoded(upload.name, picture, time.monotonic() - started)
+            image = error
+        return DecodedUpload(upload.name, image, time.monotonic() - started)
 
     if len(uploads) == 1:
-        decoded = [await one(uploads[0])]
+        decoded = [await decode_one(uploads[0])]
     else:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(upload)) for upload in uploads]
+            tasks = [group.create_task(decode_one(upload)) for upload in uploads]
         decoded = [task.result() for task in tasks]
     for result in decoded:
-        failed = result.picture
-        if isinstance(failed, OpsinError) and not isinstance(failed, _FAULTS_OF_AN_IMAGE):
-            raise failed
+        if isinstance(result.image, OpsinError) and not isinstance(result.image, _IMAGE_ERRORS):
+            raise result.image
     return decoded

@@ -1,12 +1,13 @@
-"""The way of a request through the service: choose, read, decode, run, assemble.
+"""Handles a request for classification or embedding: choose a version, read, decode, run, assemble.
 
-Several images share one request but not one fate: what is wrong with one becomes its own result.
-What is wrong with a lone image is the answer.
+An error of one of several images becomes that image's result; an error of the only image is the
+response.
 """
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol, TypeVar
 
 from fastapi import Request
 
@@ -15,37 +16,83 @@ from contracts.inference.inference import (
     InferenceResponse,
     ItemError,
     ItemResult,
-    Operation,
     Resize,
+    VectorOperation,
 )
 from contracts.jobs import Job
 from contracts.queue.messages import Reply
-from models.images.decode import Picture
-from models.serving.outputs import Output, Outputs, vector_of
-from models.store.snapshot import Served
+from contracts.queue.redis_keys import QueueName
+from models.serving.outputs import OutputReader, vector_of
+from models.store.snapshot import ServedVersion
 from service.dependencies import Services
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
-from service.http.idempotency import digest_of
 from service.http.server_timing import timing_of
-from service.http.uploads import Upload, read_uploads
-from service.inference.decoder import Decoded, decode_uploads
+from service.http.uploads import Upload, read_uploads, request_fingerprint
+from service.inference.decoder import DecodedUpload, decode_uploads
 from service.jobs.queue import JobItem
 
 
+class ImageOutcome(Protocol):
+    """What became of one image."""
+
+    @property
+    def error(self) -> OpsinError | None: ...
+
+
+OutcomeT = TypeVar("OutcomeT", bound=ImageOutcome)
+
+
+class ImageRequest(Protocol[OutcomeT]):
+    """A request that a version computes from images."""
+
+    def choose(self) -> tuple[ServedVersion, int]: ...
+
+    async def compute(
+        self, network: ServedVersion, version: int, uploads: Sequence[Upload]
+    ) -> list[OutcomeT]: ...
+
+
+async def compute_with_retry(
+    request: ImageRequest[OutcomeT],
+    network: ServedVersion,
+    version: int,
+    uploads: Sequence[Upload],
+) -> tuple[ServedVersion, int, list[OutcomeT]]:
+    """Compute a request; if its version is unloaded meanwhile, again with the one that replaced it.
+
+    Args:
+        request: The request.
+        network: The version that was chosen for it.
+        version: Its number.
+        uploads: The images, which are decoded again for another version.
+
+    Returns:
+        The version that answered, its number and one outcome for each image.
+    """
+    while True:
+        outcomes = await request.compute(network, version, uploads)
+        if not any(isinstance(outcome.error, ModelNotReady) for outcome in outcomes):
+            return network, version, outcomes
+        network, current = request.choose()
+        if current == version:
+            return network, version, outcomes
+        version = current
+
+
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a client wants to know of its images.
+class InferenceParams:
+    """The parameters of a request. All of them are part of its fingerprint.
 
     Attributes:
-        operation: What is to be done.
-        model: By name; None for the first that is ready.
+        operation: `classify` or `embed`.
+        model: Its name; None for the first that is ready.
         version: A number or an alias; None for the champion.
         resize: How an image becomes the network's input.
-        top_k: Classes to tell, at most; of no meaning to an embedding.
+        top_k: The number of classes to return; unused by an embedding.
     """
 
-    operation: Operation
+    operation: VectorOperation
     model: str | None
     version: str | None
     resize: Resize
@@ -53,19 +100,31 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Inference:
-    """One request under way.
+class VectorOutcome:
+    """One image and the network's reply, or its error."""
+
+    decoded: DecodedUpload
+    reply: Reply | OpsinError
+
+    @property
+    def error(self) -> OpsinError | None:
+        return self.reply if isinstance(self.reply, OpsinError) else None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceHandler:
+    """Handles one request.
 
     Attributes:
-        services: What does the work.
-        request: The request, its body unread.
-        ask: What it asks for.
+        services: The application's services.
+        request: The request, its body not yet read.
+        params: Its parameters.
         deadline: When it must be answered.
     """
 
     services: Services
     request: Request
-    ask: Ask
+    params: InferenceParams
     deadline: Deadline
 
     async def answer(self) -> InferenceResponse:
@@ -73,73 +132,91 @@ class Inference:
 
         Raises:
             OpsinError: The request as a whole cannot be answered, or its only image cannot.
-            ClientDisconnect: The client hung up; its queued work is withdrawn.
+            ClientDisconnect: The client disconnected; its queued images are withdrawn.
         """
         async with self.deadline.enforced():
-            network, version = self._choose()
-            self.services.dispatch.require_room(
-                network.name, version, self.ask.operation, self.deadline.at
-            )
+            network, version = self.choose()
+            queue = QueueName(network.name, version, self.params.operation)
+            self.services.dispatcher.require_room(queue, self.deadline.at)
             uploads = await read_uploads(self.request, self.services.settings)
-            work = self._decode_and_run(network, version, uploads)
-            return await while_connected(self.request, work)
+            return await while_connected(self.request, self._answer(network, version, uploads))
 
-    async def job(self, key: str | None) -> Job:
-        """A job that will hold the results; images are decoded, and refused, before it is made.
+    async def submit_job(self, key: str | None) -> Job:
+        """A job that will hold the results. Images are decoded, and refused, before it is made.
 
         Args:
             key: The client's `Idempotency-Key`, if it sent one.
 
         Raises:
-            OpsinError: As `answer`, or the job is not accepted.
-            ClientDisconnect: The client hung up.
+            OpsinError: As for `answer`, or the job is not accepted.
+            ClientDisconnect: The client disconnected.
         """
         async with self.deadline.enforced():
-            network, version = self._choose()
+            network, version = self.choose()
             uploads = await read_uploads(self.request, self.services.settings)
             decoded = await while_connected(self.request, self._decode(network, uploads))
-            said = repr(sorted(asdict(self.ask).items()))
-            digest = await asyncio.to_thread(digest_of, said, uploads) if key else ""
-            return await self.services.queue.submit(
-                self.ask.operation,
+            params = repr(sorted(asdict(self.params).items()))
+            digest = await asyncio.to_thread(request_fingerprint, params, uploads) if key else ""
+            return await self.services.job_queue.submit(
+                self.params.operation,
                 network.name,
                 version,
                 request={
-                    "resize": self.ask.resize,
-                    "top_k": self.ask.top_k,
-                    "asked": self.ask.version,
+                    "resize": self.params.resize,
+                    "top_k": self.params.top_k,
+                    "asked": self.params.version,
                     "input_size": network.input_size,
                 },
-                items=[_job_item(one) for one in decoded],
+                items=[_job_item(upload) for upload in decoded],
                 idempotency=(key, digest) if key else None,
             )
 
-    def _choose(self) -> tuple[Served, int]:
-        """First of all, so that nobody uploads to a model that is not there."""
-        ask = self.ask
-        return self.services.presence.choose(ask.model, ask.version, ask.operation)
+    def choose(self) -> tuple[ServedVersion, int]:
+        """The version that answers, checked before anything is uploaded."""
+        params = self.params
+        return self.services.workers.choose(params.model, params.version, params.operation)
 
-    async def _decode_and_run(
-        self, network: Served, version: int, uploads: Sequence[Upload]
-    ) -> InferenceResponse:
+    async def compute(
+        self, network: ServedVersion, version: int, uploads: Sequence[Upload]
+    ) -> list[VectorOutcome]:
+        """The replies of one version, in order.
+
+        Raises:
+            OpsinError: The only image cannot be decoded, or the request failed as a whole.
+        """
         decoded = await self._decode(network, uploads)
-        replies = await self._run(network, version, decoded)
-        if any(isinstance(reply, ModelNotReady) for reply in replies):
-            # The version was taken out of service while these waited: ask the one that followed.
-            network, following = self._choose()
-            if following != version:
-                return await self._decode_and_run(network, following, uploads)
-        answered = [reply for reply in replies if isinstance(reply, Reply)]
+        pixels = [
+            upload.image.pixels for upload in decoded if not isinstance(upload.image, OpsinError)
+        ]
+        replies: Sequence[Reply | OpsinError] = []
+        if pixels:
+            queue = QueueName(network.name, version, self.params.operation)
+            replies = await self.services.dispatcher.run(queue, pixels, deadline=self.deadline.at)
+        remaining = iter(replies)
+        return [
+            VectorOutcome(
+                upload, upload.image if isinstance(upload.image, OpsinError) else next(remaining)
+            )
+            for upload in decoded
+        ]
+
+    async def _answer(
+        self, network: ServedVersion, version: int, uploads: Sequence[Upload]
+    ) -> InferenceResponse:
+        network, version, outcomes = await compute_with_retry(self, network, version, uploads)
+        replies = [outcome.reply for outcome in outcomes if isinstance(outcome.reply, Reply)]
         return InferenceResponse(
             model=network.name,
             version=version,
-            batch_size=max((reply.batch_size for reply in answered), default=0),
-            results=self._results(network, decoded, replies),
-            timing_ms=timing_of(self.request, decoded, answered),
+            batch_size=max((reply.batch_size for reply in replies), default=0),
+            results=self._results(network, outcomes),
+            timing_ms=timing_of(self.request, [outcome.decoded for outcome in outcomes], replies),
         )
 
-    async def _decode(self, network: Served, uploads: Sequence[Upload]) -> list[Decoded]:
-        """All of them, in order.
+    async def _decode(
+        self, network: ServedVersion, uploads: Sequence[Upload]
+    ) -> list[DecodedUpload]:
+        """All images, in order.
 
         Raises:
             OpsinError: The only image cannot be decoded, or the decoder failed the request.
@@ -148,64 +225,50 @@ class Inference:
             self.services.decoder,
             uploads,
             network=network,
-            resize=self.ask.resize,
+            resize=self.params.resize,
             deadline=self.deadline,
         )
-        if len(decoded) == 1 and isinstance(decoded[0].picture, OpsinError):
-            raise decoded[0].picture
+        if len(decoded) == 1 and isinstance(decoded[0].image, OpsinError):
+            raise decoded[0].image
         return decoded
 
-    async def _run(
-        self, network: Served, version: int, decoded: Sequence[Decoded]
-    ) -> Sequence[Reply | OpsinError]:
-        """The replies for the images that could be decoded, in order."""
-        pixels = [one.picture.pixels for one in decoded if not isinstance(one.picture, OpsinError)]
-        if not pixels:
-            return []
-        return await self.services.dispatch.run(
-            network.name, version, self.ask.operation, pixels, deadline=self.deadline.at
-        )
-
     def _results(
-        self, network: Served, decoded: Sequence[Decoded], replies: Sequence[Reply | OpsinError]
+        self, network: ServedVersion, outcomes: Sequence[VectorOutcome]
     ) -> list[ItemResult]:
-        """One result an image, in the order they were sent.
+        """One result for each image.
 
         Raises:
             OpsinError: The only image has none.
         """
-        outputs = Outputs(self.ask.operation, self.ask.top_k, network.labels)
-        answers = iter(replies)
+        reader = OutputReader(self.params.operation, self.params.top_k, network.labels)
         results = []
-        for one in decoded:
-            if isinstance(one.picture, OpsinError):
-                results.append(_error_result(one, one.picture))
-                continue
+        for outcome in outcomes:
             try:
-                results.append(_result(one, one.picture, outputs.of(vector_of(next(answers)))))
+                results.append(_result(outcome, reader))
             except OpsinError as error:
-                if len(decoded) == 1:
+                if len(outcomes) == 1:
                     raise
-                results.append(_error_result(one, error))
+                item_error = ItemError(code=error.code, detail=error.detail)
+                results.append(ItemResult(name=outcome.decoded.name, error=item_error))
         return results
 
 
-def _result(one: Decoded, picture: Picture, output: Output) -> ItemResult:
+def _result(outcome: VectorOutcome, reader: OutputReader) -> ItemResult:
+    image = outcome.decoded.image
+    if isinstance(image, OpsinError):
+        raise image
+    output = reader.read(vector_of(outcome.reply))
     return ItemResult(
-        name=one.name,
-        width=picture.width,
-        height=picture.height,
+        name=outcome.decoded.name,
+        width=image.width,
+        height=image.height,
         predictions=output.predictions,
         embedding=output.embedding,
     )
 
 
-def _error_result(one: Decoded, error: OpsinError) -> ItemResult:
-    return ItemResult(name=one.name, error=ItemError(code=error.code, detail=error.detail))
-
-
-def _job_item(one: Decoded) -> JobItem:
-    if isinstance(one.picture, OpsinError):
-        error = ItemError(code=one.picture.code, detail=one.picture.detail)
-        return JobItem(one.name, None, None, error)
-    return JobItem(one.name, one.picture.width, one.picture.height, one.picture.pixels)
+def _job_item(upload: DecodedUpload) -> JobItem:
+    if isinstance(upload.image, OpsinError):
+        error = ItemError(code=upload.image.code, detail=upload.image.detail)
+        return JobItem(upload.name, None, None, error)
+    return JobItem(upload.name, upload.image.width, upload.image.height, upload.image.pixels)

@@ -10,18 +10,18 @@ from contracts.inference.inference import InferenceResponse, Resize
 from contracts.jobs import Job
 from service.dependencies import ServicesDep
 from service.http import examples
-from service.http.deadlines import Timed
+from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.fast_route import PlainRoute
-from service.http.headers import RESPOND_ASYNC, Deferred, IdempotencyKey
+from service.http.fast_route import FastRoute
+from service.http.headers import RESPOND_ASYNC, JobKeyHeader, PrefersAsync
 from service.http.uploads import IMAGES_BODY
-from service.inference.handler import Ask, Inference
+from service.inference.handler import InferenceHandler, InferenceParams
 
-router = APIRouter(tags=["Inference"], route_class=PlainRoute)
+router = APIRouter(tags=["Inference"], route_class=FastRoute)
 
 
 class ModelQuery(BaseModel):
-    """What to ask. A misspelt parameter is refused, not ignored."""
+    """The model and version. A misspelt parameter is refused, not ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -29,39 +29,41 @@ class ModelQuery(BaseModel):
         None,
         min_length=1,
         max_length=64,
-        description="A model's name; left out, the first that is ready.",
+        description="The model's name. The default is the first model that is ready.",
         examples=["squeezenet"],
     )
     version: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.-]{1,64}$",
-        description="A version's number or an alias; left out, `champion`.",
+        description="A version number or an alias. The default is `champion`.",
         examples=["champion"],
     )
 
 
 class EmbedQuery(ModelQuery):
-    """What to embed with."""
+    """The model, and how an image becomes its input."""
 
     resize: Resize = Field(
         "crop",
-        description="`crop` keeps the proportions and cuts the centre out; `squash` keeps all of "
-        "the picture and bends the proportions.",
+        description="`crop` keeps the proportions and takes the center; `squash` keeps the whole "
+        "image and changes the proportions.",
     )
 
 
 class ClassifyQuery(EmbedQuery):
-    """What to classify with."""
+    """The model, its input, and the number of predictions."""
 
     top_k: int = Field(
-        5, ge=1, le=1000, description="Classes to tell; no more than the model has are."
+        5, ge=1, le=1000, description="The number of classes to return, at most all of them."
     )
 
 
 BODY: dict[str, Any] = {"requestBody": IMAGES_BODY}
 DEFERRED: dict[str, Any] = {
     "model": Job,
-    **examples.shown("With `Prefer: respond-async`: the job that will hold it.", examples.JOB),
+    **examples.json_response(
+        "With `Prefer: respond-async`: the job that will hold the result.", examples.JOB
+    ),
     "headers": {
         "Location": {"description": "The job's address.", "schema": {"type": "string"}},
         "Preference-Applied": {"schema": {"type": "string", "enum": [RESPOND_ASYNC]}},
@@ -89,11 +91,13 @@ PROBLEMS = problem_responses(
 @router.post(
     "/v1/classify",
     operation_id="classify",
-    summary="Say what is in a picture",
+    summary="Classify images",
     response_model=InferenceResponse,
     response_model_exclude_none=True,
     responses={
-        200: examples.shown("The most probable classes of each image.", examples.CLASSIFICATION),
+        200: examples.json_response(
+            "The most probable classes of each image.", examples.CLASSIFICATION
+        ),
         202: DEFERRED,
         **PROBLEMS,
     },
@@ -103,29 +107,31 @@ async def classify(
     *,
     request: Request,
     query: Annotated[ClassifyQuery, Query()],
-    deadline: Timed,
-    deferred: Deferred,
+    deadline: DeadlineDep,
+    deferred: PrefersAsync,
     services: ServicesDep,
-    key: IdempotencyKey = None,
+    key: JobKeyHeader = None,
 ) -> Response:
     """Classify one image or several.
 
-    Of several images, one that cannot be read gives its own `error` and the others still answer;
-    a lone one is an error answer.
+    If one of several images cannot be read, its result has an `error` and the others are still
+    classified; if the only image cannot be read, the response is an error.
     """
-    ask = Ask("classify", query.model, query.version, query.resize, query.top_k)
-    inference = Inference(services, request, ask, deadline)
-    return accepted(await inference.job(key)) if deferred else told(await inference.answer())
+    params = InferenceParams("classify", query.model, query.version, query.resize, query.top_k)
+    handler = InferenceHandler(services, request, params, deadline)
+    if deferred:
+        return job_accepted(await handler.submit_job(key))
+    return _json_response(await handler.answer())
 
 
 @router.post(
     "/v1/embed",
     operation_id="embed",
-    summary="Turn a picture into a vector",
+    summary="Embed images",
     response_model=InferenceResponse,
     response_model_exclude_none=True,
     responses={
-        200: examples.shown("The embedding of each image.", examples.EMBEDDING),
+        200: examples.json_response("The embedding of each image.", examples.EMBEDDING),
         202: DEFERRED,
         **PROBLEMS,
     },
@@ -135,26 +141,28 @@ async def embed(
     *,
     request: Request,
     query: Annotated[EmbedQuery, Query()],
-    deadline: Timed,
-    deferred: Deferred,
+    deadline: DeadlineDep,
+    deferred: PrefersAsync,
     services: ServicesDep,
-    key: IdempotencyKey = None,
+    key: JobKeyHeader = None,
 ) -> Response:
     """Embed one image or several: the pooled features of the network's base.
 
-    Similar pictures lie close to each other. Errors are as in classification.
+    Similar images have similar embeddings. Errors are as in classification.
     """
-    ask = Ask("embed", query.model, query.version, query.resize)
-    inference = Inference(services, request, ask, deadline)
-    return accepted(await inference.job(key)) if deferred else told(await inference.answer())
+    params = InferenceParams("embed", query.model, query.version, query.resize)
+    handler = InferenceHandler(services, request, params, deadline)
+    if deferred:
+        return job_accepted(await handler.submit_job(key))
+    return _json_response(await handler.answer())
 
 
-def told(answer: InferenceResponse) -> Response:
-    """The answer as it is sent. It was validated when it was made, and is written only once."""
-    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+def _json_response(result: InferenceResponse) -> Response:
+    """The response as JSON, without validating it a second time."""
+    return Response(result.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-def accepted(job: Job) -> JSONResponse:
-    """The answer to who asked for a job."""
+def job_accepted(job: Job) -> JSONResponse:
+    """The response to a request with `Prefer: respond-async`."""
     headers = {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": RESPOND_ASYNC}
     return JSONResponse(job.model_dump(mode="json"), 202, headers)

@@ -1,7 +1,7 @@
-"""Inference for the standard protocols: a batch of ready pixels in, the network's numbers out.
+"""Inference for the standard protocols: a batch of pixels in, the network's numbers out.
 
-They share the lanes, deadlines and refusals of `service.inference.handler`; what differs is that a
-request succeeds or fails as a whole, since their answers have no place for one image's own error.
+Queues, deadlines and errors are those of `service.inference.handler`. The difference is that a
+request succeeds or fails as a whole, because these protocols have no field for one image's error.
 """
 
 import asyncio
@@ -11,23 +11,24 @@ from dataclasses import dataclass, replace
 from fastapi import Request
 
 from contracts.errors import OpsinError, PayloadTooLarge, UnsupportedMediaType
-from contracts.inference.inference import Operation
+from contracts.inference.inference import VectorOperation
 from contracts.queue.messages import Pixels, Reply
+from contracts.queue.redis_keys import QueueName
 from models.serving.outputs import Matrix, matrix_of
-from models.store.snapshot import Served
+from models.store.snapshot import ServedVersion
 from service.dependencies import Services
-from service.http.body import read_body
+from service.http.body import max_request_bytes, read_body
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
-from service.http.uploads import Upload, body_limit
+from service.http.uploads import Upload
 from service.inference.decoder import decode_uploads
 from service.protocols import oip, tfserving
-from service.protocols.signature import Signature, signature_of
+from service.protocols.tensor_spec import TensorSpec, tensor_spec
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """What the address says: a model, and maybe a version's number or alias."""
+class ModelRef:
+    """The model in a URL path, and the version's number or alias if there is one."""
 
     model: str
     version: str | None
@@ -35,21 +36,21 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class TensorInference:
-    """One request under way.
+    """Handles one request.
 
     Attributes:
-        services: What does the work.
-        request: The request, its body unread.
-        named: The model it is for.
+        services: The application's services.
+        request: The request, its body not yet read.
+        model_ref: The model it is for.
         deadline: When it must be answered.
     """
 
     services: Services
     request: Request
-    named: Named
+    model_ref: ModelRef
     deadline: Deadline
 
-    async def infer(self, json_length: str | None) -> oip.Packed:
+    async def infer(self, json_length: str | None) -> oip.EncodedResponse:
         """Answer in the Open Inference Protocol.
 
         Args:
@@ -57,104 +58,108 @@ class TensorInference:
 
         Raises:
             OpsinError: The request cannot be answered.
-            ClientDisconnect: The client hung up; its queued work is withdrawn.
+            ClientDisconnect: The client disconnected; its queued images are withdrawn.
         """
         async with self.deadline.enforced():
-            signature = self._signature(self._admit())
-            body = await self._body(oip.most_bytes(signature))
-            work = self._infer(body, json_length, signature)
+            spec = self._spec(self._require_any_operation())
+            body = await self._body(oip.max_body_bytes(spec))
+            work = self._infer(body, json_length, spec)
             return await while_connected(self.request, work)
 
     async def predict(self) -> bytes:
-        """Answer as TensorFlow Serving does, in JSON.
+        """Answer in TensorFlow Serving's JSON.
 
         Raises:
-            OpsinError: As `infer`.
-            ClientDisconnect: As `infer`.
+            OpsinError: As for `infer`.
+            ClientDisconnect: As for `infer`.
         """
         async with self.deadline.enforced():
-            network = self._admit()
-            body = await self._body(body_limit(self.services.settings))
+            network = self._require_any_operation()
+            body = await self._body(max_request_bytes(self.services.settings))
             return await while_connected(self.request, self._predict(body, network))
 
-    def _admit(self) -> Served:
-        """Refuse before anything is read where nothing could be answered.
+    def _require_any_operation(self) -> ServedVersion:
+        """Refuse before anything is read if no operation is possible.
 
-        Which operation is wanted, the body will say; here one that could be done is enough.
+        The body names the operation; here it is enough that one of them is possible.
         """
-        refused: list[OpsinError] = []
-        operations: tuple[Operation, ...] = ("classify", "embed")
+        errors: list[OpsinError] = []
+        operations: tuple[VectorOperation, ...] = ("classify", "embed")
         for operation in operations:
             try:
                 return self._choose(operation)[0]
             except OpsinError as error:
-                refused.append(error)
-        raise refused[0]
+                errors.append(error)
+        raise errors[0]
 
-    def _choose(self, operation: Operation) -> tuple[Served, int]:
-        named = self.named
-        network, version = self.services.presence.choose(named.model, named.version, operation)
-        self.services.dispatch.require_room(network.name, version, operation, self.deadline.at)
+    def _choose(self, operation: VectorOperation) -> tuple[ServedVersion, int]:
+        ref = self.model_ref
+        network, version = self.services.workers.choose(ref.model, ref.version, operation)
+        queue = QueueName(network.name, version, operation)
+        self.services.dispatcher.require_room(queue, self.deadline.at)
         return network, version
 
-    def _signature(self, network: Served) -> Signature:
-        return signature_of(network, self.services.settings.max_images)
+    def _spec(self, network: ServedVersion) -> TensorSpec:
+        return tensor_spec(network, self.services.settings.max_images)
 
     async def _body(self, limit: int) -> bytes:
         if self.request.headers.get("Content-Encoding", "identity") != "identity":
             raise UnsupportedMediaType("Send the body uncompressed, without Content-Encoding.")
-        refusal = PayloadTooLarge(
-            f"A request to '{self.named.model[:64]}' may have {limit} bytes. Send fewer images, "
-            "or the same ones more compactly."
+        too_large = PayloadTooLarge(
+            f"A request to '{self.model_ref.model[:64]}' may have {limit} bytes. Send fewer "
+            "images, or the same ones more compactly."
         )
-        return await read_body(self.request, limit, refusal)
+        return await read_body(self.request, limit, too_large)
 
     async def _infer(
-        self, body: bytes, json_length: str | None, signature: Signature
-    ) -> oip.Packed:
+        self, body: bytes, json_length: str | None, spec: TensorSpec
+    ) -> oip.EncodedResponse:
         decoder = self.services.decoder
-        ask = await decoder.run(
-            lambda: oip.read_infer(body, json_length, signature),
+        parsed = await decoder.run(
+            lambda: oip.parse_infer(body, json_length, spec),
             deadline_seconds=self.deadline.remaining,
         )
         arrived = self.request.state.arrived
-        bounded = replace(self, deadline=self.deadline.within(ask.timeout, since=arrived))
+        bounded = replace(self, deadline=self.deadline.within(parsed.timeout, since=arrived))
         async with bounded.deadline.enforced():
-            wanted = [output.operation for output in ask.outputs]
-            version, found = await bounded.run(wanted, list(ask.pixels))
-            names = [output.name for output in ask.outputs]
-            tensors = dict(zip(names, found, strict=True))
+            operations = [output.operation for output in parsed.outputs]
+            version, matrices = await bounded.run(operations, list(parsed.pixels))
+            names = [output.name for output in parsed.outputs]
+            tensors = dict(zip(names, matrices, strict=True))
             return await decoder.run(
-                lambda: oip.pack(ask, self.named.model, version, tensors),
+                lambda: oip.encode_response(parsed, self.model_ref.model, version, tensors),
                 deadline_seconds=bounded.deadline.remaining,
             )
 
-    async def _predict(self, body: bytes, network: Served) -> bytes:
-        decoder, most = self.services.decoder, self.services.settings.max_image_bytes
-        signature = self._signature(network)
-        ask = await decoder.run(
-            lambda: tfserving.read_predict(body, signature, most),
+    async def _predict(self, body: bytes, network: ServedVersion) -> bytes:
+        decoder, max_bytes = self.services.decoder, self.services.settings.max_image_bytes
+        spec = self._spec(network)
+        parsed = await decoder.run(
+            lambda: tfserving.parse_predict(body, spec, max_bytes),
             deadline_seconds=self.deadline.remaining,
         )
-        pixels = await self._decode(ask.images, network)
-        _, (rows,) = await self.run([ask.operation], pixels)
+        pixels = await self._decode(parsed.images, network)
+        _, (rows,) = await self.run([parsed.operation], pixels)
         return await decoder.run(
-            lambda: tfserving.answer(ask, rows), deadline_seconds=self.deadline.remaining
+            lambda: tfserving.encode_response(parsed, rows),
+            deadline_seconds=self.deadline.remaining,
         )
 
-    async def _decode(self, images: Sequence[tfserving.Image], network: Served) -> list[Pixels]:
-        """The pixels of all images; those that are pixels already stay as they are.
+    async def _decode(
+        self, images: Sequence[tfserving.Image], network: ServedVersion
+    ) -> list[Pixels]:
+        """The pixels of all images; encoded ones are decoded.
 
         Raises:
-            OpsinError: One of them cannot be decoded; the message says which.
+            OpsinError: An image cannot be decoded; the message says which.
         """
         pixels: dict[int, Pixels] = {}
         encoded: dict[int, Upload] = {}
-        for at, image in enumerate(images):
+        for index, image in enumerate(images):
             if isinstance(image, bytes | OpsinError):
-                encoded[at] = Upload(None, image)
+                encoded[index] = Upload(None, image)
             else:
-                pixels[at] = image
+                pixels[index] = image
         decoded = await decode_uploads(
             self.services.decoder,
             list(encoded.values()),
@@ -162,14 +167,14 @@ class TensorInference:
             resize="crop",
             deadline=self.deadline,
         )
-        for at, one in zip(encoded, decoded, strict=True):
-            if isinstance(one.picture, OpsinError):
-                raise _of_image(at, one.picture)
-            pixels[at] = one.picture.pixels
-        return [pixels[at] for at in range(len(images))]
+        for index, upload in zip(encoded, decoded, strict=True):
+            if isinstance(upload.image, OpsinError):
+                raise _with_index(index, upload.image)
+            pixels[index] = upload.image.pixels
+        return [pixels[index] for index in range(len(images))]
 
     async def run(
-        self, operations: Sequence[Operation], pixels: Sequence[Pixels]
+        self, operations: Sequence[VectorOperation], pixels: Sequence[Pixels]
     ) -> tuple[int, list[Matrix]]:
         """The version that answered, and for each operation (n, k) float32.
 
@@ -178,7 +183,7 @@ class TensorInference:
         """
         network, version = self._choose(operations[0])
         for operation in operations[1:]:
-            self.services.presence.choose(network.name, str(version), operation)
+            self.services.workers.choose(network.name, str(version), operation)
         tasks = [
             asyncio.ensure_future(self._dispatch(network, version, operation, pixels))
             for operation in operations
@@ -191,13 +196,16 @@ class TensorInference:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _dispatch(
-        self, network: Served, version: int, operation: Operation, pixels: Sequence[Pixels]
+        self,
+        network: ServedVersion,
+        version: int,
+        operation: VectorOperation,
+        pixels: Sequence[Pixels],
     ) -> Sequence[Reply | OpsinError]:
-        return await self.services.dispatch.run(
-            network.name, version, operation, pixels, deadline=self.deadline.at
-        )
+        queue = QueueName(network.name, version, operation)
+        return await self.services.dispatcher.run(queue, pixels, deadline=self.deadline.at)
 
 
-def _of_image(at: int, error: OpsinError) -> OpsinError:
-    """The same error, saying which of the images it is about."""
-    return type(error)(f"Image {at}: {error.detail}", retry_after=error.retry_after)
+def _with_index(index: int, error: OpsinError) -> OpsinError:
+    """The same error with the index of its image in the message."""
+    return type(error)(f"Image {index}: {error.detail}", retry_after=error.retry_after)

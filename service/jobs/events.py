@@ -1,9 +1,9 @@
-"""A job's life as server-sent events.
+"""A job's progress as server-sent events.
 
-An event's id is a number that only grows during a stream, and it is derived from the job alone: it
-says up to where the life of the job was told (its state and progress), and up to where its entries
-(metrics and artifacts). So any API process can resume any stream, a finished job can be replayed,
-and nothing is stored for it.
+An event's id is a number that only grows during a stream and is derived from the job alone: it
+holds how far the job's changes of state and progress were sent, and how far its entries (metrics
+and artifacts). So any API process can resume any stream, a finished job can be replayed, and
+nothing is stored for it.
 """
 
 import asyncio
@@ -17,121 +17,121 @@ from starlette.concurrency import run_in_threadpool
 
 from contracts.errors import OpsinError
 from contracts.jobs import FINISHED, Job
-from database.jobs.jobs import History
+from database.jobs.jobs import JobHistory
 
 POLL_SECONDS = 0.5
-LONGEST_SECONDS = 600.0  # then the client reconnects by itself and resumes
+MAX_SECONDS = 600.0  # then the client reconnects by itself and resumes
 RETRY_MS = 1000
 
-# Ids within one attempt: it runs (0), progress (1 to 1,000,001), it waits again, it is finished.
+# Numbers within one attempt: running (0), progress (1 to 1,000,001), queued again, finished.
 _ATTEMPT = 4_000_000
-_WAITS_AGAIN = 2_000_000
+_QUEUED_AGAIN = 2_000_000
 _FINISHED = 3_000_000
 _BEFORE_ALL = -1
-_ENTRIES = 1_000_000  # more entries than a job may have, see `database.jobs.leases.MOST_TOLD`
+_ENTRIES = 1_000_000  # more than a job's entries, see `database.jobs.leases.MAX_ENTRIES`
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened to a job."""
+    """A change of a job, or an entry; `id` counts each of the two separately."""
 
-    id: int  # of its own sort
+    id: int
     name: str
     data: dict[str, Any]
 
 
 def events_of(job: Job) -> list[Event]:
-    """What can be told of the job now, oldest first."""
+    """The changes that a job's current state shows, oldest first."""
     base = job.attempt * _ATTEMPT
-    found = []
+    events = []
     if job.started_at is not None and job.attempt:
-        found.append(Event(base, "state", {"state": "running", "attempt": job.attempt}))
+        events.append(Event(base, "state", {"state": "running", "attempt": job.attempt}))
         offset = 1 + round(job.progress.fraction * 1_000_000)
-        told = job.progress.model_dump(exclude_none=True)
-        found.append(Event(base + offset, "progress", told))
+        progress = job.progress.model_dump(exclude_none=True)
+        events.append(Event(base + offset, "progress", progress))
     if job.state == "queued":
-        offset = _WAITS_AGAIN if job.attempt else 0
-        found.append(Event(base + offset, "state", {"state": "queued", "attempt": job.attempt}))
+        offset = _QUEUED_AGAIN if job.attempt else 0
+        events.append(Event(base + offset, "state", {"state": "queued", "attempt": job.attempt}))
     elif job.state in FINISHED:
         ended = {"state": job.state, "attempt": job.attempt, "error": job.error}
         data = {k: v for k, v in ended.items() if v is not None}
-        found.append(Event(base + _FINISHED, "state", data))
-    return found
+        events.append(Event(base + _FINISHED, "state", data))
+    return events
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Up to where a client was told.
+class StreamCursor:
+    """How far a stream was sent.
 
     Attributes:
-        life: The number of the last event of `events_of`.
-        entries: The number of the last entry.
+        change: The number of the last event of `events_of`.
+        entry: The number of the last entry.
     """
 
-    life: int = _BEFORE_ALL
-    entries: int = 0
+    change: int = _BEFORE_ALL
+    entry: int = 0
 
     @property
     def id(self) -> str:
-        # One more, so that a client which has seen entries only is told the life from its start.
-        return str((self.life + 1) * _ENTRIES + self.entries)
+        # Plus one, so that a client that has received only entries is sent all changes.
+        return str((self.change + 1) * _ENTRIES + self.entry)
 
 
-def last_told(header: str | None) -> Told:
-    """What a client has seen last; a foreign id counts as none."""
+def parse_last_event_id(header: str | None) -> StreamCursor:
+    """The cursor of a `Last-Event-ID` header; an id that is not ours counts as none."""
     if header is None or not (header.isascii() and header.isdecimal()) or len(header) > 18:
-        return Told()
-    life, entries = divmod(int(header), _ENTRIES)
-    return Told(life - 1, entries)
+        return StreamCursor()
+    change, entry = divmod(int(header), _ENTRIES)
+    return StreamCursor(change - 1, entry)
 
 
-def news(history: History, told: Told) -> list[tuple[Told, Event]]:
-    """What is to be told next, in order, each with where the client then stands.
+def pending_events(history: JobHistory, cursor: StreamCursor) -> list[tuple[StreamCursor, Event]]:
+    """The events to send next, in order, each with the cursor after it.
 
-    Entries come before the end: who sees a job finished has seen all it made.
+    Entries come before the end: a client that sees a job finished has received all its results.
     """
-    found = []
-    life = [event for event in events_of(history.job) if event.id > told.life]
-    ended = [event for event in life if event.id % _ATTEMPT == _FINISHED]
-    for event in life[: len(life) - len(ended)]:
-        told = Told(event.id, told.entries)
-        found.append((told, event))
+    pending = []
+    changes = [event for event in events_of(history.job) if event.id > cursor.change]
+    ended = [event for event in changes if event.id % _ATTEMPT == _FINISHED]
+    for event in changes[: len(changes) - len(ended)]:
+        cursor = StreamCursor(event.id, cursor.entry)
+        pending.append((cursor, event))
     for entry in history.entries:
-        if entry.told > told.entries:
-            told = Told(told.life, entry.told)
-            found.append((told, Event(entry.told, entry.name, entry.data)))
+        if entry.sequence > cursor.entry:
+            cursor = StreamCursor(cursor.change, entry.sequence)
+            pending.append((cursor, Event(entry.sequence, entry.name, entry.data)))
     for event in ended:
-        told = Told(event.id, told.entries)
-        found.append((told, event))
-    return found
+        cursor = StreamCursor(event.id, cursor.entry)
+        pending.append((cursor, event))
+    return pending
 
 
 async def follow(
-    look: Callable[[int], History],
-    told: Told,
+    read: Callable[[int], JobHistory],
+    cursor: StreamCursor,
     *,
-    may_go_on: Callable[[], bool] = lambda: True,
+    may_continue: Callable[[], bool] = lambda: True,
     poll_seconds: float = POLL_SECONDS,
-    longest_seconds: float = LONGEST_SECONDS,
+    max_seconds: float = MAX_SECONDS,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Tell what happens to a job until it is finished, or the longest time is over.
+    """Send the events of a job until it is finished or `max_seconds` have passed.
 
     Args:
-        look: Reads the job and its entries after that number; run in a thread.
-        told: What the client has seen.
-        may_go_on: Whether the client may still be told anything; asked before each look.
-        poll_seconds: Time between two looks.
-        longest_seconds: After which the stream ends; the client resumes with `Last-Event-ID`.
+        read: Reads the job and its entries after the given number; run in a thread.
+        cursor: What the client has received.
+        may_continue: Whether the client is still authorized; checked before each read.
+        poll_seconds: Time between two reads.
+        max_seconds: Then the stream ends, and the client resumes with `Last-Event-ID`.
     """
-    until = time.monotonic() + longest_seconds
-    while may_go_on():
+    until = time.monotonic() + max_seconds
+    while may_continue():
         try:
-            history = await run_in_threadpool(look, told.entries)
+            history = await run_in_threadpool(read, cursor.entry)
         except OpsinError:
-            return  # Deleted meanwhile, or no database: the client asks again and is told.
-        for standing, event in news(history, told):
-            told = standing
-            yield ServerSentEvent(event=event.name, data=event.data, id=told.id, retry=RETRY_MS)
+            return  # Deleted, or the database is away: the client reconnects and gets the error.
+        for position, event in pending_events(history, cursor):
+            cursor = position
+            yield ServerSentEvent(event=event.name, data=event.data, id=cursor.id, retry=RETRY_MS)
         if history.job.state in FINISHED or time.monotonic() >= until:
             return
         await asyncio.sleep(poll_seconds)

@@ -1,12 +1,12 @@
-"""Work that answers later: stored whole before it is promised, then sent to a worker.
+"""Accepts jobs: stores each one completely, then sends a task to a worker.
 
-There are two sorts. Images for a network wait in Redis and run beside the lanes; what was promised
-must outlive a Redis that is wiped, so they lie in the job's folder as well. All else runs in a
-process of its own (`workers.jobs.child`); what it needs lies in the job's folder alone.
+There are two sorts. Images for a network wait in Redis and run on the inference workers. They are
+also stored in the job's folder, as an accepted job must survive the loss of Redis. All other jobs
+run in their own process (`workers.jobs.child`); their input is only in the job's folder.
 
-Order matters. The input is stored first, under an id nobody knows yet; then the row, which makes
-the job exist; then the task. Killed after any step, nothing is half there: input without a
-row expires or is swept, and a row without a task is found by the watch and its task sent.
+The order matters. First the input is stored, under a new id; then the row, which makes the job
+exist; then the task is sent. If this process is killed in between, nothing is left half done: input
+without a row expires or is removed, and the periodic check sends the task of a row that has none.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ from contracts.errors import OpsinError, Unavailable
 from contracts.inference.inference import ItemError
 from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.queue import redis_keys
-from contracts.queue.messages import Item, Pixels, bundled
+from contracts.queue.messages import Item, Pixels, pack_bundle
 from contracts.settings import Settings
 from database.idempotency import IdempotencyKey
 from database.jobs.files import JobFiles
-from database.jobs.jobs import Created, Jobs, new_job_id
+from database.jobs.jobs import CreatedJob, Jobs, new_job_id
 from database.jobs.leases import Leases
 from models.catalog import queue_of
-from service.periodic import Rounds
+from service.periodic import PeriodicTask
 
 log = structlog.get_logger()
 
-_WATCH_SECONDS = 5.0
+_CHECK_SECONDS = 5.0
 _STALE_SECONDS = 30.0
 _PURGE_SECONDS = 600.0
 
@@ -49,8 +49,8 @@ class JobItem:
     """One image of a job: its pixels, or why it has none.
 
     Attributes:
-        name: The file name that was sent, if one was.
-        width: Pixels, after EXIF orientation; None where decoding failed.
+        name: The file name, if one was sent.
+        width: Pixels, after EXIF orientation; None if decoding failed.
         height: Likewise.
         content: RGB uint8 of the network's input size, or the error.
     """
@@ -62,14 +62,14 @@ class JobItem:
 
 
 class JobQueue:
-    """Takes jobs, and watches that each one is worked on.
+    """Accepts jobs, and checks regularly that each one is worked on.
 
     Args:
-        client: A connection whose answers are bytes.
-        celery: To send tasks with.
+        client: Redis, with responses as bytes.
+        celery: Sends the tasks.
         jobs: The table of jobs.
-        leases: The workers' side of it, for the watch.
-        files: The files beside the table.
+        leases: The leases of job workers, for the periodic check.
+        files: Inputs and artifacts of jobs.
         settings: Limits.
     """
 
@@ -91,15 +91,15 @@ class JobQueue:
         self._limit = settings.job_limit
         self._retention = timedelta(hours=settings.job_retention_hours)
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="job-publish")
-        self._watches = Rounds("job-watch", self.watch, seconds=_WATCH_SECONDS)
-        self._purges = Rounds("job-purge", self._purge, seconds=_PURGE_SECONDS)
+        self._checks = PeriodicTask("job-watch", self.check, seconds=_CHECK_SECONDS)
+        self._purges = PeriodicTask("job-purge", self._purge, seconds=_PURGE_SECONDS)
 
     def start(self) -> None:
-        self._watches.start()
+        self._checks.start()
         self._purges.start()
 
     async def stop(self) -> None:
-        await self._watches.stop()
+        await self._checks.stop()
         await self._purges.stop()
         self._publisher.shutdown(wait=False, cancel_futures=True)
 
@@ -113,15 +113,16 @@ class JobQueue:
         items: Sequence[JobItem],
         idempotency: tuple[str, str] | None,
     ) -> Job:
-        """Store the job and send it off; the same key and digest return the first job.
+        """Store a job for an inference worker and send its task.
 
         Args:
-            kind: What is to be done.
+            kind: What to do.
             network: Name of the model.
             version: Its version.
-            request: How.
-            items: The images, those that could not be decoded among them.
-            idempotency: The client's key, and the sha256 of what was asked.
+            request: Its parameters.
+            items: The images, including those that could not be decoded.
+            idempotency: The client's key and the sha256 of the request. The same key and digest
+                return the first job.
 
         Raises:
             QueueFull: There are too many unfinished jobs.
@@ -130,18 +131,18 @@ class JobQueue:
         """
         job_id = new_job_id()
         await self._store(job_id, items)
-        told = request | {
+        full_request = request | {
             "model": network,
             "version": version,
-            "items": [_described(item) for item in items],
+            "items": [_item_info(item) for item in items],
         }
         try:
-            created = await run_in_threadpool(self._create, kind, told, idempotency, job_id)
+            created = await run_in_threadpool(self._create, kind, full_request, idempotency, job_id)
         except OpsinError:
-            await self._forget(job_id)
+            await self._discard_all(job_id)
             raise
         if not created.is_new:
-            await self._forget(job_id)
+            await self._discard_all(job_id)
         else:
             await self._send(created.job.id, None, network)
         return created.job
@@ -154,13 +155,13 @@ class JobQueue:
         inputs: Mapping[str, bytes | Path] | None = None,
         idempotency: tuple[str, str] | None = None,
     ) -> Job:
-        """Store a job that runs in a process of its own, and ring for it.
+        """Store a job that runs in its own process, and notify the workers of its queue.
 
         Args:
             kind: One of `contracts.jobs.WORK_QUEUES`.
-            request: What is to be done, validated; JSON.
-            inputs: Files by name, found by the work in its folder; a path is moved there.
-            idempotency: The client's key, and the sha256 of what was asked.
+            request: Its validated parameters; JSON.
+            inputs: Files by name for the job's folder; a path is moved there.
+            idempotency: As for `submit`.
 
         Raises:
             QueueFull: There are too many unfinished jobs.
@@ -181,9 +182,9 @@ class JobQueue:
         return created.job
 
     async def earlier(self, kind: JobKind, key: str, digest: str) -> Job | None:
-        """The job that a request with that key has made already.
+        """The job that an earlier request with that key made.
 
-        For a request that uses something up before it becomes a job, and may be sent again.
+        For requests that consume something before they become a job and may be repeated.
 
         Raises:
             IdempotencyConflict: The key was used for another request.
@@ -197,12 +198,12 @@ class JobQueue:
         request: dict[str, Any],
         idempotency: tuple[str, str] | None,
         job_id: str,
-    ) -> Created:
+    ) -> CreatedJob:
         key = IdempotencyKey(idempotency[0], kind, idempotency[1]) if idempotency else None
         return self._jobs.create(kind, request, limit=self._limit, idempotency=key, job_id=job_id)
 
     async def _store(self, job_id: str, items: Sequence[JobItem]) -> None:
-        """Keep the pixels until the job is done, or as long as a job is kept at all."""
+        """Store the pixels until the job is finished, or until its retention ends."""
         packed = [
             Item(bytes(16), 0, 0, "", item.content).pack()
             for item in items
@@ -210,7 +211,7 @@ class JobQueue:
         ]
         if not packed:
             return
-        inputs = {redis_keys.JOB_INPUT: bundled(packed)}
+        inputs = {redis_keys.JOB_INPUT: pack_bundle(packed)}
         await run_in_threadpool(self._files.store_inputs, job_id, inputs)
         try:
             pipe = self._client.pipeline()
@@ -221,19 +222,19 @@ class JobQueue:
             await run_in_threadpool(self._files.remove, job_id)
             raise Unavailable("The queue does not answer. Retry soon.", retry_after=2) from error
 
-    async def _forget(self, job_id: str) -> None:
-        """Of a job that there is not: what was stored for it."""
-        await self._discard(job_id)
+    async def _discard_all(self, job_id: str) -> None:
+        """Remove what was stored for a job that was not created."""
+        await self._discard_input(job_id)
         await run_in_threadpool(self._files.remove, job_id)
 
-    async def _discard(self, job_id: str) -> None:
+    async def _discard_input(self, job_id: str) -> None:
         try:
             await self._client.delete(redis_keys.job_input(job_id))
         except (RedisError, OSError):
             log.warning("job_input_left", job=job_id)  # it expires
 
     async def _send(self, job_id: str, queue: str | None, network: str) -> None:
-        """Tell a worker, or ring for all of a queue; who is not told is told by the watch."""
+        """Send the task. The periodic check sends it again if this fails."""
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._publisher, self._publish, job_id, queue, network)
@@ -242,9 +243,9 @@ class JobQueue:
 
     def _publish(self, job_id: str, queue: str | None, network: str) -> None:
         if queue is not None:
-            # Old rings say nothing new: where nobody listens they do not pile up for ever.
+            # Notifications expire, so that they do not pile up while no worker listens.
             self._celery.send_task(
-                redis_keys.TASK_RING, args=[queue], queue=queue, expires=_STALE_SECONDS
+                redis_keys.TASK_NOTIFY, args=[queue], queue=queue, expires=_STALE_SECONDS
             )
             return
         queue = queue_of(network)
@@ -253,29 +254,29 @@ class JobQueue:
     async def _purge(self) -> None:
         await run_in_threadpool(self._jobs.purge, self._retention)
 
-    async def watch(self) -> None:
-        """Look once: end what is given up, and send again what was lost."""
-        swept = await run_in_threadpool(self._leases.sweep, _STALE_SECONDS)
-        rung: set[str] = set()
-        for job_id in swept.resend:
+    async def check(self) -> None:
+        """Clean up after jobs that were given up, and send lost tasks again."""
+        result = await run_in_threadpool(self._leases.sweep, _STALE_SECONDS)
+        notified: set[str] = set()
+        for job_id in result.resend:
             queue, network = await run_in_threadpool(self._jobs.destination, job_id)
-            # One ring is for all that waits, and one that nobody has heard is enough.
-            if queue is not None and (queue in rung or await self._rings(queue)):
+            # One notification is for the whole queue, and one that is still unread is enough.
+            if queue is not None and (queue in notified or await self._is_notified(queue)):
                 continue
-            rung |= {queue} if queue is not None else set()
+            notified |= {queue} if queue is not None else set()
             await self._send(job_id, queue, network)
-        for job_id in (*swept.failed, *swept.cancelled):
-            await self._discard(job_id)
+        for job_id in (*result.failed, *result.cancelled):
+            await self._discard_input(job_id)
             await run_in_threadpool(self._files.end_work, job_id)
 
-    async def _rings(self, queue: str) -> bool:
+    async def _is_notified(self, queue: str) -> bool:
         try:
             return bool(await self._client.llen(queue))
         except (RedisError, OSError):
             return True
 
 
-def _described(item: JobItem) -> dict[str, Any]:
-    """What the worker has to know of an image beside its pixels."""
+def _item_info(item: JobItem) -> dict[str, Any]:
+    """What the worker needs to know about an image besides its pixels."""
     error = item.content.model_dump() if isinstance(item.content, ItemError) else None
     return {"name": item.name, "width": item.width, "height": item.height, "error": error}

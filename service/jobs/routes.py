@@ -1,4 +1,4 @@
-"""`/v1/jobs`: look at long tasks, follow them, stop them, clear them away."""
+"""`/v1/jobs`: list, follow, cancel and delete jobs, and download their artifacts."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -10,14 +10,14 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.jobs import Job, JobKind, JobState
-from contracts.pages import Page
-from service.auth.principal import caller_of, payer_of
+from contracts.pages import Page, PageCursor, PageLimit
+from service.auth.principal import principal_of, quota_key
 from service.auth.scopes import scope_of_job
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
-from service.http.file_response import artifact_response
-from service.jobs.events import follow, last_told
+from service.http.responses import artifact_response
+from service.jobs.events import follow, parse_last_event_id
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
@@ -25,40 +25,40 @@ JobId = Annotated[str, Path(description="A job's id.", examples=[examples.JOB["i
 
 
 class JobsQuery(BaseModel):
-    """Which jobs to list."""
+    """Filters and page of the list."""
 
     model_config = ConfigDict(extra="forbid")
 
     kind: JobKind | None = Field(None, description="Only jobs of this kind.")
     state: JobState | None = Field(None, description="Only jobs in this state.")
-    limit: int = Field(50, ge=1, le=200, description="Jobs a page.")
-    cursor: str | None = Field(
-        None, max_length=256, description="`next_cursor` of the page before."
-    )
+    limit: PageLimit = 50
+    cursor: PageCursor = None
 
 
-async def found_job(request: Request, job_id: JobId, services: ServicesDep) -> Job:
-    """The job of that id, looked up before an answer is begun.
+async def _readable_job(request: Request, job_id: JobId, services: ServicesDep) -> Job:
+    """The job of that id, read before the response begins.
 
     Raises:
-        JobNotFound: There is none.
-        Forbidden: The key has not the scope that makes such jobs.
+        JobNotFound: There is no such job.
+        Forbidden: The key lacks the scope for jobs of that kind.
     """
     job = await run_in_threadpool(services.jobs.get, job_id)
-    caller_of(request).require(scope_of_job(job.kind))
+    principal_of(request).require(scope_of_job(job.kind))
     return job
 
 
-Found = Annotated[Job, Depends(found_job)]
+JobDep = Annotated[Job, Depends(_readable_job)]
 
 
-async def streaming(request: Request, _job: Found, services: ServicesDep) -> AsyncIterator[None]:
-    """A place for a stream, kept until its answer has ended.
+async def _stream_slot(
+    request: Request, _job: JobDep, services: ServicesDep
+) -> AsyncIterator[None]:
+    """A stream, counted until its response has ended.
 
     Raises:
-        QueueFull: There is none.
+        QueueFull: There are too many.
     """
-    with services.streams.taken(payer_of(request.scope)):
+    with services.stream_limiter.acquire(quota_key(request.scope)):
         yield
 
 
@@ -70,7 +70,7 @@ _MISSING = problem_responses("job_not_found", "validation_error", "dependency_un
     operation_id="list_jobs",
     summary="List jobs",
     responses={
-        200: examples.shown(
+        200: examples.json_response(
             "A page of jobs, newest first.",
             {"items": [examples.JOB, examples.TRAINING], "next_cursor": None},
         ),
@@ -80,7 +80,7 @@ _MISSING = problem_responses("job_not_found", "validation_error", "dependency_un
 async def list_jobs(
     request: Request, query: Annotated[JobsQuery, Query()], services: ServicesDep
 ) -> Page[Job]:
-    """All jobs that are kept, newest first; those that the key may look at."""
+    """All stored jobs that the key may read, newest first."""
     page = await run_in_threadpool(
         services.jobs.list,
         kind=query.kind,
@@ -88,18 +88,18 @@ async def list_jobs(
         limit=query.limit,
         cursor=query.cursor,
     )
-    caller = caller_of(request)
-    seen = [job for job in page.items if caller.may(scope_of_job(job.kind))]
-    return Page(items=seen, next_cursor=page.next_cursor)
+    principal = principal_of(request)
+    visible = [job for job in page.items if principal.may(scope_of_job(job.kind))]
+    return Page(items=visible, next_cursor=page.next_cursor)
 
 
 @router.get(
     "/{job_id}",
     operation_id="get_job",
-    summary="Look at a job",
-    responses={200: examples.shown("The job.", examples.TRAINING), **_MISSING},
+    summary="Get a job",
+    responses={200: examples.json_response("The job.", examples.TRAINING), **_MISSING},
 )
-async def get_job(job: Found) -> Job:
+async def get_job(job: JobDep) -> Job:
     """State, progress, metrics, artifacts and, once it has succeeded, the result."""
     return job
 
@@ -107,12 +107,12 @@ async def get_job(job: Found) -> Job:
 @router.delete(
     "/{job_id}",
     operation_id="delete_job",
-    summary="Clear a finished job away",
+    summary="Delete a finished job",
     status_code=204,
     responses={**_MISSING, **problem_responses("conflict")},
 )
-async def delete_job(job: Found, services: ServicesDep) -> Response:
-    """Forget a finished job, its result and its files. One that is not must be cancelled first."""
+async def delete_job(job: JobDep, services: ServicesDep) -> Response:
+    """Delete a finished job, its result and its files. Cancel an unfinished one first."""
     await run_in_threadpool(services.jobs.delete, job.id)
     return Response(status_code=204)
 
@@ -120,15 +120,15 @@ async def delete_job(job: Found, services: ServicesDep) -> Response:
 @router.post(
     "/{job_id}/cancel",
     operation_id="cancel_job",
-    summary="Stop a job",
+    summary="Cancel a job",
     responses={
-        200: examples.shown("The job.", examples.JOB | {"state": "cancelled"}),
+        200: examples.json_response("The job.", examples.JOB | {"state": "cancelled"}),
         **_MISSING,
         **problem_responses("conflict"),
     },
 )
-async def cancel_job(job: Found, services: ServicesDep) -> Job:
-    """Stop a job. A waiting one never starts; a running one stops within one step."""
+async def cancel_job(job: JobDep, services: ServicesDep) -> Job:
+    """A queued job never starts; a running one stops within one step."""
     return await run_in_threadpool(services.jobs.cancel, job.id)
 
 
@@ -137,7 +137,7 @@ async def cancel_job(job: Found, services: ServicesDep) -> Job:
     operation_id="follow_job",
     summary="Follow a job",
     response_class=EventSourceResponse,
-    dependencies=[Depends(streaming)],
+    dependencies=[Depends(_stream_slot)],
     responses={
         200: {
             "description": "Server-sent events `state`, `progress`, `metrics` and `artifact`.",
@@ -149,22 +149,22 @@ async def cancel_job(job: Found, services: ServicesDep) -> Job:
 )
 async def follow_job(
     request: Request,
-    job: Found,
+    job: JobDep,
     services: ServicesDep,
     last_event_id: Annotated[
         str | None,
-        Header(alias="Last-Event-ID", description="Resume after the event of this id."),
+        Header(alias="Last-Event-ID", description="Resume after the event with this id."),
     ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """What happens to the job, as it happens. A finished job is replayed, and the stream ends.
+    """The changes of a job as they happen. A finished job is replayed, and the stream ends.
 
-    A stream ends after ten minutes at the latest, and when its key is revoked; a browser's
+    A stream ends after at most ten minutes, and when its key is revoked; a browser's
     `EventSource` resumes by itself.
     """
     async for event in follow(
         partial(services.jobs.history, job.id),
-        last_told(last_event_id),
-        may_go_on=partial(services.keyring.stands, caller_of(request)),
+        parse_last_event_id(last_event_id),
+        may_continue=partial(services.key_cache.is_valid, principal_of(request)),
     ):
         yield event
 
@@ -172,7 +172,7 @@ async def follow_job(
 @router.get(
     "/{job_id}/artifacts/{name}",
     operation_id="get_artifact",
-    summary="Fetch a file that a job made",
+    summary="Download an artifact of a job",
     response_class=Response,
     responses={
         200: {
@@ -193,11 +193,11 @@ async def follow_job(
     },
 )
 async def get_artifact(
-    job: Found,
+    job: JobDep,
     name: Annotated[
         str, Path(description="As listed in the job's `artifacts`.", examples=["curves.png"])
     ],
     services: ServicesDep,
 ) -> Response:
-    """One of the job's `artifacts`, as its media type. One may be replaced while the job runs."""
+    """One of the job's `artifacts`. A running job may replace it."""
     return await run_in_threadpool(artifact_response, job, name, services.job_files)

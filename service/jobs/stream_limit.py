@@ -1,7 +1,7 @@
-"""Bounds how many clients follow jobs at a time.
+"""Bounds how many clients follow jobs at the same time.
 
-A stream costs a look into the database twice a second for as long as ten minutes, and a request
-costs a client nothing: nine hundred streams of one key kept everybody else waiting for seconds.
+A stream reads the database twice a second for up to ten minutes, while opening one costs a client
+nothing: nine hundred streams of one key delayed everyone else by seconds.
 """
 
 from collections import Counter
@@ -10,49 +10,51 @@ from contextlib import contextmanager
 
 from contracts.errors import QueueFull
 
-MOST = 128
+MAX_STREAMS = 128
 """Streams of one API process."""
-MOST_OF_ONE = 32
-"""Of those, streams of one key, or of one address where keys are not asked for."""
+MAX_STREAMS_PER_CLIENT = 32
+"""Of those, streams of one key or, on an open service, of one address."""
 
 _RETRY_SECONDS = 5.0
 
 
-class Streams:
-    """The streams of one API process; belongs to its event loop.
+class StreamLimiter:
+    """Counts the open streams of one API process; belongs to its event loop.
 
     Args:
-        most: Of all together.
-        most_of_one: Of one caller.
+        max_streams: Of all clients together.
+        max_per_client: Of one client.
     """
 
-    def __init__(self, most: int = MOST, most_of_one: int = MOST_OF_ONE) -> None:
-        self._most = most
-        self._most_of_one = most_of_one
-        self._open: Counter[str] = Counter()
+    def __init__(
+        self, max_streams: int = MAX_STREAMS, max_per_client: int = MAX_STREAMS_PER_CLIENT
+    ) -> None:
+        self._max_streams = max_streams
+        self._max_per_client = max_per_client
+        self._open: Counter[str] = Counter()  # by quota key
 
     @contextmanager
-    def taken(self, payer: str) -> Iterator[None]:
-        """A place, for as long as this is entered.
+    def acquire(self, quota_key: str) -> Iterator[None]:
+        """Hold a stream until the block ends.
 
         Raises:
-            QueueFull: There is none, or this caller has enough.
+            QueueFull: There are too many, or this client has too many.
         """
-        if self._open[payer] >= self._most_of_one:
+        if self._open[quota_key] >= self._max_per_client:
             raise QueueFull(
-                f"You follow {self._most_of_one} jobs already. Close a stream, or ask for the job "
-                "itself now and then.",
+                f"You follow {self._max_per_client} jobs already. Close a stream, or poll the job "
+                "itself.",
                 retry_after=_RETRY_SECONDS,
             )
-        if self._open.total() >= self._most:
+        if self._open.total() >= self._max_streams:
             raise QueueFull(
-                "Too many jobs are being followed. Ask for the job itself now and then.",
+                "Too many jobs are being followed. Poll the job itself.",
                 retry_after=_RETRY_SECONDS,
             )
-        self._open[payer] += 1
+        self._open[quota_key] += 1
         try:
             yield
         finally:
-            self._open[payer] -= 1
-            if not self._open[payer]:
-                del self._open[payer]
+            self._open[quota_key] -= 1
+            if not self._open[quota_key]:
+                del self._open[quota_key]

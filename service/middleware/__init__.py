@@ -1,1 +1,1 @@
-"""What every request passes on its way in: plain ASGI, so that a hang-up reaches the route."""
+"""What every request passes through: plain ASGI, so that a disconnect reaches the route."""

@@ -1,8 +1,8 @@
-"""One line for each request, and the last stop of an exception nobody expected.
+"""Logs one line for each request, and answers unexpected exceptions.
 
-The client of an unexpected exception reads `internal_error` and the request's id; the trace goes
-to the log under the same id. The query is not logged: it may one day hold
-what is nobody's business. A key in an address is masked.
+The client of an unexpected exception receives `internal_error` and the request's id; the traceback
+is logged with the same id. Query strings are not logged, as they might hold private data; keys in
+paths are masked.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import Draining, InternalError
 from contracts.keys import KEY_IN_TEXT
-from service.http.errors import CLIENT_CLOSED_REQUEST, problem
+from service.http.errors import CLIENT_CLOSED_REQUEST, problem_response
 
-# Asked every few seconds by whatever supervises us; worth a line only when it goes wrong.
+# Probed every few seconds; worth a line only when they fail.
 _QUIET = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 
 
 class AccessLog:
-    """Logs method, path, status and duration; answers 500 where the application raised."""
+    """Logs method, path, status and duration; answers 500 if the application raised."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -33,30 +33,30 @@ class AccessLog:
             await self.app(scope, receive, send)
             return
         started = time.monotonic()
-        # What remains if nothing is ever answered: the client went, or the server was stopped.
+        # Stays None if there is no response: the client hung up, or the server was stopped.
         status: int | None = None
 
-        async def note(message: Message) -> None:
+        async def record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
-        log = self._bound()
+        log = self._logger()
         try:
-            await self.app(scope, receive, note)
+            await self.app(scope, receive, record_status)
         except asyncio.CancelledError:
-            # Only the server cancels a request here: its time to finish was over.
+            # Only the server cancels a request here: the time to finish was over.
             if status is None:
-                gone = Draining("The service is shutting down. Send it again.", retry_after=1)
-                await problem(Request(scope), gone)(scope, receive, note)
+                error = Draining("The service is shutting down. Send it again.", retry_after=1)
+                await problem_response(Request(scope), error)(scope, receive, record_status)
             raise
         except Exception:
             log.exception("unexpected exception")
             if status is None:
-                detail = "Something broke on our side. Report it with this request's id."
-                answer = problem(Request(scope), InternalError(detail))
-                await answer(scope, receive, note)
+                detail = "An internal error occurred. Report it with this request's id."
+                response = problem_response(Request(scope), InternalError(detail))
+                await response(scope, receive, record_status)
         finally:
             quiet = scope["path"] in _QUIET and status == 200
             (log.debug if quiet else log.info)(
@@ -67,8 +67,8 @@ class AccessLog:
                 duration_ms=round((time.monotonic() - started) * 1000, 1),
             )
 
-    def _bound(self) -> Any:
-        """The logger, put together once; not before the first request, when logging is set up."""
+    def _logger(self) -> Any:
+        """The logger, bound once at the first request, when logging is configured."""
         if self._log is None:
             self._log = structlog.get_logger("service.access").bind()
         return self._log

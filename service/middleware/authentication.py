@@ -1,8 +1,8 @@
-"""Lets in who shows a key that may do what is asked, before a byte of the body is read.
+"""Admits requests whose key has the required scope, before a byte of the body is read.
 
-On loopback, where no key was ever made, the service is open to this machine. It then answers
-neither a page of another site that a browser here shows, nor a name that somebody made to point
-here (DNS rebinding), nor what a proxy on this machine passes on for others.
+On loopback, as long as no key was ever created, the service is open to this machine. It then
+refuses requests of other sites' pages in a browser here, requests for a host name that merely
+resolves to this machine (DNS rebinding), and requests that a proxy here forwards for others.
 """
 
 import ipaddress
@@ -23,167 +23,172 @@ from contracts.errors import (
 )
 from contracts.keys import KEY_IN_TEXT
 from contracts.keys import Scope as KeyScope
-from service.auth.failed_auth import Guesses
-from service.auth.key_cache import Keyring
-from service.auth.principal import Caller
+from service.auth.failed_auth import FailedAttempts
+from service.auth.key_cache import KeyCache
+from service.auth.principal import Principal
 from service.auth.rate_limit import RateLimits, policy_of, state_of
-from service.auth.scopes import ANY, PUBLIC, Doors
-from service.http.errors import nothing_here, problem
+from service.auth.scopes import ANY, PUBLIC, ScopeTable
+from service.http.errors import no_route_response, problem_response
 
 _MISSING = "Send the key as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
 _TWICE = "Send one key, once: as `Authorization: Bearer <key>` or as `X-API-Key: <key>`."
-_IN_ADDRESS = (
-    "A key does not belong in an address, which ends in logs and histories: revoke it, and send "
+_KEY_IN_URL = (
+    "Do not put a key in a URL, which ends up in logs and histories: revoke it, and send "
     "the new one as `Authorization: Bearer <key>`."
 )
-_KEY_IN_ADDRESS = re.compile(
+_KEY_IN_QUERY = re.compile(
     rb"(?i)(?:^|&)(?:x[-_])?(?:api[-_]?key|access[-_]?token|authorization)=|opsin_[0-9a-f]{12}_"
 )
-_MOST_CREDENTIAL = 512  # bytes
-# C0, DEL, C1 and the line ends of Unicode: no address of ours has one, and each is read in its own
-# way by routers, logs and proxies. A `$` also matches before a last line feed.
+_MAX_CREDENTIAL_BYTES = 512
+# C0, DEL, C1 and Unicode's line separators: no path of ours has one, and routers, logs and proxies
+# read each of them differently. A `$` in a pattern also matches before a final line feed.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PROXIED = re.compile(rb"forwarded|x-forwarded-.+|x-real-ip")
 
 
-class KeyCheck:
-    """Answers 401, 403 or 429 in place of the application where that is due.
+class Authentication:
+    """Answers 401, 403 or 429 instead of the application where that is due.
 
-    Sets ``request.state.caller``, a `service.auth.principal.Caller`, for all but public addresses.
-    What it checks with is in the application's state: `doors` from its making, `services` from its
-    start.
+    Sets ``request.state.principal``, a `service.auth.principal.Principal`, except for public paths.
+    Reads `scope_table` and, once the application has started, `services` of the application's
+    state.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._guesses = Guesses()
+        self._failed = FailedAttempts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
-            return  # a kind of connection that nobody reasoned about
+            return  # other kinds of connection, such as WebSockets, are not served
         try:
             _require_plain(scope["path"])
         except OpsinError as error:
-            await problem(Request(scope), error)(scope, receive, send)
+            await problem_response(Request(scope), error)(scope, receive, send)
             return
-        doors: Doors = scope["app"].state.doors
-        access = doors.access(scope["method"], scope["path"])
+        state = scope["app"].state
+        scope_table: ScopeTable = state.scope_table
+        access = scope_table.required_scopes(scope["method"], scope["path"])
         if access == PUBLIC:
             await self.app(scope, receive, send)
             return
-        services = scope["app"].state.services
         try:
-            caller = self._caller(scope, services.keyring)
-            await _permit(caller, ANY if access is None else access, services.rate_limits)
+            principal = self._authenticate(scope, state.services.key_cache)
+            await _authorize(
+                principal, ANY if access is None else access, state.services.rate_limits
+            )
         except OpsinError as error:
-            await problem(Request(scope), error, headers=_headers(error))(scope, receive, send)
+            response = problem_response(Request(scope), error, headers=_headers(error))
+            await response(scope, receive, send)
             return
-        if access is None:  # refused here: whatever the router would find, nobody reasoned about
-            await nothing_here(Request(scope))(scope, receive, send)
+        if access is None:  # refused here, whatever the router would find: no rule covers it
+            await no_route_response(Request(scope))(scope, receive, send)
             return
-        scope["state"]["caller"] = caller
-        policy = policy_of(caller)
-        await self.app(scope, receive, _adding(send, policy) if policy else send)
+        scope["state"]["principal"] = principal
+        policy = policy_of(principal)
+        await self.app(scope, receive, _with_policy(send, policy) if policy else send)
 
-    def _caller(self, scope: Scope, keyring: Keyring) -> Caller:
+    def _authenticate(self, scope: Scope, key_cache: KeyCache) -> Principal:
         """Who sends the request.
 
         Raises:
-            OpsinError: That cannot be told, or is nobody we know.
+            OpsinError: It has no valid key, or may not be answered without one.
         """
-        if scope["query_string"] and _KEY_IN_ADDRESS.search(scope["query_string"]):
-            raise BadRequest(_IN_ADDRESS)
-        if (anybody := keyring.anybody) is not None:
+        if scope["query_string"] and _KEY_IN_QUERY.search(scope["query_string"]):
+            raise BadRequest(_KEY_IN_URL)
+        if (anonymous := key_cache.anonymous) is not None:
             _require_this_machine(scope["headers"])
-            return anybody
+            return anonymous
         credential = _credential(scope["headers"])
         host = scope["client"][0] if scope.get("client") else ""
-        # The key first: who shows a right one is not shut out by what others send from there.
+        # The key first: a client with a valid one is not refused for what others send from there.
         try:
-            return keyring.identify(credential)
+            return key_cache.authenticate(credential)
         except Unauthorized:
-            self._guesses.note(host, credential)
+            self._failed.record(host, credential)
             raise
 
 
-async def _permit(caller: Caller, scopes: tuple[KeyScope, ...], limits: RateLimits) -> None:
-    # In this order: what a key may not do at all does not use up its requests.
-    caller.require(*scopes)
-    if caller.rate_per_minute is not None:
-        await limits.take(caller)
+async def _authorize(
+    principal: Principal, scopes: tuple[KeyScope, ...], limits: RateLimits
+) -> None:
+    # In this order: what a key may not do at all does not count against its rate limit.
+    principal.require(*scopes)
+    if principal.rate_per_minute is not None:
+        await limits.take(principal)
 
 
 def _require_plain(path: str) -> None:
-    """Refuse an address that nobody has written in good faith.
+    """Refuse paths that no legitimate client sends.
 
     Raises:
-        NotFound: It holds a control character.
-        BadRequest: It holds a key.
+        NotFound: The path contains a control character.
+        BadRequest: It contains a key.
     """
     if _CONTROL.search(path):
-        raise NotFound("No address has control characters in it. Look at how it is put together.")
+        raise NotFound("No path has control characters in it. Check how the URL is built.")
     if KEY_IN_TEXT.search(path):
-        raise BadRequest(_IN_ADDRESS)
+        raise BadRequest(_KEY_IN_URL)
 
 
 def _credential(headers: list[tuple[bytes, bytes]]) -> str:
-    """What was shown, in either of the two ways.
+    """The key that was sent, in either of the two ways.
 
     Raises:
-        Unauthorized: Nothing was, or twice, or in a way that is not ours.
+        Unauthorized: None was sent, or two, or one in another way.
     """
-    shown = None
+    credential = None
     for name, value in headers:
         if name == b"authorization":
-            scheme, _, found = value.partition(b" ")
-            found = found.strip() if scheme.lower() == b"bearer" else b""
+            scheme, _, sent = value.partition(b" ")
+            sent = sent.strip() if scheme.lower() == b"bearer" else b""
         elif name == b"x-api-key":
-            found = value.strip()
+            sent = value.strip()
         else:
             continue
-        if shown is not None:
+        if credential is not None:
             raise Unauthorized(_TWICE)
-        if not found or len(found) > _MOST_CREDENTIAL:
+        if not sent or len(sent) > _MAX_CREDENTIAL_BYTES:
             raise Unauthorized(_MISSING)
-        shown = found.decode("latin-1")
-    if shown is None:
+        credential = sent.decode("latin-1")
+    if credential is None:
         raise Unauthorized(_MISSING)
-    return shown
+    return credential
 
 
 def _require_this_machine(headers: list[tuple[bytes, bytes]]) -> None:
-    """Refuse what comes from this machine for somebody else.
+    """Refuse requests that reach this machine on behalf of others.
 
     Raises:
-        Forbidden: It comes from another site's page, for another name than this machine's, or
-            through a proxy.
+        Forbidden: The request comes from another site's page, for another host name, or through a
+            proxy.
     """
     for name, value in headers:
         if _PROXIED.fullmatch(name):
             raise Forbidden(
-                "Without keys, nobody is answered through a proxy, since it stands for everybody "
-                "behind it. Make a key with `opsin keys create`."
+                "Without keys, requests through a proxy are refused, since they may come from "
+                "anywhere. Create a key with `opsin keys create`."
             )
         if name == b"host":
-            here = _is_loopback("//" + value.decode("latin-1"))
+            is_local = _is_loopback("//" + value.decode("latin-1"))
         elif name == b"origin":
-            here = _is_loopback(value.decode("latin-1"))
+            is_local = _is_loopback(value.decode("latin-1"))
         elif name == b"sec-fetch-site":
-            here = value != b"cross-site"
+            is_local = value != b"cross-site"
         else:
             continue
-        if not here:
+        if not is_local:
             raise Forbidden(
-                "Without keys, only programs and pages of this machine are answered, at "
-                "localhost. Make a key with `opsin keys create` to open the service to others."
+                "Without keys, only programs and pages of this machine are served, at localhost. "
+                "Create a key with `opsin keys create` to open the service to others."
             )
 
 
-def _is_loopback(address: str) -> bool:
+def _is_loopback(url: str) -> bool:
     try:
-        host = urlsplit(address).hostname or ""
+        host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
@@ -195,11 +200,11 @@ def _headers(error: OpsinError) -> dict[str, str]:
     return {"RateLimit": state_of(error)} if isinstance(error, RateLimited) else {}
 
 
-def _adding(send: Send, policy: bytes) -> Send:
-    async def add(message: Message) -> None:
+def _with_policy(send: Send, policy: bytes) -> Send:
+    async def add_policy(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers: list[Any] = list(message.get("headers", ()))
             message["headers"] = [*headers, (b"ratelimit-policy", policy)]
         await send(message)
 
-    return add
+    return add_policy

@@ -1,7 +1,7 @@
-"""Refuses a body that is larger than any request may be, before or while it is read.
+"""Refuses bodies that are larger than any request may be, before or while they are read.
 
-Starlette's own limit answers in plain text over whatever the application says; this one ends in
-the same problem as all other errors.
+Starlette's own limit answers in plain text, whatever the application has answered; this one makes
+the same problem response as all other errors.
 """
 
 from collections.abc import Mapping
@@ -11,31 +11,33 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import PayloadTooLarge
-from service.http.errors import problem
+from service.http.errors import problem_response
 
 
 class BodyLimit:
-    """413 for a declared or a counted length over the limit.
+    """413 for a declared or counted length over the limit.
 
     Args:
-        app: What comes after.
-        limit: Bytes a body may have.
-        larger: The addresses whose bodies may have more, and how much.
+        app: The next ASGI application.
+        limit: Maximum bytes of a body.
+        path_limits: Larger limits of single paths.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, larger: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, limit: int, path_limits: Mapping[str, int] | None = None
+    ) -> None:
         self.app = app
         self._limit = limit
-        self._larger = dict(larger or {})
+        self._path_limits = dict(path_limits or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self._larger.get(scope["path"], self._limit)
+        limit = self._path_limits.get(scope["path"], self._limit)
         declared = Headers(scope=scope).get("Content-Length", "")
         if declared.isdecimal() and int(declared) > limit:
-            await problem(Request(scope), _error(limit))(scope, receive, send)
+            await problem_response(Request(scope), _error(limit))(scope, receive, send)
             return
         read = 0
 

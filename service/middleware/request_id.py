@@ -1,4 +1,4 @@
-"""Gives every request an id and a time of arrival, known to its answer and all its log lines."""
+"""Gives every request an id, sent with the response and in all log lines, and an arrival time."""
 
 import re
 import secrets
@@ -14,7 +14,7 @@ _ACCEPTED = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestId:
-    """Takes over the client's `X-Request-Id` where it is fit to be echoed, and makes one elsewhere.
+    """Uses the client's `X-Request-Id` if it is safe to echo, and makes one otherwise.
 
     Sets ``request.state.request_id`` and ``request.state.arrived`` (`time.monotonic()` seconds).
     """

@@ -1,4 +1,4 @@
-"""Headers that keep a browser from doing more with an answer than show it."""
+"""Headers that keep a browser from doing more with a response than displaying it."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,12 +10,12 @@ _HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(self), geolocation=(), microphone=(), payment=(), usb=()"),
 )
-# A cache on the way knows `Authorization`, and nothing of X-API-Key: it could show one client's
-# answer to another. What may be kept says so itself.
+# Shared caches know `Authorization` but not X-API-Key: they could serve one client's response to
+# another. Responses that may be cached set the header themselves.
 _PRIVATE = (b"cache-control", b"no-store")
 _POLICY = b"content-security-policy"
-_NOTHING = (*_HEADERS, _PRIVATE, (_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
-# Swagger UI draws with inline styles and data: icons; its scripts are files of ours.
+_API = (*_HEADERS, _PRIVATE, (_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
+# Swagger UI uses inline styles and data: icons; its scripts are our own files.
 _DOCS = (
     *_HEADERS,
     (
@@ -28,7 +28,7 @@ _DOCS = (
 
 
 class SecurityHeaders:
-    """Adds the headers to every answer that does not set them itself."""
+    """Adds the headers to every response that does not set them itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -37,14 +37,14 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        ours = _DOCS if scope["path"].startswith("/docs") else _NOTHING
+        defaults = _DOCS if scope["path"].startswith("/docs") else _API
 
-        async def harden(message: Message) -> None:
+        async def add_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # As they are sent, in lower-case bytes: this is done for every answer.
-                given = list(message.get("headers", ()))
-                names = {name.lower() for name, _ in given}
-                message["headers"] = given + [one for one in ours if one[0] not in names]
+                # On the raw lower-case bytes, as this runs for every response.
+                headers = list(message.get("headers", ()))
+                names = {name.lower() for name, _ in headers}
+                message["headers"] = headers + [item for item in defaults if item[0] not in names]
             await send(message)
 
-        await self.app(scope, receive, harden)
+        await self.app(scope, receive, add_headers)

@@ -1,1 +1,1 @@
-"""The standard protocols as bytes and numbers: what they say, and nothing of the web."""
+"""The Open Inference Protocol and TensorFlow Serving's REST API."""

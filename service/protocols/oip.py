@@ -1,7 +1,7 @@
-"""The Open Inference Protocol v2, read and written, with its binary tensor extension.
+"""Parses and writes the Open Inference Protocol v2 with its binary tensor extension.
 
-A body is JSON, or JSON and then the raw tensors in the order in which the JSON names them; the
-header `Inference-Header-Content-Length` says where the one ends and the other begins.
+A body is JSON, or JSON followed by the raw tensors in the order in which the JSON names them. The
+header `Inference-Header-Content-Length` is the length of the JSON.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 import pydantic
 
 from contracts.errors import BadRequest, ValidationFailed
-from contracts.inference.inference import Operation
+from contracts.inference.inference import VectorOperation
 from contracts.inference.registry import ModelInfo
 from contracts.queue.messages import Pixels
 from models.serving.outputs import Matrix
@@ -26,166 +26,170 @@ from service.protocols.oip_schemas import (
     TensorMetadata,
     WantedOutput,
 )
-from service.protocols.signature import (
+from service.protocols.tensor_json import MAX_CHARACTERS_PER_NUMBER, numbers_of, parse
+from service.protocols.tensor_spec import (
     DEFAULT_OUTPUT,
     INPUT,
     OPERATIONS,
-    Signature,
-    picture_of,
-    widths_of,
+    TensorSpec,
+    image_shape,
+    output_widths,
 )
-from service.protocols.tensor_json import CHARACTERS_A_NUMBER, numbers_of, parse
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
 PLATFORM = "tensorflow_savedmodel"
-_ENVELOPE = 64 * 1024  # bytes of JSON around the pixels
+_MAX_ENVELOPE_BYTES = 64 * 1024  # of JSON around the pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """One output to answer with."""
+class RequestedOutput:
+    """One output of the response."""
 
     name: str
     binary: bool
 
     @property
-    def operation(self) -> Operation:
+    def operation(self) -> VectorOperation:
         return OPERATIONS[self.name]
 
 
 @dataclass(frozen=True, slots=True)
-class InferAsk:
-    """A request, understood.
+class ParsedInfer:
+    """A parsed request.
 
     Attributes:
-        id: The client's own, to be sent back.
+        id: The client's, which the response repeats.
         pixels: (n, height, width, 3).
-        outputs: At least one, in the order of the answer.
-        timeout: Seconds from its arrival, if the client set a bound.
+        outputs: At least one, in the order of the response.
+        timeout: Seconds from its arrival, if the client set a limit.
     """
 
     id: str | None
     pixels: Pixels
-    outputs: tuple[Wanted, ...]
+    outputs: tuple[RequestedOutput, ...]
     timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """An answer, ready to be sent.
+class EncodedResponse:
+    """The body of a response.
 
     Attributes:
-        body: JSON, and the binary tensors after it.
-        json_length: Where the JSON ends; None if nothing follows it.
+        body: JSON, followed by the binary tensors.
+        json_length: The length of the JSON; None if nothing follows it.
     """
 
     body: bytes
     json_length: int | None
 
 
-def most_bytes(signature: Signature) -> int:
-    """The bytes that the largest request has: all its pictures as JSON."""
-    return _ENVELOPE + CHARACTERS_A_NUMBER * signature.levels * signature.most
+def max_body_bytes(spec: TensorSpec) -> int:
+    """The bytes of the largest request: all its images as JSON."""
+    return _MAX_ENVELOPE_BYTES + MAX_CHARACTERS_PER_NUMBER * spec.max_numbers
 
 
-def read_infer(body: bytes, json_length: str | None, signature: Signature) -> InferAsk:
-    """Understand a request.
+def parse_infer(body: bytes, json_length: str | None, spec: TensorSpec) -> ParsedInfer:
+    """Parse a request.
 
     Args:
         body: All of it.
         json_length: The header `Inference-Header-Content-Length`, None if it was not sent.
-        signature: What the model takes.
+        spec: The model's input.
 
     Raises:
-        BadRequest: The body is not what its lengths say, or not JSON.
-        ValidationFailed: Names, types, shapes or numbers are not those of the model.
+        BadRequest: The body does not have the lengths it states, or is not JSON.
+        ValidationFailed: Names, types, shapes or numbers do not fit the model.
         PayloadTooLarge: It holds more than a request may.
     """
     text, tail = _split(body, json_length)
     try:
         request = InferRequest.model_validate(parse(text))
     except pydantic.ValidationError as error:
-        raise ValidationFailed(_where(error)) from None
-    pixels = _pixels(_only_image(request.inputs), tail, signature)
+        raise ValidationFailed(_error_text(error)) from None
+    pixels = _pixels(_only_image(request.inputs), tail, spec)
     micros = request.parameters.timeout
-    outputs = _wanted(request.outputs, default=bool(request.parameters.binary_data_output))
-    return InferAsk(request.id, pixels, outputs, micros / 1e6 if micros else None)
+    outputs = _requested_outputs(
+        request.outputs, default=bool(request.parameters.binary_data_output)
+    )
+    return ParsedInfer(request.id, pixels, outputs, micros / 1e6 if micros else None)
 
 
-def pack(ask: InferAsk, model: str, version: int, tensors: Mapping[str, Matrix]) -> Packed:
-    """The answer to `ask`.
+def encode_response(
+    parsed: ParsedInfer, model: str, version: int, tensors: Mapping[str, Matrix]
+) -> EncodedResponse:
+    """The response to a request.
 
     Args:
-        ask: What was asked.
+        parsed: The request.
         model: The model's name.
         version: The version that answered.
-        tensors: For each wanted output (n, k) float32.
+        tensors: For each requested output, by name, (n, k) float32.
     """
-    described, raw = [], []
-    for wanted in ask.outputs:
-        tensor = tensors[wanted.name]
-        one = OutputTensor(name=wanted.name, datatype="FP32", shape=list(tensor.shape))
-        if wanted.binary:
+    outputs, raw = [], []
+    for requested in parsed.outputs:
+        tensor = tensors[requested.name]
+        output = OutputTensor(name=requested.name, datatype="FP32", shape=list(tensor.shape))
+        if requested.binary:
             raw.append(tensor.astype("<f4", copy=False).tobytes())
-            one.parameters = {"binary_data_size": len(raw[-1])}
+            output.parameters = {"binary_data_size": len(raw[-1])}
         else:
-            one.data = tensor.ravel().tolist()
-        described.append(one)
+            output.data = tensor.ravel().tolist()
+        outputs.append(output)
     response = InferResponse(
-        model_name=model, model_version=str(version), id=ask.id, outputs=described
+        model_name=model, model_version=str(version), id=parsed.id, outputs=outputs
     )
     head = response.model_dump_json(exclude_none=True).encode()
-    return Packed(b"".join([head, *raw]), len(head) if raw else None)
+    return EncodedResponse(b"".join([head, *raw]), len(head) if raw else None)
 
 
 def metadata(info: ModelInfo, versions: list[int]) -> ModelMetadata:
-    """What a client may know of a model before it asks."""
-    picture = TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, *picture_of(info)])
+    """The versions and tensors of a model."""
+    image = TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, *image_shape(info)])
     outputs = [
         TensorMetadata(name=name, datatype="FP32", shape=[-1, width])
-        for name, width in widths_of(info).items()
+        for name, width in output_widths(info).items()
     ]
     return ModelMetadata(
         name=info.name,
         versions=[str(version) for version in versions],
         platform=PLATFORM,
-        inputs=[picture],
+        inputs=[image],
         outputs=outputs,
     )
 
 
-def configuration(info: ModelInfo, most: int) -> dict[str, Any]:
+def configuration(info: ModelInfo, max_images: int) -> dict[str, Any]:
     """The part of Triton's `ModelConfig` that its tools read."""
     return {
         "name": info.name,
         "platform": PLATFORM,
         "backend": "tensorflow",
-        "max_batch_size": most,
+        "max_batch_size": max_images,
         "input": [
             {
                 "name": INPUT,
                 "data_type": "TYPE_UINT8",
                 "format": "FORMAT_NHWC",
-                "dims": list(picture_of(info)),
+                "dims": list(image_shape(info)),
             }
         ],
         "output": [
             {"name": name, "data_type": "TYPE_FP32", "dims": [width]}
-            for name, width in widths_of(info).items()
+            for name, width in output_widths(info).items()
         ],
         "dynamic_batching": {},
     }
 
 
 def states(info: ModelInfo) -> list[ModelState]:
-    """The repository's entries of a model: one a version that workers hold, or else one."""
-    held = [version for version in info.versions if version in info.aliases.values()]
+    """The repository's entries of a model: one for each version with an alias, otherwise one."""
+    aliased = [version for version in info.versions if version in info.aliases.values()]
     ready = "classify" in info.operations
     state = "READY" if ready else "LOADING" if info.state == "loading" else "UNAVAILABLE"
     return [
         ModelState(name=info.name, version=version, state=state, reason=info.reason or "")
-        for version in [str(version) for version in held] or [""]
+        for version in [str(version) for version in aliased] or [""]
     ]
 
 
@@ -193,52 +197,56 @@ def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
     if json_length is None:
         return body, memoryview(b"")
     if not (json_length.isascii() and json_length.isdecimal()) or len(json_length) > 18:
-        raise BadRequest(f"{LENGTH_HEADER} is the number of bytes of the JSON.")
+        raise BadRequest(f"{LENGTH_HEADER} must be the length of the JSON in bytes.")
     end = int(json_length)
     if end > len(body):
         raise BadRequest(f"{LENGTH_HEADER} is {end}, but the body has only {len(body)} bytes.")
     return body[:end], memoryview(body)[end:]
 
 
-def _where(error: pydantic.ValidationError) -> str:
-    """Where in the JSON the faults are, and what is wrong with the first few."""
-    told = [f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in error.errors()]
-    return "; ".join(told[:3])[:500] + "."
+def _error_text(error: pydantic.ValidationError) -> str:
+    """The first few errors with their locations in the JSON."""
+    texts = [
+        f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors()
+    ]
+    return "; ".join(texts[:3])[:500] + "."
 
 
 def _only_image(inputs: list[InputTensor]) -> InputTensor:
     if len(inputs) != 1 or inputs[0].name != INPUT:
-        raise ValidationFailed(f"Send one input, '{INPUT}': all images of the request in it.")
+        raise ValidationFailed(f"Send one input, '{INPUT}', with all images of the request in it.")
     return inputs[0]
 
 
-def _pixels(tensor: InputTensor, tail: memoryview, signature: Signature) -> Pixels:
-    """The pictures of the input; binary ones are a view of the body.
+def _pixels(tensor: InputTensor, tail: memoryview, spec: TensorSpec) -> Pixels:
+    """The images of the input; binary ones are a view of the body.
 
     Raises:
-        BadRequest: The binary data is not as long as was said.
-        ValidationFailed: Type or shape is not the model's, or a number no pixel.
+        BadRequest: The binary data does not have the stated length.
+        ValidationFailed: Type or shape is not the model's, or a number is not a pixel.
     """
     if tensor.datatype != "UINT8":
         raise ValidationFailed(
-            f"'{INPUT}' is UINT8: RGB pixels from 0 to 255. Preprocessing is done by the model."
+            f"'{INPUT}' must be UINT8: RGB pixels from 0 to 255. The model preprocesses them."
         )
     shape = tuple(tensor.shape)
-    if len(shape) != 4 or shape[1:] != signature.picture:
-        raise ValidationFailed(f"'{INPUT}' has the shape {[*signature.batch]}, -1 for its images.")
-    signature.require_batch(shape[0])
+    if len(shape) != 4 or shape[1:] != spec.image:
+        raise ValidationFailed(
+            f"'{INPUT}' must have the shape {[*spec.batch]}, where -1 is any count."
+        )
+    spec.require_batch(shape[0])
     if tensor.parameters.shared_memory_region is not None:
-        raise ValidationFailed("Shared memory is not offered; send the tensor as bytes or JSON.")
+        raise ValidationFailed("Shared memory is not supported; send the tensor as bytes or JSON.")
     size = tensor.parameters.binary_data_size
     if size is not None:
         return _binary(tensor, size, tail, shape)
     if tail:
-        raise BadRequest(f"{len(tail)} bytes follow the JSON that it does not speak of.")
+        raise BadRequest(f"{len(tail)} bytes follow the JSON, which does not mention them.")
     numbers = numbers_of(tensor.data)
     if numbers is None:
         raise ValidationFailed(f"'{INPUT}' needs `data`, an array, or `binary_data_size`.")
-    flat = (shape[0] * signature.levels,)
-    return numbers.read(flat, shape, most=signature.most * signature.levels).reshape(shape)
+    flat = (shape[0] * spec.image_bytes,)
+    return numbers.read(flat, shape, max_numbers=spec.max_numbers).reshape(shape)
 
 
 def _binary(tensor: InputTensor, size: int, tail: memoryview, shape: tuple[int, ...]) -> Pixels:
@@ -251,18 +259,19 @@ def _binary(tensor: InputTensor, size: int, tail: memoryview, shape: tuple[int, 
     return np.frombuffer(tail, np.uint8).reshape(shape)
 
 
-def _wanted(outputs: list[WantedOutput], *, default: bool) -> tuple[Wanted, ...]:
+def _requested_outputs(
+    outputs: list[WantedOutput], *, default: bool
+) -> tuple[RequestedOutput, ...]:
     names = [output.name for output in outputs]
     if not set(names) <= OPERATIONS.keys() or len(set(names)) != len(names):
         raise ValidationFailed(f"The outputs are {', '.join(OPERATIONS)}; name each once.")
-    wanted = []
+    requested = []
     for output in outputs:
-        said = output.parameters
-        if said.classification is not None or said.shared_memory_region is not None:
+        parameters = output.parameters
+        if parameters.classification is not None or parameters.shared_memory_region is not None:
             raise ValidationFailed(
-                "Outputs are given as numbers, by JSON or as bytes; /v1/classify gives labels."
+                "Outputs are numbers, in JSON or as bytes; /v1/classify returns labels."
             )
-        wanted.append(
-            Wanted(output.name, default if said.binary_data is None else said.binary_data)
-        )
-    return tuple(wanted) or (Wanted(DEFAULT_OUTPUT, default),)
+        binary = default if parameters.binary_data is None else parameters.binary_data
+        requested.append(RequestedOutput(output.name, binary))
+    return tuple(requested) or (RequestedOutput(DEFAULT_OUTPUT, default),)

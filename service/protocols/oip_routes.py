@@ -1,4 +1,4 @@
-"""`/v2`: the Open Inference Protocol, as Triton's and KServe's clients speak it."""
+"""`/v2`: the Open Inference Protocol, for clients of Triton and KServe."""
 
 from typing import Annotated, Any
 
@@ -10,9 +10,9 @@ from contracts.settings import RELEASE
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.body import read_body
-from service.http.deadlines import Timed
+from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.path_params import ByAddress, versioned
+from service.http.path_params import ModelRefDep, versioned
 from service.inference.tensors import TensorInference
 from service.protocols import oip
 from service.protocols.oip_schemas import (
@@ -25,14 +25,14 @@ from service.protocols.oip_schemas import (
     ServerMetadata,
     ServerReady,
 )
-from service.queue.version_routing import model_named, version_of
+from service.queue.version_routing import find_model, find_version
 from service.system.readiness import readiness_of
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 _MAX_INDEX_BYTES = 4096
 _BINARY = "application/octet-stream"
-_UNKNOWN = problem_responses(
+_NOT_FOUND = problem_responses(
     "model_not_found", "version_not_found", "validation_error", "model_not_ready", plain=True
 )
 _NOT_READY = problem_responses(
@@ -62,7 +62,7 @@ _REFUSED = problem_responses(
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "JSON; or JSON and then the binary tensors, in the order of the inputs, "
+        "description": "JSON, or JSON followed by the binary tensors in the order of the inputs, "
         f"with the length of the JSON in `{oip.LENGTH_HEADER}`.",
         "content": {
             "application/json": {
@@ -74,11 +74,11 @@ _BODY: dict[str, Any] = {
     }
 }
 _INFERRED: dict[str, Any] = {
-    **examples.shown("The outputs that were asked for.", examples.INFER_RESPONSE),
+    **examples.json_response("The requested outputs.", examples.INFER_RESPONSE),
     "model": InferResponse,
     "headers": {
         oip.LENGTH_HEADER: {
-            "description": "Where the JSON ends, if binary tensors follow it.",
+            "description": "The length of the JSON in bytes, if binary tensors follow it.",
             "schema": {"type": "integer"},
         }
     },
@@ -90,35 +90,35 @@ _INFERRED["content"][_BINARY] = {"schema": {"type": "string", "format": "binary"
     "",
     operation_id="oip_server",
     summary="The server and its extensions",
-    responses={200: examples.shown("The server.", examples.OIP_SERVER)},
+    responses={200: examples.json_response("The server.", examples.OIP_SERVER)},
 )
 async def get_server() -> ServerMetadata:
-    """Name, release and the extensions of the protocol that are offered."""
+    """Name, release and the supported extensions of the protocol."""
     return ServerMetadata(name="opsin", version=RELEASE, extensions=list(oip.EXTENSIONS))
 
 
 @router.get(
     "/health/live",
     operation_id="oip_live",
-    summary="Does the server live?",
-    responses={200: examples.shown("It does.", {"live": True})},
+    summary="Is the server live?",
+    responses={200: examples.json_response("It does.", {"live": True})},
 )
 async def get_live() -> ServerLive:
-    """As `/healthz`; needs no key."""
+    """Like `/healthz`; needs no key."""
     return ServerLive()
 
 
 @router.get(
     "/health/ready",
     operation_id="oip_ready",
-    summary="Can the server be asked?",
+    summary="Is the server ready?",
     responses={
-        200: examples.shown("It can.", {"ready": True}),
+        200: examples.json_response("It can.", {"ready": True}),
         **problem_responses("dependency_unavailable", plain=True),
     },
 )
 async def get_ready(services: ServicesDep) -> ServerReady:
-    """As `/readyz`; needs no key."""
+    """Like `/readyz`; needs no key."""
     readiness = await readiness_of(services)
     if not readiness.ready:
         raise Unavailable(readiness.detail or "It is not ready yet.", retry_after=5)
@@ -130,44 +130,44 @@ async def get_ready(services: ServicesDep) -> ServerReady:
     operation_id="oip_model_version",
     summary="A version's tensors",
     openapi_extra=versioned(),
-    responses={200: examples.shown("The model.", examples.OIP_MODEL), **_UNKNOWN},
+    responses={200: examples.json_response("The model.", examples.OIP_MODEL), **_NOT_FOUND},
 )
 @router.get(
     "/models/{model}",
     operation_id="oip_model",
     summary="A model's versions and tensors",
-    responses={200: examples.shown("The model.", examples.OIP_MODEL), **_UNKNOWN},
+    responses={200: examples.json_response("The model.", examples.OIP_MODEL), **_NOT_FOUND},
 )
-async def get_model(named: ByAddress, services: ServicesDep) -> ModelMetadata:
-    """What to send and what comes back; of a model that is still loading, what it will be."""
-    info = model_named(services.presence, named.model)
-    versions = [version_of(info, named.version)] if named.version else info.versions
+async def get_model(ref: ModelRefDep, services: ServicesDep) -> ModelMetadata:
+    """The inputs and outputs of a model. A model that is still loading lists all it will have."""
+    info = find_model(services.workers.models(), ref.model)
+    versions = [find_version(info, ref.version)] if ref.version else info.versions
     return oip.metadata(info, versions)
 
 
 @router.get(
     "/models/{model}/versions/{version}/ready",
     operation_id="oip_model_version_ready",
-    summary="Can a version be asked?",
+    summary="Is a version ready?",
     openapi_extra=versioned(),
     responses={
-        200: examples.shown("It can.", {"name": "squeezenet", "ready": True}),
+        200: examples.json_response("It can.", {"name": "squeezenet", "ready": True}),
         **_NOT_READY,
     },
 )
 @router.get(
     "/models/{model}/ready",
     operation_id="oip_model_ready",
-    summary="Can a model be asked?",
+    summary="Is a model ready?",
     responses={
-        200: examples.shown("It can.", {"name": "squeezenet", "ready": True}),
+        200: examples.json_response("It can.", {"name": "squeezenet", "ready": True}),
         **_NOT_READY,
     },
 )
-async def get_model_ready(named: ByAddress, services: ServicesDep) -> ModelReady:
-    """Whether it can be asked for its default output, the probabilities; if not, why."""
-    services.presence.choose(named.model, named.version, "classify")
-    return ModelReady(name=named.model)
+async def get_model_ready(ref: ModelRefDep, services: ServicesDep) -> ModelReady:
+    """Whether it can return its default output, the probabilities; if not, why."""
+    services.workers.choose(ref.model, ref.version, "classify")
+    return ModelReady(name=ref.model)
 
 
 @router.get(
@@ -175,26 +175,32 @@ async def get_model_ready(named: ByAddress, services: ServicesDep) -> ModelReady
     operation_id="oip_model_version_config",
     summary="A version's configuration, in Triton's terms",
     openapi_extra=versioned(),
-    responses={200: examples.shown("The configuration.", examples.OIP_CONFIG), **_UNKNOWN},
+    responses={
+        200: examples.json_response("The configuration.", examples.OIP_CONFIG),
+        **_NOT_FOUND,
+    },
 )
 @router.get(
     "/models/{model}/config",
     operation_id="oip_model_config",
     summary="A model's configuration, in Triton's terms",
-    responses={200: examples.shown("The configuration.", examples.OIP_CONFIG), **_UNKNOWN},
+    responses={
+        200: examples.json_response("The configuration.", examples.OIP_CONFIG),
+        **_NOT_FOUND,
+    },
 )
-async def get_model_config(named: ByAddress, services: ServicesDep) -> dict[str, Any]:
-    """The part of it that Triton's tools read. `max_batch_size` is images a request."""
-    info = model_named(services.presence, named.model)
-    if named.version:
-        version_of(info, named.version)
+async def get_model_config(ref: ModelRefDep, services: ServicesDep) -> dict[str, Any]:
+    """The part that Triton's tools read. `max_batch_size` is the most images in a request."""
+    info = find_model(services.workers.models(), ref.model)
+    if ref.version:
+        find_version(info, ref.version)
     return oip.configuration(info, services.settings.max_images)
 
 
 @router.post(
     "/models/{model}/versions/{version}/infer",
     operation_id="oip_infer_version",
-    summary="Ask a version, by tensors",
+    summary="Run a version on a tensor of images",
     response_class=Response,
     openapi_extra=versioned(_BODY),
     responses={200: _INFERRED, **_REFUSED},
@@ -202,7 +208,7 @@ async def get_model_config(named: ByAddress, services: ServicesDep) -> dict[str,
 @router.post(
     "/models/{model}/infer",
     operation_id="oip_infer",
-    summary="Ask a model, by tensors",
+    summary="Run a model on a tensor of images",
     response_class=Response,
     openapi_extra=_BODY,
     responses={200: _INFERRED, **_REFUSED},
@@ -210,14 +216,14 @@ async def get_model_config(named: ByAddress, services: ServicesDep) -> dict[str,
 async def infer(
     *,
     request: Request,
-    named: ByAddress,
-    deadline: Timed,
+    ref: ModelRefDep,
+    deadline: DeadlineDep,
     services: ServicesDep,
     json_length: Annotated[
         str | None,
         Header(
             alias=oip.LENGTH_HEADER,
-            description="Bytes of the JSON, if binary tensors follow it.",
+            description="The length of the JSON in bytes, if binary tensors follow it.",
             examples=["187"],
         ),
     ] = None,
@@ -228,17 +234,17 @@ async def infer(
     the images a request may hold. Outputs are `probabilities` (default) and `features`, FP32, as
     JSON or as bytes. The request succeeds or fails as a whole.
     """
-    packed = await TensorInference(services, request, named, deadline).infer(json_length)
-    if packed.json_length is None:
-        return Response(packed.body, media_type="application/json")
-    headers = {oip.LENGTH_HEADER: str(packed.json_length)}
-    return Response(packed.body, media_type=_BINARY, headers=headers)
+    encoded = await TensorInference(services, request, ref, deadline).infer(json_length)
+    if encoded.json_length is None:
+        return Response(encoded.body, media_type="application/json")
+    headers = {oip.LENGTH_HEADER: str(encoded.json_length)}
+    return Response(encoded.body, media_type=_BINARY, headers=headers)
 
 
 @router.post(
     "/repository/index",
     operation_id="oip_repository_index",
-    summary="All models and their versions",
+    summary="List all models and their versions",
     openapi_extra={
         "requestBody": {
             "content": {
@@ -250,26 +256,26 @@ async def infer(
         }
     },
     responses={
-        200: examples.shown("The models.", examples.OIP_INDEX),
+        200: examples.json_response("The models.", examples.OIP_INDEX),
         **problem_responses("bad_request", "payload_too_large", "validation_error", plain=True),
     },
 )
 async def list_repository(request: Request, services: ServicesDep) -> list[ModelState]:
-    """Every version and whether it can be asked; with `ready`, only those that can."""
-    wanted = await _only_ready(request)
-    found = [state for info in services.presence.models() for state in oip.states(info)]
-    return [one for one in found if one.state == "READY" or not wanted]
+    """Every version and whether it is ready; with `ready`, only those that are."""
+    only_ready = await _only_ready(request)
+    states = [state for info in services.workers.models() for state in oip.states(info)]
+    return [state for state in states if state.state == "READY" or not only_ready]
 
 
 async def _only_ready(request: Request) -> bool:
-    """Whether models that cannot be asked are to be left out; an empty body asks for all.
+    """Whether the body asks for ready models only; an empty body asks for all.
 
     Raises:
-        ValidationFailed: The body is not what it can be.
-        PayloadTooLarge: It is far longer.
+        ValidationFailed: The body is invalid.
+        PayloadTooLarge: It is far too long.
     """
-    refusal = PayloadTooLarge(f"Asking for the index takes at most {_MAX_INDEX_BYTES} bytes.")
-    body = await read_body(request, _MAX_INDEX_BYTES, refusal)
+    too_large = PayloadTooLarge(f"The body may have at most {_MAX_INDEX_BYTES} bytes.")
+    body = await read_body(request, _MAX_INDEX_BYTES, too_large)
     if not body.strip():
         return False
     try:

@@ -1,8 +1,8 @@
-"""The JSON of the Open Inference Protocol v2, as it travels.
+"""The JSON schemas of the Open Inference Protocol v2.
 
 https://github.com/kserve/open-inference-protocol and Triton's binary tensor data, model
-configuration and model repository extensions. Fields that a client adds are ignored, as they are
-by every server of this protocol.
+configuration and model repository extensions. Unknown fields are ignored, as by
+every server of this protocol.
 """
 
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt
 
 
 class TensorMetadata(BaseModel):
-    """A tensor that goes in or comes out."""
+    """An input or output tensor."""
 
     name: str
     datatype: str = Field(examples=["UINT8"])
@@ -27,19 +27,19 @@ class ServerMetadata(BaseModel):
 
 
 class ServerLive(BaseModel):
-    """The server lives."""
+    """The server is live."""
 
     live: Literal[True] = True
 
 
 class ServerReady(BaseModel):
-    """The server can be asked."""
+    """The server is ready."""
 
     ready: Literal[True] = True
 
 
 class ModelReady(BaseModel):
-    """The model can be asked."""
+    """The model is ready."""
 
     name: str
     ready: Literal[True] = True
@@ -65,71 +65,73 @@ class ModelState(BaseModel):
 
 
 class InputParameters(BaseModel):
-    """What is said of an input."""
+    """Parameters of an input."""
 
     binary_data_size: StrictInt | None = Field(
         None, ge=0, description="Bytes of this tensor, which follow the JSON."
     )
-    shared_memory_region: Any = Field(None, description="Not offered; send the tensor itself.")
+    shared_memory_region: Any = Field(None, description="Not supported; send the tensor itself.")
 
 
 class InputTensor(BaseModel):
-    """A tensor that is sent."""
+    """An input tensor."""
 
     name: str
     shape: list[StrictInt] = Field(max_length=8)
     datatype: str
     parameters: InputParameters = InputParameters()
-    data: Any = Field(None, description="The numbers, flat or nested; left out if binary.")
+    data: Any = Field(None, description="The numbers, flat or nested. Omit it if binary.")
 
 
 class OutputParameters(BaseModel):
-    """What is said of a wanted output."""
+    """Parameters of a requested output."""
 
-    binary_data: StrictBool | None = Field(None, description="Answer with it as bytes.")
-    classification: Any = Field(None, description="Not offered; ask /v1/classify for labels.")
-    shared_memory_region: Any = Field(None, description="Not offered.")
+    binary_data: StrictBool | None = Field(None, description="Return it as bytes.")
+    classification: Any = Field(None, description="Not supported; /v1/classify returns labels.")
+    shared_memory_region: Any = Field(None, description="Not supported.")
 
 
 class WantedOutput(BaseModel):
-    """An output that is asked for."""
+    """A requested output."""
 
     name: str
     parameters: OutputParameters = OutputParameters()
 
 
 class RequestParameters(BaseModel):
-    """What is said of the request as a whole."""
+    """Parameters of the request as a whole."""
 
     binary_data_output: StrictBool | None = Field(
-        None, description="Answer with all outputs as bytes, unless one says otherwise."
+        None, description="Return all outputs as bytes, unless an output says otherwise."
     )
     timeout: StrictInt | None = Field(
-        None, ge=1, description="Microseconds it may take; X-Timeout-Ms if that is less."
+        None,
+        ge=1,
+        description="The deadline in microseconds; X-Timeout-Ms applies if it is earlier.",
     )
 
 
 class InferRequest(BaseModel):
-    """An inference that is asked for."""
+    """A request."""
 
-    id: str | None = Field(None, max_length=256, description="Comes back with the answer.")
+    id: str | None = Field(None, max_length=256, description="The response repeats it.")
     parameters: RequestParameters = RequestParameters()
     inputs: list[InputTensor] = Field(min_length=1, max_length=16)
     outputs: list[WantedOutput] = Field([], max_length=16)
 
 
 class OutputTensor(BaseModel):
-    """A tensor of the answer."""
+    """An output tensor."""
 
     name: str
     datatype: str
     shape: list[int]
     parameters: dict[str, int] | None = Field(None, description="`binary_data_size`, if binary.")
-    data: list[float] | None = Field(None, description="Flat, row after row; left out if binary.")
+    data: list[float] | None = Field(None, description="Flat, row after row; absent if binary.")
 
 
 class InferResponse(BaseModel):
-    """The answer to an inference."""
+    """The response."""
 
     model_name: str
     model_version: str

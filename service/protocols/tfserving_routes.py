@@ -6,13 +6,13 @@ from fastapi import APIRouter, Request, Response
 
 from service.dependencies import ServicesDep
 from service.http import examples
-from service.http.deadlines import Timed
+from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.path_params import ByAddress, labelled, versioned
+from service.http.path_params import ModelRefDep, labelled, versioned
 from service.inference.tensors import TensorInference
 from service.protocols import tfserving
 from service.protocols.tfserving import Metadata, Predictions
-from service.queue.version_routing import model_named, version_of
+from service.queue.version_routing import find_model, find_version
 
 router = APIRouter(prefix="/v1/models", tags=["TensorFlow Serving"])
 
@@ -38,7 +38,7 @@ _BODY: dict[str, Any] = {
 }
 _PREDICTED: dict[int | str, dict[str, Any]] = {
     200: {
-        **examples.shown("A row of numbers for each image.", examples.PREDICT_RESPONSE),
+        **examples.json_response("A row of numbers for each image.", examples.PREDICT_RESPONSE),
         "model": Predictions,
     },
     **problem_responses(
@@ -60,7 +60,7 @@ _PREDICTED: dict[int | str, dict[str, Any]] = {
     ),
 }
 _DESCRIBED: dict[int | str, dict[str, Any]] = {
-    200: examples.shown("The signatures.", examples.TF_METADATA),
+    200: examples.json_response("The signatures.", examples.TF_METADATA),
     **problem_responses(
         "model_not_found", "version_not_found", "validation_error", "model_not_ready", plain=True
     ),
@@ -70,7 +70,7 @@ _DESCRIBED: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/{model}/labels/{label}:predict",
     operation_id="tf_predict_label",
-    summary="Ask a labelled version, as TensorFlow Serving",
+    summary="Run a labelled version, as TensorFlow Serving",
     response_class=Response,
     openapi_extra=labelled(_BODY),
     responses=_PREDICTED,
@@ -78,7 +78,7 @@ _DESCRIBED: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/{model}/versions/{version}:predict",
     operation_id="tf_predict_version",
-    summary="Ask a version, as TensorFlow Serving",
+    summary="Run a version, as TensorFlow Serving",
     response_class=Response,
     openapi_extra=versioned(_BODY),
     responses=_PREDICTED,
@@ -86,21 +86,21 @@ _DESCRIBED: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/{model}:predict",
     operation_id="tf_predict",
-    summary="Ask a model, as TensorFlow Serving",
+    summary="Run a model, as TensorFlow Serving",
     response_class=Response,
     openapi_extra=_BODY,
     responses=_PREDICTED,
 )
 async def predict(
-    request: Request, named: ByAddress, deadline: Timed, services: ServicesDep
+    request: Request, ref: ModelRefDep, deadline: DeadlineDep, services: ServicesDep
 ) -> Response:
-    """The numbers that the signature gives for each image.
+    """The numbers that the signature returns for each image.
 
     An image is nested uint8 RGB numbers of the model's input size, or `{"b64": …}`, the base64 of
     an image file of any size and accepted format. Signatures: `serving_default` and `serve`
     (probabilities), `features`. The request succeeds or fails as a whole.
     """
-    body = await TensorInference(services, request, named, deadline).predict()
+    body = await TensorInference(services, request, ref, deadline).predict()
     return Response(body, media_type="application/json")
 
 
@@ -124,8 +124,8 @@ async def predict(
     summary="A model's signatures, as TensorFlow Serving",
     responses=_DESCRIBED,
 )
-async def get_metadata(named: ByAddress, services: ServicesDep) -> Metadata:
+async def get_metadata(ref: ModelRefDep, services: ServicesDep) -> Metadata:
     """The inputs and outputs of each signature, with their types and shapes."""
-    info = model_named(services.presence, named.model)
-    version = version_of(info, named.version)
+    info = find_model(services.workers.models(), ref.model)
+    version = find_version(info, ref.version)
     return tfserving.metadata(info, version)

@@ -1,1 +1,1 @@
-"""The API end of the inference queue; `workers.inference` is the other."""
+"""The API's end of the inference queue; `workers.inference` is the other end."""

@@ -1,9 +1,7 @@
-"""The permit: how many images this process may have under way, and what it tells those it refuses.
+"""Admission control: how many images may wait in each queue, and the refusal of further ones.
 
-A queue without a bound answers everybody too late; a bounded one answers as many as it can in
-time, and the rest at once.
-
-How many items each lane may hold: pictures are small and many, clips large and few.
+An unbounded queue answers every request too late; a bounded one answers as many as it can in time
+and refuses the rest at once.
 """
 
 import math
@@ -13,99 +11,85 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from contracts.errors import QueueFull
-from contracts.inference.inference import LaneOperation
+from contracts.inference.inference import Operation
+from contracts.queue.redis_keys import QueueName
 from contracts.settings import Settings
+
+_MAX_RETRY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class LaneLimits:
-    """The bounds.
+class QueueLimits:
+    """How many items each queue may hold: images are small and many, clips large and few."""
 
-    Attributes:
-        usual: Of most lanes.
-        special: Of some operations.
-    """
-
-    usual: int
-    special: Mapping[LaneOperation, int] = field(default_factory=dict)
+    default: int
+    by_operation: Mapping[Operation, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """As this installation is configured."""
         return cls(settings.queue_limit, {"clip": settings.clip_queue_limit})
 
-    def most(self, lane: str) -> int:
-        """What a lane may hold.
-
-        Args:
-            lane: As `contracts.queue.redis_keys.lane` calls it.
-        """
-        operation = lane.rpartition(":")[2]
-        return next((most for of, most in self.special.items() if of == operation), self.usual)
-
-
-_LONGEST_RETRY_SECONDS = 60.0
+    def limit(self, queue: QueueName) -> int:
+        """How many items a queue may hold."""
+        return self.by_operation.get(queue.operation, self.default)
 
 
 class Admission:
-    """Counts the images under way in each lane of this process.
+    """Counts the images in progress in each queue of this process."""
 
-    Args:
-        limits: How many images may be under way in each lane.
-    """
-
-    def __init__(self, limits: LaneLimits) -> None:
+    def __init__(self, limits: QueueLimits) -> None:
         self._limits = limits
-        self._under_way: dict[str, int] = {}
+        self._in_progress: dict[QueueName, int] = {}
 
-    def under_way(self, lane: str) -> int:
-        return self._under_way.get(lane, 0)
+    def in_progress(self, queue: QueueName) -> int:
+        return self._in_progress.get(queue, 0)
 
-    def require_room(self, lane: str, rate: float | None, seconds: float = math.inf) -> None:
-        """Refuse as `permit` would one image, before anything is read.
+    def require_room(self, queue: QueueName, rate: float | None, seconds: float = math.inf) -> None:
+        """Refuse as `permit` would refuse one image, before anything is read.
 
         Raises:
             QueueFull: As `permit`.
         """
-        self._require(lane, 1, rate, seconds)
+        self._require(queue, 1, rate, seconds)
 
     @contextmanager
     def permit(
-        self, lane: str, count: int, rate: float | None, seconds: float = math.inf
+        self, queue: QueueName, count: int, rate: float | None, seconds: float = math.inf
     ) -> Iterator[None]:
-        """Hold room for `count` images.
+        """Reserve room for `count` images.
 
-        A request of more images than the limit is let in when nothing else is under way. One whose
-        time will be over before its turn comes is refused at once, and costs the others nothing.
+        A request with more images than the limit is admitted if nothing else is in progress. A
+        request whose time will be over before its turn comes is refused at once, at no cost to
+        the others.
 
         Args:
-            lane: Where they go.
-            count: How many.
-            rate: Images a second the lane drains, None if unknown.
+            queue: Where they go.
+            count: How many images.
+            rate: Images per second that the queue processes, None if unknown.
             seconds: How long they may wait.
 
         Raises:
-            QueueFull: There is no room, or no time.
+            QueueFull: There is no room, or not enough time.
         """
-        self._require(lane, count, rate, seconds)
-        self._under_way[lane] = self.under_way(lane) + count
+        self._require(queue, count, rate, seconds)
+        self._in_progress[queue] = self.in_progress(queue) + count
         try:
             yield
         finally:
-            self._under_way[lane] -= count
+            self._in_progress[queue] -= count
 
-    def _require(self, lane: str, count: int, rate: float | None, seconds: float) -> None:
-        under_way = self.under_way(lane)
-        too_many = under_way + count > self._limits.most(lane)
-        too_late = rate is not None and under_way > rate * seconds
-        if under_way and (too_many or too_late):
-            raise queue_full(under_way, rate)
+    def _require(self, queue: QueueName, count: int, rate: float | None, seconds: float) -> None:
+        in_progress = self.in_progress(queue)
+        too_many = in_progress + count > self._limits.limit(queue)
+        too_late = rate is not None and in_progress > rate * seconds
+        if in_progress and (too_many or too_late):
+            raise queue_full(in_progress, rate)
 
 
-def queue_full(waiting: int, rate: float | None) -> QueueFull:
-    """The refusal, with the seconds after which the present queue will have drained."""
-    seconds = waiting / rate if rate else 1.0
+def queue_full(depth: int, rate: float | None) -> QueueFull:
+    """The error for a full queue, with the seconds until its present content is processed."""
+    seconds = depth / rate if rate else 1.0
     return QueueFull(
-        f"{waiting} images already wait for this model. Retry after the time in Retry-After.",
-        retry_after=min(_LONGEST_RETRY_SECONDS, max(1.0, math.ceil(seconds))),
+        f"{depth} images already wait for this model. Retry after the time in Retry-After.",
+        retry_after=min(_MAX_RETRY_SECONDS, max(1.0, math.ceil(seconds))),
     )

@@ -1,129 +1,124 @@
-"""The API's end of a lane: put images on it, take abandoned ones off, watch that it is drained."""
+"""The API's access to the queues in Redis: push and abandon images, schedule tasks, read claims."""
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
+from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-from contracts.queue import redis_keys
+from contracts.errors import Unavailable
+from contracts.queue import redis_keys, scripts
 from contracts.queue.messages import Item
-from service.queue.admission import LaneLimits
+from contracts.queue.redis_keys import QueueName
+from service.queue.admission import QueueLimits
 
-_PUSH = """
-local depth = redis.call('LLEN', KEYS[1])
-local count = #ARGV - 4
-if depth > 0 and depth + count > tonumber(ARGV[1]) then return {-1, depth} end
-for i = 5, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
-local expires = tonumber(ARGV[2])
-if redis.call('PTTL', KEYS[1]) < expires then redis.call('PEXPIRE', KEYS[1], expires) end
-local scheduled = redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[3])
-if depth == 0 or scheduled then
-  if redis.call('EXISTS', KEYS[3]) == 0 then redis.call('RPUSH', KEYS[3], '1') end
-  redis.call('PEXPIRE', KEYS[3], ARGV[4])
-end
-return {scheduled and 1 or 0, depth + count}
-"""
-_NUDGE = """
-if redis.call('LLEN', KEYS[1]) == 0 then return 0 end
-return redis.call('SET', KEYS[2], '1', 'NX', 'PX', ARGV[1]) and 1 or 0
-"""
+_NO_LIMIT = 1 << 30
+
+
+@contextmanager
+def redis_required() -> Iterator[None]:
+    """Turn the errors of a Redis that does not answer into one for the client.
+
+    Raises:
+        Unavailable: Redis, or Celery's connection to it, does not answer.
+    """
+    try:
+        yield
+    except (RedisError, OperationalError, OSError) as error:
+        raise Unavailable("The queue does not answer. Retry shortly.", retry_after=2) from error
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
-    """What became of a push.
+class PushResult:
+    """The outcome of a push.
 
     Attributes:
-        accepted: False when the lane has no room.
-        schedule: True when the caller has to send the lane's next drain.
-        depth: Images that wait.
+        accepted: False if the queue has no room.
+        must_schedule: True if the caller has to send the queue's next task.
+        depth: How many images wait.
     """
 
     accepted: bool
-    schedule: bool
+    must_schedule: bool
     depth: int
 
 
-class Lanes:
-    """All lanes, seen by one API process.
+class QueueClient:
+    """All queues, as one API process uses them.
 
     Args:
         client: A connection whose answers are bytes.
-        limits: How many images may wait in each lane. A request of more images than that is
-            still taken when nothing else waits, so that no request is impossible.
+        limits: How many images may wait in each queue. A request with more images than that is
+            still accepted when nothing else waits, so that no request is impossible.
     """
 
-    def __init__(self, client: Redis, limits: LaneLimits) -> None:
+    def __init__(self, client: Redis, limits: QueueLimits) -> None:
         self._client = client
         self._limits = limits
-        self._push = client.register_script(_PUSH)
-        self._nudge = client.register_script(_NUDGE)
+        self._push = client.register_script(scripts.PUSH)
+        self._schedule_if_idle = client.register_script(scripts.SCHEDULE_IF_IDLE)
 
     async def push(
-        self, lane: str, items: Sequence[Item], *, seconds: float, again: bool = False
-    ) -> Push:
-        """Put images on a lane, all or none.
+        self, queue: QueueName, items: Sequence[Item], *, seconds: float, admitted: bool = False
+    ) -> PushResult:
+        """Append images to a queue, all or none.
 
         Args:
-            lane: Which.
+            queue: Where to.
             items: The images.
-            seconds: After which they vanish if nobody comes.
-            again: They were admitted before, so the limit does not apply to them.
+            seconds: How long they stay if no worker takes them.
+            admitted: They were admitted before, so the limit does not apply to them.
         """
         code, depth = cast(
             list[int],
             await self._push(
-                keys=[lane, redis_keys.lane_flag(lane), redis_keys.lane_bell(lane)],
+                keys=[queue.key, queue.scheduled_key, queue.notify_key],
                 args=[
-                    self._limits.most(lane) if not again else 1 << 30,
+                    _NO_LIMIT if admitted else self._limits.limit(queue),
                     max(1, int(seconds * 1000)),
-                    redis_keys.FLAG_EXPIRE_MS,
-                    redis_keys.BELL_EXPIRE_MS,
+                    redis_keys.SCHEDULED_EXPIRE_MS,
+                    redis_keys.NOTIFY_EXPIRE_MS,
                     *(item.pack() for item in items),
                 ],
             ),
         )
-        return Push(accepted=code >= 0, schedule=code == 1, depth=depth)
+        return PushResult(accepted=code >= 0, must_schedule=code == 1, depth=depth)
 
-    async def nudge(self, lane: str) -> bool:
-        """Whether images wait and no drain is on its way: then the caller has to send one."""
-        args = [redis_keys.FLAG_EXPIRE_MS]
-        return bool(await self._nudge(keys=[lane, redis_keys.lane_flag(lane)], args=args))
+    async def schedule_if_idle(self, queue: QueueName) -> bool:
+        """Whether images wait and no task was scheduled; then the caller has to send one."""
+        keys = [queue.key, queue.scheduled_key]
+        return bool(await self._schedule_if_idle(keys=keys, args=[redis_keys.SCHEDULED_EXPIRE_MS]))
 
     async def abandon(self, ids: Iterable[bytes], *, seconds: float) -> None:
-        """Mark images whose client has gone; a worker that meets them drops them."""
+        """Mark images whose client has gone; a worker that takes them drops them."""
         pipe = self._client.pipeline(transaction=False)
         for item_id in ids:
             pipe.set(redis_keys.abandoned(item_id), 1, px=max(1, int(seconds * 1000)))
         await pipe.execute()
 
-    async def depth(self, lane: str) -> int:
-        return int(await self._client.llen(lane))
+    async def depth(self, queue: QueueName) -> int:
+        return int(await self._client.llen(queue.key))
 
-    async def drain_rate(self, lane: str) -> float | None:
-        """Images a second this lane was last seen to drain, or None."""
-        raw = await self._client.get(redis_keys.lane_rate(lane))
-        return float(raw) if raw else None
+    async def server_epoch(self) -> str:
+        """A value that changes when Redis was restarted, replaced or wiped.
 
-    async def incarnation(self) -> str:
-        """Another value than before: Redis was restarted, replaced or wiped meanwhile.
-
-        What was put on a lane before may be lost then, be it only its last second.
+        Images that were pushed before the change may be lost, if only those of its last second.
         """
-        mark = secrets.token_hex(8)
         pipe = self._client.pipeline()
-        pipe.set(redis_keys.EPOCH, mark, nx=True)
+        pipe.set(redis_keys.EPOCH, secrets.token_hex(8), nx=True)
         pipe.get(redis_keys.EPOCH)
         pipe.info("server")
         _, epoch, server = await pipe.execute()
         return f"{server['run_id']}:{epoch.decode()}"
 
     async def claimed(self, worker_id: str) -> set[bytes]:
-        """The ids of images that worker took and did not answer."""
+        """The ids of images that a worker has taken and not answered."""
         return cast(set[bytes], await self._client.smembers(redis_keys.claims(worker_id)))
 
     async def release(self, worker_id: str, ids: Iterable[bytes]) -> None:
-        """Strike out claims of a worker that is gone."""
+        """Remove claims of a worker that is gone."""
         await self._client.srem(redis_keys.claims(worker_id), *ids)

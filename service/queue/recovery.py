@@ -1,6 +1,6 @@
-"""The watchman: once a second, looks for images that nobody drains and for work of lost workers.
+"""Once a second, re-schedules queues without a task and re-queues the claims of dead workers.
 
-So a lost drain task, a killed worker or a restarted Redis costs a second and not the deadline.
+So a lost task, a killed worker or a restarted Redis costs a second instead of the deadline.
 """
 
 from dataclasses import replace
@@ -8,113 +8,118 @@ from dataclasses import replace
 import structlog
 
 from contracts.queue.messages import Reply
-from service.periodic import Rounds
-from service.queue.client import Lanes
-from service.queue.dispatcher import Drains
-from service.queue.replies import Replies, Waiting
-from service.queue.workers import Presence
+from service.periodic import PeriodicTask
+from service.queue.client import QueueClient
+from service.queue.dispatcher import BatchTaskSender
+from service.queue.replies import PendingItem, Replies
+from service.queue.workers import WorkerRegistry
 
 log = structlog.get_logger()
 
-_EVERY_SECONDS = 1.0
+_INTERVAL_SECONDS = 1.0
 _MAX_ATTEMPTS = 2
 
 
-class Sweep:
-    """Sends drains that were lost, and images whose worker died, once more."""
+class Recovery:
+    """Sends lost tasks again, and once more the images of workers that died."""
 
-    def __init__(self, lanes: Lanes, replies: Replies, drains: Drains, presence: Presence) -> None:
-        self._lanes = lanes
+    def __init__(
+        self,
+        queues: QueueClient,
+        replies: Replies,
+        tasks: BatchTaskSender,
+        workers: WorkerRegistry,
+    ) -> None:
+        self._queues = queues
         self._replies = replies
-        self._drains = drains
-        self._presence = presence
+        self._tasks = tasks
+        self._workers = workers
         self._known: set[str] = set()
         self._lost: dict[str, set[bytes]] = {}
-        self._incarnation: str | None = None
-        self._rounds = Rounds("sweep", self.sweep, seconds=_EVERY_SECONDS)
+        self._epoch: str | None = None
+        self._task = PeriodicTask("recovery", self.run_once, seconds=_INTERVAL_SECONDS)
 
     def start(self) -> None:
-        self._rounds.start()
+        self._task.start()
 
     async def stop(self) -> None:
-        await self._rounds.stop()
+        await self._task.stop()
 
-    async def sweep(self) -> None:
-        """Look once."""
-        if not self._presence.redis_ok:
-            # An unreachable Redis says nothing about who lives.
+    async def run_once(self) -> None:
+        if not self._workers.redis_ok:
+            # An unreachable Redis says nothing about which workers are alive.
             return
-        await self._survive_restart()
-        alive = {worker.id for worker in self._presence.workers}
-        self._lost = {one: kept for one, ids in self._lost.items() if (kept := self._still(ids))}
+        await self._requeue_after_restart()
+        alive = {worker.id for worker in self._workers.workers}
+        pending = self._replies.pending.keys()
+        self._lost = {worker_id: ids & pending for worker_id, ids in self._lost.items()}
+        self._lost = {worker_id: ids for worker_id, ids in self._lost.items() if ids}
         for worker_id in self._known - alive:
             await self._recover(worker_id)
         self._known = alive
         for worker_id in alive & self._lost.keys():
-            self._forgive(worker_id)
-        for lane in {waiting.lane for waiting in self._replies.waiting.values()}:
-            if await self._lanes.nudge(lane):
-                await self._drains.send(lane)
+            self._clear_lost(worker_id)
+        for queue in {item.queue for item in self._replies.pending.values()}:
+            if await self._queues.schedule_if_idle(queue):
+                await self._tasks.send(queue)
 
     async def _recover(self, worker_id: str) -> None:
-        """Send again, once, what a lost worker had taken and not answered."""
-        claimed = await self._lanes.claimed(worker_id)
-        ours = [self._replies.waiting[one] for one in claimed if one in self._replies.waiting]
-        if not ours:
+        """Queue again what a lost worker had taken and not answered."""
+        claimed = await self._queues.claimed(worker_id)
+        items = [self._replies.pending[one] for one in claimed if one in self._replies.pending]
+        if not items:
             return
-        log.warning("worker_lost", worker=worker_id, images=len(ours))
-        for waiting in ours:
-            await self._again(waiting)
-            await self._lanes.release(worker_id, [waiting.item.id])
-        self._lost[worker_id] = {waiting.item.id for waiting in ours}
+        log.warning("worker_lost", worker=worker_id, images=len(items))
+        for pending in items:
+            await self._retry(pending)
+            await self._queues.release(worker_id, [pending.item.id])
+        self._lost[worker_id] = {pending.item.id for pending in items}
 
-    def _forgive(self, worker_id: str) -> None:
-        """Take back the attempts that were counted against the images of one who lives after all.
+    def _clear_lost(self, worker_id: str) -> None:
+        """Do not count the attempts of a worker that turns out to be alive.
 
-        A machine that is busy enough keeps a worker from telling of itself in time, as while
-        TensorFlow is being read. That is not the images' fault.
+        On a busy machine a worker may be late with its heartbeat, for example while TensorFlow is
+        being imported. That is not the fault of its images.
         """
         log.info("worker_returned", worker=worker_id)
-        for one in self._lost.pop(worker_id):
-            waiting = self._replies.waiting.get(one)
-            if waiting is not None and waiting.item.attempt > 1:
-                item = replace(waiting.item, attempt=waiting.item.attempt - 1)
-                self._replies.waiting[one] = replace(waiting, item=item)
+        for item_id in self._lost.pop(worker_id):
+            pending = self._replies.pending.get(item_id)
+            if pending is not None and pending.item.attempt > 1:
+                item = replace(pending.item, attempt=pending.item.attempt - 1)
+                self._replies.pending[item_id] = replace(pending, item=item)
 
-    def _still(self, ids: set[bytes]) -> set[bytes]:
-        """Those that somebody waits for yet."""
-        return ids & self._replies.waiting.keys()
+    async def _requeue_after_restart(self) -> None:
+        """Push all pending images again if Redis was restarted since the last check.
 
-    async def _survive_restart(self) -> None:
-        """Put everything on its lane again when Redis is not the one of the last look.
-
-        What it kept all the same is computed twice, and the second answer finds nobody.
+        Images that Redis kept all the same are computed twice; the second reply is dropped.
         """
-        now = await self._lanes.incarnation()
-        if self._incarnation not in (None, now):
-            waiting = list(self._replies.waiting.values())
-            log.warning("redis_restarted", images=len(waiting))
-            for one in waiting:
-                await self._push(one)
-        self._incarnation = now
+        epoch = await self._queues.server_epoch()
+        if self._epoch not in (None, epoch):
+            items = list(self._replies.pending.values())
+            log.warning("redis_restarted", images=len(items))
+            for pending in items:
+                await self._push(pending)
+        self._epoch = epoch
 
-    async def _again(self, waiting: Waiting) -> None:
-        """Count the attempt that was lost, and make the next one."""
-        item = waiting.item
-        if item.id not in self._replies.waiting:
-            return  # answered, or its client gave up, since we looked
+    async def _retry(self, pending: PendingItem) -> None:
+        """Count the lost attempt and queue the image again, or give up."""
+        item = pending.item
+        if item.id not in self._replies.pending:
+            return  # answered, or its client has gone, in the meantime
         if item.attempt >= _MAX_ATTEMPTS:
-            # An image that took two workers down with it does not get a third.
-            failed = ("internal_error", "The worker was lost twice on this image.")
-            self._replies.deliver(Reply(item.id, 0, 1, 0, 0, error=failed))
+            # An image whose workers died twice may have caused it.
+            error = ("internal_error", "Two workers in a row died while they had this image.")
+            self._replies.deliver(Reply(item.id, 0, 1, 0, 0, error=error))
             return
-        again = replace(waiting, item=replace(item, attempt=item.attempt + 1))
-        await self._push(again)
-        if item.id in self._replies.waiting:
-            self._replies.waiting[item.id] = again
+        next_attempt = replace(pending, item=replace(item, attempt=item.attempt + 1))
+        await self._push(next_attempt)
+        if item.id in self._replies.pending:
+            self._replies.pending[item.id] = next_attempt
 
-    async def _push(self, waiting: Waiting) -> None:
-        seconds = max(1.0, waiting.item.deadline - waiting.item.enqueued)
-        push = await self._lanes.push(waiting.lane, [waiting.item], seconds=seconds, again=True)
-        if push.schedule:
-            await self._drains.send(waiting.lane)
+    async def _push(self, pending: PendingItem) -> None:
+        seconds = max(1.0, pending.item.deadline - pending.item.enqueued)
+        push = await self._queues.push(
+            pending.queue, [pending.item], seconds=seconds, admitted=True
+        )
+        if push.must_schedule:
+            await self._tasks.send(pending.queue)

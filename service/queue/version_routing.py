@@ -1,14 +1,12 @@
-"""Which version answers: what the store's aliases say, among what the workers really hold.
+"""Which version answers: what the store's aliases say, among what the workers have loaded.
 
-The version an alias stands on is chosen as soon as one worker holds it; until then the one that
-answered before, which the workers keep for that long. So no request fails in between.
-
-Finds a model and its version among those that the workers tell of, ready or not.
+A version is chosen for its alias as soon as one worker has loaded it. Until then the previous one
+answers, which the workers keep loaded for that long. So no request fails in between.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from contracts.errors import (
     ModelNotFound,
@@ -19,60 +17,59 @@ from contracts.errors import (
     VersionNotFound,
 )
 from contracts.faces.faces import FACE_MODEL, FACE_OPERATIONS
-from contracts.inference.inference import LaneOperation
+from contracts.inference.inference import Operation
 from contracts.inference.manifest import CHAMPION, Manifest
 from contracts.inference.registry import ModelInfo
 from contracts.queue.heartbeat import HeldModel, ModelState, WorkerBeat
 from models.catalog import CATALOG
-from models.store.snapshot import Served, Shelf, Shelves
-
-if TYPE_CHECKING:
-    from service.queue.workers import Presence
+from models.store.snapshot import ModelVersions, ServedVersion, StoreSnapshot
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _RETRY_SECONDS = 5.0
+_MAX_QUOTED = 64
+"""Characters of a client's text that an error repeats."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class VersionRouter:
     """What can be chosen at one moment.
 
     Attributes:
         configured: The names in `OPSIN_MODELS`, in order.
-        shelves: The picture of the store.
-        workers: Those that live.
+        store: The versions and aliases in the store.
+        workers: The live inference workers.
     """
 
     configured: tuple[str, ...]
-    shelves: Shelves
+    store: StoreSnapshot
     workers: tuple[WorkerBeat, ...]
 
     def names(self) -> list[str]:
-        """Every model there is: of the catalog first, then of the settings and the store."""
-        return list(dict.fromkeys((*CATALOG, *self.configured, *self.shelves.names())))
+        """All models: first those of the catalog, then of the settings and the store."""
+        return list(dict.fromkeys((*CATALOG, *self.configured, *self.store.names())))
 
-    def choose(self, name: str, version: str | None, operation: LaneOperation) -> Served | None:
+    def choose(self, name: str, version: str | None, operation: Operation) -> ServedVersion | None:
         """The version that answers, or None if none can."""
-        shelf = self.shelves.get(name)
-        for number in self._candidates(shelf, name, version or CHAMPION):
-            held = self._held(name, number)
-            if held:
-                can = any(operation in one.operations for one in held)
-                return self.shelves.served.get((name, number)) if can else None
+        for number in self._candidates(name, version or CHAMPION):
+            loaded = self._loaded(name, number)
+            if loaded:
+                supported = any(operation in model.operations for model in loaded)
+                return self.store.served.get((name, number)) if supported else None
         return None
 
-    def refusal(self, name: str, version: str | None, operation: LaneOperation) -> OpsinError:
-        """Why `choose` found none, and what to do about it."""
+    def not_available_error(
+        self, name: str, version: str | None, operation: Operation
+    ) -> OpsinError:
+        """Why `choose` returned None, and what to do about it."""
         if name not in self.names():
-            known = ", ".join(self.names())
-            return ModelNotFound(f"There is no model '{name[:64]}'. Known: {known}.")
-        missing = self._missing(name, version or CHAMPION)
-        if missing is not None:
-            return missing
+            return _unknown_model(name, self.names())
+        unknown_version = self._unknown_version(name, version or CHAMPION)
+        if unknown_version is not None:
+            return unknown_version
         if self._is_for_faces(name) and operation not in FACE_OPERATIONS:
             return ValidationFailed(
-                f"'{name}' tells faces apart and has no classes. Choose another model, or send "
-                "the picture to /v1/faces."
+                f"'{name}' recognises faces and has no classes. Choose another model, or send "
+                "the image to /v1/faces."
             )
         if not self.workers:
             return NoWorker(
@@ -82,175 +79,191 @@ class Choice:
         if (
             version is not None
             and _NUMBER.fullmatch(version)
-            and not self._is_aliased(name, version)
+            and int(version) not in self.store.get(name).aliases.values()
         ):
             return ModelNotReady(
-                f"No worker holds version {version} of '{name}'. Let an alias stand on it "
-                f"(POST /v1/models/{name}/aliases), then ask again.",
+                f"No worker has loaded version {version} of '{name}'. Point an alias to it "
+                f"(POST /v1/models/{name}/aliases), then retry.",
                 retry_after=_RETRY_SECONDS,
             )
-        reason = self.info(name).reason or "It is still loading."
+        reason = self.model_info(name).reason or "It is still loading."
         return ModelNotReady(
-            f"'{name}' cannot {operation} now. {reason}", retry_after=_RETRY_SECONDS
+            f"'{name}' is not ready for {operation}. {reason}", retry_after=_RETRY_SECONDS
         )
 
-    def fate(self, model: str, version: int) -> bool | None:
-        """Whether a worker holds a version; None while one may still come to hold it."""
-        if self._held(model, version):
+    def will_be_served(self, name: str, version: int) -> bool | None:
+        """Whether a worker has loaded a version; None if one may still load it."""
+        if self._loaded(name, version):
             return True
-        told = [one for worker in self.workers for one in worker.models if one.name == model]
-        failed = [one for one in told if one.version == version and one.state == "unavailable"]
+        failed = sum(
+            model.version == version and model.state == "unavailable"
+            for model in self._reported(name)
+        )
         workers = {
-            worker.id for worker in self.workers if any(m.name == model for m in worker.models)
+            worker.id
+            for worker in self.workers
+            if any(model.name == name for model in worker.models)
         }
-        if not workers and self.workers and model not in CATALOG:
-            return None  # just made: the workers are about to see it
-        return False if len(failed) >= len(workers) else None
+        if not workers and self.workers and name not in CATALOG:
+            return None  # just published: the workers have not seen it yet
+        return False if failed >= len(workers) else None
 
-    def info(self, name: str) -> ModelInfo:
+    def model_info(self, name: str) -> ModelInfo:
         """One model with its present state."""
-        shelf, row = self.shelves.get(name), CATALOG.get(name)
-        answers = self._answering(shelf, name)
-        told = [one for worker in self.workers for one in worker.models if one.name == name]
-        state, reason = self._state(shelf, name, answers, told)
-        shown = self._shown(shelf)
+        row, known = CATALOG.get(name), self.store.get(name)
+        answering = self._answering(name)
+        state, reason = self._state(name, answering)
+        manifest = self._manifest(name)
         licence = row.licence if row else None
-        if shown is not None and shown.provenance.weights is not None:
-            licence = shown.provenance.weights.licence
-        operations = {one for held in answers for one in held.operations}
+        if manifest is not None and manifest.provenance.weights is not None:
+            licence = manifest.provenance.weights.licence
+        operations = {operation for model in answering for operation in model.operations}
         return ModelInfo(
             name=name,
-            network=shown.network if shown else name,
+            network=manifest.network if manifest else name,
             state=state,
             reason=reason,
-            aliases=shelf.aliases,
-            versions=list(shelf.versions),
-            classes=shown.classes if shown else row.classes if row else None,
-            input_size=shown.input_size if shown else row.input_size if row else None,
-            features=shown.features if shown else row.features if row else None,
+            aliases=known.aliases,
+            versions=list(known.versions),
+            classes=manifest.classes if manifest else row.classes if row else None,
+            input_size=manifest.input_size if manifest else row.input_size if row else None,
+            features=manifest.features if manifest else row.features if row else None,
             operations=tuple(sorted(operations)),
-            runtime=answers[0].runtime if answers else None,
+            runtime=answering[0].runtime if answering else None,
             runtime_reason=next(
-                (one.runtime_reason for one in answers if one.runtime_reason), None
+                (model.runtime_reason for model in answering if model.runtime_reason), None
             ),
-            sanity=shown.sanity if shown else None,
+            sanity=manifest.sanity if manifest else None,
             licence=licence,
         )
 
-    def _candidates(self, shelf: Shelf, name: str, version: str) -> list[int]:
+    def _candidates(self, name: str, version: str) -> list[int]:
         """The versions that may answer, best first."""
+        known = self.store.get(name)
         if _NUMBER.fullmatch(version):
-            return [int(version)] if int(version) in shelf.versions else []
-        if version not in shelf.aliases:
+            return [int(version)] if int(version) in known.versions else []
+        if version not in known.aliases:
             return []
-        standing = {
-            one.version
-            for worker in self.workers
-            for one in worker.models
-            if one.name == name and one.version is not None and version in one.aliases
+        active = {
+            model.version
+            for model in self._reported(name)
+            if model.version is not None and version in model.aliases
         }
-        return [shelf.aliases[version], *sorted(standing, reverse=True)]
+        return [known.aliases[version], *sorted(active, reverse=True)]
 
-    def _held(self, name: str, version: int) -> list[HeldModel]:
-        held = (worker.held(name).get(version) for worker in self.workers)
-        return [one for one in held if one is not None]
+    def _reported(self, name: str) -> Iterator[HeldModel]:
+        """What all workers report about a model, whatever its state."""
+        return (model for worker in self.workers for model in worker.models if model.name == name)
 
-    def _answering(self, shelf: Shelf, name: str) -> list[HeldModel]:
-        """What answers for the champion."""
-        for number in self._candidates(shelf, name, CHAMPION):
-            if held := self._held(name, number):
-                return held
+    def _loaded(self, name: str, version: int) -> list[HeldModel]:
+        loaded = (worker.loaded_versions(name).get(version) for worker in self.workers)
+        return [model for model in loaded if model is not None]
+
+    def _answering(self, name: str) -> list[HeldModel]:
+        """The loaded version that answers for the champion, in each worker."""
+        for number in self._candidates(name, CHAMPION):
+            if loaded := self._loaded(name, number):
+                return loaded
         return []
 
-    def _is_aliased(self, name: str, version: str) -> bool:
-        return int(version) in self.shelves.get(name).aliases.values()
-
-    def _missing(self, name: str, version: str) -> VersionNotFound | None:
+    def _unknown_version(self, name: str, version: str) -> VersionNotFound | None:
         """The error, if the store has versions of the model but not this one."""
-        shelf = self.shelves.get(name)
-        number = int(version) if _NUMBER.fullmatch(version) else shelf.aliases.get(version)
-        if number in shelf.versions:
+        known = self.store.get(name)
+        number = int(version) if _NUMBER.fullmatch(version) else known.aliases.get(version)
+        if number in known.versions:
             return None
-        if number in shelf.quarantined:
+        if number in known.quarantined:
             return VersionNotFound(
-                f"Version {number} of '{name}' was found damaged and is in quarantine; "
-                "use another version or publish it anew."
+                f"Version {number} of '{name}' is damaged and in quarantine; "
+                "use another version or publish it again."
             )
-        if not shelf.versions and version == CHAMPION:
-            return None  # nothing is there yet, which is another matter
-        known = ", ".join(str(one) for one in shelf.versions) or "none"
-        aliases = ", ".join(shelf.aliases) or "none"
+        if not known.versions and version == CHAMPION:
+            return None  # there are no versions at all yet, which is another error
+        versions = ", ".join(map(str, known.versions)) or "none"
+        aliases = ", ".join(known.aliases) or "none"
         return VersionNotFound(
-            f"'{name}' has no version '{version[:64]}'. Versions: {known}; aliases: {aliases}."
+            f"'{name}' has no version '{version[:_MAX_QUOTED]}'. "
+            f"Versions: {versions}; aliases: {aliases}."
         )
 
-    def _state(
-        self, shelf: Shelf, name: str, answers: list[HeldModel], told: list[HeldModel]
-    ) -> tuple[ModelState, str | None]:
-        champion = shelf.aliases.get(CHAMPION)
-        if answers and answers[0].version == champion:
-            best = max(answers, key=lambda one: len(one.operations))
+    def _state(self, name: str, answering: list[HeldModel]) -> tuple[ModelState, str | None]:
+        known = self.store.get(name)
+        champion = known.aliases.get(CHAMPION)
+        if answering and answering[0].version == champion:
+            best = max(answering, key=lambda model: len(model.operations))
             return best.state, best.reason
-        others = [one for one in told if one not in answers and one.version in (champion, None)]
-        loading = any(one.state == "loading" for one in others)
-        reason = next((one.reason for one in others if one.reason), None)
-        if answers:
+        others = [
+            model
+            for model in self._reported(name)
+            if model not in answering and model.version in (champion, None)
+        ]
+        loading = any(model.state == "loading" for model in others)
+        reason = next((model.reason for model in others if model.reason), None)
+        if answering:
             until = "is being loaded" if loading else "cannot be loaded"
-            why = f"Version {champion} {until}; version {answers[0].version} answers."
-            return answers[0].state, f"{why} {reason}" if reason else why
-        if champion in shelf.quarantined and not loading:
-            reason = f"Version {champion} was found damaged; promote another."
-        return ("loading" if loading else "unavailable"), reason or (
-            None if loading else self._why_nobody(name)
-        )
+            why = f"Version {champion} {until}; version {answering[0].version} answers."
+            return answering[0].state, f"{why} {reason}" if reason else why
+        if loading:
+            return "loading", reason
+        if champion in known.quarantined:
+            reason = f"Version {champion} is damaged; promote another."
+        return "unavailable", reason or self._unserved_reason(name)
 
     def _is_for_faces(self, name: str) -> bool:
-        shown = self._shown(self.shelves.get(name))
-        if shown is None:
+        manifest = self._manifest(name)
+        if manifest is None:
             return name == FACE_MODEL
-        return shown.network == FACE_MODEL and shown.classes is None
+        return manifest.network == FACE_MODEL and manifest.classes is None
 
-    def _shown(self, shelf: Shelf) -> Manifest | None:
-        """The manifest that stands for the model: the champion's, or else the newest."""
-        champion = shelf.aliases.get(CHAMPION)
-        number = champion if champion in shelf.versions else max(shelf.versions, default=None)
-        return None if number is None else shelf.versions[number]
+    def _manifest(self, name: str) -> Manifest | None:
+        """The manifest that describes the model: the champion's, otherwise the newest one."""
+        return _champion_or_newest(self.store.get(name))
 
-    def _why_nobody(self, name: str) -> str:
+    def _unserved_reason(self, name: str) -> str:
         if not self.workers:
             return "No worker is running."
         if name in CATALOG and name not in self.configured:
             return f"No worker loads it. Add '{name}' to OPSIN_MODELS."
-        return "No alias stands on a version of it; promote one."
+        return "No alias points to any of its versions; promote one."
 
 
-def model_named(presence: "Presence", name: str) -> ModelInfo:
+def _champion_or_newest(known: ModelVersions) -> Manifest | None:
+    champion = known.aliases.get(CHAMPION)
+    number = champion if champion in known.versions else max(known.versions, default=None)
+    return None if number is None else known.versions[number]
+
+
+def find_model(models: Iterable[ModelInfo], name: str) -> ModelInfo:
     """The model of that name.
 
     Raises:
         ModelNotFound: There is none; the message lists those there are.
     """
-    models = presence.models()
-    for model in models:
-        if model.name == name:
-            return model
-    known = ", ".join(model.name for model in models)
-    raise ModelNotFound(f"There is no model '{name[:64]}'. Known: {known}.")
+    by_name = {model.name: model for model in models}
+    if name not in by_name:
+        raise _unknown_model(name, by_name)
+    return by_name[name]
 
 
-def version_of(info: ModelInfo, version: str | None) -> int:
+def find_version(model: ModelInfo, version: str | None) -> int:
     """The version of that number or alias; None is the champion.
 
     Raises:
         VersionNotFound: The model has no such version.
-        ModelNotReady: It has none at all yet.
+        ModelNotReady: It has no version at all yet.
     """
-    if not info.versions:
-        why = info.reason or "It is still loading."
-        raise ModelNotReady(f"'{info.name}' has no version yet. {why}", retry_after=5)
-    asked = version or "champion"
-    for number in info.versions:
-        if str(number) == asked or info.aliases.get(asked) == number:
+    if not model.versions:
+        why = model.reason or "It is still loading."
+        raise ModelNotReady(f"'{model.name}' has no version yet. {why}", retry_after=5)
+    requested = version or CHAMPION
+    for number in model.versions:
+        if str(number) == requested or model.aliases.get(requested) == number:
             return number
-    known = ", ".join([*map(str, info.versions), *info.aliases])
-    raise VersionNotFound(f"'{info.name}' has no version '{asked[:64]}'. It has: {known}.")
+    known = ", ".join([*map(str, model.versions), *model.aliases])
+    raise VersionNotFound(
+        f"'{model.name}' has no version '{requested[:_MAX_QUOTED]}'. It has: {known}."
+    )
+
+
+def _unknown_model(name: str, known: Iterable[str]) -> ModelNotFound:
+    return ModelNotFound(f"There is no model '{name[:_MAX_QUOTED]}'. Known: {', '.join(known)}.")

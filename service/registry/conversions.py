@@ -1,7 +1,7 @@
-"""Formats that are made on request: asked of a worker, and waited for as long as the client does.
+"""Converts versions to other formats on request, by a worker.
 
-The API loads no TensorFlow, so it cannot convert. The request that comes first sends the work off;
-one that cannot wait so long is told to come again, and finds the file.
+The API loads no TensorFlow, so it cannot convert. The first request sends the task and waits until
+its deadline; if that is too short, a later request finds the file.
 """
 
 import asyncio
@@ -12,51 +12,53 @@ from typing import Any
 
 from celery import Celery
 from fastapi.concurrency import run_in_threadpool
-from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from contracts.errors import ModelNotReady, NoWorker, Unavailable, ValidationFailed, error_of
+from contracts.errors import ModelNotReady, NoWorker, ValidationFailed, error_of
 from contracts.queue import redis_keys
-from models.store.derived import Derived, derived_path
+from models.store.derived import DerivedFormat, derived_path
 from models.store.store import Store
-from service.queue.workers import Presence
+from service.queue.client import redis_required
+from service.queue.workers import WorkerRegistry
 
 _POLL_SECONDS = 0.2
 _QUEUED_SECONDS = 30
 _RETRY_SECONDS = 10.0
 
 
-class Conversions:
+class ConversionClient:
     """Sends conversions to the workers and waits for their files.
 
     Args:
         store: Where the files appear.
         client: A connection whose answers are bytes.
         celery: To send tasks with.
-        presence: Who lives.
     """
 
-    def __init__(self, store: Store, client: Redis, celery: Celery, presence: Presence) -> None:
+    def __init__(
+        self, store: Store, client: Redis, celery: Celery, workers: WorkerRegistry
+    ) -> None:
         self._store = store
         self._client = client
         self._celery = celery
-        self._presence = presence
+        self._workers = workers
 
-    async def until_made(self, model: str, version: int, kind: Derived, *, seconds: float) -> None:
-        """Return once the file is there.
+    async def until_made(
+        self, model: str, version: int, kind: DerivedFormat, *, seconds: float
+    ) -> None:
+        """Wait until the file exists.
 
         Args:
-            model: Its model.
-            version: Its number.
+            model: Name of the model.
+            version: Its version.
             kind: The format.
-            seconds: How long to wait.
+            seconds: Maximum wait.
 
         Raises:
             VersionNotFound: The model has no such version.
             ValidationFailed: It has no classifier to convert.
-            NoWorker: None lives that could do it.
-            ModelNotReady: It is still being made; come again.
+            NoWorker: No worker is running.
+            ModelNotReady: It is still being converted; retry later.
             Unavailable: Redis does not answer.
             OpsinError: The conversion failed; as `models.store.derived.convert`.
         """
@@ -69,29 +71,25 @@ class Conversions:
             )
         until = time.monotonic() + seconds
         while not await run_in_threadpool(path.is_file):
-            try:
-                await self._ask(model, version, kind)
-            except (RedisError, OperationalError, OSError) as error:
-                raise Unavailable(
-                    "The queue does not answer. Retry shortly.", retry_after=2
-                ) from error
+            with redis_required():
+                await self._request(model, version, kind)
             if time.monotonic() + _POLL_SECONDS > until:
                 raise ModelNotReady(
-                    f"'{model}' version {version} is being converted to {kind}. Ask again.",
+                    f"'{model}' version {version} is being converted to {kind}. Retry later.",
                     retry_after=_RETRY_SECONDS,
                 )
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _ask(self, model: str, version: int, kind: Derived) -> None:
-        """Send the work off, unless it is under way; raise if it has failed."""
+    async def _request(self, model: str, version: int, kind: DerivedFormat) -> None:
+        """Send the task unless it is in progress; raise if it has failed."""
         key = redis_keys.conversion(model, version, kind)
-        told = await self._told(key)
-        if told.get("state") == "failed":
-            raise error_of(told["code"], told["detail"], retry_after=_RETRY_SECONDS)
-        if not self._presence.workers:
+        state = await self._state(key)
+        if state.get("state") == "failed":
+            raise error_of(state["code"], state["detail"], retry_after=_RETRY_SECONDS)
+        if not self._workers.workers:
             raise NoWorker("No worker is running that could convert it. Start one.", retry_after=5)
         queued = json.dumps({"state": "queued"})
-        if not told and await self._client.set(key, queued, nx=True, ex=_QUEUED_SECONDS):
+        if not state and await self._client.set(key, queued, nx=True, ex=_QUEUED_SECONDS):
             await run_in_threadpool(
                 self._celery.send_task,
                 redis_keys.TASK_CONVERT,
@@ -100,7 +98,7 @@ class Conversions:
                 expires=_QUEUED_SECONDS,
             )
 
-    async def _told(self, key: str) -> dict[str, Any]:
+    async def _state(self, key: str) -> dict[str, Any]:
         raw = await self._client.get(key)
         with suppress(ValueError):
             return dict(json.loads(raw)) if raw else {}

@@ -1,4 +1,4 @@
-"""`/v1/models/{name}/versions/{version}/quantize`: an int8 copy of a version, on request."""
+"""`/v1/models/{name}/versions/{version}/quantize`: an int8 copy of a version."""
 
 import hashlib
 import json
@@ -14,11 +14,12 @@ from contracts.jobs import Job
 from models.catalog import CATALOG
 from models.store.store import Store
 from service.auth import audit
-from service.auth.principal import caller_of
+from service.auth.principal import principal_of
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
-from service.http.headers import CreationKey
+from service.http.headers import CreateKeyHeader
+from service.http.responses import job_response
 from service.registry.version_routes import Name, Number
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
@@ -31,8 +32,8 @@ router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
     status_code=202,
     response_model=Job,
     responses={
-        202: examples.shown(
-            "The job; its `result` is the new version with its accuracy beside the old one's.",
+        202: examples.json_response(
+            "The job; its `result` is the new version with both accuracies.",
             examples.JOB | {"kind": "quantize"},
         ),
         **problem_responses(
@@ -48,34 +49,34 @@ async def quantize_version(
     version: Number,
     body: QuantizeBody,
     services: ServicesDep,
-    key: CreationKey = None,
+    key: CreateKeyHeader = None,
 ) -> JSONResponse:
-    """Turn weights and activations into 8-bit integers: about four times as quick on a CPU.
+    """Convert weights and activations to 8-bit integers: about four times as fast on a CPU.
 
-    Both versions are measured on labelled pictures that the calibration has not seen; the new one
-    is promoted only if it lost no more than `max_accuracy_loss`. To let it be promoted in a
-    published network, the key needs the scope `models` as well.
+    Both versions are evaluated on labelled images that the calibration has not seen; the new one
+    is promoted only if it lost no more than `max_accuracy_loss`. To promote it in a published
+    network, the key also needs the scope `models`.
     """
     if body.promote and name in CATALOG:
         _require_models(request)
     await run_in_threadpool(services.datasets.rows.get, body.dataset_id)
-    told = await run_in_threadpool(_request, services.store, name, version, body)
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    job = await services.queue.submit_work(
-        "quantize", told, idempotency=(key, digest) if key else None
+    parameters = await run_in_threadpool(_request, services.store, name, version, body)
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+    job = await services.job_queue.submit_work(
+        "quantize", parameters, idempotency=(key, digest) if key else None
     )
     if body.promote:
-        await audit.done(request, services, "promotion_asked", f"{name} by {job.id}")
-    return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
+        await audit.record(request, services, "promotion_asked", f"{name} by {job.id}")
+    return job_response(job)
 
 
 def _require_models(request: Request) -> None:
-    """Check that the key may change what the clients of a published network are answered by.
+    """Check that the key may change which version of a published network serves.
 
     Raises:
-        Forbidden: It may train, and no more.
+        Forbidden: It lacks the scope `models`.
     """
-    if not caller_of(request).may("models"):
+    if not principal_of(request).may("models"):
         raise Forbidden(
             "To promote a version of a published network, a key needs the scope `models` as well "
             "as `train`. Send `promote` as false, or use such a key."
@@ -83,7 +84,7 @@ def _require_models(request: Request) -> None:
 
 
 def _request(store: Store, name: str, version: int, body: QuantizeBody) -> dict[str, Any]:
-    """What the job is told; what it would refuse is refused here, before anybody waits."""
+    """The parameters of the job. Requests that it would refuse are refused here."""
     manifest = store.manifest(name, store.resolve(name, version))
     if "serve" not in manifest.endpoints or manifest.precision == "int8":
         raise NotTrainable(

@@ -1,4 +1,4 @@
-"""`/v1/models/{name}/versions` and `/aliases`: what is in the store, and what of it answers."""
+"""`/v1/models/{name}/versions` and `/aliases`: the versions in the store and which one serves."""
 
 from typing import Annotated, Any
 
@@ -14,12 +14,12 @@ from models.store.downloads import Download, DownloadFormat, download
 from service.auth import audit
 from service.dependencies import Services, ServicesDep
 from service.http import examples
-from service.http.deadlines import Timed
+from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
 
-# What is left of the deadline for the answer itself.
+# Reserved of the deadline for the response itself.
 _SPARE_SECONDS = 0.25
 
 Name = Annotated[
@@ -32,14 +32,14 @@ _BUSY = problem_responses("dependency_unavailable")
 
 
 class DownloadQuery(BaseModel):
-    """In which format to download."""
+    """The format of the download."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: DownloadFormat = Field(
         "saved_model",
         description="`saved_model` (a zip), `keras`, `tflite`, `onnx` or `labels`. The first "
-        "`tflite` or `onnx` of a version is converted while you wait.",
+        "`tflite` or `onnx` of a version is converted during the request.",
     )
 
 
@@ -49,14 +49,14 @@ class DownloadQuery(BaseModel):
     summary="Promote a version, or roll back",
     response_model=ModelInfo,
     responses={
-        200: examples.shown("The alias stands, and its version answers.", examples.MODEL),
+        200: examples.json_response("The alias is set, and its version serves.", examples.MODEL),
         202: {
             "model": ModelInfo,
-            **examples.shown(
-                "The alias stands, but no worker holds its version yet; `reason` says why. "
-                "What answered before still does.",
+            **examples.json_response(
+                "The alias is set, but no worker has loaded its version yet; `reason` says why. "
+                "The previous version still serves.",
                 examples.MODEL
-                | {"reason": "Version 2 is being loaded; version 1 answers."}
+                | {"reason": "Version 2 is being loaded; version 1 serves."}
                 | {"aliases": {"champion": 2}, "versions": [1, 2]},
             ),
         },
@@ -69,22 +69,22 @@ async def set_alias(
     request: Request,
     name: Name,
     body: AliasRequest,
-    deadline: Timed,
+    deadline: DeadlineDep,
     services: ServicesDep,
     response: Response,
 ) -> ModelInfo:
-    """Let an alias stand on a version; to roll back, name an older one.
+    """Point an alias to a version; to roll back, name an older one.
 
-    The answer comes when a worker has loaded and warmed that version, so the next request is
-    answered by it; or when the deadline is near. No request fails meanwhile. Asking again changes
-    nothing.
+    The response comes when a worker has loaded and warmed up that version, so that it answers the
+    next request, or when the deadline is near. No request fails meanwhile. Repeating the request
+    changes nothing.
     """
     await run_in_threadpool(services.store.resolve, name, body.version)
     await run_in_threadpool(services.store.promote, name, body.version, body.alias)
     subject = f"{name}/{body.version} {body.alias}"
-    await audit.done(request, services, "alias_set", subject)
+    await audit.record(request, services, "alias_set", subject)
     seconds = deadline.remaining - _SPARE_SECONDS
-    if not await services.presence.until_served(name, body.version, seconds=seconds):
+    if not await services.workers.until_served(name, body.version, seconds=seconds):
         response.status_code = 202
     return _info(services, name)
 
@@ -92,32 +92,32 @@ async def set_alias(
 @router.delete(
     "/aliases/{alias}",
     operation_id="delete_alias",
-    summary="Take an alias away",
+    summary="Delete an alias",
     status_code=204,
     responses={**_MISSING, **_BUSY},
 )
 async def delete_alias(
     request: Request, name: Name, alias: Alias, services: ServicesDep
 ) -> Response:
-    """The version stays in the store; workers drop it when no other alias stands on it."""
+    """The version stays in the store; workers unload it when no other alias points to it."""
     aliases = await run_in_threadpool(services.store.aliases, name)
     if alias not in aliases:
         known = ", ".join(aliases) or "none"
         raise VersionNotFound(f"'{name}' has no alias '{alias}'. Aliases: {known}.")
     await run_in_threadpool(services.store.drop_alias, name, alias)
-    await audit.done(request, services, "alias_deleted", f"{name} {alias}")
-    await services.presence.refresh()
+    await audit.record(request, services, "alias_deleted", f"{name} {alias}")
+    await services.workers.refresh()
     return Response(status_code=204)
 
 
 @router.get(
     "/versions/{version}",
     operation_id="get_version",
-    summary="Look at a version",
-    responses={200: examples.shown("Its manifest.", examples.MANIFEST), **_MISSING},
+    summary="Get a version",
+    responses={200: examples.json_response("Its manifest.", examples.MANIFEST), **_MISSING},
 )
 async def get_version(name: Name, version: Number, services: ServicesDep) -> Manifest:
-    """What a version says of itself: network, parity, provenance, the hash of every file."""
+    """The manifest: network, parity, provenance and the hash of every file."""
     await run_in_threadpool(services.store.resolve, name, version)
     return await run_in_threadpool(services.store.manifest, name, version)
 
@@ -132,11 +132,11 @@ async def get_version(name: Name, version: Number, services: ServicesDep) -> Man
 async def delete_version(
     request: Request, name: Name, version: Number, services: ServicesDep
 ) -> Response:
-    """Remove a version for good; not while an alias stands on it. Its number never comes back."""
+    """Delete a version permanently, unless an alias points to it. Its number is not reused."""
     await run_in_threadpool(services.store.resolve, name, version)
     await run_in_threadpool(services.store.delete, name, version)
-    await audit.done(request, services, "version_deleted", f"{name}/{version}")
-    await services.presence.refresh()
+    await audit.record(request, services, "version_deleted", f"{name}/{version}")
+    await services.workers.refresh()
     return Response(status_code=204)
 
 
@@ -150,7 +150,7 @@ async def delete_version(
             "description": "The file, streamed.",
             "headers": {
                 "Content-Disposition": {
-                    "description": "What to call it.",
+                    "description": "The file name.",
                     "schema": {"type": "string"},
                 }
             },
@@ -171,23 +171,23 @@ async def download_version(
     name: Name,
     version: Number,
     query: Annotated[DownloadQuery, Query()],
-    deadline: Timed,
+    deadline: DeadlineDep,
     services: ServicesDep,
 ) -> StreamingResponse:
-    """Take a version home: uint8 pictures in, preprocessing inside, whatever runs it.
+    """The download takes uint8 images and does its own preprocessing.
 
-    A conversion that takes longer than the deadline goes on: 503 with Retry-After, and a later
-    request finds the file.
+    A conversion that takes longer than the deadline continues: the response is 503 with
+    Retry-After, and a later request finds the file.
     """
     await run_in_threadpool(services.store.resolve, name, version)
     if query.format in {"tflite", "onnx"}:
         seconds = deadline.remaining - _SPARE_SECONDS
         await services.conversions.until_made(name, version, query.format, seconds=seconds)
     file = await run_in_threadpool(download, services.store, name, version, query.format)
-    return _streamed(file)
+    return _stream(file)
 
 
-def _streamed(file: Download) -> StreamingResponse:
+def _stream(file: Download) -> StreamingResponse:
     headers: dict[str, str] = {"Content-Disposition": f'attachment; filename="{file.filename}"'}
     if file.size is not None:
         headers["Content-Length"] = str(file.size)
@@ -195,7 +195,7 @@ def _streamed(file: Download) -> StreamingResponse:
 
 
 def _info(services: Services, name: str) -> ModelInfo:
-    found: Any = next((one for one in services.presence.models() if one.name == name), None)
-    if not isinstance(found, ModelInfo):
-        raise VersionNotFound(f"'{name}' was removed from the store meanwhile.")
-    return found
+    model: Any = next((info for info in services.workers.models() if info.name == name), None)
+    if not isinstance(model, ModelInfo):
+        raise VersionNotFound(f"'{name}' was removed from the store in the meantime.")
+    return model

@@ -1,7 +1,4 @@
-"""Whether the service can serve: everything it stands on is asked, and what is silent is named.
-
-How much long work waits and runs, by queue.
-"""
+"""Whether the service can serve and what is missing, and the depths of the job queues."""
 
 import asyncio
 
@@ -10,7 +7,7 @@ from fastapi.concurrency import run_in_threadpool
 from contracts.errors import Unavailable
 from contracts.inference.registry import JobQueueInfo, Readiness
 from contracts.queue.heartbeat import ModelState
-from contracts.queue.redis_keys import FACE_QUEUE, PICTURE_QUEUE, TRAINING_QUEUE
+from contracts.queue.redis_keys import FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
 from service.dependencies import Services
 
 _DATABASE_SECONDS = 3.0
@@ -18,11 +15,11 @@ _DATABASE_SECONDS = 3.0
 
 async def readiness_of(services: Services) -> Readiness:
     """The state of Redis, the database and the workers; never raises."""
-    redis = services.presence.redis_ok
+    redis = services.workers.redis_ok
     database = await _database_ok(services)
-    held = [m for worker in services.presence.workers for m in worker.models]
-    states: set[ModelState] = {m.state for m in held}
-    serves = any(m.operations for m in held)
+    models = [m for worker in services.workers.workers for m in worker.models]
+    states: set[ModelState] = {m.state for m in models}
+    serves = any(m.operations for m in models)
     missing = [
         *([] if redis else ["Redis does not answer; check OPSIN_REDIS_URL."]),
         *([] if database else ["The database does not answer; check OPSIN_DATABASE_URL."]),
@@ -46,15 +43,15 @@ async def _database_ok(services: Services) -> bool:
 
 
 def _worker_detail(services: Services, states: set[ModelState]) -> str:
-    if not services.presence.workers:
+    if not services.workers.workers:
         return "No worker is running; start one with `opsin worker`."
     if "loading" in states:
         return "The workers are still loading their models."
-    return "No worker holds a model that is ready; GET /v1/models says why."
+    return "No worker has a model that is ready; GET /v1/models says why."
 
 
 async def job_queues_of(services: Services) -> list[JobQueueInfo] | None:
-    """Every queue of long jobs, empty ones too; None while the database does not answer."""
+    """All job queues, including empty ones; None while the database does not respond."""
     try:
         depths = await run_in_threadpool(services.jobs.depths)
     except Unavailable:
@@ -63,5 +60,5 @@ async def job_queues_of(services: Services) -> list[JobQueueInfo] | None:
         JobQueueInfo(
             name=name, queued=depths.get(name, (0, 0))[0], running=depths.get(name, (0, 0))[1]
         )
-        for name in (TRAINING_QUEUE, PICTURE_QUEUE, FACE_QUEUE)
+        for name in (TRAINING_QUEUE, IMAGE_QUEUE, FACE_QUEUE)
     ]

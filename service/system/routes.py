@@ -1,4 +1,4 @@
-"""What whoever runs the service asks it: does it live, can it serve, what is it doing."""
+"""Health, readiness and the state of the installation."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["Operations"])
 
 
 class Health(BaseModel):
-    """The process lives."""
+    """The process is alive."""
 
     status: Literal["ok"] = "ok"
 
@@ -25,11 +25,11 @@ class Health(BaseModel):
 @router.get(
     "/healthz",
     operation_id="get_health",
-    summary="Does the process live?",
-    responses={200: examples.shown("It does.", {"status": "ok"})},
+    summary="Is the process alive?",
+    responses={200: examples.json_response("It is.", {"status": "ok"})},
 )
 async def get_health() -> Health:
-    """Answers as long as the process can answer at all; asks nobody else. Needs no key."""
+    """Responds as long as the process can; checks no dependency. Needs no key."""
     return Health()
 
 
@@ -38,11 +38,11 @@ async def get_health() -> Health:
     operation_id="get_readiness",
     summary="Can it serve?",
     responses={
-        200: examples.shown("It can.", examples.READINESS),
+        200: examples.json_response("It can.", examples.READINESS),
         503: {
             "model": Readiness,
-            **examples.shown(
-                "It cannot; the body says what does not answer.",
+            **examples.json_response(
+                "It cannot; the body says what does not respond.",
                 examples.READINESS
                 | {"ready": False, "worker": "none", "detail": "No worker is running."},
             ),
@@ -50,7 +50,7 @@ async def get_health() -> Health:
     },
 )
 async def get_readiness(response: Response, services: ServicesDep) -> Readiness:
-    """Whether Redis, the database and a worker with a loaded model answer. Needs no key."""
+    """Whether Redis, the database and a worker with a loaded model respond. Needs no key."""
     readiness = await readiness_of(services)
     response.status_code = 200 if readiness.ready else 503
     return readiness
@@ -61,26 +61,26 @@ async def get_readiness(response: Response, services: ServicesDep) -> Readiness:
     operation_id="get_system",
     summary="The whole installation at a glance",
     responses={
-        200: examples.shown("Workers, devices, queues and models.", examples.SYSTEM),
+        200: examples.json_response("Workers, devices, queues and models.", examples.SYSTEM),
         **problem_responses("dependency_unavailable"),
     },
 )
 async def get_system(services: ServicesDep) -> SystemInfo:
-    """Version, workers, devices, models; queues with depth and drain rate, and those of jobs."""
-    workers = list(services.presence.workers)
+    """Version, workers, devices, models, job queues, and inference queues with depth and rate."""
+    workers = list(services.workers.workers)
     return SystemInfo(
         version=RELEASE,
         started_at=services.started_at,
         workers=workers,
         devices=sorted({device for worker in workers for device in worker.devices}),
-        queues=list(services.presence.queues()),
-        job_workers=list(services.presence.job_workers),
+        queues=list(services.workers.queues()),
+        job_workers=list(services.workers.job_workers),
         job_queues=await job_queues_of(services),
-        models=list(services.presence.models()),
+        models=list(services.workers.models()),
     )
 
 
 @router.get("/", include_in_schema=False, summary="The documentation")
 async def go_to_docs() -> RedirectResponse:
-    """Until there is a console, the documentation is the front page."""
+    """The documentation is the front page."""
     return RedirectResponse("/docs", status_code=307)

@@ -1,4 +1,4 @@
-"""`/v1/trainings` and `/v1/presets`: from a dataset to a version that is served."""
+"""`/v1/trainings` and `/v1/presets`: train a model on a dataset."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -8,9 +8,11 @@ from contracts.training.trainings import PresetList
 from models.training.presets import preset_list
 from service.dependencies import ServicesDep
 from service.http import examples
-from service.http.deadlines import Timed
+from service.http.body import JSON_TYPE
+from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.headers import CreationKey
+from service.http.headers import CreateKeyHeader
+from service.http.responses import LOCATION, job_response
 from service.training import submit
 
 router = APIRouter(tags=["Trainings"])
@@ -26,7 +28,7 @@ router = APIRouter(tags=["Trainings"])
         "requestBody": {
             "required": True,
             "content": {
-                submit.JSON_TYPE: {
+                JSON_TYPE: {
                     "schema": {"$ref": "#/components/schemas/NewTraining"},
                     "examples": examples.TRAININGS,
                 }
@@ -35,10 +37,8 @@ router = APIRouter(tags=["Trainings"])
     },
     responses={
         202: {
-            **examples.shown("The job; its result is the version it made.", examples.TRAINING),
-            "headers": {
-                "Location": {"description": "The job's address.", "schema": {"type": "string"}}
-            },
+            **examples.json_response("The job; its result is the new version.", examples.TRAINING),
+            "headers": LOCATION,
         },
         **problem_responses(
             *(
@@ -54,25 +54,25 @@ router = APIRouter(tags=["Trainings"])
     },
 )
 async def create_training(
-    *, request: Request, deadline: Timed, services: ServicesDep, key: CreationKey = None
+    *, request: Request, deadline: DeadlineDep, services: ServicesDep, key: CreateKeyHeader = None
 ) -> JSONResponse:
-    """Train a network on a dataset, and publish what it has learned as a new version of `model`.
+    """Train a network on a dataset, and publish the result as a new version of `model`.
 
-    All but `dataset_id`, `model` and `network` have defaults that work. `face_cnn` takes enrolled
-    `subjects` in place of a dataset, and learns from the frames that are kept of them. A `preset`
-    fills in what is not sent, `network` too. Follow the job's events; `promote` says when the new
-    version is served.
+    Everything except `dataset_id`, `model` and `network` has a sensible default. `face_cnn` takes
+    enrolled `subjects` instead of a dataset and learns from their stored frames. A `preset` fills
+    in the fields that are not sent, including `network`. Follow the job's events; `promote` says
+    when the new version is served.
     """
     job = await submit.submit(request, key, deadline, services)
-    return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
+    return job_response(job)
 
 
 @router.get(
     "/v1/presets",
     operation_id="list_presets",
-    summary="List the presets of trainings",
-    responses={200: examples.shown("All presets.", examples.PRESETS)},
+    summary="List the training presets",
+    responses={200: examples.json_response("All presets.", examples.PRESETS)},
 )
 async def list_presets() -> PresetList:
-    """The set-ups of the classic tutorials: `preset` in a training stands for its `request`."""
+    """The configurations of classic tutorials: a training with `preset` uses its `request`."""
     return preset_list()

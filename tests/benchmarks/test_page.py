@@ -1,4 +1,4 @@
-"""The page says what the figures say, also where there are few."""
+"""The performance page, also with few figures."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def result(throughput: float, p99: float, **more: object) -> Result:
     return Result(1.0, 10, throughput, latency=latency, **more)  # type: ignore[arg-type]
 
 
-def a_part() -> Part:
+def sample_part() -> Part:
     stages = {"decode": 1.0, "queue": 1.0, "compute": 2.0, "rest": 1.0}
     ours = Row("Opsin", "1", crowd=[result(300, 60, stages=stages)])
     ours.alone = [result(90, 14, stages=stages)]
@@ -31,20 +31,20 @@ def a_part() -> Part:
     )
 
 
-def test_a_figure_is_the_median_of_its_rounds_and_ratios_follow() -> None:
-    part = a_part()
+def test_figures_are_medians_and_goals_are_evaluated() -> None:
+    part = sample_part()
     assert part.rows[1].throughput == 120
     assert part.best_peer is part.rows[1]
     assert part.bound(2) == 400
     found = {what: (measured, holds) for what, measured, holds in verdicts(part, 2)}
     assert found["Opsin: at least 2.0x the best peer (mosec)"] == ("2.50x", "yes")
     assert found["at least 75 % of the bound (400 images/s)"] == ("75%", "yes")
-    # 7 ms less 1 of decoding and 2 of computing.
+    # 7 ms minus 1 for decoding and 2 for computing.
     assert found["p50 at 1 client within 4 ms of decode + compute"] == ("4.0 ms over", "yes")
 
 
-def test_int8_has_a_promise_of_its_own_where_computing_is_all() -> None:
-    part = a_part()
+def test_int8_has_its_own_goal_for_vgg16() -> None:
+    part = sample_part()
     part.title = "VGG16"
     part.rows.insert(1, Row("Opsin int8", "1", crowd=[result(400, 50)]))
     found = {what: measured for what, measured, _ in verdicts(part, 2)}
@@ -52,25 +52,25 @@ def test_int8_has_a_promise_of_its_own_where_computing_is_all() -> None:
     assert found["Opsin int8: at least 3.5x the best peer (mosec)"] == "3.33x"
 
 
-def test_who_did_not_start_has_a_row_that_says_why() -> None:
-    assert "it did not | start" in rows_of(a_part())[2][1]
+def test_failed_server_has_a_row_with_the_reason() -> None:
+    assert "it did not | start" in rows_of(sample_part())[2][1]
 
 
-def test_the_page_shows_table_plots_and_machine(tmp_path: Path) -> None:
-    part = a_part()
+def test_page_has_table_plots_and_machine(tmp_path: Path) -> None:
+    part = sample_part()
     images = draw(part, tmp_path / "images")
     assert len(images) == 3
     figures = Figures({"processor": "one"}, {"OPSIN_PRECISION": "int8"}, 2, parts=[part])
     write_page(figures, tmp_path / "page.md", images)
     text = (tmp_path / "page.md").read_text()
-    assert "**2.50x the images a second of the best peer, mosec.**" in text
+    assert "**2.50x the images per second of the best peer, mosec.**" in text
     assert "it did not \\| start" in text
     assert "| OPSIN_PRECISION | int8 |" in text
     for image in images.values():
         assert f"](images/{image.name})" in text
 
 
-def test_a_run_that_measured_nothing_still_has_a_page(tmp_path: Path) -> None:
+def test_run_without_results_has_a_page(tmp_path: Path) -> None:
     part = Part("VGG16", rows=[Row("Opsin", "1", failure="no weights")])
     assert draw(part, tmp_path) == {}
     write_page(Figures({}, {}, 2, parts=[part]), tmp_path / "page.md", {})

@@ -11,12 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from cli.commands.up import Service, require_free_port
+from cli.commands.up import Service
 from cli.home import Home
 from cli.output import notes
-from cli.processes.parent_death import watch_parent
 from cli.processes.signals import StopSignals
 from cli.settings import load
+from cli.startup import require_free_port
+from models.processes import end_with_parent
 
 FAILS = os.environ.get("STAND_IN") == "fail"
 READY = {"ready": not FAILS, "redis": "ok", "database": "ok", "worker": "none" if FAILS else "ok"}
@@ -44,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(content).encode())
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 def serve() -> None:
@@ -57,11 +58,11 @@ def serve() -> None:
 def worker() -> None:
     settings = load()
     if "--jobs" in sys.argv:
-        watch_parent(1)
+        end_with_parent(1)
         time.sleep(600)
     if FAILS:
         sys.exit("no TensorFlow here")
-    watch_parent(1)
+    end_with_parent(1)
     sys.stdout.write(f"worker on {settings.redis_url} with {settings.queue_limit}\n")
     sys.stdout.flush()
     time.sleep(600)

@@ -19,7 +19,7 @@ BASE_ALONE = ModelInfo(
 )
 
 
-def test_a_network_without_its_classifier_is_partly_there() -> None:
+def test_a_network_without_its_classifier_is_partly_ready() -> None:
     nothing = BASE_ALONE.model_copy(update={"name": "squeezenet", "operations": []})
     screen = Console(file=io.StringIO(), width=80)
     screen.print(models_table([BASE_ALONE, nothing]))

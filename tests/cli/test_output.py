@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from cli.output import readable, warn
+from cli.output import warn, wrap
 
 PATH = "/a/very/long/path/that-must-stay/in-one-piece"
 
@@ -13,17 +13,17 @@ def console(*, terminal: bool) -> Console:
     )
 
 
-def test_a_terminal_breaks_between_words_alone() -> None:
-    text = readable(console(terminal=True), f"One line and {PATH} and some more of it.\n  log")
+def test_a_terminal_line_breaks_only_between_words() -> None:
+    text = wrap(console(terminal=True), f"One line and {PATH} and some more of it.\n  log")
     assert text.splitlines() == ["One line and", PATH, "and some more of it.", "  log"]
 
 
-def test_a_pipe_gets_a_line_a_message() -> None:
+def test_a_pipe_gets_one_line_for_each_message() -> None:
     message = f"One line and {PATH} and more."
-    assert readable(console(terminal=False), message) == message
+    assert wrap(console(terminal=False), message) == message
 
 
-def test_what_follows_a_mark_is_set_in() -> None:
+def test_wrapped_lines_after_a_mark_are_indented() -> None:
     screen = console(terminal=True)
     warn(screen, "The weights [of this] are missing, and so is more.")
     assert isinstance(screen.file, io.StringIO)

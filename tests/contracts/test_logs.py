@@ -21,7 +21,7 @@ except ZeroDivisionError:
 
 
 def run(form: str) -> list[str]:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(form=form)],
         cwd=ROOT,
         capture_output=True,
@@ -29,11 +29,11 @@ def run(form: str) -> list[str]:
         timeout=30,
         check=True,
     )
-    assert not done.stdout
-    return done.stderr.splitlines()
+    assert not process.stdout
+    return process.stderr.splitlines()
 
 
-def test_all_that_is_logged_is_one_kind_of_line() -> None:
+def test_all_loggers_write_the_same_json() -> None:
     ours, theirs, broken = (json.loads(line) for line in run("json"))
     assert (ours["event"], ours["n"], ours["level"], ours["logger"]) == ("hello", 1, "info", "ours")
     assert (theirs["event"], theirs["level"]) == ("from afar", "warning")
@@ -42,7 +42,7 @@ def test_all_that_is_logged_is_one_kind_of_line() -> None:
     assert "hush" not in json.dumps(broken)
 
 
-def test_people_read_lines() -> None:
+def test_console_format_is_plain_text() -> None:
     text = "\n".join(run("console"))
     assert "hello" in text
     assert "from afar" in text

@@ -1,4 +1,4 @@
-"""A real SQLite file for every test; a real PostgreSQL too where it and its driver are there."""
+"""A real SQLite file for every test, and a real PostgreSQL if it and its driver are installed."""
 
 import contextlib
 import getpass
@@ -25,7 +25,7 @@ from database.tables import Record
 
 
 class Clock:
-    """A clock that stands still until it is told to go on."""
+    """A clock that stands still until it is advanced."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -33,18 +33,18 @@ class Clock:
     def __call__(self) -> datetime:
         return self.now
 
-    def passes(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """The address of a PostgreSQL of our own, on a free port of the loopback address."""
+    """The address of a PostgreSQL server on a free port of the loopback address."""
     initdb, server = shutil.which("initdb"), shutil.which("postgres")
     if initdb is None and server is not None:
         initdb = str(Path(server).resolve().parent / "initdb")
     if server is None or initdb is None or not Path(initdb).exists():
-        pytest.skip("there is no PostgreSQL server on this machine")
+        pytest.skip("no PostgreSQL server is installed on this machine")
     if importlib.util.find_spec("psycopg") is None:
         pytest.skip("psycopg is not installed")
     # PostgreSQL refuses to run as root.

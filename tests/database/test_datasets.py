@@ -1,4 +1,4 @@
-"""The rows of datasets: pages, filters, revisions, and one answer a key."""
+"""The rows of datasets: pages, filters, revisions and idempotency."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +45,7 @@ def listing(dataset_id: str, clock: Clock, *, revision: int = 1, files: int = 0)
     return Listing(info=info, validation=0.15, test=0.15, files=made)
 
 
-def test_pages_newest_first(rows: DatasetRows, clock: Clock) -> None:
+def test_pages_show_newest_first(rows: DatasetRows, clock: Clock) -> None:
     for number in range(5):
         rows.put(listing(f"ds_{number}", clock))
         clock.now += timedelta(seconds=number % 2)  # some share their moment
@@ -77,7 +77,7 @@ def test_files_by_label_and_status(rows: DatasetRows, clock: Clock) -> None:
         rows.file("ds_2", "file_7")
 
 
-def test_a_later_revision_replaces_and_an_earlier_does_not(rows: DatasetRows, clock: Clock) -> None:
+def test_only_a_later_revision_replaces_rows(rows: DatasetRows, clock: Clock) -> None:
     rows.put(listing("ds_1", clock, revision=2, files=4))
     rows.put(listing("ds_1", clock, revision=1, files=1))
     assert (rows.get("ds_1").revision, len(rows.files("ds_1").items)) == (2, 4)
@@ -86,7 +86,7 @@ def test_a_later_revision_replaces_and_an_earlier_does_not(rows: DatasetRows, cl
     assert len(rows.files("ds_1").items) == 6
 
 
-def test_deleting_takes_the_files_along(rows: DatasetRows, clock: Clock) -> None:
+def test_deleted_dataset_has_no_files(rows: DatasetRows, clock: Clock) -> None:
     rows.put(listing("ds_1", clock, files=3))
     rows.delete("ds_1")
     for ask in (rows.get, rows.files, rows.delete):
@@ -96,23 +96,23 @@ def test_deleting_takes_the_files_along(rows: DatasetRows, clock: Clock) -> None
     assert rows.files("ds_1").items == []
 
 
-def test_one_answer_a_key(rows: DatasetRows, clock: Clock) -> None:
-    asked = IdempotencyKey("k", "dataset", "d")
-    assert rows.answered(asked) is None
-    assert rows.put(listing("ds_1", clock), asked=asked) is None
-    again = rows.put(listing("ds_2", clock), asked=asked)
+def test_key_has_one_response(rows: DatasetRows, clock: Clock) -> None:
+    key = IdempotencyKey("k", "dataset", "d")
+    assert rows.stored_response(key) is None
+    assert rows.put(listing("ds_1", clock), idempotency=key) is None
+    again = rows.put(listing("ds_2", clock), idempotency=key)
     assert again is not None
     assert (again.status, again.body["id"]) == (201, "ds_1")
     assert rows.revisions() == {"ds_1": 1}
     with pytest.raises(IdempotencyConflict):
-        rows.put(listing("ds_3", clock), asked=IdempotencyKey("k", "dataset", "other"))
+        rows.put(listing("ds_3", clock), idempotency=IdempotencyKey("k", "dataset", "other"))
 
 
-def test_many_with_one_key_make_one(rows: DatasetRows, clock: Clock) -> None:
-    asked = IdempotencyKey("k", "dataset", "d")
+def test_concurrent_writes_with_one_key_store_one(rows: DatasetRows, clock: Clock) -> None:
+    key = IdempotencyKey("k", "dataset", "d")
 
     def put(number: int) -> object:
-        return rows.put(listing(f"ds_{number}", clock, files=20), asked=asked)
+        return rows.put(listing(f"ds_{number}", clock, files=20), idempotency=key)
 
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(put, range(6)))
@@ -123,7 +123,7 @@ def test_many_with_one_key_make_one(rows: DatasetRows, clock: Clock) -> None:
 @pytest.mark.parametrize(
     "cursor", ["", "x", "W10=", "WzFd", "e30=", "Wy0xXQ==", "WyJhIiwgImIiXQ=="]
 )
-def test_a_strange_cursor_is_refused(rows: DatasetRows, clock: Clock, cursor: str) -> None:
+def test_invalid_cursor_is_refused(rows: DatasetRows, clock: Clock, cursor: str) -> None:
     rows.put(listing("ds_1", clock))
     with pytest.raises(ValidationFailed):
         rows.list(cursor=cursor)
@@ -132,15 +132,15 @@ def test_a_strange_cursor_is_refused(rows: DatasetRows, clock: Clock, cursor: st
             rows.files("ds_1", cursor=cursor)
 
 
-def test_adding_to_a_large_data_set_writes_what_is_new(
+def test_adding_to_a_large_dataset_writes_only_new_rows(
     rows: DatasetRows, engine: Engine, clock: Clock
 ) -> None:
     rows.put(listing("ds_1", clock, files=3000))
     written = []
 
     @event.listens_for(engine, "before_cursor_execute")
-    def count(*told: Any) -> None:
-        _, _, statement, parameters, _, many = told
+    def count(*arguments: Any) -> None:
+        _, _, statement, parameters, _, many = arguments
         if statement.startswith(("INSERT INTO data_set_files", "DELETE FROM data_set_files")):
             written.append(len(parameters) if many else 1)
 
@@ -158,7 +158,7 @@ def test_adding_to_a_large_data_set_writes_what_is_new(
     assert found == listing("ds_1", clock, files=2999).files
 
 
-def test_others_write_while_a_large_data_set_is_taken_in(
+def test_other_writers_are_not_blocked_by_a_large_dataset(
     rows: DatasetRows, engine: Engine, clock: Clock
 ) -> None:
     """None of them waits as long as they may, a tenth of the 5 s that the engine allows."""

@@ -1,4 +1,4 @@
-"""Keys on a real database: what is kept of them, and what ends them."""
+"""Keys in a real database: what is stored of them, and what ends them."""
 
 from datetime import timedelta
 
@@ -7,12 +7,12 @@ from sqlalchemy import Engine, text
 
 from contracts.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
 from contracts.keys import KEY_PATTERN, NewKey
-from database.audit import Audit, By
+from database.audit import Actor, Audit
 from database.idempotency import IdempotencyKey
-from database.keys import Keys, Snapshot, digest_of
+from database.keys import Keys, KeySnapshot, digest_of
 from tests.database.conftest import Clock
 
-WHO = By("key_000000000000", "r1")
+WHO = Actor("key_000000000000", "r1")
 NEW = NewKey(name="billing", scopes=["train", "infer"], rate_per_minute=60)
 
 
@@ -26,14 +26,14 @@ def audit(engine: Engine, clock: Clock) -> Audit:
     return Audit(engine, clock)
 
 
-def now(keys: Keys) -> Snapshot:
+def now(keys: Keys) -> KeySnapshot:
     found = keys.snapshot()
     assert found is not None
     return found
 
 
-def test_only_a_hash_is_kept(keys: Keys, engine: Engine) -> None:
-    made = keys.create(NEW, by=WHO)
+def test_only_a_hash_is_stored(keys: Keys, engine: Engine) -> None:
+    made = keys.create(NEW, actor=WHO)
     assert made.key is not None
     match = KEY_PATTERN.fullmatch(made.key)
     assert match is not None
@@ -48,69 +48,69 @@ def test_only_a_hash_is_kept(keys: Keys, engine: Engine) -> None:
 
 
 def test_two_keys_share_nothing(keys: Keys) -> None:
-    first, second = keys.create(NEW, by=WHO), keys.create(NEW, by=WHO)
+    first, second = keys.create(NEW, actor=WHO), keys.create(NEW, actor=WHO)
     assert first.id != second.id
     assert str(first.key)[19:] != str(second.key)[19:]
 
 
-def test_a_revoked_key_is_gone_and_yet_listed(keys: Keys, clock: Clock) -> None:
-    made = keys.create(NEW, by=WHO)
-    clock.passes(5)
-    keys.revoke(made.id, by=WHO)
-    keys.revoke(made.id, by=WHO)
+def test_a_revoked_key_is_still_listed(keys: Keys, clock: Clock) -> None:
+    made = keys.create(NEW, actor=WHO)
+    clock.advance(5)
+    keys.revoke(made.id, actor=WHO)
+    keys.revoke(made.id, actor=WHO)
     assert now(keys).keys == {}
-    assert now(keys).ever == 1
+    assert now(keys).ever_created == 1
     (listed,) = keys.list().items
     assert listed.revoked_at == clock.now
     with pytest.raises(NotFound):
-        keys.revoke("key_ffffffffffff", by=WHO)
+        keys.revoke("key_ffffffffffff", actor=WHO)
 
 
-def test_every_change_is_seen_by_one_number(keys: Keys) -> None:
+def test_every_change_increments_the_revision(keys: Keys) -> None:
     seen = [now(keys).revision]
-    made = keys.create(NEW, by=WHO)
+    made = keys.create(NEW, actor=WHO)
     seen.append(now(keys).revision)
-    keys.rotate(made.id, timedelta(hours=1), by=WHO)
+    keys.rotate(made.id, timedelta(hours=1), actor=WHO)
     seen.append(now(keys).revision)
-    keys.revoke(made.id, by=WHO)
+    keys.revoke(made.id, actor=WHO)
     seen.append(now(keys).revision)
     assert seen == sorted(set(seen))
-    keys.note_use({made.id: made.created_at})
+    keys.record_use({made.id: made.created_at})
     assert keys.snapshot(seen[-1]) is None
 
 
-def test_a_rotated_key_hands_over_and_ends(keys: Keys, clock: Clock) -> None:
-    old = keys.create(NEW, by=WHO)
-    new = keys.rotate(old.id, timedelta(hours=1), by=WHO)
+def test_a_rotated_key_expires_after_the_grace_period(keys: Keys, clock: Clock) -> None:
+    old = keys.create(NEW, actor=WHO)
+    new = keys.rotate(old.id, timedelta(hours=1), actor=WHO)
     assert new.key != old.key
     assert (new.name, new.scopes, new.rate_per_minute) == ("billing", ["infer", "train"], 60)
     assert now(keys).keys[old.id].info.expires_at == clock.now + timedelta(hours=1)
-    clock.passes(3601)
+    clock.advance(3601)
     with pytest.raises(Conflict):
-        keys.rotate(old.id, timedelta(hours=1), by=WHO)
+        keys.rotate(old.id, timedelta(hours=1), actor=WHO)
 
 
-def test_a_rotation_never_lengthens_a_life(keys: Keys, clock: Clock) -> None:
+def test_a_rotation_never_extends_an_expiry(keys: Keys, clock: Clock) -> None:
     ends = clock.now + timedelta(minutes=5)
-    old = keys.create(NEW.model_copy(update={"expires_at": ends}), by=WHO)
-    new = keys.rotate(old.id, timedelta(days=1), by=WHO)
+    old = keys.create(NEW.model_copy(update={"expires_at": ends}), actor=WHO)
+    new = keys.rotate(old.id, timedelta(days=1), actor=WHO)
     assert new.expires_at == ends
     assert now(keys).keys[old.id].info.expires_at == ends
 
 
-def test_the_same_request_twice_makes_one_key(keys: Keys) -> None:
-    asked = IdempotencyKey("k", "key", "d1")
-    first = keys.create(NEW, by=WHO, asked=asked)
-    again = keys.create(NEW, by=WHO, asked=asked)
+def test_a_repeated_request_creates_one_key(keys: Keys) -> None:
+    idempotency = IdempotencyKey("k", "key", "d1")
+    first = keys.create(NEW, actor=WHO, idempotency=idempotency)
+    again = keys.create(NEW, actor=WHO, idempotency=idempotency)
     assert (again.id, again.key) == (first.id, None)
-    assert now(keys).ever == 1
+    assert now(keys).ever_created == 1
     with pytest.raises(IdempotencyConflict):
-        keys.create(NEW, by=WHO, asked=IdempotencyKey("k", "key", "d2"))
+        keys.create(NEW, actor=WHO, idempotency=IdempotencyKey("k", "key", "d2"))
 
 
-def test_a_key_that_has_ended_already_is_not_made(keys: Keys, clock: Clock) -> None:
+def test_a_key_that_has_expired_already_is_refused(keys: Keys, clock: Clock) -> None:
     with pytest.raises(ValidationFailed):
-        keys.create(NEW.model_copy(update={"expires_at": clock.now}), by=WHO)
+        keys.create(NEW.model_copy(update={"expires_at": clock.now}), actor=WHO)
 
 
 @pytest.mark.parametrize("cursor", ["x", "-1", "²", "", "99999999999"])
@@ -120,8 +120,8 @@ def test_a_foreign_cursor_is_refused(keys: Keys, audit: Audit, cursor: str) -> N
             listing(cursor=cursor)
 
 
-def test_lists_come_in_pages(keys: Keys, audit: Audit) -> None:
-    made = [keys.create(NEW, by=WHO).id for _ in range(5)]
+def test_lists_are_paged(keys: Keys, audit: Audit) -> None:
+    made = [keys.create(NEW, actor=WHO).id for _ in range(5)]
     first = keys.list(limit=3)
     second = keys.list(limit=3, cursor=first.next_cursor)
     assert [one.id for one in (*first.items, *second.items)] == made[::-1]
@@ -130,22 +130,22 @@ def test_lists_come_in_pages(keys: Keys, audit: Audit) -> None:
     assert len(audit.list(limit=3, cursor=lines.next_cursor).items) == 2
 
 
-def test_the_log_says_who_did_what(keys: Keys, audit: Audit, clock: Clock) -> None:
-    made = keys.create(NEW, by=WHO)
-    new = keys.rotate(made.id, timedelta(0), by=WHO)
-    keys.revoke(new.id, by=By("bootstrap"))
+def test_changes_are_in_the_audit_log(keys: Keys, audit: Audit, clock: Clock) -> None:
+    made = keys.create(NEW, actor=WHO)
+    new = keys.rotate(made.id, timedelta(0), actor=WHO)
+    keys.revoke(new.id, actor=Actor("bootstrap"))
     audit.write(WHO, "dataset_deleted", "ds_1")
     lines = audit.list().items
     assert [(one.actor, one.action) for one in lines] == [
-        (WHO.actor, "dataset_deleted"),
+        (WHO.name, "dataset_deleted"),
         ("bootstrap", "key_revoked"),
-        (WHO.actor, "key_rotated"),
-        (WHO.actor, "key_created"),
+        (WHO.name, "key_rotated"),
+        (WHO.name, "key_created"),
     ]
     assert lines[3].subject == f"{made.id} 'billing' (infer, train)"
     assert (lines[3].request_id, lines[3].at) == ("r1", clock.now)
     assert [one.subject for one in audit.list(action="dataset_deleted").items] == ["ds_1"]
-    clock.passes(86_400 * 10)
+    clock.advance(86_400 * 10)
     audit.write(WHO, "dataset_deleted", "ds_2")
-    assert audit.forget_old(9) == 4
+    assert audit.delete_old(9) == 4
     assert [one.subject for one in audit.list().items] == ["ds_2"]

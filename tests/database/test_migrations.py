@@ -14,7 +14,7 @@ from database.migrations import upgrade
 from database.tables import Record
 
 
-def test_the_steps_and_the_tables_agree(engine: Engine) -> None:
+def test_migrations_and_tables_agree(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Record.metadata) == []
@@ -36,7 +36,7 @@ def test_upgrading_twice_changes_nothing(url: str) -> None:
     engine.dispose()
 
 
-def test_processes_that_start_together_take_turns(url: str) -> None:
+def test_concurrent_upgrades_take_turns(url: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(upgrade, [url] * 6))
     engine = open_engine(url)
@@ -45,7 +45,7 @@ def test_processes_that_start_together_take_turns(url: str) -> None:
     engine.dispose()
 
 
-def test_sqlite_is_set_up_as_it_should(tmp_path: Path) -> None:
+def test_sqlite_settings(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/a folder with 100%/opsin.db"
     upgrade(url)
     engine = open_engine(url)
@@ -65,7 +65,7 @@ def test_sqlite_is_set_up_as_it_should(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_folder", [True, False])
-def test_what_is_no_database_is_told_without_its_path(tmp_path: Path, is_folder: bool) -> None:
+def test_error_for_an_invalid_database_contains_no_path(tmp_path: Path, is_folder: bool) -> None:
     if is_folder:
         (tmp_path / "opsin.db").mkdir()
     else:
@@ -78,6 +78,6 @@ def test_what_is_no_database_is_told_without_its_path(tmp_path: Path, is_folder:
 
 
 @pytest.mark.parametrize("url", ["mysql://host/name", "sqlite://", "sqlite:///:memory:"])
-def test_other_addresses_are_refused(url: str) -> None:
+def test_unsupported_addresses_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="OPSIN_DATABASE_URL"):
         open_engine(url)

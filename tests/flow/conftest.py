@@ -8,28 +8,28 @@ import httpx
 import pytest
 
 from models.catalog import CATALOG
-from models.store.locks import locked
+from models.locks import locked
 from tests.conftest import SHARED
-from tests.flow.running import READY_SECONDS, ROOT, Running
+from tests.flow.installation import READY_SECONDS, ROOT, Installation
 
-Start = Callable[..., Running]
+Start = Callable[..., Installation]
 
 
 @pytest.fixture(scope="session")
 def fetched_home(fetched: Path) -> Path:
-    """A home with EfficientNet-Lite0's weights, as `make setup` leaves it."""
+    """A home with EfficientNet-Lite0's weights, as after `make setup`."""
     if not list((fetched / "weights").glob("efficientnet*")):
-        pytest.skip("EfficientNet-Lite0's weights are not there; run `make setup`")
+        pytest.skip("EfficientNet-Lite0's weights are missing; run `make setup`")
     return fetched
 
 
 @pytest.fixture(scope="session")
 def imported(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the networks whose weights are here, so that no installation imports again."""
+    """A store with all networks whose weights are available, shared by all installations."""
     base = tmp_path_factory.getbasetemp()
     process = os.environ.get("PYTEST_XDIST_WORKER", "")
-    # Where several processes run the tests, they have this folder's parent in common, and begin
-    # from either end.
+    # Processes that run tests in parallel share this folder's parent. They start from opposite
+    # ends of the catalog.
     root = (base.parent if process else base) / "imported"
     for network in reversed(CATALOG) if process.endswith("1") else CATALOG:
         done = root / f"{network}.done"
@@ -44,7 +44,7 @@ def _import(network: str, store: Path, fetched_home: Path) -> None:
     folders = [store, fetched_home / "samples", fetched_home / "weights"]
     if SHARED.is_dir():
         folders.append(SHARED / "weights")
-    # A network without weights fails here, and is said to be unavailable by the worker.
+    # A network without weights fails here; the worker then reports it as unavailable.
     subprocess.run(
         [sys.executable, "-m", "models.export.import_child", network, *map(str, folders)],
         cwd=ROOT,
@@ -57,39 +57,39 @@ def _import(network: str, store: Path, fetched_home: Path) -> None:
 @pytest.fixture(scope="session")
 def running(
     fetched_home: Path, imported: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    """One installation that the tests share: none of them may leave it broken."""
+) -> Iterator[Installation]:
+    """One installation for all tests; none of them may leave it broken."""
     env = {
         "OPSIN_MODELS": "efficientnet_lite0,squeezenet,vgg16",
-        "OPSIN_PRECISION": "float32",  # its answers are compared with the network's own
+        "OPSIN_PRECISION": "float32",  # the answers are compared with those of the network
     }
     if SHARED.is_dir():
         env["OPSIN_WEIGHTS_DIR"] = str(SHARED / "weights")
     home = tmp_path_factory.mktemp("running") / "home"
-    installation = Running(home, fetched_home / "weights", env, store=imported)
+    installation = Installation(home, fetched_home / "weights", env, store=imported)
     try:
         installation.start()
-        installation.await_that(installation.nothing_loads, READY_SECONDS)
+        installation.wait_until(installation.is_settled, READY_SECONDS)
         yield installation
     finally:
         installation.close()
 
 
 @pytest.fixture
-def client(running: Running) -> Iterator[httpx.Client]:
+def client(running: Installation) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=running.url, timeout=60) as client:
         yield client
 
 
 @pytest.fixture
 def start(fetched_home: Path, imported: Path, tmp_path: Path) -> Iterator[Start]:
-    """Starts an installation of the test's own, to be broken at will."""
-    started: list[Running] = []
+    """A function that starts an installation for one test, which the test may break."""
+    started: list[Installation] = []
 
-    def begin(**env: str) -> Running:
+    def begin(**env: str) -> Installation:
         home = tmp_path / f"home{len(started)}"
         settings = {"OPSIN_MODELS": "efficientnet_lite0"} | env
-        started.append(Running(home, fetched_home / "weights", settings, store=imported))
+        started.append(Installation(home, fetched_home / "weights", settings, store=imported))
         started[-1].start()
         return started[-1]
 

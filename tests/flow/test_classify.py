@@ -1,4 +1,4 @@
-"""A picture in, its class out: the whole way, real at every step."""
+"""From an image to its class, with every process real."""
 
 import csv
 import json
@@ -11,17 +11,16 @@ import pytest
 
 from models.catalog import CATALOG
 from models.images.decode import decode
-from models.predictor import load_predictor
-from models.weights.catalog import Weights
-from tests.conftest import SHARED
-from tests.flow.running import Running
-from tests.pictures import encoded, hostile_pictures, scene
+from models.serving.predictor import load_version
+from models.store.store import Store
+from tests.flow.installation import Installation
+from tests.images import encoded, hostile_images, scene
 
 MODELS = ("efficientnet_lite0", "squeezenet")
-CASES = hostile_pictures()
+CASES = hostile_images()
 
 
-def ready(running: Running) -> set[str]:
+def ready(running: Installation) -> set[str]:
     items = running.get("/v1/models").json()["items"]
     return {model["name"] for model in items if model["state"] == "ready"}
 
@@ -37,7 +36,7 @@ def post(client: httpx.Client, data: bytes, kind: str = "image/png", **params: A
         ("coffee.png", {"espresso", "cup", "coffee mug"}),
     ],
 )
-def test_a_photo_is_recognised(
+def test_a_photo_gets_its_label(
     client: httpx.Client, photos: Path, photo: str, labels: set[str]
 ) -> None:
     answer = post(client, (photos / photo).read_bytes())
@@ -49,13 +48,13 @@ def test_a_photo_is_recognised(
     predictions = result["predictions"]
     assert len(predictions) == 5
     assert predictions[0]["label"] in labels
-    probabilities = [one["probability"] for one in predictions]
+    probabilities = [p["probability"] for p in predictions]
     assert probabilities == sorted(probabilities, reverse=True)
     assert body["timing_ms"].keys() == {"decode", "queue", "compute", "total"}
     assert answer.headers["X-Request-Id"]
 
 
-def test_a_batch_answers_each_image_on_its_own(client: httpx.Client, photos: Path) -> None:
+def test_each_image_of_a_batch_has_its_own_result(client: httpx.Client, photos: Path) -> None:
     cat = (photos / "cat.png").read_bytes()
     files = [
         ("image", ("cat.png", cat, "image/png")),
@@ -69,25 +68,25 @@ def test_a_batch_answers_each_image_on_its_own(client: httpx.Client, photos: Pat
     assert "predictions" not in second or second["predictions"] is None
     assert first["predictions"][0]["label"] != third["predictions"][0]["label"]
     alone = post(client, cat).json()["results"][0]["predictions"]
-    for one, other in zip(alone, first["predictions"], strict=True):
-        assert one["index"] == other["index"]
-        assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+    for single, batched in zip(alone, first["predictions"], strict=True):
+        assert single["index"] == batched["index"]
+        assert single["probability"] == pytest.approx(batched["probability"], abs=1e-5)
 
 
-def test_thirty_two_images_at_once(client: httpx.Client) -> None:
+def test_thirty_two_images_in_one_request(client: httpx.Client) -> None:
     files = [("image", (f"{n}.png", encoded(scene(), "PNG"), "image/png")) for n in range(32)]
     body = client.post("/v1/classify", files=files).raise_for_status().json()
-    assert [one["name"] for one in body["results"]] == [f"{n}.png" for n in range(32)]
+    assert [result["name"] for result in body["results"]] == [f"{n}.png" for n in range(32)]
     assert body["batch_size"] > 1
 
 
-def test_squash_is_another_input(client: httpx.Client, photos: Path) -> None:
+def test_squash_gives_another_result_than_crop(client: httpx.Client, photos: Path) -> None:
     cat = (photos / "cat.png").read_bytes()
     crop, squash = (post(client, cat, resize=way).json() for way in ("crop", "squash"))
     assert crop["results"] != squash["results"]
 
 
-def test_embeddings(client: httpx.Client, photos: Path) -> None:
+def test_an_embedding_has_the_features_of_the_network(client: httpx.Client, photos: Path) -> None:
     cat = (photos / "cat.png").read_bytes()
     body = client.post("/v1/embed", content=cat, headers={"Content-Type": "image/png"}).json()
     vector = body["results"][0]["embedding"]
@@ -96,7 +95,7 @@ def test_embeddings(client: httpx.Client, photos: Path) -> None:
     assert np.any(vector)
 
 
-def test_vgg16_has_its_base_though_not_its_classes(client: httpx.Client, photos: Path) -> None:
+def test_vgg16_without_its_classifier_still_embeds(client: httpx.Client, photos: Path) -> None:
     model = client.get("/v1/models/vgg16").json()
     if model["state"] == "ready":
         pytest.skip("the whole VGG16 is on this machine")
@@ -114,9 +113,9 @@ def test_vgg16_has_its_base_though_not_its_classes(client: httpx.Client, photos:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_hostile_pictures(client: httpx.Client, case: str) -> None:
+def test_hostile_images(client: httpx.Client, case: str) -> None:
     data, code = CASES[case]
-    # The declared type is a lie on purpose: what counts is what the bytes are.
+    # The declared type is wrong on purpose: only the bytes count.
     answer = post(client, data, kind="image/jpeg")
     body = answer.json()
     if code is None:
@@ -129,17 +128,17 @@ def test_hostile_pictures(client: httpx.Client, case: str) -> None:
         assert body["request_id"] == answer.headers["X-Request-Id"]
 
 
-def test_wrong_content_type(client: httpx.Client) -> None:
+def test_a_wrong_content_type_is_refused(client: httpx.Client) -> None:
     answer = post(client, b"{}", kind="application/json")
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
-def test_an_empty_body(client: httpx.Client) -> None:
+def test_an_empty_body_is_refused(client: httpx.Client) -> None:
     answer = post(client, b"")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
 
 
-def test_too_many_bytes(client: httpx.Client) -> None:
+def test_a_body_that_is_too_large_is_refused(client: httpx.Client) -> None:
     answer = post(client, b"\xff" * (17 * 1024 * 1024), kind="image/jpeg")
     assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
 
@@ -153,14 +152,14 @@ def test_too_many_bytes(client: httpx.Client) -> None:
         ({"resize": "stretch"}, 422, "validation_error"),
     ],
 )
-def test_wrong_questions(
+def test_a_wrong_parameter_is_refused(
     client: httpx.Client, photos: Path, params: dict[str, str], status: int, code: str
 ) -> None:
     answer = post(client, (photos / "cat.png").read_bytes(), **params)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-def test_system(client: httpx.Client) -> None:
+def test_the_system_page_lists_workers_and_queues(client: httpx.Client) -> None:
     system = client.get("/v1/system").json()
     assert len(system["workers"]) == 1
     assert any(queue["name"].startswith("lane:efficientnet_lite0") for queue in system["queues"])
@@ -169,29 +168,30 @@ def test_system(client: httpx.Client) -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("model", MODELS)
-def test_http_answers_what_the_network_answers(
-    running: Running, client: httpx.Client, shared: Path, fetched_home: Path, model: str
+def test_http_answers_equal_those_of_the_version(
+    running: Installation, client: httpx.Client, shared: Path, imported: Path, model: str
 ) -> None:
-    """Picture by picture; the whole set is `python -m benchmarks.accuracy`."""
+    """On a quarter of the images; `python -m benchmarks.accuracy` compares all of them."""
     if model not in ready(running):
         pytest.skip(f"{model} is not ready here")
-    weights = Weights(fetched_home / "weights", SHARED / "weights", offline=True)
-    predictor = load_predictor(CATALOG[model], weights, threads=2, max_batch_size=8)
+    predictor = load_version(Store(imported), model, max_batch_size=8)
     folder = shared / "data/imagenet-samples"
     with (folder / "labels.csv").open(newline="") as file:
         names = [row["file"] for row in csv.DictReader(file)][::4]
     for name in names:
         data = (folder / name).read_bytes()
         served = post(client, data, kind="image/jpeg", model=model, top_k=5).json()
-        picture = decode(data, network=CATALOG[model], max_pixels=50_000_000)
-        direct = predictor.run("classify", picture.pixels[np.newaxis])[0]
+        image = decode(data, network=CATALOG[model], max_pixels=50_000_000)
+        direct = predictor.run("classify", image.pixels[np.newaxis])[0]
         predictions = served["results"][0]["predictions"]
         assert [p["index"] for p in predictions] == np.argsort(-direct)[:5].tolist(), name
-        for one in predictions:
-            assert one["probability"] == pytest.approx(float(direct[one["index"]]), abs=1e-3)
+        for p in predictions:
+            assert p["probability"] == pytest.approx(float(direct[p["index"]]), abs=1e-3)
 
 
-def test_the_same_request_id_everywhere(running: Running, client: httpx.Client) -> None:
+def test_a_request_id_is_in_the_response_and_the_log(
+    running: Installation, client: httpx.Client
+) -> None:
     answer = client.get("/v1/models", headers={"X-Request-Id": "from-me-42"})
     assert answer.headers["X-Request-Id"] == "from-me-42"
     lines = [json.loads(line) for line in running.log("api").splitlines() if line[:1] == "{"]

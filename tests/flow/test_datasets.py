@@ -1,4 +1,4 @@
-"""Real pictures over real HTTP, and an API that is killed while they arrive. Needs no worker."""
+"""Uploads of real images, and an API that is killed during one. Needs no worker."""
 
 import socket
 import time
@@ -9,38 +9,38 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.flow.running import READY_SECONDS, Running
+from tests.flow.installation import READY_SECONDS, Installation
 from tests.models.datasets.packing import on_disk, tarred, zipped
 
 pytestmark = pytest.mark.shared
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[Running]:
-    """The API alone."""
+def api(tmp_path: Path) -> Iterator[Installation]:
+    """An installation with only the API."""
     weights = tmp_path / "weights"
     weights.mkdir()
-    installation = Running(tmp_path / "home", weights, {"OPSIN_MIN_FREE_DISK_BYTES": "0"})
+    installation = Installation(tmp_path / "home", weights, {"OPSIN_MIN_FREE_DISK_BYTES": "0"})
     installation.valkey.start()
     try:
-        begin(installation)
+        start_api(installation)
         yield installation
     finally:
         installation.close()
 
 
-def begin(installation: Running) -> None:
+def start_api(installation: Installation) -> None:
     installation.run("api", "serve")
-    installation.await_that(lambda: installation.get("/healthz").status_code == 200, READY_SECONDS)
+    installation.wait_until(lambda: installation.get("/healthz").status_code == 200, READY_SECONDS)
 
 
-def faces(shared: Path) -> dict[str, bytes]:
+def read_faces(shared: Path) -> dict[str, bytes]:
     root = shared / "data" / "att-faces"
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.png")}
 
 
-def test_real_faces_and_a_killed_upload(api: Running, shared: Path) -> None:
-    pictures = faces(shared)
+def test_a_killed_upload_leaves_nothing(api: Installation, shared: Path) -> None:
+    images = read_faces(shared)
     answers = [
         httpx.post(
             f"{api.url}/v1/datasets",
@@ -48,31 +48,31 @@ def test_real_faces_and_a_killed_upload(api: Running, shared: Path) -> None:
             timeout=60,
         )
         for ending, archive in (
-            (".zip", zipped(pictures)),
-            (".tar.gz", tarred(pictures, packed=True)),
+            (".zip", zipped(images)),
+            (".tar.gz", tarred(images, packed=True)),
         )
     ]
-    assert [one.status_code for one in answers] == [201, 201], answers[0].text
-    one, other = (answer.json() for answer in answers)
-    assert (one["digest"], one["name"]) == (other["digest"], "faces")
-    assert set(one["classes"].values()) == {10}
-    assert one["trainable"]
-    assert one["rejected"] == []
+    assert [answer.status_code for answer in answers] == [201, 201], answers[0].text
+    from_zip, from_tar = (answer.json() for answer in answers)
+    assert (from_zip["digest"], from_zip["name"]) == (from_tar["digest"], "faces")
+    assert set(from_zip["classes"].values()) == {10}
+    assert from_zip["trainable"]
+    assert from_zip["rejected"] == []
     before = on_disk(api.home / "datasets")
 
-    with half_sent(api, zipped(pictures)):
-        assert on_disk(api.home / "datasets") > before, "some of it has arrived"
+    with send_half(api, zipped(images)):
+        assert on_disk(api.home / "datasets") > before, "a part has arrived"
         api.kill("api")
-    begin(api)
+    start_api(api)
     assert on_disk(api.home / "datasets") == before
     assert len(api.get("/v1/datasets").json()["items"]) == 2
-    for made in (one, other):
-        assert httpx.delete(f"{api.url}/v1/datasets/{made['id']}").status_code == 204
+    for dataset in (from_zip, from_tar):
+        assert httpx.delete(f"{api.url}/v1/datasets/{dataset['id']}").status_code == 204
     assert on_disk(api.home / "datasets") == {".staging"}
 
 
-def half_sent(api: Running, archive: bytes) -> socket.socket:
-    """Send the first half of a form, and wait until the API has written of it."""
+def send_half(api: Installation, archive: bytes) -> socket.socket:
+    """Send the first half of a form, and wait until the API has written some of it to disk."""
     head = b'--x\r\nContent-Disposition: form-data; name="archive"; filename="a.zip"\r\n\r\n'
     address = urlsplit(api.url)
     connection = socket.create_connection((address.hostname, address.port), timeout=10)

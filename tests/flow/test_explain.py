@@ -1,4 +1,4 @@
-"""A picture in, the reasons out: over HTTP, through a real worker and SqueezeNet's real weights."""
+"""Explanations over HTTP, with a real worker and SqueezeNet's published weights."""
 
 import io
 from pathlib import Path
@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.flow.running import Running
+from tests.flow.installation import Installation
 
 JSON = {"Accept": "application/json"}
 
 
 @pytest.fixture
-def cat(running: Running, photos: Path) -> bytes:
+def cat(running: Installation, photos: Path) -> bytes:
     items = running.get("/v1/models").json()["items"]
     if "heatmap" not in next(m["operations"] for m in items if m["name"] == "squeezenet"):
-        pytest.skip("SqueezeNet's weights are not here")
+        pytest.skip("SqueezeNet's weights are missing")
     return (photos / "cat.png").read_bytes()
 
 
@@ -30,32 +30,33 @@ def ask(client: httpx.Client, data: bytes, path: str = "/v1/heatmap", **params: 
     return answer.json()
 
 
-def test_a_heatmap_is_of_the_class_that_classification_tells(
-    client: httpx.Client, cat: bytes
-) -> None:
-    told = ask(client, cat)
+def test_a_heatmap_explains_the_best_class_by_default(client: httpx.Client, cat: bytes) -> None:
+    body = ask(client, cat)
     best = ask(client, cat, "/v1/classify", top_k=1)["results"][0]["predictions"][0]
-    assert told["target"]["index"] == best["index"]
-    assert told["target"]["probability"] == pytest.approx(best["probability"], abs=1e-4)
-    values = np.array(told["grid"]["values"])
+    assert body["target"]["index"] == best["index"]
+    assert body["target"]["probability"] == pytest.approx(best["probability"], abs=1e-4)
+    values = np.array(body["grid"]["values"])
     assert values.shape == (13, 13)
     assert (values.min() >= 0, values.max()) == (True, 1)
-    assert not told["empty"]
+    assert not body["empty"]
 
 
-def test_mixed_classes_together_are_as_each_alone(client: httpx.Client, cat: bytes) -> None:
+def test_several_classes_give_the_same_maps_as_one_at_a_time(
+    client: httpx.Client, cat: bytes
+) -> None:
     together = ask(client, cat, class_index=[281, 340, 999])["maps"]
-    assert [one["target"]["index"] for one in together] == [281, 340, 999]
-    # Another picture by a hair, so that the answers are computed and not remembered.
+    assert [item["target"]["index"] for item in together] == [281, 340, 999]
+    # A file with other bytes, so that the answers are computed and do not come from the cache.
     image = Image.open(io.BytesIO(cat)).convert("RGB")
     file = io.BytesIO()
     image.save(file, "PNG", optimize=False)
-    for one in together:
-        alone = ask(client, file.getvalue(), class_index=one["target"]["index"], method="grad_cam")
-        np.testing.assert_allclose(alone["grid"]["values"], one["grid"]["values"], atol=2e-4)
+    for item in together:
+        index = item["target"]["index"]
+        alone = ask(client, file.getvalue(), class_index=index, method="grad_cam")
+        np.testing.assert_allclose(alone["grid"]["values"], item["grid"]["values"], atol=2e-4)
 
 
-def test_the_overlay_has_the_size_and_orientation_of_the_picture(
+def test_an_overlay_has_the_size_and_orientation_of_the_image(
     client: httpx.Client, cat: bytes
 ) -> None:
     upright = Image.open(io.BytesIO(cat)).convert("RGB")
@@ -68,13 +69,13 @@ def test_the_overlay_has_the_size_and_orientation_of_the_picture(
         client.post("/v1/heatmap", params=params, content=data, headers={"Content-Type": kind})
         for data, kind in ((cat, "image/png"), (stored.getvalue(), "image/jpeg"))
     )
-    one, other = (
+    expected, overlay = (
         np.asarray(Image.open(io.BytesIO(answer.raise_for_status().content)), float)
         for answer in (plain, turned)
     )
-    assert one.shape == other.shape == (upright.height, upright.width, 3)
-    assert np.abs(one - other).mean() < 8
-    assert np.abs(one - other[:, ::-1]).mean() > 16
+    assert expected.shape == overlay.shape == (upright.height, upright.width, 3)
+    assert np.abs(expected - overlay).mean() < 8
+    assert np.abs(expected - overlay[:, ::-1]).mean() > 16
 
 
 def test_other_methods_and_layers_come_from_the_keras_model(
@@ -83,12 +84,12 @@ def test_other_methods_and_layers_come_from_the_keras_model(
     layers = client.get("/v1/models/squeezenet/layers").json()["items"]
     explainable = [layer["name"] for layer in layers if layer["explainable"]]
     assert "fire9_concat" in explainable
-    told = ask(client, cat, method="layer_cam", class_index=281)
-    assert told["grid"]["shape"] == [13, 13]
+    body = ask(client, cat, method="layer_cam", class_index=281)
+    assert body["grid"]["shape"] == [13, 13]
     earlier = ask(client, cat, layer="fire5_concat", class_index=281)
     assert earlier["grid"]["shape"] == [27, 27]
     maps = ask(client, cat, "/v1/activations", channels=4, layer="fire5_concat")
-    means = [one["mean"] for one in maps["maps"]]
+    means = [item["mean"] for item in maps["maps"]]
     assert means == sorted(means, reverse=True)
     unknown = client.post(
         "/v1/heatmap",
@@ -100,9 +101,7 @@ def test_other_methods_and_layers_come_from_the_keras_model(
     assert "fire9_concat" in unknown.json()["detail"]
 
 
-def test_a_slow_method_measures_and_does_not_stand_in_the_way(
-    client: httpx.Client, cat: bytes
-) -> None:
-    told = ask(client, cat, method="grad_cam", metrics=True, class_index=281)
-    assert 0 <= told["metrics"]["deletion_auc"] <= 1
-    assert told["metrics"]["insertion_auc"] >= told["metrics"]["deletion_auc"]
+def test_metrics_are_between_0_and_1(client: httpx.Client, cat: bytes) -> None:
+    body = ask(client, cat, method="grad_cam", metrics=True, class_index=281)
+    assert 0 <= body["metrics"]["deletion_auc"] <= 1
+    assert body["metrics"]["insertion_auc"] >= body["metrics"]["deletion_auc"]

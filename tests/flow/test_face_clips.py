@@ -1,6 +1,6 @@
-"""Enrolled by video, logged in by video: over HTTP, through both workers, with a real face.
+"""Enrollment and login by video: over HTTP, with both workers and real faces.
 
-The clips are rendered from a photograph whose mesh does what the challenge asks.
+The clips are rendered from a photograph whose mesh performs the actions of the challenge.
 """
 
 import time
@@ -18,7 +18,7 @@ from contracts.faces.liveness import Action
 from models.faces.detection.finder import open_finder
 from models.weights.catalog import Weights
 from tests.flow.conftest import Start
-from tests.flow.running import READY_SECONDS, Running
+from tests.flow.installation import READY_SECONDS, Installation
 from tests.models.faces.rendering import Face, Puppet, performance, write_video
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
@@ -27,81 +27,81 @@ FPS = 12.0
 
 
 @pytest.fixture
-def running(start: Start, fetched: Path) -> Running:
-    """An installation that knows faces, and does long work."""
+def running(start: Start, fetched: Path) -> Installation:
+    """An installation that serves faces and runs jobs."""
     if not (fetched / "weights/face_landmark.tflite").is_file():
-        pytest.skip("the faces' weights are not there; run `make setup`")
+        pytest.skip("the face weights are missing; run `make setup`")
     running = start(OPSIN_MODELS=FACE_MODEL)
     running.run("jobs", "worker --jobs")
-    running.await_that(running.nothing_loads, READY_SECONDS)
+    running.wait_until(running.is_settled, READY_SECONDS)
     return running
 
 
 @pytest.fixture
 def puppets(fetched: Path, shared: Path) -> list[Puppet]:
-    """Two people."""
+    """A puppet of each of two people."""
     finder = open_finder(Weights(fetched / "weights", None, True), threads=1)
-    made = []
+    puppets = []
     for name in ("person10", "person01"):
         path = min((shared / "data/caltech-faces" / name).iterdir())
-        picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        made.append(Puppet(Face(picture, finder.look(picture, 1).faces[0].mesh)))
-    return made
+        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        puppets.append(Puppet(Face(image, finder.find(image, 1).faces[0].mesh)))
+    return puppets
 
 
-def test_a_person_is_enrolled_and_let_in_by_video(
-    running: Running, puppets: list[Puppet], tmp_path: Path
+def test_a_person_enrolls_and_logs_in_by_video(
+    running: Installation, puppets: list[Puppet], tmp_path: Path
 ) -> None:
     me, stranger = puppets
     with httpx.Client(base_url=running.url, timeout=120) as client:
         ada: str = client.post(f"{URL}/subjects", json={"name": "Ada"}).json()["id"]
-        job = enrolled(client, ada, filmed(me, ("turn_left", "turn_right"), 1, tmp_path))
+        job = enroll(client, ada, render(me, ("turn_left", "turn_right"), 1, tmp_path))
         assert job["state"] == "succeeded", job
         assert job["result"]["templates_added"] >= 1
 
-        asked = challenge(client, ada)
-        clip = filmed(me, asked["actions"], 2, tmp_path)
-        answer = login(client, ada, clip, asked)
+        challenge = get_challenge(client, ada)
+        clip = render(me, challenge["actions"], 2, tmp_path)
+        answer = login(client, ada, clip, challenge)
         assert answer["decision"] == "match", answer
         claims = jwt.decode(answer["token"], options={"verify_signature": False})
         assert (claims["sub"], claims["liveness"]) == (ada, True)
 
-        # Stolen, and sent with a challenge of the thief's own; it asks for the same.
-        again = login(client, ada, clip, challenge(client, ada))
+        # Stolen, and sent with the thief's own challenge, which asks for the same actions.
+        again = login(client, ada, clip, get_challenge(client, ada))
         assert (again["decision"], again["reason"]) == ("no_match", "replayed")
-        # Somebody else answers well, and tries to be enrolled as the same person.
-        asked = challenge(client, ada)
-        other = login(client, ada, filmed(stranger, asked["actions"], 3, tmp_path), asked)
+        # Another person performs the actions, and tries to enroll as the same subject.
+        challenge = get_challenge(client, ada)
+        other = login(client, ada, render(stranger, challenge["actions"], 3, tmp_path), challenge)
         assert (other["decision"], other["token"]) == ("no_match", None)
-        joined = enrolled(client, ada, filmed(stranger, ("turn_left",), 4, tmp_path))
+        joined = enroll(client, ada, render(stranger, ("turn_left",), 4, tmp_path))
         assert (joined["state"], joined["error"]["code"]) == ("failed", "conflict")
 
 
-def challenge(client: httpx.Client, subject: str) -> dict[str, Any]:
+def get_challenge(client: httpx.Client, subject: str) -> dict[str, Any]:
     answer = client.post(f"{URL}/challenges", json={"purpose": "login", "subject_id": subject})
     assert answer.status_code == 201, answer.text
-    made: dict[str, Any] = answer.json()
-    return made
+    challenge: dict[str, Any] = answer.json()
+    return challenge
 
 
-def filmed(puppet: Puppet, actions: Sequence[Action], seed: int, folder: Path) -> bytes:
+def render(puppet: Puppet, actions: Sequence[Action], seed: int, folder: Path) -> bytes:
     frames = performance(puppet, actions, fps=FPS, seed=seed)
     return write_video(folder / f"{seed}.mp4", frames, FPS)
 
 
 def login(
-    client: httpx.Client, subject: str, video: bytes, asked: dict[str, Any]
+    client: httpx.Client, subject: str, video: bytes, challenge: dict[str, Any]
 ) -> dict[str, Any]:
-    sent = {"subject_id": subject, "challenge_id": asked["id"], "nonce": asked["nonce"]}
+    sent = {"subject_id": subject, "challenge_id": challenge["id"], "nonce": challenge["nonce"]}
     headers = {"X-Timeout-Ms": "60000"}
     answer = client.post(f"{URL}/login", data=sent, files={"video": video}, headers=headers)
     assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    body: dict[str, Any] = answer.json()
+    return body
 
 
-def enrolled(client: httpx.Client, subject: str, video: bytes) -> dict[str, Any]:
-    """The job of an enrollment, ended."""
+def enroll(client: httpx.Client, subject: str, video: bytes) -> dict[str, Any]:
+    """Enroll a video, and return the finished job."""
     where = f"{URL}/subjects/{subject}/enrollments"
     answer = client.post(where, files={"video": video})
     assert answer.status_code == 202, answer.text

@@ -1,4 +1,4 @@
-"""Work that answers later, and the same work asked for twice."""
+"""Asynchronous requests: their jobs, results and idempotency keys."""
 
 import time
 import uuid
@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.flow.running import Running
+from tests.flow.installation import Installation
 
 
 def submit(client: httpx.Client, data: bytes, **headers: str) -> httpx.Response:
@@ -19,7 +19,7 @@ def submit(client: httpx.Client, data: bytes, **headers: str) -> httpx.Response:
     )
 
 
-def finished(client: httpx.Client, job_id: str, seconds: float = 30) -> dict[str, Any]:
+def wait_for_job(client: httpx.Client, job_id: str, seconds: float = 30) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     while True:
         job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
@@ -34,31 +34,33 @@ def cat(photos: Path) -> bytes:
     return (photos / "cat.png").read_bytes()
 
 
-def test_a_job_gives_what_the_request_would_have(client: httpx.Client, cat: bytes) -> None:
+def test_a_job_has_the_result_of_the_request(client: httpx.Client, cat: bytes) -> None:
     accepted = submit(client, cat)
     assert accepted.status_code == 202
     job = accepted.json()
     assert accepted.headers["Location"] == f"/v1/jobs/{job['id']}"
-    done = finished(client, job["id"])
+    done = wait_for_job(client, job["id"])
     assert done["state"] == "succeeded", done
     assert done["attempt"] == 1
     assert done["progress"]["fraction"] == 1
     at_once = client.post("/v1/classify", content=cat, headers={"Content-Type": "image/png"})
     served = at_once.json()["results"][0]["predictions"]
     later = done["result"]["results"][0]["predictions"]
-    assert [one["index"] for one in later] == [one["index"] for one in served]
-    probabilities = [one["probability"] for one in served]
-    assert [one["probability"] for one in later] == pytest.approx(probabilities, abs=1e-5)
-    assert job["id"] in [one["id"] for one in client.get("/v1/jobs").json()["items"]]
+    assert [p["index"] for p in later] == [p["index"] for p in served]
+    probabilities = [p["probability"] for p in served]
+    assert [p["probability"] for p in later] == pytest.approx(probabilities, abs=1e-5)
+    assert job["id"] in [item["id"] for item in client.get("/v1/jobs").json()["items"]]
     with client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
-        told = events.read().decode()
-    assert "event: state" in told
-    assert "succeeded" in told
+        stream = events.read().decode()
+    assert "event: state" in stream
+    assert "succeeded" in stream
     assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
     assert client.get(f"/v1/jobs/{job['id']}").status_code == 404
 
 
-def test_the_same_key_is_the_same_job(client: httpx.Client, cat: bytes, photos: Path) -> None:
+def test_a_repeated_idempotency_key_returns_the_same_job(
+    client: httpx.Client, cat: bytes, photos: Path
+) -> None:
     key = {"Idempotency-Key": uuid.uuid4().hex}
     first, second = submit(client, cat, **key).json(), submit(client, cat, **key).json()
     assert first["id"] == second["id"]
@@ -67,22 +69,22 @@ def test_the_same_key_is_the_same_job(client: httpx.Client, cat: bytes, photos: 
 
 
 def test_a_bad_image_is_refused_at_once(client: httpx.Client) -> None:
-    refused = submit(client, b"no picture at all")
+    refused = submit(client, b"not an image")
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_image")
 
 
-def test_unknown_jobs(client: httpx.Client) -> None:
+def test_an_unknown_job_is_not_found(client: httpx.Client) -> None:
     for path in ("", "/events", "/artifacts/a.png"):
-        answer = client.get(f"/v1/jobs/job_nobody{path}")
+        answer = client.get(f"/v1/jobs/job_unknown{path}")
         assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
 
 
 def test_a_killed_worker_loses_no_job(start: Any, cat: bytes) -> None:
-    running: Running = start()
+    running: Installation = start()
     with httpx.Client(base_url=running.url, timeout=60) as client:
         running.kill("worker")
         job_ids = [submit(client, cat).json().get("id") for _ in range(3)]
         running.run("worker", "worker")
         for job_id in filter(None, job_ids):
-            assert finished(client, job_id, 90)["state"] == "succeeded"
+            assert wait_for_job(client, job_id, 90)["state"] == "succeeded"
         assert any(job_ids)

@@ -1,4 +1,4 @@
-"""More than it can do, and the loss of what does it: refused or answered, never hung."""
+"""Overload and killed processes: every request is answered or refused, none hangs."""
 
 import signal
 import threading
@@ -13,11 +13,11 @@ import httpx
 import psutil
 import pytest
 
-from tests.flow.running import Running
+from tests.flow.installation import Installation
 
 pytestmark = pytest.mark.slow  # minutes of waiting; `make test-all` runs it
 
-Start = Callable[..., Running]
+Start = Callable[..., Installation]
 ALLOWED = {200, 429, 503, 504}
 
 
@@ -26,19 +26,19 @@ def cat(photos: Path) -> bytes:
     return (photos / "cat.png").read_bytes()
 
 
-def ask(url: str, data: bytes, timeout_ms: int = 20_000) -> tuple[int, float, httpx.Headers]:
-    """Status, seconds and headers of one request on a connection of its own."""
-    began = time.monotonic()
+def classify(url: str, data: bytes, timeout_ms: int = 20_000) -> tuple[int, float, httpx.Headers]:
+    """Status, seconds and headers of one request on its own connection."""
+    start = time.monotonic()
     answer = httpx.post(
         f"{url}/v1/classify",
         content=data,
         headers={"Content-Type": "image/png", "X-Timeout-Ms": str(timeout_ms)},
         timeout=timeout_ms / 1000 + 10,
     )
-    return answer.status_code, time.monotonic() - began, answer.headers
+    return answer.status_code, time.monotonic() - start, answer.headers
 
 
-def test_two_hundred_at_once_against_a_queue_of_64(start: Start, cat: bytes) -> None:
+def test_a_queue_of_64_refuses_the_rest_of_200_requests(start: Start, cat: bytes) -> None:
     running = start(OPSIN_QUEUE_LIMIT="64")
     worker = running.processes["worker"]
     with (
@@ -46,20 +46,20 @@ def test_two_hundred_at_once_against_a_queue_of_64(start: Start, cat: bytes) -> 
         ThreadPoolExecutor(200) as crowd,
     ):
 
-        def one(_: int) -> httpx.Response:
+        def post(_: int) -> httpx.Response:
             headers = {"Content-Type": "image/png", "X-Timeout-Ms": "20000"}
             return client.post("/v1/classify", content=cat, headers=headers, timeout=30)
 
-        # Frozen while they arrive, so that it is not a race which of the two is faster.
+        # The worker is frozen while they arrive, so that the outcome does not depend on its speed.
         worker.send_signal(signal.SIGSTOP)
         try:
-            answers = [crowd.submit(one, n) for n in range(200)]
+            answers = [crowd.submit(post, n) for n in range(200)]
             wait_for(answers, timeout=3)
         finally:
             worker.send_signal(signal.SIGCONT)
         answered = [answer.result(40) for answer in answers]
     statuses = Counter(answer.status_code for answer in answered)
-    # On a busy machine a frozen worker may come to be held for lost, and the deadline may pass.
+    # On a busy machine a frozen worker may be considered lost, and the deadline may pass.
     assert {200, 429} <= set(statuses) <= {200, 429, 503, 504}, statuses
     assert statuses[200] + statuses[503] + statuses[504] >= 64
     for answer in answered:
@@ -67,19 +67,19 @@ def test_two_hundred_at_once_against_a_queue_of_64(start: Start, cat: bytes) -> 
         if answer.status_code == 429:
             assert answer.json()["code"] == "queue_full"
             assert 1 <= int(answer.headers["Retry-After"]) <= 60
-    assert ask(running.url, cat)[0] == 200
+    assert classify(running.url, cat)[0] == 200
 
 
 @pytest.mark.slow
-def test_a_killed_worker_under_load(start: Start, cat: bytes) -> None:
-    """Every request ends within its deadline, and service resumes by itself."""
+def test_a_killed_worker_under_load_hangs_no_request(start: Start, cat: bytes) -> None:
+    """Every request ends within its deadline, and the service recovers."""
     running = start()
     stop = threading.Event()
     answers: list[tuple[float, int, float]] = []
 
     def client() -> None:
         while not stop.is_set():
-            status, seconds, _ = ask(running.url, cat, timeout_ms=15_000)
+            status, seconds, _ = classify(running.url, cat, timeout_ms=15_000)
             answers.append((time.monotonic(), status, seconds))
             if status != 200:
                 time.sleep(0.2)
@@ -90,7 +90,7 @@ def test_a_killed_worker_under_load(start: Start, cat: bytes) -> None:
     time.sleep(2)
     running.kill("worker", signal.SIGKILL)
     running.run("worker", "worker")
-    running.await_new_worker()
+    running.wait_for_new_worker()
     back = time.monotonic()
     time.sleep(3)
     stop.set()
@@ -102,11 +102,11 @@ def test_a_killed_worker_under_load(start: Start, cat: bytes) -> None:
     assert any(status == 200 for at, status, _ in answers if at > back)
 
 
-def test_no_worker_is_said_at_once(start: Start, cat: bytes) -> None:
+def test_without_a_worker_requests_fail_at_once(start: Start, cat: bytes) -> None:
     running = start()
     running.kill("worker", signal.SIGTERM)
-    running.await_that(lambda: ask(running.url, cat)[0] == 503, 10)
-    status, seconds, headers = ask(running.url, cat)
+    running.wait_until(lambda: classify(running.url, cat)[0] == 503, 10)
+    status, seconds, headers = classify(running.url, cat)
     assert status == 503
     assert seconds < 5  # its deadline was 30
     assert int(headers["Retry-After"]) >= 1
@@ -115,17 +115,17 @@ def test_no_worker_is_said_at_once(start: Start, cat: bytes) -> None:
     assert not_ready.json()["worker"] == "none"
 
 
-def test_a_worker_that_has_no_more_memory_before_its_first_answer_gives_it(
+def test_a_worker_out_of_memory_before_its_first_answer_still_answers(
     start: Start, cat: bytes
 ) -> None:
     running = start(OPSIN_PRELOAD_EXPLANATIONS="off")
     worker = psutil.Process(running.processes["worker"].pid)
     size = worker.memory_info().vms
     worker.rlimit(psutil.RLIMIT_AS, (size, size))
-    assert [ask(running.url, cat)[0] for _ in range(3)] == [200] * 3
+    assert [classify(running.url, cat)[0] for _ in range(3)] == [200] * 3
 
 
-def test_a_client_that_hangs_up_leaves_the_queue(start: Start, cat: bytes) -> None:
+def test_a_client_that_disconnects_leaves_the_queue(start: Start, cat: bytes) -> None:
     running = start()
     worker = running.processes["worker"]
     worker.send_signal(signal.SIGSTOP)
@@ -140,19 +140,19 @@ def test_a_client_that_hangs_up_leaves_the_queue(start: Start, cat: bytes) -> No
                 )
     finally:
         worker.send_signal(signal.SIGCONT)
-    running.await_ready()
-    assert ask(running.url, cat)[0] == 200
+    running.wait_until_ready()
+    assert classify(running.url, cat)[0] == 200
     assert "batch_failed" not in running.log("worker")
 
 
-def test_redis_killed_and_restarted(start: Start, cat: bytes) -> None:
+def test_requests_succeed_after_a_redis_restart(start: Start, cat: bytes) -> None:
     running = start()
-    assert ask(running.url, cat)[0] == 200
+    assert classify(running.url, cat)[0] == 200
     running.valkey.kill()
-    began = time.monotonic()
-    status, _, _ = ask(running.url, cat, timeout_ms=5_000)
+    start = time.monotonic()
+    status, _, _ = classify(running.url, cat, timeout_ms=5_000)
     assert status in {503, 504}
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - start < 8
     running.valkey.start()
-    running.await_ready()
-    running.await_that(lambda: ask(running.url, cat, timeout_ms=5_000)[0] == 200, 40)
+    running.wait_until_ready()
+    running.wait_until(lambda: classify(running.url, cat, timeout_ms=5_000)[0] == 200, 40)

@@ -1,4 +1,4 @@
-"""At run time nobody is talked to but whom the settings name."""
+"""At run time, Opsin connects only to the addresses in its settings."""
 
 import os
 import subprocess
@@ -9,14 +9,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.flow.learning import COLORS, colors, ended, picture, train, uploaded
-from tests.flow.running import READY_SECONDS, Running
+from tests.flow.installation import READY_SECONDS, Installation
+from tests.flow.trainings import (
+    color_archive,
+    color_image,
+    submit_training,
+    upload_dataset,
+    wait_for_job,
+)
 
-# Imported by every Python that has its folder on the path, before anything else is.
+# Every Python process with this folder on its path imports it before anything else.
 GUARD = """
 import os, sys
 
-def _note(event, args):
+def _record(event, args):
     if event in ("socket.connect", "socket.sendto"):
         address = args[1]
         host = address[0] if isinstance(address, tuple) else ""
@@ -31,7 +37,7 @@ def _note(event, args):
         log.write(f"{event} {host} {' '.join(sys.argv[:3])}\\n")
 
 open(os.environ["GUARD_LOG"] + ".runs", "a").write(f"{os.getpid()}\\n")
-sys.addaudithook(_note)
+sys.addaudithook(_record)
 """
 
 
@@ -47,14 +53,14 @@ def guard(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def guarded(
     fetched_home: Path, imported: Path, tmp_path: Path, guard: dict[str, str]
-) -> Iterator[Running]:
+) -> Iterator[Installation]:
     env = guard | {
         "OPSIN_MODELS": "efficientnet_lite0",
         "OPSIN_OFFLINE": "0",
         "OPSIN_JOB_NICENESS": "0",
         "OPSIN_MIN_FREE_DISK_BYTES": "0",
     }
-    running = Running(tmp_path / "home", fetched_home / "weights", env, store=imported)
+    running = Installation(tmp_path / "home", fetched_home / "weights", env, store=imported)
     try:
         running.start()
         running.run("jobs", "worker --jobs")
@@ -63,8 +69,8 @@ def guarded(
         running.close()
 
 
-def test_the_guard_sees_what_leaves_the_machine(guard: dict[str, str]) -> None:
-    # An address for documentation (RFC 5737), which nobody has.
+def test_the_guard_records_outgoing_connections(guard: dict[str, str]) -> None:
+    # An address reserved for documentation (RFC 5737).
     program = (
         "import socket; s = socket.socket(); s.setblocking(False); s.connect_ex(('192.0.2.1', 9))"
     )
@@ -73,19 +79,18 @@ def test_the_guard_sees_what_leaves_the_machine(guard: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
-def test_serving_explaining_and_learning_talk_to_nobody(
-    guarded: Running, guard: dict[str, str]
+def test_serving_explaining_and_training_connect_to_no_other_address(
+    guarded: Installation, guard: dict[str, str]
 ) -> None:
     with httpx.Client(base_url=guarded.url, timeout=120) as client:
-        photo = {"image": ("red.png", picture("red", 1))}
-        patient = {"X-Timeout-Ms": "110000"}  # TensorFlow is read for the heatmap
+        photo = {"image": ("red.png", color_image("red", 1))}
+        headers = {"X-Timeout-Ms": "110000"}  # the heatmap loads TensorFlow
         for path in ("/v1/classify", "/v1/embed", "/v1/heatmap"):
-            assert client.post(path, files=photo, headers=patient).status_code == 200
-        dataset = uploaded(client, colors(10)).json()["id"]
-        job = train(client, dataset, epochs={"scratch": 1})
-        assert ended(client, job["id"], READY_SECONDS)["state"] == "succeeded"
+            assert client.post(path, files=photo, headers=headers).status_code == 200
+        dataset = upload_dataset(client, color_archive(10)).json()["id"]
+        job = submit_training(client, dataset, epochs={"scratch": 1})
+        assert wait_for_job(client, job["id"], READY_SECONDS)["state"] == "succeeded"
         assert client.get("/v1/system").status_code == 200
-    assert COLORS
     log = Path(guard["GUARD_LOG"])
     pids = set(log.with_name(log.name + ".runs").read_text().split())
     assert len(pids) >= 4, "API, worker, job worker and the training's process are watched"

@@ -1,7 +1,7 @@
-"""The real stack against requests that no client of ours would send.
+"""Generated requests against a real installation.
 
-Schemathesis makes them from `/openapi.json`: valid ones, broken ones, and chains of them. The
-event stream is left out, since by its nature it does not end.
+Schemathesis derives them from `/openapi.json`: valid ones, invalid ones, and sequences of them. The
+event stream is excluded, because it does not end.
 """
 
 import subprocess
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow  # minutes of waiting; `make test-all` runs it
 
 KEY = "schemathesis-asks-with-this-key"
 SCHEMATHESIS = Path(sysconfig.get_path("scripts"), "schemathesis")
-# Not among them: that an unknown header must be refused (HTTP says the contrary), and that every
-# text short enough for a cursor is one.
+# Left out: that an unknown header must be refused (HTTP says the opposite), and that every text
+# short enough for a cursor is a valid one.
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -28,9 +28,9 @@ CHECKS = (
     "use_after_free",
     "unsupported_method",
 )
-# A model whose weights are missing is 503, and a deadline of a millisecond is 504, rightly.
-# TensorFlow Serving's `…/{model}:predict` is, for all methods but its own, a `…/{name}` of a name
-# with a colon in it; there is no model of such a name, so its answer is 404.
+# 503 is right for a model without weights, and 504 for a deadline of a millisecond.
+# For methods other than its own, TensorFlow Serving's `…/{model}:predict` is a `…/{name}` whose
+# name contains a colon; there is no such model, so the status is 404.
 CONFIGURATION = """\
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 503, 504]
@@ -44,17 +44,16 @@ checks.unsupported_method.enabled = false
 @pytest.mark.parametrize(
     "seconds", [30, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
-def test_no_request_meets_a_server_error(start: Start, tmp_path: Path, seconds: int) -> None:
-    running = start(
-        OPSIN_API_KEY=KEY
-    )  # of its own: among the requests are those that take a champion away
+def test_no_request_causes_a_server_error(start: Start, tmp_path: Path, seconds: int) -> None:
+    # A separate installation, because some of the requests remove the alias `champion`.
+    running = start(OPSIN_API_KEY=KEY)
     configuration = tmp_path / "schemathesis.toml"
     configuration.write_text(CONFIGURATION)
     done = subprocess.run(
         [
             *(str(SCHEMATHESIS), "--config-file", str(configuration)),
             *("run", f"{running.url}/openapi.json", "--checks", ",".join(CHECKS)),
-            # A key of its own: the first one that is made closes a service that was open.
+            # An explicit key, because creating the first key closes an open service.
             *("--header", f"X-API-Key: {KEY}"),
             *("--max-time", str(seconds), "--exclude-path-regex", "/events$"),
             *("--request-timeout", "40", "--continue-on-failure", "--no-color"),

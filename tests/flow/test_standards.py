@@ -1,4 +1,4 @@
-"""Stock clients of the standard protocols, unchanged, against the real thing."""
+"""Stock clients of the standard protocols, unchanged, against a real installation."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ import tritonclient.http as triton
 from contracts.queue.messages import Pixels
 from models.catalog import CATALOG
 from models.images.decode import decode
-from tests.flow.running import ROOT, Running
+from tests.flow.installation import ROOT, Installation
 
 MODEL = "efficientnet_lite0"
 NETWORK = CATALOG[MODEL]
@@ -32,14 +32,14 @@ def files(photos: Path) -> list[bytes]:
 
 @pytest.fixture
 def pixels(files: list[bytes]) -> Pixels:
-    """What the service makes of the photos: the network's input."""
-    pictures = [decode(data, network=NETWORK, max_pixels=50_000_000) for data in files]
-    return np.stack([picture.pixels for picture in pictures])
+    """The network's input for each photo, as the service decodes it."""
+    images = [decode(data, network=NETWORK, max_pixels=50_000_000) for data in files]
+    return np.stack([image.pixels for image in images])
 
 
 @pytest.fixture
 def served(client: httpx.Client, files: list[bytes]) -> Any:
-    """All probabilities of each photo by `/v1/classify`, (3, 1000)."""
+    """All probabilities of each photo from `/v1/classify`, (3, 1000)."""
     rows = np.zeros((len(files), NETWORK.classes), np.float32)
     for row, data in zip(rows, files, strict=True):
         answer = client.post(
@@ -48,14 +48,14 @@ def served(client: httpx.Client, files: list[bytes]) -> Any:
             content=data,
             headers={"Content-Type": "image/png"},
         )
-        for one in answer.json()["results"][0]["predictions"]:
-            row[one["index"]] = one["probability"]
+        for prediction in answer.json()["results"][0]["predictions"]:
+            row[prediction["index"]] = prediction["probability"]
     assert np.allclose(rows.sum(axis=1), 1, atol=1e-3)
     return rows
 
 
 @pytest.fixture
-def stock(running: Running) -> Iterator[Any]:
+def stock(running: Installation) -> Iterator[Any]:
     with triton.InferenceServerClient(running.url.removeprefix("http://")) as client:
         yield client
 
@@ -66,12 +66,12 @@ def image_of(pixels: Pixels, *, binary: bool) -> Any:
     return tensor
 
 
-def test_the_triton_client_finds_its_way(stock: Any) -> None:
+def test_triton_reads_health_and_metadata(stock: Any) -> None:
     assert stock.is_server_live()
     assert stock.is_server_ready()
     assert stock.is_model_ready(MODEL)
     assert stock.is_model_ready(MODEL, "1")
-    assert not stock.is_model_ready("nobody")
+    assert not stock.is_model_ready("unknown")
     assert "binary_tensor_data" in stock.get_server_metadata()["extensions"]
     metadata = stock.get_model_metadata(MODEL, "1")
     assert metadata["inputs"] == [
@@ -87,8 +87,8 @@ def test_the_triton_client_finds_its_way(stock: Any) -> None:
 def test_triton_gets_what_classify_says(
     stock: Any, pixels: Pixels, served: Any, into: bool, out: bool
 ) -> None:
-    wanted = [triton.InferRequestedOutput("probabilities", binary_data=out)]
-    result = stock.infer(MODEL, [image_of(pixels, binary=into)], outputs=wanted, request_id="7")
+    outputs = [triton.InferRequestedOutput("probabilities", binary_data=out)]
+    result = stock.infer(MODEL, [image_of(pixels, binary=into)], outputs=outputs, request_id="7")
     probabilities = result.as_numpy("probabilities")
     assert probabilities.shape == served.shape
     assert np.abs(probabilities - served).max() < TOLERANCE
@@ -97,7 +97,7 @@ def test_triton_gets_what_classify_says(
     assert response["id"] == "7"
 
 
-def test_triton_asks_without_naming_outputs(stock: Any, pixels: Pixels, served: Any) -> None:
+def test_triton_gets_probabilities_by_default(stock: Any, pixels: Pixels, served: Any) -> None:
     result = stock.infer(MODEL, [image_of(pixels, binary=True)], model_version="1", timeout=10**7)
     assert np.abs(result.as_numpy("probabilities") - served).max() < TOLERANCE
 
@@ -105,11 +105,11 @@ def test_triton_asks_without_naming_outputs(stock: Any, pixels: Pixels, served: 
 def test_triton_gets_both_outputs(
     stock: Any, client: httpx.Client, pixels: Pixels, files: list[bytes], served: Any
 ) -> None:
-    wanted = [
+    outputs = [
         triton.InferRequestedOutput("features", binary_data=True),
         triton.InferRequestedOutput("probabilities", binary_data=False),
     ]
-    result = stock.infer(MODEL, [image_of(pixels, binary=True)], outputs=wanted)
+    result = stock.infer(MODEL, [image_of(pixels, binary=True)], outputs=outputs)
     assert np.abs(result.as_numpy("probabilities") - served).max() < TOLERANCE
     answer = client.post(
         "/v1/embed",
@@ -121,35 +121,35 @@ def test_triton_gets_both_outputs(
     assert np.abs(result.as_numpy("features")[0] - embedding).max() < TOLERANCE
 
 
-def test_triton_asks_many_things_at_once(stock: Any, pixels: Pixels, served: Any) -> None:
-    asked = [stock.async_infer(MODEL, [image_of(pixels, binary=True)]) for _ in range(8)]
-    for one in asked:
-        found = one.get_result().as_numpy("probabilities")
-        assert np.abs(found - served).max() < TOLERANCE
+def test_triton_sends_concurrent_requests(stock: Any, pixels: Pixels, served: Any) -> None:
+    requests = [stock.async_infer(MODEL, [image_of(pixels, binary=True)]) for _ in range(8)]
+    for request in requests:
+        probabilities = request.get_result().as_numpy("probabilities")
+        assert np.abs(probabilities - served).max() < TOLERANCE
 
 
 @pytest.mark.parametrize(
-    ("shape", "datatype", "told"),
+    ("shape", "datatype", "message"),
     [
         ([1, 224, 224, 3], "FP32", "UINT8"),
         ([1, 3, 224, 224], "UINT8", "[-1, 224, 224, 3]"),
         ([33, 224, 224, 3], "UINT8", "1 to 32 images"),
     ],
 )
-def test_triton_reads_what_was_wrong(
-    stock: Any, shape: list[int], datatype: str, told: str
+def test_triton_gets_the_error_message(
+    stock: Any, shape: list[int], datatype: str, message: str
 ) -> None:
     dtype = np.uint8 if datatype == "UINT8" else np.float32
     tensor = triton.InferInput("image", shape, datatype)
     tensor.set_data_from_numpy(np.zeros(shape, dtype))
     with pytest.raises(Exception, match="image") as caught:
         stock.infer(MODEL, [tensor])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.status() in {"413", "422"}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("key", ["instances", "inputs"])
-def test_tensorflow_servings_bodies(
+def test_tensorflow_serving_accepts_every_form_of_body(
     client: httpx.Client, pixels: Pixels, files: list[bytes], served: Any, key: str
 ) -> None:
     encoded = [{"b64": base64.b64encode(data).decode()} for data in files]
@@ -158,11 +158,11 @@ def test_tensorflow_servings_bodies(
         {key: encoded, "signature_name": "serving_default"},
     ]
     if key == "instances":
-        bodies.append({key: [{"image": one} for one in encoded], "signature_name": "serve"})
+        bodies.append({key: [{"image": image} for image in encoded], "signature_name": "serve"})
     else:
         bodies.append({key: {"image": pixels.tolist()}})
     for body in bodies:
-        # As curl -d sends it, which says it were a form.
+        # curl -d sends this content type.
         answer = client.post(
             f"/v1/models/{MODEL}:predict",
             content=json.dumps(body),
@@ -173,27 +173,29 @@ def test_tensorflow_servings_bodies(
         assert np.abs(np.array(rows) - served).max() < TOLERANCE
 
 
-def test_tensorflow_servings_addresses(client: httpx.Client, pixels: Pixels, served: Any) -> None:
+def test_tensorflow_serving_accepts_versions_and_labels(
+    client: httpx.Client, pixels: Pixels, served: Any
+) -> None:
     body = {"instances": pixels[:1].tolist()}
     for where in ("/versions/1", "/labels/champion"):
         answer = client.post(f"/v1/models/{MODEL}{where}:predict", json=body)
         assert np.abs(np.array(answer.json()["predictions"]) - served[:1]).max() < TOLERANCE
     status = client.get(f"/v1/models/{MODEL}").json()["model_version_status"]
-    assert [(one["version"], one["state"]) for one in status] == [("1", "AVAILABLE")]
+    assert [(item["version"], item["state"]) for item in status] == [("1", "AVAILABLE")]
     assert client.get(f"/v1/models/{MODEL}/metadata").json()["model_spec"]["version"] == "1"
     missing = client.post("/v1/models/half:predict", json=body)
     assert (missing.status_code, missing.json().keys()) == (404, {"error"})
 
 
-def test_a_bad_picture_among_tensorflow_servings(client: httpx.Client, files: list[bytes]) -> None:
+def test_tensorflow_serving_names_the_bad_image(client: httpx.Client, files: list[bytes]) -> None:
     encoded = [{"b64": base64.b64encode(data).decode()} for data in (files[0], files[1][:5000])]
     answer = client.post(f"/v1/models/{MODEL}:predict", json={"instances": encoded})
     assert answer.status_code == 422
     assert answer.json()["error"].startswith("Image 1: ")
 
 
-def shown(running: Running, photos: Path) -> list[tuple[str, str]]:
-    """The examples of the how-to, in order, aimed at this installation."""
+def examples(running: Installation, photos: Path) -> list[tuple[str, str]]:
+    """The examples of the how-to, in order, with the address of this installation."""
     text = (ROOT / "docs/how-to/standard-clients.md").read_text()
     text = text.replace("http://127.0.0.1:8000", running.url)
     text = text.replace("127.0.0.1:8000", running.url.removeprefix("http://"))
@@ -201,9 +203,9 @@ def shown(running: Running, photos: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def test_the_how_tos_examples_work(running: Running, photos: Path) -> None:
-    said: list[str] = []
-    for language, code in shown(running, photos):
+def test_the_examples_of_the_how_to_work(running: Installation, photos: Path) -> None:
+    outputs: list[str] = []
+    for language, code in examples(running, photos):
         if code.startswith("pip "):
             continue
         command = [sys.executable, "-c"] if language == "python" else ["bash", "-euc"]
@@ -211,8 +213,8 @@ def test_the_how_tos_examples_work(running: Running, photos: Path) -> None:
             [*command, code], check=False, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, done.stderr
-        said.append(done.stdout)
-    triton_said, by_hand, tensorflow = said
-    assert int(triton_said) in {281, 282, 285}  # tabby, tiger cat, Egyptian cat
+        outputs.append(done.stdout)
+    triton_class, by_hand, tensorflow = outputs
+    assert int(triton_class) in {281, 282, 285}  # tabby, tiger cat, Egyptian cat
     assert json.loads(by_hand)["outputs"][0]["shape"] == [1, NETWORK.features]
     assert int(np.argmax(json.loads(tensorflow)["predictions"][0])) in {281, 282, 285}

@@ -1,4 +1,4 @@
-"""Promote, roll back and delete under load, for real; the long run is benchmarks.hot_swap."""
+"""Promoting, rolling back and deleting under load; the long run is benchmarks.hot_swap."""
 
 import shutil
 import time
@@ -13,9 +13,9 @@ from benchmarks.hot_swap import HotSwap
 from contracts.inference.manifest import Draft
 from models.store.store import Store
 from tests.conftest import SHARED
-from tests.flow.running import Running
+from tests.flow.installation import Installation
+from tests.images import encoded, scene
 from tests.models import keras_warnings
-from tests.pictures import encoded, scene
 
 pytestmark = [keras_warnings.ignored, pytest.mark.shared, pytest.mark.slow]
 
@@ -25,16 +25,16 @@ MODEL = "squeezenet"
 @pytest.fixture(scope="module")
 def swapping(
     shared: Path, fetched: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    """An installation of SqueezeNet whose versions these tests move."""
+) -> Iterator[Installation]:
+    """An installation of SqueezeNet whose versions these tests promote and damage."""
     home = tmp_path_factory.mktemp("swapping") / "home"
     env = {
         "OPSIN_MODELS": MODEL,
         "OPSIN_WEIGHTS_DIR": str(SHARED / "weights"),
-        # So that an answer is told from another version's by less than bfloat16 rounds away.
+        # Versions differ by less than bfloat16 rounds away.
         "OPSIN_PRECISION": "float32",
     }
-    installation = Running(home, fetched / "weights", env, kept=True)
+    installation = Installation(home, fetched / "weights", env, supervised=True)
     try:
         installation.start()
         yield installation
@@ -43,11 +43,11 @@ def swapping(
 
 
 @pytest.fixture
-def store(swapping: Running) -> Store:
+def store(swapping: Installation) -> Store:
     return Store(swapping.home / "store")
 
 
-def classify(running: Running, **params: Any) -> httpx.Response:
+def classify(running: Installation, **params: Any) -> httpx.Response:
     return httpx.post(
         running.url + "/v1/classify",
         params=params,
@@ -58,7 +58,7 @@ def classify(running: Running, **params: Any) -> httpx.Response:
 
 
 @pytest.mark.slow
-def test_swaps_under_load(swapping: Running, store: Store, fetched: Path) -> None:
+def test_swaps_under_load(swapping: Installation, store: Store, fetched: Path) -> None:
     swap = HotSwap(swapping.url, store, MODEL, {})
     outcome = swap.run(fetched / "samples", rounds=3, clients=4, dwell=1.0)
     assert outcome.faults == []
@@ -66,8 +66,8 @@ def test_swaps_under_load(swapping: Running, store: Store, fetched: Path) -> Non
     assert store.versions(MODEL) == [1]
 
 
-def test_a_damaged_champion_is_quarantined_and_the_one_before_answers_on(
-    swapping: Running, store: Store
+def test_a_damaged_champion_is_quarantined_and_the_previous_version_answers(
+    swapping: Installation, store: Store
 ) -> None:
     with store.staging() as folder:
         origin = store.path(MODEL, 1)
@@ -86,7 +86,7 @@ def test_a_damaged_champion_is_quarantined_and_the_one_before_answers_on(
     assert answer.status_code == 202
     assert "quarantine" in answer.json()["reason"]
     body = classify(swapping).json()
-    assert body["version"] == 1, "the version that was served before answers on"
+    assert body["version"] == 1, "the version that was served before still answers"
     assert classify(swapping, version=number).json()["code"] == "version_not_found"
     assert "quarantine" in swapping.log("worker")
     back = httpx.post(
@@ -98,7 +98,7 @@ def test_a_damaged_champion_is_quarantined_and_the_one_before_answers_on(
 
 
 @pytest.mark.slow
-def test_a_conversion_goes_on_after_the_deadline(swapping: Running) -> None:
+def test_a_conversion_continues_after_the_deadline(swapping: Installation) -> None:
     url = f"{swapping.url}/v1/models/{MODEL}/versions/1/download?format=tflite"
     first = httpx.get(url, headers={"X-Timeout-Ms": "500"}, timeout=10)
     assert (first.status_code, first.json()["code"]) == (503, "model_not_ready")

@@ -1,9 +1,9 @@
-"""`make chaos`: every fault under a steady load, and the account of each as one row of a table.
+"""`make chaos`: injects every fault under a steady load and prints a table with one row for each.
 
     python -m tests.reliability.chaos [--only WORDS] [--rate 10]
 
-A row is good if nothing is lost: every request has an answer within its deadline, right or with a
-documented code, and every accepted job succeeds. The exit status is 1 where one is not.
+A result is good if nothing is lost: every request is answered within its deadline, correctly or
+with a documented code, and every accepted job succeeds. The exit status is 1 if one is not good.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.flow.running import ROOT
+from tests.flow.installation import ROOT
+from tests.reliability.deployment import Deployment
 from tests.reliability.faults import (
     FAULTS,
     Fault,
@@ -30,106 +31,107 @@ from tests.reliability.faults import (
     clock_environment,
     set_clock,
 )
-from tests.reliability.house import House
-from tests.reliability.traffic import Account, Traffic
+from tests.reliability.traffic import Traffic, TrafficReport
 
-CALM_SECONDS = 3.0
+BASELINE_SECONDS = 3.0
 JOB_REFUSALS = frozenset({"503 dependency_unavailable"})
-"""A job is only promised once it is stored: while it cannot be, it is refused."""
+"""A job is accepted only once it is stored; while it cannot be stored, it is refused."""
 
-# So often must all be well for the service to count as recovered.
-_STEADY_LOOKS = 5
-_LOOK_SECONDS = 0.6
+# The service counts as recovered after this many successful checks in a row.
+_STEADY_CHECKS = 5
+_CHECK_SECONDS = 0.6
 _RECOVERY_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What a fault came to.
+class FaultResult:
+    """The effects of one fault.
 
     Attributes:
-        fault: Which.
-        account: What was sent and what became of it.
         recovery: Seconds from the end of the fault to the last request that failed.
-        came_back: Whether all was well again, by itself, in time.
+        has_recovered: Whether the service recovered by itself in time.
     """
 
     fault: Fault
-    account: Account
+    report: TrafficReport
     recovery: float
-    came_back: bool
+    has_recovered: bool
 
     @property
     def lost(self) -> int:
-        """Requests and jobs that nobody ever answered for."""
-        jobs = [*self.account.jobs.values(), *self.account.refused_jobs.elements()]
-        return self.account.codes()["lost"] + jobs.count("lost")
+        """Requests and jobs that were never answered."""
+        jobs = [*self.report.jobs.values(), *self.report.refused_jobs.elements()]
+        return self.report.codes()["lost"] + jobs.count("lost")
 
     @property
     def wrong(self) -> int:
-        """Answers that say something else than in calm times."""
-        return sum(not one.is_right for one in self.account.requests)
+        """Answers that differ from those without a fault."""
+        return sum(not request.is_correct for request in self.report.requests)
 
     @property
     def undocumented(self) -> set[str]:
-        """What this fault does not explain."""
-        failed = set(self.account.codes()) - self.fault.codes
-        refused = set(self.account.refused_jobs) - JOB_REFUSALS - self.fault.codes
-        return (failed | refused | set(self.account.jobs.values())) - {"lost", "succeeded"}
+        """Codes that this fault does not explain."""
+        failed = set(self.report.codes()) - self.fault.codes
+        refused = set(self.report.refused_jobs) - JOB_REFUSALS - self.fault.codes
+        return (failed | refused | set(self.report.jobs.values())) - {"lost", "succeeded"}
 
-    def told(self) -> str:
-        """In a line, for who watches."""
-        requests, codes, jobs = self.account.requests, self.account.codes(), self.account.jobs
+    def summary(self) -> str:
+        """One line for the console."""
+        requests, codes, jobs = self.report.requests, self.report.codes(), self.report.jobs
         verdict = "good" if self.is_good else f"[red]not good[/] {sorted(self.undocumented)}"
         return (
-            f"{self.fault.name}: {verdict}; {len(requests)} sent, {_told(codes)} failed, "
-            f"{len(self.account.cut)} cut, {len(jobs)} jobs ({_told(Counter(jobs.values()))}), "
-            f"{_told(self.account.refused_jobs)} refused, {self.lost} lost, {self.wrong} wrong, "
+            f"{self.fault.name}: {verdict}; {len(requests)} sent, {_counts(codes)} failed, "
+            f"{len(self.report.cut)} cut, {len(jobs)} jobs ({_counts(Counter(jobs.values()))}), "
+            f"{_counts(self.report.refused_jobs)} refused, {self.lost} lost, {self.wrong} wrong, "
             f"{self.recovery:.1f} s"
         )
 
     @property
     def is_good(self) -> bool:
-        return self.came_back and not (self.lost or self.wrong or self.undocumented)
+        return self.has_recovered and not (self.lost or self.wrong or self.undocumented)
 
 
-def _struck(fault: Fault, house: House) -> float:
-    """The moment from which the service is on its own: a kill's, or that of the fault's end."""
-    with fault.strike(house):
+def _inject(fault: Fault, deployment: Deployment) -> float:
+    """Inject the fault; the time at which it was over: at once for a kill."""
+    with fault.inject(deployment):
         time.sleep(fault.hold)
     return time.monotonic()
 
 
-async def suffer(house: House, fault: Fault, pictures: dict[str, bytes], rate: float) -> Row:
-    """One fault: calm, the fault, and on until all is well again."""
-    traffic = Traffic(house.url, pictures, rate=rate, job_every=16 / rate)
+async def run_fault(
+    deployment: Deployment, fault: Fault, pictures: dict[str, bytes], rate: float
+) -> FaultResult:
+    """Run the load without the fault, with it, and until the service has recovered."""
+    traffic = Traffic(deployment.url, pictures, rate=rate, job_every=16 / rate)
     await traffic.start(len(pictures))
-    await asyncio.sleep(CALM_SECONDS)
-    ended = await asyncio.to_thread(_struck, fault, house)
-    came_back = await _recovered(house, traffic)
-    account = await traffic.finish()
-    return Row(fault, account, account.recovered_after(ended), came_back)
+    await asyncio.sleep(BASELINE_SECONDS)
+    ended = await asyncio.to_thread(_inject, fault, deployment)
+    has_recovered = await _recovered(deployment, traffic)
+    report = await traffic.finish()
+    return FaultResult(fault, report, report.recovered_after(ended), has_recovered)
 
 
-async def _recovered(house: House, traffic: Traffic) -> bool:
-    """Whether all is well several times on end."""
-    until, well = time.monotonic() + _RECOVERY_SECONDS, 0
+async def _recovered(deployment: Deployment, traffic: Traffic) -> bool:
+    """Whether several checks in a row succeed."""
+    until, successes = time.monotonic() + _RECOVERY_SECONDS, 0
     while time.monotonic() < until:
-        ready = await asyncio.to_thread(house.is_ready)
-        well = well + 1 if ready and house.lives() and await traffic.serves() else 0
-        if well == _STEADY_LOOKS:
+        ready = await asyncio.to_thread(deployment.is_ready)
+        successes = (
+            successes + 1 if ready and deployment.is_running() and await traffic.serves() else 0
+        )
+        if successes == _STEADY_CHECKS:
             return True
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_CHECK_SECONDS)
     return False
 
 
 class Matrix:
-    """Runs faults one after the other, in one house for as long as it recovers.
+    """Runs faults one after the other, in the same deployment as long as it recovers.
 
     Args:
         fetched: A home with `weights` and `samples`.
         rate: Requests a second.
-        console: Told each row as it is done.
+        console: Prints each result when it is done.
     """
 
     def __init__(self, fetched: Path, rate: float, console: Console) -> None:
@@ -138,19 +140,19 @@ class Matrix:
         self._console = console
         samples = sorted((fetched / "samples").glob("*.png"))
         self._pictures = {file.stem: file.read_bytes() for file in samples}
-        self._able = {"": True, "mounts": can_mount(), "cc": shutil.which("cc") is not None}
-        self._house: House | None = None
+        self._available = {"": True, "mounts": can_mount(), "cc": shutil.which("cc") is not None}
+        self._deployment: Deployment | None = None
         self._clock_moves = False
 
-    def run(self, faults: Sequence[Fault]) -> list[Row]:
-        """A row for each that this machine can do; the others are told of."""
+    def run(self, faults: Sequence[Fault]) -> list[FaultResult]:
+        """A result for each fault that this machine can inject; the others are reported."""
         rows = []
         with tempfile.TemporaryDirectory(prefix="opsin-chaos-") as folder:
             try:
                 for number, fault in enumerate(faults):
-                    if not self._able[fault.needs]:
+                    if not self._available[fault.needs]:
                         self._console.print(
-                            f"left out  {fault.name}: this machine has no {fault.needs}"
+                            f"skipped  {fault.name}: this machine has no {fault.needs}"
                         )
                         continue
                     rows.append(self._row(fault, Path(folder, str(number))))
@@ -158,87 +160,89 @@ class Matrix:
                 self._close()
         return rows
 
-    def _row(self, fault: Fault, folder: Path) -> Row:
-        house = self._fit(fault, folder)
-        row = asyncio.run(suffer(house, fault, self._pictures, self._rate))
-        self._console.print(row.told(), highlight=False)
+    def _row(self, fault: Fault, folder: Path) -> FaultResult:
+        deployment = self._deployment_for(fault, folder)
+        row = asyncio.run(run_fault(deployment, fault, self._pictures, self._rate))
+        self._console.print(row.summary(), highlight=False)
         if not row.is_good:
-            if not row.came_back:
-                self._console.print(house.tails(), markup=False)
+            if not row.has_recovered:
+                self._console.print(deployment.log_tails(), markup=False)
             self._close()
         return row
 
-    def _fit(self, fault: Fault, folder: Path) -> House:
-        """The house of the last fault where it can be struck by this one, too."""
+    def _deployment_for(self, fault: Fault, folder: Path) -> Deployment:
+        """The deployment of the previous fault, if this fault can be injected there too."""
         moves = fault.needs == "cc"
-        if self._house is not None and moves == self._clock_moves:
-            return self._house
+        if self._deployment is not None and moves == self._clock_moves:
+            return self._deployment
         self._close()
         folder.mkdir()
         set_clock(folder / "clock", 0)
         env = clock_environment(folder / "clock") if moves else {}
-        self._house = House(
+        self._deployment = Deployment(
             folder,
             self._fetched,
             env,
-            mounts=self._able["mounts"],
+            mounts=self._available["mounts"],
             store=self._fetched / "store",
         )
         self._clock_moves = moves
-        self._house.start()
-        return self._house
+        self._deployment.start()
+        return self._deployment
 
     def _close(self) -> None:
-        if self._house is not None:
-            self._house.close()
-            self._house = None
+        if self._deployment is not None:
+            self._deployment.close()
+            self._deployment = None
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """The account, a fault a row."""
-    made = Table(title="What each fault costs")
+def table(rows: Sequence[FaultResult]) -> Table:
+    """The results, one row for each fault."""
+    result_table = Table(title="What each fault costs")
     left = {"fault", "failed with", "jobs", "jobs refused with"}
     for heading in (
-        *("fault", "sent", "answered", "failed with", "cut, asked again", "jobs"),
+        *("fault", "sent", "answered", "failed with", "cut, sent again", "jobs"),
         *("jobs refused with", "lost", "wrong", "recovery"),
     ):
-        made.add_column(heading, justify="left" if heading in left else "right")
+        result_table.add_column(heading, justify="left" if heading in left else "right")
     for row in rows:
-        account, codes = row.account, row.account.codes()
-        made.add_row(
+        report, codes = row.report, row.report.codes()
+        result_table.add_row(
             row.fault.name if row.is_good else f"[red]{row.fault.name}[/]",
-            str(len(account.requests)),
-            str(len(account.requests) - codes.total()),
-            _told(codes),
-            str(len(account.cut)),
-            _told(Counter(account.jobs.values())),
-            _told(account.refused_jobs),
+            str(len(report.requests)),
+            str(len(report.requests) - codes.total()),
+            _counts(codes),
+            str(len(report.cut)),
+            _counts(Counter(report.jobs.values())),
+            _counts(report.refused_jobs),
             str(row.lost),
             str(row.wrong),
-            f"{row.recovery:.1f} s" if row.came_back else "none",
+            f"{row.recovery:.1f} s" if row.has_recovered else "none",
         )
-    return made
+    return result_table
 
 
-def _told(counts: Counter[str]) -> str:
+def _counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {code}" for code, count in sorted(counts.items())) or "-"
 
 
 def main() -> int:
-    """Run them; 1 if a row is not good."""
+    """Run the faults; 1 if a result is not good."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--only", action="append", help="Faults whose name holds these words; again for more."
+        "--only",
+        action="append",
+        help="Only faults whose name contains these words; may be repeated.",
     )
     parser.add_argument("--rate", type=float, default=10.0, help="Requests a second.")
-    asked = parser.parse_args()
-    # Told to end, it still stops the house and takes its disks away.
+    arguments = parser.parse_args()
+    # On SIGTERM, it still stops the deployment and unmounts its disks.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     console = Console(width=180)
     fetched = Path(os.environ.get("OPSIN_HOME", ROOT / "var"))
-    words = asked.only or [""]
-    chosen = [fault for fault in FAULTS if any(one in fault.name for one in words)]
-    rows = Matrix(fetched, asked.rate, console).run(chosen)
+    words = arguments.only or [""]
+    chosen = [fault for fault in FAULTS if any(word in fault.name for word in words)]
+    rows = Matrix(fetched, arguments.rate, console).run(chosen)
     console.print(table(rows))
     return 0 if rows and all(row.is_good for row in rows) else 1
 

@@ -1,8 +1,8 @@
-/* The clock on the wall, off by as many seconds as a file says; the monotonic clock stays true.
+/* Shifts the wall clock by the number of seconds in a file; the monotonic clock is unchanged.
 
-   Preloaded into every process of a house. (libfaketime would do as much, but where it leaves the
-   monotonic clock alone, Python's sleep ends in EINVAL.) The file holds one 64-bit integer and is
-   mapped, so that a leap is seen by all at the same instant, and a look costs next to nothing. */
+   Preloaded into every process of a deployment. (libfaketime does the same, but when it leaves the
+   monotonic clock alone, Python's sleep fails with EINVAL.) The file holds one 64-bit integer and is
+   mapped, so that all processes see a change at the same moment and reading it costs nothing. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

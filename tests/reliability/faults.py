@@ -1,7 +1,7 @@
-"""What can go wrong around a running service: the table of faults.
+"""The faults that are injected into a running service.
 
-Each is struck at one part of a `House` and, where it does not pass by itself, lifted again. What
-the service does about it is its own business; nothing here helps it.
+Each affects one part of a `Deployment` and is removed again if it does not end by itself. Nothing
+here helps the service to recover.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import redis
 
-from tests.reliability.house import House
+from tests.reliability.deployment import Deployment
 
 HOLD_SECONDS = 8.0
 FROZEN_SECONDS = 10.0
@@ -25,80 +25,79 @@ _CHILD_SECONDS = 60.0
 _HALF_OPEN = 200
 _MIB = 1024 * 1024
 
-Strike = Callable[[House], AbstractContextManager[None]]
+Injector = Callable[[Deployment], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row of the matrix.
+    """One fault.
 
     Attributes:
-        name: What the table calls it.
-        strike: Does it when it is entered, and lifts it at its end; a kill has nothing to lift.
+        inject: Injects the fault when entered and removes it when left; a kill is not undone.
         hold: Seconds it lasts.
-        needs: What a machine must allow for it: ``mounts``, ``cc``, or nothing.
-        codes: What requests may be answered with until all is well again.
+        needs: What the machine must support: ``mounts``, ``cc``, or nothing.
+        codes: The codes that requests may get until the service has recovered.
     """
 
     name: str
-    strike: Strike
+    inject: Injector
     hold: float = 0.0
     needs: str = ""
     codes: frozenset[str] = frozenset()
 
 
-def kill(role: str) -> Strike:
-    """SIGKILL to that part, as soon as it runs."""
+def kill(role: str) -> Injector:
+    """Send SIGKILL to a process as soon as it runs."""
 
     @contextmanager
-    def strike(house: House) -> Iterator[None]:
-        house.one(role, _CHILD_SECONDS).kill()
+    def inject(deployment: Deployment) -> Iterator[None]:
+        deployment.wait_for(role, _CHILD_SECONDS).kill()
         yield
 
-    return strike
+    return inject
 
 
-def freeze(role: str) -> Strike:
-    """SIGSTOP, and SIGCONT at the end."""
+def freeze(role: str) -> Injector:
+    """Send SIGSTOP to a process, and SIGCONT at the end."""
 
     @contextmanager
-    def strike(house: House) -> Iterator[None]:
-        process = house.one(role)
+    def inject(deployment: Deployment) -> Iterator[None]:
+        process = deployment.wait_for(role)
         process.suspend()
         try:
             yield
         finally:
             process.resume()
 
-    return strike
+    return inject
 
 
 @contextmanager
-def flush(house: House) -> Iterator[None]:
-    """All that Valkey holds is gone; itself it runs on."""
-    with redis.Redis.from_url(house.redis_url) as client:
+def flush(deployment: Deployment) -> Iterator[None]:
+    """Delete everything in Valkey, which continues to run."""
+    with redis.Redis.from_url(deployment.redis_url) as client:
         client.flushall()
     yield
 
 
 @contextmanager
-def lock_database(house: House) -> Iterator[None]:
-    """A writer that begins and does not end."""
-    writer = sqlite3.connect(house.database, timeout=30, isolation_level=None)
+def lock_database(deployment: Deployment) -> Iterator[None]:
+    """Hold a write transaction open."""
+    writer = sqlite3.connect(deployment.database, timeout=30, isolation_level=None)
     with closing(writer):
         writer.execute("BEGIN EXCLUSIVE")
         yield
         writer.execute("ROLLBACK")
 
 
-def fill(place: Callable[[House], Path]) -> Strike:
-    """Not a byte more on the disk that holds that folder."""
+def fill(place: Callable[[Deployment], Path]) -> Injector:
+    """Fill the disk that contains that folder."""
 
     @contextmanager
-    def strike(house: House) -> Iterator[None]:
-        filler = place(house) / "filler"
+    def inject(deployment: Deployment) -> Iterator[None]:
+        filler = place(deployment) / "filler"
         try:
-            for piece in (_MIB, 512):  # the last pages, too
+            for piece in (_MIB, 512):  # including the last pages
                 with filler.open("ab", buffering=0) as file, suppress(OSError):
                     while file.write(bytes(piece)) == piece:
                         pass
@@ -106,13 +105,13 @@ def fill(place: Callable[[House], Path]) -> Strike:
         finally:
             filler.unlink(missing_ok=True)
 
-    return strike
+    return inject
 
 
 @contextmanager
-def read_only_store(house: House) -> Iterator[None]:
-    """Nothing can be published, nor any alias be moved."""
-    store = house.home / "store"
+def read_only_store(deployment: Deployment) -> Iterator[None]:
+    """Make the store read-only: nothing can be published or promoted."""
+    store = deployment.home / "store"
     subprocess.run(["mount", "--bind", store, store], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", store], check=True)
@@ -121,55 +120,55 @@ def read_only_store(house: House) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", store], check=False)
 
 
-def starve(role: str) -> Strike:
-    """No more memory for that process than it has: what it asks for next is refused."""
+def limit_memory(role: str) -> Injector:
+    """Limit a process to the memory it has: the next allocation fails."""
 
     @contextmanager
-    def strike(house: House) -> Iterator[None]:
-        process = house.one(role)
+    def inject(deployment: Deployment) -> Iterator[None]:
+        process = deployment.wait_for(role)
         size = process.memory_info().vms
         process.rlimit(psutil.RLIMIT_AS, (size, size))
         yield
 
-    return strike
+    return inject
 
 
 @contextmanager
-def half_open(house: House) -> Iterator[None]:
-    """Clients that connect and fall silent: before, within and after the head of a request."""
+def half_open(deployment: Deployment) -> Iterator[None]:
+    """Connect clients that send nothing more: before, within and after the head of a request."""
     head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
-    said = (b"", head, head + b"Content-Length: 100000\r\n\r\n" + bytes(1000))
+    requests = (b"", head, head + b"Content-Length: 100000\r\n\r\n" + bytes(1000))
     with ExitStack() as stack:
         for number in range(_HALF_OPEN):
-            client = socket.create_connection(("127.0.0.1", house.port), timeout=5)
-            stack.enter_context(client).sendall(said[number % len(said)])
+            client = socket.create_connection(("127.0.0.1", deployment.port), timeout=5)
+            stack.enter_context(client).sendall(requests[number % len(requests)])
         yield
 
 
-def jump(seconds: int) -> Strike:
-    """The clock of the wall leaps, for every process of the house at once, and back at the end."""
+def shift_clock(seconds: int) -> Injector:
+    """Shift the wall clock of all processes of the deployment at once, and back at the end."""
 
     @contextmanager
-    def strike(house: House) -> Iterator[None]:
-        set_clock(house.clock, seconds)
+    def inject(deployment: Deployment) -> Iterator[None]:
+        set_clock(deployment.clock, seconds)
         try:
             yield
         finally:
-            set_clock(house.clock, 0)
+            set_clock(deployment.clock, 0)
 
-    return strike
+    return inject
 
 
 def set_clock(file: Path, seconds: int) -> None:
-    """In place, where every process has it mapped."""
+    """Write the offset in place, because every process has the file mapped."""
     with file.open("r+b" if file.exists() else "wb") as clock:
         clock.write(seconds.to_bytes(8, sys.byteorder, signed=True))
 
 
 def clock_environment(clock: Path) -> dict[str, str]:
-    """What makes every process of a house read the wall's clock with that file's offset.
+    """Variables that make every process read the wall clock with the offset in that file.
 
-    Needs a C compiler, for the few lines that it preloads.
+    Needs a C compiler, for the library that is preloaded.
     """
     library = clock.with_suffix(".so")
     source = Path(__file__).with_name("clock.c")
@@ -208,11 +207,22 @@ FAULTS: tuple[Fault, ...] = (
     Fault("the worker frozen for 10 s", freeze("worker"), FROZEN_SECONDS, codes=NO_WORKER | LATE),
     Fault("FLUSHALL", flush, codes=NO_WORKER),
     Fault("database locked for 8 s", lock_database, HOLD_SECONDS),
-    Fault("database full for 8 s", fill(lambda it: it.database_disk), HOLD_SECONDS, "mounts"),
-    Fault("disk full for 8 s", fill(lambda it: it.home), HOLD_SECONDS, "mounts", NO_REDIS | LATE),
+    Fault(
+        "database full for 8 s",
+        fill(lambda deployment: deployment.database_disk),
+        HOLD_SECONDS,
+        "mounts",
+    ),
+    Fault(
+        "disk full for 8 s",
+        fill(lambda deployment: deployment.home),
+        HOLD_SECONDS,
+        "mounts",
+        NO_REDIS | LATE,
+    ),
     Fault("model store read-only for 8 s", read_only_store, HOLD_SECONDS, "mounts"),
-    Fault("the worker out of memory", starve("worker"), codes=NO_WORKER | LATE),
+    Fault("the worker out of memory", limit_memory("worker"), codes=NO_WORKER | LATE),
     Fault("200 half-open connections", half_open, HOLD_SECONDS),
-    Fault("clock an hour ahead for 8 s", jump(3600), HOLD_SECONDS, "cc", NO_WORKER | LATE),
-    Fault("clock an hour back for 8 s", jump(-3600), HOLD_SECONDS, "cc", NO_WORKER | LATE),
+    Fault("clock an hour ahead for 8 s", shift_clock(3600), HOLD_SECONDS, "cc", NO_WORKER | LATE),
+    Fault("clock an hour back for 8 s", shift_clock(-3600), HOLD_SECONDS, "cc", NO_WORKER | LATE),
 )

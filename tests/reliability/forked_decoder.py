@@ -1,9 +1,9 @@
-"""Decoders of clips that are forked and not started, so that fuzzing tries fifty a second.
+"""Video decoders that are forked instead of started, so that fuzzing tries fifty per second.
 
-`models.faces.liveness.video` starts an interpreter for each clip, which reads OpenCV for a quarter
-of a second: in production little beside the clip, here nine tenths of all time. `forking` puts
-another way of beginning in its place. What then runs is the same `video_child.main`, within the
-same limits, in a process that meets one clip and ends; and the same reader takes what it says.
+`models.faces.liveness.video` starts an interpreter for each clip, which imports OpenCV for a
+quarter of a second. In production that is little compared with the clip; here it would be nine
+tenths of the time. `forked_decoders` replaces the start. The same `video_child.main` then runs with
+the same limits, in a process that decodes one clip and ends; and the same reader reads its output.
 """
 
 import json
@@ -20,26 +20,26 @@ from typing import Any
 from unittest import mock
 
 from models.faces.liveness import video
-from tests.flow.running import ROOT
+from tests.flow.installation import ROOT
 
 _MESSAGE_BYTES = 65536
 _POLL_SECONDS = 0.001
 
 
 class _Forked:
-    """A decoder, seen as `subprocess.Popen` shows one."""
+    """A decoder with the interface of `subprocess.Popen`."""
 
-    def __init__(self, server: socket.socket, clip: int, told: dict[str, Any]) -> None:
+    def __init__(self, server: socket.socket, clip: int, request: dict[str, Any]) -> None:
         read, write = os.pipe()
         self.stdout = os.fdopen(read, "rb", buffering=0)
         try:
-            socket.send_fds(server, [json.dumps(told).encode()], [clip, write])
+            socket.send_fds(server, [json.dumps(request).encode()], [clip, write])
             self._pid = int(server.recv(64))
         finally:
             os.close(write)
 
     def poll(self) -> int | None:
-        """Unknown: it is its server's child."""
+        """Unknown, since it is a child of the server."""
         return None
 
     def kill(self) -> None:
@@ -55,8 +55,8 @@ class _Forked:
 
 
 @contextmanager
-def forking() -> Iterator[None]:
-    """While this is entered, `read_frames` has its decoders from one server."""
+def forked_decoders() -> Iterator[None]:
+    """While entered, `read_frames` gets its decoders from one server."""
     ours, theirs = socket.socketpair()
 
     def begin(command: Sequence[str], *, env: Mapping[str, str], **_: Any) -> _Forked:
@@ -78,34 +78,34 @@ def forking() -> Iterator[None]:
             server.wait(10)
 
 
-def _serve(asked: socket.socket) -> None:
-    """Fork for each clip until nobody asks any more."""
-    import cv2  # noqa: F401  once, for all that are forked
+def _serve(requests: socket.socket) -> None:
+    """Fork for each clip until the client has gone."""
+    import cv2  # noqa: F401  imported once for all forks
 
     from models.faces.liveness import video_child
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the children are not waited for
     while True:
-        message, files, _, _ = socket.recv_fds(asked, _MESSAGE_BYTES, 2)
+        message, files, _, _ = socket.recv_fds(requests, _MESSAGE_BYTES, 2)
         if not message:
             return
-        told = json.loads(message)
+        request = json.loads(message)
         pid = os.fork()
         if pid == 0:
             os.environ.clear()
-            os.environ.update(told["env"])
+            os.environ.update(request["env"])
             os.dup2(files[1], 1)
-            os.closerange(asked.fileno(), asked.fileno() + 1)
-            os._exit(_decode(video_child.main, [str(files[0]), told["limits"]]))
+            os.closerange(requests.fileno(), requests.fileno() + 1)
+            os._exit(_decode(video_child.main, [str(files[0]), request["limits"]]))
         for file in files:
             os.close(file)
-        asked.send(str(pid).encode())
+        requests.send(str(pid).encode())
 
 
 def _decode(main: Any, arguments: list[str]) -> int:
     try:
         return int(main(arguments))
-    except BaseException:  # noqa: BLE001  as an interpreter of its own would end
+    except BaseException:  # noqa: BLE001  as an interpreter would end
         return 1
 
 

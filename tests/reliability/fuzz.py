@@ -1,10 +1,11 @@
-"""`make fuzz`: every gate for strangers' bytes, under bombs and mutations, and what became of them.
+"""`make fuzz`: feeds bombs and mutations to every input that accepts untrusted bytes.
 
     python -m tests.reliability.fuzz [--examples 20000] [--only WORDS]
 
-Hypothesis makes the inputs: a file of the corpus with bits turned, numbers made extreme, pieces
-cut out, doubled or taken from another file. What is neither taken nor refused with a code of ours
-is a finding; Hypothesis then looks for the smallest input that shows it. The exit status is 1.
+Hypothesis generates the inputs: a file of the corpus with bits flipped, numbers replaced by extreme
+ones, and pieces removed, repeated or taken from another file. An input that is neither accepted nor
+refused with one of our codes is a finding; Hypothesis then searches for the smallest input that
+causes it, and the exit status is 1.
 """
 
 import argparse
@@ -26,10 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.errors import OpsinError
-from tests.reliability.forked_decoder import forking
-from tests.reliability.fuzz_targets import Target, targets
+from tests.reliability.forked_decoder import forked_decoders
+from tests.reliability.fuzz_targets import ACCEPTED, Target, targets
 
-# Hypothesis remembers what it has tried, so it begins anew after so many.
+# Hypothesis remembers what it has tried, so it is restarted after this many.
 _ROUND = 500
 _EXTREME = (b"\x00", b"\x7f", b"\x80", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0" * 4)
 _MIB = 1024 * 1024
@@ -38,19 +39,18 @@ _WORST_CODES = {"internal_error"}
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the inputs of one target.
+    """What happened to the inputs of one target.
 
     Attributes:
-        name: The target's.
-        became: How many were taken, and refused with which code.
+        outcomes: How many were accepted, or refused with which code.
         slowest: Seconds.
-        findings: Traces of what nobody expected.
+        findings: Tracebacks of unexpected exceptions.
         early: Resident bytes after a tenth of the inputs.
-        late: At the end.
+        late: Resident bytes at the end.
     """
 
     name: str
-    became: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
     findings: list[str] = field(default_factory=list)
     early: int = 0
@@ -58,41 +58,41 @@ class Tally:
 
     @property
     def growth(self) -> float:
-        """Megabytes that the later nine tenths left behind."""
+        """By how many MiB memory grew over the last nine tenths."""
         return max(0, self.late - self.early) / _MIB
 
 
 @st.composite
-def mutated(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
+def mutations(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
     """A file of the corpus, changed in one to six places."""
     data = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 6))):
-        at = draw(st.integers(0, max(0, len(data) - 1)))
-        to = at + draw(st.integers(1, 64))
-        match draw(st.sampled_from(("turn", "extreme", "cut", "double", "splice", "end"))):
-            case "turn" if data:
-                data[at] ^= 1 << draw(st.integers(0, 7))
+        start = draw(st.integers(0, max(0, len(data) - 1)))
+        end = start + draw(st.integers(1, 64))
+        match draw(st.sampled_from(("flip", "extreme", "cut", "repeat", "splice", "truncate"))):
+            case "flip" if data:
+                data[start] ^= 1 << draw(st.integers(0, 7))
             case "extreme":
                 number = draw(st.sampled_from(_EXTREME))
-                data[at : at + len(number)] = number
+                data[start : start + len(number)] = number
             case "cut":
-                del data[at:to]
-            case "double":
-                data[at:at] = data[at:to] * draw(st.integers(1, 20))
+                del data[start:end]
+            case "repeat":
+                data[start:start] = data[start:end] * draw(st.integers(1, 20))
             case "splice":
                 other = draw(st.sampled_from(seeds))
-                start = draw(st.integers(0, max(0, len(other) - 1)))
-                data[at:to] = other[start : start + 256]
-            case "end":
-                del data[at:]
+                offset = draw(st.integers(0, max(0, len(other) - 1)))
+                data[start:end] = other[offset : offset + 256]
+            case "truncate":
+                del data[start:]
     return bytes(data)
 
 
-def attack(target: Target, examples: int, *, first_seed: int = 8) -> Tally:
-    """Feed a target its bombs, and then so many mutations."""
+def fuzz_target(target: Target, examples: int, *, first_seed: int = 8) -> Tally:
+    """Feed a target its bombs and then mutations."""
     tally = Tally(target.name)
     for bomb in target.bombs:
-        _tried(partial(_feed, target, bomb, tally), tally)
+        _record_failure(partial(_send_periodically, target, bomb, tally), tally)
     done = 0
     while done < examples and not tally.findings:
         count = min(_ROUND, examples - done)
@@ -113,65 +113,67 @@ def _round(target: Target, examples: int, number: int, tally: Tally) -> None:
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
-    @given(mutated(target.seeds))
+    @given(mutations(target.seeds))
     def run(data: bytes) -> None:
-        _feed(target, data, tally)
+        _send_periodically(target, data, tally)
 
-    _tried(run, tally)
+    _record_failure(run, tally)
 
 
-def _tried(run: Callable[[], None], tally: Tally) -> None:
+def _record_failure(run: Callable[[], None], tally: Tally) -> None:
     try:
         run()
-    except Exception:  # noqa: BLE001 (any is a finding)
+    except Exception:  # noqa: BLE001 (any exception is a finding)
         tally.findings.append(traceback.format_exc(limit=-6))
 
 
-def _feed(target: Target, data: bytes, tally: Tally) -> None:
+def _send_periodically(target: Target, data: bytes, tally: Tally) -> None:
     began = time.monotonic()
     try:
-        became = target.feed(data)
+        outcomes = target.feed(data)
     except OpsinError as refused:
-        became = refused.code
-        if became in _WORST_CODES:
+        outcomes = refused.code
+        if outcomes in _WORST_CODES:
             raise
     tally.slowest = max(tally.slowest, time.monotonic() - began)
-    tally.became[became] += 1
+    tally.outcomes[outcomes] += 1
 
 
 def table(tallies: Sequence[Tally]) -> Table:
-    """The counts, a target a row."""
-    made = Table(title="What strangers' bytes come to")
-    for heading in ("gate", "inputs", "taken", "refused", "findings", "slowest", "growth"):
-        made.add_column(heading, justify="left" if heading in {"gate", "refused"} else "right")
+    """The counts, one row for each target."""
+    result_table = Table(title="Untrusted bytes")
+    for heading in ("input", "tried", "accepted", "refused", "findings", "slowest", "growth"):
+        result_table.add_column(
+            heading, justify="left" if heading in {"input", "refused"} else "right"
+        )
     for tally in tallies:
-        refused = sorted((tally.became - Counter(taken=tally.became["taken"])).items())
-        made.add_row(
+        refused = sorted((tally.outcomes - Counter({ACCEPTED: tally.outcomes[ACCEPTED]})).items())
+        result_table.add_row(
             tally.name,
-            f"{tally.became.total():,}",
-            f"{tally.became['taken']:,}",
+            f"{tally.outcomes.total():,}",
+            f"{tally.outcomes[ACCEPTED]:,}",
             ", ".join(f"{count:,} {code}" for code, count in refused),
             str(len(tally.findings)),
             f"{tally.slowest:.2f} s",
             f"{tally.growth:.1f} MiB",
         )
-    return made
+    return result_table
 
 
 def main() -> int:
-    """Attack all; 1 if anything was found."""
+    """Fuzz all targets; 1 if there was a finding."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--examples", type=int, default=20_000, help="Mutations a gate.")
-    parser.add_argument("--only", default="", help="Gates whose name holds these words.")
+    parser.add_argument("--examples", type=int, default=20_000, help="Mutations for each input.")
+    parser.add_argument("--only", default="", help="Only inputs whose name contains this.")
     parser.add_argument("--seed", type=int, default=8)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     console = Console(width=140)
-    logging.disable()  # a line for each that is refused
+    logging.disable()  # one line for each refused input
     tallies = []
-    with tempfile.TemporaryDirectory(prefix="opsin-fuzz-") as folder, forking():
+    with tempfile.TemporaryDirectory(prefix="opsin-fuzz-") as folder, forked_decoders():
         for target in targets(Path(folder)):
-            if asked.only in target.name:
-                tallies.append(attack(target, asked.examples, first_seed=asked.seed))
+            if arguments.only in target.name:
+                tallies.append(fuzz_target(target, arguments.examples, first_seed=arguments.seed))
                 for finding in tallies[-1].findings:
                     console.print(finding, markup=False)
     console.print(table(tallies))

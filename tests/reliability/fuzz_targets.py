@@ -1,8 +1,8 @@
-"""What strangers can reach with bytes of their own, and the corpora that fuzzing begins with.
+"""The inputs that accept untrusted bytes, and the corpora that fuzzing starts from.
 
-A target takes bytes and says what became of them: ``taken``, or the code they were refused with.
-Anything else it raises is a finding. The corpora are made by code: good files of every kind, and
-every bomb, lie and trap that we know of.
+A target is fed bytes and returns ``accepted``, or the code they were refused with. Any other
+exception is a finding. The corpora are generated: good files of every kind, and every bomb and
+malformed file that we know of.
 """
 
 import asyncio
@@ -18,41 +18,40 @@ from contracts.queue.messages import (
     Item,
     MalformedMessageError,
     Reply,
-    bundled,
-    unbundled,
+    pack_bundle,
+    unpack_bundle,
 )
 from contracts.settings import MIB
 from models.catalog import CATALOG
 from models.datasets.archives.limits import Limits
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 from models.faces.liveness.video import VideoLimits, read_frames
 from models.images.decode import decode
-from service.http.multipart import ImageForm
-from service.protocols.oip import read_infer
-from service.protocols.signature import Signature
-from service.protocols.tfserving import read_predict
+from service.http.multipart import FieldSpec, MultipartReader
+from service.protocols.oip import parse_infer
+from service.protocols.tensor_spec import TensorSpec
+from service.protocols.tfserving import parse_predict
+from tests.images import good_images, hostile_images
 from tests.models.datasets.archives.test_hostile import SMALL, TARS, ZIPS
 from tests.models.datasets.packing import on_disk, tarred, tree, zipped
 from tests.models.faces.rendering import CODECS, write_video
-from tests.pictures import good_pictures, hostile_pictures
 
-TAKEN = "taken"
-_SIGNATURE = Signature((4, 5, 3), 3)
-_MOST_PIXELS = 2_000_000
-_MOST_SEED = 200_000  # a mutation of more is as good as one of less, and slower
+ACCEPTED = "accepted"
+_SIGNATURE = TensorSpec((4, 5, 3), 3)
+_MAX_PIXELS = 2_000_000
+_MAX_SEED_BYTES = 200_000  # mutating a larger file is slower and finds no more
 _BOUNDARY = "opsin-fuzz"
 _CLIP = VideoLimits(seconds=10, memory_bytes=1024 * MIB, cpu_seconds=10, wait_seconds=20)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One gate.
+    """One input of the service.
 
     Attributes:
-        name: What the table calls it.
-        seeds: What inputs are made of.
-        feed: Gives it one input, and says what became of it.
-        bombs: Fed as they are, once, before all else.
+        seeds: What mutations start from.
+        feed: Feeds it one input and returns the outcome.
+        bombs: Fed unchanged, once, at the beginning.
     """
 
     name: str
@@ -62,54 +61,55 @@ class Target:
 
 
 def _image(data: bytes) -> str:
-    decode(data, network=CATALOG["squeezenet"], max_pixels=_MOST_PIXELS)
-    return TAKEN
+    decode(data, network=CATALOG["squeezenet"], max_pixels=_MAX_PIXELS)
+    return ACCEPTED
 
 
 def _archive(folder: Path, limits: Limits) -> Callable[[bytes], str]:
-    """An upload taken in whole; whatever is refused must leave nothing on the disk."""
-    library = Library(folder / "datasets", limits)
+    """A whole upload; one that is refused must leave nothing on the disk."""
+    library = DatasetStore(folder / "datasets", limits)
 
     def feed(data: bytes) -> str:
         upload = folder / "upload"
         upload.write_bytes(data)
         try:
-            made = library.create("fuzz", upload)
+            result_table = library.create("fuzz", upload)
         except OpsinError:
             left = on_disk(folder / "datasets") - {".staging"}
             if left:
-                raise AssertionError(f"it left {left}") from None
+                raise AssertionError(f"a refused upload left {left}") from None
             raise
-        library.delete(made.info.id)
-        return TAKEN
+        library.delete(result_table.info.id)
+        return ACCEPTED
 
     return feed
 
 
 def _video(data: bytes) -> str:
-    """To the last frame, in the process that decodes them."""
+    """Decoded to the last frame, in the process that does so in production."""
     for _ in read_frames(data, _CLIP):
         pass
-    return TAKEN
+    return ACCEPTED
 
 
 def _oip(data: bytes) -> str:
-    """The first two bytes choose where the JSON is said to end."""
+    """The first two bytes are the stated length of the JSON."""
     length, body = int.from_bytes(data[:2], "little"), data[2:]
-    read_infer(body, None if length == 0xFFFF else str(length), _SIGNATURE)
-    return TAKEN
+    parse_infer(body, None if length == 0xFFFF else str(length), _SIGNATURE)
+    return ACCEPTED
 
 
 def _predict(data: bytes) -> str:
-    read_predict(data, _SIGNATURE, 100_000)
-    return TAKEN
+    parse_predict(data, _SIGNATURE, 100_000)
+    return ACCEPTED
 
 
 def _form(data: bytes) -> str:
-    """Fed in two pieces, as it may arrive."""
-    form = ImageForm(f"multipart/form-data; boundary={_BOUNDARY}", max_parts=3, max_part_bytes=1000)
+    """Read in two pieces, as it may arrive."""
+    fields = {"image": FieldSpec(1000, 3, skip_too_large=True)}
+    form = MultipartReader(f"multipart/form-data; boundary={_BOUNDARY}", fields)
     asyncio.run(form.read(_in_two(data)))
-    return TAKEN
+    return ACCEPTED
 
 
 async def _in_two(data: bytes) -> AsyncIterator[bytes]:
@@ -119,14 +119,14 @@ async def _in_two(data: bytes) -> AsyncIterator[bytes]:
 
 
 def _message(data: bytes) -> str:
-    """What a worker or an API process of another release may have put into Redis."""
+    """A message in Redis, which another release may have written."""
     refused = 0
-    for read in (Item.unpack, Reply.unpack, unbundled):
+    for read in (Item.unpack, Reply.unpack, unpack_bundle):
         try:
             read(data)
         except MalformedMessageError:
             refused += 1
-    return "malformed" if refused == 3 else TAKEN
+    return "malformed" if refused == 3 else ACCEPTED
 
 
 def _oip_seeds() -> list[bytes]:
@@ -135,12 +135,12 @@ def _oip_seeds() -> list[bytes]:
     head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": 120}}]}).encode()
     plain = json.dumps({"id": "7", "inputs": [tensor | {"data": list(raw)}]}).encode()
     outputs = [{"name": "features", "parameters": {"binary_data": True}}]
-    asked = json.dumps({"inputs": [tensor | {"data": list(raw)}], "outputs": outputs}).encode()
+    arguments = json.dumps({"inputs": [tensor | {"data": list(raw)}], "outputs": outputs}).encode()
     return [
         len(head).to_bytes(2, "little") + head + raw,
         b"\xff\xff" + plain,
         len(plain).to_bytes(2, "little") + plain,
-        b"\xff\xff" + asked,
+        b"\xff\xff" + arguments,
     ]
 
 
@@ -167,7 +167,7 @@ def _message_seeds() -> list[bytes]:
     vector = np.ones(4, np.float32)
     reply = Reply(bytes(16), 1, 1, 0.0, 0.0, vector=vector, note=b"{}").pack()
     failed = Reply(bytes(16), 1, 1, 0.0, 0.0, error=("internal_error", "no")).pack()
-    return [item, reply, failed, bundled([item, reply])]
+    return [item, reply, failed, pack_bundle([item, reply])]
 
 
 def _videos(folder: Path) -> list[bytes]:
@@ -177,8 +177,8 @@ def _videos(folder: Path) -> list[bytes]:
     return [write_video(folder / f"noise.{kind}", iter(frames), 10.0) for kind in CODECS]
 
 
-def _false_videos() -> list[bytes]:
-    """Playlists and other things that a demuxer might follow, under the heads of videos."""
+def _fake_videos() -> list[bytes]:
+    """Playlists and other files that a demuxer might follow, also after the header of a video."""
     lists = [
         b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
         b"ffconcat version 1.0\nfile /etc/passwd\n",
@@ -188,28 +188,28 @@ def _false_videos() -> list[bytes]:
         b"\x1aE\xdf\xa3",
         b"RIFF\xff\xff\xff\x7fAVI ",
     ]
-    return [*lists, *heads, *(head + one for head in heads for one in lists)]
+    return [*lists, *heads, *(head + playlist for head in heads for playlist in lists)]
 
 
-def _short(files: Sequence[bytes]) -> list[bytes]:
-    return [one for one in files if len(one) <= _MOST_SEED]
+def _limit_size(files: Sequence[bytes]) -> list[bytes]:
+    return [file for file in files if len(file) <= _MAX_SEED_BYTES]
 
 
 def targets(folder: Path) -> list[Target]:
-    """All of them. A new gate for bytes of strangers gets a row here.
+    """All targets. A new input for untrusted bytes gets an entry here.
 
     Args:
-        folder: Empty, for what a target writes.
+        folder: An empty folder for files that targets write.
     """
-    hostile = [case[0] for case in hostile_pictures().values()]
+    hostile = [case[0] for case in hostile_images().values()]
     archives = [make() for make in (ZIPS | TARS).values()]
-    honest = tree({"cat": 3, "dog": 3})
+    valid = tree({"cat": 3, "dog": 3})
     videos = _videos(folder)
-    packed = [zipped(honest), tarred(honest), tarred(honest, packed=True)]
+    packed = [zipped(valid), tarred(valid), tarred(valid, packed=True)]
     return [
-        Target("pictures", _short([*good_pictures().values(), *hostile]), _image, hostile),
-        Target("archives", packed * 20 + _short(archives), _archive(folder, SMALL), archives),
-        Target("videos", videos, _video, _false_videos()),
+        Target("images", _limit_size([*good_images().values(), *hostile]), _image, hostile),
+        Target("archives", packed * 20 + _limit_size(archives), _archive(folder, SMALL), archives),
+        Target("videos", videos, _video, _fake_videos()),
         Target("Open Inference Protocol", _oip_seeds(), _oip),
         Target("TensorFlow Serving", _predict_seeds(), _predict),
         Target("forms", _form_seeds(), _form),

@@ -2,9 +2,9 @@
 
     python -m tests.reliability.restart [--rate 20]
 
-No request may fail and no connection be cut: nobody should notice. Then all are told to stop, and
-must have ended within `OPSIN_SHUTDOWN_SECONDS` (and a little, for a process's own end). The exit
-status is 1 if anything of that is not so.
+No request may fail and no connection may be cut. Then all processes are stopped and must end within
+`OPSIN_SHUTDOWN_SECONDS` (and a little more, for the end of the interpreter). Otherwise the exit
+status is 1.
 """
 
 import argparse
@@ -21,42 +21,42 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.flow.running import READY_SECONDS, ROOT, Running
-from tests.reliability.traffic import Account, Traffic
+from tests.flow.installation import READY_SECONDS, ROOT, Installation
+from tests.reliability.traffic import Traffic, TrafficReport
 
 SHUTDOWN_SECONDS = 6.0
-# The interpreter's own end, and that of a keeper that sees its children end.
+# For the interpreter to end, and for a supervisor to notice that its children have ended.
 _END_SECONDS = 3.0
-_CALM_SECONDS = 2.0
-# Who keeps an idle connection for less than the API's parting, a tenth of its time, is never cut
-# off: longer, and a request may set out as the connection is closed.
+_BASELINE_SECONDS = 2.0
+# A client that closes idle connections sooner than the API does while it stops, a tenth of its
+# shutdown time, never sends a request over a connection that is being closed.
 _IDLE_SECONDS = 0.08 * SHUTDOWN_SECONDS
 _ROLLED = "API processes were replaced"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of it.
+class RestartResult:
+    """The result of the restart.
 
     Attributes:
-        account: What was sent meanwhile and what became of it.
-        rolled: Seconds that each part's replacement took.
+        report: The requests and jobs that were sent during it.
+        replaced: Seconds that each replacement took.
         stopped: Seconds from SIGTERM to the end, by process.
     """
 
-    account: Account
-    rolled: dict[str, float]
+    report: TrafficReport
+    replaced: dict[str, float]
     stopped: dict[str, float]
 
     @property
     def is_good(self) -> bool:
-        jobs = set(self.account.jobs.values()) | set(self.account.refused_jobs)
-        nobody_noticed = not self.account.codes() and not self.account.cut and jobs <= {"succeeded"}
-        return nobody_noticed and max(self.stopped.values()) <= SHUTDOWN_SECONDS + _END_SECONDS
+        jobs = set(self.report.jobs.values()) | set(self.report.refused_jobs)
+        uninterrupted = not self.report.codes() and not self.report.cut and jobs <= {"succeeded"}
+        return uninterrupted and max(self.stopped.values()) <= SHUTDOWN_SECONDS + _END_SECONDS
 
 
-def installation(folder: Path, fetched: Path) -> Running:
-    """For two API processes and two workers; nobody does long jobs there, and none is sent."""
+def installation(folder: Path, fetched: Path) -> Installation:
+    """An installation for two API processes and two workers, without a job worker."""
     weights = os.environ.get("OPSIN_WEIGHTS_DIR")
     env = {
         "OPSIN_MODELS": "squeezenet",
@@ -67,18 +67,22 @@ def installation(folder: Path, fetched: Path) -> Running:
     if weights:
         env["OPSIN_WEIGHTS_DIR"] = weights
     store = fetched / "store"
-    known = store if (store / "squeezenet").is_dir() else None  # else the first start imports it
-    return Running(folder / "home", fetched / "weights", env, store=known)
+    known = (
+        store if (store / "squeezenet").is_dir() else None
+    )  # otherwise the first start imports it
+    return Installation(folder / "home", fetched / "weights", env, store=known)
 
 
-def _begin(running: Running) -> None:
-    """Both workers, one after the other: only the first may have to import the network."""
+def _start_workers(running: Installation) -> None:
+    """Start both workers one after the other, since the first may have to import the network."""
     running.start()
     running.run("worker-2", "worker")
-    running.await_that(lambda: len(running.worker_ids()) == 2, READY_SECONDS)
+    running.wait_until(lambda: len(running.worker_ids()) == 2, READY_SECONDS)
 
 
-async def restarted(running: Running, pictures: dict[str, bytes], rate: float) -> Outcome:
+async def restart_everything(
+    running: Installation, pictures: dict[str, bytes], rate: float
+) -> RestartResult:
     """Replace everything under load, then stop everything."""
     traffic = Traffic(
         running.url,
@@ -89,33 +93,33 @@ async def restarted(running: Running, pictures: dict[str, bytes], rate: float) -
         idle_seconds=_IDLE_SECONDS,
     )
     await traffic.start(len(pictures))
-    await asyncio.sleep(_CALM_SECONDS)
-    rolled = {"both API processes": await asyncio.to_thread(_roll_api, running)}
+    await asyncio.sleep(_BASELINE_SECONDS)
+    replaced = {"both API processes": await asyncio.to_thread(_roll_api, running)}
     for name in ("worker", "worker-2"):
-        rolled[name] = await asyncio.to_thread(_replace_worker, running, name)
-    await asyncio.sleep(_CALM_SECONDS)
-    account = await traffic.finish()
-    return Outcome(account, rolled, await asyncio.to_thread(_stopped, running))
+        replaced[name] = await asyncio.to_thread(_replace_worker, running, name)
+    await asyncio.sleep(_BASELINE_SECONDS)
+    report = await traffic.finish()
+    return RestartResult(report, replaced, await asyncio.to_thread(_stopped, running))
 
 
-def _roll_api(running: Running) -> float:
+def _roll_api(running: Installation) -> float:
     began = time.monotonic()
     running.processes["api"].send_signal(signal.SIGUSR2)
-    running.await_that(lambda: _ROLLED in running.log("api"), READY_SECONDS)
+    running.wait_until(lambda: _ROLLED in running.log("api"), READY_SECONDS)
     return time.monotonic() - began
 
 
-def _replace_worker(running: Running, name: str) -> float:
-    """The successor first would be easier; this is the harder way round."""
+def _replace_worker(running: Installation, name: str) -> float:
+    """Stop a worker before its successor is started, which is the harder order."""
     began = time.monotonic()
     running.kill(name, signal.SIGTERM)
     running.run(name, "worker")
-    running.await_that(lambda: len(running.worker_ids()) == 2, READY_SECONDS)
+    running.wait_until(lambda: len(running.worker_ids()) == 2, READY_SECONDS)
     return time.monotonic() - began
 
 
-def _stopped(running: Running) -> dict[str, float]:
-    """All told at once; how long each took."""
+def _stopped(running: Installation) -> dict[str, float]:
+    """Stop all at once; return how long each took."""
     took: dict[str, float] = {}
     began = time.monotonic()
     for process in running.processes.values():
@@ -129,48 +133,51 @@ def _stopped(running: Running) -> dict[str, float]:
     return took
 
 
-def run(rate: float, fetched: Path) -> Outcome:
-    """In an installation made for it."""
+def run(rate: float, fetched: Path) -> RestartResult:
+    """Run in a new installation."""
     samples = sorted((fetched / "samples").glob("*.png"))
     pictures = {file.stem: file.read_bytes() for file in samples}
     with tempfile.TemporaryDirectory(prefix="opsin-restart-") as folder:
         running = installation(Path(folder), fetched)
         try:
-            _begin(running)
-            return asyncio.run(restarted(running, pictures, rate))
+            _start_workers(running)
+            return asyncio.run(restart_everything(running, pictures, rate))
         finally:
             running.close()
 
 
-def table(outcome: Outcome) -> Table:
-    """What came of it, a line each."""
-    made = Table("what", "value", title="Everything replaced under load", show_header=False)
-    account = outcome.account
-    failed = ", ".join(f"{count} {code}" for code, count in account.codes().items())
-    made.add_row("requests sent", str(len(account.requests)))
-    made.add_row("failed", failed or "0")
-    made.add_row("connections cut", str(len(account.cut)))
-    made.add_row("slowest answer", f"{max(o.ended - o.began for o in account.requests):.2f} s")
-    ended = [*account.jobs.values(), *account.refused_jobs.elements()]
-    made.add_row("jobs, of them succeeded", f"{len(ended)}, {ended.count('succeeded')}")
-    for name, seconds in outcome.rolled.items():
-        made.add_row(f"{name} replaced in", f"{seconds:.1f} s")
-    for name, seconds in outcome.stopped.items():
-        made.add_row(f"{name} told to stop, ended after", f"{seconds:.1f} s")
-    made.add_row("verdict", "passed" if outcome.is_good else "[red]FAILED[/]")
-    return made
+def table(result: RestartResult) -> Table:
+    """The result as a table."""
+    result_table = Table("what", "value", title="Everything replaced under load", show_header=False)
+    report = result.report
+    failed = ", ".join(f"{count} {code}" for code, count in report.codes().items())
+    result_table.add_row("requests sent", str(len(report.requests)))
+    result_table.add_row("failed", failed or "0")
+    result_table.add_row("connections cut", str(len(report.cut)))
+    result_table.add_row(
+        "slowest answer",
+        f"{max(request.ended - request.began for request in report.requests):.2f} s",
+    )
+    ended = [*report.jobs.values(), *report.refused_jobs.elements()]
+    result_table.add_row("jobs, of them succeeded", f"{len(ended)}, {ended.count('succeeded')}")
+    for name, seconds in result.replaced.items():
+        result_table.add_row(f"{name} replaced in", f"{seconds:.1f} s")
+    for name, seconds in result.stopped.items():
+        result_table.add_row(f"{name} ended after SIGTERM in", f"{seconds:.1f} s")
+    result_table.add_row("verdict", "passed" if result.is_good else "[red]FAILED[/]")
+    return result_table
 
 
 def main() -> int:
-    """Print the table; 1 if somebody noticed."""
+    """Print the table; 1 if the result is not good."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=20.0, help="Requests a second.")
-    asked = parser.parse_args()
-    # Told to end, it still stops all that it started.
+    arguments = parser.parse_args()
+    # On SIGTERM, it still stops everything it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    outcome = run(asked.rate, Path(os.environ.get("OPSIN_HOME", ROOT / "var")))
-    Console(width=100).print(table(outcome))
-    return 0 if outcome.is_good else 1
+    result = run(arguments.rate, Path(os.environ.get("OPSIN_HOME", ROOT / "var")))
+    Console(width=100).print(table(result))
+    return 0 if result.is_good else 1
 
 
 if __name__ == "__main__":

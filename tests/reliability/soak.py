@@ -1,13 +1,13 @@
-"""`make soak`: very many requests of every sort, and whether anything of the service grows.
+"""`make soak`: sends very many requests of all kinds and checks whether anything grows.
 
     python -m tests.reliability.soak [--requests 100000] [--clients 6] [--samples soak.jsonl]
     python -m tests.reliability.soak --judge soak.jsonl
 
-SqueezeNet's classifications, heatmaps by two methods (one from the SavedModel, one that loads Keras
-and traces), pictures that are none, and clients that hang up. Memory, descriptors and threads of
-each process, keys and connections of Valkey, and traced graphs are looked at all along, and written
-down as they are seen: a run that is cut short has a verdict, too, over what it did. What stands
-after a fifth of the requests is the measure; the exit status is 1 if the end is above it.
+The load consists of classifications with SqueezeNet, heatmaps by two methods (one from the
+SavedModel, one that loads Keras and traces), files that are not images, and clients that hang up.
+Memory, descriptors and threads of each process, keys and connections of Valkey, and traced graphs
+are sampled and written down during the run, so that an interrupted run has a verdict too. The
+figures after a fifth of the requests are the baseline; the exit status is 1 if any grew beyond it.
 """
 
 import argparse
@@ -30,21 +30,21 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load.pictures import write_pictures
-from tests.flow.running import ROOT
-from tests.reliability.house import House, opened
+from benchmarks.load.images import write_images
+from tests.flow.installation import ROOT
+from tests.reliability.deployment import Deployment, started
 from tests.reliability.soak_load import DEADLINE_SECONDS, EXPECTED, Load
 
 WARM_SHARE = 0.2
-MOST_GROWTH = 0.05
+MAX_GROWTH = 0.05
 SAMPLES = 60
 _MIB = 1024 * 1024
 _ROLES = ("api", "worker", "jobs", "valkey")
 _MEMORIES = ("api: memory, MiB", "worker: memory, MiB")
 _SETTINGS = {
-    # Every heatmap is computed: from the cache they would cost nothing, and show nothing.
+    # Every heatmap is computed: cached ones would cost nothing, and show nothing.
     "OPSIN_HEATMAP_CACHE_MB": "0",
-    # Nor is a worker replaced because Keras has doubled it: its growth is to be seen.
+    # A worker that Keras has doubled is not replaced, so that its growth shows.
     "OPSIN_WORKER_MEMORY_MB": "8000",
     "OPSIN_DEFAULT_TIMEOUT_MS": f"{DEADLINE_SECONDS * 1000:g}",
 }
@@ -52,24 +52,24 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at the service: a number for everything that must not grow."""
+    """A number for everything that must not grow, after `done` requests."""
 
     done: int
     figures: Mapping[str, float]
 
 
-class Watch:
-    """Looks at a house."""
+class Sampler:
+    """Samples a deployment."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
-        self._processes = {role: house.one(role) for role in _ROLES}
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._processes = {role: deployment.wait_for(role) for role in _ROLES}
 
-    def look(self, done: int) -> Sample:
-        """All figures now.
+    def sample(self, done: int) -> Sample:
+        """The present figures.
 
         Raises:
-            RuntimeError: One of the processes that were there at first is not there any more.
+            RuntimeError: One of the processes has ended since the start.
         """
         figures: dict[str, float] = {}
         for role, process in self._processes.items():
@@ -77,34 +77,34 @@ class Watch:
                 figures |= _figures(role, process)
             except psutil.NoSuchProcess:
                 raise RuntimeError(f"the process {role} ended after {done:,} requests") from None
-        with redis.Redis.from_url(self._house.redis_url) as client:
+        with redis.Redis.from_url(self._deployment.redis_url) as client:
             figures["valkey: keys"] = client.dbsize()
             figures["valkey: connections"] = client.info("clients")["connected_clients"]
-        workers = httpx.get(f"{self._house.url}/v1/system", timeout=DEADLINE_SECONDS).json()
-        figures["worker: traced graphs"] = sum(one["traces"] for one in workers["workers"])
+        workers = httpx.get(f"{self._deployment.url}/v1/system", timeout=DEADLINE_SECONDS).json()
+        figures["worker: traced graphs"] = sum(worker["traces"] for worker in workers["workers"])
         return Sample(done, figures)
 
 
 def _figures(role: str, process: psutil.Process) -> dict[str, float]:
     with process.oneshot():
-        found: dict[str, float] = {
+        figures: dict[str, float] = {
             f"{role}: memory, MiB": process.memory_info().rss / _MIB,
             f"{role}: descriptors": process.num_fds(),
             f"{role}: threads": process.num_threads(),
         }
     if role != "valkey":
         # SQLite's connections: how often it has the file open.
-        opened_files = [Path(one.path).name for one in process.open_files()]
-        found[f"{role}: database connections"] = opened_files.count("opsin.db")
-    return found
+        opened_files = [Path(file.path).name for file in process.open_files()]
+        figures[f"{role}: database connections"] = opened_files.count("opsin.db")
+    return figures
 
 
 class Journal:
-    """What was seen, written down at once.
+    """All samples, written down at once.
 
     Args:
-        console: Told each look in a line.
-        file: Where it is kept, a JSON object a line; None keeps it here alone.
+        console: Prints a line for each sample.
+        file: Where each sample is written as a line of JSON; None for nowhere.
     """
 
     def __init__(self, console: Console, file: Path | None = None) -> None:
@@ -116,7 +116,7 @@ class Journal:
             file.write_text("")
 
     def add(self, sample: Sample, load: Load) -> None:
-        """One look, and how the load fares."""
+        """Add a sample, and print the state of the load."""
         self.samples.append(sample)
         seconds = time.monotonic() - self._began
         memory = ", ".join(f"{name} {sample.figures[name]:.0f}" for name in _MEMORIES)
@@ -126,134 +126,138 @@ class Journal:
             highlight=False,
         )
         if self._file is not None:
-            line = {"done": sample.done, "became": dict(load.became), "figures": sample.figures}
+            line = {"done": sample.done, "became": dict(load.outcomes), "figures": sample.figures}
             with self._file.open("a") as journal:
                 journal.write(json.dumps(line) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """One figure, early and late.
+class FigureGrowth:
+    """One figure at the beginning and at the end.
 
     Attributes:
-        name: Of what.
-        early: Where it stood after the warm-up: the median of a fifth of the samples.
-        late: Where it stood in the last fifth.
-        most: The largest of all after the warm-up.
+        early: After the warm-up: the median of a fifth of the samples.
+        late: The median of the last fifth.
+        maximum: The largest after the warm-up.
     """
 
     name: str
     early: float
     late: float
-    most: float
+    maximum: float
 
     @property
     def growth(self) -> float:
-        """As a share of what it was."""
+        """Relative to the beginning."""
         return (self.late - self.early) / self.early if self.early else float(self.late > 0)
 
     @property
     def is_flat(self) -> bool:
-        """Within 5 %, or two where it is a handful of something; a graph more is one too many."""
+        """Whether it grew by at most 5 %, or a small count by at most 2; graphs may not grow."""
         if self.name.endswith("traced graphs"):
             return self.late <= self.early
-        return self.growth <= MOST_GROWTH or ("MiB" not in self.name and self.late - self.early < 3)
+        return self.growth <= MAX_GROWTH or ("MiB" not in self.name and self.late - self.early < 3)
 
 
-def verdicts(samples: Sequence[Sample]) -> list[Verdict]:
-    """Every figure's.
+def growth_of_figures(samples: Sequence[Sample]) -> list[FigureGrowth]:
+    """The growth of every figure.
 
     Args:
-        samples: In order; those of the warm-up are left out.
+        samples: In order; those of the warm-up are ignored.
     """
-    warm = samples[int(len(samples) * WARM_SHARE) :]
-    fifth = max(1, len(warm) // 5)
-    found = []
-    for name in warm[0].figures:
-        row = [one.figures[name] for one in warm]
+    warm_up = samples[int(len(samples) * WARM_SHARE) :]
+    fifth = max(1, len(warm_up) // 5)
+    growth = []
+    for name in warm_up[0].figures:
+        row = [sample.figures[name] for sample in warm_up]
         early, late = statistics.median(row[:fifth]), statistics.median(row[-fifth:])
-        found.append(Verdict(name, early, late, max(row)))
-    return found
+        growth.append(FigureGrowth(name, early, late, max(row)))
+    return growth
 
 
-async def soak(house: House, load: Load, clients: int, journal: Journal) -> None:
-    """Send them, and look all along."""
-    await load.warm(clients)
-    watch = Watch(house)
+async def soak(deployment: Deployment, load: Load, clients: int, journal: Journal) -> None:
+    """Send the load, and take samples during it."""
+    await load.warm_up(clients)
+    sampler = Sampler(deployment)
     running = asyncio.create_task(load.run(clients))
     while not running.done():
         if load.done >= len(journal.samples) * load.requests / SAMPLES:
-            journal.add(await asyncio.to_thread(watch.look, load.done), load)
+            journal.add(await asyncio.to_thread(sampler.sample, load.done), load)
         await asyncio.wait([running], timeout=0.25)
     await running
-    journal.add(await asyncio.to_thread(watch.look, load.done), load)
+    journal.add(await asyncio.to_thread(sampler.sample, load.done), load)
 
 
 def table(samples: Sequence[Sample]) -> Table:
-    """The figures, one a row."""
-    made = Table(title=f"What {samples[-1].done:,} requests left behind")
-    for heading in ("figure", "after the warm-up", "at the end", "most", "growth"):
-        made.add_column(heading, justify="left" if heading == "figure" else "right")
-    for one in verdicts(samples):
-        mark = "" if one.is_flat else "[red]"
-        row = (f"{one.early:.0f}", f"{one.late:.0f}", f"{one.most:.0f}", f"{one.growth:+.1%}")
-        made.add_row(mark + one.name, *(mark + cell for cell in row))
-    return made
+    """The figures, one in each row."""
+    result_table = Table(title=f"After {samples[-1].done:,} requests")
+    for heading in ("figure", "after the warm-up", "at the end", "maximum", "growth"):
+        result_table.add_column(heading, justify="left" if heading == "figure" else "right")
+    for figure in growth_of_figures(samples):
+        mark = "" if figure.is_flat else "[red]"
+        values = (figure.early, figure.late, figure.maximum)
+        row = (*(f"{value:.0f}" for value in values), f"{figure.growth:+.1%}")
+        result_table.add_row(mark + figure.name, *(mark + cell for cell in row))
+    return result_table
 
 
-def judged(console: Console, samples: Sequence[Sample], became: Mapping[str, int]) -> bool:
-    """Print the account; whether nothing grew and all ended as expected."""
+def print_verdict(console: Console, samples: Sequence[Sample], outcomes: Mapping[str, int]) -> bool:
+    """Print the result; whether nothing grew and all requests ended as expected."""
     if not samples:
-        console.print("not one look was taken")
+        console.print("no sample was taken")
         return False
     console.print(table(samples))
-    console.print(", ".join(f"{count:,} {end}" for end, count in sorted(became.items())))
-    return all(one.is_flat for one in verdicts(samples)) and set(became) <= EXPECTED
+    console.print(", ".join(f"{count:,} {end}" for end, count in sorted(outcomes.items())))
+    return (
+        all(figure.is_flat for figure in growth_of_figures(samples)) and set(outcomes) <= EXPECTED
+    )
 
 
-def _again(console: Console, file: Path) -> bool:
-    """The verdict over a journal."""
+def _judge_file(console: Console, file: Path) -> bool:
+    """Judge a journal."""
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     samples = [Sample(line["done"], line["figures"]) for line in lines]
-    return judged(console, samples, lines[-1]["became"] if lines else {})
+    return print_verdict(console, samples, lines[-1]["became"] if lines else {})
 
 
 def _run(console: Console, requests: int, clients: int, file: Path | None) -> bool:
-    """A house, the load on it, and the verdict, over what was done if it is cut short."""
+    """Run the load on a new deployment and judge the result, even if it is interrupted."""
     fetched, journal = Path(os.environ.get("OPSIN_HOME", ROOT / "var")), Journal(console, file)
-    began, whole = time.monotonic(), False
+    began, complete = time.monotonic(), False
     with tempfile.TemporaryDirectory(prefix="opsin-soak-") as folder:
-        files = write_pictures(fetched / "samples", Path(folder, "pictures"))
-        house = House(Path(folder, "house"), fetched, _SETTINGS, store=fetched / "store")
-        with opened(house):
-            load = Load(house.port, [one.read_bytes() for one in files], requests)
+        files = write_images(fetched / "samples", Path(folder, "pictures"))
+        deployment = Deployment(Path(folder, "house"), fetched, _SETTINGS, store=fetched / "store")
+        with started(deployment):
+            load = Load(deployment.port, [file.read_bytes() for file in files], requests)
             with suppress(KeyboardInterrupt):
                 try:
-                    asyncio.run(soak(house, load, clients, journal))
-                    whole = True
-                except RuntimeError as ended:
-                    console.print(f"{ended}\n{house.tails()}", markup=False, highlight=False)
-    is_good = judged(console, journal.samples, load.became)
-    for what, told in load.told.items():
-        console.print(f"{what}: {told}", markup=False)
+                    asyncio.run(soak(deployment, load, clients, journal))
+                    complete = True
+                except RuntimeError as error:
+                    console.print(
+                        f"{error}\n{deployment.log_tails()}", markup=False, highlight=False
+                    )
+    is_good = print_verdict(console, journal.samples, load.outcomes)
+    for request, answer in load.unexpected_answers.items():
+        console.print(f"{request}: {answer}", markup=False)
     console.print(f"{(time.monotonic() - began) / 60:.0f} minutes")
-    return is_good and whole
+    return is_good and complete
 
 
 def main() -> int:
-    """Soak it; 1 if anything grew, went otherwise than expected, or it was cut short."""
+    """Run it; 1 if anything grew or ended unexpectedly, or the run was interrupted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=6)
-    parser.add_argument("--samples", type=Path, help="A file for all that is seen, line by line.")
-    parser.add_argument("--judge", type=Path, help="Send nothing; the verdict over such a file.")
-    asked = parser.parse_args()
+    parser.add_argument("--samples", type=Path, help="A file for all samples, one per line.")
+    parser.add_argument("--judge", type=Path, help="Send nothing; judge such a file.")
+    arguments = parser.parse_args()
     console = Console(width=110)
-    if asked.judge is not None:
-        return 0 if _again(console, asked.judge) else 1
-    # Told to end, it still stops all that it started, and says what it has seen.
+    if arguments.judge is not None:
+        return 0 if _judge_file(console, arguments.judge) else 1
+    # On SIGTERM, it still stops everything it started and prints what it has measured.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return 0 if _run(console, asked.requests, asked.clients, asked.samples) else 1
+    return 0 if _run(console, arguments.requests, arguments.clients, arguments.samples) else 1
 
 
 if __name__ == "__main__":

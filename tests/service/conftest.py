@@ -15,7 +15,7 @@ from contracts.settings import Settings
 from models.explain.layers import write_layers
 from models.store.manifest import MANIFEST
 from service.server import server_config
-from tests.service.parts import SERVED, House
+from tests.service.parts import SERVED, FakeServices
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def fakes() -> FakeServices:
+    return FakeServices()
 
 
 @contextmanager
-def listening(settings: Settings, house: House) -> Iterator[str]:
+def listening(settings: Settings, fakes: FakeServices) -> Iterator[str]:
     """The service on a port of its own; yields its address."""
-    server = uvicorn.Server(server_config(settings, house.opening))
+    server = uvicorn.Server(server_config(settings, fakes.open_services))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -48,20 +48,20 @@ def listening(settings: Settings, house: House) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(house: House, settings: Settings) -> Iterator[httpx.Client]:
-    with listening(settings, house) as url, httpx.Client(base_url=url, timeout=20) as client:
+def client(fakes: FakeServices, settings: Settings) -> Iterator[httpx.Client]:
+    with listening(settings, fakes) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
 
 
 @pytest.fixture
-def served() -> Callable[[Settings, House], AbstractContextManager[str]]:
+def served() -> Callable[[Settings, FakeServices], AbstractContextManager[str]]:
     return listening
 
 
 @pytest.fixture
-def with_layers(house: House) -> House:
+def with_layers(fakes: FakeServices) -> FakeServices:
     """SqueezeNet's version in the store, so far as its list of layers."""
-    folder = house.store._folder("squeezenet") / "1"
+    folder = fakes.store._folder("squeezenet") / "1"
     folder.mkdir(parents=True)
     (folder / MANIFEST).write_text(SERVED.manifest.model_dump_json())
     shapes: dict[str, list[int | None]] = {
@@ -76,4 +76,4 @@ def with_layers(house: House) -> House:
             for name, shape in shapes.items()
         ],
     )
-    return house
+    return fakes

@@ -1,7 +1,7 @@
-"""Small working parts for the service, in one process: no Redis, no worker, no database.
+"""Fake parts of the service in one process: no Redis, no worker, no database.
 
-They do what the real ones promise, with a network that is a histogram: its "probability" of class
-i grows with the mean brightness of the picture. The flow through the real ones is in tests/flow.
+They behave like the real ones, with a network that is a histogram: the class with the highest
+"probability" is the mean brightness of the image. The real ones are tested in tests/flow.
 """
 
 import asyncio
@@ -32,54 +32,55 @@ from contracts.errors import (
     VersionNotFound,
 )
 from contracts.faces.faces import FACE_MODEL
-from contracts.inference.inference import LaneOperation, Resize
+from contracts.inference.inference import Operation, Resize
 from contracts.inference.manifest import Manifest
 from contracts.inference.registry import LaneInfo, ModelInfo
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
 from contracts.pages import Page
 from contracts.queue.explain_messages import (
-    ActivationsAsk,
-    ActivationsNote,
-    ChannelNote,
-    MapNote,
-    read_ask,
+    ActivationsReply,
+    ActivationsRequest,
+    ChannelSummary,
+    ExplainReply,
+    parse_request,
 )
 from contracts.queue.heartbeat import HeldModel, WorkerBeat
 from contracts.queue.messages import Pixels, Reply
+from contracts.queue.redis_keys import QueueName
 from contracts.settings import Settings
 from database.audit import Audit
-from database.datasets import DatasetRows as Rows
+from database.datasets import DatasetRows
 from database.engine import open_engine
 from database.jobs.files import JobFiles
-from database.jobs.jobs import History
-from database.jobs.queries import Entry
-from database.keys import Keys, Snapshot
+from database.jobs.jobs import JobHistory
+from database.jobs.queries import JobEntry
+from database.keys import Keys, KeySnapshot
 from database.migrations import upgrade
 from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRecord, Record
 from models.catalog import CATALOG, network_of
 from models.datasets.archives.limits import Limits
-from models.datasets.library import Library
-from models.images.decode import Target
-from models.store.derived import Derived
+from models.datasets.store import DatasetStore
+from models.images.decode import ImageInput
+from models.store.derived import DerivedFormat
 from models.store.labels import Label
-from models.store.snapshot import Served
+from models.store.snapshot import ServedVersion
 from models.store.store import Store
-from service.auth.key_cache import Keyring
+from service.auth.key_cache import KeyCache
 from service.auth.rate_limit import RateLimits
 from service.datasets.service import Datasets
 from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
 from service.explanation.layers import LayerCheck
-from service.faces.context import FaceDesk, open_desk
+from service.faces.context import FaceServices, open_face_services
 from service.http import examples
 from service.jobs.queue import JobItem
-from tests.service.face_lane import judged, seen
+from tests.service.face_replies import clip_reply, faces_reply
 
 T = TypeVar("T")
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 
 
-SERVED = Served(
+SERVED = ServedVersion(
     Manifest.model_validate(examples.MANIFEST),
     tuple(Label(f"n{i:08d}", f"class {i}") for i in range(1000)),
 )
@@ -94,8 +95,8 @@ class Shrunk:
 
 
 @dataclass
-class PillowDecoder:
-    """Decodes in this process. Room for so many images may be set from outside."""
+class FakeDecoder:
+    """Decodes in this process. `room` is the number of images it accepts."""
 
     room: int = 1000
     runs: int = 0
@@ -104,7 +105,7 @@ class PillowDecoder:
         self,
         data: bytes,
         *,
-        network: Target,
+        network: ImageInput,
         resize: Resize,
         deadline_seconds: float,
         keep_pixels: int = 0,
@@ -127,8 +128,8 @@ class PillowDecoder:
 
 
 @dataclass
-class Brightness:
-    """Dispatch in this process. What it should do wrong can be set from outside."""
+class FakeDispatcher:
+    """Answers in this process. Tests set what it should do wrong."""
 
     delay: float = 0.0
     full: OpsinError | None = None
@@ -136,27 +137,23 @@ class Brightness:
     answers: list[Reply | OpsinError] = field(default_factory=list)
     cancelled: int = 0
     breaks: Exception | None = None
-    asked: list[tuple[LaneOperation, list[int], bytes]] = field(default_factory=list)
+    asked: list[tuple[Operation, list[int], bytes]] = field(default_factory=list)
 
-    def require_room(
-        self, network: str, version: int, operation: LaneOperation, deadline: float = math.inf
-    ) -> None:
-        """There is always room here, unless the test says otherwise."""
+    def require_room(self, queue: QueueName, deadline: float = math.inf) -> None:
+        """There is room unless the test says otherwise."""
         if self.full:
             raise self.full
 
     async def run(
         self,
-        network: str,
-        version: int,
-        operation: LaneOperation,
+        queue: QueueName,
         pixels: Sequence[Pixels],
         *,
         deadline: float,
         classes: Sequence[int] | None = None,
         note: bytes = b"",
     ) -> Sequence[Reply | OpsinError]:
-        self.asked.append((operation, list(classes or ()), note))
+        self.asked.append((queue.operation, list(classes or ()), note))
         if self.breaks:
             raise self.breaks
         if self.fails:
@@ -166,42 +163,42 @@ class Brightness:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        if operation == "faces":
-            return self.answers or [seen(p, version, note) for p in pixels]
-        if operation == "clip":
-            return self.answers or [judged(p, version, note) for p in pixels]
+        if queue.operation == "faces":
+            return self.answers or [faces_reply(p, queue.version, note) for p in pixels]
+        if queue.operation == "clip":
+            return self.answers or [clip_reply(p, queue.version, note) for p in pixels]
         if classes is not None:
             pairs = zip(pixels, classes, strict=True)
-            return self.answers or [_reason(version, p, index, note) for p, index in pairs]
-        return self.answers or [self._reply(network, version, operation, p) for p in pixels]
+            return self.answers or [_reason(queue.version, p, index, note) for p, index in pairs]
+        return self.answers or [self._reply(queue, p) for p in pixels]
 
-    def _reply(self, network: str, version: int, operation: LaneOperation, pixels: Pixels) -> Reply:
-        row = network_of(network)
-        size = row.classes if operation == "classify" else row.features
+    def _reply(self, queue: QueueName, pixels: Pixels) -> Reply:
+        row = network_of(queue.model)
+        size = row.classes if queue.operation == "classify" else row.features
         vector = np.zeros(size, np.float32)
         bright = int(pixels.mean())
         vector[bright], vector[(bright + 1) % size] = 0.75, 0.25
-        return Reply(bytes(16), version, 4, 0.001, 0.01, vector=vector)
+        return Reply(bytes(16), queue.version, 4, 0.001, 0.01, vector=vector)
 
 
 def _reason(version: int, pixels: Pixels, class_index: int, note: bytes) -> Reply:
-    """A map that is strongest at the upper left; of class 7 nothing speaks for it."""
-    question = read_ask(note)
-    if isinstance(question, ActivationsAsk):
+    """A heatmap that is strongest at the upper left; for class 7 it is empty."""
+    question = parse_request(note)
+    if isinstance(question, ActivationsRequest):
         channels = tuple(
-            ChannelNote(index=at, smallest=0, largest=at, mean=at / 2) for at in range(3)
+            ChannelSummary(index=at, smallest=0, largest=at, mean=at / 2) for at in range(3)
         )
-        told = ActivationsNote(shape=(2, 2), layer="maps", total=3, channels=channels)
+        told = ActivationsReply(shape=(2, 2), layer="maps", total=3, channels=channels)
         vector = np.repeat(np.arange(3, dtype=np.float32), 4) * np.tile([0, 1, 1, 0], 3)
         return Reply(bytes(16), version, 1, 0.001, 0.01, vector=vector, note=told.pack())
     target = int(pixels.mean()) if class_index < 0 else class_index
     grid = np.array([1.0, 0.5, 0.25, 0.0], np.float32) * (target != 7)
-    answer = MapNote(shape=(2, 2), layer="maps", target=target, probability=0.75)
+    answer = ExplainReply(shape=(2, 2), layer="maps", target=target, probability=0.75)
     return Reply(bytes(16), version, 4, 0.001, 0.01, vector=grid, note=answer.pack())
 
 
-class OneWorker:
-    """Presence of one worker that holds SqueezeNet."""
+class FakeWorkers:
+    """One worker that has loaded SqueezeNet."""
 
     def __init__(self) -> None:
         held = HeldModel(
@@ -242,8 +239,8 @@ class OneWorker:
         ]
 
     def choose(
-        self, model: str | None, version: str | None, operation: LaneOperation
-    ) -> tuple[Served, int]:
+        self, model: str | None, version: str | None, operation: Operation
+    ) -> tuple[ServedVersion, int]:
         if model == FACE_MODEL and operation in {"faces", "clip"} and self.finds_faces:
             return SERVED, 1
         if model not in {None, "squeezenet"}:
@@ -253,7 +250,7 @@ class OneWorker:
         return SERVED, 1
 
     async def refresh(self) -> None:
-        """It is always as it was."""
+        """Nothing ever changes."""
 
     async def until_served(self, model: str, version: int, *, seconds: float) -> bool:
         return version == 1
@@ -263,14 +260,14 @@ class OneWorker:
 
 
 @dataclass
-class Shelf:
-    """Jobs in a dict: the queue that takes them and the store that shows them."""
+class FakeJobs:
+    """Jobs in a dict, as the queue and as the table of jobs."""
 
     jobs: dict[str, Job] = field(default_factory=dict)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     submitted: list[Sequence[JobItem]] = field(default_factory=list)
     worked: list[tuple[JobKind, dict[str, Any], dict[str, bytes]]] = field(default_factory=list)
-    entries: dict[str, list[Entry]] = field(default_factory=dict)
+    entries: dict[str, list[JobEntry]] = field(default_factory=dict)
 
     async def submit(
         self,
@@ -339,9 +336,9 @@ class Shelf:
     async def earlier(self, kind: JobKind, key: str, digest: str) -> Job | None:
         return self._first((key, digest))
 
-    def history(self, job_id: str, after: int = 0) -> History:
-        told = [entry for entry in self.entries.get(job_id, []) if entry.told > after]
-        return History(self.get(job_id), told)
+    def history(self, job_id: str, after: int = 0) -> JobHistory:
+        told = [entry for entry in self.entries.get(job_id, []) if entry.sequence > after]
+        return JobHistory(self.get(job_id), told)
 
     def depths(self) -> dict[str, tuple[int, int]]:
         return {"training": (2, 1)}
@@ -357,7 +354,7 @@ class Shelf:
         more = len(found) > limit
         return Page(items=found[:limit], next_cursor=found[limit - 1].id if more else None)
 
-    def learning_from(self, subject_id: str) -> tuple[str, ...]:
+    def using_subject(self, subject_id: str) -> tuple[str, ...]:
         return tuple(
             f"job_{place}"
             for place, (_, request, _) in enumerate(self.worked)
@@ -373,58 +370,64 @@ class Shelf:
         del self.jobs[job_id]
 
 
-class Unhurried:
-    """Conversions that are never done in time."""
+class SlowConversions:
+    """Conversions that are never finished in time."""
 
-    async def until_made(self, model: str, version: int, kind: Derived, *, seconds: float) -> None:
+    async def until_made(
+        self, model: str, version: int, kind: DerivedFormat, *, seconds: float
+    ) -> None:
         raise ModelNotReady("It is being converted. Ask again.", retry_after=10)
 
 
 def datasets_in(folder: Path, limits: Limits | None = None) -> Datasets:
-    """Real datasets; the database has no tables until `with_tables` makes them."""
+    """Real datasets; their database has no tables yet."""
     engine = open_engine(f"sqlite:///{folder / 'opsin.db'}")
-    library = Library(folder / "datasets", limits or Limits(free_bytes=0))
-    return Datasets(library, Rows(engine, lambda: datetime.now(UTC)))
+    store = DatasetStore(folder / "datasets", limits or Limits(free_bytes=0))
+    return Datasets(store, DatasetRows(engine, lambda: datetime.now(UTC)))
 
 
-def desk_in(folder: Path, *, redis_url: str = "unix:///nowhere", tables: bool = False) -> FaceDesk:
-    """A real desk of faces; without an address, Redis does not answer."""
+def face_services_in(
+    folder: Path, *, redis_url: str = "unix:///nowhere", tables: bool = False
+) -> FaceServices:
+    """Real face services; without a URL, Redis does not respond."""
     settings = Settings(_env_file=None, home=folder)
     engine = open_engine(settings.database)
     if tables:
         upgrade(settings.database)
     client = Redis.from_url(redis_url)
-    return open_desk(settings, engine, client, JobFiles.of(settings), lambda: datetime.now(UTC))
+    return open_face_services(
+        settings, engine, client, JobFiles.of(settings), lambda: datetime.now(UTC)
+    )
 
 
 @dataclass
-class House:
-    """All parts of one service, within reach of a test.
+class FakeServices:
+    """The parts of one service, for tests to read and change.
 
-    Its keys and audit log have tables once `with_keys` was called.
+    Keys and audit log have tables once `with_keys` was called.
     """
 
-    dispatch: Brightness = field(default_factory=Brightness)
-    presence: OneWorker = field(default_factory=OneWorker)
-    shelf: Shelf = field(default_factory=Shelf)
-    decoder: PillowDecoder = field(default_factory=PillowDecoder)
-    renderer: PillowDecoder = field(default_factory=PillowDecoder)
+    dispatcher: FakeDispatcher = field(default_factory=FakeDispatcher)
+    workers: FakeWorkers = field(default_factory=FakeWorkers)
+    jobs: FakeJobs = field(default_factory=FakeJobs)
+    decoder: FakeDecoder = field(default_factory=FakeDecoder)
+    renderer: FakeDecoder = field(default_factory=FakeDecoder)
     store: Store = field(default_factory=lambda: Store(Path(tempfile.mkdtemp(), "store")))
     files: JobFiles = field(default_factory=lambda: JobFiles(Path(tempfile.mkdtemp(), "jobs")))
     datasets: Datasets = field(default_factory=lambda: datasets_in(Path(tempfile.mkdtemp())))
-    faces: FaceDesk = field(default_factory=lambda: desk_in(Path(tempfile.mkdtemp())))
+    faces: FaceServices = field(default_factory=lambda: face_services_in(Path(tempfile.mkdtemp())))
     explanations: ExplanationCache = field(default_factory=lambda: ExplanationCache(100_000))
     engine: Engine = field(
         default_factory=lambda: open_engine(f"sqlite:///{tempfile.mkdtemp()}/keys.db")
     )
     redis: Redis = field(default_factory=lambda: Redis(unix_socket_path="/nowhere"))
     database: bool = True
-    opened: int = 0
+    open_count: int = 0
     keyed: bool = False
 
     def with_keys(self) -> Keys:
-        """The real table of keys, which the service looks into when it is opened."""
-        tables = [one.__table__ for one in (KeyRecord, KeyRevisionRecord, AuditRecord)]
+        """The real table of keys, which the service reads when it starts."""
+        tables = [record.__table__ for record in (KeyRecord, KeyRevisionRecord, AuditRecord)]
         Record.metadata.create_all(self.engine, tables=[*tables, AnswerRecord.__table__])
         self.keyed = True
         return self.keys
@@ -438,44 +441,44 @@ class House:
         return Audit(self.engine, lambda: datetime.now(UTC))
 
     @asynccontextmanager
-    async def opening(self, settings: Settings) -> AsyncIterator[Services]:
-        self.opened += 1
-        keyring = Keyring(settings, self.keys)
+    async def open_services(self, settings: Settings) -> AsyncIterator[Services]:
+        self.open_count += 1
+        key_cache = KeyCache(settings, self.keys)
         if self.keyed:
-            await keyring.start()
+            await key_cache.start()
         else:
-            keyring.adopt(Snapshot(revision=0, keys={}, ever=0))
+            key_cache.replace(KeySnapshot(revision=0, keys={}, ever_created=0))
         yield Services(
             settings=settings,
-            presence=self.presence,
-            dispatch=self.dispatch,
+            workers=self.workers,
+            dispatcher=self.dispatcher,
             decoder=self.decoder,
             renderer=self.renderer,
-            queue=self.shelf,
-            jobs=self.shelf,
+            job_queue=self.jobs,
+            jobs=self.jobs,
             job_files=self.files,
             store=self.store,
-            conversions=Unhurried(),
+            conversions=SlowConversions(),
             datasets=self.datasets,
             explanations=self.explanations,
             layers=LayerCheck(self.store),
             keys=self.keys,
-            keyring=keyring,
+            key_cache=key_cache,
             rate_limits=RateLimits(self.redis),
             audit=self.audit,
             faces=self.faces,
             database_ok=lambda: self.database,
             started_at=1.0,
         )
-        await keyring.stop()
+        await key_cache.stop()
         await self.redis.aclose()
         if self.faces.redis is not None:
             await self.faces.redis.aclose()
-        self.opened -= 1
+        self.open_count -= 1
 
 
-def picture(brightness: int = 100, *, width: int = 40, height: int = 30) -> bytes:
-    """A grey PNG."""
+def gray_png(brightness: int = 100, *, width: int = 40, height: int = 30) -> bytes:
+    """A gray PNG image."""
     buffer = io.BytesIO()
     Image.new("L", (width, height), brightness).save(buffer, "PNG")
     return buffer.getvalue()

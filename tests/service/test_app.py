@@ -1,4 +1,4 @@
-"""What holds for all of the application: what it loads, and that all in it is written down."""
+"""The application as a whole: what it imports, and that all of it is documented."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 from contracts.errors import CODES
 from contracts.settings import RELEASE, Settings
-from tests.service.parts import House
+from tests.service.parts import FakeServices
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("tensorflow", "keras", "h5py", "onnx", "jax", "torch")
@@ -37,9 +37,9 @@ def test_the_api_process_loads_no_network_library() -> None:
     assert int(memory) < MEMORY_MIB
 
 
-def test_the_lifespan_opens_and_closes(client: httpx.Client, house: House) -> None:
+def test_the_lifespan_opens_and_closes(client: httpx.Client, fakes: FakeServices) -> None:
     assert client.get("/healthz").status_code == 200
-    assert house.opened == 1
+    assert fakes.open_count == 1
 
 
 @pytest.fixture

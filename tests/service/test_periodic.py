@@ -1,18 +1,18 @@
 import asyncio
 
-from service.periodic import Rounds
+from service.periodic import PeriodicTask
 
 
-def test_a_fault_costs_one_round_and_not_those_after_it() -> None:
+def test_a_failure_ends_one_run_only() -> None:
     done: list[int] = []
 
     async def work() -> None:
         done.append(len(done))
         if len(done) == 1:
-            raise KeyError("nobody thought of this")
+            raise KeyError("unexpected")
 
     async def body() -> None:
-        rounds = Rounds("test", work, seconds=0.001)
+        rounds = PeriodicTask("test", work, seconds=0.001)
         rounds.start()
         await asyncio.sleep(1)
         assert len(done) > 2
@@ -24,7 +24,7 @@ def test_a_fault_costs_one_round_and_not_those_after_it() -> None:
     asyncio.run(body())
 
 
-def test_a_failing_round_waits_longer() -> None:
+def test_the_pause_after_a_failure() -> None:
     done: list[float] = []
 
     async def body() -> None:
@@ -32,7 +32,7 @@ def test_a_failing_round_waits_longer() -> None:
             done.append(asyncio.get_running_loop().time())
             raise ConnectionError
 
-        rounds = Rounds("test", work, seconds=0, after_fault=0.05)
+        rounds = PeriodicTask("test", work, seconds=0, after_fault=0.05)
         rounds.start()
         await asyncio.sleep(0.14)
         await rounds.stop()
@@ -41,7 +41,7 @@ def test_a_failing_round_waits_longer() -> None:
     assert 2 <= len(done) <= 4
 
 
-def test_it_ends_even_where_a_cancellation_is_swallowed() -> None:
+def test_it_stops_even_if_a_cancellation_is_swallowed() -> None:
     async def work() -> None:
         try:
             await asyncio.sleep(0.05)
@@ -49,7 +49,7 @@ def test_it_ends_even_where_a_cancellation_is_swallowed() -> None:
             await asyncio.sleep(0)
 
     async def body() -> None:
-        rounds = Rounds("test", work, seconds=0)
+        rounds = PeriodicTask("test", work, seconds=0)
         rounds.start()
         await asyncio.sleep(0.02)
         async with asyncio.timeout(2):

@@ -1,4 +1,4 @@
-"""No key ends in a log, whatever is done with it: a real process is asked, its log is searched."""
+"""No key is logged, whatever a client does with it: searches the log of a real process."""
 
 import os
 import signal
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import httpx
 
-from tests.service.parts import picture
+from tests.service.parts import gray_png
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = "bootstrap-secret-91c7"
 PROGRAM = """
 from contracts.settings import Settings
 from service.server import serve
-from tests.service.parts import House
-house = House()
-house.with_keys()
-house.dispatch.breaks = ZeroDivisionError("on purpose")
+from tests.service.parts import FakeServices
+fakes = FakeServices()
+fakes.with_keys()
+fakes.dispatcher.breaks = ZeroDivisionError("on purpose")
 settings = Settings(_env_file=None, port={port}, api_key="{key}", log_level="debug")
-serve(settings, house.opening)
+serve(settings, fakes.open_services)
 """
 
 
@@ -46,13 +46,13 @@ def test_keys_are_not_logged() -> None:
             process.kill()
     assert '"path": "/v1/keys"' in log
     assert '"path": "/v1/models/opsin_\\u2026"' in log or '"/v1/models/opsin_…"' in log
-    assert "on purpose" in log  # a trace was written, too
+    assert "on purpose" in log  # a traceback was written, too
     for secret in secrets:
         assert secret not in log
 
 
 def _use(url: str, port: int) -> list[str]:
-    """Keys right, wrong and misplaced; returns what of them is secret."""
+    """Send valid, wrong and misplaced keys; returns their secrets."""
     until = time.monotonic() + 60
     while True:
         try:
@@ -72,7 +72,7 @@ def _use(url: str, port: int) -> list[str]:
     assert httpx.get(f"{url}/v1/models?api_key={key}").status_code == 400
     assert httpx.get(f"{url}/v1/models/{key}", headers=mine).status_code == 400
     broken = httpx.post(
-        f"{url}/v1/classify", content=picture(), headers=mine | {"Content-Type": "image/png"}
+        f"{url}/v1/classify", content=gray_png(), headers=mine | {"Content-Type": "image/png"}
     )
     assert broken.status_code == 500
     assert key not in broken.text

@@ -11,31 +11,31 @@ import httpx
 import pytest
 
 from contracts.settings import Settings
-from service.server import OpenToTheWorldError, server_config
-from tests.service.parts import House, picture
+from service.server import UnprotectedAddressError, server_config
+from tests.service.parts import FakeServices, gray_png
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 from contracts.settings import Settings
 from service.server import serve
-from tests.service.parts import House
-house = House()
-house.dispatch.delay = {delay}
-serve(Settings(_env_file=None, port={port}, shutdown_seconds={seconds}), house.opening)
+from tests.service.parts import FakeServices
+fakes = FakeServices()
+fakes.dispatcher.delay = {delay}
+serve(Settings(_env_file=None, port={port}, shutdown_seconds={seconds}), fakes.open_services)
 """
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org"])
-def test_it_does_not_stand_open_to_the_world(house: House, host: str) -> None:
-    with pytest.raises(OpenToTheWorldError, match="OPSIN_API_KEY"):
-        server_config(Settings(_env_file=None, host=host), house.opening)
+def test_a_public_address_needs_a_key(fakes: FakeServices, host: str) -> None:
+    with pytest.raises(UnprotectedAddressError, match="OPSIN_API_KEY"):
+        server_config(Settings(_env_file=None, host=host), fakes.open_services)
     keyed = Settings(_env_file=None, host=host, api_key="a-key-of-sixteen-or-more")
-    assert server_config(keyed, house.opening).host == host
+    assert server_config(keyed, fakes.open_services).host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.3.2.1"])
-def test_on_loopback_it_may(house: House, host: str) -> None:
-    assert not server_config(Settings(_env_file=None, host=host), house.opening).access_log
+def test_loopback_needs_no_key(fakes: FakeServices, host: str) -> None:
+    assert not server_config(Settings(_env_file=None, host=host), fakes.open_services).access_log
 
 
 def start(delay: float, seconds: float = 2) -> tuple[subprocess.Popen[str], str]:
@@ -62,14 +62,14 @@ def start(delay: float, seconds: float = 2) -> tuple[subprocess.Popen[str], str]
 
 
 @pytest.mark.parametrize(("delay", "finishes"), [(0.8, True), (60, False)])
-def test_told_to_stop_it_finishes_within_bounds(delay: float, finishes: bool) -> None:
+def test_a_stopped_server_finishes_within_its_time(delay: float, finishes: bool) -> None:
     process, url = start(delay)
     try:
         with httpx.Client(timeout=20) as client:
             request = client.build_request(
                 "POST",
                 url + "/v1/classify",
-                content=picture(),
+                content=gray_png(),
                 headers={"Content-Type": "image/png"},
             )
             client.get(url + "/healthz")

@@ -1,1 +1,1 @@
-"""Micro-batch inference: the worker end of the inference queue."""
+"""The inference worker: takes images from the queues in batches, runs the networks, replies."""

@@ -1,69 +1,70 @@
-"""Work for a version that this worker does not hold: handed to one that does.
+"""Sends Celery tasks from a worker: the next task of a queue, and tasks for another worker.
 
-While a version is promoted, workers come to hold it one after the other, and Celery's queue of a
-model is common to all of them. Who draws a task too early asks the beats and passes it on.
+While a version is being promoted, workers load it one after the other, and all of them consume the
+same Celery queue of the model. A worker that receives a task for a version that it has not loaded
+reads the heartbeats and forwards the task.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import redis
 import structlog
-from pydantic import ValidationError
+from celery import Celery
 
 from contracts.queue import redis_keys
-from contracts.queue.heartbeat import WorkerBeat
+from contracts.queue.heartbeat import read_heartbeats
+from contracts.queue.redis_keys import QueueName
+from models.catalog import queue_of
 
 log = structlog.get_logger()
 
-Send = Callable[[str, list[Any], str], None]
-"""Sends a Celery task: its name, its arguments, the queue."""
 
-
-class Elsewhere:
-    """Finds another worker for a task.
+class TaskForwarder:
+    """Sends tasks to other workers, or to any worker.
 
     Args:
+        app: Sends the tasks.
         client: A connection whose answers are bytes.
-        worker_id: Ours, which is not elsewhere.
-        send: Sends a task.
+        worker_id: This worker, to which nothing is forwarded.
     """
 
-    def __init__(self, client: "redis.Redis", worker_id: str, send: Send) -> None:
+    def __init__(self, app: Celery, client: "redis.Redis", worker_id: str) -> None:
+        self._app = app
         self._client = client
         self._worker_id = worker_id
-        self._send = send
 
-    def pass_on(self, task: str, args: list[Any], model: str, version: int | None) -> bool:
-        """Send the task to a worker that holds the version, or any of the model.
+    def schedule(self, queue: QueueName) -> None:
+        """Send a queue's next task to any worker of the model."""
+        self._send_batch_task(queue, queue_of(queue.model))
 
-        Returns:
-            Whether there is one.
-        """
-        holder = self._holder(model, version)
-        if holder is None:
+    def forward_batch(self, queue: QueueName) -> bool:
+        """Send a queue's task to a worker that has loaded the version; False if none has."""
+        worker = self._find_worker(queue.model, queue.version)
+        if worker is None:
             return False
-        self._send(task, args, redis_keys.own_queue(holder))
-        log.info("passed_on", task=task, model=model, version=version, to=holder)
+        self._send_batch_task(queue, redis_keys.own_queue(worker))
+        log.info("task_forwarded", queue=queue.key, to=worker)
         return True
 
-    def _holder(self, model: str, version: int | None) -> str | None:
-        members = cast(set[bytes], self._client.smembers(redis_keys.WORKERS))
-        keys = [redis_keys.worker_beat(raw.decode()) for raw in members]
-        for raw in cast(list[bytes | None], self._client.mget(keys) if keys else []):
-            beat = _read(raw)
-            if beat is None or beat.id == self._worker_id:
-                continue
-            held = beat.held(model)
-            if held and (version is None or version in held):
-                return beat.id
-        return None
+    def forward_job(self, job_id: str, model: str) -> bool:
+        """Send a job to a worker that has loaded any version of the model; False if none has."""
+        worker = self._find_worker(model, None)
+        if worker is None:
+            return False
+        self._app.send_task(
+            redis_keys.TASK_RUN_JOB, args=[job_id, model], queue=redis_keys.own_queue(worker)
+        )
+        log.info("task_forwarded", job=job_id, to=worker)
+        return True
 
+    def _send_batch_task(self, queue: QueueName, celery_queue: str) -> None:
+        args: list[Any] = [queue.model, queue.version, queue.operation]
+        expires = redis_keys.SCHEDULED_EXPIRE_MS / 1000
+        self._app.send_task(redis_keys.TASK_BATCH, args=args, queue=celery_queue, expires=expires)
 
-def _read(raw: bytes | None) -> WorkerBeat | None:
-    if raw is None:
+    def _find_worker(self, model: str, version: int | None) -> str | None:
+        for worker in read_heartbeats(self._client).workers:
+            loaded = worker.loaded_versions(model)
+            if worker.id != self._worker_id and loaded and (version is None or version in loaded):
+                return worker.id
         return None
-    try:
-        return WorkerBeat.model_validate_json(raw)
-    except ValidationError:
-        return None  # of another release

@@ -1,4 +1,4 @@
-"""The worker's signs of life: once a second, what it is and which models it holds."""
+"""The worker's heartbeat: once a second, what it is and which models it has loaded."""
 
 import os
 import socket
@@ -10,19 +10,24 @@ import redis
 import structlog
 
 from contracts.queue import redis_keys
-from contracts.queue.heartbeat import BEAT_EXPIRY_SECONDS, BEAT_SECONDS, HeldModel, WorkerBeat
+from contracts.queue.heartbeat import (
+    HEARTBEAT_EXPIRE_SECONDS,
+    HEARTBEAT_SECONDS,
+    HeldModel,
+    WorkerBeat,
+)
 from contracts.settings import RELEASE
 
 log = structlog.get_logger()
 
 
-class Presence:
-    """A thread that beats while the process lives.
+class HeartbeatPublisher:
+    """A thread that publishes a heartbeat for as long as the process lives.
 
     Args:
-        client: A connection of its own.
+        client: A connection that no other thread uses.
         worker_id: Unique to this process: a restarted worker is another worker.
-        queues: Of a job worker: how many jobs of each queue it runs at a time.
+        queues: For a job worker, how many jobs of each queue it runs at a time.
     """
 
     def __init__(
@@ -33,43 +38,43 @@ class Presence:
         self._id = worker_id
         self._started_at = time.time()
         self._stopped = Event()
-        self._thread = Thread(target=self._beat_on, name="presence", daemon=True)
+        self._thread = Thread(target=self._run, name="heartbeat", daemon=True)
         self._models: tuple[HeldModel, ...] = ()
         self._devices: tuple[str, ...] = ()
-        self._traces: Callable[[], int] = lambda: 0
+        self._count_traces: Callable[[], int] = lambda: 0
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Say goodbye, so that nobody waits for the last beat to expire."""
+        """Remove the heartbeat at once, so that nobody has to wait until it expires."""
         self._stopped.set()
-        self._thread.join(timeout=2 * BEAT_SECONDS)
+        self._thread.join(timeout=2 * HEARTBEAT_SECONDS)
         try:
-            self._client.delete(redis_keys.worker_beat(self._id))
+            self._client.delete(redis_keys.heartbeat_key(self._id))
             self._client.srem(redis_keys.WORKERS, self._id)
         except redis.RedisError:
-            log.warning("goodbye_not_sent")
+            log.warning("heartbeat_not_removed")
 
-    def tell(self, *models: HeldModel) -> None:
-        """Tell at once, not at the next beat, how all models fare; only if something changed."""
+    def report(self, *models: HeldModel) -> None:
+        """Set the state of all models; if it has changed, publish it at once."""
         if models != self._models:
             self._models = models
-            self._beat()
+            self._publish()
 
-    def tell_devices(self, devices: tuple[str, ...]) -> None:
+    def set_devices(self, devices: tuple[str, ...]) -> None:
         self._devices = devices
 
-    def count_traces(self, traces: Callable[[], int]) -> None:
-        """From now on, tell of so many; asked at every beat, by the thread that beats."""
-        self._traces = traces
+    def set_trace_counter(self, count: Callable[[], int]) -> None:
+        """Publish this number of traces from now on; called by the heartbeat's thread."""
+        self._count_traces = count
 
-    def _beat_on(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
-            self._beat()
+    def _run(self) -> None:
+        while not self._stopped.wait(HEARTBEAT_SECONDS):
+            self._publish()
 
-    def _beat(self) -> None:
-        beat = WorkerBeat(
+    def _publish(self) -> None:
+        heartbeat = WorkerBeat(
             id=self._id,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -78,18 +83,18 @@ class Presence:
             started_at=self._started_at,
             beat_at=time.time(),
             models=self._models,
-            traces=self._traces(),
+            traces=self._count_traces(),
             queues=self._queues,
         )
         try:
             pipe = self._client.pipeline()
             pipe.sadd(redis_keys.WORKERS, self._id)
             pipe.set(
-                redis_keys.worker_beat(self._id),
-                beat.model_dump_json(),
-                px=int(BEAT_EXPIRY_SECONDS * 1000),
+                redis_keys.heartbeat_key(self._id),
+                heartbeat.model_dump_json(),
+                px=int(HEARTBEAT_EXPIRE_SECONDS * 1000),
             )
             pipe.execute()
         except redis.RedisError as error:
-            # Redis is away; the next beat tries again.
-            log.warning("beat_not_sent", error=type(error).__name__)
+            # The next heartbeat tries again.
+            log.warning("heartbeat_not_sent", error=type(error).__name__)

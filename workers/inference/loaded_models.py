@@ -1,12 +1,12 @@
 """The versions a worker has in memory, and which of them answers for which alias.
 
-Written by the one thread that loads and drops (`workers.inference.model_manager`), read by whoever
-computes. Who has taken a version out keeps it alive until done, so dropping never disturbs a batch.
+Written by the thread that loads and evicts (`workers.inference.model_manager`), read by the threads
+that compute. A caller that has got a version keeps it alive, so eviction never disturbs a batch.
 """
 
 from typing import Protocol
 
-from contracts.inference.inference import LaneOperation, Operation
+from contracts.inference.inference import Operation, VectorOperation
 from contracts.inference.manifest import Manifest
 from contracts.queue.messages import Pixels, Vector
 from models.explain.results import Explanations, Indices
@@ -14,12 +14,12 @@ from models.store.labels import Label
 
 
 class Predictor(Protocol):
-    """What runs a batch; `models.serving.predictor` has the real one."""
+    """What runs a batch; `models.serving.predictor` has the implementation."""
 
     version: int
     manifest: Manifest
     labels: tuple[Label, ...]
-    operations: tuple[LaneOperation, ...]
+    operations: tuple[Operation, ...]
     runtime: str
     runtime_reason: str | None
 
@@ -32,24 +32,24 @@ class Predictor(Protocol):
     def can_explain(self, *, hires: bool = False) -> bool: ...
 
     def load_explain(self, *, hires: bool = False) -> None:
-        """Read what `explain` needs beyond the rest; it may take seconds."""
+        """Load what `explain` needs in addition; may take seconds."""
         ...
 
-    def run(self, operation: Operation, images: Pixels) -> Vector:
+    def run(self, operation: VectorOperation, images: Pixels) -> Vector:
         """Images (n, h, w, 3) uint8 to outputs (n, k) float32."""
         ...
 
     def explain(self, images: Pixels, classes: Indices, *, hires: bool = False) -> Explanations:
-        """Why each image would be of its class; a negative class is the most probable."""
+        """Heatmaps of the given classes; a negative class means the most probable one."""
         ...
 
 
-class Held:
-    """The versions in memory. Each method is one step that other threads see whole."""
+class LoadedModels:
+    """The versions in memory. Each method is atomic for other threads."""
 
     def __init__(self) -> None:
         self._versions: dict[tuple[str, int], Predictor] = {}
-        self._standing: dict[str, dict[str, int]] = {}
+        self._active: dict[str, dict[str, int]] = {}
 
     def get(self, model: str, version: int) -> Predictor | None:
         return self._versions.get((model, version))
@@ -62,20 +62,21 @@ class Held:
         """Model and number of every version."""
         return list(self._versions)
 
-    def standing(self, model: str, alias: str) -> Predictor | None:
-        """What answers for an alias: its own version, or the one before until that is loaded."""
-        version = self._standing.get(model, {}).get(alias)
+    def active(self, model: str, alias: str) -> Predictor | None:
+        """The version that answers for an alias: its own, or the previous one until that loads."""
+        version = self.aliases(model).get(alias)
         return None if version is None else self.get(model, version)
 
     def aliases(self, model: str) -> dict[str, int]:
         """The version that answers for each alias of a model."""
-        return self._standing.get(model, {})
+        return self._active.get(model, {})
 
-    def put(self, model: str, predictor: Predictor) -> None:
+    def add(self, model: str, predictor: Predictor) -> None:
         self._versions[model, predictor.version] = predictor
 
-    def stand(self, model: str, aliases: dict[str, int]) -> None:
-        self._standing[model] = aliases
+    def activate(self, model: str, aliases: dict[str, int]) -> None:
+        """Let these versions answer for these aliases from now on, and for no others."""
+        self._active[model] = aliases
 
-    def drop(self, model: str, version: int) -> None:
+    def remove(self, model: str, version: int) -> None:
         self._versions.pop((model, version), None)

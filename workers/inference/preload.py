@@ -1,9 +1,9 @@
-"""Loads what the first heatmap needs in a moment when nobody asks for anything.
+"""Loads what the first heatmap needs while the worker is idle.
 
-A heatmap comes from a graph of its own, which is read, compiled, judged and run once: a second or
-two, and where OpenVINO cannot read it, many, as then TensorFlow is loaded. Here that is done before
-anybody asks, but after everything else: when all is loaded that serves, the worker has been idle
-for a while, and there is memory to spare.
+Heatmaps come from a separate graph, which has to be read, compiled, compared and run once. That
+takes a second or two, and much longer if OpenVINO cannot read the graph, since TensorFlow is loaded
+then. Here it is done before anyone asks for a heatmap, but after everything else: when all versions
+are loaded, the worker has been idle for a while, and there is memory to spare.
 """
 
 import math
@@ -18,103 +18,111 @@ import structlog
 
 from contracts.errors import VersionNotFound
 from models.store.store import Store
-from workers.inference.loaded_models import Held, Predictor
+from workers.inference.loaded_models import LoadedModels, Predictor
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 IDLE_SECONDS = 2.0
-# What is left to everybody else, or to TensorFlow where it must explain (700 MB).
+# Left for other processes, or for TensorFlow if it must explain (700 MB).
 _SPARE_BYTES = 1_000_000_000
-# Where memory is short, the next look: it costs little, and somebody may have ended.
+# The next check when memory was short; it costs little, and another process may have ended.
 RETRY_SECONDS = 60.0
-# Read into memory, they are there once as a file's pages and once as they are computed with.
+# Weights are in memory once as pages of the file and once as they are computed with.
 _COPIES = 2
-_CONTAINER = Path("/sys/fs/cgroup")
+_CGROUP = Path("/sys/fs/cgroup")
 
-Preload = Literal["auto", "on", "off"]
+PreloadMode = Literal["auto", "on", "off"]
 
 
-class Idle(Protocol):
-    """What knows how long the worker has had nothing to do."""
+class IdleTime(Protocol):
+    """How long the worker has been idle; `Batcher` is the implementation."""
 
     @property
     def idle_seconds(self) -> float: ...
 
 
-class Preloading:
-    """Of one worker; runs in a thread of its own.
+class LoadingState(Protocol):
+    """Whether a version is being loaded; `ModelManager` is the implementation."""
+
+    @property
+    def is_loading(self) -> bool: ...
+
+
+class Preloader:
+    """Loads the explain graphs of one worker, in a separate thread.
 
     Args:
-        held: The versions in memory.
+        models: The versions in memory.
         store: Where their files are.
-        wanted: ``auto``: only where there is memory to spare.
-        idle: Says for how long nobody has asked for anything.
-        is_loading: Whether a version is on its way, which goes first.
-        available: Bytes of memory that could still be had.
-        clock: Seconds that only grow.
+        mode: ``auto``: only if there is memory to spare.
+        batcher: Says how long the worker has been idle.
+        manager: Says whether a version is being loaded, which has priority.
+        available: Bytes of memory that this process could still take.
+        clock: Monotonic seconds.
     """
 
     def __init__(
         self,
-        held: Held,
+        models: LoadedModels,
         store: Store,
-        wanted: Preload,
+        mode: PreloadMode,
         *,
-        idle: Idle,
-        is_loading: Callable[[], bool],
+        batcher: IdleTime,
+        manager: LoadingState,
         available: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._held = held
+        self._models = models
         self._store = store
-        self._wanted = wanted
-        self._idle = idle
-        self._is_loading = is_loading
+        self._mode = mode
+        self._batcher = batcher
+        self._manager = manager
         self._available = available
         self._clock = clock
-        # Never again, and not before; both only of versions in memory.
-        self._left: set[tuple[str, int]] = set()
-        self._later: dict[tuple[str, int], float] = {}
+        self._failed: set[tuple[str, int]] = set()
+        self._not_before: dict[tuple[str, int], float] = {}
 
-    def watch(self, stopping: Event) -> None:
-        """Look again and again until told to stop."""
-        if self._wanted == "off":
+    def run(self, stopping: Event) -> None:
+        """Check again and again until told to stop."""
+        if self._mode == "off":
             return
-        while not stopping.wait(LOOK_SECONDS):
-            self.look()
+        while not stopping.wait(CHECK_SECONDS):
+            self.run_once()
 
-    def look(self) -> None:
-        """Load for one version, if this is the moment and there is one."""
-        if self._is_loading() or self._idle.idle_seconds < IDLE_SECONDS:
+    def run_once(self) -> None:
+        """Load the graph of one version, if there is one to load and now is the time."""
+        if self._manager.is_loading or self._batcher.idle_seconds < IDLE_SECONDS:
             return
-        held = self._held.all()
-        self._left.intersection_update(held)
-        self._later = {one: at for one, at in self._later.items() if one in held}
-        for model, version in held:
-            predictor = self._held.get(model, version)
-            if predictor is not None and self._wants(model, version, predictor):
+        versions = self._models.all()
+        self._failed.intersection_update(versions)
+        self._not_before = {
+            key: seconds for key, seconds in self._not_before.items() if key in versions
+        }
+        for model, version in versions:
+            predictor = self._models.get(model, version)
+            if predictor is not None and self._should_load(model, version, predictor):
                 self._load(model, version, predictor)
                 return
 
-    def _wants(self, model: str, version: int, predictor: Predictor) -> bool:
+    def _should_load(self, model: str, version: int, predictor: Predictor) -> bool:
         if "heatmap" not in predictor.operations or predictor.can_explain():
             return False
-        one, now = (model, version), self._clock()
-        if one in self._left or now < self._later.get(one, now):
+        key, now = (model, version), self._clock()
+        if key in self._failed or now < self._not_before.get(key, now):
             return False
-        if self._wanted == "on" or self._available() >= self._needed(model, version):
+        if self._mode == "on" or self._available() >= self._required_bytes(model, version):
             return True
-        if one not in self._later:  # said once
+        if key not in self._not_before:  # logged once
             log.info("explanations_not_preloaded", model=model, version=version, reason="memory")
-        self._later[one] = now + RETRY_SECONDS
+        self._not_before[key] = now + RETRY_SECONDS
         return False
 
-    def _needed(self, model: str, version: int) -> float:
+    def _required_bytes(self, model: str, version: int) -> float:
         try:
             variables = self._store.path(model, version) / "saved_model" / "variables"
             weights = sum(file.stat().st_size for file in variables.iterdir())
-        except (OSError, VersionNotFound):  # deleted this very moment
+        except (OSError, VersionNotFound):  # deleted in the meantime
             return math.inf
         return _COPIES * weights + _SPARE_BYTES
 
@@ -122,24 +130,28 @@ class Preloading:
         began = time.monotonic()
         try:
             predictor.load_explain()
-        except Exception:  # whoever asks for a heatmap tries again, and is told
-            self._left.add((model, version))
+        except Exception:  # the next heatmap tries again, and its client gets the error
+            self._failed.add((model, version))
             log.exception("explanations_not_preloaded", model=model, version=version)
             return
-        seconds = round(time.monotonic() - began, 2)
-        told = {"model": model, "version": version, "seconds": seconds}
-        log.info("explanations_preloaded", **told, runtime=predictor.explain_runtime)
+        log.info(
+            "explanations_preloaded",
+            model=model,
+            version=version,
+            seconds=round(time.monotonic() - began, 2),
+            runtime=predictor.explain_runtime,
+        )
 
 
 def available_bytes() -> float:
-    """Memory that this process could still take: the machine's, or what its container may."""
+    """Memory that this process could still take: the machine's, or the container's limit."""
     available = float(psutil.virtual_memory().available)
     try:
-        limit = int((_CONTAINER / "memory.max").read_text())
-        used = int((_CONTAINER / "memory.current").read_text())
-        pairs = [line.split() for line in (_CONTAINER / "memory.stat").read_text().splitlines()]
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        pairs = [line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines()]
     except (OSError, ValueError):  # no container, or no limit
         return available
-    # Pages of files that nobody has looked at lately are given up before anything is refused.
+    # The kernel reclaims file pages that were not used lately before it refuses memory.
     reclaimable = sum(int(value) for name, value in pairs if name == "inactive_file")
     return min(available, limit - used + reclaimable)

@@ -1,184 +1,157 @@
-"""The worker's end of a lane: take a batch of waiting images, give back their answers.
+"""The worker's access to the queues in Redis: take images, send replies, notice cancellations.
 
-Taking is one Lua call: it drops images whose client has gone, and notes the rest as claimed, so
-that the API can send them again should this worker die before it answers.
-
-What a network's batch came to, image by image, before it is sent.
+Taking images is one Lua script: it drops those whose client has gone and claims the rest, so that
+the API can queue them again if this worker dies before it replies.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from threading import Event
+from typing import cast, get_args
 
 import redis
 
-from contracts.inference.inference import LaneOperation
-from contracts.queue import redis_keys
-from contracts.queue.messages import (
-    ID_LENGTH,
-    ID_OFFSET,
-    Item,
-    MalformedMessageError,
-    Reply,
-    Vector,
-)
+from contracts.errors import DeadlineExceeded, Draining
+from contracts.inference.inference import Operation
+from contracts.queue import redis_keys, scripts
+from contracts.queue.messages import Item, MalformedMessageError, Reply, Vector
+from contracts.queue.redis_keys import QueueName
 
-_TAKE = f"""
-redis.call('DEL', KEYS[3])
-local limit, taken, ids = tonumber(ARGV[1]), {{}}, {{}}
-while #taken < limit do
-  local raws = redis.call('LPOP', KEYS[1], limit - #taken)
-  if not raws then break end
-  local marks, of = {{}}, {{}}
-  for at, raw in ipairs(raws) do
-    of[at] = string.sub(raw, {ID_OFFSET}, {ID_OFFSET + ID_LENGTH - 1})
-    marks[at] = '{redis_keys.ABANDONED_PREFIX.decode()}' .. of[at]
-  end
-  local all = redis.call('EXISTS', unpack(marks)) == 0
-  for at, raw in ipairs(raws) do
-    if all or redis.call('DEL', marks[at]) == 0 then
-      taken[#taken + 1] = raw
-      ids[#ids + 1] = of[at]
-    end
-  end
-end
-if #taken > 0 then
-  redis.call('SADD', KEYS[2], unpack(ids))
-  redis.call('EXPIRE', KEYS[2], 3600)
-  return taken
-end
-if #KEYS > 3 and redis.call('EXISTS', unpack(KEYS, 4)) > 0 then return 1 end
-return taken
-"""
-# A reply list whose API process is gone must not stay for ever.
+# The reply list of an API process that is gone must not stay forever.
 _REPLIES_EXPIRE_SECONDS = 120
 _RATE_EXPIRE_SECONDS = 60
-_RATE_EVERY_SECONDS = 0.5
+_RATE_INTERVAL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class LaneName:
-    """Which model, version and operation a lane is for."""
+class ItemOutput:
+    """The output of one image in a batch.
 
-    model: str
-    version: int
-    operation: LaneOperation
+    Attributes:
+        vector: The numbers, float32, as one row.
+        note: JSON with what they mean, where the operation alone does not say it; see
+            `contracts.queue.explain_messages`.
+    """
 
-    @property
-    def key(self) -> str:
-        return redis_keys.lane(self.model, self.version, self.operation)
-
-    @property
-    def flag(self) -> str:
-        return redis_keys.lane_flag(self.key)
-
-    @property
-    def bell(self) -> str:
-        return redis_keys.lane_bell(self.key)
+    vector: Vector
+    note: bytes = b""
 
 
-class Lanes:
-    """All lanes, seen by one worker.
+class WorkerQueues:
+    """All queues, as one worker uses them.
 
     Args:
         client: A connection whose answers are bytes.
-        worker_id: Under which images are claimed.
+        worker_id: The owner of the claims.
     """
 
     def __init__(self, client: "redis.Redis", worker_id: str) -> None:
         self._client = client
         self._claims = redis_keys.claims(worker_id)
-        self._take = client.register_script(_TAKE)
-        self._rate_told: dict[LaneName, float] = {}
+        self._take = client.register_script(scripts.TAKE)
+        self._rate_written: dict[QueueName, float] = {}
 
-    def begin(self, lane: LaneName) -> None:
-        """From now on a push schedules the next drain, on this worker or another."""
-        self._client.delete(lane.flag)
+    def clear_scheduled(self, queue: QueueName) -> None:
+        """From now on, a push schedules the next task, on this worker or another."""
+        self._client.delete(queue.scheduled_key)
 
-    def schedule(self, lane: LaneName) -> bool:
-        """Claim the right to send the next drain; False if one is on its way already."""
-        return bool(self._client.set(lane.flag, 1, nx=True, px=redis_keys.FLAG_EXPIRE_MS))
+    def set_scheduled(self, queue: QueueName) -> bool:
+        """Whether the caller has to send the next task; False if one is already scheduled."""
+        expires = redis_keys.SCHEDULED_EXPIRE_MS
+        return bool(self._client.set(queue.scheduled_key, 1, nx=True, px=expires))
 
-    def take(self, lane: LaneName, limit: int) -> list[Item]:
-        """At most `limit` images, oldest first; those of clients that left are dropped."""
-        return self.take_unless(lane, limit, ()) or []
+    def scheduled(self, queues: Sequence[QueueName]) -> list[QueueName]:
+        """Those of the queues whose task is on its way to a worker."""
+        if not queues:
+            return []
+        keys = [queue.scheduled_key for queue in queues]
+        values = cast(list[bytes | None], self._client.mget(keys))
+        return [queue for queue, value in zip(queues, values, strict=True) if value]
+
+    def take(self, queue: QueueName, limit: int) -> list[Item]:
+        """At most `limit` images, oldest first; those of clients that have gone are dropped."""
+        return self.take_unless(queue, limit, ()) or []
 
     def take_unless(
-        self, lane: LaneName, limit: int, others: Sequence[LaneName]
+        self, queue: QueueName, limit: int, others: Sequence[QueueName]
     ) -> list[Item] | None:
-        """The same, and where there are none, whether others are to be looked after.
+        """As `take`, but reports when the queue is empty and another one is scheduled.
 
         Returns:
-            At most `limit` images; None if there are none and the drain of one of `others` waits
+            At most `limit` images; None if there are none and a task of one of `others` waits
             for a worker.
         """
-        keys = [lane.key, self._claims, lane.bell, *(other.flag for other in others)]
-        raws = cast(list[bytes] | int, self._take(keys=keys, args=[limit]))
-        if isinstance(raws, int):
+        keys = [queue.key, self._claims, queue.notify_key]
+        keys += [other.scheduled_key for other in others]
+        messages = cast(list[bytes] | int, self._take(keys=keys, args=[limit]))
+        if isinstance(messages, int):
             return None
         items = []
-        for raw in raws:
+        for raw in messages:
             try:
                 items.append(Item.unpack(raw))
             except MalformedMessageError:
-                # Of another release. Its sender's deadline answers for it.
+                # Made by another release. Its sender answers when the deadline has passed.
                 continue
         return items
 
-    def listen(self, lanes: Sequence[LaneName], seconds: float) -> str | None:
-        """Wait for the bell of one of these lanes.
+    def wait_for_push(self, queues: Sequence[QueueName], seconds: float) -> QueueName | None:
+        """Wait until images are pushed to one of the queues.
 
         Args:
-            lanes: Which.
-            seconds: How long; at least a millisecond, since Redis takes 0 for ever.
+            queues: Which to wait for.
+            seconds: How long; at least a millisecond, since for Redis 0 means forever.
 
         Returns:
-            The key of the lane whose bell rang; None if none did in time.
+            The queue that was pushed to; None if none was in time.
         """
-        keys = {lane.bell: lane.key for lane in lanes}
-        rung = cast(
+        by_key = {queue.notify_key: queue for queue in queues}
+        popped = cast(
             tuple[bytes, bytes] | None,
-            self._client.blpop(list(keys), timeout=max(seconds, 0.001)),
+            self._client.blpop(list(by_key), timeout=max(seconds, 0.001)),
         )
-        return keys[rung[0].decode()] if rung else None
+        return by_key[popped[0].decode()] if popped else None
 
-    def scheduled(self, lanes: Sequence[LaneName]) -> list[LaneName]:
-        """Those of these lanes whose drain waits for a worker."""
-        if not lanes:
-            return []
-        flags = cast(list[bytes | None], self._client.mget([lane.flag for lane in lanes]))
-        return [lane for lane, flag in zip(lanes, flags, strict=True) if flag]
+    def count_waiting(self, model: str, version: int) -> int:
+        """Images in all queues of a version; 1 if Redis does not answer, as if one waited."""
+        try:
+            queues = [QueueName(model, version, operation) for operation in get_args(Operation)]
+            return sum(int(self._client.llen(queue.key)) for queue in queues)
+        except redis.RedisError:
+            return 1
 
-    def answer(self, lane: LaneName, answers: Sequence[tuple[Item, Reply]], rate: float) -> None:
-        """Send the replies of one batch, and note the rate the lane drains at.
+    def send_replies(
+        self, queue: QueueName, replies: Sequence[tuple[Item, Reply]], rate: float
+    ) -> None:
+        """Send the replies of one batch and record the queue's rate.
 
         Args:
-            lane: Where the items came from.
-            answers: Each item with its reply.
-            rate: Images a second, for `Retry-After`.
+            queue: Where the items came from.
+            replies: Each item with its reply.
+            rate: Images per second, for `Retry-After`.
         """
         by_list: dict[str, list[bytes]] = defaultdict(list)
-        for item, reply in answers:
+        for item, reply in replies:
             by_list[item.reply_to].append(reply.pack())
         pipe = self._client.pipeline(transaction=False)
-        for key, replies in by_list.items():
-            pipe.rpush(key, *replies)
+        for key, messages in by_list.items():
+            pipe.rpush(key, *messages)
             pipe.expire(key, _REPLIES_EXPIRE_SECONDS)
-        self._release(pipe, [item for item, _ in answers])
+        self._release(pipe, [item for item, _ in replies])
         now = time.monotonic()
-        if now >= self._rate_told.get(lane, 0.0) + _RATE_EVERY_SECONDS:
-            self._rate_told[lane] = now
-            pipe.set(redis_keys.lane_rate(lane.key), f"{rate:.3f}", ex=_RATE_EXPIRE_SECONDS)
+        if now >= self._rate_written.get(queue, 0.0) + _RATE_INTERVAL_SECONDS:
+            self._rate_written[queue] = now
+            pipe.set(queue.rate_key, f"{rate:.3f}", ex=_RATE_EXPIRE_SECONDS)
         pipe.execute()
 
     def is_abandoned(self, item: Item) -> bool:
-        """Whether the client of an image that was taken has gone since."""
+        """Whether the client of an image has gone since the image was taken."""
         return bool(self._client.exists(redis_keys.abandoned(item.id)))
 
     def drop(self, items: Sequence[Item]) -> None:
-        """Let go of images nobody waits for any more."""
+        """Release the claims of images that nobody waits for any more."""
         if items:
             self._release(self._client, items)
 
@@ -186,15 +159,38 @@ class Lanes:
         client.srem(self._claims, *(item.id for item in items))
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One image's.
+class Cancellation:
+    """Ends slow operations early: when the worker stops, or no client waits any more.
 
-    Attributes:
-        vector: The numbers, float32, in one row.
-        note: What they mean, where the lane alone does not say it; see
-        `contracts.queue.explain_messages`.
+    Args:
+        queues: Where abandoned images are marked.
+        stopping: Set when the worker has been told to stop.
+        clock: Unix time in seconds.
     """
 
-    vector: Vector
-    note: bytes = b""
+    def __init__(
+        self, queues: WorkerQueues, stopping: Event, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._queues = queues
+        self._stopping = stopping
+        self._clock = clock
+
+    def check(
+        self, items: Sequence[Item], *, late: str, retry: str = "Send the image again."
+    ) -> None:
+        """Raise if the worker stops, or if nobody waits for the reply to any of the items.
+
+        Args:
+            items: What is being worked on.
+            late: What to tell a client whose deadline has passed.
+            retry: What to tell a client whose worker stops.
+
+        Raises:
+            Draining: The worker stops.
+            DeadlineExceeded: The deadline of each item has passed, or its client has gone.
+        """
+        if self._stopping.is_set():
+            raise Draining(f"The worker is shutting down. {retry}")
+        now = self._clock()
+        if all(item.deadline <= now or self._queues.is_abandoned(item) for item in items):
+            raise DeadlineExceeded(late)

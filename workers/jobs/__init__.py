@@ -1,1 +1,1 @@
-"""Long jobs, each in a process of its own."""
+"""Job workers: long jobs, each in its own process."""

@@ -1,8 +1,7 @@
 """The process of one long job: ``python -m workers.jobs.child JOB_ID --worker … --attempt …``.
 
-Started afresh for each attempt, never forked: TensorFlow does not survive a fork, and only the end
-of a process surely gives its memory back. Its standard input is a pipe that its parent holds open:
-when that ends, the parent is gone, and so are we.
+It is started for each attempt and never forked: TensorFlow does not survive a fork, and only the
+end of a process reliably frees its memory. It ends with its parent, and so does all it started.
 """
 
 import argparse
@@ -13,65 +12,65 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import structlog
 
 from contracts.errors import InternalError, OpsinError, Unavailable
-from contracts.jobs import LEASE_SECONDS, MOST_NICENESS
+from contracts.jobs import LEASE_SECONDS, MAX_NICENESS
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
 from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
-from workers.jobs.context import LeasedWork, plain
-from workers.jobs.handlers import TABLE, function_of
+from models.processes import end_with_parent
+from workers.jobs.context import LeasedWork, json_safe
+from workers.jobs.handlers import TABLE, load_handler
 
 log = structlog.get_logger()
 
-ENDED = 0
-UNFINISHED = 75  # EX_TEMPFAIL: the job is to be given back
+EXIT_ENDED = 0
+EXIT_UNFINISHED = 75  # EX_TEMPFAIL: the parent gives the job back
 _LOCK_SECONDS = LEASE_SECONDS / 2
 _AUTOGROUP = Path("/proc/self/autogroup")
-_OOM_SCORE, _FIRST_TO_GO = Path("/proc/self/oom_score_adj"), "1000"
+_OOM_SCORE, _MAX_OOM_SCORE = Path("/proc/self/oom_score_adj"), "1000"
 
 
 def main(arguments: list[str]) -> int:
-    """Bring the job to an end, or say that it is not ended; returns the exit status."""
+    """Run one attempt at a job; return the exit status."""
     parser = argparse.ArgumentParser(prog="workers.jobs.child")
     parser.add_argument("job_id")
     parser.add_argument("--worker", required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--kinds", default=TABLE)
-    asked = parser.parse_args(arguments)
-    Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+    options = parser.parse_args(arguments)
+    end_with_parent()
     settings = Settings()
     configure_logs(settings.log_level, settings.log_format)
     engine = open_engine(settings.database)
     leases = Leases(engine, lambda: datetime.now(UTC))
     try:
-        lease = leases.held(asked.job_id, asked.worker, asked.attempt)
+        lease = leases.get(options.job_id, options.worker, options.attempt)
         if lease is None:
-            return ENDED
-        stand_back(min(settings.job_niceness, MOST_NICENESS.get(lease.kind, settings.job_niceness)))
-        return Attempt(lease, leases, settings, asked.kinds).run()
+            return EXIT_ENDED
+        lower_priority(
+            min(settings.job_niceness, MAX_NICENESS.get(lease.kind, settings.job_niceness))
+        )
+        return JobAttempt(lease, leases, settings, options.kinds).run()
     except (Unavailable, TimeoutError) as error:
-        log.warning("job_interrupted", job=asked.job_id, error=str(error))
-        return UNFINISHED
+        log.warning("job_interrupted", job=options.job_id, error=str(error))
+        return EXIT_UNFINISHED
     finally:
         engine.dispose()
 
 
-class Attempt:
-    """One attempt at one job, from the lease to the end.
+class JobAttempt:
+    """One attempt at one job.
 
     Args:
-        lease: Held by the parent on our behalf.
-        leases: To end it with.
-        settings: The whole configuration.
-        kinds: Which table names the functions.
+        lease: Taken by the parent process.
+        kinds: The table of handlers, see `workers.jobs.handlers`.
     """
 
     def __init__(self, lease: Lease, leases: Leases, settings: Settings, kinds: str) -> None:
@@ -83,13 +82,13 @@ class Attempt:
         self._work = LeasedWork(lease, leases, self._files, settings.job_max_hours)
 
     def run(self) -> int:
-        """Returns the exit status.
+        """Run the handler and write the outcome; return the exit status.
 
         Raises:
             Unavailable: The database does not answer.
-            TimeoutError: Another process still works on this job.
+            TimeoutError: Another process is still working on this job.
         """
-        signal.signal(signal.SIGTERM, lambda *_: self._work.ask("asked"))
+        signal.signal(signal.SIGTERM, lambda *_: self._work.stop("shutdown"))
         job_id = self._lease.job_id
         self._work.start()
         with self._files.locked(job_id, _LOCK_SECONDS):
@@ -97,89 +96,79 @@ class Attempt:
             ended = self._finish(self._outcome())
             if ended:
                 self._files.end_work(job_id)
-        return ENDED if ended else UNFINISHED
+        return EXIT_ENDED if ended else EXIT_UNFINISHED
 
     def _outcome(self) -> dict[str, Any] | OpsinError | WorkStoppedError:
         try:
             self._work.check()
-            function = function_of(self._lease.kind, self._kinds)
-            result: dict[str, Any] = plain(function(self._work, self._settings))
-        except (WorkStoppedError, OpsinError) as told:
-            return told
-        except Exception as broken:
+            handler = load_handler(self._lease.kind, self._kinds)
+            result: dict[str, Any] = json_safe(handler(self._work, self._settings))
+        except (WorkStoppedError, OpsinError) as error:
+            return error
+        except Exception as error:
             log.exception("job_failed", job=self._lease.job_id, kind=self._lease.kind)
-            return _told(broken, self._lease.kind)
+            return _client_error(error, self._lease.kind)
         return result
 
     def _finish(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
-        """Write the end; whether the job has ended here."""
+        """Write the outcome; return whether the job has ended."""
         self._work.close()
         if isinstance(outcome, dict):
             return self._leases.succeed(self._lease, outcome)
         if isinstance(outcome, Unavailable):
-            # Not the job's fault: it is tried again.
+            # Not the fault of the job, so it is tried again.
             log.warning("job_interrupted", job=self._lease.job_id, error=outcome.detail)
             return False
         if isinstance(outcome, OpsinError):
             return self._leases.fail(self._lease, outcome)
         match self._work.stopped:
             case "cancelled":
-                return self._leases.cancelled(self._lease)
+                return self._leases.cancel(self._lease)
             case "overdue":
-                return self._leases.fail(self._lease, overdue(self._settings))
+                return self._leases.fail(self._lease, overdue_error(self._settings))
         return False
 
 
-def _told(broken: Exception, kind: str) -> OpsinError:
-    """What a client reads of an exception nobody meant for it."""
-    if isinstance(broken, OSError) and broken.errno in (errno.ENOSPC, errno.EDQUOT):
-        # Tried again: its checkpoints are worth keeping until there is room.
+def _client_error(error: Exception, kind: str) -> OpsinError:
+    """Translate an unexpected exception to an error for the client, without details."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # The job is tried again, so that its checkpoints are kept until there is room.
         return Unavailable("The disk is full.", retry_after=60)
-    if isinstance(broken, MemoryError):
-        return InternalError("Memory was wanting. Ask for a smaller batch, image or network.")
-    if isinstance(broken, ImportError):
+    if isinstance(error, MemoryError):
+        return InternalError("Out of memory. Use a smaller batch, image or network.")
+    if isinstance(error, ImportError):
         return InternalError(
-            f"This worker cannot do '{kind}'. `opsin doctor` may say what it lacks."
+            f"This worker cannot do '{kind}'. `opsin doctor` may say what is missing."
         )
     return InternalError("The work failed; the job worker's log says why.")
 
 
-def overdue(settings: Settings) -> OpsinError:
-    """What a client reads of a job that ran too long."""
+def overdue_error(settings: Settings) -> OpsinError:
+    """The error of a job that has run too long."""
     return InternalError(
-        f"It ran longer than {settings.job_max_hours:g} hours, the most a job may "
-        "(OPSIN_JOB_MAX_HOURS). Ask for less, or have the limit raised."
+        f"It ran longer than {settings.job_max_hours:g} hours, the maximum "
+        "(OPSIN_JOB_MAX_HOURS). Request less work, or ask the operator to raise the limit."
     )
 
 
-def stand_back(niceness: int) -> None:
-    """Let everything else on this machine go first.
+def lower_priority(niceness: int) -> None:
+    """Let everything else on this machine run first.
 
     Args:
-        niceness: From 0, not at all, to 19.
+        niceness: From 0 (normal priority) to 19 (lowest).
     """
     os.nice(niceness)
-    # Linux may weigh whole sessions against each other first, and this process has its own.
+    # Linux may schedule whole sessions (autogroups) first, and this process has its own.
     with suppress(OSError):
         _AUTOGROUP.write_text(str(niceness))
-    # Where memory runs out, the kernel takes what can be done again, never the one that serves.
+    # If memory runs out, the kernel kills a job, which can be resumed, and not an inference worker.
     with suppress(OSError):
-        _OOM_SCORE.write_text(_FIRST_TO_GO)
-
-
-def _end_with_parent() -> None:
-    with suppress(OSError):
-        while os.read(0, 64):
-            pass
-    # The group is ours alone, and what we started goes with us.
-    if os.getpgrp() == os.getpid():
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)
+        _OOM_SCORE.write_text(_MAX_OOM_SCORE)
 
 
 if __name__ == "__main__":
     status = main(sys.argv[1:])
     sys.stderr.flush()
     sys.stdout.flush()
-    # TensorFlow's threads do not always survive the interpreter's tidying up.
+    # TensorFlow's threads sometimes crash while the interpreter shuts down.
     os._exit(status)

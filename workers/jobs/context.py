@@ -1,16 +1,9 @@
-"""A long task as its own process sees it: `contracts.work.Work` over the job's lease.
+"""What a job sees of its attempt: `contracts.work.Work` implemented on the job's lease.
 
-The work's thread only sets and reads memory, so a step costs microseconds. A second thread looks
-at the job a few times a second: it writes the progress, keeps the lease, and sees that the job was
-cancelled or taken over. Metrics and files are written at once: they are few, and must be there when
-the work goes on.
-
-How long a job has run in all its attempts: the time between them does not count.
-
-Kept in the job's scratch folder, which outlives a lost process and goes when the job ends. What a
-killed attempt ran since it last noted it is lost; that is seconds, of hours.
-
-Numbers of numpy and TensorFlow as JSON takes them: finite, or null.
+The thread that does the work only sets and reads memory, so a call costs microseconds. A second
+thread checks the job a few times a second: it writes the progress, renews the lease and notices
+that the job was cancelled or taken over. Metrics and files are written immediately, because they
+are few and must be there when the work goes on.
 """
 
 import contextlib
@@ -32,25 +25,23 @@ from models.store.manifest import write_atomically
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 0.25
-_BEAT_SECONDS = LEASE_SECONDS / 6
+CHECK_SECONDS = 0.25
+_HEARTBEAT_SECONDS = LEASE_SECONDS / 6
 _RETRY_SECONDS = 0.5
-_MOST_BYTES = 512 * 1024 * 1024
+_MAX_FILE_BYTES = 512 * 1024 * 1024
+_ELAPSED_FILE = "run-seconds"
 
-Stop = Literal["cancelled", "lost", "overdue", "asked"]
+StopReason = Literal["cancelled", "lost", "overdue", "shutdown"]
 
 
 class LeasedWork:
-    """One attempt at a job, held by this process.
+    """One attempt at a job, whose lease this process holds.
 
     Args:
-        lease: Held.
-        leases: To write with.
-        files: Where the job's files are.
-        max_hours: How long the job may run in all; the time between its attempts does not count.
+        max_hours: Maximum running time of the job; the time between attempts does not count.
 
     Attributes:
-        stopped: Why the work shall end; None while it shall go on.
+        stopped: Why the work has to end; None while it may continue.
     """
 
     def __init__(self, lease: Lease, leases: Leases, files: JobFiles, max_hours: float) -> None:
@@ -58,33 +49,33 @@ class LeasedWork:
         self.attempt = lease.attempt
         self.request: dict[str, Any] = lease.request
         self.folder: Path = files.work(lease.job_id)
-        self.stopped: Stop | None = None
+        self.stopped: StopReason | None = None
         self._lease = lease
         self._leases = leases
         self._files = files
-        self._ran = RunTime(self.folder)
-        self._most_seconds = max_hours * 3600
+        self._elapsed = ElapsedTime(self.folder)
+        self._max_seconds = max_hours * 3600
         now = time.monotonic()
         self._held_until = now + LEASE_SECONDS
-        self._beat_at = now
+        self._next_heartbeat = now
         self._latest: Progress | None = None
         self._first: tuple[float, float] | None = None
-        self._over = Event()
-        self._thread = Thread(target=self._watch, name="lease", daemon=True)
+        self._closed = Event()
+        self._thread = Thread(target=self._run, name="lease", daemon=True)
 
     def start(self) -> None:
-        """Keep the lease from now on."""
+        """Start to renew the lease."""
         self._thread.start()
 
     def close(self) -> None:
-        """Write the last progress and keep the lease no more."""
-        self._over.set()
+        """Write the last progress and stop renewing the lease."""
+        self._closed.set()
         self._thread.join(LEASE_SECONDS)
-        self._ran.note()
+        self._elapsed.save()
 
-    def ask(self, why: Stop) -> None:
+    def stop(self, reason: StopReason) -> None:
         """Stop the work at its next step; the first reason counts."""
-        self.stopped = self.stopped or why
+        self.stopped = self.stopped or reason
 
     def check(self) -> None:
         if self.stopped is not None:
@@ -97,145 +88,145 @@ class LeasedWork:
         self._latest = progress
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """As `contracts.work.Work.metrics`; one without epoch and phase is always a new one."""
+        """See `contracts.work.Work`; a row without epoch and phase never replaces another."""
         self.check()
-        told: dict[str, Any] = plain(row)
-        epoch, phase = told.get("epoch"), told.get("phase")
+        row = json_safe(row)
+        epoch, phase = row.get("epoch"), row.get("phase")
         key = f"{phase}:{epoch}"[:120] if (epoch, phase) != (None, None) else f"#{time.time_ns()}"
-        self._write(lambda: self._leases.metrics(self._lease, key, told))
+        self._write(lambda: self._leases.metrics(self._lease, key, row))
 
     def artifact(self, name: str, media_type: str, content: bytes) -> None:
-        """As `contracts.work.Work.artifact`.
+        """See `contracts.work.Work`.
 
         Raises:
-            ValueError: The name is none for a file.
-            InternalError: It is larger than half a GiB.
-            Unavailable: The disk does not take it.
+            ValueError: The name is not a valid file name.
+            InternalError: The file is larger than half a GiB.
+            Unavailable: The disk is full or not writable.
         """
         self.check()
-        if len(content) > _MOST_BYTES:
-            raise InternalError(f"A file that a job makes may have {_MOST_BYTES} bytes, no more.")
-        # Whoever lost the job must not replace a file of the one who has it now.
-        if self._leases.look(self._lease) == "lost":
-            self.ask("lost")
+        if len(content) > _MAX_FILE_BYTES:
+            raise InternalError(f"A file of a job may have at most {_MAX_FILE_BYTES} bytes.")
+        # A process that has lost the job must not replace a file of the one that has it now.
+        if self._leases.status(self._lease) == "lost":
+            self.stop("lost")
         self.check()
         self._files.store_artifact(self.job_id, name, content)
         self._write(lambda: self._leases.artifact(self._lease, name, media_type, len(content)))
 
     def _write(self, write: Callable[[], bool]) -> None:
-        """Write now; while the database is away, wait for it as long as the lease lasts."""
+        """Write immediately; if the database is unavailable, retry while the lease is held."""
         while True:
             try:
                 if not write():
-                    self.ask("lost")
+                    self.stop("lost")
                 break
             except Unavailable:
                 self.check()
                 time.sleep(_RETRY_SECONDS)
         self.check()
 
-    def _watch(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
-            self._look()
-        self._tell()
+    def _run(self) -> None:
+        while not self._closed.wait(CHECK_SECONDS):
+            self._check_lease()
+        self._write_progress()
 
-    def _look(self) -> None:
+    def _check_lease(self) -> None:
         now = time.monotonic()
-        if self._ran.seconds > self._most_seconds:
-            self.ask("overdue")
+        if self._elapsed.seconds > self._max_seconds:
+            self.stop("overdue")
         try:
-            found = self._leases.look(self._lease)
-            if found != "held":
-                self.ask(found)
-            elif now >= self._beat_at:
-                self._beat(now)
-            self._tell()
+            status = self._leases.status(self._lease)
+            if status != "held":
+                self.stop(status)
+            elif now >= self._next_heartbeat:
+                self._renew_lease(now)
+            self._write_progress()
         except Unavailable as error:
             log.warning("job_not_kept", job=self.job_id, error=type(error).__name__)
             if now > self._held_until:
-                self.ask("lost")
+                self.stop("lost")
 
-    def _beat(self, now: float) -> None:
-        self._ran.note()
+    def _renew_lease(self, now: float) -> None:
+        self._elapsed.save()
         if self._leases.heartbeat(self._lease, LEASE_SECONDS):
-            self._beat_at = now + _BEAT_SECONDS
+            self._next_heartbeat = now + _HEARTBEAT_SECONDS
             self._held_until = now + LEASE_SECONDS
         else:
-            self.ask("lost")
+            self.stop("lost")
 
-    def _tell(self) -> None:
-        """Write the newest progress, if there is one that is not written."""
-        newest = self._latest
-        if newest is None or self.stopped == "lost":
+    def _write_progress(self) -> None:
+        """Write the latest progress if it has not been written yet."""
+        latest = self._latest
+        if latest is None or self.stopped == "lost":
             return
         try:
-            self._leases.progress(self._lease, self._with_eta(newest))
+            self._leases.progress(self._lease, self._with_eta(latest))
         except Unavailable:
-            return  # it is told with the next look
-        if self._latest is newest:
+            return  # the next check writes it
+        if self._latest is latest:
             self._latest = None
 
     def _with_eta(self, progress: Progress) -> Progress:
-        """With the time that is left at the pace of this attempt, where the work says none."""
+        """Add the remaining time at the pace of this attempt, unless the work has set it."""
         if progress.eta_seconds is not None or self._first is None:
             return progress
-        began, first = self._first
+        started, first = self._first
         done = progress.fraction - first
         if done <= 0:
             return progress
-        left = (1 - progress.fraction) * (time.monotonic() - began) / done
-        return progress.model_copy(update={"eta_seconds": round(left, 1)})
+        remaining = (1 - progress.fraction) * (time.monotonic() - started) / done
+        return progress.model_copy(update={"eta_seconds": round(remaining, 1)})
 
 
-_FILE = "run-seconds"
+class ElapsedTime:
+    """The running time of a job over all its attempts, without the time between them.
 
-
-class RunTime:
-    """The running time of one attempt, on top of those before it.
+    It is stored in the job's work folder, which outlives a lost process. What a killed attempt ran
+    since it was last saved is not counted: seconds out of hours.
 
     Args:
-        folder: The job's own.
+        folder: The job's work folder.
         clock: Monotonic seconds.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path = folder / _FILE
+        self._path = folder / _ELAPSED_FILE
         self._clock = clock
-        self._began = clock()
-        self._before = _read(self._path)
+        self._started = clock()
+        self._before = _read_seconds(self._path)
 
     @property
     def seconds(self) -> float:
         """How long the job has run until now."""
-        return self._before + self._clock() - self._began
+        return self._before + self._clock() - self._started
 
-    def note(self) -> None:
-        """Keep it for the next attempt, as well as the disk allows."""
+    def save(self) -> None:
+        """Store the time for the next attempt, if the disk allows it."""
         with contextlib.suppress(OSError):
             write_atomically(self._path, f"{self.seconds:.3f}")
 
 
-def _read(path: Path) -> float:
+def _read_seconds(path: Path) -> float:
     try:
         return max(0.0, float(path.read_text()))
     except (OSError, ValueError):
         return 0.0
 
 
-def plain(value: Any) -> Any:
-    """The same value in JSON's types.
+def json_safe(value: Any) -> Any:
+    """Convert a value to JSON's types.
 
-    A float that is not finite becomes None: JSON knows neither NaN nor infinity. Anything with
-    `tolist` (arrays and scalars of numpy) becomes what that gives; what is left, its text.
+    A float that is not finite becomes None, because JSON has neither NaN nor infinity. Arrays and
+    scalars of NumPy and TensorFlow are converted by their `tolist`, anything else becomes text.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): json_safe(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(one) for one in value]
+        return [json_safe(item) for item in value]
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return json_safe(value.tolist())
     return str(value)

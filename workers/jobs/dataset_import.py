@@ -1,4 +1,4 @@
-"""A dataset taken in by a job, and made known to the database. Imports no TensorFlow."""
+"""The dataset import job: imports an upload and writes its rows to the database."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,22 +8,23 @@ from contracts.work import Work
 from database.datasets import DatasetRows
 from database.engine import open_engine
 from models.datasets import import_job
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
-    """As `models.datasets.import_job.run`, and then the rows.
+    """Run `models.datasets.import_job.run`, then write the rows.
 
-    Killed between the two, the next attempt finds the folder and writes the rows.
+    If the process is killed between the two, the next attempt finds the dataset and writes the
+    rows.
 
     Raises:
         Unavailable: The database does not answer, or the disk is full.
     """
-    made = import_job.run(work, settings)
+    info = import_job.run(work, settings)
     engine = open_engine(settings.database)
     try:
         rows = DatasetRows(engine, lambda: datetime.now(UTC))
-        rows.put(Library.of(settings).listing(made["id"]))
+        rows.put(DatasetStore.of(settings).listing(info["id"]))
     finally:
         engine.dispose()
-    return made
+    return info

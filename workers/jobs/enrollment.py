@@ -1,7 +1,7 @@
-"""An enrollment done by a job: from a video or images to templates that are kept, once.
+"""The enrollment job: creates templates from a video or images.
 
-The ids of the templates come from the job's, and they replace themselves: killed after they were
-written and before the job was ended, the next attempt writes the same again.
+The ids of the templates are derived from the job's id, and adding them replaces those with the same
+ids. If the process is killed after writing them, the next attempt writes the same ones again.
 """
 
 import hashlib
@@ -24,50 +24,54 @@ from contracts.faces.enrollments import (
     FrameCounts,
     image_name,
 )
-from contracts.faces.faces import DOMINATES
+from contracts.faces.faces import MIN_AREA_RATIO
 from contracts.faces.liveness import Liveness
 from contracts.faces.subjects import (
-    MOST_TEMPLATES,
-    Frame,
+    MAX_TEMPLATES,
     NewEvent,
     NewTemplate,
+    StoredFrame,
     TemplateSource,
     embedder_of,
 )
 from contracts.jobs import Progress
 from contracts.queue.celery import REDIS_OPTIONS
+from contracts.queue.messages import Pixels
 from contracts.settings import Settings
 from contracts.work import Work
 from database.engine import open_engine
-from database.faces.faces import Faces
-from models.faces import enrollment
+from database.faces.repositories import FaceRepositories
 from models.faces.analyser import FaceAnalyser, open_analyser
-from models.faces.detection.detection import FoundFace
-from models.faces.enrollment import Selection, Shot, gated
+from models.faces.detection.detection import DetectedFace
+from models.faces.enrollment import (
+    MAX_TEMPLATES_PER_ENROLLMENT,
+    FrameCandidate,
+    Selection,
+    check_frame,
+    select_templates,
+)
 from models.faces.liveness.actions import baseline_of, states_of
-from models.faces.liveness.clip import Watched, watch
-from models.faces.liveness.verdict import verdict_of
+from models.faces.liveness.clip import TrackedClip, track_clip
+from models.faces.liveness.verdict import judge_clip
 from models.faces.liveness.video import VideoLimits, read_frames
-from models.images.decode import upright
+from models.images.decode import decode_upright
 from models.store.store import Store
-from workers.inference.liveness import SeenClips
-from workers.jobs.identity import Identity
+from workers.inference.liveness import RecentClips
+from workers.jobs.identity import IdentityCheck
 
 _JPEG_QUALITY = 95
 _ACTING = {"close_eyes", "open_mouth", "several"}
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """What the input holds.
+class AnalysedInput:
+    """The frames of the video, or the images.
 
     Attributes:
-        shots: Frame by frame, or image by image.
-        source: What they come from.
-        liveness: Of a challenge that was answered.
+        liveness: Of the challenge that was answered, if any.
     """
 
-    shots: Sequence[Shot]
+    frames: Sequence[FrameCandidate]
     source: TemplateSource
     liveness: Liveness | None = None
 
@@ -79,204 +83,210 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         An `EnrollmentResult` as JSON.
 
     Raises:
-        SubjectNotFound: There is no such subject (any more).
+        SubjectNotFound: There is no such subject, or it was erased in the meantime.
         InvalidVideo: The video cannot be read, or does not answer its challenge.
-        NoFace: There is none.
-        ManyFaces: It shows more than one person.
-        LowQualityFace: Nothing is fit to be a template.
-        Conflict: It is another face than the subject's, or somebody else's, or the subject has
-            enough templates.
-        Unavailable: Database, disk or Redis do not answer; the job is tried again.
-        WorkStoppedError: The job was cancelled. Nothing was kept.
+        NoFace: No frame shows a face.
+        ManyFaces: The frames show more than one person.
+        LowQualityFace: No frame can become a template.
+        Conflict: The face differs from the subject's or belongs to another subject, or the subject
+            has the maximum number of templates.
+        Unavailable: The database, the disk or Redis does not answer; the job is repeated.
+        WorkStoppedError: The job was cancelled. Nothing was stored.
     """
     with ExitStack() as stack:
         engine = open_engine(settings.database)
         stack.callback(engine.dispose)
-        faces = Faces.of(settings, engine, lambda: datetime.now(UTC))
+        faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
         analyser = open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)
         return Enrollment(work, settings, faces, analyser).run().model_dump(mode="json")
 
 
 class Enrollment:
-    """One attempt.
-
-    Args:
-        work: What is asked.
-        settings: Limits, and where the other clips are remembered.
-        faces: Where templates are kept.
-        analyser: Finds and embeds.
-    """
+    """One attempt of an enrollment."""
 
     def __init__(
-        self, work: Work, settings: Settings, faces: Faces, analyser: FaceAnalyser
+        self, work: Work, settings: Settings, faces: FaceRepositories, analyser: FaceAnalyser
     ) -> None:
         self._work = work
         self._settings = settings
         self._faces = faces
         self._analyser = analyser
-        self._asked = EnrollmentRequest.model_validate(work.request)
+        self._request = EnrollmentRequest.model_validate(work.request)
         self._embedder = embedder_of(analyser.version)
-        self._identity = Identity(
-            faces, self._asked.subject_id, self._embedder, self._ids(enrollment.MOST_TEMPLATES)
+        self._template_ids = _template_ids(work.job_id)
+        self._identity = IdentityCheck(
+            faces, self._request.subject_id, self._embedder, self._template_ids
         )
 
     def run(self) -> EnrollmentResult:
-        """All of it; the outcome is in the audit, whichever it is."""
+        """Run the attempt and record its outcome in the audit log."""
         try:
             result = self._enroll()
         except OpsinError as error:
-            self._tell(error.code)
+            self._record(error.code)
             raise
-        self._tell("enrolled")
+        self._record("enrolled")
         return result
 
     def _enroll(self) -> EnrollmentResult:
-        most = self._room()
-        looked = self._images() if self._asked.images else self._video()
+        capacity = self._remaining_templates()
+        analysed = self._analyse_images() if self._request.images else self._analyse_video()
         self._progress(0.7, "embed")
-        selection = enrollment.select(
-            looked.shots,
+        selection = select_templates(
+            analysed.frames,
             self._analyser,
-            most=min(most, enrollment.MOST_TEMPLATES),
-            thin=looked.source == "video",
-            between=self._work.check,
+            limit=min(capacity, MAX_TEMPLATES_PER_ENROLLMENT),
+            skip_similar=analysed.source == "video",
+            check=self._work.check,
         )
         self._progress(0.9, "compare")
-        selection = self._own(looked, selection)
+        selection = self._reject_other_people(analysed, selection)
         self._work.check()
-        self._keep(looked, selection)
+        self._store(analysed, selection)
         return EnrollmentResult(
-            subject_id=self._asked.subject_id,
+            subject_id=self._request.subject_id,
             templates_added=len(selection.chosen),
             frames=FrameCounts(
-                read=len(looked.shots), used=len(selection.chosen), rejected=selection.rejected
+                read=len(analysed.frames),
+                used=len(selection.chosen),
+                rejected=selection.rejected,
             ),
-            liveness=looked.liveness,
+            liveness=analysed.liveness,
         )
 
-    def _room(self) -> int:
-        """How many templates the subject may still have; those of an attempt before not counted."""
-        mine = set(self._ids(enrollment.MOST_TEMPLATES))
-        have = self._faces.templates.of(self._asked.subject_id, embedder=self._embedder)
-        room = MOST_TEMPLATES - sum(one.id not in mine for one in have)
-        if room < 1:
+    def _remaining_templates(self) -> int:
+        """How many templates may be added, not counting those of an earlier attempt."""
+        templates = self._faces.templates.of_subject(
+            self._request.subject_id, embedder=self._embedder
+        )
+        earlier = set(self._template_ids)
+        capacity = MAX_TEMPLATES - sum(template.id not in earlier for template in templates)
+        if capacity < 1:
             raise Conflict(
-                f"The subject has {MOST_TEMPLATES} templates, the most there may be. Delete it "
-                "and enroll anew."
+                f"The subject has {MAX_TEMPLATES} templates, which is the maximum. Delete the "
+                "subject and enroll it again."
             )
-        return room
+        return capacity
 
-    def _video(self) -> Looked:
+    def _analyse_video(self) -> AnalysedInput:
         data = (self._work.folder / VIDEO).read_bytes()
-        limits, challenge = VideoLimits.of(self._settings), self._asked.challenge
+        limits, challenge = VideoLimits.of(self._settings), self._request.challenge
         with closing(read_frames(data, limits, self._work.check)) as frames:
             if challenge is None:
-                watched = watch(frames, self._analyser, self._watching)
-                return Looked(_shots(watched), "video")
-            verdict = verdict_of(
+                clip = track_clip(frames, self._analyser, self._report_position)
+                return AnalysedInput(_candidates(clip), "video")
+            verdict = judge_clip(
                 frames,
                 challenge.actions,
                 self._analyser,
-                earlier=lambda looks: self._earlier(challenge.id, looks),
-                between=self._work.check,
+                exchange_hashes=partial(self._exchange_hashes, challenge.id),
+                check=self._work.check,
             )
         if not verdict.liveness.live:
             self._work.metrics({"liveness": verdict.liveness.model_dump(mode="json")})
-            told = " ".join(fault.detail for fault in verdict.liveness.faults)
-            raise InvalidVideo(f"The video does not answer the challenge. {told}")
-        return Looked(_shots(verdict.watched), "video", verdict.liveness)
+            details = " ".join(fault.detail for fault in verdict.liveness.faults)
+            raise InvalidVideo(f"The video does not answer the challenge. {details}")
+        return AnalysedInput(_candidates(verdict.clip), "video", verdict.liveness)
 
-    def _earlier(self, challenge_id: str, looks: Sequence[bytes]) -> list[list[bytes]]:
+    def _exchange_hashes(self, challenge_id: str, hashes: Sequence[bytes]) -> list[list[bytes]]:
         if self._settings.redis_url is None:
             return []
         with redis.Redis.from_url(self._settings.redis_url, **REDIS_OPTIONS) as client:
-            return SeenClips(client).put(self._asked.subject_id, challenge_id, looks)
+            return RecentClips(client).add(self._request.subject_id, challenge_id, hashes)
 
-    def _images(self) -> Looked:
-        shots = []
-        for at in range(self._asked.images):
-            self._watching(at / self._asked.images * self._settings.max_video_seconds)
-            data = (self._work.folder / image_name(at)).read_bytes()
+    def _analyse_images(self) -> AnalysedInput:
+        candidates = []
+        for index in range(self._request.images):
+            share = index / self._request.images
+            self._report_position(share * self._settings.max_video_seconds)
+            data = (self._work.folder / image_name(index)).read_bytes()
             try:
-                picture = upright(data, max_pixels=self._settings.max_image_pixels)
+                image = decode_upright(data, max_pixels=self._settings.max_image_pixels)
             except InvalidImage:
-                shots.append(Shot(None, "unreadable"))
+                candidates.append(FrameCandidate(None, "unreadable"))
                 continue
-            found = self._analyser.find(np.asarray(picture), 2)
-            shots.append(gated(found[0] if found else None, faces=_that_matter(found)))
-        return Looked(shots, "image")
+            faces = self._analyser.find(np.asarray(image), 2)
+            candidates.append(check_frame(faces[0] if faces else None, faces=_main_faces(faces)))
+        return AnalysedInput(candidates, "image")
 
-    def _watching(self, at: float) -> None:
-        """Tell how far it is, at a time of the clip."""
-        self._progress(0.7 * min(1.0, at / self._settings.max_video_seconds), "watch")
+    def _report_position(self, seconds: float) -> None:
+        """Report the progress at a position in the clip."""
+        self._progress(0.7 * min(1.0, seconds / self._settings.max_video_seconds), "watch")
 
     def _progress(self, fraction: float, phase: str) -> None:
         self._work.progress(Progress(fraction=fraction, phase=phase))
 
-    def _own(self, looked: Looked, selection: Selection) -> Selection:
-        """What is the subject's own of the selection; the rest is told as rejected."""
-        mine = self._identity.of(selection.vectors, looked.source)
-        others = int(np.count_nonzero(~mine))
+    def _reject_other_people(self, analysed: AnalysedInput, selection: Selection) -> Selection:
+        """Move the faces of other people from the selected frames to the rejected ones."""
+        accepted = self._identity.accepted(selection.vectors, analysed.source)
+        others = int(np.count_nonzero(~accepted))
         if not others:
             return selection
+        chosen = zip(selection.chosen, accepted, strict=True)
         return Selection(
-            tuple(at for at, own in zip(selection.chosen, mine, strict=True) if own),
-            selection.vectors[mine],
+            tuple(index for index, is_accepted in chosen if is_accepted),
+            selection.vectors[accepted],
             dict(sorted((selection.rejected | {"different_person": others}).items())),
         )
 
-    def _keep(self, looked: Looked, selection: Selection) -> None:
-        ids = self._ids(enrollment.MOST_TEMPLATES)
+    def _store(self, analysed: AnalysedInput, selection: Selection) -> None:
         templates = []
-        for at, shot, vector in zip(ids, selection.chosen, selection.vectors, strict=False):
-            found = looked.shots[shot].found
-            if found is None:
-                raise RuntimeError("a shot without a face was chosen")
-            frame = Frame("image/jpeg", _jpeg(found.chip))
-            quality = found.face.quality
-            templates.append(NewTemplate(vector, quality, looked.source, frame, id=at))
+        for template_id, index, vector in zip(
+            self._template_ids, selection.chosen, selection.vectors, strict=False
+        ):
+            face = analysed.frames[index].face
+            if face is None:
+                raise RuntimeError("a frame without a face was selected")
+            templates.append(
+                NewTemplate(
+                    vector,
+                    face.face.quality,
+                    analysed.source,
+                    StoredFrame("image/jpeg", _encode_jpeg(face.crop)),
+                    id=template_id,
+                )
+            )
         self._faces.templates.add(
-            self._asked.subject_id,
+            self._request.subject_id,
             templates,
             embedder=self._embedder,
-            replacing=ids,
-            last_look=partial(self._identity.require_still, selection.vectors, looked.source),
+            replacing=self._template_ids,
+            final_check=partial(self._identity.recheck, selection.vectors, analysed.source),
         )
 
-    def _ids(self, count: int) -> list[str]:
-        """Of the templates of this job, the same at every attempt."""
-        seeds = [f"{self._work.job_id}:{at}".encode() for at in range(count)]
-        return [f"tpl_{hashlib.sha256(seed).hexdigest()[:24]}" for seed in seeds]
-
-    def _tell(self, outcome: str) -> None:
+    def _record(self, outcome: str) -> None:
         self._faces.events.record(
-            NewEvent(kind="enrollment", outcome=outcome, subject_id=self._asked.subject_id)
+            NewEvent(kind="enrollment", outcome=outcome, subject_id=self._request.subject_id)
         )
 
 
-def _that_matter(found: Sequence[FoundFace]) -> int:
-    """How many faces a picture is of: somebody in the background does not count."""
-    boxes = [one.face.box for one in found]
-    return sum(
-        DOMINATES * box.width * box.height > boxes[0].width * boxes[0].height for box in boxes
-    )
+def _template_ids(job_id: str) -> list[str]:
+    """The ids of a job's templates, the same in every attempt."""
+    seeds = [f"{job_id}:{number}".encode() for number in range(MAX_TEMPLATES_PER_ENROLLMENT)]
+    return [f"tpl_{hashlib.sha256(seed).hexdigest()[:24]}" for seed in seeds]
 
 
-def _shots(watched: Watched) -> list[Shot]:
+def _main_faces(faces: Sequence[DetectedFace]) -> int:
+    """Number of faces that an image is of; people in the background do not count."""
+    areas = [face.face.box.width * face.face.box.height for face in faces]
+    return sum(MIN_AREA_RATIO * area > areas[0] for area in areas)
+
+
+def _candidates(clip: TrackedClip) -> list[FrameCandidate]:
     """The frames of a clip, each with the reason against it."""
-    track = watched.track
+    track = clip.track
     states = states_of(track, baseline_of(track))
     return [
-        gated(found, faces=frame.faces, acting=state in _ACTING)
-        for found, frame, state in zip(watched.found, track.frames, states, strict=True)
+        check_frame(face, faces=frame.faces, acting=state in _ACTING)
+        for face, frame, state in zip(clip.faces, track.frames, states, strict=True)
     ]
 
 
-def _jpeg(chip: "np.ndarray[Any, np.dtype[np.uint8]]") -> bytes:
-    """The straightened face as a file: what a template can be made from again."""
-    whole, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(chip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+def _encode_jpeg(crop: Pixels) -> bytes:
+    """The aligned face as a file, from which a template can be recomputed."""
+    succeeded, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     )
-    if not whole:
-        raise RuntimeError("the face cannot be written as JPEG")
+    if not succeeded:
+        raise RuntimeError("the face cannot be encoded as JPEG")
     return bytes(data)

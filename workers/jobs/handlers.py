@@ -1,6 +1,6 @@
-"""Which function does which kind of long job. The module is imported in the job's own process.
+"""The handler of each kind of long job. Its module is imported in the job's own process.
 
-A function takes the work and the settings, and returns the result as JSON:
+A handler takes the work and the settings, and returns the result as JSON:
 ``run(work: contracts.work.Work, settings: contracts.settings.Settings) -> dict[str, Any]``.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from contracts.settings import Settings
 from contracts.work import Work
 
-Function = Callable[[Work, Settings], dict[str, Any]]
+Handler = Callable[[Work, Settings], dict[str, Any]]
 
 KINDS: Mapping[str, str] = {
     "training": "workers.jobs.training:run",
@@ -26,25 +26,25 @@ KINDS: Mapping[str, str] = {
 TABLE = "workers.jobs.handlers:KINDS"
 
 
-def function_of(kind: str, table: str = TABLE) -> Function:
-    """Import what does that kind of job.
+def load_handler(kind: str, table: str = TABLE) -> Handler:
+    """Import the handler of a kind of job.
 
     Args:
-        kind: As in `contracts.jobs.JobKind`.
+        kind: A `contracts.jobs.JobKind`.
         table: ``module:name`` of a mapping like `KINDS`.
 
     Raises:
-        ImportError: Nothing here does it, or the module lacks what it needs.
+        ImportError: There is no such handler, or its module cannot be imported.
     """
-    kinds: Mapping[str, str] = _named(table)
+    kinds: Mapping[str, str] = _import_object(table)
     if kind not in kinds:
         raise ImportError(f"{table} has no '{kind}'")
-    function: Function = _named(kinds[kind])
-    return function
+    handler: Handler = _import_object(kinds[kind])
+    return handler
 
 
-def _named(address: str) -> Any:
-    module, _, name = address.partition(":")
+def _import_object(reference: str) -> Any:
+    module, _, name = reference.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except AttributeError:

@@ -1,8 +1,8 @@
-"""Whose face an enrollment may bring: nobody else's, and no other than the subject's own.
+"""Checks that an enrollment adds only the face of its subject.
 
-Whoever could add a template of another face to a subject could log in as that subject from then on.
-So a subject that has templates takes only what is like them; those of an earlier embedder cannot
-be compared, and count for nothing.
+Someone who could add a template of another face to a subject could log in as that subject. So a
+subject with templates accepts only similar faces, and no subject accepts the face of another one.
+Templates of an earlier embedder cannot be compared, and are ignored.
 """
 
 from collections import Counter
@@ -14,100 +14,102 @@ import numpy.typing as npt
 from contracts.errors import Conflict
 from contracts.faces.subjects import TemplateSource
 from contracts.queue.messages import Vector
-from database.faces.faces import Faces
 from database.faces.gallery import Gallery
-from models.faces.liveness.verdict import mean_of
+from database.faces.repositories import FaceRepositories
+from models.faces.embedding import mean_embedding
 
 Mask = npt.NDArray[np.bool_]
 
-# Of a clip's templates: that many must be like the subject's, and that many like somebody else's
-# for it to be taken for theirs.
-_CLIP_PART = 0.5
-_NEAREST = 8
+# Share of a clip's embeddings that must resemble the subject; also the share that must resemble
+# another subject for the clip to be considered that subject's.
+_MIN_CLIP_SHARE = 0.5
+_MAX_CANDIDATES = 8
 
 
-class Identity:
-    """The subject of one enrollment.
+class IdentityCheck:
+    """Checks the embeddings of one enrollment.
 
     Args:
-        faces: Where templates are kept.
-        subject_id: Who is enrolled.
-        embedder: What made the embeddings.
-        replaced: Ids of templates that an earlier attempt of this job wrote; they vouch for nobody.
+        replaced: Ids of templates from an earlier attempt of the job; they are ignored.
     """
 
     def __init__(
-        self, faces: Faces, subject_id: str, embedder: str, replaced: Collection[str]
+        self, faces: FaceRepositories, subject_id: str, embedder: str, replaced: Collection[str]
     ) -> None:
         self._faces = faces
         self._subject_id = subject_id
         self._embedder = embedder
         self._replaced = frozenset(replaced)
-        self._gallery = Gallery(faces.vectors)
+        self._gallery = Gallery(faces.gallery_source)
 
-    def of(self, vectors: Vector, source: TemplateSource) -> Mask:
-        """Which embeddings may become templates: (n,), at least one.
+    def accepted(self, vectors: Vector, source: TemplateSource) -> Mask:
+        """Which embeddings may become templates: (n,), at least one is True.
 
         Args:
-            vectors: (n, 128) float32, each of length 1.
-            source: Of images each one counts: somebody chose it. Of a clip the whole must be like
-                the subject as well, for one frame is easily put in.
+            vectors: (n, 128) float32, each of unit length.
+            source: Images are judged one by one, because each was chosen deliberately. A clip must
+                also resemble the subject as a whole, because a frame is easily inserted.
 
         Raises:
-            SubjectNotFound: There is no such subject any more.
-            Conflict: It is another person's face, or another subject's.
+            SubjectNotFound: The subject no longer exists.
+            Conflict: The face differs from the subject's, or belongs to another subject.
             Unavailable: The database does not answer.
         """
-        threshold = self._faces.threshold.get().held_for(self._embedder).similarity
-        mine = self._mine(vectors, source, threshold)
-        self._require_nobody_else(vectors, source, threshold)
-        return mine
+        threshold = self._faces.threshold.get().effective_for(self._embedder).similarity
+        accepted = self._like_subject(vectors, source, threshold)
+        self._require_no_other_subject(vectors, source, threshold)
+        return accepted
 
-    def require_still(self, vectors: Vector, source: TemplateSource) -> None:
-        """The same once more, when nobody else can write.
+    def recheck(self, vectors: Vector, source: TemplateSource) -> None:
+        """Repeat the check while no other enrollment can write.
 
         Raises:
-            Conflict: Another enrollment has come first, and one of these is no longer welcome.
+            Conflict: Another enrollment has written first, and an embedding is no longer accepted.
         """
-        if not self.of(vectors, source).all():
-            raise _another_person()
+        if not self.accepted(vectors, source).all():
+            raise _different_person()
 
-    def _mine(self, vectors: Vector, source: TemplateSource, threshold: float) -> Mask:
-        known = [
-            one.vector
-            for one in self._faces.templates.of(self._subject_id, embedder=self._embedder)
-            if one.id not in self._replaced
+    def _like_subject(self, vectors: Vector, source: TemplateSource, threshold: float) -> Mask:
+        existing = [
+            template.vector
+            for template in self._faces.templates.of_subject(
+                self._subject_id, embedder=self._embedder
+            )
+            if template.id not in self._replaced
         ]
-        if not known:
+        if not existing:
             return np.ones(len(vectors), np.bool_)
-        templates = np.stack(known)
-        mine: Mask = (vectors @ templates.T).max(1) >= threshold
-        whole = source == "image" or (
-            mine.mean() >= _CLIP_PART and float((templates @ mean_of(vectors)).max()) >= threshold
+        templates = np.stack(existing)
+        similar: Mask = (vectors @ templates.T).max(1) >= threshold
+        is_whole_similar = source == "image" or (
+            similar.mean() >= _MIN_CLIP_SHARE
+            and float((templates @ mean_embedding(vectors)).max()) >= threshold
         )
-        if not whole or not mine.any():
-            raise _another_person()
-        return mine
+        if not is_whole_similar or not similar.any():
+            raise _different_person()
+        return similar
 
-    def _require_nobody_else(
+    def _require_no_other_subject(
         self, vectors: Vector, source: TemplateSource, threshold: float
     ) -> None:
-        """Of a clip half of the templates must agree: one of many is soon like somebody."""
-        needed = 1 if source == "image" else max(1, round(_CLIP_PART * len(vectors)))
-        found = self._gallery.nearest(
-            vectors, embedder=self._embedder, above=threshold, most=_NEAREST
+        """For a clip, half of the embeddings must agree: one of many may resemble someone."""
+        needed = 1 if source == "image" else max(1, round(_MIN_CLIP_SHARE * len(vectors)))
+        nearest = self._gallery.nearest(
+            vectors, embedder=self._embedder, min_similarity=threshold, limit=_MAX_CANDIDATES
         )
-        alike = Counter(one.subject_id for near in found for one in near)
-        del alike[self._subject_id]
-        if alike and alike.most_common(1)[0][1] >= needed:
+        matches = Counter(
+            candidate.subject_id for candidates in nearest for candidate in candidates
+        )
+        del matches[self._subject_id]
+        if matches and matches.most_common(1)[0][1] >= needed:
             raise Conflict(
-                "The face is enrolled as another subject already. Delete that one first, or "
-                "send pictures of the right person."
+                "The face is already enrolled as another subject. Delete that subject first, or "
+                "send images of the right person."
             )
 
 
-def _another_person() -> Conflict:
+def _different_person() -> Conflict:
     return Conflict(
-        "The face is not the one that the subject is enrolled with. Send pictures of the right "
-        "person, or delete the subject and enroll it anew."
+        "The face differs from the one that the subject is enrolled with. Send images of the right "
+        "person, or delete the subject and enroll it again."
     )

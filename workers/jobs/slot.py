@@ -1,7 +1,7 @@
-"""One place for a long job: takes the oldest that waits, runs it in a child, takes the next.
+"""A slot runs one long job at a time: the oldest of its queue, in a child process.
 
-The database says what there is to do; the bell only says when to look. So a bell that is lost, or
-rung twice, costs a few seconds or nothing.
+The database determines what there is to do; a notification only says when to look. A notification
+that is lost therefore costs a few seconds, and one that comes twice costs nothing.
 """
 
 import os
@@ -16,33 +16,30 @@ from contracts.jobs import LEASE_SECONDS
 from contracts.settings import Settings
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
-from workers.jobs.child import ENDED, overdue
+from workers.jobs.child import EXIT_ENDED, overdue_error
 from workers.jobs.handlers import TABLE
 from workers.jobs.process import WorkProcess
-from workers.jobs.worker_id import is_gone
+from workers.jobs.worker_id import is_dead
 
 log = structlog.get_logger()
 
 _IDLE_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
-# A child that was told to stop and is deep in a computation is not waited for any longer.
-_PATIENCE_SECONDS = 60.0
-_LOST_SECONDS = 5.0  # another has the job: nothing it still does can count
-# After a child that failed at once, so that a broken machine does not burn its attempts.
+# How long a child that has to stop may go on with a computation.
+_STOP_SECONDS = 60.0
+_LOST_SECONDS = 5.0  # another worker has the job, so this child can achieve nothing
+# Pause after a child that failed at once, so that a broken machine does not use up the attempts.
 _BACKOFF_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class SlotContext:
     """What all slots of a worker share.
 
     Attributes:
-        worker_id: From `workers.jobs.worker_id.own_name`.
-        leases: To take jobs and to give them back.
-        files: What belongs to them.
-        settings: The whole configuration.
-        stopping: Set when no more is to be begun, and what runs is to be given back.
-        kinds: Which table names the functions.
+        worker_id: From `workers.jobs.worker_id.new_worker_id`.
+        stopping: Set when the worker stops: running jobs are given back and none is started.
+        kinds: The table of handlers, see `workers.jobs.handlers`.
     """
 
     worker_id: str
@@ -54,118 +51,116 @@ class Desk:
 
 
 class Slot:
-    """A thread that runs one job at a time.
+    """A thread that runs the jobs of one queue, one at a time."""
 
-    Args:
-        queue: Whose jobs.
-        desk: Shared.
-    """
-
-    def __init__(self, queue: str, desk: Desk) -> None:
+    def __init__(self, queue: str, context: SlotContext) -> None:
         self.queue = queue
-        self._desk = desk
-        self._bell = Event()
+        self._context = context
+        self._notified = Event()
         self._thread = Thread(target=self._run, name=f"slot-{queue}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def ring(self) -> None:
-        """Look at once whether something waits."""
-        self._bell.set()
+    def notify(self) -> None:
+        """Look for a job immediately."""
+        self._notified.set()
 
     def join(self, seconds: float) -> None:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        while not self._desk.stopping.is_set():
-            self._bell.clear()
-            if not self._look():
-                self._bell.wait(_IDLE_SECONDS)
+        while not self._context.stopping.is_set():
+            self._notified.clear()
+            if not self._run_next():
+                self._notified.wait(_IDLE_SECONDS)
 
-    def _look(self) -> bool:
-        """Whether there was something to do."""
-        desk = self._desk
+    def _run_next(self) -> bool:
+        """Run the next job; return False if there is none."""
+        context = self._context
         try:
-            release_the_dead(desk.leases)
-            lease = desk.leases.claim_next(self.queue, desk.worker_id, LEASE_SECONDS)
+            release_dead_workers(context.leases)
+            lease = context.leases.claim_next(self.queue, context.worker_id, LEASE_SECONDS)
             if lease is None:
                 return False
             self._attempt(lease)
         except Exception:
-            # Whatever it was, the next look may go well, and a slot that ended would be missed.
+            # The next try may succeed, and the worker must not lose a slot.
             log.exception("slot_interrupted", queue=self.queue)
             return False
         return True
 
     def _attempt(self, lease: Lease) -> None:
-        desk = self._desk
-        began = time.monotonic()
-        child = WorkProcess(lease, desk.kinds, desk.settings.job_threads, dict(os.environ))
+        context = self._context
+        started = time.monotonic()
+        child = WorkProcess(lease, context.kinds, context.settings.job_threads, dict(os.environ))
         log.info("child_started", job=lease.job_id, kind=lease.kind, pid=child.pid)
         try:
-            status = self._tend(lease, child)
+            status = self._supervise(lease, child)
         finally:
-            child.end()
-        if status == ENDED:
+            child.kill()
+        if status == EXIT_ENDED:
             return
-        asked = desk.stopping.is_set()
+        stopped = context.stopping.is_set()
         log.warning("child_lost", job=lease.job_id, attempt=lease.attempt, status=status)
-        self._give_back(lease, child, asked)
-        if not asked and time.monotonic() < began + _BACKOFF_SECONDS:
-            desk.stopping.wait(_BACKOFF_SECONDS)
+        self._give_back(lease, child, stopped=stopped)
+        if not stopped and time.monotonic() < started + _BACKOFF_SECONDS:
+            context.stopping.wait(_BACKOFF_SECONDS)
 
-    def _give_back(self, lease: Lease, child: WorkProcess, asked: bool) -> None:
-        """End it if its end was asked for; else let the next attempt have it at once."""
-        desk = self._desk
-        if desk.leases.look(lease) == "cancelled":
-            desk.leases.cancelled(lease)
-            desk.files.end_work(lease.job_id)
+    def _give_back(self, lease: Lease, child: WorkProcess, *, stopped: bool) -> None:
+        """End the job if it was cancelled; otherwise release it for the next attempt."""
+        context = self._context
+        if context.leases.status(lease) == "cancelled":
+            context.leases.cancel(lease)
+            context.files.end_work(lease.job_id)
         else:
-            desk.leases.release(
-                lease, was_asked=asked, starved=child.was_starved(), crashed=child.has_crashed()
+            context.leases.release(
+                lease,
+                stopped=stopped,
+                out_of_memory=child.ran_out_of_memory(),
+                crashed=child.has_crashed(),
             )
-            if desk.leases.has_ended(lease.job_id):
-                desk.files.end_work(lease.job_id)
+            if context.leases.has_ended(lease.job_id):
+                context.files.end_work(lease.job_id)
 
-    def _tend(self, lease: Lease, child: WorkProcess) -> int | None:
-        """Wait for the child, and end it when it should have ended; its exit status."""
-        desk = self._desk
-        told_at: float | None = None
-        ends_at = time.monotonic() + desk.settings.job_max_hours * 3600 + _PATIENCE_SECONDS
+    def _supervise(self, lease: Lease, child: WorkProcess) -> int | None:
+        """Wait for the child; return its exit status, or None if it has to be killed."""
+        context = self._context
+        stop_since: float | None = None
+        deadline = time.monotonic() + context.settings.job_max_hours * 3600 + _STOP_SECONDS
         while True:
-            status = child.wait(_WATCH_SECONDS if not desk.stopping.is_set() else 0.05)
+            status = child.wait(_WATCH_SECONDS if not context.stopping.is_set() else 0.05)
             if status is not None:
                 return status
-            if desk.stopping.is_set():
-                child.stop(desk.settings.shutdown_seconds / 2)
+            if context.stopping.is_set():
+                child.stop(context.settings.shutdown_seconds / 2)
                 return child.wait(0)
             now = time.monotonic()
-            if now > ends_at:
-                desk.leases.fail(lease, overdue(desk.settings))
+            if now > deadline:
+                context.leases.fail(lease, overdue_error(context.settings))
                 return None
-            patience = self._patience(lease)
-            if patience is not None:
-                told_at = told_at or now
-                if now > told_at + patience:
+            stop_seconds = self._stop_seconds(lease)
+            if stop_seconds is not None:
+                stop_since = stop_since or now
+                if now > stop_since + stop_seconds:
                     log.warning("child_hangs", job=lease.job_id, pid=child.pid)
                     return None
 
-    def _patience(self, lease: Lease) -> float | None:
-        """How long a child that should stop is waited for; None while it shall go on."""
+    def _stop_seconds(self, lease: Lease) -> float | None:
+        """How long a child that has to stop may take; None while it may go on."""
         try:
-            found = self._desk.leases.look(lease)
+            status = self._context.leases.status(lease)
         except OpsinError:
-            return None  # The child judges by its own lease how long it may go on without.
-        return {"held": None, "cancelled": _PATIENCE_SECONDS, "lost": _LOST_SECONDS}[found]
+            return None  # the child itself stops when its lease has expired
+        return {"held": None, "cancelled": _STOP_SECONDS, "lost": _LOST_SECONDS}[status]
 
 
-def release_the_dead(leases: Leases) -> None:
-    """Give back what workers hold that were on this machine and are dead.
+def release_dead_workers(leases: Leases) -> None:
+    """Give back the jobs of workers that ran on this machine and are dead.
 
     Raises:
         Unavailable: The database does not answer.
     """
     for worker_id in leases.holders():
-        if is_gone(worker_id):
+        if is_dead(worker_id):
             log.warning("worker_gone", worker=worker_id, jobs=leases.release_all(worker_id))

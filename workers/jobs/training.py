@@ -1,8 +1,8 @@
-"""A training as a worker runs it: of a dataset, or of what is kept of enrolled people.
+"""The training job, for datasets and for the stored frames of enrolled people.
 
-Frames are opened in this process and never written: pictures live in its memory, a published
-version holds none of them, and the job shows none. People are classes by their id, so that no name
-outlives them in a model.
+Frames are decrypted in the memory of this process and never written to disk. The published version
+and the job's artifacts contain none of them. A person's class is named by the subject id, so that
+no name remains in a model after an erasure.
 """
 
 import hashlib
@@ -16,112 +16,115 @@ from typing import Any
 
 from contracts.errors import NotFound, NotTrainable, SubjectNotFound
 from contracts.settings import Settings
-from contracts.training.trainings import LEAST_FRAMES, TrainingRequest
+from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from contracts.work import Work
 from database.engine import open_engine
-from database.faces.faces import Faces
+from database.faces.repositories import FaceRepositories
 from models.datasets.dataset import SPLITS, Dataset, Example
 from models.datasets.splitting import Fractions
 from models.faces.analyser import open_analyser
 from models.faces.portrait import portrait
 from models.store.store import Store
 from models.training import run as training
-from models.training.data.data_source import Material
+from models.training.data.data_source import TrainingData
 
 _FRACTIONS = Fractions(0.15, 0.15, 0)
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
-    """As `models.training.run.run`, which is told where the pictures come from.
+    """Run `models.training.run.run` with the data that the request names.
 
     Raises:
-        OpsinError: It cannot be done, e.g. a subject was erased meanwhile; nothing is published.
-        WorkStoppedError: It was told to end.
+        OpsinError: The training is impossible, e.g. because a subject was erased; nothing was
+            published.
+        WorkStoppedError: The job was stopped.
     """
     subjects = TrainingRequest.model_validate(work.request).subjects
     if subjects is None:
         return training.run(work, settings)
     with _faces(settings) as faces:
         analyser = open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)
-        cut = partial(portrait, analyser=analyser)
-        return training.run(work, settings, FromSubjects(work, faces, cut, subjects))
+        crop = partial(portrait, analyser=analyser)
+        return training.run(work, settings, SubjectSource(work, faces, crop, subjects))
 
 
 @dataclass(frozen=True, slots=True)
-class FromSubjects:
-    """A `models.training.data.data_source.Supply` of the frames that are kept of enrolled people.
+class SubjectSource:
+    """A `models.training.data.data_source.DataSource` of the stored frames of enrolled people.
 
     Attributes:
-        work: Is asked at every frame whether to go on.
-        faces: Opens the frames.
-        cut: From a frame to the face in it, a picture file both; None where there is none.
-        subjects: Whose.
+        work: Its `check` is called before every frame.
+        crop: Maps an image file to a file with the face only; None if there is no face.
+        subjects: Ids of the subjects.
     """
 
     work: Work
-    faces: Faces
-    cut: Callable[[bytes], bytes | None]
+    faces: FaceRepositories
+    crop: Callable[[bytes], bytes | None]
     subjects: Sequence[str]
 
-    def load(self) -> Material:
-        """All frames, cut to the face and split person by person; the same for the same frames.
+    def load(self) -> TrainingData:
+        """Load and crop all frames and split them for each person; the same split every time.
 
         Raises:
-            SubjectNotFound: One was erased.
-            NotTrainable: One has too few frames with a face.
+            SubjectNotFound: A subject was erased.
+            NotTrainable: A subject has too few frames with a face.
             Unavailable: A key is missing.
         """
-        examples = [one for subject in self.subjects for one in self._of(subject)]
-        said = "".join(f"{one.label}/{one.split}/{one.sha256}\n" for one in examples)
-        digest = f"sha256:{hashlib.sha256(said.encode()).hexdigest()}"
+        examples = [example for subject in self.subjects for example in self._examples(subject)]
+        listing = "".join(
+            f"{example.label}/{example.split}/{example.sha256}\n" for example in examples
+        )
+        digest = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
         classes = tuple(sorted(self.subjects))
-        return Material(Dataset("subjects", digest, classes, tuple(examples)), private=True)
+        return TrainingData(Dataset("subjects", digest, classes, tuple(examples)), private=True)
 
-    def require(self) -> None:
-        """Whether all of them are still there, and still let their frames be kept.
+    def check_publishable(self) -> None:
+        """Check that all subjects still exist and still allow their frames to be stored.
 
         Raises:
-            SubjectNotFound: One was erased.
-            NotTrainable: One's frames may not be kept any more.
+            SubjectNotFound: A subject was erased.
+            NotTrainable: A subject's frames may no longer be stored.
         """
         for subject in self.subjects:
             if not self.faces.subjects.get(subject).keep_frames:
-                raise NotTrainable(f"The frames of {subject} may not be used any more.")
+                raise NotTrainable(f"The frames of {subject} may no longer be used.")
 
-    def _of(self, subject: str) -> Iterator[Example]:
-        pictures = list(self._portraits(subject))
-        if len(pictures) < LEAST_FRAMES:
+    def _examples(self, subject: str) -> Iterator[Example]:
+        portraits = dict(self._portraits(subject))
+        if len(portraits) < MIN_FRAMES:
             raise NotTrainable(
-                f"{subject} has {len(pictures)} kept frames with a face; {LEAST_FRAMES} are "
-                "needed. Enroll them again with keep_frames, or leave them out."
+                f"{subject} has {len(portraits)} stored frames with a face; {MIN_FRAMES} are "
+                "needed. Enroll the subject again with keep_frames, or leave it out."
             )
-        validation, test = _FRACTIONS.counts(len(pictures))
-        # By the hash of an id that was drawn at random: what frames show has no part in it, and
-        # what is told of them (a digest) is no digest of a face.
-        ranked = sorted((hashlib.sha256(name.encode()).hexdigest(), name) for name, _ in pictures)
-        by_name = dict(pictures)
-        for place, (digest, name) in enumerate(ranked):
-            kind = 2 if place < test else 1 if place < test + validation else 0
-            yield Example(Path(name), subject, SPLITS[kind], digest, by_name[name])
+        validation, test = _FRACTIONS.counts(len(portraits))
+        # Sorted by the hash of a random id, so that the split does not depend on the content, and
+        # the published digest is not derived from a face.
+        ranked = sorted(
+            (hashlib.sha256(file_id.encode()).hexdigest(), file_id) for file_id in portraits
+        )
+        for rank, (digest, file_id) in enumerate(ranked):
+            split = 2 if rank < test else 1 if rank < test + validation else 0
+            yield Example(Path(file_id), subject, SPLITS[split], digest, portraits[file_id])
 
     def _portraits(self, subject: str) -> Iterator[tuple[str, bytes]]:
-        for file_id in self.faces.frames.of(subject):
+        for file_id in self.faces.frames.ids_of_subject(subject):
             self.work.check()
             try:
                 frame = self.faces.frames.get(subject, file_id)
             except SubjectNotFound:
                 raise
             except NotFound:
-                continue  # gone between the two
-            picture = self.cut(frame.content)
-            if picture is not None:
-                yield file_id, picture
+                continue  # deleted in the meantime
+            cropped = self.crop(frame.content)
+            if cropped is not None:
+                yield file_id, cropped
 
 
 @contextmanager
-def _faces(settings: Settings) -> Iterator[Faces]:
+def _faces(settings: Settings) -> Iterator[FaceRepositories]:
     engine = open_engine(settings.database)
     try:
-        yield Faces.of(settings, engine, lambda: datetime.now(UTC))
+        yield FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
     finally:
         engine.dispose()

@@ -1,8 +1,8 @@
-"""Where a process stands, so that one on the same machine can tell that it is surely dead.
+"""Worker ids, from which a process on the same machine can tell that a worker is dead.
 
-A lease frees itself after a minute. When the holder's process is known to be gone that minute is
-wasted, and a name tells: machine, process namespace, process id and the moment it started. What
-stands elsewhere is never judged.
+A lease expires after a minute. If its holder is known to be dead, there is no need to wait. So the
+id contains the machine, the process namespace, the process id and the time of its start. Nothing is
+concluded about workers on other machines.
 """
 
 import hashlib
@@ -17,35 +17,38 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/self/ns/pid")
 
 
-def own_name() -> str:
-    """A worker's id that `is_gone` can read."""
+def new_worker_id() -> str:
+    """An id for this process, for `is_dead`."""
     started = int(psutil.Process().create_time() * 100)
-    return f"{_place()}.{os.getpid()}.{started}.{secrets.token_hex(4)}"
+    return f"{_machine()}.{os.getpid()}.{started}.{secrets.token_hex(4)}"
 
 
-def is_gone(worker_id: str) -> bool:
-    """Whether that worker was here and lives no more; False if it stands elsewhere."""
-    place, *rest = worker_id.split(".")
-    if len(rest) != 3 or place != _place() or not (rest[0].isdecimal() and rest[1].isdecimal()):
+def is_dead(worker_id: str) -> bool:
+    """Whether that worker ran on this machine and is dead; False if it ran elsewhere."""
+    machine, *rest = worker_id.split(".")
+    if len(rest) != 3 or not (rest[0].isdecimal() and rest[1].isdecimal()):
+        return False
+    if machine != _machine():
         return False
     try:
         process = psutil.Process(int(rest[0]))
-        same = int(process.create_time() * 100) == int(rest[1])
-        return not same or process.status() == psutil.STATUS_ZOMBIE
+        is_same = int(process.create_time() * 100) == int(rest[1])
+        return not is_same or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:
         return False
 
 
-def _place() -> str:
+def _machine() -> str:
+    """A hash that identifies this machine, its current boot and the process namespace."""
     try:
         boot = _BOOT.read_text().strip()
     except OSError:
-        boot = ""  # not Linux; the host's name has to do
+        boot = ""  # not Linux; the host name has to do
     try:
         namespace = str(_NAMESPACE.stat().st_ino)
     except OSError:
         namespace = ""
-    told = "\n".join((socket.gethostname(), boot, namespace))
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    parts = "\n".join((socket.gethostname(), boot, namespace))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]

@@ -1,1 +1,1 @@
-"""Reading archives safely: zip, tar and folders, within limits."""
+"""Reads zip and tar archives and folders safely, within limits."""

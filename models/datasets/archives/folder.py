@@ -1,4 +1,4 @@
-"""A folder of pictures on this machine, read without ever leaving it by a link."""
+"""Reads a folder of images on this machine without following links out of it."""
 
 import os
 import stat
@@ -7,17 +7,26 @@ from pathlib import Path
 
 from contracts.errors import InvalidArchive
 from models.datasets.archives.limits import Limits
-from models.datasets.archives.members import Member, is_hidden, shown, too_large, too_many, unread
+from models.datasets.archives.members import (
+    Member,
+    is_hidden,
+    printable,
+    read_nothing,
+    too_large,
+    too_many,
+)
 
 
 def read_folder(root: Path, limits: Limits) -> Iterator[Member]:
-    """The files of a folder, in the order of their names. Links are told of and not followed.
+    """The files of a folder, in the order of their names. Links are reported, not followed.
 
     Raises:
-        InvalidArchive: It is no folder, cannot be read, or holds too much.
+        InvalidArchive: It is not a folder, cannot be read, or exceeds a limit.
     """
     if root.is_symlink() or not root.is_dir():
-        raise InvalidArchive("There is no such folder. Name one that holds a folder a class.")
+        raise InvalidArchive(
+            "There is no such folder. Name one that contains one folder for each class."
+        )
     count = total = 0
     for member in _walk(root, "", limits):
         count += 1
@@ -28,12 +37,14 @@ def read_folder(root: Path, limits: Limits) -> Iterator[Member]:
             raise too_large(limits)
         yield member
     if count == 0:
-        raise InvalidArchive("The folder is empty. Put a folder of pictures a class into it.")
+        raise InvalidArchive(
+            "The folder is empty. Put one folder of images for each class into it."
+        )
 
 
 def _walk(folder: Path, prefix: str, limits: Limits) -> Iterator[Member]:
     if prefix.count("/") > limits.depth:
-        raise InvalidArchive(f"It has more than {limits.depth} folders in folders.")
+        raise InvalidArchive(f"Its folders are nested more than {limits.depth} deep.")
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -42,7 +53,7 @@ def _walk(folder: Path, prefix: str, limits: Limits) -> Iterator[Member]:
         yield _faulty(prefix.rstrip("/"), "unreadable", "The folder cannot be read.")
         return
     for entry in entries:
-        # A file system's bytes that are no text are shown with a question mark.
+        # Bytes of a file name that are not valid text become question marks.
         path = prefix + entry.name.encode("utf-8", "replace").decode()
         is_folder = entry.is_dir(follow_symlinks=False)
         if is_folder and not is_hidden(entry.name):
@@ -55,7 +66,7 @@ def _entry(entry: "os.DirEntry[str]", path: str, limits: Limits) -> Member:
     if entry.is_symlink():
         return _faulty(path, "link", "It is a link; links are not followed. Put a copy here.")
     if entry.is_dir(follow_symlinks=False):
-        return _faulty(path, "hidden", "It is a hidden or a system's folder.")
+        return _faulty(path, "hidden", "It is a hidden folder or a system folder.")
     if entry.is_file(follow_symlinks=False):
         return _file(Path(entry.path), path, limits)
     return _faulty(path, "special_file", "It is a pipe, a socket or a device.")
@@ -65,21 +76,21 @@ def _file(file: Path, path: str, limits: Limits) -> Member:
     try:
         size = file.lstat().st_size
     except OSError:
-        return _faulty(path, "unreadable", "It has gone meanwhile.")
+        return _faulty(path, "unreadable", "It was removed in the meantime.")
     if size > limits.image_bytes:
-        detail = f"It has {size:,} bytes; a picture may have {limits.image_bytes:,}."
-        return Member(path, 0, unread, ("file_too_large", detail))
+        detail = f"It has {size:,} bytes; an image may have {limits.image_bytes:,}."
+        return Member(path, 0, read_nothing, ("file_too_large", detail))
     return Member(path, size, lambda limit: _content(file, limit))
 
 
 def _content(file: Path, limit: int) -> bytes:
-    """The bytes; what has been swapped for a link or a pipe meanwhile is not opened."""
+    """Read the file, unless it has been replaced by a link or a pipe in the meantime."""
     handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as content:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(f"{shown(file.name)} is no file")
+            raise OSError(f"{printable(file.name)} is not a regular file")
         return content.read(limit)
 
 
 def _faulty(path: str, code: str, detail: str) -> Member:
-    return Member(path, 0, unread, (code, detail))
+    return Member(path, 0, read_nothing, (code, detail))

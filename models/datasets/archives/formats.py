@@ -1,4 +1,4 @@
-"""What was sent, by its first bytes: a zip, a tar, a tar in gzip, or a folder on this machine."""
+"""Detects by its first bytes whether an upload is a zip, a tar or a gzipped tar."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,14 @@ from models.datasets.archives.tar import GZIP, read_tar
 from models.datasets.archives.zip import read_zip
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_TAR_MAGIC_AT = 257
+_TAR_MAGIC_OFFSET = 257
 
 
 def read_source(path: Path, limits: Limits) -> Iterator[Member]:
-    """The files in an archive or a folder, whatever its name says it is.
+    """The files in an archive or a folder, whatever its name is.
 
     Raises:
-        InvalidArchive: It is neither, or damaged, dishonest or too much.
+        InvalidArchive: It is neither, or it is damaged, malicious or too large.
     """
     if path.is_dir():
         return read_folder(path, limits)
@@ -31,9 +31,13 @@ def read_source(path: Path, limits: Limits) -> Iterator[Member]:
     except OSError as error:
         raise InvalidArchive("The archive cannot be read. Check its permissions.") from error
     if size > limits.archive_bytes:
-        raise InvalidArchive(f"The archive may have {limits.archive_bytes:,} bytes. Split it up.")
+        raise InvalidArchive(
+            f"An archive may have at most {limits.archive_bytes:,} bytes. Split it up."
+        )
     if head.startswith(_ZIP):
         return read_zip(path, limits)
-    if head.startswith(GZIP) or head[_TAR_MAGIC_AT:].startswith(b"ustar"):
+    if head.startswith(GZIP) or head[_TAR_MAGIC_OFFSET:].startswith(b"ustar"):
         return read_tar(path, limits)
-    raise InvalidArchive("This is no zip, tar or tar.gz. Pack the folders of your classes as one.")
+    raise InvalidArchive(
+        "This is not a zip, tar or tar.gz. Pack the folders of your classes into one of these."
+    )

@@ -1,4 +1,4 @@
-"""How much of anything a dataset may have; every reader and writer of one is bound by these."""
+"""The limits of a dataset, which every reader and writer of one respects."""
 
 import shutil
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds.
+    """Limits of one dataset.
 
     Attributes:
         archive_bytes: Size of an upload.
-        files: Entries of an archive or a folder, folders counted.
-        total_bytes: All that an archive unpacks to, whether it is kept or not.
-        image_bytes: Size of one picture.
-        image_pixels: Its width times its height.
-        free_bytes: What must stay free on the disk.
+        files: Entries of an archive or a folder, including folders.
+        total_bytes: Size of everything in an archive, unpacked, whether it is stored or not.
+        image_bytes: Size of one image.
+        image_pixels: Width times height of one image.
+        free_bytes: Space that must remain free on the disk.
         ratio: Unpacked bytes for each byte of the archive. Deflate reaches 1,032; photos stay
-            near 1, and bitmaps of little content seldom exceed 100.
-        ratio_floor: Unpacked bytes below which the ratio says nothing.
-        depth: Folders in folders.
+            near 1, and bitmaps with little content seldom exceed 100.
+        ratio_floor: Unpacked bytes below which the ratio is not checked.
+        depth: Nesting of folders.
         name_bytes: Length of a path in UTF-8.
     """
 
@@ -41,7 +41,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
-        """The limits that the settings draw."""
+        """The limits of this installation."""
         return cls(
             archive_bytes=settings.max_dataset_upload_bytes,
             files=settings.max_dataset_files,
@@ -51,20 +51,20 @@ class Limits:
             free_bytes=settings.min_free_disk_bytes,
         )
 
-    def require_room(self, folder: Path, wanted: int) -> None:
-        """Check that the disk would still have room after `wanted` more bytes.
+    def require_room(self, folder: Path, size: int) -> None:
+        """Check that the disk has room for `size` more bytes.
 
         Raises:
-            Unavailable: It would not.
+            Unavailable: It has not.
         """
-        if shutil.disk_usage(folder).free - wanted < self.free_bytes:
-            raise no_room()
+        if shutil.disk_usage(folder).free - size < self.free_bytes:
+            raise disk_full()
 
 
-def no_room() -> Unavailable:
-    """The refusal of what the disk cannot hold."""
+def disk_full() -> Unavailable:
+    """The error for an upload that does not fit on the disk."""
     return Unavailable(
         "The service's disk has no room for this. Delete datasets that are not needed, "
-        "or ask its operator for more.",
+        "or ask its operator for more space.",
         retry_after=60,
     )

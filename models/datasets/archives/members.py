@@ -1,7 +1,7 @@
-"""The files of an archive or a folder, one after another, and which of their names are honest.
+"""The files of an archive or a folder, and the check of their names.
 
-Nothing is ever unpacked under a name that was sent: a picture is stored under the hash of its
-content. Dishonest names are refused all the same, since nobody sends one by mistake.
+No file is ever unpacked under the name that was sent: an image is stored under the hash of its
+content. Malicious names are refused nevertheless, since they are never sent by mistake.
 """
 
 import re
@@ -18,13 +18,13 @@ _SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$re
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file that was sent. Read it before the next one is asked for.
+    """One file of an upload. It must be read before the next one is requested.
 
     Attributes:
-        path: Its checked name, parts joined by ``/``, in Unicode's composed form.
-        size: Bytes, as declared.
-        read: Reads at most so many bytes of it.
-        fault: A code and a detail where it must not be read.
+        path: The checked name, with parts separated by ``/``, in Unicode's composed form.
+        size: In bytes, as declared.
+        read: Reads at most the given number of bytes.
+        fault: A code and a detail if the file must not be read.
     """
 
     path: str
@@ -33,17 +33,17 @@ class Member:
     fault: tuple[str, str] | None = None
 
 
-def unread(_limit: int) -> bytes:
-    """What a faulty member reads as."""
+def read_nothing(_limit: int) -> bytes:
+    """The `read` of a faulty member."""
     return b""
 
 
 def checked_name(name: str, limits: Limits) -> str:
-    """The name in its plain form.
+    """Check and normalise a name.
 
     Raises:
-        InvalidArchive: It leads out of the folder, or means different things to different
-            programs, or is endless.
+        InvalidArchive: The name leads out of the folder, is interpreted differently by different
+            programs, or is too long.
     """
     if "\0" in name:
         raise _refused(name, "has a NUL in its name")
@@ -56,34 +56,34 @@ def checked_name(name: str, limits: Limits) -> str:
     if ".." in parts:
         raise _refused(name, "leads out of the archive by '..'")
     if len(parts) > limits.depth:
-        raise _refused(name, f"lies more than {limits.depth} folders deep")
+        raise _refused(name, f"is more than {limits.depth} folders deep")
     if len(plain.encode()) > limits.name_bytes:
         raise _refused(name, f"has a path of more than {limits.name_bytes} bytes")
     return "/".join(parts)
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a file is a system's own note and no picture of the sender."""
+    """Whether a file is hidden or was added by an operating system."""
     return any(part.startswith(".") or part.lower() in _SYSTEM for part in path.split("/"))
 
 
-def shown(name: str) -> str:
-    """A name fit for a message: printable, and not endless."""
+def printable(name: str) -> str:
+    """A name for an error message: printable and not too long."""
     plain = name.encode("utf-8", "replace").decode()
     return "".join(c if c.isprintable() else "?" for c in plain)[:100]
 
 
 def too_many(limits: Limits) -> InvalidArchive:
-    """The refusal of more entries than are allowed."""
-    return InvalidArchive(f"It holds more than {limits.files:,} files. Split it up.")
+    """The error for too many entries."""
+    return InvalidArchive(f"It contains more than {limits.files:,} files. Split it up.")
 
 
 def too_large(limits: Limits) -> InvalidArchive:
-    """The refusal of more bytes than are allowed."""
+    """The error for too many unpacked bytes."""
     return InvalidArchive(
-        f"It unpacks to more than {limits.total_bytes:,} bytes. Send smaller pictures or fewer."
+        f"It unpacks to more than {limits.total_bytes:,} bytes. Send smaller or fewer images."
     )
 
 
-def _refused(name: str, why: str) -> InvalidArchive:
-    return InvalidArchive(f"'{shown(name)}' {why}. Nothing of the archive was taken.")
+def _refused(name: str, reason: str) -> InvalidArchive:
+    return InvalidArchive(f"'{printable(name)}' {reason}. Nothing in the archive was imported.")

@@ -1,8 +1,8 @@
-"""Tar archives from strangers, plain or gzipped, read as a stream and never unpacked by `tarfile`.
+"""Reads untrusted tar archives, plain or gzipped, as a stream; `tarfile` never unpacks them.
 
-`tarfile` parses the headers. What it would believe and we do not: how long a name's extension
-header may be (it is read into memory whole), sparse files (petabytes of zeros from one block),
-and that an archive ends where its headers stop making sense.
+`tarfile` parses the headers. These claims of an archive, which `tarfile` would accept, are checked
+first: the length of extension headers (which are read into memory as a whole), sparse files
+(petabytes of zeros from one block), and that the archive ends where its headers become invalid.
 """
 
 import tarfile
@@ -17,18 +17,18 @@ from models.datasets.archives.limits import Limits
 from models.datasets.archives.members import (
     Member,
     checked_name,
-    shown,
+    printable,
+    read_nothing,
     too_large,
     too_many,
-    unread,
 )
 
 GZIP = b"\x1f\x8b"
 _BLOCK = 512
 _CHUNK = 64 * 1024
-_LONGEST_EXTENSION = 64 * 1024
-_MOST_EXTENSIONS = 8  # before one file; honest archives have one to three
-_LONGEST_EMPTY_RUN = 1000
+_MAX_EXTENSION_BYTES = 64 * 1024
+_MAX_EXTENSIONS = 8  # before one file; ordinary archives have one to three
+_MAX_EMPTY_MEMBERS = 1000
 _EXTENSIONS = frozenset(
     {
         tarfile.XHDTYPE,
@@ -38,7 +38,7 @@ _EXTENSIONS = frozenset(
         tarfile.GNUTYPE_LONGLINK,
     }
 )
-_DAMAGED = "The archive is damaged or cut off. Pack it again and send all of it."
+_DAMAGED = "The archive is damaged or truncated. Pack it again and send all of it."
 
 
 class _Readable(Protocol):
@@ -46,10 +46,10 @@ class _Readable(Protocol):
 
 
 class _Header(tarfile.TarInfo):
-    """A header block that is judged before anything is done with it.
+    """A header block that is checked before it is used.
 
-    Each archive has a subclass of its own (`careful_headers`), for `chain` is counted on the class:
-    `tarfile` reads a chain of extensions by recursion and remembers the global ones.
+    `chain` counts consecutive extension headers, which `tarfile` reads recursively. It is a class
+    attribute, so each archive has a subclass of its own (`checked_headers`).
     """
 
     chain = 0
@@ -60,23 +60,23 @@ class _Header(tarfile.TarInfo):
             header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == _BLOCK and not any(buf):
-                raise  # the mark of the end
+                raise  # the end mark
             raise InvalidArchive(_DAMAGED) from error
-        if header.type in _EXTENSIONS and header.size > _LONGEST_EXTENSION:
-            raise InvalidArchive("A file's name or note in the archive is endless. Pack it anew.")
+        if header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES:
+            raise InvalidArchive("A name or a comment in the archive is too long. Pack it again.")
         cls.chain = cls.chain + 1 if header.type in _EXTENSIONS else 0
-        if header.size < 0 or cls.chain > _MOST_EXTENSIONS:
+        if header.size < 0 or cls.chain > _MAX_EXTENSIONS:
             raise InvalidArchive(_DAMAGED)
         return header
 
 
-def careful_headers() -> type[tarfile.TarInfo]:
-    """What one archive's headers are to be read with (`tarinfo=`): they are judged first."""
+def checked_headers() -> type[tarfile.TarInfo]:
+    """A header class for one archive (`tarinfo=`), which checks each header first."""
     return type("_ArchivesHeader", (_Header,), {})
 
 
 class _Gunzip:
-    """Unpacks gzip as it is read, by zlib itself: its header parser has no loops in Python."""
+    """Decompresses gzip while it is read, with zlib, which parses headers without Python loops."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -90,21 +90,21 @@ class _Gunzip:
                 if not rest.startswith(GZIP):
                     return b""
                 self._empty += 1
-                if self._empty > _LONGEST_EMPTY_RUN:
+                if self._empty > _MAX_EMPTY_MEMBERS:
                     raise InvalidArchive(_DAMAGED)
                 self._engine = zlib.decompressobj(31)
             else:
                 rest = self._engine.unconsumed_tail or self._file.read(_CHUNK)
                 if not rest:
                     raise InvalidArchive(_DAMAGED)
-            found = self._engine.decompress(rest, size)
-            if found:
+            data = self._engine.decompress(rest, size)
+            if data:
                 self._empty = 0
-                return found
+                return data
 
 
 class _Metered:
-    """Counts what is unpacked, and stops at the limits."""
+    """Counts unpacked bytes and stops at the limits."""
 
     def __init__(self, source: _Readable, archive_bytes: int, limits: Limits) -> None:
         self._source = source
@@ -117,46 +117,48 @@ class _Metered:
         while len(data) < size and (more := self._source.read(size - len(data))):
             data += more
         self._count += len(data)
-        # Headers and the end marks come on top of the files: a block or three each.
+        # Headers and end marks are not counted as files: a block or three each.
         if self._count > self._limits.total_bytes + 4 * _BLOCK * (self._limits.files + 1):
             raise too_large(self._limits)
-        most = self._limits.ratio * self._archive_bytes
-        if self._count > self._limits.ratio_floor and self._count > most:
+        maximum = self._limits.ratio * self._archive_bytes
+        if self._count > self._limits.ratio_floor and self._count > maximum:
             raise InvalidArchive(
-                f"It unpacks to more than {self._limits.ratio} times its size. Pack pictures only."
+                f"It unpacks to more than {self._limits.ratio} times its size. Pack only images."
             )
         return data
 
 
 def read_tar(path: Path, limits: Limits) -> Iterator[Member]:
-    """The files of a tar, or of a tar in gzip.
+    """The files of a tar or a gzipped tar.
 
     Raises:
-        InvalidArchive: It is damaged, dishonest or too much.
+        InvalidArchive: The archive is damaged, malicious or too large.
     """
     with path.open("rb") as file:
-        packed = file.read(2) == GZIP
+        is_gzipped = file.read(2) == GZIP
         file.seek(0)
-        source: _Readable = _Gunzip(file) if packed else file
+        source: _Readable = _Gunzip(file) if is_gzipped else file
         metered = cast(BinaryIO, _Metered(source, path.stat().st_size, limits))
-        opened = _translated()
-        with opened, tarfile.open(fileobj=metered, mode="r|", tarinfo=careful_headers()) as archive:
+        with (
+            _translated_errors(),
+            tarfile.open(fileobj=metered, mode="r|", tarinfo=checked_headers()) as archive,
+        ):
             yield from _members(archive, limits)
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """What `tarfile` and zlib raise on bytes that are no archive."""
+def _translated_errors() -> Iterator[None]:
+    """Translate what `tarfile` and zlib raise for data that is not an archive."""
     try:
         yield
-    except (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError) as broken:
-        raise InvalidArchive(_DAMAGED) from broken
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError) as error:
+        raise InvalidArchive(_DAMAGED) from error
 
 
 def _members(archive: tarfile.TarFile, limits: Limits) -> Iterator[Member]:
     count = total = 0
     for header in archive:
-        # It would remember all headers, which nobody asks for.
+        # `tarfile` would keep all headers in memory.
         vars(archive).update(members=[], pax_headers={})
         count += 1
         if count > limits.files:
@@ -174,21 +176,21 @@ def _members(archive: tarfile.TarFile, limits: Limits) -> Iterator[Member]:
 
 def _check_kind(header: tarfile.TarInfo) -> None:
     if header.issparse() or header.type == tarfile.GNUTYPE_SPARSE:
-        raise InvalidArchive(f"'{shown(header.name)}' is a sparse file. Pack without --sparse.")
+        raise InvalidArchive(f"'{printable(header.name)}' is a sparse file. Pack without --sparse.")
     if not (header.isreg() or header.isdir()):
         raise InvalidArchive(
-            f"'{shown(header.name)}' is a link, a device or a pipe. "
-            "Pack the pictures themselves, not links to them (tar --dereference)."
+            f"'{printable(header.name)}' is a link, a device or a pipe. "
+            "Pack the images themselves, not links to them (tar --dereference)."
         )
 
 
 def _member(archive: tarfile.TarFile, header: tarfile.TarInfo, name: str, limits: Limits) -> Member:
     if header.size > limits.image_bytes:
-        detail = f"It has {header.size:,} bytes; a picture may have {limits.image_bytes:,}."
-        return Member(name, header.size, unread, ("file_too_large", detail))
+        detail = f"It has {header.size:,} bytes; an image may have {limits.image_bytes:,}."
+        return Member(name, header.size, read_nothing, ("file_too_large", detail))
 
     def read(limit: int) -> bytes:
-        with _translated():
+        with _translated_errors():
             file = archive.extractfile(header)
             data = b"" if file is None else file.read(min(limit, header.size))
         if len(data) < min(limit, header.size):

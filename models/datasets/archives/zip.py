@@ -1,8 +1,8 @@
-"""Zip archives from strangers. All that its directory says is checked before a byte is unpacked.
+"""Reads untrusted zip archives. The whole directory is checked before anything is unpacked.
 
-`zipfile` does the reading. What it would believe and we do not: how many entries there are (each
-costs memory), that they lie apart (overlapping ones are the densest bombs there are), that names
-are honest, and that an entry is a file.
+`zipfile` does the reading. These claims, which `zipfile` would accept, are checked first: the
+number of entries (each costs memory), that they do not overlap (overlapping entries make the
+densest zip bombs), their names, and that each entry is a file.
 """
 
 import stat
@@ -19,16 +19,16 @@ from models.datasets.archives.limits import Limits
 from models.datasets.archives.members import (
     Member,
     checked_name,
-    shown,
+    printable,
+    read_nothing,
     too_large,
     too_many,
-    unread,
 )
 
 _DIRECTORY_BYTES = 512  # an entry of the directory, with a long name
 _END = b"PK\x05\x06"
 _END_SIZE = 22
-_LONGEST_COMMENT = 65_535
+_MAX_COMMENT_BYTES = 65_535
 _END_64 = b"PK\x06\x06"
 _LOCATOR_64 = b"PK\x06\x07"
 _LOCATOR_64_SIZE = 20
@@ -38,17 +38,17 @@ _LOCAL_SIZE = 30
 _ENCRYPTED = 0x1
 _UNIX = 3
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error)
-_DAMAGED = "The zip is damaged or cut off. Pack it again and send all of it."
+_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error)
+_DAMAGED = "The zip is damaged or truncated. Pack it again and send all of it."
 
 
 def read_zip(path: Path, limits: Limits) -> Iterator[Member]:
     """The files of a zip.
 
     Raises:
-        InvalidArchive: It is damaged, dishonest or too much.
+        InvalidArchive: The archive is damaged, malicious or too large.
     """
-    with _translated(), path.open("rb") as file:
+    with _translated_errors(), path.open("rb") as file:
         _check_count(file, limits)
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -60,21 +60,21 @@ def read_zip(path: Path, limits: Limits) -> Iterator[Member]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """What `zipfile` raises on bytes that are no zip; it documents the first of them only."""
+def _translated_errors() -> Iterator[None]:
+    """Translate what `zipfile` raises for data that is not a zip; it documents only the first."""
     try:
         yield
-    except (*_BROKEN, ValueError, OverflowError) as broken:
-        raise InvalidArchive(_DAMAGED) from broken
+    except (*_ERRORS, ValueError, OverflowError) as error:
+        raise InvalidArchive(_DAMAGED) from error
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits: Limits) -> Member:
     if entry.file_size > limits.image_bytes:
-        detail = f"It has {entry.file_size:,} bytes; a picture may have {limits.image_bytes:,}."
-        return Member(name, entry.file_size, unread, ("file_too_large", detail))
+        detail = f"It has {entry.file_size:,} bytes; an image may have {limits.image_bytes:,}."
+        return Member(name, entry.file_size, read_nothing, ("file_too_large", detail))
 
     def read(limit: int) -> bytes:
-        with _translated(), archive.open(entry) as file:
+        with _translated_errors(), archive.open(entry) as file:
             data = file.read(limit)
         if len(data) < min(limit, entry.file_size):
             raise InvalidArchive(_DAMAGED)
@@ -86,7 +86,7 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits:
 def _check_entries(
     entries: list[zipfile.ZipInfo], directory: int, size: int, limits: Limits
 ) -> None:
-    """Judge every entry by what the directory says of it."""
+    """Check every entry by its directory record."""
     if not entries:
         raise InvalidArchive("The zip is empty. Pack the folders of your classes into it.")
     total = 0
@@ -98,15 +98,15 @@ def _check_entries(
         raise too_large(limits)
     if total > limits.ratio_floor and total > limits.ratio * size:
         raise InvalidArchive(
-            f"It claims to unpack to more than {limits.ratio} times its size. Pack pictures only."
+            f"It claims to unpack to more than {limits.ratio} times its size. Pack only images."
         )
-    _check_apart(entries, directory)
+    _check_overlaps(entries, directory)
 
 
 def _check_kind(entry: zipfile.ZipInfo) -> None:
-    name = shown(entry.orig_filename)
+    name = printable(entry.orig_filename)
     if entry.flag_bits & _ENCRYPTED:
-        raise InvalidArchive(f"'{name}' is encrypted. Pack the pictures without a password.")
+        raise InvalidArchive(f"'{name}' is encrypted. Pack the images without a password.")
     if entry.compress_type not in _METHODS:
         raise InvalidArchive(
             f"'{name}' is compressed by an uncommon method. Pack it with 'stored' or 'deflate'."
@@ -114,28 +114,28 @@ def _check_kind(entry: zipfile.ZipInfo) -> None:
     kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == _UNIX else 0
     if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
         raise InvalidArchive(
-            f"'{name}' is a link or a device. Pack the pictures themselves, not links to them."
+            f"'{name}' is a link or a device. Pack the images themselves, not links to them."
         )
 
 
-def _check_apart(entries: list[zipfile.ZipInfo], directory: int) -> None:
-    """Each entry's data must end before the next begins."""
+def _check_overlaps(entries: list[zipfile.ZipInfo], directory: int) -> None:
+    """Check that the data of each entry ends before that of the next begins."""
     ordered = sorted(entries, key=lambda entry: entry.header_offset)
     starts = [entry.header_offset for entry in ordered[1:]] + [directory]
     for entry, limit in zip(ordered, starts, strict=True):
-        # The local header's extra field may be longer than nothing; its name is as long as this.
-        least = _LOCAL_SIZE + len(entry.orig_filename) + entry.compress_size
-        if entry.header_offset < 0 or entry.header_offset + least > limit:
+        # A lower bound: the local header may also have an extra field.
+        length = _LOCAL_SIZE + len(entry.orig_filename) + entry.compress_size
+        if entry.header_offset < 0 or entry.header_offset + length > limit:
             raise InvalidArchive(
-                "Entries of the zip overlap, as in a bomb, or it is damaged. Pack it again."
+                "Entries of the zip overlap, as in a zip bomb, or it is damaged. Pack it again."
             )
 
 
 def _check_count(file: BinaryIO, limits: Limits) -> None:
-    """Walk the directory before `zipfile` makes an object of each entry."""
+    """Count the directory records before `zipfile` creates an object for each entry."""
     start, size = _directory(file)
     if size > _DIRECTORY_BYTES * (limits.files + 1):
-        raise InvalidArchive("The zip's list of files is endless. Pack the pictures anew.")
+        raise InvalidArchive("The zip's list of files is too long. Pack the images again.")
     file.seek(start)
     left, count = size, 0
     while left >= _ENTRY_SIZE:
@@ -152,26 +152,26 @@ def _check_count(file: BinaryIO, limits: Limits) -> None:
 
 
 def _directory(file: BinaryIO) -> tuple[int, int]:
-    """Where the directory begins, and its bytes."""
-    whole = file.seek(0, 2)
-    tail_at = max(0, whole - _END_SIZE - _LONGEST_COMMENT)
-    file.seek(tail_at)
+    """Offset and size of the directory, in bytes."""
+    length = file.seek(0, 2)
+    tail_offset = max(0, length - _END_SIZE - _MAX_COMMENT_BYTES)
+    file.seek(tail_offset)
     tail = file.read()
-    at = tail.rfind(_END)
-    if at < 0 or len(tail) - at < _END_SIZE:
+    position = tail.rfind(_END)
+    if position < 0 or len(tail) - position < _END_SIZE:
         raise InvalidArchive(_DAMAGED)
-    size = struct.unpack_from("<L", tail, at + 12)[0]
-    end = tail_at + at
+    size = struct.unpack_from("<L", tail, position + 12)[0]
+    end = tail_offset + position
     file.seek(max(0, end - _LOCATOR_64_SIZE))
     locator = file.read(_LOCATOR_64_SIZE)
     if locator.startswith(_LOCATOR_64):
-        # As `zipfile`: the record lies right before its locator, without an extensible part.
-        record_at = end - _LOCATOR_64_SIZE - 56
-        file.seek(max(0, record_at))
+        # As in `zipfile`: the record is right before its locator and has no extensible part.
+        record_offset = end - _LOCATOR_64_SIZE - 56
+        file.seek(max(0, record_offset))
         record = file.read(56)
         if record.startswith(_END_64):
             size = struct.unpack_from("<Q", record, 40)[0]
-            end = record_at
+            end = record_offset
     if size > end:
         raise InvalidArchive(_DAMAGED)
     return end - size, size

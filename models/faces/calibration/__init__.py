@@ -1,1 +1,1 @@
-"""Choosing the match threshold from data, with confidence intervals."""
+"""Calibration of the match threshold on labelled faces, with confidence intervals."""

@@ -1,8 +1,8 @@
-"""All comparisons of labelled faces: who is alike though another, who is unlike though the same.
+"""Compares all pairs of labelled faces.
 
-A pair of two faces of one person is *genuine*, of two people an *impostor* pair. A pair matches if
-its similarity reaches the threshold, so a genuine pair below it is a false non-match (FNMR) and an
-impostor pair at or above it a false match (FMR); the terms are those of ISO/IEC 19795-1.
+A pair of two faces of one person is *genuine*, one of two people an *impostor* pair. A pair matches
+if its similarity reaches the threshold, so a genuine pair below it is a false non-match (FNMR) and
+an impostor pair at or above it a false match (FMR); the terms are those of ISO/IEC 19795-1.
 """
 
 from collections.abc import Sequence
@@ -14,96 +14,105 @@ import numpy.typing as npt
 
 from contracts.queue.messages import Vector
 
-Numbers = npt.NDArray[np.int32]
-Weights = npt.NDArray[np.float64]
+Int32Array = npt.NDArray[np.int32]
+Float64Array = npt.NDArray[np.float64]
 
-_ROWS = 256  # of the matrix of similarities that are computed at once
+_ROWS = 256  # of the similarity matrix that are computed at once
 
 
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """The similarities of all pairs, sorted, and whose they are.
+    """The sorted similarities of all pairs, and whose faces they are.
 
     Attributes:
         people: Names.
-        faces: int32 (people,): how many faces each has.
-        genuine: float32 (g,), rising.
-        genuine_of: int32 (g,), the person of each.
-        impostor: float32 (m,), falling.
-        impostor_of: int32 (m, 2), the two people of each.
+        faces: int32 (people,): number of faces per person.
+        genuine: float32 (g,), ascending.
+        genuine_of: int32 (g,), index of the person of each pair.
+        impostor: float32 (m,), descending.
+        impostor_of: int32 (m, 2), indices of the two people of each pair.
     """
 
     people: tuple[str, ...]
-    faces: Numbers
+    faces: Int32Array
     genuine: Vector
-    genuine_of: Numbers
+    genuine_of: Int32Array
     impostor: Vector
-    impostor_of: Numbers
+    impostor_of: Int32Array
 
     @classmethod
     def of(cls, embeddings: Vector, labels: Sequence[str]) -> Self:
-        """Compare each face with each other one.
+        """Compare each face with every other one.
 
         Args:
-            embeddings: float32 (n, d), of length 1 each.
-            labels: (n,) whose each is.
+            embeddings: float32 (n, d), each of unit length.
+            labels: The person of each embedding.
         """
-        people, found = np.unique(np.asarray(labels, dtype=np.str_), return_inverse=True)
-        whose: Numbers = found.astype(np.int32)
-        parts = [_against_later(embeddings, whose, at) for at in range(0, len(whose), _ROWS)]
-        scores = np.concatenate([part[0] for part in parts] or [np.empty(0, np.float32)])
-        pairs = np.concatenate([part[1] for part in parts] or [np.empty((0, 2), np.int32)])
+        people, inverse = np.unique(np.asarray(labels, dtype=np.str_), return_inverse=True)
+        person_of: Int32Array = inverse.astype(np.int32)
+        blocks = [
+            _compare_block(embeddings, person_of, start)
+            for start in range(0, len(person_of), _ROWS)
+        ]
+        scores = np.concatenate([block[0] for block in blocks] or [np.empty(0, np.float32)])
+        pairs = np.concatenate([block[1] for block in blocks] or [np.empty((0, 2), np.int32)])
         same = pairs[:, 0] == pairs[:, 1]
         genuine, impostor = scores[same], scores[~same]
-        rising = np.argsort(genuine, kind="stable")
-        falling = np.argsort(-impostor, kind="stable")
+        ascending = np.argsort(genuine, kind="stable")
+        descending = np.argsort(-impostor, kind="stable")
         return cls(
             people=tuple(str(name) for name in people),
-            faces=np.bincount(whose, minlength=len(people)).astype(np.int32),
-            genuine=genuine[rising],
-            genuine_of=pairs[same, 0][rising],
-            impostor=impostor[falling],
-            impostor_of=pairs[~same][falling],
+            faces=np.bincount(person_of, minlength=len(people)).astype(np.int32),
+            genuine=genuine[ascending],
+            genuine_of=pairs[same, 0][ascending],
+            impostor=impostor[descending],
+            impostor_of=pairs[~same][descending],
         )
 
-    def missed(self, threshold: float) -> int:
-        """How many genuine pairs do not match."""
+    def false_non_matches(self, threshold: float) -> int:
+        """Number of genuine pairs that do not match."""
         return int(np.searchsorted(self.genuine, np.float32(threshold), side="left"))
 
-    def confused(self, threshold: float) -> int:
-        """How many impostor pairs match."""
+    def false_matches(self, threshold: float) -> int:
+        """Number of impostor pairs that match."""
         return int(np.searchsorted(-self.impostor, -np.float32(threshold), side="right"))
 
     def fnmr(self, threshold: float) -> float:
-        """The false non-match rate; NaN where nobody has two faces."""
-        return self.missed(threshold) / len(self.genuine) if len(self.genuine) else float("nan")
+        """The false non-match rate; NaN if no person has two faces."""
+        pairs = len(self.genuine)
+        return self.false_non_matches(threshold) / pairs if pairs else float("nan")
 
     def fmr(self, threshold: float) -> float:
-        """The false match rate; NaN where there is one person only."""
-        return self.confused(threshold) / len(self.impostor) if len(self.impostor) else float("nan")
+        """The false match rate; NaN if there is only one person."""
+        pairs = len(self.impostor)
+        return self.false_matches(threshold) / pairs if pairs else float("nan")
 
-    def among(self, people: npt.NDArray[np.bool_]) -> Self:
-        """Only the pairs both of whose faces belong to some of the people.
+    def among(self, selected: npt.NDArray[np.bool_]) -> Self:
+        """Only the pairs of two faces of selected people.
 
         Args:
-            people: (people,) whether each is one of them.
+            selected: (people,).
         """
-        genuine = people[self.genuine_of]
-        impostor = people[self.impostor_of].all(axis=1)
-        place = np.cumsum(people, dtype=np.int32) - 1
+        genuine = selected[self.genuine_of]
+        impostor = selected[self.impostor_of].all(axis=1)
+        new_index = np.cumsum(selected, dtype=np.int32) - 1
         return type(self)(
-            people=tuple(name for name, one in zip(self.people, people, strict=True) if one),
-            faces=self.faces[people],
+            people=tuple(
+                name for name, is_selected in zip(self.people, selected, strict=True) if is_selected
+            ),
+            faces=self.faces[selected],
             genuine=self.genuine[genuine],
-            genuine_of=place[self.genuine_of[genuine]],
+            genuine_of=new_index[self.genuine_of[genuine]],
             impostor=self.impostor[impostor],
-            impostor_of=place[self.impostor_of[impostor]],
+            impostor_of=new_index[self.impostor_of[impostor]],
         )
 
 
-def _against_later(embeddings: Vector, whose: Numbers, at: int) -> tuple[Vector, Numbers]:
-    """The similarities of some faces to all that come after each, and whose pairs they are."""
-    rows, rest = embeddings[at : at + _ROWS], embeddings[at:]
-    left, right = np.nonzero(np.arange(len(rest))[None, :] > np.arange(len(rows))[:, None])
-    scores = (rows @ rest.T)[left, right].astype(np.float32)
-    return scores, np.stack([whose[left + at], whose[right + at]], axis=1)
+def _compare_block(
+    embeddings: Vector, person_of: Int32Array, start: int
+) -> tuple[Vector, Int32Array]:
+    """Similarities of a block of faces to all later ones, and the people of each pair."""
+    block, rest = embeddings[start : start + _ROWS], embeddings[start:]
+    left, right = np.nonzero(np.arange(len(rest))[None, :] > np.arange(len(block))[:, None])
+    scores = (block @ rest.T)[left, right].astype(np.float32)
+    return scores, np.stack([person_of[left + start], person_of[right + start]], axis=1)

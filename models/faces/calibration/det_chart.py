@@ -1,8 +1,8 @@
-"""`det.png`: how alike genuine and impostor pairs are, and the trade between their errors.
+"""Draws `det.png`: histograms of genuine and impostor pairs, and the trade-off of their errors.
 
-The curve stands on normal-deviate axes (A. Martin et al., "The DET curve in assessment of detection
-task performance", Eurospeech 1997), on which bell-shaped scores make a straight line; what lies
-left of the smallest rate that the pairs support is shaded, for a curve is drawn there all the same.
+The DET curve has normal-deviate axes (A. Martin et al., "The DET curve in assessment of detection
+task performance", Eurospeech 1997), on which normally distributed scores give a straight line. The
+area left of the smallest rate that the pairs support is shaded.
 """
 
 from statistics import NormalDist
@@ -15,40 +15,41 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from contracts.faces.calibration import Calibration
 from models.faces.calibration.calibration import det_curve
 from models.faces.calibration.comparisons import Comparisons
-from models.training.report.figures import BLUE, FAINT, INK, ORANGE, RULE, SHADE, figure, png, tidy
+from models.training.report.chart_style import (
+    BLUE,
+    FAINT,
+    INK,
+    ORANGE,
+    RULE,
+    SHADE,
+    figure,
+    png,
+    tidy,
+)
 
 _TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3)
-_LEAST, _MOST = 1e-7, 0.6
+_MIN_RATE, _MAX_RATE = 1e-7, 0.6
 _CURVE_POINTS = 400
 _BINS = 60
 
 Values = npt.NDArray[np.float64]
 
 
-def det_chart(comparisons: Comparisons, found: Calibration, title: str) -> bytes:
-    """The picture.
-
-    Args:
-        comparisons: All pairs.
-        found: What was measured on them.
-        title: What they are pairs of.
-
-    Returns:
-        A PNG, 1200 x 560 pixels.
-    """
+def det_chart(comparisons: Comparisons, calibration: Calibration, title: str) -> bytes:
+    """Draw the chart; returns a PNG of 1200 x 560 pixels."""
     chart = figure(12, 5.6)
     left, right = chart.subplots(1, 2, width_ratios=(1, 1.05))
-    _draw_scores(left, comparisons, found)
-    _draw_curve(right, comparisons, found)
+    _draw_scores(left, comparisons, calibration)
+    _draw_curve(right, comparisons, calibration)
     chart.suptitle(
-        f"{title}: {found.faces:,} faces of {found.people:,} people",
+        f"{title}: {calibration.faces:,} faces of {calibration.people:,} people",
         x=0.012, ha="left", color=INK, fontsize=13, weight="bold", parse_math=False,
     )  # fmt: skip
     return png(chart)
 
 
-def _draw_scores(axes: Axes, comparisons: Comparisons, found: Calibration) -> None:
-    """Histograms, each in percent of its own pairs, and the threshold between them."""
+def _draw_scores(axes: Axes, comparisons: Comparisons, calibration: Calibration) -> None:
+    """Histograms, each in percent of its pairs, and the threshold."""
     tidy(axes)
     low = float(min(comparisons.impostor[-1], comparisons.genuine[0]))
     edges = np.linspace(low, 1, _BINS)
@@ -63,32 +64,37 @@ def _draw_scores(axes: Axes, comparisons: Comparisons, found: Calibration) -> No
             label=f"{label}, {len(scores):,} pairs",
         )  # fmt: skip
         axes.stairs(shares, edges, color=color, linewidth=1.5)
-    axes.axvline(found.threshold, color=INK, linewidth=1.2)
+    axes.axvline(calibration.threshold, color=INK, linewidth=1.2)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.22)  # room for the legend
     axes.annotate(
-        f"threshold {found.threshold:.3f}", (found.threshold, 0.78),
+        f"threshold {calibration.threshold:.3f}", (calibration.threshold, 0.78),
         xycoords=("data", "axes fraction"), xytext=(-6, 0), textcoords="offset points",
         ha="right", color=INK, fontsize=9,
     )  # fmt: skip
     axes.set_xlabel("similarity (cosine)", color=FAINT, fontsize=9)
-    axes.set_ylabel("% of the pairs of a kind", color=FAINT, fontsize=9)
+    axes.set_ylabel("% of pairs", color=FAINT, fontsize=9)
     axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
 
 
-def _draw_curve(axes: Axes, comparisons: Comparisons, found: Calibration) -> None:
+def _draw_curve(axes: Axes, comparisons: Comparisons, calibration: Calibration) -> None:
     tidy(axes)
     axes.grid(visible=True, axis="both", color=RULE, linewidth=0.8)
     points = det_curve(comparisons, _CURVE_POINTS)
-    across = _deviates([point.fmr for point in points])
-    up = _deviates([point.fnmr for point in points])
-    supported = found.smallest_supported_fmr
-    lowest = min(supported / 10, found.target_fmr / 3)
-    least_fnmr = min(0.3 / len(comparisons.genuine), 1e-3)
-    axes.axvspan(*_deviates([_LEAST, supported]), color=SHADE, zorder=0, linewidth=0)
-    axes.plot(across, up, color=BLUE, linewidth=2, drawstyle="steps-post")
-    axes.plot(*[_deviates([_LEAST, _MOST])] * 2, color=FAINT, linewidth=0.8, linestyle=":")
-    _draw_point(axes, found)
-    _scale(axes, lowest, least_fnmr, float(np.clip(20 * found.equal_error_rate, 0.05, _MOST)))
+    x = _deviates([point.fmr for point in points])
+    y = _deviates([point.fnmr for point in points])
+    supported = calibration.smallest_supported_fmr
+    lowest = min(supported / 10, calibration.target_fmr / 3)
+    lowest_fnmr = min(0.3 / len(comparisons.genuine), 1e-3)
+    axes.axvspan(*_deviates([_MIN_RATE, supported]), color=SHADE, zorder=0, linewidth=0)
+    axes.plot(x, y, color=BLUE, linewidth=2, drawstyle="steps-post")
+    axes.plot(*[_deviates([_MIN_RATE, _MAX_RATE])] * 2, color=FAINT, linewidth=0.8, linestyle=":")
+    _draw_point(axes, calibration)
+    _scale(
+        axes,
+        lowest,
+        lowest_fnmr,
+        float(np.clip(20 * calibration.equal_error_rate, 0.05, _MAX_RATE)),
+    )
     axes.annotate(
         f"not supported by {len(comparisons.impostor):,} pairs",
         (float(_deviates([supported])[0]), 0.02), xycoords=("data", "axes fraction"),
@@ -97,27 +103,27 @@ def _draw_curve(axes: Axes, comparisons: Comparisons, found: Calibration) -> Non
     )  # fmt: skip
 
 
-def _draw_point(axes: Axes, found: Calibration) -> None:
-    """The threshold as a ring, with the intervals of both rates as a cross."""
-    fmr, fnmr = found.fmr, found.fnmr
-    across, up = _deviates([fmr.rate or 0]), _deviates([fnmr.rate or 0])
-    axes.plot(_deviates(list(fmr.interval)), [up[0]] * 2, color=ORANGE, linewidth=1.6)
-    axes.plot([across[0]] * 2, _deviates(list(fnmr.interval)), color=ORANGE, linewidth=1.6)
+def _draw_point(axes: Axes, calibration: Calibration) -> None:
+    """Draw the threshold as a ring, and the intervals of both rates as a cross."""
+    fmr, fnmr = calibration.fmr, calibration.fnmr
+    x, y = _deviates([fmr.rate or 0]), _deviates([fnmr.rate or 0])
+    axes.plot(_deviates(list(fmr.interval)), [y[0]] * 2, color=ORANGE, linewidth=1.6)
+    axes.plot([x[0]] * 2, _deviates(list(fnmr.interval)), color=ORANGE, linewidth=1.6)
     axes.plot(
-        across, up, marker="o", markersize=9, markerfacecolor="white", markeredgecolor=ORANGE,
+        x, y, marker="o", markersize=9, markerfacecolor="white", markeredgecolor=ORANGE,
         markeredgewidth=2, linestyle="none",
     )  # fmt: skip
     axes.annotate(
         f"FMR {fmr.rate:.2%}  ({fmr.interval[0]:.2%} to {fmr.interval[1]:.2%})\n"
         f"FNMR {fnmr.rate:.2%}  ({fnmr.interval[0]:.2%} to {fnmr.interval[1]:.2%})\n"
-        f"equal error rate {found.equal_error_rate:.2%}",
+        f"equal error rate {calibration.equal_error_rate:.2%}",
         (0.23, 0.97), xycoords="axes fraction", va="top", color=INK, fontsize=9,
     )  # fmt: skip
 
 
-def _scale(axes: Axes, lowest: float, least_fnmr: float, most: float) -> None:
-    axes.set_xlim(*_deviates([lowest, most]))
-    axes.set_ylim(*_deviates([least_fnmr, most]))
+def _scale(axes: Axes, lowest: float, lowest_fnmr: float, highest: float) -> None:
+    axes.set_xlim(*_deviates([lowest, highest]))
+    axes.set_ylim(*_deviates([lowest_fnmr, highest]))
     ticks = _deviates(list(_TICKS))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator(list(ticks)))
@@ -128,6 +134,6 @@ def _scale(axes: Axes, lowest: float, least_fnmr: float, most: float) -> None:
 
 
 def _deviates(rates: list[float]) -> Values:
-    """Where rates stand on a normal-deviate axis; 0 and 1 at its ends."""
+    """The normal deviates of rates, with 0 and 1 clipped to the ends of the axis."""
     inverse = NormalDist().inv_cdf
-    return np.array([inverse(min(max(rate, _LEAST), 1 - _LEAST)) for rate in rates])
+    return np.array([inverse(min(max(rate, _MIN_RATE), 1 - _MIN_RATE)) for rate in rates])

@@ -1,1 +1,1 @@
-"""From an image to aligned, measured faces."""
+"""From an image to detected, aligned and measured faces."""

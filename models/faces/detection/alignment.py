@@ -1,22 +1,22 @@
-"""A face straightened and cut out as the embedder was trained to see it: dlib's face chips.
+"""Aligns a face as the embedder was trained to see it, like dlib's face chips.
 
-dlib lays a similarity through landmarks and the same points of a mean face, which lies in the
-unit square, with a quarter of it as margin on every side (`get_face_chip_details`, padding 0.25).
-Alignment matters more than the network.
+dlib fits a similarity transform between landmarks and the same points of a mean face, which lies in
+the unit square with a margin of a quarter on every side (`get_face_chip_details`, padding 0.25).
+Alignment affects the embedding more than the network does.
 """
 
 import cv2
 import numpy as np
 
 from contracts.queue.messages import Pixels
-from models.faces.detection.detection import CHIP_SIDE, Points
+from models.faces.detection.detection import CROP_SIDE, Points
 from models.faces.detection.landmarks import LEFT_EYE, NOSE_BASE, RIGHT_EYE
-from models.faces.detection.region import Affine, cut
+from models.faces.detection.region import Affine, crop_region
 from models.faces.detection.similarity import fit
 
 _PADDING = 0.25
-# dlib's mean face of five points: corners of the eyes, outer first, and the nose's base.
-_FIVE = (*LEFT_EYE, *RIGHT_EYE, NOSE_BASE)
+# The five points of dlib's mean face: corners of the eyes, outer first, and the base of the nose.
+_FIVE_POINTS = (*LEFT_EYE, *RIGHT_EYE, NOSE_BASE)
 _MEAN_FACE = np.array(
     [
         (0.8595674595992, 0.2134981538014),
@@ -26,17 +26,17 @@ _MEAN_FACE = np.array(
         (0.4901123135679, 0.6277975316475),
     ]
 )
-_PLACES = (_MEAN_FACE + _PADDING) / (1 + 2 * _PADDING) * CHIP_SIDE
+_TARGETS = (_MEAN_FACE + _PADDING) / (1 + 2 * _PADDING) * CROP_SIDE
 
 
-def chip_affine(mesh: Points) -> Affine:
-    """From the picture to the chip, for a face with that mesh."""
-    # Fitted from the chip to the picture, as dlib does: errors count in pixels of the picture.
-    found = fit(_PLACES, mesh[list(_FIVE), :2])
-    back = np.hstack([found.scale * found.turn, found.shift[:, None]])
-    return np.asarray(cv2.invertAffineTransform(back), dtype=np.float64)
+def alignment_of(mesh: Points) -> Affine:
+    """The transform from the image to the aligned crop, for a face with that mesh."""
+    # Fitted from the crop to the image, as dlib does: errors count in pixels of the image.
+    fitted = fit(_TARGETS, mesh[list(_FIVE_POINTS), :2])
+    inverse = np.hstack([fitted.scale * fitted.rotation, fitted.translation[:, None]])
+    return np.asarray(cv2.invertAffineTransform(inverse), dtype=np.float64)
 
 
-def chip_of(picture: Pixels, mesh: Points) -> Pixels:
-    """The face upright and in the middle, uint8 (150, 150, 3); black where the picture ends."""
-    return cut(picture, chip_affine(mesh), CHIP_SIDE)
+def align(image: Pixels, mesh: Points) -> Pixels:
+    """Crop the face upright and centered, uint8 (150, 150, 3); black beyond the image."""
+    return crop_region(image, alignment_of(mesh), CROP_SIDE)

@@ -1,7 +1,4 @@
-"""Faces as a detector tells them: boxes, scores and six points each, and how doubles are merged.
-
-One face that was found, with what only code needs of it and no client is told.
-"""
+"""Faces as a detector returns them and as the pipeline passes them on, and how duplicates merge."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -13,13 +10,33 @@ from contracts.faces.faces import Face
 from contracts.queue.messages import Pixels
 from models.faces.detection.litert import Array
 
+Points = npt.NDArray[np.float32]
+
+CROP_SIDE = 150
+"""Side in pixels of an aligned face, the input of the embedder."""
 RIGHT_EYE, LEFT_EYE, NOSE, MOUTH, RIGHT_EAR, LEFT_EAR = range(6)
-"""The six points, right and left being the person's own."""
+"""Indices of a detector's six points; right and left are the person's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectedFace:
+    """A face in an image, measured and aligned.
+
+    Attributes:
+        face: The part of it that clients see.
+        mesh: The points of the face mesh, float32 (468, 3): x and y in pixels of the image, z at
+            the same scale, increasing away from the camera, 0 near the middle of the head.
+        crop: The face upright and centered: RGB uint8, (150, 150, 3).
+    """
+
+    face: Face
+    mesh: Points
+    crop: Pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Some faces, in pixels of the picture.
+    """The raw output of a detector, in pixels of the image.
 
     Attributes:
         boxes: Left, top, right, bottom; float32 (n, 4).
@@ -35,29 +52,29 @@ class Detections:
         return len(self.scores)
 
     @classmethod
-    def none(cls) -> Self:
-        """No face."""
+    def empty(cls) -> Self:
+        """No faces."""
         shapes = (0, 4), (0,), (0, 6, 2)
         boxes, scores, points = (np.zeros(shape, np.float32) for shape in shapes)
         return cls(boxes, scores, points)
 
     @classmethod
-    def joined(cls, several: "list[Detections]") -> Self:
-        """All of them, doubles included."""
+    def concatenate(cls, several: "list[Detections]") -> Self:
+        """All detections, including duplicates."""
         if not several:
-            return cls.none()
+            return cls.empty()
         return cls(
-            np.concatenate([one.boxes for one in several]),
-            np.concatenate([one.scores for one in several]),
-            np.concatenate([one.points for one in several]),
+            np.concatenate([detections.boxes for detections in several]),
+            np.concatenate([detections.scores for detections in several]),
+            np.concatenate([detections.points for detections in several]),
         )
 
-    def where(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Self:
-        """Some of them, by a mask or by their places."""
+    def select(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Self:
+        """Some detections, by a mask or by indices."""
         return type(self)(self.boxes[chosen], self.scores[chosen], self.points[chosen])
 
-    def moved(self, *, scale: float, left: float, top: float) -> Self:
-        """As they are in a picture of which this one is a part, shrunk by `scale`."""
+    def transform(self, *, scale: float, left: float, top: float) -> Self:
+        """Multiply all coordinates by `scale`, then add (left, top)."""
         offset = np.array([left, top], np.float32)
         return type(self)(
             self.boxes * np.float32(scale) + np.tile(offset, 2),
@@ -65,61 +82,39 @@ class Detections:
             self.points * np.float32(scale) + offset,
         )
 
-    def merged(self, overlap: float) -> Self:
-        """Each face once, the surest first: the mean of its boxes, weighted by their scores.
+    def merge(self, overlap: float) -> Self:
+        """Merge duplicates into their mean, weighted by score; highest score first.
 
-        Bazarevsky et al., 2019 (arXiv:1907.05047): quieter from frame to frame than to keep the
-        best box and to drop the others.
+        Between video frames this is steadier than keeping only the best box (Bazarevsky et al.,
+        2019, arXiv:1907.05047).
 
         Args:
-            overlap: Intersection over union from which two boxes are one face.
+            overlap: Boxes with a larger intersection over union are the same face.
         """
-        left = self.where(np.argsort(-self.scores, kind="stable"))
-        kept = []
-        while len(left):
-            same = _overlaps(left.boxes[0], left.boxes) > overlap
+        remaining = self.select(np.argsort(-self.scores, kind="stable"))
+        merged = []
+        while len(remaining):
+            same = _overlaps(remaining.boxes[0], remaining.boxes) > overlap
             same[0] = True
-            group = left.where(same)
+            group = remaining.select(same)
             weights = group.scores / group.scores.sum()
-            kept.append(
+            merged.append(
                 type(self)(
                     (group.boxes * weights[:, None]).sum(axis=0, keepdims=True),
                     group.scores[:1],
                     (group.points * weights[:, None, None]).sum(axis=0, keepdims=True),
                 )
             )
-            left = left.where(~same)
-        return self.joined(list(kept))
+            remaining = remaining.select(~same)
+        return self.concatenate(list(merged))
 
 
 def _overlaps(box: Array, boxes: Array) -> Array:
     """Intersection over union of one box with each of some."""
     low = np.maximum(box[:2], boxes[:, :2])
     high = np.minimum(box[2:], boxes[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
+    intersections = np.clip(high - low, 0, None).prod(axis=1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     area = (box[2:] - box[:2]).prod()
-    overlaps: Array = shared / np.maximum(areas + area - shared, 1e-6)
+    overlaps: Array = intersections / np.maximum(areas + area - intersections, 1e-6)
     return overlaps
-
-
-Points = npt.NDArray[np.float32]
-
-CHIP_SIDE = 150
-"""Pixels of the side of a straightened face, as the embedder takes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundFace:
-    """A face of a picture.
-
-    Attributes:
-        face: What is told of it.
-        mesh: The 468 points of the face mesh, shape (468, 3), float32: x and y in pixels of the
-            picture, z in the same scale, growing away from the camera, 0 about the head's middle.
-        chip: The face upright, centred and cut out: RGB uint8, (150, 150, 3).
-    """
-
-    face: Face
-    mesh: Points
-    chip: Pixels

@@ -1,4 +1,4 @@
-"""Which of the 468 points of the mesh are what. Right and left are the person's own."""
+"""Indices of named points among the 468 points of the mesh. Right and left are the person's own."""
 
 RIGHT_EYE = (33, 133)
 """Outer and inner corner."""
@@ -16,9 +16,7 @@ RIGID = (
     48, 278, 98, 327,  # wings of the nose
     67, 297, 103, 332, 54, 284,  # forehead
 )  # fmt: skip
-"""Points over bone and gristle, which no expression moves."""
-
-EYE_CORNERS = (*RIGHT_EYE, *LEFT_EYE)
+"""Points over bone and cartilage, which facial expressions do not move."""
 
 NAMED: dict[str, tuple[int, ...]] = {
     "right_eye": RIGHT_EYE,
@@ -28,4 +26,4 @@ NAMED: dict[str, tuple[int, ...]] = {
     "mouth_left": (MOUTH_LEFT,),
     "chin": (CHIN,),
 }
-"""The points that a client is told, each the mean of these."""
+"""The landmarks in API responses, each the mean of these points."""

@@ -1,4 +1,4 @@
-"""A TensorFlow Lite graph run by LiteRT: one picture in, arrays out."""
+"""Runs a TensorFlow Lite graph with LiteRT: one square image in, arrays out."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,10 @@ Array = npt.NDArray[np.float32]
 
 
 class LiteGraph:
-    """One graph. Not safe among threads.
+    """One graph. Not thread-safe.
 
     Args:
-        file: A checked ``.tflite`` file with one input of one square picture.
-        threads: To compute with.
+        file: A verified ``.tflite`` file whose one input is a square image.
 
     Attributes:
         size: Side of its input in pixels.
@@ -25,17 +24,17 @@ class LiteGraph:
 
         self._interpreter: Any = Interpreter(model_path=str(file), num_threads=threads)
         self._interpreter.allocate_tensors()
-        (given,) = self._interpreter.get_input_details()
-        self._input = given["index"]
-        self.size = int(given["shape"][1])
-        self._outputs = [one["index"] for one in self._interpreter.get_output_details()]
+        (details,) = self._interpreter.get_input_details()
+        self._input = details["index"]
+        self.size = int(details["shape"][1])
+        self._outputs = [output["index"] for output in self._interpreter.get_output_details()]
 
-    def __call__(self, picture: Array) -> list[Array]:
-        """The outputs for one picture, each without the batch, the caller's own.
+    def __call__(self, image: Array) -> list[Array]:
+        """Copies of the outputs for one image, without the batch axis.
 
         Args:
-            picture: float32 (size, size, 3), in the range the graph was trained on.
+            image: float32 (size, size, 3), in the range that the graph was trained on.
         """
-        self._interpreter.set_tensor(self._input, picture[None])
+        self._interpreter.set_tensor(self._input, image[None])
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index)[0] for index in self._outputs]

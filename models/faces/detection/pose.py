@@ -1,8 +1,7 @@
-"""Where a head points: its mesh against the mesh of a head that looks straight ahead.
+"""Head pose, from the rotation between a face's mesh and a canonical head looking straight ahead.
 
-The canonical head (`head.tsv`) is what the mesh network sees in the mean of frontal faces and
-their mirror pictures, so that it looks straight ahead by symmetry; its pitch of 0 is how people
-hold their heads before a camera.
+The canonical head (`head.tsv`) is the mean mesh of frontal faces and their mirror images, so that
+it looks straight ahead by symmetry; a pitch of 0 is how people hold their head before a camera.
 """
 
 import math
@@ -19,14 +18,14 @@ from models.faces.detection.similarity import Matrix, fit
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How a head is held.
+    """The pose of a head.
 
     Attributes:
         yaw: Degrees; positive: turned to the person's own left.
         pitch: Degrees; positive: looking up.
-        roll: Degrees; positive: tilted clockwise as seen in the picture.
-        scale: Pixels of the picture to the distance between the eyes of the canonical head.
-        error: How far the points lie from the rigid head, in distances between the eyes.
+        roll: Degrees; positive: tilted clockwise as seen in the image.
+        scale: Pixels of the image per distance between the eyes of the canonical head.
+        error: Root mean square distance of the points from the rigid head, in eye distances.
     """
 
     yaw: float
@@ -37,29 +36,29 @@ class Pose:
 
 
 def pose_of(mesh: Points) -> Pose:
-    """The pose of a face, by a rigid fit of the points that no expression moves.
+    """The pose of a face, by a rigid fit of the points that expressions do not move.
 
     Args:
         mesh: (468, 3), x to the right, y down, z away from the camera.
     """
-    found = fit(_head(), mesh[list(RIGID)])
-    return _pose(found.turn, found.scale, found.error / max(found.scale, 1e-6))
+    fitted = fit(_canonical_head(), mesh[list(RIGID)])
+    return _pose(fitted.rotation, fitted.scale, fitted.error / max(fitted.scale, 1e-6))
 
 
-def _pose(turn: Matrix, scale: float, error: float) -> Pose:
-    x, y, z = -turn[:, 2]  # where the nose points
+def _pose(rotation: Matrix, scale: float, error: float) -> Pose:
+    x, y, z = -rotation[:, 2]  # where the nose points
     yaw, pitch = math.atan2(x, -z), math.atan2(-y, math.hypot(x, z))
-    # The same head without its roll: its right, its down, its back.
+    # The axes of the same head without roll.
     right = np.array([math.cos(yaw), 0.0, math.sin(yaw)])
-    back = turn[:, 2]
+    back = rotation[:, 2]
     down = np.cross(back, right)
-    roll = math.atan2(down @ turn[:, 0], right @ turn[:, 0])
+    roll = math.atan2(down @ rotation[:, 0], right @ rotation[:, 0])
     return Pose(math.degrees(yaw), math.degrees(pitch), math.degrees(roll), scale, error)
 
 
 @cache
-def _head() -> Matrix:
-    """The points `RIGID` of the canonical head; its unit is the distance between the eyes."""
+def _canonical_head() -> Matrix:
+    """The points `RIGID` of the canonical head, in distances between the eyes."""
     text = (
         resources.files("models.faces.detection").joinpath("head.tsv").read_text(encoding="utf-8")
     )
@@ -68,5 +67,5 @@ def _head() -> Matrix:
 
 
 def _row(line: str) -> tuple[int, list[float]]:
-    index, *place = line.split("\t")
-    return int(index), [float(number) for number in place]
+    index, *coordinates = line.split("\t")
+    return int(index), [float(number) for number in coordinates]

@@ -1,4 +1,4 @@
-"""A square of a picture, turned any way, and what lies in it at the size a network takes."""
+"""Crops a rotated square of an image to the input size of a network, and maps points back."""
 
 import math
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from contracts.queue.messages import Pixels
 from models.faces.detection.detection import Points
 
 Affine = npt.NDArray[np.float64]
-"""A 2 x 3 matrix that takes (x, y, 1) in one picture to (x, y) in another."""
+"""A 2 x 3 matrix that maps (x, y, 1) in one image to (x, y) in another."""
 
-# Sampling at every second pixel or less lets fine texture through as noise; averages go before.
-_COARSE = 2.0
+# From this reduction on, interpolation alone would alias fine texture; pixels are averaged first.
+_MIN_AVERAGED = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
-    """A square.
+class FaceRegion:
+    """A rotated square.
 
     Attributes:
-        x: Of its centre, in pixels.
-        y: Of its centre.
+        x: Center, in pixels.
+        y: Center, in pixels.
         side: In pixels.
-        angle: Radians by which it is turned clockwise, as seen in the picture.
+        angle: Clockwise rotation in radians, as seen in the image.
     """
 
     x: float
@@ -33,8 +33,8 @@ class Region:
     side: float
     angle: float = 0.0
 
-    def onto(self, size: int) -> Affine:
-        """From the picture to a square of `size` pixels that holds this one upright."""
+    def to_square(self, size: int) -> Affine:
+        """The transform from the image to a square of `size` pixels with this one upright."""
         scale = size / self.side
         cos, sin = scale * math.cos(self.angle), scale * math.sin(self.angle)
         half = size / 2
@@ -46,51 +46,51 @@ class Region:
         )
 
 
-def cut(picture: Pixels, onto: Affine, size: int) -> Pixels:
-    """A square of a picture, black where the picture ends; averaged where it is made smaller.
+def crop_region(image: Pixels, to_square: Affine, size: int) -> Pixels:
+    """Crop a square, black beyond the image; reductions average pixels.
 
     Args:
-        picture: uint8 (height, width, 3).
-        onto: A similarity from the picture to the square.
+        image: uint8 (height, width, 3).
+        to_square: A similarity transform from the image to the square.
         size: Side of the square in pixels.
 
     Returns:
         uint8 (size, size, 3).
     """
-    back = cv2.invertAffineTransform(onto)
-    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ back.T
-    height, width = picture.shape[:2]
-    shrink = math.hypot(back[0, 0], back[1, 0])
-    step = int(shrink) if shrink >= _COARSE else 1
+    to_image = cv2.invertAffineTransform(to_square)
+    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ to_image.T
+    height, width = image.shape[:2]
+    reduction = math.hypot(to_image[0, 0], to_image[1, 0])
+    step = int(reduction) if reduction >= _MIN_AVERAGED else 1
     low = np.maximum(np.floor(corners.min(axis=0)) - step, 0).astype(int)
     high = np.minimum(np.ceil(corners.max(axis=0)) + step + 1, (width, height)).astype(int)
     if (high <= low).any():
         return np.zeros((size, size, 3), np.uint8)
-    part = picture[low[1] : high[1], low[0] : high[0]]
-    # Pixel centres lie on whole numbers for OpenCV and half-way between for us.
-    moved = onto.copy()
-    moved[:, 2] += onto[:, :2] @ (low + 0.5) - 0.5
+    part = image[low[1] : high[1], low[0] : high[0]]
+    # Pixel centers are at integers in OpenCV and at half-integers here.
+    transform = to_square.copy()
+    transform[:, 2] += to_square[:, :2] @ (low + 0.5) - 0.5
     if step > 1:
         columns, rows = (-(-part.shape[1] // step), -(-part.shape[0] // step))
-        grown = cv2.copyMakeBorder(
+        padded = cv2.copyMakeBorder(
             part,
             0, rows * step - part.shape[0], 0, columns * step - part.shape[1],
             cv2.BORDER_REPLICATE,
         )  # fmt: skip
-        part = cv2.resize(grown, (columns, rows), interpolation=cv2.INTER_AREA)
-        moved = onto.copy()
-        moved[:, :2] *= step
-        moved[:, 2] += onto[:, :2] @ low + moved[:, :2] @ np.array([0.5, 0.5]) - 0.5
+        part = cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA)
+        transform = to_square.copy()
+        transform[:, :2] *= step
+        transform[:, 2] += to_square[:, :2] @ low + transform[:, :2] @ np.array([0.5, 0.5]) - 0.5
     return np.asarray(
-        cv2.warpAffine(part, moved, (size, size), flags=cv2.INTER_LINEAR), dtype=np.uint8
+        cv2.warpAffine(part, transform, (size, size), flags=cv2.INTER_LINEAR), dtype=np.uint8
     )
 
 
-def back_from(onto: Affine, points: Points) -> Points:
-    """Points of the square, (n, 2) or (n, 3), where they are in the picture; z only scaled."""
-    back = cv2.invertAffineTransform(onto)
-    placed = np.empty_like(points)
-    placed[:, :2] = points[:, :2] @ back[:, :2].T + back[:, 2]
+def map_to_image(to_square: Affine, points: Points) -> Points:
+    """Map points of the square, (n, 2) or (n, 3), to the image; z is only scaled."""
+    to_image = cv2.invertAffineTransform(to_square)
+    mapped = np.empty_like(points)
+    mapped[:, :2] = points[:, :2] @ to_image[:, :2].T + to_image[:, 2]
     if points.shape[1] > 2:
-        placed[:, 2] = points[:, 2] * math.hypot(back[0, 0], back[1, 0])
-    return placed
+        mapped[:, 2] = points[:, 2] * math.hypot(to_image[0, 0], to_image[1, 0])
+    return mapped

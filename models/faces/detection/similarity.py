@@ -1,4 +1,4 @@
-"""The best turn, scale and shift between two sets of points (Umeyama, 1991, IEEE PAMI 13(4))."""
+"""Fits a similarity transform between two point sets (Umeyama, 1991, IEEE PAMI 13(4))."""
 
 from dataclasses import dataclass
 
@@ -10,37 +10,37 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """Takes a point p to scale * turn @ p + shift.
+    """Maps a point p to scale * rotation @ p + translation.
 
     Attributes:
-        turn: A rotation without mirroring, (d, d).
+        rotation: (d, d), without reflection.
         scale: Above 0.
-        shift: (d,).
-        error: Root of the mean squared distance left, in the target's units.
+        translation: (d,).
+        error: Root mean square distance that remains, in the target's units.
     """
 
-    turn: Matrix
+    rotation: Matrix
     scale: float
-    shift: Matrix
+    translation: Matrix
     error: float
 
 
 def fit(source: npt.ArrayLike, target: npt.ArrayLike) -> Similarity:
-    """The similarity that takes the source's points nearest to the target's, by least squares.
+    """The least-squares similarity transform from `source` to `target`.
 
     Args:
-        source: (n, d), n at least d, not all in one place.
+        source: (n, d), n at least d, not all the same point.
         target: (n, d).
     """
     first, second = np.asarray(source, np.float64), np.asarray(target, np.float64)
-    middle, goal = first.mean(axis=0), second.mean(axis=0)
-    around, about = first - middle, second - goal
-    u, singular, vt = np.linalg.svd(about.T @ around / len(first))
+    first_mean, second_mean = first.mean(axis=0), second.mean(axis=0)
+    first_centered, second_centered = first - first_mean, second - second_mean
+    u, singular, vt = np.linalg.svd(second_centered.T @ first_centered / len(first))
     signs = np.ones(len(singular))
     signs[-1] = np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0
-    turn = u * signs @ vt
-    spread = (around**2).sum() / len(first)
-    scale = float((singular * signs).sum() / max(spread, 1e-12))
-    left = about - scale * around @ turn.T
-    error = float(np.sqrt((left**2).sum(axis=1).mean()))
-    return Similarity(turn, scale, goal - scale * turn @ middle, error)
+    rotation = u * signs @ vt
+    variance = (first_centered**2).sum() / len(first)
+    scale = float((singular * signs).sum() / max(variance, 1e-12))
+    residuals = second_centered - scale * first_centered @ rotation.T
+    error = float(np.sqrt((residuals**2).sum(axis=1).mean()))
+    return Similarity(rotation, scale, second_mean - scale * rotation @ first_mean, error)

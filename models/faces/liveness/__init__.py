@@ -1,1 +1,1 @@
-"""From a video to a liveness verdict."""
+"""From a video to a verdict on whether it shows a live person."""

@@ -1,6 +1,6 @@
-"""A clip looked through by the analyser: frames in, a `Track` out, with the faces that were found.
+"""Analyses a clip frame by frame and returns a `Track` with the detected faces.
 
-Frames are let go of one by one; of each face its cut-out stays, to be embedded when all were seen.
+Frames are released one by one. Of each face only the crop is retained, to be embedded at the end.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,125 +12,128 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.queue.messages import Pixels, Vector
-from models.faces.detection.detection import FoundFace
+from models.faces.detection.detection import DetectedFace
 from models.faces.liveness.actions import State
-from models.faces.liveness.facial_metrics import signals_of
-from models.faces.liveness.perceptual_hash import look_of
+from models.faces.liveness.facial_metrics import facial_metrics
+from models.faces.liveness.perceptual_hash import hash_image
 from models.faces.liveness.tracking import Track, TrackFrame
-from models.faces.liveness.video import Frame
+from models.faces.liveness.video import VideoFrame
 
-# How often a second face is looked for, and how large it must be to matter.
-_COUNT_SECONDS, _COUNT_PART = 0.5, 0.6
+# How often faces are counted, and the size relative to the tracked face from which they count.
+_COUNT_SECONDS, _MIN_RELATIVE_SIZE = 0.5, 0.6
 _BATCH = 4
-_CELLS = 24  # to a side; each a mean of many pixels, so that a codec's rounding vanishes
+_CELLS = 24  # per side; each is a mean of many pixels, which hides the rounding of a codec
 
 
 class Analyser(Protocol):
-    """What of `models.faces.analyser.FaceAnalyser` is needed here."""
+    """The methods of `models.faces.analyser.FaceAnalyser` that this package uses."""
 
-    def find(self, picture: Pixels, most: int = 32) -> list[FoundFace]: ...
+    def find(self, image: Pixels, max_faces: int = 32) -> list[DetectedFace]: ...
 
-    def track(self, picture: Pixels, previous: FoundFace | None) -> FoundFace | None: ...
+    def track(self, image: Pixels, previous: DetectedFace | None) -> DetectedFace | None: ...
 
-    def embed(self, chips: Pixels) -> Vector: ...
+    def embed(self, crops: Pixels) -> Vector: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """A clip that was looked through.
+class TrackedClip:
+    """A clip that was analysed.
 
     Attributes:
-        track: What the face does; without embeddings.
-        found: The face of each frame; None where there is none.
+        track: Without embeddings.
+        faces: The face in each frame; None if there is none.
     """
 
     track: Track
-    found: tuple[FoundFace | None, ...]
+    faces: tuple[DetectedFace | None, ...]
 
-    def embedded(self, analyser: Analyser, between: Callable[[], None]) -> Track:
-        """The track with the embedding of every face in it.
+    def with_embeddings(self, analyser: Analyser, check: Callable[[], None]) -> Track:
+        """The track with the embedding of every face.
 
         Args:
-            analyser: Embeds.
-            between: Called before every few.
+            check: Called before every batch; it may let other work run first, or raise.
         """
-        chips = [(at, one.chip) for at, one in enumerate(self.found) if one is not None]
+        crops = [(index, face.crop) for index, face in enumerate(self.faces) if face is not None]
         embeddings: dict[int, Vector] = {}
-        for start in range(0, len(chips), _BATCH):
-            between()
-            part = chips[start : start + _BATCH]
-            vectors = analyser.embed(np.stack([chip for _, chip in part]))
-            embeddings |= {at: vector for (at, _), vector in zip(part, vectors, strict=True)}
+        for start in range(0, len(crops), _BATCH):
+            check()
+            batch = crops[start : start + _BATCH]
+            vectors = analyser.embed(np.stack([crop for _, crop in batch]))
+            embeddings |= {index: vector for (index, _), vector in zip(batch, vectors, strict=True)}
         return Track(self.track.frames, embeddings)
 
 
-def watch(frames: Iterable[Frame], analyser: Analyser, between: Callable[[float], None]) -> Watched:
-    """Look through a clip.
+def track_clip(
+    frames: Iterable[VideoFrame], analyser: Analyser, check: Callable[[float], None]
+) -> TrackedClip:
+    """Follow the face through a clip.
 
     Args:
-        frames: Upright, all of one size.
-        analyser: Finds the face.
-        between: Called before each frame with its time; it may let others go first, or raise.
+        frames: Upright, all of the same size.
+        check: Called with the time of each frame before it is analysed; it may let other work run
+            first, or raise.
     """
-    told: list[TrackFrame] = []
-    found: list[FoundFace | None] = []
-    face: FoundFace | None = None
-    before: Pixels | None = None
-    count_at = 0.0
+    track: list[TrackFrame] = []
+    faces: list[DetectedFace | None] = []
+    face: DetectedFace | None = None
+    previous_pixels: Pixels | None = None
+    next_count = 0.0
     for frame in frames:
-        between(frame.at)
+        check(frame.time)
         previous, face = face, analyser.track(frame.pixels, face)
-        faces = 1
-        if frame.at >= count_at:
-            count_at = frame.at + _COUNT_SECONDS
-            faces = _large_faces(analyser.find(frame.pixels, 2), face)
-        told.append(
+        count = 1
+        if frame.time >= next_count:
+            next_count = frame.time + _COUNT_SECONDS
+            count = _count_large_faces(analyser.find(frame.pixels, 2), face)
+        track.append(
             TrackFrame(
-                frame.at,
-                None if face is None else signals_of(face),
-                _motion(before, frame.pixels, previous or face),
-                look_of(frame.pixels),
-                faces,
-                face is not None and face.face.quality.acceptable,
+                time=frame.time,
+                metrics=None if face is None else facial_metrics(face),
+                motion=_motion(previous_pixels, frame.pixels, previous or face),
+                image_hash=hash_image(frame.pixels),
+                faces=count,
+                acceptable=face is not None and face.face.quality.acceptable,
             )
         )
-        found.append(face)
-        before = frame.pixels
-    return Watched(Track(tuple(told)), tuple(found))
-
-
-def _large_faces(found: Sequence[FoundFace], face: FoundFace | None) -> int:
-    """How many are as large as the one, about."""
-    if face is None:
-        return len(found)
-    least = _COUNT_PART * face.face.quality.size
-    return max(1, sum(one.face.quality.size >= least for one in found))
-
-
-def _motion(before: Pixels | None, now: Pixels, face: FoundFace | None) -> float:
-    """Mean difference in grey levels where the face is; of the whole frame without one."""
-    if before is None or before.shape != now.shape:
-        return 255.0
-    return float(np.abs(_cells(now, face) - _cells(before, face)).mean())
-
-
-def _cells(picture: Pixels, face: FoundFace | None) -> npt.NDArray[np.float32]:
-    if face is not None:
-        box = face.face.box
-        height, width = picture.shape[:2]
-        left, top = int(max(0, box.x)), int(max(0, box.y))
-        right, bottom = int(min(width, box.x + box.width)), int(min(height, box.y + box.height))
-        if right - left > 1 and bottom - top > 1:
-            picture = picture[top:bottom, left:right]
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    cells: npt.NDArray[np.float32] = cv2.resize(
-        grey, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA
-    )
-    return cells
+        faces.append(face)
+        previous_pixels = frame.pixels
+    return TrackedClip(Track(tuple(track)), tuple(faces))
 
 
 def neutral_frames(track: Track, states: Sequence[State]) -> list[int]:
-    """Frames that may be compared with others' pictures: neutral, and fit to be recognised."""
+    """Indices of the frames for recognition: neutral, and with a face that is good enough."""
     return [
-        at for at, frame in enumerate(track.frames) if states[at] == "neutral" and frame.acceptable
+        index
+        for index, frame in enumerate(track.frames)
+        if states[index] == "neutral" and frame.acceptable
     ]
+
+
+def _count_large_faces(found: Sequence[DetectedFace], face: DetectedFace | None) -> int:
+    """Number of faces about as large as the tracked one."""
+    if face is None:
+        return len(found)
+    min_size = _MIN_RELATIVE_SIZE * face.face.quality.size
+    return max(1, sum(other.face.quality.size >= min_size for other in found))
+
+
+def _motion(previous: Pixels | None, current: Pixels, face: DetectedFace | None) -> float:
+    """Mean difference in gray levels in the area of the face; without one, of the whole frame."""
+    if previous is None or previous.shape != current.shape:
+        return 255.0
+    return float(np.abs(_cells(current, face) - _cells(previous, face)).mean())
+
+
+def _cells(image: Pixels, face: DetectedFace | None) -> npt.NDArray[np.float32]:
+    if face is not None:
+        box = face.face.box
+        height, width = image.shape[:2]
+        left, top = int(max(0, box.x)), int(max(0, box.y))
+        right, bottom = int(min(width, box.x + box.width)), int(min(height, box.y + box.height))
+        if right - left > 1 and bottom - top > 1:
+            image = image[top:bottom, left:right]
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    cells: npt.NDArray[np.float32] = cv2.resize(
+        gray, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA
+    )
+    return cells

@@ -1,9 +1,9 @@
-"""How a clip looks, in a few bytes a frame, so that the same clip is known when it comes again.
+"""Perceptual hashes of the frames of a clip, by which the same recording is recognised again.
 
-A difference hash (N. Krawetz, "Kind of Like That", 2013): the frame in 17 x 16 grey cells, one bit
-for each two neighbours. It says whether it is the same recording, cut or compressed anew; it cannot
-be turned back into a face, and a second recording of the same person in the same place differs,
-since the head is never again in the same places at the same times.
+A difference hash (N. Krawetz, "Kind of Like That", 2013): the frame as 17 x 16 gray cells, one bit
+for each pair of horizontal neighbors. It recognises the same recording even if it was trimmed or
+recompressed. The face cannot be reconstructed from it, and another recording of the same person in
+the same place differs, because the head is never in the same positions at the same times.
 """
 
 from collections.abc import Sequence
@@ -14,71 +14,68 @@ import numpy.typing as npt
 
 from contracts.queue.messages import Pixels
 
-LOOK_BYTES = 32
-"""Of one frame's hash."""
-MOST_LOOKS = 64
-"""Kept of one clip."""
-_EVERY_SECONDS = 0.25
-_FEWEST = 4  # looks say nothing
-_SAME_BITS = 12  # of 256; compression alone changes fewer
-_SAME_PART = 0.7  # of a clip, found in the other in the same order
+HASH_BYTES = 32
+"""Size of the hash of one frame."""
+MAX_HASHES = 64
+"""Hashes stored per clip."""
+_SAMPLE_SECONDS = 0.25
+_MIN_HASHES = 4  # with fewer, clips are not compared
+_SAME_BITS = 12  # differing bits of 256; compression alone changes fewer
+_SAME_SHARE = 0.7  # of a clip's hashes, found in the other clip in the same order
 
 
-def look_of(picture: Pixels) -> bytes:
-    """The hash of a frame.
-
-    Args:
-        picture: RGB uint8 (height, width, 3).
-    """
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    cells = cv2.resize(grey, (17, 16), interpolation=cv2.INTER_AREA).astype(np.int16)
+def hash_image(image: Pixels) -> bytes:
+    """The hash of a frame, RGB uint8 (height, width, 3)."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    cells = cv2.resize(gray, (17, 16), interpolation=cv2.INTER_AREA).astype(np.int16)
     return np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes()
 
 
-def looks_kept(times: Sequence[float], looks: Sequence[bytes]) -> list[bytes]:
-    """What of a clip is kept: a look every quarter of a second, never more than `MOST_LOOKS`.
+def sample_hashes(times: Sequence[float], hashes: Sequence[bytes]) -> list[bytes]:
+    """The hashes of a clip to store: one every quarter of a second, at most `MAX_HASHES`.
 
     Args:
         times: Of the frames, in seconds.
-        looks: Of the frames.
     """
-    kept: list[bytes] = []
+    sampled: list[bytes] = []
     due = 0.0
-    for at, look in zip(times, looks, strict=True):
-        if at >= due and len(kept) < MOST_LOOKS:
-            kept.append(look)
-            due = at + _EVERY_SECONDS
-    return kept
+    for time, image_hash in zip(times, hashes, strict=True):
+        if time >= due and len(sampled) < MAX_HASHES:
+            sampled.append(image_hash)
+            due = time + _SAMPLE_SECONDS
+    return sampled
 
 
-def is_replay(times: Sequence[float], looks: Sequence[bytes], earlier: Sequence[bytes]) -> bool:
-    """Whether most of an earlier clip comes again, in its order, or most of this one was in it.
+def is_replay(times: Sequence[float], hashes: Sequence[bytes], earlier: Sequence[bytes]) -> bool:
+    """Whether one of two clips contains most of the other in the same order.
 
     Args:
-        times: Of every frame of the new clip, in seconds.
-        looks: Their looks.
-        earlier: What `looks_kept` kept of the earlier clip.
+        times: Of the frames of the new clip, in seconds.
+        hashes: Of these frames.
+        earlier: The result of `sample_hashes` for the earlier clip.
     """
-    shorter = min(len(looks_kept(times, looks)), len(earlier))
-    if shorter < _FEWEST:
+    shorter = min(len(sample_hashes(times, hashes)), len(earlier))
+    if shorter < _MIN_HASHES:
         return False
-    same = _distances(_bits(earlier), _bits(looks)) <= _SAME_BITS
-    return _in_order(same) >= _SAME_PART * shorter
+    same = _distances(_bits(earlier), _bits(hashes)) <= _SAME_BITS
+    return _longest_common_subsequence(same) >= _SAME_SHARE * shorter
 
 
-def _bits(looks: Sequence[bytes]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(b"".join(looks), np.uint8).reshape(len(looks), LOOK_BYTES)
+def _bits(hashes: Sequence[bytes]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(len(hashes), HASH_BYTES)
 
 
-def _distances(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Differing bits of each pair, shape (n, m)."""
-    counts: npt.NDArray[np.uint8] = np.bitwise_count(one[:, None] ^ other[None])
+def _distances(
+    first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.int64]:
+    """Number of differing bits of each pair, shape (n, m)."""
+    counts: npt.NDArray[np.uint8] = np.bitwise_count(first[:, None] ^ second[None])
     distances: npt.NDArray[np.int64] = counts.sum(-1, dtype=np.int64)
     return distances
 
 
-def _in_order(same: npt.NDArray[np.bool_]) -> int:
-    """The length of the longest common subsequence, a row at a time."""
+def _longest_common_subsequence(same: npt.NDArray[np.bool_]) -> int:
+    """Length of the longest common subsequence, computed row by row."""
     best = np.zeros(same.shape[1] + 1, np.int64)
     for row in same:
         step = np.maximum(best[1:], np.where(row, best[:-1] + 1, 0))

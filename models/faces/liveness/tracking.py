@@ -1,6 +1,6 @@
-"""One face through a clip: plain numbers frame by frame, which is all that a judgement needs.
+"""One face through a clip as plain numbers per frame, which is all that a judgement needs.
 
-So every judgement is a function of a `Track`, and a track can be written down by hand.
+Every judgement is therefore a function of a `Track`, which tests can write by hand.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from contracts.queue.messages import Vector
-from models.faces.liveness.facial_metrics import Signals
+from models.faces.liveness.facial_metrics import FacialMetrics
 
-STILL = 0.02
-"""Grey levels that two frames differ by, on the mean, if they are one and the same; see `motion`.
+MIN_MOTION = 0.02
+"""Mean difference in gray levels below which two frames are the same, see `TrackFrame.motion`.
 
-What a codec makes of a repeated picture stays far under it, and the noise of a camera far above."""
+What a codec makes of a repeated image stays far below it, and camera noise is far above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +22,18 @@ class TrackFrame:
     """What was seen in one frame.
 
     Attributes:
-        at: Seconds from the clip's first frame.
-        signals: What the face does; None where there is none.
-        motion: Mean difference to the frame before in grey levels, where the face is.
-        look: The perceptual hash of the whole frame, see `models.faces.liveness.perceptual_hash`.
-        faces: How many faces are about as large as this one; looked for now and then.
-        acceptable: Whether the face is fit to be recognised.
+        time: Seconds since the first frame of the clip.
+        metrics: Of the face; None if there is none.
+        motion: Mean difference in gray levels from the previous frame, in the area of the face.
+        image_hash: Of the whole frame, see `models.faces.liveness.perceptual_hash`.
+        faces: Number of faces of about the same size; counted only in some frames.
+        acceptable: Whether the face is good enough to be recognised.
     """
 
-    at: float
-    signals: Signals | None
+    time: float
+    metrics: FacialMetrics | None
     motion: float
-    look: bytes = b""
+    image_hash: bytes = b""
     faces: int = 1
     acceptable: bool = True
 
@@ -43,8 +43,8 @@ class Track:
     """One face through a clip.
 
     Attributes:
-        frames: In the order of time.
-        embeddings: By the index of the frame; of some frames, each float32 (128,), of length 1.
+        frames: In order of time.
+        embeddings: By index of the frame, each float32 (128,) of unit length; of some frames.
     """
 
     frames: tuple[TrackFrame, ...]
@@ -53,23 +53,23 @@ class Track:
     @property
     def seconds(self) -> float:
         """From the first frame to the last."""
-        return self.frames[-1].at - self.frames[0].at if self.frames else 0.0
+        return self.frames[-1].time - self.frames[0].time if self.frames else 0.0
 
     @property
     def fps(self) -> float:
-        """Frames a second that differ from the one before."""
-        different = sum(frame.motion >= STILL for frame in self.frames[1:])
+        """Frames per second that differ from the previous one."""
+        different = sum(frame.motion >= MIN_MOTION for frame in self.frames[1:])
         return different / self.seconds if self.seconds > 0 else 0.0
 
     def longest_standstill(self) -> float:
-        """Seconds of the longest time through which the face did not change at all."""
-        longest, since = 0.0, self.frames[0].at if self.frames else 0.0
+        """Longest time in seconds during which the face did not change at all."""
+        longest, since = 0.0, self.frames[0].time if self.frames else 0.0
         for frame in self.frames[1:]:
-            if frame.motion >= STILL:
-                since = frame.at
-            longest = max(longest, frame.at - since)
+            if frame.motion >= MIN_MOTION:
+                since = frame.time
+            longest = max(longest, frame.time - since)
         return longest
 
-    def likeness(self, one: int, other: Vector) -> float:
-        """The cosine of the embedding of a frame and another one."""
-        return float(np.dot(self.embeddings[one], other))
+    def similarity(self, index: int, embedding: Vector) -> float:
+        """Cosine similarity of a frame's embedding and another embedding."""
+        return float(np.dot(self.embeddings[index], embedding))

@@ -1,7 +1,7 @@
-"""A clip's frames, decoded by a process of its own that is kept short of everything.
+"""Decodes the frames of a clip in a separate process with few resources and permissions.
 
-Frames come one at a time, upright and reduced, so memory holds one of them however long the clip;
-who stops reading ends the process. The bytes go over in memory: a face never touches the disk.
+Frames arrive one at a time, upright and reduced, so that only one is in memory, however long the
+clip is. Closing the iterator ends the process. The file is passed in memory and never stored.
 """
 
 import json
@@ -25,7 +25,7 @@ from contracts.queue.messages import Pixels
 from contracts.settings import MIB, Settings
 from models.faces.liveness import video_child
 from models.faces.liveness.video_child import RECORD
-from models.faces.liveness.video_formats import ACCEPTED, VideoKind, sniff_video
+from models.faces.liveness.video_formats import ACCEPTED, VideoFormat, detect_video_format
 
 log = structlog.get_logger()
 
@@ -33,35 +33,35 @@ _CHILD = Path(video_child.__file__)
 # What phones, browsers and webcams record in.
 _CODECS = "h264,hevc,mpeg4,mjpeg,vp8,vp9,libvpx,libvpx-vp9,av1,libdav1d,libaom-av1,h263"
 FAULTS = {
-    "unreadable": f"The video cannot be read. Check that all of it was sent, as {ACCEPTED}, "
+    "unreadable": f"The video cannot be read. Check that it was sent completely, as {ACCEPTED}, "
     "recorded in H.264, VP8, VP9 or Motion JPEG.",
-    "no_frames": "The video holds no frame. Record it again.",
-    "truncated": "The video ends before it is whole. Send all of the file.",
+    "no_frames": "The video has no frames. Record it again.",
+    "truncated": "The video is incomplete. Send the whole file.",
     "too_many_frames": "The video has too many frames. Record at most 120 a second.",
     "too_fast": "The video has too many frames a second. Record at most 240; 30 are plenty.",
     "too_many_pixels": "The video's frames are too large. Record in 4K at most; 720p is plenty.",
     "too_long": "The video is too long. Send a shorter one.",
 }
-_SLICE_SECONDS = 0.05  # how long a decoder may keep its reader from others at a time
-_BROKEN = (
-    "The video cannot be decoded within the memory and time there is. Record it again in 720p."
+_POLL_SECONDS = 0.05  # how long to wait for the decoder before other work may run
+_NOT_DECODED = (
+    "The video cannot be decoded within the memory and time limits. Record it again in 720p."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class VideoLimits:
-    """How much of a clip is read, and what reading it may cost.
+    """Limits of a clip, and of the resources for decoding it.
 
     Attributes:
         bytes: Of the file.
-        seconds: The longest clip.
-        frames: Most frames in it.
-        pixels: Most pixels of one frame; 4K has 8.3 million.
-        long_side: Pixels to which frames are reduced.
-        fps: Frames a second that are kept; others are passed over.
+        seconds: Length of the clip.
+        frames: Number of frames in the file.
+        pixels: Of one frame; 4K has 8.3 million.
+        long_side: Length in pixels to which frames are reduced.
+        fps: Frames per second that are returned; others are skipped.
         memory_bytes: Address space of the decoder.
-        cpu_seconds: Its processor time.
-        wait_seconds: How long it may keep its reader waiting in all.
+        cpu_seconds: CPU time of the decoder.
+        wait_seconds: Total time that the reader waits for the decoder.
     """
 
     bytes: int = 64 * MIB
@@ -76,70 +76,69 @@ class VideoLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """As this installation is configured."""
+        """The limits of this installation."""
         return cls(bytes=settings.max_video_bytes, seconds=settings.max_video_seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class VideoFrame:
     """One frame.
 
     Attributes:
-        at: Seconds from the clip's first frame.
+        time: Seconds since the first frame of the clip.
         pixels: RGB, upright, shape (height, width, 3), uint8.
     """
 
-    at: float
+    time: float
     pixels: Pixels
 
 
-def _nothing() -> None:
-    """What is done while waiting, where nobody else has anything to do."""
-
-
 def read_frames(
-    data: bytes | memoryview, limits: VideoLimits, waiting: Callable[[], None] = _nothing
-) -> Generator[Frame, None, None]:
+    data: bytes | memoryview, limits: VideoLimits, check: Callable[[], None] | None = None
+) -> Generator[VideoFrame, None, None]:
     """The frames of a clip, in order. Close the iterator to stop early.
 
     Args:
-        data: The file, as it was sent.
-        limits: How much of it is read.
-        waiting: Called again and again while the decoder is at work; it may let others go first,
-            or raise, which ends the decoder.
+        data: The file as it was sent.
+        check: Called repeatedly while waiting for the decoder; it may let other work run first, or
+            raise, which ends the decoder.
 
     Raises:
-        PayloadTooLarge: It has too many bytes.
-        InvalidVideo: It is no video, damaged, too long or too large; the detail says what to do.
+        PayloadTooLarge: The file has too many bytes.
+        InvalidVideo: It is not a video, damaged, too long or too large; the detail says what to do.
     """
     check_video(data, limits)
     with (
-        _file_of(data) as file,
-        closing(_Decoder(file, sniff_video(data), limits, waiting)) as decoder,
+        _anonymous_file(data) as file,
+        closing(_Decoder(file, detect_video_format(data), limits, check)) as decoder,
     ):
         yield from decoder.frames()
 
 
 def check_video(data: bytes | memoryview, limits: VideoLimits) -> None:
-    """What can be refused without decoding.
+    """Check what can be checked without decoding.
 
     Raises:
-        PayloadTooLarge: It has too many bytes.
-        InvalidVideo: Its first bytes are not those of an accepted container.
+        PayloadTooLarge: The file has too many bytes.
+        InvalidVideo: It is not in an accepted container format.
     """
     if len(data) > limits.bytes:
         raise PayloadTooLarge(f"A video may have {limits.bytes:,} bytes; send a smaller one.")
-    sniff_video(data)
+    detect_video_format(data)
 
 
 class _Decoder:
-    """The process, seen by its reader."""
+    """The decoder process."""
 
     def __init__(
-        self, file: BinaryIO, kind: VideoKind, limits: VideoLimits, waiting: Callable[[], None]
+        self,
+        file: BinaryIO,
+        video_format: VideoFormat,
+        limits: VideoLimits,
+        check: Callable[[], None] | None,
     ) -> None:
         self._limits = limits
-        self._waiting = waiting
+        self._check = check
         self._waited = 0.0
         descriptor = file.fileno()
         self._process = subprocess.Popen(  # noqa: S603  our own file, numbers only
@@ -148,7 +147,7 @@ class _Decoder:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=[descriptor],
-            env=_environment(kind),
+            env=_environment(video_format),
             cwd="/",
             start_new_session=True,
         )
@@ -156,70 +155,71 @@ class _Decoder:
             raise RuntimeError("the decoder has no output")
         self._output = self._process.stdout
 
-    def frames(self) -> Iterator[Frame]:
-        """All of them, checked: a decoder that was taken over may say anything."""
+    def frames(self) -> Iterator[VideoFrame]:
+        """All frames. They are validated, because a compromised decoder may send anything."""
         limits, last = self._limits, -1.0
         for _ in range(limits.frames + 1):
-            kind, at, height, width, size = RECORD.unpack(self._read(RECORD.size))
+            kind, seconds, height, width, size = RECORD.unpack(self._read(RECORD.size))
             if kind == video_child.END:
                 return
             if kind == video_child.FAULT:
-                raise _fault(self._read(min(size, 64)))
-            sound = kind == video_child.FRAME and last < at <= limits.seconds
-            if not sound or size != height * width * 3 or max(height, width) > limits.long_side:
-                raise InvalidVideo(_BROKEN)
-            last = at
+                raise _fault_error(self._read(min(size, 64)))
+            is_valid = kind == video_child.FRAME and last < seconds <= limits.seconds
+            if not is_valid or size != height * width * 3 or max(height, width) > limits.long_side:
+                raise InvalidVideo(_NOT_DECODED)
+            last = seconds
             pixels = np.frombuffer(self._read(size), np.uint8).reshape(height, width, 3)
-            yield Frame(at, pixels)
+            yield VideoFrame(seconds, pixels)
         raise InvalidVideo(FAULTS["too_many_frames"])
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._output.close()
         self._process.wait(10)
 
     def _read(self, size: int) -> bytearray:
-        """So many bytes.
+        """Read exactly `size` bytes.
 
         Raises:
-            InvalidVideo: They did not come, or not in time.
+            InvalidVideo: They did not arrive, or not in time.
         """
         data = bytearray(size)
-        view, have = memoryview(data), 0
-        while have < size:
-            ready = self._is_ready()
-            got = os.readv(self._output.fileno(), [view[have:]]) if ready else 0
-            if not got:
+        view, received = memoryview(data), 0
+        while received < size:
+            ready = self._wait_for_output()
+            count = os.readv(self._output.fileno(), [view[received:]]) if ready else 0
+            if not count:
                 log.info("video_not_decoded", late=not ready, status=self._process.poll())
-                raise InvalidVideo(_BROKEN)
-            have += got
+                raise InvalidVideo(_NOT_DECODED)
+            received += count
         return data
 
-    def _is_ready(self) -> bool:
-        """Whether it says something before its time is over; others go first meanwhile."""
+    def _wait_for_output(self) -> bool:
+        """Whether the process writes something in time; other work may run while waiting."""
         while self._waited < self._limits.wait_seconds:
-            began = time.monotonic()
-            ready, _, _ = select.select([self._output], [], [], _SLICE_SECONDS)
-            # What others took of the time is not the decoder's.
-            self._waited += time.monotonic() - began
+            started = time.monotonic()
+            ready, _, _ = select.select([self._output], [], [], _POLL_SECONDS)
+            # The time that other work takes does not count.
+            self._waited += time.monotonic() - started
             if ready:
                 return True
-            self._waiting()
+            if self._check is not None:
+                self._check()
         return False
 
 
-def _fault(told: bytes | bytearray) -> InvalidVideo:
+def _fault_error(code: bytes | bytearray) -> InvalidVideo:
     try:
-        return InvalidVideo(FAULTS[json.loads(bytes(told))])
+        return InvalidVideo(FAULTS[json.loads(bytes(code))])
     except (ValueError, KeyError, TypeError):
-        return InvalidVideo(_BROKEN)
+        return InvalidVideo(_NOT_DECODED)
 
 
-def _environment(kind: VideoKind) -> dict[str, str]:
-    """All that the decoder knows of the world: one parser, a few codecs, no protocol but files."""
+def _environment(video_format: VideoFormat) -> dict[str, str]:
+    """The whole environment of the decoder: one parser, a few codecs, no protocol except files."""
     options = {
-        "input_format": kind.demuxer,
+        "input_format": video_format.demuxer,
         "protocol_whitelist": "file",
         "codec_whitelist": _CODECS,
     }
@@ -232,12 +232,12 @@ def _environment(kind: VideoKind) -> dict[str, str]:
     }
 
 
-def _file_of(data: bytes | memoryview) -> BinaryIO:
-    """The bytes as a file without a name, in memory where the system can."""
+def _anonymous_file(data: bytes | memoryview) -> BinaryIO:
+    """A file without a name that contains the data, in memory if the system supports it."""
     if hasattr(os, "memfd_create"):
         file: BinaryIO = os.fdopen(os.memfd_create("clip"), "w+b")
     else:
-        file = os.fdopen(_nameless(), "w+b")
+        file = os.fdopen(_open_unlinked(), "w+b")
     try:
         file.write(data)
         file.flush()
@@ -248,8 +248,8 @@ def _file_of(data: bytes | memoryview) -> BinaryIO:
     return file
 
 
-def _nameless() -> int:
-    """A file on the disk that is gone when it is closed; where there is no better place."""
+def _open_unlinked() -> int:
+    """A file on disk that is deleted when it is closed."""
     descriptor, path = tempfile.mkstemp()
     Path(path).unlink()
     return descriptor

@@ -1,10 +1,10 @@
-"""The process that decodes one clip, started afresh for it: ``python -I video_child.py FD …``.
+"""The process that decodes one clip: ``python -I video_child.py FD LIMITS``.
 
-A video is the most dangerous thing a client can send: half a million lines of C take it apart.
-So this runs apart from everything, with little memory, little time, no file but the clip and no
-environment; and it imports nothing of ours, only OpenCV. It writes records to its standard output:
-a header as `RECORD` packs it, then the pixels of a frame, or JSON for the end or a fault. Whoever
-reads them (`models.faces.liveness.video`) trusts none of it.
+A video is the most dangerous upload, because half a million lines of C parse it. So it is decoded
+in its own process with little memory, little time, no file except the clip and no environment. This
+module imports only OpenCV and nothing of Opsin. It writes records to its standard output: a header
+in the format of `RECORD`, then the pixels of a frame, or the code of a fault as JSON. The reader
+(`models.faces.liveness.video`) validates all of it.
 
 Its arguments: the file descriptor of the clip, then the fields of
 `models.faces.liveness.video.VideoLimits` as JSON.
@@ -19,84 +19,84 @@ from collections.abc import Iterator
 from typing import Any
 
 RECORD = struct.Struct("<cdHHI")
-"""Kind, seconds from the clip's start, height, width, bytes that follow."""
+"""Kind, seconds since the start of the clip, height, width, number of bytes that follow."""
 FRAME, END, FAULT = b"F", b"E", b"X"
 
-_USUAL_FPS = 30.0
-_MOST_FPS = 240.0
-# Frames that are decoded in vain cost as much as those that are kept: so many come at once where a
-# rate varies, and from then on a clip must keep to the rate.
-_BURST = 60
-# A header's rate and the last frame's own time never agree to the frame.
+_DEFAULT_FPS = 30.0
+_MAX_FPS = 240.0
+# Skipped frames cost as much to decode as returned ones. A clip with a variable rate may have this
+# many in a burst; apart from that it has to keep to the maximum rate.
+_MAX_BURST = 60
+# The header's frame count and the time of the last frame never agree exactly.
 _MISSING_SECONDS = 0.5
-_MISSING_PART = 0.2
+_MISSING_SHARE = 0.2
 
 
 class _RefusedError(Exception):
-    """The clip is not taken; the argument is one of `models.faces.liveness.video.FAULTS`."""
+    """The clip is refused; the argument is a key of `models.faces.liveness.video.FAULTS`."""
 
 
 def confine(limits: dict[str, Any]) -> None:
-    """Take from this process what decoding does not need, for good."""
+    """Permanently drop what decoding does not need from this process."""
     memory, seconds = limits["memory_bytes"], limits["cpu_seconds"]
-    for what, most in (
+    for limit, value in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, 32),
     ):
-        hard = resource.getrlimit(what)[1]
-        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (bound, bound))
+        hard = resource.getrlimit(limit)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (bound, bound))
 
 
 def main(arguments: list[str]) -> int:
-    """Write the clip's frames; returns the exit status, 0 unless something broke."""
+    """Write the frames of the clip; returns the exit status."""
     descriptor, limits = int(arguments[0]), json.loads(arguments[1])
     confine(limits)
     import cv2  # within the limits
 
-    # No process and no thread from here on: the decoder is one thread of this one.
+    # From here on, no process or thread can be created; the decoder uses this one.
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     cv2.setNumThreads(1)
     with os.fdopen(1, "wb", buffering=1 << 20) as out:
         try:
-            for at, pixels in _frames(cv2, f"/dev/fd/{descriptor}", limits):
+            for seconds, pixels in _frames(cv2, f"/dev/fd/{descriptor}", limits):
                 height, width, _ = pixels.shape
-                out.write(RECORD.pack(FRAME, at, height, width, pixels.nbytes))
+                out.write(RECORD.pack(FRAME, seconds, height, width, pixels.nbytes))
                 out.write(pixels.data)
                 out.flush()
         except _RefusedError as refused:
-            told = json.dumps(refused.args[0]).encode()
-            out.write(RECORD.pack(FAULT, 0, 0, 0, len(told)) + told)
+            code = json.dumps(refused.args[0]).encode()
+            out.write(RECORD.pack(FAULT, 0, 0, 0, len(code)) + code)
         else:
             out.write(RECORD.pack(END, 0, 0, 0, 0))
     return 0
 
 
 def _frames(cv2: Any, path: str, limits: dict[str, Any]) -> Iterator[tuple[float, Any]]:
-    """Time in seconds and RGB pixels of the frames that are kept; upright, reduced."""
-    clip = _opened(cv2, path, limits)
-    times = _Times(clip.get(cv2.CAP_PROP_FPS))
-    step, due, at, read = 1 / limits["fps"], 0.0, 0.0, 0
-    for at in _grabbed(cv2, clip, times, limits):
-        read += 1
-        if at < due - step / 4:
+    """Time in seconds and RGB pixels of the returned frames; upright, reduced."""
+    clip = _open(cv2, path, limits)
+    times = _FrameTimes(clip.get(cv2.CAP_PROP_FPS))
+    step, due, seconds, count = 1 / limits["fps"], 0.0, 0.0, 0
+    for seconds in _grab(cv2, clip, times, limits):
+        count += 1
+        if seconds < due - step / 4:
             continue
-        # From where it was due, so that the mean rate holds though frames come when they come.
-        due = max(due + step, at + step / 2)
-        whole, pixels = clip.retrieve()
-        if whole:
+        # Relative to when it was due, so that the mean rate is right for irregular frames.
+        due = max(due + step, seconds + step / 2)
+        succeeded, pixels = clip.retrieve()
+        if succeeded:
             _require_size(pixels.shape[0] * pixels.shape[1], limits)
-            yield at, _reduced(cv2, pixels, limits["long_side"])
-    if not read:
+            yield seconds, _reduce(cv2, pixels, limits["long_side"])
+    if not count:
         raise _RefusedError("no_frames")
-    if _ends_early(clip.get(cv2.CAP_PROP_FRAME_COUNT), read, times.fps, at):
+    if _ends_early(clip.get(cv2.CAP_PROP_FRAME_COUNT), count, times.fps, seconds):
         raise _RefusedError("truncated")
 
 
-def _opened(cv2: Any, path: str, limits: dict[str, Any]) -> Any:
+def _open(cv2: Any, path: str, limits: dict[str, Any]) -> Any:
     clip = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not clip.isOpened():
         raise _RefusedError("unreadable")
@@ -112,51 +112,47 @@ def _require_size(pixels: float, limits: dict[str, Any]) -> None:
         raise _RefusedError("too_many_pixels")
 
 
-def _grabbed(cv2: Any, clip: Any, times: "_Times", limits: dict[str, Any]) -> Iterator[float]:
-    """Seconds of each frame, which is decoded but not yet converted."""
-    read = 0
+def _grab(cv2: Any, clip: Any, times: "_FrameTimes", limits: dict[str, Any]) -> Iterator[float]:
+    """Time in seconds of each frame, which is decoded but not yet converted."""
+    count = 0
     while clip.grab():
-        read += 1
-        if read > limits["frames"]:
+        count += 1
+        if count > limits["frames"]:
             raise _RefusedError("too_many_frames")
-        at = times.next(clip.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-        if at > limits["seconds"]:
+        seconds = times.next(clip.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        if seconds > limits["seconds"]:
             raise _RefusedError("too_long")
-        if read > _BURST + _MOST_FPS * at:
+        if count > _MAX_BURST + _MAX_FPS * seconds:
             raise _RefusedError("too_fast")
-        yield at
+        yield seconds
 
 
-class _Times:
-    """The frames' own times where they make sense, else what the frame rate makes of them.
+class _FrameTimes:
+    """The timestamps of the frames if they are plausible, otherwise derived from the frame rate.
 
     Args:
-        told: Frames a second, as the header says.
+        header_fps: Frames per second according to the header.
     """
 
-    def __init__(self, told: float) -> None:
-        self.fps = told if 1 <= told <= _MOST_FPS else _USUAL_FPS
+    def __init__(self, header_fps: float) -> None:
+        self.fps = header_fps if 1 <= header_fps <= _MAX_FPS else _DEFAULT_FPS
         self._first: float | None = None
         self._last = 0.0
 
-    def next(self, told: float) -> float:
-        """Seconds from the first frame.
-
-        Args:
-            told: The frame's own time; it may be nonsense.
-        """
+    def next(self, timestamp: float) -> float:
+        """Seconds since the first frame, for a frame whose timestamp may be wrong."""
         if self._first is None:
-            self._first = told
+            self._first = timestamp
             return 0.0
-        at = told - self._first
-        # Also true of what is not a number.
-        if not at > self._last:
-            at = self._last + 1 / self.fps
-        self._last = at
-        return at
+        seconds = timestamp - self._first
+        # Also true for NaN.
+        if not seconds > self._last:
+            seconds = self._last + 1 / self.fps
+        self._last = seconds
+        return seconds
 
 
-def _reduced(cv2: Any, pixels: Any, long_side: int) -> Any:
+def _reduce(cv2: Any, pixels: Any, long_side: int) -> Any:
     height, width = pixels.shape[:2]
     scale = long_side / max(height, width)
     if scale < 1:
@@ -165,15 +161,15 @@ def _reduced(cv2: Any, pixels: Any, long_side: int) -> Any:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-def _ends_early(promised: float, read: int, fps: float, last: float) -> bool:
-    """Whether there was much less than the header says, in frames and in seconds.
+def _ends_early(header_count: float, count: int, fps: float, last: float) -> bool:
+    """Whether the clip is much shorter than the header says, in frames and in seconds.
 
-    Where frames come at a varying rate one of the two may be a guess; a clip that was recorded
-    live has neither, and promises nothing.
+    For a variable frame rate, one of the two may be an estimate. The header of a live recording
+    has neither.
     """
-    seconds = promised / fps
-    fewer = read < (1 - _MISSING_PART) * promised
-    return fewer and seconds - last > max(_MISSING_SECONDS, _MISSING_PART * seconds)
+    seconds = header_count / fps
+    has_fewer = count < (1 - _MISSING_SHARE) * header_count
+    return has_fewer and seconds - last > max(_MISSING_SECONDS, _MISSING_SHARE * seconds)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What a client's video really is, told from its first bytes: never from its name or its type.
+"""Detects the container format of a video from its first bytes, never from its name or type.
 
-The decoder is then told which parser to use, so that no other one of FFmpeg's three hundred ever
-meets these bytes: a playlist (HLS, concat) that reads other files or addresses, for one.
+The decoder then uses only the parser for this format. None of FFmpeg's three hundred others ever
+reads the file, such as those for playlists (HLS, concat), which open other files or URLs.
 """
 
 from dataclasses import dataclass
@@ -10,20 +10,19 @@ from contracts.errors import InvalidVideo
 
 ACCEPTED = "MP4, MOV, WebM or AVI"
 
-# What says "still picture" or "sound only" in a file of the MP4 family.
+# Brands of still images and audio in the MP4 family.
 _NO_VIDEO = {b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"M4A ", b"M4B ", b"jp2 "}
-# Older QuickTime files begin with one of these in place of `ftyp`.
+# Older QuickTime files begin with one of these instead of `ftyp`.
 _QUICKTIME = {b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 _EBML = b"\x1aE\xdf\xa3"
-_DOC_TYPE_WITHIN = 4096
+_HEAD_BYTES = 4096  # within which a Matroska file names its document type
 
 
 @dataclass(frozen=True, slots=True)
-class VideoKind:
-    """A container that is accepted.
+class VideoFormat:
+    """An accepted container format.
 
     Attributes:
-        name: As API.md calls it.
         demuxer: FFmpeg's name of its parser.
     """
 
@@ -31,19 +30,19 @@ class VideoKind:
     demuxer: str
 
 
-MP4 = VideoKind("mp4", "mov")
-MOV = VideoKind("mov", "mov")
-WEBM = VideoKind("webm", "matroska")
-AVI = VideoKind("avi", "avi")
+MP4 = VideoFormat("mp4", "mov")
+MOV = VideoFormat("mov", "mov")
+WEBM = VideoFormat("webm", "matroska")
+AVI = VideoFormat("avi", "avi")
 
 
-def sniff_video(data: bytes | memoryview) -> VideoKind:
-    """The container of a video by its first bytes.
+def detect_video_format(data: bytes | memoryview) -> VideoFormat:
+    """The container format of a video.
 
     Raises:
-        InvalidVideo: It is none of the accepted ones.
+        InvalidVideo: The format is not accepted.
     """
-    head = bytes(data[:_DOC_TYPE_WITHIN])
+    head = bytes(data[:_HEAD_BYTES])
     if not head:
         raise InvalidVideo(f"The video is empty. Send the bytes of an {ACCEPTED} file.")
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":

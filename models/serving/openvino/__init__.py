@@ -1,1 +1,1 @@
-"""The OpenVINO runtime."""
+"""The OpenVINO runtime, and how it reads and differentiates our SavedModels."""

@@ -1,14 +1,12 @@
-"""How OpenVINO reads our SavedModels, so that what it reads runs quickly.
+"""Imports OpenVINO and NNCF without telemetry, and reads SavedModels so that they run quickly.
 
-What `tf.reverse` becomes there by itself runs in a slow reference kernel: turning RGB into BGR took
-a third of SqueezeNet's time. A gather in a constant order says the same, and OpenVINO folds it into
-the weights of the convolution behind it.
+Both libraries bring `openvino_telemetry`, which posts to Google Analytics unless the user has opted
+out in a file of their home directory. Opsin opens no connection that it was not told to open. Both
+libraries use stubs if that module cannot be imported, so importing it is blocked.
 
-OpenVINO and NNCF, imported so that they report to nobody.
-
-Both bring `openvino_telemetry`, which posts to Google Analytics unless the user has opted out in
-a file of their home directory. Opsin opens no connection that it was not told to open. A module
-that cannot be imported is one that both libraries are ready for: they take stubs in its place.
+By default, OpenVINO runs `tf.reverse` in a slow reference kernel: turning RGB into BGR took a third
+of SqueezeNet's time. A gather in a constant order is equivalent, and OpenVINO folds it into the
+weights of the next convolution.
 """
 
 import sys
@@ -19,46 +17,11 @@ from typing import Any
 import numpy as np
 
 Node = Any
-"""An operation of TensorFlow's graph with its inputs converted; OpenVINO ships no types for it."""
+"""An operation of TensorFlow's graph with converted inputs; OpenVINO ships no types for it."""
 
-Convert = Callable[[Node], list[Any]]
+Converter = Callable[[Node], list[Any]]
 
-
-def reading_core(openvino: Any) -> Any:
-    """A `Core` of the `openvino` module that reads with our `conversions`."""
-    from openvino.frontend.tensorflow import ConversionExtension  # only who serves
-
-    core = openvino.Core()
-    for name, convert in conversions(openvino.opset13).items():
-        core.add_extension(ConversionExtension(name, convert))
-    return core
-
-
-def conversions(op: Any) -> dict[str, Convert]:
-    """What to do with operations of TensorFlow's that OpenVINO reads badly, by their names.
-
-    Args:
-        op: `openvino.opset13`, imported by who runs it.
-    """
-
-    def reverse(node: Node) -> list[Any]:
-        """Along axes that the graph names."""
-        tensor, axes = node.get_input(0), node.get_input(1).get_node().get_data()
-        shape = tensor.get_partial_shape()
-        for axis in axes.ravel():
-            at = int(axis) % len(shape)
-            if shape[at].is_static:
-                backwards = np.arange(shape[at].get_length() - 1, -1, -1)
-            else:
-                last = op.subtract(op.gather(op.shape_of(tensor), at, 0), np.int64(1))
-                backwards = op.range(last, np.int64(-1), np.int64(-1), "i64")
-            tensor = op.gather(tensor, backwards, np.int64(at)).output(0)
-        return [tensor]
-
-    return {"ReverseV2": reverse}
-
-
-_REFUSED = "openvino_telemetry"
+_TELEMETRY = "openvino_telemetry"
 
 
 def import_openvino() -> ModuleType:
@@ -67,8 +30,8 @@ def import_openvino() -> ModuleType:
     Raises:
         ImportError: It is not installed.
     """
-    _refuse_telemetry()
-    import openvino  # half a second, and only where it serves
+    _block_telemetry()
+    import openvino  # takes half a second; needed only for serving
 
     return openvino  # type: ignore[no-any-return]
 
@@ -79,12 +42,46 @@ def import_nncf() -> ModuleType:
     Raises:
         ImportError: It is not installed.
     """
-    _refuse_telemetry()
-    import nncf  # seconds, and only for a quantization
+    _block_telemetry()
+    import nncf  # takes seconds; needed only for a quantization
 
     return nncf  # type: ignore[no-any-return]
 
 
-def _refuse_telemetry() -> None:
-    # None in sys.modules is Python's own way to say that a module cannot be imported.
-    sys.modules.setdefault(_REFUSED, None)  # type: ignore[arg-type]
+def _block_telemetry() -> None:
+    # None in sys.modules is Python's own way to make an import fail.
+    sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]
+
+
+def converting_core(openvino: Any) -> Any:
+    """A `Core` of the `openvino` module that reads with our `converters`."""
+    from openvino.frontend.tensorflow import ConversionExtension  # needed only for serving
+
+    core = openvino.Core()
+    for name, convert in converters(openvino.opset13).items():
+        core.add_extension(ConversionExtension(name, convert))
+    return core
+
+
+def converters(op: Any) -> dict[str, Converter]:
+    """Converters for TensorFlow operations that OpenVINO converts badly, by operation name.
+
+    Args:
+        op: `openvino.opset13`.
+    """
+
+    def reverse(node: Node) -> list[Any]:
+        """Reverses along constant axes."""
+        tensor, axes = node.get_input(0), node.get_input(1).get_node().get_data()
+        shape = tensor.get_partial_shape()
+        for axis in axes.ravel():
+            positive = int(axis) % len(shape)
+            if shape[positive].is_static:
+                order = np.arange(shape[positive].get_length() - 1, -1, -1)
+            else:
+                last = op.subtract(op.gather(op.shape_of(tensor), positive, 0), np.int64(1))
+                order = op.range(last, np.int64(-1), np.int64(-1), "i64")
+            tensor = op.gather(tensor, order, np.int64(positive)).output(0)
+        return [tensor]
+
+    return {"ReverseV2": reverse}

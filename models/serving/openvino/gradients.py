@@ -1,9 +1,9 @@
-"""Gradients in terms that OpenVINO knows: it reads a network's layers, but not their ways back.
+"""Converts TensorFlow's gradient operations for OpenVINO, which imports forward operations only.
 
-An `explain` endpoint holds the tape of its function: beside the layers a handful of gradients, from
-the logit back to the maps. Some of them OpenVINO cannot read by itself. With these it runs the
-whole endpoint, in the precision and as quickly as it classifies. What is not converted here (pools
-that overlap, rarer activations) it refuses, and TensorFlow explains.
+An `explain` endpoint contains the layers and a handful of gradient operations, from the logit back
+to the maps. With these converters OpenVINO runs the whole endpoint, in the same precision and as
+quickly as it classifies. What is not converted here (overlapping pools, rarer activations) is
+refused, and TensorFlow explains.
 """
 
 from functools import partial
@@ -11,75 +11,75 @@ from typing import Any
 
 import numpy as np
 
-from models.serving.openvino.frontend import Convert, Node
-from models.serving.openvino.spatial_sums import PLACES, PlaceSums
+from models.serving.openvino.frontend import Converter, Node
+from models.serving.openvino.spatial_sums import SPATIAL_AXES, SpatialSums
 
 _RELU6 = 6.0
-# What forward was added at the upper end is cut off there again.
+# Padding added at the upper end in the forward pass is cut off there again.
 _PADDINGS = {"SAME": "same_lower", "VALID": "valid"}
 
 
 class UnknownGradientError(ValueError):
-    """This gradient cannot be said in OpenVINO's operations. The message says which."""
+    """There is no converter for this gradient. The message says which."""
 
 
-def gradients(operations: Any) -> dict[str, Convert]:
-    """What to do with each operation of TensorFlow's, by its name.
+def gradient_converters(op: Any) -> dict[str, Converter]:
+    """Converters of gradient operations, by operation name.
 
     Args:
-        operations: `openvino.opset13`, imported by who runs it.
+        op: `openvino.opset13`.
 
     Returns:
-        Conversions for one graph: they note what they did to it.
+        Converters for one graph only: they share sums of its tensors.
     """
-    op, sums = operations, PlaceSums(operations)
+    sums = SpatialSums(op)
     zero = op.constant(np.float32(0))
 
     def relu_grad(node: Node) -> list[Any]:
-        """What comes back, where something went through."""
-        return through(node, op.greater(node.get_input(1), zero))
+        """The upstream gradient where the input was positive."""
+        return masked(node, op.greater(node.get_input(1), zero))
 
     def relu6_grad(node: Node) -> list[Any]:
         features, six = node.get_input(1), op.constant(np.float32(_RELU6))
         inside = op.logical_and(op.greater(features, zero), op.less(features, six))
-        return through(node, inside)
+        return masked(node, inside)
 
-    def through(node: Node, open_places: Any) -> list[Any]:
-        back = node.get_input(0)
-        sent = op.select(open_places, back, zero).output(0)
-        if (each := sums.everywhere(back)) is not None:
-            count = op.reduce_sum(op.convert(open_places, "f32"), np.array(PLACES), keep_dims=True)
-            sums.know(sent, lambda: op.multiply(each, count).output(0))
-        return [sent]
+    def masked(node: Node, mask: Any) -> list[Any]:
+        upstream = node.get_input(0)
+        gradient = op.select(mask, upstream, zero).output(0)
+        if (value := sums.uniform_value(upstream)) is not None:
+            count = op.reduce_sum(op.convert(mask, "f32"), np.array(SPATIAL_AXES), keep_dims=True)
+            sums.register(gradient, lambda: op.multiply(value, count).output(0))
+        return [gradient]
 
     def max_pool_grad(node: Node) -> list[Any]:
-        """To the largest of each window what its place in the output gets; equals share it.
+        """The upstream gradient goes to the maximum of each window; equal maxima share it.
 
-        TensorFlow gives it all to the first of equals. The sum over a window is the same.
+        TensorFlow gives it to the first of them. The sum over a window is the same.
         """
-        maps, back = node.get_input(0), node.get_input(2)
+        maps, upstream = node.get_input(0), node.get_input(2)
         down, across = _window(node)
         height, width, channels = _sides(maps)
         if height % down or width % across:
-            raise UnknownGradientError("a pool that leaves out the edge")
+            raise UnknownGradientError("a pool that omits the edge")
         rows, columns = height // down, width // across
         inside = op.constant(np.array([2, 4]))
         windows = _reshaped(op, maps, (rows, down, columns, across, channels))
         largest = op.equal(windows, op.reduce_max(windows, inside, keep_dims=True))
         share = op.convert(largest, "f32")
-        coming = _reshaped(op, back, (rows, 1, columns, 1, channels))
-        each = op.divide(coming, op.reduce_sum(share, inside, keep_dims=True))
-        sent = _reshaped(op, op.multiply(share, each), (height, width, channels)).output(0)
-        sums.know(sent, lambda: sums.of(back))
-        return [sent]
+        spread = _reshaped(op, upstream, (rows, 1, columns, 1, channels))
+        each = op.divide(spread, op.reduce_sum(share, inside, keep_dims=True))
+        gradient = _reshaped(op, op.multiply(share, each), (height, width, channels)).output(0)
+        sums.register(gradient, lambda: sums.total(upstream))
+        return [gradient]
 
     def broadcast_gradient_args(node: Node) -> list[Any]:
-        """The axes that were stretched, of one operand and of the other: known beforehand."""
-        one, other = (_shape(node.get_input(at)) for at in (0, 1))
-        rank = max(len(one), len(other))
-        one, other = ((1,) * (rank - len(shape)) + shape for shape in (one, other))
-        stretched = [_stretched(one, other), _stretched(other, one)]
-        return [op.constant(np.array(axes, np.int32)).output(0) for axes in stretched]
+        """The broadcast axes of both operands, computed from static shapes."""
+        a, b = (_shape(node.get_input(index)) for index in (0, 1))
+        rank = max(len(a), len(b))
+        a, b = ((1,) * (rank - len(shape)) + shape for shape in (a, b))
+        broadcast = [_broadcast_axes(a, b), _broadcast_axes(b, a)]
+        return [op.constant(np.array(axes, np.int32)).output(0) for axes in broadcast]
 
     return {
         "ReluGrad": relu_grad,
@@ -91,48 +91,48 @@ def gradients(operations: Any) -> dict[str, Convert]:
     }
 
 
-def _convolution_grad(op: Any, sums: PlaceSums, node: Node) -> list[Any]:
-    """Of a convolution that looks at single places: a product with its kernel, turned.
+def _convolution_grad(op: Any, sums: SpatialSums, node: Node) -> list[Any]:
+    """The gradient of a convolution with respect to its input.
 
-    OpenVINO's own kernel for it, which takes the others, computes in float32 and as long as
-    half of SqueezeNet.
+    For a 1 x 1 convolution this is a product with the transposed kernel: OpenVINO's own operation,
+    used for the others, computes in float32 and takes as long as half of SqueezeNet.
     """
-    sizes, kernel, back = (node.get_input(at) for at in range(3))
-    strides, dilations = _places(node, "strides"), _places(node, "dilations")
+    sizes, kernel, upstream = (node.get_input(index) for index in range(3))
+    strides, dilations = _spatial_pair(node, "strides"), _spatial_pair(node, "dilations")
     padding = str(node.get_attribute("padding"))
-    down, across, given, made = kernel.get_shape()
-    grouped = _shape(sizes)[-1] != given
+    rows, columns, inputs, outputs = kernel.get_shape()
+    grouped = _shape(sizes)[-1] != inputs
     if dilations != (1, 1) or padding not in _PADDINGS or grouped:
-        raise UnknownGradientError("a convolution that is dilated, grouped or padded by hand")
-    if (down, across, *strides) == (1, 1, 1, 1):
-        weights = op.reshape(kernel, np.array((given, made)), special_zero=False)
+        raise UnknownGradientError("a convolution with dilation, groups or explicit padding")
+    if (rows, columns, *strides) == (1, 1, 1, 1):
+        weights = op.reshape(kernel, np.array((inputs, outputs)), special_zero=False)
 
-        def sent(coming: Any) -> Any:
-            return op.matmul(coming, weights, transpose_a=False, transpose_b=True).output(0)
+        def multiplied(gradient: Any) -> Any:
+            return op.matmul(gradient, weights, transpose_a=False, transpose_b=True).output(0)
 
-        whole = sent(back)
-        sums.know(whole, lambda: sent(sums.of(back)))
-        return [whole]
-    moved = op.convolution_backprop_data(
-        op.transpose(back, np.array((0, 3, 1, 2))),
+        product = multiplied(upstream)
+        sums.register(product, lambda: multiplied(sums.total(upstream)))
+        return [product]
+    channels_first = op.convolution_backprop_data(
+        op.transpose(upstream, np.array((0, 3, 1, 2))),
         op.transpose(kernel, np.array((3, 2, 0, 1))),
         list(strides),
         output_shape=op.gather(sizes, np.array((1, 2)), np.int64(0)),
         auto_pad=_PADDINGS[padding],
     )
-    return [op.transpose(moved, np.array((0, 2, 3, 1))).output(0)]
+    return [op.transpose(channels_first, np.array((0, 2, 3, 1))).output(0)]
 
 
-def _places(node: Node, attribute: str) -> tuple[int, int]:
-    """What an attribute of four numbers says of height and width."""
+def _spatial_pair(node: Node, attribute: str) -> tuple[int, int]:
+    """The height and width entries of an attribute of four numbers."""
     _, down, across, _ = (int(number) for number in node.get_attribute(attribute, [1, 1, 1, 1]))
     if str(node.get_attribute("data_format", "NHWC")) != "NHWC":
-        raise UnknownGradientError("channels first")
+        raise UnknownGradientError("a layout with channels first")
     return down, across
 
 
 def _window(node: Node) -> tuple[int, int]:
-    """Height and width of a pool's windows, which do not overlap."""
+    """Height and width of a pool's windows, which must not overlap."""
     sides, strides = (tuple(map(int, node.get_attribute(name))) for name in ("ksize", "strides"))
     if len(sides) != 4 or sides != strides or (sides[0], sides[3]) != (1, 1):
         raise UnknownGradientError("a pool whose windows overlap")
@@ -142,7 +142,7 @@ def _window(node: Node) -> tuple[int, int]:
 def _sides(maps: Any) -> tuple[int, int, int]:
     shape = maps.get_partial_shape()
     if shape.rank.is_dynamic or len(shape) != 4 or any(side.is_dynamic for side in list(shape)[1:]):
-        raise UnknownGradientError("a pool of pictures of any size")
+        raise UnknownGradientError("a pool of images of any size")
     height, width, channels = (side.get_length() for side in list(shape)[1:])
     return height, width, channels
 
@@ -153,7 +153,7 @@ def _reshaped(op: Any, tensor: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _shape(tensor: Any) -> tuple[int | None, ...]:
-    """A shape that is a tensor, as far as it is known: None for the number of pictures."""
+    """The value of a shape tensor, as far as it is known: None for the number of images."""
     node = tensor.get_node()
     if node.get_type_name() == "Constant":
         return tuple(int(side) for side in node.get_data())
@@ -164,13 +164,13 @@ def _shape(tensor: Any) -> tuple[int | None, ...]:
     raise UnknownGradientError("a sum of tensors of any shape")
 
 
-def _stretched(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> list[int]:
-    """The axes on which the first has a single place and the other may have more.
+def _broadcast_axes(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> list[int]:
+    """The axes of size 1 in `shape` that may be larger in `other`.
 
-    Of two numbers that are both not known before there are pictures, they are those of pictures.
+    Two unknown sizes are both the number of images and so equal.
     """
     return [
         axis
-        for axis, (side, wider) in enumerate(zip(one, other, strict=True))
+        for axis, (side, wider) in enumerate(zip(shape, other, strict=True))
         if side == 1 and wider != 1
     ]

@@ -1,14 +1,13 @@
-"""One graph, compiled by OpenVINO: whole, and where that is quicker once more for pieces.
+"""One graph compiled by OpenVINO, and compiled a second time for parallel pieces if that is faster.
 
-A lone picture is computed by all threads together. A batch may be cut into pieces, which the
-threads take one after the other: small operators are spread badly over threads, so that two halves
-side by side take SqueezeNet three quarters of the time of one whole; and threads that share a piece
-wait for each other, which costs most where something else wants a core as well. Large graphs gain
-nothing by it and would lie in memory twice. So which way a batch goes is measured when the version
-is loaded, by its first endpoint.
+All threads together compute a single image. A batch may be cut into pieces that the threads take
+one by one: small operators spread badly over threads, so SqueezeNet takes three quarters of the
+time in two parallel halves, and threads that share a piece wait for each other, which costs most
+when other processes need a core. Large graphs gain nothing and would be in memory twice. The better
+way is measured when the version is loaded, by its first endpoint.
 
-Compiled graphs are not kept on the disk: compiling VGG16 anew takes 0.5 s and reading its cached
-553 MB takes 0.6 s; for SqueezeNet it is 0.18 s against 0.07 s.
+Compiled graphs are not cached on disk: compiling VGG16 takes 0.5 s and reading its cached 553 MB
+takes 0.6 s; for SqueezeNet it is 0.18 s and 0.07 s.
 """
 
 import time
@@ -24,31 +23,28 @@ from models.serving.runtime import Precision, RuntimeUnavailableError
 
 Array = npt.NDArray[Any]
 
-# Less is not worth a second copy of the compiled weights.
-_WORTH = 1.1
-# Pictures in a piece: twos and fours cost the same by 5 %, ones a tenth more.
-_PIECE = 2
+_MIN_SPEEDUP = 1.1  # less is not worth a second copy of the compiled weights
+_PIECE = 2  # images: twos and fours cost the same within 5 %, ones a tenth more
 _ROUNDS = 3
-_STRAY = 0.05
-# The bytes of a graph's weights above which no second copy is tried.
-_LARGE = 64 * 1024 * 1024
+_MAX_DEVIATION = 0.05
+_LARGE = 64 * 1024 * 1024  # bytes of weights above which no second copy is tried
 
 
 def is_large(folder: Path) -> bool:
-    """Whether a version's weights are so many that nothing is gained by a second copy."""
+    """Whether a version's weights are so large that a second copy gains nothing."""
     variables = folder / "saved_model" / "variables"
     return sum(file.stat().st_size for file in variables.iterdir()) > _LARGE
 
 
 class OpenVinoGraph:
-    """Runs batches: arrays of n rows in, arrays of n rows out, in the order of the graph's own.
+    """Runs batches: arrays of n rows in, arrays of n rows out, in the order of the graph's.
 
     Args:
         openvino: The module.
-        core: Compiles.
-        read: The graph, anew each time.
-        precision: To compute in; int8 has bfloat16 between its layers where there is any.
-        threads: To compute with.
+        core: An `openvino.Core`.
+        read: Reads the graph; called for each compilation.
+        precision: To compute in; int8 uses bfloat16 between its layers if the processor can.
+        threads: The number of threads.
         large: See `is_large`.
 
     Raises:
@@ -71,27 +67,27 @@ class OpenVinoGraph:
         self._precision = precision
         self._threads = threads
         self._large = large
-        self._alone = self._compiled(1).create_infer_request()
+        self._single = self._compiled(1).create_infer_request()
         self._pieces: _Pieces | None = None
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width of its pictures, which are its first input."""
-        shape = self._alone.get_compiled_model().inputs[0].partial_shape
+        """Height and width of the images, which are the first input."""
+        shape = self._single.get_compiled_model().inputs[0].partial_shape
         return shape[1].get_length(), shape[2].get_length()
 
-    def run(self, *given: Array) -> tuple[Array, ...]:
-        """Answers for arrays of equally many rows, at least one.
+    def run(self, *arrays: Array) -> tuple[Array, ...]:
+        """The outputs for arrays with equally many rows, at least one.
 
         Returns:
-            The caller's own; float32 where they are numbers with fractions.
+            Copies that belong to the caller; floating-point ones are float32.
         """
-        rows = {len(one) for one in given}
+        rows = {len(array) for array in arrays}
         if len(rows) != 1:  # OpenVINO would read beyond the shorter one
-            raise ValueError(f"inputs of one length are wanted, not of {sorted(rows)}")
+            raise ValueError(f"inputs must have one length, not {sorted(rows)}")
         if self._pieces is not None and rows.pop() > 1:
-            return self._side_by_side(self._pieces, given)
-        return self._together(given)
+            return self._run_in_pieces(self._pieces, arrays)
+        return self._run_whole(arrays)
 
     def tune(
         self,
@@ -99,15 +95,15 @@ class OpenVinoGraph:
         *more: Callable[[int], Array],
         known: bool | None = None,
     ) -> bool | None:
-        """Measure whether a batch is quicker in pieces; keep that if it is.
+        """Measure whether a batch is faster in pieces, and use pieces if it is.
 
         Args:
-            sizes: Of the batches that will come, ascending.
-            more: Makes the inputs beside the pictures, of so many rows.
-            known: What another endpoint of the version found, which is then not measured again.
+            sizes: Batch sizes to expect, ascending.
+            more: Make the inputs other than the images, with so many rows.
+            known: The result for another endpoint of the version, which is then not repeated.
 
         Returns:
-            Whether it is; None where there was nothing to measure.
+            Whether pieces are used; None if there was nothing to measure.
         """
         if sizes[-1] < _PIECE * self._threads or self._threads == 1 or self._large:
             return known
@@ -116,34 +112,36 @@ class OpenVinoGraph:
         pieces = _Pieces(self._compiled(self._threads))
         size = 2 * _PIECE * self._threads
         images = np.random.default_rng(0).integers(0, 256, (size, *self.input_size, 3), np.uint8)
-        given = (images, *(make(size) for make in more))
-        # The gate has judged the whole; pieces are another graph, and must say the same.
-        expected, found = self._together(given), self._side_by_side(pieces, given)
-        if any(map(_strays, expected, found)):
+        arrays = (images, *(make(size) for make in more))
+        # The parity gate has checked the whole; pieces are another graph and must agree with it.
+        expected, actual = self._run_whole(arrays), self._run_in_pieces(pieces, arrays)
+        if any(map(_deviates, expected, actual)):
             return known
-        if known or self._is_quicker(pieces, given):
+        if known or self._is_faster(pieces, arrays):
             self._pieces = pieces
-            # An odd batch ends in a piece of one, which is another shape to each stream.
-            ones = [[self._tensor(one[:1]) for one in given]] * self._threads
+            # An odd batch ends in a piece of one, a shape that each stream has to meet once.
+            ones = [[self._tensor(array[:1]) for array in arrays]] * self._threads
             pieces.run(ones)
         return self._pieces is not None
 
-    def _is_quicker(self, pieces: "_Pieces", given: Sequence[Array]) -> bool:
-        whole = _quickest(partial(self._together, given))
-        return whole > _WORTH * _quickest(partial(self._side_by_side, pieces, given))
+    def _is_faster(self, pieces: "_Pieces", arrays: Sequence[Array]) -> bool:
+        whole = _shortest_seconds(partial(self._run_whole, arrays))
+        return whole > _MIN_SPEEDUP * _shortest_seconds(
+            partial(self._run_in_pieces, pieces, arrays)
+        )
 
-    def _together(self, given: Sequence[Array]) -> tuple[Array, ...]:
-        self._alone.infer([self._tensor(one) for one in given])
-        return _copied(self._alone)
+    def _run_whole(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        self._single.infer([self._tensor(array) for array in arrays])
+        return _copied_outputs(self._single)
 
-    def _side_by_side(self, pieces: "_Pieces", given: Sequence[Array]) -> tuple[Array, ...]:
-        # The tensors show memory of ours, and so must outlive their requests' runs.
+    def _run_in_pieces(self, pieces: "_Pieces", arrays: Sequence[Array]) -> tuple[Array, ...]:
+        # The tensors share our memory and must outlive the runs of their requests.
         tensors = [
-            [self._tensor(one[at : at + _PIECE]) for one in given]
-            for at in range(0, len(given[0]), _PIECE)
+            [self._tensor(array[start : start + _PIECE]) for array in arrays]
+            for start in range(0, len(arrays[0]), _PIECE)
         ]
-        told = pieces.run(tensors)
-        return tuple(np.concatenate(parts) for parts in zip(*told, strict=True))
+        outputs = pieces.run(tensors)
+        return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
 
     def _tensor(self, rows: Array) -> Any:
         return self._openvino.Tensor(np.ascontiguousarray(rows), shared_memory=True)
@@ -151,40 +149,40 @@ class OpenVinoGraph:
     def _compiled(self, streams: int) -> Any:
         capable = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         bfloat16 = capable and self._precision != "float32"
-        told: dict[str, Any] = {
+        properties: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": streams,
         }
         try:
-            return self._core.compile_model(self._read(), "CPU", told)
+            return self._core.compile_model(self._read(), "CPU", properties)
         except (RuntimeError, ValueError) as error:
             raise RuntimeUnavailableError("OpenVINO cannot read its graph") from error
 
 
 class _Pieces:
-    """A graph compiled with a stream for each thread, and the requests that run on them."""
+    """A graph compiled with a stream for each thread, and its infer requests."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._requests: list[Any] = []
 
     def run(self, pieces: Sequence[Sequence[Any]]) -> list[tuple[Array, ...]]:
-        """The answers for each piece's tensors: whichever thread is free takes the next."""
+        """The outputs for each piece's tensors; the next free thread takes the next piece."""
         while len(self._requests) < len(pieces):
             self._requests.append(self._compiled.create_infer_request())
         requests = self._requests[: len(pieces)]
         for request, inputs in zip(requests, pieces, strict=True):
             request.start_async(inputs)
-        # All must have ended before anything is raised: they read memory of the caller's.
-        failures = [error for error in map(_ended, requests) if error is not None]
+        # All must have ended before anything is raised: they read the caller's memory.
+        failures = [error for error in map(_wait, requests) if error is not None]
         if failures:
             raise failures[0]
-        return [_copied(request) for request in requests]
+        return [_copied_outputs(request) for request in requests]
 
 
-def _ended(request: Any) -> RuntimeError | None:
-    """Why it failed, once it has ended."""
+def _wait(request: Any) -> RuntimeError | None:
+    """Wait for a request and return its error, if it failed."""
     try:
         request.wait()
     except RuntimeError as error:
@@ -192,21 +190,22 @@ def _ended(request: Any) -> RuntimeError | None:
     return None
 
 
-def _copied(request: Any) -> tuple[Array, ...]:
-    # The request's own memory is written over by its next run.
-    told = [tensor.data for tensor in request.output_tensors]
+def _copied_outputs(request: Any) -> tuple[Array, ...]:
+    # The next run of the request overwrites its memory.
+    outputs = [tensor.data for tensor in request.output_tensors]
     return tuple(
-        one.astype(np.float32 if one.dtype.kind == "f" else one.dtype, copy=True) for one in told
+        output.astype(np.float32 if output.dtype.kind == "f" else output.dtype, copy=True)
+        for output in outputs
     )
 
 
-def _strays(expected: Array, found: Array) -> bool:
-    most = _STRAY * max(1.0, float(np.abs(expected).max()))
-    return not bool(np.abs(expected - found).max() <= most)  # also where one is no number
+def _deviates(expected: Array, actual: Array) -> bool:
+    limit = _MAX_DEVIATION * max(1.0, float(np.abs(expected).max()))
+    return not bool(np.abs(expected - actual).max() <= limit)  # true for NaN as well
 
 
-def _quickest(run: Callable[[], object]) -> float:
-    """Seconds of the quickest of a few runs, after one that only warms."""
+def _shortest_seconds(run: Callable[[], object]) -> float:
+    """The duration of the fastest of a few runs, after one that warms up."""
     run()
     times = []
     for _ in range(_ROUNDS):

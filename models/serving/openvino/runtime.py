@@ -1,4 +1,4 @@
-"""A version run by OpenVINO on the processor: the same SavedModel, 2 to 4 times as quick."""
+"""Runs a version by OpenVINO on the processor: the same SavedModel, 2 to 4 times as fast."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,29 +9,29 @@ import numpy.typing as npt
 
 from contracts.inference.manifest import Endpoint, Manifest
 from contracts.queue.messages import Pixels
-from models.export.signatures import OUTPUTS, PROBABILITY, TARGET
+from models.export.endpoints import OUTPUTS, PROBABILITY, TARGET
 from models.serving.batching import Outputs
-from models.serving.openvino.frontend import conversions, import_openvino, reading_core
-from models.serving.openvino.gradients import gradients
+from models.serving.openvino.frontend import converters, converting_core, import_openvino
+from models.serving.openvino.gradients import gradient_converters
 from models.serving.openvino.graph import OpenVinoGraph, is_large
 from models.serving.runtime import Precision, RuntimeOptions, RuntimeUnavailableError
 from models.serving.signature_view import signature_view
 
 INT8_FOLDER = "openvino_int8"
-# How its reader says what it has no rule for, and what a rule of ours refused.
-_UNKNOWN = ("No conversion rule", "Conversion is failed for")
+# How its frontend reports an operation without a converter, or one that a converter refused.
+_UNSUPPORTED = ("No conversion rule", "Conversion is failed for")
 SERVED: tuple[Endpoint, ...] = ("serve", "features")
 
 
 class _OpenVino:
-    """What both uses of a version have in common: the library, and whether it can be asked."""
+    """What both uses of a version share: the library, and whether it supports the precision."""
 
     def __init__(self, folder: Path, precision: Precision, options: RuntimeOptions) -> None:
         try:
             self.module = import_openvino()
         except ImportError:
             raise RuntimeUnavailableError("OpenVINO is not installed") from None
-        self.core = reading_core(self.module)
+        self.core = converting_core(self.module)
         self.folder = folder
         self._precision = precision
         self._threads = options.threads
@@ -51,13 +51,13 @@ class _OpenVino:
 
 
 class OpenVinoRuntime:
-    """A SavedModel, or the int8 graph beside it, compiled by OpenVINO for this processor.
+    """A SavedModel, or the version's int8 graph, compiled by OpenVINO for this processor.
 
     Args:
         folder: The version's.
-        manifest: Says which endpoints it has.
+        manifest: Lists its endpoints.
         precision: To compute in. int8 needs a quantized version.
-        options: Threads.
+        options: For the number of threads.
 
     Raises:
         RuntimeUnavailableError: OpenVINO is not installed, cannot read the graph, or the
@@ -84,8 +84,8 @@ class OpenVinoRuntime:
 
     def run(self, endpoint: Endpoint, images: Pixels) -> Outputs:
         """See `Runtime`."""
-        (told,) = self._graphs[endpoint].run(images)
-        return told
+        (output,) = self._graphs[endpoint].run(images)
+        return output
 
     def tune(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
         """See `OpenVinoGraph.tune`; the first endpoint decides for all."""
@@ -100,16 +100,16 @@ class OpenVinoRuntime:
 
 
 class OpenVinoExplainer:
-    """One explaining endpoint of a SavedModel, its tape included, compiled by OpenVINO.
+    """One explaining endpoint of a SavedModel, gradients included, compiled by OpenVINO.
 
     Args:
         folder: The version's.
         endpoint: `explain` or `explain_hires`.
         precision: To compute in: float32 or bfloat16.
-        options: Threads.
+        options: For the number of threads.
 
     Raises:
-        RuntimeUnavailableError: As of `OpenVinoRuntime`, or a gradient is unknown to it.
+        RuntimeUnavailableError: As for `OpenVinoRuntime`, or a gradient has no converter.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class OpenVinoExplainer:
     def explain(
         self, images: Pixels, classes: npt.NDArray[np.int32]
     ) -> dict[str, npt.NDArray[Any]]:
-        """All that the endpoint tells of the class asked for of each picture, by name."""
+        """All outputs of the endpoint for the given class of each image, by name."""
         return dict(zip(self._outputs, self._graph.run(images, classes), strict=True))
 
     def tune(self, sizes: Sequence[int]) -> None:
@@ -133,27 +133,29 @@ class OpenVinoExplainer:
 
     def _read(self) -> Any:
         """The endpoint from images and classes to grids, targets and probabilities, in order."""
-        from openvino.frontend import FrontEndManager  # only who explains
+        from openvino.frontend import FrontEndManager  # needed only for explanations
         from openvino.frontend.tensorflow import ConversionExtension
 
-        reader = FrontEndManager().load_by_framework("tf")
+        frontend = FrontEndManager().load_by_framework("tf")
         operations = self._openvino.module.opset13
-        known = conversions(operations) | gradients(operations)
-        for name, convert in known.items():
-            reader.add_extension(ConversionExtension(name, convert))
+        all_converters = converters(operations) | gradient_converters(operations)
+        for name, convert in all_converters.items():
+            frontend.add_extension(ConversionExtension(name, convert))
         try:
             with signature_view(self._openvino.folder / "saved_model", self._endpoint) as view:
-                read = reader.convert(reader.load(str(view)))
+                read = frontend.convert(frontend.load(str(view)))
             results = [
                 operations.result(read.output(name).get_node().input_value(0))
                 for name in self._outputs
             ]
-            given = [read.input(name).get_node() for name in ("images", "class_index")]
-            return self._openvino.module.Model(results, given, self._endpoint)
-        except Exception as error:  # what its reader raises has no class in common
-            why = [
-                line for line in str(error).splitlines() if any(map(line.__contains__, _UNKNOWN))
+            inputs = [read.input(name).get_node() for name in ("images", "class_index")]
+            return self._openvino.module.Model(results, inputs, self._endpoint)
+        except Exception as error:  # its frontend raises no common class
+            reasons = [
+                line
+                for line in str(error).splitlines()
+                if any(map(line.__contains__, _UNSUPPORTED))
             ]
             raise RuntimeUnavailableError(
-                f"OpenVINO cannot read {self._endpoint}. {''.join(why[:1]).strip(' -')}"
+                f"OpenVINO cannot read {self._endpoint}. {''.join(reasons[:1]).strip(' -')}"
             ) from error

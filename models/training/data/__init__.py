@@ -1,1 +1,1 @@
-"""What a training reads: images, features and augmentation."""
+"""What a training reads: images, cached features, augmentation and random numbers."""

@@ -1,8 +1,8 @@
-"""Variations of training pictures: an affine map each, drawn with NumPy, applied in the graph.
+"""Random augmentation of training images: one affine transform each, applied in the graph.
 
-Rotation, shifts, shear, zoom and flips are composed into one matrix, so that a picture is
-interpolated once. The draws are made outside of the graph: they are then a pure function of the
-seed (`models.training.data.rng`), whatever the device, and a resumed training draws the same.
+Rotation, shifts, shear, zoom and flips are composed into one matrix, so that an image is
+interpolated only once. The parameters are drawn outside the graph with NumPy: they depend on the
+seed alone (`models.training.data.rng`), not on the device, and a resumed training draws the same.
 """
 
 from dataclasses import dataclass
@@ -16,78 +16,74 @@ from contracts.training.trainings import Augmentation
 
 
 @dataclass(frozen=True, slots=True)
-class Variations:
-    """How each of n pictures is varied.
+class ImageTransforms:
+    """The transforms of n images.
 
     Attributes:
-        maps: float32 (n, 8): from a place in the result to one in the picture, in pixels, as
-            TensorFlow's ImageProjectiveTransformV3 takes it.
-        brightness: float32 (n,): what the pixels are multiplied by.
+        affine: float32 (n, 8): maps output pixel coordinates to input pixel coordinates, in the
+            layout of TensorFlow's ImageProjectiveTransformV3.
+        brightness: float32 (n,): factor for all pixels.
     """
 
-    maps: npt.NDArray[np.float32]
+    affine: npt.NDArray[np.float32]
     brightness: npt.NDArray[np.float32]
 
-    def of(self, places: npt.NDArray[np.int64]) -> "Variations":
-        """Those of some of the pictures."""
-        return Variations(self.maps[places], self.brightness[places])
 
-
-def draw(
-    options: Augmentation, count: int, size: tuple[int, int], chance: np.random.Generator
-) -> Variations:
-    """Draw `count` variations, each option uniformly from its range.
+def draw_transforms(
+    options: Augmentation, count: int, size: tuple[int, int], rng: np.random.Generator
+) -> ImageTransforms:
+    """Draw transforms, each option uniformly from its range.
 
     Args:
         options: The ranges.
-        count: How many.
-        size: (height, width) of the pictures in pixels.
-        chance: What to draw from; always drawn the same number of times.
+        count: Number of images.
+        size: (height, width) of the images in pixels.
+        rng: The number of draws does not depend on the options.
     """
     height, width = size
-    # One draw for all options: switching one on leaves the others' draws as they were.
-    either_way = chance.uniform(-1, 1, (6, count))
-    angle = np.deg2rad(options.rotation) * either_way[0]
-    across = options.width_shift * width * either_way[1]
-    down = options.height_shift * height * either_way[2]
-    slant = options.shear * either_way[3]
-    scale = 1 / (1 + options.zoom * either_way[4])
-    coins = chance.random((2, count)) < 0.5
-    mirror = np.where(coins[0] & options.horizontal_flip, -1.0, 1.0)
-    upend = np.where(coins[1] & options.vertical_flip, -1.0, 1.0)
+    # One draw for all options: enabling one leaves the draws of the others unchanged.
+    uniform = rng.uniform(-1, 1, (6, count))
+    angle = np.deg2rad(options.rotation) * uniform[0]
+    shift_x = options.width_shift * width * uniform[1]
+    shift_y = options.height_shift * height * uniform[2]
+    shear = options.shear * uniform[3]
+    scale = 1 / (1 + options.zoom * uniform[4])
+    coins = rng.random((2, count)) < 0.5
+    flip_x = np.where(coins[0] & options.horizontal_flip, -1.0, 1.0)
+    flip_y = np.where(coins[1] & options.vertical_flip, -1.0, 1.0)
 
-    rows = np.zeros((count, 2, 2))
-    rows[:, 0, 0], rows[:, 0, 1] = np.cos(angle), -np.sin(angle)
-    rows[:, 1, 0], rows[:, 1, 1] = np.sin(angle), np.cos(angle)
-    slanted = np.tile(np.eye(2), (count, 1, 1))
-    slanted[:, 0, 1] = slant
-    # The result's axes are flipped first, so that a shift is not mirrored back.
-    flips = np.stack([mirror, upend], axis=1)[:, None, :]
-    linear = scale[:, None, None] * (rows @ slanted) * flips
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    offset = centre + np.stack([across, down], axis=1) - linear @ centre
-    maps = np.zeros((count, 8), np.float32)
-    maps[:, 0:2], maps[:, 2] = linear[:, 0], offset[:, 0]
-    maps[:, 3:5], maps[:, 5] = linear[:, 1], offset[:, 1]
-    return Variations(maps, (1 + options.brightness * either_way[5]).astype(np.float32))
+    rotations = np.zeros((count, 2, 2))
+    rotations[:, 0, 0], rotations[:, 0, 1] = np.cos(angle), -np.sin(angle)
+    rotations[:, 1, 0], rotations[:, 1, 1] = np.sin(angle), np.cos(angle)
+    shears = np.tile(np.eye(2), (count, 1, 1))
+    shears[:, 0, 1] = shear
+    # The output axes are flipped first, so that the flip does not mirror the shift.
+    flips = np.stack([flip_x, flip_y], axis=1)[:, None, :]
+    linear = scale[:, None, None] * (rotations @ shears) * flips
+    center = np.array([(width - 1) / 2, (height - 1) / 2])
+    offset = center + np.stack([shift_x, shift_y], axis=1) - linear @ center
+    affine = np.zeros((count, 8), np.float32)
+    affine[:, 0:2], affine[:, 2] = linear[:, 0], offset[:, 0]
+    affine[:, 3:5], affine[:, 5] = linear[:, 1], offset[:, 1]
+    return ImageTransforms(affine, (1 + options.brightness * uniform[5]).astype(np.float32))
 
 
-def apply(pictures: Any, maps: Any, brightness: Any, fill_mode: str) -> Any:
-    """Vary pictures, inside of a TensorFlow graph.
+def apply_transforms(images: Any, affine: Any, brightness: Any, fill_mode: str) -> Any:
+    """Transform images inside a TensorFlow graph.
 
     Args:
-        pictures: uint8 (n, height, width, 3).
-        maps: See `Variations`.
-        brightness: See there.
-        fill_mode: What shows where the picture moved away.
+        images: uint8 (n, height, width, 3).
+        affine: See `ImageTransforms`.
+        brightness: See `ImageTransforms`.
+        fill_mode: How pixels outside the original image are filled.
 
     Returns:
         float32 (n, height, width, 3) in 0 to 255.
     """
     moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(pictures, tf.float32),
-        transforms=maps,
-        output_shape=tf.shape(pictures)[1:3],
+        images=tf.cast(images, tf.float32),
+        transforms=affine,
+        output_shape=tf.shape(images)[1:3],
         interpolation="BILINEAR",
         fill_mode=fill_mode.upper(),
         fill_value=0.0,

@@ -1,4 +1,4 @@
-"""What a training learns from: a dataset of the library, or pictures that nobody else may see."""
+"""Where a training gets its data from: a dataset of the library, or images that stay private."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,17 +8,17 @@ from contracts.errors import NotTrainable
 from contracts.settings import Settings
 from contracts.training.trainings import TrainingRequest
 from models.datasets.dataset import Dataset
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """Labelled pictures.
+class TrainingData:
+    """Labelled images.
 
     Attributes:
-        dataset: The pictures.
-        names: By the hash of a file, what it was called.
-        private: Whether no picture may be shown, or lie in what is published.
+        dataset: The images with their classes and splits.
+        names: The original file name by the SHA-256 of the file.
+        private: True if no image may be shown, or stored in the published version.
     """
 
     dataset: Dataset
@@ -26,57 +26,59 @@ class Material:
     private: bool = False
 
 
-class Supply(Protocol):
-    """Where a training gets its material from."""
+class DataSource(Protocol):
+    """Loads the data of one training."""
 
-    def load(self) -> Material:
-        """The material.
+    def load(self) -> TrainingData:
+        """Load the data; the same data every time.
 
         Raises:
-            OpsinError: It is not there, or nothing can be learned from it; says which.
+            OpsinError: The data is missing or cannot be trained on; the message says why.
         """
         ...
 
-    def require(self) -> None:
-        """Raises an OpsinError if what was learned may not be published (any more)."""
+    def check_publishable(self) -> None:
+        """Check that a model trained on this data may be published.
+
+        Raises:
+            OpsinError: The permission has been withdrawn, e.g. because a subject was erased.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class FromLibrary:
-    """A dataset.
+class LibrarySource:
+    """A dataset of the library."""
 
-    Attributes:
-        library: Where it is.
-        dataset_id: Which.
-    """
-
-    library: Library
+    library: DatasetStore
     dataset_id: str
 
     @classmethod
-    def of(cls, request: TrainingRequest, settings: Settings) -> "FromLibrary":
-        """The one that a request names."""
+    def of(cls, request: TrainingRequest, settings: Settings) -> "LibrarySource":
+        """The dataset that a request names."""
         if request.dataset_id is None:
-            raise NotTrainable("A training of subjects runs on a worker only. Name a dataset.")
-        return cls(Library.of(settings), request.dataset_id)
+            raise NotTrainable(
+                "A training of subjects runs only on a worker of the service. Name a dataset."
+            )
+        return cls(DatasetStore.of(settings), request.dataset_id)
 
-    def load(self) -> Material:
-        """As `Supply.load`.
+    def load(self) -> TrainingData:
+        """Implements `DataSource.load`.
 
         Raises:
             DatasetNotFound: There is no such dataset.
-            NotTrainable: Nothing can be learned from it.
+            NotTrainable: It has too few images or classes.
         """
         listing = self.library.listing(self.dataset_id)
         if not listing.info.trainable:
-            raise NotTrainable(listing.info.reason or "The dataset cannot be learned from.")
-        # A copy that was left out has the same hash, and its name would say what nobody learned
-        # from.
+            raise NotTrainable(listing.info.reason or "The dataset cannot be trained on.")
+        # A rejected duplicate has the same hash as the admitted file, but another name.
         names = {
-            one.sha256: one.path for one in listing.files if one.sha256 and one.status == "admitted"
+            file.sha256: file.path
+            for file in listing.files
+            if file.sha256 and file.status == "admitted"
         }
-        return Material(self.library.load(self.dataset_id), names)
+        return TrainingData(self.library.load(self.dataset_id), names)
 
-    def require(self) -> None:
-        """What was learned of a dataset may be published whatever becomes of it."""
+    def check_publishable(self) -> None:
+        """A version stays publishable even if its dataset is deleted meanwhile."""

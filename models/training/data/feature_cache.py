@@ -1,10 +1,11 @@
-"""What a frozen network answered about a picture, remembered on disk and shared by trainings.
+"""Features of frozen networks, cached on disk and shared by trainings.
 
-Content-addressed: a *space* stands for one computation (weights, preprocessing, cut), a key for
-one picture (or one view of it), so a hit is right whoever wrote it. Features are kept in shards,
-each a file that appears by one rename: readers never meet half a shard, writers need no lock, and
-a killed writer leaves at most a temporary file, which is swept. Two trainings that compute the
-same at the same time both write it; that costs space until one copy is evicted, and nothing else.
+The cache is content-addressed: a *namespace* identifies the computation (weights, preprocessing,
+cut), a key one image (or one augmented view of it), so a hit is correct no matter which training
+wrote it. Features are stored in shards, and each shard appears by one rename: readers never see a
+partial shard, writers need no lock, and a killed writer leaves at most a temporary file, which is
+removed later. Two trainings that compute the same features at the same time both write them, which
+only costs disk space until one copy is evicted.
 """
 
 import contextlib
@@ -22,16 +23,16 @@ import numpy.typing as npt
 Features = npt.NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
-_STALE_SECONDS = 3600.0  # no shard takes so long to write: its writer is dead
+_STALE_SECONDS = 3600.0  # writing a shard never takes this long: its writer is dead
 _KEY_BYTES = 32
 
 
 class FeatureCache:
-    """A folder of features, the least recently used of which make room.
+    """A folder of features with least-recently-used eviction.
 
     Args:
-        root: The folder; made on first use. Many processes may share it.
-        limit_bytes: Most bytes all shards may take together.
+        root: Created on first use. Several processes may share it.
+        limit_bytes: Maximum size of all shards together.
     """
 
     def __init__(self, root: Path, limit_bytes: int = 4 * 1024**3) -> None:
@@ -39,45 +40,45 @@ class FeatureCache:
         self.limit_bytes = limit_bytes
 
     def read(
-        self, space: str, keys: Sequence[bytes], into: npt.NDArray[np.float32]
+        self, namespace: str, keys: Sequence[bytes], into: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
-        """Fill in what is known.
+        """Fill in the cached rows.
 
         Args:
-            space: The computation, as a hex digest.
-            keys: 32 bytes each; the same may stand at several places.
-            into: (n, …): row i is for key i.
+            namespace: The computation, as a hex digest.
+            keys: 32 bytes each; may contain duplicates.
+            into: (n, …): row i belongs to key i.
 
         Returns:
-            bool (n,): which rows were filled in.
+            bool (n,): the rows that were filled in.
         """
-        places: dict[bytes, list[int]] = {}
-        for place, key in enumerate(keys):
-            places.setdefault(key, []).append(place)
-        found = np.zeros(len(keys), bool)
-        for shard in sorted((self._root / space).glob("*.npz")):
-            self._read_shard(shard, places, into, found)
-        return found
+        rows: dict[bytes, list[int]] = {}
+        for row, key in enumerate(keys):
+            rows.setdefault(key, []).append(row)
+        hits = np.zeros(len(keys), bool)
+        for shard in sorted((self._root / namespace).glob("*.npz")):
+            self._read_shard(shard, rows, into, hits)
+        return hits
 
-    def write(self, space: str, keys: Sequence[bytes], features: Features) -> None:
-        """Remember features; (n, …), row i for key i. A disk that takes none costs time alone."""
+    def write(self, namespace: str, keys: Sequence[bytes], features: Features) -> None:
+        """Store features (n, …), row i for key i. If the disk is full, they are not cached."""
         name = uuid.uuid4().hex
-        temporary = self._root / space / f".{name}.tmp"
+        temporary = self._root / namespace / f".{name}.tmp"
         raw = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 np.savez(file, keys=raw, features=features)
-            # Not forced to the disk: after a power cut a torn shard fails its checksum and goes.
+            # No fsync: after a power cut a partial shard fails its checksum and is deleted.
             temporary.rename(temporary.with_name(f"{name}.npz"))
         except OSError as error:
-            _LOG.warning("features are not remembered: %s", error.strerror)
+            _LOG.warning("features are not cached: %s", error.strerror)
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         self.evict()
 
     def evict(self) -> None:
-        """Remove the least recently used shards above the limit, and what dead writers left."""
+        """Remove the least recently used shards above the limit, and files of dead writers."""
         shards = []
         for path in self._root.glob("*/*"):
             with contextlib.suppress(FileNotFoundError):  # another process evicts too
@@ -96,19 +97,19 @@ class FeatureCache:
     def _read_shard(
         self,
         shard: Path,
-        places: dict[bytes, list[int]],
+        rows: dict[bytes, list[int]],
         into: npt.NDArray[np.float32],
-        found: npt.NDArray[np.bool_],
+        hits: npt.NDArray[np.bool_],
     ) -> None:
         try:
             with shard.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                wanted = [
-                    (row, place)
-                    for row, key in enumerate(file["keys"])
-                    for place in places.get(key.tobytes(), ())
-                    if not found[place]
+                matches = [
+                    (source, row)
+                    for source, key in enumerate(file["keys"])
+                    for row in rows.get(key.tobytes(), ())
+                    if not hits[row]
                 ]
-                if not wanted:
+                if not matches:
                     return
                 features = file["features"]
                 os.utime(shard)
@@ -119,6 +120,6 @@ class FeatureCache:
             return
         if features.shape[1:] != into.shape[1:]:
             return
-        for row, place in wanted:
-            into[place] = features[row]
-            found[place] = True
+        for source, row in matches:
+            into[row] = features[source]
+            hits[row] = True

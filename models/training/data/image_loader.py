@@ -1,13 +1,14 @@
-"""The pictures of a dataset as a network takes them, decoded by threads, in bounded memory.
+"""Decodes the images of a dataset with threads and in bounded memory.
 
-They go through `models.images.decode.decode`, which is also what a served request goes through: a
-network that was trained on another resize than it is served with loses points of accuracy.
+Uses `models.images.decode.decode`, like a served request: a network that is trained with another
+resize than it is served with loses points of accuracy.
 """
 
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -16,54 +17,55 @@ import numpy.typing as npt
 from contracts.errors import InvalidImage, OpsinError, ValidationFailed
 from contracts.queue.messages import Pixels
 from models.datasets.dataset import Example
-from models.export.signatures import Blueprint
 from models.images.decode import decode
 
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
-_AHEAD = 3  # batches that are being decoded while one is learned from
-_BATCH_SECONDS = 300.0  # a batch that takes longer to read and decode never will be
-
-
-class _Frame:
-    """What `decode` makes pictures ready for."""
-
-    def __init__(self, blueprint: Blueprint, input_size: tuple[int, int]) -> None:
-        self.input_size = input_size
-        self.short_side = blueprint.short_side
+_PREFETCHED_BATCHES = 3
+_BATCH_TIMEOUT_SECONDS = 300.0  # for reading and decoding one batch
 
 
-class Pictures:
-    """Some pictures of a dataset; use it as a context manager.
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """How images are resized: a `models.images.decode.ImageInput` without a published version.
+
+    Attributes:
+        input_size: (height, width) in pixels.
+        short_side: Pixels to which the shorter side is scaled before cropping.
+    """
+
+    input_size: tuple[int, int]
+    short_side: int
+
+
+class ImageLoader:
+    """Some images of a dataset; use it as a context manager.
 
     Args:
-        examples: Which.
-        blueprint: Says how they are resized.
-        input_size: (height, width) in pixels.
-        max_pixels: Largest picture that is decoded.
-        memory_bytes: If all fit into this decoded, each is decoded only once.
-        threads: How many decode.
+        examples: The images.
+        spec: How they are resized.
+        max_pixels: Largest image that is decoded.
+        memory_bytes: If all decoded images fit into this, each one is decoded only once.
+        threads: Number of decoding threads.
     """
 
     def __init__(
         self,
         examples: Sequence[Example],
-        blueprint: Blueprint,
-        input_size: tuple[int, int],
+        spec: InputSpec,
         *,
         max_pixels: int,
         memory_bytes: int,
         threads: int,
     ) -> None:
         self.examples = examples
-        self.input_size = input_size
-        self._frame = _Frame(blueprint, input_size)
+        self.spec = spec
         self._max_pixels = max_pixels
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        shape = (len(examples), *input_size, 3)
+        shape = (len(examples), *spec.input_size, 3)
         fits = int(np.prod(shape)) <= memory_bytes
-        self._kept: Pixels | None = np.empty(shape, np.uint8) if fits else None
-        self._is_kept = np.zeros(len(examples), bool)
+        self._cache: Pixels | None = np.empty(shape, np.uint8) if fits else None
+        self._is_cached = np.zeros(len(examples), bool)
 
     def __enter__(self) -> Self:
         return self
@@ -74,52 +76,52 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def batches(self, places: Iterable[Places]) -> Iterator[Pixels]:
-        """Decode batch after batch, a few ahead of the one that is used.
+    def batches(self, indices: Iterable[Indices]) -> Iterator[Pixels]:
+        """Decode batch after batch, a few ahead of the one in use.
 
         Args:
-            places: Of each batch, the positions of its pictures.
+            indices: The images of each batch.
 
         Yields:
             uint8 (n, height, width, 3).
 
         Raises:
-            InvalidImage: A picture cannot be read; names it.
-            ValidationFailed: A picture's file has gone.
+            InvalidImage: An image cannot be decoded; the message names it.
+            ValidationFailed: An image file is missing.
         """
-        waiting: deque[Future[Pixels]] = deque()
-        coming = iter(places)
-        for batch in itertools.islice(coming, _AHEAD):
-            waiting.append(self._pool.submit(self._batch, batch))
-        while waiting:
-            pixels = waiting.popleft().result(timeout=_BATCH_SECONDS)
-            for batch in itertools.islice(coming, 1):
-                waiting.append(self._pool.submit(self._batch, batch))
+        pending: deque[Future[Pixels]] = deque()
+        remaining = iter(indices)
+        for batch in itertools.islice(remaining, _PREFETCHED_BATCHES):
+            pending.append(self._pool.submit(self._batch, batch))
+        while pending:
+            pixels = pending.popleft().result(timeout=_BATCH_TIMEOUT_SECONDS)
+            for batch in itertools.islice(remaining, 1):
+                pending.append(self._pool.submit(self._batch, batch))
             yield pixels
 
-    def _batch(self, places: Places) -> Pixels:
-        return np.stack([self._one(place) for place in places.tolist()])
+    def _batch(self, indices: Indices) -> Pixels:
+        return np.stack([self._image(index) for index in indices.tolist()])
 
-    def _one(self, place: int) -> Pixels:
-        if self._kept is None:
-            return self._decoded(place)
-        if not self._is_kept[place]:
-            self._kept[place] = self._decoded(place)
-            self._is_kept[place] = True  # last: a second thread may do it again, to no harm
-        pixels: Pixels = self._kept[place]
+    def _image(self, index: int) -> Pixels:
+        if self._cache is None:
+            return self._decode(index)
+        if not self._is_cached[index]:
+            self._cache[index] = self._decode(index)
+            self._is_cached[index] = True  # last: a second thread may harmlessly decode it again
+        pixels: Pixels = self._cache[index]
         return pixels
 
-    def _decoded(self, place: int) -> Pixels:
-        example = self.examples[place]
+    def _decode(self, index: int) -> Pixels:
+        example = self.examples[index]
         try:
             data = example.read()
-            return decode(data, network=self._frame, max_pixels=self._max_pixels).pixels
-        except OSError as gone:
+            return decode(data, network=self.spec, max_pixels=self._max_pixels).pixels
+        except OSError as error:
             raise ValidationFailed(
-                f"A picture of class '{example.label}' ({example.path.name}) can no longer be "
-                "read; was the dataset changed? Start the training again."
-            ) from gone
-        except OpsinError as broken:
+                f"An image of class '{example.label}' ({example.path.name}) can no longer be "
+                "read. If the dataset was changed, start the training again."
+            ) from error
+        except OpsinError as error:
             raise InvalidImage(
-                f"{example.path.name} of class '{example.label}': {broken.detail}"
-            ) from broken
+                f"{example.path.name} of class '{example.label}': {error.detail}"
+            ) from error

@@ -1,4 +1,4 @@
-"""Where a phase's batches come from: remembered features, or the pictures themselves."""
+"""What a phase's batches are made of: cached features, or the decoded images themselves."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -9,36 +9,38 @@ import numpy.typing as npt
 from contracts.training.trainings import Augmentation, Phase
 from models.catalog import Preprocessing
 from models.networks.preprocessing import preprocess
-from models.training.data.augmentation import apply, draw
+from models.training.data.augmentation import apply_transforms, draw_transforms
 from models.training.data.feature_cache import Features
-from models.training.data.image_loader import Pictures, Places
-from models.training.data.rng import augmentation_chance, chosen_views
+from models.training.data.image_loader import ImageLoader, Indices
+from models.training.data.rng import augmentation_rng, choose_views
 
 Inputs = tuple[npt.NDArray[Any], ...]
+Preprocess = Callable[..., Any]
+"""Turns a source's arrays into the input of a network, inside a TensorFlow graph."""
 
 
 class Source(Protocol):
-    """Some pictures, as what learns takes them."""
+    """The images of one split as arrays to train on or to evaluate."""
 
     def __len__(self) -> int: ...
 
-    def batches(self, places: Sequence[Places], epoch: int | None) -> Iterator[Inputs]:
-        """One batch for each array of positions.
+    def batches(self, indices: Sequence[Indices], epoch: int | None) -> Iterator[Inputs]:
+        """Yield one batch for each array of indices.
 
         Args:
-            places: Positions of each batch's pictures.
-            epoch: In which the pictures are varied; None: they are shown as they are.
+            indices: The images of each batch.
+            epoch: The epoch whose augmentation is applied; None for no augmentation.
         """
         ...
 
 
 class FeatureSource:
-    """What a frozen trunk answered, of each picture and of its views.
+    """Features that a frozen base has computed.
 
     Args:
-        views: (n, …) each; the first is of the pictures as they are.
-        seed: Of the training.
-        phase: That is fed.
+        views: (n, …) each; the first holds the features of the original images.
+        seed: The training's seed.
+        phase: The phase that trains on them.
     """
 
     def __init__(self, views: tuple[Features, ...], seed: int, phase: Phase) -> None:
@@ -48,57 +50,57 @@ class FeatureSource:
     def __len__(self) -> int:
         return len(self._views[0])
 
-    def batches(self, places: Sequence[Places], epoch: int | None) -> Iterator[Inputs]:
-        chosen = np.zeros(len(self), np.int64)
+    def batches(self, indices: Sequence[Indices], epoch: int | None) -> Iterator[Inputs]:
+        views = np.zeros(len(self), np.int64)
         if epoch is not None and len(self._views) > 1:
-            chosen = chosen_views(len(self), len(self._views), self._seed, self._phase, epoch)
-        for batch in places:
-            picked = [self._views[chosen[place]][place] for place in batch.tolist()]
-            yield (np.stack(picked),)
+            views = choose_views(len(self), len(self._views), self._seed, self._phase, epoch)
+        for batch in indices:
+            yield (np.stack([self._views[views[index]][index] for index in batch.tolist()]),)
 
 
-class PictureSource:
-    """Decoded pictures; in an epoch each comes with how it is to be varied.
+class ImageSource:
+    """Decoded images; during an epoch each batch comes with its augmentation transforms.
 
     Args:
-        pictures: Which.
-        augmentation: How far they may be varied.
-        seed: Of the training.
-        phase: That is fed.
+        images: Decodes them.
+        augmentation: Ranges of the augmentation.
+        seed: The training's seed.
+        phase: The phase that trains on them.
     """
 
     def __init__(
-        self, pictures: Pictures, augmentation: Augmentation, seed: int, phase: Phase
+        self, images: ImageLoader, augmentation: Augmentation, seed: int, phase: Phase
     ) -> None:
-        self._pictures = pictures
+        self._images = images
         self._augmentation = augmentation
         self._seed, self._phase = seed, phase
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
-    def batches(self, places: Sequence[Places], epoch: int | None) -> Iterator[Inputs]:
-        decoded = self._pictures.batches(places)
+    def batches(self, indices: Sequence[Indices], epoch: int | None) -> Iterator[Inputs]:
+        decoded = self._images.batches(indices)
         if epoch is None or not self._augmentation.active:
             yield from ((pixels,) for pixels in decoded)
             return
-        chance = augmentation_chance(self._seed, self._phase, epoch)
-        drawn = draw(self._augmentation, len(self), self._pictures.input_size, chance)
-        for batch, pixels in zip(places, decoded, strict=True):
-            yield pixels, drawn.maps[batch], drawn.brightness[batch]
+        rng = augmentation_rng(self._seed, self._phase, epoch)
+        size = self._images.spec.input_size
+        transforms = draw_transforms(self._augmentation, len(self), size, rng)
+        for batch, pixels in zip(indices, decoded, strict=True):
+            yield pixels, transforms.affine[batch], transforms.brightness[batch]
 
 
-def in_graph(kind: Preprocessing, fill_mode: str) -> Callable[..., Any]:
-    """What turns a `PictureSource`'s arrays into what a network takes, varied if they say how."""
+def augment_and_preprocess(kind: Preprocessing, fill_mode: str) -> Preprocess:
+    """The `Preprocess` for an `ImageSource`: augments if transforms are given."""
 
-    def prepared(pixels: Any, maps: Any = None, brightness: Any = None) -> Any:
-        if maps is not None:
-            pixels = apply(pixels, maps, brightness, fill_mode)
+    def run(pixels: Any, affine: Any = None, brightness: Any = None) -> Any:
+        if affine is not None:
+            pixels = apply_transforms(pixels, affine, brightness, fill_mode)
         return preprocess(kind, pixels)
 
-    return prepared
+    return run
 
 
-def as_they_are(features: Any) -> Any:
-    """What a `FeatureSource` gives is what the tail takes."""
+def identity(features: Any) -> Any:
+    """The `Preprocess` for a `FeatureSource`: features need none."""
     return features

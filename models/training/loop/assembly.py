@@ -1,6 +1,6 @@
-"""The network that will learn: one flat graph of a base and its classifier, with its first weights.
+"""Builds the network that is trained: one flat graph of a base and its classifier.
 
-Flat, because a model nested in a model hides its layers from everything that explains it.
+It is flat because a model nested in another hides its layers from the explanation methods.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from keras import layers
 from contracts.inference.manifest import WeightsRecord
 from contracts.training.trainings import Head, TrainingRequest
 from models.catalog import CATALOG
-from models.export.zoo_imports import origin_of
+from models.export.catalog_weights import find_catalog_weights
 from models.networks.architecture import ARCHITECTURES
 from models.networks.loading import load_weights
-from models.training.loop.recipe import input_size_of
+from models.training.loop.network_defaults import input_size_of
 from models.weights.catalog import Weights
 
 
@@ -23,9 +23,9 @@ class Assembly:
     """A network before its training.
 
     Attributes:
-        model: Flat; preprocessed float32 pictures to probabilities.
-        base_layers: Names of the layers that are not the classifier's; empty if all start anew.
-        weights: Where the base's weights come from; None if all start anew.
+        model: From preprocessed float32 images to probabilities.
+        base_layers: Names of the pretrained layers; empty if the network is trained from scratch.
+        weights: Where the base's weights come from; None if it is trained from scratch.
     """
 
     model: keras.Model
@@ -34,22 +34,22 @@ class Assembly:
 
 
 def assemble(request: TrainingRequest, classes: int, weights: Weights) -> Assembly:
-    """Build it, and fill the base with its published weights unless it starts from nothing.
+    """Build the network and load the base's published weights unless it starts from scratch.
 
     Args:
-        request: What is asked for.
-        classes: How many are told apart.
+        request: The training.
+        classes: Number of classes.
         weights: Where weights are looked for. Nothing is downloaded.
 
     Raises:
         WeightsMissing: The base's weights are not on this machine.
-        ValidationFailed: The pictures are too small for the network.
+        ValidationFailed: The images are too small for the network.
     """
     model = build_network(request, classes)
     if request.strategy == "from_scratch":
         return Assembly(model, frozenset(), None)
     network = CATALOG[request.network]
-    origin = origin_of(network, weights)
+    origin = find_catalog_weights(network, weights)
     output = model.get_layer(ARCHITECTURES[network.name].base_output).output
     base = keras.Model(model.inputs[0], output, name=network.name)
     load_weights(base, network.name, origin.file.path, origin.file.format)
@@ -57,7 +57,7 @@ def assemble(request: TrainingRequest, classes: int, weights: Weights) -> Assemb
 
 
 def build_network(request: TrainingRequest, classes: int) -> keras.Model:
-    """The network with random weights, in the precision that is now Keras's default."""
+    """Build the network with random weights, in Keras's current default precision."""
     build = ARCHITECTURES[request.network].build
     shape = (*input_size_of(request), 3)
     own_top = request.strategy == "from_scratch" and request.head is None
@@ -71,7 +71,7 @@ def build_network(request: TrainingRequest, classes: int) -> keras.Model:
 
 
 def _classifier(maps: keras.KerasTensor, head: Head, classes: int) -> keras.KerasTensor:
-    """Pooling, dense layers each with its dropout, and a last one that is never below float32."""
+    """Add pooling, dense layers with dropout, and an output layer that is always float32."""
     if head.pooling == "average":
         x = layers.GlobalAveragePooling2D(name="head_pool")(maps)
     else:
@@ -87,7 +87,7 @@ def _classifier(maps: keras.KerasTensor, head: Head, classes: int) -> keras.Kera
 
 
 def _in_float32(probabilities: keras.KerasTensor) -> keras.KerasTensor:
-    """Only while training in mixed precision; the finished network is built without."""
+    """Needed only while training in mixed precision; the finished network has no such layer."""
     if probabilities.dtype == "float32":
         return probabilities
     return layers.Activation("linear", dtype="float32", name="float32")(probabilities)

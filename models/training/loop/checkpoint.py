@@ -1,7 +1,7 @@
-"""Where a killed training goes on: one file that is replaced whole or not at all.
+"""The checkpoint of a training: one file, replaced atomically.
 
-Arrays and numbers only, no pickle. The file says for which training it is: another request, data
-set or library finds nothing there that it could mistake for its own.
+It holds arrays and numbers only, no pickle. A fingerprint in the file identifies the training:
+another request, dataset or library version does not resume from it.
 """
 
 import os
@@ -15,42 +15,42 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from models.store.staging import flush_entries
-from models.training.loop.state import State
+from models.training.loop.state import TrainingState
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a training needs to go on as if nothing had happened.
+    """What a training needs to resume exactly where it stopped.
 
     Attributes:
-        state: The numbers.
-        learned: The variables that change, by name.
-        optimizer: The optimizer's variables, by name.
-        best: The best epoch's variables, by name; empty before the first epoch's end.
+        state: Position, history and early-stopping counters.
+        learned: The trained variables by name.
+        optimizer: The optimizer's variables by name.
+        best: The trained variables of the best epoch by name; empty during the first epoch.
     """
 
-    state: State
+    state: TrainingState
     learned: Arrays
     optimizer: Arrays
     best: Arrays
 
 
 class CheckpointFile:
-    """The checkpoint of one training.
+    """Reads and writes the checkpoint of one training.
 
     Args:
         path: The file.
-        training: What tells this training from all others.
+        fingerprint: Identifies the training.
     """
 
-    def __init__(self, path: Path, training: str) -> None:
+    def __init__(self, path: Path, fingerprint: str) -> None:
         self._path = path
-        self._training = training
+        self._fingerprint = fingerprint
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Replace what is there. After a kill, or a power cut, the old or the new is there."""
+        """Replace the file. After a kill or a power cut, either the old or the new one is there."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {
             f"{part}/{name}": array
@@ -61,7 +61,7 @@ class CheckpointFile:
         with temporary.open("wb") as file:
             np.savez(
                 file,
-                training=_bytes(self._training),
+                training=_bytes(self._fingerprint),
                 state=_bytes(checkpoint.state.model_dump_json()),
                 **arrays,
             )
@@ -71,12 +71,12 @@ class CheckpointFile:
         flush_entries(self._path.parent)
 
     def read(self) -> Checkpoint | None:
-        """What was last written; None if there is nothing that this training could go on from."""
+        """The last checkpoint; None if there is none that this training could resume from."""
         try:
             with self._path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                if _text(file["training"]) != self._training:
+                if _text(file["training"]) != self._fingerprint:
                     return None
-                state = State.model_validate_json(_text(file["state"]))
+                state = TrainingState.model_validate_json(_text(file["state"]))
                 parts: dict[str, dict[str, npt.NDArray[np.generic]]] = {
                     "learned": {},
                     "optimizer": {},

@@ -1,9 +1,9 @@
-"""Which layers of a network learn in a phase, and where it may be cut below them.
+"""Which layers of a network are trained in a phase, and where it can be cut below them.
 
-What lies below the lowest layer that learns gives the same answer at every epoch, so it is run
-once and remembered (`models.training.data.features`). BatchNormalization of a pretrained base never
-learns: in Keras a frozen one also keeps to its moving averages, which is what small batches of
-new pictures must not disturb.
+The part below the lowest trained layer gives the same output in every epoch, so it is run once
+and its features are cached (`models.training.data.features`). BatchNormalization of a pretrained
+base is always frozen: in Keras a frozen one also uses its moving averages, which small batches of
+new images would otherwise disturb.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from keras import layers
 
 from contracts.training.trainings import Phase
 from models.training.loop.assembly import Assembly
-from models.training.validation import position
+from models.training.validation import layer_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Cut:
     """A network in two parts that share its layers.
 
     Attributes:
-        trunk: From pictures to the cut; nothing in it learns.
+        trunk: From images to the cut; frozen.
         tail: From the cut to probabilities.
-        layer: The name of the layer whose output is the cut.
+        layer: Name of the layer whose output is the cut.
     """
 
     trunk: keras.Model
@@ -33,12 +33,13 @@ class Cut:
 
 
 def freeze(assembly: Assembly, phase: Phase, unfreeze_from: str | None) -> None:
-    """Say of each layer whether it learns in this phase.
+    """Set for each layer whether it is trained in this phase.
 
     Args:
         assembly: The network.
-        phase: ``head``: only the classifier; ``finetune``: also what lies above; ``scratch``: all.
-        unfreeze_from: The lowest layer or block that learns in ``finetune``.
+        phase: ``head`` trains only the classifier, ``finetune`` also the upper layers of the base,
+            ``scratch`` everything.
+        unfreeze_from: The lowest layer or block that ``finetune`` trains.
 
     Raises:
         ValidationFailed: The base has no such layer.
@@ -46,23 +47,23 @@ def freeze(assembly: Assembly, phase: Phase, unfreeze_from: str | None) -> None:
     base = [layer for layer in assembly.model.layers if layer.name in assembly.base_layers]
     first = len(base)
     if phase == "finetune":
-        first = position([layer.name for layer in base], unfreeze_from or "")
+        first = layer_index([layer.name for layer in base], unfreeze_from or "")
     for layer in assembly.model.layers:
         layer.trainable = True
     for number, layer in enumerate(base):
-        normalises = isinstance(layer, layers.BatchNormalization)
-        layer.trainable = number >= first and not normalises
+        normalizes = isinstance(layer, layers.BatchNormalization)
+        layer.trainable = number >= first and not normalizes
 
 
 def cut_below(model: keras.Model) -> Cut | None:
-    """Cut a network as high as everything that learns, or drops units, is still above.
+    """Cut a network as high as possible with all trained and dropout layers above the cut.
 
     Returns:
-        The parts, or None where nothing can be cut off: the first layer learns already.
+        The parts, or None if nothing can be cut off because the first layer is trained.
     """
     ordered = model.layers
-    learning = next(i for i, layer in enumerate(ordered) if _changes(layer))
-    for i in range(learning - 1, 0, -1):
+    lowest = next(i for i, layer in enumerate(ordered) if _varies(layer))
+    for i in range(lowest - 1, 0, -1):
         below = {layer.name for layer in ordered[: i + 1]}
         crossing = {
             source for layer in ordered[i + 1 :] for source in _sources(layer) if source in below
@@ -75,12 +76,12 @@ def cut_below(model: keras.Model) -> Cut | None:
     return None
 
 
-def _changes(layer: keras.Layer) -> bool:
+def _varies(layer: keras.Layer) -> bool:
     return bool(layer.trainable_weights) or isinstance(layer, layers.Dropout)
 
 
 def _sources(layer: keras.Layer) -> Iterable[str]:
-    """Names of the layers that feed one."""
-    for node in layer._inbound_nodes[:1]:  # Keras offers the graph nowhere else
+    """Names of the layers that feed a layer."""
+    for node in layer._inbound_nodes[:1]:  # Keras has no public access to the graph
         for tensor in node.input_tensors:
             yield tensor._keras_history.operation.name

@@ -1,13 +1,13 @@
-"""One phase of a training, epoch by epoch: learn, look at the validation pictures, remember.
+"""One phase of a training, epoch by epoch: train, validate, keep the best weights.
 
-It can be killed between any two instructions. All it knows is in the state, the learner's
-variables and the best epoch's copy, and these go into one checkpoint; the rest is a pure function
-of the seed.
+It may be killed at any instruction. Its position, the learner's variables and the best epoch's
+copy go into one checkpoint; everything else is a pure function of the seed.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,25 +18,27 @@ from contracts.errors import ValidationFailed
 from contracts.jobs import Progress
 from contracts.training.trainings import TrainingRequest
 from contracts.work import Work
-from models.training.data.image_loader import Places
-from models.training.data.rng import shuffled
+from models.datasets.dataset import Dataset
+from models.training.data.image_loader import Indices
+from models.training.data.rng import epoch_order
 from models.training.data.sources import Source
 from models.training.loop.checkpoint import Arrays, Checkpoint, CheckpointFile
 from models.training.loop.learner import Batch, Learner
-from models.training.loop.progress import Pace
-from models.training.loop.state import State, Sums
+from models.training.loop.progress import ProgressReporter
+from models.training.loop.state import RunningMetrics, TrainingState
+from models.training.report.filter_recorder import FilterRecorder
 
-_WRITING_SHARE = 0.1  # of the time goes into checkpoints, at most
+_CHECKPOINT_SHARE = 0.1  # the largest share of the time that is spent writing checkpoints
 _TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """Pictures and what they show.
+class LabeledSource:
+    """The images of one split and their classes.
 
     Attributes:
-        source: The pictures.
-        truth: int32 (n,).
+        source: The images.
+        truth: int32 (n,), the class of each.
     """
 
     source: Source
@@ -44,146 +46,164 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Supervision:
-    """Who watches a phase and where it is written down.
+class PhaseData:
+    """What a phase trains on.
 
     Attributes:
-        work: Is asked at every step whether to go on.
-        pace: Is told how far it is.
-        file: Gets the checkpoints.
-        checkpoint_seconds: Between two of them; writing takes a tenth of the time at most.
-        stepped: Called before the first step and after each, with the steps taken.
+        train: Training images.
+        validation: Decides which epoch is the best; None to use the training loss instead.
+        class_weights: float32 (classes,).
+    """
+
+    train: LabeledSource
+    validation: LabeledSource | None
+    class_weights: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingHooks:
+    """What a training reports to while it runs.
+
+    Attributes:
+        work: Checked for cancellation at every step.
+        progress: Receives the progress.
+        file: Receives the checkpoints.
+        checkpoint_seconds: Time between two checkpoints, or longer if writing takes more than a
+            tenth of the time.
+        filters: Records kernels after each step, if requested.
     """
 
     work: Work
-    pace: Pace
+    progress: ProgressReporter
     file: CheckpointFile
     checkpoint_seconds: float
-    stepped: Callable[[int], None]
+    filters: FilterRecorder | None
 
 
 class PhaseRun:
-    """A phase under way.
+    """The run of one phase.
 
     Args:
-        request: What was asked for.
-        state: Where it stands; changed as it goes on.
-        learner: What learns.
-        train: To learn from.
-        validation: To judge by; None: by the training pictures.
-        class_weights: float32 (classes,).
-        supervision: Who watches.
-        best: The best epoch's variables, if there was one.
+        request: The training.
+        state: The position, updated as the phase proceeds.
+        learner: The network and its optimizer.
+        data: What it trains on.
+        hooks: What it reports to.
+        best: The best epoch's variables of a resumed phase.
     """
 
     def __init__(
         self,
         request: TrainingRequest,
-        state: State,
+        state: TrainingState,
         learner: Learner,
+        data: PhaseData,
+        hooks: TrainingHooks,
         *,
-        train: Lesson,
-        validation: Lesson | None,
-        class_weights: npt.NDArray[np.float32],
-        supervision: Supervision,
         best: Arrays,
     ) -> None:
         self._request, self._state, self._learner = request, state, learner
-        self._train, self._validation = train, validation
-        self._class_weights = class_weights
-        self._watch = supervision
+        self._data, self._hooks = data, hooks
         self._best = best
         self._epochs: int = getattr(request.epochs, state.phase)
         self._initial_rate: float = getattr(request.learning_rate, state.phase)
-        self._batch_size = min(request.batch_size, len(train.source))
-        self._steps = math.ceil(len(train.source) / self._batch_size)
-        self._saved = self._counted = time.monotonic()
+        images = len(data.train.source)
+        self._batch_size = min(request.batch_size, images)
+        self._steps = math.ceil(images / self._batch_size)
+        self._saved_at = self._counted_until = time.monotonic()
         self._write_seconds = 0.0
 
     def run(self) -> None:
-        """Do what is left of it, and leave the learner with the best epoch's weights.
+        """Run the rest of the phase and restore the best epoch's weights.
 
         Raises:
-            WorkStoppedError: It was told to end.
+            WorkStoppedError: The job was cancelled or lost.
+            ValidationFailed: The loss is not finite any more.
         """
         patience = self._request.early_stopping_patience
-        self._watch.stepped(self._state.steps_taken)
+        self._record_filters()
         while not self._state.is_over(self._epochs, patience):
-            self._learn_epoch()
+            self._train_epoch()
             self._close_epoch()
             self._save_if_due()
         self._learner.restore(self._best)
         self._state.best_epochs[self._state.phase] = self._state.best_epoch
         self._save()
 
-    def _learn_epoch(self) -> None:
+    def _train_epoch(self) -> None:
         state = self._state
         for batch in self._batches():
-            self._watch.work.check()
-            rate = state.rate(
-                self._request.schedule, self._initial_rate, self._steps * self._epochs
-            )
-            loss, correct = self._learner.step(batch, rate)
-            state.sums = state.sums.plus(loss, correct, float(batch.mask.sum()))
+            self._hooks.work.check()
+            loss, correct = self._learner.step(batch, self._learning_rate())
+            state.sums = state.sums.add(loss, correct, float(batch.mask.sum()))
             state.step += 1
             state.steps_taken += 1
-            self._tell()
-            self._watch.stepped(state.steps_taken)
+            self._report()
+            self._record_filters()
             self._save_if_due()
 
     def _batches(self) -> Iterator[Batch]:
-        """What is left of this epoch's batches, all of one size."""
-        state, size, count = self._state, self._batch_size, len(self._train.source)
-        order = shuffled(count, self._request.seed, state.phase, state.epoch)
-        full = np.resize(order, self._steps * size)  # begins again where the pictures end
-        mask = (np.arange(len(full)) < count).astype(np.float32)
+        """The remaining batches of this epoch, all of one size."""
+        state, size, train = self._state, self._batch_size, self._data.train
+        count = len(train.source)
+        order = epoch_order(count, self._request.seed, state.phase, state.epoch)
+        padded = np.resize(order, self._steps * size)  # starts again from the first image
+        mask = (np.arange(len(padded)) < count).astype(np.float32)
         numbers = range(state.step, self._steps)
-        places: list[Places] = [full[n * size : (n + 1) * size] for n in numbers]
-        inputs = self._train.source.batches(places, state.epoch)
-        for number, batch, arrays in zip(numbers, places, inputs, strict=True):
-            truth = self._train.truth[batch]
+        indices: list[Indices] = [padded[n * size : (n + 1) * size] for n in numbers]
+        inputs = train.source.batches(indices, state.epoch)
+        for number, batch, arrays in zip(numbers, indices, inputs, strict=True):
+            truth = train.truth[batch]
             present = mask[number * size : (number + 1) * size]
-            yield Batch(arrays, truth, present, self._class_weights[truth])
+            yield Batch(arrays, truth, present, self._data.class_weights[truth])
 
     def _close_epoch(self) -> None:
-        state = self._state
-        sums = state.sums
-        if not math.isfinite(sums.mean_loss):
+        state, training = self._state, self._state.sums
+        if not math.isfinite(training.mean_loss):
             rate = getattr(self._request.learning_rate, state.phase)
             raise ValidationFailed(
                 f"The training diverged in epoch {state.epoch + 1} of {state.phase}: the loss is "
-                f"no number any more. Use a lower learning_rate.{state.phase} than {rate:g}."
+                f"not finite. Use a lower learning_rate.{state.phase} than {rate:g}."
             )
-        seen = self._look() if self._validation else None
-        rate = state.rate(self._request.schedule, self._initial_rate, self._steps * self._epochs)
+        validation = self._validate()
         row: dict[str, Any] = {
             "epoch": state.epoch + 1,
             "phase": state.phase,
-            "loss": sums.mean_loss,
-            "accuracy": sums.accuracy,
-            "val_loss": seen.mean_loss if seen else None,
-            "val_accuracy": seen.accuracy if seen else None,
-            "learning_rate": rate,
+            "loss": training.mean_loss,
+            "accuracy": training.accuracy,
+            "val_loss": validation.mean_loss if validation else None,
+            "val_accuracy": validation.accuracy if validation else None,
+            "learning_rate": self._learning_rate(),
         }
         state.history.append(row)
-        judged = seen or sums
-        if state.close_epoch(judged.mean_loss, self._request.schedule, self._initial_rate):
+        loss = (validation or training).mean_loss
+        if state.close_epoch(loss, self._request.schedule, self._initial_rate):
             self._best = self._learner.learned()
-        self._watch.work.metrics(row)
-        self._tell()
+        self._hooks.work.metrics(row)
+        self._report()
 
-    def _look(self) -> Sums:
-        """The validation pictures, as they are."""
-        assert self._validation is not None  # noqa: S101  for mypy; `_close_epoch` has looked
-        sums = Sums()
-        for truth, answers in look(self._learner, self._validation, self._batch_size, self._watch):
-            sums = sums.plus(*judged(answers, truth), float(len(truth)))
-        return sums
+    def _validate(self) -> RunningMetrics | None:
+        validation = self._data.validation
+        if validation is None:
+            return None
+        metrics = RunningMetrics()
+        batches = predict_batches(self._learner, validation, self._batch_size, self._hooks.work)
+        for truth, probabilities in batches:
+            metrics = metrics.add(*loss_and_correct(probabilities, truth), float(len(truth)))
+        return metrics
 
-    def _tell(self) -> None:
+    def _learning_rate(self) -> float:
+        steps = self._steps * self._epochs
+        return self._state.rate(self._request.schedule, self._initial_rate, steps)
+
+    def _record_filters(self) -> None:
+        if self._hooks.filters:
+            self._hooks.filters.record(self._state.steps_taken)
+
+    def _report(self) -> None:
         state = self._state
         done = state.epoch + state.step / self._steps
-        # Between two epochs it is the end of the one, not step 0 of a next that may never come.
+        # Between two epochs, report the end of the last one: the next may never start.
         ended = state.step == 0 and state.epoch > 0
         position = Progress(
             fraction=0,
@@ -192,50 +212,73 @@ class PhaseRun:
             step=self._steps if ended else state.step,
             steps=self._steps,
         )
-        self._watch.pace.at(state.phase, done / self._epochs, position)
+        self._hooks.progress.report(state.phase, done / self._epochs, position)
 
     def _save_if_due(self) -> None:
-        pause = max(self._watch.checkpoint_seconds, self._write_seconds / _WRITING_SHARE)
-        if time.monotonic() - self._saved >= pause:
+        pause = max(self._hooks.checkpoint_seconds, self._write_seconds / _CHECKPOINT_SHARE)
+        if time.monotonic() - self._saved_at >= pause:
             self._save()
 
     def _save(self) -> None:
         began = time.monotonic()
-        seconds = self._state.seconds
-        seconds[self._state.phase] = seconds.get(self._state.phase, 0.0) + began - self._counted
-        self._counted = began
-        learner = self._learner
-        self._watch.file.write(
-            Checkpoint(self._state, learner.learned(), learner.optimizer_state(), self._best)
+        state, learner = self._state, self._learner
+        spent = began - self._counted_until
+        state.seconds[state.phase] = state.seconds.get(state.phase, 0.0) + spent
+        self._counted_until = began
+        self._hooks.file.write(
+            Checkpoint(state, learner.learned(), learner.optimizer_state(), self._best)
         )
-        self._saved = time.monotonic()
-        self._write_seconds = self._saved - began
+        self._saved_at = time.monotonic()
+        self._write_seconds = self._saved_at - began
 
 
-def look(
-    learner: Learner, lesson: Lesson, batch_size: int, watch: Supervision
+def predict_batches(
+    learner: Learner, labeled: LabeledSource, batch_size: int, work: Work
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-    """What the network says of pictures as they are.
+    """Predict all images of a source, in order and without augmentation.
 
     Yields:
-        Truth (n,) and probabilities (n, classes) of batch after batch, in order.
+        Truth (n,) and probabilities (n, classes) of each batch.
+
+    Raises:
+        WorkStoppedError: The job was cancelled or lost.
     """
-    everything = np.arange(len(lesson.source))
-    places = [everything[i : i + batch_size] for i in range(0, len(everything), batch_size)]
-    for batch, arrays in zip(places, lesson.source.batches(places, None), strict=True):
-        watch.work.check()
-        filler = batch_size - len(batch)
-        full = tuple(np.concatenate([a, np.repeat(a[:1], filler, 0)]) for a in arrays)
-        yield lesson.truth[batch], learner.answer(full)[: len(batch)]
+    everything = np.arange(len(labeled.source))
+    indices = [everything[i : i + batch_size] for i in range(0, len(everything), batch_size)]
+    for batch, arrays in zip(indices, labeled.source.batches(indices, None), strict=True):
+        work.check()
+        padding = batch_size - len(batch)
+        padded = tuple(np.concatenate([a, np.repeat(a[:1], padding, 0)]) for a in arrays)
+        yield labeled.truth[batch], learner.predict(padded)[: len(batch)]
 
 
-def judged(answers: npt.NDArray[np.float32], truth: npt.NDArray[np.int32]) -> tuple[float, float]:
-    """Summed cross-entropy, and how many are right.
+def loss_and_correct(
+    probabilities: npt.NDArray[np.float32], truth: npt.NDArray[np.int32]
+) -> tuple[float, float]:
+    """Sum of the cross-entropy and number of correct predictions.
 
     Args:
-        answers: Probabilities (n, classes).
+        probabilities: (n, classes).
         truth: (n,).
     """
-    chosen = answers[np.arange(len(truth)), truth].astype(np.float64)
-    right = answers.argmax(axis=1) == truth
-    return float(-np.log(np.maximum(chosen, _TINY)).sum()), float(right.sum())
+    of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
+    correct = probabilities.argmax(axis=1) == truth
+    return float(-np.log(np.maximum(of_truth, _TINY)).sum()), float(correct.sum())
+
+
+def class_weights(request: TrainingRequest, dataset: Dataset) -> npt.NDArray[np.float32]:
+    """The weight of each class in the loss, float32 (classes,).
+
+    ``auto`` is images / (classes * images of the class), after King and Zeng, 2001: all classes
+    then have the same total weight, and the mean over the images is 1. A class that is missing
+    from a table of weights has weight 1.
+    """
+    weights = request.class_weights
+    if isinstance(weights, dict):
+        return np.array([weights.get(name, 1.0) for name in dataset.classes], np.float32)
+    if weights == "none":
+        return np.ones(len(dataset.classes), np.float32)
+    training = dataset.of("train")
+    counts = Counter(example.label for example in training)
+    share = len(training) / len(dataset.classes)
+    return np.array([share / counts[name] for name in dataset.classes], np.float32)

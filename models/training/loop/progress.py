@@ -1,6 +1,7 @@
-"""How far a training is and how long it will take, told as one fraction over all its stages.
+"""How a training reports its progress: one fraction over all stages, and a copy of each epoch.
 
-A job's work with a TensorBoard log beside it, and room at the end for what follows learning.
+The bar reaches `LEARNING_SHARE` at the end of the learning; exporting, the report and publishing
+fill the rest.
 """
 
 import time
@@ -12,15 +13,17 @@ from contracts.jobs import Progress
 from contracts.work import Work
 from models.training.report.event_log import EventLog
 
+LEARNING_SHARE = 0.94
 
-class Pace:
-    """Tells a `Work` how far it is.
+
+class ProgressReporter:
+    """Reports progress to a `Work`.
 
     Args:
-        work: To tell.
-        stages: Name and expected cost of each stage, in order, in any one unit. Guesses: they
-            shape the bar, and the remaining time is corrected by what was measured.
-        clock: Seconds, monotonic.
+        work: Receives the progress.
+        stages: Name and expected cost of each stage, in order and in any unit. The costs are
+            estimates: they shape the bar, and the remaining time follows the measured speed.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -29,55 +32,41 @@ class Pace:
         self._work = work
         self._stages = dict(stages)
         self._clock = clock
-        self._began: tuple[float, float] | None = None
+        self._start: tuple[float, float] | None = None
 
-    def at(self, stage: str, share: float, position: Progress | None = None) -> None:
-        """Tell that a share of a stage is done.
+    def report(self, stage: str, share: float, position: Progress | None = None) -> None:
+        """Report that a share of a stage is done.
 
         Args:
-            stage: One of the stages.
+            stage: Name of the stage.
             share: 0 to 1.
-            position: Epoch and step, if there are any; the rest is filled in.
+            position: Epoch and step, if the stage has any; the other fields are filled in.
 
         Raises:
-            WorkStoppedError: The work shall end.
+            WorkStoppedError: The job was cancelled or lost.
         """
         names = list(self._stages)
         before = sum(self._stages[name] for name in names[: names.index(stage)])
         done = before + self._stages[stage] * min(share, 1.0)
         fraction = min(done / (sum(self._stages.values()) or 1.0), 1.0)
-        told = (position or Progress(fraction=0)).model_copy(
-            update={"fraction": fraction, "phase": _told(stage), "eta_seconds": self._eta(fraction)}
-        )
-        self._work.progress(told)
+        # "features of head" and "features of finetune" are one phase for clients.
+        phase = stage.partition(" ")[0]
+        update = {"fraction": fraction, "phase": phase, "eta_seconds": self._eta(fraction)}
+        self._work.progress((position or Progress(fraction=0)).model_copy(update=update))
 
     def _eta(self, fraction: float) -> float | None:
-        """From the speed since this attempt began, which a resumed training begins half way."""
+        """Seconds left at the speed of this attempt, which may have resumed halfway."""
         now = self._clock()
-        if self._began is None:
-            self._began = (now, fraction)
-        then, first = self._began
+        if self._start is None:
+            self._start = (now, fraction)
+        start, first = self._start
         if fraction - first < 1e-6:
             return None
-        return round((now - then) * (1 - fraction) / (fraction - first), 1)
-
-
-def _told(stage: str) -> str:
-    """`features of head` and `features of finetune` are one phase to whoever watches."""
-    return stage.partition(" ")[0]
-
-
-LEARNING = 0.94
-"""The share of the whole that learning is taken for; report, export and publishing are the rest."""
+        return round((now - start) * (1 - fraction) / (fraction - first), 1)
 
 
 class LoggedWork:
-    """Passes everything on.
-
-    Args:
-        work: To whom.
-        log: Hears of the metrics too.
-    """
+    """Forwards to the wrapped work, logs the metrics for TensorBoard and scales the progress."""
 
     def __init__(self, work: Work, log: EventLog) -> None:
         self._work, self._log = work, log
@@ -87,7 +76,8 @@ class LoggedWork:
         self.folder: Path = work.folder
 
     def progress(self, progress: Progress) -> None:
-        self._work.progress(progress.model_copy(update={"fraction": LEARNING * progress.fraction}))
+        fraction = LEARNING_SHARE * progress.fraction
+        self._work.progress(progress.model_copy(update={"fraction": fraction}))
 
     def metrics(self, row: dict[str, Any]) -> None:
         self._log.row(row)

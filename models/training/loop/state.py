@@ -1,8 +1,8 @@
-"""How far a training is: plain numbers, so that a checkpoint holds all of them exactly.
+"""The position of a training: plain numbers that a checkpoint stores exactly.
 
-The best epoch, the epochs since, and the learning rate's own count belong here and not into
-callbacks: what is not in the state is forgotten by a crash, and a resumed run that has forgotten
-its best epoch keeps a worse one.
+The best epoch, the epochs since then and the plateau counter belong here, not into callbacks:
+a crash loses what is not in the state, and a resumed run that has lost its best epoch would keep a
+worse one.
 """
 
 import math
@@ -14,21 +14,21 @@ from contracts.training.trainings import Phase, Schedule
 
 _PLATEAU_EPOCHS = 2
 _PLATEAU_FACTOR = 1 / 3
-_PLATEAU_FLOOR = 0.01  # of the rate that the phase began with
+_PLATEAU_FLOOR = 0.01  # of the initial rate
 
 
-class Sums(BaseModel):
-    """What has been added up over some pictures."""
+class RunningMetrics(BaseModel):
+    """Sums over the images seen so far. The field names are part of the checkpoint format."""
 
     loss: float = 0.0
     correct: float = 0.0
     pictures: float = 0.0
 
-    def plus(self, loss: float, correct: float, pictures: float) -> "Sums":
-        return Sums(
+    def add(self, loss: float, correct: float, images: float) -> "RunningMetrics":
+        return RunningMetrics(
             loss=self.loss + loss,
             correct=self.correct + correct,
-            pictures=self.pictures + pictures,
+            pictures=self.pictures + images,
         )
 
     @property
@@ -40,23 +40,22 @@ class Sums(BaseModel):
         return self.correct / max(self.pictures, 1)
 
 
-class State(BaseModel):
-    """One training's position.
+class TrainingState(BaseModel):
+    """The position of one training.
 
     Attributes:
-        phase: What is being done.
-        epoch: Epochs of this phase that are complete.
-        step: Steps of the next epoch that are done.
-        steps_taken: Steps of this phase, for a schedule that counts them.
-        sums: Of the next epoch so far.
-        learning_rate: In force, before a cosine.
-        best_loss: Lowest so far, infinite before the first epoch; of validation if there is one.
-        best_epoch: When that was; 0 before.
-        plateau_best: The loss from which the plateau counts.
-        plateau_epochs: Epochs since it fell.
-        history: Rows of all phases.
-        seconds: Time spent by phase.
-        best_epochs: Of the phases that are complete.
+        epoch: Completed epochs of this phase.
+        step: Completed steps of the current epoch.
+        steps_taken: Completed steps of this phase, for schedules that depend on them.
+        sums: Metrics of the current epoch so far.
+        learning_rate: The rate in force, before a cosine schedule.
+        best_loss: The lowest loss so far, of validation if there is any; infinite at first.
+        best_epoch: The epoch of `best_loss`; 0 before the first.
+        plateau_best: The loss that the next epochs are compared with.
+        plateau_epochs: Epochs since the loss was below `plateau_best`.
+        history: One row per epoch, of all phases.
+        seconds: Time spent in each phase.
+        best_epochs: The best epoch of each completed phase.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
@@ -65,7 +64,7 @@ class State(BaseModel):
     epoch: int = 0
     step: int = 0
     steps_taken: int = 0
-    sums: Sums = Sums()
+    sums: RunningMetrics = RunningMetrics()
     learning_rate: float
     best_loss: float = math.inf
     best_epoch: int = 0
@@ -76,7 +75,7 @@ class State(BaseModel):
     best_epochs: dict[str, int] = {}
 
     def begin(self, phase: Phase, learning_rate: float) -> Self:
-        """The state at the start of the next phase; what was measured stays."""
+        """The state at the start of the next phase; history and times are kept."""
         return type(self)(
             phase=phase,
             learning_rate=learning_rate,
@@ -86,7 +85,7 @@ class State(BaseModel):
         )
 
     def is_over(self, epochs: int, patience: int | None) -> bool:
-        """Whether the phase ends here: all epochs done, or too many without a better one."""
+        """Whether the phase ends: all epochs are done, or too many without improvement."""
         stale = self.best_epoch and patience and self.epoch - self.best_epoch >= patience
         return self.epoch >= epochs or bool(stale)
 
@@ -98,27 +97,27 @@ class State(BaseModel):
         return initial * 0.5 * (1 + math.cos(math.pi * self.steps_taken / max(all_steps, 1)))
 
     def close_epoch(self, loss: float, schedule: Schedule, initial: float) -> bool:
-        """Count an epoch.
+        """Count an epoch and adapt the learning rate.
 
         Args:
-            loss: What is to fall.
-            schedule: Whether the learning rate follows it.
-            initial: The rate that the phase began with.
+            loss: The loss that decides whether the epoch is better.
+            schedule: How the learning rate changes.
+            initial: The phase's initial learning rate.
 
         Returns:
-            Whether it is the best so far.
+            Whether the epoch is the best so far.
         """
         self.epoch += 1
         self.step = 0
-        self.sums = Sums()
+        self.sums = RunningMetrics()
         if schedule == "plateau":
-            self._follow(loss, initial)
+            self._reduce_on_plateau(loss, initial)
         better = loss < self.best_loss or not self.best_epoch
         if better:
             self.best_loss, self.best_epoch = loss, self.epoch
         return better
 
-    def _follow(self, loss: float, initial: float) -> None:
+    def _reduce_on_plateau(self, loss: float, initial: float) -> None:
         if loss < self.plateau_best:
             self.plateau_best, self.plateau_epochs = loss, 0
             return

@@ -1,16 +1,16 @@
-"""A training from the first picture to the finished network: phases, and what each one needs.
+"""A training from the first image to the finished network: its phases, and what each one needs.
 
-    trained = train(request, dataset, work, workshop)
+    trained = train(request, dataset, work, environment)
 
-A pure library: it knows neither jobs nor requests over HTTP. Killed at any moment and called again
-with the same `work.folder`, it goes on from its last checkpoint and ends with the same figures.
+A pure library that knows neither jobs nor HTTP. If it is killed at any time and called again with
+the same `work.folder`, it resumes from its last checkpoint and ends with the same figures.
 """
 
 import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import keras
@@ -23,35 +23,50 @@ from contracts.work import Work
 from models.datasets.dataset import SPLITS, Dataset, Split
 from models.store.labels import Label
 from models.training.data.feature_cache import FeatureCache
-from models.training.data.features import Extractor, compiled
-from models.training.data.image_loader import Pictures
-from models.training.data.sources import FeatureSource, PictureSource, Source, as_they_are, in_graph
+from models.training.data.features import FeatureExtractor, compile_trunk
+from models.training.data.image_loader import ImageLoader, InputSpec
+from models.training.data.sources import (
+    FeatureSource,
+    ImageSource,
+    Preprocess,
+    Source,
+    augment_and_preprocess,
+    identity,
+)
 from models.training.loop.assembly import assemble, build_network
 from models.training.loop.checkpoint import Checkpoint, CheckpointFile
 from models.training.loop.freezing import cut_below, freeze
 from models.training.loop.hardware import Hardware
 from models.training.loop.learner import Learner
-from models.training.loop.phase import Lesson, PhaseRun, Supervision, judged, look
-from models.training.loop.progress import Pace
-from models.training.loop.recipe import RECIPES, blueprint_of, input_size_of
-from models.training.loop.state import State
-from models.training.report.filters import FilterFrames
-from models.training.trained import Evaluation, Trained
-from models.training.validation import check_classes, check_network, class_weights
+from models.training.loop.network_defaults import NETWORK_DEFAULTS, blueprint_of, input_size_of
+from models.training.loop.phase import (
+    LabeledSource,
+    PhaseData,
+    PhaseRun,
+    TrainingHooks,
+    class_weights,
+    loss_and_correct,
+    predict_batches,
+)
+from models.training.loop.progress import ProgressReporter
+from models.training.loop.state import TrainingState
+from models.training.report.filter_recorder import FilterRecorder
+from models.training.trained import Evaluation, TrainedModel
+from models.training.validation import check_dataset, check_network
 from models.weights.catalog import Weights
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
-    """What a training finds where it runs.
+class TrainingEnvironment:
+    """The resources of the machine that a training may use.
 
     Attributes:
         weights: Where base weights are looked for. Nothing is downloaded.
-        cache: Where features are remembered.
-        max_pixels: Largest picture that is decoded.
-        memory_bytes: What decoded pictures may take; more are decoded again in every epoch.
-        threads: How many threads decode.
-        checkpoint_seconds: The most that a kill may cost, about.
+        cache: Stores features of frozen bases.
+        max_pixels: Largest image that is decoded.
+        memory_bytes: Memory for decoded images; if they need more, every epoch decodes them again.
+        threads: Number of decoding threads.
+        checkpoint_seconds: Time between two checkpoints, about.
     """
 
     weights: Weights
@@ -62,22 +77,33 @@ class Workshop:
     checkpoint_seconds: float = 30.0
 
 
-def train(request: TrainingRequest, dataset: Dataset, work: Work, workshop: Workshop) -> Trained:
+def train(
+    request: TrainingRequest, dataset: Dataset, work: Work, environment: TrainingEnvironment
+) -> TrainedModel:
     """Train a network.
 
     Args:
-        request: What is asked for.
-        dataset: To learn from.
-        work: Is asked at every step whether to go on, and is told how far it is.
-        workshop: What there is to work with.
+        request: The training.
+        dataset: The images to train, validate and test on.
+        work: Checked for cancellation at every step; receives progress and metrics.
+        environment: What it may use.
 
     Raises:
         ValidationFailed: Request and dataset do not fit together; says what to change.
         WeightsMissing: The base's weights are not on this machine; says how to get them.
-        WorkStoppedError: It was told to end.
+        WorkStoppedError: The job was cancelled or lost.
     """
     with contextlib.ExitStack() as stack:
-        return _Training(request, dataset, work, workshop, stack).run()
+        return _Training(request, dataset, work, environment, stack).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _PhaseModel:
+    """What a phase trains and on what: the whole network, or only the part above the cut."""
+
+    sources: Mapping[Split, Source]
+    model: keras.Model
+    preprocess: Preprocess
 
 
 class _Training:
@@ -88,163 +114,155 @@ class _Training:
         request: TrainingRequest,
         dataset: Dataset,
         work: Work,
-        workshop: Workshop,
+        environment: TrainingEnvironment,
         stack: contextlib.ExitStack,
     ) -> None:
-        check_classes(request, dataset)
+        check_dataset(request, dataset)
         check_network(request)
-        self.request, self.dataset, self.work, self.workshop = request, dataset, work, workshop
+        self.request, self.dataset, self.work = request, dataset, work
+        self.environment = environment
         self.blueprint = blueprint_of(request)
         self.hardware = Hardware.of(request)
-        # All that Keras draws from now on follows the seed: first weights, and dropout.
+        # Seeds everything that Keras draws from now on: initial weights and dropout.
         keras.utils.set_random_seed(request.seed)
         with self.hardware.building():
-            self.assembly = assemble(request, len(dataset.classes), workshop.weights)
+            self.assembly = assemble(request, len(dataset.classes), environment.weights)
         self.truth = {
             split: np.array(
-                [dataset.classes.index(one.label) for one in dataset.of(split)], np.int32
+                [dataset.classes.index(example.label) for example in dataset.of(split)], np.int32
             )
             for split in SPLITS
         }
-        self.pictures = {split: stack.enter_context(self._pictures(split)) for split in SPLITS}
-        self.pace = Pace(work, self._stages())
-        self.frames = FilterFrames.of(request, self.assembly.model, work.folder)
-        self.supervision = Supervision(
+        self.images = {split: stack.enter_context(self._loader(split)) for split in SPLITS}
+        self.progress = ProgressReporter(work, self._stages())
+        self.filters = FilterRecorder.of(request, self.assembly.model, work.folder)
+        self.hooks = TrainingHooks(
             work=work,
-            pace=self.pace,
+            progress=self.progress,
             file=CheckpointFile(work.folder / "checkpoint.npz", self._fingerprint()),
-            checkpoint_seconds=workshop.checkpoint_seconds,
-            stepped=self.frames.stepped if self.frames else lambda _steps: None,
+            checkpoint_seconds=environment.checkpoint_seconds,
+            filters=self.filters,
         )
 
-    def run(self) -> Trained:
-        request, resumed = self.request, self.supervision.file.read()
-        phases = request.phases
+    def run(self) -> TrainedModel:
+        phases, resumed = self.request.phases, self.hooks.file.read()
         if resumed:
-            state, begin = resumed.state, phases.index(resumed.state.phase)
+            state, first = resumed.state, phases.index(resumed.state.phase)
             for row in state.history:
                 self.work.metrics(row)
         else:
-            state, begin = State(phase=phases[0], learning_rate=self._rate(phases[0])), 0
-        for phase in phases[begin:]:
+            state = TrainingState(phase=phases[0], learning_rate=self._learning_rate(phases[0]))
+            first = 0
+        for phase in phases[first:]:
             if phase != state.phase:
-                state = state.begin(phase, self._rate(phase))
-            learner, lessons = self._phase(phase, state, resumed)
+                state = state.begin(phase, self._learning_rate(phase))
+            learner, sources = self._run_phase(phase, state, resumed)
             resumed = None
-        return self._finish(state, learner, lessons)
+        return self._finish(state, learner, sources)
 
-    def _phase(
-        self, phase: Phase, state: State, resumed: Checkpoint | None
-    ) -> tuple[Learner, dict[Split, Lesson]]:
-        """Do a phase, or what is left of it."""
+    def _run_phase(
+        self, phase: Phase, state: TrainingState, resumed: Checkpoint | None
+    ) -> tuple[Learner, Mapping[Split, Source]]:
+        """Run a phase, or what a checkpoint has left of it."""
         freeze(self.assembly, phase, self.request.unfreeze_from or self._last_block())
         began = time.monotonic()
-        sources, model, prepare, look_at = self._material(phase)
-        if not isinstance(sources["train"], PictureSource):
-            state.seconds["features"] = (
-                state.seconds.get("features", 0.0) + time.monotonic() - began
-            )
+        parts = self._phase_model(phase)
+        if not isinstance(parts.sources["train"], ImageSource):
+            spent = time.monotonic() - began
+            state.seconds["features"] = state.seconds.get("features", 0.0) + spent
         learner = Learner(
-            model,
+            parts.model,
             optimizer=self.request.optimizer,
-            learning_rate=self._rate(phase),
+            learning_rate=self._learning_rate(phase),
             l2=self.request.l2,
-            prepare=prepare,
-            look=look_at,
+            preprocess=parts.preprocess,
             hardware=self.hardware,
         )
         if resumed:
             learner.restore(resumed.learned)
             learner.restore_optimizer(resumed.optimizer)
-        lessons = {split: Lesson(sources[split], self.truth[split]) for split in SPLITS}
-        PhaseRun(
-            self.request,
-            state,
-            learner,
-            train=lessons["train"],
-            validation=lessons["validation"] if len(self.truth["validation"]) else None,
+        has_validation = len(self.truth["validation"]) > 0
+        data = PhaseData(
+            train=self._labeled("train", parts.sources),
+            validation=self._labeled("validation", parts.sources) if has_validation else None,
             class_weights=class_weights(self.request, self.dataset),
-            supervision=self.supervision,
-            best=resumed.best if resumed else {},
-        ).run()
-        return learner, lessons
+        )
+        best = resumed.best if resumed else {}
+        PhaseRun(self.request, state, learner, data, self.hooks, best=best).run()
+        return learner, parts.sources
 
-    def _material(
-        self, phase: Phase
-    ) -> tuple[dict[Split, Source], keras.Model, Callable[..., object], Callable[..., object]]:
-        """What a phase learns from and what of the network learns: all, or what is above a cut."""
-        request = self.request
-        augmentation = request.augmentation
+    def _phase_model(self, phase: Phase) -> _PhaseModel:
         extractor = self._extractor(phase)
         if extractor is None:
-            pictures: dict[Split, Source] = {
-                split: PictureSource(self.pictures[split], augmentation, request.seed, phase)
-                for split in SPLITS
-            }
-            prepare = in_graph(self.blueprint.preprocessing, augmentation.fill_mode)
-            return pictures, self.assembly.model, prepare, prepare
+            return _PhaseModel(
+                self._image_sources(phase), self.assembly.model, self._image_preprocess()
+            )
         stage, done = f"features of {phase}", 0
-        total = sum(len(self.pictures[split]) for split in SPLITS)
-        total += extractor.views * len(self.pictures["train"])
+        total = sum(len(images) for images in self.images.values())
+        total += extractor.views * len(self.images["train"])
 
-        def told(count: int) -> None:
+        def on_progress(count: int) -> None:
             nonlocal done
             done += count
             self.work.check()
-            self.pace.at(stage, done / total)
+            self.progress.report(stage, done / total)
 
-        measuring = self._measuring(extractor)
+        exact = self._evaluation_extractor(extractor)
         features: dict[Split, Source] = {}
         for split in SPLITS:
-            run = (extractor if split == "train" else measuring).run
             folder = self.work.folder / "features" / split
-            features[split] = FeatureSource(
-                run(self.pictures[split], folder, told), request.seed, phase
+            views = (extractor if split == "train" else exact).extract(
+                self.images[split], folder, on_progress
             )
-        return features, extractor.cut.tail, as_they_are, as_they_are
+            features[split] = FeatureSource(views, self.request.seed, phase)
+        return _PhaseModel(features, extractor.cut.tail, identity)
 
-    def _extractor(self, phase: Phase) -> Extractor | None:
-        """For the part of the network that stays as it is, if it pays to remember its answers."""
+    def _extractor(self, phase: Phase) -> FeatureExtractor | None:
+        """An extractor of the frozen part's features; None if caching them is not worthwhile."""
         request = self.request
-        varied = request.augmentation.active
-        if phase == "scratch" or (phase == "finetune" and varied):
+        augmented = request.augmentation.active
+        if phase == "scratch" or (phase == "finetune" and augmented):
             return None
         cut = cut_below(self.assembly.model)
         if cut is None:
             return None
-        views = request.augmented_views if varied else 0
-        cache, precision = self.workshop.cache, self.hardware.learning_features(request)
-        mode = request.augmentation.fill_mode
-        forward = compiled(cut.trunk, self.blueprint, mode, precision)
-        extractor = Extractor(
-            cut, self.blueprint, cache, request.augmentation, forward, views, precision
+        precision = self.hardware.feature_precision(request)
+        fill_mode = request.augmentation.fill_mode
+        extractor = FeatureExtractor(
+            cut,
+            self.blueprint,
+            self.environment.cache,
+            request.augmentation,
+            compile_trunk(cut.trunk, self.blueprint, fill_mode, precision),
+            request.augmented_views if augmented else 0,
+            precision,
         )
-        # What would not fit into the cache would be computed, written and thrown away.
-        return (
-            extractor if extractor.size(len(self.dataset.examples)) <= cache.limit_bytes else None
-        )
+        # Features larger than the cache would be computed, written and evicted again.
+        fits = extractor.size(len(self.dataset.examples)) <= self.environment.cache.limit_bytes
+        return extractor if fits else None
 
-    def _measuring(self, extractor: Extractor) -> Extractor:
-        """For pictures that are only judged by: as they are, and in float32."""
+    def _evaluation_extractor(self, extractor: FeatureExtractor) -> FeatureExtractor:
+        """The extractor for validation and test images: no views, and in float32."""
         if extractor.precision == "float32":
             return replace(extractor, views=0)
-        forward = compiled(extractor.cut.trunk, self.blueprint, "nearest")
+        forward = compile_trunk(extractor.cut.trunk, self.blueprint, "nearest")
         return replace(extractor, views=0, forward=forward, precision="float32")
 
-    def _finish(self, state: State, learner: Learner, lessons: dict[Split, Lesson]) -> Trained:
+    def _finish(
+        self, state: TrainingState, learner: Learner, sources: Mapping[Split, Source]
+    ) -> TrainedModel:
         began = time.monotonic()
         model = self._finished_model()
         if self.hardware.policy != "float32":
-            learner, lessons = self._in_full_precision(model)
+            learner, sources = self._in_full_precision(model)
         evaluations: dict[Split, Evaluation] = {}
         for number, split in enumerate(SPLITS):
-            self.pace.at("evaluate", number / len(SPLITS))
+            self.progress.report("evaluate", number / len(SPLITS))
             if len(self.truth[split]):
-                evaluations[split] = self._evaluation(split, learner, lessons[split])
-        self.pace.at("evaluate", 1.0)
-        request = self.request
-        return Trained(
-            request=request,
+                evaluations[split] = self._evaluate(split, learner, sources)
+        self.progress.report("evaluate", 1.0)
+        return TrainedModel(
+            request=self.request,
             model=model,
             blueprint=self.blueprint,
             labels=tuple(Label(name, name) for name in self.dataset.classes),
@@ -258,89 +276,95 @@ class _Training:
                 job_id=self.work.job_id,
             ),
             devices=self.hardware.names,
-            filters=self.frames.all() if self.frames else (),
+            filters=self.filters.frames() if self.filters else (),
         )
 
-    def _in_full_precision(self, model: keras.Model) -> tuple[Learner, dict[Split, Lesson]]:
-        """The finished network on the pictures: what was learned in halves answers otherwise."""
-        request = self.request
-        look_at = in_graph(self.blueprint.preprocessing, request.augmentation.fill_mode)
+    def _in_full_precision(self, model: keras.Model) -> tuple[Learner, Mapping[Split, Source]]:
+        """A learner that evaluates the float32 network, which differs from the mixed one."""
         learner = Learner(
             model,
-            optimizer="sgd",  # never used: it only looks
+            optimizer="sgd",  # unused: this learner only predicts
             learning_rate=1.0,
             l2=0.0,
-            prepare=look_at,
-            look=look_at,
+            preprocess=self._image_preprocess(),
             hardware=Hardware("float32", tf.distribute.get_strategy(), self.hardware.names),
         )
-        phase = request.phases[-1]
-        sources = {
-            split: PictureSource(self.pictures[split], request.augmentation, request.seed, phase)
-            for split in SPLITS
-        }
-        return learner, {split: Lesson(sources[split], self.truth[split]) for split in SPLITS}
+        return learner, self._image_sources(self.request.phases[-1])
 
-    def _evaluation(self, split: Split, learner: Learner, lesson: Lesson) -> Evaluation:
-        size = min(self.request.batch_size, len(lesson.truth))
-        answers = [given for _, given in look(learner, lesson, size, self.supervision)]
-        probabilities = np.concatenate(answers)
-        loss, correct = judged(probabilities, lesson.truth)
-        count = len(lesson.truth)
+    def _evaluate(
+        self, split: Split, learner: Learner, sources: Mapping[Split, Source]
+    ) -> Evaluation:
+        labeled = self._labeled(split, sources)
+        count = len(labeled.truth)
+        size = min(self.request.batch_size, count)
+        batches = predict_batches(learner, labeled, size, self.work)
+        probabilities = np.concatenate([batch for _, batch in batches])
+        loss, correct = loss_and_correct(probabilities, labeled.truth)
         return Evaluation(
-            self.dataset.of(split), lesson.truth, probabilities, loss / count, correct / count
+            self.dataset.of(split), labeled.truth, probabilities, loss / count, correct / count
         )
 
     def _finished_model(self) -> keras.Model:
-        """A network of its own with the learned weights: float32, on one device, never cut."""
+        """A new network with the trained weights: float32, on one device, not cut."""
         finished = build_network(self.request, len(self.dataset.classes))
         for layer in finished.layers:
             if layer.weights:
                 layer.set_weights(self.assembly.model.get_layer(layer.name).get_weights())
         return finished
 
-    def _pictures(self, split: Split) -> Pictures:
-        examples, everything = self.dataset.of(split), len(self.dataset.examples)
-        workshop = self.workshop
-        return Pictures(
+    def _labeled(self, split: Split, sources: Mapping[Split, Source]) -> LabeledSource:
+        return LabeledSource(sources[split], self.truth[split])
+
+    def _image_sources(self, phase: Phase) -> dict[Split, Source]:
+        augmentation, seed = self.request.augmentation, self.request.seed
+        return {
+            split: ImageSource(self.images[split], augmentation, seed, phase) for split in SPLITS
+        }
+
+    def _image_preprocess(self) -> Preprocess:
+        fill_mode = self.request.augmentation.fill_mode
+        return augment_and_preprocess(self.blueprint.preprocessing, fill_mode)
+
+    def _loader(self, split: Split) -> ImageLoader:
+        examples, total = self.dataset.of(split), len(self.dataset.examples)
+        environment = self.environment
+        return ImageLoader(
             examples,
-            self.blueprint,
-            input_size_of(self.request),
-            max_pixels=workshop.max_pixels,
-            memory_bytes=workshop.memory_bytes * len(examples) // everything,
-            threads=workshop.threads,
+            InputSpec(input_size_of(self.request), self.blueprint.short_side),
+            max_pixels=environment.max_pixels,
+            memory_bytes=environment.memory_bytes * len(examples) // total,
+            threads=environment.threads,
         )
 
     def _stages(self) -> dict[str, float]:
-        """Guesses at what the stages cost, in forward passes of the whole network."""
-        count, learning = len(self.dataset.examples), len(self.truth["train"])
+        """Estimated cost of each stage, in forward passes of the whole network."""
+        count, training = len(self.dataset.examples), len(self.truth["train"])
         views = self.request.augmented_views if self.request.augmentation.active else 0
+        epoch_cost = {"head": 0.01, "finetune": 1.0, "scratch": 3.0}
         costs: dict[str, float] = {}
         for phase in self.request.phases:
             epochs = getattr(self.request.epochs, phase)
             if phase != "scratch":
-                costs[f"features of {phase}"] = float(count + views * learning * (phase == "head"))
-            costs[phase] = (
-                epochs * learning * {"head": 0.01, "finetune": 1.0, "scratch": 3.0}[phase]
-            )
+                costs[f"features of {phase}"] = float(count + views * training * (phase == "head"))
+            costs[phase] = epochs * training * epoch_cost[phase]
         return costs | {"evaluate": 0.1 * count}
 
     def _fingerprint(self) -> str:
-        """What a checkpoint must have been written for."""
+        """The digest of everything that a checkpoint depends on."""
         weights = self.assembly.weights
-        said = [
+        parts = [
             self.request.model_dump_json(),
             self.dataset.digest,
             weights.model_dump_json() if weights else "",
             self.hardware.policy,
-            self.hardware.learning_features(self.request),
+            self.hardware.feature_precision(self.request),
             keras.__version__,
         ]
-        return hashlib.sha256("\n".join(said).encode()).hexdigest()
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def _rate(self, phase: Phase) -> float:
+    def _learning_rate(self, phase: Phase) -> float:
         rate: float = getattr(self.request.learning_rate, phase)
         return rate
 
     def _last_block(self) -> str | None:
-        return RECIPES[self.request.network].last_block
+        return NETWORK_DEFAULTS[self.request.network].last_block

@@ -1,1 +1,1 @@
-"""What a training reports: scores, charts and films."""
+"""The report of a training: scores, charts and the TensorBoard log."""

@@ -1,4 +1,4 @@
-"""`confusion_matrix.png`: which class was taken for which, readable from 2 classes to 200."""
+"""`confusion_matrix.png`: the confusion matrix, readable from 2 classes to 200."""
 
 from collections.abc import Sequence
 
@@ -7,41 +7,41 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from models.training.report.figures import FAINT, INK, RULE, figure, plain, png
+from models.training.report.chart_style import FAINT, INK, RULE, figure, plain, png
 from models.training.report.scores import Counts
 
 _COLORS = "Blues"
-_DARK = 0.55  # from this share on, white reads better than ink
-_LONGEST = 24
-_COUNTED = 60  # with more classes the numbers would be specks
+_DARK = 0.55  # above this share, white text is more readable
+_MAX_NAME_LENGTH = 24
+_MAX_COUNTED_CLASSES = 60  # with more classes the numbers would be too small
 
 
 def confusion_chart(counts: Counts, labels: Sequence[str], split: str) -> bytes:
-    """The picture: a cell's color is its share of the true class, its number the pictures.
+    """Draw the matrix: color shows the share of the true class, the number counts images.
 
     Args:
-        counts: A row a true class, a column a predicted one.
-        labels: The classes' names in that order.
-        split: What it was measured on.
+        counts: One row per true class, one column per predicted class.
+        labels: Names of the classes, in the same order.
+        split: Name of the evaluated split.
 
     Returns:
-        A PNG whose sides grow with the classes, from about 500 to 2200 pixels.
+        A PNG whose sides grow with the number of classes, from about 500 to 2200 pixels.
     """
     classes = len(labels)
     side = float(np.clip(2.2 + 0.42 * classes, 3.4, 20))
-    longest = min(_LONGEST, max(len(label) for label in labels)) * _font(classes) / 120
+    longest = min(_MAX_NAME_LENGTH, max(len(label) for label in labels)) * _font(classes) / 120
     chart = figure(side + longest + 1.2, side + longest)
     axes = chart.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap=_COLORS, vmin=0, vmax=1)
     _name_axes(axes, labels)
-    if classes <= _COUNTED:
+    if classes <= _MAX_COUNTED_CLASSES:
         _write_counts(axes, counts, shares)
     else:
-        _ring_mistakes(axes, counts)
-    right, all_of_them = int(np.trace(counts)), int(counts.sum())
+        _mark_mistakes(axes, counts)
+    correct, total = int(np.trace(counts)), int(counts.sum())
     axes.set_title(
-        f"{right / max(all_of_them, 1):.1%} right: {right:,} of {all_of_them:,} {split} pictures",
+        f"{correct / max(total, 1):.1%} correct: {correct:,} of {total:,} {split} images",
         loc="left", color=INK, fontsize=11 + min(classes, 60) / 15, weight="bold", pad=10,
     )  # fmt: skip
     bar = chart.colorbar(image, ax=axes, fraction=0.03, pad=0.02, format=PercentFormatter(1.0))
@@ -57,10 +57,13 @@ def _font(classes: int) -> float:
 
 def _name_axes(axes: Axes, labels: Sequence[str]) -> None:
     classes, size = len(labels), _font(len(labels))
-    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in labels]
-    places = range(classes)
-    axes.set_xticks(places, names, rotation=90 if classes > 3 else 0, fontsize=size)
-    axes.set_yticks(places, names, fontsize=size)
+    names = [
+        name if len(name) <= _MAX_NAME_LENGTH else f"{name[: _MAX_NAME_LENGTH - 1]}…"
+        for name in labels
+    ]
+    ticks = range(classes)
+    axes.set_xticks(ticks, names, rotation=90 if classes > 3 else 0, fontsize=size)
+    axes.set_yticks(ticks, names, fontsize=size)
     for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         plain(text).set_color(INK)
     axes.tick_params(length=0)
@@ -75,7 +78,7 @@ def _name_axes(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def _write_counts(axes: Axes, counts: Counts, shares: npt.NDArray[np.float64]) -> None:
-    """The number of pictures in each cell that has any."""
+    """Write the number of images into each cell that has any."""
     size = float(np.clip(13 - len(counts) / 6, 5.5, 12))
     for row, column in np.argwhere(counts):
         axes.text(
@@ -84,8 +87,8 @@ def _write_counts(axes: Axes, counts: Counts, shares: npt.NDArray[np.float64]) -
         )  # fmt: skip
 
 
-def _ring_mistakes(axes: Axes, counts: Counts) -> None:
-    """A red dot on each cell of mistakes, whose pale blue nobody would find among thousands."""
-    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
-    rows, columns = np.nonzero(wrong)
-    axes.scatter(columns, rows, s=6 + 2 * wrong[rows, columns], color="#d1342f", linewidths=0)
+def _mark_mistakes(axes: Axes, counts: Counts) -> None:
+    """Mark mistakes with red dots, as pale cells are hard to see among thousands."""
+    mistakes = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    rows, columns = np.nonzero(mistakes)
+    axes.scatter(columns, rows, s=6 + 2 * mistakes[rows, columns], color="#d1342f", linewidths=0)

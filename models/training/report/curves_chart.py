@@ -1,4 +1,4 @@
-"""`curves.png`: loss and accuracy over the epochs of all phases, training against validation."""
+"""`curves.png`: loss and accuracy of training and validation over the epochs of all phases."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -7,21 +7,31 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from models.training.report.figures import BLUE, FAINT, INK, ORANGE, SHADE, figure, plain, png, tidy
+from models.training.report.chart_style import (
+    BLUE,
+    FAINT,
+    INK,
+    ORANGE,
+    SHADE,
+    figure,
+    plain,
+    png,
+    tidy,
+)
 
 _PHASES = {"head": "head", "finetune": "fine-tuning", "scratch": "from scratch"}
 _LINES = (("", "training", BLUE), ("val_", "validation", ORANGE))
-_MARKED_POINTS = 40  # beyond that, marks run into each other
+_MAX_MARKERS = 40  # with more points the markers overlap
 
 Row = Mapping[str, Any]
 
 
 def curves_chart(history: Sequence[Row], best_epochs: Mapping[str, int]) -> bytes:
-    """The picture.
+    """Draw the curves.
 
     Args:
-        history: A row an epoch, in order: `epoch`, `phase`, `loss`, `accuracy` and, where there
-            are validation pictures, `val_loss` and `val_accuracy`.
+        history: One row per epoch, in order: `epoch`, `phase`, `loss`, `accuracy` and, with a
+            validation split, `val_loss` and `val_accuracy`.
         best_epochs: By phase, the epoch whose weights were kept.
 
     Returns:
@@ -57,15 +67,15 @@ def _draw_lines(axes: Axes, history: Sequence[Row], quantity: str) -> None:
             if row.get(prefix + quantity) is not None
         ]
         if points:
-            mark = "o" if len(points) <= _MARKED_POINTS else None
+            marker = "o" if len(points) <= _MAX_MARKERS else None
             axes.plot(
                 *zip(*points, strict=True), color=color, label=label, linewidth=2,
-                marker=mark, markersize=4,
+                marker=marker, markersize=4,
             )  # fmt: skip
 
 
 def _draw_phases(axes: Axes, history: Sequence[Row]) -> None:
-    """A shade behind every second phase, and each one's name above it, if there are several."""
+    """Shade every second phase and write their names above them, if there are several."""
     rows = list(enumerate(history, 1))
     phases = [list(part) for _, part in groupby(rows, key=lambda pair: pair[1].get("phase"))]
     if len(phases) < 2:
@@ -86,7 +96,7 @@ def _draw_phases(axes: Axes, history: Sequence[Row]) -> None:
 def _draw_best(
     axes: Axes, history: Sequence[Row], best_epochs: Mapping[str, int], quantity: str
 ) -> None:
-    """A ring around each epoch whose weights were kept."""
+    """Draw a ring around each epoch whose weights were kept."""
     key = f"val_{quantity}"
     for number, row in enumerate(history, 1):
         if best_epochs.get(str(row.get("phase"))) == row.get("epoch") and row.get(key) is not None:

@@ -1,7 +1,7 @@
-"""What TensorBoard shows of a training: a log a job, written while it runs.
+"""The TensorBoard log of a training, written while it runs.
 
-Curves of training and validation are two runs of the same tags, as Keras writes them, so that
-TensorBoard draws them into one chart.
+Training and validation are two runs with the same tags, as Keras writes them, so that TensorBoard
+draws both curves into one chart.
 """
 
 import io
@@ -17,11 +17,7 @@ _RUNS = (("training", ""), ("validation", "val_"))
 
 
 class EventLog:
-    """The log of one attempt, which begins with an empty folder: a resumed one tells all again.
-
-    Args:
-        folder: Where to write.
-    """
+    """The log of one attempt. It empties the folder: a resumed training logs all epochs again."""
 
     def __init__(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -32,7 +28,7 @@ class EventLog:
         self._steps: dict[tuple[Any, Any], int] = {}
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Log an epoch: each number under its own name, at the epoch's place among all phases."""
+        """Log an epoch's numbers, counting epochs over all phases."""
         key = (row.get("phase"), row.get("epoch"))
         step = self._steps.setdefault(key, len(self._steps) + 1)
         numbers = {
@@ -41,18 +37,18 @@ class EventLog:
             if name != "epoch" and isinstance(value, int | float)
         }
         for run, prefix in _RUNS:
-            mine = {
+            scalars = {
                 name.removeprefix("val_"): value
                 for name, value in numbers.items()
                 if name.startswith("val_") == bool(prefix)
             }
             with self._writers[run].as_default(step):
-                for name, value in mine.items():
+                for name, value in scalars.items():
                     tf.summary.scalar(name, value)
             self._writers[run].flush()
 
-    def picture(self, name: str, png: bytes) -> None:
-        """Log a picture."""
+    def image(self, name: str, png: bytes) -> None:
+        """Log an image."""
         with self._writers["training"].as_default(len(self._steps)):
             tf.summary.image(name, tf.io.decode_png(png, channels=3)[None])
 
@@ -62,15 +58,15 @@ class EventLog:
             tf.summary.text(name, markdown)
 
     def close(self) -> bytes:
-        """End the log.
+        """Close the log.
 
         Returns:
-            A zip of it, for who sees the job only through the API.
+            A zip of it, for clients that see the job only through the API.
         """
         for writer in self._writers.values():
             writer.close()
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive_bytes = io.BytesIO()
+        with zipfile.ZipFile(archive_bytes, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(self._folder.rglob("*tfevents*")):
                 archive.write(path, path.relative_to(self._folder).as_posix())
-        return packed.getvalue()
+        return archive_bytes.getvalue()

@@ -1,7 +1,7 @@
-"""What is said of a finished training: figures on every split, mistakes on one.
+"""The report of a training: metrics of every split, and the most confident mistakes.
 
-The figures are those of the network as it was evaluated; the mistakes are explained by the exported
-files, whose agreement with the evaluation is checked on the way.
+The metrics are those of the network in memory. The mistakes are explained with the exported files,
+and this also checks that the files agree with the evaluation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,109 +19,121 @@ from contracts.training.training_result import (
     TrainingReport,
 )
 from models.datasets.dataset import Split
-from models.training.exported import Exported, decoded
+from models.training.exported import ExportedModel, decode_examples
 from models.training.promotion import HELD_OUT_ACCURACY
-from models.training.report.mistakes_sheet import MOST, Explained
-from models.training.report.scores import class_reports, confusion, most_wrong, split_metrics
-from models.training.trained import Evaluation, Trained
+from models.training.report.mistakes_sheet import MAX_MISTAKES, ExplainedMistake
+from models.training.report.scores import (
+    class_reports,
+    confusion,
+    most_confident_mistakes,
+    split_metrics,
+)
+from models.training.trained import Evaluation, TrainedModel
 
-CHECKED = 8
-"""Held-out pictures that an export is compared on, besides the mistakes."""
+COMPARED_IMAGES = 8
+"""Held-out images on which an export is compared with the evaluation, besides the mistakes."""
 
-_AGREEMENT = 0.1  # half-precision features move a probability by a hundredth, never by a tenth
-_ORDER: tuple[Split, ...] = ("test", "validation", "train")
-
-
-def held_out_split(trained: Trained) -> Split:
-    """The split that says most of pictures it has not seen."""
-    return next(split for split in _ORDER if split in trained.evaluations)
+# Half-precision features change a probability by about a hundredth, never by a tenth.
+_MAX_DIFFERENCE = 0.1
+_PREFERENCE: tuple[Split, ...] = ("test", "validation", "train")
 
 
-def figures(trained: Trained) -> dict[Split, SplitMetrics]:
-    """The figures of every split that has pictures."""
+def held_out_split(trained: TrainedModel) -> Split:
+    """The split with images that influenced the training least."""
+    return next(split for split in _PREFERENCE if split in trained.evaluations)
+
+
+def metrics_by_split(trained: TrainedModel) -> dict[Split, SplitMetrics]:
+    """The metrics of every split that has images."""
     return {
         split: split_metrics(evaluation.probabilities, evaluation.truth.astype(np.int64))
         for split, evaluation in trained.evaluations.items()
     }
 
 
-def manifest_metrics(trained: Trained) -> dict[str, float]:
-    """What a version's manifest keeps of them."""
-    found = figures(trained)
+def manifest_metrics(trained: TrainedModel) -> dict[str, float]:
+    """The metrics that are stored in a version's manifest."""
+    metrics = metrics_by_split(trained)
     flat = {
-        f"{split}_{name}": getattr(metrics, name)
-        for split, metrics in found.items()
+        f"{split}_{name}": getattr(values, name)
+        for split, values in metrics.items()
         for name in ("accuracy", "loss", "macro_f1")
     }
-    return flat | {HELD_OUT_ACCURACY: found[held_out_split(trained)].accuracy}
+    return flat | {HELD_OUT_ACCURACY: metrics[held_out_split(trained)].accuracy}
 
 
-def provenance(trained: Trained) -> Provenance:
-    """Where the version comes from, with all that is needed to make it again."""
+def provenance(trained: TrainedModel) -> Provenance:
+    """Where the version comes from, with everything that is needed to reproduce it."""
     request = trained.request
     spec = request.model_dump(mode="json")
     return trained.provenance.model_copy(update={"seed": request.seed, "spec": spec})
 
 
-def spread(count: int, most: int) -> list[int]:
-    """At most so many positions, evenly over all: examples stand class by class."""
-    return sorted({int(place) for place in np.linspace(0, count - 1, min(count, most))})
+def evenly_spaced(count: int, limit: int) -> list[int]:
+    """At most `limit` indices, spread evenly because examples are sorted by class."""
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, limit))})
 
 
-def mistakes(
-    trained: Trained, exported: Exported, draft: Draft, names: Mapping[str, str], max_pixels: int
-) -> tuple[list[Explained], Agreement]:
-    """The surest mistakes with their heatmaps, and whether the export agrees with the evaluation.
+def explain_mistakes(
+    trained: TrainedModel,
+    exported: ExportedModel,
+    draft: Draft,
+    names: Mapping[str, str],
+    max_pixels: int,
+) -> tuple[list[ExplainedMistake], Agreement]:
+    """The most confident mistakes with their heatmaps, and the agreement of the exported files.
 
     Args:
-        trained: Whose.
-        exported: The files that were made of it.
-        draft: What they say of themselves.
-        names: By the hash of a file, what it was called.
-        max_pixels: Largest picture that is decoded.
+        trained: The trained network and its evaluation.
+        exported: The exported files.
+        draft: The manifest of the exported files.
+        names: Original file names by SHA-256.
+        max_pixels: Largest image that is decoded.
 
     Raises:
-        InternalError: The export answers otherwise than was measured.
+        InternalError: The exported files do not agree with the evaluation.
     """
-    held = trained.evaluations[held_out_split(trained)]
-    wrong = most_wrong(held.probabilities, held.truth.astype(np.int64), MOST)
-    places = [*wrong, *spread(len(held.examples), CHECKED)]
-    pixels = decoded([held.examples[place] for place in places], draft, max_pixels=max_pixels)
-    agreement = _agreement(exported.probabilities(pixels), held, places)
+    held_out = trained.evaluations[held_out_split(trained)]
+    truth = held_out.truth.astype(np.int64)
+    wrong = most_confident_mistakes(held_out.probabilities, truth, MAX_MISTAKES)
+    indices = [*wrong, *evenly_spaced(len(held_out.examples), COMPARED_IMAGES)]
+    examples = [held_out.examples[index] for index in indices]
+    pixels = decode_examples(examples, draft, max_pixels=max_pixels)
+    agreement = _agreement(exported.probabilities(pixels), held_out, indices)
     if not wrong:
         return [], agreement
-    predicted = held.probabilities[wrong].argmax(axis=1).astype(np.int32)
+    predicted = held_out.probabilities[wrong].argmax(axis=1).astype(np.int32)
     grids = exported.grids(pixels[: len(wrong)], predicted)
     labels = [label.text for label in trained.labels]
     return [
-        Explained(_mistake(held, place, labels, names), picture, grid)
-        for place, picture, grid in zip(wrong, pixels, grids, strict=False)
+        ExplainedMistake(_mistake(held_out, index, labels, names), image, grid)
+        for index, image, grid in zip(wrong, pixels, grids, strict=False)
     ], agreement
 
 
-def report(
-    trained: Trained,
+def build_report(
+    trained: TrainedModel,
     draft: Draft,
-    explained: Sequence[Explained],
+    mistakes: Sequence[ExplainedMistake],
     agreement: Agreement,
     seconds: Mapping[str, float],
 ) -> TrainingReport:
-    """All of it."""
+    """Put the report together."""
     split = held_out_split(trained)
-    held = trained.evaluations[split]
+    held_out = trained.evaluations[split]
     labels = [label.text for label in trained.labels]
-    counts = confusion(held.probabilities, held.truth.astype(np.int64))
+    counts = confusion(held_out.probabilities, held_out.truth.astype(np.int64))
     return TrainingReport(
         model=trained.request.model,
         network=trained.request.network,
         classes=labels,
         held_out=split,
-        metrics=figures(trained),
+        metrics=metrics_by_split(trained),
         per_class=class_reports(counts, labels),
         confusion_matrix=ConfusionMatrix(labels=labels, counts=counts.tolist()),
         curves=list(trained.history),
         best_epochs=dict(trained.best_epochs),
-        most_wrong=[one.mistake for one in explained],
+        most_wrong=[explained.mistake for explained in mistakes],
         parity=draft.parity,
         agreement=agreement,
         provenance=draft.provenance,
@@ -131,27 +143,27 @@ def report(
 
 
 def _agreement(
-    answers: npt.NDArray[np.float32], held: Evaluation, places: Sequence[int]
+    probabilities: npt.NDArray[np.float32], held_out: Evaluation, indices: Sequence[int]
 ) -> Agreement:
-    difference = float(np.abs(answers - held.probabilities[places]).max())
-    if not difference <= _AGREEMENT:  # a NaN fails too
+    difference = float(np.abs(probabilities - held_out.probabilities[indices]).max())
+    if not difference <= _MAX_DIFFERENCE:  # also if it is NaN
         raise InternalError(
-            f"The exported network answers otherwise than the trained one, by {difference:.2g} in "
-            "a probability. Nothing was published; please report this."
+            "The exported network does not agree with the trained one: a probability differs by "
+            f"{difference:.2g}. Nothing was published; please report this."
         )
-    return Agreement(pictures=len(set(places)), largest_difference=difference)
+    return Agreement(pictures=len(set(indices)), largest_difference=difference)
 
 
 def _mistake(
-    held: Evaluation, place: int, labels: Sequence[str], names: Mapping[str, str]
+    held_out: Evaluation, index: int, labels: Sequence[str], names: Mapping[str, str]
 ) -> Mistake:
-    example, row = held.examples[place], held.probabilities[place]
-    predicted, truth = int(row.argmax()), int(held.truth[place])
+    example, probabilities = held_out.examples[index], held_out.probabilities[index]
+    predicted, truth = int(probabilities.argmax()), int(held_out.truth[index])
     return Mistake(
         name=names.get(example.sha256, example.path.name),
         sha256=example.sha256,
         label=labels[truth],
         predicted=labels[predicted],
-        probability=min(1.0, float(row[predicted])),
-        label_probability=min(1.0, float(row[truth])),
+        probability=min(1.0, float(probabilities[predicted])),
+        label_probability=min(1.0, float(probabilities[truth])),
     )

@@ -1,11 +1,11 @@
-"""`/v1/faces/challenges`: what a person is to do before the camera."""
+"""`/v1/faces/challenges`: what a person has to do in front of the camera."""
 
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from contracts.faces.liveness import Challenge, NewChallenge
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
-from service.faces.challenges import challenge
 from service.http import examples
 from service.http.errors import problem_responses
 
@@ -15,10 +15,12 @@ router = APIRouter(prefix="/v1/faces/challenges", tags=["Faces"])
 @router.post(
     "",
     operation_id="create_challenge",
-    summary="Ask for a liveness challenge",
+    summary="Request a liveness challenge",
     status_code=201,
     responses={
-        201: examples.shown("What to do, in this order, in one clip.", face_examples.CHALLENGE),
+        201: examples.json_response(
+            "What to do, in this order, in one clip.", face_examples.CHALLENGE
+        ),
         **problem_responses(
             *("subject_not_found", "validation_error", "rate_limited", "dependency_unavailable")
         ),
@@ -27,13 +29,15 @@ router = APIRouter(prefix="/v1/faces/challenges", tags=["Faces"])
 async def create_challenge(
     *, request: Request, response: Response, body: NewChallenge, services: ServicesDep
 ) -> Challenge:
-    """Three actions in random order, with a nonce that serves once within 90 seconds.
+    """Three actions in random order, with a nonce that can be used once within 90 seconds.
 
-    The actions are those of a subject for as long: who asks again is asked for the same.
+    During that time the actions for a subject stay the same, however many challenges are requested.
 
-    Send clip, id and nonce with the login or enrollment; a failed one uses the challenge up too.
-    Begin and end with a quiet look into the camera, hold every action for half a second, and send
+    Send clip, id and nonce with the login or enrollment; a failed one uses up the challenge too.
+    Begin and end by looking calmly into the camera, hold every action for half a second, and send
     the clip as it was recorded, not mirrored: left and right are the person's own.
     """
     response.headers["Cache-Control"] = "no-store"
-    return await challenge(request, body, services)
+    await run_in_threadpool(services.faces.subjects.get, body.subject_id)
+    client = request.client.host if request.client else "local"
+    return await services.faces.challenges.create(body, client)

@@ -1,4 +1,4 @@
-"""`/v1/faces`: faces found, compared and named; the threshold in force; the audit."""
+"""`/v1/faces`: detecting, comparing and identifying faces; the threshold; the audit log."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -20,14 +20,14 @@ from contracts.pages import Page
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces import recognition
-from service.faces.detection import require_open
-from service.faces.form import TEXT, Allowed, read_form
+from service.faces.calibration import resolve_threshold
+from service.faces.detection import require_available
 from service.faces.subjects import embedder_in_force, require_subject
-from service.faces.threshold import chosen
 from service.http import examples
-from service.http.deadlines import Timed
+from service.http.deadlines import DeadlineDep
 from service.http.disconnect import while_connected
 from service.http.errors import problem_responses
+from service.http.multipart import MAX_TEXT_BYTES, FieldSpec, read_form
 from service.http.uploads import IMAGES_BODY, read_uploads
 
 router = APIRouter(prefix="/v1/faces", tags=["Faces"])
@@ -41,40 +41,42 @@ _PROBLEMS = problem_responses(
 
 
 class DetectQuery(BaseModel):
-    """How much to tell."""
+    """How much to return."""
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(32, ge=1, le=256, description="Faces, at most; the largest first.")
+    limit: int = Field(32, ge=1, le=256, description="Maximum number of faces, largest first.")
 
 
 class IdentifyQuery(BaseModel):
-    """How much to tell."""
+    """How much to return."""
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(5, ge=1, le=50, description="Candidates a face, at most.")
+    limit: int = Field(5, ge=1, le=50, description="Maximum number of candidates per face.")
 
 
 class EventsQuery(BaseModel):
-    """Which lines."""
+    """Filters of the audit log."""
 
     model_config = ConfigDict(extra="forbid")
 
-    subject_id: str | None = Field(None, pattern=SUBJECT_ID, description="Only those about it.")
-    limit: int = Field(50, ge=1, le=200, description="Items a page.")
+    subject_id: str | None = Field(
+        None, pattern=SUBJECT_ID, description="Only events of this subject."
+    )
+    limit: int = Field(50, ge=1, le=200, description="Items per page.")
     cursor: str | None = Field(
-        None, max_length=256, description="`next_cursor` of the page before."
+        None, max_length=256, description="`next_cursor` of the previous page."
     )
 
 
 @router.post(
     "/detect",
     operation_id="detect_faces",
-    summary="Find the faces of a picture",
+    summary="Detect the faces in an image",
     openapi_extra=_BODY,
     responses={
-        200: examples.shown("The faces, the largest first.", face_examples.DETECTED),
+        200: examples.json_response("The faces, largest first.", face_examples.DETECTED),
         **_PROBLEMS,
     },
 )
@@ -82,13 +84,13 @@ async def detect(
     *,
     request: Request,
     query: Annotated[DetectQuery, Query()],
-    deadline: Timed,
+    deadline: DeadlineDep,
     services: ServicesDep,
 ) -> DetectedFaces:
-    """Where the faces are, in pixels of the picture, and whether each can be recognised well."""
+    """The position of each face in pixels of the image, and whether it is clear enough."""
     async with deadline.enforced():
-        require_open(services)
-        image = recognition.the_image(await read_uploads(request, services.settings))
+        require_available(services)
+        image = recognition.require_one_image(await read_uploads(request, services.settings))
         work = recognition.detect(services, image, query.limit, deadline)
         return await while_connected(request, work)
 
@@ -99,11 +101,13 @@ async def detect(
     summary="Compare two faces",
     openapi_extra=face_examples.form(
         ["image"],
-        image=face_examples.files("Two pictures, or one beside a subject.", 2),
-        subject_id=face_examples.word("Whom to compare the one picture with."),
+        image=face_examples.files("Two images, or one image with a subject.", 2),
+        subject_id=face_examples.word("The subject to compare the image with."),
     ),
     responses={
-        200: examples.shown("Whether they are one person's.", face_examples.VERIFICATION),
+        200: examples.json_response(
+            "Whether the faces belong to the same person.", face_examples.VERIFICATION
+        ),
         **_PROBLEMS,
         **problem_responses(
             *("subject_not_found", "validation_error", "invalid_image", "image_too_large"),
@@ -111,37 +115,45 @@ async def detect(
         ),
     },
 )
-async def verify(*, request: Request, deadline: Timed, services: ServicesDep) -> Verification:
-    """Whether two pictures show one person, or a picture a subject. Each shows one clear face."""
+async def verify(*, request: Request, deadline: DeadlineDep, services: ServicesDep) -> Verification:
+    """Compare two images, or an image and a subject. Each image has to show one clear face."""
     async with deadline.enforced():
-        require_open(services)
-        images = Allowed(services.settings.max_image_bytes, 2)
-        heard = {"subject_id": partial(require_subject, services)}
-        form = await read_form(request, {"image": images, "subject_id": TEXT}, heard)
-        pair = recognition.Pair(tuple(form.files("image")), form.text("subject_id"))
-        if len(pair.images) != (2 if pair.subject_id is None else 1):
+        require_available(services)
+        require = partial(require_subject, services)
+        fields = {
+            "image": FieldSpec(services.settings.max_image_bytes, 2),
+            "subject_id": FieldSpec(MAX_TEXT_BYTES, on_complete=require),
+        }
+        form = await read_form(request, fields)
+        images, subject_id = tuple(form.files("image")), form.text("subject_id")
+        if len(images) != (2 if subject_id is None else 1):
             raise ValidationFailed("Send two images, or one image and a subject_id.")
-        answer = await while_connected(request, recognition.verify(services, pair, deadline))
+        compared = recognition.VerificationInput(images, subject_id)
+        verification = await while_connected(
+            request, recognition.verify(services, compared, deadline)
+        )
     await services.faces.record(
         NewEvent(
             kind="verify",
-            outcome=answer.decision,
-            reason=answer.reason,
-            subject_id=pair.subject_id,
-            content=b"".join(pair.images),
+            outcome=verification.decision,
+            reason=verification.reason,
+            subject_id=subject_id,
+            content=b"".join(images),
             request_id=request.state.request_id,
         )
     )
-    return answer
+    return verification
 
 
 @router.post(
     "/identify",
     operation_id="identify_faces",
-    summary="Say who is in a picture",
+    summary="Identify the people in an image",
     openapi_extra=_BODY,
     responses={
-        200: examples.shown("Each face and who it may be.", face_examples.IDENTIFICATION),
+        200: examples.json_response(
+            "Each face and the subjects it may belong to.", face_examples.IDENTIFICATION
+        ),
         **_PROBLEMS,
     },
 )
@@ -149,42 +161,42 @@ async def identify(
     *,
     request: Request,
     query: Annotated[IdentifyQuery, Query()],
-    deadline: Timed,
+    deadline: DeadlineDep,
     services: ServicesDep,
 ) -> Identification:
-    """Who the faces are, among all subjects. A stranger has no candidates.
+    """Search all subjects for each face. A stranger has no candidates.
 
-    Only subjects above the threshold are candidates; where two are nearly as near, or the face is
-    not clear, the decision is `uncertain`.
+    Only subjects above the threshold are candidates. If two are almost equally similar, or the face
+    is not clear, the decision is `uncertain`.
     """
     async with deadline.enforced():
-        require_open(services)
-        image = recognition.the_image(await read_uploads(request, services.settings))
+        require_available(services)
+        image = recognition.require_one_image(await read_uploads(request, services.settings))
         work = recognition.identify(services, image, query.limit, deadline)
-        answer = await while_connected(request, work)
+        identification = await while_connected(request, work)
     await services.faces.record(
         NewEvent(
             kind="identify",
-            outcome=f"{len(answer.faces)} faces",
+            outcome=f"{len(identification.faces)} faces",
             content=image,
             request_id=request.state.request_id,
         )
     )
-    return answer
+    return identification
 
 
 @router.get(
     "/threshold",
     operation_id="get_threshold",
-    summary="Look at the threshold",
+    summary="Get the threshold",
     responses={
-        200: examples.shown("What is in force.", face_examples.THRESHOLD),
+        200: examples.json_response("The current threshold.", face_examples.THRESHOLD),
         **problem_responses("dependency_unavailable"),
     },
 )
 async def get_threshold(services: ServicesDep) -> Threshold:
-    """From which similarity on two faces are one person's, and what that was measured on."""
-    return await services.faces.threshold(await embedder_in_force(services))
+    """The similarity at which two faces match, and the data that it was measured on."""
+    return await services.faces.effective_threshold(await embedder_in_force(services))
 
 
 @router.put(
@@ -192,37 +204,37 @@ async def get_threshold(services: ServicesDep) -> Threshold:
     operation_id="set_threshold",
     summary="Set the threshold",
     responses={
-        200: examples.shown("What is in force from now on.", face_examples.THRESHOLD),
+        200: examples.json_response("The new threshold.", face_examples.THRESHOLD),
         **problem_responses("job_not_found", "validation_error", "dependency_unavailable"),
     },
 )
 async def set_threshold(
     *, request: Request, body: NewThreshold, services: ServicesDep
 ) -> Threshold:
-    """Put a threshold in force, for all API processes at once; best one that was calibrated.
+    """Set the threshold for all API processes at once, preferably to a calibrated one.
 
-    Name the calibration's job, and the threshold says what it was measured on.
+    If you name the job of a calibration, the threshold also records the data it was measured on.
     """
     embedder = await embedder_in_force(services)
-    threshold = await run_in_threadpool(chosen, body, services.jobs, embedder)
-    told = await run_in_threadpool(services.faces.kept.threshold.put, threshold)
+    resolved = await run_in_threadpool(resolve_threshold, body, services.jobs, embedder)
+    threshold = await run_in_threadpool(services.faces.repositories.threshold.set, resolved)
     await services.faces.record(
         NewEvent(
             kind="threshold",
-            outcome=f"{told.similarity:g}",
-            reason=told.source,
+            outcome=f"{threshold.similarity:g}",
+            reason=threshold.source,
             request_id=request.state.request_id,
         )
     )
-    return told
+    return threshold
 
 
 @router.get(
     "/events",
     operation_id="list_face_events",
-    summary="Read the audit of faces",
+    summary="Read the audit log of faces",
     responses={
-        200: examples.shown(
+        200: examples.json_response(
             "A page of events, newest first.",
             {"items": [face_examples.EVENT], "next_cursor": None},
         ),
@@ -232,9 +244,9 @@ async def set_threshold(
 async def list_events(
     query: Annotated[EventsQuery, Query()], services: ServicesDep
 ) -> Page[FaceEvent]:
-    """Logins, comparisons, erasures: what was decided and why, without pictures or scores."""
+    """Logins, comparisons and erasures, with decisions and reasons but without images or scores."""
     return await run_in_threadpool(
-        services.faces.kept.events.list,
+        services.faces.events.list,
         subject_id=query.subject_id,
         limit=query.limit,
         cursor=query.cursor,

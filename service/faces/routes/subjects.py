@@ -1,4 +1,4 @@
-"""`/v1/faces/subjects`: people who may be recognised, and their enrollment."""
+"""`/v1/faces/subjects`: people who can be recognised, and their enrollment."""
 
 from typing import Annotated
 
@@ -7,9 +7,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.faces.enrollments import MOST_IMAGES
+from contracts.faces.enrollments import MAX_IMAGES
 from contracts.faces.subjects import (
-    MOST_NAME,
+    MAX_NAME_LENGTH,
     SUBJECT_ID,
     Erased,
     NewSubject,
@@ -23,9 +23,10 @@ from service.dependencies import ServicesDep
 from service.faces import enrollment, erasure, subjects
 from service.faces import examples as face_examples
 from service.http import examples
-from service.http.deadlines import Timed
+from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.headers import CreationKey
+from service.http.headers import CreateKeyHeader
+from service.http.responses import LOCATION, job_response
 
 router = APIRouter(prefix="/v1/faces/subjects", tags=["Faces"])
 
@@ -37,20 +38,20 @@ _MISSING = problem_responses("subject_not_found", "validation_error", "dependenc
 
 
 class SubjectsQuery(BaseModel):
-    """Which subjects."""
+    """Filters of the list of subjects."""
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(50, ge=1, le=200, description="Items a page.")
+    limit: int = Field(50, ge=1, le=200, description="Items per page.")
     cursor: str | None = Field(
-        None, max_length=256, description="`next_cursor` of the page before."
+        None, max_length=256, description="`next_cursor` of the previous page."
     )
     external_id: str | None = Field(
         None,
         min_length=1,
-        max_length=MOST_NAME,
+        max_length=MAX_NAME_LENGTH,
         pattern=r"^[^\x00-\x1f]*$",
-        description="Only the one you call so.",
+        description="Only the subject with this external id.",
     )
 
 
@@ -61,7 +62,7 @@ class SubjectsQuery(BaseModel):
     status_code=201,
     response_model=Subject,
     responses={
-        201: examples.shown("The subject; it has no templates yet.", face_examples.SUBJECT),
+        201: examples.json_response("The subject; it has no templates yet.", face_examples.SUBJECT),
         **problem_responses(
             *("subject_exists", "idempotency_conflict", "validation_error"),
             "dependency_unavailable",
@@ -69,11 +70,11 @@ class SubjectsQuery(BaseModel):
     },
 )
 async def create_subject(
-    *, body: NewSubject, services: ServicesDep, key: CreationKey = None
+    *, body: NewSubject, services: ServicesDep, key: CreateKeyHeader = None
 ) -> JSONResponse:
-    """Add a person by name; an enrollment then gives templates to recognise the person by."""
-    made = await run_in_threadpool(subjects.create, services.faces.kept, body, key)
-    return JSONResponse(made, 201, {"Location": f"{router.prefix}/{made['id']}"})
+    """Add a person by name. An enrollment then adds the templates needed for recognition."""
+    subject = await run_in_threadpool(subjects.create, services.faces, body, key)
+    return JSONResponse(subject, 201, {"Location": f"{router.prefix}/{subject['id']}"})
 
 
 @router.get(
@@ -81,7 +82,7 @@ async def create_subject(
     operation_id="list_subjects",
     summary="List people",
     responses={
-        200: examples.shown(
+        200: examples.json_response(
             "A page of subjects, newest first.",
             {"items": [face_examples.SUBJECT], "next_cursor": None},
         ),
@@ -93,7 +94,7 @@ async def list_subjects(
 ) -> Page[Subject]:
     """All subjects, newest first."""
     return await run_in_threadpool(
-        services.faces.kept.subjects.list,
+        services.faces.subjects.list,
         embedder=await subjects.embedder_in_force(services),
         external_id=query.external_id,
         limit=query.limit,
@@ -104,13 +105,13 @@ async def list_subjects(
 @router.get(
     "/{subject_id}",
     operation_id="get_subject",
-    summary="Look at a person's record",
-    responses={200: examples.shown("The subject.", face_examples.SUBJECT), **_MISSING},
+    summary="Get a person's record",
+    responses={200: examples.json_response("The subject.", face_examples.SUBJECT), **_MISSING},
 )
 async def get_subject(subject_id: SubjectId, services: ServicesDep) -> Subject:
-    """Name, your own data, and how many templates there are; never a template."""
+    """Name, metadata and number of templates; never the templates themselves."""
     embedder = await subjects.embedder_in_force(services)
-    return await run_in_threadpool(services.faces.kept.subjects.get, subject_id, embedder=embedder)
+    return await run_in_threadpool(services.faces.subjects.get, subject_id, embedder=embedder)
 
 
 @router.patch(
@@ -118,7 +119,7 @@ async def get_subject(subject_id: SubjectId, services: ServicesDep) -> Subject:
     operation_id="change_subject",
     summary="Change a person's record",
     responses={
-        200: examples.shown("The subject as it is now.", face_examples.SUBJECT),
+        200: examples.json_response("The subject after the change.", face_examples.SUBJECT),
         **_MISSING,
         **problem_responses("subject_exists"),
     },
@@ -126,10 +127,10 @@ async def get_subject(subject_id: SubjectId, services: ServicesDep) -> Subject:
 async def change_subject(
     subject_id: SubjectId, body: SubjectChange, services: ServicesDep
 ) -> Subject:
-    """Change what is sent, leave the rest. `keep_frames: false` removes all kept frames."""
+    """Change the fields that are sent. `keep_frames: false` deletes all stored frames."""
     embedder = await subjects.embedder_in_force(services)
     return await run_in_threadpool(
-        services.faces.kept.subjects.change, subject_id, body, embedder=embedder
+        services.faces.subjects.change, subject_id, body, embedder=embedder
     )
 
 
@@ -138,47 +139,45 @@ async def change_subject(
     operation_id="delete_subject",
     summary="Erase a person",
     responses={
-        200: examples.shown("What is gone for good.", face_examples.ERASED),
+        200: examples.json_response("What was deleted permanently.", face_examples.ERASED),
         **_MISSING,
     },
 )
 async def delete_subject(request: Request, subject_id: SubjectId, services: ServicesDep) -> Erased:
-    """Erase the subject, every template, frame and upload, and what any process holds of them.
+    """Erase the subject, every template, frame and upload, also from the memory of all processes.
 
-    Model versions that were trained on its frames go too, and trainings of them end; a model falls
-    back to its newest version without the subject.
+    Model versions that were trained on its frames are deleted too, and running trainings of them
+    are cancelled; a model falls back to its newest version without the subject.
 
-    The key that alone opens them goes with the record. Enrollments under way end. The audit keeps
-    that there was a subject of this id and when it was erased, and no more.
+    The only key that decrypts the data is deleted with the record. Running enrollments end. The
+    audit log keeps that there was a subject of this id and when it was erased, and nothing else.
     """
     erased = await erasure.erase(services, subject_id)
-    await audit.done(request, services, "subject_erased", subject_id)
+    await audit.record(request, services, "subject_erased", subject_id)
     return erased
 
 
 @router.post(
     "/{subject_id}/enrollments",
     operation_id="enroll",
-    summary="Enroll a person from a video or pictures",
+    summary="Enroll a person from a video or images",
     status_code=202,
     response_model=Job,
     openapi_extra=face_examples.form(
         [],
         video=face_examples.file("mp4, mov, webm or avi; a few seconds of one face."),
-        image=face_examples.files("Pictures of one face, in place of a video.", MOST_IMAGES),
+        image=face_examples.files("Images of one face, instead of a video.", MAX_IMAGES),
         challenge_id=face_examples.word("Of the challenge that the video answers."),
         nonce=face_examples.word("Of that challenge."),
-        device_id=face_examples.word("As it was told for the challenge."),
+        device_id=face_examples.word("The device_id that the challenge was requested with."),
     ),
     responses={
         202: {
-            **examples.shown(
-                "The job; its result says what became of each frame.",
+            **examples.json_response(
+                "The job; its result counts what became of the frames.",
                 examples.JOB | {"kind": "enrollment"},
             ),
-            "headers": {
-                "Location": {"description": "The job's address.", "schema": {"type": "string"}}
-            },
+            "headers": LOCATION,
         },
         **_MISSING,
         **problem_responses(
@@ -191,15 +190,15 @@ async def enroll(
     *,
     request: Request,
     subject_id: SubjectId,
-    deadline: Timed,
+    deadline: DeadlineDep,
     services: ServicesDep,
-    key: CreationKey = None,
+    key: CreateKeyHeader = None,
 ) -> JSONResponse:
-    """Take templates from the best frames of a video, or from pictures, and say why others fail.
+    """Create templates from the best frames of a video, or from images, and count rejected frames.
 
-    A face that is already somebody else's, or for a subject that has templates any other than the
-    subject's, ends the job with `conflict`. With `challenge_id` and
-    `nonce` the video has to show what the challenge asked for.
+    If the face already belongs to another subject, or differs from the templates that the subject
+    has, the job fails with `conflict`. With `challenge_id` and `nonce` the video has to show the
+    actions of the challenge.
     """
     job = await enrollment.enroll(request, subject_id, key, deadline, services)
-    return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
+    return job_response(job)

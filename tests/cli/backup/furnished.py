@@ -14,7 +14,7 @@ from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
 from database.migrations import upgrade
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 from models.store.store import Store
 from tests.models.datasets.packing import photo, written
 from tests.models.drafts import DRAFT, write_files
@@ -48,7 +48,7 @@ def furnish(home: Path, **settings: Any) -> Furnished:
     told = Settings(home=home, min_free_disk_bytes=0, **settings)
     upgrade(told.database)
     engine = open_engine(told.database)
-    store, library = Store(told.store_home), Library.of(told)
+    store, library = Store(told.store_home), DatasetStore.of(told)
     for _ in range(2):
         publish(store)
     store.promote("pets", 2)

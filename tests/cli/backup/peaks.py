@@ -9,7 +9,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
-from cli.commands.backup import backup, restore
+from cli.commands.backup import restore_backup, write_backup
 from contracts.settings import Settings
 from tests.cli.backup.furnished import furnish
 from tests.cli.running import free_port
@@ -28,8 +28,8 @@ def _peak(settings: Settings, count: int, out: Path) -> int:
         path.write_bytes(b"x")
     gc.collect()
     tracemalloc.start()
-    backup(settings, out, secrets=False)
-    restore(settings, out, force=True)
+    write_backup(settings, out, secrets=False)
+    restore_backup(settings, out, force=True)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak

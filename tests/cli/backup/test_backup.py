@@ -16,14 +16,14 @@ import pytest
 from cli.backup import placing
 from cli.backup.contents import AREAS, LEFT_OUT, SECRETS, DatabaseKind
 from cli.backup.databases import dump
-from cli.commands.backup import backup, restore
+from cli.commands.backup import restore_backup, write_backup
 from cli.home import Home
 from cli.output import CommandError
 from contracts.settings import Settings
 from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 from models.store.store import Store
 from tests.cli.backup.furnished import DATASET, Furnished, furnish, now, publish, tree
 from tests.cli.running import ROOT, free_port, until
@@ -53,10 +53,10 @@ def kept(files: dict[str, bytes]) -> dict[str, bytes]:
 
 def test_what_was_destroyed_is_read_again(home: Furnished, out: Path) -> None:
     settings, before, jobs = home.settings, tree(home.settings.home), home.jobs()
-    backup(settings, out, secrets=False)
+    write_backup(settings, out, secrets=False)
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     shutil.rmtree(settings.home)
-    restore(settings, out, force=False)
+    restore_backup(settings, out, force=False)
     assert tree(settings.home) == kept(before)
     assert home.jobs() == jobs
     store = Store(settings.store_home)
@@ -64,14 +64,14 @@ def test_what_was_destroyed_is_read_again(home: Furnished, out: Path) -> None:
     assert store.aliases("pets") == {"champion": 2}
     assert [store.verify("pets", one) for one in (1, 2)] == [[], []]
     assert publish(store) == 3, "the highest number is remembered"
-    assert Library.of(settings).load_trainable(DATASET).classes == ("a", "b")
+    assert DatasetStore.of(settings).load_trainable(DATASET).classes == ("a", "b")
     assert not (settings.home / ".restore").exists()
 
 
 def test_it_can_be_read_by_what_every_system_has(
     home: Furnished, out: Path, tmp_path: Path
 ) -> None:
-    backup(home.settings, out, secrets=False)
+    write_backup(home.settings, out, secrets=False)
     with tarfile.open(out) as tar:
         tar.extractall(tmp_path / "there", filter="data")
     lines = (tmp_path / "there" / "digests.txt").read_text().splitlines()
@@ -82,14 +82,14 @@ def test_it_can_be_read_by_what_every_system_has(
 def test_keys_are_in_it_only_if_asked_for(
     home: Furnished, out: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    backup(home.settings, out, secrets=False)
+    write_backup(home.settings, out, secrets=False)
     assert "without them the templates" in capfd.readouterr().err
     assert SECRETS.encode() not in b"".join(n.encode() for n in names(out))
     whole = out.with_name("whole.tar")
-    backup(home.settings, whole, secrets=True)
-    assert "as you would keep a password" in capfd.readouterr().err
+    write_backup(home.settings, whole, secrets=True)
+    assert "Protect it like a password" in capfd.readouterr().err
     shutil.rmtree(home.settings.home)
-    restore(home.settings, whole, force=False)
+    restore_backup(home.settings, whole, force=False)
     keys = home.settings.home / "secrets" / "faces.keys"
     assert (keys.read_bytes(), stat.S_IMODE(keys.stat().st_mode)) == (b"key", 0o600)
     assert stat.S_IMODE(keys.parent.stat().st_mode) == 0o700
@@ -109,22 +109,22 @@ def test_every_folder_of_the_settings_is_kept_or_left_out_on_purpose() -> None:
 
 
 def test_a_home_that_holds_something_is_not_touched(home: Furnished, out: Path) -> None:
-    backup(home.settings, out, secrets=False)
+    write_backup(home.settings, out, secrets=False)
     before = tree(home.settings.home)
     with pytest.raises(CommandError, match="--force"):
-        restore(home.settings, out, force=False)
+        restore_backup(home.settings, out, force=False)
     assert tree(home.settings.home) == before
 
 
 def test_by_force_what_was_there_is_moved_aside(home: Furnished, out: Path) -> None:
     settings = home.settings
-    backup(settings, out, secrets=False)
+    write_backup(settings, out, secrets=False)
     jobs = home.jobs()
     # More happens: rows that are still in the journal, versions, files of weights.
     engine = open_engine(settings.database)
     late = Jobs(engine, now).create("filters", {}, limit=9).job.id
     publish(Store(settings.store_home), "newer")
-    restore(settings, out, force=True)
+    restore_backup(settings, out, force=True)
     engine.dispose()
     assert home.jobs() == jobs
     with closing(sqlite3.connect(settings.home / "opsin.db")) as database:
@@ -141,7 +141,7 @@ def test_by_force_what_was_there_is_moved_aside(home: Furnished, out: Path) -> N
 def test_a_running_home_is_whole_in_its_backup(home: Furnished, out: Path) -> None:
     settings, stopping = home.settings, Event()
     store, engine = Store(settings.store_home), open_engine(settings.database)
-    jobs, library = Jobs(engine, now), Library.of(settings)
+    jobs, library = Jobs(engine, now), DatasetStore.of(settings)
     more = written(out.parent / "more", {"a/1.png": photo(1), "b/2.png": photo(2)})
     done = [0]
 
@@ -160,7 +160,7 @@ def test_a_running_home_is_whole_in_its_backup(home: Furnished, out: Path) -> No
         for number in range(3):
             at = done[0]
             until(lambda before=at: done[0] > before)  # type: ignore[misc]
-            backup(settings, out.with_name(f"{number}.tar"), secrets=False)
+            write_backup(settings, out.with_name(f"{number}.tar"), secrets=False)
     finally:
         stopping.set()
         thread.join()
@@ -168,15 +168,17 @@ def test_a_running_home_is_whole_in_its_backup(home: Furnished, out: Path) -> No
     assert done[0] > 3
     for number in range(3):
         there = Settings(home=out.parent / f"home-{number}", port=settings.port)
-        restore(there, out.with_name(f"{number}.tar"), force=False)
+        restore_backup(there, out.with_name(f"{number}.tar"), force=False)
         copy = Store(there.store_home)
         (champion,) = copy.aliases("pets").values()
         assert champion in copy.versions("pets")
         assert [copy.verify("pets", one) for one in copy.versions("pets")] == [[]] * len(
             copy.versions("pets")
         )
-        for dataset_id in Library.of(there).ids():
-            assert all(one.path.is_file() for one in Library.of(there).load(dataset_id).examples)
+        for dataset_id in DatasetStore.of(there).ids():
+            assert all(
+                one.path.is_file() for one in DatasetStore.of(there).load(dataset_id).examples
+            )
 
 
 class Killed(BaseException):
@@ -188,7 +190,7 @@ def test_killed_as_it_moves_things_in_it_is_finished_later(
     home: Furnished, out: Path, moment: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, before, jobs = home.settings, tree(home.settings.home), home.jobs()
-    backup(settings, out, secrets=False)
+    write_backup(settings, out, secrets=False)
     publish(Store(settings.store_home), "newer")
     real, count = Path.rename, [0]
 
@@ -201,18 +203,18 @@ def test_killed_as_it_moves_things_in_it_is_finished_later(
 
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(Killed):
-        restore(settings, out, force=True)
+        restore_backup(settings, out, force=True)
     monkeypatch.undo()
     assert placing.is_interrupted(settings.home)
-    with pytest.raises(CommandError, match="cut short"):
+    with pytest.raises(CommandError, match="interrupted"):
         placing.require_whole(settings.home)
-    with pytest.raises(CommandError, match="cut short"):
-        backup(settings, out.with_name("half.tar"), secrets=False)
+    with pytest.raises(CommandError, match="interrupted"):
+        write_backup(settings, out.with_name("half.tar"), secrets=False)
     Home(settings.home).prepare()
     if moment % 2:
         placing.finish(settings.home)  # as `opsin up` does
     else:
-        restore(settings, out, force=False)  # as is advised
+        restore_backup(settings, out, force=False)  # as is advised
     placing.require_whole(settings.home)
     assert kept(tree(settings.home)) == kept(before)
     assert home.jobs() == jobs
@@ -221,19 +223,19 @@ def test_killed_as_it_moves_things_in_it_is_finished_later(
 
 
 def test_nothing_is_restored_to_a_home_that_runs(home: Furnished, out: Path) -> None:
-    backup(home.settings, out, secrets=False)
+    write_backup(home.settings, out, secrets=False)
     empty = Settings(home=out.parent / "other", port=home.settings.port)
     running = Home(empty.home)
     running.prepare()
     with running.locked(), pytest.raises(CommandError, match="already running"):
-        restore(empty, out, force=True)
+        restore_backup(empty, out, force=True)
     assert Store(empty.store_home).models() == []
 
 
 def test_a_file_that_is_there_is_not_overwritten(home: Furnished, out: Path) -> None:
     out.write_text("mine")
-    with pytest.raises(CommandError, match="there already"):
-        backup(home.settings, out, secrets=False)
+    with pytest.raises(CommandError, match="exists already"):
+        write_backup(home.settings, out, secrets=False)
     assert out.read_text() == "mine"
 
 
@@ -243,7 +245,7 @@ def test_a_full_disk_leaves_nothing(home: Furnished, out: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
     try:
         with pytest.raises(CommandError, match="Cannot write"):
-            backup(home.settings, out, secrets=False)
+            write_backup(home.settings, out, secrets=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(out.parent.iterdir()) == [home.settings.home]
@@ -267,9 +269,9 @@ def test_what_goes_as_a_job_ends_meanwhile_is_in_it(
         return kind
 
     monkeypatch.setattr("cli.backup.snapshot.dump", ended)
-    backup(home.settings, out, secrets=False)
+    write_backup(home.settings, out, secrets=False)
     shutil.rmtree(home.settings.home)
-    restore(home.settings, out, force=False)
+    restore_backup(home.settings, out, force=False)
     assert tree(work) == {"0": b"photo", "checkpoint": b"earlier"}
     assert tree(files.work(other)) == {"0": b"later"}
 
@@ -280,7 +282,7 @@ def test_what_is_made_anew_is_not_in_it(home: Furnished, out: Path) -> None:
             path = home.settings.home / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"x")
-    backup(home.settings, out, secrets=False)
+    write_backup(home.settings, out, secrets=False)
     found = names(out)
     assert "trainings/unfinished/abc/checkpoint.npz" in found
     assert f"jobs/{home.waiting}/work/checkpoint.npz" in found
@@ -297,10 +299,10 @@ def test_a_log_that_grows_is_taken_as_long_as_it_was(
             file.write(b" and more")
 
     monkeypatch.setattr("cli.commands.backup._require_room", grown)
-    backup(home.settings, out, secrets=False)
+    write_backup(home.settings, out, secrets=False)
     monkeypatch.undo()
     shutil.rmtree(home.settings.home)
-    restore(home.settings, out, force=False)
+    restore_backup(home.settings, out, force=False)
     assert log.read_bytes() == b"log"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands.backup import backup, restore
+from cli.commands.backup import restore_backup, write_backup
 from cli.output import CommandError
 from contracts.settings import Settings
 from tests.cli.backup.furnished import Furnished, furnish
@@ -26,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Furnished:
 @pytest.fixture(scope="module")
 def whole(home: Furnished, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     out = tmp_path_factory.mktemp("out") / "backup.tar"
-    backup(home.settings, out, secrets=False)
+    write_backup(home.settings, out, secrets=False)
     return out.read_bytes()
 
 
@@ -58,7 +58,7 @@ def refused(tmp_path: Path, data: bytes, why: str) -> None:
     archive.write_bytes(data)
     settings = Settings(home=tmp_path / "home", port=free_port())
     with pytest.raises(CommandError, match=why):
-        restore(settings, archive, force=False)
+        restore_backup(settings, archive, force=False)
     left = {path.relative_to(settings.home).as_posix() for path in settings.home.rglob("*")}
     assert left == {"run", "run/up.lock", "run/use.lock", "logs", "valkey"}
     assert not (tmp_path / "outside").exists()
@@ -142,23 +142,29 @@ def test_a_database_that_is_told_of_must_be_there(whole: bytes, tmp_path: Path) 
 
 
 FOREIGN = {
-    "parent": (added("store/../../outside"), "belongs to no backup"),
-    "absolute": (added("/store/outside"), "belongs to no backup"),
-    "dot": (added("store/./a"), "belongs to no backup"),
-    "unknown area": (added("weights/a"), "belongs to no backup"),
-    "top": (added("store"), "belongs to no backup"),
-    "newline": (added("store/a\nb"), "belongs to no backup"),
-    "backslash": (added("store/a\\b"), "belongs to no backup"),
-    "endless": (added("store/" + "a/" * 600 + "a"), "belongs to no backup"),
-    "uninvited keys": (added("secrets/faces.keys"), "belongs to no backup"),
-    "symlink": (added("store/a", type=tarfile.SYMTYPE, linkname="/etc"), "belongs to no backup"),
-    "hard link": (added("store/a", type=tarfile.LNKTYPE, linkname="x"), "belongs to no backup"),
-    "device": (added("store/a", type=tarfile.CHRTYPE), "belongs to no backup"),
-    "pipe": (added("store/a", type=tarfile.FIFOTYPE), "belongs to no backup"),
-    "folder": (added("store/a", type=tarfile.DIRTYPE), "belongs to no backup"),
-    "after the end": (added("store/a", at=-1), "belongs to no backup"),
-    "a file as a folder": (added("database/opsin.db/a", at=3), "belongs to no backup"),
-    "twice": (doubled("aliases.json"), "belongs to no backup"),
+    "parent": (added("store/../../outside"), "does not belong in a backup"),
+    "absolute": (added("/store/outside"), "does not belong in a backup"),
+    "dot": (added("store/./a"), "does not belong in a backup"),
+    "unknown area": (added("weights/a"), "does not belong in a backup"),
+    "top": (added("store"), "does not belong in a backup"),
+    "newline": (added("store/a\nb"), "does not belong in a backup"),
+    "backslash": (added("store/a\\b"), "does not belong in a backup"),
+    "endless": (added("store/" + "a/" * 600 + "a"), "does not belong in a backup"),
+    "uninvited keys": (added("secrets/faces.keys"), "does not belong in a backup"),
+    "symlink": (
+        added("store/a", type=tarfile.SYMTYPE, linkname="/etc"),
+        "does not belong in a backup",
+    ),
+    "hard link": (
+        added("store/a", type=tarfile.LNKTYPE, linkname="x"),
+        "does not belong in a backup",
+    ),
+    "device": (added("store/a", type=tarfile.CHRTYPE), "does not belong in a backup"),
+    "pipe": (added("store/a", type=tarfile.FIFOTYPE), "does not belong in a backup"),
+    "folder": (added("store/a", type=tarfile.DIRTYPE), "does not belong in a backup"),
+    "after the end": (added("store/a", at=-1), "does not belong in a backup"),
+    "a file as a folder": (added("database/opsin.db/a", at=3), "does not belong in a backup"),
+    "twice": (doubled("aliases.json"), "does not belong in a backup"),
     "more": (added("store/pets/9/a"), "not what was backed up"),
     "less": (without("labels.json"), "not what was backed up"),
     "other content": (changed("manifest.json"), "manifest.json is not what was backed up"),
@@ -173,8 +179,11 @@ FOREIGN = {
     "a higher count": (counted("files", 1), "more or less"),
     "a lower size": (counted("size", -1), "more or less"),
     "a higher size": (counted("size", 1), "more or less"),
-    "a database that is not told of": (no_database_told, "belongs to no backup"),
-    "a journal beside the database": (added("database/opsin.db-wal"), "belongs to no backup"),
+    "a database that is not told of": (no_database_told, "does not belong in a backup"),
+    "a journal beside the database": (
+        added("database/opsin.db-wal"),
+        "does not belong in a backup",
+    ),
     "no database": (without("opsin.db"), "not what was backed up"),
 }
 
@@ -205,7 +214,7 @@ def test_one_that_is_cut_off_is_refused(whole: bytes, tmp_path: Path, share: flo
     ids=["empty", "text", "zeros", "zip", "sparse", "gzip"],
 )
 def test_what_is_none_at_all_is_refused(tmp_path: Path, data: bytes) -> None:
-    refused(tmp_path, data, "no backup of Opsin|belongs to no backup")
+    refused(tmp_path, data, "no backup of Opsin|does not belong in a backup")
 
 
 def test_one_of_a_later_release_says_so(whole: bytes, tmp_path: Path) -> None:

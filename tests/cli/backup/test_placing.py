@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cli.backup import placing
-from cli.backup.steps import Step
-from cli.commands.backup import backup, restore
+from cli.backup.steps import RestoreStep
+from cli.commands.backup import restore_backup, write_backup
 from cli.home import Home
 from cli.output import CommandError
 from contracts.settings import Settings
@@ -67,10 +67,10 @@ def test_each_restore_keeps_the_database_that_was_there(
     settings = furnish(
         tmp_path / "home", port=free_port(), database_url=f"sqlite:///{database}"
     ).settings
-    backup(settings, out, secrets=False)
+    write_backup(settings, out, secrets=False)
     for note in ("first", "second"):
         with closing(write(database, note)):
-            restore(settings, out, force=True)
+            restore_backup(settings, out, force=True)
         assert notes(database) == []
         assert database.stat().st_mode & 0o077 == 0
     aside = sorted(elsewhere.glob("opsin.db.replaced-*"))
@@ -82,10 +82,10 @@ def test_each_restore_keeps_the_database_that_was_there(
 
 def test_a_journal_is_never_left_beside_another_database(home: Furnished, out: Path) -> None:
     settings = home.settings
-    backup(settings, out, secrets=False)
+    write_backup(settings, out, secrets=False)
     database = settings.home / "opsin.db"
     with closing(write(database, "late")):
-        restore(settings, out, force=True)
+        restore_backup(settings, out, force=True)
     assert notes(database) == []
     (aside,) = settings.home.glob("replaced-*")
     assert notes(aside / "opsin.db") == ["late"]
@@ -93,14 +93,14 @@ def test_a_journal_is_never_left_beside_another_database(home: Furnished, out: P
 
 def test_a_database_behind_a_link_is_replaced_where_it_is(home: Furnished, out: Path) -> None:
     settings, real = home.settings, out.with_name("elsewhere")
-    backup(settings, out, secrets=False)
+    write_backup(settings, out, secrets=False)
     real.mkdir()
     for path in settings.home.glob("opsin.db*"):
         path.rename(real / path.name)
     link = settings.home / "opsin.db"
     link.symlink_to(real / "opsin.db")
     with closing(write(link.resolve(), "late")):
-        restore(settings, out, force=True)
+        restore_backup(settings, out, force=True)
     assert link.is_symlink()
     assert notes(real / "opsin.db") == []
     assert not list(real.glob("*-wal"))
@@ -108,7 +108,7 @@ def test_a_database_behind_a_link_is_replaced_where_it_is(home: Furnished, out: 
 
 def test_a_step_that_is_tried_again_overwrites_nothing(tmp_path: Path) -> None:
     new, here, old = tmp_path / "new", tmp_path / "here", tmp_path / "old" / "here"
-    step = Step(str(new), str(here), str(old), until=str(new))
+    step = RestoreStep(str(new), str(here), str(old), until=str(new))
     new.write_text("restored")
     for before in ("a", "b"):
         new.write_text("restored")
@@ -121,12 +121,12 @@ def test_a_step_that_is_tried_again_overwrites_nothing(tmp_path: Path) -> None:
 
 def test_an_area_behind_a_link_is_refused_before_anything_moves(home: Furnished, out: Path) -> None:
     settings, real = home.settings, out.with_name("large")
-    backup(settings, out, secrets=False)
+    write_backup(settings, out, secrets=False)
     (settings.home / "faces").rename(real)
     (settings.home / "faces").symlink_to(real)
     jobs = home.jobs()
     with pytest.raises(CommandError, match="faces is a symbolic link"):
-        restore(settings, out, force=True)
+        restore_backup(settings, out, force=True)
     assert not (settings.home / ".restore").exists()
     assert (real / "f1").read_bytes() == b"sealed"
     assert home.jobs() == jobs
@@ -134,17 +134,17 @@ def test_an_area_behind_a_link_is_refused_before_anything_moves(home: Furnished,
 
 def interrupted(home: Furnished, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed before the second step."""
-    real = Step.take
+    real = RestoreStep.take
 
-    def take(self: Step) -> None:
+    def take(self: RestoreStep) -> None:
         if self.place.endswith("datasets"):
             raise KeyboardInterrupt
         real(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Step, "take", take)
+        patch.setattr(RestoreStep, "take", take)
         with pytest.raises(KeyboardInterrupt):
-            restore(home.settings, out, force=True)
+            restore_backup(home.settings, out, force=True)
     assert placing.is_interrupted(home.settings.home)
 
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_finished_is_told_and_can_be_mended(
     home: Furnished, out: Path, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = home.settings
-    backup(settings, out, secrets=False)
+    write_backup(settings, out, secrets=False)
     jobs = home.jobs()
     interrupted(home, out, monkeypatch)
     in_the_way = settings.home / ".restore" / "old"
@@ -160,11 +160,11 @@ def test_what_cannot_be_finished_is_told_and_can_be_mended(
     in_the_way.write_text("")
     up = start("-m", "cli", "up", OPSIN_HOME=settings.home, OPSIN_PORT=settings.port)
     assert up.wait(60) == 1
-    assert "begun and cannot be finished" in up.text
+    assert "has begun and cannot be finished" in up.text
     assert "Traceback" not in up.text
     in_the_way.unlink()
     in_the_way.with_name("kept").rename(in_the_way)
-    restore(settings, out, force=False)
+    restore_backup(settings, out, force=False)
     assert home.jobs() == jobs
 
 
@@ -173,22 +173,22 @@ def test_another_backup_after_a_cut_restore_is_asked_for_as_ever(
 ) -> None:
     first = out.with_name("first.tar")
     for one in (first, out):
-        backup(home.settings, one, secrets=False)
+        write_backup(home.settings, one, secrets=False)
     interrupted(home, out, monkeypatch)
     with pytest.raises(CommandError, match="--force"):
-        restore(home.settings, first, force=False)
+        restore_backup(home.settings, first, force=False)
     placing.require_whole(home.settings.home)
 
 
 def test_what_a_killed_restore_unpacked_is_removed(home: Furnished, start: Starter) -> None:
     settings = home.settings
-    (placing.workshop(settings.home) / "half").write_bytes(b"x")
+    (placing.environment(settings.home) / "half").write_bytes(b"x")
     with socket.socket() as taken:  # so it gets no further than that
         taken.bind(("127.0.0.1", settings.port))
         taken.listen()
         up = start("-m", "cli", "up", OPSIN_HOME=settings.home, OPSIN_PORT=settings.port)
         assert up.wait(60) == 1
-    assert "unpacked is removed" in up.text
+    assert "interrupted restore are removed" in up.text
     assert not (settings.home / ".restore").exists()
 
 
@@ -196,7 +196,7 @@ def test_what_a_killed_restore_unpacked_is_removed(home: Furnished, start: Start
 def test_what_works_from_the_home_is_in_the_way(
     role: tuple[str, ...], tmp_path: Path, out: Path, home: Furnished, start: Starter
 ) -> None:
-    backup(home.settings, out, secrets=False)
+    write_backup(home.settings, out, secrets=False)
     # Redis does not answer there: it waits for it, and has the home all the while.
     redis = f"redis://127.0.0.1:{free_port()}/0"
     target = Settings(home=tmp_path / "other", port=free_port())
@@ -205,14 +205,14 @@ def test_what_works_from_the_home_is_in_the_way(
     use = target.home / "run" / "use.lock"
     until(lambda: use.exists() or run.process.poll() is not None, 90)
     assert run.process.poll() is None, run.text
-    with pytest.raises(CommandError, match="Something works from"):
-        restore(target, out, force=True)
+    with pytest.raises(CommandError, match="is in use by"):
+        restore_backup(target, out, force=True)
     assert not (target.home / "store").exists()
 
 
 def test_nothing_begins_to_work_as_it_is_restored(home: Furnished, start: Starter) -> None:
     one = Home(home.settings.home)
-    with one.alone():
+    with one.exclusive():
         run = start("-m", "cli", "worker", OPSIN_HOME=one.root,
                     OPSIN_REDIS_URL="redis://127.0.0.1:1/0")  # fmt: skip
         assert run.wait(60) == 1

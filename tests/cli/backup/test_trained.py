@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cli.commands.backup import backup, restore
+from cli.commands.backup import restore_backup, write_backup
 from contracts.settings import Settings
 from contracts.training.training_result import TrainingResult
 from database.datasets import DatasetRows
@@ -15,7 +15,7 @@ from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
 from database.migrations import upgrade
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 from models.serving.predictor import VersionPredictor
 from models.store.store import Store
 from models.training.run import run
@@ -27,7 +27,7 @@ from workers.jobs.context import LeasedWork
 pytestmark = keras_warnings.ignored
 
 COLORS = {"blue": (40, 60, 200), "red": (200, 50, 40)}
-ASKED = {
+REQUEST = {
     "dataset_id": "ds_colors",
     "model": "colors",
     "network": "cnn_small",
@@ -36,12 +36,12 @@ ASKED = {
 }
 
 
-def pictures(folder: Path) -> Path:
-    chance = np.random.default_rng(0)
+def images(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
     for name, color in COLORS.items():
         (folder / name).mkdir(parents=True)
         for number in range(10):
-            pixels = np.clip(chance.normal(color, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(rng.normal(color, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
     return folder
 
@@ -50,11 +50,11 @@ def trained(settings: Settings, source: Path) -> str:
     """The id of a training's job, done as a job worker does it."""
     upgrade(settings.database)
     engine = open_engine(settings.database)
-    listing = Library.of(settings).create("colors", source, dataset_id="ds_colors")
+    listing = DatasetStore.of(settings).create("colors", source, dataset_id="ds_colors")
     DatasetRows(engine, now).put(listing)
     files = JobFiles.of(settings)
     leases = Leases(engine, now)
-    job_id = Jobs(engine, now, files).create("training", ASKED, limit=1).job.id
+    job_id = Jobs(engine, now, files).create("training", REQUEST, limit=1).job.id
     lease = leases.claim(job_id, "worker", 600)
     assert lease is not None
     work = LeasedWork(lease, leases, files, max_hours=1)
@@ -73,20 +73,20 @@ def answers(settings: Settings) -> np.ndarray:
     version = store.resolve("colors")
     assert store.verify("colors", version) == []
     predictor = VersionPredictor(store.path("colors", version), max_batch_size=2)
-    chance = np.random.default_rng(1)
-    return predictor.run("classify", chance.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8))
+    rng = np.random.default_rng(1)
+    return predictor.run("classify", rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8))
 
 
-def test_a_trained_model_its_job_and_its_pictures_come_back(tmp_path: Path) -> None:
+def test_a_trained_model_its_job_and_its_charts_are_restored(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", port=free_port(), min_free_disk_bytes=0)
-    job_id = trained(settings, pictures(tmp_path / "pictures"))
+    job_id = trained(settings, images(tmp_path / "pictures"))
     engine = open_engine(settings.database)
     before, job = answers(settings), Jobs(engine, now).get(job_id)
     engine.dispose()
     assert job.state == "succeeded"
-    backup(settings, tmp_path / "b.tar", secrets=False)
+    write_backup(settings, tmp_path / "b.tar", secrets=False)
     shutil.rmtree(settings.home)
-    restore(settings, tmp_path / "b.tar", force=False)
+    restore_backup(settings, tmp_path / "b.tar", force=False)
     np.testing.assert_array_equal(answers(settings), before)
     engine = open_engine(settings.database)
     files = JobFiles.of(settings)

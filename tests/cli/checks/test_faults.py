@@ -220,10 +220,10 @@ def test_workers_of_another_release(settings: Settings, valkey: RealValkey) -> N
     beat = WorkerBeat(id="w1", host="h", pid=1, release=RELEASE, started_at=0, beat_at=0)
     with redis.Redis.from_url(valkey.url) as client:
         client.sadd(redis_keys.WORKERS, "w1", "w2")
-        client.set(redis_keys.worker_beat("w1"), beat.model_dump_json())
+        client.set(redis_keys.heartbeat_key("w1"), beat.model_dump_json())
         assert found(looks.service(there), "versions").state == "ok"
         # One of a release whose beat has another form, which the API could not read.
-        client.set(redis_keys.worker_beat("w2"), '{"release": "9.9.9", "other": 1}')
+        client.set(redis_keys.heartbeat_key("w2"), '{"release": "9.9.9", "other": 1}')
         failing(found(looks.service(there), "versions"), "9.9.9", RELEASE, "Restart")
 
 

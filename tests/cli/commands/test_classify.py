@@ -37,7 +37,7 @@ PROBLEM = {
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Answers as the API does: one photo that is bad is the answer, of several it is an item."""
+    """Answers as the API does: a single bad image is an error, one of several is an item."""
 
     def do_GET(self) -> None:
         self._send(200, {})
@@ -61,7 +61,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(content).encode())
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -85,16 +85,20 @@ def files(tmp_path: Path) -> list[str]:
 OPTIONS = ("--top", "3", "--resize", "squash", "--key", "0123456789abcdef")
 
 
-def test_a_table_a_photo_and_a_line_a_fault(start: Starter, server: str, files: list[str]) -> None:
+def test_a_table_for_each_image_and_a_line_for_each_error(
+    start: Starter, server: str, files: list[str]
+) -> None:
     run = start("-m", "cli", "classify", *files, "--server", server, *OPTIONS)
     assert run.wait() == 1
     assert "zebra" in run.text
     assert "93.0%" in run.text
     assert "b.jpg: Not [an] image." in run.text
-    assert "1 of 2 photos have no answer." in run.text
+    assert "1 of 2 images could not be classified." in run.text
 
 
-def test_json_is_the_apis(start: Starter, server: str, files: list[str], tmp_path: Path) -> None:
+def test_json_has_the_form_of_the_api(
+    start: Starter, server: str, files: list[str], tmp_path: Path
+) -> None:
     missing = str(tmp_path / "none.jpg")
     run = start("-m", "cli", "classify", missing, *files, "--json", "--server", server, *OPTIONS)
     assert run.wait() == 1
@@ -104,7 +108,7 @@ def test_json_is_the_apis(start: Starter, server: str, files: list[str], tmp_pat
     assert answer.results[1].predictions[0].label == "zebra"
 
 
-def test_a_single_bad_photo_is_a_fault_of_the_photo(
+def test_a_single_bad_image_is_an_error_of_that_image(
     start: Starter, server: str, files: list[str]
 ) -> None:
     run = start("-m", "cli", "classify", files[0], "--server", server, *OPTIONS)
@@ -118,14 +122,16 @@ def test_a_refusal_is_shown(start: Starter, server: str, files: list[str]) -> No
     assert "A valid key is required" in run.text
 
 
-def test_a_named_server_that_is_not_there(start: Starter, files: list[str]) -> None:
+def test_a_missing_named_server_is_an_error(start: Starter, files: list[str]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     run = start("-m", "cli", "classify", *files, "--server", url)
     assert run.wait() == 1
     assert f"No Opsin answers at {url}" in run.text
 
 
-def test_without_server_and_weights_it_says_what_helps(start: Starter, files: list[str]) -> None:
+def test_without_server_and_weights_the_error_says_what_helps(
+    start: Starter, files: list[str]
+) -> None:
     run = start("-m", "cli", "classify", *files, OPSIN_PORT=free_port(), OPSIN_OFFLINE=1)
     assert run.wait() == 1
     assert "opsin weights pull" in run.text

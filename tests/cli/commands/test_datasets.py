@@ -7,7 +7,7 @@ from tests.cli.running import Run, Starter
 from tests.models.datasets.packing import on_disk, tree, written, zipped
 
 
-class DatasetRows:
+class Command:
     def __init__(self, start: Starter, folder: Path) -> None:
         self._start, self._folder = start, folder
 
@@ -20,17 +20,17 @@ class DatasetRows:
 
 
 @pytest.fixture
-def datasets(start: Starter, tmp_path: Path) -> DatasetRows:
-    return DatasetRows(start, tmp_path)
+def datasets(start: Starter, tmp_path: Path) -> Command:
+    return Command(start, tmp_path)
 
 
-def test_from_a_folder_to_its_end(datasets: DatasetRows, tmp_path: Path) -> None:
+def test_a_dataset_from_a_folder_to_its_deletion(datasets: Command, tmp_path: Path) -> None:
     files = tree({"cat": 20, "dog [big]": 5}) | {"cat/notes.txt": b"milk", "cat/.x": b""}
     folder = written(tmp_path / "pets", files)
     (folder / "cat" / "outside.png").symlink_to("/etc/passwd")
     added = datasets("add", str(folder))
     assert re.search(r"dog \[big\] +5", added)
-    assert "25 pictures: 17 train, 4 validation, 4 test" in added
+    assert "25 images: 17 train, 4 validation, 4 test" in added
     assert "imbalance: 4:1" in added
     assert "3 files were left out" in added
     assert re.search(r"cat/outside.png +link", added)
@@ -40,10 +40,10 @@ def test_from_a_folder_to_its_end(datasets: DatasetRows, tmp_path: Path) -> None
     left_out = datasets("files", dataset_id, "--status", "rejected")
     assert len(left_out.splitlines()) == 4
     assert "is deleted" in datasets("delete", dataset_id)
-    assert "no dataset of that id" in datasets("show", dataset_id, code=1)
+    assert "no dataset with that id" in datasets("show", dataset_id, code=1)
 
 
-def test_what_cannot_be_taken_is_one_line(datasets: DatasetRows, tmp_path: Path) -> None:
+def test_a_refused_source_is_one_line(datasets: Command, tmp_path: Path) -> None:
     bad = tmp_path / "pets.zip"
     bad.write_bytes(zipped({"cat/1.png": b"x"})[:-20])
     assert "damaged or cut off" in datasets("add", str(bad), code=1)

@@ -1,9 +1,17 @@
+"""`opsin doctor`, and `opsin tensorboard` without TensorFlow."""
+
 import json
 import re
+import time
 from pathlib import Path
 
+import httpx
+import psutil
+
+from contracts.settings import Settings
+from models.training.report.event_log import EventLog
 from tests.cli.commands.test_up import ready
-from tests.cli.running import Starter, free_port
+from tests.cli.running import Starter, free_port, until
 
 
 def state(text: str, check: str) -> str:
@@ -12,7 +20,7 @@ def state(text: str, check: str) -> str:
     return found[1]
 
 
-def test_where_nothing_runs_only_the_weights_are_missing(start: Starter) -> None:
+def test_without_a_running_service_only_weights_are_missing(start: Starter) -> None:
     run = start("-m", "cli", "doctor", OPSIN_PORT=free_port())
     assert run.wait() == 1, run.text
     for check in ("python", "data home", "disk", "processor", "redis", "database", "port"):
@@ -22,13 +30,13 @@ def test_where_nothing_runs_only_the_weights_are_missing(start: Starter) -> None
     assert "4 of" in run.text, "nothing else fails"
 
 
-def test_a_program_can_read_it(start: Starter) -> None:
+def test_json_output(start: Starter) -> None:
     run = start("-m", "cli", "doctor", "--json", OPSIN_PORT=free_port(), OPSIN_MODELS="squeezenet")
     assert run.wait() == 1
     begin, end = run.text.index("{"), run.text.rindex("}") + 1
-    told = json.loads(run.text[begin:end])
-    assert told["failed"] == 1
-    (weights,) = [one for one in told["checks"] if one["state"] == "fail"]
+    report = json.loads(run.text[begin:end])
+    assert report["failed"] == 1
+    (weights,) = [check for check in report["checks"] if check["state"] == "fail"]
     assert weights["name"] == "weights squeezenet"
     assert "opsin weights pull" in weights["help"]
 
@@ -47,7 +55,7 @@ def test_an_open_address_without_a_key_fails(start: Starter) -> None:
     assert state(run.text, "key") == "fail"
 
 
-def test_a_running_instance_is_looked_into(start: Starter, tmp_path: Path) -> None:
+def test_a_running_instance_is_checked(start: Starter, tmp_path: Path) -> None:
     home, port = tmp_path / "home", free_port()
     up = ready(start, home, port)
     run = start("-m", "cli", "doctor", OPSIN_HOME=home, OPSIN_PORT=port)
@@ -58,3 +66,27 @@ def test_a_running_instance_is_looked_into(start: Starter, tmp_path: Path) -> No
     assert f"ready at http://127.0.0.1:{port}" in run.text
     up.process.terminate()
     assert up.wait() == 0
+
+
+def test_tensorboard_answers_soon_and_shows_the_curves(start: Starter, tmp_path: Path) -> None:
+    home, port = tmp_path / "home", free_port()
+    log = EventLog(Settings(home=home).event_logs_home / "job_1")
+    log.row({"phase": "head", "epoch": 1, "loss": 0.5, "accuracy": 0.75, "learning_rate": 0.1})
+    log.close()
+    run = start("-m", "cli", "tensorboard", "--port", str(port), OPSIN_HOME=home)
+    url = f"http://127.0.0.1:{port}"
+
+    def runs() -> list[str]:
+        try:
+            names: list[str] = httpx.get(f"{url}/data/runs", timeout=5, trust_env=False).json()
+        except (httpx.TransportError, ValueError):
+            return []
+        return names
+
+    began = time.monotonic()
+    until(runs, 150)
+    # It reads one log after the other.
+    assert "job_1/training" in runs(), run.text
+    assert time.monotonic() - began < 150
+    maps = {Path(entry.path).name for entry in psutil.Process(run.process.pid).memory_maps()}
+    assert not {name for name in maps if "tensorflow" in name}, "it loaded TensorFlow"

@@ -1,4 +1,4 @@
-"""`opsin explain` as a command line: what it offers, and what it says where it cannot."""
+"""`opsin explain` as a command line: its help and its errors."""
 
 from pathlib import Path
 
@@ -23,42 +23,42 @@ def test_help_names_every_method(start: Starter) -> None:
         assert word in run.text, word
 
 
-def test_without_a_server_and_a_version_it_says_what_to_do(start: Starter, photo: Path) -> None:
-    run = start("-m", "cli", "explain", str(photo), "--local")
+def test_without_a_server_and_weights_the_error_says_what_helps(
+    start: Starter, photo: Path
+) -> None:
+    run = start("-m", "cli", "explain", str(photo), "--local", OPSIN_OFFLINE=1)
     assert run.wait(60) == 1, run.text
-    assert "opsin up" in run.text
+    assert "opsin weights pull" in run.text
     assert "Traceback" not in run.text
     assert not photo.with_name("cat-heatmap.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (("--method", "occlusion", "--layer", "conv1"), "Leave --layer out"),
         (("--model", "none_such"), "none_such"),
     ],
 )
-def test_what_cannot_be_explained_here_is_told(
-    start: Starter, photo: Path, options: tuple[str, ...], says: str
+def test_an_impossible_request_is_refused(
+    start: Starter, photo: Path, options: tuple[str, ...], message: str
 ) -> None:
     run = start("-m", "cli", "explain", str(photo), "--local", *options)
     assert run.wait(60) == 1, run.text
-    assert says in run.text
+    assert message in run.text
     assert "Traceback" not in run.text
 
 
-def test_a_named_server_that_is_not_there_is_no_reason_to_run_here(
-    start: Starter, photo: Path
-) -> None:
+def test_a_missing_named_server_is_an_error(start: Starter, photo: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     run = start("-m", "cli", "explain", str(photo), "--server", url)
     assert run.wait(60) == 1, run.text
     assert f"No Opsin answers at {url}" in run.text
 
 
-def test_a_photo_is_never_written_over(start: Starter, photo: Path) -> None:
+def test_an_image_is_never_overwritten(start: Starter, photo: Path) -> None:
     before = photo.read_bytes()
     run = start("-m", "cli", "explain", str(photo), "--local", "--out", str(photo))
     assert run.wait(60) == 1, run.text
-    assert "the photo itself" in run.text
+    assert "the image itself" in run.text
     assert photo.read_bytes() == before

@@ -1,4 +1,4 @@
-"""`opsin faces` against a small real server that answers as API.md says."""
+"""`opsin faces` against a small real server that answers as docs/reference/api.md says."""
 
 import http.server
 import json
@@ -13,14 +13,14 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from cli.clients.faces import FacesApi
-from cli.commands import faces, jobs
+from cli.commands import face_threshold, faces
 from cli.commands.face_keys import rotate, rotate_token_key
 from cli.main import build
 from cli.output import CommandError
 from contracts.faces.subjects import NewSubject
 from contracts.settings import Settings
 from database.engine import open_engine
-from database.faces.faces import Faces
+from database.faces.repositories import FaceRepositories
 from database.migrations import upgrade
 from database.tables import SubjectRecord
 
@@ -62,11 +62,11 @@ ENROLLED = {"templates_added": 5, "frames": {"read": 40, "used": 9, "rejected": 
 
 
 class Server:
-    """Answers by method and path, and remembers what it was sent."""
+    """Answers by method and path, and records the requests."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, Any]] = {}
-        self.asked: list[tuple[str, bytes]] = []
+        self.requests: list[tuple[str, bytes]] = []
         self.result: Any = None
 
 
@@ -78,7 +78,7 @@ def server() -> Iterator[tuple[Server, str]]:
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             route = f"{self.command} {self.path.split('?')[0]}"
-            state.asked.append((route, body))
+            state.requests.append((route, body))
             if route.endswith("/events"):
                 self._send(200, b'id: 1\nevent: state\ndata: {"state": "succeeded"}\n\n')
             elif route.startswith("GET /v1/jobs/"):
@@ -96,7 +96,7 @@ def server() -> Iterator[tuple[Server, str]]:
             self.wfile.write(content)
 
         def log_request(self, code: object = "-", size: object = "-") -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         thread = threading.Thread(target=listening.serve_forever)
@@ -107,23 +107,13 @@ def server() -> Iterator[tuple[Server, str]]:
 
 
 @pytest.fixture
-def api(server: tuple[Server, str]) -> FacesApi:
-    return FacesApi(Settings(_env_file=None), server[1])
-
-
-@pytest.fixture
-def following(server: tuple[Server, str]) -> jobs.JobsApi:
-    return jobs.JobsApi(Settings(_env_file=None), server[1])
-
-
-@pytest.fixture
 def photo(tmp_path: Path) -> Path:
     path = tmp_path / "me.jpg"
     path.write_bytes(b"jpeg bytes")
     return path
 
 
-def test_enrollment_makes_the_subject_sends_the_video_and_tells_of_each_frame(
+def test_enrollment_creates_the_subject_and_reports_frames(
     server: tuple[Server, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state, url = server
@@ -132,112 +122,110 @@ def test_enrollment_makes_the_subject_sends_the_video_and_tells_of_each_frame(
     state.result = ENROLLED
     clip = tmp_path / "me.MP4"
     clip.write_bytes(b"video bytes")
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         build(),
         ["faces", "enroll", str(clip), "--name", "Ada", "--keep-frames", "--server", url],
         catch_exceptions=False,
     )
-    assert told.exit_code == 0
-    assert json.loads(state.asked[0][1]) == {"name": "Ada", "keep_frames": True}
-    form = state.asked[1][1]
+    assert result.exit_code == 0
+    assert json.loads(state.requests[0][1]) == {"name": "Ada", "keep_frames": True}
+    form = state.requests[1][1]
     assert b'name="video"; filename="me.MP4"' in form
     assert b"video bytes" in form
-    text = told.stderr
+    text = result.stderr
     assert "5 templates, of 9 of 40 frames" in text
     assert "31 blurred" in text
 
 
 @pytest.mark.parametrize("files", [["missing.jpg"], ["me.jpg", "me.mp4"]])
-def test_nobody_is_made_for_files_that_cannot_be_sent(
+def test_no_subject_is_created_for_files_that_cannot_be_sent(
     files: list[str], server: tuple[Server, str], photo: Path
 ) -> None:
     state, url = server
     (photo.parent / "me.mp4").write_bytes(b"video bytes")
     paths = [str(photo.parent / file) for file in files]
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         build(), ["faces", "enroll", *paths, "--name", "Bob", "--server", url]
     )
-    assert told.exit_code != 0
-    assert state.asked == []
+    assert result.exit_code != 0
+    assert state.requests == []
 
 
-def test_a_challenge_is_answered_on_the_device_that_it_was_told(
-    server: tuple[Server, str], photo: Path
-) -> None:
+def test_a_challenge_and_its_device_are_sent(server: tuple[Server, str], photo: Path) -> None:
     state, url = server
     state.answers["POST /v1/faces/subjects/sub_1/enrollments"] = (202, JOB)
     state.result = ENROLLED
     clip = photo.with_suffix(".mp4")
     clip.write_bytes(b"video bytes")
     options = ["--challenge", "ch_1", "--nonce", "n", "--device", "phone-7", "--server", url]
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         build(),
         ["faces", "enroll", str(clip), "--subject", "sub_1", *options],
         catch_exceptions=False,
     )
-    assert told.exit_code == 0
-    form = state.asked[0][1]
+    assert result.exit_code == 0
+    form = state.requests[0][1]
     for value in (b"ch_1", b"phone-7", b'name="device_id"'):
         assert value in form
 
 
-def test_a_match_prints_the_token_and_another_decision_fails(
-    server: tuple[Server, str], api: FacesApi, photo: Path, capsys: pytest.CaptureFixture[str]
+def test_login_prints_the_token_and_fails_without_a_match(
+    server: tuple[Server, str], photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state, _ = server
+    state, url = server
     good = {"decision": "match", "reason": None, "token": "a.b.c", "expires_at": "2026-11-20"}
     state.answers["POST /v1/faces/login"] = (200, good)
-    faces.login(api, "sub_1", photo, {"challenge_id": "ch_1", "nonce": "n"}, as_json=False)
+    faces.login("sub_1", photo, challenge="ch_1", nonce="n", server=url)
     assert "a.b.c" in capsys.readouterr().out.splitlines()
-    form = state.asked[0][1]
+    form = state.requests[0][1]
     for field in (b'name="subject_id"', b'name="challenge_id"', b'name="nonce"', b'name="image"'):
         assert field in form
     bad = {"decision": "uncertain", "reason": "close", "token": None, "expires_at": None}
     state.answers["POST /v1/faces/login"] = (200, bad)
     with pytest.raises(CommandError, match="Not logged in"):
-        faces.login(api, "sub_1", photo, {}, as_json=False)
+        faces.login("sub_1", photo, server=url)
     assert "uncertain (close)" in capsys.readouterr().out
 
 
-def test_identify_names_strangers_unknown(
-    server: tuple[Server, str], api: FacesApi, photo: Path, capsys: pytest.CaptureFixture[str]
+def test_identify_shows_strangers_as_unknown(
+    server: tuple[Server, str], photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = {"subject_id": "sub_1", "name": "Ada [x]", "similarity": 0.97}
     answer = {"faces": [{"box": BOX, "candidates": [known]}, {"box": BOX, "candidates": []}]}
     server[0].answers["POST /v1/faces/identify"] = (200, answer)
-    faces.identify(api, [photo], as_json=False)
+    faces.identify([photo], server=server[1])
     text = capsys.readouterr().out
     assert "Ada [x]" in text
     assert "0.970" in text
     assert "unknown" in text
-    faces.identify(api, [photo], as_json=True)
+    faces.identify([photo], as_json=True, server=server[1])
     assert json.loads(capsys.readouterr().out) == {"me.jpg": answer}
 
 
-def test_detect_says_why_a_face_is_not_fit(
-    server: tuple[Server, str], api: FacesApi, photo: Path, capsys: pytest.CaptureFixture[str]
+def test_detect_shows_why_a_face_is_not_good_enough(
+    server: tuple[Server, str], photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     face = {"box": BOX, "score": 0.91, "quality": QUALITY}
     server[0].answers["POST /v1/faces/detect"] = (200, {"faces": [face]})
-    faces.detect(api, [photo], as_json=False)
+    faces.detect([photo], server=server[1])
     text = capsys.readouterr().out
     assert "too_dark, blurred" in text
     assert "-4°" in text
 
 
-def test_verify_wants_two_of_a_kind(
-    server: tuple[Server, str], api: FacesApi, photo: Path, capsys: pytest.CaptureFixture[str]
+def test_verify_needs_two_images_or_one_and_a_subject(
+    server: tuple[Server, str], photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer = {"match": True, "similarity": 0.98, "threshold": 0.95}
     server[0].answers["POST /v1/faces/verify"] = (200, answer)
-    faces.verify(api, [photo], "sub_1", as_json=False)
+    faces.verify([photo], "sub_1", server=server[1])
     assert "match  similarity 0.980, threshold 0.950" in capsys.readouterr().out
-    with pytest.raises(CommandError, match="two pictures"):
-        faces.verify(api, [photo], None, as_json=False)
+    with pytest.raises(CommandError, match="two images"):
+        faces.verify([photo], server=server[1])
 
 
-def test_subjects_of_all_pages(
-    server: tuple[Server, str], api: FacesApi, capsys: pytest.CaptureFixture[str]
+def test_subjects_are_listed(
+    server: tuple[Server, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = {
         "id": "sub_1",
@@ -249,47 +237,42 @@ def test_subjects_of_all_pages(
     }
     page = {"items": [one], "next_cursor": None}
     server[0].answers["GET /v1/faces/subjects"] = (200, page)
-    faces.subjects(api, as_json=False)
+    faces.subjects(server=server[1])
     assert "5 (2 stale)" in capsys.readouterr().out
 
 
-def test_erasure_tells_what_is_gone_the_models_too(
-    server: tuple[Server, str], api: FacesApi, capsys: pytest.CaptureFixture[str]
+def test_erasure_reports_templates_frames_and_models(
+    server: tuple[Server, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = {"templates": 12, "files": 3, "models": [{"model": "door", "version": 4}]}
     server[0].answers["DELETE /v1/faces/subjects/sub_1"] = (200, {"erased": gone})
-    faces.erase(api, "sub_1", as_json=False)
+    faces.erase("sub_1", yes=True, server=server[1])
     text = capsys.readouterr().err
     assert "12 templates, 3 frames" in text
     assert "door version 4" in text
 
 
-def test_calibrate_shows_rates_and_applies_only_if_asked(
+def test_calibrate_shows_rates_and_applies_only_on_request(
     server: tuple[Server, str],
-    api: FacesApi,
-    following: jobs.JobsApi,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    state, _ = server
+    state, url = server
     state.answers["POST /v1/faces/calibrations"] = (202, JOB)
     state.answers["PUT /v1/faces/threshold"] = (200, {})
     state.result = CALIBRATION
-    asked = {"dataset_id": "ds_1", "target_fmr": 0.001}
-    faces.calibrate(api, following, asked, to=None, apply=False, as_json=False)
-    told = capsys.readouterr()
-    assert "threshold 0.9312" in told.out
-    assert "0.100%" in told.out
-    assert "[old]: FMR" in told.out
-    assert "p1: 2 no_face" in told.err
-    assert not [route for route, _ in state.asked if route.startswith("PUT")]
-    faces.calibrate(api, following, asked, to=None, apply=True, as_json=True)
+    face_threshold.calibrate("ds_1", server=url)
+    printed = capsys.readouterr()
+    assert "threshold 0.9312" in printed.out
+    assert "0.100%" in printed.out
+    assert "[old]: FMR" in printed.out
+    assert "p1: 2 no_face" in printed.err
+    assert not [route for route, _ in state.requests if route.startswith("PUT")]
+    face_threshold.calibrate("ds_1", apply=True, as_json=True, server=url)
     assert json.loads(capsys.readouterr().out) == CALIBRATION
-    assert json.loads(state.asked[-1][1]) == {"calibration_job_id": "job_1"}
+    assert json.loads(state.requests[-1][1]) == {"calibration_job_id": "job_1"}
 
 
-def test_a_refusal_is_the_servers_own_words(
-    server: tuple[Server, str], api: FacesApi, photo: Path
-) -> None:
+def test_a_refusal_is_shown_in_the_servers_words(server: tuple[Server, str], photo: Path) -> None:
     problem = {
         "type": "about:blank",
         "title": "Locked out",
@@ -300,47 +283,48 @@ def test_a_refusal_is_the_servers_own_words(
     }
     server[0].answers["POST /v1/faces/login"] = (429, problem)
     with pytest.raises(CommandError, match=r"Locked out\. Try again in half an hour"):
-        faces.login(api, "sub_1", photo, {}, as_json=False)
+        faces.login("sub_1", photo, server=server[1])
     server[0].answers["GET /v1/faces/threshold"] = (500, "no problem document")
     with pytest.raises(CommandError, match="did not answer as Opsin does"):
-        faces.threshold(api, None, as_json=False)
+        face_threshold.threshold(server=server[1])
 
 
-def test_what_cannot_be_sent_is_said_before(
-    api: FacesApi, following: jobs.JobsApi, photo: Path, tmp_path: Path
+def test_files_that_cannot_be_sent_are_refused_first(
+    server: tuple[Server, str], photo: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CommandError, match="cannot be read"):
-        faces.identify(api, [tmp_path / "none.jpg"], as_json=False)
+        faces.identify([tmp_path / "none.jpg"], server=server[1])
     clip = tmp_path / "a.mp4"
     clip.touch()
-    with pytest.raises(CommandError, match="one video, or pictures"):
+    with pytest.raises(CommandError, match="one video, or images"):
         faces.evidence([clip, photo])
     with pytest.raises(CommandError, match="opsin up"):
         FacesApi(Settings(_env_file=None), "http://127.0.0.1:9").get("/threshold")
 
 
-def test_rotation_seals_everybody_by_a_fresh_key(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_rotation_encrypts_all_subjects_by_a_new_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(_env_file=None, home=tmp_path)
     upgrade(settings.database)
     engine = open_engine(settings.database)
-    kept = Faces.of(settings, engine, lambda: datetime.now(UTC))
-    before = kept.sealer.key_id
+    kept = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
+    before = kept.cipher.key_id
     subject = kept.subjects.create(NewSubject(name="Ada"))["id"]
     signing = kept.token_keys.signing().id
-    rotate(settings)
+    monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
+    rotate()
     assert "1 subjects" in capsys.readouterr().err
-    now = Faces.of(settings, engine, lambda: datetime.now(UTC)).sealer
+    now = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC)).cipher
     assert now.key_ids[1:] == (before,)
     with engine.connect() as connection:
         row = connection.execute(select(SubjectRecord.key_id, SubjectRecord.data_key)).one()
     assert row.key_id == now.key_id != before
-    now.open_data_key(row.data_key, subject)
+    now.decrypt_data_key(row.data_key, subject)
 
-    renewed = Faces.of(settings, engine, lambda: datetime.now(UTC)).token_keys
+    renewed = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC)).token_keys
     assert renewed.signing().id == signing
-    rotate_token_key(settings)
+    rotate_token_key()
     assert renewed.signing().id != signing
     assert signing in {one.id for one in renewed.public()}
     engine.dispose()

@@ -27,7 +27,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     return call
 
 
-def test_a_key_is_alone_on_stdout_and_never_shown_again(run: Call) -> None:
+def test_a_key_is_alone_on_stdout_and_shown_only_once(run: Call) -> None:
     made = run("create", "billing", "--scope", "infer", "--scope", "train", "--expires", "90d")
     assert made.exit_code == 0, made.output
     key = made.stdout.strip()
@@ -63,6 +63,6 @@ def test_a_key_is_rotated_and_revoked(run: Call) -> None:
         ("list",),
     ],
 )
-def test_what_makes_no_sense_is_one_plain_line(run: Call, words: tuple[str, ...]) -> None:
+def test_a_wrong_call_is_one_plain_line(run: Call, words: tuple[str, ...]) -> None:
     done = run(*words)
     assert isinstance(done.exception, CommandError)

@@ -45,7 +45,7 @@ def test_list_promote_delete(models: Models, store: Store) -> None:
     assert "no version '9'" in models("promote", "pets", "9", code=1).text
 
 
-def test_a_damaged_version_is_found(models: Models, store: Store) -> None:
+def test_verify_quarantines_a_damaged_version(models: Models, store: Store) -> None:
     assert models("verify").text.count("ok") == 2
     (store.path("pets", 1) / "model.keras").write_bytes(b"?")
     text = models("verify", "pets", code=1).text
@@ -63,4 +63,4 @@ def test_download(models: Models, store: Store, tmp_path: Path) -> None:
 
 
 def test_an_empty_store_says_what_fills_it(models: Models) -> None:
-    assert "A worker brings" in models("list", code=1).text
+    assert "A worker imports" in models("list", code=1).text

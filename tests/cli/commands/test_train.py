@@ -1,4 +1,4 @@
-"""What `opsin train` asks for, and how the same request finds its unfinished training again."""
+"""What `opsin train` requests, and how the same request resumes its unfinished training."""
 
 import io
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli.commands.train import train, wishes
-from cli.commands.train_local import Shelf, TerminalWork
+from cli.commands.train import train_folder, training_options
+from cli.commands.train_local import RunFolder, TerminalWork
 from cli.output import CommandError
 from cli.processes.signals import StopSignals
 from contracts.jobs import Progress
@@ -21,54 +21,60 @@ REQUEST = training_request(
 
 
 def work_at(root: Path, signals: StopSignals, out: io.StringIO) -> TerminalWork:
-    return TerminalWork(Shelf.of(root, REQUEST), REQUEST, Console(file=out), signals)
+    return TerminalWork(RunFolder.of(root, REQUEST), REQUEST, Console(file=out), signals)
 
 
-def test_only_what_was_asked_for_is_sent_so_that_a_preset_keeps_the_rest() -> None:
-    asked = wishes(None, augment=False, epochs=3, preset="fruits360", network=None, model="pets")
-    assert asked == {
+def test_only_requested_fields_are_sent_so_that_a_preset_keeps_the_rest() -> None:
+    fields = training_options(
+        None, augment=False, epochs=3, preset="fruits360", network=None, model="pets"
+    )
+    assert fields == {
         "preset": "fruits360",
         "model": "pets",
         "epochs": {"head": 3, "finetune": 3, "scratch": 3},
     }
-    assert wishes('{"l2": 0.1}', augment=True, epochs=None)["l2"] == 0.1
+    assert training_options('{"l2": 0.1}', augment=True, epochs=None)["l2"] == 0.1
 
 
-def test_a_misspelt_layer_is_told_before_a_picture_is_read(tmp_path: Path) -> None:
+def test_a_misspelt_layer_is_refused_before_an_image_is_read(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
-    asked = {"model": "pets", "network": "vgg16", "strategy": "fine_tuning"}
-    with pytest.raises(CommandError, match="Near it are block5"):
-        train(
+    fields = {"model": "pets", "network": "vgg16", "strategy": "fine_tuning"}
+    with pytest.raises(CommandError, match="Did you mean block5"):
+        train_folder(
             Settings(_env_file=None, home=tmp_path),
             tmp_path / "pictures",
-            asked | {"unfreeze_from": "blck5"},
+            fields | {"unfreeze_from": "blck5"},
         )
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "null", '"a"'])
-def test_options_that_are_no_object_are_refused(text: str) -> None:
+def test_options_that_are_not_an_object_are_refused(text: str) -> None:
     with pytest.raises(CommandError, match="--options"):
-        wishes(text, augment=False, epochs=None)
+        training_options(text, augment=False, epochs=None)
 
 
-def test_the_same_request_finds_its_unfinished_training_again(tmp_path: Path) -> None:
-    first, second = Shelf.of(tmp_path, REQUEST), Shelf.of(tmp_path, REQUEST)
+def test_the_same_request_resumes_its_unfinished_training(tmp_path: Path) -> None:
+    first, second = RunFolder.of(tmp_path, REQUEST), RunFolder.of(tmp_path, REQUEST)
     assert second.job_id == first.job_id
     assert (first.attempt, second.attempt) == (1, 2)
-    second.finish()
-    assert Shelf.of(tmp_path, REQUEST).job_id != first.job_id
+    second.remove()
+    assert RunFolder.of(tmp_path, REQUEST).job_id != first.job_id
     other = REQUEST.model_copy(update={"seed": 9})
-    assert Shelf.of(tmp_path, other).folder != first.folder
+    assert RunFolder.of(tmp_path, other).folder != first.folder
 
 
 def test_the_same_training_runs_in_one_terminal_only(tmp_path: Path) -> None:
-    shelf = Shelf.of(tmp_path, REQUEST)
-    with shelf.held(), pytest.raises(CommandError, match="another terminal"), shelf.held():
+    run_folder = RunFolder.of(tmp_path, REQUEST)
+    with (
+        run_folder.locked(),
+        pytest.raises(CommandError, match="another terminal"),
+        run_folder.locked(),
+    ):
         pass
 
 
-def test_it_says_each_epoch_once_and_keeps_what_was_made(tmp_path: Path) -> None:
+def test_each_epoch_is_printed_once_and_artifacts_are_kept(tmp_path: Path) -> None:
     out = io.StringIO()
     row = {"epoch": 1, "phase": "scratch", "loss": 0.5, "accuracy": 0.75}
     with StopSignals() as signals, work_at(tmp_path, signals, out) as work:
@@ -81,9 +87,9 @@ def test_it_says_each_epoch_once_and_keeps_what_was_made(tmp_path: Path) -> None
     assert (tmp_path / work.job_id / "curves.png").read_bytes() == b"png"
 
 
-def test_ctrl_c_ends_it_at_the_next_step(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_training_at_the_next_step(tmp_path: Path) -> None:
     class Pressed(StopSignals):
-        def asked(self) -> bool:
+        def stop_requested(self) -> bool:
             return True
 
     with pytest.raises(WorkStoppedError):
@@ -91,18 +97,18 @@ def test_ctrl_c_ends_it_at_the_next_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ({"model": "vgg16", "network": "cnn_small"}, "published network"),
         ({"model": "pets", "network": "nothing"}, "network: Input should be"),
         ({"model": "pets", "preset": "nothing"}, "Known: mnist"),
-        ({"model": "pets", "network": "cnn_small", "strategy": "fine_tuning"}, "can be tuned"),
+        ({"model": "pets", "network": "cnn_small", "strategy": "fine_tuning"}, "can be fine-tuned"),
     ],
 )
-def test_a_wrong_wish_is_told_before_any_picture_is_read(
-    tmp_path: Path, body: dict[str, str], told: str
+def test_a_wrong_option_is_refused_before_any_image_is_read(
+    tmp_path: Path, body: dict[str, str], message: str
 ) -> None:
     settings = Settings(home=tmp_path / "home")
-    with pytest.raises(CommandError, match=told):
-        train(settings, tmp_path, body)
+    with pytest.raises(CommandError, match=message):
+        train_folder(settings, tmp_path, body)
     assert not (tmp_path / "home" / "datasets").exists()

@@ -9,9 +9,9 @@ import pytest
 
 from cli.banner import curl_line
 from cli.commands import keys
-from cli.commands.up import require_free_port, require_key
 from cli.home import Home
 from cli.output import CommandError
+from cli.startup import require_free_port, require_key
 from contracts.settings import Settings
 from tests.cli.running import Run, Starter, free_port, until
 
@@ -25,7 +25,7 @@ def ready(start: Starter, home: Path, port: int, **settings: object) -> Run:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_starts_says_so_and_leaves_nothing(
+def test_it_starts_reports_so_and_leaves_nothing(
     start: Starter, tmp_path: Path, number: signal.Signals
 ) -> None:
     home, port = tmp_path / "home", free_port()
@@ -43,7 +43,7 @@ def test_it_starts_says_so_and_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_two_instances_side_by_side(start: Starter, tmp_path: Path) -> None:
+def test_two_instances_run_at_once(start: Starter, tmp_path: Path) -> None:
     ports = [free_port(), free_port()]
     runs = [ready(start, tmp_path / f"home{n}", port) for n, port in enumerate(ports)]
     for port in ports:
@@ -70,7 +70,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_one_starts(
     assert "worker on" in (home / "logs" / "worker.log.1").read_text()
 
 
-def test_a_crashed_api_comes_back(start: Starter, tmp_path: Path) -> None:
+def test_a_crashed_api_is_restarted(start: Starter, tmp_path: Path) -> None:
     port = free_port()
     run = ready(start, tmp_path / "home", port)
     api = next(p for p in run.descendants() if p.cmdline()[-1] == "serve")
@@ -88,7 +88,7 @@ def test_a_crashed_api_comes_back(start: Starter, tmp_path: Path) -> None:
     assert run.wait() == 0
 
 
-def test_a_worker_that_cannot_start_is_quoted(start: Starter, tmp_path: Path) -> None:
+def test_the_log_of_a_worker_that_cannot_start_is_shown(start: Starter, tmp_path: Path) -> None:
     run = start(
         STAND_IN, "up", OPSIN_HOME=tmp_path / "home", OPSIN_PORT=free_port(), STAND_IN="fail"
     )
@@ -97,7 +97,7 @@ def test_a_worker_that_cannot_start_is_quoted(start: Starter, tmp_path: Path) ->
     assert "no TensorFlow here" in run.text
 
 
-def test_a_second_one_in_the_same_home_names_the_first(start: Starter, tmp_path: Path) -> None:
+def test_a_second_instance_in_the_same_home_names_the_first(start: Starter, tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.prepare()
     with home.locked():
@@ -107,7 +107,7 @@ def test_a_second_one_in_the_same_home_names_the_first(start: Starter, tmp_path:
     assert "Traceback" not in run.text
 
 
-def test_a_taken_port_is_told_before_anything_slow(start: Starter, tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_before_anything_slow(start: Starter, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         run = start("-m", "cli", "up", OPSIN_HOME=tmp_path / "home", OPSIN_PORT=port)
@@ -117,17 +117,18 @@ def test_a_taken_port_is_told_before_anything_slow(start: Starter, tmp_path: Pat
     assert not (tmp_path / "home" / "weights").exists()
 
 
-def test_a_free_port_is_none_of_its_business() -> None:
+def test_a_free_port_is_accepted() -> None:
     require_free_port(Settings(port=free_port()))
 
 
-def test_an_open_address_needs_a_key(tmp_path: Path) -> None:
+def test_an_open_address_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(host="0.0.0.0", home=tmp_path)
     with pytest.raises(CommandError, match="OPSIN_API_KEY"):
         require_key(settings)
-    assert not any(tmp_path.iterdir())  # it only looked
+    assert not any(tmp_path.iterdir())  # it only reads
     require_key(settings.model_copy(update={"api_key": "a-key-of-sixteen-or-more"}))
-    keys.create(settings, "first", ["admin"], None, None)
+    monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
+    keys.create("first", ["admin"])
     require_key(settings)
 
 

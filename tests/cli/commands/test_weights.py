@@ -8,27 +8,27 @@ def weights(start: Starter, *arguments: str, **settings: object) -> tuple[int, s
     return run.wait(), run.text
 
 
-def test_the_list_names_all_of_the_catalog(start: Starter) -> None:
+def test_the_list_names_the_whole_catalog(start: Starter) -> None:
     code, text = weights(start, "list")
     assert code == 0
     for name in ("efficientnet_lite0", "squeezenet", "vgg16_notop", "face_embedder", "face_finder"):
         assert name in text
 
 
-def test_what_cannot_be_had_is_told_plainly(start: Starter) -> None:
+def test_weights_that_cannot_be_fetched_are_a_plain_line(start: Starter) -> None:
     code, text = weights(start, "pull", "squeezenet", OPSIN_OFFLINE=1)
     assert code == 1
     assert "OPSIN_OFFLINE" in text
     assert "Traceback" not in text
 
 
-def test_without_any_network_nothing_could_be_served(start: Starter) -> None:
+def test_without_any_weights_pull_fails(start: Starter) -> None:
     code, text = weights(start, "pull", OPSIN_OFFLINE=1)
     assert code == 1
     assert "No network has weights" in text
 
 
-def test_what_is_missing_at_the_start_is_told_once(start: Starter) -> None:
+def test_missing_weights_are_reported_once_at_the_start(start: Starter) -> None:
     run = start("-m", "cli", "up", OPSIN_OFFLINE=1, OPSIN_PORT=free_port())
     assert run.wait() == 1
     assert run.text.count("! squeezenet: ") == 1
@@ -51,7 +51,7 @@ def test_a_folder_of_weights_is_enough(start: Starter, shared: Path, tmp_path: P
     assert "vgg16: its base is here, but not its classes." in text
 
 
-def test_a_damaged_file_does_not_pass(start: Starter, shared: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_found(start: Starter, shared: Path, tmp_path: Path) -> None:
     name = "squeezenet_v1.1_imagenet_fp16.npz"
     folder = tmp_path / "files"
     folder.mkdir()

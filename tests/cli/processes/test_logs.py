@@ -4,7 +4,7 @@ from pathlib import Path
 from cli.processes.logs import Follower, rotate, tail
 
 
-def test_the_last_run_is_kept(tmp_path: Path) -> None:
+def test_the_log_of_the_last_run_is_kept(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     for text in ("first", "second"):
         rotate(log).write_text(text)
@@ -12,7 +12,7 @@ def test_the_last_run_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "api.log.1").read_text() == "first"
 
 
-def test_json_is_quoted_as_people_read_it(tmp_path: Path) -> None:
+def test_json_lines_are_formatted_for_people(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     entries = [
         {"level": "info", "event": "starting"},
@@ -30,19 +30,19 @@ def test_json_is_quoted_as_people_read_it(tmp_path: Path) -> None:
     ]
 
 
-def test_no_log_is_no_fault(tmp_path: Path) -> None:
+def test_a_missing_log_is_empty(tmp_path: Path) -> None:
     assert tail(tmp_path / "none.log", lines=3) == ""
 
 
-def test_lines_are_shown_once_and_whole(tmp_path: Path) -> None:
+def test_only_whole_lines_are_shown_and_only_once(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     shown: list[tuple[str, str]] = []
     follower = Follower([log], lambda name, line: shown.append((name, line)))
-    follower.look()
+    follower.show_new()
     log.write_text("one\ntw")
-    follower.look()
-    follower.look()
+    follower.show_new()
+    follower.show_new()
     with log.open("a") as file:
         file.write("o\n")
-    follower.look()
+    follower.show_new()
     assert shown == [("worker", "one"), ("worker", "two")]

@@ -1,14 +1,14 @@
-"""The API's process keeps the memory of one picture for the next."""
+"""The API process reuses the memory of one image for the next."""
 
 import subprocess
 import sys
 
 import pytest
 
-# What drawing on a picture does: a few arrays of a megabyte, all freed at its end.
+# As drawing on an image does: a few arrays of a megabyte, all freed at its end.
 _DRAW = """
 import resource
-from cli.processes.malloc import tune
+from cli.processes.malloc import configure_malloc
 {tune}
 import numpy as np
 def draw():
@@ -22,7 +22,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 50)
 """
 
 
-def _page_faults_a_picture(tune: str) -> int:
+def _page_faults_per_image(tune: str) -> int:
     script = _DRAW.format(tune=tune)
     ran = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
@@ -31,13 +31,16 @@ def _page_faults_a_picture(tune: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it tunes glibc")
-def test_what_one_picture_took_the_next_does_not_fetch_anew() -> None:
-    assert _page_faults_a_picture("pass") > 200, "else there is nothing to tune"
-    assert _page_faults_a_picture("tune()") < 20
+def test_the_next_image_reuses_memory() -> None:
+    assert _page_faults_per_image("pass") > 200, "otherwise there is nothing to tune"
+    assert _page_faults_per_image("configure_malloc()") < 20
 
 
-def test_products_take_one_thread_unless_somebody_said_otherwise() -> None:
-    script = "import os; from cli.processes.malloc import tune; tune(); print(os.environ[NAME])"
+def test_products_use_one_thread_unless_configured() -> None:
+    script = (
+        "import os; from cli.processes.malloc import configure_malloc; configure_malloc(); "
+        "print(os.environ[NAME])"
+    )
     for given, expected in (({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")):
         ran = subprocess.run(
             [sys.executable, "-c", script.replace("NAME", "'OPENBLAS_NUM_THREADS'")],

@@ -35,84 +35,84 @@ def program(folder: Path, code: str, name: str = "child") -> Program:
     return Program(name, (sys.executable, "-c", code), dict(os.environ), folder / f"{name}.log")
 
 
-def supervisor(said: list[str] | None = None, **options: float) -> Supervisor:
-    lines = [] if said is None else said
+def supervisor(reports: list[str] | None = None, **options: float) -> Supervisor:
+    lines = [] if reports is None else reports
     return Supervisor(lines.append, shutdown_seconds=options.get("seconds", 5), backoff=(0.0,))
 
 
-def test_the_last_started_ends_first(tmp_path: Path) -> None:
-    keeper = supervisor()
+def test_the_last_process_started_ends_first(tmp_path: Path) -> None:
+    processes = supervisor()
     programs = [program(tmp_path, POLITE, name) for name in ("first", "second")]
-    for one in programs:
-        keeper.start(one)
-    until(lambda: all("hello" in one.log.read_text() for one in programs))
-    keeper.stop()
-    first, second = (float(one.log.read_text().split()[-1]) for one in programs)
+    for each in programs:
+        processes.start(each)
+    until(lambda: all("hello" in each.log.read_text() for each in programs))
+    processes.stop()
+    first, second = (float(each.log.read_text().split()[-1]) for each in programs)
     assert second < first
-    assert not any(psutil.pid_exists(pid) for pid in keeper.pids().values())
+    assert not any(psutil.pid_exists(pid) for pid in processes.pids().values())
 
 
-def test_who_does_not_listen_is_killed_with_all_its_children(tmp_path: Path) -> None:
-    keeper = supervisor(seconds=0.3)
+def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
+    processes = supervisor(seconds=0.3)
     stubborn = program(tmp_path, STUBBORN)
-    keeper.start(stubborn)
+    processes.start(stubborn)
     until(lambda: stubborn.log.exists() and stubborn.log.read_text().strip())
     grandchild = int(stubborn.log.read_text())
-    keeper.stop()
+    processes.stop()
     until(lambda: not psutil.pid_exists(grandchild))
 
 
-def test_a_second_wish_to_stop_does_not_wait(tmp_path: Path) -> None:
-    keeper = supervisor(seconds=60)
+def test_a_stop_at_once_does_not_wait(tmp_path: Path) -> None:
+    processes = supervisor(seconds=60)
     stubborn = program(tmp_path, STUBBORN)
-    keeper.start(stubborn)
+    processes.start(stubborn)
     until(lambda: stubborn.log.exists() and stubborn.log.read_text().strip())
     began = time.monotonic()
-    keeper.stop(hurry=lambda: True)
+    processes.stop(at_once=True)
     assert time.monotonic() - began < 5
 
 
-def test_a_crashed_child_is_restarted_and_told(tmp_path: Path) -> None:
-    said: list[str] = []
-    keeper = supervisor(said)
-    child = keeper.start(program(tmp_path, SLEEP))
+def test_a_crashed_child_is_restarted_and_reported(tmp_path: Path) -> None:
+    reports: list[str] = []
+    processes = supervisor(reports)
+    child = processes.start(program(tmp_path, SLEEP))
     os.kill(child.pid, signal.SIGKILL)
     try:
-        until(lambda: keeper.tend() or keeper.pids()["child"] != child.pid)
-        assert said == ["child ended (signal 9); restarting it in 0 s."]
-        assert psutil.Process(keeper.pids()["child"]).is_running()
+        until(lambda: processes.restart_crashed() or processes.pids()["child"] != child.pid)
+        assert reports == ["child ended (signal 9); restarting it in 0 s."]
+        assert psutil.Process(processes.pids()["child"]).is_running()
     finally:
-        keeper.stop()
+        processes.stop()
 
 
-def test_crashing_again_and_again_ends_it_with_the_logs_last_lines(tmp_path: Path) -> None:
-    said: list[str] = []
-    keeper = supervisor(said)
-    keeper.start(program(tmp_path, "import sys; sys.exit('no luck')"))
+def test_repeated_crashes_fail_with_the_end_of_the_log(tmp_path: Path) -> None:
+    reports: list[str] = []
+    processes = supervisor(reports)
+    processes.start(program(tmp_path, "import sys; sys.exit('no luck')"))
     with pytest.raises(CommandError, match="crashed 5 times in a row") as raised:
-        until(keeper.tend)
+        until(processes.restart_crashed)
     assert "no luck" in raised.value.message
-    assert len(said) == QUICK_LIMIT - 1
-    keeper.stop()
+    assert len(reports) == QUICK_LIMIT - 1
+    processes.stop()
 
 
-def test_a_death_while_starting_is_not_retried(tmp_path: Path) -> None:
-    keeper = supervisor()
-    child = keeper.start(program(tmp_path, "raise SystemExit('bad setting')"))
+def test_a_failed_start_is_not_retried(tmp_path: Path) -> None:
+    processes = supervisor()
+    child = processes.start(program(tmp_path, "raise SystemExit('bad setting')"))
     assert child.wait(10)
     with pytest.raises(CommandError, match="could not start") as raised:
-        keeper.require_all()
+        processes.require_all()
     assert "bad setting" in raised.value.message
-    keeper.stop()
+    processes.stop()
 
 
 def test_a_killed_supervisor_leaves_no_orphan(start: Starter, tmp_path: Path) -> None:
     code = f"""
 import sys, time
-from tests.cli.test_supervisor import program, supervisor, POLITE
+from tests.cli.processes.test_supervisor import program, supervisor, POLITE
 from pathlib import Path
-keeper = supervisor()
-keeper.start(program(Path({str(tmp_path)!r}), POLITE))
+processes = supervisor()
+processes.start(program(Path({str(tmp_path)!r}), POLITE))
 time.sleep(600)
 """
     run = start("-c", code)
@@ -125,10 +125,10 @@ time.sleep(600)
     until(lambda: not any(child.is_running() for child in children), 5)
 
 
-def test_without_the_kernels_help_the_watcher_ends_it(start: Starter, tmp_path: Path) -> None:
-    """As on macOS: no leash, only the thread that looks for its parent."""
+def test_a_child_ends_with_its_parent_without_the_kernel(start: Starter, tmp_path: Path) -> None:
+    """As on macOS: only the thread that watches its parent."""
     watcher = (
-        "from cli.processes.parent_death import watch_parent; watch_parent(1);"
+        "from models.processes import end_with_parent; end_with_parent(1);"
         "import time; time.sleep(600)"
     )
     code = f"""

@@ -9,22 +9,21 @@ import redis
 
 from cli.home import Home
 from cli.processes.supervisor import Supervisor
-from cli.processes.valkey import SOCKET_PATH_LIMIT, Valkey, embedded
-from cli.processes.valkey import running as valkey_of
+from cli.processes.valkey import SOCKET_PATH_LIMIT, Valkey, embedded, running_url
 from contracts.queue.celery import celery_app
 
 
 @contextmanager
 def running(home: Home) -> Iterator[tuple[Valkey, int]]:
     valkey = embedded(home)
-    keeper = Supervisor(lambda line: None, shutdown_seconds=5)
-    keeper.start(valkey.program)
+    processes = Supervisor(lambda line: None, shutdown_seconds=5)
+    processes.start(valkey.program)
     try:
-        valkey.wait(10, keeper.require_all)
-        yield valkey, keeper.pids()["valkey"]
+        valkey.wait(10, processes.require_all)
+        yield valkey, processes.pids()["valkey"]
     finally:
-        keeper.stop()
-        valkey.tidy()
+        processes.stop()
+        valkey.remove_socket()
 
 
 def test_it_listens_on_its_socket_alone_and_evicts_nothing(home: Home) -> None:
@@ -41,12 +40,12 @@ def test_it_listens_on_its_socket_alone_and_evicts_nothing(home: Home) -> None:
 
 def test_queued_work_survives_a_restart(home: Home) -> None:
     with running(home) as (valkey, _), redis.Redis.from_url(valkey.url) as client:
-        client.lpush("lane", b"\x00\xff")
+        client.lpush("queue", b"\x00\xff")
     with running(home) as (valkey, _), redis.Redis.from_url(valkey.url) as client:
-        assert client.lrange("lane", 0, -1) == [b"\x00\xff"]
+        assert client.lrange("queue", 0, -1) == [b"\x00\xff"]
 
 
-def test_a_path_too_long_for_a_socket(home: Home) -> None:
+def test_a_home_with_a_long_path_has_its_socket_elsewhere(home: Home) -> None:
     deep = Home(home.root / ("long" * 20) / ("er" * 20))
     deep.prepare()
     with running(deep) as (valkey, _):
@@ -58,7 +57,7 @@ def test_a_path_too_long_for_a_socket(home: Home) -> None:
     assert not folder.exists()
 
 
-def test_a_stale_one_is_ended_at_the_next_start(home: Home) -> None:
+def test_a_stale_valkey_is_ended_at_the_next_start(home: Home) -> None:
     stale = embedded(home)
     process = subprocess.Popen(stale.program.command, stdout=subprocess.DEVNULL)
     stale.wait(10, lambda: None)
@@ -67,7 +66,7 @@ def test_a_stale_one_is_ended_at_the_next_start(home: Home) -> None:
         assert pid != process.pid
 
 
-def test_a_number_that_became_someone_elses_is_left_alone(home: Home) -> None:
+def test_another_process_with_the_recorded_pid_is_left_alone(home: Home) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
         (home.run / "valkey.pid").write_text(str(other.pid))
         embedded(home)
@@ -76,12 +75,12 @@ def test_a_number_that_became_someone_elses_is_left_alone(home: Home) -> None:
 
 
 def test_a_home_may_have_any_name(home: Home) -> None:
-    """The address is parsed by redis and by kombu, each in its own way."""
+    """redis and kombu parse the URL, each in its own way."""
     odd = Home(home.root / "a #home? with 100%25 ünï")
     odd.prepare()
     with running(odd) as (valkey, _):
         assert valkey.socket == odd.run / "valkey.sock"
-        assert valkey_of(odd) == valkey.url
+        assert running_url(odd) == valkey.url
         with redis.Redis.from_url(valkey.url) as client:
             assert client.ping()
         with celery_app(valkey.url).connection_for_write() as connection:

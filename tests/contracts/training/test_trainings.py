@@ -6,9 +6,9 @@ from pydantic import ValidationError
 
 from contracts.training.trainings import TrainableNetwork, TrainingRequest
 
-LEAST = {"dataset_id": "ds_1", "model": "pets", "network": "vgg16"}
+MINIMAL = {"dataset_id": "ds_1", "model": "pets", "network": "vgg16"}
 
-AS_IN_THE_CONTRACT = """
+EXAMPLE = """
 {"dataset_id":"ds_x","model":"pets","network":"vgg16",
  "strategy":"fine_tuning","unfreeze_from":"block5_conv1",
  "image_size":224,"head":{"units":[256],"dropout":0.3},
@@ -20,19 +20,19 @@ AS_IN_THE_CONTRACT = """
 """
 
 
-def test_the_contracts_example_is_taken_as_it_stands() -> None:
-    sent = json.loads(AS_IN_THE_CONTRACT)
-    taken = TrainingRequest.model_validate_json(AS_IN_THE_CONTRACT).model_dump(mode="json")
+def test_example_is_accepted() -> None:
+    sent = json.loads(EXAMPLE)
+    accepted = TrainingRequest.model_validate_json(EXAMPLE).model_dump(mode="json")
     for name, value in sent.items():
         if isinstance(value, dict):
-            assert value.items() <= taken[name].items()
+            assert value.items() <= accepted[name].items()
         else:
-            assert taken[name] == value
+            assert accepted[name] == value
 
 
 @pytest.mark.parametrize("head", [{}, {"head": None}, {"head": {"units": [8]}}])
-def test_a_round_trip_through_json_changes_nothing(head: dict[str, Any]) -> None:
-    first = TrainingRequest.model_validate(LEAST | head)
+def test_json_round_trip_changes_nothing(head: dict[str, Any]) -> None:
+    first = TrainingRequest.model_validate(MINIMAL | head)
     again = TrainingRequest.model_validate_json(first.model_dump_json())
     assert again == first
     assert (again.head is None) == (not head.get("head"))
@@ -41,14 +41,12 @@ def test_a_round_trip_through_json_changes_nothing(head: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("network", "strategy"), [("squeezenet", "feature_extraction"), ("cnn_mnist", "from_scratch")]
 )
-def test_a_strategy_left_out_is_what_the_network_can_do(
-    network: TrainableNetwork, strategy: str
-) -> None:
-    assert TrainingRequest(**LEAST | {"network": network}).strategy == strategy
+def test_default_strategy_depends_on_the_network(network: TrainableNetwork, strategy: str) -> None:
+    assert TrainingRequest(**MINIMAL | {"network": network}).strategy == strategy
 
 
 @pytest.mark.parametrize(
-    ("sent", "says"),
+    ("sent", "message"),
     [
         ({"strategy": "fine_tuning", "network": "vgg19"}, "no published weights for vgg19"),
         ({"unfreeze_from": "block5"}, 'needs "strategy": "fine_tuning"'),
@@ -62,11 +60,11 @@ def test_a_strategy_left_out_is_what_the_network_can_do(
         ({"network": "resnet"}, "efficientnet_lite0"),
     ],
 )
-def test_what_cannot_work_is_refused_in_words(sent: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
-        TrainingRequest(**LEAST | sent)
+def test_invalid_request_is_refused_with_a_message(sent: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainingRequest(**MINIMAL | sent)
 
 
-def test_a_record_of_it_is_read_back_the_same() -> None:
-    asked = TrainingRequest(**LEAST, image_size=(70, 50), class_weights={"cat": 2.0})
-    assert TrainingRequest.model_validate_json(asked.model_dump_json()) == asked
+def test_request_with_options_survives_json() -> None:
+    request = TrainingRequest(**MINIMAL, image_size=(70, 50), class_weights={"cat": 2.0})
+    assert TrainingRequest.model_validate_json(request.model_dump_json()) == request

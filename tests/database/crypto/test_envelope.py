@@ -1,4 +1,4 @@
-"""What is sealed opens for its owner and purpose, and for nobody and nothing else."""
+"""A ciphertext can be decrypted only for its owner and purpose."""
 
 import base64
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contracts.settings import Settings
-from database.crypto.envelope import DataKey, Sealer, SealError, key_id_of
+from database.crypto.envelope import DataKey, DecryptionError, EnvelopeCipher, key_id_of
 from database.crypto.master_keys import Key, KeyFile, read_keys
 
 ONE, TWO = Key("one", bytes(32)), Key("two", bytes([7]) * 32)
@@ -19,64 +19,67 @@ def text(key: Key) -> str:
     return f"{key.id}:{base64.b64encode(key.secret).decode()}"
 
 
-def test_what_is_sealed_opens_for_the_same_purpose_alone() -> None:
-    sealer = Sealer([ONE])
-    sealed = sealer.seal(b"secret", "this")
-    assert sealer.open(sealed, "this") == b"secret"
-    assert b"secret" not in sealed
-    assert sealer.seal(b"secret", "this") != sealed
-    with pytest.raises(SealError):
-        sealer.open(sealed, "that")
+def test_decryption_needs_the_same_purpose() -> None:
+    cipher = EnvelopeCipher([ONE])
+    encrypted = cipher.encrypt(b"secret", "this")
+    assert cipher.decrypt(encrypted, "this") == b"secret"
+    assert b"secret" not in encrypted
+    assert cipher.encrypt(b"secret", "this") != encrypted
+    with pytest.raises(DecryptionError):
+        cipher.decrypt(encrypted, "that")
 
 
-@pytest.mark.parametrize("at", [0, 1, 2, 6, 18, -1])
-def test_a_changed_byte_is_noticed(at: int) -> None:
-    sealer = Sealer([ONE])
-    sealed = bytearray(sealer.seal(b"secret", "this"))
-    sealed[at] ^= 1
-    with pytest.raises(SealError):
-        sealer.open(bytes(sealed), "this")
+@pytest.mark.parametrize("index", [0, 1, 2, 6, 18, -1])
+def test_a_changed_byte_is_detected(index: int) -> None:
+    cipher = EnvelopeCipher([ONE])
+    encrypted = bytearray(cipher.encrypt(b"secret", "this"))
+    encrypted[index] ^= 1
+    with pytest.raises(DecryptionError):
+        cipher.decrypt(bytes(encrypted), "this")
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 10, 20])
-def test_what_is_cut_short_is_no_sealed_text(length: int) -> None:
-    sealer = Sealer([ONE])
-    with pytest.raises(SealError):
-        sealer.open(sealer.seal(b"secret", "this")[:length], "this")
+def test_a_truncated_ciphertext_is_rejected(length: int) -> None:
+    cipher = EnvelopeCipher([ONE])
+    with pytest.raises(DecryptionError):
+        cipher.decrypt(cipher.encrypt(b"secret", "this")[:length], "this")
 
 
-def test_a_data_key_is_its_owners_and_outlives_a_change_of_master_key() -> None:
-    kept, key = Sealer([ONE]).new_data_key("sub_1")
-    sealed = key.seal(b"face", "template")
-    both = Sealer([TWO, ONE])
-    with pytest.raises(SealError):
-        both.open_data_key(kept, "sub_2")
-    renewed = both.reseal_data_key(kept, "sub_1")
-    assert (key_id_of(kept), key_id_of(renewed)) == ("one", "two")
-    assert Sealer([TWO]).open_data_key(renewed, "sub_1").open(sealed, "template") == b"face"
-    with pytest.raises(SealError, match="'one' is not among"):
-        Sealer([TWO]).open_data_key(kept, "sub_1")
-    with pytest.raises(SealError):
-        DataKey(bytes(32)).open(sealed, "template")
+def test_a_data_key_belongs_to_its_owner_and_survives_a_new_master_key() -> None:
+    data_key, key = EnvelopeCipher([ONE]).new_data_key("sub_1")
+    encrypted = key.encrypt(b"face", "template")
+    both = EnvelopeCipher([TWO, ONE])
+    with pytest.raises(DecryptionError):
+        both.decrypt_data_key(data_key, "sub_2")
+    reencrypted = both.reencrypt_data_key(data_key, "sub_1")
+    assert (key_id_of(data_key), key_id_of(reencrypted)) == ("one", "two")
+    assert (
+        EnvelopeCipher([TWO]).decrypt_data_key(reencrypted, "sub_1").decrypt(encrypted, "template")
+        == b"face"
+    )
+    with pytest.raises(DecryptionError, match="'one' is not among"):
+        EnvelopeCipher([TWO]).decrypt_data_key(data_key, "sub_1")
+    with pytest.raises(DecryptionError):
+        DataKey(bytes(32)).decrypt(encrypted, "template")
 
 
-def test_what_is_derived_is_the_first_keys_and_the_purposes() -> None:
-    assert Sealer([ONE]).derived("a") == Sealer([ONE, TWO]).derived("a")
-    assert Sealer([ONE]).derived("a")[1] != Sealer([TWO]).derived("a")[1]
-    assert Sealer([ONE]).derived("a")[1] != Sealer([ONE]).derived("b")[1]
+def test_a_derived_secret_depends_on_the_first_key_and_the_purpose() -> None:
+    assert EnvelopeCipher([ONE]).derive("a") == EnvelopeCipher([ONE, TWO]).derive("a")
+    assert EnvelopeCipher([ONE]).derive("a")[1] != EnvelopeCipher([TWO]).derive("a")[1]
+    assert EnvelopeCipher([ONE]).derive("a")[1] != EnvelopeCipher([ONE]).derive("b")[1]
 
 
-def test_a_key_that_another_process_added_is_derived_from(tmp_path: Path) -> None:
+def test_a_secret_is_derived_from_a_key_that_another_process_added(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "keys")
-    sealer = Sealer(file.read(), file)
-    before = sealer.derived("a")
+    cipher = EnvelopeCipher(file.read(), file)
+    before = cipher.derive("a")
     added = file.add()
-    after = sealer.derived("a")
+    after = cipher.derive("a")
     assert after[0] == added.id
     assert after[1] != before[1]
 
 
-def test_of_keys_added_at_once_none_is_lost(tmp_path: Path) -> None:
+def test_no_key_is_lost_when_several_are_added_at_once(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     KeyFile(path).read()
     with ThreadPoolExecutor(8) as pool:
@@ -85,34 +88,35 @@ def test_of_keys_added_at_once_none_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "why"),
+    ("keys", "message"),
     [
         ("", "at least one"),
         ("nonsense", "id:base64"),
         ("k:!!!!", "id:base64"),
         ("k:AAAA", "3 bytes"),
         ("k:AAAAA", "not base64"),
-        (f"{text(ONE)},{text(ONE)}", "id of its own"),
+        (f"{text(ONE)},{text(ONE)}", "different id"),
     ],
 )
-def test_malformed_keys_are_refused_and_not_repeated(sent: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why) as error:
-        read_keys(sent)
+def test_malformed_keys_are_refused_without_repeating_them(keys: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        read_keys(keys)
     assert "AAAA" not in str(error.value)
 
 
 def test_keys_come_from_the_settings(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, home=tmp_path, faces_keys=f"{text(TWO)}, {text(ONE)}")
-    assert Sealer.of(settings).key_ids == ("two", "one")
+    assert EnvelopeCipher.of(settings).key_ids == ("two", "one")
     assert not settings.secrets_home.exists()
     assert "AAAA" not in repr(read_keys(text(ONE)))
 
 
-def test_a_file_of_keys_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_key_file_is_created_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, home=tmp_path)
     found: list[str] = []
     threads = [
-        threading.Thread(target=lambda: found.append(Sealer.of(settings).key_id)) for _ in range(8)
+        threading.Thread(target=lambda: found.append(EnvelopeCipher.of(settings).key_id))
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -124,19 +128,19 @@ def test_a_file_of_keys_is_made_once_for_its_owner_alone(tmp_path: Path) -> None
     assert os.listdir(settings.secrets_home) == ["faces.keys"]  # noqa: PTH208
     settings.face_keys_file.chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
-        Sealer.of(settings)
+        EnvelopeCipher.of(settings)
 
 
-def test_a_key_that_another_process_adds_is_found(tmp_path: Path) -> None:
+def test_a_key_that_another_process_adds_is_used(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "keys")
-    running = Sealer(file.read(), file)
-    old = running.seal(b"a", "x")
+    running = EnvelopeCipher(file.read(), file)
+    old = running.encrypt(b"a", "x")
     added = file.add()
-    other = Sealer(file.read(), file)
+    other = EnvelopeCipher(file.read(), file)
     assert other.key_id == added.id
-    assert running.open(other.seal(b"b", "x"), "x") == b"b"
+    assert running.decrypt(other.encrypt(b"b", "x"), "x") == b"b"
     assert running.key_id == added.id
     file.keep([])
     assert [key.id for key in file.read()] == [added.id]
-    with pytest.raises(SealError):
-        Sealer(file.read(), file).open(old, "x")
+    with pytest.raises(DecryptionError):
+        EnvelopeCipher(file.read(), file).decrypt(old, "x")

@@ -1,4 +1,4 @@
-"""Subjects, templates and frames in a real database, and that nothing is left of who is erased."""
+"""Subjects, templates and frames in a real database, and their complete erasure."""
 
 import hashlib
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from contracts.errors import (
 )
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import (
-    LENGTH,
-    MOST_TEMPLATES,
+    EMBEDDING_SIZE,
+    MAX_TEMPLATES,
     ErasedCounts,
-    Frame,
     NewEvent,
     NewSubject,
     NewTemplate,
+    StoredFrame,
     SubjectChange,
     Threshold,
 )
@@ -35,13 +35,13 @@ from contracts.queue.messages import Vector
 from contracts.settings import Settings
 from database.faces.erasures import SCOPE
 from database.faces.face_files import FaceFiles
-from database.faces.faces import Faces
 from database.faces.gallery import Gallery
 from database.faces.gallery_source import EVERYTHING
+from database.faces.repositories import FaceRepositories
 from database.faces.subjects import Erasure
 from database.idempotency import IdempotencyKey
 from database.jobs.jobs import Jobs
-from database.secure_delete import scrub
+from database.secure_delete import purge_deleted_rows
 from database.tables import FaceEventRecord, Record
 from tests.database.conftest import Clock
 
@@ -54,13 +54,13 @@ RANDOM = np.random.default_rng(8)
 
 
 def vector() -> Vector:
-    drawn = RANDOM.normal(size=LENGTH)
-    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
+    random = RANDOM.normal(size=EMBEDDING_SIZE)
+    return (random / np.linalg.norm(random)).astype(np.float32)
 
 
-def template(frame: bytes | None = None, shown: Vector | None = None) -> NewTemplate:
-    kept = None if frame is None else Frame("image/png", frame)
-    return NewTemplate(vector() if shown is None else shown, GOOD, "image", kept)
+def template(frame: bytes | None = None, embedding: Vector | None = None) -> NewTemplate:
+    stored = None if frame is None else StoredFrame("image/png", frame)
+    return NewTemplate(vector() if embedding is None else embedding, GOOD, "image", stored)
 
 
 @pytest.fixture
@@ -69,21 +69,21 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def faces(engine: Engine, clock: Clock, home: Path) -> Faces:
-    return Faces.of(Settings(_env_file=None, home=home), engine, clock)
+def faces(engine: Engine, clock: Clock, home: Path) -> FaceRepositories:
+    return FaceRepositories.of(Settings(_env_file=None, home=home), engine, clock)
 
 
 @pytest.fixture
-def ada(faces: Faces) -> str:
-    return made(faces, "Ada", keep_frames=True)
+def ada(faces: FaceRepositories) -> str:
+    return add_subject(faces, "Ada", keep_frames=True)
 
 
-def made(faces: Faces, name: str, **more: Any) -> str:
+def add_subject(faces: FaceRepositories, name: str, **more: Any) -> str:
     return str(faces.subjects.create(NewSubject(name=name, **more))["id"])
 
 
-def test_a_subject_is_kept_as_it_was_sent(faces: Faces) -> None:
-    subject_id = made(faces, "Ada", external_id="u1", metadata={"team": ["a", 1, None]})
+def test_a_subject_is_stored_as_sent(faces: FaceRepositories) -> None:
+    subject_id = add_subject(faces, "Ada", external_id="u1", metadata={"team": ["a", 1, None]})
     found = faces.subjects.get(subject_id)
     assert (found.name, found.external_id) == ("Ada", "u1")
     assert found.metadata == {"team": ["a", 1, None]}
@@ -92,12 +92,12 @@ def test_a_subject_is_kept_as_it_was_sent(faces: Faces) -> None:
         faces.subjects.get("sub_nobody")
 
 
-def test_an_external_id_is_one_persons(faces: Faces) -> None:
-    first = made(faces, "Ada", external_id="u1")
-    second = made(faces, "Bea", external_id="u2")
-    made(faces, "Without"), made(faces, "Without")
+def test_an_external_id_is_unique(faces: FaceRepositories) -> None:
+    first = add_subject(faces, "Ada", external_id="u1")
+    second = add_subject(faces, "Bea", external_id="u2")
+    add_subject(faces, "Without"), add_subject(faces, "Without")
     with pytest.raises(SubjectExists, match=first):
-        made(faces, "Eve", external_id="u1")
+        add_subject(faces, "Eve", external_id="u1")
     with pytest.raises(SubjectExists):
         faces.subjects.change(second, SubjectChange(external_id="u1"))
     faces.subjects.change(first, SubjectChange(external_id=None))
@@ -105,24 +105,24 @@ def test_an_external_id_is_one_persons(faces: Faces) -> None:
     assert [one.id for one in faces.subjects.list(external_id="u1").items] == [second]
 
 
-def test_the_same_key_answers_as_the_first_time(faces: Faces) -> None:
-    asked = IdempotencyKey("k", SCOPE, "digest")
-    first = faces.subjects.create(NewSubject(name="Ada"), asked=asked)
-    assert faces.subjects.create(NewSubject(name="Ada"), asked=asked) == first
+def test_a_repeated_idempotency_key_returns_the_first_response(faces: FaceRepositories) -> None:
+    key = IdempotencyKey("k", SCOPE, "digest")
+    first = faces.subjects.create(NewSubject(name="Ada"), key=key)
+    assert faces.subjects.create(NewSubject(name="Ada"), key=key) == first
     with pytest.raises(IdempotencyConflict):
-        faces.subjects.create(NewSubject(name="B"), asked=IdempotencyKey("k", SCOPE, "other"))
+        faces.subjects.create(NewSubject(name="B"), key=IdempotencyKey("k", SCOPE, "other"))
     assert len(faces.subjects.list().items) == 1
 
 
-def test_pages_do_not_shift(faces: Faces, clock: Clock) -> None:
+def test_pages_do_not_shift(faces: FaceRepositories, clock: Clock) -> None:
     ids = []
-    for at in range(5):
-        clock.passes(at % 2)  # some at the same moment
-        ids.append(made(faces, f"P{at}"))
+    for number in range(5):
+        clock.advance(number % 2)  # some at the same moment
+        ids.append(add_subject(faces, f"P{number}"))
     page = faces.subjects.list(limit=2)
     found = [one.id for one in page.items]
-    clock.passes(1)
-    made(faces, "later")
+    clock.advance(1)
+    add_subject(faces, "later")
     while page.next_cursor:
         page = faces.subjects.list(limit=2, cursor=page.next_cursor)
         found += [one.id for one in page.items]
@@ -132,133 +132,135 @@ def test_pages_do_not_shift(faces: Faces, clock: Clock) -> None:
             faces.subjects.list(cursor=cursor)
 
 
-def test_templates_come_back_bit_for_bit_and_only_sealed_lie_in_the_rows(
-    faces: Faces, engine: Engine, ada: str
+def test_templates_are_returned_exactly_and_stored_encrypted(
+    faces: FaceRepositories, engine: Engine, ada: str
 ) -> None:
     new = template()
     (template_id,) = faces.templates.add(ada, [new], embedder=NET)
-    (found,) = faces.templates.of(ada, embedder=NET)
+    (found,) = faces.templates.of_subject(ada, embedder=NET)
     assert found.id == template_id
     assert np.array_equal(found.vector, new.vector)
-    assert faces.templates.of(ada, embedder=OLD) == []
+    assert faces.templates.of_subject(ada, embedder=OLD) == []
     with engine.connect() as connection:
         sealed = connection.scalar(text("SELECT sealed FROM face_templates"))
     assert new.vector.tobytes()[:16] not in bytes(sealed)
 
 
-def test_a_row_moved_to_another_subject_does_not_open(
-    faces: Faces, engine: Engine, ada: str
+def test_a_row_moved_to_another_subject_cannot_be_decrypted(
+    faces: FaceRepositories, engine: Engine, ada: str
 ) -> None:
     faces.templates.add(ada, [template()], embedder=NET)
-    eve = made(faces, "Eve")
+    eve = add_subject(faces, "Eve")
     with engine.begin() as connection:
         connection.execute(text("UPDATE face_templates SET subject_id = :eve"), {"eve": eve})
         connection.execute(text("UPDATE subjects SET revision = revision + 9"))
     with pytest.raises(Unavailable):
-        faces.templates.of(eve, embedder=NET)
-    assert len(faces.vectors.changes(EVERYTHING, embedder=NET).subjects[eve]) == 0
+        faces.templates.of_subject(eve, embedder=NET)
+    assert len(faces.gallery_source.changes(EVERYTHING, embedder=NET).subjects[eve]) == 0
 
 
-def test_what_is_no_embedding_is_refused(faces: Faces, ada: str) -> None:
-    for wrong in (np.zeros(LENGTH, np.float32), np.ones(3, np.float32), vector() * np.nan):
-        with pytest.raises(ValueError, match="length 1"):
-            faces.templates.add(ada, [template(shown=wrong)], embedder=NET)
+def test_a_malformed_embedding_is_refused(faces: FaceRepositories, ada: str) -> None:
+    for wrong in (np.zeros(EMBEDDING_SIZE, np.float32), np.ones(3, np.float32), vector() * np.nan):
+        with pytest.raises(ValueError, match="unit length"):
+            faces.templates.add(ada, [template(embedding=wrong)], embedder=NET)
 
 
-def test_a_subject_has_so_many_templates_and_replaced_ones_make_room(
-    faces: Faces, ada: str, home: Path
+def test_templates_are_limited_and_replaced_ones_do_not_count(
+    faces: FaceRepositories, ada: str, home: Path
 ) -> None:
     ids = faces.templates.add(
-        ada, [template(b"frame %d" % at) for at in range(MOST_TEMPLATES)], embedder=NET
+        ada, [template(b"frame %d" % number) for number in range(MAX_TEMPLATES)], embedder=NET
     )
     with pytest.raises(Conflict):
         faces.templates.add(ada, [template(b"more")], embedder=NET)
     faces.templates.add(ada, [template(b"better")], embedder=NET, replacing=ids[:1])
     counts = faces.subjects.get(ada, embedder=NET)
-    assert (counts.templates.current, counts.files) == (MOST_TEMPLATES, MOST_TEMPLATES)
-    assert len(list((home / "faces" / ada).iterdir())) == MOST_TEMPLATES
+    assert (counts.templates.current, counts.files) == (MAX_TEMPLATES, MAX_TEMPLATES)
+    assert len(list((home / "faces" / ada).iterdir())) == MAX_TEMPLATES
     faces.templates.add(ada, [template()], embedder="face_embedder:2")
     counts = faces.subjects.get(ada, embedder="face_embedder:2")
-    assert (counts.templates.current, counts.templates.stale) == (1, MOST_TEMPLATES)
+    assert (counts.templates.current, counts.templates.stale) == (1, MAX_TEMPLATES)
 
 
-def test_frames_are_kept_sealed_and_only_where_asked_for(
-    faces: Faces, ada: str, home: Path
+def test_frames_are_stored_encrypted_and_only_with_consent(
+    faces: FaceRepositories, ada: str, home: Path
 ) -> None:
     faces.templates.add(ada, [template(b"a frame"), template(b"a frame")], embedder=NET)
-    (file_id,) = faces.frames.of(ada)
-    assert faces.frames.get(ada, file_id) == Frame("image/png", b"a frame")
+    (file_id,) = faces.frames.ids_of_subject(ada)
+    assert faces.frames.get(ada, file_id) == StoredFrame("image/png", b"a frame")
     (path,) = (home / "faces" / ada).iterdir()
     assert b"a frame" not in path.read_bytes()
     assert path.stat().st_mode & 0o077 == 0
-    bea = made(faces, "Bea")
+    bea = add_subject(faces, "Bea")
     faces.templates.add(bea, [template(b"a frame")], embedder=NET)
-    assert faces.frames.of(bea) == []
+    assert faces.frames.ids_of_subject(bea) == []
     with pytest.raises(NotFound):
         faces.frames.get(bea, file_id)
     changed = faces.subjects.change(ada, SubjectChange(keep_frames=False))
     assert changed.files == 0
     assert not (home / "faces" / ada).exists()
-    assert len(faces.templates.of(ada, embedder=NET)) == 2
+    assert len(faces.templates.of_subject(ada, embedder=NET)) == 2
 
 
-def test_stale_templates_with_frames_are_made_anew(faces: Faces, ada: str) -> None:
+def test_stale_templates_with_frames_can_be_updated(faces: FaceRepositories, ada: str) -> None:
     faces.templates.add(ada, [template(b"frame"), template()], embedder=OLD)
-    (stale,) = faces.templates.stale(embedder=NET, most=9)
-    before = faces.vectors.revision()
+    (stale,) = faces.templates.stale(embedder=NET, limit=9)
+    before = faces.gallery_source.revision()
     renewed = vector()
-    assert faces.templates.renew(stale, renewed, GOOD, embedder=NET)
-    assert faces.vectors.revision() > before
-    (found,) = faces.templates.of(ada, embedder=NET)
+    assert faces.templates.update(stale, renewed, GOOD, embedder=NET)
+    assert faces.gallery_source.revision() > before
+    (found,) = faces.templates.of_subject(ada, embedder=NET)
     assert np.array_equal(found.vector, renewed)
-    assert faces.templates.stale(embedder=NET, most=9) == []
+    assert faces.templates.stale(embedder=NET, limit=9) == []
     counts = faces.subjects.get(ada, embedder=NET).templates
     assert (counts.current, counts.stale) == (1, 1)
     faces.subjects.erase(ada)
-    assert not faces.templates.renew(stale, renewed, GOOD, embedder=NET)
+    assert not faces.templates.update(stale, renewed, GOOD, embedder=NET)
 
 
-def test_a_killed_process_leaves_no_file_for_long(faces: Faces, ada: str, home: Path) -> None:
+def test_files_of_a_killed_process_are_removed(
+    faces: FaceRepositories, ada: str, home: Path
+) -> None:
     faces.templates.add(ada, [template(b"frame")], embedder=NET)
-    (kept,) = faces.frames.of(ada)
+    (file_id,) = faces.frames.ids_of_subject(ada)
     faces.files.put(ada, "ff_orphan", b"sealed")
     faces.files.put("sub_gone", "ff_orphan", b"sealed")
-    assert faces.frames.sweep() == 0  # they may yet get their rows
-    row = [(ada, kept)]
-    assert FaceFiles(home / "faces").sweep(lambda ids: row, orphan_seconds=-1) == 2
-    assert [path.name for path in (home / "faces").rglob("ff_*")] == [kept]
+    assert faces.frames.remove_orphans() == 0  # their rows may still be added
+    row = [(ada, file_id)]
+    assert FaceFiles(home / "faces").remove_orphans(lambda ids: row, orphan_seconds=-1) == 2
+    assert [path.name for path in (home / "faces").rglob("ff_*")] == [file_id]
     assert not (home / "faces" / "sub_gone").exists()
 
 
-def test_the_audit_holds_keyed_digests_newest_first(faces: Faces, ada: str) -> None:
-    picture, address = b"a picture", "10.1.2.3"
-    for at in range(3):
+def test_the_audit_log_has_keyed_hashes_newest_first(faces: FaceRepositories, ada: str) -> None:
+    image, address = b"an image", "10.1.2.3"
+    for number in range(3):
         faces.events.record(
-            NewEvent("login", f"try {at}", ada, device=address, content=picture, request_id="r")
+            NewEvent("login", f"try {number}", ada, device=address, content=image, request_id="r")
         )
     page = faces.events.list(limit=2)
     assert [one.outcome for one in page.items] == ["try 2", "try 1"]
     assert page.items[0].device == page.items[1].device != address
-    assert page.items[0].digest != hashlib.sha256(picture).hexdigest()
+    assert page.items[0].digest != hashlib.sha256(image).hexdigest()
     assert [one.outcome for one in faces.events.list(cursor=page.next_cursor).items] == ["try 0"]
     assert faces.events.list(subject_id="sub_other").items == []
 
 
-def test_the_audits_lines_go_by_age_but_that_of_an_unfinished_erasure(
-    faces: Faces, ada: str, clock: Clock
+def test_old_audit_entries_are_deleted_except_of_unfinished_erasures(
+    faces: FaceRepositories, ada: str, clock: Clock
 ) -> None:
     faces.events.record(NewEvent("login", "match", ada))
     faces.subjects.erase(ada)
-    clock.passes(10 * 86_400)
+    clock.advance(10 * 86_400)
     faces.events.record(NewEvent("threshold", "0.9"))
-    assert faces.events.forget_old(9) == 1
+    assert faces.events.delete_old(9) == 1
     assert [one.outcome for one in faces.events.list().items] == ["0.9", "erasing"]
     faces.erasures.finish(ada)
-    assert faces.events.forget_old(9) == 1
+    assert faces.events.delete_old(9) == 1
 
 
-def test_consent_withdrawn_while_frames_are_written_counts(
-    faces: Faces, ada: str, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_consent_withdrawn_while_frames_are_written_is_respected(
+    faces: FaceRepositories, ada: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = FaceFiles.put
 
@@ -268,47 +270,53 @@ def test_consent_withdrawn_while_frames_are_written_counts(
 
     monkeypatch.setattr(FaceFiles, "put", slow)
     faces.templates.add(ada, [template(b"frame")], embedder=NET)
-    told = faces.subjects.get(ada)
-    assert (told.keep_frames, told.files, told.templates.current) == (False, 0, 1)
-    assert [one.file_id for one in faces.templates.of(ada, embedder=NET)] == [None]
+    subject = faces.subjects.get(ada)
+    assert (subject.keep_frames, subject.files, subject.templates.current) == (False, 0, 1)
+    assert [one.file_id for one in faces.templates.of_subject(ada, embedder=NET)] == [None]
     assert list((home / "faces").rglob("ff_*")) == []
 
 
-def test_the_threshold_is_the_default_until_one_is_put_there(faces: Faces, clock: Clock) -> None:
+def test_the_default_threshold_applies_until_one_is_set(
+    faces: FaceRepositories, clock: Clock
+) -> None:
     assert faces.threshold.get().source == "default"
-    faces.threshold.put(Threshold(similarity=0.8, source="calibration", measured_on="ds_1"))
-    found = faces.threshold.put(Threshold(similarity=0.85))
+    faces.threshold.set(Threshold(similarity=0.8, source="calibration", measured_on="ds_1"))
+    found = faces.threshold.set(Threshold(similarity=0.85))
     assert faces.threshold.get() == found
     assert found.updated_at == clock.now
 
 
-def test_a_new_master_key_seals_all_anew(
-    faces: Faces, engine: Engine, clock: Clock, home: Path, ada: str
+def test_everything_can_be_reencrypted_with_a_new_master_key(
+    faces: FaceRepositories, engine: Engine, clock: Clock, home: Path, ada: str
 ) -> None:
     faces.templates.add(ada, [template(b"frame")], embedder=NET)
-    signing, digest = faces.token_keys.signing().id, faces.digests.of(b"phone")
+    signing, digest = faces.token_keys.signing().id, faces.keyed_hash.hexdigest(b"phone")
     file = Settings(_env_file=None, home=home).face_keys_file
     old = file.read_text()
     new = "new:" + "A" * 43 + "=\n"
     file.write_text(new + old)
-    both = Faces.of(Settings(_env_file=None, home=home), engine, clock)
-    assert (both.subjects.reseal(most=5), both.subjects.reseal(most=5)) == (1, 0)
-    both.token_keys.reseal()
-    both.digests.reseal()
+    both = FaceRepositories.of(Settings(_env_file=None, home=home), engine, clock)
+    assert (both.subjects.reencrypt(limit=5), both.subjects.reencrypt(limit=5)) == (1, 0)
+    both.token_keys.reencrypt()
+    both.keyed_hash.reencrypt()
     file.write_text(new)
-    alone = Faces.of(Settings(_env_file=None, home=home), engine, clock)
-    assert len(alone.templates.of(ada, embedder=NET)) == 1
-    assert alone.frames.get(ada, alone.frames.of(ada)[0]).content == b"frame"
-    assert alone.token_keys.signing().id == signing
-    assert alone.digests.of(b"phone") == digest != faces.digests.of(b"phone2")
+    new_only = FaceRepositories.of(Settings(_env_file=None, home=home), engine, clock)
+    assert len(new_only.templates.of_subject(ada, embedder=NET)) == 1
+    assert new_only.frames.get(ada, new_only.frames.ids_of_subject(ada)[0]).content == b"frame"
+    assert new_only.token_keys.signing().id == signing
+    assert (
+        new_only.keyed_hash.hexdigest(b"phone") == digest != faces.keyed_hash.hexdigest(b"phone2")
+    )
     file.write_text("lost:" + "B" * 43 + "=\n")
     with pytest.raises(Unavailable):
-        Faces.of(Settings(_env_file=None, home=home), engine, clock).digests.of(b"phone")
+        FaceRepositories.of(
+            Settings(_env_file=None, home=home), engine, clock
+        ).keyed_hash.hexdigest(b"phone")
 
 
 @pytest.fixture
 def scanned(engine: Engine, home: Path, tmp_path: Path) -> Callable[[], bytes]:
-    """All bytes of the database and of the home, as a thief of the disk reads them."""
+    """All bytes of the database and of the home, as someone who steals the disk reads them."""
 
     def scan() -> bytes:
         found = b""
@@ -327,16 +335,16 @@ def scanned(engine: Engine, home: Path, tmp_path: Path) -> Callable[[], bytes]:
     return scan
 
 
-def test_nothing_is_left_of_who_was_erased(
-    faces: Faces, engine: Engine, clock: Clock, home: Path, scanned: Any
+def test_nothing_is_left_of_an_erased_subject(
+    faces: FaceRepositories, engine: Engine, clock: Clock, home: Path, scanned: Any
 ) -> None:
-    frame, name = b"the picture of Zenobia " * 50, "Zenobia of Palmyra"
+    frame, name = b"the image of Zenobia " * 50, "Zenobia of Palmyra"
     new = NewSubject(name=name, external_id="zen-1", metadata={"m": "zzmeta"}, keep_frames=True)
-    asked = IdempotencyKey("key", SCOPE, "d")
-    zen = faces.subjects.create(new, asked=asked)["id"]
-    bea = made(faces, "Bea")
-    shown = [vector() for _ in range(6)]
-    faces.templates.add(zen, [template(frame, one) for one in shown], embedder=NET)
+    key = IdempotencyKey("key", SCOPE, "d")
+    zen = faces.subjects.create(new, key=key)["id"]
+    bea = add_subject(faces, "Bea")
+    embeddings = [vector() for _ in range(6)]
+    faces.templates.add(zen, [template(frame, embedding) for embedding in embeddings], embedder=NET)
     faces.templates.add(bea, [template()], embedder=NET)
     job = Jobs(engine, clock).create(
         "enrollment",
@@ -348,30 +356,30 @@ def test_nothing_is_left_of_who_was_erased(
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT sealed FROM face_templates ORDER BY created_at"))
         sealed = [bytes(row[0]) for row in rows]
-        key = bytes(
+        data_key = bytes(
             connection.execute(
                 text("SELECT data_key FROM subjects WHERE id = :id"), {"id": zen}
             ).scalar_one()
         )
-    file = (home / "faces" / zen / faces.frames.of(zen)[0]).read_bytes()
-    gallery = Gallery(faces.vectors)
-    assert gallery.nearest(shown[0][None], embedder=NET, above=0.9, most=1)[0]
+    file = (home / "faces" / zen / faces.frames.ids_of_subject(zen)[0]).read_bytes()
+    gallery = Gallery(faces.gallery_source)
+    assert gallery.nearest(embeddings[0][None], embedder=NET, min_similarity=0.9, limit=1)[0]
     assert name.encode() in scanned()
 
     erasure = faces.subjects.erase(zen)
     assert (erasure.counts.templates, erasure.counts.files) == (6, 1)
     assert erasure.jobs == (job.job.id,)
-    gallery.forget()
-    assert scrub(engine)
+    gallery.refresh()
+    assert purge_deleted_rows(engine)
 
     left = scanned()
     held = gallery.rows.base
     assert held is not None
-    for one in shown:
-        assert one.tobytes() not in left
-        assert one.tobytes() not in held.tobytes()
-    mine = [name, "zen-1", "zzmeta", hashlib.sha256(frame).hexdigest(), job.job.id]
-    for trace in (*map(str.encode, mine), frame[:20], file[:40], key):
+    for embedding in embeddings:
+        assert embedding.tobytes() not in left
+        assert embedding.tobytes() not in held.tobytes()
+    traces = [name, "zen-1", "zzmeta", hashlib.sha256(frame).hexdigest(), job.job.id]
+    for trace in (*map(str.encode, traces), frame[:20], file[:40], data_key):
         assert trace not in left
     assert sum(one in left for one in sealed) == (engine.dialect.name == "sqlite")  # Bea's
     assert len(gallery.rows) == 1
@@ -381,15 +389,15 @@ def test_nothing_is_left_of_who_was_erased(
                 FaceEventRecord.subject_id == zen
             )
         ).one()
-    assert tuple(events) == (2, 0)  # the login without its digest, and the erasure
+    assert tuple(events) == (2, 0)  # the login without its hash, and the erasure
     assert faces.erasures.pending(timedelta(seconds=-1)) == [zen]
     assert faces.subjects.erase(zen) == Erasure(ErasedCounts(templates=0, files=0), ())  # again
-    assert faces.erasures.of([zen, bea, "sub_elsewhere"]) == {zen}
+    assert faces.erasures.erased_among([zen, bea, "sub_elsewhere"]) == {zen}
     faces.erasures.finish(zen)
     assert faces.erasures.pending(timedelta(seconds=-1)) == []
     assert faces.erasures.pending(timedelta(hours=1)) == [zen]
     faces.events.record(NewEvent("login", "no_match", zen, device="phone", content=frame))
-    late = faces.events.list(subject_id=zen).items[0]  # it was judged while zen was erased
+    late = faces.events.list(subject_id=zen).items[0]  # it was judged while the subject was erased
     assert (late.outcome, late.device, late.digest) == ("no_match", None, None)
     with pytest.raises(SubjectNotFound):
         faces.subjects.erase(zen)

@@ -1,4 +1,4 @@
-"""The keys of tokens: one signs, those that were replaced stay while their tokens are good."""
+"""The keys of tokens: one signs, replaced ones stay while their tokens are valid."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from contracts.errors import Unavailable
-from database.crypto.envelope import Sealer
+from database.crypto.envelope import EnvelopeCipher
 from database.crypto.master_keys import Key
 from database.faces.token_keys import TokenKeys
 from tests.database.conftest import Clock
@@ -19,7 +19,7 @@ def keys_of(engine: Engine, clock: Clock, secret: int = 1) -> TokenKeys:
     return TokenKeys(
         engine,
         clock,
-        Sealer([Key("k", bytes([secret]) * 32)]),
+        EnvelopeCipher([Key("k", bytes([secret]) * 32)]),
         max_age=timedelta(days=90),
         token_life=timedelta(minutes=15),
     )
@@ -30,37 +30,39 @@ def keys(engine: Engine, clock: Clock) -> TokenKeys:
     return keys_of(engine, clock)
 
 
-def test_processes_that_sign_at_once_share_one_key(keys: TokenKeys) -> None:
+def test_processes_that_sign_simultaneously_share_one_key(keys: TokenKeys) -> None:
     with ThreadPoolExecutor(6) as pool:
         ids = set(pool.map(lambda _: keys.signing().id, range(6)))
     assert len(ids) == 1
     assert [one.id for one in keys.public()] == list(ids)
 
 
-def test_a_replaced_key_goes_when_its_last_token_has_expired(keys: TokenKeys, clock: Clock) -> None:
+def test_a_replaced_key_is_removed_when_its_last_token_has_expired(
+    keys: TokenKeys, clock: Clock
+) -> None:
     first = keys.signing().id
     second = keys.rotate()
     assert keys.signing().id == second
-    clock.passes(15 * 60)
+    clock.advance(15 * 60)
     assert [one.id for one in keys.public()] == [second, first]
-    clock.passes(6 * 60)
+    clock.advance(6 * 60)
     assert [one.id for one in keys.public()] == [second]
 
 
-def test_an_old_key_is_replaced_by_itself(keys: TokenKeys, clock: Clock) -> None:
+def test_an_old_key_is_replaced_automatically(keys: TokenKeys, clock: Clock) -> None:
     first = keys.signing().id
-    clock.passes(89 * DAY)
+    clock.advance(89 * DAY)
     assert keys.signing().id == first
-    clock.passes(2 * DAY)
+    clock.advance(2 * DAY)
     assert keys.signing().id != first
 
 
-def test_the_public_half_is_that_of_the_private_one(keys: TokenKeys) -> None:
+def test_the_public_key_belongs_to_the_private_key(keys: TokenKeys) -> None:
     signing = keys.signing()
     keys.public()[0].key.verify(signing.key.sign(b"x"), b"x")
 
 
-def test_private_halves_are_sealed(keys: TokenKeys, engine: Engine, clock: Clock) -> None:
+def test_private_keys_are_stored_encrypted(keys: TokenKeys, engine: Engine, clock: Clock) -> None:
     signing = keys.signing()
     with engine.connect() as connection:
         row = str(connection.execute(text("SELECT value FROM face_settings")).scalar_one())

@@ -39,7 +39,7 @@ def finished(jobs: Jobs, leases: Leases) -> Job:
     return jobs.get(job.id)
 
 
-def test_a_new_job_is_queued_and_reads_back_alike(jobs: Jobs, clock: Clock) -> None:
+def test_new_job_is_queued_and_reads_back(jobs: Jobs, clock: Clock) -> None:
     created = jobs.create("classify", REQUEST, limit=1, input_digest="a" * 64)
     assert created.is_new
     assert created.job.state == "queued"
@@ -49,7 +49,7 @@ def test_a_new_job_is_queued_and_reads_back_alike(jobs: Jobs, clock: Clock) -> N
     assert jobs.get(created.job.id) == created.job
 
 
-def test_ids_cannot_be_guessed_and_may_be_made_beforehand(jobs: Jobs) -> None:
+def test_ids_are_random_and_may_be_made_beforehand(jobs: Jobs) -> None:
     ids = {new_job_id() for _ in range(100)}
     assert len(ids) == 100
     assert all(len(job_id) >= len("job_") + 22 for job_id in ids)
@@ -57,13 +57,13 @@ def test_ids_cannot_be_guessed_and_may_be_made_beforehand(jobs: Jobs) -> None:
     assert jobs.create("embed", {}, limit=1, job_id=mine).job.id == mine
 
 
-def test_an_unknown_id_is_not_found(jobs: Jobs) -> None:
+def test_unknown_id_is_not_found(jobs: Jobs) -> None:
     for call in (jobs.get, jobs.cancel, jobs.delete):
         with pytest.raises(JobNotFound):
             call("job_x")
 
 
-def test_the_limit_counts_what_is_unfinished(jobs: Jobs, leases: Leases) -> None:
+def test_limit_counts_unfinished_jobs(jobs: Jobs, leases: Leases) -> None:
     first = made(jobs, 3)[0]
     with pytest.raises(QueueFull) as full:
         jobs.create("classify", REQUEST, limit=3)
@@ -79,7 +79,7 @@ def test_the_limit_counts_what_is_unfinished(jobs: Jobs, leases: Leases) -> None
     assert full.value.retry_after == 30
 
 
-def test_the_last_places_go_to_no_more_than_there_are(jobs: Jobs) -> None:
+def test_concurrent_creation_respects_the_limit(jobs: Jobs) -> None:
     def create(_: int) -> bool:
         try:
             return jobs.create("classify", REQUEST, limit=3).is_new
@@ -95,7 +95,7 @@ def test_pages_show_every_job_once_newest_first(jobs: Jobs, clock: Clock) -> Non
     for _ in range(4):
         same_time = made(jobs, 3)
         expected += sorted((job.id for job in same_time), reverse=True)[::-1]
-        clock.passes(0.000001)
+        clock.advance(0.000001)
     expected.reverse()
     seen, cursor = [], None
     for _ in range(10):
@@ -108,7 +108,7 @@ def test_pages_show_every_job_once_newest_first(jobs: Jobs, clock: Clock) -> Non
     assert seen == expected
 
 
-def test_a_full_last_page_has_no_next(jobs: Jobs) -> None:
+def test_full_last_page_has_no_next_cursor(jobs: Jobs) -> None:
     made(jobs, 4)
     assert jobs.list(limit=4).next_cursor is None
     assert jobs.list().items == jobs.list(limit=4).items
@@ -132,13 +132,13 @@ def test_lists_are_filtered(jobs: Jobs) -> None:
     + [base64.urlsafe_b64encode(b'["9999-12-31T23:59:59-23:59", "a"]').decode()]
     + [base64.urlsafe_b64encode(b'["2026-01-01T00:00:00+00:00", "\\ud800"]').decode()],
 )
-def test_a_cursor_of_somebody_else_is_refused(jobs: Jobs, cursor: str) -> None:
+def test_invalid_cursor_is_refused(jobs: Jobs, cursor: str) -> None:
     with pytest.raises(ValidationFailed):
         jobs.list(cursor=cursor)
 
 
 @pytest.mark.parametrize("limit", [0, 201, -1])
-def test_a_page_has_bounds(jobs: Jobs, limit: int) -> None:
+def test_page_size_is_limited(jobs: Jobs, limit: int) -> None:
     with pytest.raises(ValidationFailed):
         jobs.list(limit=limit)
 
@@ -150,7 +150,7 @@ def test_cancel_ends_a_queued_job_at_once(jobs: Jobs, leases: Leases, clock: Clo
     assert leases.claim(job.id, "w", 30) is None
 
 
-def test_cancel_leaves_a_finished_job_as_it_is(jobs: Jobs, leases: Leases) -> None:
+def test_cancel_does_not_change_a_finished_job(jobs: Jobs, leases: Leases) -> None:
     job = finished(jobs, leases)
     assert jobs.cancel(job.id) == job
 
@@ -165,32 +165,32 @@ def test_only_finished_jobs_are_deleted(jobs: Jobs, leases: Leases) -> None:
         jobs.get(done.id)
 
 
-def test_purge_forgets_what_finished_long_ago(jobs: Jobs, leases: Leases, clock: Clock) -> None:
+def test_purge_deletes_jobs_that_finished_long_ago(
+    jobs: Jobs, leases: Leases, clock: Clock
+) -> None:
     old, waiting = finished(jobs, leases), made(jobs)[0]
-    clock.passes(3601)
+    clock.advance(3601)
     young = finished(jobs, leases)
     assert jobs.purge(timedelta(hours=1)) == 1
     assert {job.id for job in jobs.list().items} == {waiting.id, young.id}
     assert old.id not in {waiting.id, young.id}
 
 
-def test_an_error_is_told(jobs: Jobs, leases: Leases) -> None:
+def test_failed_job_has_its_error(jobs: Jobs, leases: Leases) -> None:
     job = made(jobs)[0]
     lease = leases.claim(job.id, "w", 30)
     assert lease is not None
     assert leases.fail(lease, InvalidImage("Send another."))
-    told = jobs.get(job.id)
-    assert told.state == "failed"
-    assert told.error is not None
-    assert (told.error.code, told.error.detail) == ("invalid_image", "Send another.")
+    failed = jobs.get(job.id)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.detail) == ("invalid_image", "Send another.")
 
 
-def test_the_same_key_and_body_get_the_first_answer(
-    jobs: Jobs, leases: Leases, clock: Clock
-) -> None:
+def test_same_key_and_body_get_the_first_response(jobs: Jobs, leases: Leases, clock: Clock) -> None:
     first = jobs.create("classify", REQUEST, limit=1, idempotency=KEY)
     leases.claim(first.job.id, "w", 30)
-    clock.passes(24 * 3600 - 1)
+    clock.advance(24 * 3600 - 1)
     again = jobs.create("classify", REQUEST, limit=1, idempotency=KEY)
     assert not again.is_new
     assert again.job == first.job
@@ -210,20 +210,20 @@ def test_another_body_with_the_same_key_is_a_conflict(jobs: Jobs) -> None:
     assert jobs.create("classify", REQUEST, limit=9, idempotency=elsewhere).is_new
 
 
-def test_a_key_lives_a_day(jobs: Jobs, clock: Clock) -> None:
+def test_key_expires_after_a_day(jobs: Jobs, clock: Clock) -> None:
     first = jobs.create("classify", REQUEST, limit=9, idempotency=KEY)
-    clock.passes(24 * 3600)
+    clock.advance(24 * 3600)
     second = jobs.create(
         "classify", REQUEST, limit=9, idempotency=IdempotencyKey(KEY.key, KEY.scope, "e" * 64)
     )
     assert second.is_new
     assert second.job.id != first.job.id
-    clock.passes(24 * 3600)
+    clock.advance(24 * 3600)
     jobs.purge(timedelta(days=365))
     assert jobs.create("classify", REQUEST, limit=9, idempotency=KEY).is_new
 
 
-def test_a_refused_job_leaves_no_answer_behind(jobs: Jobs) -> None:
+def test_refused_job_stores_no_response(jobs: Jobs) -> None:
     blocker = made(jobs)[0]
     with pytest.raises(QueueFull):
         jobs.create("classify", REQUEST, limit=1, idempotency=KEY)
@@ -231,7 +231,7 @@ def test_a_refused_job_leaves_no_answer_behind(jobs: Jobs) -> None:
     assert jobs.create("classify", REQUEST, limit=1, idempotency=KEY).is_new
 
 
-def test_of_many_requests_with_one_key_one_wins(jobs: Jobs) -> None:
+def test_concurrent_requests_with_one_key_create_one_job(jobs: Jobs) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(
             pool.map(
@@ -243,7 +243,7 @@ def test_of_many_requests_with_one_key_one_wins(jobs: Jobs) -> None:
     assert len(jobs.list().items) == 1
 
 
-def test_a_reader_does_not_wait_for_a_writer(jobs: Jobs, engine: Engine) -> None:
+def test_reader_does_not_wait_for_a_writer(jobs: Jobs, engine: Engine) -> None:
     job = made(jobs)[0]
     with writing(engine) as session:
         session.connection().execute(update(JobRecord).values(state="running"))

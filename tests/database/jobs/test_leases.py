@@ -7,7 +7,7 @@ import pytest
 from contracts.errors import InvalidImage
 from contracts.jobs import Job, Progress
 from database.jobs.jobs import Jobs
-from database.jobs.leases import MOST_ATTEMPTS, Lease, Leases
+from database.jobs.leases import MAX_ATTEMPTS, Lease, Leases
 from tests.database.conftest import Clock
 
 REQUEST = {"model": "vgg16"}
@@ -25,8 +25,8 @@ def claimed(leases: Leases, job: Job, worker: str = "w1") -> Lease:
     return lease
 
 
-def test_a_claimed_job_runs(jobs: Jobs, leases: Leases, job: Job, clock: Clock) -> None:
-    clock.passes(1)
+def test_claimed_job_is_running(jobs: Jobs, leases: Leases, job: Job, clock: Clock) -> None:
+    clock.advance(1)
     lease = claimed(leases, job)
     assert (lease.kind, lease.request, lease.attempt) == ("embed", REQUEST, 1)
     running = jobs.get(job.id)
@@ -34,39 +34,37 @@ def test_a_claimed_job_runs(jobs: Jobs, leases: Leases, job: Job, clock: Clock) 
     assert leases.claim(job.id, "w2", 30) is None
 
 
-def test_one_of_many_gets_the_job(leases: Leases, job: Job) -> None:
+def test_one_of_many_workers_gets_the_job(leases: Leases, job: Job) -> None:
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda n: leases.claim(job.id, f"w{n}", 30), range(16)))
     assert sum(lease is not None for lease in got) == 1
 
 
-def test_one_of_many_gets_a_lost_job(leases: Leases, job: Job, clock: Clock) -> None:
+def test_one_of_many_workers_gets_a_lost_job(leases: Leases, job: Job, clock: Clock) -> None:
     claimed(leases, job)
-    clock.passes(31)
+    clock.advance(31)
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda n: leases.claim(job.id, f"x{n}", 30), range(16)))
     assert [lease.attempt for lease in got if lease] == [2]
 
 
-def test_an_unknown_job_is_not_claimed(leases: Leases) -> None:
+def test_unknown_job_is_not_claimed(leases: Leases) -> None:
     assert leases.claim("job_x", "w", 30) is None
 
 
-def test_a_heartbeat_keeps_the_job(leases: Leases, job: Job, clock: Clock) -> None:
+def test_heartbeat_renews_the_lease(leases: Leases, job: Job, clock: Clock) -> None:
     lease = claimed(leases, job)
     for _ in range(5):
-        clock.passes(20)
+        clock.advance(20)
         assert leases.heartbeat(lease, 30)
         assert leases.claim(job.id, "w2", 30) is None
 
 
-def test_a_finished_job_holds_its_result(
-    jobs: Jobs, leases: Leases, job: Job, clock: Clock
-) -> None:
+def test_finished_job_has_its_result(jobs: Jobs, leases: Leases, job: Job, clock: Clock) -> None:
     lease = claimed(leases, job)
     assert leases.progress(lease, Progress(fraction=0.5, phase="compute", step=1, steps=2))
     assert jobs.get(job.id).progress.phase == "compute"
-    clock.passes(3)
+    clock.advance(3)
     assert leases.succeed(lease, {"results": [1.5, "ü", None]})
     done = jobs.get(job.id)
     assert done.state == "succeeded"
@@ -76,17 +74,17 @@ def test_a_finished_job_holds_its_result(
     assert leases.claim(job.id, "w2", 30) is None
 
 
-def test_who_lost_the_lease_changes_nothing(
+def test_worker_that_lost_the_lease_changes_nothing(
     jobs: Jobs, leases: Leases, job: Job, clock: Clock
 ) -> None:
     slow = claimed(leases, job, "same worker")
-    clock.passes(31)
+    clock.advance(31)
     second = claimed(leases, job, "same worker")
     assert second.attempt == 2
     before = jobs.get(job.id)
     assert not leases.succeed(slow, {"stolen": True})
     assert not leases.fail(slow, InvalidImage("stolen"))
-    assert not leases.cancelled(slow)
+    assert not leases.cancel(slow)
     assert not leases.progress(slow, Progress(fraction=0.9))
     assert not leases.heartbeat(slow, 3000)
     assert jobs.get(job.id) == before
@@ -100,35 +98,35 @@ def test_started_at_is_the_first_attempt(
 ) -> None:
     claimed(leases, job)
     started = clock.now
-    clock.passes(31)
+    clock.advance(31)
     claimed(leases, job, "w2")
     assert jobs.get(job.id).started_at == started
 
 
-def test_a_running_job_is_cancelled_by_its_worker(jobs: Jobs, leases: Leases, job: Job) -> None:
+def test_running_job_is_cancelled_by_its_worker(jobs: Jobs, leases: Leases, job: Job) -> None:
     lease = claimed(leases, job)
     assert not leases.is_cancel_requested(job.id)
     assert jobs.cancel(job.id).state == "running"
     assert leases.is_cancel_requested(job.id)
-    assert leases.cancelled(lease)
+    assert leases.cancel(lease)
     assert jobs.get(job.id).state == "cancelled"
 
 
-def test_work_on_a_job_that_is_gone_should_stop(leases: Leases) -> None:
+def test_work_on_a_deleted_job_should_stop(leases: Leases) -> None:
     assert leases.is_cancel_requested("job_x")
 
 
-def test_a_dead_workers_job_is_sent_again_and_given_up(
+def test_job_of_a_dead_worker_is_sent_again_and_then_given_up(
     jobs: Jobs, leases: Leases, job: Job, clock: Clock
 ) -> None:
-    for attempt in range(1, MOST_ATTEMPTS + 1):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         assert claimed(leases, job).attempt == attempt
         assert leases.sweep(STALE).resend == []
-        clock.passes(31)
-        if attempt < MOST_ATTEMPTS:
+        clock.advance(31)
+        if attempt < MAX_ATTEMPTS:
             assert leases.sweep(STALE).resend == [job.id]
             assert leases.sweep(STALE).resend == []
-            clock.passes(1)
+            clock.advance(1)
     assert leases.claim(job.id, "w9", 30) is None
     assert leases.sweep(STALE).failed == [job.id]
     assert leases.sweep(STALE).failed == []
@@ -139,24 +137,22 @@ def test_a_dead_workers_job_is_sent_again_and_given_up(
     assert failed.finished_at == clock.now
 
 
-def test_a_dead_workers_cancelled_job_ends(
+def test_cancelled_job_of_a_dead_worker_ends(
     jobs: Jobs, leases: Leases, job: Job, clock: Clock
 ) -> None:
     claimed(leases, job)
     jobs.cancel(job.id)
-    clock.passes(31)
+    clock.advance(31)
     assert leases.claim(job.id, "w2", 30) is None
     assert leases.sweep(STALE).cancelled == [job.id]
     assert jobs.get(job.id).state == "cancelled"
 
 
-def test_a_task_that_was_lost_on_its_way_is_sent_again_to_one_caller(
-    leases: Leases, job: Job, clock: Clock
-) -> None:
-    clock.passes(STALE - 1)
+def test_lost_task_is_returned_to_one_caller(leases: Leases, job: Job, clock: Clock) -> None:
+    clock.advance(STALE - 1)
     assert leases.sweep(STALE).resend == []
-    clock.passes(1)
+    clock.advance(1)
     with ThreadPoolExecutor(4) as pool:
-        swept = list(pool.map(lambda _: leases.sweep(STALE).resend, range(8)))
-    assert max(swept, key=len) == [job.id]
-    assert sum(map(len, swept)) == 1
+        results = list(pool.map(lambda _: leases.sweep(STALE).resend, range(8)))
+    assert max(results, key=len) == [job.id]
+    assert sum(map(len, results)) == 1

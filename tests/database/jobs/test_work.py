@@ -10,7 +10,7 @@ from contracts.errors import Unavailable
 from contracts.jobs import Job, JobKind, Progress
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
-from database.jobs.leases import MOST_CRASHED, MOST_STALLED, MOST_STARVED, Lease, Leases
+from database.jobs.leases import MAX_CRASHES, MAX_OUT_OF_MEMORY, MAX_STALLED_ATTEMPTS, Lease, Leases
 from tests.database.conftest import Clock
 
 
@@ -24,11 +24,11 @@ def taken(leases: Leases, worker: str = "w1") -> Lease:
     return lease
 
 
-def test_the_oldest_of_a_queue_comes_first(jobs: Jobs, leases: Leases, clock: Clock) -> None:
+def test_oldest_job_of_a_queue_comes_first(jobs: Jobs, leases: Leases, clock: Clock) -> None:
     ids = []
     for kind in ("training", "dream", "quantize"):
         ids.append(made(jobs, kind).id)
-        clock.passes(1)
+        clock.advance(1)
     beside = jobs.create("classify", {"model": "squeezenet"}, limit=100).job
     places = [jobs.get(one).queue_position for one in (*ids, beside.id)]
     assert places == [1, 1, 2, None]
@@ -42,19 +42,19 @@ def test_the_oldest_of_a_queue_comes_first(jobs: Jobs, leases: Leases, clock: Cl
     assert jobs.destination(beside.id) == (None, "squeezenet")
 
 
-def test_a_data_set_is_needed_until_the_job_has_ended(jobs: Jobs, leases: Leases) -> None:
+def test_dataset_is_needed_until_the_job_has_ended(jobs: Jobs, leases: Leases) -> None:
     job = jobs.create("training", {"dataset_id": "ds_1"}, limit=100).job
     assert jobs.needs_dataset("ds_1")
     assert not jobs.needs_dataset("ds_2")
     taken(leases)
     assert jobs.needs_dataset("ds_1")
-    lease = leases.held(job.id, "w1", 1)
+    lease = leases.get(job.id, "w1", 1)
     assert lease is not None
     assert leases.succeed(lease, {})
     assert not jobs.needs_dataset("ds_1")
 
 
-def test_inputs_are_moved_and_a_jobs_log_goes_with_it(tmp_path: Path) -> None:
+def test_inputs_are_moved_and_event_log_is_removed_with_the_job(tmp_path: Path) -> None:
     files = JobFiles(tmp_path / "jobs", tmp_path / "logs")
     job_id, archive = new_job_id(), tmp_path / "upload"
     archive.write_bytes(b"zip")
@@ -68,18 +68,18 @@ def test_inputs_are_moved_and_a_jobs_log_goes_with_it(tmp_path: Path) -> None:
     assert not (tmp_path / "logs" / job_id).exists()
 
 
-def test_rows_and_files_are_told_in_order_and_replaced(jobs: Jobs, leases: Leases) -> None:
+def test_entries_are_in_order_and_replaced(jobs: Jobs, leases: Leases) -> None:
     job = made(jobs)
     lease = taken(leases)
     assert leases.metrics(lease, "head:1", {"epoch": 1, "loss": 2})
     assert leases.artifact(lease, "preview.png", "image/png", 10)
     assert leases.metrics(lease, "head:2", {"epoch": 2, "loss": 1})
     first = jobs.history(job.id)
-    assert [entry.told for entry in first.entries] == [1, 2, 3]
+    assert [entry.sequence for entry in first.entries] == [1, 2, 3]
     assert leases.artifact(lease, "preview.png", "image/png", 20)
     assert leases.metrics(lease, "head:1", {"epoch": 1, "loss": 3})
     later = jobs.history(job.id, 3)
-    assert [(entry.told, entry.name) for entry in later.entries] == [
+    assert [(entry.sequence, entry.name) for entry in later.entries] == [
         (4, "artifact"),
         (5, "metrics"),
     ]
@@ -90,26 +90,24 @@ def test_rows_and_files_are_told_in_order_and_replaced(jobs: Jobs, leases: Lease
     assert jobs.list().items == [later.job]
 
 
-def test_a_lost_lease_writes_nothing(jobs: Jobs, leases: Leases, clock: Clock) -> None:
+def test_lost_lease_writes_nothing(jobs: Jobs, leases: Leases, clock: Clock) -> None:
     job = made(jobs)
     old = taken(leases)
-    clock.passes(61)
+    clock.advance(61)
     new = taken(leases, "w2")
-    assert leases.look(old) == "lost"
+    assert leases.status(old) == "lost"
     assert not leases.metrics(old, "head:1", {"epoch": 1})
     assert not leases.artifact(old, "a.png", "image/png", 1)
     assert not leases.progress(old, Progress(fraction=0.9))
     assert not leases.release(old)
     assert not leases.succeed(old, {})
     assert jobs.history(job.id).entries == []
-    assert leases.look(new) == "held"
-    assert leases.held(job.id, "w2", new.attempt) == new
-    assert leases.held(job.id, "w1", old.attempt) is None
+    assert leases.status(new) == "held"
+    assert leases.get(job.id, "w2", new.attempt) == new
+    assert leases.get(job.id, "w1", old.attempt) is None
 
 
-def test_attempts_that_get_further_are_not_counted(
-    jobs: Jobs, leases: Leases, clock: Clock
-) -> None:
+def test_attempts_with_progress_are_not_counted(jobs: Jobs, leases: Leases, clock: Clock) -> None:
     job = made(jobs)
     for attempt in range(1, 31):
         lease = taken(leases)
@@ -117,52 +115,50 @@ def test_attempts_that_get_further_are_not_counted(
         leases.progress(lease, Progress(fraction=attempt / 100))
         assert leases.release(lease)
         assert leases.sweep(3600).failed == []
-    # From here on it only ever comes back to where it was.
-    for _ in range(MOST_STALLED):
+    # From here on it never gets further than before.
+    for _ in range(MAX_STALLED_ATTEMPTS):
         lease = taken(leases)
         leases.progress(lease, Progress(fraction=0.3))
         assert leases.release(lease)
     assert leases.claim_next("training", "w1", 60) is None
-    clock.passes(1)
+    clock.advance(1)
     assert leases.sweep(3600).failed == [job.id]
     error = jobs.get(job.id).error
     assert error is not None
-    assert "without getting further" in error.detail
+    assert "without progress" in error.detail
 
 
-def test_a_new_row_of_metrics_is_progress_and_a_repeated_one_is_not(
-    jobs: Jobs, leases: Leases
-) -> None:
+def test_new_metrics_row_is_progress_and_a_replaced_one_is_not(jobs: Jobs, leases: Leases) -> None:
     made(jobs)
-    for attempt in range(2 * MOST_STALLED):
+    for attempt in range(2 * MAX_STALLED_ATTEMPTS):
         lease = taken(leases)
         leases.metrics(lease, f"head:{attempt // 5}", {"epoch": attempt // 5})
         leases.release(lease)
-    for _ in range(MOST_STALLED - 4):
+    for _ in range(MAX_STALLED_ATTEMPTS - 4):
         lease = taken(leases)
         leases.metrics(lease, "head:0", {"epoch": 0})
         leases.release(lease)
     assert leases.claim_next("training", "w1", 60) is None
 
 
-def test_want_of_memory_is_given_up_sooner(jobs: Jobs, leases: Leases) -> None:
+def test_out_of_memory_is_given_up_sooner(jobs: Jobs, leases: Leases) -> None:
     job = made(jobs)
-    for _ in range(MOST_STARVED):
+    for _ in range(MAX_OUT_OF_MEMORY):
         assert jobs.get(job.id).error is None
-        assert leases.release(taken(leases), starved=True)
+        assert leases.release(taken(leases), out_of_memory=True)
     failed = jobs.get(job.id)
     assert failed.state == "failed"
     assert failed.error is not None
-    assert "Memory was wanting" in failed.error.detail
+    assert "Out of memory" in failed.error.detail
 
 
-def test_crashes_are_given_up_sooner_unless_it_gets_further(jobs: Jobs, leases: Leases) -> None:
+def test_crashes_are_given_up_sooner_without_progress(jobs: Jobs, leases: Leases) -> None:
     job = made(jobs)
-    for attempt in range(1, 2 * MOST_CRASHED):
+    for attempt in range(1, 2 * MAX_CRASHES):
         lease = taken(leases)
         leases.progress(lease, Progress(fraction=attempt / 100))
         assert leases.release(lease, crashed=True)
-    for _ in range(MOST_CRASHED):
+    for _ in range(MAX_CRASHES):
         assert not leases.has_ended(job.id)
         assert leases.release(taken(leases), crashed=True)
     assert leases.has_ended(job.id)
@@ -172,15 +168,15 @@ def test_crashes_are_given_up_sooner_unless_it_gets_further(jobs: Jobs, leases: 
     assert "crashed" in failed.error.detail
 
 
-def test_a_worker_that_is_told_to_stop_costs_no_attempt(jobs: Jobs, leases: Leases) -> None:
+def test_stopped_worker_costs_no_attempt(jobs: Jobs, leases: Leases) -> None:
     job = made(jobs)
-    for _ in range(3 * MOST_STALLED):
-        assert leases.release(taken(leases), was_asked=True)
+    for _ in range(3 * MAX_STALLED_ATTEMPTS):
+        assert leases.release(taken(leases), stopped=True)
     assert jobs.get(job.id).state == "running"
     assert leases.claim_next("training", "w1", 60) is not None
 
 
-def test_a_dead_workers_jobs_are_free_at_once(jobs: Jobs, leases: Leases) -> None:
+def test_jobs_of_a_dead_worker_are_free_at_once(jobs: Jobs, leases: Leases) -> None:
     ids = {made(jobs).id, made(jobs).id}
     assert {taken(leases).job_id, taken(leases).job_id} == ids
     assert leases.holders() == {"w1"}
@@ -190,7 +186,9 @@ def test_a_dead_workers_jobs_are_free_at_once(jobs: Jobs, leases: Leases) -> Non
     assert {taken(leases, "w2").job_id, taken(leases, "w2").job_id} == ids
 
 
-def test_files_go_with_their_row(jobs: Jobs, leases: Leases, files: JobFiles, clock: Clock) -> None:
+def test_files_are_removed_with_their_row(
+    jobs: Jobs, leases: Leases, files: JobFiles, clock: Clock
+) -> None:
     kept, deleted, old, cancelled = (made(jobs).id for _ in range(4))
     for job_id in (kept, deleted, old, cancelled):
         files.store_inputs(job_id, {"image.bin": b"1"})
@@ -202,7 +200,7 @@ def test_files_go_with_their_row(jobs: Jobs, leases: Leases, files: JobFiles, cl
         leases.succeed(taken(leases), {})
     jobs.delete(deleted)
     assert not (files.root / deleted).exists()
-    clock.passes(3600)
+    clock.advance(3600)
     assert jobs.purge(timedelta(hours=2)) == 0
     # Its process was killed between the end and the tidying up.
     assert not files.work(kept).exists()
@@ -210,7 +208,7 @@ def test_files_go_with_their_row(jobs: Jobs, leases: Leases, files: JobFiles, cl
     assert not list(files.root.iterdir())
 
 
-def test_orphans_are_swept_once_they_are_old(jobs: Jobs, files: JobFiles) -> None:
+def test_old_orphans_are_swept(jobs: Jobs, files: JobFiles) -> None:
     orphan, young, waiting = new_job_id(), new_job_id(), made(jobs).id
     for job_id in (orphan, young, waiting):
         files.store_inputs(job_id, {"image.bin": b"1"})
@@ -221,7 +219,7 @@ def test_orphans_are_swept_once_they_are_old(jobs: Jobs, files: JobFiles) -> Non
     assert {path.name for path in files.root.iterdir()} == {young, waiting, "mine"}
 
 
-def test_a_replaced_file_is_seen_whole(files: JobFiles) -> None:
+def test_replaced_artifact_is_never_seen_half_written(files: JobFiles) -> None:
     job_id = new_job_id()
     files.store_artifact(job_id, "a.png", b"first")
     opened = files.open_artifact(job_id, "a.png")
@@ -232,7 +230,7 @@ def test_a_replaced_file_is_seen_whole(files: JobFiles) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "..", "../a", "a/b", ".hidden", "a\\b", "\x00", "x" * 101])
-def test_a_file_stays_in_its_folder(files: JobFiles, name: str) -> None:
+def test_invalid_file_name_is_refused(files: JobFiles, name: str) -> None:
     with pytest.raises(ValueError, match="letters"):
         files.store_artifact(new_job_id(), name, b"")
     with pytest.raises(ValueError, match="letters"):
@@ -240,14 +238,14 @@ def test_a_file_stays_in_its_folder(files: JobFiles, name: str) -> None:
     assert not files.root.exists()
 
 
-def test_a_full_disk_is_told_without_a_path(tmp_path: Path) -> None:
+def test_error_of_a_full_disk_contains_no_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Unavailable) as told:
+    with pytest.raises(Unavailable) as raised:
         JobFiles(tmp_path / "file").store_inputs(new_job_id(), {"a": b""})
-    assert str(tmp_path) not in told.value.detail
+    assert str(tmp_path) not in raised.value.detail
 
 
-def test_one_process_at_a_time_has_the_folder(files: JobFiles) -> None:
+def test_one_process_at_a_time_locks_the_folder(files: JobFiles) -> None:
     job_id = new_job_id()
     with files.locked(job_id, 0), pytest.raises(TimeoutError), files.locked(job_id, 0.1):
         pass

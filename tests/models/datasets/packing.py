@@ -1,4 +1,4 @@
-"""Archives made on the spot, honest ones and others."""
+"""Generates archives, well-formed and hostile."""
 
 import gzip
 import io
@@ -11,27 +11,27 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.pictures import encoded
+from tests.images import encoded
 
 
 def photo(number: int, *, image_format: str = "PNG", side: int = 8) -> bytes:
-    """A small picture unlike that of any other number."""
+    """A small image that differs from that of any other number."""
     pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
     return encoded(Image.fromarray(pixels), image_format)
 
 
 def tree(classes: dict[str, int], *, first: int = 0) -> dict[str, bytes]:
-    """Paths and pictures: so many of each class, all different."""
-    found: dict[str, bytes] = {}
+    """Paths and images: the given number of each class, all different."""
+    files: dict[str, bytes] = {}
     for label, count in classes.items():
         for _ in range(count):
-            number = first + len(found)
-            found[f"{label}/{number}.png"] = photo(number)
-    return found
+            number = first + len(files)
+            files[f"{label}/{number}.png"] = photo(number)
+    return files
 
 
 def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """The same files give the same bytes at any hour: an entry made here is dated 1980."""
+    """A zip. The same files always give the same bytes, since entries are dated 1980."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, data in files.items():
@@ -40,11 +40,11 @@ def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
 
 
 def odd_zip(name: str, data: bytes = b"x", **fields: Any) -> bytes:
-    """A zip of good pictures and one entry whose directory record is as told."""
+    """A zip of valid images and one entry with the given directory record."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, picture in tree({"cat": 1}).items():
-            archive.writestr(path, picture)
+        for path, image in tree({"cat": 1}).items():
+            archive.writestr(path, image)
         entry = zipfile.ZipInfo("x")
         entry.filename = name
         for field, value in fields.items():
@@ -64,13 +64,13 @@ def tarred(files: dict[str, bytes], *, packed: bool = False) -> bytes:
 
 
 def odd_tar(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> bytes:
-    """A tar of a good picture and one entry as told."""
+    """A tar of a valid image and one entry with the given fields."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for path, picture in tree({"cat": 1}).items():
+        for path, image in tree({"cat": 1}).items():
             header = tarfile.TarInfo(path)
-            header.size = len(picture)
-            archive.addfile(header, io.BytesIO(picture))
+            header.size = len(image)
+            archive.addfile(header, io.BytesIO(image))
         odd = tarfile.TarInfo(name)
         odd.type = kind
         for field, value in fields.items():
@@ -88,7 +88,7 @@ def endless_name_tar(size: int = 1 << 33) -> bytes:
 
 
 def chained_tar(kind: bytes, count: int = 2000) -> bytes:
-    """A tar of a good picture behind very many extension headers."""
+    """A tar of a valid image after very many extension headers."""
     header = tarfile.TarInfo("././@Chain")
     header.type = kind
     note = b"20 comment=aaaaaaa\n" if kind == tarfile.XGLTYPE else b"cat/1.png\0"
@@ -147,6 +147,6 @@ def written(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def on_disk(root: Path) -> set[str]:
-    """Every file and folder below, but for lock files and the empty staging area."""
+    """Every file and folder below, except lock files."""
     found = {os.path.relpath(path, root) for path in root.rglob("*")}
     return {name for name in found if not name.endswith(".lock") and ".locks" not in name}

@@ -1,4 +1,4 @@
-"""What holds of every split."""
+"""Properties of every split."""
 
 import random
 from collections import Counter
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.training.datasets import DatasetFile
 from models.datasets.report import digest
-from models.datasets.splitting import Fractions, split
+from models.datasets.splitting import Fractions, split_files
 
 CLASSES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 60), min_size=1)
 FRACTIONS = st.builds(Fractions, st.floats(0, 0.45), st.floats(0, 0.45), st.integers(0, 2**31 - 1))
@@ -25,11 +25,13 @@ def files(classes: dict[str, int]) -> list[DatasetFile]:
 
 @given(CLASSES, FRACTIONS)
 @settings(max_examples=100, deadline=None)
-def test_every_class_is_split_alike(classes: dict[str, int], fractions: Fractions) -> None:
-    found = split(files(classes), fractions)
+def test_every_class_is_split_by_the_fractions(
+    classes: dict[str, int], fractions: Fractions
+) -> None:
+    found = split_files(files(classes), fractions)
     counts = Counter((one.label, one.split) for one in found)
     for label, count in classes.items():
-        assert counts[label, "train"] >= 1, "every class is learned"
+        assert counts[label, "train"] >= 1, "every class is in train"
         for part, fraction in (("validation", fractions.validation), ("test", fractions.test)):
             assert abs(counts[label, part] - fraction * count) <= 1
             if fraction > 0 and count >= 5:
@@ -39,46 +41,48 @@ def test_every_class_is_split_alike(classes: dict[str, int], fractions: Fraction
 
 @given(CLASSES, FRACTIONS, st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
-def test_neither_order_nor_names_matter(
+def test_split_depends_on_neither_order_nor_names(
     classes: dict[str, int], fractions: Fractions, order: random.Random
 ) -> None:
     first = files(classes)
     other = [one.model_copy(update={"id": f"x{one.id}", "path": f"y/{one.path}"}) for one in first]
     order.shuffle(other)
-    assert digest(split(first, fractions)) == digest(split(other, fractions))
+    assert digest(split_files(first, fractions)) == digest(split_files(other, fractions))
 
 
 @given(CLASSES, FRACTIONS)
 @settings(max_examples=50, deadline=None)
-def test_a_picture_more_moves_few(classes: dict[str, int], fractions: Fractions) -> None:
-    before = {one.id: one.split for one in split(files(classes), fractions)}
+def test_additional_image_moves_few_others(classes: dict[str, int], fractions: Fractions) -> None:
+    before = {one.id: one.split for one in split_files(files(classes), fractions)}
     more = {label: count + 1 for label, count in classes.items()}
-    after = {one.id: one.split for one in split(files(more), fractions)}
+    after = {one.id: one.split for one in split_files(files(more), fractions)}
     moved = Counter(one[0] for one in before if before[one] != after[one])
     assert all(count <= 4 for count in moved.values())
 
 
 @given(CLASSES, FRACTIONS)
 @settings(max_examples=50, deadline=None)
-def test_what_is_given_stays(classes: dict[str, int], fractions: Fractions) -> None:
+def test_given_splits_are_kept(classes: dict[str, int], fractions: Fractions) -> None:
     names = ("train", "validation", "test")
     given_splits = [
         one.model_copy(update={"given_split": names[n % 3]}) for n, one in enumerate(files(classes))
     ]
-    found = split(given_splits, fractions)
+    found = split_files(given_splits, fractions)
     if any(one.given_split == "validation" for one in given_splits):
         assert [one.split for one in found] == [one.given_split for one in given_splits]
     tested = [one.id for one in given_splits if one.given_split == "test"]
     assert [one.id for one in found if one.split == "test"] == tested
 
 
-def test_a_free_picture_more_leaves_validation_where_it_was() -> None:
-    """Given train and test: validation is drawn from train, also when one comes without a split."""
+def test_image_without_split_does_not_change_drawn_validation() -> None:
+    """With given train and test, validation is drawn from train, also if an image has no split."""
     given_ones = [
         one.model_copy(update={"given_split": "test" if at < 10 else "train"})
         for at, one in enumerate(files({"a": 50}))
     ]
     free = files({"b": 1})
-    before = Counter(one.split for one in split(given_ones, Fractions(0.15, 0.15, 1)))
-    after = Counter(one.split for one in split([*given_ones, *free], Fractions(0.15, 0.15, 1)))
+    before = Counter(one.split for one in split_files(given_ones, Fractions(0.15, 0.15, 1)))
+    after = Counter(
+        one.split for one in split_files([*given_ones, *free], Fractions(0.15, 0.15, 1))
+    )
     assert (before["validation"], after["validation"], after["test"]) == (6, 6, 10)

@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contracts.queue.explain_messages import ActivationsAsk, ActivationsNote, Order
-from models.explain.answer import Answering
+from contracts.queue.explain_messages import ActivationsReply, ActivationsRequest, Order
+from models.explain.answer import ExplainReplyBuilder
 
 
 class Fixed:
@@ -23,10 +23,10 @@ class Fixed:
 def test_the_strongest_have_the_highest_means_that_are_told(
     order: Order, channels: int, found: list[int]
 ) -> None:
-    answering = Answering(Fixed(), "conv", lambda: None)  # type: ignore[arg-type]
-    asked = ActivationsAsk(channels=channels, order=order)
-    ((vector, note),) = answering.answer(asked, np.zeros((1, 2, 2, 3), np.uint8), np.array([0]))
-    told = ActivationsNote.model_validate_json(note)
+    builder = ExplainReplyBuilder(Fixed(), "conv", lambda: None)  # type: ignore[arg-type]
+    asked = ActivationsRequest(channels=channels, order=order)
+    ((vector, note),) = builder.build(asked, np.zeros((1, 2, 2, 3), np.uint8), np.array([0]))
+    told = ActivationsReply.model_validate_json(note)
     assert [channel.index for channel in told.channels] == found
     means = vector.reshape(len(found), -1).mean(axis=1)
     np.testing.assert_allclose([channel.mean for channel in told.channels], means, atol=1e-6)

@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from models.explain.cam import Weigh, explained, grad_cam, hires_cam
+from models.explain.cam import Weigh, cam_function, grad_cam, hires_cam
 from models.explain.head import head_of
-from models.explain.layer_graph import Flat
+from models.explain.layer_graph import LayerGraph
 from models.networks.cnn import cnn
 from tests.models import keras_warnings
 
@@ -14,8 +14,8 @@ pytestmark = keras_warnings.ignored
 
 
 def explainer(model: keras.Model, layer: str, weigh: Weigh):
-    flat = Flat.of(model)
-    explain = explained(flat, head_of(flat), layer, weigh)
+    graph = LayerGraph.of(model)
+    explain = cam_function(graph, head_of(graph), layer, weigh)
     return lambda inputs, classes: explain(inputs, classes).grids
 
 
@@ -76,8 +76,8 @@ def test_no_evidence_gives_zeros_and_no_nan() -> None:
 def test_without_a_class_the_most_probable_one_is_explained_and_told() -> None:
     keras.utils.set_random_seed(8)
     model = cnn("cnn_pets", input_shape=(16, 16, 3), classes=3)
-    flat = Flat.of(model)
-    explain = explained(flat, head_of(flat), "conv4", grad_cam)
+    graph = LayerGraph.of(model)
+    explain = cam_function(graph, head_of(graph), "conv4", grad_cam)
     inputs = tf.constant(np.random.default_rng(8).random((3, 16, 16, 3), np.float32))
     probabilities = model(inputs).numpy()
     told = explain(inputs, tf.constant([-1, 2, 3]))

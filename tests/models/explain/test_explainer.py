@@ -150,7 +150,7 @@ def test_a_version_without_a_layer_list_or_classifier_still_shows_its_maps(tmp_p
 def published_base(root: Path, base: keras.Model) -> Path:
     store = Store(root)
     with store.staging() as folder:
-        draft = export_version(base, BLUEPRINT, folder, pictures=pictures(2))
+        draft = export_version(base, BLUEPRINT, folder, images=pictures(2))
         return store.path("base", store.publish("base", folder, draft))
 
 

@@ -21,8 +21,8 @@ def filters() -> Filters:
 def test_each_pattern_excites_its_filter_more_the_longer_it_climbs(filters: Filters) -> None:
     short = filters.patterns([0, 3, 7], SHORT)
     long = filters.patterns([0, 3, 7], Ascent(steps=40, image_size=20, seed=8))
-    assert short.pictures.shape == (3, 20, 20, 3)
-    assert short.pictures.dtype == np.uint8
+    assert short.images.shape == (3, 20, 20, 3)
+    assert short.images.dtype == np.uint8
     excited = short.activations > 0
     assert excited.any()
     assert (long.activations[excited] > short.activations[excited]).all()
@@ -53,7 +53,7 @@ def test_a_filter_that_grey_noise_leaves_shut_is_opened(ending: str) -> None:
 def test_a_pattern_does_not_depend_on_its_neighbours(filters: Filters) -> None:
     together = filters.patterns([0, 3, 7], SHORT)
     alone = filters.patterns([3], SHORT)
-    difference = together.pictures[1].astype(int) - alone.pictures[0].astype(int)
+    difference = together.images[1].astype(int) - alone.images[0].astype(int)
     assert np.abs(difference).max() <= 1
 
 
@@ -69,7 +69,7 @@ def test_more_than_fit_in_memory_run_in_turn(
     filters: Filters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = filters.patterns([1, 2, 5], SHORT)
-    monkeypatch.setattr("models.explain.filters._MOST_PIXELS", 2 * 20 * 20)
+    monkeypatch.setattr("models.explain.filters._MAX_PIXELS", 2 * 20 * 20)
     told: list[float] = []
     parts = filters.patterns([1, 2, 5], SHORT, progress=told.append)
     np.testing.assert_allclose(parts.activations, whole.activations, rtol=1e-4)
@@ -82,7 +82,7 @@ def test_octaves_and_jitter_end_at_the_size_asked_for(filters: Filters) -> None:
     ascent = Ascent(steps=2, image_size=40, octaves=3, jitter=3, seed=8)
     assert ascent.sizes(1) == [20, 29, 40]
     assert ascent.sizes(25) == [25, 29, 40]
-    assert filters.patterns([0], ascent).pictures.shape == (1, 40, 40, 3)
+    assert filters.patterns([0], ascent).images.shape == (1, 40, 40, 3)
 
 
 def test_a_dead_filter_is_blank() -> None:
@@ -125,12 +125,12 @@ def valid() -> keras.Model:
 
 def test_octaves_too_small_for_the_layer_are_made_of_the_least_it_takes() -> None:
     ascent = Ascent(steps=1, image_size=40, octaves=8, octave_scale=4, jitter=64)
-    assert Filters(valid(), "unit", "second").patterns([0], ascent).pictures.shape[1:3] == (40, 40)
+    assert Filters(valid(), "unit", "second").patterns([0], ascent).images.shape[1:3] == (40, 40)
 
 
 def test_a_picture_too_small_for_the_layer_is_told_with_the_least() -> None:
     with pytest.raises(ValidationFailed, match="Send 30 or more"):
         Filters(valid(), "unit", "second").patterns([0], Ascent(steps=1, image_size=29))
     patterns = Filters(valid(), "unit", "second").patterns([0], Ascent(steps=1, image_size=30))
-    assert patterns.pictures.shape == (1, 30, 30, 3)
+    assert patterns.images.shape == (1, 30, 30, 3)
     Filters(valid(), "unit", "first").patterns([0], Ascent(steps=1, image_size=16))

@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from models.explain.cam import explained, grad_cam
+from models.explain.cam import cam_function, grad_cam
 from models.explain.head import head_of
-from models.explain.layer_graph import Flat
+from models.explain.layer_graph import LayerGraph
 from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored
@@ -22,9 +22,9 @@ def network(*end: keras.Layer) -> keras.Model:
 
 def logits(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
     """What the head says of each class, and the network's output."""
-    flat = Flat.of(model)
-    head = head_of(flat)
-    before = flat.to(head.before)(INPUTS)
+    graph = LayerGraph.of(model)
+    head = head_of(graph)
+    before = graph.model_to(head.before)(INPUTS)
     scores = [head.scores(before, tf.fill((4,), index)) for index in range(head.classes)]
     return np.stack(scores, -1), model(INPUTS).numpy()
 
@@ -56,12 +56,12 @@ def test_a_sigmoid_is_two_classes_that_contradict_each_other(end: list[keras.Lay
     found, output = logits(model)
     np.testing.assert_allclose(tf.sigmoid(found[:, 1:]), output, atol=1e-6)
     np.testing.assert_array_equal(found[:, 0], -found[:, 1])
-    flat = Flat.of(model)
-    head = head_of(flat)
+    graph = LayerGraph.of(model)
+    head = head_of(graph)
     both = head.probabilities(output).numpy()
     np.testing.assert_allclose(both, np.concatenate([1 - output, output], -1))
     for_one, against = (
-        explained(flat, head, "conv", grad_cam)(
+        cam_function(graph, head, "conv", grad_cam)(
             tf.constant(INPUTS), tf.fill((4,), index)
         ).grids.numpy()
         for index in (1, 0)
@@ -85,4 +85,4 @@ def test_an_unknown_end_is_told() -> None:
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(2, 8, activation="softmax")(image)
     with pytest.raises(ValueError, match="Conv2D"):
-        head_of(Flat.of(keras.Model(image, layers.Flatten()(x))))
+        head_of(LayerGraph.of(keras.Model(image, layers.Flatten()(x))))

@@ -13,7 +13,7 @@ from contracts.inference.explanation import Method
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
 from models.explain.heatmap_job import run
-from models.explain.heatmap_request import input_name
+from models.explain.heatmap_request import input_file_name
 from tests.models import keras_warnings
 from tests.models.builders import in_another, in_one_row, in_sequence
 from tests.models.explain.kept import Kept
@@ -27,8 +27,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     published(home / "store", tiny())
     pixels = np.random.default_rng(8).integers(0, 256, (24, 32, 3), np.uint8)
-    Image.fromarray(pixels).save(home / input_name(0), "PNG")
-    (home / input_name(1)).write_bytes(b"no picture")
+    Image.fromarray(pixels).save(home / input_file_name(0), "PNG")
+    (home / input_file_name(1)).write_bytes(b"no picture")
     return home
 
 
@@ -77,7 +77,7 @@ def test_an_image_that_is_none_spoils_no_other(home: Path) -> None:
     assert first["target"]["space"] == "logit"
     assert second["error"]["code"] == "invalid_image"
     (home / "alone").mkdir(exist_ok=True)
-    (home / "alone" / input_name(0)).write_bytes(b"no picture")
+    (home / "alone" / input_file_name(0)).write_bytes(b"no picture")
     with pytest.raises(InvalidImage):
         run(Kept(request("b.png"), home / "alone"), Settings(home=home))
 

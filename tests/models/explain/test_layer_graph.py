@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from models.explain.cam import explained, hires_cam
+from models.explain.cam import cam_function, hires_cam
 from models.explain.head import head_of
-from models.explain.layer_graph import Flat, OpaqueModelError, layers_of
+from models.explain.layer_graph import LayerGraph, OpaqueModelError, layers_of
 from tests.models import keras_warnings
 from tests.models.explain.versions import tiny
 
@@ -37,13 +37,15 @@ def test_a_nested_network_is_seen_through(kind: str) -> None:
     keras.utils.set_random_seed(8)
     model = nested(kind)
     names, weights = [layer.name for layer in model.layers], model.get_weights()
-    flat = Flat.of(model)
-    assert list(flat.steps)[:3] == ["conv", "pool", "conv_2"]
-    np.testing.assert_array_equal(flat.to(flat.output)(INPUTS), model(INPUTS))
+    graph = LayerGraph.of(model)
+    assert list(graph.nodes)[:3] == ["conv", "pool", "conv_2"]
+    np.testing.assert_array_equal(graph.model_to(graph.output)(INPUTS), model(INPUTS))
     inner = model.get_layer("inner")
     inside = keras.Model(inner.inputs[0], inner.get_layer("conv").output)
-    np.testing.assert_array_equal(flat.to(flat.steps["conv"].output)(INPUTS), inside(INPUTS))
-    explain = explained(flat, head_of(flat), "conv", hires_cam)
+    np.testing.assert_array_equal(
+        graph.model_to(graph.nodes["conv"].output)(INPUTS), inside(INPUTS)
+    )
+    explain = cam_function(graph, head_of(graph), "conv", hires_cam)
     told = explain(keras.ops.convert_to_tensor(INPUTS), np.array([0, 2], np.int32))
     assert told.grids.shape == (2, 10, 10)
     assert [layer.name for layer in model.layers] == names
@@ -67,8 +69,8 @@ def test_a_sequential_network_and_its_functional_twin_give_the_same_maps() -> No
     classes = np.array([0, 2], np.int32)
     found = []
     for one in (model, keras.Model(image, x)):
-        flat = Flat.of(one)
-        explain = explained(flat, head_of(flat), "conv", hires_cam)
+        graph = LayerGraph.of(one)
+        explain = cam_function(graph, head_of(graph), "conv", hires_cam)
         found.append(explain(keras.ops.convert_to_tensor(INPUTS), classes).grids.numpy())
     assert found[0].any()
     np.testing.assert_array_equal(*found)
@@ -87,11 +89,11 @@ def test_a_network_that_shows_no_layers_is_refused() -> None:
     image = keras.Input((12, 12, 3))
     for model in (Opaque(), keras.Model(image, Opaque()(layers.Flatten()(image)))):
         with pytest.raises(OpaqueModelError, match=r"opaque is a Opaque, .* functional or"):
-            Flat.of(model)
+            LayerGraph.of(model)
 
 
 def test_layers_are_listed_with_what_comes_out() -> None:
-    rows = {row.name: row for row in layers_of(Flat.of(tiny()))}
+    rows = {row.name: row for row in layers_of(LayerGraph.of(tiny()))}
     assert (rows["conv1"].type, rows["conv1"].output_shape) == ("Conv2D", [14, 14, 64])
     assert rows["conv1"].explainable
     assert not rows["predictions"].explainable

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from models.explain.cam import explained, grad_cam, hires_cam
+from models.explain.cam import cam_function, grad_cam, hires_cam
 from models.explain.head import head_of
-from models.explain.layer_graph import Flat
+from models.explain.layer_graph import LayerGraph
 from models.networks.keras_files import read_tutorial_weights
 from models.networks.preprocessing import preprocess
 from models.networks.squeezenet import squeezenet
@@ -28,12 +28,12 @@ def scaled(evidence: np.ndarray) -> np.ndarray:
 
 def compare(model: keras.Model, layer: str, inputs: tf.Tensor, classes, gradients) -> None:
     """Both methods against the formulas on the layer's maps and `gradients(maps)`."""
-    flat = Flat.of(model)
+    graph = LayerGraph.of(model)
     maps = keras.Model(model.inputs[0], model.get_layer(layer).output)(inputs).numpy()
     slopes = gradients(maps)
     pooled = (slopes.mean(axis=(1, 2), keepdims=True) * maps).sum(axis=-1)
     for weigh, expected in ((grad_cam, pooled), (hires_cam, (slopes * maps).mean(axis=-1))):
-        explain = explained(flat, head_of(flat), layer, weigh)
+        explain = cam_function(graph, head_of(graph), layer, weigh)
         found = explain(inputs, tf.constant(classes)).grids.numpy()
         assert found.any()
         np.testing.assert_allclose(found, scaled(expected), atol=1e-4)

@@ -32,7 +32,7 @@ def published(
     classes = max(2, int(model.outputs[0].shape[-1]))  # one sigmoid is two classes
     labels = [Label(str(n), f"class {n}") for n in range(classes)]
     with store.staging() as folder:
-        draft = export_version(model, blueprint, folder, pictures=pictures(2), labels=labels)
+        draft = export_version(model, blueprint, folder, images=pictures(2), labels=labels)
         version = store.publish(name, folder, draft)
     store.promote(name, version)
     return store.path(name, version)

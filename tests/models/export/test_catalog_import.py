@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from models.catalog import CATALOG
-from models.export.catalog_import import import_zoo
-from models.predictor import load_predictor
+from contracts.errors import VersionNotFound
+from contracts.inference.inference import VectorOperation
+from models.catalog import CATALOG, Network
+from models.export.catalog_import import import_network
+from models.export.catalog_weights import find_catalog_weights
+from models.networks.architecture import ARCHITECTURES, build
+from models.networks.loading import load_weights
+from models.networks.preprocessing import preprocess
 from models.serving.predictor import load_version
 from models.store.labels import imagenet_labels
 from models.store.store import Store
@@ -24,34 +30,52 @@ def photographs(shared: Path, size: tuple[int, int], count: int) -> np.ndarray:
     return np.stack([np.asarray(picture) for picture in pictures])
 
 
+def keras_outputs(
+    network: Network, weights: Weights, images: np.ndarray
+) -> dict[VectorOperation, np.ndarray]:
+    """The network's outputs by Keras; those of a base alone lack `classify`."""
+    origin = find_catalog_weights(network, weights)
+    model = build(network, include_top=origin.is_whole)
+    load_weights(model, network.name, origin.file.path, origin.file.format)
+    base = model.get_layer(ARCHITECTURES[network.name].base_output).output
+    pooled = keras.Model(model.inputs, keras.layers.GlobalAveragePooling2D()(base))
+    prepared = preprocess(network.preprocessing, images)
+    outputs: dict[VectorOperation, np.ndarray] = {"embed": pooled(prepared).numpy()}
+    if origin.is_whole:
+        outputs["classify"] = model(prepared).numpy()
+    return outputs
+
+
 @pytest.mark.parametrize(
     "name", ["squeezenet", "vgg16", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)]
 )
-def test_a_zoo_network_is_served_from_the_store_as_keras_runs_it(
+def test_an_imported_network_answers_as_keras_does(
     name: str, shared: Path, fetched: Path, tmp_path: Path
 ) -> None:
     network, store = CATALOG[name], Store(tmp_path)
     weights = Weights(fetched / "weights", shared / "weights", offline=True)
     pictures = photographs(shared, network.input_size, 3)
     try:
-        assert import_zoo(network, weights, store, pictures) == 1
+        assert import_network(network, weights, store, pictures) == 1
     except WeightsMissing as missing:
         pytest.skip(missing.detail)
-    assert import_zoo(network, weights, store, pictures) == 1, "must not import twice"
+    assert import_network(network, weights, store, pictures) == 1, "must not import twice"
     assert store.versions(name) == [1]
     assert store.resolve(name) == 1
 
-    kept = load_version(store, name, max_batch_size=2)
-    built = load_predictor(network, weights, threads=2, max_batch_size=2)
-    assert kept.classes == built.classes
-    assert set(built.operations) < set(kept.operations), "a version explains as well"
-    kept.warm()
-    for operation in built.operations:
-        expected = built.run(operation, pictures)
-        found = kept.run(operation, pictures)
-        assert found.shape == expected.shape
-        np.testing.assert_allclose(found, expected, atol=1e-4 * max(1, expected.max()))
-        assert kept.run(operation, pictures[:0]).shape == (0, expected.shape[1])
+    version = load_version(store, name, max_batch_size=2)
+    expected = keras_outputs(network, weights, pictures)
+    assert version.classes == (1000 if "classify" in expected else None)
+    assert set(expected) < set(version.operations), "a version explains as well"
+    version.warm()
+    for operation, rows in expected.items():
+        actual = version.run(operation, pictures)
+        assert actual.shape == rows.shape
+        np.testing.assert_allclose(actual, rows, atol=1e-4 * max(1, rows.max()))
+        assert version.run(operation, pictures[:0]).shape == (0, rows.shape[1])
+    if "classify" not in expected:
+        with pytest.raises(VersionNotFound, match="cannot classify"):
+            version.run("classify", pictures)
     manifest = store.manifest(name, 1)
     assert manifest.features == network.features
     assert manifest.provenance.weights is not None
@@ -68,11 +92,20 @@ def test_other_weights_become_the_next_champion(shared: Path, tmp_path: Path) ->
         folder.mkdir()
         (folder / file).symlink_to(shared / "weights" / file)
         weights = Weights(tmp_path / "home", folder, offline=True)
-        versions.append(import_zoo(network, weights, store, pictures))
+        versions.append(import_network(network, weights, store, pictures))
         assert store.resolve("squeezenet") == versions[-1]
     assert versions == [1, 2]
     store.promote("squeezenet", 1)
-    assert import_zoo(network, weights, store, pictures) == 2
+    assert import_network(network, weights, store, pictures) == 2
     assert store.resolve("squeezenet") == 1, "a person's roll back stands"
     top = load_version(store, "squeezenet", 1, max_batch_size=1).run("classify", pictures)
     assert imagenet_labels()[int(top.argmax())].text == "goldfish"
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "vgg16"])
+def test_missing_weights_are_refused_with_the_command_that_fetches_them(
+    name: str, tmp_path: Path
+) -> None:
+    weights, store = Weights(tmp_path, None, True), Store(tmp_path / "store")
+    with pytest.raises(WeightsMissing, match=f"opsin weights pull {name}"):
+        import_network(CATALOG[name], weights, store, np.zeros((1, 224, 224, 3), np.uint8))

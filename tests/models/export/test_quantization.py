@@ -73,7 +73,7 @@ def store(settings: Settings) -> Store:
             model,
             Blueprint("cnn_small", 16, "unit", "conv2", "conv2"),
             folder,
-            pictures=np.random.default_rng(8).integers(0, 256, (3, 16, 16, 3), np.uint8),
+            images=np.random.default_rng(8).integers(0, 256, (3, 16, 16, 3), np.uint8),
             labels=[Label("dark", "dark"), Label("bright", "bright")],
         )
         store.promote("tones", store.publish("tones", folder, draft))

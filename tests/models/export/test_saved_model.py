@@ -42,7 +42,7 @@ def model() -> keras.Model:
 def test_a_graph_that_strays_is_refused(
     model: keras.Model, pictures: np.ndarray, tmp_path: Path
 ) -> None:
-    export_version(model, BLUEPRINT, tmp_path, pictures=pictures, labels=LABELS)
+    export_version(model, BLUEPRINT, tmp_path, images=pictures, labels=LABELS)
     endpoints = signatures(model, BLUEPRINT)
     assert max(parity(endpoints, loaded(tmp_path), pictures).largest_difference.values()) < 1e-4
     bias = model.get_layer("predictions").bias
@@ -71,7 +71,7 @@ def test_a_network_is_exported_however_it_was_put_together(
 ) -> None:
     keras.utils.set_random_seed(8)
     model = build(layers.Dense(2, activation="softmax", name="predictions"))
-    draft = export_version(model, BLUEPRINT, tmp_path, pictures=pictures, labels=LABELS)
+    draft = export_version(model, BLUEPRINT, tmp_path, images=pictures, labels=LABELS)
     assert draft.classes == 2
     names = [layer.name for layer in read_layers(tmp_path)]
     assert names == ["conv2", "pool2", "flatten", "predictions"]
@@ -84,7 +84,7 @@ def test_a_network_is_exported_however_it_was_put_together(
 def test_one_sigmoid_is_served_as_two_classes(pictures: np.ndarray, tmp_path: Path) -> None:
     keras.utils.set_random_seed(8)
     model = in_one_row(layers.Dense(1, activation="sigmoid"))
-    draft = export_version(model, BLUEPRINT, tmp_path, pictures=pictures, labels=LABELS)
+    draft = export_version(model, BLUEPRINT, tmp_path, images=pictures, labels=LABELS)
     assert draft.classes == 2
     signatures = loaded(tmp_path).signatures
     second = model(pictures / 255).numpy()[:, 0]
@@ -100,7 +100,7 @@ def test_one_sigmoid_is_served_as_two_classes(pictures: np.ndarray, tmp_path: Pa
 def test_a_regression_is_refused(pictures: np.ndarray, tmp_path: Path) -> None:
     model = in_one_row(layers.Dense(2))
     with pytest.raises(NoProbabilitiesError, match="neither a softmax nor a sigmoid"):
-        export_version(model, BLUEPRINT, tmp_path, pictures=pictures, labels=LABELS)
+        export_version(model, BLUEPRINT, tmp_path, images=pictures, labels=LABELS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,13 +108,13 @@ def test_labels_and_pictures_must_be_there(
     model: keras.Model, pictures: np.ndarray, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="1 labels, 2 classes"):
-        export_version(model, BLUEPRINT, tmp_path, pictures=pictures, labels=LABELS[:1])
+        export_version(model, BLUEPRINT, tmp_path, images=pictures, labels=LABELS[:1])
     with pytest.raises(ValueError, match="0 pictures"):
-        export_version(model, BLUEPRINT, tmp_path, pictures=pictures[:0], labels=LABELS)
+        export_version(model, BLUEPRINT, tmp_path, images=pictures[:0], labels=LABELS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_base_alone_has_features_only(pictures: np.ndarray, tmp_path: Path) -> None:
     base = cnn("cnn_small", input_shape=(16, 16, 3), include_top=False)
-    draft = export_version(base, BLUEPRINT, tmp_path, pictures=pictures)
+    draft = export_version(base, BLUEPRINT, tmp_path, images=pictures)
     assert (draft.endpoints, draft.classes, draft.features) == (("features",), None, 64)

@@ -1,4 +1,4 @@
-"""What finds faces, with its published weights; tests are skipped where they are not."""
+"""The face finder and analyser with their published weights; without them, tests are skipped."""
 
 from functools import partial
 from pathlib import Path
@@ -25,13 +25,13 @@ def finder(fetched: Path) -> FaceFinder:
 
 @pytest.fixture(scope="session")
 def people(shared: Path) -> list[Path]:
-    """Photographs of one large face each, the people in order."""
+    """Images of one large face each, sorted by person."""
     return sorted((shared / "data/face-pairs").glob("*/*.jpg"))
 
 
 @pytest.fixture(scope="session")
 def analyser(finder: FaceFinder, fetched: Path) -> FaceAnalyser:
-    """With the real embedder, where the installation has imported it."""
+    """An analyser with the real embedder, if it has been imported."""
     try:
         network = load_version(
             Store(fetched / "store"),

@@ -1,7 +1,7 @@
-"""A clip made of one picture: the face's own mesh is turned and moved, and the pixels with it.
+"""Animates an image of a face by moving the points of its mesh, and writes video files.
 
-The picture is cut into the triangles of the mesh, and these are painted where their corners have
-gone, the near ones last. A tremble and some noise are what a hand and a camera add.
+The image is divided into the triangles of the mesh, which are drawn at the new positions of their
+corners, the nearest last. Jitter and noise imitate a hand and a camera.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from contracts.queue.messages import Pixels
 
 Floats = npt.NDArray[np.float32]
 
-# Of the mesh's 468 points: the lids, the inner lips in a ring, and what the jaw carries.
+# Indices of mesh points: the lids, the ring of the inner lips, and those that move with the jaw.
 _UPPER_LIDS = (
     (33, 246, 161, 160, 159, 158, 157, 173, 133),
     (362, 398, 384, 385, 386, 387, 388, 466, 263),
@@ -49,30 +49,30 @@ _INNER_LIPS = (
     95,
 )
 _LOWER_LIP = (95, 88, 178, 87, 14, 317, 402, 318, 324)
-_LEVELS = 8  # steps between not at all and wholly
-_EDGE = 0.02  # of a triangle; without it hairlines show between two
+_LEVELS = 8  # steps between no movement and the full movement
+_EDGE = 0.02  # of a triangle; without it, gaps are visible between triangles
 TURN = np.radians(38.0)
 UP = np.radians(24.0)
 
 
 @dataclass(frozen=True)
 class Face:
-    """A picture with the mesh that was found in it: (468, 3), pixels."""
+    """An image and its face mesh, (468, 3) in pixels."""
 
-    picture: Pixels
+    image: Pixels
     mesh: Floats
 
 
 class Puppet:
-    """A face that does what it is told.
+    """An animated face.
 
     Args:
-        face: A frontal one, eyes open and mouth shut.
+        face: Frontal, with open eyes and closed mouth.
     """
 
     def __init__(self, face: Face) -> None:
         self._face = face
-        height, width = face.picture.shape[:2]
+        height, width = face.image.shape[:2]
         still = np.concatenate([_ring(face.mesh[:, :2], 1.5), _border(width, height)])
         self._still = still[(still > -1).all(1) & (still < (width, height)).all(1)]
         self._points = np.concatenate([face.mesh[:, :2], self._still])
@@ -83,20 +83,19 @@ class Puppet:
     def frame(
         self, action: Action, strength: float, noise: np.random.Generator, sway: float = 0.5
     ) -> Pixels:
-        """One frame: RGB, as large as the picture.
+        """One frame: RGB, of the size of the image.
 
         Args:
-            action: What to do.
-            strength: 0 not at all to 1.
-            noise: Of the camera and the hand.
-            sway: Pixels by which the picture trembles.
+            strength: 0 (no movement) to 1.
+            noise: For the camera and the hand.
+            sway: Jitter of the frame in pixels.
         """
         level = round(strength * _LEVELS)
         bends = level and action not in {"neutral", "close_eyes"}
         where = self._map(action, level) if bends else self._grid
         where = where + noise.normal(scale=sway, size=2).astype(np.float32)
-        picture = self._lids(level / _LEVELS) if action == "close_eyes" else self._face.picture
-        out = cv2.remap(picture, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        image = self._lids(level / _LEVELS) if action == "close_eyes" else self._face.image
+        out = cv2.remap(image, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         if action == "open_mouth":
             out = self._mouth(out, level / _LEVELS)
         grain = noise.normal(scale=2.0, size=out.shape[:2])[..., None]
@@ -112,24 +111,24 @@ class Puppet:
         return self._maps[action, level]
 
     def _moved(self, action: Action, strength: float) -> tuple[Floats, Floats]:
-        """The mesh in the middle of an action: (468, 2), and how far away each point is."""
+        """The mesh during an action: (468, 2), and the depth of each point."""
         mesh = self._face.mesh
         moved, depth = mesh[:, :2].copy(), mesh[:, 2].copy()
         if action in {"turn_left", "turn_right", "look_up"}:
-            # The person's own left is at the picture's right.
+            # The person's own left is on the right of the image.
             angle = {"turn_left": TURN, "turn_right": -TURN, "look_up": UP}[action] * strength
-            centre = mesh.mean(0) + np.array([0, 0, 0.25 * np.ptp(mesh[:, 0])])  # about the neck
-            x, y, z = (mesh - centre).T
+            center = mesh.mean(0) + np.array([0, 0, 0.25 * np.ptp(mesh[:, 0])])  # about the neck
+            x, y, z = (mesh - center).T
             along, axis = (y, 1) if action == "look_up" else (x, 0)
             sign = 1 if action == "look_up" else -1
-            moved[:, axis] = centre[axis] + along * np.cos(angle) + sign * z * np.sin(angle)
+            moved[:, axis] = center[axis] + along * np.cos(angle) + sign * z * np.sin(angle)
             depth = z * np.cos(angle) - sign * along * np.sin(angle)
         elif action == "open_mouth":
             moved[:, 1] += strength * self._gape() * self._jaw()
         return moved.astype(np.float32), depth.astype(np.float32)
 
     def _painted(self, points: Floats, depth: Floats) -> Floats:
-        """The map of moved points: triangle by triangle, what is near over what is far."""
+        """The map for moved points, drawn triangle by triangle from far to near."""
         out = self._grid.copy()
         height, width = out.shape[:2]
         for corners in self._triangles[np.argsort(-depth[self._triangles].mean(1))]:
@@ -154,7 +153,7 @@ class Puppet:
         return 0.85 * float(np.linalg.norm(self._face.mesh[78, :2] - self._face.mesh[308, :2]))
 
     def _jaw(self) -> Floats:
-        """How far each point goes with the jaw, 0 to 1."""
+        """How much each point moves with the jaw, 0 to 1."""
         mesh = self._face.mesh
         line = float(mesh[list(_INNER_LIPS), 1].mean())
         chin = float(mesh[152, 1])
@@ -166,12 +165,12 @@ class Puppet:
         return part.astype(np.float32)
 
     def _lids(self, strength: float) -> Pixels:
-        """The picture with its upper lids lowered: skin where the eye was, and lashes under it."""
-        out = self._face.picture.copy()
+        """The image with lowered upper lids: skin over the eye, and lashes below."""
+        out = self._face.image.copy()
         size = float(np.ptp(self._face.mesh[:, 0]))
         for upper, lower in zip(_UPPER_LIDS, _LOWER_LIDS, strict=True):
             up, low = self._face.mesh[list(upper), :2], self._face.mesh[list(lower), :2]
-            # The middle comes to lie a little lower than the lower lid did.
+            # The middle ends slightly below the lower lid.
             deep = np.sin(np.linspace(0, np.pi, len(up)))[:, None] * (0, 0.02 * size)
             lid = up + strength * (low + deep - up)
             opening = np.zeros(out.shape[:2], np.uint8)
@@ -188,7 +187,7 @@ class Puppet:
         return out
 
     def _mouth(self, out: Pixels, strength: float) -> Pixels:
-        """What is behind open lips is dark."""
+        """Darken the inside of the open mouth."""
         ring = self._moved("open_mouth", strength)[0][list(_INNER_LIPS)]
         mask = np.zeros(out.shape[:2], np.uint8)
         cv2.fillPoly(mask, [np.round(ring).astype(np.int32)], 255)
@@ -203,7 +202,7 @@ def _triangles(points: Floats, size: tuple[int, int]) -> npt.NDArray[np.int64]:
     corners = plane.getTriangleList().reshape(-1, 3, 2)
     apart = np.linalg.norm(corners[:, :, None] - points[None, None], axis=-1)
     found = apart.argmin(-1)
-    # Those that hang on the corners of the plane itself are none of ours.
+    # Triangles at the corners of the plane itself are not part of the face.
     return found[(apart.min(-1) < 0.01).all(1)]
 
 
@@ -219,16 +218,16 @@ def _border(width: int, height: int, count: int = 12) -> Floats:
 
 
 def _ring(points: Floats, scale: float, count: int = 48) -> Floats:
-    """A ring around a face: what lies outside stays where it is."""
-    centre, reach = points.mean(0), np.ptp(points, axis=0) / 2
+    """A ring around a face, outside of which nothing moves."""
+    center, reach = points.mean(0), np.ptp(points, axis=0) / 2
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    return (centre + scale * reach * np.stack([np.cos(angle), np.sin(angle)], 1)).astype(np.float32)
+    return (center + scale * reach * np.stack([np.cos(angle), np.sin(angle)], 1)).astype(np.float32)
 
 
 def performance(
     puppet: Puppet, actions: Sequence[Action], *, fps: float, seed: int = 0
 ) -> Iterator[Pixels]:
-    """The frames of an honest answer: a pause, then each action in and out, and a pause after."""
+    """The frames of an honest answer: each action in and out, with pauses before and after."""
     noise = np.random.default_rng(seed)
 
     def frames(action: Action, seconds: float, start: float, end: float) -> Iterator[Pixels]:
@@ -247,7 +246,7 @@ CODECS = {"mp4": "mp4v", "mov": "mp4v", "avi": "MJPG", "webm": "VP80"}
 
 
 def write_video(path: Path, frames: Iterator[Pixels], fps: float) -> bytes:
-    """Frames as a file, in the container that its name says; returns its bytes."""
+    """Write frames to a file in the container of its suffix; returns its bytes."""
     first = next(frames)
     height, width = first.shape[:2]
     code = cv2.VideoWriter.fourcc(*CODECS[path.suffix[1:]])

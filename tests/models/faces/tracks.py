@@ -1,4 +1,4 @@
-"""Tracks written by hand: what a person does, second by second, in the numbers it would give."""
+"""Tracks written by hand: what a person does, scene by scene, as facial metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ import numpy as np
 
 from contracts.faces.liveness import Action
 from contracts.queue.messages import Vector
-from models.faces.liveness.facial_metrics import Signals
+from models.faces.liveness.facial_metrics import FacialMetrics
 from models.faces.liveness.tracking import Track, TrackFrame
 
 FPS = 15.0
@@ -15,7 +15,7 @@ FPS = 15.0
 
 @dataclass(frozen=True)
 class Face:
-    """What somebody looks like to the landmarks, and to the embedder."""
+    """A face as the landmarks and the embedder see it."""
 
     eyes: float = 0.3
     mouth: float = 0.02
@@ -26,49 +26,51 @@ class Face:
 
 @dataclass(frozen=True)
 class Scene:
-    """Some time of one thing."""
+    """A period in which a person does one thing."""
 
     action: Action
     seconds: float
     face: Face = Face()
     strength: float = 1.0
-    """1: as plainly as people do it; less: only part of the way."""
+    """1: as clearly as people do it; less: only part of the way."""
     still: bool = False
     away: bool = False
     moved: float = 0.0
-    """Sizes of the face that it is beside its usual place."""
+    """Distance from the usual place, in sizes of the face."""
 
 
 def person(number: int) -> Vector:
-    """An embedding direction of its own."""
+    """The embedding of a person."""
     vector = np.random.default_rng(number).normal(size=128)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def film(scenes: Sequence[Scene], *, fps: float = FPS, seed: int = 0) -> Track:
-    """The track of scenes one after the other, with the tremble that landmarks have."""
+    """The track of successive scenes, with the jitter of landmarks."""
     noise = np.random.default_rng(seed)
     frames: list[TrackFrame] = []
     embeddings: dict[int, Vector] = {}
     start = 0.0
     for scene in scenes:
         count = max(1, round(scene.seconds * fps))
-        for at in range(count):
-            signals = None if scene.away else _signals(scene, noise)
+        for number in range(count):
+            metrics = None if scene.away else _metrics(scene, noise)
             motion = 0.001 if scene.still else 0.8
-            look = noise.bytes(32)
+            image_hash = noise.bytes(32)
             index = len(frames)
-            frames.append(TrackFrame(start + at / fps, signals, motion, look))
-            if signals is not None:
+            frames.append(TrackFrame(start + number / fps, metrics, motion, image_hash))
+            if metrics is not None:
                 vector = person(scene.face.person) + noise.normal(scale=0.01, size=128)
                 embeddings[index] = (vector / np.linalg.norm(vector)).astype(np.float32)
         start += count / fps
     return Track(tuple(frames), embeddings)
 
 
-def _signals(scene: Scene, noise: np.random.Generator) -> Signals:
+def _metrics(scene: Scene, noise: np.random.Generator) -> FacialMetrics:
     face, strength = scene.face, scene.strength
-    plain = Signals(face.eyes, face.eyes, face.mouth, face.yaw, face.pitch, 0, 2.0, 1.5, 200.0)
+    neutral = FacialMetrics(
+        face.eyes, face.eyes, face.mouth, face.yaw, face.pitch, 0, 2.0, 1.5, 200.0
+    )
     changed = {
         "turn_left": {"yaw": face.yaw + 30 * strength},
         "turn_right": {"yaw": face.yaw - 30 * strength},
@@ -80,23 +82,23 @@ def _signals(scene: Scene, noise: np.random.Generator) -> Signals:
         "open_mouth": {"mouth": face.mouth + 0.7 * strength},
         "neutral": {},
     }[scene.action]
-    doing = replace(plain, **changed)
+    performed = replace(neutral, **changed)
     return replace(
-        doing,
-        yaw=doing.yaw + noise.normal(scale=0.7),
-        pitch=doing.pitch + noise.normal(scale=0.7),
-        right_eye=max(0.0, doing.right_eye + noise.normal(scale=0.01)),
-        left_eye=max(0.0, doing.left_eye + noise.normal(scale=0.01)),
-        mouth=max(0.0, doing.mouth + noise.normal(scale=0.01)),
-        x=doing.x + scene.moved + noise.normal(scale=0.005),
+        performed,
+        yaw=performed.yaw + noise.normal(scale=0.7),
+        pitch=performed.pitch + noise.normal(scale=0.7),
+        right_eye=max(0.0, performed.right_eye + noise.normal(scale=0.01)),
+        left_eye=max(0.0, performed.left_eye + noise.normal(scale=0.01)),
+        mouth=max(0.0, performed.mouth + noise.normal(scale=0.01)),
+        x=performed.x + scene.moved + noise.normal(scale=0.005),
     )
 
 
 def answer(actions: Sequence[Action], face: Face = Face()) -> list[Scene]:
-    """An honest answer: each action for a while, a pause before, between and after."""
+    """An honest answer: each action for a while, with pauses before, between and after."""
     scenes = [Scene("neutral", 1.0, face)]
     for action in actions:
-        # Nobody is there at once.
+        # Nobody moves instantly.
         scenes += [
             Scene(action, 0.14, face, strength=0.5),
             Scene(action, 0.7, face),

@@ -1,4 +1,4 @@
-"""The gate for pictures: what comes in is read right or refused with a code, and never else."""
+"""Every image is either decoded correctly or refused with an error code."""
 
 import io
 import random
@@ -14,13 +14,13 @@ from PIL import Image
 
 from contracts.errors import ImageTooLarge, InvalidImage
 from models.catalog import CATALOG
-from models.images.decode import Picture, decode, upright
-from tests.pictures import (
+from models.images.decode import DecodedImage, decode, decode_upright
+from tests.images import (
     FORMATS,
     animation,
     encoded,
-    good_pictures,
-    hostile_pictures,
+    good_images,
+    hostile_images,
     oriented,
     palette_with_alpha,
     rgb16_png,
@@ -29,9 +29,9 @@ from tests.pictures import (
 
 MEGAPIXEL = 1_000_000
 NETWORK = CATALOG["squeezenet"]
-GOOD = good_pictures()
-HOSTILE = hostile_pictures()
-# Pillow warns of what is odd in a file and goes on; in a test a warning would be an error.
+GOOD = good_images()
+HOSTILE = hostile_images()
+# Pillow warns of oddities in a file and goes on; in a test a warning would be an error.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin"),
     pytest.mark.filterwarnings("ignore::UserWarning:PIL.PngImagePlugin"),
@@ -39,29 +39,29 @@ pytestmark = [
 ]
 
 
-def read(data: bytes, resize: str = "squash") -> Picture:
+def read(data: bytes, resize: str = "squash") -> DecodedImage:
     return decode(data, network=NETWORK, resize=resize, max_pixels=50 * MEGAPIXEL)  # type: ignore[arg-type]
 
 
 def pixels_of(image: Image.Image) -> npt.NDArray[np.int16]:
-    """What a plain reader makes of an RGB image: squashed, bilinear, antialiased."""
+    """The expected pixels of an RGB image: squashed, bilinear, antialiased."""
     size = NETWORK.input_size[::-1]
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR)).astype(np.int16)
 
 
 def off_by(data: bytes, expected: Image.Image) -> int:
-    """The largest difference of any level between what `decode` makes and what it should."""
+    """The largest difference of any level between the decoded and the expected image."""
     return int(np.abs(read(data).pixels - pixels_of(expected)).max())
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_every_picture_ends_in_pixels_or_in_its_code(name: str) -> None:
+def test_hostile_image_is_decoded_or_refused_with_its_code(name: str) -> None:
     data, code = HOSTILE[name]
     started = time.monotonic()
     if code is None:
-        picture = read(data, "crop")
-        assert picture.pixels.shape == (*NETWORK.input_size, 3)
-        assert picture.pixels.dtype == np.uint8
+        image = read(data, "crop")
+        assert image.pixels.shape == (*NETWORK.input_size, 3)
+        assert image.pixels.dtype == np.uint8
     else:
         with pytest.raises((InvalidImage, ImageTooLarge)) as refused:
             read(data, "crop")
@@ -72,25 +72,25 @@ def test_every_picture_ends_in_pixels_or_in_its_code(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_what_is_kept_is_the_whole_picture(name: str) -> None:
+def test_kept_image_is_the_upright_image(name: str) -> None:
     given = {"network": NETWORK, "max_pixels": 50 * MEGAPIXEL}
     kept = decode(GOOD[name], keep_pixels=MEGAPIXEL, **given)
-    expected = upright(GOOD[name], max_pixels=50 * MEGAPIXEL)
-    assert kept.whole is not None
-    assert (kept.whole.mode, kept.whole.size) == ("RGB", (kept.width, kept.height))
-    np.testing.assert_array_equal(np.asarray(kept.whole), np.asarray(expected))
+    expected = decode_upright(GOOD[name], max_pixels=50 * MEGAPIXEL)
+    assert kept.full_size is not None
+    assert (kept.full_size.mode, kept.full_size.size) == ("RGB", (kept.width, kept.height))
+    np.testing.assert_array_equal(np.asarray(kept.full_size), np.asarray(expected))
     np.testing.assert_array_equal(kept.pixels, decode(GOOD[name], **given).pixels)
 
 
-def test_a_large_picture_is_not_kept() -> None:
+def test_large_image_is_not_kept() -> None:
     small, large = encoded(scene(), "PNG"), encoded(scene().resize((3000, 2000)), "JPEG")
     size = scene().width * scene().height
     for data, keep in ((small, 0), (small, size - 1), (large, 50 * MEGAPIXEL)):
-        picture = decode(data, network=NETWORK, max_pixels=50 * MEGAPIXEL, keep_pixels=keep)
-        assert picture.whole is None
+        image = decode(data, network=NETWORK, max_pixels=50 * MEGAPIXEL, keep_pixels=keep)
+        assert image.full_size is None
 
 
-def test_a_refusal_says_what_was_sent() -> None:
+def test_refusal_says_what_was_sent() -> None:
     for name, word in (("PDF", "PDF"), ("HEIC", "HEIC"), ("text called photo.png", "text")):
         with pytest.raises(InvalidImage, match=word):
             read(HOSTILE[name][0])
@@ -100,14 +100,14 @@ def test_a_refusal_says_what_was_sent() -> None:
         read(HOSTILE["60-megapixel bomb"][0])
 
 
-def test_the_limit_itself_is_accepted() -> None:
+def test_image_at_the_pixel_limit_is_accepted() -> None:
     data = encoded(scene(100, 50), "PNG")
     assert decode(data, network=NETWORK, max_pixels=5000).width == 100
     with pytest.raises(ImageTooLarge):
         decode(data, network=NETWORK, max_pixels=4999)
 
 
-def test_a_jpeg_cut_anywhere_is_refused() -> None:
+def test_truncated_jpeg_is_refused() -> None:
     photo = encoded(scene(320, 240), "JPEG", quality=90)
     for end in range(1, len(photo) - 2, 37):
         with pytest.raises(InvalidImage):
@@ -118,24 +118,24 @@ def test_a_jpeg_cut_anywhere_is_refused() -> None:
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_orientation_is_applied_once(image_format: str, orientation: int) -> None:
     data = oriented(orientation, image_format)
-    picture = read(data)
-    assert (picture.width, picture.height) == scene().size
+    image = read(data)
+    assert (image.width, image.height) == scene().size
     assert off_by(data, scene()) <= 6
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_crop_of_a_turned_picture_is_the_crop_of_the_upright_one(orientation: int) -> None:
-    upright = read(oriented(1, "PNG"), "crop").pixels.astype(int)
+def test_crop_is_the_same_for_every_orientation(orientation: int) -> None:
+    decode_upright = read(oriented(1, "PNG"), "crop").pixels.astype(int)
     turned = read(oriented(orientation, "PNG"), "crop").pixels
-    assert np.abs(turned - upright).max() <= 1
+    assert np.abs(turned - decode_upright).max() <= 1
 
 
-def test_broken_exif_costs_nothing() -> None:
+def test_broken_exif_is_ignored() -> None:
     for exif in (b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\1\x12"):
         assert off_by(encoded(scene(), "PNG", exif=exif), scene()) == 0
 
 
-def test_transparency_shows_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     pixels = read(palette_with_alpha()).pixels
     left, middle, right = pixels[100, 10], pixels[100, 113], pixels[100, -10]
     assert left.tolist() == [255, 0, 0]
@@ -144,7 +144,7 @@ def test_transparency_shows_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_composed_as_pillow_composes_it(mode: str) -> None:
+def test_alpha_is_composited_like_pillow(mode: str) -> None:
     image = scene()
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     image = image.convert(mode)
@@ -153,7 +153,7 @@ def test_alpha_is_composed_as_pillow_composes_it(mode: str) -> None:
     assert off_by(encoded(image, "PNG"), expected) <= 2
 
 
-def test_the_transparent_level_of_a_16_bit_grey_png_shows_white() -> None:
+def test_transparent_level_of_16_bit_grey_png_becomes_white() -> None:
     levels = np.full((40, 60), 0x8000, np.uint16)
     levels[:, 30:] = 0x1234
     data = encoded(Image.fromarray(levels), "PNG", transparency=0x1234)
@@ -174,7 +174,7 @@ def test_16_bit_color_is_scaled_and_not_clipped() -> None:
     assert off_by(rgb16_png(sixteen), scene()) <= 1
 
 
-def test_a_white_is_zero_tiff_is_no_negative() -> None:
+def test_white_is_zero_tiff_is_not_inverted() -> None:
     eight = scene().convert("L")
     sixteen = Image.fromarray(65535 - np.asarray(eight).astype(np.uint16) * 257)
     data = encoded(sixteen, "TIFF", tiffinfo={262: 0})
@@ -193,13 +193,13 @@ def test_floats_are_scaled_by_their_range(scale: Callable[[object], object]) -> 
     assert off_by(data, Image.fromarray(grey.astype(np.uint8)).convert("RGB")) <= 1
 
 
-def test_floats_that_are_no_numbers_are_refused() -> None:
+def test_nan_levels_are_refused() -> None:
     data = encoded(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF")
     with pytest.raises(InvalidImage, match="not finite"):
         read(data)
 
 
-def test_the_inks_of_a_cmyk_jpeg_are_not_inverted() -> None:
+def test_cmyk_jpeg_is_not_inverted() -> None:
     # Adobe stores them inverted, and so does Pillow; 3 levels for the JPEG itself.
     data = encoded(scene().convert("CMYK"), "JPEG", quality=98, subsampling=0)
     assert b"Adobe" in data[:100]
@@ -207,18 +207,18 @@ def test_the_inks_of_a_cmyk_jpeg_are_not_inverted() -> None:
 
 
 @pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_an_animation_is_its_first_frame(image_format: str) -> None:
+def test_animation_is_its_first_frame(image_format: str) -> None:
     assert off_by(animation(image_format), Image.new("RGB", (40, 30), "red")) <= 2
 
 
-def test_the_type_is_sniffed_and_every_format_reads_alike() -> None:
+def test_every_format_decodes_to_the_same_image() -> None:
     for image_format in FORMATS:
         # JPEG and WebP lose a little, GIF has 256 colors.
         allowed = {"JPEG": 25, "WEBP": 25, "GIF": 40}.get(image_format, 0)
         assert off_by(encoded(scene(), image_format), scene()) <= allowed, image_format
 
 
-def test_a_memoryview_is_as_good_as_bytes() -> None:
+def test_memoryview_is_accepted() -> None:
     data = GOOD["plain PNG"]
     assert np.array_equal(
         decode(memoryview(data), network=NETWORK, max_pixels=MEGAPIXEL).pixels,
@@ -233,7 +233,7 @@ def test_a_memoryview_is_as_good_as_bytes() -> None:
     changes=st.integers(1, 40),
     head_only=st.booleans(),
 )
-def test_damaged_files_end_in_pixels_or_a_code(
+def test_damaged_file_is_decoded_or_refused(
     name: str, seed: int, changes: int, head_only: bool
 ) -> None:
     data = bytearray(GOOD[name])
@@ -251,7 +251,7 @@ def test_damaged_files_end_in_pixels_or_a_code(
             case _:
                 data[at:at] = dice.randbytes(dice.randrange(1, 9))
     try:
-        picture = read(bytes(data), "crop")
+        image = read(bytes(data), "crop")
     except (InvalidImage, ImageTooLarge):
         return
-    assert picture.pixels.shape == (*NETWORK.input_size, 3)
+    assert image.pixels.shape == (*NETWORK.input_size, 3)

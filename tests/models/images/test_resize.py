@@ -1,10 +1,10 @@
-"""The one-step crop against the plain two-step way, and the pictures that way cannot take."""
+"""Compares the one-step crop with the two-step way, also for shapes which that cannot handle."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from models.images.resize import TURNS, UPRIGHT, crop_box, fit
+from models.images.resize import ORIENTATIONS, UPRIGHT, crop_box, fit
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -14,7 +14,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def two_steps(image: Image.Image, target: int, short_side: int) -> Image.Image:
-    """Resize all of it, then crop: as the published accuracies were measured."""
+    """Resize the image, then crop, which is how the published accuracies were measured."""
     width, height = image.size
     short = min(image.size)
     size = (short_side * width // short, short_side * height // short)
@@ -27,36 +27,36 @@ def two_steps(image: Image.Image, target: int, short_side: int) -> Image.Image:
 @pytest.mark.parametrize(
     "size", [(500, 375), (375, 500), (256, 256), (257, 300), (1024, 768), (3000, 401), (90, 60)]
 )
-def test_one_step_equals_two(size: tuple[int, int], target: int) -> None:
+def test_one_step_equals_two_steps(size: tuple[int, int], target: int) -> None:
     image = noise(*size)
-    once = fit(image, target=(target, target), short_side=256, resize="crop", turn=UPRIGHT)
+    once = fit(image, target=(target, target), short_side=256, resize="crop", orientation=UPRIGHT)
     twice = two_steps(image, target, 256)
     assert np.abs(np.asarray(once).astype(int) - np.asarray(twice)).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (7, 9999), (2, 3)])
-def test_the_box_lies_inside_the_picture(size: tuple[int, int]) -> None:
+def test_the_box_lies_inside_the_image(size: tuple[int, int]) -> None:
     left, top, right, bottom = crop_box(size, (224, 224), 256)
     assert 0 <= left < right <= size[0]
     assert 0 <= top < bottom <= size[1]
     image = Image.new("RGB", size, (1, 2, 3))
-    small = fit(image, target=(224, 224), short_side=256, resize="crop", turn=UPRIGHT)
+    small = fit(image, target=(224, 224), short_side=256, resize="crop", orientation=UPRIGHT)
     assert small.getcolors() == [(224 * 224, (1, 2, 3))]
 
 
-@pytest.mark.parametrize("orientation", TURNS)
-def test_a_stored_box_shows_what_the_upright_box_does(orientation: int) -> None:
-    turn = TURNS[orientation]
+@pytest.mark.parametrize("number", ORIENTATIONS)
+def test_stored_box_shows_the_same_as_the_upright_box(number: int) -> None:
+    orientation = ORIENTATIONS[number]
     stored = noise(31, 20)
-    upright = stored if turn.method is None else stored.transpose(turn.method)
-    assert turn.seen(stored.size) == upright.size
+    upright = stored if orientation.method is None else stored.transpose(orientation.method)
+    assert orientation.upright_size(stored.size) == upright.size
     box = (3, 5, 14, 9)
-    inside = stored.crop(turn.stored(box, stored.size))  # type: ignore[arg-type]
-    turned = inside if turn.method is None else inside.transpose(turn.method)
+    inside = stored.crop(orientation.stored_box(box, stored.size))  # type: ignore[arg-type]
+    turned = inside if orientation.method is None else inside.transpose(orientation.method)
     assert turned.tobytes() == upright.crop(box).tobytes()
 
 
-def test_squash_keeps_the_whole_picture() -> None:
+def test_squash_keeps_the_whole_image() -> None:
     image = noise(300, 100)
-    squashed = fit(image, target=(64, 32), short_side=256, resize="squash", turn=UPRIGHT)
+    squashed = fit(image, target=(64, 32), short_side=256, resize="squash", orientation=UPRIGHT)
     assert squashed.tobytes() == image.resize((64, 32), Image.Resampling.BILINEAR).tobytes()

@@ -95,7 +95,7 @@ def test_it_builds_publishes_and_answers_alike(
     store = Store(tmp_path)
     labels = [Label(f"n{i}", f"kind {i}") for i in range(5)]
     with store.staging() as folder:
-        draft = export_version(model, blueprint, folder, pictures=images, labels=labels)
+        draft = export_version(model, blueprint, folder, images=images, labels=labels)
         version = store.publish(name, folder, draft)
     assert (draft.features, draft.classes, draft.input_size) == (case.features, 5, case.shape[:2])
     assert read_labels(store.path(name, version)) == tuple(labels)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.catalog import CATALOG
-from models.export.catalog_import import import_zoo
+from models.export.catalog_import import import_network
 from models.networks.architecture import build
 from models.networks.loading import load_weights
 from models.networks.preprocessing import preprocess
@@ -14,7 +14,7 @@ from models.serving.predictor import VersionPredictor, load_version
 from models.store.store import Store
 from models.weights.catalog import WeightFile, Weights, WeightsMissing
 from tests.models import keras_warnings
-from tests.models.faces.pictures import read
+from tests.models.faces.images import read
 from tests.models.networks.face_embedder_numpy import embed, tensors_of
 
 pytestmark = keras_warnings.ignored
@@ -50,7 +50,7 @@ def served(
     """The embedder as a worker has it: imported into a store and read from there."""
     del file
     store = Store(tmp_path_factory.mktemp("store"))
-    assert import_zoo(ROW, weights, store, chips) == 1
+    assert import_network(ROW, weights, store, chips) == 1
     return load_version(store, ROW.name, max_batch_size=4)
 
 
@@ -105,11 +105,14 @@ def test_the_base_of_it_pools_its_maps(tmp_path: Path) -> None:
 
 
 def test_a_broken_file_is_refused(file: WeightFile, tmp_path: Path) -> None:
-    for raw, complaint in ((file.path.read_bytes()[:-1], "ends before"), (b"x", "ends before")):
+    for raw, find_deviation in (
+        (file.path.read_bytes()[:-1], "ends before"),
+        (b"x", "ends before"),
+    ):
         (tmp_path / file.path.name).write_bytes(raw)
         manifest = manifest_of(tmp_path / file.path.name)
         manifest.write_bytes(manifest_of(file.path).read_bytes())
-        with pytest.raises(ValueError, match=complaint):
+        with pytest.raises(ValueError, match=find_deviation):
             load_weights(build(ROW), ROW.name, tmp_path / file.path.name, "tfjs")
     (tmp_path / file.path.name).write_bytes(file.path.read_bytes() + b"x")
     with pytest.raises(ValueError, match="more than"):

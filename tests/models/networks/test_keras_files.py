@@ -11,7 +11,7 @@ import pytest
 from models.networks import keras_files
 from models.networks.architecture import ARCHITECTURES
 from models.networks.keras_files import UnsafeModelError
-from models.networks.loading import MisfitError
+from models.networks.loading import WeightsMismatchError
 from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored
@@ -90,7 +90,7 @@ def test_the_publishers_files_are_read(shared: Path) -> None:
     inputs = np.random.default_rng(8).normal(0, 60, (2, *SHAPE)).astype(np.float32)
     np.testing.assert_array_equal(vgg(inputs), theirs(inputs))
     whole_vgg = ARCHITECTURES["vgg16"].build(input_shape=SHAPE, classes=2)
-    with pytest.raises(MisfitError, match="fc1"):
+    with pytest.raises(WeightsMismatchError, match="fc1"):
         keras_files.read_tutorial_weights(whole_vgg, folder / base)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from models.catalog import CATALOG
 from models.networks.architecture import build
-from models.networks.loading import MisfitError, load_weights
+from models.networks.loading import WeightsMismatchError, load_weights
 from models.networks.preprocessing import preprocess
 from models.weights.catalog import WeightFile
 from models.weights.sources import weight_entries
@@ -68,17 +68,17 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     save(tensors, tmp_path / "s.pth", "legacy")
     model = small_squeezenet(classes=7)
     before = model.get_weights()
-    with pytest.raises(MisfitError, match=r"conv10 takes .*7\).*has .*1000"):
+    with pytest.raises(WeightsMismatchError, match=r"conv10 takes .*7\).*has .*1000"):
         load_weights(model, "squeezenet", tmp_path / "s.pth", "torch")
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
 def test_a_missing_layer_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", **{"conv1/kernel": np.zeros(1), "conv1/bias": np.zeros(1)})
-    with pytest.raises(MisfitError, match="conv1 takes"):
+    with pytest.raises(WeightsMismatchError, match="conv1 takes"):
         load_weights(small_squeezenet(), "squeezenet", tmp_path / "s.npz", "npz")
     np.savez(tmp_path / "s.npz", **{"conv9/kernel": np.zeros(1), "conv9/bias": np.zeros(1)})
-    with pytest.raises(MisfitError, match="no weights for layer conv1"):
+    with pytest.raises(WeightsMismatchError, match="no weights for layer conv1"):
         load_weights(small_squeezenet(), "squeezenet", tmp_path / "s.npz", "npz")
 
 

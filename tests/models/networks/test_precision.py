@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from models.networks.precision import in_precision
+from models.networks.precision import with_precision
 from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored
@@ -36,7 +36,7 @@ def with_statistics() -> keras.Model:
 @pytest.mark.parametrize("make", [adapted, with_operators, with_statistics])
 def test_a_copy_in_bfloat16_answers_nearly_the_same(make: Callable[[], keras.Model]) -> None:
     model = make()
-    copy = in_precision(model, "bfloat16")
+    copy = with_precision(model, "bfloat16")
     expected, found = (np.asarray(one(PICTURES), np.float32) for one in (model, copy))
     assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
     assert (found != expected).any(), "it was computed otherwise"
@@ -45,4 +45,4 @@ def test_a_copy_in_bfloat16_answers_nearly_the_same(make: Callable[[], keras.Mod
 
 def test_in_float32_it_is_the_network_itself() -> None:
     model = adapted()
-    assert in_precision(model, "float32") is model
+    assert with_precision(model, "float32") is model

@@ -55,7 +55,7 @@ def test_tensors_come_back_as_they_went(tmp_path: Path, layout: str) -> None:
 def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, layout: str) -> None:
     witness = tmp_path / "witness"
     malicious(tmp_path / "c.pth", layout, Malice(witness))
-    with pytest.raises(UnreadableCheckpointError, match=r"no business with (posix|os)\.system"):
+    with pytest.raises(UnreadableCheckpointError, match=r"must not use (posix|os)\.system"):
         read_torch_checkpoint(tmp_path / "c.pth")
     assert not witness.exists()
 
@@ -66,7 +66,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, layout: str) 
 )
 def test_every_foreign_name_is_refused(tmp_path: Path, layout: str, thing: object) -> None:
     malicious(tmp_path / "c.pth", layout, thing)
-    with pytest.raises(UnreadableCheckpointError, match="no business"):
+    with pytest.raises(UnreadableCheckpointError, match="must not use"):
         read_torch_checkpoint(tmp_path / "c.pth")
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.images.decode import upright
+from models.images.decode import decode_upright
 from models.rendering.colormaps import COLORMAPS, colors_of
-from models.rendering.heatmap import Layer, Look, render
+from models.rendering.heatmap import HeatmapLayer, RenderOptions, render
 from models.rendering.legend import font_of, shortened, wrapped
 
-JET = Look("overlay", "jet", 1.0, legend=False)
-CORNER = Layer(np.array([[1, 0], [0, 0]], np.float32), "corner")
+JET = RenderOptions("overlay", "jet", 1.0, legend=False)
+CORNER = HeatmapLayer(np.array([[1, 0], [0, 0]], np.float32), "corner")
 
 
 def stored(orientation: int = 1, size: tuple[int, int] = (60, 40)) -> bytes:
@@ -22,11 +22,11 @@ def stored(orientation: int = 1, size: tuple[int, int] = (60, 40)) -> bytes:
 
 
 def drawn(
-    data: bytes | Image.Image, size: tuple[int, int], look: Look = JET, **options: object
+    data: bytes | Image.Image, size: tuple[int, int], look: RenderOptions = JET, **options: object
 ) -> np.ndarray:
     given = {"box": (0, 0, *size), "max_pixels": 10**6, "layers": [CORNER]} | options
     layers = given.pop("layers")
-    png = render(data, layers, size=size, look=look, **given)
+    png = render(data, layers, size=size, options=look, **given)
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
@@ -41,7 +41,7 @@ def test_the_overlay_lies_on_the_upright_picture() -> None:
 
 def test_a_picture_that_is_decoded_already_is_drawn_as_its_file() -> None:
     data = stored(6)
-    ready = upright(data, max_pixels=10**6)
+    ready = decode_upright(data, max_pixels=10**6)
     np.testing.assert_array_equal(drawn(ready, (40, 60)), drawn(data, (40, 60)))
 
 
@@ -53,7 +53,7 @@ def test_a_compact_file_is_smaller_and_shows_the_same() -> None:
             [CORNER],
             size=ramp.size,
             box=(0, 0, *ramp.size),
-            look=Look("overlay", "jet", 0.5, legend=False, compact=compact),
+            options=RenderOptions("overlay", "jet", 0.5, legend=False, compact=compact),
             max_pixels=10**6,
         )
         for compact in (False, True)
@@ -65,16 +65,16 @@ def test_a_compact_file_is_smaller_and_shows_the_same() -> None:
 
 def test_a_large_overlay_is_compact_always() -> None:
     side = 1500
-    look = Look("overlay", "jet", 0.5, legend=False)
+    look = RenderOptions("overlay", "jet", 0.5, legend=False)
     plain = Image.new("RGB", (side, side), (90, 90, 90))
     box = (0, 0, side, side)
-    file = render(plain, [CORNER], size=plain.size, box=box, look=look, max_pixels=10**7)
+    file = render(plain, [CORNER], size=plain.size, box=box, options=look, max_pixels=10**7)
     assert len(file) < side * side * 3 / 2
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
 def test_alpha_is_as_asked(alpha: float) -> None:
-    grey = drawn(stored(), (60, 40), Look("overlay", "gray", alpha, legend=False))
+    grey = drawn(stored(), (60, 40), RenderOptions("overlay", "gray", alpha, legend=False))
     zero = grey[38, 58]
     assert zero == pytest.approx(90 * (1 - alpha), abs=2)
 
@@ -88,7 +88,7 @@ def test_what_the_network_did_not_see_stays_plain() -> None:
 
 def test_the_map_alone_needs_no_picture() -> None:
     alone = drawn(
-        b"no picture", (60, 40), Look("map", "jet", 0.5, legend=False), box=(0, 0, 40, 40)
+        b"no picture", (60, 40), RenderOptions("map", "jet", 0.5, legend=False), box=(0, 0, 40, 40)
     )
     assert alone.shape == (40, 60, 3)
     assert not alone[:, 41:].any()
@@ -104,7 +104,9 @@ def test_several_maps_stand_side_by_side_and_stay_bounded() -> None:
 
 def test_a_legend_adds_its_lines_and_shows_every_color() -> None:
     plain = drawn(stored(size=(300, 200)), (300, 200))
-    whole = drawn(stored(size=(300, 200)), (300, 200), Look("overlay", "jet", 1.0, legend=True))
+    whole = drawn(
+        stored(size=(300, 200)), (300, 200), RenderOptions("overlay", "jet", 1.0, legend=True)
+    )
     assert whole.shape[0] > plain.shape[0]
     assert whole.shape[1] == plain.shape[1]
     foot = whole[-15:].reshape(-1, 3)
@@ -141,9 +143,14 @@ def test_a_title_goes_on_in_a_second_line() -> None:
 
 def test_pictures_with_titles_of_different_lengths_stand_on_one_foot() -> None:
     plain = Image.new("RGB", (100, 50), "white")
-    look = Look("overlay", "jet", 0.5, legend=True)
-    layers = [Layer(CORNER.grid, "cat"), Layer(CORNER.grid, "a cat that is told of at length")]
-    data = render(plain, layers, size=(100, 50), box=(0, 0, 100, 50), look=look, max_pixels=10**6)
+    look = RenderOptions("overlay", "jet", 0.5, legend=True)
+    layers = [
+        HeatmapLayer(CORNER.grid, "cat"),
+        HeatmapLayer(CORNER.grid, "a cat that is told of at length"),
+    ]
+    data = render(
+        plain, layers, size=(100, 50), box=(0, 0, 100, 50), options=look, max_pixels=10**6
+    )
     seen = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     left, right = seen[:, :100], seen[:, 108:]
     np.testing.assert_array_equal(left[-60:], right[-60:])

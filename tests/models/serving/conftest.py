@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Store:
             model,
             Blueprint("cnn_small", 16, "unit", "pool2", "conv2"),
             folder,
-            pictures=np.random.default_rng(8).integers(0, 256, (3, 16, 16, 3), np.uint8),
+            images=np.random.default_rng(8).integers(0, 256, (3, 16, 16, 3), np.uint8),
             labels=LABELS,
         )
         store.promote("pets", store.publish("pets", folder, draft))

@@ -10,10 +10,10 @@ from keras import layers
 from contracts.inference.manifest import Endpoint
 from models.export.signatures import Blueprint
 from models.serving import explain
-from models.serving.explain import Explaining
+from models.serving.explain import ExplainEndpoints
 from models.serving.openvino import graph
 from models.serving.openvino.runtime import OpenVinoExplainer
-from models.serving.parity_gate import complaint_of_maps
+from models.serving.parity_gate import find_heatmap_deviation
 from models.serving.predictor import VersionPredictor
 from models.serving.reference import Reference
 from models.serving.runtime import Precision, RuntimeOptions
@@ -89,10 +89,10 @@ def version(root: Path, tail: list[keras.Layer]) -> Path:
     return published(root, network(tail), "tiny", blueprint)
 
 
-def loaded(folder: Path, options: RuntimeOptions = EXACT) -> Explaining:
+def loaded(folder: Path, options: RuntimeOptions = EXACT) -> ExplainEndpoints:
     manifest = read_manifest(folder)
     served = choose_runtime(folder, manifest, options).runtime
-    explains = Explaining(folder, manifest, served, options)
+    explains = ExplainEndpoints(folder, manifest, served, options)
     for endpoint in ("explain", "explain_hires"):
         explains.load(endpoint, (1, 2, 4))
     return explains
@@ -145,7 +145,7 @@ def test_pieces_side_by_side_explain_as_the_whole(
 ) -> None:
     folder = version(tmp_path, TAILS["as SqueezeNet"])
     whole = loaded(folder).explain("explain", PICTURES, CLASSES)
-    monkeypatch.setattr(graph, "_WORTH", 0.0)  # whatever the measurement says
+    monkeypatch.setattr(graph, "_MIN_SPEEDUP", 0.0)  # whatever the measurement says
     monkeypatch.setattr(graph, "_strays", lambda *_: False)  # noise has many ties
     shared = loaded(folder, RuntimeOptions("openvino", "float32", 2))
     for name, array in shared.explain("explain", PICTURES, CLASSES).items():
@@ -179,7 +179,7 @@ def test_maps_that_stray_are_not_shown(precision: Precision) -> None:
 
     def judged(found: np.ndarray, target: np.ndarray = classes) -> str | None:
         told = {"grid": found.astype(np.float32), "target": target}
-        return complaint_of_maps(lambda *_: told, "explain", reference, precision)
+        return find_heatmap_deviation(lambda *_: told, "explain", reference, precision)
 
     assert judged(grids) is None
     assert "correlation" in (judged(np.concatenate([grids[:3], grids[3:, ::-1]])) or "")
@@ -213,7 +213,7 @@ def test_a_version_published_without_maps_to_compare_gets_some(tmp_path: Path) -
     full = Reference.read(folder / "reference.npz")
     assert full is not None
     vectors: dict[Endpoint, np.ndarray] = {n: full.outputs[n] for n in ("serve", "features")}
-    Reference(full.pictures, vectors).write(folder / "reference.npz")
+    Reference(full.images, vectors).write(folder / "reference.npz")
     assert loaded(folder).runtimes["explain"] == "openvino-float32"
     made = Reference.read(folder / "derived" / "reference.npz")
     assert made is not None

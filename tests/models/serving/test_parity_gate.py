@@ -8,7 +8,7 @@ import pytest
 from contracts.inference.manifest import Endpoint
 from contracts.queue.messages import Pixels
 from models.serving.batching import Outputs
-from models.serving.parity_gate import BOUNDS, complaint
+from models.serving.parity_gate import TOLERANCES, find_deviation
 from models.serving.reference import Reference
 from models.serving.runtime import Precision
 
@@ -43,19 +43,22 @@ def reference(serve: Outputs) -> Reference:
     return Reference(np.zeros((COUNT, 2, 2, 3), np.uint8), {"serve": serve, "features": features})
 
 
-@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("precision", TOLERANCES)
 def test_equal_answers_pass(precision: Precision) -> None:
     true = reference(sure(0.64))
-    assert complaint(Says(**{str(k): v for k, v in true.outputs.items()}), true, precision) is None
+    assert (
+        find_deviation(Says(**{str(k): v for k, v in true.outputs.items()}), true, precision)
+        is None
+    )
 
 
-@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("precision", TOLERANCES)
 @pytest.mark.parametrize(
     "wrong", [np.roll(sure(0.64), 1, axis=1), np.full((COUNT, CLASSES), 0.1, np.float32)]
 )
 def test_other_classes_do_not(precision: Precision, wrong: Outputs) -> None:
     true = reference(sure(0.64))
-    assert complaint(Says(wrong, true.outputs["features"]), true, precision) is not None
+    assert find_deviation(Says(wrong, true.outputs["features"]), true, precision) is not None
 
 
 def test_rounding_may_decide_a_tie_in_bfloat16_alone() -> None:
@@ -63,11 +66,11 @@ def test_rounding_may_decide_a_tie_in_bfloat16_alone() -> None:
     near[0, :2], swapped[0, :2] = (0.46, 0.44), (0.44, 0.46)
     true = reference(near)
     found = Says(swapped, true.outputs["features"])
-    assert complaint(found, true, "bfloat16") is None
-    assert complaint(found, true, "float32") is not None
+    assert find_deviation(found, true, "bfloat16") is None
+    assert find_deviation(found, true, "float32") is not None
 
 
 def test_nothing_to_compare_with_is_no_pass() -> None:
     true = reference(sure(0.9))
-    empty = Reference(true.pictures, {})
-    assert complaint(Says(**{str(k): v for k, v in true.outputs.items()}), empty, "int8")
+    empty = Reference(true.images, {})
+    assert find_deviation(Says(**{str(k): v for k, v in true.outputs.items()}), empty, "int8")

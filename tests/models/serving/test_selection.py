@@ -47,7 +47,7 @@ def test_warm_keeps_sizes_that_it_measured(tiny: Store) -> None:
 def test_pieces_side_by_side_answer_as_the_whole(
     folder: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
 ) -> None:
-    monkeypatch.setattr(graph, "_WORTH", 0.0)  # whatever the measurement says
+    monkeypatch.setattr(graph, "_MIN_SPEEDUP", 0.0)  # whatever the measurement says
     monkeypatch.setattr(graph, "_PIECE", pictures)
     options = RuntimeOptions("openvino", "float32", 2)
     runtime = OpenVinoRuntime(folder, read_manifest(folder), "float32", options)
@@ -73,11 +73,11 @@ def test_what_strays_is_not_used_and_said(folder: Path, tmp_path: Path) -> None:
     true = Reference.read(version / REFERENCE)
     assert true is not None
     false = {name: output[:, ::-1] for name, output in true.outputs.items()}
-    Reference(true.pictures, false).write(version / REFERENCE)
+    Reference(true.images, false).write(version / REFERENCE)
     choice = choose_runtime(version, read_manifest(version), EXACT)
     assert choice.runtime.name == "tensorflow-float32"
     assert choice.reason is not None
-    assert "openvino-float32: a probability strayed" in choice.reason
+    assert "openvino-float32: a probability deviated" in choice.reason
 
 
 @pytest.mark.slow  # the child imports TensorFlow

@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         model = cnn("cnn_small", input_shape=(28, 28, 1), classes=10, include_top=whole)
         labels = [Label(str(i), str(i)) for i in range(10)] if whole else []
         with store.staging() as folder:
-            draft = export_version(model, BLUEPRINT, folder, pictures=PICTURES, labels=labels)
+            draft = export_version(model, BLUEPRINT, folder, images=PICTURES, labels=labels)
             store.publish("digits", folder, draft)
     return store
 
@@ -47,7 +47,9 @@ def expected(store: Store) -> np.ndarray:
     return load_version(store, "digits", 1, max_batch_size=4).run("classify", PICTURES)
 
 
-def test_onnx_answers_alike_and_is_made_once(store: Store, expected: np.ndarray) -> None:
+def test_onnx_gives_the_same_output_and_is_converted_once(
+    store: Store, expected: np.ndarray
+) -> None:
     with pytest.raises(NotFound, match="not been converted"):
         download(store, "digits", 1, "onnx")
     with ThreadPoolExecutor(2) as pool:
@@ -63,13 +65,13 @@ def test_onnx_answers_alike_and_is_made_once(store: Store, expected: np.ndarray)
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
-def test_tflite_answers_alike(store: Store, expected: np.ndarray) -> None:
+def test_tflite_gives_the_same_output(store: Store, expected: np.ndarray) -> None:
     interpreter = tf.lite.Interpreter(str(convert(store, "digits", 1, "tflite")))
     found = interpreter.get_signature_runner("serve")(images=PICTURES)["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_a_base_has_nothing_to_convert(store: Store) -> None:
+def test_base_has_nothing_to_convert(store: Store) -> None:
     with pytest.raises(ValidationFailed, match="without a classifier"):
         convert(store, "digits", 2, "onnx")
 
@@ -81,21 +83,23 @@ def test_a_base_has_nothing_to_convert(store: Store) -> None:
         ({"timeout": 0.2}, DeadlineExceeded),
     ],
 )
-def test_a_conversion_that_cannot_end_well_leaves_nothing(
+def test_failed_conversion_leaves_nothing(
     tmp_path: Path, bounds: dict[str, float], error: type[Exception]
 ) -> None:
     store = Store(tmp_path)
     with store.staging() as folder:
         model = cnn("cnn_small", input_shape=(28, 28, 1), classes=2)
         labels = [Label("a", "a"), Label("b", "b")]
-        draft = export_version(model, BLUEPRINT, folder, pictures=PICTURES, labels=labels)
+        draft = export_version(model, BLUEPRINT, folder, images=PICTURES, labels=labels)
         store.publish("digits", folder, draft)
     with pytest.raises(error):
         convert(store, "digits", 1, "onnx", **bounds)  # type: ignore[arg-type]
     assert list(derived_path(store, "digits", 1, "onnx").parent.iterdir()) == []
 
 
-def test_a_saved_model_travels_as_a_zip(store: Store, expected: np.ndarray, tmp_path: Path) -> None:
+def test_saved_model_is_downloaded_as_a_zip(
+    store: Store, expected: np.ndarray, tmp_path: Path
+) -> None:
     sent = download(store, "digits", 1, "saved_model")
     chunks = list(sent.chunks)
     assert len(chunks) > 3, "must be streamed"
@@ -109,7 +113,7 @@ def test_a_saved_model_travels_as_a_zip(store: Store, expected: np.ndarray, tmp_
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_labels_and_the_keras_model_travel_as_they_are(store: Store) -> None:
+def test_labels_and_keras_model_are_downloaded_unchanged(store: Store) -> None:
     labels = download(store, "digits", 1, "labels")
     content = b"".join(labels.chunks)
     assert labels.size == len(content)

@@ -6,7 +6,7 @@ import pytest
 from models.store.labels import Label, imagenet_labels
 
 
-def test_there_are_a_thousand_sorted_by_synset() -> None:
+def test_thousand_labels_are_sorted_by_synset() -> None:
     labels = imagenet_labels()
     assert len(labels) == 1000
     ids = [label.id for label in labels]
@@ -16,11 +16,11 @@ def test_there_are_a_thousand_sorted_by_synset() -> None:
 
 
 @pytest.mark.shared
-def test_order_and_ids_are_keras(shared: Path) -> None:
+def test_order_and_ids_equal_those_of_keras(shared: Path) -> None:
     index = json.loads((shared / "weights" / "imagenet_class_index.json").read_text())
     assert [label.id for label in imagenet_labels()] == [index[str(i)][0] for i in range(1000)]
     same = sum(
         label.text.replace(" ", "_") == index[str(i)][1]
         for i, label in enumerate(imagenet_labels())
     )
-    assert same > 980  # Keras tells a few apart that WordNet calls alike
+    assert same > 980  # Keras distinguishes a few that have the same name in WordNet

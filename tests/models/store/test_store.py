@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import ModelNotFound, ValidationFailed, VersionInUse, VersionNotFound
-from models.store.manifest import problems
+from models.store.manifest import find_problems
 from models.store.store import Store
 from tests.models.drafts import DRAFT, FILES, write_files
 
@@ -31,7 +31,7 @@ def rubbish(root: Path) -> list[str]:
     return [path.name for path in (root / ".staging").iterdir() if path.name != ".lock"]
 
 
-def test_a_version_is_what_was_published(store: Store) -> None:
+def test_published_version_reads_back(store: Store) -> None:
     assert publish(store) == 1
     manifest = store.manifest("pets", 1)
     assert (manifest.model, manifest.version, manifest.network) == ("pets", 1, "vgg16")
@@ -43,7 +43,7 @@ def test_a_version_is_what_was_published(store: Store) -> None:
     assert store.models() == ["pets"]
 
 
-def test_versions_count_up_and_a_deleted_number_never_returns(store: Store) -> None:
+def test_number_of_a_deleted_version_is_not_reused(store: Store) -> None:
     assert [publish(store) for _ in range(3)] == [1, 2, 3]
     store.delete("pets", 3)
     assert store.versions("pets") == [1, 2]
@@ -52,7 +52,7 @@ def test_versions_count_up_and_a_deleted_number_never_returns(store: Store) -> N
         store.resolve("pets", 3)
 
 
-def test_aliases_promote_and_roll_back(store: Store) -> None:
+def test_alias_is_promoted_and_rolled_back(store: Store) -> None:
     publish(store), publish(store)
     with pytest.raises(VersionNotFound, match="champion"):
         store.resolve("pets")
@@ -67,7 +67,7 @@ def test_aliases_promote_and_roll_back(store: Store) -> None:
     assert store.aliases("pets") == {"champion": 1}
 
 
-def test_what_is_not_there_is_said_so(store: Store) -> None:
+def test_unknown_models_and_versions_are_not_found(store: Store) -> None:
     with pytest.raises(ModelNotFound):
         store.resolve("dogs")
     publish(store)
@@ -92,13 +92,13 @@ def test_no_name_leads_out_of_the_store(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("alias", ["3", "", "../x", "3rd"])
-def test_an_alias_is_never_taken_for_a_number(store: Store, alias: str) -> None:
+def test_alias_that_looks_like_a_number_is_refused(store: Store, alias: str) -> None:
     publish(store)
     with pytest.raises(ValidationFailed):
         store.promote("pets", 1, alias=alias)
 
 
-def test_a_version_in_use_stays(store: Store, tmp_path: Path) -> None:
+def test_version_in_use_is_not_deleted(store: Store, tmp_path: Path) -> None:
     publish(store), publish(store)
     store.promote("pets", 1)
     with pytest.raises(VersionInUse, match="champion"):
@@ -111,7 +111,7 @@ def test_a_version_in_use_stays(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove", "add", "manifest"])
-def test_a_damaged_version_goes_to_quarantine(store: Store, tmp_path: Path, harm: str) -> None:
+def test_damaged_version_goes_to_quarantine(store: Store, tmp_path: Path, harm: str) -> None:
     publish(store)
     publish(store)
     store.promote("pets", 2)
@@ -138,7 +138,7 @@ def test_a_damaged_version_goes_to_quarantine(store: Store, tmp_path: Path, harm
     assert store.models() == ["pets"]
 
 
-def test_derived_files_are_no_part_of_a_version(store: Store) -> None:
+def test_derived_files_are_not_part_of_a_version(store: Store) -> None:
     publish(store)
     derived = store.path("pets", 1) / "derived"
     derived.mkdir()
@@ -151,7 +151,7 @@ def _publish_many(root: Path, count: int) -> list[int]:
     return [publish(store) for _ in range(count)]
 
 
-def test_threads_never_collide(store: Store, tmp_path: Path) -> None:
+def test_threads_never_publish_the_same_number(store: Store, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         numbers = list(pool.map(lambda _: _publish_many(tmp_path / "store", 5), range(8)))
     assert sorted(chain.from_iterable(numbers)) == store.versions("pets") == list(range(1, 41))
@@ -165,11 +165,11 @@ def publisher(root: Path, count: int) -> subprocess.Popen[str]:
         [sys.executable, str(here.with_name("publisher.py")), str(root), str(count)],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(here.parents[2])},
+        env=os.environ | {"PYTHONPATH": str(here.parents[3])},
     )
 
 
-def test_processes_never_collide(store: Store, tmp_path: Path) -> None:
+def test_processes_never_publish_the_same_number(store: Store, tmp_path: Path) -> None:
     processes = [publisher(tmp_path / "store", 5) for _ in range(8)]
     outputs = [process.communicate(timeout=60)[0].split()[1:] for process in processes]
     numbers = sorted(int(number) for number in chain.from_iterable(outputs))
@@ -178,7 +178,7 @@ def test_processes_never_collide(store: Store, tmp_path: Path) -> None:
     assert rubbish(tmp_path / "store") == []
 
 
-def test_a_live_publisher_is_not_swept_away(store: Store) -> None:
+def test_folder_of_a_live_publisher_is_not_swept(store: Store) -> None:
     with store.staging() as mine:
         write_files(mine)
         publish(store)
@@ -186,7 +186,7 @@ def test_a_live_publisher_is_not_swept_away(store: Store) -> None:
     assert store.verify("pets", 2) == []
 
 
-def test_a_killed_publisher_leaves_no_half_version(tmp_path: Path) -> None:
+def test_killed_publisher_leaves_no_incomplete_version(tmp_path: Path) -> None:
     root = tmp_path / "store"
     store = Store(root)
     dice = random.Random(8)
@@ -195,20 +195,22 @@ def test_a_killed_publisher_leaves_no_half_version(tmp_path: Path) -> None:
         with publisher(root, 1_000_000) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            for _ in range(5):  # published versions are whole at every moment
+            for _ in range(5):  # published versions are complete at every moment
                 time.sleep(dice.uniform(0.001, 0.02))
-                assert [v for v in store.versions("pets") if problems(store.path("pets", v))] == []
+                assert [
+                    v for v in store.versions("pets") if find_problems(store.path("pets", v))
+                ] == []
             process.send_signal(signal.SIGKILL)
         seen_rubbish += len(rubbish(root))
-        publish(store)  # the next one is not held up, and cleans
+        publish(store)  # the next one is not blocked, and sweeps
         assert rubbish(root) == []
     versions = store.versions("pets")
     assert versions == list(range(1, len(versions) + 1))
     assert all(store.verify("pets", version) == [] for version in versions)
     store.resolve("pets")
-    assert seen_rubbish, "no kill fell into a write; the test proves nothing"
+    assert seen_rubbish, "no kill happened during a write; the test proves nothing"
 
 
-def test_the_store_needs_no_tensorflow() -> None:
+def test_store_does_not_import_tensorflow() -> None:
     code = "import sys, models.store.store; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Small real things to train with: pictures of two colors, a recorder, a network's weights."""
+"""Fixtures of the training tests: a dataset of two colors, a recorder, a network's weights."""
 
 import hashlib
 from pathlib import Path
@@ -11,10 +11,10 @@ from models.catalog import CATALOG
 from models.datasets.dataset import Dataset
 from models.networks.architecture import build
 from models.training.data.feature_cache import FeatureCache
-from models.training.loop.trainer import Workshop
+from models.training.loop.trainer import TrainingEnvironment
 from models.weights.catalog import Weights
 from models.weights.sources import WeightEntry
-from tests.models.training.material import RecordingWork, colors, weight_entry
+from tests.models.training.samples import RecordingWork, colors, weight_entry
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def work(tmp_path: Path) -> RecordingWork:
 
 @pytest.fixture(scope="session")
 def squeezenet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SqueezeNet's weights, drawn at random, as its publisher would lay them out."""
+    """Random weights of a SqueezeNet, in the format of its publisher."""
     keras.utils.set_random_seed(8)
     base = build(CATALOG["squeezenet"], input_size=(64, 64), include_top=False)
     arrays = {
@@ -49,6 +49,8 @@ def entries(squeezenet_file: Path) -> dict[str, WeightEntry]:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, squeezenet_file: Path, entries: dict[str, WeightEntry]) -> Workshop:
+def environment(
+    tmp_path: Path, squeezenet_file: Path, entries: dict[str, WeightEntry]
+) -> TrainingEnvironment:
     weights = Weights(tmp_path / "home", squeezenet_file.parent, True, entries=entries)
-    return Workshop(weights, FeatureCache(tmp_path / "cache"), threads=2)
+    return TrainingEnvironment(weights, FeatureCache(tmp_path / "cache"), threads=2)

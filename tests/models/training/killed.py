@@ -1,8 +1,8 @@
-"""A training that is killed again and again: `python killed.py FOLDER STRATEGY KILLS`.
+"""A training that is killed repeatedly: `python -m …killed FOLDER STRATEGY KILLS`.
 
-TensorFlow is imported once and the attempts are forked from it before it has started anything, so
-that a kill costs a second and not ten. Prints what an undisturbed training and the killed one
-came to, and how many kills really hit a training under way.
+TensorFlow is imported once and the attempts are forked before it has started any threads, so that a
+kill costs one second and not ten. Prints the results of an undisturbed and of the killed training,
+and how many kills hit a running training.
 """
 
 import json
@@ -18,9 +18,9 @@ import numpy as np
 
 from models.datasets.dataset import Dataset
 from models.training.data.feature_cache import FeatureCache
-from models.training.loop.trainer import Workshop, train
+from models.training.loop.trainer import TrainingEnvironment, train
 from models.weights.catalog import Weights
-from tests.models.training.material import RecordingWork, asked, colors, weight_entry
+from tests.models.training.samples import RecordingWork, colors, small_request, weight_entry
 
 STRATEGIES = {
     "scratch": {
@@ -41,23 +41,25 @@ STRATEGIES = {
 
 
 def attempt(home: Path, dataset: Dataset, strategy: str, weights: Weights) -> None:
-    """In a child: train, and write down what came of it."""
+    """In a child process: train and write the result."""
     work = RecordingWork(home / "job")
-    workshop = Workshop(weights, FeatureCache(home / "cache"), threads=2, checkpoint_seconds=0.0)
-    trained = train(asked(**STRATEGIES[strategy]), dataset, work, workshop)
-    said = {
+    environment = TrainingEnvironment(
+        weights, FeatureCache(home / "cache"), threads=2, checkpoint_seconds=0.0
+    )
+    trained = train(small_request(**STRATEGIES[strategy]), dataset, work, environment)
+    result = {
         "history": trained.history,
         "best_epochs": dict(trained.best_epochs),
-        "probabilities": [one.probabilities.tolist() for one in trained.evaluations.values()],
+        "probabilities": [split.probabilities.tolist() for split in trained.evaluations.values()],
         "weights": [float(np.abs(w).sum(dtype=np.float64)) for w in trained.model.get_weights()],
-        "frames": [[one.step, float(one.kernels.sum())] for one in trained.filters],
+        "frames": [[frame.step, float(frame.kernels.sum())] for frame in trained.filters],
     }
-    (home / "result.tmp").write_text(json.dumps(said))
+    (home / "result.tmp").write_text(json.dumps(result))
     (home / "result.tmp").rename(home / "result.json")
 
 
 def forked(home: Path, *arguments: object, writes: int | None = None, delay: float = 0.0) -> bool:
-    """One attempt, killed a moment after so many checkpoints; whether it had ended before."""
+    """Run an attempt and kill it `delay` s after `writes` checkpoints; True if it ended first."""
     home.mkdir(exist_ok=True)
     child = os.fork()
     if child == 0:
@@ -87,7 +89,7 @@ def forked(home: Path, *arguments: object, writes: int | None = None, delay: flo
 
 
 def stamp(home: Path) -> int:
-    """When the checkpoint was last written; 0 before the first."""
+    """Time of the last checkpoint in nanoseconds; 0 before the first."""
     try:
         return (home / "job" / "checkpoint.npz").stat().st_mtime_ns
     except FileNotFoundError:
@@ -101,24 +103,24 @@ def main(folder: Path, strategy: str, kills: int) -> None:
     file = next(folder.glob("squeezenet.npz"), None)
     digest = (folder / "digest").read_text() if file else "0" * 64
     entries = {"squeezenet": weight_entry("squeezenet.npz", digest)}
-    told = (dataset, strategy, Weights(folder / "home", folder, True, entries=entries))
+    arguments = (dataset, strategy, Weights(folder / "home", folder, True, entries=entries))
 
     began = time.monotonic()
-    assert forked(folder / "undisturbed", *told)
-    usual = time.monotonic() - began
-    chance = random.Random(8)
+    assert forked(folder / "undisturbed", *arguments)
+    duration = time.monotonic() - began
+    rng = random.Random(8)
     hits = resumed = 0
     while hits < kills:
-        had = stamp(folder / "killed") > 0
-        # Some die before they have written anything, most just before, in or after a write.
-        writes = chance.choice((0, 1, 1, 2))
-        delay = chance.uniform(0, 0.03 if writes else usual)
-        if forked(folder / "killed", *told, writes=writes, delay=delay):
+        had_checkpoint = stamp(folder / "killed") > 0
+        # Some are killed before the first checkpoint, most just before, during or after one.
+        writes = rng.choice((0, 1, 1, 2))
+        delay = rng.uniform(0, 0.03 if writes else duration)
+        if forked(folder / "killed", *arguments, writes=writes, delay=delay):
             break
         hits += 1
-        resumed += had
+        resumed += had_checkpoint
     else:
-        assert forked(folder / "killed", *told)
+        assert forked(folder / "killed", *arguments)
     results = [json.loads((folder / name / "result.json").read_text())
                for name in ("undisturbed", "killed")]  # fmt: skip
     left = sorted(path.name for path in (folder / "killed" / "job").rglob("*.tmp"))

@@ -1,4 +1,4 @@
-"""Each preset is a whole training, and what is sent beside it wins."""
+"""Each preset is a complete training, and the fields of a request take precedence over it."""
 
 import subprocess
 import sys
@@ -14,24 +14,24 @@ SENT = {"dataset_id": "ds_1", "model": "mine"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_and_two_names_are_a_whole_request(name: str) -> None:
+def test_preset_with_dataset_and_model_is_a_complete_request(name: str) -> None:
     request = training_request({**SENT, "preset": name})
     assert request.preset == name
-    told = request.model_dump(mode="json")
+    dumped = request.model_dump(mode="json")
     for field, value in PRESETS[name].request.items():
         parts = value.items() if isinstance(value, dict) else ()
-        assert all(told[field][key] == part for key, part in parts)
-        assert parts or told[field] == value
+        assert all(dumped[field][key] == part for key, part in parts)
+        assert parts or dumped[field] == value
 
 
-def test_the_tutorials_of_the_contract_are_all_there() -> None:
-    assert [row.name for row in preset_list().items] == [
+def test_all_presets_are_listed() -> None:
+    assert [preset.name for preset in preset_list().items] == [
         "mnist", "fashion_mnist", "cifar10", "cifar10_vgg19_bn", "cats_dogs_scratch",
         "cats_dogs_frozen", "cats_dogs_finetuned", "fruits360", "pets_dropout", "faces",
     ]  # fmt: skip
 
 
-def test_what_is_sent_beside_a_preset_wins_field_by_field() -> None:
+def test_request_takes_precedence_field_by_field() -> None:
     sent: dict[str, Any] = {
         **SENT,
         "preset": "cats_dogs_finetuned",
@@ -49,23 +49,23 @@ def test_what_is_sent_beside_a_preset_wins_field_by_field() -> None:
     assert (request.image_size, request.network) == (224, "vgg16")
 
 
-def test_a_null_beside_a_preset_switches_off_what_it_sets() -> None:
+def test_null_overrides_a_preset() -> None:
     request = training_request({**SENT, "preset": "mnist", "early_stopping_patience": None})
     assert request.early_stopping_patience is None
 
 
-def test_the_merged_request_is_checked_as_a_whole() -> None:
+def test_merged_request_is_validated() -> None:
     with pytest.raises(ValidationError, match="no published weights for cnn_small"):
         training_request({**SENT, "preset": "cats_dogs_frozen", "network": "cnn_small"})
 
 
 @pytest.mark.parametrize("name", ["dogs", 7, {"a": 1}, ""])
-def test_an_unknown_preset_is_told_the_known_ones(name: object) -> None:
+def test_unknown_preset_is_refused_with_the_known_ones(name: object) -> None:
     with pytest.raises(ValidationFailed, match="Known: mnist, fashion_mnist"):
         training_request({**SENT, "preset": name})
 
 
-def test_presets_are_known_without_tensorflow() -> None:
+def test_presets_need_no_tensorflow() -> None:
     code = (
         "import sys, models.training.presets; "
         "print({'tensorflow', 'keras', 'matplotlib'} & set(sys.modules))"

@@ -1,4 +1,4 @@
-"""From a folder to a served version, stopped and killed on the way."""
+"""From a folder to a served version, with interruptions at every stage."""
 
 import io
 import json
@@ -15,13 +15,13 @@ from contracts.settings import Settings
 from contracts.training.training_result import TrainingResult
 from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 from models.serving.predictor import VersionPredictor
 from models.store.store import Store
-from models.training.data.data_source import FromLibrary
+from models.training.data.data_source import LibrarySource
 from models.training.run import run
 from tests.models import keras_warnings
-from tests.models.training.told_work import ToldWork
+from tests.models.training.in_memory_work import InMemoryWork
 
 pytestmark = keras_warnings.ignored
 
@@ -38,7 +38,7 @@ REQUEST = {
 
 
 class Killed(BaseException):
-    """Nothing catches it, as nothing catches SIGKILL."""
+    """Stands for SIGKILL: no code catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +52,23 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             pixels = np.clip(rng.normal(color, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{number}.png")
     settings = Settings(home=home, decode_threads=1)
-    Library.of(settings).create("colors", home / "pictures", dataset_id="ds_colors")
+    DatasetStore.of(settings).create("colors", home / "pictures", dataset_id="ds_colors")
     return settings
 
 
-def work_of(settings: Settings, job: str, **request: object) -> ToldWork:
+def work_of(settings: Settings, job: str, **request: object) -> InMemoryWork:
     folder = settings.home / "work" / job
     folder.mkdir(parents=True, exist_ok=True)
-    return ToldWork(job, {**REQUEST, **request}, folder)
+    return InMemoryWork(job, {**REQUEST, **request}, folder)
 
 
-def test_a_folder_becomes_a_served_version(settings: Settings) -> None:
+def test_folder_becomes_a_served_version(settings: Settings) -> None:
     work = work_of(settings, "job_whole", model="whole")
     result = TrainingResult.model_validate_json(json.dumps(run(work, settings)))
     assert (result.model, result.version, result.promoted) == ("whole", 1, True)
     assert result.metrics["test"].accuracy > 0.5
     assert sum(map(sum, result.confusion_matrix.counts)) == result.metrics["test"].pictures == 9
-    assert [one.label for one in result.per_class] == list(COLORS)
+    assert [report.label for report in result.per_class] == list(COLORS)
     assert result.curves == work.rows
     assert len(work.rows) == 2
     assert result.agreement.largest_difference < 1e-4
@@ -91,66 +91,66 @@ def test_a_folder_becomes_a_served_version(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("moment", ["export", "publish", "promote"])
-def test_killed_anywhere_and_run_again_it_is_one_version(settings: Settings, moment: str) -> None:
+def test_killed_run_makes_one_version_when_run_again(settings: Settings, moment: str) -> None:
     def kill(phase: str) -> None:
         if phase == moment:
             raise Killed
 
     model = f"killed-{moment}"
     first = work_of(settings, f"job_{moment}", model=model, epochs={"scratch": 1}, filters_every=0)
-    first = ToldWork(first.job_id, first.request, first.folder, at=kill)
+    first = InMemoryWork(first.job_id, first.request, first.folder, on_phase=kill)
     with pytest.raises(Killed):
         run(first, settings)
-    again = ToldWork(first.job_id, first.request, first.folder)
+    again = InMemoryWork(first.job_id, first.request, first.folder)
     result = TrainingResult.model_validate(run(again, settings))
     store = Store(settings.store_home)
     assert store.versions(model) == [result.version] == [1]
     assert store.aliases(model) == {"champion": 1}
     assert result.curves == first.rows
-    if moment == "promote":  # published already: nothing is learned or drawn again
+    if moment == "promote":  # already published: nothing is trained or drawn again
         assert again.phases == ["promote"]
         assert again.artifacts == {}
     assert run(again, settings)["version"] == 1
 
 
-def test_who_is_told_to_stop_publishes_nothing(settings: Settings) -> None:
+def test_stopped_run_publishes_nothing(settings: Settings) -> None:
     def stop(phase: str) -> None:
         if phase == "publish":
             raise WorkStoppedError
 
     work = work_of(settings, "job_stop", model="stopped", epochs={"scratch": 1}, filters_every=0)
-    work = ToldWork(work.job_id, work.request, work.folder, at=stop)
+    work = InMemoryWork(work.job_id, work.request, work.folder, on_phase=stop)
     with pytest.raises(WorkStoppedError):
         run(work, settings)
     assert Store(settings.store_home).versions("stopped") == []
 
 
-def test_a_cancellation_after_the_publication_comes_too_late(settings: Settings) -> None:
+def test_cancellation_after_publishing_is_ignored(settings: Settings) -> None:
     def stop(phase: str) -> None:
         if phase == "promote":
             raise WorkStoppedError
 
     work = work_of(settings, "job_late", model="late", epochs={"scratch": 1}, filters_every=0)
-    work = ToldWork(work.job_id, work.request, work.folder, at=stop)
+    work = InMemoryWork(work.job_id, work.request, work.folder, on_phase=stop)
     assert run(work, settings)["promoted"] is True
     assert Store(settings.store_home).aliases("late") == {"champion": 1}
 
 
-def test_a_picture_is_called_as_the_one_that_was_kept(settings: Settings) -> None:
+def test_image_has_the_name_of_the_admitted_copy(settings: Settings) -> None:
     folder = settings.home / "copies"
     shutil.copytree(settings.home / "pictures", folder)
     for kind in COLORS:
         shutil.copy(folder / kind / "3.png", folder / kind / "a-copy.png")
-    library = Library.of(settings)
+    library = DatasetStore.of(settings)
     listing = library.create("copies", folder, dataset_id="ds_copies")
     assert listing.info.rejected_count == len(COLORS)
     request = TrainingRequest.model_validate(REQUEST | {"dataset_id": "ds_copies"})
-    material = FromLibrary.of(request, settings).load()
-    kept = {one.path for one in listing.files if one.status == "admitted"}
-    assert {material.names[one.sha256] for one in material.dataset.examples} == kept
+    data = LibrarySource.of(request, settings).load()
+    admitted = {file.path for file in listing.files if file.status == "admitted"}
+    assert {data.names[example.sha256] for example in data.dataset.examples} == admitted
 
 
-def test_what_cannot_be_done_is_said_before_anything_is_loaded(settings: Settings) -> None:
+def test_invalid_request_is_refused_first(settings: Settings) -> None:
     with pytest.raises(ValidationFailed, match="published network"):
         run(work_of(settings, "job_name", model="vgg16"), settings)
     with pytest.raises(DatasetNotFound):

@@ -26,7 +26,7 @@ def weights_of(
     return Weights(tmp_path / "home", directory, offline, entries=entries)
 
 
-def test_nothing_happens_until_it_is_asked(publisher: Any, tmp_path: Path) -> None:
+def test_nothing_is_fetched_before_pull(publisher: Any, tmp_path: Path) -> None:
     weights = weights_of(publisher, tmp_path)
     with pytest.raises(WeightsMissing):
         weights.find("net")
@@ -34,7 +34,7 @@ def test_nothing_happens_until_it_is_asked(publisher: Any, tmp_path: Path) -> No
     assert publisher.ranges == []
 
 
-def test_what_is_pulled_is_found_and_not_pulled_again(publisher: Any, tmp_path: Path) -> None:
+def test_pulled_file_is_found_and_not_pulled_again(publisher: Any, tmp_path: Path) -> None:
     weights = weights_of(publisher, tmp_path)
     file = weights.pull("net")
     assert file.path.read_bytes() == publisher.content
@@ -45,7 +45,7 @@ def test_what_is_pulled_is_found_and_not_pulled_again(publisher: Any, tmp_path: 
     assert (row.present, row.size, row.reason) == (True, len(publisher.content), None)
 
 
-def test_the_directory_is_used_in_place(publisher: Any, tmp_path: Path) -> None:
+def test_directory_is_used_in_place(publisher: Any, tmp_path: Path) -> None:
     directory = tmp_path / "directory"
     directory.mkdir()
     (directory / "net.npz").write_bytes(publisher.content)
@@ -55,7 +55,7 @@ def test_the_directory_is_used_in_place(publisher: Any, tmp_path: Path) -> None:
     assert [p.name for p in directory.iterdir()] == ["net.npz"]
 
 
-def test_a_failed_pull_is_told_later_too_until_one_succeeds(publisher: Any, tmp_path: Path) -> None:
+def test_failed_pull_is_reported_until_one_succeeds(publisher: Any, tmp_path: Path) -> None:
     weights = weights_of(publisher, tmp_path)
     publisher.status = 404
     with pytest.raises(WeightsMissing, match="answered 404"):
@@ -74,13 +74,13 @@ def test_a_failed_pull_is_told_later_too_until_one_succeeds(publisher: Any, tmp_
     assert "404" not in str(caught.value)
 
 
-def test_offline_says_what_is_missing_and_asks_nobody(publisher: Any, tmp_path: Path) -> None:
+def test_offline_says_what_is_missing_and_fetches_nothing(publisher: Any, tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match=r"'net' \(A net\).*OPSIN_OFFLINE"):
         weights_of(publisher, tmp_path, offline=True).pull("net")
     assert publisher.ranges == []
 
 
-def test_a_damaged_file_is_noticed_and_replaced(publisher: Any, tmp_path: Path) -> None:
+def test_damaged_file_is_noticed_and_replaced(publisher: Any, tmp_path: Path) -> None:
     weights = weights_of(publisher, tmp_path)
     path = weights.pull("net").path
     path.write_bytes(publisher.content[:-1])
@@ -118,7 +118,7 @@ def test_two_processes_download_once(publisher: Any, tmp_path: Path) -> None:
     assert (tmp_path / "home" / "net.npz").read_bytes() == publisher.content
 
 
-def test_a_publishers_prefix_and_md5_are_enough(publisher: Any, tmp_path: Path) -> None:
+def test_digest_may_be_a_prefix_or_md5(publisher: Any, tmp_path: Path) -> None:
     content = publisher.content
     prefix = f"sha256-prefix:{hashlib.sha256(content).hexdigest()[:8]}"
     md5 = f"md5:{hashlib.md5(content).hexdigest()}"
@@ -128,7 +128,7 @@ def test_a_publishers_prefix_and_md5_are_enough(publisher: Any, tmp_path: Path) 
         assert weights.pull("net").digest == digest
 
 
-def test_a_file_counts_only_with_its_companions(tmp_path: Path) -> None:
+def test_file_is_found_only_with_its_companions(tmp_path: Path) -> None:
     parts = {"net.bin": b"numbers", "net.json": b"what they mean"}
     digests = {name: f"sha256:{hashlib.sha256(data).hexdigest()}" for name, data in parts.items()}
     beside = {"file": "net.json", "digest": digests["net.json"]}
@@ -140,7 +140,7 @@ def test_a_file_counts_only_with_its_companions(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match=r"with net\.bin and net\.json"):
         weights.find("net")
     (tmp_path / "net.json").write_bytes(b"something else")
-    with pytest.raises(WeightsMissing, match=r"net\.json is there but damaged"):
+    with pytest.raises(WeightsMissing, match=r"net\.json is damaged"):
         weights.find("net")
     (tmp_path / "net.json").write_bytes(parts["net.json"])
     file = weights.find("net")
@@ -148,13 +148,13 @@ def test_a_file_counts_only_with_its_companions(tmp_path: Path) -> None:
     assert [row.size for row in weights.rows()] == [len(parts["net.bin"] + parts["net.json"])]
 
 
-def test_an_unknown_name_is_an_error_of_its_own(tmp_path: Path) -> None:
+def test_unknown_name_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"'nonet'.*squeezenet"):
         Weights(tmp_path, None, True).find("nonet")
 
 
 @pytest.mark.shared
-def test_the_shared_directory_holds_squeezenet_and_the_base(shared: Path, tmp_path: Path) -> None:
+def test_shared_directory_has_squeezenet_and_the_base(shared: Path, tmp_path: Path) -> None:
     weights = Weights(tmp_path, shared / "weights", True)
     assert weights.find("squeezenet").format == "keras_h5"
     assert weights.find("vgg16_notop").format == "keras_h5"

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 
 from models.weights.files import FetchError
-from models.weights.https import download, unwatched
+from models.weights.https import download
 
 
 def digest_of(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def fetch(publisher: Any, target: Path, *, seconds: float = 30, progress: Any = unwatched) -> None:
+def fetch(publisher: Any, target: Path, *, seconds: float = 30, progress: Any = None) -> None:
     deadline = time.monotonic() + seconds
     digest = digest_of(publisher.content)
     download(publisher.url, target, digest, progress=progress, deadline=deadline)
 
 
-def test_the_file_arrives_whole_and_alone(publisher: Any, tmp_path: Path) -> None:
+def test_only_the_complete_file_appears(publisher: Any, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     fetch(publisher, tmp_path / "w", progress=lambda done, total: seen.append((done, total)))
     assert (tmp_path / "w").read_bytes() == publisher.content
@@ -32,20 +32,20 @@ def test_the_file_arrives_whole_and_alone(publisher: Any, tmp_path: Path) -> Non
     assert sorted(seen) == seen
 
 
-def test_a_dropped_connection_is_taken_up_where_it_broke(publisher: Any, tmp_path: Path) -> None:
+def test_dropped_connection_is_resumed(publisher: Any, tmp_path: Path) -> None:
     publisher.drop_after = [500_000, 200_000]
     fetch(publisher, tmp_path / "w")
     assert (tmp_path / "w").read_bytes() == publisher.content
     assert publisher.ranges == [None, "bytes=500000-", "bytes=700000-"]
 
 
-def test_a_killed_download_leaves_no_file_and_is_resumed(publisher: Any, tmp_path: Path) -> None:
+def test_killed_download_leaves_no_file_and_is_resumed(publisher: Any, tmp_path: Path) -> None:
     publisher.pause = 0.1
     target = tmp_path / "w"
     code = (
         "import sys, time; from pathlib import Path;"
-        "from models.weights.https import download, unwatched;"
-        "download(sys.argv[1], Path(sys.argv[2]), sys.argv[3], progress=unwatched,"
+        "from models.weights.https import download;"
+        "download(sys.argv[1], Path(sys.argv[2]), sys.argv[3],"
         "deadline=time.monotonic() + 60)"
     )
     arguments = [publisher.url, str(target), digest_of(publisher.content)]
@@ -66,7 +66,7 @@ def test_a_killed_download_leaves_no_file_and_is_resumed(publisher: Any, tmp_pat
     assert not part.exists()
 
 
-def test_a_server_without_ranges_starts_over(publisher: Any, tmp_path: Path) -> None:
+def test_server_without_ranges_starts_over(publisher: Any, tmp_path: Path) -> None:
     publisher.with_ranges = False
     (tmp_path / "w.part").write_bytes(publisher.content[:1000])
     fetch(publisher, tmp_path / "w")
@@ -74,52 +74,50 @@ def test_a_server_without_ranges_starts_over(publisher: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("length", [1000, 2_000_000])
-def test_a_part_that_went_bad_is_thrown_away(publisher: Any, tmp_path: Path, length: int) -> None:
+def test_damaged_part_is_discarded(publisher: Any, tmp_path: Path, length: int) -> None:
     (tmp_path / "w.part").write_bytes(b"x" * length)
     fetch(publisher, tmp_path / "w")
     assert (tmp_path / "w").read_bytes() == publisher.content
     assert publisher.ranges == [f"bytes={length}-", None]
 
 
-def test_another_file_than_promised_is_refused(publisher: Any, tmp_path: Path) -> None:
+def test_file_with_another_digest_is_refused(publisher: Any, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="digest differs"):
         download(
             publisher.url,
             tmp_path / "w",
             digest_of(b"what was promised"),
-            progress=unwatched,
             deadline=time.monotonic() + 30,
         )
     assert list(tmp_path.iterdir()) == []
     assert len(publisher.ranges) == 1
 
 
-def test_a_refusal_for_good_is_not_repeated(publisher: Any, tmp_path: Path) -> None:
+def test_permanent_refusal_is_not_retried(publisher: Any, tmp_path: Path) -> None:
     publisher.status = 404
     with pytest.raises(FetchError, match="404"):
         fetch(publisher, tmp_path / "w")
     assert len(publisher.ranges) == 1
 
 
-def test_a_refusal_for_now_is_repeated(publisher: Any, tmp_path: Path) -> None:
+def test_transient_refusal_is_retried(publisher: Any, tmp_path: Path) -> None:
     publisher.status = 503
     with pytest.raises(FetchError, match="503"):
         fetch(publisher, tmp_path / "w")
     assert len(publisher.ranges) == 4
 
 
-def test_nobody_there_is_said_plainly(tmp_path: Path) -> None:
+def test_unreachable_server_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="cannot be reached from this machine"):
         download(
             "http://127.0.0.1:9/file",
             tmp_path / "w",
             digest_of(b""),
-            progress=unwatched,
             deadline=time.monotonic() + 30,
         )
 
 
-def test_the_deadline_holds_and_the_part_is_kept(publisher: Any, tmp_path: Path) -> None:
+def test_part_is_kept_at_the_deadline(publisher: Any, tmp_path: Path) -> None:
     publisher.pause = 0.1
     with pytest.raises(FetchError, match="too slow"):
         fetch(publisher, tmp_path / "w", seconds=0.3)

@@ -24,9 +24,9 @@ def rows(*names: str) -> tuple[PackageFile, ...]:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A pip that knows one wheel of two small files, each holding its own name."""
-    folder = tmp_path / "shelf"
+    folder = tmp_path / "registry"
     folder.mkdir()
     info = "opsin_test_photos-1.0.dist-info"
     with zipfile.ZipFile(folder / "opsin_test_photos-1.0-py3-none-any.whl", "w") as wheel:
@@ -44,30 +44,30 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_all_come_in_one_download(shelf: Path, tmp_path: Path) -> None:
+def test_all_samples_come_in_one_download(registry: Path, tmp_path: Path) -> None:
     samples = Samples(tmp_path / "samples", False, files=rows("a.png", "b.png"))
     paths = samples.pull()
     assert [path.read_text() for path in paths] == ["a.png", "b.png"]
-    for wheel in shelf.iterdir():
+    for wheel in registry.iterdir():
         wheel.unlink()
     assert samples.pull() == samples.find() == paths
 
 
-def test_what_cannot_be_had_is_named(shelf: Path, tmp_path: Path) -> None:
+def test_missing_samples_are_named(registry: Path, tmp_path: Path) -> None:
     samples = Samples(tmp_path / "samples", False, files=rows("a.png", "c.png"))
-    with pytest.raises(SamplesMissingError, match=r"holds no photos/c\.png"):
+    with pytest.raises(SamplesMissingError, match=r"contains no photos/c\.png"):
         samples.pull()
     with pytest.raises(SamplesMissingError, match=r"photos c\.png are not"):
         samples.find()
 
 
-def test_offline_asks_nobody(shelf: Path, tmp_path: Path) -> None:
+def test_offline_fetches_nothing(registry: Path, tmp_path: Path) -> None:
     with pytest.raises(SamplesMissingError, match="OPSIN_OFFLINE"):
         Samples(tmp_path / "samples", True, files=rows("a.png")).pull()
     assert not (tmp_path / "samples").exists()
 
 
-def test_the_real_ones_are_photos(photos: Path) -> None:
+def test_published_samples_are_images(photos: Path) -> None:
     sizes = {}
     for path in Samples(photos, True).find():
         with Image.open(path) as image:

@@ -16,7 +16,7 @@ def test_every_name_of_the_catalog_has_an_entry() -> None:
 
 
 @pytest.mark.parametrize("row", CATALOG.values(), ids=lambda row: row.name)
-def test_the_licence_is_the_catalogs(row: object) -> None:
+def test_licence_matches_the_catalog(row: object) -> None:
     assert isinstance(row, type(CATALOG["vgg16"]))
     assert weight_entries()[row.weights].licence == row.licence
 
@@ -30,7 +30,7 @@ def test_addresses_are_safe_and_formats_known() -> None:
                 assert source.url.endswith(source.file)
 
 
-def test_the_samples_come_in_one_package() -> None:
+def test_samples_come_in_one_package() -> None:
     assert {row.file for row in sample_files()} == {"cat.png", "coffee.png", "astronaut.png"}
     assert len({(row.package, row.version) for row in sample_files()}) == 1
 
@@ -38,7 +38,7 @@ def test_the_samples_come_in_one_package() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"file": "../w"}, {"digest": "sha256:12"}, {"digest": "crc:00"}, {"typo": "x"}]
 )
-def test_a_bad_row_is_refused(wrong: dict[str, str]) -> None:
+def test_invalid_row_is_refused(wrong: dict[str, str]) -> None:
     row = {"kind": "directory", "file": "w", "digest": "md5:" + "0" * 32, "format": "npz"}
     adapter: TypeAdapter[object] = TypeAdapter(Source)
     adapter.validate_python(row)

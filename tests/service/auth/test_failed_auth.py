@@ -3,7 +3,12 @@ from contextlib import suppress
 import pytest
 
 from contracts.errors import RateLimited
-from service.auth.failed_auth import _MOST_ADDRESSES, MOST_GUESSES, WINDOW_SECONDS, Guesses
+from service.auth.failed_auth import (
+    _MAX_ADDRESSES,
+    MAX_FAILED_ATTEMPTS,
+    WINDOW_SECONDS,
+    FailedAttempts,
+)
 
 
 class Clock:
@@ -13,45 +18,45 @@ class Clock:
         return self.now
 
 
-def test_an_address_is_refused_after_so_many_and_heard_again_later() -> None:
+def test_an_address_is_limited_until_the_window_ends() -> None:
     clock = Clock()
-    guesses = Guesses(clock)
-    for at in range(MOST_GUESSES):
-        guesses.note("10.0.0.1", f"guess {at}")
+    attempts = FailedAttempts(clock)
+    for n in range(MAX_FAILED_ATTEMPTS):
+        attempts.record("10.0.0.1", f"guess {n}")
     with pytest.raises(RateLimited) as refused:
-        guesses.note("10.0.0.1", "one more")
+        attempts.record("10.0.0.1", "one more")
     assert refused.value.retry_after == WINDOW_SECONDS
-    guesses.note("10.0.0.2", "one more")
+    attempts.record("10.0.0.2", "one more")
     clock.now += WINDOW_SECONDS
-    guesses.note("10.0.0.1", "one more")
+    attempts.record("10.0.0.1", "one more")
 
 
-def test_a_client_with_an_old_key_is_no_guesser() -> None:
-    guesses = Guesses(Clock())
-    for at in range(5 * MOST_GUESSES):
-        guesses.note("10.0.0.1", "what was right once")
-        guesses.note("10.0.0.1", f"opsin_0123456789ab_{at:048x}")  # of one id
-    for at in range(MOST_GUESSES - 2):
-        guesses.note("10.0.0.1", f"opsin_{at:012x}_{0:048x}")
+def test_a_repeated_wrong_key_counts_once() -> None:
+    attempts = FailedAttempts(Clock())
+    for n in range(5 * MAX_FAILED_ATTEMPTS):
+        attempts.record("10.0.0.1", "an old key")
+        attempts.record("10.0.0.1", f"opsin_0123456789ab_{n:048x}")  # of one id
+    for n in range(MAX_FAILED_ATTEMPTS - 2):
+        attempts.record("10.0.0.1", f"opsin_{n:012x}_{0:048x}")
     with pytest.raises(RateLimited):
-        guesses.note("10.0.0.1", f"opsin_{MOST_GUESSES:012x}_{0:048x}")
+        attempts.record("10.0.0.1", f"opsin_{MAX_FAILED_ATTEMPTS:012x}_{0:048x}")
 
 
-def test_a_customer_of_ipv6_is_one_however_many_addresses_it_has() -> None:
-    guesses = Guesses(Clock())
-    for at in range(MOST_GUESSES):
-        guesses.note(f"2001:db8:1:2::{at:x}", f"guess {at}")
+def test_an_ipv6_network_counts_as_one_address() -> None:
+    attempts = FailedAttempts(Clock())
+    for n in range(MAX_FAILED_ATTEMPTS):
+        attempts.record(f"2001:db8:1:2::{n:x}", f"guess {n}")
     with pytest.raises(RateLimited):
-        guesses.note("2001:db8:1:2:ffff::1", "one more")
-    guesses.note("2001:db8:1:3::1", "one more")
+        attempts.record("2001:db8:1:2:ffff::1", "one more")
+    attempts.record("2001:db8:1:3::1", "one more")
 
 
-def test_it_remembers_no_more_than_its_bound() -> None:
-    guesses = Guesses(Clock())
-    for at in range(_MOST_ADDRESSES + 500):
-        guesses.note(f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}", "guess")
-    assert len(guesses._found) == _MOST_ADDRESSES
-    for at in range(5 * MOST_GUESSES):
+def test_memory_is_bounded() -> None:
+    attempts = FailedAttempts(Clock())
+    for n in range(_MAX_ADDRESSES + 500):
+        attempts.record(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", "guess")
+    assert len(attempts._windows) == _MAX_ADDRESSES
+    for n in range(5 * MAX_FAILED_ATTEMPTS):
         with suppress(RateLimited):
-            guesses.note("10.0.0.1", f"guess {at}")
-    assert len(guesses._found["10.0.0.1"][1]) == MOST_GUESSES
+            attempts.record("10.0.0.1", f"guess {n}")
+    assert len(attempts._windows["10.0.0.1"][1]) == MAX_FAILED_ATTEMPTS

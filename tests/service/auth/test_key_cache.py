@@ -1,4 +1,4 @@
-"""The keys in memory, beside the table they come from."""
+"""The keys in memory, with the table that they come from."""
 
 import asyncio
 import hmac
@@ -19,14 +19,14 @@ from contracts.keys import NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND
 from database.engine import open_engine
-from database.keys import Keys, Snapshot
+from database.keys import Keys, KeySnapshot
 from database.migrations import upgrade
 from service.auth import key_cache as module
-from service.auth.key_cache import Keyring
+from service.auth.key_cache import KeyCache
 from service.auth.principal import BOOTSTRAP, OPEN
-from service.auth.scopes import Doors
-from service.middleware.authentication import KeyCheck
-from tests.service.parts import House
+from service.auth.scopes import ScopeTable
+from service.middleware.authentication import Authentication
+from tests.service.parts import FakeServices
 
 NEW = NewKey(name="a client", scopes=["infer"])
 
@@ -40,126 +40,126 @@ def keys(tmp_path: Path) -> Keys:
 
 
 @pytest.fixture
-def ring(keys: Keys) -> Keyring:
-    return Keyring(Settings(_env_file=None), keys)
+def key_cache(keys: Keys) -> KeyCache:
+    return KeyCache(Settings(_env_file=None), keys)
 
 
-def test_an_older_reading_does_not_bring_a_revoked_key_back(
-    keys: Keys, ring: Keyring, monkeypatch: pytest.MonkeyPatch
+def test_an_older_snapshot_does_not_restore_a_revoked_key(
+    keys: Keys, key_cache: KeyCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = keys.create(NEW, by=COMMAND)
+    made = keys.create(NEW, actor=COMMAND)
     old = keys.snapshot()
-    keys.revoke(made.id, by=COMMAND)
-    asyncio.run(ring.refresh())
-    # A reading that began before the key was revoked, and ends after.
+    keys.revoke(made.id, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
+    # A read that began before the key was revoked and ends after it.
     monkeypatch.setattr(keys, "snapshot", lambda known=None: old)
-    asyncio.run(ring.refresh())
+    asyncio.run(key_cache.refresh())
     with pytest.raises(Unauthorized):
-        ring.identify(made.key or "")
+        key_cache.authenticate(made.key or "")
 
 
-def test_a_reading_that_began_before_a_revocation_does_not_outlive_it(
-    keys: Keys, ring: Keyring, monkeypatch: pytest.MonkeyPatch
+def test_a_slow_read_does_not_restore_a_key_revoked_meanwhile(
+    keys: Keys, key_cache: KeyCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even the reading of all keys, which takes what it finds whatever its number."""
-    made = keys.create(NEW, by=COMMAND)
-    asyncio.run(ring.refresh())
+    """Not even the read of all keys, which replaces the snapshot whatever its revision."""
+    made = keys.create(NEW, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
     began, revoked = threading.Event(), threading.Event()
     read = keys.snapshot
 
-    def slow(known: int | None = None) -> Snapshot | None:
+    def slow(known: int | None = None) -> KeySnapshot | None:
         found = read(known)
         if not began.is_set():
             began.set()
             assert revoked.wait(20)
-            time.sleep(0.2)  # whoever could be quicker is
+            time.sleep(0.2)  # the other read would finish first
         return found
 
     async def both() -> None:
         monkeypatch.setattr(keys, "snapshot", slow)
         monkeypatch.setattr(module, "_RELOAD_SECONDS", 0.0)
-        early = asyncio.create_task(ring.refresh())
+        early = asyncio.create_task(key_cache.refresh())
         assert await asyncio.to_thread(began.wait, 20)
-        await asyncio.to_thread(keys.revoke, made.id, by=COMMAND)
-        late = asyncio.create_task(ring.refresh())
+        await asyncio.to_thread(keys.revoke, made.id, actor=COMMAND)
+        late = asyncio.create_task(key_cache.refresh())
         revoked.set()
         await asyncio.gather(early, late)
 
     asyncio.run(both())
     with pytest.raises(Unauthorized):
-        ring.identify(made.key or "")
+        key_cache.authenticate(made.key or "")
 
 
-def test_who_was_let_in_stands_as_long_as_the_key(keys: Keys, ring: Keyring) -> None:
-    made = keys.create(NEW, by=COMMAND)
-    asyncio.run(ring.refresh())
-    caller = ring.identify(made.key or "")
-    assert ring.stands(caller)
-    assert not ring.stands(replace(caller, id="key_000000000000"))
-    assert not ring.stands(OPEN)
-    assert ring.stands(BOOTSTRAP)
-    keys.revoke(made.id, by=COMMAND)
-    asyncio.run(ring.refresh())
-    assert not ring.stands(caller)
+def test_a_principal_is_valid_as_long_as_its_key(keys: Keys, key_cache: KeyCache) -> None:
+    made = keys.create(NEW, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
+    principal = key_cache.authenticate(made.key or "")
+    assert key_cache.is_valid(principal)
+    assert not key_cache.is_valid(replace(principal, id="key_000000000000"))
+    assert not key_cache.is_valid(OPEN)
+    assert key_cache.is_valid(BOOTSTRAP)
+    keys.revoke(made.id, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
+    assert not key_cache.is_valid(principal)
 
 
-def test_a_database_that_was_put_back_is_believed_in_the_end(
-    keys: Keys, ring: Keyring, monkeypatch: pytest.MonkeyPatch
+def test_the_keys_of_a_restored_database_are_read_eventually(
+    keys: Keys, key_cache: KeyCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = keys.create(NEW, by=COMMAND)
+    first = keys.create(NEW, actor=COMMAND)
     backup = keys.snapshot()
-    keys.revoke(first.id, by=COMMAND)
-    asyncio.run(ring.refresh())
+    keys.revoke(first.id, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
     monkeypatch.setattr(keys, "snapshot", lambda known=None: backup)
     monkeypatch.setattr(module, "_RELOAD_SECONDS", 0.0)
-    asyncio.run(ring.refresh())
-    assert ring.identify(first.key or "").id == first.id
+    asyncio.run(key_cache.refresh())
+    assert key_cache.authenticate(first.key or "").id == first.id
 
 
 def test_every_refusal_makes_the_same_comparison(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Known or not, right or wrong in the first byte: two hashes, compared in constant time."""
+    """Whatever is wrong with a key: two hashes, compared in constant time."""
     compared: list[tuple[int, int]] = []
     compare = hmac.compare_digest
 
-    def noted(one: bytes, other: bytes) -> bool:
+    def recorded(one: bytes, other: bytes) -> bool:
         compared.append((len(one), len(other)))
         return compare(one, other)
 
-    made = keys.create(NEW, by=COMMAND)
-    ring = Keyring(Settings(_env_file=None, api_key="a-key-of-sixteen-or-more"), keys)
-    asyncio.run(ring.refresh())
-    monkeypatch.setattr(hmac, "compare_digest", noted)
+    made = keys.create(NEW, actor=COMMAND)
+    key_cache = KeyCache(Settings(_env_file=None, api_key="a-key-of-sixteen-or-more"), keys)
+    asyncio.run(key_cache.refresh())
+    monkeypatch.setattr(hmac, "compare_digest", recorded)
     forged = str(made.key)[:-1] + ("0" if str(made.key)[-1] != "0" else "1")
-    for shown in (forged, "opsin_000000000000_" + "0" * 48, "a-key-of-sixteen-or-mor", "x"):
+    for credential in (forged, "opsin_000000000000_" + "0" * 48, "a-key-of-sixteen-or-mor", "x"):
         with pytest.raises(Unauthorized):
-            ring.identify(shown)
+            key_cache.authenticate(credential)
     assert compared == [(32, 32)] * 4
 
 
-def test_use_is_noted_seldom_and_at_the_end(keys: Keys, ring: Keyring) -> None:
-    made = keys.create(NEW, by=COMMAND)
-    asyncio.run(ring.refresh())
+def test_use_is_written_rarely_and_at_the_end(keys: Keys, key_cache: KeyCache) -> None:
+    made = keys.create(NEW, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
     for _ in range(3):
-        ring.identify(made.key or "")
-    asyncio.run(ring.refresh())
+        key_cache.authenticate(made.key or "")
+    asyncio.run(key_cache.refresh())
     assert keys.list().items[0].last_used_at is None
-    asyncio.run(ring.stop())
-    noted = keys.list().items[0].last_used_at
-    assert noted is not None
-    assert abs((datetime.now(UTC) - noted).total_seconds()) < 60
+    asyncio.run(key_cache.stop())
+    last_used = keys.list().items[0].last_used_at
+    assert last_used is not None
+    assert abs((datetime.now(UTC) - last_used).total_seconds()) < 60
 
 
-def test_one_of_our_keys_is_judged_by_the_table_even_as_the_bootstrap_key(keys: Keys) -> None:
-    made = keys.create(NEW, by=COMMAND)
-    ring = Keyring(Settings(_env_file=None, api_key=made.key), keys)
-    asyncio.run(ring.refresh())
-    assert ring.identify(made.key or "").scopes == {"infer"}
-    keys.revoke(made.id, by=COMMAND)
-    asyncio.run(ring.refresh())
+def test_a_stored_key_can_be_revoked_even_as_the_bootstrap_key(keys: Keys) -> None:
+    made = keys.create(NEW, actor=COMMAND)
+    key_cache = KeyCache(Settings(_env_file=None, api_key=made.key), keys)
+    asyncio.run(key_cache.refresh())
+    assert key_cache.authenticate(made.key or "").scopes == {"infer"}
+    keys.revoke(made.id, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
     with pytest.raises(Unauthorized):
-        ring.identify(made.key or "")
+        key_cache.authenticate(made.key or "")
 
 
 async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,23 +167,22 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def no_message() -> Message:
-    raise AssertionError("nobody reads here")
+    raise AssertionError("the body must not be read")
 
 
 async def no_answer(message: Message) -> None:
     raise AssertionError(f"refused: {message}")
 
 
-def test_a_check_costs_microseconds(keys: Keys, ring: Keyring) -> None:
-    """About 15 µs of processor time; asserted with much slack."""
-    made = keys.create(NEW, by=COMMAND)
-    asyncio.run(ring.refresh())
+def test_authentication_takes_microseconds(keys: Keys, key_cache: KeyCache) -> None:
+    """About 15 µs of processor time; the limit is generous."""
+    made = keys.create(NEW, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_api_route("/v1/classify", lambda: None, methods=["POST"])
-    doors = Doors()
-    doors.learn(app.routes)
     state = SimpleNamespace(
-        doors=doors, services=SimpleNamespace(keyring=ring, rate_limits=House().redis)
+        scope_table=ScopeTable.build(app.routes),
+        services=SimpleNamespace(key_cache=key_cache, rate_limits=FakeServices().redis),
     )
     scope = {
         "type": "http",
@@ -200,7 +199,7 @@ def test_a_check_costs_microseconds(keys: Keys, ring: Keyring) -> None:
             (b"authorization", f"Bearer {made.key}".encode()),
         ],
     }
-    check, times = KeyCheck(nothing), 2000
+    check, times = Authentication(nothing), 2000
 
     async def many() -> float:
         began = time.process_time()
@@ -211,13 +210,13 @@ def test_a_check_costs_microseconds(keys: Keys, ring: Keyring) -> None:
     assert asyncio.run(many()) < 500e-6
 
 
-def test_a_connection_of_another_kind_reaches_nobody(ring: Keyring) -> None:
+def test_other_connection_types_do_not_reach_the_application(key_cache: KeyCache) -> None:
     reached = []
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         reached.append(scope["type"])
 
-    check = KeyCheck(application)
+    check = Authentication(application)
     for kind in ("lifespan", "websocket", "something"):
         asyncio.run(check({"type": kind}, no_message, no_answer))
     assert reached == ["lifespan"]

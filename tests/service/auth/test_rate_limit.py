@@ -12,27 +12,29 @@ from redis.asyncio import Redis
 from contracts.keys import NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND
-from tests.service.parts import House
+from tests.service.parts import FakeServices
 from tests.valkey import RealValkey
 
-Served = Callable[[Settings, House], AbstractContextManager[str]]
+StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 
 
 @pytest.fixture
-def house(valkey: RealValkey) -> House:
-    return House(redis=Redis.from_url(valkey.url, socket_timeout=5))
+def fakes(valkey: RealValkey) -> FakeServices:
+    return FakeServices(redis=Redis.from_url(valkey.url, socket_timeout=5))
 
 
-def key_of(house: House, rate: int | None) -> dict[str, str]:
+def key_of(fakes: FakeServices, rate: int | None) -> dict[str, str]:
     new = NewKey(name="a client", scopes=["infer"], rate_per_minute=rate)
-    return {"X-API-Key": house.with_keys().create(new, by=COMMAND).key or ""}
+    return {"X-API-Key": fakes.with_keys().create(new, actor=COMMAND).key or ""}
 
 
-def test_a_limit_holds_over_all_processes(served: Served, house: House, valkey: RealValkey) -> None:
-    limited, free = key_of(house, 5), key_of(house, None)
-    other = replace(house, redis=Redis.from_url(valkey.url, socket_timeout=5))
+def test_a_limit_holds_over_all_processes(
+    served: StartService, fakes: FakeServices, valkey: RealValkey
+) -> None:
+    limited, free = key_of(fakes, 5), key_of(fakes, None)
+    other = replace(fakes, redis=Redis.from_url(valkey.url, socket_timeout=5))
     with (
-        served(Settings(_env_file=None), house) as here,
+        served(Settings(_env_file=None), fakes) as here,
         served(Settings(_env_file=None), other) as there,
     ):
         answers = [httpx.get(f"{url}/v1/models", headers=limited) for url in [here, there] * 4]
@@ -45,15 +47,15 @@ def test_a_limit_holds_over_all_processes(served: Served, house: House, valkey: 
         for _ in range(10):
             answer = httpx.get(f"{here}/v1/models", headers=free)
             assert (answer.status_code, "RateLimit-Policy" in answer.headers) == (200, False)
-        # What a key may not do does not use up what it may.
+        # A request that is forbidden does not count against the limit.
         assert httpx.get(f"{here}/v1/keys", headers=limited).status_code == 403
 
 
-def test_without_redis_nobody_is_refused_nor_kept_waiting(
-    served: Served, house: House, valkey: RealValkey
+def test_without_redis_requests_are_neither_refused_nor_delayed(
+    served: StartService, fakes: FakeServices, valkey: RealValkey
 ) -> None:
-    limited = key_of(house, 1)
-    with served(Settings(_env_file=None), house) as url:
+    limited = key_of(fakes, 1)
+    with served(Settings(_env_file=None), fakes) as url:
         assert httpx.get(f"{url}/v1/models", headers=limited).status_code == 200
         assert httpx.get(f"{url}/v1/models", headers=limited).status_code == 429
         valkey.kill()

@@ -10,25 +10,25 @@ import pytest
 from contracts.errors import Unavailable
 from contracts.settings import Settings
 from database.keys import Keys
-from tests.service.parts import House
+from tests.service.parts import FakeServices
 
-Served = Callable[[Settings, House], AbstractContextManager[str]]
+StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 NEW = {"name": "billing", "scopes": ["infer", "train"], "rate_per_minute": 60}
 
 
 @pytest.fixture
-def admin(served: Served, house: House) -> Iterator[httpx.Client]:
-    house.with_keys()
+def admin(served: StartService, fakes: FakeServices) -> Iterator[httpx.Client]:
+    fakes.with_keys()
     settings = Settings(_env_file=None, api_key="a-key-of-sixteen-or-more")
     headers = {"X-API-Key": "a-key-of-sixteen-or-more"}
     with (
-        served(settings, house) as url,
+        served(settings, fakes) as url,
         httpx.Client(base_url=url, headers=headers, timeout=20) as client,
     ):
         yield client
 
 
-def test_the_life_of_a_key(admin: httpx.Client) -> None:
+def test_a_key_is_created_rotated_and_revoked(admin: httpx.Client) -> None:
     answer = admin.post("/v1/keys", json=NEW)
     assert (answer.status_code, answer.headers["Cache-Control"]) == (201, "no-store")
     made = answer.json()
@@ -71,10 +71,10 @@ def test_a_rotation_sent_again_makes_one_key(admin: httpx.Client) -> None:
     assert len(admin.get("/v1/keys").json()["items"]) == 2
 
 
-def test_what_is_done_is_answered_even_if_it_cannot_be_read_back(
+def test_a_key_is_returned_even_if_the_keys_cannot_be_read_again(
     admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the only copy of a new key would be lost."""
+    """Otherwise the only copy of a new key would be lost."""
 
     def away(self: Keys, known: int | None = None) -> None:
         raise Unavailable("The database is away.")
@@ -106,21 +106,21 @@ def test_what_is_done_is_answered_even_if_it_cannot_be_read_back(
         NEW | {"id": "key_000000000000"},
     ],
 )
-def test_what_makes_no_sense_is_refused(admin: httpx.Client, body: dict[str, object]) -> None:
+def test_an_invalid_key_is_refused(admin: httpx.Client, body: dict[str, object]) -> None:
     answer = admin.post("/v1/keys", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
     assert admin.get("/v1/keys").json()["items"] == []
 
 
-def test_what_is_not_there(admin: httpx.Client) -> None:
+def test_an_unknown_key_is_404(admin: httpx.Client) -> None:
     assert admin.delete("/v1/keys/key_000000000000").json()["code"] == "not_found"
     assert admin.delete("/v1/keys/me").json()["code"] == "validation_error"
     assert admin.get("/v1/audit?cursor=x").json()["code"] == "validation_error"
 
 
-def test_what_is_deleted_is_in_the_log(admin: httpx.Client, house: House) -> None:
+def test_a_deletion_is_in_the_audit_log(admin: httpx.Client, fakes: FakeServices) -> None:
     made = admin.post("/v1/keys", json={"name": "m", "scopes": ["models"]}).json()
     answer = admin.delete("/v1/models/squeezenet/versions/1", headers={"X-API-Key": made["key"]})
-    assert answer.status_code == 404  # not done, so not told
+    assert answer.status_code == 404  # not done, so not recorded
     actions = [one["action"] for one in admin.get("/v1/audit").json()["items"]]
     assert actions == ["key_created"]

@@ -1,9 +1,11 @@
-"""Every address of the service has a scope, and is closed to a key that has not."""
+"""Every route has a scope, and a key without that scope cannot use it."""
 
 import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import get_args
 
 import httpx
 import pytest
@@ -11,124 +13,155 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.routing import Mount
 
+from contracts.jobs import PLANNED_KINDS, WORK_QUEUES, JobKind
 from contracts.keys import SCOPES, NewKey, Scope
 from contracts.settings import Settings
 from database.audit import COMMAND
 from service.app import create_app
-from service.auth.scopes import PUBLIC, RULES, Access, Doors, access_of
+from service.auth.scopes import (
+    PLANNED_RULES,
+    PUBLIC,
+    RULES,
+    Access,
+    Rule,
+    ScopeTable,
+    access_of,
+)
 from tests.service.conftest import listening
-from tests.service.parts import House
+from tests.service.parts import FakeServices
+from workers.jobs.handlers import KINDS
 
-# Reasoned one by one in `service.auth.scopes`; an address more in here is a decision.
-OPEN_TO_ALL = {
+# The reasons are in `service.auth.scopes`; adding a path here is a decision.
+PUBLIC_PATHS = {
     *("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"),
     *("/docs", "/docs/start.js", "/docs/assets", "/openapi.json", "/.well-known/jwks.json"),
 }
+INFERENCE_KINDS = {"classify", "embed"}  # run by inference workers, which need no handler table
 
 
 @dataclass(frozen=True)
-class Door:
+class Route:
     method: str
     template: str
     access: Access
 
     @property
-    def address(self) -> str:
-        """One that the route takes, though there is nothing at it."""
+    def path(self) -> str:
+        """A path that the route matches, though nothing exists there."""
         return re.sub(r"\{[^}]+\}", "1", self.template)
 
 
-def doors() -> list[Door]:
-    """Every method of every route there is."""
-    app = create_app(Settings(_env_file=None), House().opening)
-    found = []
+def all_routes() -> list[Route]:
+    """Every method of every route."""
+    app = create_app(Settings(_env_file=None), FakeServices().open_services)
+    routes = []
     for context in iter_route_contexts(app.routes):
         if isinstance(context.original_route, Mount):
             continue
         for method in sorted(set(context.methods or ()) - {"HEAD"}):
-            path = context.path or ""
-            found.append(Door(method, path, access_of(method, path)))
-    return found
+            template = context.path or ""
+            routes.append(Route(method, template, access_of(method, template)))
+    return routes
 
 
-DOORS = doors()
-CLOSED = [door for door in DOORS if door.access != PUBLIC]
+def rule_of(route: Route) -> Rule:
+    """The first rule that matches, as in `access_of`."""
+    return next(
+        rule
+        for rule in RULES
+        if rule[0] in {"*", route.method} and fnmatchcase(route.template, rule[1])
+    )
+
+
+ROUTES = all_routes()
+CLOSED_ROUTES = [route for route in ROUTES if route.access != PUBLIC]
 
 
 @dataclass(frozen=True)
-class Locked:
+class Client:
     client: httpx.Client
     keys: dict[Scope, str]
 
 
 @pytest.fixture(scope="module")
-def house() -> House:
-    return House()
+def fakes() -> FakeServices:
+    return FakeServices()
 
 
 @pytest.fixture(scope="module")
-def locked(house: House) -> Iterator[Locked]:
-    table = house.with_keys()
+def keyed(fakes: FakeServices) -> Iterator[Client]:
+    table = fakes.with_keys()
     made = {
-        scope: table.create(NewKey(name=scope, scopes=[scope]), by=COMMAND).key or ""
+        scope: table.create(NewKey(name=scope, scopes=[scope]), actor=COMMAND).key or ""
         for scope in SCOPES
     }
     with (
-        listening(Settings(_env_file=None), house) as url,
+        listening(Settings(_env_file=None), fakes) as url,
         httpx.Client(base_url=url, timeout=20) as client,
     ):
-        yield Locked(client, made)
+        yield Client(client, made)
 
 
-def test_all_routes_were_found() -> None:
-    assert len(DOORS) > 50
-    assert {door.template for door in DOORS if door.access == PUBLIC} <= OPEN_TO_ALL
+def test_only_the_listed_paths_are_public() -> None:
+    assert len(ROUTES) > 50
+    assert {route.template for route in ROUTES if route.access == PUBLIC} <= PUBLIC_PATHS
 
 
-def test_what_is_public_is_what_was_reasoned() -> None:
+def test_every_listed_path_is_public() -> None:
     public = {pattern for _, pattern, access in RULES if access == PUBLIC}
-    matched = {one for one in OPEN_TO_ALL if access_of("GET", one) == PUBLIC}
-    assert matched == OPEN_TO_ALL
+    matched = {one for one in PUBLIC_PATHS if access_of("GET", one) == PUBLIC}
+    assert matched == PUBLIC_PATHS
     assert len(public) == 8
+
+
+def test_every_rule_has_a_route_unless_it_is_planned() -> None:
+    used = {rule_of(route) for route in ROUTES}
+    assert set(RULES) - used == set(PLANNED_RULES)
+
+
+def test_every_job_kind_has_a_handler_unless_it_is_planned() -> None:
+    kinds = set(get_args(JobKind))
+    assert set(KINDS) == kinds - INFERENCE_KINDS - PLANNED_KINDS
+    assert set(WORK_QUEUES) == kinds - INFERENCE_KINDS
 
 
 def test_a_route_without_a_scope_stops_the_start() -> None:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_api_route("/v1/forgotten", lambda: None, methods=["POST"])
     with pytest.raises(LookupError, match="POST /v1/forgotten"):
-        Doors().learn(app.routes)
+        ScopeTable.build(app.routes)
 
 
-def test_a_method_of_a_known_address_needs_a_scope_of_its_own() -> None:
+def test_another_method_of_a_known_path_needs_its_own_rule() -> None:
     with pytest.raises(LookupError):
         access_of("DELETE", "/v1/classify")
 
 
-@pytest.mark.parametrize("door", CLOSED, ids=lambda door: f"{door.method} {door.template}")
-def test_without_a_key_and_with_any_but_the_right_one_it_is_closed(
-    locked: Locked, door: Door
-) -> None:
-    answer = locked.client.request(door.method, door.address)
+@pytest.mark.parametrize(
+    "route", CLOSED_ROUTES, ids=lambda route: f"{route.method} {route.template}"
+)
+def test_a_route_is_closed_without_a_key_with_its_scope(keyed: Client, route: Route) -> None:
+    answer = keyed.client.request(route.method, route.path)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     for scope in SCOPES:
-        headers = {"X-API-Key": locked.keys[scope]}
-        if door.template.endswith("/events"):
+        headers = {"X-API-Key": keyed.keys[scope]}
+        if route.template.endswith("/events"):
             headers["Last-Event-ID"] = "0"
-        answer = locked.client.request(door.method, door.address, headers=headers)
-        if scope in door.access or scope == "admin":
+        answer = keyed.client.request(route.method, route.path, headers=headers)
+        if scope in route.access or scope == "admin":
             assert answer.status_code not in {401, 403}, scope
         else:
             assert answer.status_code == 403, scope
-            assert any(f"`{needed}`" in answer.text for needed in door.access)
+            assert any(f"`{needed}`" in answer.text for needed in route.access)
 
 
-def test_what_is_nowhere_needs_a_key_too(locked: Locked) -> None:
-    assert locked.client.get("/nowhere").status_code == 401
-    assert locked.client.post("/healthz").status_code == 401
-    with_key = {"X-API-Key": locked.keys["infer"]}
-    assert locked.client.get("/nowhere", headers=with_key).status_code == 404
-    assert locked.client.put("/v1/classify", headers=with_key).status_code == 405
+def test_an_unknown_path_needs_a_key_too(keyed: Client) -> None:
+    assert keyed.client.get("/nowhere").status_code == 401
+    assert keyed.client.post("/healthz").status_code == 401
+    with_key = {"X-API-Key": keyed.keys["infer"]}
+    assert keyed.client.get("/nowhere", headers=with_key).status_code == 404
+    assert keyed.client.put("/v1/classify", headers=with_key).status_code == 405
 
 
 @pytest.mark.parametrize(
@@ -148,10 +181,10 @@ def test_what_is_nowhere_needs_a_key_too(locked: Locked) -> None:
         "/v2/health/../models/squeezenet",
     ],
 )
-def test_no_spelling_of_an_address_goes_round_the_check(locked: Locked, path: str) -> None:
-    request = locked.client.build_request("GET", "/")
+def test_no_spelling_of_a_path_avoids_the_check(keyed: Client, path: str) -> None:
+    request = keyed.client.build_request("GET", "/")
     request.url = request.url.copy_with(raw_path=path.encode())
-    answer = locked.client.send(request)
+    answer = keyed.client.send(request)
     assert answer.status_code in {401, 404}
     assert "workers" not in answer.text
 
@@ -163,12 +196,12 @@ def test_no_spelling_of_an_address_goes_round_the_check(locked: Locked, path: st
         *("%C2%85", "%E2%80%A8", "%E2%80%A9", "%2F", "/", "//", "%3F", "%23", ";a", "%250A", "."),
     ],
 )
-def test_no_spelling_gives_a_key_more_than_its_scope(
-    locked: Locked, house: House, ending: str
+def test_no_spelling_gives_a_key_more_than_its_scopes(
+    keyed: Client, fakes: FakeServices, ending: str
 ) -> None:
-    """A `$` also matches before a last line feed: the router may see what a comparison does not."""
+    """A `$` also matches before a final line feed, so a router may match what `==` does not."""
     body = {"name": "mine", "scopes": ["admin"]}
-    before = house.keys.list().items
+    before = fakes.keys.list().items
     for scope in set(SCOPES) - {"admin"}:
         for method, path in (
             ("POST", "/v1/keys"),
@@ -178,41 +211,41 @@ def test_no_spelling_gives_a_key_more_than_its_scope(
         ):
             if scope in access_of(method, path):
                 continue
-            request = locked.client.build_request(
-                method, "/", json=body, headers={"X-API-Key": locked.keys[scope]}
+            request = keyed.client.build_request(
+                method, "/", json=body, headers={"X-API-Key": keyed.keys[scope]}
             )
             request.url = request.url.copy_with(raw_path=(path + ending).encode())
-            answer = locked.client.send(request)
+            answer = keyed.client.send(request)
             assert answer.status_code in {400, 403, 404, 405}, (method, path, scope)
-    after = house.keys.list().items
+    after = fakes.keys.list().items
     assert [one.id for one in after] == [one.id for one in before]
 
 
 @pytest.mark.parametrize("path", ["/healthz%0A", "/%0A", "/docs%0A", "/v1/models%0A", "/%C2%9F"])
-def test_a_control_character_is_refused_before_anything_else(locked: Locked, path: str) -> None:
-    for headers in ({}, {"X-API-Key": locked.keys["admin"]}):
-        request = locked.client.build_request("GET", "/", headers=headers)
+def test_a_control_character_is_refused_first(keyed: Client, path: str) -> None:
+    for headers in ({}, {"X-API-Key": keyed.keys["admin"]}):
+        request = keyed.client.build_request("GET", "/", headers=headers)
         request.url = request.url.copy_with(raw_path=path.encode())
-        answer = locked.client.send(request)
+        answer = keyed.client.send(request)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
         assert "control characters" in answer.json()["detail"]
 
 
-def test_an_address_is_matched_as_the_router_does() -> None:
-    app = create_app(Settings(_env_file=None), House().opening)
-    found: Doors = app.state.doors
-    for door in DOORS:
-        assert found.access(door.method, door.address) == door.access
-        # The routes take it so, however the check before would refuse it.
-        assert found.access(door.method, door.address + "\n") == door.access
-    assert found.access("GET", "/nowhere") is None
-    assert found.access("PUT", "/v1/classify") is None
+def test_paths_are_matched_as_the_router_does() -> None:
+    app = create_app(Settings(_env_file=None), FakeServices().open_services)
+    table: ScopeTable = app.state.scope_table
+    for route in ROUTES:
+        assert table.required_scopes(route.method, route.path) == route.access
+        # The router matches it too, although the check before it refuses such a path.
+        assert table.required_scopes(route.method, route.path + "\n") == route.access
+    assert table.required_scopes("GET", "/nowhere") is None
+    assert table.required_scopes("PUT", "/v1/classify") is None
 
 
-def test_what_the_check_does_not_know_is_not_passed_on() -> None:
-    """Even where the router would take it, and for a key that may do everything."""
+def test_a_route_that_is_not_in_the_table_is_not_reached() -> None:
+    """Even if the router would match it, and for a key with all scopes."""
     key = "a-key-of-sixteen-or-more"
-    app = create_app(Settings(_env_file=None, api_key=key), House().opening)
+    app = create_app(Settings(_env_file=None, api_key=key), FakeServices().open_services)
     app.add_api_route("/v1/late", lambda: "open", methods=["GET"])
 
     async def ask() -> httpx.Response:

@@ -1,5 +1,6 @@
-"""Datasets over a socket, on real folders and a real SQLite."""
+"""Datasets over a socket, with real folders and a real SQLite."""
 
+import errno
 import io
 import time
 from collections.abc import Callable
@@ -17,24 +18,25 @@ from contracts.settings import Settings
 from database.engine import open_engine
 from database.tables import Record
 from models.datasets.archives.limits import Limits
-from models.datasets.library import DEFAULT
+from models.datasets.store import DEFAULT_FRACTIONS
 from service.datasets.service import Datasets
+from service.http.multipart import Part
 from tests.models.datasets.packing import odd_tar, on_disk, photo, tarred, tree, zipped
-from tests.service.parts import House, datasets_in
+from tests.service.parts import FakeServices, datasets_in
 
 URL = "/v1/datasets"
 GOOD = tree({"cat": 8, "dog": 6})
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def fakes(tmp_path: Path) -> FakeServices:
     datasets = datasets_in(
         tmp_path, Limits(archive_bytes=300_000, image_bytes=20_000, free_bytes=0)
     )
     engine = open_engine(f"sqlite:///{tmp_path / 'opsin.db'}")
     Record.metadata.create_all(engine)
     engine.dispose()
-    return House(datasets=datasets)
+    return FakeServices(datasets=datasets)
 
 
 def send(client: httpx.Client, archive: bytes, **options: Any) -> httpx.Response:
@@ -43,7 +45,7 @@ def send(client: httpx.Client, archive: bytes, **options: Any) -> httpx.Response
     return client.post(URL, files=files, data=name, **options)
 
 
-def test_upload_look_and_delete(client: httpx.Client, tmp_path: Path) -> None:
+def test_a_dataset_is_created_read_and_deleted(client: httpx.Client, tmp_path: Path) -> None:
     before = on_disk(tmp_path / "datasets")
     made = send(client, zipped(GOOD | {"cat/a.txt": b"no", ".hidden": b""}), name="pets")
     body = made.json()
@@ -75,7 +77,7 @@ def test_upload_look_and_delete(client: httpx.Client, tmp_path: Path) -> None:
     assert on_disk(tmp_path / "datasets") - before <= {".staging"}
 
 
-def test_the_split_is_as_asked(client: httpx.Client) -> None:
+def test_the_split_follows_the_query(client: httpx.Client) -> None:
     archive = zipped(GOOD)
     some = send(client, archive, params={"validation": 0.25, "test": 0.5, "seed": 3}).json()
     assert some["splits"] == {"train": 3, "validation": 4, "test": 7}
@@ -84,7 +86,7 @@ def test_the_split_is_as_asked(client: httpx.Client) -> None:
     assert send(client, archive, params={"valid": 0.6}).status_code == 422
 
 
-def test_begin_empty_and_add(client: httpx.Client) -> None:
+def test_images_are_added_to_an_empty_dataset(client: httpx.Client) -> None:
     made = client.post(URL, json={"name": "mine"})
     assert (made.status_code, made.json()["trainable"]) == (201, False)
     address = f"{URL}/{made.json()['id']}/images"
@@ -123,7 +125,7 @@ def test_begin_empty_and_add(client: httpx.Client) -> None:
         (b"x" * 300_001, 413, "payload_too_large"),
     ],
 )
-def test_what_is_refused_leaves_nothing(
+def test_a_refused_archive_leaves_nothing(
     client: httpx.Client, tmp_path: Path, archive: bytes, status: int, code: str
 ) -> None:
     before = on_disk(tmp_path / "datasets")
@@ -134,7 +136,7 @@ def test_what_is_refused_leaves_nothing(
     assert client.get(URL).json()["items"] == []
 
 
-def test_forms_that_are_none(client: httpx.Client) -> None:
+def test_other_bodies_are_refused(client: httpx.Client) -> None:
     def code(**options: Any) -> tuple[int, str]:
         answer = client.post(URL, **options)
         return answer.status_code, answer.json()["code"]
@@ -153,7 +155,7 @@ def test_forms_that_are_none(client: httpx.Client) -> None:
     assert code(content=b"{", headers={"Content-Type": "application/json"})[0] == 422
 
 
-def test_the_same_key_makes_one(client: httpx.Client) -> None:
+def test_a_repeated_key_creates_one_dataset(client: httpx.Client) -> None:
     key = {"Idempotency-Key": "k1"}
     first = send(client, zipped(GOOD), headers=key)
     again = send(client, zipped(GOOD), headers=key)
@@ -176,7 +178,7 @@ def test_the_same_key_makes_one(client: httpx.Client) -> None:
     assert client.get(f"{URL}/{first.json()['id']}").json()["revision"] == 2
 
 
-def test_uploads_side_by_side(client: httpx.Client) -> None:
+def test_concurrent_uploads(client: httpx.Client) -> None:
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(lambda n: send(client, zipped(GOOD), name=f"n{n}"), range(2)))
     assert [one.status_code for one in answers] == [201, 201]
@@ -184,8 +186,8 @@ def test_uploads_side_by_side(client: httpx.Client) -> None:
     assert len({one.json()["digest"] for one in answers}) == 1
 
 
-def test_there_is_room_for_a_few_uploads(client: httpx.Client, house: House) -> None:
-    held = [house.datasets.place(f"key {at}") for at in range(4)]
+def test_the_number_of_uploads_is_limited(client: httpx.Client, fakes: FakeServices) -> None:
+    held = [fakes.datasets.upload_slot(f"key {at}") for at in range(4)]
     for one in held:
         one.__enter__()
     full = send(client, zipped(GOOD))
@@ -196,44 +198,57 @@ def test_there_is_room_for_a_few_uploads(client: httpx.Client, house: House) -> 
     assert send(client, zipped(GOOD)).status_code == 201
 
 
-def test_one_client_does_not_have_all_the_room(client: httpx.Client, house: House) -> None:
-    held = [house.datasets.place("address 127.0.0.1") for _ in range(2)]
+def test_a_full_disk_is_a_503_with_a_retry(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_part: Part, _file: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Part, "flush", fail)
+    refused = send(client, zipped(GOOD))
+    assert (refused.status_code, refused.json()["code"]) == (503, "dependency_unavailable")
+    assert "no room" in refused.json()["detail"]
+    assert "Retry-After" in refused.headers
+
+
+def test_one_client_may_not_use_all_upload_slots(client: httpx.Client, fakes: FakeServices) -> None:
+    held = [fakes.datasets.upload_slot("address 127.0.0.1") for _ in range(2)]
     for one in held:
         one.__enter__()
     full = send(client, zipped(GOOD))
     assert (full.status_code, full.json()["code"]) == (429, "queue_full")
-    with house.datasets.place("another"):
+    with fakes.datasets.upload_slot("another"):
         pass
     for one in held:
         one.__exit__(None, None, None)
     assert send(client, zipped(GOOD)).status_code == 201
 
 
-def test_the_deadline_leaves_nothing(client: httpx.Client, tmp_path: Path) -> None:
+def test_a_passed_deadline_leaves_nothing(client: httpx.Client, tmp_path: Path) -> None:
     archive = zipped(tree({"cat": 500}))
     answer = send(client, archive, headers={"X-Timeout-Ms": "60"})
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
     assert on_disk(tmp_path / "datasets") <= {".staging"}
 
 
-def test_a_large_archive_or_one_that_can_wait_is_taken_in_by_a_job(
-    settings: Settings, house: House, served: Callable[..., AbstractContextManager[str]]
+def test_a_large_or_deferred_archive_is_imported_by_a_job(
+    settings: Settings, fakes: FakeServices, served: Callable[..., AbstractContextManager[str]]
 ) -> None:
     archive = zipped(GOOD)
     small = settings.model_copy(update={"dataset_job_bytes": len(archive)})
-    with served(small, house) as url, httpx.Client(base_url=url) as client:
+    with served(small, fakes) as url, httpx.Client(base_url=url) as client:
         large = send(client, archive, params={"test": 0.5}, name="pets")
         wished = send(client, zipped({}), headers={"Prefer": "respond-async"})
         assert send(client, archive[:-1]).json()["code"] == "invalid_archive"
     assert [one.status_code for one in (large, wished)] == [202, 202]
     assert large.headers["Location"] == f"/v1/jobs/{large.json()['id']}"
-    kind, request, inputs = house.shelf.worked[0]
+    kind, request, inputs = fakes.jobs.worked[0]
     assert (kind, inputs) == ("dataset_import", {"archive": archive})
     assert request == {"name": "pets", "validation": 0.15, "test": 0.5, "seed": 0}
-    assert house.datasets.library.ids() == []
+    assert fakes.datasets.store.ids() == []
 
 
-def test_the_same_key_is_the_same_request_at_once_or_later(client: httpx.Client) -> None:
+def test_a_key_holds_for_deferred_and_immediate_requests(client: httpx.Client) -> None:
     at_once, later = {"Idempotency-Key": "k9"}, {"Prefer": "respond-async"}
     made = send(client, zipped(GOOD), headers=at_once)
     again = send(client, zipped(GOOD), headers=at_once | later)
@@ -244,12 +259,14 @@ def test_the_same_key_is_the_same_request_at_once_or_later(client: httpx.Client)
     assert len(client.get(URL).json()["items"]) == 1
 
 
-def test_who_deletes_meets_the_training_that_is_being_queued(tmp_path: Path, house: House) -> None:
-    """The check and the job that it looks for are never interleaved with another's."""
+def test_a_deletion_waits_for_a_training_that_is_being_queued(
+    tmp_path: Path, fakes: FakeServices
+) -> None:
+    """The check for jobs and the creation of one are never interleaved."""
     queued: list[str] = []
-    datasets = Datasets(house.datasets.library, house.datasets.rows, lambda _: bool(queued))
-    made = datasets.create("pets", None, DEFAULT, told=lambda *_: None)["id"]
-    with ThreadPoolExecutor(2) as threads, datasets.library.hold(made):
+    datasets = Datasets(fakes.datasets.store, fakes.datasets.rows, lambda _: bool(queued))
+    made = datasets.create("pets", None, DEFAULT_FRACTIONS, progress=lambda *_: None)["id"]
+    with ThreadPoolExecutor(2) as threads, datasets.store.lock(made):
         deletion = threads.submit(datasets.delete, made)
         addition = threads.submit(datasets.add, made, [], "cat", None)
         time.sleep(0.2)
@@ -259,15 +276,15 @@ def test_who_deletes_meets_the_training_that_is_being_queued(tmp_path: Path, hou
     for refused in (deletion, addition):
         with pytest.raises(Conflict, match="A training uses"):
             refused.result(30)
-    assert datasets.library.ids() == [made]
+    assert datasets.store.ids() == [made]
 
 
-def test_what_a_training_uses_stays(tmp_path: Path, house: House) -> None:
+def test_a_dataset_in_use_is_not_deleted(tmp_path: Path, fakes: FakeServices) -> None:
     used: set[str] = set()
-    datasets = Datasets(house.datasets.library, house.datasets.rows, used.__contains__)
+    datasets = Datasets(fakes.datasets.store, fakes.datasets.rows, used.__contains__)
     archive = tmp_path / "a.zip"
     archive.write_bytes(zipped(GOOD))
-    made = datasets.create("x", archive, DEFAULT, told=lambda done, path: None)
+    made = datasets.create("x", archive, DEFAULT_FRACTIONS, progress=lambda done, path: None)
     used.add(made["id"])
     with pytest.raises(Conflict, match="A training uses"):
         datasets.delete(made["id"])
@@ -275,14 +292,14 @@ def test_what_a_training_uses_stays(tmp_path: Path, house: House) -> None:
     datasets.delete(made["id"])
 
 
-def test_rows_follow_the_folders(tmp_path: Path, house: House) -> None:
-    datasets = house.datasets
+def test_rows_follow_the_folders(tmp_path: Path, fakes: FakeServices) -> None:
+    datasets = fakes.datasets
     archive = tmp_path / "a.zip"
     archive.write_bytes(zipped(GOOD))
-    placed = datasets.library.create("killed before its row", archive).info
+    placed = datasets.store.create("killed before its row", archive).info
     assert datasets.rows.revisions() == {}
     datasets.reconcile()
     assert datasets.rows.get(placed.id) == placed
-    datasets.library.delete(placed.id)
+    datasets.store.delete(placed.id)
     datasets.reconcile()
     assert datasets.rows.revisions() == {}

@@ -1,10 +1,10 @@
 import numpy as np
 
-from service.explanation.cache import ExplanationCache, Kept, key_of
+from service.explanation.cache import CachedExplanation, ExplanationCache, key_of
 
 
-def kept(values: int) -> Kept:
-    return Kept(np.zeros(values, np.float32), b"")
+def kept(values: int) -> CachedExplanation:
+    return CachedExplanation(np.zeros(values, np.float32), b"")
 
 
 def test_it_never_grows_beyond_its_bytes_and_keeps_what_was_asked_last() -> None:

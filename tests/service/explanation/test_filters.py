@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from contracts.settings import Settings
-from tests.service.parts import House
+from tests.service.parts import FakeServices
 
 
 @pytest.fixture
-def promoted(with_layers: House) -> House:
+def promoted(with_layers: FakeServices) -> FakeServices:
     with_layers.store.promote("squeezenet", 1)
     return with_layers
 
@@ -23,21 +23,25 @@ def post(client: httpx.Client, key: str | None = None, **body: Any) -> httpx.Res
 
 
 def test_filters_without_a_model_are_of_the_first_that_is_ready(
-    settings: Settings, with_layers: House, served: Callable[..., AbstractContextManager[str]]
+    settings: Settings,
+    with_layers: FakeServices,
+    served: Callable[..., AbstractContextManager[str]],
 ) -> None:
     settings = settings.model_copy(update={"models": ("vgg16", "squeezenet")})  # only one is ready
     with served(settings, with_layers) as url:
         answer = httpx.post(f"{url}/v1/filters", json={"layer": "conv1", "version": 1})
     assert answer.status_code == 202
-    _, request, _ = with_layers.shelf.worked[-1]
+    _, request, _ = with_layers.jobs.worked[-1]
     assert (request["model"], request["version"]) == ("squeezenet", 1)
 
 
-def test_a_job_has_its_model_and_version_pinned(client: httpx.Client, promoted: House) -> None:
+def test_a_job_has_its_model_and_version_pinned(
+    client: httpx.Client, promoted: FakeServices
+) -> None:
     answer = post(client, version="champion", filters=[511, 0])
     assert answer.status_code == 202
     assert answer.headers["Location"] == f"/v1/jobs/{answer.json()['id']}"
-    kind, request, _ = promoted.shelf.worked[-1]
+    kind, request, _ = promoted.jobs.worked[-1]
     assert kind == "filters"
     assert (request["model"], request["version"]) == ("squeezenet", 1)
     assert (request["layer"], request["filters"]) == (None, [511, 0])
@@ -62,20 +66,20 @@ def test_a_job_has_its_model_and_version_pinned(client: httpx.Client, promoted: 
     ],
 )
 def test_what_cannot_be_is_refused_at_once(
-    client: httpx.Client, promoted: House, body: dict[str, Any]
+    client: httpx.Client, promoted: FakeServices, body: dict[str, Any]
 ) -> None:
     answer = post(client, **body)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
-    assert promoted.shelf.worked == []
+    assert promoted.jobs.worked == []
 
 
-def test_the_filters_that_there_are_are_told(client: httpx.Client, promoted: House) -> None:
+def test_the_filters_that_there_are_are_told(client: httpx.Client, promoted: FakeServices) -> None:
     assert "'fire9_concat' has 512, numbered 0 to 511" in post(client, filters=[512]).text
     assert post(client, layer="fire99").json()["code"] == "layer_not_found"
 
 
 def test_a_key_finds_its_first_answer_whatever_has_become_of_the_names(
-    client: httpx.Client, promoted: House
+    client: httpx.Client, promoted: FakeServices
 ) -> None:
     first = post(client, "k1", model="squeezenet", filters=[3])
     folder = promoted.store._folder("squeezenet")
@@ -83,7 +87,7 @@ def test_a_key_finds_its_first_answer_whatever_has_become_of_the_names(
     again = post(client, "k1", filters=[3], model="squeezenet")
     assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
     assert again.headers["Location"] == first.headers["Location"]
-    assert len(promoted.shelf.worked) == 1
+    assert len(promoted.jobs.worked) == 1
     assert post(client, "k1", model="squeezenet", filters=[4]).status_code == 409
     assert post(client, "k2", model="squeezenet", filters=[3]).status_code == 404
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contracts.queue.explain_messages import MapNote, read_ask
+from contracts.queue.explain_messages import ExplainReply, parse_request
 from contracts.queue.messages import Reply
-from tests.service.parts import House, picture
+from tests.service.parts import FakeServices, gray_png
 
 JSON = {"Accept": "application/json"}
 PNG = {"Content-Type": "image/png"}
@@ -21,7 +21,7 @@ def post(
     client: httpx.Client, data: bytes | None = None, path: str = "/v1/heatmap", **params: Any
 ) -> httpx.Response:
     headers = PNG | (params.pop("headers", None) or {})
-    return client.post(path, params=params, content=data or picture(), headers=headers)
+    return client.post(path, params=params, content=data or gray_png(), headers=headers)
 
 
 def test_a_picture_by_default_and_at_its_own_size(client: httpx.Client) -> None:
@@ -33,7 +33,7 @@ def test_a_picture_by_default_and_at_its_own_size(client: httpx.Client) -> None:
 
 
 def test_numbers_when_asked_for(client: httpx.Client) -> None:
-    body = post(client, picture(100), headers=JSON).json()
+    body = post(client, gray_png(100), headers=JSON).json()
     assert (body["model"], body["method"], body["layer"]) == (
         "squeezenet",
         "grad_cam",
@@ -61,11 +61,11 @@ def test_no_evidence_is_zeros_and_said(client: httpx.Client) -> None:
     assert post(client, class_index=7, legend=True).status_code == 200
 
 
-def test_several_classes(client: httpx.Client, house: House) -> None:
+def test_several_classes(client: httpx.Client, fakes: FakeServices) -> None:
     body = post(client, headers=JSON, class_index=[3, 281]).json()
     assert [one["target"]["index"] for one in body["maps"]] == [3, 281]
     assert "grid" not in body
-    assert house.dispatch.asked[-1][1] == [3, 281]
+    assert fakes.dispatcher.asked[-1][1] == [3, 281]
     strip = Image.open(io.BytesIO(post(client, class_index=[3, 281]).content))
     assert strip.size == (88, 30)
 
@@ -73,7 +73,7 @@ def test_several_classes(client: httpx.Client, house: House) -> None:
 def test_several_images_each_have_their_own(client: httpx.Client) -> None:
     files = [
         ("image", (name, data, "image/png"))
-        for name, data in (("a", picture(50)), ("b", b"x"), ("c", picture(60)))
+        for name, data in (("a", gray_png(50)), ("b", b"x"), ("c", gray_png(60)))
     ]
     body = client.post("/v1/heatmap", files=files, headers=JSON).json()
     first, second, third = body["results"]
@@ -84,15 +84,15 @@ def test_several_images_each_have_their_own(client: httpx.Client) -> None:
     assert "application/json" in refused.json()["detail"]
 
 
-def test_the_same_again_is_not_computed_again(client: httpx.Client, house: House) -> None:
+def test_the_same_again_is_not_computed_again(client: httpx.Client, fakes: FakeServices) -> None:
     first = post(client, headers=JSON, class_index=3).json()
     assert first["cached"] is False
-    asked = len(house.dispatch.asked)
+    asked = len(fakes.dispatcher.asked)
     again = post(client, headers=JSON, class_index=3).json()
     assert again["cached"] is True
     assert again["grid"] == first["grid"]
     assert post(client, class_index=3).headers["X-Cache"] == "hit"
-    assert len(house.dispatch.asked) == asked
+    assert len(fakes.dispatcher.asked) == asked
     assert post(client, headers=JSON, class_index=4).json()["cached"] is False
     assert post(client, headers=JSON, class_index=3, method="layer_cam").json()["cached"] is False
 
@@ -120,13 +120,13 @@ def test_what_makes_no_difference_is_the_same_again(client: httpx.Client) -> Non
     ],
 )
 def test_it_waits_where_it_belongs(
-    client: httpx.Client, house: House, params: dict[str, Any], lane: str
+    client: httpx.Client, fakes: FakeServices, params: dict[str, Any], lane: str
 ) -> None:
     assert post(client, **params).status_code == 200
-    operation, _, note = house.dispatch.asked[-1]
+    operation, _, note = fakes.dispatcher.asked[-1]
     assert operation == lane
     named = params.get("layer")
-    assert read_ask(note).layer == (None if named == "fire9_concat" else named)
+    assert parse_request(note).layer == (None if named == "fire9_concat" else named)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_it_waits_where_it_belongs(
     ],
 )
 def test_nonsense_is_refused_before_anything_is_computed(
-    client: httpx.Client, house: House, params: dict[str, Any]
+    client: httpx.Client, fakes: FakeServices, params: dict[str, Any]
 ) -> None:
     answer = post(client, **params)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
-    assert house.dispatch.asked == []
+    assert fakes.dispatcher.asked == []
 
 
 def test_an_image_that_cannot_be_read(client: httpx.Client) -> None:
@@ -156,26 +156,26 @@ def test_an_image_that_cannot_be_read(client: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
 
 
-def test_a_job_has_the_files_and_the_question(client: httpx.Client, house: House) -> None:
+def test_a_job_has_the_files_and_the_question(client: httpx.Client, fakes: FakeServices) -> None:
     answer = post(client, headers={"Prefer": "respond-async"}, method="score_cam", class_index=3)
     assert answer.status_code == 202
     assert answer.headers["Location"] == f"/v1/jobs/{answer.json()['id']}"
     assert answer.json()["kind"] == "heatmap"
-    kind, request, inputs = house.shelf.worked[-1]
+    kind, request, inputs = fakes.jobs.worked[-1]
     assert kind == "heatmap"
     assert request["question"]["method"] == "score_cam"
     assert (request["version"], request["classes"]) == (1, [3])
-    assert inputs == {"image-000": picture()}
+    assert inputs == {"image-000": gray_png()}
     json.dumps(request)
 
 
-def test_feature_maps(client: httpx.Client, house: House) -> None:
+def test_feature_maps(client: httpx.Client, fakes: FakeServices) -> None:
     body = post(client, path="/v1/activations", headers=JSON, channels=3).json()
     assert (body["channels"], body["shape"]) == (3, [2, 2])
     blank, second, _ = body["maps"]
     assert (blank["blank"], second["blank"]) == (True, False)
     assert second["values"] == [[0, 1], [1, 0]]
-    assert house.dispatch.asked[-1][0] == "explain"
+    assert fakes.dispatcher.asked[-1][0] == "explain"
     answer = post(client, path="/v1/activations", channels=3)
     sheet = np.asarray(Image.open(io.BytesIO(answer.content)))
     assert sheet.std() > 10
@@ -189,7 +189,7 @@ def test_feature_maps(client: httpx.Client, house: House) -> None:
 )
 def test_a_layer_is_refused_before_the_image_is_read(
     client: httpx.Client,
-    with_layers: House,
+    with_layers: FakeServices,
     headers: dict[str, str],
     layer: str,
     status: int,
@@ -200,35 +200,35 @@ def test_a_layer_is_refused_before_the_image_is_read(
     assert "fire9_concat" in answer.json()["detail"]
     told = post(client, b"no image", path="/v1/activations", layer=layer)
     assert (told.status_code, told.json()["code"]) == (status, code)
-    assert with_layers.dispatch.asked == []
+    assert with_layers.dispatcher.asked == []
     assert post(client, layer="conv1").status_code == 200
 
 
 def test_too_many_numbers_are_refused_before_the_image_is_read(
-    client: httpx.Client, with_layers: House
+    client: httpx.Client, with_layers: FakeServices
 ) -> None:
     path = "/v1/activations"
     answer = post(client, b"no image", path=path, layer="conv1", channels=64, headers=JSON)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
     assert "channels=39" in answer.json()["detail"]
-    assert with_layers.dispatch.asked == []
+    assert with_layers.dispatcher.asked == []
     assert post(client, path=path, layer="conv1", channels=39, headers=JSON).status_code == 200
     assert post(client, path=path, layer="conv1", channels=64).status_code == 200
 
 
 def test_drawing_and_large_answers_leave_the_decoder_alone(
-    client: httpx.Client, house: House
+    client: httpx.Client, fakes: FakeServices
 ) -> None:
     assert post(client).headers["Vary"] == "Accept"
     assert post(client, path="/v1/activations", headers=JSON).headers["Vary"] == "Accept"
-    assert (house.decoder.runs, house.renderer.runs) == (0, 2)
+    assert (fakes.decoder.runs, fakes.renderer.runs) == (0, 2)
     assert post(client, headers=JSON).headers["Vary"] == "Accept"
-    assert house.renderer.runs == 2, "four numbers are written at once"
+    assert fakes.renderer.runs == 2, "four numbers are written at once"
     rows = np.ones((80, 80), np.float32)
-    note = MapNote(shape=(80, 80), layer="conv1", target=3, probability=0.5)
-    house.dispatch.answers = [
+    note = ExplainReply(shape=(80, 80), layer="conv1", target=3, probability=0.5)
+    fakes.dispatcher.answers = [
         Reply(bytes(16), 1, 1, 0.0, 0.0, vector=rows.ravel(), note=note.pack())
     ]
-    body = post(client, picture(31), headers=JSON, layer="conv1").json()
+    body = post(client, gray_png(31), headers=JSON, layer="conv1").json()
     assert body["grid"]["values"] == rows.tolist()
-    assert (house.decoder.runs, house.renderer.runs) == (0, 3)
+    assert (fakes.decoder.runs, fakes.renderer.runs) == (0, 3)

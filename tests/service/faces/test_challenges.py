@@ -1,4 +1,4 @@
-"""Challenges in a real Valkey: random, bound, used once, forgotten in time, few."""
+"""Challenges in a real Valkey: random, bound to a purpose, used once, expiring and limited."""
 
 import asyncio
 from collections import Counter
@@ -11,9 +11,10 @@ import redis
 from redis.asyncio import Redis
 
 from contracts.errors import Conflict, RateLimited, Unavailable
+from contracts.faces.enrollments import AnsweredChallenge
 from contracts.faces.liveness import ACTIONS, CHALLENGE_SECONDS, Challenge, NewChallenge, Purpose
 from contracts.queue import redis_keys
-from service.faces.challenges import MOST_A_CLIENT, MOST_A_SUBJECT, MOST_DRAWN, Challenges, Taken
+from service.faces.challenges import MAX_DRAWS, MAX_PER_CLIENT, MAX_PER_SUBJECT, Challenges
 from tests.valkey import RealValkey
 
 T = TypeVar("T")
@@ -23,20 +24,20 @@ Use = Callable[[Challenges], Awaitable[T]]
 
 
 def run(valkey: RealValkey, use: Use[T]) -> T:
-    async def go() -> T:
+    async def with_client() -> T:
         async with Redis.from_url(valkey.url) as client:
             return await use(Challenges(client, lambda: NOW))
 
-    return asyncio.run(go())
+    return asyncio.run(with_client())
 
 
-def asked(
+def new_challenge(
     subject: str = ADA, purpose: Purpose = "login", device: str | None = "phone"
 ) -> NewChallenge:
     return NewChallenge(purpose=purpose, subject_id=subject, device_id=device)
 
 
-async def take(
+async def consume(
     challenges: Challenges,
     challenge: Challenge,
     nonce: str | None = None,
@@ -44,8 +45,8 @@ async def take(
     purpose: Purpose = "login",
     subject: str = ADA,
     device: str | None = "phone",
-) -> Taken:
-    return await challenges.take(
+) -> AnsweredChallenge:
+    return await challenges.consume(
         challenge.id,
         challenge.nonce if nonce is None else nonce,
         purpose=purpose,
@@ -54,29 +55,31 @@ async def take(
     )
 
 
-def test_it_is_taken_once(valkey: RealValkey) -> None:
+def test_a_challenge_can_be_consumed_once(valkey: RealValkey) -> None:
     async def use(challenges: Challenges) -> None:
-        made = await challenges.create(asked(), "client")
-        assert len(made.actions) == len(set(made.actions)) == 3
-        assert set(made.actions) <= set(ACTIONS)
-        assert made.expires_at == NOW + timedelta(seconds=90)
-        assert (made.max_seconds, made.min_fps) == (12, 10)
-        assert len(made.nonce) == 22  # 128 bits in base64
-        assert await take(challenges, made) == Taken(made.id, made.actions)
+        created = await challenges.create(new_challenge(), "client")
+        assert len(created.actions) == len(set(created.actions)) == 3
+        assert set(created.actions) <= set(ACTIONS)
+        assert created.expires_at == NOW + timedelta(seconds=90)
+        assert (created.max_seconds, created.min_fps) == (12, 10)
+        assert len(created.nonce) == 22  # 128 bits in base64
+        assert await consume(challenges, created) == AnsweredChallenge(
+            id=created.id, actions=created.actions
+        )
         with pytest.raises(Conflict):
-            await take(challenges, made)
+            await consume(challenges, created)
 
     run(valkey, use)
 
 
-def test_of_two_at_once_one_is_refused(valkey: RealValkey) -> None:
+def test_one_of_several_simultaneous_answers_is_accepted(valkey: RealValkey) -> None:
     async def use(challenges: Challenges) -> None:
         for _ in range(5):
-            made = await challenges.create(asked(), "client")
+            created = await challenges.create(new_challenge(), "client")
             both = await asyncio.gather(
-                *(take(challenges, made) for _ in range(4)), return_exceptions=True
+                *(consume(challenges, created) for _ in range(4)), return_exceptions=True
             )
-            assert Counter(map(type, both)) == {Taken: 1, Conflict: 3}
+            assert Counter(map(type, both)) == {AnsweredChallenge: 1, Conflict: 3}
 
     run(valkey, use)
 
@@ -92,125 +95,125 @@ def test_of_two_at_once_one_is_refused(valkey: RealValkey) -> None:
         {"device": None},
     ],
 )
-def test_a_wrong_answer_uses_it_up(valkey: RealValkey, wrong: dict[str, str]) -> None:
+def test_a_wrong_answer_uses_up_the_challenge(valkey: RealValkey, wrong: dict[str, str]) -> None:
     async def use(challenges: Challenges) -> None:
-        made = await challenges.create(asked(), "client")
+        created = await challenges.create(new_challenge(), "client")
         with pytest.raises(Conflict) as refused:
-            await take(challenges, made, **wrong)  # type: ignore[arg-type]
+            await consume(challenges, created, **wrong)  # type: ignore[arg-type]
         with pytest.raises(Conflict) as again:
-            await take(challenges, made)
-        # Nothing tells a thief how near he was.
+            await consume(challenges, created)
+        # The error does not say what was wrong.
         assert refused.value.detail == again.value.detail
 
     run(valkey, use)
 
 
-def test_an_expired_or_invented_one_is_unknown(valkey: RealValkey) -> None:
+def test_an_expired_or_invented_challenge_is_unknown(valkey: RealValkey) -> None:
     async def use(challenges: Challenges) -> None:
-        made = await challenges.create(asked(), "client")
+        created = await challenges.create(new_challenge(), "client")
         with redis.Redis.from_url(valkey.url) as client:
-            assert 0 < client.ttl(redis_keys.challenge(made.id)) <= CHALLENGE_SECONDS
-            client.pexpire(redis_keys.challenge(made.id), 1)
+            assert 0 < client.ttl(redis_keys.challenge(created.id)) <= CHALLENGE_SECONDS
+            client.pexpire(redis_keys.challenge(created.id), 1)
         await asyncio.sleep(0.05)
         with pytest.raises(Conflict):
-            await take(challenges, made)
-        for invented in ("ch_" + 16 * "x", "", "ch_*", "../" + made.id, made.id + "\n"):
+            await consume(challenges, created)
+        for invented in ("ch_" + 16 * "x", "", "ch_*", "../" + created.id, created.id + "\n"):
             with pytest.raises(Conflict):
-                await take(challenges, made.model_copy(update={"id": invented}))
+                await consume(challenges, created.model_copy(update={"id": invented}))
 
     run(valkey, use)
 
 
-def test_redis_never_holds_a_nonce(valkey: RealValkey) -> None:
+def test_redis_never_contains_a_nonce(valkey: RealValkey) -> None:
     async def use(challenges: Challenges) -> Challenge:
-        return await challenges.create(asked(), "10.0.0.7")
+        return await challenges.create(new_challenge(), "10.0.0.7")
 
-    made = run(valkey, use)
+    created = run(valkey, use)
     with redis.Redis.from_url(valkey.url) as client:
         keys = client.keys("*")
         held = b"".join(keys) + b"".join(client.get(key) or b"" for key in keys)
-    assert made.nonce.encode() not in held
+    assert created.nonce.encode() not in held
     assert b"10.0.0.7" not in held
 
 
-def test_actions_come_in_any_order(valkey: RealValkey) -> None:
+def test_actions_are_in_random_order(valkey: RealValkey) -> None:
     async def use(challenges: Challenges) -> list[tuple[str, ...]]:
-        made = [await challenges.create(asked(f"sub_{n}"), "client") for n in range(120)]
-        assert len({one.nonce for one in made} | {one.id for one in made}) == 240
-        return [one.actions for one in made]
+        created = [await challenges.create(new_challenge(f"sub_{n}"), "client") for n in range(120)]
+        assert len({one.nonce for one in created} | {one.id for one in created}) == 240
+        return [one.actions for one in created]
 
     actions = run(valkey, use)
     firsts = Counter(one[0] for one in actions)
     assert set(firsts) == set(ACTIONS)
-    assert len(set(actions)) > 50  # of 120 there are
+    assert len(set(actions)) > 50  # of 120 possible ones
 
 
-def test_nobody_picks_a_challenge(valkey: RealValkey) -> None:
-    """Whoever asks again, as another device or client, answered or not, is asked the same."""
+def test_repeated_requests_get_the_same_actions(valkey: RealValkey) -> None:
+    """Also from another device or client, and whether or not one was answered."""
 
     async def use(challenges: Challenges) -> list[Challenge]:
-        made = [
-            await challenges.create(asked(device=f"device-{n}"), f"client-{n % 2}")
+        created = [
+            await challenges.create(new_challenge(device=f"device-{n}"), f"client-{n % 2}")
             for n in range(6)
         ]
-        await take(challenges, made[0], device="device-0")
-        made.append(await challenges.create(asked(), "another"))
-        await challenges.create(asked(purpose="enroll"), "client")
-        return made
+        await consume(challenges, created[0], device="device-0")
+        created.append(await challenges.create(new_challenge(), "another"))
+        await challenges.create(new_challenge(purpose="enroll"), "client")
+        return created
 
-    made = run(valkey, use)
-    assert len({one.actions for one in made}) == 1
-    assert len({one.nonce for one in made}) == 7
+    created = run(valkey, use)
+    assert len({one.actions for one in created}) == 1
+    assert len({one.nonce for one in created}) == 7
     with redis.Redis.from_url(valkey.url) as client:
-        asked_key = redis_keys.challenge_asked(ADA, "login")
+        asked_key = redis_keys.challenge_actions(ADA, "login")
         assert 0 < client.ttl(asked_key) <= CHALLENGE_SECONDS
-        assert client.get(redis_keys.challenges_drawn(ADA)) == b"2"
+        assert client.get(redis_keys.challenge_draws(ADA)) == b"2"
 
         async def wait_and_ask(challenges: Challenges) -> set[tuple[str, ...]]:
-            drawn = set()
-            for n in range(MOST_DRAWN - 2):
-                client.delete(asked_key)  # as when its time is over
-                drawn.add((await challenges.create(asked(), f"later-{n}")).actions)
+            seen_actions = set()
+            for n in range(MAX_DRAWS - 2):
+                client.delete(asked_key)  # as if it had expired
+                seen_actions.add((await challenges.create(new_challenge(), f"later-{n}")).actions)
             client.delete(asked_key)
             with pytest.raises(RateLimited) as refused:
-                await challenges.create(asked(), "last")
+                await challenges.create(new_challenge(), "last")
             assert 0 < (refused.value.retry_after or 0) <= 3600
-            return drawn
+            return seen_actions
 
         assert len(run(valkey, wait_and_ask)) > 2
 
 
-def test_nobody_gets_them_without_end(valkey: RealValkey) -> None:
+def test_challenges_are_limited_per_client_and_subject(valkey: RealValkey) -> None:
     async def use(challenges: Challenges) -> None:
-        for _ in range(MOST_A_SUBJECT):
-            await challenges.create(asked(), "client")
+        for _ in range(MAX_PER_SUBJECT):
+            await challenges.create(new_challenge(), "client")
         with pytest.raises(RateLimited) as refused:
-            await challenges.create(asked(), "client")
+            await challenges.create(new_challenge(), "client")
         assert 0 < (refused.value.retry_after or 0) <= CHALLENGE_SECONDS
-        # Another client is not kept from the subject, nor this one from others.
-        await challenges.create(asked(), "another")
-        await challenges.create(asked("sub_eve"), "client")
+        # Another client may use the subject, and this client other subjects.
+        await challenges.create(new_challenge(), "another")
+        await challenges.create(new_challenge("sub_eve"), "client")
 
     run(valkey, use)
     with redis.Redis.from_url(valkey.url) as client:
         (whole,) = [key for key in client.keys("challenges:*:") if int(client.get(key)) > 5]
-        client.set(whole, MOST_A_CLIENT, keepttl=True)
+        client.set(whole, MAX_PER_CLIENT, keepttl=True)
 
     async def more(challenges: Challenges) -> None:
         with pytest.raises(RateLimited):
-            await challenges.create(asked("sub_new"), "client")
+            await challenges.create(new_challenge("sub_new"), "client")
 
     run(valkey, more)
 
 
-def test_without_redis_it_is_said() -> None:
+def test_without_redis_it_is_unavailable() -> None:
     async def go() -> None:
         async with Redis.from_url("redis://127.0.0.1:9") as client:
             challenges = Challenges(client, lambda: NOW)
             with pytest.raises(Unavailable):
-                await challenges.create(asked(), "client")
+                await challenges.create(new_challenge(), "client")
             with pytest.raises(Unavailable):
-                await challenges.take(
+                await challenges.consume(
                     "ch_" + 16 * "x", "n", purpose="login", subject_id=ADA, device_id=None
                 )
 

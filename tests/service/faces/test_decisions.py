@@ -1,11 +1,11 @@
-"""Where a match ends and doubt begins."""
+"""The limits between match, uncertain and no match."""
 
 import pytest
 
 from contracts.faces.subjects import Candidate, Threshold
-from service.faces.recognition import Verdict, identified, judged
+from service.faces.recognition import Verdict, judge_candidates, judge_similarity
 
-AT = Threshold(similarity=0.9, margin=0.02)
+THRESHOLD = Threshold(similarity=0.9, margin=0.02)
 
 
 @pytest.mark.parametrize(
@@ -22,22 +22,22 @@ AT = Threshold(similarity=0.9, margin=0.02)
         (-1.0, 0.99, Verdict("no_match", "not_similar")),
     ],
 )
-def test_similarities_become_decisions(
+def test_a_similarity_gives_a_decision(
     similarity: float, other: float | None, expected: Verdict
 ) -> None:
     others = [Candidate("sub_other", other)] if other is not None else []
-    assert judged(similarity, AT, others) == expected
+    assert judge_similarity(similarity, THRESHOLD, others) == expected
     if other is None or other < similarity:
-        assert identified([Candidate("sub_a", similarity), *others], AT) == expected
+        assert judge_candidates([Candidate("sub_a", similarity), *others], THRESHOLD) == expected
 
 
-def test_nobody_near_is_nobody() -> None:
-    assert identified([], AT).decision == "no_match"
+def test_no_candidates_are_no_match() -> None:
+    assert judge_candidates([], THRESHOLD).decision == "no_match"
 
 
 def test_what_counts_as_a_failure() -> None:
-    assert judged(0.1, AT).is_failure
-    assert judged(0.89, AT).is_failure
+    assert judge_similarity(0.1, THRESHOLD).is_failure
+    assert judge_similarity(0.89, THRESHOLD).is_failure
     assert Verdict("no_match", "missing_action").is_failure
-    assert not judged(0.95, AT).is_failure
+    assert not judge_similarity(0.95, THRESHOLD).is_failure
     assert not Verdict("uncertain", "low_quality_face").is_failure

@@ -1,4 +1,4 @@
-"""An erasure that fails half-way is gone on with, by a second request and by the rounds."""
+"""An unfinished erasure is resumed by a repeated request and by the periodic run."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from contracts.errors import SubjectNotFound, VersionInUse
-from contracts.faces.subjects import Frame, NewEvent, NewSubject, NewTemplate
+from contracts.faces.subjects import NewEvent, NewSubject, NewTemplate, StoredFrame
 from contracts.inference.manifest import Provenance
 from contracts.queue import redis_keys
 from contracts.settings import Settings
@@ -18,26 +18,26 @@ from models.store.store import Store
 from service.dependencies import Services
 from service.faces.erasure import erase, resume
 from tests.models.drafts import DRAFT, write_files
-from tests.service.face_lane import quality, vector_of
-from tests.service.parts import House, desk_in
+from tests.service.face_replies import quality, vector_of
+from tests.service.parts import FakeServices, face_services_in
 from tests.valkey import RealValkey
 
 SETTINGS = Settings(_env_file=None)
 
 
 @pytest.fixture
-def house(tmp_path: Path, valkey: RealValkey) -> House:
-    return House(faces=desk_in(tmp_path, redis_url=valkey.url, tables=True))
+def fakes(tmp_path: Path, valkey: RealValkey) -> FakeServices:
+    return FakeServices(faces=face_services_in(tmp_path, redis_url=valkey.url, tables=True))
 
 
 @pytest.fixture
-def ada(house: House) -> str:
-    """Somebody with a template, a frame, and a version that was trained on it."""
-    kept = house.faces.kept
-    subject = str(kept.subjects.create(NewSubject(name="Ada", keep_frames=True))["id"])
-    new = NewTemplate(vector_of(40), quality(), "image", Frame("image/png", b"frame"))
-    kept.templates.add(subject, [new], embedder="face_embedder:1")
-    publish(house.store, subject)
+def ada(fakes: FakeServices) -> str:
+    """A subject with a template, a frame, and a version that was trained on it."""
+    faces = fakes.faces
+    subject = str(faces.subjects.create(NewSubject(name="Ada", keep_frames=True))["id"])
+    new = NewTemplate(vector_of(40), quality(), "image", StoredFrame("image/png", b"frame"))
+    faces.templates.add(subject, [new], embedder="face_embedder:1")
+    publish(fakes.store, subject)
     return subject
 
 
@@ -48,20 +48,20 @@ def publish(store: Store, *subjects: str) -> None:
         store.publish("door", folder, DRAFT.model_copy(update={"provenance": provenance}))
 
 
-def outcome(house: House, subject_id: str) -> str:
-    return house.faces.kept.events.list(subject_id=subject_id).items[0].outcome
+def outcome(fakes: FakeServices, subject_id: str) -> str:
+    return fakes.faces.events.list(subject_id=subject_id).items[0].outcome
 
 
-def serve(house: House, work: Any) -> Any:
+def serve(fakes: FakeServices, work: Any) -> Any:
     async def run() -> Any:
-        async with house.opening(SETTINGS) as services:
+        async with fakes.open_services(SETTINGS) as services:
             return await work(services)
 
     return asyncio.run(run())
 
 
-def test_a_version_that_cannot_go_keeps_the_record(
-    house: House, ada: str, monkeypatch: pytest.MonkeyPatch
+def test_the_record_stays_if_a_version_cannot_be_deleted(
+    fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise VersionInUse("an alias was set")
@@ -69,80 +69,82 @@ def test_a_version_that_cannot_go_keeps_the_record(
     with monkeypatch.context() as patch:
         patch.setattr(Store, "delete", refuse)
         with pytest.raises(VersionInUse):
-            serve(house, lambda services: erase(services, ada))
-    assert house.faces.kept.subjects.get(ada).files == 1
-    told = serve(house, lambda services: erase(services, ada)).erased
-    assert (told.templates, told.files, len(told.models)) == (1, 1, 1)
-    assert outcome(house, ada) == "erased"
-    assert house.store.versions("door") == []
+            serve(fakes, lambda services: erase(services, ada))
+    assert fakes.faces.subjects.get(ada).files == 1
+    erased = serve(fakes, lambda services: erase(services, ada)).erased
+    assert (erased.templates, erased.files, len(erased.models)) == (1, 1, 1)
+    assert outcome(fakes, ada) == "erased"
+    assert fakes.store.versions("door") == []
 
 
-def test_what_failed_after_the_record_is_done_by_the_same_request_again(
-    house: House, ada: str, monkeypatch: pytest.MonkeyPatch
+def test_a_repeated_request_finishes_a_failed_erasure(
+    fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise OSError("the disk is away")
+        raise OSError("the disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(house.faces.search), "forget", fail)
+        patch.setattr(type(fakes.faces.search), "refresh", fail)
         with pytest.raises(OSError, match="disk"):
-            serve(house, lambda services: erase(services, ada))
-    assert outcome(house, ada) == "erasing"
-    publish(house.store, ada)
-    told = serve(house, lambda services: erase(services, ada)).erased
-    assert (told.templates, [one.version for one in told.models]) == (0, [2])
-    assert outcome(house, ada) == "erased"
+            serve(fakes, lambda services: erase(services, ada))
+    assert outcome(fakes, ada) == "erasing"
+    publish(fakes.store, ada)
+    erased = serve(fakes, lambda services: erase(services, ada)).erased
+    assert (erased.templates, [one.version for one in erased.models]) == (0, [2])
+    assert outcome(fakes, ada) == "erased"
     with pytest.raises(SubjectNotFound):
-        serve(house, lambda services: erase(services, ada))
+        serve(fakes, lambda services: erase(services, ada))
 
 
-def test_the_rounds_finish_what_a_killed_process_left(
-    house: House, ada: str, valkey: RealValkey
+def test_the_periodic_run_finishes_an_erasure_of_a_killed_process(
+    fakes: FakeServices, ada: str, valkey: RealValkey
 ) -> None:
-    house.faces.kept.subjects.erase(ada)  # and no more
-    publish(house.store, "sub_of_another_database")
-    with redis.Redis.from_url(valkey.url) as seen:
-        seen.lpush(redis_keys.clips_seen(ada), b"looks")
-        serve(house, resume)
-        assert seen.keys(f"*{ada}*") == []
-    assert house.store.versions("door") == [2]
-    assert outcome(house, ada) == "erased"
+    fakes.faces.subjects.erase(ada)  # nothing else
+    publish(fakes.store, "sub_of_another_database")
+    with redis.Redis.from_url(valkey.url) as client:
+        client.lpush(redis_keys.recent_clips(ada), b"hashes")
+        serve(fakes, resume)
+        assert client.keys(f"*{ada}*") == []
+    assert fakes.store.versions("door") == [2]
+    assert outcome(fakes, ada) == "erased"
 
 
-def test_the_rounds_sweep_what_was_written_after(house: House, ada: str) -> None:
+def test_the_periodic_run_deletes_what_was_written_later(fakes: FakeServices, ada: str) -> None:
     async def work(services: Services) -> None:
         await erase(services, ada)
-        publish(house.store, ada)
+        publish(fakes.store, ada)
         await resume(services)
 
-    serve(house, work)
-    assert house.store.versions("door") == []
-    house.faces.kept.events.record(NewEvent("login", "match", ada, device="d", content=b"c"))
-    assert house.faces.kept.events.list(subject_id=ada).items[0].digest is None
+    serve(fakes, work)
+    assert fakes.store.versions("door") == []
+    fakes.faces.events.record(NewEvent("login", "match", ada, device="d", content=b"c"))
+    assert fakes.faces.events.list(subject_id=ada).items[0].digest is None
 
 
-def test_without_redis_it_stays_unfinished(tmp_path: Path) -> None:
-    house = House(faces=desk_in(tmp_path, tables=True))
-    subject = str(house.faces.kept.subjects.create(NewSubject(name="Ada"))["id"])
-    serve(house, lambda services: erase(services, subject))
-    serve(house, resume)
-    assert outcome(house, subject) == "erasing"
+def test_without_redis_an_erasure_stays_unfinished(tmp_path: Path) -> None:
+    fakes = FakeServices(faces=face_services_in(tmp_path, tables=True))
+    subject = str(fakes.faces.subjects.create(NewSubject(name="Ada"))["id"])
+    serve(fakes, lambda services: erase(services, subject))
+    serve(fakes, resume)
+    assert outcome(fakes, subject) == "erasing"
 
 
-def test_erasures_at_once_all_leave_the_log(house: House, valkey: RealValkey) -> None:
-    marks = [f"MARK{at}".encode() * 4 for at in range(3)]
-    with redis.Redis.from_url(valkey.url) as seen:
+def test_simultaneous_erasures_are_all_removed_from_the_redis_log(
+    fakes: FakeServices, valkey: RealValkey
+) -> None:
+    marks = [f"MARK{number}".encode() * 4 for number in range(3)]
+    with redis.Redis.from_url(valkey.url) as client:
         noise = np.random.default_rng(1).bytes(4_000_000)
-        seen.set("noise", noise)  # so that a rewriting takes a moment
-        create = house.faces.kept.subjects.create
+        client.set("noise", noise)  # so that rewriting takes a moment
+        create = fakes.faces.subjects.create
         ids = [str(create(NewSubject(name="p"))["id"]) for _ in marks]
         for one, mark in zip(ids, marks, strict=True):
-            seen.lpush(redis_keys.clips_seen(one), mark)
+            client.lpush(redis_keys.recent_clips(one), mark)
 
         async def work(services: Services) -> None:
             await asyncio.gather(*(erase(services, one) for one in ids))
 
-        serve(house, work)
+        serve(fakes, work)
         log, left = valkey.socket.parent / "appendonlydir", b""
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
@@ -151,4 +153,4 @@ def test_erasures_at_once_all_leave_the_log(house: House, valkey: RealValkey) ->
                 break
             time.sleep(0.1)
     assert not any(mark in left for mark in marks)
-    assert {outcome(house, one) for one in ids} == {"erased"}
+    assert {outcome(fakes, one) for one in ids} == {"erased"}

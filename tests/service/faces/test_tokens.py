@@ -1,4 +1,4 @@
-"""Tokens that any JWT library checks by the published keys."""
+"""Tokens that any JWT library can verify with the published keys."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from contracts.settings import Settings
 from database.engine import open_engine
-from database.faces.faces import Faces
+from database.faces.repositories import FaceRepositories
 from database.migrations import upgrade
 from service.faces.tokens import Tokens
 
@@ -23,16 +23,18 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def faces(settings: Settings) -> Faces:
+def faces(settings: Settings) -> FaceRepositories:
     upgrade(settings.database)
-    return Faces.of(settings, open_engine(settings.database), lambda: NOW)
+    return FaceRepositories.of(settings, open_engine(settings.database), lambda: NOW)
 
 
-def test_a_stranger_checks_a_token_by_the_public_keys(faces: Faces, settings: Settings) -> None:
+def test_a_token_can_be_verified_with_the_public_keys(
+    faces: FaceRepositories, settings: Settings
+) -> None:
     tokens = Tokens(faces.token_keys, settings, lambda: NOW)
     token = tokens.sign("sub_a", live=False)
     faces.token_keys.rotate()
-    keys = jwt.PyJWKSet.from_dict(tokens.public().model_dump())
+    keys = jwt.PyJWKSet.from_dict(tokens.public_keys().model_dump())
     header = jwt.get_unverified_header(token.text)
     assert header["alg"] == "EdDSA"
     claims = jwt.decode(token.text, keys[header["kid"]], ["EdDSA"], audience="app", issuer="iss")
@@ -48,17 +50,17 @@ def test_a_stranger_checks_a_token_by_the_public_keys(faces: Faces, settings: Se
         jwt.decode(token.text, keys[header["kid"]], ["EdDSA"], audience="bank")
 
 
-def test_tokens_expire(faces: Faces, settings: Settings) -> None:
+def test_tokens_expire(faces: FaceRepositories, settings: Settings) -> None:
     early = Tokens(faces.token_keys, settings, lambda: NOW - timedelta(hours=3))
     token = early.sign("sub_a", live=False)
-    keys = jwt.PyJWKSet.from_dict(early.public().model_dump())
+    keys = jwt.PyJWKSet.from_dict(early.public_keys().model_dump())
     with pytest.raises(jwt.ExpiredSignatureError):
         jwt.decode(token.text, keys.keys[0], ["EdDSA"], audience="app")
 
 
-def test_no_private_half_is_shown(faces: Faces, settings: Settings) -> None:
+def test_no_private_key_is_published(faces: FaceRepositories, settings: Settings) -> None:
     tokens = Tokens(faces.token_keys, settings, lambda: NOW)
     tokens.sign("sub_a", live=False)
-    (key,) = tokens.public().keys
+    (key,) = tokens.public_keys().keys
     assert set(key) <= {"kty", "crv", "x", "kid", "use", "alg", "key_ops"}
     assert (key["kty"], key["crv"]) == ("OKP", "Ed25519")

@@ -1,4 +1,4 @@
-"""Clients that keep a connection to themselves, on real sockets: each is let go within its bound.
+"""Slow and silent clients on real sockets: each connection is closed within its bound.
 
 The bounds are those of the service, shortened; the asserted times are many times as long.
 """
@@ -14,9 +14,9 @@ import pytest
 import uvicorn
 
 from contracts.settings import Settings
-from service.http.connection_limits import MOST_HEAD_BYTES, MOST_UNREAD_BYTES
+from service.http.connection_limits import MAX_HEAD_BYTES, MAX_UNREAD_BYTES
 from service.server import server_config
-from tests.service.parts import House, picture
+from tests.service.parts import FakeServices, gray_png
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 UPLOAD = (
@@ -28,12 +28,12 @@ BOUND = 20.0  # seconds; far more than any bound below
 
 @contextmanager
 def impatient(
-    house: House,
+    fakes: FakeServices,
     *,
     connections: int = 100,
     rate: int = 1000,
     look: float = 1.0,
-    most_unread: int = MOST_UNREAD_BYTES,
+    max_unread: int = MAX_UNREAD_BYTES,
 ) -> Iterator[int]:
     """The service with short bounds; yields its port."""
     settings = Settings(
@@ -43,9 +43,9 @@ def impatient(
         max_connections=connections,
         max_image_bytes=20_000,
     )
-    config = server_config(settings, house.opening)
-    config.http.look_seconds = look  # type: ignore[union-attr] # a class of ours
-    config.http.most_unread = most_unread  # type: ignore[union-attr]
+    config = server_config(settings, fakes.open_services)
+    config.http.check_seconds = look  # type: ignore[union-attr] # a class of ours
+    config.http.max_unread = max_unread  # type: ignore[union-attr]
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -62,8 +62,8 @@ def impatient(
 
 
 @pytest.fixture
-def port(house: House) -> Iterator[int]:
-    with impatient(house) as port:
+def port(fakes: FakeServices) -> Iterator[int]:
+    with impatient(fakes) as port:
         yield port
 
 
@@ -72,7 +72,7 @@ def connect(port: int) -> socket.socket:
 
 
 def rest(wire: socket.socket) -> bytes:
-    """All that comes until the other side lets go; a reset is a way of letting go."""
+    """Everything up to the end of the connection, which may be a reset."""
     found = b""
     try:
         while part := wire.recv(65536):
@@ -83,7 +83,7 @@ def rest(wire: socket.socket) -> bytes:
 
 
 def drip(wire: socket.socket, data: bytes, pause: float) -> float:
-    """Send byte by byte until the other side lets go; returns the seconds it took."""
+    """Send byte by byte until the connection is closed; returns the seconds it took."""
     began = time.monotonic()
     try:
         for at in range(len(data)):
@@ -94,7 +94,7 @@ def drip(wire: socket.socket, data: bytes, pause: float) -> float:
     raise AssertionError("it was never let go")
 
 
-def test_a_head_that_comes_byte_by_byte(port: int) -> None:
+def test_a_head_sent_byte_by_byte_is_closed(port: int) -> None:
     with connect(port) as wire:
         assert drip(wire, HEAD + b"X-Slow: " + b"a" * 2000, 0.1) < BOUND
 
@@ -122,34 +122,34 @@ def test_empty_lines_between_requests_do_not_hold_a_connection(port: int) -> Non
         assert drip(wire, b"\r\n" * 1000, 0.1) < BOUND
 
 
-def test_who_says_nothing_is_let_go(port: int) -> None:
+def test_a_silent_connection_is_closed(port: int) -> None:
     with connect(port) as wire:
         assert rest(wire) == b""
 
 
-def test_a_head_without_an_end_is_not_kept_in_memory(port: int) -> None:
+def test_an_endless_head_is_not_stored(port: int) -> None:
     with connect(port) as wire:
         wire.sendall(HEAD)
         sent = 0
         with pytest.raises(OSError):  # noqa: PT012
-            while sent < 100 * MOST_HEAD_BYTES:
+            while sent < 100 * MAX_HEAD_BYTES:
                 wire.sendall(b"X-Long: " + b"a" * 10_000 + b"\r\n")
                 sent += 10_000
                 time.sleep(0.001)
-    assert sent < 100 * MOST_HEAD_BYTES
+    assert sent < 100 * MAX_HEAD_BYTES
 
 
-def test_what_trails_a_body_without_an_end_is_not_kept(port: int) -> None:
+def test_endless_trailers_are_not_stored(port: int) -> None:
     with connect(port) as wire:
         wire.sendall(UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Late: b\r\n\r\n")
         assert wire.recv(65536).startswith(b"HTTP/1.1 422")
 
 
-def test_a_body_that_comes_byte_by_byte(port: int, house: House) -> None:
+def test_a_body_sent_byte_by_byte_is_closed(port: int, fakes: FakeServices) -> None:
     with connect(port) as wire:
         wire.sendall(UPLOAD + b"Content-Length: 10000\r\n\r\n")
         assert drip(wire, bytes(10_000), 0.1) < BOUND
-    assert house.dispatch.asked == []
+    assert fakes.dispatcher.asked == []
 
 
 def test_the_rest_of_a_refused_body_is_not_taken_for_a_head(port: int) -> None:
@@ -164,33 +164,33 @@ def test_the_rest_of_a_refused_body_is_not_taken_for_a_head(port: int) -> None:
         assert wire.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_a_slow_but_honest_upload_is_taken(port: int) -> None:
-    data = picture(width=300, height=300)
+def test_a_slow_upload_above_the_rate_is_accepted(port: int) -> None:
+    data = gray_png(width=300, height=300)
     with connect(port) as wire:
         wire.sendall(UPLOAD + b"Content-Length: %d\r\n\r\n" % (len(data) + 3000))
         wire.sendall(data)
-        for _ in range(6):  # 5,000 bytes a second, over several looks
+        for _ in range(6):  # 5,000 bytes per second, over several checks
             wire.sendall(bytes(500))
             time.sleep(0.1 if len(data) > 3000 else 0.05)
         assert wire.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
-    ("rate", "look", "most_unread"),
+    ("rate", "look", "max_unread"),
     [
-        (100_000, 1.0, MOST_UNREAD_BYTES),
-        # What is held would have an hour at this rate; who takes nothing of it has one look.
-        (100, 1.0, MOST_UNREAD_BYTES),
-        # Long before the first look, there is too much of it.
+        (100_000, 1.0, MAX_UNREAD_BYTES),
+        # At this rate the data could wait an hour; a client that reads nothing is given one check.
+        (100, 1.0, MAX_UNREAD_BYTES),
+        # The total is too large long before the first check.
         (100, 600.0, 50_000),
     ],
 )
-def test_an_answer_that_is_not_read_is_cut_off(
-    house: House, rate: int, look: float, most_unread: int
+def test_a_response_that_is_not_read_is_aborted(
+    fakes: FakeServices, rate: int, look: float, max_unread: int
 ) -> None:
-    """Thousands of answers are asked for in one breath, and not one is taken."""
+    """Thousands of pipelined requests, and no response is read."""
     with (
-        impatient(house, rate=rate, look=look, most_unread=most_unread) as port,
+        impatient(fakes, rate=rate, look=look, max_unread=max_unread) as port,
         connect(port) as wire,
     ):
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -206,12 +206,12 @@ def test_an_answer_that_is_not_read_is_cut_off(
         assert time.monotonic() - began < BOUND
 
 
-def test_a_flood_of_connections_is_bounded_and_passes(house: House) -> None:
-    with impatient(house, connections=10) as port, ExitStack() as stack:
+def test_connections_are_limited_and_freed(fakes: FakeServices) -> None:
+    with impatient(fakes, connections=10) as port, ExitStack() as stack:
         flood = [stack.enter_context(connect(port)) for _ in range(40)]
         turned_away = [one for one in flood[10:] if rest(one).startswith(b"HTTP/1.1 503")]
         assert len(turned_away) >= 25
-        # Those that got in and say nothing are let go in turn, and then there is room again.
+        # The accepted silent connections are closed in turn, and then there is room again.
         until = time.monotonic() + BOUND
         while True:
             try:
@@ -224,8 +224,8 @@ def test_a_flood_of_connections_is_bounded_and_passes(house: House) -> None:
             time.sleep(0.05)
 
 
-def test_an_idle_connection_makes_room(house: House) -> None:
-    with impatient(house, connections=3) as port, ExitStack() as stack:
+def test_an_idle_connection_makes_room(fakes: FakeServices) -> None:
+    with impatient(fakes, connections=3) as port, ExitStack() as stack:
         idle = [stack.enter_context(connect(port)) for _ in range(3)]
         for one in idle:
             one.sendall(HEAD + b"\r\n")
@@ -239,7 +239,7 @@ def test_ordinary_requests_set_no_timer(port: int) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         for _ in range(3):
             answer = client.post(
-                "/v1/classify", content=picture(), headers={"Content-Type": "image/png"}
+                "/v1/classify", content=gray_png(), headers={"Content-Type": "image/png"}
             )
             assert answer.status_code == 200
         assert "server" not in answer.headers

@@ -5,23 +5,23 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.service.parts import House, picture
+from tests.service.parts import FakeServices, gray_png
 
 PNG = {"Content-Type": "image/png"}
 
 
-def test_the_wait_ends_with_the_deadline(client: httpx.Client, house: House) -> None:
-    house.dispatch.delay = 30
+def test_the_wait_ends_with_the_deadline(client: httpx.Client, fakes: FakeServices) -> None:
+    fakes.dispatcher.delay = 30
     started = time.monotonic()
     headers = PNG | {"X-Timeout-Ms": "200"}
-    answer = client.post("/v1/classify", content=picture(), headers=headers)
+    answer = client.post("/v1/classify", content=gray_png(), headers=headers)
     assert time.monotonic() - started < 5
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
     assert "200 ms" in answer.json()["detail"]
-    assert house.dispatch.cancelled == 1
+    assert fakes.dispatcher.cancelled == 1
 
 
-def test_reading_the_body_counts(client: httpx.Client) -> None:
+def test_reading_the_body_counts_towards_the_deadline(client: httpx.Client) -> None:
     address = urlsplit(str(client.base_url))
     with socket.create_connection((address.hostname, address.port), timeout=10) as wire:
         wire.sendall(
@@ -32,22 +32,22 @@ def test_reading_the_body_counts(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("sent", ["0", "-1", "soon", "1.5", "600001", "99999999999999999999"])
-def test_an_impossible_deadline(client: httpx.Client, sent: str) -> None:
+def test_an_invalid_deadline_is_refused(client: httpx.Client, sent: str) -> None:
     headers = PNG | {"X-Timeout-Ms": sent}
-    answer = client.post("/v1/classify", content=picture(), headers=headers)
+    answer = client.post("/v1/classify", content=gray_png(), headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
     if len(sent) > 5:
         assert "600000" in answer.json()["detail"]
 
 
-def test_a_client_that_hangs_up_stops_the_work(client: httpx.Client, house: House) -> None:
-    house.dispatch.delay = 30
+def test_a_client_that_hangs_up_stops_the_work(client: httpx.Client, fakes: FakeServices) -> None:
+    fakes.dispatcher.delay = 30
     with pytest.raises(httpx.ReadTimeout):
-        client.post("/v1/classify", content=picture(), headers=PNG, timeout=0.5)
+        client.post("/v1/classify", content=gray_png(), headers=PNG, timeout=0.5)
     until = time.monotonic() + 5
-    while not house.dispatch.cancelled and time.monotonic() < until:
+    while not fakes.dispatcher.cancelled and time.monotonic() < until:
         time.sleep(0.01)
-    assert house.dispatch.cancelled == 1
+    assert fakes.dispatcher.cancelled == 1
 
 
 def test_a_client_that_hangs_up_while_sending_does_no_harm(client: httpx.Client) -> None:

@@ -1,4 +1,4 @@
-"""Work for one client: done while it listens, let go of as soon as it hangs up."""
+"""Work for one client is cancelled as soon as the client disconnects."""
 
 import asyncio
 from typing import cast
@@ -11,7 +11,7 @@ from service.http.disconnect import while_connected
 
 
 class Client:
-    """Stands for a request: hangs up when told to."""
+    """Replaces a request; disconnects on command."""
 
     def __init__(self) -> None:
         self.gone = asyncio.Event()
@@ -25,7 +25,7 @@ def as_request(client: Client) -> Request:
     return cast(Request, client)
 
 
-def test_the_result_is_handed_over_and_the_watch_ends() -> None:
+def test_the_result_is_returned_and_the_watcher_ends() -> None:
     async def body() -> tuple[int, int, int]:
         async def work() -> int:
             await asyncio.sleep(0)
@@ -40,7 +40,7 @@ def test_the_result_is_handed_over_and_the_watch_ends() -> None:
     assert asyncio.run(body()) == (7, 1, 0)
 
 
-def test_who_hangs_up_ends_the_work_and_what_it_holds_is_let_go() -> None:
+def test_a_disconnect_cancels_the_work_and_releases_its_resources() -> None:
     async def body() -> int:
         client, released = Client(), []
 
@@ -57,7 +57,7 @@ def test_who_hangs_up_ends_the_work_and_what_it_holds_is_let_go() -> None:
         assert released
         task = asyncio.current_task()
         assert task is not None
-        await asyncio.sleep(0)  # would raise, were the cancellation still under way
+        await asyncio.sleep(0)  # would raise if the cancellation were still pending
         return task.cancelling()
 
     assert asyncio.run(body()) == 0
@@ -72,13 +72,13 @@ def test_a_deadline_that_passes_stays_a_deadline() -> None:
     asyncio.run(body())
 
 
-def test_both_at_once_are_a_deadline() -> None:
+def test_a_deadline_and_a_disconnect_at_once_are_a_deadline() -> None:
     async def body() -> None:
         client = Client()
 
         async def work() -> None:
             client.gone.set()
-            # The watch strikes while this is under way; so does the deadline.
+            # The watcher and the deadline both cancel during this.
             try:
                 await asyncio.sleep(60)
             finally:
@@ -94,7 +94,7 @@ def test_both_at_once_are_a_deadline() -> None:
     asyncio.run(body())
 
 
-def test_a_fault_of_the_work_is_its_own() -> None:
+def test_an_exception_of_the_work_is_raised() -> None:
     async def body() -> None:
         async def work() -> None:
             raise ValueError("mine")

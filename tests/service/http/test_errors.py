@@ -16,7 +16,7 @@ from contracts.problem import Problem
         ("GET", "/v1/jobs?limit=0&state=lost", 422, "validation_error"),
     ],
 )
-def test_every_error_is_one_shape(
+def test_every_error_has_one_shape(
     client: httpx.Client, method: str, path: str, status: int, code: str
 ) -> None:
     answer = client.request(method, path)
@@ -44,7 +44,7 @@ def test_a_validation_error_names_each_value(client: httpx.Client) -> None:
         ("DELETE", "/healthz", "GET"),
     ],
 )
-def test_a_405_names_every_method_of_the_address(
+def test_a_405_names_every_method_of_the_path(
     client: httpx.Client, method: str, path: str, allowed: str
 ) -> None:
     assert client.request(method, path).headers["Allow"] == allowed
@@ -59,7 +59,7 @@ def test_a_405_names_every_method_of_the_address(
         ("/v1/datasets", b'{"name":"\\ud800"}', "validation_error"),
     ],
 )
-def test_half_a_character_is_told_of_and_breaks_nothing(
+def test_a_lone_surrogate_is_a_validation_error(
     client: httpx.Client, path: str, body: bytes, code: str
 ) -> None:
     answer = client.post(path, content=body, headers={"Content-Type": "application/json"})

@@ -1,9 +1,9 @@
-"""What skips FastAPI's general way to a handler's arguments is asked the same as what goes it."""
+"""Requests that skip FastAPI's dependency resolution get the same responses."""
 
 import httpx
 import pytest
 
-from tests.service.parts import picture
+from tests.service.parts import gray_png
 
 TYPE = {"Content-Type": "image/png"}
 
@@ -11,11 +11,11 @@ TYPE = {"Content-Type": "image/png"}
 @pytest.mark.parametrize(
     "query", ["", "?top_k=3", "?resize=squash&top_k=2", "?model=squeezenet&version=champion"]
 )
-def test_both_ways_answer_alike(client: httpx.Client, query: str) -> None:
-    plain = client.post(f"/v1/classify{query}", content=picture(), headers=TYPE)
-    # A preference nobody knows changes nothing, but sends the request the general way.
+def test_both_ways_give_the_same_response(client: httpx.Client, query: str) -> None:
+    plain = client.post(f"/v1/classify{query}", content=gray_png(), headers=TYPE)
+    # An unknown preference changes nothing, but makes FastAPI read the request.
     general = client.post(
-        f"/v1/classify{query}", content=picture(), headers=TYPE | {"Prefer": "nothing"}
+        f"/v1/classify{query}", content=gray_png(), headers=TYPE | {"Prefer": "nothing"}
     )
     assert plain.status_code == general.status_code == 200
     bodies = [answer.json() for answer in (plain, general)]
@@ -26,15 +26,13 @@ def test_both_ways_answer_alike(client: httpx.Client, query: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["?top_k=0", "?top_k=many", "?topk=3", "?model=", "?resize=x"])
-def test_what_the_model_refuses_is_refused_the_general_way(
-    client: httpx.Client, query: str
-) -> None:
-    answer = client.post(f"/v1/classify{query}", content=picture(), headers=TYPE)
+def test_an_invalid_query_takes_the_general_way(client: httpx.Client, query: str) -> None:
+    answer = client.post(f"/v1/classify{query}", content=gray_png(), headers=TYPE)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
 
 
 def test_the_special_headers_are_still_read(client: httpx.Client) -> None:
     answer = client.post(
-        "/v1/classify", content=picture(), headers=TYPE | {"X-Timeout-Ms": "999999999"}
+        "/v1/classify", content=gray_png(), headers=TYPE | {"X-Timeout-Ms": "999999999"}
     )
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")

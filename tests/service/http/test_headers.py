@@ -1,6 +1,6 @@
 import pytest
 
-from service.http.headers import preferred
+from service.http.headers import preferred_type
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,8 @@ from service.http.headers import preferred
         ("image/png;q=0, */*", "application/json"),
         ("image/jpeg", "image/png"),
         ("application/json;q=lots, image/png;q=0.1", "image/png"),
+        ("image/png;q=nan, application/json", "application/json"),
     ],
 )
-def test_the_client_gets_what_it_prefers(accept: str, kind: str) -> None:
-    assert preferred(accept) == kind
+def test_the_preferred_type(accept: str, kind: str) -> None:
+    assert preferred_type(accept) == kind

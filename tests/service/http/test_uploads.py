@@ -3,30 +3,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.uploads import IMAGE_TYPES, shown_name
-from tests.service.parts import picture
+from service.http.uploads import IMAGE_TYPES, display_name
+from tests.service.parts import gray_png
 
 URL = "/v1/classify"
 
 
 @pytest.mark.parametrize("kind", [*IMAGE_TYPES, "image/PNG; charset=utf-8", "Image/Jpeg;"])
-def test_the_declared_type_opens_the_door_and_no_more(client: httpx.Client, kind: str) -> None:
-    answer = client.post(URL, content=picture(), headers={"Content-Type": kind})
+def test_image_types_are_accepted(client: httpx.Client, kind: str) -> None:
+    answer = client.post(URL, content=gray_png(), headers={"Content-Type": kind})
     assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(
     "kind", ["application/octet-stream", "image/svg+xml", "application/json", "", "nonsense"]
 )
-def test_another_type_is_told_what_is_accepted(client: httpx.Client, kind: str) -> None:
-    answer = client.post(URL, content=picture(), headers={"Content-Type": kind} if kind else {})
+def test_another_type_is_refused_with_the_accepted_ones(client: httpx.Client, kind: str) -> None:
+    answer = client.post(URL, content=gray_png(), headers={"Content-Type": kind} if kind else {})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
     assert "image/webp" in answer.json()["detail"]
     assert "multipart/form-data" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("form", [False, True])
-def test_an_empty_picture(client: httpx.Client, form: bool) -> None:
+def test_an_empty_image_is_refused(client: httpx.Client, form: bool) -> None:
     if form:
         answer = client.post(URL, files={"image": ("a.png", b"", "image/png")})
     else:
@@ -35,7 +35,7 @@ def test_an_empty_picture(client: httpx.Client, form: bool) -> None:
 
 
 @pytest.mark.parametrize("way", ["declared", "chunked", "form"])
-def test_a_lone_picture_over_the_limit(client: httpx.Client, way: str) -> None:
+def test_a_single_image_over_the_limit_is_refused(client: httpx.Client, way: str) -> None:
     data = bytes(20_001)
     if way == "form":
         answer = client.post(URL, files={"image": ("a.png", data, "image/png")})
@@ -46,20 +46,22 @@ def test_a_lone_picture_over_the_limit(client: httpx.Client, way: str) -> None:
     assert "20000" in answer.json()["detail"]
 
 
-def test_too_many_pictures(client: httpx.Client) -> None:
-    answer = client.post(URL, files=[("image", ("a", picture(), "image/png"))] * 5)
+def test_too_many_images_are_refused(client: httpx.Client) -> None:
+    answer = client.post(URL, files=[("image", ("a", gray_png(), "image/png"))] * 5)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
-    assert "4 images" in answer.json()["detail"]
+    assert "4 times" in answer.json()["detail"]
 
 
 def test_an_unknown_field_is_named(client: httpx.Client) -> None:
-    answer = client.post(URL, files={"image": ("a", picture())}, data={"modle": "vgg16"})
+    answer = client.post(URL, files={"image": ("a", gray_png())}, data={"modle": "vgg16"})
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
     assert "'modle'" in answer.json()["detail"]
 
 
 def test_a_field_without_a_file_name_is_an_image_too(client: httpx.Client) -> None:
-    body = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n%s\r\n--b--\r\n' % picture()
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n%s\r\n--b--\r\n' % gray_png()
+    )
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     assert client.post(URL, content=body, headers=headers).status_code == 200
 
@@ -92,19 +94,19 @@ PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r
         "headers",
     ],
 )
-def test_a_malformed_form(client: httpx.Client, body: bytes, kind: str) -> None:
+def test_a_malformed_form_is_refused(client: httpx.Client, body: bytes, kind: str) -> None:
     answer = client.post(URL, content=body, headers={"Content-Type": kind})
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
-def test_a_form_with_nothing_in_it(client: httpx.Client) -> None:
+def test_an_empty_form_is_refused(client: httpx.Client) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     answer = client.post(URL, content=b"--b--\r\n", headers=headers)
     assert answer.status_code in {400, 422}
 
 
-def test_a_form_in_tiny_chunks(client: httpx.Client) -> None:
-    body = PART[:-3] + picture() + b"\r\n--b--\r\n"
+def test_a_form_in_tiny_chunks_is_read(client: httpx.Client) -> None:
+    body = PART[:-3] + gray_png() + b"\r\n--b--\r\n"
     chunks = (body[i : i + 3] for i in range(0, len(body), 3))
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     answer = client.post(URL, content=chunks, headers=headers)
@@ -124,11 +126,11 @@ def test_a_form_in_tiny_chunks(client: httpx.Client) -> None:
         (None, None),
     ],
 )
-def test_a_name_is_shown_without_its_folder(sent: str | None, shown: str | None) -> None:
-    assert shown_name(sent) == shown
+def test_a_name_is_displayed_without_its_folder(sent: str | None, shown: str | None) -> None:
+    assert display_name(sent) == shown
 
 
 @given(st.text(max_size=600))
-def test_a_shown_name_is_short_and_printable(sent: str) -> None:
-    shown = shown_name(sent)
+def test_a_displayed_name_is_short_and_printable(sent: str) -> None:
+    shown = display_name(sent)
     assert shown is None or (0 < len(shown) <= 255 and shown.isprintable() and "/" not in shown)

@@ -8,16 +8,16 @@ import pytest
 
 from contracts.errors import DeadlineExceeded, Draining, InvalidImage, QueueFull
 from models.catalog import CATALOG
-from models.images.decode import Picture
+from models.images.decode import DecodedImage
 from service.inference.decoder import Decoder
-from tests.pictures import bomb, encoded, scene
+from tests.images import bomb, encoded, scene
 
 NETWORK = CATALOG["squeezenet"]
 PHOTO = encoded(scene(), "PNG")
 SLOW = bomb(7000, 7000)  # some 200 ms of honest work
 
 
-async def decode(decoder: Decoder, data: bytes, seconds: float = 30) -> Picture:
+async def decode(decoder: Decoder, data: bytes, seconds: float = 30) -> DecodedImage:
     return await decoder.decode(data, network=NETWORK, resize="crop", deadline_seconds=seconds)
 
 
@@ -28,9 +28,9 @@ def decoder() -> Decoder:
 
 def test_a_picture_and_an_error_come_through(decoder: Decoder) -> None:
     async def both() -> None:
-        picture = await decode(decoder, PHOTO)
-        assert (picture.width, picture.height) == scene().size
-        assert np.ptp(picture.pixels) > 100
+        image = await decode(decoder, PHOTO)
+        assert (image.width, image.height) == scene().size
+        assert np.ptp(image.pixels) > 100
         with pytest.raises(InvalidImage):
             await decode(decoder, b"nothing")
 
@@ -74,10 +74,10 @@ def test_what_waits_is_bounded_and_room_comes_back(decoder: Decoder) -> None:
             return_exceptions=True,
         )
         full = [answer for answer in answers if isinstance(answer, QueueFull)]
-        assert sum(isinstance(answer, Picture) for answer in answers) == 33
+        assert sum(isinstance(answer, DecodedImage) for answer in answers) == 33
         assert len(full) == 28
         assert full[0].retry_after
-        assert isinstance(await decode(decoder, PHOTO), Picture)
+        assert isinstance(await decode(decoder, PHOTO), DecodedImage)
 
     asyncio.run(crowd())
     decoder.close()

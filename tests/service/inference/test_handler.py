@@ -4,13 +4,13 @@ import pytest
 
 from contracts.errors import InternalError, NoWorker, OpsinError, QueueFull
 from contracts.queue.messages import Reply
-from tests.service.parts import House, picture
+from tests.service.parts import FakeServices, gray_png
 
 PNG = {"Content-Type": "image/png"}
 
 
 def test_one_picture_is_classified(client: httpx.Client) -> None:
-    answer = client.post("/v1/classify?top_k=2", content=picture(100), headers=PNG)
+    answer = client.post("/v1/classify?top_k=2", content=gray_png(100), headers=PNG)
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert (body["model"], body["version"], body["batch_size"]) == ("squeezenet", 1, 4)
@@ -30,7 +30,7 @@ def test_one_picture_is_classified(client: httpx.Client) -> None:
 
 
 def test_a_picture_is_embedded(client: httpx.Client) -> None:
-    answer = client.post("/v1/embed", content=picture(7), headers=PNG)
+    answer = client.post("/v1/embed", content=gray_png(7), headers=PNG)
     vector = answer.json()["results"][0]["embedding"]
     assert len(vector) == 512
     assert vector[7] == 0.75
@@ -38,10 +38,10 @@ def test_a_picture_is_embedded(client: httpx.Client) -> None:
 
 def test_in_a_batch_each_picture_has_its_own_fate(client: httpx.Client) -> None:
     files = [
-        ("image", ("C:\\photos\\dark.png", picture(10), "image/png")),
+        ("image", ("C:\\photos\\dark.png", gray_png(10), "image/png")),
         ("image", ("../../text.png", b"no image at all", "image/png")),
         ("image", ("huge.png", bytes(20_001), "image/png")),
-        ("image", ("bright\x07.png", picture(200), "text/plain")),
+        ("image", ("bright\x07.png", gray_png(200), "text/plain")),
     ]
     body = client.post("/v1/classify?top_k=1", files=files).json()
     assert [r.get("name") for r in body["results"]][:3] == ["dark.png", "text.png", "huge.png"]
@@ -65,15 +65,15 @@ def test_a_batch_of_nothing_but_bad_pictures_still_answers(client: httpx.Client)
 
 @pytest.mark.parametrize("prefer", ["", "respond-async"])
 def test_a_busy_decoder_fails_the_request_and_no_picture(
-    client: httpx.Client, house: House, prefer: str
+    client: httpx.Client, fakes: FakeServices, prefer: str
 ) -> None:
     """No job may be promised, nor a batch answered, with pictures that are only late."""
-    house.decoder.room = 1
-    files = [("image", (name, picture(10), "image/png")) for name in "ab"]
+    fakes.decoder.room = 1
+    files = [("image", (name, gray_png(10), "image/png")) for name in "ab"]
     answer = client.post("/v1/classify", files=files, headers={"Prefer": prefer})
     assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
     assert answer.headers["Retry-After"] == "1"
-    assert not house.shelf.submitted
+    assert not fakes.jobs.submitted
 
 
 def test_a_lone_bad_picture_is_the_answer(client: httpx.Client) -> None:
@@ -81,10 +81,10 @@ def test_a_lone_bad_picture_is_the_answer(client: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
 
 
-def test_one_failed_reply_of_two_is_its_own(client: httpx.Client, house: House) -> None:
+def test_one_failed_reply_of_two_is_its_own(client: httpx.Client, fakes: FakeServices) -> None:
     good = Reply(bytes(16), 1, 2, 0, 0, vector=np.full(1000, 0.001, np.float32))
-    house.dispatch.answers = [good, NoWorker("Gone.")]
-    files = [("image", ("a", picture(), "image/png")), ("image", ("b", picture(), "image/png"))]
+    fakes.dispatcher.answers = [good, NoWorker("Gone.")]
+    files = [("image", ("a", gray_png(), "image/png")), ("image", ("b", gray_png(), "image/png"))]
     results = client.post("/v1/classify", files=files).json()["results"]
     assert [p["index"] for p in results[0]["predictions"]] == [0, 1, 2, 3, 4]
     assert results[1] == {"name": "b", "error": {"code": "no_worker", "detail": "Gone."}}
@@ -109,10 +109,10 @@ def test_one_failed_reply_of_two_is_its_own(client: httpx.Client, house: House) 
     ids=["error", "exception", "nan", "length"],
 )
 def test_the_only_reply_failing_is_the_answer(
-    client: httpx.Client, house: House, reply: Reply | OpsinError, status: int, code: str
+    client: httpx.Client, fakes: FakeServices, reply: Reply | OpsinError, status: int, code: str
 ) -> None:
-    house.dispatch.answers = [reply]
-    answer = client.post("/v1/classify", content=picture(), headers=PNG)
+    fakes.dispatcher.answers = [reply]
+    answer = client.post("/v1/classify", content=gray_png(), headers=PNG)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
@@ -125,17 +125,17 @@ def test_the_only_reply_failing_is_the_answer(
     ],
 )
 def test_what_passes_by_itself_says_when(
-    client: httpx.Client, house: House, error: QueueFull, status: int, retry: str
+    client: httpx.Client, fakes: FakeServices, error: QueueFull, status: int, retry: str
 ) -> None:
-    house.dispatch.fails = error
-    answer = client.post("/v1/classify", content=picture(), headers=PNG)
+    fakes.dispatcher.fails = error
+    answer = client.post("/v1/classify", content=gray_png(), headers=PNG)
     assert (answer.status_code, answer.headers["Retry-After"]) == (status, retry)
     assert answer.json()["detail"] == error.detail
 
 
 @pytest.mark.parametrize("query", ["top_k=0", "top_k=1001", "resize=stretch", "topk=3", "version="])
 def test_a_bad_parameter_is_named(client: httpx.Client, query: str) -> None:
-    answer = client.post(f"/v1/classify?{query}", content=picture(), headers=PNG)
+    answer = client.post(f"/v1/classify?{query}", content=gray_png(), headers=PNG)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
     assert answer.json()["errors"][0]["loc"] == ["query", query.partition("=")[0]]
 
@@ -146,8 +146,8 @@ def test_an_unknown_model_is_refused_before_the_body_is_read(client: httpx.Clien
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=5, Respond-Async", "respond-async; x=1"])
-def test_who_prefers_a_job_gets_one(client: httpx.Client, house: House, prefer: str) -> None:
-    files = [("image", ("a", picture(), "image/png")), ("image", ("b", b"bad", "image/png"))]
+def test_who_prefers_a_job_gets_one(client: httpx.Client, fakes: FakeServices, prefer: str) -> None:
+    files = [("image", ("a", gray_png(), "image/png")), ("image", ("b", b"bad", "image/png"))]
     answer = client.post("/v1/embed", files=files, headers={"Prefer": prefer})
     assert answer.status_code == 202
     job = answer.json()
@@ -155,7 +155,7 @@ def test_who_prefers_a_job_gets_one(client: httpx.Client, house: House, prefer: 
     assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
     assert answer.headers["Preference-Applied"] == "respond-async"
     assert client.get(answer.headers["Location"]).json() == job
-    good, bad = house.shelf.submitted[0]
+    good, bad = fakes.jobs.submitted[0]
     assert (good.name, good.width, good.height) == ("a", 40, 30)
     assert getattr(good.content, "shape", None) == (227, 227, 3)
     assert getattr(bad.content, "code", None) == "invalid_image"
@@ -163,21 +163,23 @@ def test_who_prefers_a_job_gets_one(client: httpx.Client, house: House, prefer: 
 
 def test_other_preferences_change_nothing(client: httpx.Client) -> None:
     headers = PNG | {"Prefer": "handling=strict"}
-    assert client.post("/v1/classify", content=picture(), headers=headers).status_code == 200
+    assert client.post("/v1/classify", content=gray_png(), headers=headers).status_code == 200
 
 
-def test_a_job_of_one_bad_picture_is_refused_at_once(client: httpx.Client, house: House) -> None:
+def test_a_job_of_one_bad_picture_is_refused_at_once(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
     headers = PNG | {"Prefer": "respond-async"}
     answer = client.post("/v1/classify", content=b"bad", headers=headers)
     assert answer.status_code == 422
-    assert not house.shelf.jobs
+    assert not fakes.jobs.jobs
 
 
 def test_the_same_key_and_request_are_the_same_job(client: httpx.Client) -> None:
     headers = PNG | {"Prefer": "respond-async", "Idempotency-Key": "k-1"}
 
     def ask(brightness: int, query: str = "") -> tuple[int, str]:
-        answer = client.post("/v1/classify" + query, content=picture(brightness), headers=headers)
+        answer = client.post("/v1/classify" + query, content=gray_png(brightness), headers=headers)
         return answer.status_code, answer.json().get("id") or answer.json()["code"]
 
     first = ask(1)

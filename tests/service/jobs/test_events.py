@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from contracts.errors import JobNotFound
 from contracts.jobs import FINISHED, Job, Progress
-from database.jobs.jobs import History
-from database.jobs.queries import Entry
-from service.jobs.events import Told, events_of, follow, last_told, news
-from tests.service.parts import NOW, Shelf
+from database.jobs.jobs import JobHistory
+from database.jobs.queries import JobEntry
+from service.jobs.events import StreamCursor, events_of, follow, parse_last_event_id, pending_events
+from tests.service.parts import NOW, FakeJobs
 
 STATES = st.sampled_from(["queued", "running", "succeeded", "failed", "cancelled"])
 
@@ -17,18 +17,18 @@ STATES = st.sampled_from(["queued", "running", "succeeded", "failed", "cancelled
 def job(state: str, attempt: int, fraction: float) -> Job:
     started = NOW if attempt else None
     progress = Progress(fraction=fraction)
-    return Shelf().put("j", state=state, attempt=attempt, progress=progress, started_at=started)
+    return FakeJobs().put("j", state=state, attempt=attempt, progress=progress, started_at=started)
 
 
 @given(STATES, st.integers(0, 1000), st.floats(0, 1))
-def test_ids_grow_within_a_look(state: str, attempt: int, fraction: float) -> None:
+def test_ids_grow_within_one_state(state: str, attempt: int, fraction: float) -> None:
     ids = [event.id for event in events_of(job(state, attempt, fraction))]
     assert ids == sorted(set(ids))
     assert all(i >= 0 for i in ids)
 
 
-def test_ids_grow_over_a_life_with_a_lost_worker() -> None:
-    life = [
+def test_ids_grow_over_all_states_of_a_job_with_a_lost_worker() -> None:
+    states = [
         job("queued", 0, 0),
         job("running", 1, 0),
         job("running", 1, 0.999_999),
@@ -38,23 +38,26 @@ def test_ids_grow_over_a_life_with_a_lost_worker() -> None:
         job("running", 2, 1),
         job("succeeded", 2, 1),
     ]
-    newest = [events_of(at)[-1].id for at in life]
+    newest = [events_of(state)[-1].id for state in states]
     assert newest == sorted(set(newest))
 
 
 @pytest.mark.parametrize("foreign", [None, "", "-1", "abc", "1.5", "9" * 400, "\u00b2"])
 def test_a_foreign_id_counts_as_none(foreign: str | None) -> None:
-    assert last_told(foreign) == Told()
-    assert last_told(Told(4_000_000, 17).id) == Told(4_000_000, 17)
-    assert last_told(Told(entries=3).id) == Told(entries=3)
+    assert parse_last_event_id(foreign) == StreamCursor()
+    assert parse_last_event_id(StreamCursor(4_000_000, 17).id) == StreamCursor(4_000_000, 17)
+    assert parse_last_event_id(StreamCursor(entry=3).id) == StreamCursor(entry=3)
 
 
-def test_a_stream_ends_even_if_the_job_does_not() -> None:
+def test_a_stream_ends_before_an_unfinished_job() -> None:
     waiting = job("queued", 0, 0)
 
     async def listen() -> int:
         stream = follow(
-            lambda after: History(waiting, []), Told(), poll_seconds=0.01, longest_seconds=0.05
+            lambda after: JobHistory(waiting, []),
+            StreamCursor(),
+            poll_seconds=0.01,
+            max_seconds=0.05,
         )
         return len([event async for event in stream])
 
@@ -64,39 +67,39 @@ def test_a_stream_ends_even_if_the_job_does_not() -> None:
 def test_a_stream_ends_when_its_job_is_deleted() -> None:
     found = [job("running", 1, 0.5)]
 
-    def look(after: int) -> History:
+    def read(after: int) -> JobHistory:
         if not found:
             raise JobNotFound("There is no job of that id.")
-        return History(found.pop(), [])
+        return JobHistory(found.pop(), [])
 
     async def listen() -> int:
-        return len([event async for event in follow(look, Told(), poll_seconds=0.01)])
+        return len([event async for event in follow(read, StreamCursor(), poll_seconds=0.01)])
 
     assert asyncio.run(asyncio.wait_for(listen(), 5)) == 2
 
 
-def test_an_end_is_always_told() -> None:
+def test_the_end_is_always_an_event() -> None:
     for state in FINISHED:
         assert events_of(job(state, 0, 0))[-1].data["state"] == state
 
 
-def test_entries_are_told_once_and_before_the_end() -> None:
-    rows = [Entry(n, "metrics", {"epoch": n}) for n in (1, 2)]
-    running = news(History(job("running", 1, 0.5), rows[:1]), Told())
+def test_entries_are_sent_once_and_before_the_end() -> None:
+    rows = [JobEntry(n, "metrics", {"epoch": n}) for n in (1, 2)]
+    running = pending_events(JobHistory(job("running", 1, 0.5), rows[:1]), StreamCursor())
     assert [event.name for _, event in running] == ["state", "progress", "metrics"]
-    told = last_told(running[-1][0].id)
-    again = Entry(3, "artifact", {"name": "preview.png"})
-    ended = news(History(job("succeeded", 1, 1), [*rows, again]), told)
+    cursor = parse_last_event_id(running[-1][0].id)
+    again = JobEntry(3, "artifact", {"name": "preview.png"})
+    ended = pending_events(JobHistory(job("succeeded", 1, 1), [*rows, again]), cursor)
     names = [event.name for _, event in ended]
     assert names == ["progress", "metrics", "artifact", "state"]
-    ids = [int(standing.id) for standing, _ in running + ended]
+    ids = [int(position.id) for position, _ in running + ended]
     assert ids == sorted(set(ids))
-    assert news(History(job("succeeded", 1, 1), [*rows, again]), ended[-1][0]) == []
+    assert pending_events(JobHistory(job("succeeded", 1, 1), [*rows, again]), ended[-1][0]) == []
 
 
 def test_a_stream_resumes_between_any_two_events() -> None:
-    rows = [Entry(n, "metrics", {"epoch": n}) for n in (1, 2, 3)]
-    history = History(job("succeeded", 2, 1), rows)
-    whole = news(history, Told())
-    for at, (standing, _) in enumerate(whole):
-        assert news(history, last_told(standing.id)) == whole[at + 1 :]
+    rows = [JobEntry(n, "metrics", {"epoch": n}) for n in (1, 2, 3)]
+    history = JobHistory(job("succeeded", 2, 1), rows)
+    whole = pending_events(history, StreamCursor())
+    for index, (position, _) in enumerate(whole):
+        assert pending_events(history, parse_last_event_id(position.id)) == whole[index + 1 :]

@@ -1,4 +1,4 @@
-"""Work that runs in a process of its own: files, then the row, then the ring."""
+"""Jobs that run in their own process: files, then the row, then the notification."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ from tests.valkey import RealValkey
 
 class Parts:
     def __init__(self, queue: JobQueue, jobs: Jobs, files: JobFiles, client: Redis) -> None:
-        self.queue, self.jobs, self.files, self.client = queue, jobs, files, client
+        self.job_queue, self.jobs, self.files, self.client = queue, jobs, files, client
 
     def folders(self) -> set[str]:
         return {path.name for path in self.files.root.glob("*")}
@@ -53,11 +53,9 @@ def run(home: Path, valkey: RealValkey, test: Callable[[Parts], Awaitable[None]]
         engine.dispose()
 
 
-def test_what_was_sent_lies_in_the_folder_before_the_ring(
-    tmp_path: Path, valkey: RealValkey
-) -> None:
+def test_inputs_are_stored_before_the_notification(tmp_path: Path, valkey: RealValkey) -> None:
     async def test(parts: Parts) -> None:
-        job = await parts.queue.submit_work("dream", {"steps": 3}, inputs={"image": b"1"})
+        job = await parts.job_queue.submit_work("dream", {"steps": 3}, inputs={"image": b"1"})
         assert (parts.files.work(job.id) / "image").read_bytes() == b"1"
         assert parts.jobs.get(job.id).queue_position == 1
         assert await parts.client.llen("pictures") == 1
@@ -65,12 +63,12 @@ def test_what_was_sent_lies_in_the_folder_before_the_ring(
     run(tmp_path, valkey, test)
 
 
-def test_the_same_key_is_the_same_job_and_leaves_no_files(
+def test_a_repeated_key_returns_the_first_job_and_leaves_no_files(
     tmp_path: Path, valkey: RealValkey
 ) -> None:
     async def test(parts: Parts) -> None:
         async def send(digest: str) -> str:
-            job = await parts.queue.submit_work(
+            job = await parts.job_queue.submit_work(
                 "dream", {}, inputs={"image": b"1"}, idempotency=("key", digest)
             )
             return job.id
@@ -85,28 +83,28 @@ def test_the_same_key_is_the_same_job_and_leaves_no_files(
     run(tmp_path, valkey, test)
 
 
-def test_a_full_queue_keeps_nothing(tmp_path: Path, valkey: RealValkey) -> None:
+def test_a_full_queue_stores_nothing(tmp_path: Path, valkey: RealValkey) -> None:
     async def test(parts: Parts) -> None:
-        ids = {(await parts.queue.submit_work("training", {"n": n})).id for n in range(2)}
+        ids = {(await parts.job_queue.submit_work("training", {"n": n})).id for n in range(2)}
         with pytest.raises(QueueFull):
-            await parts.queue.submit_work("dream", {}, inputs={"image": b"1"})
+            await parts.job_queue.submit_work("dream", {}, inputs={"image": b"1"})
         assert parts.folders() == set()
         assert {job.id for job in parts.jobs.list().items} == ids
 
     run(tmp_path, valkey, test)
 
 
-def test_a_lost_ring_is_rung_again_but_never_piles_up(
+def test_a_lost_notification_is_sent_again_but_only_once(
     tmp_path: Path, valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.jobs.queue._STALE_SECONDS", 0.0)
 
     async def test(parts: Parts) -> None:
         for n in range(2):
-            await parts.queue.submit_work("training", {"n": n})
+            await parts.job_queue.submit_work("training", {"n": n})
         await parts.client.delete("training")
         for _ in range(3):
-            await parts.queue.watch()
+            await parts.job_queue.check()
         assert await parts.client.llen("training") == 1
 
     run(tmp_path, valkey, test)

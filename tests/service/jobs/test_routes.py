@@ -5,13 +5,13 @@ import httpx
 import pytest
 
 from contracts.jobs import Artifact, Progress
-from database.jobs.queries import Entry
-from tests.service.parts import NOW, House
+from database.jobs.queries import JobEntry
+from tests.service.parts import NOW, FakeServices
 
 
-def test_jobs_are_listed_by_page(client: httpx.Client, house: House) -> None:
+def test_jobs_are_listed_by_page(client: httpx.Client, fakes: FakeServices) -> None:
     for i in range(3):
-        house.shelf.put(f"job_{i}", kind="embed" if i == 1 else "classify")
+        fakes.jobs.put(f"job_{i}", kind="embed" if i == 1 else "classify")
     first = client.get("/v1/jobs?limit=2").json()
     assert [job["id"] for job in first["items"]] == ["job_0", "job_1"]
     second = client.get("/v1/jobs", params={"cursor": first["next_cursor"]}).json()
@@ -19,8 +19,8 @@ def test_jobs_are_listed_by_page(client: httpx.Client, house: House) -> None:
     assert len(client.get("/v1/jobs?kind=embed&state=queued").json()["items"]) == 1
 
 
-def test_a_job_is_cancelled_and_then_cleared_away(client: httpx.Client, house: House) -> None:
-    house.shelf.put("job_1")
+def test_a_job_is_cancelled_and_then_deleted(client: httpx.Client, fakes: FakeServices) -> None:
+    fakes.jobs.put("job_1")
     assert client.delete("/v1/jobs/job_1").json()["code"] == "conflict"
     cancelled = client.post("/v1/jobs/job_1/cancel")
     assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
@@ -38,40 +38,40 @@ def test_a_job_is_cancelled_and_then_cleared_away(client: httpx.Client, house: H
         ("GET", "/artifacts/result.png"),
     ],
 )
-def test_an_unknown_job_is_404_always(client: httpx.Client, method: str, tail: str) -> None:
+def test_an_unknown_job_is_404(client: httpx.Client, method: str, tail: str) -> None:
     answer = client.request(method, "/v1/jobs/job_none" + tail)
     assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
 
 
 @pytest.mark.parametrize("job_id", ["x" * 65, "x" * 4000, "job_%F0%9F%98%80"])
-def test_an_id_that_never_was_one_is_404_too(client: httpx.Client, job_id: str) -> None:
+def test_a_malformed_id_is_404(client: httpx.Client, job_id: str) -> None:
     answer = client.get(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
 
 
 @pytest.mark.parametrize("job_id", ["job_%00", "%0A"])
-def test_a_control_character_is_no_part_of_an_id(client: httpx.Client, job_id: str) -> None:
+def test_a_control_character_in_an_id_is_404(client: httpx.Client, job_id: str) -> None:
     answer = client.get(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-def test_a_job_without_artifacts_has_none(client: httpx.Client, house: House) -> None:
-    house.shelf.put("job_1")
+def test_an_unknown_artifact_is_404(client: httpx.Client, fakes: FakeServices) -> None:
+    fakes.jobs.put("job_1")
     answer = client.get("/v1/jobs/job_1/artifacts/result.png")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-def test_an_artifact_is_sent_as_what_it_is(client: httpx.Client, house: House) -> None:
+def test_an_artifact_is_sent_with_its_media_type(client: httpx.Client, fakes: FakeServices) -> None:
     content = b"\x89PNG" + bytes(600_000)
     job_id = "job_1"
-    house.files.store_artifact(job_id, "result.png", content)
-    house.files.store_artifact(job_id, "page.html", b"<script>")
+    fakes.files.store_artifact(job_id, "result.png", content)
+    fakes.files.store_artifact(job_id, "page.html", b"<script>")
     made = [
         Artifact(name="result.png", media_type="image/png", size=len(content), url="/1"),
         Artifact(name="page.html", media_type="text/html", size=8, url="/2"),
         Artifact(name="gone.png", media_type="image/png", size=8, url="/3"),
     ]
-    house.shelf.put(job_id, kind="dream", state="running", attempt=1, artifacts=made)
+    fakes.jobs.put(job_id, kind="dream", state="running", attempt=1, artifacts=made)
     answer = client.get(f"/v1/jobs/{job_id}/artifacts/result.png")
     assert answer.content == content
     assert answer.headers["Content-Type"] == "image/png"
@@ -85,12 +85,12 @@ def test_an_artifact_is_sent_as_what_it_is(client: httpx.Client, house: House) -
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), missing
 
 
-def test_metrics_and_artifacts_are_events(client: httpx.Client, house: House) -> None:
+def test_metrics_and_artifacts_are_events(client: httpx.Client, fakes: FakeServices) -> None:
     done = Progress(fraction=1)
-    house.shelf.put("job_1", state="succeeded", attempt=1, started_at=NOW, progress=done)
-    house.shelf.entries["job_1"] = [
-        Entry(1, "metrics", {"epoch": 1}),
-        Entry(2, "artifact", {"name": "result.png"}),
+    fakes.jobs.put("job_1", state="succeeded", attempt=1, started_at=NOW, progress=done)
+    fakes.jobs.entries["job_1"] = [
+        JobEntry(1, "metrics", {"epoch": 1}),
+        JobEntry(2, "artifact", {"name": "result.png"}),
     ]
     answer = client.get("/v1/jobs/job_1/events")
     names = [name for name, _ in told(answer)]
@@ -106,9 +106,11 @@ def told(answer: httpx.Response) -> list[tuple[str, str]]:
     return list(zip(names, [value for key, value in fields if key == "id"], strict=True))
 
 
-def test_a_finished_job_is_replayed_and_the_stream_ends(client: httpx.Client, house: House) -> None:
+def test_a_finished_job_is_replayed_and_the_stream_ends(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
     done = Progress(fraction=1, step=2, steps=2)
-    house.shelf.put("job_1", state="succeeded", attempt=1, started_at=NOW, progress=done)
+    fakes.jobs.put("job_1", state="succeeded", attempt=1, started_at=NOW, progress=done)
     answer = client.get("/v1/jobs/job_1/events")
     assert answer.headers["Content-Type"].startswith("text/event-stream")
     assert [name for name, _ in told(answer)] == ["state", "progress", "state"]
@@ -118,15 +120,15 @@ def test_a_finished_job_is_replayed_and_the_stream_ends(client: httpx.Client, ho
     assert told(rest) == told(answer)[2:]
 
 
-def test_a_running_job_is_followed_to_its_end(client: httpx.Client, house: House) -> None:
-    house.shelf.put("job_1")
+def test_a_running_job_is_followed_to_its_end(client: httpx.Client, fakes: FakeServices) -> None:
+    fakes.jobs.put("job_1")
 
     def live() -> None:
         time.sleep(0.7)
         half = Progress(fraction=0.5)
-        house.shelf.put("job_1", state="running", attempt=1, started_at=NOW, progress=half)
+        fakes.jobs.put("job_1", state="running", attempt=1, started_at=NOW, progress=half)
         time.sleep(0.7)
-        house.shelf.put("job_1", state="cancelled", attempt=1, started_at=NOW, progress=half)
+        fakes.jobs.put("job_1", state="cancelled", attempt=1, started_at=NOW, progress=half)
 
     worker = threading.Thread(target=live)
     worker.start()

@@ -1,4 +1,4 @@
-"""How many may follow jobs at a time: the bounds, and that every end gives the place back."""
+"""How many streams may be open: the limits, and that every end releases a stream."""
 
 import socket
 import time
@@ -10,46 +10,50 @@ import pytest
 
 from contracts.errors import QueueFull
 from contracts.settings import Settings
-from service.jobs.stream_limit import MOST, MOST_OF_ONE, Streams
-from tests.service.parts import House
+from service.jobs.stream_limit import MAX_STREAMS, MAX_STREAMS_PER_CLIENT, StreamLimiter
+from tests.service.parts import FakeServices
 
 
-def test_one_caller_leaves_room_for_others() -> None:
-    streams = Streams(most=3, most_of_one=2)
-    with streams.taken("one"), streams.taken("one"):
-        with pytest.raises(QueueFull, match="You follow 2"), streams.taken("one"):
+def test_one_client_leaves_room_for_others() -> None:
+    limiter = StreamLimiter(max_streams=3, max_per_client=2)
+    with limiter.acquire("one"), limiter.acquire("one"):
+        with pytest.raises(QueueFull, match="You follow 2"), limiter.acquire("one"):
             pass
         with (
-            streams.taken("two"),
+            limiter.acquire("two"),
             pytest.raises(QueueFull, match="Too many"),
-            streams.taken("three"),
+            limiter.acquire("three"),
         ):
             pass
-    with suppress(ZeroDivisionError), streams.taken("one"):
+    with suppress(ZeroDivisionError), limiter.acquire("one"):
         raise ZeroDivisionError
-    with streams.taken("one"), streams.taken("one"), streams.taken("two"):
+    with (
+        limiter.acquire("one"),
+        limiter.acquire("one"),
+        limiter.acquire("two"),
+    ):
         pass
 
 
-def test_more_streams_than_one_may_have_are_refused_until_some_end(
-    served: Callable[[Settings, House], AbstractContextManager[str]],
+def test_too_many_streams_are_refused_until_some_end(
+    served: Callable[[Settings, FakeServices], AbstractContextManager[str]],
     settings: Settings,
-    house: House,
+    fakes: FakeServices,
 ) -> None:
-    house.shelf.put("job_1")
-    with served(settings, house) as url, ExitStack() as stack:
+    fakes.jobs.put("job_1")
+    with served(settings, fakes) as url, ExitStack() as stack:
         port = int(url.rsplit(":", 1)[1])
-        streams = [stack.enter_context(follow(port)) for _ in range(MOST_OF_ONE)]
+        streams = [stack.enter_context(follow(port)) for _ in range(MAX_STREAMS_PER_CLIENT)]
         answer = httpx.get(f"{url}/v1/jobs/job_1/events")
         assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
         assert int(answer.headers["Retry-After"]) >= 1
         assert httpx.get(f"{url}/v1/jobs/job_1").status_code == 200
         for stream in streams:
             stream.close()
-        house.shelf.put("job_1", state="cancelled")
+        fakes.jobs.put("job_1", state="cancelled")
         until = time.monotonic() + 20
         while httpx.get(f"{url}/v1/jobs/job_1/events").status_code != 200:
-            assert time.monotonic() < until, "who hung up still has a place"
+            assert time.monotonic() < until, "closed streams still count"
             time.sleep(0.1)
 
 
@@ -61,5 +65,5 @@ def follow(port: int) -> socket.socket:
     return client
 
 
-def test_one_is_a_part_of_all() -> None:
-    assert 1 < MOST_OF_ONE < MOST
+def test_one_client_may_not_open_all_streams() -> None:
+    assert 1 < MAX_STREAMS_PER_CLIENT < MAX_STREAMS

@@ -5,11 +5,11 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
-from tests.service.parts import House, picture
+from tests.service.parts import FakeServices, gray_png
 
 
 def logged(lines: list[EventDict], seconds: float = 5) -> EventDict:
-    """The access line, which is written a moment after the client has its answer."""
+    """The access line, which is written a moment after the response."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for line in list(lines):
@@ -19,7 +19,7 @@ def logged(lines: list[EventDict], seconds: float = 5) -> EventDict:
     raise AssertionError(f"no access line in {lines}")
 
 
-def test_a_line_for_each_request(client: httpx.Client) -> None:
+def test_each_request_is_logged(client: httpx.Client) -> None:
     with structlog.testing.capture_logs(
         processors=[structlog.contextvars.merge_contextvars]
     ) as lines:
@@ -38,11 +38,13 @@ def test_a_healthy_probe_is_quiet(client: httpx.Client) -> None:
     assert [line["log_level"] for line in lines] == ["debug"]
 
 
-def test_an_unexpected_exception_is_logged_and_not_told(client: httpx.Client, house: House) -> None:
-    house.dispatch.breaks = RuntimeError("password at /srv/secret")
+def test_an_unexpected_exception_is_logged_and_not_sent(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    fakes.dispatcher.breaks = RuntimeError("password at /srv/secret")
     with structlog.testing.capture_logs() as lines:
         answer = client.post(
-            "/v1/classify", content=picture(), headers={"Content-Type": "image/png"}
+            "/v1/classify", content=gray_png(), headers={"Content-Type": "image/png"}
         )
         logged(lines)
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
@@ -52,12 +54,12 @@ def test_an_unexpected_exception_is_logged_and_not_told(client: httpx.Client, ho
     assert [line["event"] for line in lines] == ["unexpected exception", "request"]
     assert lines[0]["exc_info"]
     assert lines[1]["status"] == 500
-    house.dispatch.breaks = None
+    fakes.dispatcher.breaks = None
     assert client.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/docs", "/nowhere"])
-def test_every_answer_is_hardened(client: httpx.Client, path: str) -> None:
+def test_every_response_has_security_headers(client: httpx.Client, path: str) -> None:
     headers = client.get(path).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert "default-src 'none'" in headers["Content-Security-Policy"]

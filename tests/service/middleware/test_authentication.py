@@ -1,4 +1,4 @@
-"""What opens the service, and everything that was thought of that must not."""
+"""Valid keys, and every known way around them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,28 +13,28 @@ from contracts.keys import NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND
 from database.keys import Keys
-from service.auth.failed_auth import MOST_GUESSES
-from tests.service.parts import House, picture
+from service.auth.failed_auth import MAX_FAILED_ATTEMPTS
+from tests.service.parts import FakeServices, gray_png
 
 BOOTSTRAP = "a-key-of-sixteen-or-more"
-Served = Callable[[Settings, House], AbstractContextManager[str]]
+StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 INFER = NewKey(name="a client", scopes=["infer"])
 
 
 @pytest.fixture
-def locked(served: Served, house: House) -> Iterator[httpx.Client]:
+def client(served: StartService, fakes: FakeServices) -> Iterator[httpx.Client]:
     settings = Settings(_env_file=None, api_key=BOOTSTRAP)
-    with served(settings, house) as url, httpx.Client(base_url=url) as client:
+    with served(settings, fakes) as url, httpx.Client(base_url=url) as client:
         yield client
 
 
 @pytest.fixture
-def keys(house: House) -> Keys:
-    return house.with_keys()
+def keys(fakes: FakeServices) -> Keys:
+    return fakes.with_keys()
 
 
 def eventually(client: httpx.Client, status: int, **headers: str) -> None:
-    """Within the two seconds that revocation may take, with slack for a slow machine."""
+    """Within the two seconds that a revocation may take, and more on a slow machine."""
     until = time.monotonic() + 20
     while client.get("/v1/models", headers=headers).status_code != status:
         assert time.monotonic() < until
@@ -59,16 +59,18 @@ def eventually(client: httpx.Client, status: int, **headers: str) -> None:
         [("Proxy-Authorization", f"Bearer {BOOTSTRAP}")],
         [("X-Forwarded-For", "127.0.0.1")],
         [("X-Original-URL", "/healthz")],
-        # Two at once, be they right or wrong: which one counted would be a matter of taste.
+        # Two at once, valid or not: it is undefined which one would count.
         [("Authorization", f"Bearer {BOOTSTRAP}"), ("X-API-Key", BOOTSTRAP)],
         [("Authorization", f"Bearer {BOOTSTRAP}"), ("Authorization", f"Bearer {BOOTSTRAP}")],
         [("X-API-Key", "wrong-and-sixteen-long"), ("X-API-Key", BOOTSTRAP)],
         [("X-API-Key", "opsin_000000000000_" + "0" * 48)],
     ],
 )
-def test_nothing_but_the_key_opens(locked: httpx.Client, headers: list[tuple[str, str]]) -> None:
+def test_a_missing_or_malformed_key_is_refused(
+    client: httpx.Client, headers: list[tuple[str, str]]
+) -> None:
     for path in ("/v1/models", "/v1/system", "/nowhere"):
-        answer = locked.get(path, headers=headers)
+        answer = client.get(path, headers=headers)
         assert answer.status_code in {401, 503}
         assert answer.json()["code"] in {"unauthorized", "dependency_unavailable"}
         if answer.status_code == 401:
@@ -84,13 +86,13 @@ def test_nothing_but_the_key_opens(locked: httpx.Client, headers: list[tuple[str
         {"X-API-Key": BOOTSTRAP},
     ],
 )
-def test_the_bootstrap_key_opens_all(locked: httpx.Client, headers: dict[str, str]) -> None:
-    assert locked.get("/v1/models", headers=headers).status_code == 200
+def test_the_bootstrap_key_has_all_scopes(client: httpx.Client, headers: dict[str, str]) -> None:
+    assert client.get("/v1/models", headers=headers).status_code == 200
 
 
-def test_probes_and_documentation_need_none(locked: httpx.Client) -> None:
+def test_probes_and_documentation_need_no_key(client: httpx.Client) -> None:
     for path in ("/healthz", "/readyz", "/docs", "/docs/start.js", "/openapi.json"):
-        assert locked.get(path).status_code == 200
+        assert client.get(path).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -104,44 +106,44 @@ def test_probes_and_documentation_need_none(locked: httpx.Client) -> None:
         "model=opsin_0123456789ab_" + "0" * 48,
     ],
 )
-def test_a_key_in_the_address_is_refused_even_beside_a_good_one(
-    locked: httpx.Client, query: str
+def test_a_key_in_the_query_is_refused_even_with_a_valid_header(
+    client: httpx.Client, query: str
 ) -> None:
     for headers in ({}, {"X-API-Key": BOOTSTRAP}):
-        answer = locked.get(f"/v1/models?{query}", headers=headers)
+        answer = client.get(f"/v1/models?{query}", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
         assert "revoke" in answer.json()["detail"]
 
 
-def test_a_key_in_a_path_is_refused_whatever_the_path(locked: httpx.Client) -> None:
+def test_a_key_in_a_path_is_refused(client: httpx.Client) -> None:
     key = "opsin_0123456789ab_" + "0" * 48
     for path in (f"/v1/models/{key}", f"/{key}", f"/docs/{key[:-9]}", f"/v1/models/x{key.upper()}"):
         for headers in ({}, {"X-API-Key": BOOTSTRAP}):
-            answer = locked.get(path, headers=headers)
+            answer = client.get(path, headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
             assert key not in answer.text
 
 
-def test_a_revoked_key_that_is_still_sent_locks_nobody_out(
-    served: Served, house: House, keys: Keys
+def test_a_revoked_key_that_is_still_sent_blocks_no_other(
+    served: StartService, fakes: FakeServices, keys: Keys
 ) -> None:
-    made = keys.create(INFER, by=COMMAND)
-    keys.revoke(made.id, by=COMMAND)
+    made = keys.create(INFER, actor=COMMAND)
+    keys.revoke(made.id, actor=COMMAND)
     settings = Settings(_env_file=None, api_key=BOOTSTRAP)
-    with served(settings, house) as url, httpx.Client(base_url=url) as client:
-        for _ in range(2 * MOST_GUESSES):
+    with served(settings, fakes) as url, httpx.Client(base_url=url) as client:
+        for _ in range(2 * MAX_FAILED_ATTEMPTS):
             answer = client.get("/v1/models", headers={"X-API-Key": made.key or ""})
             assert answer.status_code == 401
         assert client.get("/v1/models", headers={"X-API-Key": BOOTSTRAP}).status_code == 200
 
 
-def test_a_stream_ends_with_the_key_that_opened_it(
-    served: Served, house: House, keys: Keys
+def test_a_stream_ends_when_its_key_is_revoked(
+    served: StartService, fakes: FakeServices, keys: Keys
 ) -> None:
-    made = keys.create(INFER, by=COMMAND)
-    house.shelf.put("job_seen", kind="classify")
+    made = keys.create(INFER, actor=COMMAND)
+    fakes.jobs.put("job_seen", kind="classify")
     with (
-        served(Settings(_env_file=None), house) as url,
+        served(Settings(_env_file=None), fakes) as url,
         httpx.stream(
             "GET",
             f"{url}/v1/jobs/job_seen/events",
@@ -151,15 +153,15 @@ def test_a_stream_ends_with_the_key_that_opened_it(
     ):
         lines = answer.iter_lines()
         assert "state" in next(lines)
-        keys.revoke(made.id, by=COMMAND)
+        keys.revoke(made.id, actor=COMMAND)
         began = time.monotonic()
         for _ in lines:
             assert time.monotonic() - began < 20
         assert time.monotonic() - began < 20
 
 
-def test_the_document_says_what_a_key_needs(locked: httpx.Client) -> None:
-    document = locked.get("/openapi.json", timeout=60).json()
+def test_the_document_lists_the_scopes(client: httpx.Client) -> None:
+    document = client.get("/openapi.json", timeout=60).json()
     classify = document["paths"]["/v1/classify"]["post"]
     assert classify["security"] == [{"bearer": ["infer"]}, {"header": ["infer"]}]
     assert {"401", "403", "429"} <= classify["responses"].keys()
@@ -169,27 +171,29 @@ def test_the_document_says_what_a_key_needs(locked: httpx.Client) -> None:
     assert document["paths"]["/healthz"]["get"]["security"] == []
 
 
-def test_the_first_key_closes_an_open_service(served: Served, house: House, keys: Keys) -> None:
-    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+def test_the_first_key_closes_an_open_service(
+    served: StartService, fakes: FakeServices, keys: Keys
+) -> None:
+    with served(Settings(_env_file=None), fakes) as url, httpx.Client(base_url=url) as client:
         assert client.get("/v1/models").status_code == 200
         made = client.post("/v1/keys", json=INFER.model_dump(mode="json")).json()
-        # At once: this process made it.
+        # At once, as this process created it.
         assert client.get("/v1/models").status_code == 401
         assert client.get("/v1/models", headers={"X-API-Key": made["key"]}).status_code == 200
-        keys.revoke(made["id"], by=COMMAND)
+        keys.revoke(made["id"], actor=COMMAND)
         eventually(client, 401, **{"X-API-Key": made["key"]})
-        # And it does not open again with the last key gone.
+        # And it does not become open again once the last key is revoked.
         assert client.get("/v1/models").status_code == 401
 
 
 def test_a_key_works_until_it_is_revoked_in_every_process(
-    served: Served, house: House, keys: Keys
+    served: StartService, fakes: FakeServices, keys: Keys
 ) -> None:
-    made = keys.create(NewKey(name="all", scopes=["admin"]), by=COMMAND)
+    made = keys.create(NewKey(name="all", scopes=["admin"]), actor=COMMAND)
     header = {"X-API-Key": made.key or ""}
-    other = replace(house, opened=0)  # another process, on the same tables
+    other = replace(fakes, open_count=0)  # another process with the same tables
     with (
-        served(Settings(_env_file=None), house) as here,
+        served(Settings(_env_file=None), fakes) as here,
         served(Settings(_env_file=None), other) as there,
         httpx.Client(base_url=here) as first,
         httpx.Client(base_url=there) as second,
@@ -203,30 +207,32 @@ def test_a_key_works_until_it_is_revoked_in_every_process(
         eventually(second, 401, **header)
 
 
-def test_an_expired_key_opens_nothing(served: Served, house: House, keys: Keys) -> None:
+def test_an_expired_key_is_refused(served: StartService, fakes: FakeServices, keys: Keys) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=0.5)
-    made = keys.create(INFER.model_copy(update={"expires_at": soon}), by=COMMAND)
+    made = keys.create(INFER.model_copy(update={"expires_at": soon}), actor=COMMAND)
     time.sleep(0.6)
-    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+    with served(Settings(_env_file=None), fakes) as url, httpx.Client(base_url=url) as client:
         answer = client.get("/v1/models", headers={"X-API-Key": made.key or ""})
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
         assert client.get("/v1/models").status_code == 401  # and the service is not open
 
 
-def test_the_public_part_of_a_key_is_not_the_key(served: Served, house: House, keys: Keys) -> None:
-    made = keys.create(INFER, by=COMMAND)
+def test_the_public_part_of_a_key_is_not_the_key(
+    served: StartService, fakes: FakeServices, keys: Keys
+) -> None:
+    made = keys.create(INFER, actor=COMMAND)
     forged = str(made.key)[:-48] + "0" * 48
-    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+    with served(Settings(_env_file=None), fakes) as url, httpx.Client(base_url=url) as client:
         assert client.get("/v1/models", headers={"X-API-Key": forged}).status_code == 401
 
 
 def test_a_missing_scope_is_named_before_the_body_is_read(
-    served: Served, house: House, keys: Keys
+    served: StartService, fakes: FakeServices, keys: Keys
 ) -> None:
-    made = keys.create(NewKey(name="reader", scopes=["faces"]), by=COMMAND)
-    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+    made = keys.create(NewKey(name="reader", scopes=["faces"]), actor=COMMAND)
+    with served(Settings(_env_file=None), fakes) as url, httpx.Client(base_url=url) as client:
         answer = client.post(
-            "/v1/classify", content=picture(), headers={"X-API-Key": made.key or ""}
+            "/v1/classify", content=gray_png(), headers={"X-API-Key": made.key or ""}
         )
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
         assert "`infer`" in answer.json()["detail"]
@@ -238,33 +244,35 @@ def test_a_missing_scope_is_named_before_the_body_is_read(
             "/v1/models/squeezenet:predict", content=b"{}", headers={"X-API-Key": made.key or ""}
         )
         assert (served_as.status_code, served_as.json().keys()) == (403, {"error"})
-    assert house.decoder.runs == 0
-    assert house.dispatch.asked == []
+    assert fakes.decoder.runs == 0
+    assert fakes.dispatcher.asked == []
 
 
-def test_before_the_keys_could_be_read_nobody_gets_in_but_by_the_bootstrap_key(
-    served: Served, house: House
+def test_only_the_bootstrap_key_is_valid_before_the_keys_are_read(
+    served: StartService, fakes: FakeServices
 ) -> None:
-    house.keyed = True  # looks for tables that are not there
-    with served(Settings(_env_file=None), house) as url:
+    fakes.keyed = True  # its tables are missing
+    with served(Settings(_env_file=None), fakes) as url:
         assert httpx.get(f"{url}/v1/models").status_code == 401
         header = {"X-API-Key": "opsin_000000000000_" + "0" * 48}
         assert httpx.get(f"{url}/v1/models", headers=header).status_code == 503
-    with served(Settings(_env_file=None, api_key=BOOTSTRAP), house) as url:
+    with served(Settings(_env_file=None, api_key=BOOTSTRAP), fakes) as url:
         assert httpx.get(f"{url}/v1/models", headers={"X-API-Key": BOOTSTRAP}).status_code == 200
 
 
-def test_who_guesses_on_is_not_listened_to(served: Served, house: House, keys: Keys) -> None:
-    made = keys.create(INFER, by=COMMAND)
+def test_a_client_that_guesses_keys_is_rate_limited(
+    served: StartService, fakes: FakeServices, keys: Keys
+) -> None:
+    made = keys.create(INFER, actor=COMMAND)
     settings = Settings(_env_file=None, api_key=BOOTSTRAP)
-    with served(settings, house) as url, httpx.Client(base_url=url) as client:
-        for at in range(MOST_GUESSES):
+    with served(settings, fakes) as url, httpx.Client(base_url=url) as client:
+        for at in range(MAX_FAILED_ATTEMPTS):
             wrong = {"X-API-Key": f"guess-number-{at:06}"}
             assert client.get("/v1/models", headers=wrong).status_code == 401
         answer = client.get("/v1/models", headers={"X-API-Key": "one-guess-too-many"})
         assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
         assert int(answer.headers["Retry-After"]) <= 60
-        # Who has a key is not shut out by who shares the address.
+        # A client with a valid key is not refused for others at its address.
         for right in (BOOTSTRAP, made.key or ""):
             assert client.get("/v1/models", headers={"X-API-Key": right}).status_code == 200
         assert client.get("/healthz").status_code == 200
@@ -287,14 +295,14 @@ def test_who_guesses_on_is_not_listened_to(served: Served, house: House, keys: K
         {"X-Real-IP": "192.0.2.1"},
     ],
 )
-def test_an_open_service_answers_no_page_of_another_site(
-    client: httpx.Client, house: House, headers: dict[str, str]
+def test_an_open_service_refuses_pages_of_other_sites(
+    client: httpx.Client, fakes: FakeServices, headers: dict[str, str]
 ) -> None:
     answer = client.post(
-        "/v1/classify", content=picture(), headers={"Content-Type": "image/png"} | headers
+        "/v1/classify", content=gray_png(), headers={"Content-Type": "image/png"} | headers
     )
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
-    assert house.dispatch.asked == []
+    assert fakes.dispatcher.asked == []
 
 
 @pytest.mark.parametrize(
@@ -304,7 +312,7 @@ def test_an_open_service_answers_no_page_of_another_site(
         {"Host": "[::1]:9000"},
         {"Origin": "http://127.0.0.1:3000"},
         {"Sec-Fetch-Site": "same-origin"},
-        {"X-API-Key": "a key that nobody asked for"},
+        {"X-API-Key": "a key that is not needed"},
     ],
 )
 def test_an_open_service_answers_this_machine(
@@ -313,16 +321,16 @@ def test_an_open_service_answers_this_machine(
     assert client.get("/v1/models", headers=headers).status_code == 200
 
 
-def test_a_client_cannot_have_anothers_answer_by_its_idempotency_key(
-    served: Served, house: House, keys: Keys
+def test_an_idempotency_key_belongs_to_one_client(
+    served: StartService, fakes: FakeServices, keys: Keys
 ) -> None:
-    clients = [keys.create(INFER, by=COMMAND).key or "" for _ in range(2)]
-    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+    clients = [keys.create(INFER, actor=COMMAND).key or "" for _ in range(2)]
+    with served(Settings(_env_file=None), fakes) as url, httpx.Client(base_url=url) as client:
         jobs = []
         for key in (*clients, clients[0]):
             answer = client.post(
                 "/v1/classify",
-                content=picture(),
+                content=gray_png(),
                 headers={
                     "X-API-Key": key,
                     "Content-Type": "image/png",
@@ -335,16 +343,16 @@ def test_a_client_cannot_have_anothers_answer_by_its_idempotency_key(
     assert jobs[0] == jobs[2] != jobs[1]
 
 
-def test_a_job_is_shown_to_those_who_may_make_such(
-    served: Served, house: House, keys: Keys
+def test_a_job_is_visible_with_the_scope_of_its_kind(
+    served: StartService, fakes: FakeServices, keys: Keys
 ) -> None:
     infer, train = (
-        {"X-API-Key": keys.create(NewKey(name="n", scopes=[scope]), by=COMMAND).key or ""}
+        {"X-API-Key": keys.create(NewKey(name="n", scopes=[scope]), actor=COMMAND).key or ""}
         for scope in ("infer", "train")
     )
-    house.shelf.put("job_seen", kind="classify")
-    house.shelf.put("job_taught", kind="training")
-    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+    fakes.jobs.put("job_seen", kind="classify")
+    fakes.jobs.put("job_taught", kind="training")
+    with served(Settings(_env_file=None), fakes) as url, httpx.Client(base_url=url) as client:
         assert client.get("/v1/jobs/job_taught", headers=train).status_code == 200
         for method, ending in (
             ("GET", ""),
@@ -356,4 +364,4 @@ def test_a_job_is_shown_to_those_who_may_make_such(
             assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
         listed = client.get("/v1/jobs", headers=infer).json()["items"]
         assert [job["id"] for job in listed] == ["job_seen"]
-    assert house.shelf.jobs["job_taught"].state == "queued"
+    assert fakes.jobs.jobs["job_taught"].state == "queued"

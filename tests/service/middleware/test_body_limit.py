@@ -5,7 +5,7 @@ import httpx
 import pytest
 
 from contracts.settings import Settings
-from service.http.uploads import body_limit
+from service.http.body import max_request_bytes
 
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 
@@ -15,7 +15,7 @@ def test_a_declared_length_is_refused_before_a_byte_is_read(
 ) -> None:
     address = urlsplit(str(client.base_url))
     with socket.create_connection((address.hostname, address.port), timeout=5) as wire:
-        length = body_limit(settings) + 1
+        length = max_request_bytes(settings) + 1
         wire.sendall(
             b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
             b"Content-Length: %d\r\n\r\n" % length
@@ -28,7 +28,7 @@ def test_a_declared_length_is_refused_before_a_byte_is_read(
 @pytest.mark.parametrize("chunked", [True, False])
 def test_a_form_over_the_limit(client: httpx.Client, settings: Settings, chunked: bool) -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
-    data = part + bytes(body_limit(settings))
+    data = part + bytes(max_request_bytes(settings))
     content = iter([data[:1000], data[1000:]]) if chunked else data
     answer = client.post("/v1/classify", content=content, headers=FORM)
     assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")

@@ -8,20 +8,20 @@ import pytest
 from pydantic import ValidationError
 
 from contracts.settings import Settings
-from tests.service.parts import House
+from tests.service.parts import FakeServices
 
-Served = Callable[[Settings, House], AbstractContextManager[str]]
+StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 KEY = "a-key-of-sixteen-or-more"
-ASKED = {
+ACTION_COUNT = {
     "Access-Control-Request-Method": "POST",
     "Access-Control-Request-Headers": "authorization,content-type",
 }
 
 
-def test_by_default_no_page_is_let_in(served: Served, house: House) -> None:
-    with served(Settings(_env_file=None, api_key=KEY), house) as url:
+def test_by_default_no_page_is_let_in(served: StartService, fakes: FakeServices) -> None:
+    with served(Settings(_env_file=None, api_key=KEY), fakes) as url:
         origin = {"Origin": "https://app.example.org"}
-        preflight = httpx.options(f"{url}/v1/classify", headers=origin | ASKED)
+        preflight = httpx.options(f"{url}/v1/classify", headers=origin | ACTION_COUNT)
         assert preflight.status_code == 401
         plain = httpx.get(f"{url}/v1/models", headers=origin | {"X-API-Key": KEY})
         for answer in (preflight, plain):
@@ -29,11 +29,11 @@ def test_by_default_no_page_is_let_in(served: Served, house: House) -> None:
             assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-def test_a_named_origin_may_ask_and_another_not(served: Served, house: House) -> None:
+def test_a_named_origin_may_ask_and_another_not(served: StartService, fakes: FakeServices) -> None:
     settings = Settings(_env_file=None, api_key=KEY, cors_origins="https://app.example.org")
-    with served(settings, house) as url:
+    with served(settings, fakes) as url:
         named = {"Origin": "https://app.example.org"}
-        preflight = httpx.options(f"{url}/v1/classify", headers=named | ASKED)
+        preflight = httpx.options(f"{url}/v1/classify", headers=named | ACTION_COUNT)
         assert preflight.status_code == 200
         assert preflight.headers["Access-Control-Allow-Origin"] == "https://app.example.org"
         assert "Access-Control-Allow-Credentials" not in preflight.headers
@@ -41,7 +41,7 @@ def test_a_named_origin_may_ask_and_another_not(served: Served, house: House) ->
         assert refused.status_code == 401  # an origin is no key, and the page may read why
         assert refused.headers["Access-Control-Allow-Origin"] == "https://app.example.org"
         other = httpx.options(
-            f"{url}/v1/classify", headers={"Origin": "https://example.org"} | ASKED
+            f"{url}/v1/classify", headers={"Origin": "https://example.org"} | ACTION_COUNT
         )
         assert "Access-Control-Allow-Origin" not in other.headers
 
@@ -53,12 +53,12 @@ def test_what_is_no_origin_stops_the_start(origin: str) -> None:
 
 
 def test_who_the_client_is_a_trusted_proxy_says_and_nobody_else(
-    served: Served, house: House
+    served: StartService, fakes: FakeServices
 ) -> None:
     """Wrong keys are counted by address; a header that anybody may send must not change it."""
     for proxies, last in (("", 429), ("127.0.0.1", 401)):
         settings = Settings(_env_file=None, api_key=KEY, trusted_proxies=proxies)
-        with served(settings, house) as url:
+        with served(settings, fakes) as url:
             for at in range(21):
                 wrong = f"wrong-and-long-enough-{at}"
                 headers = {"X-Forwarded-For": f"10.0.0.{at}", "X-API-Key": wrong}

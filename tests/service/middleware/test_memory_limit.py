@@ -1,4 +1,4 @@
-"""Many uploads at once, on real sockets: what they take together is bounded."""
+"""Many uploads at once on real sockets: their total memory is bounded."""
 
 import socket
 import time
@@ -13,21 +13,21 @@ import pytest
 from contracts.keys import NewKey
 from contracts.settings import MIB, Settings
 from database.audit import COMMAND
-from tests.service.parts import House, picture
+from tests.service.parts import FakeServices, gray_png
 
 PNG = {"Content-Type": "image/png"}
-Served = Callable[[Settings, House], AbstractContextManager[str]]
+StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 
 
 @dataclass(frozen=True)
 class Narrow:
-    """A service with 1 MiB for all, so that each of its clients may have half of one."""
+    """A service with a budget of 1 MiB, of which each client may hold half."""
 
     client: httpx.Client
     keys: list[str]
 
     def begun(self, who: int, length: int, sent: int) -> socket.socket:
-        """An upload that was announced, and of which nothing more comes."""
+        """An upload that was announced and then stalls."""
         address = urlsplit(str(self.client.base_url))
         wire = socket.create_connection((address.hostname, address.port), timeout=10)
         wire.sendall(
@@ -52,33 +52,33 @@ class Narrow:
 
 
 @pytest.fixture
-def narrow(served: Served, house: House) -> Iterator[Narrow]:
-    table = house.with_keys()
+def narrow(served: StartService, fakes: FakeServices) -> Iterator[Narrow]:
+    table = fakes.with_keys()
     new = NewKey(name="a client", scopes=["infer"])
-    keys = [table.create(new, by=COMMAND).key or "" for _ in range(3)]
+    keys = [table.create(new, actor=COMMAND).key or "" for _ in range(3)]
     settings = Settings(_env_file=None, upload_budget_mb=1, max_image_bytes=4 * MIB, max_images=2)
-    with served(settings, house) as url, httpx.Client(base_url=url, timeout=20) as client:
+    with served(settings, fakes) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield Narrow(client, keys)
 
 
 def of(size: int) -> bytes:
-    """A picture with that many bytes behind it."""
-    return picture() + bytes(size)
+    """An image with that many bytes appended."""
+    return gray_png() + bytes(size)
 
 
-def test_what_would_go_over_it_is_refused_at_once_and_taken_later(narrow: Narrow) -> None:
+def test_an_upload_over_the_budget_is_refused_and_accepted_later(narrow: Narrow) -> None:
     with narrow.begun(0, 500_000, 400_000), narrow.begun(1, 500_000, 400_000):
         answer = narrow.eventually(2, 429, of(300_000))
         assert answer.json()["code"] == "queue_full"
         assert int(answer.headers["Retry-After"]) >= 1
-        # What needs no memory is answered all the while.
+        # Requests without a body are answered meanwhile.
         headers = {"X-API-Key": narrow.keys[2]}
         assert narrow.client.get("/v1/models", headers=headers).status_code == 200
     assert narrow.eventually(2, 200, of(300_000)).json()["model"] == "squeezenet"
 
 
-def test_what_is_only_announced_takes_no_room(narrow: Narrow) -> None:
-    """Two slow requests that declare the largest lengths would shut everybody out."""
+def test_announced_bytes_do_not_count(narrow: Narrow) -> None:
+    """Otherwise two slow requests with large declared lengths would shut everyone out."""
     with ExitStack() as stack:
         for who in (0, 0, 1, 1):
             stack.enter_context(narrow.begun(who, 500_000, 1))
@@ -86,25 +86,25 @@ def test_what_is_only_announced_takes_no_room(narrow: Narrow) -> None:
         assert narrow.send(2, of(450_000)).status_code == 200
 
 
-def test_one_caller_has_no_more_than_half(narrow: Narrow) -> None:
+def test_one_client_may_hold_half_of_the_budget(narrow: Narrow) -> None:
     with narrow.begun(0, 500_000, 400_000):
         assert narrow.eventually(0, 429, of(200_000)).json()["code"] == "queue_full"
         assert narrow.send(1, of(450_000)).status_code == 200
 
 
-def test_one_alone_is_always_taken(narrow: Narrow) -> None:
+def test_a_single_upload_is_always_accepted(narrow: Narrow) -> None:
     assert narrow.send(0, of(3 * MIB)).status_code == 200
 
 
-def test_an_undeclared_length_counts_as_it_comes(narrow: Narrow) -> None:
+def test_an_undeclared_length_counts_as_it_arrives(narrow: Narrow) -> None:
     with narrow.begun(0, 500_000, 400_000):
         narrow.eventually(0, 429, of(200_000))
-        chunks = iter([picture(), *([bytes(50_000)] * 20)])
+        chunks = iter([gray_png(), *([bytes(50_000)] * 20)])
         answer = narrow.send(1, chunks)
         assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
 
 
-def test_nothing_stays_taken(narrow: Narrow) -> None:
+def test_all_bytes_are_released(narrow: Narrow) -> None:
     with ExitStack() as stack:
         for who in range(3):
             stack.enter_context(narrow.begun(who, 400_000, 300_000))

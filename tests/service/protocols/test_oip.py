@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import BadRequest, OpsinError, PayloadTooLarge, ValidationFailed
-from service.protocols.oip import InferAsk, Wanted, pack, read_infer
-from service.protocols.signature import Signature
+from service.protocols.oip import ParsedInfer, RequestedOutput, encode_response, parse_infer
+from service.protocols.tensor_spec import TensorSpec
 
-SMALL = Signature((4, 5, 3), 3)
+SMALL = TensorSpec((4, 5, 3), 3)
 SIZE = 4 * 5 * 3
 PIXELS = np.arange(2 * SIZE, dtype=np.uint8).reshape(2, 4, 5, 3)
 
@@ -31,9 +31,9 @@ def binary(**changes: Any) -> tuple[bytes, str]:
     return head + PIXELS.tobytes(), str(len(head))
 
 
-def read(body: dict[str, Any] | bytes, length: str | None = None) -> InferAsk:
+def read(body: dict[str, Any] | bytes, length: str | None = None) -> ParsedInfer:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_infer(raw, length, SMALL)
+    return parse_infer(raw, length, SMALL)
 
 
 def test_json_flat_and_nested() -> None:
@@ -41,7 +41,7 @@ def test_json_flat_and_nested() -> None:
         ask = read(request(data=data) | {"id": "7"})
         assert np.array_equal(ask.pixels, PIXELS)
         assert ask.id == "7"
-        assert ask.outputs == (Wanted("probabilities", binary=False),)
+        assert ask.outputs == (RequestedOutput("probabilities", binary=False),)
         assert ask.timeout is None
 
 
@@ -64,7 +64,10 @@ def test_who_says_how_an_output_comes_back() -> None:
     ]
     parameters = {"binary_data_output": True, "timeout": 2_500_000, "mine": [1]}
     ask = read(request() | {"outputs": outputs, "parameters": parameters})
-    assert ask.outputs == (Wanted("features", binary=False), Wanted("probabilities", binary=True))
+    assert ask.outputs == (
+        RequestedOutput("features", binary=False),
+        RequestedOutput("probabilities", binary=True),
+    )
     assert [wanted.operation for wanted in ask.outputs] == ["embed", "classify"]
     assert ask.timeout == 2.5
 
@@ -73,7 +76,7 @@ def test_who_says_how_an_output_comes_back() -> None:
     ("changes", "told"),
     [
         ({"name": "input_1"}, "one input, 'image'"),
-        ({"datatype": "FP32"}, "is UINT8"),
+        ({"datatype": "FP32"}, "must be UINT8"),
         ({"shape": [2, 5, 4, 3]}, "[-1, 4, 5, 3]"),
         ({"shape": [4, 5, 3]}, "[-1, 4, 5, 3]"),
         ({"shape": [-1, 4, 5, 3]}, "1 to 3 images"),
@@ -150,12 +153,15 @@ def test_binary_data_that_is_not_as_long_as_was_said() -> None:
 
 
 def test_an_answer_mixes_json_and_bytes() -> None:
-    outputs = (Wanted("features", binary=True), Wanted("probabilities", binary=False))
+    outputs = (
+        RequestedOutput("features", binary=True),
+        RequestedOutput("probabilities", binary=False),
+    )
     tensors = {
         "probabilities": np.array([[0.25, 0.75]], np.float32),
         "features": np.array([[1, 2, 3]], np.float32),
     }
-    packed = pack(InferAsk("7", PIXELS, outputs, None), "m", 3, tensors)
+    packed = encode_response(ParsedInfer("7", PIXELS, outputs, None), "m", 3, tensors)
     assert packed.json_length is not None
     head = json.loads(packed.body[: packed.json_length])
     assert head == {
@@ -176,8 +182,8 @@ def test_an_answer_mixes_json_and_bytes() -> None:
 
 
 def test_an_answer_of_json_alone() -> None:
-    ask = InferAsk(None, PIXELS, (Wanted("features", binary=False),), None)
-    packed = pack(ask, "m", 1, {"features": np.zeros((2, 1), np.float32)})
+    ask = ParsedInfer(None, PIXELS, (RequestedOutput("features", binary=False),), None)
+    packed = encode_response(ask, "m", 1, {"features": np.zeros((2, 1), np.float32)})
     assert packed.json_length is None
     assert "id" not in json.loads(packed.body)
 
@@ -188,7 +194,7 @@ def refused_well(error: OpsinError) -> None:
     assert error.detail.encode()
 
 
-WHOLE, LENGTH = binary()
+WHOLE, EMBEDDING_SIZE = binary()
 
 
 @settings(max_examples=400, deadline=None)
@@ -196,7 +202,7 @@ WHOLE, LENGTH = binary()
     at=st.integers(0, len(WHOLE)),
     put=st.binary(max_size=40),
     dropped=st.integers(0, 40),
-    length=st.none() | st.integers(-5, len(WHOLE) + 50).map(str) | st.just(LENGTH),
+    length=st.none() | st.integers(-5, len(WHOLE) + 50).map(str) | st.just(EMBEDDING_SIZE),
 )
 def test_a_damaged_binary_request_is_read_or_refused(
     at: int, put: bytes, dropped: int, length: str | None
@@ -207,8 +213,8 @@ def test_a_damaged_binary_request_is_read_or_refused(
     except OpsinError as error:
         refused_well(error)
     else:
-        assert ask.pixels.shape[1:] == SMALL.picture
-        assert 1 <= len(ask.pixels) <= SMALL.most
+        assert ask.pixels.shape[1:] == SMALL.gray_png
+        assert 1 <= len(ask.pixels) <= SMALL.max_images
 
 
 JSON = st.recursive(

@@ -15,7 +15,7 @@ from contracts.errors import NoWorker, QueueFull
 from contracts.queue.messages import Reply
 from contracts.settings import Settings
 from service.protocols.oip import LENGTH_HEADER
-from tests.service.parts import House
+from tests.service.parts import FakeServices
 
 SHAPE = (227, 227, 3)
 INFER = "/v2/models/squeezenet/infer"
@@ -50,8 +50,8 @@ def test_the_server_tells_of_itself(client: httpx.Client) -> None:
     assert client.get("/v2/health/ready").json() == {"ready": True}
 
 
-def test_not_ready_says_why(client: httpx.Client, house: House) -> None:
-    house.database = False
+def test_not_ready_says_why(client: httpx.Client, fakes: FakeServices) -> None:
+    fakes.database = False
     answer = client.get("/v2/health/ready")
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
@@ -136,12 +136,12 @@ def test_an_unknown_model_is_refused_before_the_body_is_read(client: httpx.Clien
 
 
 def test_a_full_queue_is_told_before_the_body_is_read(
-    client: httpx.Client, house: House, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise QueueFull("Full.", retry_after=7)
 
-    monkeypatch.setattr(house.dispatch, "require_room", full)
+    monkeypatch.setattr(fakes.dispatcher, "require_room", full)
     answer = client.post(INFER, content=b"{")
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
     assert answer.json() == {"error": "Full."}
@@ -164,20 +164,20 @@ def test_a_compressed_body_is_refused(client: httpx.Client) -> None:
     assert (answer.status_code, answer.json().keys()) == (415, {"error"})
 
 
-def test_one_failed_image_fails_the_request(client: httpx.Client, house: House) -> None:
+def test_one_failed_image_fails_the_request(client: httpx.Client, fakes: FakeServices) -> None:
     good = Reply(bytes(16), 1, 2, 0, 0, vector=np.full(1000, 0.001, np.float32))
-    house.dispatch.answers = [good, NoWorker("Gone.", retry_after=2)]
+    fakes.dispatcher.answers = [good, NoWorker("Gone.", retry_after=2)]
     answer = ask(client, 1, 2)
     assert (answer.status_code, answer.json()) == (503, {"error": "Gone."})
     nothing = Reply(bytes(16), 1, 2, 0, 0, vector=np.full(1000, np.nan, np.float32))
-    house.dispatch.answers = [good, nothing]
+    fakes.dispatcher.answers = [good, nothing]
     assert ask(client, 1, 2).status_code == 500
 
 
 def test_the_clients_deadline_counts_and_its_own_timeout_too(
-    client: httpx.Client, house: House
+    client: httpx.Client, fakes: FakeServices
 ) -> None:
-    house.dispatch.delay = 30
+    fakes.dispatcher.delay = 30
     body, headers = binary(1)
     began = time.monotonic()
     late = client.post(INFER, content=body, headers=headers | {"X-Timeout-Ms": "1500"})
@@ -185,13 +185,13 @@ def test_the_clients_deadline_counts_and_its_own_timeout_too(
     late = ask(client, 1, parameters={"timeout": 1_500_000})
     assert late.status_code == 504
     assert time.monotonic() - began < 20
-    assert house.dispatch.cancelled == 2
+    assert fakes.dispatcher.cancelled == 2
     wrong = client.post(INFER, content=body, headers=headers | {"X-Timeout-Ms": "0"})
     assert (wrong.status_code, wrong.json().keys()) == (422, {"error"})
 
 
-def test_who_hangs_up_is_not_worked_for(client: httpx.Client, house: House) -> None:
-    house.dispatch.delay = 10
+def test_who_hangs_up_is_not_worked_for(client: httpx.Client, fakes: FakeServices) -> None:
+    fakes.dispatcher.delay = 10
     body, headers = binary(1)
     url = client.base_url
     with socket.create_connection((url.host, url.port or 80)) as raw:
@@ -200,9 +200,9 @@ def test_who_hangs_up_is_not_worked_for(client: httpx.Client, house: House) -> N
         raw.sendall(head.encode() + body)
         time.sleep(0.3)
     until = time.monotonic() + 5
-    while house.dispatch.cancelled == 0 and time.monotonic() < until:
+    while fakes.dispatcher.cancelled == 0 and time.monotonic() < until:
         time.sleep(0.02)
-    assert house.dispatch.cancelled == 1
+    assert fakes.dispatcher.cancelled == 1
 
 
 def test_elsewhere_in_v2_errors_look_the_same(client: httpx.Client) -> None:
@@ -213,10 +213,10 @@ def test_elsewhere_in_v2_errors_look_the_same(client: httpx.Client) -> None:
 
 
 def test_a_key_is_needed_but_for_probes(
-    served: Callable[[Settings, House], AbstractContextManager[str]], house: House
+    served: Callable[[Settings, FakeServices], AbstractContextManager[str]], fakes: FakeServices
 ) -> None:
     settings = Settings(_env_file=None, api_key="a-key-of-sixteen-or-more")
-    with served(settings, house) as url, httpx.Client(base_url=url) as locked:
+    with served(settings, fakes) as url, httpx.Client(base_url=url) as locked:
         refused = locked.get("/v2/models/squeezenet")
         assert (refused.status_code, refused.json().keys()) == (401, {"error"})
         for path in ("/v2/health/live", "/v2/health/ready"):

@@ -19,7 +19,7 @@ def noise(*shape: int) -> Pixels:
 def read(value: Any, *shapes: tuple[int, ...], most: int = 1_000_000) -> Pixels:
     numbers = numbers_of(value)
     assert numbers is not None
-    return numbers.read(*shapes, most=most)
+    return numbers.read(*shapes, max_numbers=most)
 
 
 @pytest.mark.parametrize("options", [{}, {"indent": 1}, {"separators": (",", ":")}])
@@ -45,7 +45,7 @@ def test_an_array_longer_than_a_block() -> None:
     pixels = noise(2_000_000)
     value = parse(json.dumps(pixels.tolist()).encode())
     assert isinstance(value, Numbers)
-    assert np.array_equal(read(value, (-1,), most=2_000_000), pixels)
+    assert np.array_equal(read(value, (-1,), max_numbers=2_000_000), pixels)
 
 
 def test_what_looks_like_an_array_inside_a_string_is_a_string() -> None:
@@ -96,16 +96,16 @@ def test_hostile_json_is_refused_at_once(text: bytes) -> None:
 def test_too_many_numbers_are_refused_before_they_are_read() -> None:
     value = parse(b"[" + b"1," * 100_000 + b"1]")
     with pytest.raises(PayloadTooLarge):
-        read(value, (-1,), most=20_000)
+        read(value, (-1,), max_numbers=20_000)
     with pytest.raises(PayloadTooLarge):
-        read(value, (-1,), most=100_000)
-    assert read(value, (-1,), most=100_001).all()
+        read(value, (-1,), max_numbers=100_000)
+    assert read(value, (-1,), max_numbers=100_001).all()
 
 
 def test_white_space_has_its_bound() -> None:
     value = parse(b"[" + b" " * 100_000 + b"1]")
     with pytest.raises(PayloadTooLarge):
-        read(value, (1,), most=1)
+        read(value, (1,), max_numbers=1)
 
 
 @settings(max_examples=300, deadline=None)
@@ -114,7 +114,7 @@ def test_any_bytes_end_in_a_document_or_a_bad_request(text: bytes) -> None:
     try:
         value = parse(text)
         if (numbers := numbers_of(value)) is not None:
-            numbers.read((-1,), most=1000)
+            numbers.read((-1,), max_numbers=1000)
     except OpsinError:
         pass
 
@@ -130,7 +130,7 @@ def test_long_arrays_are_read_as_json_reads_them(middle: str) -> None:
     except (ValueError, AssertionError):
         valid = False
     try:
-        levels = read(parse(text.encode()), (-1,), most=10_000)
+        levels = read(parse(text.encode()), (-1,), max_numbers=10_000)
     except OpsinError:
         assert not valid
     else:

@@ -8,18 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import OpsinError, ValidationFailed
-from service.protocols.signature import Signature
-from service.protocols.tfserving import PredictAsk, answer, read_predict
+from service.protocols.tensor_spec import TensorSpec
+from service.protocols.tfserving import ParsedPredict, encode_response, parse_predict
 
-SMALL = Signature((4, 5, 3), 3)
+SMALL = TensorSpec((4, 5, 3), 3)
 PIXELS = np.arange(2 * 60, dtype=np.uint8).reshape(2, 4, 5, 3)
 LISTS = PIXELS.tolist()
 FILE = bytes(range(100, 256))
 B64 = {"b64": base64.b64encode(FILE).decode()}
 
 
-def read(body: Any) -> PredictAsk:
-    return read_predict(json.dumps(body).encode(), SMALL, 200)
+def read(body: Any) -> ParsedPredict:
+    return parse_predict(json.dumps(body).encode(), SMALL, 200)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def read(body: Any) -> PredictAsk:
 )
 def test_numbers_in_rows_and_columns(body: Any, key: str) -> None:
     ask = read(body)
-    assert ask.answer == key
+    assert ask.response_key == key
     assert ask.operation == "classify"
     assert np.array_equal(
         np.stack([one for one in ask.images if isinstance(one, np.ndarray)]), PIXELS
@@ -123,8 +123,10 @@ def test_bad_base64_is_the_images_own_error(text: Any, code: str) -> None:
 
 def test_the_answer_is_a_row_an_image() -> None:
     rows = np.array([[0.25, 0.75], [1, 0]], np.float32)
-    assert json.loads(answer(read({"inputs": LISTS}), rows)) == {"outputs": rows.tolist()}
-    assert json.loads(answer(read({"instances": LISTS}), rows)) == {"predictions": rows.tolist()}
+    assert json.loads(encode_response(read({"inputs": LISTS}), rows)) == {"outputs": rows.tolist()}
+    assert json.loads(encode_response(read({"instances": LISTS}), rows)) == {
+        "predictions": rows.tolist()
+    }
 
 
 def test_the_message_says_what_an_image_is() -> None:
@@ -155,4 +157,4 @@ def test_any_body_is_read_or_refused(body: dict[str, Any]) -> None:
     except OpsinError as error:
         refused_well(error)
     else:
-        assert 1 <= len(ask.images) <= SMALL.most
+        assert 1 <= len(ask.images) <= SMALL.max_images

@@ -4,7 +4,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.service.parts import House, picture
+from tests.service.parts import FakeServices, gray_png
 
 SHAPE = (227, 227, 3)
 PREDICT = "/v1/models/squeezenet:predict"
@@ -15,7 +15,7 @@ def grey(level: int) -> object:
 
 
 def b64(level: int) -> dict[str, str]:
-    return {"b64": base64.b64encode(picture(level)).decode()}
+    return {"b64": base64.b64encode(gray_png(level)).decode()}
 
 
 @pytest.mark.parametrize("where", ["", "/versions/1", "/labels/champion"])
@@ -73,12 +73,12 @@ def test_errors_are_told_as_tensorflow_serving_does(
     assert (answer.status_code, answer.json().keys()) == (status, {"error"})
 
 
-def test_what_the_dispatch_refuses(client: httpx.Client, house: House) -> None:
-    house.dispatch.delay = 5
+def test_what_the_dispatch_refuses(client: httpx.Client, fakes: FakeServices) -> None:
+    fakes.dispatcher.delay = 5
     headers = {"X-Timeout-Ms": "300"}
     late = client.post(PREDICT, json={"instances": [b64(1)]}, headers=headers)
     assert (late.status_code, late.json().keys()) == (504, {"error"})
-    assert house.dispatch.cancelled == 1
+    assert fakes.dispatcher.cancelled == 1
 
 
 @pytest.mark.parametrize("where", ["", "/versions/1", "/labels/champion"])

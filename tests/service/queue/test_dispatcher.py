@@ -1,4 +1,4 @@
-"""Dispatch, replies and sweep on a real Valkey; the worker is this test."""
+"""Dispatcher, replies and recovery on a real Valkey; the tests act as the worker."""
 
 import asyncio
 import secrets
@@ -20,48 +20,46 @@ from contracts.queue import redis_keys
 from contracts.queue.celery import REDIS_OPTIONS
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.queue.messages import Item, Reply
+from contracts.queue.redis_keys import QueueName
 from models.store.store import Store
-from service.queue.admission import Admission, LaneLimits
-from service.queue.client import Lanes
-from service.queue.dispatcher import Dispatch, Drains
-from service.queue.recovery import Sweep
+from service.queue.admission import Admission, QueueLimits
+from service.queue.client import QueueClient
+from service.queue.dispatcher import BatchTaskSender, Dispatcher
+from service.queue.recovery import Recovery
 from service.queue.replies import Replies
-from service.queue.workers import Presence
+from service.queue.workers import WorkerRegistry
 from tests.valkey import RealValkey
-from workers.inference.queue import LaneName
-from workers.inference.queue import Lanes as WorkerLanes
+from workers.inference.queue import WorkerQueues
 
-LANE = LaneName("squeezenet", 1, "classify")
-PICTURE = np.zeros((2, 2, 3), np.uint8)
+QUEUE = QueueName("squeezenet", 1, "classify")
+IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 
 @dataclass
-class Sent:
-    """Notes which drains would have been sent."""
+class RecordedTasks:
+    """Records the tasks that would have been sent."""
 
-    lanes: list[str] = field(default_factory=list)
+    queues: list[QueueName] = field(default_factory=list)
 
-    async def send(self, lane: str) -> None:
-        self.lanes.append(lane)
+    async def send(self, queue: QueueName) -> None:
+        self.queues.append(queue)
 
 
 @dataclass
 class Api:
-    dispatch: Dispatch
+    dispatcher: Dispatcher
     replies: Replies
-    lanes: Lanes
-    sweep: Sweep
-    presence: Presence
+    queues: QueueClient
+    recovery: Recovery
+    workers: WorkerRegistry
     client: redis.asyncio.Redis
 
-    def ask(self, seconds: float) -> "asyncio.Task[Any]":
+    def request(self, seconds: float) -> "asyncio.Task[Any]":
         deadline = time.monotonic() + seconds
-        return asyncio.create_task(
-            self.dispatch.run("squeezenet", 1, "classify", [PICTURE], deadline=deadline)
-        )
+        return asyncio.create_task(self.dispatcher.run(QUEUE, [IMAGE], deadline=deadline))
 
     async def queued(self) -> None:
-        await until(lambda: self.lanes.depth(LANE.key))
+        await until(lambda: self.queues.depth(QUEUE))
 
 
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
@@ -79,15 +77,15 @@ async def api_on(valkey: RealValkey) -> AsyncIterator[Api]:
         redis.asyncio.Redis.from_url(valkey.url, **options) as client,
         redis.asyncio.Redis.from_url(valkey.url, **options) as blocking,
     ):
-        lanes, drains = Lanes(client, LaneLimits(8)), cast(Drains, Sent())
-        presence = Presence(client, ("squeezenet",), Store(Path("/nowhere")))
-        await presence.refresh()
+        queues, tasks = QueueClient(client, QueueLimits(8)), cast(BatchTaskSender, RecordedTasks())
+        workers = WorkerRegistry(client, ("squeezenet",), Store(Path("/nowhere")))
+        await workers.refresh()
         replies = Replies(blocking, secrets.token_hex(4))
         replies.start()
-        dispatch = Dispatch(lanes, replies, drains, Admission(LaneLimits(8)), presence)
-        sweep = Sweep(lanes, replies, drains, presence)
+        dispatcher = Dispatcher(queues, replies, tasks, Admission(QueueLimits(8)), workers)
+        recovery = Recovery(queues, replies, tasks, workers)
         try:
-            yield Api(dispatch, replies, lanes, sweep, presence, client)
+            yield Api(dispatcher, replies, queues, recovery, workers, client)
         finally:
             await replies.stop()
 
@@ -100,9 +98,9 @@ def run(valkey: RealValkey, use: Callable[[Api], Coroutine[Any, Any, None]]) -> 
     asyncio.run(body())
 
 
-def answer(client: redis.Redis, *items: Item, worker: str = "w1") -> None:
+def reply_to(client: redis.Redis, *items: Item, worker: str = "w1") -> None:
     replies = [(i, Reply(i.id, 1, 1, 0, 0, vector=np.ones(3, np.float32))) for i in items]
-    WorkerLanes(client, worker).answer(LANE, replies, 10)
+    WorkerQueues(client, worker).send_replies(QUEUE, replies, 10)
 
 
 @pytest.fixture
@@ -110,7 +108,7 @@ def worker_client(valkey: RealValkey) -> redis.Redis:
     return redis.Redis.from_url(valkey.url)
 
 
-def test_a_silent_redis_does_not_hold_the_answer_back(valkey: RealValkey) -> None:
+def test_silent_redis_does_not_delay_the_answer(valkey: RealValkey) -> None:
     async def use(api: Api) -> None:
         process = valkey.process
         assert process
@@ -118,7 +116,7 @@ def test_a_silent_redis_does_not_hold_the_answer_back(valkey: RealValkey) -> Non
         try:
             began = time.monotonic()
             with pytest.raises(NoWorker):
-                await api.ask(0.5)
+                await api.request(0.5)
             assert time.monotonic() - began < 4
         finally:
             process.send_signal(signal.SIGCONT)
@@ -126,113 +124,111 @@ def test_a_silent_redis_does_not_hold_the_answer_back(valkey: RealValkey) -> Non
     run(valkey, use)
 
 
-def test_who_gives_up_is_struck_from_the_lane(
+def test_item_of_a_cancelled_request_is_dropped(
     valkey: RealValkey, worker_client: redis.Redis
 ) -> None:
     async def use(api: Api) -> None:
-        asked = api.ask(30)
+        request = api.request(30)
         await api.queued()
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
         await until(lambda: api.client.keys(redis_keys.ABANDONED_PREFIX.decode() + "*"))
-        assert WorkerLanes(worker_client, "w1").take(LANE, 4) == []
-        assert not api.replies.waiting
+        assert WorkerQueues(worker_client, "w1").take(QUEUE, 4) == []
+        assert not api.replies.pending
 
     run(valkey, use)
 
 
-def test_a_wiped_redis_costs_a_sweep_and_not_the_deadline(
+def test_items_are_pushed_again_after_redis_was_wiped(
     valkey: RealValkey, worker_client: redis.Redis
 ) -> None:
     async def use(api: Api) -> None:
-        await api.sweep.sweep()
-        asked = api.ask(10)
+        await api.recovery.run_once()
+        request = api.request(10)
         await api.queued()
         worker_client.flushall()
-        await api.sweep.sweep()
-        answer(worker_client, *WorkerLanes(worker_client, "w1").take(LANE, 4))
-        assert len(await asked) == 1
+        await api.recovery.run_once()
+        reply_to(worker_client, *WorkerQueues(worker_client, "w1").take(QUEUE, 4))
+        assert len(await request) == 1
 
     run(valkey, use)
 
 
-def test_a_restarted_redis_is_another_one(valkey: RealValkey) -> None:
+def test_server_epoch_changes_on_restart(valkey: RealValkey) -> None:
     async def use(api: Api) -> None:
-        before = await api.lanes.incarnation()
-        assert await api.lanes.incarnation() == before
+        before = await api.queues.server_epoch()
+        assert await api.queues.server_epoch() == before
         valkey.kill()
         valkey.start()
         await asyncio.gather(api.client.ping(), return_exceptions=True)  # its connection is gone
-        assert await api.lanes.incarnation() != before
+        assert await api.queues.server_epoch() != before
 
     run(valkey, use)
 
 
-def test_a_lost_workers_images_are_sent_again(
+def test_items_of_a_lost_worker_are_queued_again(
     valkey: RealValkey, worker_client: redis.Redis
 ) -> None:
     async def use(api: Api) -> None:
-        beat(worker_client, "w1")
-        await api.presence.refresh()
-        await api.sweep.sweep()
-        asked = api.ask(10)
+        send_heartbeat(worker_client, "w1")
+        await api.workers.refresh()
+        await api.recovery.run_once()
+        request = api.request(10)
         await api.queued()
-        assert len(WorkerLanes(worker_client, "w1").take(LANE, 4)) == 1
-        worker_client.delete(redis_keys.worker_beat("w1"))
-        await api.presence.refresh()
-        await api.sweep.sweep()
-        again = WorkerLanes(worker_client, "w2").take(LANE, 4)
+        assert len(WorkerQueues(worker_client, "w1").take(QUEUE, 4)) == 1
+        worker_client.delete(redis_keys.heartbeat_key("w1"))
+        await api.workers.refresh()
+        await api.recovery.run_once()
+        again = WorkerQueues(worker_client, "w2").take(QUEUE, 4)
         assert [item.attempt for item in again] == [2]
         assert worker_client.scard(redis_keys.claims("w1")) == 0
-        answer(worker_client, *again, worker="w2")
-        assert len(await asked) == 1
+        reply_to(worker_client, *again, worker="w2")
+        assert len(await request) == 1
 
     run(valkey, use)
 
 
-def test_a_worker_that_was_only_silent_is_not_held_against_its_images(
+def test_attempts_of_a_worker_that_returns_do_not_count(
     valkey: RealValkey, worker_client: redis.Redis
 ) -> None:
     async def use(api: Api) -> None:
-        asked = api.ask(10)
+        request = api.request(10)
         for _ in range(3):  # more often than an image may be lost
-            beat(worker_client, "w1")
-            await api.presence.refresh()
-            await api.sweep.sweep()
+            send_heartbeat(worker_client, "w1")
+            await api.workers.refresh()
+            await api.recovery.run_once()
             await api.queued()
-            assert len(WorkerLanes(worker_client, "w1").take(LANE, 4)) == 1
-            worker_client.delete(redis_keys.worker_beat("w1"))
-            await api.presence.refresh()
-            await api.sweep.sweep()
-        beat(worker_client, "w1")
-        await api.presence.refresh()
-        await api.sweep.sweep()
-        answer(worker_client, *WorkerLanes(worker_client, "w1").take(LANE, 4))
-        assert isinstance((await asked)[0], Reply)
+            assert len(WorkerQueues(worker_client, "w1").take(QUEUE, 4)) == 1
+            worker_client.delete(redis_keys.heartbeat_key("w1"))
+            await api.workers.refresh()
+            await api.recovery.run_once()
+        send_heartbeat(worker_client, "w1")
+        await api.workers.refresh()
+        await api.recovery.run_once()
+        reply_to(worker_client, *WorkerQueues(worker_client, "w1").take(QUEUE, 4))
+        assert isinstance((await request)[0], Reply)
 
     run(valkey, use)
 
 
-def test_an_image_that_was_given_up_meanwhile_is_not_sent_again(
-    valkey: RealValkey, worker_client: redis.Redis
-) -> None:
-    """Else it would stay in the table of those who wait for as long as the process lives."""
+def test_abandoned_item_is_not_queued_again(valkey: RealValkey, worker_client: redis.Redis) -> None:
+    """Otherwise it would stay among the pending items for as long as the process lives."""
 
     async def use(api: Api) -> None:
-        asked = api.ask(10)
+        request = api.request(10)
         await api.queued()
-        (waiting,) = api.replies.waiting.values()
-        WorkerLanes(worker_client, "w1").take(LANE, 4)
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
-        await api.sweep._again(waiting)
-        assert not api.replies.waiting
-        assert await api.lanes.depth(LANE.key) == 0
+        (pending,) = api.replies.pending.values()
+        WorkerQueues(worker_client, "w1").take(QUEUE, 4)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        await api.recovery._retry(pending)
+        assert not api.replies.pending
+        assert await api.queues.depth(QUEUE) == 0
 
     run(valkey, use)
 
 
-def beat(client: redis.Redis, worker: str) -> None:
-    sign = WorkerBeat(id=worker, host="h", pid=1, release="0", started_at=0, beat_at=0)
+def send_heartbeat(client: redis.Redis, worker: str) -> None:
+    heartbeat = WorkerBeat(id=worker, host="h", pid=1, release="0", started_at=0, beat_at=0)
     client.sadd(redis_keys.WORKERS, worker)
-    client.set(redis_keys.worker_beat(worker), sign.model_dump_json())
+    client.set(redis_keys.heartbeat_key(worker), heartbeat.model_dump_json())

@@ -12,28 +12,28 @@ from database.engine import open_engine
 from database.tables import Record
 from models.store.store import Store
 from tests.models.drafts import DRAFT, write_files
-from tests.service.parts import House, datasets_in
+from tests.service.parts import FakeServices, datasets_in
 
-Served = Callable[[Settings, House], AbstractContextManager[str]]
+StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 URL = "/v1/models/squeezenet/versions/1/quantize"
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def fakes(tmp_path: Path) -> FakeServices:
     engine = open_engine(f"sqlite:///{tmp_path / 'opsin.db'}")
     Record.metadata.create_all(engine)
     engine.dispose()
-    return House(datasets=datasets_in(tmp_path))
+    return FakeServices(datasets=datasets_in(tmp_path))
 
 
 @pytest.fixture
-def store(house: House) -> Store:
-    """Version 1 in float32, version 2 its int8 copy."""
+def store(fakes: FakeServices) -> Store:
+    """Version 1 in float32 and version 2, its int8 copy."""
     for draft in (DRAFT, DRAFT.model_copy(update={"precision": "int8"})):
-        with house.store.staging() as folder:
+        with fakes.store.staging() as folder:
             write_files(folder)
-            house.store.publish("squeezenet", folder, draft)
-    return house.store
+            fakes.store.publish("squeezenet", folder, draft)
+    return fakes.store
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def dataset(client: httpx.Client) -> str:
     return str(answer.json()["id"])
 
 
-def test_it_is_a_job_and_the_same_key_the_same_one(
+def test_a_repeated_key_returns_the_first_job(
     client: httpx.Client, store: Store, dataset: str
 ) -> None:
     body = {"dataset_id": dataset, "max_accuracy_loss": 0.02, "promote": False}
@@ -67,7 +67,7 @@ def test_it_is_a_job_and_the_same_key_the_same_one(
         (URL, {"max_loss": 0.1}, 422, "validation_error"),
     ],
 )
-def test_what_cannot_be_quantized(
+def test_an_impossible_quantization_is_refused(
     *,
     client: httpx.Client,
     store: Store,
@@ -81,26 +81,26 @@ def test_what_cannot_be_quantized(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-def test_who_may_only_train_does_not_change_a_published_network(
-    served: Served, house: House, store: Store
+def test_a_train_key_may_not_promote_in_a_published_network(
+    served: StartService, fakes: FakeServices, store: Store
 ) -> None:
-    table = house.with_keys()
+    table = fakes.with_keys()
     train, both = (
-        {"X-API-Key": table.create(NewKey(name="n", scopes=scopes), by=COMMAND).key or ""}
+        {"X-API-Key": table.create(NewKey(name="n", scopes=scopes), actor=COMMAND).key or ""}
         for scopes in (["train"], ["train", "models"])
     )
-    with served(Settings(_env_file=None), house) as url, httpx.Client(base_url=url) as client:
+    with served(Settings(_env_file=None), fakes) as url, httpx.Client(base_url=url) as client:
         made = client.post("/v1/datasets", json={"name": "pets"}, headers=train)
         told = {"dataset_id": made.json()["id"]}
         for body in (told, told | {"promote": True}):
             refused = client.post(URL, json=body, headers=train)
             assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
             assert "`models`" in refused.json()["detail"]
-        assert house.shelf.worked == []
+        assert fakes.jobs.worked == []
         quiet = client.post(URL, json=told | {"promote": False}, headers=train)
         assert quiet.status_code == 202
         loud = client.post(URL, json=told, headers=both)
         assert loud.status_code == 202
-        lines = house.audit.list(action="promotion_asked").items
+        lines = fakes.audit.list(action="promotion_asked").items
     assert [one.subject for one in lines] == [f"squeezenet by {loud.json()['id']}"]
     assert lines[0].actor.startswith("key_")

@@ -6,7 +6,7 @@ import pytest
 
 from models.store.store import Store
 from tests.models.drafts import DRAFT, FILES, write_files
-from tests.service.parts import House
+from tests.service.parts import FakeServices
 
 BASE = "/v1/models/squeezenet"
 
@@ -18,15 +18,15 @@ def publish(store: Store) -> int:
 
 
 @pytest.fixture
-def two(house: House) -> Store:
-    """Versions 1, the champion, and 2; the one worker holds 1."""
+def two(fakes: FakeServices) -> Store:
+    """Versions 1, the champion, and 2; the only worker has loaded 1."""
     for _ in range(2):
-        publish(house.store)
-    house.store.promote("squeezenet", 1)
-    return house.store
+        publish(fakes.store)
+    fakes.store.promote("squeezenet", 1)
+    return fakes.store
 
 
-def test_promote_says_whether_it_answers_yet(client: httpx.Client, two: Store) -> None:
+def test_promotion_says_whether_the_version_serves_yet(client: httpx.Client, two: Store) -> None:
     answer = client.post(f"{BASE}/aliases", json={"alias": "champion", "version": 2})
     assert (answer.status_code, answer.json()["name"]) == (202, "squeezenet")
     assert two.resolve("squeezenet") == 2
@@ -47,7 +47,7 @@ def test_promote_says_whether_it_answers_yet(client: httpx.Client, two: Store) -
         ("A%2F..", {"alias": "champion", "version": 1}, 404, "not_found"),
     ],
 )
-def test_what_cannot_be_promoted(
+def test_an_impossible_promotion_is_refused(
     client: httpx.Client, two: Store, name: str, body: dict[str, object], status: int, code: str
 ) -> None:
     answer = client.post(f"/v1/models/{name}/aliases", json=body)
@@ -56,7 +56,7 @@ def test_what_cannot_be_promoted(
     assert two.models() == ["squeezenet"], "asking makes no model"
 
 
-def test_an_alias_is_taken_away(client: httpx.Client, two: Store) -> None:
+def test_an_alias_is_deleted(client: httpx.Client, two: Store) -> None:
     two.promote("squeezenet", 2, "canary")
     assert client.delete(f"{BASE}/aliases/canary").status_code == 204
     assert two.aliases("squeezenet") == {"champion": 1}
@@ -81,7 +81,7 @@ def test_a_version_in_use_is_not_deleted(client: httpx.Client, two: Store) -> No
     assert two.versions("squeezenet") == [1]
 
 
-def test_downloads_of_what_is_at_hand(client: httpx.Client, two: Store) -> None:
+def test_existing_formats_are_downloaded(client: httpx.Client, two: Store) -> None:
     labels = client.get(f"{BASE}/versions/1/download?format=labels")
     assert labels.content == FILES["labels.json"]
     assert labels.headers["Content-Length"] == str(len(labels.content))
@@ -97,9 +97,7 @@ def test_downloads_of_what_is_at_hand(client: httpx.Client, two: Store) -> None:
     assert client.get(f"{BASE}/versions/7/download?format=keras").status_code == 404
 
 
-def test_a_conversion_that_takes_long_is_to_be_asked_for_again(
-    client: httpx.Client, two: Store
-) -> None:
+def test_a_slow_conversion_is_a_503_with_a_retry(client: httpx.Client, two: Store) -> None:
     answer = client.get(f"{BASE}/versions/1/download?format=onnx")
     assert (answer.status_code, answer.json()["code"]) == (503, "model_not_ready")
     assert answer.headers["Retry-After"] == "10"

@@ -5,14 +5,14 @@ import pytest
 
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import RELEASE
-from tests.service.parts import House
+from tests.service.parts import FakeServices
 
 
-def test_it_lives(client: httpx.Client) -> None:
+def test_health(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
 
 
-def test_it_is_ready(client: httpx.Client) -> None:
+def test_readiness(client: httpx.Client) -> None:
     answer = client.get("/readyz")
     assert answer.status_code == 200
     assert answer.json() | {"detail": None} == {
@@ -32,20 +32,20 @@ def _loading(beat: WorkerBeat) -> tuple[WorkerBeat, ...]:
 @pytest.mark.parametrize(
     ("break_it", "expected"),
     [
-        (lambda h: setattr(h.presence, "redis_ok", False), {"redis": "unreachable"}),
+        (lambda h: setattr(h.workers, "redis_ok", False), {"redis": "unreachable"}),
         (lambda h: setattr(h, "database", False), {"database": "unreachable"}),
-        (lambda h: setattr(h.presence, "workers", ()), {"worker": "none"}),
+        (lambda h: setattr(h.workers, "workers", ()), {"worker": "none"}),
         (
-            lambda h: setattr(h.presence, "workers", _loading(h.presence.workers[0])),
+            lambda h: setattr(h.workers, "workers", _loading(h.workers.workers[0])),
             {"worker": "loading"},
         ),
     ],
     ids=["redis", "database", "no worker", "loading"],
 )
-def test_it_says_what_does_not_answer(
-    client: httpx.Client, house: House, break_it: Any, expected: dict[str, str]
+def test_readiness_names_what_does_not_respond(
+    client: httpx.Client, fakes: FakeServices, break_it: Any, expected: dict[str, str]
 ) -> None:
-    break_it(house)
+    break_it(fakes)
     answer = client.get("/readyz")
     assert answer.status_code == 503
     assert answer.json().items() >= ({"ready": False} | expected).items()

@@ -1,4 +1,4 @@
-"""What `/v1/trainings` takes, refuses and queues, over a socket."""
+"""What `/v1/trainings` accepts, refuses and queues, over a socket."""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,18 @@ from database.engine import open_engine
 from database.tables import Record
 from models.training.presets import PRESETS
 from tests.models.datasets.packing import tree, zipped
-from tests.service.parts import House, datasets_in
+from tests.service.parts import FakeServices, datasets_in
 
 URL = "/v1/trainings"
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    house = House(datasets=datasets_in(tmp_path))
+def fakes(tmp_path: Path) -> FakeServices:
+    fakes = FakeServices(datasets=datasets_in(tmp_path))
     engine = open_engine(f"sqlite:///{tmp_path / 'opsin.db'}")
     Record.metadata.create_all(engine)
     engine.dispose()
-    return house
+    return fakes
 
 
 @pytest.fixture
@@ -35,34 +35,36 @@ def body(dataset_id: str, **more: Any) -> dict[str, Any]:
     return {"dataset_id": dataset_id, "model": "pets", "network": "squeezenet"} | more
 
 
-def test_a_training_is_queued_whole(client: httpx.Client, house: House, pets: str) -> None:
+def test_a_training_is_queued_with_all_parameters(
+    client: httpx.Client, fakes: FakeServices, pets: str
+) -> None:
     answer = client.post(URL, json=body(pets))
     assert answer.status_code == 202, answer.text
     job = answer.json()
     assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
     assert (job["kind"], job["state"]) == ("training", "queued")
-    ((kind, request, inputs),) = house.shelf.worked
+    ((kind, request, inputs),) = fakes.jobs.worked
     assert (kind, inputs) == ("training", {})
     assert request["strategy"] == "feature_extraction"
     assert request["head"] is None
 
 
 def test_a_training_that_may_promote_is_in_the_audit_log(
-    client: httpx.Client, house: House, pets: str
+    client: httpx.Client, fakes: FakeServices, pets: str
 ) -> None:
-    house.with_keys()
+    fakes.with_keys()
     assert client.post(URL, json=body(pets, promote="never")).status_code == 202
     asked = client.post(URL, json=body(pets)).json()
-    (line,) = house.audit.list(action="promotion_asked").items
+    (line,) = fakes.audit.list(action="promotion_asked").items
     assert (line.subject, line.actor) == (f"pets by {asked['id']}", "open")
 
 
-def test_a_preset_fills_in_and_what_is_sent_wins(
-    client: httpx.Client, house: House, pets: str
+def test_a_preset_fills_in_what_is_not_sent(
+    client: httpx.Client, fakes: FakeServices, pets: str
 ) -> None:
     sent = {"dataset_id": pets, "model": "pets", "preset": "cats_dogs_scratch", "batch_size": 7}
     assert client.post(URL, json=sent).status_code == 202
-    _, request, _ = house.shelf.worked[0]
+    _, request, _ = fakes.jobs.worked[0]
     assert request["network"] == PRESETS["cats_dogs_scratch"].request["network"]
     assert (request["strategy"], request["batch_size"]) == ("from_scratch", 7)
 
@@ -92,23 +94,28 @@ def test_a_preset_fills_in_and_what_is_sent_wins(
         ({"image_size": [64, 30]}, 422, "validation_error"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_it_queues(
-    client: httpx.Client, house: House, pets: str, changes: dict[str, Any], status: int, code: str
+def test_an_impossible_training_is_refused_before_it_is_queued(
+    client: httpx.Client,
+    fakes: FakeServices,
+    pets: str,
+    changes: dict[str, Any],
+    status: int,
+    code: str,
 ) -> None:
     answer = client.post(URL, json=body(pets) | changes)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
-    assert house.shelf.worked == []
+    assert fakes.jobs.worked == []
 
 
-def test_what_would_take_the_machine_down_is_refused(
-    client: httpx.Client, house: House, pets: str
+def test_a_training_beyond_the_memory_is_refused(
+    client: httpx.Client, fakes: FakeServices, pets: str
 ) -> None:
     head = {"pooling": "flatten", "units": [8192, 8192]}
     sent = body(pets, network="vgg16", image_size=1024, head=head)
     answer = client.post(URL, json=sent)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error"), answer.text
     assert "GB of memory" in answer.json()["detail"]
-    assert house.shelf.worked == []
+    assert fakes.jobs.worked == []
 
 
 def test_the_wrong_field_is_named(client: httpx.Client, pets: str) -> None:
@@ -119,21 +126,19 @@ def test_the_wrong_field_is_named(client: httpx.Client, pets: str) -> None:
     assert "cat, dog" in unknown["detail"]
 
 
-def test_a_misspelt_layer_is_told_with_those_that_are_there(
-    client: httpx.Client, pets: str
-) -> None:
+def test_an_unknown_layer_is_refused_with_the_known_ones(client: httpx.Client, pets: str) -> None:
     sent = body(pets, strategy="fine_tuning", unfreeze_from="fier8")
     detail = client.post(URL, json=sent).json()["detail"]
     assert "unfreeze_from" in detail
-    assert "Near it are fire8" in detail
+    assert "Did you mean fire8" in detail
     assert "fire2, fire3" in detail
 
 
-def test_a_data_set_from_which_nothing_can_be_learned(client: httpx.Client, house: House) -> None:
+def test_an_untrainable_dataset_is_refused(client: httpx.Client, fakes: FakeServices) -> None:
     empty = client.post("/v1/datasets", json={"name": "mine"}).json()["id"]
     answer = client.post(URL, json=body(empty))
     assert (answer.status_code, answer.json()["code"]) == (422, "not_trainable")
-    assert house.shelf.worked == []
+    assert fakes.jobs.worked == []
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,9 @@ def test_a_data_set_from_which_nothing_can_be_learned(client: httpx.Client, hous
         (b" " * 300_000, "application/json", 413),
     ],
 )
-def test_bodies_that_are_none(client: httpx.Client, content: bytes, kind: str, status: int) -> None:
+def test_other_bodies_are_refused(
+    client: httpx.Client, content: bytes, kind: str, status: int
+) -> None:
     answer = client.post(URL, content=content, headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
 

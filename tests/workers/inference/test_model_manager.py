@@ -1,4 +1,4 @@
-"""What is loaded, handed over and dropped as the aliases of a real store move."""
+"""What is loaded, activated and evicted as the aliases of a real store move."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 
 from contracts.errors import VersionNotFound
-from contracts.inference.inference import Operation
+from contracts.inference.inference import VectorOperation
 from contracts.inference.manifest import Manifest
 from contracts.queue.heartbeat import HeldModel
 from contracts.queue.messages import Pixels, Vector
 from models.store.labels import Label
 from models.store.store import Store
 from tests.models.drafts import DRAFT, write_files
-from workers.inference.loaded_models import Held
-from workers.inference.model_manager import GRACE_SECONDS, Versions
+from workers.inference.loaded_models import LoadedModels
+from workers.inference.model_manager import GRACE_SECONDS, ModelManager
 
 
-class Loaded:
-    """A version in memory that computes nothing."""
+class StubPredictor:
+    """A loaded version that computes nothing."""
 
     labels: tuple[Label, ...] = ()
-    operations: tuple[Operation, ...] = ("classify", "embed")
+    operations: tuple[VectorOperation, ...] = ("classify", "embed")
     runtime = "none"
     runtime_reason: str | None = None
     batch_sizes = (1,)
@@ -32,39 +32,45 @@ class Loaded:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest, self.version = manifest, manifest.version
 
-    def run(self, operation: Operation, images: Pixels) -> Vector:
+    def run(self, operation: VectorOperation, images: Pixels) -> Vector:
         return np.zeros((len(images), 2), np.float32)
 
 
 @dataclass
-class Bench:
-    """Versions of the model `pets`, with everything around them in reach."""
+class ManagedPets:
+    """A manager of the model `pets`, with its collaborators: the queues and the heartbeat."""
 
     store: Store
     now: float = 0.0
-    waits: int = 0
+    waiting: int = 0
     loads: list[int] = field(default_factory=list)
     broken: set[int] = field(default_factory=set)
-    told: list[tuple[HeldModel, ...]] = field(default_factory=list)
+    reports: list[tuple[HeldModel, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.held = Held()
-        self.versions = Versions(
+        self.loaded = LoadedModels()
+        self.manager = ModelManager(
             self.store,
             ("pets",),
-            self.held,
+            self.loaded,
             load=self.load,
-            waiting=lambda model, version: self.waits,
-            tell=lambda *models: self.told.append(models),
+            queues=self,
+            heartbeat=self,
             clock=lambda: self.now,
-            most_trained=2,
+            max_trained=2,
         )
 
-    def load(self, model: str, version: int) -> Loaded:
+    def count_waiting(self, model: str, version: int) -> int:
+        return self.waiting
+
+    def report(self, *models: HeldModel) -> None:
+        self.reports.append(models)
+
+    def load(self, model: str, version: int) -> StubPredictor:
         self.loads.append(version)
         if version in self.broken:
-            raise VersionNotFound(f"Version {version} was found damaged.")
-        return Loaded(self.store.manifest(model, version))
+            raise VersionNotFound(f"Version {version} is damaged.")
+        return StubPredictor(self.store.manifest(model, version))
 
     def publish(self, model: str = "pets") -> int:
         with self.store.staging() as folder:
@@ -73,145 +79,145 @@ class Bench:
 
     def after(self, seconds: float) -> list[int]:
         self.now += seconds
-        self.versions.look()
-        return self.held.versions("pets")
+        self.manager.reconcile()
+        return self.loaded.versions("pets")
 
-    def standing(self) -> dict[str, int]:
-        return self.held.aliases("pets")
+    def active(self) -> dict[str, int]:
+        return self.loaded.aliases("pets")
 
     def states(self) -> dict[int | None, str]:
-        return {one.version: one.state for one in self.told[-1]}
+        return {model.version: model.state for model in self.reports[-1]}
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    bench = Bench(Store(tmp_path / "store"))
-    bench.publish()
-    bench.publish()
-    bench.store.promote("pets", 1)
-    bench.versions.look()
-    return bench
+def pets(tmp_path: Path) -> ManagedPets:
+    pets = ManagedPets(Store(tmp_path / "store"))
+    pets.publish()
+    pets.publish()
+    pets.store.promote("pets", 1)
+    pets.manager.reconcile()
+    return pets
 
 
-def test_only_what_has_an_alias_is_held(bench: Bench) -> None:
-    assert bench.held.versions("pets") == [1]
-    assert bench.states() == {1: "ready"}
-    assert bench.after(1) == [1]
-    assert bench.loads == [1]
+def test_only_versions_with_an_alias_are_loaded(pets: ManagedPets) -> None:
+    assert pets.loaded.versions("pets") == [1]
+    assert pets.states() == {1: "ready"}
+    assert pets.after(1) == [1]
+    assert pets.loads == [1]
 
 
-def test_the_new_one_is_loaded_before_the_old_one_goes(bench: Bench) -> None:
-    bench.store.promote("pets", 2)
-    seen: list[dict[str, int]] = []
-    load = bench.load
+def test_new_version_is_loaded_before_the_old_one_is_evicted(pets: ManagedPets) -> None:
+    pets.store.promote("pets", 2)
+    active: list[dict[str, int]] = []
+    load = pets.load
 
-    def watch(model: str, version: int) -> Loaded:
-        seen.append(dict(bench.standing()))
-        assert bench.held.get("pets", 1) is not None
-        assert bench.states() == {1: "ready", 2: "loading"}
+    def watch(model: str, version: int) -> StubPredictor:
+        active.append(dict(pets.active()))
+        assert pets.loaded.get("pets", 1) is not None
+        assert pets.states() == {1: "ready", 2: "loading"}
         return load(model, version)
 
-    bench.versions._load = watch
-    assert bench.after(0) == [1, 2]
-    assert seen == [{"champion": 1}], "the old one answers while the new one loads"
-    assert bench.standing() == {"champion": 2}
-    assert bench.after(GRACE_SECONDS - 0.1) == [1, 2], "an API process may still send to it"
-    bench.waits = 1
-    assert bench.after(1) == [1, 2], "images wait for it"
-    bench.waits = 0
-    assert bench.after(0) == [2]
-    assert bench.states() == {2: "ready"}
+    pets.manager._load_model = watch
+    assert pets.after(0) == [1, 2]
+    assert active == [{"champion": 1}], "the old one answers while the new one loads"
+    assert pets.active() == {"champion": 2}
+    assert pets.after(GRACE_SECONDS - 0.1) == [1, 2], "an API process may still send to it"
+    pets.waiting = 1
+    assert pets.after(1) == [1, 2], "images wait for it"
+    pets.waiting = 0
+    assert pets.after(0) == [2]
+    assert pets.states() == {2: "ready"}
 
 
-def test_a_roll_back_in_time_loads_nothing(bench: Bench) -> None:
-    bench.store.promote("pets", 2)
-    bench.after(0)
-    bench.store.promote("pets", 1)
-    assert bench.after(1) == [1, 2]
-    assert bench.standing() == {"champion": 1}
-    assert bench.loads == [1, 2]
-    assert bench.after(1) == [1, 2]
-    assert bench.after(GRACE_SECONDS) == [1]
+def test_rollback_within_the_grace_period_loads_nothing(pets: ManagedPets) -> None:
+    pets.store.promote("pets", 2)
+    pets.after(0)
+    pets.store.promote("pets", 1)
+    assert pets.after(1) == [1, 2]
+    assert pets.active() == {"champion": 1}
+    assert pets.loads == [1, 2]
+    assert pets.after(1) == [1, 2]
+    assert pets.after(GRACE_SECONDS) == [1]
 
 
-def test_a_version_that_cannot_be_loaded_changes_nothing(bench: Bench) -> None:
-    bench.broken = {2}
-    bench.store.promote("pets", 2)
+def test_failed_version_leaves_the_previous_one_active(pets: ManagedPets) -> None:
+    pets.broken = {2}
+    pets.store.promote("pets", 2)
     for _ in range(3):
-        assert bench.after(GRACE_SECONDS) == [1]
-    assert bench.loads == [1, 2], "it is not tried again and again"
-    assert bench.standing() == {"champion": 1}
-    assert bench.states() == {1: "ready", 2: "unavailable"}
-    assert bench.told[-1][1].reason == "Version 2 was found damaged."
-    bench.store.promote("pets", 1)
-    bench.after(0)
-    assert bench.states() == {1: "ready"}
-    bench.broken = set()
-    bench.store.promote("pets", 2)
-    assert bench.after(0) == [1, 2], "promoted again, it is tried again"
+        assert pets.after(GRACE_SECONDS) == [1]
+    assert pets.loads == [1, 2], "it is not tried again and again"
+    assert pets.active() == {"champion": 1}
+    assert pets.states() == {1: "ready", 2: "unavailable"}
+    assert pets.reports[-1][1].reason == "Version 2 is damaged."
+    pets.store.promote("pets", 1)
+    pets.after(0)
+    assert pets.states() == {1: "ready"}
+    pets.broken = set()
+    pets.store.promote("pets", 2)
+    assert pets.after(0) == [1, 2], "promoted again, it is tried again"
 
 
-def test_without_an_alias_nothing_is_left(bench: Bench) -> None:
-    bench.store.drop_alias("pets", "champion")
-    bench.after(0)
-    assert bench.standing() == {}
-    assert bench.after(GRACE_SECONDS) == []
-    assert bench.states() == {None: "loading"}
+def test_version_without_alias_is_evicted(pets: ManagedPets) -> None:
+    pets.store.drop_alias("pets", "champion")
+    pets.after(0)
+    assert pets.active() == {}
+    assert pets.after(GRACE_SECONDS) == []
+    assert pets.states() == {None: "loading"}
 
 
-def test_two_aliases_two_versions(bench: Bench) -> None:
-    bench.store.promote("pets", 2, "canary")
-    assert bench.after(0) == [1, 2]
-    assert bench.standing() == {"champion": 1, "canary": 2}
-    assert [one.aliases for one in bench.told[-1]] == [("champion",), ("canary",)]
+def test_two_aliases_keep_two_versions_loaded(pets: ManagedPets) -> None:
+    pets.store.promote("pets", 2, "canary")
+    assert pets.after(0) == [1, 2]
+    assert pets.active() == {"champion": 1, "canary": 2}
+    assert [one.aliases for one in pets.reports[-1]] == [("champion",), ("canary",)]
 
 
-def test_a_store_that_cannot_be_read_keeps_what_is_held(bench: Bench, tmp_path: Path) -> None:
+def test_unreadable_store_keeps_loaded_versions(pets: ManagedPets, tmp_path: Path) -> None:
     (tmp_path / "store/pets/aliases.json").write_text("{")
-    assert bench.after(GRACE_SECONDS) == [1]
+    assert pets.after(GRACE_SECONDS) == [1]
 
 
-def test_it_stops_between_two_models(bench: Bench) -> None:
+def test_reconcile_stops_between_two_models(pets: ManagedPets) -> None:
     stopping = Event()
     stopping.set()
-    bench.store.promote("pets", 2)
-    bench.versions.look(stopping)
-    assert bench.loads == [1]
+    pets.store.promote("pets", 2)
+    pets.manager.reconcile(stopping)
+    assert pets.loads == [1]
 
 
-def test_what_was_trained_is_served_without_being_configured(bench: Bench) -> None:
-    """And a published network that nobody asked for is not."""
+def test_trained_model_is_loaded_without_being_configured(pets: ManagedPets) -> None:
+    """But a published network that is not configured is not loaded."""
     for model in ("made-here", "vgg16"):
-        with bench.store.staging() as folder:
+        with pets.store.staging() as folder:
             write_files(folder)
-            bench.store.promote(model, bench.store.publish(model, folder, DRAFT))
-    bench.versions.look()
-    assert bench.held.versions("made-here") == [1]
-    assert bench.held.versions("vgg16") == []
-    assert ("made-here", "ready") in [(one.name, one.state) for one in bench.told[-1]]
-    bench.store.drop_alias("made-here", "champion")
-    bench.store.delete("made-here", 1)
-    bench.versions.look()
-    bench.now += GRACE_SECONDS
-    bench.versions.look()
-    assert bench.held.versions("made-here") == []
-    bench.versions.look()
-    assert {one.name for one in bench.told[-1]} == {"pets"}
+            pets.store.promote(model, pets.store.publish(model, folder, DRAFT))
+    pets.manager.reconcile()
+    assert pets.loaded.versions("made-here") == [1]
+    assert pets.loaded.versions("vgg16") == []
+    assert ("made-here", "ready") in [(one.name, one.state) for one in pets.reports[-1]]
+    pets.store.drop_alias("made-here", "champion")
+    pets.store.delete("made-here", 1)
+    pets.manager.reconcile()
+    pets.now += GRACE_SECONDS
+    pets.manager.reconcile()
+    assert pets.loaded.versions("made-here") == []
+    pets.manager.reconcile()
+    assert {one.name for one in pets.reports[-1]} == {"pets"}
 
 
-def test_trained_models_make_room_for_those_promoted_later(bench: Bench) -> None:
+def test_trained_models_promoted_longest_ago_are_evicted(pets: ManagedPets) -> None:
     for age, model in ((30, "first"), (20, "second"), (10, "third")):
-        bench.publish(model)
-        bench.store.promote(model, 1)
+        pets.publish(model)
+        pets.store.promote(model, 1)
         moment = 1_000_000_000 - age
-        os.utime(bench.store.path(model, 1).parent / "aliases.json", (moment, moment))
-    bench.after(1)
-    assert [bench.held.versions(one) for one in ("first", "second", "third")] == [[], [1], [1]]
-    assert bench.held.versions("pets") == [1], "what is configured has its place"
-    (told,) = [one for one in bench.told[-1] if one.name == "first"]
-    assert (told.state, told.version) == ("unavailable", None)
-    assert "OPSIN_TRAINED_MODELS" in (told.reason or "")
-    bench.store.promote("first", 1)
-    bench.after(1)
-    bench.after(2 * GRACE_SECONDS)
-    assert [bench.held.versions(one) for one in ("first", "second", "third")] == [[1], [], [1]]
+        os.utime(pets.store.path(model, 1).parent / "aliases.json", (moment, moment))
+    pets.after(1)
+    assert [pets.loaded.versions(one) for one in ("first", "second", "third")] == [[], [1], [1]]
+    assert pets.loaded.versions("pets") == [1], "what is configured has its place"
+    (state,) = [model for model in pets.reports[-1] if model.name == "first"]
+    assert (state.state, state.version) == ("unavailable", None)
+    assert "OPSIN_TRAINED_MODELS" in (state.reason or "")
+    pets.store.promote("first", 1)
+    pets.after(1)
+    pets.after(2 * GRACE_SECONDS)
+    assert [pets.loaded.versions(one) for one in ("first", "second", "third")] == [[1], [], [1]]

@@ -1,4 +1,4 @@
-"""What the first heatmap needs is loaded once nobody asks for anything, and only where it fits."""
+"""Explain graphs are loaded while the worker is idle, and only if there is enough memory."""
 
 from pathlib import Path
 from threading import Event, Thread
@@ -12,12 +12,12 @@ from models.serving.runtime import RuntimeOptions
 from models.store.store import Store
 from tests.models import keras_warnings
 from tests.models.explain.versions import published, tiny
-from workers.inference.loaded_models import Held
+from workers.inference.loaded_models import LoadedModels
 from workers.inference.preload import (
     IDLE_SECONDS,
     RETRY_SECONDS,
-    Preload,
-    Preloading,
+    Preloader,
+    PreloadMode,
     available_bytes,
 )
 
@@ -36,72 +36,72 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Worker:
     """A worker's state, to be set by a test."""
 
-    def __init__(self, root: Path, wanted: Preload = "auto") -> None:
+    def __init__(self, root: Path, mode: PreloadMode = "auto") -> None:
         self.predictor = VersionPredictor(
             root / "tiny" / "1", max_batch_size=4, options=RuntimeOptions(runtime="openvino")
         )
-        self.held = Held()
-        self.held.put("tiny", self.predictor)
-        self.idle = SimpleNamespace(idle_seconds=IDLE_SECONDS)
-        self.is_loading = False
+        models = LoadedModels()
+        models.add("tiny", self.predictor)
+        self.batcher = SimpleNamespace(idle_seconds=IDLE_SECONDS)
+        self.manager = SimpleNamespace(is_loading=False)
         self.available = 100 * GIB
         self.now = 0.0
-        self.preloading = Preloading(
-            self.held,
+        self.preloader = Preloader(
+            models,
             Store(root),
-            wanted,
-            idle=self.idle,
-            is_loading=lambda: self.is_loading,
+            mode,
+            batcher=self.batcher,
+            manager=self.manager,
             available=lambda: self.available,
             clock=lambda: self.now,
         )
 
 
-def test_an_idle_worker_loads_it_and_a_busy_one_does_not(root: Path) -> None:
+def test_idle_worker_loads_and_busy_one_does_not(root: Path) -> None:
     worker = Worker(root)
-    worker.idle.idle_seconds = IDLE_SECONDS - 1
-    worker.preloading.look()
-    worker.idle.idle_seconds, worker.is_loading = IDLE_SECONDS, True
-    worker.preloading.look()
+    worker.batcher.idle_seconds = IDLE_SECONDS - 1
+    worker.preloader.run_once()
+    worker.batcher.idle_seconds, worker.manager.is_loading = IDLE_SECONDS, True
+    worker.preloader.run_once()
     assert not worker.predictor.can_explain()
-    worker.is_loading = False
-    worker.preloading.look()
+    worker.manager.is_loading = False
+    worker.preloader.run_once()
     assert worker.predictor.can_explain()
 
 
-@pytest.mark.parametrize(("wanted", "loads"), [("auto", False), ("on", True)])
-def test_without_memory_to_spare_only_who_insists_gets_it(
-    wanted: Preload, loads: bool, root: Path
+@pytest.mark.parametrize(("mode", "loads"), [("auto", False), ("on", True)])
+def test_without_spare_memory_only_mode_on_loads(
+    mode: PreloadMode, loads: bool, root: Path
 ) -> None:
-    worker = Worker(root, wanted)
+    worker = Worker(root, mode)
     worker.available = 0.5 * GIB
-    worker.preloading.look()
+    worker.preloader.run_once()
     assert worker.predictor.can_explain() == loads
 
 
-def test_where_memory_was_short_it_looks_again_later(root: Path) -> None:
+def test_memory_is_checked_again_later(root: Path) -> None:
     worker = Worker(root)
     worker.available = 0.5 * GIB
-    worker.preloading.look()
+    worker.preloader.run_once()
     worker.available = 100 * GIB
     worker.now += RETRY_SECONDS - 1
-    worker.preloading.look()
+    worker.preloader.run_once()
     assert not worker.predictor.can_explain()
     worker.now += 2
-    worker.preloading.look()
+    worker.preloader.run_once()
     assert worker.predictor.can_explain()
 
 
-def test_off_it_ends_at_once(root: Path) -> None:
+def test_mode_off_ends_at_once(root: Path) -> None:
     worker = Worker(root, "off")
-    thread = Thread(target=worker.preloading.watch, args=(Event(),))
+    thread = Thread(target=worker.preloader.run, args=(Event(),))
     thread.start()
     thread.join(10)
     assert not thread.is_alive()
     assert not worker.predictor.can_explain()
 
 
-def test_what_fails_is_left_for_who_asks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_load_is_not_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker, tries = Worker(root), list[int]()
 
     def fails(_predictor: Any) -> None:
@@ -110,9 +110,9 @@ def test_what_fails_is_left_for_who_asks(root: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(VersionPredictor, "load_explain", fails)
     for _ in range(3):
-        worker.preloading.look()
+        worker.preloader.run_once()
     assert len(tries) == 1
 
 
-def test_there_is_memory() -> None:
+def test_available_bytes_is_plausible() -> None:
     assert 1e6 < available_bytes() < 1e15

@@ -1,4 +1,4 @@
-"""The classic frame classifier on enrolled people, and what is left of one who is erased."""
+"""Training the classic face classifier on enrolled people, and erasing one of them."""
 
 import io
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from PIL import Image
 
 from contracts.errors import NotTrainable, SubjectNotFound
 from contracts.faces.faces import Quality
-from contracts.faces.subjects import Frame, NewSubject, NewTemplate
+from contracts.faces.subjects import NewSubject, NewTemplate, StoredFrame
 from contracts.settings import Settings
 from contracts.training.training_result import TrainingResult
 from database.engine import open_engine
-from database.faces.faces import Faces
+from database.faces.repositories import FaceRepositories
 from database.migrations import upgrade
-from models.faces.provenance import Learned, learned_of
+from models.faces.provenance import TrainedVersion, versions_trained_on
 from models.store.store import Store
 from models.training import run as training
 from models.training.presets import training_request
 from tests.models import keras_warnings
-from tests.models.training.told_work import ToldWork
-from workers.jobs.training import FromSubjects
+from tests.models.training.in_memory_work import InMemoryWork
+from workers.jobs.training import SubjectSource
 
 pytestmark = keras_warnings.ignored
 
@@ -32,8 +32,8 @@ QUALITY = Quality(sharpness=100, brightness=120, yaw=0, pitch=0, roll=0, size=60
 FRAMES = 8
 
 
-def picture(color: tuple[int, int, int], chance: np.random.Generator) -> bytes:
-    pixels = np.clip(chance.normal(color, 30, (70, 50, 3)), 0, 255).astype(np.uint8)
+def image(color: tuple[int, int, int], rng: np.random.Generator) -> bytes:
+    pixels = np.clip(rng.normal(color, 30, (70, 50, 3)), 0, 255).astype(np.uint8)
     packed = io.BytesIO()
     Image.fromarray(pixels).save(packed, "PNG")
     return packed.getvalue()
@@ -45,96 +45,98 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def faces(settings: Settings) -> Iterator[Faces]:
+def faces(settings: Settings) -> Iterator[FaceRepositories]:
     upgrade(settings.database)
     engine = open_engine(settings.database)
-    yield Faces.of(settings, engine, lambda: datetime.now(UTC))
+    yield FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
     engine.dispose()
 
 
 @pytest.fixture
-def subjects(faces: Faces) -> tuple[str, ...]:
-    chance = np.random.default_rng(8)
+def subjects(faces: FaceRepositories) -> tuple[str, ...]:
+    rng = np.random.default_rng(8)
     ids = []
     for color in COLORS:
         subject = faces.subjects.create(NewSubject(name=str(color), keep_frames=True))["id"]
         ids.append(subject)
         for _ in range(FRAMES):
-            vector = chance.normal(size=128).astype(np.float32)
+            vector = rng.normal(size=128).astype(np.float32)
             vector /= np.linalg.norm(vector)
-            frame = Frame("image/png", picture(color, chance))
+            frame = StoredFrame("image/png", image(color, rng))
             new = NewTemplate(vector, QUALITY, "image", frame)
             faces.templates.add(subject, [new], embedder="face_embedder:1")
     return tuple(ids)
 
 
-def work_of(settings: Settings, subjects: tuple[str, ...], job: str = "job_1") -> ToldWork:
+def work_of(settings: Settings, subjects: tuple[str, ...], job: str = "job_1") -> InMemoryWork:
     request = training_request(
         {
             "subjects": subjects,
             "model": "door",
             "network": "face_cnn",
             "epochs": {"scratch": 1},
-            # The tutorial's own top has 50 million weights.
+            # The tutorial's own head has 50 million weights.
             "head": {"units": [8]},
         }
     )
     folder = settings.home / "work" / job
     folder.mkdir(parents=True)
-    return ToldWork(job, request.model_dump(mode="json"), folder)
+    return InMemoryWork(job, request.model_dump(mode="json"), folder)
 
 
-def supply(work: ToldWork, faces: Faces, subjects: tuple[str, ...]) -> FromSubjects:
-    return FromSubjects(work, faces, lambda frame: frame, subjects)
+def source_of(
+    work: InMemoryWork, faces: FaceRepositories, subjects: tuple[str, ...]
+) -> SubjectSource:
+    return SubjectSource(work, faces, lambda frame: frame, subjects)
 
 
-def test_people_are_learned_and_no_picture_of_them_leaves_the_process(
-    settings: Settings, faces: Faces, subjects: tuple[str, ...]
+def test_a_model_is_trained_and_no_image_leaves_the_process(
+    settings: Settings, faces: FaceRepositories, subjects: tuple[str, ...]
 ) -> None:
     work = work_of(settings, subjects)
     result = TrainingResult.model_validate(
-        training.run(work, settings, supply(work, faces, subjects))
+        training.run(work, settings, source_of(work, faces, subjects))
     )
     assert (result.model, result.network, result.promoted) == ("door", "cnn_face", True)
     assert result.classes == sorted(subjects)
     store = Store(settings.store_home)
     assert store.manifest("door", 1).input_size == (70, 50)
-    assert all(learned_of(store, one) == [Learned("door", 1)] for one in subjects)
+    assert all(versions_trained_on(store, one) == [TrainedVersion("door", 1)] for one in subjects)
     assert "mistakes.png" not in work.artifacts
     frames = {
         faces.frames.get(subject, one).content
         for subject in subjects
-        for one in faces.frames.of(subject)
+        for one in faces.frames.ids_of_subject(subject)
     }
     pixels = {np.asarray(Image.open(io.BytesIO(one))).tobytes() for one in frames}
     assert len(pixels) == len(COLORS) * FRAMES
-    with np.load(store.path("door", 1) / "reference.npz", allow_pickle=False) as kept:
-        assert not pixels & {one.tobytes() for one in kept["pictures"]}
+    with np.load(store.path("door", 1) / "reference.npz", allow_pickle=False) as reference:
+        assert not pixels & {one.tobytes() for one in reference["pictures"]}
     for path in settings.home.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not any(one in content for one in frames | pixels), path
 
 
 @pytest.mark.parametrize("moment", ["publish", "promote"])
-def test_who_is_erased_while_it_learns_is_in_no_version(
-    settings: Settings, faces: Faces, subjects: tuple[str, ...], moment: str
+def test_an_erasure_during_a_training_prevents_its_version(
+    settings: Settings, faces: FaceRepositories, subjects: tuple[str, ...], moment: str
 ) -> None:
     def erase(phase: str) -> None:
         if phase == moment:
             faces.subjects.erase(subjects[1])
 
     work = work_of(settings, subjects)
-    work = ToldWork(work.job_id, work.request, work.folder, at=erase)
+    work = InMemoryWork(work.job_id, work.request, work.folder, on_phase=erase)
     with pytest.raises(SubjectNotFound):
-        training.run(work, settings, supply(work, faces, subjects))
+        training.run(work, settings, source_of(work, faces, subjects))
     store = Store(settings.store_home)
     assert "door" not in store.models() or store.versions("door") == []
 
 
-def test_the_split_depends_on_the_frames_alone(
-    settings: Settings, faces: Faces, subjects: tuple[str, ...]
+def test_the_split_depends_only_on_the_frames(
+    settings: Settings, faces: FaceRepositories, subjects: tuple[str, ...]
 ) -> None:
-    source = supply(work_of(settings, subjects), faces, subjects)
+    source = source_of(work_of(settings, subjects), faces, subjects)
     first, again = source.load(), source.load()
     assert first.private
     assert first.dataset == again.dataset
@@ -142,9 +144,9 @@ def test_the_split_depends_on_the_frames_alone(
     assert all(not one.path.exists() for one in first.dataset.examples)
 
 
-def test_who_has_too_few_frames_with_a_face_is_named(
-    settings: Settings, faces: Faces, subjects: tuple[str, ...]
+def test_a_subject_with_too_few_frames_is_named(
+    settings: Settings, faces: FaceRepositories, subjects: tuple[str, ...]
 ) -> None:
-    blind = FromSubjects(work_of(settings, subjects), faces, lambda frame: None, subjects)
-    with pytest.raises(NotTrainable, match=f"{subjects[0]} has 0 kept frames"):
+    blind = SubjectSource(work_of(settings, subjects), faces, lambda frame: None, subjects)
+    with pytest.raises(NotTrainable, match=f"{subjects[0]} has 0 stored frames"):
         blind.load()

@@ -1,4 +1,4 @@
-"""What strangers may send: each ends in its code, and the disk is as before."""
+"""Hostile archives and folders: each is refused with its code and leaves nothing on the disk."""
 
 import gzip
 import os
@@ -14,7 +14,7 @@ import pytest
 
 from contracts.errors import InvalidArchive, OpsinError, Unavailable
 from models.datasets.archives.limits import Limits
-from models.datasets.library import Library
+from models.datasets.store import DatasetStore
 from tests.models.datasets.packing import (
     chained_tar,
     endless_name_tar,
@@ -132,8 +132,8 @@ TARS: dict[str, Callable[[], bytes]] = {
     "tar: a deep folder": lambda: odd_tar("a/" * 40 + "a.png"),
     "tar: too many files": lambda: tarred(many(61)),
     "tar: too much in total": lambda: tarred({f"cat/{n}.b": b"\1" * 190_000 for n in "abcdefg"}),
-    "tar: cut in a picture": lambda: tarred(GOOD)[:700],
-    "tar: cut between pictures": lambda: tarred(GOOD)[:2048],
+    "tar: cut in an image": lambda: tarred(GOOD)[:700],
+    "tar: cut between images": lambda: tarred(GOOD)[:2048],
     "tar: a broken header": broken_header,
     "tar: only a header's magic": lambda: b"\0" * 257 + b"ustar" + b"\0" * 250,
     "tar: a huge claimed size": lambda: tarred(GOOD)[:124] + b"7" * 11 + tarred(GOOD)[135:],
@@ -146,7 +146,7 @@ TARS: dict[str, Callable[[], bytes]] = {
     "tar.gz: nothing": lambda: gzip.compress(b""),
     "empty file": lambda: b"",
     "text": lambda: b"I am a zip, trust me.\n" * 50,
-    "a picture": lambda: photo(1),
+    "an image": lambda: photo(1),
     "xz": lambda: b"\xfd7zXZ\0" + b"\0" * 100,
     "rar": lambda: b"Rar!\x1a\x07\x01\0" + b"\0" * 100,
     "7z": lambda: b"7z\xbc\xaf\x27\x1c" + b"\0" * 100,
@@ -155,21 +155,21 @@ TARS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
-    library = Library(tmp_path / "datasets", SMALL)
-    library.create("before", written(tmp_path / "before", GOOD))
-    return library
+def store(tmp_path: Path) -> DatasetStore:
+    store = DatasetStore(tmp_path / "datasets", SMALL)
+    store.create("before", written(tmp_path / "before", GOOD))
+    return store
 
 
 @pytest.mark.parametrize("case", [*ZIPS, *TARS])
-def test_a_hostile_archive_leaves_nothing(library: Library, tmp_path: Path, case: str) -> None:
+def test_hostile_archive_leaves_nothing(store: DatasetStore, tmp_path: Path, case: str) -> None:
     archive = tmp_path / "upload"
     archive.write_bytes((ZIPS | TARS)[case]())
     before = on_disk(tmp_path)
     tracemalloc.start()
     try:
         with pytest.raises(InvalidArchive) as refused:
-            library.create("hostile", archive)
+            store.create("hostile", archive)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -177,7 +177,7 @@ def test_a_hostile_archive_leaves_nothing(library: Library, tmp_path: Path, case
     assert peak < 8_000_000, "memory is bounded"
     assert str(tmp_path) not in refused.value.detail
     assert refused.value.detail.endswith((".", ")."))
-    assert len(library.ids()) == 1
+    assert len(store.ids()) == 1
 
 
 def link_out(folder: Path) -> None:
@@ -218,12 +218,12 @@ def strange_bytes(folder: Path) -> None:
     ],
 )
 @pytest.mark.timeout(20)
-def test_a_hostile_folder_is_read_without_leaving_it(
-    library: Library, tmp_path: Path, harm: Callable[[Path], None], code: str
+def test_hostile_folder_is_read_without_leaving_it(
+    store: DatasetStore, tmp_path: Path, harm: Callable[[Path], None], code: str
 ) -> None:
     folder = written(tmp_path / "folder", GOOD)
     harm(folder)
-    info = library.create("folder", folder).info
+    info = store.create("folder", folder).info
     assert {one.code for one in info.rejected} == {code}
     assert info.classes == {"cat": 5, "dog": 5}
 
@@ -248,38 +248,38 @@ def linked(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "make", [deep, crowded, heavy, linked, lambda f: f, lambda f: written(f, {})]
 )
-def test_a_folder_that_is_too_much_is_refused(
-    library: Library, tmp_path: Path, make: Callable[[Path], Path]
+def test_folder_over_a_limit_is_refused(
+    store: DatasetStore, tmp_path: Path, make: Callable[[Path], Path]
 ) -> None:
     folder = make(tmp_path / "folder")
     before = on_disk(tmp_path)
     with pytest.raises(InvalidArchive):
-        library.create("folder", folder)
+        store.create("folder", folder)
     assert on_disk(tmp_path) == before
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
-    library = Library(tmp_path / "datasets", Limits(free_bytes=1 << 60))
+def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    store = DatasetStore(tmp_path / "datasets", Limits(free_bytes=1 << 60))
     folder = written(tmp_path / "folder", GOOD)
     before = on_disk(tmp_path)
     with pytest.raises(Unavailable, match="no room"):
-        library.create("folder", folder)
+        store.create("folder", folder)
     assert on_disk(tmp_path) - before <= {"datasets", "datasets/.staging"}
 
 
-def test_what_the_listener_raises_ends_it_and_leaves_nothing(
-    library: Library, tmp_path: Path
+def test_exception_of_the_progress_callback_leaves_nothing(
+    store: DatasetStore, tmp_path: Path
 ) -> None:
     before = on_disk(tmp_path)
 
-    def told(done: int, path: str) -> None:
+    def stop(done: int, path: str) -> None:
         if done == 4:
             raise OpsinError("enough")
 
     with pytest.raises(OpsinError, match="enough"):
-        library.create("stopped", tmp_path / "before", told=told)
+        store.create("stopped", tmp_path / "before", progress=stop)
     assert on_disk(tmp_path) == before
 
 
-def test_there_are_forty_and_more() -> None:
+def test_there_are_at_least_forty_cases() -> None:
     assert len(ZIPS) + len(TARS) >= 40

@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 
 from contracts.errors import NotTrainable
-from models.faces.calibration.bootstrap import held_out, spread, weighted_rates
+from models.faces.calibration.bootstrap import bootstrap_intervals, held_out, weighted_rates
 from models.faces.calibration.calibration import (
     calibrate,
     det_curve,
     equal_error_rate,
-    require_support,
     threshold_at,
 )
 from models.faces.calibration.comparisons import Comparisons
-from tests.models.faces.people import strewn
+from models.faces.calibration.support import require_support
+from tests.models.faces.embeddings import random_embeddings
 
 
 @pytest.fixture(scope="module")
 def crowd() -> Comparisons:
     """40 people with 6 faces each: 28,080 impostor pairs, some of them alike."""
-    return Comparisons.of(*strewn(40, 6, noise=1.2))
+    return Comparisons.of(*random_embeddings(40, 6, noise=1.2))
 
 
 def scores(genuine: list[float], impostor: list[float]) -> Comparisons:
@@ -34,24 +34,22 @@ def scores(genuine: list[float], impostor: list[float]) -> Comparisons:
 
 
 @pytest.mark.parametrize("target", [0.5, 0.1, 0.01, 0.001, 0.00011])
-def test_the_threshold_keeps_the_rate_and_none_lower_does(
-    crowd: Comparisons, target: float
-) -> None:
+def test_the_threshold_is_the_lowest_that_keeps_the_rate(crowd: Comparisons, target: float) -> None:
     threshold = threshold_at(crowd, target)
     assert crowd.fmr(threshold) <= target
     below = crowd.impostor[crowd.impostor < np.float32(threshold)][0]
     assert crowd.fmr(float(below)) > target
 
 
-def test_ties_are_never_half_let_in() -> None:
+def test_equal_similarities_match_all_or_none() -> None:
     tied = scores([0.9], [0.6, 0.5, 0.5, 0.5] + [0.1] * 6)
-    assert tied.confused(threshold_at(tied, 0.2)) == 1
-    assert tied.confused(threshold_at(tied, 0.4)) == 4
+    assert tied.false_matches(threshold_at(tied, 0.2)) == 1
+    assert tied.false_matches(threshold_at(tied, 0.4)) == 4
     flat = scores([0.9], [0.5] * 10)
-    assert flat.confused(threshold_at(flat, 0.3)) == 0
+    assert flat.false_matches(threshold_at(flat, 0.3)) == 0
 
 
-def test_the_rates_are_told_with_intervals_that_hold_them(crowd: Comparisons) -> None:
+def test_the_intervals_contain_the_rates(crowd: Comparisons) -> None:
     found = calibrate(crowd, 0.001)
     for rate in (found.fmr, found.fnmr):
         assert rate.rate == rate.errors / rate.pairs
@@ -63,9 +61,9 @@ def test_the_rates_are_told_with_intervals_that_hold_them(crowd: Comparisons) ->
     assert found == calibrate(crowd, 0.001)  # the drawings are seeded
 
 
-def test_people_who_look_alike_widen_what_pairs_alone_would_claim() -> None:
+def test_look_alikes_widen_the_interval() -> None:
     """One pair of near twins makes all the errors; the bootstrap sees that, the binomial cannot."""
-    embeddings, labels = strewn(20, 10, noise=0.3)
+    embeddings, labels = random_embeddings(20, 10, noise=0.3)
     embeddings[10:20] = 0.9 * embeddings[:10] + 0.1 * embeddings[10:20]
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     found = calibrate(Comparisons.of(embeddings, labels), 0.005)
@@ -74,56 +72,62 @@ def test_people_who_look_alike_widen_what_pairs_alone_would_claim() -> None:
     assert found.fmr.interval[1] > found.fmr.independent[1] * 1.5
 
 
-def test_where_no_error_was_seen_the_interval_does_not_end_at_zero() -> None:
-    found = calibrate(Comparisons.of(*strewn(12, 5, noise=0.2)), 0.01)
+def test_the_interval_without_errors_does_not_end_at_zero() -> None:
+    found = calibrate(Comparisons.of(*random_embeddings(12, 5, noise=0.2)), 0.01)
     assert (found.fnmr.errors, found.fnmr.rate) == (0, 0.0)
     assert found.fnmr.interval[1] == pytest.approx(1 - 0.025 ** (1 / 120))
 
 
-def test_a_rate_that_the_pairs_cannot_tell_from_zero_is_refused() -> None:
+def test_a_rate_that_the_pairs_cannot_distinguish_from_zero_is_refused() -> None:
     require_support(3000, 0.001)
     with pytest.raises(NotTrainable, match=r"2,999 pairs.*3,000 are needed.*0\.0011 or more"):
         require_support(2999, 0.001)
     with pytest.raises(NotTrainable, match="0 pairs"):
-        calibrate(Comparisons.of(*strewn(1, 5)), 0.5)
-    with pytest.raises(NotTrainable, match="second picture of each"):
-        calibrate(Comparisons.of(*strewn(40, 1)), 0.01)
+        calibrate(Comparisons.of(*random_embeddings(1, 5)), 0.5)
+    with pytest.raises(NotTrainable, match="second image of each"):
+        calibrate(Comparisons.of(*random_embeddings(40, 1)), 0.01)
 
 
-def test_what_stands_on_little_is_warned_of() -> None:
-    embeddings, labels = strewn(10, 3)
+def test_little_data_causes_warnings() -> None:
+    embeddings, labels = random_embeddings(10, 3)
     found = calibrate(Comparisons.of(embeddings[:-2], labels[:-2]), 0.01)
-    told = " | ".join(found.warnings)
-    assert "4 false matches are expected" in told
-    assert "10 people say little" in told
-    assert "1 people have one usable face" in told
-    assert calibrate(Comparisons.of(*strewn(30, 4)), 0.01).warnings == ()
+    warnings = " | ".join(found.warnings)
+    assert "4 false matches are expected" in warnings
+    assert "10 people are few" in warnings
+    assert "1 people have one usable face" in warnings
+    assert calibrate(Comparisons.of(*random_embeddings(30, 4)), 0.01).warnings == ()
 
 
-def test_groups_are_measured_among_themselves(crowd: Comparisons) -> None:
+def test_groups_are_measured_separately(crowd: Comparisons) -> None:
     groups = {name: "odd" if int(name[-1]) % 2 else "even" for name in crowd.people[:30]}
     found = calibrate(crowd, 0.01, groups=groups)
     assert [(row.group, row.people) for row in found.groups] == [("even", 15), ("odd", 15)]
     odd = np.array([groups.get(name) == "odd" for name in crowd.people])
-    alone = crowd.among(odd)
+    odd_only = crowd.among(odd)
     row = found.groups[1]
-    assert (row.fmr.errors, row.fmr.pairs) == (alone.confused(found.threshold), 15 * 14 * 18)
-    assert (row.fnmr.errors, row.fnmr.pairs) == (alone.missed(found.threshold), 15 * 15)
+    assert (row.fmr.errors, row.fmr.pairs) == (
+        odd_only.false_matches(found.threshold),
+        15 * 14 * 18,
+    )
+    assert (row.fnmr.errors, row.fnmr.pairs) == (
+        odd_only.false_non_matches(found.threshold),
+        15 * 15,
+    )
     assert any("10 people have no group" in text for text in found.warnings)
 
 
-def test_a_group_of_one_has_no_pairs_of_others(crowd: Comparisons) -> None:
-    row = calibrate(crowd, 0.01, groups={crowd.people[0]: "alone"}).groups[0]
+def test_a_group_of_one_has_no_impostor_pairs(crowd: Comparisons) -> None:
+    row = calibrate(crowd, 0.01, groups={crowd.people[0]: "odd_only"}).groups[0]
     assert (row.people, row.fmr.rate, row.fmr.interval) == (1, None, (0.0, 1.0))
     assert row.fnmr.pairs == 15
 
 
-def test_the_equal_error_rate_is_where_the_curves_meet(crowd: Comparisons) -> None:
+def test_the_equal_error_rate_is_where_the_rates_are_equal(crowd: Comparisons) -> None:
     assert equal_error_rate(scores([0.8, 0.9], [0.1, 0.2])) == 0.0
     assert equal_error_rate(scores([0.2, 0.9], [0.1, 0.8])) == 0.5
     rate = equal_error_rate(crowd)
-    at = threshold_at(crowd, rate)
-    assert crowd.fnmr(at) == pytest.approx(rate, abs=0.01)
+    threshold = threshold_at(crowd, rate)
+    assert crowd.fnmr(threshold) == pytest.approx(rate, abs=0.01)
 
 
 def test_the_curve_falls_from_strict_to_lax(crowd: Comparisons) -> None:
@@ -133,9 +137,9 @@ def test_the_curve_falls_from_strict_to_lax(crowd: Comparisons) -> None:
     assert (curve[0].fmr, curve[-1].fmr) == (pytest.approx(1 / 28_080), 1.0)
 
 
-def test_a_weight_is_a_copy_of_a_person() -> None:
-    """Drawn twice counts as a second person with the same faces, not compared with the first."""
-    embeddings, labels = strewn(5, 3, noise=1.2)
+def test_a_weight_equals_copies_of_a_person() -> None:
+    """A weight of two equals a second person with the same faces, not compared with the first."""
+    embeddings, labels = random_embeddings(5, 3, noise=1.2)
     comparisons = Comparisons.of(embeddings, labels)
     threshold = threshold_at(comparisons, 0.2)
     doubled = [f"{name} again" for name in labels[:3]]
@@ -150,18 +154,18 @@ def test_a_weight_is_a_copy_of_a_person() -> None:
     )
 
 
-def test_other_people_are_the_test_of_a_threshold(crowd: Comparisons) -> None:
+def test_a_threshold_is_tested_on_other_people(crowd: Comparisons) -> None:
     found = held_out(crowd, 0.01, seed=1)
     assert found is not None
     assert found.fmr_interval[0] < 0.01 < found.fmr_interval[1]
     assert found.fmr_interval[0] <= found.fmr <= found.fmr_interval[1]
-    assert held_out(Comparisons.of(*strewn(3, 3)), 0.1, seed=1) is None
+    assert held_out(Comparisons.of(*random_embeddings(3, 3)), 0.1, seed=1) is None
 
 
-def test_the_spread_shrinks_with_people() -> None:
+def test_intervals_shrink_with_more_people() -> None:
     few, many = (
-        spread(of, threshold_at(of, 0.02), 0.02, seed=1)
-        for of in (Comparisons.of(*strewn(count, 4, noise=1.2)) for count in (10, 60))
+        bootstrap_intervals(of, threshold_at(of, 0.02), 0.02, seed=1)
+        for of in (Comparisons.of(*random_embeddings(count, 4, noise=1.2)) for count in (10, 60))
     )
     assert many.fnmr[1] - many.fnmr[0] < few.fnmr[1] - few.fnmr[0]
     assert many.threshold[1] - many.threshold[0] < few.threshold[1] - few.threshold[0]

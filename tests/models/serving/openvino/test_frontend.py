@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.serving.openvino.frontend import import_openvino, reading_core
+from models.serving.openvino.frontend import converting_core, import_openvino
 from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored
@@ -22,7 +22,7 @@ def test_what_is_reversed_is_gathered(tmp_path: Path, axes: list[int]) -> None:
     tf.saved_model.save(module, str(tmp_path), signatures=module.turned)
     images = np.random.default_rng(5).integers(0, 256, (2, 5, 4, 3), np.uint8)
 
-    core = reading_core(import_openvino())
+    core = converting_core(import_openvino())
     read = core.read_model(tmp_path)
 
     kinds = {operation.get_type_name() for operation in read.get_ops()}

@@ -4,30 +4,31 @@ import numpy as np
 import pytest
 
 from contracts.training.trainings import Augmentation
-from models.training.data.augmentation import Variations, apply, draw
+from models.training.data.augmentation import ImageTransforms, apply_transforms, draw_transforms
 
 SIZE = (12, 16)
 
 
-def pictures(count: int = 6) -> Any:
+def images(count: int = 6) -> Any:
     return np.random.default_rng(1).integers(0, 256, (count, *SIZE, 3), np.uint8)
 
 
-def varied(options: Augmentation, given: Any, seed: int = 8) -> tuple[Any, Variations]:
-    drawn = draw(options, len(given), SIZE, np.random.default_rng(seed))
-    return apply(given, drawn.maps, drawn.brightness, options.fill_mode).numpy(), drawn
+def augment(options: Augmentation, given: Any, seed: int = 8) -> tuple[Any, ImageTransforms]:
+    drawn = draw_transforms(options, len(given), SIZE, np.random.default_rng(seed))
+    result = apply_transforms(given, drawn.affine, drawn.brightness, options.fill_mode)
+    return result.numpy(), drawn
 
 
-def test_nothing_asked_for_changes_nothing() -> None:
-    given = pictures()
-    np.testing.assert_array_equal(varied(Augmentation(), given)[0], given)
+def test_defaults_change_nothing() -> None:
+    given = images()
+    np.testing.assert_array_equal(augment(Augmentation(), given)[0], given)
     assert not Augmentation(fill_mode="wrap").active
 
 
 @pytest.mark.parametrize(("option", "axis"), [("horizontal_flip", 2), ("vertical_flip", 1)])
-def test_a_flip_mirrors_about_half_of_the_pictures_to_the_pixel(option: str, axis: int) -> None:
-    given = pictures(64)
-    result, _ = varied(Augmentation(**{option: True}), given)
+def test_flip_mirrors_half_of_the_images_exactly(option: str, axis: int) -> None:
+    given = images(64)
+    result, _ = augment(Augmentation(**{option: True}), given)
     is_flipped = [
         np.array_equal(r, np.flip(g, axis - 1)) for r, g in zip(result, given, strict=True)
     ]
@@ -39,30 +40,30 @@ def test_a_flip_mirrors_about_half_of_the_pictures_to_the_pixel(option: str, axi
 @pytest.mark.parametrize(
     ("fill_mode", "column"), [("nearest", 0), ("reflect", 1), ("wrap", -2), ("constant", None)]
 )
-def test_what_a_shift_uncovers_is_filled_as_asked(fill_mode: str, column: int | None) -> None:
-    given = pictures(1)
+def test_fill_mode_fills_what_a_shift_uncovers(fill_mode: str, column: int | None) -> None:
+    given = images(1)
     right = np.array([[1, 0, -2, 0, 1, 0, 0, 0]], np.float32)  # by two pixels
-    result = apply(given, right, np.ones(1, np.float32), fill_mode).numpy()
+    result = apply_transforms(given, right, np.ones(1, np.float32), fill_mode).numpy()
     np.testing.assert_array_equal(result[:, :, 2:], given[:, :, :-2])
-    wanted = 0 if column is None else given[:, :, column]
-    np.testing.assert_array_equal(result[:, :, 0], np.broadcast_to(wanted, result[:, :, 0].shape))
+    expected = 0 if column is None else given[:, :, column]
+    np.testing.assert_array_equal(result[:, :, 0], np.broadcast_to(expected, result[:, :, 0].shape))
 
 
-def test_brightness_multiplies_and_stays_in_range() -> None:
-    given = pictures()
-    result, drawn = varied(Augmentation(brightness=0.5), given)
+def test_brightness_multiplies_and_is_clipped() -> None:
+    given = images()
+    result, drawn = augment(Augmentation(brightness=0.5), given)
     assert np.ptp(drawn.brightness) > 0.1
     expected = np.clip(given * drawn.brightness[:, None, None, None], 0, 255)
     np.testing.assert_allclose(result, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("option", ["rotation", "width_shift", "height_shift", "shear", "zoom"])
-def test_each_option_moves_pixels_and_leaves_the_centre_in_the_picture(option: str) -> None:
+def test_options_move_pixels_around_the_center(option: str) -> None:
     options = Augmentation(**{option: 20 if option == "rotation" else 0.3})
-    _, drawn = varied(options, pictures(200))
-    centre = np.array([(SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2, 1])
-    seen = np.stack([drawn.maps[:, 0:3] @ centre, drawn.maps[:, 3:6] @ centre], axis=1)
-    moved = np.abs(seen - centre[:2]).max(axis=0)
+    _, drawn = augment(options, images(200))
+    center = np.array([(SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2, 1])
+    seen = np.stack([drawn.affine[:, 0:3] @ center, drawn.affine[:, 3:6] @ center], axis=1)
+    moved = np.abs(seen - center[:2]).max(axis=0)
     if "shift" in option:
         side = 0 if option == "width_shift" else 1
         limit = 0.3 * (SIZE[1], SIZE[0])[side]
@@ -70,12 +71,12 @@ def test_each_option_moves_pixels_and_leaves_the_centre_in_the_picture(option: s
         assert moved[1 - side] < 1e-4
     else:
         assert moved.max() < 1e-4
-        assert not np.allclose(drawn.maps[:, :6], [1, 0, 0, 0, 1, 0], atol=0.05)
+        assert not np.allclose(drawn.affine[:, :6], [1, 0, 0, 0, 1, 0], atol=0.05)
 
 
-def test_a_rotation_keeps_lengths_and_stays_within_its_degrees() -> None:
-    _, drawn = varied(Augmentation(rotation=30), pictures(200))
-    linear = drawn.maps[:, [0, 1, 3, 4]].reshape(-1, 2, 2)
+def test_rotation_preserves_lengths_and_stays_in_range() -> None:
+    _, drawn = augment(Augmentation(rotation=30), images(200))
+    linear = drawn.affine[:, [0, 1, 3, 4]].reshape(-1, 2, 2)
     unit = np.broadcast_to(np.eye(2), linear.shape)
     np.testing.assert_allclose(linear @ linear.transpose(0, 2, 1), unit, atol=1e-5)
     degrees = np.rad2deg(np.arctan2(linear[:, 1, 0], linear[:, 0, 0]))
@@ -84,10 +85,12 @@ def test_a_rotation_keeps_lengths_and_stays_within_its_degrees() -> None:
     assert np.abs(degrees).max() <= 30
 
 
-def test_draws_are_the_seeds_and_one_option_leaves_the_others_alone() -> None:
-    given = pictures()
+def test_draws_depend_on_the_seed_and_options_are_independent() -> None:
+    given = images()
     plain = Augmentation(rotation=20)
-    np.testing.assert_array_equal(varied(plain, given)[0], varied(plain, given)[0])
-    assert not np.array_equal(varied(plain, given)[0], varied(plain, given, seed=9)[0])
+    np.testing.assert_array_equal(augment(plain, given)[0], augment(plain, given)[0])
+    assert not np.array_equal(augment(plain, given)[0], augment(plain, given, seed=9)[0])
     brighter = plain.model_copy(update={"brightness": 0.2})
-    np.testing.assert_array_equal(varied(plain, given)[1].maps, varied(brighter, given)[1].maps)
+    np.testing.assert_array_equal(
+        augment(plain, given)[1].affine, augment(brighter, given)[1].affine
+    )

@@ -11,8 +11,8 @@ import pytest
 
 from models.training.data.feature_cache import FeatureCache
 
-SPACE = "ab" * 32
-ROOT = Path(__file__).resolve().parents[3]
+NAMESPACE = "ab" * 32
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def keys(*numbers: int) -> list[bytes]:
@@ -23,74 +23,76 @@ def features(*numbers: int) -> np.ndarray:
     return np.array([[number, number + 0.5, -number] for number in numbers], np.float32)
 
 
-def read(cache: FeatureCache, *numbers: int, space: str = SPACE) -> tuple[np.ndarray, list[bool]]:
+def read(
+    cache: FeatureCache, *numbers: int, namespace: str = NAMESPACE
+) -> tuple[np.ndarray, list[bool]]:
     into = np.full((len(numbers), 3), np.nan, np.float32)
-    found = cache.read(space, keys(*numbers), into)
-    return into, found.tolist()
+    hits = cache.read(namespace, keys(*numbers), into)
+    return into, hits.tolist()
 
 
-def test_what_was_written_is_found_by_key_alone(tmp_path: Path) -> None:
-    FeatureCache(tmp_path).write(SPACE, keys(1, 2, 3), features(1, 2, 3))
-    FeatureCache(tmp_path).write(SPACE, keys(4), features(4))
-    into, found = read(FeatureCache(tmp_path), 4, 9, 2, 4)
-    assert found == [True, False, True, True]
+def test_written_features_are_found_by_key(tmp_path: Path) -> None:
+    FeatureCache(tmp_path).write(NAMESPACE, keys(1, 2, 3), features(1, 2, 3))
+    FeatureCache(tmp_path).write(NAMESPACE, keys(4), features(4))
+    into, hits = read(FeatureCache(tmp_path), 4, 9, 2, 4)
+    assert hits == [True, False, True, True]
     np.testing.assert_array_equal(into[[0, 2, 3]], features(4, 2, 4))
-    assert read(FeatureCache(tmp_path), 2, space="cd" * 32)[1] == [False]
+    assert read(FeatureCache(tmp_path), 2, namespace="cd" * 32)[1] == [False]
 
 
-def test_a_disk_that_takes_nothing_costs_time_alone(tmp_path: Path) -> None:
+def test_full_disk_is_not_an_error(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     cache = FeatureCache(tmp_path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        cache.write(SPACE, keys(*range(99)), features(*range(99)))
+        cache.write(NAMESPACE, keys(*range(99)), features(*range(99)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.glob("*/*")) == []
     assert read(cache, 1)[1] == [False]
-    cache.write(SPACE, keys(1), features(1))
+    cache.write(NAMESPACE, keys(1), features(1))
     assert read(cache, 1)[1] == [True]
 
 
-def test_the_least_recently_used_make_room(tmp_path: Path) -> None:
+def test_least_recently_used_shards_are_evicted(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path)
     for number in (1, 2, 3):
-        cache.write(SPACE, keys(number), features(number))
-        for shard in tmp_path.glob("*/*.npz"):  # the clock of the file system is coarse
+        cache.write(NAMESPACE, keys(number), features(number))
+        for shard in tmp_path.glob("*/*.npz"):  # the file system's clock is coarse
             os.utime(shard, ns=(shard.stat().st_atime_ns, shard.stat().st_mtime_ns - 10**9))
     read(cache, 1)
     size = next(tmp_path.glob("*/*.npz")).stat().st_size
     small = FeatureCache(tmp_path, limit_bytes=3 * size)
-    small.write(SPACE, keys(4), features(4))
+    small.write(NAMESPACE, keys(4), features(4))
     assert [read(small, number)[1][0] for number in (1, 2, 3, 4)] == [True, False, True, True]
     assert sum(shard.stat().st_size for shard in tmp_path.glob("*/*")) <= 3 * size
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a zip", None])
-def test_a_damaged_shard_is_dropped(tmp_path: Path, damage: bytes | None) -> None:
+def test_damaged_shard_is_deleted(tmp_path: Path, damage: bytes | None) -> None:
     cache = FeatureCache(tmp_path)
-    cache.write(SPACE, keys(1), features(1))
+    cache.write(NAMESPACE, keys(1), features(1))
     (shard,) = tmp_path.glob("*/*.npz")
     raw = bytearray(shard.read_bytes())
-    place = bytes(raw).index(features(1).tobytes())
-    raw[place] ^= 1  # one bit of one feature
+    offset = bytes(raw).index(features(1).tobytes())
+    raw[offset] ^= 1  # one bit of one feature
     shard.write_bytes(bytes(raw) if damage is None else damage)
     assert read(cache, 1)[1] == [False]
     assert not shard.exists()
 
 
-def test_another_shape_is_no_answer(tmp_path: Path) -> None:
-    FeatureCache(tmp_path).write(SPACE, keys(1), np.ones((1, 7), np.float32))
+def test_features_of_another_shape_are_ignored(tmp_path: Path) -> None:
+    FeatureCache(tmp_path).write(NAMESPACE, keys(1), np.ones((1, 7), np.float32))
     assert read(FeatureCache(tmp_path), 1)[1] == [False]
 
 
-def test_old_leavings_of_the_dead_are_swept_and_young_ones_kept(tmp_path: Path) -> None:
-    (tmp_path / SPACE).mkdir()
-    old, young = tmp_path / SPACE / ".old.tmp", tmp_path / SPACE / ".young.tmp"
+def test_only_old_temporary_files_are_removed(tmp_path: Path) -> None:
+    (tmp_path / NAMESPACE).mkdir()
+    old, young = tmp_path / NAMESPACE / ".old.tmp", tmp_path / NAMESPACE / ".young.tmp"
     old.touch()
     young.touch()
     os.utime(old, (0, time.time() - 7200))
-    FeatureCache(tmp_path).write(SPACE, keys(1), features(1))
+    FeatureCache(tmp_path).write(NAMESPACE, keys(1), features(1))
     assert young.exists()
     assert not old.exists()
 
@@ -108,7 +110,7 @@ for n in range(first, first + 100_000):
 """
 
 
-def test_killed_writers_side_by_side_leave_only_whole_features(tmp_path: Path) -> None:
+def test_killed_writers_leave_only_complete_shards(tmp_path: Path) -> None:
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path), str(first)],
@@ -123,6 +125,6 @@ def test_killed_writers_side_by_side_leave_only_whole_features(tmp_path: Path) -
     for writer in writers:
         writer.send_signal(signal.SIGKILL)
         writer.communicate(timeout=10)
-    into, found = read(FeatureCache(tmp_path), *range(50))
-    assert all(found)
+    into, hits = read(FeatureCache(tmp_path), *range(50))
+    assert all(hits)
     np.testing.assert_array_equal(into, features(*range(50)))

@@ -14,7 +14,7 @@ from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def tiny(
@@ -30,27 +30,27 @@ def tiny(
     return model
 
 
-def learner(model: keras.Model, **more: Any) -> Learner:
+def learner(model: keras.Model, **options: Any) -> Learner:
     hardware = Hardware("float32", tf.distribute.get_strategy(), ("CPU",))
-    said = {"optimizer": "sgd", "learning_rate": 0.1, "l2": 0.0, "hardware": hardware}
-    said |= {"prepare": lambda x: x, "look": lambda x: x}
-    return Learner(model, **said | more)
+    defaults = {"optimizer": "sgd", "learning_rate": 0.1, "l2": 0.0, "hardware": hardware}
+    defaults |= {"preprocess": lambda x: x}
+    return Learner(model, **defaults | options)
 
 
 def batch(count: int = 4, *, mask: Any = None, weights: Any = None) -> Batch:
-    chance = np.random.default_rng(8)
-    one = np.ones(count, np.float32)
+    rng = np.random.default_rng(8)
+    ones = np.ones(count, np.float32)
     return Batch(
-        (chance.normal(size=(count, 4)).astype(np.float32),),
+        (rng.normal(size=(count, 4)).astype(np.float32),),
         (np.arange(count) % 2).astype(np.int32),
-        one if mask is None else np.array(mask, np.float32),
-        one if weights is None else np.array(weights, np.float32),
+        ones if mask is None else np.array(mask, np.float32),
+        ones if weights is None else np.array(weights, np.float32),
     )
 
 
-def after(given: Batch, **more: Any) -> list[np.ndarray]:
+def weights_after_a_step(given: Batch, **options: Any) -> list[np.ndarray]:
     model = tiny()
-    learner(model, **more).step(given, 0.1)
+    learner(model, **options).step(given, 0.1)
     weights: list[np.ndarray] = model.get_weights()
     return weights
 
@@ -59,48 +59,48 @@ def equal(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
     return all(np.allclose(a, b, atol=1e-7) for a, b in zip(left, right, strict=True))
 
 
-def test_steps_lower_the_loss_and_count_what_is_right() -> None:
+def test_steps_lower_the_loss_and_count_correct_predictions() -> None:
     model = tiny()
     one, given = learner(model), batch(16)
     losses = [one.step(given, 0.1) for _ in range(60)]
     assert losses[-1][0] < 0.7 * losses[0][0]
-    answers = one.answer(given.inputs)
-    assert one.step(given, 0.0)[1] == (answers.argmax(1) == given.truth).sum()
+    probabilities = one.predict(given.inputs)
+    assert one.step(given, 0.0)[1] == (probabilities.argmax(1) == given.truth).sum()
 
 
-def test_what_fills_a_batch_up_teaches_nothing() -> None:
+def test_padding_has_no_effect() -> None:
     full, part = batch(6, mask=[1, 1, 1, 1, 0, 0]), batch(6)
     part = Batch((part.inputs[0][:4],), part.truth[:4], part.mask[:4], part.weights[:4])
-    assert equal(after(full), after(part))
-    assert not equal(after(full), after(batch(6)))
+    assert equal(weights_after_a_step(full), weights_after_a_step(part))
+    assert not equal(weights_after_a_step(full), weights_after_a_step(batch(6)))
 
 
-def test_a_class_that_weighs_nothing_teaches_nothing() -> None:
-    weighed = after(batch(4, weights=[0, 1, 0, 1]))
-    assert equal(weighed, after(batch(4, mask=[0, 1, 0, 1], weights=[0.5] * 4)))
+def test_class_with_weight_0_has_no_effect() -> None:
+    weighed = weights_after_a_step(batch(4, weights=[0, 1, 0, 1]))
+    assert equal(weighed, weights_after_a_step(batch(4, mask=[0, 1, 0, 1], weights=[0.5] * 4)))
 
 
-def test_one_sigmoid_learns_as_a_softmax_of_two_with_its_logit_and_none() -> None:
-    """sigmoid(z) is softmax(0, z), and so are its loss, its gradient and what is right."""
+def test_sigmoid_is_equivalent_to_a_softmax_of_two() -> None:
+    """sigmoid(z) equals softmax(0, z), with the same loss, gradient and predictions."""
     one, two = tiny(last=(1, "sigmoid")), tiny()
     kernel, bias = one.get_layer("out").get_weights()
     two.get_layer("fc").set_weights(one.get_layer("fc").get_weights())
     two.get_layer("out").set_weights([np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0))])
     given = batch(8, weights=[1, 2] * 4)
     learners = [learner(one), learner(two)]
-    answers = [each.answer(given.inputs) for each in learners]
-    np.testing.assert_allclose(*answers, atol=1e-6)
-    told = [each.step(given, 0.1) for each in learners]
-    assert told[0] == pytest.approx(told[1], abs=1e-5)
+    predictions = [each.predict(given.inputs) for each in learners]
+    np.testing.assert_allclose(*predictions, atol=1e-6)
+    results = [each.step(given, 0.1) for each in learners]
+    assert results[0] == pytest.approx(results[1], abs=1e-5)
     fc = [model.get_layer("fc").get_weights() for model in (one, two)]
     assert equal(*fc)
 
 
 @pytest.mark.parametrize("last", [(2, "softmax"), (1, "sigmoid")])
-def test_a_network_that_is_sure_and_wrong_still_learns(last: tuple[int, str]) -> None:
+def test_confident_wrong_predictions_have_a_gradient(last: tuple[int, str]) -> None:
     model = tiny(scale=100, last=last)
     one, given = learner(model), batch(8)
-    wrong = Batch(given.inputs, 1 - one.answer(given.inputs).argmax(1).astype(np.int32),
+    wrong = Batch(given.inputs, 1 - one.predict(given.inputs).argmax(1).astype(np.int32),
                   given.mask, given.weights)  # fmt: skip
     before = model.get_weights()
     one.step(wrong, 0.1)
@@ -108,8 +108,8 @@ def test_a_network_that_is_sure_and_wrong_still_learns(last: tuple[int, str]) ->
     assert min(moved) > 1e-2
 
 
-def test_l2_draws_kernels_towards_nothing_and_leaves_biases() -> None:
-    free, drawn = after(batch()), after(batch(), l2=0.5)
+def test_l2_shrinks_kernels_but_not_biases() -> None:
+    free, drawn = weights_after_a_step(batch()), weights_after_a_step(batch(), l2=0.5)
     for number, (without, with_l2, first) in enumerate(
         zip(free, drawn, tiny().get_weights(), strict=True)
     ):
@@ -119,13 +119,13 @@ def test_l2_draws_kernels_towards_nothing_and_leaves_biases() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
-def test_restored_it_goes_on_to_the_bit(optimizer: str) -> None:
+def test_restored_learner_continues_bit_identically(optimizer: str) -> None:
     undisturbed, other = tiny(dropout=0.5), tiny(dropout=0.5)
     one, given = learner(undisturbed, optimizer=optimizer), batch(8)
     for _ in range(3):
         one.step(given, 0.01)
     two = learner(other, optimizer=optimizer)
-    two.step(batch(8, weights=[3] * 8), 0.5)  # it had been somewhere else
+    two.step(batch(8, weights=[3] * 8), 0.5)  # gives it another state
     two.restore(one.learned())
     two.restore_optimizer(one.optimizer_state())
     results = [[it.step(given, 0.01) for _ in range(3)] for it in (one, two)]
@@ -134,9 +134,9 @@ def test_restored_it_goes_on_to_the_bit(optimizer: str) -> None:
         np.testing.assert_array_equal(left, right)
 
 
-def test_it_is_traced_once() -> None:
+def test_step_is_traced_once() -> None:
     traces = []
-    one = learner(tiny(), prepare=lambda x: traces.append(0) or x)
+    one = learner(tiny(), preprocess=lambda x: traces.append(0) or x)
     for count in (1, 2, 3):
         one.step(batch(4, mask=[1] * count + [0] * (4 - count)), 0.1 / count)
     assert len(traces) == 1
@@ -148,15 +148,15 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from models.training.loop.hardware import Hardware
-from tests.models.training import test_learner as t
+from tests.models.training.loop import test_learner as t
 def run(strategy):
     hardware = Hardware("float32", strategy, ("CPU",))
     with hardware.building():
         model = t.tiny()
     learner = t.learner(model, hardware=hardware, l2=0.1)
     given = t.batch(8, mask=[1] * 5 + [0] * 3)
-    said = [learner.step(given, 0.1) for _ in range(3)]
-    return said, model.get_weights(), hardware.replicas
+    results = [learner.step(given, 0.1) for _ in range(3)]
+    return results, model.get_weights(), hardware.replicas
 mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 one, two = run(tf.distribute.get_strategy()), run(mirrored)
 assert (one[2], two[2]) == (1, 2)
@@ -166,7 +166,7 @@ assert t.equal(one[1], two[1]), (one, two)
 
 
 @pytest.mark.slow
-def test_two_devices_learn_what_one_would() -> None:
+def test_two_devices_train_like_one() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", MIRRORED],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""kill -9 of a training, again and again: it ends as if nothing had happened, to the bit."""
+"""A training that is killed repeatedly ends with bit-identical results."""
 
 import hashlib
 import json
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
-def killed(folder: Path, strategy: str, kills: int, squeezenet: Path) -> None:
+def check_killed(folder: Path, strategy: str, kills: int, squeezenet: Path) -> None:
     shutil.copy(squeezenet, folder / "squeezenet.npz")
     (folder / "digest").write_text(hashlib.sha256(squeezenet.read_bytes()).hexdigest())
     ended = subprocess.run(
@@ -26,25 +26,25 @@ def killed(folder: Path, strategy: str, kills: int, squeezenet: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    said = json.loads(ended.stdout)
-    undisturbed, disturbed = said["results"]
-    assert said["hits"] >= 2
-    assert said["resumed"] >= 1  # else it only showed that it can begin anew
+    output = json.loads(ended.stdout)
+    undisturbed, disturbed = output["results"]
+    assert output["hits"] >= 2
+    assert output["resumed"] >= 1  # otherwise it has only shown that it can start again
     assert disturbed == undisturbed
     assert len(disturbed["history"]) >= 2
 
 
 @pytest.mark.parametrize("strategy", ["scratch", pytest.param("tuned", marks=pytest.mark.slow)])
 @pytest.mark.slow
-def test_killed_thrice_it_ends_with_the_same_figures(
+def test_three_kills_do_not_change_the_result(
     strategy: str, tmp_path: Path, squeezenet_file: Path
 ) -> None:
-    killed(tmp_path, strategy, 3, squeezenet_file)
+    check_killed(tmp_path, strategy, 3, squeezenet_file)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["scratch", "tuned"])
-def test_killed_twenty_times_it_ends_with_the_same_figures(
+def test_twenty_kills_do_not_change_the_result(
     strategy: str, tmp_path: Path, squeezenet_file: Path
 ) -> None:
-    killed(tmp_path, strategy, 20, squeezenet_file)
+    check_killed(tmp_path, strategy, 20, squeezenet_file)

@@ -3,11 +3,11 @@ import math
 import pytest
 
 from contracts.training.trainings import Schedule
-from models.training.loop.state import State
+from models.training.loop.state import TrainingState
 
 
-def fed(losses: list[float], schedule: Schedule = "constant") -> State:
-    state = State(phase="head", learning_rate=0.9)
+def state_after(losses: list[float], schedule: Schedule = "constant") -> TrainingState:
+    state = TrainingState(phase="head", learning_rate=0.9)
     for loss in losses:
         state.close_epoch(loss, schedule, 0.9)
     return state
@@ -19,32 +19,32 @@ def fed(losses: list[float], schedule: Schedule = "constant") -> State:
         ([3, 2, 1], 1, False),
         ([3, 1, 2], 2, False),
         ([3, 1, 2, 2], 2, True),
-        ([3, 1, 1, 1], 2, True),  # as good is not better
+        ([3, 1, 1, 1], 2, True),  # equal is not better
         ([3, 1, 2, 0.5], 2, False),
         ([3, 4, 5, 6, 7], None, False),
-        ([1] * 10, None, True),  # all ten epochs
+        ([1] * 10, None, True),  # all ten epochs are done
     ],
 )
-def test_a_phase_ends_when_nothing_gets_better(
+def test_phase_ends_without_improvement(
     losses: list[float], patience: int | None, over: bool
 ) -> None:
-    assert fed(losses).is_over(10, patience) is over
+    assert state_after(losses).is_over(10, patience) is over
 
 
-def test_the_first_of_equal_epochs_is_the_best() -> None:
-    state = fed([3, 1, 2, 1])
+def test_first_of_equal_epochs_is_the_best() -> None:
+    state = state_after([3, 1, 2, 1])
     assert (state.best_epoch, state.best_loss) == (2, 1)
 
 
-def test_on_a_plateau_the_rate_falls_to_a_third_every_two_epochs() -> None:
-    rates = [round(fed([1.0] * n, "plateau").learning_rate, 6) for n in range(1, 6)]
+def test_plateau_divides_the_rate_by_three_every_two_epochs() -> None:
+    rates = [round(state_after([1.0] * n, "plateau").learning_rate, 6) for n in range(1, 6)]
     assert rates == [0.9, 0.9, 0.3, 0.3, 0.1]
-    assert fed([1.0] * 99, "plateau").learning_rate == pytest.approx(0.009)
-    assert fed([3, 2, 1, 0.5], "plateau").learning_rate == 0.9
+    assert state_after([1.0] * 99, "plateau").learning_rate == pytest.approx(0.009)
+    assert state_after([3, 2, 1, 0.5], "plateau").learning_rate == 0.9
 
 
-def test_a_cosine_falls_from_all_to_nothing() -> None:
-    state = State(phase="head", learning_rate=0.9)
+def test_cosine_decays_to_zero() -> None:
+    state = TrainingState(phase="head", learning_rate=0.9)
     rates = []
     for steps in (0, 25, 50, 100):
         state.steps_taken = steps
@@ -52,17 +52,17 @@ def test_a_cosine_falls_from_all_to_nothing() -> None:
     assert rates == pytest.approx([0.9, 0.9 * (0.5 + math.sqrt(0.125)), 0.45, 0])
 
 
-def test_the_next_phase_begins_anew_and_keeps_what_was_measured() -> None:
-    state = fed([3, 1, 2])
+def test_next_phase_resets_the_position_and_keeps_times() -> None:
+    state = state_after([3, 1, 2])
     state.best_epochs["head"], state.seconds["head"] = 2, 4.5
     after = state.begin("finetune", 1e-5)
     assert (after.epoch, after.best_epoch, after.best_loss) == (0, 0, math.inf)
     assert (after.best_epochs, after.seconds) == ({"head": 2}, {"head": 4.5})
 
 
-def test_it_is_read_back_to_the_bit() -> None:
-    state = fed([1 / 3, 0.1 + 0.2])
-    state.sums = state.sums.plus(1e-17, 2, 3)
-    assert State.model_validate_json(state.model_dump_json()) == state
-    fresh = State(phase="head", learning_rate=1e-3)
-    assert State.model_validate_json(fresh.model_dump_json()) == fresh
+def test_json_round_trip_is_exact() -> None:
+    state = state_after([1 / 3, 0.1 + 0.2])
+    state.sums = state.sums.add(1e-17, 2, 3)
+    assert TrainingState.model_validate_json(state.model_dump_json()) == state
+    fresh = TrainingState(phase="head", learning_rate=1e-3)
+    assert TrainingState.model_validate_json(fresh.model_dump_json()) == fresh

@@ -1,4 +1,4 @@
-"""The pictures can be drawn for any number of classes and any names; how they look, eyes judge."""
+"""Charts can be drawn for any number of classes and any names."""
 
 import io
 
@@ -9,8 +9,8 @@ from PIL import Image
 from contracts.training.training_result import Mistake
 from models.training.report.confusion_chart import confusion_chart
 from models.training.report.curves_chart import curves_chart
-from models.training.report.filters_film import MOST_FRAMES, filters_film
-from models.training.report.mistakes_sheet import Explained, mistakes_sheet, overlay
+from models.training.report.filters_animation import MAX_FRAMES, filters_animation
+from models.training.report.mistakes_sheet import ExplainedMistake, mistakes_sheet, overlay
 from models.training.trained import FilterFrame
 
 ODD_NAMES = ["$x", "a_b^{", "", "<b>", "a" * 300, "100 %"]
@@ -23,7 +23,7 @@ def opened(data: bytes) -> Image.Image:
 
 
 @pytest.mark.parametrize("classes", [2, 70])
-def test_a_confusion_matrix_grows_with_its_classes_and_stays_small_as_a_file(classes: int) -> None:
+def test_confusion_matrix_grows_with_its_classes(classes: int) -> None:
     names = [ODD_NAMES[n % len(ODD_NAMES)] for n in range(classes)]
     counts = np.eye(classes, dtype=np.int64) * 9 + np.eye(classes, k=1, dtype=np.int64)
     data = confusion_chart(counts, names, "test")
@@ -31,46 +31,48 @@ def test_a_confusion_matrix_grows_with_its_classes_and_stays_small_as_a_file(cla
     assert len(data) < 200_000
 
 
-def test_curves_need_neither_validation_nor_a_second_epoch() -> None:
+def test_curves_work_with_one_epoch_and_without_validation() -> None:
     row = {"epoch": 1, "phase": "head", "loss": 0.5, "accuracy": 0.8}
-    bare = opened(curves_chart([row], {"head": 1}))
+    single = opened(curves_chart([row], {"head": 1}))
     both = [row, {**row, "phase": "finetune", "val_loss": 0.4, "val_accuracy": 0.9}]
-    assert bare.size == opened(curves_chart(both, {"head": 1, "finetune": 1})).size == (1000, 420)
+    assert single.size == opened(curves_chart(both, {"head": 1, "finetune": 1})).size == (1000, 420)
 
 
-def test_a_heatmap_colors_what_it_points_at_and_nothing_else() -> None:
+def test_overlay_changes_only_where_the_grid_is_positive() -> None:
     grid = np.zeros((7, 7), np.float32)
-    picture = np.full((70, 70, 3), 100, np.uint8)
-    assert np.array_equal(overlay(picture, grid), picture)
+    image = np.full((70, 70, 3), 100, np.uint8)
+    assert np.array_equal(overlay(image, grid), image)
     grid[0, 0] = 1
-    seen = overlay(picture, grid)
+    seen = overlay(image, grid)
     assert seen[0, 0, 0] != 100
-    assert np.array_equal(seen[40:, 40:], picture[40:, 40:])
+    assert np.array_equal(seen[40:, 40:], image[40:, 40:])
 
 
-def test_mistakes_stand_in_rows_of_three() -> None:
+def test_mistakes_are_in_rows_of_three() -> None:
     mistake = Mistake(
         name="a.jpg", sha256="0", label=ODD_NAMES[0], predicted=ODD_NAMES[4],
         probability=0.99, label_probability=0.01,
     )  # fmt: skip
-    one = Explained(mistake, np.zeros((28, 28, 3), np.uint8), np.zeros((7, 7), np.float32))
-    heights = [opened(mistakes_sheet([one] * count)).height for count in (0, 3, 4)]
+    explained = ExplainedMistake(
+        mistake, np.zeros((28, 28, 3), np.uint8), np.zeros((7, 7), np.float32)
+    )
+    heights = [opened(mistakes_sheet([explained] * count)).height for count in (0, 3, 4)]
     assert heights == sorted(heights)
     assert len(set(heights)) == 3
 
 
 @pytest.mark.parametrize("channels", [1, 3, 16])
-def test_a_film_is_bounded_and_shows_the_kernels_move(channels: int) -> None:
+def test_animation_is_thinned_and_shows_changes(channels: int) -> None:
     rng = np.random.default_rng(0)
     start, move = rng.normal(0, 1, (2, 3, 3, channels, 8)).astype(np.float32)
     frames = [FilterFrame(step, start + move * step / 10) for step in range(0, 100, 1)]
-    film = opened(filters_film(frames, "conv1"))
-    assert film.n_frames == MOST_FRAMES  # type: ignore[attr-defined]
-    first = np.asarray(film.convert("RGB"))
-    film.seek(MOST_FRAMES - 1)
-    assert (np.asarray(film.convert("RGB"))[40:] != first[40:]).mean() > 0.1
+    animation = opened(filters_animation(frames, "conv1"))
+    assert animation.n_frames == MAX_FRAMES  # type: ignore[attr-defined]
+    first = np.asarray(animation.convert("RGB"))
+    animation.seek(MAX_FRAMES - 1)
+    assert (np.asarray(animation.convert("RGB"))[40:] != first[40:]).mean() > 0.1
 
 
-def test_a_film_may_have_one_frame_and_dead_kernels() -> None:
+def test_animation_works_with_one_frame_and_zero_kernels() -> None:
     dead = FilterFrame(0, np.zeros((3, 3, 3, 4), np.float32))
-    assert opened(filters_film([dead], "conv1")).width >= 260
+    assert opened(filters_animation([dead], "conv1")).width >= 260

@@ -8,38 +8,40 @@ from PIL import Image
 
 from database.engine import open_engine
 from database.tables import Record
-from tests.service.parts import House, datasets_in
+from tests.service.parts import FakeServices, datasets_in
 
 URL = "/v1/faces/calibrations"
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def fakes(tmp_path: Path) -> FakeServices:
     engine = open_engine(f"sqlite:///{tmp_path / 'opsin.db'}")
     Record.metadata.create_all(engine)
     engine.dispose()
-    return House(datasets=datasets_in(tmp_path))
+    return FakeServices(datasets=datasets_in(tmp_path))
 
 
 @pytest.fixture
 def dataset(client: httpx.Client) -> str:
-    """Three people with two pictures each: 12 pairs of different people, too few to train on."""
-    made = str(client.post("/v1/datasets", json={"name": "people"}).json()["id"])
-    chance = np.random.default_rng(8)
+    """Three people with two images each: 12 pairs of different people, too few to train on."""
+    dataset_id = str(client.post("/v1/datasets", json={"name": "people"}).json()["id"])
+    rng = np.random.default_rng(8)
     for person in ("ada", "bob", "eve"):
-        pictures = []
+        images = []
         for number in range(2):
             file = io.BytesIO()
-            Image.fromarray(chance.integers(0, 256, (24, 24, 3), np.uint8)).save(file, "PNG")
-            pictures.append(("image", (f"{number}.png", file.getvalue(), "image/png")))
+            Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(file, "PNG")
+            images.append(("image", (f"{number}.png", file.getvalue(), "image/png")))
         answer = client.post(
-            f"/v1/datasets/{made}/images", params={"label": person}, files=pictures
+            f"/v1/datasets/{dataset_id}/images", params={"label": person}, files=images
         )
         assert answer.is_success, answer.text
-    return made
+    return dataset_id
 
 
-def test_it_is_a_job_and_the_same_key_the_same_one(client: httpx.Client, dataset: str) -> None:
+def test_a_calibration_is_a_job_and_a_repeated_key_returns_it(
+    client: httpx.Client, dataset: str
+) -> None:
     body = {"dataset_id": dataset, "target_fmr": 0.3, "groups": {"ada": "one", "bob": "two"}}
     headers = {"Idempotency-Key": "once"}
     first = client.post(URL, json=body, headers=headers)
@@ -51,7 +53,7 @@ def test_it_is_a_job_and_the_same_key_the_same_one(client: httpx.Client, dataset
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "code", "told"),
+    ("change", "status", "code", "detail"),
     [
         ({"dataset_id": "ds_none"}, 404, "dataset_not_found", ""),
         ({"target_fmr": 0.2}, 422, "not_trainable", "12 pairs"),
@@ -60,15 +62,15 @@ def test_it_is_a_job_and_the_same_key_the_same_one(client: httpx.Client, dataset
         ({"fmr": 0.1}, 422, "validation_error", ""),
     ],
 )
-def test_what_cannot_be_calibrated(
+def test_impossible_calibrations_are_refused(
     *,
     client: httpx.Client,
     dataset: str,
     change: dict[str, object],
     status: int,
     code: str,
-    told: str,
+    detail: str,
 ) -> None:
     answer = client.post(URL, json={"dataset_id": dataset, "target_fmr": 0.3} | change)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert told in answer.json()["detail"]
+    assert detail in answer.json()["detail"]

@@ -1,6 +1,7 @@
-"""`/v1/faces` over a socket: found, compared, named, let in, locked out, erased.
+"""`/v1/faces` over HTTP: detection, comparison, identification, login, lockout, erasure.
 
-The worker is a stand-in that tells people by brightness; database, search, keys and Redis are real.
+The worker is a fake that recognises people by brightness; database, search, keys and Redis are
+real.
 """
 
 import contextlib
@@ -22,8 +23,8 @@ from PIL import Image
 from contracts.errors import NoWorker, QueueFull, VersionNotFound
 from contracts.faces.subjects import NewTemplate, embedder_of
 from contracts.settings import Settings
-from tests.service.face_lane import CROWD, NARROW, NOBODY, quality, vector_of
-from tests.service.parts import House, desk_in, picture
+from tests.service.face_replies import CROWD, NARROW, NO_FACE, quality, vector_of
+from tests.service.parts import FakeServices, face_services_in, gray_png
 from tests.valkey import RealValkey
 
 URL = "/v1/faces"
@@ -32,8 +33,8 @@ NET = embedder_of(1)
 
 
 @pytest.fixture
-def house(tmp_path: Path, valkey: RealValkey) -> House:
-    return House(faces=desk_in(tmp_path, redis_url=valkey.url, tables=True))
+def fakes(tmp_path: Path, valkey: RealValkey) -> FakeServices:
+    return FakeServices(faces=face_services_in(tmp_path, redis_url=valkey.url, tables=True))
 
 
 @pytest.fixture
@@ -41,21 +42,21 @@ def settings() -> Settings:
     return Settings(_env_file=None, max_images=4, max_image_bytes=20_000, max_video_bytes=30_000)
 
 
-def add(client: httpx.Client, house: House, name: str, level: float | None) -> str:
+def add(client: httpx.Client, fakes: FakeServices, name: str, level: float | None) -> str:
     subject_id: str = client.post(f"{URL}/subjects", json={"name": name}).json()["id"]
     if level is not None:
         new = NewTemplate(vector_of(level), quality(), "image")
-        house.faces.kept.templates.add(subject_id, [new], embedder=NET)
+        fakes.faces.templates.add(subject_id, [new], embedder=NET)
     return subject_id
 
 
-def photo(level: int, name: str = "image") -> tuple[str, tuple[str, bytes]]:
-    return name, ("a.png", picture(level))
+def image(level: int, name: str = "image") -> tuple[str, tuple[str, bytes]]:
+    return name, ("a.png", gray_png(level))
 
 
 def login(client: httpx.Client, subject_id: str, level: int, **more: str) -> httpx.Response:
     fields = {"subject_id": subject_id, "device_id": "phone", **more}
-    return client.post(f"{URL}/login", data=fields, files=[photo(level)])
+    return client.post(f"{URL}/login", data=fields, files=[image(level)])
 
 
 def code(answer: httpx.Response, status: int) -> str:
@@ -64,8 +65,8 @@ def code(answer: httpx.Response, status: int) -> str:
 
 
 class TestDetect:
-    def test_boxes_are_in_the_pixels_of_the_picture(self, client: httpx.Client) -> None:
-        big = picture(ADA, width=2600, height=1300)
+    def test_boxes_are_in_pixels_of_the_image(self, client: httpx.Client) -> None:
+        big = gray_png(ADA, width=2600, height=1300)
         answer = client.post(f"{URL}/detect", content=big, headers={"Content-Type": "image/png"})
         body = answer.json()
         assert (body["width"], body["height"], body["total"]) == (2600, 1300, 1)
@@ -73,7 +74,7 @@ class TestDetect:
         assert face["box"] == {"x": 650.0, "y": 325.0, "width": 1300.0, "height": 650.0}
         assert face["landmarks"]["nose"] == {"x": 1300.0, "y": 650.0}
 
-    def test_a_turned_photo_is_seen_upright(self, client: httpx.Client) -> None:
+    def test_a_rotated_image_is_analysed_upright(self, client: httpx.Client) -> None:
         exif = Image.Exif()
         exif[274] = 6
         buffer = io.BytesIO()
@@ -82,45 +83,51 @@ class TestDetect:
         assert (body["width"], body["height"]) == (40, 60)
         assert body["faces"][0]["box"]["height"] == 30
 
-    def test_nobody_is_an_answer_and_several_pictures_are_none(self, client: httpx.Client) -> None:
-        none = client.post(f"{URL}/detect", files=[photo(NOBODY)])
+    def test_no_face_is_a_result_and_several_images_are_an_error(
+        self, client: httpx.Client
+    ) -> None:
+        none = client.post(f"{URL}/detect", files=[image(NO_FACE)])
         assert (none.status_code, none.json()["faces"]) == (200, [])
-        two = client.post(f"{URL}/detect", files=[photo(ADA), photo(BEA)])
+        two = client.post(f"{URL}/detect", files=[image(ADA), image(BEA)])
         assert code(two, 422) == "validation_error"
         junk = client.post(f"{URL}/detect", files={"image": b"junk"})
         assert code(junk, 422) == "invalid_image"
-        crowd = client.post(f"{URL}/detect?limit=1", files=[photo(CROWD)]).json()
+        crowd = client.post(f"{URL}/detect?limit=1", files=[image(CROWD)]).json()
         assert (len(crowd["faces"]), crowd["total"]) == (1, 2)
 
-    def test_without_a_worker_it_is_said_so(self, client: httpx.Client, house: House) -> None:
-        house.dispatch.fails = NoWorker("None.")
-        assert code(client.post(f"{URL}/detect", files=[photo(ADA)]), 503) == "no_worker"
+    def test_without_a_worker_it_is_unavailable(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        fakes.dispatcher.fails = NoWorker("None.")
+        assert code(client.post(f"{URL}/detect", files=[image(ADA)]), 503) == "no_worker"
 
-    def test_without_a_champion_the_operator_is_told_what_to_do(
-        self, client: httpx.Client, house: House, monkeypatch: pytest.MonkeyPatch
+    def test_without_a_champion_the_error_says_what_to_do(
+        self, client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def choose(*_: object) -> NoReturn:
             raise VersionNotFound("'face_embedder' has no version 'champion'.")
 
-        monkeypatch.setattr(house.presence, "choose", choose)
+        monkeypatch.setattr(fakes.workers, "choose", choose)
         for way in ("detect", "identify"):
-            answer = client.post(f"{URL}/{way}", files=[photo(ADA)])
+            answer = client.post(f"{URL}/{way}", files=[image(ADA)])
             assert code(answer, 503) == "model_not_ready"
             assert "opsin models promote face_embedder" in answer.json()["detail"]
 
 
 class TestSubjects:
-    def test_one_is_added_found_changed_and_erased(
-        self, client: httpx.Client, house: House
+    def test_a_subject_is_added_read_changed_and_erased(
+        self, client: httpx.Client, fakes: FakeServices
     ) -> None:
         new = {"name": "Ada", "external_id": "u1", "metadata": {"a": [1, "ü"]}}
         answer = client.post(f"{URL}/subjects", json=new)
         assert answer.status_code == 201
-        made = answer.json()
+        created = answer.json()
         where = answer.headers["Location"]
-        assert where == f"{URL}/subjects/{made['id']}"
-        house.faces.kept.templates.add(
-            made["id"], [NewTemplate(vector_of(1), quality(), "image")], embedder="face_embedder:0"
+        assert where == f"{URL}/subjects/{created['id']}"
+        fakes.faces.templates.add(
+            created["id"],
+            [NewTemplate(vector_of(1), quality(), "image")],
+            embedder="face_embedder:0",
         )
         found = client.get(where).json()
         assert found["templates"] == {"current": 0, "stale": 1}
@@ -134,7 +141,7 @@ class TestSubjects:
         assert code(client.get(where), 404) == "subject_not_found"
         assert code(client.delete(where), 404) == "subject_not_found"
 
-    def test_an_external_id_and_a_key_are_used_once(self, client: httpx.Client) -> None:
+    def test_an_external_id_and_a_key_are_unique(self, client: httpx.Client) -> None:
         new, key = {"name": "Ada", "external_id": "u1"}, {"Idempotency-Key": "k1"}
         first = client.post(f"{URL}/subjects", json=new, headers=key)
         again = client.post(f"{URL}/subjects", json=new, headers=key)
@@ -161,32 +168,32 @@ class TestSubjects:
             '{"name": "Ada", "metadata": {"x": ' + '{"y": ' * 300 + "1" + "}" * 300 + "}}",
         ],
     )
-    def test_what_makes_no_sense_is_refused(self, client: httpx.Client, sent: str) -> None:
+    def test_malformed_subjects_are_refused(self, client: httpx.Client, sent: str) -> None:
         kind = {"Content-Type": "application/json"}
         answer = client.post(f"{URL}/subjects", content=sent, headers=kind)
         assert code(answer, 422) == "validation_error"
 
-    def test_what_is_nested_as_deep_as_may_be_comes_back(
-        self, client: httpx.Client, house: House
+    def test_metadata_nested_up_to_the_limit_is_returned(
+        self, client: httpx.Client, fakes: FakeServices
     ) -> None:
-        where = f"{URL}/subjects/{add(client, house, 'Ada', None)}"
+        where = f"{URL}/subjects/{add(client, fakes, 'Ada', None)}"
         deep = json.loads('{"x": ' + "[" * 31 + "]" * 31 + "}")
         assert client.patch(where, json={"metadata": deep}).json()["metadata"] == deep
         too_deep = {"metadata": {"x": deep}}
         assert code(client.patch(where, json=too_deep), 422) == "validation_error"
         assert client.get(where).json()["metadata"] == deep
 
-    def test_nothing_to_change_is_refused(self, client: httpx.Client, house: House) -> None:
-        where = f"{URL}/subjects/{add(client, house, 'Ada', None)}"
+    def test_an_empty_change_is_refused(self, client: httpx.Client, fakes: FakeServices) -> None:
+        where = f"{URL}/subjects/{add(client, fakes, 'Ada', None)}"
         assert code(client.patch(where, json={}), 422) == "validation_error"
         assert code(client.get(f"{URL}/subjects/nonsense"), 422) == "validation_error"
 
 
 class TestLogin:
-    def test_a_match_ends_in_a_token_and_no_score_leaves(
-        self, client: httpx.Client, house: House
+    def test_a_match_returns_a_token_and_no_score(
+        self, client: httpx.Client, fakes: FakeServices
     ) -> None:
-        ada = add(client, house, "Ada", ADA)
+        ada = add(client, fakes, "Ada", ADA)
         answer = login(client, ada, ADA + 2)
         body = answer.json()
         assert (body["decision"], body["reason"]) == ("match", None)
@@ -206,46 +213,50 @@ class TestLogin:
             (ADA + 22, "uncertain", "near_threshold"),  # cosine of 19.8 degrees: 0.941
         ],
     )
-    def test_others_are_not_let_in(
-        self, client: httpx.Client, house: House, level: int, decision: str, reason: str
+    def test_other_faces_do_not_match(
+        self, client: httpx.Client, fakes: FakeServices, level: int, decision: str, reason: str
     ) -> None:
-        ada = add(client, house, "Ada", ADA)
+        ada = add(client, fakes, "Ada", ADA)
         body = login(client, ada, level).json()
         assert (body["decision"], body["reason"], body["token"]) == (decision, reason, None)
 
-    def test_a_double_makes_it_uncertain(self, client: httpx.Client, house: House) -> None:
-        ada = add(client, house, "Ada", ADA)
-        add(client, house, "Twin", ADA + 4)
+    def test_a_similar_subject_makes_it_uncertain(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        ada = add(client, fakes, "Ada", ADA)
+        add(client, fakes, "Twin", ADA + 4)
         body = login(client, ada, ADA + 2).json()
         assert (body["decision"], body["reason"]) == ("uncertain", "another_subject")
 
-    def test_a_bad_picture_is_uncertain_and_says_why(
-        self, client: httpx.Client, house: House
+    def test_a_poor_image_is_uncertain_with_reasons(
+        self, client: httpx.Client, fakes: FakeServices
     ) -> None:
-        ada = add(client, house, "Ada", ADA)
-        files = {"image": picture(ADA, width=NARROW)}
-        for _ in range(6):  # and never locks anybody out
+        ada = add(client, fakes, "Ada", ADA)
+        files = {"image": gray_png(ADA, width=NARROW)}
+        for _ in range(6):  # and never causes a lockout
             body = client.post(f"{URL}/login", data={"subject_id": ada}, files=files).json()
         assert (body["decision"], body["reason"]) == ("uncertain", "low_quality_face")
         assert body["quality_reasons"] == ["blurred", "too_small"]
 
-    @pytest.mark.parametrize(("level", "expected"), [(NOBODY, "no_face"), (CROWD, "many_faces")])
-    def test_it_takes_exactly_one_face(
-        self, client: httpx.Client, house: House, level: int, expected: str
+    @pytest.mark.parametrize(("level", "expected"), [(NO_FACE, "no_face"), (CROWD, "many_faces")])
+    def test_a_login_needs_exactly_one_face(
+        self, client: httpx.Client, fakes: FakeServices, level: int, expected: str
     ) -> None:
-        ada = add(client, house, "Ada", ADA)
+        ada = add(client, fakes, "Ada", ADA)
         assert code(login(client, ada, level), 422) == expected
 
-    def test_who_is_not_enrolled_or_not_there(self, client: httpx.Client, house: House) -> None:
-        body = login(client, add(client, house, "Ada", None), ADA).json()
+    def test_subjects_without_templates_or_without_a_record(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        body = login(client, add(client, fakes, "Ada", None), ADA).json()
         assert (body["decision"], body["reason"]) == ("no_match", "not_enrolled")
         for subject_id in ("sub_nobody", "../etc"):
             assert code(login(client, subject_id, ADA), 404) == "subject_not_found"
 
-    def test_after_five_failures_the_right_face_waits_too(
-        self, client: httpx.Client, house: House
+    def test_after_five_failures_the_right_face_is_locked_out_too(
+        self, client: httpx.Client, fakes: FakeServices
     ) -> None:
-        ada, bea = add(client, house, "Ada", ADA), add(client, house, "Bea", BEA)
+        ada, bea = add(client, fakes, "Ada", ADA), add(client, fakes, "Bea", BEA)
         for _ in range(5):
             assert login(client, ada, BEA).json()["decision"] == "no_match"
         for subject_id, level, device in ((ada, ADA, "other"), (bea, BEA, "phone")):
@@ -265,46 +276,50 @@ class TestLogin:
             ({"subject_id": ["ada", "ada"]}, {"image": b"x"}),
         ],
     )
-    def test_forms_that_make_no_sense(
+    def test_malformed_forms_are_refused(
         self,
         client: httpx.Client,
-        house: House,
+        fakes: FakeServices,
         fields: dict[str, Any],
         files: dict[str, bytes],
     ) -> None:
-        ada = add(client, house, "Ada", ADA)
+        ada = add(client, fakes, "Ada", ADA)
         fields = {
-            name: [ada for _ in told] if isinstance(told, list) else told.replace("ada", ada)
-            for name, told in fields.items()
+            name: [ada for _ in values] if isinstance(values, list) else values.replace("ada", ada)
+            for name, values in fields.items()
         }
         sent = [(name, ("f", data)) for name, data in files.items()] or [("nonce", (None, "n"))]
         answer = client.post(f"{URL}/login", data=fields, files=sent)
         assert code(answer, 422) == "validation_error"
 
-    def test_a_part_over_its_limit_ends_the_upload(
-        self, client: httpx.Client, house: House
+    def test_a_part_over_its_limit_is_refused(
+        self, client: httpx.Client, fakes: FakeServices
     ) -> None:
-        ada = add(client, house, "Ada", ADA)
+        ada = add(client, fakes, "Ada", ADA)
         answer = client.post(
             f"{URL}/login", data={"subject_id": ada}, files={"image": bytes(20_001)}
         )
         assert code(answer, 413) == "payload_too_large"
         assert code(client.post(f"{URL}/login", json={}), 415) == "unsupported_media_type"
 
-    def test_the_audit_tells_what_was_decided(self, client: httpx.Client, house: House) -> None:
-        ada = add(client, house, "Ada", ADA)
+    def test_the_audit_log_has_the_decisions(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        ada = add(client, fakes, "Ada", ADA)
         login(client, ada, ADA)
         login(client, ada, BEA)
-        login(client, ada, NOBODY)
+        login(client, ada, NO_FACE)
         events = client.get(f"{URL}/events", params={"subject_id": ada}).json()["items"]
-        told = [(one["outcome"], one["reason"]) for one in events]
-        assert told == [("no_face", None), ("no_match", "not_similar"), ("match", None)]
+        outcomes = [(event["outcome"], event["reason"]) for event in events]
+        assert outcomes == [("no_face", None), ("no_match", "not_similar"), ("match", None)]
         assert len({one["device"] for one in events}) == 1
         assert len({one["digest"] for one in events}) == 3
 
 
 @pytest.mark.parametrize("route", ["login", "verify"])
-def test_who_is_nobody_is_told_before_the_picture_is_sent(client: httpx.Client, route: str) -> None:
+def test_an_unknown_subject_is_refused_before_the_image_is_sent(
+    client: httpx.Client, route: str
+) -> None:
     begun = (
         b'--b\r\nContent-Disposition: form-data; name="subject_id"\r\n\r\nsub_nobody\r\n'
         b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
@@ -322,60 +337,64 @@ def test_who_is_nobody_is_told_before_the_picture_is_sent(client: httpx.Client, 
 
 
 @pytest.mark.parametrize("route", ["detect", "verify", "identify"])
-def test_where_nobody_looks_no_picture_is_sent(
-    client: httpx.Client, house: House, route: str
+def test_a_full_queue_is_reported_before_the_image_is_read(
+    client: httpx.Client, fakes: FakeServices, route: str
 ) -> None:
-    house.dispatch.full = QueueFull("The queue is full.", retry_after=1)
+    fakes.dispatcher.full = QueueFull("The queue is full.", retry_after=1)
     answer = client.post(f"{URL}/{route}", content=b"junk", headers={"Content-Type": "text/plain"})
     assert code(answer, 429) == "queue_full"
 
 
 class TestCompare:
-    def test_two_pictures_or_one_and_a_subject(self, client: httpx.Client, house: House) -> None:
-        ada = add(client, house, "Ada", ADA)
-        same = client.post(f"{URL}/verify", files=[photo(ADA), photo(ADA + 5)]).json()
+    def test_two_images_or_an_image_and_a_subject(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        ada = add(client, fakes, "Ada", ADA)
+        same = client.post(f"{URL}/verify", files=[image(ADA), image(ADA + 5)]).json()
         assert (same["match"], same["decision"]) == (True, "match")
         assert same["similarity"] == pytest.approx(0.9969, abs=1e-4)
-        other = client.post(f"{URL}/verify", files=[photo(BEA)], data={"subject_id": ada}).json()
+        other = client.post(f"{URL}/verify", files=[image(BEA)], data={"subject_id": ada}).json()
         assert (other["match"], other["reason"]) == (False, "not_similar")
 
-    def test_what_cannot_be_compared(self, client: httpx.Client, house: House) -> None:
-        unknown = add(client, house, "Ada", None)
-        one, verify = [photo(ADA)], f"{URL}/verify"
+    def test_impossible_comparisons_are_refused(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        unknown = add(client, fakes, "Ada", None)
+        one, verify = [image(ADA)], f"{URL}/verify"
         assert code(client.post(verify, files=one), 422) == "validation_error"
         answer = client.post(verify, files=one, data={"subject_id": unknown})
         assert "Enroll" in answer.json()["detail"]
         answer = client.post(verify, files=one, data={"subject_id": "sub_nobody"})
         assert code(answer, 404) == "subject_not_found"
-        assert code(client.post(verify, files=[*one, photo(NOBODY)]), 422) == "no_face"
-        blurred = ("image", ("b.png", picture(ADA, width=NARROW)))
+        assert code(client.post(verify, files=[*one, image(NO_FACE)]), 422) == "no_face"
+        blurred = ("image", ("b.png", gray_png(ADA, width=NARROW)))
         answer = client.post(verify, files=[*one, blurred])
         assert code(answer, 422) == "low_quality_face"
         assert "blurred (hold still)" in answer.json()["detail"]
 
-    def test_a_stranger_has_no_candidates(self, client: httpx.Client, house: House) -> None:
-        ada = add(client, house, "Ada", ADA)
-        (face,) = client.post(f"{URL}/identify", files=[photo(ADA + 1)]).json()["faces"]
+    def test_a_stranger_has_no_candidates(self, client: httpx.Client, fakes: FakeServices) -> None:
+        ada = add(client, fakes, "Ada", ADA)
+        (face,) = client.post(f"{URL}/identify", files=[image(ADA + 1)]).json()["faces"]
         assert face["decision"] == "match"
         (candidate,) = face["candidates"]
         assert (candidate["subject_id"], candidate["name"]) == (ada, "Ada")
-        (face,) = client.post(f"{URL}/identify", files=[photo(BEA)]).json()["faces"]
+        (face,) = client.post(f"{URL}/identify", files=[image(BEA)]).json()["faces"]
         assert (face["decision"], face["candidates"]) == ("no_match", [])
         client.delete(f"{URL}/subjects/{ada}")
-        (face,) = client.post(f"{URL}/identify", files=[photo(ADA)]).json()["faces"]
+        (face,) = client.post(f"{URL}/identify", files=[image(ADA)]).json()["faces"]
         assert face["candidates"] == []
 
-    def test_of_two_who_are_near_neither_is_the_one(
-        self, client: httpx.Client, house: House
+    def test_two_similar_subjects_are_uncertain(
+        self, client: httpx.Client, fakes: FakeServices
     ) -> None:
-        add(client, house, "Ada", ADA), add(client, house, "Twin", ADA + 3)
-        (face,) = client.post(f"{URL}/identify?limit=1", files=[photo(ADA)]).json()["faces"]
+        add(client, fakes, "Ada", ADA), add(client, fakes, "Twin", ADA + 3)
+        (face,) = client.post(f"{URL}/identify?limit=1", files=[image(ADA)]).json()["faces"]
         assert (face["decision"], face["reason"]) == ("uncertain", "another_subject")
         assert [one["name"] for one in face["candidates"]] == ["Ada"]
 
-    def test_the_threshold_in_force_decides(self, client: httpx.Client) -> None:
+    def test_the_current_threshold_decides(self, client: httpx.Client) -> None:
         assert client.get(f"{URL}/threshold").json()["source"] == "default"
-        pair = [photo(ADA), photo(ADA + 20)]
+        pair = [image(ADA), image(ADA + 20)]
         assert client.post(f"{URL}/verify", files=pair).json()["match"] is True
         put = client.put(f"{URL}/threshold", json={"similarity": 0.99, "measured_on": "a test"})
         assert (put.status_code, put.json()["embedder"]) == (200, NET)
@@ -386,38 +405,44 @@ class TestCompare:
 
 
 class TestEnrollment:
-    def test_pictures_or_a_video_become_a_job(self, client: httpx.Client, house: House) -> None:
-        ada = add(client, house, "Ada", None)
+    def test_images_or_a_video_become_a_job(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        ada = add(client, fakes, "Ada", None)
         where = f"{URL}/subjects/{ada}/enrollments"
-        answer = client.post(where, files=[photo(ADA), photo(BEA)])
+        answer = client.post(where, files=[image(ADA), image(BEA)])
         assert answer.status_code == 202, answer.text
         assert answer.headers["Location"].startswith("/v1/jobs/job_")
         assert client.post(where, files={"video": b"clip"}).status_code == 202
-        (_, pictures, inputs), (kind, video, clip) = house.shelf.worked
-        assert (kind, pictures) == (
+        (_, images, inputs), (kind, video, clip) = fakes.jobs.worked
+        assert (kind, images) == (
             "enrollment",
             {"subject_id": ada, "images": 2, "challenge": None},
         )
-        assert inputs == {"image-00": picture(ADA), "image-01": picture(BEA)}
+        assert inputs == {"image-00": gray_png(ADA), "image-01": gray_png(BEA)}
         assert (video["images"], clip) == (0, {"video": b"clip"})
 
-    def test_the_same_key_is_the_same_job(self, client: httpx.Client, house: House) -> None:
-        where = f"{URL}/subjects/{add(client, house, 'Ada', None)}/enrollments"
+    def test_a_repeated_key_returns_the_same_job(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        where = f"{URL}/subjects/{add(client, fakes, 'Ada', None)}/enrollments"
         key = {"Idempotency-Key": "k"}
-        first = client.post(where, files=[photo(ADA)], headers=key).json()
-        assert client.post(where, files=[photo(ADA)], headers=key).json() == first
-        other = client.post(where, files=[photo(BEA)], headers=key)
+        first = client.post(where, files=[image(ADA)], headers=key).json()
+        assert client.post(where, files=[image(ADA)], headers=key).json() == first
+        other = client.post(where, files=[image(BEA)], headers=key)
         assert code(other, 409) == "idempotency_conflict"
 
-    def test_what_cannot_be_enrolled(self, client: httpx.Client, house: House) -> None:
-        where = f"{URL}/subjects/{add(client, house, 'Ada', None)}/enrollments"
-        nobody = client.post(f"{URL}/subjects/sub_nobody/enrollments", files=[photo(ADA)])
-        assert code(nobody, 404) == "subject_not_found"
-        both = client.post(where, files=[photo(ADA), ("video", ("v", b"v"))])
+    def test_impossible_enrollments_are_refused(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        where = f"{URL}/subjects/{add(client, fakes, 'Ada', None)}/enrollments"
+        missing = client.post(f"{URL}/subjects/sub_nobody/enrollments", files=[image(ADA)])
+        assert code(missing, 404) == "subject_not_found"
+        both = client.post(where, files=[image(ADA), ("video", ("v", b"v"))])
         assert code(both, 422) == "validation_error"
         large = client.post(where, files={"video": bytes(30_001)})
         assert code(large, 413) == "payload_too_large"
-        many = client.post(where, files=[photo(ADA)] * 5)
+        many = client.post(where, files=[image(ADA)] * 5)
         assert code(many, 422) == "validation_error"
         half = client.post(where, files={"video": b"v"}, data={"nonce": "n"})
         assert code(half, 422) == "validation_error"
@@ -425,11 +450,11 @@ class TestEnrollment:
             where, files={"video": b"v"}, data={"nonce": "n", "challenge_id": "ch_no"}
         )
         assert code(wrong, 409) == "conflict"
-        assert house.shelf.worked == []
+        assert fakes.jobs.worked == []
 
 
-def written(log: Path) -> bytes:
-    """All that lies in Valkey's log, which it may be writing anew."""
+def log_content(log: Path) -> bytes:
+    """The content of Valkey's append-only file, which it may be rewriting."""
     found = b""
     for path in log.iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -437,21 +462,21 @@ def written(log: Path) -> bytes:
     return found
 
 
-def test_an_erased_subject_is_gone_from_redis_and_its_log(
-    client: httpx.Client, house: House, valkey: RealValkey
+def test_an_erased_subject_is_deleted_from_redis_and_its_log(
+    client: httpx.Client, fakes: FakeServices, valkey: RealValkey
 ) -> None:
-    ada = add(client, house, "Ada", ADA)
+    ada = add(client, fakes, "Ada", ADA)
     for _ in range(5):
         login(client, ada, BEA)
     with redis.Redis.from_url(valkey.url) as seen:
         seen.lpush("replies:x", vector_of(ADA).tobytes())  # as if a worker had answered
         seen.delete("replies:x")
         log = valkey.socket.parent / "appendonlydir"
-        assert ada.encode() in written(log)
+        assert ada.encode() in log_content(log)
         client.delete(f"{URL}/subjects/{ada}")
         assert not list(seen.scan_iter(f"*{ada}*"))
         for _ in range(100):
-            left = written(log)
+            left = log_content(log)
             if ada.encode() not in left and vector_of(ADA).tobytes() not in left:
                 break
             time.sleep(0.05)
@@ -459,10 +484,10 @@ def test_an_erased_subject_is_gone_from_redis_and_its_log(
     assert vector_of(ADA).tobytes() not in left
 
 
-def test_every_address_of_faces_needs_the_key_but_the_public_keys(
-    served: Callable[[Settings, House], AbstractContextManager[str]], house: House
+def test_every_face_url_needs_the_key_except_the_public_keys(
+    served: Callable[[Settings, FakeServices], AbstractContextManager[str]], fakes: FakeServices
 ) -> None:
     settings = Settings(_env_file=None, api_key="0123456789abcdef")
-    with served(settings, house) as url:
+    with served(settings, fakes) as url:
         assert httpx.get(f"{url}{URL}/subjects").status_code == 401
         assert httpx.get(f"{url}/.well-known/jwks.json").status_code == 200

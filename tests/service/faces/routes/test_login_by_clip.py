@@ -1,4 +1,4 @@
-"""A login by clip over a socket: challenge, clip, decision. The worker is a stand-in."""
+"""A login by clip over HTTP: challenge, clip, decision. The worker is a fake."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import redis
 from contracts.faces.subjects import NewTemplate, embedder_of
 from contracts.queue import redis_keys
 from contracts.settings import Settings
-from service.faces.challenges import MOST_A_SUBJECT
-from tests.service.face_lane import clip_of, quality, vector_of
-from tests.service.parts import House, desk_in
+from service.faces.challenges import MAX_PER_SUBJECT
+from tests.service.face_replies import clip_of, quality, vector_of
+from tests.service.parts import FakeServices, face_services_in
 from tests.valkey import RealValkey
 
 URL = "/v1/faces"
@@ -21,8 +21,8 @@ ADA, BEA = 40, 120
 
 
 @pytest.fixture
-def house(tmp_path: Path, valkey: RealValkey) -> House:
-    return House(faces=desk_in(tmp_path, redis_url=valkey.url, tables=True))
+def fakes(tmp_path: Path, valkey: RealValkey) -> FakeServices:
+    return FakeServices(faces=face_services_in(tmp_path, redis_url=valkey.url, tables=True))
 
 
 @pytest.fixture
@@ -31,53 +31,55 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def ada(client: httpx.Client, house: House) -> str:
+def ada(client: httpx.Client, fakes: FakeServices) -> str:
     subject: str = client.post(f"{URL}/subjects", json={"name": "Ada"}).json()["id"]
     new = NewTemplate(vector_of(ADA), quality(), "video")
-    house.faces.kept.templates.add(subject, [new], embedder=embedder_of(1))
+    fakes.faces.templates.add(subject, [new], embedder=embedder_of(1))
     return subject
 
 
 def challenge(client: httpx.Client, subject: str, **more: str) -> dict[str, Any]:
-    asked = {"purpose": "login", "subject_id": subject, "device_id": "phone", **more}
-    answer = client.post(f"{URL}/challenges", json=asked)
+    new = {"purpose": "login", "subject_id": subject, "device_id": "phone", **more}
+    answer = client.post(f"{URL}/challenges", json=new)
     assert answer.status_code == 201, answer.text
     assert answer.headers["Cache-Control"] == "no-store"
-    made: dict[str, Any] = answer.json()
-    return made
+    created: dict[str, Any] = answer.json()
+    return created
 
 
 def login(
-    client: httpx.Client, subject: str, made: dict[str, Any], video: bytes, **more: str
+    client: httpx.Client, subject: str, created: dict[str, Any], video: bytes, **more: str
 ) -> httpx.Response:
-    sent = {"challenge_id": made["id"], "nonce": made["nonce"], "device_id": "phone", **more}
+    sent = {"challenge_id": created["id"], "nonce": created["nonce"], "device_id": "phone", **more}
     return client.post(
         f"{URL}/login", data={"subject_id": subject, **sent}, files={"video": ("v.mp4", video)}
     )
 
 
-def test_a_clip_that_answers_lets_in(client: httpx.Client, house: House, ada: str) -> None:
-    made = challenge(client, ada)
-    assert made.keys() >= {"id", "nonce", "actions", "expires_at", "max_seconds", "min_fps"}
-    answer = login(client, ada, made, clip_of(ADA))
+def test_a_clip_that_answers_the_challenge_matches(
+    client: httpx.Client, fakes: FakeServices, ada: str
+) -> None:
+    created = challenge(client, ada)
+    assert created.keys() >= {"id", "nonce", "actions", "expires_at", "max_seconds", "min_fps"}
+    answer = login(client, ada, created, clip_of(ADA))
     body = answer.json()
     assert (answer.status_code, body["decision"], body["reason"]) == (200, "match", None)
     claims = jwt.decode(body["token"], options={"verify_signature": False})
     assert claims["sub"] == ada
     assert claims["liveness"] is True
-    (operation, _, note) = house.dispatch.asked[-1]
+    (operation, _, note) = fakes.dispatcher.asked[-1]
     assert operation == "clip"
-    assert made["id"] in note.decode()
-    assert made["nonce"] not in note.decode()
+    assert created["id"] in note.decode()
+    assert created["nonce"] not in note.decode()
 
 
-def test_a_challenge_serves_once_and_for_one_thing(
-    client: httpx.Client, house: House, ada: str
+def test_a_challenge_can_be_used_once_and_for_one_purpose(
+    client: httpx.Client, fakes: FakeServices, ada: str
 ) -> None:
     used = challenge(client, ada)
     login(client, ada, used, clip_of(ADA, live=False))
     wrong = challenge(client, ada)
-    for made, more in (
+    for created, more in (
         (used, {}),
         (wrong, {"nonce": "another"}),
         (wrong, {}),
@@ -85,16 +87,16 @@ def test_a_challenge_serves_once_and_for_one_thing(
         (challenge(client, ada, purpose="enroll"), {}),
         ({"id": "ch_never", "nonce": "x"}, {}),
     ):
-        before = len(house.dispatch.asked)
-        answer = login(client, ada, made, clip_of(ADA), **more)
+        before = len(fakes.dispatcher.asked)
+        answer = login(client, ada, created, clip_of(ADA), **more)
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
-        assert len(house.dispatch.asked) == before, "no clip was sent to a worker"
+        assert len(fakes.dispatcher.asked) == before, "no clip was sent to a worker"
 
 
-def test_an_enrollment_that_is_sent_again_is_the_same_job(client: httpx.Client, ada: str) -> None:
-    """As when the answer was lost: the challenge is used up, but by this very request."""
-    made = challenge(client, ada, purpose="enroll")
-    sent = {"challenge_id": made["id"], "nonce": made["nonce"], "device_id": "phone"}
+def test_a_repeated_enrollment_returns_the_same_job(client: httpx.Client, ada: str) -> None:
+    """As if the response was lost: the challenge has been used up by the same request."""
+    created = challenge(client, ada, purpose="enroll")
+    sent = {"challenge_id": created["id"], "nonce": created["nonce"], "device_id": "phone"}
 
     def enroll(key: str) -> httpx.Response:
         return client.post(
@@ -110,7 +112,7 @@ def test_an_enrollment_that_is_sent_again_is_the_same_job(client: httpx.Client, 
     assert enroll("two").status_code == 409
 
 
-def test_a_clip_that_fails_says_by_what_and_nothing_else(client: httpx.Client, ada: str) -> None:
+def test_a_failed_clip_gives_only_the_reason(client: httpx.Client, ada: str) -> None:
     body = login(client, ada, challenge(client, ada), clip_of(ADA, live=False)).json()
     assert (body["decision"], body["reason"], body["token"]) == ("no_match", "wrong_order", None)
     body = login(client, ada, challenge(client, ada), clip_of(BEA)).json()
@@ -119,37 +121,37 @@ def test_a_clip_that_fails_says_by_what_and_nothing_else(client: httpx.Client, a
     assert (body["decision"], body["reason"]) == ("uncertain", "low_quality_face")
 
 
-def test_what_is_no_answer_is_refused(client: httpx.Client, house: House, ada: str) -> None:
-    made = challenge(client, ada)
-    answer = login(client, ada, made, b"#EXTM3U\nfile:///etc/passwd")
+def test_malformed_answers_are_refused(client: httpx.Client, fakes: FakeServices, ada: str) -> None:
+    created = challenge(client, ada)
+    answer = login(client, ada, created, b"#EXTM3U\nfile:///etc/passwd")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_video")
-    # It is used up all the same.
-    assert login(client, ada, made, clip_of(ADA)).status_code == 409
+    # The challenge is used up nevertheless.
+    assert login(client, ada, created, clip_of(ADA)).status_code == 409
     files = {"video": ("v", clip_of(ADA))}
     bare = client.post(f"{URL}/login", data={"subject_id": ada}, files=files)
     assert (bare.status_code, bare.json()["code"]) == (422, "validation_error")
     large = login(client, ada, challenge(client, ada), bytes(30_001))
     assert large.status_code == 413
-    assert not house.dispatch.asked
+    assert not fakes.dispatcher.asked
 
 
-def test_challenges_are_for_subjects_and_few(client: httpx.Client, ada: str) -> None:
+def test_challenges_need_a_subject_and_are_limited(client: httpx.Client, ada: str) -> None:
     gone = client.post(f"{URL}/challenges", json={"purpose": "login", "subject_id": "sub_gone"})
     assert (gone.status_code, gone.json()["code"]) == (404, "subject_not_found")
     for wrong in ({}, {"purpose": "party", "subject_id": ada}, {"subject_id": ada, "extra": 1}):
         assert client.post(f"{URL}/challenges", json=wrong).status_code == 422
-    for _ in range(MOST_A_SUBJECT):
+    for _ in range(MAX_PER_SUBJECT):
         challenge(client, ada)
-    asked = {"purpose": "login", "subject_id": ada}
-    answer = client.post(f"{URL}/challenges", json=asked)
+    new = {"purpose": "login", "subject_id": ada}
+    answer = client.post(f"{URL}/challenges", json=new)
     assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
     assert int(answer.headers["Retry-After"]) > 0
 
 
-def test_an_erased_subject_leaves_no_looks_of_its_clips(
+def test_an_erasure_deletes_the_hashes_of_clips(
     client: httpx.Client, valkey: RealValkey, ada: str
 ) -> None:
     with redis.Redis.from_url(valkey.url) as store:
-        store.lpush(redis_keys.clips_seen(ada), b"looks")
+        store.lpush(redis_keys.recent_clips(ada), b"hashes")
         assert client.delete(f"{URL}/subjects/{ada}").status_code == 200
-        assert not store.exists(redis_keys.clips_seen(ada))
+        assert not store.exists(redis_keys.recent_clips(ada))

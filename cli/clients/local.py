@@ -1,0 +1,240 @@
+"""Classification and explanations in this process, from the store, where no server runs.
+
+A published network that is not in the store yet is imported first, as a worker does it.
+"""
+
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from cli.clients.types import ClassifyOptions, ImageFile, OverlayOptions, empty_response
+from cli.home import Home
+from cli.output import CommandError, as_command_error, suppress_logs, waiting
+from contracts.errors import ModelNotFound, OpsinError
+from contracts.inference.inference import InferenceResponse, ItemError, ItemResult, Timing
+from contracts.queue.explain_messages import ExplainReply, ExplainRequest
+from contracts.queue.messages import TOP_CLASS, Pixels
+from contracts.settings import Settings
+from models.catalog import CATALOG, Network
+from models.explain.results import heatmap_layer
+from models.export.catalog_weights import IMPORT_SECONDS, start_import
+from models.images.decode import decode
+from models.images.resize import visible_box
+from models.rendering.colormaps import Colormap
+from models.rendering.heatmap import RenderOptions, render
+from models.serving.outputs import predictions_of
+from models.serving.runtime import RuntimeOptions
+from models.store.labels import read_labels
+from models.store.store import Store
+from models.weights.catalog import Weights
+
+if TYPE_CHECKING:
+    from models.explain.explainer import Explainer
+    from models.serving.predictor import VersionPredictor
+
+_BATCH = 16
+_COLORMAP: TypeAdapter[Colormap] = TypeAdapter(Colormap)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """The images before the network: pixels of the good ones, a result for every one."""
+
+    pixels: list[Pixels]
+    results: list[ItemResult]
+    milliseconds: float
+
+
+class LocalClient:
+    """An `InferenceClient` that loads one version itself.
+
+    Args:
+        model: Its model.
+        version: Its number; the version is in the store.
+    """
+
+    def __init__(self, settings: Settings, model: str, version: int) -> None:
+        self._settings = settings
+        self._model, self._version = model, version
+        store = Store(settings.store_home)
+        self._folder = store.path(model, version)
+        self._manifest = store.manifest(model, version)
+        self._explainer: Explainer | None = None
+
+    @classmethod
+    def open(cls, settings: Settings, model: str | None) -> Self:
+        """For the named model, or otherwise the first of OPSIN_MODELS that is on this machine.
+
+        Raises:
+            CommandError: No such model has a classifier here.
+        """
+        with as_command_error():
+            if model is not None:
+                return cls(settings, model, _find_version(settings, model))
+            reasons = []
+            for name in settings.models:
+                try:
+                    return cls(settings, name, _find_version(settings, name))
+                except (OpsinError, CommandError) as error:
+                    reasons.append(str(error))
+            raise CommandError("\n".join(reasons))
+
+    def classify(self, images: list[ImageFile], options: ClassifyOptions) -> InferenceResponse:
+        with as_command_error():
+            return self._classify(images, options)
+
+    def explain(self, image: bytes, options: OverlayOptions) -> bytes:
+        with as_command_error():
+            return self._explain(image, options)
+
+    def _classify(self, images: list[ImageFile], options: ClassifyOptions) -> InferenceResponse:
+        started = time.perf_counter()
+        decoded = self._decode(images, options)
+        if not decoded.pixels:
+            return empty_response(self._model).model_copy(
+                update={"version": self._version, "results": decoded.results}
+            )
+        with suppress_logs() as console, waiting(console, f"Loading {self._model}"):
+            predictor = self._load_predictor()
+            began = time.perf_counter()
+            rows = iter(predictor.run("classify", np.stack(decoded.pixels)))
+            compute = (time.perf_counter() - began) * 1000
+        for result in decoded.results:
+            if result.error is None:
+                result.predictions = predictions_of(next(rows), predictor.labels, options.top)
+        timing = Timing(
+            decode=decoded.milliseconds,
+            queue=0,
+            compute=compute,
+            total=(time.perf_counter() - started) * 1000,
+        )
+        return InferenceResponse(
+            model=self._model,
+            version=self._version,
+            batch_size=min(len(decoded.pixels), _BATCH),
+            results=decoded.results,
+            timing_ms=timing,
+        )
+
+    def _decode(self, images: list[ImageFile], options: ClassifyOptions) -> _Decoded:
+        pixels: list[Pixels] = []
+        results: list[ItemResult] = []
+        slowest = 0.0
+        limit = self._settings.max_image_pixels
+        for file in images:
+            began = time.perf_counter()
+            result = ItemResult.model_validate({"name": file.name})
+            try:
+                image = decode(
+                    file.data, network=self._manifest, resize=options.resize, max_pixels=limit
+                )
+            except OpsinError as error:
+                result.error = ItemError(code=error.code, detail=error.detail)
+            else:
+                pixels.append(image.pixels)
+                result.width, result.height = image.width, image.height
+            results.append(result)
+            slowest = max(slowest, (time.perf_counter() - began) * 1000)
+        return _Decoded(pixels, results, slowest)
+
+    def _load_predictor(self) -> "VersionPredictor":
+        from models.serving.predictor import VersionPredictor  # half a second
+
+        options = RuntimeOptions.of(self._settings)
+        if options.engine == "tensorflow":
+            from models.serving.devices import prepare_tensorflow  # TensorFlow
+
+            prepare_tensorflow(options.threads)
+        return VersionPredictor(self._folder, max_batch_size=_BATCH, options=options)
+
+    def _explain(self, data: bytes, options: OverlayOptions) -> bytes:
+        explainer = self._load_explainer()
+        manifest, limit = self._manifest, self._settings.max_image_pixels
+        image = decode(data, network=manifest, max_pixels=limit)
+        from models.explain.answer import ExplainReplyBuilder  # TensorFlow
+
+        index = TOP_CLASS if options.class_index is None else options.class_index
+        ((vector, note),) = ExplainReplyBuilder(
+            explainer, manifest.explain_layer, lambda: None
+        ).build(
+            ExplainRequest(method=options.method, layer=options.layer),
+            image.pixels[np.newaxis],
+            np.array([index], np.int32),
+        )
+        reply = ExplainReply.model_validate_json(note)
+        labels = read_labels(self._folder)
+        height, width = manifest.input_size
+        size = (image.width, image.height)
+        return render(
+            data,
+            [heatmap_layer(vector, reply, labels, options.method)],
+            size=size,
+            box=visible_box(size, (width, height), manifest.short_side, "crop"),
+            options=RenderOptions(
+                "overlay",
+                _COLORMAP.validate_python(options.colormap),
+                options.alpha,
+                options.legend,
+                compact=True,
+            ),
+            max_pixels=limit,
+        )
+
+    def _load_explainer(self) -> "Explainer":
+        if self._explainer is None:
+            from models.explain.explainer import Explainer
+            from models.serving.devices import prepare_tensorflow  # TensorFlow
+
+            prepare_tensorflow(self._settings.worker_threads)
+            self._explainer = Explainer(self._folder, max_batch_size=_BATCH)
+        return self._explainer
+
+
+def _find_version(settings: Settings, model: str) -> int:
+    """The number of a model's champion; a published network is imported if it is not in the store.
+
+    Raises:
+        ModelNotFound: There is no such model.
+        WeightsMissing: It is a published network whose weights are not on this machine.
+        CommandError: It has no classes, or cannot be imported.
+    """
+    store = Store(settings.store_home)
+    try:
+        version = store.resolve(model, None)
+        if store.manifest(model, version).classes is not None:
+            return version
+    except ModelNotFound:
+        if model not in CATALOG:
+            raise
+    network = CATALOG.get(model)
+    if network is None or network.classes is None:
+        raise CommandError(f"{model} has no classes.")
+    Weights.of(settings).find(network.weights)
+    _import_network(settings, network)
+    return store.resolve(model, None)
+
+
+def _import_network(settings: Settings, network: Network) -> None:
+    home = Home(settings.home)
+    home.prepare()
+    with (
+        home.shared(),
+        suppress_logs() as console,
+        waiting(console, f"Importing {network.name} into the store, once"),
+        start_import(settings, network.name) as child,
+    ):
+        try:
+            status = child.wait(IMPORT_SECONDS)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            child.kill()
+    if status != 0:
+        raise CommandError(
+            f"{network.name} could not be imported into the store. "
+            "`opsin up` imports it too, and its worker's log says what is wrong."
+        )

@@ -1,0 +1,75 @@
+"""What `opsin classify` and `opsin explain` send, and who can answer them."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from contracts.inference.explanation import Method
+from contracts.inference.inference import InferenceResponse, Resize, Timing
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """The content of an image file."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyOptions:
+    """How images are classified.
+
+    Attributes:
+        model: None for the default one.
+        top: How many classes.
+        resize: How an image becomes the network's input.
+    """
+
+    model: str | None
+    top: int
+    resize: Resize
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayOptions:
+    """What an overlay explains and how it is drawn.
+
+    Attributes:
+        model: None for the default one.
+        class_index: None for the most probable class.
+        layer: The layer whose maps are weighted; None for the network's own choice.
+        legend: Whether to add a title and a color bar.
+        alpha: Opacity of the heatmap, 0 to 1.
+    """
+
+    model: str | None
+    method: Method
+    class_index: int | None
+    layer: str | None
+    legend: bool
+    alpha: float
+    colormap: str
+
+
+class InferenceClient(Protocol):
+    """A running server, or a version loaded into this process."""
+
+    def classify(self, images: list[ImageFile], options: ClassifyOptions) -> InferenceResponse:
+        """The results in the order of the images; a bad image has an error as its result.
+
+        Raises:
+            CommandError: There is no answer at all.
+        """
+
+    def explain(self, image: bytes, options: OverlayOptions) -> bytes:
+        """The overlay as PNG.
+
+        Raises:
+            CommandError: There is none.
+        """
+
+
+def empty_response(model: str) -> InferenceResponse:
+    """The answer about no image."""
+    timing = Timing(decode=0, queue=0, compute=0, total=0)
+    return InferenceResponse(model=model, version=1, batch_size=0, results=[], timing_ms=timing)

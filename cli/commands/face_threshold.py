@@ -1,0 +1,112 @@
+"""`opsin faces calibrate` and `threshold`: from which similarity on two faces match."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from cli.clients.faces import FacesApi, JsonObject
+from cli.clients.jobs import JobsApi
+from cli.commands.jobs import follow_job
+from cli.commands.options import AsJson, Server
+from cli.output import answers, notes, plain_table, warn
+from cli.settings import load
+
+_CURVE = "det.png"
+
+
+def calibrate(  # noqa: PLR0917 (typer reads options from the parameters)
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="One class for each person, ds_….")
+    ],
+    target_fmr: Annotated[
+        float, typer.Option(min=1e-7, max=0.5, help="The share of strangers that may match.")
+    ] = 0.001,
+    all_faces: Annotated[
+        bool, typer.Option("--all-faces", help="Also use faces that a login would refuse.")
+    ] = False,
+    to: Annotated[Path | None, typer.Option(help="Where to write the curve det.png.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Use the threshold from now on.")] = False,
+    as_json: AsJson = False,
+    server: Server = None,
+) -> None:
+    """Measure the threshold for a false match rate on images of known people."""
+    settings = load()
+    api, jobs = FacesApi(settings, server), JobsApi(settings, server)
+    request = {
+        "dataset_id": dataset,
+        "target_fmr": target_fmr,
+        "only_acceptable": not all_faces,
+    }
+    job = api.post("/calibrations", request)
+    follow_job(jobs, job["id"])
+    result: JsonObject = jobs.get(job["id"]).result or {}
+    if to is not None:
+        jobs.fetch(job["id"], _CURVE, to / _CURVE if to.is_dir() else to)
+    if as_json:
+        answers().print(json.dumps(result, indent=2), markup=False)
+    else:
+        _print_calibration(result)
+    if apply:
+        api.put("/threshold", {"calibration_job_id": job["id"]})
+        notes().print(f"[green]✓[/] {result['threshold']:.4f} is in use")
+    elif not as_json:
+        notes().print("[dim]The threshold in use has not changed; --apply changes it.[/]")
+
+
+def threshold(
+    similarity: Annotated[
+        float | None, typer.Argument(min=-1, max=1, help="Default: show the present one.")
+    ] = None,
+    as_json: AsJson = False,
+    server: Server = None,
+) -> None:
+    """Show or set the similarity from which on two faces match."""
+    api = FacesApi(load(), server)
+    if similarity is not None:
+        api.put("/threshold", {"similarity": similarity})
+    current = api.get("/threshold")
+    if as_json:
+        answers().print(json.dumps(current, indent=2), markup=False)
+        return
+    origin = ", ".join(
+        str(current[name]) for name in ("source", "measured_on") if current.get(name) is not None
+    )
+    answers().print(f"{current['similarity']:.4f}  [dim]{escape(origin)}[/]")
+
+
+def _print_calibration(result: JsonObject) -> None:
+    numbers = ("rate", "errors", "pairs")
+    table = plain_table("", "rate", "95 %", "errors", "pairs", right=numbers, fold=True)
+    for name, title in (
+        ("fmr", "FMR, strangers that match"),
+        ("fnmr", "FNMR, same person, no match"),
+    ):
+        _add_rate(table, title, result[name])
+    for group in result["groups"]:
+        for name in ("fmr", "fnmr"):
+            _add_rate(table, f"{escape(group['group'])}: {name.upper()}", group[name])
+    low, high = result["threshold_interval"]
+    answers().print(
+        f"[bold]threshold {result['threshold']:.4f}[/]  ({low:.4f} to {high:.4f})  "
+        f"{result['faces']} faces of {result['people']} people"
+    )
+    answers().print(table)
+    for entry in result["left_out"]:
+        warn(
+            notes(),
+            f"{entry['person']}: {entry['pictures']} {entry['reason']}. {entry['detail']}",
+        )
+    for text in result["warnings"]:
+        warn(notes(), text)
+
+
+def _add_rate(table: Table, title: str, rate: JsonObject) -> None:
+    text = "" if rate["rate"] is None else f"{rate['rate']:.3%}"
+    low, high = rate["interval"]
+    table.add_row(
+        title, text, f"{low:.3%} to {high:.3%}", f"{rate['errors']:,}", f"{rate['pairs']:,}"
+    )

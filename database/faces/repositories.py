@@ -1,0 +1,79 @@
+"""Assembles the repositories of everything stored about faces."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Self
+
+from sqlalchemy import Engine
+
+from contracts.settings import Settings
+from database.crypto.envelope import EnvelopeCipher
+from database.crypto.keyed_hash import KeyedHash
+from database.faces.erasures import Erasures
+from database.faces.face_events import FaceEvents
+from database.faces.face_files import FaceFiles
+from database.faces.face_threshold import FaceThreshold
+from database.faces.frames import Frames
+from database.faces.gallery_source import GallerySource
+from database.faces.subjects import Subjects
+from database.faces.templates import Templates
+from database.faces.token_keys import TokenKeys
+
+
+@dataclass(frozen=True, slots=True)
+class FaceRepositories:
+    """The repositories, each of a few tables; each method of theirs is one transaction.
+
+    Attributes:
+        erasures: Which subjects were erased, and which erasures are unfinished.
+        templates: Encrypted embeddings of the subjects.
+        frames: Encrypted images behind the templates.
+        gallery_source: All embeddings, as a search needs them.
+        events: The audit log.
+        keyed_hash: Hashes that stay the same when the master key changes.
+        cipher: Encryption with the master keys.
+        files: Files of the stored frames.
+    """
+
+    subjects: Subjects
+    erasures: Erasures
+    templates: Templates
+    frames: Frames
+    gallery_source: GallerySource
+    events: FaceEvents
+    threshold: FaceThreshold
+    token_keys: TokenKeys
+    keyed_hash: KeyedHash
+    cipher: EnvelopeCipher
+    files: FaceFiles
+
+    @classmethod
+    def of(cls, settings: Settings, engine: Engine, clock: Callable[[], datetime]) -> Self:
+        """Open those of this installation. The key file is created if it does not exist.
+
+        Raises:
+            ValueError: The keys are malformed, or others can read their file.
+            OSError: The key file cannot be read or created.
+        """
+        cipher, files = EnvelopeCipher.of(settings), FaceFiles(settings.faces_home)
+        keyed_hash = KeyedHash(engine, clock, cipher)
+        return cls(
+            subjects=Subjects(engine, clock, cipher, files),
+            erasures=Erasures(engine, clock),
+            templates=Templates(engine, clock, cipher, files),
+            frames=Frames(engine, cipher, files),
+            gallery_source=GallerySource(engine, cipher),
+            events=FaceEvents(engine, clock, keyed_hash),
+            threshold=FaceThreshold(engine, clock),
+            token_keys=TokenKeys(
+                engine,
+                clock,
+                cipher,
+                max_age=timedelta(days=settings.token_key_days),
+                token_life=timedelta(seconds=settings.token_seconds),
+            ),
+            keyed_hash=keyed_hash,
+            cipher=cipher,
+            files=files,
+        )

@@ -1,0 +1,98 @@
+"""A contact sheet: evenly spaced images with a title over each, blank ones marked as such."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+from contracts.queue.messages import Pixels
+
+_GAP = 8
+_TITLE_HEIGHT = 16
+_PAPER, _INK, _PALE = "white", "#222222", "#999999"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One image of a contact sheet.
+
+    Attributes:
+        pixels: uint8 (h, w, 3).
+        title: Written above it.
+        blank: Draw an empty, crossed frame instead: the image shows nothing.
+    """
+
+    pixels: Pixels
+    title: str
+    blank: bool = False
+
+
+def contact_sheet(tiles: Sequence[Tile], *, title: str = "", columns: int = 0) -> Image.Image:
+    """All tiles in rows, each in a cell as large as the largest.
+
+    Args:
+        tiles: At least one.
+        title: Written above all of them.
+        columns: Tiles in a row; 0 makes the sheet as square as possible.
+    """
+    columns = min(columns or math.ceil(math.sqrt(len(tiles))), len(tiles))
+    rows = math.ceil(len(tiles) / columns)
+    height = max(tile.pixels.shape[0] for tile in tiles)
+    width = max(tile.pixels.shape[1] for tile in tiles)
+    top = _GAP + (_TITLE_HEIGHT + _GAP if title else 0)
+    paper = Image.new(
+        "RGB",
+        (_GAP + columns * (width + _GAP), top + rows * (_TITLE_HEIGHT + height + _GAP)),
+        _PAPER,
+    )
+    draw = ImageDraw.Draw(paper)
+    if title:
+        _write(draw, (_GAP, _GAP), title, paper.width - 2 * _GAP, size=15)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        x, y = _GAP + column * (width + _GAP), top + row * (_TITLE_HEIGHT + height + _GAP)
+        _write(draw, (x, y), tile.title, width, size=11)
+        _paste(paper, draw, tile, (x, y + _TITLE_HEIGHT))
+    return paper
+
+
+def to_png(image: Image.Image) -> bytes:
+    """The image as a PNG file, as small as Pillow makes it."""
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _paste(
+    paper: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int]
+) -> None:
+    if not tile.blank:
+        paper.paste(Image.fromarray(tile.pixels), corner)
+        return
+    height, width = tile.pixels.shape[:2]
+    (x, y), (right, bottom) = corner, (corner[0] + width - 1, corner[1] + height - 1)
+    draw.rectangle((x, y, right, bottom), outline=_PALE)
+    draw.line((x, y, right, bottom), fill=_PALE)
+    draw.line((x, bottom, right, y), fill=_PALE)
+    font = ImageFont.load_default(11)
+    draw.text(
+        (x + width / 2, y + height / 2),
+        "blank",
+        _INK,
+        font,
+        "mm",
+        stroke_width=3,
+        stroke_fill=_PAPER,
+    )
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, *, size: int
+) -> None:
+    """One line, shortened until it fits."""
+    font = ImageFont.load_default(size)
+    while len(text) > 1 and draw.textlength(text, font) > width:
+        text = text[:-2] + "…"
+    draw.text(corner, text, _INK, font)

@@ -1,0 +1,83 @@
+"""Starts calibrations, and turns a request to set the threshold into a threshold."""
+
+import hashlib
+import json
+
+from fastapi.concurrency import run_in_threadpool
+from pydantic import ValidationError
+
+from contracts.errors import ValidationFailed
+from contracts.faces.calibration import CalibrationBody, CalibrationResult
+from contracts.faces.subjects import NewThreshold, Threshold, embedder_of
+from contracts.jobs import Job
+from contracts.training.datasets import DatasetInfo
+from database.jobs.jobs import Jobs
+from models.faces.calibration.support import require_support
+from service.dependencies import Services
+
+
+async def start_calibration(services: Services, body: CalibrationBody, key: str | None) -> Job:
+    """Create the job of a calibration.
+
+    Raises:
+        DatasetNotFound: There is no such dataset.
+        NotTrainable: It is too small for the requested rate.
+        ValidationFailed: A group names an unknown class.
+        OpsinError: The job cannot be created.
+    """
+    info = await run_in_threadpool(services.datasets.rows.get, body.dataset_id)
+    _check(info, body)
+    request = body.model_dump(mode="json")
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    return await services.job_queue.submit_work(
+        "calibration", request, idempotency=(key, digest) if key else None
+    )
+
+
+def resolve_threshold(new: NewThreshold, jobs: Jobs, embedder: str | None) -> Threshold:
+    """The threshold that a request sets: the similarity in it, or the result of a calibration.
+
+    Args:
+        embedder: The current embedder; a calibration is valid only for the one it measured.
+
+    Raises:
+        JobNotFound: There is no such job.
+        ValidationFailed: The job is not a successful calibration, or measured another embedder.
+    """
+    if new.calibration_job_id is None:
+        return Threshold(**new.model_dump(exclude={"calibration_job_id"}), embedder=embedder)
+    job = jobs.get(new.calibration_job_id)
+    if job.kind != "calibration" or job.state != "succeeded":
+        raise ValidationFailed("calibration_job_id: name a calibration that has succeeded.")
+    try:
+        result = CalibrationResult.model_validate(job.result)
+    except ValidationError:
+        raise ValidationFailed(
+            "The calibration's result cannot be read. Calibrate again."
+        ) from None
+    measured = embedder_of(result.version)
+    if embedder is not None and measured != embedder:
+        raise ValidationFailed(
+            f"It was measured with {measured}, but {embedder} is in use. Calibrate again."
+        )
+    return Threshold(
+        similarity=result.threshold,
+        margin=new.margin,
+        embedder=measured,
+        target_fmr=result.target_fmr,
+        source="calibration",
+        measured_on=f"{result.dataset_id}: {result.faces} faces of {result.people} people",
+    )
+
+
+def _check(info: DatasetInfo, body: CalibrationBody) -> None:
+    """Refuse what would be impossible even if every image were usable."""
+    counts = list(info.classes.values())
+    impostor_pairs = (sum(counts) ** 2 - sum(count**2 for count in counts)) // 2
+    require_support(impostor_pairs, body.target_fmr)
+    unknown = sorted(set(body.groups or ()) - info.classes.keys())
+    if unknown:
+        names = ", ".join(repr(name) for name in unknown[:3])
+        raise ValidationFailed(
+            f"groups names {names}, but the dataset has no such class. Use its class names."
+        )

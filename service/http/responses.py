@@ -1,0 +1,56 @@
+"""Responses that several routes share: an accepted job, and a file that a job made."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.background import BackgroundTask
+
+from contracts.errors import NotFound
+from contracts.jobs import Job
+from database.jobs.files import JobFiles
+
+LOCATION: dict[str, Any] = {
+    "Location": {"description": "The URL of the job.", "schema": {"type": "string"}}
+}
+"""The header of `job_response`, for a route's `responses`."""
+
+_CHUNK_BYTES = 256 * 1024
+# Types that a browser may display. It downloads everything else, whatever it takes it for.
+_INLINE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "text/plain"})
+
+
+def job_response(job: Job) -> JSONResponse:
+    """202 with the job and its URL."""
+    return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
+
+
+def artifact_response(job: Job, name: str, files: JobFiles) -> Response:
+    """A file of a job, opened once, so that a replacement during the response has no effect.
+
+    Raises:
+        NotFound: The job has no such artifact.
+    """
+    artifact = next((artifact for artifact in job.artifacts if artifact.name == name), None)
+    if artifact is None:
+        raise NotFound(f"Job {job.id} has no artifact '{name[:64]}'; its `artifacts` list all.")
+    file = files.open_artifact(job.id, artifact.name)
+    disposition = "inline" if artifact.media_type in _INLINE_TYPES else "attachment"
+    return StreamingResponse(
+        _chunks(file),
+        media_type=artifact.media_type,
+        headers={
+            "Content-Length": str(os.fstat(file).st_size),
+            "Content-Disposition": f'{disposition}; filename="{artifact.name}"',
+            "Cache-Control": "private, no-cache",
+            "X-Content-Type-Options": "nosniff",
+        },
+        background=BackgroundTask(os.close, file),
+    )
+
+
+def _chunks(file: int) -> Iterator[bytes]:
+    while chunk := os.read(file, _CHUNK_BYTES):
+        yield chunk

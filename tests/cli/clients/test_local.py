@@ -1,0 +1,43 @@
+"""Answers without a server, from the store."""
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cli.clients.local import LocalClient
+from cli.clients.types import ClassifyOptions, ImageFile, OverlayOptions
+from cli.output import CommandError
+from contracts.settings import Settings
+from tests.cli.backup.test_trained import images, trained
+from tests.models import keras_warnings
+
+pytestmark = keras_warnings.ignored
+
+
+def test_a_trained_model_classifies_and_explains(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, home=tmp_path / "home", min_free_disk_bytes=0)
+    source = images(tmp_path / "colors")
+    trained(settings, source)
+    red = (source / "red" / "0.png").read_bytes()
+    client = LocalClient.open(settings, "colors")
+    files = [ImageFile("bad.png", b"not an image"), ImageFile("red.png", red)]
+    answer = client.classify(files, ClassifyOptions("colors", 2, "squash"))
+    assert (answer.model, answer.version, answer.batch_size) == ("colors", 1, 1)
+    bad, good = answer.results
+    assert bad.error is not None
+    assert good.predictions is not None
+    assert {prediction.label for prediction in good.predictions} == {"blue", "red"}
+    options = OverlayOptions("colors", "grad_cam", None, None, False, 0.5, "jet")
+    assert Image.open(io.BytesIO(client.explain(red, options))).size == (16, 16)
+
+
+def test_an_unknown_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="none_such"):
+        LocalClient.open(Settings(_env_file=None, home=tmp_path), "none_such")
+
+
+def test_a_model_without_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="face_embedder has no classes"):
+        LocalClient.open(Settings(_env_file=None, home=tmp_path), "face_embedder")

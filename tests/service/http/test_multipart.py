@@ -1,0 +1,156 @@
+"""The form reader: what it keeps in memory, writes to files, and refuses before the end."""
+
+import asyncio
+import hashlib
+import resource
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import (
+    BadRequest,
+    OpsinError,
+    PayloadTooLarge,
+    SubjectNotFound,
+    ValidationFailed,
+)
+from service.http.multipart import MAX_TEXT_BYTES, TEXT, FieldSpec, Form, MultipartReader
+
+MIB = 2**20
+CONTENT_TYPE = "multipart/form-data; boundary=b"
+CHUNK = bytes(range(256)) * 256
+
+
+def part(name: str, content: bytes, filename: str | None = None) -> bytes:
+    suffix = "" if filename is None else f'; filename="{filename}"'
+    head = f'--b\r\nContent-Disposition: form-data; name="{name}"{suffix}\r\n\r\n'
+    return head.encode() + content + b"\r\n"
+
+
+async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def video(chunks: int) -> AsyncIterator[bytes]:
+    yield part("subject_id", b"sub_a")
+    yield part("video", b"", "v")[:-2]
+    for _ in range(chunks):
+        yield CHUNK
+    yield b"\r\n--b--\r\n"
+
+
+def read(fields: dict[str, FieldSpec], *parts: bytes) -> Form:
+    reader = MultipartReader(CONTENT_TYPE, fields)
+    return asyncio.run(reader.read(stream(*parts, b"--b--\r\n")))
+
+
+def test_content_in_memory_is_not_copied() -> None:
+    chunks = 32 * MIB // len(CHUNK)
+    reader = MultipartReader(CONTENT_TYPE, {"subject_id": TEXT, "video": FieldSpec(64 * MIB)})
+    tracemalloc.start()
+    try:
+        form = asyncio.run(reader.read(video(chunks)))
+        assert len(form.files("video")[0]) == 32 * MIB
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert form.text("subject_id") == "sub_a"
+    assert form.files("video") == [CHUNK * chunks]
+    assert peak < 1.5 * 32 * MIB
+
+
+def test_a_callback_refuses_the_upload_before_the_video_is_read() -> None:
+    texts: list[str] = []
+    chunks_read = 0
+
+    async def refuse(text: str) -> None:
+        texts.append(text)
+        raise SubjectNotFound("There is no subject with that id.")
+
+    async def counted() -> AsyncIterator[bytes]:
+        nonlocal chunks_read
+        async for chunk in video(32):
+            chunks_read += 1
+            yield chunk
+
+    fields = {
+        "subject_id": FieldSpec(MAX_TEXT_BYTES, on_complete=refuse),
+        "video": FieldSpec(64 * MIB),
+    }
+    with pytest.raises(SubjectNotFound):
+        asyncio.run(MultipartReader(CONTENT_TYPE, fields).read(counted()))
+    assert texts == ["sub_a"]
+    assert chunks_read == 2, "a text ends at the boundary after it"
+
+
+@pytest.mark.parametrize(
+    ("parts", "error"),
+    [
+        ([part("other", b"x")], ValidationFailed),
+        ([b"--b\r\nContent-Type: x\r\n\r\nx\r\n"], ValidationFailed),
+        ([part("id", b"x"), part("id", b"y")], ValidationFailed),
+        ([part("file", b"x")] * 3, ValidationFailed),
+        ([part("id", b"x" * (MAX_TEXT_BYTES + 1))], PayloadTooLarge),
+        ([part("file", b"x" * 11)], PayloadTooLarge),
+        ([part("name", b"x" * 11)], ValidationFailed),
+    ],
+    ids=["unknown", "nameless", "twice", "too many", "long text", "large file", "own error"],
+)
+def test_a_form_beyond_its_fields_is_refused(parts: list[bytes], error: type[OpsinError]) -> None:
+    fields = {
+        "id": TEXT,
+        "file": FieldSpec(10, 2),
+        "name": FieldSpec(10, too_large=ValidationFailed("The name is too long.")),
+    }
+    with pytest.raises(error) as refused:
+        read(fields, *parts)
+    assert refused.type is error
+
+
+def test_a_large_part_can_be_skipped_without_failing_the_others() -> None:
+    fields = {"image": FieldSpec(10, 3, skip_too_large=True)}
+    form = read(fields, part("image", b"a" * 10), part("image", b"b" * 11), part("image", b"c"))
+    first, second, third = form.parts["image"]
+    assert (first.data, first.error) == (b"a" * 10, None)
+    assert second.data == b""
+    assert isinstance(second.error, PayloadTooLarge)
+    assert (third.data, third.error) == (b"c", None)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"a\x00b"])
+def test_a_text_is_not_empty_and_printable(content: bytes) -> None:
+    with pytest.raises(ValidationFailed):
+        read({"id": TEXT}, part("id", content)).text("id")
+
+
+def test_a_file_field_is_written_to_disk_and_hashed(tmp_path: Path) -> None:
+    content = CHUNK * 40
+    fields = {"archive": FieldSpec(4 * MIB, path=tmp_path / "a"), "name": TEXT}
+    whole = part("archive", content, "a.zip") + part("name", b"pets") + b"--b--\r\n"
+    pieces = [whole[start : start + 50_000] for start in range(0, len(whole), 50_000)]
+    form = asyncio.run(MultipartReader(CONTENT_TYPE, fields).read(stream(*pieces)))
+    (archive,) = form.parts["archive"]
+    assert (archive.filename, archive.size, archive.data) == ("a.zip", len(content), b"")
+    assert archive.sha256.hexdigest() == hashlib.sha256(content).hexdigest()
+    assert (tmp_path / "a").read_bytes() == content
+    assert form.text("name") == "pets"
+
+
+def test_a_full_disk_raises_os_error(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    fields = {"archive": FieldSpec(1 << 30, path=tmp_path / "full")}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            read(fields, part("archive", b"", "a.zip")[:-2], *[CHUNK] * 64, b"\r\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_form_that_ends_too_early_is_malformed() -> None:
+    reader = MultipartReader(CONTENT_TYPE, {"id": TEXT})
+    with pytest.raises(BadRequest):
+        asyncio.run(reader.read(stream(part("id", b"x"))))

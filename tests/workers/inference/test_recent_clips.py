@@ -1,0 +1,45 @@
+"""The hashes of recent clips, in a real Valkey."""
+
+import pytest
+import redis
+
+from contracts.errors import SubjectNotFound
+from contracts.queue import redis_keys
+from models.faces.liveness.perceptual_hash import HASH_BYTES, MAX_HASHES
+from tests.valkey import RealValkey
+from workers.inference.liveness import KEEP_SECONDS, MAX_CLIPS, RecentClips
+
+
+def hashes(number: int, count: int = 5) -> list[bytes]:
+    return [bytes([number]) * HASH_BYTES for _ in range(count)]
+
+
+def test_add_returns_the_earlier_clips_of_the_subject(valkey: RealValkey) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        recent = RecentClips(client)
+        assert recent.add("sub_a", "ch_1", hashes(1)) == []
+        assert recent.add("sub_a", "ch_2", hashes(2)) == [hashes(1)]
+        assert recent.add("sub_a", "ch_3", hashes(3)) == [hashes(2), hashes(1)]
+        # A second attempt with the same clip is not a replay; subjects are separate.
+        assert recent.add("sub_a", "ch_3", hashes(3)) == [hashes(2), hashes(1)]
+        assert recent.add("sub_b", "ch_4", hashes(1)) == []
+
+
+def test_clips_are_few_and_expire(valkey: RealValkey) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        recent = RecentClips(client)
+        for number in range(2 * MAX_CLIPS):
+            others = recent.add("sub_a", f"ch_{number}", hashes(number, MAX_HASHES))
+        assert len(others) == MAX_CLIPS - 1
+        key = redis_keys.recent_clips("sub_a")
+        assert 0 < client.ttl(key) <= KEEP_SECONDS
+        assert client.memory_usage(key) < 64 * 1024
+
+
+def test_nothing_is_stored_for_an_erased_subject(valkey: RealValkey) -> None:
+    with redis.Redis.from_url(valkey.url) as client:
+        client.set(redis_keys.erased("sub_a"), b"1")
+        with pytest.raises(SubjectNotFound):
+            RecentClips(client).add("sub_a", "ch_1", hashes(1))
+        assert client.keys("clips:*") == []
+        assert RecentClips(client).add("sub_b", "ch_1", hashes(1)) == []

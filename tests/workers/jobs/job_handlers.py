@@ -1,0 +1,72 @@
+"""Small handlers of jobs for the tests of job workers; they do not import TensorFlow."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from contracts.errors import ValidationFailed
+from contracts.jobs import Progress
+from contracts.settings import Settings
+from contracts.work import Work
+
+KINDS = {
+    "training": f"{__name__}:count",
+    "filters": f"{__name__}:fail",
+    "heatmap": f"{__name__}:die",
+    "quantize": f"{__name__}:hang",
+    "dream": f"{__name__}:echo",
+    "dataset_import": f"{__name__}:count",
+    "enrollment": f"{__name__}:echo",
+    "style_transfer": "no.such.module:run",
+}
+
+
+def count(work: Work, settings: Settings) -> dict[str, Any]:
+    """Counts to `steps`, with a checkpoint, a metrics row and an artifact at each step."""
+    steps, pause = work.request["steps"], work.request["pause"]
+    checkpoint = work.folder / "checkpoint.json"
+    done = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
+    for step in range(len(done), steps):
+        until = time.monotonic() + pause
+        while time.monotonic() < until:
+            work.check()
+            time.sleep(0.005)
+        done.append(step)
+        part = checkpoint.with_suffix(".part")
+        part.write_text(json.dumps(done))
+        part.replace(checkpoint)
+        work.metrics({"epoch": step + 1, "phase": "head", "loss": float("nan")})
+        work.artifact("preview.png", "image/png", b"step %d" % step)
+        work.progress(Progress(fraction=(step + 1) / steps, step=step + 1, steps=steps))
+    return {"done": done, "attempt": work.attempt}
+
+
+def fail(work: Work, settings: Settings) -> dict[str, Any]:
+    if work.request.get("expected"):
+        raise ValidationFailed("There is no such layer. Choose another.")
+    raise RuntimeError("a secret at /some/path")
+
+
+def die(work: Work, settings: Settings) -> dict[str, Any]:
+    """Dies without progress, by SIGKILL or the requested signal."""
+    work.progress(Progress(fraction=0))
+    os.kill(os.getpid(), work.request.get("signal", signal.SIGKILL))
+    return {}
+
+
+def hang(work: Work, settings: Settings) -> dict[str, Any]:
+    """Never checks whether it has to stop."""
+    time.sleep(600)
+    return {}
+
+
+def echo(work: Work, settings: Settings) -> dict[str, Any]:
+    return {
+        "text": (work.folder / "image.bin").read_bytes().decode(),
+        "nice": os.nice(0),
+        "oom_score": Path("/proc/self/oom_score_adj").read_text().strip(),
+        "threads": os.environ["TF_NUM_INTRAOP_THREADS"],
+    }
