@@ -1,13 +1,13 @@
 # The API (--target api, no TensorFlow) and the CPU worker (--target worker).
 # docker-compose.yml builds both; Dockerfile.gpu is the worker on an NVIDIA GPU.
 #
-# The tag names the interpreter; to build the same bytes for ever, add the digest that
+# The tag names the interpreter. For a reproducible build, add the digest that
 # `docker buildx imagetools inspect python:3.12-slim-bookworm` prints: FROM python:…@sha256:…
 FROM python:3.12-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 \
     PATH=/opt/opsin/bin:$PATH OPSIN_HOME=/var/lib/opsin
-# A volume takes over owner and mode of the folder it is mounted on when it is first made.
+# A new volume takes owner and mode from the folder it is mounted on.
 RUN useradd --uid 10001 --no-create-home --home-dir /var/lib/opsin --shell /usr/sbin/nologin opsin \
     && install -d -o opsin -g opsin -m 700 /var/lib/opsin
 
@@ -17,7 +17,7 @@ RUN python -m venv /opt/opsin
 COPY requirements/api.txt requirements/
 RUN pip install --require-hashes -r requirements/api.txt
 COPY . .
-# Its build backend came with the hashed requirements, so nothing more is fetched.
+# The build backend is in the hashed requirements, so nothing more is fetched.
 RUN pip install --no-deps --no-build-isolation --no-index .
 
 FROM base AS build-worker

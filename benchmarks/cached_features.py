@@ -26,10 +26,11 @@ from contracts.settings import Settings
 from contracts.training.trainings import TrainingRequest
 from models.datasets.dataset import Dataset, Example
 from models.export.signatures import Blueprint
+from models.images.decode import InputSpec
 from models.networks.precision import Precision
 from models.training.data.feature_cache import FeatureCache
 from models.training.data.features import FeatureExtractor, compile_trunk
-from models.training.data.image_loader import ImageLoader, InputSpec
+from models.training.data.image_loader import ImageLoader
 from models.training.data.sources import (
     FeatureSource,
     ImageSource,

@@ -1,4 +1,4 @@
-"""What classification and embedding answer."""
+"""The responses of classification and embedding, and the names of all operations."""
 
 from typing import Literal
 
@@ -15,10 +15,10 @@ Resize = Literal["crop", "squash"]
 
 
 class Prediction(BaseModel):
-    """One class and how probable the network holds it."""
+    """One class and its probability."""
 
-    index: int = Field(ge=0, description="Position in the network's output.", examples=[281])
-    id: str = Field(description="The class's own id, for ImageNet its synset.")
+    index: int = Field(ge=0, description="Index in the network's output.", examples=[281])
+    id: str = Field(description="The class's id; for ImageNet, its synset.")
     label: str = Field(description="The class's name.", examples=["tabby"])
     probability: float = Field(ge=0, le=1)
 
@@ -31,9 +31,9 @@ class ItemError(BaseModel):
 
 
 class ItemResult(BaseModel):
-    """One image's result: predictions or an embedding, or else an error."""
+    """The result of one image: predictions, an embedding or an error."""
 
-    name: str | None = Field(None, description="The file name that was sent, if one was.")
+    name: str | None = Field(None, description="The file name, if the client sent one.")
     width: int | None = Field(None, description="Width in pixels, after EXIF orientation.")
     height: int | None = Field(None, description="Height in pixels, after EXIF orientation.")
     predictions: list[Prediction] | None = None
@@ -42,7 +42,7 @@ class ItemResult(BaseModel):
 
 
 class Timing(BaseModel):
-    """Milliseconds spent in each stage; of several images, the slowest of each stage."""
+    """Milliseconds spent in each stage; for several images, the slowest image of each stage."""
 
     decode: float
     queue: float

@@ -1,7 +1,4 @@
-"""What the service tells of its models, its workers and itself.
-
-What a quantization may be asked for, and what it answers.
-"""
+"""What the service reports about its models, its workers and itself, and changes to models."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +9,7 @@ from contracts.inference.inference import Operation
 from contracts.inference.manifest import ALIAS_NAME
 from contracts.queue.heartbeat import ModelState, WorkerBeat
 
-# In plain words: OpenAPI tools stumble over the `prefixItems` that a tuple would give.
+# Some OpenAPI tools do not support the `prefixItems` that a tuple would produce.
 _PAIR = WithJsonSchema(
     {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
 )
@@ -24,49 +21,51 @@ class ModelInfo(BaseModel):
     name: str
     network: str = Field(description="Its architecture.")
     state: ModelState
-    reason: str | None = Field(None, description="Why it is not ready, and what helps.")
-    aliases: dict[str, int] = Field(description="The version that each alias stands on.")
-    versions: list[int] = Field(description="All that are in the store.")
+    reason: str | None = Field(None, description="Why it is not ready, and what to do about it.")
+    aliases: dict[str, int] = Field(description="The version that each alias points to.")
+    versions: list[int] = Field(description="All versions in the store.")
     classes: int | None
     input_size: Annotated[tuple[int, int], _PAIR] | None = Field(
         description="(height, width) in pixels, of the champion; null before the first version."
     )
     features: int | None = Field(None, description="Length of an embedding.")
-    operations: tuple[Operation, ...] = Field(description="What it can be asked for now.")
+    operations: tuple[Operation, ...] = Field(description="The operations that it supports now.")
     runtime: str | None = Field(
-        None, description="What runs the champion, e.g. openvino-bfloat16; null while nothing does."
+        None,
+        description="What runs the champion, e.g. openvino-bfloat16; null if no worker has loaded it.",
     )
     runtime_reason: str | None = Field(
-        None, description="Why that is not what was asked for; null if it is."
+        None, description="Why that is not the requested runtime; null if it is."
     )
     sanity: Sanity | None = Field(
-        None, description="Whether the champion's heatmaps follow its weights, where checked."
+        None,
+        description="Whether the champion's heatmaps depend on its weights, if that was checked.",
     )
-    licence: str | None = Field(description="Of the weights it began with, where known.")
+    licence: str | None = Field(description="Of the weights it was made from, if known.")
 
 
 class AliasRequest(BaseModel):
-    """Which version an alias shall stand on."""
+    """Which version an alias should point to."""
 
     model_config = ConfigDict(extra="forbid")
 
     alias: str = Field(
-        description="`champion` is what a request means that names no version.",
+        description="A request that names no version uses `champion`.",
         pattern=ALIAS_NAME,
         examples=["champion"],
     )
-    version: int = Field(ge=1, le=999_999_999, description="One in the store.", examples=[2])
+    version: int = Field(ge=1, le=999_999_999, description="A version in the store.", examples=[2])
 
 
 class VersionError(BaseModel):
-    """TensorFlow Serving's word on whether something went wrong."""
+    """The error of a version, in TensorFlow Serving's format."""
 
     error_code: Literal["OK", "UNAVAILABLE"] = "OK"
     error_message: str = ""
 
 
 class VersionStatus(BaseModel):
-    """One version as TensorFlow Serving tells of it."""
+    """The state of one version, in TensorFlow Serving's format."""
 
     version: str
     state: Literal["AVAILABLE", "LOADING", "END"]
@@ -80,13 +79,13 @@ class ModelDetail(ModelInfo):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def model_version_status(self) -> list[VersionStatus]:
-        """The state of each version, as TensorFlow Serving tells it."""
+        """The state of each version, in TensorFlow Serving's format."""
         return [self._status(version) for version in self.versions]
 
     def _status(self, version: int) -> VersionStatus:
         if version not in self.aliases.values():
-            unheld = VersionError(error_code="UNAVAILABLE", error_message="No alias stands on it.")
-            return VersionStatus(version=str(version), state="END", status=unheld)
+            unused = VersionError(error_code="UNAVAILABLE", error_message="No alias points to it.")
+            return VersionStatus(version=str(version), state="END", status=unused)
         if self.operations:
             return VersionStatus(version=str(version), state="AVAILABLE")
         if self.state == "loading":
@@ -99,16 +98,18 @@ class LaneInfo(BaseModel):
     """One queue of images."""
 
     name: str
-    depth: int = Field(description="Images that wait.")
-    drain_rate: float | None = Field(description="Images a second, last seen; null if unknown.")
+    depth: int = Field(description="Waiting images.")
+    drain_rate: float | None = Field(
+        description="Images per second, last measured; null if unknown."
+    )
 
 
 class JobQueueInfo(BaseModel):
     """One queue of long jobs."""
 
     name: str
-    queued: int = Field(description="Jobs that wait.")
-    running: int = Field(description="Jobs that run.")
+    queued: int = Field(description="Waiting jobs.")
+    running: int = Field(description="Running jobs.")
 
 
 class SystemInfo(BaseModel):
@@ -127,7 +128,7 @@ class SystemInfo(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether requests can be served, and if not, what is missing."""
+    """Whether requests can be served; otherwise, what is missing."""
 
     ready: bool
     redis: Literal["ok", "unreachable"]
@@ -142,8 +143,8 @@ class QuantizeBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dataset_id: str = Field(
-        description="Its training pictures calibrate; its test pictures, or else those for "
-        "validation, measure. Classes are matched with the model's labels by name or id.",
+        description="Its training images calibrate; its test images, otherwise its validation "
+        "images, measure the accuracy. Classes are matched with the model's labels by name or id.",
         max_length=64,
         examples=["ds_7f3a9c"],
     )
@@ -151,11 +152,11 @@ class QuantizeBody(BaseModel):
         0.01,
         ge=0,
         le=1,
-        description="How much less of the measured pictures it may get right, as a share.",
+        description="By how much the accuracy may fall, as a fraction of the measured images.",
         examples=[0.01],
     )
     promote: bool = Field(
         True,
-        description="Make it champion if it lost no more than that. In a published network, "
-        "the key needs the scope `models` for it.",
+        description="Promote it to champion if it loses no more than that. For a published "
+        "network, the key needs the scope `models`.",
     )

@@ -1,22 +1,18 @@
 """What a worker reports about itself once a second, so that the API knows which worker can do what.
 
-`HeartbeatPublisher` in `workers.inference.heartbeat` writes heartbeats; whoever needs them reads
-them with the functions of this module.
+`HeartbeatPublisher` in `workers.inference.heartbeat` writes heartbeats; the functions
+of this module read them.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import Any, Literal, Protocol, Self, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
 from contracts.inference.inference import Operation
 from contracts.queue import redis_keys
-
-if TYPE_CHECKING:
-    import redis
-    import redis.asyncio
 
 ModelState = Literal["ready", "loading", "unavailable"]
 
@@ -74,6 +70,16 @@ class WorkerBeat(BaseModel):
         }
 
 
+class RedisClient(Protocol):
+    """What the readers need of a connection whose answers are bytes; it may be asynchronous."""
+
+    def smembers(self, name: str, /) -> Any: ...
+
+    def mget(self, keys: list[str], /) -> Any: ...
+
+    def srem(self, name: str, /, *values: str) -> Any: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Heartbeats:
     """The heartbeats of all live workers at one moment.
@@ -113,11 +119,8 @@ class Heartbeats:
         return {worker.release for worker in self.workers} | others
 
 
-def read_heartbeats(client: "redis.Redis") -> Heartbeats:
+def read_heartbeats(client: RedisClient) -> Heartbeats:
     """Read the heartbeats of all workers.
-
-    Args:
-        client: A connection whose answers are bytes.
 
     Raises:
         redis.RedisError: Redis does not answer.
@@ -126,7 +129,7 @@ def read_heartbeats(client: "redis.Redis") -> Heartbeats:
     return Heartbeats.parse(ids, cast("list[bytes | None]", client.mget(keys)) if keys else ())
 
 
-async def read_heartbeats_async(client: "redis.asyncio.Redis") -> Heartbeats:
+async def read_heartbeats_async(client: RedisClient) -> Heartbeats:
     """As `read_heartbeats`; in addition, ids of workers that have stopped are removed."""
     ids, keys = _listed(await client.smembers(redis_keys.WORKERS))
     values = cast("list[bytes | None]", await client.mget(keys)) if keys else ()

@@ -42,7 +42,7 @@ class Item:
 
     Attributes:
         id: 16 random bytes.
-        deadline: Unix time in seconds after which nobody waits for the answer.
+        deadline: Unix time in seconds after which no client waits for the answer.
         enqueued: Unix time in seconds at which the item was made.
         reply_to: Name of the Redis list that receives the reply.
         pixels: RGB, shape (height, width, 3), uint8.

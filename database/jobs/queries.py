@@ -55,12 +55,12 @@ def entries(session: Session, job_id: str, after: int) -> list[JobEntry]:
             select(table).where(table.job_id == job_id, table.sequence > after)
         ).all()
 
-    found = [JobEntry(row.sequence, "metrics", row.row) for row in later(MetricRecord)]
-    found += [
+    result = [JobEntry(row.sequence, "metrics", row.row) for row in later(MetricRecord)]
+    result += [
         JobEntry(row.sequence, "artifact", _artifact(row).model_dump())
         for row in later(ArtifactRecord)
     ]
-    return sorted(found, key=lambda entry: entry.sequence)
+    return sorted(result, key=lambda entry: entry.sequence)
 
 
 def depths(session: Session) -> dict[str, tuple[int, int]]:

@@ -1,10 +1,10 @@
-"""int8 on request: post-training quantization of a version into a new one, both measured.
+"""The quantization job: makes an int8 version of a version and measures the accuracy of both.
 
-Weights and activations become 8-bit integers whose ranges are read off calibration pictures
-(Nagel et al., 2021, arXiv:2106.08295, section 3). What that costs in accuracy only real labelled
-pictures can tell, so it is measured on those the calibration has not seen, and the new version
-becomes champion only if it lost no more than was allowed. Its SavedModel stays as it was: it
-explains, and serves wherever int8 cannot.
+Weights and activations become 8-bit integers whose ranges are determined from calibration images
+(Nagel et al., 2021, arXiv:2106.08295, section 3). The accuracy of both versions is measured on
+labelled images that the calibration has not seen, and the new version becomes champion only if the
+loss is within the limit. Its SavedModel is unchanged: it is used for explanations, and for serving
+where int8 is not supported.
 """
 
 import shutil
@@ -36,21 +36,21 @@ from models.store.labels import Label, read_labels
 from models.store.manifest import DERIVED, MANIFEST
 from models.store.store import Store
 
-_CALIBRATION_PICTURES = 300  # NNCF's own default; more move the ranges no further
-_MEASURED_PICTURES = 1000
+_CALIBRATION_IMAGES = 300  # NNCF's default; more images do not change the ranges
+_TEST_IMAGES = 1000
 _BATCH = 8
 
 
 class QuantizationRequest(QuantizeBody):
-    """What the job is told: the body, and of which version."""
+    """The request of the job: the body of the API request, and the version."""
 
     model: ModelName
     version: int = Field(ge=1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Labelled:
-    """Pictures with the index of their class."""
+class _TestSet:
+    """Images with the indices of their classes."""
 
     examples: Sequence[Example]
     indices: npt.NDArray[np.int64]
@@ -61,13 +61,12 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
 
     Args:
         work: Its request is a `QuantizationRequest`.
-        settings: Where store and datasets are, threads, and the limit of a picture.
 
     Returns:
-        The new version's number, the accuracies and whether it is champion now.
+        The new version's number, both accuracies and whether it was promoted.
 
     Raises:
-        NotTrainable: The version has no classifier, or the dataset none of its classes.
+        NotTrainable: The version has no classifier, or the dataset has none of its classes.
         ModelNotFound: There is no such model.
         VersionNotFound: It has no such version.
         DatasetNotFound: There is no such dataset.
@@ -82,23 +81,23 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         raise NotTrainable(
             f"Version {version} of '{request.model}' has no classifier in float32 to quantize."
         )
-    dataset = _dataset(settings, request.dataset_id)
-    measured = _measured(dataset, read_labels(folder))
-    source = _Source(work, settings, manifest)
-    made = _made_before(store, request.model, work.job_id)
-    if made is None:
-        made = _publish(store, folder, manifest, dataset, measured=measured, source=source)
-    metrics = store.manifest(request.model, made).metrics
-    # To a billionth, so that a loss of exactly the bound is not over it by rounding.
+    dataset = DatasetStore.of(settings).load(request.dataset_id)
+    test = _test_set(dataset, read_labels(folder))
+    images = _ImageSource(work, settings, manifest)
+    quantized = _find_published(store, request.model, work.job_id)
+    if quantized is None:
+        quantized = _publish(store, folder, manifest, dataset, test=test, images=images)
+    metrics = store.manifest(request.model, quantized).metrics
+    # Rounded, so that a loss of exactly the limit does not exceed it by a rounding error.
     loss = round(metrics["accuracy_before"] - metrics["accuracy"], 9)
-    # Another champion was chosen for a reason that a copy of an older one does not undo.
-    stands = store.aliases(request.model).get(CHAMPION) in (version, made)
-    promoted = request.promote and stands and loss <= request.max_accuracy_loss
+    # If another version has become champion in the meantime, it remains so.
+    is_champion = store.aliases(request.model).get(CHAMPION) in (version, quantized)
+    promoted = request.promote and is_champion and loss <= request.max_accuracy_loss
     if promoted:
-        store.promote(request.model, made)
+        store.promote(request.model, quantized)
     return {
         "model": request.model,
-        "version": made,
+        "version": quantized,
         "quantized_from": version,
         "precision": "int8",
         "accuracy": {"before": metrics["accuracy_before"], "after": metrics["accuracy"]},
@@ -106,14 +105,14 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         "max_accuracy_loss": request.max_accuracy_loss,
         "promoted": promoted,
         "pictures": {
-            "calibration": len(_calibration(dataset, measured)),
-            "measured": len(measured.examples),
+            "calibration": len(_calibration(dataset, test)),
+            "measured": len(test.examples),
         },
     }
 
 
-class _Source:
-    """Pictures for the network, decoded one by one; every one is a chance to be cancelled."""
+class _ImageSource:
+    """Decodes images for the network one by one, and checks each time for cancellation."""
 
     def __init__(self, work: Work, settings: Settings, manifest: Manifest) -> None:
         self.work = work
@@ -121,14 +120,14 @@ class _Source:
         self.options = RuntimeOptions("openvino", "float32", settings.worker_threads, settings.home)
         self._max_pixels = settings.max_image_pixels
 
-    def picture(self, example: Example) -> Pixels:
-        """Shape (1, height, width, 3), uint8."""
+    def load(self, example: Example) -> Pixels:
+        """One image, shape (1, height, width, 3), uint8."""
         self.work.check()
         data = example.path.read_bytes()
-        picture = decode(data, network=self.manifest, max_pixels=self._max_pixels)
-        return picture.pixels[np.newaxis]
+        image = decode(data, network=self.manifest, max_pixels=self._max_pixels)
+        return image.pixels[np.newaxis]
 
-    def tell(self, phase: str, fraction: float) -> None:
+    def report(self, phase: str, fraction: float) -> None:
         self.work.progress(Progress(fraction=fraction, phase=phase))
 
 
@@ -138,110 +137,109 @@ def _publish(
     manifest: Manifest,
     dataset: Dataset,
     *,
-    measured: _Labelled,
-    source: _Source,
+    test: _TestSet,
+    images: _ImageSource,
 ) -> int:
-    """Write the new version with both its accuracies, once for this job."""
+    """Publish the new version with both accuracies."""
     with store.staging() as staged:
         ignored = shutil.ignore_patterns(DERIVED, MANIFEST)
         shutil.copytree(folder, staged, dirs_exist_ok=True, ignore=ignored)
-        reference = reference_of(folder, source.options.home and source.options.home / "samples")
+        reference = reference_of(folder, images.options.home and images.options.home / "samples")
         if reference is not None:
             reference.write(staged / REFERENCE)
-        source.tell("measure", 0.05)
-        before = _accuracy(folder, "float32", measured, source)
+        images.report("measure", 0.05)
+        before = _accuracy(folder, "float32", test, images)
         endpoints = [name for name in SERVED if name in manifest.endpoints]
         for number, endpoint in enumerate(endpoints):
-            source.tell("calibrate", 0.3 + 0.4 * number / len(endpoints))
-            _quantize(staged, endpoint, _calibration(dataset, measured), source)
-        source.tell("measure", 0.75)
-        after = _accuracy(staged, "int8", measured, source)
-        known = manifest.model_dump(include=set(Draft.model_fields))
+            images.report("calibrate", 0.3 + 0.4 * number / len(endpoints))
+            _quantize(staged, endpoint, _calibration(dataset, test), images)
+        images.report("measure", 0.75)
+        after = _accuracy(staged, "int8", test, images)
+        unchanged = manifest.model_dump(include=set(Draft.model_fields))
         provenance = manifest.provenance.model_copy(
-            update={"job_id": source.work.job_id, "quantized_from": manifest.version}
+            update={"job_id": images.work.job_id, "quantized_from": manifest.version}
         )
         metrics = manifest.metrics | {"accuracy_before": before, "accuracy": after}
-        told = {"precision": "int8", "provenance": provenance, "metrics": metrics}
-        source.work.check()
-        return store.publish(manifest.model, staged, Draft(**(known | told)))
+        changed = {"precision": "int8", "provenance": provenance, "metrics": metrics}
+        images.work.check()
+        return store.publish(manifest.model, staged, Draft(**(unchanged | changed)))
 
 
 def _quantize(
-    staged: Path, endpoint: Endpoint, calibration: Sequence[Example], source: _Source
+    staged: Path, endpoint: Endpoint, calibration: Sequence[Example], images: _ImageSource
 ) -> None:
     openvino, nncf = import_openvino(), import_nncf()
     with signature_view(staged / "saved_model", endpoint) as view:
         graph = converting_core(openvino).read_model(view)
-        small = nncf.quantize(
+        quantized = nncf.quantize(
             graph,
-            nncf.Dataset(calibration, source.picture),
-            # Weights around zero, activations as they come: after a ReLU half of a symmetric
-            # range would never be used.
+            nncf.Dataset(calibration, images.load),
+            # Symmetric ranges for weights, asymmetric ones for activations: after a ReLU half of a
+            # symmetric range would never be used.
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(calibration),
         )
         target = staged / INT8_FOLDER / f"{endpoint}.xml"
         target.parent.mkdir(exist_ok=True)
-        openvino.save_model(small, target, compress_to_fp16=False)
+        openvino.save_model(quantized, target, compress_to_fp16=False)
 
 
-def _accuracy(folder: Path, precision: Precision, measured: _Labelled, source: _Source) -> float:
-    """Share of the pictures whose best class is their own."""
-    runtime = OpenVinoRuntime(folder, source.manifest, precision, source.options)
-    best = [runtime.run("serve", batch).argmax(axis=1) for batch in _batches(measured, source)]
-    return float((np.concatenate(best) == measured.indices).mean())
+def _accuracy(folder: Path, precision: Precision, test: _TestSet, images: _ImageSource) -> float:
+    """Fraction of the images whose most probable class is correct."""
+    runtime = OpenVinoRuntime(folder, images.manifest, precision, images.options)
+    best = [runtime.run("serve", batch).argmax(axis=1) for batch in _batches(test, images)]
+    return float((np.concatenate(best) == test.indices).mean())
 
 
-def _batches(measured: _Labelled, source: _Source) -> Iterator[Pixels]:
-    for at in range(0, len(measured.examples), _BATCH):
-        examples = measured.examples[at : at + _BATCH]
-        yield np.concatenate([source.picture(example) for example in examples])
+def _batches(test: _TestSet, images: _ImageSource) -> Iterator[Pixels]:
+    for start in range(0, len(test.examples), _BATCH):
+        examples = test.examples[start : start + _BATCH]
+        yield np.concatenate([images.load(example) for example in examples])
 
 
-def _dataset(settings: Settings, dataset_id: str) -> Dataset:
-    """The one place that knows where datasets are."""
-    return DatasetStore.of(settings).load(dataset_id)
+def _calibration(dataset: Dataset, test: _TestSet) -> list[Example]:
+    """Training images, evenly spread over the dataset and so over its classes.
 
-
-def _calibration(dataset: Dataset, measured: _Labelled) -> list[Example]:
-    """Training pictures, evenly spread over the dataset and so over its classes.
-
-    Without any, others that are not measured on; where all are, those.
+    If there are none: images that are not in the test set, or otherwise all.
     """
-    seen = {example.sha256 for example in measured.examples}
-    unseen = [example for example in dataset.examples if example.sha256 not in seen]
-    pictures = dataset.of("train") or unseen or dataset.examples
-    return _spread(pictures, _CALIBRATION_PICTURES)
+    tested = {example.sha256 for example in test.examples}
+    untested = [example for example in dataset.examples if example.sha256 not in tested]
+    examples = dataset.of("train") or untested or dataset.examples
+    return _spread(examples, _CALIBRATION_IMAGES)
 
 
-def _measured(dataset: Dataset, labels: Sequence[Label]) -> _Labelled:
-    """Pictures that the calibration does not see, of classes that the version knows."""
-    places = {_plain(name): at for at, one in enumerate(labels) for name in (one.id, one.text)}
+def _test_set(dataset: Dataset, labels: Sequence[Label]) -> _TestSet:
+    """Images of the version's classes that are not used for calibration."""
+    indices = {
+        _normalized(name): index
+        for index, label in enumerate(labels)
+        for name in (label.id, label.text)
+    }
     held_out = dataset.of("test") or dataset.of("validation")
-    known = [example for example in held_out if _plain(example.label) in places]
+    known = [example for example in held_out if _normalized(example.label) in indices]
     if not known:
         raise NotTrainable(
-            "The dataset has no test or validation pictures of this model's classes, so the "
-            "accuracy cannot be measured. Name its classes as the model's labels are called."
+            "The dataset has no test or validation images of this model's classes, so the "
+            "accuracy cannot be measured. Give its classes the names of the model's labels."
         )
-    known = _spread(known, _MEASURED_PICTURES)
-    return _Labelled(known, np.array([places[_plain(example.label)] for example in known]))
+    known = _spread(known, _TEST_IMAGES)
+    return _TestSet(known, np.array([indices[_normalized(example.label)] for example in known]))
 
 
-def _plain(label: str) -> str:
+def _normalized(label: str) -> str:
     return label.strip().casefold().replace("_", " ")
 
 
-def _spread(examples: Sequence[Example], most: int) -> list[Example]:
+def _spread(examples: Sequence[Example], maximum: int) -> list[Example]:
     by_label = sorted(examples, key=lambda example: (example.label, example.sha256))
-    step = max(1, -(-len(by_label) // most))
+    step = max(1, -(-len(by_label) // maximum))
     return by_label[::step]
 
 
-def _made_before(store: Store, model: str, job_id: str) -> int | None:
-    """What an earlier attempt at this job has published."""
+def _find_published(store: Store, model: str, job_id: str) -> int | None:
+    """The version that an earlier attempt at this job has published."""
     for version in reversed(store.versions(model)):
-        made = store.manifest(model, version)
-        if made.precision == "int8" and made.provenance.job_id == job_id:
+        manifest = store.manifest(model, version)
+        if manifest.precision == "int8" and manifest.provenance.job_id == job_id:
             return version
     return None

@@ -117,7 +117,7 @@ def signatures(model: keras.Model, blueprint: Blueprint) -> dict[Endpoint, Endpo
     head = head_of(graph)
     if not head.is_classifier:
         raise NoProbabilitiesError(
-            "the last layer is neither a softmax nor a sigmoid, so the output is not a probability. "
+            "the last layer is neither a softmax nor a sigmoid, so its output is no probability. "
             "Use one of the two as the last layer"
         )
     explanations = {name: explanation(name, method) for name, method in _EXPLANATIONS.items()}

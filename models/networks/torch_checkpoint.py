@@ -1,10 +1,10 @@
 """Reads a torch state dict without torch: tensors by name, as NumPy arrays.
 
-There are two layouts. The *legacy* layout is a sequence of pickles (magic number, protocol, machine,
-state dict, keys of the storages), followed by each storage as an element count and raw bytes. The
-*zip* layout has the state dict in ``<name>/data.pkl`` and each storage in ``<name>/data/<key>``.
-Both pickles rebuild tensors from storages with a few functions, the only ones that this module ever
-calls. See torch/serialization.py and torch/_utils.py for the formats.
+There are two layouts. The *legacy* layout is a sequence of pickles (magic number, protocol,
+machine, state dict, keys of the storages), followed by each storage as an element count and raw
+bytes. The *zip* layout has the state dict in ``<name>/data.pkl`` and each storage in
+``<name>/data/<key>``. Both pickles rebuild tensors from storages with a few functions, the only
+ones that this module ever calls. See torch/serialization.py and torch/_utils.py for the formats.
 """
 
 # A pickle runs whatever it names. Here every name is looked up in `_GLOBALS` and nowhere else, so

@@ -25,11 +25,11 @@ from contracts.work import Work, WorkStoppedError
 from models.export.check_images import check_images
 from models.export.parity import ParityError
 from models.export.saved_model import export_version
+from models.images.decode import InputSpec
 from models.store.manifest import write_atomically
 from models.store.store import Store
 from models.training.data.data_source import DataSource, LibrarySource, TrainingData
 from models.training.data.feature_cache import FeatureCache
-from models.training.data.image_loader import InputSpec
 from models.training.exported import ExportedModel, decode_examples
 from models.training.loop.progress import LEARNING_SHARE, LoggedWork
 from models.training.loop.trainer import TrainingEnvironment, train

@@ -21,7 +21,7 @@ _NO_LIMIT = 1 << 30
 
 @contextmanager
 def redis_required() -> Iterator[None]:
-    """Turn the errors of a Redis that does not answer into one for the client.
+    """Turn the errors of a Redis that does not answer into an error for the client.
 
     Raises:
         Unavailable: Redis, or Celery's connection to it, does not answer.

@@ -66,7 +66,7 @@ class Recovery:
     async def _recover(self, worker_id: str) -> None:
         """Queue again what a lost worker had taken and not answered."""
         claimed = await self._queues.claimed(worker_id)
-        items = [self._replies.pending[one] for one in claimed if one in self._replies.pending]
+        items = [item for item_id in claimed if (item := self._replies.pending.get(item_id))]
         if not items:
             return
         log.warning("worker_lost", worker=worker_id, images=len(items))

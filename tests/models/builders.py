@@ -1,4 +1,4 @@
-"""One small network, put together in the three ways that Keras has."""
+"""One small network, built in the three ways that Keras offers."""
 
 import keras
 from keras import layers
@@ -6,7 +6,7 @@ from keras import layers
 SHAPE = (16, 16, 3)
 
 
-def rows(last: layers.Dense) -> list[keras.Layer]:
+def layers_of(last: layers.Dense) -> list[keras.Layer]:
     return [
         layers.Conv2D(4, 3, activation="relu", name="conv2"),
         layers.MaxPooling2D(name="pool2"),
@@ -15,20 +15,20 @@ def rows(last: layers.Dense) -> list[keras.Layer]:
     ]
 
 
-def in_one_row(last: layers.Dense) -> keras.Model:
+def as_functional(last: layers.Dense) -> keras.Model:
     x = image = keras.Input(SHAPE)
-    for row in rows(last):
-        x = row(x)
+    for layer in layers_of(last):
+        x = layer(x)
     return keras.Model(image, x)
 
 
-def in_another(last: layers.Dense) -> keras.Model:
-    """Its first layers as an imported base would hold them."""
-    conv, pool, flatten, last = rows(last)
+def as_nested(last: layers.Dense) -> keras.Model:
+    """Its first layers are nested in another model, as in an imported base."""
+    conv, pool, flatten, last = layers_of(last)
     image, inner = keras.Input(SHAPE), keras.Input(SHAPE)
     base = keras.Model(inner, pool(conv(inner)), name="base")
     return keras.Model(image, last(flatten(base(image))))
 
 
-def in_sequence(last: layers.Dense) -> keras.Model:
-    return keras.Sequential([keras.Input(SHAPE), *rows(last)])
+def as_sequential(last: layers.Dense) -> keras.Model:
+    return keras.Sequential([keras.Input(SHAPE), *layers_of(last)])

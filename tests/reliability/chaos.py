@@ -99,11 +99,11 @@ def _inject(fault: Fault, deployment: Deployment) -> float:
 
 
 async def run_fault(
-    deployment: Deployment, fault: Fault, pictures: dict[str, bytes], rate: float
+    deployment: Deployment, fault: Fault, images: dict[str, bytes], rate: float
 ) -> FaultResult:
     """Run the load without the fault, with it, and until the service has recovered."""
-    traffic = Traffic(deployment.url, pictures, rate=rate, job_every=16 / rate)
-    await traffic.start(len(pictures))
+    traffic = Traffic(deployment.url, images, rate=rate, job_every=16 / rate)
+    await traffic.start(len(images))
     await asyncio.sleep(BASELINE_SECONDS)
     ended = await asyncio.to_thread(_inject, fault, deployment)
     has_recovered = await _recovered(deployment, traffic)
@@ -139,7 +139,7 @@ class Matrix:
         self._rate = rate
         self._console = console
         samples = sorted((fetched / "samples").glob("*.png"))
-        self._pictures = {file.stem: file.read_bytes() for file in samples}
+        self._images = {file.stem: file.read_bytes() for file in samples}
         self._available = {"": True, "mounts": can_mount(), "cc": shutil.which("cc") is not None}
         self._deployment: Deployment | None = None
         self._clock_moves = False
@@ -162,7 +162,7 @@ class Matrix:
 
     def _row(self, fault: Fault, folder: Path) -> FaultResult:
         deployment = self._deployment_for(fault, folder)
-        row = asyncio.run(run_fault(deployment, fault, self._pictures, self._rate))
+        row = asyncio.run(run_fault(deployment, fault, self._images, self._rate))
         self._console.print(row.summary(), highlight=False)
         if not row.is_good:
             if not row.has_recovered:

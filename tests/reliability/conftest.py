@@ -16,14 +16,14 @@ def deployment(
     """A running `opsin up` that the tests of a file share; each leaves it intact."""
     if not (imported / MODEL).is_dir():
         pytest.skip(f"the weights of {MODEL} are not here; set OPSIN_WEIGHTS_DIR")
-    folder = tmp_path_factory.mktemp("house")
+    folder = tmp_path_factory.mktemp("deployment")
     env = {"OPSIN_HEATMAP_CACHE_MB": "0", "OPSIN_WORKER_MEMORY_MB": "8000"}
     with started(Deployment(folder, fetched_home, env, store=imported)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def pictures(fetched_home: Path) -> dict[str, bytes]:  # noqa: F811
+def images(fetched_home: Path) -> dict[str, bytes]:  # noqa: F811
     """The sample images, by name."""
     files = sorted((fetched_home / "samples").glob("*.png"))
     if not files:

@@ -145,10 +145,10 @@ def _oip_seeds() -> list[bytes]:
 
 
 def _predict_seeds() -> list[bytes]:
-    picture = np.zeros((4, 5, 3), np.uint8).tolist()
+    image = np.zeros((4, 5, 3), np.uint8).tolist()
     return [
-        json.dumps({"instances": [picture]}).encode(),
-        json.dumps({"inputs": {"image": [picture, picture]}}).encode(),
+        json.dumps({"instances": [image]}).encode(),
+        json.dumps({"inputs": {"image": [image, image]}}).encode(),
         json.dumps({"instances": [{"b64": "/9j/4AAQ"}], "signature_name": "features"}).encode(),
     ]
 

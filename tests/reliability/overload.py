@@ -92,9 +92,9 @@ class _MemoryMonitor:
         return sum(process.memory_info().rss for process in self._processes) / _MIB
 
 
-def overload(deployment: Deployment, pictures: Path, seconds: float) -> OverloadResult:
+def overload(deployment: Deployment, images: Path, seconds: float) -> OverloadResult:
     """Measure both on a running deployment."""
-    plan = Plan(port=deployment.port, path="/v1/classify", images=str(pictures), seconds=seconds)
+    plan = Plan(port=deployment.port, path="/v1/classify", images=str(images), seconds=seconds)
     peak = measure(_changed(plan, clients=_CLOSED_CLIENTS, warmup=3.0))
     rate = OVERLOAD_FACTOR * peak.throughput
     with _MemoryMonitor([deployment.wait_for("api"), deployment.wait_for("worker")]) as monitor:
@@ -141,13 +141,13 @@ def table(result: OverloadResult) -> Table:
 def run(fetched: Path, seconds: float) -> OverloadResult:
     """Measure in a new deployment."""
     with tempfile.TemporaryDirectory(prefix="opsin-overload-") as folder:
-        pictures = Path(folder, "pictures")
-        write_images(fetched / "samples", pictures)
+        images = Path(folder, "images")
+        write_images(fetched / "samples", images)
         env = {"OPSIN_DEFAULT_TIMEOUT_MS": str(DEADLINE_MS)}
         with started(
-            Deployment(Path(folder, "house"), fetched, env, store=fetched / "store")
+            Deployment(Path(folder, "deployment"), fetched, env, store=fetched / "store")
         ) as deployment:
-            return overload(deployment, pictures, seconds)
+            return overload(deployment, images, seconds)
 
 
 def main() -> int:

@@ -81,18 +81,18 @@ def _start_workers(running: Installation) -> None:
 
 
 async def restart_everything(
-    running: Installation, pictures: dict[str, bytes], rate: float
+    running: Installation, images: dict[str, bytes], rate: float
 ) -> RestartResult:
     """Replace everything under load, then stop everything."""
     traffic = Traffic(
         running.url,
-        pictures,
+        images,
         rate=rate,
         job_every=2.0,
         datasets=False,
         idle_seconds=_IDLE_SECONDS,
     )
-    await traffic.start(len(pictures))
+    await traffic.start(len(images))
     await asyncio.sleep(_BASELINE_SECONDS)
     replaced = {"both API processes": await asyncio.to_thread(_roll_api, running)}
     for name in ("worker", "worker-2"):
@@ -136,12 +136,12 @@ def _stopped(running: Installation) -> dict[str, float]:
 def run(rate: float, fetched: Path) -> RestartResult:
     """Run in a new installation."""
     samples = sorted((fetched / "samples").glob("*.png"))
-    pictures = {file.stem: file.read_bytes() for file in samples}
+    images = {file.stem: file.read_bytes() for file in samples}
     with tempfile.TemporaryDirectory(prefix="opsin-restart-") as folder:
         running = installation(Path(folder), fetched)
         try:
             _start_workers(running)
-            return asyncio.run(restart_everything(running, pictures, rate))
+            return asyncio.run(restart_everything(running, images, rate))
         finally:
             running.close()
 

@@ -225,8 +225,10 @@ def _run(console: Console, requests: int, clients: int, file: Path | None) -> bo
     fetched, journal = Path(os.environ.get("OPSIN_HOME", ROOT / "var")), Journal(console, file)
     began, complete = time.monotonic(), False
     with tempfile.TemporaryDirectory(prefix="opsin-soak-") as folder:
-        files = write_images(fetched / "samples", Path(folder, "pictures"))
-        deployment = Deployment(Path(folder, "house"), fetched, _SETTINGS, store=fetched / "store")
+        files = write_images(fetched / "samples", Path(folder, "images"))
+        deployment = Deployment(
+            Path(folder, "deployment"), fetched, _SETTINGS, store=fetched / "store"
+        )
         with started(deployment):
             load = Load(deployment.port, [file.read_bytes() for file in files], requests)
             with suppress(KeyboardInterrupt):

@@ -33,7 +33,7 @@ class Load:
 
     Args:
         port: The API's port.
-        pictures: JPEG files.
+        images: JPEG files.
         requests: How many are sent and counted.
 
     Attributes:
@@ -42,13 +42,13 @@ class Load:
         unexpected_answers: For each unexpected end, the request and the last answer.
     """
 
-    def __init__(self, port: int, pictures: Sequence[bytes], requests: int) -> None:
+    def __init__(self, port: int, images: Sequence[bytes], requests: int) -> None:
         self.outcomes: Counter[str] = Counter()
         self.unexpected_answers: dict[str, str] = {}
         self.done = 0
         self._last = b""
         self._port = port
-        self._pictures = pictures
+        self._images = images
         self.requests = requests
         self._begun = 0
         self._limit = 0
@@ -83,7 +83,7 @@ class Load:
         while self._begun < self._limit:
             number, self._begun = self._begun, self._begun + 1
             path, kind = self._kinds[number % len(self._kinds)]
-            body = self._pictures[number % len(self._pictures)]
+            body = self._images[number % len(self._images)]
             if kind == "not an image":
                 body = body[: 200 + number % 2000]
             try:

@@ -35,11 +35,11 @@ def jpegs(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_fault_loses_nothing(deployment: Deployment, pictures: dict[str, bytes], name: str) -> None:
+def test_fault_loses_nothing(deployment: Deployment, images: dict[str, bytes], name: str) -> None:
     fault = BY_NAME[name]
     if fault.hold:
         fault = replace(fault, hold=1.0)
-    row = asyncio.run(run_fault(deployment, fault, pictures, rate=4))
+    row = asyncio.run(run_fault(deployment, fault, images, rate=4))
     assert len(row.report.requests) >= 10
     assert row.report.jobs
     assert row.is_good, (row.report.codes(), row.report.jobs, row.report.refused_jobs)

@@ -79,7 +79,7 @@ class Traffic:
 
     Args:
         url: The API's.
-        pictures: Images by name, sent in turn.
+        images: Images by name, sent in turn.
         rate: Requests per second.
         job_every: Seconds between two jobs, most of them inference jobs, some dataset imports.
         datasets: Whether datasets are sent; they need a job worker.
@@ -89,7 +89,7 @@ class Traffic:
     def __init__(
         self,
         url: str,
-        pictures: Mapping[str, bytes],
+        images: Mapping[str, bytes],
         *,
         rate: float,
         job_every: float,
@@ -97,7 +97,7 @@ class Traffic:
         idle_seconds: float = 5.0,
     ) -> None:
         self.report = TrafficReport()
-        self._pictures = itertools.cycle(pictures.items())
+        self._images = itertools.cycle(images.items())
         self._expected: dict[str, str] = {}
         self._rate = rate
         self._job_every = job_every
@@ -113,8 +113,8 @@ class Traffic:
 
     async def start(self, distinct: int) -> None:
         """Record the correct answers for the first `distinct` images, then begin."""
-        for name, picture in itertools.islice(self._pictures, distinct):
-            answer = await self._client.post("/v1/classify", content=picture, headers=_headers())
+        for name, image in itertools.islice(self._images, distinct):
+            answer = await self._client.post("/v1/classify", content=image, headers=_headers())
             answer.raise_for_status()
             self._expected[name] = _top(answer.json())
         self._feeds = [
@@ -136,8 +136,8 @@ class Traffic:
     async def serves(self) -> bool:
         """Whether one request is answered now; it is not counted."""
         with suppress(httpx.TransportError):
-            picture = next(self._pictures)[1]
-            answer = await self._client.post("/v1/classify", content=picture, headers=_headers())
+            image = next(self._images)[1]
+            answer = await self._client.post("/v1/classify", content=image, headers=_headers())
             return answer.status_code == 200
         return False
 
@@ -154,9 +154,9 @@ class Traffic:
                 await asyncio.wait_for(self._finished.wait(), max(0.0, due - time.monotonic()))
 
     async def _request(self, _number: int) -> None:
-        name, picture = next(self._pictures)
+        name, image = next(self._images)
         began = time.monotonic()
-        answer = await self._send_with_retries("/v1/classify", content=picture, headers=_headers())
+        answer = await self._send_with_retries("/v1/classify", content=image, headers=_headers())
         code, is_correct = _code(answer), True
         if answer is not None and code == "200":
             is_correct = _top(answer.json()) == self._expected[name]
@@ -168,7 +168,7 @@ class Traffic:
         if number % _DATA_SET_EVERY or not self._datasets:
             head = _headers() | key | {"Prefer": "respond-async"}
             sent = self._send_with_retries(
-                "/v1/classify", content=next(self._pictures)[1], headers=head
+                "/v1/classify", content=next(self._images)[1], headers=head
             )
         else:
             archive = zipped(tree({"cat": 10, "dog": 10}, first=1000 * number))

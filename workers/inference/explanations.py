@@ -56,7 +56,7 @@ class ExplainOperation:
         """One output for each item.
 
         Raises:
-            OpsinError: The request cannot be answered, or nobody waits for the reply any more.
+            OpsinError: The request cannot be answered, or no client waits for the reply any more.
         """
         request = parse_request(items[0].note)
         images = np.stack([item.pixels for item in items])

@@ -27,7 +27,7 @@ class FacesOperation:
 
     Args:
         open_finder: Loads the face finder; raises `WeightsMissing` if its weights are missing.
-        cancellation: Ends the work when nobody waits any more.
+        cancellation: Ends the work when no client waits any more.
     """
 
     def __init__(self, open_finder: "Callable[[], FaceFinder]", cancellation: Cancellation) -> None:
@@ -57,7 +57,7 @@ class FacesOperation:
         """One output for each item; faster queues are answered between two images.
 
         Raises:
-            OpsinError: The worker stops, or nobody waits any more.
+            OpsinError: The worker stops, or no client waits any more.
         """
         request = FacesRequest.model_validate_json(items[0].note)
         finder = self.finder()

@@ -47,7 +47,7 @@ class HeartbeatPublisher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Remove the heartbeat at once, so that nobody has to wait until it expires."""
+        """Remove the heartbeat at once, so that it need not expire first."""
         self._stopped.set()
         self._thread.join(timeout=2 * HEARTBEAT_SECONDS)
         try:

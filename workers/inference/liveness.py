@@ -66,7 +66,7 @@ class ClipOperation:
 
         Raises:
             InvalidVideo: The video cannot be read.
-            OpsinError: The worker stops, or nobody waits any more.
+            OpsinError: The worker stops, or no client waits any more.
         """
         return [self._judge(predictor, item, run_faster) for item in items]
 

@@ -151,7 +151,7 @@ class WorkerQueues:
         return bool(self._client.exists(redis_keys.abandoned(item.id)))
 
     def drop(self, items: Sequence[Item]) -> None:
-        """Release the claims of images that nobody waits for any more."""
+        """Release the claims of images that no client waits for any more."""
         if items:
             self._release(self._client, items)
 
@@ -178,7 +178,7 @@ class Cancellation:
     def check(
         self, items: Sequence[Item], *, late: str, retry: str = "Send the image again."
     ) -> None:
-        """Raise if the worker stops, or if nobody waits for the reply to any of the items.
+        """Raise if the worker stops, or if no client waits for the reply to any of the items.
 
         Args:
             items: What is being worked on.

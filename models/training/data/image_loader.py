@@ -8,7 +8,6 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -17,25 +16,12 @@ import numpy.typing as npt
 from contracts.errors import InvalidImage, OpsinError, ValidationFailed
 from contracts.queue.messages import Pixels
 from models.datasets.dataset import Example
-from models.images.decode import decode
+from models.images.decode import InputSpec, decode
 
 Indices = npt.NDArray[np.int64]
 
 _PREFETCHED_BATCHES = 3
 _BATCH_TIMEOUT_SECONDS = 300.0  # for reading and decoding one batch
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """How images are resized: a `models.images.decode.ImageInput` without a published version.
-
-    Attributes:
-        input_size: (height, width) in pixels.
-        short_side: Pixels to which the shorter side is scaled before cropping.
-    """
-
-    input_size: tuple[int, int]
-    short_side: int
 
 
 class ImageLoader:

@@ -21,10 +21,11 @@ from contracts.inference.manifest import Provenance
 from contracts.training.trainings import Phase, TrainingRequest
 from contracts.work import Work
 from models.datasets.dataset import SPLITS, Dataset, Split
+from models.images.decode import InputSpec
 from models.store.labels import Label
 from models.training.data.feature_cache import FeatureCache
 from models.training.data.features import FeatureExtractor, compile_trunk
-from models.training.data.image_loader import ImageLoader, InputSpec
+from models.training.data.image_loader import ImageLoader
 from models.training.data.sources import (
     FeatureSource,
     ImageSource,

@@ -46,7 +46,7 @@ def test_a_dataset_from_a_folder_to_its_deletion(datasets: Command, tmp_path: Pa
 def test_a_refused_source_is_one_line(datasets: Command, tmp_path: Path) -> None:
     bad = tmp_path / "pets.zip"
     bad.write_bytes(zipped({"cat/1.png": b"x"})[:-20])
-    assert "damaged or cut off" in datasets("add", str(bad), code=1)
+    assert "damaged or truncated" in datasets("add", str(bad), code=1)
     assert "no such file or folder" in datasets("add", str(tmp_path / "nonesuch"), code=1)
     assert on_disk(tmp_path / "home" / "datasets") <= {".staging"}
     assert "opsin datasets add" in datasets("list", code=1)

@@ -133,7 +133,7 @@ def test_enrollment_creates_the_subject_and_reports_frames(
     assert b'name="video"; filename="me.MP4"' in form
     assert b"video bytes" in form
     text = result.stderr
-    assert "5 templates, of 9 of 40 frames" in text
+    assert "5 templates from 9 of 40 frames" in text
     assert "31 blurred" in text
 
 

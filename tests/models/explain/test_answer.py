@@ -17,16 +17,16 @@ class Fixed:
 
 
 @pytest.mark.parametrize(
-    ("order", "channels", "found"),
+    ("order", "channels", "expected"),
     [("strongest", 5, [2, 0, 3, 4, 1]), ("strongest", 2, [2, 0]), ("index", 3, [0, 1, 2])],
 )
-def test_the_strongest_have_the_highest_means_that_are_told(
-    order: Order, channels: int, found: list[int]
+def test_channels_are_ordered_by_mean_activation(
+    order: Order, channels: int, expected: list[int]
 ) -> None:
     builder = ExplainReplyBuilder(Fixed(), "conv", lambda: None)  # type: ignore[arg-type]
-    asked = ActivationsRequest(channels=channels, order=order)
-    ((vector, note),) = builder.build(asked, np.zeros((1, 2, 2, 3), np.uint8), np.array([0]))
-    told = ActivationsReply.model_validate_json(note)
-    assert [channel.index for channel in told.channels] == found
-    means = vector.reshape(len(found), -1).mean(axis=1)
-    np.testing.assert_allclose([channel.mean for channel in told.channels], means, atol=1e-6)
+    request = ActivationsRequest(channels=channels, order=order)
+    ((vector, note),) = builder.build(request, np.zeros((1, 2, 2, 3), np.uint8), np.array([0]))
+    reply = ActivationsReply.model_validate_json(note)
+    assert [channel.index for channel in reply.channels] == expected
+    means = vector.reshape(len(expected), -1).mean(axis=1)
+    np.testing.assert_allclose([channel.mean for channel in reply.channels], means, atol=1e-6)

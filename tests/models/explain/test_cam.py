@@ -41,7 +41,7 @@ def scaled(grid: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_both_methods_are_the_papers_formulas(frozen: bool) -> None:
+def test_grids_match_the_papers_formulas(frozen: bool) -> None:
     keras.utils.set_random_seed(8)
     model = cnn("cnn_pets", input_shape=(16, 16, 3), classes=3)
     model.trainable = not frozen
@@ -49,13 +49,13 @@ def test_both_methods_are_the_papers_formulas(frozen: bool) -> None:
     maps, gradient = by_hand(model, "conv4", inputs, 1)
     classes = tf.constant([1, 1])
     pooled = np.einsum("nhwk,nk->nhw", maps, gradient.mean(axis=(1, 2)))
-    found = explainer(model, "conv4", grad_cam)(tf.constant(inputs), classes)
-    np.testing.assert_allclose(found, scaled(pooled), atol=1e-4)
-    found = explainer(model, "conv4", hires_cam)(tf.constant(inputs), classes)
-    np.testing.assert_allclose(found, scaled((maps * gradient).mean(-1)), atol=1e-4)
+    actual = explainer(model, "conv4", grad_cam)(tf.constant(inputs), classes)
+    np.testing.assert_allclose(actual, scaled(pooled), atol=1e-4)
+    actual = explainer(model, "conv4", hires_cam)(tf.constant(inputs), classes)
+    np.testing.assert_allclose(actual, scaled((maps * gradient).mean(-1)), atol=1e-4)
 
 
-def test_a_saturated_softmax_still_explains() -> None:
+def test_saturated_softmax_has_evidence() -> None:
     keras.utils.set_random_seed(8)
     model = cnn("cnn_pets", input_shape=(16, 16, 3), classes=2)
     last = model.get_layer("predictions")
@@ -66,25 +66,25 @@ def test_a_saturated_softmax_still_explains() -> None:
     assert explainer(model, "conv4", grad_cam)(inputs, tf.constant([top])).numpy().max() == 1.0
 
 
-def test_no_evidence_gives_zeros_and_no_nan() -> None:
+def test_no_evidence_gives_zeros() -> None:
     model = cnn("cnn_pets", input_shape=(16, 16, 3), classes=2)
     model.get_layer("predictions").set_weights([np.zeros((512, 2)), np.zeros(2)])
     inputs = tf.constant(np.random.default_rng(8).random((1, 16, 16, 3), np.float32))
     assert not explainer(model, "conv4", grad_cam)(inputs, tf.constant([0])).numpy().any()
 
 
-def test_without_a_class_the_most_probable_one_is_explained_and_told() -> None:
+def test_negative_class_explains_the_most_probable_one() -> None:
     keras.utils.set_random_seed(8)
     model = cnn("cnn_pets", input_shape=(16, 16, 3), classes=3)
     graph = LayerGraph.of(model)
     explain = cam_function(graph, head_of(graph), "conv4", grad_cam)
     inputs = tf.constant(np.random.default_rng(8).random((3, 16, 16, 3), np.float32))
     probabilities = model(inputs).numpy()
-    told = explain(inputs, tf.constant([-1, 2, 3]))
+    result = explain(inputs, tf.constant([-1, 2, 3]))
     top = int(probabilities[0].argmax())
-    assert told.targets.numpy().tolist() == [top, 2, 3]
-    wanted = [probabilities[0, top], probabilities[1, 2], 0]
-    np.testing.assert_allclose(told.probabilities, wanted, atol=1e-6)
+    assert result.targets.numpy().tolist() == [top, 2, 3]
+    expected = [probabilities[0, top], probabilities[1, 2], 0]
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-6)
     named = explain(inputs, tf.constant([top, 2, 3]))
-    np.testing.assert_allclose(told.grids, named.grids, atol=1e-6)
-    assert not told.grids.numpy()[2].any(), "there is no class 3"
+    np.testing.assert_allclose(result.grids, named.grids, atol=1e-6)
+    assert not result.grids.numpy()[2].any(), "there is no class 3"

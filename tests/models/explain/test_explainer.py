@@ -14,7 +14,7 @@ from models.networks.cnn import cnn
 from models.networks.keras_files import read_whole
 from models.store.store import Store
 from tests.models import keras_warnings
-from tests.models.explain.versions import BLUEPRINT, SIDE, pictures, published, tiny
+from tests.models.explain.versions import BLUEPRINT, SIDE, published, sample_images, tiny
 
 pytestmark = keras_warnings.ignored
 
@@ -30,10 +30,10 @@ def explainer(folder: Path) -> Explainer:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_answers_for_every_picture(method: Method, explainer: Explainer) -> None:
-    images, classes = pictures(3), np.array([2, 0, 1], np.int32)
-    told: list[float] = []
-    grids = explainer.heatmaps(method, images, classes, progress=told.append, seed=8)
+def test_every_method_returns_a_grid_for_each_image(method: Method, explainer: Explainer) -> None:
+    images, classes = sample_images(3), np.array([2, 0, 1], np.int32)
+    fractions: list[float] = []
+    grids = explainer.heatmaps(method, images, classes, progress=fractions.append, seed=8)
     assert grids.dtype == np.float32
     assert grids.ndim == 3
     assert len(grids) == 3
@@ -41,37 +41,35 @@ def test_every_method_answers_for_every_picture(method: Method, explainer: Expla
     assert grids.min() >= 0
     assert set(grids.max(axis=(1, 2))) <= {0.0, 1.0}
     assert grids.any()
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
     alone = explainer.heatmaps(method, images[1:2], classes[1:2], seed=8)
     np.testing.assert_allclose(alone[0], grids[1], atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "hires_cam"])
-def test_the_saved_model_and_the_keras_file_agree(method: Method, explainer: Explainer) -> None:
-    images, classes = pictures(3), np.array([2, 0, 1], np.int32)
+def test_saved_model_and_keras_file_agree(method: Method, explainer: Explainer) -> None:
+    images, classes = sample_images(3), np.array([2, 0, 1], np.int32)
     served = explainer.heatmaps(method, images, classes)
-    asked = explainer._asked().grids(method, images.astype(np.float32), classes, "conv2")
-    np.testing.assert_allclose(served, asked, atol=1e-5)
+    from_keras = explainer._keras().grids(method, images.astype(np.float32), classes, "conv2")
+    np.testing.assert_allclose(served, from_keras, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", sorted(FAST))
-def test_a_hundred_requests_of_mixed_classes_trace_nothing_new(
-    method: Method, explainer: Explainer
-) -> None:
+def test_requests_for_mixed_classes_trace_nothing_new(method: Method, explainer: Explainer) -> None:
     random = np.random.default_rng(8)
-    explainer.heatmaps(method, pictures(1), np.array([0], np.int32), "conv1")
+    explainer.heatmaps(method, sample_images(1), np.array([0], np.int32), "conv1")
     before = explainer.traces
     for _ in range(100):
         count = int(random.integers(1, 6))
         classes = random.integers(0, 3, count).astype(np.int32)
-        explainer.heatmaps(method, pictures(count), classes, "conv1")
+        explainer.heatmaps(method, sample_images(count), classes, "conv1")
     assert explainer.traces == before
     assert before > 0
 
 
-def test_any_layer_with_maps_is_explained(explainer: Explainer) -> None:
-    one, classes = pictures(1), np.array([0], np.int32)
+def test_any_layer_with_maps_can_be_explained(explainer: Explainer) -> None:
+    one, classes = sample_images(1), np.array([0], np.int32)
     for layer in explainer.layers:
         if layer.explainable:
             grid = explainer.heatmaps("layer_cam", one, classes, layer.name)[0]
@@ -80,23 +78,23 @@ def test_any_layer_with_maps_is_explained(explainer: Explainer) -> None:
             assert list(maps.shape[1:]) == layer.output_shape
 
 
-def test_activations_are_the_layers_output(explainer: Explainer, folder: Path) -> None:
+def test_activations_equal_the_layers_output(explainer: Explainer, folder: Path) -> None:
     model = read_whole(folder / "model.keras")
     part = keras.Model(model.inputs[0], model.get_layer("conv2").output)
     np.testing.assert_allclose(
-        explainer.activations(pictures(3), "conv2"), part(pictures(3) / 255), atol=1e-4
+        explainer.activations(sample_images(3), "conv2"), part(sample_images(3) / 255), atol=1e-4
     )
 
 
-def test_probabilities_are_the_networks(explainer: Explainer, folder: Path) -> None:
+def test_probabilities_equal_the_networks(explainer: Explainer, folder: Path) -> None:
     model = read_whole(folder / "model.keras")
     np.testing.assert_allclose(
-        explainer.probabilities(pictures(5)), model(pictures(5) / 255), atol=1e-5
+        explainer.probabilities(sample_images(5)), model(sample_images(5) / 255), atol=1e-5
     )
 
 
-def test_the_noise_of_smooth_grad_is_the_seeds(explainer: Explainer) -> None:
-    one, classes = pictures(1), np.array([0], np.int32)
+def test_smooth_grad_noise_depends_on_the_seed_only(explainer: Explainer) -> None:
+    one, classes = sample_images(1), np.array([0], np.int32)
     first, again, other = (
         explainer.heatmaps("smooth_grad", one, classes, seed=seed) for seed in (1, 1, 2)
     )
@@ -104,8 +102,8 @@ def test_the_noise_of_smooth_grad_is_the_seeds(explainer: Explainer) -> None:
     assert (first != other).any()
 
 
-def test_what_is_not_there_is_told(explainer: Explainer) -> None:
-    one, classes = pictures(1), np.array([0], np.int32)
+def test_invalid_requests_are_refused(explainer: Explainer) -> None:
+    one, classes = sample_images(1), np.array([0], np.int32)
     with pytest.raises(LayerNotFound, match=r"conv1, .*conv2"):
         explainer.heatmaps("layer_cam", one, classes, "conv9")
     with pytest.raises(ValidationFailed, match="no maps"):
@@ -117,7 +115,7 @@ def test_what_is_not_there_is_told(explainer: Explainer) -> None:
         explainer.heatmaps("grad_cam", one.astype(np.float32), classes)
 
 
-def test_no_evidence_is_zeros_by_every_method(tmp_path: Path) -> None:
+def test_every_method_returns_zeros_without_evidence(tmp_path: Path) -> None:
     model = tiny()
     last = model.get_layer("predictions")
     last.set_weights([np.zeros(w.shape) for w in last.get_weights()])
@@ -125,36 +123,38 @@ def test_no_evidence_is_zeros_by_every_method(tmp_path: Path) -> None:
     for method in METHODS:
         if method == "score_cam":  # weighs by a softmax of scores: the maps themselves remain
             continue
-        assert not explainer.heatmaps(method, pictures(1), np.array([1], np.int32)).any(), method
+        assert not explainer.heatmaps(method, sample_images(1), np.array([1], np.int32)).any(), (
+            method
+        )
 
 
-def test_a_flat_picture_is_no_fault(explainer: Explainer) -> None:
+def test_constant_image_gives_finite_grids(explainer: Explainer) -> None:
     for level in (0, 255):
         one = np.full((1, SIDE, SIDE, 3), level, np.uint8)
         for method in METHODS:
             assert np.isfinite(explainer.heatmaps(method, one, np.array([1], np.int32))).all()
 
 
-def test_a_version_without_a_layer_list_or_classifier_still_shows_its_maps(tmp_path: Path) -> None:
+def test_base_without_layer_list_has_activations(tmp_path: Path) -> None:
     base = cnn("cnn_small", input_shape=(SIDE, SIDE, 3), include_top=False)
     folder = published_base(tmp_path, base)
     listed = Explainer(folder, max_batch_size=2).layers
     (folder / LAYERS).unlink()
     explainer = Explainer(folder, max_batch_size=2)
     assert explainer.layers == listed
-    assert explainer.activations(pictures(1), "conv2").any()
+    assert explainer.activations(sample_images(1), "conv2").any()
     with pytest.raises(ValidationFailed, match="base without a classifier"):
-        explainer.heatmaps("grad_cam", pictures(1), np.array([0], np.int32))
+        explainer.heatmaps("grad_cam", sample_images(1), np.array([0], np.int32))
 
 
 def published_base(root: Path, base: keras.Model) -> Path:
     store = Store(root)
     with store.staging() as folder:
-        draft = export_version(base, BLUEPRINT, folder, images=pictures(2))
+        draft = export_version(base, BLUEPRINT, folder, images=sample_images(2))
         return store.path("base", store.publish("base", folder, draft))
 
 
-def test_a_sigmoid_version_has_two_classes(tmp_path: Path) -> None:
+def test_sigmoid_version_has_two_classes(tmp_path: Path) -> None:
     x = image = keras.Input((SIDE, SIDE, 3))
     for layer in (
         layers.Conv2D(4, 3, activation="relu", name="conv2"),
@@ -164,10 +164,10 @@ def test_a_sigmoid_version_has_two_classes(tmp_path: Path) -> None:
     ):
         x = layer(x)
     explainer = Explainer(published(tmp_path, keras.Model(image, x)), max_batch_size=2)
-    probabilities = explainer.probabilities(pictures(2))
+    probabilities = explainer.probabilities(sample_images(2))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     for method in ("hires_cam", "layer_cam"):
-        grids = explainer.heatmaps(method, pictures(2), np.array([0, 1], np.int32))
+        grids = explainer.heatmaps(method, sample_images(2), np.array([0, 1], np.int32))
         assert np.isfinite(grids).all()
     with pytest.raises(ValidationFailed, match="0 to 1"):
-        explainer.heatmaps("hires_cam", pictures(1), np.array([2], np.int32))
+        explainer.heatmaps("hires_cam", sample_images(1), np.array([2], np.int32))

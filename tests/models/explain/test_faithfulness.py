@@ -17,7 +17,7 @@ def predict(images: np.ndarray) -> np.ndarray:
     return np.stack([1 - seen, seen], axis=1).astype(np.float32)
 
 
-def test_a_true_map_is_told_from_a_false_one() -> None:
+def test_true_map_scores_better_than_false_one() -> None:
     true = faithfulness(predict, IMAGE, OBJECT.astype(np.float32), 1)
     false = faithfulness(predict, IMAGE, 1 - OBJECT.astype(np.float32), 1)
     random = faithfulness(predict, IMAGE, np.random.default_rng(1).random((6, 6), np.float32), 1)
@@ -25,14 +25,14 @@ def test_a_true_map_is_told_from_a_false_one() -> None:
     assert true.insertion_auc > random.insertion_auc > false.insertion_auc
 
 
-def test_the_areas_are_those_of_the_definition() -> None:
+def test_areas_match_the_definition() -> None:
     # A quarter of the places hold all: gone after a quarter of the steps, in a straight line.
-    found = faithfulness(predict, IMAGE, OBJECT.astype(np.float32), 1, steps=64)
-    np.testing.assert_allclose(found.deletion_auc, 0.25 / 2, atol=0.01)
-    np.testing.assert_allclose(found.insertion_auc, 1 - 0.25 / 2, atol=0.01)
+    areas = faithfulness(predict, IMAGE, OBJECT.astype(np.float32), 1, steps=64)
+    np.testing.assert_allclose(areas.deletion_auc, 0.25 / 2, atol=0.01)
+    np.testing.assert_allclose(areas.insertion_auc, 1 - 0.25 / 2, atol=0.01)
 
 
-def test_a_map_of_zeros_is_a_random_order_and_always_the_same() -> None:
+def test_map_of_zeros_gives_a_fixed_random_order() -> None:
     zeros = np.zeros((5, 5), np.float32)
     one, again = (faithfulness(predict, IMAGE, zeros, 1) for _ in range(2))
     assert one == again

@@ -4,7 +4,10 @@ import pytest
 from keras import layers
 
 from contracts.errors import ValidationFailed
-from models.explain.filters import Ascent, Filters
+from models.explain.filters import Ascent, Filters, any_size, smallest_side
+from models.explain.layer_graph import LayerGraph
+from models.networks.squeezenet import squeezenet
+from models.training.validation import MIN_IMAGE_SIDES
 from tests.models import keras_warnings
 from tests.models.explain.versions import tiny
 
@@ -18,7 +21,7 @@ def filters() -> Filters:
     return Filters(tiny(), "unit", "conv2")
 
 
-def test_each_pattern_excites_its_filter_more_the_longer_it_climbs(filters: Filters) -> None:
+def test_activation_grows_with_the_number_of_steps(filters: Filters) -> None:
     short = filters.patterns([0, 3, 7], SHORT)
     long = filters.patterns([0, 3, 7], Ascent(steps=40, image_size=20, seed=8))
     assert short.images.shape == (3, 20, 20, 3)
@@ -29,7 +32,7 @@ def test_each_pattern_excites_its_filter_more_the_longer_it_climbs(filters: Filt
 
 
 @pytest.mark.parametrize("ending", ["relu", "relu6", "ReLU", "concatenated"])
-def test_a_filter_that_grey_noise_leaves_shut_is_opened(ending: str) -> None:
+def test_filter_shut_by_grey_noise_is_opened(ending: str) -> None:
     """Behind a bias of -70 nothing comes back by a rectifier's own gradient."""
     image = keras.Input((16, 16, 3))
     bias = keras.initializers.Constant(-70)
@@ -40,24 +43,24 @@ def test_a_filter_that_grey_noise_leaves_shut_is_opened(ending: str) -> None:
         x = layers.ReLU(6.0)(x)
     if ending == "concatenated":
         x = layers.Concatenate()([x, layers.Dropout(0.1)(x)])
-    x = layers.Activation("linear", name="asked")(x)
+    x = layers.Activation("linear", name="target")(x)
     model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
-    found = Filters(model, "unit", "asked")
-    short = found.patterns([0], Ascent(steps=1, image_size=16))
-    long = found.patterns([0], Ascent(steps=150, image_size=16))
+    layer_filters = Filters(model, "unit", "target")
+    short = layer_filters.patterns([0], Ascent(steps=1, image_size=16))
+    long = layer_filters.patterns([0], Ascent(steps=150, image_size=16))
     assert short.activations[0] == 0
     assert not short.blank[0]
     assert long.activations[0] > 0.01
 
 
-def test_a_pattern_does_not_depend_on_its_neighbours(filters: Filters) -> None:
+def test_pattern_does_not_depend_on_its_batch(filters: Filters) -> None:
     together = filters.patterns([0, 3, 7], SHORT)
     alone = filters.patterns([3], SHORT)
     difference = together.images[1].astype(int) - alone.images[0].astype(int)
     assert np.abs(difference).max() <= 1
 
 
-def test_in_bfloat16_the_same_filters_are_excited_as_much(filters: Filters) -> None:
+def test_bfloat16_excites_filters_equally(filters: Filters) -> None:
     full = filters.patterns([0, 3, 7], SHORT)
     half = Filters(tiny(), "unit", "conv2", "bfloat16").patterns([0, 3, 7], SHORT)
     assert half.blank.tolist() == full.blank.tolist()
@@ -65,27 +68,27 @@ def test_in_bfloat16_the_same_filters_are_excited_as_much(filters: Filters) -> N
     assert (half.activations != full.activations).any(), "it was computed otherwise"
 
 
-def test_more_than_fit_in_memory_run_in_turn(
+def test_large_requests_run_in_several_batches(
     filters: Filters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = filters.patterns([1, 2, 5], SHORT)
     monkeypatch.setattr("models.explain.filters._MAX_PIXELS", 2 * 20 * 20)
-    told: list[float] = []
-    parts = filters.patterns([1, 2, 5], SHORT, progress=told.append)
+    fractions: list[float] = []
+    parts = filters.patterns([1, 2, 5], SHORT, progress=fractions.append)
     np.testing.assert_allclose(parts.activations, whole.activations, rtol=1e-4)
-    assert len(told) == 2 * SHORT.steps
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(1)
+    assert len(fractions) == 2 * SHORT.steps
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1)
 
 
-def test_octaves_and_jitter_end_at_the_size_asked_for(filters: Filters) -> None:
+def test_octaves_and_jitter_end_at_the_requested_size(filters: Filters) -> None:
     ascent = Ascent(steps=2, image_size=40, octaves=3, jitter=3, seed=8)
     assert ascent.sizes(1) == [20, 29, 40]
     assert ascent.sizes(25) == [25, 29, 40]
     assert filters.patterns([0], ascent).images.shape == (1, 40, 40, 3)
 
 
-def test_a_dead_filter_is_blank() -> None:
+def test_dead_filter_is_blank() -> None:
     model = tiny()
     kernel, bias = model.get_layer("conv2").get_weights()
     kernel[..., 3], bias[3], bias[0] = 0, -1, 1
@@ -94,14 +97,14 @@ def test_a_dead_filter_is_blank() -> None:
     assert blank.tolist() == [True, False]
 
 
-def test_the_step_is_the_tutorials() -> None:
+def test_step_equals_the_tutorials() -> None:
     """One step against NumPy: a 1x1 convolution has the same gradient at every place."""
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(2, 1, name="conv")(image)
     model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
-    found = Filters(model, "unit", "conv")
+    layer_filters = Filters(model, "unit", "conv")
     start = np.full((1, 6, 6, 3), 100, np.float32)
-    after, activation, size = found._climb(start, [1], 0.9, [2, -1])
+    after, activation, size = layer_filters._compiled_step(start, [1], 0.9, [2, -1])
     kernel = model.get_layer("conv").get_weights()[0][0, 0, :, 1]
     gradient = np.broadcast_to(kernel / 255 / 36, (1, 6, 6, 3))
     rms = np.sqrt(np.mean(gradient**2))
@@ -110,7 +113,7 @@ def test_the_step_is_the_tutorials() -> None:
     np.testing.assert_allclose(activation, [(kernel * 100 / 255).sum()], rtol=1e-4)
 
 
-def test_a_filter_that_is_not_there_is_told(filters: Filters) -> None:
+def test_unknown_filter_is_refused(filters: Filters) -> None:
     with pytest.raises(ValidationFailed, match="0 to 63"):
         filters.patterns([64], SHORT)
 
@@ -123,14 +126,33 @@ def valid() -> keras.Model:
     return keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
 
 
-def test_octaves_too_small_for_the_layer_are_made_of_the_least_it_takes() -> None:
+def test_octaves_are_not_smaller_than_the_layer_needs() -> None:
     ascent = Ascent(steps=1, image_size=40, octaves=8, octave_scale=4, jitter=64)
     assert Filters(valid(), "unit", "second").patterns([0], ascent).images.shape[1:3] == (40, 40)
 
 
-def test_a_picture_too_small_for_the_layer_is_told_with_the_least() -> None:
+def test_error_for_a_small_image_states_the_smallest_size() -> None:
     with pytest.raises(ValidationFailed, match="Send 30 or more"):
         Filters(valid(), "unit", "second").patterns([0], Ascent(steps=1, image_size=29))
     patterns = Filters(valid(), "unit", "second").patterns([0], Ascent(steps=1, image_size=30))
     assert patterns.images.shape == (1, 30, 30, 3)
     Filters(valid(), "unit", "first").patterns([0], Ascent(steps=1, image_size=16))
+
+
+@pytest.mark.parametrize(
+    ("layer", "minimum"), [("conv1", 3), ("pool1", 7), ("pool3", 15), ("fire9_concat", 31)]
+)
+def test_smallest_side_of_squeezenet_layers(layer: str, minimum: int) -> None:
+    graph = LayerGraph.of(squeezenet(classes=2))
+    part = any_size(graph.model_to(graph.nodes[layer].output))
+    assert smallest_side(part, 512) == minimum
+    assert smallest_side(part, minimum) == minimum
+    assert smallest_side(part, minimum - 1) is None
+    assert MIN_IMAGE_SIDES["squeezenet"] == 31
+
+
+def test_smallest_side_counts_an_empty_branch() -> None:
+    image = keras.Input((None, None, 3))
+    cropped = layers.Cropping2D(4)(image)
+    part = keras.Model(image, layers.Resizing(8, 8)(cropped))
+    assert smallest_side(part, 64) == 9

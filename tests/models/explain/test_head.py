@@ -41,21 +41,21 @@ SOFTMAX = {
 
 
 @pytest.mark.parametrize("end", SOFTMAX)
-def test_the_softmax_of_the_logits_is_the_output(end: str) -> None:
-    found, output = logits(network(*SOFTMAX[end]))
-    np.testing.assert_allclose(tf.nn.softmax(found), output, atol=1e-6)
-    assert not np.allclose(found, output)
+def test_softmax_of_the_logits_is_the_output(end: str) -> None:
+    actual, output = logits(network(*SOFTMAX[end]))
+    np.testing.assert_allclose(tf.nn.softmax(actual), output, atol=1e-6)
+    assert not np.allclose(actual, output)
 
 
 @pytest.mark.parametrize(
     "end",
     [[layers.Dense(1, activation="sigmoid")], [layers.Dense(1), layers.Activation("sigmoid")]],
 )
-def test_a_sigmoid_is_two_classes_that_contradict_each_other(end: list[keras.Layer]) -> None:
+def test_sigmoid_has_two_opposite_logits(end: list[keras.Layer]) -> None:
     model = network(*end)
-    found, output = logits(model)
-    np.testing.assert_allclose(tf.sigmoid(found[:, 1:]), output, atol=1e-6)
-    np.testing.assert_array_equal(found[:, 0], -found[:, 1])
+    actual, output = logits(model)
+    np.testing.assert_allclose(tf.sigmoid(actual[:, 1:]), output, atol=1e-6)
+    np.testing.assert_array_equal(actual[:, 0], -actual[:, 1])
     graph = LayerGraph.of(model)
     head = head_of(graph)
     both = head.probabilities(output).numpy()
@@ -70,18 +70,18 @@ def test_a_sigmoid_is_two_classes_that_contradict_each_other(end: list[keras.Lay
     assert not (for_one * against).any(), "no place speaks for a class and against it"
 
 
-def test_several_sigmoids_are_as_many_classes() -> None:
-    found, output = logits(network(layers.Dense(3, activation="sigmoid")))
-    np.testing.assert_allclose(tf.sigmoid(found), output, atol=1e-6)
+def test_several_sigmoids_are_separate_classes() -> None:
+    actual, output = logits(network(layers.Dense(3, activation="sigmoid")))
+    np.testing.assert_allclose(tf.sigmoid(actual), output, atol=1e-6)
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
-def test_of_a_regression_the_output_is_the_score(activation: str | None) -> None:
-    found, output = logits(network(layers.Dense(2, activation=activation)))
-    np.testing.assert_allclose(found, output, atol=1e-6)
+def test_score_of_a_regression_is_its_output(activation: str | None) -> None:
+    actual, output = logits(network(layers.Dense(2, activation=activation)))
+    np.testing.assert_allclose(actual, output, atol=1e-6)
 
 
-def test_an_unknown_end_is_told() -> None:
+def test_unknown_last_layer_is_refused() -> None:
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(2, 8, activation="softmax")(image)
     with pytest.raises(ValueError, match="Conv2D"):

@@ -15,8 +15,8 @@ from contracts.work import WorkStoppedError
 from models.explain.heatmap_job import run
 from models.explain.heatmap_request import input_file_name
 from tests.models import keras_warnings
-from tests.models.builders import in_another, in_one_row, in_sequence
-from tests.models.explain.kept import Kept
+from tests.models.builders import as_functional, as_nested, as_sequential
+from tests.models.explain.recording_work import RecordingWork
 from tests.models.explain.versions import published, tiny
 
 pytestmark = keras_warnings.ignored
@@ -49,8 +49,8 @@ def request(
     }
 
 
-def test_a_slow_map_tells_how_far_it_is_within_one_image(home: Path) -> None:
-    work = Kept(request("a.png"), home)
+def test_slow_method_reports_progress_within_an_image(home: Path) -> None:
+    work = RecordingWork(request("a.png"), home)
     result = run(work, Settings(home=home))
     assert [one["target"]["index"] for one in result["maps"]] == [0, 2]
     assert result["method"] == "occlusion"
@@ -58,45 +58,47 @@ def test_a_slow_map_tells_how_far_it_is_within_one_image(home: Path) -> None:
     kind, content = work.files["heatmap-000.png"]
     assert kind == "image/png"
     assert Image.open(io.BytesIO(content)).height == 24
-    assert work.told == sorted(work.told)
-    assert len({told for told in work.told if 0 < told < 0.5}) > 1, "inside the first of two"
-    assert work.told[-1] == 1
+    assert work.fractions == sorted(work.fractions)
+    assert len({fraction for fraction in work.fractions if 0 < fraction < 0.5}) > 1, (
+        "inside the first of two"
+    )
+    assert work.fractions[-1] == 1
 
 
-def test_a_cancel_ends_it_within_an_image(home: Path) -> None:
-    work = Kept(request("a.png"), home, checks=2)
+def test_cancel_stops_within_an_image(home: Path) -> None:
+    work = RecordingWork(request("a.png"), home, checks=2)
     with pytest.raises(WorkStoppedError):
         run(work, Settings(home=home))
     assert not work.files
-    assert max(work.told) < 0.5
+    assert max(work.fractions) < 0.5
 
 
-def test_an_image_that_is_none_spoils_no_other(home: Path) -> None:
-    result = run(Kept(request("a.png", "b.png", classes=()), home), Settings(home=home))
+def test_unreadable_image_does_not_affect_others(home: Path) -> None:
+    result = run(RecordingWork(request("a.png", "b.png", classes=()), home), Settings(home=home))
     first, second = result["results"]
     assert first["target"]["space"] == "logit"
     assert second["error"]["code"] == "invalid_image"
     (home / "alone").mkdir(exist_ok=True)
     (home / "alone" / input_file_name(0)).write_bytes(b"no picture")
     with pytest.raises(InvalidImage):
-        run(Kept(request("b.png"), home / "alone"), Settings(home=home))
+        run(RecordingWork(request("b.png"), home / "alone"), Settings(home=home))
 
 
 @pytest.mark.parametrize("last", [(3, "softmax"), (1, "sigmoid")])
-def test_a_network_is_explained_however_it_was_put_together(
+def test_flat_nested_and_sequential_networks_give_equal_maps(
     last: tuple[int, str], home: Path
 ) -> None:
-    found: dict[Method, list[Any]] = {"grad_cam": [], "layer_cam": []}
-    for build in (in_one_row, in_another, in_sequence):
+    grids_by_method: dict[Method, list[Any]] = {"grad_cam": [], "layer_cam": []}
+    for build in (as_functional, as_nested, as_sequential):
         keras.utils.set_random_seed(8)
         name = f"{build.__name__}-{last[1]}"
         published(home / "store", build(layers.Dense(*last, name="predictions")), name)
-        for method, grids in found.items():
-            asked = request("a.png", classes=(0, 1), model=name, method=method)
-            maps = run(Kept(asked, home), Settings(home=home))["maps"]
+        for method, grids in grids_by_method.items():
+            job_request = request("a.png", classes=(0, 1), model=name, method=method)
+            maps = run(RecordingWork(job_request, home), Settings(home=home))["maps"]
             assert [one["target"]["index"] for one in maps] == [0, 1]
             grids.append([one["grid"]["values"] for one in maps])
-    for method, (flat, nested, sequence) in found.items():
+    for method, (flat, nested, sequence) in grids_by_method.items():
         assert np.any(flat), method
         np.testing.assert_allclose(nested, flat, atol=1e-5)
         np.testing.assert_allclose(sequence, flat, atol=1e-5)

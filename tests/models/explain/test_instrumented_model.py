@@ -12,7 +12,7 @@ from models.explain.instrumented_model import InstrumentedModel, step_size, work
 from models.explain.layer_graph import LayerGraph
 from models.networks.architecture import build
 from tests.models import keras_warnings
-from tests.models.explain.versions import pictures, published, tiny
+from tests.models.explain.versions import published, sample_images, tiny
 
 pytestmark = keras_warnings.ignored
 
@@ -23,33 +23,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def probe() -> InstrumentedModel:
+def model() -> InstrumentedModel:
     return InstrumentedModel(tiny(), "unit", max_batch_size=4)
 
 
-def test_the_fast_methods_share_the_graph_of_a_layer(probe: InstrumentedModel) -> None:
-    images, classes = pictures(2).astype(np.float32), np.array([0, 2], np.int32)
-    found = {method: probe.grids(method, images, classes, "conv1") for method in FAST}
-    assert probe.traces == 1
-    assert len({grids.tobytes() for grids in found.values()}) == len(FAST)
-    probe.grids("grad_cam", images, classes, "conv2")
-    assert probe.traces == 2
+def test_fast_methods_share_one_function_of_a_layer(model: InstrumentedModel) -> None:
+    images, classes = sample_images(2).astype(np.float32), np.array([0, 2], np.int32)
+    grids = {method: model.grids(method, images, classes, "conv1") for method in FAST}
+    assert model.traces == 1
+    assert len({grids.tobytes() for grids in grids.values()}) == len(FAST)
+    model.grids("grad_cam", images, classes, "conv2")
+    assert model.traces == 2
 
 
-def test_every_step_is_told(probe: InstrumentedModel) -> None:
-    images, classes = pictures(9).astype(np.float32), np.zeros(9, np.int32)
-    for told, run in (
-        ([], lambda tell: probe.grids("layer_cam", images, classes, "conv2", tell)),
-        ([], lambda tell: probe.probabilities(images, tell)),
-        ([], lambda tell: probe.maps(images, "conv2", tell)),
+def test_progress_is_reported_after_each_step(model: InstrumentedModel) -> None:
+    images, classes = sample_images(9).astype(np.float32), np.zeros(9, np.int32)
+    for fractions, run in (
+        ([], lambda progress: model.grids("layer_cam", images, classes, "conv2", progress)),
+        ([], lambda progress: model.probabilities(images, progress)),
+        ([], lambda progress: model.maps(images, "conv2", progress)),
     ):
-        assert len(run(told.append)) == 9
-        assert told == pytest.approx([4 / 9, 8 / 9, 1])
+        assert len(run(fractions.append)) == 9
+        assert fractions == pytest.approx([4 / 9, 8 / 9, 1])
 
 
 @pytest.mark.parametrize("method", [*METHODS, None])
 @pytest.mark.parametrize("layer", [None, "conv1"])
-def test_what_was_rehearsed_traces_nothing_more(
+def test_warmed_up_method_traces_nothing(
     method: Method | None, layer: str | None, folder: Path
 ) -> None:
     explainer = Explainer(folder, max_batch_size=4)
@@ -58,14 +58,14 @@ def test_what_was_rehearsed_traces_nothing_more(
     assert explainer.is_warm(method, layer)
     before = explainer.traces
     if method is None:
-        explainer.activations(pictures(1), layer or "conv2")
+        explainer.activations(sample_images(1), layer or "conv2")
     else:
-        explainer.probabilities(pictures(1))
-        explainer.heatmaps(method, pictures(1), np.array([1], np.int32), layer)
+        explainer.probabilities(sample_images(1))
+        explainer.heatmaps(method, sample_images(1), np.array([1], np.int32), layer)
     assert explainer.traces == before > 0
 
 
-def test_a_step_is_as_large_as_the_network_is_light() -> None:
+def test_step_size_shrinks_with_the_networks_work() -> None:
     tiny_graph = LayerGraph.of(tiny())
     assert step_size(tiny_graph, 16) == 16
     assert step_size(tiny_graph, 6) == 4

@@ -33,7 +33,7 @@ def nested(kind: str) -> keras.Model:
 
 
 @pytest.mark.parametrize("kind", ["sequential", "functional"])
-def test_a_nested_network_is_seen_through(kind: str) -> None:
+def test_nested_network_is_flattened(kind: str) -> None:
     keras.utils.set_random_seed(8)
     model = nested(kind)
     names, weights = [layer.name for layer in model.layers], model.get_weights()
@@ -46,14 +46,14 @@ def test_a_nested_network_is_seen_through(kind: str) -> None:
         graph.model_to(graph.nodes["conv"].output)(INPUTS), inside(INPUTS)
     )
     explain = cam_function(graph, head_of(graph), "conv", hires_cam)
-    told = explain(keras.ops.convert_to_tensor(INPUTS), np.array([0, 2], np.int32))
-    assert told.grids.shape == (2, 10, 10)
+    result = explain(keras.ops.convert_to_tensor(INPUTS), np.array([0, 2], np.int32))
+    assert result.grids.shape == (2, 10, 10)
     assert [layer.name for layer in model.layers] == names
     for before, after in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
-def test_a_sequential_network_and_its_functional_twin_give_the_same_maps() -> None:
+def test_sequential_and_functional_networks_give_equal_maps() -> None:
     keras.utils.set_random_seed(8)
     model = keras.Sequential(
         [
@@ -67,13 +67,13 @@ def test_a_sequential_network_and_its_functional_twin_give_the_same_maps() -> No
     for layer in model.layers:
         x = layer(x)
     classes = np.array([0, 2], np.int32)
-    found = []
+    grids = []
     for one in (model, keras.Model(image, x)):
         graph = LayerGraph.of(one)
         explain = cam_function(graph, head_of(graph), "conv", hires_cam)
-        found.append(explain(keras.ops.convert_to_tensor(INPUTS), classes).grids.numpy())
-    assert found[0].any()
-    np.testing.assert_array_equal(*found)
+        grids.append(explain(keras.ops.convert_to_tensor(INPUTS), classes).grids.numpy())
+    assert grids[0].any()
+    np.testing.assert_array_equal(*grids)
 
 
 class Opaque(keras.Model):
@@ -85,14 +85,14 @@ class Opaque(keras.Model):
         return self.dense(x)
 
 
-def test_a_network_that_shows_no_layers_is_refused() -> None:
+def test_custom_model_class_is_refused() -> None:
     image = keras.Input((12, 12, 3))
     for model in (Opaque(), keras.Model(image, Opaque()(layers.Flatten()(image)))):
         with pytest.raises(OpaqueModelError, match=r"opaque is a Opaque, .* functional or"):
             LayerGraph.of(model)
 
 
-def test_layers_are_listed_with_what_comes_out() -> None:
+def test_layers_are_listed_with_output_shapes() -> None:
     rows = {row.name: row for row in layers_of(LayerGraph.of(tiny()))}
     assert (rows["conv1"].type, rows["conv1"].output_shape) == ("Conv2D", [14, 14, 64])
     assert rows["conv1"].explainable

@@ -16,7 +16,7 @@ from models.networks.preprocessing import preprocess
 from models.networks.squeezenet import squeezenet
 from models.networks.vgg import vgg
 from tests.models import keras_warnings
-from tests.models.export.test_catalog_import import photographs
+from tests.models.export.test_catalog_import import photos_of
 
 pytestmark = [keras_warnings.ignored, pytest.mark.shared]
 
@@ -34,15 +34,15 @@ def compare(model: keras.Model, layer: str, inputs: tf.Tensor, classes, gradient
     pooled = (slopes.mean(axis=(1, 2), keepdims=True) * maps).sum(axis=-1)
     for weigh, expected in ((grad_cam, pooled), (hires_cam, (slopes * maps).mean(axis=-1))):
         explain = cam_function(graph, head_of(graph), layer, weigh)
-        found = explain(inputs, tf.constant(classes)).grids.numpy()
-        assert found.any()
-        np.testing.assert_allclose(found, scaled(expected), atol=1e-4)
+        actual = explain(inputs, tf.constant(classes)).grids.numpy()
+        assert actual.any()
+        np.testing.assert_allclose(actual, scaled(expected), atol=1e-4)
 
 
-def test_squeezenet(shared: Path) -> None:
+def test_squeezenet_matches_gradients_by_hand(shared: Path) -> None:
     model = squeezenet()
     read_tutorial_weights(model, shared / "weights/squeezenet_weights_keras3.h5")
-    inputs = preprocess("caffe", photographs(shared, (227, 227), 3))
+    inputs = preprocess("caffe", photos_of(shared, (227, 227), 3))
     classes = model(inputs).numpy().argmax(axis=-1).astype(np.int32)
     kernel, bias = model.get_layer("conv10").get_weights()
 
@@ -56,14 +56,14 @@ def test_squeezenet(shared: Path) -> None:
 
 
 @pytest.mark.slow
-def test_vgg16(shared: Path) -> None:
+def test_vgg16_matches_gradients_by_hand(shared: Path) -> None:
     base = vgg("vgg16", include_top=False)
     file = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     read_tutorial_weights(base, shared / "weights" / file)
     keras.utils.set_random_seed(8)
     pooled = layers.GlobalAveragePooling2D()(base.outputs[0])
     model = keras.Model(base.inputs[0], layers.Dense(5, activation="softmax", name="top")(pooled))
-    inputs = preprocess("caffe", photographs(shared, (224, 224), 3))
+    inputs = preprocess("caffe", photos_of(shared, (224, 224), 3))
     classes = np.array([0, 4, 2], np.int32)
     kernel = model.get_layer("top").get_weights()[0]
 

@@ -11,10 +11,10 @@ from tests.models.explain.versions import published, tiny
 
 pytestmark = keras_warnings.ignored
 
-OF_THE_PICTURE = Blueprint("cnn_small", 16, "unit", "maps", "maps")
+IMAGE_AVERAGE = Blueprint("cnn_small", 16, "unit", "maps", "maps")
 
 
-def test_the_correlation_is_spearmans() -> None:
+def test_rank_correlation_is_spearmans() -> None:
     grid = np.array([[0.1, 0.5], [0.3, 0.9]], np.float32)
     assert rank_correlation(grid, grid**3) == pytest.approx(1)
     assert rank_correlation(grid, -grid) == pytest.approx(-1)
@@ -26,33 +26,33 @@ def test_the_correlation_is_spearmans() -> None:
     assert rank_correlation(other, grid) == pytest.approx(expected)
 
 
-def test_a_check_leaves_the_network_as_it_was_and_stands_in_the_manifest(tmp_path) -> None:
+def test_check_is_in_the_manifest_and_leaves_the_network_unchanged(tmp_path) -> None:
     model = tiny()
     before = model.get_weights()
-    kept = read_manifest(published(tmp_path, model)).sanity
-    assert kept is not None
-    assert (kept.method, kept.layer, kept.pictures) == ("grad_cam", "conv2", 2)
-    assert list(kept.rank_correlation)[-1] == "conv1"
-    assert all(-1 <= value <= 1 for value in kept.rank_correlation.values())
+    sanity = read_manifest(published(tmp_path, model)).sanity
+    assert sanity is not None
+    assert (sanity.method, sanity.layer, sanity.pictures) == ("grad_cam", "conv2", 2)
+    assert list(sanity.rank_correlation)[-1] == "conv1"
+    assert all(-1 <= value <= 1 for value in sanity.rank_correlation.values())
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     files = read_manifest(published(tmp_path / "again", model))
-    assert files.sanity == kept, "seeded"
+    assert files.sanity == sanity, "seeded"
 
 
-def test_maps_that_do_not_follow_the_weights_are_found_out(tmp_path) -> None:
+def test_maps_independent_of_the_weights_fail(tmp_path) -> None:
     x = image = keras.Input((16, 16, 3))
     x = layers.AveragePooling2D(2, name="maps")(x)  # of the picture alone
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, layers.Dense(2, activation="softmax")(x))
     model.layers[-1].set_weights([np.ones((3, 2)), np.zeros(2)])
-    found = read_manifest(published(tmp_path, model, blueprint=OF_THE_PICTURE)).sanity
-    assert found is not None
-    assert list(found.rank_correlation.values())[-1] == pytest.approx(1)
-    assert not found.passed
+    sanity = read_manifest(published(tmp_path, model, blueprint=IMAGE_AVERAGE)).sanity
+    assert sanity is not None
+    assert list(sanity.rank_correlation.values())[-1] == pytest.approx(1)
+    assert not sanity.passed
 
 
-def test_every_layer_that_learns_loses_what_it_learnt(tmp_path) -> None:
+def test_every_layer_with_weights_is_randomised(tmp_path) -> None:
     x = image = keras.Input((16, 16, 3))
     for number in range(3):
         x = layers.Conv2D(4, 3, name=f"conv{number}")(x)
@@ -60,7 +60,7 @@ def test_every_layer_that_learns_loses_what_it_learnt(tmp_path) -> None:
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, layers.Dense(2, activation="softmax", name="head")(x))
     blueprint = Blueprint("cnn_small", 16, "unit", "norm2", "norm2")
-    found = read_manifest(published(tmp_path, model, blueprint=blueprint)).sanity
-    assert found is not None
+    sanity = read_manifest(published(tmp_path, model, blueprint=blueprint)).sanity
+    assert sanity is not None
     names = ["head", "norm2", "conv2", "norm1", "conv1", "norm0", "conv0"]
-    assert list(found.rank_correlation) == names
+    assert list(sanity.rank_correlation) == names

@@ -1,4 +1,4 @@
-"""A tiny network in a store, for tests that ask a version for its reasons."""
+"""A tiny network in a store, for tests that explain a version."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SIDE = 16
 BLUEPRINT = Blueprint("cnn_small", SIDE, "unit", "pool2", "conv2")
 
 
-def pictures(count: int) -> np.ndarray:
+def sample_images(count: int) -> np.ndarray:
     return np.random.default_rng(8).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
 
 
@@ -32,7 +32,7 @@ def published(
     classes = max(2, int(model.outputs[0].shape[-1]))  # one sigmoid is two classes
     labels = [Label(str(n), f"class {n}") for n in range(classes)]
     with store.staging() as folder:
-        draft = export_version(model, blueprint, folder, images=pictures(2), labels=labels)
+        draft = export_version(model, blueprint, folder, images=sample_images(2), labels=labels)
         version = store.publish(name, folder, draft)
     store.promote(name, version)
     return store.path(name, version)

@@ -1,4 +1,4 @@
-"""The published weights through the store, on real pictures, against the network run by Keras."""
+"""Compares imported networks with the same networks in Keras, on real images."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tests.models import keras_warnings
 pytestmark = [keras_warnings.ignored, pytest.mark.shared]
 
 
-def photographs(shared: Path, size: tuple[int, int], count: int) -> np.ndarray:
+def photos_of(shared: Path, size: tuple[int, int], count: int) -> np.ndarray:
     files = sorted((shared / "data/imagenet-samples").glob("*.JPEG"))[:count]
     pictures = [Image.open(file).convert("RGB").resize(size[::-1]) for file in files]
     return np.stack([np.asarray(picture) for picture in pictures])
@@ -49,12 +49,12 @@ def keras_outputs(
 @pytest.mark.parametrize(
     "name", ["squeezenet", "vgg16", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)]
 )
-def test_an_imported_network_answers_as_keras_does(
+def test_imported_network_gives_the_output_of_keras(
     name: str, shared: Path, fetched: Path, tmp_path: Path
 ) -> None:
     network, store = CATALOG[name], Store(tmp_path)
     weights = Weights(fetched / "weights", shared / "weights", offline=True)
-    pictures = photographs(shared, network.input_size, 3)
+    pictures = photos_of(shared, network.input_size, 3)
     try:
         assert import_network(network, weights, store, pictures) == 1
     except WeightsMissing as missing:
@@ -85,7 +85,7 @@ def test_an_imported_network_answers_as_keras_does(
 @pytest.mark.slow
 def test_other_weights_become_the_next_champion(shared: Path, tmp_path: Path) -> None:
     network, store = CATALOG["squeezenet"], Store(tmp_path / "store")
-    pictures = photographs(shared, network.input_size, 1)
+    pictures = photos_of(shared, network.input_size, 1)
     versions = []
     for file in ("squeezenet_v1.1_imagenet_fp16.npz", "squeezenet_weights_keras3.h5"):
         folder = tmp_path / file

@@ -16,7 +16,7 @@ from tests.models import keras_warnings
 pytestmark = keras_warnings.ignored
 
 
-def agitated(model: keras.Model) -> keras.Model:
+def with_random_weights(model: keras.Model) -> keras.Model:
     """With norms that do something: fresh ones pass everything on."""
     dice = np.random.default_rng(8)
     for layer in model.layers:
@@ -35,12 +35,12 @@ def agitated(model: keras.Model) -> keras.Model:
         ("cnn_pets", "unit", (16, 24, 3)),
     ],
 )
-def test_onnx_answers_as_keras(
+def test_onnx_gives_the_output_of_keras(
     name: str, kind: Preprocessing, shape: tuple[int, int, int], tmp_path: Path
 ) -> None:
     keras.utils.set_random_seed(8)
     model = ARCHITECTURES[name].build(input_shape=shape, classes=7, include_top=True)
-    write_onnx(agitated(model), kind, tmp_path / "model.onnx")
+    write_onnx(with_random_weights(model), kind, tmp_path / "model.onnx")
     images = np.random.default_rng(8).integers(0, 256, (2, *shape[:2], 3), np.uint8)
     inputs = preprocess(kind, images).numpy()
     if shape[2] == 1:
@@ -50,7 +50,7 @@ def test_onnx_answers_as_keras(
     np.testing.assert_allclose(found, model(inputs), atol=1e-4)
 
 
-def test_one_sigmoid_becomes_two_classes(tmp_path: Path) -> None:
+def test_single_sigmoid_becomes_two_classes(tmp_path: Path) -> None:
     keras.utils.set_random_seed(8)
     image = keras.Input((8, 8, 3))
     x = layers.Dense(1, "sigmoid", name="predictions")(layers.Flatten(name="flatten")(image))
@@ -63,7 +63,7 @@ def test_one_sigmoid_becomes_two_classes(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, np.concatenate([1 - second, second], axis=1), atol=1e-5)
 
 
-def test_an_unknown_layer_is_named(tmp_path: Path) -> None:
+def test_unknown_layer_is_named(tmp_path: Path) -> None:
     image = keras.Input((8, 8, 3))
     x = layers.UpSampling2D(name="larger")(image)
     with pytest.raises(UnknownLayerError, match="larger: UpSampling2D"):

@@ -11,6 +11,7 @@ from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
 from models.datasets.dataset import Dataset, Example, Split
+from models.datasets.store import DatasetStore
 from models.export import quantization
 from models.export.saved_model import export_version
 from models.export.signatures import Blueprint
@@ -28,13 +29,13 @@ pytestmark = [
 ]
 
 
-class Attempt:
-    """A piece of work that nobody watches; `stops_after` checks it is cancelled."""
+class FakeWork:
+    """A `contracts.work.Work` that is cancelled after `cancel_after` checks."""
 
-    def __init__(self, request: dict[str, Any], folder: Path, stops_after: int = 10**9) -> None:
+    def __init__(self, request: dict[str, Any], folder: Path, cancel_after: int = 10**9) -> None:
         self.job_id, self.attempt, self.request, self.folder = "job_1", 1, request, folder
         self.phases: list[str] = []
-        self._left = stops_after
+        self._left = cancel_after
 
     def progress(self, progress: Progress) -> None:
         self.phases.append(progress.phase or "")
@@ -56,7 +57,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> Store:
-    """`tones` 1 tells dark pictures from bright ones, by weights that were set by hand."""
+    """`tones` 1 distinguishes dark images from bright ones, with weights set manually."""
     keras.utils.set_random_seed(8)
     inputs = keras.Input((16, 16, 3))
     maps = keras.layers.Conv2D(4, 3, name="conv2", activation="relu", kernel_initializer="ones")(
@@ -97,17 +98,17 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
         label = "Bright" if bright else "dark"
         examples.append(Example(path, label, splits[number // 20], f"{number:064d}"))
     dataset = Dataset("tones", "sha256:1", ("Bright", "dark"), tuple(examples))
-    monkeypatch.setattr(quantization, "_dataset", lambda settings, dataset_id: dataset)
+    monkeypatch.setattr(DatasetStore, "load", lambda self, dataset_id: dataset)
     return dataset
 
 
 REQUEST = {"model": "tones", "version": 1, "dataset_id": "ds_1", "max_accuracy_loss": 0.05}
 
 
-def test_a_quantized_version_is_measured_published_once_and_promoted(
+def test_quantized_version_is_measured_published_once_and_promoted(
     settings: Settings, store: Store, dataset: Dataset, tmp_path: Path
 ) -> None:
-    work = Attempt(REQUEST, tmp_path)
+    work = FakeWork(REQUEST, tmp_path)
     result = quantization.run(work, settings)
     assert result["accuracy"]["before"] == 1.0
     assert result["accuracy"]["after"] >= 0.95
@@ -116,7 +117,7 @@ def test_a_quantized_version_is_measured_published_once_and_promoted(
     assert store.verify("tones", 2) == []
     manifest = store.manifest("tones", 2)
     assert (manifest.precision, manifest.provenance.quantized_from) == ("int8", 1)
-    again = quantization.run(Attempt(REQUEST, tmp_path), settings)
+    again = quantization.run(FakeWork(REQUEST, tmp_path), settings)
     assert again["version"] == 2
     assert store.versions("tones") == [1, 2]
     served = load_version(
@@ -127,7 +128,7 @@ def test_a_quantized_version_is_measured_published_once_and_promoted(
     assert served.run("classify", dark_and_bright).argmax(axis=1).tolist() == [0, 1]
 
 
-def test_no_bound_can_be_met_by_less_than_no_loss(
+def test_version_over_the_loss_limit_is_not_promoted(
     settings: Settings,
     store: Store,
     dataset: Dataset,
@@ -136,24 +137,24 @@ def test_no_bound_can_be_met_by_less_than_no_loss(
 ) -> None:
     accuracies = iter([1.0, 0.5])
     monkeypatch.setattr(quantization, "_accuracy", lambda *_: next(accuracies))
-    result = quantization.run(Attempt(REQUEST, tmp_path), settings)
+    result = quantization.run(FakeWork(REQUEST, tmp_path), settings)
     assert (result["accuracy_loss"], result["promoted"]) == (0.5, False)
     assert store.aliases("tones") == {"champion": 1}
 
 
-def test_a_cancelled_one_leaves_nothing(
+def test_cancelled_job_leaves_nothing(
     settings: Settings, store: Store, dataset: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(WorkStoppedError):
-        quantization.run(Attempt(REQUEST, tmp_path, stops_after=25), settings)
+        quantization.run(FakeWork(REQUEST, tmp_path, cancel_after=25), settings)
     assert store.versions("tones") == [1]
 
 
-def test_foreign_classes_are_refused(
+def test_dataset_with_other_classes_is_refused(
     settings: Settings, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = Example(tmp_path / "none", "zebra", "test", "0" * 64)
     strange = Dataset("other", "sha256:2", ("zebra",), (example,))
-    monkeypatch.setattr(quantization, "_dataset", lambda settings, dataset_id: strange)
+    monkeypatch.setattr(DatasetStore, "load", lambda self, dataset_id: strange)
     with pytest.raises(NotTrainable, match="classes"):
-        quantization.run(Attempt(REQUEST, tmp_path), settings)
+        quantization.run(FakeWork(REQUEST, tmp_path), settings)

@@ -25,7 +25,7 @@ ROWS = pytest.mark.parametrize("row", CLASSIFIERS, ids=lambda row: row.name)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_the_parameters_are_those_of_the_paper(name: str) -> None:
+def test_parameter_count_equals_the_paper(name: str) -> None:
     make, count = PARAMETERS[name]
     # A model of zeros costs nothing to make; VGG's random start takes seconds.
     with keras.StatelessScope():
@@ -35,7 +35,7 @@ def test_the_parameters_are_those_of_the_paper(name: str) -> None:
 
 
 @ROWS
-def test_every_row_is_built_flat_at_any_size_for_any_classes(row: Network) -> None:
+def test_every_network_is_built_flat_at_any_size_for_any_classes(row: Network) -> None:
     model = build(row, input_size=(96, 112), classes=7)
     assert model.inputs[0].shape == (None, 96, 112, 3)
     assert model.outputs[0].shape == (None, 7)
@@ -45,7 +45,7 @@ def test_every_row_is_built_flat_at_any_size_for_any_classes(row: Network) -> No
 
 
 @ROWS
-def test_the_catalogs_layers_are_there(row: Network) -> None:
+def test_layers_named_in_the_catalog_exist(row: Network) -> None:
     base = build(row, input_size=(96, 96), include_top=False)
     output = base.get_layer(ARCHITECTURES[row.name].base_output).output
     assert output is base.outputs[0]
@@ -53,14 +53,14 @@ def test_the_catalogs_layers_are_there(row: Network) -> None:
     assert len(base.get_layer(row.explain_layer).output.shape) == 4
 
 
-def test_the_papers_names_are_there() -> None:
+def test_layers_have_the_names_of_the_paper() -> None:
     names = {layer.name for layer in squeezenet().layers}
     assert {"conv1", "pool5", "fire2_squeeze1x1", "fire9_expand3x3", "fire9_concat"} <= names
     names = {layer.name for layer in vgg("vgg19", input_shape=(32, 32, 3), classes=2).layers}
     assert {"block5_conv4", "block5_pool", "fc1", "fc2", "predictions"} <= names
 
 
-def test_squeezenet_pools_as_its_keras_port_does() -> None:
+def test_squeezenet_pools_like_its_keras_port() -> None:
     model = squeezenet()
     sizes = {name: model.get_layer(name).output.shape[1] for name in ("pool1", "pool3", "pool5")}
     assert sizes == {"pool1": 56, "pool3": 27, "pool5": 13}
@@ -68,7 +68,7 @@ def test_squeezenet_pools_as_its_keras_port_does() -> None:
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
 @pytest.mark.parametrize("size", [(32, 48), pytest.param(None, marks=pytest.mark.slow)])
-def test_vgg_equals_keras_own(name: str, size: tuple[int, int] | None) -> None:
+def test_vgg_equals_that_of_keras(name: str, size: tuple[int, int] | None) -> None:
     """The same random weights give the same answers: the base at a small size, and all at 224."""
     theirs_of = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[name]
     shape = (*(size or (224, 224)), 3)
@@ -85,7 +85,7 @@ def test_vgg_equals_keras_own(name: str, size: tuple[int, int] | None) -> None:
     ]
 
 
-def test_vgg_with_batch_norm_normalises_every_convolution() -> None:
+def test_vgg_with_batch_norm_normalizes_every_convolution() -> None:
     model = vgg("vgg19", input_shape=(32, 32, 3), classes=2, include_top=False, batch_norm=True)
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == 16

@@ -22,7 +22,7 @@ from models.networks.cnn import PLANS, cnn, plan_of, smallest_side
         ),
     ],
 )  # fmt: skip
-def test_shapes_and_parameters_are_the_tutorials(
+def test_shapes_and_parameters_equal_the_tutorials(
     name: str, size: tuple[int, int], channels: int, classes: int, count: int
 ) -> None:
     model = cnn(name, classes=classes, input_shape=(*size, channels))
@@ -32,7 +32,7 @@ def test_shapes_and_parameters_are_the_tutorials(
 
 
 @pytest.mark.parametrize("name", sorted(PLANS.keys() - {"cnn_face"}))
-def test_the_smallest_picture_fits_and_one_pixel_less_does_not(name: str) -> None:
+def test_smallest_side_is_exact(name: str) -> None:
     side = smallest_side(PLANS[name])
     model = cnn(name, classes=3, input_shape=(side, side + 5, 3))
     output = model(np.zeros((2, side, side + 5, 3), np.float32)).numpy()
@@ -41,7 +41,7 @@ def test_the_smallest_picture_fits_and_one_pixel_less_does_not(name: str) -> Non
         cnn(name, classes=3, input_shape=(side + 5, side - 1, 3))
 
 
-def test_layers_are_called_as_in_the_tutorials() -> None:
+def test_layers_have_the_names_of_the_tutorials() -> None:
     names = [layer.name for layer in cnn("cnn_pets", classes=2).layers]
     assert names == [
         "image", "conv1", "conv2", "pool1", "drop_pool1", "conv3", "conv4", "pool2",
@@ -55,12 +55,12 @@ def test_pets_start_from_a_truncated_normal() -> None:
     assert kernel.std() == pytest.approx(0.088, abs=0.002)  # what truncation leaves of 0.1
 
 
-def test_small_is_wider_for_larger_pictures() -> None:
+def test_small_is_wider_for_larger_images() -> None:
     assert plan_of("cnn_small").blocks == ((64,), (64,))
     assert plan_of("cnn_small", (32, 32, 3)).blocks == ((64,), (128,))
 
 
-def test_nonsense_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ModelNotFound, match="cnn_pets"):
         cnn("cnn_dogs", classes=2)
     with pytest.raises(ValidationFailed, match="classes"):

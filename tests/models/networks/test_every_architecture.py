@@ -50,13 +50,13 @@ PUBLISHED = {
 }
 
 
-def test_no_architecture_is_left_out() -> None:
+def test_every_architecture_is_tested() -> None:
     # It has no classes, and tests of its own.
     assert CASES.keys() | {"face_embedder"} == ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_are_as_many_as_published(name: str) -> None:
+def test_parameter_count_equals_the_published_one(name: str) -> None:
     shape, count = PUBLISHED[name]
     model = ARCHITECTURES[name].build(input_shape=shape, classes=1000, include_top=True)
     assert model.count_params() == count
@@ -80,7 +80,7 @@ SLOW = {"efficientnet_lite0", "vgg16", "vgg19", "vgg19_bn"}  # to trace or to wr
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES],
 )
-def test_it_builds_publishes_and_answers_alike(
+def test_network_is_built_published_and_served(
     name: str, pictures: np.ndarray, tmp_path: Path
 ) -> None:
     case = CASES[name]

@@ -54,7 +54,7 @@ def served(
     return load_version(store, ROW.name, max_batch_size=4)
 
 
-def test_it_is_flat_and_as_large_as_published(file: WeightFile) -> None:
+def test_network_is_flat_with_the_published_parameter_count(file: WeightFile) -> None:
     model = build(ROW)
     assert not any(isinstance(layer, keras.Model) for layer in model.layers)
     assert model.output_shape == (None, 128)
@@ -64,7 +64,7 @@ def test_it_is_flat_and_as_large_as_published(file: WeightFile) -> None:
     assert model.count_params() == sum(a.size for a in tensors.values()) - folded
 
 
-def test_its_maps_shrink_as_their_publishers_do() -> None:
+def test_map_sizes_equal_the_published_ones() -> None:
     model = build(ROW)
     names = ("conv32_down", "pool1", "conv64_down", "conv128_down", "conv256_down")
     sizes = [model.get_layer(name).output.shape[1] for name in (*names, "conv256_down_out")]
@@ -72,7 +72,7 @@ def test_its_maps_shrink_as_their_publishers_do() -> None:
 
 
 @pytest.mark.shared
-def test_it_answers_as_the_manifests_own_weights_do(
+def test_embeddings_equal_those_of_a_numpy_implementation(
     served: VersionPredictor, file: WeightFile, chips: np.ndarray
 ) -> None:
     """The port, exported and read again, against a forward pass that knows no framework."""
@@ -87,7 +87,7 @@ def test_it_answers_as_the_manifests_own_weights_do(
 
 
 @pytest.mark.shared
-def test_a_version_of_it_embeds_and_answers_for_faces_only(served: VersionPredictor) -> None:
+def test_version_embeds_and_only_analyses_faces(served: VersionPredictor) -> None:
     assert served.operations == ("embed", "faces", "clip")
     assert served.classes is None
     assert served.manifest.features == 128
@@ -95,7 +95,7 @@ def test_a_version_of_it_embeds_and_answers_for_faces_only(served: VersionPredic
     assert served.run("embed", np.zeros((0, 150, 150, 3), np.uint8)).shape == (0, 128)
 
 
-def test_the_base_of_it_pools_its_maps(tmp_path: Path) -> None:
+def test_base_pools_its_maps(tmp_path: Path) -> None:
     """Fine-tuning begins with the maps: they are there, with the same names."""
     base = build(ROW, include_top=False)
     whole = build(ROW)
@@ -104,7 +104,7 @@ def test_the_base_of_it_pools_its_maps(tmp_path: Path) -> None:
     assert base.output_shape == (None, 2, 2, 256)
 
 
-def test_a_broken_file_is_refused(file: WeightFile, tmp_path: Path) -> None:
+def test_damaged_file_is_refused(file: WeightFile, tmp_path: Path) -> None:
     for raw, find_deviation in (
         (file.path.read_bytes()[:-1], "ends before"),
         (b"x", "ends before"),
@@ -119,7 +119,7 @@ def test_a_broken_file_is_refused(file: WeightFile, tmp_path: Path) -> None:
         read_tfjs(tmp_path / file.path.name)
 
 
-def test_preprocessing_takes_the_means_of_faces_away() -> None:
+def test_preprocessing_subtracts_the_means_of_faces() -> None:
     grey = np.full((1, 2, 2, 3), 122, np.uint8)
     found = preprocess("face", grey).numpy()[0, 0, 0]
     np.testing.assert_allclose(

@@ -55,7 +55,7 @@ def tutorial(model: keras.Model, other: keras.Model, folder: Path) -> keras.Mode
 
 @pytest.mark.parametrize("way", [whole, parts, tutorial])
 @pytest.mark.parametrize("name", NAMES[:2])
-def test_what_is_written_is_read_again(name: str, way: Round, tmp_path: Path) -> None:
+def test_written_model_reads_back(name: str, way: Round, tmp_path: Path) -> None:
     model = made(name)
     same(way(model, made(name, seed=9), tmp_path), model)
 
@@ -68,7 +68,7 @@ def test_every_kind_of_layer_survives_as_json(name: str, tmp_path: Path) -> None
     assert back.to_json() == model.to_json()
 
 
-def test_the_publishers_files_are_read(shared: Path) -> None:
+def test_published_files_are_read(shared: Path) -> None:
     folder = shared / "weights"
     squeezenet = ARCHITECTURES["squeezenet"].build()
     for file in (
@@ -94,7 +94,7 @@ def test_the_publishers_files_are_read(shared: Path) -> None:
         keras_files.read_tutorial_weights(whole_vgg, folder / base)
 
 
-def test_a_base_is_filled_from_the_whole_networks_file(tmp_path: Path) -> None:
+def test_base_is_loaded_from_the_file_of_the_whole_network(tmp_path: Path) -> None:
     model = made("cnn_pets")
     keras_files.write_tutorial_weights(model, tmp_path / "m.h5")
     base = ARCHITECTURES["cnn_pets"].build(input_shape=SHAPE, include_top=False)
@@ -112,7 +112,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_architecture_is_refused(what: str, tmp_path: Path) -> None:
+def test_hostile_architecture_is_refused(what: str, tmp_path: Path) -> None:
     keras_files.write_architecture(made("cnn_pets"), tmp_path / "m.json")
     config = json.loads((tmp_path / "m.json").read_text())
     config["config"]["layers"][1]["config"]["kernel_initializer"] = HOSTILE[what]
@@ -132,7 +132,7 @@ def test_a_hostile_architecture_is_refused(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\x80\x04."])
-def test_rubbish_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_invalid_file_is_refused(content: bytes, tmp_path: Path) -> None:
     for name, read in (
         ("m.json", keras_files.read_architecture),
         ("m.keras", keras_files.read_whole),

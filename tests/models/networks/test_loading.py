@@ -43,9 +43,7 @@ def torch_squeezenet() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("layout", ["legacy", "zip"])
-def test_torchvisions_squeezenet_sees_the_colors_it_was_trained_on(
-    tmp_path: Path, layout: str
-) -> None:
+def test_color_scaling_of_torchvision_is_folded_into_conv1(tmp_path: Path, layout: str) -> None:
     """conv1 on our input equals torch's conv1 on scaled RGB, computed here from its definition."""
     tensors = torch_squeezenet()
     save(tensors, tmp_path / "s.pth", layout)
@@ -63,7 +61,7 @@ def test_torchvisions_squeezenet_sees_the_colors_it_was_trained_on(
     np.testing.assert_array_equal(last[0, 0].T, tensors["classifier.1.weight"][:, :, 0, 0])
 
 
-def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+def test_file_that_does_not_match_changes_nothing(tmp_path: Path) -> None:
     tensors = torch_squeezenet()
     save(tensors, tmp_path / "s.pth", "legacy")
     model = small_squeezenet(classes=7)
@@ -73,7 +71,7 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
-def test_a_missing_layer_is_named(tmp_path: Path) -> None:
+def test_missing_layer_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", **{"conv1/kernel": np.zeros(1), "conv1/bias": np.zeros(1)})
     with pytest.raises(WeightsMismatchError, match="conv1 takes"):
         load_weights(small_squeezenet(), "squeezenet", tmp_path / "s.npz", "npz")
@@ -82,7 +80,7 @@ def test_a_missing_layer_is_named(tmp_path: Path) -> None:
         load_weights(small_squeezenet(), "squeezenet", tmp_path / "s.npz", "npz")
 
 
-def test_an_npz_with_objects_inside_is_refused(tmp_path: Path) -> None:
+def test_npz_with_objects_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     array = np.array([{}], dtype=object)
     np.savez(path, **{"conv1/kernel": array, "conv1/bias": array})
@@ -91,7 +89,7 @@ def test_an_npz_with_objects_inside_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
-def test_all_of_squeezenets_files_say_the_same(shared: Path) -> None:
+def test_all_files_of_squeezenet_are_equal(shared: Path) -> None:
     answers = []
     for source in weight_entries()["squeezenet"].sources[:3]:
         model = small_squeezenet()
@@ -104,7 +102,7 @@ def test_all_of_squeezenets_files_say_the_same(shared: Path) -> None:
 
 
 @pytest.mark.shared
-def test_both_sources_of_vggs_base_are_equal(shared: Path, fetched: Path) -> None:
+def test_both_sources_of_the_vgg_base_are_equal(shared: Path, fetched: Path) -> None:
     """The wheel's ONNX file holds the very numbers of Keras's."""
     row = CATALOG["vgg16"]
     by_onnx, by_keras = (build(row, input_size=(32, 32), include_top=False) for _ in range(2))
@@ -119,7 +117,7 @@ def test_both_sources_of_vggs_base_are_equal(shared: Path, fetched: Path) -> Non
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_keras_own_file_layout_is_read_by_name(tmp_path: Path) -> None:
+def test_keras_file_is_read_by_layer_name(tmp_path: Path) -> None:
     """The full VGG16 file cannot be had everywhere; its layout can be written, in its own names."""
     source = build(CATALOG["vgg16"], input_size=(32, 32), classes=5)
     with h5py.File(tmp_path / "v.h5", "w") as file:
@@ -136,7 +134,7 @@ def test_keras_own_file_layout_is_read_by_name(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_efficientnet_lite_fits_its_checkpoint(lite_file: WeightFile) -> None:
+def test_checkpoint_matches_efficientnet_lite(lite_file: WeightFile) -> None:
     model = build(CATALOG["efficientnet_lite0"])
     load_weights(model, "efficientnet_lite0", lite_file.path, lite_file.format)
     assert model.get_layer("stem_bn").epsilon == 1e-3

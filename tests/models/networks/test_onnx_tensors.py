@@ -14,7 +14,7 @@ def graph_with(tensor: TensorProto) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph([node], "g", [], [value], [tensor]))
 
 
-def test_initialisers_come_by_name(tmp_path: Path) -> None:
+def test_initializers_are_read_by_name(tmp_path: Path) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     onnx.save(graph_with(numpy_helper.from_array(array, "w")), tmp_path / "g.onnx")
     read = read_onnx_tensors(tmp_path / "g.onnx")
@@ -22,7 +22,7 @@ def test_initialisers_come_by_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read["w"], array)
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
     (tmp_path / "g.onnx").write_bytes(b"\xff" * 100)
     with pytest.raises(ValueError, match="not an ONNX file"):
         read_onnx_tensors(tmp_path / "g.onnx")

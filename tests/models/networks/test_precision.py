@@ -14,7 +14,7 @@ PICTURES = np.random.default_rng(8).random((4, 12, 12, 3)).astype(np.float32)
 
 
 def adapted() -> keras.Model:
-    """What it learnt of its pictures is in no argument of its layer."""
+    """The statistics of a normalization layer are not among its arguments."""
     normalization = layers.Normalization()
     normalization.adapt(PICTURES * 3 + 5)
     image = keras.Input((12, 12, 3))
@@ -34,7 +34,7 @@ def with_statistics() -> keras.Model:
 
 
 @pytest.mark.parametrize("make", [adapted, with_operators, with_statistics])
-def test_a_copy_in_bfloat16_answers_nearly_the_same(make: Callable[[], keras.Model]) -> None:
+def test_bfloat16_copy_gives_almost_the_same_output(make: Callable[[], keras.Model]) -> None:
     model = make()
     copy = with_precision(model, "bfloat16")
     expected, found = (np.asarray(one(PICTURES), np.float32) for one in (model, copy))
@@ -43,6 +43,6 @@ def test_a_copy_in_bfloat16_answers_nearly_the_same(make: Callable[[], keras.Mod
     assert {weight.dtype for weight in copy.weights} <= {"float32", "int64", "int32"}
 
 
-def test_in_float32_it_is_the_network_itself() -> None:
+def test_float32_returns_the_network_itself() -> None:
     model = adapted()
     assert with_precision(model, "float32") is model

@@ -8,7 +8,7 @@ from models.rendering.contact_sheet import Tile, contact_sheet, to_png
 RED = np.full((20, 30, 3), (255, 0, 0), np.uint8)
 
 
-def test_tiles_stand_evenly_and_blank_ones_are_marked() -> None:
+def test_tiles_are_evenly_spaced_and_blank_ones_marked() -> None:
     paper = np.asarray(
         contact_sheet([Tile(RED, "a"), Tile(RED, "b", True), Tile(RED, "c")], columns=2)
     )
@@ -21,7 +21,7 @@ def test_tiles_stand_evenly_and_blank_ones_are_marked() -> None:
     assert (second < 200).any(), "the blank one is marked"
 
 
-def test_a_long_title_stays_in_its_place() -> None:
+def test_long_title_does_not_widen_the_sheet() -> None:
     long = contact_sheet([Tile(RED, "x" * 200)], title="y" * 200)
     assert long.size == contact_sheet([Tile(RED, "x")], title="y").size
     assert Image.open(io.BytesIO(to_png(long))).size == long.size

@@ -30,7 +30,7 @@ def drawn(
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-def test_the_overlay_lies_on_the_upright_picture() -> None:
+def test_overlay_is_drawn_on_the_upright_image() -> None:
     """Orientation 6: the stored pixels are turned clockwise to be seen."""
     seen = drawn(stored(6), (40, 60))
     assert seen.shape == (60, 40, 3)
@@ -39,13 +39,13 @@ def test_the_overlay_lies_on_the_upright_picture() -> None:
     assert blue[2] > 100 > blue[0]
 
 
-def test_a_picture_that_is_decoded_already_is_drawn_as_its_file() -> None:
+def test_decoded_image_gives_the_same_overlay_as_its_file() -> None:
     data = stored(6)
     ready = decode_upright(data, max_pixels=10**6)
     np.testing.assert_array_equal(drawn(ready, (40, 60)), drawn(data, (40, 60)))
 
 
-def test_a_compact_file_is_smaller_and_shows_the_same() -> None:
+def test_compact_file_is_smaller_with_equal_pixels() -> None:
     ramp = Image.linear_gradient("L").resize((300, 200)).convert("RGB")
     files = [
         render(
@@ -63,7 +63,7 @@ def test_a_compact_file_is_smaller_and_shows_the_same() -> None:
     np.testing.assert_array_equal(quick, small)
 
 
-def test_a_large_overlay_is_compact_always() -> None:
+def test_large_overlay_is_always_compact() -> None:
     side = 1500
     look = RenderOptions("overlay", "jet", 0.5, legend=False)
     plain = Image.new("RGB", (side, side), (90, 90, 90))
@@ -73,20 +73,20 @@ def test_a_large_overlay_is_compact_always() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
-def test_alpha_is_as_asked(alpha: float) -> None:
+def test_alpha_blends_image_and_heatmap(alpha: float) -> None:
     grey = drawn(stored(), (60, 40), RenderOptions("overlay", "gray", alpha, legend=False))
     zero = grey[38, 58]
     assert zero == pytest.approx(90 * (1 - alpha), abs=2)
 
 
-def test_what_the_network_did_not_see_stays_plain() -> None:
+def test_region_outside_the_crop_stays_plain() -> None:
     seen = drawn(stored(), (60, 40), box=(20, 10, 40, 30))
     assert (abs(seen[:9] - 90) <= 2).all()
     assert (abs(seen[:, :19] - 90) <= 2).all()
     assert abs(seen[12, 22] - 90).max() > 30
 
 
-def test_the_map_alone_needs_no_picture() -> None:
+def test_map_alone_needs_no_image() -> None:
     alone = drawn(
         b"no picture", (60, 40), RenderOptions("map", "jet", 0.5, legend=False), box=(0, 0, 40, 40)
     )
@@ -95,14 +95,14 @@ def test_the_map_alone_needs_no_picture() -> None:
     assert alone[5, 5][0] > 100 > alone[5, 5][2]
 
 
-def test_several_maps_stand_side_by_side_and_stay_bounded() -> None:
+def test_several_heatmaps_are_side_by_side_within_the_limit() -> None:
     both = drawn(stored(), (60, 40), layers=[CORNER, CORNER])
     assert both.shape == (40, 128, 3)
     small = drawn(stored(), (60, 40), layers=[CORNER] * 4, max_pixels=2400)
     assert small.shape[0] * small.shape[1] < 2400 * 1.7, "the gaps are all that is added"
 
 
-def test_a_legend_adds_its_lines_and_shows_every_color() -> None:
+def test_legend_adds_lines_with_every_color() -> None:
     plain = drawn(stored(size=(300, 200)), (300, 200))
     whole = drawn(
         stored(size=(300, 200)), (300, 200), RenderOptions("overlay", "jet", 1.0, legend=True)
@@ -114,7 +114,7 @@ def test_a_legend_adds_its_lines_and_shows_every_color() -> None:
     assert (foot[:, 2] - foot[:, 0]).max() > 100
 
 
-def test_a_long_title_is_shortened() -> None:
+def test_long_title_is_shortened() -> None:
     font = font_of(12)
     text = shortened("a very long class name, and then some", font, 80)
     assert text.endswith("…")
@@ -124,13 +124,13 @@ def test_a_long_title_is_shortened() -> None:
 
 
 @pytest.mark.parametrize("name", COLORMAPS)
-def test_colors_are_matplotlibs(name: str) -> None:
+def test_colors_match_matplotlib(name: str) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     wanted = matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255
     assert np.abs(colors_of(name).astype(float) - wanted).max() <= 4
 
 
-def test_a_title_goes_on_in_a_second_line() -> None:
+def test_long_title_wraps() -> None:
     font = font_of(10)
     title = "Egyptian cat 68.9%, grad_cam, deletion 0.12, insertion 0.83"
     lines = wrapped(title, font, 190)
@@ -141,7 +141,7 @@ def test_a_title_goes_on_in_a_second_line() -> None:
     assert "".join(wrapped("incomprehensibilities", font, 40)).endswith("…")
 
 
-def test_pictures_with_titles_of_different_lengths_stand_on_one_foot() -> None:
+def test_images_with_different_titles_are_aligned_at_the_bottom() -> None:
     plain = Image.new("RGB", (100, 50), "white")
     look = RenderOptions("overlay", "jet", 0.5, legend=True)
     layers = [
@@ -156,12 +156,12 @@ def test_pictures_with_titles_of_different_lengths_stand_on_one_foot() -> None:
     np.testing.assert_array_equal(left[-60:], right[-60:])
 
 
-def test_what_is_shown_often_is_made_small_before_it_is_drawn_on() -> None:
+def test_image_shown_several_times_is_reduced_before_drawing() -> None:
     seen = drawn(stored(1, (400, 200)), (400, 200), layers=[CORNER] * 8, max_pixels=80_000)
     assert seen.shape == (70, 8 * (141 + 8) - 8, 3)
 
 
-def test_who_gives_up_draws_no_further() -> None:
+def test_check_stops_the_drawing() -> None:
     calls = []
 
     def check() -> None:

@@ -13,7 +13,7 @@ GRIDS = arrays.arrays(
 
 @settings(max_examples=60, deadline=None)
 @given(GRIDS, st.integers(1, 60))
-def test_it_never_leaves_the_range_of_the_neighbours(grid: np.ndarray, length: int) -> None:
+def test_values_stay_in_the_range_of_their_neighbours(grid: np.ndarray, length: int) -> None:
     fine = monotone(grid, length)
     assert fine.shape == (len(grid), length)
     x = ((np.arange(length) + 0.5) * grid.shape[1] / length - 0.5).clip(0, grid.shape[1] - 1)
@@ -23,7 +23,7 @@ def test_it_never_leaves_the_range_of_the_neighbours(grid: np.ndarray, length: i
     assert (fine <= high + 1e-6).all()
 
 
-def test_a_step_has_no_halo() -> None:
+def test_step_has_no_halo() -> None:
     grid = np.full((6, 6), 0.5, np.float32)
     grid[2:4, 2:4] = 1
     levels = np.asarray(smooth(grid, (300, 200)))
@@ -34,7 +34,7 @@ def test_a_step_has_no_halo() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(GRIDS, st.tuples(st.integers(1, 60), st.integers(1, 60)))
-def test_a_smooth_picture_never_leaves_the_range_of_the_grid(
+def test_smooth_image_stays_in_the_range_of_the_grid(
     grid: np.ndarray, size: tuple[int, int]
 ) -> None:
     levels = np.asarray(smooth(grid, size)).astype(int)
@@ -43,11 +43,11 @@ def test_a_smooth_picture_never_leaves_the_range_of_the_grid(
     assert levels.max() <= np.ceil(grid.max() * 255)
 
 
-def test_values_stand_in_the_middle_of_their_cells() -> None:
+def test_values_lie_at_the_centers_of_their_cells() -> None:
     grid = np.array([[0.0, 1.0, 0.25]], np.float32)
     np.testing.assert_allclose(monotone(grid, 9)[0, [1, 4, 7]], grid[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 700), (700, 3), (1500, 40)])
-def test_any_size(size: tuple[int, int]) -> None:
+def test_any_size_is_supported(size: tuple[int, int]) -> None:
     assert smooth(np.ones((7, 7), np.float32), size).size == size

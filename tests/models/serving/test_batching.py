@@ -4,14 +4,14 @@ import pytest
 from models.serving.batching import Batches, Outputs
 
 
-def test_sizes_are_powers_of_two_and_the_largest() -> None:
+def test_batch_sizes_are_powers_of_two_and_the_largest() -> None:
     assert Batches.up_to(1).sizes == (1,)
     assert Batches.up_to(6).sizes == (1, 2, 4, 6)
     assert Batches.up_to(16).sizes == (1, 2, 4, 8, 16)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 6, 7, 13])
-def test_every_row_is_answered_in_place_and_only_known_sizes_are_run(count: int) -> None:
+def test_rows_keep_their_order_and_only_known_sizes_run(count: int) -> None:
     seen = []
 
     def answer(images: Outputs, classes: Outputs) -> Outputs:
@@ -27,7 +27,7 @@ def test_every_row_is_answered_in_place_and_only_known_sizes_are_run(count: int)
     assert set(seen) <= {1, 2, 4, 6}
 
 
-def test_whose_engine_takes_any_size_pads_nothing() -> None:
+def test_batches_are_not_padded_for_runtimes_without_padding() -> None:
     seen = []
 
     def answer(images: Outputs) -> Outputs:

@@ -99,24 +99,24 @@ def loaded(folder: Path, options: RuntimeOptions = EXACT) -> ExplainEndpoints:
 
 
 @pytest.mark.parametrize("tail", TAILS)
-def test_maps_are_those_of_tensorflow(tail: str, tmp_path: Path) -> None:
+def test_openvino_heatmaps_equal_tensorflows(tail: str, tmp_path: Path) -> None:
     folder = version(tmp_path, TAILS[tail])
-    quick = loaded(folder)
+    explainer = loaded(folder)
     reference = loaded(folder, RuntimeOptions())
     for endpoint in ("explain", "explain_hires"):
-        assert quick.runtimes[endpoint] == "openvino-float32"
+        assert explainer.runtimes[endpoint] == "openvino-float32"
         assert reference.runtimes[endpoint] == "tensorflow-float32"
         expected = reference.explain(endpoint, PICTURES, CLASSES)
-        found = quick.explain(endpoint, PICTURES, CLASSES)
+        actual = explainer.explain(endpoint, PICTURES, CLASSES)
         assert expected["grid"].any()
-        assert found.keys() == expected.keys()
+        assert actual.keys() == expected.keys()
         for name, array in expected.items():
-            assert found[name].dtype == array.dtype
-            np.testing.assert_allclose(found[name], array, atol=1e-5, err_msg=name)
+            assert actual[name].dtype == array.dtype
+            np.testing.assert_allclose(actual[name], array, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("tail", ["all at once", "pool, then all"])
-def test_grad_cam_sends_nothing_back_to_single_places(tail: str, tmp_path: Path) -> None:
+def test_grad_cam_uses_spatial_sums(tail: str, tmp_path: Path) -> None:
     """What a flattened product sends back is summed over the places in its weights."""
 
     def widest_product(endpoint: Endpoint) -> int:
@@ -134,13 +134,13 @@ def test_grad_cam_sends_nothing_back_to_single_places(tail: str, tmp_path: Path)
     assert widest_product("explain") < flattened
 
 
-def test_a_class_that_is_not_there_has_no_evidence(tmp_path: Path) -> None:
-    quick = loaded(version(tmp_path, TAILS["pool, then all"]))
-    told = quick.explain("explain", PICTURES[:2], np.array([3, 2_000_000], np.int32))
-    assert not told["grid"].any()
+def test_unknown_class_has_no_evidence(tmp_path: Path) -> None:
+    explainer = loaded(version(tmp_path, TAILS["pool, then all"]))
+    outputs = explainer.explain("explain", PICTURES[:2], np.array([3, 2_000_000], np.int32))
+    assert not outputs["grid"].any()
 
 
-def test_pieces_side_by_side_explain_as_the_whole(
+def test_parallel_pieces_give_the_same_heatmaps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = version(tmp_path, TAILS["as SqueezeNet"])
@@ -152,43 +152,43 @@ def test_pieces_side_by_side_explain_as_the_whole(
         np.testing.assert_allclose(array, whole[name], atol=1e-5)
 
 
-def test_inputs_of_two_lengths_are_refused(tmp_path: Path) -> None:
-    quick = loaded(version(tmp_path, TAILS["one sigmoid"]))
+def test_inputs_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    explainer = loaded(version(tmp_path, TAILS["one sigmoid"]))
     with pytest.raises(ValueError, match="one length"):
-        quick.explain("explain", PICTURES, CLASSES[:2])
+        explainer.explain("explain", PICTURES, CLASSES[:2])
 
 
 @pytest.mark.parametrize("layer", [layers.MaxPooling2D(3, 2), layers.Conv2D(5, 3, groups=5)])
-def test_what_openvino_cannot_derive_tensorflow_explains(
+def test_tensorflow_explains_if_a_gradient_is_unknown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, layer: keras.Layer
 ) -> None:
     caplog.set_level("INFO")
     tail = [layer, layers.Flatten(), layers.Dense(3, "softmax")]
-    quick = loaded(version(tmp_path, tail))
-    assert quick.runtimes["explain"] == "tensorflow-float32"
+    explainer = loaded(version(tmp_path, tail))
+    assert explainer.runtimes["explain"] == "tensorflow-float32"
     assert "openvino-float32" in caplog.text
-    assert quick.explain("explain", PICTURES, CLASSES)["grid"].any()
+    assert explainer.explain("explain", PICTURES, CLASSES)["grid"].any()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_maps_that_stray_are_not_shown(precision: Precision) -> None:
+def test_deviating_heatmaps_are_detected(precision: Precision) -> None:
     grids = np.random.default_rng(1).random((4, 5, 5), np.float32)
     serve = np.eye(4, dtype=np.float32)
     reference = Reference(PICTURES[:4], {"serve": serve, "explain": grids})
     classes = np.arange(4, dtype=np.int32)
 
-    def judged(found: np.ndarray, target: np.ndarray = classes) -> str | None:
-        told = {"grid": found.astype(np.float32), "target": target}
-        return find_heatmap_deviation(lambda *_: told, "explain", reference, precision)
+    def deviation(actual: np.ndarray, target: np.ndarray = classes) -> str | None:
+        outputs = {"grid": actual.astype(np.float32), "target": target}
+        return find_heatmap_deviation(lambda *_: outputs, "explain", reference, precision)
 
-    assert judged(grids) is None
-    assert "correlation" in (judged(np.concatenate([grids[:3], grids[3:, ::-1]])) or "")
-    assert "correlation" in (judged(np.concatenate([grids[:3], grids[3:] * 0])) or "")
-    assert "no numbers" in (judged(grids * np.nan) or "")
-    assert "other classes" in (judged(grids, classes[::-1]) or "")
+    assert deviation(grids) is None
+    assert "correlation" in (deviation(np.concatenate([grids[:3], grids[3:, ::-1]])) or "")
+    assert "correlation" in (deviation(np.concatenate([grids[:3], grids[3:] * 0])) or "")
+    assert "no numbers" in (deviation(grids * np.nan) or "")
+    assert "other classes" in (deviation(grids, classes[::-1]) or "")
 
 
-def test_one_that_strays_gives_way_to_tensorflow(
+def test_tensorflow_explains_if_openvino_deviates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = version(tmp_path, TAILS["one sigmoid"])
@@ -196,7 +196,7 @@ def test_one_that_strays_gives_way_to_tensorflow(
     assert loaded(folder).runtimes["explain"] == "tensorflow-float32"
 
 
-def test_hires_is_loaded_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_hires_endpoint_is_loaded_on_first_use(tmp_path: Path) -> None:
     folder = version(tmp_path, TAILS["one sigmoid"])
     predictor = VersionPredictor(folder, max_batch_size=2, options=EXACT)
     predictor.load_explain()
@@ -208,7 +208,7 @@ def test_hires_is_loaded_when_it_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # the child imports TensorFlow
-def test_a_version_published_without_maps_to_compare_gets_some(tmp_path: Path) -> None:
+def test_reference_without_heatmaps_is_computed_again(tmp_path: Path) -> None:
     folder = version(tmp_path, TAILS["one sigmoid"])
     full = Reference.read(folder / "reference.npz")
     assert full is not None

@@ -15,7 +15,7 @@ from models.serving.runtime import Precision
 COUNT, CLASSES = 8, 10
 
 
-class Says:
+class FixedRuntime:
     """A runtime with fixed answers."""
 
     name = "fixed"
@@ -44,10 +44,12 @@ def reference(serve: Outputs) -> Reference:
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_equal_answers_pass(precision: Precision) -> None:
+def test_equal_outputs_pass(precision: Precision) -> None:
     true = reference(sure(0.64))
     assert (
-        find_deviation(Says(**{str(k): v for k, v in true.outputs.items()}), true, precision)
+        find_deviation(
+            FixedRuntime(**{str(k): v for k, v in true.outputs.items()}), true, precision
+        )
         is None
     )
 
@@ -56,21 +58,25 @@ def test_equal_answers_pass(precision: Precision) -> None:
 @pytest.mark.parametrize(
     "wrong", [np.roll(sure(0.64), 1, axis=1), np.full((COUNT, CLASSES), 0.1, np.float32)]
 )
-def test_other_classes_do_not(precision: Precision, wrong: Outputs) -> None:
+def test_other_classes_fail(precision: Precision, wrong: Outputs) -> None:
     true = reference(sure(0.64))
-    assert find_deviation(Says(wrong, true.outputs["features"]), true, precision) is not None
+    assert (
+        find_deviation(FixedRuntime(wrong, true.outputs["features"]), true, precision) is not None
+    )
 
 
-def test_rounding_may_decide_a_tie_in_bfloat16_alone() -> None:
+def test_rounding_may_decide_a_tie_only_in_bfloat16() -> None:
     near, swapped = sure(0.5), sure(0.5)
     near[0, :2], swapped[0, :2] = (0.46, 0.44), (0.44, 0.46)
     true = reference(near)
-    found = Says(swapped, true.outputs["features"])
-    assert find_deviation(found, true, "bfloat16") is None
-    assert find_deviation(found, true, "float32") is not None
+    runtime = FixedRuntime(swapped, true.outputs["features"])
+    assert find_deviation(runtime, true, "bfloat16") is None
+    assert find_deviation(runtime, true, "float32") is not None
 
 
-def test_nothing_to_compare_with_is_no_pass() -> None:
+def test_empty_reference_fails() -> None:
     true = reference(sure(0.9))
     empty = Reference(true.images, {})
-    assert find_deviation(Says(**{str(k): v for k, v in true.outputs.items()}), empty, "int8")
+    assert find_deviation(
+        FixedRuntime(**{str(k): v for k, v in true.outputs.items()}), empty, "int8"
+    )

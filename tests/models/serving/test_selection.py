@@ -20,7 +20,7 @@ PICTURES = np.random.default_rng(9).integers(0, 256, (5, 16, 16, 3), np.uint8)
 EXACT = RuntimeOptions("openvino", "float32", 1)
 
 
-def test_openvino_answers_as_tensorflow_does(tiny: Store) -> None:
+def test_openvino_outputs_equal_tensorflows(tiny: Store) -> None:
     reference = load_version(tiny, "pets", max_batch_size=4)
     quick = load_version(tiny, "pets", max_batch_size=4, options=EXACT)
     assert (reference.runtime, quick.runtime) == ("tensorflow-float32", "openvino-float32")
@@ -36,7 +36,7 @@ def test_openvino_answers_as_tensorflow_does(tiny: Store) -> None:
     )
 
 
-def test_warm_keeps_sizes_that_it_measured(tiny: Store) -> None:
+def test_warm_keeps_measured_batch_sizes(tiny: Store) -> None:
     predictor = load_version(tiny, "pets", max_batch_size=4, options=EXACT)
     predictor.warm()
     assert predictor.batch_sizes in ((1,), (1, 2), (1, 2, 4))
@@ -44,7 +44,7 @@ def test_warm_keeps_sizes_that_it_measured(tiny: Store) -> None:
 
 
 @pytest.mark.parametrize("pictures", [1, 2])
-def test_pieces_side_by_side_answer_as_the_whole(
+def test_parallel_pieces_give_the_same_outputs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
 ) -> None:
     monkeypatch.setattr(graph, "_MIN_SPEEDUP", 0.0)  # whatever the measurement says
@@ -59,15 +59,15 @@ def test_pieces_side_by_side_answer_as_the_whole(
     np.testing.assert_allclose(runtime.run("serve", PICTURES[:1]), whole[:1], atol=1e-6)
 
 
-def test_answers_are_the_callers_own(folder: Path) -> None:
+def test_outputs_belong_to_the_caller(folder: Path) -> None:
     runtime = OpenVinoRuntime(folder, read_manifest(folder), "float32", EXACT)
     first = runtime.run("serve", PICTURES[:1])
-    kept = first.copy()
+    copied = first.copy()
     runtime.run("serve", PICTURES[1:2])
-    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, copied)
 
 
-def test_what_strays_is_not_used_and_said(folder: Path, tmp_path: Path) -> None:
+def test_deviating_runtime_is_replaced_with_a_reason(folder: Path, tmp_path: Path) -> None:
     version = tmp_path / "1"
     shutil.copytree(folder, version)
     true = Reference.read(version / REFERENCE)
@@ -81,7 +81,7 @@ def test_what_strays_is_not_used_and_said(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # the child imports TensorFlow
-def test_a_reference_is_made_for_versions_without_one(folder: Path, tmp_path: Path) -> None:
+def test_missing_reference_is_computed(folder: Path, tmp_path: Path) -> None:
     version = tmp_path / "1"
     shutil.copytree(folder, version)
     true = Reference.read(version / REFERENCE)
@@ -94,7 +94,7 @@ def test_a_reference_is_made_for_versions_without_one(folder: Path, tmp_path: Pa
     assert made.outputs.keys() == true.outputs.keys()
 
 
-def test_int8_of_a_version_that_has_none_falls_back_and_says_so(folder: Path) -> None:
+def test_int8_falls_back_for_an_unquantized_version(folder: Path) -> None:
     options = RuntimeOptions("openvino", "int8", 1)
     choice = choose_runtime(folder, read_manifest(folder), options)
     assert choice.runtime.name in ("openvino-bfloat16", "openvino-float32")

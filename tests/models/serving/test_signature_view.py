@@ -12,7 +12,7 @@ pytestmark = keras_warnings.ignored
 @pytest.mark.parametrize(
     ("endpoint", "output"), [("serve", "probabilities"), ("features", "embedding")]
 )
-def test_a_view_shows_one_signature(folder: Path, endpoint: str, output: str) -> None:
+def test_view_has_one_signature(folder: Path, endpoint: str, output: str) -> None:
     with signature_view(folder / "saved_model", endpoint) as view:
         model = import_openvino().Core().read_model(view)
         assert [one.get_any_name() for one in model.inputs] == ["images"]
@@ -20,7 +20,7 @@ def test_a_view_shows_one_signature(folder: Path, endpoint: str, output: str) ->
     assert not view.exists()
 
 
-def test_what_is_not_there_is_refused(folder: Path) -> None:
+def test_missing_signature_is_refused(folder: Path) -> None:
     graph = (folder / "saved_model" / "saved_model.pb").read_bytes()
     with pytest.raises(ValueError, match="no signature"):
         only_signature(graph, "serving")

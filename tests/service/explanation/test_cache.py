@@ -3,33 +3,33 @@ import numpy as np
 from service.explanation.cache import CachedExplanation, ExplanationCache, key_of
 
 
-def kept(values: int) -> CachedExplanation:
+def entry(values: int) -> CachedExplanation:
     return CachedExplanation(np.zeros(values, np.float32), b"")
 
 
-def test_it_never_grows_beyond_its_bytes_and_keeps_what_was_asked_last() -> None:
-    one = kept(100).size
+def test_cache_stays_within_its_bytes_and_keeps_recent_entries() -> None:
+    one = entry(100).size
     cache = ExplanationCache(3 * one)
     keys = [("m", 1, b"", at, b"") for at in range(4)]
     for key in keys[:3]:
-        cache.put(key, kept(100))
+        cache.put(key, entry(100))
     assert cache.get(keys[0]) is not None
-    cache.put(keys[3], kept(100))
+    cache.put(keys[3], entry(100))
     assert len(cache) == 3
     assert cache.bytes == 3 * one
     assert cache.get(keys[1]) is None, "the one asked for longest ago"
     assert cache.get(keys[0]) is not None
-    cache.put(keys[0], kept(100))
+    cache.put(keys[0], entry(100))
     assert cache.bytes == 3 * one, "the same again takes no more"
 
 
-def test_what_is_larger_than_all_is_not_kept() -> None:
+def test_entry_larger_than_the_cache_is_dropped() -> None:
     cache = ExplanationCache(1000)
-    cache.put(("m", 1, b"", 0, b""), kept(1000))
+    cache.put(("m", 1, b"", 0, b""), entry(1000))
     assert (len(cache), cache.bytes) == (0, 0)
 
 
-def test_every_part_of_the_question_counts() -> None:
+def test_key_depends_on_every_part_of_the_request() -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     keys = {
         key_of("m", 1, b"a", 3, pixels),

@@ -22,12 +22,14 @@ def post(client: httpx.Client, key: str | None = None, **body: Any) -> httpx.Res
     return client.post("/v1/filters", json=body, headers=headers)
 
 
-def test_filters_without_a_model_are_of_the_first_that_is_ready(
+def test_default_model_is_the_first_that_is_ready(
     settings: Settings,
     with_layers: FakeServices,
     served: Callable[..., AbstractContextManager[str]],
 ) -> None:
-    settings = settings.model_copy(update={"models": ("vgg16", "squeezenet")})  # only one is ready
+    settings = settings.model_copy(
+        update={"models": ("vgg16", "squeezenet")}
+    )  # only parameter is ready
     with served(settings, with_layers) as url:
         answer = httpx.post(f"{url}/v1/filters", json={"layer": "conv1", "version": 1})
     assert answer.status_code == 202
@@ -35,7 +37,7 @@ def test_filters_without_a_model_are_of_the_first_that_is_ready(
     assert (request["model"], request["version"]) == ("squeezenet", 1)
 
 
-def test_a_job_has_its_model_and_version_pinned(
+def test_job_has_its_model_and_version_resolved(
     client: httpx.Client, promoted: FakeServices
 ) -> None:
     answer = post(client, version="champion", filters=[511, 0])
@@ -65,7 +67,7 @@ def test_a_job_has_its_model_and_version_pinned(
         {"image_size": 513},
     ],
 )
-def test_what_cannot_be_is_refused_at_once(
+def test_impossible_request_is_refused_at_once(
     client: httpx.Client, promoted: FakeServices, body: dict[str, Any]
 ) -> None:
     answer = post(client, **body)
@@ -73,12 +75,12 @@ def test_what_cannot_be_is_refused_at_once(
     assert promoted.jobs.worked == []
 
 
-def test_the_filters_that_there_are_are_told(client: httpx.Client, promoted: FakeServices) -> None:
+def test_error_states_the_valid_filters(client: httpx.Client, promoted: FakeServices) -> None:
     assert "'fire9_concat' has 512, numbered 0 to 511" in post(client, filters=[512]).text
     assert post(client, layer="fire99").json()["code"] == "layer_not_found"
 
 
-def test_a_key_finds_its_first_answer_whatever_has_become_of_the_names(
+def test_repeated_key_returns_the_first_job_after_an_alias_moved(
     client: httpx.Client, promoted: FakeServices
 ) -> None:
     first = post(client, "k1", model="squeezenet", filters=[3])
@@ -92,7 +94,7 @@ def test_a_key_finds_its_first_answer_whatever_has_become_of_the_names(
     assert post(client, "k2", model="squeezenet", filters=[3]).status_code == 404
 
 
-def test_the_key_is_not_said_to_need_a_preference(client: httpx.Client) -> None:
-    told = client.get("/openapi.json").json()["paths"]["/v1/filters"]["post"]["parameters"]
-    (key,) = [one for one in told if one["name"] == "Idempotency-Key"]
+def test_key_is_documented_without_a_preference(client: httpx.Client) -> None:
+    parameters = client.get("/openapi.json").json()["paths"]["/v1/filters"]["post"]["parameters"]
+    (key,) = [parameter for parameter in parameters if parameter["name"] == "Idempotency-Key"]
     assert "respond-async" not in key["description"]

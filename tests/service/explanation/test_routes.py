@@ -24,7 +24,7 @@ def post(
     return client.post(path, params=params, content=data or gray_png(), headers=headers)
 
 
-def test_a_picture_by_default_and_at_its_own_size(client: httpx.Client) -> None:
+def test_default_response_is_a_png_of_the_images_size(client: httpx.Client) -> None:
     answer = post(client)
     assert answer.headers["Content-Type"] == "image/png"
     assert Image.open(io.BytesIO(answer.content)).size == (40, 30)
@@ -32,7 +32,7 @@ def test_a_picture_by_default_and_at_its_own_size(client: httpx.Client) -> None:
     assert "render;dur=" in answer.headers["Server-Timing"]
 
 
-def test_numbers_when_asked_for(client: httpx.Client) -> None:
+def test_json_on_request(client: httpx.Client) -> None:
     body = post(client, gray_png(100), headers=JSON).json()
     assert (body["model"], body["method"], body["layer"]) == (
         "squeezenet",
@@ -54,14 +54,14 @@ def test_numbers_when_asked_for(client: httpx.Client) -> None:
     assert 0 < region["x"] < region["x"] + region["width"] < 40
 
 
-def test_no_evidence_is_zeros_and_said(client: httpx.Client) -> None:
+def test_no_evidence_gives_zeros_and_a_flag(client: httpx.Client) -> None:
     body = post(client, headers=JSON, class_index=7).json()
     assert body["empty"] is True
     assert body["grid"]["values"] == [[0, 0], [0, 0]]
     assert post(client, class_index=7, legend=True).status_code == 200
 
 
-def test_several_classes(client: httpx.Client, fakes: FakeServices) -> None:
+def test_several_classes_give_several_maps(client: httpx.Client, fakes: FakeServices) -> None:
     body = post(client, headers=JSON, class_index=[3, 281]).json()
     assert [one["target"]["index"] for one in body["maps"]] == [3, 281]
     assert "grid" not in body
@@ -70,7 +70,7 @@ def test_several_classes(client: httpx.Client, fakes: FakeServices) -> None:
     assert strip.size == (88, 30)
 
 
-def test_several_images_each_have_their_own(client: httpx.Client) -> None:
+def test_several_images_have_separate_results(client: httpx.Client) -> None:
     files = [
         ("image", (name, data, "image/png"))
         for name, data in (("a", gray_png(50)), ("b", b"x"), ("c", gray_png(60)))
@@ -84,7 +84,9 @@ def test_several_images_each_have_their_own(client: httpx.Client) -> None:
     assert "application/json" in refused.json()["detail"]
 
 
-def test_the_same_again_is_not_computed_again(client: httpx.Client, fakes: FakeServices) -> None:
+def test_repeated_request_is_served_from_the_cache(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
     first = post(client, headers=JSON, class_index=3).json()
     assert first["cached"] is False
     asked = len(fakes.dispatcher.asked)
@@ -97,10 +99,10 @@ def test_the_same_again_is_not_computed_again(client: httpx.Client, fakes: FakeS
     assert post(client, headers=JSON, class_index=3, method="layer_cam").json()["cached"] is False
 
 
-def test_what_makes_no_difference_is_the_same_again(client: httpx.Client) -> None:
+def test_equivalent_request_is_served_from_the_cache(client: httpx.Client) -> None:
     def cached(**params: Any) -> bool:
-        told: bool = post(client, headers=JSON, **params).json()["cached"]
-        return told
+        response: bool = post(client, headers=JSON, **params).json()["cached"]
+        return response
 
     assert not cached(seed=1)
     assert cached(seed=2, layer="fire9_concat")
@@ -119,7 +121,7 @@ def test_what_makes_no_difference_is_the_same_again(client: httpx.Client) -> Non
         ({"method": "occlusion"}, "study"),
     ],
 )
-def test_it_waits_where_it_belongs(
+def test_request_goes_to_the_right_queue(
     client: httpx.Client, fakes: FakeServices, params: dict[str, Any], lane: str
 ) -> None:
     assert post(client, **params).status_code == 200
@@ -143,7 +145,7 @@ def test_it_waits_where_it_belongs(
         {"clas_index": 1},
     ],
 )
-def test_nonsense_is_refused_before_anything_is_computed(
+def test_invalid_request_is_refused_before_computing(
     client: httpx.Client, fakes: FakeServices, params: dict[str, Any]
 ) -> None:
     answer = post(client, **params)
@@ -151,12 +153,12 @@ def test_nonsense_is_refused_before_anything_is_computed(
     assert fakes.dispatcher.asked == []
 
 
-def test_an_image_that_cannot_be_read(client: httpx.Client) -> None:
+def test_unreadable_image_is_refused(client: httpx.Client) -> None:
     answer = post(client, b"no image")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
 
 
-def test_a_job_has_the_files_and_the_question(client: httpx.Client, fakes: FakeServices) -> None:
+def test_job_has_the_files_and_the_request(client: httpx.Client, fakes: FakeServices) -> None:
     answer = post(client, headers={"Prefer": "respond-async"}, method="score_cam", class_index=3)
     assert answer.status_code == 202
     assert answer.headers["Location"] == f"/v1/jobs/{answer.json()['id']}"
@@ -169,7 +171,7 @@ def test_a_job_has_the_files_and_the_question(client: httpx.Client, fakes: FakeS
     json.dumps(request)
 
 
-def test_feature_maps(client: httpx.Client, fakes: FakeServices) -> None:
+def test_activations_as_png_and_json(client: httpx.Client, fakes: FakeServices) -> None:
     body = post(client, path="/v1/activations", headers=JSON, channels=3).json()
     assert (body["channels"], body["shape"]) == (3, [2, 2])
     blank, second, _ = body["maps"]
@@ -187,7 +189,7 @@ def test_feature_maps(client: httpx.Client, fakes: FakeServices) -> None:
     ("layer", "status", "code"),
     [("fire99", 404, "layer_not_found"), ("predictions", 422, "validation_error")],
 )
-def test_a_layer_is_refused_before_the_image_is_read(
+def test_unknown_layer_is_refused_before_the_image_is_read(
     client: httpx.Client,
     with_layers: FakeServices,
     headers: dict[str, str],
@@ -198,8 +200,8 @@ def test_a_layer_is_refused_before_the_image_is_read(
     answer = post(client, b"no image", layer=layer, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert "fire9_concat" in answer.json()["detail"]
-    told = post(client, b"no image", path="/v1/activations", layer=layer)
-    assert (told.status_code, told.json()["code"]) == (status, code)
+    response = post(client, b"no image", path="/v1/activations", layer=layer)
+    assert (response.status_code, response.json()["code"]) == (status, code)
     assert with_layers.dispatcher.asked == []
     assert post(client, layer="conv1").status_code == 200
 
@@ -216,7 +218,7 @@ def test_too_many_numbers_are_refused_before_the_image_is_read(
     assert post(client, path=path, layer="conv1", channels=64).status_code == 200
 
 
-def test_drawing_and_large_answers_leave_the_decoder_alone(
+def test_renderer_draws_and_writes_large_responses(
     client: httpx.Client, fakes: FakeServices
 ) -> None:
     assert post(client).headers["Vary"] == "Accept"

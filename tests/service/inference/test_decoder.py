@@ -26,7 +26,7 @@ def decoder() -> Decoder:
     return Decoder(1, max_pixels=50_000_000)
 
 
-def test_a_picture_and_an_error_come_through(decoder: Decoder) -> None:
+def test_image_and_error_are_returned(decoder: Decoder) -> None:
     async def both() -> None:
         image = await decode(decoder, PHOTO)
         assert (image.width, image.height) == scene().size
@@ -38,7 +38,7 @@ def test_a_picture_and_an_error_come_through(decoder: Decoder) -> None:
     decoder.close()
 
 
-def test_the_event_loop_goes_on_while_a_large_image_is_decoded(decoder: Decoder) -> None:
+def test_event_loop_runs_while_an_image_is_decoded(decoder: Decoder) -> None:
     async def beats() -> int:
         work = asyncio.create_task(decode(decoder, SLOW))
         count = 0
@@ -52,7 +52,7 @@ def test_the_event_loop_goes_on_while_a_large_image_is_decoded(decoder: Decoder)
     decoder.close()
 
 
-def test_a_late_image_ends_the_request_and_then_itself(decoder: Decoder) -> None:
+def test_late_image_times_out_and_frees_its_slot_later(decoder: Decoder) -> None:
     async def late() -> None:
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
@@ -66,7 +66,7 @@ def test_a_late_image_ends_the_request_and_then_itself(decoder: Decoder) -> None
     decoder.close()
 
 
-def test_what_waits_is_bounded_and_room_comes_back(decoder: Decoder) -> None:
+def test_waiting_images_are_bounded_and_slots_are_freed(decoder: Decoder) -> None:
     async def crowd() -> None:
         answers = await asyncio.gather(
             decode(decoder, SLOW),
@@ -83,7 +83,7 @@ def test_what_waits_is_bounded_and_room_comes_back(decoder: Decoder) -> None:
     decoder.close()
 
 
-def test_the_largest_request_has_room() -> None:
+def test_largest_request_fits() -> None:
     decoder = Decoder(1, max_pixels=50_000_000, max_images=40)
 
     async def one_request() -> None:
@@ -93,7 +93,7 @@ def test_the_largest_request_has_room() -> None:
     decoder.close()
 
 
-def test_a_cancelled_request_that_waited_is_never_decoded(decoder: Decoder) -> None:
+def test_cancelled_waiting_request_is_never_decoded(decoder: Decoder) -> None:
     async def hang_up() -> float:
         running = asyncio.create_task(decode(decoder, SLOW))
         waiting = [asyncio.create_task(decode(decoder, SLOW)) for _ in range(20)]
@@ -109,7 +109,7 @@ def test_a_cancelled_request_that_waited_is_never_decoded(decoder: Decoder) -> N
     decoder.close()
 
 
-def test_a_closed_pool_says_so(decoder: Decoder) -> None:
+def test_closed_pool_refuses(decoder: Decoder) -> None:
     decoder.close()
     with pytest.raises(Draining):
         asyncio.run(decode(decoder, PHOTO))

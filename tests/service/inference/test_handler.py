@@ -9,7 +9,7 @@ from tests.service.parts import FakeServices, gray_png
 PNG = {"Content-Type": "image/png"}
 
 
-def test_one_picture_is_classified(client: httpx.Client) -> None:
+def test_one_image_is_classified(client: httpx.Client) -> None:
     answer = client.post("/v1/classify?top_k=2", content=gray_png(100), headers=PNG)
     assert answer.status_code == 200, answer.text
     body = answer.json()
@@ -29,14 +29,14 @@ def test_one_picture_is_classified(client: httpx.Client) -> None:
     assert timing["total"] >= timing["decode"] >= 0
 
 
-def test_a_picture_is_embedded(client: httpx.Client) -> None:
+def test_one_image_is_embedded(client: httpx.Client) -> None:
     answer = client.post("/v1/embed", content=gray_png(7), headers=PNG)
     vector = answer.json()["results"][0]["embedding"]
     assert len(vector) == 512
     assert vector[7] == 0.75
 
 
-def test_in_a_batch_each_picture_has_its_own_fate(client: httpx.Client) -> None:
+def test_each_image_of_a_batch_has_its_own_result(client: httpx.Client) -> None:
     files = [
         ("image", ("C:\\photos\\dark.png", gray_png(10), "image/png")),
         ("image", ("../../text.png", b"no image at all", "image/png")),
@@ -55,7 +55,7 @@ def test_in_a_batch_each_picture_has_its_own_fate(client: httpx.Client) -> None:
     assert tops == [10, 200]
 
 
-def test_a_batch_of_nothing_but_bad_pictures_still_answers(client: httpx.Client) -> None:
+def test_batch_of_unreadable_images_is_answered(client: httpx.Client) -> None:
     files = [("image", ("a", b"x", "image/png")), ("image", ("b", b"y", "image/png"))]
     answer = client.post("/v1/classify", files=files)
     assert answer.status_code == 200
@@ -64,7 +64,7 @@ def test_a_batch_of_nothing_but_bad_pictures_still_answers(client: httpx.Client)
 
 
 @pytest.mark.parametrize("prefer", ["", "respond-async"])
-def test_a_busy_decoder_fails_the_request_and_no_picture(
+def test_busy_decoder_fails_the_whole_request(
     client: httpx.Client, fakes: FakeServices, prefer: str
 ) -> None:
     """No job may be promised, nor a batch answered, with pictures that are only late."""
@@ -76,12 +76,12 @@ def test_a_busy_decoder_fails_the_request_and_no_picture(
     assert not fakes.jobs.submitted
 
 
-def test_a_lone_bad_picture_is_the_answer(client: httpx.Client) -> None:
+def test_error_of_the_only_image_is_the_response(client: httpx.Client) -> None:
     answer = client.post("/v1/classify", files={"image": ("a.png", b"text", "image/png")})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
 
 
-def test_one_failed_reply_of_two_is_its_own(client: httpx.Client, fakes: FakeServices) -> None:
+def test_failed_reply_of_two_is_an_item_error(client: httpx.Client, fakes: FakeServices) -> None:
     good = Reply(bytes(16), 1, 2, 0, 0, vector=np.full(1000, 0.001, np.float32))
     fakes.dispatcher.answers = [good, NoWorker("Gone.")]
     files = [("image", ("a", gray_png(), "image/png")), ("image", ("b", gray_png(), "image/png"))]
@@ -108,7 +108,7 @@ def test_one_failed_reply_of_two_is_its_own(client: httpx.Client, fakes: FakeSer
     ],
     ids=["error", "exception", "nan", "length"],
 )
-def test_the_only_reply_failing_is_the_answer(
+def test_failure_of_the_only_reply_is_the_response(
     client: httpx.Client, fakes: FakeServices, reply: Reply | OpsinError, status: int, code: str
 ) -> None:
     fakes.dispatcher.answers = [reply]
@@ -124,7 +124,7 @@ def test_the_only_reply_failing_is_the_answer(
         (NoWorker("Start one."), 503, "1"),
     ],
 )
-def test_what_passes_by_itself_says_when(
+def test_temporary_errors_have_retry_after(
     client: httpx.Client, fakes: FakeServices, error: QueueFull, status: int, retry: str
 ) -> None:
     fakes.dispatcher.fails = error
@@ -134,19 +134,21 @@ def test_what_passes_by_itself_says_when(
 
 
 @pytest.mark.parametrize("query", ["top_k=0", "top_k=1001", "resize=stretch", "topk=3", "version="])
-def test_a_bad_parameter_is_named(client: httpx.Client, query: str) -> None:
+def test_invalid_parameter_is_named(client: httpx.Client, query: str) -> None:
     answer = client.post(f"/v1/classify?{query}", content=gray_png(), headers=PNG)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
     assert answer.json()["errors"][0]["loc"] == ["query", query.partition("=")[0]]
 
 
-def test_an_unknown_model_is_refused_before_the_body_is_read(client: httpx.Client) -> None:
+def test_unknown_model_is_refused_before_the_body_is_read(client: httpx.Client) -> None:
     answer = client.post("/v1/classify?model=nope", content=b"", headers=PNG)
     assert (answer.status_code, answer.json()["code"]) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=5, Respond-Async", "respond-async; x=1"])
-def test_who_prefers_a_job_gets_one(client: httpx.Client, fakes: FakeServices, prefer: str) -> None:
+def test_respond_async_returns_a_job(
+    client: httpx.Client, fakes: FakeServices, prefer: str
+) -> None:
     files = [("image", ("a", gray_png(), "image/png")), ("image", ("b", b"bad", "image/png"))]
     answer = client.post("/v1/embed", files=files, headers={"Prefer": prefer})
     assert answer.status_code == 202
@@ -161,21 +163,19 @@ def test_who_prefers_a_job_gets_one(client: httpx.Client, fakes: FakeServices, p
     assert getattr(bad.content, "code", None) == "invalid_image"
 
 
-def test_other_preferences_change_nothing(client: httpx.Client) -> None:
+def test_other_preferences_are_ignored(client: httpx.Client) -> None:
     headers = PNG | {"Prefer": "handling=strict"}
     assert client.post("/v1/classify", content=gray_png(), headers=headers).status_code == 200
 
 
-def test_a_job_of_one_bad_picture_is_refused_at_once(
-    client: httpx.Client, fakes: FakeServices
-) -> None:
+def test_job_of_one_unreadable_image_is_refused(client: httpx.Client, fakes: FakeServices) -> None:
     headers = PNG | {"Prefer": "respond-async"}
     answer = client.post("/v1/classify", content=b"bad", headers=headers)
     assert answer.status_code == 422
     assert not fakes.jobs.jobs
 
 
-def test_the_same_key_and_request_are_the_same_job(client: httpx.Client) -> None:
+def test_same_key_and_request_return_the_same_job(client: httpx.Client) -> None:
     headers = PNG | {"Prefer": "respond-async", "Idempotency-Key": "k-1"}
 
     def ask(brightness: int, query: str = "") -> tuple[int, str]:

@@ -36,7 +36,7 @@ def read(body: dict[str, Any] | bytes, length: str | None = None) -> ParsedInfer
     return parse_infer(raw, length, SMALL)
 
 
-def test_json_flat_and_nested() -> None:
+def test_json_may_be_flat_or_nested() -> None:
     for data in (PIXELS.ravel().tolist(), PIXELS.tolist()):
         ask = read(request(data=data) | {"id": "7"})
         assert np.array_equal(ask.pixels, PIXELS)
@@ -45,19 +45,19 @@ def test_json_flat_and_nested() -> None:
         assert ask.timeout is None
 
 
-def test_binary_is_a_view_of_the_body() -> None:
+def test_binary_pixels_are_a_view_of_the_body() -> None:
     body, length = binary()
     ask = read(body, length)
     assert np.array_equal(ask.pixels, PIXELS)
     assert not ask.pixels.flags.owndata
 
 
-def test_json_with_a_length_that_is_all_of_it() -> None:
+def test_json_length_may_be_the_whole_body() -> None:
     body = json.dumps(request()).encode()
     assert len(read(body, str(len(body))).pixels) == 2
 
 
-def test_who_says_how_an_output_comes_back() -> None:
+def test_output_format_is_chosen_per_output_or_request() -> None:
     outputs = [
         {"name": "features", "parameters": {"binary_data": False}},
         {"name": "probabilities"},
@@ -73,7 +73,7 @@ def test_who_says_how_an_output_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected_text"),
     [
         ({"name": "input_1"}, "one input, 'image'"),
         ({"datatype": "FP32"}, "must be UINT8"),
@@ -104,14 +104,14 @@ def test_who_says_how_an_output_comes_back() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_wrong_input_is_explained(changes: dict[str, Any], told: str) -> None:
+def test_invalid_input_is_explained(changes: dict[str, Any], expected_text: str) -> None:
     with pytest.raises((ValidationFailed, PayloadTooLarge)) as caught:
         read(request(**changes))
-    assert told in caught.value.detail
+    assert expected_text in caught.value.detail
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected_text"),
     [
         ({"inputs": []}, "inputs"),
         ({"inputs": request()["inputs"] * 2}, "one input"),
@@ -125,20 +125,20 @@ def test_a_wrong_input_is_explained(changes: dict[str, Any], told: str) -> None:
     ],
     ids=str,
 )
-def test_a_wrong_request_is_explained(change: dict[str, Any], told: str) -> None:
+def test_invalid_request_is_explained(change: dict[str, Any], expected_text: str) -> None:
     with pytest.raises(ValidationFailed) as caught:
         read(request() | change)
-    assert told in caught.value.detail
+    assert expected_text in caught.value.detail
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "", "x", "99999", "٣", "9" * 30, "0", "10"])
-def test_a_length_that_lies(length: str) -> None:
+def test_wrong_json_length_is_refused(length: str) -> None:
     body, _ = binary()
     with pytest.raises(BadRequest):
         read(body, length)
 
 
-def test_binary_data_that_is_not_as_long_as_was_said() -> None:
+def test_wrong_binary_data_size_is_refused() -> None:
     body, length = binary()
     for wrong in (body[:-1], body + b"x"):
         with pytest.raises(BadRequest, match="bytes follow"):
@@ -148,11 +148,11 @@ def test_binary_data_that_is_not_as_long_as_was_said() -> None:
     with pytest.raises(ValidationFailed, match="both"):
         read(*binary(data=[1]))
     head = json.dumps(request()).encode()
-    with pytest.raises(BadRequest, match="does not speak of"):
+    with pytest.raises(BadRequest, match="does not mention"):
         read(head + b"x", str(len(head)))
 
 
-def test_an_answer_mixes_json_and_bytes() -> None:
+def test_response_may_mix_json_and_bytes() -> None:
     outputs = (
         RequestedOutput("features", binary=True),
         RequestedOutput("probabilities", binary=False),
@@ -181,7 +181,7 @@ def test_an_answer_mixes_json_and_bytes() -> None:
     assert np.frombuffer(packed.body[packed.json_length :], "<f4").tolist() == [1, 2, 3]
 
 
-def test_an_answer_of_json_alone() -> None:
+def test_response_of_json_only() -> None:
     ask = ParsedInfer(None, PIXELS, (RequestedOutput("features", binary=False),), None)
     packed = encode_response(ask, "m", 1, {"features": np.zeros((2, 1), np.float32)})
     assert packed.json_length is None
@@ -204,7 +204,7 @@ WHOLE, EMBEDDING_SIZE = binary()
     dropped=st.integers(0, 40),
     length=st.none() | st.integers(-5, len(WHOLE) + 50).map(str) | st.just(EMBEDDING_SIZE),
 )
-def test_a_damaged_binary_request_is_read_or_refused(
+def test_damaged_binary_request_is_parsed_or_refused(
     at: int, put: bytes, dropped: int, length: str | None
 ) -> None:
     body = WHOLE[:at] + put + WHOLE[at + dropped :]
@@ -213,7 +213,7 @@ def test_a_damaged_binary_request_is_read_or_refused(
     except OpsinError as error:
         refused_well(error)
     else:
-        assert ask.pixels.shape[1:] == SMALL.gray_png
+        assert ask.pixels.shape[1:] == SMALL.image
         assert 1 <= len(ask.pixels) <= SMALL.max_images
 
 
@@ -230,7 +230,7 @@ JSON = st.recursive(
     value=JSON,
     outside=st.dictionaries(st.sampled_from(["id", "parameters", "outputs", "inputs"]), JSON),
 )
-def test_any_json_in_any_field_is_read_or_refused(
+def test_any_json_in_any_field_is_parsed_or_refused(
     field: str, value: Any, outside: dict[str, Any]
 ) -> None:
     try:

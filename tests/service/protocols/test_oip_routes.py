@@ -42,7 +42,7 @@ def ask(client: httpx.Client, *levels: int, path: str = INFER, **more: Any) -> h
     return client.post(path, content=body, headers=headers)
 
 
-def test_the_server_tells_of_itself(client: httpx.Client) -> None:
+def test_server_metadata(client: httpx.Client) -> None:
     server = client.get("/v2").json()
     assert server["name"] == "opsin"
     assert "binary_tensor_data" in server["extensions"]
@@ -50,7 +50,7 @@ def test_the_server_tells_of_itself(client: httpx.Client) -> None:
     assert client.get("/v2/health/ready").json() == {"ready": True}
 
 
-def test_not_ready_says_why(client: httpx.Client, fakes: FakeServices) -> None:
+def test_not_ready_states_the_reason(client: httpx.Client, fakes: FakeServices) -> None:
     fakes.database = False
     answer = client.get("/v2/health/ready")
     assert answer.status_code == 503
@@ -59,7 +59,7 @@ def test_not_ready_says_why(client: httpx.Client, fakes: FakeServices) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "/versions/1", "/versions/champion"])
-def test_a_model_tells_of_its_tensors(client: httpx.Client, version: str) -> None:
+def test_model_metadata_lists_tensors(client: httpx.Client, version: str) -> None:
     model = client.get(f"/v2/models/squeezenet{version}").json()
     assert model["versions"] == ["1"]
     assert model["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, *SHAPE]}]
@@ -78,13 +78,15 @@ def test_a_model_tells_of_its_tensors(client: httpx.Client, version: str) -> Non
     ("path", "status"),
     [("nobody", 404), ("squeezenet/versions/7", 404), ("squeezenet/versions/a b", 422)],
 )
-def test_what_is_not_there(client: httpx.Client, path: str, what: str, status: int) -> None:
+def test_unknown_models_and_versions_are_refused(
+    client: httpx.Client, path: str, what: str, status: int
+) -> None:
     answer = client.get(f"/v2/models/{path}{what}")
     assert answer.status_code == status
     assert answer.json().keys() == {"error"}
 
 
-def test_the_repository_is_listed(client: httpx.Client) -> None:
+def test_repository_index_lists_versions(client: httpx.Client) -> None:
     everything = client.post("/v2/repository/index").json()
     assert {one["name"]: one["state"] for one in everything} == {
         "efficientnet_lite0": "UNAVAILABLE",
@@ -99,7 +101,7 @@ def test_the_repository_is_listed(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", [INFER, INFER.replace("/infer", "/versions/1/infer")])
-def test_several_images_are_a_batch(client: httpx.Client, path: str) -> None:
+def test_several_images_form_a_batch(client: httpx.Client, path: str) -> None:
     answer = ask(client, 10, 20, path=path, id="seven")
     assert answer.status_code == 200, answer.text
     assert LENGTH_HEADER not in answer.headers
@@ -112,14 +114,14 @@ def test_several_images_are_a_batch(client: httpx.Client, path: str) -> None:
     assert rows.argmax(axis=1).tolist() == [10, 20]
 
 
-def test_json_numbers_are_the_same_as_bytes(client: httpx.Client) -> None:
+def test_json_and_bytes_give_equal_outputs(client: httpx.Client) -> None:
     tensor = {"name": "image", "shape": [1, *SHAPE], "datatype": "UINT8"}
     flat = client.post(INFER, json={"inputs": [tensor | {"data": grey(9).ravel().tolist()}]})
     nested = client.post(INFER, json={"inputs": [tensor | {"data": grey(9).tolist()}]})
     assert flat.json() == nested.json() == ask(client, 9).json()
 
 
-def test_both_outputs_one_as_bytes(client: httpx.Client) -> None:
+def test_both_outputs_with_one_as_bytes(client: httpx.Client) -> None:
     outputs = [{"name": "features", "parameters": {"binary_data": True}}, {"name": "probabilities"}]
     answer = ask(client, 30, outputs=outputs)
     assert answer.headers["Content-Type"] == "application/octet-stream"
@@ -130,12 +132,12 @@ def test_both_outputs_one_as_bytes(client: httpx.Client) -> None:
     assert np.argmax(probabilities["data"]) == 30
 
 
-def test_an_unknown_model_is_refused_before_the_body_is_read(client: httpx.Client) -> None:
+def test_unknown_model_is_refused_before_the_body_is_read(client: httpx.Client) -> None:
     answer = client.post("/v2/models/nobody/infer", content=b"{")
     assert (answer.status_code, answer.json().keys()) == (404, {"error"})
 
 
-def test_a_full_queue_is_told_before_the_body_is_read(
+def test_full_queue_is_refused_before_the_body_is_read(
     client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -147,18 +149,18 @@ def test_a_full_queue_is_told_before_the_body_is_read(
     assert answer.json() == {"error": "Full."}
 
 
-def test_too_many_images(client: httpx.Client) -> None:
+def test_too_many_images_are_refused(client: httpx.Client) -> None:
     answer = ask(client, 1, 2, 3, 4, 5)
     assert answer.status_code == 422
     assert "1 to 4 images" in answer.json()["error"]
 
 
-def test_a_body_larger_than_any_request(client: httpx.Client) -> None:
+def test_oversized_body_is_refused(client: httpx.Client) -> None:
     answer = client.post("/v2/models/squeezenet/infer", content=bytes(10_000_000))
     assert (answer.status_code, answer.json().keys()) == (413, {"error"})
 
 
-def test_a_compressed_body_is_refused(client: httpx.Client) -> None:
+def test_compressed_body_is_refused(client: httpx.Client) -> None:
     body, headers = binary(1)
     answer = client.post(INFER, content=body, headers=headers | {"Content-Encoding": "gzip"})
     assert (answer.status_code, answer.json().keys()) == (415, {"error"})
@@ -174,7 +176,7 @@ def test_one_failed_image_fails_the_request(client: httpx.Client, fakes: FakeSer
     assert ask(client, 1, 2).status_code == 500
 
 
-def test_the_clients_deadline_counts_and_its_own_timeout_too(
+def test_deadline_and_timeout_parameter_both_apply(
     client: httpx.Client, fakes: FakeServices
 ) -> None:
     fakes.dispatcher.delay = 30
@@ -190,7 +192,7 @@ def test_the_clients_deadline_counts_and_its_own_timeout_too(
     assert (wrong.status_code, wrong.json().keys()) == (422, {"error"})
 
 
-def test_who_hangs_up_is_not_worked_for(client: httpx.Client, fakes: FakeServices) -> None:
+def test_disconnect_withdraws_the_request(client: httpx.Client, fakes: FakeServices) -> None:
     fakes.dispatcher.delay = 10
     body, headers = binary(1)
     url = client.base_url
@@ -205,14 +207,14 @@ def test_who_hangs_up_is_not_worked_for(client: httpx.Client, fakes: FakeService
     assert fakes.dispatcher.cancelled == 1
 
 
-def test_elsewhere_in_v2_errors_look_the_same(client: httpx.Client) -> None:
+def test_unknown_v2_paths_have_plain_errors(client: httpx.Client) -> None:
     assert client.get("/v2/nowhere").json().keys() == {"error"}
     wrong_method = client.get(INFER)
     assert (wrong_method.status_code, wrong_method.json().keys()) == (405, {"error"})
     assert client.get("/v2nd").json()["code"] == "not_found"
 
 
-def test_a_key_is_needed_but_for_probes(
+def test_key_is_required_except_for_probes(
     served: Callable[[Settings, FakeServices], AbstractContextManager[str]], fakes: FakeServices
 ) -> None:
     settings = Settings(_env_file=None, api_key="a-key-of-sixteen-or-more")

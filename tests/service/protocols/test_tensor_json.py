@@ -16,15 +16,17 @@ def noise(*shape: int) -> Pixels:
     return np.random.default_rng(8).integers(0, 256, shape, np.uint8)
 
 
-def read(value: Any, *shapes: tuple[int, ...], most: int = 1_000_000) -> Pixels:
+def read(value: Any, *shapes: tuple[int, ...], max_numbers: int = 1_000_000) -> Pixels:
     numbers = numbers_of(value)
     assert numbers is not None
-    return numbers.read(*shapes, max_numbers=most)
+    return numbers.read(*shapes, max_numbers=max_numbers)
 
 
 @pytest.mark.parametrize("options", [{}, {"indent": 1}, {"separators": (",", ":")}])
 @pytest.mark.parametrize("shape", [(2, 60, 50, 3), (1, 2, 2, 3)], ids=["long", "short"])
-def test_nested_numbers_come_back(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+def test_nested_numbers_survive_a_round_trip(
+    shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
     pixels = noise(*shape)
     text = json.dumps({"a": {"data": pixels.tolist()}, "b": [1, "x"]}, **options).encode()
     document = parse(text)
@@ -33,7 +35,7 @@ def test_nested_numbers_come_back(shape: tuple[int, ...], options: dict[str, Any
     assert np.array_equal(read(document["a"]["data"], (-1, *shape[1:])), pixels)
 
 
-def test_flat_numbers_are_another_shape() -> None:
+def test_flat_numbers_have_another_shape() -> None:
     pixels = noise(500)
     value = parse(json.dumps(pixels.tolist()).encode())
     assert np.array_equal(read(value, (10, 50), (500,)), pixels)
@@ -41,14 +43,14 @@ def test_flat_numbers_are_another_shape() -> None:
         read(value, (10, 50))
 
 
-def test_an_array_longer_than_a_block() -> None:
+def test_array_longer_than_a_block_is_read() -> None:
     pixels = noise(2_000_000)
     value = parse(json.dumps(pixels.tolist()).encode())
     assert isinstance(value, Numbers)
     assert np.array_equal(read(value, (-1,), max_numbers=2_000_000), pixels)
 
 
-def test_what_looks_like_an_array_inside_a_string_is_a_string() -> None:
+def test_array_inside_a_string_stays_a_string() -> None:
     text = '"data": [' + "1," * 500 + "1], \\"
     document = parse(json.dumps({"id": text, "data": [1]}).encode())
     assert document == {"id": text, "data": [1]}
@@ -58,7 +60,7 @@ def test_what_looks_like_an_array_inside_a_string_is_a_string() -> None:
     "row",
     ["256", "1000", "-1", "1.0", "1e2", "NaN", "null", "true", "[1]", "1 2", "01", "0x1", "", "1,"],
 )
-def test_what_is_no_pixel_is_refused(row: str) -> None:
+def test_values_other_than_pixels_are_refused(row: str) -> None:
     for count in (5, 500):
         text = "[" + "7," * count + row + "]"
         with pytest.raises((ValidationFailed, BadRequest)):
@@ -86,14 +88,14 @@ def test_what_is_no_pixel_is_refused(row: str) -> None:
     ],
     ids=lambda text: text[:12].decode("latin-1"),
 )
-def test_hostile_json_is_refused_at_once(text: bytes) -> None:
+def test_hostile_json_is_refused_quickly(text: bytes) -> None:
     began = time.monotonic()
     with pytest.raises((BadRequest, ValidationFailed)):
         read(parse(text), (3,))
     assert time.monotonic() - began < 10
 
 
-def test_too_many_numbers_are_refused_before_they_are_read() -> None:
+def test_too_many_numbers_are_refused_before_reading() -> None:
     value = parse(b"[" + b"1," * 100_000 + b"1]")
     with pytest.raises(PayloadTooLarge):
         read(value, (-1,), max_numbers=20_000)
@@ -102,7 +104,7 @@ def test_too_many_numbers_are_refused_before_they_are_read() -> None:
     assert read(value, (-1,), max_numbers=100_001).all()
 
 
-def test_white_space_has_its_bound() -> None:
+def test_white_space_is_bounded() -> None:
     value = parse(b"[" + b" " * 100_000 + b"1]")
     with pytest.raises(PayloadTooLarge):
         read(value, (1,), max_numbers=1)
@@ -110,7 +112,7 @@ def test_white_space_has_its_bound() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=2000) | st.text('[]{},:" 019-.eN\\', max_size=2000).map(str.encode))
-def test_any_bytes_end_in_a_document_or_a_bad_request(text: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(text: bytes) -> None:
     try:
         value = parse(text)
         if (numbers := numbers_of(value)) is not None:
@@ -121,7 +123,7 @@ def test_any_bytes_end_in_a_document_or_a_bad_request(text: bytes) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text("[],0123456789 -.", min_size=512, max_size=4000))
-def test_long_arrays_are_read_as_json_reads_them(middle: str) -> None:
+def test_long_arrays_are_read_like_json(middle: str) -> None:
     text = "[" + "1," * 300 + "1" + middle + "]"
     try:
         expected = json.loads(text)

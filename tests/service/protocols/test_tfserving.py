@@ -31,7 +31,7 @@ def read(body: Any) -> ParsedPredict:
         ({"inputs": {"image": LISTS}}, "outputs"),
     ],
 )
-def test_numbers_in_rows_and_columns(body: Any, key: str) -> None:
+def test_numbers_as_instances_or_inputs(body: Any, key: str) -> None:
     ask = read(body)
     assert ask.response_key == key
     assert ask.operation == "classify"
@@ -50,11 +50,11 @@ def test_numbers_in_rows_and_columns(body: Any, key: str) -> None:
         ({"instances": [{"b64": B64["b64"].replace("+", "-").replace("/", "_")}]}, 1),
     ],
 )
-def test_encoded_images(body: Any, count: int) -> None:
+def test_encoded_images_are_found(body: Any, count: int) -> None:
     assert list(read(body).images) == [FILE] * count
 
 
-def test_both_kinds_in_one_request() -> None:
+def test_numbers_and_encoded_images_in_one_request() -> None:
     first, second = read({"instances": [B64, {"image": LISTS[1]}]}).images
     assert first == FILE
     assert np.array_equal(second, PIXELS[1])  # type: ignore[arg-type] # told apart above
@@ -64,7 +64,7 @@ def test_both_kinds_in_one_request() -> None:
     ("name", "operation"),
     [(None, "classify"), ("", "classify"), ("serve", "classify"), ("features", "embed")],
 )
-def test_signatures(name: str | None, operation: str) -> None:
+def test_signature_selects_the_operation(name: str | None, operation: str) -> None:
     assert read({"signature_name": name, "instances": LISTS}).operation == operation
 
 
@@ -97,7 +97,7 @@ def test_signatures(name: str | None, operation: str) -> None:
     ],
     ids=lambda body: str(body)[:40],
 )
-def test_a_wrong_body_is_refused(body: Any) -> None:
+def test_invalid_body_is_refused(body: Any) -> None:
     with pytest.raises(OpsinError) as caught:
         read(body)
     assert caught.value.meaning.status in {413, 422}
@@ -114,14 +114,14 @@ def test_a_wrong_body_is_refused(body: Any) -> None:
         (base64.b64encode(bytes(220)).decode(), "payload_too_large"),
     ],
 )
-def test_bad_base64_is_the_images_own_error(text: Any, code: str) -> None:
+def test_invalid_base64_is_an_image_error(text: Any, code: str) -> None:
     good, bad = read({"instances": [B64, {"b64": text}]}).images
     assert good == FILE
     assert isinstance(bad, OpsinError)
     assert bad.code == code
 
 
-def test_the_answer_is_a_row_an_image() -> None:
+def test_response_has_a_row_for_each_image() -> None:
     rows = np.array([[0.25, 0.75], [1, 0]], np.float32)
     assert json.loads(encode_response(read({"inputs": LISTS}), rows)) == {"outputs": rows.tolist()}
     assert json.loads(encode_response(read({"instances": LISTS}), rows)) == {
@@ -129,7 +129,7 @@ def test_the_answer_is_a_row_an_image() -> None:
     }
 
 
-def test_the_message_says_what_an_image_is() -> None:
+def test_error_describes_a_valid_image() -> None:
     with pytest.raises(ValidationFailed, match=r"\[4, 5, 3\].*b64"):
         read({"instances": [{"picture": B64}]})
 
@@ -151,7 +151,7 @@ JSON = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(["instances", "inputs", "signature_name"]), JSON))
-def test_any_body_is_read_or_refused(body: dict[str, Any]) -> None:
+def test_any_body_is_parsed_or_refused(body: dict[str, Any]) -> None:
     try:
         ask = read(body)
     except OpsinError as error:

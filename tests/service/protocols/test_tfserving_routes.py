@@ -35,7 +35,7 @@ def test_inputs_give_outputs(client: httpx.Client) -> None:
     assert (len(outputs), len(outputs[0]), np.argmax(outputs[0])) == (1, 512, 7)
 
 
-def test_encoded_images_are_decoded_like_all_others(client: httpx.Client) -> None:
+def test_encoded_images_are_decoded_like_uploads(client: httpx.Client) -> None:
     body = {"instances": [b64(40), {"image": grey(50)}, {"image": b64(60)}]}
     rows = client.post(PREDICT, json=body).json()["predictions"]
     assert [int(np.argmax(row)) for row in rows] == [40, 50, 60]
@@ -49,7 +49,9 @@ def test_encoded_images_are_decoded_like_all_others(client: httpx.Client) -> Non
         ({"b64": base64.b64encode(bytes(20_001)).decode()}, 413),
     ],
 )
-def test_a_bad_image_is_named(client: httpx.Client, bad: dict[str, str], status: int) -> None:
+def test_error_names_the_invalid_image(
+    client: httpx.Client, bad: dict[str, str], status: int
+) -> None:
     answer = client.post(PREDICT, json={"instances": [b64(1), bad]})
     assert answer.status_code == status
     assert answer.json()["error"].startswith("Image 1: ")
@@ -66,14 +68,14 @@ def test_a_bad_image_is_named(client: httpx.Client, bad: dict[str, str], status:
         ("/v1/models/squeezenet:predict", 400),
     ],
 )
-def test_errors_are_told_as_tensorflow_serving_does(
+def test_errors_have_tensorflow_servings_format(
     client: httpx.Client, path: str, status: int
 ) -> None:
     answer = client.post(path, content=b"{")
     assert (answer.status_code, answer.json().keys()) == (status, {"error"})
 
 
-def test_what_the_dispatch_refuses(client: httpx.Client, fakes: FakeServices) -> None:
+def test_dispatcher_errors_are_returned(client: httpx.Client, fakes: FakeServices) -> None:
     fakes.dispatcher.delay = 5
     headers = {"X-Timeout-Ms": "300"}
     late = client.post(PREDICT, json={"instances": [b64(1)]}, headers=headers)
@@ -83,9 +85,9 @@ def test_what_the_dispatch_refuses(client: httpx.Client, fakes: FakeServices) ->
 
 @pytest.mark.parametrize("where", ["", "/versions/1", "/labels/champion"])
 def test_metadata(client: httpx.Client, where: str) -> None:
-    told = client.get(f"/v1/models/squeezenet{where}/metadata").json()
-    assert told["model_spec"] == {"name": "squeezenet", "signature_name": "", "version": "1"}
-    signatures = told["metadata"]["signature_def"]["signature_def"]
+    metadata = client.get(f"/v1/models/squeezenet{where}/metadata").json()
+    assert metadata["model_spec"] == {"name": "squeezenet", "signature_name": "", "version": "1"}
+    signatures = metadata["metadata"]["signature_def"]["signature_def"]
     assert signatures.keys() == {"serving_default", "serve", "features"}
     image = signatures["serve"]["inputs"]["image"]
     assert image["dtype"] == "DT_UINT8"
@@ -94,13 +96,13 @@ def test_metadata(client: httpx.Client, where: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["nobody", "squeezenet/versions/2", "squeezenet/labels/2"])
-def test_metadata_of_nothing(client: httpx.Client, path: str) -> None:
+def test_metadata_of_unknown_models_is_refused(client: httpx.Client, path: str) -> None:
     answer = client.get(f"/v1/models/{path}/metadata")
     assert answer.status_code in {404, 422}
     assert answer.json().keys() == {"error"}
 
 
-def test_a_model_carries_its_status(client: httpx.Client) -> None:
+def test_model_detail_has_version_status(client: httpx.Client) -> None:
     model = client.get("/v1/models/squeezenet").json()
     assert model["name"] == "squeezenet"
     assert model["model_version_status"] == [

@@ -15,7 +15,7 @@ from models.explain.explainer import Explainer
 from models.serving.predictor import VersionPredictor
 from models.serving.runtime import RuntimeOptions
 from tests.models import keras_warnings
-from tests.models.explain.versions import pictures, published, tiny
+from tests.models.explain.versions import published, sample_images, tiny
 from tests.workers.inference.cancellation import cancellation_of
 from workers.inference.explanations import ExplainerCache, ExplainOperation
 from workers.inference.loaded_models import LoadedModels
@@ -70,7 +70,7 @@ def test_the_thread_that_answers_neither_loads_nor_traces(
     explainers = ExplainerCache(lambda *_: explainer, 1, models)
     explain = ExplainOperation(explainers, cancellation_of())
     until = time.time() + 60
-    item = Item(bytes(16), until, 0, "r", pictures(1)[0], class_index=1, note=question.pack())
+    item = Item(bytes(16), until, 0, "r", sample_images(1)[0], class_index=1, note=question.pack())
     yielded: list[int] = []
 
     def answer() -> bytes:

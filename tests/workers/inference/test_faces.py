@@ -90,9 +90,9 @@ def test_request_decides_about_embeddings_and_number_of_faces(
     note = FacesReply.model_validate_json(output.note)
     assert (len(note.faces), note.total) == (1, 2)
     assert output.vector.shape == (0,)
-    nobody = np.full((40, 50, 3), 90, np.uint8)
+    no_faces = np.full((40, 50, 3), 90, np.uint8)
     request = FacesRequest(embed=True)
-    (output,) = faces.compute(QUEUE, embedder, [item_of(nobody, request)], list)  # type: ignore[arg-type]
+    (output,) = faces.compute(QUEUE, embedder, [item_of(no_faces, request)], list)  # type: ignore[arg-type]
     assert FacesReply.model_validate_json(output.note) == FacesReply(faces=(), total=0)
     assert output.vector.shape == (0,)
     assert embedder.batches == []
@@ -106,7 +106,7 @@ def test_request_decides_about_embeddings_and_number_of_faces(
         ({}, -1, DeadlineExceeded),
     ],
 )
-def test_operation_stops_when_nobody_waits(
+def test_operation_stops_when_no_client_waits(
     finder: FaceFinder, changes: dict[str, bool], seconds: float, error: type[Exception]
 ) -> None:
     blank = np.zeros((20, 20, 3), np.uint8)

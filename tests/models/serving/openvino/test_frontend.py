@@ -13,7 +13,7 @@ pytestmark = keras_warnings.ignored
 
 
 @pytest.mark.parametrize("axes", [[-1], [3], [1, 3], [0, 2]])
-def test_what_is_reversed_is_gathered(tmp_path: Path, axes: list[int]) -> None:
+def test_reverse_becomes_a_gather(tmp_path: Path, axes: list[int]) -> None:
     module = tf.Module()
     pictures = tf.TensorSpec([None, 5, 4, 3], tf.uint8)
     module.turned = tf.function(
@@ -27,5 +27,5 @@ def test_what_is_reversed_is_gathered(tmp_path: Path, axes: list[int]) -> None:
 
     kinds = {operation.get_type_name() for operation in read.get_ops()}
     assert not kinds & {"Reverse", "ReverseSequence"}
-    told = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([images])[0]
-    np.testing.assert_array_equal(told, module.turned(images))
+    actual = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([images])[0]
+    np.testing.assert_array_equal(actual, module.turned(images))

@@ -69,10 +69,10 @@ def _run(script: str, home: Path, *arguments: str) -> None:
     )
 
 
-def test_serving_reaches_for_nothing_and_needs_no_tensorflow(folder: Path, tmp_path: Path) -> None:
+def test_serving_opens_no_connection_and_loads_no_tensorflow(folder: Path, tmp_path: Path) -> None:
     _run(_GUARD + _LOAD + _VERDICT, tmp_path, str(folder))
 
 
 @pytest.mark.slow
-def test_a_quantization_reaches_for_nothing(tmp_path: Path) -> None:
+def test_quantization_opens_no_connection(tmp_path: Path) -> None:
     _run(_GUARD + _QUANTIZE + _VERDICT, tmp_path)

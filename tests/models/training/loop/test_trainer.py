@@ -10,10 +10,9 @@ from contracts.work import WorkStoppedError
 from models.datasets.dataset import SPLITS, Dataset
 from models.export.saved_model import export_version
 from models.export.signatures import signatures
-from models.images.decode import decode
+from models.images.decode import InputSpec, decode
 from models.training.data.feature_cache import FeatureCache
 from models.training.data.features import FeatureExtractor
-from models.training.data.image_loader import InputSpec
 from models.training.loop.phase import class_weights
 from models.training.loop.trainer import TrainingEnvironment, train
 from models.training.trained import TrainedModel

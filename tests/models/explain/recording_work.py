@@ -1,4 +1,4 @@
-"""A job's work that keeps what it is told."""
+"""A job's work that records its calls."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,19 +9,19 @@ from contracts.work import WorkStoppedError
 
 
 @dataclass
-class Kept:
-    """A `contracts.work.Work` that keeps what it is told, and stops after so many checks."""
+class RecordingWork:
+    """A `contracts.work.Work` that records progress and artifacts and stops after `checks` checks."""
 
     request: dict[str, Any]
     folder: Path
     checks: int = 1000
     job_id: str = "job_1"
     attempt: int = 1
-    told: list[float] = field(default_factory=list)
+    fractions: list[float] = field(default_factory=list)
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
 
     def progress(self, progress: Progress) -> None:
-        self.told.append(progress.fraction)
+        self.fractions.append(progress.fraction)
 
     def metrics(self, row: dict[str, Any]) -> None:
         raise AssertionError(row)
