@@ -51,7 +51,7 @@ class Timing(BaseModel):
 
 
 class InferenceResponse(BaseModel):
-    """The answer to a classification or an embedding of one image or several."""
+    """The response to a classification or an embedding of one image or several."""
 
     model: str
     version: int

@@ -1,7 +1,7 @@
-"""What a model version says of itself: the content of its `manifest.json`.
+"""`manifest.json` of a model version.
 
-A publisher hands in a `Draft`; the store makes a `Manifest` of it by adding what only the store
-knows: the number, the time and the hash of every file.
+A publisher provides a `Draft`. The store completes it to a `Manifest` with the version number, the
+time and the hash of every file.
 """
 
 from datetime import datetime
@@ -13,13 +13,13 @@ from contracts.inference.explanation import Sanity
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 ALIAS_NAME = r"^[a-z][a-z0-9_-]{0,63}$"
-"""A letter first, so that an alias is never taken for a version's number."""
+"""Starts with a letter, so that an alias cannot be a version number."""
 
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
 Endpoint = Literal["serve", "features", "explain", "explain_hires"]
 
 CHAMPION = "champion"
-"""The alias a request means when it names no version."""
+"""The alias that requests without a version use."""
 
 
 class _Record(BaseModel):
@@ -27,52 +27,52 @@ class _Record(BaseModel):
 
 
 class FileRecord(_Record):
-    """One file of a version, as it was when the version was published."""
+    """One file of a version when it was published."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, description="Bytes.")
 
 
 class WeightsRecord(_Record):
-    """The weights a version began with."""
+    """The weights that a version started from."""
 
     name: str
     sha256: str | None = Field(None, description="Of the file they were read from.")
-    licence: str = Field(description="SPDX name.")
+    licence: str = Field(description="SPDX identifier.")
 
 
 class Provenance(_Record):
-    """Where a version comes from."""
+    """The origin of a version."""
 
     weights: WeightsRecord | None = None
     dataset_digest: str | None = Field(None, description="Of the dataset it was trained on.")
-    job_id: str | None = Field(None, description="The training or quantization that made it.")
-    quantized_from: int | None = Field(None, description="The version it is the int8 copy of.")
-    seed: int | None = Field(None, description="What its randomness came from.")
+    job_id: str | None = Field(None, description="The training or quantization job that made it.")
+    quantized_from: int | None = Field(None, description="The version that it is an int8 copy of.")
+    seed: int | None = Field(None, description="The seed of its random numbers.")
     spec: dict[str, Any] | None = Field(
-        None, description="The training as it was asked for, defaults included."
+        None, description="The training request, defaults included."
     )
-    libraries: dict[str, str] = Field({}, description="Version of each library that made it.")
+    libraries: dict[str, str] = Field({}, description="The version of each library that made it.")
 
 
 class Parity(_Record):
-    """How far the exported graph strays from the Keras model, on real pictures."""
+    """How far the exported graph deviates from the Keras model, on real images."""
 
     pictures: int = Field(ge=1)
     largest_difference: dict[Endpoint, float] = Field(
         description="Largest absolute difference of any output, by endpoint; "
-        "of maps that of the median picture."
+        "for heatmaps that of the median image."
     )
 
 
 class Draft(_Record):
-    """What the maker of a version knows of it."""
+    """What the publisher of a version provides."""
 
-    network: str = Field(description="The architecture's row in the catalog.")
+    network: str = Field(description="The architecture's name in the catalog.")
     classes: int | None = Field(description="Size of the output; null for a base alone.")
     input_size: tuple[int, int] = Field(description="(height, width) in pixels.")
-    short_side: int = Field(description="Pixels of the short side before the centre is cropped.")
-    preprocessing: str = Field(description="What the graph does to uint8 RGB first.")
+    short_side: int = Field(description="Pixels of the short side before the center is cropped.")
+    preprocessing: str = Field(description="The preprocessing of uint8 RGB inside the graph.")
     endpoints: tuple[Endpoint, ...] = Field(description="Signatures of the SavedModel.")
     features: int = Field(description="Length of an embedding.")
     explain_layer: str = Field(description="The layer whose maps `explain` weighs.")
@@ -80,10 +80,10 @@ class Draft(_Record):
     provenance: Provenance
     metrics: dict[str, float] = {}
     sanity: Sanity | None = Field(
-        None, description="Whether its heatmaps follow its weights; null without a classifier."
+        None, description="Whether its heatmaps depend on its weights; null without a classifier."
     )
     precision: Literal["float32", "int8"] = Field(
-        "float32", description="Of the quickest graph in it; the SavedModel is float32 always."
+        "float32", description="Of its fastest graph; the SavedModel is always float32."
     )
 
 

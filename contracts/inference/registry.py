@@ -16,7 +16,7 @@ _PAIR = WithJsonSchema(
 
 
 class ModelInfo(BaseModel):
-    """A model as `/v1/models` lists it."""
+    """A model in the list of `/v1/models`."""
 
     name: str
     network: str = Field(description="Its architecture.")
@@ -26,13 +26,13 @@ class ModelInfo(BaseModel):
     versions: list[int] = Field(description="All versions in the store.")
     classes: int | None
     input_size: Annotated[tuple[int, int], _PAIR] | None = Field(
-        description="(height, width) in pixels, of the champion; null before the first version."
+        description="(height, width) of the champion in pixels; null before the first version."
     )
     features: int | None = Field(None, description="Length of an embedding.")
     operations: tuple[Operation, ...] = Field(description="The operations that it supports now.")
     runtime: str | None = Field(
         None,
-        description="What runs the champion, e.g. openvino-bfloat16; null if no worker has loaded it.",
+        description="Runtime of the champion, e.g. openvino-bfloat16; null if it is not loaded.",
     )
     runtime_reason: str | None = Field(
         None, description="Why that is not the requested runtime; null if it is."
@@ -73,9 +73,9 @@ class VersionStatus(BaseModel):
 
 
 class ModelDetail(ModelInfo):
-    """A model as `/v1/models/{name}` shows it."""
+    """A model in the response of `/v1/models/{name}`."""
 
-    # Pydantic needs the property below the decorator, and mypy knows no decorated property.
+    # Pydantic needs the property below the decorator, which mypy does not support.
     @computed_field  # type: ignore[prop-decorator]
     @property
     def model_version_status(self) -> list[VersionStatus]:
@@ -122,7 +122,7 @@ class SystemInfo(BaseModel):
     queues: list[LaneInfo]
     job_workers: list[WorkerBeat] = []
     job_queues: list[JobQueueInfo] | None = Field(
-        None, description="Null while the database does not answer."
+        None, description="Null while the database does not respond."
     )
     models: list[ModelInfo]
 

@@ -255,7 +255,7 @@ class TrainingRequest(_Part):
     def _is_consistent(self) -> Self:
         if self.strategy != "from_scratch" and self.network not in PRETRAINED:
             raise ValueError(
-                f"there are no published weights for {self.network}, so it can only be trained with "
+                f"there are no published weights for {self.network}, so it needs "
                 f'"strategy": "from_scratch"; {", ".join(sorted(PRETRAINED))} can be fine-tuned'
             )
         if self.unfreeze_from is not None and self.strategy != "fine_tuning":

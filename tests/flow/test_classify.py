@@ -194,5 +194,9 @@ def test_a_request_id_is_in_the_response_and_the_log(
 ) -> None:
     answer = client.get("/v1/models", headers={"X-Request-Id": "from-me-42"})
     assert answer.headers["X-Request-Id"] == "from-me-42"
-    lines = [json.loads(line) for line in running.log("api").splitlines() if line[:1] == "{"]
-    assert any(line.get("request_id") == "from-me-42" for line in lines)
+
+    def is_logged() -> bool:  # a moment after the response
+        lines = [json.loads(line) for line in running.log("api").splitlines() if line[:1] == "{"]
+        return any(line.get("request_id") == "from-me-42" for line in lines)
+
+    running.wait_until(is_logged, 5)

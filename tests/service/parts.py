@@ -60,7 +60,7 @@ from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRec
 from models.catalog import CATALOG, network_of
 from models.datasets.archives.limits import Limits
 from models.datasets.store import DatasetStore
-from models.images.decode import ImageInput
+from models.images.decode import DecodedImage, ImageInput
 from models.store.derived import DerivedFormat
 from models.store.labels import Label
 from models.store.snapshot import ServedVersion
@@ -86,14 +86,6 @@ SERVED = ServedVersion(
 )
 
 
-@dataclass(frozen=True)
-class Shrunk:
-    pixels: Pixels
-    width: int
-    height: int
-    whole: Image.Image | None = None
-
-
 @dataclass
 class FakeDecoder:
     """Decodes in this process. `room` is the number of images it accepts."""
@@ -109,7 +101,7 @@ class FakeDecoder:
         resize: Resize,
         deadline_seconds: float,
         keep_pixels: int = 0,
-    ) -> Shrunk:
+    ) -> DecodedImage:
         if self.room == 0:
             raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
         self.room -= 1
@@ -120,7 +112,7 @@ class FakeDecoder:
         height, width = network.input_size
         pixels = np.asarray(image.resize((width, height)), np.uint8)
         whole = image if image.width * image.height <= keep_pixels else None
-        return Shrunk(pixels, image.width, image.height, whole)
+        return DecodedImage(pixels, image.width, image.height, whole)
 
     async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:
         self.runs += 1

@@ -145,7 +145,7 @@ def test_a_champion_that_is_gone(settings: Settings) -> None:
     store.verify("pets", 2)
     checks = [one for one in looks.store(settings, deep=False) if one.name == "store pets"]
     assert [one.state for one in checks] == ["warn", "fail"]
-    failing(checks[1], "champion stands on 2", "opsin models promote pets")
+    failing(checks[1], "champion points to 2", "opsin models promote pets")
 
 
 def test_libraries_off_their_pins(tmp_path: Path) -> None:

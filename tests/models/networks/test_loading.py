@@ -138,5 +138,5 @@ def test_checkpoint_matches_efficientnet_lite(lite_file: WeightFile) -> None:
     model = build(CATALOG["efficientnet_lite0"])
     load_weights(model, "efficientnet_lite0", lite_file.path, lite_file.format)
     assert model.get_layer("stem_bn").epsilon == 1e-3
-    with pytest.raises(ValueError, match="names for vgg16"):
+    with pytest.raises(ValueError, match="checkpoints of vgg16"):
         load_weights(model, "vgg16", lite_file.path, lite_file.format)
