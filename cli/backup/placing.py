@@ -35,7 +35,7 @@ class Placed:
     kept: tuple[Path, ...]
 
 
-def workshop(home: Path) -> Path:
+def unpack_folder(home: Path) -> Path:
     """An empty folder to unpack into, on the file system of the home."""
     folder = home / _FOLDER
     shutil.rmtree(folder, ignore_errors=True)

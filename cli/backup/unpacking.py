@@ -25,7 +25,8 @@ _CHUNK = 1024 * 1024
 _MAX_HEADER_BYTES = 64 * 1024
 _NOT_A_BACKUP = CommandError("This is not a backup of Opsin.")
 _WRONG_SIZE = CommandError(
-    "The backup holds more or less than was backed up: it is damaged. Nothing was restored."
+    "It holds more or less, which is not what was backed up: the backup is damaged. "
+    "Nothing was restored."
 )
 _TRUNCATED = CommandError("The backup is cut off or damaged. Nothing was restored.")
 

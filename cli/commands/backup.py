@@ -107,7 +107,7 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:
                 if placed is None or placed.backup != sha256:
                     _require_fit(settings, header, force=force)
                     _require_room(settings.home, header.size)
-                    new = placing.workshop(settings.home)
+                    new = placing.unpack_folder(settings.home)
                     with _bar(console, "Reading", header.size) as progress:
                         unpack(tar, header, sha256, new, progress)
                     report_kept(_place(settings, header, sha256, new), console)

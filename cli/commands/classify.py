@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cli.clients.api import server_for
 from cli.clients.types import ClassifyOptions, ImageFile, InferenceClient
-from cli.commands.options import Key, Local, Server
+from cli.options import Key, Local, Server
 from cli.output import CommandError, answers, notes, print_error
 from cli.settings import load
 from contracts.inference.inference import InferenceResponse, ItemError, ItemResult, Prediction

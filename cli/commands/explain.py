@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from cli.clients.types import InferenceClient, OverlayOptions
 from cli.commands.classify import client_for
-from cli.commands.options import Key, Local, Server
+from cli.options import Key, Local, Server
 from cli.output import CommandError, answers, suppress_logs, waiting
 from cli.settings import load
 from contracts.inference.explanation import METHODS

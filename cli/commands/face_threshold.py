@@ -11,7 +11,7 @@ from rich.table import Table
 from cli.clients.faces import FacesApi, JsonObject
 from cli.clients.jobs import JobsApi
 from cli.commands.jobs import follow_job
-from cli.commands.options import AsJson, Server
+from cli.options import AsJson, Server
 from cli.output import answers, notes, plain_table, warn
 from cli.settings import load
 

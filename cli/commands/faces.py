@@ -13,7 +13,7 @@ from cli.clients.faces import FacesApi, FilePart, JsonObject, file_part
 from cli.clients.jobs import JobsApi
 from cli.commands import face_keys, face_threshold
 from cli.commands.jobs import follow_job
-from cli.commands.options import AsJson, Server
+from cli.options import AsJson, Server
 from cli.output import CommandError, answers, notes, plain_table
 from cli.settings import load
 

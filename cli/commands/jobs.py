@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from cli.clients.jobs import JobsApi
-from cli.commands.options import AsJson, Server
+from cli.options import AsJson, Server
 from cli.output import CommandError, answers, clock_time, notes, plain_table
 from cli.settings import load
 from contracts.jobs import Job

@@ -12,12 +12,17 @@ forever. Here each phase has a bound:
                                    one is closed for the next
 
 Timers are set only for what does not arrive in one piece, so ordinary requests pay nothing.
+
+A request that asks for another protocol (`Upgrade: h2c`, which Java's HttpClient and `curl --http2`
+send by default) is served as if it had not asked, as RFC 9110, section 7.8 permits.
 """
 
 import asyncio
 import json
+import sys
 from typing import Any
 
+import httptools
 import structlog
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -47,6 +52,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._in_head = True
         self._in_body = False
         self._head_bytes = 0
+        self._received = b""  # the data that is being parsed
         self._arrived = 0  # bytes since the last check
         self._was_paused = False  # reading, by this side, since the last check
         self._unread = 0  # bytes of responses, at the last check
@@ -71,7 +77,9 @@ class TimeoutProtocol(HttpToolsProtocol):
         """Parse the data, and set timers for what is missing."""
         self._arrived += len(data)
         was_in_body = self._in_body
+        self._received = data
         super().data_received(data)
+        self._received = b""
         if self.transport.is_closing():
             return
         self._was_paused |= self.flow.read_paused
@@ -99,6 +107,8 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Called when the head is complete."""
+        if self.parser.should_upgrade():
+            return  # `_unsupported_upgrade_warning` starts this request
         self._in_head, self._in_body, self._head_bytes = False, True, 0
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -107,11 +117,34 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Called when the body is complete."""
+        if self.parser.should_upgrade():
+            return
         self._in_body = False
         if self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
         super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Parse a request that asks for another protocol again, without the header that asks.
+
+        uvicorn calls this while it handles the parser's `HttpParserUpgrade`. The parser ends such a
+        message after its head and would take its body for the next request, through which a client
+        could smuggle requests past a proxy (uvicorn issue 2722).
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":  # never has a body; what follows is for the protocol in the tunnel
+            self._refuse(400, "CONNECT is not supported.")
+            return
+        upgrade = sys.exception()
+        assert isinstance(upgrade, httptools.HttpParserUpgrade)  # noqa: S101
+        rest = self._received[upgrade.args[0] :]
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._received = b"\r\n".join([*lines, b"", b""]) + rest
+        super().data_received(self._received)
 
     def pause_writing(self) -> None:
         """Called when the client reads its response more slowly than it is written."""

@@ -171,8 +171,8 @@ FOREIGN = {
     "other rows": (changed("opsin.db"), "opsin.db is not what was backed up"),
     "other digests": (changed("digests.txt"), "not what was backed up|damaged"),
     "no digests": (without("digests.txt"), "cut off"),
-    "no header": (without("backup.json"), "no backup of Opsin"),
-    "another header": (said(b'"release"', b'"RELEASE"'), "later Opsin, or is none"),
+    "no header": (without("backup.json"), "not a backup of Opsin"),
+    "another header": (said(b'"release"', b'"RELEASE"'), "later Opsin, or is not one"),
     "another time": (said(b'"created_at": "2', b'"created_at": "1'), "backup.json is not what was"),
     "another count": (said(b'"files": ', b'"files": 1'), "not what was backed up"),
     "a lower count": (counted("files", -1), "more or less"),
@@ -198,7 +198,7 @@ def test_what_no_backup_holds_is_refused(whole: bytes, tmp_path: Path, kind: str
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.7, 0.97])
 def test_one_that_is_cut_off_is_refused(whole: bytes, tmp_path: Path, share: float) -> None:
-    refused(tmp_path, whole[: int(len(whole) * share)], "cut off|no backup")
+    refused(tmp_path, whole[: int(len(whole) * share)], "cut off|not a backup")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_one_that_is_cut_off_is_refused(whole: bytes, tmp_path: Path, share: flo
     ids=["empty", "text", "zeros", "zip", "sparse", "gzip"],
 )
 def test_what_is_none_at_all_is_refused(tmp_path: Path, data: bytes) -> None:
-    refused(tmp_path, data, "no backup of Opsin|does not belong in a backup")
+    refused(tmp_path, data, "not a backup of Opsin|does not belong in a backup")
 
 
 def test_one_of_a_later_release_says_so(whole: bytes, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_another_backup_after_a_cut_restore_is_asked_for_as_ever(
 
 def test_what_a_killed_restore_unpacked_is_removed(home: Furnished, start: Starter) -> None:
     settings = home.settings
-    (placing.environment(settings.home) / "half").write_bytes(b"x")
+    (placing.unpack_folder(settings.home) / "half").write_bytes(b"x")
     with socket.socket() as taken:  # so it gets no further than that
         taken.bind(("127.0.0.1", settings.port))
         taken.listen()

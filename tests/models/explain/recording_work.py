@@ -10,7 +10,7 @@ from contracts.work import WorkStoppedError
 
 @dataclass
 class RecordingWork:
-    """A `contracts.work.Work` that records progress and artifacts and stops after `checks` checks."""
+    """A `contracts.work.Work` that records its calls and stops after `checks` checks."""
 
     request: dict[str, Any]
     folder: Path
