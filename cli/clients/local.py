@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from cli.clients.types import ClassifyOptions, ImageFile, OverlayOptions, empty_response
 from cli.home import Home
 from cli.output import CommandError, as_command_error, suppress_logs, waiting
+from cli.startup import known_networks
 from contracts.errors import ModelNotFound, OpsinError
 from contracts.inference.inference import InferenceResponse, ItemError, ItemResult, Timing
 from contracts.queue.explain_messages import ExplainReply, ExplainRequest
@@ -76,12 +77,14 @@ class LocalClient:
             if model is not None:
                 return cls(settings, model, _find_version(settings, model))
             reasons = []
-            for name in settings.models:
+            for network in known_networks(settings):
+                if network.classes is None:
+                    continue
                 try:
-                    return cls(settings, name, _find_version(settings, name))
+                    return cls(settings, network.name, _find_version(settings, network.name))
                 except (OpsinError, CommandError) as error:
                     reasons.append(str(error))
-            raise CommandError("\n".join(reasons))
+            raise CommandError("\n".join(reasons) or "OPSIN_MODELS names no network with classes.")
 
     def classify(self, images: list[ImageFile], options: ClassifyOptions) -> InferenceResponse:
         with as_command_error():

@@ -30,6 +30,8 @@ def list_jobs(
 ) -> None:
     """Show jobs, newest first."""
     table = plain_table("job", "kind", "state", "progress", "made")
+    for column in table.columns:
+        column.no_wrap = True  # one line for each job
     for job in JobsApi(load(), server).page(kind, state, limit):
         table.add_row(
             job.id,

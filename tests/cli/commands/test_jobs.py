@@ -49,6 +49,19 @@ def test_list_and_show(
         jobs.show("job_9", server=server)
 
 
+def test_a_job_in_the_list_takes_one_line_on_any_terminal(
+    server: str,
+    fakes: FakeServices,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half = Progress(fraction=0.5, eta_seconds=130)
+    fakes.jobs.put("job_1", kind="training", state="running", progress=half)
+    monkeypatch.setenv("COLUMNS", "40")
+    jobs.list_jobs(server=server)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_follow_shows_a_job_until_its_end(
     server: str, fakes: FakeServices, capsys: pytest.CaptureFixture[str]
 ) -> None:
