@@ -1,6 +1,7 @@
 """Assembly of the `opsin` command.
 
-A command's module is imported only when that command is called, so `opsin --help` answers at once.
+A command's module is imported only when that command is called, and so is everything else that
+takes time to import: `opsin --help` answers at once.
 Its summary therefore stands here, word for word as the command's own help begins.
 """
 
@@ -10,9 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
-
-from cli.output import CommandError, notes, print_error
-from contracts.settings import RELEASE
 
 _INTERRUPTED = 130
 
@@ -80,15 +78,21 @@ def run() -> None:
     """The entry point: a failure is one plain line and an exit code, never a stack trace."""
     try:
         build()()
-    except CommandError as failure:
-        print_error(notes(), failure.message)
-        sys.exit(failure.exit_code)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    except Exception as failure:
+        from cli.output import CommandError, notes, print_error
+
+        if not isinstance(failure, CommandError):
+            raise
+        print_error(notes(), failure.message)
+        sys.exit(failure.exit_code)
 
 
 def _print_version(requested: bool) -> None:
     if requested:
+        from contracts.settings import RELEASE
+
         typer.echo(f"Opsin {RELEASE}")
         raise typer.Exit
 

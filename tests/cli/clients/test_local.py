@@ -41,3 +41,12 @@ def test_an_unknown_model_is_named(tmp_path: Path) -> None:
 def test_a_model_without_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="face_embedder has no classes"):
         LocalClient.open(Settings(_env_file=None, home=tmp_path), "face_embedder")
+
+
+def test_the_default_is_one_of_the_known_networks_with_classes(tmp_path: Path) -> None:
+    misspelt = Settings(_env_file=None, home=tmp_path, models=("squeeznet", "squeezenet"))
+    with pytest.raises(CommandError, match="OPSIN_MODELS names squeeznet") as wrong:
+        LocalClient.open(misspelt, None)
+    assert wrong.value.exit_code == 2
+    with pytest.raises(CommandError, match="names no network with classes"):
+        LocalClient.open(misspelt.model_copy(update={"models": ("face_embedder",)}), None)

@@ -22,7 +22,7 @@ INFER = NewKey(name="a client", scopes=["infer"])
 
 
 @pytest.fixture
-def client(served: StartService, fakes: FakeServices) -> Iterator[httpx.Client]:
+def keyed_client(served: StartService, fakes: FakeServices) -> Iterator[httpx.Client]:
     settings = Settings(_env_file=None, api_key=BOOTSTRAP)
     with served(settings, fakes) as url, httpx.Client(base_url=url) as client:
         yield client
@@ -67,10 +67,10 @@ def eventually(client: httpx.Client, status: int, **headers: str) -> None:
     ],
 )
 def test_a_missing_or_malformed_key_is_refused(
-    client: httpx.Client, headers: list[tuple[str, str]]
+    keyed_client: httpx.Client, headers: list[tuple[str, str]]
 ) -> None:
     for path in ("/v1/models", "/v1/system", "/nowhere"):
-        answer = client.get(path, headers=headers)
+        answer = keyed_client.get(path, headers=headers)
         assert answer.status_code in {401, 503}
         assert answer.json()["code"] in {"unauthorized", "dependency_unavailable"}
         if answer.status_code == 401:
@@ -86,13 +86,15 @@ def test_a_missing_or_malformed_key_is_refused(
         {"X-API-Key": BOOTSTRAP},
     ],
 )
-def test_the_bootstrap_key_has_all_scopes(client: httpx.Client, headers: dict[str, str]) -> None:
-    assert client.get("/v1/models", headers=headers).status_code == 200
+def test_the_bootstrap_key_has_all_scopes(
+    keyed_client: httpx.Client, headers: dict[str, str]
+) -> None:
+    assert keyed_client.get("/v1/models", headers=headers).status_code == 200
 
 
-def test_probes_and_documentation_need_no_key(client: httpx.Client) -> None:
+def test_probes_and_documentation_need_no_key(keyed_client: httpx.Client) -> None:
     for path in ("/healthz", "/readyz", "/docs", "/docs/start.js", "/openapi.json"):
-        assert client.get(path).status_code == 200
+        assert keyed_client.get(path).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -107,19 +109,19 @@ def test_probes_and_documentation_need_no_key(client: httpx.Client) -> None:
     ],
 )
 def test_a_key_in_the_query_is_refused_even_with_a_valid_header(
-    client: httpx.Client, query: str
+    keyed_client: httpx.Client, query: str
 ) -> None:
     for headers in ({}, {"X-API-Key": BOOTSTRAP}):
-        answer = client.get(f"/v1/models?{query}", headers=headers)
+        answer = keyed_client.get(f"/v1/models?{query}", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
         assert "revoke" in answer.json()["detail"]
 
 
-def test_a_key_in_a_path_is_refused(client: httpx.Client) -> None:
+def test_a_key_in_a_path_is_refused(keyed_client: httpx.Client) -> None:
     key = "opsin_0123456789ab_" + "0" * 48
     for path in (f"/v1/models/{key}", f"/{key}", f"/docs/{key[:-9]}", f"/v1/models/x{key.upper()}"):
         for headers in ({}, {"X-API-Key": BOOTSTRAP}):
-            answer = client.get(path, headers=headers)
+            answer = keyed_client.get(path, headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
             assert key not in answer.text
 
@@ -160,8 +162,8 @@ def test_a_stream_ends_when_its_key_is_revoked(
         assert time.monotonic() - began < 20
 
 
-def test_the_document_lists_the_scopes(client: httpx.Client) -> None:
-    document = client.get("/openapi.json", timeout=60).json()
+def test_the_document_lists_the_scopes(keyed_client: httpx.Client) -> None:
+    document = keyed_client.get("/openapi.json", timeout=60).json()
     classify = document["paths"]["/v1/classify"]["post"]
     assert classify["security"] == [{"bearer": ["infer"]}, {"header": ["infer"]}]
     assert {"401", "403", "429"} <= classify["responses"].keys()
