@@ -109,6 +109,15 @@ the subject. ARGV: the challenge as JSON, expiry in seconds, three limits in the
 counters, actions to use if there are none yet. Returns {seconds to wait or 0, actions as JSON}.
 """
 
+TAKE_CHALLENGE = """
+local left = redis.call('PTTL', KEYS[1])
+return {redis.call('GETDEL', KEYS[1]), left}
+"""
+"""Read and remove a liveness challenge.
+
+KEYS: challenge. Returns {the challenge as JSON or nil, milliseconds until it would have expired}.
+"""
+
 BEGIN_ATTEMPT = """
 local now = redis.call('TIME')
 now = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)

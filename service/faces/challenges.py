@@ -1,5 +1,8 @@
 """Liveness challenges: created for a minute and a half, and consumed by the first answer.
 
+If the service could not judge the answer (no worker, a full queue, a deadline), the challenge is
+valid again for the rest of its time: the person has learned nothing from the attempt.
+
 They are stored in Redis, so that any API process can consume what another created. A challenge is
 deleted by the same command that reads it, so that only one of two simultaneous answers is accepted.
 
@@ -13,14 +16,16 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from contracts.errors import Conflict, RateLimited
+from contracts.errors import Conflict, OpsinError, QueueFull, RateLimited, Unavailable
 from contracts.faces.enrollments import AnsweredChallenge
 from contracts.faces.liveness import (
     ACTION_COUNT,
@@ -41,6 +46,7 @@ MAX_PER_SUBJECT = 10
 MAX_DRAWS = 10
 """Draws of actions for one subject within an hour, by all clients together."""
 
+_SERVER_ERROR = 500
 _ID = re.compile(r"ch_[A-Za-z0-9_-]{16}")
 
 
@@ -60,6 +66,7 @@ class Challenges:
         self._clock = clock
         self._random = random or secrets.SystemRandom()
         self._create = client.register_script(scripts.CREATE_CHALLENGE)
+        self._take = client.register_script(scripts.TAKE_CHALLENGE)
 
     async def create(self, new: NewChallenge, client: str) -> Challenge:
         """Create a challenge.
@@ -97,7 +104,8 @@ class Challenges:
             expires_at=self._clock() + timedelta(seconds=CHALLENGE_SECONDS),
         )
 
-    async def consume(
+    @asynccontextmanager
+    async def consumed(
         self,
         challenge_id: str,
         nonce: str,
@@ -105,15 +113,17 @@ class Challenges:
         purpose: Purpose,
         subject_id: str,
         device_id: str | None,
-    ) -> AnsweredChallenge:
-        """Use up a challenge; call this before anything is done with the clip.
+    ) -> AsyncIterator[AnsweredChallenge]:
+        """Use up a challenge while its clip is judged.
+
+        It is valid again, for the rest of its time, if this ends with an error of the service.
 
         Raises:
             Conflict: The challenge is unknown, expired or used, was created for something else, or
                 the nonce is wrong. In each case it cannot be used again.
             Unavailable: Redis does not answer; the challenge may have been used up.
         """
-        raw = await self._pop(challenge_id)
+        raw, expires_at = await self._pop(challenge_id)
         record: dict[str, Any] = json.loads(raw) if raw else {}
         sent = {"nonce": _nonce_hash(nonce), "for": _binding(purpose, subject_id, device_id)}
         # All are compared, in constant time, and the error does not say which one was wrong.
@@ -125,13 +135,27 @@ class Challenges:
                 "The challenge is unknown, expired, used, or for something else. Ask for a new "
                 "one with POST /v1/faces/challenges and record a new clip."
             )
-        return AnsweredChallenge(id=challenge_id, actions=record["actions"])
+        try:
+            yield AnsweredChallenge(id=challenge_id, actions=record["actions"])
+        except OpsinError as error:
+            if isinstance(error, QueueFull) or error.meaning.status >= _SERVER_ERROR:
+                await self._give_back(challenge_id, cast(bytes, raw), expires_at)
+            raise
 
-    async def _pop(self, challenge_id: str) -> bytes | None:
+    async def _pop(self, challenge_id: str) -> tuple[bytes | None, float]:
+        """The challenge, which is removed, and when it expires on the monotonic clock."""
         if not _ID.fullmatch(challenge_id):
-            return None
+            return None, 0.0
+        now = time.monotonic()
         with redis_required():
-            return cast(bytes | None, await self._client.getdel(redis_keys.challenge(challenge_id)))
+            raw, left_ms = await self._take([redis_keys.challenge(challenge_id)])
+        return raw, now + left_ms / 1000
+
+    async def _give_back(self, challenge_id: str, raw: bytes, expires_at: float) -> None:
+        left_ms = int((expires_at - time.monotonic()) * 1000)
+        if left_ms > 0:
+            with suppress(Unavailable), redis_required():
+                await self._client.set(redis_keys.challenge(challenge_id), raw, px=left_ms)
 
 
 def _keys(challenge_id: str, client: str, new: NewChallenge) -> Sequence[str]:

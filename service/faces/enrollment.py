@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -45,18 +46,18 @@ async def enroll(
     # Before the challenge is consumed: a repeated request has used up its challenge already.
     if idempotency and (job := await services.job_queue.earlier("enrollment", *idempotency)):
         return job
-    challenge = await _consume_challenge(services, form, subject_id)
-    enrollment = EnrollmentRequest(
-        subject_id=subject_id,
-        images=0 if VIDEO in inputs else len(inputs),
-        challenge=challenge,
-    )
-    return await services.job_queue.submit_work(
-        "enrollment",
-        enrollment.model_dump(mode="json"),
-        inputs=inputs,
-        idempotency=idempotency,
-    )
+    async with _consumed_challenge(services, form, subject_id) as challenge:
+        enrollment = EnrollmentRequest(
+            subject_id=subject_id,
+            images=0 if VIDEO in inputs else len(inputs),
+            challenge=challenge,
+        )
+        return await services.job_queue.submit_work(
+            "enrollment",
+            enrollment.model_dump(mode="json"),
+            inputs=inputs,
+            idempotency=idempotency,
+        )
 
 
 def _fields(settings: Settings) -> dict[str, FieldSpec]:
@@ -78,16 +79,19 @@ def _inputs(form: Form) -> dict[str, bytes]:
     return {image_name(index): image for index, image in enumerate(images)}
 
 
-async def _consume_challenge(
+def _consumed_challenge(
     services: Services, form: Form, subject_id: str
-) -> AnsweredChallenge | None:
-    """Use up the challenge that the video answers, whether or not the enrollment succeeds."""
+) -> AbstractAsyncContextManager[AnsweredChallenge | None]:
+    """Use up the challenge that the video answers, whether or not the enrollment succeeds.
+
+    If no job could be created, it is valid again.
+    """
     challenge_id, nonce = form.text("challenge_id"), form.text("nonce")
     if challenge_id is None and nonce is None:
-        return None
+        return nullcontext()
     if challenge_id is None or nonce is None or not form.files(VIDEO):
         raise ValidationFailed("A challenge is answered by challenge_id, nonce and a 'video'.")
-    return await services.faces.challenges.consume(
+    return services.faces.challenges.consumed(
         challenge_id,
         nonce,
         purpose="enroll",

@@ -1,5 +1,6 @@
 """The evidence of a login: the embeddings that an image or a clip of the person gives."""
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -95,39 +96,41 @@ async def _clip_evidence(
 ) -> LoginEvidence:
     """Compute the evidence of a clip, after its challenge has been used up.
 
+    If no worker could judge the clip, the challenge is valid again.
+
     Raises:
         Conflict: The challenge cannot be used.
         InvalidVideo: The clip cannot be read.
         OpsinError: No worker answers.
     """
-    challenge = await _consume_challenge(services, form, claim)
-    detect_video_format(video)
-    _, version = services.workers.choose(FACE_MODEL, None, "clip")
-    request = ClipRequest(
-        size=len(video),
-        actions=challenge.actions,
-        subject_id=claim.subject_id,
-        challenge_id=challenge.id,
-    )
-    (reply,) = await services.dispatcher.run(
-        QueueName(FACE_MODEL, version, "clip"),
-        [pack_video(video)],
-        deadline=deadline.at,
-        note=request.pack(),
-    )
-    return _evidence_of(reply, version)
+    async with _consumed_challenge(services, form, claim) as challenge:
+        detect_video_format(video)
+        _, version = services.workers.choose(FACE_MODEL, None, "clip")
+        request = ClipRequest(
+            size=len(video),
+            actions=challenge.actions,
+            subject_id=claim.subject_id,
+            challenge_id=challenge.id,
+        )
+        (reply,) = await services.dispatcher.run(
+            QueueName(FACE_MODEL, version, "clip"),
+            [pack_video(video)],
+            deadline=deadline.at,
+            note=request.pack(),
+        )
+        return _evidence_of(reply, version)
 
 
-async def _consume_challenge(
+def _consumed_challenge(
     services: Services, form: Form, claim: LoginClaim
-) -> AnsweredChallenge:
+) -> AbstractAsyncContextManager[AnsweredChallenge]:
     challenge_id, nonce = form.text("challenge_id"), form.text("nonce")
     if challenge_id is None or nonce is None:
         raise ValidationFailed(
             "Send challenge_id and nonce with a 'video': request them with POST "
             "/v1/faces/challenges before recording it."
         )
-    return await services.faces.challenges.consume(
+    return services.faces.challenges.consumed(
         challenge_id,
         nonce,
         purpose="login",

@@ -1,6 +1,6 @@
 """Video decoders that are forked instead of started, so that fuzzing tries fifty per second.
 
-`models.faces.liveness.video` starts an interpreter for each clip, which imports OpenCV for a
+`models.faces.liveness.video` starts an interpreter for each clip, which imports PyAV for a
 quarter of a second. In production that is little compared with the clip; here it would be nine
 tenths of the time. `forked_decoders` replaces the start. The same `video_child.main` then runs with
 the same limits, in a process that decodes one clip and ends; and the same reader reads its output.
@@ -60,7 +60,7 @@ def forked_decoders() -> Iterator[None]:
     ours, theirs = socket.socketpair()
 
     def begin(command: Sequence[str], *, env: Mapping[str, str], **_: Any) -> _Forked:
-        return _Forked(ours, int(command[-2]), {"limits": command[-1], "env": dict(env)})
+        return _Forked(ours, int(command[-3]), {"arguments": list(command[-2:]), "env": dict(env)})
 
     stand_in = SimpleNamespace(Popen=begin, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
     with ours, theirs:
@@ -80,7 +80,7 @@ def forked_decoders() -> Iterator[None]:
 
 def _serve(requests: socket.socket) -> None:
     """Fork for each clip until the client has gone."""
-    import cv2  # noqa: F401  imported once for all forks
+    import av  # noqa: F401  imported once for all forks
 
     from models.faces.liveness import video_child
 
@@ -96,7 +96,7 @@ def _serve(requests: socket.socket) -> None:
             os.environ.update(request["env"])
             os.dup2(files[1], 1)
             os.closerange(requests.fileno(), requests.fileno() + 1)
-            os._exit(_decode(video_child.main, [str(files[0]), request["limits"]]))
+            os._exit(_decode(video_child.main, [str(files[0]), *request["arguments"]]))
         for file in files:
             os.close(file)
         requests.send(str(pid).encode())

@@ -26,15 +26,14 @@ from contracts.settings import MIB, Settings
 from models.faces.liveness import video_child
 from models.faces.liveness.video_child import RECORD
 from models.faces.liveness.video_formats import ACCEPTED, VideoFormat, detect_video_format
+from models.faces.liveness.video_structure import is_cut_off
 
 log = structlog.get_logger()
 
 _CHILD = Path(video_child.__file__)
-# What phones, browsers and webcams record in.
-_CODECS = "h264,hevc,mpeg4,mjpeg,vp8,vp9,libvpx,libvpx-vp9,av1,libdav1d,libaom-av1,h263"
 FAULTS = {
     "unreadable": f"The video cannot be read. Check that it was sent completely, as {ACCEPTED}, "
-    "recorded in H.264, VP8, VP9 or Motion JPEG.",
+    "recorded in H.264, H.265, VP8, VP9, AV1 or Motion JPEG.",
     "no_frames": "The video has no frames. Record it again.",
     "truncated": "The video is incomplete. Send the whole file.",
     "too_many_frames": "The video has too many frames. Record at most 120 a second.",
@@ -42,6 +41,8 @@ FAULTS = {
     "too_many_pixels": "The video's frames are too large. Record in 4K at most; 720p is plenty.",
     "too_long": "The video is too long. Send a shorter one.",
 }
+# The whole environment of the decoder.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _POLL_SECONDS = 0.05  # how long to wait for the decoder before other work may run
 _NOT_DECODED = (
     "The video cannot be decoded within the memory and time limits. Record it again in 720p."
@@ -108,9 +109,12 @@ def read_frames(
         InvalidVideo: It is not a video, damaged, too long or too large; the detail says what to do.
     """
     check_video(data, limits)
+    video_format = detect_video_format(data)
+    if is_cut_off(data, video_format):
+        raise InvalidVideo(FAULTS["truncated"])
     with (
         _anonymous_file(data) as file,
-        closing(_Decoder(file, detect_video_format(data), limits, check)) as decoder,
+        closing(_Decoder(file, video_format, limits, check)) as decoder,
     ):
         yield from decoder.frames()
 
@@ -142,12 +146,12 @@ class _Decoder:
         self._waited = 0.0
         descriptor = file.fileno()
         self._process = subprocess.Popen(  # noqa: S603  our own file, numbers only
-            [sys.executable, "-I", str(_CHILD), str(descriptor), json.dumps(asdict(limits))],
+            _command(descriptor, video_format, limits),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=[descriptor],
-            env=_environment(video_format),
+            env=_ENVIRONMENT,
             cwd="/",
             start_new_session=True,
         )
@@ -216,20 +220,10 @@ def _fault_error(code: bytes | bytearray) -> InvalidVideo:
         return InvalidVideo(_NOT_DECODED)
 
 
-def _environment(video_format: VideoFormat) -> dict[str, str]:
-    """The whole environment of the decoder: one parser, a few codecs, no protocol except files."""
-    options = {
-        "input_format": video_format.demuxer,
-        "protocol_whitelist": "file",
-        "codec_whitelist": _CODECS,
-    }
-    return {
-        "OPENCV_FFMPEG_CAPTURE_OPTIONS": "|".join(f"{k};{v}" for k, v in options.items()),
-        "OPENCV_FFMPEG_LOGLEVEL": "-8",
-        "OPENCV_LOG_LEVEL": "OFF",
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+def _command(descriptor: int, video_format: VideoFormat, limits: VideoLimits) -> list[str]:
+    """Starts the decoder without the user's site packages and environment."""
+    parts = [str(_CHILD), str(descriptor), video_format.demuxer, json.dumps(asdict(limits))]
+    return [sys.executable, "-I", *parts]
 
 
 def _anonymous_file(data: bytes | memoryview) -> BinaryIO:

@@ -1,13 +1,17 @@
-"""The process that decodes one clip: ``python -I video_child.py FD LIMITS``.
+"""The process that decodes one clip: ``python -I video_child.py FD DEMUXER LIMITS``.
 
 A video is the most dangerous upload, because half a million lines of C parse it. So it is decoded
 in its own process with little memory, little time, no file except the clip and no environment. This
-module imports only OpenCV and nothing of Opsin. It writes records to its standard output: a header
-in the format of `RECORD`, then the pixels of a frame, or the code of a fault as JSON. The reader
-(`models.faces.liveness.video`) validates all of it.
+module imports only PyAV (FFmpeg) and nothing of Opsin. It writes records to its standard output: a
+header in the format of `RECORD`, then the pixels of a frame, or the code of a fault as JSON. The
+reader (`models.faces.liveness.video`) validates all of it.
 
-Its arguments: the file descriptor of the clip, then the fields of
-`models.faces.liveness.video.VideoLimits` as JSON.
+Its arguments: the file descriptor of the clip, FFmpeg's name of the only parser that may read it,
+and the fields of `models.faces.liveness.video.VideoLimits` as JSON.
+
+What a container says about its length, rate and number of frames is not believed: browsers leave it
+out or estimate it, and phones keep the old values when they trim a clip. The frames that decode are
+the clip (docs/decisions/0007).
 """
 
 import json
@@ -22,14 +26,14 @@ RECORD = struct.Struct("<cdHHI")
 """Kind, seconds since the start of the clip, height, width, number of bytes that follow."""
 FRAME, END, FAULT = b"F", b"E", b"X"
 
+# What phones, browsers and webcams record in, and the decoders for it.
+_CODECS = {"h264", "hevc", "mpeg4", "mjpeg", "vp8", "vp9", "av1", "libdav1d", "h263"}
 _DEFAULT_FPS = 30.0
 _MAX_FPS = 240.0
 # Skipped frames cost as much to decode as returned ones. A clip with a variable rate may have this
 # many in a burst; apart from that it has to keep to the maximum rate.
 _MAX_BURST = 60
-# The header's frame count and the time of the last frame never agree exactly.
-_MISSING_SECONDS = 0.5
-_MISSING_SHARE = 0.2
+_QUARTER_TURN = 90
 
 
 class _RefusedError(Exception):
@@ -53,16 +57,16 @@ def confine(limits: dict[str, Any]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Write the frames of the clip; returns the exit status."""
-    descriptor, limits = int(arguments[0]), json.loads(arguments[1])
+    descriptor, demuxer, limits = int(arguments[0]), arguments[1], json.loads(arguments[2])
     confine(limits)
-    import cv2  # within the limits
+    import av  # within the limits
 
     # From here on, no process or thread can be created; the decoder uses this one.
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    cv2.setNumThreads(1)
+    av.logging.set_level(None)
     with os.fdopen(1, "wb", buffering=1 << 20) as out:
         try:
-            for seconds, pixels in _frames(cv2, f"/dev/fd/{descriptor}", limits):
+            for seconds, pixels in _frames(av, f"/dev/fd/{descriptor}", demuxer, limits):
                 height, width, _ = pixels.shape
                 out.write(RECORD.pack(FRAME, seconds, height, width, pixels.nbytes))
                 out.write(pixels.data)
@@ -75,36 +79,47 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _frames(cv2: Any, path: str, limits: dict[str, Any]) -> Iterator[tuple[float, Any]]:
+def _frames(
+    av: Any, path: str, demuxer: str, limits: dict[str, Any]
+) -> Iterator[tuple[float, Any]]:
     """Time in seconds and RGB pixels of the returned frames; upright, reduced."""
-    clip = _open(cv2, path, limits)
-    times = _FrameTimes(clip.get(cv2.CAP_PROP_FPS))
-    step, due, seconds, count = 1 / limits["fps"], 0.0, 0.0, 0
-    for seconds in _grab(cv2, clip, times, limits):
+    container = _open(av, path, demuxer)
+    stream = _video_stream(container, limits)
+    convert = _Converter(av, limits["long_side"])
+    step, due, count = 1 / limits["fps"], 0.0, 0
+    for seconds, frame in _timed(_decoded(av, container, stream), stream, limits):
         count += 1
+        _require_size(frame.width * frame.height, limits)
         if seconds < due - step / 4:
             continue
         # Relative to when it was due, so that the mean rate is right for irregular frames.
         due = max(due + step, seconds + step / 2)
-        succeeded, pixels = clip.retrieve()
-        if succeeded:
-            _require_size(pixels.shape[0] * pixels.shape[1], limits)
-            yield seconds, _reduce(cv2, pixels, limits["long_side"])
+        yield seconds, convert(frame)
     if not count:
         raise _RefusedError("no_frames")
-    if _ends_early(clip.get(cv2.CAP_PROP_FRAME_COUNT), count, times.fps, seconds):
-        raise _RefusedError("truncated")
 
 
-def _open(cv2: Any, path: str, limits: dict[str, Any]) -> Any:
-    clip = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    if not clip.isOpened():
+def _open(av: Any, path: str, demuxer: str) -> Any:
+    """Open the clip with one parser, a few codecs and no protocol except files."""
+    options = {"protocol_whitelist": "file", "codec_whitelist": ",".join(sorted(_CODECS))}
+    try:
+        # A title in an unknown character set is no reason to refuse a clip.
+        return av.open(path, format=demuxer, container_options=options, metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        raise _RefusedError("unreadable") from error
+
+
+def _video_stream(container: Any, limits: dict[str, Any]) -> Any:
+    """The video of the clip, ready to be decoded by this thread alone."""
+    stream = container.streams.best("video")
+    if stream is None:
+        raise _RefusedError("no_frames")
+    codec = stream.codec_context
+    if codec is None or codec.codec.name not in _CODECS:
         raise _RefusedError("unreadable")
-    size = clip.get(cv2.CAP_PROP_FRAME_WIDTH) * clip.get(cv2.CAP_PROP_FRAME_HEIGHT)
-    if not size > 0:
-        raise _RefusedError("unreadable")
-    _require_size(size, limits)
-    return clip
+    _require_size(codec.width * codec.height, limits)
+    codec.thread_count = 1
+    return stream
 
 
 def _require_size(pixels: float, limits: dict[str, Any]) -> None:
@@ -112,19 +127,50 @@ def _require_size(pixels: float, limits: dict[str, Any]) -> None:
         raise _RefusedError("too_many_pixels")
 
 
-def _grab(cv2: Any, clip: Any, times: "_FrameTimes", limits: dict[str, Any]) -> Iterator[float]:
-    """Time in seconds of each frame, which is decoded but not yet converted."""
-    count = 0
-    while clip.grab():
-        count += 1
+def _decoded(av: Any, container: Any, stream: Any) -> Iterator[Any]:
+    """Every frame that decodes, in the order in which it is shown.
+
+    A damaged frame is left out, as a player does. A file that ends within a frame, or that cannot
+    be read further, is refused after its last frame.
+    """
+    is_cut = False
+    try:
+        for packet in container.demux(stream):
+            is_cut |= packet.is_corrupt  # fewer bytes were left than the packet has
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                continue
+            yield from frames
+    except av.error.FFmpegError:
+        is_cut = True
+    if is_cut:
+        raise _RefusedError("truncated")
+
+
+def _timed(
+    frames: Iterator[Any], stream: Any, limits: dict[str, Any]
+) -> Iterator[tuple[float, Any]]:
+    """Each frame with its time in seconds; it is decoded, but not yet converted."""
+    times = _FrameTimes(float(stream.average_rate or 0))
+    # AVI stores when a frame is decoded; FFmpeg's guess when it is shown is wrong for B-frames.
+    has_shown_times = stream.container.format.name != "avi"
+    for count, frame in enumerate(frames, 1):
         if count > limits["frames"]:
             raise _RefusedError("too_many_frames")
-        seconds = times.next(clip.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        seconds = times.next(_timestamp(frame, stream, has_shown_times))
         if seconds > limits["seconds"]:
             raise _RefusedError("too_long")
         if count > _MAX_BURST + _MAX_FPS * seconds:
             raise _RefusedError("too_fast")
-        yield seconds
+        yield seconds, frame
+
+
+def _timestamp(frame: Any, stream: Any, has_shown_times: bool) -> float | None:
+    """When the frame is shown, in seconds, or else when it is decoded."""
+    ticks = frame.pts if has_shown_times and frame.pts is not None else frame.dts
+    time_base = frame.time_base or stream.time_base
+    return None if ticks is None or time_base is None else float(ticks * time_base)
 
 
 class _FrameTimes:
@@ -139,12 +185,12 @@ class _FrameTimes:
         self._first: float | None = None
         self._last = 0.0
 
-    def next(self, timestamp: float) -> float:
-        """Seconds since the first frame, for a frame whose timestamp may be wrong."""
+    def next(self, timestamp: float | None) -> float:
+        """Seconds since the first frame, for a frame whose timestamp may be wrong or missing."""
         if self._first is None:
-            self._first = timestamp
+            self._first = timestamp or 0.0
             return 0.0
-        seconds = timestamp - self._first
+        seconds = self._last if timestamp is None else timestamp - self._first
         # Also true for NaN.
         if not seconds > self._last:
             seconds = self._last + 1 / self.fps
@@ -152,24 +198,29 @@ class _FrameTimes:
         return seconds
 
 
-def _reduce(cv2: Any, pixels: Any, long_side: int) -> Any:
-    height, width = pixels.shape[:2]
-    scale = long_side / max(height, width)
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+class _Converter:
+    """Makes upright RGB of at most `long_side` pixels a side from a decoded frame."""
 
+    def __init__(self, av: Any, long_side: int) -> None:
+        self._reformat = av.video.reformatter.VideoReformatter().reformat
+        self._long_side = long_side
 
-def _ends_early(header_count: float, count: int, fps: float, last: float) -> bool:
-    """Whether the clip is much shorter than the header says, in frames and in seconds.
+    def __call__(self, frame: Any) -> Any:
+        """The pixels, shape (height, width, 3), uint8, contiguous."""
+        import numpy as np  # PyAV loads it as well
 
-    For a variable frame rate, one of the two may be an estimate. The header of a live recording
-    has neither.
-    """
-    seconds = header_count / fps
-    has_fewer = count < (1 - _MISSING_SHARE) * header_count
-    return has_fewer and seconds - last > max(_MISSING_SECONDS, _MISSING_SHARE * seconds)
+        scale = min(1.0, self._long_side / max(frame.height, frame.width))
+        small = self._reformat(
+            frame,
+            width=max(1, round(frame.width * scale)),
+            height=max(1, round(frame.height * scale)),
+            format="rgb24",
+            interpolation="AREA" if scale < 1 else "BICUBIC",
+            threads=1,
+        )
+        # Counterclockwise, as a phone's matrix says.
+        turns = round(frame.rotation / _QUARTER_TURN)
+        return np.ascontiguousarray(np.rot90(small.to_ndarray(), turns))
 
 
 if __name__ == "__main__":

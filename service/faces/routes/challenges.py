@@ -34,6 +34,7 @@ async def create_challenge(
     During that time the actions for a subject stay the same, however many challenges are requested.
 
     Send clip, id and nonce with the login or enrollment; a failed one uses up the challenge too.
+    An error of the service (429 `queue_full`, 5xx) does not: send the same clip again.
     Begin and end by looking calmly into the camera, hold every action for half a second, and send
     the clip as it was recorded, not mirrored: left and right are the person's own.
     """

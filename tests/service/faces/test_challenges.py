@@ -10,7 +10,18 @@ import pytest
 import redis
 from redis.asyncio import Redis
 
-from contracts.errors import Conflict, RateLimited, Unavailable
+from contracts.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InternalError,
+    InvalidVideo,
+    NoFace,
+    NoWorker,
+    OpsinError,
+    QueueFull,
+    RateLimited,
+    Unavailable,
+)
 from contracts.faces.enrollments import AnsweredChallenge
 from contracts.faces.liveness import ACTIONS, CHALLENGE_SECONDS, Challenge, NewChallenge, Purpose
 from contracts.queue import redis_keys
@@ -45,14 +56,19 @@ async def consume(
     purpose: Purpose = "login",
     subject: str = ADA,
     device: str | None = "phone",
+    fails: OpsinError | None = None,
 ) -> AnsweredChallenge:
-    return await challenges.consume(
+    async with challenges.consumed(
         challenge.id,
         challenge.nonce if nonce is None else nonce,
         purpose=purpose,
         subject_id=subject,
         device_id=device,
-    )
+    ) as answered:
+        if fails:
+            raise fails
+        return answered
+    raise AssertionError("unreachable")
 
 
 def test_a_challenge_can_be_consumed_once(valkey: RealValkey) -> None:
@@ -66,6 +82,37 @@ def test_a_challenge_can_be_consumed_once(valkey: RealValkey) -> None:
         assert await consume(challenges, created) == AnsweredChallenge(
             id=created.id, actions=created.actions
         )
+        with pytest.raises(Conflict):
+            await consume(challenges, created)
+
+    run(valkey, use)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_valid_again"),
+    [
+        (NoWorker("none"), True),
+        (QueueFull("full"), True),
+        (DeadlineExceeded("late"), True),
+        (InternalError("broken"), True),
+        (InvalidVideo("cut off"), False),
+        (NoFace("none"), False),
+    ],
+)
+def test_a_challenge_survives_a_fault_of_the_service(
+    valkey: RealValkey, error: OpsinError, is_valid_again: bool
+) -> None:
+    async def use(challenges: Challenges) -> None:
+        created = await challenges.create(new_challenge(), "client")
+        key = redis_keys.challenge(created.id)
+        with redis.Redis.from_url(valkey.url) as client:
+            client.expire(key, 40)
+            with pytest.raises(type(error)):
+                await consume(challenges, created, fails=error)
+            left = client.ttl(key)
+        if is_valid_again:
+            assert 35 <= left <= 40, "it expires when it would have expired"
+            await consume(challenges, created)
         with pytest.raises(Conflict):
             await consume(challenges, created)
 
@@ -213,8 +260,9 @@ def test_without_redis_it_is_unavailable() -> None:
             with pytest.raises(Unavailable):
                 await challenges.create(new_challenge(), "client")
             with pytest.raises(Unavailable):
-                await challenges.consume(
+                async with challenges.consumed(
                     "ch_" + 16 * "x", "n", purpose="login", subject_id=ADA, device_id=None
-                )
+                ):
+                    pass
 
     asyncio.run(go())

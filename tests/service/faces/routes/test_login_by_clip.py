@@ -8,6 +8,7 @@ import jwt
 import pytest
 import redis
 
+from contracts.errors import InternalError, QueueFull
 from contracts.faces.subjects import NewTemplate, embedder_of
 from contracts.queue import redis_keys
 from contracts.settings import Settings
@@ -119,6 +120,20 @@ def test_a_failed_clip_gives_only_the_reason(client: httpx.Client, ada: str) -> 
     assert (body["decision"], body["reason"]) == ("no_match", "not_similar")
     body = login(client, ada, challenge(client, ada), clip_of(ADA, clear=False)).json()
     assert (body["decision"], body["reason"]) == ("uncertain", "low_quality_face")
+
+
+def test_a_clip_that_no_worker_could_judge_does_not_use_up_the_challenge(
+    client: httpx.Client, fakes: FakeServices, ada: str
+) -> None:
+    created = challenge(client, ada)
+    fakes.dispatcher.fails = QueueFull("The queue is full.", retry_after=1)
+    assert login(client, ada, created, clip_of(ADA)).status_code == 429
+    fakes.dispatcher.fails = None
+    fakes.dispatcher.answers = [InternalError("The worker failed.")]
+    assert login(client, ada, created, clip_of(ADA)).status_code == 500
+    fakes.dispatcher.answers = []
+    assert login(client, ada, created, clip_of(ADA)).json()["decision"] == "match"
+    assert login(client, ada, created, clip_of(ADA)).status_code == 409
 
 
 def test_malformed_answers_are_refused(client: httpx.Client, fakes: FakeServices, ada: str) -> None:
