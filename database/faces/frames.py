@@ -7,7 +7,7 @@ from sqlalchemy import Engine, select
 from contracts.errors import NotFound
 from contracts.faces.subjects import StoredFrame
 from database.crypto.envelope import DecryptionError, EnvelopeCipher
-from database.engine import reading
+from database.engine import batches, reading
 from database.faces.face_files import FaceFiles
 from database.faces.template_rows import (
     data_key_of,
@@ -63,8 +63,11 @@ class Frames:
 
         def with_rows(subject_ids: Collection[str]) -> set[tuple[str, str]]:
             row = FaceFileRecord
-            query = select(row.subject_id, row.id).where(row.subject_id.in_(subject_ids))
+            query, existing = select(row.subject_id, row.id), set[tuple[str, str]]()
             with reading(self._engine) as session:
-                return {(subject, file) for subject, file in session.execute(query)}
+                for batch in batches(subject_ids):
+                    found = session.execute(query.where(row.subject_id.in_(batch)))
+                    existing |= {(subject, file) for subject, file in found}
+            return existing
 
         return self._files.remove_orphans(with_rows)

@@ -20,7 +20,7 @@ from contracts.faces.subjects import (
 )
 from contracts.pages import Page
 from database.crypto.envelope import EnvelopeCipher, key_id_of
-from database.engine import reading, writing
+from database.engine import batches, reading, writing
 from database.faces.erasures import begin, delete_traces, require_unfinished
 from database.faces.face_files import FaceFiles
 from database.faces.template_rows import find_subject, increment_revision
@@ -93,9 +93,12 @@ class Subjects:
 
     def names(self, ids: Sequence[str]) -> dict[str, str]:
         """The names of the subjects by id; unknown ids are left out."""
-        query = select(SubjectRecord.id, SubjectRecord.name).where(SubjectRecord.id.in_(ids))
+        row, names = SubjectRecord, dict[str, str]()
         with reading(self._engine) as session:
-            return dict(session.execute(query).all())
+            for batch in batches(ids):
+                query = select(row.id, row.name).where(row.id.in_(batch))
+                names |= dict(session.execute(query).all())
+        return names
 
     def list(
         self,
