@@ -16,6 +16,7 @@ from rich.console import Console
 from cli.backup.contents import AREAS, SECRETS
 from cli.backup.steps import RestoreStep, area_step, database_steps, fresh, near_name
 from cli.output import CommandError, warn
+from database.installation import FILE as INSTALLATION
 from models.store.manifest import write_atomically
 from models.store.staging import flush_entries
 
@@ -64,7 +65,13 @@ def is_left_over(home: Path) -> bool:
     return (home / _FOLDER).is_dir() and not is_interrupted(home)
 
 
-def place(home: Path, backup: str, database: tuple[Path | None, Path] | None = None) -> Placed:
+def place(
+    home: Path,
+    backup: str,
+    database: tuple[Path | None, Path] | None = None,
+    *,
+    replaces_database: bool = True,
+) -> Placed:
     """Move the unpacked files into the home.
 
     Args:
@@ -72,6 +79,7 @@ def place(home: Path, backup: str, database: tuple[Path | None, Path] | None = N
         backup: The sha256 of the backup's header.
         database: The unpacked SQLite file, if there is one, and its target; None if the database
             is not a file.
+        replaces_database: Whether the home gets another database, of whatever kind.
 
     Raises:
         CommandError: An area cannot be renamed, and nothing was moved. Or as `finish`.
@@ -80,6 +88,9 @@ def place(home: Path, backup: str, database: tuple[Path | None, Path] | None = N
     old.mkdir(mode=0o700)
     areas = (*AREAS, "valkey", *((SECRETS,) if (new / SECRETS).exists() else ()))
     steps = [area_step(new / area, home / area, old / area) for area in areas]
+    if replaces_database:
+        # The next start takes over the id of the restored database.
+        steps.append(RestoreStep("", str(home / INSTALLATION), str(old / INSTALLATION), until=""))
     if database is not None:
         steps += database_steps(*database, old)
     record = {"backup": backup, "steps": [asdict(step) for step in steps]}

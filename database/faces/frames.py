@@ -15,6 +15,7 @@ from database.faces.template_rows import (
     frame_purpose,
     unreadable_error,
 )
+from database.installation import belongs_to
 from database.tables import FaceFileRecord
 
 
@@ -59,7 +60,12 @@ class Frames:
         return StoredFrame(row.media_type, content)
 
     def remove_orphans(self) -> int:
-        """Delete files that a killed process left without a row; returns how many."""
+        """Delete files that a killed process left without a row; returns how many.
+
+        None, if the home belongs to another database.
+        """
+        if not belongs_to(self._engine, self._files.root.parent):
+            return 0
 
         def with_rows(subject_ids: Collection[str]) -> set[tuple[str, str]]:
             row = FaceFileRecord

@@ -18,6 +18,7 @@ from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind, JobState, Progre
 from contracts.pages import Page
 from database.engine import advisory_lock, batches, reading, writing
 from database.idempotency import IdempotencyKey, StoredResponse, delete_expired, lookup, remember
+from database.installation import belongs_to
 from database.jobs.files import JobFiles
 from database.jobs.queries import JobEntry, depths, entries, jobs_of
 from database.paging import decode_time_and_id, encode_cursor, require_limit
@@ -240,8 +241,13 @@ class Jobs:
         return len(job_ids)
 
     def remove_orphans(self) -> int:
-        """Remove files that a killed process left behind; returns of how many jobs."""
-        return self._files.sweep(self._finished_by_id) if self._files else 0
+        """Remove files that a killed process left behind; returns of how many jobs.
+
+        None, if the home belongs to another database.
+        """
+        if not self._files or not belongs_to(self._engine, self._files.root.parent):
+            return 0
+        return self._files.sweep(self._finished_by_id)
 
     def _finished_by_id(self, ids: Collection[str]) -> dict[str, bool]:
         """The existing ones of those jobs, and whether each has finished."""
