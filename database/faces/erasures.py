@@ -52,6 +52,25 @@ class Erasures:
             ids = session.scalars(query.order_by(row.id))
             return list(dict.fromkeys(subject_id for subject_id in ids if subject_id is not None))
 
+    def all_ids(self) -> list[str]:
+        """Ids of all subjects whose erasure has begun or ended, as far as the audit log goes back.
+
+        Those that exist, because a restore brought them back, are included.
+        """
+        row = FaceEventRecord
+        with reading(self._engine) as session:
+            ids = session.scalars(select(row.subject_id).where(row.kind == _KIND).distinct())
+            return [subject_id for subject_id in ids if subject_id is not None]
+
+    def existing_among(self, ids: Collection[str]) -> list[str]:
+        """Those of `ids` that are subjects now."""
+        existing: list[str] = []
+        with reading(self._engine) as session:
+            for batch in batches(ids):
+                query = select(SubjectRecord.id).where(SubjectRecord.id.in_(batch))
+                existing += session.scalars(query)
+        return existing
+
     def erased_among(self, ids: Collection[str]) -> set[str]:
         """Those of `ids` that the audit log says were erased; others may be another database's.
 

@@ -62,7 +62,7 @@ class Frames:
     def remove_orphans(self) -> int:
         """Delete files that a killed process left without a row; returns how many.
 
-        None, if the home belongs to another database.
+        Nothing is removed if the home belongs to another database.
         """
         if not belongs_to(self._engine, self._files.root.parent):
             return 0

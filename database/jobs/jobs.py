@@ -243,7 +243,7 @@ class Jobs:
     def remove_orphans(self) -> int:
         """Remove files that a killed process left behind; returns of how many jobs.
 
-        None, if the home belongs to another database.
+        Nothing is removed if the home belongs to another database.
         """
         if not self._files or not belongs_to(self._engine, self._files.root.parent):
             return 0
