@@ -10,12 +10,30 @@ from models.catalog import CATALOG, Network
 
 
 def migrate(settings: Settings) -> None:
-    """Create or upgrade the database's tables; does nothing if they are current."""
-    from database.migrations import upgrade  # SQLAlchemy
+    """Create or upgrade the database's tables; does nothing if they are current.
 
+    Raises:
+        CommandError: The database belongs to another home; nothing was changed in either.
+    """
+    from contracts.errors import Conflict
+    from database.engine import open_engine  # SQLAlchemy
+    from database.installation import adopt, require_database
+    from database.migrations import current, upgrade
+
+    try:
+        require_database(settings.home, exists=current(settings.database) is not None)
+    except Conflict as error:
+        raise CommandError(error.detail, exit_code=2) from None
     if settings.database_url is None:
         Path(settings.home).mkdir(mode=0o700, parents=True, exist_ok=True)
     upgrade(settings.database)
+    engine = open_engine(settings.database)
+    try:
+        adopt(engine, settings.home)
+    except Conflict as error:
+        raise CommandError(error.detail, exit_code=2) from None
+    finally:
+        engine.dispose()
 
 
 def known_networks(settings: Settings) -> tuple[Network, ...]:

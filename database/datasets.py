@@ -4,10 +4,10 @@ The rows repeat the listing in the folder of each dataset and are replaced if it
 revision. If a process dies between the two writes, writing the listing again repairs the rows.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Engine, and_, delete, insert, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -16,12 +16,10 @@ from sqlalchemy.orm import Session
 from contracts.errors import DatasetNotFound, NotFound
 from contracts.pages import Page
 from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus, Listing
-from database.engine import reading, writing
+from database.engine import batches, reading, writing
 from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
 from database.paging import decode_number, decode_time_and_id, encode_cursor, require_limit
 from database.tables import DatasetFileRecord, DatasetRecord
-
-T = TypeVar("T")
 
 _CHUNK_ROWS = 1000
 
@@ -225,7 +223,7 @@ def _revision(session: Session, dataset_id: str) -> int | None:
 
 
 def _write(session: Session, info: DatasetInfo, changes: _Changes) -> None:
-    row = session.get(DatasetRecord, info.id)
+    row = session.get(DatasetRecord, info.id, with_for_update=True)
     if row is not None and row.revision > info.revision:
         return
     if row is None:
@@ -241,15 +239,10 @@ def _write(session: Session, info: DatasetInfo, changes: _Changes) -> None:
     connection = session.connection()
     if changes.stale is None:
         connection.execute(delete(files).where(in_dataset))
-    for places in _chunks(changes.stale or []):
+    for places in batches(changes.stale or [], _CHUNK_ROWS):
         connection.execute(delete(files).where(in_dataset, files.place.in_(places)))
-    for rows in _chunks(changes.rows):
-        connection.execute(insert(files), list(rows))
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), _CHUNK_ROWS):
-        yield items[start : start + _CHUNK_ROWS]
+    for rows in batches(changes.rows, _CHUNK_ROWS):
+        connection.execute(insert(files), rows)
 
 
 def _row(dataset_id: str, place: int, file: DatasetFile) -> dict[str, Any]:

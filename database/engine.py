@@ -7,10 +7,11 @@ beginning whether it will write.
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
@@ -19,6 +20,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from contracts.errors import Unavailable
+
+T = TypeVar("T")
 
 _WAIT_SECONDS = 5  # for a lock, for a connection and for a statement
 _WRITES = "opsin_writes"  # execution option of a transaction that will write
@@ -137,6 +140,16 @@ def advisory_lock(connection: Connection, purpose: int) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:purpose)"), {"purpose": purpose})
+
+
+def batches(items: Collection[T], size: int = 500) -> Iterator[list[T]]:
+    """Divide values for `IN (...)`: a statement has at most 65,535 parameters in PostgreSQL.
+
+    SQLite allows 32,766 unless it was built otherwise.
+    """
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 def reachable(engine: Engine) -> bool:

@@ -135,6 +135,7 @@ class Keys:
             if idempotency and (earlier := lookup(session, idempotency, now)):
                 return MadeKey.model_validate(earlier.body)
             old = _find(session, key_id)
+            now = self._clock()  # finding it may have waited for another change
             if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
                 raise Conflict("That key is no longer valid. Create a new one.")
             info = _info(old)
@@ -189,7 +190,8 @@ class Keys:
     def record_use(self, used: Mapping[str, datetime]) -> None:
         """Store when keys were last used. The revision stays, since no permission changes."""
         with writing(self._engine) as session:
-            for key_id, moment in used.items():
+            # In one order, so that two processes do not wait for each other's rows.
+            for key_id, moment in sorted(used.items()):
                 session.execute(
                     update(KeyRecord).where(KeyRecord.id == key_id).values(last_used_at=moment)
                 )
@@ -230,7 +232,9 @@ def _increment_revision(session: Session) -> None:
 
 
 def _find(session: Session, key_id: str) -> KeyRecord:
-    row = session.scalars(select(KeyRecord).where(KeyRecord.id == key_id)).first()
+    """The row of a key, locked until the transaction ends, because the caller changes it."""
+    query = select(KeyRecord).where(KeyRecord.id == key_id).with_for_update()
+    row = session.scalars(query).first()
     if row is None:
         raise NotFound("There is no key with that id. `GET /v1/keys` lists all keys.")
     return row

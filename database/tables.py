@@ -158,6 +158,15 @@ class DatasetFileRecord(Record):
     file: Mapped[dict[str, Any]]
 
 
+class InstallationRecord(Record):
+    """The id that this database shares with its home, see `database.installation`; one row."""
+
+    __tablename__ = "installation"
+
+    only: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[str] = mapped_column(String(40))
+
+
 class KeyRecord(Record):
     """One API key, see `contracts.keys.KeyInfo`. A revoked one stays, for the audit log."""
 

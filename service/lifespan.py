@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -28,7 +28,7 @@ from service.datasets.service import Datasets
 from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
 from service.explanation.layers import LayerCheck
-from service.faces.context import FaceServices, open_face_services
+from service.faces.context import open_face_services
 from service.faces.erasure import resume
 from service.faces.reembedding import Reembedding
 from service.inference.decoder import Decoder
@@ -138,36 +138,29 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 
 def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
-    """Start the background tasks for faces and the audit logs."""
-    faces = services.faces
-    for name, work, seconds in (
+    """Start the background tasks for faces and the audit logs.
+
+    Each has a task of its own: one that fails does not keep the others from running.
+    """
+    faces, days = services.faces, services.settings.audit_days
+    tasks: tuple[tuple[str, Callable[[], Awaitable[object]], float], ...] = (
         ("faces", faces.refresh_search, _FORGET_SECONDS),
         ("templates", Reembedding(services).run_once, _REEMBED_SECONDS),
-        ("frames", partial(run_in_threadpool, _sweep, faces), _CLEANUP_SECONDS),
-        ("audit", partial(run_in_threadpool, _delete_old_lines, services), _AUDIT_SECONDS),
+        ("frames", partial(run_in_threadpool, faces.frames.remove_orphans), _CLEANUP_SECONDS),
+        ("deleted-rows", partial(run_in_threadpool, faces.purge_deleted_rows), _CLEANUP_SECONDS),
+        ("audit", partial(run_in_threadpool, services.audit.delete_old, days), _AUDIT_SECONDS),
+        ("face-audit", partial(run_in_threadpool, faces.events.delete_old, days), _AUDIT_SECONDS),
         ("erasures", partial(resume, services), _CLEANUP_SECONDS),
-    ):
+    )
+    for name, work, seconds in tasks:
         task = PeriodicTask(name, work, seconds=seconds)
         task.start()
         stack.push_async_callback(task.stop)
 
 
-def _sweep(faces: FaceServices) -> None:
-    """Delete frame files without a row, and what the database's files hold of deleted rows."""
-    faces.frames.remove_orphans()
-    faces.purge_deleted_rows()
-
-
 def _connect(url: str) -> Redis:
     options: dict[str, Any] = dict(REDIS_OPTIONS)
     return Redis.from_url(url, **options)
-
-
-def _delete_old_lines(services: Services) -> None:
-    """Delete lines of both audits by their age."""
-    days = services.settings.audit_days
-    services.audit.delete_old(days)
-    services.faces.events.delete_old(days)
 
 
 def _now() -> datetime:

@@ -28,7 +28,7 @@ class PeriodicTask:
     def __init__(
         self,
         name: str,
-        work: Callable[[], Awaitable[None]],
+        work: Callable[[], Awaitable[object]],
         *,
         seconds: float,
         after_fault: float | None = None,

@@ -14,8 +14,12 @@ from pathlib import Path
 from rich.console import Console
 
 from cli.backup.contents import AREAS, SECRETS
+from cli.backup.databases import dump, load_postgresql
 from cli.backup.steps import RestoreStep, area_step, database_steps, fresh, near_name
 from cli.output import CommandError, warn
+from contracts.settings import Settings
+from database.installation import FILE as INSTALLATION
+from database.migrations import current
 from models.store.manifest import write_atomically
 from models.store.staging import flush_entries
 
@@ -64,7 +68,13 @@ def is_left_over(home: Path) -> bool:
     return (home / _FOLDER).is_dir() and not is_interrupted(home)
 
 
-def place(home: Path, backup: str, database: tuple[Path | None, Path] | None = None) -> Placed:
+def place(
+    home: Path,
+    backup: str,
+    database: tuple[Path | None, Path] | None = None,
+    *,
+    postgresql: tuple[Settings, Path] | None = None,
+) -> Placed:
     """Move the unpacked files into the home.
 
     Args:
@@ -72,24 +82,35 @@ def place(home: Path, backup: str, database: tuple[Path | None, Path] | None = N
         backup: The sha256 of the backup's header.
         database: The unpacked SQLite file, if there is one, and its target; None if the database
             is not a file.
+        postgresql: The unpacked dump of PostgreSQL, if the backup has one, and the settings with
+            the database's address. Its present tables are dumped first, next to the areas.
 
     Raises:
-        CommandError: An area cannot be renamed, and nothing was moved. Or as `finish`.
+        CommandError: An area cannot be renamed or the tables not replaced, and nothing has changed.
+            Or as `finish`.
     """
     new, old = home / _FOLDER / "new", home / _FOLDER / "old"
     old.mkdir(mode=0o700)
     areas = (*AREAS, "valkey", *((SECRETS,) if (new / SECRETS).exists() else ()))
     steps = [area_step(new / area, home / area, old / area) for area in areas]
+    if database is not None or postgresql is not None:
+        # The next start takes over the id of the restored database.
+        steps.append(RestoreStep("", str(home / INSTALLATION), str(old / INSTALLATION), until=""))
     if database is not None:
         steps += database_steps(*database, old)
-    record = {"backup": backup, "steps": [asdict(step) for step in steps]}
+    record: dict[str, object] = {"backup": backup, "steps": [asdict(step) for step in steps]}
+    if postgresql is not None:
+        settings, path = postgresql
+        if current(settings.database) is not None:
+            dump(settings, old)
+        record["postgresql"] = str(path)
     try:
         write_atomically(home / _FOLDER / _STEPS, json.dumps(record))
     except OSError:
         if database is not None:
             near_name(database[1].resolve()).unlink(missing_ok=True)
         raise
-    placed = finish(home)
+    placed = finish(home, postgresql[0] if postgresql is not None else None, is_first=True)
     assert placed is not None, "its steps have just been written"  # noqa: S101
     return placed
 
@@ -107,8 +128,14 @@ def require_whole(home: Path) -> None:
         )
 
 
-def finish(home: Path) -> Placed | None:
+def finish(
+    home: Path, settings: Settings | None = None, *, is_first: bool = False
+) -> Placed | None:
     """Take the remaining steps; see `place`. None if there are none.
+
+    Args:
+        settings: With the address of PostgreSQL, if that is the database.
+        is_first: Whether no step has been taken; then a failure of PostgreSQL ends the restore.
 
     Raises:
         CommandError: A step cannot be taken; it may be tried again.
@@ -118,6 +145,8 @@ def finish(home: Path) -> Placed | None:
     folder = home / _FOLDER
     record = json.loads((folder / _STEPS).read_bytes())
     steps = [RestoreStep(**fields) for fields in record["steps"]]
+    if "postgresql" in record:
+        _replace_tables(folder, Path(record["postgresql"]), settings, is_first=is_first)
     try:
         for step in steps:
             step.take()
@@ -133,6 +162,27 @@ def finish(home: Path) -> Placed | None:
         ) from None
     shutil.rmtree(folder, ignore_errors=True)
     return Placed(record["backup"], kept)
+
+
+def _replace_tables(
+    folder: Path, dumped: Path, settings: Settings | None, *, is_first: bool
+) -> None:
+    """Replace the tables unless that was done: the dump is removed afterwards.
+
+    If the process is killed in between, the same tables are loaded again.
+    """
+    if not dumped.exists():
+        return
+    if settings is None:
+        raise CommandError("A restore of PostgreSQL was interrupted; `opsin restore` finishes it.")
+    try:
+        load_postgresql(settings, dumped)
+    except CommandError:
+        if is_first:
+            (folder / _STEPS).unlink()
+        raise
+    dumped.unlink()
+    flush_entries(dumped.parent)
 
 
 def _kept(home: Path, steps: list[RestoreStep]) -> tuple[Path, ...]:

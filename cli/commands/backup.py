@@ -13,7 +13,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from cli.backup import placing
 from cli.backup.contents import AREAS, DATABASE, SECRETS, Header
-from cli.backup.databases import kind_of, load_postgresql, sqlite_path, staged
+from cli.backup.databases import kind_of, sqlite_path, staged
+from cli.backup.erasures import note_erasures, repeat_erasures
 from cli.backup.packing import header_of, pack
 from cli.backup.placing import report_kept
 from cli.backup.snapshot import snapshot
@@ -100,7 +101,7 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:
         home.locked(),
         home.exclusive(),
     ):
-        placed = placing.finish(settings.home)
+        placed = placing.finish(settings.home, settings)
         report_kept(placed, console)
         try:
             with opened(archive) as (header, sha256, tar):
@@ -110,11 +111,14 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:
                     new = placing.unpack_folder(settings.home)
                     with _bar(console, "Reading", header.size) as progress:
                         unpack(tar, header, sha256, new, progress)
+                    note_erasures(settings)
                     report_kept(_place(settings, header, sha256, new), console)
         finally:
             placing.discard(settings.home)
         if header.database is not None:
             migrate(settings)
+            if count := repeat_erasures(settings):
+                warn(console, f"{count} subjects that were erased since are erased again.")
     _print_restored(console, settings, header)
 
 
@@ -143,9 +147,8 @@ def _place(settings: Settings, header: Header, sha256: str, new: Path) -> placin
     if kind_of(settings) == "sqlite":
         copy = staged(new / DATABASE, "sqlite") if header.database else None
         return placing.place(settings.home, sha256, (copy, sqlite_path(settings)))
-    if header.database is not None:
-        load_postgresql(settings, staged(new / DATABASE, "postgresql"))
-    return placing.place(settings.home, sha256)
+    dumped = (settings, staged(new / DATABASE, "postgresql")) if header.database else None
+    return placing.place(settings.home, sha256, postgresql=dumped)
 
 
 def _require_fit(settings: Settings, header: Header, *, force: bool) -> None:

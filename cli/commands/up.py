@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.backup import placing
+from cli.backup.erasures import repeat_erasures
 from cli.backup.placing import report_kept
 from cli.banner import print_banner
 from cli.clients.api import Api
@@ -65,7 +66,9 @@ def _finish_restore(settings: Settings, console: Console) -> None:
     """
     if placing.is_interrupted(settings.home):
         with Home(settings.home).exclusive():
-            placed = placing.finish(settings.home)
+            placed = placing.finish(settings.home, settings)
+            migrate(settings)
+            repeat_erasures(settings)
         report_kept(placed, console)
         console.print("An interrupted restore is finished.")
     elif placing.discard(settings.home):

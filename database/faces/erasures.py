@@ -12,7 +12,7 @@ from sqlalchemy import Engine, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from contracts.errors import SubjectNotFound
-from database.engine import reading, writing
+from database.engine import batches, reading, writing
 from database.faces.template_rows import find_subject
 from database.tables import AnswerRecord, FaceEventRecord, JobRecord, SubjectRecord
 
@@ -20,7 +20,6 @@ SCOPE = "subject"
 """Scope of the Idempotency-Keys of requests that add subjects."""
 BEGUN, DONE = "erasing", "erased"
 _KIND = "erasure"
-_BATCH_SIZE = 500
 
 
 class Erasures:
@@ -53,15 +52,33 @@ class Erasures:
             ids = session.scalars(query.order_by(row.id))
             return list(dict.fromkeys(subject_id for subject_id in ids if subject_id is not None))
 
+    def all_ids(self) -> list[str]:
+        """Ids of all subjects whose erasure has begun or ended, as far as the audit log goes back.
+
+        Those that exist, because a restore brought them back, are included.
+        """
+        row = FaceEventRecord
+        with reading(self._engine) as session:
+            ids = session.scalars(select(row.subject_id).where(row.kind == _KIND).distinct())
+            return [subject_id for subject_id in ids if subject_id is not None]
+
+    def existing_among(self, ids: Collection[str]) -> list[str]:
+        """Those of `ids` that are subjects now."""
+        existing: list[str] = []
+        with reading(self._engine) as session:
+            for batch in batches(ids):
+                query = select(SubjectRecord.id).where(SubjectRecord.id.in_(batch))
+                existing += session.scalars(query)
+        return existing
+
     def erased_among(self, ids: Collection[str]) -> set[str]:
         """Those of `ids` that the audit log says were erased; others may be another database's.
 
         An entry of the log is deleted by age (OPSIN_AUDIT_DAYS), long after its erasure ended.
         """
-        row, remaining, erased = FaceEventRecord, list(ids), set[str]()
+        row, erased = FaceEventRecord, set[str]()
         with reading(self._engine) as session:
-            for start in range(0, len(remaining), _BATCH_SIZE):
-                batch = remaining[start : start + _BATCH_SIZE]
+            for batch in batches(ids):
                 existing = select(SubjectRecord.id).where(SubjectRecord.id.in_(batch))
                 logged = select(row.subject_id).where(row.kind == _KIND, row.subject_id.in_(batch))
                 in_log = {found for found in session.scalars(logged) if found is not None}

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, select
 from contracts.errors import NotFound
 from contracts.faces.subjects import StoredFrame
 from database.crypto.envelope import DecryptionError, EnvelopeCipher
-from database.engine import reading
+from database.engine import batches, reading
 from database.faces.face_files import FaceFiles
 from database.faces.template_rows import (
     data_key_of,
@@ -15,6 +15,7 @@ from database.faces.template_rows import (
     frame_purpose,
     unreadable_error,
 )
+from database.installation import belongs_to
 from database.tables import FaceFileRecord
 
 
@@ -59,12 +60,20 @@ class Frames:
         return StoredFrame(row.media_type, content)
 
     def remove_orphans(self) -> int:
-        """Delete files that a killed process left without a row; returns how many."""
+        """Delete files that a killed process left without a row; returns how many.
+
+        Nothing is removed if the home belongs to another database.
+        """
+        if not belongs_to(self._engine, self._files.root.parent):
+            return 0
 
         def with_rows(subject_ids: Collection[str]) -> set[tuple[str, str]]:
             row = FaceFileRecord
-            query = select(row.subject_id, row.id).where(row.subject_id.in_(subject_ids))
+            query, existing = select(row.subject_id, row.id), set[tuple[str, str]]()
             with reading(self._engine) as session:
-                return {(subject, file) for subject, file in session.execute(query)}
+                for batch in batches(subject_ids):
+                    found = session.execute(query.where(row.subject_id.in_(batch)))
+                    existing |= {(subject, file) for subject, file in found}
+            return existing
 
         return self._files.remove_orphans(with_rows)

@@ -20,7 +20,8 @@ from contracts.faces.subjects import (
 )
 from contracts.pages import Page
 from database.crypto.envelope import EnvelopeCipher, key_id_of
-from database.engine import reading, writing
+from database.engine import batches, reading, writing
+from database.faces.erased_ids import add_erased
 from database.faces.erasures import begin, delete_traces, require_unfinished
 from database.faces.face_files import FaceFiles
 from database.faces.template_rows import find_subject, increment_revision
@@ -93,9 +94,12 @@ class Subjects:
 
     def names(self, ids: Sequence[str]) -> dict[str, str]:
         """The names of the subjects by id; unknown ids are left out."""
-        query = select(SubjectRecord.id, SubjectRecord.name).where(SubjectRecord.id.in_(ids))
+        row, names = SubjectRecord, dict[str, str]()
         with reading(self._engine) as session:
-            return dict(session.execute(query).all())
+            for batch in batches(ids):
+                query = select(row.id, row.name).where(row.id.in_(batch))
+                names |= dict(session.execute(query).all())
+        return names
 
     def list(
         self,
@@ -148,23 +152,14 @@ class Subjects:
         Raises:
             SubjectNotFound: There is no such subject and no unfinished erasure of it.
         """
-        with writing(self._engine) as session:
-            subject = session.get(SubjectRecord, subject_id, with_for_update=True)
-            if subject is None:
-                require_unfinished(session, subject_id)
-                counts = ErasedCounts(templates=0, files=0)
-            else:
-                counts = _delete(session, subject)
-                begin(session, subject_id, self._clock())
-            jobs = delete_traces(session, subject_id)
-        self._files.remove_all(subject_id)
-        return Erasure(counts, jobs)
+        return erase(self._engine, self._files, subject_id, self._clock())
 
     def erase_traces(self, subject_id: str) -> tuple[str, ...]:
         """Delete what was written about a subject during its erasure; returns its job ids."""
         with writing(self._engine) as session:
             jobs = delete_traces(session, subject_id)
         self._files.remove_all(subject_id)
+        add_erased(self._files.root.parent, [subject_id])  # unless it was killed before that
         return jobs
 
     def reencrypt(self, *, limit: int) -> int:
@@ -265,6 +260,22 @@ def _delete(session: Session, subject: SubjectRecord) -> ErasedCounts:
 def _count(session: Session, table: Any, subject_id: str) -> int:
     query = select(func.count()).select_from(table).where(table.subject_id == subject_id)
     return session.scalars(query).one()
+
+
+def erase(engine: Engine, files: FaceFiles, subject_id: str, now: datetime) -> Erasure:
+    """See `Subjects.erase`; needs no master key."""
+    with writing(engine) as session:
+        subject = session.get(SubjectRecord, subject_id, with_for_update=True)
+        if subject is None:
+            require_unfinished(session, subject_id)
+            counts = ErasedCounts(templates=0, files=0)
+        else:
+            counts = _delete(session, subject)
+            begin(session, subject_id, now)
+        jobs = delete_traces(session, subject_id)
+    files.remove_all(subject_id)
+    add_erased(files.root.parent, [subject_id])
+    return Erasure(counts, jobs)
 
 
 def _subjects(

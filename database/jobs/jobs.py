@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 from contracts.errors import Conflict, JobNotFound, QueueFull
 from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind, JobState, Progress
 from contracts.pages import Page
-from database.engine import advisory_lock, reading, writing
+from database.engine import advisory_lock, batches, reading, writing
 from database.idempotency import IdempotencyKey, StoredResponse, delete_expired, lookup, remember
+from database.installation import belongs_to
 from database.jobs.files import JobFiles
 from database.jobs.queries import JobEntry, depths, entries, jobs_of
 from database.paging import decode_time_and_id, encode_cursor, require_limit
@@ -225,8 +226,6 @@ class Jobs:
     def purge(self, older_than: timedelta) -> int:
         """Delete jobs that finished before `older_than`, their files, and old stored responses.
 
-        Files that a killed process left behind are removed too.
-
         Returns:
             The number of deleted jobs.
         """
@@ -239,14 +238,25 @@ class Jobs:
         if self._files:
             for job_id in job_ids:
                 self._files.remove(job_id)
-            self._files.sweep(self._finished_by_id)
         return len(job_ids)
+
+    def remove_orphans(self) -> int:
+        """Remove files that a killed process left behind; returns of how many jobs.
+
+        Nothing is removed if the home belongs to another database.
+        """
+        if not self._files or not belongs_to(self._engine, self._files.root.parent):
+            return 0
+        return self._files.sweep(self._finished_by_id)
 
     def _finished_by_id(self, ids: Collection[str]) -> dict[str, bool]:
         """The existing ones of those jobs, and whether each has finished."""
-        known = select(JobRecord.id, JobRecord.state).where(JobRecord.id.in_(ids))
+        query, finished = select(JobRecord.id, JobRecord.state), dict[str, bool]()
         with reading(self._engine) as session:
-            return {job_id: state in FINISHED for job_id, state in session.execute(known)}
+            for batch in batches(ids):
+                known = session.execute(query.where(JobRecord.id.in_(batch)))
+                finished |= {job_id: state in FINISHED for job_id, state in known}
+        return finished
 
     def _record(
         self, kind: JobKind, request: dict[str, Any], digest: str | None, job_id: str

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from contracts.errors import InternalError, OpsinError
 from contracts.jobs import FINISHED, Progress
-from database.engine import reading, writing
+from database.engine import batches, reading, writing
 from database.jobs.jobs import Clock
 from database.tables import ArtifactRecord, JobRecord, MetricRecord, UtcTime
 
@@ -392,6 +392,6 @@ def _take(session: Session, which: ColumnElement[bool], values: dict[str, Any]) 
     # skip_locked: another sweep or a worker is dealing with locked rows.
     matching = select(JobRecord.id).where(which).with_for_update(skip_locked=True)
     ids = list(session.scalars(matching))
-    if ids:
-        session.execute(update(JobRecord).where(JobRecord.id.in_(ids)).values(values))
+    for batch in batches(ids):
+        session.execute(update(JobRecord).where(JobRecord.id.in_(batch)).values(values))
     return ids

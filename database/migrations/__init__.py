@@ -8,6 +8,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, make_url, text
 
 from database.engine import advisory_lock, open_engine, reading, use_wal, writing
+from database.installation import prepare_table
 
 _LOCK = 0x0951_0001  # a number that no other advisory lock uses
 
@@ -33,7 +34,9 @@ def upgrade(url: str) -> None:
                 connection.execute(text("SET LOCAL statement_timeout = '10min'"))
                 connection.execute(text("SET LOCAL lock_timeout = '10min'"))
             advisory_lock(connection, _LOCK)
+            is_new = not inspect(connection).has_table("alembic_version")
             command.upgrade(_config(connection), "head")
+            prepare_table(connection, is_new=is_new)
     finally:
         engine.dispose()
 

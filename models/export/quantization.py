@@ -159,10 +159,16 @@ def _publish(
         provenance = manifest.provenance.model_copy(
             update={"job_id": images.work.job_id, "quantized_from": manifest.version}
         )
-        metrics = manifest.metrics | {"accuracy_before": before, "accuracy": after}
+        metrics = _unmeasured(manifest) | {"accuracy_before": before, "accuracy": after}
         changed = {"precision": "int8", "provenance": provenance, "metrics": metrics}
         images.work.check()
         return store.publish(manifest.model, staged, Draft(**(unchanged | changed)))
+
+
+def _unmeasured(manifest: Manifest) -> dict[str, float]:
+    """The metrics that remain true in int8, without those that the float32 version measured."""
+    measured = ("accuracy", "loss", "macro_f1")
+    return {name: v for name, v in manifest.metrics.items() if not name.endswith(measured)}
 
 
 def _quantize(

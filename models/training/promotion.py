@@ -1,8 +1,9 @@
 """Decides whether a newly trained version becomes the champion, and explains why.
 
 The rule `if_better` compares accuracies on the same images. The champion's recorded accuracy counts
-only if it was measured on the same dataset (equal digest). Otherwise the champion is evaluated on
-the held-out images of the new version.
+only if it was measured on the same dataset (equal digest) and in the precision that is served: the
+int8 copies of earlier releases carry the accuracy of their float32 version. Otherwise the champion
+is evaluated on the held-out images of the new version.
 """
 
 from collections.abc import Sequence
@@ -98,7 +99,12 @@ def _decide(store: Store, candidate: PromotionCandidate, champion: int | None) -
 def _compare(candidate: PromotionCandidate, champion: Manifest, labels: Sequence[str]) -> Promotion:
     accuracy = champion.metrics.get(HELD_OUT_ACCURACY)
     digest = candidate.manifest.provenance.dataset_digest
-    if accuracy is None or digest is None or digest != champion.provenance.dataset_digest:
+    is_comparable = (
+        champion.precision != "int8"
+        and digest is not None
+        and digest == champion.provenance.dataset_digest
+    )
+    if accuracy is None or not is_comparable:
         accuracy = candidate.evaluator.accuracy(champion, labels)
     better = candidate.accuracy > accuracy
     reason = (

@@ -8,16 +8,21 @@ report, so that nothing is trained or evaluated twice.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from contracts.errors import InternalError, OpsinError, VersionInUse, VersionNotFound
 from contracts.inference.manifest import Draft, Manifest
 from contracts.jobs import Progress
+from contracts.queue.messages import Pixels
 from contracts.settings import MIB, Settings
 from contracts.training.training_result import TrainingReport, TrainingResult
 from contracts.training.trainings import TrainingRequest
@@ -26,6 +31,8 @@ from models.export.check_images import check_images
 from models.export.parity import ParityError
 from models.export.saved_model import export_version
 from models.images.decode import InputSpec
+from models.serving.openvino.runtime import OpenVinoRuntime
+from models.serving.runtime import RuntimeOptions, RuntimeUnavailableError
 from models.store.manifest import write_atomically
 from models.store.store import Store
 from models.training.data.data_source import DataSource, LibrarySource, TrainingData
@@ -148,17 +155,26 @@ class _Run:
         """Implements `models.training.promotion.Evaluator`."""
         dataset = self.source.load().dataset
         examples = dataset.of("test") or dataset.of("validation") or dataset.of("train")
-        model = ExportedModel(self.store.path(version.model, version.version))
+        probabilities = self._served_function(version)
         correct = 0
         for start in range(0, len(examples), _BATCH):
             batch = examples[start : start + _BATCH]
             pixels = decode_examples(batch, version, max_pixels=self._max_pixels)
-            predicted = model.probabilities(pixels).argmax(axis=1)
+            predicted = probabilities(pixels).argmax(axis=1)
             correct += sum(
                 labels[int(index)] == example.label
                 for index, example in zip(predicted, batch, strict=True)
             )
         return correct / len(examples)
+
+    def _served_function(self, version: Manifest) -> Callable[[Pixels], npt.NDArray[np.float32]]:
+        """A version's probabilities: in int8 if it is quantized, unless OpenVINO is missing."""
+        folder = self.store.path(version.model, version.version)
+        if version.precision == "int8":
+            options = RuntimeOptions("openvino", "int8", self.settings.worker_threads)
+            with suppress(RuntimeUnavailableError):
+                return partial(OpenVinoRuntime(folder, version, "int8", options).run, "serve")
+        return ExportedModel(folder).probabilities
 
     def _check_still_publishable(self, version: Manifest) -> None:
         """Delete the version again if its images may not be used any more.

@@ -93,8 +93,8 @@ class Datasets:
                 listing = self.store.listing(dataset_id)
                 if known.get(dataset_id, 0) < listing.info.revision:
                     self.rows.put(listing)
-            except DatasetNotFound as error:
-                log.warning("dataset_damaged", dataset=dataset_id, error=error.detail)
+            except (OpsinError, OSError) as error:
+                log.warning("dataset_damaged", dataset=dataset_id, error=str(error))
         for dataset_id in known.keys() - present:
             # Checked again: it may have been created or deleted since.
             if dataset_id not in self.store.ids():

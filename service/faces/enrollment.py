@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from contracts.errors import ValidationFailed
+from contracts.errors import ModelNotReady, ValidationFailed
 from contracts.faces.enrollments import (
     MAX_IMAGES,
     VIDEO,
@@ -15,9 +15,11 @@ from contracts.faces.enrollments import (
     EnrollmentRequest,
     image_name,
 )
+from contracts.faces.faces import FACE_MODEL
 from contracts.jobs import Job
 from contracts.settings import Settings
 from service.dependencies import Services
+from service.faces.subjects import embedder_in_force
 from service.http.deadlines import Deadline
 from service.http.multipart import TEXT, FieldSpec, Form, read_form
 
@@ -34,10 +36,12 @@ async def enroll(
 
     Raises:
         SubjectNotFound: There is no such subject.
+        ModelNotReady: The face embedder has not been imported, so the job could only fail.
         OpsinError: See the route. No job was created.
         ClientDisconnect: The client hung up.
     """
     await run_in_threadpool(services.faces.subjects.get, subject_id)
+    await _require_embedder(services)
     async with deadline.enforced():
         form = await read_form(request, _fields(services.settings))
     inputs = _inputs(form)
@@ -58,6 +62,17 @@ async def enroll(
             inputs=inputs,
             idempotency=idempotency,
         )
+
+
+async def _require_embedder(services: Services) -> None:
+    if await embedder_in_force(services) is not None:
+        return
+    if FACE_MODEL in services.settings.models:
+        raise ModelNotReady(f"'{FACE_MODEL}' is being imported. Retry soon.", retry_after=10)
+    raise ModelNotReady(
+        f"Faces cannot be enrolled: '{FACE_MODEL}' is not installed. The operator adds it to "
+        "OPSIN_MODELS and restarts the service."
+    )
 
 
 def _fields(settings: Settings) -> dict[str, FieldSpec]:

@@ -69,8 +69,8 @@ async def resume(services: Services) -> None:
 
 def _delete_orphaned_versions(services: Services) -> bool:
     """Delete the versions whose subjects were erased; returns whether that succeeded."""
-    subject_ids = provenance.subjects_of(services.store)
     try:
+        subject_ids = provenance.subjects_of(services.store)
         for subject_id in services.faces.erasures.erased_among(subject_ids):
             _delete_versions(services, subject_id)
     except (OpsinError, OSError) as error:

@@ -24,7 +24,7 @@ from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from contracts.errors import OpsinError, Unavailable
+from contracts.errors import JobNotFound, OpsinError, Unavailable
 from contracts.inference.inference import ItemError
 from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.queue import redis_keys
@@ -93,14 +93,17 @@ class JobQueue:
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="job-publish")
         self._checks = PeriodicTask("job-watch", self.check, seconds=_CHECK_SECONDS)
         self._purges = PeriodicTask("job-purge", self._purge, seconds=_PURGE_SECONDS)
+        self._sweeps = PeriodicTask("job-files", self._remove_orphans, seconds=_PURGE_SECONDS)
 
     def start(self) -> None:
         self._checks.start()
         self._purges.start()
+        self._sweeps.start()
 
     async def stop(self) -> None:
         await self._checks.stop()
         await self._purges.stop()
+        await self._sweeps.stop()
         self._publisher.shutdown(wait=False, cancel_futures=True)
 
     async def submit(
@@ -254,20 +257,27 @@ class JobQueue:
     async def _purge(self) -> None:
         await run_in_threadpool(self._jobs.purge, self._retention)
 
+    async def _remove_orphans(self) -> None:
+        await run_in_threadpool(self._jobs.remove_orphans)
+
     async def check(self) -> None:
         """Clean up after jobs that were given up, and send lost tasks again."""
         result = await run_in_threadpool(self._leases.sweep, _STALE_SECONDS)
+        # First, because the next check will not name these again.
+        for job_id in (*result.failed, *result.cancelled):
+            await self._discard_input(job_id)
+            await run_in_threadpool(self._files.end_work, job_id)
         notified: set[str] = set()
         for job_id in result.resend:
-            queue, network = await run_in_threadpool(self._jobs.destination, job_id)
+            try:
+                queue, network = await run_in_threadpool(self._jobs.destination, job_id)
+            except JobNotFound:
+                continue  # it has been deleted meanwhile
             # One notification is for the whole queue, and one that is still unread is enough.
             if queue is not None and (queue in notified or await self._is_notified(queue)):
                 continue
             notified |= {queue} if queue is not None else set()
             await self._send(job_id, queue, network)
-        for job_id in (*result.failed, *result.cancelled):
-            await self._discard_input(job_id)
-            await run_in_threadpool(self._files.end_work, job_id)
 
     async def _is_notified(self, queue: str) -> bool:
         try:

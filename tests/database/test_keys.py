@@ -1,9 +1,14 @@
 """Keys in a real database: what is stored of them, and what ends them."""
 
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from contracts.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
 from contracts.keys import KEY_PATTERN, NewKey
@@ -149,3 +154,59 @@ def test_changes_are_in_the_audit_log(keys: Keys, audit: Audit, clock: Clock) ->
     audit.write(WHO, "dataset_deleted", "ds_2")
     assert audit.delete_old(9) == 4
     assert [one.subject for one in audit.list().items] == ["ds_2"]
+
+
+@contextmanager
+def held_before_commit(engine: Engine, change: Callable[[], Any]) -> Iterator[None]:
+    """Run `change` in another session, which stands before its commit until the block ends."""
+    reached, go = threading.Event(), threading.Event()
+
+    def hold(_conn: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        if statement.startswith("INSERT INTO audit") and not reached.is_set():
+            reached.set()
+            assert go.wait(10)
+
+    event.listen(engine, "before_cursor_execute", hold)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(change)
+        try:
+            assert reached.wait(10)
+            yield
+        finally:
+            go.set()
+        first.result(10)
+
+
+def in_second_session(engine: Engine, first: Callable[[], Any], second: Callable[[], Any]) -> Any:
+    """The result of `second`, which began while `first` was not committed."""
+    with ThreadPoolExecutor(1) as pool:
+        with held_before_commit(engine, first):
+            result: Future[Any] = pool.submit(second)
+            threading.Event().wait(0.3)  # it reads, and waits for the first session
+            assert not result.done()
+        return result.result(10)
+
+
+def test_a_key_that_is_being_revoked_gets_no_successor(keys: Keys, engine: Engine) -> None:
+    made = keys.create(NEW, actor=WHO)
+    with pytest.raises(Conflict):
+        in_second_session(
+            engine,
+            lambda: keys.revoke(made.id, actor=WHO),
+            lambda: keys.rotate(made.id, timedelta(days=7), actor=WHO),
+        )
+    assert now(keys).keys == {}
+
+
+def test_a_second_rotation_does_not_lengthen_the_life_that_the_first_shortened(
+    keys: Keys, engine: Engine, clock: Clock
+) -> None:
+    made = keys.create(NEW, actor=WHO)
+    with pytest.raises(Conflict):
+        in_second_session(
+            engine,
+            lambda: keys.rotate(made.id, timedelta(0), actor=WHO),
+            lambda: keys.rotate(made.id, timedelta(days=7), actor=WHO),
+        )
+    assert now(keys).keys[made.id].info.expires_at == clock.now
+    assert len(now(keys).keys) == 2

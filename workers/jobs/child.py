@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from contracts.errors import InternalError, OpsinError, Unavailable
+from contracts.errors import InternalError, ModelNotReady, OpsinError, Unavailable
 from contracts.jobs import LEASE_SECONDS, MAX_NICENESS
 from contracts.logs import configure_logs
 from contracts.settings import Settings
@@ -115,11 +115,11 @@ class JobAttempt:
         self._work.close()
         if isinstance(outcome, dict):
             return self._leases.succeed(self._lease, outcome)
-        if isinstance(outcome, Unavailable):
+        if isinstance(outcome, Unavailable) and not isinstance(outcome, ModelNotReady):
             # Not the fault of the job, so it is tried again.
             log.warning("job_interrupted", job=self._lease.job_id, error=outcome.detail)
             return False
-        if isinstance(outcome, OpsinError):
+        if isinstance(outcome, OpsinError):  # also missing weights, which no attempt brings
             return self._leases.fail(self._lease, outcome)
         match self._work.stopped:
             case "cancelled":

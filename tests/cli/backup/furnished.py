@@ -91,5 +91,5 @@ def tree(root: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
         for inside in [path.relative_to(root).as_posix()]
-        if not inside.startswith(("opsin.db", "run/", "logs/"))
+        if not inside.startswith(("opsin.db", "run/", "logs/", "installation"))
     }

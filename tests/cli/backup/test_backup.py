@@ -8,10 +8,13 @@ import subprocess
 import sys
 import tarfile
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
 
+import psycopg
 import pytest
+from sqlalchemy import select
 
 from cli.backup import placing
 from cli.backup.contents import AREAS, LEFT_OUT, SECRETS, DatabaseKind
@@ -19,14 +22,20 @@ from cli.backup.databases import dump
 from cli.commands.backup import restore_backup, write_backup
 from cli.home import Home
 from cli.output import CommandError
+from contracts.faces.subjects import NewSubject
 from contracts.settings import Settings
-from database.engine import open_engine
+from database.engine import open_engine, reading
+from database.faces.erasures import Erasures
+from database.faces.repositories import FaceRepositories
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
+from database.migrations import upgrade
+from database.tables import SubjectRecord
 from models.datasets.store import DatasetStore
 from models.store.store import Store
 from tests.cli.backup.furnished import DATASET, Furnished, furnish, now, publish, tree
 from tests.cli.running import ROOT, free_port, until
+from tests.database.conftest import postgresql  # noqa: F401  a fixture
 from tests.models.datasets.packing import photo, written
 
 
@@ -338,3 +347,67 @@ def test_postgresqls_tools_go_where_the_service_goes_and_as_safely(
         "PGSSLMODE=verify-full",
         "PGOPTIONS=-c work_mem=9MB",
     }
+
+
+def add_person(settings: Settings, name: str) -> str:
+    upgrade(settings.database)
+    engine = open_engine(settings.database)
+    faces = FaceRepositories.of(settings, engine, now)
+    subject_id = str(faces.subjects.create(NewSubject(name=name))["id"])
+    engine.dispose()
+    return subject_id
+
+
+def people(settings: Settings) -> set[str]:
+    engine = open_engine(settings.database)
+    with reading(engine) as session:
+        names = set(session.scalars(select(SubjectRecord.name)))
+    engine.dispose()
+    return names
+
+
+@pytest.mark.parametrize("has_list", [True, False])
+def test_an_erased_person_does_not_come_back(tmp_path: Path, out: Path, has_list: bool) -> None:
+    settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port())
+    gone, stays = add_person(settings, "Forget Me"), add_person(settings, "Ada")
+    write_backup(settings, out, secrets=False)
+    engine = open_engine(settings.database)
+    FaceRepositories.of(settings, engine, now).subjects.erase(gone)
+    engine.dispose()
+    if not has_list:  # the erasure was recorded by an earlier release
+        (settings.home / "erased-subjects").unlink()
+    restore_backup(settings, out, force=True)
+    assert people(settings) == {"Ada"}
+    engine = open_engine(settings.database)
+    assert Erasures(engine, now).pending(timedelta()) == [gone], "the service then ends it"
+    assert Erasures(engine, now).existing_among([gone, stays]) == [stays]
+    engine.dispose()
+
+
+def test_a_refused_restore_leaves_postgresql_as_it_was(
+    request: pytest.FixtureRequest, tmp_path: Path, out: Path
+) -> None:
+    server: str = request.getfixturevalue("postgresql")
+    with closing(psycopg.connect(server.replace("+psycopg", ""), autocommit=True)) as connection:
+        connection.execute("CREATE DATABASE restored")
+    url = server.removesuffix("postgres") + "restored"
+    settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port(), database_url=url)
+    add_person(settings, "Before")
+    Store(settings.store_home)
+    publish(Store(settings.store_home))
+    write_backup(settings, out, secrets=False)
+    add_person(settings, "After")
+    elsewhere = settings.store_home.rename(tmp_path / "elsewhere")
+    settings.store_home.symlink_to(elsewhere)
+    with pytest.raises(CommandError, match="symbolic link"):
+        restore_backup(settings, out, force=True)
+    assert people(settings) == {"Before", "After"}
+    settings.store_home.unlink()
+    restore_backup(settings, out, force=True)
+    assert people(settings) == {"Before"}
+    (kept,) = settings.home.glob("replaced-*")
+    assert (kept / "opsin.pgdump").stat().st_size > 0
+    placed = subprocess.run(
+        ["pg_restore", "--list", kept / "opsin.pgdump"], capture_output=True, check=True
+    )
+    assert b"subjects" in placed.stdout

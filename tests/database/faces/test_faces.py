@@ -232,6 +232,20 @@ def test_files_of_a_killed_process_are_removed(
     assert not (home / "faces" / "sub_gone").exists()
 
 
+def test_more_folders_than_a_statement_has_parameters_are_swept(
+    faces: FaceRepositories, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces.templates.add(ada, [template(b"frame")], embedder=NET)
+    others = [f"sub_{number}" for number in range(260_000)]
+    rows: list[Any] = []
+    monkeypatch.setattr(
+        FaceFiles, "remove_orphans", lambda _, with_rows: rows.extend(with_rows([*others, ada]))
+    )
+    faces.frames.remove_orphans()
+    assert rows == [(ada, faces.frames.ids_of_subject(ada)[0])]
+    assert faces.subjects.names([*others, ada]) == {ada: "Ada"}
+
+
 def test_the_audit_log_has_keyed_hashes_newest_first(faces: FaceRepositories, ada: str) -> None:
     image, address = b"an image", "10.1.2.3"
     for number in range(3):

@@ -202,10 +202,21 @@ def test_files_are_removed_with_their_row(
     assert not (files.root / deleted).exists()
     clock.advance(3600)
     assert jobs.purge(timedelta(hours=2)) == 0
+    jobs.remove_orphans()
     # Its process was killed between the end and the tidying up.
     assert not files.work(kept).exists()
     assert jobs.purge(timedelta(minutes=30)) == 3
     assert not list(files.root.iterdir())
+
+
+def test_more_folders_than_a_statement_has_parameters_are_swept(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, rows = made(jobs).id, dict[str, bool]()
+    ids = [*(f"job_{number}" for number in range(260_000)), job_id]
+    monkeypatch.setattr(JobFiles, "sweep", lambda _, finished: rows.update(finished(ids)))
+    jobs.remove_orphans()
+    assert rows == {job_id: False}
 
 
 def test_old_orphans_are_swept(jobs: Jobs, files: JobFiles) -> None:
@@ -215,7 +226,7 @@ def test_old_orphans_are_swept(jobs: Jobs, files: JobFiles) -> None:
     for job_id in (orphan, waiting):
         os.utime(files.root / job_id, (0, 0))
     (files.root / "mine").mkdir()
-    jobs.purge(timedelta(hours=1))
+    jobs.remove_orphans()
     assert {path.name for path in files.root.iterdir()} == {young, waiting, "mine"}
 
 

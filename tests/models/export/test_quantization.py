@@ -117,6 +117,7 @@ def test_quantized_version_is_measured_published_once_and_promoted(
     assert store.verify("tones", 2) == []
     manifest = store.manifest("tones", 2)
     assert (manifest.precision, manifest.provenance.quantized_from) == ("int8", 1)
+    assert set(manifest.metrics) == {"accuracy_before", "accuracy"}, "none of the float32 version"
     again = quantization.run(FakeWork(REQUEST, tmp_path), settings)
     assert again["version"] == 2
     assert store.versions("tones") == [1, 2]

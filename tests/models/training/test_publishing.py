@@ -116,6 +116,16 @@ def test_champion_of_another_dataset_is_evaluated_again(store: Store) -> None:
     assert promotion.champion_accuracy == 0.7
 
 
+def test_int8_champion_is_evaluated_even_if_it_records_the_accuracy_of_its_float32_version(
+    store: Store,
+) -> None:
+    quantized = draft_of("job_1", 0.91).model_copy(update={"precision": "int8"})
+    promote_if(store, publish(store, quantized))
+    evaluator = FakeEvaluator(0.885)
+    promotion = promote_if(store, publish(store, draft_of("job_2", 0.905)), evaluator=evaluator)
+    assert (promotion.promoted, promotion.champion_accuracy) == (True, 0.885)
+
+
 def test_champion_with_more_classes_is_replaced_only_on_request(store: Store) -> None:
     promote_if(store, publish(store, draft_of("job_1", 0.1), ("cat", "dog", "horse")))
     new = publish(store, draft_of("job_2", 0.9))

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import ValidationFailed
+from contracts.errors import ModelNotReady, ValidationFailed
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import Work
@@ -47,6 +47,8 @@ def count(work: Work, settings: Settings) -> dict[str, Any]:
 def fail(work: Work, settings: Settings) -> dict[str, Any]:
     if work.request.get("expected"):
         raise ValidationFailed("There is no such layer. Choose another.")
+    if work.request.get("weights"):
+        raise ModelNotReady("Pull the weights.")
     raise RuntimeError("a secret at /some/path")
 
 

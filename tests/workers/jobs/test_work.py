@@ -292,6 +292,16 @@ def test_restart_of_valkey_does_not_disturb_jobs(installation: Installation) -> 
 
 
 @pytest.mark.slow
+def test_missing_weights_end_a_job_at_once_with_their_own_words(
+    installation: Installation,
+) -> None:
+    installation.worker()
+    job = installation.finish(installation.submit("filters", weights=True))
+    assert (job.state, job.attempt) == ("failed", 1)
+    assert job.error is not None
+    assert (job.error.code, job.error.detail) == ("model_not_ready", "Pull the weights.")
+
+
 def test_job_that_runs_too_long_fails(installation: Installation) -> None:
     installation.worker(job_max_hours=2 / 3600)
     job = installation.finish(installation.submit("training", steps=1000, pause=0.05))

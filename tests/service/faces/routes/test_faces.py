@@ -432,6 +432,19 @@ class TestEnrollment:
         other = client.post(where, files=[image(BEA)], headers=key)
         assert code(other, 409) == "idempotency_conflict"
 
+    def test_without_the_embedder_no_job_is_created(
+        self, client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def unknown(_: object) -> None:
+            return None
+
+        monkeypatch.setattr("service.faces.enrollment.embedder_in_force", unknown)
+        where = f"{URL}/subjects/{add(client, fakes, 'Ada', None)}/enrollments"
+        refused = client.post(where, files=[image(ADA)])
+        assert code(refused, 503) == "model_not_ready"
+        assert "face_embedder" in refused.json()["detail"]
+        assert fakes.jobs.worked == []
+
     def test_impossible_enrollments_are_refused(
         self, client: httpx.Client, fakes: FakeServices
     ) -> None:
