@@ -139,17 +139,9 @@ def test_job_runs_from_input_to_result(installation: Installation) -> None:
     # Both queues run at the same time. A finished job leaves only its artifacts.
     job = installation.finish(echo)
     assert job.result == {"text": "hello", "nice": 5, "oom_score": "1000", "threads": "3"}
-    installation.wait(
-        lambda: (
-            not installation.files.work(counted).exists()
-            and not installation.files.work(echo).exists()
-        )
-    )
-    left = {
-        str(p.relative_to(installation.settings.jobs_home))
-        for p in installation.settings.jobs_home.rglob("*")
-    }
-    assert left == {counted, f"{counted}/artifacts", f"{counted}/artifacts/preview.png"}
+    home = installation.settings.jobs_home
+    left = {counted, f"{counted}/artifacts", f"{counted}/artifacts/preview.png"}
+    installation.wait(lambda: {str(p.relative_to(home)) for p in home.rglob("*")} == left)
     names = [(entry.sequence, entry.name) for entry in installation.jobs.history(counted).entries]
     assert names == [(1, "metrics"), (3, "metrics"), (5, "metrics"), (6, "artifact")]
 
