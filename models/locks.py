@@ -14,25 +14,37 @@ from typing import IO
 
 from contracts.errors import Unavailable
 
+LOCK_SECONDS = 30.0
+"""How long a change waits for another one of the same thing."""
+
 _POLL_SECONDS = 0.01
 
 
+class LockHeldError(Unavailable):
+    """Another holder kept the lock for the whole time that the caller would wait."""
+
+
 @contextmanager
-def locked(path: Path, *, timeout: float = 30.0, error: Exception | None = None) -> Iterator[None]:
+def locked(
+    path: Path, *, timeout: float = LOCK_SECONDS, error: Exception | None = None
+) -> Iterator[None]:
     """Hold the lock file `path` while the block runs, alone among threads and processes.
 
     Args:
         path: The lock file; it is created with its folder if it does not exist.
         timeout: Seconds to wait for another holder.
-        error: What to raise then; `Unavailable` if not given.
+        error: What to raise then; `LockHeldError` if not given.
+
+    With a timeout of 0 it is tried once, so that a caller can wait without a thread; see
+    `service.lock_waiting`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout
     with path.open("a") as file:
         while not try_lock(file):
-            if time.monotonic() > deadline:
-                raise error or Unavailable(
-                    "The model store is busy with another change; try again.", retry_after=5
+            if time.monotonic() >= deadline:
+                raise error or LockHeldError(
+                    "It is busy with another change; try again.", retry_after=5
                 )
             time.sleep(_POLL_SECONDS)
         yield

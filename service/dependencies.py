@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from contracts.settings import Settings
 from service.jobs.stream_limit import StreamLimiter
+from service.lock_waiting import LockWaiting
 
 if TYPE_CHECKING:
     from database.audit import Audit
@@ -61,6 +62,7 @@ class Services:
     database_ok: Callable[[], bool]
     started_at: float
     stream_limiter: StreamLimiter = field(default_factory=StreamLimiter)
+    lock_waiting: LockWaiting = field(default_factory=LockWaiting)
 
 
 OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from contracts.queue.celery import REDIS_OPTIONS, celery_app
 from contracts.settings import MIB, Settings
 from database.audit import Audit
+from database.clock import DatabaseClock
 from database.datasets import DatasetRows
 from database.engine import open_engine, reachable
 from database.jobs.files import JobFiles
@@ -93,9 +94,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         recovery.start()
         stack.push_async_callback(recovery.stop)
         job_files = JobFiles.of(settings)
-        jobs = Jobs(engine, _now, job_files)
+        clock = DatabaseClock(engine)
+        jobs = Jobs(engine, clock, job_files)
         job_queue = JobQueue(
-            client, celery, jobs, Leases(engine, _now), files=job_files, settings=settings
+            client, celery, jobs, Leases(engine, clock), files=job_files, settings=settings
         )
         job_queue.start()
         stack.push_async_callback(job_queue.stop)

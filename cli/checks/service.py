@@ -17,6 +17,7 @@ from contracts.settings import RELEASE, Settings
 
 _REDIS_SECONDS = 3.0
 _MIN_REDIS = Version("6.2")  # the first that pops several items of a list at once
+_MAX_AHEAD_SECONDS = 2.0
 _MIGRATE = "`opsin up` and `opsin serve`"
 
 
@@ -176,6 +177,19 @@ def _jobs(system: SystemInfo) -> Iterator[Check]:
         yield Check("jobs", "warn", f"no job worker, {depth}", help_)
 
 
+def _clocks(system: SystemInfo) -> Iterator[Check]:
+    """Name the hosts of workers whose clock is not that of Redis."""
+    ahead = {
+        worker.host: worker.clock_ahead
+        for worker in (*system.workers, *system.job_workers)
+        if worker.clock_ahead is not None and abs(worker.clock_ahead) > _MAX_AHEAD_SECONDS
+    }
+    for host, seconds in sorted(ahead.items()):
+        detail = f"{host}: {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} Redis"
+        help_ = "Nothing fails, but times in logs and records differ. Run NTP on all hosts."
+        yield Check("clock", "warn", detail, help_)
+
+
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
@@ -185,6 +199,7 @@ def _versions(system: SystemInfo | None) -> Iterator[Check]:
         yield Check("system", "warn", "/v1/system does not answer", "Set OPSIN_API_KEY.")
         return
     yield from _jobs(system)
+    yield from _clocks(system)
     for model in system.models:
         detail = f"{model.state}. {model.reason or ''}".strip()
         yield Check(f"model {model.name}", "ok" if model.state == "ready" else "warn", detail)

@@ -51,6 +51,11 @@ class WorkerBeat(BaseModel):
     devices: tuple[str, ...] = ()
     started_at: float = Field(description="Unix time in seconds.")
     beat_at: float = Field(description="Unix time in seconds.")
+    clock_ahead: float | None = Field(
+        None,
+        description="Seconds by which the clock of its host is ahead of the clock of Redis; null "
+        "if not measured.",
+    )
     models: tuple[HeldModel, ...] = ()
     traces: int = Field(
         0,

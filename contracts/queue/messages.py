@@ -42,8 +42,8 @@ class Item:
 
     Attributes:
         id: 16 random bytes.
-        deadline: Unix time in seconds after which no client waits for the answer.
-        enqueued: Unix time in seconds at which the item was made.
+        deadline: Unix time in seconds, by `RedisClock`, after which no client waits for the answer.
+        enqueued: Unix time in seconds, by `RedisClock`, at which the item was made.
         reply_to: Name of the Redis list that receives the reply.
         pixels: RGB, shape (height, width, 3), uint8.
         attempt: 1, or 2 after the first worker that took it was lost.

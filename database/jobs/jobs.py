@@ -196,11 +196,12 @@ class Jobs:
         Raises:
             JobNotFound: There is no such job.
         """
+        now = self._clock()
         with writing(self._engine) as session:
             record = find(session, job_id, locked=True)
             if record.state == "queued":
                 record.state = "cancelled"
-                record.finished_at = self._clock()
+                record.finished_at = now
             elif record.state == "running":
                 record.cancel_requested = True
             job = jobs_of(session, [record])[0]

@@ -90,7 +90,11 @@ _CRASHED = InternalError(
 
 
 class Leases:
-    """The workers' side of the table of jobs. Every method is one transaction."""
+    """The workers' side of the table of jobs. Every method is one transaction.
+
+    Args:
+        clock: The same for all hosts; see `database.clock`.
+    """
 
     def __init__(self, engine: Engine, clock: Clock) -> None:
         self._engine = engine
@@ -103,12 +107,14 @@ class Leases:
             The lease; None if the job was deleted, finished, cancelled or given up, or if another
             worker holds it.
         """
+        now = self._clock()  # before the transaction: it may need a connection of its own
         with writing(self._engine) as session:
-            return self._claim(session, job_id, worker_id, lease_seconds)
+            return self._claim(session, job_id, worker_id, now, lease_seconds)
 
     def claim_next(self, queue: str, worker_id: str, lease_seconds: float) -> Lease | None:
         """Take the oldest free job of a queue; None if there is none."""
-        free = and_(JobRecord.queue == queue, _free(self._clock()))
+        now = self._clock()
+        free = and_(JobRecord.queue == queue, _free(now))
         oldest = (
             select(JobRecord.id)
             .where(free)
@@ -123,7 +129,7 @@ class Leases:
             job_id = session.scalar(oldest)
             if job_id is None:
                 return None
-            return self._claim(session, job_id, worker_id, lease_seconds)
+            return self._claim(session, job_id, worker_id, now, lease_seconds)
 
     def get(self, job_id: str, worker_id: str, attempt: int) -> Lease | None:
         """The lease that the parent process has taken; None if it is no longer held."""
@@ -326,9 +332,8 @@ class Leases:
             return True
 
     def _claim(
-        self, session: Session, job_id: str, worker_id: str, lease_seconds: float
+        self, session: Session, job_id: str, worker_id: str, now: datetime, lease_seconds: float
     ) -> Lease | None:
-        now = self._clock()
         taken = {
             "state": "running",
             "attempt": JobRecord.attempt + 1,

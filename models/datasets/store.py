@@ -32,7 +32,7 @@ from models.datasets.listing import LISTING, load_folder, read_listing, write_li
 from models.datasets.report import report
 from models.datasets.splitting import Fractions, split_files
 from models.datasets.thumbnails import thumbnail
-from models.locks import locked
+from models.locks import LOCK_SECONDS, locked
 from models.store.hardlinks import link_tree
 from models.store.staging import Staging, flush_entries
 
@@ -235,25 +235,35 @@ class DatasetStore:
         except FileNotFoundError:
             raise DatasetNotFound("The dataset was deleted in the meantime.") from None
 
-    def lock(self, dataset_id: str) -> AbstractContextManager[Path]:
+    def lock(
+        self, dataset_id: str, *, timeout: float = LOCK_SECONDS
+    ) -> AbstractContextManager[Path]:
         """Keep a dataset from being changed or deleted while the block runs.
 
         Raises:
             DatasetNotFound: There is no such dataset.
-            Unavailable: Another process held the lock for half a minute.
+            LockHeldError: Another process held the lock for `timeout` seconds.
         """
-        return self._locked(dataset_id)
+        return self._locked(dataset_id, timeout)
 
-    def delete(self, dataset_id: str, *, check: Callable[[], None] | None = None) -> None:
+    def delete(
+        self,
+        dataset_id: str,
+        *,
+        check: Callable[[], None] | None = None,
+        timeout: float = LOCK_SECONDS,
+    ) -> None:
         """Delete a dataset.
 
         Args:
             check: As for `add`.
+            timeout: As for `lock`.
 
         Raises:
             DatasetNotFound: There is no such dataset.
+            LockHeldError: As `lock`. Nothing was deleted.
         """
-        with self._locked(dataset_id) as folder, self._staging.folder() as trash:
+        with self._locked(dataset_id, timeout) as folder, self._staging.folder() as trash:
             if check is not None:
                 check()
             folder.rename(trash / "deleted")
@@ -282,11 +292,12 @@ class DatasetStore:
         flush_entries(self._root)
 
     @contextmanager
-    def _locked(self, dataset_id: str) -> Iterator[Path]:
+    def _locked(self, dataset_id: str, timeout: float = LOCK_SECONDS) -> Iterator[Path]:
         """Lock an existing dataset; yield its folder."""
         folder = self._folder(dataset_id)
-        read_listing(folder)
-        with locked(self._root / ".locks" / f"{dataset_id}.lock"):
+        if not (folder / LISTING).is_file():
+            read_listing(folder)  # raises; no lock file is made for what does not exist
+        with locked(self._root / ".locks" / f"{dataset_id}.lock", timeout=timeout):
             read_listing(folder)  # another process may have deleted it in the meantime
             yield folder
 

@@ -1,16 +1,20 @@
 """The store in memory, for processes that look up versions for every request.
 
 Request handlers read this snapshot and never the disk. It is refreshed from time to time. A
-manifest never changes, so a refresh reads only those of new versions.
+manifest never changes, so a refresh reads only those of new versions. A model whose files cannot be
+read keeps its earlier state, and affects no other.
 """
 
+import logging
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from contracts.errors import VersionNotFound
 from contracts.inference.manifest import Manifest
 from models.store.labels import Label, read_labels
 from models.store.store import Store
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,13 @@ class ModelVersions:
         aliases: The version that each alias points to.
         versions: The manifest of each version, in ascending order.
         quarantined: Versions that were found to be damaged.
+        problem: Why the present state could not be read; the rest is then the earlier state.
     """
 
     aliases: dict[str, int] = field(default_factory=dict)
     versions: dict[int, Manifest] = field(default_factory=dict)
     quarantined: tuple[int, ...] = ()
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +68,12 @@ class StoreSnapshot:
     Attributes:
         models: What is in the store, by model.
         served: The versions that workers had loaded, including those deleted from the store since.
+        unlabeled: Those of them whose labels cannot be read. They answer nothing.
     """
 
     models: dict[str, ModelVersions] = field(default_factory=dict)
     served: dict[tuple[str, int], ServedVersion] = field(default_factory=dict)
+    unlabeled: frozenset[tuple[str, int]] = frozenset()
 
     def names(self) -> list[str]:
         """The names of the models in the store, sorted."""
@@ -82,16 +90,42 @@ class StoreSnapshot:
             loaded: The versions that workers have loaded, as (model, version).
 
         Raises:
-            OSError: The store cannot be read.
-            ValueError: The aliases of a model cannot be read.
+            OSError: The store as a whole cannot be read.
         """
         models = {model: self._read_model(store, model) for model in store.models()}
-        served = {key: self.served.get(key) or _read_served(store, models, *key) for key in loaded}
-        return StoreSnapshot(
-            models, {key: version for key, version in served.items() if version is not None}
-        )
+        served, unlabeled = {}, set()
+        for key in loaded:
+            try:
+                version = self.served.get(key) or _read_served(store, models, *key)
+            except (OSError, ValueError):
+                unlabeled.add(key)
+                if key not in self.unlabeled:
+                    _LOG.exception("the labels of %s %d cannot be read", *key)
+                continue
+            if version is not None:
+                served[key] = version
+        return StoreSnapshot(models, served, frozenset(unlabeled))
 
     def _read_model(self, store: Store, model: str) -> ModelVersions:
+        """The present state of a model; the earlier aliases, if they cannot be read."""
+        before = self.get(model)
+        try:
+            versions = self._read_versions(store, model)
+            quarantined = tuple(store.quarantined(model))
+        except OSError:
+            return _unreadable(before, model, "Its folder in the store cannot be read.")
+        try:
+            return ModelVersions(store.aliases(model), versions, quarantined)
+        except (OSError, ValueError):
+            now = replace(before, versions=versions, quarantined=quarantined)
+            return _unreadable(
+                now,
+                model,
+                "Its aliases.json is damaged. Restore it from a backup, or move it "
+                "away and promote a version.",
+            )
+
+    def _read_versions(self, store: Store, model: str) -> dict[int, Manifest]:
         known = self.get(model).versions
         versions = {}
         for version in store.versions(model):
@@ -99,7 +133,14 @@ class StoreSnapshot:
                 versions[version] = known.get(version) or store.manifest(model, version)
             except VersionNotFound:
                 continue  # deleted in the meantime, or damaged
-        return ModelVersions(store.aliases(model), versions, tuple(store.quarantined(model)))
+        return versions
+
+
+def _unreadable(earlier: ModelVersions, model: str, problem: str) -> ModelVersions:
+    """The earlier state with the problem, which is logged when it appears."""
+    if earlier.problem != problem:
+        _LOG.exception("model %s: %s", model, problem)
+    return replace(earlier, problem=problem)
 
 
 def _read_served(

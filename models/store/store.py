@@ -18,7 +18,7 @@ from pathlib import Path
 
 from contracts.errors import ModelNotFound, ValidationFailed, VersionInUse, VersionNotFound
 from contracts.inference.manifest import ALIAS_NAME, CHAMPION, MODEL_NAME, Draft, Manifest
-from models.locks import locked
+from models.locks import LOCK_SECONDS, locked
 from models.store.aliases import ALIASES, Aliases
 from models.store.hardlinks import link_tree
 from models.store.manifest import (
@@ -161,7 +161,14 @@ class Store:
             aliases.with_version(version).write(home)
         return version
 
-    def promote(self, model: str, version: int | str, alias: str = CHAMPION) -> int | None:
+    def promote(
+        self,
+        model: str,
+        version: int | str,
+        alias: str = CHAMPION,
+        *,
+        timeout: float = LOCK_SECONDS,
+    ) -> int | None:
         """Point an alias to a version; pointing it back to an older one is a rollback.
 
         Returns:
@@ -171,28 +178,34 @@ class Store:
             ModelNotFound: There is no such model.
             VersionNotFound: It has no such version.
             ValidationFailed: `alias` is not a valid name.
+            LockHeldError: Another change of the model took longer than `timeout` seconds.
         """
         _checked(ALIAS_NAME, alias, "An alias")
         self.resolve(model, version)
-        with self._locked_model(model) as aliases:
+        with self._locked_model(model, timeout) as aliases:
             number = self.resolve(model, version)
             aliases.with_alias(alias, number).write(self._folder(model))
             return aliases.aliases.get(alias)
 
-    def drop_alias(self, model: str, alias: str) -> None:
-        """Remove an alias; nothing happens if it does not exist."""
-        with self._locked_model(model) as aliases:
+    def drop_alias(self, model: str, alias: str, *, timeout: float = LOCK_SECONDS) -> None:
+        """Remove an alias; nothing happens if it does not exist.
+
+        Raises:
+            LockHeldError: As `promote`.
+        """
+        with self._locked_model(model, timeout) as aliases:
             aliases.without_alias(alias).write(self._folder(model))
 
-    def delete(self, model: str, version: int) -> None:
+    def delete(self, model: str, version: int, *, timeout: float = LOCK_SECONDS) -> None:
         """Delete a version. Its number is never used again.
 
         Raises:
             VersionNotFound: The model has no such version.
             VersionInUse: An alias points to it.
+            LockHeldError: As `promote`.
         """
         self.path(model, version)
-        with self._locked_model(model) as aliases:
+        with self._locked_model(model, timeout) as aliases:
             folder = self.path(model, version)
             if names := aliases.names_of(version):
                 raise VersionInUse(
@@ -246,11 +259,11 @@ class Store:
         return locked(self._root / ".locks" / f"{purpose}.lock", timeout=timeout)
 
     @contextmanager
-    def _locked_model(self, model: str) -> Iterator[Aliases]:
+    def _locked_model(self, model: str, timeout: float = LOCK_SECONDS) -> Iterator[Aliases]:
         """Lock a model; yield its aliases, which the block may replace."""
         home = self._folder(model)
         home.mkdir(parents=True, exist_ok=True)
-        with locked(self._root / ".locks" / f"model-{model}.lock"):
+        with locked(self._root / ".locks" / f"model-{model}.lock", timeout=timeout):
             yield Aliases.read(home)
 
     def _folder(self, model: str) -> Path:

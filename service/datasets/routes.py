@@ -169,13 +169,13 @@ async def get_dataset(dataset_id: DatasetId, services: ServicesDep) -> DatasetIn
     operation_id="delete_dataset",
     summary="Delete a dataset",
     status_code=204,
-    responses={**_MISSING, **problem_responses("conflict")},
+    responses={**_MISSING, **problem_responses("conflict", "queue_full")},
 )
 async def delete_dataset(
     request: Request, dataset_id: DatasetId, services: ServicesDep
 ) -> Response:
     """Delete a dataset and its images permanently, unless a training uses it."""
-    await run_in_threadpool(services.datasets.delete, dataset_id)
+    await services.lock_waiting.run(dataset_id, services.datasets.delete, dataset_id)
     await audit.record(request, services, "dataset_deleted", dataset_id)
     return Response(status_code=204)
 

@@ -22,6 +22,7 @@ from models.datasets.admission import ImportProgress
 from models.datasets.dataset import Split
 from models.datasets.splitting import Fractions
 from models.datasets.store import DatasetStore, NewImage
+from models.locks import LOCK_SECONDS
 
 log = structlog.get_logger()
 
@@ -170,14 +171,16 @@ class Datasets:
         earlier = self.rows.put(listing, idempotency=idempotency, body=body)
         return body if earlier is None else earlier.body
 
-    def delete(self, dataset_id: str) -> None:
+    def delete(self, dataset_id: str, *, timeout: float = LOCK_SECONDS) -> None:
         """Remove a dataset permanently.
 
         Raises:
             DatasetNotFound: There is no such dataset.
             Conflict: It is in use.
+            LockHeldError: Another change of it took longer than `timeout` seconds.
         """
-        self.store.delete(dataset_id, check=partial(self._require_unused, dataset_id))
+        check = partial(self._require_unused, dataset_id)
+        self.store.delete(dataset_id, check=check, timeout=timeout)
         self._delete_row(dataset_id)
 
     def thumbnail(self, dataset_id: str, file_id: str) -> bytes:

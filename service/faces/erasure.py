@@ -33,9 +33,10 @@ async def erase(services: Services, subject_id: str) -> Erased:
     """
     faces = services.faces
     await run_in_threadpool(faces.erasures.require, subject_id)
-    versions = await run_in_threadpool(_delete_versions, services, subject_id)
+    in_thread = services.lock_waiting.run_blocking
+    versions = await in_thread(_delete_versions, services, subject_id)
     erased = (await faces.erase(subject_id)).erased
-    versions += await run_in_threadpool(_delete_versions, services, subject_id)
+    versions += await in_thread(_delete_versions, services, subject_id)
     await faces.finish_erasures([subject_id])
     models = [ErasedModel(model=trained.model, version=trained.version) for trained in versions]
     return Erased(erased=erased.model_copy(update={"models": models}))
@@ -51,7 +52,7 @@ async def resume(services: Services) -> None:
         Unavailable: The database does not answer.
     """
     faces = services.faces
-    no_orphans = await run_in_threadpool(_delete_orphaned_versions, services)
+    no_orphans = await services.lock_waiting.run_blocking(_delete_orphaned_versions, services)
     pending = await run_in_threadpool(faces.erasures.pending, _REPEAT_FOR)
     done = []
     for subject_id in pending:
@@ -73,7 +74,7 @@ def _delete_orphaned_versions(services: Services) -> bool:
         subject_ids = provenance.subjects_of(services.store)
         for subject_id in services.faces.erasures.erased_among(subject_ids):
             _delete_versions(services, subject_id)
-    except (OpsinError, OSError) as error:
+    except (OpsinError, OSError, ValueError) as error:  # such as damaged aliases
         log.warning("erasure_unfinished", where="versions", error=type(error).__name__)
         return False
     return True

@@ -47,11 +47,12 @@ class BatchTaskSender:
 
     def _publish(self, queue: QueueName) -> None:
         with redis_required():
+            # Without `expires`, which the worker would compare with its own host's clock. A task
+            # that comes late finds an empty queue, and few are sent: one at a time per queue.
             self._celery.send_task(
                 redis_keys.TASK_BATCH,
                 args=[queue.model, queue.version, queue.operation],
                 queue=queue_of(queue.model),
-                expires=redis_keys.SCHEDULED_EXPIRE_MS / 1000,
             )
 
     def close(self) -> None:
@@ -142,7 +143,7 @@ class Dispatcher:
         return (deadline - time.monotonic()) * max(1, len(self._workers.workers))
 
     def _item(self, image: Pixels, seconds: float, class_index: int, note: bytes) -> Item:
-        now = time.time()
+        now = self._workers.clock()
         return Item(
             secrets.token_bytes(ID_LENGTH),
             now + seconds,

@@ -113,6 +113,7 @@ class VersionRouter:
         row, known = CATALOG.get(name), self.store.get(name)
         answering = self._answering(name)
         state, reason = self._state(name, answering)
+        reason = " ".join(filter(None, (known.problem, reason))) or None
         manifest = self._manifest(name)
         licence = row.licence if row else None
         if manifest is not None and manifest.provenance.weights is not None:

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from contracts.errors import OpsinError
 from contracts.inference.inference import Operation
 from contracts.inference.registry import LaneInfo, ModelInfo
+from contracts.queue.clock import RedisClock
 from contracts.queue.heartbeat import WorkerBeat, read_heartbeats_async
 from contracts.queue.redis_keys import QueueName
 from models.store.snapshot import ServedVersion, StoreSnapshot
@@ -35,6 +36,7 @@ class WorkerRegistry:
         store: Where the workers load versions from.
 
     Attributes:
+        clock: The time of the deadlines in the queues, measured with every refresh.
         redis_ok: Whether Redis answered the last refresh.
         refreshed_at: `time.monotonic()` of the last refresh.
     """
@@ -49,6 +51,7 @@ class WorkerRegistry:
         self._job_workers: tuple[WorkerBeat, ...] = ()
         self._rates: dict[QueueName, float] = {}
         self._depths: dict[QueueName, int] = {}
+        self.clock = RedisClock()
         self.redis_ok = False
         self.refreshed_at = 0.0
 
@@ -139,6 +142,8 @@ class WorkerRegistry:
         self.refreshed_at = time.monotonic()
 
     async def _read(self) -> None:
+        started = self.clock.start()
+        self.clock.observe(started, await self._client.time())
         heartbeats = await read_heartbeats_async(self._client)
         for _ in heartbeats.unreadable:
             # A worker of another release; `opsin doctor` reports the difference.

@@ -24,6 +24,7 @@ from service.queue.workers import WorkerRegistry
 _POLL_SECONDS = 0.2
 _QUEUED_SECONDS = 30
 _RETRY_SECONDS = 10.0
+_TASK_SECONDS = 3600  # more than the clocks of two hosts differ: the worker compares with its own
 
 
 class ConversionClient:
@@ -95,7 +96,7 @@ class ConversionClient:
                 redis_keys.TASK_CONVERT,
                 args=[model, version, kind],
                 queue=redis_keys.CONVERSION_QUEUE,
-                expires=_QUEUED_SECONDS,
+                expires=_TASK_SECONDS,
             )
 
     async def _state(self, key: str) -> dict[str, Any]:

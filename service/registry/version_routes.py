@@ -28,7 +28,7 @@ Name = Annotated[
 Number = Annotated[int, Path(description="A version's number.", ge=1, le=999_999_999, examples=[1])]
 Alias = Annotated[str, Path(description="An alias.", pattern=ALIAS_NAME, examples=["champion"])]
 _MISSING = problem_responses("model_not_found", "version_not_found", "validation_error")
-_BUSY = problem_responses("dependency_unavailable")
+_BUSY = problem_responses("queue_full", "dependency_unavailable")
 
 
 class DownloadQuery(BaseModel):
@@ -80,7 +80,8 @@ async def set_alias(
     changes nothing.
     """
     await run_in_threadpool(services.store.resolve, name, body.version)
-    await run_in_threadpool(services.store.promote, name, body.version, body.alias)
+    promote = services.store.promote
+    await services.lock_waiting.run(name, promote, name, body.version, body.alias)
     subject = f"{name}/{body.version} {body.alias}"
     await audit.record(request, services, "alias_set", subject)
     seconds = deadline.remaining - _SPARE_SECONDS
@@ -104,7 +105,7 @@ async def delete_alias(
     if alias not in aliases:
         known = ", ".join(aliases) or "none"
         raise VersionNotFound(f"'{name}' has no alias '{alias}'. Aliases: {known}.")
-    await run_in_threadpool(services.store.drop_alias, name, alias)
+    await services.lock_waiting.run(name, services.store.drop_alias, name, alias)
     await audit.record(request, services, "alias_deleted", f"{name} {alias}")
     await services.workers.refresh()
     return Response(status_code=204)
@@ -134,7 +135,7 @@ async def delete_version(
 ) -> Response:
     """Delete a version permanently, unless an alias points to it. Its number is not reused."""
     await run_in_threadpool(services.store.resolve, name, version)
-    await run_in_threadpool(services.store.delete, name, version)
+    await services.lock_waiting.run(name, services.store.delete, name, version)
     await audit.record(request, services, "version_deleted", f"{name}/{version}")
     await services.workers.refresh()
     return Response(status_code=204)

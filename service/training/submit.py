@@ -5,10 +5,11 @@ Requests that are certain to fail are refused here, so that no client waits in a
 
 import hashlib
 import json
+from functools import partial
 from typing import Any
 
 from fastapi import Request
-from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -84,7 +85,9 @@ async def _submit_with_dataset(
     datasets = services.datasets
     # Checked first, so that a request that would fail does not wait for a dataset that is in use.
     await run_in_threadpool(_check_dataset, training, datasets.rows, services.settings)
-    async with contextmanager_in_threadpool(datasets.store.lock(training.dataset_id or "")):
+    dataset_id = training.dataset_id or ""
+    lock = partial(datasets.store.lock, dataset_id)
+    async with services.lock_waiting.hold(dataset_id, lock):
         # Requests that change or delete the dataset wait now, and then find the job.
         await run_in_threadpool(_check_dataset, training, datasets.rows, services.settings)
         return await services.job_queue.submit_work("training", parameters, idempotency=idempotency)

@@ -59,8 +59,8 @@ class TaskForwarder:
 
     def _send_batch_task(self, queue: QueueName, celery_queue: str) -> None:
         args: list[Any] = [queue.model, queue.version, queue.operation]
-        expires = redis_keys.SCHEDULED_EXPIRE_MS / 1000
-        self._app.send_task(redis_keys.TASK_BATCH, args=args, queue=celery_queue, expires=expires)
+        # Without `expires`, which the worker would compare with its own host's clock.
+        self._app.send_task(redis_keys.TASK_BATCH, args=args, queue=celery_queue)
 
     def _find_worker(self, model: str, version: int | None) -> str | None:
         for worker in read_heartbeats(self._client).workers:

@@ -10,6 +10,7 @@ import redis
 import structlog
 
 from contracts.queue import redis_keys
+from contracts.queue.clock import RedisClock
 from contracts.queue.heartbeat import (
     HEARTBEAT_EXPIRE_SECONDS,
     HEARTBEAT_SECONDS,
@@ -28,11 +29,18 @@ class HeartbeatPublisher:
         client: A connection that no other thread uses.
         worker_id: Unique to this process: a restarted worker is another worker.
         queues: For a job worker, how many jobs of each queue it runs at a time.
+        clock: Measured with every heartbeat.
     """
 
     def __init__(
-        self, client: "redis.Redis", worker_id: str, queues: dict[str, int] | None = None
+        self,
+        client: "redis.Redis",
+        worker_id: str,
+        queues: dict[str, int] | None = None,
+        *,
+        clock: RedisClock | None = None,
     ) -> None:
+        self._clock = clock or RedisClock()
         self._queues = queues or {}
         self._client = client
         self._id = worker_id
@@ -85,6 +93,7 @@ class HeartbeatPublisher:
             models=self._models,
             traces=self._count_traces(),
             queues=self._queues,
+            clock_ahead=self._clock.host_ahead,
         )
         try:
             pipe = self._client.pipeline()
@@ -94,7 +103,9 @@ class HeartbeatPublisher:
                 heartbeat.model_dump_json(),
                 px=int(HEARTBEAT_EXPIRE_SECONDS * 1000),
             )
-            pipe.execute()
+            pipe.time()
+            started = self._clock.start()
+            self._clock.observe(started, pipe.execute()[-1])
         except redis.RedisError as error:
             # The next heartbeat tries again.
             log.warning("heartbeat_not_sent", error=type(error).__name__)

@@ -10,7 +10,6 @@ import secrets
 import signal
 import sys
 from concurrent.futures import Executor
-from datetime import UTC, datetime
 from threading import Event, Thread
 
 import celery.signals
@@ -22,8 +21,10 @@ from contracts.inference.inference import Operation
 from contracts.logs import configure_logs
 from contracts.queue import redis_keys
 from contracts.queue.celery import REDIS_OPTIONS, celery_app
+from contracts.queue.clock import RedisClock
 from contracts.queue.redis_keys import QueueName
 from contracts.settings import Settings
+from database.clock import DatabaseClock
 from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.leases import Leases
@@ -111,9 +112,10 @@ class Worker:
         self._queues = WorkerQueues(client, self._id)
         self._forwarder = TaskForwarder(app, client, self._id)
         self.stopping = Event()
-        self._cancellation = Cancellation(self._queues, self.stopping)
+        self._clock = RedisClock()
+        self._cancellation = Cancellation(self._queues, self.stopping, self._clock)
         self._faces = FacesOperation(face_finder_opener(settings), self._cancellation)
-        self.heartbeat = HeartbeatPublisher(client, self._id)
+        self.heartbeat = HeartbeatPublisher(client, self._id, clock=self._clock)
         options = RuntimeOptions.of(settings)
         self._manager = ModelManager(
             self._store,
@@ -196,8 +198,9 @@ class Worker:
 
     def _register_tasks(self) -> None:
         """Register the functions that run when a task arrives."""
+        engine = open_engine(self._settings.database)
         jobs = InferenceJobRunner(
-            Leases(open_engine(self._settings.database), lambda: datetime.now(UTC)),
+            Leases(engine, DatabaseClock(engine)),
             self._client,
             JobFiles.of(self._settings),
             self._models,
@@ -248,4 +251,5 @@ class Worker:
             batch_limit=self._settings.max_batch_size,
             linger_seconds=self._settings.linger_ms / 1000,
             stopping=self.stopping,
+            clock=self._clock,
         )

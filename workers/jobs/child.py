@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from contracts.jobs import LEASE_SECONDS, MAX_NICENESS
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
+from database.clock import DatabaseClock
 from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     settings = Settings()
     configure_logs(settings.log_level, settings.log_format)
     engine = open_engine(settings.database)
-    leases = Leases(engine, lambda: datetime.now(UTC))
+    leases = Leases(engine, DatabaseClock(engine))
     try:
         lease = leases.get(options.job_id, options.worker, options.attempt)
         if lease is None:

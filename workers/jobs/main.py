@@ -6,7 +6,6 @@ stop, it stops its children and gives their jobs back, which resume from their l
 
 import signal
 import sys
-from datetime import UTC, datetime
 from threading import Event
 
 import celery.signals
@@ -17,6 +16,7 @@ from contracts.logs import configure_logs
 from contracts.queue import redis_keys
 from contracts.queue.celery import REDIS_OPTIONS, celery_app
 from contracts.settings import Settings
+from database.clock import DatabaseClock
 from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.leases import Leases
@@ -59,7 +59,7 @@ def run(settings: Settings, *, kinds: str = TABLE) -> None:
     engine = open_engine(settings.database)
     context = SlotContext(
         worker_id=new_worker_id(),
-        leases=Leases(engine, lambda: datetime.now(UTC)),
+        leases=Leases(engine, DatabaseClock(engine)),
         files=JobFiles.of(settings),
         settings=settings,
         stopping=Event(),

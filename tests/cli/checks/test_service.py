@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.checks.service import _key
+from cli.checks.service import _clocks, _key
 from cli.commands import keys
+from contracts.inference.registry import SystemInfo
+from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import Settings
 
 
@@ -19,3 +21,22 @@ def test_the_key_check_knows_whether_a_key_is_required(
     assert _key(settings).detail == "required: there are keys"
     secret = capsys.readouterr().out.strip()
     assert _key(settings.model_copy(update={"api_key": secret})).detail == "set"
+
+
+def test_a_host_whose_clock_differs_is_named() -> None:
+    def worker(host: str, ahead: float | None) -> WorkerBeat:
+        return WorkerBeat(
+            id=host, host=host, pid=1, release="1", started_at=0, beat_at=0, clock_ahead=ahead
+        )
+
+    workers = [worker("old", None), worker("near", -1.5), worker("far", 31)]
+    system = SystemInfo(
+        version="1", started_at=0, workers=workers, devices=[], queues=[], models=[],
+        job_workers=[worker("late", -65)],
+    )  # fmt: skip
+    found = list(_clocks(system))
+    assert [check.detail for check in found] == [
+        "far: 31 s ahead of Redis",
+        "late: 65 s behind Redis",
+    ]
+    assert {check.state for check in found} == {"warn"}

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from service.queue.recovery import Recovery
 from service.queue.replies import Replies
 from service.queue.workers import WorkerRegistry
 from tests.valkey import RealValkey
+from workers.inference.forwarding import TaskForwarder
 from workers.inference.queue import WorkerQueues
 
 QUEUE = QueueName("squeezenet", 1, "classify")
@@ -232,3 +234,34 @@ def send_heartbeat(client: redis.Redis, worker: str) -> None:
     heartbeat = WorkerBeat(id=worker, host="h", pid=1, release="0", started_at=0, beat_at=0)
     client.sadd(redis_keys.WORKERS, worker)
     client.set(redis_keys.heartbeat_key(worker), heartbeat.model_dump_json())
+
+
+def test_a_batch_task_does_not_expire_by_the_clock_of_another_host(
+    worker_client: redis.Redis,
+) -> None:
+    app = MagicMock()
+    sender = BatchTaskSender(app)
+    asyncio.run(sender.send(QUEUE))
+    sender.close()
+    TaskForwarder(app, worker_client, "w1").schedule(QUEUE)
+    assert app.send_task.call_count == 2
+    assert not any("expires" in call.kwargs for call in app.send_task.call_args_list)
+
+
+@pytest.mark.parametrize("ahead", [4, 31, -31, 65])
+def test_a_deadline_is_by_the_clock_of_redis(
+    valkey: RealValkey, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    real = time.time
+
+    async def use(api: Api) -> None:
+        monkeypatch.setattr(time, "time", lambda: real() + ahead)
+        request = api.request(2)
+        await api.queued()
+        (pending,) = api.replies.pending.values()
+        assert pending.item.deadline == pytest.approx(real() + 2, abs=1)
+        assert pending.item.enqueued == pytest.approx(real(), abs=1)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+
+    run(valkey, use)

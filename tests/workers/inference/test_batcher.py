@@ -16,6 +16,7 @@ import redis.asyncio
 from contracts.errors import LayerNotFound
 from contracts.inference.inference import Operation, VectorOperation
 from contracts.queue import redis_keys
+from contracts.queue.clock import RedisClock
 from contracts.queue.messages import Item, Pixels, Reply, Vector
 from contracts.queue.redis_keys import QueueName
 from service.queue.admission import QueueLimits
@@ -498,3 +499,21 @@ def test_abandoned_items_do_not_count_towards_the_batch(
     assert [item.id for item in taken] == [items[index].id for index in (1, 3, 4, 5)]
     assert client.smembers(redis_keys.claims("w1")) == {item.id for item in taken}
     assert not client.exists(*map(redis_keys.abandoned, gone))
+
+
+@pytest.mark.parametrize("ahead", [4, 31, -31, 65])
+def test_a_worker_whose_clock_differs_answers_until_the_deadline(
+    client: redis.Redis, network: Mean, ahead: float
+) -> None:
+    api = RedisClock()
+    worker = RedisClock(lambda: time.monotonic() + 9 * ahead, lambda: time.time() + ahead)
+    for clock in (api, worker):
+        clock.observe(clock.start(), client.time())
+    pixels = np.full((2, 2, 3), 1, np.uint8)
+    now = api()
+    for seconds in (3, -3):
+        item = Item(secrets.token_bytes(16), now + seconds, now, "replies:test", pixels)
+        client.rpush(QUEUE.key, item.pack())
+    assert batcher_of(client, network, clock=worker).run(QUEUE) == 1
+    reply = Reply.unpack(client.lrange("replies:test", 0, -1)[0])  # type: ignore[index,arg-type]
+    assert 0 <= reply.queue_seconds < 2
