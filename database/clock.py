@@ -59,10 +59,10 @@ class DatabaseClock:
         began = self._monotonic()
         try:
             with reading(self._engine) as session:
-                told: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+                measured: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
         except Unavailable:
             if self._measured is None:
                 raise
             return self._measured
-        self._measured = (began + self._monotonic()) / 2, told.astimezone(UTC)
+        self._measured = (began + self._monotonic()) / 2, measured.astimezone(UTC)
         return self._measured

@@ -46,7 +46,7 @@ class LockWaiting:
     """The requests of this process that wait for locks; their number is bounded.
 
     Of the requests for one lock only the first tries it, so they do not compete with each other.
-    Whoever holds the lock is in its turn, and waits for no thread that another waiter has.
+    The holder of the lock has had its turn, and waits for no thread that another waiter has.
 
     Args:
         seconds: How long a request waits.

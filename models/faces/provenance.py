@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from contracts.errors import VersionInUse, VersionNotFound
+from contracts.faces.faces import FACE_MODEL
 from contracts.inference.manifest import CHAMPION, Manifest
 from models.store.store import Store
 
@@ -19,6 +20,20 @@ class TrainedVersion:
 
     model: str
     version: int
+
+
+def recognises_people(manifest: Manifest) -> bool:
+    """Whether a version's outputs say who a person is: a face embedder, or trained on subjects."""
+    return manifest.network == FACE_MODEL or bool(_subjects(manifest))
+
+
+def without_subjects(manifest: Manifest) -> Manifest:
+    """The manifest without the ids of the subjects that the version was trained on."""
+    if not _subjects(manifest):
+        return manifest
+    spec = {**(manifest.provenance.spec or {}), "subjects": None}
+    provenance = manifest.provenance.model_copy(update={"spec": spec})
+    return manifest.model_copy(update={"provenance": provenance})
 
 
 def versions_trained_on(store: Store, subject_id: str) -> list[TrainedVersion]:

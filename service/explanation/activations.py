@@ -15,6 +15,7 @@ from models.explain.results import channels_of
 from models.rendering.channels import channels_png
 from models.rendering.colormaps import Colormap
 from models.store.snapshot import ServedVersion
+from service.auth.face_models import require_face_scope
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
 from service.explanation.heatmap_response import PNG
@@ -62,6 +63,7 @@ class ActivationsHandler:
         """
         async with self.deadline.enforced():
             network, version = self.services.workers.choose(self.model, self.version, "explain")
+            require_face_scope(self.request, network)
             await self._require_layer(network, version)
             self.services.dispatcher.require_room(QueueName(network.name, version, "explain"))
             uploads = await read_uploads(self.request, self.services.settings)

@@ -18,6 +18,7 @@ from contracts.queue.messages import TOP_CLASS
 from contracts.queue.redis_keys import QueueName
 from models.explain.heatmap_request import HeatmapJobRequest, input_file_name
 from models.store.snapshot import ServedVersion
+from service.auth.face_models import require_face_scope
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
 from service.explanation.heatmap_response import (
@@ -106,6 +107,7 @@ class HeatmapHandler:
         """The version that answers; refuses unknown classes before anything is uploaded."""
         options = self.options
         network, version = self.services.workers.choose(options.model, options.version, "heatmap")
+        require_face_scope(self.request, network)
         count = network.manifest.classes or 0
         if unknown := [index for index in options.classes if index >= count]:
             raise ValidationFailed(

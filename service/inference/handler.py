@@ -24,6 +24,7 @@ from contracts.queue.messages import Reply
 from contracts.queue.redis_keys import QueueName
 from models.serving.outputs import OutputReader, vector_of
 from models.store.snapshot import ServedVersion
+from service.auth.face_models import require_face_scope
 from service.dependencies import Services
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
@@ -174,7 +175,11 @@ class InferenceHandler:
     def choose(self) -> tuple[ServedVersion, int]:
         """The version that answers, checked before anything is uploaded."""
         params = self.params
-        return self.services.workers.choose(params.model, params.version, params.operation)
+        network, version = self.services.workers.choose(
+            params.model, params.version, params.operation
+        )
+        require_face_scope(self.request, network)
+        return network, version
 
     async def compute(
         self, network: ServedVersion, version: int, uploads: Sequence[Upload]

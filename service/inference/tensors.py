@@ -16,6 +16,7 @@ from contracts.queue.messages import Pixels, Reply
 from contracts.queue.redis_keys import QueueName
 from models.serving.outputs import Matrix, matrix_of
 from models.store.snapshot import ServedVersion
+from service.auth.face_models import require_face_scope
 from service.dependencies import Services
 from service.http.body import max_request_bytes, read_body
 from service.http.deadlines import Deadline
@@ -95,6 +96,7 @@ class TensorInference:
     def _choose(self, operation: VectorOperation) -> tuple[ServedVersion, int]:
         ref = self.model_ref
         network, version = self.services.workers.choose(ref.model, ref.version, operation)
+        require_face_scope(self.request, network)
         queue = QueueName(network.name, version, operation)
         self.services.dispatcher.require_room(queue, self.deadline.at)
         return network, version

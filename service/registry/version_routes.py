@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.errors import VersionNotFound
 from contracts.inference.manifest import ALIAS_NAME, MODEL_NAME, Manifest
 from contracts.inference.registry import AliasRequest, ModelInfo
+from models.faces.provenance import without_subjects
 from models.store.downloads import Download, DownloadFormat, download
 from service.auth import audit
+from service.auth.principal import principal_of
 from service.dependencies import Services, ServicesDep
 from service.http import examples
 from service.http.deadlines import DeadlineDep
@@ -117,10 +119,16 @@ async def delete_alias(
     summary="Get a version",
     responses={200: examples.json_response("Its manifest.", examples.MANIFEST), **_MISSING},
 )
-async def get_version(name: Name, version: Number, services: ServicesDep) -> Manifest:
-    """The manifest: network, parity, provenance and the hash of every file."""
+async def get_version(
+    request: Request, name: Name, version: Number, services: ServicesDep
+) -> Manifest:
+    """The manifest: network, parity, provenance and the hash of every file.
+
+    The ids of the subjects that it was trained on are shown to keys with the scope `faces` only.
+    """
     await run_in_threadpool(services.store.resolve, name, version)
-    return await run_in_threadpool(services.store.manifest, name, version)
+    manifest = await run_in_threadpool(services.store.manifest, name, version)
+    return manifest if principal_of(request).may("faces") else without_subjects(manifest)
 
 
 @router.delete(

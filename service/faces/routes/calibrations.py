@@ -1,10 +1,11 @@
 """`/v1/faces/calibrations`: measure a threshold for a false match rate on labelled images."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from contracts.faces.calibration import CalibrationBody
 from contracts.jobs import Job
+from service.auth.principal import principal_of
 from service.dependencies import ServicesDep
 from service.faces.calibration import start_calibration
 from service.http import examples
@@ -36,12 +37,18 @@ router = APIRouter(prefix="/v1/faces", tags=["Faces"])
     },
 )
 async def create_calibration(
-    *, body: CalibrationBody, services: ServicesDep, key: CreateKeyHeader = None
+    *,
+    request: Request,
+    body: CalibrationBody,
+    services: ServicesDep,
+    key: CreateKeyHeader = None,
 ) -> JSONResponse:
     """Compare all faces of a dataset, one class per person, and choose the threshold.
 
     The result has both error rates with confidence intervals, and lists what was left out; the
     DET curve is the artifact `det.png`. It does not change the current threshold: pass the job's id
-    to `PUT /v1/faces/threshold` to do that.
+    to `PUT /v1/faces/threshold` to do that. A key needs the scope `train` as well, since the result
+    tells about the dataset.
     """
+    principal_of(request).require("train")
     return job_response(await start_calibration(services, body, key))
