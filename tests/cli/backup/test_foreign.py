@@ -198,7 +198,8 @@ def test_what_no_backup_holds_is_refused(whole: bytes, tmp_path: Path, kind: str
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.7, 0.97])
 def test_one_that_is_cut_off_is_refused(whole: bytes, tmp_path: Path, share: float) -> None:
-    refused(tmp_path, whole[: int(len(whole) * share)], "cut off|not a backup")
+    content = whole.rstrip(b"\0")  # what follows only fills the tar's last record
+    refused(tmp_path, whole[: int(len(content) * share)], "cut off|not a backup")
 
 
 @pytest.mark.parametrize(
