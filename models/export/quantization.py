@@ -184,6 +184,10 @@ def _quantize(
             # symmetric range would never be used.
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(calibration),
+            # Weights of seven bits: with eight, sums overflow on processors without VNNI or AMX.
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE
+            ),
         )
         target = staged / INT8_FOLDER / f"{endpoint}.xml"
         target.parent.mkdir(exist_ok=True)
