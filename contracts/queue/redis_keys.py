@@ -131,8 +131,18 @@ def face_attempts(party: str) -> str:
 
 
 def face_lock(party: str) -> str:
-    """Present while a subject or a device is locked out."""
+    """Present while a subject, a device or an address is locked out."""
     return f"faces:lock:{party}"
+
+
+def face_locks(party: str) -> str:
+    """How often a party was locked recently; each lock is twice as long as the one before."""
+    return f"faces:locks:{party}"
+
+
+def face_devices(subject_id: str) -> str:
+    """The devices that recently matched as a subject: a sorted set of keyed hashes."""
+    return f"faces:known:{subject_id}"
 
 
 def erased(subject_id: str) -> str:
@@ -150,6 +160,11 @@ ERASED_SECONDS = 30 * 24 * 3600
 def challenge(challenge_id: str) -> str:
     """A liveness challenge that has not been answered yet."""
     return f"challenge:{challenge_id}"
+
+
+def used_challenge(challenge_id: str) -> str:
+    """A challenge that an enrollment has used, while that may still fail through our fault."""
+    return f"challenge-used:{challenge_id}"
 
 
 def challenge_actions(subject_id: str, purpose: str) -> str:

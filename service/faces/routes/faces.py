@@ -27,7 +27,7 @@ from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.disconnect import while_connected
 from service.http.errors import problem_responses
-from service.http.multipart import MAX_TEXT_BYTES, FieldSpec, read_form
+from service.http.multipart import MAX_TEXT_BYTES, TEXT, FieldSpec, read_form
 from service.http.uploads import IMAGES_BODY, read_uploads
 
 router = APIRouter(prefix="/v1/faces", tags=["Faces"])
@@ -103,6 +103,7 @@ async def detect(
         ["image"],
         image=face_examples.files("Two images, or one image with a subject.", 2),
         subject_id=face_examples.word("The subject to compare the image with."),
+        device_id=face_examples.word("Identifies the device, as in a login."),
     ),
     responses={
         200: examples.json_response(
@@ -111,26 +112,30 @@ async def detect(
         **_PROBLEMS,
         **problem_responses(
             *("subject_not_found", "validation_error", "invalid_image", "image_too_large"),
-            *("no_face", "many_faces", "low_quality_face"),
+            *("no_face", "many_faces", "low_quality_face", "locked_out", "conflict"),
         ),
     },
 )
 async def verify(*, request: Request, deadline: DeadlineDep, services: ServicesDep) -> Verification:
-    """Compare two images, or an image and a subject. Each image has to show one clear face."""
+    """Compare two images, or an image and a subject. Each image has to show one clear face.
+
+    A comparison with a subject is under the same locks as a login.
+    """
     async with deadline.enforced():
         require_available(services)
         require = partial(require_subject, services)
         fields = {
             "image": FieldSpec(services.settings.max_image_bytes, 2),
             "subject_id": FieldSpec(MAX_TEXT_BYTES, on_complete=require),
+            "device_id": TEXT,
         }
         form = await read_form(request, fields)
         images, subject_id = tuple(form.files("image")), form.text("subject_id")
         if len(images) != (2 if subject_id is None else 1):
             raise ValidationFailed("Send two images, or one image and a subject_id.")
-        compared = recognition.VerificationInput(images, subject_id)
+        compared = recognition.VerificationInput(images, subject_id, form.text("device_id"))
         verification = await while_connected(
-            request, recognition.verify(services, compared, deadline)
+            request, recognition.verify(services, request, compared, deadline)
         )
     await services.faces.record(
         NewEvent(
@@ -138,6 +143,7 @@ async def verify(*, request: Request, deadline: DeadlineDep, services: ServicesD
             outcome=verification.decision,
             reason=verification.reason,
             subject_id=subject_id,
+            device=compared.device_id,
             content=b"".join(images),
             request_id=request.state.request_id,
         )
@@ -155,6 +161,7 @@ async def verify(*, request: Request, deadline: DeadlineDep, services: ServicesD
             "Each face and the subjects it may belong to.", face_examples.IDENTIFICATION
         ),
         **_PROBLEMS,
+        **problem_responses("queue_full", "locked_out"),
     },
 )
 async def identify(
@@ -167,12 +174,13 @@ async def identify(
     """Search all subjects for each face. A stranger has no candidates.
 
     Only subjects above the threshold are candidates. If two are almost equally similar, or the face
-    is not clear, the decision is `uncertain`.
+    is not clear, the decision is `uncertain`. For a subject who may not log in now, the reason is
+    `locked_out`, without the name. Clients who are locked out are refused here too.
     """
     async with deadline.enforced():
         require_available(services)
         image = recognition.require_one_image(await read_uploads(request, services.settings))
-        work = recognition.identify(services, image, query.limit, deadline)
+        work = recognition.identify(services, request, image, query.limit, deadline)
         identification = await while_connected(request, work)
     await services.faces.record(
         NewEvent(
