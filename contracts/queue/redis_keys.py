@@ -172,9 +172,12 @@ def challenge_actions(subject_id: str, purpose: str) -> str:
     return f"challenge-asked:{purpose}:{subject_id}"
 
 
-def challenge_draws(subject_id: str) -> str:
-    """How many times actions were chosen for a subject within the hour."""
-    return f"challenges-drawn:{subject_id}"
+def challenge_draws(subject_id: str, device: str = "") -> str:
+    """How many times actions were chosen for a subject within the hour.
+
+    Those for a device that the subject is known by are counted apart.
+    """
+    return f"challenges-drawn:{subject_id}" + (f":{device}" if device else "")
 
 
 def challenges_issued(client: str, subject_id: str = "") -> str:

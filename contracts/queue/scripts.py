@@ -118,6 +118,12 @@ return {redis.call('GETDEL', KEYS[1]), left}
 KEYS: challenge. Returns {the challenge as JSON or nil, milliseconds until it would have expired}.
 """
 
+DELETE_UNCHANGED = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+"""Delete a key if it still has the value that was read. KEYS: key. ARGV: value. Returns 1 or 0."""
+
 BEGIN_ATTEMPT = """
 local now = redis.call('TIME')
 now = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)

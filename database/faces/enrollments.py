@@ -10,17 +10,16 @@ _SERVER_ERROR = 500
 
 
 def failed_by_service(engine: Engine, subject_id: str, challenge_id: str) -> bool:
-    """Whether the job failed through the service's fault, such as a lost worker.
+    """Whether the newest job for it failed through the service's fault, such as a lost worker.
 
     Raises:
         Unavailable: The database does not answer.
     """
     request = JobRecord.request
     query = (
-        select(JobRecord.error_code)
+        select(JobRecord.state, JobRecord.error_code)
         .where(
             JobRecord.kind == "enrollment",
-            JobRecord.state == "failed",
             request["subject_id"].as_string() == subject_id,
             request["challenge"]["id"].as_string() == challenge_id,
         )
@@ -28,5 +27,8 @@ def failed_by_service(engine: Engine, subject_id: str, challenge_id: str) -> boo
         .limit(1)
     )
     with reading(engine) as session:
-        code = session.scalar(query)
-    return code is not None and code in CODES and CODES[code].status >= _SERVER_ERROR
+        newest = session.execute(query).first()
+    if newest is None or newest.state != "failed":
+        return False
+    meaning = CODES.get(newest.error_code or "")
+    return meaning is not None and meaning.status >= _SERVER_ERROR

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import cast
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -63,7 +62,8 @@ async def attempt(
     standing = await run_in_threadpool(faces.repositories.standings.get, subject_id)
     require_usable(standing, policy, signed=signed)
     reserved = await faces.lockout.begin(subject_id, caller, signed=signed)
-    judgement, outcome = Judgement(), cast(Outcome, "neither")
+    judgement = Judgement()
+    outcome: Outcome = "neither"
     try:
         yield judgement
         outcome = _outcome(judgement.verdict)

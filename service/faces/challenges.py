@@ -71,13 +71,15 @@ class Challenges:
         self._clock = clock
         self._random = random or secrets.SystemRandom()
         self._create = client.register_script(scripts.CREATE_CHALLENGE)
+        self._delete_unchanged = client.register_script(scripts.DELETE_UNCHANGED)
         self._take = client.register_script(scripts.TAKE_CHALLENGE)
 
-    async def create(self, new: NewChallenge, client: str) -> Challenge:
+    async def create(self, new: NewChallenge, client: str, device: str = "") -> Challenge:
         """Create a challenge.
 
         Args:
             client: A name that distinguishes clients.
+            device: Of a client who matched as the subject before; nobody else uses up its draws.
 
         Raises:
             RateLimited: The client requested too many recently, or too many different ones were
@@ -92,7 +94,7 @@ class Challenges:
         }
         draw = json.dumps(self._random.sample(ACTIONS, ACTION_COUNT))
         limits = (MAX_PER_CLIENT, MAX_PER_SUBJECT, MAX_DRAWS)
-        keys = _keys(challenge_id, client, new)
+        keys = _keys(challenge_id, client, new, device)
         with redis_required():
             wait, actions = cast(
                 tuple[int, bytes],
@@ -156,6 +158,15 @@ class Challenges:
         if job is not None:
             await self._remember(challenge_id, taken, job)
 
+    async def passed(self, subject_id: str, device: str) -> None:
+        """Forget how often actions were drawn for a subject who has passed a challenge.
+
+        The limit is against those who wait for actions that they have recorded.
+        """
+        with suppress(Unavailable), redis_required():
+            draws = redis_keys.challenge_draws
+            await self._client.delete(draws(subject_id), draws(subject_id, device))
+
     async def _take_challenge(self, challenge_id: str) -> "_Taken | None":
         if not _ID.fullmatch(challenge_id):
             return None
@@ -179,10 +190,12 @@ class Challenges:
         if not (is_same or since_ms < used["left_ms"]) or not await job.failed(challenge_id):
             return None
         with redis_required():
-            if await self._client.getdel(key) is None:
+            if not await self._delete_unchanged([key], [raw]):
                 return None  # another request was faster
         remaining = max(0, used["left_ms"] - since_ms)
-        return _Taken(key, raw, used["challenge"].encode(), now + left_ms / 1000, remaining)
+        return _Taken(
+            key, cast(bytes, raw), used["challenge"].encode(), now + left_ms / 1000, remaining
+        )
 
     async def _give_back(self, taken: "_Taken") -> None:
         left_ms = int((taken.expires_at - time.monotonic()) * 1000)
@@ -195,6 +208,7 @@ class Challenges:
             "challenge": taken.challenge.decode(),
             "clip": job.clip,
             "left_ms": taken.left_ms,
+            "use": secrets.token_hex(8),  # so that each use has another value
         }
         key = redis_keys.used_challenge(challenge_id)
         with suppress(Unavailable), redis_required():
@@ -234,7 +248,7 @@ class _Taken:
     left_ms: int
 
 
-def _keys(challenge_id: str, client: str, new: NewChallenge) -> Sequence[str]:
+def _keys(challenge_id: str, client: str, new: NewChallenge, device: str) -> Sequence[str]:
     """Keys of `scripts.CREATE_CHALLENGE`."""
     client_hash = hashlib.sha256(client.encode()).hexdigest()[:24]
     return [
@@ -243,7 +257,7 @@ def _keys(challenge_id: str, client: str, new: NewChallenge) -> Sequence[str]:
         redis_keys.challenges_issued(client_hash, new.subject_id),
         # Not by device, because the client can choose any device id.
         redis_keys.challenge_actions(new.subject_id, new.purpose),
-        redis_keys.challenge_draws(new.subject_id),
+        redis_keys.challenge_draws(new.subject_id, device),
     ]
 
 

@@ -140,11 +140,12 @@ def _consumed_challenge(
         purpose="enroll",
         subject_id=subject_id,
         device_id=form.text("device_id"),
-        job=JobAnswer(
-            digest,
-            partial(run_in_threadpool, failed_by_service, services.faces.engine, subject_id),
-        ),
+        job=JobAnswer(digest, partial(_has_failed, services.faces, subject_id)),
     )
+
+
+async def _has_failed(faces: FaceServices, subject_id: str, challenge_id: str) -> bool:
+    return await run_in_threadpool(failed_by_service, faces.engine, subject_id, challenge_id)
 
 
 def _digest(services: Services, form: Form, subject_id: str) -> str:

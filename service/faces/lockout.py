@@ -27,7 +27,7 @@ MAX_FAILURES = 5
 WINDOW_SECONDS = 180
 LOCK_SECONDS = 1800
 ADDRESS_FAILURES = 10
-SUBJECT_FAILURES = 10
+SUBJECT_FAILURES = 20
 SUBJECT_WINDOW_SECONDS = 24 * 3600
 UNUSABLE_ATTEMPTS = 100
 _ADDRESS_PLACES = 54  # attempts in progress that an address may have besides its failures
@@ -126,15 +126,23 @@ class Lockout:
             LockedOut: The device, the address or the subject has to wait.
             Unavailable: Redis does not answer; then all attempts are refused.
         """
-        with redis_required():
-            known = await self._client.zscore(redis_keys.face_devices(subject_id), caller.known_as)
         parties = self._parties(caller)
-        if known is None and not signed:
+        if not signed and not await self.is_known(subject_id, caller):
             parties = (*parties, Party(subject_party(subject_id), _subject_limit()))
         attempt = Attempt(secrets.token_hex(8), subject_id, caller, parties)
         limits = json.dumps([asdict(party.limit) for party in parties])
         await self._require(parties, [attempt.id, _ATTEMPT_SECONDS, limits])
         return attempt
+
+    async def is_known(self, subject_id: str, caller: Caller) -> bool:
+        """Whether the caller has recently matched as the subject.
+
+        Raises:
+            Unavailable: Redis does not answer.
+        """
+        with redis_required():
+            devices = redis_keys.face_devices(subject_id)
+            return await self._client.zscore(devices, caller.known_as) is not None
 
     async def require_open(self, caller: Caller) -> None:
         """Refuse a caller who is locked out, without reserving a place.

@@ -130,6 +130,8 @@ async def _login_response(
     )
     if verdict.decision != "match":
         return response
+    if evidence.live:
+        await services.faces.challenges.passed(claim.subject_id, claim.caller.known_as)
     token = await run_in_threadpool(
         partial(
             services.faces.tokens.sign,

@@ -13,7 +13,10 @@ from database.tables import UtcTime
 revision = "0006"
 down_revision = "0005"
 
-_PERSONAL = {"subjects": ("name", "external_id", "metadata"), "idempotency": ("body",)}
+_PERSONAL = {
+    "subjects": {"name": "varchar(200)", "external_id": "varchar(200)", "data_key": "bytea"},
+    "idempotency": {"key": "varchar(255)"},
+}
 
 
 def upgrade() -> None:
@@ -42,5 +45,7 @@ def upgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
         # Its statistics contain values of the rows, and an erasure would not delete them.
         for table, columns in _PERSONAL.items():
-            for column in columns:
+            for column, kind in columns.items():
                 op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET STATISTICS 0")
+                # Setting the type, even the same one, drops what was collected so far.
+                op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {kind}")

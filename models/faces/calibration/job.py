@@ -73,9 +73,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     comparisons = Comparisons.of(embeddings, labels)
     _require_support(comparisons, request, collector)
     work.progress(Progress(fraction=0.95, phase="measure"))
-    calibration = calibrate(
-        comparisons, (request.target_fmr or FALLBACK_FMR), groups=request.groups
-    )
+    target = request.target_fmr or FALLBACK_FMR  # the API sends a number
+    calibration = calibrate(comparisons, target, groups=request.groups)
     work.artifact(ARTIFACT, "image/png", det_chart(comparisons, calibration, dataset.name))
     return CalibrationResult(
         **calibration.model_dump(),
@@ -173,7 +172,7 @@ def _require_support(
 ) -> None:
     """Like `require_support`, but the error also says how many images were left out and why."""
     try:
-        require_support(len(comparisons.impostor), (request.target_fmr or FALLBACK_FMR))
+        require_support(len(comparisons.impostor), request.target_fmr or FALLBACK_FMR)
     except NotTrainable as error:
         reasons: Counter[str] = Counter()
         for (_, reason), count in collector.counts.items():

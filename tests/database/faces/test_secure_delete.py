@@ -51,11 +51,11 @@ def add(faces: FaceRepositories, name: str, **more: Any) -> str:
 
 
 def erase_zenobia(faces: FaceRepositories, engine: Engine) -> bytes:
-    """Add three subjects and erase the second; returns its data key, which is encrypted."""
+    """Add three subjects and erase the last; returns its data key, which is encrypted."""
     name, external_id, detail = TRACES
     add(faces, "Ada")
-    zen = add(faces, name, external_id=external_id, metadata={"m": detail})
     add(faces, "Bea")
+    zen = add(faces, name, external_id=external_id, metadata={"m": detail})
     with engine.connect() as connection:
         query = text("SELECT data_key FROM subjects WHERE id = :id")
         data_key = bytes(connection.scalar(query, {"id": zen}))

@@ -39,8 +39,10 @@ def fakes(tmp_path: Path, valkey: RealValkey) -> FakeServices:
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return Settings(_env_file=None, max_images=4, max_image_bytes=20_000, max_video_bytes=30_000)
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        _env_file=None, home=tmp_path, max_images=4, max_image_bytes=20_000, max_video_bytes=30_000
+    )
 
 
 def add(client: httpx.Client, fakes: FakeServices, name: str, level: float | None) -> str:

@@ -18,7 +18,7 @@ from contracts.settings import Settings
 from database.engine import writing
 from database.jobs.jobs import Jobs
 from database.tables import JobRecord
-from service.faces.challenges import MAX_PER_SUBJECT
+from service.faces.challenges import MAX_DRAWS, MAX_PER_SUBJECT
 from tests.service.face_replies import clip_of, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in
 from tests.valkey import RealValkey
@@ -100,6 +100,30 @@ def test_a_challenge_can_be_used_once_and_for_one_purpose(
         assert len(fakes.dispatcher.asked) == before, "no clip was sent to a worker"
 
 
+def test_who_passes_may_log_in_as_often_as_they_like(
+    client: httpx.Client, valkey: RealValkey, ada: str
+) -> None:
+    """Actions are drawn ten times an hour for those who do not pass."""
+    with redis.Redis.from_url(valkey.url) as store:
+        for _ in range(MAX_DRAWS + 2):
+            answer = login(client, ada, challenge(client, ada), clip_of(ADA))
+            assert answer.json()["decision"] == "match"
+            # As if 90 seconds had passed.
+            store.delete(redis_keys.challenge_actions(ada, "login"))
+            store.delete(*store.keys("challenges:*"))
+        for _ in range(MAX_DRAWS):  # somebody else asks
+            challenge(client, ada, device_id="tablet")
+            store.delete(redis_keys.challenge_actions(ada, "login"))
+            store.delete(*store.keys("challenges:*"))
+        new = {"purpose": "login", "subject_id": ada, "device_id": "tablet"}
+        assert client.post(f"{URL}/challenges", json=new).status_code == 429
+        for _ in range(MAX_DRAWS):
+            challenge(client, ada)
+            store.delete(redis_keys.challenge_actions(ada, "login"))
+            store.delete(*store.keys("challenges:*"))
+    assert client.post(f"{URL}/challenges", json=new | {"device_id": "phone"}).status_code == 429
+
+
 def test_a_repeated_enrollment_returns_the_same_job(client: httpx.Client, ada: str) -> None:
     """As if the response was lost: the challenge has been used up by the same request."""
     created = challenge(client, ada, purpose="enroll")
@@ -142,6 +166,10 @@ def test_an_enrollment_that_failed_through_our_fault_may_be_sent_again(
     assert enroll() == 409
     fail("internal_error")
     assert enroll() == 202
+    time.sleep(0.002)
+    (_, request, _) = fakes.jobs.worked[-1]
+    table.create("enrollment", request, limit=9)
+    assert enroll() == 409  # that one has not failed
     time.sleep(0.002)  # jobs are ordered by their times
     fail("invalid_video")
     assert enroll() == 409
