@@ -1,6 +1,7 @@
 """`opsin faces`: enroll people, log them in, find them and erase them."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -224,6 +225,25 @@ def erase(
     )
     for model in erased.get("models") or ():
         notes().print(f"  [dim]and {escape(model['model'])} version {model['version']}[/]")
+
+
+@app.command()
+def export(
+    subject: SubjectId,
+    to: Annotated[Path | None, typer.Option(help="A file that only you can read.")] = None,
+    server: Server = None,
+) -> None:
+    """Export everything that is held on a person, as JSON, with embeddings and images."""
+    answer = FacesApi(load(), server).get(f"/subjects/{quote(subject, safe='')}/export")
+    if to is None:
+        print_json(answer)
+        return
+    try:
+        with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(answer, file, indent=2)
+    except OSError as error:
+        raise CommandError(f"{to} cannot be written: {error.strerror}.") from None
+    notes().print(f"[green]✓[/] {escape(str(to))}")
 
 
 app.command()(face_threshold.calibrate)

@@ -1,5 +1,7 @@
 """`/v1/faces`: detecting, comparing and identifying faces; the threshold; the audit log."""
 
+from collections.abc import Awaitable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -7,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.errors import ValidationFailed
+from contracts.errors import OpsinError, ValidationFailed
 from contracts.faces.recognition import DetectedFaces, Identification, Verification
 from contracts.faces.subjects import (
     SUBJECT_ID,
@@ -17,14 +19,14 @@ from contracts.faces.subjects import (
     Threshold,
 )
 from contracts.pages import Page
-from service.dependencies import ServicesDep
+from service.dependencies import Services, ServicesDep
 from service.faces import examples as face_examples
 from service.faces import recognition
 from service.faces.calibration import resolve_threshold
 from service.faces.detection import require_available
 from service.faces.subjects import embedder_in_force, require_subject
 from service.http import examples
-from service.http.deadlines import DeadlineDep
+from service.http.deadlines import Deadline, DeadlineDep
 from service.http.disconnect import while_connected
 from service.http.errors import problem_responses
 from service.http.multipart import MAX_TEXT_BYTES, TEXT, FieldSpec, read_form
@@ -133,20 +135,40 @@ async def verify(*, request: Request, deadline: DeadlineDep, services: ServicesD
         images, subject_id = tuple(form.files("image")), form.text("subject_id")
         if len(images) != (2 if subject_id is None else 1):
             raise ValidationFailed("Send two images, or one image and a subject_id.")
-        compared = recognition.VerificationInput(images, subject_id, form.text("device_id"))
-        verification = await while_connected(
-            request, recognition.verify(services, request, compared, deadline)
-        )
+    compared = recognition.VerificationInput(images, subject_id, form.text("device_id"))
+    event = NewEvent(
+        kind="verify",
+        outcome="",
+        subject_id=subject_id,
+        device=compared.device_id,
+        content=b"".join(images),
+        request_id=request.state.request_id,
+    )
+    return await _recorded(services, event, _verify(request, services, compared, deadline))
+
+
+async def _verify(
+    request: Request,
+    services: Services,
+    compared: recognition.VerificationInput,
+    deadline: Deadline,
+) -> Verification:
+    async with deadline.enforced():
+        work = recognition.verify(services, request, compared, deadline)
+        return await while_connected(request, work)
+
+
+async def _recorded(
+    services: Services, event: NewEvent, work: Awaitable[Verification]
+) -> Verification:
+    """Await a comparison, and record its outcome or its error."""
+    try:
+        verification = await work
+    except OpsinError as error:
+        await services.faces.record(replace(event, outcome=error.code))
+        raise
     await services.faces.record(
-        NewEvent(
-            kind="verify",
-            outcome=verification.decision,
-            reason=verification.reason,
-            subject_id=subject_id,
-            device=compared.device_id,
-            content=b"".join(images),
-            request_id=request.state.request_id,
-        )
+        replace(event, outcome=verification.decision, reason=verification.reason)
     )
     return verification
 

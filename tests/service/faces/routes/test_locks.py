@@ -53,6 +53,8 @@ def test_a_comparison_with_a_subject_is_under_the_same_locks(
     answer = verify(ADA)
     assert code(answer, 429) == "locked_out"
     assert "similarity" not in answer.text
+    events = client.get(f"{URL}/events", params={"subject_id": ada}).json()["items"]
+    assert (events[0]["kind"], events[0]["outcome"]) == ("verify", "locked_out")
     assert code(login(client, ada, ADA), 429) == "locked_out"
 
 
