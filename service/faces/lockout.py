@@ -19,6 +19,7 @@ from typing import Literal, cast
 
 from redis.asyncio import Redis
 
+from contracts.durations import in_words
 from contracts.errors import LockedOut
 from contracts.queue import redis_keys, scripts
 from service.queue.client import redis_required
@@ -225,8 +226,8 @@ class Lockout:
             wait = cast(int, await self._begin(keys=_keys(parties), args=args))
         if wait > 0:
             raise LockedOut(
-                "Too many attempts failed. Wait as long as Retry-After says, then try again, or "
-                "log in another way.",
+                f"Too many attempts failed. Try again in {in_words(wait / 1000)}. Until then, log "
+                "in another way.",
                 retry_after=wait / 1000,
             )
 

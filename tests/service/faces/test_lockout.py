@@ -43,7 +43,7 @@ async def attempt(
 
 async def wait_of(lockout: Lockout, subject_id: str, caller: Caller) -> float:
     """How long the caller has to wait."""
-    with pytest.raises(LockedOut) as error:
+    with pytest.raises(LockedOut, match="Try again in") as error:
         await lockout.begin(subject_id, caller)
     return error.value.retry_after or 0
 
