@@ -23,6 +23,8 @@ def interpolable(image: Image.Image) -> Image.Image:
     """Convert a loaded image to a mode whose pixels can be averaged."""
     if isinstance(image.info.get("transparency"), str):
         del image.info["transparency"]  # a PNG text chunk with that key, not a color
+    if image.mode == "I;16B":
+        image = _little_endian(image)
     if image.mode.startswith("I;16"):
         return _mask_16_bit(image) if "transparency" in image.info else image
     if image.mode == "CMYK" and is_described(image):
@@ -32,6 +34,13 @@ def interpolable(image: Image.Image) -> Image.Image:
     if image.has_transparency_data and image.mode not in _TRANSPARENT_MODES[1:]:
         return image.convert("RGBA")
     return image if image.mode in _PLAIN_MODES else image.convert("RGB")
+
+
+def _little_endian(image: Image.Image) -> Image.Image:
+    """Convert a 16-bit grey image of the other order of bytes, which Pillow resizes wrongly."""
+    levels = Image.fromarray(np.asarray(image).astype("<u2"))
+    levels.info = image.info
+    return levels
 
 
 def _mask_16_bit(image: Image.Image) -> Image.Image:

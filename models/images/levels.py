@@ -1,5 +1,6 @@
 """Scales levels of more than 8 bits to 8 bits."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,8 @@ def scale_floats(
         low, high = 0, 1
     elif low >= 0 and high <= 255:
         low, high = 0, 255
-    elif low >= 0 and high <= 65535:
-        low, high = 0, 65535
+    elif low >= 0 and high <= _FULL:
+        low, high = 0, top_level(math.ceil(high))
     # In one precision for all: a large image must not need more than sixteen bytes a pixel.
     known = np.nan_to_num(levels.astype(np.float32 if levels.ndim > 2 else np.float64))
     scaled = (known - low) * (255 / (high - low) if high > low else 0)

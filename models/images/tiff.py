@@ -32,7 +32,7 @@ _COPIED: Final = (_HEIGHT, _COMPRESSION, _ROWS_PER_STRIP, _TILE_LENGTH)
 # None, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
 _COMPRESSIONS: Final = {1, 5, 8, 32946, 32773, 34925, 50000}
 _GREY, _RGB = 1, 2  # photometric interpretations
-_UNSIGNED, _FLOAT = 1, 3  # sample formats
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # sample formats
 _SEPARATE = 2  # planar configuration
 _UNSPECIFIED = 0  # an extra sample that is not alpha
 _DIFFERENCES = 2  # predictor
@@ -130,6 +130,8 @@ def open_deep_tiff(raw: bytes) -> DeepTiff | None:
     tags = dict(directory)
     bits, samples = tags.get(_BITS, (1,)), _samples(tags)
     photometric = tags.get(_PHOTOMETRIC)
+    if _sample_format(tags) == _SIGNED and max(bits) <= 8:
+        raise InvalidImage("The TIFF has signed 8-bit levels. Save it with unsigned ones.")
     if samples == 1 and not (max(bits) == 32 and _is_swapped(raw, tags)):
         return None
     if photometric not in (_GREY, _RGB):

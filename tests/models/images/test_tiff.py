@@ -131,6 +131,7 @@ def test_compressed_deep_colors(compression: str, predictor: int) -> None:
         (COLORS.astype(np.uint32), "32 bits"),
         (COLORS.astype(np.float64), "64 bits"),
         (COLORS.astype(np.int16), "16 bits"),
+        (COLORS[..., :1].astype(np.int8), "signed"),
         (np.dstack([COLORS, COLORS]), "6 bands"),
         (np.full((4, 4, 3), np.nan, np.float32), "not finite"),
     ],
@@ -156,6 +157,15 @@ def test_levels_of_cameras_in_16_bits_of_grey(image_format: str, bits: int) -> N
     levels = (grey * (2**bits - 1) // 255).astype(np.uint16)
     expected = Image.fromarray(grey.astype(np.uint8))
     assert difference(encoded(Image.fromarray(levels), image_format), expected) <= 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32, np.float32])
+def test_grey_of_either_order_of_bytes(order: str, kind: type) -> None:
+    levels = (np.asarray(scene().convert("L")).astype(np.int32) * 16).astype(kind)
+    levels[0, 0] = 255 * 16
+    expected = Image.fromarray((levels.astype(int) * 255 // 4095).astype(np.uint8))
+    assert difference(tiff(levels[..., None], order=order), expected) <= 2
 
 
 def test_a_stated_white_level_counts() -> None:
