@@ -76,4 +76,5 @@ def scale_floats(
     # In one precision for all: a large image must not need more than sixteen bytes a pixel.
     known = np.nan_to_num(levels.astype(np.float32 if levels.ndim > 2 else np.float64))
     scaled = (known - low) * (255 / (high - low) if high > low else 0)
-    return scaled.round().clip(0, 255).astype(np.uint8)
+    eight: npt.NDArray[np.uint8] = scaled.round().clip(0, 255).astype(np.uint8)
+    return eight

@@ -195,7 +195,7 @@ def _check_run_length(pixels: int) -> None:
 def _load_deep_png(image: Image.Image) -> Image.Image:
     """Refuse what Pillow makes almost black: it drops the low byte of 16-bit colors."""
     image.load()
-    brightest = max(int(high) for _, high in image.getextrema()[:3])  # type: ignore[misc, index]
+    brightest = max(int(high) for _, high in image.getextrema()[:3])  # type: ignore[misc]
     if 0 < brightest <= _DARK:
         raise InvalidImage(
             "The PNG has 16-bit colors of which only the lowest 12 bits are used. "

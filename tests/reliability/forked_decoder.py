@@ -63,8 +63,8 @@ def forked_decoders() -> Iterator[None]:
 
     def begin(command: Sequence[str], *, env: Mapping[str, str], **_: Any) -> _Forked:
         _, _, script, file, *arguments = command
-        request = {"script": Path(script).stem, "arguments": arguments, "env": dict(env)}
-        return _Forked(ours, int(file), request)
+        request: dict[str, Any] = {"script": Path(script).stem, "arguments": arguments}
+        return _Forked(ours, int(file), request | {"env": dict(env)})
 
     stand_in = SimpleNamespace(Popen=begin, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
     with ours, theirs:
