@@ -76,8 +76,8 @@ def _fingerprint(credential: str) -> bytes:
 def network_of(host: str) -> str:
     """The address; for IPv6 the /64 network, which usually belongs to one customer.
 
-    An IPv4 client of a server that listens on IPv6 is `::ffff:192.0.2.1`; all of these have the same
-    /64 network, and nothing else in common.
+    An IPv4 client of a server that listens on IPv6 is `::ffff:192.0.2.1`; all of these share a /64
+    network, and nothing else.
     """
     try:
         address = ipaddress.ip_address(host)
