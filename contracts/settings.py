@@ -334,6 +334,32 @@ class Settings(BaseSettings):
             "pgvector: with an index in PostgreSQL, for more."
         ),
     )
+    face_address_failures: int = Field(
+        10,
+        ge=0,
+        le=100_000,
+        description=(
+            "Failed face logins in three minutes after which their address has to wait. Raise it "
+            "for a back end that sends the logins of many people, or list it in "
+            "OPSIN_TRUSTED_PROXIES and let it send X-Forwarded-For. 0: no limit."
+        ),
+    )
+    face_consent_required: bool = Field(
+        False,
+        description=(
+            "Whether faces are enrolled, compared and recognised only with a consent that is in "
+            "force. `PUT /v1/faces/policy` can require it too."
+        ),
+    )
+    face_retention_days: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description=(
+            "Days after the last use at which a subject is erased. 0: never. Recommended: 1095 "
+            "(three years). `PUT /v1/faces/policy` can shorten it."
+        ),
+    )
     token_issuer: str = Field(
         "opsin",
         min_length=1,
