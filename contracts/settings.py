@@ -16,6 +16,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1024 * 1024
+# What phones call 50 megapixels are 8192 x 6144 pixels.
+MAX_IMAGE_PIXELS = 52_000_000
 RELEASE = "0.1.0"
 """The version of Opsin; a test compares it with pyproject.toml."""
 
@@ -125,7 +127,7 @@ class Settings(BaseSettings):
     )
     max_image_bytes: int = Field(16 * MIB, ge=1024, description="Largest image, in bytes.")
     max_image_pixels: int = Field(
-        50_000_000,
+        MAX_IMAGE_PIXELS,
         ge=1,
         le=178_956_970,  # Pillow's own limit, which stays in force
         description="Largest image, in pixels, according to its header.",
