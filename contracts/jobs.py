@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_serializer
 
+from contracts.public_paths import public_path
 from contracts.queue.redis_keys import FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
 
 JobKind = Literal[
@@ -70,6 +71,10 @@ class Artifact(BaseModel):
     media_type: str
     size: int
     url: str
+
+    @field_serializer("url")
+    def _public(self, url: str) -> str:
+        return public_path(url)
 
 
 class Job(BaseModel):

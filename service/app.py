@@ -18,12 +18,16 @@ from service.explanation import routes as explanation
 from service.faces.routes import calibrations, challenges, faces, login, subjects
 from service.http import docs, errors, openapi
 from service.http.body import disk_body_limits, max_request_bytes
+from service.http.origins import ANY_ORIGIN, origin_pattern
 from service.inference import routes as inference
 from service.jobs import routes as jobs
 from service.middleware.access_log import AccessLog
 from service.middleware.authentication import Authentication
 from service.middleware.body_limit import BodyLimit
+from service.middleware.content_encoding import ContentEncoding
+from service.middleware.forwarded import Forwarded
 from service.middleware.memory_limit import UploadBudget
+from service.middleware.paths import Paths
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
 from service.protocols import oip_routes as oip
@@ -33,6 +37,14 @@ from service.registry import routes as models
 from service.registry import version_routes as versions
 from service.system import routes as operations
 from service.training import routes as trainings
+
+# Headers of responses that a page's script may read; browsers hide all others.
+_EXPOSED = (
+    *("X-Request-Id", "Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    *("Preference-Applied", "Inference-Header-Content-Length", "Allow", "WWW-Authenticate"),
+    *("Content-Disposition", "Content-Encoding", "Content-Range", "Accept-Ranges", "ETag"),
+    *("Accept-Encoding", "Traceparent"),
+)
 
 
 def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
@@ -48,16 +60,20 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         title="Opsin",
         version=RELEASE,
         lifespan=lifespan,
+        openapi_url=None,  # see `service.http.docs`
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
+            Middleware(Forwarded, settings.trusted_proxies, settings.root_path),
             Middleware(SecurityHeaders),
             Middleware(RequestId),
             Middleware(AccessLog),
             *_cors(settings),
-            Middleware(Authentication),
+            Middleware(Paths),
+            Middleware(Authentication, settings.cors_origins),
             Middleware(BodyLimit, max_request_bytes(settings), disk_body_limits(settings)),
+            Middleware(ContentEncoding, max_request_bytes(settings), disk_body_limits(settings)),
             Middleware(
                 UploadBudget, settings.upload_budget_mb * MIB, disk_body_limits(settings).keys()
             ),
@@ -99,14 +115,17 @@ def _cors(settings: Settings) -> list[Middleware]:
     """
     if not settings.cors_origins:
         return []
+    pattern = origin_pattern(settings.cors_origins)
     return [
         Middleware(
             CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_origins=[origin for origin in settings.cors_origins if origin == ANY_ORIGIN],
+            allow_origin_regex=pattern and pattern.pattern,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],
             allow_credentials=False,  # keys are headers; nothing here reads a cookie
-            expose_headers=["X-Request-Id", "Location", "Retry-After", "RateLimit"],
+            allow_private_network=True,  # pages of the named origins may call a private address
+            expose_headers=_EXPOSED,
             max_age=600,
         )
     ]

@@ -7,6 +7,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 
 from contracts.inference.registry import Readiness, SystemInfo
+from contracts.public_paths import PREFIX
 from contracts.settings import RELEASE
 from service.dependencies import ServicesDep
 from service.http import examples
@@ -82,5 +83,5 @@ async def get_system(services: ServicesDep) -> SystemInfo:
 
 @router.get("/", include_in_schema=False, summary="The documentation")
 async def go_to_docs() -> RedirectResponse:
-    """The documentation is the front page."""
-    return RedirectResponse("/docs", status_code=307)
+    """The documentation is the front page, also behind a proxy whose prefix is not known."""
+    return RedirectResponse("/docs" if PREFIX.get() else "docs", status_code=307)

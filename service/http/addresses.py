@@ -1,0 +1,25 @@
+"""Client addresses as limits count them."""
+
+import ipaddress
+from collections.abc import Container, Sequence
+
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+
+def network_of(host: str) -> str:
+    """The address; for IPv6 the /64 network, which usually belongs to one customer."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 4:
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def trusted_hosts(proxies: Sequence[str]) -> Container[str]:
+    """The hosts that these addresses and networks contain."""
+
+    async def unused(*_: object) -> None: ...
+
+    return ProxyHeadersMiddleware(unused, list(proxies)).trusted_hosts

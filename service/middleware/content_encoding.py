@@ -1,0 +1,129 @@
+"""Decompresses request bodies (`Content-Encoding`), within the limits of any body.
+
+Behind this middleware a request looks as if it had been sent without compression. The decompressed
+bytes count against the limits of bodies and of memory, and no body may grow without bound: a few
+kilobytes of zeros must not cost as much as the gigabyte that they stand for.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from contracts.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
+from service.http.decompression import CODINGS, CorruptBodyError, Decompressor
+from service.http.errors import problem_response
+from service.middleware.body_limit import BodyLimit
+
+_SLICE_BYTES = 64 * 1024
+MAX_RATIO = 200
+FREE_BYTES = 16 * 1024 * 1024  # whatever the ratio
+_ALIASES = {"x-gzip": "gzip"}
+_BODYLESS = frozenset({"GET", "HEAD", "OPTIONS"})
+_DROPPED = frozenset({b"content-encoding", b"content-length"})
+
+
+class ContentEncoding:
+    """Decompresses bodies; 415 for codings that are not known.
+
+    Args:
+        app: The next ASGI application.
+        limit: Maximum bytes of a decompressed body.
+        path_limits: Larger limits of single paths.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limit: int, path_limits: Mapping[str, int] | None = None
+    ) -> None:
+        self.app = app
+        self._limited = BodyLimit(app, limit, path_limits)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in _BODYLESS:
+            await self.app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).getlist("Content-Encoding")
+        if not sent:
+            await self.app(scope, receive, send)
+            return
+        names = [name.strip().lower() for value in sent for name in value.split(",")]
+        codings = [_ALIASES.get(name, name) for name in names if name not in {"", "identity"}]
+        if len(codings) > 1 or not CODINGS.keys() >= set(codings):
+            accepted = ", ".join(CODINGS)
+            error = UnsupportedMediaType(
+                f"The body has the Content-Encoding {', '.join(sent)[:64]!r}. Send it uncompressed "
+                f"or in one of {accepted}; a character set belongs in Content-Type."
+            )
+            headers = {"Accept-Encoding": accepted}
+            await problem_response(Request(scope), error, headers=headers)(scope, receive, send)
+            return
+        kept = [item for item in scope["headers"] if item[0] != b"content-encoding"]
+        if not codings:
+            await self.app(dict(scope) | {"headers": kept}, receive, send)
+            return
+        kept = [item for item in kept if item[0] not in _DROPPED]
+        body = _Body(receive, codings[0])
+        await self._limited(dict(scope) | {"headers": kept}, body.receive, send)
+
+
+class _Body:
+    """The decompressed body of one request.
+
+    Args:
+        receive: Of the server.
+        coding: One of `CODINGS`.
+    """
+
+    def __init__(self, receive: Receive, coding: str) -> None:
+        self._receive = receive
+        self._coding = coding
+        self._stream: Decompressor = CODINGS[coding]()
+        self._read = self._made = 0
+        self._has_ended = False  # the compressed data
+        self._is_complete = False
+
+    async def receive(self) -> Message:
+        """The next message, with a limited piece of the body.
+
+        Raises:
+            BadRequest: The data is malformed.
+            PayloadTooLarge: It becomes too much larger than it was.
+        """
+        if self._is_complete:
+            return await self._receive()
+        while True:
+            data = b""
+            if self._stream.needs_input and not self._has_ended:
+                message = await self._receive()
+                if message["type"] != "http.request":
+                    return message
+                data = message.get("body", b"")
+                self._has_ended = not message.get("more_body", False)
+                self._read += len(data)
+            else:
+                await asyncio.sleep(0)  # others take their turn between two slices
+            piece = self._decompress(data)
+            self._is_complete = self._has_ended and self._stream.needs_input and not piece
+            if piece or self._is_complete:
+                break
+        if self._is_complete and self._read and not self._stream.is_finished:
+            raise BadRequest(f"The body ends before its {self._coding} data does. Send all of it.")
+        return {"type": "http.request", "body": piece, "more_body": not self._is_complete}
+
+    def _decompress(self, data: bytes) -> bytes:
+        try:
+            piece = self._stream.decompress(data, _SLICE_BYTES)
+        except CorruptBodyError:
+            raise BadRequest(
+                f"The body is not in {self._coding}, as its Content-Encoding says. Leave the "
+                "header out if the body is not compressed."
+            ) from None
+        self._made += len(piece)
+        if self._made > FREE_BYTES + MAX_RATIO * self._read:
+            raise PayloadTooLarge(
+                f"The body becomes more than {MAX_RATIO} times as large by decompression. Send it "
+                "uncompressed."
+            )
+        return piece
