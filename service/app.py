@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from contracts.settings import MIB, RELEASE, Settings
 from service.auth import audit_routes as audit
@@ -18,13 +17,13 @@ from service.explanation import routes as explanation
 from service.faces.routes import calibrations, challenges, faces, login, subjects
 from service.http import docs, errors, openapi
 from service.http.body import disk_body_limits, max_request_bytes
-from service.http.origins import ANY_ORIGIN, origin_pattern
 from service.inference import routes as inference
 from service.jobs import routes as jobs
 from service.middleware.access_log import AccessLog
 from service.middleware.authentication import Authentication
 from service.middleware.body_limit import BodyLimit
 from service.middleware.content_encoding import ContentEncoding
+from service.middleware.cors import cors
 from service.middleware.forwarded import Forwarded
 from service.middleware.memory_limit import UploadBudget
 from service.middleware.paths import Paths
@@ -37,14 +36,6 @@ from service.registry import routes as models
 from service.registry import version_routes as versions
 from service.system import routes as operations
 from service.training import routes as trainings
-
-# Headers of responses that a page's script may read; browsers hide all others.
-_EXPOSED = (
-    *("X-Request-Id", "Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
-    *("Preference-Applied", "Inference-Header-Content-Length", "Allow", "WWW-Authenticate"),
-    *("Content-Disposition", "Content-Encoding", "Content-Range", "Accept-Ranges", "ETag"),
-    *("Accept-Encoding", "Traceparent"),
-)
 
 
 def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
@@ -69,7 +60,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
             Middleware(SecurityHeaders),
             Middleware(RequestId),
             Middleware(AccessLog),
-            *_cors(settings),
+            *cors(settings),
             Middleware(Paths),
             Middleware(Authentication, settings.cors_origins),
             Middleware(BodyLimit, max_request_bytes(settings), disk_body_limits(settings)),
@@ -106,26 +97,3 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
     openapi.install(app, settings)
     app.state.scope_table = ScopeTable.build(app.routes)
     return app
-
-
-def _cors(settings: Settings) -> list[Middleware]:
-    """Admits pages of other sites, if the settings name some.
-
-    It runs before authentication: a browser sends no key with a preflight request.
-    """
-    if not settings.cors_origins:
-        return []
-    pattern = origin_pattern(settings.cors_origins)
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=[origin for origin in settings.cors_origins if origin == ANY_ORIGIN],
-            allow_origin_regex=pattern and pattern.pattern,
-            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["*"],
-            allow_credentials=False,  # keys are headers; nothing here reads a cookie
-            allow_private_network=True,  # pages of the named origins may call a private address
-            expose_headers=_EXPOSED,
-            max_age=600,
-        )
-    ]

@@ -152,6 +152,11 @@ def challenge(challenge_id: str) -> str:
     return f"challenge:{challenge_id}"
 
 
+def challenge_answer(key_hash: str) -> str:
+    """The challenge that a request with that Idempotency-Key was given, without its nonce."""
+    return f"challenge-answer:{key_hash}"
+
+
 def challenge_actions(subject_id: str, purpose: str) -> str:
     """The actions that every challenge for that subject asks for at present."""
     return f"challenge-asked:{purpose}:{subject_id}"
@@ -167,6 +172,6 @@ def challenges_issued(client: str, subject_id: str = "") -> str:
     return f"challenges:{client}:{subject_id}"
 
 
-def recent_clips(subject_id: str) -> str:
+def recent_clips(subject_id: str, purpose: str = "login") -> str:
     """Perceptual hashes of the clips sent for a subject, newest first; erased with the subject."""
-    return f"clips:{subject_id}"
+    return f"clips:{subject_id}" + ("" if purpose == "login" else f":{purpose}")

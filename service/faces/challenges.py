@@ -11,6 +11,7 @@ requested, and are drawn only a few times an hour. A client thus cannot request 
 matches a recording.
 """
 
+import base64
 import hashlib
 import hmac
 import json
@@ -25,7 +26,14 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from contracts.errors import Conflict, OpsinError, QueueFull, RateLimited, Unavailable
+from contracts.errors import (
+    Conflict,
+    IdempotencyConflict,
+    OpsinError,
+    QueueFull,
+    RateLimited,
+    Unavailable,
+)
 from contracts.faces.enrollments import AnsweredChallenge
 from contracts.faces.liveness import (
     ACTION_COUNT,
@@ -46,6 +54,7 @@ MAX_PER_SUBJECT = 10
 MAX_DRAWS = 10
 """Draws of actions for one subject within an hour, by all clients together."""
 
+_ANSWER_SECONDS = 24 * 3600  # that a repeated request gets the first response
 _SERVER_ERROR = 500
 _ID = re.compile(r"ch_[A-Za-z0-9_-]{16}")
 
@@ -68,19 +77,51 @@ class Challenges:
         self._create = client.register_script(scripts.CREATE_CHALLENGE)
         self._take = client.register_script(scripts.TAKE_CHALLENGE)
 
-    async def create(self, new: NewChallenge, client: str) -> Challenge:
+    async def create(self, new: NewChallenge, client: str, *, key: str | None = None) -> Challenge:
         """Create a challenge.
 
         Args:
+            new: What it is for.
             client: A name that distinguishes clients.
+            key: The client's `Idempotency-Key`, if it sent one.
 
         Raises:
+            IdempotencyConflict: The key was used for another request.
             RateLimited: The client requested too many recently, or too many different ones were
                 drawn for the subject.
             Unavailable: Redis does not answer.
         """
+        if key is None:
+            return await self._create_new(new, client, secrets.token_urlsafe(NONCE_BYTES))
+        if (first := await self._first(key, new)) is not None:
+            return first
+        salt = secrets.token_urlsafe(NONCE_BYTES)
+        made = await self._create_new(new, client, _derived_nonce(key, salt))
+        kept = made.model_dump(mode="json", exclude={"nonce"}) | {"salt": salt}
+        answer = json.dumps({"digest": _digest(new), "challenge": kept})
+        name = redis_keys.challenge_answer(hashlib.sha256(key.encode()).hexdigest())
+        with redis_required():
+            is_first = await self._client.set(name, answer, nx=True, ex=_ANSWER_SECONDS)
+        return made if is_first else (await self._first(key, new) or made)
+
+    async def _first(self, key: str, new: NewChallenge) -> Challenge | None:
+        """What an earlier request with that key got; its nonce is not stored but derived."""
+        name = redis_keys.challenge_answer(hashlib.sha256(key.encode()).hexdigest())
+        with redis_required():
+            raw = await self._client.get(name)
+        if raw is None:
+            return None
+        kept: dict[str, Any] = json.loads(raw)
+        if kept["digest"] != _digest(new):
+            raise IdempotencyConflict(
+                "This Idempotency-Key was sent with another request in the last 24 hours. "
+                "Use a new key for a new request."
+            )
+        challenge = kept["challenge"]
+        return Challenge(nonce=_derived_nonce(key, challenge.pop("salt")), **challenge)
+
+    async def _create_new(self, new: NewChallenge, client: str, nonce: str) -> Challenge:
         challenge_id = f"ch_{secrets.token_urlsafe(12)}"
-        nonce = secrets.token_urlsafe(NONCE_BYTES)
         record = {
             "nonce": _nonce_hash(nonce),
             "for": _binding(new.purpose, new.subject_id, new.device_id),
@@ -169,6 +210,16 @@ def _keys(challenge_id: str, client: str, new: NewChallenge) -> Sequence[str]:
         redis_keys.challenge_actions(new.subject_id, new.purpose),
         redis_keys.challenge_draws(new.subject_id),
     ]
+
+
+def _digest(new: NewChallenge) -> str:
+    return hashlib.sha256(new.model_dump_json().encode()).hexdigest()
+
+
+def _derived_nonce(key: str, salt: str) -> str:
+    """A nonce for who has the key, which is not stored, and not for a reader of Redis."""
+    digest = hmac.digest(key.encode(), salt.encode(), "sha256")
+    return base64.urlsafe_b64encode(digest[:NONCE_BYTES]).rstrip(b"=").decode()
 
 
 def _nonce_hash(nonce: str) -> str:

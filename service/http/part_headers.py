@@ -55,7 +55,7 @@ def _without_encoded_words(name: str) -> str:
         word if isinstance(word, str) else _decoded(word, charset or "ascii")
         for word, charset in words
     ]
-    return name if None in texts else "".join(text or "" for text in texts)
+    return name if None in texts else "".join(text or "" for text in texts) or name
 
 
 def _decoded(data: bytes, charset: str) -> str | None:

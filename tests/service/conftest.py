@@ -72,6 +72,14 @@ def client(fakes: FakeServices, settings: Settings) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def steady() -> Iterator[httpx.Client]:
+    """A service for all tests of a module that change nothing in it."""
+    settings = Settings(_env_file=None, max_images=4, max_image_bytes=20_000)
+    with listening(settings, FakeServices()) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
 @pytest.fixture
 def served() -> Callable[[Settings, FakeServices], AbstractContextManager[str]]:
     return listening

@@ -8,6 +8,7 @@ from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.http import examples
 from service.http.errors import problem_responses
+from service.http.headers import CreateKeyHeader
 
 router = APIRouter(prefix="/v1/faces/challenges", tags=["Faces"])
 
@@ -22,12 +23,18 @@ router = APIRouter(prefix="/v1/faces/challenges", tags=["Faces"])
             "What to do, in this order, in one clip.", face_examples.CHALLENGE
         ),
         **problem_responses(
-            *("subject_not_found", "validation_error", "rate_limited", "dependency_unavailable")
+            *("subject_not_found", "validation_error", "rate_limited", "dependency_unavailable"),
+            "idempotency_conflict",
         ),
     },
 )
 async def create_challenge(
-    *, request: Request, response: Response, body: NewChallenge, services: ServicesDep
+    *,
+    request: Request,
+    response: Response,
+    body: NewChallenge,
+    services: ServicesDep,
+    key: CreateKeyHeader = None,
 ) -> Challenge:
     """Three actions in random order, with a nonce that can be used once within 90 seconds.
 
@@ -41,4 +48,4 @@ async def create_challenge(
     response.headers["Cache-Control"] = "no-store"
     await run_in_threadpool(services.faces.subjects.get, body.subject_id)
     client = request.client.host if request.client else "local"
-    return await services.faces.challenges.create(body, client)
+    return await services.faces.challenges.create(body, client, key=key)

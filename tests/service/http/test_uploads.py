@@ -19,8 +19,8 @@ URL = "/v1/classify"
         *("binary/octet-stream", "application/x-www-form-urlencoded", "image/svg+xml"),
     ],
 )
-def test_image_types_are_accepted(client: httpx.Client, kind: str) -> None:
-    answer = client.post(URL, content=gray_png(), headers={"Content-Type": kind} if kind else {})
+def test_image_types_are_accepted(steady: httpx.Client, kind: str) -> None:
+    answer = steady.post(URL, content=gray_png(), headers={"Content-Type": kind} if kind else {})
     assert answer.status_code == 200
 
 
@@ -28,8 +28,8 @@ def test_image_types_are_accepted(client: httpx.Client, kind: str) -> None:
     "kind",
     ["application/json", "application/ld+json", "text/plain", "video/mp4", "nonsense", "text/html"],
 )
-def test_another_type_is_refused_with_the_accepted_ones(client: httpx.Client, kind: str) -> None:
-    answer = client.post(URL, content=gray_png(), headers={"Content-Type": kind} if kind else {})
+def test_another_type_is_refused_with_the_accepted_ones(steady: httpx.Client, kind: str) -> None:
+    answer = steady.post(URL, content=gray_png(), headers={"Content-Type": kind} if kind else {})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
     assert "--data-binary" in answer.json()["detail"]
 
@@ -49,12 +49,12 @@ BASE64 = base64.b64encode(gray_png())
 )
 @pytest.mark.parametrize("form", [False, True])
 def test_an_image_as_text_is_told_so(
-    client: httpx.Client, data: bytes, word: str, form: bool
+    steady: httpx.Client, data: bytes, word: str, form: bool
 ) -> None:
     if form:
-        answer = client.post(URL, files={"image": ("a.png", data, "image/png")})
+        answer = steady.post(URL, files={"image": ("a.png", data, "image/png")})
     else:
-        answer = client.post(URL, content=data)
+        answer = steady.post(URL, content=data)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_image")
     assert word in answer.json()["detail"]
     assert "curl -F" in answer.json()["detail"]
@@ -130,8 +130,8 @@ PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r
         "headers",
     ],
 )
-def test_a_malformed_form_is_refused(client: httpx.Client, body: bytes, kind: str) -> None:
-    answer = client.post(URL, content=body, headers={"Content-Type": kind})
+def test_a_malformed_form_is_refused(steady: httpx.Client, body: bytes, kind: str) -> None:
+    answer = steady.post(URL, content=body, headers={"Content-Type": kind})
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 

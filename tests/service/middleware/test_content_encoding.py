@@ -48,42 +48,42 @@ Pack = Callable[[bytes], bytes]
 @pytest.mark.parametrize("size", [1, 1000])
 @pytest.mark.parametrize(("coding", "pack"), WAYS)
 def test_a_compressed_image_is_classified(
-    client: httpx.Client, coding: str, pack: Pack, size: int
+    steady: httpx.Client, coding: str, pack: Pack, size: int
 ) -> None:
     packed = pack(PNG)
     pieces = (packed[start : start + size] for start in range(0, len(packed), size))
-    answer = client.post("/v1/classify", content=pieces, headers={"Content-Encoding": coding})
+    answer = steady.post("/v1/classify", content=pieces, headers={"Content-Encoding": coding})
     assert answer.status_code == 200, answer.text
     assert answer.json()["results"][0]["predictions"][0]["index"] == 100
 
 
 @pytest.mark.parametrize(("coding", "pack"), WAYS[:1] + WAYS[5:7])
-def test_compressed_json_and_forms_are_read(client: httpx.Client, coding: str, pack: Pack) -> None:
-    request = client.build_request("POST", "/v1/classify", files=[("image", ("a.png", PNG))] * 2)
+def test_compressed_json_and_forms_are_read(steady: httpx.Client, coding: str, pack: Pack) -> None:
+    request = steady.build_request("POST", "/v1/classify", files=[("image", ("a.png", PNG))] * 2)
     headers = {"Content-Encoding": coding, "Content-Type": request.headers["Content-Type"]}
-    answer = client.post("/v1/classify", content=pack(request.read()), headers=headers)
+    answer = steady.post("/v1/classify", content=pack(request.read()), headers=headers)
     assert len(answer.json()["results"]) == 2
     headers = {"Content-Encoding": coding, "Content-Type": "application/json"}
-    answer = client.post("/v1/filters", content=pack(b'{"model": 7}'), headers=headers)
+    answer = steady.post("/v1/filters", content=pack(b'{"model": 7}'), headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
 
 
 @pytest.mark.parametrize("coding", ["utf-8", "compress", "gzip, br", "aws-chunked", "gzip;q=1"])
-def test_another_coding_is_refused_by_name(client: httpx.Client, coding: str) -> None:
-    answer = client.post("/v1/classify", content=PNG, headers={"Content-Encoding": coding})
+def test_another_coding_is_refused_by_name(steady: httpx.Client, coding: str) -> None:
+    answer = steady.post("/v1/classify", content=PNG, headers={"Content-Encoding": coding})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
     assert "Content-Encoding" in answer.json()["detail"]
     assert answer.headers["Accept-Encoding"].startswith("gzip, deflate, br")
 
 
 @pytest.mark.parametrize(("coding", "pack"), WAYS[:1] + WAYS[3:7])
-def test_corrupt_data_is_refused(client: httpx.Client, coding: str, pack: Pack) -> None:
+def test_corrupt_data_is_refused(steady: httpx.Client, coding: str, pack: Pack) -> None:
     packed = pack(PNG)
     wrong = bytes([packed[-9] ^ 0xFF])
     for data in (PNG, packed[:-4], packed + b"more", packed[:-9] + wrong + packed[-8:]):
-        answer = client.post("/v1/classify", content=data, headers={"Content-Encoding": coding})
+        answer = steady.post("/v1/classify", content=data, headers={"Content-Encoding": coding})
         assert answer.status_code in {400, 422}, answer.text
-    assert client.get("/healthz").status_code == 200
+    assert steady.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize(("coding", "pack"), WAYS[:1] + WAYS[3:7])
@@ -116,10 +116,10 @@ def test_a_bomb_is_refused_in_small_pieces(coding: str, pack: Pack) -> None:
     assert total <= FREE_BYTES + 200 * len(bomb) + largest
 
 
-def test_the_limit_of_a_body_counts_after_decompression(client: httpx.Client) -> None:
+def test_the_limit_of_a_body_counts_after_decompression(steady: httpx.Client) -> None:
     data = PNG + bytes(20_001)
     headers = {"Content-Encoding": "gzip"}
-    answer = client.post("/v1/classify", content=gzip.compress(data), headers=headers)
+    answer = steady.post("/v1/classify", content=gzip.compress(data), headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
 
 

@@ -60,24 +60,24 @@ def test_a_prefix_that_the_proxy_left_in_the_path_is_removed(proxied: httpx.Clie
     assert proxied.get("/opsin/v1/keys", headers={"X-API-Key": "wrong"}).status_code == 401
 
 
-@pytest.mark.parametrize(
-    ("sent", "prefix"),
-    [
-        ("/opsin/", "/opsin"),
-        ("/a,/b", "/a/b"),
-        ("/a/b", "/a/b"),
-        ("", ""),
-        ("opsin", ""),
-        ("//evil.example", ""),
-        ("/a/../b", ""),
-        ('/"><script>', ""),
-        ("/v1", ""),
-        ("/" + "a" * 300, ""),
-    ],
-)
-def test_only_a_plain_path_is_a_prefix(proxied: httpx.Client, sent: str, prefix: str) -> None:
-    document = proxied.get("/openapi.json", headers={"X-Forwarded-Prefix": sent}).json()
-    assert document["servers"] == [{"url": prefix or "/"}]
+PREFIXES = {
+    "/opsin/": "/opsin",
+    "/a,/b": "/a/b",
+    "/a/b": "/a/b",
+    "": "",
+    "opsin": "",
+    "//evil.example": "",
+    "/a/../b": "",
+    '/"><script>': "",
+    "/v1": "",
+    "/" + "a" * 300: "",
+}
+
+
+def test_only_a_plain_path_is_a_prefix(proxied: httpx.Client) -> None:
+    for sent, prefix in PREFIXES.items():
+        document = proxied.get("/openapi.json", headers={"X-Forwarded-Prefix": sent}).json()
+        assert document["servers"] == [{"url": prefix or "/"}], sent
 
 
 def test_who_is_no_trusted_proxy_sets_no_prefix(client: httpx.Client) -> None:

@@ -28,8 +28,8 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 @pytest.mark.parametrize("sent", [f"00-{TRACE}-00f067aa0ba902b7-01", f"01-{TRACE}-{'1' * 16}-00-x"])
-def test_a_trace_is_continued(client: httpx.Client, sent: str) -> None:
-    answer = client.get("/healthz", headers={"traceparent": sent})
+def test_a_trace_is_continued(steady: httpx.Client, sent: str) -> None:
+    answer = steady.get("/healthz", headers={"traceparent": sent})
     version, trace, span, flags = answer.headers["traceparent"].split("-")
     assert (version, trace, flags) == ("00", TRACE, sent.split("-")[3])
     assert len(span) == 16
@@ -47,8 +47,8 @@ def test_a_trace_is_continued(client: httpx.Client, sent: str) -> None:
         "nonsense",
     ],
 )
-def test_what_is_no_trace_is_ignored(client: httpx.Client, sent: str) -> None:
-    assert "traceparent" not in client.get("/healthz", headers={"traceparent": sent}).headers
+def test_what_is_no_trace_is_ignored(steady: httpx.Client, sent: str) -> None:
+    assert "traceparent" not in steady.get("/healthz", headers={"traceparent": sent}).headers
 
 
 def test_log_lines_name_the_trace(client: httpx.Client) -> None:
