@@ -22,4 +22,5 @@ def trusted_hosts(proxies: Sequence[str]) -> Container[str]:
 
     async def unused(*_: object) -> None: ...
 
-    return ProxyHeadersMiddleware(unused, list(proxies)).trusted_hosts
+    hosts = ProxyHeadersMiddleware(unused, list(proxies)).trusted_hosts
+    return hosts  # type: ignore[return-value] # it is only asked for strings

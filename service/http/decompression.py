@@ -104,7 +104,7 @@ class _Zstd:
         from backports import zstd
 
         self._error = zstd.ZstdError
-        options = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
+        options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
         self._stream = zstd.ZstdDecompressor(options=options)
 
     @property
