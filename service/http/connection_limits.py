@@ -341,7 +341,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         del msg
         if self.lines.allows(self.network):
             log.info("malformed_request", network=self.network)
-        self._refuse(400, "This is not a well-formed HTTP/1.1 request.")
+        self._refuse(400, "This is not a well-formed request in HTTP/1.1.")
 
     def _refuse(self, status: int, detail: str) -> None:
         """Respond before there is a request that the application could respond to."""

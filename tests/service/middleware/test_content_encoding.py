@@ -5,6 +5,7 @@ import gzip
 import importlib.util
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import brotli
@@ -37,7 +38,7 @@ WAYS: list[Any] = [
     pytest.param("gzip", lambda d: gzip.compress(d[:50]) + gzip.compress(d[50:]), id="members"),
     pytest.param("deflate", zlib.compress, id="deflate"),
     pytest.param("deflate", _raw_deflate, id="raw deflate"),
-    pytest.param("br", brotli.compress, id="br"),
+    pytest.param("br", partial(brotli.compress, quality=3), id="br"),
     pytest.param("zstd", _zstd, id="zstd", marks=needs_zstd),
     pytest.param("identity", bytes, id="identity"),
     pytest.param("Identity, gzip", gzip.compress, id="identity and gzip"),
@@ -79,8 +80,9 @@ def test_another_coding_is_refused_by_name(steady: httpx.Client, coding: str) ->
 @pytest.mark.parametrize(("coding", "pack"), WAYS[:1] + WAYS[3:7])
 def test_corrupt_data_is_refused(steady: httpx.Client, coding: str, pack: Pack) -> None:
     packed = pack(PNG)
-    wrong = bytes([packed[-9] ^ 0xFF])
-    for data in (PNG, packed[:-4], packed + b"more", packed[:-9] + wrong + packed[-8:]):
+    damaged = packed[:-1] + bytes([packed[-1] ^ 0xFF])
+    has_checksum = pack in {gzip.compress, zlib.compress}
+    for data in (PNG, packed[:-4], packed + b"more", *([damaged] if has_checksum else [])):
         answer = steady.post("/v1/classify", content=data, headers={"Content-Encoding": coding})
         assert answer.status_code in {400, 422}, answer.text
     assert steady.get("/healthz").status_code == 200
@@ -89,7 +91,7 @@ def test_corrupt_data_is_refused(steady: httpx.Client, coding: str, pack: Pack) 
 @pytest.mark.parametrize(("coding", "pack"), WAYS[:1] + WAYS[3:7])
 def test_a_bomb_is_refused_in_small_pieces(coding: str, pack: Pack) -> None:
     """Neither a piece nor the whole may become large."""
-    bomb = pack(bytes(256 * 2**20))
+    bomb = pack(bytes(48 * 2**20))
     largest = total = 0
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
