@@ -22,5 +22,5 @@ def trusted_hosts(proxies: Sequence[str]) -> Container[str]:
 
     async def unused(*_: object) -> None: ...
 
-    hosts = ProxyHeadersMiddleware(unused, list(proxies)).trusted_hosts
-    return hosts  # type: ignore[return-value] # it is only asked for strings
+    middleware = ProxyHeadersMiddleware(unused, list(proxies))
+    return middleware.trusted_hosts  # type: ignore[return-value] # it is only asked for strings
