@@ -24,7 +24,7 @@ from service.middleware.authentication import Authentication
 from service.middleware.body_limit import BodyLimit
 from service.middleware.content_encoding import ContentEncoding
 from service.middleware.cors import cors
-from service.middleware.forwarded import Forwarded
+from service.middleware.forwarded import forwarded
 from service.middleware.memory_limit import UploadBudget
 from service.middleware.paths import Paths
 from service.middleware.request_id import RequestId
@@ -56,7 +56,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
-            Middleware(Forwarded, settings.trusted_proxies, settings.root_path),
+            *forwarded(settings),
             Middleware(SecurityHeaders),
             Middleware(RequestId),
             Middleware(AccessLog),

@@ -8,7 +8,6 @@ kilobytes of zeros must not cost as much as the gigabyte that they stand for.
 import asyncio
 from collections.abc import Mapping
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,7 +43,8 @@ class ContentEncoding:
         if scope["type"] != "http" or scope["method"] in _BODYLESS:
             await self.app(scope, receive, send)
             return
-        sent = Headers(scope=scope).getlist("Content-Encoding")
+        # On the raw bytes, as this runs for every request.
+        sent = [v.decode("latin-1") for n, v in scope["headers"] if n == b"content-encoding"]
         if not sent:
             await self.app(scope, receive, send)
             return

@@ -6,12 +6,21 @@ before every `Location` and every URL in a response.
 """
 
 from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from contracts.public_paths import PREFIX, is_prefix
+from contracts.settings import Settings
 
 _HEADER = b"x-forwarded-prefix"
+
+
+def forwarded(settings: Settings) -> list[Middleware]:
+    """The middleware, if the settings name a proxy or a prefix."""
+    if not settings.trusted_proxies and not settings.root_path:
+        return []
+    return [Middleware(Forwarded, settings.trusted_proxies, settings.root_path)]
 
 
 class Forwarded:
