@@ -297,9 +297,11 @@ class TimeoutProtocol(HttpToolsProtocol):
         if len(others) < self.max_connections:
             return True
         waiting = [c for c in others if c._is_idle]
+        heads = _crowd(c for c in waiting if c._in_head)
         crowds = (
-            _crowd(c for c in waiting if c._in_head),
+            heads if len(heads) > 1 else [],  # a single one may be an ordinary request on its way
             _crowd(c for c in waiting if not c._in_head),
+            heads,
             self._bodies_of_the_greedy(others),
         )
         crowd = next((crowd for crowd in crowds if crowd), [])
