@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from pydantic import BaseModel
 
 from contracts.inference.registry import Readiness, SystemInfo
@@ -12,6 +12,7 @@ from contracts.settings import RELEASE
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
+from service.system.metrics import MEDIA_TYPE, metrics_of
 from service.system.readiness import job_queues_of, readiness_of
 
 router = APIRouter(tags=["Operations"])
@@ -79,6 +80,26 @@ async def get_system(services: ServicesDep) -> SystemInfo:
         job_queues=await job_queues_of(services),
         models=list(services.workers.models()),
     )
+
+
+@router.get(
+    "/metrics",
+    operation_id="get_metrics",
+    summary="Metrics for Prometheus",
+    response_class=PlainTextResponse,
+    responses={
+        200: {
+            "description": "The text format of Prometheus.",
+            "content": {"text/plain": {"example": "opsin_ready 1.0\n"}},
+        }
+    },
+)
+async def get_metrics(services: ServicesDep) -> Response:
+    """Readiness, workers, models, and the depths of all queues; the same at every API process.
+
+    Needs a key of any scope. Prometheus sends one with `authorization: {credentials: …}`.
+    """
+    return Response(await metrics_of(services), media_type=MEDIA_TYPE)
 
 
 @router.get("/", include_in_schema=False, summary="The documentation")
