@@ -86,10 +86,9 @@ class _Transport(asyncio.Transport):
 
 
 class HttpFuzz:
-    """Feeds connections to both readers; one event loop for all of them."""
+    """Feeds connections to both readers."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
         self._protocol = protocol_class(Settings(_env_file=None))
         self._protocol.lines = LineLimit(clock=lambda: 0.0, burst=0)
 
@@ -100,7 +99,7 @@ class HttpFuzz:
             AssertionError: They differ.
             BadRequest: The connection was refused.
         """
-        ours, theirs = self._loop.run_until_complete(self._read(data)), read_by_h11(data)
+        ours, theirs = asyncio.run(self._read(data)), read_by_h11(data)
         common = list(zip(ours.requests, theirs.requests, strict=False))
         assert all(a == b for a, b in common), (data, ours, theirs)
         more = len(ours.requests) - len(theirs.requests)
@@ -116,7 +115,9 @@ class HttpFuzz:
         reading = Reading()
         config = uvicorn.Config(_recorder(reading), log_config=None, ws="none", http=self._protocol)
         config.load()
-        protocol: TimeoutProtocol = self._protocol(config, ServerState(), {}, self._loop)
+        protocol: TimeoutProtocol = self._protocol(
+            config, ServerState(), {}, asyncio.get_running_loop()
+        )
         transport = _Transport()
         protocol.connection_made(transport)
         half = len(data) // 2
