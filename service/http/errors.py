@@ -211,7 +211,7 @@ def _allowed(request: Request) -> list[str]:
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
         scope = dict(request.scope) | {"method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
-            allowed.append(method)
+            allowed += [method, "HEAD"] if method == "GET" else [method]
     return allowed
 
 

@@ -40,8 +40,8 @@ def test_a_validation_error_names_each_value(client: httpx.Client) -> None:
     ("method", "path", "allowed"),
     [
         ("PUT", "/v1/classify", "POST"),
-        ("PATCH", "/v1/jobs/none", "GET, DELETE"),
-        ("DELETE", "/healthz", "GET"),
+        ("PATCH", "/v1/jobs/none", "GET, HEAD, DELETE"),
+        ("DELETE", "/healthz", "GET, HEAD"),
     ],
 )
 def test_a_405_names_every_method_of_the_path(
