@@ -9,7 +9,7 @@ from contracts.problem import Problem
     ("method", "path", "status", "code"),
     [
         ("GET", "/nowhere", 404, "not_found"),
-        ("GET", "/v1/models/", 404, "not_found"),
+        ("GET", "/v1/models//", 404, "not_found"),
         ("GET", "/v1/jobs/none", 404, "job_not_found"),
         ("GET", "/v1/models/none", 404, "model_not_found"),
         ("PUT", "/v1/classify", 405, "method_not_allowed"),

@@ -66,7 +66,7 @@ def test_the_system_at_a_glance(client: httpx.Client) -> None:
 
 def test_the_front_page_is_the_documentation(client: httpx.Client) -> None:
     answer = client.get("/")
-    assert (answer.status_code, answer.headers["Location"]) == (307, "/docs")
+    assert (answer.status_code, answer.headers["Location"]) == (307, "docs")
 
 
 def test_metrics_are_in_the_format_of_prometheus(client: httpx.Client) -> None:
