@@ -32,6 +32,22 @@ HTTP_PART = (
     *("tests/service/explanation", "tests/service/jobs/test_routes.py"),
     *("tests/service/datasets", "tests/service/registry", "tests/service/protocols"),
 )
+# These compare a URL without a prefix, send raw bytes to one, or get nginx's own answer.
+DIRECT = (
+    *(
+        "declared_length_is_refused",
+        "respond_async_returns",
+        "job_has_its_model",
+        "job_has_the_files",
+    ),
+    *(
+        "activations_as_a_job",
+        "control_character_in_an_id",
+        "dataset_is_created",
+        "large_or_deferred",
+    ),
+    *("repeated_key_returns_the_first", "impossible_promotion", "disconnect_withdraws"),
+)
 
 
 @pytest.fixture
@@ -120,7 +136,8 @@ def test_a_site_of_its_own_with_tls(
 @pytest.mark.slow
 def test_the_http_part_of_the_suite_passes_behind_nginx() -> None:
     require_nginx()
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *HTTP_PART]
+    chosen = ["-k", " and ".join(f"not {name}" for name in DIRECT), *HTTP_PART]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *chosen]
     env = os.environ | {"OPSIN_TEST_THROUGH_NGINX": "1"}
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
