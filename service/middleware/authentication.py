@@ -7,7 +7,7 @@ resolves to this machine (DNS rebinding), and requests that a proxy here forward
 
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,12 +32,8 @@ from service.auth.scopes import ANY, PUBLIC, ScopeTable
 from service.http.errors import no_route_response, problem_response
 from service.http.origins import origin_pattern
 
-_MISSING = "Send the key as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
 _TWICE = "The request has two different keys. Send one of them."
-_SCHEME = (
-    f"The Authorization header has no key that could be read here. {_MISSING} Other schemes, such "
-    "as Basic or Token, are not read."
-)
+_SCHEME = "The Authorization header has no `Bearer <key>`; Basic, Token and others are not read."
 _KEY_IN_URL = (
     "Do not put a key in a URL, which ends up in logs and histories: revoke it, and send "
     "the new one as `Authorization: Bearer <key>`."
@@ -114,22 +110,35 @@ class Authentication:
         if (anonymous := key_cache.anonymous) is not None:
             _require_this_machine(scope["headers"], self._origins)
             return anonymous
-        credentials = _credentials(scope["headers"])
+        credentials, has_other_scheme = _credentials(scope["headers"])
+        if not credentials:
+            raise key_cache.refusal(_SCHEME) if has_other_scheme else key_cache.refusal()
         host = scope["client"][0] if scope.get("client") else ""
-        # The keys first: a client with a valid one is not refused for what others send from there.
-        found, refusal = [], None
+        return self._only_principal(credentials, host, key_cache)
+
+    def _only_principal(
+        self, credentials: Sequence[str], host: str, key_cache: KeyCache
+    ) -> Principal:
+        """The one to whom the valid keys among these belong.
+
+        Raises:
+            Unauthorized: None of them is valid, or two are.
+            RateLimited: None of them is, and too many came from that address before.
+        """
+        found, refusal = set[Principal](), None
         for credential in credentials:
             try:
-                found.append(key_cache.authenticate(credential))
+                found.add(key_cache.authenticate(credential))
             except Unauthorized as error:
                 refusal = error
+        if len(found) > 1:
+            raise Unauthorized(_TWICE)
+        # A client with a valid key is not refused for what others send from there.
         if not found:
             for credential in credentials:
                 self._failed.record(host, credential)
-            raise refusal or Unauthorized(_MISSING)
-        if any(other != found[0] for other in found):
-            raise Unauthorized(_TWICE)
-        return found[0]
+            raise refusal or key_cache.refusal()
+        return found.pop()
 
 
 async def _authorize(
@@ -165,11 +174,13 @@ def _require_one_host(scope: Scope) -> None:
         raise BadRequest("Send exactly one Host header.")
 
 
-def _credentials(headers: list[tuple[bytes, bytes]]) -> list[str]:
-    """What may be keys. A proxy or a mesh may add a credential of its own, which is none of ours.
+def _credentials(headers: list[tuple[bytes, bytes]]) -> tuple[list[str], bool]:
+    """What may be keys, and whether something was sent under another scheme.
+
+    A proxy or a mesh may add a credential of its own, which is none of ours.
 
     Raises:
-        Unauthorized: There is nothing that could be a key, or too much.
+        Unauthorized: There are too many.
     """
     sent, other = [], False
     for name, value in headers:
@@ -183,9 +194,7 @@ def _credentials(headers: list[tuple[bytes, bytes]]) -> list[str]:
     credentials = list(dict.fromkeys(c for c in sent if 0 < len(c) <= _MAX_CREDENTIAL_BYTES))
     if len(credentials) > _MAX_CREDENTIALS:
         raise Unauthorized(_TWICE)
-    if not credentials:
-        raise Unauthorized(_SCHEME if other else _MISSING)
-    return [credential.decode("latin-1") for credential in credentials]
+    return [credential.decode("latin-1") for credential in credentials], other
 
 
 _CREATE = (
