@@ -2,16 +2,20 @@
 
 Behind this middleware a request looks as if it had been sent without compression. The decompressed
 bytes count against the limits of bodies and of memory, and no body may grow without bound: a few
-kilobytes of zeros must not cost as much as the gigabyte that they stand for.
+kilobytes of zeros must not cost as much as the gigabyte that they stand for. Brotli and zstd keep
+up to 16 MiB of what they have made, so only some bodies are decompressed at a time.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contracts.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
+from contracts.errors import BadRequest, PayloadTooLarge, QueueFull, UnsupportedMediaType
+from service.auth.principal import quota_key
 from service.http.decompression import CODINGS, CorruptBodyError, Decompressor
 from service.http.errors import problem_response
 from service.middleware.body_limit import BodyLimit
@@ -21,6 +25,9 @@ MAX_RATIO = 200
 FREE_BYTES = 16 * 1024 * 1024  # whatever the ratio
 _ALIASES = {"x-gzip": "gzip"}
 _BODYLESS = frozenset({"GET", "HEAD", "OPTIONS"})
+_LARGE = frozenset({"br", "zstd"})
+MAX_LARGE = 16
+"""Bodies in these that one API process reads at a time; one client may send half of them."""
 _DROPPED = frozenset({b"content-encoding", b"content-length"})
 
 
@@ -38,6 +45,7 @@ class ContentEncoding:
     ) -> None:
         self.app = app
         self._limited = BodyLimit(app, limit, path_limits)
+        self._large: Counter[str] = Counter()  # being read, by quota key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in _BODYLESS:
@@ -64,8 +72,26 @@ class ContentEncoding:
             await self.app(dict(scope) | {"headers": kept}, receive, send)
             return
         kept = [item for item in kept if item[0] not in _DROPPED]
-        body = _Body(receive, codings[0])
-        await self._limited(dict(scope) | {"headers": kept}, body.receive, send)
+        await self._decompress(dict(scope) | {"headers": kept}, receive, send, codings[0])
+
+    async def _decompress(self, scope: Scope, receive: Receive, send: Send, coding: str) -> None:
+        client = quota_key(scope)
+        is_large = coding in _LARGE
+        if is_large and (self._large.total() >= MAX_LARGE or self._large[client] >= MAX_LARGE // 2):
+            error = QueueFull("Too many compressed uploads at once. Send it again soon.")
+            await problem_response(Request(scope), error)(scope, receive, send)
+            return
+        with ExitStack() as held:
+            if is_large:
+                self._large[client] += 1
+                held.callback(self._release, client)
+            body = _Body(receive, coding, held.close)
+            await self._limited(scope, body.receive, send)
+
+    def _release(self, client: str) -> None:
+        self._large[client] -= 1
+        if not self._large[client]:
+            del self._large[client]
 
 
 class _Body:
@@ -74,11 +100,13 @@ class _Body:
     Args:
         receive: Of the server.
         coding: One of `CODINGS`.
+        release: Called once the whole body was read.
     """
 
-    def __init__(self, receive: Receive, coding: str) -> None:
+    def __init__(self, receive: Receive, coding: str, release: Callable[[], None]) -> None:
         self._receive = receive
         self._coding = coding
+        self._release = release
         self._stream: Decompressor = CODINGS[coding]()
         self._read = self._made = 0
         self._has_ended = False  # the compressed data
@@ -108,6 +136,8 @@ class _Body:
             self._is_complete = self._has_ended and self._stream.needs_input and not piece
             if piece or self._is_complete:
                 break
+        if self._is_complete:
+            self._release()
         if self._is_complete and self._read and not self._stream.is_finished:
             raise BadRequest(f"The body ends before its {self._coding} data does. Send all of it.")
         return {"type": "http.request", "body": piece, "more_body": not self._is_complete}

@@ -3,8 +3,11 @@
 import asyncio
 import gzip
 import importlib.util
+import socket
+import time
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 from starlette.types import Message
 
 from service.http.decompression import CODINGS
-from service.middleware.content_encoding import FREE_BYTES, ContentEncoding
+from service.middleware.content_encoding import FREE_BYTES, MAX_LARGE, ContentEncoding
 from tests.service.parts import gray_png
 
 PNG = gray_png()
@@ -128,3 +131,27 @@ def test_the_limit_of_a_body_counts_after_decompression(steady: httpx.Client) ->
 def test_zstd_is_offered_where_its_package_is_installed() -> None:
     installed = importlib.util.find_spec("backports.zstd") is not None
     assert ("zstd" in CODINGS) == installed
+
+
+def test_only_some_bodies_with_large_windows_are_read_at_a_time(steady: httpx.Client) -> None:
+    packed = brotli.compress(PNG)
+    head = (
+        "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: br\r\n"
+        f"Content-Length: {len(packed)}\r\n\r\n"
+    ).encode()
+    port = steady.base_url.port or 0
+    headers = {"Content-Encoding": "br"}
+    with ExitStack() as stack:
+        for _ in range(MAX_LARGE // 2):
+            wire = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+            wire.sendall(head + packed[:10])
+        until = time.monotonic() + 20
+        while True:
+            answer = steady.post("/v1/classify", content=packed, headers=headers)
+            if answer.status_code == 429 or time.monotonic() > until:
+                break
+        assert answer.json()["code"] == "queue_full"
+        assert "Retry-After" in answer.headers
+        wire.sendall(packed[10:])
+        assert b" 200 " in wire.recv(65536)
+        assert steady.post("/v1/classify", content=packed, headers=headers).status_code == 200
