@@ -51,6 +51,8 @@ RULES: tuple[Rule, ...] = (
     ("*", "/v1/trainings*", ("train",)),
     ("POST", "/v1/models/*/quantize", ("train",)),
     ("POST", "/v1/models/*:predict", ("infer",)),
+    ("POST", "/v1/models/*:classify", ("infer",)),
+    ("POST", "/v1/models/*:regress", ("infer",)),
     ("GET", "/v1/models/*/download", ("models",)),
     ("GET", "/v1/models*", ANY),
     ("*", "/v1/models/*", ("models",)),
@@ -66,7 +68,13 @@ RULES: tuple[Rule, ...] = (
     # Not public: it tells the names of models and how busy they are. Prometheus can send a key.
     ("GET", "/metrics", ANY),
     ("POST", "/v2/models/*/infer", ("infer",)),
-    ("POST", "/v2/repository/index", ANY),
+    # These change nothing.
+    ("POST", "/v2/repository/*", ANY),
+    ("POST", "/v2/models/*/trace/setting", ANY),
+    ("*", "/v2/trace/setting", ANY),
+    ("*", "/v2/logging", ANY),
+    ("*", "/v2/systemsharedmemory/*", ANY),
+    ("*", "/v2/cudasharedmemory/*", ANY),
     ("GET", "/v2", ANY),
     ("GET", "/v2/models/*", ANY),
     *PLANNED_RULES,

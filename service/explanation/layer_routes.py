@@ -24,7 +24,8 @@ from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import AcceptedType, CreateKeyHeader, JobKeyHeader, PrefersAsync
 from service.http.responses import job_response
-from service.inference.routes import BODY, DEFERRED, PROBLEMS, ModelQuery, job_accepted
+from service.http.uploads import IMAGE_BODY
+from service.inference.routes import DEFERRED, PROBLEMS, ModelQuery, job_accepted
 
 router = APIRouter(tags=["Explanation"])
 
@@ -77,7 +78,7 @@ class LayersQuery(BaseModel):
         **PROBLEMS,
         **_UNKNOWN,
     },
-    openapi_extra=BODY,
+    openapi_extra={"requestBody": IMAGE_BODY},
 )
 async def activations(
     *,

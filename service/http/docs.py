@@ -53,7 +53,11 @@ def install(app: FastAPI) -> None:
 
     @lru_cache(maxsize=8)  # by prefix, which only trusted proxies choose
     def rendered(prefix: str) -> _Document:
-        return _Document.of(app.openapi() | {"servers": [{"url": prefix or "/"}]})
+        document = app.openapi()
+        if prefix:
+            servers = [server | {"url": prefix} for server in document["servers"]]
+            document = document | {"servers": servers}
+        return _Document.of(document)
 
     async def document(request: Request) -> Response:
         return rendered(PREFIX.get()).response(request)

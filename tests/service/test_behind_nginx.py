@@ -79,7 +79,7 @@ def test_every_url_leads_back_through_the_proxy(site: httpx.Client, fakes: FakeS
     (artifact,) = site.get(f"/opsin/v1/jobs/{JOB}").json()["artifacts"]
     part = site.get(artifact["url"], headers={"Range": "bytes=3-"})
     assert (part.status_code, part.content) == (206, b"image")
-    assert site.get("/opsin/openapi.json").json()["servers"] == [{"url": "/opsin"}]
+    assert site.get("/opsin/openapi.json").json()["servers"][0]["url"] == "/opsin"
     page = site.get("/opsin/", follow_redirects=True)
     assert page.url.path == "/opsin/docs"
     for link in re.findall(r'(?:src|href)="([^":]+)"', page.text):
