@@ -6,7 +6,9 @@ from fastapi.concurrency import run_in_threadpool
 from contracts.faces.liveness import Challenge, NewChallenge
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
+from service.faces.attempts import caller_of
 from service.http import examples
+from service.http.addresses import network_of
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
 
@@ -47,5 +49,8 @@ async def create_challenge(
     """
     response.headers["Cache-Control"] = "no-store"
     await run_in_threadpool(services.faces.subjects.get, body.subject_id)
-    client = request.client.host if request.client else "local"
-    return await services.faces.challenges.create(body, client, key=key)
+    client = network_of(request.client.host) if request.client else "local"
+    faces, caller = services.faces, await caller_of(services.faces, request, body.device_id)
+    known = await faces.lockout.is_known(body.subject_id, caller)
+    device = caller.known_as if known else ""
+    return await faces.challenges.create(body, client, device, key=key)
