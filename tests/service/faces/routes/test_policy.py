@@ -97,12 +97,14 @@ def test_without_a_consent_in_force_a_face_is_not_processed(
     assert put.json()["consent_required"] is True
     where = f"{URL}/subjects/{ada}"
     files = {"image": gray_png(ADA)}
+    training = {"network": "face_cnn", "model": "door", "subjects": [ada, ada[:-1] + "x"]}
 
     def refused() -> bool:
         answers = (
             login(client, ada),
             client.post(f"{URL}/verify", data={"subject_id": ada}, files=files),
             client.post(f"{where}/enrollments", files=files),
+            client.post("/v1/trainings", json=training),
         )
         assert len({answer.status_code == 409 for answer in answers}) == 1
         assert bool(identify(client)["candidates"]) != (answers[0].status_code == 409)
