@@ -30,6 +30,8 @@
     ├── RateLimited              429 rate_limited
     ├── LockedOut                429 locked_out
     ├── Unavailable              503 dependency_unavailable
+    │   ├── NeedsOperator            (the same code)
+    │   │   └── DiskUnusable         (the same code)
     │   ├── ModelNotReady            model_not_ready
     │   ├── NoWorker                 no_worker
     │   └── Draining                 draining
@@ -227,6 +229,14 @@ class Unavailable(OpsinError):
     code = "dependency_unavailable"
 
 
+class NeedsOperator(Unavailable):
+    """Something of the installation is missing or unusable: waiting and retrying do not help."""
+
+
+class DiskUnusable(NeedsOperator):
+    """A disk is full or read-only."""
+
+
 class ModelNotReady(Unavailable):
     code = "model_not_ready"
 
@@ -253,10 +263,10 @@ def error_of(code: str, detail: str, *, retry_after: float | None = None) -> Ops
 
 
 def _tree(root: type[OpsinError]) -> dict[str, type[OpsinError]]:
-    classes = {root.code: root}
+    classes: dict[str, type[OpsinError]] = {}
     for child in root.__subclasses__():
         classes |= _tree(child)
-    return classes
+    return classes | {root.code: root}
 
 
 _CLASSES = _tree(OpsinError) | {"internal_error": InternalError}

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from cli.clients.jobs import JobsApi
 from cli.options import AsJson, Server
 from cli.output import CommandError, answers, clock_time, notes, plain_table
+from cli.progress_text import phase_text, stopped_early
 from cli.settings import load
 from contracts.jobs import Job
 
@@ -149,7 +150,7 @@ def _progress(job: Job) -> str:
 
 
 def _phase(data: dict[str, Any]) -> str:
-    parts = [data["phase"]] if data.get("phase") else []
+    parts = [phase_text(data["phase"])] if data.get("phase") else []
     for single, total in (("epoch", "epochs"), ("step", "steps")):
         if data.get(single) is not None:
             of_total = f"/{data[total]}" if data.get(total) else ""
@@ -160,8 +161,10 @@ def _phase(data: dict[str, Any]) -> str:
 
 
 def _metrics(row: dict[str, Any]) -> str:
-    return "  ".join(
+    line = "  ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in row.items()
-        if value is not None
+        if value is not None and name != "stopped_early"
     )
+    early = stopped_early(row)
+    return line if early is None else f"{line}\n{early}"

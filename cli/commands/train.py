@@ -228,6 +228,9 @@ def _summarise(result: TrainingResult, folder: Path) -> None:
         console.print(f"[dim]hardest classes by F1: {escape(named)}[/]")
     spent = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items() if value >= 1)
     console.print(f"[dim]seconds: {spent or 'under 1'}[/]")
+    served = result.served
+    for precision, reason in (served.rejected if served else {}).items():
+        warn(console, f"It is not served in {precision}: {reason}.")
     mark = "[green]✓[/]" if result.promoted else "[yellow]![/]"
     champion = "is champion" if result.promoted else "is not champion"
     console.print(

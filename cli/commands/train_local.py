@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from cli.output import CommandError, clock_time, wrap
 from cli.processes.signals import StopSignals
+from cli.progress_text import phase_text, stopped_early
 from contracts.jobs import Progress as JobProgress
 from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
@@ -26,18 +27,6 @@ from models.locks import locked
 from models.store.manifest import write_atomically
 
 _JOB = "job.json"
-_PHASES = {
-    "data": "reading the dataset",
-    "features": "features of the frozen base",
-    "head": "head",
-    "finetune": "fine-tuning",
-    "scratch": "from scratch",
-    "evaluate": "measuring",
-    "export": "exporting",
-    "report": "drawing the report",
-    "publish": "publishing",
-    "promote": "publishing",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +120,7 @@ class TerminalWork:
 
     def progress(self, progress: JobProgress) -> None:
         self.check()
-        text = _PHASES.get(progress.phase or "", progress.phase or "")
+        text = phase_text(progress.phase)
         if progress.phase != self._phase:
             self._phase = progress.phase
             if not self._console.is_terminal:
@@ -149,11 +138,13 @@ class TerminalWork:
             return
         self._printed_epochs.add(key)
         phase = str(row.get("phase"))
-        line = f"{_PHASES.get(phase, phase):<12} {row['epoch']:>3}/{self._epochs.get(phase, '?')}"
+        line = f"{phase_text(phase):<12} {row['epoch']:>3}/{self._epochs.get(phase, '?')}"
         line += f"   training {row['loss']:.3f} {row['accuracy']:6.1%}"
         if row.get("val_loss") is not None:
             line += f"   validation {row['val_loss']:.3f} {row['val_accuracy']:6.1%}"
         self._bar.console.print(wrap(self._console, line), markup=False, highlight=False)
+        if (early := stopped_early(row, self._epochs.get(phase))) is not None:
+            self._bar.console.print(wrap(self._console, early), markup=False, highlight=False)
 
     def artifact(self, name: str, media_type: str, content: bytes) -> None:  # noqa: ARG002
         self._results.mkdir(parents=True, exist_ok=True)

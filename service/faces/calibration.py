@@ -16,8 +16,10 @@ from models.faces.calibration.support import require_support
 from service.dependencies import Services
 
 
-async def start_calibration(services: Services, body: CalibrationBody, key: str | None) -> Job:
-    """Create the job of a calibration.
+async def start_calibration(
+    services: Services, body: CalibrationBody, key: str | None, client: str
+) -> Job:
+    """Create the job of a calibration; `client` is from `quota_key`.
 
     Raises:
         DatasetNotFound: There is no such dataset.
@@ -30,7 +32,10 @@ async def start_calibration(services: Services, body: CalibrationBody, key: str 
     request = body.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     return await services.job_queue.submit_work(
-        "calibration", request, idempotency=(key, digest) if key else None
+        "calibration",
+        request,
+        idempotency=(key, digest) if key else None,
+        client=client,
     )
 
 

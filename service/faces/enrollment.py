@@ -18,6 +18,7 @@ from contracts.faces.enrollments import (
 from contracts.faces.faces import FACE_MODEL
 from contracts.jobs import Job
 from contracts.settings import Settings
+from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.faces.subjects import embedder_in_force
 from service.http.deadlines import Deadline
@@ -61,6 +62,7 @@ async def enroll(
             enrollment.model_dump(mode="json"),
             inputs=inputs,
             idempotency=idempotency,
+            client=quota_key(request.scope),
         )
 
 

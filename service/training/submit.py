@@ -26,7 +26,7 @@ from contracts.settings import Settings
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.datasets import DatasetRows
 from database.faces.subjects import Subjects
-from models.training.memory import check_memory, memory_limit
+from models.training.memory import check_memory, estimate, memory_limit
 from models.training.presets import training_request
 from models.training.validation import (
     check_class_count,
@@ -35,10 +35,11 @@ from models.training.validation import (
     check_network,
 )
 from service.auth import audit
-from service.auth.principal import principal_of
+from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services
 from service.http.body import JSON_TYPE, content_type_of, read_body
 from service.http.deadlines import Deadline
+from service.jobs.disk_room import require_disk
 
 _MAX_BYTES = 256 * 1024
 
@@ -67,10 +68,16 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     idempotency = (key, digest) if key else None
     if training.subjects is not None:
         principal_of(request).require("faces")
-        await run_in_threadpool(_check_subjects, training, services.faces.subjects)
-        job = await services.job_queue.submit_work("training", parameters, idempotency=idempotency)
+        await run_in_threadpool(
+            _check_subjects, training, services.faces.subjects, services.settings
+        )
+        job = await services.job_queue.submit_work(
+            "training", parameters, idempotency=idempotency, client=quota_key(request.scope)
+        )
     else:
-        job = await _submit_with_dataset(training, parameters, idempotency, services)
+        job = await _submit_with_dataset(
+            training, parameters, idempotency, quota_key(request.scope), services
+        )
     if training.promote != "never":
         await audit.record(request, services, "promotion_asked", f"{training.model} by {job.id}")
     return job
@@ -80,6 +87,7 @@ async def _submit_with_dataset(
     training: TrainingRequest,
     parameters: dict[str, Any],
     idempotency: tuple[str, str] | None,
+    client: str,
     services: Services,
 ) -> Job:
     datasets = services.datasets
@@ -90,7 +98,9 @@ async def _submit_with_dataset(
     async with services.lock_waiting.hold(dataset_id, lock):
         # Requests that change or delete the dataset wait now, and then find the job.
         await run_in_threadpool(_check_dataset, training, datasets.rows, services.settings)
-        return await services.job_queue.submit_work("training", parameters, idempotency=idempotency)
+        return await services.job_queue.submit_work(
+            "training", parameters, idempotency=idempotency, client=client
+        )
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -117,7 +127,7 @@ def _training(sent: dict[str, Any]) -> TrainingRequest:
         ) from None
 
 
-def _check_subjects(training: TrainingRequest, subjects: Subjects) -> None:
+def _check_subjects(training: TrainingRequest, subjects: Subjects, settings: Settings) -> None:
     """Refuse subjects without enough frames, which are stored only if the subject allows it."""
     too_few = [
         f"{subject_id} ({subject.files})"
@@ -130,6 +140,7 @@ def _check_subjects(training: TrainingRequest, subjects: Subjects) -> None:
             f" {', '.join(too_few[:10])}. Set keep_frames and enroll them again, or leave them out."
         )
     check_class_options(training, training.subjects or ())
+    require_disk(settings, estimate(training, len(training.subjects or ())).weights)
 
 
 def _check_dataset(training: TrainingRequest, rows: DatasetRows, settings: Settings) -> None:
@@ -139,3 +150,4 @@ def _check_dataset(training: TrainingRequest, rows: DatasetRows, settings: Setti
     check_class_count(len(info.classes))
     check_class_options(training, info.classes)
     check_memory(training, len(info.classes), memory_limit(settings.training_memory_mb))
+    require_disk(settings, estimate(training, len(info.classes)).weights)

@@ -7,15 +7,21 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from contracts.errors import DatasetNotFound, ValidationFailed
+from contracts.inference.manifest import Endpoint
+from contracts.queue.messages import Pixels
 from contracts.settings import Settings
 from contracts.training.training_result import TrainingResult
 from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.store import DatasetStore
+from models.export import quantization
+from models.export.saved_model import REFERENCE_IMAGES
+from models.serving.openvino.runtime import OpenVinoRuntime
 from models.serving.predictor import VersionPredictor
 from models.store.store import Store
 from models.training.data.data_source import LibrarySource
@@ -155,3 +161,32 @@ def test_invalid_request_is_refused_first(settings: Settings) -> None:
         run(work_of(settings, "job_name", model="vgg16"), settings)
     with pytest.raises(DatasetNotFound):
         run(work_of(settings, "job_none", dataset_id="ds_none"), settings)
+
+
+class BlueInt8(OpenVinoRuntime):
+    """In int8, it is sound on the eight reference images and says "blue" to more of them."""
+
+    def run(self, endpoint: Endpoint, images: Pixels) -> npt.NDArray[np.float32]:
+        answer = super().run(endpoint, images)
+        if self.name == "openvino-int8" and len(images) > REFERENCE_IMAGES:
+            answer = np.tile(np.array([0.8, 0.1, 0.1], np.float32), (len(images), 1))
+        return answer
+
+
+def test_int8_champion_is_evaluated_in_int8(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the float32 files next to it answer, and the metrics of those say."""
+    monkeypatch.setattr("models.serving.selection.OpenVinoRuntime", BlueInt8)
+    run(work_of(settings, "job_champion", model="int8", promote="always"), settings)
+    request = {"model": "int8", "version": 1, "dataset_id": "ds_colors", "max_accuracy_loss": 1}
+    folder = settings.home / "work" / "job_int8"
+    folder.mkdir()
+    quantized = quantization.run(InMemoryWork("job_int8", request, folder), settings)
+    assert (quantized["version"], quantized["promoted"]) == (2, True)
+    assert Store(settings.store_home).manifest("int8", 2).served is None
+    result = run(work_of(settings, "job_rival", model="int8"), settings)
+    promotion = TrainingResult.model_validate(result).promotion
+    assert promotion.champion == 2
+    assert promotion.champion_accuracy == pytest.approx(1 / 3)  # of three colors
+    assert promotion.promoted is True
