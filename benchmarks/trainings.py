@@ -28,7 +28,7 @@ _LAST_SECONDS = 2.0  # an estimate of half a second may be off by a second
 TRAININGS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("flowers", 30, {"network": "squeezenet"}),
     ("caltech-objects", 20, {"network": "squeezenet", "strategy": "fine_tuning"}),
-    ("cats-dogs", 60, {"network": "vgg16"}),
+    ("cats-dogs", 40, {"network": "efficientnet_lite0"}),
     ("fruits", 12, {"network": "squeezenet", "epochs": {"head": 30}}),
     ("fashion-mnist", 45, {"preset": "fashion_mnist"}),
     ("cifar10", 60, {"preset": "cifar10", "epochs": {"scratch": 6}}),

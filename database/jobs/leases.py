@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Engine, and_, case, func, literal, or_, se
 from sqlalchemy.orm import Session
 
 from contracts.errors import InternalError, OpsinError
-from contracts.jobs import FINISHED, Progress
+from contracts.jobs import FINISHED, STARTING, Progress
 from database.engine import batches, reading, writing
 from database.jobs.jobs import Clock
 from database.jobs.turns import turns
@@ -44,7 +44,6 @@ class Lease:
         worker_id: The worker that holds the lease.
         attempt: Attempt number, starting at 1.
         request: As given to `Jobs.create`.
-        fraction: How far earlier attempts have come.
     """
 
     job_id: str
@@ -52,7 +51,6 @@ class Lease:
     attempt: int
     kind: str
     request: dict[str, Any]
-    fraction: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,18 +345,12 @@ class Leases:
         record = session.scalars(select(JobRecord).where(is_job)).one()
         if record.queue is not None:
             # A phase from the first second on: the process has yet to be started.
-            record.progress = Progress(fraction=_fraction(record), phase="start").model_dump()
+            record.progress = Progress(fraction=0, phase=STARTING).model_dump()
         return _lease(record, worker_id)
 
 
 def _lease(record: JobRecord, worker_id: str) -> Lease:
-    return Lease(
-        record.id, worker_id, record.attempt, record.kind, record.request, _fraction(record)
-    )
-
-
-def _fraction(record: JobRecord) -> float:
-    return float(record.progress.get("fraction", 0.0))
+    return Lease(record.id, worker_id, record.attempt, record.kind, record.request)
 
 
 def _held_by(lease: Lease) -> ColumnElement[bool]:

@@ -104,8 +104,7 @@ def run(
         version, report = training.train_and_publish(began)
     result = training.promote(version, report)
     if result.promoted and until_served is not None:
-        with training.stage("load"):
-            result.serving = until_served(result.model, result.version, work.check)
+        result.serving = training.wait_until_served(result, until_served)
     training.learn_costs()
     return result.model_dump(mode="json")
 
@@ -191,6 +190,18 @@ class _Run:
             promotion=promotion,
             finished_at=datetime.now(UTC),
         )
+
+    def wait_until_served(
+        self, result: TrainingResult, until_served: UntilServed
+    ) -> Serving | None:
+        """Wait for the workers; None if the job is cancelled, which ends no more than the wait."""
+        try:
+            with self.stage("load"):
+                return until_served(result.model, result.version, self.work.check)
+        except WorkStoppedError as stopped:
+            if "cancelled" not in stopped.args:
+                raise
+            return None
 
     def learn_costs(self) -> None:
         """Keep what the stages have cost, for the estimates of later trainings."""

@@ -26,6 +26,8 @@ from contracts.settings import Settings
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.datasets import DatasetRows
 from database.faces.subjects import Subjects
+from models.catalog import CATALOG
+from models.export.catalog_weights import require_catalog_weights
 from models.training.memory import check_memory, estimate, memory_limit
 from models.training.presets import training_request
 from models.training.validation import (
@@ -34,6 +36,7 @@ from models.training.validation import (
     check_model_name,
     check_network,
 )
+from models.weights.catalog import Weights
 from service.auth import audit
 from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services
@@ -63,6 +66,7 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     training = _training(sent)
     check_model_name(training.model)
     check_network(training)
+    await run_in_threadpool(check_weights, training, services.settings)
     parameters = training.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     idempotency = (key, digest) if key else None
@@ -81,6 +85,16 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     if training.promote != "never":
         await audit.record(request, services, "promotion_asked", f"{training.model} by {job.id}")
     return job
+
+
+def check_weights(training: TrainingRequest, settings: Settings) -> None:
+    """Check that the published weights a training starts from are there.
+
+    Raises:
+        ModelNotReady: They are not; says how to get them.
+    """
+    if training.strategy != "from_scratch":
+        require_catalog_weights(CATALOG[training.network], Weights.of(settings))
 
 
 async def _submit_with_dataset(

@@ -113,7 +113,7 @@ class JobAttempt:
         try:
             self._work.check()
             # Importing TensorFlow and the like takes seconds.
-            self._work.progress(Progress(fraction=self._lease.fraction, phase="loading"))
+            self._work.progress(Progress(fraction=0, phase="loading"))
             handler = load_handler(self._lease.kind, self._kinds)
             result: dict[str, Any] = json_safe(handler(self._work, self._settings))
         except WorkStoppedError as error:

@@ -9,6 +9,7 @@ uneven and the first estimate rough.
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -204,5 +205,6 @@ def expected_seconds(path: Path, costs: CostFile, stages: Mapping[str, Stage]) -
     if kept.keys() == stages.keys():
         return {name: kept[name] for name in stages}
     expected = {name: max(value, 1e-3) for name, value in costs.seconds(stages).items()}
-    write_atomically(path, json.dumps(expected))
+    with suppress(OSError):  # then the next attempt may expect something else
+        write_atomically(path, json.dumps(expected))
     return expected

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from contracts.errors import DatasetNotFound, ValidationFailed
 from contracts.inference.manifest import Endpoint
+from contracts.inference.serving import Serving
 from contracts.queue.messages import Pixels
 from contracts.settings import Settings
 from contracts.training.training_result import TrainingResult
@@ -140,6 +142,41 @@ def test_cancellation_after_publishing_is_ignored(settings: Settings) -> None:
     work = InMemoryWork(work.job_id, work.request, work.folder, on_phase=stop)
     assert run(work, settings)["promoted"] is True
     assert Store(settings.store_home).aliases("late") == {"champion": 1}
+
+
+def test_promoted_version_is_waited_for(settings: Settings) -> None:
+    waited: list[tuple[str, int]] = []
+
+    def until_served(model: str, version: int, check: Callable[[], None]) -> Serving:
+        check()
+        waited.append((model, version))
+        return Serving(workers=2, ready=2, seconds=1.5)
+
+    few = {"epochs": {"scratch": 1}, "filters_every": 0}
+    work = work_of(settings, "job_waits", model="waits", **few)
+    result = TrainingResult.model_validate(run(work, settings, None, until_served, 2.0))
+    assert result.serving == Serving(workers=2, ready=2, seconds=1.5)
+    assert work.phases[-1] == "load"
+    assert work.fractions[-1] == 1.0
+    work = work_of(settings, "job_never", model="waits", promote="never", **few)
+    assert run(work, settings, None, until_served)["serving"] is None
+    assert waited == [("waits", 1)]
+    costs = json.loads((settings.home / "cache" / "training-costs.json").read_text())
+    assert {"start", "cnn_small@16 export", "cnn_small@16 scratch"} <= costs.keys()
+
+
+def test_cancellation_while_the_workers_load_is_ignored(settings: Settings) -> None:
+    def stop(phase: str) -> None:
+        if phase == "load":
+            raise WorkStoppedError("cancelled")
+
+    def until_served(model: str, version: int, check: Callable[[], None]) -> Serving:
+        raise AssertionError("there is no reason to wait any more")
+
+    work = work_of(settings, "job_gone", model="gone", epochs={"scratch": 1}, filters_every=0)
+    work = InMemoryWork(work.job_id, work.request, work.folder, on_phase=stop)
+    result = run(work, settings, None, until_served)
+    assert (result["promoted"], result["serving"]) == (True, None)
 
 
 def test_image_has_the_name_of_the_admitted_copy(settings: Settings) -> None:
