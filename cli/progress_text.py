@@ -27,15 +27,9 @@ def phase_text(phase: str | None) -> str:
     return PHASES.get(phase or "", phase or "")
 
 
-def stopped_early(row: Mapping[str, Any], epochs: int | None = None) -> str | None:
-    """A sentence for the last epoch of a phase that ended early; None for other rows.
-
-    Args:
-        row: A row of metrics.
-        epochs: The maximum, if it is known.
-    """
+def stopped_early(row: Mapping[str, Any]) -> str | None:
+    """A sentence for the last epoch of a phase that ended early; None for other rows of metrics."""
     if not row.get("stopped_early"):
         return None
-    of_all = f" of {epochs}" if epochs else ""
     phase = phase_text(str(row.get("phase")))
-    return f"{phase} ended early, after epoch {row.get('epoch')}{of_all}: no more improvement"
+    return f"{phase}: stopped after {row.get('epoch')} epochs, as it no longer improved"
