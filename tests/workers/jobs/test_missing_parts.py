@@ -22,26 +22,36 @@ pytestmark = keras_warnings.ignored
 
 TRAINING = {"dataset_id": "ds_pets", "model": "new", "network": "squeezenet"}
 QUANTIZE = {"model": "pets", "version": 1, "dataset_id": "ds_pets"}
+SUBJECTS = {"subjects": ["sub_a", "sub_b"], "model": "new", "network": "cnn_face"}
+HEATMAP = {
+    "model": "pets",
+    "version": 1,
+    "question": {"method": "occlusion"},
+    "classes": [0],
+    "resize": "crop",
+    "look": {"shown": "overlay", "colormap": "jet", "alpha": 0.5, "legend": False},
+    "names": ["a.png"],
+}
 MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
     ("training", TRAINING, "model_not_ready", "squeezenet"),  # its weights
     ("training", TRAINING | {"dataset_id": "ds_gone"}, "dataset_not_found", "dataset"),
-    ("training", {"subjects": ["sub_gone"], "model": "new", "preset": "faces"}, "", "face"),
+    ("training", SUBJECTS, "model_not_ready", "face"),  # the embedder, which crops the frames
     ("quantize", QUANTIZE | {"model": "gone"}, "model_not_found", "gone"),
     ("quantize", QUANTIZE | {"version": 7}, "version_not_found", "7"),
     ("quantize", QUANTIZE | {"dataset_id": "ds_gone"}, "dataset_not_found", "dataset"),
     ("filters", {"model": "gone", "version": 1}, "model_not_found", "gone"),
     ("filters", {"model": "pets", "version": 7}, "version_not_found", "7"),
-    ("filters", {"model": "pets", "version": 1}, "not_found", "model.keras"),  # a file of it
-    ("dataset_import", {"name": "pets"}, "not_found", "archive"),  # its upload
+    ("dataset_import", {"name": "pets"}, "invalid_archive", ""),  # its upload
     ("calibration", {"dataset_id": "ds_gone", "target_fmr": 0.01}, "", ""),
     ("enrollment", {"subject_id": "sub_gone", "images": 1}, "model_not_ready", "face"),
-    ("heatmap", {"model": "gone", "version": 1}, "", ""),
+    ("heatmap", HEATMAP | {"model": "gone"}, "model_not_found", "gone"),
+    ("heatmap", HEATMAP | {"version": 7}, "version_not_found", "7"),
 ]
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """An installation with a dataset and a version whose `model.keras` is gone."""
+    """An installation with a dataset and a version."""
     home = tmp_path_factory.mktemp("home")
     settings = Settings(_env_file=None, home=home, offline=True)
     upgrade(settings.database)
@@ -51,7 +61,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     with store.staging() as folder:
         write_files(folder)
         store.publish("pets", folder, DRAFT)
-    (store.path("pets", 1) / "model.keras").unlink()
     return settings
 
 
