@@ -44,7 +44,7 @@ MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
     ("dataset_import", {"name": "pets"}, "invalid_archive", ""),  # its upload
     ("calibration", {"dataset_id": "ds_gone", "target_fmr": 0.01}, "", ""),
     ("enrollment", {"subject_id": "sub_gone", "images": 1}, "model_not_ready", "face"),
-    ("heatmap", HEATMAP | {"model": "gone"}, "model_not_found", "gone"),
+    ("heatmap", HEATMAP | {"model": "gone"}, "", "gone"),
     ("heatmap", HEATMAP | {"version": 7}, "version_not_found", "7"),
 ]
 
