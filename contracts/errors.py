@@ -102,6 +102,8 @@ class OpsinError(Exception):
     """
 
     code: ClassVar[str] = "internal_error"
+    is_passing: ClassVar[bool] = False
+    """Whether a job that meets this error is tried again, because the cause passes by itself."""
 
     def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
         super().__init__(detail)
@@ -227,10 +229,13 @@ class LockedOut(OpsinError):
 
 class Unavailable(OpsinError):
     code = "dependency_unavailable"
+    is_passing = True
 
 
 class NeedsOperator(Unavailable):
     """Something of the installation is missing or unusable: waiting and retrying do not help."""
+
+    is_passing = False
 
 
 class DiskUnusable(NeedsOperator):
@@ -239,6 +244,7 @@ class DiskUnusable(NeedsOperator):
 
 class ModelNotReady(Unavailable):
     code = "model_not_ready"
+    is_passing = False  # such as missing weights, which no further attempt brings
 
 
 class NoWorker(Unavailable):

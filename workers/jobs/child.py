@@ -15,15 +15,7 @@ from typing import Any
 import structlog
 from redis import RedisError
 
-from contracts.errors import (
-    DiskUnusable,
-    InternalError,
-    ModelNotReady,
-    NeedsOperator,
-    NotFound,
-    OpsinError,
-    Unavailable,
-)
+from contracts.errors import DiskUnusable, InternalError, NotFound, OpsinError, Unavailable
 from contracts.jobs import LEASE_SECONDS, MAX_NICENESS, Progress
 from contracts.logs import configure_logs
 from contracts.settings import Settings
@@ -143,8 +135,9 @@ class JobAttempt:
         self._work.close()
         if isinstance(outcome, dict):
             return self._leases.succeed(self._lease, outcome)
-        if _passes(outcome):
-            log.warning("job_interrupted", job=self._lease.job_id, error=str(outcome))
+        if isinstance(outcome, OpsinError) and outcome.is_passing:
+            # Not the fault of the job, so it is tried again.
+            log.warning("job_interrupted", job=self._lease.job_id, error=outcome.detail)
             return False
         if isinstance(outcome, OpsinError):
             return self._leases.fail(self._lease, outcome)
@@ -154,15 +147,6 @@ class JobAttempt:
             case "overdue":
                 return self._leases.fail(self._lease, overdue_error(self._settings))
         return False
-
-
-def _passes(error: Exception) -> bool:
-    """Whether another attempt may succeed: the database or Redis did not answer.
-
-    Missing weights, keys and files do not come back by themselves, and a disk has had its time.
-    """
-    permanent = (ModelNotReady, NeedsOperator)
-    return isinstance(error, Unavailable) and not isinstance(error, permanent)
 
 
 def _client_error(error: Exception, kind: str) -> OpsinError:

@@ -15,7 +15,7 @@ from tests.models import keras_warnings
 from tests.models.datasets.packing import tree, zipped
 from tests.models.drafts import DRAFT, write_files
 from tests.models.training.in_memory_work import InMemoryWork
-from workers.jobs.child import _client_error, _passes
+from workers.jobs.child import _client_error
 from workers.jobs.handlers import load_handler
 
 pytestmark = keras_warnings.ignored
@@ -78,7 +78,7 @@ def test_missing_part_ends_the_job_with_words(
     error = raised.value
     if not isinstance(error, OpsinError):
         error = _client_error(error, kind)
-    assert not _passes(error), error
+    assert not error.is_passing, error
     assert error.code != "internal_error", (raised.value, error.detail)
     assert error.code == code or not code
     assert word in error.detail
