@@ -54,23 +54,6 @@ def find_catalog_weights(network: Network, weights: Weights) -> CatalogWeights:
     return CatalogWeights(file, record, whole)
 
 
-def require_catalog_weights(network: Network, weights: Weights) -> None:
-    """Check that `find_catalog_weights` will find some; fast once a file has been hashed.
-
-    Raises:
-        WeightsMissing: As `find_catalog_weights`.
-    """
-    try:
-        weights.find(network.weights)
-    except WeightsMissing as missing:
-        if network.base_weights is None:
-            raise
-        try:
-            weights.find(network.base_weights)
-        except WeightsMissing:
-            raise missing from None
-
-
 def find_imported_version(store: Store, model: str, origin: CatalogWeights) -> int | None:
     """The newest version with these weights that was not trained further."""
     for version in reversed(store.versions(model)):

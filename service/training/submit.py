@@ -27,7 +27,6 @@ from contracts.suggestions import explained
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.datasets import DatasetRows
 from models.catalog import CATALOG
-from models.export.catalog_weights import require_catalog_weights
 from models.training.memory import check_memory, estimate, memory_limit
 from models.training.presets import training_request
 from models.training.validation import (
@@ -37,6 +36,7 @@ from models.training.validation import (
     check_network,
 )
 from models.weights.catalog import Weights
+from models.weights.required import require_catalog_weights
 from service.auth import audit
 from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services
