@@ -57,7 +57,7 @@ class Meaning:
 CODES: dict[str, Meaning] = {
     "bad_request": Meaning(400, "The request could not be understood"),
     "unauthorized": Meaning(401, "A valid key is required"),
-    "forbidden": Meaning(403, "The key may not do this"),
+    "forbidden": Meaning(403, "That is not allowed"),
     "not_found": Meaning(404, "There is nothing at this path"),
     "model_not_found": Meaning(404, "There is no model with that name"),
     "version_not_found": Meaning(404, "The model has no such version"),

@@ -188,7 +188,9 @@ async def _uploaded(
             path = folder / ARCHIVE
             async with deadline.enforced():
                 reader = MultipartReader(
-                    request.headers["Content-Type"], _fields(path, store.limits.archive_bytes)
+                    request.headers["Content-Type"],
+                    _fields(path, store.limits.archive_bytes),
+                    hint="Options, such as ?validation=0.2, belong in the query of the URL.",
                 )
                 length = declared_length(request)
                 await run_in_threadpool(store.limits.require_room, folder, length)

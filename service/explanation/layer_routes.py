@@ -23,10 +23,10 @@ from service.explanation.filters import submit
 from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.headers import AcceptedType, CreateKeyHeader
+from service.http.headers import AcceptedType, CreateKeyHeader, JobKeyHeader, PrefersAsync
 from service.http.responses import job_response
 from service.http.uploads import IMAGE_BODY
-from service.inference.routes import PROBLEMS, ModelQuery
+from service.inference.routes import DEFERRED, PROBLEMS, ModelQuery, job_accepted
 
 router = APIRouter(tags=["Explanation"])
 
@@ -75,6 +75,7 @@ class LayersQuery(BaseModel):
             },
             "headers": {"X-Cache": examples.PNG_HEADERS["X-Cache"]},
         },
+        202: DEFERRED,
         **PROBLEMS,
         **_UNKNOWN,
     },
@@ -86,7 +87,9 @@ async def activations(
     query: Annotated[ActivationsQuery, Query()],
     deadline: DeadlineDep,
     media_type: AcceptedType,
+    deferred: PrefersAsync,
     services: ServicesDep,
+    key: JobKeyHeader = None,
 ) -> Response:
     """Show a layer's feature maps of one image.
 
@@ -105,7 +108,7 @@ async def activations(
         media_type,
         deadline,
     )
-    return await handler.answer()
+    return job_accepted(await handler.submit_job(key)) if deferred else await handler.answer()
 
 
 @router.get(

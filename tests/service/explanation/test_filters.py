@@ -97,5 +97,5 @@ def test_repeated_key_returns_the_first_job_after_an_alias_moved(
 
 def test_key_is_documented_without_a_preference(client: httpx.Client) -> None:
     parameters = client.get("/openapi.json").json()["paths"]["/v1/filters"]["post"]["parameters"]
-    (key,) = [parameter for parameter in parameters if parameter["name"] == "Idempotency-Key"]
+    (key,) = [parameter for parameter in parameters if parameter.get("name") == "Idempotency-Key"]
     assert "respond-async" not in key["description"]

@@ -32,6 +32,12 @@ HEATMAP = {
     "look": {"shown": "overlay", "colormap": "jet", "alpha": 0.5, "legend": False},
     "names": ["a.png"],
 }
+ACTIVATIONS = {
+    "model": "pets",
+    "version": 7,
+    "question": {"channels": 4, "order": "activation"},
+    "colormap": "jet",
+}
 MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
     ("training", TRAINING, "model_not_ready", "squeezenet"),  # its weights
     ("training", TRAINING | {"dataset_id": "ds_gone"}, "dataset_not_found", "dataset"),
@@ -46,6 +52,7 @@ MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
     ("enrollment", {"subject_id": "sub_gone", "images": 1}, "model_not_ready", "face"),
     ("heatmap", HEATMAP | {"model": "gone"}, "", "gone"),
     ("heatmap", HEATMAP | {"version": 7}, "version_not_found", "7"),
+    ("activations", ACTIVATIONS, "version_not_found", "7"),
 ]
 
 
