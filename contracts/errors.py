@@ -30,6 +30,8 @@
     ├── RateLimited              429 rate_limited
     ├── LockedOut                429 locked_out
     ├── Unavailable              503 dependency_unavailable
+    │   ├── NeedsOperator            (the same code)
+    │   │   └── DiskUnusable         (the same code)
     │   ├── ModelNotReady            model_not_ready
     │   ├── NoWorker                 no_worker
     │   └── Draining                 draining
@@ -230,6 +232,16 @@ class Unavailable(OpsinError):
     is_passing = True
 
 
+class NeedsOperator(Unavailable):
+    """Something of the installation is missing or unusable: waiting and retrying do not help."""
+
+    is_passing = False
+
+
+class DiskUnusable(NeedsOperator):
+    """A disk is full or read-only."""
+
+
 class ModelNotReady(Unavailable):
     code = "model_not_ready"
     is_passing = False  # such as missing weights, which no further attempt brings
@@ -257,10 +269,10 @@ def error_of(code: str, detail: str, *, retry_after: float | None = None) -> Ops
 
 
 def _tree(root: type[OpsinError]) -> dict[str, type[OpsinError]]:
-    classes = {root.code: root}
+    classes: dict[str, type[OpsinError]] = {}
     for child in root.__subclasses__():
         classes |= _tree(child)
-    return classes
+    return classes | {root.code: root}
 
 
 _CLASSES = _tree(OpsinError) | {"internal_error": InternalError}

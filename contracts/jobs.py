@@ -44,6 +44,9 @@ MAX_NICENESS: Mapping[str, int] = {"enrollment": 5}
 LEASE_SECONDS = 60.0
 """How long a running job may go without a heartbeat before another worker takes it over."""
 
+STARTING: str | None = "start"
+"""The phase of a job whose process is being started."""
+
 FINISHED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 
 

@@ -115,7 +115,14 @@ async def create(
     if content_type == FORM_TYPE:
         async with _uploaded(request, deadline, services) as (form, path):
             return await _create_from(
-                form, path, query, key=key, deferred=deferred, deadline=deadline, services=services
+                form,
+                path,
+                query,
+                key=key,
+                client=quota_key(request.scope),
+                deferred=deferred,
+                deadline=deadline,
+                services=services,
             )
     raise UnsupportedMediaType(f"Set Content-Type to {FORM_TYPE} or {JSON_TYPE}.")
 
@@ -213,6 +220,7 @@ async def _create_from(
     query: CreateQuery,
     *,
     key: str | None,
+    client: str,
     deferred: bool,
     deadline: Deadline,
     services: Services,
@@ -227,6 +235,7 @@ async def _create_from(
             {"name": name, **query.model_dump()},
             inputs={ARCHIVE: path},
             idempotency=(idempotency.key, idempotency.digest) if idempotency else None,
+            client=client,
         )
     return await run_in_threadpool(
         services.datasets.create,

@@ -22,6 +22,7 @@ from models.rendering.channels import channels_png
 from models.rendering.colormaps import Colormap
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_face_scope
+from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
 from service.explanation.heatmap_response import PNG
@@ -106,6 +107,7 @@ class ActivationsHandler:
                 request,
                 inputs={input_file_name(0): data},
                 idempotency=(key, digest) if key else None,
+                client=quota_key(self.request.scope),
             )
 
     async def _require_layer(self, network: ServedVersion, version: int) -> None:

@@ -16,6 +16,7 @@ from contracts.queue.explain_messages import ActivationsRequest, Order
 from models.explain.layers import read_layers
 from models.rendering.colormaps import Colormap
 from models.store.store import Store
+from service.auth.principal import quota_key
 from service.dependencies import ServicesDep
 from service.explanation.activations import ActivationsHandler
 from service.explanation.filters import submit
@@ -157,10 +158,14 @@ async def list_layers(
     },
 )
 async def filters(
-    *, body: FiltersRequest, services: ServicesDep, key: CreateKeyHeader = None
+    *,
+    request: Request,
+    body: FiltersRequest,
+    services: ServicesDep,
+    key: CreateKeyHeader = None,
 ) -> JSONResponse:
     """Find by gradient ascent from noise what each filter of a layer responds to most."""
-    job = await submit(body, key, services)
+    job = await submit(body, key, services, quota_key(request.scope))
     return job_response(job)
 
 

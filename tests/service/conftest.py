@@ -22,6 +22,18 @@ from tests.service.nginx import free_port, nginx
 from tests.service.parts import SERVED, FakeServices
 
 
+@pytest.fixture(autouse=True)
+def weights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published weights, as far as a request can tell; no test here trains."""
+    if "without_weights" not in request.fixturenames:
+        monkeypatch.setattr("service.training.submit.check_weights", lambda *_: None)
+
+
+@pytest.fixture
+def without_weights() -> None:
+    """Asks for the real check."""
+
+
 @pytest.fixture
 def settings() -> Settings:
     return Settings(_env_file=None, max_images=4, max_image_bytes=20_000)

@@ -47,6 +47,7 @@ def test_job_has_its_model_and_version_resolved(
     assert kind == "filters"
     assert (request["model"], request["version"]) == ("squeezenet", 1)
     assert (request["layer"], request["filters"]) == (None, [511, 0])
+    assert promoted.jobs.clients == ["address 127.0.0.1"]
 
 
 @pytest.mark.parametrize(
