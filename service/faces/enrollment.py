@@ -21,6 +21,7 @@ from contracts.jobs import Job
 from contracts.settings import Settings
 from database.faces.enrollments import failed_by_service
 from models.faces.liveness.video_formats import detect_video_format
+from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.faces.attempts import require_consent
 from service.faces.challenges import JobAnswer
@@ -72,6 +73,7 @@ async def enroll(
             enrollment.model_dump(mode="json"),
             inputs=inputs,
             idempotency=idempotency,
+            client=quota_key(request.scope),
         )
 
 
