@@ -178,7 +178,7 @@ for i, limit in ipairs(limits) do
       redis.call('PEXPIRE', locks, limit.memory)
       local wait = math.min(limit.longest, limit.lock * 2 ^ math.min(earlier, 30))
       redis.call('SET', lock, '1', 'PX', wait)
-      if not limit.personal then redis.call('DEL', failures) end
+      if not limit.keeps then redis.call('DEL', failures) end
       locked = 1
     end
   end
