@@ -31,6 +31,7 @@ _RETRY_SECONDS = 0.5
 _MAX_FILE_BYTES = 512 * 1024 * 1024
 _ELAPSED_FILE = "run-seconds"
 _MILLIONTH = 1e-6
+_MEASURABLE = 1e-3  # less progress says nothing about the pace
 
 StopReason = Literal["cancelled", "lost", "overdue", "shutdown"]
 
@@ -183,7 +184,7 @@ class LeasedWork:
             return progress
         started, first = self._first
         done = progress.fraction - first
-        if done <= 0:
+        if done < _MEASURABLE:
             return progress
         remaining = (1 - progress.fraction) * (time.monotonic() - started) / done
         return progress.model_copy(update={"eta_seconds": round(remaining, 1)})

@@ -59,6 +59,7 @@ def test_each_phase_moves_the_progress_and_nothing_moves_it_back(tmp_path: Path)
     for phase, fraction in told:
         work.progress(Progress(fraction=fraction, phase=phase))
         work._write_progress()
+    assert [one.eta_seconds for one in leases.written[:2]] == [None, None]  # nothing is known yet
     seen = [(one.phase, one.fraction) for one in leases.written]
     assert [phase for phase, _ in seen] == [phase for phase, _ in told]
     expected = [1e-6, 2e-6, 0.3, 0.3, 0.300001, 1]

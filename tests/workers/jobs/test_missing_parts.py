@@ -35,7 +35,7 @@ HEATMAP = {
 ACTIVATIONS = {
     "model": "pets",
     "version": 7,
-    "question": {"channels": 4, "order": "activation"},
+    "question": {"channels": 4, "order": "strongest"},
     "colormap": "jet",
 }
 MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
