@@ -105,7 +105,7 @@ def follow_job(api: JobsApi, job_id: str) -> None:
                 bar.update(task, completed=data["fraction"], detail=escape(_phase(data)))
                 if data.get("phase") != phase and not console.is_terminal:
                     phase = data.get("phase")
-                    console.print(f"{kind}: {phase} …", markup=False)
+                    console.print(f"{kind}: {phase_text(phase)} …", markup=False)
             elif name == "state":
                 bar.update(task, description=f"{kind} {_colored(data['state'])}")
             else:

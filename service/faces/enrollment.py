@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import Conflict, ValidationFailed
 from contracts.faces.enrollments import (
@@ -30,6 +29,7 @@ from service.faces.requirements import require_analyser
 from service.faces.subjects import embedder_in_force
 from service.http.deadlines import Deadline
 from service.http.multipart import TEXT, FieldSpec, Form, read_form
+from service.threads import run_in_threadpool
 
 
 async def enroll(
@@ -54,7 +54,8 @@ async def enroll(
     async with deadline.enforced():
         form = await read_form(request, _fields(services.settings))
     inputs = _inputs(form)
-    digest = await run_in_threadpool(_digest, services, form, subject_id)
+    is_needed = key is not None or form.text("challenge_id") is not None
+    digest = await run_in_threadpool(_digest, services, form, subject_id) if is_needed else ""
     idempotency = (key, digest) if key else None
     # Before the challenge is consumed: a repeated request has used up its challenge already.
     if idempotency and (job := await services.job_queue.earlier("enrollment", *idempotency)):

@@ -20,6 +20,7 @@ from models.images.jpeg_structure import read_structure
 from tests.images import (
     HEIC,
     broken_chunk,
+    claiming,
     display_p3,
     encoded,
     motion_photo,
@@ -122,6 +123,16 @@ def test_pixels_of_an_isolated_format_are_limited(name: str) -> None:
     assert read(data).width == 96
     with pytest.raises(ImageTooLarge, match="96 x 64"):
         decode(data, network=NETWORK, max_pixels=96 * 64 - 1)
+
+
+@pytest.mark.parametrize("name", ["HEIF", "AVIF"])
+def test_an_image_is_never_larger_than_its_container_states(name: str) -> None:
+    data = (HEIC / "scene.heic").read_bytes() if name == "HEIF" else encoded(scene(), "AVIF")
+    try:
+        image = read(claiming(data, 8, 8))
+    except InvalidImage:
+        return
+    assert (image.width, image.height) == (8, 8)
 
 
 def test_a_compromised_decoder_is_not_trusted(
