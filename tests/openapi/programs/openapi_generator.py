@@ -20,7 +20,7 @@ with ApiClient(Configuration(host=url, access_token=key)) as client:
     job = ExplanationApi(client).filters(request)
     events = jobs.follow_job(job.id)
     finished = jobs.get_job(job.id)
-    artifact = jobs.get_artifact(job.id, "filters.png")
+    artifact = jobs.get_artifact(job_id=job.id, name="filters.png")
 
     # This client prefers JSON wherever a response may be JSON.
     shown = json.loads(ExplanationApi(client).heatmap([images[0]]))
