@@ -283,6 +283,18 @@ ARCHIVE_FORM: dict[str, Any] = {
         },
     },
 }
+VIDEO_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["video"],
+    "additionalProperties": False,
+    "properties": {
+        "video": {
+            "type": "string",
+            "format": "binary",
+            "description": "mp4, mov, webm or avi.",
+        },
+    },
+}
 READINESS: dict[str, Any] = {
     "ready": True,
     "redis": "ok",
