@@ -14,7 +14,7 @@ from pathlib import Path
 
 from contracts.errors import Conflict, DatasetNotFound, NotTrainable
 from contracts.settings import Settings
-from contracts.training.datasets import DATASET_ID, Listing
+from contracts.training.datasets import DATASET_ID, DatasetInfo, LastAnswer, Listing
 from models.datasets.addition import Addition, NewImages, prepare
 from models.datasets.admission import FILES, FileAdmission, ImportProgress, content_path
 from models.datasets.archives.formats import read_source
@@ -85,6 +85,7 @@ class DatasetStore:
         progress: ImportProgress | None = None,
         dataset_id: str | None = None,
         naming: Naming = UNNAMED,
+        answer: Callable[[DatasetInfo], LastAnswer] | None = None,
     ) -> Listing:
         """Import an archive or a folder, or create an empty dataset.
 
@@ -93,6 +94,7 @@ class DatasetStore:
             fractions: How to split the images if the upload has no splits.
             dataset_id: From `new_dataset_id`, if it has to be known beforehand.
             naming: What the client says about names.
+            answer: Makes the response to the request, if it may be repeated.
 
         Raises:
             InvalidArchive: The archive is damaged, malicious or too large. Nothing is stored.
@@ -112,6 +114,8 @@ class DatasetStore:
                 upload.notes.extend(names.notes())
             dataset_id = dataset_id or new_dataset_id()
             listing = _make_listing(dataset_id, name, upload, fractions, datetime.now(UTC))
+            if answer is not None:
+                listing = listing.model_copy(update={"answer": answer(listing.info)})
             (folder / FILES).mkdir(exist_ok=True)
             _prune(folder, listing)
             write_listing(folder, listing)

@@ -6,6 +6,8 @@ of a dataset is published within the transaction that writes its rows, after eve
 fail; if the process dies in between, the next change or `reconcile` writes the rows.
 """
 
+import hashlib
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +27,7 @@ from contracts.errors import (
     OpsinError,
     QueueFull,
 )
-from contracts.training.datasets import Listing
+from contracts.training.datasets import DatasetInfo, LastAnswer, Listing
 from database.datasets import DatasetRows
 from database.idempotency import IdempotencyKey
 from models.datasets.addition import NewImages
@@ -142,16 +144,43 @@ class Datasets:
         Raises:
             OpsinError: As `DatasetStore.create`. Nothing is stored.
         """
-        if idempotency and (earlier := self.rows.stored_response(idempotency)):
-            return earlier.body
+        if idempotency and (earlier := self._earlier(idempotency)):
+            return earlier
 
         def check(done: int, path: str) -> None:
             if self._closed.is_set():
                 raise Draining("The service is shutting down. Send it again.", retry_after=5)
             progress(done, path)
 
-        listing = self.store.create(name, source, fractions, progress=check, naming=naming)
+        try:
+            listing = self.store.create(
+                name,
+                source,
+                fractions,
+                progress=check,
+                naming=naming,
+                dataset_id=idempotency and self._free_id(idempotency),
+                answer=idempotency and partial(_answer, idempotency),
+            )
+        except Conflict:
+            if idempotency and (earlier := self._earlier(idempotency)):
+                return earlier
+            raise
         return self._record(listing, idempotency)
+
+    def _earlier(self, idempotency: IdempotencyKey) -> dict[str, Any] | None:
+        """The response to an earlier request with that key, even if its process was killed."""
+        dataset_id = _id_for(idempotency)
+        if self.store.exists(dataset_id):
+            with self.store.lock(dataset_id):
+                self._write_missing_rows(dataset_id)
+        earlier = self.rows.stored_response(idempotency)
+        return None if earlier is None else earlier.body
+
+    def _free_id(self, idempotency: IdempotencyKey) -> str | None:
+        """The id for that key; None if it is taken, which a key may be after a day."""
+        dataset_id = _id_for(idempotency)
+        return None if self.store.exists(dataset_id) else dataset_id
 
     def _record(self, listing: Listing, idempotency: IdempotencyKey | None) -> dict[str, Any]:
         dataset_id = listing.info.id
@@ -161,11 +190,13 @@ class Datasets:
         except BaseException:
             self.store.delete(dataset_id)
             raise
-        if earlier is not None:
+        if earlier is None:
+            return listing.info.model_dump(mode="json")
+        # Another request may have found this dataset, and kept its response, before us.
+        if earlier.body.get("id") != dataset_id:
             self.store.delete(dataset_id)
             self._delete_row(dataset_id)
-            return earlier.body
-        return listing.info.model_dump(mode="json")
+        return earlier.body
 
     def add(
         self,
@@ -250,3 +281,13 @@ class Datasets:
         except OpsinError as error:
             # The folder is gone, which is what matters; the next `reconcile` removes the row.
             log.warning("dataset_row_left", dataset=dataset_id, error=error.code)
+
+
+def _id_for(idempotency: IdempotencyKey) -> str:
+    """The id of the dataset that a request makes, so that its repetition finds it."""
+    content = json.dumps([idempotency.scope, idempotency.key, idempotency.digest])
+    return f"ds_{hashlib.sha256(content.encode()).hexdigest()[:24]}"
+
+
+def _answer(idempotency: IdempotencyKey, info: DatasetInfo) -> LastAnswer:
+    return idempotency.answer(info.model_dump(mode="json"), datetime.now(UTC))

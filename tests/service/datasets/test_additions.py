@@ -12,9 +12,11 @@ import pytest
 
 from contracts.errors import Unavailable
 from database.engine import open_engine
+from database.idempotency import IdempotencyKey
 from database.tables import Record
 from models.datasets.archives.limits import Limits
 from models.datasets.dataset import Dataset
+from models.datasets.store import DEFAULT_FRACTIONS
 from tests.models.datasets.packing import photo
 from tests.service.parts import FakeServices, datasets_in
 
@@ -116,3 +118,44 @@ def test_an_image_after_the_deadline_is_not_added(
         late = send(client, address, 1, headers={"X-Timeout-Ms": "300"}, follow_redirects=True)
     assert late.status_code in {503, 504}
     assert seen(fakes, address)[1] == 0
+
+
+def test_the_retry_of_a_killed_creation_makes_no_second_dataset(
+    client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        raise SystemExit
+
+    datasets = fakes.datasets
+    body = {"name": "pets"}
+    with monkeypatch.context() as patch:
+        # As if the process were killed: nothing is cleaned up.
+        patch.setattr(type(datasets.rows), "put", die)
+        patch.setattr(type(datasets.store), "delete", lambda *_, **__: None)
+        with pytest.raises(SystemExit):
+            datasets.create(
+                "pets",
+                None,
+                DEFAULT_FRACTIONS,
+                progress=lambda *_: None,
+                idempotency=IdempotencyKey("k", "dataset", "d" * 64),
+            )
+    assert len(datasets.store.ids()) == 1
+    again = [
+        datasets.create(
+            "pets",
+            None,
+            DEFAULT_FRACTIONS,
+            progress=lambda *_: None,
+            idempotency=IdempotencyKey("k", "dataset", "d" * 64),
+        )
+        for _ in range(2)
+    ]
+    assert again[0] == again[1]
+    assert datasets.store.ids() == [again[0]["id"]]
+    assert datasets.rows.get(again[0]["id"]).model_dump(mode="json") == again[0]
+    other = {"Idempotency-Key": "other"}
+    with ThreadPoolExecutor(4) as pool:
+        both = list(pool.map(lambda _: client.post(URL, json=body, headers=other), range(4)))
+    assert len({answer.json()["id"] for answer in both}) == 1
+    assert len(datasets.store.ids()) == 2
