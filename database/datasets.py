@@ -334,7 +334,7 @@ def _sync(session: Session, dataset_id: str, first: int, files: Sequence[Dataset
 def _replace(session: Session, dataset_id: str, files: Mapping[int, DatasetFile]) -> None:
     """Write the rows of some files."""
     if files:
-        _delete_places(session, dataset_id, DatasetFileRecord.place.in_(files))
+        _delete_places(session, dataset_id, DatasetFileRecord.place.in_(list(files)))
         rows = [_row(dataset_id, place, file) for place, file in files.items()]
         # Bypasses the session, which is slow for many rows; other writers are waiting.
         session.connection().execute(insert(DatasetFileRecord), rows)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from contracts.errors import InvalidArchive, ValidationFailed
+from contracts.names import composed
 from contracts.training.datasets import DatasetWarning, LabelSource
 
 UTF_8 = "utf-8"
@@ -240,7 +241,7 @@ def _plausibility(names: Sequence[bytes], encoding: str) -> float:
 
 def _parts(name: bytes, encoding: str) -> list[str | None]:
     text = _decoded(name, encoding)
-    return [None] if text is None else [*text.replace("\\", "/").split("/")]
+    return [None] if text is None else [*composed(text).replace("\\", "/").split("/")]
 
 
 def _decoded(name: bytes, encoding: str) -> str | None:
@@ -263,6 +264,8 @@ def _score(text: str, index: int, encoding: str) -> float:
 def _word_score(text: str, index: int, script: str) -> float:
     """The score of a letter of a script that has words and, mostly, two cases."""
     character = text[index]
+    if unicodedata.combining(character):
+        return 0.6 if index and text[index - 1].isalpha() else -1.0
     if not _is_of(character, script):
         return -1.0
     around = [text[at] for at in (index - 1, index + 1) if 0 <= at < len(text)]

@@ -37,7 +37,7 @@ LABELS = np.arange(20) % 2
             {"x_train": images(20, 8, 8), "y_train": LABELS}
             | {"x_test": images(4, 8, 8, seed=1), "y_test": LABELS[:4]},
             {"0": 12, "1": 12},
-            (18, 2, 4),
+            (16, 4, 4),
         ),
         (
             {"train_images": images(20, 8, 8, 3), "train_labels": LABELS[:, None]}

@@ -101,7 +101,15 @@ def test_names_of_a_code_page_are_guessed_and_the_guess_is_told(
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 @pytest.mark.parametrize(
-    "labels", [["Größe", "Straße"], ["猫", "犬"], ["кот", "пёс"], ["🐱", "🐶"]]
+    "labels",
+    [
+        ["Größe", "Straße"],
+        ["猫", "犬"],
+        ["кот", "пёс"],
+        ["🐱", "🐶"],
+        ["café", "thé"],
+        ["naïve", "señor"],
+    ],
 )
 def test_utf_8_needs_no_flag_and_no_guess(
     store: DatasetStore, tmp_path: Path, labels: list[str], form: str
