@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from cli.commands.dataset_video import video
 from cli.options import Json, Yes
 from cli.output import (
     CommandError,
@@ -226,6 +227,9 @@ def delete(dataset_id: DatasetId, yes: Yes = False) -> None:
         confirm(f"Delete {info.name} ({dataset_id}) and its images for good?", yes=yes)
         datasets.delete(dataset_id)
     notes().print(f"[green]✓[/] {escape(dataset_id)} is deleted")
+
+
+app.command("video")(video)
 
 
 @contextmanager
