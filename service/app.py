@@ -28,6 +28,7 @@ from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
 from service.protocols import oip_routes as oip
 from service.protocols import tfserving_routes as tfserving
+from service.protocols import triton_routes as triton
 from service.registry import quantization_routes as quantization
 from service.registry import routes as models
 from service.registry import version_routes as versions
@@ -74,12 +75,13 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         subjects,
         login,
         challenges,
+        tfserving,  # before `models`, whose `/{name}` is also `/{model}:classify`
         models,
         versions,
         quantization,
         calibrations,
+        triton,  # before `oip`, whose `/models/{model}` is also `/models/stats`
         oip,
-        tfserving,
         operations,
         keys,
         audit,

@@ -124,15 +124,30 @@ class NewSubject(_SubjectFields):
     )
 
 
+def _no_default(schema: dict[str, Any]) -> None:
+    """Generated clients may send the defaults of a schema, and here each field is a change."""
+    schema.pop("default", None)
+
+
 class SubjectChange(_SubjectFields):
     """Changes to a subject; omitted fields stay as they are."""
 
-    name: str = Field("", min_length=1, max_length=MAX_NAME_LENGTH)
+    name: str = Field("", min_length=1, max_length=MAX_NAME_LENGTH, json_schema_extra=_no_default)
     external_id: str | None = Field(
-        None, min_length=1, max_length=MAX_NAME_LENGTH, description="null removes it."
+        None,
+        min_length=1,
+        max_length=MAX_NAME_LENGTH,
+        description="null removes it.",
+        json_schema_extra=_no_default,
     )
-    metadata: dict[str, Any] = Field({}, description="Replaces all metadata.")
-    keep_frames: bool = Field(False, description="false also deletes the stored frames.")
+    metadata: dict[str, Any] = Field(
+        {}, description="Replaces all metadata.", json_schema_extra=_no_default
+    )
+    keep_frames: bool = Field(
+        False,
+        description="false also deletes the stored frames.",
+        json_schema_extra=_no_default,
+    )
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:

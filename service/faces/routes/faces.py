@@ -16,7 +16,7 @@ from contracts.faces.subjects import (
     NewThreshold,
     Threshold,
 )
-from contracts.pages import Page
+from contracts.pages import Page, PageCursor
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces import recognition
@@ -28,11 +28,11 @@ from service.http.deadlines import DeadlineDep
 from service.http.disconnect import while_connected
 from service.http.errors import problem_responses
 from service.http.multipart import MAX_TEXT_BYTES, FieldSpec, read_form
-from service.http.uploads import IMAGES_BODY, read_uploads
+from service.http.uploads import IMAGE_BODY, read_uploads
 
 router = APIRouter(prefix="/v1/faces", tags=["Faces"])
 
-_BODY: dict[str, Any] = {"requestBody": IMAGES_BODY}
+_BODY: dict[str, Any] = {"requestBody": IMAGE_BODY}
 _PROBLEMS = problem_responses(
     *("bad_request", "payload_too_large", "unsupported_media_type", "validation_error"),
     *("invalid_image", "image_too_large", "queue_full", "dependency_unavailable"),
@@ -65,9 +65,7 @@ class EventsQuery(BaseModel):
         None, pattern=SUBJECT_ID, description="Only events of this subject."
     )
     limit: int = Field(50, ge=1, le=200, description="Items per page.")
-    cursor: str | None = Field(
-        None, max_length=256, description="`next_cursor` of the previous page."
-    )
+    cursor: PageCursor = None
 
 
 @router.post(
