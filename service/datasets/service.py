@@ -159,8 +159,8 @@ class Datasets:
                 fractions,
                 progress=check,
                 naming=naming,
-                dataset_id=idempotency and self._free_id(idempotency),
-                answer=idempotency and partial(_answer, idempotency),
+                dataset_id=self._free_id(idempotency) if idempotency else None,
+                answer=partial(_answer, idempotency) if idempotency else None,
             )
         except Conflict:
             if idempotency and (earlier := self._earlier(idempotency)):

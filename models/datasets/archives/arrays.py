@@ -5,6 +5,7 @@ Arrays of Python objects, which are pickles, are never opened. The images are re
 """
 
 import io
+import math
 import re
 import zipfile
 from collections.abc import Iterator
@@ -117,7 +118,7 @@ def _read_labels(archive: zipfile.ZipFile, name: str, limits: Limits) -> list[in
     with archive.open(name) as file:
         header = _header(file, name)
         rows = header.shape[0] if header.shape else 0
-        columns = int(np.prod(header.shape[1:], dtype=object)) if rows else 1
+        columns = math.prod(header.shape[1:]) if rows else 1
         kinds = header.dtype.kind in "iubU"
         if rows > limits.files:
             raise too_many(limits)
@@ -129,8 +130,9 @@ def _read_labels(archive: zipfile.ZipFile, name: str, limits: Limits) -> list[in
         values: npt.NDArray[np.generic] = np.frombuffer(_exactly(file, size), header.dtype)
     table = values.reshape(rows, columns)
     if columns > 1:  # a column for each class
-        return [int(one) for one in table.argmax(axis=1)]
-    return [str(one) if header.dtype.kind == "U" else int(one) for one in table[:, 0]]
+        return [int(one) for one in table.argmax(axis=1).tolist()]
+    found = table[:, 0].tolist()
+    return [str(one) if header.dtype.kind == "U" else int(one) for one in found]
 
 
 def _image_shape(header: _Header, name: str, count: int) -> tuple[int, int, int]:

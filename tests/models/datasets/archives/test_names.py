@@ -7,6 +7,7 @@ import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -112,9 +113,9 @@ def test_names_of_a_code_page_are_guessed_and_the_guess_is_told(
     ],
 )
 def test_utf_8_needs_no_flag_and_no_guess(
-    store: DatasetStore, tmp_path: Path, labels: list[str], form: str
+    store: DatasetStore, tmp_path: Path, labels: list[str], form: Literal["NFC", "NFD"]
 ) -> None:
-    stored = [unicodedata.normalize(form, label) for label in labels]  # type: ignore[arg-type]
+    stored = [unicodedata.normalize(form, label) for label in labels]
     for flags in (0, 0x800):
         listing = made(store, tmp_path, raw_zip(images(stored, "utf-8"), flags=flags, extra={}))
         assert set(listing.info.classes) == {unicodedata.normalize("NFC", one) for one in labels}
