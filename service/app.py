@@ -15,7 +15,15 @@ from service.datasets import routes as datasets
 from service.dependencies import OpenServices
 from service.explanation import layer_routes as layers
 from service.explanation import routes as explanation
-from service.faces.routes import calibrations, challenges, faces, login, subjects
+from service.faces.routes import (
+    calibrations,
+    challenges,
+    devices,
+    faces,
+    login,
+    policy,
+    subjects,
+)
 from service.http import docs, errors, openapi
 from service.http.body import disk_body_limits, max_request_bytes
 from service.inference import routes as inference
@@ -80,6 +88,8 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         versions,
         quantization,
         calibrations,
+        policy,
+        devices,
         triton,  # before `oip`, whose `/models/{model}` is also `/models/stats`
         oip,
         operations,

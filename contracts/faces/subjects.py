@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from contracts.faces.consent import Consent, NewConsent
 from contracts.faces.faces import DEFAULT_MARGIN, DEFAULT_SIMILARITY, FACE_MODEL, Quality
 from contracts.names import composed, is_printable
 from contracts.queue.messages import Vector
@@ -54,6 +55,15 @@ class Subject(BaseModel):
     )
     templates: TemplateCounts
     files: int = Field(description="Number of stored frames.")
+    consent: Consent | None = Field(None, description="What the person agreed to, if recorded.")
+    face_disabled: bool = Field(
+        False,
+        description="Whether the face is disabled after too many failures in a row. A login with "
+        "the signature of a registered device, or `face_disabled: false`, enables it again.",
+    )
+    last_used_at: datetime | None = Field(
+        None, description="Last enrollment or match, accurate to an hour."
+    )
     created_at: datetime
     updated_at: datetime
 
@@ -122,6 +132,7 @@ class NewSubject(_SubjectFields):
         description="Store the frames behind the templates, encrypted. They are used for "
         "recomputing templates when the embedder changes, and for trainings.",
     )
+    consent: NewConsent | None = None
 
 
 def _no_default(schema: dict[str, Any]) -> None:
@@ -148,11 +159,21 @@ class SubjectChange(_SubjectFields):
         description="false also deletes the stored frames.",
         json_schema_extra=_no_default,
     )
+    consent: NewConsent | None = Field(
+        None, description="null withdraws it.", json_schema_extra=_no_default
+    )
+    face_disabled: bool = Field(
+        False,
+        description="false enables a face that was disabled after too many failures, once the "
+        "person has proved who they are in another way; true disables it.",
+        json_schema_extra=_no_default,
+    )
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError("send at least one of: name, external_id, metadata, keep_frames")
+            fields = ", ".join(type(self).model_fields)
+            raise ValueError(f"send at least one of: {fields}")
         return self
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from contracts.errors import OpsinError
 from contracts.queue.messages import Pixels
+from contracts.settings import MAX_IMAGE_PIXELS
 from models.images.decode import ImageInput, decode
 
 _MAX_IMAGES = 3
-_MAX_PIXELS = 50_000_000
 
 
 def check_images(samples: Path, network: ImageInput) -> Pixels:
@@ -25,7 +25,7 @@ def check_images(samples: Path, network: ImageInput) -> Pixels:
     images = []
     for file in sorted(samples.glob("*.png"))[:_MAX_IMAGES]:
         try:
-            images.append(decode(file.read_bytes(), network=network, max_pixels=_MAX_PIXELS))
+            images.append(decode(file.read_bytes(), network=network, max_pixels=MAX_IMAGE_PIXELS))
         except (OSError, OpsinError):
             continue
     if images:

@@ -47,7 +47,7 @@ class FailedAttempts:
         Raises:
             RateLimited: The address sent too many different ones before.
         """
-        network, now = _network(host), self._clock()
+        network, now = network_of(host), self._clock()
         began, seen = self._windows.pop(network, (now, set[bytes]()))
         if now - began >= WINDOW_SECONDS:
             began, seen = now, set()
@@ -73,12 +73,18 @@ def _fingerprint(credential: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8]
 
 
-def _network(host: str) -> str:
-    """The address; for IPv6 the /64 network, which usually belongs to one customer."""
+def network_of(host: str) -> str:
+    """The address; for IPv6 the /64 network, which usually belongs to one customer.
+
+    An IPv4 client of a server that listens on IPv6 is `::ffff:192.0.2.1`; all of these share a /64
+    network, and nothing else.
+    """
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host
     if address.version == 4:
         return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, 64), strict=False))

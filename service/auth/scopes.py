@@ -34,7 +34,8 @@ PLANNED_RULES: tuple[Rule, ...] = (
 #   say that something is missing, never where it is;
 # - /, /docs and /openapi.json: a browser sends no key when it opens a page. The document is the
 #   same for every installation of a release, apart from its limits;
-# - /.well-known/jwks.json: public keys, for services that verify login tokens.
+# - /.well-known/jwks.json: public keys, for services that verify login tokens;
+# - /v1/faces/retention: how long faces are kept, which laws want the public to be told.
 RULES: tuple[Rule, ...] = (
     ("GET", "/", PUBLIC),
     ("GET", "/healthz", PUBLIC),
@@ -46,7 +47,9 @@ RULES: tuple[Rule, ...] = (
     ("GET", "/.well-known/jwks.json", PUBLIC),
     ("*", "/v1/keys*", ("admin",)),
     ("GET", "/v1/audit", ("admin",)),
+    ("GET", "/v1/faces/retention", PUBLIC),
     ("PUT", "/v1/faces/threshold", ("admin",)),
+    ("PUT", "/v1/faces/policy", ("admin",)),
     ("GET", "/v1/faces/events", ("admin",)),
     ("*", "/v1/faces*", ("faces",)),
     ("*", "/v1/datasets*", ("train",)),

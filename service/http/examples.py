@@ -245,7 +245,7 @@ DATASET: dict[str, Any] = {
             "path": "cat/7.jpg",
             "code": "not_an_image",
             "detail": "This is text, not an accepted image. "
-            "Send a JPEG, PNG, WebP, BMP, GIF or TIFF file.",
+            "Send a JPEG, PNG, WebP, HEIC, AVIF, BMP, GIF, TIFF or PPM file.",
             "action": "left out",
         }
     ],

@@ -26,7 +26,10 @@ from service.http.body import content_type_of, read_body
 from service.http.multipart import FORM_TYPE, FieldSpec, MultipartReader, Part
 
 IMAGE_FIELD = "image"
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
+IMAGE_TYPES = (
+    *("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif", "image/avif"),
+    *("image/bmp", "image/gif", "image/tiff", "image/x-portable-anymap"),
+)
 _FILE: dict[str, Any] = {"type": "string", "format": "binary"}
 
 
