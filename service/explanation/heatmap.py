@@ -19,6 +19,7 @@ from contracts.queue.redis_keys import QueueName
 from models.explain.heatmap_request import HeatmapJobRequest, input_file_name
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_face_scope
+from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
 from service.explanation.heatmap_response import (
@@ -100,7 +101,11 @@ class HeatmapHandler:
             params = json.dumps(request | sent, sort_keys=True)
             digest = await asyncio.to_thread(request_fingerprint, params, uploads) if key else ""
             return await self.services.job_queue.submit_work(
-                "heatmap", request, inputs=inputs, idempotency=(key, digest) if key else None
+                "heatmap",
+                request,
+                inputs=inputs,
+                idempotency=(key, digest) if key else None,
+                client=quota_key(self.request.scope),
             )
 
     def choose(self) -> tuple[ServedVersion, int]:

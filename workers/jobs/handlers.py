@@ -19,7 +19,8 @@ KINDS: Mapping[str, str] = {
     "dataset_video": "workers.jobs.dataset_video:run",
     "filters": "models.explain.filters_job:run",
     "heatmap": "models.explain.heatmap_job:run",
-    "quantize": "models.export.quantization:run",
+    "activations": "models.explain.activations_job:run",
+    "quantize": "workers.jobs.quantization:run",
     "calibration": "models.faces.calibration.job:run",
     "enrollment": "workers.jobs.enrollment:run",
 }
