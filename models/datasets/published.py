@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from contracts.errors import InvalidArchive, NotFound, Unavailable
 from contracts.training.datasets import LabelSource
-from models.datasets.archives.members import Member
+from models.datasets.archives.members import Member, member_of
 from models.weights.files import DownloadProgress, FetchError, has_digest
 from models.weights.https import download
 
@@ -180,5 +180,4 @@ def _cifar_batch(file: IO[bytes], path: str, labels: tuple[str, ...]) -> Iterato
 def _member(path: str, image: Image.Image) -> Member:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
-    png = buffer.getvalue()
-    return Member(path, len(png), lambda limit: png[:limit])
+    return member_of(path, buffer.getvalue())

@@ -18,7 +18,7 @@ from PIL import Image
 
 from contracts.errors import InvalidArchive
 from models.datasets.archives.limits import Limits
-from models.datasets.archives.members import Member, too_many
+from models.datasets.archives.members import Member, member_of, too_many
 from models.datasets.dataset import SPLITS, Split
 from models.datasets.layout import split_of
 
@@ -78,9 +78,7 @@ def read_arrays(archive: zipfile.ZipFile, names: list[str], limits: Limits) -> I
             for number, label in enumerate(labels):
                 png = _png(file, shape)
                 folder = f"{pair.split}/{label}" if pair.split else str(label)
-                yield Member(
-                    f"{folder}/{number:06d}.png", len(png), lambda limit, png=png: png[:limit]
-                )
+                yield member_of(f"{folder}/{number:06d}.png", png)
 
 
 def _pairs(names: list[str]) -> list[_Pair]:

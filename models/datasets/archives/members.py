@@ -43,6 +43,11 @@ class Member:
     fault: tuple[str, str] | None = None
 
 
+def member_of(path: str, data: bytes) -> Member:
+    """A member whose content is in memory."""
+    return Member(path, len(data), lambda limit: data[:limit])
+
+
 def read_nothing(_limit: int) -> bytes:
     """The `read` of a faulty member."""
     return b""
