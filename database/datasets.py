@@ -10,6 +10,7 @@ any revision of a listing, so that what a killed process leaves is written again
 """
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -27,6 +28,7 @@ from database.paging import decode_number, decode_time_and_id, encode_cursor, re
 from database.tables import DatasetFileRecord, DatasetRecord
 
 _CHUNK_ROWS = 1000
+_PAUSE_SECONDS = 0.03  # between chunks: waiting writers of SQLite try again every 0.1 s at least
 _HIDDEN = 0
 _INCOMPLETE = -1
 
@@ -125,6 +127,7 @@ class DatasetRows:
             elif row.revision != _HIDDEN:
                 row.revision = _INCOMPLETE
         for first in range(0, len(files), _CHUNK_ROWS):
+            time.sleep(_PAUSE_SECONDS)
             with writing(self._engine) as session:
                 _sync(session, info.id, first, files[first : first + _CHUNK_ROWS])
 
@@ -155,6 +158,7 @@ class DatasetRows:
             with writing(self._engine) as session:
                 _require_revision(session, info.id, {before}).revision = _INCOMPLETE
             for chunk in batches(places, _CHUNK_ROWS):
+                time.sleep(_PAUSE_SECONDS)
                 with writing(self._engine) as session:
                     _replace(session, info.id, {place: changed[place] for place in chunk})
             before, changed = _INCOMPLETE, {}
@@ -284,6 +288,7 @@ class DatasetRows:
                 select(func.max(place)).where(DatasetFileRecord.dataset_id == dataset_id)
             )
         for end in range(_CHUNK_ROWS, (last or 0) + 1, _CHUNK_ROWS):
+            time.sleep(_PAUSE_SECONDS)
             with writing(self._engine) as session:
                 _delete_places(session, dataset_id, place < end)
         with writing(self._engine) as session:
