@@ -4,7 +4,6 @@ import hashlib
 import json
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import ValidationFailed
@@ -18,6 +17,7 @@ from service.dependencies import Services
 from service.http.deadlines import Deadline
 from service.http.multipart import FieldSpec, read_form
 from service.http.uploads import display_name
+from service.threads import run_in_threadpool
 
 _FACE_WEIGHTS = "face_finder"
 _MAX_STEM = 60
