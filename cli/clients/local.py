@@ -170,13 +170,12 @@ class LocalClient:
         )
         reply = ExplainReply.model_validate_json(note)
         labels = read_labels(self._folder)
-        height, width = manifest.input_size
         size = (image.width, image.height)
         return render(
             data,
             [heatmap_layer(vector, reply, labels, options.method)],
             size=size,
-            box=visible_box(size, (width, height), manifest.short_side, "crop"),
+            box=visible_box(size, manifest, None),
             options=RenderOptions(
                 "overlay",
                 _COLORMAP.validate_python(options.colormap),

@@ -5,7 +5,7 @@ within a second. Only a conversion needs TensorFlow, in a process of its own.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -21,8 +21,8 @@ from cli.output import (
 )
 from cli.settings import load
 from contracts.errors import OpsinError
-from models.store.derived import convert
-from models.store.downloads import download
+from models.store.derived import DERIVED_FORMATS, convert
+from models.store.downloads import DownloadFormat, download
 from models.store.store import Store
 
 Model = Annotated[str, typer.Argument(help="A model's name.")]
@@ -120,8 +120,8 @@ def download_version(
     model: Model,
     version: Annotated[str, typer.Argument(help="Its number, or an alias.")] = "champion",
     kind: Annotated[
-        Literal["saved_model", "keras", "tflite", "onnx", "labels"],
-        typer.Option("--format", help="tflite and onnx are converted on first use."),
+        DownloadFormat,
+        typer.Option("--format", help="All but the first two and labels are converted once."),
     ] = "saved_model",
     to: Annotated[
         Path | None, typer.Option(help="A file that does not exist yet, or a folder.")
@@ -131,7 +131,7 @@ def download_version(
     store = _store()
     with as_command_error():
         number = store.resolve(model, version)
-        if kind == "tflite" or kind == "onnx":  # noqa: PLR1714 (mypy follows this spelling)
+        if kind in DERIVED_FORMATS:
             with waiting(notes(), f"Converting {model} {number} to {kind}"):
                 convert(store, model, number, kind)
         content = download(store, model, number, kind)

@@ -10,7 +10,8 @@ import numpy as np
 
 from contracts.errors import OpsinError
 from contracts.queue.messages import Pixels
-from models.images.decode import ImageInput, decode
+from models.images.decode import decode
+from models.images.resize import ImageInput
 
 _MAX_IMAGES = 3
 _MAX_PIXELS = 50_000_000

@@ -5,10 +5,11 @@ within bounded time and bounded memory (at most sixteen bytes per pixel of the l
 """
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +28,20 @@ from PIL import (
 
 from contracts.errors import ImageTooLarge, InvalidImage, OpsinError
 from contracts.inference.inference import Resize
+from contracts.inference.manifest import Geometry
 from models.images.color import flatten, interpolable
 from models.images.formats import ImageFormat, sniff
 from models.images.jpeg import decode_jpeg_reduced
-from models.images.resize import ORIENTATIONS, UPRIGHT, Orientation, fit, within
+from models.images.resize import (
+    ORIENTATIONS,
+    UPRIGHT,
+    ImageInput,
+    Orientation,
+    fit,
+    geometry_of,
+    resized_size,
+    within,
+)
 
 REGISTERED: Final = (
     BmpImagePlugin,
@@ -56,16 +67,6 @@ _MAX_RUN_LENGTH_PIXELS = 4_000_000
 _RUN_LENGTH = (1, 2)  # BMP's numbers for RLE8 and RLE4
 
 
-class ImageInput(Protocol):
-    """Anything that images are prepared for: a catalog network, a version or an `InputSpec`."""
-
-    @property
-    def input_size(self) -> tuple[int, int]: ...
-
-    @property
-    def short_side(self) -> int: ...
-
-
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """How an image is prepared for a network, without the network.
@@ -73,10 +74,12 @@ class InputSpec:
     Attributes:
         input_size: (height, width) in pixels.
         short_side: Pixels of the short side before cropping, see `models.images.resize`.
+        geometry: How an image becomes the input, see `contracts.inference.manifest.Geometry`.
     """
 
     input_size: tuple[int, int]
     short_side: int
+    geometry: Geometry = "short_side"
 
     @classmethod
     def square(cls, side: int) -> "InputSpec":
@@ -105,7 +108,7 @@ def decode(
     data: bytes | memoryview,
     *,
     network: ImageInput,
-    resize: Resize = "crop",
+    resize: Resize | None = None,
     max_pixels: int,
     keep_pixels: int = 0,
 ) -> DecodedImage:
@@ -115,7 +118,8 @@ def decode(
     white. Color profiles are not applied.
 
     Args:
-        resize: ``crop`` or ``squash``, see `models.images.resize.fit`.
+        resize: ``crop`` or ``squash``, see `models.images.resize.fit`; None for the network's own
+            way.
         max_pixels: Largest width times height, checked before any pixel is decoded. Pillow's own
             limit of 179 megapixels remains in force above it.
         keep_pixels: Keep the full-size image if it has no more pixels than this and had to be
@@ -125,16 +129,14 @@ def decode(
         InvalidImage: The data is not a complete, readable image in an accepted format.
         ImageTooLarge: The image has more than `max_pixels`.
     """
-    height, width = network.input_size
     with _opened(data, max_pixels) as (raw, image):
-        reduced = decode_jpeg_reduced(raw, image, network.short_side)
+        reduced = decode_jpeg_reduced(raw, image, _needed_short_side(image, network, resize))
         if reduced is None:
             image.load()
         orientation = _orientation_of(image)
         small = fit(
             interpolable(image) if reduced is None else reduced,
-            target=(width, height),
-            short_side=network.short_side,
+            network=network,
             resize=resize,
             orientation=orientation,
             size=image.size,
@@ -144,6 +146,22 @@ def decode(
         keep = reduced is None and image.width * image.height <= keep_pixels
         full_size = _upright(image, orientation) if keep else None
     return DecodedImage(pixels, upright_width, upright_height, full_size)
+
+
+def _needed_short_side(image: Image.Image, network: ImageInput, resize: Resize | None) -> int:
+    """Pixels of the image's short side that leave the network's input its full resolution."""
+    height, width = network.input_size
+    geometry = geometry_of(network, resize)
+    if geometry == "short_side" or width == height:
+        return network.short_side
+    # Its orientation is not known yet, so both ways are considered.
+    sizes = (image.size, image.size[::-1])
+    scales = (
+        max(wide / size[0], high / size[1])
+        for size in sizes
+        for wide, high in (resized_size(size, network, geometry),)
+    )
+    return math.ceil(max(scales) * min(image.size))
 
 
 def decode_upright(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:

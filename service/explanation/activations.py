@@ -94,7 +94,7 @@ class ActivationsHandler:
             self.services.decoder,
             [upload],
             network=network,
-            resize="crop",
+            resize=None,
             deadline=self.deadline,
         )
         if isinstance(decoded.image, OpsinError):

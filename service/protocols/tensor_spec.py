@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from contracts.errors import ModelNotReady, ValidationFailed
 from contracts.inference.inference import VectorOperation
 from contracts.inference.registry import ModelInfo
-from models.images.decode import ImageInput
+from models.images.resize import ImageInput
 
 INPUT = "image"
 OPERATIONS: dict[str, VectorOperation] = {"probabilities": "classify", "features": "embed"}
