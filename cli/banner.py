@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.access import MAKE_CLI_KEY, Access, access, cli_key_file, locked_text
 from cli.clients.api import Api
 from cli.home import Home
 from cli.output import warn
@@ -21,6 +22,7 @@ _COLORS = {"ready": "green", "loading": "yellow", "unavailable": "red"}
 def print_banner(settings: Settings, home: Home, console: Console) -> None:
     """Print what runs where, and how to use and stop it."""
     models = Api(settings).models()
+    found = access(settings)
     console.print(f"\n[bold green]Opsin is ready[/] at {address(settings)}\n")
     if models:
         console.print(models_table(models))
@@ -28,10 +30,9 @@ def print_banner(settings: Settings, home: Home, console: Console) -> None:
             if model.reason:
                 warn(console, f"{model.name}: {model.reason}")
         console.print()
-    else:
-        warn(console, "It requires a key, and OPSIN_API_KEY is not set: `opsin keys create`.")
     for heading, line in (
-        ("Try", curl_line(settings, home, keyed=settings.api_key is not None or not models)),
+        ("Try", curl_line(settings, home, key=_key_of(settings, found))),
+        ("Key", _key_line(settings, found)),
         ("Docs", f"{address(settings)}/docs"),
         ("Logs", f"{shorten(home.logs)}/"),
         ("Stop", "Ctrl-C"),
@@ -52,16 +53,37 @@ def models_table(models: list[ModelInfo]) -> Table:
     return table
 
 
-def curl_line(settings: Settings, home: Home, *, keyed: bool) -> str:
+def curl_line(settings: Settings, home: Home, *, key: str | None) -> str:
     """A request that works as printed, from the working directory.
 
     Args:
-        keyed: Whether the service requires a key.
+        key: What the shell replaces by the key; None if the service requires none.
     """
     sample = home.samples / "cat.png"
     image = shorten(sample) if sample.exists() else "photo.jpg"
-    key = '-H "Authorization: Bearer $OPSIN_API_KEY" ' if keyed else ""
-    return f"curl {key}-F {shlex.quote(f'image=@{image}')} {address(settings)}/v1/classify"
+    header = f'-H "Authorization: Bearer {key}" ' if key else ""
+    return f"curl {header}-F {shlex.quote(f'image=@{image}')} {address(settings)}/v1/classify"
+
+
+def _key_of(settings: Settings, found: Access) -> str | None:
+    if found.state == "open":
+        return None
+    if found.cli_key is None:
+        return "$OPSIN_API_KEY"
+    return f"$(cat {shlex.quote(str(shorten(cli_key_file(settings.home))))})"
+
+
+def _key_line(settings: Settings, found: Access) -> str:
+    """Who is let in, and how to change that."""
+    if found.state == "open":
+        return "none needed on this machine, until `opsin keys create` makes the first"
+    if found.state == "locked":
+        return locked_text(settings)
+    if settings.api_key is not None:
+        return "required; OPSIN_API_KEY is one with all scopes"
+    if found.cli_key is None:
+        return f"required, and the commands here have none. {MAKE_CLI_KEY}"
+    return f"required; the commands here use {shorten(cli_key_file(settings.home))}"
 
 
 def shorten(path: Path) -> Path:

@@ -81,7 +81,7 @@ class Home:
         Raises:
             CommandError: It is being restored.
         """
-        refusal = f"A restore of {self.root} is under way. Wait for its end."
+        refusal = f"A restore of {self.root} is in progress. Wait until it has finished."
         with self._holding(refusal, shared=True):
             yield
 

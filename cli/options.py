@@ -1,12 +1,20 @@
-"""Options that several commands share."""
+"""Options that several commands share, with one spelling everywhere."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON.")]
-Key = Annotated[str | None, typer.Option(help="The server's key, if not OPSIN_API_KEY.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the list as JSON.")]
+Key = Annotated[
+    str | None,
+    typer.Option(help="The server's key. Default: OPSIN_API_KEY, or this machine's own key."),
+]
 Local = Annotated[bool, typer.Option("--local", help="Use no server.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="A file or folder. Default: here.")]
 Server = Annotated[
     str | None, typer.Option(help="Use this server, e.g. http://gpu:8000. Default: this machine's.")
 ]
+To = Annotated[Path | None, typer.Option("--to", hidden=True, help="The earlier name of --out.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -1,17 +1,22 @@
-"""What commands print: results to stdout, everything else to stderr, colors only on a terminal.
+r"""What commands print: results to stdout, everything else to stderr, colors only on a terminal.
 
-`CommandError` is the one way in which a command fails: a plain line and an exit code.
+`CommandError` is the one way in which a command fails: a plain line and an exit code. Lists are in
+`cli.tables`. A file name that is not UTF-8 is printed with its odd bytes as `\xe9`.
 """
 
+import json
 import os
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from cli.streams import quiet, shown
 from contracts.errors import OpsinError
 
 
@@ -48,18 +53,74 @@ def answers() -> Console:
 
 
 def notes() -> Console:
-    """For progress, warnings and errors."""
+    """For progress and warnings, which `--quiet` suppresses."""
+    return Console(stderr=True, soft_wrap=True, highlight=False, quiet=quiet.get())
+
+
+def errors() -> Console:
+    """For errors, which are always printed."""
     return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def print_fields(console: Console, *fields: str) -> None:
+    """Print a line of tab-separated fields for a program; Rich would turn the tabs into spaces."""
+    if not console.quiet:
+        console.file.write("\t".join(fields) + "\n")
+
+
+def print_path(path: Path) -> None:
+    """Print a path as a result: to a program as it is, to a person in printable characters."""
+    console = answers()
+    console.print(shown(path) if console.is_terminal else str(path), markup=False)
+
+
+def print_json(content: Any) -> None:
+    """Print JSON, valid UTF-8 whatever names it holds."""
+    answers().print(json.dumps(_clean(content), indent=2, ensure_ascii=False), markup=False)
 
 
 def warn(console: Console, message: str) -> None:
     """Print a yellow mark and a line. File names may hold brackets, which are not markup."""
-    console.print(f"[yellow]![/] {escape(wrap(console, message, indent=2))}")
+    console.print(f"[yellow]![/] {escape(wrap(console, _printable(message), indent=2))}")
 
 
 def print_error(console: Console, message: str) -> None:
     """Print a line in red."""
-    console.print(f"[red]{escape(wrap(console, message))}[/]")
+    console.print(f"[red]{escape(wrap(console, _printable(message)))}[/]")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that cannot be undone; without a terminal, `--yes` is the answer.
+
+    Args:
+        yes: Whether the command line answers already.
+
+    Raises:
+        CommandError: The answer is no, or nobody can answer.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{question} Add --yes to do it without being asked.", exit_code=2)
+    errors().print(f"{escape(shown(question))} [dim]\\[y/N][/] ", end="")
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise CommandError("Nothing was done.")
+
+
+def _clean(content: Any) -> Any:
+    """The same JSON, with bytes of names that are not UTF-8 written as escapes."""
+    match content:
+        case str():
+            return content.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        case dict():
+            return {_clean(name): _clean(value) for name, value in content.items()}
+        case list() | tuple():
+            return [_clean(value) for value in content]
+    return content
+
+
+def _printable(message: str) -> str:
+    return "\n".join(shown(line) for line in message.splitlines())
 
 
 def wrap(console: Console, message: str, *, indent: int = 0) -> str:
@@ -80,29 +141,17 @@ def wrap(console: Console, message: str, *, indent: int = 0) -> str:
     return f"\n{' ' * indent}".join(lines)
 
 
-def plain_table(*headings: str, right: tuple[str, ...] = (), fold: bool = False) -> Table:
-    """A table without lines.
-
-    Args:
-        headings: Of the columns.
-        right: The headings of columns with numbers.
-        fold: Whether long cells are broken rather than shortened.
-    """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(
-            heading,
-            justify="right" if heading in right else "left",
-            overflow="fold" if fold else "ellipsis",
-        )
-    return table
-
-
 def clock_time(seconds: float) -> str:
     """A duration as a clock shows it: 2:05, or 1:02:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 image, 2 images, 3 classes."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 @contextmanager
@@ -138,9 +187,12 @@ def suppress_logs() -> Iterator[Console]:
         A console for notes that still reaches the real stderr.
     """
     real = os.dup(2)
-    with open(real, "w") as terminal, open(os.devnull, "w") as null:  # noqa: PTH123 (a number)
+    with (
+        open(real, "w", errors="backslashreplace") as terminal,  # noqa: PTH123 (a number)
+        open(os.devnull, "w") as null,  # noqa: PTH123
+    ):
         os.dup2(null.fileno(), 2)
         try:
-            yield Console(file=terminal, soft_wrap=True, highlight=False)
+            yield Console(file=terminal, soft_wrap=True, highlight=False, quiet=quiet.get())
         finally:
             os.dup2(real, 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
+from cli.access import read_cli_key
 from cli.output import CommandError, notes, warn
 from contracts.settings import Settings
 from models.processes import PARENT
@@ -84,11 +85,26 @@ def address(settings: Settings) -> str:
     return f"http://{reachable_host(settings)}:{settings.port}"
 
 
-def key_headers(settings: Settings) -> dict[str, str]:
-    """The header that authenticates a request."""
-    if settings.api_key is None:
-        return {}
-    return {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
+def is_own(settings: Settings, url: str) -> bool:
+    """Whether a URL is that of this machine's service."""
+    if url == address(settings):
+        return True
+    return settings.is_loopback and url in {
+        f"http://{host}:{settings.port}" for host in ("127.0.0.1", "localhost", "[::1]")
+    }
+
+
+def key_headers(settings: Settings, url: str) -> dict[str, str]:
+    """The header that authenticates a request.
+
+    OPSIN_API_KEY or `--key` goes to any server that the user names; the command line's own key
+    only to this machine's service.
+    """
+    if settings.api_key is not None:
+        key: str | None = settings.api_key.get_secret_value()
+    else:
+        key = read_cli_key(settings.home) if is_own(settings, url) else None
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
 def _text_of(value: object) -> str:

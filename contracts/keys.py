@@ -86,3 +86,6 @@ class MadeKey(KeyInfo):
         description="The secret, shown only once. Null for a repeated Idempotency-Key, as it is "
         "not stored; revoke the key and create another."
     )
+    note: str | None = Field(
+        None, description="What else this key has changed: the first one ends open access."
+    )

@@ -10,6 +10,11 @@ class FieldError(BaseModel):
     msg: str
 
 
+def _ended(text: str) -> str:
+    """The text as a sentence."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 class Problem(BaseModel):
     """`application/problem+json`."""
 
@@ -23,9 +28,12 @@ class Problem(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """The whole problem in one line of text."""
-        reasons = "".join(f" {error.loc[-1]}: {error.msg}." for error in self.errors or ())
-        return f"{self.title}. {self.detail}{reasons}"
+        """The whole problem in one line of text; the title adds nothing to a detail."""
+        reasons = "".join(
+            f" {error.loc[-1] if error.loc else 'value'}: {_ended(error.msg)}"
+            for error in self.errors or ()
+        )
+        return f"{self.detail or f'{self.title}.'}{reasons}"
 
 
 class PlainError(BaseModel):

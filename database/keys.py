@@ -161,6 +161,23 @@ class Keys:
                 _increment_revision(session)
                 record(session, actor, "key_revoked", _subject(_info(row)), now)
 
+    def reopen(self, *, actor: Actor) -> None:
+        """Revoke and forget all keys, as if none had ever been created.
+
+        A service that may do so then lets this machine in without a key. The audit log keeps who
+        created and revoked which key.
+        """
+        now = self._clock()
+        with writing(self._engine) as session:
+            rows = session.scalars(select(KeyRecord).with_for_update()).all()
+            for row in rows:
+                if row.revoked_at is None:
+                    record(session, actor, "key_revoked", _subject(_info(row)), now)
+                session.delete(row)
+            if rows:
+                _increment_revision(session)
+                record(session, actor, "key_revoked", "all keys; none is needed now", now)
+
     def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[KeyInfo]:
         """A page of keys, newest first, including revoked and expired ones.
 

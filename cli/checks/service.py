@@ -5,12 +5,14 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
+from cli.access import MAKE_CLI_KEY, Access, access, cli_key_file, locked_text
 from cli.checks.check import Check
 from cli.clients.api import Api
 from cli.home import Home
-from cli.output import CommandError
+from cli.output import CommandError, counted
 from cli.processes.valkey import running_url
-from cli.startup import has_live_keys, require_free_port, require_key
+from cli.startup import require_free_port, require_key
+from contracts.errors import OpsinError
 from contracts.inference.registry import SystemInfo
 from contracts.queue.heartbeat import read_heartbeats
 from contracts.settings import RELEASE, Settings
@@ -38,19 +40,32 @@ def service(settings: Settings) -> Iterator[Check]:
 
 
 def _key(settings: Settings) -> Check:
-    try:
-        require_key(settings)
-    except CommandError as error:
-        return Check("key", "fail", error.message, "Set OPSIN_API_KEY.")
     if settings.api_key is not None:
-        return Check("key", "ok", "set")
+        return Check("key", "ok", "OPSIN_API_KEY is set")
     from sqlalchemy.exc import SQLAlchemyError  # slow to load
 
     try:
-        required = has_live_keys(settings)
-    except SQLAlchemyError:
+        require_key(settings)
+        found = access(settings)
+    except CommandError as error:
+        return Check("key", "fail", error.message, "Set OPSIN_API_KEY.")
+    except (OpsinError, SQLAlchemyError):
         return Check("key", "ok", "unknown: see the database")
-    return Check("key", "ok", "required: there are keys" if required else "not needed on loopback")
+    return _key_of(settings, found)
+
+
+def _key_of(settings: Settings, found: Access) -> Check:
+    if found.state == "open":
+        return Check("key", "ok", "none needed on this machine: no key was ever created")
+    if found.state == "locked":
+        return Check("key", "fail", "required, but none works", locked_text(settings))
+    if found.cli_key is None:
+        detail = "required, and the commands on this machine have none that works"
+        return Check("key", "warn", detail, MAKE_CLI_KEY)
+    file = cli_key_file(settings.home)
+    if file.stat().st_mode & 0o077:
+        return Check("key", "fail", f"others can read {file}", f"`chmod 600 {file}`")
+    return Check("key", "ok", f"required; the commands on this machine use {file}")
 
 
 def _redis(settings: Settings) -> Check:
@@ -85,7 +100,6 @@ def _redis(settings: Settings) -> Check:
 def _database(settings: Settings) -> Check:
     from sqlalchemy.exc import SQLAlchemyError  # slow to load
 
-    from contracts.errors import OpsinError
     from database.migrations import current, is_known, newest
 
     kind = "postgresql" if (settings.database_url or "").startswith("postgresql") else "sqlite"
@@ -171,7 +185,7 @@ def _jobs(system: SystemInfo) -> Iterator[Check]:
     active = sum(queue.running for queue in system.job_queues or ())
     depth = f"{active} running, {queued} waiting"
     if system.job_workers:
-        yield Check("jobs", "ok", f"{_counted(len(system.job_workers), 'job worker')}, {depth}")
+        yield Check("jobs", "ok", f"{counted(len(system.job_workers), 'job worker')}, {depth}")
     else:
         help_ = "Start one with `opsin worker --jobs`; `opsin up` starts one."
         yield Check("jobs", "warn", f"no job worker, {depth}", help_)
@@ -190,13 +204,10 @@ def _clocks(system: SystemInfo) -> Iterator[Check]:
         yield Check("clock", "warn", detail, help_)
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
 def _versions(system: SystemInfo | None) -> Iterator[Check]:
     if system is None:
-        yield Check("system", "warn", "/v1/system does not answer", "Set OPSIN_API_KEY.")
+        help_ = f"It may need a key: see the line `key`. {MAKE_CLI_KEY}"
+        yield Check("system", "warn", "/v1/system does not answer", help_)
         return
     yield from _jobs(system)
     yield from _clocks(system)

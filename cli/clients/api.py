@@ -1,7 +1,5 @@
 """The running API as commands see it: whether it is there and ready, and what it serves."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -10,7 +8,7 @@ from pydantic import ValidationError
 from cli.output import CommandError
 from cli.settings import address, key_headers
 from contracts.inference.registry import ModelInfo, Readiness, SystemInfo
-from contracts.settings import RELEASE, Settings
+from contracts.settings import Settings
 
 _TIMEOUT_SECONDS = 2.0
 
@@ -37,30 +35,12 @@ def server_for(settings: Settings, server: str | None, *, local: bool) -> str | 
     return None
 
 
-@contextmanager
-def describe_errors(url: str) -> Iterator[None]:
-    """Turn the errors of a request to a server into a plain line.
-
-    Raises:
-        CommandError: It did not answer, or not as this release does.
-    """
-    try:
-        yield
-    except httpx.HTTPError as error:
-        reason = str(error) or type(error).__name__
-        raise CommandError(f"{url} did not answer: {reason}.") from error
-    except ValidationError:
-        raise CommandError(
-            f"{url} did not answer as Opsin {RELEASE} does. Does it run that version?"
-        ) from None
-
-
 class Api:
     """A client of one API; every request has a short deadline, and None stands for no answer."""
 
     def __init__(self, settings: Settings, url: str | None = None) -> None:
         self.url = (url or address(settings)).rstrip("/")
-        self._headers = key_headers(settings)
+        self._headers = key_headers(settings, self.url)
 
     def is_opsin(self) -> bool:
         """Whether an Opsin answers there: only Opsin gives `/healthz` a request id."""

@@ -6,24 +6,26 @@ A published network that is not in the store yet is imported first, as a worker 
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from pydantic import TypeAdapter
+from rich.console import Console
 
 from cli.clients.types import ClassifyOptions, ImageFile, OverlayOptions, empty_response
 from cli.home import Home
 from cli.output import CommandError, as_command_error, suppress_logs, waiting
 from cli.startup import known_networks
 from contracts.errors import ModelNotFound, OpsinError
+from contracts.inference.heatmap import HeatmapResponse
 from contracts.inference.inference import InferenceResponse, ItemError, ItemResult, Timing
 from contracts.queue.explain_messages import ExplainReply, ExplainRequest
-from contracts.queue.messages import TOP_CLASS, Pixels
+from contracts.queue.messages import TOP_CLASS, Pixels, Vector
 from contracts.settings import Settings
 from models.catalog import CATALOG, Network
-from models.explain.results import heatmap_layer
+from models.explain.results import heatmap_layer, heatmap_of, region_of
 from models.export.catalog_weights import IMPORT_SECONDS, start_import
-from models.images.decode import decode
+from models.images.decode import DecodedImage, decode
 from models.images.resize import visible_box
 from models.rendering.colormaps import Colormap
 from models.rendering.heatmap import RenderOptions, render
@@ -65,6 +67,7 @@ class LocalClient:
         self._folder = store.path(model, version)
         self._manifest = store.manifest(model, version)
         self._explainer: Explainer | None = None
+        self._predictor: VersionPredictor | None = None
 
     @classmethod
     def open(cls, settings: Settings, model: str | None) -> Self:
@@ -94,6 +97,10 @@ class LocalClient:
         with as_command_error():
             return self._explain(image, options)
 
+    def explain_numbers(self, image: bytes, options: OverlayOptions) -> dict[str, Any]:
+        with as_command_error():
+            return self._explain_numbers(image, options)
+
     def _classify(self, images: list[ImageFile], options: ClassifyOptions) -> InferenceResponse:
         started = time.perf_counter()
         decoded = self._decode(images, options)
@@ -101,8 +108,8 @@ class LocalClient:
             return empty_response(self._model).model_copy(
                 update={"version": self._version, "results": decoded.results}
             )
-        with suppress_logs() as console, waiting(console, f"Loading {self._model}"):
-            predictor = self._load_predictor()
+        with suppress_logs() as console:
+            predictor = self._load_predictor(console)
             began = time.perf_counter()
             rows = iter(predictor.run("classify", np.stack(decoded.pixels)))
             compute = (time.perf_counter() - began) * 1000
@@ -144,20 +151,66 @@ class LocalClient:
             slowest = max(slowest, (time.perf_counter() - began) * 1000)
         return _Decoded(pixels, results, slowest)
 
-    def _load_predictor(self) -> "VersionPredictor":
-        from models.serving.predictor import VersionPredictor  # half a second
+    def _load_predictor(self, console: Console) -> "VersionPredictor":
+        if self._predictor is not None:
+            return self._predictor
+        with waiting(console, f"Loading {self._model}"):
+            from models.serving.predictor import VersionPredictor  # half a second
 
-        options = RuntimeOptions.of(self._settings)
-        if options.engine == "tensorflow":
-            from models.serving.devices import prepare_tensorflow  # TensorFlow
+            options = RuntimeOptions.of(self._settings)
+            if options.engine == "tensorflow":
+                from models.serving.devices import prepare_tensorflow  # TensorFlow
 
-            prepare_tensorflow(options.threads)
-        return VersionPredictor(self._folder, max_batch_size=_BATCH, options=options)
+                prepare_tensorflow(options.threads)
+            self._predictor = VersionPredictor(self._folder, max_batch_size=_BATCH, options=options)
+        return self._predictor
 
     def _explain(self, data: bytes, options: OverlayOptions) -> bytes:
+        vector, reply, image = self._explained(data, options)
+        manifest = self._manifest
+        height, width = manifest.input_size
+        size = (image.width, image.height)
+        return render(
+            data,
+            [heatmap_layer(vector, reply, read_labels(self._folder), options.method)],
+            size=size,
+            box=visible_box(size, manifest, None),
+            options=RenderOptions(
+                options.view,
+                _COLORMAP.validate_python(options.colormap),
+                options.alpha,
+                options.legend,
+                compact=True,
+            ),
+            max_pixels=self._settings.max_image_pixels,
+        )
+
+    def _explain_numbers(self, data: bytes, options: OverlayOptions) -> dict[str, Any]:
+        began = time.perf_counter()
+        vector, reply, image = self._explained(data, options)
+        heatmap = heatmap_of(vector, reply, read_labels(self._folder), cached=False)
+        spent = (time.perf_counter() - began) * 1000
+        size, (height, width) = (image.width, image.height), self._manifest.input_size
+        box = visible_box(size, self._manifest, None)
+        return HeatmapResponse(
+            **heatmap.model_dump(),
+            width=image.width,
+            height=image.height,
+            region=region_of(box),
+            model=self._model,
+            version=self._version,
+            method=options.method,
+            layer=reply.layer,
+            timing_ms=Timing(decode=0, queue=0, compute=spent, total=spent),
+        ).model_dump(mode="json", exclude_none=True)
+
+    def _explained(
+        self, data: bytes, options: OverlayOptions
+    ) -> tuple[Vector, ExplainReply, DecodedImage]:
+        """The heatmap's numbers, what they mean, and the image."""
         explainer = self._load_explainer()
-        manifest, limit = self._manifest, self._settings.max_image_pixels
-        image = decode(data, network=manifest, max_pixels=limit)
+        manifest = self._manifest
+        image = decode(data, network=manifest, max_pixels=self._settings.max_image_pixels)
         from models.explain.answer import ExplainReplyBuilder  # TensorFlow
 
         index = TOP_CLASS if options.class_index is None else options.class_index
@@ -168,23 +221,7 @@ class LocalClient:
             image.pixels[np.newaxis],
             np.array([index], np.int32),
         )
-        reply = ExplainReply.model_validate_json(note)
-        labels = read_labels(self._folder)
-        size = (image.width, image.height)
-        return render(
-            data,
-            [heatmap_layer(vector, reply, labels, options.method)],
-            size=size,
-            box=visible_box(size, manifest, None),
-            options=RenderOptions(
-                "overlay",
-                _COLORMAP.validate_python(options.colormap),
-                options.alpha,
-                options.legend,
-                compact=True,
-            ),
-            max_pixels=limit,
-        )
+        return vector, ExplainReply.model_validate_json(note), image
 
     def _load_explainer(self) -> "Explainer":
         if self._explainer is None:

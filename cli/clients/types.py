@@ -1,7 +1,7 @@
 """What `opsin classify` and `opsin explain` send, and who can answer them."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from contracts.inference.explanation import Method
 from contracts.inference.inference import InferenceResponse, Resize, Timing
@@ -40,6 +40,7 @@ class OverlayOptions:
         layer: The layer whose maps are weighted; None for the network's own choice.
         legend: Whether to add a title and a color bar.
         alpha: Opacity of the heatmap, 0 to 1.
+        view: The heatmap over the image, or alone.
     """
 
     model: str | None
@@ -49,6 +50,7 @@ class OverlayOptions:
     legend: bool
     alpha: float
     colormap: str
+    view: Literal["overlay", "map"] = "overlay"
 
 
 class InferenceClient(Protocol):
@@ -62,7 +64,14 @@ class InferenceClient(Protocol):
         """
 
     def explain(self, image: bytes, options: OverlayOptions) -> bytes:
-        """The overlay as PNG.
+        """The heatmap as PNG.
+
+        Raises:
+            CommandError: There is none.
+        """
+
+    def explain_numbers(self, image: bytes, options: OverlayOptions) -> dict[str, Any]:
+        """The heatmap as the API's JSON: model, version, layer, target and grid.
 
         Raises:
             CommandError: There is none.

@@ -13,11 +13,23 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.text import Text
 
-from cli.output import CommandError, answers, as_command_error, notes, plain_table, warn
+from cli.options import Json, Yes
+from cli.output import (
+    CommandError,
+    answers,
+    as_command_error,
+    confirm,
+    counted,
+    notes,
+    print_json,
+    warn,
+)
 from cli.settings import load
 from cli.startup import migrate
+from cli.streams import shown
+from cli.tables import Column, print_list
 from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus
 from database.datasets import DatasetRows
 from database.engine import open_engine
@@ -58,37 +70,55 @@ def add(
     with _open_datasets() as datasets, _file_counter(console) as progress:
         body = datasets.create(name or _name_of(source), source, fractions, progress=progress)
     info = DatasetInfo.model_validate(body)
-    console.print(f"[green]✓[/] {escape(info.name)} is added as [bold]{info.id}[/]")
+    mark = "[green]✓[/]" if info.trainable else "[yellow]![/]"
+    console.print(f"{mark} {escape(shown(info.name))} is added as [bold]{info.id}[/]")
     _print_report(answers(), info)
 
 
 @app.command("list")
-def list_datasets() -> None:
+def list_datasets(as_json: Json = False) -> None:
     """Show all datasets, newest first."""
-    table = _table("id", "name", "classes", "images", "left out", "size", "trainable")
+    infos: list[DatasetInfo] = []
     with _open_datasets() as datasets:
         cursor = None
         while True:
             page = datasets.rows.list(limit=MAX_PAGE_SIZE, cursor=cursor)
-            for info in page.items:
-                table.add_row(
-                    *(info.id, escape(info.name), str(len(info.classes))),
-                    *(f"{sum(info.splits.values()):,}", f"{info.rejected_count:,}"),
-                    *(f"{info.size / 1e6:,.1f} MB", "yes" if info.trainable else "no"),
-                )
+            infos += page.items
             cursor = page.next_cursor
             if cursor is None:
                 break
-    if not table.rows:
+    if as_json:
+        print_json({"items": [info.model_dump(mode="json") for info in infos]})
+        return
+    if not infos:
         raise CommandError("There is no dataset yet: opsin datasets add FOLDER")
-    answers().print(table)
+    columns = [
+        *(Column("id", "id"), Column("name"), Column("classes", "number")),
+        *(Column("images", "number"), Column("left out", "number"), Column("size", "number")),
+        Column("trainable"),
+    ]
+    print_list(
+        columns,
+        [
+            (
+                *(info.id, info.name, str(len(info.classes))),
+                *(f"{sum(info.splits.values()):,}", f"{info.rejected_count:,}"),
+                *(f"{info.size / 1e6:,.1f} MB", "yes" if info.trainable else "no"),
+            )
+            for info in infos
+        ],
+    )
 
 
 @app.command()
-def show(dataset_id: DatasetId) -> None:
+def show(dataset_id: DatasetId, as_json: Json = False) -> None:
     """Show a dataset's classes, splits, warnings, and what was left out."""
     with _open_datasets() as datasets:
-        _print_report(answers(), datasets.rows.get(dataset_id))
+        info = datasets.rows.get(dataset_id)
+    if as_json:
+        print_json(info.model_dump(mode="json"))
+    else:
+        _print_report(answers(), info)
 
 
 @app.command()
@@ -98,27 +128,45 @@ def files(
     status: Annotated[
         FileStatus | None, typer.Option(help="Only files that were kept, or left out.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Show every file that was sent, and what became of it."""
-    table = _table("path", "status", "class", "split", "code", "detail")
+    found: list[DatasetFile] = []
     with _open_datasets() as datasets:
         cursor = None
         while True:
             page = datasets.rows.files(
                 dataset_id, label=label, status=status, limit=MAX_PAGE_SIZE, cursor=cursor
             )
-            for file in page.items:
-                _add_file(table, file)
+            found += page.items
             cursor = page.next_cursor
             if cursor is None:
                 break
-    answers().print(table)
+    if as_json:
+        print_json({"items": [file.model_dump(mode="json") for file in found]})
+        return
+    columns = [
+        *(Column("path", "id"), Column("status"), Column("class"), Column("split")),
+        *(Column("code"), Column("detail")),
+    ]
+    print_list(
+        columns,
+        [
+            (
+                *(file.path, file.status, file.label or "", file.split or ""),
+                *(file.code or "", file.detail or ""),
+            )
+            for file in found
+        ],
+    )
 
 
 @app.command()
-def delete(dataset_id: DatasetId) -> None:
+def delete(dataset_id: DatasetId, yes: Yes = False) -> None:
     """Remove a dataset and its images for good."""
     with _open_datasets() as datasets:
+        info = datasets.rows.get(dataset_id)
+        confirm(f"Delete {info.name} ({dataset_id}) and its images for good?", yes=yes)
         datasets.delete(dataset_id)
     notes().print(f"[green]✓[/] {escape(dataset_id)} is deleted")
 
@@ -156,54 +204,42 @@ def _file_counter(console: Console) -> Iterator[ImportProgress]:
         transient=True,
     ) as progress:
         task = progress.add_task("", total=None)
-        yield lambda done, path: progress.update(task, completed=done + 1, description=path[-60:])
+        yield lambda done, path: progress.update(
+            task, completed=done + 1, description=shown(path)[-60:]
+        )
 
 
 def _print_report(console: Console, info: DatasetInfo) -> None:
     """What is in it, what may spoil a training, what was left out and why."""
-    table = _table("class", "images")
-    for label, count in info.classes.items():
-        table.add_row(escape(label), f"{count:,}")
-    console.print(f"[bold]{escape(info.name)}[/]  {info.id}  {info.digest[:19]}")
+    console.print(f"[bold]{escape(shown(info.name))}[/]  {info.id}  {info.digest[:19]}")
     splits = ", ".join(f"{count:,} {split}" for split, count in info.splits.items())
-    console.print(f"{sum(info.splits.values()):,} images: {splits}")
-    console.print(table)
+    console.print(f"{counted(sum(info.splits.values()), 'image')}: {splits}")
+    print_list(
+        [Column("class", "id"), Column("images", "number")],
+        [(label, f"{count:,}") for label, count in info.classes.items()],
+        console,
+    )
     for warning in info.warnings:
         warn(console, f"{warning.code}: {warning.detail}")
     _print_rejected(console, info)
     if info.trainable:
         console.print("[green]✓[/] ready to train")
     else:
-        console.print(f"[red]not trainable:[/] {escape(info.reason or '')}")
+        console.print(Text.assemble(("not trainable: ", "red"), shown(info.reason or "")))
 
 
 def _print_rejected(console: Console, info: DatasetInfo) -> None:
     if not info.rejected_count:
         return
-    console.print(f"{info.rejected_count:,} files were left out:")
-    table = _table("path", "code", "detail")
-    for file in info.rejected[:_SHOWN_REJECTED]:
-        table.add_row(escape(file.path), file.code, escape(file.detail))
-    console.print(table)
+    left_out = "1 file was" if info.rejected_count == 1 else f"{info.rejected_count:,} files were"
+    console.print(f"{left_out} left out:")
+    print_list(
+        [Column("path", "id"), Column("code"), Column("detail")],
+        [(file.path, file.code, file.detail) for file in info.rejected[:_SHOWN_REJECTED]],
+        console,
+    )
     if info.rejected_count > _SHOWN_REJECTED:
         console.print(f"All of them: opsin datasets files {info.id} --status rejected")
-
-
-def _add_file(table: Table, file: DatasetFile) -> None:
-    table.add_row(
-        *(escape(file.path), file.status, escape(file.label or ""), file.split or ""),
-        *(file.code or "", escape(file.detail or "")),
-    )
-
-
-def _table(*headings: str) -> Table:
-    table = plain_table()
-    for heading in headings:
-        right = heading in {"images", "left out", "size", "classes"}
-        table.add_column(
-            heading, justify="right" if right else "left", no_wrap=heading in {"id", "status"}
-        )
-    return table
 
 
 def _name_of(source: Path) -> str:

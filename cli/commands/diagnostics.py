@@ -11,8 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli.output import CommandError, answers, notes, plain_table, waiting
+from cli.output import CommandError, answers, notes, print_json, waiting
 from cli.settings import load
+from cli.tables import Column, print_list
 
 if TYPE_CHECKING:
     from cli.checks import Check
@@ -44,11 +45,9 @@ def doctor(
         ]
     failed = sum(check.state == "fail" for check in results)
     if as_json:
-        answers().print_json(
-            data={"failed": failed, "checks": [asdict(check) for check in results]}
-        )
+        print_json({"failed": failed, "checks": [asdict(check) for check in results]})
     else:
-        answers().print(_table(results))
+        _print_checks(results)
     if failed:
         raise CommandError(f"{failed} of {len(results)} checks failed.")
 
@@ -94,13 +93,18 @@ def run_tensorboard() -> None:
     run_main()
 
 
-def _table(checks: "list[Check]") -> Table:
-    table = plain_table()
-    table.show_header = False
+def _print_checks(checks: "list[Check]") -> None:
+    """A finding is the answer, so it is never shortened: it continues on further lines."""
+    console = answers()
+    if not console.is_terminal:
+        columns = [Column(heading, "id") for heading in ("state", "name", "detail", "help")]
+        print_list(columns, [(c.state, c.name, c.detail, c.help) for c in checks], console)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("state", no_wrap=True)
     table.add_column("name", no_wrap=True)
     table.add_column("detail", overflow="fold")
     for check in checks:
         detail = escape(check.detail) + (f"\n[dim]→ {escape(check.help)}[/]" if check.help else "")
         table.add_row(_MARKS[check.state], escape(check.name), detail)
-    return table
+    console.print(table)

@@ -1,25 +1,37 @@
-"""`opsin explain`: images in, overlays out; by a server if one runs, otherwise here."""
+"""`opsin explain`: images in, heatmaps out; by a server if one runs, otherwise here."""
 
 import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
 from PIL import Image
-from rich.markup import escape
+from pydantic import TypeAdapter
+from rich.console import Console
 
 from cli.clients.types import InferenceClient, OverlayOptions
 from cli.commands.classify import client_for
+from cli.image_files import find_images
 from cli.options import Key, Local, Server
-from cli.output import CommandError, answers, suppress_logs, waiting
+from cli.output import CommandError, print_path, suppress_logs, waiting
 from cli.settings import load
-from contracts.inference.explanation import METHODS
+from cli.streams import shown
+from contracts.inference.explanation import METHODS, Method
 from contracts.queue.explain_messages import PIXEL_METHODS
+from models.rendering.colormaps import Colormap, colors_of
 from models.rendering.contact_sheet import Tile, contact_sheet, to_png
+from models.rendering.legend import with_legend
+
+Output = Literal["overlay", "map", "json"]
 
 _TILE_PIXELS = 320
+_STDOUT = Path("-")
+_COLORMAP: TypeAdapter[Colormap] = TypeAdapter(Colormap)
 
 
 def explain(  # noqa: PLR0917 (typer reads options from the parameters)
@@ -38,7 +50,10 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
         typer.Option(help="How the evidence is computed."),
     ] = "grad_cam",
     out: Annotated[
-        Path | None, typer.Option(help="A PNG, or a folder. Default: the image's folder.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="A file, a folder, or - for stdout. Default: the working folder."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Default: the first of OPSIN_MODELS that is here.")
@@ -47,6 +62,9 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
         int | None, typer.Option("--class", min=0, help="Default: the most probable.")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Default: the last convolution.")] = None,
+    output: Annotated[
+        Output, typer.Option(help="The heatmap over the image, alone, or as numbers.")
+    ] = "overlay",
     legend: Annotated[bool, typer.Option("--legend", help="Add a title and a color bar.")] = False,
     all_methods: Annotated[
         bool, typer.Option("--all-methods", help="One sheet of all eight.")
@@ -64,43 +82,98 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
 
     A running server answers; without one, the model runs in this process.
     """
-    options = OverlayOptions(model, method, class_index, layer, legend, alpha, colormap)
+    view: Literal["overlay", "map"] = "map" if output == "map" else "overlay"
+    options = OverlayOptions(model, method, class_index, layer, legend, alpha, colormap, view)
     if layer is not None and method in PIXEL_METHODS and not all_methods:
         raise CommandError(f"{method} uses no layer. Leave --layer out.")
-    targets = [_target(path, out, several=len(photos) > 1) for path in photos]
+    if output == "json" and (all_methods or legend):
+        raise CommandError("--output json takes neither --all-methods nor --legend.", exit_code=2)
+    images = find_images(photos, recursive=False)
+    targets = _targets(images, out, ending="json" if output == "json" else "png")
     client = client_for(load(key=key), server, model, local=local)
-    for path, target in zip(photos, targets, strict=True):
+    for path, target in zip(images, targets, strict=True):
         data = _read(path)
-        with suppress_logs() as console, waiting(console, f"Explaining {path.name}"):
+        with suppress_logs() as console:
             if all_methods:
-                overlay = _sheet(client, path.name, data, options)
+                content = _sheet(client, path.name, data, options, console)
             else:
-                overlay = client.explain(data, options)
-        _write(target, overlay)
-        answers().print(f"{escape(path.name)} → {escape(str(target))}")
+                with waiting(console, f"Explaining {shown(path.name)}"):
+                    content = _heatmap(client, data, options, output)
+        _write(target, content)
+        if target != _STDOUT:
+            print_path(target)
 
 
-def _sheet(client: InferenceClient, title: str, data: bytes, options: OverlayOptions) -> bytes:
+def _heatmap(
+    client: InferenceClient, data: bytes, options: OverlayOptions, output: Output
+) -> bytes:
+    if output == "json":
+        return json.dumps(client.explain_numbers(data, options)).encode() + b"\n"
+    return client.explain(data, options)
+
+
+def _sheet(
+    client: InferenceClient, name: str, data: bytes, options: OverlayOptions, console: Console
+) -> bytes:
+    """All methods for one class, which is chosen once, and so has one probability."""
     tiles = []
-    for method in METHODS:
-        layer = None if method in PIXEL_METHODS else options.layer
-        overlay = client.explain(data, replace(options, method=method, layer=layer, legend=False))
-        image = Image.open(io.BytesIO(overlay)).convert("RGB")
-        image.thumbnail((_TILE_PIXELS, _TILE_PIXELS))
-        tiles.append(Tile(np.asarray(image), method))
-    return to_png(contact_sheet(tiles, title=title, columns=4))
+    with waiting(console, f"Explaining {shown(name)}") as update:
+        numbers = client.explain_numbers(data, replace(options, method=METHODS[0]))
+        target = numbers["target"]
+        for number, method in enumerate(METHODS, 1):
+            update(f"Explaining {shown(name)}: {method}, {number} of {len(METHODS)}")
+            one = _for_method(options, method, target["index"])
+            image = Image.open(io.BytesIO(client.explain(data, one))).convert("RGB")
+            image.thumbnail((_TILE_PIXELS, _TILE_PIXELS))
+            tiles.append(Tile(np.asarray(image), method))
+    title = _title(name, numbers)
+    sheet = contact_sheet(tiles, title="" if options.legend else title, columns=4)
+    if options.legend:
+        sheet = with_legend(sheet, title, colors_of(_COLORMAP.validate_python(options.colormap)))
+    return to_png(sheet)
 
 
-def _target(path: Path, out: Path | None, *, several: bool) -> Path:
-    """Where an image's overlay goes: never over the image itself."""
-    name = f"{path.stem}-heatmap.png"
-    if out is None:
-        return path.with_name(name)
-    if out.is_dir() or several:
-        return out / name
-    if out.resolve() == path.resolve():
-        raise CommandError("--out is the image itself. Name another file.")
-    return out
+def _for_method(options: OverlayOptions, method: Method, index: int) -> OverlayOptions:
+    layer = None if method in PIXEL_METHODS else options.layer
+    return replace(options, method=method, layer=layer, class_index=index, legend=False)
+
+
+def _title(name: str, numbers: dict[str, Any]) -> str:
+    target = numbers["target"]
+    title = (
+        f"{shown(name)}: {target['label']} {target['probability']:.1%}, {numbers['model']} "
+        f"version {numbers['version']}"
+    )
+    return f"{title}, layer {numbers['layer']}" if numbers.get("layer") else title
+
+
+def _targets(images: Sequence[Path], out: Path | None, *, ending: str) -> list[Path]:
+    """Where each image's heatmap goes: never over an image, never two to one file."""
+    if out == _STDOUT:
+        if len(images) > 1:
+            raise CommandError("--out - takes one image.", exit_code=2)
+        return [_STDOUT]
+    if out is not None and not out.is_dir() and len(images) == 1:
+        if out.resolve() == images[0].resolve():
+            raise CommandError("--out is the image itself. Name another file.")
+        return [out]
+    folder = Path() if out is None else out
+    targets: list[Path] = []
+    taken: set[str] = set()
+    for image in images:
+        name = next(name for name in _names(image, ending) if name not in taken)
+        taken.add(name)
+        targets.append(folder / name)
+    return targets
+
+
+def _names(image: Path, ending: str) -> Iterator[str]:
+    """cat-heatmap.png, then cat-2-heatmap.png for another image of that name, and so on."""
+    yield f"{image.stem}-heatmap.{ending}"
+    number = 2
+    while True:
+        yield f"{image.stem}-{number}-heatmap.{ending}"
+        number += 1
 
 
 def _read(path: Path) -> bytes:
@@ -111,6 +184,9 @@ def _read(path: Path) -> bytes:
 
 
 def _write(target: Path, content: bytes) -> None:
+    if target == _STDOUT:
+        sys.stdout.buffer.write(content)
+        return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)

@@ -1,19 +1,18 @@
-"""`opsin faces calibrate` and `threshold`: from which similarity on two faces match."""
+"""`opsin faces calibrate` and `threshold`: the similarity at which two faces match."""
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from cli.clients.faces import FacesApi, JsonObject
+from cli.clients.faces import FacesApi
+from cli.clients.http import JsonObject
 from cli.clients.jobs import JobsApi
 from cli.commands.jobs import follow_job
-from cli.options import AsJson, Server
-from cli.output import answers, notes, plain_table, warn
+from cli.options import AsJson, Key, Out, Server, To
+from cli.output import answers, notes, print_json, warn
 from cli.settings import load
+from cli.tables import Column, print_list
 
 _CURVE = "det.png"
 
@@ -28,13 +27,18 @@ def calibrate(  # noqa: PLR0917 (typer reads options from the parameters)
     all_faces: Annotated[
         bool, typer.Option("--all-faces", help="Also use faces that a login would refuse.")
     ] = False,
-    to: Annotated[Path | None, typer.Option(help="Where to write the curve det.png.")] = None,
+    out: Out = None,
+    to: To = None,
     apply: Annotated[bool, typer.Option("--apply", help="Use the threshold from now on.")] = False,
     as_json: AsJson = False,
     server: Server = None,
+    key: Key = None,
 ) -> None:
-    """Measure the threshold for a false match rate on images of known people."""
-    settings = load()
+    """Measure the threshold for a false match rate on images of known people.
+
+    With --out, the curve is written as det.png.
+    """
+    settings = load(key=key)
     api, jobs = FacesApi(settings, server), JobsApi(settings, server)
     request = {
         "dataset_id": dataset,
@@ -44,10 +48,10 @@ def calibrate(  # noqa: PLR0917 (typer reads options from the parameters)
     job = api.post("/calibrations", request)
     follow_job(jobs, job["id"])
     result: JsonObject = jobs.get(job["id"]).result or {}
-    if to is not None:
-        jobs.fetch(job["id"], _CURVE, to / _CURVE if to.is_dir() else to)
+    if target := out or to:
+        jobs.fetch(job["id"], _CURVE, target / _CURVE if target.is_dir() else target)
     if as_json:
-        answers().print(json.dumps(result, indent=2), markup=False)
+        print_json(result)
     else:
         _print_calibration(result)
     if apply:
@@ -63,14 +67,15 @@ def threshold(
     ] = None,
     as_json: AsJson = False,
     server: Server = None,
+    key: Key = None,
 ) -> None:
-    """Show or set the similarity from which on two faces match."""
-    api = FacesApi(load(), server)
+    """Show or set the similarity at which two faces match."""
+    api = FacesApi(load(key=key), server)
     if similarity is not None:
         api.put("/threshold", {"similarity": similarity})
     current = api.get("/threshold")
     if as_json:
-        answers().print(json.dumps(current, indent=2), markup=False)
+        print_json(current)
         return
     origin = ", ".join(
         str(current[name]) for name in ("source", "measured_on") if current.get(name) is not None
@@ -79,22 +84,25 @@ def threshold(
 
 
 def _print_calibration(result: JsonObject) -> None:
-    numbers = ("rate", "errors", "pairs")
-    table = plain_table("", "rate", "95 %", "errors", "pairs", right=numbers, fold=True)
-    for name, title in (
-        ("fmr", "FMR, strangers that match"),
-        ("fnmr", "FNMR, same person, no match"),
-    ):
-        _add_rate(table, title, result[name])
-    for group in result["groups"]:
-        for name in ("fmr", "fnmr"):
-            _add_rate(table, f"{escape(group['group'])}: {name.upper()}", group[name])
+    rates = [
+        ("FMR, strangers that match", result["fmr"]),
+        ("FNMR, same person, no match", result["fnmr"]),
+        *(
+            (f"{group['group']}: {name.upper()}", group[name])
+            for group in result["groups"]
+            for name in ("fmr", "fnmr")
+        ),
+    ]
     low, high = result["threshold_interval"]
     answers().print(
         f"[bold]threshold {result['threshold']:.4f}[/]  ({low:.4f} to {high:.4f})  "
         f"{result['faces']} faces of {result['people']} people"
     )
-    answers().print(table)
+    columns = [
+        *(Column("rate of", "id"), Column("rate", "number"), Column("95 % interval", "number")),
+        *(Column("errors", "number"), Column("pairs", "number")),
+    ]
+    print_list(columns, [_rate_row(title, rate) for title, rate in rates])
     for entry in result["left_out"]:
         warn(
             notes(),
@@ -104,9 +112,7 @@ def _print_calibration(result: JsonObject) -> None:
         warn(notes(), text)
 
 
-def _add_rate(table: Table, title: str, rate: JsonObject) -> None:
+def _rate_row(title: str, rate: JsonObject) -> tuple[str, ...]:
     text = "" if rate["rate"] is None else f"{rate['rate']:.3%}"
     low, high = rate["interval"]
-    table.add_row(
-        title, text, f"{low:.3%} to {high:.3%}", f"{rate['errors']:,}", f"{rate['pairs']:,}"
-    )
+    return (title, text, f"{low:.3%} to {high:.3%}", f"{rate['errors']:,}", f"{rate['pairs']:,}")

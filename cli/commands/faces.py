@@ -1,25 +1,29 @@
 """`opsin faces`: enroll people, log them in, find them and erase them."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 import typer
 from rich.markup import escape
+from rich.text import Text
 
-from cli.clients.faces import FacesApi, FilePart, JsonObject, file_part
+from cli.clients.faces import FacesApi
+from cli.clients.http import FilePart, JsonObject, NoAnswerError, file_part
 from cli.clients.jobs import JobsApi
 from cli.commands import face_keys, face_threshold
 from cli.commands.jobs import follow_job
-from cli.options import AsJson, Server
-from cli.output import CommandError, answers, notes, plain_table
+from cli.options import AsJson, Key, Server, Yes
+from cli.output import CommandError, answers, confirm, counted, notes, print_json
 from cli.settings import load
+from cli.streams import shown
+from cli.tables import Column, print_list
 
 SubjectId = Annotated[str, typer.Argument(metavar="SUBJECT", help="Its id, sub_….")]
-Images = Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Image files.")]
-Challenge = Annotated[str | None, typer.Option(help="The id of the liveness challenge.")]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")]
+ChallengeId = Annotated[str | None, typer.Option(help="The id of the liveness challenge.")]
 Nonce = Annotated[str | None, typer.Option(help="The challenge's nonce.")]
 Device = Annotated[
     str | None, typer.Option(help="The device's name, as it was given for the challenge.")
@@ -27,7 +31,6 @@ Device = Annotated[
 
 _VIDEOS = frozenset({".mp4", ".mov", ".webm", ".avi", ".m4v", ".mkv"})
 _COLORS = {"match": "green", "no_match": "red", "uncertain": "yellow"}
-_NUMBERS = ("similarity", "score", "sharpness")
 
 app = typer.Typer()
 
@@ -43,32 +46,64 @@ def enroll(  # noqa: PLR0917 (typer reads options from the parameters)
     keep_frames: Annotated[
         bool, typer.Option("--keep-frames", help="Keep the frames used, encrypted.")
     ] = False,
-    challenge: Challenge = None,
+    challenge: ChallengeId = None,
     nonce: Nonce = None,
     device: Device = None,
     as_json: AsJson = False,
     server: Server = None,
+    key: Key = None,
 ) -> None:
     """Enroll a person from a few seconds of video, or from images."""
     if (name is None) == (subject is None):
         raise CommandError("Give --name for a new subject, or --subject.", exit_code=2)
     fields = _form_fields(challenge, nonce, device)
     parts = evidence(files)  # read first: no subject is created for files that cannot be sent
-    settings = load()
+    settings = load(key=key)
     api, jobs = FacesApi(settings, server), JobsApi(settings, server)
-    if subject is None:
-        body: JsonObject = {"name": name, "keep_frames": keep_frames}
-        made = api.post("/subjects", body | ({"external_id": external_id} if external_id else {}))
-        subject = str(made["id"])
-        if not as_json:
-            notes().print(f"[green]✓[/] {escape(name or '')} is {subject}")
-    job = api.send(f"/subjects/{quote(subject, safe='')}/enrollments", parts, fields)
-    follow_job(jobs, job["id"])
-    done = jobs.get(job["id"])
+    with _subject_for(api, subject, name, external_id, keep_frames=keep_frames) as enrolled:
+        job = api.send(f"/subjects/{quote(enrolled, safe='')}/enrollments", parts, fields)
+        follow_job(jobs, job["id"])
+        done = jobs.get(job["id"])
     if as_json:
         print_json(done.model_dump(mode="json"))
-    else:
-        _print_enrollment(done.result or {})
+        return
+    if subject is None:
+        notes().print(f"[green]✓[/] {escape(shown(name))} is {enrolled}")
+    _print_enrollment(done.result or {})
+
+
+@contextmanager
+def _subject_for(
+    api: FacesApi,
+    subject: str | None,
+    name: str | None,
+    external_id: str | None,
+    *,
+    keep_frames: bool,
+) -> Iterator[str]:
+    """The subject to enroll; one that is created for a failing enrollment is erased again."""
+    if subject is not None:
+        yield subject
+        return
+    body: JsonObject = {"name": name, "keep_frames": keep_frames}
+    made = str(
+        api.post("/subjects", body | ({"external_id": external_id} if external_id else {}))["id"]
+    )
+    try:
+        yield made
+    except NoAnswerError:
+        raise  # the enrollment may go on
+    except CommandError as error:
+        _remove_empty(api, made)
+        raise CommandError(f"{error.message} {shown(name)} is not enrolled.") from None
+
+
+def _remove_empty(api: FacesApi, subject: str) -> None:
+    """Erase a new subject, unless it has templates: an enrollment may have ended unseen."""
+    path = f"/subjects/{quote(subject, safe='')}"
+    with suppress(CommandError):
+        if api.get(path)["templates"]["current"] == 0:
+            api.delete(path)
 
 
 def evidence(files: Sequence[Path]) -> list[FilePart]:
@@ -84,19 +119,52 @@ def evidence(files: Sequence[Path]) -> list[FilePart]:
 
 
 @app.command()
+def challenge(  # noqa: PLR0917 (typer reads options from the parameters)
+    subject: SubjectId,
+    purpose: Annotated[
+        Literal["login", "enroll"], typer.Option(help="What its answer may be used for.")
+    ] = "login",
+    device: Device = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    key: Key = None,
+) -> None:
+    """Get a liveness challenge: what the person does in front of the camera, in one clip."""
+    body = {"purpose": purpose, "subject_id": subject}
+    answer = FacesApi(load(key=key), server).post(
+        "/challenges", body | ({"device_id": device} if device else {})
+    )
+    if as_json:
+        print_json(answer)
+        return
+    fields = [("actions", ", ".join(answer["actions"]))]
+    fields += [(name, answer[name]) for name in ("id", "nonce", "expires_at")]
+    print_list([Column("field", "id"), Column("value", "id")], fields)
+    options = f"--challenge {answer['id']} --nonce {answer['nonce']}"
+    options += f" --device {device}" if device else ""
+    notes().print(
+        f"Film them in this order, in at most {answer['max_seconds']:g} s; then: opsin faces "
+        f"{purpose} {'' if purpose == 'enroll' else subject + ' '}CLIP "
+        f"{f'--subject {subject} ' if purpose == 'enroll' else ''}{options}",
+        markup=False,
+    )
+
+
+@app.command()
 def login(  # noqa: PLR0917 (typer reads options from the parameters)
     subject: SubjectId,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An image or a video.")],
-    challenge: Challenge = None,
+    challenge: ChallengeId = None,
     nonce: Nonce = None,
     device: Device = None,
     as_json: AsJson = False,
     server: Server = None,
+    key: Key = None,
 ) -> None:
     """Log a person in by face; prints the token, and fails if there is no match."""
     fields = _form_fields(challenge, nonce, device) | {"subject_id": subject}
     part = file_part(_field(file), file)
-    answer = FacesApi(load(), server).send("/login", [part], fields)
+    answer = FacesApi(load(key=key), server).send("/login", [part], fields)
     decision, reason = answer["decision"], answer.get("reason")
     if as_json:
         print_json(answer)
@@ -116,13 +184,14 @@ def verify(
     subject: Annotated[str | None, typer.Option(help="Compare with this subject, sub_….")] = None,
     as_json: AsJson = False,
     server: Server = None,
+    key: Key = None,
 ) -> None:
     """Compare two images, or one with a subject."""
     if len(images) + (subject is not None) != 2:
         raise CommandError("Give two images, or one and --subject.", exit_code=2)
     fields = {"subject_id": subject} if subject else {}
     parts = [file_part("image", file) for file in images]
-    answer = FacesApi(load(), server).send("/verify", parts, fields)
+    answer = FacesApi(load(key=key), server).send("/verify", parts, fields)
     if as_json:
         print_json(answer)
         return
@@ -134,93 +203,112 @@ def verify(
 
 
 @app.command()
-def identify(images: Images, as_json: AsJson = False, server: Server = None) -> None:
+def identify(
+    images: Images, as_json: AsJson = False, server: Server = None, key: Key = None
+) -> None:
     """Show who is on images."""
-    results = _send_each("/identify", images, server)
+    results = _send_each("/identify", images, server, key)
     if as_json:
-        print_json({file.name: answer for file, answer in results.items()})
+        print_json({shown(file.name): answer for file, answer in results.items()})
         return
-    table = plain_table("image", "face", "subject", "name", "similarity", right=_NUMBERS, fold=True)
-    for file, answer in results.items():
-        for face in answer["faces"]:
-            for candidate in face["candidates"] or [{}]:
-                similarity = candidate.get("similarity")
-                table.add_row(
-                    escape(file.name),
-                    _box(face["box"]),
-                    candidate.get("subject_id", "[dim]unknown[/]"),
-                    escape(candidate.get("name") or ""),
-                    f"{similarity:.3f}" if similarity is not None else "",
-                )
-        if not answer["faces"]:
-            table.add_row(escape(file.name), "[dim]none[/]", "", "", "")
-    answers().print(table)
+    columns = [
+        *(Column("image"), Column("face"), Column("subject", "id"), Column("name")),
+        Column("similarity", "number"),
+    ]
+    print_list(columns, [row for file, answer in results.items() for row in _people(file, answer)])
 
 
-@app.command()
-def detect(images: Images, as_json: AsJson = False, server: Server = None) -> None:
-    """Show where faces are, and whether they are good enough to be recognised."""
-    results = _send_each("/detect", images, server)
-    if as_json:
-        print_json({file.name: answer for file, answer in results.items()})
-        return
-    headings = ("image", "face", "score", "yaw", "pitch", "sharpness", "good enough")
-    table = plain_table(*headings, right=_NUMBERS, fold=True)
-    for file, answer in results.items():
-        for face in answer["faces"]:
-            quality = face["quality"]
-            good = "[green]yes[/]" if quality["acceptable"] else ", ".join(quality["reasons"])
-            table.add_row(
-                *(escape(file.name), _box(face["box"]), f"{face['score']:.2f}"),
-                *(f"{quality['yaw']:+.0f}°", f"{quality['pitch']:+.0f}°"),
-                *(f"{quality['sharpness']:.0f}", good),
+def _people(file: Path, answer: JsonObject) -> Iterator[tuple[str | Text, ...]]:
+    """A row for each candidate of each face."""
+    for face in answer["faces"]:
+        for candidate in face["candidates"] or [{}]:
+            similarity = candidate.get("similarity")
+            yield (
+                *(str(file.name), _box(face["box"])),
+                candidate.get("subject_id", Text("unknown", "dim")),
+                candidate.get("name") or "",
+                f"{similarity:.3f}" if similarity is not None else "",
             )
-        if not answer["faces"]:
-            table.add_row(escape(file.name), "[dim]none[/]", *[""] * 5)
-    answers().print(table)
+    if not answer["faces"]:
+        yield (file.name, Text("none", "dim"), "", "", "")
 
 
 @app.command()
-def subjects(as_json: AsJson = False, server: Server = None) -> None:
+def detect(images: Images, as_json: AsJson = False, server: Server = None, key: Key = None) -> None:
+    """Show where faces are, and whether they are good enough to be recognised."""
+    results = _send_each("/detect", images, server, key)
+    if as_json:
+        print_json({shown(file.name): answer for file, answer in results.items()})
+        return
+    columns = [
+        *(Column("image"), Column("face"), Column("score", "number"), Column("yaw", "number")),
+        *(Column("pitch", "number"), Column("sharpness", "number"), Column("good enough")),
+    ]
+    print_list(
+        columns, [row for file, answer in results.items() for row in _qualities(file, answer)]
+    )
+
+
+def _qualities(file: Path, answer: JsonObject) -> Iterator[tuple[str | Text, ...]]:
+    """A row for each face."""
+    for face in answer["faces"]:
+        quality = face["quality"]
+        good = Text("yes", "green") if quality["acceptable"] else ", ".join(quality["reasons"])
+        yield (
+            *(file.name, _box(face["box"]), f"{face['score']:.2f}"),
+            *(f"{quality['yaw']:+.0f}°", f"{quality['pitch']:+.0f}°"),
+            *(f"{quality['sharpness']:.0f}", good),
+        )
+    if not answer["faces"]:
+        yield (file.name, Text("none", "dim"), *[""] * 5)
+
+
+@app.command()
+def subjects(as_json: AsJson = False, server: Server = None, key: Key = None) -> None:
     """Show all enrolled people, newest first."""
-    items = FacesApi(load(), server).items("/subjects")
+    items = FacesApi(load(key=key), server).items("/subjects")
     if as_json:
         print_json({"items": items})
         return
-    table = plain_table(
-        "id", "name", "external id", "templates", "frames kept", "made", fold=True
-    )  # folded, so that an id can be copied
-    for subject in items:
-        counts = subject["templates"]
-        stale = f" ({counts['stale']} stale)" if counts["stale"] else ""
-        table.add_row(
-            *(subject["id"], escape(subject["name"]), escape(subject["external_id"] or "")),
-            *(f"{counts['current']}{stale}", str(subject["files"]), subject["created_at"][:16]),
-        )
     if not items:
         notes().print("No one is enrolled.")
         return
-    answers().print(table)
+    columns = [
+        *(Column("id", "id"), Column("name"), Column("external id")),
+        *(Column("templates", "number"), Column("frames kept", "number"), Column("created")),
+    ]
+    print_list(columns, [_subject_row(subject) for subject in items])
+
+
+def _subject_row(subject: JsonObject) -> tuple[str, ...]:
+    counts = subject["templates"]
+    stale = f" ({counts['stale']} stale)" if counts["stale"] else ""
+    return (
+        *(subject["id"], subject["name"], subject["external_id"] or ""),
+        *(f"{counts['current']}{stale}", str(subject["files"])),
+        subject["created_at"][:16].replace("T", " "),
+    )
 
 
 @app.command()
 def erase(
     subject: SubjectId,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
     server: Server = None,
+    key: Key = None,
 ) -> None:
     """Erase a person: templates, frames, and the models that were trained on them."""
-    if not yes:
-        typer.confirm(f"Erase {subject} for good?", abort=True, err=True)
-    answer = FacesApi(load(), server).delete(f"/subjects/{quote(subject, safe='')}")
+    api = FacesApi(load(key=key), server)
+    confirm(f"Erase {subject} for good?", yes=yes)
+    answer = api.delete(f"/subjects/{quote(subject, safe='')}")
     if as_json:
         print_json(answer)
         return
     erased = answer["erased"]
     notes().print(
-        f"[green]✓[/] {escape(subject)} is erased: {erased['templates']} templates, "
-        f"{erased['files']} frames"
+        f"[green]✓[/] {escape(subject)} is erased: {counted(erased['templates'], 'template')}, "
+        f"{counted(erased['files'], 'frame')}"
     )
     for model in erased.get("models") or ():
         notes().print(f"  [dim]and {escape(model['model'])} version {model['version']}[/]")
@@ -232,13 +320,10 @@ app.command()(face_keys.rotate)
 app.command()(face_keys.rotate_token_key)
 
 
-def print_json(content: Any) -> None:
-    """Print what the API answered."""
-    answers().print(json.dumps(content, indent=2), markup=False)
-
-
-def _send_each(path: str, images: Sequence[Path], server: str | None) -> dict[Path, JsonObject]:
-    api = FacesApi(load(), server)
+def _send_each(
+    path: str, images: Sequence[Path], server: str | None, key: str | None
+) -> dict[Path, JsonObject]:
+    api = FacesApi(load(key=key), server)
     return {file: api.send(path, [file_part("image", file)], {}) for file in images}
 
 
@@ -256,8 +341,8 @@ def _field(file: Path) -> str:
 def _print_enrollment(result: JsonObject) -> None:
     added, frames = result.get("templates_added", 0), result.get("frames", {})
     notes().print(
-        f"[green]✓[/] {added} templates from {frames.get('used', 0)} of "
-        f"{frames.get('read', 0)} frames"
+        f"[green]✓[/] {counted(added, 'template')} from {frames.get('used', 0)} of "
+        f"{counted(frames.get('read', 0), 'frame')}"
     )
     rejected: dict[str, int] = frames.get("rejected", {})
     for reason, count in sorted(rejected.items(), key=lambda pair: -pair[1]):

@@ -7,11 +7,13 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from cli.clients.jobs import JobsApi
-from cli.options import AsJson, Server
-from cli.output import CommandError, answers, clock_time, notes, plain_table
+from cli.options import AsJson, Json, Key, Out, Server, To, Yes
+from cli.output import CommandError, answers, clock_time, confirm, notes, print_json, print_path
 from cli.settings import load
+from cli.tables import Column, print_list
 from contracts.jobs import Job
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as `opsin jobs list` shows it.")]
@@ -22,36 +24,44 @@ app = typer.Typer()
 
 
 @app.command("list")
-def list_jobs(
+def list_jobs(  # noqa: PLR0917 (typer reads options from the parameters)
     kind: Annotated[str | None, typer.Option(help="Only this kind, e.g. training.")] = None,
     state: Annotated[str | None, typer.Option(help="Only this state, e.g. running.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many to show at most.")] = 20,
+    as_json: Json = False,
     server: Server = None,
+    key: Key = None,
 ) -> None:
     """Show jobs, newest first."""
-    table = plain_table("job", "kind", "state", "progress", "made")
-    for column in table.columns:
-        column.no_wrap = True  # one line for each job
-    for job in JobsApi(load(), server).page(kind, state, limit):
-        table.add_row(
-            job.id,
-            job.kind,
-            _colored(job.state),
-            _progress(job),
-            f"{job.created_at.astimezone():%Y-%m-%d %H:%M}",
-        )
-    if not table.rows:
+    jobs = JobsApi(load(key=key), server).page(kind, state, limit)
+    if as_json:
+        print_json({"items": [job.model_dump(mode="json") for job in jobs]})
+        return
+    if not jobs:
         notes().print("There are no such jobs.")
         return
-    answers().print(table)
+    columns = [
+        *(Column("job", "id"), Column("kind"), Column("state")),
+        *(Column("progress"), Column("created")),
+    ]
+    print_list(
+        columns,
+        [
+            (
+                *(job.id, job.kind, Text(job.state, _COLORS.get(job.state, ""))),
+                *(_progress(job), f"{job.created_at.astimezone():%Y-%m-%d %H:%M}"),
+            )
+            for job in jobs
+        ],
+    )
 
 
 @app.command()
-def show(job_id: JobId, as_json: AsJson = False, server: Server = None) -> None:
+def show(job_id: JobId, as_json: AsJson = False, server: Server = None, key: Key = None) -> None:
     """Show one job: state, metrics, files, result."""
-    job = JobsApi(load(), server).get(job_id)
+    job = JobsApi(load(key=key), server).get(job_id)
     if as_json:
-        answers().print(job.model_dump_json(indent=2), markup=False)
+        print_json(job.model_dump(mode="json"))
         return
     lines = [
         f"[bold]{job.id}[/]  {job.kind}  {_colored(job.state)}  {_progress(job)}",
@@ -64,9 +74,9 @@ def show(job_id: JobId, as_json: AsJson = False, server: Server = None) -> None:
 
 
 @app.command()
-def follow(job_id: JobId, server: Server = None) -> None:
+def follow(job_id: JobId, server: Server = None, key: Key = None) -> None:
     """Watch a job until it ends; Ctrl-C leaves it running."""
-    follow_job(JobsApi(load(), server), job_id)
+    follow_job(JobsApi(load(key=key), server), job_id)
 
 
 def follow_job(api: JobsApi, job_id: str) -> None:
@@ -76,18 +86,25 @@ def follow_job(api: JobsApi, job_id: str) -> None:
         CommandError: It failed or was cancelled.
     """
     kind = api.get(job_id).kind
+    console = notes()
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
-        console=notes(),
+        console=console,
+        redirect_stdout=False,
+        disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task(kind, total=1.0, detail="")
+        phase = None
         for name, data in api.events(job_id):
             if name == "progress":
                 bar.update(task, completed=data["fraction"], detail=escape(_phase(data)))
+                if data.get("phase") != phase and not console.is_terminal:
+                    phase = data.get("phase")
+                    console.print(f"{kind}: {phase} …", markup=False)
             elif name == "state":
                 bar.update(task, description=f"{kind} {_colored(data['state'])}")
             else:
@@ -102,35 +119,37 @@ def follow_job(api: JobsApi, job_id: str) -> None:
 
 
 @app.command()
-def cancel(job_id: JobId, server: Server = None) -> None:
+def cancel(job_id: JobId, server: Server = None, key: Key = None) -> None:
     """Stop a job; the files it has made are kept."""
-    job = JobsApi(load(), server).cancel(job_id)
+    job = JobsApi(load(key=key), server).cancel(job_id)
     state = "will stop within one step" if job.state == "running" else f"is {job.state}"
     notes().print(f"[green]✓[/] {job.id} {state}")
 
 
 @app.command()
-def delete(job_id: JobId, server: Server = None) -> None:
+def delete(job_id: JobId, yes: Yes = False, server: Server = None, key: Key = None) -> None:
     """Remove a finished job with its files."""
-    JobsApi(load(), server).delete(job_id)
-    notes().print(f"[green]✓[/] {job_id} is deleted")
+    api = JobsApi(load(key=key), server)
+    confirm(f"Delete {job_id} and its files for good?", yes=yes)
+    api.delete(job_id)
+    notes().print(f"[green]✓[/] {escape(job_id)} is deleted")
 
 
 @app.command()
-def fetch(
+def fetch(  # noqa: PLR0917 (typer reads options from the parameters)
     job_id: JobId,
     artifact: Annotated[str, typer.Argument(help="A file's name, as `opsin jobs show` lists it.")],
-    to: Annotated[
-        Path | None, typer.Option(help="A file or folder. Default: the working directory.")
-    ] = None,
+    out: Out = None,
+    to: To = None,
     server: Server = None,
+    key: Key = None,
 ) -> None:
     """Download a file that a job made; an existing file is replaced."""
-    path = to or Path(Path(artifact).name)
+    path = out or to or Path(Path(artifact).name)
     if path.is_dir():
         path /= Path(artifact).name
-    JobsApi(load(), server).fetch(job_id, artifact, path)
-    answers().print(str(path), markup=False)
+    JobsApi(load(key=key), server).fetch(job_id, artifact, path)
+    print_path(path)
 
 
 def _colored(state: str) -> str:

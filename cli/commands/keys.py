@@ -6,19 +6,43 @@ second.
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.markup import escape
+from rich.text import Text
 
-from cli.output import CommandError, answers, as_command_error, notes, plain_table
+from cli.access import (
+    MAKE_CLI_KEY,
+    Access,
+    access_of,
+    cli_key_file,
+    locked_text,
+    make_cli_key,
+)
+from cli.options import Json, Yes
+from cli.output import (
+    CommandError,
+    answers,
+    as_command_error,
+    confirm,
+    counted,
+    notes,
+    print_json,
+    warn,
+)
 from cli.settings import load
 from cli.startup import migrate
+from cli.streams import shown
+from cli.tables import Column, print_list
 from contracts.keys import MAX_GRACE, SCOPES, KeyInfo, MadeKey, NewKey
+from contracts.settings import Settings
 from database.audit import COMMAND
 from database.engine import open_engine
 from database.keys import Keys
@@ -40,6 +64,14 @@ def create(
     rate: Annotated[
         int | None, typer.Option(min=1, help="Requests a minute at most. Default: no limit.")
     ] = None,
+    cli_key: Annotated[
+        bool | None,
+        typer.Option(
+            "--cli-key/--no-cli-key",
+            help="With the first key: also make an admin key for the commands on this machine. "
+            "Default: ask; without a terminal, make it.",
+        ),
+    ] = None,
 ) -> None:
     """Make a key; it is printed once. Once there is a key, every request needs one."""
     ends = None if expires is None else datetime.now(UTC) + parse_duration(expires)
@@ -52,34 +84,44 @@ def create(
         raise CommandError(
             f"{fault['loc'][0]}: {fault['msg']}. Scopes are {', '.join(SCOPES)}.", exit_code=2
         ) from None
-    with _open_keys() as keys:
+    with _open_keys() as (settings, keys):
+        if _access(settings, keys).state == "open":
+            _before_first_key(settings, keys, cli_key)
+        elif cli_key:
+            _print_cli_key(make_cli_key(keys, settings.home))
         _print_key(keys.create(new, actor=COMMAND))
+        if _access(settings, keys).cli_key is None and settings.api_key is None:
+            warn(notes(), f"The commands on this machine have no key. {MAKE_CLI_KEY}")
 
 
 @app.command("list")
-def list_keys() -> None:
+def list_keys(as_json: Json = False) -> None:
     """Show all keys, without their secrets."""
-    table = plain_table()
-    table.add_column("id", no_wrap=True, min_width=len("key_") + 12)  # so that it can be copied
-    for heading in ("name", "scopes", "a minute", "state", "last used"):
-        table.add_column(heading)
-    with _open_keys() as keys:
-        cursor = None
-        while True:
-            page = keys.list(limit=200, cursor=cursor)
-            for info in page.items:
-                table.add_row(
-                    *(info.id, escape(info.name), ", ".join(info.scopes)),
-                    str(info.rate_per_minute or "-"),
-                    _state(info, datetime.now(UTC)),
-                    "-" if info.last_used_at is None else f"{info.last_used_at:%Y-%m-%d %H:%M}",
-                )
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-    if not table.rows:
+    with _open_keys() as (settings, keys):
+        infos = _all(keys)
+        own = _access(settings, keys).cli_key
+    if as_json:
+        print_json({"items": [info.model_dump(mode="json") for info in infos]})
+        return
+    if not infos:
         raise CommandError("There is no key yet: opsin keys create NAME --scope infer")
-    answers().print(table)
+    columns = [
+        *(Column("id", "id"), Column("name"), Column("scopes"), Column("a minute", "number")),
+        *(Column("state"), Column("last used")),
+    ]
+    print_list(
+        columns,
+        [
+            (
+                *(info.id, info.name, ", ".join(info.scopes)),
+                *(str(info.rate_per_minute or "-"), _state(info, datetime.now(UTC))),
+                "-" if info.last_used_at is None else f"{info.last_used_at:%Y-%m-%d %H:%M}",
+            )
+            for info in infos
+        ],
+    )
+    if own is not None:
+        notes().print(f"[dim]{own.id} is in {escape(shown(cli_key_file(settings.home)))}[/]")
 
 
 @app.command()
@@ -91,17 +133,94 @@ def rotate(
     remaining = parse_duration(grace)
     if remaining > MAX_GRACE:
         raise CommandError(f"--grace may be {MAX_GRACE.days}d at most.", exit_code=2)
-    with _open_keys() as keys:
+    with _open_keys() as (_, keys):
         _print_key(keys.rotate(key_id, remaining, actor=COMMAND))
     notes().print(f"{escape(key_id)} works for another {grace}", markup=False)
 
 
 @app.command()
 def revoke(key_id: KeyId) -> None:
-    """End a key for good, within a second."""
-    with _open_keys() as keys:
+    """End a key for good, within two seconds. The service does not become open again."""
+    with _open_keys() as (settings, keys):
         keys.revoke(key_id, actor=COMMAND)
-    notes().print(f"[green]✓[/] {escape(key_id)} is revoked")
+        notes().print(f"[green]✓[/] {escape(key_id)} is revoked")
+        if _access(settings, keys).state == "locked":
+            warn(notes(), locked_text(settings))
+
+
+@app.command()
+def cli() -> None:
+    """Make an admin key that the commands on this machine use by themselves.
+
+    It is kept in $OPSIN_HOME/cli.key, which only its owner can read, and replaces an earlier one.
+    """
+    with _open_keys() as (settings, keys):
+        if _access(settings, keys).state == "open":
+            _announce(settings)
+        _print_cli_key(make_cli_key(keys, settings.home))
+
+
+@app.command("open")
+def open_service(yes: Yes = False) -> None:
+    """Revoke all keys, so that this machine needs none again.
+
+    Only on a loopback address, and without OPSIN_API_KEY.
+    """
+    with _open_keys() as (settings, keys):
+        if settings.api_key is not None:
+            raise CommandError("OPSIN_API_KEY is set, and it is a key. Remove it first.")
+        if not settings.is_loopback:
+            raise CommandError(
+                f"OPSIN_HOST={settings.host} can be reached from other machines, so a key is "
+                "required. Set OPSIN_HOST=127.0.0.1 first."
+            )
+        live = [info for info in _all(keys) if _works(info, datetime.now(UTC))]
+        what = f"{counted(len(live), 'key')} that work{'s' if len(live) == 1 else ''} will be "
+        question = f"{what}revoked, and every program on this machine may do everything. Go on?"
+        confirm(question, yes=yes)
+        keys.reopen(actor=COMMAND)
+        cli_key_file(settings.home).unlink(missing_ok=True)
+    notes().print("[green]✓[/] no key is needed on this machine; a running service knows in 2 s")
+
+
+def _before_first_key(settings: Settings, keys: Keys, cli_key: bool | None) -> None:
+    """Say what the first key changes, and see to it that the command line keeps working."""
+    _announce(settings)
+    if cli_key is None:
+        cli_key = not sys.stdin.isatty() or typer.confirm(
+            "Make an admin key for the commands on this machine first?", default=True, err=True
+        )
+    if cli_key:
+        _print_cli_key(make_cli_key(keys, settings.home))
+
+
+def _announce(settings: Settings) -> None:
+    back = " `opsin keys open` takes that back." if settings.is_loopback else ""
+    warn(
+        notes(),
+        f"This is the first key. From now on every request needs one, also on this machine.{back}",
+    )
+
+
+def _print_cli_key(file: Path) -> None:
+    notes().print(
+        f"[green]✓[/] the commands on this machine use the admin key in {escape(shown(file))}"
+    )
+
+
+def _access(settings: Settings, keys: Keys) -> Access:
+    return access_of(settings, keys.snapshot(), datetime.now(UTC))
+
+
+def _all(keys: Keys) -> list[KeyInfo]:
+    infos: list[KeyInfo] = []
+    cursor = None
+    while True:
+        page = keys.list(limit=200, cursor=cursor)
+        infos += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return infos
 
 
 def parse_duration(text: str) -> timedelta:
@@ -118,30 +237,34 @@ def parse_duration(text: str) -> timedelta:
 
 
 @contextmanager
-def _open_keys() -> Iterator[Keys]:
+def _open_keys() -> Iterator[tuple[Settings, Keys]]:
     settings = load()
     with as_command_error():
         migrate(settings)
         engine = open_engine(settings.database)
         try:
-            yield Keys(engine, lambda: datetime.now(UTC))
+            yield settings, Keys(engine, lambda: datetime.now(UTC))
         finally:
             engine.dispose()
 
 
 def _print_key(made: MadeKey) -> None:
     notes().print(
-        f"[green]✓[/] {made.id} for {escape(made.name)} may {', '.join(made.scopes)}. "
+        f"[green]✓[/] {made.id} for {escape(made.name)} may use: {', '.join(made.scopes)}. "
         "Write it down; it is not shown again:"
     )
     answers().print(made.key, markup=False)
 
 
-def _state(info: KeyInfo, now: datetime) -> str:
+def _works(info: KeyInfo, now: datetime) -> bool:
+    return info.revoked_at is None and (info.expires_at is None or info.expires_at > now)
+
+
+def _state(info: KeyInfo, now: datetime) -> Text:
     if info.revoked_at is not None:
-        return f"[red]revoked {info.revoked_at:%Y-%m-%d}[/]"
+        return Text(f"revoked {info.revoked_at:%Y-%m-%d}", "red")
     if info.expires_at is None:
-        return "[green]works[/]"
+        return Text("works", "green")
     if info.expires_at <= now:
-        return f"[red]expired {info.expires_at:%Y-%m-%d}[/]"
-    return f"[green]works[/] until {info.expires_at:%Y-%m-%d %H:%M}"
+        return Text(f"expired {info.expires_at:%Y-%m-%d}", "red")
+    return Text(f"works until {info.expires_at:%Y-%m-%d %H:%M}", "green")

@@ -4,23 +4,30 @@ Reading and changing work on the store itself, so no server has to run; workers 
 within a second. Only a conversion needs TensorFlow, in a process of its own.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
+from cli.options import Json, Out, To, Yes
 from cli.output import (
     CommandError,
     answers,
     as_command_error,
+    confirm,
+    errors,
     notes,
-    plain_table,
     print_error,
+    print_json,
+    print_path,
     waiting,
 )
 from cli.settings import load
+from cli.tables import Column, print_list
 from contracts.errors import OpsinError
+from contracts.inference.manifest import Manifest
 from models.store.derived import DERIVED_FORMATS, convert
 from models.store.downloads import DownloadFormat, download
 from models.store.store import Store
@@ -32,36 +39,63 @@ app = typer.Typer()
 
 
 @app.command("list")
-def list_models() -> None:
+def list_models(as_json: Json = False) -> None:
     """Show every version, its aliases, network, classes and size."""
     store = _store()
-    table = plain_table()
-    for heading in ("model", "version", "aliases", "network", "classes", "made", "size"):
-        right = heading in {"version", "classes", "size"}
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    for model in store.models():
-        aliases = store.aliases(model)
-        for version in store.versions(model):
-            try:
-                manifest = store.manifest(model, version)
-            except OpsinError as error:
-                print_error(notes(), error.detail)
-                continue
-            names = ", ".join(name for name, number in aliases.items() if number == version)
-            size = sum(record.size for record in manifest.files.values())
-            table.add_row(
-                *(model, str(version), names, escape(manifest.network)),
-                "" if manifest.classes is None else str(manifest.classes),
-                f"{manifest.created_at:%Y-%m-%d %H:%M}",
-                f"{size / 1e6:,.1f} MB",
-            )
-        for version in store.quarantined(model):
-            table.add_row(model, str(version), "[red]damaged, in quarantine[/]")
-    if not table.rows:
+    items = [item for model in store.models() for item in _versions(store, model)]
+    if as_json:
+        print_json({"items": items})
+        return
+    if not items:
         raise CommandError(
             "The store is empty. A worker imports the networks of OPSIN_MODELS when it starts."
         )
-    answers().print(table)
+    columns = [
+        *(Column("model", "id"), Column("version", "number"), Column("aliases")),
+        *(Column("network"), Column("classes", "number"), Column("created")),
+        Column("size", "number"),
+    ]
+    print_list(columns, [_row(item) for item in items])
+
+
+def _versions(store: Store, model: str) -> Iterator[dict[str, Any]]:
+    """What is said about each version of a model."""
+    aliases = store.aliases(model)
+    for version in store.versions(model):
+        try:
+            manifest = store.manifest(model, version)
+        except OpsinError as error:
+            print_error(errors(), error.detail)
+            continue
+        names = [name for name, number in aliases.items() if number == version]
+        yield _item(model, version, names, manifest)
+    for version in store.quarantined(model):
+        yield {"model": model, "version": version, "state": "quarantined"}
+
+
+def _item(model: str, version: int, aliases: list[str], manifest: Manifest) -> dict[str, Any]:
+    return {
+        "model": model,
+        "version": version,
+        "state": "published",
+        "aliases": aliases,
+        "network": manifest.network,
+        "classes": manifest.classes,
+        "created_at": manifest.created_at.isoformat(),
+        "size": sum(record.size for record in manifest.files.values()),
+    }
+
+
+def _row(item: dict[str, Any]) -> tuple[str | Text, ...]:
+    start = (item["model"], str(item["version"]))
+    if item["state"] == "quarantined":
+        return (*start, Text("damaged, in quarantine", "red"))
+    return (
+        *(*start, ", ".join(item["aliases"]), item["network"]),
+        "" if item["classes"] is None else str(item["classes"]),
+        item["created_at"][:16].replace("T", " "),
+        f"{item['size'] / 1e6:,.1f} MB",
+    )
 
 
 @app.command()
@@ -70,7 +104,7 @@ def promote(
     version: Version,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
 ) -> None:
-    """Let an alias point to a version; to roll back, name an older one."""
+    """Point an alias to a version; to roll back, name an older version."""
     with as_command_error():
         before = _store().promote(model, version, alias)
     was = "new" if before is None else f"was version {before}"
@@ -78,10 +112,13 @@ def promote(
 
 
 @app.command()
-def delete(model: Model, version: Version) -> None:
+def delete(model: Model, version: Version, yes: Yes = False) -> None:
     """Remove a version for good; refused while an alias points to it."""
+    store = _store()
     with as_command_error():
-        _store().delete(model, version)
+        store.manifest(model, version)  # it exists: nobody is asked about one that does not
+        confirm(f"Delete version {version} of {model} for good?", yes=yes)
+        store.delete(model, version)
     notes().print(f"[green]✓[/] version {version} of {model} is deleted")
 
 
@@ -109,9 +146,9 @@ def _is_sound(store: Store, model: str, version: int) -> bool:
     if not problems:
         answers().print(f"[green]ok[/] {model} {version}")
         return True
-    print_error(notes(), f"{model} {version} is in quarantine: {'; '.join(problems)}")
+    print_error(errors(), f"{model} {version} is in quarantine: {'; '.join(problems)}")
     if version in store.aliases(model).values():
-        print_error(notes(), f"An alias points to it: opsin models promote {model} VERSION")
+        print_error(errors(), f"An alias points to it: opsin models promote {model} VERSION")
     return False
 
 
@@ -123,11 +160,10 @@ def download_version(
         DownloadFormat,
         typer.Option("--format", help="All but the first two and labels are converted once."),
     ] = "saved_model",
-    to: Annotated[
-        Path | None, typer.Option(help="A file that does not exist yet, or a folder.")
-    ] = None,
+    out: Out = None,
+    to: To = None,
 ) -> None:
-    """Write a version to a file."""
+    """Write a version to a file that does not exist yet."""
     store = _store()
     with as_command_error():
         number = store.resolve(model, version)
@@ -135,7 +171,7 @@ def download_version(
             with waiting(notes(), f"Converting {model} {number} to {kind}"):
                 convert(store, model, number, kind)
         content = download(store, model, number, kind)
-    path = to or Path(content.filename)
+    path = out or to or Path(content.filename)
     if path.is_dir():
         path /= content.filename
     try:
@@ -144,7 +180,7 @@ def download_version(
                 file.write(chunk)
     except OSError as error:
         raise CommandError(f"Cannot write {path} ({error.strerror}).") from None
-    answers().print(str(path), markup=False)
+    print_path(path)
 
 
 def _store() -> Store:

@@ -6,31 +6,38 @@ stops between two steps; the same command again resumes the training.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from cli.commands.train_local import RunFolder, TerminalWork
+from cli.options import Json, Key
 from cli.output import (
     CommandError,
     answers,
     as_command_error,
-    plain_table,
+    counted,
+    print_json,
     suppress_logs,
     waiting,
     warn,
 )
 from cli.processes.signals import StopSignals
 from cli.settings import load
+from cli.streams import shown
+from cli.tables import Column, print_list
 from contracts.errors import OpsinError
 from contracts.settings import Settings
+from contracts.suggestions import explained
 from contracts.training.datasets import DatasetInfo
-from contracts.training.training_result import TrainingResult
+from contracts.training.training_result import ClassReport, Promotion, SplitMetrics
 from contracts.training.trainings import Epochs, TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.store import DatasetStore
@@ -51,7 +58,12 @@ _AUGMENTATION = {
 
 
 def train(  # noqa: PLR0917 (typer reads options from the parameters)
-    folder: Annotated[Path, typer.Argument(help="One folder of images for each class.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="One folder of images for each class; with --server also a dataset's id."
+        ),
+    ],
     model: Annotated[str, typer.Option(help="The model that gets a new version.")],
     preset: Annotated[str | None, typer.Option(help="See `opsin presets`.")] = None,
     network: Annotated[str | None, typer.Option(help="Default: efficientnet_lite0.")] = None,
@@ -78,10 +90,18 @@ def train(  # noqa: PLR0917 (typer reads options from the parameters)
     options: Annotated[
         str | None, typer.Option(help="Any other field of POST /v1/trainings, as JSON.")
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Train as a job of this server, e.g. http://gpu:8000. Default: in this process."
+        ),
+    ] = None,
+    key: Key = None,
 ) -> None:
     """Learn the classes of a folder, and publish the model.
 
     Ctrl-C stops it; the same command again resumes. A running `opsin up` serves the new champion.
+    With --server the training is a job there: Ctrl-C leaves it running.
     """
     fields = training_options(
         options,
@@ -97,7 +117,12 @@ def train(  # noqa: PLR0917 (typer reads options from the parameters)
         promote=promote,
         seed=seed,
     )
-    train_folder(load(), folder, fields)
+    if server is None:
+        train_folder(load(key=key), folder, fields)
+        return
+    from cli.commands.train_remote import train_on_server  # httpx
+
+    train_on_server(load(key=key), server, folder, fields)
 
 
 def train_folder(settings: Settings, folder: Path, fields: Mapping[str, Any]) -> None:
@@ -127,20 +152,25 @@ def train_folder(settings: Settings, folder: Path, fields: Mapping[str, Any]) ->
             raise CommandError(
                 "Stopped. The same command again resumes here.", exit_code=_INTERRUPTED
             ) from None
-    _summarise(TrainingResult.model_validate(result), run_folder.results)
+    summarize(result, run_folder.results)
 
 
-def presets() -> None:
+def presets(as_json: Json = False) -> None:
     """Show the trainings of the classic tutorials, by name."""
-    table = plain_table()
-    table.add_column("preset", no_wrap=True)
-    table.add_column("network", no_wrap=True)
-    table.add_column("what")
-    for row in PRESETS.values():
-        accuracy = f" [dim]({row.accuracy})[/]" if row.accuracy else ""
-        table.add_row(row.name, row.request["network"], escape(row.title) + accuracy)
-    answers().print(table)
-    answers().print("[dim]in brackets: the accuracy that is usual on the full data[/]")
+    if as_json:
+        print_json({"items": [row.model_dump(mode="json") for row in PRESETS.values()]})
+        return
+    columns = [
+        *(Column("preset", "id"), Column("network"), Column("what it trains")),
+        Column("usual accuracy on the full data"),
+    ]
+    print_list(
+        columns,
+        [
+            (row.name, row.request["network"], row.title, row.accuracy or "")
+            for row in PRESETS.values()
+        ],
+    )
 
 
 def _run(work: TerminalWork, settings: Settings) -> dict[str, Any]:
@@ -158,7 +188,7 @@ def _request(body: Mapping[str, Any]) -> TrainingRequest:
     except ValidationError as bad:
         lines = [
             f"  {'.'.join(map(str, error['loc'])) or 'training'}: "
-            f"{error['msg'].removeprefix('Value error, ')}"
+            f"{explained(error, TrainingRequest).removeprefix('Value error, ')}"
             for error in bad.errors()
         ]
         raise CommandError("These options are wrong:\n" + "\n".join(lines), exit_code=2) from None
@@ -180,46 +210,74 @@ def _add_dataset(
                 if console.is_terminal:
                     update(f"Reading {folder.name}: {done:,} files")
 
-            name = folder.resolve().name
+            name = shown(folder.resolve().name)
             info = store.create(name, folder, progress=progress, dataset_id=dataset_id).info
+        if not info.trainable:
+            store.delete(dataset_id)  # nothing can be done with it, so nothing is left behind
     _describe(info, console)
+    if not info.trainable:
+        raise CommandError(f"{folder}: {info.reason} See `opsin train --help` for the layout.")
 
 
 def _describe(info: DatasetInfo, console: Console) -> None:
     splits = ", ".join(f"{count:,} {split}" for split, count in info.splits.items() if count)
-    console.print(f"[green]✓[/] {escape(info.name)}: {len(info.classes)} classes; {splits}")
+    mark = "[green]✓[/]" if info.trainable else "[yellow]![/]"
+    found = counted(len(info.classes), "class")
+    console.print(f"{mark} {escape(info.name)}: {'; '.join(filter(None, (found, splits)))}")
     for warning in info.warnings:
         warn(console, warning.detail)
     for file in info.rejected[:_SHOWN_REJECTED]:
         warn(console, f"{file.path} is left out: {file.detail}")
     if info.rejected_count > _SHOWN_REJECTED:
-        warn(console, f"and {info.rejected_count - _SHOWN_REJECTED:,} more files are left out")
+        more = counted(info.rejected_count - _SHOWN_REJECTED, "more file")
+        warn(console, f"and {more} left out")
 
 
 def _fingerprint(folder: Path) -> str:
     """A digest of a folder's path and its files' names, sizes and times."""
-    digest = hashlib.sha256(str(folder.resolve()).encode())
+    digest = hashlib.sha256(os.fsencode(folder.resolve()))
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             status = path.stat()
-            digest.update(f"{path}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(path))
+            digest.update(f"\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:24]
 
 
-def _summarise(result: TrainingResult, folder: Path) -> None:
+class _Summary(BaseModel):
+    """The parts of a `TrainingResult` that are shown; a server of another release has them too."""
+
+    model: str
+    version: int
+    held_out: str
+    metrics: dict[str, SplitMetrics]
+    per_class: list[ClassReport]
+    seconds: dict[str, float]
+    promoted: bool
+    promotion: Promotion
+
+
+def summarize(content: Mapping[str, Any], folder: Path | None) -> None:
+    """Print what a training has achieved.
+
+    Args:
+        content: The result of a training.
+        folder: Where its charts are; None if they are on a server.
+    """
+    result = _Summary.model_validate(content)
     console = answers()
     numbers = ("images", "accuracy", "loss", "macro F1")
-    table = plain_table("", *numbers, right=numbers)
-    for split, metrics in result.metrics.items():
-        bold = "bold" if split == result.held_out else ""
-        cells = (
-            f"{metrics.pictures:,}",
-            f"{metrics.accuracy:.1%}",
-            f"{metrics.loss:.3f}",
-            f"{metrics.macro_f1:.3f}",
-        )
-        table.add_row(split, *cells, style=bold)
-    console.print(table)
+    print_list(
+        [Column("split", "id"), *(Column(name, "number") for name in numbers)],
+        [
+            (
+                Text(split, "bold" if split == result.held_out else ""),
+                *(f"{metrics.pictures:,}", f"{metrics.accuracy:.1%}"),
+                *(f"{metrics.loss:.3f}", f"{metrics.macro_f1:.3f}"),
+            )
+            for split, metrics in result.metrics.items()
+        ],
+    )
     hardest = sorted(result.per_class, key=lambda scores: (scores.f1 is None, scores.f1))[
         :_SHOWN_CLASSES
     ]
@@ -234,7 +292,8 @@ def _summarise(result: TrainingResult, folder: Path) -> None:
         f"{mark} {result.model} version {result.version} {champion}. "
         f"{escape(result.promotion.reason)}"
     )
-    console.print(f"charts: {escape(str(folder))}", soft_wrap=True)
+    if folder is not None:
+        console.print(f"charts: {escape(shown(folder))}", soft_wrap=True)
 
 
 def training_options(

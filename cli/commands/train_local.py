@@ -133,6 +133,7 @@ class TerminalWork:
         self.check()
         text = _PHASES.get(progress.phase or "", progress.phase or "")
         if progress.phase != self._phase:
+            self._report_early_end()
             self._phase = progress.phase
             if not self._console.is_terminal:
                 self._console.print(f"{text} …", markup=False)
@@ -143,6 +144,19 @@ class TerminalWork:
             self._task, completed=progress.fraction, description=escape(text), left=left
         )
 
+    def _report_early_end(self) -> None:
+        """Say that the phase that has ended took fewer epochs than it might have."""
+        planned = self._epochs.get(self._phase or "")
+        done = max(
+            (epoch for phase, epoch in self._printed_epochs if phase == self._phase), default=0
+        )
+        if planned and 0 < done < planned:
+            name = _PHASES.get(self._phase or "", self._phase or "")
+            self._bar.console.print(
+                f"{name}: stopped after {done} of {planned} epochs, as it no longer improved",
+                markup=False,
+            )
+
     def metrics(self, row: dict[str, Any]) -> None:
         key = (row.get("phase"), row.get("epoch"))
         if key in self._printed_epochs:
@@ -150,9 +164,11 @@ class TerminalWork:
         self._printed_epochs.add(key)
         phase = str(row.get("phase"))
         line = f"{_PHASES.get(phase, phase):<12} {row['epoch']:>3}/{self._epochs.get(phase, '?')}"
-        line += f"   training {row['loss']:.3f} {row['accuracy']:6.1%}"
+        line += f"   training: loss {row['loss']:.3f}, accuracy {row['accuracy']:6.1%}"
         if row.get("val_loss") is not None:
-            line += f"   validation {row['val_loss']:.3f} {row['val_accuracy']:6.1%}"
+            line += (
+                f"   validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}"
+            )
         self._bar.console.print(wrap(self._console, line), markup=False, highlight=False)
 
     def artifact(self, name: str, media_type: str, content: bytes) -> None:  # noqa: ARG002

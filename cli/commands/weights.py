@@ -7,13 +7,12 @@ starts in seconds; `opsin weights pull` always tries again.
 import contextlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -23,11 +22,23 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 from cli.home import Home
-from cli.output import CommandError, answers, notes, plain_table, print_error, waiting, warn
+from cli.options import Json
+from cli.output import (
+    CommandError,
+    answers,
+    errors,
+    notes,
+    print_error,
+    print_json,
+    waiting,
+    warn,
+)
 from cli.settings import load
 from cli.startup import known_networks
+from cli.tables import Column, print_list
 from contracts.errors import NotFound
 from contracts.settings import Settings
 from models.catalog import Network
@@ -60,7 +71,7 @@ def pull(names: Names = None) -> None:
             try:
                 file = weights.pull(name, _Bar(progress, name))
             except (WeightsMissing, NotFound) as error:
-                print_error(console, error.detail)
+                print_error(errors(), error.detail)
                 failed = True
             else:
                 console.print(f"[green]✓[/] {name} ({file.source})")
@@ -69,18 +80,27 @@ def pull(names: Names = None) -> None:
 
 
 @app.command("list")
-def list_weights() -> None:
+def list_weights(as_json: Json = False) -> None:
     """Show all weights: whether they are here, size, licence, source."""
-    table = plain_table()
-    for heading in ("name", "here", "size"):
-        table.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=True)
-    table.add_column("content; licence and source", overflow="fold")
-    for row in Weights.of(load()).rows():
-        here = "[green]yes[/]" if row.present else "[yellow]no[/]"
-        size = "" if row.size is None else f"{row.size / 1e6:,.1f} MB"
-        detail = escape(f"{row.licence}, {row.source}")
-        table.add_row(row.name, here, size, f"{escape(row.content)}\n[dim]{detail}[/]")
-    answers().print(table)
+    rows = Weights.of(load()).rows()
+    if as_json:
+        print_json({"items": [asdict(row) for row in rows]})
+        return
+    columns = [
+        *(Column("name", "id"), Column("here"), Column("size", "number")),
+        *(Column("content"), Column("licence"), Column("source")),
+    ]
+    print_list(
+        columns,
+        [
+            (
+                *(row.name, Text("yes", "green") if row.present else Text("no", "yellow")),
+                "" if row.size is None else f"{row.size / 1e6:,.1f} MB",
+                *(row.content, row.licence, row.source),
+            )
+            for row in rows
+        ],
+    )
 
 
 @app.command()
@@ -96,7 +116,7 @@ def verify(names: Names = None) -> None:
             with waiting(notes(), f"Reading {name}"):
                 file = weights.verify(name)
         except (WeightsMissing, NotFound) as error:
-            print_error(notes(), error.detail)
+            print_error(errors(), error.detail)
             failed = True
         else:
             answers().print(f"[green]ok[/] {name} {file.digest}")

@@ -134,6 +134,9 @@ class Readiness(BaseModel):
     redis: Literal["ok", "unreachable"]
     database: Literal["ok", "unreachable"]
     worker: Literal["ok", "none", "loading"]
+    loading: list[str] = Field(
+        [], description="Published networks that are still being imported or loaded."
+    )
     detail: str | None = None
 
 

@@ -17,6 +17,7 @@ from models.datasets.archives.limits import Limits, disk_full
 from models.datasets.archives.members import Member, is_hidden
 from models.images.decode import InputSpec, decode
 from models.images.formats import ImageFormat, sniff
+from models.rendering.png import is_explanation
 
 ImportProgress = Callable[[int, str], None]
 """Called before each file with the number of files done and the next path. An exception that it
@@ -86,6 +87,9 @@ class FileAdmission:
 
     def admit(self, path: str, data: bytes) -> DatasetFile:
         """Decode an image and store it, or reject the file if it is not one."""
+        if is_explanation(data):
+            detail = "It is a heatmap or another image that Opsin has drawn, not a photo."
+            return rejected(path, "explanation", detail, size=len(data))
         try:
             image_format = sniff(data)
         except InvalidImage as error:

@@ -7,8 +7,10 @@ from pydantic import TypeAdapter
 
 from contracts.errors import LayerNotFound, ValidationFailed
 from contracts.inference.explanation import LayerInfo
+from contracts.suggestions import similar
 
 LAYERS = "layers.json"
+_MAX_LISTED = 12
 
 _ADAPTER = TypeAdapter(tuple[LayerInfo, ...])
 
@@ -27,19 +29,34 @@ def read_layers(folder: Path) -> tuple[LayerInfo, ...]:
     return _ADAPTER.validate_json((folder / LAYERS).read_bytes())
 
 
+def _listed(usable: Sequence[str]) -> str:
+    """Which layers have maps: all their names if they are few, otherwise where to find them."""
+    if len(usable) <= _MAX_LISTED:
+        return f"With maps: {', '.join(usable) or 'none'}."
+    return (
+        f"{len(usable)} layers have maps, the last of them is '{usable[-1]}'. "
+        "`GET /v1/models/{model}/layers` and `opsin layers MODEL` list them."
+    )
+
+
 def explainable_layer(layers: Iterable[LayerInfo], name: str) -> LayerInfo:
     """The layer of that name.
 
     Raises:
-        LayerNotFound: There is none; the message lists the explainable ones.
+        LayerNotFound: There is none; the message names similar ones.
         ValidationFailed: It has no maps.
     """
     known = {layer.name: layer for layer in layers}
-    usable = ", ".join(layer.name for layer in known.values() if layer.explainable)
+    usable = [layer.name for layer in known.values() if layer.explainable]
+    listed = _listed(usable)
     if name not in known:
-        raise LayerNotFound(f"The network has no layer '{name[:64]}'. With maps: {usable}.")
+        raise LayerNotFound(
+            f"The network has no layer '{name[:64]}'.{similar(name[:64], usable)} {listed}"
+        )
     if not known[name].explainable:
-        raise ValidationFailed(f"Layer '{name}' has no maps to look at. Choose one of: {usable}.")
+        raise ValidationFailed(
+            f"Layer '{name}' has no maps to look at.{similar(name, usable)} {listed}"
+        )
     return known[name]
 
 

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from contracts.queue.messages import Pixels
+from models.rendering.legend import font_of, wrapped
+from models.rendering.png import SOFTWARE
 
 _GAP = 8
-_TITLE_HEIGHT = 16
+_TITLE_HEIGHT, _TITLE_SIZE = 16, 15
 _PAPER, _INK, _PALE = "white", "#222222", "#999999"
 
 
@@ -34,22 +37,22 @@ def contact_sheet(tiles: Sequence[Tile], *, title: str = "", columns: int = 0) -
 
     Args:
         tiles: At least one.
-        title: Written above all of them.
+        title: Written above all of them, in several lines if it is long.
         columns: Tiles in a row; 0 makes the sheet as square as possible.
     """
     columns = min(columns or math.ceil(math.sqrt(len(tiles))), len(tiles))
     rows = math.ceil(len(tiles) / columns)
     height = max(tile.pixels.shape[0] for tile in tiles)
     width = max(tile.pixels.shape[1] for tile in tiles)
-    top = _GAP + (_TITLE_HEIGHT + _GAP if title else 0)
-    paper = Image.new(
-        "RGB",
-        (_GAP + columns * (width + _GAP), top + rows * (_TITLE_HEIGHT + height + _GAP)),
-        _PAPER,
-    )
+    sheet_width = _GAP + columns * (width + _GAP)
+    titles = _lines(title, sheet_width - 2 * _GAP)
+    top = _GAP + (len(titles) * _TITLE_HEIGHT + _GAP if titles else 0)
+    size = (sheet_width, top + rows * (_TITLE_HEIGHT + height + _GAP))
+    paper = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(paper)
-    if title:
-        _write(draw, (_GAP, _GAP), title, paper.width - 2 * _GAP, size=15)
+    for number, line in enumerate(titles):
+        corner = (_GAP, _GAP + number * _TITLE_HEIGHT)
+        draw.text(corner, line, _INK, font_of(_TITLE_SIZE))
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
         x, y = _GAP + column * (width + _GAP), top + row * (_TITLE_HEIGHT + height + _GAP)
@@ -61,8 +64,15 @@ def contact_sheet(tiles: Sequence[Tile], *, title: str = "", columns: int = 0) -
 def to_png(image: Image.Image) -> bytes:
     """The image as a PNG file, as small as Pillow makes it."""
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    text = PngInfo()
+    text.add_text("Software", SOFTWARE)
+    image.save(file, "PNG", optimize=True, pnginfo=text)
     return file.getvalue()
+
+
+def _lines(title: str, width: int) -> list[str]:
+    """The sheet's title, broken so that it fits; a few lines at most."""
+    return wrapped(title, font_of(_TITLE_SIZE), width) if title else []
 
 
 def _paste(

@@ -23,11 +23,15 @@ Packing = Literal["stored", "photo", "drawing"]
 
 Part = bytes | memoryview
 
+SOFTWARE = "Opsin explanation"
+"""The text chunk `Software` of every image that explains another one."""
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB, _BITS = 2, 8
 _NO_FILTER, _LEFT_NEIGHBOUR = 0, 1  # "None" and "Sub" (PNG, third edition, section 9.2)
 _ROWS = 64  # at a time, so that a large image is never in memory twice
 _ZLIB_HEADER = b"\x78\x01"
+_HEAD = 256  # bytes in which the text chunk is
 _MAX_BLOCK_BYTES = 0xFFFF  # of one stored block of deflate
 _COMPRESSION: dict[Packing, tuple[int, int]] = {
     "photo": (1, zlib.Z_HUFFMAN_ONLY),
@@ -45,8 +49,17 @@ def png(
     """The image as an RGB file; `check` is called now and then and may raise to stop."""
     header = struct.pack(">2I5B", image.width, image.height, _BITS, _RGB, 0, 0, 0)
     data = _stored(image) if packing == "stored" else _compressed(image, packing, check)
-    chunks = (*_chunk(b"IHDR", [header]), *_chunk(b"IDAT", data), *_chunk(b"IEND", []))
+    text = b"Software\0" + SOFTWARE.encode("ascii")
+    chunks = (
+        *(*_chunk(b"IHDR", [header]), *_chunk(b"tEXt", [text])),
+        *(*_chunk(b"IDAT", data), *_chunk(b"IEND", [])),
+    )
     return b"".join((_SIGNATURE, *chunks))
+
+
+def is_explanation(data: bytes) -> bool:
+    """Whether a file is an image that Opsin has drawn to explain another one."""
+    return data.startswith(_SIGNATURE) and f"Software\0{SOFTWARE}".encode("ascii") in data[:_HEAD]
 
 
 def _stored(image: Image.Image) -> list[Part]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from contracts.errors import ModelNotFound, ValidationFailed, VersionInUse, VersionNotFound
 from contracts.inference.manifest import ALIAS_NAME, CHAMPION, MODEL_NAME, Draft, Manifest
+from contracts.suggestions import similar
 from models.locks import LOCK_SECONDS, locked
 from models.store.aliases import ALIASES, Aliases
 from models.store.hardlinks import link_tree
@@ -123,7 +124,9 @@ class Store:
             VersionNotFound: It has no such version or alias.
         """
         if not self._folder(model).is_dir():
-            raise ModelNotFound(f"There is no model '{model}' in the store.")
+            raise ModelNotFound(
+                f"There is no model '{model}' in the store.{similar(model, self.models())}"
+            )
         name = CHAMPION if version is None else str(version)
         if not _NUMBER.fullmatch(name):
             number = Aliases.read(self._folder(model)).aliases.get(name)

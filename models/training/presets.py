@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from contracts.errors import ValidationFailed
+from contracts.suggestions import similar
 from contracts.training.trainings import FACE_CNN, FACE_NETWORK, Preset, PresetList, TrainingRequest
 
 _LITTLE_DATA = "F. Chollet, “Building powerful image classification models using very little data”"
@@ -469,7 +470,10 @@ def training_request(sent: Mapping[str, Any]) -> TrainingRequest:
     preset = PRESETS.get(name) if isinstance(name, str) else None
     if preset is None:
         known = ", ".join(PRESETS)
-        raise ValidationFailed(f"There is no preset '{str(name)[:64]}'. Known: {known}.")
+        quoted = str(name)[:64]
+        raise ValidationFailed(
+            f"There is no preset '{quoted}'.{similar(quoted, PRESETS)} Known: {known}."
+        )
     return TrainingRequest.model_validate(_merge(preset.request, sent))
 
 

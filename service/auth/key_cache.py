@@ -26,7 +26,13 @@ REFRESH_SECONDS = 1.0
 _RELOAD_SECONDS = 60.0  # between two reads of all keys, whatever the revision
 _RECORD_USE_SECONDS = 60.0  # between two writes of when keys were last used
 _NO_DIGEST = bytes(32)
-_REFUSED = "That key is unknown, revoked or expired. An administrator can create a new one."
+_REFUSED = "That key is unknown, revoked or expired."
+_NONE_SENT = "Send a key as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
+_HOW_TO_GET_ONE = "On the server, `opsin keys create NAME --scope infer` makes one."
+_LOCKED = (
+    "No key works at present. On the server, `opsin keys cli` makes an admin key for its commands, "
+    "and `opsin keys open` lets that machine in without a key again."
+)
 
 
 class KeyCache:
@@ -86,7 +92,7 @@ class KeyCache:
         if match is None:
             if self._bootstrap is not None and hmac.compare_digest(sent, self._bootstrap):
                 return BOOTSTRAP
-            raise Unauthorized(_REFUSED)
+            raise self.refusal(_REFUSED)
         if self._snapshot is None:
             raise Unavailable("The keys cannot be read yet. Retry soon.", retry_after=2)
         key_id = key_id_of(match[1])
@@ -94,9 +100,16 @@ class KeyCache:
         now = time.time()
         same = hmac.compare_digest(sent, digest)
         if not same or principal is None or _has_expired(principal, now):
-            raise Unauthorized(_REFUSED)
+            raise self.refusal(_REFUSED)
         self._used[key_id] = now
         return principal
+
+    def refusal(self, reason: str = _NONE_SENT) -> Unauthorized:
+        """The error for a request without a valid key: why, and how to get one, in one line."""
+        now = time.time()
+        works = any(not _has_expired(one, now) for _, one in self._principals.values())
+        locked = self._may_be_open and self._snapshot is not None and not works
+        return Unauthorized(f"{reason} {_LOCKED if locked else _HOW_TO_GET_ONE}")
 
     def is_valid(self, principal: Principal) -> bool:
         """Whether a principal that was authenticated earlier would still be."""

@@ -22,6 +22,11 @@ router = APIRouter(prefix="/v1/keys", tags=["Keys"])
 KeyId = Annotated[
     str, Path(description="A key's id.", pattern=KEY_ID, examples=[examples.KEY["id"]])
 ]
+_FIRST = (
+    "This was the first key: from now on every request needs one. Only a key with the scope admin "
+    "can create others; on the server, `opsin keys cli` makes one for its commands and `opsin keys "
+    "open` lets that machine in without a key again."
+)
 _MISSING = problem_responses("not_found", "validation_error", "dependency_unavailable")
 
 
@@ -50,11 +55,12 @@ async def create_key(
     """Only a hash is stored: note the key, it is never shown again."""
     digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     idempotency = None if key is None else IdempotencyKey(key, "key", digest)
+    was_open = services.key_cache.is_open
     made = await run_in_threadpool(
         services.keys.create, body, actor=actor_of(request), idempotency=idempotency
     )
     await services.key_cache.refresh_now()
-    return made
+    return made.model_copy(update={"note": _FIRST}) if was_open else made
 
 
 @router.get(

@@ -12,6 +12,7 @@ from typing import cast
 
 from redis.asyncio import Redis
 
+from contracts.durations import in_words
 from contracts.errors import LockedOut
 from contracts.queue import redis_keys, scripts
 from service.queue.client import redis_required
@@ -69,7 +70,7 @@ class Lockout:
             wait = cast(int, await self._begin(keys=_keys(attempt.counters), args=args))
         if wait > 0:
             raise LockedOut(
-                "Too many attempts failed. Wait as long as Retry-After says, then try again.",
+                f"Too many attempts failed. Try again in {in_words(wait / 1000)}.",
                 retry_after=wait / 1000,
             )
         return attempt

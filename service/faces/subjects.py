@@ -42,7 +42,7 @@ async def require_subject(services: Services, subject_id: str) -> None:
         SubjectNotFound: There is no such subject.
     """
     if not re.match(SUBJECT_ID, subject_id):
-        raise SubjectNotFound("There is no subject of that id.")
+        raise SubjectNotFound("There is no subject with that id.")
     await run_in_threadpool(services.faces.subjects.get, subject_id)
 
 

@@ -5,18 +5,21 @@ On the paths of the standard protocols it is the shape that their clients know: 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.routing import Match
 
 from contracts.errors import CODES, OpsinError, ValidationFailed
 from contracts.problem import FieldError, Problem
+from contracts.suggestions import explained
 
 MEDIA_TYPE = "application/problem+json"
 PLAIN_MEDIA_TYPE = "application/json"
@@ -133,11 +136,31 @@ async def _on_opsin_error(request: Request, exc: Exception) -> Response:
 
 async def _on_invalid(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101
-    errors = [FieldError(loc=list(e["loc"]), msg=e["msg"]) for e in exc.errors()]
+    errors = [
+        FieldError(loc=list(e["loc"]), msg=explained({**e, "loc": e["loc"][1:]}, model))
+        for e in exc.errors()
+        for model in [_model_at(request, e["loc"])]
+    ]
     names = ", ".join(".".join(map(str, e.loc)) for e in errors)
     return problem_response(
         request, ValidationFailed(f"Correct these: {names[:500]}."), errors=errors
     )
+
+
+def _model_at(request: Request, loc: Sequence[str | int]) -> type[BaseModel] | None:
+    """The model that the route reads from the part of the request that `loc` begins with."""
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute) or not loc:
+        return None
+    if loc[0] == "body":
+        fields: list[Any] = [route.body_field]
+    else:
+        fields = [*route.dependant.query_params] if loc[0] == "query" else []
+    for field in fields:
+        annotation = None if field is None else field.field_info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return annotation
+    return None
 
 
 async def _on_http_exception(request: Request, exc: Exception) -> Response:

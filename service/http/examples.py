@@ -288,6 +288,7 @@ READINESS: dict[str, Any] = {
     "redis": "ok",
     "database": "ok",
     "worker": "ok",
+    "loading": ["vgg16"],
     "detail": None,
 }
 SYSTEM: dict[str, Any] = {

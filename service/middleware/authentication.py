@@ -30,7 +30,6 @@ from service.auth.rate_limit import RateLimits, policy_of, state_of
 from service.auth.scopes import ANY, PUBLIC, ScopeTable
 from service.http.errors import no_route_response, problem_response
 
-_MISSING = "Send the key as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
 _TWICE = "Send one key, once: as `Authorization: Bearer <key>` or as `X-API-Key: <key>`."
 _KEY_IN_URL = (
     "Do not put a key in a URL, which ends up in logs and histories: revoke it, and send "
@@ -102,6 +101,8 @@ class Authentication:
             _require_this_machine(scope["headers"])
             return anonymous
         credential = _credential(scope["headers"])
+        if credential is None:
+            raise key_cache.refusal()
         host = scope["client"][0] if scope.get("client") else ""
         # The key first: a client with a valid one is not refused for what others send from there.
         try:
@@ -133,11 +134,11 @@ def _require_plain(path: str) -> None:
         raise BadRequest(_KEY_IN_URL)
 
 
-def _credential(headers: list[tuple[bytes, bytes]]) -> str:
-    """The key that was sent, in either of the two ways.
+def _credential(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """The key that was sent, in either of the two ways; None without one, or in another way.
 
     Raises:
-        Unauthorized: None was sent, or two, or one in another way.
+        Unauthorized: Two were sent.
     """
     credential = None
     for name, value in headers:
@@ -151,10 +152,8 @@ def _credential(headers: list[tuple[bytes, bytes]]) -> str:
         if credential is not None:
             raise Unauthorized(_TWICE)
         if not sent or len(sent) > _MAX_CREDENTIAL_BYTES:
-            raise Unauthorized(_MISSING)
+            return None
         credential = sent.decode("latin-1")
-    if credential is None:
-        raise Unauthorized(_MISSING)
     return credential
 
 

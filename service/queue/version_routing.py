@@ -21,6 +21,7 @@ from contracts.inference.inference import Operation
 from contracts.inference.manifest import CHAMPION, Manifest
 from contracts.inference.registry import ModelInfo
 from contracts.queue.heartbeat import HeldModel, ModelState, WorkerBeat
+from contracts.suggestions import similar
 from models.catalog import CATALOG
 from models.store.snapshot import ModelVersions, ServedVersion, StoreSnapshot
 
@@ -267,4 +268,7 @@ def find_version(model: ModelInfo, version: str | None) -> int:
 
 
 def _unknown_model(name: str, known: Iterable[str]) -> ModelNotFound:
-    return ModelNotFound(f"There is no model '{name[:_MAX_QUOTED]}'. Known: {', '.join(known)}.")
+    names, quoted = list(known), name[:_MAX_QUOTED]
+    return ModelNotFound(
+        f"There is no model '{quoted}'.{similar(quoted, names)} Known: {', '.join(names)}."
+    )

@@ -8,28 +8,38 @@ from contracts.errors import Unavailable
 from contracts.inference.registry import JobQueueInfo, Readiness
 from contracts.queue.heartbeat import ModelState
 from contracts.queue.redis_keys import FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
+from models.catalog import CATALOG
 from service.dependencies import Services
 
 _DATABASE_SECONDS = 3.0
 
 
-async def readiness_of(services: Services) -> Readiness:
-    """The state of Redis, the database and the workers; never raises."""
+async def readiness_of(services: Services, model: str | None = None) -> Readiness:
+    """The state of Redis, the database and the workers; never raises.
+
+    Args:
+        model: The model that must be ready; None for any.
+    """
     redis = services.workers.redis_ok
     database = await _database_ok(services)
     models = [m for worker in services.workers.workers for m in worker.models]
     states: set[ModelState] = {m.state for m in models}
+    known = list(services.workers.models())
     serves = any(m.operations for m in models)
+    if model is not None:
+        serves = serves and any(m.name == model and m.operations for m in known)
     missing = [
         *([] if redis else ["Redis does not answer; check OPSIN_REDIS_URL."]),
         *([] if database else ["The database does not answer; check OPSIN_DATABASE_URL."]),
-        *([] if serves else [_worker_detail(services, states)]),
+        *([] if serves else [_worker_detail(services, states, model)]),
     ]
     return Readiness(
         ready=not missing,
         redis="ok" if redis else "unreachable",
         database="ok" if database else "unreachable",
         worker="ok" if serves else "loading" if "loading" in states else "none",
+        # Of the other models not even the names are for everybody.
+        loading=[m.name for m in known if m.state == "loading" and m.name in CATALOG],
         detail=" ".join(missing) or None,
     )
 
@@ -42,7 +52,9 @@ async def _database_ok(services: Services) -> bool:
         return False
 
 
-def _worker_detail(services: Services, states: set[ModelState]) -> str:
+def _worker_detail(services: Services, states: set[ModelState], model: str | None) -> str:
+    if model is not None and any(m.operations for w in services.workers.workers for m in w.models):
+        return f"No worker has a model '{model}' that is ready; GET /v1/models says why."
     if not services.workers.workers:
         return "No worker is running; start one with `opsin worker`."
     if "loading" in states:

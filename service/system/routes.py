@@ -1,11 +1,12 @@
 """Health, readiness and the state of the installation."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, StringConstraints
 
+from contracts.inference.manifest import MODEL_NAME
 from contracts.inference.registry import Readiness, SystemInfo
 from contracts.settings import RELEASE
 from service.dependencies import ServicesDep
@@ -20,6 +21,14 @@ class Health(BaseModel):
     """The process is alive."""
 
     status: Literal["ok"] = "ok"
+
+
+class ReadinessQuery(BaseModel):
+    """What must be ready."""
+
+    model: Annotated[str, StringConstraints(pattern=MODEL_NAME)] | None = Field(
+        None, description="This model; the default is any.", examples=["vgg16"]
+    )
 
 
 @router.get(
@@ -39,6 +48,7 @@ async def get_health() -> Health:
     summary="Can it serve?",
     responses={
         200: examples.json_response("It can.", examples.READINESS),
+        **problem_responses("validation_error"),
         503: {
             "model": Readiness,
             **examples.json_response(
@@ -49,9 +59,14 @@ async def get_health() -> Health:
         },
     },
 )
-async def get_readiness(response: Response, services: ServicesDep) -> Readiness:
-    """Whether Redis, the database and a worker with a loaded model respond. Needs no key."""
-    readiness = await readiness_of(services)
+async def get_readiness(
+    query: Annotated[ReadinessQuery, Query()], response: Response, services: ServicesDep
+) -> Readiness:
+    """Whether Redis, the database and a worker with a loaded model respond. Needs no key.
+
+    `loading` lists the networks that are not ready yet; `?model=` waits for one of them.
+    """
+    readiness = await readiness_of(services, query.model)
     response.status_code = 200 if readiness.ready else 503
     return readiness
 

@@ -23,6 +23,7 @@ from contracts.errors import (
 )
 from contracts.jobs import Job
 from contracts.settings import Settings
+from contracts.suggestions import explained
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.datasets import DatasetRows
 from database.faces.subjects import Subjects
@@ -112,9 +113,15 @@ def _training(sent: dict[str, Any]) -> TrainingRequest:
     try:
         return training_request(sent)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError(
-            [{**fault, "loc": ("body", *fault["loc"])} for fault in faults]
+            [
+                {
+                    "type": fault["type"],
+                    "loc": ("body", *fault["loc"]),
+                    "msg": explained(fault, TrainingRequest),
+                }
+                for fault in error.errors(include_url=False)
+            ]
         ) from None
 
 

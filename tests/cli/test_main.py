@@ -1,11 +1,16 @@
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from cli.main import COMMANDS, load_command
+from cli.main import COMMANDS, EXAMPLES, GROUPS, _report, build, load_command
+from cli.output import CommandError
+from cli.streams import debug
+from contracts.errors import ModelNotReady
 from contracts.settings import RELEASE
 from tests.cli.running import ROOT, Starter
 
@@ -84,3 +89,100 @@ def test_it_runs_from_any_folder(tmp_path: Path) -> None:
         check=False,
     )
     assert "classify" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (CommandError("plain words", exit_code=2), "plain words"),
+        (ValueError("odd"), "fault of Opsin: ValueError: odd"),
+        (OSError(28, "No space left on device", "/x\udce9"), r"/x\xe9: No space left on device."),
+        (ModelNotReady("It loads."), "It loads."),
+    ],
+)
+def test_any_failure_is_one_line(
+    failure: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    debug.set(False)
+    assert _report(failure) == (2 if isinstance(failure, CommandError) else 1)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_debug_shows_where_an_unexpected_failure_comes_from() -> None:
+    debug.set(True)
+    try:
+        with pytest.raises(ValueError, match="odd"):
+            _report(ValueError("odd"))
+    finally:
+        debug.set(False)
+
+
+def test_every_command_is_in_one_group_with_an_example() -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(COMMANDS)
+    assert set(EXAMPLES) == set(COMMANDS)
+    shown = CliRunner().invoke(build(), ["--help"]).stdout
+    for title, names in GROUPS.items():
+        assert f"{title}:" in shown
+        assert EXAMPLES[names[0]] in shown
+    assert EXAMPLES["explain"] in CliRunner().invoke(build(), ["explain", "--help"]).stdout
+
+
+def test_every_example_is_a_call_that_the_command_understands() -> None:
+    for name, example in EXAMPLES.items():
+        words = shlex.split(example.partition("opsin ")[2])
+        assert words[0] == name
+        options = [word for word in words if word.startswith("--")]
+        known = CliRunner().invoke(build(), [*_command_words(words), "--help"]).stdout
+        assert all(option in known for option in options), example
+
+
+def _command_words(words: list[str]) -> list[str]:
+    return words[:2] if hasattr(load_command(words[0]), "commands") else words[:1]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"), [("clasify x", "classify"), ("jobs list --stat x", "--state")]
+)
+def test_a_misspelt_word_gets_a_suggestion(start: Starter, words: str, meant: str) -> None:
+    run = start("-m", "cli", *words.split())
+    assert run.wait() == 2
+    assert "Did you mean" in run.text
+    assert meant in run.text
+
+
+def test_quiet_prints_only_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
+    for words in (["--quiet", "keys", "create"], ["keys", "create", "--quiet"]):
+        made = CliRunner().invoke(build(), [*words, "phone", "--scope", "infer"])
+        assert made.exit_code == 0, made.output
+        assert made.stderr == ""
+        assert len(made.stdout.splitlines()) == 1
+    assert "key_" in CliRunner().invoke(build(), ["keys", "create", "x", "--scope", "infer"]).stderr
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    for typed, position, expected in (
+        ("opsin cla", 1, "classify"),
+        ("opsin jobs fol", 2, "follow"),
+    ):
+        done = subprocess.run(
+            # The shell's variable is named after the program.
+            [
+                sys.executable,
+                "-c",
+                "import sys; sys.argv[0] = 'opsin'; from cli.main import *; run()",
+            ],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "_OPSIN_COMPLETE": "complete_bash",
+                "COMP_WORDS": typed,
+                "COMP_CWORD": str(position),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert expected in done.stdout.split(), done.stderr

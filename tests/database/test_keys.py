@@ -210,3 +210,17 @@ def test_a_second_rotation_does_not_lengthen_the_life_that_the_first_shortened(
         )
     assert now(keys).keys[made.id].info.expires_at == clock.now
     assert len(now(keys).keys) == 2
+
+
+def test_reopening_ends_every_key_and_is_recorded(keys: Keys, audit: Audit) -> None:
+    first, second = keys.create(NEW, actor=WHO), keys.create(NEW, actor=WHO)
+    keys.revoke(first.id, actor=WHO)
+    before = now(keys).revision
+    keys.reopen(actor=WHO)
+    after = now(keys)
+    assert (after.keys, after.ever_created) == ({}, 0)
+    assert after.revision > before
+    revoked = [entry.subject for entry in audit.list(action="key_revoked").items]
+    assert [second.id in subject for subject in revoked] == [False, True, False]
+    keys.reopen(actor=WHO)
+    assert now(keys).revision == after.revision

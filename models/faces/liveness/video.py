@@ -39,7 +39,7 @@ FAULTS = {
     "too_many_frames": "The video has too many frames. Record at most 120 a second.",
     "too_fast": "The video has too many frames a second. Record at most 240; 30 are plenty.",
     "too_many_pixels": "The video's frames are too large. Record in 4K at most; 720p is plenty.",
-    "too_long": "The video is too long. Send a shorter one.",
+    "too_long": "The video is longer than {seconds:g} seconds. Send a shorter one.",
 }
 # The whole environment of the decoder.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -167,7 +167,7 @@ class _Decoder:
             if kind == video_child.END:
                 return
             if kind == video_child.FAULT:
-                raise _fault_error(self._read(min(size, 64)))
+                raise _fault_error(self._read(min(size, 64)), limits)
             is_valid = kind == video_child.FRAME and last < seconds <= limits.seconds
             if not is_valid or size != height * width * 3 or max(height, width) > limits.long_side:
                 raise InvalidVideo(_NOT_DECODED)
@@ -213,9 +213,9 @@ class _Decoder:
         return False
 
 
-def _fault_error(code: bytes | bytearray) -> InvalidVideo:
+def _fault_error(code: bytes | bytearray, limits: VideoLimits) -> InvalidVideo:
     try:
-        return InvalidVideo(FAULTS[json.loads(bytes(code))])
+        return InvalidVideo(FAULTS[json.loads(bytes(code))].format(seconds=limits.seconds))
     except (ValueError, KeyError, TypeError):
         return InvalidVideo(_NOT_DECODED)
 

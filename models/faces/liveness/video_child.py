@@ -83,6 +83,7 @@ def _frames(
     av: Any, path: str, demuxer: str, limits: dict[str, Any]
 ) -> Iterator[tuple[float, Any]]:
     """Time in seconds and RGB pixels of the returned frames; upright, reduced."""
+    _require_short(av, path, demuxer, limits)
     container = _open(av, path, demuxer)
     stream = _video_stream(container, limits)
     convert = _Converter(av, limits["long_side"])
@@ -120,6 +121,30 @@ def _video_stream(container: Any, limits: dict[str, Any]) -> Any:
     _require_size(codec.width * codec.height, limits)
     codec.thread_count = 1
     return stream
+
+
+def _require_short(av: Any, path: str, demuxer: str, limits: dict[str, Any]) -> None:
+    """Refuse a clip that is too long before a frame is decoded.
+
+    Both its packets' times and their number must say so, since either may be wrong; the frames are
+    counted again as they are decoded.
+    """
+    with _open(av, path, demuxer) as container:
+        stream = _video_stream(container, limits)
+        rate, unit = float(stream.average_rate or 0), float(stream.time_base or 0)
+        times = []
+        try:
+            for packet in container.demux(stream):
+                if packet.pts is not None and not packet.is_discard:
+                    times.append(packet.pts)
+                    if len(times) > limits["frames"]:
+                        return
+        except av.error.FFmpegError:
+            return
+    by_number = len(times) / rate if rate else 0.0
+    by_times = (max(times) - min(times)) * unit if times else 0.0
+    if min(by_number, by_times) > limits["seconds"]:
+        raise _RefusedError("too_long")
 
 
 def _require_size(pixels: float, limits: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.access import MAKE_CLI_KEY, cli_key_file
 from cli.checks.service import _clocks, _key
 from cli.commands import keys
 from contracts.inference.registry import SystemInfo
@@ -15,12 +16,32 @@ def test_the_key_check_knows_whether_a_key_is_required(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(_env_file=None, home=tmp_path)
-    assert _key(settings).detail == "not needed on loopback"
+    assert "none needed" in _key(settings).detail
     monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
-    keys.create("first", ["admin"])
-    assert _key(settings).detail == "required: there are keys"
+    keys.create("first", ["admin"], cli_key=False)
+    found = _key(settings)
+    assert (found.state, found.help) == ("warn", MAKE_CLI_KEY)
     secret = capsys.readouterr().out.strip()
-    assert _key(settings.model_copy(update={"api_key": secret})).detail == "set"
+    assert _key(settings.model_copy(update={"api_key": secret})).state == "ok"
+    keys.cli()
+    assert "cli.key" in _key(settings).detail
+    cli_key_file(tmp_path).chmod(0o644)
+    assert _key(settings).state == "fail"
+
+
+def test_a_service_that_nobody_can_use_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(_env_file=None, home=tmp_path)
+    monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
+    keys.create("phone", ["infer"], cli_key=False)
+    keys.revoke(f"key_{capsys.readouterr().out.split('_')[1]}")
+    assert "opsin keys open" in capsys.readouterr().err
+    found = _key(settings)
+    assert found.state == "fail"
+    assert "opsin keys open" in found.help
+    keys.open_service(yes=True)
+    assert "none needed" in _key(settings).detail
 
 
 def test_a_host_whose_clock_differs_is_named() -> None:

@@ -1,27 +1,28 @@
+import csv
 import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from contracts.inference.inference import InferenceResponse
 from tests.cli.running import Starter, free_port
+from tests.cli.serving import serving
 
+ANSWER_OF_ONE = {
+    "name": "a.jpg",
+    "width": 5,
+    "height": 4,
+    "predictions": [{"index": 340, "id": "n02391049", "label": "zebra", "probability": 0.93}],
+}
 ANSWER = {
     "model": "squeezenet",
     "version": 1,
     "batch_size": 1,
     "results": [
-        {
-            "name": "a.jpg",
-            "width": 5,
-            "height": 4,
-            "predictions": [
-                {"index": 340, "id": "n02391049", "label": "zebra", "probability": 0.93}
-            ],
-        },
+        ANSWER_OF_ONE,
         {"name": "b.jpg", "error": {"code": "invalid_image", "detail": "Not [an] image."}},
     ],
     "timing_ms": {"decode": 1, "queue": 2, "compute": 3, "total": 6},
@@ -64,14 +65,39 @@ class Server(http.server.BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+class Counting(http.server.BaseHTTPRequestHandler):
+    """Says zebra to every image, and once that it is busy."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        self._send(200, {})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        count = body.count(b'name="image"')
+        self.sizes.append(count)
+        if len(self.sizes) == 2:
+            busy = {**PROBLEM, "status": 429, "code": "queue_full", "detail": "Full."}
+            self._send(429, busy)
+        else:
+            self._send(200, ANSWER | {"results": [ANSWER_OF_ONE] * count})
+
+    def _send(self, status: int, content: object) -> None:
+        self.send_response(status)
+        self.send_header("X-Request-Id", "1")
+        self.send_header("Retry-After", "0.1")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Log nothing."""
+
+
 @pytest.fixture
 def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
+    with serving(Server) as url:
+        yield url
 
 
 @pytest.fixture
@@ -135,6 +161,41 @@ def test_without_server_and_weights_the_error_says_what_helps(
     run = start("-m", "cli", "classify", *files, OPSIN_PORT=free_port(), OPSIN_OFFLINE=1)
     assert run.wait() == 1
     assert "opsin weights pull" in run.text
+
+
+def test_folders_are_classified_in_requests_of_a_size_that_the_server_takes(
+    start: Starter, tmp_path: Path
+) -> None:
+    names = [f"{number:03}.JPG" for number in range(70)]
+    for folder in ("a", "a/@eaDir", "a/.hidden"):
+        (tmp_path / folder).mkdir()
+    for name in names:
+        (tmp_path / "a" / name).write_bytes(b"x")
+    for name in ("a/notes.txt", "a/@eaDir/000.JPG", "a/.hidden/000.JPG", "a/.000.JPG"):
+        (tmp_path / name).write_bytes(b"x")
+    with serving(Counting) as url:
+        Counting.sizes.clear()
+        run = start(
+            *("-m", "cli", "classify", str(tmp_path / "a"), "--recursive"),
+            *("--csv", str(tmp_path / "out.csv"), "--server", url),
+        )
+        assert run.wait() == 0, run.text
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [str(tmp_path / "a" / name) for name in names]
+    assert {row["label"] for row in rows} == {"zebra"}
+    assert Counting.sizes == [32, 32, 32, 6]  # the second was refused once, as the queue was full
+    assert "Classifying 70 images" in run.text
+
+
+def test_a_folder_needs_recursive(start: Starter, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    run = start("-m", "cli", "classify", str(tmp_path / "empty"))
+    assert run.wait() == 2
+    assert "--recursive" in run.text
+    run = start("-m", "cli", "classify", str(tmp_path / "empty"), "--recursive")
+    assert run.wait() == 1
+    assert "There is no image" in run.text
 
 
 @pytest.mark.slow

@@ -29,17 +29,17 @@ def test_a_dataset_from_a_folder_to_its_deletion(datasets: Command, tmp_path: Pa
     folder = written(tmp_path / "pets", files)
     (folder / "cat" / "outside.png").symlink_to("/etc/passwd")
     added = datasets("add", str(folder))
-    assert re.search(r"dog \[big\] +5", added)
+    assert re.search(r"dog \[big\]\t5", added)
     assert "25 images: 17 train, 4 validation, 4 test" in added
     assert "imbalance: 4:1" in added
     assert "3 files were left out" in added
-    assert re.search(r"cat/outside.png +link", added)
+    assert re.search(r"cat/outside.png\tlink", added)
     assert "ready to train" in added
     (dataset_id,) = set(re.findall(r"ds_[\w-]+", added))
-    assert re.search(rf"{dataset_id} +pets +2 +25 +3 ", datasets("list"))
+    assert re.search(rf"{dataset_id}\tpets\t2\t25\t3\t", datasets("list"))
     left_out = datasets("files", dataset_id, "--status", "rejected")
     assert len(left_out.splitlines()) == 4
-    assert "is deleted" in datasets("delete", dataset_id)
+    assert "is deleted" in datasets("delete", dataset_id, "--yes")
     assert "no dataset with that id" in datasets("show", dataset_id, code=1)
 
 

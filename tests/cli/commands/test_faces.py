@@ -282,10 +282,10 @@ def test_a_refusal_is_shown_in_the_servers_words(server: tuple[Server, str], pho
         "request_id": "1",
     }
     server[0].answers["POST /v1/faces/login"] = (429, problem)
-    with pytest.raises(CommandError, match=r"Locked out\. Try again in half an hour"):
+    with pytest.raises(CommandError, match="Try again in half an hour"):
         faces.login("sub_1", photo, server=server[1])
     server[0].answers["GET /v1/faces/threshold"] = (500, "no problem document")
-    with pytest.raises(CommandError, match="did not answer as Opsin does"):
+    with pytest.raises(CommandError, match="not as Opsin does"):
         face_threshold.threshold(server=server[1])
 
 

@@ -1,5 +1,6 @@
 """`opsin jobs` against a real API with services in memory."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -60,8 +61,11 @@ def test_a_job_in_the_list_takes_one_line_on_any_terminal(
     monkeypatch.setenv("COLUMNS", "40")
     jobs.list_jobs(server=server)
     *_, headings, row = capsys.readouterr().out.splitlines()  # after the server's log
-    assert "kind" in headings
-    assert "50%" in row
+    assert headings.split("\t") == ["job", "kind", "state", "progress", "created"]
+    assert row.split("\t")[:4] == ["job_1", "training", "running", "50%, 2:10 left"]
+    jobs.list_jobs(as_json=True, server=server)
+    listed = capsys.readouterr().out.partition("\n{")[2]
+    assert json.loads("{" + listed)["items"][0]["id"] == "job_1"
 
 
 def test_follow_shows_a_job_until_its_end(
@@ -97,10 +101,12 @@ def test_cancel_delete_and_fetch(server: str, fakes: FakeServices, tmp_path: Pat
     with pytest.raises(CommandError, match="artifacts"):
         jobs.fetch("job_1", "b.png", tmp_path, server=server)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    with pytest.raises(CommandError, match="cancel"):
+    with pytest.raises(CommandError, match="--yes"):
         jobs.delete("job_1", server=server)
+    with pytest.raises(CommandError, match="cancel"):
+        jobs.delete("job_1", yes=True, server=server)
     jobs.cancel("job_1", server=server)
-    jobs.delete("job_1", server=server)
+    jobs.delete("job_1", yes=True, server=server)
     assert fakes.jobs.jobs == {}
 
 

@@ -1,15 +1,21 @@
 """`opsin keys`, on a database of its own."""
 
+import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from cli.access import Access, access
 from cli.main import build
 from cli.output import CommandError
+from cli.settings import address, key_headers
 from contracts.keys import KEY_PATTERN
+from contracts.settings import Settings
 from tests.cli.running import free_port
 
 Call = Callable[..., Result]
@@ -66,3 +72,63 @@ def test_a_key_is_rotated_and_revoked(run: Call) -> None:
 def test_a_wrong_call_is_one_plain_line(run: Call, words: tuple[str, ...]) -> None:
     done = run(*words)
     assert isinstance(done.exception, CommandError)
+
+
+def test_the_first_key_locks_nobody_out(run: Call, tmp_path: Path) -> None:
+    made = run("create", "phone", "--scope", "infer")
+    assert "This is the first key" in made.stderr
+    assert KEY_PATTERN.fullmatch(made.stdout.strip())
+    file = tmp_path / "cli.key"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    settings = Settings(_env_file=None, home=tmp_path)
+    own = key_headers(settings, address(settings))
+    assert own == {"Authorization": f"Bearer {file.read_text().strip()}"}
+    infos = json.loads(run("list", "--json").stdout)["items"]
+    assert [info["scopes"] for info in infos] == [["infer"], ["admin"]]
+    run("create", "tablet", "--scope", "infer")  # not the first: no other admin key
+    assert len(json.loads(run("list", "--json").stdout)["items"]) == 3
+
+
+def test_the_command_lines_key_goes_to_this_machine_only(run: Call, tmp_path: Path) -> None:
+    run("cli")
+    settings = Settings(_env_file=None, home=tmp_path, port=8000)
+    assert key_headers(settings, "http://localhost:8000")
+    for url in ("http://gpu:8000", "http://127.0.0.1:8001", "http://127.0.0.1:8000@evil"):
+        assert key_headers(settings, url) == {}, url
+    named = settings.model_copy(update={"api_key": SecretStr("0123456789abcdef")})
+    assert key_headers(named, "http://gpu:8000") == {"Authorization": "Bearer 0123456789abcdef"}
+
+
+def test_a_loopback_service_can_be_opened_again(run: Call, tmp_path: Path) -> None:
+    run("create", "phone", "--scope", "infer")
+    refused = run("open")
+    assert isinstance(refused.exception, CommandError)
+    assert "--yes" in str(refused.exception)
+    assert run("open", "--yes").exit_code == 0
+    assert not (tmp_path / "cli.key").exists()
+    settings = Settings(_env_file=None, home=tmp_path)
+    assert access(settings).state == "open"
+    again = run("create", "phone", "--scope", "infer", "--no-cli-key")
+    assert "This is the first key" in again.stderr
+    assert "opsin keys cli" in again.stderr
+    assert access(settings) == Access("keyed")
+
+
+def test_a_service_that_others_reach_is_not_opened(
+    run: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPSIN_HOST", "0.0.0.0")
+    made = run("create", "phone", "--scope", "infer")
+    assert "opsin keys cli" in made.stderr  # it is offered, not made
+    refused = run("open", "--yes")
+    assert isinstance(refused.exception, CommandError)
+    assert "other machines" in str(refused.exception)
+
+
+def test_a_new_key_of_the_command_line_replaces_the_old_one(run: Call, tmp_path: Path) -> None:
+    run("cli")
+    before = (tmp_path / "cli.key").read_text()
+    run("cli")
+    assert (tmp_path / "cli.key").read_text() != before
+    states = [info["revoked_at"] for info in json.loads(run("list", "--json").stdout)["items"]]
+    assert [state is None for state in states] == [True, False]

@@ -39,8 +39,10 @@ def test_list_promote_delete(models: Models, store: Store) -> None:
     assert "champion" in models("list").text
     assert "was version 1" in models("promote", "pets", "2").text
     assert store.resolve("pets") == 2
-    assert "promote another" in models("delete", "pets", "2", code=1).text
-    models("delete", "pets", "1")
+    assert "promote another" in models("delete", "pets", "2", "--yes", code=1).text
+    assert "--yes" in models("delete", "pets", "1", code=2).text
+    assert store.versions("pets") == [1, 2]
+    models("delete", "pets", "1", "--yes")
     assert store.versions("pets") == [2]
     assert "no version '9'" in models("promote", "pets", "9", code=1).text
 
@@ -56,7 +58,7 @@ def test_verify_quarantines_a_damaged_version(models: Models, store: Store) -> N
 
 def test_download(models: Models, store: Store, tmp_path: Path) -> None:
     to = tmp_path / "mine.keras"
-    models("download", "pets", "--format", "keras", "--to", str(to))
+    models("download", "pets", "--format", "keras", "--out", str(to))
     assert to.read_bytes() == FILES["model.keras"]
     again = models("download", "pets", "--format", "keras", "--to", str(to), code=1)
     assert "Cannot write" in again.text

@@ -1,12 +1,15 @@
 """What `opsin train` requests, and how the same request resumes its unfinished training."""
 
+import http.server
 import io
+import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
 
-from cli.commands.train import train_folder, training_options
+from cli.commands.train import train, train_folder, training_options
 from cli.commands.train_local import RunFolder, TerminalWork
 from cli.output import CommandError
 from cli.processes.signals import StopSignals
@@ -14,6 +17,49 @@ from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
 from models.training.presets import training_request
+from tests.cli.serving import serving
+from tests.images import encoded, scene
+from tests.models.datasets.packing import on_disk, tree, written
+
+METRICS = {
+    "pictures": 4, "loss": 0.5, "accuracy": 0.75, "macro_precision": 1, "macro_recall": 1,
+    "macro_f1": 1, "calibration_error": 0,
+}  # fmt: skip
+RESULT = {
+    "model": "pets", "version": 3, "held_out": "test", "metrics": {"test": METRICS},
+    "per_class": [], "seconds": {"head": 2.5}, "promoted": True,
+    "promotion": {"rule": "always", "promoted": True, "reason": "It is the first."},
+}  # fmt: skip
+JOB = {
+    "id": "job_1", "kind": "training", "state": "succeeded", "attempt": 1, "result": RESULT,
+    "progress": {"fraction": 1.0}, "created_at": "2026-11-20T09:30:00Z", "artifacts": [],
+}  # fmt: skip
+
+
+class TrainingServer(http.server.BaseHTTPRequestHandler):
+    """Takes datasets and trainings, and finishes each at once."""
+
+    requests: ClassVar[list[tuple[str, bytes]]] = []
+
+    def do_GET(self) -> None:
+        events = b'id: 1\nevent: state\ndata: {"state": "succeeded"}\n\n'
+        self._send(events if self.path.endswith("/events") else json.dumps(JOB).encode())
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.requests.append((self.path, body))
+        dataset = {"id": "ds_1", "name": "pets", "trainable": True}
+        self._send(json.dumps(dataset if self.path == "/v1/datasets" else JOB).encode())
+
+    def _send(self, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Log nothing."""
+
 
 REQUEST = training_request(
     {"dataset_id": "ds_1", "model": "pets", "network": "cnn_small", "epochs": {"scratch": 2}}
@@ -112,3 +158,38 @@ def test_a_wrong_option_is_refused_before_any_image_is_read(
     with pytest.raises(CommandError, match=message):
         train_folder(settings, tmp_path, body)
     assert not (tmp_path / "home" / "datasets").exists()
+
+
+def test_early_stopping_is_said(tmp_path: Path) -> None:
+    out = io.StringIO()
+    row = {"epoch": 1, "phase": "scratch", "loss": 0.5, "accuracy": 0.75}
+    with StopSignals() as signals, work_at(tmp_path, signals, out) as work:
+        work.progress(Progress(fraction=0.5, phase="scratch"))
+        work.metrics(row)
+        work.progress(Progress(fraction=0.9, phase="export"))
+    assert "stopped after 1 of 2 epochs" in out.getvalue()
+    assert "training: loss 0.500, accuracy  75.0%" in out.getvalue()
+
+
+def test_a_folder_from_which_nothing_can_be_learned_leaves_nothing(tmp_path: Path) -> None:
+    folder = written(tmp_path / "rose", {"a.png": encoded(scene(), "png")})
+    settings = Settings(_env_file=None, home=tmp_path / "home", min_free_disk_bytes=0)
+    with pytest.raises(CommandError, match="of at least 2 classes"):
+        train_folder(settings, folder, {"model": "pets", "network": "cnn_small"})
+    assert on_disk(settings.datasets_home) <= {".staging"}
+
+
+def test_a_training_on_a_server_is_followed_to_its_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = written(tmp_path / "pets", tree({"cat": 2, "dog": 2}))
+    with serving(TrainingServer) as url:
+        train(folder, "pets", network="vgg16", server=url)
+        train(Path("ds_7"), "pets", network="vgg16", server=url)
+        with pytest.raises(CommandError, match="neither a folder"):
+            train(Path("nowhere"), "pets", server=url)
+    upload, first, second = [body for _, body in TrainingServer.requests]
+    assert b"cat/" in upload
+    assert json.loads(first) == {"model": "pets", "network": "vgg16", "dataset_id": "ds_1"}
+    assert json.loads(second)["dataset_id"] == "ds_7"
+    assert "pets version 3 is champion" in capsys.readouterr().out

@@ -128,7 +128,7 @@ def test_an_open_address_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not any(tmp_path.iterdir())  # it only reads
     require_key(settings.model_copy(update={"api_key": "a-key-of-sixteen-or-more"}))
     monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
-    keys.create("first", ["admin"])
+    keys.create("first", ["admin"], cli_key=False)
     require_key(settings)
 
 
@@ -140,8 +140,8 @@ def test_the_curl_line_is_short_where_it_can_be(
     home = Home(settings.home)
     home.samples.mkdir(parents=True)
     (home.samples / "cat.png").touch()
-    assert curl_line(settings, home, keyed=True) == (
+    assert curl_line(settings, home, key="$OPSIN_API_KEY") == (
         'curl -H "Authorization: Bearer $OPSIN_API_KEY" '
         "-F 'image=@my home/samples/cat.png' http://127.0.0.1:8000/v1/classify"
     )
-    assert "Authorization" not in curl_line(settings, home, keyed=False)
+    assert "Authorization" not in curl_line(settings, home, key=None)

@@ -14,6 +14,7 @@ from contracts.errors import Conflict, DatasetNotFound, ImageTooLarge, InvalidIm
 from models.datasets.archives.limits import Limits
 from models.datasets.splitting import Fractions
 from models.datasets.store import DEFAULT_FRACTIONS, DatasetStore, NewImage
+from models.rendering.png import png
 from tests.images import encoded, hostile_images, scene
 from tests.models.datasets.packing import on_disk, photo, tarred, tree, written, zipped
 
@@ -295,3 +296,14 @@ def test_real_images(store: DatasetStore, shared: Path) -> None:
     assert info.splits == {"train": 84 - 12, "validation": 12, "test": 30}
     assert info.rejected == []
     assert store.load(info.id).digest == info.digest
+
+
+def test_a_heatmap_of_ours_is_left_out(tmp_path: Path) -> None:
+    """`opsin explain --out` may point into a folder of photos."""
+    folder = written(tmp_path / "pets", tree({"cat": 6, "dog": 6}))
+    drawn = png(Image.new("RGB", (20, 10), "orange"))
+    (folder / "cat" / "0-heatmap.png").write_bytes(drawn)
+    (folder / "dog" / "why.png").write_bytes(drawn)
+    info = DatasetStore(tmp_path / "datasets", Limits(free_bytes=0)).create("pets", folder).info
+    assert info.classes == {"cat": 6, "dog": 6}
+    assert {file.code for file in info.rejected} == {"explanation"}

@@ -220,3 +220,16 @@ def test_other_connection_types_do_not_reach_the_application(key_cache: KeyCache
     for kind in ("lifespan", "websocket", "something"):
         asyncio.run(check({"type": kind}, no_message, no_answer))
     assert reached == ["lifespan"]
+
+
+def test_only_an_operator_opens_the_service_again(keys: Keys, key_cache: KeyCache) -> None:
+    made = keys.create(NEW, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
+    assert "opsin keys create" in key_cache.refusal().detail
+    keys.revoke(made.id, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
+    assert not key_cache.is_open
+    assert "opsin keys open" in key_cache.refusal().detail
+    keys.reopen(actor=COMMAND)
+    asyncio.run(key_cache.refresh())
+    assert key_cache.is_open

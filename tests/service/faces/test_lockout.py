@@ -33,6 +33,7 @@ def test_the_fifth_failure_locks_subject_and_device(valkey: RealValkey) -> None:
             for subject_id, device in (("sub_a", "other"), ("sub_b", "phone")):
                 with pytest.raises(LockedOut) as error:
                     await lockout.begin(subject_id, device)
+                assert "Try again in 30 minutes." in error.value.detail
                 assert LOCK_SECONDS - 5 < (error.value.retry_after or 0) <= LOCK_SECONDS
             await lockout.end(await lockout.begin("sub_b", "other"), failed=False)
         async with open_lockout(

@@ -15,11 +15,12 @@ def test_health(client: httpx.Client) -> None:
 def test_readiness(client: httpx.Client) -> None:
     answer = client.get("/readyz")
     assert answer.status_code == 200
-    assert answer.json() | {"detail": None} == {
+    assert answer.json() | {"detail": None, "loading": []} == {
         "ready": True,
         "redis": "ok",
         "database": "ok",
         "worker": "ok",
+        "loading": [],
         "detail": None,
     }
 
@@ -50,6 +51,17 @@ def test_readiness_names_what_does_not_respond(
     assert answer.status_code == 503
     assert answer.json().items() >= ({"ready": False} | expected).items()
     assert answer.json()["detail"]
+
+
+def test_readiness_of_one_network(client: httpx.Client, fakes: FakeServices) -> None:
+    models = {m["name"]: m["state"] for m in client.get("/v1/models").json()["items"]}
+    ready = next(name for name, state in models.items() if state == "ready")
+    assert client.get("/readyz", params={"model": ready}).status_code == 200
+    answer = client.get("/readyz", params={"model": "pets-of-somebody"})
+    assert answer.status_code == 503
+    assert "pets-of-somebody" in answer.json()["detail"]
+    loading = client.get("/readyz").json()["loading"]
+    assert loading == [name for name, state in models.items() if state == "loading"]
 
 
 def test_the_system_at_a_glance(client: httpx.Client) -> None:

@@ -1,0 +1,203 @@
+"""Requests to a running server, with the key that belongs to it and errors as plain lines."""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from cli.access import MAKE_CLI_KEY, cli_key_file
+from cli.output import CommandError
+from cli.settings import address, is_own, key_headers
+from cli.streams import shown
+from contracts.durations import in_words
+from contracts.problem import Problem
+from contracts.settings import RELEASE, Settings
+
+SPARE_SECONDS = 5.0
+_MAX_PAGES = 500
+
+JsonObject = dict[str, Any]
+FilePart = tuple[str, tuple[str, bytes, str]]
+
+
+class NoAnswerError(CommandError):
+    """The server could not be reached, or did not finish its answer."""
+
+
+class RefusedError(CommandError):
+    """The server refused a request.
+
+    Attributes:
+        code: The problem's code; empty if the answer was not Opsin's.
+        detail: The server's words.
+        retry_after: Seconds after which the request may succeed, if the server says so.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "", detail: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code, self.detail, self.retry_after = code, detail, retry_after
+
+
+class ServerClient:
+    """One server; every request has a deadline, and a refusal is a `CommandError` with its words.
+
+    Args:
+        server: The server's URL; this machine's if None.
+        seconds: Deadline of a request; the server's own default and a little more if None.
+    """
+
+    def __init__(
+        self, settings: Settings, server: str | None, *, seconds: float | None = None
+    ) -> None:
+        self.url = (server or address(settings)).rstrip("/")
+        self._settings = settings
+        self._headers = key_headers(settings, self.url)
+        self._seconds = seconds or settings.default_timeout_ms / 1000 + SPARE_SECONDS
+
+    @contextmanager
+    def stream(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
+        """Send a request; the answer's body is not read yet.
+
+        Raises:
+            CommandError: The server does not answer, or refuses.
+        """
+        headers = self._headers | options.pop("headers", {})
+        with (
+            self._described(),
+            self._client() as client,
+            client.stream(method, self.url + path, headers=headers, **options) as answer,
+        ):
+            if not answer.is_success:
+                raise self.refusal(answer)
+            yield answer
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send a request and read the whole answer."""
+        with self.stream(method, path, **options) as answer:
+            answer.read()
+            return answer
+
+    def json(self, method: str, path: str, **options: Any) -> JsonObject:
+        """Send a request; the answer is a JSON object, or empty."""
+        answer = self.request(method, path, **options)
+        try:
+            return dict(answer.json()) if answer.content else {}
+        except (ValueError, TypeError):
+            raise CommandError(
+                f"{self.url} did not answer as Opsin {RELEASE} does. Does it run that version?"
+            ) from None
+
+    def send(
+        self,
+        path: str,
+        parts: Sequence[FilePart],
+        fields: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> httpx.Response:
+        """Send files and fields as a form."""
+        plain = [(name, (None, value)) for name, value in (fields or {}).items()]
+        return self.request("POST", path, files=[*plain, *parts], **options)
+
+    def items(self, path: str, **parameters: str | int) -> list[JsonObject]:
+        """All pages of a list."""
+        items: list[JsonObject] = []
+        cursor: str | None = None
+        for _ in range(_MAX_PAGES):
+            more: dict[str, str | int] = {"cursor": cursor} if cursor else {}
+            page = self.json("GET", path, params={"limit": 200, **parameters, **more})
+            items += page["items"]
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                break
+        return items
+
+    def download(self, path: str, to: Path, **options: Any) -> None:
+        """Write an answer to a file, whole or not at all."""
+        part = to.with_name(f".{to.name}.{secrets.token_hex(4)}.part")
+        try:
+            with self.stream("GET", path, **options) as answer, part.open("xb") as file:
+                for chunk in answer.iter_bytes():
+                    file.write(chunk)
+            part.replace(to)
+        except OSError as error:
+            raise CommandError(f"Cannot write {to} ({error.strerror}).") from None
+        finally:
+            part.unlink(missing_ok=True)
+
+    def refusal(self, answer: httpx.Response) -> RefusedError:
+        """What a refused request becomes."""
+        try:
+            problem = Problem.model_validate_json(answer.read())
+        except ValidationError:
+            return RefusedError(f"{self.url} answered {answer.status_code}, not as Opsin does.")
+        text = self._key_needed() if problem.code == "unauthorized" else problem.sentence
+        wait = _retry_after(answer)
+        busy = answer.status_code == httpx.codes.TOO_MANY_REQUESTS
+        if wait is not None and busy and "Try again in" not in text:
+            text += f" Try again in {in_words(wait)}."
+        return RefusedError(text, code=problem.code, detail=problem.detail, retry_after=wait)
+
+    def _key_needed(self) -> str:
+        """One line: why this key was refused, and what to do."""
+        here, settings = is_own(self._settings, self.url), self._settings
+        if not self._headers:
+            what = f"A valid key is required at {self.url}, and this command has none."
+        elif here and settings.api_key is None:
+            file = cli_key_file(settings.home)
+            what = f"A valid key is required at {self.url}, and the one in {file} no longer works."
+        else:
+            what = f"A valid key is required at {self.url}; the one that was sent is not valid."
+        other = (
+            "Or set OPSIN_API_KEY, or pass --key." if here else "Set OPSIN_API_KEY or pass --key."
+        )
+        return f"{what} {MAKE_CLI_KEY} {other}" if here else f"{what} {other}"
+
+    def _client(self) -> httpx.Client:
+        # The service is on this machine or was named by the user: no proxy is involved.
+        return httpx.Client(timeout=self._seconds, trust_env=False)
+
+    @contextmanager
+    def _described(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError:
+            raise NoAnswerError(
+                f"No server answers at {self.url}. Start the service with `opsin up`, or name "
+                "another one with --server."
+            ) from None
+        except httpx.TimeoutException:
+            raise NoAnswerError(
+                f"{self.url} did not answer within {self._seconds:g} s. It may be busy: try again."
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = (str(error) or type(error).__name__).rstrip(".")
+            raise NoAnswerError(f"{self.url} did not answer: {reason}.") from None
+        except ValidationError:
+            raise CommandError(
+                f"{self.url} did not answer as Opsin {RELEASE} does. Does it run that version?"
+            ) from None
+
+
+def file_part(field: str, file: Path) -> FilePart:
+    """A file for a form; the server detects what it really is.
+
+    Raises:
+        CommandError: It cannot be read.
+    """
+    try:
+        return field, (shown(file.name), file.read_bytes(), "application/octet-stream")
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read ({error.strerror}).") from None
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    try:
+        return float(answer.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return None

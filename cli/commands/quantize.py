@@ -1,0 +1,49 @@
+"""`opsin quantize`: an int8 copy of a version, by a running server."""
+
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from cli.clients.http import ServerClient
+from cli.clients.jobs import JobsApi
+from cli.commands.jobs import follow_job
+from cli.options import AsJson, Key, Server
+from cli.output import notes, print_json
+from cli.settings import load
+
+
+def quantize(  # noqa: PLR0917 (typer reads options from the parameters)
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its number.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Labeled images to calibrate with, ds_….")
+    ],
+    max_accuracy_loss: Annotated[
+        float | None, typer.Option(min=0, max=1, help="What the copy may lose and still be used.")
+    ] = None,
+    promote: Annotated[
+        bool | None,
+        typer.Option("--promote/--no-promote", help="Whether it becomes champion if it passes."),
+    ] = None,
+    as_json: AsJson = False,
+    server: Server = None,
+    key: Key = None,
+) -> None:
+    """Make an int8 copy of a version, which is smaller and faster on a CPU.
+
+    It is a job: Ctrl-C leaves it running.
+    """
+    given = {"max_accuracy_loss": max_accuracy_loss, "promote": promote}
+    body = {name: value for name, value in given.items() if value is not None}
+    settings = load(key=key)
+    path = f"/v1/models/{quote(model, safe='')}/versions/{version}/quantize"
+    job = ServerClient(settings, server).json("POST", path, json={"dataset_id": dataset, **body})
+    jobs = JobsApi(settings, server)
+    follow_job(jobs, job["id"])
+    result = jobs.get(job["id"]).result or {}
+    if as_json:
+        print_json(result)
+        return
+    notes().print(f"[green]✓[/] {model} version {result.get('version')} is the int8 copy")
+    print_json(result)

@@ -1,0 +1,16 @@
+"""Times to wait, in words."""
+
+import math
+
+
+def in_words(seconds: float) -> str:
+    """A time to wait, rounded up: 45 seconds, 30 minutes, 2 hours."""
+    if seconds < 90:
+        return _counted(max(1, math.ceil(seconds)), "second")
+    if seconds < 90 * 60:
+        return _counted(math.ceil(seconds / 60), "minute")
+    return _counted(math.ceil(seconds / 3600), "hour")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,56 @@
+"""What a misspelt field or value was probably meant to be."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """A question that names the most similar known names; empty if none is similar."""
+    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def explained(error: Mapping[str, Any], model: type[BaseModel] | None) -> str:
+    """The message of one of pydantic's errors, with a suggestion if a name looks misspelt.
+
+    Args:
+        error: One item of `ValidationError.errors()`.
+        model: What was validated; None if unknown.
+    """
+    message, where = str(error["msg"]), tuple(error["loc"])
+    if error["type"] == "extra_forbidden" and where and model is not None:
+        return f"There is no such field.{similar(str(where[-1]), _fields(model, where[:-1]))}"
+    if error["type"] == "literal_error" and isinstance(error.get("input"), str):
+        expected = str(error.get("ctx", {}).get("expected", ""))
+        return message + similar(error["input"], _quoted(expected)).replace(" Did", ". Did")
+    return message
+
+
+def _quoted(expected: str) -> list[str]:
+    """The values in pydantic's list of what it expected: 'a', 'b' or 'c'."""
+    return expected.split("'")[1::2]
+
+
+def _fields(model: type[BaseModel] | None, where: Sequence[str | int]) -> list[str]:
+    """The names of the fields at a place in a model."""
+    for name in where:
+        if model is None:
+            return []
+        if isinstance(name, int):
+            continue
+        field = next((f for key, f in model.model_fields.items() if name in {key, f.alias}), None)
+        model = _model_in(field.annotation) if field is not None else None
+    return list(model.model_fields) if model is not None else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first model in a type such as `list[Model] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in get_args(annotation):
+        if (found := _model_in(part)) is not None:
+            return found
+    return None

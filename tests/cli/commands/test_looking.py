@@ -1,0 +1,160 @@
+"""`opsin embed`, `layers`, `activations`, `filters`, `quantize` and the sheet of `explain`.
+
+A small real server answers as docs/reference/api.md says.
+"""
+
+import csv
+import http.server
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from PIL import Image
+
+from cli.commands.embed import embed
+from cli.commands.explain import explain
+from cli.commands.layers import activations, filters, layers
+from cli.commands.quantize import quantize
+from contracts.inference.explanation import METHODS
+from models.rendering.png import is_explanation, png
+from tests.cli.serving import serving
+
+JOB = {
+    "id": "job_1", "kind": "filters", "state": "succeeded", "attempt": 1,
+    "progress": {"fraction": 1.0}, "created_at": "2026-11-20T09:30:00Z", "artifacts": [],
+    "result": {"version": 2},
+}  # fmt: skip
+LAYER = {"name": "conv1", "type": "Conv2D", "output_shape": [None, 8, 3], "explainable": True}
+TARGET = {"index": 281, "id": "n1", "label": "tabby", "probability": 0.3791}
+NUMBERS = {"model": "squeezenet", "version": 1, "layer": "fire9_concat", "target": TARGET}
+PNG = png(Image.new("RGB", (30, 20), "orange"))
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers every request, and records it."""
+
+    requests: ClassVar[list[tuple[str, bytes]]] = []
+
+    def do_GET(self) -> None:
+        self._record(b"")
+        if self.path.endswith("/events"):
+            self._send(b'id: 1\nevent: state\ndata: {"state": "succeeded"}\n\n')
+        elif "/artifacts/" in self.path:
+            self._send(PNG)
+        else:
+            self._json({"/v1/models/m/layers": {"items": [LAYER]}}.get(self._route, JOB))
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self._record(body)
+        if self._route == "/v1/embed":
+            count = body.count(b'name="image"')
+            self._json({"results": [{"name": "x", "embedding": [0.5, -1.25]}] * count})
+        elif self._route in {"/v1/heatmap", "/v1/activations"}:
+            wants_json = self.headers["Accept"] == "application/json"
+            self._json(NUMBERS) if wants_json else self._send(PNG)
+        else:
+            self._json(JOB)
+
+    @property
+    def _route(self) -> str:
+        return self.path.partition("?")[0]
+
+    def _record(self, body: bytes) -> None:
+        self.requests.append((f"{self.command} {self.path}", body))
+
+    def _json(self, content: Any) -> None:
+        self._send(json.dumps(content).encode())
+
+    def _send(self, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("X-Request-Id", "1")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Server.requests.clear()
+    with serving(Server) as url:
+        yield url
+
+
+@pytest.fixture
+def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A photo in a folder; the working folder is another one."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    path = tmp_path / "photos" / "cat.png"
+    Image.new("RGB", (20, 10), "orange").save(path)
+    return path
+
+
+def test_embeddings_are_written_whole(server: str, photo: Path) -> None:
+    embed([photo.parent], recursive=True, table=Path("v.csv"), model="m", server=server)
+    with Path("v.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [[str(photo), "0.5", "-1.25"]]
+    assert Server.requests[-1][0] == "POST /v1/embed?model=m"
+
+
+def test_layers_are_listed(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    layers("m", server=server)
+    assert capsys.readouterr().out.splitlines()[1] == "conv1\tConv2D\tany × 8 × 3\tyes"  # noqa: RUF001
+    layers("m", as_json=True, server=server)
+    assert json.loads(capsys.readouterr().out) == {"items": [LAYER]}
+
+
+def test_activations_and_filters_go_to_the_working_folder(server: str, photo: Path) -> None:
+    activations(photo, layer="conv1", server=server)
+    assert Path("cat-activations.png").read_bytes() == PNG
+    filters("m", layer="conv1", chosen="0,3", server=server)
+    assert Path("m-filters.png").read_bytes() == PNG
+    body = next(body for route, body in Server.requests if route == "POST /v1/filters")
+    assert json.loads(body) == {"model": "m", "layer": "conv1", "filters": [0, 3]}
+    assert [path.name for path in photo.parent.iterdir()] == ["cat.png"]
+
+
+def test_quantize_follows_its_job(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    quantize("m", 1, "ds_1", promote=False, as_json=True, server=server)
+    assert json.loads(capsys.readouterr().out) == {"version": 2}
+    route, body = Server.requests[0]
+    assert route == "POST /v1/models/m/versions/1/quantize"
+    assert json.loads(body) == {"dataset_id": "ds_1", "promote": False}
+
+
+def test_a_sheet_shows_every_method_for_one_class(server: str, photo: Path) -> None:
+    """The class is chosen once, so that it has one probability, and all explain that class."""
+    explain([photo], all_methods=True, server=server)
+    asked = [route for route, _ in Server.requests if "/v1/heatmap" in route]
+    assert len(asked) == len(METHODS) + 1
+    assert all("class_index=281" in route for route in asked[1:])
+    assert not any("legend=true" in route for route in asked)
+    plain = Path("cat-heatmap.png").read_bytes()
+    assert is_explanation(plain)
+    explain([photo], all_methods=True, legend=True, server=server)
+    with Image.open("cat-heatmap.png") as sheet, Image.open(io.BytesIO(plain)) as before:
+        assert sheet.height > before.height  # with a color bar
+    assert [path.name for path in photo.parent.iterdir()] == ["cat.png"]
+
+
+def test_heatmaps_of_images_of_one_name_are_all_kept(server: str, photo: Path) -> None:
+    other = photo.with_suffix(".jpg")
+    other.write_bytes(photo.read_bytes())
+    explain([photo, other], server=server)
+    assert {path.name for path in Path().iterdir()} == {"cat-heatmap.png", "cat-2-heatmap.png"}
+
+
+@pytest.mark.parametrize(("output", "sent"), [("map", "output=map"), ("json", "method=grad_cam")])
+def test_the_map_or_its_numbers(server: str, photo: Path, output: Any, sent: str) -> None:
+    explain([photo], output=output, out=Path("x"), server=server)
+    content = Path("x").read_bytes()
+    assert content == PNG if output == "map" else json.load(io.BytesIO(content)) == NUMBERS
+    assert sent in Server.requests[-1][0]

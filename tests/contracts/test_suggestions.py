@@ -1,0 +1,37 @@
+"""Misspelt fields and values get a suggestion."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from contracts.keys import NewKey
+from contracts.suggestions import explained, similar
+from contracts.training.trainings import TrainingRequest
+
+TRAINING = {"dataset_id": "ds_1", "model": "pets", "network": "vgg16"}
+
+
+@pytest.mark.parametrize(
+    ("body", "meant"),
+    [
+        (TRAINING | {"epoch": {"head": 1}}, "Did you mean epochs"),
+        (TRAINING | {"augmentation": {"rotatoin": 3}}, "Did you mean rotation?"),
+        (TRAINING | {"network": "vgg61"}, "or vgg16"),
+        (TRAINING | {"strategy": "finetuning"}, "Did you mean fine_tuning?"),
+        (TRAINING | {"zzz": 1}, "There is no such field."),
+    ],
+)
+def test_a_misspelt_name_gets_a_suggestion(body: dict[str, Any], meant: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        TrainingRequest.model_validate(body)
+    messages = [explained(error, TrainingRequest) for error in refused.value.errors()]
+    assert any(meant in message for message in messages), messages
+
+
+def test_an_unknown_model_or_another_error_keeps_its_message() -> None:
+    with pytest.raises(ValidationError) as refused:
+        NewKey.model_validate({"name": "", "scopes": ["infer"], "scops": 1})
+    for error in refused.value.errors():
+        assert explained(error, None) == error["msg"]
+    assert similar("zebra", ["lion", "tiger"]) == ""
