@@ -168,7 +168,6 @@ class LocalClient:
     def _explain(self, data: bytes, options: OverlayOptions) -> bytes:
         vector, reply, image = self._explained(data, options)
         manifest = self._manifest
-        height, width = manifest.input_size
         size = (image.width, image.height)
         return render(
             data,
@@ -190,7 +189,7 @@ class LocalClient:
         vector, reply, image = self._explained(data, options)
         heatmap = heatmap_of(vector, reply, read_labels(self._folder), cached=False)
         spent = (time.perf_counter() - began) * 1000
-        size, (height, width) = (image.width, image.height), self._manifest.input_size
+        size = (image.width, image.height)
         box = visible_box(size, self._manifest, None)
         return HeatmapResponse(
             **heatmap.model_dump(),
