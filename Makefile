@@ -13,7 +13,7 @@ help:
 	@echo 'make setup     install and fetch what the other targets need; start nothing'
 	@echo 'make test      the default tests'
 	@echo 'make test-all  the slow tests too'
-	@echo 'make check     lint, format, types, import rules'
+	@echo 'make check     lint, format, types, import rules, the OpenAPI document'
 	@echo 'make audit     licences, bill of materials, known vulnerabilities of the pinned packages'
 	@echo 'make sbom      only the bill of materials: build/sbom.json'
 	@echo 'make bench     compare with other servers, 12 minutes; QUICK=1 for a first look'
@@ -49,6 +49,7 @@ check:
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+	@scripts/openapi
 
 audit:
 	@scripts/venv dev

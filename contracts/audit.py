@@ -1,7 +1,7 @@
 """One line of the audit log: who did what, to what, and when."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, Field
 
@@ -15,6 +15,10 @@ Action = Literal[
     "version_deleted",
     "dataset_deleted",
     "subject_erased",
+    "subject_exported",
+    "device_registered",
+    "device_removed",
+    "face_policy_set",
 ]
 
 
@@ -25,8 +29,8 @@ class AuditEntry(BaseModel):
     at: datetime
     actor: str = Field(
         description="A key's id; `bootstrap` for OPSIN_API_KEY, `open` where no key is needed, "
-        "`command` for `opsin …` on the machine."
+        "`command` for `opsin …` on the machine, `retention` for what was erased by its age."
     )
-    action: Action
+    action: str = Field(description="One of: " + ", ".join(get_args(Action)))
     subject: str = Field(description="What was changed, e.g. `squeezenet/3 champion`.")
     request_id: str | None = Field(description="The request's id in the log.")

@@ -100,6 +100,8 @@ class OpsinError(Exception):
     """
 
     code: ClassVar[str] = "internal_error"
+    is_passing: ClassVar[bool] = False
+    """Whether a job that meets this error is tried again, because the cause passes by itself."""
 
     def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
         super().__init__(detail)
@@ -225,10 +227,12 @@ class LockedOut(OpsinError):
 
 class Unavailable(OpsinError):
     code = "dependency_unavailable"
+    is_passing = True
 
 
 class ModelNotReady(Unavailable):
     code = "model_not_ready"
+    is_passing = False  # such as missing weights, which no further attempt brings
 
 
 class NoWorker(Unavailable):

@@ -8,7 +8,9 @@ T = TypeVar("T")
 
 _CURSOR = "`next_cursor` of the previous page."
 PageLimit = Annotated[int, Field(ge=1, le=200, description="Maximum number of items per page.")]
-PageCursor = Annotated[str | None, Field(max_length=256, description=_CURSOR)]
+PageCursor = Annotated[
+    str | None, Field(max_length=256, pattern=r"^[A-Za-z0-9_=-]+$", description=_CURSOR)
+]
 RowCursor = Annotated[str | None, Field(pattern=r"^[0-9]{1,9}$", description=_CURSOR)]
 
 

@@ -16,6 +16,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1024 * 1024
+# What phones call 50 megapixels are 8192 x 6144 pixels.
+MAX_IMAGE_PIXELS = 52_000_000
 RELEASE = "0.1.0"
 """The version of Opsin; a test compares it with pyproject.toml."""
 
@@ -125,7 +127,7 @@ class Settings(BaseSettings):
     )
     max_image_bytes: int = Field(16 * MIB, ge=1024, description="Largest image, in bytes.")
     max_image_pixels: int = Field(
-        50_000_000,
+        MAX_IMAGE_PIXELS,
         ge=1,
         le=178_956_970,  # Pillow's own limit, which stays in force
         description="Largest image, in pixels, according to its header.",
@@ -332,6 +334,32 @@ class Settings(BaseSettings):
         description=(
             "How faces are searched. memory: exact, for up to about 100,000 templates; "
             "pgvector: with an index in PostgreSQL, for more."
+        ),
+    )
+    face_address_failures: int = Field(
+        10,
+        ge=0,
+        le=100_000,
+        description=(
+            "Failed face logins in three minutes after which their address has to wait. Raise it "
+            "for a back end that sends the logins of many people, or list it in "
+            "OPSIN_TRUSTED_PROXIES and let it send X-Forwarded-For. 0: no limit."
+        ),
+    )
+    face_consent_required: bool = Field(
+        False,
+        description=(
+            "Whether faces are enrolled, compared and recognised only with a consent that is in "
+            "force. `PUT /v1/faces/policy` can require it too."
+        ),
+    )
+    face_retention_days: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description=(
+            "Days after the last use at which a subject is erased. 0: never. Recommended: 1095 "
+            "(three years). `PUT /v1/faces/policy` can shorten it."
         ),
     )
     token_issuer: str = Field(

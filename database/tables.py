@@ -228,6 +228,24 @@ class SubjectRecord(Record):
     )  # the gallery's revision when its templates last changed
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    consent: Mapped[dict[str, Any] | None]
+    last_used_at: Mapped[datetime | None] = mapped_column(index=True)
+    failures: Mapped[int] = mapped_column(server_default="0")  # since the last match
+    face_disabled_at: Mapped[datetime | None]
+
+
+class FaceDeviceRecord(Record):
+    """A device that a subject logs in with, by its public key."""
+
+    __tablename__ = "face_devices"
+
+    subject_id: Mapped[str] = mapped_column(
+        ForeignKey("subjects.id", ondelete="CASCADE"), primary_key=True
+    )
+    device_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    public_key: Mapped[dict[str, Any]]  # JWK
+    created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime | None]
 
 
 class FaceFileRecord(Record):

@@ -15,7 +15,15 @@ from service.datasets import routes as datasets
 from service.dependencies import OpenServices
 from service.explanation import layer_routes as layers
 from service.explanation import routes as explanation
-from service.faces.routes import calibrations, challenges, faces, login, subjects
+from service.faces.routes import (
+    calibrations,
+    challenges,
+    devices,
+    faces,
+    login,
+    policy,
+    subjects,
+)
 from service.http import docs, errors, openapi
 from service.http.body import disk_body_limits, max_request_bytes
 from service.inference import routes as inference
@@ -28,6 +36,7 @@ from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
 from service.protocols import oip_routes as oip
 from service.protocols import tfserving_routes as tfserving
+from service.protocols import triton_routes as triton
 from service.registry import quantization_routes as quantization
 from service.registry import routes as models
 from service.registry import version_routes as versions
@@ -74,12 +83,15 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         subjects,
         login,
         challenges,
+        tfserving,  # before `models`, whose `/{name}` is also `/{model}:classify`
         models,
         versions,
         quantization,
         calibrations,
+        policy,
+        devices,
+        triton,  # before `oip`, whose `/models/{model}` is also `/models/stats`
         oip,
-        tfserving,
         operations,
         keys,
         audit,

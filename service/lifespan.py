@@ -29,6 +29,7 @@ from service.datasets.service import Datasets
 from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
 from service.explanation.layers import LayerCheck
+from service.faces import retention
 from service.faces.context import open_face_services
 from service.faces.erasure import resume
 from service.faces.reembedding import Reembedding
@@ -153,6 +154,7 @@ def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
         ("audit", partial(run_in_threadpool, services.audit.delete_old, days), _AUDIT_SECONDS),
         ("face-audit", partial(run_in_threadpool, faces.events.delete_old, days), _AUDIT_SECONDS),
         ("erasures", partial(resume, services), _CLEANUP_SECONDS),
+        ("retention", partial(retention.run, services), _CLEANUP_SECONDS),
     )
     for name, work, seconds in tasks:
         task = PeriodicTask(name, work, seconds=seconds)

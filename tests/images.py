@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 
 Case = tuple[bytes, str | None]  # the bytes, and the error code they end in or None
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+HEIC = Path(__file__).parent / "models" / "images" / "heic"  # Opsin's decoder cannot write it
 
 
 def scene(width: int = 96, height: int = 64) -> Image.Image:
@@ -150,6 +152,82 @@ def animation(image_format: str) -> bytes:
     return encoded(frames[0], image_format, save_all=True, append_images=frames[1:], duration=50)
 
 
+def display_p3() -> bytes:
+    """The color profile of phones, with a plain gamma: wider primaries than those of sRGB."""
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in values))
+
+    gamma = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(2.2 * 256))
+    tags = {
+        b"wtpt": xyz(0.9642, 1.0, 0.8249),
+        b"rXYZ": xyz(0.51512, 0.2412, -0.00105),
+        b"gXYZ": xyz(0.29198, 0.69225, 0.04189),
+        b"bXYZ": xyz(0.1571, 0.06657, 0.78407),
+        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma),
+    }
+    table, body = b"", b""
+    for name, value in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(value))
+        body += value
+    head = bytearray(128)
+    head[8:12], head[12:24], head[36:40] = b"\2\x40\0\0", b"mntrRGB XYZ ", b"acsp"
+    head[68:80] = struct.pack(">3i", 63190, 65536, 54061)  # D50
+    head[:4] = struct.pack(">I", 132 + len(table) + len(body))
+    return bytes(head) + struct.pack(">I", len(tags)) + table + body
+
+
+def motion_photo(still: bytes, size: int = 300_000) -> bytes:
+    """A JPEG followed by what passes for a video: it contains hundreds of scan markers."""
+    video = np.random.default_rng(3).integers(0, 256, size, np.uint8).tobytes()
+    return still + b"\0\0\0\x18ftypmp42" + video + b"\xff\xda" * 200 + still[:1000]
+
+
+def png_with(*chunks: bytes) -> bytes:
+    """The scene as PNG with further chunks after its header."""
+    data = encoded(scene(), "PNG")
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def broken_chunk(kind: bytes, body: bytes) -> bytes:
+    """A chunk with a wrong checksum."""
+    return png_chunk(kind, body)[:-4] + b"\0\1\2\3"
+
+
+def netpbm_kinds() -> dict[str, bytes]:
+    """The scene in each kind of PBM, PGM and PPM."""
+    color, grey = np.asarray(scene()), np.asarray(scene().convert("L"))
+    bits = np.asarray(scene().convert("1"))
+    size = b"96 64"
+
+    def digits(levels: npt.NDArray[Any]) -> bytes:
+        return b" \n".join(b"%d" % level for level in levels.flat)
+
+    return {
+        "P1": b"P1\n# by hand\n96 64\n" + b"".join(b"%d" % (not bit) for bit in bits.flat),
+        "P2": b"P2 " + size + b" 255\n# levels\n" + digits(grey) + b"\n",
+        "P3": b"P3\n" + size + b"\n65535\n" + digits(color.astype(int) * 257),
+        "P4": b"P4\n" + size + b"\n" + np.packbits(~bits, axis=1).tobytes(),
+        "P5": b"P5\n#\n" + size + b"\n510\n" + (grey.astype(int) * 2).astype(">u2").tobytes(),
+        "P6": b"P6\n" + size + b"\n127\n" + (color // 2).tobytes(),
+    }
+
+
+def phone_images() -> dict[str, bytes]:
+    """What phones and their programs send."""
+    photo = encoded(scene(), "JPEG", quality=95)
+    comment = png_chunk(b"tEXt", b"Comment\0" + b"x" * 2_000_000)
+    return {
+        **{f"{file.stem}.heic": file.read_bytes() for file in sorted(HEIC.glob("*.heic"))},
+        "motion photo": motion_photo(photo),
+        "JPEG without end marker": photo[:-2],
+        "multi-picture JPEG": encoded(scene(), "MPO", save_all=True, append_images=[scene(48, 32)]),
+        "JPEG in Display P3": encoded(scene(), "JPEG", icc_profile=display_p3()),
+        "PNG of a long comment": png_with(comment),
+        "PNG of broken chunks": png_with(broken_chunk(b"pHYs", bytes(9)), b"\0\0\0\0teSt1234"),
+    }
+
+
 def good_images() -> dict[str, bytes]:
     """Odd but readable files."""
     levels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
@@ -162,6 +240,8 @@ def good_images() -> dict[str, bytes]:
     return (
         plain
         | turned
+        | {f"netpbm {kind}": data for kind, data in netpbm_kinds().items()}
+        | phone_images()
         | {
             "1 x 1": encoded(Image.new("RGB", (1, 1), "teal"), "PNG"),
             "1 x 10000": encoded(Image.new("L", (1, 10_000), 90), "PNG"),
@@ -187,6 +267,9 @@ def good_images() -> dict[str, bytes]:
             "TIFF of three pages": animation("TIFF"),
             "BMP with negative height": top_down_bmp(scene()),
             "run-length BMP": run_length_bmp(60, 40),
+            "PNG text bomb": png_with(
+                *[png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(30_000_000), 9))] * 3
+            ),
             "a PNG called photo.jpg": encoded(scene(), "PNG"),
         }
     )
@@ -196,7 +279,6 @@ def hostile_images() -> dict[str, Case]:
     """Hostile and odd images, each with the error code it must end in (None: it is readable)."""
     photo = encoded(scene(640, 480), "JPEG", quality=90)
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64
-    text_chunk = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * 30_000_000, 9))
     broken: dict[str, bytes] = {
         "empty": b"",
         "one byte": b"\xff",
@@ -211,7 +293,11 @@ def hostile_images() -> dict[str, Case]:
         "only a JPEG signature": b"\xff\xd8\xff\xe0",
         "PNG of no size": png(0, 0, b""),
         "BMP of no size": b"BM" + encoded(scene(), "BMP")[2:18] + b"\0" * 8,
-        "PNG text bomb": png(1, 1, b"\0\0\0\0", extra=text_chunk * 3),
+        "PNG of tiny chunks": png(1, 1, b"\0\0\0\0", extra=png_chunk(b"IDAT", b"") * 60_000),
+        "JPEG of tiny segments": b"\xff\xd8" + b"\xff\xfe\0\2" * 60_000,
+        "PPM of no size": b"P6 0 0 255\n",
+        "truncated PPM": encoded(scene(), "PPM")[:-1],
+        "PGM of too high levels": b"P2 1 1 255 256",
         "JPEG of 400 scans": many_scans(),
         "GIF of no frame": b"GIF89a" + struct.pack("<HH", 9, 9) + b"\0\0\0;",
         "TIFF loop": b"II*\0\x08\0\0\0" + b"\0\0" + b"\x08\0\0\0",
@@ -220,10 +306,11 @@ def hostile_images() -> dict[str, Case]:
         "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) print\n",
         "EPS in disguise": b"\xc5\xd0\xd3\xc6" + b"\0" * 28 + b"%!PS-Adobe-3.0 EPSF-3.0\n",
         "HEIC": heic,
-        "AVIF": encoded(scene(), "AVIF"),
+        "truncated HEIC": (HEIC / "scene.heic").read_bytes()[:-600],
+        "truncated AVIF": encoded(scene(), "AVIF")[:-100],
+        "JPEG XL": b"\xff\x0a" + bytes(40),
         "ICO": encoded(scene().resize((32, 32)), "ICO"),
         "JPEG 2000": encoded(scene(), "JPEG2000"),
-        "PPM": encoded(scene(), "PPM"),
         "ZIP": b"PK\x03\x04\x14\0\0\0\x08\0" + b"\0" * 60,
     }
     too_large: dict[str, bytes] = {
@@ -231,6 +318,9 @@ def hostile_images() -> dict[str, Case]:
         "PNG that claims 30000 x 30000": png(30_000, 30_000, b"\0" * 100),
         "PNG that claims 2^31": png(2**31 - 1, 2**31 - 1, b"\0" * 100),
         "GIF with a screen of 65535 x 65535": gif((65_535, 65_535), (0, 0, 8, 8)),
+        "PPM bomb": b"P6 30000 30000 255\n" + bytes(64),
+        "PPM of numbers beyond 64 bits": b"P6 9999999999 9999999999 255\n",
+        "AVIF of 56 megapixels": encoded(Image.new("L", (7500, 7500)), "AVIF", speed=10),
         "TIFF bomb": tiff(20_000, 20_000, b"\0" * 64),
         "TIFF of one huge tile": tiff(9, 9, b"\0" * 64, t322=32_768, t323=32_768, t324=8, t325=64),
         "run-length BMP of 50 megapixels": run_length_bmp(50_000, 1000),

@@ -22,8 +22,14 @@ def calibrate(  # noqa: PLR0917 (typer reads options from the parameters)
         str, typer.Argument(metavar="DATASET", help="One class for each person, ds_….")
     ],
     target_fmr: Annotated[
-        float, typer.Option(min=1e-7, max=0.5, help="The share of strangers that may match.")
-    ] = 0.001,
+        float | None,
+        typer.Option(
+            min=1e-7,
+            max=0.5,
+            help="The share of strangers that may match.",
+            show_default="0.0001, or 0.001 if there are too few images for that",
+        ),
+    ] = None,
     all_faces: Annotated[
         bool, typer.Option("--all-faces", help="Also use faces that a login would refuse.")
     ] = False,
@@ -40,11 +46,9 @@ def calibrate(  # noqa: PLR0917 (typer reads options from the parameters)
     """
     settings = load(key=key)
     api, jobs = FacesApi(settings, server), JobsApi(settings, server)
-    request = {
-        "dataset_id": dataset,
-        "target_fmr": target_fmr,
-        "only_acceptable": not all_faces,
-    }
+    request: JsonObject = {"dataset_id": dataset, "only_acceptable": not all_faces}
+    if target_fmr is not None:
+        request["target_fmr"] = target_fmr
     job = api.post("/calibrations", request)
     follow_job(jobs, job["id"])
     result: JsonObject = jobs.get(job["id"]).result or {}

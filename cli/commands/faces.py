@@ -1,5 +1,7 @@
 """`opsin faces`: enroll people, log them in, find them and erase them."""
 
+import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -312,6 +314,26 @@ def erase(
     )
     for model in erased.get("models") or ():
         notes().print(f"  [dim]and {escape(model['model'])} version {model['version']}[/]")
+
+
+@app.command()
+def export(
+    subject: SubjectId,
+    out: Annotated[Path | None, typer.Option(help="A new file that only you can read.")] = None,
+    server: Server = None,
+    key: Key = None,
+) -> None:
+    """Export everything that is held on a person, as JSON, with embeddings and images."""
+    answer = FacesApi(load(key=key), server).get(f"/subjects/{quote(subject, safe='')}/export")
+    if out is None:
+        print_json(answer)
+        return
+    try:
+        with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(answer, file, indent=2)
+    except OSError as error:
+        raise CommandError(f"{shown(out)} cannot be written: {error.strerror}.") from None
+    notes().print(f"[green]✓[/] {escape(shown(out))}")
 
 
 app.command()(face_threshold.calibrate)

@@ -13,6 +13,8 @@ from contracts.inference.inference import Operation
 
 FACE_MODEL = "face_embedder"
 """The network whose queues process faces."""
+FINDER_WEIGHTS = "face_finder"
+"""The weights that find faces, which it needs besides its own."""
 FACE_OPERATIONS: tuple[Operation, ...] = ("embed", "faces", "clip")
 """Its operations."""
 LONGEST_SIDE = 1280

@@ -24,7 +24,8 @@ class Login(BaseModel):
     reason: str | None = Field(
         None,
         description="Null for a match; otherwise near_threshold, another_subject, "
-        "low_quality_face, not_similar, not_enrolled, or the first fault of a clip.",
+        "low_quality_face, not_similar, not_enrolled, wrong_signature, or the first fault of a "
+        "clip.",
     )
     quality_reasons: tuple[QualityReason, ...] = Field(
         (), description="Why the face is not clear enough to be recognised."

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from contracts.faces.consent import Consent, NewConsent
 from contracts.faces.faces import DEFAULT_MARGIN, DEFAULT_SIMILARITY, FACE_MODEL, Quality
 from contracts.queue.messages import Vector
 
@@ -53,6 +54,15 @@ class Subject(BaseModel):
     )
     templates: TemplateCounts
     files: int = Field(description="Number of stored frames.")
+    consent: Consent | None = Field(None, description="What the person agreed to, if recorded.")
+    face_disabled: bool = Field(
+        False,
+        description="Whether the face is disabled after too many failures in a row. A login with "
+        "the signature of a registered device, or `face_disabled: false`, enables it again.",
+    )
+    last_used_at: datetime | None = Field(
+        None, description="Last enrollment or match, accurate to an hour."
+    )
     created_at: datetime
     updated_at: datetime
 
@@ -116,22 +126,48 @@ class NewSubject(_SubjectFields):
         description="Store the frames behind the templates, encrypted. They are used for "
         "recomputing templates when the embedder changes, and for trainings.",
     )
+    consent: NewConsent | None = None
+
+
+def _no_default(schema: dict[str, Any]) -> None:
+    """Generated clients may send the defaults of a schema, and here each field is a change."""
+    schema.pop("default", None)
 
 
 class SubjectChange(_SubjectFields):
     """Changes to a subject; omitted fields stay as they are."""
 
-    name: str = Field("", min_length=1, max_length=MAX_NAME_LENGTH)
+    name: str = Field("", min_length=1, max_length=MAX_NAME_LENGTH, json_schema_extra=_no_default)
     external_id: str | None = Field(
-        None, min_length=1, max_length=MAX_NAME_LENGTH, description="null removes it."
+        None,
+        min_length=1,
+        max_length=MAX_NAME_LENGTH,
+        description="null removes it.",
+        json_schema_extra=_no_default,
     )
-    metadata: dict[str, Any] = Field({}, description="Replaces all metadata.")
-    keep_frames: bool = Field(False, description="false also deletes the stored frames.")
+    metadata: dict[str, Any] = Field(
+        {}, description="Replaces all metadata.", json_schema_extra=_no_default
+    )
+    keep_frames: bool = Field(
+        False,
+        description="false also deletes the stored frames.",
+        json_schema_extra=_no_default,
+    )
+    consent: NewConsent | None = Field(
+        None, description="null withdraws it.", json_schema_extra=_no_default
+    )
+    face_disabled: bool = Field(
+        False,
+        description="false enables a face that was disabled after too many failures, once the "
+        "person has proved who they are in another way; true disables it.",
+        json_schema_extra=_no_default,
+    )
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
         if not self.model_fields_set:
-            raise ValueError("send at least one of: name, external_id, metadata, keep_frames")
+            fields = ", ".join(type(self).model_fields)
+            raise ValueError(f"send at least one of: {fields}")
         return self
 
 

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from contracts.inference.explanation import Sanity
 from contracts.inference.inference import Operation
-from contracts.inference.manifest import ALIAS_NAME
+from contracts.inference.manifest import ALIAS_NAME, Manifest
 from contracts.queue.heartbeat import ModelState, WorkerBeat
 
 # Some OpenAPI tools do not support the `prefixItems` that a tuple would produce.
@@ -72,26 +72,22 @@ class VersionStatus(BaseModel):
     status: VersionError = VersionError()
 
 
-class ModelDetail(ModelInfo):
+class ModelStatus(BaseModel):
+    """The state of versions, in TensorFlow Serving's format."""
+
+    model_version_status: list[VersionStatus] = Field(
+        description="The state of each version, in TensorFlow Serving's format."
+    )
+
+
+class ModelDetail(ModelInfo, ModelStatus):
     """A model in the response of `/v1/models/{name}`."""
 
-    # Pydantic needs the property below the decorator, which mypy does not support.
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def model_version_status(self) -> list[VersionStatus]:
-        """The state of each version, in TensorFlow Serving's format."""
-        return [self._status(version) for version in self.versions]
+    ready: bool = Field(description="As clients of KServe's first protocol read it.")
 
-    def _status(self, version: int) -> VersionStatus:
-        if version not in self.aliases.values():
-            unused = VersionError(error_code="UNAVAILABLE", error_message="No alias points to it.")
-            return VersionStatus(version=str(version), state="END", status=unused)
-        if self.operations:
-            return VersionStatus(version=str(version), state="AVAILABLE")
-        if self.state == "loading":
-            return VersionStatus(version=str(version), state="LOADING")
-        failed = VersionError(error_code="UNAVAILABLE", error_message=self.reason or "")
-        return VersionStatus(version=str(version), state="END", status=failed)
+
+class VersionDetail(Manifest, ModelStatus):
+    """A version in the response of `/v1/models/{name}/versions/{version}`."""
 
 
 class LaneInfo(BaseModel):

@@ -41,6 +41,26 @@ class HeldModel(BaseModel):
     batch_sizes: tuple[int, ...] = ()
 
 
+class BatchStatistics(BaseModel):
+    """The batches of one size."""
+
+    size: int = Field(description="Images in each.")
+    batches: int
+    compute_seconds: float
+
+
+class VersionStatistics(BaseModel):
+    """What one version has classified and embedded in one worker since that started."""
+
+    model: str
+    version: int
+    images: int = Field(description="Answered images.")
+    failed: int = Field(description="Images that the network failed on.")
+    queue_seconds: float = Field(description="The waiting times of all images, added up.")
+    last_at: float = Field(description="Unix time in seconds of the last batch.")
+    batches: tuple[BatchStatistics, ...] = ()
+
+
 class WorkerBeat(BaseModel):
     """A worker's heartbeat. It expires in Redis when the worker stops sending it."""
 
@@ -62,6 +82,7 @@ class WorkerBeat(BaseModel):
         description="Graphs traced so far for the explainers in memory; further requests of the "
         "same kinds add none.",
     )
+    statistics: tuple[VersionStatistics, ...] = ()
     queues: dict[str, int] = Field(
         {}, description="For a job worker: how many jobs of each queue it runs at a time."
     )

@@ -131,8 +131,18 @@ def face_attempts(party: str) -> str:
 
 
 def face_lock(party: str) -> str:
-    """Present while a subject or a device is locked out."""
+    """Present while a subject, a device or an address is locked out."""
     return f"faces:lock:{party}"
+
+
+def face_locks(party: str) -> str:
+    """How often a party was locked recently; each lock is twice as long as the one before."""
+    return f"faces:locks:{party}"
+
+
+def face_devices(subject_id: str) -> str:
+    """The devices that recently matched as a subject: a sorted set of keyed hashes."""
+    return f"faces:known:{subject_id}"
 
 
 def erased(subject_id: str) -> str:
@@ -152,14 +162,22 @@ def challenge(challenge_id: str) -> str:
     return f"challenge:{challenge_id}"
 
 
+def used_challenge(challenge_id: str) -> str:
+    """A challenge that an enrollment has used, while that may still fail through our fault."""
+    return f"challenge-used:{challenge_id}"
+
+
 def challenge_actions(subject_id: str, purpose: str) -> str:
     """The actions that every challenge for that subject asks for at present."""
     return f"challenge-asked:{purpose}:{subject_id}"
 
 
-def challenge_draws(subject_id: str) -> str:
-    """How many times actions were chosen for a subject within the hour."""
-    return f"challenges-drawn:{subject_id}"
+def challenge_draws(subject_id: str, device: str = "") -> str:
+    """How many times actions were chosen for a subject within the hour.
+
+    Those for a device that the subject is known by are counted apart.
+    """
+    return f"challenges-drawn:{subject_id}" + (f":{device}" if device else "")
 
 
 def challenges_issued(client: str, subject_id: str = "") -> str:

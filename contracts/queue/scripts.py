@@ -118,57 +118,80 @@ return {redis.call('GETDEL', KEYS[1]), left}
 KEYS: challenge. Returns {the challenge as JSON or nil, milliseconds until it would have expired}.
 """
 
+DELETE_UNCHANGED = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+"""Delete a key if it still has the value that was read. KEYS: key. ARGV: value. Returns 1 or 0."""
+
 BEGIN_ATTEMPT = """
 local now = redis.call('TIME')
 now = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
-local mark, most, window, attempt = ARGV[1], tonumber(ARGV[2]), ARGV[3] * 1000, ARGV[4] * 1000
+local mark, attempt, limits = ARGV[1], ARGV[2] * 1000, cjson.decode(ARGV[3])
 local wait = 0
-for i = 1, #KEYS, 3 do wait = math.max(wait, redis.call('PTTL', KEYS[i])) end
+for i = 1, #limits do wait = math.max(wait, redis.call('PTTL', KEYS[4 * i - 3])) end
 if wait > 0 then return wait end
-for i = 1, #KEYS, 3 do
-  redis.call('ZREMRANGEBYSCORE', KEYS[i + 1], 0, now - window)
-  redis.call('ZREMRANGEBYSCORE', KEYS[i + 2], 0, now - attempt)
-  local taken = redis.call('ZCARD', KEYS[i + 1]) + redis.call('ZCARD', KEYS[i + 2])
-  if taken >= most then wait = 1000 end
+for i, limit in ipairs(limits) do
+  if limit.places > 0 then
+    local failures, attempts = KEYS[4 * i - 2], KEYS[4 * i - 1]
+    redis.call('ZREMRANGEBYSCORE', failures, 0, now - limit.window)
+    redis.call('ZREMRANGEBYSCORE', attempts, 0, now - attempt)
+    local taken = redis.call('ZCARD', failures) + redis.call('ZCARD', attempts)
+    if taken >= limit.places then wait = 1000 end
+  end
 end
 if wait > 0 then return wait end
-for i = 1, #KEYS, 3 do
-  redis.call('ZADD', KEYS[i + 2], now, mark)
-  redis.call('PEXPIRE', KEYS[i + 2], attempt)
+for i, limit in ipairs(limits) do
+  if limit.places > 0 then
+    redis.call('ZADD', KEYS[4 * i - 1], now, mark)
+    redis.call('PEXPIRE', KEYS[4 * i - 1], attempt)
+  end
 end
 return 0
 """
 """Register an attempt to log in; return the milliseconds to wait, or 0 if it may be made.
 
-KEYS: lock, failures and attempts of each party. ARGV: attempt id, allowed failures, window and
-longest attempt in seconds.
+KEYS: lock, failures, attempts and number of locks of each party. ARGV: attempt id, longest attempt
+in seconds, the parties' limits as JSON (`service.faces.lockout.Limit`, times in milliseconds).
 """
 
 END_ATTEMPT = """
 local now = redis.call('TIME')
 now = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
-local mark, failed, most = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
-local window, lock = ARGV[4] * 1000, ARGV[5] * 1000
-local erased = redis.call('EXISTS', KEYS[#KEYS]) == 1
+local mark, limits, device = ARGV[1], cjson.decode(ARGV[2]), ARGV[3]
+local erased, known = redis.call('EXISTS', KEYS[#KEYS - 1]) == 1, KEYS[#KEYS]
 local locked = 0
-for i = 1, #KEYS - 1, 3 do
-  redis.call('ZREM', KEYS[i + 2], mark)
-  if failed and not (erased and i == 1) then
-    redis.call('ZADD', KEYS[i + 1], now, mark)
-    redis.call('ZREMRANGEBYSCORE', KEYS[i + 1], 0, now - window)
-    redis.call('PEXPIRE', KEYS[i + 1], window)
-    if redis.call('ZCARD', KEYS[i + 1]) >= most then
-      redis.call('SET', KEYS[i], '1', 'PX', lock)
-      redis.call('DEL', KEYS[i + 1])
+for i, limit in ipairs(limits) do
+  local lock, failures, locks = KEYS[4 * i - 3], KEYS[4 * i - 2], KEYS[4 * i]
+  redis.call('ZREM', KEYS[4 * i - 1], mark)
+  if limit.counts and not (erased and limit.personal) then
+    redis.call('ZADD', failures, now, mark)
+    redis.call('ZREMRANGEBYSCORE', failures, 0, now - limit.window)
+    redis.call('PEXPIRE', failures, limit.window)
+    if redis.call('ZCARD', failures) >= limit.most then
+      local earlier = redis.call('INCR', locks) - 1
+      redis.call('PEXPIRE', locks, limit.memory)
+      local wait = math.min(limit.longest, limit.lock * 2 ^ math.min(earlier, 30))
+      redis.call('SET', lock, '1', 'PX', wait)
+      if not limit.personal then redis.call('DEL', failures) end
       locked = 1
     end
   end
+end
+if device ~= '' and not erased then
+  redis.call('ZADD', known, now, device)
+  redis.call('ZREMRANGEBYRANK', known, 0, -ARGV[4] - 1)
+  redis.call('EXPIRE', known, ARGV[5])
 end
 return locked
 """
 """End an attempt, count it if it failed, and lock parties that failed too often.
 
-KEYS: lock, failures and attempts of each party, the subject first; last the subject's `erased` key.
-ARGV: attempt id, 1 if it failed, allowed failures, window and lock in seconds. Returns 1 if it
-locked a party, otherwise 0.
+KEYS: lock, failures, attempts and number of locks of each party; then the subject's `erased` key
+and its known devices. ARGV: attempt id; the limits as JSON, each with `counts`, whether the failure
+counts for that party; the device if the attempt matched, otherwise empty; how many known devices
+are kept, and for how many seconds. Returns 1 if it locked a party, otherwise 0.
+
+After a lock, the failures of a party are forgotten, except those of a subject, for which every
+further failure within the window is a lock again.
 """

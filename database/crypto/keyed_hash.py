@@ -23,7 +23,7 @@ from database.engine import advisory_lock, reading, writing
 from database.tables import FaceSettingRecord
 
 _ROW_KEY = "digest_key"
-_LOCK = 0x0951_0005  # see `database.engine.advisory_lock`
+_LOCK = 0x0951_0006  # see `database.engine.advisory_lock`
 _PURPOSE = "digest key"
 
 

@@ -85,6 +85,17 @@ class Erasures:
                 erased |= in_log - set(session.scalars(existing))
         return erased
 
+    def unfinished_among(self, ids: Collection[str]) -> set[str]:
+        """Those of `ids` whose erasure has begun and not ended."""
+        row, unfinished = FaceEventRecord, set[str]()
+        with reading(self._engine) as session:
+            for batch in batches(ids):
+                query = select(row.subject_id).where(
+                    row.kind == _KIND, row.outcome == BEGUN, row.subject_id.in_(batch)
+                )
+                unfinished |= {found for found in session.scalars(query) if found is not None}
+        return unfinished
+
     def finish(self, subject_id: str) -> None:
         """Record that nothing is left of a subject."""
         row = FaceEventRecord

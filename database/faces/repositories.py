@@ -10,12 +10,15 @@ from sqlalchemy import Engine
 from contracts.settings import Settings
 from database.crypto.envelope import EnvelopeCipher
 from database.crypto.keyed_hash import KeyedHash
+from database.faces.devices import FaceDevices
 from database.faces.erasures import Erasures
 from database.faces.face_events import FaceEvents
 from database.faces.face_files import FaceFiles
+from database.faces.face_policy import FacePolicy
 from database.faces.face_threshold import FaceThreshold
 from database.faces.frames import Frames
 from database.faces.gallery_source import GallerySource
+from database.faces.standings import Standings
 from database.faces.subjects import Subjects
 from database.faces.templates import Templates
 from database.faces.token_keys import TokenKeys
@@ -26,6 +29,8 @@ class FaceRepositories:
     """The repositories, each of a few tables; each method of theirs is one transaction.
 
     Attributes:
+        standings: Consent, failures and last use of subjects.
+        devices: Public keys of the devices that subjects log in with.
         erasures: Which subjects were erased, and which erasures are unfinished.
         templates: Encrypted embeddings of the subjects.
         frames: Encrypted images behind the templates.
@@ -37,12 +42,15 @@ class FaceRepositories:
     """
 
     subjects: Subjects
+    standings: Standings
+    devices: FaceDevices
     erasures: Erasures
     templates: Templates
     frames: Frames
     gallery_source: GallerySource
     events: FaceEvents
     threshold: FaceThreshold
+    policy: FacePolicy
     token_keys: TokenKeys
     keyed_hash: KeyedHash
     cipher: EnvelopeCipher
@@ -60,12 +68,15 @@ class FaceRepositories:
         keyed_hash = KeyedHash(engine, clock, cipher)
         return cls(
             subjects=Subjects(engine, clock, cipher, files),
+            standings=Standings(engine, clock),
+            devices=FaceDevices(engine, clock),
             erasures=Erasures(engine, clock),
             templates=Templates(engine, clock, cipher, files),
             frames=Frames(engine, cipher, files),
             gallery_source=GallerySource(engine, cipher),
             events=FaceEvents(engine, clock, keyed_hash),
             threshold=FaceThreshold(engine, clock),
+            policy=FacePolicy(engine, clock, settings),
             token_keys=TokenKeys(
                 engine,
                 clock,

@@ -24,14 +24,11 @@ from database.engine import batches, reading, writing
 from database.faces.erased_ids import add_erased
 from database.faces.erasures import begin, delete_traces, require_unfinished
 from database.faces.face_files import FaceFiles
-from database.faces.template_rows import find_subject, increment_revision
+from database.faces.standings import consent_of
+from database.faces.template_rows import data_key_of, find_subject, increment_revision
 from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
 from database.paging import decode_time_and_id, encode_cursor, require_limit
-from database.tables import (
-    FaceFileRecord,
-    FaceTemplateRecord,
-    SubjectRecord,
-)
+from database.tables import FaceDeviceRecord, FaceFileRecord, FaceTemplateRecord, SubjectRecord
 
 _NO_REVISION = 0  # of a subject without templates
 
@@ -91,6 +88,17 @@ class Subjects:
         """
         with reading(self._engine) as session:
             return _subjects(session, [find_subject(session, subject_id)], embedder)[0]
+
+    def require_readable(self, subject_id: str) -> None:
+        """Check that the subject's data can be decrypted.
+
+        Raises:
+            SubjectNotFound: There is no such subject.
+            Unreadable: Its master key is missing.
+        """
+        with reading(self._engine) as session:
+            subject = find_subject(session, subject_id)
+        data_key_of(self._cipher, subject)
 
     def names(self, ids: Sequence[str]) -> dict[str, str]:
         """The names of the subjects by id; unknown ids are left out."""
@@ -205,16 +213,15 @@ class Subjects:
             revision=_NO_REVISION,
             created_at=now,
             updated_at=now,
+            consent=new.consent and new.consent.given(now).model_dump(mode="json"),
         )
 
     def _change(self, subject_id: str, change: SubjectChange, embedder: str | None) -> Subject:
-        values = change.model_dump(include=change.model_fields_set)
+        values = _changed_columns(change, self._clock())
         with writing(self._engine) as session:
             row = find_subject(session, subject_id, locked=True)
             if values.get("external_id") != row.external_id:
                 _require_unused(session, values.get("external_id"))
-            if "metadata" in values:
-                values["details"] = values.pop("metadata")
             for name, value in values.items():
                 setattr(row, name, value)
             row.updated_at = self._clock()
@@ -223,6 +230,20 @@ class Subjects:
             subject = _subjects(session, [row], embedder)[0]
         self._files.remove(subject_id, files)
         return subject
+
+
+def _changed_columns(change: SubjectChange, now: datetime) -> dict[str, Any]:
+    """The columns of `SubjectRecord` that a change sets."""
+    values = change.model_dump(include=change.model_fields_set)
+    if "metadata" in values:
+        values["details"] = values.pop("metadata")
+    if "consent" in values:
+        consent = change.consent
+        values["consent"] = consent and consent.given(now).model_dump(mode="json")
+    if "face_disabled" in values:
+        values["face_disabled_at"] = now if values.pop("face_disabled") else None
+        values["failures"] = 0
+    return values
 
 
 def _require_unused(session: Session, external_id: str | None) -> None:
@@ -250,7 +271,7 @@ def _delete(session: Session, subject: SubjectRecord) -> ErasedCounts:
         files=_count(session, FaceFileRecord, subject.id),
     )
     # Explicit, so that it works on any database without relying on the cascade.
-    for table in (FaceTemplateRecord, FaceFileRecord):
+    for table in (FaceTemplateRecord, FaceFileRecord, FaceDeviceRecord):
         session.execute(delete(table).where(table.subject_id == subject.id))
     session.delete(subject)
     increment_revision(session)
@@ -307,6 +328,9 @@ def _subject(row: SubjectRecord, templates: Sequence[int], files: int) -> Subjec
         keep_frames=row.keep_frames,
         templates=TemplateCounts(current=templates[0], stale=templates[1]),
         files=files,
+        consent=consent_of(row),
+        face_disabled=row.face_disabled_at is not None,
+        last_used_at=row.last_used_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

@@ -24,6 +24,8 @@ _DTYPE = np.dtype("<f4")
 class Unreadable(Unavailable):
     """A subject's data cannot be decrypted; the database works and other subjects are readable."""
 
+    is_passing = False
+
 
 def find_subject(session: Session, subject_id: str, *, locked: bool = False) -> SubjectRecord:
     """Load a subject, optionally locking its row until the transaction ends.

@@ -19,6 +19,7 @@ from contracts.queue.messages import Vector
 from database.crypto.envelope import DataKey, DecryptionError, EnvelopeCipher
 from database.engine import advisory_lock, reading, writing
 from database.faces.face_files import FaceFiles
+from database.faces.standings import touch
 from database.faces.template_rows import (
     data_key_of,
     delete_templates,
@@ -247,5 +248,6 @@ class Templates:
         session.add_all(frames)
         session.flush()
         session.add_all(rows)
+        touch(subject, self._clock())
         subject.revision = increment_revision(session)
         return unused_files

@@ -16,7 +16,7 @@ from contracts.training.datasets import DatasetFile
 from models.datasets.archives.limits import Limits, disk_full
 from models.datasets.archives.members import Member, is_hidden
 from models.images.decode import InputSpec, decode
-from models.images.formats import ImageFormat, sniff
+from models.images.formats import ImageFormat, media_type, sniff
 from models.rendering.png import is_explanation
 
 ImportProgress = Callable[[int, str], None]
@@ -33,6 +33,9 @@ _SUFFIXES: dict[ImageFormat, tuple[str, ...]] = {
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
+    "HEIF": (".heic", ".heif", ".heics", ".heifs", ".hif"),
+    "AVIF": (".avif", ".avifs"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 
 
@@ -114,7 +117,7 @@ class FileAdmission:
             size=len(data),
             width=image.width,
             height=image.height,
-            media_type=f"image/{image_format.lower()}",
+            media_type=media_type(image_format),
             code="misnamed" if misnamed else None,
             detail=detail if misnamed else None,
             action="kept" if misnamed else None,

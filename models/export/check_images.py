@@ -10,11 +10,11 @@ import numpy as np
 
 from contracts.errors import OpsinError
 from contracts.queue.messages import Pixels
+from contracts.settings import MAX_IMAGE_PIXELS
 from models.images.decode import decode
 from models.images.resize import ImageInput
 
 _MAX_IMAGES = 3
-_MAX_PIXELS = 50_000_000
 
 
 def check_images(samples: Path, network: ImageInput) -> Pixels:
@@ -26,7 +26,7 @@ def check_images(samples: Path, network: ImageInput) -> Pixels:
     images = []
     for file in sorted(samples.glob("*.png"))[:_MAX_IMAGES]:
         try:
-            images.append(decode(file.read_bytes(), network=network, max_pixels=_MAX_PIXELS))
+            images.append(decode(file.read_bytes(), network=network, max_pixels=MAX_IMAGE_PIXELS))
         except (OSError, OpsinError):
             continue
     if images:

@@ -5,12 +5,12 @@ import numpy as np
 
 from contracts.faces.faces import Box
 from contracts.queue.messages import Pixels
+from contracts.settings import MAX_IMAGE_PIXELS
 from models.faces.analyser import FaceAnalyser
 from models.images.decode import decode_upright
 
 _WIDTH, _HEIGHT = 100, 140  # twice the network's input, to leave room for the augmentation
 _MARGIN = 1.25  # of the face's box, to include hair and chin
-_MAX_PIXELS = 50_000_000
 
 
 def portrait(frame: bytes, analyser: FaceAnalyser) -> bytes | None:
@@ -22,7 +22,7 @@ def portrait(frame: bytes, analyser: FaceAnalyser) -> bytes | None:
     Raises:
         InvalidImage: The frame cannot be decoded.
     """
-    image = np.asarray(decode_upright(frame, max_pixels=_MAX_PIXELS))
+    image = np.asarray(decode_upright(frame, max_pixels=MAX_IMAGE_PIXELS))
     faces = analyser.find(image, max_faces=1)
     if not faces:
         return None

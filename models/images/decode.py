@@ -4,34 +4,19 @@ Whatever the bytes are, `decode` ends in a `DecodedImage`, in `InvalidImage` or 
 within bounded time and bounded memory (at most sixteen bytes per pixel of the limit).
 """
 
-import io
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-# Imported by name, so that Image.open finds them registered and does not import all others.
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
-
-from contracts.errors import ImageTooLarge, InvalidImage, OpsinError
 from contracts.inference.inference import Resize
 from contracts.inference.manifest import Geometry
 from models.images.color import flatten, interpolable
-from models.images.formats import ImageFormat, sniff
 from models.images.jpeg import decode_jpeg_reduced
+from models.images.opening import opened
 from models.images.resize import (
     ORIENTATIONS,
     UPRIGHT,
@@ -43,28 +28,8 @@ from models.images.resize import (
     within,
 )
 
-REGISTERED: Final = (
-    BmpImagePlugin,
-    GifImagePlugin,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
-
-_ORIENTATION = 274  # EXIF and TIFF tag
-_ORIENTATION_SOURCES = {"exif", "xmp"}  # where Pillow looks for it in a JPEG
-_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
-# A camera writes about ten scans, an encoder's own script seldom thirty. Each one costs a pass
-# over all pixels and as little as 70 bytes, so 16 MiB could keep a core busy for an hour.
-_MAX_SCANS = 64
-# A real file is read in some hundreds to thousands of pieces. One made of millions of tiny
-# chunks keeps Pillow's Python loops, and with them the interpreter lock, busy for many seconds.
-_MAX_READS = 400_000
-# Pillow decodes run-length BMP in Python: 5 kB that claim 50 megapixels keep it busy for 15 s.
-_MAX_RUN_LENGTH_PIXELS = 4_000_000
-_RUN_LENGTH = (1, 2)  # BMP's numbers for RLE8 and RLE4
+_ORIENTATION: Final = 274  # EXIF and TIFF tag
+_ORIENTATION_SOURCES: Final = {"exif", "xmp"}  # where Pillow looks for it in a JPEG
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +80,7 @@ def decode(
     """Decode, turn upright, resize and flatten one image.
 
     Takes the first frame of an animation and the first page of a TIFF. Transparent parts become
-    white. Color profiles are not applied.
+    white. Colors are converted to sRGB.
 
     Args:
         resize: ``crop`` or ``squash``, see `models.images.resize.fit`; None for the network's own
@@ -129,7 +94,7 @@ def decode(
         InvalidImage: The data is not a complete, readable image in an accepted format.
         ImageTooLarge: The image has more than `max_pixels`.
     """
-    with _opened(data, max_pixels) as (raw, image):
+    with opened(data, max_pixels) as (raw, image):
         reduced = decode_jpeg_reduced(raw, image, _needed_short_side(image, network, resize))
         if reduced is None:
             image.load()
@@ -171,7 +136,7 @@ def decode_upright(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
         InvalidImage: As `decode`.
         ImageTooLarge: As `decode`.
     """
-    with _opened(data, max_pixels) as (_, image):
+    with opened(data, max_pixels) as (_, image):
         image.load()
         return _upright(image, _orientation_of(image))
 
@@ -185,7 +150,7 @@ def decode_reduced(data: bytes | memoryview, *, longest_side: int, max_pixels: i
         InvalidImage: As `decode`.
         ImageTooLarge: As `decode`.
     """
-    with _opened(data, max_pixels) as (raw, image):
+    with opened(data, max_pixels) as (raw, image):
         size = within(image.size, longest_side)
         small = decode_jpeg_reduced(raw, image, min(size))
         if small is None:
@@ -206,98 +171,10 @@ def _upright(image: Image.Image, orientation: Orientation) -> Image.Image:
     return orientation.apply(flatten(interpolable(image), image))
 
 
-@contextmanager
-def _opened(data: bytes | memoryview, max_pixels: int) -> Iterator[tuple[bytes, Image.Image]]:
-    """Check an image and open it without decoding; translate errors of the block.
-
-    Yields the data as bytes (which costs nothing if it is bytes already) and the image.
-    """
-    raw = bytes(data)
-    image_format = sniff(raw)
-    try:
-        _check_scans(raw, image_format)
-        with _open(raw, image_format, max_pixels) as image:
-            _check_size(image, max_pixels)
-            yield raw, image
-    except OpsinError:
-        raise
-    except Exception as error:  # Pillow documents no closed set of errors
-        raise _invalid(image_format, error) from error
-
-
-class _MeteredReader(io.BytesIO):
-    """A file in memory that allows a limited number of reads, see `_MAX_READS`."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self._reads_left = _MAX_READS
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._reads_left -= 1
-        if self._reads_left < 0:
-            raise InvalidImage(
-                "The image consists of too many tiny pieces. Save it again with another program."
-            )
-        return super().read(size)
-
-
-def _open(raw: bytes, image_format: ImageFormat, max_pixels: int) -> Image.Image:
-    """Read the header of an image, but none of its pixels."""
-    try:
-        return Image.open(_MeteredReader(raw), formats=[image_format])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        # Pillow's own limit: three and a half times our default one.
-        raise ImageTooLarge(
-            f"The image has far more pixels than the {max_pixels:,} that are accepted. "
-            "Scale it down and send it again."
-        ) from None
-
-
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageTooLarge(
-            f"The image has {width} x {height} = {width * height:,} pixels; at most "
-            f"{max_pixels:,} are accepted. Scale it down and send it again."
-        )
-    if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTH:
-        _check_run_length(width * height)
-    # A small TIFF may contain one huge tile, which is decoded completely to show a corner of it.
-    tags: Any = getattr(image, "tag_v2", {})
-    tile = [tags.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
-    # A hostile tag may be a tuple, and a tuple times a number is a very long tuple.
-    if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max_pixels:
-        raise ImageTooLarge(
-            f"The TIFF is stored in tiles of more than {max_pixels:,} pixels. "
-            "Save it again with smaller tiles, or as PNG."
-        )
-
-
-def _check_run_length(pixels: int) -> None:
-    if pixels > _MAX_RUN_LENGTH_PIXELS:
-        raise ImageTooLarge(
-            f"A run-length encoded BMP may have {_MAX_RUN_LENGTH_PIXELS:,} pixels; this one has "
-            f"{pixels:,}. Save it again as PNG."
-        )
-
-
-def _check_scans(raw: bytes, image_format: ImageFormat) -> None:
-    if image_format != "JPEG":
-        return
-    # Inside the entropy-coded data 0xFF is always followed by a zero, so this counts real markers.
-    # NumPy needs a third of the time of `bytes.count`.
-    coded = np.frombuffer(raw, np.uint8)
-    if np.count_nonzero((coded[:-1] == 0xFF) & (coded[1:] == 0xDA)) > _MAX_SCANS:
-        raise InvalidImage(
-            f"The JPEG has more than {_MAX_SCANS} progressive scans. "
-            "Save it again as a plain (baseline) JPEG."
-        )
-
-
 def _orientation_of(image: Image.Image) -> Orientation:
     """The EXIF orientation; upright if it cannot be read.
 
-    Pillow turns a TIFF upright when it loads it and removes the tag.
+    Pillow turns a TIFF upright when it loads it and removes the tag; other readers do the same.
     """
     if image.format == "JPEG" and not image.info.keys() & _ORIENTATION_SOURCES:
         return UPRIGHT  # reading an empty EXIF block takes longer than opening the file did
@@ -306,15 +183,3 @@ def _orientation_of(image: Image.Image) -> Orientation:
     except Exception:  # noqa: BLE001  broken EXIF must not cost a good image
         return UPRIGHT
     return ORIENTATIONS.get(orientation, UPRIGHT) if isinstance(orientation, int) else UPRIGHT
-
-
-def _invalid(image_format: ImageFormat, error: Exception) -> InvalidImage:
-    # Pillow's messages may contain a memory address, so they are not passed on.
-    if "truncated" in str(error):
-        return InvalidImage(
-            f"The {image_format} data ends before the image is complete. Send all of the file."
-        )
-    return InvalidImage(
-        f"The {image_format} data is damaged or of a kind that is not supported. "
-        "Check that the complete file was sent, or save it again as a plain JPEG or PNG."
-    )

@@ -1,17 +1,19 @@
 """Detects the format of an image from its first bytes.
 
-The file name and the Content-Type are only claims of the client. Only the six formats listed in
+The file name and the Content-Type are only claims of the client. Only the formats listed in
 docs/reference/api.md reach a decoder, each its own, so that no parser reads data of another
 format: an upload must never start Ghostscript (EPS), for example.
 """
 
+import re
 from typing import Literal
 
 from contracts.errors import InvalidImage
 
-ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]
+IsolatedFormat = Literal["HEIF", "AVIF"]  # decoded in a process of their own
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", IsolatedFormat]
 
-ACCEPTED = "JPEG, PNG, WebP, BMP, GIF or TIFF"
+ACCEPTED = "JPEG, PNG, WebP, HEIC, AVIF, BMP, GIF, TIFF or PPM"
 
 _FORMATS: tuple[tuple[bytes, ImageFormat], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -34,8 +36,23 @@ _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "a gzip archive"),
     (b"8BPS", "a Photoshop document"),
     (b"\0\0\x01\0", "a Windows icon"),
+    (b"\0\0\x02\0", "a Windows cursor"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
     (b"\xff\x0a", "a JPEG XL image"),
+    (b"II\xbc", "a JPEG XR image"),
+    (b"DDS ", "a DirectX texture"),
+    (b"qoif", "a QOI image"),
+    (b"SIMPLE  =", "a FITS file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"v/1\x01", "an OpenEXR image"),
+    (b"#?RADIANCE", "a Radiance HDR image"),
+    (b"P7\n", "a PAM image"),
+    (b"PF\n", "a PFM image"),
+    (b"Pf\n", "a PFM image"),
+    (b"FUJIFILMCCD-RAW", "a Fujifilm raw photo"),
+    (b"\x1aE\xdf\xa3", "a WebM or Matroska video"),
+    (b"OTTO", "a font"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
     (b"<svg", "an SVG drawing"),
     (b"<?xml", "an XML or SVG file"),
@@ -43,10 +60,21 @@ _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"<html", "an HTML page"),
     (b"{", "JSON"),
 )
-_ISO_BRANDS = {b"heic": "a HEIC photo", b"heix": "a HEIC photo", b"mif1": "a HEIF photo"} | {
-    b"avif": "an AVIF image",
-    b"avis": "an AVIF image",
+# What may stand in the first box of an ISO media file. The first name is that of the standard which
+# the file follows, and often a general one; the compatible ones behind it say more.
+_BRANDS: dict[IsolatedFormat, tuple[bytes, ...]] = {
+    "AVIF": (b"avif", b"avis"),
+    "HEIF": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
 }
+_GENERAL_BRANDS = (b"mif1", b"mif2", b"msf1", b"miaf")
+_OTHER_BRANDS = {
+    b"crx ": "a Canon raw photo",
+    b"jp2 ": "a JPEG 2000 image",
+    b"jxl ": "a JPEG XL image",
+}
+_MAX_BRANDS_BYTES = 256
+# PBM, PGM and PPM, with text or with bytes.
+_NETPBM = re.compile(rb"P[1-6][\s#]")
 
 
 def sniff(data: bytes) -> ImageFormat:
@@ -62,12 +90,34 @@ def sniff(data: bytes) -> ImageFormat:
     for magic, image_format in _FORMATS:
         if data.startswith(magic):
             return image_format
+    if (isolated := _isolated_format(data)) is not None:
+        return isolated
+    if _NETPBM.match(data):
+        return "PPM"
     raise InvalidImage(f"This is {_describe(data)}, not an accepted image. Send a {ACCEPTED} file.")
+
+
+def media_type(image_format: ImageFormat) -> str:
+    """The media type of a format."""
+    return "image/x-portable-anymap" if image_format == "PPM" else f"image/{image_format.lower()}"
+
+
+def _isolated_format(data: bytes) -> IsolatedFormat | None:
+    """The format of an ISO media file that is an image; None for any other file."""
+    if data[4:8] != b"ftyp":
+        return None
+    end = min(int.from_bytes(data[:4]), _MAX_BRANDS_BYTES)
+    major, compatible = data[8:12], [data[at : at + 4] for at in range(16, end, 4)]
+    for brands in ((major,), compatible if major in _GENERAL_BRANDS else ()):
+        for image_format, names in _BRANDS.items():
+            if any(brand in names for brand in brands):
+                return image_format
+    return "HEIF" if major in _GENERAL_BRANDS else None
 
 
 def _describe(data: bytes) -> str:
     if data[4:8] == b"ftyp":
-        return _ISO_BRANDS.get(data[8:12], "a video or another media file")
+        return _OTHER_BRANDS.get(data[8:12], "a video or another media file")
     head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for magic, name in _OTHER_FORMATS:
         if data.startswith(magic) or head.startswith(magic):

@@ -40,3 +40,22 @@ def decode_jpeg_reduced(raw: bytes, header: Image.Image, short_side: int) -> Ima
     except ValueError:
         return None
     return Image.fromarray(pixels[..., 0] if target == "GRAY" else pixels)
+
+
+def is_complete(raw: bytes, size: tuple[int, int]) -> bool:
+    """Whether all rows of a JPEG are there; TurboJPEG warns about any that are not.
+
+    Args:
+        raw: The file, to which an end marker was added.
+        size: (width, height) according to Pillow.
+    """
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(raw)
+        if (width, height) != size:
+            return False
+        colors = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colors, "RGB")
+        # The smallest scale: all data is read, few pixels are computed.
+        simplejpeg.decode_jpeg(raw, colors, min_height=1, min_width=1, strict=True)
+    except ValueError:
+        return False
+    return True

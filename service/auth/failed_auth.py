@@ -47,7 +47,7 @@ class FailedAttempts:
         Raises:
             RateLimited: The address sent too many different ones before.
         """
-        network, now = _network(host), self._clock()
+        network, now = network_of(host), self._clock()
         began, seen = self._windows.pop(network, (now, set[bytes]()))
         if now - began >= WINDOW_SECONDS:
             began, seen = now, set()
@@ -73,7 +73,7 @@ def _fingerprint(credential: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8]
 
 
-def _network(host: str) -> str:
+def network_of(host: str) -> str:
     """The address; for IPv6 the /64 network, which usually belongs to one customer."""
     try:
         address = ipaddress.ip_address(host)

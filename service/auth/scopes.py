@@ -34,7 +34,8 @@ PLANNED_RULES: tuple[Rule, ...] = (
 #   say that something is missing, never where it is;
 # - /, /docs and /openapi.json: a browser sends no key when it opens a page. The document is the
 #   same for every installation of a release, apart from its limits;
-# - /.well-known/jwks.json: public keys, for services that verify login tokens.
+# - /.well-known/jwks.json: public keys, for services that verify login tokens;
+# - /v1/faces/retention: how long faces are kept, which laws want the public to be told.
 RULES: tuple[Rule, ...] = (
     ("GET", "/", PUBLIC),
     ("GET", "/healthz", PUBLIC),
@@ -46,13 +47,17 @@ RULES: tuple[Rule, ...] = (
     ("GET", "/.well-known/jwks.json", PUBLIC),
     ("*", "/v1/keys*", ("admin",)),
     ("GET", "/v1/audit", ("admin",)),
+    ("GET", "/v1/faces/retention", PUBLIC),
     ("PUT", "/v1/faces/threshold", ("admin",)),
+    ("PUT", "/v1/faces/policy", ("admin",)),
     ("GET", "/v1/faces/events", ("admin",)),
     ("*", "/v1/faces*", ("faces",)),
     ("*", "/v1/datasets*", ("train",)),
     ("*", "/v1/trainings*", ("train",)),
     ("POST", "/v1/models/*/quantize", ("train",)),
     ("POST", "/v1/models/*:predict", ("infer",)),
+    ("POST", "/v1/models/*:classify", ("infer",)),
+    ("POST", "/v1/models/*:regress", ("infer",)),
     ("GET", "/v1/models/*/download", ("models",)),
     ("GET", "/v1/models*", ANY),
     ("*", "/v1/models/*", ("models",)),
@@ -66,7 +71,13 @@ RULES: tuple[Rule, ...] = (
     ("GET", "/v1/presets", ANY),
     ("GET", "/v1/system", ANY),
     ("POST", "/v2/models/*/infer", ("infer",)),
-    ("POST", "/v2/repository/index", ANY),
+    # These change nothing.
+    ("POST", "/v2/repository/*", ANY),
+    ("POST", "/v2/models/*/trace/setting", ANY),
+    ("*", "/v2/trace/setting", ANY),
+    ("*", "/v2/logging", ANY),
+    ("*", "/v2/systemsharedmemory/*", ANY),
+    ("*", "/v2/cudasharedmemory/*", ANY),
     ("GET", "/v2", ANY),
     ("GET", "/v2/models/*", ANY),
     *PLANNED_RULES,

@@ -24,7 +24,7 @@ from service.http.multipart import FORM_TYPE
 from service.http.responses import LOCATION, job_response
 from service.http.uploads import IMAGES_BODY
 
-router = APIRouter(prefix="/v1/datasets", tags=["Data sets"])
+router = APIRouter(prefix="/v1/datasets", tags=["Datasets"])
 
 _CACHED = "private, max-age=86400, immutable"
 

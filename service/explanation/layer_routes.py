@@ -24,7 +24,8 @@ from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import AcceptedType, CreateKeyHeader
 from service.http.responses import job_response
-from service.inference.routes import BODY, PROBLEMS, ModelQuery
+from service.http.uploads import IMAGE_BODY
+from service.inference.routes import PROBLEMS, ModelQuery
 
 router = APIRouter(tags=["Explanation"])
 
@@ -76,7 +77,7 @@ class LayersQuery(BaseModel):
         **PROBLEMS,
         **_UNKNOWN,
     },
-    openapi_extra=BODY,
+    openapi_extra={"requestBody": IMAGE_BODY},
 )
 async def activations(
     *,

@@ -7,25 +7,30 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from contracts.errors import ValidationFailed
-from contracts.faces.calibration import CalibrationBody, CalibrationResult
+from contracts.faces.calibration import CalibrationBody, CalibrationResult, default_target
 from contracts.faces.subjects import NewThreshold, Threshold, embedder_of
 from contracts.jobs import Job
 from contracts.training.datasets import DatasetInfo
 from database.jobs.jobs import Jobs
 from models.faces.calibration.support import require_support
 from service.dependencies import Services
+from service.faces.requirements import require_analyser
 
 
 async def start_calibration(services: Services, body: CalibrationBody, key: str | None) -> Job:
     """Create the job of a calibration.
 
     Raises:
+        ModelNotReady: The face embedder or the weights that find faces are missing.
         DatasetNotFound: There is no such dataset.
         NotTrainable: It is too small for the requested rate.
         ValidationFailed: A group names an unknown class.
         OpsinError: The job cannot be created.
     """
+    await require_analyser(services)
     info = await run_in_threadpool(services.datasets.rows.get, body.dataset_id)
+    pairs = _impostor_pairs(info)
+    body = body.model_copy(update={"target_fmr": body.target_fmr or default_target(pairs)})
     _check(info, body)
     request = body.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
@@ -70,11 +75,16 @@ def resolve_threshold(new: NewThreshold, jobs: Jobs, embedder: str | None) -> Th
     )
 
 
+def _impostor_pairs(info: DatasetInfo) -> int:
+    """Pairs of different people, if every image is usable."""
+    counts = list(info.classes.values())
+    return (sum(counts) ** 2 - sum(count**2 for count in counts)) // 2
+
+
 def _check(info: DatasetInfo, body: CalibrationBody) -> None:
     """Refuse what would be impossible even if every image were usable."""
-    counts = list(info.classes.values())
-    impostor_pairs = (sum(counts) ** 2 - sum(count**2 for count in counts)) // 2
-    require_support(impostor_pairs, body.target_fmr)
+    pairs = _impostor_pairs(info)
+    require_support(pairs, body.target_fmr or default_target(pairs))
     unknown = sorted(set(body.groups or ()) - info.classes.keys())
     if unknown:
         names = ", ".join(repr(name) for name in unknown[:3])

@@ -1,7 +1,8 @@
 """Liveness challenges: created for a minute and a half, and consumed by the first answer.
 
 If the service could not judge the answer (no worker, a full queue, a deadline), the challenge is
-valid again for the rest of its time: the person has learned nothing from the attempt.
+valid again for the rest of its time: the person has learned nothing from the attempt. That includes
+an enrollment whose job fails later in this way; the same clip may then be sent again for an hour.
 
 They are stored in Redis, so that any API process can consume what another created. A challenge is
 deleted by the same command that reads it, so that only one of two simultaneous answers is accepted.
@@ -17,8 +18,9 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, cast
@@ -46,6 +48,9 @@ MAX_PER_SUBJECT = 10
 MAX_DRAWS = 10
 """Draws of actions for one subject within an hour, by all clients together."""
 
+USED_SECONDS = 3600
+"""For how long the same clip may be sent again after its job failed through the service's fault."""
+
 _SERVER_ERROR = 500
 _ID = re.compile(r"ch_[A-Za-z0-9_-]{16}")
 
@@ -66,13 +71,15 @@ class Challenges:
         self._clock = clock
         self._random = random or secrets.SystemRandom()
         self._create = client.register_script(scripts.CREATE_CHALLENGE)
+        self._delete_unchanged = client.register_script(scripts.DELETE_UNCHANGED)
         self._take = client.register_script(scripts.TAKE_CHALLENGE)
 
-    async def create(self, new: NewChallenge, client: str) -> Challenge:
+    async def create(self, new: NewChallenge, client: str, device: str = "") -> Challenge:
         """Create a challenge.
 
         Args:
             client: A name that distinguishes clients.
+            device: Of a client who matched as the subject before; nobody else uses up its draws.
 
         Raises:
             RateLimited: The client requested too many recently, or too many different ones were
@@ -87,7 +94,7 @@ class Challenges:
         }
         draw = json.dumps(self._random.sample(ACTIONS, ACTION_COUNT))
         limits = (MAX_PER_CLIENT, MAX_PER_SUBJECT, MAX_DRAWS)
-        keys = _keys(challenge_id, client, new)
+        keys = _keys(challenge_id, client, new, device)
         with redis_required():
             wait, actions = cast(
                 tuple[int, bytes],
@@ -113,24 +120,31 @@ class Challenges:
         purpose: Purpose,
         subject_id: str,
         device_id: str | None,
+        job: "JobAnswer | None" = None,
     ) -> AsyncIterator[AnsweredChallenge]:
         """Use up a challenge while its clip is judged.
 
         It is valid again, for the rest of its time, if this ends with an error of the service.
+
+        Args:
+            job: If a job judges the clip later: should it fail through the service's fault, the
+                challenge is valid again too, and for the same clip longer than for another.
 
         Raises:
             Conflict: The challenge is unknown, expired or used, was created for something else, or
                 the nonce is wrong. In each case it cannot be used again.
             Unavailable: Redis does not answer; the challenge may have been used up.
         """
-        raw, expires_at = await self._pop(challenge_id)
-        record: dict[str, Any] = json.loads(raw) if raw else {}
+        taken = await self._take_challenge(challenge_id)
+        if taken is None and job is not None:
+            taken = await self._take_again(challenge_id, job)
+        record: dict[str, Any] = json.loads(taken.challenge) if taken else {}
         sent = {"nonce": _nonce_hash(nonce), "for": _binding(purpose, subject_id, device_id)}
         # All are compared, in constant time, and the error does not say which one was wrong.
         matches = [
             hmac.compare_digest(record.get(field, ""), value) for field, value in sent.items()
         ]
-        if not all(matches):
+        if taken is None or not all(matches):
             raise Conflict(
                 "The challenge is unknown, expired, used, or for something else. Ask for a new "
                 "one with POST /v1/faces/challenges and record a new clip."
@@ -139,26 +153,102 @@ class Challenges:
             yield AnsweredChallenge(id=challenge_id, actions=record["actions"])
         except OpsinError as error:
             if isinstance(error, QueueFull) or error.meaning.status >= _SERVER_ERROR:
-                await self._give_back(challenge_id, cast(bytes, raw), expires_at)
+                await self._give_back(taken)
             raise
+        if job is not None:
+            await self._remember(challenge_id, taken, job)
 
-    async def _pop(self, challenge_id: str) -> tuple[bytes | None, float]:
-        """The challenge, which is removed, and when it expires on the monotonic clock."""
+    async def passed(self, subject_id: str, device: str) -> None:
+        """Forget how often actions were drawn for a subject who has passed a challenge.
+
+        The limit is against those who wait for actions that they have recorded.
+        """
+        with suppress(Unavailable), redis_required():
+            draws = redis_keys.challenge_draws
+            await self._client.delete(draws(subject_id), draws(subject_id, device))
+
+    async def _take_challenge(self, challenge_id: str) -> "_Taken | None":
         if not _ID.fullmatch(challenge_id):
-            return None, 0.0
-        now = time.monotonic()
+            return None
+        key, now = redis_keys.challenge(challenge_id), time.monotonic()
         with redis_required():
-            raw, left_ms = await self._take([redis_keys.challenge(challenge_id)])
-        return raw, now + left_ms / 1000
+            raw, left_ms = await self._take([key])
+        return None if raw is None else _Taken(key, raw, raw, now + left_ms / 1000, left_ms)
 
-    async def _give_back(self, challenge_id: str, raw: bytes, expires_at: float) -> None:
-        left_ms = int((expires_at - time.monotonic()) * 1000)
+    async def _take_again(self, challenge_id: str, job: "JobAnswer") -> "_Taken | None":
+        """Take a challenge whose job failed through the service's fault."""
+        if not _ID.fullmatch(challenge_id):
+            return None
+        key, now = redis_keys.used_challenge(challenge_id), time.monotonic()
+        with redis_required():
+            raw, left_ms = await self._client.get(key), await self._client.pttl(key)
+        if raw is None:
+            return None
+        used = json.loads(raw)
+        since_ms = USED_SECONDS * 1000 - left_ms
+        is_same = hmac.compare_digest(used["clip"], job.clip)
+        if not (is_same or since_ms < used["left_ms"]) or not await job.failed(challenge_id):
+            return None
+        with redis_required():
+            if not await self._delete_unchanged([key], [raw]):
+                return None  # another request was faster
+        remaining = max(0, used["left_ms"] - since_ms)
+        return _Taken(
+            key, cast(bytes, raw), used["challenge"].encode(), now + left_ms / 1000, remaining
+        )
+
+    async def _give_back(self, taken: "_Taken") -> None:
+        left_ms = int((taken.expires_at - time.monotonic()) * 1000)
         if left_ms > 0:
             with suppress(Unavailable), redis_required():
-                await self._client.set(redis_keys.challenge(challenge_id), raw, px=left_ms)
+                await self._client.set(taken.key, taken.stored, px=left_ms)
+
+    async def _remember(self, challenge_id: str, taken: "_Taken", job: "JobAnswer") -> None:
+        used = {
+            "challenge": taken.challenge.decode(),
+            "clip": job.clip,
+            "left_ms": taken.left_ms,
+            "use": secrets.token_hex(8),  # so that each use has another value
+        }
+        key = redis_keys.used_challenge(challenge_id)
+        with suppress(Unavailable), redis_required():
+            await self._client.set(key, json.dumps(used), ex=USED_SECONDS)
 
 
-def _keys(challenge_id: str, client: str, new: NewChallenge) -> Sequence[str]:
+@dataclass(frozen=True, slots=True)
+class JobAnswer:
+    """A clip that a job judges.
+
+    Attributes:
+        clip: Keyed digest of the request.
+        failed: Whether the job that answered a challenge, by its id, failed through the service's
+            fault.
+    """
+
+    clip: str
+    failed: Callable[[str], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A challenge that was removed from Redis, and how to put it back.
+
+    Attributes:
+        key: Where it was.
+        stored: What was there.
+        challenge: The challenge as JSON.
+        expires_at: When the key would have expired, on the monotonic clock.
+        left_ms: For how long another clip may answer it.
+    """
+
+    key: str
+    stored: bytes
+    challenge: bytes
+    expires_at: float
+    left_ms: int
+
+
+def _keys(challenge_id: str, client: str, new: NewChallenge, device: str) -> Sequence[str]:
     """Keys of `scripts.CREATE_CHALLENGE`."""
     client_hash = hashlib.sha256(client.encode()).hexdigest()[:24]
     return [
@@ -167,7 +257,7 @@ def _keys(challenge_id: str, client: str, new: NewChallenge) -> Sequence[str]:
         redis_keys.challenges_issued(client_hash, new.subject_id),
         # Not by device, because the client can choose any device id.
         redis_keys.challenge_actions(new.subject_id, new.purpose),
-        redis_keys.challenge_draws(new.subject_id),
+        redis_keys.challenge_draws(new.subject_id, device),
     ]
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 import structlog
 from fastapi.concurrency import run_in_threadpool
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from sqlalchemy import Engine
 
 from contracts.errors import Unavailable
@@ -96,9 +96,9 @@ class FaceServices:
         """Drop from memory what other processes erased."""
         await run_in_threadpool(self.search.refresh)
 
-    def purge_deleted_rows(self) -> bool:
+    def purge_deleted_rows(self, *, rewrite: bool = False) -> bool:
         """See `database.secure_delete`; blocks."""
-        return purge_deleted_rows(self.engine)
+        return purge_deleted_rows(self.engine, rewrite=rewrite)
 
     async def erase(self, subject_id: str) -> Erased:
         """Delete a subject and its files; the caller then calls `finish_erasures`.
@@ -112,7 +112,6 @@ class FaceServices:
         erasure = await run_in_threadpool(self.subjects.erase, subject_id)
         await self._remove_jobs(erasure.jobs)
         await self.refresh_search()
-        await run_in_threadpool(self.purge_deleted_rows)
         return Erased(erased=erasure.counts)
 
     async def erase_traces(self, subject_id: str) -> None:
@@ -126,9 +125,13 @@ class FaceServices:
     async def finish_erasures(self, subject_ids: Sequence[str]) -> None:
         """Delete what Redis and its append-only file hold of erased subjects, then finish.
 
-        If Redis does not answer, or keeps rewriting its file for too long, the erasures stay
-        unfinished and the next periodic run resumes them.
+        If the database's files still hold deleted rows, Redis does not answer, or it keeps
+        rewriting its file for too long, the erasures stay unfinished and the next periodic run
+        resumes them.
         """
+        if not await run_in_threadpool(self._purge_after_erasure, subject_ids):
+            log.warning("erasure_unfinished", where="database")
+            return
         try:
             for subject_id in subject_ids:
                 await self.lockout.forget(subject_id)
@@ -141,6 +144,11 @@ class FaceServices:
             return
         for subject_id in subject_ids:
             await run_in_threadpool(self.erasures.finish, subject_id)
+
+    def _purge_after_erasure(self, subject_ids: Sequence[str]) -> bool:
+        """Purge; tables are rewritten only if one of the erasures has not ended yet."""
+        unfinished = self.erasures.unfinished_among(subject_ids)
+        return self.purge_deleted_rows(rewrite=bool(unfinished))
 
     async def _remove_jobs(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
@@ -160,12 +168,22 @@ async def _rewrite_append_only_file(redis: Redis) -> None:
         try:
             await redis.bgrewriteaof()
         except ResponseError as error:
+            if _is_not_offered(error):
+                # A managed Redis keeps its files, if any, by itself. What was deleted leaves them
+                # with its next rewrite.
+                log.warning("redis_file_not_rewritten", error=str(error))
+                return
             if "in progress" not in str(error):
                 raise
             await asyncio.sleep(_REWRITE_PAUSE)
         else:
             return
     raise Unavailable("The queue is busy rewriting its file. Retry shortly.", retry_after=2)
+
+
+def _is_not_offered(error: ResponseError) -> bool:
+    """Whether the server has no such command, or does not let us use it."""
+    return isinstance(error, NoPermissionError) or "unknown command" in str(error).lower()
 
 
 def open_face_services(
@@ -185,7 +203,7 @@ def open_face_services(
     return FaceServices(
         repositories=repositories,
         search=_open_search(settings, engine, repositories),
-        lockout=Lockout(client),
+        lockout=Lockout(client, settings.face_address_failures),
         tokens=Tokens(repositories.token_keys, settings, clock),
         challenges=Challenges(client, clock),
         job_files=job_files,

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from contracts.errors import ModelNotReady, ValidationFailed
+from contracts.errors import Conflict, ValidationFailed
 from contracts.faces.enrollments import (
     MAX_IMAGES,
     VIDEO,
@@ -15,10 +16,16 @@ from contracts.faces.enrollments import (
     EnrollmentRequest,
     image_name,
 )
-from contracts.faces.faces import FACE_MODEL
+from contracts.faces.subjects import MAX_TEMPLATES
 from contracts.jobs import Job
 from contracts.settings import Settings
+from database.faces.enrollments import failed_by_service
+from models.faces.liveness.video_formats import detect_video_format
 from service.dependencies import Services
+from service.faces.attempts import require_consent
+from service.faces.challenges import JobAnswer
+from service.faces.context import FaceServices
+from service.faces.requirements import require_analyser
 from service.faces.subjects import embedder_in_force
 from service.http.deadlines import Deadline
 from service.http.multipart import TEXT, FieldSpec, Form, read_form
@@ -36,21 +43,25 @@ async def enroll(
 
     Raises:
         SubjectNotFound: There is no such subject.
-        ModelNotReady: The face embedder has not been imported, so the job could only fail.
+        ModelNotReady: The face embedder or the weights that find faces are missing, so the job
+            could only fail.
         OpsinError: See the route. No job was created.
         ClientDisconnect: The client hung up.
     """
-    await run_in_threadpool(services.faces.subjects.get, subject_id)
-    await _require_embedder(services)
+    await run_in_threadpool(_require_enrollable, services.faces, subject_id)
+    await require_analyser(services)
     async with deadline.enforced():
         form = await read_form(request, _fields(services.settings))
     inputs = _inputs(form)
-    digest = await run_in_threadpool(_digest, services, form, subject_id) if key else ""
+    digest = await run_in_threadpool(_digest, services, form, subject_id)
     idempotency = (key, digest) if key else None
     # Before the challenge is consumed: a repeated request has used up its challenge already.
     if idempotency and (job := await services.job_queue.earlier("enrollment", *idempotency)):
         return job
-    async with _consumed_challenge(services, form, subject_id) as challenge:
+    await _require_room(services, subject_id)
+    async with _consumed_challenge(services, form, subject_id, digest) as challenge:
+        if VIDEO in inputs:
+            detect_video_format(inputs[VIDEO])
         enrollment = EnrollmentRequest(
             subject_id=subject_id,
             images=0 if VIDEO in inputs else len(inputs),
@@ -64,15 +75,32 @@ async def enroll(
         )
 
 
-async def _require_embedder(services: Services) -> None:
-    if await embedder_in_force(services) is not None:
-        return
-    if FACE_MODEL in services.settings.models:
-        raise ModelNotReady(f"'{FACE_MODEL}' is being imported. Retry soon.", retry_after=10)
-    raise ModelNotReady(
-        f"Faces cannot be enrolled: '{FACE_MODEL}' is not installed. The operator adds it to "
-        "OPSIN_MODELS and restarts the service."
-    )
+def _require_enrollable(faces: FaceServices, subject_id: str) -> None:
+    """Check what would make the job fail whatever is sent.
+
+    Raises:
+        SubjectNotFound: There is no such subject.
+        Conflict: It has not consented.
+        Unavailable: Its key is missing.
+    """
+    standing = faces.repositories.standings.get(subject_id)
+    require_consent(standing, faces.repositories.policy.get())
+    faces.subjects.require_readable(subject_id)
+
+
+async def _require_room(services: Services, subject_id: str) -> None:
+    """Refuse a subject whose templates are complete, which the job would find out as well.
+
+    Raises:
+        Conflict: It has the maximum number of templates.
+    """
+    embedder = await embedder_in_force(services)
+    subject = await run_in_threadpool(services.faces.subjects.get, subject_id, embedder=embedder)
+    if embedder is not None and subject.templates.current >= MAX_TEMPLATES:
+        raise Conflict(
+            f"The subject has {MAX_TEMPLATES} templates, which is the maximum. Delete the subject "
+            "and enroll it again."
+        )
 
 
 def _fields(settings: Settings) -> dict[str, FieldSpec]:
@@ -95,11 +123,11 @@ def _inputs(form: Form) -> dict[str, bytes]:
 
 
 def _consumed_challenge(
-    services: Services, form: Form, subject_id: str
+    services: Services, form: Form, subject_id: str, digest: str
 ) -> AbstractAsyncContextManager[AnsweredChallenge | None]:
     """Use up the challenge that the video answers, whether or not the enrollment succeeds.
 
-    If no job could be created, it is valid again.
+    If no job could be created, or the job fails through the service's fault, it is valid again.
     """
     challenge_id, nonce = form.text("challenge_id"), form.text("nonce")
     if challenge_id is None and nonce is None:
@@ -112,7 +140,12 @@ def _consumed_challenge(
         purpose="enroll",
         subject_id=subject_id,
         device_id=form.text("device_id"),
+        job=JobAnswer(digest, partial(_has_failed, services.faces, subject_id)),
     )
+
+
+async def _has_failed(faces: FaceServices, subject_id: str, challenge_id: str) -> bool:
+    return await run_in_threadpool(failed_by_service, faces.engine, subject_id, challenge_id)
 
 
 def _digest(services: Services, form: Form, subject_id: str) -> str:

@@ -64,7 +64,6 @@ async def resume(services: Services) -> None:
         else:
             done.append(subject_id)
     if done and no_orphans:
-        await run_in_threadpool(faces.purge_deleted_rows)
         await faces.finish_erasures(done)
 
 

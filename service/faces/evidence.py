@@ -4,6 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
+from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import InternalError, OpsinError, ValidationFailed
 from contracts.faces.clips import ClipReply, ClipRequest, pack_video
@@ -15,6 +16,8 @@ from contracts.queue.redis_keys import QueueName
 from models.faces.liveness.video_formats import detect_video_format
 from service.dependencies import Services
 from service.faces.detection import detect_faces, main_face_index
+from service.faces.device_keys import is_signed
+from service.faces.lockout import Caller
 from service.http.deadlines import Deadline
 from service.http.multipart import Form
 
@@ -46,14 +49,22 @@ class LoginClaim:
 
     Attributes:
         subject_id: An existing subject.
-        device: The device's id; the client's address if there is none.
+        caller: What failures are counted by.
         content: The uploaded file, for its hash in the audit log.
+        is_video: Whether that is a clip, otherwise an image.
+        device_id: As the client names its device.
+        signature: Of the challenge's nonce, by that device.
+        address: The client's address, for the audit log.
         request_id: For the audit log.
     """
 
     subject_id: str
-    device: str
+    caller: Caller
     content: bytes = field(repr=False)
+    is_video: bool = False
+    device_id: str | None = None
+    signature: bytes | None = field(default=None, repr=False)
+    address: str = ""
     request_id: str | None = None
 
 
@@ -65,12 +76,42 @@ async def gather_evidence(
     Raises:
         OpsinError: The upload cannot be analysed; that does not count as a failure.
     """
-    videos = form.files("video")
-    if videos:
-        return await _clip_evidence(services, form, claim, videos[0], deadline)
+    if claim.is_video:
+        return await _clip_evidence(services, form, claim, deadline)
+    if claim.signature is not None:
+        async with _consumed_challenge(services, form, claim):
+            if not await _is_signed(services, form, claim):
+                return _wrong_signature()
+            return await _image_evidence(services, claim.content, deadline)
     if form.text("challenge_id") or form.text("nonce"):
-        raise ValidationFailed("A challenge is answered by a 'video', not by an 'image'.")
-    return await _image_evidence(services, form.files("image")[0], deadline)
+        raise ValidationFailed(
+            "A challenge is answered by a 'video', not by an 'image', unless a registered device "
+            "has signed the nonce: send its 'signature'."
+        )
+    return await _image_evidence(services, claim.content, deadline)
+
+
+async def _is_signed(services: Services, form: Form, claim: LoginClaim) -> bool:
+    """Whether the claim has no signature, or one by the subject's device; an unknown one has not.
+
+    Raises:
+        Unavailable: The database does not answer.
+    """
+    if claim.signature is None:
+        return True
+    devices, device_id = services.faces.repositories.devices, claim.device_id or ""
+    device = await run_in_threadpool(devices.find, claim.subject_id, device_id)
+    if device is None or not is_signed(
+        device.public_key, claim.signature, form.text("nonce") or ""
+    ):
+        return False
+    await run_in_threadpool(devices.record_use, claim.subject_id, device_id)
+    return True
+
+
+def _wrong_signature() -> LoginEvidence:
+    nothing = np.empty((0, EMBEDDING_SIZE), np.float32)
+    return LoginEvidence(nothing, "", rejection="wrong_signature")
 
 
 async def _image_evidence(services: Services, image: bytes, deadline: Deadline) -> LoginEvidence:
@@ -92,7 +133,7 @@ async def _image_evidence(services: Services, image: bytes, deadline: Deadline) 
 
 
 async def _clip_evidence(
-    services: Services, form: Form, claim: LoginClaim, video: bytes, deadline: Deadline
+    services: Services, form: Form, claim: LoginClaim, deadline: Deadline
 ) -> LoginEvidence:
     """Compute the evidence of a clip, after its challenge has been used up.
 
@@ -104,6 +145,9 @@ async def _clip_evidence(
         OpsinError: No worker answers.
     """
     async with _consumed_challenge(services, form, claim) as challenge:
+        if not await _is_signed(services, form, claim):
+            return _wrong_signature()
+        video = claim.content
         detect_video_format(video)
         _, version = services.workers.choose(FACE_MODEL, None, "clip")
         request = ClipRequest(

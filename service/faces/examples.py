@@ -36,7 +36,36 @@ SUBJECT: dict[str, Any] = {
     "keep_frames": False,
     "templates": {"current": 6, "stale": 0},
     "files": 0,
+    "consent": {
+        "version": "2026-01",
+        "text_digest": "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+        "at": "2026-11-22T08:00:00Z",
+        "by": "reception",
+        "expires_at": None,
+    },
+    "face_disabled": False,
+    "last_used_at": "2026-11-22T08:00:00Z",
     "created_at": "2026-11-22T08:00:00Z",
+    "updated_at": "2026-11-22T08:00:00Z",
+}
+DEVICE: dict[str, Any] = {
+    "device_id": "iphone-5f0c",
+    "public_key": {
+        "kty": "EC",
+        "crv": "P-256",
+        "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+        "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+    },
+    "created_at": "2026-11-22T08:00:00Z",
+    "last_used_at": None,
+}
+POLICY: dict[str, Any] = {
+    "consent_required": True,
+    "device_key_required": False,
+    "liveness_required": False,
+    "max_failures": 50,
+    "retention_days": 1095,
+    "retention_text": None,
     "updated_at": "2026-11-22T08:00:00Z",
 }
 ERASED: dict[str, Any] = {

@@ -7,12 +7,15 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import OpsinError, ValidationFailed
+from contracts.faces.consent import Policy
 from contracts.faces.recognition import Login
 from contracts.faces.subjects import NewEvent, Threshold
 from models.faces.embedding import mean_embedding
 from service.dependencies import Services
+from service.faces.attempts import attempt, caller_of
+from service.faces.decisions import Verdict, judge_similarity
+from service.faces.device_keys import read_signature
 from service.faces.evidence import LoginClaim, LoginEvidence, gather_evidence
-from service.faces.recognition import Verdict, judge_similarity
 from service.faces.subjects import require_subject
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
@@ -32,7 +35,7 @@ async def login(request: Request, deadline: Deadline, services: Services) -> Log
     """
     async with deadline.enforced():
         form = await read_form(request, _fields(services))
-        claim = _claim(request, form)
+        claim = await _claim(services, request, form)
         gather = partial(gather_evidence, services, form, claim, deadline)
         return await while_connected(request, judge_login(services, claim, gather))
 
@@ -46,27 +49,41 @@ async def judge_login(services: Services, claim: LoginClaim, gather: GatherEvide
     Raises:
         SubjectNotFound: The subject no longer exists.
         LockedOut: There were too many failures.
+        Conflict: The subject has not consented, or the challenge cannot be used.
         OpsinError: The evidence cannot be computed; that does not count as a failure.
     """
     faces = services.faces
-    device = await run_in_threadpool(faces.keyed_hash.hexdigest, claim.device.encode())
     try:
-        attempt = await faces.lockout.begin(claim.subject_id, device)
+        policy = await run_in_threadpool(faces.repositories.policy.get)
+        require_factors(claim, policy)
+        async with attempt(
+            faces, claim.subject_id, claim.caller, policy, signed=claim.signature is not None
+        ) as judgement:
+            evidence = await gather()
+            verdict = judgement.verdict = await judge_evidence(services, claim.subject_id, evidence)
     except OpsinError as error:
         await _record(services, claim, error.code, None)
         raise
-    failed = False
-    try:
-        evidence = await gather()
-        verdict = await judge_evidence(services, claim.subject_id, evidence)
-        failed = verdict.is_failure
-    except OpsinError as error:
-        await _record(services, claim, error.code, None)
-        raise
-    finally:
-        await faces.lockout.end(attempt, failed=failed)
     await _record(services, claim, verdict.decision, verdict.reason)
     return await _login_response(services, claim, evidence, verdict)
+
+
+def require_factors(claim: LoginClaim, policy: Policy) -> None:
+    """Refuse a login that lacks what the policy requires, before its challenge is used up.
+
+    Raises:
+        ValidationFailed: It lacks a signature or a clip.
+    """
+    if policy.device_key_required and claim.signature is None:
+        raise ValidationFailed(
+            "This service requires a registered device: send device_id, challenge_id, nonce and "
+            "the signature of the nonce."
+        )
+    if policy.liveness_required and not claim.is_video:
+        raise ValidationFailed(
+            "This service requires a video that answers a challenge. Request one with POST "
+            "/v1/faces/challenges."
+        )
 
 
 async def judge_evidence(services: Services, subject_id: str, evidence: LoginEvidence) -> Verdict:
@@ -113,8 +130,15 @@ async def _login_response(
     )
     if verdict.decision != "match":
         return response
+    if evidence.live:
+        await services.faces.challenges.passed(claim.subject_id, claim.caller.known_as)
     token = await run_in_threadpool(
-        services.faces.tokens.sign, claim.subject_id, live=evidence.live
+        partial(
+            services.faces.tokens.sign,
+            claim.subject_id,
+            live=evidence.live,
+            signed=claim.signature is not None,
+        )
     )
     return response.model_copy(update={"token": token.text, "expires_at": token.expires_at})
 
@@ -126,7 +150,7 @@ async def _record(services: Services, claim: LoginClaim, outcome: str, reason: s
             outcome=outcome,
             reason=reason,
             subject_id=claim.subject_id,
-            device=claim.device,
+            device=claim.device_id or claim.address,
             content=claim.content,
             request_id=claim.request_id,
         )
@@ -144,20 +168,31 @@ def _fields(services: Services) -> dict[str, FieldSpec]:
         "challenge_id": TEXT,
         "nonce": TEXT,
         "device_id": TEXT,
+        "signature": TEXT,
     }
 
 
-def _claim(request: Request, form: Form) -> LoginClaim:
+async def _claim(services: Services, request: Request, form: Form) -> LoginClaim:
     images, videos = form.files("image"), form.files("video")
     if bool(images) == bool(videos):
         raise ValidationFailed("Send either an 'image' or a 'video'.")
-    subject_id = form.text("subject_id")
+    subject_id, device_id = form.text("subject_id"), form.text("device_id")
     if subject_id is None:
         raise ValidationFailed("Send subject_id, the subject to log in as.")
-    address = request.client.host if request.client else ""
+    signature = form.text("signature")
+    if signature is not None and not (
+        device_id and form.text("challenge_id") and form.text("nonce")
+    ):
+        raise ValidationFailed(
+            "A signature is of a challenge's nonce: send it with challenge_id, nonce and device_id."
+        )
     return LoginClaim(
         subject_id=subject_id,
-        device=form.text("device_id") or address,
+        caller=await caller_of(services.faces, request, device_id),
         content=(images or videos)[0],
+        is_video=bool(videos),
+        device_id=device_id,
+        signature=None if signature is None else read_signature(signature),
+        address=request.client.host if request.client else "",
         request_id=request.state.request_id,
     )

@@ -1,12 +1,12 @@
-"""Detects, compares and identifies faces. The only place where the threshold decides a match."""
+"""Detects, compares and identifies faces."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import OpsinError, ValidationFailed
-from contracts.faces.faces import Decision, Face, FacesRequest
+from contracts.faces.faces import Face, FacesRequest
 from contracts.faces.recognition import (
     DetectedFaces,
     Identification,
@@ -17,6 +17,9 @@ from contracts.faces.recognition import (
 from contracts.faces.subjects import Candidate, Threshold
 from contracts.queue.messages import Vector
 from service.dependencies import Services
+from service.faces.attempts import attempt, caller_of, has_consent
+from service.faces.context import FaceServices
+from service.faces.decisions import Verdict, judge_candidates, judge_similarity
 from service.faces.detection import (
     Detection,
     detect_faces,
@@ -26,54 +29,18 @@ from service.faces.detection import (
 from service.http.deadlines import Deadline
 from service.http.uploads import Upload
 
-# Reasons for which an attempt does not count as a failure: another person need not be involved.
-_NOT_A_FAILURE = frozenset({"low_quality_face", "not_enrolled"})
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A decision, and the reason for it unless it is a match."""
-
-    decision: Decision
-    reason: str | None = None
-
-    @property
-    def is_failure(self) -> bool:
-        """Whether another person may have tried; a poor image is not evidence of that."""
-        return self.decision != "match" and self.reason not in _NOT_A_FAILURE
-
-
-def judge_similarity(
-    similarity: float, threshold: Threshold, others: Sequence[Candidate] = ()
-) -> Verdict:
-    """Decide whether a face belongs to the subject that it is compared with.
-
-    Args:
-        similarity: To the most similar template of the subject.
-        others: The nearest other subjects, nearest first.
-    """
-    if similarity < threshold.similarity - threshold.margin:
-        return Verdict("no_match", "not_similar")
-    if similarity < threshold.similarity:
-        return Verdict("uncertain", "near_threshold")
-    if others and others[0].similarity > similarity - threshold.margin:
-        return Verdict("uncertain", "another_subject")
-    return Verdict("match")
-
-
-def judge_candidates(candidates: Sequence[Candidate], threshold: Threshold) -> Verdict:
-    """Decide whether the first candidate is the person; candidates are sorted, nearest first."""
-    if not candidates:
-        return Verdict("no_match", "not_similar")
-    return judge_similarity(candidates[0].similarity, threshold, candidates[1:])
-
 
 @dataclass(frozen=True, slots=True)
 class VerificationInput:
-    """What to compare: two images, or one image and a subject."""
+    """What to compare: two images, or one image and a subject.
+
+    Attributes:
+        device_id: Of the device that sent them, if it says so.
+    """
 
     images: tuple[bytes, ...]
     subject_id: str | None
+    device_id: str | None = None
 
 
 async def detect(
@@ -96,18 +63,37 @@ async def detect(
 
 
 async def verify(
-    services: Services, compared: VerificationInput, deadline: Deadline
+    services: Services, request: Request, compared: VerificationInput, deadline: Deadline
 ) -> Verification:
     """Decide whether two faces belong to the same person; unlike a login, this returns scores.
 
+    A comparison with a subject is under the same locks as a login, since its score would otherwise
+    tell what a locked login hides.
+
     Raises:
         SubjectNotFound: There is no such subject.
+        LockedOut: There were too many failures.
+        Conflict: The subject has not consented.
         NoFace: One of the images shows no face.
         ManyFaces: One shows several, none clearly larger than the others.
         LowQualityFace: One of the faces is not clear enough.
         ValidationFailed: The subject has no templates.
         OpsinError: An image cannot be decoded, or no worker answers.
     """
+    if compared.subject_id is None:
+        return _verification(*await _compare(services, compared, deadline))
+    faces = services.faces
+    policy = await run_in_threadpool(faces.repositories.policy.get)
+    caller = await caller_of(faces, request, compared.device_id)
+    async with attempt(faces, compared.subject_id, caller, policy) as judgement:
+        verdict, similarity, threshold = await _compare(services, compared, deadline)
+        judgement.verdict = verdict
+    return _verification(verdict, similarity, threshold)
+
+
+async def _compare(
+    services: Services, compared: VerificationInput, deadline: Deadline
+) -> tuple[Verdict, float, Threshold]:
     request = FacesRequest(embed=True, max_faces=2)
     detections = await detect_faces(services, compared.images, request, deadline)
     embedder = detections[0].embedder
@@ -116,7 +102,10 @@ async def verify(
         others = await run_in_threadpool(_templates, services, compared.subject_id, embedder)
     similarity = max(float(first @ other) for other in others)
     threshold = await services.faces.effective_threshold(embedder)
-    verdict = judge_similarity(similarity, threshold)
+    return judge_similarity(similarity, threshold), similarity, threshold
+
+
+def _verification(verdict: Verdict, similarity: float, threshold: Threshold) -> Verification:
     return Verification(
         match=verdict.decision == "match",
         decision=verdict.decision,
@@ -127,25 +116,42 @@ async def verify(
 
 
 async def identify(
-    services: Services, image: bytes, max_candidates: int, deadline: Deadline
+    services: Services, request: Request, image: bytes, max_candidates: int, deadline: Deadline
 ) -> Identification:
     """Find the subjects that the faces in an image may belong to.
 
     Raises:
+        LockedOut: The client has to wait after failures.
         OpsinError: The image cannot be decoded, or no worker answers.
     """
+    await services.faces.lockout.require_open(await caller_of(services.faces, request, None))
     (detection,) = await detect_faces(services, [image], FacesRequest(embed=True), deadline)
     threshold = await services.faces.effective_threshold(detection.embedder)
     nearest = await run_in_threadpool(_nearest, services, detection, threshold, max_candidates)
     ids = {candidate.subject_id for candidates in nearest for candidate in candidates}
-    names = await run_in_threadpool(services.faces.subjects.names, sorted(ids))
+    standings = await _usable(services.faces, sorted(ids))
     return Identification(
         faces=[
-            _identified(face, candidates, threshold, names, max_candidates)
+            _identified(face, candidates, threshold, standings, max_candidates)
             for face, candidates in zip(detection.faces, nearest, strict=True)
         ],
         threshold=threshold.similarity,
     )
+
+
+async def _usable(faces: FaceServices, ids: list[str]) -> dict[str, str | None]:
+    """The names of the subjects who may be identified; None for one who is locked.
+
+    Subjects who are unknown, or without a consent that is required, are left out.
+    """
+    policy = await run_in_threadpool(faces.repositories.policy.get)
+    standings = await run_in_threadpool(faces.repositories.standings.of, ids)
+    locked = await faces.lockout.locked(ids)
+    return {
+        subject_id: None if standing.disabled or subject_id in locked else standing.name
+        for subject_id, standing in standings.items()
+        if has_consent(standing, policy)
+    }
 
 
 def require_one_image(uploads: list[Upload]) -> bytes:
@@ -195,12 +201,15 @@ def _identified(
     face: Face,
     candidates: list[Candidate],
     threshold: Threshold,
-    names: dict[str, str],
+    names: dict[str, str | None],
     max_candidates: int,
 ) -> IdentifiedFace:
+    candidates = [candidate for candidate in candidates if candidate.subject_id in names]
     verdict = judge_candidates(candidates, threshold)
     if not face.quality.acceptable and candidates:
         verdict = Verdict("uncertain", "low_quality_face")
+    elif candidates and names[candidates[0].subject_id] is None:
+        verdict = Verdict("uncertain", "locked_out")
     return IdentifiedFace(
         box=face.box,
         decision=verdict.decision,
@@ -209,10 +218,11 @@ def _identified(
         candidates=[
             NamedCandidate(
                 subject_id=candidate.subject_id,
-                name=names[candidate.subject_id],
+                name=name,
                 similarity=round(candidate.similarity, 4),
             )
             for candidate in candidates[:max_candidates]
-            if candidate.similarity >= threshold.similarity and candidate.subject_id in names
+            if candidate.similarity >= threshold.similarity
+            and (name := names[candidate.subject_id]) is not None
         ],
     )

@@ -30,7 +30,10 @@ def create(faces: FaceServices, new: NewSubject, key: str | None) -> dict[str, A
     """
     if key is None:
         return faces.subjects.create(new)
-    body_hash = hashlib.sha256(new.model_dump_json().encode()).digest()
+    # Without fields that the release before did not know, unless they are sent: a request may be
+    # repeated at an API process of that release.
+    unsent = {"consent"} if new.consent is None else set()
+    body_hash = hashlib.sha256(new.model_dump_json(exclude=unsent).encode()).digest()
     digest = faces.keyed_hash.hexdigest(body_hash)
     return faces.subjects.create(new, key=IdempotencyKey(key, SCOPE, digest))
 

@@ -40,12 +40,13 @@ class Tokens:
         self._settings = settings
         self._clock = clock
 
-    def sign(self, subject_id: str, *, live: bool) -> Token:
+    def sign(self, subject_id: str, *, live: bool, signed: bool = False) -> Token:
         """Sign a token for a subject who was recognised.
 
         Args:
             subject_id: Becomes the claim `sub`.
             live: Whether a challenge was answered.
+            signed: Whether a registered device has signed the challenge; `amr` says so.
 
         Raises:
             Unavailable: The signing key cannot be loaded.
@@ -61,7 +62,7 @@ class Tokens:
             "nbf": now,
             "exp": expires,
             "jti": secrets.token_urlsafe(16),
-            "amr": ["face"],
+            "amr": ["face", "pop"] if signed else ["face"],  # RFC 8176
         }
         if live:
             claims["liveness"] = True

@@ -5,6 +5,7 @@ On the paths of the standard protocols it is the shape that their clients know: 
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,9 @@ _CODE_BY_STATUS = {
     422: "validation_error",
     503: "dependency_unavailable",
 }
+# TensorFlow Serving's addresses.
+_SERVING_ENDS = (":predict", ":classify", ":regress", "/metadata")
+_SERVING_LABEL = re.compile(r"/v1/models/[^/]+/labels/[^/]+")
 _NO_ROUTE = "There is nothing at this path. /docs lists all operations."
 
 
@@ -77,11 +81,9 @@ def no_route_response(request: Request) -> JSONResponse:
 
 def uses_plain_errors(path: str) -> bool:
     """Whether the clients of a path expect `{"error": …}`, as the standard protocols do."""
-    return (
-        path == "/v2"
-        or path.startswith("/v2/")
-        or (path.startswith("/v1/models/") and path.endswith((":predict", "/metadata")))
-    )
+    if path.startswith("/v1/models/"):
+        return path.endswith(_SERVING_ENDS) or _SERVING_LABEL.fullmatch(path) is not None
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def install(app: FastAPI) -> None:
@@ -115,10 +117,8 @@ def problem_responses(*codes: str, plain: bool = False) -> dict[int | str, dict[
         )
         line = f"`{code}`: {meaning.title}."
         entry["description"] = f"{entry['description']} {line}".strip()
-        detail = meaning.title + "."
-        full = _body(code, detail, "4bf92f3577b34da6", None)
-        example = {"error": detail} if plain else full
-        entry["content"][kind]["examples"][code] = {"value": example}
+        name = f"plain_{code}" if plain else code
+        entry["content"][kind]["examples"][code] = {"$ref": f"#/components/examples/{name}"}
         if meaning.status in {429, 503}:
             entry["headers"] = {
                 "Retry-After": {
@@ -127,6 +127,16 @@ def problem_responses(*codes: str, plain: bool = False) -> dict[int | str, dict[
                 }
             }
     return responses
+
+
+def problem_examples() -> dict[str, dict[str, Any]]:
+    """The OpenAPI components that `problem_responses` refers to."""
+    examples: dict[str, dict[str, Any]] = {}
+    for code, meaning in CODES.items():
+        detail = meaning.title + "."
+        examples[code] = {"value": _body(code, detail, "4bf92f3577b34da6", None)}
+        examples[f"plain_{code}"] = {"value": {"error": detail}}
+    return examples
 
 
 async def _on_opsin_error(request: Request, exc: Exception) -> Response:

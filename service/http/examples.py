@@ -196,6 +196,7 @@ MODEL: dict[str, Any] = {
     "licence": "BSD-3-Clause",
 }
 MODEL_DETAIL: dict[str, Any] = MODEL | {
+    "ready": True,
     "model_version_status": [
         {
             "version": "1",
@@ -226,6 +227,9 @@ MANIFEST: dict[str, Any] = {
     "created_at": "2026-11-20T09:30:00Z",
     "files": {"labels.json": {"sha256": "c0" * 32, "size": 61532}},
 }
+VERSION_DETAIL: dict[str, Any] = MANIFEST | {
+    "model_version_status": MODEL_DETAIL["model_version_status"]
+}
 DATASET: dict[str, Any] = {
     "id": "ds_8Zk3vQmT1xYpL0aB",
     "name": "pets",
@@ -241,7 +245,7 @@ DATASET: dict[str, Any] = {
             "path": "cat/7.jpg",
             "code": "not_an_image",
             "detail": "This is text, not an accepted image. "
-            "Send a JPEG, PNG, WebP, BMP, GIF or TIFF file.",
+            "Send a JPEG, PNG, WebP, HEIC, AVIF, BMP, GIF, TIFF or PPM file.",
             "action": "left out",
         }
     ],
@@ -328,7 +332,7 @@ SYSTEM: dict[str, Any] = {
 OIP_SERVER: dict[str, Any] = {
     "name": "opsin",
     "version": "0.1.0",
-    "extensions": ["binary_tensor_data", "model_configuration", "model_repository"],
+    "extensions": ["binary_tensor_data", "classification", "model_configuration", "statistics"],
 }
 OIP_MODEL: dict[str, Any] = {
     "name": "squeezenet",
@@ -358,6 +362,38 @@ OIP_CONFIG: dict[str, Any] = {
         {"name": "features", "data_type": "TYPE_FP32", "dims": [512]},
     ],
     "dynamic_batching": {},
+}
+_NONE: dict[str, Any] = {"count": 0, "ns": 0}
+OIP_STATISTICS: dict[str, Any] = {
+    "model_stats": [
+        {
+            "name": "squeezenet",
+            "version": "1",
+            "last_inference": 1795167060000,
+            "inference_count": 12,
+            "execution_count": 3,
+            "inference_stats": {
+                "success": {"count": 12, "ns": 312_000_000},
+                "fail": _NONE,
+                "queue": {"count": 12, "ns": 24_000_000},
+                "compute_input": _NONE,
+                "compute_infer": {"count": 12, "ns": 288_000_000},
+                "compute_output": _NONE,
+                "cache_hit": _NONE,
+                "cache_miss": _NONE,
+            },
+            "response_stats": {},
+            "batch_stats": [
+                {
+                    "batch_size": 4,
+                    "compute_input": _NONE,
+                    "compute_infer": {"count": 3, "ns": 72_000_000},
+                    "compute_output": _NONE,
+                }
+            ],
+            "memory_usage": [],
+        }
+    ]
 }
 OIP_INDEX: list[dict[str, Any]] = [
     {"name": "squeezenet", "version": "1", "state": "READY", "reason": ""}

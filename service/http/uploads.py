@@ -25,28 +25,42 @@ from service.http.body import content_type_of, read_body
 from service.http.multipart import FORM_TYPE, FieldSpec, MultipartReader, Part
 
 IMAGE_FIELD = "image"
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
-IMAGES_BODY: dict[str, Any] = {
-    "required": True,
-    "description": "One image as the body, or one or several as the form field `image`.",
-    "content": {
-        **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
-        FORM_TYPE: {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "additionalProperties": False,
-                "properties": {
-                    "image": {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "format": "binary"},
-                    }
-                },
-            }
-        },
+IMAGE_TYPES = (
+    *("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif", "image/avif"),
+    *("image/bmp", "image/gif", "image/tiff", "image/x-portable-anymap"),
+)
+_FILE: dict[str, Any] = {"type": "string", "format": "binary"}
+
+
+def _image_body(description: str, field: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI `requestBody` of images: a form with the field `image`, or an image by itself.
+
+    The form comes first, because many generators of clients know only the first media type.
+    """
+    form = {
+        "type": "object",
+        "required": [IMAGE_FIELD],
+        "additionalProperties": False,
+        "properties": {IMAGE_FIELD: field},
+    }
+    raw = {kind: {"schema": _FILE} for kind in IMAGE_TYPES}
+    return {
+        "required": True,
+        "description": description,
+        "content": {FORM_TYPE: {"schema": form}, **raw},
+    }
+
+
+IMAGES_BODY = _image_body(
+    "One or several images as the form field `image`, or one image as the body.",
+    {
+        "type": "array",
+        "minItems": 1,
+        "items": _FILE,
+        "description": "Repeat the field for several images.",
     },
-}
+)
+IMAGE_BODY = _image_body("One image, as the form field `image` or as the body.", _FILE)
 _MAX_NAME_LENGTH = 255
 
 

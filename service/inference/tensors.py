@@ -24,7 +24,8 @@ from service.http.disconnect import while_connected
 from service.http.uploads import Upload
 from service.inference.decoder import decode_uploads
 from service.protocols import oip, tfserving
-from service.protocols.tensor_spec import TensorSpec, tensor_spec
+from service.protocols.availability import choose_any
+from service.protocols.tensor_spec import OPERATIONS, TensorSpec, outputs_of, tensor_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class TensorInference:
             ClientDisconnect: The client disconnected; its queued images are withdrawn.
         """
         async with self.deadline.enforced():
-            spec = self._spec(self._require_any_operation())
+            spec = self._spec(self._choose_any())
             body = await self._body(oip.max_body_bytes(spec))
             work = self._infer(body, json_length, spec)
             return await while_connected(self.request, work)
@@ -75,34 +76,37 @@ class TensorInference:
             ClientDisconnect: As for `infer`.
         """
         async with self.deadline.enforced():
-            network = self._require_any_operation()
+            network = self._choose_any()
             body = await self._body(max_request_bytes(self.services.settings))
             return await while_connected(self.request, self._predict(body, network))
 
-    def _require_any_operation(self) -> ServedVersion:
+    def _choose_any(self) -> ServedVersion:
         """Refuse before anything is read if no operation is possible.
 
         The body names the operation; here it is enough that one of them is possible.
         """
-        errors: list[OpsinError] = []
-        operations: tuple[VectorOperation, ...] = ("classify", "embed")
-        for operation in operations:
-            try:
-                return self._choose(operation)[0]
-            except OpsinError as error:
-                errors.append(error)
-        raise errors[0]
+        ref = self.model_ref
+        network, version = choose_any(self.services.workers, ref.model, ref.version)
+        (operation, *_) = [OPERATIONS[name] for name in outputs_of(network.manifest)]
+        self._require_room(network, version, operation)
+        return network
 
     def _choose(self, operation: VectorOperation) -> tuple[ServedVersion, int]:
         ref = self.model_ref
         network, version = self.services.workers.choose(ref.model, ref.version, operation)
+        self._require_room(network, version, operation)
+        return network, version
+
+    def _require_room(
+        self, network: ServedVersion, version: int, operation: VectorOperation
+    ) -> None:
         require_face_scope(self.request, network)
         queue = QueueName(network.name, version, operation)
         self.services.dispatcher.require_room(queue, self.deadline.at)
-        return network, version
 
     def _spec(self, network: ServedVersion) -> TensorSpec:
-        return tensor_spec(network, self.services.settings.max_images)
+        spec = tensor_spec(network, self.services.settings.max_images)
+        return replace(spec, outputs=outputs_of(network.manifest))
 
     async def _body(self, limit: int) -> bytes:
         if self.request.headers.get("Content-Encoding", "identity") != "identity":
@@ -125,11 +129,12 @@ class TensorInference:
         bounded = replace(self, deadline=self.deadline.within(parsed.timeout, since=arrived))
         async with bounded.deadline.enforced():
             operations = [output.operation for output in parsed.outputs]
-            version, matrices = await bounded.run(operations, list(parsed.pixels))
+            network, version, matrices = await bounded.run(operations, list(parsed.pixels))
             names = [output.name for output in parsed.outputs]
             tensors = dict(zip(names, matrices, strict=True))
+            labels = [label.text for label in network.labels]
             return await decoder.run(
-                lambda: oip.encode_response(parsed, self.model_ref.model, version, tensors),
+                lambda: oip.encode_response(parsed, network.name, version, tensors, labels),
                 deadline_seconds=bounded.deadline.remaining,
             )
 
@@ -141,7 +146,7 @@ class TensorInference:
             deadline_seconds=self.deadline.remaining,
         )
         pixels = await self._decode(parsed.images, network)
-        _, (rows,) = await self.run([parsed.operation], pixels)
+        *_, (rows,) = await self.run([parsed.operation], pixels)
         return await decoder.run(
             lambda: tfserving.encode_response(parsed, rows),
             deadline_seconds=self.deadline.remaining,
@@ -177,8 +182,8 @@ class TensorInference:
 
     async def run(
         self, operations: Sequence[VectorOperation], pixels: Sequence[Pixels]
-    ) -> tuple[int, list[Matrix]]:
-        """The version that answered, and for each operation (n, k) float32.
+    ) -> tuple[ServedVersion, int, list[Matrix]]:
+        """The version that answered, its number, and for each operation (n, k) float32.
 
         Raises:
             OpsinError: One operation, or one image of it, failed.
@@ -191,7 +196,8 @@ class TensorInference:
             for operation in operations
         ]
         try:
-            return version, [matrix_of(replies) for replies in await asyncio.gather(*tasks)]
+            replies = await asyncio.gather(*tasks)
+            return network, version, [matrix_of(own) for own in replies]
         finally:
             for task in tasks:
                 task.cancel()

@@ -4,7 +4,8 @@ A body is JSON, or JSON followed by the raw tensors in the order in which the JS
 header `Inference-Header-Content-Length` is the length of the JSON.
 """
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +22,12 @@ from service.protocols.oip_schemas import (
     InferResponse,
     InputTensor,
     ModelMetadata,
-    ModelState,
     OutputTensor,
+    RequestParameters,
     TensorMetadata,
-    WantedOutput,
 )
 from service.protocols.tensor_json import MAX_CHARACTERS_PER_NUMBER, numbers_of, parse
 from service.protocols.tensor_spec import (
-    DEFAULT_OUTPUT,
     INPUT,
     OPERATIONS,
     TensorSpec,
@@ -37,8 +36,11 @@ from service.protocols.tensor_spec import (
 )
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 PLATFORM = "tensorflow_savedmodel"
+NO_SHARED_MEMORY = (
+    "The server does not support shared memory. Send and receive tensors as bytes or JSON."
+)
 _MAX_ENVELOPE_BYTES = 64 * 1024  # of JSON around the pixels
 
 
@@ -48,6 +50,7 @@ class RequestedOutput:
 
     name: str
     binary: bool
+    classes: int = 0  # of the largest numbers, as texts; 0: all numbers
 
     @property
     def operation(self) -> VectorOperation:
@@ -107,16 +110,19 @@ def parse_infer(body: bytes, json_length: str | None, spec: TensorSpec) -> Parse
         request = InferRequest.model_validate(parse(text))
     except pydantic.ValidationError as error:
         raise ValidationFailed(_error_text(error)) from None
+    _require_no_sequence(request.parameters)
+    outputs = _requested_outputs(request, spec)
     pixels = _pixels(_only_image(request.inputs), tail, spec)
     micros = request.parameters.timeout
-    outputs = _requested_outputs(
-        request.outputs, default=bool(request.parameters.binary_data_output)
-    )
     return ParsedInfer(request.id, pixels, outputs, micros / 1e6 if micros else None)
 
 
 def encode_response(
-    parsed: ParsedInfer, model: str, version: int, tensors: Mapping[str, Matrix]
+    parsed: ParsedInfer,
+    model: str,
+    version: int,
+    tensors: Mapping[str, Matrix],
+    labels: Sequence[str] = (),
 ) -> EncodedResponse:
     """The response to a request.
 
@@ -125,22 +131,52 @@ def encode_response(
         model: The model's name.
         version: The version that answered.
         tensors: For each requested output, by name, (n, k) float32.
+        labels: The names of the probabilities.
     """
     outputs, raw = [], []
     for requested in parsed.outputs:
         tensor = tensors[requested.name]
-        output = OutputTensor(name=requested.name, datatype="FP32", shape=list(tensor.shape))
-        if requested.binary:
-            raw.append(tensor.astype("<f4", copy=False).tobytes())
-            output.parameters = {"binary_data_size": len(raw[-1])}
+        if requested.classes:
+            names = labels if requested.name == "probabilities" else ()
+            output, data = _encode_classes(requested, tensor, names)
         else:
-            output.data = tensor.ravel().tolist()
+            output, data = _encode_numbers(requested, tensor)
+        if requested.binary:
+            output.parameters = {"binary_data_size": len(data)}
+            raw.append(data)
         outputs.append(output)
     response = InferResponse(
         model_name=model, model_version=str(version), id=parsed.id, outputs=outputs
     )
     head = response.model_dump_json(exclude_none=True).encode()
     return EncodedResponse(b"".join([head, *raw]), len(head) if raw else None)
+
+
+def _encode_numbers(requested: RequestedOutput, tensor: Matrix) -> tuple[OutputTensor, bytes]:
+    """All numbers: the tensor and, if it is binary, its bytes."""
+    output = OutputTensor(name=requested.name, datatype="FP32", shape=list(tensor.shape))
+    if requested.binary:
+        return output, tensor.astype("<f4", copy=False).tobytes()
+    output.data = tensor.ravel().tolist()
+    return output, b""
+
+
+def _encode_classes(
+    requested: RequestedOutput, tensor: Matrix, labels: Sequence[str]
+) -> tuple[OutputTensor, bytes]:
+    """Triton's classification extension: the largest numbers of each row, as texts."""
+    count = min(requested.classes, tensor.shape[1])
+    texts = [
+        ":".join([f"{row[index]:f}", str(index), *labels[index : index + 1]])
+        for row in tensor
+        for index in np.argsort(-row, kind="stable")[:count]
+    ]
+    output = OutputTensor(name=requested.name, datatype="BYTES", shape=[len(tensor), count])
+    if requested.binary:
+        encoded = [text.encode() for text in texts]
+        return output, b"".join(struct.pack("<I", len(one)) + one for one in encoded)
+    output.data = texts
+    return output, b""
 
 
 def metadata(info: ModelInfo, versions: list[int]) -> ModelMetadata:
@@ -180,17 +216,6 @@ def configuration(info: ModelInfo, max_images: int) -> dict[str, Any]:
         ],
         "dynamic_batching": {},
     }
-
-
-def states(info: ModelInfo) -> list[ModelState]:
-    """The repository's entries of a model: one for each version with an alias, otherwise one."""
-    aliased = [version for version in info.versions if version in info.aliases.values()]
-    ready = "classify" in info.operations
-    state = "READY" if ready else "LOADING" if info.state == "loading" else "UNAVAILABLE"
-    return [
-        ModelState(name=info.name, version=version, state=state, reason=info.reason or "")
-        for version in [str(version) for version in aliased] or [""]
-    ]
 
 
 def _split(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
@@ -236,7 +261,7 @@ def _pixels(tensor: InputTensor, tail: memoryview, spec: TensorSpec) -> Pixels:
         )
     spec.require_batch(shape[0])
     if tensor.parameters.shared_memory_region is not None:
-        raise ValidationFailed("Shared memory is not supported; send the tensor as bytes or JSON.")
+        raise ValidationFailed(NO_SHARED_MEMORY)
     size = tensor.parameters.binary_data_size
     if size is not None:
         return _binary(tensor, size, tail, shape)
@@ -259,19 +284,30 @@ def _binary(tensor: InputTensor, size: int, tail: memoryview, shape: tuple[int, 
     return np.frombuffer(tail, np.uint8).reshape(shape)
 
 
-def _requested_outputs(
-    outputs: list[WantedOutput], *, default: bool
-) -> tuple[RequestedOutput, ...]:
-    names = [output.name for output in outputs]
-    if not set(names) <= OPERATIONS.keys() or len(set(names)) != len(names):
-        raise ValidationFailed(f"The outputs are {', '.join(OPERATIONS)}; name each once.")
+def _require_no_sequence(parameters: RequestParameters) -> None:
+    """Refuse a request that continues or begins a sequence of several.
+
+    Raises:
+        ValidationFailed: The model would have to remember it.
+    """
+    whole = parameters.sequence_start and parameters.sequence_end
+    if parameters.sequence_id not in (None, 0, "") and not whole:
+        raise ValidationFailed(
+            "The server does not support sequences: every request is answered by itself. Leave "
+            "sequence_id out, or set both sequence_start and sequence_end."
+        )
+
+
+def _requested_outputs(request: InferRequest, spec: TensorSpec) -> tuple[RequestedOutput, ...]:
+    default = bool(request.parameters.binary_data_output)
+    names = [output.name for output in request.outputs]
+    if not set(names) <= set(spec.outputs) or len(set(names)) != len(names):
+        raise ValidationFailed(f"The outputs are {', '.join(spec.outputs)}; name each once.")
     requested = []
-    for output in outputs:
+    for output in request.outputs:
         parameters = output.parameters
-        if parameters.classification is not None or parameters.shared_memory_region is not None:
-            raise ValidationFailed(
-                "Outputs are numbers, in JSON or as bytes; /v1/classify returns labels."
-            )
+        if parameters.shared_memory_region is not None:
+            raise ValidationFailed(NO_SHARED_MEMORY)
         binary = default if parameters.binary_data is None else parameters.binary_data
-        requested.append(RequestedOutput(output.name, binary))
-    return tuple(requested) or (RequestedOutput(DEFAULT_OUTPUT, default),)
+        requested.append(RequestedOutput(output.name, binary, parameters.classification or 0))
+    return tuple(requested) or (RequestedOutput(spec.outputs[0], default),)

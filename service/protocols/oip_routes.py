@@ -15,6 +15,7 @@ from service.http.errors import problem_responses
 from service.http.path_params import ModelRefDep, versioned
 from service.inference.tensors import TensorInference
 from service.protocols import oip
+from service.protocols.availability import choose_any, info_of_version, repository_states
 from service.protocols.oip_schemas import (
     IndexRequest,
     InferResponse,
@@ -141,8 +142,10 @@ async def get_ready(services: ServicesDep) -> ServerReady:
 async def get_model(ref: ModelRefDep, services: ServicesDep) -> ModelMetadata:
     """The inputs and outputs of a model. A model that is still loading lists all it will have."""
     info = find_model(services.workers.models(), ref.model)
-    versions = [find_version(info, ref.version)] if ref.version else info.versions
-    return oip.metadata(info, versions)
+    if ref.version is None:
+        return oip.metadata(info, info.versions)
+    version = find_version(info, ref.version)
+    return oip.metadata(info_of_version(services.workers, info, version), [version])
 
 
 @router.get(
@@ -165,8 +168,8 @@ async def get_model(ref: ModelRefDep, services: ServicesDep) -> ModelMetadata:
     },
 )
 async def get_model_ready(ref: ModelRefDep, services: ServicesDep) -> ModelReady:
-    """Whether it can return its default output, the probabilities; if not, why."""
-    services.workers.choose(ref.model, ref.version, "classify")
+    """Whether it can return its default output; if not, why."""
+    choose_any(services.workers, ref.model, ref.version)
     return ModelReady(name=ref.model)
 
 
@@ -192,8 +195,8 @@ async def get_model_ready(ref: ModelRefDep, services: ServicesDep) -> ModelReady
 async def get_model_config(ref: ModelRefDep, services: ServicesDep) -> dict[str, Any]:
     """The part that Triton's tools read. `max_batch_size` is the most images in a request."""
     info = find_model(services.workers.models(), ref.model)
-    if ref.version:
-        find_version(info, ref.version)
+    if ref.version is not None:
+        info = info_of_version(services.workers, info, find_version(info, ref.version))
     return oip.configuration(info, services.settings.max_images)
 
 
@@ -231,8 +234,9 @@ async def infer(
     """Probabilities, features or both for the images of one tensor.
 
     The input `image` is UINT8 RGB, [n, height, width, 3] of the model's input size; n is at most
-    the images a request may hold. Outputs are `probabilities` (default) and `features`, FP32, as
-    JSON or as bytes. The request succeeds or fails as a whole.
+    the images a request may hold. Outputs are `probabilities` and `features`, FP32, as JSON or as
+    bytes; without `outputs`, the first that the model has. With `classification`, an output is the
+    largest numbers as texts. The request succeeds or fails as a whole.
     """
     encoded = await TensorInference(services, request, ref, deadline).infer(json_length)
     if encoded.json_length is None:
@@ -263,7 +267,8 @@ async def infer(
 async def list_repository(request: Request, services: ServicesDep) -> list[ModelState]:
     """Every version and whether it is ready; with `ready`, only those that are."""
     only_ready = await _only_ready(request)
-    states = [state for info in services.workers.models() for state in oip.states(info)]
+    workers = services.workers
+    states = [state for info in workers.models() for state in repository_states(workers, info)]
     return [state for state in states if state.state == "READY" or not only_ready]
 
 

@@ -10,6 +10,7 @@ Compared with `json.loads` and `np.asarray` this takes half the time for one ima
 106 MB).
 """
 
+import codecs
 import json
 import secrets
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ _MAX_BACKSLASHES = 64  # in one run; base64 has none or one
 _BLOCK = 1 << 22
 _ZERO = ord("0")
 _SKELETON = b"0,[]"
-_WHOLE_NUMBERS = "Pixels must be whole numbers from 0 to 255."
+_WHOLE_NUMBERS = "Pixels must be whole numbers from 0 to 255; the model scales them itself."
+_NUMBER_ENDS = (b",", b"]", b" ", b"\n", b"\r", b"\t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,15 @@ class Numbers:
             ValidationFailed: They have none of the shapes, or are not whole numbers of 0 to 255.
             PayloadTooLarge: There are more than `max_numbers`, or too much white space.
         """
-        if len(self.text) > MAX_CHARACTERS_PER_NUMBER * max(max_numbers, _LONG):
+        text = _without_fractions(self.text)
+        if b"." in text:
+            raise ValidationFailed(_WHOLE_NUMBERS)
+        if len(text) > MAX_CHARACTERS_PER_NUMBER * max(max_numbers, _LONG):
             raise PayloadTooLarge(
                 f"The array is too long for {max_numbers} numbers. Send fewer images, without "
                 "indentation, or as binary tensors."
             )
-        levels, skeleton = _levels_of(self.text)
+        levels, skeleton = _levels_of(text)
         if skeleton.translate(None, _SKELETON):
             raise ValidationFailed(_WHOLE_NUMBERS)
         if levels.size > max_numbers:
@@ -80,7 +85,8 @@ def parse(text: bytes) -> Any:
     mark = secrets.token_hex(16)  # cannot occur in the text
     remaining: list[bytes] = []
     others = 0
-    for piece, is_string in _pieces(text):
+    # PowerShell and .NET begin UTF-8 with a byte order mark.
+    for piece, is_string in _pieces(text.removeprefix(codecs.BOM_UTF8)):
         if is_string:
             remaining.append(piece)
             continue
@@ -114,7 +120,9 @@ def _type_name(value: Any) -> str:
 def _pieces(text: bytes) -> Iterator[tuple[bytes, bool]]:
     """The text outside strings and the strings, quotes included, by turns."""
     if text.count(b'"') > _MAX_QUOTES:
-        raise BadRequest("The JSON holds too many strings. Send fewer images at a time.")
+        raise BadRequest(
+            "The JSON holds too many strings. Send pixels as numbers, or fewer images at a time."
+        )
     end = 0
     while (start := text.find(b'"', end)) >= 0:
         yield text[end:start], False
@@ -162,6 +170,14 @@ def _restored(value: Any, arrays: dict[str, Numbers]) -> Any:
     if isinstance(value, dict):
         return {key: _restored(item, arrays) for key, item in value.items()}
     return value
+
+
+def _without_fractions(text: bytes) -> bytes:
+    """The text with 255.0 as 255: some JSON libraries know only one kind of number."""
+    if b"." in text:
+        for end in _NUMBER_ENDS:
+            text = text.replace(b".0" + end, end)
+    return text
 
 
 def _levels_of(text: bytes) -> tuple[Pixels, bytes]:

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 from contracts.errors import ModelNotReady, ValidationFailed
 from contracts.inference.inference import VectorOperation
+from contracts.inference.manifest import Endpoint, Manifest
 from contracts.inference.registry import ModelInfo
 from models.images.resize import ImageInput
 
 INPUT = "image"
 OPERATIONS: dict[str, VectorOperation] = {"probabilities": "classify", "features": "embed"}
-DEFAULT_OUTPUT = "probabilities"
+_ENDPOINTS: dict[str, Endpoint] = {"probabilities": "serve", "features": "features"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +20,12 @@ class TensorSpec:
     Attributes:
         image: The shape of one image, (height, width, 3), uint8 RGB; the model preprocesses it.
         max_images: The most images in a request.
+        outputs: What the model can return, its default first.
     """
 
     image: tuple[int, int, int]
     max_images: int
+    outputs: tuple[str, ...] = tuple(OPERATIONS)
 
     @property
     def batch(self) -> tuple[int, int, int, int]:
@@ -51,6 +54,11 @@ class TensorSpec:
 def tensor_spec(network: ImageInput, max_images: int) -> TensorSpec:
     """The input tensor of a network, for requests of at most `max_images`."""
     return TensorSpec((*network.input_size, 3), max_images)
+
+
+def outputs_of(manifest: Manifest) -> tuple[str, ...]:
+    """The outputs of a version, the default first. A base without a head has only features."""
+    return tuple(name for name, endpoint in _ENDPOINTS.items() if endpoint in manifest.endpoints)
 
 
 def image_shape(info: ModelInfo) -> tuple[int, int, int]:

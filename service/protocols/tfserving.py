@@ -18,26 +18,39 @@ from contracts.inference.registry import ModelInfo
 from contracts.queue.messages import Pixels
 from models.serving.outputs import Matrix
 from service.protocols.tensor_json import Numbers, numbers_of, parse
-from service.protocols.tensor_spec import INPUT, TensorSpec, image_shape, output_widths
+from service.protocols.tensor_spec import (
+    INPUT,
+    OPERATIONS,
+    TensorSpec,
+    image_shape,
+    output_widths,
+)
 
-SIGNATURES: dict[str, str] = {
-    "serving_default": "probabilities",
-    "serve": "probabilities",
-    "features": "features",
-}
-_OPERATIONS: dict[str, VectorOperation] = {
-    "serving_default": "classify",
-    "serve": "classify",
-    "features": "embed",
-}
+DEFAULT_SIGNATURE = "serving_default"
+# The output of each but the default one, whose output is the first that the model has.
+_SIGNATURES = {"serve": "probabilities", "features": "features"}
 Image = Pixels | bytes | OpsinError
 
 _METHOD = "tensorflow/serving/predict"
 _B64 = frozenset({"b64"})
+# The URL-safe alphabet, which TensorFlow's own clients write, and white space.
+_BASE64 = str.maketrans("-_", "+/", " \t\r\n")
 _NAMED = frozenset({INPUT})
 
 
-class Predictions(BaseModel):
+class PredictRequest(BaseModel):
+    """The request, for the documentation: `parse_predict` reads it without building lists."""
+
+    signature_name: Literal["serving_default", "serve", "features"] = Field(
+        "serving_default", description="`features` returns embeddings, the others probabilities."
+    )
+    instances: list[Any] | None = Field(
+        None, description="One image each: nested numbers, or an object with `b64`."
+    )
+    inputs: Any = Field(None, description="Instead of `instances`: all images as one tensor.")
+
+
+class PredictResponse(BaseModel):
     """The response: `predictions` to `instances`, `outputs` to `inputs`."""
 
     predictions: list[list[float]] | None = Field(None, description="A row for each instance.")
@@ -91,7 +104,8 @@ def parse_predict(body: bytes, spec: TensorSpec, max_image_bytes: int) -> Parsed
     document = parse(body)
     if not isinstance(document, dict):
         raise ValidationFailed("The body must be an object with `instances` or `inputs`.")
-    operation = _operation(document.get("signature_name"))
+    document = {name: value for name, value in document.items() if value is not None}
+    operation = _operation(document.get("signature_name"), spec)
     if ("instances" in document) == ("inputs" in document):
         raise ValidationFailed("Send either `instances` or `inputs`.")
     images = _Images(spec, max_image_bytes)
@@ -102,7 +116,7 @@ def parse_predict(body: bytes, spec: TensorSpec, max_image_bytes: int) -> Parsed
 
 def encode_response(parsed: ParsedPredict, rows: Matrix) -> bytes:
     """The response as JSON: (n, k) float32 as a list of rows."""
-    response = Predictions(**{parsed.response_key: rows.tolist()})
+    response = PredictResponse(**{parsed.response_key: rows.tolist()})
     return response.model_dump_json(exclude_none=True).encode()
 
 
@@ -116,8 +130,7 @@ def metadata(info: ModelInfo, version: int) -> Metadata:
             "outputs": {output: _tensor(output, "DT_FLOAT", (-1, widths[output]))},
             "method_name": _METHOD,
         }
-        for name, output in SIGNATURES.items()
-        if output in widths
+        for name, output in _signatures(tuple(widths)).items()
     }
     return Metadata(
         model_spec=ModelSpec(name=info.name, version=str(version)),
@@ -170,12 +183,11 @@ class _Images:
         if not isinstance(text, str):
             return InvalidImage("`b64` must be a string: the base64 of an image file.")
         too_large = PayloadTooLarge(f"An image may have {self.max_image_bytes} bytes.")
-        if len(text) * 3 // 4 > self.max_image_bytes + 2:  # its padding
+        # Lines of 76 characters, at most, and padding.
+        if len(text) * 3 // 4 > self.max_image_bytes * 78 // 76 + 4:
             return too_large
         try:
-            # TensorFlow's own clients write the URL-safe alphabet.
-            plain = text.replace("-", "+").replace("_", "/")
-            data = base64.b64decode(plain, validate=True)
+            data = _decode_base64(text)
         except (binascii.Error, ValueError):
             return InvalidImage("`b64` is not base64; encode the bytes of the image file.")
         if len(data) > self.max_image_bytes:
@@ -183,12 +195,31 @@ class _Images:
         return data or InvalidImage("`b64` is empty; encode the bytes of the image file.")
 
 
-def _operation(name: Any) -> VectorOperation:
+def _decode_base64(text: str) -> bytes:
+    """Base64 as TensorFlow Serving accepts it: of either alphabet, in lines, without padding.
+
+    Raises:
+        ValueError: It is not base64.
+    """
+    plain = text.translate(_BASE64)
+    _, is_data_url, encoded = plain.partition(";base64,")
+    encoded = (encoded if is_data_url else plain).rstrip("=")
+    return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+
+
+def _signatures(outputs: Sequence[str]) -> dict[str, str]:
+    """The output of each signature of a model with these outputs."""
+    named = {name: output for name, output in _SIGNATURES.items() if output in outputs}
+    return {DEFAULT_SIGNATURE: outputs[0]} | named if outputs else {}
+
+
+def _operation(name: Any, spec: TensorSpec) -> VectorOperation:
+    signatures = _signatures(spec.outputs)
     if name is None or name == "":
-        return "classify"
-    if not isinstance(name, str) or name not in _OPERATIONS:
-        raise ValidationFailed(f"The signatures are {', '.join(SIGNATURES)}.")
-    return _OPERATIONS[name]
+        name = DEFAULT_SIGNATURE
+    if not isinstance(name, str) or name not in signatures:
+        raise ValidationFailed(f"The signatures are {', '.join(signatures)}.")
+    return OPERATIONS[signatures[name]]
 
 
 def _tensor(name: str, dtype: str, shape: Sequence[int]) -> dict[str, Any]:

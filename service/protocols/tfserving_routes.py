@@ -4,6 +4,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from contracts.errors import NotFound
+from contracts.inference.registry import ModelStatus
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.deadlines import DeadlineDep
@@ -11,26 +13,19 @@ from service.http.errors import problem_responses
 from service.http.path_params import ModelRefDep, labelled, versioned
 from service.inference.tensors import TensorInference
 from service.protocols import tfserving
-from service.protocols.tfserving import Metadata, Predictions
+from service.protocols.availability import info_of_version, model_status
+from service.protocols.tfserving import Metadata, PredictResponse
 from service.queue.version_routing import find_model, find_version
 
 router = APIRouter(prefix="/v1/models", tags=["TensorFlow Serving"])
 
-_ANY_JSON: dict[str, Any] = {"type": ["array", "object"]}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "`instances` or `inputs`: nested numbers, or base64 of image files.",
         "content": {
             "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "signature_name": {"type": "string", "enum": [*tfserving.SIGNATURES]},
-                        "instances": {"type": "array"},
-                        "inputs": _ANY_JSON,
-                    },
-                },
+                "schema": {"$ref": "#/components/schemas/PredictRequest"},
                 "example": examples.PREDICT_REQUEST,
             }
         },
@@ -39,7 +34,7 @@ _BODY: dict[str, Any] = {
 _PREDICTED: dict[int | str, dict[str, Any]] = {
     200: {
         **examples.json_response("A row of numbers for each image.", examples.PREDICT_RESPONSE),
-        "model": Predictions,
+        "model": PredictResponse,
     },
     **problem_responses(
         "bad_request",
@@ -65,6 +60,26 @@ _DESCRIBED: dict[int | str, dict[str, Any]] = {
         "model_not_found", "version_not_found", "validation_error", "model_not_ready", plain=True
     ),
 }
+
+
+async def _refuse(request: Request) -> Response:
+    """TensorFlow Serving's other two methods, which take its own `tf.Example` records."""
+    method = request.url.path.rpartition(":")[2]
+    raise NotFound(
+        f"The server does not support :{method}. Send images to :predict, which returns numbers, "
+        "or to POST /v1/classify, which returns labels."
+    )
+
+
+# First, because `/{model}/labels/{label}` would also match them.
+for _version in ("", "/versions/{version}", "/labels/{label}"):
+    for _method in ("classify", "regress"):
+        router.add_api_route(
+            f"/{{model}}{_version}:{_method}",
+            _refuse,
+            methods=["GET", "POST"],
+            include_in_schema=False,
+        )
 
 
 @router.post(
@@ -105,6 +120,32 @@ async def predict(
 
 
 @router.get(
+    "/{model}/labels/{label}",
+    operation_id="tf_status_label",
+    summary="A labelled version's state, as TensorFlow Serving",
+    openapi_extra=labelled(),
+    responses={
+        200: examples.json_response(
+            "The state.", {"model_version_status": examples.MODEL_DETAIL["model_version_status"]}
+        ),
+        **problem_responses(
+            *("model_not_found", "version_not_found", "validation_error", "model_not_ready"),
+            plain=True,
+        ),
+    },
+)
+async def get_status(ref: ModelRefDep, services: ServicesDep) -> ModelStatus:
+    """Whether the version that an alias points to is loaded.
+
+    `/v1/models/{name}` and `/v1/models/{name}/versions/{version}` say the same of theirs.
+    """
+    info = find_model(services.workers.models(), ref.model)
+    version = find_version(info, ref.version)
+    status = model_status(services.workers, info, [version])
+    return ModelStatus(model_version_status=status)
+
+
+@router.get(
     "/{model}/labels/{label}/metadata",
     operation_id="tf_metadata_label",
     summary="A labelled version's signatures, as TensorFlow Serving",
@@ -128,4 +169,4 @@ async def get_metadata(ref: ModelRefDep, services: ServicesDep) -> Metadata:
     """The inputs and outputs of each signature, with their types and shapes."""
     info = find_model(services.workers.models(), ref.model)
     version = find_version(info, ref.version)
-    return tfserving.metadata(info, version)
+    return tfserving.metadata(info_of_version(services.workers, info, version), version)

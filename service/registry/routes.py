@@ -11,6 +11,7 @@ from contracts.pages import Page, PageLimit
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
+from service.protocols.availability import model_status
 from service.queue.version_routing import find_model
 
 router = APIRouter(prefix="/v1/models", tags=["Models"])
@@ -62,7 +63,9 @@ async def get_model(
 
     `model_version_status` says the same in the terms of TensorFlow Serving.
     """
-    return ModelDetail(**dict(find_model(services.workers.models(), name)))
+    info = find_model(services.workers.models(), name)
+    status = model_status(services.workers, info, info.versions)
+    return ModelDetail(**dict(info), model_version_status=status, ready=info.state == "ready")
 
 
 def _page(models: Sequence[ModelInfo], limit: int, cursor: str) -> Page[ModelInfo]:

@@ -8,8 +8,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import VersionNotFound
-from contracts.inference.manifest import ALIAS_NAME, MODEL_NAME, Manifest
-from contracts.inference.registry import AliasRequest, ModelInfo
+from contracts.inference.manifest import ALIAS_NAME, MODEL_NAME
+from contracts.inference.registry import AliasRequest, ModelInfo, VersionDetail
 from models.faces.provenance import without_subjects
 from models.store.derived import DERIVED_FORMATS
 from models.store.downloads import Download, DownloadFormat, download
@@ -19,6 +19,7 @@ from service.dependencies import Services, ServicesDep
 from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
+from service.protocols.availability import model_status
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
 
@@ -119,18 +120,21 @@ async def delete_alias(
     "/versions/{version}",
     operation_id="get_version",
     summary="Get a version",
-    responses={200: examples.json_response("Its manifest.", examples.MANIFEST), **_MISSING},
+    responses={200: examples.json_response("Its manifest.", examples.VERSION_DETAIL), **_MISSING},
 )
 async def get_version(
     request: Request, name: Name, version: Number, services: ServicesDep
-) -> Manifest:
+) -> VersionDetail:
     """The manifest: network, parity, provenance and the hash of every file.
 
-    The ids of the subjects that it was trained on are shown to keys with the scope `faces` only.
+    `model_version_status` is its state in the terms of TensorFlow Serving. The ids of the subjects
+    that it was trained on are shown to keys with the scope `faces` only.
     """
     await run_in_threadpool(services.store.resolve, name, version)
     manifest = await run_in_threadpool(services.store.manifest, name, version)
-    return manifest if principal_of(request).may("faces") else without_subjects(manifest)
+    shown = manifest if principal_of(request).may("faces") else without_subjects(manifest)
+    status = model_status(services.workers, _info(services, name), [version])
+    return VersionDetail(**dict(shown), model_version_status=status)
 
 
 @router.delete(

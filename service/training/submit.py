@@ -26,7 +26,6 @@ from contracts.settings import Settings
 from contracts.suggestions import explained
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.datasets import DatasetRows
-from database.faces.subjects import Subjects
 from models.training.memory import check_memory, memory_limit
 from models.training.presets import training_request
 from models.training.validation import (
@@ -39,6 +38,8 @@ from models.training.validation import (
 from service.auth import audit
 from service.auth.principal import principal_of
 from service.dependencies import Services
+from service.faces.attempts import require_consent
+from service.faces.context import FaceServices
 from service.http.body import JSON_TYPE, content_type_of, read_body
 from service.http.deadlines import Deadline
 
@@ -69,7 +70,7 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     idempotency = (key, digest) if key else None
     if training.subjects is not None:
         principal_of(request).require("faces")
-        await run_in_threadpool(_check_subjects, training, services.faces.subjects)
+        await run_in_threadpool(_check_subjects, training, services.faces)
         job = await services.job_queue.submit_work("training", parameters, idempotency=idempotency)
     else:
         job = await _submit_with_dataset(training, parameters, idempotency, services)
@@ -125,8 +126,15 @@ def _training(sent: dict[str, Any]) -> TrainingRequest:
         ) from None
 
 
-def _check_subjects(training: TrainingRequest, subjects: Subjects) -> None:
-    """Refuse subjects without enough frames, which are stored only if the subject allows it."""
+def _check_subjects(training: TrainingRequest, faces: FaceServices) -> None:
+    """Refuse subjects without enough frames, which are stored only if the subject allows it.
+
+    The same goes for subjects without a consent that is required, or whose key is missing.
+    """
+    subjects, policy = faces.subjects, faces.repositories.policy.get()
+    for subject_id in training.subjects or ():
+        require_consent(faces.repositories.standings.get(subject_id), policy)
+        subjects.require_readable(subject_id)
     too_few = [
         f"{subject_id} ({subject.files})"
         for subject_id in training.subjects or ()

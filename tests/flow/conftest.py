@@ -4,13 +4,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import httpx
 import pytest
 
 from models.catalog import CATALOG
+from models.faces.detection.finder import open_finder
 from models.locks import locked
+from models.weights.catalog import Weights
 from tests.conftest import SHARED
 from tests.flow.installation import READY_SECONDS, ROOT, Installation
+from tests.models.faces.rendering import Face, Puppet
 
 Start = Callable[..., Installation]
 
@@ -96,3 +100,15 @@ def start(fetched_home: Path, imported: Path, tmp_path: Path) -> Iterator[Start]
     yield begin
     for installation in started:
         installation.close()
+
+
+@pytest.fixture
+def puppets(fetched: Path, shared: Path) -> list[Puppet]:
+    """A puppet of each of two people."""
+    finder = open_finder(Weights(fetched / "weights", None, True), threads=1)
+    puppets = []
+    for name in ("person10", "person01"):
+        path = min((shared / "data/caltech-faces" / name).iterdir())
+        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        puppets.append(Puppet(Face(image, finder.find(image, 1).faces[0].mesh)))
+    return puppets

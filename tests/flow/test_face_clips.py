@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import httpx
 import jwt
 import pytest
 
 from contracts.faces.faces import FACE_MODEL
 from contracts.faces.liveness import Action
-from models.faces.detection.finder import open_finder
-from models.weights.catalog import Weights
 from tests.flow.conftest import Start
 from tests.flow.installation import READY_SECONDS, Installation
-from tests.models.faces.rendering import Face, Puppet, performance, write_video
+from tests.models.faces.rendering import Puppet, performance, write_video
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 URL = "/v1/faces"
@@ -35,18 +32,6 @@ def running(start: Start, fetched: Path) -> Installation:
     running.run("jobs", "worker --jobs")
     running.wait_until(running.is_settled, READY_SECONDS)
     return running
-
-
-@pytest.fixture
-def puppets(fetched: Path, shared: Path) -> list[Puppet]:
-    """A puppet of each of two people."""
-    finder = open_finder(Weights(fetched / "weights", None, True), threads=1)
-    puppets = []
-    for name in ("person10", "person01"):
-        path = min((shared / "data/caltech-faces" / name).iterdir())
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        puppets.append(Puppet(Face(image, finder.find(image, 1).faces[0].mesh)))
-    return puppets
 
 
 def test_a_person_enrolls_and_logs_in_by_video(
@@ -105,9 +90,14 @@ def enroll(client: httpx.Client, subject: str, video: bytes) -> dict[str, Any]:
     where = f"{URL}/subjects/{subject}/enrollments"
     answer = client.post(where, files={"video": video})
     assert answer.status_code == 202, answer.text
+    return wait_for_job(client, answer.json()["id"])
+
+
+def wait_for_job(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    """The job once it has ended."""
     until = time.monotonic() + 180
     while True:
-        job: dict[str, Any] = client.get(f"/v1/jobs/{answer.json()['id']}").json()
+        job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
         if job["state"] in {"succeeded", "failed"} or time.monotonic() > until:
             return job
         time.sleep(0.2)

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,55 @@ def test_triton_gets_both_outputs(
     )
     embedding = answer.json()["results"][0]["embedding"]
     assert np.abs(result.as_numpy("features")[0] - embedding).max() < TOLERANCE
+
+
+def test_triton_gets_labels(stock: Any, client: httpx.Client, pixels: Pixels, served: Any) -> None:
+    outputs = [triton.InferRequestedOutput("probabilities", class_count=3)]
+    texts = stock.infer(MODEL, [image_of(pixels, binary=True)], outputs=outputs)
+    rows = [[text.decode() for text in row] for row in texts.as_numpy("probabilities")]
+    assert [len(row) for row in rows] == [3, 3, 3]
+    best = [int(row[0].split(":")[1]) for row in rows]
+    assert best == served.argmax(axis=1).tolist()
+    assert "cat" in rows[0][0].split(":", 2)[2]
+
+
+def test_triton_reads_statistics(stock: Any, pixels: Pixels) -> None:
+    (before,) = stock.get_inference_statistics(MODEL)["model_stats"]
+    stock.infer(MODEL, [image_of(pixels, binary=True)])
+    deadline = time.monotonic() + 20  # the worker reports once a second
+    while time.monotonic() < deadline:
+        (after,) = stock.get_inference_statistics(MODEL, "1")["model_stats"]
+        if after["inference_count"] > before["inference_count"]:
+            break
+        time.sleep(0.2)
+    assert after["inference_count"] >= before["inference_count"] + len(pixels)
+    spent = after["inference_stats"]
+    assert spent["compute_infer"]["ns"] > before["inference_stats"]["compute_infer"]["ns"]
+    assert (
+        sum(one["compute_infer"]["count"] for one in after["batch_stats"])
+        == (after["execution_count"])
+    )
+    names = [one["name"] for one in stock.get_inference_statistics()["model_stats"]]
+    assert MODEL in names
+
+
+def test_triton_prepares_and_cleans_up_as_its_examples_do(stock: Any, pixels: Pixels) -> None:
+    stock.load_model(MODEL)
+    assert stock.get_system_shared_memory_status() == []
+    stock.unregister_system_shared_memory()
+    stock.unregister_cuda_shared_memory()
+    whole = {"sequence_id": 7, "sequence_start": True, "sequence_end": True}
+    assert stock.infer(MODEL, [image_of(pixels, binary=True)], **whole) is not None
+    refused = [
+        lambda: stock.register_system_shared_memory("region", "/key", 100),
+        lambda: stock.unload_model(MODEL),
+        lambda: stock.get_trace_settings(MODEL),
+        stock.get_log_settings,
+        lambda: stock.infer(MODEL, [image_of(pixels, binary=True)], sequence_id=7),
+    ]
+    for ask in refused:
+        with pytest.raises(Exception, match="does not support"):
+            ask()
 
 
 def test_triton_sends_concurrent_requests(stock: Any, pixels: Pixels, served: Any) -> None:

@@ -1,9 +1,10 @@
-"""Video decoders that are forked instead of started, so that fuzzing tries fifty per second.
+"""Confined decoders that are forked instead of started, so that fuzzing tries fifty per second.
 
-`models.faces.liveness.video` starts an interpreter for each clip, which imports PyAV for a
-quarter of a second. In production that is little compared with the clip; here it would be nine
-tenths of the time. `forked_decoders` replaces the start. The same `video_child.main` then runs with
-the same limits, in a process that decodes one clip and ends; and the same reader reads its output.
+`models.confined_process` starts an interpreter for each clip and each HEIF or AVIF image, which
+imports PyAV for a quarter of a second. In production that is little compared with the clip; here it
+would be nine tenths of the time. `forked_decoders` replaces the start. The same `main` then runs
+with the same limits, in a process that decodes one file and ends; and the same reader reads its
+output.
 """
 
 import json
@@ -15,11 +16,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from models.faces.liveness import video
+from models import confined_process
 from tests.flow.installation import ROOT
 
 _MESSAGE_BYTES = 65536
@@ -56,11 +58,13 @@ class _Forked:
 
 @contextmanager
 def forked_decoders() -> Iterator[None]:
-    """While entered, `read_frames` gets its decoders from one server."""
+    """While entered, all decoder processes come from one server."""
     ours, theirs = socket.socketpair()
 
     def begin(command: Sequence[str], *, env: Mapping[str, str], **_: Any) -> _Forked:
-        return _Forked(ours, int(command[-3]), {"arguments": list(command[-2:]), "env": dict(env)})
+        _, _, script, file, *arguments = command
+        request: dict[str, Any] = {"script": Path(script).stem, "arguments": arguments}
+        return _Forked(ours, int(file), request | {"env": dict(env)})
 
     stand_in = SimpleNamespace(Popen=begin, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
     with ours, theirs:
@@ -71,7 +75,7 @@ def forked_decoders() -> Iterator[None]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            with mock.patch.object(video, "subprocess", stand_in):
+            with mock.patch.object(confined_process, "subprocess", stand_in):
                 yield
         finally:
             server.kill()
@@ -81,8 +85,13 @@ def forked_decoders() -> Iterator[None]:
 def _serve(requests: socket.socket) -> None:
     """Fork for each clip until the client has gone."""
     import av  # noqa: F401  imported once for all forks
+    import pi_heif  # noqa: F401
+    from PIL import AvifImagePlugin  # noqa: F401
 
     from models.faces.liveness import video_child
+    from models.images import isolated_child
+
+    mains = {"video_child": video_child.main, "isolated_child": isolated_child.main}
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the children are not waited for
     while True:
@@ -96,7 +105,7 @@ def _serve(requests: socket.socket) -> None:
             os.environ.update(request["env"])
             os.dup2(files[1], 1)
             os.closerange(requests.fileno(), requests.fileno() + 1)
-            os._exit(_decode(video_child.main, [str(files[0]), *request["arguments"]]))
+            os._exit(_decode(mains[request["script"]], [str(files[0]), *request["arguments"]]))
         for file in files:
             os.close(file)
         requests.send(str(pid).encode())

@@ -56,6 +56,14 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
     ]
 
 
+def parameters_of(document: dict[str, Any], operation: dict[str, Any]) -> list[dict[str, Any]]:
+    shared = document["components"]["parameters"]
+    return [
+        shared[one["$ref"].split("/")[-1]] if "$ref" in one else one
+        for one in operation["parameters"]
+    ]
+
+
 def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
     assert len(operations(document)) >= 13
     ids = [operation["operationId"] for _, _, operation in operations(document)]
@@ -65,7 +73,7 @@ def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
         assert operation["summary"], where
         assert operation["description"], where
         assert "example" in str(operation["responses"]), where
-        for parameter in operation["parameters"]:
+        for parameter in parameters_of(document, operation):
             assert parameter["description"], f"{where} {parameter['name']}"
 
 
@@ -74,7 +82,9 @@ def test_every_error_is_documented_as_a_problem(document: dict[str, Any]) -> Non
         for status, answer in operation["responses"].items():
             if status >= "400" and path != "/readyz":
                 (kind,) = answer["content"]
-                plain = path.startswith("/v2") or path.endswith((":predict", "/metadata"))
+                plain = path.startswith("/v2") or path.endswith(
+                    (":predict", "/metadata", "/labels/{label}")
+                )
                 expected = "application/json" if plain else "application/problem+json"
                 assert kind == expected, f"{method} {path} {status}"
                 assert set(answer["content"][kind]["examples"]) <= set(CODES)
@@ -84,7 +94,8 @@ def test_every_error_is_documented_as_a_problem(document: dict[str, Any]) -> Non
 
 def test_the_headers_of_inference_are_declared(document: dict[str, Any]) -> None:
     for path in ("/v1/classify", "/v1/embed"):
-        named = {p["name"]: p for p in document["paths"][path]["post"]["parameters"]}
+        operation = document["paths"][path]["post"]
+        named = {p["name"]: p for p in parameters_of(document, operation)}
         assert {"X-Request-Id", "X-Timeout-Ms", "Prefer", "Idempotency-Key"} <= named.keys()
         assert named["X-Timeout-Ms"]["schema"]["maximum"] == 600_000
         content = document["paths"][path]["post"]["requestBody"]["content"]

@@ -20,6 +20,7 @@ from models.store.store import Store
 from workers.inference.forwarding import TaskForwarder
 from workers.inference.loaded_models import LoadedModels, Predictor
 from workers.inference.queue import ItemOutput, WorkerQueues
+from workers.inference.statistics import InferenceStatistics
 
 log = structlog.get_logger()
 
@@ -69,6 +70,7 @@ class Batcher:
         linger_seconds: How long to wait for the next image before returning to Celery.
         stopping: Set when the worker has been told to stop; the current batch is still answered.
         clock: Unix time in seconds.
+        statistics: Counts what is computed.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class Batcher:
         linger_seconds: float,
         stopping: Event,
         clock: Callable[[], float] = time.time,
+        statistics: InferenceStatistics | None = None,
     ) -> None:
+        self._statistics = statistics or InferenceStatistics()
         self._queues = queues
         self._models = models
         self._store = store
@@ -208,22 +212,33 @@ class Batcher:
         except Exception:
             log.exception("batch_failed", queue=queue.key, size=len(items))
             if len(items) == 1:
+                self._statistics.record_failure(queue.model, predictor.version)
                 error = ("internal_error", "The network failed on this image.")
                 return [Reply(items[0].id, predictor.version, 1, 0, 0, error=error)]
             # One bad image must not fail the others.
             return [self._run_batch(queue, predictor, [item], now)[0] for item in items]
         seconds = time.monotonic() - began
+        waits = [max(0.0, now - item.enqueued) for item in items]
+        if queue.operation in _VECTOR_OPERATIONS:
+            self._statistics.record(
+                queue.model,
+                predictor.version,
+                size=len(items),
+                queue_seconds=sum(waits),
+                compute_seconds=seconds,
+                at=now,
+            )
         return [
             Reply(
                 item.id,
                 predictor.version,
                 len(items),
-                max(0.0, now - item.enqueued),
+                waited,
                 seconds,
                 vector=output.vector,
                 note=output.note,
             )
-            for item, output in zip(items, outputs, strict=True)
+            for item, output, waited in zip(items, outputs, waits, strict=True)
         ]
 
     def _compute(

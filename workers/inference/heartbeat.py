@@ -15,6 +15,7 @@ from contracts.queue.heartbeat import (
     HEARTBEAT_EXPIRE_SECONDS,
     HEARTBEAT_SECONDS,
     HeldModel,
+    VersionStatistics,
     WorkerBeat,
 )
 from contracts.settings import RELEASE
@@ -50,6 +51,7 @@ class HeartbeatPublisher:
         self._models: tuple[HeldModel, ...] = ()
         self._devices: tuple[str, ...] = ()
         self._count_traces: Callable[[], int] = lambda: 0
+        self._read_statistics: Callable[[], tuple[VersionStatistics, ...]] = tuple
 
     def start(self) -> None:
         self._thread.start()
@@ -77,6 +79,10 @@ class HeartbeatPublisher:
         """Publish this number of traces from now on; called by the heartbeat's thread."""
         self._count_traces = count
 
+    def set_statistics(self, read: Callable[[], tuple[VersionStatistics, ...]]) -> None:
+        """Publish these counts from now on; called by the heartbeat's thread."""
+        self._read_statistics = read
+
     def _run(self) -> None:
         while not self._stopped.wait(HEARTBEAT_SECONDS):
             self._publish()
@@ -92,6 +98,7 @@ class HeartbeatPublisher:
             beat_at=time.time(),
             models=self._models,
             traces=self._count_traces(),
+            statistics=self._read_statistics(),
             queues=self._queues,
             clock_ahead=self._clock.host_ahead,
         )

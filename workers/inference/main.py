@@ -51,6 +51,7 @@ from workers.inference.model_import import CatalogImporter
 from workers.inference.model_manager import ModelManager
 from workers.inference.preload import Preloader, available_bytes
 from workers.inference.queue import Cancellation, WorkerQueues
+from workers.inference.statistics import InferenceStatistics
 
 log = structlog.get_logger()
 
@@ -116,6 +117,8 @@ class Worker:
         self._cancellation = Cancellation(self._queues, self.stopping, self._clock)
         self._faces = FacesOperation(face_finder_opener(settings), self._cancellation)
         self.heartbeat = HeartbeatPublisher(client, self._id, clock=self._clock)
+        self._statistics = InferenceStatistics()
+        self.heartbeat.set_statistics(self._statistics.read)
         options = RuntimeOptions.of(settings)
         self._manager = ModelManager(
             self._store,
@@ -252,4 +255,5 @@ class Worker:
             linger_seconds=self._settings.linger_ms / 1000,
             stopping=self.stopping,
             clock=self._clock,
+            statistics=self._statistics,
         )

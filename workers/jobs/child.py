@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from contracts.errors import InternalError, ModelNotReady, OpsinError, Unavailable
+from contracts.errors import InternalError, OpsinError, Unavailable
 from contracts.jobs import LEASE_SECONDS, MAX_NICENESS
 from contracts.logs import configure_logs
 from contracts.settings import Settings
@@ -115,11 +115,11 @@ class JobAttempt:
         self._work.close()
         if isinstance(outcome, dict):
             return self._leases.succeed(self._lease, outcome)
-        if isinstance(outcome, Unavailable) and not isinstance(outcome, ModelNotReady):
+        if isinstance(outcome, OpsinError) and outcome.is_passing:
             # Not the fault of the job, so it is tried again.
             log.warning("job_interrupted", job=self._lease.job_id, error=outcome.detail)
             return False
-        if isinstance(outcome, OpsinError):  # also missing weights, which no attempt brings
+        if isinstance(outcome, OpsinError):
             return self._leases.fail(self._lease, outcome)
         match self._work.stopped:
             case "cancelled":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.errors import Unavailable
-from contracts.settings import Settings
+from contracts.settings import MAX_IMAGE_PIXELS, Settings
 
 MIB = 1024 * 1024
 
@@ -32,7 +32,7 @@ class Limits:
     files: int = 200_000
     total_bytes: int = 8192 * MIB
     image_bytes: int = 16 * MIB
-    image_pixels: int = 50_000_000
+    image_pixels: int = MAX_IMAGE_PIXELS
     free_bytes: int = 512 * MIB
     ratio: int = 200
     ratio_floor: int = 64 * MIB

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import NotTrainable, OpsinError
-from contracts.faces.calibration import CalibrationBody, CalibrationResult, LeftOut, LeftOutReason
+from contracts.faces.calibration import (
+    FALLBACK_FMR,
+    CalibrationBody,
+    CalibrationResult,
+    LeftOut,
+    LeftOutReason,
+)
 from contracts.faces.faces import FACE_MODEL
 from contracts.jobs import Progress
 from contracts.queue.messages import Pixels, Vector
@@ -67,7 +73,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     comparisons = Comparisons.of(embeddings, labels)
     _require_support(comparisons, request, collector)
     work.progress(Progress(fraction=0.95, phase="measure"))
-    calibration = calibrate(comparisons, request.target_fmr, groups=request.groups)
+    target = request.target_fmr or FALLBACK_FMR  # the API sends a number
+    calibration = calibrate(comparisons, target, groups=request.groups)
     work.artifact(ARTIFACT, "image/png", det_chart(comparisons, calibration, dataset.name))
     return CalibrationResult(
         **calibration.model_dump(),
@@ -165,7 +172,7 @@ def _require_support(
 ) -> None:
     """Like `require_support`, but the error also says how many images were left out and why."""
     try:
-        require_support(len(comparisons.impostor), request.target_fmr)
+        require_support(len(comparisons.impostor), request.target_fmr or FALLBACK_FMR)
     except NotTrainable as error:
         reasons: Counter[str] = Counter()
         for (_, reason), count in collector.counts.items():

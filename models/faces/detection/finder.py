@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from contracts.faces.faces import LONGEST_SIDE, Box, Face, Point
+from contracts.faces.faces import FINDER_WEIGHTS, LONGEST_SIDE, Box, Face, Point
 from contracts.queue.messages import Pixels
 from models.faces.detection import landmarks
 from models.faces.detection.alignment import align
@@ -25,7 +25,6 @@ from models.faces.detection.pose import pose_of
 from models.faces.detection.quality import MeshSigns, outside_share, quality_of
 from models.weights.catalog import Weights
 
-WEIGHTS = "face_finder"
 _SHORT_RANGE_FILE = "face_detection_short_range.tflite"
 _MESH_FILE = "face_landmark.tflite"
 
@@ -137,7 +136,7 @@ def open_finder(weights: Weights, *, threads: int) -> FaceFinder:
     Raises:
         WeightsMissing: They are missing; says what to do.
     """
-    file = weights.find(WEIGHTS)
+    file = weights.find(FINDER_WEIGHTS)
     folder: Path = file.path.parent
     return FaceFinder(
         Detector(file.path, FULL_RANGE, threads=threads),

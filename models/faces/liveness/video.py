@@ -5,30 +5,22 @@ clip is. Closing the iterator ends the process. The file is passed in memory and
 """
 
 import json
-import os
-import select
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
-import structlog
 
 from contracts.errors import InvalidVideo, PayloadTooLarge
 from contracts.queue.messages import Pixels
 from contracts.settings import MIB, Settings
+from models.confined_process import ConfinedProcess, NoOutputError
 from models.faces.liveness import video_child
 from models.faces.liveness.video_child import RECORD
 from models.faces.liveness.video_formats import ACCEPTED, VideoFormat, detect_video_format
 from models.faces.liveness.video_structure import is_cut_off
-
-log = structlog.get_logger()
 
 _CHILD = Path(video_child.__file__)
 FAULTS = {
@@ -41,9 +33,6 @@ FAULTS = {
     "too_many_pixels": "The video's frames are too large. Record in 4K at most; 720p is plenty.",
     "too_long": "The video is longer than {seconds:g} seconds. Send a shorter one.",
 }
-# The whole environment of the decoder.
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-_POLL_SECONDS = 0.05  # how long to wait for the decoder before other work may run
 _NOT_DECODED = (
     "The video cannot be decoded within the memory and time limits. Record it again in 720p."
 )
@@ -112,10 +101,7 @@ def read_frames(
     video_format = detect_video_format(data)
     if is_cut_off(data, video_format):
         raise InvalidVideo(FAULTS["truncated"])
-    with (
-        _anonymous_file(data) as file,
-        closing(_Decoder(file, video_format, limits, check)) as decoder,
-    ):
+    with closing(_Decoder(data, video_format, limits, check)) as decoder:
         yield from decoder.frames()
 
 
@@ -136,28 +122,19 @@ class _Decoder:
 
     def __init__(
         self,
-        file: BinaryIO,
+        data: bytes | memoryview,
         video_format: VideoFormat,
         limits: VideoLimits,
         check: Callable[[], None] | None,
     ) -> None:
         self._limits = limits
-        self._check = check
-        self._waited = 0.0
-        descriptor = file.fileno()
-        self._process = subprocess.Popen(  # noqa: S603  our own file, numbers only
-            _command(descriptor, video_format, limits),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[descriptor],
-            env=_ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
+        self._process = ConfinedProcess(
+            _CHILD,
+            data,
+            [video_format.demuxer, json.dumps(asdict(limits))],
+            wait_seconds=limits.wait_seconds,
+            check=check,
         )
-        if self._process.stdout is None:
-            raise RuntimeError("the decoder has no output")
-        self._output = self._process.stdout
 
     def frames(self) -> Iterator[VideoFrame]:
         """All frames. They are validated, because a compromised decoder may send anything."""
@@ -178,9 +155,7 @@ class _Decoder:
 
     def close(self) -> None:
         """Kill the process."""
-        self._process.kill()
-        self._output.close()
-        self._process.wait(10)
+        self._process.close()
 
     def _read(self, size: int) -> bytearray:
         """Read exactly `size` bytes.
@@ -188,29 +163,10 @@ class _Decoder:
         Raises:
             InvalidVideo: They did not arrive, or not in time.
         """
-        data = bytearray(size)
-        view, received = memoryview(data), 0
-        while received < size:
-            ready = self._wait_for_output()
-            count = os.readv(self._output.fileno(), [view[received:]]) if ready else 0
-            if not count:
-                log.info("video_not_decoded", late=not ready, status=self._process.poll())
-                raise InvalidVideo(_NOT_DECODED)
-            received += count
-        return data
-
-    def _wait_for_output(self) -> bool:
-        """Whether the process writes something in time; other work may run while waiting."""
-        while self._waited < self._limits.wait_seconds:
-            started = time.monotonic()
-            ready, _, _ = select.select([self._output], [], [], _POLL_SECONDS)
-            # The time that other work takes does not count.
-            self._waited += time.monotonic() - started
-            if ready:
-                return True
-            if self._check is not None:
-                self._check()
-        return False
+        try:
+            return self._process.read(size)
+        except NoOutputError:
+            raise InvalidVideo(_NOT_DECODED) from None
 
 
 def _fault_error(code: bytes | bytearray, limits: VideoLimits) -> InvalidVideo:
@@ -218,32 +174,3 @@ def _fault_error(code: bytes | bytearray, limits: VideoLimits) -> InvalidVideo:
         return InvalidVideo(FAULTS[json.loads(bytes(code))].format(seconds=limits.seconds))
     except (ValueError, KeyError, TypeError):
         return InvalidVideo(_NOT_DECODED)
-
-
-def _command(descriptor: int, video_format: VideoFormat, limits: VideoLimits) -> list[str]:
-    """Starts the decoder without the user's site packages and environment."""
-    parts = [str(_CHILD), str(descriptor), video_format.demuxer, json.dumps(asdict(limits))]
-    return [sys.executable, "-I", *parts]
-
-
-def _anonymous_file(data: bytes | memoryview) -> BinaryIO:
-    """A file without a name that contains the data, in memory if the system supports it."""
-    if hasattr(os, "memfd_create"):
-        file: BinaryIO = os.fdopen(os.memfd_create("clip"), "w+b")
-    else:
-        file = os.fdopen(_open_unlinked(), "w+b")
-    try:
-        file.write(data)
-        file.flush()
-        file.seek(0)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _open_unlinked() -> int:
-    """A file on disk that is deleted when it is closed."""
-    descriptor, path = tempfile.mkstemp()
-    Path(path).unlink()
-    return descriptor

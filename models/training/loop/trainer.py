@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from contracts.inference.manifest import Provenance
+from contracts.settings import MAX_IMAGE_PIXELS
 from contracts.training.trainings import Phase, TrainingRequest
 from contracts.work import Work
 from models.datasets.dataset import SPLITS, Dataset, Split
@@ -78,7 +79,7 @@ class TrainingEnvironment:
 
     weights: Weights
     cache: FeatureCache
-    max_pixels: int = 50_000_000
+    max_pixels: int = MAX_IMAGE_PIXELS
     memory_bytes: int = 1024**3
     threads: int = os.cpu_count() or 1
     checkpoint_seconds: float = 30.0

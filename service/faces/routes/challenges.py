@@ -4,8 +4,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.faces.liveness import Challenge, NewChallenge
+from service.auth.failed_auth import network_of
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
+from service.faces.attempts import caller_of
 from service.http import examples
 from service.http.errors import problem_responses
 
@@ -40,5 +42,7 @@ async def create_challenge(
     """
     response.headers["Cache-Control"] = "no-store"
     await run_in_threadpool(services.faces.subjects.get, body.subject_id)
-    client = request.client.host if request.client else "local"
-    return await services.faces.challenges.create(body, client)
+    client = network_of(request.client.host) if request.client else "local"
+    faces, caller = services.faces, await caller_of(services.faces, request, body.device_id)
+    known = await faces.lockout.is_known(body.subject_id, caller)
+    return await faces.challenges.create(body, client, caller.known_as if known else "")

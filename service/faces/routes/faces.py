@@ -1,5 +1,7 @@
 """`/v1/faces`: detecting, comparing and identifying faces; the threshold; the audit log."""
 
+from collections.abc import Awaitable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -7,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.errors import ValidationFailed
+from contracts.errors import OpsinError, ValidationFailed
 from contracts.faces.recognition import DetectedFaces, Identification, Verification
 from contracts.faces.subjects import (
     SUBJECT_ID,
@@ -16,23 +18,23 @@ from contracts.faces.subjects import (
     NewThreshold,
     Threshold,
 )
-from contracts.pages import Page
-from service.dependencies import ServicesDep
+from contracts.pages import Page, PageCursor
+from service.dependencies import Services, ServicesDep
 from service.faces import examples as face_examples
 from service.faces import recognition
 from service.faces.calibration import resolve_threshold
 from service.faces.detection import require_available
 from service.faces.subjects import embedder_in_force, require_subject
 from service.http import examples
-from service.http.deadlines import DeadlineDep
+from service.http.deadlines import Deadline, DeadlineDep
 from service.http.disconnect import while_connected
 from service.http.errors import problem_responses
-from service.http.multipart import MAX_TEXT_BYTES, FieldSpec, read_form
-from service.http.uploads import IMAGES_BODY, read_uploads
+from service.http.multipart import MAX_TEXT_BYTES, TEXT, FieldSpec, read_form
+from service.http.uploads import IMAGE_BODY, read_uploads
 
 router = APIRouter(prefix="/v1/faces", tags=["Faces"])
 
-_BODY: dict[str, Any] = {"requestBody": IMAGES_BODY}
+_BODY: dict[str, Any] = {"requestBody": IMAGE_BODY}
 _PROBLEMS = problem_responses(
     *("bad_request", "payload_too_large", "unsupported_media_type", "validation_error"),
     *("invalid_image", "image_too_large", "queue_full", "dependency_unavailable"),
@@ -65,9 +67,7 @@ class EventsQuery(BaseModel):
         None, pattern=SUBJECT_ID, description="Only events of this subject."
     )
     limit: int = Field(50, ge=1, le=200, description="Items per page.")
-    cursor: str | None = Field(
-        None, max_length=256, description="`next_cursor` of the previous page."
-    )
+    cursor: PageCursor = None
 
 
 @router.post(
@@ -103,6 +103,7 @@ async def detect(
         ["image"],
         image=face_examples.files("Two images, or one image with a subject.", 2),
         subject_id=face_examples.word("The subject to compare the image with."),
+        device_id=face_examples.word("Identifies the device, as in a login."),
     ),
     responses={
         200: examples.json_response(
@@ -111,36 +112,61 @@ async def detect(
         **_PROBLEMS,
         **problem_responses(
             *("subject_not_found", "validation_error", "invalid_image", "image_too_large"),
-            *("no_face", "many_faces", "low_quality_face"),
+            *("no_face", "many_faces", "low_quality_face", "locked_out", "conflict"),
         ),
     },
 )
 async def verify(*, request: Request, deadline: DeadlineDep, services: ServicesDep) -> Verification:
-    """Compare two images, or an image and a subject. Each image has to show one clear face."""
+    """Compare two images, or an image and a subject. Each image has to show one clear face.
+
+    A comparison with a subject is under the same locks as a login.
+    """
     async with deadline.enforced():
         require_available(services)
         require = partial(require_subject, services)
         fields = {
             "image": FieldSpec(services.settings.max_image_bytes, 2),
             "subject_id": FieldSpec(MAX_TEXT_BYTES, on_complete=require),
+            "device_id": TEXT,
         }
         form = await read_form(request, fields)
         images, subject_id = tuple(form.files("image")), form.text("subject_id")
         if len(images) != (2 if subject_id is None else 1):
             raise ValidationFailed("Send two images, or one image and a subject_id.")
-        compared = recognition.VerificationInput(images, subject_id)
-        verification = await while_connected(
-            request, recognition.verify(services, compared, deadline)
-        )
+    compared = recognition.VerificationInput(images, subject_id, form.text("device_id"))
+    event = NewEvent(
+        kind="verify",
+        outcome="",
+        subject_id=subject_id,
+        device=compared.device_id,
+        content=b"".join(images),
+        request_id=request.state.request_id,
+    )
+    return await _recorded(services, event, _verify(request, services, compared, deadline))
+
+
+async def _verify(
+    request: Request,
+    services: Services,
+    compared: recognition.VerificationInput,
+    deadline: Deadline,
+) -> Verification:
+    async with deadline.enforced():
+        work = recognition.verify(services, request, compared, deadline)
+        return await while_connected(request, work)
+
+
+async def _recorded(
+    services: Services, event: NewEvent, work: Awaitable[Verification]
+) -> Verification:
+    """Await a comparison, and record its outcome or its error."""
+    try:
+        verification = await work
+    except OpsinError as error:
+        await services.faces.record(replace(event, outcome=error.code))
+        raise
     await services.faces.record(
-        NewEvent(
-            kind="verify",
-            outcome=verification.decision,
-            reason=verification.reason,
-            subject_id=subject_id,
-            content=b"".join(images),
-            request_id=request.state.request_id,
-        )
+        replace(event, outcome=verification.decision, reason=verification.reason)
     )
     return verification
 
@@ -155,6 +181,7 @@ async def verify(*, request: Request, deadline: DeadlineDep, services: ServicesD
             "Each face and the subjects it may belong to.", face_examples.IDENTIFICATION
         ),
         **_PROBLEMS,
+        **problem_responses("queue_full", "locked_out"),
     },
 )
 async def identify(
@@ -167,12 +194,13 @@ async def identify(
     """Search all subjects for each face. A stranger has no candidates.
 
     Only subjects above the threshold are candidates. If two are almost equally similar, or the face
-    is not clear, the decision is `uncertain`.
+    is not clear, the decision is `uncertain`. For a subject who may not log in now, the reason is
+    `locked_out`, without the name. Clients who are locked out are refused here too.
     """
     async with deadline.enforced():
         require_available(services)
         image = recognition.require_one_image(await read_uploads(request, services.settings))
-        work = recognition.identify(services, image, query.limit, deadline)
+        work = recognition.identify(services, request, image, query.limit, deadline)
         identification = await while_connected(request, work)
     await services.faces.record(
         NewEvent(

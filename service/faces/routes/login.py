@@ -23,8 +23,11 @@ _FORM: dict[str, Any] = face_examples.form(
     challenge_id=face_examples.word("Of the challenge that the video answers."),
     nonce=face_examples.word("Of that challenge."),
     device_id=face_examples.word(
-        "Identifies the device. Without it the client's address is used, which all clients behind "
-        "one proxy share."
+        "Identifies the device. Clients at one address that send none share the limit of failures."
+    ),
+    signature=face_examples.word(
+        "ES256 signature of the nonce by the key of that device, base64url; then an image may "
+        "answer a challenge too."
     ),
 )
 _CACHE_SECONDS = 300  # verifiers fetch the keys again when they see an unknown `kid`
@@ -49,8 +52,10 @@ _CACHE_SECONDS = 300  # verifiers fetch the keys again when they see an unknown 
 async def login(*, request: Request, deadline: DeadlineDep, services: ServicesDep) -> Login:
     """Decide whether the face is the subject's; a match returns a signed token.
 
-    `uncertain` means: try again, or log in another way. Five failures within three minutes lock out
-    the subject and the device for half an hour. The similarity is not revealed.
+    `uncertain` means: try again, or log in another way. Five failures within three minutes lock the
+    device out for half an hour; an address and a subject have higher limits with growing waits.
+    After 50 failures in a row (`PUT /v1/faces/policy`) the face is disabled, and another factor is
+    needed. The similarity is not revealed.
     """
     return await face_login.login(request, deadline, services)
 

@@ -17,7 +17,7 @@ from contracts.faces.subjects import (
     SubjectChange,
 )
 from contracts.jobs import Job
-from contracts.pages import Page
+from contracts.pages import Page, PageCursor
 from service.auth import audit
 from service.dependencies import ServicesDep
 from service.faces import enrollment, erasure, subjects
@@ -43,9 +43,7 @@ class SubjectsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(50, ge=1, le=200, description="Items per page.")
-    cursor: str | None = Field(
-        None, max_length=256, description="`next_cursor` of the previous page."
-    )
+    cursor: PageCursor = None
     external_id: str | None = Field(
         None,
         min_length=1,

@@ -252,6 +252,21 @@ def test_erasure_reports_templates_frames_and_models(
     assert "door version 4" in text
 
 
+def test_an_export_is_written_for_its_owner_alone(
+    server: tuple[Server, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    held = {"subject": {"id": "sub_1"}, "templates": []}
+    server[0].answers["GET /v1/faces/subjects/sub_1/export"] = (200, held)
+    faces.export("sub_1", server=server[1])
+    assert json.loads(capsys.readouterr().out) == held
+    to = tmp_path / "ada.json"
+    faces.export("sub_1", to, server=server[1])
+    assert json.loads(to.read_text()) == held
+    assert to.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(CommandError, match="cannot be written"):
+        faces.export("sub_1", to, server=server[1])
+
+
 def test_calibrate_shows_rates_and_applies_only_on_request(
     server: tuple[Server, str],
     capsys: pytest.CaptureFixture[str],

@@ -25,7 +25,14 @@ from contracts.errors import (
 from contracts.faces.enrollments import AnsweredChallenge
 from contracts.faces.liveness import ACTIONS, CHALLENGE_SECONDS, Challenge, NewChallenge, Purpose
 from contracts.queue import redis_keys
-from service.faces.challenges import MAX_DRAWS, MAX_PER_CLIENT, MAX_PER_SUBJECT, Challenges
+from service.faces.challenges import (
+    MAX_DRAWS,
+    MAX_PER_CLIENT,
+    MAX_PER_SUBJECT,
+    USED_SECONDS,
+    Challenges,
+    JobAnswer,
+)
 from tests.valkey import RealValkey
 
 T = TypeVar("T")
@@ -67,8 +74,7 @@ async def consume(
     ) as answered:
         if fails:
             raise fails
-        return answered
-    raise AssertionError("unreachable")
+    return answered
 
 
 def test_a_challenge_can_be_consumed_once(valkey: RealValkey) -> None:
@@ -251,6 +257,66 @@ def test_challenges_are_limited_per_client_and_subject(valkey: RealValkey) -> No
             await challenges.create(new_challenge("sub_new"), "client")
 
     run(valkey, more)
+
+
+def test_a_job_that_fails_through_our_fault_gives_its_challenge_back(valkey: RealValkey) -> None:
+    """The same clip for an hour, another one for the rest of the challenge's time."""
+    failed: list[str] = []
+
+    def answer(clip: str) -> JobAnswer:
+        async def has_failed(challenge_id: str) -> bool:
+            return challenge_id in failed
+
+        return JobAnswer(clip, has_failed)
+
+    async def use(challenges: Challenges) -> None:
+        created = await challenges.create(new_challenge(), "client")
+
+        async def enroll(
+            clip: str, fails: OpsinError | None = None, nonce: str | None = None
+        ) -> None:
+            async with challenges.consumed(
+                created.id,
+                nonce or created.nonce,
+                purpose="login",
+                subject_id=ADA,
+                device_id="phone",
+                job=answer(clip),
+            ):
+                if fails:
+                    raise fails
+                failed.clear()  # there is a new job
+
+        await enroll("clip")
+        with pytest.raises(Conflict):
+            await enroll("clip")  # the job has not failed
+        failed.append(created.id)
+        with pytest.raises(QueueFull):
+            await enroll("clip", QueueFull("Full."))
+        await enroll("another clip")
+        failed.append(created.id)
+        results = await asyncio.gather(
+            *(enroll("another clip") for _ in range(8)), return_exceptions=True
+        )
+        assert sum(result is None for result in results) == 1
+        failed.append(created.id)
+        await asyncio.to_thread(age_used, valkey, created.id)
+        with pytest.raises(Conflict):
+            await enroll("yet another")  # the challenge's own time is over
+        await enroll("another clip")
+        failed.append(created.id)
+        with pytest.raises(Conflict):
+            await enroll("another clip", nonce="wrong")
+        with pytest.raises(Conflict):
+            await enroll("another clip")  # the wrong nonce has used it up
+
+    run(valkey, use)
+
+
+def age_used(valkey: RealValkey, challenge_id: str) -> None:
+    """Let a hundred seconds pass since a challenge was used."""
+    with redis.Redis.from_url(valkey.url) as client:
+        client.expire(redis_keys.used_challenge(challenge_id), USED_SECONDS - 100)
 
 
 def test_without_redis_it_is_unavailable() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.faces.subjects import Candidate, Threshold
-from service.faces.recognition import Verdict, judge_candidates, judge_similarity
+from service.faces.decisions import Verdict, judge_candidates, judge_similarity
 
 THRESHOLD = Threshold(similarity=0.9, margin=0.02)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from redis.exceptions import NoPermissionError, ResponseError
 
 from contracts.errors import SubjectNotFound, VersionInUse
 from contracts.faces.subjects import NewEvent, NewSubject, NewTemplate, StoredFrame
@@ -154,3 +155,29 @@ def test_simultaneous_erasures_are_all_removed_from_the_redis_log(
             time.sleep(0.1)
     assert not any(mark in left for mark in marks)
     assert {outcome(fakes, one) for one in ids} == {"erased"}
+
+
+@pytest.mark.parametrize(
+    "error", [ResponseError("unknown command 'BGREWRITEAOF'"), NoPermissionError("not permitted")]
+)
+def test_a_redis_that_does_not_offer_a_rewrite_lets_erasures_end(
+    fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch, error: ResponseError
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise error
+
+    assert fakes.faces.redis is not None
+    monkeypatch.setattr(fakes.faces.redis, "bgrewriteaof", refuse)
+    serve(fakes, lambda services: erase(services, ada))
+    assert outcome(fakes, ada) == "erased"
+
+
+def test_an_erasure_is_unfinished_while_the_database_holds_deleted_rows(
+    fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("service.faces.context.purge_deleted_rows", lambda *_, **__: False)
+        serve(fakes, lambda services: erase(services, ada))
+        assert outcome(fakes, ada) == "erasing"
+    serve(fakes, resume)
+    assert outcome(fakes, ada) == "erased"

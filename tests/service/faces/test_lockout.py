@@ -1,7 +1,7 @@
-"""Lockout after five failures in three minutes, also of simultaneous attempts, in a real Valkey."""
+"""Lockout of devices, addresses and subjects after failures, in a real Valkey."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,70 +11,182 @@ from redis.asyncio import Redis
 from contracts.errors import LockedOut, Unavailable
 from contracts.queue import redis_keys
 from service.faces import lockout as lockout_module
-from service.faces.lockout import LOCK_SECONDS, MAX_FAILURES, Lockout
+from service.faces.lockout import (
+    ADDRESS_FAILURES,
+    LOCK_SECONDS,
+    MAX_FAILURES,
+    SUBJECT_FAILURES,
+    UNUSABLE_ATTEMPTS,
+    Caller,
+    Lockout,
+    Outcome,
+)
 from tests.valkey import RealValkey
+
+PHONE, LAPTOP = Caller("phone", "home"), Caller("laptop", "home")
+ELSEWHERE = Caller("phone", "elsewhere")
 
 
 @asynccontextmanager
-async def open_lockout(url: str) -> AsyncIterator[Lockout]:
+async def open_lockout(
+    url: str, address_failures: int = ADDRESS_FAILURES
+) -> AsyncIterator[Lockout]:
     async with Redis.from_url(url) as client:
-        yield Lockout(client)
+        yield Lockout(client, address_failures)
 
 
-async def fail(lockout: Lockout, subject_id: str, device: str) -> bool:
-    return await lockout.end(await lockout.begin(subject_id, device), failed=True)
+async def attempt(
+    lockout: Lockout, subject_id: str, caller: Caller, outcome: Outcome = "failed"
+) -> bool:
+    return await lockout.end(await lockout.begin(subject_id, caller), outcome)
 
 
-def test_the_fifth_failure_locks_subject_and_device(valkey: RealValkey) -> None:
-    async def check() -> None:
+async def wait_of(lockout: Lockout, subject_id: str, caller: Caller) -> float:
+    """How long the caller has to wait."""
+    with pytest.raises(LockedOut, match="Try again in") as error:
+        await lockout.begin(subject_id, caller)
+    return error.value.retry_after or 0
+
+
+def run(valkey: RealValkey, check: Callable[[Lockout], Awaitable[None]]) -> None:
+    async def work() -> None:
         async with open_lockout(valkey.url) as lockout:
-            locked = [await fail(lockout, "sub_a", "phone") for _ in range(MAX_FAILURES)]
-            assert locked == [False] * 4 + [True]
-            for subject_id, device in (("sub_a", "other"), ("sub_b", "phone")):
-                with pytest.raises(LockedOut) as error:
-                    await lockout.begin(subject_id, device)
-                assert "Try again in 30 minutes." in error.value.detail
-                assert LOCK_SECONDS - 5 < (error.value.retry_after or 0) <= LOCK_SECONDS
-            await lockout.end(await lockout.begin("sub_b", "other"), failed=False)
-        async with open_lockout(
-            valkey.url
-        ) as another:  # another process, or this attempt_once after a restart
-            with pytest.raises(LockedOut):
-                await another.begin("sub_a", "third")
+            await check(lockout)
+
+    asyncio.run(work())
+
+
+def test_the_fifth_failure_locks_the_device_for_half_an_hour(valkey: RealValkey) -> None:
+    async def check(lockout: Lockout) -> None:
+        locked = [await attempt(lockout, "sub_a", PHONE) for _ in range(MAX_FAILURES)]
+        assert locked == [False] * 4 + [True]
+        for subject_id in ("sub_a", "sub_b"):
+            assert LOCK_SECONDS - 5 < await wait_of(lockout, subject_id, PHONE) <= LOCK_SECONDS
+        async with open_lockout(valkey.url) as another:  # another process, or after a restart
+            assert await wait_of(another, "sub_a", PHONE)
+
+    run(valkey, check)
+
+
+def test_who_knows_an_id_does_not_lock_the_person_out(valkey: RealValkey) -> None:
+    async def check(lockout: Lockout) -> None:
+        for _ in range(MAX_FAILURES):
+            await attempt(lockout, "sub_a", Caller("thief", "away"))
+        for caller in (PHONE, ELSEWHERE, Caller("", "home")):
+            await attempt(lockout, "sub_a", caller, "matched")
+
+    run(valkey, check)
+
+
+def test_a_device_id_that_another_sends_locks_nobody_else(valkey: RealValkey) -> None:
+    """The device of one is named like the address or the device of another."""
+
+    async def check(lockout: Lockout) -> None:
+        for name in ("home", "phone"):
+            for _ in range(MAX_FAILURES):
+                await attempt(lockout, "sub_a", Caller(name, f"away-{name}"))
+        for caller in (Caller("", "home"), PHONE):
+            await attempt(lockout, "sub_b", caller, "matched")
+
+    run(valkey, check)
+
+
+def test_an_address_that_names_a_new_device_each_time_has_to_wait(valkey: RealValkey) -> None:
+    async def check(lockout: Lockout) -> None:
+        for number in range(ADDRESS_FAILURES):
+            await attempt(lockout, f"sub_{number % 3}", Caller(f"device-{number}", "home"))
+        first = await wait_of(lockout, "sub_9", Caller("yet-another", "home"))
+        await attempt(lockout, "sub_9", ELSEWHERE, "matched")
+        assert 50 < first <= 60
+        with redis.Redis.from_url(valkey.url) as client:
+            client.delete(redis_keys.face_lock("address:home"))
+        for number in range(ADDRESS_FAILURES):
+            await attempt(lockout, f"sub_{number}", Caller(f"other-{number}", "home"))
+        assert 110 < await wait_of(lockout, "sub_9", LAPTOP) <= 120
+
+    run(valkey, check)
+
+
+def test_a_back_end_can_lift_the_limit_of_its_address(valkey: RealValkey) -> None:
+    async def check() -> None:
+        async with open_lockout(valkey.url, address_failures=0) as lockout:
+            for number in range(3 * ADDRESS_FAILURES):
+                await attempt(lockout, f"sub_{number}", Caller(f"device-{number}", "home"))
 
     asyncio.run(check())
 
 
-def test_a_device_that_tries_many_subjects_locks_only_itself(valkey: RealValkey) -> None:
-    async def check() -> None:
-        async with open_lockout(valkey.url) as lockout:
-            for number in range(MAX_FAILURES):
-                await fail(lockout, f"sub_{number}", "thief")
-            with pytest.raises(LockedOut):
-                await lockout.begin("sub_9", "thief")
-            await lockout.end(await lockout.begin("sub_0", "owner"), failed=False)
+def test_failures_from_many_places_make_a_subject_wait_ever_longer(valkey: RealValkey) -> None:
+    async def check(lockout: Lockout) -> None:
+        await attempt(lockout, "sub_a", PHONE, "matched")
+        waits = []
+        with redis.Redis.from_url(valkey.url) as client:
+            for number in range(SUBJECT_FAILURES + 8):
+                await attempt(lockout, "sub_a", Caller("bot", f"address-{number}"))
+                if number >= SUBJECT_FAILURES - 1:
+                    waits.append(await wait_of(lockout, "sub_a", LAPTOP))
+                    client.delete(redis_keys.face_lock("subject:sub_a"))
+            await attempt(lockout, "sub_a", Caller("bot", "one-more"))
+        assert [round(wait, -1) for wait in waits[:3]] == [30, 60, 120]
+        assert LOCK_SECONDS - 5 < waits[-1] <= LOCK_SECONDS
+        # The person's own phone still may, also from another network, and a signed login.
+        await attempt(lockout, "sub_a", PHONE, "matched")
+        await attempt(lockout, "sub_a", ELSEWHERE, "matched")
+        await lockout.end(await lockout.begin("sub_a", LAPTOP, signed=True), "neither")
+        assert await lockout.locked(["sub_a", "sub_b"]) == {"sub_a"}
 
-    asyncio.run(check())
+    run(valkey, check)
 
 
-def test_five_of_fifty_simultaneous_attempts_are_judged(valkey: RealValkey) -> None:
-    async def attempt_once(lockout: Lockout) -> bool:
+def test_attempts_in_progress_take_no_place_of_the_person(valkey: RealValkey) -> None:
+    async def check(lockout: Lockout) -> None:
+        for number in range(30):  # none of them ends
+            await lockout.begin("sub_a", Caller("bot", f"address-{number % 10}"))
+        for number in range(30):
+            await lockout.begin("sub_a", Caller(f"bot-{number}", "one-address"))
+        for _ in range(20):
+            await attempt(lockout, "sub_a", PHONE, "matched")
+
+    run(valkey, check)
+
+
+def test_attempts_that_cannot_be_judged_have_a_limit_of_their_own(valkey: RealValkey) -> None:
+    async def check(lockout: Lockout) -> None:
+        locked = [
+            await attempt(lockout, "sub_a", Caller(f"{number}", "home"), "unusable")
+            for number in range(UNUSABLE_ATTEMPTS)
+        ]
+        assert locked == [False] * (UNUSABLE_ATTEMPTS - 1) + [True]
+        assert 50 < await wait_of(lockout, "sub_b", PHONE) <= 60
+        with pytest.raises(LockedOut):
+            await lockout.require_open(PHONE)
+        await lockout.require_open(ELSEWHERE)
+
+    run(valkey, check)
+
+
+@pytest.mark.parametrize(
+    ("device", "most"), [("phone", MAX_FAILURES), (None, ADDRESS_FAILURES + 54)]
+)
+def test_simultaneous_attempts_do_not_exceed_the_limit(
+    valkey: RealValkey, device: str | None, most: int
+) -> None:
+    async def attempt_once(lockout: Lockout, number: int) -> bool:
+        caller = Caller(device or f"device-{number}", "home")
         try:
-            attempt = await lockout.begin("sub_a", "phone")
+            begun = await lockout.begin(f"sub_{number}", caller)
         except LockedOut:
             return False
-        await asyncio.sleep(0.05)
-        await lockout.end(attempt, failed=True)
+        await asyncio.sleep(0.2)
+        await lockout.end(begun, "failed")
         return True
 
-    async def check() -> None:
-        async with open_lockout(valkey.url) as lockout:
-            judged = sum(await asyncio.gather(*(attempt_once(lockout) for _ in range(50))))
-            assert judged == MAX_FAILURES
-            with pytest.raises(LockedOut):
-                await lockout.begin("sub_a", "phone")
+    async def check(lockout: Lockout) -> None:
+        judged = await asyncio.gather(*(attempt_once(lockout, number) for number in range(100)))
+        assert sum(judged) == most
+        assert await wait_of(lockout, "sub_a", Caller(device or "new", "home"))
 
-    asyncio.run(check())
+    run(valkey, check)
 
 
 def test_successes_do_not_count_and_old_failures_expire(
@@ -82,53 +194,57 @@ def test_successes_do_not_count_and_old_failures_expire(
 ) -> None:
     monkeypatch.setattr(lockout_module, "WINDOW_SECONDS", 1)
 
-    async def check() -> None:
-        async with open_lockout(valkey.url) as lockout:
-            for _ in range(20):
-                await lockout.end(await lockout.begin("sub_a", "phone"), failed=False)
-            for _ in range(MAX_FAILURES - 1):
-                await fail(lockout, "sub_a", "phone")
-            await asyncio.sleep(1.1)
-            for _ in range(MAX_FAILURES - 1):
-                assert not await fail(lockout, "sub_a", "phone")
+    async def check(lockout: Lockout) -> None:
+        for _ in range(20):
+            await attempt(lockout, "sub_a", PHONE, "matched")
+        for _ in range(MAX_FAILURES - 1):
+            await attempt(lockout, "sub_a", PHONE)
+        await asyncio.sleep(1.1)
+        for _ in range(MAX_FAILURES - 1):
+            assert not await attempt(lockout, "sub_a", PHONE)
 
-    asyncio.run(check())
+    run(valkey, check)
 
 
 def test_all_counts_expire_and_those_of_a_forgotten_subject_are_deleted(valkey: RealValkey) -> None:
-    async def check() -> None:
-        async with open_lockout(valkey.url) as lockout:
-            await lockout.begin("sub_b", "phone")  # never ended, as if its process had died
-            for _ in range(MAX_FAILURES):
-                await fail(lockout, "sub_a", "laptop")
-            with redis.Redis.from_url(valkey.url) as client:
-                keys = list(client.scan_iter("faces:*"))
-                assert keys
-                assert all(client.ttl(key) > 0 for key in keys)
-                await lockout.forget("sub_a")
-                assert not client.exists(redis_keys.face_lock("subject:sub_a"))
-                assert not list(client.scan_iter("*sub_a*"))
+    async def check(lockout: Lockout) -> None:
+        await lockout.begin("sub_b", PHONE)  # never ended, as if its process had died
+        await attempt(lockout, "sub_a", PHONE, "matched")
+        for number in range(SUBJECT_FAILURES):
+            await attempt(lockout, "sub_a", Caller("bot", f"address-{number}"))
+        with redis.Redis.from_url(valkey.url) as client:
+            keys = list(client.scan_iter("faces:*"))
+            assert redis_keys.face_lock("subject:sub_a").encode() in keys
+            assert redis_keys.face_devices("sub_a").encode() in keys
+            assert all(client.ttl(key) > 0 for key in keys)
+            await lockout.forget("sub_a")
+            assert not list(client.scan_iter("*sub_a*"))
 
-    asyncio.run(check())
+    run(valkey, check)
 
 
 def test_without_redis_every_attempt_is_refused() -> None:
     async def check() -> None:
         async with open_lockout("unix:///nowhere") as lockout:
             with pytest.raises(Unavailable):
-                await lockout.begin("sub_a", "phone")
+                await lockout.begin("sub_a", PHONE)
+            with pytest.raises(Unavailable):
+                await lockout.require_open(PHONE)
 
     asyncio.run(check())
 
 
-def test_a_failure_for_an_erased_subject_counts_only_for_the_device(valkey: RealValkey) -> None:
-    async def check() -> None:
-        async with open_lockout(valkey.url) as lockout:
-            attempt = await lockout.begin("sub_a", "phone")
-            await lockout.forget("sub_a")
-            await lockout.end(attempt, failed=True)
+@pytest.mark.parametrize("outcome", ["failed", "matched"])
+def test_nothing_is_kept_about_a_subject_that_was_erased_meanwhile(
+    valkey: RealValkey, outcome: Outcome
+) -> None:
+    async def check(lockout: Lockout) -> None:
+        begun = await lockout.begin("sub_a", PHONE)
+        await lockout.forget("sub_a")
+        await lockout.end(begun, outcome)
 
-    asyncio.run(check())
+    run(valkey, check)
     with redis.Redis.from_url(valkey.url) as client:
-        keys = sorted(client.keys("faces:*"))
-        assert keys == [redis_keys.face_failures("device:phone").encode()]
+        keys = sorted(key.decode() for key in client.keys("faces:*"))
+    parties = ("address:home", "device:phone@home") if outcome == "failed" else ()
+    assert keys == [redis_keys.face_failures(party) for party in parties]

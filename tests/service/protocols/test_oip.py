@@ -45,6 +45,61 @@ def test_json_may_be_flat_or_nested() -> None:
         assert ask.timeout is None
 
 
+def test_nulls_and_whole_floats_are_what_they_stand_for() -> None:
+    plain = request(
+        shape=[2.0, 4.0, 5.0, 3.0], data=PIXELS.ravel().astype(float).tolist(), parameters=None
+    )
+    ask = read(plain | {"id": None, "outputs": None, "parameters": None})
+    assert np.array_equal(ask.pixels, PIXELS)
+    assert ask.outputs == (RequestedOutput("probabilities", binary=False),)
+    outputs = [{"name": "features", "parameters": None}]
+    parameters = {"timeout": 0, "binary_data_output": None, "sequence_id": 0}
+    ask = read(request() | {"outputs": outputs, "parameters": parameters})
+    assert ask.outputs == (RequestedOutput("features", binary=False),)
+    assert ask.timeout is None
+
+
+def test_a_sequence_of_one_request_is_a_request() -> None:
+    whole = {"sequence_id": 7, "sequence_start": True, "sequence_end": True}
+    assert len(read(request() | {"parameters": whole}).pixels) == 2
+
+
+def test_a_base_without_a_head_returns_features() -> None:
+    base = TensorSpec((4, 5, 3), 3, ("features",))
+    body = json.dumps(request()).encode()
+    assert parse_infer(body, None, base).outputs == (RequestedOutput("features", binary=False),)
+    body = json.dumps(request() | {"outputs": [{"name": "probabilities"}]}).encode()
+    with pytest.raises(ValidationFailed, match="The outputs are features"):
+        parse_infer(body, None, base)
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["json", "bytes"])
+def test_classification_names_the_largest_numbers(binary: bool) -> None:
+    parameters = {"classification": 2, "binary_data": binary}
+    outputs = [{"name": "probabilities", "parameters": parameters}]
+    ask = read(request() | {"outputs": outputs})
+    tensors = {"probabilities": np.array([[0.25, 0, 0.75], [0.5, 0.5, 0]], np.float32)}
+    encoded = encode_response(ask, "m", 1, tensors, ["cat", "dog", "a: b"])
+    head = json.loads(encoded.body[: encoded.json_length])
+    (output,) = head["outputs"]
+    texts = ["0.750000:2:a: b", "0.250000:0:cat", "0.500000:0:cat", "0.500000:1:dog"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
+    if not binary:
+        assert output["data"] == texts
+        return
+    raw = b"".join(len(text).to_bytes(4, "little") + text.encode() for text in texts)
+    assert encoded.body[encoded.json_length :] == raw
+    assert output["parameters"] == {"binary_data_size": len(raw)}
+
+
+def test_classification_of_features_has_no_labels() -> None:
+    outputs = [{"name": "features", "parameters": {"classification": 99}}]
+    ask = read(request() | {"outputs": outputs})
+    tensors = {"features": np.array([[1.5, 2]], np.float32)}
+    (output,) = json.loads(encode_response(ask, "m", 1, tensors, ["a", "b"]).body)["outputs"]
+    assert output["data"] == ["2.000000:1", "1.500000:0"]
+
+
 def test_binary_pixels_are_a_view_of_the_body() -> None:
     body, length = binary()
     ask = read(body, length)
@@ -87,7 +142,7 @@ def test_output_format_is_chosen_per_output_or_request() -> None:
         ({"data": [0] * 181}, "At most 180"),
         ({"shape": [3, 4, 5, 3]}, "do not form"),
         ({"shape": "2453"}, "inputs.0.shape"),
-        ({"shape": [2.0, 4, 5, 3]}, "inputs.0.shape"),
+        ({"shape": [2.5, 4, 5, 3]}, "inputs.0.shape"),
         ({"shape": [True, 4, 5, 3]}, "inputs.0.shape"),
         ({"data": None}, "needs `data`"),
         ({"data": "AAAA"}, "needs `data`"),
@@ -96,7 +151,7 @@ def test_output_format_is_chosen_per_output_or_request() -> None:
         ({"data": [0.5] * (2 * SIZE)}, "0 to 255"),
         ({"data": [256] * (2 * SIZE)}, "0 to 255"),
         ({"data": [[0] * SIZE] * 2}, "do not form"),
-        ({"parameters": {"shared_memory_region": "r"}}, "Shared memory"),
+        ({"parameters": {"shared_memory_region": "r"}}, "shared memory"),
         ({"parameters": {"binary_data_size": -1}}, "binary_data_size"),
         ({"parameters": {"binary_data_size": "120"}}, "binary_data_size"),
         ({"parameters": {"binary_data_size": 0}}, "both"),
@@ -119,9 +174,16 @@ def test_invalid_input_is_explained(changes: dict[str, Any], expected_text: str)
         ({"id": 7}, "id"),
         ({"outputs": [{"name": "logits"}]}, "probabilities, features"),
         ({"outputs": [{"name": "features"}] * 2}, "name each once"),
-        ({"outputs": [{"name": "features", "parameters": {"classification": 3}}]}, "classify"),
+        ({"outputs": [{"name": "features", "parameters": {"classification": -1}}]}, "classif"),
+        (
+            {"outputs": [{"name": "features", "parameters": {"shared_memory_region": "r"}}]},
+            "does not support shared memory",
+        ),
         ({"outputs": [{"name": "features", "parameters": {"binary_data": 1}}]}, "binary_data"),
-        ({"parameters": {"timeout": 0}}, "timeout"),
+        ({"parameters": {"timeout": -1}}, "timeout"),
+        ({"parameters": {"sequence_id": 7}}, "does not support sequences"),
+        ({"parameters": {"sequence_id": "a", "sequence_start": True}}, "sequence_id"),
+        ({"parameters": {"sequence_id": 7, "sequence_end": True}}, "sequence_id"),
     ],
     ids=str,
 )

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from contracts.errors import NoWorker, QueueFull
+from contracts.queue.heartbeat import BatchStatistics, VersionStatistics
 from contracts.queue.messages import Reply
 from contracts.settings import Settings
 from service.protocols.oip import LENGTH_HEADER
 from tests.service.parts import FakeServices
+from tests.service.protocols.bases import serve_base
 
 SHAPE = (227, 227, 3)
 INFER = "/v2/models/squeezenet/infer"
@@ -130,6 +132,145 @@ def test_both_outputs_with_one_as_bytes(client: httpx.Client) -> None:
     assert features["parameters"] == {"binary_data_size": 512 * 4}
     assert np.frombuffer(answer.content[end:], "<f4").argmax() == 30
     assert np.argmax(probabilities["data"]) == 30
+
+
+def test_classification_returns_labels(client: httpx.Client) -> None:
+    outputs = [{"name": "probabilities", "parameters": {"classification": 2}}]
+    (output,) = ask(client, 30, outputs=outputs).json()["outputs"]
+    assert output["data"] == ["0.750000:30:class 30", "0.250000:31:class 31"]
+
+
+def test_every_kind_of_model_is_the_same_at_every_address(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    """A base without a head: ready, listed, described, and answering with what it has."""
+    serve_base(fakes.workers)
+    assert client.get("/v2/models/vgg16/ready").json() == {"name": "vgg16", "ready": True}
+    index = client.post("/v2/repository/index", json={"ready": True}).json()
+    assert {"name": "vgg16", "version": "1", "state": "READY", "reason": ""} in index
+    for path in ("", "/versions/1"):
+        outputs = client.get(f"/v2/models/vgg16{path}").json()["outputs"]
+        assert [one["name"] for one in outputs] == ["features"]
+    answer = ask(client, 9, path="/v2/models/vgg16/infer")
+    assert answer.status_code == 200, answer.text
+    assert [one["name"] for one in answer.json()["outputs"]] == ["features"]
+    refused = ask(client, 9, path="/v2/models/vgg16/infer", outputs=[{"name": "probabilities"}])
+    assert refused.status_code == 422
+    assert client.post("/v2/repository/models/vgg16/load").status_code == 200
+
+
+def test_a_version_is_described_by_its_own_sizes(
+    client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = fakes.workers.models()[1].model_copy(update={"name": "squeezenet", "classes": 3})
+    monkeypatch.setattr(fakes.workers, "models", lambda: [info])
+    champion = client.get("/v2/models/squeezenet").json()
+    assert champion["outputs"][0]["shape"] == [-1, 3]
+    first = client.get("/v2/models/squeezenet/versions/1").json()
+    assert first["outputs"][0]["shape"] == [-1, 1000]
+
+
+def test_versions_that_nothing_points_to_are_listed_as_such(
+    client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = next(one for one in fakes.workers.models() if one.name == "squeezenet")
+    changed = info.model_copy(update={"versions": [1, 2]})
+    monkeypatch.setattr(fakes.workers, "models", lambda: [changed])
+    states = client.post("/v2/repository/index").json()
+    assert [(one["version"], one["state"]) for one in states] == [
+        ("1", "READY"),
+        ("2", "UNAVAILABLE"),
+    ]
+    assert "alias" in states[1]["reason"]
+
+
+def test_loading_a_loaded_model_succeeds_and_unloading_is_refused(client: httpx.Client) -> None:
+    load = "/v2/repository/models/{}/load"
+    for body in (b"", b"{}", b'{"parameters": null}'):
+        assert client.post(load.format("squeezenet"), content=body).status_code == 200
+    unknown = client.post(load.format("nobody"))
+    assert (unknown.status_code, unknown.json().keys()) == (404, {"error"})
+    assert client.post(load.format("vgg16")).status_code in {404, 503}
+    foreign = client.post(load.format("squeezenet"), json={"parameters": {"config": "{}"}})
+    assert foreign.status_code == 400
+    assert "/v1/trainings" in foreign.json()["error"]
+    assert client.post(load.format("squeezenet"), content=b"[]").status_code == 422
+    refused = client.post(
+        "/v2/repository/models/squeezenet/unload", json={"parameters": {"unload_dependents": True}}
+    )
+    assert refused.status_code == 400
+    assert "does not support unloading" in refused.json()["error"]
+    assert "/v1/models/squeezenet/aliases" in refused.json()["error"]
+    assert "model_repository" not in client.get("/v2").json()["extensions"]
+
+
+@pytest.mark.parametrize("memory", ["systemsharedmemory", "cudasharedmemory"])
+def test_shared_memory_is_refused_in_words(client: httpx.Client, memory: str) -> None:
+    assert client.get(f"/v2/{memory}/status").json() == []
+    for path in (f"/v2/{memory}/unregister", f"/v2/{memory}/region/r/unregister"):
+        assert client.post(path).status_code == 200
+    for answer in (
+        client.get(f"/v2/{memory}/region/r/status"),
+        client.post(f"/v2/{memory}/region/r/register", json={"key": "/r", "byte_size": 8}),
+    ):
+        assert answer.status_code == 400
+        assert "does not support shared memory" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("trace/setting", "tracing"),
+        ("models/squeezenet/trace/setting", "tracing"),
+        ("logging", "log settings"),
+    ],
+)
+def test_settings_of_the_server_are_refused_in_words(
+    client: httpx.Client, path: str, words: str
+) -> None:
+    for answer in (client.get(f"/v2/{path}"), client.post(f"/v2/{path}", json={})):
+        assert (answer.status_code, answer.json().keys()) == (400, {"error"})
+        assert f"does not support {words}" in answer.json()["error"].replace(
+            "reading or changing its ", ""
+        )
+
+
+def test_statistics_are_the_sum_of_all_workers(client: httpx.Client, fakes: FakeServices) -> None:
+    counted = VersionStatistics(
+        model="squeezenet",
+        version=1,
+        images=9,
+        failed=1,
+        queue_seconds=0.5,
+        last_at=1000.5,
+        batches=(
+            BatchStatistics(size=1, batches=1, compute_seconds=0.01),
+            BatchStatistics(size=4, batches=2, compute_seconds=0.04),
+        ),
+    )
+    (worker,) = fakes.workers.workers
+    twice = [worker.model_copy(update={"id": one, "statistics": (counted,)}) for one in "ab"]
+    fakes.workers.workers = tuple(twice)
+    for path in ("", "/squeezenet", "/squeezenet/versions/1", "/squeezenet/versions/champion"):
+        (stats,) = client.get(f"/v2/models{path}/stats").json()["model_stats"]
+        assert (stats["name"], stats["version"]) == ("squeezenet", "1")
+        assert (stats["inference_count"], stats["execution_count"]) == (18, 6)
+        assert stats["last_inference"] == 1_000_500
+        spent = stats["inference_stats"]
+        assert spent["queue"] == {"count": 18, "ns": 10**9}
+        assert spent["compute_infer"] == {"count": 18, "ns": 340_000_000}
+        assert spent["success"] == {"count": 18, "ns": 1_340_000_000}
+        assert spent["fail"]["count"] == 2
+        assert [
+            (one["batch_size"], one["compute_infer"]["count"]) for one in stats["batch_stats"]
+        ] == [
+            (1, 2),
+            (4, 4),
+        ]
+    idle = client.get("/v2/models/vgg16/stats").json()["model_stats"]
+    assert [(one["name"], one["inference_count"]) for one in idle] == [("vgg16", 0)]
+    assert client.get("/v2/models/nobody/stats").status_code == 404
+    assert client.get("/v2/models/squeezenet/versions/7/stats").status_code == 404
 
 
 def test_unknown_model_is_refused_before_the_body_is_read(client: httpx.Client) -> None:

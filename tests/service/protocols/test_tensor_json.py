@@ -35,6 +35,22 @@ def test_nested_numbers_survive_a_round_trip(
     assert np.array_equal(read(document["a"]["data"], (-1, *shape[1:])), pixels)
 
 
+@pytest.mark.parametrize("options", [{}, {"indent": 1}, {"separators": (",", ":")}])
+@pytest.mark.parametrize("count", [12, 300_000], ids=["short", "long"])
+def test_whole_numbers_may_be_written_as_floats(count: int, options: dict[str, Any]) -> None:
+    pixels = noise(count)
+    text = json.dumps(pixels.astype(float).tolist(), **options).encode()
+    assert b"255.0" in text or count == 12
+    assert np.array_equal(read(parse(text), (count,)), pixels)
+
+
+def test_scaled_numbers_are_refused_as_such() -> None:
+    """Not as too long: 0.0039 takes more characters than any whole number of a pixel."""
+    text = json.dumps((noise(3000) / 255).tolist()).encode()
+    with pytest.raises(ValidationFailed, match="whole numbers from 0 to 255"):
+        read(parse(text), (3000,), max_numbers=3000)
+
+
 def test_flat_numbers_have_another_shape() -> None:
     pixels = noise(500)
     value = parse(json.dumps(pixels.tolist()).encode())
@@ -50,6 +66,10 @@ def test_array_longer_than_a_block_is_read() -> None:
     assert np.array_equal(read(value, (-1,), max_numbers=2_000_000), pixels)
 
 
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert parse(b"\xef\xbb\xbf" + b'{"a": 1}') == {"a": 1}
+
+
 def test_array_inside_a_string_stays_a_string() -> None:
     text = '"data": [' + "1," * 500 + "1], \\"
     document = parse(json.dumps({"id": text, "data": [1]}).encode())
@@ -58,7 +78,27 @@ def test_array_inside_a_string_stays_a_string() -> None:
 
 @pytest.mark.parametrize(
     "row",
-    ["256", "1000", "-1", "1.0", "1e2", "NaN", "null", "true", "[1]", "1 2", "01", "0x1", "", "1,"],
+    [
+        "256",
+        "1000",
+        "-1",
+        "0.5",
+        "1.5",
+        "1.",
+        ".0",
+        "1.0.0",
+        "1e9",
+        "256.0",
+        "NaN",
+        "null",
+        "true",
+        "[1]",
+        "1 2",
+        "01",
+        "0x1",
+        "",
+        "1,",
+    ],
 )
 def test_values_other_than_pixels_are_refused(row: str) -> None:
     for count in (5, 500):

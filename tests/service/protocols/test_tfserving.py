@@ -14,7 +14,7 @@ from service.protocols.tfserving import ParsedPredict, encode_response, parse_pr
 SMALL = TensorSpec((4, 5, 3), 3)
 PIXELS = np.arange(2 * 60, dtype=np.uint8).reshape(2, 4, 5, 3)
 LISTS = PIXELS.tolist()
-FILE = bytes(range(100, 256))
+FILE = bytes(range(101, 256))
 B64 = {"b64": base64.b64encode(FILE).decode()}
 
 
@@ -48,6 +48,12 @@ def test_numbers_as_instances_or_inputs(body: Any, key: str) -> None:
         ({"inputs": B64}, 1),
         ({"inputs": {"image": [B64, B64, B64]}}, 3),
         ({"instances": [{"b64": B64["b64"].replace("+", "-").replace("/", "_")}]}, 1),
+        ({"instances": [{"b64": B64["b64"].rstrip("=")}]}, 1),
+        ({"instances": [{"b64": base64.encodebytes(FILE).decode()}]}, 1),
+        ({"instances": [{"b64": base64.encodebytes(FILE).decode().replace("\n", "\r\n")}]}, 1),
+        ({"instances": [{"b64": base64.urlsafe_b64encode(FILE).decode().rstrip("=")}]}, 1),
+        ({"instances": [{"b64": f"data:image/png;base64,{B64['b64']}"}]}, 1),
+        ({"instances": [B64], "inputs": None, "signature_name": None}, 1),
     ],
 )
 def test_encoded_images_are_found(body: Any, count: int) -> None:
@@ -108,7 +114,8 @@ def test_invalid_body_is_refused(body: Any) -> None:
     [
         ("", "invalid_image"),
         ("not base64", "invalid_image"),
-        ("AAA", "invalid_image"),
+        ("AAAAA", "invalid_image"),
+        ("AA=A", "invalid_image"),
         ("ÄÄÄÄ", "invalid_image"),
         (7, "invalid_image"),
         (base64.b64encode(bytes(220)).decode(), "payload_too_large"),

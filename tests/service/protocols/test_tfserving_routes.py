@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from tests.service.parts import FakeServices, gray_png
+from tests.service.protocols.bases import serve_base
+from tests.service.registry.test_version_routes import publish
 
 SHAPE = (227, 227, 3)
 PREDICT = "/v1/models/squeezenet:predict"
@@ -114,3 +116,50 @@ def test_model_detail_has_version_status(client: httpx.Client) -> None:
     ]
     gone = client.get("/v1/models/vgg16").json()["model_version_status"]
     assert (gone[0]["state"], gone[0]["status"]["error_code"]) == ("END", "UNAVAILABLE")
+
+
+@pytest.mark.parametrize("where", ["", "/versions/1", "/labels/champion"])
+def test_status_of_a_model_of_a_version_and_of_a_label(
+    client: httpx.Client, fakes: FakeServices, where: str
+) -> None:
+    publish(fakes.store)
+    status = client.get(f"/v1/models/squeezenet{where}").json()["model_version_status"]
+    assert [(one["version"], one["state"]) for one in status] == [("1", "AVAILABLE")]
+
+
+@pytest.mark.parametrize("label", ["canary", "1"])
+def test_status_of_an_unknown_label_is_refused(client: httpx.Client, label: str) -> None:
+    answer = client.get(f"/v1/models/squeezenet/labels/{label}")
+    assert answer.status_code in {404, 422}
+    assert answer.json().keys() == {"error"}
+
+
+@pytest.mark.parametrize("where", ["", "/versions/1", "/labels/champion"])
+@pytest.mark.parametrize("method", ["classify", "regress"])
+@pytest.mark.parametrize("verb", ["GET", "POST"])
+def test_other_methods_are_refused_in_words(
+    client: httpx.Client, verb: str, where: str, method: str
+) -> None:
+    answer = client.request(verb, f"/v1/models/squeezenet{where}:{method}", json={"examples": []})
+    assert answer.status_code == 404
+    assert answer.json().keys() == {"error"}
+    assert f":{method}" in answer.json()["error"]
+    assert ":predict" in answer.json()["error"]
+
+
+def test_a_base_without_a_head_predicts_features(client: httpx.Client, fakes: FakeServices) -> None:
+    serve_base(fakes.workers)
+    answer = client.post("/v1/models/vgg16:predict", json={"instances": [b64(9)]})
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["predictions"][0]) == 512
+    metadata = client.get("/v1/models/vgg16/metadata").json()
+    signatures = metadata["metadata"]["signature_def"]["signature_def"]
+    assert signatures.keys() == {"serving_default", "features"}
+    assert signatures["serving_default"]["outputs"].keys() == {"features"}
+    refused = client.post(
+        "/v1/models/vgg16:predict", json={"instances": [b64(9)], "signature_name": "serve"}
+    )
+    assert refused.status_code == 422
+    model = client.get("/v1/models/vgg16").json()
+    assert (model["state"], model["ready"]) == ("ready", True)
+    assert model["model_version_status"][0]["state"] == "AVAILABLE"

@@ -25,6 +25,7 @@ from tests.valkey import RealValkey
 from workers.inference.batcher import Batcher
 from workers.inference.loaded_models import LoadedModels
 from workers.inference.queue import ItemOutput, WorkerQueues
+from workers.inference.statistics import InferenceStatistics
 
 QUEUE = QueueName("squeezenet", 1, "classify")
 OTHER = QueueName("vgg16", 1, "classify")
@@ -204,6 +205,19 @@ def test_one_bad_image_does_not_fail_the_others(
     assert received[good.id].vector is not None
     assert received[bad.id].error is not None
     assert received[bad.id].error[0] == "internal_error"
+
+
+def test_batches_and_failures_are_counted(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    statistics = InferenceStatistics()
+    push(valkey, item_of(10), item_of(20), item_of(13))
+    batcher_of(client, network, statistics=statistics).run(QUEUE)
+    (counted,) = statistics.read()
+    assert (counted.model, counted.version) == ("squeezenet", 1)
+    assert (counted.images, counted.failed) == (2, 1)
+    # The batch of three failed, and each image was run by itself.
+    assert [(batch.size, batch.batches) for batch in counted.batches] == [(1, 2)]
 
 
 def test_late_and_abandoned_images_are_dropped(

@@ -11,6 +11,7 @@ from contracts.errors import ModelNotReady, ValidationFailed
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import Work
+from database.faces.template_rows import Unreadable
 
 KINDS = {
     "training": f"{__name__}:count",
@@ -49,6 +50,8 @@ def fail(work: Work, settings: Settings) -> dict[str, Any]:
         raise ValidationFailed("There is no such layer. Choose another.")
     if work.request.get("weights"):
         raise ModelNotReady("Pull the weights.")
+    if work.request.get("key"):
+        raise Unreadable("A key is missing.")
     raise RuntimeError("a secret at /some/path")
 
 

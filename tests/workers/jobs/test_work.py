@@ -284,14 +284,18 @@ def test_restart_of_valkey_does_not_disturb_jobs(installation: Installation) -> 
 
 
 @pytest.mark.slow
-def test_missing_weights_end_a_job_at_once_with_their_own_words(
+def test_missing_weights_and_keys_end_a_job_at_once_with_their_own_words(
     installation: Installation,
 ) -> None:
     installation.worker()
-    job = installation.finish(installation.submit("filters", weights=True))
-    assert (job.state, job.attempt) == ("failed", 1)
-    assert job.error is not None
-    assert (job.error.code, job.error.detail) == ("model_not_ready", "Pull the weights.")
+    for missing, code, detail in (
+        ("weights", "model_not_ready", "Pull the weights."),
+        ("key", "dependency_unavailable", "A key is missing."),
+    ):
+        job = installation.finish(installation.submit("filters", **{missing: True}))
+        assert (job.state, job.attempt) == ("failed", 1)
+        assert job.error is not None
+        assert (job.error.code, job.error.detail) == (code, detail)
 
 
 def test_job_that_runs_too_long_fails(installation: Installation) -> None:

@@ -248,8 +248,8 @@ def test_the_decoder_has_few_resources_and_permissions(
         frames.close()
     assert "secret" not in environment
     assert "PATH=" not in environment
-    assert len([name for name in opened if "clip" in name]) == 1
-    assert {name for name in opened if "clip" not in name} <= {"null"} | {
+    assert len([name for name in opened if "upload" in name]) == 1
+    assert {name for name in opened if "upload" not in name} <= {"null"} | {
         name for name in opened if name.startswith("pipe:")
     }
     limits = {line[:26].strip(): line[26:46].strip() for line in process_limits.splitlines()}

@@ -74,3 +74,20 @@ def test_impossible_calibrations_are_refused(
     answer = client.post(URL, json={"dataset_id": dataset, "target_fmr": 0.3} | change)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert detail in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("people", "target"), [(40, 0.0001), (36, 0.001)])
+def test_the_default_rate_is_the_strictest_that_the_pairs_support(
+    client: httpx.Client,
+    fakes: FakeServices,
+    dataset: str,
+    monkeypatch: pytest.MonkeyPatch,
+    people: int,
+    target: float,
+) -> None:
+    """Of 8 images each, 40 people make 49,920 pairs of different people, and 36 make 40,320."""
+    classes = {f"person {number}": 8 for number in range(people)}
+    info = fakes.datasets.rows.get(dataset).model_copy(update={"classes": classes})
+    monkeypatch.setattr(fakes.datasets.rows, "get", lambda _: info)
+    assert client.post(URL, json={"dataset_id": dataset}).status_code == 202
+    assert fakes.jobs.worked[-1][1]["target_fmr"] == target

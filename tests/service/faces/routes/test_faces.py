@@ -21,9 +21,10 @@ import redis
 from PIL import Image
 
 from contracts.errors import NoWorker, QueueFull, VersionNotFound
-from contracts.faces.subjects import NewTemplate, embedder_of
+from contracts.faces.subjects import MAX_TEMPLATES, NewTemplate, embedder_of
 from contracts.settings import Settings
-from tests.service.face_replies import CROWD, NARROW, NO_FACE, quality, vector_of
+from database.crypto.envelope import DecryptionError
+from tests.service.face_replies import CROWD, NARROW, NO_FACE, clip_of, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in, gray_png
 from tests.valkey import RealValkey
 
@@ -38,8 +39,10 @@ def fakes(tmp_path: Path, valkey: RealValkey) -> FakeServices:
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return Settings(_env_file=None, max_images=4, max_image_bytes=20_000, max_video_bytes=30_000)
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        _env_file=None, home=tmp_path, max_images=4, max_image_bytes=20_000, max_video_bytes=30_000
+    )
 
 
 def add(client: httpx.Client, fakes: FakeServices, name: str, level: float | None) -> str:
@@ -259,11 +262,13 @@ class TestLogin:
         ada, bea = add(client, fakes, "Ada", ADA), add(client, fakes, "Bea", BEA)
         for _ in range(5):
             assert login(client, ada, BEA).json()["decision"] == "no_match"
-        for subject_id, level, device in ((ada, ADA, "other"), (bea, BEA, "phone")):
-            answer = login(client, subject_id, level, device_id=device)
+        for subject_id, level in ((ada, ADA), (bea, BEA)):
+            answer = login(client, subject_id, level)
             assert code(answer, 429) == "locked_out"
             assert 1700 < int(answer.headers["Retry-After"]) <= 1800
-        assert login(client, bea, BEA, device_id="other").json()["decision"] == "match"
+        for subject_id, level in ((ada, ADA), (bea, BEA)):
+            answer = login(client, subject_id, level, device_id="other")
+            assert answer.json()["decision"] == "match"
 
     @pytest.mark.parametrize(
         ("fields", "files"),
@@ -413,14 +418,14 @@ class TestEnrollment:
         answer = client.post(where, files=[image(ADA), image(BEA)])
         assert answer.status_code == 202, answer.text
         assert answer.headers["Location"].startswith("/v1/jobs/job_")
-        assert client.post(where, files={"video": b"clip"}).status_code == 202
+        assert client.post(where, files={"video": clip_of(ADA)}).status_code == 202
         (_, images, inputs), (kind, video, clip) = fakes.jobs.worked
         assert (kind, images) == (
             "enrollment",
             {"subject_id": ada, "images": 2, "challenge": None},
         )
         assert inputs == {"image-00": gray_png(ADA), "image-01": gray_png(BEA)}
-        assert (video["images"], clip) == (0, {"video": b"clip"})
+        assert (video["images"], clip) == (0, {"video": clip_of(ADA)})
 
     def test_a_repeated_key_returns_the_same_job(
         self, client: httpx.Client, fakes: FakeServices
@@ -432,18 +437,46 @@ class TestEnrollment:
         other = client.post(where, files=[image(BEA)], headers=key)
         assert code(other, 409) == "idempotency_conflict"
 
-    def test_without_the_embedder_no_job_is_created(
+    @pytest.mark.parametrize("missing", ["face_embedder", "face_finder"])
+    def test_without_a_model_or_its_weights_no_job_is_created(
+        self,
+        client: httpx.Client,
+        fakes: FakeServices,
+        monkeypatch: pytest.MonkeyPatch,
+        missing: str,
+    ) -> None:
+        def choose(*_: object) -> NoReturn:
+            raise NoWorker("None.")
+
+        monkeypatch.setattr(fakes.workers, "choose", choose)
+        champions = {} if missing == "face_embedder" else {"champion": 1}
+        monkeypatch.setattr(fakes.store, "aliases", lambda _: champions)
+        where = f"{URL}/subjects/{add(client, fakes, 'Ada', None)}/enrollments"
+        for refused in (
+            client.post(where, files=[image(ADA)]),
+            client.post(f"{URL}/calibrations", json={"dataset_id": "ds_1"}),
+        ):
+            assert code(refused, 503) == "model_not_ready"
+            assert missing in refused.json()["detail"]
+        assert not fakes.jobs.worked
+
+    def test_what_the_job_would_find_out_is_found_out_before(
         self, client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def unknown(_: object) -> None:
-            return None
+        subject = add(client, fakes, "Ada", None)
+        where = f"{URL}/subjects/{subject}/enrollments"
+        junk = client.post(where, files={"video": b"not a video"})
+        assert code(junk, 422) == "invalid_video"
+        new = [NewTemplate(vector_of(ADA), quality(), "image")] * MAX_TEMPLATES
+        fakes.faces.templates.add(subject, new, embedder=NET)
+        assert code(client.post(where, files=[image(ADA)]), 409) == "conflict"
 
-        monkeypatch.setattr("service.faces.enrollment.embedder_in_force", unknown)
-        where = f"{URL}/subjects/{add(client, fakes, 'Ada', None)}/enrollments"
-        refused = client.post(where, files=[image(ADA)])
-        assert code(refused, 503) == "model_not_ready"
-        assert "face_embedder" in refused.json()["detail"]
-        assert fakes.jobs.worked == []
+        def decrypt(*_: object) -> NoReturn:
+            raise DecryptionError("the key is missing")
+
+        monkeypatch.setattr(fakes.faces.repositories.cipher, "decrypt_data_key", decrypt)
+        assert code(client.post(where, files=[image(ADA)]), 503) == "dependency_unavailable"
+        assert not fakes.jobs.worked
 
     def test_impossible_enrollments_are_refused(
         self, client: httpx.Client, fakes: FakeServices
@@ -503,4 +536,5 @@ def test_every_face_url_needs_the_key_except_the_public_keys(
     settings = Settings(_env_file=None, api_key="0123456789abcdef")
     with served(settings, fakes) as url:
         assert httpx.get(f"{url}{URL}/subjects").status_code == 401
+        assert httpx.get(f"{url}{URL}/policy").status_code == 401
         assert httpx.get(f"{url}/.well-known/jwks.json").status_code == 200

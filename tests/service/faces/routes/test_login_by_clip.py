@@ -1,5 +1,7 @@
 """A login by clip over HTTP: challenge, clip, decision. The worker is a fake."""
 
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,16 @@ import httpx
 import jwt
 import pytest
 import redis
+from sqlalchemy import update
 
 from contracts.errors import InternalError, QueueFull
 from contracts.faces.subjects import NewTemplate, embedder_of
 from contracts.queue import redis_keys
 from contracts.settings import Settings
-from service.faces.challenges import MAX_PER_SUBJECT
+from database.engine import writing
+from database.jobs.jobs import Jobs
+from database.tables import JobRecord
+from service.faces.challenges import MAX_DRAWS, MAX_PER_SUBJECT
 from tests.service.face_replies import clip_of, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in
 from tests.valkey import RealValkey
@@ -94,6 +100,30 @@ def test_a_challenge_can_be_used_once_and_for_one_purpose(
         assert len(fakes.dispatcher.asked) == before, "no clip was sent to a worker"
 
 
+def test_who_passes_may_log_in_as_often_as_they_like(
+    client: httpx.Client, valkey: RealValkey, ada: str
+) -> None:
+    """Actions are drawn ten times an hour for those who do not pass."""
+    with redis.Redis.from_url(valkey.url) as store:
+        for _ in range(MAX_DRAWS + 2):
+            answer = login(client, ada, challenge(client, ada), clip_of(ADA))
+            assert answer.json()["decision"] == "match"
+            # As if 90 seconds had passed.
+            store.delete(redis_keys.challenge_actions(ada, "login"))
+            store.delete(*store.keys("challenges:*"))
+        for _ in range(MAX_DRAWS):  # somebody else asks
+            challenge(client, ada, device_id="tablet")
+            store.delete(redis_keys.challenge_actions(ada, "login"))
+            store.delete(*store.keys("challenges:*"))
+        new = {"purpose": "login", "subject_id": ada, "device_id": "tablet"}
+        assert client.post(f"{URL}/challenges", json=new).status_code == 429
+        for _ in range(MAX_DRAWS):
+            challenge(client, ada)
+            store.delete(redis_keys.challenge_actions(ada, "login"))
+            store.delete(*store.keys("challenges:*"))
+    assert client.post(f"{URL}/challenges", json=new | {"device_id": "phone"}).status_code == 429
+
+
 def test_a_repeated_enrollment_returns_the_same_job(client: httpx.Client, ada: str) -> None:
     """As if the response was lost: the challenge has been used up by the same request."""
     created = challenge(client, ada, purpose="enroll")
@@ -111,6 +141,38 @@ def test_a_repeated_enrollment_returns_the_same_job(client: httpx.Client, ada: s
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json()["id"] == again.json()["id"]
     assert enroll("two").status_code == 409
+
+
+def test_an_enrollment_that_failed_through_our_fault_may_be_sent_again(
+    client: httpx.Client, fakes: FakeServices, ada: str
+) -> None:
+    created = challenge(client, ada, purpose="enroll")
+    sent = {"challenge_id": created["id"], "nonce": created["nonce"], "device_id": "phone"}
+    table = Jobs(fakes.faces.engine, lambda: datetime.now(UTC))
+
+    def enroll() -> int:
+        files = {"video": ("v.mp4", clip_of(ADA))}
+        return client.post(f"{URL}/subjects/{ada}/enrollments", data=sent, files=files).status_code
+
+    def fail(code: str) -> None:
+        """What a worker does, with the request of the last job."""
+        (_, request, _) = fakes.jobs.worked[-1]
+        job = table.create("enrollment", request, limit=9).job
+        with writing(fakes.faces.engine) as session:
+            failed = update(JobRecord).where(JobRecord.id == job.id)
+            session.execute(failed.values(state="failed", error_code=code))
+
+    assert enroll() == 202
+    assert enroll() == 409
+    fail("internal_error")
+    assert enroll() == 202
+    time.sleep(0.002)
+    (_, request, _) = fakes.jobs.worked[-1]
+    table.create("enrollment", request, limit=9)
+    assert enroll() == 409  # that one has not failed
+    time.sleep(0.002)  # jobs are ordered by their times
+    fail("invalid_video")
+    assert enroll() == 409
 
 
 def test_a_failed_clip_gives_only_the_reason(client: httpx.Client, ada: str) -> None:

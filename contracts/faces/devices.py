@@ -1,0 +1,89 @@
+"""Devices whose keys sign logins, and the copy of everything that is held on a person."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from contracts.faces.faces import Quality
+from contracts.faces.subjects import ErasedModel, FaceEvent, Subject
+from contracts.jobs import Job
+
+MAX_DEVICES = 16
+"""Devices per subject."""
+
+
+class NewDevice(BaseModel):
+    """Request to register a device."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device_id: str = Field(
+        min_length=1,
+        max_length=128,
+        pattern=r"^[^/\x00-\x1f]+$",
+        description="The device_id that its challenges and logins carry.",
+        examples=["iphone-5f0c"],
+    )
+    public_key: dict[str, Any] = Field(
+        description="JWK of the device's public key for ES256: kty EC, crv P-256, x, y.",
+        examples=[
+            {
+                "kty": "EC",
+                "crv": "P-256",
+                "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+                "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+            }
+        ],
+    )
+
+
+class Device(BaseModel):
+    """A registered device."""
+
+    device_id: str
+    public_key: dict[str, str]
+    created_at: datetime
+    last_used_at: datetime | None = None
+
+
+class Devices(BaseModel):
+    """The devices of a subject, oldest first."""
+
+    items: list[Device]
+
+
+class ExportedTemplate(BaseModel):
+    """One embedding."""
+
+    id: str
+    embedder: str
+    source: str
+    quality: Quality
+    vector: str = Field(description="Little-endian float32 numbers, base64.")
+    frame_id: str | None
+    created_at: datetime
+
+
+class ExportedFrame(BaseModel):
+    """One stored image."""
+
+    id: str
+    media_type: str
+    content: str = Field(description="The file, base64.")
+    created_at: datetime
+
+
+class SubjectExport(BaseModel):
+    """Everything that is held on a person."""
+
+    exported_at: datetime
+    subject: Subject
+    devices: list[Device]
+    templates: list[ExportedTemplate]
+    frames: list[ExportedFrame]
+    jobs: list[Job] = Field(description="The enrollments that are still recorded.")
+    events: list[FaceEvent] = Field(description="The audit, newest first.")
+    models: list[ErasedModel] = Field(
+        description="Model versions that were trained on the stored images."
+    )

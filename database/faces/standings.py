@@ -1,0 +1,111 @@
+"""What a subject's face may be used for: consent, failures since the last match, last use."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Engine, and_, func, or_, select, update
+
+from contracts.faces.consent import Consent
+from database.engine import batches, reading, writing
+from database.faces.template_rows import find_subject
+from database.tables import SubjectRecord
+
+_ACCURACY = timedelta(hours=1)  # of `last_used_at`, so that not every match has to write
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a subject stands.
+
+    Attributes:
+        disabled: Whether its face was disabled after too many failures.
+    """
+
+    name: str
+    consent: Consent | None
+    disabled: bool
+
+
+class Standings:
+    """Columns of the table of subjects. Raises `Unavailable` if the database does not answer."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def get(self, subject_id: str) -> Standing:
+        """How a subject stands.
+
+        Raises:
+            SubjectNotFound: There is no such subject.
+        """
+        with reading(self._engine) as session:
+            return _standing(find_subject(session, subject_id))
+
+    def of(self, ids: Collection[str]) -> dict[str, Standing]:
+        """How several stand; unknown ids are left out."""
+        standings: dict[str, Standing] = {}
+        with reading(self._engine) as session:
+            for batch in batches(ids):
+                query = select(SubjectRecord).where(SubjectRecord.id.in_(batch))
+                standings |= {row.id: _standing(row) for row in session.scalars(query)}
+        return standings
+
+    def record_match(self, subject_id: str) -> None:
+        """Record that a face has matched: a use, and the end of a row of failures."""
+        now, row = self._clock(), SubjectRecord
+        outdated = or_(
+            row.failures > 0,
+            row.face_disabled_at.is_not(None),
+            row.last_used_at.is_(None),
+            row.last_used_at < now - _ACCURACY,
+        )
+        with reading(self._engine) as session:
+            stale = select(row.id).where(row.id == subject_id, outdated)
+            if session.scalar(stale) is None:
+                return
+        with writing(self._engine) as session:
+            values = {"failures": 0, "face_disabled_at": None, "last_used_at": now}
+            session.execute(update(row).where(row.id == subject_id).values(values))
+
+    def record_failure(self, subject_id: str, most: int) -> bool:
+        """Count a failure; returns whether the face is disabled now."""
+        row = SubjectRecord
+        counted = (
+            update(row).where(row.id == subject_id).values(failures=row.failures + 1)
+        ).returning(row.failures)
+        with writing(self._engine) as session:
+            failures = session.scalar(counted)
+            if failures is None or failures < most:
+                return False
+            disabled = update(row).where(row.id == subject_id, row.face_disabled_at.is_(None))
+            session.execute(disabled.values(face_disabled_at=self._clock()))
+        return True
+
+    def unused(self, days: int, *, limit: int) -> list[str]:
+        """Ids of subjects that were neither used nor changed for some days, longest first."""
+        row, cutoff = SubjectRecord, self._clock() - timedelta(days=days)
+        unused = and_(
+            row.created_at < cutoff,
+            row.updated_at < cutoff,
+            or_(row.last_used_at.is_(None), row.last_used_at < cutoff),
+        )
+        oldest = func.coalesce(row.last_used_at, row.created_at)
+        query = select(row.id).where(unused).order_by(oldest, row.id).limit(limit)
+        with reading(self._engine) as session:
+            return list(session.scalars(query))
+
+
+def touch(subject: SubjectRecord, now: datetime) -> None:
+    """Record a use of a subject in the caller's transaction."""
+    subject.last_used_at = now
+
+
+def consent_of(row: SubjectRecord) -> Consent | None:
+    """The consent in a row."""
+    return None if row.consent is None else Consent.model_validate(row.consent)
+
+
+def _standing(row: SubjectRecord) -> Standing:
+    return Standing(row.name, consent_of(row), row.face_disabled_at is not None)

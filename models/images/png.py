@@ -1,0 +1,89 @@
+"""Leaves out what a PNG need not have: text, timestamps, private chunks, damaged ancillary chunks.
+
+Editors store their documents and histories in a PNG, of any size, and the standard lets a decoder
+ignore all of it. Pillow reads it all and refuses a file for the size or the checksum of a comment.
+So it gets the chunks that its pixels depend on.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+from contracts.errors import InvalidImage
+
+SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+
+_END = b"\0\0\0\0IEND\xaeB`\x82"
+_ANCILLARY = 0x20  # set in the first letter of the name
+# A large photo in chunks of 4 kB has some thousands. In a loop over millions of tiny ones the
+# interpreter lock would be held for seconds.
+_MAX_CHUNKS = 50_000
+_MAX_METADATA_BYTES = 1 << 20  # Pillow's own limit, beyond which it refuses the file
+# The texts where an orientation may be; XMP is not compressed, so that other programs can find it.
+_XMP, _EXIF = b"XML:com.adobe.xmp\0\0", b"Raw profile type exif\0"
+
+
+def only_needed(raw: bytes) -> bytes:
+    """A PNG without the chunks that its pixels do not depend on.
+
+    Raises:
+        InvalidImage: It consists of too many chunks.
+    """
+    parts, kept = [SIGNATURE], set()
+    for name, start, end in _chunks(raw):
+        is_needed = not name[0] & _ANCILLARY
+        if not is_needed and name not in kept:
+            is_needed = _is_useful(name, raw[start:end])
+            if is_needed:
+                kept.add(name)
+        if is_needed:
+            parts.append(raw[start:end])
+    parts.append(_END)
+    return b"".join(parts)
+
+
+def _chunks(raw: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of each chunk; the last one may be incomplete."""
+    at = len(SIGNATURE)
+    for _ in range(_MAX_CHUNKS):
+        head = raw[at : at + 8]
+        if len(head) < 8 or head[4:] == b"IEND":
+            return
+        end = at + 12 + int.from_bytes(head[:4])
+        yield head[4:], at, min(end, len(raw))
+        at = end
+    raise InvalidImage(
+        "The image consists of too many tiny pieces. Save it again with another program."
+    )
+
+
+def _is_useful(name: bytes, chunk: bytes) -> bool:
+    """Whether an ancillary chunk is undamaged and changes what the image looks like."""
+    body = chunk[8:-4]
+    match name:
+        case b"tRNS" | b"eXIf":
+            is_useful = True
+        case b"iCCP":
+            is_useful = _is_readable(body.partition(b"\0")[2][1:])
+        case b"iTXt":
+            is_useful = body.startswith(_XMP)
+        case b"tEXt":
+            is_useful = body.startswith(_EXIF)
+        case b"zTXt":
+            is_useful = body.startswith(_EXIF) and _is_readable(body[len(_EXIF) + 1 :])
+        case _:
+            return False
+    if len(body) > _MAX_METADATA_BYTES:
+        return False
+    return is_useful and struct.pack(">I", zlib.crc32(chunk[4:-4])) == chunk[-4:]
+
+
+def _is_readable(compressed: bytes) -> bool:
+    """Whether it can be uncompressed, to no more than Pillow accepts."""
+    stream = zlib.decompressobj()
+    try:
+        stream.decompress(compressed, _MAX_METADATA_BYTES)
+    except zlib.error:
+        return False
+    return stream.eof

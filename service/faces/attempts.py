@@ -1,0 +1,137 @@
+"""Attempts to match a subject: who makes them, whether they are allowed, and how they are counted.
+
+Logins and verifications against a subject share the same locks. Besides the lockout, which ends by
+itself, failures in a row are counted in the database: after `Policy.max_failures` of them the face
+is disabled, until another factor proves who the person is.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+
+from contracts.errors import Conflict, LockedOut, OpsinError, QueueFull, RateLimited
+from contracts.faces.consent import Policy
+from database.faces.standings import Standing
+from service.auth.failed_auth import network_of
+from service.faces.context import FaceServices
+from service.faces.decisions import Verdict
+from service.faces.lockout import Caller, Outcome
+
+_CLIENT_ERRORS = range(400, 500)
+
+
+@dataclass(slots=True)
+class Judgement:
+    """The result of an attempt; whoever judges it sets the verdict."""
+
+    verdict: Verdict | None = None
+
+
+async def caller_of(faces: FaceServices, request: Request, device_id: str | None) -> Caller:
+    """Who makes a request, as keyed hashes.
+
+    Raises:
+        Unavailable: The database does not answer.
+    """
+    address = network_of(request.client.host) if request.client else ""
+
+    def hashed() -> Caller:
+        hexdigest = faces.keyed_hash.hexdigest
+        device = hexdigest(f"device {device_id}".encode()) if device_id else ""
+        return Caller(device, hexdigest(f"address {address}".encode()) if address else "")
+
+    return await run_in_threadpool(hashed)
+
+
+@asynccontextmanager
+async def attempt(
+    faces: FaceServices, subject_id: str, caller: Caller, policy: Policy, *, signed: bool = False
+) -> AsyncIterator[Judgement]:
+    """Reserve an attempt, and count how it ended.
+
+    Raises:
+        SubjectNotFound: There is no such subject.
+        LockedOut: There were too many failures, or the face is disabled.
+        Conflict: The subject has not consented.
+        Unavailable: The database or Redis does not answer.
+    """
+    standing = await run_in_threadpool(faces.repositories.standings.get, subject_id)
+    require_usable(standing, policy, signed=signed)
+    reserved = await faces.lockout.begin(subject_id, caller, signed=signed)
+    judgement = Judgement()
+    outcome: Outcome = "neither"
+    try:
+        yield judgement
+        outcome = _outcome(judgement.verdict)
+    except OpsinError as error:
+        outcome = "unusable" if _is_clients(error) else "neither"
+        raise
+    finally:
+        await faces.lockout.end(reserved, outcome)
+        await _count(faces, subject_id, policy, outcome)
+
+
+def require_usable(standing: Standing, policy: Policy, *, signed: bool = False) -> None:
+    """Refuse a face that must not be compared.
+
+    Args:
+        signed: Whether a device of the subject signs; it may then enable the face again.
+
+    Raises:
+        LockedOut: The face is disabled.
+        Conflict: There is no consent in force.
+    """
+    require_consent(standing, policy)
+    if standing.disabled and not signed:
+        raise LockedOut(
+            "The face is disabled after too many failures in a row. Log in with another factor; "
+            "the signature of a registered device, or PATCH with face_disabled: false, enables it "
+            "again."
+        )
+
+
+def require_consent(standing: Standing, policy: Policy) -> None:
+    """Refuse a subject without a consent in force, where one is required.
+
+    Raises:
+        Conflict: There is none.
+    """
+    if has_consent(standing, policy):
+        return
+    raise Conflict(
+        "The subject has no consent that is in force, which this service requires. Record it with "
+        'PATCH /v1/faces/subjects/{id} and {"consent": {…}}.'
+    )
+
+
+def has_consent(standing: Standing, policy: Policy) -> bool:
+    """Whether a subject's face may be processed."""
+    if not policy.consent_required:
+        return True
+    return standing.consent is not None and standing.consent.in_force(datetime.now(UTC))
+
+
+async def _count(faces: FaceServices, subject_id: str, policy: Policy, outcome: Outcome) -> None:
+    standings = faces.repositories.standings
+    if outcome == "matched":
+        await run_in_threadpool(standings.record_match, subject_id)
+    elif outcome == "failed":
+        await run_in_threadpool(standings.record_failure, subject_id, policy.max_failures)
+
+
+def _outcome(verdict: Verdict | None) -> Outcome:
+    if verdict is None:
+        return "neither"
+    if verdict.decision == "match":
+        return "matched"
+    return "failed" if verdict.is_failure else "unusable"
+
+
+def _is_clients(error: OpsinError) -> bool:
+    """Whether an error is due to what the client sent."""
+    is_ours = isinstance(error, QueueFull | RateLimited | LockedOut)
+    return error.meaning.status in _CLIENT_ERRORS and not is_ours

@@ -1,0 +1,61 @@
+"""Erases subjects that were not used for too long, and says in public how long that is."""
+
+import structlog
+from fastapi.concurrency import run_in_threadpool
+
+from contracts.errors import OpsinError, SubjectNotFound
+from contracts.faces.consent import Policy
+from database.audit import Actor
+from service.dependencies import Services
+from service.faces import erasure
+
+log = structlog.get_logger()
+
+RETENTION = Actor("retention")
+_ERASURES_PER_RUN = 50  # so that a wrong clock or number can be noticed before all are gone
+
+
+async def run(services: Services) -> None:
+    """Erase some of the subjects whose time is over, on the same way as a request.
+
+    Raises:
+        Unavailable: The database does not answer.
+    """
+    repositories = services.faces.repositories
+    policy = await run_in_threadpool(repositories.policy.get)
+    if policy.retention_days is None:
+        return
+    subject_ids = await run_in_threadpool(
+        repositories.standings.unused, policy.retention_days, limit=_ERASURES_PER_RUN
+    )
+    for subject_id in subject_ids:
+        try:
+            await erasure.erase(services, subject_id)
+        except SubjectNotFound:
+            continue  # another process was faster
+        except OpsinError as error:
+            log.warning("erasure_unfinished", subject=subject_id, error=error.code)
+            continue
+        log.info("subject_erased", subject=subject_id, unused_days=policy.retention_days)
+        await run_in_threadpool(services.audit.write, RETENTION, "subject_erased", subject_id)
+
+
+def retention_text(policy: Policy) -> str:
+    """The public text on how long faces are kept."""
+    if policy.retention_text is not None:
+        return policy.retention_text
+    if policy.retention_days is None:
+        kept = "They are kept until the person, or whoever operates this service, has them erased."
+    else:
+        kept = (
+            f"A person who has not used face recognition here for {policy.retention_days} days is "
+            "erased automatically."
+        )
+    return (
+        "This service recognizes people by their faces. For each enrolled person it keeps "
+        "encrypted numbers that describe the face, and encrypted images if the person's record "
+        f"allows it.\n\n{kept} An erasure destroys the numbers, the images and the key that alone "
+        "decrypts them, and every model that was trained on the images.\n\nA record that a person "
+        "was enrolled and erased, and the log of decisions, are kept for a limited time without "
+        "images, numbers or names.\n"
+    )

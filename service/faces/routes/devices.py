@@ -1,0 +1,114 @@
+"""Below `/v1/faces/subjects/{id}`: keys of devices, and a copy of all that is held."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from contracts.faces.devices import Device, Devices, NewDevice, SubjectExport
+from contracts.faces.subjects import SUBJECT_ID
+from service.auth import audit
+from service.dependencies import ServicesDep
+from service.faces import examples as face_examples
+from service.faces.device_keys import read_public_key
+from service.faces.export import export
+from service.faces.subjects import embedder_in_force
+from service.http import examples
+from service.http.errors import problem_responses
+
+router = APIRouter(prefix="/v1/faces/subjects/{subject_id}", tags=["Faces"])
+
+SubjectId = Annotated[
+    str,
+    Path(description="A subject's id.", pattern=SUBJECT_ID, examples=[face_examples.SUBJECT_ID]),
+]
+_MISSING = problem_responses("subject_not_found", "validation_error", "dependency_unavailable")
+
+
+@router.post(
+    "/devices",
+    operation_id="register_device",
+    summary="Register a person's device",
+    status_code=201,
+    responses={
+        201: examples.json_response("The device.", face_examples.DEVICE),
+        **_MISSING,
+        **problem_responses("conflict"),
+    },
+)
+async def register_device(
+    *, request: Request, subject_id: SubjectId, body: NewDevice, services: ServicesDep
+) -> Device:
+    """Register the public key of a device, once the person has proved who they are.
+
+    Its logins carry `signature`, the ES256 signature of a challenge's nonce, as the bytes of its
+    text. WebCrypto's 64 bytes and the DER of Android and iOS are accepted. Keep the private key in
+    the device's key store, where it cannot be exported.
+    """
+    key = read_public_key(body.public_key)
+    devices = services.faces.repositories.devices
+    device = await run_in_threadpool(devices.add, subject_id, body.device_id, key)
+    await audit.record(request, services, "device_registered", subject_id)
+    return device
+
+
+@router.get(
+    "/devices",
+    operation_id="list_devices",
+    summary="List a person's devices",
+    responses={
+        200: examples.json_response(
+            "The devices, oldest first.", {"items": [face_examples.DEVICE]}
+        ),
+        **_MISSING,
+    },
+)
+async def list_devices(subject_id: SubjectId, services: ServicesDep) -> Devices:
+    """The registered devices with their public keys, at most 16."""
+    devices = services.faces.repositories.devices
+    return Devices(items=await run_in_threadpool(devices.list, subject_id))
+
+
+@router.delete(
+    "/devices/{device_id}",
+    operation_id="delete_device",
+    summary="Remove a person's device",
+    status_code=204,
+    responses={204: {"description": "Removed."}, **_MISSING, **problem_responses("not_found")},
+)
+async def delete_device(
+    *,
+    request: Request,
+    subject_id: SubjectId,
+    device_id: Annotated[str, Path(max_length=128, description="As it was registered.")],
+    services: ServicesDep,
+) -> Response:
+    """Remove a device, for example a lost one. Its signatures count no longer."""
+    devices = services.faces.repositories.devices
+    await run_in_threadpool(devices.remove, subject_id, device_id)
+    await audit.record(request, services, "device_removed", subject_id)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/export",
+    operation_id="export_subject",
+    summary="Export everything held on a person",
+    responses={
+        200: {"description": "The record, devices, templates, frames, jobs, audit and models."},
+        **_MISSING,
+    },
+)
+async def export_subject(
+    *, request: Request, response: Response, subject_id: SubjectId, services: ServicesDep
+) -> SubjectExport:
+    """Everything that is held on a person, decrypted, for the person who asks for it.
+
+    It contains the person's embeddings and images: send it to nobody else. The audit log keeps that
+    it was made.
+    """
+    response.headers["Cache-Control"] = "no-store"
+    embedder = await embedder_in_force(services)
+    exported = await run_in_threadpool(export, services, subject_id, embedder)
+    await audit.record(request, services, "subject_exported", subject_id)
+    return exported

@@ -1,0 +1,107 @@
+"""What PostgreSQL's files hold of an erased subject, and when an erasure may end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from contracts.faces.subjects import NewSubject
+from contracts.settings import Settings
+from database.engine import open_engine
+from database.faces.erasures import SCOPE
+from database.faces.repositories import FaceRepositories
+from database.idempotency import IdempotencyKey
+from database.migrations import upgrade
+from database.secure_delete import purge_deleted_rows
+from database.tables import Record
+from tests.database.conftest import Clock
+
+TRACES = ("Zenobia of Palmyra", "passport-XQ7731", "zzmeta")
+
+
+@pytest.fixture
+def engine(postgresql: str) -> Iterator[Engine]:
+    upgrade(postgresql)
+    engine = open_engine(postgresql)
+    yield engine
+    with engine.begin() as connection:
+        Record.metadata.drop_all(connection)
+        connection.execute(text("DROP TABLE IF EXISTS alembic_version"))
+    engine.dispose()
+
+
+@pytest.fixture
+def faces(engine: Engine, clock: Clock, tmp_path: Path) -> FaceRepositories:
+    return FaceRepositories.of(Settings(_env_file=None, home=tmp_path), engine, clock)
+
+
+def heap(engine: Engine) -> bytes:
+    """All files of the databases, as someone who steals the disk reads them."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CHECKPOINT"))
+        folder = Path(connection.scalar(text("SHOW data_directory")), "base")
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def add(faces: FaceRepositories, name: str, **more: Any) -> str:
+    key = IdempotencyKey(name, SCOPE, "digest")
+    return str(faces.subjects.create(NewSubject(name=name, **more), key=key)["id"])
+
+
+def erase_zenobia(faces: FaceRepositories, engine: Engine) -> bytes:
+    """Add three subjects and erase the last; returns its data key, which is encrypted."""
+    name, external_id, detail = TRACES
+    add(faces, "Ada")
+    add(faces, "Bea")
+    zen = add(faces, name, external_id=external_id, metadata={"m": detail})
+    with engine.connect() as connection:
+        query = text("SELECT data_key FROM subjects WHERE id = :id")
+        data_key = bytes(connection.scalar(query, {"id": zen}))
+        connection.commit()
+        connection.execute(text("ANALYZE"))
+        connection.commit()
+    assert name.encode() in heap(engine)
+    faces.subjects.erase(zen)
+    return data_key
+
+
+def test_no_file_of_a_table_holds_an_erased_subject(
+    faces: FaceRepositories, engine: Engine
+) -> None:
+    """Beside rows that stay, an ordinary vacuum leaves the bytes of a deleted one."""
+    data_key = erase_zenobia(faces, engine)
+    assert purge_deleted_rows(engine)
+    assert data_key in heap(engine), "if not, a rewrite is no longer needed"
+    assert purge_deleted_rows(engine, rewrite=True)
+    left = heap(engine)
+    assert data_key not in left
+    for trace in TRACES:
+        assert trace.encode() not in left
+    assert b"Bea" in left
+
+
+def test_a_transaction_that_still_sees_the_row_keeps_the_erasure_unfinished(
+    faces: FaceRepositories, engine: Engine
+) -> None:
+    with engine.connect() as reader:
+        reader.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        reader.scalar(text("SELECT count(*) FROM subjects"))
+        data_key = erase_zenobia(faces, engine)
+        assert not purge_deleted_rows(engine, rewrite=True)
+    assert purge_deleted_rows(engine, rewrite=True)
+    assert data_key not in heap(engine)
+
+
+def test_a_locked_table_keeps_the_erasure_unfinished_and_settings_are_reset(
+    faces: FaceRepositories, engine: Engine
+) -> None:
+    erase_zenobia(faces, engine)
+    with engine.begin() as reader:
+        reader.execute(text("LOCK TABLE subjects IN ROW EXCLUSIVE MODE"))
+        assert not purge_deleted_rows(engine, rewrite=True)
+    for _ in range(engine.pool.checkedin()):
+        with engine.connect() as connection:
+            assert connection.scalar(text("SHOW statement_timeout")) == "5s"
+            assert connection.scalar(text("SHOW lock_timeout")) == "5s"

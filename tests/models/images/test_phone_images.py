@@ -1,0 +1,239 @@
+"""What phones send, and what surrounds an image in a file."""
+
+import io
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from contracts.errors import ImageTooLarge, InvalidImage
+from contracts.settings import Settings
+from models.catalog import CATALOG
+from models.images import isolated
+from models.images.decode import DecodedImage, decode, decode_reduced, decode_upright
+from models.images.formats import sniff
+from models.images.jpeg_structure import read_structure
+from tests.images import (
+    HEIC,
+    broken_chunk,
+    display_p3,
+    encoded,
+    motion_photo,
+    netpbm_kinds,
+    oriented,
+    png_chunk,
+    png_with,
+    scene,
+)
+
+NETWORK = CATALOG["squeezenet"]
+MAX_PIXELS = Settings.model_fields["max_image_pixels"].default
+
+
+def read(data: bytes) -> DecodedImage:
+    return decode(data, network=NETWORK, resize="squash", max_pixels=MAX_PIXELS)
+
+
+def difference(data: bytes, expected: Image.Image) -> int:
+    """The largest difference of any level from the expected image."""
+    size = NETWORK.input_size[::-1]
+    small = np.asarray(expected.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+    return int(np.abs(read(data).pixels.astype(int) - small).max())
+
+
+def test_a_video_behind_a_jpeg_is_not_read() -> None:
+    still = encoded(scene(1600, 1200), "JPEG", quality=90)
+    whole = motion_photo(still)
+    assert read_structure(whole).end == len(still)
+    np.testing.assert_array_equal(read(whole).pixels, read(still).pixels)
+
+
+def test_markers_within_metadata_are_not_counted() -> None:
+    still = encoded(scene(), "JPEG")
+    metadata = b"\xff\xe5" + struct.pack(">H", 402) + b"\xff\xda" * 100 + b"\xff\xd9" * 100
+    data = still[:2] + metadata + still[2:]
+    structure = read_structure(data)
+    assert (structure.end, structure.scans) == (len(data), 1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
+def test_only_a_jpeg_without_all_rows_is_refused(mode: str, options: dict[str, object]) -> None:
+    whole = encoded(scene(640, 480).convert(mode), "JPEG", quality=90, **options)
+    for data in (whole[:-2], whole[:-1]):
+        np.testing.assert_array_equal(read(data).pixels, read(whole).pixels)
+    for cut in (8, 100, len(whole) // 2):
+        with pytest.raises(InvalidImage, match="Send all of the file"):
+            read(whole[:-cut])
+
+
+def test_a_multi_picture_jpeg_is_decoded_like_a_plain_one() -> None:
+    large = scene(2400, 1800)
+    several = encoded(large, "MPO", quality=90, save_all=True, append_images=[scene()])
+    with Image.open(io.BytesIO(several)) as opened:
+        assert opened.format == "MPO"
+    kept = decode(several, network=NETWORK, max_pixels=MAX_PIXELS, keep_pixels=MAX_PIXELS)
+    assert kept.full_size is None  # it was decoded at a reduced size, as a JPEG is
+    assert (kept.width, kept.height) == large.size
+
+
+@pytest.mark.parametrize("name", ["scene", "turned-by-container", "turned-by-exif", "sequence"])
+def test_heic_is_the_upright_main_image(name: str) -> None:
+    data = (HEIC / f"{name}.heic").read_bytes()
+    image = read(data)
+    assert (image.width, image.height) == scene().size
+    assert difference(data, scene()) <= 25
+    assert decode_upright(data, max_pixels=MAX_PIXELS).size == scene().size
+    assert decode_reduced(data, longest_side=48, max_pixels=MAX_PIXELS).pixels.shape == (32, 48, 3)
+
+
+def test_heic_of_ten_bits_and_with_alpha() -> None:
+    assert difference((HEIC / "ten-bit.heic").read_bytes(), scene()) <= 25
+    pixels = read((HEIC / "alpha.heic").read_bytes()).pixels
+    assert pixels[0].min() >= 240  # transparent at the top, so white
+    assert pixels[-1].min() < 120
+
+
+@pytest.mark.parametrize("brand", ["mif1", "heim", "heis", "hevc", "msf1", "heix"])
+def test_brands_of_heif(brand: str) -> None:
+    heic = (HEIC / "scene.heic").read_bytes()
+    assert sniff(heic[:8] + brand.encode() + heic[12:]) == "HEIF"
+
+
+def test_avif_is_recognized_by_its_compatible_brands() -> None:
+    avif = encoded(scene(), "AVIF")
+    assert sniff(avif[:8] + b"mif1" + avif[12:]) == "AVIF"
+    assert difference(avif[:8] + b"mif1" + avif[12:], scene()) <= 25
+
+
+@pytest.mark.parametrize("data", [b"\0\0\0\x18ftypisom", b"\0\0\0\x14ftypqt  \0\0\0\0qt  "])
+def test_a_video_is_no_image(data: bytes) -> None:
+    with pytest.raises(InvalidImage, match="video"):
+        sniff(data)
+
+
+@pytest.mark.parametrize("name", ["HEIF", "AVIF"])
+def test_pixels_of_an_isolated_format_are_limited(name: str) -> None:
+    data = (HEIC / "scene.heic").read_bytes() if name == "HEIF" else encoded(scene(), "AVIF")
+    assert read(data).width == 96
+    with pytest.raises(ImageTooLarge, match="96 x 64"):
+        decode(data, network=NETWORK, max_pixels=96 * 64 - 1)
+
+
+def test_a_compromised_decoder_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = isolated.HEADER.pack
+    outputs = [
+        b"",
+        pack(b"I", b"RGB", 2, 2, 0, 11) + bytes(11),
+        pack(b"I", b"RGB", 2, 2, 0, 12) + bytes(11),
+        pack(b"I", b"I;16", 2, 2, 0, 8) + bytes(8),
+        pack(b"I", b"RGB", 2**31, 2**31, 0, 2**31),
+        pack(b"I", b"RGB", 2, 2, 2**31, 12) + bytes(12),
+        pack(b"?", b"RGB", 2, 2, 0, 12) + bytes(12),
+    ]
+    for output in outputs:
+        script = tmp_path / "child.py"
+        script.write_text(f"import sys; sys.stdout.buffer.write({output!r})")
+        monkeypatch.setattr(isolated, "_CHILD", script)
+        with pytest.raises(InvalidImage, match="within the limits"):
+            read((HEIC / "scene.heic").read_bytes())
+
+
+def test_png_chunks_that_pixels_do_not_need_do_no_harm() -> None:
+    chunks = {
+        "long text": png_chunk(b"tEXt", b"Comment\0" + b"x" * 2_000_000),
+        "wrong checksum": broken_chunk(b"gAMA", bytes(4)),
+        "broken transparency": broken_chunk(b"tRNS", bytes(6)),
+        "damaged profile": png_chunk(b"iCCP", b"profile\0\0" + b"not compressed"),
+        "endless profile": png_chunk(b"iCCP", b"p\0\0" + zeros()),
+        "wrong length": png_chunk(b"pHYs", bytes(2)),
+        "private": png_chunk(b"mkBF", bytes(100_000)),
+        "damaged EXIF": png_chunk(b"eXIf", b"MM\0*nonsense"),
+        "damaged XMP": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zeros()),
+    }
+    for name, chunk in chunks.items():
+        assert difference(png_with(chunk), scene()) == 0, name
+    whole = encoded(scene(), "PNG")
+    assert difference(whole[:-12], scene()) == 0  # without IEND
+    assert difference(whole + b"garbage", scene()) == 0
+
+
+def zeros() -> bytes:
+    return zlib.compress(bytes(5_000_000))
+
+
+def test_orientation_of_a_png_in_old_places_is_applied() -> None:
+    turned = encoded(scene().transpose(Image.Transpose.ROTATE_90), "PNG")
+    xmp = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+    raw = b"Raw profile type exif\0\0" + zlib.compress(
+        b"\nexif\n%8d\n" % len(exif) + exif.hex().encode()
+    )
+    for chunk in (png_chunk(b"iTXt", xmp), png_chunk(b"zTXt", raw)):
+        data = turned[:33] + chunk + turned[33:]
+        assert (read(data).width, read(data).height) == scene().size
+    assert read(oriented(6, "PNG")).width == scene().width
+
+
+@pytest.mark.parametrize("kind", netpbm_kinds())
+def test_every_kind_of_netpbm(kind: str) -> None:
+    data = netpbm_kinds()[kind]
+    expected = {"P1": "1", "P4": "1", "P2": "L", "P5": "L"}.get(kind, "RGB")
+    assert difference(data, scene().convert(expected)) <= 2
+    with pytest.raises(InvalidImage):
+        read(data[:-8])
+
+
+def test_a_large_plain_ppm_takes_no_loop_over_pixels() -> None:
+    data = b"P3 1500 1000 255\n" + b"7 " * 4_500_000
+    started = time.process_time()
+    assert read(data).pixels.max() == 7
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_colors_of_a_profile_are_converted_to_srgb(image_format: str) -> None:
+    profile = display_p3()
+    quality = {"quality": 95} if image_format in {"JPEG", "WEBP", "AVIF"} else {}
+    image = Image.new("RGB", (64, 64), (200, 60, 40))
+    expected = ImageCms.profileToProfile(
+        image,
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+    )
+    assert expected is not None
+    assert expected.getpixel((0, 0))[0] > 210  # type: ignore[index]
+    plain = encoded(image, image_format, **quality)
+    described = encoded(image, image_format, icc_profile=profile, **quality)
+    assert difference(plain, image) <= 4
+    assert difference(described, expected) <= 4
+    upright = np.asarray(decode_upright(described, max_pixels=MAX_PIXELS)).astype(int)
+    assert np.abs(upright - np.asarray(expected)).max() <= 4
+
+
+def test_a_profile_of_other_colors_or_a_damaged_one_is_ignored() -> None:
+    profile = display_p3()
+    for bad in (profile[:200], profile[:16] + b"CMYK" + profile[20:], b"nonsense" * 40):
+        assert difference(encoded(scene(), "PNG", icc_profile=bad), scene()) == 0
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert difference(encoded(scene(), "PNG", icc_profile=srgb), scene()) == 0
+
+
+def test_alpha_survives_the_conversion_of_colors() -> None:
+    image = scene()
+    image.putalpha(0)
+    data = encoded(image, "PNG", icc_profile=display_p3())
+    assert read(data).pixels.min() == 255
+
+
+def test_an_image_of_50_megapixels_as_phones_count_them_is_accepted() -> None:
+    data = encoded(Image.new("1", (8192, 6144)), "PNG")
+    assert read(data).width == 8192

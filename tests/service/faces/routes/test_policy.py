@@ -1,0 +1,294 @@
+"""Consent, the total cap of failures, device keys, retention and export over HTTP."""
+
+import asyncio
+import base64
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import numpy as np
+import pytest
+import redis
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from jwt.algorithms import ECAlgorithm
+
+from contracts.faces.consent import NewPolicy, Policy
+from contracts.faces.subjects import NewTemplate, StoredFrame, embedder_of
+from contracts.queue.redis_keys import face_lock
+from contracts.settings import Settings
+from service.faces import retention
+from tests.service.face_replies import clip_of, quality, vector_of
+from tests.service.parts import FakeServices, face_services_in, gray_png
+from tests.valkey import RealValkey
+
+URL = "/v1/faces"
+ADA, BEA = 40, 120
+CONSENT = {"version": "2026-01", "text_digest": "sha256:ab", "by": "desk"}
+PRIVATE = generate_private_key(SECP256R1())
+PUBLIC = ECAlgorithm.to_jwk(PRIVATE.public_key(), as_dict=True)
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, valkey: RealValkey) -> FakeServices:
+    fakes = FakeServices(faces=face_services_in(tmp_path, redis_url=valkey.url, tables=True))
+    fakes.with_keys()
+    return fakes
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(_env_file=None, max_image_bytes=20_000, max_video_bytes=30_000)
+
+
+@pytest.fixture
+def ada(client: httpx.Client, fakes: FakeServices) -> str:
+    sent = {"name": "Ada", "keep_frames": True}
+    subject: str = client.post(f"{URL}/subjects", json=sent).json()["id"]
+    new = NewTemplate(vector_of(ADA), quality(), "image", StoredFrame("image/png", b"a frame"))
+    fakes.faces.templates.add(subject, [new], embedder=embedder_of(1))
+    return subject
+
+
+def login(client: httpx.Client, subject: str, level: int = ADA, **fields: str) -> httpx.Response:
+    sent = {"subject_id": subject, **fields}
+    return client.post(f"{URL}/login", data=sent, files={"image": gray_png(level)})
+
+
+def identify(client: httpx.Client, level: int = ADA) -> dict[str, Any]:
+    answer = client.post(f"{URL}/identify", files={"image": gray_png(level)})
+    assert answer.status_code == 200, answer.text
+    face: dict[str, Any] = answer.json()["faces"][0]
+    return face
+
+
+def code(answer: httpx.Response, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    return str(answer.json()["code"])
+
+
+def erase_unused(fakes: FakeServices) -> None:
+    async def run() -> None:
+        async with fakes.open_services(Settings(_env_file=None)) as services:
+            await retention.run(services)
+
+    asyncio.run(run())
+
+
+def signed_challenge(client: httpx.Client, subject: str, device: str = "phone") -> dict[str, str]:
+    """The fields of a login with a challenge that the device has signed."""
+    new = {"purpose": "login", "subject_id": subject, "device_id": device}
+    challenge = client.post(f"{URL}/challenges", json=new).json()
+    signature = PRIVATE.sign(challenge["nonce"].encode(), ECDSA(SHA256()))
+    return {
+        "challenge_id": challenge["id"],
+        "nonce": challenge["nonce"],
+        "device_id": device,
+        "signature": base64.urlsafe_b64encode(signature).decode(),
+    }
+
+
+def test_without_a_consent_in_force_a_face_is_not_processed(
+    client: httpx.Client, fakes: FakeServices, ada: str
+) -> None:
+    put = client.put(f"{URL}/policy", json={"consent_required": True})
+    assert put.json()["consent_required"] is True
+    where = f"{URL}/subjects/{ada}"
+    files = {"image": gray_png(ADA)}
+
+    def refused() -> bool:
+        answers = (
+            login(client, ada),
+            client.post(f"{URL}/verify", data={"subject_id": ada}, files=files),
+            client.post(f"{where}/enrollments", files=files),
+        )
+        assert len({answer.status_code == 409 for answer in answers}) == 1
+        assert bool(identify(client)["candidates"]) != (answers[0].status_code == 409)
+        return answers[0].status_code == 409
+
+    assert refused()
+    changed = client.patch(where, json={"consent": CONSENT}).json()
+    assert changed["consent"].items() >= CONSENT.items()
+    assert not refused()
+    now = datetime.now(UTC)
+    past = {"at": str(now - timedelta(days=2)), "expires_at": str(now - timedelta(days=1))}
+    client.patch(where, json={"consent": CONSENT | past})
+    assert refused()
+    assert "consent" in login(client, ada).json()["detail"]
+
+
+def test_a_subject_is_added_with_its_consent(client: httpx.Client) -> None:
+    sent = {"name": "Bea", "consent": CONSENT | {"at": "2026-01-02T03:04:05+02:00"}}
+    made = client.post(f"{URL}/subjects", json=sent).json()
+    assert made["consent"] == CONSENT | {"at": "2026-01-02T01:04:05Z", "expires_at": None}
+    for wrong in ({"version": "1"}, CONSENT | {"at": "yesterday"}, CONSENT | {"x": 1}):
+        answer = client.post(f"{URL}/subjects", json={"name": "C", "consent": wrong})
+        assert code(answer, 422) == "validation_error"
+
+
+def test_failures_in_a_row_disable_the_face_until_another_factor(
+    client: httpx.Client, fakes: FakeServices, valkey: RealValkey, ada: str
+) -> None:
+    client.put(f"{URL}/policy", json={"max_failures": 5})
+    client.post(f"{URL}/subjects/{ada}/devices", json={"device_id": "phone", "public_key": PUBLIC})
+    for number in range(5):
+        assert login(client, ada, BEA, device_id=f"d{number}").json()["decision"] == "no_match"
+    refused = login(client, ada, device_id="new")
+    assert code(refused, 429) == "locked_out"
+    assert "another factor" in refused.json()["detail"]
+    assert client.get(f"{URL}/subjects/{ada}").json()["face_disabled"] is True
+    verify = client.post(f"{URL}/verify", data={"subject_id": ada}, files={"image": gray_png(ADA)})
+    assert code(verify, 429) == "locked_out"
+    assert (identify(client)["decision"], identify(client)["candidates"]) == ("uncertain", [])
+    assert identify(client)["reason"] == "locked_out"
+    assert login(client, ada, **signed_challenge(client, ada)).json()["decision"] == "match"
+    assert login(client, ada, device_id="new").json()["decision"] == "match"
+
+
+def test_the_operator_enables_a_face(client: httpx.Client, fakes: FakeServices, ada: str) -> None:
+    where = f"{URL}/subjects/{ada}"
+    assert client.patch(where, json={"face_disabled": True}).json()["face_disabled"] is True
+    assert code(login(client, ada), 429) == "locked_out"
+    assert client.patch(where, json={"face_disabled": False}).json()["face_disabled"] is False
+    assert login(client, ada).json()["decision"] == "match"
+
+
+def test_a_subject_that_is_locked_is_not_named(
+    client: httpx.Client, fakes: FakeServices, valkey: RealValkey, ada: str
+) -> None:
+    assert identify(client)["candidates"][0]["subject_id"] == ada
+
+    with redis.Redis.from_url(valkey.url) as store:
+        store.set(face_lock(f"subject:{ada}"), b"1", px=60_000)
+    face = identify(client)
+    assert (face["decision"], face["reason"]) == ("uncertain", "locked_out")
+    assert face["candidates"] == []
+
+
+def test_a_signed_login_is_marked_in_its_token(client: httpx.Client, ada: str) -> None:
+    devices = f"{URL}/subjects/{ada}/devices"
+    made = client.post(devices, json={"device_id": "phone", "public_key": PUBLIC})
+    assert (made.status_code, made.json()["device_id"]) == (201, "phone")
+    assert client.put(f"{URL}/policy", json={"device_key_required": True}).status_code == 200
+    unsigned = login(client, ada)
+    assert code(unsigned, 422) == "validation_error"
+    assert "signature" in unsigned.json()["detail"]
+    fields = signed_challenge(client, ada)
+    body = login(client, ada, **fields).json()
+    assert body["decision"] == "match"
+    claims = jwt.decode(body["token"], options={"verify_signature": False})
+    assert claims["amr"] == ["face", "pop"]
+    assert "liveness" not in claims
+    assert code(login(client, ada, **fields), 409) == "conflict"  # the nonce counts once
+    assert client.get(devices).json()["items"][0]["last_used_at"]
+
+
+def test_a_signature_that_is_not_the_devices_fails_before_the_face_is_compared(
+    client: httpx.Client, fakes: FakeServices, ada: str
+) -> None:
+    devices = f"{URL}/subjects/{ada}/devices"
+    client.post(devices, json={"device_id": "phone", "public_key": PUBLIC})
+    unknown = login(client, ada, **signed_challenge(client, ada, "unknown"))
+    other = signed_challenge(client, ada)["signature"]
+    replaced = login(client, ada, **signed_challenge(client, ada) | {"signature": other})
+    assert client.delete(f"{devices}/phone").status_code == 204
+    removed = login(client, ada, **signed_challenge(client, ada))
+    for answer in (unknown, replaced, removed):
+        body = answer.json()
+        assert (body["decision"], body["reason"]) == ("no_match", "wrong_signature")
+    assert fakes.dispatcher.asked == []
+    assert code(client.delete(f"{devices}/phone"), 404) == "not_found"
+
+
+def test_a_clip_can_be_signed_and_required(
+    client: httpx.Client, fakes: FakeServices, ada: str
+) -> None:
+    client.put(f"{URL}/policy", json={"device_key_required": True, "liveness_required": True})
+    devices = f"{URL}/subjects/{ada}/devices"
+    client.post(devices, json={"device_id": "phone", "public_key": PUBLIC})
+    fields = {"subject_id": ada, **signed_challenge(client, ada)}
+    image = login(client, **fields | {"subject": fields.pop("subject_id")})
+    assert code(image, 422) == "validation_error"
+    clip = {"video": ("v.avi", clip_of(ADA))}
+    body = client.post(f"{URL}/login", data={"subject_id": ada, **fields}, files=clip).json()
+    assert body["decision"] == "match"
+    claims = jwt.decode(body["token"], options={"verify_signature": False})
+    assert (claims["amr"], claims["liveness"]) == (["face", "pop"], True)
+
+
+def test_malformed_ones_are_refused(client: httpx.Client, ada: str) -> None:
+    devices = f"{URL}/subjects/{ada}/devices"
+    for key in ({}, PUBLIC | {"d": "x"}, PUBLIC | {"y": PUBLIC["x"]}):
+        answer = client.post(devices, json={"device_id": "phone", "public_key": key})
+        assert code(answer, 422) == "validation_error"
+    slash = client.post(devices, json={"device_id": "a/b", "public_key": PUBLIC})
+    assert code(slash, 422) == "validation_error"
+    bare = login(client, ada, signature="A" * 86)
+    assert code(bare, 422) == "validation_error"
+    junk = login(client, ada, **signed_challenge(client, ada) | {"signature": "?"})
+    assert code(junk, 422) == "validation_error"
+
+
+def test_anyone_may_read_the_text(client: httpx.Client, fakes: FakeServices) -> None:
+    first = client.get(f"{URL}/retention")
+    assert first.headers["Content-Type"].startswith("text/plain")
+    assert "until the person" in first.text
+    client.put(f"{URL}/policy", json={"retention_days": 1095})
+    assert "1095 days" in client.get(f"{URL}/retention").text
+    client.put(f"{URL}/policy", json={"retention_text": "We keep nothing."})
+    assert client.get(f"{URL}/retention").text == "We keep nothing."
+
+
+def test_unused_subjects_are_erased_and_the_audit_says_by_whom(
+    client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bea = client.post(f"{URL}/subjects", json={"name": "Bea"}).json()["id"]
+    erase_unused(fakes)
+    assert len(client.get(f"{URL}/subjects").json()["items"]) == 2, "by default nobody"
+    fakes.faces.repositories.policy.set(NewPolicy(retention_days=30))
+    standings = fakes.faces.repositories.standings
+    later = datetime.now(UTC) + timedelta(days=29)
+    monkeypatch.setattr(standings, "_clock", lambda: later)
+    erase_unused(fakes)
+    standings.record_match(ada)
+    monkeypatch.setattr(standings, "_clock", lambda: later + timedelta(days=2))
+    erase_unused(fakes)
+    assert [one["id"] for one in client.get(f"{URL}/subjects").json()["items"]] == [ada]
+    entry = client.get("/v1/audit").json()["items"][0]
+    assert (entry["actor"], entry["action"], entry["subject"]) == (
+        *("retention", "subject_erased"),
+        bea,
+    )
+
+
+@pytest.mark.parametrize(
+    "sent", [{"max_failures": 0}, {"max_failures": 101}, {"retention_days": 0}, {"x": 1}]
+)
+def test_a_malformed_policy_is_refused(client: httpx.Client, sent: dict[str, int]) -> None:
+    assert code(client.put(f"{URL}/policy", json=sent), 422) == "validation_error"
+    assert Policy.model_validate(client.get(f"{URL}/policy").json()) == Policy()
+
+
+def test_an_export_holds_everything_and_is_audited(
+    client: httpx.Client, fakes: FakeServices, ada: str
+) -> None:
+    client.patch(f"{URL}/subjects/{ada}", json={"consent": CONSENT, "metadata": {"team": "a"}})
+    client.post(f"{URL}/subjects/{ada}/devices", json={"device_id": "phone", "public_key": PUBLIC})
+    login(client, ada)
+    answer = client.get(f"{URL}/subjects/{ada}/export")
+    assert answer.headers["Cache-Control"] == "no-store"
+    body = answer.json()
+    assert body["subject"].items() >= {"name": "Ada", "metadata": {"team": "a"}}.items()
+    assert body["subject"]["consent"]["version"] == "2026-01"
+    assert body["subject"]["last_used_at"]
+    (template,), (frame,) = body["templates"], body["frames"]
+    vector = np.frombuffer(base64.b64decode(template["vector"]), "<f4")
+    assert np.array_equal(vector, vector_of(ADA))
+    assert template["frame_id"] == frame["id"]
+    assert base64.b64decode(frame["content"]) == b"a frame"
+    assert [device["device_id"] for device in body["devices"]] == ["phone"]
+    assert [(event["kind"], event["outcome"]) for event in body["events"]] == [("login", "match")]
+    assert client.get("/v1/audit").json()["items"][0]["action"] == "subject_exported"
+    assert code(client.get(f"{URL}/subjects/sub_nobody/export"), 404) == "subject_not_found"
