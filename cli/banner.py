@@ -13,6 +13,7 @@ from cli.clients.api import Api
 from cli.home import Home
 from cli.output import warn
 from cli.settings import address
+from contracts.errors import OpsinError
 from contracts.inference.registry import ModelInfo
 from contracts.settings import Settings
 
@@ -22,7 +23,7 @@ _COLORS = {"ready": "green", "loading": "yellow", "unavailable": "red"}
 def print_banner(settings: Settings, home: Home, console: Console) -> None:
     """Print what runs where, and how to use and stop it."""
     models = Api(settings).models()
-    found = access(settings)
+    found = _access(settings)
     console.print(f"\n[bold green]Opsin is ready[/] at {address(settings)}\n")
     if models:
         console.print(models_table(models))
@@ -63,6 +64,16 @@ def curl_line(settings: Settings, home: Home, *, key: str | None) -> str:
     image = shorten(sample) if sample.exists() else "photo.jpg"
     header = f'-H "Authorization: Bearer {key}" ' if key else ""
     return f"curl {header}-F {shlex.quote(f'image=@{image}')} {address(settings)}/v1/classify"
+
+
+def _access(settings: Settings) -> Access:
+    """Who is let in; a database that fails just now is no reason not to start."""
+    from sqlalchemy.exc import SQLAlchemyError  # slow to load
+
+    try:
+        return access(settings)
+    except (OpsinError, SQLAlchemyError):
+        return Access("keyed")
 
 
 def _key_of(settings: Settings, found: Access) -> str | None:

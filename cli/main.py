@@ -24,7 +24,7 @@ COMMANDS = {
     "worker": ("serve:worker", "Run one inference worker, or one job worker, alone."),
     "doctor": ("diagnostics:doctor", "Check this machine and the installation; suggest fixes."),
     "backup": ("backup:backup", "Write database, store, datasets and jobs to one file."),
-    "restore": ("backup:restore", "Bring an empty home to the state of a backup."),
+    "restore": ("backup:restore", "Restore a backup into an empty home."),
     "keys": ("keys:app", "API keys: who may use the service."),
     "classify": ("classify:classify", "Say what images show."),
     "explain": ("explain:explain", "Show which parts of images speak for their class."),

@@ -30,6 +30,8 @@
     ├── RateLimited              429 rate_limited
     ├── LockedOut                429 locked_out
     ├── Unavailable              503 dependency_unavailable
+    │   ├── NeedsOperator            (the same code)
+    │   │   └── DiskUnusable         (the same code)
     │   ├── ModelNotReady            model_not_ready
     │   ├── NoWorker                 no_worker
     │   └── Draining                 draining
@@ -55,7 +57,7 @@ class Meaning:
 CODES: dict[str, Meaning] = {
     "bad_request": Meaning(400, "The request could not be understood"),
     "unauthorized": Meaning(401, "A valid key is required"),
-    "forbidden": Meaning(403, "The key may not do this"),
+    "forbidden": Meaning(403, "That is not allowed"),
     "not_found": Meaning(404, "There is nothing at this path"),
     "model_not_found": Meaning(404, "There is no model with that name"),
     "version_not_found": Meaning(404, "The model has no such version"),
@@ -230,6 +232,16 @@ class Unavailable(OpsinError):
     is_passing = True
 
 
+class NeedsOperator(Unavailable):
+    """Something of the installation is missing or unusable: waiting and retrying do not help."""
+
+    is_passing = False
+
+
+class DiskUnusable(NeedsOperator):
+    """A disk is full or read-only."""
+
+
 class ModelNotReady(Unavailable):
     code = "model_not_ready"
     is_passing = False  # such as missing weights, which no further attempt brings
@@ -257,10 +269,10 @@ def error_of(code: str, detail: str, *, retry_after: float | None = None) -> Ops
 
 
 def _tree(root: type[OpsinError]) -> dict[str, type[OpsinError]]:
-    classes = {root.code: root}
+    classes: dict[str, type[OpsinError]] = {}
     for child in root.__subclasses__():
         classes |= _tree(child)
-    return classes
+    return classes | {root.code: root}
 
 
 _CLASSES = _tree(OpsinError) | {"internal_error": InternalError}

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_serializer
 
+from contracts.public_paths import public_path
 from contracts.queue.redis_keys import FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
 
 JobKind = Literal[
@@ -15,6 +16,7 @@ JobKind = Literal[
     "dataset_import",
     "filters",
     "heatmap",
+    "activations",
     "quantize",
     "style_transfer",
     "dream",
@@ -28,6 +30,7 @@ WORK_QUEUES: dict[JobKind, str] = {
     "dataset_import": IMAGE_QUEUE,
     "filters": IMAGE_QUEUE,
     "heatmap": IMAGE_QUEUE,
+    "activations": IMAGE_QUEUE,
     "style_transfer": IMAGE_QUEUE,
     "dream": IMAGE_QUEUE,
     "enrollment": FACE_QUEUE,
@@ -40,6 +43,9 @@ MAX_NICENESS: Mapping[str, int] = {"enrollment": 5}
 """The maximum niceness of kinds that a client waits for; all others run as configured."""
 LEASE_SECONDS = 60.0
 """How long a running job may go without a heartbeat before another worker takes it over."""
+
+STARTING: str | None = "start"
+"""The phase of a job whose process is being started."""
 
 FINISHED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -70,6 +76,10 @@ class Artifact(BaseModel):
     media_type: str
     size: int
     url: str
+
+    @field_serializer("url")
+    def _public(self, url: str) -> str:
+        return public_path(url)
 
 
 class Job(BaseModel):

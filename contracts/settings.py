@@ -15,7 +15,14 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from contracts.public_paths import is_prefix
+
 MIB = 1024 * 1024
+# Any scheme that pages can have. A wildcard is a whole label, or the port.
+_ORIGIN = re.compile(
+    r"(?!(?:ftp|file|data|blob|javascript|wss?):)[a-z][a-z0-9+.-]*://"
+    r"(?:\*\.(?=.*[a-z]))?[^/\s?#@*,]+?(?::\*)?"
+)
 # What phones call 50 megapixels are 8192 x 6144 pixels.
 MAX_IMAGE_PIXELS = 52_000_000
 RELEASE = "0.1.0"
@@ -55,15 +62,24 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description=(
-            "Origins whose pages may call the API from a browser, separated by commas, e.g."
-            " https://app.example.org. Default: none."
+            "Origins whose pages may call the API from a browser, separated by commas: "
+            "https://app.example.org, https://*.example.org for all subdomains, "
+            "http://localhost:* for all ports, an app's such as capacitor://localhost, or * for "
+            "any. Default: none."
         ),
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description=(
             "Addresses or networks of reverse proxies, separated by commas, whose "
-            "X-Forwarded-For header is trusted. Default: the header is ignored."
+            "X-Forwarded-For, -Proto and -Prefix headers are trusted. Default: they are ignored."
+        ),
+    )
+    root_path: str = Field(
+        "",
+        description=(
+            "Path under which a reverse proxy offers the API, e.g. /opsin, for the URLs in "
+            "responses. X-Forwarded-Prefix of a trusted proxy takes precedence. Default: none."
         ),
     )
     max_connections: int = Field(
@@ -240,7 +256,9 @@ class Settings(BaseSettings):
         100,
         ge=1,
         description=(
-            "Unfinished jobs that are accepted; more get 429. Their images are stored in Redis."
+            "Unfinished jobs that are accepted; more get 429. One client may have up to 45 %, and "
+            "a tenth is kept for clients without any and for each queue. Their images are stored "
+            "in Redis."
         ),
     )
     job_retention_hours: int = Field(
@@ -395,6 +413,15 @@ class Settings(BaseSettings):
         "json", description="json for machines, console for people."
     )
 
+    log_file_mb: int = Field(
+        64,
+        ge=1,
+        description=(
+            "Size in MB at which `opsin up` begins a new log file of a process. The one before it "
+            "is kept."
+        ),
+    )
+
     @field_validator("models", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
@@ -410,10 +437,24 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if origin != "*" and not re.fullmatch(r"https?://[^/\s?#@]+", origin):
-                raise ValueError(f"'{origin}' is not an origin, e.g. https://app.example.org")
-        return value
+        # As browsers send them: in lower case, and without the scheme's own port.
+        ports = re.compile(r"^(http://.+):80$|^(https://.+):443$")
+        origins = [ports.sub(r"\1\2", origin.lower()) for origin in value]
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(_ORIGIN, origin):
+                raise ValueError(
+                    f"'{origin}' is not an origin, e.g. https://app.example.org, "
+                    "https://*.example.org or capacitor://localhost, without a path"
+                )
+        return tuple(origins)
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        prefix = value.rstrip("/")
+        if not is_prefix(prefix):
+            raise ValueError(f"'{value}' is not a path such as /opsin, outside /v1, /v2 and /docs")
+        return prefix
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -69,6 +69,7 @@ class JobRecord(Record):
     state: Mapped[str] = mapped_column(String(16))
     queue: Mapped[str | None] = mapped_column(String(40))  # None: runs on inference workers
     request: Mapped[dict[str, Any]]
+    client: Mapped[str | None] = mapped_column(String(64))  # who sent it, see `quota_key`
     input_digest: Mapped[str | None] = mapped_column(String(64))  # sha256 of the input, hex
     attempt: Mapped[int] = mapped_column(default=0)
     stalled: Mapped[int] = mapped_column(default=0)  # attempts since the last progress

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from contracts.settings import MIB, RELEASE, Settings
 from service.auth import audit_routes as audit
@@ -31,7 +30,11 @@ from service.jobs import routes as jobs
 from service.middleware.access_log import AccessLog
 from service.middleware.authentication import Authentication
 from service.middleware.body_limit import BodyLimit
+from service.middleware.content_encoding import ContentEncoding
+from service.middleware.cors import cors
+from service.middleware.forwarded import forwarded
 from service.middleware.memory_limit import UploadBudget
+from service.middleware.paths import Paths
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
 from service.protocols import oip_routes as oip
@@ -57,16 +60,20 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         title="Opsin",
         version=RELEASE,
         lifespan=lifespan,
+        openapi_url=None,  # see `service.http.docs`
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
+            *forwarded(settings),
             Middleware(SecurityHeaders),
             Middleware(RequestId),
             Middleware(AccessLog),
-            *_cors(settings),
-            Middleware(Authentication),
+            *cors(settings),
+            Middleware(Paths),
+            Middleware(Authentication, settings.cors_origins),
             Middleware(BodyLimit, max_request_bytes(settings), disk_body_limits(settings)),
+            Middleware(ContentEncoding, max_request_bytes(settings), disk_body_limits(settings)),
             Middleware(
                 UploadBudget, settings.upload_budget_mb * MIB, disk_body_limits(settings).keys()
             ),
@@ -102,23 +109,3 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
     openapi.install(app, settings)
     app.state.scope_table = ScopeTable.build(app.routes)
     return app
-
-
-def _cors(settings: Settings) -> list[Middleware]:
-    """Admits pages of other sites, if the settings name some.
-
-    It runs before authentication: a browser sends no key with a preflight request.
-    """
-    if not settings.cors_origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["*"],
-            allow_credentials=False,  # keys are headers; nothing here reads a cookie
-            expose_headers=["X-Request-Id", "Location", "Retry-After", "RateLimit"],
-            max_age=600,
-        )
-    ]

@@ -194,6 +194,14 @@ def broken_chunk(kind: bytes, body: bytes) -> bytes:
     return png_chunk(kind, body)[:-4] + b"\0\1\2\3"
 
 
+def claiming(data: bytes, width: int, height: int) -> bytes:
+    """A HEIF or AVIF of the scene whose container states another size."""
+    name = b"ispe\0\0\0\0"
+    stated = name + struct.pack(">II", *scene().size)
+    assert stated in data
+    return data.replace(stated, name + struct.pack(">II", width, height))
+
+
 def netpbm_kinds() -> dict[str, bytes]:
     """The scene in each kind of PBM, PGM and PPM."""
     color, grey = np.asarray(scene()), np.asarray(scene().convert("L"))
@@ -320,7 +328,10 @@ def hostile_images() -> dict[str, Case]:
         "GIF with a screen of 65535 x 65535": gif((65_535, 65_535), (0, 0, 8, 8)),
         "PPM bomb": b"P6 30000 30000 255\n" + bytes(64),
         "PPM of numbers beyond 64 bits": b"P6 9999999999 9999999999 255\n",
-        "AVIF of 56 megapixels": encoded(Image.new("L", (7500, 7500)), "AVIF", speed=10),
+        "AVIF that claims 30000 x 30000": claiming(encoded(scene(), "AVIF"), 30_000, 30_000),
+        "HEIC that claims 30000 x 30000": claiming(
+            (HEIC / "scene.heic").read_bytes(), 30_000, 30_000
+        ),
         "TIFF bomb": tiff(20_000, 20_000, b"\0" * 64),
         "TIFF of one huge tile": tiff(9, 9, b"\0" * 64, t322=32_768, t323=32_768, t324=8, t325=64),
         "run-length BMP of 50 megapixels": run_length_bmp(50_000, 1000),

@@ -39,7 +39,7 @@ def backup(
 ) -> None:
     """Write database, store, datasets and jobs to one file.
 
-    A running service goes on meanwhile.
+    A running service keeps running.
     """
     write_backup(load(), out, secrets=secrets)
 
@@ -78,9 +78,9 @@ def restore(
         bool, typer.Option("--force", help="Move aside what is in the home already.")
     ] = False,
 ) -> None:
-    """Bring an empty home to the state of a backup. Nothing may run from that home.
+    """Restore a backup into an empty home. Nothing may be running from that home.
 
-    A restore that was interrupted is finished.
+    Run it again to finish a restore that was interrupted.
     """
     restore_backup(load(), archive, force=force)
 

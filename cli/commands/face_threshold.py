@@ -1,5 +1,6 @@
 """`opsin faces calibrate` and `threshold`: the similarity at which two faces match."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +10,7 @@ from cli.clients.faces import FacesApi
 from cli.clients.http import JsonObject
 from cli.clients.jobs import JobsApi
 from cli.commands.jobs import follow_job
-from cli.options import AsJson, Key, Out, Server, To
+from cli.options import AsJson, Key, Server, To
 from cli.output import answers, notes, print_json, warn
 from cli.settings import load
 from cli.tables import Column, print_list
@@ -33,17 +34,17 @@ def calibrate(  # noqa: PLR0917 (typer reads options from the parameters)
     all_faces: Annotated[
         bool, typer.Option("--all-faces", help="Also use faces that a login would refuse.")
     ] = False,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A file or folder for the curve. Default: none."),
+    ] = None,
     to: To = None,
     apply: Annotated[bool, typer.Option("--apply", help="Use the threshold from now on.")] = False,
     as_json: AsJson = False,
     server: Server = None,
     key: Key = None,
 ) -> None:
-    """Measure the threshold for a false match rate on images of known people.
-
-    With --out, the curve is written as det.png.
-    """
+    """Measure the threshold for a false match rate on images of known people."""
     settings = load(key=key)
     api, jobs = FacesApi(settings, server), JobsApi(settings, server)
     request: JsonObject = {"dataset_id": dataset, "only_acceptable": not all_faces}

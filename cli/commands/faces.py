@@ -208,7 +208,7 @@ def verify(
 def identify(
     images: Images, as_json: AsJson = False, server: Server = None, key: Key = None
 ) -> None:
-    """Show who is on images."""
+    """Show who is in images."""
     results = _send_each("/identify", images, server, key)
     if as_json:
         print_json({shown(file.name): answer for file, answer in results.items()})
@@ -237,7 +237,7 @@ def _people(file: Path, answer: JsonObject) -> Iterator[tuple[str | Text, ...]]:
 
 @app.command()
 def detect(images: Images, as_json: AsJson = False, server: Server = None, key: Key = None) -> None:
-    """Show where faces are, and whether they are good enough to be recognised."""
+    """Show where faces are, and whether they are good enough to be recognized."""
     results = _send_each("/detect", images, server, key)
     if as_json:
         print_json({shown(file.name): answer for file, answer in results.items()})

@@ -12,6 +12,7 @@ from rich.text import Text
 from cli.clients.jobs import JobsApi
 from cli.options import AsJson, Json, Key, Out, Server, To, Yes
 from cli.output import CommandError, answers, clock_time, confirm, notes, print_json, print_path
+from cli.progress_text import phase_text, stopped_early
 from cli.settings import load
 from cli.tables import Column, print_list
 from contracts.jobs import Job
@@ -104,7 +105,7 @@ def follow_job(api: JobsApi, job_id: str) -> None:
                 bar.update(task, completed=data["fraction"], detail=escape(_phase(data)))
                 if data.get("phase") != phase and not console.is_terminal:
                     phase = data.get("phase")
-                    console.print(f"{kind}: {phase} …", markup=False)
+                    console.print(f"{kind}: {phase_text(phase)} …", markup=False)
             elif name == "state":
                 bar.update(task, description=f"{kind} {_colored(data['state'])}")
             else:
@@ -168,7 +169,7 @@ def _progress(job: Job) -> str:
 
 
 def _phase(data: dict[str, Any]) -> str:
-    parts = [data["phase"]] if data.get("phase") else []
+    parts = [phase_text(data["phase"])] if data.get("phase") else []
     for single, total in (("epoch", "epochs"), ("step", "steps")):
         if data.get(single) is not None:
             of_total = f"/{data[total]}" if data.get(total) else ""
@@ -179,8 +180,10 @@ def _phase(data: dict[str, Any]) -> str:
 
 
 def _metrics(row: dict[str, Any]) -> str:
-    return "  ".join(
+    line = "  ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in row.items()
-        if value is not None
+        if value is not None and name != "stopped_early"
     )
+    early = stopped_early(row)
+    return line if early is None else f"{line}\n{early}"

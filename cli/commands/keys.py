@@ -25,6 +25,7 @@ from cli.access import (
     cli_key_file,
     locked_text,
     make_cli_key,
+    write_cli_key,
 )
 from cli.options import Json, Yes
 from cli.output import (
@@ -133,8 +134,12 @@ def rotate(
     remaining = parse_duration(grace)
     if remaining > MAX_GRACE:
         raise CommandError(f"--grace may be {MAX_GRACE.days}d at most.", exit_code=2)
-    with _open_keys() as (_, keys):
-        _print_key(keys.rotate(key_id, remaining, actor=COMMAND))
+    with _open_keys() as (settings, keys):
+        own = _access(settings, keys).cli_key
+        made = keys.rotate(key_id, remaining, actor=COMMAND)
+        if own is not None and own.id == key_id:
+            _print_cli_key(write_cli_key(settings.home, made.key or ""))
+        _print_key(made)
     notes().print(f"{escape(key_id)} works for another {grace}", markup=False)
 
 
@@ -142,10 +147,13 @@ def rotate(
 def revoke(key_id: KeyId) -> None:
     """End a key for good, within two seconds. The service does not become open again."""
     with _open_keys() as (settings, keys):
+        own = _access(settings, keys).cli_key
         keys.revoke(key_id, actor=COMMAND)
         notes().print(f"[green]✓[/] {escape(key_id)} is revoked")
         if _access(settings, keys).state == "locked":
             warn(notes(), locked_text(settings))
+        elif own is not None and own.id == key_id:
+            warn(notes(), f"It was that of the commands on this machine. {MAKE_CLI_KEY}")
 
 
 @app.command()

@@ -34,6 +34,8 @@ from cli.settings import load
 from cli.streams import shown
 from cli.tables import Column, print_list
 from contracts.errors import OpsinError
+from contracts.inference.manifest import Served
+from contracts.inference.serving import Serving
 from contracts.settings import Settings
 from contracts.suggestions import explained
 from contracts.training.datasets import DatasetInfo
@@ -255,6 +257,8 @@ class _Summary(BaseModel):
     seconds: dict[str, float]
     promoted: bool
     promotion: Promotion
+    served: Served | None = None
+    serving: Serving | None = None
 
 
 def summarize(content: Mapping[str, Any], folder: Path | None) -> None:
@@ -286,6 +290,14 @@ def summarize(content: Mapping[str, Any], folder: Path | None) -> None:
         console.print(f"[dim]hardest classes by F1: {escape(named)}[/]")
     spent = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items() if value >= 1)
     console.print(f"[dim]seconds: {spent or 'under 1'}[/]")
+    for precision, reason in (result.served.rejected if result.served else {}).items():
+        warn(console, f"It is not served in {precision}: {reason}.")
+    if result.serving is not None and result.serving.reason is not None:
+        warn(
+            console,
+            f"It answers on {result.serving.ready} of {result.serving.workers} workers. "
+            f"{result.serving.reason}",
+        )
     mark = "[green]✓[/]" if result.promoted else "[yellow]![/]"
     champion = "is champion" if result.promoted else "is not champion"
     console.print(

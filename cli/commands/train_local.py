@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from cli.output import CommandError, clock_time, wrap
 from cli.processes.signals import StopSignals
+from cli.progress_text import phase_text
 from contracts.jobs import Progress as JobProgress
 from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
@@ -26,18 +27,6 @@ from models.locks import locked
 from models.store.manifest import write_atomically
 
 _JOB = "job.json"
-_PHASES = {
-    "data": "reading the dataset",
-    "features": "features of the frozen base",
-    "head": "head",
-    "finetune": "fine-tuning",
-    "scratch": "from scratch",
-    "evaluate": "measuring",
-    "export": "exporting",
-    "report": "drawing the report",
-    "publish": "publishing",
-    "promote": "publishing",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +120,7 @@ class TerminalWork:
 
     def progress(self, progress: JobProgress) -> None:
         self.check()
-        text = _PHASES.get(progress.phase or "", progress.phase or "")
+        text = phase_text(progress.phase)
         if progress.phase != self._phase:
             self._report_early_end()
             self._phase = progress.phase
@@ -151,7 +140,7 @@ class TerminalWork:
             (epoch for phase, epoch in self._printed_epochs if phase == self._phase), default=0
         )
         if planned and 0 < done < planned:
-            name = _PHASES.get(self._phase or "", self._phase or "")
+            name = phase_text(self._phase)
             self._bar.console.print(
                 f"{name}: stopped after {done} of {planned} epochs, as it no longer improved",
                 markup=False,
@@ -163,7 +152,7 @@ class TerminalWork:
             return
         self._printed_epochs.add(key)
         phase = str(row.get("phase"))
-        line = f"{_PHASES.get(phase, phase):<12} {row['epoch']:>3}/{self._epochs.get(phase, '?')}"
+        line = f"{phase_text(phase):<12} {row['epoch']:>3}/{self._epochs.get(phase, '?')}"
         line += f"   training: loss {row['loss']:.3f}, accuracy {row['accuracy']:6.1%}"
         if row.get("val_loss") is not None:
             line += (

@@ -18,7 +18,7 @@ from cli.clients.api import Api
 from cli.commands.weights import pull_defaults
 from cli.home import Home
 from cli.output import CommandError, notes, waiting, warn
-from cli.processes.logs import Follower, rotate
+from cli.processes.logs import Follower, limit_size, rotate
 from cli.processes.process import Program, opsin
 from cli.processes.signals import StopSignals
 from cli.processes.supervisor import Supervisor
@@ -26,7 +26,7 @@ from cli.processes.valkey import Valkey, embedded
 from cli.settings import environment, load
 from cli.startup import known_networks, migrate, require_free_port, require_key
 from contracts.inference.registry import Readiness
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 
 READY_SECONDS = 120.0
 IMPORT_SECONDS = 900.0
@@ -125,6 +125,8 @@ class Service:
             while not self.signals.wait(_TICK_SECONDS):
                 supervisor.restart_crashed()
                 follower.show_new()
+                for log in logs:
+                    limit_size(log, self.settings.log_file_mb * MIB)
         except _StopRequestedError:
             pass
         finally:

@@ -1,6 +1,8 @@
-"""The children's log files: rotated at a start, quoted on failure, followed on request."""
+"""The children's log files: rotated when they start or are large, quoted on failure, followed."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,6 +14,27 @@ def rotate(log: Path) -> Path:
     if log.exists():
         log.replace(log.with_name(log.name + ".1"))
     return log
+
+
+def limit_size(log: Path, max_bytes: int) -> bool:
+    """Move a log's content to ``.1`` if it is too large; whether it was.
+
+    The process that writes it keeps the same open file, and appends to it (`O_APPEND`). Lines that
+    it writes between the copy and the truncation are lost.
+    """
+    try:
+        if log.stat().st_size <= max_bytes:
+            return False
+    except FileNotFoundError:
+        return False
+    kept, copy = log.with_name(log.name + ".1"), log.with_name(log.name + ".new")
+    try:
+        shutil.copyfile(log, copy)
+        copy.replace(kept)
+    except OSError:  # no room: what runs is more important than what was
+        copy.unlink(missing_ok=True)
+    os.truncate(log, 0)
+    return True
 
 
 def tail(log: Path, *, lines: int) -> str:
@@ -56,10 +79,12 @@ class Follower:
 
     def show_new(self) -> None:
         """Show the whole lines that were added since the last call."""
-        for log, offset in self._offsets.items():
+        for log, shown in self._offsets.items():
             if not log.exists():
                 continue
             with log.open("rb") as file:
+                # A log that was too large has begun anew.
+                offset = shown if shown <= os.fstat(file.fileno()).st_size else 0
                 file.seek(offset)
                 added = file.read()
             whole = added[: added.rfind(b"\n") + 1]

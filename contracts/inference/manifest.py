@@ -67,6 +67,29 @@ class Parity(_Record):
         description="Largest absolute difference of any output, by endpoint; "
         "for heatmaps that of the median image."
     )
+    compared: str = Field(
+        "the exported SavedModel with the Keras model, both computed by TensorFlow in float32",
+        description="What was compared with what. `served` has the runtime that answers requests.",
+    )
+
+
+class Served(_Record):
+    """What the runtime that serves a version answered for all its held-out images."""
+
+    runtime: str = Field(description="Engine and precision, e.g. openvino-bfloat16.")
+    split: Literal["train", "validation", "test"] = Field(description="The images' split.")
+    pictures: int = Field(ge=1, description="Number of images: all of the split.")
+    accuracy: float = Field(ge=0, le=1, description="Of this runtime; the one that is reported.")
+    float32_accuracy: float = Field(ge=0, le=1, description="Of the trained network in float32.")
+    largest_difference: float = Field(
+        ge=0, description="Largest difference of any probability from the trained network's."
+    )
+    changed: int = Field(
+        ge=0, description="Number of images whose most probable class is another one in float32."
+    )
+    rejected: dict[str, str] = Field(
+        {}, description="Precisions in which it is not served, and why: they differ too much."
+    )
 
 
 class Draft(_Record):
@@ -86,6 +109,9 @@ class Draft(_Record):
     features: int = Field(description="Length of an embedding.")
     explain_layer: str = Field(description="The layer whose maps `explain` weighs.")
     parity: Parity
+    served: Served | None = Field(
+        None, description="Null for what was not trained here, or before this was measured."
+    )
     provenance: Provenance
     metrics: dict[str, float] = {}
     sanity: Sanity | None = Field(

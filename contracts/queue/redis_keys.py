@@ -162,6 +162,11 @@ def challenge(challenge_id: str) -> str:
     return f"challenge:{challenge_id}"
 
 
+def challenge_answer(key_hash: str) -> str:
+    """The challenge that a request with that Idempotency-Key was given, without its nonce."""
+    return f"challenge-answer:{key_hash}"
+
+
 def used_challenge(challenge_id: str) -> str:
     """A challenge that an enrollment has used, while that may still fail through our fault."""
     return f"challenge-used:{challenge_id}"
@@ -185,6 +190,6 @@ def challenges_issued(client: str, subject_id: str = "") -> str:
     return f"challenges:{client}:{subject_id}"
 
 
-def recent_clips(subject_id: str) -> str:
+def recent_clips(subject_id: str, purpose: str = "login") -> str:
     """Perceptual hashes of the clips sent for a subject, newest first; erased with the subject."""
-    return f"clips:{subject_id}"
+    return f"clips:{subject_id}" + ("" if purpose == "login" else f":{purpose}")

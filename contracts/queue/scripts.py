@@ -75,12 +75,17 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return false end
 redis.call('LPUSH', KEYS[1], ARGV[1])
 redis.call('LTRIM', KEYS[1], 0, ARGV[2] - 1)
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-return redis.call('LRANGE', KEYS[1], 0, -1)
+local found = redis.call('LRANGE', KEYS[1], 0, -1)
+for at = 3, #KEYS do
+  for _, clip in ipairs(redis.call('LRANGE', KEYS[at], 0, -1)) do found[#found + 1] = clip end
+end
+return found
 """
 """Remember a clip of a subject and return all remembered ones; false if the subject was erased.
 
 A concurrent erasure runs either before this script, which then refuses, or after it and removes
-what was added. KEYS: clips, erased. ARGV: the clip, how many to keep, expiry in seconds.
+what was added. KEYS: clips, erased, other lists of clips. ARGV: the clip, how many to keep, expiry
+in seconds.
 """
 
 CREATE_CHALLENGE = """
@@ -173,7 +178,7 @@ for i, limit in ipairs(limits) do
       redis.call('PEXPIRE', locks, limit.memory)
       local wait = math.min(limit.longest, limit.lock * 2 ^ math.min(earlier, 30))
       redis.call('SET', lock, '1', 'PX', wait)
-      if not limit.personal then redis.call('DEL', failures) end
+      if not limit.keeps then redis.call('DEL', failures) end
       locked = 1
     end
   end

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from contracts.inference.manifest import ModelName, Parity, Provenance
+from contracts.inference.manifest import ModelName, Parity, Provenance, Served
+from contracts.inference.serving import Serving
 
 Promote = Literal["if_better", "always", "never"]
 Split = Literal["train", "validation", "test"]
@@ -66,6 +67,10 @@ class Agreement(BaseModel):
 
     pictures: int = Field(ge=1)
     largest_difference: float = Field(ge=0, description="Largest difference of any probability.")
+    compared: str = Field(
+        "the exported SavedModel with the trained network, both computed by TensorFlow in float32",
+        description="What was compared with what. `served` has the runtime that answers requests.",
+    )
 
 
 class Promotion(BaseModel):
@@ -90,16 +95,29 @@ class TrainingReport(BaseModel):
     held_out: Split = Field(
         description="The split of the metrics below: test, or validation if there is no test split."
     )
-    metrics: dict[Split, SplitMetrics]
+    metrics: dict[Split, SplitMetrics] = Field(
+        description="Those of the held-out split are of the runtime that serves, see `served`; "
+        "the others were computed in float32 by the training."
+    )
     per_class: list[ClassReport]
     confusion_matrix: ConfusionMatrix
     curves: list[dict[str, Any]] = Field(
         description="One row per epoch, as in the job's `metrics`."
     )
     best_epochs: dict[str, int] = Field(description="By phase, the epoch whose weights were kept.")
+    stopped_early: dict[str, int] = Field(
+        {},
+        description="By phase, the epoch after which it ended because of early_stopping_patience.",
+    )
     most_wrong: list[Mistake]
     parity: Parity
     agreement: Agreement
+    served: Served | None = Field(
+        None,
+        description="What the runtime that serves answered for all held-out images; `metrics`, "
+        "`per_class`, `confusion_matrix` and `most_wrong` are of these answers. Null before this "
+        "was measured.",
+    )
     provenance: Provenance
     devices: list[str] = Field(description="Names of the devices it was trained on.")
     seconds: dict[str, float] = Field(description="Time spent in each phase.")
@@ -111,4 +129,9 @@ class TrainingResult(TrainingReport):
     version: int = Field(ge=1)
     promoted: bool
     promotion: Promotion
+    serving: Serving | None = Field(
+        None,
+        description="On which workers the promoted version answers; null if it was not promoted, "
+        "or was trained without a service.",
+    )
     finished_at: datetime

@@ -328,7 +328,8 @@ class TrainingRequest(_Part):
         "auto",
         description="auto: where it is faster, which is on a GPU of 2017 or later and, for a "
         "frozen base, on a processor with bfloat16 instructions; on: always; off: everything in "
-        "float32. Reported metrics are always computed in float32.",
+        "float32. Reported metrics are never those of mixed precision: held-out images are "
+        "evaluated by the runtime that serves, the others in float32.",
     )
     seed: int = Field(
         8, ge=0, le=2**31 - 1, description="The same seed, data and machine give the same result."

@@ -16,7 +16,7 @@ from hashlib import sha256
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from contracts.errors import Unavailable
+from contracts.errors import NeedsOperator
 from database.crypto.envelope import DecryptionError, EnvelopeCipher
 from database.crypto.master_keys import KEY_BYTES
 from database.engine import advisory_lock, reading, writing
@@ -43,8 +43,8 @@ class KeyedHash:
         """HMAC-SHA256 of the content in hex; the same at any time and in any process.
 
         Raises:
-            Unavailable: The database does not answer, or the master key that encrypted the hash's
-                key is missing.
+            Unavailable: The database does not answer.
+            NeedsOperator: The master key that encrypted the hash's key is missing.
         """
         return hmac.new(self._key(), content, sha256).hexdigest()
 
@@ -77,7 +77,7 @@ class KeyedHash:
         try:
             return self._cipher.decrypt(encrypted, _PURPOSE)
         except DecryptionError as error:
-            raise Unavailable(
+            raise NeedsOperator(
                 "Nothing can be compared with earlier requests because a key is missing. Tell the "
                 "operator.",
                 retry_after=60,

@@ -21,7 +21,7 @@ def failed_by_service(engine: Engine, subject_id: str, challenge_id: str) -> boo
         .where(
             JobRecord.kind == "enrollment",
             request["subject_id"].as_string() == subject_id,
-            request["challenge"]["id"].as_string() == challenge_id,
+            request["challenge", "id"].as_string() == challenge_id,
         )
         .order_by(JobRecord.created_at.desc(), JobRecord.id.desc())
         .limit(1)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts.errors import NotFound, Unavailable
+from contracts.errors import DiskUnusable, NotFound
 from contracts.faces.subjects import SUBJECT_ID
 
 FILE_ID = r"^ff_[A-Za-z0-9_-]{1,60}$"
@@ -36,7 +36,7 @@ class FaceFiles:
         """Write a file atomically.
 
         Raises:
-            Unavailable: The file cannot be written.
+            DiskUnusable: The file cannot be written.
         """
         path = self._path(subject_id, file_id)
         part = path.with_name(f".{secrets.token_hex(8)}.part")
@@ -50,7 +50,7 @@ class FaceFiles:
             part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise Unavailable("The frames cannot be written to disk.", retry_after=30) from error
+            raise DiskUnusable("The frames cannot be written to disk.", retry_after=30) from error
 
     def get(self, subject_id: str, file_id: str) -> bytes:
         """Read a file, which is encrypted.

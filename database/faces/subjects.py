@@ -20,7 +20,7 @@ from contracts.faces.subjects import (
 )
 from contracts.pages import Page
 from database.crypto.envelope import EnvelopeCipher, key_id_of
-from database.engine import batches, reading, writing
+from database.engine import reading, writing
 from database.faces.erased_ids import add_erased
 from database.faces.erasures import begin, delete_traces, require_unfinished
 from database.faces.face_files import FaceFiles
@@ -99,15 +99,6 @@ class Subjects:
         with reading(self._engine) as session:
             subject = find_subject(session, subject_id)
         data_key_of(self._cipher, subject)
-
-    def names(self, ids: Sequence[str]) -> dict[str, str]:
-        """The names of the subjects by id; unknown ids are left out."""
-        row, names = SubjectRecord, dict[str, str]()
-        with reading(self._engine) as session:
-            for batch in batches(ids):
-                query = select(row.id, row.name).where(row.id.in_(batch))
-                names |= dict(session.execute(query).all())
-        return names
 
     def list(
         self,

@@ -6,7 +6,7 @@ import numpy as np
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from contracts.errors import SubjectNotFound, Unavailable
+from contracts.errors import NeedsOperator, SubjectNotFound
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import EMBEDDING_SIZE, Template
 from contracts.queue.messages import Vector
@@ -21,7 +21,7 @@ from database.tables import (
 _DTYPE = np.dtype("<f4")
 
 
-class Unreadable(Unavailable):
+class Unreadable(NeedsOperator):
     """A subject's data cannot be decrypted; the database works and other subjects are readable."""
 
     is_passing = False

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from contracts.errors import Unavailable
+from contracts.errors import NeedsOperator
 from database.crypto.envelope import DecryptionError, EnvelopeCipher
 from database.engine import advisory_lock, reading, writing
 from database.tables import FaceSettingRecord
@@ -68,7 +68,7 @@ class TokenKeys:
         """Return the signing key; a new one is generated if there is none or it is too old.
 
         Raises:
-            Unavailable: The master key that encrypted it is missing.
+            NeedsOperator: The master key that encrypted it is missing.
         """
         with reading(self._engine) as session:
             keys = _load(session)
@@ -77,7 +77,7 @@ class TokenKeys:
         try:
             raw = self._decrypt(keys[0])
         except DecryptionError as error:
-            raise Unavailable(
+            raise NeedsOperator(
                 "Tokens cannot be signed because a key is missing. Tell the operator.",
                 retry_after=60,
             ) from error

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from contracts.errors import NotFound, Unavailable
+from contracts.errors import DiskUnusable, NotFound
 from contracts.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -56,7 +56,7 @@ class JobFiles:
 
         Raises:
             ValueError: A name is not valid.
-            Unavailable: The disk is full or not writable.
+            DiskUnusable: The disk is full or not writable.
         """
         if not inputs:
             return
@@ -79,7 +79,7 @@ class JobFiles:
 
         Raises:
             ValueError: `name` is not valid.
-            Unavailable: The disk is full or not writable.
+            DiskUnusable: The disk is full or not writable.
         """
         path = self._artifact(job_id, name)
         try:
@@ -214,7 +214,7 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _full() -> Unavailable:
-    return Unavailable(
+def _full() -> DiskUnusable:
+    return DiskUnusable(
         "The job's files cannot be written to the disk. Retry later.", retry_after=30
     )

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, and_, delete, func, or_, select
+from sqlalchemy import Engine, and_, delete, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from contracts.errors import Conflict, JobNotFound, QueueFull
+from contracts.errors import Conflict, JobNotFound
 from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind, JobState, Progress
 from contracts.pages import Page
 from database.engine import advisory_lock, batches, reading, writing
 from database.idempotency import IdempotencyKey, StoredResponse, delete_expired, lookup, remember
 from database.installation import belongs_to
+from database.jobs.admission import UNFINISHED, require_room
 from database.jobs.files import JobFiles
 from database.jobs.queries import JobEntry, depths, entries, jobs_of
 from database.paging import decode_time_and_id, encode_cursor, require_limit
@@ -27,8 +28,6 @@ from database.tables import JobRecord
 Clock = Callable[[], datetime]  # an aware time
 
 _LOCK = 0x0951_0002  # see `database.engine.advisory_lock`
-_RATE_WINDOW = timedelta(minutes=1)
-_UNFINISHED = ("queued", "running")  # listed, so that the index on the state is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,7 @@ class Jobs:
         input_digest: str | None = None,
         idempotency: IdempotencyKey | None = None,
         job_id: str | None = None,
+        client: str | None = None,
     ) -> CreatedJob:
         """Queue a job. The caller sends it to a worker if it is new.
 
@@ -81,17 +81,19 @@ class Jobs:
             limit: Maximum number of unfinished jobs, including this one.
             input_digest: SHA-256 of the input, in hex.
             job_id: From `new_job_id`, if the input has been stored under it.
+            client: Who sends it, see `service.auth.principal.quota_key`; None if unknown.
 
         Raises:
-            QueueFull: There are `limit` unfinished jobs; the error says when to retry.
+            QueueFull: There is no room for it, see `database.jobs.admission`.
             IdempotencyConflict: The key was used for another request.
         """
-        record = self._record(kind, request, input_digest, job_id or new_job_id())
+        job_id = job_id or new_job_id()
         try:
+            record = self._record(kind, request, input_digest, job_id, client)
             return self._insert(record, limit, idempotency)
         except IntegrityError:
             # Another process has used the same key between our read and our write.
-            record = self._record(kind, request, input_digest, job_id or new_job_id())
+            record = self._record(kind, request, input_digest, job_id, client)
             return self._insert(record, limit, idempotency)
 
     def earlier(self, idempotency: IdempotencyKey) -> Job | None:
@@ -140,7 +142,7 @@ class Jobs:
 
     def needs_dataset(self, dataset_id: str) -> bool:
         """Whether an unfinished job, such as a training, uses that dataset."""
-        query = select(JobRecord.request).where(JobRecord.state.in_(_UNFINISHED))
+        query = select(JobRecord.request).where(JobRecord.state.in_(UNFINISHED))
         with reading(self._engine) as session:
             return any(
                 request.get("dataset_id") == dataset_id for request in session.scalars(query)
@@ -148,7 +150,7 @@ class Jobs:
 
     def using_subject(self, subject_id: str) -> tuple[str, ...]:
         """The unfinished jobs that have that subject among their `subjects`."""
-        query = select(JobRecord.id, JobRecord.request).where(JobRecord.state.in_(_UNFINISHED))
+        query = select(JobRecord.id, JobRecord.request).where(JobRecord.state.in_(UNFINISHED))
         with reading(self._engine) as session:
             return tuple(
                 job_id
@@ -260,7 +262,12 @@ class Jobs:
         return finished
 
     def _record(
-        self, kind: JobKind, request: dict[str, Any], digest: str | None, job_id: str
+        self,
+        kind: JobKind,
+        request: dict[str, Any],
+        digest: str | None,
+        job_id: str,
+        client: str | None,
     ) -> JobRecord:
         now = self._clock()
         return JobRecord(
@@ -269,6 +276,7 @@ class Jobs:
             state="queued",
             queue=WORK_QUEUES.get(kind),
             request=request,
+            client=client,
             input_digest=digest,
             attempt=0,
             stalled=0,
@@ -288,7 +296,7 @@ class Jobs:
             now = record.created_at
             if idempotency and (first := lookup(session, idempotency, now)):
                 return CreatedJob(Job.model_validate(first.body), is_new=False)
-            self._check_room(session, limit, now)
+            require_room(session, record, limit)
             session.add(record)
             session.flush()
             job = jobs_of(session, [record])[0]
@@ -297,18 +305,6 @@ class Jobs:
                     session, idempotency, StoredResponse(202, job.model_dump(mode="json")), now
                 )
             return CreatedJob(job, is_new=True)
-
-    def _check_room(self, session: Session, limit: int, now: datetime) -> None:
-        count = select(func.count()).select_from(JobRecord)
-        unfinished = session.scalar(count.where(JobRecord.state.in_(_UNFINISHED))) or 0
-        if unfinished < limit:
-            return
-        recently = JobRecord.finished_at > now - _RATE_WINDOW
-        ended = session.scalar(count.where(JobRecord.state.in_(FINISHED), recently)) or 0
-        raise QueueFull(
-            f"There are {unfinished} unfinished jobs, the maximum. Retry later.",
-            retry_after=_RATE_WINDOW.total_seconds() / max(ended, 1),
-        )
 
 
 def find(session: Session, job_id: str, *, locked: bool = False) -> JobRecord:

@@ -14,9 +14,10 @@ from sqlalchemy import ColumnElement, Engine, and_, case, func, literal, or_, se
 from sqlalchemy.orm import Session
 
 from contracts.errors import InternalError, OpsinError
-from contracts.jobs import FINISHED, Progress
+from contracts.jobs import FINISHED, STARTING, Progress
 from database.engine import batches, reading, writing
 from database.jobs.jobs import Clock
+from database.jobs.turns import turns
 from database.tables import ArtifactRecord, JobRecord, MetricRecord, UtcTime
 
 MAX_ATTEMPTS = 3
@@ -112,24 +113,20 @@ class Leases:
             return self._claim(session, job_id, worker_id, now, lease_seconds)
 
     def claim_next(self, queue: str, worker_id: str, lease_seconds: float) -> Lease | None:
-        """Take the oldest free job of a queue; None if there is none."""
+        """Take the free job of a queue whose turn it is; None if there is none."""
         now = self._clock()
-        free = and_(JobRecord.queue == queue, _free(now))
-        oldest = (
-            select(JobRecord.id)
-            .where(free)
-            .order_by(JobRecord.created_at, JobRecord.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
+        free = _free(now)
         with reading(self._engine) as session:
-            if session.scalar(select(JobRecord.id).where(free).limit(1)) is None:
+            if session.scalar(select(JobRecord.id).where(JobRecord.queue == queue, free).limit(1)):
+                order = list(turns(session, queue, free))
+            else:
                 return None  # the usual case, without the lock of a writer
         with writing(self._engine) as session:
-            job_id = session.scalar(oldest)
-            if job_id is None:
-                return None
-            return self._claim(session, job_id, worker_id, now, lease_seconds)
+            for job_id in order:  # another worker may have taken the first ones
+                lease = self._claim(session, job_id, worker_id, now, lease_seconds)
+                if lease is not None:
+                    return lease
+            return None
 
     def get(self, job_id: str, worker_id: str, attempt: int) -> Lease | None:
         """The lease that the parent process has taken; None if it is no longer held."""
@@ -345,7 +342,11 @@ class Leases:
         is_job = JobRecord.id == job_id
         if not _changed(session, and_(is_job, _free(now)), taken):
             return None
-        return _lease(session.scalars(select(JobRecord).where(is_job)).one(), worker_id)
+        record = session.scalars(select(JobRecord).where(is_job)).one()
+        if record.queue is not None:
+            # A phase from the first second on: the process has yet to be started.
+            record.progress = Progress(fraction=0, phase=STARTING).model_dump()
+        return _lease(record, worker_id)
 
 
 def _lease(record: JobRecord, worker_id: str) -> Lease:

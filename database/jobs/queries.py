@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from contracts.jobs import Artifact, Job, JobError
+from database.jobs.turns import turns
 from database.tables import ArtifactRecord, JobRecord, MetricRecord
 
 
@@ -34,13 +35,14 @@ def jobs_of(session: Session, records: Sequence[JobRecord]) -> list[Job]:
     artifacts: dict[str, list[Artifact]] = {}
     for row in _rows_of(session, ArtifactRecord, ids):
         artifacts.setdefault(row.job_id, []).append(_artifact(row))
+    positions = _positions(session, records)
     return [
         Job.model_validate(
             _fields(record)
             | {
                 "metrics": metrics.get(record.id, []),
                 "artifacts": artifacts.get(record.id, []),
-                "queue_position": _position(session, record),
+                "queue_position": positions.get(record.id),
             }
         )
         for record in records
@@ -83,17 +85,14 @@ def _rows_of(session: Session, table: Any, ids: list[str]) -> Any:
     return session.scalars(select(table).where(table.job_id.in_(ids)).order_by(table.place)).all()
 
 
-def _position(session: Session, record: JobRecord) -> int | None:
-    """1 for the next job. A job whose worker was lost is older, so it comes first anyway."""
-    if record.state != "queued" or record.queue is None:
-        return None
-    same_time = and_(JobRecord.created_at == record.created_at, JobRecord.id < record.id)
-    before = select(func.count()).where(
-        JobRecord.queue == record.queue,
-        JobRecord.state == "queued",
-        or_(JobRecord.created_at < record.created_at, same_time),
-    )
-    return 1 + (session.scalar(before) or 0)
+def _positions(session: Session, records: Sequence[JobRecord]) -> dict[str, int]:
+    """The place of each queued one among those of its queue, from 1 for the next to start."""
+    queues = {record.queue for record in records if record.state == "queued" and record.queue}
+    return {
+        job_id: place
+        for queue in queues
+        for place, job_id in enumerate(turns(session, queue, JobRecord.state == "queued"), 1)
+    }
 
 
 def _fields(record: JobRecord) -> dict[str, Any]:

@@ -160,7 +160,13 @@ def _publish(
             update={"job_id": images.work.job_id, "quantized_from": manifest.version}
         )
         metrics = _unmeasured(manifest) | {"accuracy_before": before, "accuracy": after}
-        changed = {"precision": "int8", "provenance": provenance, "metrics": metrics}
+        # What was measured for the float32 version is not true of this one.
+        changed = {
+            "precision": "int8",
+            "provenance": provenance,
+            "metrics": metrics,
+            "served": None,
+        }
         images.work.check()
         return store.publish(manifest.model, staged, Draft(**(unchanged | changed)))
 

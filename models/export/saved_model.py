@@ -27,8 +27,8 @@ from models.store.labels import Label, write_labels
 
 SAVED_MODEL = "saved_model"
 KERAS_MODEL = "model.keras"
-# Each one takes 150 kB on the disk, and time whenever the version is loaded.
-_REFERENCE_IMAGES = 8
+REFERENCE_IMAGES = 8
+"""Each one takes 150 kB on the disk, and time whenever the version is loaded."""
 
 
 def export_version(
@@ -80,7 +80,7 @@ def export_version(
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
     differences = parity(endpoints, loaded, images)
     stored_images = images if stored_images is None else stored_images
-    _reference(endpoints, stored_images[:_REFERENCE_IMAGES]).write(folder / REFERENCE)
+    _reference(endpoints, stored_images[:REFERENCE_IMAGES]).write(folder / REFERENCE)
     height, width = model.inputs[0].shape[1:3]
     return Draft(
         network=blueprint.network,

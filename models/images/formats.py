@@ -36,7 +36,7 @@ _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "a gzip archive"),
     (b"8BPS", "a Photoshop document"),
     (b"\0\0\x01\0", "a Windows icon"),
-    (b"\0\0\x02\0", "a Windows cursor"),
+    (b"\0\0\x02\0", "a Windows cursor or a Targa image"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
     (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
     (b"\xff\x0a", "a JPEG XL image"),
@@ -73,6 +73,7 @@ _OTHER_BRANDS = {
     b"jxl ": "a JPEG XL image",
 }
 _MAX_BRANDS_BYTES = 256
+_SURPLUS = b"\r\n\t \xef\xbb\xbf"
 # PBM, PGM and PPM, with text or with bytes.
 _NETPBM = re.compile(rb"P[1-6][\s#]")
 
@@ -116,6 +117,9 @@ def _isolated_format(data: bytes) -> IsolatedFormat | None:
 
 
 def _describe(data: bytes) -> str:
+    bare = data.lstrip(_SURPLUS)
+    if bare != data and any(bare.startswith(magic) for magic, _ in _FORMATS):
+        return "an image behind a line break or a byte order mark, which some program put there"
     if data[4:8] == b"ftyp":
         return _OTHER_BRANDS.get(data[8:12], "a video or another media file")
     head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()

@@ -15,6 +15,7 @@ from contracts.errors import InvalidImage
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 _END = b"\0\0\0\0IEND\xaeB`\x82"
+_APPLE = b"CgBI"
 _ANCILLARY = 0x20  # set in the first letter of the name
 # A large photo in chunks of 4 kB has some thousands. In a loop over millions of tiny ones the
 # interpreter lock would be held for seconds.
@@ -28,10 +29,15 @@ def only_needed(raw: bytes) -> bytes:
     """A PNG without the chunks that its pixels do not depend on.
 
     Raises:
-        InvalidImage: It consists of too many chunks.
+        InvalidImage: It consists of too many chunks, or is no standard PNG.
     """
     parts, kept = [SIGNATURE], set()
     for name, start, end in _chunks(raw):
+        if name == _APPLE:
+            raise InvalidImage(
+                "The PNG was changed for an iPhone app, and only iOS can read it. "
+                "Send the original file."
+            )
         is_needed = not name[0] & _ANCILLARY
         if not is_needed and name not in kept:
             is_needed = _is_useful(name, raw[start:end])

@@ -28,7 +28,7 @@ from models.serving.openvino.runtime import OpenVinoExplainer
 from models.serving.parity_gate import find_heatmap_deviation
 from models.serving.reference import reference_of
 from models.serving.runtime import Precision, Runtime, RuntimeOptions, RuntimeUnavailableError
-from models.serving.selection import precisions, tensorflow_runtime
+from models.serving.selection import precisions, rejected_precisions, tensorflow_runtime
 
 Explain = Callable[[Pixels, npt.NDArray[np.int32]], dict[str, npt.NDArray[Any]]]
 """From images and classes to all outputs of the endpoint, by name."""
@@ -101,7 +101,10 @@ class ExplainEndpoints:
     def _choose(self, endpoint: Endpoint, sizes: Sequence[int]) -> tuple[Explain, str, bool]:
         """The function, the runtime's name, and whether its batches are padded."""
         if self._options.engine == "openvino":
+            rejected = rejected_precisions(self._manifest)
             for precision in precisions(self._options):
+                if precision in rejected:
+                    continue
                 try:
                     explainer = self._checked(endpoint, precision)
                 except RuntimeUnavailableError as unavailable:

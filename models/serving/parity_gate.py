@@ -77,6 +77,21 @@ def find_deviation(runtime: Runtime, reference: Reference, precision: Precision)
     return None
 
 
+def find_probability_deviation(
+    expected: Outputs, actual: Outputs, precision: Precision
+) -> str | None:
+    """Describe how probabilities deviate from those in float32; None if they agree.
+
+    Args:
+        expected: (n, classes) in float32.
+        actual: Those of the runtime.
+        precision: Selects the tolerances.
+    """
+    if not np.isfinite(actual).all():
+        return "some probabilities are not finite"
+    return _probability_deviation(expected, actual, TOLERANCES[precision])
+
+
 def _probability_deviation(
     expected: Outputs, actual: Outputs, tolerances: Tolerances
 ) -> str | None:

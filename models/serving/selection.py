@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contracts.inference.manifest import Manifest
+from contracts.inference.manifest import Draft
 from models.serving.openvino.runtime import INT8_FOLDER, OpenVinoRuntime
 from models.serving.parity_gate import find_deviation
 from models.serving.reference import reference_of
@@ -37,11 +37,22 @@ class SelectedRuntime:
     reason: str | None
 
 
-def choose_runtime(folder: Path, manifest: Manifest, options: RuntimeOptions) -> SelectedRuntime:
-    """Load a version with the first runtime that is available and passes the gate."""
+def choose_runtime(folder: Path, manifest: Draft, options: RuntimeOptions) -> SelectedRuntime:
+    """Load a version with the first runtime that is available and passes the gate.
+
+    Args:
+        folder: The version's.
+        manifest: The version's, or its draft. A precision that differed too much on the version's
+            own images when it was made is not used.
+        options: The requested runtime.
+    """
     reasons: list[str] = []
+    rejected = rejected_precisions(manifest)
     if options.engine == "openvino":
         for precision in _precisions(folder, options):
+            if precision in rejected:
+                reasons.append(f"openvino-{precision}: {rejected[precision]}")
+                continue
             try:
                 return SelectedRuntime(
                     _checked(folder, manifest, precision, options), _joined(reasons)
@@ -61,6 +72,11 @@ def tensorflow_runtime(folder: Path, options: RuntimeOptions) -> Any:
     return module.TensorFlowRuntime(folder, options)
 
 
+def rejected_precisions(manifest: Draft) -> dict[str, str]:
+    """The precisions in which a version is not served, with the reasons."""
+    return manifest.served.rejected if manifest.served is not None else {}
+
+
 def precisions(options: RuntimeOptions) -> list[Precision]:
     """The precisions to try for a float32 graph, fastest first."""
     return ["float32"] if options.precision == "float32" else ["bfloat16", "float32"]
@@ -74,7 +90,7 @@ def _precisions(folder: Path, options: RuntimeOptions) -> list[Precision]:
 
 
 def _checked(
-    folder: Path, manifest: Manifest, precision: Precision, options: RuntimeOptions
+    folder: Path, manifest: Draft, precision: Precision, options: RuntimeOptions
 ) -> Runtime:
     runtime = OpenVinoRuntime(folder, manifest, precision, options)
     samples = options.home and options.home / "samples"

@@ -4,9 +4,12 @@ A SavedModel is a folder, so it is sent as a zip that is written on the fly, nev
 or on the disk. Its members are stored, not compressed, because weights do not shrink.
 """
 
+import hashlib
+import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -34,14 +37,21 @@ class Download:
     """A file for a client.
 
     Attributes:
-        size: In bytes; None if it is not known before everything is sent.
-        chunks: The content; can be iterated over once.
+        size: In bytes; None if it is not known before everything is read.
+        fingerprint: Another one for other bytes.
+        read: The content from an offset on.
     """
 
     filename: str
     media_type: str
     size: int | None
-    chunks: Iterator[bytes]
+    fingerprint: str
+    read: Callable[[int], Iterator[bytes]]
+
+    @property
+    def chunks(self) -> Iterator[bytes]:
+        """The whole content."""
+        return self.read(0)
 
 
 def download(store: Store, model: str, version: int, kind: DownloadFormat) -> Download:
@@ -55,8 +65,11 @@ def download(store: Store, model: str, version: int, kind: DownloadFormat) -> Do
     name = f"{model}-{version}"
     match kind:
         case "saved_model":
-            chunks = _zipped(folder / "saved_model", name)
-            return Download(f"{name}.zip", "application/zip", None, chunks)
+            files = _files_below(folder / "saved_model")
+            read = partial(_zipped, folder / "saved_model", name)
+            size = _zip_size([(f"{name}/{path}", stat.st_size) for path, stat in files])
+            fingerprint = _fingerprint(f"{name}.zip", files)
+            return Download(f"{name}.zip", "application/zip", size, fingerprint, read)
         case "keras":
             return _file(folder / "model.keras", f"{name}.keras", "application/octet-stream")
         case "labels":
@@ -74,15 +87,30 @@ def _architecture(path: Path, filename: str) -> Download:
     """The layers and their connections, as `keras.Model.to_json` gives them."""
     with zipfile.ZipFile(path) as archive:
         content = archive.read("config.json")
-    return Download(filename, "application/json", len(content), iter((content,)))
+    fingerprint = _fingerprint(filename, [(path.name, path.stat())])
+    return Download(
+        filename,
+        "application/json",
+        len(content),
+        fingerprint,
+        lambda start: iter((content[start:],)),
+    )
 
 
 def _file(path: Path, filename: str, media_type: str) -> Download:
-    return Download(filename, media_type, path.stat().st_size, _read(path))
+    stat = path.stat()
+    fingerprint = _fingerprint(filename, [(path.name, stat)])
+    return Download(filename, media_type, stat.st_size, fingerprint, partial(_read, path))
 
 
-def _read(path: Path) -> Iterator[bytes]:
+def _fingerprint(name: str, files: Sequence[tuple[str, os.stat_result]]) -> str:
+    seen = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
+    return hashlib.sha256(repr((name, seen)).encode()).hexdigest()[:32]
+
+
+def _read(path: Path, offset: int = 0) -> Iterator[bytes]:
     with path.open("rb") as file:
+        file.seek(offset)
         while chunk := file.read(_CHUNK):
             yield chunk
 
@@ -105,7 +133,30 @@ class _WriteBuffer:
         return content
 
 
-def _zipped(folder: Path, prefix: str) -> Iterator[bytes]:
+def _files_below(folder: Path) -> list[tuple[str, os.stat_result]]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path.relative_to(folder).as_posix(), path.stat()) for path in paths]
+
+
+def _zip_size(members: Sequence[tuple[str, int]]) -> int | None:
+    """The size of a zip as `_zipped` writes it; None beyond 2 GiB, where its format changes.
+
+    A member takes a local header, its bytes and a data descriptor, and an entry in the directory.
+    """
+    lengths = [len(name.encode()) for name, _ in members]
+    total = sum(30 + n + 16 + 46 + n for n in lengths) + sum(size for _, size in members) + 22
+    return total if total < zipfile.ZIP64_LIMIT and len(members) < 0xFFFF else None
+
+
+def _zipped(folder: Path, prefix: str, offset: int = 0) -> Iterator[bytes]:
+    """A zip of the folder, from an offset on; what precedes that is made and dropped."""
+    for chunk in _whole_zip(folder, prefix):
+        if offset < len(chunk):
+            yield chunk[offset:]
+        offset = max(0, offset - len(chunk))
+
+
+def _whole_zip(folder: Path, prefix: str) -> Iterator[bytes]:
     buffer = _WriteBuffer()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -1,9 +1,9 @@
 """Decides whether a newly trained version becomes the champion, and explains why.
 
 The rule `if_better` compares accuracies on the same images. The champion's recorded accuracy counts
-only if it was measured on the same dataset (equal digest) and in the precision that is served: the
-int8 copies of earlier releases carry the accuracy of their float32 version. Otherwise the champion
-is evaluated on the held-out images of the new version.
+only if it was measured on the same dataset (equal digest) and by the same runtime as that of the
+new version: earlier releases recorded the accuracy in float32 and served in another precision.
+Otherwise the champion is evaluated on the held-out images of the new version, as it is served.
 """
 
 from collections.abc import Sequence
@@ -103,6 +103,7 @@ def _compare(candidate: PromotionCandidate, champion: Manifest, labels: Sequence
         champion.precision != "int8"
         and digest is not None
         and digest == champion.provenance.dataset_digest
+        and _runtime(champion) == _runtime(candidate.manifest)
     )
     if accuracy is None or not is_comparable:
         accuracy = candidate.evaluator.accuracy(champion, labels)
@@ -114,3 +115,8 @@ def _compare(candidate: PromotionCandidate, champion: Manifest, labels: Sequence
     )
     decision = candidate.decision(better, reason, champion.version)
     return decision.model_copy(update={"champion_accuracy": accuracy})
+
+
+def _runtime(version: Manifest) -> str | None:
+    """What measured a version's accuracy; None if that was the training itself, in float32."""
+    return version.served.runtime if version.served is not None else None

@@ -10,35 +10,34 @@ report, so that nothing is trained or evaluated twice.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from contracts.errors import InternalError, OpsinError, VersionInUse, VersionNotFound
 from contracts.inference.manifest import Draft, Manifest
+from contracts.inference.serving import Serving
 from contracts.jobs import Progress
-from contracts.queue.messages import Pixels
 from contracts.settings import MIB, Settings
 from contracts.training.training_result import TrainingReport, TrainingResult
 from contracts.training.trainings import TrainingRequest
 from contracts.work import Work, WorkStoppedError
+from models.datasets.dataset import Dataset
 from models.export.check_images import check_images
 from models.export.parity import ParityError
-from models.export.saved_model import export_version
+from models.export.saved_model import REFERENCE_IMAGES, export_version
 from models.images.decode import InputSpec
-from models.serving.openvino.runtime import OpenVinoRuntime
-from models.serving.runtime import RuntimeOptions, RuntimeUnavailableError
+from models.serving.reference import REFERENCE
+from models.serving.runtime import RuntimeOptions
+from models.serving.selection import choose_runtime
 from models.store.manifest import write_atomically
 from models.store.store import Store
 from models.training.data.data_source import DataSource, LibrarySource, TrainingData
 from models.training.data.feature_cache import FeatureCache
 from models.training.exported import ExportedModel, decode_examples
-from models.training.loop.progress import LEARNING_SHARE, LoggedWork
+from models.training.loop.costs import CostFile, Stage, expected_seconds, stages_of
+from models.training.loop.progress import LoggedWork, ProgressReporter
 from models.training.loop.trainer import TrainingEnvironment, train
 from models.training.memory import check_memory, memory_limit
 from models.training.promotion import PromotionCandidate, promote
@@ -48,28 +47,43 @@ from models.training.report.event_log import EventLog
 from models.training.report.report import (
     COMPARED_IMAGES,
     build_report,
+    compare_with_trained,
     evenly_spaced,
     explain_mistakes,
     held_out_split,
     manifest_metrics,
     provenance,
 )
+from models.training.served import BATCH, HeldOut, ServedEvaluation, evaluate_served
 from models.training.trained import TrainedModel
 from models.training.validation import check_model_name
 from models.weights.catalog import Weights
 
 _REPORT = "report.json"
-_BATCH = 32
-_STAGES = ("export", "report", "publish", "promote")
+_PLAN = "expected-seconds.json"
+_COSTS = "training-costs.json"
+_PUBLISHED = 0.98  # how much is done if an earlier attempt has published the version
 
 
-def run(work: Work, settings: Settings, source: DataSource | None = None) -> dict[str, Any]:
+UntilServed = Callable[[str, int, Callable[[], None]], Serving | None]
+"""Waits until a version of a model answers; calls the last argument often, which may raise."""
+
+
+def run(
+    work: Work,
+    settings: Settings,
+    source: DataSource | None = None,
+    until_served: UntilServed | None = None,
+    start_seconds: float | None = None,
+) -> dict[str, Any]:
     """Run a training, or the rest of it.
 
     Args:
         work: The attempt; its request is a `TrainingRequest` as JSON.
         settings: All settings.
         source: The data to train on; by default the dataset that the request names.
+        until_served: How to wait for a promoted version; by default, nothing is waited for.
+        start_seconds: How long the process of the job took to get here, if it has one.
 
     Returns:
         A `TrainingResult` as JSON.
@@ -82,12 +96,36 @@ def run(work: Work, settings: Settings, source: DataSource | None = None) -> dic
     request = TrainingRequest.model_validate(work.request)
     check_model_name(request.model)
     source = source or LibrarySource.of(request, settings)
-    training = _Run(work, settings, request, Store(settings.store_home), source)
+    plan = _Plan(loads=until_served is not None, start_seconds=start_seconds)
+    training = _Run(work, settings, request, Store(settings.store_home), source, plan)
     version = find_published(training.store, request.model, work.job_id)
     report = _read_report(work.folder)
     if version is None or report is None:
         version, report = training.train_and_publish(began)
-    return training.promote(version, report).model_dump(mode="json")
+    result = training.promote(version, report)
+    if result.promoted and until_served is not None:
+        result.serving = training.wait_until_served(result, until_served)
+    training.learn_costs()
+    return result.model_dump(mode="json")
+
+
+@dataclass(slots=True)
+class _Plan:
+    """The stages of a training, and its progress through them once they are known.
+
+    Attributes:
+        loads: Whether it waits until workers have loaded the version.
+        start_seconds: See `run`.
+        stages: In order.
+        expected: Their expected seconds.
+        progress: None until the dataset has been read.
+    """
+
+    loads: bool
+    start_seconds: float | None
+    stages: dict[str, Stage] = field(default_factory=dict)
+    expected: dict[str, float] = field(default_factory=dict)
+    progress: ProgressReporter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +137,7 @@ class _Run:
     request: TrainingRequest
     store: Store
     source: DataSource
+    plan: _Plan
 
     def train_and_publish(self, began: float) -> tuple[Manifest, TrainingReport]:
         """Train, export, report and publish."""
@@ -108,18 +147,19 @@ class _Run:
         check_memory(self.request, classes, memory_limit(self.settings.training_memory_mb))
         load_seconds = time.monotonic() - began
         log = EventLog(self.settings.event_logs_home / self.work.job_id)
-        environment = _environment(self.settings)
-        trained = train(self.request, data.dataset, LoggedWork(self.work, log), environment)
+        work, environment = LoggedWork(self.work, log), _environment(self.settings)
+        progress = self._begin(data.dataset, load_seconds)
+        trained = train(self.request, data.dataset, work, environment, progress)
         seconds = {"data": load_seconds, **trained.phase_seconds}
         with self.store.staging() as folder:
-            self._enter("export")
-            with _timed(seconds, "export"):
+            with _timed(seconds, "export"), self.stage("export"):
                 draft = self._export(trained, data, folder)
-            self._enter("report")
-            with _timed(seconds, "report"):
-                mistakes, agreement = explain_mistakes(
-                    trained, ExportedModel(folder), draft, data.names, self._max_pixels
-                )
+                exported = ExportedModel(folder)
+                agreement = compare_with_trained(trained, exported, draft, self._max_pixels)
+            with _timed(seconds, "check"):
+                trained, draft = self._measure(trained, exported, draft, data, folder)
+            with _timed(seconds, "report"), self.stage("report"):
+                mistakes = explain_mistakes(trained, exported, draft, data.names, self._max_pixels)
                 write_artifacts(self.work, log, trained, None if data.private else mistakes)
             report = build_report(trained, draft, mistakes, agreement, seconds)
             self._enter("publish")
@@ -151,30 +191,100 @@ class _Run:
             finished_at=datetime.now(UTC),
         )
 
+    def wait_until_served(
+        self, result: TrainingResult, until_served: UntilServed
+    ) -> Serving | None:
+        """Wait for the workers; None if the job is cancelled, which ends no more than the wait."""
+        try:
+            with self.stage("load"):
+                return until_served(result.model, result.version, self.work.check)
+        except WorkStoppedError as stopped:
+            if "cancelled" not in stopped.args:
+                raise
+            return None
+
+    def learn_costs(self) -> None:
+        """Keep what the stages have cost, for the estimates of later trainings."""
+        plan = self.plan
+        if plan.progress is not None:
+            self._costs.learn(plan.stages, plan.expected, plan.progress.ratios())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Report a stage that has no steps."""
+        if self.plan.progress is None:  # all before it was done by an earlier attempt
+            self._enter(name)
+            yield
+            return
+        with self.plan.progress.during(name):
+            yield
+
+    def _begin(self, dataset: Dataset, load_seconds: float) -> ProgressReporter:
+        """Plan the stages, of which the first ones are over."""
+        plan = self.plan
+        starts = plan.start_seconds is not None
+        plan.stages = stages_of(self.request, dataset, starts=starts, loads=plan.loads)
+        plan.expected = expected_seconds(self.work.folder / _PLAN, self._costs, plan.stages)
+        plan.progress = ProgressReporter(self.work, plan.expected)
+        if plan.start_seconds is not None:
+            plan.progress.elapsed("start", plan.start_seconds)
+        plan.progress.elapsed("data", load_seconds)
+        return plan.progress
+
+    @property
+    def _costs(self) -> CostFile:
+        return CostFile(self.settings.home / "cache" / _COSTS)
+
+    def _measure(
+        self,
+        trained: TrainedModel,
+        exported: ExportedModel,
+        draft: Draft,
+        data: TrainingData,
+        folder: Path,
+    ) -> tuple[TrainedModel, Draft]:
+        """Replace the evaluation of the held-out images by that of the runtime that serves."""
+        split = held_out_split(trained)
+
+        def report(share: float) -> None:
+            self._enter("check", share)
+
+        held_out = HeldOut(split, trained.evaluations[split], self._max_pixels, report)
+        measured = evaluate_served(folder, draft, held_out, RuntimeOptions.of(self.settings))
+        trained = replace(trained, evaluations={**trained.evaluations, split: measured.evaluation})
+        if not data.private:
+            self._store_reference(exported, draft, measured, folder)
+        metrics = manifest_metrics(trained)
+        return trained, draft.model_copy(update={"served": measured.served, "metrics": metrics})
+
+    def _store_reference(
+        self, exported: ExportedModel, draft: Draft, measured: ServedEvaluation, folder: Path
+    ) -> None:
+        """Let every worker compare its runtime on the images that are the hardest to agree on."""
+        examples = measured.evaluation.examples
+        hardest = list(measured.hardest[: REFERENCE_IMAGES // 2])
+        spread = evenly_spaced(len(examples), REFERENCE_IMAGES)
+        indices = list(dict.fromkeys([*hardest, *spread]))[:REFERENCE_IMAGES]
+        chosen = [examples[index] for index in indices]
+        images = decode_examples(chosen, draft, max_pixels=self._max_pixels)
+        exported.reference(images, draft.endpoints).write(folder / REFERENCE)
+
     def accuracy(self, version: Manifest, labels: Sequence[str]) -> float:
         """Implements `models.training.promotion.Evaluator`."""
         dataset = self.source.load().dataset
         examples = dataset.of("test") or dataset.of("validation") or dataset.of("train")
-        probabilities = self._served_function(version)
+        folder = self.store.path(version.model, version.version)
+        runtime = choose_runtime(folder, version, RuntimeOptions.of(self.settings)).runtime
         correct = 0
-        for start in range(0, len(examples), _BATCH):
-            batch = examples[start : start + _BATCH]
+        for start in range(0, len(examples), BATCH):
+            batch = examples[start : start + BATCH]
             pixels = decode_examples(batch, version, max_pixels=self._max_pixels)
-            predicted = probabilities(pixels).argmax(axis=1)
+            predicted = runtime.run("serve", pixels).argmax(axis=1)
             correct += sum(
                 labels[int(index)] == example.label
                 for index, example in zip(predicted, batch, strict=True)
             )
         return correct / len(examples)
-
-    def _served_function(self, version: Manifest) -> Callable[[Pixels], npt.NDArray[np.float32]]:
-        """A version's probabilities: in int8 if it is quantized, unless OpenVINO is missing."""
-        folder = self.store.path(version.model, version.version)
-        if version.precision == "int8":
-            options = RuntimeOptions("openvino", "int8", self.settings.worker_threads)
-            with suppress(RuntimeUnavailableError):
-                return partial(OpenVinoRuntime(folder, version, "int8", options).run, "serve")
-        return ExportedModel(folder).probabilities
 
     def _check_still_publishable(self, version: Manifest) -> None:
         """Delete the version again if its images may not be used any more.
@@ -209,10 +319,11 @@ class _Run:
         except ParityError as error:
             raise InternalError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
 
-    def _enter(self, stage: str) -> None:
-        share = _STAGES.index(stage) / len(_STAGES)
-        fraction = LEARNING_SHARE + (1 - LEARNING_SHARE) * share
-        self.work.progress(Progress(fraction=fraction, phase=stage))
+    def _enter(self, stage: str, done: float = 0.0) -> None:
+        if self.plan.progress is not None:
+            self.plan.progress.report(stage, done)
+        else:
+            self.work.progress(Progress(fraction=_PUBLISHED, phase=stage))
 
     @property
     def _max_pixels(self) -> int:

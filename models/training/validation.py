@@ -20,7 +20,6 @@ MIN_IMAGE_SIDES: dict[TrainableNetwork, int] = {
     "squeezenet": 31,
     "vgg16": 32,
     "vgg19": 32,
-    "vgg19_bn": 16,
     "cnn_face": 36,
 }
 """Smallest input side in pixels; the other networks accept every size that a request may name."""

@@ -8,7 +8,6 @@ process: they need no Redis, and N processes allow N times as many.
 """
 
 import hashlib
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import structlog
 
 from contracts.errors import RateLimited
 from contracts.keys import KEY_PATTERN
+from service.http.addresses import network_of
 
 MAX_FAILED_ATTEMPTS = 20  # different wrong keys of one address within the window
 WINDOW_SECONDS = 60.0
@@ -71,14 +71,3 @@ def _fingerprint(credential: str) -> bytes:
     match = KEY_PATTERN.fullmatch(credential)
     text = credential if match is None else match[1]
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8]
-
-
-def network_of(host: str) -> str:
-    """The address; for IPv6 the /64 network, which usually belongs to one customer."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if address.version == 4:
-        return host
-    return str(ipaddress.ip_network((address, 64), strict=False))

@@ -26,8 +26,6 @@ ANY: Access = SCOPES
 PLANNED_RULES: tuple[Rule, ...] = (
     ("POST", "/v1/style_transfers", ("infer",)),
     ("POST", "/v1/dreams", ("infer",)),
-    # Not public: it tells the names of models and how busy they are. Prometheus can send a key.
-    ("GET", "/metrics", ANY),
 )
 # Public is what a client needs before it has a key, and what reveals no more than the source code:
 # - /healthz, /readyz and their equivalents of the Open Inference Protocol: probes send no key. They
@@ -70,6 +68,8 @@ RULES: tuple[Rule, ...] = (
     ("*", "/v1/jobs*", ("infer", "train", "faces")),
     ("GET", "/v1/presets", ANY),
     ("GET", "/v1/system", ANY),
+    # Not public: it tells the names of models and how busy they are. Prometheus can send a key.
+    ("GET", "/metrics", ANY),
     ("POST", "/v2/models/*/infer", ("infer",)),
     # These change nothing.
     ("POST", "/v2/repository/*", ANY),

@@ -1,5 +1,6 @@
 """`/v1/datasets`: labelled images to train on."""
 
+import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -17,6 +18,7 @@ from service.datasets.upload import AddQuery, CreateQuery
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.body import JSON_TYPE
+from service.http.conditional import etag_matches
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader, PrefersAsync
@@ -266,11 +268,20 @@ async def list_files(
     },
 )
 async def get_thumbnail(
-    dataset_id: DatasetId, file_id: FileId, deadline: DeadlineDep, services: ServicesDep
+    *,
+    request: Request,
+    dataset_id: DatasetId,
+    file_id: FileId,
+    deadline: DeadlineDep,
+    services: ServicesDep,
 ) -> Response:
     """The thumbnail of an admitted file; created at the first request."""
     jpeg = await services.decoder.run(
         lambda: services.datasets.thumbnail(dataset_id, file_id),
         deadline_seconds=deadline.remaining,
     )
-    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": _CACHED})
+    etag = f'"{hashlib.sha256(jpeg).hexdigest()[:32]}"'
+    headers = {"Cache-Control": _CACHED, "ETag": etag}
+    if etag_matches(request.headers, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(jpeg, media_type="image/jpeg", headers=headers)

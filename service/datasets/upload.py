@@ -115,7 +115,14 @@ async def create(
     if content_type == FORM_TYPE:
         async with _uploaded(request, deadline, services) as (form, path):
             return await _create_from(
-                form, path, query, key=key, deferred=deferred, deadline=deadline, services=services
+                form,
+                path,
+                query,
+                key=key,
+                client=quota_key(request.scope),
+                deferred=deferred,
+                deadline=deadline,
+                services=services,
             )
     raise UnsupportedMediaType(f"Set Content-Type to {FORM_TYPE} or {JSON_TYPE}.")
 
@@ -181,7 +188,9 @@ async def _uploaded(
             path = folder / ARCHIVE
             async with deadline.enforced():
                 reader = MultipartReader(
-                    request.headers["Content-Type"], _fields(path, store.limits.archive_bytes)
+                    request.headers["Content-Type"],
+                    _fields(path, store.limits.archive_bytes),
+                    hint="Options, such as ?validation=0.2, belong in the query of the URL.",
                 )
                 length = declared_length(request)
                 await run_in_threadpool(store.limits.require_room, folder, length)
@@ -211,6 +220,7 @@ async def _create_from(
     query: CreateQuery,
     *,
     key: str | None,
+    client: str,
     deferred: bool,
     deadline: Deadline,
     services: Services,
@@ -225,6 +235,7 @@ async def _create_from(
             {"name": name, **query.model_dump()},
             inputs={ARCHIVE: path},
             idempotency=(idempotency.key, idempotency.digest) if idempotency else None,
+            client=client,
         )
     return await run_in_threadpool(
         services.datasets.create,

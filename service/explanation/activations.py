@@ -1,5 +1,8 @@
 """Handles a request for feature maps, which is of one image and one layer."""
 
+import asyncio
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,14 +11,18 @@ from fastapi.responses import Response
 
 from contracts.errors import OpsinError, ValidationFailed
 from contracts.inference.heatmap import ActivationsResponse
+from contracts.jobs import Job
 from contracts.queue.explain_messages import ActivationsReply, ActivationsRequest
 from contracts.queue.messages import TOP_CLASS
 from contracts.queue.redis_keys import QueueName
+from models.explain.activations_request import ActivationsJobRequest
+from models.explain.heatmap_request import input_file_name
 from models.explain.results import channels_of
 from models.rendering.channels import channels_png
 from models.rendering.colormaps import Colormap
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_face_scope
+from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
 from service.explanation.heatmap_response import PNG
@@ -23,7 +30,7 @@ from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
 from service.http.headers import MediaType
 from service.http.server_timing import timing_of
-from service.http.uploads import Upload, read_uploads
+from service.http.uploads import Upload, read_uploads, request_fingerprint
 from service.inference.decoder import DecodedUpload, decode_uploads
 
 MAX_NUMBERS = 500_000
@@ -66,11 +73,42 @@ class ActivationsHandler:
             require_face_scope(self.request, network)
             await self._require_layer(network, version)
             self.services.dispatcher.require_room(QueueName(network.name, version, "explain"))
-            uploads = await read_uploads(self.request, self.services.settings)
-            if len(uploads) > 1:
-                raise ValidationFailed("Feature maps are of one image. Send one at a time.")
-            work = self._answer(network, version, uploads[0])
+            upload = _only(await read_uploads(self.request, self.services.settings))
+            work = self._answer(network, version, upload)
             return await while_connected(self.request, work)
+
+    async def submit_job(self, key: str | None) -> Job:
+        """A job that will compute the maps. The image is decoded, and refused, before it is made.
+
+        Args:
+            key: The client's `Idempotency-Key`, if it sent one.
+
+        Raises:
+            OpsinError: As for `answer`, or the job is not accepted.
+            ClientDisconnect: The client disconnected.
+        """
+        async with self.deadline.enforced():
+            network, version = self.services.workers.choose(self.model, self.version, "explain")
+            require_face_scope(self.request, network)
+            name = self.question.layer or network.manifest.explain_layer
+            await self.services.layers.require(network.name, version, name)
+            upload = _only(await read_uploads(self.request, self.services.settings))
+            await while_connected(self.request, self._decode(network, upload))
+            request = ActivationsJobRequest(
+                model=network.name, version=version, question=self.question, colormap=self.colormap
+            ).model_dump(mode="json")
+            # As it was sent: a repeated request stays the same when the champion has changed.
+            sent = request | {"model": self.model, "version": self.version}
+            params = json.dumps(sent, sort_keys=True)
+            digest = await asyncio.to_thread(request_fingerprint, params, [upload]) if key else ""
+            data = upload.data if isinstance(upload.data, bytes) else b""
+            return await self.services.job_queue.submit_work(
+                "activations",
+                request,
+                inputs={input_file_name(0): data},
+                idempotency=(key, digest) if key else None,
+                client=quota_key(self.request.scope),
+            )
 
     async def _require_layer(self, network: ServedVersion, version: int) -> None:
         """Refuse an unknown layer, and a response with too many numbers."""
@@ -90,15 +128,8 @@ class ActivationsHandler:
             )
 
     async def _answer(self, network: ServedVersion, version: int, upload: Upload) -> Response:
-        (decoded,) = await decode_uploads(
-            self.services.decoder,
-            [upload],
-            network=network,
-            resize=None,
-            deadline=self.deadline,
-        )
-        if isinstance(decoded.image, OpsinError):
-            raise decoded.image
+        decoded = await self._decode(network, upload)
+        assert not isinstance(decoded.image, OpsinError)  # noqa: S101 - narrows the type
         (result,) = await request_explanations(
             self.services,
             QueueName(network.name, version, "explain"),
@@ -119,6 +150,18 @@ class ActivationsHandler:
         body = await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
         headers = {"X-Cache": "hit" if result.cached else "miss", "Vary": "Accept"}
         return Response(body, media_type=self.media_type, headers=headers)
+
+    async def _decode(self, network: ServedVersion, upload: Upload) -> DecodedUpload:
+        (decoded,) = await decode_uploads(
+            self.services.decoder,
+            [upload],
+            network=network,
+            resize=None,
+            deadline=self.deadline,
+        )
+        if isinstance(decoded.image, OpsinError):
+            raise decoded.image
+        return decoded
 
     def _png(
         self, network: ServedVersion, version: int, result: ExplainResult, reply: ActivationsReply
@@ -145,3 +188,9 @@ class ActivationsHandler:
             timing_ms=timing_of(self.request, [decoded], [result]),
         )
         return response.model_dump_json().encode()
+
+
+def _only(uploads: Sequence[Upload]) -> Upload:
+    if len(uploads) > 1:
+        raise ValidationFailed("Feature maps are of one image. Send one at a time.")
+    return uploads[0]

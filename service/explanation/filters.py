@@ -17,13 +17,14 @@ from models.store.store import Store
 from service.dependencies import Services
 
 
-async def submit(body: FiltersRequest, key: str | None, services: Services) -> Job:
+async def submit(body: FiltersRequest, key: str | None, services: Services, client: str) -> Job:
     """Queue the job, or return the one that the same key and request made before.
 
     Args:
         body: The request as it was sent.
         key: The client's `Idempotency-Key`, if it sent one.
         services: The application's services.
+        client: From `quota_key`.
 
     Raises:
         OpsinError: The request cannot succeed; the route lists why. Nothing was queued.
@@ -32,7 +33,9 @@ async def submit(body: FiltersRequest, key: str | None, services: Services) -> J
     if idempotency and (job := await services.job_queue.earlier("filters", *idempotency)):
         return job
     request = await _resolve(body, services)
-    return await services.job_queue.submit_work("filters", request, idempotency=idempotency)
+    return await services.job_queue.submit_work(
+        "filters", request, idempotency=idempotency, client=client
+    )
 
 
 def _fingerprint(body: FiltersRequest) -> str:

@@ -20,6 +20,7 @@ from models.explain.heatmap_request import HeatmapJobRequest, input_file_name
 from models.images.resize import default_resize
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_face_scope
+from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
 from service.explanation.heatmap_response import (
@@ -101,7 +102,11 @@ class HeatmapHandler:
             params = json.dumps(request | sent, sort_keys=True)
             digest = await asyncio.to_thread(request_fingerprint, params, uploads) if key else ""
             return await self.services.job_queue.submit_work(
-                "heatmap", request, inputs=inputs, idempotency=(key, digest) if key else None
+                "heatmap",
+                request,
+                inputs=inputs,
+                idempotency=(key, digest) if key else None,
+                client=quota_key(self.request.scope),
             )
 
     def choose(self) -> tuple[ServedVersion, int]:

@@ -16,16 +16,17 @@ from contracts.queue.explain_messages import ActivationsRequest, Order
 from models.explain.layers import read_layers
 from models.rendering.colormaps import Colormap
 from models.store.store import Store
+from service.auth.principal import quota_key
 from service.dependencies import ServicesDep
 from service.explanation.activations import ActivationsHandler
 from service.explanation.filters import submit
 from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.headers import AcceptedType, CreateKeyHeader
+from service.http.headers import AcceptedType, CreateKeyHeader, JobKeyHeader, PrefersAsync
 from service.http.responses import job_response
 from service.http.uploads import IMAGE_BODY
-from service.inference.routes import PROBLEMS, ModelQuery
+from service.inference.routes import DEFERRED, PROBLEMS, ModelQuery, job_accepted
 
 router = APIRouter(tags=["Explanation"])
 
@@ -74,6 +75,7 @@ class LayersQuery(BaseModel):
             },
             "headers": {"X-Cache": examples.PNG_HEADERS["X-Cache"]},
         },
+        202: DEFERRED,
         **PROBLEMS,
         **_UNKNOWN,
     },
@@ -85,7 +87,9 @@ async def activations(
     query: Annotated[ActivationsQuery, Query()],
     deadline: DeadlineDep,
     media_type: AcceptedType,
+    deferred: PrefersAsync,
     services: ServicesDep,
+    key: JobKeyHeader = None,
 ) -> Response:
     """Show a layer's feature maps of one image.
 
@@ -104,7 +108,7 @@ async def activations(
         media_type,
         deadline,
     )
-    return await handler.answer()
+    return job_accepted(await handler.submit_job(key)) if deferred else await handler.answer()
 
 
 @router.get(
@@ -154,10 +158,14 @@ async def list_layers(
     },
 )
 async def filters(
-    *, body: FiltersRequest, services: ServicesDep, key: CreateKeyHeader = None
+    *,
+    request: Request,
+    body: FiltersRequest,
+    services: ServicesDep,
+    key: CreateKeyHeader = None,
 ) -> JSONResponse:
     """Find by gradient ascent from noise what each filter of a layer responds to most."""
-    job = await submit(body, key, services)
+    job = await submit(body, key, services, quota_key(request.scope))
     return job_response(job)
 
 

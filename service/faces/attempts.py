@@ -16,10 +16,10 @@ from fastapi.concurrency import run_in_threadpool
 from contracts.errors import Conflict, LockedOut, OpsinError, QueueFull, RateLimited
 from contracts.faces.consent import Policy
 from database.faces.standings import Standing
-from service.auth.failed_auth import network_of
 from service.faces.context import FaceServices
 from service.faces.decisions import Verdict
 from service.faces.lockout import Caller, Outcome
+from service.http.addresses import network_of
 
 _CLIENT_ERRORS = range(400, 500)
 

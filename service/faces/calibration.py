@@ -17,8 +17,10 @@ from service.dependencies import Services
 from service.faces.requirements import require_analyser
 
 
-async def start_calibration(services: Services, body: CalibrationBody, key: str | None) -> Job:
-    """Create the job of a calibration.
+async def start_calibration(
+    services: Services, body: CalibrationBody, key: str | None, client: str
+) -> Job:
+    """Create the job of a calibration; `client` is from `quota_key`.
 
     Raises:
         ModelNotReady: The face embedder or the weights that find faces are missing.
@@ -35,7 +37,10 @@ async def start_calibration(services: Services, body: CalibrationBody, key: str 
     request = body.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     return await services.job_queue.submit_work(
-        "calibration", request, idempotency=(key, digest) if key else None
+        "calibration",
+        request,
+        idempotency=(key, digest) if key else None,
+        client=client,
     )
 
 

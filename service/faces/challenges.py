@@ -12,6 +12,7 @@ requested, and are drawn only a few times an hour. A client thus cannot request 
 matches a recording.
 """
 
+import base64
 import hashlib
 import hmac
 import json
@@ -27,7 +28,14 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from contracts.errors import Conflict, OpsinError, QueueFull, RateLimited, Unavailable
+from contracts.errors import (
+    Conflict,
+    IdempotencyConflict,
+    OpsinError,
+    QueueFull,
+    RateLimited,
+    Unavailable,
+)
 from contracts.faces.enrollments import AnsweredChallenge
 from contracts.faces.liveness import (
     ACTION_COUNT,
@@ -48,6 +56,7 @@ MAX_PER_SUBJECT = 10
 MAX_DRAWS = 10
 """Draws of actions for one subject within an hour, by all clients together."""
 
+_ANSWER_SECONDS = 24 * 3600  # that a repeated request gets the first response
 USED_SECONDS = 3600
 """For how long the same clip may be sent again after its job failed through the service's fault."""
 
@@ -74,20 +83,56 @@ class Challenges:
         self._delete_unchanged = client.register_script(scripts.DELETE_UNCHANGED)
         self._take = client.register_script(scripts.TAKE_CHALLENGE)
 
-    async def create(self, new: NewChallenge, client: str, device: str = "") -> Challenge:
+    async def create(
+        self, new: NewChallenge, client: str, device: str = "", *, key: str | None = None
+    ) -> Challenge:
         """Create a challenge.
 
         Args:
+            new: What it is for.
             client: A name that distinguishes clients.
             device: Of a client who matched as the subject before; nobody else uses up its draws.
+            key: The client's `Idempotency-Key`, if it sent one.
 
         Raises:
+            IdempotencyConflict: The key was used for another request.
             RateLimited: The client requested too many recently, or too many different ones were
                 drawn for the subject.
             Unavailable: Redis does not answer.
         """
+        if key is None:
+            return await self._create_new(new, client, device, secrets.token_urlsafe(NONCE_BYTES))
+        if (first := await self._first(key, new)) is not None:
+            return first
+        salt = secrets.token_urlsafe(NONCE_BYTES)
+        made = await self._create_new(new, client, device, _derived_nonce(key, salt))
+        kept = made.model_dump(mode="json", exclude={"nonce"}) | {"salt": salt}
+        answer = json.dumps({"digest": _digest(new), "challenge": kept})
+        name = redis_keys.challenge_answer(hashlib.sha256(key.encode()).hexdigest())
+        with redis_required():
+            is_first = await self._client.set(name, answer, nx=True, ex=_ANSWER_SECONDS)
+        return made if is_first else (await self._first(key, new) or made)
+
+    async def _first(self, key: str, new: NewChallenge) -> Challenge | None:
+        """What an earlier request with that key got; its nonce is not stored but derived."""
+        name = redis_keys.challenge_answer(hashlib.sha256(key.encode()).hexdigest())
+        with redis_required():
+            raw = await self._client.get(name)
+        if raw is None:
+            return None
+        kept: dict[str, Any] = json.loads(raw)
+        if kept["digest"] != _digest(new):
+            raise IdempotencyConflict(
+                "This Idempotency-Key was sent with another request in the last 24 hours. "
+                "Use a new key for a new request."
+            )
+        challenge = kept["challenge"]
+        return Challenge(nonce=_derived_nonce(key, challenge.pop("salt")), **challenge)
+
+    async def _create_new(
+        self, new: NewChallenge, client: str, device: str, nonce: str
+    ) -> Challenge:
         challenge_id = f"ch_{secrets.token_urlsafe(12)}"
-        nonce = secrets.token_urlsafe(NONCE_BYTES)
         record = {
             "nonce": _nonce_hash(nonce),
             "for": _binding(new.purpose, new.subject_id, new.device_id),
@@ -259,6 +304,16 @@ def _keys(challenge_id: str, client: str, new: NewChallenge, device: str) -> Seq
         redis_keys.challenge_actions(new.subject_id, new.purpose),
         redis_keys.challenge_draws(new.subject_id, device),
     ]
+
+
+def _digest(new: NewChallenge) -> str:
+    return hashlib.sha256(new.model_dump_json().encode()).hexdigest()
+
+
+def _derived_nonce(key: str, salt: str) -> str:
+    """A nonce for who has the key, which is not stored, and not for a reader of Redis."""
+    digest = hmac.digest(key.encode(), salt.encode(), "sha256")
+    return base64.urlsafe_b64encode(digest[:NONCE_BYTES]).rstrip(b"=").decode()
 
 
 def _nonce_hash(nonce: str) -> str:

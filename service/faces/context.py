@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import get_args
 
 import structlog
 from fastapi.concurrency import run_in_threadpool
@@ -12,6 +13,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from sqlalchemy import Engine
 
 from contracts.errors import Unavailable
+from contracts.faces.liveness import Purpose
 from contracts.faces.subjects import Erased, FaceSearch, NewEvent, Threshold
 from contracts.queue import redis_keys
 from contracts.settings import Settings
@@ -136,7 +138,9 @@ class FaceServices:
             for subject_id in subject_ids:
                 await self.lockout.forget(subject_id)
                 if self.redis is not None:
-                    await self.redis.delete(redis_keys.recent_clips(subject_id))
+                    purposes = get_args(Purpose)
+                    keys = [redis_keys.recent_clips(subject_id, each) for each in purposes]
+                    await self.redis.delete(*keys)
             if self.redis is not None:
                 await _rewrite_append_only_file(self.redis)
         except (RedisError, OSError, Unavailable) as error:

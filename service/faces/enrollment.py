@@ -21,6 +21,7 @@ from contracts.jobs import Job
 from contracts.settings import Settings
 from database.faces.enrollments import failed_by_service
 from models.faces.liveness.video_formats import detect_video_format
+from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.faces.attempts import require_consent
 from service.faces.challenges import JobAnswer
@@ -53,7 +54,8 @@ async def enroll(
     async with deadline.enforced():
         form = await read_form(request, _fields(services.settings))
     inputs = _inputs(form)
-    digest = await run_in_threadpool(_digest, services, form, subject_id)
+    is_needed = key is not None or form.text("challenge_id") is not None
+    digest = await run_in_threadpool(_digest, services, form, subject_id) if is_needed else ""
     idempotency = (key, digest) if key else None
     # Before the challenge is consumed: a repeated request has used up its challenge already.
     if idempotency and (job := await services.job_queue.earlier("enrollment", *idempotency)):
@@ -72,6 +74,7 @@ async def enroll(
             enrollment.model_dump(mode="json"),
             inputs=inputs,
             idempotency=idempotency,
+            client=quota_key(request.scope),
         )
 
 

@@ -31,13 +31,26 @@ async def erase(services: Services, subject_id: str) -> Erased:
         SubjectNotFound: There is no such subject and no unfinished erasure of it.
         Unavailable: The database does not answer. Repeating the request resumes the erasure.
     """
+    erased = await begin(services, subject_id)
+    await services.faces.finish_erasures([subject_id])
+    return erased
+
+
+async def begin(services: Services, subject_id: str) -> Erased:
+    """Erase without the last step, which costs as much for one subject as for many.
+
+    The caller passes the id to `FaceServices.finish_erasures`; otherwise `resume` does.
+
+    Raises:
+        SubjectNotFound: As `erase`.
+        Unavailable: As `erase`.
+    """
     faces = services.faces
     await run_in_threadpool(faces.erasures.require, subject_id)
     in_thread = services.lock_waiting.run_blocking
     versions = await in_thread(_delete_versions, services, subject_id)
     erased = (await faces.erase(subject_id)).erased
     versions += await in_thread(_delete_versions, services, subject_id)
-    await faces.finish_erasures([subject_id])
     models = [ErasedModel(model=trained.model, version=trained.version) for trained in versions]
     return Erased(erased=erased.model_copy(update={"models": models}))
 

@@ -15,6 +15,7 @@ exceed a limit. No place is reserved in the name of the subject, for the same re
 import json
 import secrets
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Literal, cast
 
 from redis.asyncio import Redis
@@ -72,6 +73,7 @@ class Limit:
         longest: The longest lock.
         places: Failures and attempts in progress that it may have together; 0: any number.
         personal: Whether the counts are about a person and so end with its erasure.
+        keeps: Whether failures still count after a lock, so that each further one locks again.
     """
 
     most: int
@@ -80,16 +82,23 @@ class Limit:
     longest: int
     places: int = 0
     personal: bool = False
+    keeps: bool = False
     memory: int = _LOCKS_SECONDS * 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Whom attempts are counted by, and which outcome counts."""
+    """Whom attempts are counted by.
+
+    Attributes:
+        counts: The outcome that counts.
+        is_enforced: Whether its lock applies to this caller, who counts for it in any case.
+    """
 
     name: str
     limit: Limit
     counts: Outcome = "failed"
+    is_enforced: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +136,13 @@ class Lockout:
             LockedOut: The device, the address or the subject has to wait.
             Unavailable: Redis does not answer; then all attempts are refused.
         """
-        parties = self._parties(caller)
+        parties = (*self._parties(caller), *_pair(subject_id, caller))
         if not signed and not await self.is_known(subject_id, caller):
             parties = (*parties, Party(subject_party(subject_id), _subject_limit()))
         attempt = Attempt(secrets.token_hex(8), subject_id, caller, parties)
-        limits = json.dumps([asdict(party.limit) for party in parties])
-        await self._require(parties, [attempt.id, _ATTEMPT_SECONDS, limits])
+        enforced = tuple(party for party in parties if party.is_enforced)
+        limits = json.dumps([asdict(party.limit) for party in enforced])
+        await self._require(enforced, [attempt.id, _ATTEMPT_SECONDS, limits])
         return attempt
 
     async def is_known(self, subject_id: str, caller: Caller) -> bool:
@@ -237,6 +247,20 @@ def subject_party(subject_id: str) -> str:
     return f"subject:{subject_id}"
 
 
+def _pair(subject_id: str, caller: Caller) -> tuple[Party, ...]:
+    """The subject at an address, whatever device the failures named.
+
+    It locks callers who name none, who would otherwise go on where a device was locked out. The
+    name is a digest, so that the id does not outlive an erasure.
+    """
+    if not caller.address:
+        return ()
+    digest = sha256(f"{subject_id}@{caller.address}".encode()).hexdigest()[:32]
+    lock = LOCK_SECONDS * 1000
+    limit = Limit(MAX_FAILURES, WINDOW_SECONDS * 1000, lock, lock, personal=True)
+    return (Party(f"pair:{digest}", limit, is_enforced=not caller.device),)
+
+
 def _device_limit() -> Limit:
     lock = LOCK_SECONDS * 1000
     return Limit(MAX_FAILURES, WINDOW_SECONDS * 1000, lock, lock, places=MAX_FAILURES)
@@ -250,7 +274,8 @@ def _growing(
     most: int, window: int, lock: int, *, places: int = 0, personal: bool = False
 ) -> Limit:
     """A limit whose locks grow up to half an hour; times are in seconds."""
-    return Limit(most, window * 1000, lock * 1000, LOCK_SECONDS * 1000, places, personal)
+    longest = LOCK_SECONDS * 1000
+    return Limit(most, window * 1000, lock * 1000, longest, places, personal, keeps=personal)
 
 
 def _keys(parties: tuple[Party, ...]) -> list[str]:

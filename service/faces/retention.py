@@ -28,16 +28,23 @@ async def run(services: Services) -> None:
     subject_ids = await run_in_threadpool(
         repositories.standings.unused, policy.retention_days, limit=_ERASURES_PER_RUN
     )
-    for subject_id in subject_ids:
-        try:
-            await erasure.erase(services, subject_id)
-        except SubjectNotFound:
-            continue  # another process was faster
-        except OpsinError as error:
-            log.warning("erasure_unfinished", subject=subject_id, error=error.code)
-            continue
-        log.info("subject_erased", subject=subject_id, unused_days=policy.retention_days)
-        await run_in_threadpool(services.audit.write, RETENTION, "subject_erased", subject_id)
+    erased = [one for one in subject_ids if await _erase(services, one, policy.retention_days)]
+    if erased:
+        await services.faces.finish_erasures(erased)
+
+
+async def _erase(services: Services, subject_id: str, days: int) -> bool:
+    """Erase a subject up to the last step; returns whether that succeeded."""
+    try:
+        await erasure.begin(services, subject_id)
+    except SubjectNotFound:
+        return False  # another process was faster
+    except OpsinError as error:
+        log.warning("erasure_unfinished", subject=subject_id, error=error.code)
+        return False
+    log.info("subject_erased", subject=subject_id, unused_days=days)
+    await run_in_threadpool(services.audit.write, RETENTION, "subject_erased", subject_id)
+    return True
 
 
 def retention_text(policy: Policy) -> str:

@@ -8,18 +8,22 @@ forever. Here each phase has a bound:
     body incomplete                `min_upload_rate` in every 10 s; then the connection is closed
     response not read              the same rate in every 10 s; then the connection is closed
     responses not read, together   `max_unread` bytes; then the connection with most is closed
-    idle                           uvicorn's keep-alive; when all connections are in use, an idle
-                                   one is closed for the next
+    idle                           uvicorn's keep-alive
+    all connections in use         some of the address that has most are closed for the next: those
+                                   that wait for a head, then idle ones, then unfinished bodies
 
 Timers are set only for what does not arrive in one piece, so ordinary requests pay nothing.
 
 A request that asks for another protocol (`Upgrade: h2c`, which Java's HttpClient and `curl --http2`
-send by default) is served as if it had not asked, as RFC 9110, section 7.8 permits.
+send by default) is served as if it had not asked, as RFC 9110, section 7.8 permits. A client that
+closes its sending half after a request is answered, see `half_closed`.
 """
 
 import asyncio
 import json
+import logging
 import sys
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import httptools
@@ -29,13 +33,22 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from contracts.errors import CODES
 from contracts.settings import Settings
+from service.http.addresses import network_of, trusted_hosts
+from service.http.half_closed import has_peer_gone
+from service.http.line_limit import LineLimit
 
 CHECK_SECONDS = 10.0
 MAX_HEAD_BYTES = 64 * 1024
 MAX_UNREAD_BYTES = 512 * 1024 * 1024
+GONE_SECONDS = 0.25  # between two looks whether a client that sends no more has gone
+UNPROBED_SECONDS = 1.0  # that such a client is given if it cannot be asked
+_EVICTED_SHARE = 20  # one in so many connections is closed at a time, so that few look for them
+_TRANSFER = b"transfer-encoding"
 _CLOSE = b"content-type: application/problem+json\r\nconnection: close\r\n"
 
 log = structlog.get_logger()
+# uvicorn's own line for each malformed request has no bound; `send_400_response` writes another.
+logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid HTTP" not in str(record.msg))
 
 
 class TimeoutProtocol(HttpToolsProtocol):
@@ -46,6 +59,8 @@ class TimeoutProtocol(HttpToolsProtocol):
     max_connections = 1024
     check_seconds = CHECK_SECONDS
     max_unread = MAX_UNREAD_BYTES
+    proxies: Container[str] = ()  # whose connections belong to many clients
+    lines = LineLimit()
 
     def __init__(self, config: Config, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
@@ -59,10 +74,17 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._gone_timer: asyncio.TimerHandle | None = None
+        self._opened = 0.0
+        self._has_ended = False  # the client's sending half
+        self._is_probed = True
+        self.network = ""  # of the client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection, or refuse it if there are too many."""
         super().connection_made(transport)  # type: ignore[arg-type] # as uvicorn narrows it
+        self._opened = self.loop.time()
+        self.network = network_of(self.client[0]) if self.client else ""
         if len(self.connections) > self.max_connections and not self._make_room():
             self._refuse(503, "All connections are in use. Retry soon.")
             return
@@ -70,11 +92,46 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel all timers."""
-        self._stop(self._head_timer, self._body_timer, self._write_timer)
+        self._stop(self._head_timer, self._body_timer, self._write_timer, self._gone_timer)
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's returns None
+        """Close the connection, unless a whole request waits for its response.
+
+        A client that has gone looks the same, so it is sent an interim response, which a client
+        that still reads has to accept (RFC 9110, 15.2) and one that has gone answers with a reset.
+        """
+        cycle, is_waiting = self.cycle, not self._is_idle
+        if self._has_ended:
+            return True
+        if not is_waiting or self._in_body or self._in_head or self.client is None:
+            return False
+        if cycle.response_started and cycle.chunked_encoding is not False:
+            return False  # such as events: it might be hours before anything is sent
+        self._has_ended = True
+        cycle.keep_alive = False
+        seconds = GONE_SECONDS / 5
+        if not (cycle.response_started or self.pipeline):
+            if cycle.scope["http_version"] == "1.0":  # knows no interim responses
+                seconds, self._is_probed = UNPROBED_SECONDS, False
+            else:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._gone_timer = self.loop.call_later(seconds, self._abort_if_gone)
+        return True
+
+    def _abort_if_gone(self) -> None:
+        self._gone_timer = None
+        if self.transport.is_closing():
+            return
+        if not self._is_probed or has_peer_gone(self.transport):
+            self.transport.abort()
+        else:
+            self._gone_timer = self.loop.call_later(GONE_SECONDS, self._abort_if_gone)
 
     def data_received(self, data: bytes) -> None:
         """Parse the data, and set timers for what is missing."""
+        if self.transport.is_closing():
+            return  # what follows a malformed or refused request
         self._arrived += len(data)
         was_in_body = self._in_body
         self._received = data
@@ -83,6 +140,9 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._was_paused |= self.flow.read_paused
+        self._set_timers(data, was_in_body)
+
+    def _set_timers(self, data: bytes, was_in_body: bool) -> None:
         if self._in_body:
             if self._body_timer is None and self.min_rate:
                 self._start_body_timer()
@@ -109,11 +169,22 @@ class TimeoutProtocol(HttpToolsProtocol):
         """Called when the head is complete."""
         if self.parser.should_upgrade():
             return  # `_unsupported_upgrade_warning` starts this request
+        self._require_known_framing()
         self._in_head, self._in_body, self._head_bytes = False, True, 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
+
+    def _require_known_framing(self) -> None:
+        """Refuse a coding of the body that is not undone here, such as `gzip, chunked`.
+
+        Raises:
+            ValueError: There is one; the parser then reports a malformed request.
+        """
+        codings = [value.strip().lower() for name, value in self.headers if name == _TRANSFER]
+        if codings not in ([], [b"chunked"]):
+            raise ValueError("unknown transfer coding")
 
     def on_message_complete(self) -> None:
         """Called when the body is complete."""
@@ -212,20 +283,73 @@ class TimeoutProtocol(HttpToolsProtocol):
             max(unread, key=unread.__getitem__)._abort("keeps the most of its answers unread")
 
     def _abort(self, what: str) -> None:
-        log.info("slow_client_cut_off", what=what)
+        if self.lines.allows(self.network):
+            log.info("slow_client_cut_off", what=what)
         self.transport.abort()
 
     def _make_room(self) -> bool:
-        """Close a connection that waits for its next request, if there is one."""
-        for other in self.connections:
-            if getattr(other, "timeout_keep_alive_task", None) is not None:
-                other.timeout_keep_alive_handler()  # type: ignore[union-attr] # one of these
-                return True
-        return False
+        """Close connections of the address that has most of the least important ones, if any."""
+        others = [
+            c
+            for c in self.connections
+            if isinstance(c, TimeoutProtocol) and c is not self and not c.transport.is_closing()
+        ]
+        if len(others) < self.max_connections:
+            return True
+        waiting = [c for c in others if c._is_idle]
+        heads = _crowd(c for c in waiting if c._in_head)
+        crowds = (
+            heads if len(heads) > 1 else [],  # a single one may be an ordinary request on its way
+            _crowd(c for c in waiting if not c._in_head),
+            heads,
+            self._bodies_of_the_greedy(others),
+        )
+        crowd = next((crowd for crowd in crowds if crowd), [])
+        crowd.sort(key=lambda c: c._waits_since)
+        for connection in crowd[: max(1, min(len(crowd) // 2, len(others) // _EVICTED_SHARE))]:
+            connection._evict()
+        return bool(crowd)
+
+    def _bodies_of_the_greedy(self, others: "Sequence[TimeoutProtocol]") -> "list[TimeoutProtocol]":
+        """Unfinished bodies of an address that holds more than half; never for itself."""
+        crowd = _crowd(others)
+        network = crowd[0].network if crowd else ""
+        is_own = network == self.network or (crowd and crowd[0].is_proxied)
+        if is_own or len(crowd) * 2 <= self.max_connections:
+            return []
+        return [connection for connection in crowd if connection._in_body]
+
+    @property
+    def is_proxied(self) -> bool:
+        """Whether a trusted proxy opened the connection."""
+        return self.client is not None and self.client[0] in self.proxies
+
+    @property
+    def _waits_since(self) -> float:
+        """Comparable among connections that wait for the same."""
+        keep_alive = self.timeout_keep_alive_task
+        return self._opened if keep_alive is None else keep_alive.when()
+
+    def _evict(self) -> None:
+        if self._in_head and self._head_bytes and self._is_idle:
+            self._refuse(503, "All connections are in use. Retry soon.")
+        elif self._is_idle:
+            self.transport.close()
+        else:
+            self._abort("holds one of too many connections of its address")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a malformed request."""
+        del msg
+        if self.lines.allows(self.network):
+            log.info("malformed_request", network=self.network)
+        self._refuse(400, "This is not a well-formed request in HTTP/1.1.")
 
     def _refuse(self, status: int, detail: str) -> None:
         """Respond before there is a request that the application could respond to."""
-        if not self._is_idle:  # would be taken for the response to the previous request
+        is_of_this_request = self._in_body and not (self.pipeline or self.cycle.response_started)
+        if not (self._is_idle or is_of_this_request):
+            # It would be taken for the response to the previous request.
             self._abort("sends its next request")
             return
         code = "bad_request" if status < 500 else "dependency_unavailable"
@@ -250,6 +374,14 @@ class TimeoutProtocol(HttpToolsProtocol):
                 timer.cancel()
 
 
+def _crowd(connections: "Iterable[TimeoutProtocol]") -> list[TimeoutProtocol]:
+    """The connections of the address that has most of them."""
+    by_network: dict[str, list[TimeoutProtocol]] = {}
+    for connection in connections:
+        by_network.setdefault(connection.network, []).append(connection)
+    return max(by_network.values(), key=len, default=[])
+
+
 def protocol_class(settings: Settings) -> type[TimeoutProtocol]:
     """The protocol with the bounds of the settings."""
 
@@ -259,5 +391,6 @@ def protocol_class(settings: Settings) -> type[TimeoutProtocol]:
         header_seconds = settings.header_seconds
         min_rate = settings.min_upload_rate
         max_connections = settings.max_connections
+        proxies = trusted_hosts(settings.trusted_proxies)
 
     return ConfiguredProtocol

@@ -14,11 +14,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.routing import Match
 
-from contracts.errors import CODES, OpsinError, ValidationFailed
+from contracts.errors import CODES, OpsinError, UnsupportedMediaType, ValidationFailed
 from contracts.problem import FieldError, Problem
 from contracts.suggestions import explained
 
@@ -36,10 +37,15 @@ _CODE_BY_STATUS = {
     422: "validation_error",
     503: "dependency_unavailable",
 }
+_NOT_JSON = "Send JSON, and set Content-Type: application/json."
 # TensorFlow Serving's addresses.
 _SERVING_ENDS = (":predict", ":classify", ":regress", "/metadata")
 _SERVING_LABEL = re.compile(r"/v1/models/[^/]+/labels/[^/]+")
 _NO_ROUTE = "There is nothing at this path. /docs lists all operations."
+
+
+class NoContentError(Exception):
+    """There is nothing to send: the response is 204."""
 
 
 class _LenientJSONResponse(JSONResponse):
@@ -70,6 +76,22 @@ def problem_response(
     return _response(connection, error.code, error.detail, errors=errors, headers=all_headers)
 
 
+def unsatisfiable_range_response(
+    request: Request, size: int, *, background: BackgroundTask | None = None
+) -> JSONResponse:
+    """416: a file has none of the bytes that were requested.
+
+    Args:
+        request: The request.
+        size: Of the file, in bytes.
+        background: Run after the response.
+    """
+    detail = f"The file has {size} bytes. Request some of them, or leave out Range."
+    body = _body("bad_request", detail, getattr(request.state, "request_id", ""), None)
+    headers = {"Content-Range": f"bytes */{size}"}
+    return _LenientJSONResponse(body | {"status": 416}, 416, headers, MEDIA_TYPE, background)
+
+
 def no_route_response(request: Request) -> JSONResponse:
     """The response where no route matches: 405 if one does for another method, otherwise 404."""
     allowed = ", ".join(_allowed(request))
@@ -92,6 +114,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(NoContentError, _on_no_content)
     app.add_exception_handler(UnicodeEncodeError, _on_surrogate)
 
 
@@ -146,6 +169,8 @@ async def _on_opsin_error(request: Request, exc: Exception) -> Response:
 
 async def _on_invalid(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101
+    if _is_untyped_json(request, exc):
+        return problem_response(request, UnsupportedMediaType(_NOT_JSON))
     errors = [
         FieldError(loc=list(e["loc"]), msg=explained({**e, "loc": e["loc"][1:]}, model))
         for e in exc.errors()
@@ -155,6 +180,14 @@ async def _on_invalid(request: Request, exc: Exception) -> Response:
     return problem_response(
         request, ValidationFailed(f"Correct these: {names[:500]}."), errors=errors
     )
+
+
+def _is_untyped_json(request: Request, exc: RequestValidationError) -> bool:
+    """Whether a body was not even parsed, since its type is not JSON."""
+    sent = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    is_json = sent == "application/json" or sent.endswith("+json")
+    wrong = [error for error in exc.errors() if tuple(error["loc"]) == ("body",)]
+    return not is_json and any(error["type"] != "missing" for error in wrong)
 
 
 def _model_at(request: Request, loc: Sequence[str | int]) -> type[BaseModel] | None:
@@ -192,6 +225,11 @@ async def _on_disconnect(request: Request, exc: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
+async def _on_no_content(request: Request, exc: Exception) -> Response:
+    del request, exc
+    return Response(status_code=204)
+
+
 async def _on_surrogate(request: Request, exc: Exception) -> Response:
     """JSON can express a lone surrogate, which nothing outside Python accepts."""
     if "surrogates" not in str(exc):
@@ -206,7 +244,7 @@ def _allowed(request: Request) -> list[str]:
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
         scope = dict(request.scope) | {"method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
-            allowed.append(method)
+            allowed += [method, "HEAD"] if method == "GET" else [method]
     return allowed
 
 

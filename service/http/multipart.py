@@ -26,6 +26,7 @@ from contracts.errors import (
     ValidationFailed,
 )
 from service.http.body import content_type_of
+from service.http.part_headers import filename_of, options_of
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -34,6 +35,9 @@ FORM_TYPE = "multipart/form-data"
 _MAX_HEADERS = 16  # of one part
 _MAX_HEADER_BYTES = 4096
 _WRITE_BYTES = 1024 * 1024  # buffered before they are written to a file
+_MAX_PREAMBLE_BYTES = 64 * 1024
+# Of a part's Content-Transfer-Encoding; RFC 7578 knows no other.
+_PLAIN_ENCODINGS = frozenset({b"", b"7bit", b"8bit", b"binary"})
 _MALFORMED = "The multipart body is malformed. Let your HTTP client build it and set the boundary."
 
 
@@ -155,6 +159,7 @@ class MultipartReader:
         content_type: The request's header, which holds the boundary.
         fields: The permitted fields by name.
         nameless: Raised for a part without a name.
+        hint: What to do about an unknown field, in a whole sentence.
 
     Raises:
         BadRequest: There is no usable boundary.
@@ -166,19 +171,23 @@ class MultipartReader:
         fields: Mapping[str, FieldSpec],
         *,
         nameless: type[OpsinError] = ValidationFailed,
+        hint: str = "",
     ) -> None:
         self._fields = fields
         self._nameless = nameless
+        self._hint = hint
         self._parts: dict[str, list[Part]] = {}
         self._name = ""  # of the current part
         self._completed: list[str] = []
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._disposition = b""
+        self._encoding = b""
         self._ended = False
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
             raise BadRequest(_MALFORMED)
+        self._preamble = _Preamble(b"--" + boundary)
         callbacks: MultipartCallbacks = {
             "on_header_field": self._on_header_field,
             "on_header_value": self._on_header_value,
@@ -215,7 +224,7 @@ class MultipartReader:
             }
             try:
                 async for chunk in stream:
-                    self._parser.write(chunk)
+                    self._parser.write(self._preamble.drop(chunk))
                     await self._flush(files, _WRITE_BYTES)
                     await self._notify()
             except FormParserError:
@@ -247,27 +256,36 @@ class MultipartReader:
         self._header_value += data[start:end]
 
     def _on_header_end(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
+        name = self._header_name.lower()
+        if name == b"content-disposition":
             self._disposition = bytes(self._header_value)
+        elif name == b"content-transfer-encoding":
+            self._encoding = bytes(self._header_value).strip().lower()
         self._header_name.clear()
         self._header_value.clear()
 
     def _on_headers_finished(self) -> None:
-        options = parse_options_header(self._disposition)[1]
-        self._disposition = b""
+        disposition, encoding = self._disposition, self._encoding
+        self._disposition = self._encoding = b""
+        options = options_of(disposition)
         if b"name" not in options:
             raise self._nameless("A part of the form has no name; name every field.")
         self._name = name = options[b"name"].decode(errors="replace")
         if name not in self._fields:
             known = ", ".join(f"'{known}'" for known in self._fields)
-            raise ValidationFailed(f"The form has no field '{name[:64]}'. Its fields: {known}.")
+            detail = f"The form has no field '{name[:64]}'. Its fields: {known}. {self._hint}"
+            raise ValidationFailed(detail.rstrip())
+        if encoding not in _PLAIN_ENCODINGS:
+            sent = encoding[:64].decode("latin-1")
+            raise ValidationFailed(
+                f"'{name}' is sent in {sent} (Content-Transfer-Encoding). Send its bytes."
+            )
         parts = self._parts.setdefault(name, [])
         max_count = self._fields[name].max_count
         if len(parts) == max_count:
             times = "once" if max_count == 1 else f"{max_count} times"
             raise ValidationFailed(f"A request may hold '{name}' {times} at most; send fewer.")
-        filename = options.get(b"filename")
-        parts.append(Part(None if filename is None else filename.decode(errors="replace")))
+        parts.append(Part(filename_of(disposition, options)))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         part, spec = self._parts[self._name][-1], self._fields[self._name]
@@ -289,6 +307,39 @@ class MultipartReader:
 
     def _on_end(self) -> None:
         self._ended = True
+
+
+class _Preamble:
+    """Drops what precedes the first boundary, which RFC 2046 allows and the parser does not.
+
+    Args:
+        boundary: The first boundary, as it stands in the body.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        self._boundary = boundary
+        self._kept = b"\r\n"  # as if before the body, so that each boundary follows a line's end
+        self._dropped = 0
+        self._found = False
+
+    def drop(self, chunk: bytes) -> bytes:
+        """What of the next chunk belongs to the form.
+
+        Raises:
+            BadRequest: The preamble is too long.
+        """
+        if self._found:
+            return chunk
+        data = self._kept + chunk
+        start = data.find(b"\n" + self._boundary)
+        if start >= 0:
+            self._found = True
+            return data[start + 1 :]
+        self._dropped += len(chunk)
+        if self._dropped > _MAX_PREAMBLE_BYTES:
+            raise BadRequest(_MALFORMED)
+        self._kept = data[-len(self._boundary) :]
+        return b""
 
 
 def _text(name: str, data: bytes) -> str:

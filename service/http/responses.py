@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from fastapi import Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
 from starlette.background import BackgroundTask
 
 from contracts.errors import NotFound
 from contracts.jobs import Job
 from database.jobs.files import JobFiles
+from service.http.files import FileContent, file_response
 
 LOCATION: dict[str, Any] = {
     "Location": {"description": "The URL of the job.", "schema": {"type": "string"}}
@@ -27,7 +29,7 @@ def job_response(job: Job) -> JSONResponse:
     return JSONResponse(job.model_dump(mode="json"), 202, {"Location": f"/v1/jobs/{job.id}"})
 
 
-def artifact_response(job: Job, name: str, files: JobFiles) -> Response:
+def artifact_response(request: Request, job: Job, name: str, files: JobFiles) -> Response:
     """A file of a job, opened once, so that a replacement during the response has no effect.
 
     Raises:
@@ -38,19 +40,22 @@ def artifact_response(job: Job, name: str, files: JobFiles) -> Response:
         raise NotFound(f"Job {job.id} has no artifact '{name[:64]}'; its `artifacts` list all.")
     file = files.open_artifact(job.id, artifact.name)
     disposition = "inline" if artifact.media_type in _INLINE_TYPES else "attachment"
-    return StreamingResponse(
-        _chunks(file),
+    found = os.fstat(file)
+    # A replacement is another file with another time.
+    etag = f'"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"'
+    return file_response(
+        request,
+        FileContent(found.st_size, etag, partial(_chunks, file)),
         media_type=artifact.media_type,
         headers={
-            "Content-Length": str(os.fstat(file).st_size),
             "Content-Disposition": f'{disposition}; filename="{artifact.name}"',
-            "Cache-Control": "private, no-cache",
             "X-Content-Type-Options": "nosniff",
         },
-        background=BackgroundTask(os.close, file),
+        close=BackgroundTask(os.close, file),
     )
 
 
-def _chunks(file: int) -> Iterator[bytes]:
-    while chunk := os.read(file, _CHUNK_BYTES):
+def _chunks(file: int, offset: int) -> Iterator[bytes]:
+    while chunk := os.pread(file, _CHUNK_BYTES, offset):
+        offset += len(chunk)
         yield chunk

@@ -21,7 +21,7 @@ from contracts.errors import (
     ValidationFailed,
 )
 from contracts.settings import Settings
-from service.http.body import content_type_of, read_body
+from service.http.body import JSON_TYPE, content_type_of, read_body
 from service.http.multipart import FORM_TYPE, FieldSpec, MultipartReader, Part
 
 IMAGE_FIELD = "image"
@@ -62,6 +62,20 @@ IMAGES_BODY = _image_body(
 )
 IMAGE_BODY = _image_body("One image, as the form field `image` or as the body.", _FILE)
 _MAX_NAME_LENGTH = 255
+# What clients send for bytes of a type that they do not know. The last one is curl's default.
+_UNTYPED = frozenset(
+    {
+        *("", "*/*", "application/octet-stream", "binary/octet-stream", "application/binary"),
+        *("application/x-binary", "application/x-www-form-urlencoded"),
+    }
+)
+_IN_QUERY = "Parameters belong in the query of the URL, such as ?top_k=3."
+_AS_BYTES = (
+    f"Send its bytes as the body (`curl --data-binary @cat.jpg`) or as the form field "
+    f"'{IMAGE_FIELD}' (`curl -F {IMAGE_FIELD}=@cat.jpg`)."
+)
+# How base64 of a JPEG, PNG, GIF and WebP begins.
+_BASE64 = (b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +95,7 @@ async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
     """The images of a request, at least one.
 
     Raises:
-        UnsupportedMediaType: The content type is neither an image nor a form.
+        UnsupportedMediaType: The content type promises neither an image nor a form.
         PayloadTooLarge: A raw image is larger than the limit.
         BadRequest: The form is malformed.
         ValidationFailed: The form holds no image, too many, or an unknown field.
@@ -90,17 +104,24 @@ async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
     content_type = content_type_of(request)
     if content_type == FORM_TYPE:
         return await _read_form(request, settings)
-    if content_type in IMAGE_TYPES:
+    if content_type.startswith("image/") or content_type in _UNTYPED:
         return [Upload(None, await _read_raw(request, settings.max_image_bytes))]
-    accepted = ", ".join((*IMAGE_TYPES, FORM_TYPE))
-    raise UnsupportedMediaType(f"Set Content-Type to one of: {accepted}.")
+    if content_type == JSON_TYPE or content_type.endswith("+json"):
+        raise UnsupportedMediaType(f"An image is not read from JSON. {_AS_BYTES}")
+    accepted = ", ".join(("image/*", "application/octet-stream", FORM_TYPE))
+    raise UnsupportedMediaType(
+        f"A body of the type {content_type[:64]!r} is no image. {_AS_BYTES} Types: {accepted}."
+    )
 
 
 async def _read_form(request: Request, settings: Settings) -> list[Upload]:
     limit = settings.max_image_bytes
     spec = FieldSpec(limit, settings.max_images, too_large=_too_large(limit), skip_too_large=True)
     reader = MultipartReader(
-        request.headers["Content-Type"], {IMAGE_FIELD: spec}, nameless=BadRequest
+        request.headers["Content-Type"],
+        {IMAGE_FIELD: spec},
+        nameless=BadRequest,
+        hint=_IN_QUERY,
     )
     form = await reader.read(request.stream())
     parts = form.parts.get(IMAGE_FIELD)
@@ -110,11 +131,25 @@ async def _read_form(request: Request, settings: Settings) -> list[Upload]:
 
 
 async def _read_raw(request: Request, limit: int) -> bytes | OpsinError:
-    return await read_body(request, limit, _too_large(limit)) or _empty()
+    return _checked(await read_body(request, limit, _too_large(limit)))
 
 
 def _upload(part: Part) -> Upload:
-    return Upload(display_name(part.filename), part.error or part.data or _empty())
+    return Upload(display_name(part.filename), part.error or _checked(part.data))
+
+
+def _checked(data: bytes) -> bytes | OpsinError:
+    """The data, or what is wrong with it if that needs no decoder to see."""
+    if not data:
+        return InvalidImage("The image is empty; send its bytes as the body or as the form field.")
+    head = data[:64].lstrip(b' \t\r\n"\xef\xbb\xbf')
+    if head[:5].lower() == b"data:":
+        return InvalidImage(f"This is a data URL. Decode the base64 after its comma. {_AS_BYTES}")
+    if head.startswith(_BASE64):
+        return InvalidImage(f"This is an image in base64. Decode it. {_AS_BYTES}")
+    if head.startswith((b"{", b"[", f"{IMAGE_FIELD}=".encode())):
+        return InvalidImage(f"This is text that may describe an image. {_AS_BYTES}")
+    return data
 
 
 def display_name(filename: str | None) -> str | None:
@@ -127,10 +162,6 @@ def display_name(filename: str | None) -> str | None:
 
 def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"An image may have {limit} bytes; send a smaller one.")
-
-
-def _empty() -> InvalidImage:
-    return InvalidImage("The image is empty; send its bytes as the body or as the form field.")
 
 
 def request_fingerprint(parameters: str, uploads: Sequence[Upload]) -> str:

@@ -26,6 +26,7 @@ from models.images.resize import default_resize
 from models.serving.outputs import OutputReader, vector_of
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_face_scope
+from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
@@ -171,6 +172,7 @@ class InferenceHandler:
                 },
                 items=[_job_item(upload) for upload in decoded],
                 idempotency=(key, digest) if key else None,
+                client=quota_key(self.request.scope),
             )
 
     def choose(self) -> tuple[ServedVersion, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from fastapi import Request
 
-from contracts.errors import OpsinError, PayloadTooLarge, UnsupportedMediaType
+from contracts.errors import OpsinError, PayloadTooLarge
 from contracts.inference.inference import VectorOperation
 from contracts.queue.messages import Pixels, Reply
 from contracts.queue.redis_keys import QueueName
@@ -109,8 +109,6 @@ class TensorInference:
         return replace(spec, outputs=outputs_of(network.manifest))
 
     async def _body(self, limit: int) -> bytes:
-        if self.request.headers.get("Content-Encoding", "identity") != "identity":
-            raise UnsupportedMediaType("Send the body uncompressed, without Content-Encoding.")
         too_large = PayloadTooLarge(
             f"A request to '{self.model_ref.model[:64]}' may have {limit} bytes. Send fewer "
             "images, or the same ones more compactly."

@@ -35,6 +35,7 @@ from database.jobs.files import JobFiles
 from database.jobs.jobs import CreatedJob, Jobs, new_job_id
 from database.jobs.leases import Leases
 from models.catalog import queue_of
+from service.jobs.disk_room import require_disk
 from service.periodic import PeriodicTask
 
 log = structlog.get_logger()
@@ -88,6 +89,7 @@ class JobQueue:
         self._jobs = jobs
         self._leases = leases
         self._files = files
+        self._settings = settings
         self._limit = settings.job_limit
         self._retention = timedelta(hours=settings.job_retention_hours)
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="job-publish")
@@ -115,6 +117,7 @@ class JobQueue:
         request: dict[str, Any],
         items: Sequence[JobItem],
         idempotency: tuple[str, str] | None,
+        client: str | None = None,
     ) -> Job:
         """Store a job for an inference worker and send its task.
 
@@ -126,6 +129,7 @@ class JobQueue:
             items: The images, including those that could not be decoded.
             idempotency: The client's key and the sha256 of the request. The same key and digest
                 return the first job.
+            client: From `quota_key`; one client cannot take all places.
 
         Raises:
             QueueFull: There are too many unfinished jobs.
@@ -140,7 +144,9 @@ class JobQueue:
             "items": [_item_info(item) for item in items],
         }
         try:
-            created = await run_in_threadpool(self._create, kind, full_request, idempotency, job_id)
+            created = await run_in_threadpool(
+                self._create, kind, full_request, idempotency, job_id, client
+            )
         except OpsinError:
             await self._discard_all(job_id)
             raise
@@ -157,6 +163,7 @@ class JobQueue:
         *,
         inputs: Mapping[str, bytes | Path] | None = None,
         idempotency: tuple[str, str] | None = None,
+        client: str | None = None,
     ) -> Job:
         """Store a job that runs in its own process, and notify the workers of its queue.
 
@@ -165,16 +172,21 @@ class JobQueue:
             request: Its validated parameters; JSON.
             inputs: Files by name for the job's folder; a path is moved there.
             idempotency: As for `submit`.
+            client: As for `submit`.
 
         Raises:
             QueueFull: There are too many unfinished jobs.
             IdempotencyConflict: The key was used for another request.
-            Unavailable: The disk or the database does not answer.
+            DiskUnusable: The disk is full or not writable.
+            Unavailable: The database does not answer.
         """
         job_id = new_job_id()
+        await run_in_threadpool(require_disk, self._settings)
         await run_in_threadpool(self._files.store_inputs, job_id, inputs or {})
         try:
-            created = await run_in_threadpool(self._create, kind, request, idempotency, job_id)
+            created = await run_in_threadpool(
+                self._create, kind, request, idempotency, job_id, client
+            )
         except OpsinError:
             await run_in_threadpool(self._files.remove, job_id)
             raise
@@ -201,9 +213,12 @@ class JobQueue:
         request: dict[str, Any],
         idempotency: tuple[str, str] | None,
         job_id: str,
+        client: str | None,
     ) -> CreatedJob:
         key = IdempotencyKey(idempotency[0], kind, idempotency[1]) if idempotency else None
-        return self._jobs.create(kind, request, limit=self._limit, idempotency=key, job_id=job_id)
+        return self._jobs.create(
+            kind, request, limit=self._limit, idempotency=key, job_id=job_id, client=client
+        )
 
     async def _store(self, job_id: str, items: Sequence[JobItem]) -> None:
         """Store the pixels until the job is finished, or until its retention ends."""

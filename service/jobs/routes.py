@@ -9,15 +9,15 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.jobs import Job, JobKind, JobState
+from contracts.jobs import FINISHED, Job, JobKind, JobState
 from contracts.pages import Page, PageCursor, PageLimit
 from service.auth.principal import principal_of, quota_key
 from service.auth.scopes import scope_of_job
 from service.dependencies import ServicesDep
 from service.http import examples
-from service.http.errors import problem_responses
+from service.http.errors import NoContentError, problem_responses
 from service.http.responses import artifact_response
-from service.jobs.events import follow, parse_last_event_id
+from service.jobs.events import StreamCursor, follow, parse_last_event_id, pending_events
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
@@ -60,6 +60,28 @@ async def _stream_slot(
     """
     with services.stream_limiter.acquire(quota_key(request.scope)):
         yield
+
+
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", description="Resume after the event with this id."),
+]
+
+
+async def _require_news(
+    job: JobDep, services: ServicesDep, last_event_id: LastEventId = None
+) -> None:
+    """End the requests of an `EventSource`, which comes back after the end of every stream.
+
+    Raises:
+        NoContentError: The job is finished, and the client has received all of it.
+    """
+    cursor = parse_last_event_id(last_event_id)
+    if job.state not in FINISHED or cursor == StreamCursor():
+        return
+    history = await run_in_threadpool(services.jobs.history, job.id, cursor.entry)
+    if history.job.state in FINISHED and not pending_events(history, cursor):
+        raise NoContentError
 
 
 _MISSING = problem_responses("job_not_found", "validation_error", "dependency_unavailable")
@@ -137,12 +159,13 @@ async def cancel_job(job: JobDep, services: ServicesDep) -> Job:
     operation_id="follow_job",
     summary="Follow a job",
     response_class=EventSourceResponse,
-    dependencies=[Depends(_stream_slot)],
+    dependencies=[Depends(_require_news), Depends(_stream_slot)],
     responses={
         200: {
             "description": "Server-sent events `state`, `progress`, `metrics` and `artifact`.",
             "content": {"text/event-stream": {"example": examples.EVENTS}},
         },
+        204: {"description": "The job is finished, and nothing is new since `Last-Event-ID`."},
         **_MISSING,
         **problem_responses("queue_full"),
     },
@@ -151,12 +174,11 @@ async def follow_job(
     request: Request,
     job: JobDep,
     services: ServicesDep,
-    last_event_id: Annotated[
-        str | None,
-        Header(alias="Last-Event-ID", description="Resume after the event with this id."),
-    ] = None,
+    last_event_id: LastEventId = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """The changes of a job as they happen. A finished job is replayed, and the stream ends.
+
+    A client that has received everything of a finished job gets 204, which ends an `EventSource`.
 
     A stream ends after at most ten minutes, and when its key is revoked; a browser's
     `EventSource` resumes by itself.
@@ -193,11 +215,15 @@ async def follow_job(
     },
 )
 async def get_artifact(
+    request: Request,
     job: JobDep,
     name: Annotated[
         str, Path(description="As listed in the job's `artifacts`.", examples=["curves.png"])
     ],
     services: ServicesDep,
 ) -> Response:
-    """One of the job's `artifacts`. A running job may replace it."""
-    return await run_in_threadpool(artifact_response, job, name, services.job_files)
+    """One of the job's `artifacts`. A running job may replace it.
+
+    `If-None-Match` with the `ETag` of an earlier response saves a download, `Range` resumes one.
+    """
+    return await run_in_threadpool(artifact_response, request, job, name, services.job_files)

@@ -2,7 +2,7 @@
 
 The client of an unexpected exception receives `internal_error` and the request's id; the traceback
 is logged with the same id. Query strings are not logged, as they might hold private data; keys in
-paths are masked.
+paths are masked, and long paths are cut. Lines of clients without a key are limited by address.
 """
 
 import asyncio
@@ -15,8 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import Draining, InternalError
 from contracts.keys import KEY_IN_TEXT
+from service.http.addresses import network_of
 from service.http.errors import CLIENT_CLOSED_REQUEST, problem_response
+from service.http.line_limit import LineLimit
 
+_MAX_PATH = 256
 # Probed every few seconds; worth a line only when they fail.
 _QUIET = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 
@@ -27,6 +30,7 @@ class AccessLog:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._log: Any = None
+        self._lines = LineLimit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,17 +62,33 @@ class AccessLog:
                 response = problem_response(Request(scope), InternalError(detail))
                 await response(scope, receive, record_status)
         finally:
-            quiet = scope["path"] in _QUIET and status == 200
-            (log.debug if quiet else log.info)(
-                "request",
-                method=scope["method"],
-                path=KEY_IN_TEXT.sub("opsin_…", scope["path"]),
-                status=status or CLIENT_CLOSED_REQUEST,
-                duration_ms=round((time.monotonic() - started) * 1000, 1),
-            )
+            self._write(scope, status, time.monotonic() - started)
+
+    def _write(self, scope: Scope, status: int | None, seconds: float) -> None:
+        if "principal" not in scope.get("state", {}) and not self._lines.allows(_network(scope)):
+            return
+        log = self._logger()
+        quiet = scope["path"] in _QUIET and status == 200
+        (log.debug if quiet else log.info)(
+            "request",
+            method=scope["method"],
+            path=_path(scope["path"]),
+            status=status or CLIENT_CLOSED_REQUEST,
+            duration_ms=round(seconds * 1000, 1),
+        )
 
     def _logger(self) -> Any:
         """The logger, bound once at the first request, when logging is configured."""
         if self._log is None:
             self._log = structlog.get_logger("service.access").bind()
         return self._log
+
+
+def _network(scope: Scope) -> str:
+    client = scope.get("client")
+    return network_of(client[0]) if client else ""
+
+
+def _path(path: str) -> str:
+    masked = KEY_IN_TEXT.sub("opsin_…", path)
+    return masked if len(masked) <= _MAX_PATH else f"{masked[:_MAX_PATH]}…"

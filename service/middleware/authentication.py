@@ -7,6 +7,7 @@ resolves to this machine (DNS rebinding), and requests that a proxy here forward
 
 import ipaddress
 import re
+from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,8 +30,10 @@ from service.auth.principal import Principal
 from service.auth.rate_limit import RateLimits, policy_of, state_of
 from service.auth.scopes import ANY, PUBLIC, ScopeTable
 from service.http.errors import no_route_response, problem_response
+from service.http.origins import origin_pattern
 
-_TWICE = "Send one key, once: as `Authorization: Bearer <key>` or as `X-API-Key: <key>`."
+_TWICE = "The request has two different keys. Send one of them."
+_SCHEME = "The Authorization header has no `Bearer <key>`; Basic, Token and others are not read."
 _KEY_IN_URL = (
     "Do not put a key in a URL, which ends up in logs and histories: revoke it, and send "
     "the new one as `Authorization: Bearer <key>`."
@@ -38,7 +41,8 @@ _KEY_IN_URL = (
 _KEY_IN_QUERY = re.compile(
     rb"(?i)(?:^|&)(?:x[-_])?(?:api[-_]?key|access[-_]?token|authorization)=|opsin_[0-9a-f]{12}_"
 )
-_MAX_CREDENTIAL_BYTES = 512
+_MAX_CREDENTIAL_BYTES = 4096  # a mesh's own token may stand beside the key
+_MAX_CREDENTIALS = 4
 # C0, DEL, C1 and Unicode's line separators: no path of ours has one, and routers, logs and proxies
 # read each of them differently. A `$` in a pattern also matches before a final line feed.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -51,11 +55,16 @@ class Authentication:
     Sets ``request.state.principal``, a `service.auth.principal.Principal`, except for public paths.
     Reads `scope_table` and, once the application has started, `services` of the application's
     state.
+
+    Args:
+        app: The next ASGI application.
+        origins: Origins whose pages may use an open service, as in OPSIN_CORS_ORIGINS.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, origins: Collection[str] = ()) -> None:
         self.app = app
         self._failed = FailedAttempts()
+        self._origins = origin_pattern(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,6 +73,7 @@ class Authentication:
             return  # other kinds of connection, such as WebSockets, are not served
         try:
             _require_plain(scope["path"])
+            _require_one_host(scope)
         except OpsinError as error:
             await problem_response(Request(scope), error)(scope, receive, send)
             return
@@ -98,18 +108,37 @@ class Authentication:
         if scope["query_string"] and _KEY_IN_QUERY.search(scope["query_string"]):
             raise BadRequest(_KEY_IN_URL)
         if (anonymous := key_cache.anonymous) is not None:
-            _require_this_machine(scope["headers"])
+            _require_this_machine(scope["headers"], self._origins)
             return anonymous
-        credential = _credential(scope["headers"])
-        if credential is None:
-            raise key_cache.refusal()
+        credentials, has_other_scheme = _credentials(scope["headers"])
+        if not credentials:
+            raise key_cache.refusal(_SCHEME) if has_other_scheme else key_cache.refusal()
         host = scope["client"][0] if scope.get("client") else ""
-        # The key first: a client with a valid one is not refused for what others send from there.
-        try:
-            return key_cache.authenticate(credential)
-        except Unauthorized:
-            self._failed.record(host, credential)
-            raise
+        return self._only_principal(credentials, host, key_cache)
+
+    def _only_principal(
+        self, credentials: Sequence[str], host: str, key_cache: KeyCache
+    ) -> Principal:
+        """The one to whom the valid keys among these belong.
+
+        Raises:
+            Unauthorized: None of them is valid, or two are.
+            RateLimited: None of them is, and too many came from that address before.
+        """
+        found, refusal = set[Principal](), None
+        for credential in credentials:
+            try:
+                found.add(key_cache.authenticate(credential))
+            except Unauthorized as error:
+                refusal = error
+        if len(found) > 1:
+            raise Unauthorized(_TWICE)
+        # A client with a valid key is not refused for what others send from there.
+        if not found:
+            for credential in credentials:
+                self._failed.record(host, credential)
+            raise refusal or key_cache.refusal()
+        return found.pop()
 
 
 async def _authorize(
@@ -134,55 +163,77 @@ def _require_plain(path: str) -> None:
         raise BadRequest(_KEY_IN_URL)
 
 
-def _credential(headers: list[tuple[bytes, bytes]]) -> str | None:
-    """The key that was sent, in either of the two ways; None without one, or in another way.
+def _require_one_host(scope: Scope) -> None:
+    """Refuse requests that two servers could take to be for different hosts (RFC 9112, 3.2).
 
     Raises:
-        Unauthorized: Two were sent.
+        BadRequest: A request of HTTP/1.1 has no Host header, or several.
     """
-    credential = None
+    count = sum(name == b"host" for name, _ in scope["headers"])
+    if count > 1 or (count == 0 and scope["http_version"] == "1.1"):
+        raise BadRequest("Send exactly one Host header.")
+
+
+def _credentials(headers: list[tuple[bytes, bytes]]) -> tuple[list[str], bool]:
+    """What may be keys, and whether something was sent under another scheme.
+
+    A proxy or a mesh may add a credential of its own, which is none of ours.
+
+    Raises:
+        Unauthorized: There are too many.
+    """
+    sent, other = [], False
     for name, value in headers:
         if name == b"authorization":
-            scheme, _, sent = value.partition(b" ")
-            sent = sent.strip() if scheme.lower() == b"bearer" else b""
+            scheme, _, credential = value.strip().partition(b" ")
+            is_bearer = scheme.lower() == b"bearer"
+            other = other or (bool(value.strip()) and not is_bearer)
+            sent.append(credential.strip() if is_bearer else b"")
         elif name == b"x-api-key":
-            sent = value.strip()
-        else:
-            continue
-        if credential is not None:
-            raise Unauthorized(_TWICE)
-        if not sent or len(sent) > _MAX_CREDENTIAL_BYTES:
-            return None
-        credential = sent.decode("latin-1")
-    return credential
+            sent.append(value.strip())
+    credentials = list(dict.fromkeys(c for c in sent if 0 < len(c) <= _MAX_CREDENTIAL_BYTES))
+    if len(credentials) > _MAX_CREDENTIALS:
+        raise Unauthorized(_TWICE)
+    return [credential.decode("latin-1") for credential in credentials], other
 
 
-def _require_this_machine(headers: list[tuple[bytes, bytes]]) -> None:
+_CREATE = (
+    "Create a key with `opsin keys create`, or set OPSIN_API_KEY, to open the service to others."
+)
+
+
+def _require_this_machine(
+    headers: list[tuple[bytes, bytes]], origins: re.Pattern[str] | None
+) -> None:
     """Refuse requests that reach this machine on behalf of others.
 
     Raises:
         Forbidden: The request comes from another site's page, for another host name, or through a
             proxy.
     """
-    for name, value in headers:
+    sent = {name: value.decode("latin-1") for name, value in headers}
+    for name in sent:
         if _PROXIED.fullmatch(name):
             raise Forbidden(
-                "Without keys, requests through a proxy are refused, since they may come from "
-                "anywhere. Create a key with `opsin keys create`."
+                f"Without keys, requests through a proxy ({name.decode('latin-1')}) are refused, "
+                f"since they may come from anywhere. {_CREATE}"
             )
-        if name == b"host":
-            is_local = _is_loopback("//" + value.decode("latin-1"))
-        elif name == b"origin":
-            is_local = _is_loopback(value.decode("latin-1"))
-        elif name == b"sec-fetch-site":
-            is_local = value != b"cross-site"
-        else:
-            continue
-        if not is_local:
-            raise Forbidden(
-                "Without keys, only programs and pages of this machine are served, at localhost. "
-                "Create a key with `opsin keys create` to open the service to others."
-            )
+    host, origin = sent.get(b"host"), sent.get(b"origin")
+    if host is not None and not _is_loopback("//" + host):
+        raise Forbidden(
+            "Without keys, only this machine is served, under the names localhost and 127.0.0.1. "
+            f"The Host header says {host[:100]!r}, so the request may come from elsewhere or from "
+            f"a page that was made to look local (DNS rebinding). {_CREATE}"
+        )
+    if origin is not None and origins is not None and origins.fullmatch(origin):
+        return
+    if origin is not None and not _is_loopback(origin):
+        raise Forbidden(
+            "Without keys, only pages of this machine are served; this one is of "
+            f"{origin[:100]!r}. {_CREATE} OPSIN_CORS_ORIGINS names the pages that may call it."
+        )
+    if sent.get(b"sec-fetch-site") == "cross-site":
+        raise Forbidden(f"Without keys, pages of other sites are not served. {_CREATE}")
 
 
 def _is_loopback(url: str) -> bool:

@@ -14,12 +14,13 @@ from contracts.jobs import Job
 from models.catalog import CATALOG
 from models.store.store import Store
 from service.auth import audit
-from service.auth.principal import principal_of
-from service.dependencies import ServicesDep
+from service.auth.principal import principal_of, quota_key
+from service.dependencies import Services, ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
 from service.http.responses import job_response
+from service.jobs.disk_room import require_disk
 from service.registry.version_routes import Name, Number
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
@@ -61,9 +62,13 @@ async def quantize_version(
         _require_models(request)
     await run_in_threadpool(services.datasets.rows.get, body.dataset_id)
     parameters = await run_in_threadpool(_request, services.store, name, version, body)
+    await run_in_threadpool(_require_disk, services, name, version)
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     job = await services.job_queue.submit_work(
-        "quantize", parameters, idempotency=(key, digest) if key else None
+        "quantize",
+        parameters,
+        idempotency=(key, digest) if key else None,
+        client=quota_key(request.scope),
     )
     if body.promote:
         await audit.record(request, services, "promotion_asked", f"{name} by {job.id}")
@@ -81,6 +86,12 @@ def _require_models(request: Request) -> None:
             "To promote a version of a published network, a key needs the scope `models` as well "
             "as `train`. Send `promote` as false, or use such a key."
         )
+
+
+def _require_disk(services: Services, name: str, version: int) -> None:
+    manifest = services.store.manifest(name, version)
+    size = sum(file.size for file in manifest.files.values())
+    require_disk(services.settings, 2 * size)  # the copy, and the graphs in int8
 
 
 def _request(store: Store, name: str, version: int, body: QuantizeBody) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import VersionNotFound
@@ -12,13 +11,14 @@ from contracts.inference.manifest import ALIAS_NAME, MODEL_NAME
 from contracts.inference.registry import AliasRequest, ModelInfo, VersionDetail
 from models.faces.provenance import without_subjects
 from models.store.derived import DERIVED_FORMATS
-from models.store.downloads import Download, DownloadFormat, download
+from models.store.downloads import DownloadFormat, download
 from service.auth import audit
 from service.auth.principal import principal_of
 from service.dependencies import Services, ServicesDep
 from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
+from service.http.files import FileContent, file_response
 from service.protocols.availability import model_status
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
@@ -183,13 +183,16 @@ async def delete_version(
 )
 async def download_version(
     *,
+    request: Request,
     name: Name,
     version: Number,
     query: Annotated[DownloadQuery, Query()],
     deadline: DeadlineDep,
     services: ServicesDep,
-) -> StreamingResponse:
+) -> Response:
     """The download takes uint8 images and does its own preprocessing.
+
+    `If-None-Match` with the `ETag` of an earlier response saves a download, `Range` resumes one.
 
     A conversion that takes longer than the deadline continues: the response is 503 with
     Retry-After, and a later request finds the file.
@@ -199,14 +202,12 @@ async def download_version(
         seconds = deadline.remaining - _SPARE_SECONDS
         await services.conversions.until_made(name, version, query.format, seconds=seconds)
     file = await run_in_threadpool(download, services.store, name, version, query.format)
-    return _stream(file)
-
-
-def _stream(file: Download) -> StreamingResponse:
-    headers: dict[str, str] = {"Content-Disposition": f'attachment; filename="{file.filename}"'}
-    if file.size is not None:
-        headers["Content-Length"] = str(file.size)
-    return StreamingResponse(file.chunks, media_type=file.media_type, headers=headers)
+    return file_response(
+        request,
+        FileContent(file.size, f'"{file.fingerprint}"', file.read),
+        media_type=file.media_type,
+        headers={"Content-Disposition": f'attachment; filename="{file.filename}"'},
+    )
 
 
 def _info(services: Services, name: str) -> ModelInfo:

@@ -3,15 +3,17 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from contracts.inference.manifest import MODEL_NAME
 from contracts.inference.registry import Readiness, SystemInfo
+from contracts.public_paths import PREFIX
 from contracts.settings import RELEASE
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
+from service.system.metrics import MEDIA_TYPE, metrics_of
 from service.system.readiness import job_queues_of, readiness_of
 
 router = APIRouter(tags=["Operations"])
@@ -95,7 +97,27 @@ async def get_system(services: ServicesDep) -> SystemInfo:
     )
 
 
+@router.get(
+    "/metrics",
+    operation_id="get_metrics",
+    summary="Metrics for Prometheus",
+    response_class=PlainTextResponse,
+    responses={
+        200: {
+            "description": "The text format of Prometheus.",
+            "content": {"text/plain": {"example": "opsin_ready 1.0\n"}},
+        }
+    },
+)
+async def get_metrics(services: ServicesDep) -> Response:
+    """Readiness, workers, models, and the depths of all queues; the same at every API process.
+
+    Needs a key of any scope. Prometheus sends one with `authorization: {credentials: …}`.
+    """
+    return Response(await metrics_of(services), media_type=MEDIA_TYPE)
+
+
 @router.get("/", include_in_schema=False, summary="The documentation")
 async def go_to_docs() -> RedirectResponse:
-    """The documentation is the front page."""
-    return RedirectResponse("/docs", status_code=307)
+    """The documentation is the front page, also behind a proxy whose prefix is not known."""
+    return RedirectResponse("/docs" if PREFIX.get() else "docs", status_code=307)

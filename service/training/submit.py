@@ -26,7 +26,8 @@ from contracts.settings import Settings
 from contracts.suggestions import explained
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.datasets import DatasetRows
-from models.training.memory import check_memory, memory_limit
+from models.catalog import CATALOG
+from models.training.memory import check_memory, estimate, memory_limit
 from models.training.presets import training_request
 from models.training.validation import (
     check_class_count,
@@ -35,13 +36,16 @@ from models.training.validation import (
     check_network,
     check_selected_classes,
 )
+from models.weights.catalog import Weights
+from models.weights.required import require_catalog_weights
 from service.auth import audit
-from service.auth.principal import principal_of
+from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services
 from service.faces.attempts import require_consent
 from service.faces.context import FaceServices
 from service.http.body import JSON_TYPE, content_type_of, read_body
 from service.http.deadlines import Deadline
+from service.jobs.disk_room import require_disk
 
 _MAX_BYTES = 256 * 1024
 
@@ -65,24 +69,40 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     training = _training(sent)
     check_model_name(training.model)
     check_network(training)
+    await run_in_threadpool(check_weights, training, services.settings)
     parameters = training.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     idempotency = (key, digest) if key else None
     if training.subjects is not None:
         principal_of(request).require("faces")
-        await run_in_threadpool(_check_subjects, training, services.faces)
-        job = await services.job_queue.submit_work("training", parameters, idempotency=idempotency)
+        await run_in_threadpool(_check_subjects, training, services.faces, services.settings)
+        job = await services.job_queue.submit_work(
+            "training", parameters, idempotency=idempotency, client=quota_key(request.scope)
+        )
     else:
-        job = await _submit_with_dataset(training, parameters, idempotency, services)
+        job = await _submit_with_dataset(
+            training, parameters, idempotency, quota_key(request.scope), services
+        )
     if training.promote != "never":
         await audit.record(request, services, "promotion_asked", f"{training.model} by {job.id}")
     return job
+
+
+def check_weights(training: TrainingRequest, settings: Settings) -> None:
+    """Check that the published weights a training starts from are there.
+
+    Raises:
+        ModelNotReady: They are not; says how to get them.
+    """
+    if training.strategy != "from_scratch":
+        require_catalog_weights(CATALOG[training.network], Weights.of(settings))
 
 
 async def _submit_with_dataset(
     training: TrainingRequest,
     parameters: dict[str, Any],
     idempotency: tuple[str, str] | None,
+    client: str,
     services: Services,
 ) -> Job:
     datasets = services.datasets
@@ -93,7 +113,9 @@ async def _submit_with_dataset(
     async with services.lock_waiting.hold(dataset_id, lock):
         # Requests that change or delete the dataset wait now, and then find the job.
         await run_in_threadpool(_check_dataset, training, datasets.rows, services.settings)
-        return await services.job_queue.submit_work("training", parameters, idempotency=idempotency)
+        return await services.job_queue.submit_work(
+            "training", parameters, idempotency=idempotency, client=client
+        )
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -126,7 +148,7 @@ def _training(sent: dict[str, Any]) -> TrainingRequest:
         ) from None
 
 
-def _check_subjects(training: TrainingRequest, faces: FaceServices) -> None:
+def _check_subjects(training: TrainingRequest, faces: FaceServices, settings: Settings) -> None:
     """Refuse subjects without enough frames, which are stored only if the subject allows it.
 
     The same goes for subjects without a consent that is required, or whose key is missing.
@@ -146,6 +168,7 @@ def _check_subjects(training: TrainingRequest, faces: FaceServices) -> None:
             f" {', '.join(too_few[:10])}. Set keep_frames and enroll them again, or leave them out."
         )
     check_class_options(training, training.subjects or ())
+    require_disk(settings, estimate(training, len(training.subjects or ())).weights)
 
 
 def _check_dataset(training: TrainingRequest, rows: DatasetRows, settings: Settings) -> None:
@@ -154,6 +177,7 @@ def _check_dataset(training: TrainingRequest, rows: DatasetRows, settings: Setti
         raise NotTrainable(info.reason or "Nothing can be learned from the dataset.")
     check_class_count(len(info.classes))
     check_selected_classes(training.classes, tuple(info.classes))
-    classes = training.classes or info.classes
+    classes = training.classes or tuple(info.classes)
     check_class_options(training, classes)
     check_memory(training, len(classes), memory_limit(settings.training_memory_mb))
+    require_disk(settings, estimate(training, len(classes)).weights)

@@ -1,9 +1,15 @@
 import io
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from cli.banner import models_table
+from cli.banner import models_table, print_banner
+from cli.commands import keys
+from cli.home import Home
 from contracts.inference.registry import ModelInfo
+from contracts.settings import Settings
+from tests.cli.running import free_port
 
 BASE_ALONE = ModelInfo(
     name="vgg16",
@@ -26,3 +32,23 @@ def test_a_network_without_its_classifier_is_partly_ready() -> None:
     assert isinstance(screen.file, io.StringIO)
     rows = [line.split() for line in screen.file.getvalue().splitlines()[1:]]
     assert rows == [["vgg16", "partly", "embed"], ["squeezenet", "unavailable", "-"]]
+
+
+def test_the_banner_says_who_is_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
+    settings = Settings(_env_file=None, home=tmp_path, port=free_port())
+
+    def banner() -> str:
+        screen = Console(file=io.StringIO(), width=200)
+        print_banner(settings, Home(tmp_path), screen)
+        assert isinstance(screen.file, io.StringIO)
+        return screen.file.getvalue()
+
+    assert "none needed on this machine" in banner()
+    keys.create("phone", ["infer"])
+    text = banner()
+    assert "the commands here use" in text
+    assert "$(cat " in text  # the request works as it is printed
+    keys.cli()
+    (tmp_path / "cli.key").unlink()
+    assert "opsin keys cli" in banner()

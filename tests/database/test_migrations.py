@@ -1,17 +1,20 @@
 """The steps make the tables that the code expects, once, whoever starts first."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.orm import Session
 
 from contracts.errors import Unavailable
 from database.engine import open_engine, reachable
-from database.migrations import upgrade
-from database.tables import Record
+from database.migrations import _config, upgrade
+from database.tables import Record, SubjectRecord
 
 
 def test_migrations_and_tables_agree(engine: Engine) -> None:
@@ -33,6 +36,31 @@ def test_upgrading_twice_changes_nothing(url: str) -> None:
     upgrade(url)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM idempotency")) == 1
+    engine.dispose()
+
+
+def test_subjects_of_an_earlier_release_count_as_used_at_the_upgrade(url: str) -> None:
+    """Otherwise a retention period would end at once for people who log in every day."""
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        command.upgrade(_config(connection), "0005")
+        connection.execute(
+            text(
+                "INSERT INTO subjects (id, name, metadata, keep_frames, data_key, key_id, "
+                "revision, created_at, updated_at) VALUES "
+                "('sub_a', 'Ada', '{}', false, :key, 'k', 0, "
+                "'2020-01-01 00:00:00.000000', '2020-01-01 00:00:00.000000')"
+            ),
+            {"key": b"key"},
+        )
+    before = datetime.now(UTC)
+    upgrade(url)
+    with Session(engine) as session:
+        row = session.get(SubjectRecord, "sub_a")
+        assert row is not None
+        assert row.last_used_at is not None
+        assert before <= row.last_used_at <= datetime.now(UTC)
+        assert (row.failures, row.consent, row.face_disabled_at) == (0, None, None)
     engine.dispose()
 
 

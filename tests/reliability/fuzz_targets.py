@@ -35,6 +35,8 @@ from tests.images import good_images, hostile_images
 from tests.models.datasets.archives.test_hostile import SMALL, TARS, ZIPS
 from tests.models.datasets.packing import on_disk, tarred, tree, zipped
 from tests.models.faces.rendering import CODECS, write_video
+from tests.reliability.fuzz_http import HttpFuzz
+from tests.reliability.fuzz_http import seeds as http_seeds
 
 ACCEPTED = "accepted"
 _SIGNATURE = TensorSpec((4, 5, 3), 3)
@@ -214,4 +216,5 @@ def targets(folder: Path) -> list[Target]:
         Target("TensorFlow Serving", _predict_seeds(), _predict),
         Target("forms", _form_seeds(), _form),
         Target("messages in Redis", _message_seeds(), _message),
+        Target("HTTP", http_seeds(), HttpFuzz().feed, http_seeds()),
     ]

@@ -1,10 +1,13 @@
 """The service behind a real socket, as `opsin serve` runs it, in a thread of the test."""
 
+import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,7 +18,20 @@ from contracts.settings import Settings
 from models.explain.layers import write_layers
 from models.store.manifest import MANIFEST
 from service.server import server_config
+from tests.service.nginx import free_port, nginx
 from tests.service.parts import SERVED, FakeServices
+
+
+@pytest.fixture(autouse=True)
+def weights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published weights, as far as a request can tell; no test here trains."""
+    if "without_weights" not in request.fixturenames:
+        monkeypatch.setattr("service.training.submit.check_weights", lambda *_: None)
+
+
+@pytest.fixture
+def without_weights() -> None:
+    """Asks for the real check."""
 
 
 @pytest.fixture
@@ -30,7 +46,22 @@ def fakes() -> FakeServices:
 
 @contextmanager
 def listening(settings: Settings, fakes: FakeServices) -> Iterator[str]:
-    """The service on a port of its own; yields its address."""
+    """The service on a port of its own, or behind nginx and a prefix; yields its address."""
+    if not os.environ.get("OPSIN_TEST_THROUGH_NGINX"):
+        with _listening_directly(settings, fakes) as url:
+            yield url
+        return
+    settings = settings.model_copy(update={"root_path": "/opsin"})
+    port, largest = free_port(), "client_max_body_size 2g; proxy_request_buffering off;"
+    with tempfile.TemporaryDirectory() as folder, _listening_directly(settings, fakes) as url:
+        location = f"location /opsin/ {{ proxy_pass {url}/; proxy_http_version 1.1; {largest} }}"
+        servers = f"server {{ listen 127.0.0.1:{port}; {location} }}"
+        with nginx(Path(folder), servers, port):
+            yield f"http://127.0.0.1:{port}/opsin"
+
+
+@contextmanager
+def _listening_directly(settings: Settings, fakes: FakeServices) -> Iterator[str]:
     server = uvicorn.Server(server_config(settings, fakes.open_services))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -50,6 +81,14 @@ def listening(settings: Settings, fakes: FakeServices) -> Iterator[str]:
 @pytest.fixture
 def client(fakes: FakeServices, settings: Settings) -> Iterator[httpx.Client]:
     with listening(settings, fakes) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def steady() -> Iterator[httpx.Client]:
+    """A service for all tests of a module that change nothing in it."""
+    settings = Settings(_env_file=None, max_images=4, max_image_bytes=20_000)
+    with listening(settings, FakeServices()) as url, httpx.Client(base_url=url) as client:
         yield client
 
 

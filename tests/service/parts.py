@@ -260,6 +260,7 @@ class FakeJobs:
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     submitted: list[Sequence[JobItem]] = field(default_factory=list)
     worked: list[tuple[JobKind, dict[str, Any], dict[str, bytes]]] = field(default_factory=list)
+    clients: list[str | None] = field(default_factory=list)
     entries: dict[str, list[JobEntry]] = field(default_factory=dict)
 
     async def submit(
@@ -271,7 +272,9 @@ class FakeJobs:
         request: dict[str, Any],
         items: Sequence[JobItem],
         idempotency: tuple[str, str] | None,
+        client: str | None = None,
     ) -> Job:
+        self.clients.append(client)
         if (first := self._first(idempotency)) is not None:
             return first
         self.submitted.append(items)
@@ -313,7 +316,9 @@ class FakeJobs:
         *,
         inputs: Mapping[str, bytes | Path] | None = None,
         idempotency: tuple[str, str] | None = None,
+        client: str | None = None,
     ) -> Job:
+        self.clients.append(client)
         if (first := self._first(idempotency)) is not None:
             return first
         taken = {

@@ -14,7 +14,13 @@ import numpy as np
 import redis
 import structlog
 
-from contracts.errors import InternalError, ModelNotReady, OpsinError, Unavailable
+from contracts.errors import (
+    InternalError,
+    ModelNotReady,
+    NeedsOperator,
+    OpsinError,
+    Unavailable,
+)
 from contracts.inference.inference import (
     InferenceResponse,
     ItemError,
@@ -69,7 +75,7 @@ class InferenceJobRunner:
             return
         try:
             ended = self._run_batches(lease)
-        except ModelNotReady as error:
+        except (ModelNotReady, NeedsOperator) as error:
             ended = self.leases.fail(lease, error)  # trying again would not help
         except (Unavailable, redis.RedisError) as error:
             # Not the job's fault. Its lease expires, and it is tried again.

@@ -3,9 +3,10 @@
 The file is decoded in a process of its own; here its frames are followed one by one, and faster
 queues are answered between any two of them.
 
-Replays are recognised by perceptual hashes of earlier clips. They stay in Redis for a month, the
-last sixteen clips of each subject: 32 bytes for each quarter of a second, from which no face can
-be reconstructed. They are removed with the subject.
+Replays are recognised by perceptual hashes of earlier clips. They stay in Redis for a month: 32
+bytes for each quarter of a second, from which no face can be reconstructed. They are removed with
+the subject. Failed logins are limited by lockouts, so a thousand clips are more than anyone can
+send in days to have an earlier one forgotten; enrollments, which are not, are kept apart.
 """
 
 import base64
@@ -22,6 +23,7 @@ from pydantic import ValidationError
 
 from contracts.errors import InternalError, SubjectNotFound
 from contracts.faces.clips import ClipReply, ClipRequest, unpack_video
+from contracts.faces.liveness import Purpose
 from contracts.queue import redis_keys, scripts
 from contracts.queue.messages import Item
 from contracts.queue.redis_keys import QueueName
@@ -33,7 +35,7 @@ from workers.inference.queue import Cancellation, ItemOutput
 if TYPE_CHECKING:
     from models.faces.liveness.verdict import ClipVerdict
 
-MAX_CLIPS = 16
+MAX_CLIPS = 1024  # of a subject, of its logins and of its enrollments: at most 3 MB each
 KEEP_SECONDS = 30 * 24 * 3600
 
 _CPU_SECONDS = 15  # of the decoder: many times what the twelve seconds of an answer take
@@ -128,7 +130,14 @@ class RecentClips:
     def __init__(self, client: "redis.Redis") -> None:
         self._add = client.register_script(scripts.ADD_CLIP)
 
-    def add(self, subject_id: str, clip_id: str, hashes: Sequence[bytes]) -> list[list[bytes]]:
+    def add(
+        self,
+        subject_id: str,
+        clip_id: str,
+        hashes: Sequence[bytes],
+        *,
+        purpose: Purpose = "login",
+    ) -> list[list[bytes]]:
         """Store a clip's hashes and return those of the subject's other clips.
 
         The clip is stored before it is judged, so that of one clip sent twice at the same time
@@ -139,11 +148,15 @@ class RecentClips:
             clip_id: What is stored under the same id, from an earlier attempt, is the same clip
                 and is not returned.
             hashes: From `models.faces.liveness.perceptual_hash.sample_hashes`.
+            purpose: What it was sent for. Clips of both purposes are returned.
 
         Raises:
             SubjectNotFound: The subject was erased in the meantime; nothing was stored.
         """
-        keys = [redis_keys.recent_clips(subject_id), redis_keys.erased(subject_id)]
+        both: list[Purpose] = ["login", "enroll"]
+        clips = {one: redis_keys.recent_clips(subject_id, one) for one in both}
+        others = [key for one, key in clips.items() if one != purpose]
+        keys = [clips[purpose], redis_keys.erased(subject_id), *others]
         clip = json.dumps([clip_id, base64.b64encode(b"".join(hashes)).decode()])
         args: list[str | int] = [clip, MAX_CLIPS, KEEP_SECONDS]
         rows = cast(list[bytes] | None, self._add(keys=keys, args=args))

@@ -5,7 +5,6 @@ end of a process reliably frees its memory. It ends with its parent, and so does
 """
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from redis import RedisError
 
-from contracts.errors import InternalError, OpsinError, Unavailable
-from contracts.jobs import LEASE_SECONDS, MAX_NICENESS
+from contracts.errors import DiskUnusable, InternalError, NotFound, OpsinError, Unavailable
+from contracts.jobs import LEASE_SECONDS, MAX_NICENESS, Progress
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
@@ -26,6 +26,7 @@ from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from models.processes import end_with_parent
 from workers.jobs.context import LeasedWork, json_safe
+from workers.jobs.disk import becomes_usable, disk_error
 from workers.jobs.handlers import TABLE, load_handler
 
 log = structlog.get_logger()
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 EXIT_ENDED = 0
 EXIT_UNFINISHED = 75  # EX_TEMPFAIL: the parent gives the job back
 _LOCK_SECONDS = LEASE_SECONDS / 2
+_DISK_SECONDS = 15.0
+"""How long a job waits for a disk that cannot be written to before it fails."""
 _AUTOGROUP = Path("/proc/self/autogroup")
 _OOM_SCORE, _MAX_OOM_SCORE = Path("/proc/self/oom_score_adj"), "1000"
 
@@ -101,14 +104,31 @@ class JobAttempt:
     def _outcome(self) -> dict[str, Any] | OpsinError | WorkStoppedError:
         try:
             self._work.check()
+            # Importing TensorFlow and the like takes seconds.
+            self._work.progress(Progress(fraction=0, phase="loading"))
             handler = load_handler(self._lease.kind, self._kinds)
             result: dict[str, Any] = json_safe(handler(self._work, self._settings))
-        except (WorkStoppedError, OpsinError) as error:
+        except WorkStoppedError as error:
             return error
+        except OpsinError as error:
+            return self._after_waiting(error)
         except Exception as error:
             log.exception("job_failed", job=self._lease.job_id, kind=self._lease.kind)
-            return _client_error(error, self._lease.kind)
+            return self._after_waiting(_client_error(error, self._lease.kind))
         return result
+
+    def _after_waiting(self, error: OpsinError) -> OpsinError | WorkStoppedError:
+        """The error; one that asks for another attempt if a disk has become usable again."""
+        if not isinstance(error, DiskUnusable):
+            return error
+        log.warning("disk_unusable", job=self._lease.job_id, error=error.detail)
+        homes = (self._settings.jobs_home, self._settings.store_home, self._settings.datasets_home)
+        try:
+            if becomes_usable(homes, _DISK_SECONDS, self._work.check):
+                return Unavailable("The disk could not be written to for a moment.")
+        except WorkStoppedError as stopped:
+            return stopped
+        return error
 
     def _finish(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
         """Write the outcome; return whether the job has ended."""
@@ -131,9 +151,16 @@ class JobAttempt:
 
 def _client_error(error: Exception, kind: str) -> OpsinError:
     """Translate an unexpected exception to an error for the client, without details."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        # The job is tried again, so that its checkpoints are kept until there is room.
-        return Unavailable("The disk is full.", retry_after=60)
+    if isinstance(error, RedisError):
+        return Unavailable("The queue does not answer.")
+    if isinstance(error, FileNotFoundError):
+        name = Path(str(error.filename or "")).name
+        return NotFound(
+            f"A file that this job needs has been deleted{f': {name}' if name else ''}. Check the "
+            "dataset and the model that it uses, then send the request again."
+        )
+    if isinstance(error, OSError) and (unusable := disk_error(error)) is not None:
+        return unusable
     if isinstance(error, MemoryError):
         return InternalError("Out of memory. Use a smaller batch, image or network.")
     if isinstance(error, ImportError):

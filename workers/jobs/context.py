@@ -17,7 +17,7 @@ from typing import Any, Literal
 import structlog
 
 from contracts.errors import InternalError, Unavailable
-from contracts.jobs import LEASE_SECONDS, Progress
+from contracts.jobs import LEASE_SECONDS, STARTING, Progress
 from contracts.work import WorkStoppedError
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
@@ -30,6 +30,8 @@ _HEARTBEAT_SECONDS = LEASE_SECONDS / 6
 _RETRY_SECONDS = 0.5
 _MAX_FILE_BYTES = 512 * 1024 * 1024
 _ELAPSED_FILE = "run-seconds"
+_MILLIONTH = 1e-6
+_MEASURABLE = 1e-3  # less progress says nothing about the pace
 
 StopReason = Literal["cancelled", "lost", "overdue", "shutdown"]
 
@@ -60,6 +62,7 @@ class LeasedWork:
         self._next_heartbeat = now
         self._latest: Progress | None = None
         self._first: tuple[float, float] | None = None
+        self._fraction, self._phase = 0.0, STARTING
         self._closed = Event()
         self._thread = Thread(target=self._run, name="lease", daemon=True)
 
@@ -82,7 +85,16 @@ class LeasedWork:
             raise WorkStoppedError(self.stopped)
 
     def progress(self, progress: Progress) -> None:
+        """See `contracts.work.Work`; the fraction of an attempt never goes back.
+
+        A new phase moves it by a millionth at least, since clients are sent what is new by it.
+        """
         self.check()
+        fraction = max(progress.fraction, self._fraction)
+        if progress.phase != self._phase and fraction == self._fraction:
+            fraction = min(1.0, fraction + _MILLIONTH)
+        self._fraction, self._phase = fraction, progress.phase
+        progress = progress.model_copy(update={"fraction": fraction})
         if self._first is None:
             self._first = (time.monotonic(), progress.fraction)
         self._latest = progress
@@ -172,7 +184,7 @@ class LeasedWork:
             return progress
         started, first = self._first
         done = progress.fraction - first
-        if done <= 0:
+        if done < _MEASURABLE:
             return progress
         remaining = (1 - progress.fraction) * (time.monotonic() - started) / done
         return progress.model_copy(update={"eta_seconds": round(remaining, 1)})

@@ -192,7 +192,9 @@ class Enrollment:
         if self._settings.redis_url is None:
             return []
         with redis.Redis.from_url(self._settings.redis_url, **REDIS_OPTIONS) as client:
-            return RecentClips(client).add(self._request.subject_id, challenge_id, hashes)
+            return RecentClips(client).add(
+                self._request.subject_id, challenge_id, hashes, purpose="enroll"
+            )
 
     def _analyse_images(self) -> AnalysedInput:
         candidates = []

@@ -18,7 +18,8 @@ KINDS: Mapping[str, str] = {
     "dataset_import": "workers.jobs.dataset_import:run",
     "filters": "models.explain.filters_job:run",
     "heatmap": "models.explain.heatmap_job:run",
-    "quantize": "models.export.quantization:run",
+    "activations": "models.explain.activations_job:run",
+    "quantize": "workers.jobs.quantization:run",
     "calibration": "models.faces.calibration.job:run",
     "enrollment": "workers.jobs.enrollment:run",
 }

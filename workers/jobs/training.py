@@ -6,6 +6,7 @@ no name remains in a model after an erasure.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from contracts.errors import NotFound, NotTrainable, SubjectNotFound
+from contracts.inference.serving import Serving
 from contracts.settings import Settings
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from contracts.work import Work
@@ -27,6 +31,7 @@ from models.faces.portrait import portrait
 from models.store.store import Store
 from models.training import run as training
 from models.training.data.data_source import TrainingData
+from workers.jobs.serving import wait_until_served
 
 _FRACTIONS = Fractions(0.15, 0.15, 0)
 
@@ -39,13 +44,19 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
             published.
         WorkStoppedError: The job was stopped.
     """
+    start_seconds = time.time() - psutil.Process().create_time()
+
+    def until_served(model: str, version: int, report: Callable[[], None]) -> Serving | None:
+        return wait_until_served(work, settings, model, version, report=report)
+
     subjects = TrainingRequest.model_validate(work.request).subjects
     if subjects is None:
-        return training.run(work, settings)
+        return training.run(work, settings, until_served=until_served, start_seconds=start_seconds)
     with _faces(settings) as faces:
         analyser = open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)
         crop = partial(portrait, analyser=analyser)
-        return training.run(work, settings, SubjectSource(work, faces, crop, subjects))
+        source = SubjectSource(work, faces, crop, subjects)
+        return training.run(work, settings, source, until_served, start_seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from contracts.errors import Unavailable
+from contracts.errors import DiskUnusable
 from contracts.settings import MAX_IMAGE_PIXELS, Settings
 
 MIB = 1024 * 1024
@@ -55,15 +55,15 @@ class Limits:
         """Check that the disk has room for `size` more bytes.
 
         Raises:
-            Unavailable: It has not.
+            DiskUnusable: It has not.
         """
         if shutil.disk_usage(folder).free - size < self.free_bytes:
             raise disk_full()
 
 
-def disk_full() -> Unavailable:
+def disk_full() -> DiskUnusable:
     """The error for an upload that does not fit on the disk."""
-    return Unavailable(
+    return DiskUnusable(
         "The service's disk has no room for this. Delete datasets that are not needed, "
         "or ask its operator for more space.",
         retry_after=60,

@@ -119,7 +119,9 @@ def judge_clip(
     hashes = sample_hashes(
         [frame.time for frame in track.frames], [frame.image_hash for frame in track.frames]
     )
-    liveness = judge(track, requested, earlier=exchange_hashes(hashes))
+    # A clip without a face can never pass, so remembering it would only displace others.
+    earlier = exchange_hashes(hashes) if track.embeddings else ()
+    liveness = judge(track, requested, earlier=earlier)
     neutral = [index for index in neutral_frames(track, states) if index in track.embeddings]
     best = sorted(neutral, key=lambda index: _sharpness(clip, index), reverse=True)[:_MAX_MATCHED]
     passed = liveness.live and bool(best)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.serving.openvino.last_product import split_before_last_product
 from models.serving.runtime import Precision, RuntimeUnavailableError
 
 Array = npt.NDArray[Any]
@@ -64,9 +65,11 @@ class OpenVinoGraph:
         self._openvino = openvino
         self._core = core
         self._read = read
-        self._precision = precision
         self._threads = threads
         self._large = large
+        capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._bfloat16 = capable and precision != "float32"
+        self._tail: Any = None  # the last product and what follows, if that is in float32
         self._single = self._compiled(1).create_infer_request()
         self._pieces: _Pieces | None = None
 
@@ -86,8 +89,8 @@ class OpenVinoGraph:
         if len(rows) != 1:  # OpenVINO would read beyond the shorter one
             raise ValueError(f"inputs must have one length, not {sorted(rows)}")
         if self._pieces is not None and rows.pop() > 1:
-            return self._run_in_pieces(self._pieces, arrays)
-        return self._run_whole(arrays)
+            return self._finished(self._run_in_pieces(self._pieces, arrays))
+        return self._finished(self._run_whole(arrays))
 
     def tune(
         self,
@@ -143,21 +146,35 @@ class OpenVinoGraph:
         outputs = pieces.run(tensors)
         return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
 
+    def _finished(self, outputs: tuple[Array, ...]) -> tuple[Array, ...]:
+        if self._tail is None:
+            return outputs
+        self._tail.infer([self._tensor(output) for output in outputs])
+        return _copied_outputs(self._tail)
+
     def _tensor(self, rows: Array) -> Any:
         return self._openvino.Tensor(np.ascontiguousarray(rows), shared_memory=True)
 
     def _compiled(self, streams: int) -> Any:
-        capable = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        bfloat16 = capable and self._precision != "float32"
+        """Compile the graph; in bfloat16 without its last product, which `_tail` computes."""
+        try:
+            model = self._read()
+            parts = split_before_last_product(self._openvino, model) if self._bfloat16 else None
+            if parts is None:
+                return self._compile(model, "bf16" if self._bfloat16 else "f32", streams)
+            trunk, tail = parts
+            self._tail = self._tail or self._compile(tail, "f32", 1).create_infer_request()
+            return self._compile(trunk, "bf16", streams)
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeUnavailableError("OpenVINO cannot read its graph") from error
+
+    def _compile(self, model: Any, precision: str, streams: int) -> Any:
         properties: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": streams,
         }
-        try:
-            return self._core.compile_model(self._read(), "CPU", properties)
-        except (RuntimeError, ValueError) as error:
-            raise RuntimeUnavailableError("OpenVINO cannot read its graph") from error
+        return self._core.compile_model(model, "CPU", properties)
 
 
 class _Pieces:

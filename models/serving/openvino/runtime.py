@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contracts.inference.manifest import Endpoint, Manifest
+from contracts.inference.manifest import Draft, Endpoint
 from contracts.queue.messages import Pixels
 from models.export.endpoints import OUTPUTS, PROBABILITY, TARGET
 from models.serving.batching import Outputs
@@ -67,7 +67,7 @@ class OpenVinoRuntime:
     pads = False
 
     def __init__(
-        self, folder: Path, manifest: Manifest, precision: Precision, options: RuntimeOptions
+        self, folder: Path, manifest: Draft, precision: Precision, options: RuntimeOptions
     ) -> None:
         self.name = f"openvino-{precision}"
         self._openvino = _OpenVino(folder, precision, options)

@@ -65,7 +65,11 @@ class FeatureExtractor:
         return 4 * int(np.prod(self.shape)) * images * (1 + self.views)
 
     def extract(
-        self, images: ImageLoader, scratch: Path, on_progress: Callable[[int], None]
+        self,
+        images: ImageLoader,
+        scratch: Path,
+        on_progress: Callable[[int], None],
+        on_cached: Callable[[int], None] = lambda _count: None,
     ) -> tuple[Features, ...]:
         """The features of all images: first of the originals, then of each view.
 
@@ -73,12 +77,15 @@ class FeatureExtractor:
             images: The images.
             scratch: A folder for arrays that do not fit into memory.
             on_progress: Called with the number of images finished since the last call; may raise.
+            on_cached: Called with the number of those that needed no computation, before that.
         """
         namespace = _namespace(self.cut, self.blueprint, self.precision)
         views = []
         for view in range(1 + self.views):
             features = _allocate((len(images), *self.shape), scratch / f"{namespace}-{view}.npy")
-            self._fill(features, images, view, namespace, on_progress)
+            self._fill(
+                features, images, view, namespace, on_progress=on_progress, on_cached=on_cached
+            )
             views.append(features)
         return tuple(views)
 
@@ -88,10 +95,13 @@ class FeatureExtractor:
         images: ImageLoader,
         view: int,
         namespace: str,
+        *,
         on_progress: Callable[[int], None],
+        on_cached: Callable[[int], None],
     ) -> None:
         keys = [_key(example, view, self.augmentation) for example in images.examples]
         hits = self.cache.read(namespace, keys, features)
+        on_cached(int(hits.sum()))
         on_progress(int(hits.sum()))
         misses = np.flatnonzero(~hits).tolist()
         first: dict[bytes, int] = {}  # images with equal content are computed once
@@ -173,8 +183,8 @@ def compile_trunk(
 
     augmented = augment_and_preprocess(kind, options)
 
-    def run(pixels: Any, *transforms: Any) -> Any:
-        return tf.cast(trunk(augmented(pixels, *transforms), training=False), tf.float32)
+    def run(pixels: Any, affine: Any = None, gain: Any = None, offset: Any = None) -> Any:
+        return tf.cast(trunk(augmented(pixels, affine, gain, offset), training=False), tf.float32)
 
     graph = tf.function(run, reduce_retracing=True)
 

@@ -4,6 +4,9 @@ It holds arrays and numbers only, no pickle. A fingerprint in the file identifie
 another request, dataset or library version does not resume from it.
 """
 
+import contextlib
+import errno
+import logging
 import os
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +19,8 @@ from pydantic import ValidationError
 
 from models.store.staging import flush_entries
 from models.training.loop.state import TrainingState
+
+_LOG = logging.getLogger(__name__)
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -50,7 +55,21 @@ class CheckpointFile:
         self._fingerprint = fingerprint
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Replace the file. After a kill or a power cut, either the old or the new one is there."""
+        """Replace the file. After a kill or a power cut, either the old or the new one is there.
+
+        If the disk is full, the old one is kept: losing it would cost more than going on without
+        a new one.
+        """
+        try:
+            self._replace(checkpoint)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            _LOG.warning("no checkpoint is written: %s", error.strerror)
+            with contextlib.suppress(OSError):
+                self._path.with_suffix(".tmp").unlink(missing_ok=True)
+
+    def _replace(self, checkpoint: Checkpoint) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {
             f"{part}/{name}": array

@@ -180,6 +180,9 @@ class PhaseRun:
         loss = (validation or training).mean_loss
         if state.close_epoch(loss, self._request.schedule, self._initial_rate):
             self._best = self._learner.learned()
+        patience = self._request.early_stopping_patience
+        if state.epoch < self._epochs and state.is_over(self._epochs, patience):
+            row["stopped_early"] = True
         self._hooks.work.metrics(row)
         self._report()
 
@@ -215,7 +218,10 @@ class PhaseRun:
             step=self._steps if ended else state.step,
             steps=self._steps,
         )
-        self._hooks.progress.report(state.phase, done / self._epochs, position)
+        likely = state.likely_end(self._epochs, self._request.early_stopping_patience, done)
+        self._hooks.progress.report(
+            state.phase, done / self._epochs, position, ends_at=likely / self._epochs
+        )
 
     def _save_if_due(self) -> None:
         pause = max(self._hooks.checkpoint_seconds, self._write_seconds / _CHECKPOINT_SHARE)

@@ -89,6 +89,22 @@ class TrainingState(BaseModel):
         stale = self.best_epoch and patience and self.epoch - self.best_epoch >= patience
         return self.epoch >= epochs or bool(stale)
 
+    def likely_end(self, epochs: int, patience: int | None, done: float) -> float:
+        """The epoch at which the phase is likely to end, for an estimate of the time that is left.
+
+        If it may end early, between the first and the last possible one: their geometric mean is
+        wrong by the same factor, whichever it becomes.
+
+        Args:
+            epochs: The maximum.
+            patience: Epochs without improvement after which it ends.
+            done: Completed epochs, with the completed share of the present one.
+        """
+        if patience is None:
+            return float(epochs)
+        first = min(epochs, max(self.best_epoch, 0) + patience)
+        return done + math.sqrt(max(first - done, 0.0) * max(epochs - done, 0.0))
+
     def rate(self, request: TrainingRequest, epoch_steps: int) -> float:
         """The learning rate of the next step.
 

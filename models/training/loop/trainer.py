@@ -38,6 +38,7 @@ from models.training.data.sources import (
 from models.training.loop.assembly import assemble, build_network
 from models.training.loop.centering import channel_statistics
 from models.training.loop.checkpoint import Checkpoint, CheckpointFile
+from models.training.loop.costs import learning_stages
 from models.training.loop.freezing import cut_below, freeze
 from models.training.loop.hardware import Hardware
 from models.training.loop.learner import Learner, Objective
@@ -86,7 +87,11 @@ class TrainingEnvironment:
 
 
 def train(
-    request: TrainingRequest, dataset: Dataset, work: Work, environment: TrainingEnvironment
+    request: TrainingRequest,
+    dataset: Dataset,
+    work: Work,
+    environment: TrainingEnvironment,
+    progress: ProgressReporter | None = None,
 ) -> TrainedModel:
     """Train a network.
 
@@ -95,14 +100,21 @@ def train(
         dataset: The images to train, validate and test on.
         work: Checked for cancellation at every step; receives progress and metrics.
         environment: What it may use.
+        progress: Knows the stages in `models.training.loop.costs.learning_stages`; made by default.
 
     Raises:
         ValidationFailed: Request and dataset do not fit together; says what to change.
         WeightsMissing: The base's weights are not on this machine; says how to get them.
         WorkStoppedError: The job was cancelled or lost.
     """
+    if progress is None:
+        stages = learning_stages(request, dataset)
+        costs = {name: stage.units * stage.default for name, stage in stages.items()}
+        progress = ProgressReporter(work, costs)
     with contextlib.ExitStack() as stack:
-        return _Training(request, dataset, work, environment, stack).run()
+        with progress.during("build"):
+            training = _Training(request, dataset, work, environment, stack, progress=progress)
+        return training.run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,8 @@ class _Training:
         work: Work,
         environment: TrainingEnvironment,
         stack: contextlib.ExitStack,
+        *,
+        progress: ProgressReporter,
     ) -> None:
         check_dataset(request, dataset)
         check_network(request)
@@ -145,7 +159,7 @@ class _Training:
             )
             for split in SPLITS
         }
-        self.progress = ProgressReporter(work, self._stages())
+        self.progress = progress
         self.filters = FilterRecorder.of(request, self.assembly.model, work.folder)
         self.hooks = TrainingHooks(
             work=work,
@@ -216,12 +230,15 @@ class _Training:
             self.work.check()
             self.progress.report(stage, done / total)
 
+        def on_cached(count: int) -> None:
+            self.progress.skip(stage, count / total)
+
         exact = self._evaluation_extractor(extractor)
         features: dict[Split, Source] = {}
         for split in SPLITS:
             folder = self.work.folder / "features" / split
             views = (extractor if split == "train" else exact).extract(
-                self.images[split], folder, on_progress
+                self.images[split], folder, on_progress, on_cached
             )
             features[split] = FeatureSource(views, self.request.seed, phase)
         return _PhaseModel(features, extractor.cut.tail, identity)
@@ -348,19 +365,6 @@ class _Training:
             memory_bytes=environment.memory_bytes * len(examples) // total,
             threads=environment.threads,
         )
-
-    def _stages(self) -> dict[str, float]:
-        """Estimated cost of each stage, in forward passes of the whole network."""
-        count, training = len(self.dataset.examples), len(self.truth["train"])
-        views = self.request.cached_views
-        epoch_cost = {"head": 0.01, "finetune": 1.0, "scratch": 3.0}
-        costs: dict[str, float] = {}
-        for phase in self.request.phases:
-            epochs = getattr(self.request.epochs, phase)
-            if phase != "scratch":
-                costs[f"features of {phase}"] = float(count + views * training * (phase == "head"))
-            costs[phase] = epochs * training * epoch_cost[phase]
-        return costs | {"evaluate": 0.1 * count}
 
     def _fingerprint(self) -> str:
         """The digest of everything that a checkpoint depends on."""

@@ -34,7 +34,7 @@ class EventLog:
         numbers = {
             name: float(value)
             for name, value in row.items()
-            if name != "epoch" and isinstance(value, int | float)
+            if name not in {"epoch", "stopped_early"} and isinstance(value, int | float)
         }
         for run, prefix in _RUNS:
             scalars = {

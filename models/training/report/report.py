@@ -1,7 +1,7 @@
 """The report of a training: metrics of every split, and the most confident mistakes.
 
-The metrics are those of the network in memory. The mistakes are explained with the exported files,
-and this also checks that the files agree with the evaluation.
+The metrics of the held-out split are those of the runtime that will serve, the others those of the
+network in memory. The exported files are checked against the latter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,8 +80,8 @@ def explain_mistakes(
     draft: Draft,
     names: Mapping[str, str],
     max_pixels: int,
-) -> tuple[list[ExplainedMistake], Agreement]:
-    """The most confident mistakes with their heatmaps, and the agreement of the exported files.
+) -> list[ExplainedMistake]:
+    """The most confident mistakes with their heatmaps.
 
     Args:
         trained: The trained network and its evaluation.
@@ -89,26 +89,40 @@ def explain_mistakes(
         draft: The manifest of the exported files.
         names: Original file names by SHA-256.
         max_pixels: Largest image that is decoded.
-
-    Raises:
-        InternalError: The exported files do not agree with the evaluation.
     """
     held_out = trained.evaluations[held_out_split(trained)]
     truth = held_out.truth.astype(np.int64)
     wrong = most_confident_mistakes(held_out.probabilities, truth, MAX_MISTAKES)
-    indices = [*wrong, *evenly_spaced(len(held_out.examples), COMPARED_IMAGES)]
-    examples = [held_out.examples[index] for index in indices]
-    pixels = decode_examples(examples, draft, max_pixels=max_pixels)
-    agreement = _agreement(exported.probabilities(pixels), held_out, indices)
     if not wrong:
-        return [], agreement
+        return []
+    examples = [held_out.examples[index] for index in wrong]
+    pixels = decode_examples(examples, draft, max_pixels=max_pixels)
     predicted = held_out.probabilities[wrong].argmax(axis=1).astype(np.int32)
-    grids = exported.grids(pixels[: len(wrong)], predicted)
+    grids = exported.grids(pixels, predicted)
     labels = [label.text for label in trained.labels]
     return [
         ExplainedMistake(_mistake(held_out, index, labels, names), image, grid)
-        for index, image, grid in zip(wrong, pixels, grids, strict=False)
-    ], agreement
+        for index, image, grid in zip(wrong, pixels, grids, strict=True)
+    ]
+
+
+def compare_with_trained(
+    trained: TrainedModel, exported: ExportedModel, draft: Draft, max_pixels: int
+) -> Agreement:
+    """Compare the exported files with the network's evaluation: on its surest mistakes and others.
+
+    Raises:
+        InternalError: They do not agree.
+    """
+    held_out = trained.evaluations[held_out_split(trained)]
+    truth = held_out.truth.astype(np.int64)
+    indices = [
+        *most_confident_mistakes(held_out.probabilities, truth, MAX_MISTAKES),
+        *evenly_spaced(len(held_out.examples), COMPARED_IMAGES),
+    ]
+    examples = [held_out.examples[index] for index in indices]
+    pixels = decode_examples(examples, draft, max_pixels=max_pixels)
+    return _agreement(exported.probabilities(pixels), held_out, indices)
 
 
 def build_report(
@@ -133,9 +147,13 @@ def build_report(
         confusion_matrix=ConfusionMatrix(labels=labels, counts=counts.tolist()),
         curves=list(trained.history),
         best_epochs=dict(trained.best_epochs),
+        stopped_early={
+            row["phase"]: row["epoch"] for row in trained.history if row.get("stopped_early")
+        },
         most_wrong=[explained.mistake for explained in mistakes],
         parity=draft.parity,
         agreement=agreement,
+        served=draft.served,
         provenance=draft.provenance,
         devices=list(trained.devices),
         seconds={name: round(value, 3) for name, value in seconds.items()},

@@ -5,7 +5,7 @@ from fastapi.responses import JSONResponse
 
 from contracts.faces.calibration import CalibrationBody
 from contracts.jobs import Job
-from service.auth.principal import principal_of
+from service.auth.principal import principal_of, quota_key
 from service.dependencies import ServicesDep
 from service.faces.calibration import start_calibration
 from service.http import examples
@@ -51,4 +51,5 @@ async def create_calibration(
     tells about the dataset.
     """
     principal_of(request).require("train")
-    return job_response(await start_calibration(services, body, key))
+    client = quota_key(request.scope)
+    return job_response(await start_calibration(services, body, key, client))

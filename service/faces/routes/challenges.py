@@ -4,12 +4,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.faces.liveness import Challenge, NewChallenge
-from service.auth.failed_auth import network_of
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces.attempts import caller_of
 from service.http import examples
+from service.http.addresses import network_of
 from service.http.errors import problem_responses
+from service.http.headers import CreateKeyHeader
 
 router = APIRouter(prefix="/v1/faces/challenges", tags=["Faces"])
 
@@ -24,12 +25,18 @@ router = APIRouter(prefix="/v1/faces/challenges", tags=["Faces"])
             "What to do, in this order, in one clip.", face_examples.CHALLENGE
         ),
         **problem_responses(
-            *("subject_not_found", "validation_error", "rate_limited", "dependency_unavailable")
+            *("subject_not_found", "validation_error", "rate_limited", "dependency_unavailable"),
+            "idempotency_conflict",
         ),
     },
 )
 async def create_challenge(
-    *, request: Request, response: Response, body: NewChallenge, services: ServicesDep
+    *,
+    request: Request,
+    response: Response,
+    body: NewChallenge,
+    services: ServicesDep,
+    key: CreateKeyHeader = None,
 ) -> Challenge:
     """Three actions in random order, with a nonce that can be used once within 90 seconds.
 
@@ -45,4 +52,5 @@ async def create_challenge(
     client = network_of(request.client.host) if request.client else "local"
     faces, caller = services.faces, await caller_of(services.faces, request, body.device_id)
     known = await faces.lockout.is_known(body.subject_id, caller)
-    return await faces.challenges.create(body, client, caller.known_as if known else "")
+    device = caller.known_as if known else ""
+    return await faces.challenges.create(body, client, device, key=key)

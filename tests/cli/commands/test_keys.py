@@ -132,3 +132,16 @@ def test_a_new_key_of_the_command_line_replaces_the_old_one(run: Call, tmp_path:
     assert (tmp_path / "cli.key").read_text() != before
     states = [info["revoked_at"] for info in json.loads(run("list", "--json").stdout)["items"]]
     assert [state is None for state in states] == [True, False]
+
+
+def test_rotating_the_key_of_the_command_line_keeps_it_in_use(run: Call, tmp_path: Path) -> None:
+    run("cli")
+    settings = Settings(_env_file=None, home=tmp_path)
+    before = access(settings).cli_key
+    assert before is not None
+    run("rotate", before.id, "--grace", "1m")
+    after = access(settings).cli_key
+    assert after is not None
+    assert after.id != before.id
+    run("create", "other", "--scope", "infer")
+    assert "opsin keys cli" in run("revoke", after.id).stderr

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from cli.processes.logs import Follower, rotate, tail
+from cli.processes.logs import Follower, limit_size, rotate, tail
 
 
 def test_the_log_of_the_last_run_is_kept(tmp_path: Path) -> None:
@@ -46,3 +46,19 @@ def test_only_whole_lines_are_shown_and_only_once(tmp_path: Path) -> None:
         file.write("o\n")
     follower.show_new()
     assert shown == [("worker", "one"), ("worker", "two")]
+
+
+def test_a_large_log_begins_anew_under_its_writer(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    shown: list[str] = []
+    follower = Follower([log], lambda _, line: shown.append(line))
+    with log.open("ab", buffering=0) as writer:
+        for number in range(10):
+            writer.write(b"%d\n" % number)
+            assert limit_size(log, 6) == (number in {3, 7})
+            follower.show_new()
+    assert log.read_text() == "8\n9\n"
+    assert (tmp_path / "api.log.1").read_text() == "4\n5\n6\n7\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["api.log", "api.log.1"]
+    assert shown[-2:] == ["8", "9"]
+    assert not limit_size(tmp_path / "none.log", 6)

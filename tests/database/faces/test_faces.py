@@ -243,7 +243,8 @@ def test_more_folders_than_a_statement_has_parameters_are_swept(
     )
     faces.frames.remove_orphans()
     assert rows == [(ada, faces.frames.ids_of_subject(ada)[0])]
-    assert faces.subjects.names([*others, ada]) == {ada: "Ada"}
+    standings = faces.standings.of([*others, ada])
+    assert {one: standing.name for one, standing in standings.items()} == {ada: "Ada"}
 
 
 def test_the_audit_log_has_keyed_hashes_newest_first(faces: FaceRepositories, ada: str) -> None:

@@ -15,7 +15,7 @@ from models.datasets.archives.limits import Limits
 from models.datasets.splitting import Fractions
 from models.datasets.store import DEFAULT_FRACTIONS, DatasetStore, NewImage
 from models.rendering.png import png
-from tests.images import encoded, hostile_images, scene
+from tests.images import HEIC, encoded, hostile_images, motion_photo, netpbm_kinds, scene
 from tests.models.datasets.packing import on_disk, photo, tarred, tree, written, zipped
 
 GOOD = tree({"cat": 8, "dog": 8})
@@ -168,6 +168,27 @@ def test_unusable_files_are_reported_and_not_fatal(store: DatasetStore, tmp_path
     (odd,) = [one for one in listing.files if one.code == "misnamed"]
     assert (odd.path, odd.action, odd.media_type) == ("cat/really.jpg", "kept", "image/png")
     assert all(one.detail and one.action for one in listing.files if one.code)
+
+
+def test_what_phones_and_old_datasets_contain_is_admitted(
+    store: DatasetStore, tmp_path: Path
+) -> None:
+    files = {
+        "cat/IMG_1.HEIC": (HEIC / "turned-by-container.heic").read_bytes(),
+        "cat/PXL_1.MP.jpg": motion_photo(encoded(scene(), "JPEG")),
+        "cat/a.avif": encoded(scene(), "AVIF"),
+        "cat/face.pgm": netpbm_kinds()["P5"],
+    }
+    listing = store.create("x", sent(tmp_path, zipped(GOOD | files)))
+    found = {one.path: one for one in listing.files if one.path in files}
+    assert {one.status for one in found.values()} == {"admitted"}
+    assert {one.code for one in found.values()} == {None}
+    assert {(one.width, one.height) for one in found.values()} == {scene().size}
+    types = ["image/heif", "image/jpeg", "image/avif", "image/x-portable-anymap"]
+    assert [found[path].media_type for path in files] == types
+    photo = found["cat/IMG_1.HEIC"].sha256
+    assert photo is not None
+    assert store.thumbnail(listing.info.id, photo).startswith(b"\xff\xd8")
 
 
 @pytest.mark.parametrize(

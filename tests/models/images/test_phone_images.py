@@ -20,6 +20,7 @@ from models.images.jpeg_structure import read_structure
 from tests.images import (
     HEIC,
     broken_chunk,
+    claiming,
     display_p3,
     encoded,
     motion_photo,
@@ -124,6 +125,16 @@ def test_pixels_of_an_isolated_format_are_limited(name: str) -> None:
         decode(data, network=NETWORK, max_pixels=96 * 64 - 1)
 
 
+@pytest.mark.parametrize("name", ["HEIF", "AVIF"])
+def test_an_image_is_never_larger_than_its_container_states(name: str) -> None:
+    data = (HEIC / "scene.heic").read_bytes() if name == "HEIF" else encoded(scene(), "AVIF")
+    try:
+        image = read(claiming(data, 8, 8))
+    except InvalidImage:
+        return
+    assert (image.width, image.height) == (8, 8)
+
+
 def test_a_compromised_decoder_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +177,31 @@ def test_png_chunks_that_pixels_do_not_need_do_no_harm() -> None:
 
 def zeros() -> bytes:
     return zlib.compress(bytes(5_000_000))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\r\n" + encoded(scene(), "JPEG"), "line break"),
+        (b"\xef\xbb\xbf" + encoded(scene(), "PNG"), "byte order mark"),
+        (b"\x89PNG\r\n\x1a\n" + png_chunk(b"CgBI", bytes(4)), "original file"),
+        (encoded(scene(), "TGA"), "Targa"),
+        (encoded(scene(), "JPEG2000"), "JPEG 2000"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20), "JPEG XL"),
+        (b"\0\0\0\x18ftypcrx " + bytes(20), "raw photo"),
+    ],
+)
+def test_what_is_not_read_is_called_by_its_name(data: bytes, words: str) -> None:
+    with pytest.raises(InvalidImage, match=words):
+        read(data)
+
+
+@pytest.mark.parametrize("name", ["HEIF", "AVIF", "WEBP", "GIF", "BMP", "TIFF", "PNG", "PPM"])
+def test_what_follows_an_image_does_no_harm(name: str) -> None:
+    data = encoded(scene(), name) if name != "HEIF" else (HEIC / "scene.heic").read_bytes()
+    video = b"\0\0\0\x18ftypmp42" + bytes(16) + b"\0\0\x10\0mdat" + bytes(4088)
+    for tail in (bytes(4096), b"garbage" * 1000, video):
+        np.testing.assert_array_equal(read(data + tail).pixels, read(data).pixels)
 
 
 def test_orientation_of_a_png_in_old_places_is_applied() -> None:

@@ -4,18 +4,26 @@ import io
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from contracts.errors import DatasetNotFound, ValidationFailed
+from contracts.inference.manifest import Endpoint
+from contracts.inference.serving import Serving
+from contracts.queue.messages import Pixels
 from contracts.settings import Settings
 from contracts.training.training_result import TrainingResult
 from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.store import DatasetStore
+from models.export import quantization
+from models.export.saved_model import REFERENCE_IMAGES
+from models.serving.openvino.runtime import OpenVinoRuntime
 from models.serving.predictor import VersionPredictor
 from models.store.store import Store
 from models.training.data.data_source import LibrarySource
@@ -136,6 +144,41 @@ def test_cancellation_after_publishing_is_ignored(settings: Settings) -> None:
     assert Store(settings.store_home).aliases("late") == {"champion": 1}
 
 
+def test_promoted_version_is_waited_for(settings: Settings) -> None:
+    waited: list[tuple[str, int]] = []
+
+    def until_served(model: str, version: int, check: Callable[[], None]) -> Serving:
+        check()
+        waited.append((model, version))
+        return Serving(workers=2, ready=2, seconds=1.5)
+
+    few = {"epochs": {"scratch": 1}, "filters_every": 0}
+    work = work_of(settings, "job_waits", model="waits", **few)
+    result = TrainingResult.model_validate(run(work, settings, None, until_served, 2.0))
+    assert result.serving == Serving(workers=2, ready=2, seconds=1.5)
+    assert work.phases[-1] == "load"
+    assert work.fractions[-1] == 1.0
+    work = work_of(settings, "job_never", model="waits", promote="never", **few)
+    assert run(work, settings, None, until_served)["serving"] is None
+    assert waited == [("waits", 1)]
+    costs = json.loads((settings.home / "cache" / "training-costs.json").read_text())
+    assert {"start", "cnn_small@16 export", "cnn_small@16 scratch"} <= costs.keys()
+
+
+def test_cancellation_while_the_workers_load_is_ignored(settings: Settings) -> None:
+    def stop(phase: str) -> None:
+        if phase == "load":
+            raise WorkStoppedError("cancelled")
+
+    def until_served(model: str, version: int, check: Callable[[], None]) -> Serving:
+        raise AssertionError("there is no reason to wait any more")
+
+    work = work_of(settings, "job_gone", model="gone", epochs={"scratch": 1}, filters_every=0)
+    work = InMemoryWork(work.job_id, work.request, work.folder, on_phase=stop)
+    result = run(work, settings, None, until_served)
+    assert (result["promoted"], result["serving"]) == (True, None)
+
+
 def test_image_has_the_name_of_the_admitted_copy(settings: Settings) -> None:
     folder = settings.home / "copies"
     shutil.copytree(settings.home / "pictures", folder)
@@ -155,3 +198,32 @@ def test_invalid_request_is_refused_first(settings: Settings) -> None:
         run(work_of(settings, "job_name", model="vgg16"), settings)
     with pytest.raises(DatasetNotFound):
         run(work_of(settings, "job_none", dataset_id="ds_none"), settings)
+
+
+class BlueInt8(OpenVinoRuntime):
+    """In int8, it is sound on the eight reference images and says "blue" to more of them."""
+
+    def run(self, endpoint: Endpoint, images: Pixels) -> npt.NDArray[np.float32]:
+        answer = super().run(endpoint, images)
+        if self.name == "openvino-int8" and len(images) > REFERENCE_IMAGES:
+            answer = np.tile(np.array([0.8, 0.1, 0.1], np.float32), (len(images), 1))
+        return answer
+
+
+def test_int8_champion_is_evaluated_in_int8(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the float32 files next to it answer, and the metrics of those say."""
+    monkeypatch.setattr("models.serving.selection.OpenVinoRuntime", BlueInt8)
+    run(work_of(settings, "job_champion", model="int8", promote="always"), settings)
+    request = {"model": "int8", "version": 1, "dataset_id": "ds_colors", "max_accuracy_loss": 1}
+    folder = settings.home / "work" / "job_int8"
+    folder.mkdir()
+    quantized = quantization.run(InMemoryWork("job_int8", request, folder), settings)
+    assert (quantized["version"], quantized["promoted"]) == (2, True)
+    assert Store(settings.store_home).manifest("int8", 2).served is None
+    result = run(work_of(settings, "job_rival", model="int8"), settings)
+    promotion = TrainingResult.model_validate(result).promotion
+    assert promotion.champion == 2
+    assert promotion.champion_accuracy == pytest.approx(1 / 3)  # of three colors
+    assert promotion.promoted is True

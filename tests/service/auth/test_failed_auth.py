@@ -51,6 +51,16 @@ def test_an_ipv6_network_counts_as_one_address() -> None:
     attempts.record("2001:db8:1:3::1", "one more")
 
 
+def test_ipv4_clients_of_a_server_on_ipv6_are_told_apart() -> None:
+    attempts = FailedAttempts(Clock())
+    for n in range(2 * MAX_FAILED_ATTEMPTS):
+        attempts.record(f"::ffff:192.0.2.{n}", f"guess {n}")
+    for n in range(MAX_FAILED_ATTEMPTS):
+        attempts.record("::ffff:198.51.100.1", f"guess {n}")
+    with pytest.raises(RateLimited):
+        attempts.record("198.51.100.1", "one more")
+
+
 def test_memory_is_bounded() -> None:
     attempts = FailedAttempts(Clock())
     for n in range(_MAX_ADDRESSES + 500):

@@ -65,6 +65,8 @@ def test_a_dataset_is_created_read_and_deleted(client: httpx.Client, tmp_path: P
     assert len(files["items"]) == 6
     first = files["items"][0]
     small = client.get(f"{address}/files/{first['id']}/thumbnail")
+    known = {"If-None-Match": small.headers["ETag"]}
+    assert client.get(str(small.url), headers=known).status_code == 304
     assert small.headers["Content-Type"] == "image/jpeg"
     assert Image.open(io.BytesIO(small.content)).size == (160, 160)
     (bad,) = client.get(f"{address}/files", params={"label": "cat", "status": "rejected"}).json()[

@@ -47,6 +47,7 @@ def test_job_has_its_model_and_version_resolved(
     assert kind == "filters"
     assert (request["model"], request["version"]) == ("squeezenet", 1)
     assert (request["layer"], request["filters"]) == (None, [511, 0])
+    assert promoted.jobs.clients == ["address 127.0.0.1"]
 
 
 @pytest.mark.parametrize(
@@ -96,5 +97,5 @@ def test_repeated_key_returns_the_first_job_after_an_alias_moved(
 
 def test_key_is_documented_without_a_preference(client: httpx.Client) -> None:
     parameters = client.get("/openapi.json").json()["paths"]["/v1/filters"]["post"]["parameters"]
-    (key,) = [parameter for parameter in parameters if parameter["name"] == "Idempotency-Key"]
+    (key,) = [parameter for parameter in parameters if parameter.get("name") == "Idempotency-Key"]
     assert "respond-async" not in key["description"]

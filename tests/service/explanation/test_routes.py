@@ -171,6 +171,22 @@ def test_job_has_the_files_and_the_request(client: httpx.Client, fakes: FakeServ
     json.dumps(request)
 
 
+def test_activations_as_a_job(client: httpx.Client, fakes: FakeServices) -> None:
+    headers = {"Prefer": "respond-async", "Idempotency-Key": "k"}
+    path = "/v1/activations"
+    first = post(client, path=path, headers=headers, channels=3)
+    assert (first.status_code, first.json()["kind"]) == (202, "activations")
+    assert first.headers["Location"] == f"/v1/jobs/{first.json()['id']}"
+    assert first.headers["Preference-Applied"] == "respond-async"
+    (kind, request, inputs) = fakes.jobs.worked[0]
+    assert (kind, request["question"]["channels"]) == ("activations", 3)
+    assert list(inputs) == ["image-000"]
+    assert post(client, path=path, headers=headers, channels=3).json()["id"] == first.json()["id"]
+    assert post(client, path=path, headers=headers, channels=4).status_code == 409
+    refused = post(client, b"no image", path=path, headers={"Prefer": "respond-async"})
+    assert (refused.status_code, len(fakes.jobs.worked)) == (422, 1)
+
+
 def test_activations_as_png_and_json(client: httpx.Client, fakes: FakeServices) -> None:
     body = post(client, path="/v1/activations", headers=JSON, channels=3).json()
     assert (body["channels"], body["shape"]) == (3, [2, 2])

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from contracts.errors import (
     Conflict,
     DeadlineExceeded,
+    IdempotencyConflict,
     InternalError,
     InvalidVideo,
     NoFace,
@@ -332,3 +333,39 @@ def test_without_redis_it_is_unavailable() -> None:
                     pass
 
     asyncio.run(go())
+
+
+def test_a_repeated_request_gets_the_same_challenge(valkey: RealValkey) -> None:
+    async def use(challenges: Challenges) -> None:
+        first = await challenges.create(new_challenge(), "c", key="k1")
+        assert await challenges.create(new_challenge(), "c", key="k1") == first
+        other = await challenges.create(new_challenge(), "c", key="k2")
+        assert other.id != first.id
+        with pytest.raises(IdempotencyConflict):
+            await challenges.create(new_challenge(purpose="enroll"), "c", key="k1")
+        assert (await consume(challenges, first)).id == first.id
+        with pytest.raises(Conflict):
+            await consume(challenges, first)
+
+    run(valkey, use)
+
+
+def test_simultaneous_repetitions_get_one_challenge(valkey: RealValkey) -> None:
+    async def use(challenges: Challenges) -> None:
+        made = await asyncio.gather(
+            *(challenges.create(new_challenge(), "c", key="k1") for _ in range(6))
+        )
+        assert len({(challenge.id, challenge.nonce) for challenge in made}) == 1
+
+    run(valkey, use)
+
+
+def test_the_nonce_of_a_repeated_request_is_not_stored(valkey: RealValkey) -> None:
+    async def use(challenges: Challenges) -> str:
+        return (await challenges.create(new_challenge(), "c", key="k1")).nonce
+
+    nonce = run(valkey, use)
+    with redis.Redis.from_url(valkey.url) as client:
+        stored = b"".join(client.get(name) or b"" for name in client.keys("challenge*"))
+    assert stored
+    assert nonce.encode() not in stored

@@ -104,6 +104,7 @@ def test_the_periodic_run_finishes_an_erasure_of_a_killed_process(
     publish(fakes.store, "sub_of_another_database")
     with redis.Redis.from_url(valkey.url) as client:
         client.lpush(redis_keys.recent_clips(ada), b"hashes")
+        client.lpush(redis_keys.recent_clips(ada, "enroll"), b"hashes")
         serve(fakes, resume)
         assert client.keys(f"*{ada}*") == []
     assert fakes.store.versions("door") == [2]

@@ -91,6 +91,19 @@ def test_a_device_id_that_another_sends_locks_nobody_else(valkey: RealValkey) ->
     run(valkey, check)
 
 
+def test_who_names_no_device_does_not_go_on_where_a_device_was_locked(valkey: RealValkey) -> None:
+    async def check(lockout: Lockout) -> None:
+        for _ in range(MAX_FAILURES):
+            await attempt(lockout, "sub_a", PHONE)
+        nameless = Caller("", "home")
+        assert LOCK_SECONDS - 5 < await wait_of(lockout, "sub_a", nameless) <= LOCK_SECONDS
+        await attempt(lockout, "sub_b", nameless, "matched")
+        await attempt(lockout, "sub_a", LAPTOP, "matched")
+        await attempt(lockout, "sub_a", Caller("", "elsewhere"), "matched")
+
+    run(valkey, check)
+
+
 def test_an_address_that_names_a_new_device_each_time_has_to_wait(valkey: RealValkey) -> None:
     async def check(lockout: Lockout) -> None:
         for number in range(ADDRESS_FAILURES):

@@ -206,22 +206,97 @@ def test_a_response_that_is_not_read_is_aborted(
         assert time.monotonic() - began < BOUND
 
 
-def test_connections_are_limited_and_freed(fakes: FakeServices) -> None:
+def test_silent_connections_make_room_for_the_next(fakes: FakeServices) -> None:
     with impatient(fakes, connections=10) as port, ExitStack() as stack:
         flood = [stack.enter_context(connect(port)) for _ in range(40)]
-        turned_away = [one for one in flood[10:] if rest(one).startswith(b"HTTP/1.1 503")]
-        assert len(turned_away) >= 25
-        # The accepted silent connections are closed in turn, and then there is room again.
+        assert is_served(port, "127.0.0.3")
+        assert [rest(one) for one in flood] == [b""] * 40
+
+
+def is_served(port: int, source: str) -> bool:
+    with socket.create_connection(("127.0.0.1", port), BOUND, (source, 0)) as wire:
+        wire.sendall(HEAD + b"Connection: close\r\n\r\n")
+        return rest(wire).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("opening", "reply"),
+    [
+        (b"", b""),
+        (HEAD, b""),
+        (HEAD + b"\r\n", b"HTTP/1.1 200"),
+        (UPLOAD + b"Content-Length: 10000\r\n\r\n" + bytes(100), b""),
+    ],
+    ids=["silent", "half a head", "idle", "half a body"],
+)
+def test_an_address_with_all_connections_keeps_no_other_out(
+    fakes: FakeServices, opening: bytes, reply: bytes
+) -> None:
+    with impatient(fakes, connections=20, look=600) as port, ExitStack() as stack:
+        for _ in range(20):
+            source = ("127.0.0.2", 0)
+            wire = stack.enter_context(socket.create_connection(("127.0.0.1", port), BOUND, source))
+            wire.sendall(opening)
+            if reply:
+                assert wire.recv(65536).startswith(reply)
+        assert [is_served(port, "127.0.0.3") for _ in range(12)] == [True] * 12
+
+
+def test_an_address_with_all_connections_is_refused_more(fakes: FakeServices) -> None:
+    """Nothing of its own is broken off for it, as long as it is being sent."""
+    with impatient(fakes, connections=5, look=600) as port, ExitStack() as stack:
+        for _ in range(5):
+            wire = stack.enter_context(connect(port))
+            wire.sendall(UPLOAD + b"Content-Length: 10000\r\n\r\n" + bytes(100))
+        with connect(port) as wire:
+            assert rest(wire).startswith(b"HTTP/1.1 503")
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_a_client_that_closes_its_sending_half_is_answered(
+    port: int, fakes: FakeServices, version: bytes
+) -> None:
+    fakes.dispatcher.delay = 0.6
+    request = (UPLOAD + b"Content-Length: %d\r\n\r\n" % len(gray_png())) + gray_png()
+    with connect(port) as wire:
+        wire.sendall(request.replace(b"HTTP/1.1", b"HTTP/" + version))
+        wire.shutdown(socket.SHUT_WR)
+        answer = rest(wire)
+    assert b"HTTP/1.1 200" in answer
+    assert b"predictions" in answer
+    assert answer.startswith(b"HTTP/1.1 100") == (version == b"1.1")
+
+
+def test_a_client_that_goes_away_is_noticed_all_the_same(port: int, fakes: FakeServices) -> None:
+    fakes.dispatcher.delay = 60
+    request = UPLOAD + b"Content-Length: %d\r\n\r\n" % len(gray_png()) + gray_png()
+    with connect(port) as wire:
+        wire.sendall(request)
         until = time.monotonic() + BOUND
-        while True:
-            try:
-                answer = httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=5)
-            except httpx.TransportError:
-                answer = None
-            if answer is not None and answer.status_code == 200:
-                break
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        while not fakes.dispatcher.asked and time.monotonic() < until:
+            time.sleep(0.01)
+    while not fakes.dispatcher.cancelled and time.monotonic() < until:
+        time.sleep(0.01)
+    assert fakes.dispatcher.cancelled == 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost localhost\r\n\r\n",
+        UPLOAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        UPLOAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    ],
+    ids=["no request", "no header", "two lengths", "a bad chunk"],
+)
+def test_a_malformed_request_is_answered_as_a_problem(port: int, sent: bytes) -> None:
+    with connect(port) as wire:
+        wire.sendall(sent)
+        answer = rest(wire)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in answer
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 def test_an_idle_connection_makes_room(fakes: FakeServices) -> None:

@@ -9,7 +9,7 @@ from contracts.problem import Problem
     ("method", "path", "status", "code"),
     [
         ("GET", "/nowhere", 404, "not_found"),
-        ("GET", "/v1/models/", 404, "not_found"),
+        ("GET", "/v1/models//", 404, "not_found"),
         ("GET", "/v1/jobs/none", 404, "job_not_found"),
         ("GET", "/v1/models/none", 404, "model_not_found"),
         ("PUT", "/v1/classify", 405, "method_not_allowed"),
@@ -40,8 +40,8 @@ def test_a_validation_error_names_each_value(client: httpx.Client) -> None:
     ("method", "path", "allowed"),
     [
         ("PUT", "/v1/classify", "POST"),
-        ("PATCH", "/v1/jobs/none", "GET, DELETE"),
-        ("DELETE", "/healthz", "GET"),
+        ("PATCH", "/v1/jobs/none", "GET, HEAD, DELETE"),
+        ("DELETE", "/healthz", "GET, HEAD"),
     ],
 )
 def test_a_405_names_every_method_of_the_path(
@@ -64,3 +64,26 @@ def test_a_lone_surrogate_is_a_validation_error(
 ) -> None:
     answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (CODES[code].status, code)
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"]
+)
+def test_json_under_another_type_is_415(steady: httpx.Client, kind: str) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    body = b'{"model": "squeezenet", "layer": "conv1", "filters": [0]}'
+    for path in ("/v1/filters", "/v1/models/squeezenet/aliases", "/v1/trainings", "/v1/datasets"):
+        answer = steady.post(path, content=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type"), path
+        assert "application/json" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "application/merge+json"])
+def test_json_types_are_read(steady: httpx.Client, kind: str) -> None:
+    answer = steady.post("/v1/filters", content=b"[]", headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+
+
+def test_no_body_at_all_is_a_missing_value(steady: httpx.Client) -> None:
+    answer = steady.post("/v1/filters")
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")

@@ -154,3 +154,65 @@ def test_a_form_that_ends_too_early_is_malformed() -> None:
     reader = MultipartReader(CONTENT_TYPE, {"id": TEXT})
     with pytest.raises(BadRequest):
         asyncio.run(reader.read(stream(part("id", b"x"))))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+@pytest.mark.parametrize("preamble", [b"", b"\r\n", b"--\r\n", b"This is a form.\r\n--\r\n-"])
+def test_what_stands_before_the_first_boundary_is_ignored(preamble: bytes, size: int) -> None:
+    line_end = b"" if preamble in {b"", b"\r\n", b"--\r\n"} else b"\r\n"
+    body = preamble + line_end + part("id", b"x") + b"--b--\r\nand after"
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    form = asyncio.run(MultipartReader(CONTENT_TYPE, {"id": TEXT}).read(stream(*pieces)))
+    assert form.text("id") == "x"
+
+
+def test_an_endless_preamble_is_refused() -> None:
+    reader = MultipartReader(CONTENT_TYPE, {"id": TEXT})
+    with pytest.raises(BadRequest):
+        asyncio.run(reader.read(stream(*[b"x" * 1000] * 100, part("id", b"x"), b"--b--\r\n")))
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ("filename*=utf-8''%E7%8C%AB.jpg", "猫.jpg"),
+        ("filename=x.jpg; filename*=UTF-8'en'%e7%8c%ab.jpg", "猫.jpg"),
+        ("filename*=iso-8859-1''caf%E9.jpg", "café.jpg"),
+        ("filename=\"x.jpg\"; filename*=nonsense''%E7", "x.jpg"),
+        ('filename="猫.jpg"', "猫.jpg"),
+        ('filename="a%22b%41.jpg"', 'a"b%41.jpg'),
+        ('filename="a\\"b.jpg"', 'a"b.jpg'),
+        ('filename="=?UTF-8?B?54yrLmpwZw==?="', "猫.jpg"),
+        ('filename="=?iso-8859-1?Q?caf=E9=2Ejpg?="', "café.jpg"),
+        ('filename="=?none?B?!?="', "=?none?B?!?="),
+        ("filename=x.jpg", "x.jpg"),
+    ],
+)
+def test_a_file_name_is_read_in_every_spelling(disposition: str, name: str) -> None:
+    head = f'--b\r\nContent-Disposition: form-data; name="id"; {disposition}\r\n\r\nx\r\n'
+    (found,) = read({"id": TEXT}, head.encode()).parts["id"]
+    assert found.filename == name
+
+
+def test_a_file_name_in_latin_1_is_readable() -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="id"; filename="caf\xe9.jpg"\r\n\r\nx\r\n'
+    (found,) = read({"id": TEXT}, head).parts["id"]
+    assert found.filename == "café.jpg"
+
+
+@pytest.mark.parametrize("encoding", ["base64", "BASE64", "quoted-printable"])
+def test_an_encoded_part_is_refused_by_name(encoding: str) -> None:
+    head = (
+        '--b\r\nContent-Disposition: form-data; name="id"\r\n'
+        f"Content-Transfer-Encoding: {encoding}\r\n\r\neA==\r\n"
+    )
+    with pytest.raises(ValidationFailed, match=encoding.lower()):
+        read({"id": TEXT}, head.encode())
+
+
+def test_a_plain_encoding_says_nothing() -> None:
+    head = (
+        b'--b\r\nContent-Transfer-Encoding: binary\r\nContent-Disposition: form-data; name="id"'
+        b"\r\n\r\nx\r\n"
+    )
+    assert read({"id": TEXT}, head).text("id") == "x"

@@ -137,3 +137,22 @@ def test_a_running_job_is_followed_to_its_end(client: httpx.Client, fakes: FakeS
     assert [name for name, _ in told(answer)] == ["state", "state", "progress", "state"]
     ids = [int(i) for _, i in told(answer)]
     assert ids == sorted(set(ids))
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
+def test_an_event_source_ends_with_a_finished_job(
+    client: httpx.Client, fakes: FakeServices, state: str
+) -> None:
+    """A browser comes back after every stream, until the response is 204."""
+    fakes.jobs.put("job_1", state=state, attempt=1, started_at=NOW, finished_at=NOW)
+    stream = client.get("/v1/jobs/job_1/events").text
+    ids = [line.removeprefix("id: ") for line in stream.splitlines() if line.startswith("id: ")]
+    assert len(ids) >= 2
+    again = client.get("/v1/jobs/job_1/events", headers={"Last-Event-ID": ids[-1]})
+    assert (again.status_code, again.content) == (204, b"")
+    resumed = client.get("/v1/jobs/job_1/events", headers={"Last-Event-ID": ids[0]})
+    assert resumed.status_code == 200
+    assert state in resumed.text
+    for foreign in ("", "x", "-1"):
+        replay = client.get("/v1/jobs/job_1/events", headers={"Last-Event-ID": foreign})
+        assert replay.text.count("id: ") == len(ids)

@@ -1,11 +1,17 @@
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import httpx
 import pytest
 import structlog
 from structlog.typing import EventDict
 
+from contracts.settings import Settings
+from service.http.line_limit import LineLimit
 from tests.service.parts import FakeServices, gray_png
+
+StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 
 
 def logged(lines: list[EventDict], seconds: float = 5) -> EventDict:
@@ -70,3 +76,42 @@ def test_every_response_has_security_headers(client: httpx.Client, path: str) ->
     assert "geolocation=()" in headers["Permissions-Policy"]
     assert headers.get("Cache-Control") == (None if path.startswith("/docs") else "no-store")
     assert "Server" not in headers
+
+
+def test_a_long_path_is_cut(client: httpx.Client) -> None:
+    with structlog.testing.capture_logs() as lines:
+        client.get("/" + "a" * 20_000)
+        line = logged(lines)
+    assert line["path"] == "/" + "a" * 255 + "…"
+
+
+def test_lines_of_clients_without_a_key_are_bounded(
+    served: StartService, fakes: FakeServices
+) -> None:
+    key = "a-key-of-sixteen-or-more"
+    with (
+        served(Settings(_env_file=None, api_key=key), fakes) as url,
+        structlog.testing.capture_logs() as lines,
+        httpx.Client(base_url=url) as client,
+    ):
+        for _ in range(300):
+            assert client.get("/v1/%01").status_code == 404
+        for _ in range(20):
+            assert client.get("/v1/presets", headers={"X-API-Key": key}).status_code == 200
+    refused = [line for line in lines if line.get("status") == 404]
+    assert 200 <= len(refused) < 300
+    assert len([line for line in lines if line.get("status") == 200]) == 20
+
+
+def test_the_lines_that_were_left_out_are_counted() -> None:
+    now = 0.0
+    limit = LineLimit(lambda: now)
+    with structlog.testing.capture_logs() as lines:
+        assert [limit.allows("10.0.0.1") for _ in range(250)].count(True) == 200
+        assert limit.allows("10.0.0.2")
+        now = 20.0
+        assert [limit.allows("10.0.0.1") for _ in range(250)].count(True) == 200
+        allowed = sum(limit.allows(f"10.1.{at // 250}.{at % 250}") for at in range(9000))
+    assert allowed <= 2000
+    counts = [line["count"] for line in lines if line["event"] == "lines_left_out"]
+    assert counts == [50]

@@ -1,5 +1,6 @@
 """Valid keys, and every known way around them."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ from contracts.settings import Settings
 from database.audit import COMMAND
 from database.keys import Keys
 from service.auth.failed_auth import MAX_FAILED_ATTEMPTS
+from tests.service.conftest import listening
 from tests.service.parts import FakeServices, gray_png
 
 BOOTSTRAP = "a-key-of-sixteen-or-more"
@@ -25,6 +27,14 @@ INFER = NewKey(name="a client", scopes=["infer"])
 def keyed_client(served: StartService, fakes: FakeServices) -> Iterator[httpx.Client]:
     settings = Settings(_env_file=None, api_key=BOOTSTRAP)
     with served(settings, fakes) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def keyed() -> Iterator[httpx.Client]:
+    """A service with a key, for all tests of this module that change nothing in it."""
+    settings = Settings(_env_file=None, api_key=BOOTSTRAP)
+    with listening(settings, FakeServices()) as url, httpx.Client(base_url=url) as client:
         yield client
 
 
@@ -59,10 +69,6 @@ def eventually(client: httpx.Client, status: int, **headers: str) -> None:
         [("Proxy-Authorization", f"Bearer {BOOTSTRAP}")],
         [("X-Forwarded-For", "127.0.0.1")],
         [("X-Original-URL", "/healthz")],
-        # Two at once, valid or not: it is undefined which one would count.
-        [("Authorization", f"Bearer {BOOTSTRAP}"), ("X-API-Key", BOOTSTRAP)],
-        [("Authorization", f"Bearer {BOOTSTRAP}"), ("Authorization", f"Bearer {BOOTSTRAP}")],
-        [("X-API-Key", "wrong-and-sixteen-long"), ("X-API-Key", BOOTSTRAP)],
         [("X-API-Key", "opsin_000000000000_" + "0" * 48)],
     ],
 )
@@ -305,6 +311,75 @@ def test_an_open_service_refuses_pages_of_other_sites(
     )
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     assert fakes.dispatcher.asked == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"Host": "opsin.internal"}, ["'opsin.internal'", "localhost", "Host"]),
+        ({"Origin": "https://example.org"}, ["'https://example.org'", "OPSIN_CORS_ORIGINS"]),
+        ({"X-Forwarded-For": "192.0.2.1"}, ["proxy", "x-forwarded-for"]),
+        ({"Sec-Fetch-Site": "cross-site"}, ["other sites"]),
+    ],
+)
+def test_an_open_service_says_why_it_refuses_and_what_to_set(
+    client: httpx.Client, headers: dict[str, str], words: list[str]
+) -> None:
+    problem = client.get("/v1/models", headers=headers).json()
+    for word in (*words, "opsin keys create", "OPSIN_API_KEY"):
+        assert word in problem["detail"]
+    assert "key may not" not in problem["title"]
+
+
+@pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil.example"]])
+def test_a_request_has_one_host(client: httpx.Client, hosts: list[str]) -> None:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0), 10) as wire:
+        lines = "".join(f"Host: {host}\r\n" for host in hosts)
+        wire.sendall(f"GET /healthz HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode())
+        assert wire.recv(65536).startswith(b"HTTP/1.1 400")
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0), 10) as wire:
+        wire.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert wire.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([("Authorization", f"Bearer {BOOTSTRAP}")], 200),
+        ([("Authorization", f"bearer  {BOOTSTRAP}")], 200),
+        ([("Authorization", f"Bearer {BOOTSTRAP}"), ("X-API-Key", BOOTSTRAP)], 200),
+        ([("Authorization", "Basic dXNlcjpwYXNz"), ("X-API-Key", BOOTSTRAP)], 200),
+        ([("Authorization", "Bearer eyJhbGciOi.x.y"), ("X-API-Key", BOOTSTRAP)], 200),
+        ([("Authorization", f"Bearer {BOOTSTRAP}"), ("X-API-Key", "")], 200),
+        ([("Authorization", f"Bearer {BOOTSTRAP}"), ("X-API-Key", "another")], 200),
+        ([("Authorization", f"Bearer {BOOTSTRAP}")] * 2, 200),
+        ([("X-API-Key", "wrong-and-sixteen-long"), ("X-API-Key", BOOTSTRAP)], 200),
+        ([("Authorization", ""), ("X-API-Key", BOOTSTRAP)], 200),
+        ([("Authorization", "Bearer"), ("X-API-Key", BOOTSTRAP)], 200),
+        ([("Authorization", f"Bearer {'j' * 3000}"), ("X-API-Key", BOOTSTRAP)], 200),
+        ([("Authorization", BOOTSTRAP)], 401),
+        ([("Authorization", f"Token {BOOTSTRAP}")], 401),
+        ([("Authorization", "Basic dXNlcjpwYXNz")], 401),
+        ([("Authorization", "Bearer x.y.z"), ("X-API-Key", "wrong")], 401),
+        ([("X-API-Key", f"wrong{at}") for at in range(9)] + [("X-API-Key", BOOTSTRAP)], 401),
+    ],
+)
+def test_the_key_that_is_ours_counts(
+    keyed: httpx.Client, headers: list[tuple[str, str]], status: int
+) -> None:
+    assert keyed.get("/v1/models", headers=headers).status_code == status
+
+
+def test_two_keys_of_ours_are_refused(
+    served: StartService, fakes: FakeServices, keys: Keys
+) -> None:
+    """Which of them counts would be a guess."""
+    first, second = (keys.create(INFER, actor=COMMAND).key or "" for _ in range(2))
+    with served(Settings(_env_file=None), fakes) as url:
+        headers = {"Authorization": f"Bearer {first}", "X-API-Key": second}
+        answer = httpx.get(f"{url}/v1/models", headers=headers)
+    assert answer.status_code == 401
+    assert "two different keys" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

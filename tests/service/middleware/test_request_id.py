@@ -1,5 +1,6 @@
 import httpx
 import pytest
+import structlog
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/jobs/none", "/nowhere"])
@@ -21,3 +22,42 @@ def test_an_unfit_id_is_replaced(client: httpx.Client, sent: str) -> None:
 def test_ids_are_made_anew(client: httpx.Client) -> None:
     made = {client.get("/healthz").headers["X-Request-Id"] for _ in range(3)}
     assert len(made) == 3
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize("sent", [f"00-{TRACE}-00f067aa0ba902b7-01", f"01-{TRACE}-{'1' * 16}-00-x"])
+def test_a_trace_is_continued(steady: httpx.Client, sent: str) -> None:
+    answer = steady.get("/healthz", headers={"traceparent": sent})
+    version, trace, span, flags = answer.headers["traceparent"].split("-")
+    assert (version, trace, flags) == ("00", TRACE, sent.split("-")[3])
+    assert len(span) == 16
+    assert span not in sent
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-00f067aa0ba902b7-01-x",
+        f"ff-{TRACE}-00f067aa0ba902b7-01",
+        f"00-{TRACE.upper()}-00f067aa0ba902b7-01",
+        "nonsense",
+    ],
+)
+def test_what_is_no_trace_is_ignored(steady: httpx.Client, sent: str) -> None:
+    assert "traceparent" not in steady.get("/healthz", headers={"traceparent": sent}).headers
+
+
+def test_log_lines_name_the_trace(client: httpx.Client) -> None:
+    with structlog.testing.capture_logs(
+        processors=[structlog.contextvars.merge_contextvars]
+    ) as lines:
+        answer = client.get(
+            "/v1/jobs/none", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+        )
+    (line,) = [line for line in lines if line["event"] == "request"]
+    assert line["trace_id"] == TRACE
+    assert line["span_id"] == answer.headers["traceparent"].split("-")[2]

@@ -93,6 +93,13 @@ def test_existing_formats_are_downloaded(client: httpx.Client, two: Store) -> No
     assert packed.headers["Content-Type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
         assert archive.read("squeezenet-1/saved_model.pb") == FILES["saved_model/saved_model.pb"]
+    assert packed.headers["Content-Length"] == str(len(packed.content))
+    for whole in (labels, kept, packed):
+        url, etag = str(whole.url), whole.headers["ETag"]
+        assert client.get(url, headers={"If-None-Match": etag}).status_code == 304
+        rest = client.get(url, headers={"Range": "bytes=5-", "If-Range": etag})
+        assert (rest.status_code, rest.content) == (206, whole.content[5:])
+    assert len({whole.headers["ETag"] for whole in (labels, kept, packed)}) == 3
     assert client.get(f"{BASE}/versions/1/download?format=exe").status_code == 422
     assert client.get(f"{BASE}/versions/7/download?format=keras").status_code == 404
 

@@ -1,11 +1,16 @@
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
 import pytest
 
 from contracts.queue.heartbeat import WorkerBeat
-from contracts.settings import RELEASE
+from contracts.settings import RELEASE, Settings
 from tests.service.parts import FakeServices
+
+StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 
 
 def test_health(client: httpx.Client) -> None:
@@ -73,4 +78,33 @@ def test_the_system_at_a_glance(client: httpx.Client) -> None:
 
 def test_the_front_page_is_the_documentation(client: httpx.Client) -> None:
     answer = client.get("/")
-    assert (answer.status_code, answer.headers["Location"]) == (307, "/docs")
+    assert (answer.status_code, answer.headers["Location"]) == (307, "docs")
+
+
+def test_metrics_are_in_the_format_of_prometheus(client: httpx.Client) -> None:
+    answer = client.get("/metrics")
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    lines = answer.text.splitlines()
+    samples = [line for line in lines if not line.startswith("#")]
+    for line in samples:
+        assert re.fullmatch(r'opsin_[a-z_]+(\{([a-z_]+="[^"]*",?)+\})? -?[0-9.e+-]+', line), line
+    for line in (
+        "opsin_ready 1.0",
+        'opsin_part_ready{part="redis"} 1.0',
+        'opsin_workers{kind="inference"} 1.0',
+        'opsin_model_ready{model="squeezenet"} 1.0',
+        'opsin_model_ready{model="vgg16"} 0.0',
+        'opsin_queue_images{queue="lane:squeezenet:1:classify"} 0.0',
+        'opsin_jobs{queue="training",state="queued"} 2.0',
+    ):
+        assert line in samples
+    families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert {line.split("{")[0].split()[0] for line in samples} <= set(families)
+    assert len(families) == len(set(families))
+
+
+def test_metrics_need_a_key(served: StartService, fakes: FakeServices) -> None:
+    key = "a-key-of-sixteen-or-more"
+    with served(Settings(_env_file=None, api_key=key), fakes) as url:
+        assert httpx.get(f"{url}/metrics").status_code == 401
+        assert httpx.get(f"{url}/metrics", headers={"X-API-Key": key}).status_code == 200

@@ -1,11 +1,14 @@
 """What `/v1/trainings` accepts, refuses and queues, over a socket."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from contracts.settings import Settings
 from database.engine import open_engine
 from database.tables import Record
 from models.training.presets import PRESETS
@@ -119,7 +122,7 @@ def test_a_training_beyond_the_memory_is_refused(
 
 
 def test_the_wrong_field_is_named(client: httpx.Client, pets: str) -> None:
-    errors = client.post(URL, json=body(pets, epochs={"head": 0})).json()["errors"]
+    errors = client.post(URL, json=body(pets, epochs={"head": -1})).json()["errors"]
     assert [one["loc"] for one in errors] == [["body", "epochs", "head"]]
     unknown = client.post(URL, json=body(pets, class_weights={"horse": 1})).json()
     assert "horse" in unknown["detail"]
@@ -174,3 +177,23 @@ def test_presets_are_listed(client: httpx.Client) -> None:
     items = client.get("/v1/presets").json()["items"]
     assert [one["name"] for one in items] == list(PRESETS)
     assert items[0]["request"]["network"] == "cnn_mnist"
+
+
+@pytest.mark.usefixtures("without_weights")
+def test_a_training_without_its_published_weights_is_refused(
+    settings: Settings,
+    fakes: FakeServices,
+    tmp_path: Path,
+    served: Callable[..., AbstractContextManager[str]],
+) -> None:
+    bare = settings.model_copy(update={"home": tmp_path / "bare", "offline": True})
+    archive = {"archive": ("pets.zip", zipped(tree({"cat": 8, "dog": 6})))}
+    with served(bare, fakes) as url:
+        made: str = httpx.post(f"{url}/v1/datasets", files=archive).json()["id"]
+        answer = httpx.post(url + URL, json=body(made))
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["code"] == "model_not_ready"
+        assert "opsin weights pull" in answer.json()["detail"]
+        scratch = body(made, network="cnn_small")
+        assert httpx.post(url + URL, json=scratch).status_code == 202
+    assert len(fakes.jobs.worked) == 1

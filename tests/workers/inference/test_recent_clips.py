@@ -1,5 +1,8 @@
 """The hashes of recent clips, in a real Valkey."""
 
+import base64
+import json
+
 import pytest
 import redis
 
@@ -28,12 +31,28 @@ def test_add_returns_the_earlier_clips_of_the_subject(valkey: RealValkey) -> Non
 def test_clips_are_few_and_expire(valkey: RealValkey) -> None:
     with redis.Redis.from_url(valkey.url) as client:
         recent = RecentClips(client)
-        for number in range(2 * MAX_CLIPS):
-            others = recent.add("sub_a", f"ch_{number}", hashes(number, MAX_HASHES))
-        assert len(others) == MAX_CLIPS - 1
         key = redis_keys.recent_clips("sub_a")
+        old = json.dumps(["ch_old", base64.b64encode(b"".join(hashes(7, MAX_HASHES))).decode()])
+        client.rpush(key, *[old] * MAX_CLIPS)
+        others = recent.add("sub_a", "ch_new", hashes(1, MAX_HASHES))
+        assert len(others) == MAX_CLIPS - 1
         assert 0 < client.ttl(key) <= KEEP_SECONDS
-        assert client.memory_usage(key) < 64 * 1024
+        assert client.memory_usage(key, samples=0) < 4 * 2**20
+
+
+def test_junk_does_not_displace_a_clip(valkey: RealValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen clips did, and enrollments are not limited by lockouts at all."""
+    assert MAX_CLIPS > 4 * 240, "failed logins that lockouts allow in four days"
+    monkeypatch.setattr("workers.inference.liveness.MAX_CLIPS", 30)
+    with redis.Redis.from_url(valkey.url) as client:
+        recent = RecentClips(client)
+        recent.add("sub_a", "ch_known", hashes(1))
+        for number in range(20):
+            recent.add("sub_a", f"ch_{number}", hashes(2))
+        for number in range(40):
+            recent.add("sub_a", f"ch_e{number}", hashes(3, 1), purpose="enroll")
+        assert hashes(1) in recent.add("sub_a", "ch_again", hashes(1))
+        assert hashes(1) in recent.add("sub_a", "ch_enrolled", hashes(1), purpose="enroll")
 
 
 def test_nothing_is_stored_for_an_erased_subject(valkey: RealValkey) -> None:

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import ModelNotReady, ValidationFailed
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from contracts.errors import ModelNotReady, NeedsOperator, ValidationFailed
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import Work
-from database.faces.template_rows import Unreadable
 
 KINDS = {
     "training": f"{__name__}:count",
@@ -50,8 +51,16 @@ def fail(work: Work, settings: Settings) -> dict[str, Any]:
         raise ValidationFailed("There is no such layer. Choose another.")
     if work.request.get("weights"):
         raise ModelNotReady("Pull the weights.")
+    if (number := work.request.get("errno")) and work.attempt <= work.request.get("until", 99):
+        if ballast := work.request.get("ballast"):
+            (settings.home / "ballast").write_bytes(os.urandom(ballast))
+        raise OSError(number, os.strerror(number), "/some/path/a-file.jpg")
     if work.request.get("key"):
-        raise Unreadable("A key is missing.")
+        raise NeedsOperator("A key is missing.")
+    if work.request.get("redis") and work.attempt == 1:
+        raise RedisConnectionError("refused")
+    if "attempts" in work.request:
+        return {"attempt": work.attempt}
     raise RuntimeError("a secret at /some/path")
 
 

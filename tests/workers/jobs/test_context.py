@@ -1,8 +1,13 @@
-"""The running time of a job over its attempts."""
+"""The running time of a job over its attempts, and its progress within one."""
 
 from pathlib import Path
 
-from workers.jobs.context import ElapsedTime
+import pytest
+
+from contracts.jobs import Progress
+from database.jobs.files import JobFiles
+from database.jobs.leases import Lease
+from workers.jobs.context import ElapsedTime, LeasedWork
 
 
 class Clock:
@@ -33,3 +38,29 @@ def test_file_that_is_damaged_or_not_writable_is_ignored(tmp_path: Path) -> None
     nowhere = ElapsedTime(tmp_path / "none", Clock())
     nowhere.save()
     assert nowhere.seconds == 0
+
+
+class KeptLeases:
+    """Holds the lease, and notes the progress that is written."""
+
+    def __init__(self) -> None:
+        self.written: list[Progress] = []
+
+    def progress(self, lease: Lease, progress: Progress) -> bool:
+        self.written.append(progress)
+        return True
+
+
+def test_each_phase_moves_the_progress_and_nothing_moves_it_back(tmp_path: Path) -> None:
+    """Events are told apart by the fraction; the same attempt always reports the same ones."""
+    leases, lease = KeptLeases(), Lease("job_1", "w1", 1, "training", {})
+    work = LeasedWork(lease, leases, JobFiles(tmp_path), 1)  # type: ignore[arg-type]
+    told = [("loading", 0), ("data", 0), ("head", 0.3), ("head", 0.2), ("export", 0.3), ("end", 1)]
+    for phase, fraction in told:
+        work.progress(Progress(fraction=fraction, phase=phase))
+        work._write_progress()
+    assert [one.eta_seconds for one in leases.written[:2]] == [None, None]  # nothing is known yet
+    seen = [(one.phase, one.fraction) for one in leases.written]
+    assert [phase for phase, _ in seen] == [phase for phase, _ in told]
+    expected = [1e-6, 2e-6, 0.3, 0.3, 0.300001, 1]
+    assert [fraction for _, fraction in seen] == pytest.approx(expected, abs=1e-9)

@@ -1,5 +1,6 @@
 """Long jobs end to end, with real job workers, child processes, Valkey and SQLite, and kills."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from contracts.errors import Unavailable
 from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind
 from contracts.queue.celery import celery_app
 from contracts.queue.redis_keys import TASK_NOTIFY
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from database.engine import open_engine, writing
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
@@ -296,6 +297,65 @@ def test_missing_weights_and_keys_end_a_job_at_once_with_their_own_words(
         assert (job.state, job.attempt) == ("failed", 1)
         assert job.error is not None
         assert (job.error.code, job.error.detail) == (code, detail)
+
+
+def test_faults_that_no_attempt_mends_end_a_job_at_once(installation: Installation) -> None:
+    installation.worker()
+    expected = {
+        installation.submit("filters", errno=errno.ENOENT): ("not_found", "deleted: a-file.jpg"),
+        installation.submit("filters", errno=errno.EACCES): (
+            "dependency_unavailable",
+            "may not write",
+        ),
+        installation.submit("filters", key=True): ("dependency_unavailable", "A key is missing."),
+    }
+    for job_id, (code, words) in expected.items():
+        job = installation.finish(job_id)
+        assert (job.state, job.attempt) == ("failed", 1)
+        assert job.error is not None
+        assert job.error.code == code
+        assert words in job.error.detail
+        assert "/some/path" not in job.error.detail
+
+
+def test_job_has_a_phase_from_the_first_second(installation: Installation) -> None:
+    job_id = installation.submit("dataset_import", steps=1, pause=0.1)
+    lease = installation.leases.claim_next("pictures", "w0", 60)
+    assert lease is not None
+    progress = installation.jobs.get(job_id).progress
+    assert (progress.phase, progress.fraction) == ("start", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_disk_that_stays_unusable_fails_a_job_after_one_attempt(
+    installation: Installation, number: int
+) -> None:
+    installation.worker()
+    job = installation.finish(installation.submit("filters", errno=number))
+    assert (job.state, job.attempt) == ("failed", 1)
+    assert job.error is not None
+    assert job.error.code == "dependency_unavailable"
+    assert ("read-only" if number == errno.EROFS else "full") in job.error.detail
+
+
+def test_disk_that_is_cleared_soon_costs_an_attempt_only(installation: Installation) -> None:
+    installation.worker()
+    job_id = installation.submit(
+        "filters", errno=errno.ENOSPC, until=1, ballast=80 * MIB, attempts=True
+    )
+    log = installation.home / "worker.log"
+    installation.wait(lambda: "disk_unusable" in log.read_text())
+    time.sleep(0.2)  # until the room that is left has been looked at
+    (installation.home / "ballast").unlink()
+    job = installation.finish(job_id)
+    assert (job.state, job.attempt) == ("succeeded", 2), job.error
+
+
+def test_redis_that_does_not_answer_costs_an_attempt_only(installation: Installation) -> None:
+    installation.worker()
+    job = installation.finish(installation.submit("filters", redis=True, attempts=True))
+    assert (job.state, job.attempt) == ("succeeded", 2), job.error
 
 
 def test_job_that_runs_too_long_fails(installation: Installation) -> None:

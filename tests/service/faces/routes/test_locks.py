@@ -56,6 +56,8 @@ def test_a_comparison_with_a_subject_is_under_the_same_locks(
     events = client.get(f"{URL}/events", params={"subject_id": ada}).json()["items"]
     assert (events[0]["kind"], events[0]["outcome"]) == ("verify", "locked_out")
     assert code(login(client, ada, ADA), 429) == "locked_out"
+    nameless = client.post(f"{URL}/verify", data={"subject_id": ada}, files=[image(ADA)])
+    assert code(nameless, 429) == "locked_out"
 
 
 def test_who_is_locked_out_identifies_nobody(client: httpx.Client, fakes: FakeServices) -> None:

@@ -97,12 +97,14 @@ def test_without_a_consent_in_force_a_face_is_not_processed(
     assert put.json()["consent_required"] is True
     where = f"{URL}/subjects/{ada}"
     files = {"image": gray_png(ADA)}
+    training = {"network": "face_cnn", "model": "door", "subjects": [ada, ada[:-1] + "x"]}
 
     def refused() -> bool:
         answers = (
             login(client, ada),
             client.post(f"{URL}/verify", data={"subject_id": ada}, files=files),
             client.post(f"{where}/enrollments", files=files),
+            client.post("/v1/trainings", json=training),
         )
         assert len({answer.status_code == 409 for answer in answers}) == 1
         assert bool(identify(client)["candidates"]) != (answers[0].status_code == 409)
@@ -244,9 +246,11 @@ def test_anyone_may_read_the_text(client: httpx.Client, fakes: FakeServices) -> 
 def test_unused_subjects_are_erased_and_the_audit_says_by_whom(
     client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bea = client.post(f"{URL}/subjects", json={"name": "Bea"}).json()["id"]
+    bea, cid = (
+        client.post(f"{URL}/subjects", json={"name": name}).json()["id"] for name in ("Bea", "Cid")
+    )
     erase_unused(fakes)
-    assert len(client.get(f"{URL}/subjects").json()["items"]) == 2, "by default nobody"
+    assert len(client.get(f"{URL}/subjects").json()["items"]) == 3, "by default nobody"
     fakes.faces.repositories.policy.set(NewPolicy(retention_days=30))
     standings = fakes.faces.repositories.standings
     later = datetime.now(UTC) + timedelta(days=29)
@@ -254,13 +258,22 @@ def test_unused_subjects_are_erased_and_the_audit_says_by_whom(
     erase_unused(fakes)
     standings.record_match(ada)
     monkeypatch.setattr(standings, "_clock", lambda: later + timedelta(days=2))
+    rewrites: list[bool] = []
+
+    def purge(_: object, *, rewrite: bool) -> bool:
+        rewrites.append(rewrite)
+        return True
+
+    monkeypatch.setattr("service.faces.context.purge_deleted_rows", purge)
     erase_unused(fakes)
+    assert rewrites == [True], "once for both"
     assert [one["id"] for one in client.get(f"{URL}/subjects").json()["items"]] == [ada]
-    entry = client.get("/v1/audit").json()["items"][0]
-    assert (entry["actor"], entry["action"], entry["subject"]) == (
-        *("retention", "subject_erased"),
-        bea,
-    )
+    entries = client.get("/v1/audit").json()["items"]
+    assert {(entry["actor"], entry["action"], entry["subject"]) for entry in entries} == {
+        ("retention", "subject_erased", one) for one in (bea, cid)
+    }
+    events = client.get(f"{URL}/events", params={"subject_id": bea}).json()["items"]
+    assert [event["outcome"] for event in events] == ["erased"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,215 @@
+"""What a training will cost: the expected seconds of each of its stages.
+
+Each stage has a cost per unit: per image, per image and epoch, or once. The costs of earlier
+trainings on this machine are kept in a small file; without them, those of a machine with two cores
+are assumed and corrected by the pace of the running training. A wrong cost only makes the bar
+uneven and the first estimate rough.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from contracts.training.trainings import TrainableNetwork, TrainingRequest
+from models.datasets.dataset import Dataset
+from models.store.manifest import write_atomically
+from models.training.loop.network_defaults import NETWORK_DEFAULTS, input_size_of
+
+_LOG = logging.getLogger(__name__)
+
+# Seconds that a forward pass of one image takes at the network's default size.
+_FORWARD: dict[TrainableNetwork, float] = {
+    "efficientnet_lite0": 0.03,
+    "squeezenet": 0.015,
+    "vgg16": 0.25,
+    "vgg19": 0.3,
+    "vgg19_bn": 0.012,
+    "cnn_mnist": 0.0006,
+    "cnn_small": 0.0004,
+    "cnn_pets": 0.001,
+    "cnn_face": 0.001,
+}
+# Seconds of the stages that happen once: more layers are more to trace, more weights more to write.
+_ONCE: dict[str, dict[str, float]] = {
+    "small": {"export": 5, "report": 3},
+    "squeezenet": {"export": 9, "report": 5},
+    "vgg16": {"export": 14, "report": 9},
+    "vgg19": {"export": 16, "report": 10},
+    "efficientnet_lite0": {"export": 25, "report": 12},
+}
+_FIXED = {"start": 10.0, "data": 1.0, "build": 3.0, "publish": 0.5, "promote": 0.2}
+_LOAD_SECONDS = 4.0
+_MAX_RATIO = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        key: Under which its cost per unit is kept.
+        units: How many units it has.
+        default: Seconds per unit, if none are kept.
+    """
+
+    key: str
+    units: float
+    default: float
+
+
+class CostFile:
+    """The costs per unit that earlier trainings had, in one JSON file. Losing it loses little."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._costs = _read(path)
+
+    def seconds(self, stages: Mapping[str, Stage]) -> dict[str, float]:
+        """The expected seconds of each stage."""
+        ratios = [
+            self._costs[stage.key] / stage.default
+            for stage in stages.values()
+            if stage.key in self._costs and stage.default > 0
+        ]
+        # Of a machine that is twice as fast as assumed, all unknown stages are expected to be so.
+        usual = median(ratios) if ratios else 1.0
+        return {
+            name: stage.units * self._costs.get(stage.key, stage.default * usual)
+            for name, stage in stages.items()
+        }
+
+    def learn(
+        self,
+        stages: Mapping[str, Stage],
+        expected: Mapping[str, float],
+        ratios: Mapping[str, float],
+    ) -> None:
+        """Keep what a training has measured.
+
+        Args:
+            stages: Its stages.
+            expected: The seconds that were expected of each.
+            ratios: Those that it took in proportion to the expected ones, if that was measured.
+        """
+        for name, ratio in ratios.items():
+            stage = stages[name]
+            if stage.units <= 0 or not 1 / _MAX_RATIO < ratio < _MAX_RATIO:
+                continue
+            cost = expected[name] / stage.units * ratio
+            known = self._costs.get(stage.key)
+            # The last ones count most, but one training beside much other work must not rule.
+            self._costs[stage.key] = cost if known is None else (known * cost) ** 0.5
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, json.dumps(self._costs, indent=1, sort_keys=True))
+        except OSError as error:
+            _LOG.warning("the costs of the training are not kept: %s", error.strerror)
+
+
+def stages_of(
+    request: TrainingRequest, dataset: Dataset, *, starts: bool, loads: bool
+) -> dict[str, Stage]:
+    """The stages of a training, in order.
+
+    Args:
+        request: The training.
+        dataset: Its images.
+        starts: Whether the start of its process counts.
+        loads: Whether it waits until workers have loaded the version.
+    """
+    first = ("start", "data") if starts else ("data",)
+    stages = {name: _once(request, name) for name in first}
+    stages |= learning_stages(request, dataset)
+    held_out = dataset.of("test") or dataset.of("validation") or dataset.of("train")
+    forward = _forward_seconds(request)
+    stages["export"] = _once(request, "export")
+    stages["check"] = Stage(_key(request, "check"), len(held_out), 0.6 * forward + 0.004)
+    stages |= {name: _once(request, name) for name in ("report", "publish", "promote")}
+    if loads and request.promote != "never":
+        stages["load"] = Stage(_key(request, "load"), 1, _LOAD_SECONDS)
+    return stages
+
+
+def learning_stages(request: TrainingRequest, dataset: Dataset) -> dict[str, Stage]:
+    """The stages from building the network to its evaluation."""
+    count, training = len(dataset.examples), len(dataset.of("train"))
+    views = request.cached_views
+    fresh = request.augmentation.active and request.augmented_views == "fresh"
+    forward = _forward_seconds(request)
+    # Of an image in an epoch: training and validation together.
+    per_epoch = {
+        "head": forward if fresh else 0.0004,
+        "finetune": 1.2 * forward,
+        "scratch": 3.2 * forward,
+    }
+    stages = {"build": _once(request, "build")}
+    for phase in request.phases:
+        if phase != "scratch" and not fresh:
+            images = count + views * training * (phase == "head")
+            stages[f"features of {phase}"] = Stage(
+                _key(request, f"features of {phase}"), images, forward
+            )
+        epochs = getattr(request.epochs, phase)
+        stages[phase] = Stage(_key(request, phase), epochs * training, per_epoch[phase])
+    evaluated = forward if request.phases[-1] == "scratch" else 0.001
+    stages["evaluate"] = Stage(_key(request, "evaluate"), count, evaluated)
+    return stages
+
+
+def _once(request: TrainingRequest, name: str) -> Stage:
+    if name in _FIXED:
+        key = name if name == "start" else _key(request, name)
+        return Stage(key, 1, _FIXED[name])
+    return Stage(_key(request, name), 1, _ONCE.get(request.network, _ONCE["small"])[name])
+
+
+def _forward_seconds(request: TrainingRequest) -> float:
+    return _FORWARD[request.network] * _relative_area(request)
+
+
+def _relative_area(request: TrainingRequest) -> float:
+    """The input's area in proportion to the network's default."""
+    default = NETWORK_DEFAULTS[request.network].input_size
+    height, width = input_size_of(request)
+    return height * width / (default[0] * default[1])
+
+
+def _key(request: TrainingRequest, stage: str) -> str:
+    size = request.image_size
+    sides = "" if size is None else f"@{size}" if isinstance(size, int) else f"@{size[0]}x{size[1]}"
+    return f"{request.network}{sides} {stage}"
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {
+        str(key): float(value)
+        for key, value in content.items()
+        if isinstance(value, int | float) and 0 < value < 1e6
+    }
+
+
+def expected_seconds(path: Path, costs: CostFile, stages: Mapping[str, Stage]) -> dict[str, float]:
+    """The expected seconds of a training's stages: the same in all its attempts.
+
+    Args:
+        path: Where they are kept for the next attempt.
+        costs: Those of earlier trainings.
+        stages: Its stages.
+    """
+    kept = _read(path)
+    if kept.keys() == stages.keys():
+        return {name: kept[name] for name in stages}
+    expected = {name: max(value, 1e-3) for name, value in costs.seconds(stages).items()}
+    with suppress(OSError):  # then the next attempt may expect something else
+        write_atomically(path, json.dumps(expected))
+    return expected

@@ -1,0 +1,102 @@
+"""Responses with a file: conditional requests and ranges, so that a download can be resumed.
+
+A range is one of bytes (RFC 9110, section 14). Several in one request, which nothing but malice
+sends for our files, are ignored, as the standard permits: the whole file is the response.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.background import BackgroundTask
+
+from service.http.conditional import etag_matches
+from service.http.errors import unsatisfiable_range_response
+
+_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})")
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """What is sent.
+
+    Attributes:
+        size: In bytes; None if it is not known before everything is sent.
+        etag: Of this version of the file, with its quotes; another one for other bytes.
+        read: The content from an offset on.
+    """
+
+    size: int | None
+    etag: str
+    read: Callable[[int], Iterator[bytes]]
+
+
+def file_response(
+    request: Request,
+    content: FileContent,
+    *,
+    media_type: str,
+    headers: dict[str, str],
+    close: BackgroundTask | None = None,
+) -> Response:
+    """The file, a part of it, or that the client has it already.
+
+    Args:
+        request: What the client has and wants.
+        content: The file.
+        media_type: Of the file.
+        headers: Additional ones.
+        close: Run after the response.
+    """
+    sent = {"ETag": content.etag, "Cache-Control": "private, no-cache"} | headers
+    if etag_matches(request.headers, content.etag):
+        return Response(status_code=304, headers=sent, background=close)
+    if content.size is None:
+        return StreamingResponse(content.read(0), 200, sent, media_type, close)
+    sent["Accept-Ranges"] = "bytes"
+    try:
+        part = _requested_part(request, content.size, content.etag)
+    except ValueError:
+        return unsatisfiable_range_response(request, content.size, background=close)
+    first, last = part or (0, content.size - 1)
+    sent["Content-Length"] = str(last + 1 - first)
+    if part is not None:
+        sent["Content-Range"] = f"bytes {first}-{last}/{content.size}"
+    chunks = _first_bytes(content.read(first), last + 1 - first)
+    return StreamingResponse(chunks, 200 if part is None else 206, sent, media_type, close)
+
+
+def _requested_part(request: Request, size: int, etag: str) -> tuple[int, int] | None:
+    """The first and the last byte; None for the whole file.
+
+    Raises:
+        ValueError: The file has no such bytes.
+    """
+    header = request.headers.get("Range", "")
+    match = _RANGE.fullmatch(header.strip())
+    if match is None or not (match[1] or match[2]):
+        return None
+    condition = request.headers.get("If-Range")
+    if condition is not None and condition.strip() != etag:
+        return None  # another version, or a date, which we never send
+    if not match[1]:
+        first, last = max(0, size - int(match[2])), size - 1
+        if int(match[2]) == 0:
+            raise ValueError
+    else:
+        first, last = int(match[1]), min(int(match[2] or size), size - 1)
+        if match[2] and int(match[2]) < int(match[1]):
+            return None  # not a range
+    if first >= size:
+        raise ValueError
+    return first, last
+
+
+def _first_bytes(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield chunk[:count]
+        count -= len(chunk)
+        if count <= 0:
+            return

@@ -1,0 +1,60 @@
+"""Refuses jobs that the disk has no room for, before they wait in a queue to find that out."""
+
+import errno
+import os
+import secrets
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from contracts.errors import DiskUnusable
+from contracts.settings import MIB, Settings
+
+_SMALL = 16 * MIB  # what any job may write: progress, charts, images
+
+
+def require_disk(settings: Settings, needed: int = 0) -> None:
+    """Check that a job can write what it makes. Touches the disk: call it in a thread.
+
+    Args:
+        needed: Bytes of the version that the job publishes and of its checkpoints; 0 if it
+            publishes none.
+
+    Raises:
+        DiskUnusable: The disk is full, or the model store cannot be written to.
+    """
+    free = _free(settings.home)
+    if free < needed + _SMALL:
+        raise DiskUnusable(
+            f"The service's disk has {free // MIB} MB left, and this job needs about "
+            f"{(needed + _SMALL) // MIB}. Delete what is not needed, or ask the service's "
+            "operator for more space, then send it again.",
+            retry_after=60,
+        )
+    if needed:
+        _require_writable(settings.store_home)
+
+
+def _free(folder: Path) -> int:
+    with suppress(OSError):
+        state = os.statvfs(folder)
+        return state.f_bavail * state.f_frsize
+    return sys.maxsize  # not created yet, or not on this machine: the job will see
+
+
+def _require_writable(store: Path) -> None:
+    probe = store / f".{secrets.token_hex(8)}.probe"
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as error:
+        read_only = error.errno == errno.EROFS
+        raise DiskUnusable(
+            "The model store cannot be written to: "
+            f"{'it is read-only' if read_only else 'the service may not write there'}. "
+            "Ask the service's operator to mend that, then send it again.",
+            retry_after=60,
+        ) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)

@@ -1,0 +1,36 @@
+"""Waiting for a disk: a folder that cannot be written to, or that gets more room."""
+
+import os
+from pathlib import Path
+from threading import Timer
+
+import pytest
+
+from contracts.settings import MIB
+from contracts.work import WorkStoppedError
+from workers.jobs.disk import becomes_usable, disk_error
+
+
+def test_nothing_changes(tmp_path: Path) -> None:
+    assert not becomes_usable([tmp_path, tmp_path / "missing"], 1, lambda: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_is_made(tmp_path: Path) -> None:
+    ballast = tmp_path / "ballast"
+    ballast.write_bytes(os.urandom(100 * MIB))
+    Timer(0.7, ballast.unlink).start()
+    assert becomes_usable([tmp_path], 20, lambda: None)
+
+
+def test_cancelled_job_does_not_wait(tmp_path: Path) -> None:
+    def stopped() -> None:
+        raise WorkStoppedError("cancelled")
+
+    with pytest.raises(WorkStoppedError):
+        becomes_usable([tmp_path], 60, stopped)
+
+
+def test_other_errors_are_not_the_disks() -> None:
+    assert disk_error(OSError(5, "Input/output error")) is None
+    assert disk_error(ConnectionRefusedError(111, "Connection refused")) is None
