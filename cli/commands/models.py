@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from cli.announcing import announce_change
 from cli.options import Json, Out, To, Yes
 from cli.output import (
     CommandError,
@@ -107,6 +108,7 @@ def promote(
     """Point an alias to a version; to roll back, name an older version."""
     with as_command_error():
         before = _store().promote(model, version, alias)
+    announce_change(load(), "models")
     was = "new" if before is None else f"was version {before}"
     notes().print(f"[green]✓[/] {alias} of {model} is version {version} ({was})")
 
@@ -119,6 +121,7 @@ def delete(model: Model, version: Version, yes: Yes = False) -> None:
         store.manifest(model, version)  # it exists: nobody is asked about one that does not
         confirm(f"Delete version {version} of {model} for good?", yes=yes)
         store.delete(model, version)
+    announce_change(load(), "models")
     notes().print(f"[green]✓[/] version {version} of {model} is deleted")
 
 

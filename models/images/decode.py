@@ -1,7 +1,8 @@
 """From the bytes of a client to the input of a network. Every image passes through here.
 
 Whatever the bytes are, `decode` ends in a `DecodedImage`, in `InvalidImage` or in `ImageTooLarge`,
-within bounded time and bounded memory (at most sixteen bytes per pixel of the limit).
+within bounded time and bounded memory (at most sixteen bytes per pixel of the limit). What a large
+image costs is known from its header; before it is decoded, the caller may make it wait.
 """
 
 import math
@@ -15,6 +16,7 @@ from PIL import Image
 from contracts.inference.inference import Resize
 from contracts.inference.manifest import Geometry
 from models.images.color import flatten, interpolable
+from models.images.gate import Gate, at_once
 from models.images.jpeg import decode_jpeg_reduced
 from models.images.opening import opened
 from models.images.resize import (
@@ -76,6 +78,7 @@ def decode(
     resize: Resize | None = None,
     max_pixels: int,
     keep_pixels: int = 0,
+    large: Gate = at_once,
 ) -> DecodedImage:
     """Decode, turn upright, resize and flatten one image.
 
@@ -89,12 +92,13 @@ def decode(
             limit of 179 megapixels remains in force above it.
         keep_pixels: Keep the full-size image if it has no more pixels than this and had to be
             decoded at full size.
+        large: Entered while a large image is decoded.
 
     Raises:
         InvalidImage: The data is not a complete, readable image in an accepted format.
         ImageTooLarge: The image has more than `max_pixels`.
     """
-    with opened(data, max_pixels) as (raw, image):
+    with opened(data, max_pixels, large) as (raw, image):
         reduced = decode_jpeg_reduced(raw, image, _needed_short_side(image, network, resize))
         if reduced is None:
             image.load()
@@ -129,19 +133,23 @@ def _needed_short_side(image: Image.Image, network: ImageInput, resize: Resize |
     return math.ceil(max(scales) * min(image.size))
 
 
-def decode_upright(data: bytes | memoryview, *, max_pixels: int) -> Image.Image:
+def decode_upright(
+    data: bytes | memoryview, *, max_pixels: int, large: Gate = at_once
+) -> Image.Image:
     """Decode an image at its own size: RGB on white, upright.
 
     Raises:
         InvalidImage: As `decode`.
         ImageTooLarge: As `decode`.
     """
-    with opened(data, max_pixels) as (_, image):
+    with opened(data, max_pixels, large) as (_, image):
         image.load()
         return _upright(image, _orientation_of(image))
 
 
-def decode_reduced(data: bytes | memoryview, *, longest_side: int, max_pixels: int) -> DecodedImage:
+def decode_reduced(
+    data: bytes | memoryview, *, longest_side: int, max_pixels: int, large: Gate = at_once
+) -> DecodedImage:
     """Decode an image, upright and scaled down until no side is longer than `longest_side`.
 
     A smaller image keeps its size.
@@ -150,7 +158,7 @@ def decode_reduced(data: bytes | memoryview, *, longest_side: int, max_pixels: i
         InvalidImage: As `decode`.
         ImageTooLarge: As `decode`.
     """
-    with opened(data, max_pixels) as (raw, image):
+    with opened(data, max_pixels, large) as (raw, image):
         size = within(image.size, longest_side)
         small = decode_jpeg_reduced(raw, image, min(size))
         if small is None:

@@ -178,7 +178,11 @@ class HeatmapWriter:
             max_pixels=self.services.settings.max_image_pixels,
             check=self.deadline.require,
         )
-        png = await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
+        png = await self.services.renderer.run(
+            work,
+            deadline_seconds=self.deadline.remaining,
+            pixels=image.width * image.height,
+        )
         headers = self._headers(outcome, time.monotonic() - began)
         return Response(png, media_type=PNG, headers=headers)
 

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +26,7 @@ from service.http.headers import AcceptedType, CreateKeyHeader, JobKeyHeader, Pr
 from service.http.responses import job_response
 from service.http.uploads import IMAGE_BODY
 from service.inference.routes import DEFERRED, PROBLEMS, ModelQuery, job_accepted
+from service.threads import run_in_threadpool
 
 router = APIRouter(tags=["Explanation"])
 

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import VersionNotFound
@@ -20,6 +19,7 @@ from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.files import FileContent, file_response
 from service.protocols.availability import model_status
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
 
@@ -80,9 +80,9 @@ async def set_alias(
 ) -> ModelInfo:
     """Point an alias to a version; to roll back, name an older one.
 
-    The response comes when a worker has loaded and warmed up that version, so that it answers the
-    next request, or when the deadline is near. No request fails meanwhile. Repeating the request
-    changes nothing.
+    The response comes when the workers have loaded and warmed up that version and every API process
+    knows it, so that it answers the next request, or when the deadline is near. No request fails
+    meanwhile. Repeating the request changes nothing.
     """
     await run_in_threadpool(services.store.resolve, name, body.version)
     promote = services.store.promote
@@ -90,7 +90,9 @@ async def set_alias(
     subject = f"{name}/{body.version} {body.alias}"
     await audit.record(request, services, "alias_set", subject)
     seconds = deadline.remaining - _SPARE_SECONDS
-    if not await services.workers.until_served(name, body.version, seconds=seconds):
+    serves = await services.workers.until_served(name, body.version, seconds=seconds)
+    known = await services.changes.announce("models", seconds=max(deadline.remaining, 0))
+    if not (serves and known):
         response.status_code = 202
     return _info(services, name)
 
@@ -112,7 +114,7 @@ async def delete_alias(
         raise VersionNotFound(f"'{name}' has no alias '{alias}'. Aliases: {known}.")
     await services.lock_waiting.run(name, services.store.drop_alias, name, alias)
     await audit.record(request, services, "alias_deleted", f"{name} {alias}")
-    await services.workers.refresh()
+    await services.changes.announce("models")
     return Response(status_code=204)
 
 
@@ -151,7 +153,7 @@ async def delete_version(
     await run_in_threadpool(services.store.resolve, name, version)
     await services.lock_waiting.run(name, services.store.delete, name, version)
     await audit.record(request, services, "version_deleted", f"{name}/{version}")
-    await services.workers.refresh()
+    await services.changes.announce("models")
     return Response(status_code=204)
 
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -46,6 +45,7 @@ from service.faces.context import FaceServices
 from service.http.body import JSON_TYPE, content_type_of, read_body
 from service.http.deadlines import Deadline
 from service.jobs.disk_room import require_disk
+from service.threads import run_in_threadpool
 
 _MAX_BYTES = 256 * 1024
 
