@@ -64,7 +64,8 @@ bench:
 	@scripts/venv dev
 	@exec $(VENV)/bin/python -m benchmarks.bench $(if $(QUICK),--quick) $(BENCH)
 
-# Single faults, then a rolling restart, then three times the load; CHAOS="--only Valkey" for a few.
+# Single faults, then a rolling restart, then three times the load; CHAOS="--only Valkey" for a few,
+# CHAOS=--postgresql for a database of that kind.
 chaos: fetched
 	@exec $(VENV)/bin/python -m tests.reliability.chaos $(CHAOS)
 ifndef CHAOS

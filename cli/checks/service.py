@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
@@ -14,12 +15,15 @@ from cli.processes.valkey import running_url
 from cli.startup import require_free_port, require_key
 from contracts.errors import OpsinError
 from contracts.inference.registry import SystemInfo
+from contracts.queue.clock import MAX_AHEAD_SECONDS
 from contracts.queue.heartbeat import read_heartbeats
 from contracts.settings import RELEASE, Settings
 
+if TYPE_CHECKING:
+    import redis
+
 _REDIS_SECONDS = 3.0
 _MIN_REDIS = Version("6.2")  # the first that pops several items of a list at once
-_MAX_AHEAD_SECONDS = 2.0
 _MIGRATE = "`opsin up` and `opsin serve`"
 
 
@@ -27,6 +31,7 @@ def service(settings: Settings) -> Iterator[Check]:
     """Check what runs, or why it could not."""
     yield _key(settings)
     yield _redis(settings)
+    yield from _redis_file(settings)
     yield _database(settings)
     api = Api(settings)
     runs = api.is_opsin()
@@ -82,6 +87,9 @@ def _redis(settings: Settings) -> Check:
             client.ping()
             milliseconds = (time.perf_counter() - began) * 1000
             server, memory = client.info("server"), client.info("memory")
+    except redis.ResponseError:
+        help_ = "Allow it, or make sure that it is 6.2 or later and never evicts keys."
+        return Check("redis", "warn", "answers, but does not allow INFO", help_)
     except (redis.RedisError, OSError) as error:
         help_ = "Start it (`docker compose up -d redis`), or correct OPSIN_REDIS_URL."
         return Check("redis", "fail", f"does not answer ({type(error).__name__})", help_)
@@ -95,6 +103,43 @@ def _redis(settings: Settings) -> Check:
         help_ = "`valkey-cli CONFIG SET maxmemory-policy noeviction`, or queued work may be lost."
         return Check("redis", "fail", f"{detail}, evicts ({policy})", help_)
     return Check("redis", "ok", f"{detail}, noeviction")
+
+
+def _redis_file(settings: Settings) -> Iterator[Check]:
+    """Warn if erased data stays in Redis' append-only file until its provider rewrites it."""
+    import redis
+
+    if settings.redis_url is None:
+        return  # the embedded Valkey allows it
+    try:
+        with redis.Redis.from_url(
+            settings.redis_url,
+            socket_timeout=_REDIS_SECONDS,
+            socket_connect_timeout=_REDIS_SECONDS,
+        ) as client:
+            if _may_rewrite(client):
+                return
+    except (redis.RedisError, OSError):
+        return  # reported by `_redis`
+    detail = "does not allow BGREWRITEAOF: what was erased stays in its file, if it writes one"
+    yield Check("redis", "warn", detail, "Its provider rewrites the file when it has grown.")
+
+
+def _may_rewrite(client: "redis.Redis") -> bool:
+    """Whether the server has BGREWRITEAOF and this user may call it, without calling it."""
+    from redis.exceptions import NoPermissionError, ResponseError
+
+    try:
+        # redis-py's own method cannot read the answer for an unknown command.
+        known: Any = client.execute_command("COMMAND INFO", "BGREWRITEAOF")  # type: ignore[no-untyped-call]
+        if not known or known[0] is None:
+            return False
+        answer: Any = client.acl_dryrun(str(client.acl_whoami()), "BGREWRITEAOF")
+    except NoPermissionError:
+        return False
+    except ResponseError:
+        return True  # before Redis 7, it cannot be asked
+    return answer in {b"OK", "OK", True}
 
 
 def _database(settings: Settings) -> Check:
@@ -196,7 +241,7 @@ def _clocks(system: SystemInfo) -> Iterator[Check]:
     ahead = {
         worker.host: worker.clock_ahead
         for worker in (*system.workers, *system.job_workers)
-        if worker.clock_ahead is not None and abs(worker.clock_ahead) > _MAX_AHEAD_SECONDS
+        if worker.clock_ahead is not None and abs(worker.clock_ahead) > MAX_AHEAD_SECONDS
     }
     for host, seconds in sorted(ahead.items()):
         detail = f"{host}: {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} Redis"

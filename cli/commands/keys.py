@@ -1,8 +1,7 @@
 """`opsin keys`: who may use the service.
 
 It works on this machine's database, so no server has to run and no key is needed to make the first:
-a user who can read the database owns everything in it. A running service sees a change within a
-second.
+a user who can read the database owns everything in it. A running service is told of a change.
 """
 
 import re
@@ -27,6 +26,7 @@ from cli.access import (
     make_cli_key,
     write_cli_key,
 )
+from cli.announcing import announce_change
 from cli.options import Json, Yes
 from cli.output import (
     CommandError,
@@ -85,7 +85,7 @@ def create(
         raise CommandError(
             f"{fault['loc'][0]}: {fault['msg']}. Scopes are {', '.join(SCOPES)}.", exit_code=2
         ) from None
-    with _open_keys() as (settings, keys):
+    with _open_keys(announce=True) as (settings, keys):
         if _access(settings, keys).state == "open":
             _before_first_key(settings, keys, cli_key)
         elif cli_key:
@@ -134,7 +134,7 @@ def rotate(
     remaining = parse_duration(grace)
     if remaining > MAX_GRACE:
         raise CommandError(f"--grace may be {MAX_GRACE.days}d at most.", exit_code=2)
-    with _open_keys() as (settings, keys):
+    with _open_keys(announce=True) as (settings, keys):
         own = _access(settings, keys).cli_key
         made = keys.rotate(key_id, remaining, actor=COMMAND)
         if own is not None and own.id == key_id:
@@ -145,8 +145,8 @@ def rotate(
 
 @app.command()
 def revoke(key_id: KeyId) -> None:
-    """End a key for good, within two seconds. The service does not become open again."""
-    with _open_keys() as (settings, keys):
+    """End a key for good, at once. The service does not become open again."""
+    with _open_keys(announce=True) as (settings, keys):
         own = _access(settings, keys).cli_key
         keys.revoke(key_id, actor=COMMAND)
         notes().print(f"[green]✓[/] {escape(key_id)} is revoked")
@@ -162,7 +162,7 @@ def cli() -> None:
 
     It is kept in $OPSIN_HOME/cli.key, which only its owner can read, and replaces an earlier one.
     """
-    with _open_keys() as (settings, keys):
+    with _open_keys(announce=True) as (settings, keys):
         if _access(settings, keys).state == "open":
             _announce(settings)
         _print_cli_key(make_cli_key(keys, settings.home))
@@ -174,7 +174,7 @@ def open_service(yes: Yes = False) -> None:
 
     Only on a loopback address, and without OPSIN_API_KEY.
     """
-    with _open_keys() as (settings, keys):
+    with _open_keys(announce=True) as (settings, keys):
         if settings.api_key is not None:
             raise CommandError("OPSIN_API_KEY is set, and it is a key. Remove it first.")
         if not settings.is_loopback:
@@ -188,7 +188,7 @@ def open_service(yes: Yes = False) -> None:
         confirm(question, yes=yes)
         keys.reopen(actor=COMMAND)
         cli_key_file(settings.home).unlink(missing_ok=True)
-    notes().print("[green]✓[/] no key is needed on this machine; a running service knows in 2 s")
+    notes().print("[green]✓[/] no key is needed on this machine")
 
 
 def _before_first_key(settings: Settings, keys: Keys, cli_key: bool | None) -> None:
@@ -245,7 +245,8 @@ def parse_duration(text: str) -> timedelta:
 
 
 @contextmanager
-def _open_keys() -> Iterator[tuple[Settings, Keys]]:
+def _open_keys(*, announce: bool = False) -> Iterator[tuple[Settings, Keys]]:
+    """The settings and the keys; `announce` tells a running service of the block's changes."""
     settings = load()
     with as_command_error():
         migrate(settings)
@@ -254,6 +255,8 @@ def _open_keys() -> Iterator[tuple[Settings, Keys]]:
             yield settings, Keys(engine, lambda: datetime.now(UTC))
         finally:
             engine.dispose()
+    if announce:
+        announce_change(settings, "keys")
 
 
 def _print_key(made: MadeKey) -> None:

@@ -134,6 +134,9 @@ class Readiness(BaseModel):
         [], description="Published networks that are still being imported or loaded."
     )
     detail: str | None = None
+    warnings: list[str] = Field(
+        [], description="What does not keep it from serving and should be put right."
+    )
 
 
 class QuantizeBody(BaseModel):

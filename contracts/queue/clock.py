@@ -8,6 +8,9 @@ it indifferent to its own clock being set.
 import time
 from collections.abc import Callable
 
+MAX_AHEAD_SECONDS = 2.0
+"""By how much the clock of a host may differ from that of Redis without a warning."""
+
 _SLOWEST_SECONDS = 1.0  # a measurement that took longer says too little, unless it is the first
 
 

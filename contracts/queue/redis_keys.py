@@ -102,6 +102,18 @@ def heartbeat_key(worker_id: str) -> str:
     return f"worker:{worker_id}"
 
 
+CHANGES = "changes"
+"""The change feed: a stream of what has changed; see `contracts.queue.changes`."""
+
+API_PROCESSES = "api-processes"
+"""The set of ids of API processes that follow the change feed; some may have stopped since."""
+
+
+def api_process(api_id: str) -> str:
+    """The id of the last change that an API process has applied; expires with the process."""
+    return f"api-process:{api_id}"
+
+
 EPOCH = "epoch"
 """Absent after Redis was wiped; see `service.queue.client.QueueClient.server_epoch`."""
 

@@ -99,7 +99,11 @@ class FileAdmission:
             return rejected(path, "not_an_image", error.detail, size=len(data))
         try:
             image = decode(
-                data, network=_SMALLEST_INPUT, resize="squash", max_pixels=self.limits.image_pixels
+                data,
+                network=_SMALLEST_INPUT,
+                resize="squash",
+                max_pixels=self.limits.image_pixels,
+                large=self.limits.large_image,
             )
         except ImageTooLarge as error:
             return rejected(path, "image_too_large", error.detail, size=len(data))

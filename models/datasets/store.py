@@ -32,6 +32,7 @@ from models.datasets.listing import LISTING, load_folder, read_listing, write_li
 from models.datasets.report import report
 from models.datasets.splitting import Fractions, split_files
 from models.datasets.thumbnails import thumbnail
+from models.images.gate import Gate, at_once
 from models.locks import LOCK_SECONDS, locked
 from models.store.hardlinks import link_tree
 from models.store.staging import Staging, flush_entries
@@ -56,9 +57,9 @@ class DatasetStore:
         self._staging = Staging(root / ".staging")
 
     @classmethod
-    def of(cls, settings: Settings) -> "DatasetStore":
+    def of(cls, settings: Settings, large_image: Gate = at_once) -> "DatasetStore":
         """The datasets of this installation."""
-        return cls(settings.datasets_home, Limits.of(settings))
+        return cls(settings.datasets_home, Limits.of(settings, large_image))
 
     @property
     def limits(self) -> Limits:
@@ -222,8 +223,8 @@ class DatasetStore:
         """
         return content_path(self._folder(dataset_id), sha256)
 
-    def thumbnail(self, dataset_id: str, sha256: str) -> bytes:
-        """A small JPEG of the image with that hash.
+    def thumbnail(self, dataset_id: str, sha256: str, large: Gate = at_once) -> bytes:
+        """A small JPEG of the image with that hash; `large` as for `models.images.decode`.
 
         Raises:
             DatasetNotFound: There is no such dataset, or it no longer has the image.
@@ -231,7 +232,7 @@ class DatasetStore:
         folder = self._folder(dataset_id)
         path = content_path(folder, sha256)
         try:
-            return thumbnail(folder, path, max_pixels=self._limits.image_pixels)
+            return thumbnail(folder, path, max_pixels=self._limits.image_pixels, large=large)
         except FileNotFoundError:
             raise DatasetNotFound("The dataset was deleted in the meantime.") from None
 

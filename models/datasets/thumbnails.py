@@ -7,19 +7,21 @@ from uuid import uuid4
 from PIL import Image
 
 from models.images.decode import InputSpec, decode
+from models.images.gate import Gate, at_once
 
 SIDE = 160
 THUMBNAILS = "thumbnails"
 _QUALITY = 80
 
 
-def thumbnail(folder: Path, path: Path, *, max_pixels: int) -> bytes:
+def thumbnail(folder: Path, path: Path, *, max_pixels: int, large: Gate = at_once) -> bytes:
     """A JPEG of the middle of an image, `SIDE` pixels wide and high.
 
     Args:
         folder: The folder of the dataset.
         path: The image, whose file name is its hash.
         max_pixels: The same limit as on import.
+        large: Entered while a large image is decoded.
 
     Raises:
         FileNotFoundError: The image no longer exists.
@@ -29,7 +31,11 @@ def thumbnail(folder: Path, path: Path, *, max_pixels: int) -> bytes:
     if stored.is_file():
         return stored.read_bytes()
     image = decode(
-        path.read_bytes(), network=InputSpec.square(SIDE), resize="crop", max_pixels=max_pixels
+        path.read_bytes(),
+        network=InputSpec.square(SIDE),
+        resize="crop",
+        max_pixels=max_pixels,
+        large=large,
     )
     buffer = io.BytesIO()
     Image.fromarray(image.pixels).save(buffer, "JPEG", quality=_QUALITY)

@@ -6,7 +6,7 @@ decodes when the image is loaded, the other readers when it is opened.
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -24,6 +24,14 @@ from PIL import (
 
 from contracts.errors import ImageTooLarge, InvalidImage, OpsinError
 from models.images.formats import ImageFormat, sniff
+from models.images.gate import (
+    LARGE_PIXELS,
+    REDUCED_JPEG_PIXELS,
+    WEBP_PIXELS,
+    Gate,
+    LargeImageError,
+    at_once,
+)
 from models.images.isolated import decode_isolated, size_of, too_large
 from models.images.jpeg import is_complete
 from models.images.jpeg_structure import END_MARKER, read_structure
@@ -59,16 +67,22 @@ class _Header:
         raw: Its data, without what follows it in a file.
         pixels: Number of pixels that are decoded.
         open: Decodes it, or prepares that it is decoded when it is loaded.
+        most: With more pixels than this, it is large.
     """
 
     raw: bytes
     pixels: int
     open: Callable[[], Image.Image]
+    most: int = LARGE_PIXELS
 
 
 @contextmanager
-def opened(data: bytes | memoryview, max_pixels: int) -> Iterator[tuple[bytes, Image.Image]]:
+def opened(
+    data: bytes | memoryview, max_pixels: int, large: Gate = at_once
+) -> Iterator[tuple[bytes, Image.Image]]:
     """Check an image and open it; translate errors of the block.
+
+    `large` is entered before a large image is decoded, see `models.images.gate`.
 
     Yields the image's own data (without what follows it in a file) and the image, which still has
     to be loaded.
@@ -81,9 +95,10 @@ def opened(data: bytes | memoryview, max_pixels: int) -> Iterator[tuple[bytes, I
     image_format = sniff(raw)
     try:
         header = _read_header(raw, image_format, max_pixels)
-        with header.open() as image:
+        gate = large(header.pixels) if header.pixels > header.most else nullcontext()
+        with gate, header.open() as image:
             yield header.raw, image
-    except OpsinError:
+    except (OpsinError, LargeImageError):
         raise
     except Exception as error:  # Pillow documents no closed set of errors
         raise _invalid(image_format, error) from error
@@ -125,7 +140,9 @@ def _jpeg_header(raw: bytes, max_pixels: int) -> _Header:
             raise _cut_off("JPEG")
         return image
 
-    return _Header(raw, pixels, open_)
+    # A progressive one is decoded at full size, scan by scan.
+    most = LARGE_PIXELS if image.info.get("progressive") else REDUCED_JPEG_PIXELS
+    return _Header(raw, pixels, open_, most)
 
 
 class _MeteredReader(io.BytesIO):
@@ -160,7 +177,8 @@ def _pillow_header(raw: bytes, image_format: ImageFormat, max_pixels: int) -> _H
         _check_run_length(pixels)
     if image_format == "PNG" and raw[24] == 16 and raw[25] in _PNG_COLORS:
         return _Header(raw, pixels, partial(_load_deep_png, image))
-    return _Header(raw, pixels, lambda: image)
+    most = WEBP_PIXELS if image_format == "WEBP" else LARGE_PIXELS
+    return _Header(raw, pixels, lambda: image, most)
 
 
 def _require_size(size: tuple[int, int], max_pixels: int) -> int:

@@ -6,12 +6,12 @@ process log, which is stored elsewhere, then holds the line.
 
 import structlog
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.audit import Action
 from contracts.errors import Unavailable
 from service.auth.principal import actor_of
 from service.dependencies import Services
+from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
 

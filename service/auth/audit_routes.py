@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.audit import Action, AuditEntry
@@ -11,6 +10,7 @@ from contracts.pages import Page, PageLimit, RowCursor
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/audit", tags=["Keys"])
 

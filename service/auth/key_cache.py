@@ -1,19 +1,16 @@
 """All keys in memory, so that a request is authenticated without asking the database.
 
 Every second one number, the revision, is read from the database; if it has grown, all keys are
-read again. A key that one process revokes is therefore refused by the others about a second later,
-and by that process at once. While the database is unavailable, the keys last read remain valid:
-nothing can be revoked then either, and expiry follows the clock. Before the first read, only
+read again. A change is announced (`service.changes`), so that every process has read it before it
+is acknowledged. While the database is unavailable, the keys last read remain valid: nothing can be
+revoked then either, and expiry follows the clock of the database. Before the first read, only
 OPSIN_API_KEY is known.
 """
 
-import asyncio
 import hmac
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import Unauthorized, Unavailable
 from contracts.keys import KEY_PATTERN, key_id_of
@@ -21,10 +18,13 @@ from contracts.settings import Settings
 from database.keys import Keys, KeySnapshot, StoredKey, digest_of
 from service.auth.principal import BOOTSTRAP, OPEN, Principal
 from service.periodic import PeriodicTask
+from service.shared_check import SharedCheck
+from service.threads import run_in_threadpool
 
 REFRESH_SECONDS = 1.0
 _RELOAD_SECONDS = 60.0  # between two reads of all keys, whatever the revision
 _RECORD_USE_SECONDS = 60.0  # between two writes of when keys were last used
+_MEASUREMENT_SECONDS = 0.1
 _NO_DIGEST = bytes(32)
 _REFUSED = "That key is unknown, revoked or expired."
 _NONE_SENT = "Send a key as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
@@ -51,8 +51,11 @@ class KeyCache:
         self._snapshot: KeySnapshot | None = None
         self._principals: dict[str, tuple[bytes, Principal]] = {}
         self._used: dict[str, float] = {}
+        self._offset = time.time() - time.monotonic()
         self._reloaded = self._use_recorded = time.monotonic()
-        self._reading = asyncio.Lock()
+        # One read at a time: a read that began before a key was revoked and ended after that was
+        # applied would make the key valid again.
+        self._check = SharedCheck(self._read)
         self._refreshes = PeriodicTask("keys", self.refresh, seconds=REFRESH_SECONDS)
 
     async def start(self) -> None:
@@ -97,7 +100,7 @@ class KeyCache:
             raise Unavailable("The keys cannot be read yet. Retry soon.", retry_after=2)
         key_id = key_id_of(match[1])
         digest, principal = self._principals.get(key_id, (_NO_DIGEST, None))
-        now = time.time()
+        now = self._now()
         same = hmac.compare_digest(sent, digest)
         if not same or principal is None or _has_expired(principal, now):
             raise self.refusal(_REFUSED)
@@ -106,7 +109,7 @@ class KeyCache:
 
     def refusal(self, reason: str = _NONE_SENT) -> Unauthorized:
         """The error for a request without a valid key: why, and how to get one, in one line."""
-        now = time.time()
+        now = self._now()
         works = any(not _has_expired(one, now) for _, one in self._principals.values())
         locked = self._may_be_open and self._snapshot is not None and not works
         return Unauthorized(f"{reason} {_LOCKED if locked else _HOW_TO_GET_ONE}")
@@ -118,30 +121,37 @@ class KeyCache:
         if principal is OPEN:
             return self.is_open
         _, current = self._principals.get(principal.id, (_NO_DIGEST, None))
-        return current is not None and not _has_expired(current, time.time())
+        return current is not None and not _has_expired(current, self._now())
+
+    def is_older_than(self, moment: float) -> bool:
+        """Whether the last read began before `moment` of `time.monotonic()`."""
+        return self._check.is_older_than(moment)
+
+    def is_unknown(self, credential: str) -> bool:
+        """Whether it has the format of a key and its id was not read yet: it may be new."""
+        match = KEY_PATTERN.fullmatch(credential)
+        return match is not None and key_id_of(match[1]) not in self._principals
 
     async def refresh(self) -> None:
-        """Read changed keys and, less often, write when keys were last used."""
-        # One read at a time: a read that began before a key was revoked and ended after that was
-        # applied would make the key valid again.
-        async with self._reading:
-            now = time.monotonic()
-            read_all = now - self._reloaded >= _RELOAD_SECONDS
-            known = None if self._snapshot is None or read_all else self._snapshot.revision
-            changed = await run_in_threadpool(self._keys.snapshot, known)
-            if changed is not None and (read_all or self._is_newer(changed)):
-                self.replace(changed)
-                self._reloaded = now
+        """Read changed keys and, less often, write when keys were last used.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        await self._check.refresh()
+        now = time.monotonic()
         if self._used and now - self._use_recorded >= _RECORD_USE_SECONDS:
             self._use_recorded = now
             await self._record_use()
 
-    async def refresh_now(self) -> None:
-        """Apply at once what this process has just changed.
-
-        If the read fails, the next regular one applies it a second later.
-        """
-        await self._refreshes.run_once()
+    async def _read(self) -> None:
+        now = time.monotonic()
+        read_all = now - self._reloaded >= _RELOAD_SECONDS
+        known = None if self._snapshot is None or read_all else self._snapshot.revision
+        changed, self._offset = await run_in_threadpool(self._read_keys, known)
+        if changed is not None and (read_all or self._is_newer(changed)):
+            self.replace(changed)
+            self._reloaded = now
 
     def replace(self, snapshot: KeySnapshot) -> None:
         """Make these the valid keys."""
@@ -152,6 +162,15 @@ class KeyCache:
         """An older snapshot must not replace a newer one, or a revoked key would become valid."""
         return self._snapshot is None or changed.revision > self._snapshot.revision
 
+    def _read_keys(self, known: int | None) -> tuple[KeySnapshot | None, float]:
+        """The keys, and by how much the clock of the database is ahead of the monotonic one."""
+        changed = self._keys.snapshot(known)
+        return changed, self._keys.now().timestamp() - time.monotonic()
+
+    def _now(self) -> float:
+        """The time by the clock that expiries are written with: another host's may differ."""
+        return time.monotonic() + self._offset
+
     async def _record_use(self) -> None:
         used, self._used = self._used, {}
         moments = {key_id: datetime.fromtimestamp(seconds, UTC) for key_id, seconds in used.items()}
@@ -159,7 +178,8 @@ class KeyCache:
 
 
 def _has_expired(principal: Principal, now: float) -> bool:
-    return principal.expires is not None and principal.expires <= now
+    # Early: the process that wrote the expiry may have measured the clock a little earlier.
+    return principal.expires is not None and principal.expires <= now + _MEASUREMENT_SECONDS
 
 
 def _principals(keys: Mapping[str, StoredKey]) -> dict[str, tuple[bytes, Principal]]:

@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
 
 from contracts.keys import KEY_ID, KeyInfo, MadeKey, NewKey, Rotation
@@ -16,6 +15,7 @@ from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/keys", tags=["Keys"])
 
@@ -59,7 +59,7 @@ async def create_key(
     made = await run_in_threadpool(
         services.keys.create, body, actor=actor_of(request), idempotency=idempotency
     )
-    await services.key_cache.refresh_now()
+    await services.changes.announce("keys")
     return made.model_copy(update={"note": _FIRST}) if was_open else made
 
 
@@ -105,7 +105,7 @@ async def rotate_key(
     made = await run_in_threadpool(
         services.keys.rotate, key_id, grace, actor=actor_of(request), idempotency=idempotency
     )
-    await services.key_cache.refresh_now()
+    await services.changes.announce("keys")
     return made
 
 
@@ -117,7 +117,7 @@ async def rotate_key(
     responses=_MISSING,
 )
 async def revoke_key(request: Request, key_id: KeyId, services: ServicesDep) -> Response:
-    """This process refuses the key from now on, all others within two seconds."""
+    """Every API process refuses the key from now on."""
     await run_in_threadpool(services.keys.revoke, key_id, actor=actor_of(request))
-    await services.key_cache.refresh_now()
+    await services.changes.announce("keys")
     return Response(status_code=204)

@@ -1,10 +1,10 @@
 """`/v1/datasets`: labelled images to train on."""
 
 import hashlib
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,7 @@ from service.http.headers import CreateKeyHeader, PrefersAsync
 from service.http.multipart import FORM_TYPE
 from service.http.responses import LOCATION, job_response
 from service.http.uploads import IMAGES_BODY
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/datasets", tags=["Datasets"])
 
@@ -276,8 +277,8 @@ async def get_thumbnail(
     services: ServicesDep,
 ) -> Response:
     """The thumbnail of an admitted file; created at the first request."""
-    jpeg = await services.decoder.run(
-        lambda: services.datasets.thumbnail(dataset_id, file_id),
+    jpeg = await services.decoder.run_image(
+        partial(services.datasets.thumbnail, dataset_id, file_id),
         deadline_seconds=deadline.remaining,
     )
     etag = f'"{hashlib.sha256(jpeg).hexdigest()[:32]}"'

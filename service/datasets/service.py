@@ -22,6 +22,7 @@ from models.datasets.admission import ImportProgress
 from models.datasets.dataset import Split
 from models.datasets.splitting import Fractions
 from models.datasets.store import DatasetStore, NewImage
+from models.images.gate import Gate, at_once
 from models.locks import LOCK_SECONDS
 
 log = structlog.get_logger()
@@ -183,8 +184,8 @@ class Datasets:
         self.store.delete(dataset_id, check=check, timeout=timeout)
         self._delete_row(dataset_id)
 
-    def thumbnail(self, dataset_id: str, file_id: str) -> bytes:
-        """A small JPEG of an admitted file.
+    def thumbnail(self, dataset_id: str, file_id: str, large: Gate = at_once) -> bytes:
+        """A small JPEG of an admitted file; `large` as for `models.images.decode`.
 
         Raises:
             DatasetNotFound: There is no such dataset.
@@ -193,7 +194,7 @@ class Datasets:
         file = self.rows.file(dataset_id, file_id)
         if file.status != "admitted" or file.sha256 is None:
             raise NotFound("The file was left out of the dataset, so it has no thumbnail.")
-        return self.store.thumbnail(dataset_id, file.sha256)
+        return self.store.thumbnail(dataset_id, file.sha256, large)
 
     def _require_unused(self, dataset_id: str) -> None:
         if self._in_use(dataset_id):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Request
-from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contracts.errors import (
@@ -37,6 +37,7 @@ from service.http.body import JSON_TYPE, content_type_of, declared_length, read_
 from service.http.deadlines import HEADER, Deadline
 from service.http.multipart import FORM_TYPE, FieldSpec, Form, MultipartReader
 from service.http.uploads import Upload, display_name, read_uploads
+from service.threads import run_in_threadpool
 
 _MAX_JSON_BYTES = 64 * 1024
 _MAX_NAME_BYTES = 1024

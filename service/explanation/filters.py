@@ -8,13 +8,12 @@ import hashlib
 import json
 from typing import Any
 
-from fastapi.concurrency import run_in_threadpool
-
 from contracts.inference.explanation import FiltersRequest
 from contracts.jobs import Job
 from models.explain.layers import require_filters
 from models.store.store import Store
 from service.dependencies import Services
+from service.threads import run_in_threadpool
 
 
 async def submit(body: FiltersRequest, key: str | None, services: Services, client: str) -> Job:

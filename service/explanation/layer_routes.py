@@ -3,13 +3,12 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import ModelNotReady
 from contracts.inference.explanation import FiltersRequest, Layer
-from contracts.inference.heatmap import ActivationsResponse, LayersResponse
+from contracts.inference.heatmap import ActivationsResponse, LayersResponse, LayerTotals
 from contracts.inference.manifest import MODEL_NAME
 from contracts.jobs import Job
 from contracts.queue.explain_messages import ActivationsRequest, Order
@@ -27,6 +26,7 @@ from service.http.headers import AcceptedType, CreateKeyHeader, JobKeyHeader, Pr
 from service.http.responses import job_response
 from service.http.uploads import IMAGE_BODY
 from service.inference.routes import DEFERRED, PROBLEMS, ModelQuery, job_accepted
+from service.threads import run_in_threadpool
 
 router = APIRouter(tags=["Explanation"])
 
@@ -177,4 +177,6 @@ def _layers(store: Store, name: str, version: int | str | None) -> LayersRespons
         raise ModelNotReady(
             f"Version {number} of '{name}' has no list of layers. Publish it again."
         ) from None
-    return LayersResponse(model=name, version=number, items=list(layers))
+    return LayersResponse(
+        model=name, version=number, items=list(layers), totals=LayerTotals.of(layers)
+    )

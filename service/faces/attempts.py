@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import Conflict, LockedOut, OpsinError, QueueFull, RateLimited
 from contracts.faces.consent import Policy
@@ -20,6 +19,7 @@ from service.faces.context import FaceServices
 from service.faces.decisions import Verdict
 from service.faces.lockout import Caller, Outcome
 from service.http.addresses import network_of
+from service.threads import run_in_threadpool
 
 _CLIENT_ERRORS = range(400, 500)
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 
 from contracts.errors import ValidationFailed
@@ -15,6 +14,7 @@ from database.jobs.jobs import Jobs
 from models.faces.calibration.support import require_support
 from service.dependencies import Services
 from service.faces.requirements import require_analyser
+from service.threads import run_in_threadpool
 
 
 async def start_calibration(

@@ -1,15 +1,13 @@
 """Everything that the face routes use, opened once with the other services."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import get_args
 
 import structlog
-from fastapi.concurrency import run_in_threadpool
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
 from contracts.errors import Unavailable
@@ -31,11 +29,10 @@ from database.secure_delete import purge_deleted_rows
 from service.faces.challenges import Challenges
 from service.faces.lockout import Lockout
 from service.faces.tokens import Tokens
+from service.queue.append_only_file import rewrite_append_only_file
+from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
-
-_REWRITE_TRIES = 25
-_REWRITE_PAUSE = 0.2  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +139,7 @@ class FaceServices:
                     keys = [redis_keys.recent_clips(subject_id, each) for each in purposes]
                     await self.redis.delete(*keys)
             if self.redis is not None:
-                await _rewrite_append_only_file(self.redis)
+                await rewrite_append_only_file(self.redis)
         except (RedisError, OSError, Unavailable) as error:
             log.warning("erasure_unfinished", where="redis", error=type(error).__name__)
             return
@@ -157,37 +154,6 @@ class FaceServices:
     async def _remove_jobs(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
             await run_in_threadpool(self.job_files.remove, job_id)
-
-
-async def _rewrite_append_only_file(redis: Redis) -> None:
-    """Make Redis rewrite its append-only file without what was deleted.
-
-    A rewrite in progress may have begun before the deletion, so this waits for its end.
-
-    Raises:
-        Unavailable: It takes too long.
-        RedisError: Redis does not answer, or cannot rewrite the file.
-    """
-    for _ in range(_REWRITE_TRIES):
-        try:
-            await redis.bgrewriteaof()
-        except ResponseError as error:
-            if _is_not_offered(error):
-                # A managed Redis keeps its files, if any, by itself. What was deleted leaves them
-                # with its next rewrite.
-                log.warning("redis_file_not_rewritten", error=str(error))
-                return
-            if "in progress" not in str(error):
-                raise
-            await asyncio.sleep(_REWRITE_PAUSE)
-        else:
-            return
-    raise Unavailable("The queue is busy rewriting its file. Retry shortly.", retry_after=2)
-
-
-def _is_not_offered(error: ResponseError) -> bool:
-    """Whether the server has no such command, or does not let us use it."""
-    return isinstance(error, NoPermissionError) or "unknown command" in str(error).lower()
 
 
 def open_face_services(

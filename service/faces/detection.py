@@ -159,7 +159,7 @@ async def _decode(services: Services, image: bytes, deadline: Deadline) -> Decod
         longest_side=LONGEST_SIDE,
         max_pixels=services.settings.max_image_pixels,
     )
-    return await services.decoder.run(work, deadline_seconds=deadline.remaining)
+    return await services.decoder.run_image(work, deadline_seconds=deadline.remaining)
 
 
 def _detection(

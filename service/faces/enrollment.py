@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import Conflict, ValidationFailed
 from contracts.faces.enrollments import (
@@ -30,6 +29,7 @@ from service.faces.requirements import require_analyser
 from service.faces.subjects import embedder_in_force
 from service.http.deadlines import Deadline
 from service.http.multipart import TEXT, FieldSpec, Form, read_form
+from service.threads import run_in_threadpool
 
 
 async def enroll(

@@ -7,13 +7,13 @@ it, and so does `resume`, which runs periodically.
 from datetime import timedelta
 
 import structlog
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import Conflict, JobNotFound, OpsinError
 from contracts.faces.subjects import Erased, ErasedModel
 from models.faces import provenance
 from models.faces.provenance import TrainedVersion
 from service.dependencies import Services
+from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
 
@@ -32,6 +32,7 @@ async def erase(services: Services, subject_id: str) -> Erased:
         Unavailable: The database does not answer. Repeating the request resumes the erasure.
     """
     erased = await begin(services, subject_id)
+    await services.changes.announce("faces", "models")
     await services.faces.finish_erasures([subject_id])
     return erased
 

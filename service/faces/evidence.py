@@ -4,7 +4,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import InternalError, OpsinError, ValidationFailed
 from contracts.faces.clips import ClipReply, ClipRequest, pack_video
@@ -20,6 +19,7 @@ from service.faces.device_keys import is_signed
 from service.faces.lockout import Caller
 from service.http.deadlines import Deadline
 from service.http.multipart import Form
+from service.threads import run_in_threadpool
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import OpsinError, ValidationFailed
 from contracts.faces.consent import Policy
@@ -20,6 +19,7 @@ from service.faces.subjects import require_subject
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
 from service.http.multipart import MAX_TEXT_BYTES, TEXT, FieldSpec, Form, read_form
+from service.threads import run_in_threadpool
 
 _MAX_CANDIDATES = 3
 

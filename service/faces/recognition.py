@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import OpsinError, ValidationFailed
 from contracts.faces.faces import Face, FacesRequest
@@ -28,6 +27,7 @@ from service.faces.detection import (
 )
 from service.http.deadlines import Deadline
 from service.http.uploads import Upload
+from service.threads import run_in_threadpool
 
 
 @dataclass(frozen=True, slots=True)

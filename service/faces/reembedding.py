@@ -7,7 +7,6 @@ pauses. If two processes recompute the same template, the second changes nothing
 import time
 
 import structlog
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import NotFound, OpsinError, SubjectNotFound, ValidationFailed
 from contracts.faces.faces import FacesRequest
@@ -16,6 +15,7 @@ from database.faces.templates import StaleTemplate
 from service.dependencies import Services
 from service.faces.detection import current_embedder, detect_faces, main_face_index
 from service.http.deadlines import Deadline
+from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
 

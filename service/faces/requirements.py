@@ -1,13 +1,12 @@
 """What jobs on faces need on this installation, checked before they are accepted."""
 
-from fastapi.concurrency import run_in_threadpool
-
 from contracts.errors import ModelNotReady, OpsinError
 from contracts.faces.faces import FACE_MODEL, FINDER_WEIGHTS
 from models.weights.catalog import Weights
 from service.dependencies import Services
 from service.faces.detection import current_embedder
 from service.faces.subjects import embedder_in_force
+from service.threads import run_in_threadpool
 
 
 async def require_analyser(services: Services) -> None:

@@ -1,13 +1,13 @@
 """Erases subjects that were not used for too long, and says in public how long that is."""
 
 import structlog
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import OpsinError, SubjectNotFound
 from contracts.faces.consent import Policy
 from database.audit import Actor
 from service.dependencies import Services
 from service.faces import erasure
+from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
 

@@ -4,8 +4,6 @@ import hashlib
 import re
 from typing import Any
 
-from fastapi.concurrency import run_in_threadpool
-
 from contracts.errors import OpsinError, SubjectNotFound
 from contracts.faces.faces import FACE_MODEL
 from contracts.faces.subjects import SUBJECT_ID, NewSubject, embedder_of
@@ -16,6 +14,7 @@ from models.store.store import Store
 from service.dependencies import Services
 from service.faces.context import FaceServices
 from service.faces.detection import current_embedder
+from service.threads import run_in_threadpool
 
 
 def create(faces: FaceServices, new: NewSubject, key: str | None) -> dict[str, Any]:

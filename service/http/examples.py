@@ -294,6 +294,7 @@ READINESS: dict[str, Any] = {
     "worker": "ok",
     "loading": ["vgg16"],
     "detail": None,
+    "warnings": [],
 }
 SYSTEM: dict[str, Any] = {
     "version": "0.1.0",

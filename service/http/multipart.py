@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -27,6 +26,7 @@ from contracts.errors import (
 )
 from service.http.body import content_type_of
 from service.http.part_headers import filename_of, options_of
+from service.threads import run_in_threadpool
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

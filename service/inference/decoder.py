@@ -1,59 +1,79 @@
-"""Decoding off the event loop: a bounded pool of threads, and a deadline on every wait.
+"""Decoding off the event loop: bounded pools of threads, and a deadline on every wait.
 
 Threads are enough: Pillow releases the interpreter lock while it decodes and resizes, and NumPy
 while it reads tensors.
+
+A file of two kilobytes can be an image of 50 megapixels, which takes seconds and hundreds of
+megabytes. So large images have threads of their own, and a budget of pixels bounds how many are in
+memory together; an ordinary image never waits for one.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from contracts.errors import (
-    DeadlineExceeded,
-    Draining,
-    OpsinError,
-    PayloadTooLarge,
-    QueueFull,
-    ValidationFailed,
-)
+from contracts.errors import OpsinError, PayloadTooLarge, ValidationFailed
 from contracts.inference.inference import Resize
-from models.images.decode import DecodedImage, ImageInput, decode
+from models.images.decode import DecodedImage, decode
+from models.images.gate import LARGE_PIXELS, Gate, LargeImageError, at_once, refuse_large
+from models.images.resize import ImageInput
 from service.http.deadlines import Deadline
 from service.http.uploads import Upload
+from service.inference.fair_pool import FairPool
+from service.inference.pixel_budget import PixelBudget
 
 T = TypeVar("T")
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 # Waiting images hold their bytes: at 16 MiB each this is the API's largest use of memory.
 _WAITING_PER_THREAD = 32
 
 
+class ImageWork(Protocol[ResultT_co]):
+    """Decodes an image; `large` as for `models.images.decode.decode`."""
+
+    def __call__(self, *, large: Gate) -> ResultT_co: ...
+
+
 class Decoder:
-    """A bounded thread pool. One for each API process; belongs to one event loop."""
+    """The threads of one API process that work on images; belongs to one event loop.
 
-    def __init__(self, threads: int, *, max_pixels: int, max_images: int = 1) -> None:
-        """Create the pool; its threads start with the first image.
+    Args:
+        threads: Images decoded at the same time; large ones have half as many threads more.
+        max_pixels: See `models.images.decode.decode`.
+        max_images: Images of the largest request, which an idle pool can always take.
+        budget: Of the pixels of large images, shared with others; by default `max_pixels`.
+    """
 
-        Args:
-            threads: Images decoded at the same time.
-            max_pixels: See `models.images.decode.decode`.
-            max_images: Images of the largest request, which an idle pool can always take.
-        """
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    def __init__(
+        self,
+        threads: int,
+        *,
+        max_pixels: int,
+        max_images: int = 1,
+        budget: PixelBudget | None = None,
+    ) -> None:
         self._max_pixels = max_pixels
-        self._free = max(threads * (1 + _WAITING_PER_THREAD), max_images)
-        self._closed = False
+        share = max(threads * (1 + _WAITING_PER_THREAD), max_images)
+        places = 2 * share  # so that one client cannot take all
+        self._pool = FairPool(threads, name="decode", places=places, share=share, ahead=1)
+        self._large = FairPool(
+            max(1, threads // 2),
+            name="decode-large",
+            places=places,
+            share=share,
+            budget=budget or PixelBudget(max_pixels),
+        )
 
     async def decode(
         self,
         data: bytes | memoryview,
         *,
         network: ImageInput,
-        resize: Resize,
+        resize: Resize | None,
         deadline_seconds: float,
         keep_pixels: int = 0,
     ) -> DecodedImage:
@@ -62,7 +82,7 @@ class Decoder:
         Args:
             data: The file, as it was sent.
             network: The network whose input the image becomes.
-            resize: ``crop`` or ``squash``.
+            resize: ``crop`` or ``squash``; None for the network's own way.
             deadline_seconds: How long to wait, from now.
             keep_pixels: See `models.images.decode.decode`.
 
@@ -79,72 +99,51 @@ class Decoder:
             max_pixels=self._max_pixels,
             keep_pixels=keep_pixels,
         )
-        return await self.run(work, deadline_seconds=deadline_seconds)
+        return await self.run_image(work, deadline_seconds=deadline_seconds)
 
-    async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:
-        """Run `work` in a thread of the pool and return its result.
+    async def run_image(self, work: ImageWork[T], *, deadline_seconds: float) -> T:
+        """Run `work`, which decodes an image; a large one in a thread for large ones.
 
-        Work whose caller is cancelled or out of time before its turn never starts. Work that has
-        started runs to its end, because a thread cannot be stopped; its result is dropped.
+        Args:
+            work: Called again with another gate if the image turns out to be large.
+            deadline_seconds: How long to wait, from now.
+
+        Raises:
+            OpsinError: As for `run`.
+        """
+        until = time.monotonic() + deadline_seconds
+        try:
+            return await self.run(
+                partial(work, large=refuse_large), deadline_seconds=deadline_seconds
+            )
+        except LargeImageError as error:
+            pixels = error.pixels
+        return await self._large.run(
+            partial(work, large=at_once),
+            deadline_seconds=until - time.monotonic(),
+            pixels=pixels,
+        )
+
+    async def run(self, work: Callable[[], T], *, deadline_seconds: float, pixels: int = 0) -> T:
+        """Run `work` in a thread, see `service.inference.fair_pool.FairPool.run`.
 
         Args:
             work: Processes the data of one client. It may raise.
             deadline_seconds: How long to wait, from now.
+            pixels: Of the image that it works on, if it does at full size.
 
         Raises:
             DeadlineExceeded: It was not done in time.
-            QueueFull: Too many images wait to be decoded.
+            QueueFull: Too many images wait already.
             Draining: The pool is closed.
         """
-        if self._closed:
-            raise Draining("The service is shutting down. Send the image again.", retry_after=1)
-        if deadline_seconds <= 0:
-            raise _too_late()
-        if self._free == 0:
-            raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
-        self._free -= 1
-        future = self._pool.submit(work)
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[T] = loop.create_future()
-        # The slot is freed when the thread ends, not when we stop waiting: a late one still holds
-        # its bytes.
-        future.add_done_callback(partial(self._on_done, loop, result))
-        try:
-            return await asyncio.wait_for(result, deadline_seconds)
-        except TimeoutError:
-            raise _too_late() from None
-        finally:
-            future.cancel()
-
-    def _on_done(
-        self, loop: asyncio.AbstractEventLoop, result: "asyncio.Future[T]", done: "Future[T]"
-    ) -> None:
-        """Wake the loop once for both the slot and the result."""
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(self._settle, result, done)
-
-    def _settle(self, result: "asyncio.Future[T]", done: "Future[T]") -> None:
-        self._free += 1
-        if result.done():
-            return  # the caller has stopped waiting
-        if done.cancelled():
-            result.cancel()
-        elif (error := done.exception()) is not None:
-            result.set_exception(error)
-        else:
-            result.set_result(done.result())
+        pool = self._large if pixels > LARGE_PIXELS else self._pool
+        return await pool.run(work, deadline_seconds=deadline_seconds, pixels=pixels)
 
     def close(self) -> None:
         """Accept no more images and drop those that wait; does not wait for running ones."""
-        self._closed = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded(
-        "The image was not decoded before the deadline. Send fewer or smaller images at a time, "
-        "or a larger X-Timeout-Ms."
-    )
+        self._pool.close()
+        self._large.close()
 
 
 # All other errors, such as a full decoder or a passed deadline, concern the whole request.
@@ -171,7 +170,7 @@ async def decode_uploads(
     uploads: Sequence[Upload],
     *,
     network: ImageInput,
-    resize: Resize,
+    resize: Resize | None,
     deadline: Deadline,
     keep_pixels: int = 0,
 ) -> list[DecodedUpload]:
@@ -181,7 +180,7 @@ async def decode_uploads(
         decoder: Its threads bound the concurrency.
         uploads: The images, each with its bytes or an error.
         network: The network whose input they become.
-        resize: ``crop`` or ``squash``.
+        resize: ``crop`` or ``squash``; None for the network's own way.
         deadline: The request's.
         keep_pixels: See `models.images.decode.decode`.
 

@@ -15,11 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from celery import Celery
-from fastapi.concurrency import run_in_threadpool
 from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -37,12 +36,14 @@ from database.jobs.leases import Leases
 from models.catalog import queue_of
 from service.jobs.disk_room import require_disk
 from service.periodic import PeriodicTask
+from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
 
 _CHECK_SECONDS = 5.0
 _STALE_SECONDS = 30.0
 _PURGE_SECONDS = 600.0
+_MAX_UNREAD = 16  # notifications of one queue; each wakes one job worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +253,12 @@ class JobQueue:
             log.warning("job_input_left", job=job_id)  # it expires
 
     async def _send(self, job_id: str, queue: str | None, network: str) -> None:
-        """Send the task. The periodic check sends it again if this fails."""
+        """Send the task. The periodic check sends it again if this fails.
+
+        While no worker listens, notifications do not pile up: the unread ones are for this job too.
+        """
+        if queue is not None and await self._unread(queue) >= _MAX_UNREAD:
+            return
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._publisher, self._publish, job_id, queue, network)
@@ -260,11 +266,9 @@ class JobQueue:
             log.warning("job_not_sent", job=job_id, error=type(error).__name__)
 
     def _publish(self, job_id: str, queue: str | None, network: str) -> None:
+        # Without `expires`, which the worker would compare with its own host's clock.
         if queue is not None:
-            # Notifications expire, so that they do not pile up while no worker listens.
-            self._celery.send_task(
-                redis_keys.TASK_NOTIFY, args=[queue], queue=queue, expires=_STALE_SECONDS
-            )
+            self._celery.send_task(redis_keys.TASK_NOTIFY, args=[queue], queue=queue)
             return
         queue = queue_of(network)
         self._celery.send_task(redis_keys.TASK_RUN_JOB, args=[job_id, network], queue=queue)
@@ -289,16 +293,17 @@ class JobQueue:
             except JobNotFound:
                 continue  # it has been deleted meanwhile
             # One notification is for the whole queue, and one that is still unread is enough.
-            if queue is not None and (queue in notified or await self._is_notified(queue)):
+            if queue is not None and (queue in notified or await self._unread(queue)):
                 continue
             notified |= {queue} if queue is not None else set()
             await self._send(job_id, queue, network)
 
-    async def _is_notified(self, queue: str) -> bool:
+    async def _unread(self, queue: str) -> int:
+        """The notifications that no worker has read; as many as allowed if Redis is away."""
         try:
-            return bool(await self._client.llen(queue))
+            return int(await cast("Any", self._client.llen(queue)))
         except (RedisError, OSError):
-            return True
+            return _MAX_UNREAD
 
 
 def _item_info(item: JobItem) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +17,7 @@ from service.http import examples
 from service.http.errors import NoContentError, problem_responses
 from service.http.responses import artifact_response
 from service.jobs.events import StreamCursor, follow, parse_last_event_id, pending_events
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 

@@ -6,6 +6,7 @@ resolves to this machine (DNS rebinding), and requests that a proxy here forward
 """
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -26,11 +27,14 @@ from contracts.keys import KEY_IN_TEXT
 from contracts.keys import Scope as KeyScope
 from service.auth.failed_auth import FailedAttempts
 from service.auth.key_cache import KeyCache
-from service.auth.principal import Principal
+from service.auth.principal import Principal, quota_key
 from service.auth.rate_limit import RateLimits, policy_of, state_of
 from service.auth.scopes import ANY, PUBLIC, ScopeTable
+from service.dependencies import Services
 from service.http.errors import no_route_response, problem_response
 from service.http.origins import origin_pattern
+from service.inference.fair_pool import CALLER, Caller
+from service.threads import CHANGES
 
 _TWICE = "The request has two different keys. Send one of them."
 _SCHEME = "The Authorization header has no `Bearer <key>`; Basic, Token and others are not read."
@@ -43,6 +47,7 @@ _KEY_IN_QUERY = re.compile(
 )
 _MAX_CREDENTIAL_BYTES = 4096  # a mesh's own token may stand beside the key
 _MAX_CREDENTIALS = 4
+_READING = frozenset({"GET", "HEAD"})
 # C0, DEL, C1 and Unicode's line separators: no path of ours has one, and routers, logs and proxies
 # read each of them differently. A `$` in a pattern also matches before a final line feed.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -64,6 +69,7 @@ class Authentication:
     def __init__(self, app: ASGIApp, origins: Collection[str] = ()) -> None:
         self.app = app
         self._failed = FailedAttempts()
+        self._numbers = itertools.count(1)
         self._origins = origin_pattern(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +90,8 @@ class Authentication:
             await self.app(scope, receive, send)
             return
         try:
-            principal = self._authenticate(scope, state.services.key_cache)
+            await state.services.changes.require_current()
+            principal = await self._authenticate(scope, state.services)
             await _authorize(
                 principal, ANY if access is None else access, state.services.rate_limits
             )
@@ -96,10 +103,12 @@ class Authentication:
             await no_route_response(Request(scope))(scope, receive, send)
             return
         scope["state"]["principal"] = principal
+        CALLER.set(Caller(quota_key(scope), next(self._numbers)))
+        CHANGES.set(scope["method"] not in _READING)
         policy = policy_of(principal)
         await self.app(scope, receive, _with_policy(send, policy) if policy else send)
 
-    def _authenticate(self, scope: Scope, key_cache: KeyCache) -> Principal:
+    async def _authenticate(self, scope: Scope, services: Services) -> Principal:
         """Who sends the request.
 
         Raises:
@@ -107,6 +116,7 @@ class Authentication:
         """
         if scope["query_string"] and _KEY_IN_QUERY.search(scope["query_string"]):
             raise BadRequest(_KEY_IN_URL)
+        key_cache = services.key_cache
         if (anonymous := key_cache.anonymous) is not None:
             _require_this_machine(scope["headers"], self._origins)
             return anonymous
@@ -114,6 +124,8 @@ class Authentication:
         if not credentials:
             raise key_cache.refusal(_SCHEME) if has_other_scheme else key_cache.refusal()
         host = scope["client"][0] if scope.get("client") else ""
+        if any(key_cache.is_unknown(credential) for credential in credentials):
+            await services.changes.check("keys")
         return self._only_principal(credentials, host, key_cache)
 
     def _only_principal(

@@ -109,6 +109,20 @@ class VersionRouter:
             return None  # just published: the workers have not seen it yet
         return False if failed >= len(workers) else None
 
+    def is_awaited(self, name: str, version: int) -> bool:
+        """Whether a worker may still load a version: one that serves another version of the model.
+
+        Every worker loads what was trained here, also a model that it does not know yet.
+        """
+        for worker in self.workers:
+            models = [model for model in worker.models if model.name == name]
+            states = [model.state for model in models if model.version == version]
+            serves = any(model.operations for model in models)
+            is_new = not models and name not in CATALOG
+            if "loading" in states or (serves and not states) or is_new:
+                return True
+        return False
+
     def model_info(self, name: str) -> ModelInfo:
         """One model with its present state."""
         row, known = CATALOG.get(name), self.store.get(name)

@@ -20,11 +20,13 @@ from models.store.snapshot import ServedVersion, StoreSnapshot
 from models.store.store import Store
 from service.periodic import PeriodicTask
 from service.queue.version_routing import VersionRouter
+from service.shared_check import SharedCheck
 
 log = structlog.get_logger()
 
 _REFRESH_SECONDS = 0.5
 _POLL_SECONDS = 0.1
+_OTHER_WORKERS_SECONDS = 5.0
 
 
 class WorkerRegistry:
@@ -46,7 +48,7 @@ class WorkerRegistry:
         self._configured = configured
         self._store = store
         self._router = VersionRouter(configured, StoreSnapshot(), ())
-        self._refreshing = asyncio.Lock()
+        self._check = SharedCheck(self._refresh)
         self._task = PeriodicTask("workers", self.refresh, seconds=_REFRESH_SECONDS)
         self._job_workers: tuple[WorkerBeat, ...] = ()
         self._rates: dict[QueueName, float] = {}
@@ -112,22 +114,34 @@ class WorkerRegistry:
         return [self._router.model_info(name) for name in self._router.names()]
 
     async def until_served(self, model: str, version: int, *, seconds: float) -> bool:
-        """Wait until a live worker has loaded a version; False if none does in that time.
+        """Wait until the live workers have loaded a version; False if none does in that time.
 
-        Returns early if waiting is pointless: no worker is alive, or all that tried have failed.
+        Once one has, the others get a few seconds more: if that one is lost afterwards, the version
+        still answers. Returns early if waiting is pointless: no worker is alive, or all that tried
+        have failed.
         """
         until = time.monotonic() + seconds
         while True:
             await self.refresh()
             served = self._router.will_be_served(model, version)
-            if served is not None or time.monotonic() + _POLL_SECONDS > until:
+            if served and self._router.is_awaited(model, version):
+                until = min(until, time.monotonic() + _OTHER_WORKERS_SECONDS)
+            elif served is not None:
+                return served
+            if time.monotonic() + _POLL_SECONDS > until:
                 return served is True
             await asyncio.sleep(_POLL_SECONDS)
 
     async def refresh(self) -> None:
-        """Read Redis and the store once. Refreshes run one after the other, so none is stale."""
-        async with self._refreshing:
-            await self._refresh()
+        """Read Redis and the store once; what is known afterwards is from after the call."""
+        await self._check.refresh()
+
+    def is_older_than(self, moment: float) -> bool:
+        """Whether Redis and the store must be read to know them as of `moment`.
+
+        Without Redis no version can be chosen, and reading would only wait for it.
+        """
+        return self.redis_ok and self._check.is_older_than(moment)
 
     async def _refresh(self) -> None:
         try:
@@ -137,8 +151,9 @@ class WorkerRegistry:
             if self.redis_ok:
                 log.warning("redis_lost", error=type(error).__name__)
             self.redis_ok = False
-            self._router = VersionRouter(self._configured, self._router.store, ())
             self._job_workers = ()
+            store = await self._read_store(())
+            self._router = VersionRouter(self._configured, store, ())
         self.refreshed_at = time.monotonic()
 
     async def _read(self) -> None:

@@ -11,20 +11,19 @@ from contextlib import suppress
 from typing import Any
 
 from celery import Celery
-from fastapi.concurrency import run_in_threadpool
 from redis.asyncio import Redis
 
-from contracts.errors import ModelNotReady, NoWorker, ValidationFailed, error_of
+from contracts.errors import ModelNotReady, NoWorker, error_of
 from contracts.queue import redis_keys
-from models.store.derived import DerivedFormat, derived_path
+from models.store.derived import DerivedFormat, check_convertible, derived_path
 from models.store.store import Store
 from service.queue.client import redis_required
 from service.queue.workers import WorkerRegistry
+from service.threads import run_in_threadpool
 
 _POLL_SECONDS = 0.2
 _QUEUED_SECONDS = 30
 _RETRY_SECONDS = 10.0
-_TASK_SECONDS = 3600  # more than the clocks of two hosts differ: the worker compares with its own
 
 
 class ConversionClient:
@@ -65,11 +64,7 @@ class ConversionClient:
         """
         path = await run_in_threadpool(derived_path, self._store, model, version, kind)
         manifest = await run_in_threadpool(self._store.manifest, model, version)
-        if "serve" not in manifest.endpoints:
-            raise ValidationFailed(
-                f"'{model}' version {version} is a base without a classifier; "
-                "download it as saved_model or keras."
-            )
+        check_convertible(manifest, kind)
         until = time.monotonic() + seconds
         while not await run_in_threadpool(path.is_file):
             with redis_required():
@@ -91,12 +86,13 @@ class ConversionClient:
             raise NoWorker("No worker is running that could convert it. Start one.", retry_after=5)
         queued = json.dumps({"state": "queued"})
         if not state and await self._client.set(key, queued, nx=True, ex=_QUEUED_SECONDS):
+            # Without `expires`, which the worker would compare with its own host's clock. One that
+            # comes late finds the file.
             await run_in_threadpool(
                 self._celery.send_task,
                 redis_keys.TASK_CONVERT,
                 args=[model, version, kind],
                 queue=redis_keys.CONVERSION_QUEUE,
-                expires=_TASK_SECONDS,
             )
 
     async def _state(self, key: str) -> dict[str, Any]:

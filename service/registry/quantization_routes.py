@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from contracts.errors import Forbidden, NotTrainable
@@ -22,6 +21,7 @@ from service.http.headers import CreateKeyHeader
 from service.http.responses import job_response
 from service.jobs.disk_room import require_disk
 from service.registry.version_routes import Name, Number
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
 

@@ -3,13 +3,13 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import VersionNotFound
 from contracts.inference.manifest import ALIAS_NAME, MODEL_NAME
 from contracts.inference.registry import AliasRequest, ModelInfo, VersionDetail
 from models.faces.provenance import without_subjects
+from models.store.derived import DERIVED_FORMATS
 from models.store.downloads import DownloadFormat, download
 from service.auth import audit
 from service.auth.principal import principal_of
@@ -19,6 +19,7 @@ from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.files import FileContent, file_response
 from service.protocols.availability import model_status
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
 
@@ -41,8 +42,9 @@ class DownloadQuery(BaseModel):
 
     format: DownloadFormat = Field(
         "saved_model",
-        description="`saved_model` (a zip), `keras`, `tflite`, `onnx` or `labels`. The first "
-        "`tflite` or `onnx` of a version is converted during the request.",
+        description="`saved_model` (a zip), `keras`, `keras_h5` (architecture and weights in "
+        "Keras's older format), `weights_h5`, `architecture` (JSON), `tflite`, `onnx` or `labels`. "
+        "`keras_h5`, `weights_h5`, `tflite` and `onnx` are converted during the first request.",
     )
 
 
@@ -78,9 +80,9 @@ async def set_alias(
 ) -> ModelInfo:
     """Point an alias to a version; to roll back, name an older one.
 
-    The response comes when a worker has loaded and warmed up that version, so that it answers the
-    next request, or when the deadline is near. No request fails meanwhile. Repeating the request
-    changes nothing.
+    The response comes when the workers have loaded and warmed up that version and every API process
+    knows it, so that it answers the next request, or when the deadline is near. No request fails
+    meanwhile. Repeating the request changes nothing.
     """
     await run_in_threadpool(services.store.resolve, name, body.version)
     promote = services.store.promote
@@ -88,7 +90,9 @@ async def set_alias(
     subject = f"{name}/{body.version} {body.alias}"
     await audit.record(request, services, "alias_set", subject)
     seconds = deadline.remaining - _SPARE_SECONDS
-    if not await services.workers.until_served(name, body.version, seconds=seconds):
+    serves = await services.workers.until_served(name, body.version, seconds=seconds)
+    known = await services.changes.announce("models", seconds=max(deadline.remaining, 0))
+    if not (serves and known):
         response.status_code = 202
     return _info(services, name)
 
@@ -110,7 +114,7 @@ async def delete_alias(
         raise VersionNotFound(f"'{name}' has no alias '{alias}'. Aliases: {known}.")
     await services.lock_waiting.run(name, services.store.drop_alias, name, alias)
     await audit.record(request, services, "alias_deleted", f"{name} {alias}")
-    await services.workers.refresh()
+    await services.changes.announce("models")
     return Response(status_code=204)
 
 
@@ -149,7 +153,7 @@ async def delete_version(
     await run_in_threadpool(services.store.resolve, name, version)
     await services.lock_waiting.run(name, services.store.delete, name, version)
     await audit.record(request, services, "version_deleted", f"{name}/{version}")
-    await services.workers.refresh()
+    await services.changes.announce("models")
     return Response(status_code=204)
 
 
@@ -196,7 +200,7 @@ async def download_version(
     Retry-After, and a later request finds the file.
     """
     await run_in_threadpool(services.store.resolve, name, version)
-    if query.format in {"tflite", "onnx"}:
+    if query.format in DERIVED_FORMATS:
         seconds = deadline.remaining - _SPARE_SECONDS
         await services.conversions.until_made(name, version, query.format, seconds=seconds)
     file = await run_in_threadpool(download, services.store, name, version, query.format)

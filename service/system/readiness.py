@@ -2,14 +2,14 @@
 
 import asyncio
 
-from fastapi.concurrency import run_in_threadpool
-
 from contracts.errors import Unavailable
 from contracts.inference.registry import JobQueueInfo, Readiness
+from contracts.queue.clock import MAX_AHEAD_SECONDS
 from contracts.queue.heartbeat import ModelState
 from contracts.queue.redis_keys import FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
 from models.catalog import CATALOG
 from service.dependencies import Services
+from service.threads import run_in_threadpool
 
 _DATABASE_SECONDS = 3.0
 
@@ -41,7 +41,28 @@ async def readiness_of(services: Services, model: str | None = None) -> Readines
         # Of the other models not even the names are for everybody.
         loading=[m.name for m in known if m.state == "loading" and m.name in CATALOG],
         detail=" ".join(missing) or None,
+        warnings=_clock_warnings(services),
     )
+
+
+def _clock_warnings(services: Services) -> list[str]:
+    """Hosts whose clock is not that of Redis. They are not named: the response needs no key."""
+    workers = (*services.workers.workers, *services.workers.job_workers)
+    seconds = {
+        "The clock of this API host": services.workers.clock.host_ahead,
+        "The clock of a worker's host": max(
+            (worker.clock_ahead for worker in workers if worker.clock_ahead is not None),
+            key=abs,
+            default=None,
+        ),
+    }
+    return [
+        f"{whose} is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} that of Redis. "
+        "Nothing fails, but times in logs and records differ. Run NTP on all hosts; "
+        "`opsin doctor` names them."
+        for whose, ahead in seconds.items()
+        if ahead is not None and abs(ahead) > MAX_AHEAD_SECONDS
+    ]
 
 
 async def _database_ok(services: Services) -> bool:

@@ -1,14 +1,6 @@
 """A real SQLite file for every test, and a real PostgreSQL if it and its driver are installed."""
 
 import contextlib
-import getpass
-import importlib.util
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +14,7 @@ from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
 from database.migrations import upgrade
 from database.tables import Record
+from tests.postgresql import NoPostgresqlError, running_postgresql
 
 
 class Clock:
@@ -40,51 +33,12 @@ class Clock:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The address of a PostgreSQL server on a free port of the loopback address."""
-    initdb, server = shutil.which("initdb"), shutil.which("postgres")
-    if initdb is None and server is not None:
-        initdb = str(Path(server).resolve().parent / "initdb")
-    if server is None or initdb is None or not Path(initdb).exists():
-        pytest.skip("no PostgreSQL server is installed on this machine")
-    if importlib.util.find_spec("psycopg") is None:
-        pytest.skip("psycopg is not installed")
-    # PostgreSQL refuses to run as root.
-    user = "postgres" if os.getuid() == 0 else getpass.getuser()
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="opsin-postgres-") as folder:
-        if os.getuid() == 0:
-            shutil.chown(folder, user)
-        data = f"{folder}/data"
-        options = ["-U", "opsin", "-A", "trust", "-E", "UTF8", "--no-sync"]
-        subprocess.run(
-            [initdb, "-D", data, *options], check=True, capture_output=True, timeout=60, user=user
-        )
-        arguments = ["-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
-        process = subprocess.Popen(
-            [server, *arguments], user=user, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+    with contextlib.ExitStack() as stack:
         try:
-            yield _ready(f"postgresql+psycopg://opsin@127.0.0.1:{port}/postgres")
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def _ready(url: str) -> str:
-    engine = open_engine(url)
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            with engine.connect() as connection:
-                connection.execute(text("SELECT 1"))
-        except Exception:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            engine.dispose()
-            return url
+            url = stack.enter_context(running_postgresql())
+        except NoPostgresqlError as error:
+            pytest.skip(str(error))
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -66,14 +66,14 @@ class Installation:
         self.run("worker", "worker")
         self.wait_until_ready()
 
-    def run(self, name: str, command: str) -> None:
-        """Start one process, with its output in a log in the home."""
+    def run(self, name: str, command: str, **env: str) -> None:
+        """Start one process, with its output in a log in the home; `env` is for it alone."""
         options = ["--unkept"] if command == "worker" and not self._supervised else []
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "cli", *command.split(), *options],
                 cwd=ROOT,
-                env=self._env,
+                env=self._env | env,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """`make chaos`: injects every fault under a steady load and prints a table with one row for each.
 
-    python -m tests.reliability.chaos [--only WORDS] [--rate 10]
+    python -m tests.reliability.chaos [--only WORDS] [--rate 10] [--postgresql]
 
 A result is good if nothing is lost: every request is answered within its deadline, correctly or
 with a documented code, and every accepted job succeeds. The exit status is 1 if one is not good.
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.flow.installation import ROOT
+from tests.postgresql import new_database, running_postgresql
 from tests.reliability.deployment import Deployment
 from tests.reliability.faults import (
     FAULTS,
@@ -132,15 +134,24 @@ class Matrix:
         fetched: A home with `weights` and `samples`.
         rate: Requests a second.
         console: Prints each result when it is done.
+        database_url: A PostgreSQL server, where each deployment gets a database; None for SQLite.
     """
 
-    def __init__(self, fetched: Path, rate: float, console: Console) -> None:
+    def __init__(
+        self, fetched: Path, rate: float, console: Console, *, database_url: str | None = None
+    ) -> None:
         self._fetched = fetched
         self._rate = rate
         self._console = console
         samples = sorted((fetched / "samples").glob("*.png"))
         self._images = {file.stem: file.read_bytes() for file in samples}
-        self._available = {"": True, "mounts": can_mount(), "cc": shutil.which("cc") is not None}
+        self._available = {
+            "": True,
+            "mounts": can_mount(),
+            "cc": shutil.which("cc") is not None,
+            "sqlite": database_url is None,
+        }
+        self._database_url = database_url
         self._deployment: Deployment | None = None
         self._clock_moves = False
 
@@ -179,6 +190,8 @@ class Matrix:
         folder.mkdir()
         set_clock(folder / "clock", 0)
         env = clock_environment(folder / "clock") if moves else {}
+        if self._database_url is not None:
+            env["OPSIN_DATABASE_URL"] = new_database(self._database_url, f"chaos_{folder.name}")
         self._deployment = Deployment(
             folder,
             self._fetched,
@@ -235,6 +248,9 @@ def main() -> int:
         help="Only faults whose name contains these words; may be repeated.",
     )
     parser.add_argument("--rate", type=float, default=10.0, help="Requests a second.")
+    parser.add_argument(
+        "--postgresql", action="store_true", help="Start a PostgreSQL and use it instead of SQLite."
+    )
     arguments = parser.parse_args()
     # On SIGTERM, it still stops the deployment and unmounts its disks.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -242,7 +258,9 @@ def main() -> int:
     fetched = Path(os.environ.get("OPSIN_HOME", ROOT / "var"))
     words = arguments.only or [""]
     chosen = [fault for fault in FAULTS if any(word in fault.name for word in words)]
-    rows = Matrix(fetched, arguments.rate, console).run(chosen)
+    with ExitStack() as stack:
+        url = stack.enter_context(running_postgresql()) if arguments.postgresql else None
+        rows = Matrix(fetched, arguments.rate, console, database_url=url).run(chosen)
     console.print(table(rows))
     return 0 if rows and all(row.is_good for row in rows) else 1
 

@@ -5,10 +5,13 @@ here helps the service to recover.
 """
 
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,12 +20,14 @@ from pathlib import Path
 import psutil
 import redis
 
+from tests.flow.installation import free_port
 from tests.reliability.deployment import Deployment
 
 HOLD_SECONDS = 8.0
 FROZEN_SECONDS = 10.0
 _CHILD_SECONDS = 60.0
 _HALF_OPEN = 200
+_REPLICA_SECONDS = 20.0
 _MIB = 1024 * 1024
 
 Injector = Callable[[Deployment], AbstractContextManager[None]]
@@ -35,7 +40,7 @@ class Fault:
     Attributes:
         inject: Injects the fault when entered and removes it when left; a kill is not undone.
         hold: Seconds it lasts.
-        needs: What the machine must support: ``mounts``, ``cc``, or nothing.
+        needs: What the machine must support: ``mounts``, ``cc``, ``sqlite``, or nothing.
         codes: The codes that requests may get until the service has recovered.
     """
 
@@ -159,10 +164,71 @@ def shift_clock(seconds: int) -> Injector:
     return inject
 
 
-def set_clock(file: Path, seconds: int) -> None:
-    """Write the offset in place, because every process has the file mapped."""
+def shift_worker_clocks(seconds: int) -> Injector:
+    """Shift the wall clock of the workers alone, as if they ran on another host."""
+
+    @contextmanager
+    def inject(deployment: Deployment) -> Iterator[None]:
+        set_clock(deployment.clock, 0, workers=seconds)
+        try:
+            yield
+        finally:
+            set_clock(deployment.clock, 0)
+
+    return inject
+
+
+def slow_disk(milliseconds: int) -> Injector:
+    """Let every flush to the disk take that much longer, in all processes."""
+
+    @contextmanager
+    def inject(deployment: Deployment) -> Iterator[None]:
+        set_clock(deployment.clock, 0, flush=milliseconds)
+        try:
+            yield
+        finally:
+            set_clock(deployment.clock, 0)
+
+    return inject
+
+
+@contextmanager
+def stopped_replica(deployment: Deployment) -> Iterator[None]:
+    """Give Valkey a replica, which then stops reading, like a host that is cut off."""
+    port = free_port()
+    binary = deployment.wait_for("valkey").exe()
+    with (
+        redis.Redis.from_url(deployment.redis_url) as client,
+        tempfile.TemporaryDirectory(prefix="opsin-replica-") as folder,
+    ):
+        client.config_set("bind", "127.0.0.1")
+        client.config_set("port", port)
+        replica = subprocess.Popen(
+            [
+                *(binary, "--port", str(free_port()), "--dir", folder, "--save", ""),
+                *("--replicaof", "127.0.0.1", str(port)),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            until = time.monotonic() + _REPLICA_SECONDS
+            while client.info("replication").get("slave0", {}).get("state") != "online":
+                if time.monotonic() > until:
+                    raise RuntimeError("the replica did not follow")
+                time.sleep(0.1)
+            replica.send_signal(signal.SIGSTOP)
+            yield
+        finally:
+            replica.kill()
+            replica.wait(10)
+            client.config_set("port", 0)
+
+
+def set_clock(file: Path, seconds: int, *, workers: int = 0, flush: int = 0) -> None:
+    """Write the offsets in place, because every process has the file mapped; see `clock.c`."""
+    values = (seconds, workers, flush)
     with file.open("r+b" if file.exists() else "wb") as clock:
-        clock.write(seconds.to_bytes(8, sys.byteorder, signed=True))
+        clock.write(b"".join(value.to_bytes(8, sys.byteorder, signed=True) for value in values))
 
 
 def clock_environment(clock: Path) -> dict[str, str]:
@@ -206,7 +272,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("Valkey frozen for 10 s", freeze("valkey"), FROZEN_SECONDS, codes=NO_REDIS | LATE),
     Fault("the worker frozen for 10 s", freeze("worker"), FROZEN_SECONDS, codes=NO_WORKER | LATE),
     Fault("FLUSHALL", flush, codes=NO_WORKER),
-    Fault("database locked for 8 s", lock_database, HOLD_SECONDS),
+    Fault("database locked for 8 s", lock_database, HOLD_SECONDS, "sqlite"),
     Fault(
         "database full for 8 s",
         fill(lambda deployment: deployment.database_disk),
@@ -223,6 +289,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("model store read-only for 8 s", read_only_store, HOLD_SECONDS, "mounts"),
     Fault("the worker out of memory", limit_memory("worker"), codes=NO_WORKER | LATE),
     Fault("200 half-open connections", half_open, HOLD_SECONDS),
+    Fault("Valkey's replica stopped for 10 s", stopped_replica, FROZEN_SECONDS),
     Fault("clock an hour ahead for 8 s", shift_clock(3600), HOLD_SECONDS, "cc", NO_WORKER | LATE),
     Fault("clock an hour back for 8 s", shift_clock(-3600), HOLD_SECONDS, "cc", NO_WORKER | LATE),
+    Fault("workers' clock 65 s ahead for 8 s", shift_worker_clocks(65), HOLD_SECONDS, "cc"),
+    Fault("disk with flushes of 300 ms for 8 s", slow_disk(300), HOLD_SECONDS, "cc", LATE),
 )

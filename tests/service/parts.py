@@ -9,9 +9,10 @@ import io
 import math
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ from contracts.inference.manifest import Manifest
 from contracts.inference.registry import LaneInfo, ModelInfo
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
 from contracts.pages import Page
+from contracts.queue.clock import RedisClock
 from contracts.queue.explain_messages import (
     ActivationsReply,
     ActivationsRequest,
@@ -60,7 +62,9 @@ from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRec
 from models.catalog import CATALOG, network_of
 from models.datasets.archives.limits import Limits
 from models.datasets.store import DatasetStore
-from models.images.decode import DecodedImage, ImageInput
+from models.images.decode import DecodedImage
+from models.images.gate import at_once
+from models.images.resize import ImageInput
 from models.store.derived import DerivedFormat
 from models.store.labels import Label
 from models.store.snapshot import ServedVersion
@@ -114,9 +118,12 @@ class FakeDecoder:
         whole = image if image.width * image.height <= keep_pixels else None
         return DecodedImage(pixels, image.width, image.height, whole)
 
-    async def run(self, work: Callable[[], T], *, deadline_seconds: float) -> T:
+    async def run(self, work: Callable[[], T], *, deadline_seconds: float, pixels: int = 0) -> T:
         self.runs += 1
         return await asyncio.wait_for(asyncio.to_thread(work), deadline_seconds)
+
+    async def run_image(self, work: Callable[..., T], *, deadline_seconds: float) -> T:
+        return await self.run(partial(work, large=at_once), deadline_seconds=deadline_seconds)
 
 
 @dataclass
@@ -210,6 +217,7 @@ class FakeWorkers:
         )
         self.job_workers: tuple[WorkerBeat, ...] = ()
         self.redis_ok = True
+        self.clock = RedisClock()
         self.finds_faces = True
 
     def models(self) -> list[ModelInfo]:
@@ -367,6 +375,29 @@ class FakeJobs:
         del self.jobs[job_id]
 
 
+@dataclass
+class FakeChanges:
+    """The change feed of a service with one process."""
+
+    key_cache: KeyCache
+    keyed: bool
+    announced: list[str] = field(default_factory=list)
+
+    async def require_current(self) -> None:
+        """Nobody else changes anything."""
+
+    async def check(self, topic: str) -> None:
+        if self.keyed:
+            await self.key_cache.refresh()
+
+    async def announce(self, *topics: str, seconds: float = 2.0) -> bool:
+        self.announced += topics
+        for topic in topics:
+            with suppress(OpsinError):
+                await self.check(topic)
+        return True
+
+
 class SlowConversions:
     """Conversions that are never finished in time."""
 
@@ -461,6 +492,7 @@ class FakeServices:
             layers=LayerCheck(self.store),
             keys=self.keys,
             key_cache=key_cache,
+            changes=FakeChanges(key_cache, self.keyed),
             rate_limits=RateLimits(self.redis),
             audit=self.audit,
             faces=self.faces,

@@ -12,12 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import redis
 import structlog
 from redis import RedisError
 
 from contracts.errors import DiskUnusable, InternalError, NotFound, OpsinError, Unavailable
 from contracts.jobs import LEASE_SECONDS, MAX_NICENESS, Progress
 from contracts.logs import configure_logs
+from contracts.queue.announcing import announce
+from contracts.queue.celery import REDIS_OPTIONS
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
 from database.clock import DatabaseClock
@@ -34,6 +37,7 @@ log = structlog.get_logger()
 EXIT_ENDED = 0
 EXIT_UNFINISHED = 75  # EX_TEMPFAIL: the parent gives the job back
 _LOCK_SECONDS = LEASE_SECONDS / 2
+_PUBLISHING = {"training", "quantize"}  # the kinds of jobs that publish or promote versions
 _DISK_SECONDS = 15.0
 """How long a job waits for a disk that cannot be written to before it fails."""
 _AUTOGROUP = Path("/proc/self/autogroup")
@@ -134,6 +138,7 @@ class JobAttempt:
         """Write the outcome; return whether the job has ended."""
         self._work.close()
         if isinstance(outcome, dict):
+            self._announce()
             return self._leases.succeed(self._lease, outcome)
         if isinstance(outcome, OpsinError) and outcome.is_passing:
             # Not the fault of the job, so it is tried again.
@@ -147,6 +152,16 @@ class JobAttempt:
             case "overdue":
                 return self._leases.fail(self._lease, overdue_error(self._settings))
         return False
+
+    def _announce(self) -> None:
+        """Before a job that published a version has succeeded, let every API process know it."""
+        if self._lease.kind not in _PUBLISHING or self._settings.redis_url is None:
+            return
+        try:
+            with redis.Redis.from_url(self._settings.redis_url, **REDIS_OPTIONS) as client:
+                announce(client, "models")
+        except (redis.RedisError, OSError) as error:
+            log.warning("change_not_announced", error=type(error).__name__)
 
 
 def _client_error(error: Exception, kind: str) -> OpsinError:

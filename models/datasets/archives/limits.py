@@ -6,6 +6,7 @@ from pathlib import Path
 
 from contracts.errors import DiskUnusable
 from contracts.settings import MAX_IMAGE_PIXELS, Settings
+from models.images.gate import Gate, at_once
 
 MIB = 1024 * 1024
 
@@ -26,6 +27,7 @@ class Limits:
         ratio_floor: Unpacked bytes below which the ratio is not checked.
         depth: Nesting of folders.
         name_bytes: Length of a path in UTF-8.
+        large_image: Entered while a large image is decoded, see `models.images.decode`.
     """
 
     archive_bytes: int = 2048 * MIB
@@ -38,11 +40,13 @@ class Limits:
     ratio_floor: int = 64 * MIB
     depth: int = 16
     name_bytes: int = 1024
+    large_image: Gate = at_once
 
     @classmethod
-    def of(cls, settings: Settings) -> "Limits":
+    def of(cls, settings: Settings, large_image: Gate = at_once) -> "Limits":
         """The limits of this installation."""
         return cls(
+            large_image=large_image,
             archive_bytes=settings.max_dataset_upload_bytes,
             files=settings.max_dataset_files,
             total_bytes=settings.max_dataset_bytes,

@@ -1,7 +1,6 @@
 """`/v1/faces/challenges`: what a person has to do in front of the camera."""
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.faces.liveness import Challenge, NewChallenge
 from service.dependencies import ServicesDep
@@ -11,6 +10,7 @@ from service.http import examples
 from service.http.addresses import network_of
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/faces/challenges", tags=["Faces"])
 

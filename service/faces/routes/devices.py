@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.faces.devices import Device, Devices, NewDevice, SubjectExport
 from contracts.faces.subjects import SUBJECT_ID
@@ -15,6 +14,7 @@ from service.faces.export import export
 from service.faces.subjects import embedder_in_force
 from service.http import examples
 from service.http.errors import problem_responses
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/faces/subjects/{subject_id}", tags=["Faces"])
 

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import OpsinError, ValidationFailed
@@ -31,6 +30,7 @@ from service.http.disconnect import while_connected
 from service.http.errors import problem_responses
 from service.http.multipart import MAX_TEXT_BYTES, TEXT, FieldSpec, read_form
 from service.http.uploads import IMAGE_BODY, read_uploads
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/faces", tags=["Faces"])
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from contracts.faces.recognition import JsonWebKeys, Login
 from service.dependencies import ServicesDep
@@ -12,6 +11,7 @@ from service.faces import login as face_login
 from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
+from service.threads import run_in_threadpool
 
 router = APIRouter(tags=["Faces"])
 

@@ -1,7 +1,6 @@
 """`/v1/faces/policy` and `/v1/faces/retention`: what is required, and how long faces are kept."""
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
 from contracts.faces.consent import NewPolicy, Policy
@@ -11,6 +10,7 @@ from service.faces import examples as face_examples
 from service.faces.retention import retention_text
 from service.http import examples
 from service.http.errors import problem_responses
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/faces", tags=["Faces"])
 

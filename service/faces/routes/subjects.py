@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +26,7 @@ from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
 from service.http.responses import LOCATION, job_response
+from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/faces/subjects", tags=["Faces"])
 

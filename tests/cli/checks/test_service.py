@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+import redis
 
 from cli.access import MAKE_CLI_KEY, cli_key_file
-from cli.checks.service import _clocks, _key
+from cli.checks.service import _clocks, _key, _redis, _redis_file
 from cli.commands import keys
 from contracts.inference.registry import SystemInfo
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import Settings
+from tests.valkey import RealValkey
 
 
 def test_the_key_check_knows_whether_a_key_is_required(
@@ -61,3 +63,29 @@ def test_a_host_whose_clock_differs_is_named() -> None:
         "late: 65 s behind Redis",
     ]
     assert {check.state for check in found} == {"warn"}
+
+
+def test_a_redis_that_keeps_what_was_erased_is_named(tmp_path: Path, valkey: RealValkey) -> None:
+    settings = Settings(_env_file=None, home=tmp_path, redis_url=valkey.url)
+    assert list(_redis_file(settings)) == []
+    with redis.Redis.from_url(valkey.url) as admin:
+        rules = ["on", ">word", "~*", "+@all", "-@admin", "-@dangerous"]
+        admin.execute_command("ACL", "SETUSER", "doctor", *rules)
+        url = valkey.url.replace("unix://", "unix://doctor:word@")
+        restricted = settings.model_copy(update={"redis_url": url})
+        try:
+            assert [check.state for check in _redis_file(restricted)] == ["warn"]
+            assert _redis(restricted).state == "warn"
+        finally:
+            admin.execute_command("ACL", "DELUSER", "doctor")
+
+
+def test_a_redis_without_the_command_is_named(tmp_path: Path) -> None:
+    server = RealValkey("--rename-command", "BGREWRITEAOF", "")
+    server.start()
+    try:
+        settings = Settings(_env_file=None, home=tmp_path, redis_url=server.url)
+        assert [check.state for check in _redis_file(settings)] == ["warn"]
+        assert _redis(settings).state == "ok"
+    finally:
+        server.close()

@@ -5,7 +5,7 @@ import hmac
 import threading
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ from service.auth.key_cache import KeyCache
 from service.auth.principal import BOOTSTRAP, OPEN
 from service.auth.scopes import ScopeTable
 from service.middleware.authentication import Authentication
-from tests.service.parts import FakeServices
+from tests.service.parts import FakeChanges, FakeServices
 
 NEW = NewKey(name="a client", scopes=["infer"])
 
@@ -182,7 +182,11 @@ def test_authentication_takes_microseconds(keys: Keys, key_cache: KeyCache) -> N
     app.add_api_route("/v1/classify", lambda: None, methods=["POST"])
     state = SimpleNamespace(
         scope_table=ScopeTable.build(app.routes),
-        services=SimpleNamespace(key_cache=key_cache, rate_limits=FakeServices().redis),
+        services=SimpleNamespace(
+            key_cache=key_cache,
+            rate_limits=FakeServices().redis,
+            changes=FakeChanges(key_cache, keyed=True),
+        ),
     )
     scope = {
         "type": "http",
@@ -220,6 +224,20 @@ def test_other_connection_types_do_not_reach_the_application(key_cache: KeyCache
     for kind in ("lifespan", "websocket", "something"):
         asyncio.run(check({"type": kind}, no_message, no_answer))
     assert reached == ["lifespan"]
+
+
+def test_a_key_expires_by_the_clock_that_its_expiry_was_written_with(tmp_path: Path) -> None:
+    """A host whose clock is a minute behind does not accept a rotated key for a minute more."""
+    url = f"sqlite:///{tmp_path}/opsin.db"
+    upgrade(url)
+    keys = Keys(open_engine(url), lambda: datetime.now(UTC) + timedelta(seconds=65))
+    key_cache = KeyCache(Settings(_env_file=None), keys)
+    made = keys.create(NEW, actor=COMMAND)
+    rotated = keys.rotate(made.id, timedelta(0), actor=COMMAND)
+    asyncio.run(key_cache.refresh())
+    assert key_cache.authenticate(rotated.key or "").scopes == {"infer"}
+    with pytest.raises(Unauthorized):
+        key_cache.authenticate(made.key or "")
 
 
 def test_only_an_operator_opens_the_service_again(keys: Keys, key_cache: KeyCache) -> None:

@@ -9,7 +9,10 @@ import pytest
 from contracts.errors import DeadlineExceeded, Draining, InvalidImage, QueueFull
 from models.catalog import CATALOG
 from models.images.decode import DecodedImage
-from service.inference.decoder import Decoder
+from models.images.gate import Gate, at_once
+from service.inference.decoder import Decoder, ImageWork
+from service.inference.fair_pool import CALLER, Caller
+from service.inference.pixel_budget import PixelBudget
 from tests.images import bomb, encoded, scene
 
 NETWORK = CATALOG["squeezenet"]
@@ -113,3 +116,62 @@ def test_closed_pool_refuses(decoder: Decoder) -> None:
     decoder.close()
     with pytest.raises(Draining):
         asyncio.run(decode(decoder, PHOTO))
+
+
+def test_an_ordinary_image_does_not_wait_for_large_ones() -> None:
+    """Nor does a large one of another client wait for all of them."""
+    order: list[str] = []
+
+    def large_work(*, large: Gate) -> None:
+        with large(49_000_000):
+            time.sleep(0.1)
+            order.append("large")
+
+    async def image(client: str, work: ImageWork[None], decoder: Decoder) -> None:
+        CALLER.set(Caller(client, 1))
+        await decoder.run_image(work, deadline_seconds=30)
+
+    def small_work(*, large: Gate) -> None:
+        order.append("small")
+
+    def other_work(*, large: Gate) -> None:
+        with large(30_000_000):
+            order.append("other")
+
+    async def crowd() -> None:
+        decoder = Decoder(2, max_pixels=50_000_000)
+        many = [asyncio.create_task(image("a", large_work, decoder)) for _ in range(12)]
+        await asyncio.sleep(0.05)
+        await asyncio.gather(
+            image("a", small_work, decoder),
+            image("b", other_work, decoder),
+        )
+        await asyncio.gather(*many)
+
+    asyncio.run(crowd())
+    assert order.index("small") == 0
+    assert order.index("other") <= 2
+
+
+def test_decoding_and_drawing_share_one_budget_of_pixels() -> None:
+    running: list[int] = []
+    most: list[int] = []
+
+    def work(*, large: Gate = at_once) -> None:
+        with large(30_000_000):
+            running.append(1)
+            most.append(len(running))
+            time.sleep(0.02)
+            running.pop()
+
+    async def both() -> None:
+        budget = PixelBudget(50_000_000)
+        decoder = Decoder(4, max_pixels=50_000_000, budget=budget)
+        renderer = Decoder(1, max_pixels=50_000_000, budget=budget)
+        await asyncio.gather(
+            *(decoder.run_image(work, deadline_seconds=30) for _ in range(6)),
+            *(renderer.run(work, deadline_seconds=30, pixels=30_000_000) for _ in range(6)),
+        )
+
+    asyncio.run(both())
+    assert (max(most), len(most)) == (1, 12)

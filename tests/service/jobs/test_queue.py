@@ -1,6 +1,7 @@
 """Jobs that run in their own process: files, then the row, then the notification."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,5 +107,25 @@ def test_a_lost_notification_is_sent_again_but_only_once(
         for _ in range(3):
             await parts.job_queue.check()
         assert await parts.client.llen("training") == 1
+
+    run(tmp_path, valkey, test)
+
+
+def test_a_notification_has_no_expiry_that_a_skewed_clock_could_pass(
+    tmp_path: Path, valkey: RealValkey
+) -> None:
+    async def test(parts: Parts) -> None:
+        await parts.job_queue.submit_work("dream", {})
+        sent = json.loads(await parts.client.lindex("pictures", 0))
+        assert sent["headers"]["expires"] is None
+
+    run(tmp_path, valkey, test)
+
+
+def test_unread_notifications_do_not_pile_up(tmp_path: Path, valkey: RealValkey) -> None:
+    async def test(parts: Parts) -> None:
+        for _ in range(40):
+            await parts.job_queue._send("job_1", "pictures", "")
+        assert await parts.client.llen("pictures") == 16
 
     run(tmp_path, valkey, test)

@@ -119,3 +119,16 @@ def test_version_is_not_served_once_all_workers_failed(store: Store) -> None:
     )
     assert router(store, worker("w1", loaded(2))).will_be_served("pets", 2) is True
     assert router(store).will_be_served("pets", 2) is False
+
+
+def test_a_promotion_waits_for_every_worker_that_will_load_the_version(store: Store) -> None:
+    old, new = worker("w1", loaded(1, "champion")), worker("w2", loaded(2, "champion"))
+    failed = HeldModel(name="pets", version=2, state="unavailable", reason="damaged")
+    loading = HeldModel(name="pets", version=2, state="loading")
+    assert not router(store, new).is_awaited("pets", 2)
+    assert router(store, new, old).is_awaited("pets", 2)
+    assert router(store, new, worker("w3", loading)).is_awaited("pets", 2)
+    assert router(store, new, worker("w3")).is_awaited("pets", 2), "it does not know the model yet"
+    assert not router(store, new, worker("w3", loaded(1), failed)).is_awaited("pets", 2)
+    full = HeldModel(name="pets", state="unavailable", reason="Memory")
+    assert not router(store, new, worker("w3", full)).is_awaited("pets", 2)

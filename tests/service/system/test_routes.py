@@ -27,7 +27,18 @@ def test_readiness(client: httpx.Client) -> None:
         "worker": "ok",
         "loading": [],
         "detail": None,
+        "warnings": [],
     }
+
+
+def test_readiness_warns_of_clocks_that_differ(client: httpx.Client, fakes: FakeServices) -> None:
+    fakes.workers.clock.host_ahead = -65.0
+    beat = fakes.workers.workers[0]
+    fakes.workers.workers = (beat.model_copy(update={"clock_ahead": 4.0}), beat)
+    answer = client.get("/readyz")
+    api, worker = answer.json()["warnings"]
+    assert (answer.status_code, "65 s behind" in api, "4 s ahead" in worker) == (200, True, True)
+    assert beat.host not in worker.split()
 
 
 def _loading(beat: WorkerBeat) -> tuple[WorkerBeat, ...]:

@@ -1,0 +1,38 @@
+"""A check for changes that many requests may ask for at once, and how fresh its last result is."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+
+class SharedCheck:
+    """Runs one check at a time; whoever asks gets the result of one that began afterwards.
+
+    Requests that ask while a check is running share the next one. Belongs to one event loop.
+
+    Args:
+        check: Reads what may have changed.
+    """
+
+    def __init__(self, check: Callable[[], Awaitable[object]]) -> None:
+        self._check = check
+        self._lock = asyncio.Lock()
+        self._began = float("-inf")
+
+    def is_older_than(self, moment: float) -> bool:
+        """Whether the last successful check began before `moment` of `time.monotonic()`."""
+        return self._began < moment
+
+    async def refresh(self) -> None:
+        """Check, unless another check that began after this call has already succeeded.
+
+        Raises:
+            Exception: Whatever the check raises.
+        """
+        asked = time.monotonic()
+        async with self._lock:
+            if self._began >= asked:
+                return
+            began = time.monotonic()
+            await self._check()
+            self._began = began

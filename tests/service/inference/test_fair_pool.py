@@ -1,0 +1,165 @@
+"""Threads shared fairly: nobody waits for another client's many or large images."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import pytest
+
+from contracts.errors import DeadlineExceeded, Draining, QueueFull
+from service.inference.fair_pool import CALLER, Caller, FairPool
+from service.inference.pixel_budget import PixelBudget
+
+
+def pool_of(threads: int = 1, places: int = 40, **options: PixelBudget) -> FairPool:
+    return FairPool(threads, name="test", places=places, share=places // 2, **options)
+
+
+async def work_of(
+    pool: FairPool, client: str, request: int, work: Callable[[], object], *, pixels: int = 0
+) -> object:
+    CALLER.set(Caller(client, request))
+    return await pool.run(work, deadline_seconds=20, pixels=pixels)
+
+
+def run(use: Callable[[], Awaitable[None]]) -> None:
+    async def body() -> None:
+        await use()
+
+    asyncio.run(body())
+
+
+def test_a_client_with_much_work_keeps_nobody_waiting() -> None:
+    order: list[str] = []
+
+    def costly() -> None:
+        time.sleep(0.05)
+        order.append("many")
+
+    async def use() -> None:
+        pool = pool_of()
+        many = [asyncio.create_task(work_of(pool, "a", 1, costly)) for _ in range(12)]
+        await asyncio.sleep(0.01)
+        await work_of(pool, "b", 2, lambda: order.append("other client"))
+        await work_of(pool, "a", 3, lambda: order.append("other request"))
+        await asyncio.gather(*many)
+
+    run(use)
+    assert order.index("other client") <= 1, "it waited for what ran, and for nothing else"
+    assert order.index("other request") <= 5, "requests of one client take turns"
+    assert len(order) == 14
+
+
+def test_a_client_gets_the_threads_that_others_do_not_use() -> None:
+    """Its earlier use is not held against it once the others have nothing left to do."""
+
+    async def use() -> None:
+        pool = pool_of()
+        await work_of(pool, "a", 1, lambda: time.sleep(0.1))
+        await asyncio.gather(*(work_of(pool, name, 2, lambda: time.sleep(0.01)) for name in "abab"))
+
+    run(use)
+
+
+def test_a_client_has_a_share_of_the_places() -> None:
+    ready = threading.Event()
+
+    async def use() -> None:
+        pool = pool_of(places=4)
+        tasks = [asyncio.create_task(work_of(pool, "a", 1, ready.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await asyncio.create_task(work_of(pool, "a", 2, ready.wait))
+        tasks += [asyncio.create_task(work_of(pool, "b", 1, ready.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await asyncio.create_task(work_of(pool, "c", 1, ready.wait))
+        ready.set()
+        await asyncio.gather(*tasks)
+        await work_of(pool, "c", 1, ready.wait)
+
+    run(use)
+
+
+def test_the_pixels_of_what_runs_are_bounded_over_all_pools() -> None:
+    running: list[int] = []
+    most = 0
+    lock = threading.Lock()
+
+    def measured(pixels: int) -> None:
+        nonlocal most
+        with lock:
+            running.append(pixels)
+            most = max(most, sum(running))
+        time.sleep(0.02)
+        with lock:
+            running.remove(pixels)
+
+    async def use() -> None:
+        budget = PixelBudget(100)
+        pools = [pool_of(4, budget=budget), pool_of(4, budget=budget)]
+        sizes = [40, 60, 30, 250, 100, 10, 50, 90]
+        await asyncio.gather(
+            *(
+                work_of(pools[at % 2], f"{at % 3}", at, partial(measured, size), pixels=size)
+                for at, size in enumerate(sizes)
+            )
+        )
+
+    run(use)
+    assert most == 250, "the one that exceeds the budget ran alone"
+
+
+def test_a_thread_waits_for_the_budget_too() -> None:
+    budget = PixelBudget(100)
+    with budget.held(80, seconds=1):
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded), budget.held(30, seconds=0.05):
+            raise AssertionError("there is no room")
+        assert time.monotonic() - began >= 0.05
+        with budget.held(20, seconds=1):
+            pass
+    with budget.held(500, seconds=1):
+        pass
+
+
+def test_work_given_up_before_its_turn_never_starts() -> None:
+    ready, started = threading.Event(), threading.Event()
+
+    async def use() -> None:
+        pool = pool_of()
+        first = asyncio.create_task(work_of(pool, "a", 1, ready.wait))
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceeded):
+            await pool.run(started.set, deadline_seconds=0.05)
+        cancelled = asyncio.create_task(work_of(pool, "b", 1, started.set))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        ready.set()
+        await first
+        await work_of(pool, "b", 2, lambda: None)
+        assert not started.is_set()
+
+    run(use)
+
+
+def test_a_closed_pool_drops_what_waits() -> None:
+    ready = threading.Event()
+
+    async def use() -> None:
+        pool = pool_of()
+        first = asyncio.create_task(work_of(pool, "a", 1, ready.wait))
+        waiting = asyncio.create_task(work_of(pool, "a", 1, ready.wait))
+        await asyncio.sleep(0)
+        pool.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        with pytest.raises(Draining):
+            await pool.run(ready.wait, deadline_seconds=1)
+        ready.set()
+        assert await first is True
+
+    run(use)

@@ -1,0 +1,24 @@
+"""Requests that change something do not take the threads of those that read."""
+
+import asyncio
+import threading
+
+from service.threads import CHANGES, run_in_threadpool
+
+
+def test_two_hundred_changes_keep_nobody_waiting_who_reads() -> None:
+    ready = threading.Event()
+
+    async def change() -> bool:
+        CHANGES.set(True)
+        return await run_in_threadpool(ready.wait, 30)
+
+    async def use() -> None:
+        changes = [asyncio.create_task(change()) for _ in range(200)]
+        await asyncio.sleep(0.1)
+        assert await asyncio.wait_for(run_in_threadpool(int, "7"), 20) == 7
+        assert not any(task.done() for task in changes)
+        ready.set()
+        assert await asyncio.gather(*changes) == [True] * 200
+
+    asyncio.run(use())
