@@ -35,14 +35,13 @@ _FORWARD: dict[TrainableNetwork, float] = {
 }
 # Seconds of the stages that happen once: more layers are more to trace, more weights more to write.
 _ONCE: dict[str, dict[str, float]] = {
-    "small": {"export": 5, "report": 3},
-    "squeezenet": {"export": 9, "report": 5},
-    "vgg16": {"export": 14, "report": 9},
-    "vgg19": {"export": 16, "report": 10},
-    "efficientnet_lite0": {"export": 25, "report": 12},
+    "small": {"build": 0.1, "export": 1.5, "report": 2, "load": 1},
+    "squeezenet": {"build": 0.4, "export": 6, "report": 2, "load": 2.5},
+    "vgg16": {"build": 2, "export": 9, "report": 4, "load": 6},
+    "vgg19": {"build": 2, "export": 10, "report": 4, "load": 7},
+    "efficientnet_lite0": {"build": 0.8, "export": 15, "report": 2, "load": 5},
 }
-_FIXED = {"start": 10.0, "data": 1.0, "build": 3.0, "publish": 0.5, "promote": 0.2}
-_LOAD_SECONDS = 4.0
+_FIXED = {"start": 10.0, "data": 0.1, "publish": 0.2, "promote": 0.1}
 _MAX_RATIO = 50.0
 
 
@@ -127,23 +126,28 @@ def stages_of(
     held_out = dataset.of("test") or dataset.of("validation") or dataset.of("train")
     forward = _forward_seconds(request)
     stages["export"] = _once(request, "export")
-    stages["check"] = Stage(_key(request, "check"), len(held_out), 0.6 * forward + 0.004)
+    stages["check"] = Stage(_key(request, "check"), len(held_out), 0.6 * forward + 0.001)
     stages |= {name: _once(request, name) for name in ("report", "publish", "promote")}
     if loads and request.promote != "never":
-        stages["load"] = Stage(_key(request, "load"), 1, _LOAD_SECONDS)
+        stages["load"] = _once(request, "load")
     return stages
 
 
 def learning_stages(request: TrainingRequest, dataset: Dataset) -> dict[str, Stage]:
     """The stages from building the network to its evaluation."""
     count, training = len(dataset.examples), len(dataset.of("train"))
-    views = request.augmented_views if request.augmentation.active else 0
+    views = request.cached_views
+    fresh = request.augmentation.active and request.augmented_views == "fresh"
     forward = _forward_seconds(request)
     # Of an image in an epoch: training and validation together.
-    per_epoch = {"head": 0.0004, "finetune": 1.2 * forward, "scratch": 3.2 * forward}
+    per_epoch = {
+        "head": forward if fresh else 0.0004,
+        "finetune": 1.2 * forward,
+        "scratch": 3.2 * forward,
+    }
     stages = {"build": _once(request, "build")}
     for phase in request.phases:
-        if phase != "scratch":
+        if phase != "scratch" and not fresh:
             images = count + views * training * (phase == "head")
             stages[f"features of {phase}"] = Stage(
                 _key(request, f"features of {phase}"), images, forward

@@ -22,6 +22,8 @@ _TICK_SECONDS = 1.0
 _PRIOR, _STAGE_PRIOR = 0.03, 0.1
 # A stage without shares is taken to be no further than this, however long it has run.
 _MAX_TICKED = 0.9
+# What takes longer than expected will go on for this share of the time that it has taken.
+_OVERDUE = 0.4
 
 
 @dataclass(slots=True)
@@ -71,7 +73,13 @@ class ProgressReporter:
         self._fraction = 0.0
 
     def report(
-        self, stage: str, share: float, position: Progress | None = None, *, ends_at: float = 1.0
+        self,
+        stage: str,
+        share: float,
+        position: Progress | None = None,
+        *,
+        ends_at: float = 1.0,
+        stage_left: float | None = None,
     ) -> None:
         """Report that a share of a stage is done.
 
@@ -80,6 +88,7 @@ class ProgressReporter:
             share: 0 to 1.
             position: Epoch and step, if the stage has any; the other fields are filled in.
             ends_at: The share at which the stage is likely to end.
+            stage_left: The seconds that are left of the stage, if known otherwise.
 
         Raises:
             WorkStoppedError: The job was cancelled or lost.
@@ -92,7 +101,7 @@ class ProgressReporter:
         update = {
             "fraction": self._fraction,
             "phase": phase_of(stage),
-            "eta_seconds": round(self._left(stage, max(0.0, ends_at - share)), 1),
+            "eta_seconds": round(self._left(stage, max(0.0, ends_at - share), stage_left), 1),
         }
         self._work.progress((position or Progress(fraction=0)).model_copy(update=update))
 
@@ -115,10 +124,12 @@ class ProgressReporter:
         def tick() -> None:
             began = self._clock()
             while not ended.wait(_TICK_SECONDS):
-                expected = self._stages[stage] * self._pace()
-                share = (self._clock() - began) / max(expected, 1e-3)
+                expected = max(self._stages[stage] * self._pace(), 1e-3)
+                spent = self._clock() - began
+                share = min(spent / expected, _MAX_TICKED)
+                left = max(expected - spent, _OVERDUE * spent)
                 with suppress(WorkStoppedError):  # the stage itself finds out
-                    self.report(stage, min(share, _MAX_TICKED))
+                    self.report(stage, share, stage_left=left)
 
         thread = Thread(target=tick, name="progress", daemon=True)
         thread.start()
@@ -148,11 +159,13 @@ class ProgressReporter:
             run = self._runs[stage] = _Run(now, now, share, share)
         run.ended, run.share = now, max(run.share, share)
 
-    def _left(self, stage: str, share: float) -> float:
+    def _left(self, stage: str, share: float, stage_left: float | None) -> float:
         names = list(self._stages)
         later = sum(self._stages[name] for name in names[names.index(stage) + 1 :])
         pace = self._pace()
-        return self._stages[stage] * share * self._pace_of(stage, pace) + later * pace
+        if stage_left is None:
+            stage_left = self._stages[stage] * share * self._pace_of(stage, pace)
+        return stage_left + later * pace
 
     def _pace(self) -> float:
         """Measured seconds for each expected one, over all stages so far."""
