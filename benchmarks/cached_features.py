@@ -42,7 +42,7 @@ from models.training.data.sources import (
 from models.training.loop.assembly import Assembly, assemble
 from models.training.loop.freezing import Cut, cut_below, freeze
 from models.training.loop.hardware import Hardware
-from models.training.loop.learner import Batch, Learner
+from models.training.loop.learner import Batch, Learner, Objective
 from models.training.loop.network_defaults import blueprint_of, input_size_of
 from models.weights.catalog import Weights
 
@@ -78,7 +78,7 @@ class Bench:
 
     def naive(self, count: int) -> float:
         """Seconds of the epochs if each of them runs the base."""
-        preprocess = augment_and_preprocess(self.blueprint.preprocessing, "nearest")
+        preprocess = augment_and_preprocess(self.blueprint.preprocessing, self.request.augmentation)
         learner = self._learner(self.assembly.model, preprocess)
         source = ImageSource(self.images, self.request.augmentation, self.request.seed, "head")
         first = np.arange(self.size)
@@ -96,7 +96,7 @@ class Bench:
                 self.blueprint,
                 FeatureCache(Path(scratch) / "cache"),
                 self.request.augmentation,
-                compile_trunk(self.cut.trunk, self.blueprint, "nearest", precision),
+                compile_trunk(self.cut.trunk, self.blueprint, self.request.augmentation, precision),
                 precision=precision,
             )
             features = extractor.extract(self.images, Path(scratch), lambda _count: None)
@@ -107,9 +107,7 @@ class Bench:
     def _learner(self, model: Any, preprocess: Preprocess) -> Learner:
         return Learner(
             model,
-            optimizer="adam",
-            learning_rate=_RATE,
-            l2=0.0,
+            objective=Objective("adam", _RATE),
             preprocess=preprocess,
             hardware=self.hardware,
         )
@@ -162,7 +160,7 @@ def opened(dataset: Dataset, side: int) -> Iterator[Bench]:
         raise SystemExit("no part of the network is frozen")
     with ImageLoader(
         dataset.examples,
-        InputSpec(input_size_of(request), blueprint.short_side),
+        InputSpec(input_size_of(request), blueprint.short_side, blueprint.geometry),
         max_pixels=50_000_000,
         memory_bytes=2**30,
         threads=2,

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from models.catalog import CATALOG, Network
 from models.images.decode import decode
-from models.images.resize import UPRIGHT, crop_box, fit
+from models.images.resize import UPRIGHT, fit, visible_box
 
 Decoder = Callable[[bytes, Network], np.ndarray]
 LIMIT = 50_000_000
@@ -51,7 +51,7 @@ def _opencv(raw: bytes, network: Network, flags: int) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
     height, width = network.input_size
     size = (pixels.shape[1], pixels.shape[0])
-    box = crop_box(size, (width, height), network.short_side)
+    box = visible_box(size, network, None)
     left, top, right, bottom = (round(edge) for edge in box)
     part = pixels[top:bottom, left:right]
     return cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
@@ -71,15 +71,7 @@ DECODERS: dict[str, Decoder] = {
 
 
 def _fitted(image: Image.Image, network: Network) -> np.ndarray:
-    height, width = network.input_size
-    small = fit(
-        image,
-        target=(width, height),
-        short_side=network.short_side,
-        resize="crop",
-        orientation=UPRIGHT,
-    )
-    return np.asarray(small)
+    return np.asarray(fit(image, network=network, resize=None, orientation=UPRIGHT))
 
 
 def _enlarged(raw: bytes) -> bytes:

@@ -147,6 +147,7 @@ class HotSwap:
             Blueprint(
                 manifest.network,
                 manifest.short_side,
+                manifest.geometry,
                 manifest.preprocessing,  # type: ignore[arg-type]  # as published
                 _base_output(manifest.network),
                 manifest.explain_layer,

@@ -9,6 +9,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from contracts.names import composed, is_printable
+
 Scope = Literal["infer", "train", "faces", "models", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 KEY_ID = r"^key_[0-9a-f]{12}$"
@@ -27,9 +29,9 @@ def key_id_of(public: str) -> str:
 
 
 def _printable(name: str) -> str:
-    if not name.isprintable() or name != name.strip():
+    if not is_printable(name) or name != name.strip():
         raise ValueError("must be printable, without spaces at its ends")
-    return name
+    return composed(name)
 
 
 Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]

@@ -2,18 +2,24 @@
 
 The rows repeat the listing in the folder of each dataset and are replaced if it has a later
 revision. If a process dies between the two writes, writing the listing again repairs the rows.
+
+SQLite has one writer at a time, and logins, audits and heartbeats wait for it. So more than
+`_CHUNK_ROWS` rows are written in several transactions. Until the last of them, the revision of a
+new dataset is `_HIDDEN`, and that of one which existed before is `_INCOMPLETE`; both are less than
+any revision of a listing, so that what a killed process leaves is written again.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, and_, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from contracts.errors import DatasetNotFound, NotFound
+from contracts.errors import DatasetNotFound, IdempotencyConflict, NotFound, Unavailable
 from contracts.pages import Page
 from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus, Listing
 from database.engine import batches, reading, writing
@@ -22,10 +28,13 @@ from database.paging import decode_number, decode_time_and_id, encode_cursor, re
 from database.tables import DatasetFileRecord, DatasetRecord
 
 _CHUNK_ROWS = 1000
+_PAUSE_SECONDS = 0.03  # between chunks: waiting writers of SQLite try again every 0.1 s at least
+_HIDDEN = 0
+_INCOMPLETE = -1
 
 
 class DatasetRows:
-    """The tables of datasets. Every method is a transaction that may raise Unavailable."""
+    """The tables of datasets. Every method may raise Unavailable."""
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
         self._engine = engine
@@ -66,38 +75,111 @@ class DatasetRows:
             # Another process wrote the same dataset or key between our read and our write.
             return self._put(listing, idempotency, body)
 
+    def repair(self, dataset_id: str, revision: int, read: Callable[[], Listing]) -> None:
+        """Write what a process did not come to write after its last change of a dataset.
+
+        Args:
+            revision: The revision of the dataset's listing.
+            read: Reads the listing, if it has to be read.
+        """
+        if self.revision(dataset_id) >= revision:
+            return
+        listing = read()
+        idempotency, body = None, None
+        if answer := listing.answer:
+            idempotency = IdempotencyKey(answer.key, answer.scope, answer.digest)
+            body = json.loads(answer.body)
+        try:
+            earlier = self.put(listing, idempotency=idempotency, body=body)
+        except IdempotencyConflict:
+            earlier = StoredResponse(409, {})
+        if earlier is not None:  # the key has another response already
+            self.put(listing)
+
     def _put(
         self, listing: Listing, idempotency: IdempotencyKey | None, body: dict[str, Any] | None
     ) -> StoredResponse | None:
-        changes = self._changes(listing)
+        info, files = listing.info, listing.files
+        if len(files) > _CHUNK_ROWS:
+            if idempotency and (earlier := self.stored_response(idempotency)):
+                return earlier
+            self._put_chunks(info, files)
+            files = []
         with writing(self._engine) as session:
             if idempotency and (earlier := lookup(session, idempotency, self._clock())):
                 return earlier
-            if _revision(session, listing.info.id) != changes.revision:
-                changes = _all_rows(listing)  # another process wrote it in the meantime
-            _write(session, listing.info, changes)
-            if idempotency:
-                response = StoredResponse(201, body or listing.info.model_dump(mode="json"))
-                remember(session, idempotency, response, self._clock())
+            if not _write_info(session, info):
+                return None
+            if files:
+                _sync(session, info.id, 0, files)
+            _delete_places(session, info.id, DatasetFileRecord.place >= len(listing.files))
+            self._remember(session, info, idempotency, body)
         return None
 
-    def _changes(self, listing: Listing) -> "_Changes":
-        """The rows that have to be written, determined before the database is locked.
+    def _put_chunks(self, info: DatasetInfo, files: Sequence[DatasetFile]) -> None:
+        """Write the rows of the files in several transactions, before the revision."""
+        with writing(self._engine) as session:
+            row = session.get(DatasetRecord, info.id, with_for_update=True)
+            if row is not None and row.revision > info.revision:
+                return
+            if row is None:
+                _write_info(session, info, revision=_HIDDEN)
+            elif row.revision != _HIDDEN:
+                row.revision = _INCOMPLETE
+        for first in range(0, len(files), _CHUNK_ROWS):
+            time.sleep(_PAUSE_SECONDS)
+            with writing(self._engine) as session:
+                _sync(session, info.id, first, files[first : first + _CHUNK_ROWS])
 
-        When an image is added to a large dataset, nearly all rows remain the same.
+    def change(
+        self,
+        info: DatasetInfo,
+        before: int,
+        changed: Mapping[int, DatasetFile],
+        publish: Callable[[], None],
+        *,
+        idempotency: IdempotencyKey | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> None:
+        """Write a change of a dataset, whose rows were complete.
+
+        Args:
+            before: The revision of the rows, which must be those of the listing.
+            changed: The files that change, by place.
+            publish: Called before the transaction ends: if anything fails before, nothing changes.
+            idempotency: As for `put`.
+            body: As for `put`.
+
+        Raises:
+            Unavailable: The rows are not of that revision.
         """
-        table = DatasetFileRecord
-        known = select(table.place, table.file).where(table.dataset_id == listing.info.id)
-        with reading(self._engine) as session:
-            revision = _revision(session, listing.info.id)
-            if revision is None:
-                return _all_rows(listing)
-            before = {row.place: row.file for row in session.execute(known)}
-        rows = _rows(listing)
-        changed = [row for row in rows if before.get(row["place"]) != row["file"]]
-        stale = [row["place"] for row in changed if row["place"] in before]
-        stale += [place for place in before if place >= len(rows)]
-        return _Changes(revision, stale, changed)
+        places = sorted(changed)
+        if len(places) > _CHUNK_ROWS:
+            with writing(self._engine) as session:
+                _require_revision(session, info.id, {before}).revision = _INCOMPLETE
+            for chunk in batches(places, _CHUNK_ROWS):
+                time.sleep(_PAUSE_SECONDS)
+                with writing(self._engine) as session:
+                    _replace(session, info.id, {place: changed[place] for place in chunk})
+            before, changed = _INCOMPLETE, {}
+        with writing(self._engine) as session:
+            _require_revision(session, info.id, {before})
+            _write_info(session, info)
+            _replace(session, info.id, changed)
+            self._remember(session, info, idempotency, body)
+            session.flush()
+            publish()
+
+    def _remember(
+        self,
+        session: Session,
+        info: DatasetInfo,
+        idempotency: IdempotencyKey | None,
+        body: dict[str, Any] | None,
+    ) -> None:
+        if idempotency:
+            response = StoredResponse(201, body or info.model_dump(mode="json"))
+            remember(session, idempotency, response, self._clock())
 
     def get(self, dataset_id: str) -> DatasetInfo:
         """One dataset.
@@ -107,6 +189,12 @@ class DatasetRows:
         """
         with reading(self._engine) as session:
             return _info(_find(session, dataset_id))
+
+    def revision(self, dataset_id: str) -> int:
+        """The revision of the rows of a dataset; 0 or less if they are missing or incomplete."""
+        query = select(DatasetRecord.revision).where(DatasetRecord.id == dataset_id)
+        with reading(self._engine) as session:
+            return session.scalar(query) or 0
 
     def revisions(self) -> dict[str, int]:
         """The revision of every dataset in the database, by id."""
@@ -121,8 +209,10 @@ class DatasetRows:
             ValidationFailed: The cursor is not valid, or the limit not in 1 to 200.
         """
         require_limit(limit)
-        query = select(DatasetRecord).order_by(
-            DatasetRecord.created_at.desc(), DatasetRecord.id.desc()
+        query = (
+            select(DatasetRecord)
+            .where(DatasetRecord.revision != _HIDDEN)
+            .order_by(DatasetRecord.created_at.desc(), DatasetRecord.id.desc())
         )
         if cursor is not None:
             created_at, dataset_id = decode_time_and_id(cursor)
@@ -186,63 +276,78 @@ class DatasetRows:
         return DatasetFile.model_validate(row.file)
 
     def delete(self, dataset_id: str) -> None:
-        """Delete the rows of a dataset.
+        """Delete the rows of a dataset; it is hidden from the start.
 
         Raises:
             DatasetNotFound: There is no such dataset.
         """
+        place = DatasetFileRecord.place
         with writing(self._engine) as session:
-            session.delete(_find(session, dataset_id))
+            _require_row(session, dataset_id).revision = _HIDDEN
+            last = session.scalar(
+                select(func.max(place)).where(DatasetFileRecord.dataset_id == dataset_id)
+            )
+        for end in range(_CHUNK_ROWS, (last or 0) + 1, _CHUNK_ROWS):
+            time.sleep(_PAUSE_SECONDS)
+            with writing(self._engine) as session:
+                _delete_places(session, dataset_id, place < end)
+        with writing(self._engine) as session:
+            if (row := session.get(DatasetRecord, dataset_id)) is not None:
+                session.delete(row)
 
 
-@dataclass(frozen=True, slots=True)
-class _Changes:
-    """The changes that turn the rows of a dataset into those of a listing.
-
-    Attributes:
-        revision: The revision of the rows that were compared; None if there were none.
-        stale: Places of rows to delete first; None deletes all rows.
-        rows: Rows to insert.
-    """
-
-    revision: int | None
-    stale: list[int] | None
-    rows: list[dict[str, Any]]
+def _require_revision(session: Session, dataset_id: str, revisions: set[int]) -> DatasetRecord:
+    row = session.get(DatasetRecord, dataset_id, with_for_update=True)
+    if row is None or row.revision not in revisions:
+        raise Unavailable("The dataset is being changed by another process.", retry_after=2)
+    return row
 
 
-def _all_rows(listing: Listing) -> _Changes:
-    return _Changes(None, None, _rows(listing))
-
-
-def _rows(listing: Listing) -> list[dict[str, Any]]:
-    return [_row(listing.info.id, place, file) for place, file in enumerate(listing.files)]
-
-
-def _revision(session: Session, dataset_id: str) -> int | None:
-    return session.scalar(select(DatasetRecord.revision).where(DatasetRecord.id == dataset_id))
-
-
-def _write(session: Session, info: DatasetInfo, changes: _Changes) -> None:
+def _write_info(session: Session, info: DatasetInfo, *, revision: int | None = None) -> bool:
+    """Write everything about a dataset but its files, unless there is a later revision."""
     row = session.get(DatasetRecord, info.id, with_for_update=True)
     if row is not None and row.revision > info.revision:
-        return
+        return False
     if row is None:
         row = DatasetRecord(id=info.id)
         session.add(row)
-    row.revision = info.revision
+    row.revision = info.revision if revision is None else revision
     row.info = info.model_dump(mode="json")
     row.created_at = info.created_at
     session.flush()
+    return True
+
+
+def _sync(session: Session, dataset_id: str, first: int, files: Sequence[DatasetFile]) -> None:
+    """Write the rows of consecutive files; those that are the same remain."""
+    table = DatasetFileRecord
+    query = select(table.place, table.file).where(
+        table.dataset_id == dataset_id, table.place >= first, table.place < first + len(files)
+    )
+    before = {row.place: row.file for row in session.execute(query)}
+    _replace(
+        session,
+        dataset_id,
+        {
+            place: file
+            for place, file in enumerate(files, first)
+            if before.get(place) != file.model_dump(mode="json")
+        },
+    )
+
+
+def _replace(session: Session, dataset_id: str, files: Mapping[int, DatasetFile]) -> None:
+    """Write the rows of some files."""
+    if files:
+        _delete_places(session, dataset_id, DatasetFileRecord.place.in_(list(files)))
+        rows = [_row(dataset_id, place, file) for place, file in files.items()]
+        # Bypasses the session, which is slow for many rows; other writers are waiting.
+        session.connection().execute(insert(DatasetFileRecord), rows)
+
+
+def _delete_places(session: Session, dataset_id: str, which: ColumnElement[bool]) -> None:
     files = DatasetFileRecord
-    in_dataset = files.dataset_id == info.id
-    # Bypasses the session, which is slow for many rows; other writers are waiting.
-    connection = session.connection()
-    if changes.stale is None:
-        connection.execute(delete(files).where(in_dataset))
-    for places in batches(changes.stale or [], _CHUNK_ROWS):
-        connection.execute(delete(files).where(in_dataset, files.place.in_(places)))
-    for rows in batches(changes.rows, _CHUNK_ROWS):
-        connection.execute(insert(files), rows)
+    session.connection().execute(delete(files).where(files.dataset_id == dataset_id, which))
 
 
 def _row(dataset_id: str, place: int, file: DatasetFile) -> dict[str, Any]:
@@ -257,10 +362,21 @@ def _row(dataset_id: str, place: int, file: DatasetFile) -> dict[str, Any]:
 
 
 def _find(session: Session, dataset_id: str) -> DatasetRecord:
+    row = _require_row(session, dataset_id)
+    if row.revision == _HIDDEN:
+        raise _not_found()
+    return row
+
+
+def _require_row(session: Session, dataset_id: str) -> DatasetRecord:
     row = session.get(DatasetRecord, dataset_id) if dataset_id.isprintable() else None
     if row is None:
-        raise DatasetNotFound("There is no dataset with that id. `GET /v1/datasets` lists all.")
+        raise _not_found()
     return row
+
+
+def _not_found() -> DatasetNotFound:
+    return DatasetNotFound("There is no dataset with that id. `GET /v1/datasets` lists all.")
 
 
 def _info(row: DatasetRecord) -> DatasetInfo:

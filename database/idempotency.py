@@ -4,6 +4,7 @@ These functions run inside the caller's transaction. The response is written in 
 what the request made, so that neither can exist without the other.
 """
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from contracts.errors import IdempotencyConflict
+from contracts.training.datasets import LastAnswer
 from database.tables import AnswerRecord
 
 LIFETIME = timedelta(hours=24)
@@ -30,6 +32,12 @@ class IdempotencyKey:
     key: str
     scope: str
     digest: str
+
+    def answer(self, body: dict[str, Any], now: datetime) -> LastAnswer:
+        """The response to the request, for the listing of the dataset that it changed."""
+        return LastAnswer(
+            key=self.key, scope=self.scope, digest=self.digest, at=now, body=json.dumps(body)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from contracts.errors import ModelNotFound
 from contracts.faces.faces import FACE_MODEL
+from contracts.inference.manifest import Geometry
 from contracts.queue import redis_keys
 
 Preprocessing = Literal["caffe", "lite", "unit", "face"]
@@ -37,6 +38,7 @@ class Network:
         licence: SPDX name of the weights' licence.
         top1: Published top-1 accuracy on ImageNet's validation set, 0 to 1; None without classes.
         needs: Names in ``weights.toml`` of other files that the network needs.
+        geometry: How an image becomes the input.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Network:
     licence: str
     top1: float | None
     needs: tuple[str, ...] = ()
+    geometry: Geometry = "short_side"
 
 
 CATALOG: dict[str, Network] = {

@@ -168,13 +168,12 @@ class LocalClient:
     def _explain(self, data: bytes, options: OverlayOptions) -> bytes:
         vector, reply, image = self._explained(data, options)
         manifest = self._manifest
-        height, width = manifest.input_size
         size = (image.width, image.height)
         return render(
             data,
             [heatmap_layer(vector, reply, read_labels(self._folder), options.method)],
             size=size,
-            box=visible_box(size, (width, height), manifest.short_side, "crop"),
+            box=visible_box(size, manifest, None),
             options=RenderOptions(
                 options.view,
                 _COLORMAP.validate_python(options.colormap),
@@ -190,8 +189,8 @@ class LocalClient:
         vector, reply, image = self._explained(data, options)
         heatmap = heatmap_of(vector, reply, read_labels(self._folder), cached=False)
         spent = (time.perf_counter() - began) * 1000
-        size, (height, width) = (image.width, image.height), self._manifest.input_size
-        box = visible_box(size, (width, height), self._manifest.short_side, "crop")
+        size = (image.width, image.height)
+        box = visible_box(size, self._manifest, None)
         return HeatmapResponse(
             **heatmap.model_dump(),
             width=image.width,

@@ -42,7 +42,9 @@ class RemoteClient:
         return joined(parts) if parts else empty_response(options.model or "")
 
     def _send(self, images: list[ImageFile], options: ClassifyOptions) -> InferenceResponse:
-        parameters: dict[str, str | int] = {"top_k": options.top, "resize": options.resize}
+        parameters: dict[str, str | int] = {"top_k": options.top}
+        if options.resize:
+            parameters["resize"] = options.resize
         if options.model is not None:
             parameters["model"] = options.model
         # The server detects the real type; the name only says that it is a file.

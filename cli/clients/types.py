@@ -22,12 +22,12 @@ class ClassifyOptions:
     Attributes:
         model: None for the default one.
         top: How many classes.
-        resize: How an image becomes the network's input.
+        resize: How an image becomes the network's input; None for the model's own way.
     """
 
     model: str | None
     top: int
-    resize: Resize
+    resize: Resize | None
 
 
 @dataclass(frozen=True, slots=True)

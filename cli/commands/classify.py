@@ -40,8 +40,9 @@ def classify(  # noqa: PLR0917 (typer reads options from the parameters)
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many classes to show.")] = 5,
     resize: Annotated[
-        Literal["crop", "squash"], typer.Option(help="How an image is fitted to the input.")
-    ] = "crop",
+        Literal["crop", "squash"] | None,
+        typer.Option(help="How an image is fitted to the input. Default: as in training."),
+    ] = None,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Take the images in folders and below.")
     ] = False,

@@ -12,9 +12,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
+from cli.commands.dataset_video import video
 from cli.options import Json, Yes
 from cli.output import (
     CommandError,
@@ -30,14 +38,19 @@ from cli.settings import load
 from cli.startup import migrate
 from cli.streams import shown
 from cli.tables import Column, print_list
-from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus
+from contracts.names import printable_part
+from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus, LabelSource
 from database.datasets import DatasetRows
 from database.engine import open_engine
 from database.jobs.jobs import Jobs
 from database.paging import MAX_PAGE_SIZE
 from models.datasets.admission import ImportProgress
+from models.datasets.archives.name_encoding import Naming, checked_encoding
+from models.datasets.published import fetch as fetch_files
+from models.datasets.published import published, published_datasets, read_published
 from models.datasets.splitting import Fractions
-from models.datasets.store import DatasetStore
+from models.datasets.store import DEFAULT_FRACTIONS, DatasetStore
+from models.weights.files import DownloadProgress
 from service.datasets.service import Datasets
 
 DatasetId = Annotated[
@@ -50,7 +63,7 @@ app = typer.Typer()
 
 
 @app.command()
-def add(
+def add(  # noqa: PLR0917  options of a command
     source: Annotated[
         Path,
         typer.Argument(
@@ -63,15 +76,60 @@ def add(
     ] = 0.15,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="Part of each class to test.")] = 0.15,
     seed: Annotated[int, typer.Option(min=0, help="Another seed splits differently.")] = 0,
+    name_encoding: Annotated[
+        str | None, typer.Option(help="Of file names that do not say it, such as gbk; or guessed.")
+    ] = None,
+    labels_from: Annotated[
+        LabelSource, typer.Option(help="Whether folders or files are named after classes.")
+    ] = "folders",
 ) -> None:
     """Add a dataset, and report what became of each file."""
     console = notes()
     fractions = Fractions(validation, test, seed)
     with _open_datasets() as datasets, _file_counter(console) as progress:
-        body = datasets.create(name or _name_of(source), source, fractions, progress=progress)
+        body = datasets.create(
+            name or _name_of(source),
+            source,
+            fractions,
+            progress=progress,
+            naming=Naming(
+                None if name_encoding is None else checked_encoding(name_encoding), labels_from
+            ),
+        )
     info = DatasetInfo.model_validate(body)
     mark = "[green]✓[/]" if info.trainable else "[yellow]![/]"
     console.print(f"{mark} {escape(shown(info.name))} is added as [bold]{info.id}[/]")
+    _print_report(answers(), info)
+
+
+@app.command()
+def fetch(
+    name: Annotated[
+        str, typer.Argument(help=f"One of {', '.join(published_datasets())}.", metavar="NAME")
+    ],
+) -> None:
+    """Fetch a dataset of the tutorials from its publisher, and add it.
+
+    Where the publisher cannot be reached, the message says which file to put where.
+    """
+    settings, console = load(), notes()
+    with as_command_error():
+        dataset = published(name)
+        with _download_bar(console, name) as progress:
+            paths = fetch_files(
+                dataset, settings.home / "downloads", offline=settings.offline, progress=progress
+            )
+    source = paths[0] if dataset.format == "archive" else read_published(dataset, paths)
+    with _open_datasets() as datasets, _file_counter(console) as counter:
+        body = datasets.create(
+            name,
+            source,
+            DEFAULT_FRACTIONS,
+            progress=counter,
+            naming=Naming(labels_from=dataset.labels_from),
+        )
+    info = DatasetInfo.model_validate(body)
+    console.print(f"[green]✓[/] {escape(dataset.title)} is added as [bold]{info.id}[/]")
     _print_report(answers(), info)
 
 
@@ -171,6 +229,9 @@ def delete(dataset_id: DatasetId, yes: Yes = False) -> None:
     notes().print(f"[green]✓[/] {escape(dataset_id)} is deleted")
 
 
+app.command("video")(video)
+
+
 @contextmanager
 def _open_datasets() -> Iterator[Datasets]:
     settings = load()
@@ -207,6 +268,20 @@ def _file_counter(console: Console) -> Iterator[ImportProgress]:
         yield lambda done, path: progress.update(
             task, completed=done + 1, description=shown(path)[-60:]
         )
+
+
+@contextmanager
+def _download_bar(console: Console, name: str) -> Iterator[DownloadProgress]:
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _print_report(console: Console, info: DatasetInfo) -> None:
@@ -246,4 +321,4 @@ def _name_of(source: Path) -> str:
     name = source.resolve().name
     for ending in (".zip", ".tar.gz", ".tgz", ".tar"):
         name = name.removesuffix(ending)
-    return "".join(c for c in name if c.isprintable())[:100] or "pictures"
+    return printable_part(name)[:100].strip() or "pictures"

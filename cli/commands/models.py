@@ -6,7 +6,7 @@ within a second. Only a conversion needs TensorFlow, in a process of its own.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -29,8 +29,8 @@ from cli.settings import load
 from cli.tables import Column, print_list
 from contracts.errors import OpsinError
 from contracts.inference.manifest import Manifest
-from models.store.derived import convert
-from models.store.downloads import download
+from models.store.derived import DERIVED_FORMATS, convert
+from models.store.downloads import DownloadFormat, download
 from models.store.store import Store
 
 Model = Annotated[str, typer.Argument(help="A model's name.")]
@@ -160,8 +160,8 @@ def download_version(
     model: Model,
     version: Annotated[str, typer.Argument(help="Its number, or an alias.")] = "champion",
     kind: Annotated[
-        Literal["saved_model", "keras", "tflite", "onnx", "labels"],
-        typer.Option("--format", help="tflite and onnx are converted on first use."),
+        DownloadFormat,
+        typer.Option("--format", help="All but the first two and labels are converted once."),
     ] = "saved_model",
     out: Out = None,
     to: To = None,
@@ -170,7 +170,7 @@ def download_version(
     store = _store()
     with as_command_error():
         number = store.resolve(model, version)
-        if kind == "tflite" or kind == "onnx":  # noqa: PLR1714 (mypy follows this spelling)
+        if kind in DERIVED_FORMATS:
             with waiting(notes(), f"Converting {model} {number} to {kind}"):
                 convert(store, model, number, kind)
         content = download(store, model, number, kind)

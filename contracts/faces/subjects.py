@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from contracts.faces.consent import Consent, NewConsent
 from contracts.faces.faces import DEFAULT_MARGIN, DEFAULT_SIMILARITY, FACE_MODEL, Quality
+from contracts.names import composed, is_printable
 from contracts.queue.messages import Vector
 
 SUBJECT_ID = r"^sub_[A-Za-z0-9_-]{1,60}$"
@@ -74,9 +75,14 @@ class _SubjectFields(BaseModel):
     @field_validator("name", "external_id", check_fields=False)
     @classmethod
     def _check_printable(cls, value: str | None) -> str | None:
-        if value is not None and (not value.isprintable() or value != value.strip()):
+        if value is not None and (not is_printable(value) or value != value.strip()):
             raise ValueError("use printable characters only, without spaces at the ends")
         return value
+
+    @field_validator("name", check_fields=False)
+    @classmethod
+    def _compose(cls, value: str | None) -> str | None:
+        return None if value is None else composed(value)
 
     @field_validator("metadata", check_fields=False)
     @classmethod

@@ -36,6 +36,12 @@ class LayerInfo(BaseModel):
     type: str = Field(description="Its class in Keras.")
     output_shape: list[int | None] = Field(description="Without the batch; null if it varies.")
     explainable: bool = Field(description="Whether it has feature maps: (height, width, channels).")
+    parameters: int | None = Field(
+        None, description="Number of weights; null for versions of earlier releases."
+    )
+    trainable: bool | None = Field(
+        None, description="Whether its weights were trained in the last phase, or are unfrozen."
+    )
 
 
 class Faithfulness(BaseModel):

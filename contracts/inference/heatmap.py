@@ -1,6 +1,7 @@
 """Responses of `/v1/heatmap`, `/v1/activations` and `/v1/models/{name}/layers`."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
@@ -91,9 +92,28 @@ class ActivationsResponse(BaseModel):
     timing_ms: Timing
 
 
+class LayerTotals(BaseModel):
+    """Numbers of weights of a whole network."""
+
+    layers: int
+    parameters: int | None = Field(description="Null for versions of earlier releases.")
+    trainable_parameters: int | None
+
+    @classmethod
+    def of(cls, layers: Sequence[LayerInfo]) -> Self:
+        """The sums over all layers."""
+        counts = [layer.parameters for layer in layers]
+        known = [count for count in counts if count is not None]
+        if len(known) < len(counts):
+            return cls(layers=len(layers), parameters=None, trainable_parameters=None)
+        trainable = sum(layer.parameters or 0 for layer in layers if layer.trainable)
+        return cls(layers=len(layers), parameters=sum(known), trainable_parameters=trainable)
+
+
 class LayersResponse(BaseModel):
     """The layers of a version, in the order of the forward pass."""
 
     model: str
     version: int
     items: list[LayerInfo]
+    totals: LayerTotals

@@ -18,6 +18,10 @@ ALIAS_NAME = r"^[a-z][a-z0-9_-]{0,63}$"
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
 Endpoint = Literal["serve", "features", "explain", "explain_hires"]
 
+Geometry = Literal["short_side", "cover", "squash"]
+"""How an image becomes the input of a network: `short_side` resizes the short side and crops the
+center, `cover` crops only what the other proportions force, `squash` keeps the whole image."""
+
 CHAMPION = "champion"
 """The alias that requests without a version use."""
 
@@ -95,6 +99,11 @@ class Draft(_Record):
     classes: int | None = Field(description="Size of the output; null for a base alone.")
     input_size: tuple[int, int] = Field(description="(height, width) in pixels.")
     short_side: int = Field(description="Pixels of the short side before the center is cropped.")
+    geometry: Geometry = Field(
+        "short_side",
+        description="How an image becomes the input: `cover` and `squash` since trained versions "
+        "keep it; `short_side` for published networks and older versions.",
+    )
     preprocessing: str = Field(description="The preprocessing of uint8 RGB inside the graph.")
     endpoints: tuple[Endpoint, ...] = Field(description="Signatures of the SavedModel.")
     features: int = Field(description="Length of an embedding.")

@@ -8,9 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 DATASET_ID = r"^ds_[A-Za-z0-9_-]{1,60}$"
 MAX_LISTED_REJECTED = 100
 MAX_NAME_LENGTH = 100
+REGION = r"^(whole|face|\d{1,5},\d{1,5},[1-9]\d{0,4},[1-9]\d{0,4})$"
+"""A part of a video's frames: all, the face, or left, top, width and height in pixels."""
 
 SplitName = Literal["train", "validation", "test"]
 FileStatus = Literal["admitted", "rejected"]
+LabelSource = Literal["folders", "file_names"]
 
 
 class DatasetWarning(BaseModel):
@@ -83,10 +86,47 @@ class NewDataset(BaseModel):
     name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH, description="Name of the dataset.")
 
 
+VIDEO = "video"
+"""The form field and the input file of the job that takes images from a video."""
+MAX_FRAMES = 1000
+
+
+class VideoFrames(BaseModel):
+    """The request of a job that takes images from a video.
+
+    The dataset is not called `dataset_id`: it may be changed until the images are added.
+    """
+
+    target: str = Field(pattern=DATASET_ID)
+    label: str
+    split: SplitName | None = None
+    rate: float = Field(2.0, gt=0, le=30)
+    max_frames: int = Field(100, ge=1, le=MAX_FRAMES)
+    region: str = Field("whole", pattern=REGION)
+    name: str = "video"
+
+
+class LastAnswer(BaseModel):
+    """The response to the request that made a listing, for the request's `Idempotency-Key`.
+
+    The database keeps it too. It is here in case the process dies before it is written there.
+    """
+
+    key: str
+    scope: str
+    digest: str = Field(description="SHA-256 of the request, hex.")
+    at: datetime
+    body: str = Field(description="JSON.")
+
+
 class Listing(BaseModel):
-    """`listing.json` in the folder of a dataset: everything except the images."""
+    """`listing.json` in the folder of a dataset: everything except the images.
+
+    `files` must stay the last field, see `models.datasets.listed_files`.
+    """
 
     info: DatasetInfo
     validation: float = Field(ge=0, le=0.9)
     test: float = Field(ge=0, le=0.9)
+    answer: LastAnswer | None = None
     files: list[DatasetFile]

@@ -4,10 +4,12 @@ Whatever can be validated without the images is validated here, before the train
 messages that say what to send instead.
 """
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from contracts.inference.inference import Resize
 from contracts.inference.manifest import ModelName
 
 Strategy = Literal["feature_extraction", "fine_tuning", "from_scratch"]
@@ -24,14 +26,20 @@ TrainableNetwork = Literal[
     "cnn_face",
 ]
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
-Schedule = Literal["plateau", "cosine", "constant"]
+Schedule = Literal["plateau", "cosine", "constant", "step"]
+ColorMode = Literal["rgb", "grayscale"]
+Centering = Literal["none", "mean", "standard"]
 FillMode = Literal["nearest", "reflect", "wrap", "constant"]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+ZoomFactor = Annotated[float, Field(gt=0, le=10)]
+LayerName = Annotated[str, Field(max_length=64)]
 Side = Annotated[int, Field(ge=16, le=1024)]
 ClassWeight = Annotated[float, Field(ge=0, le=1e6)]
+ClassName = Annotated[str, Field(min_length=1, max_length=255)]
 SubjectId = Annotated[str, Field(pattern=r"^sub_[A-Za-z0-9_-]{1,60}$")]
 
 FACE_CNN = "face_cnn"
-"""The API's name of the preset `faces` of the network `cnn_face`."""
+"""The API's name of the preset `faces_tuned` of the network `cnn_face`."""
 FACE_NETWORK: TrainableNetwork = "cnn_face"
 MAX_SUBJECTS = 500
 MIN_FRAMES = 5
@@ -56,7 +64,7 @@ class _Part(BaseModel):
 class Head(_Part):
     """The classifier on top: pooling, dense layers, dropout and the output layer."""
 
-    pooling: Literal["average", "flatten"] = Field(
+    pooling: Literal["average", "max", "flatten"] = Field(
         "average",
         description="How the last feature maps become a vector; flatten preserves positions.",
     )
@@ -65,17 +73,45 @@ class Head(_Part):
         max_length=4,
         description="Units of the dense layers before the output layer; may be [].",
     )
-    dropout: float = Field(0.3, ge=0, lt=1, description="Dropout rate.")
-    output: Literal["softmax", "sigmoid"] = Field(
-        "softmax",
-        description="sigmoid: one unit for two classes, the probability of the second one.",
+    dropout: float | tuple[Rate, ...] = Field(
+        0.3,
+        description="Dropout rate (0 to below 1) after each dense layer, or a list with one rate "
+        "for each.",
     )
+    output: Literal["softmax", "sigmoid", "independent"] = Field(
+        "softmax",
+        description="sigmoid: one unit for two classes, the probability of the second one. "
+        "independent: a sigmoid for each class, trained with binary cross-entropy; the "
+        "probabilities of an image then need not add up to 1.",
+    )
+
+    @model_validator(mode="after")
+    def _has_valid_dropout(self) -> Self:
+        if isinstance(self.dropout, tuple):
+            if len(self.dropout) != len(self.units):
+                raise ValueError("a list of dropout needs one rate for each of units")
+        elif not 0 <= self.dropout < 1:
+            raise ValueError("dropout must be at least 0 and below 1")
+        return self
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The dropout rate after each dense layer."""
+        if isinstance(self.dropout, tuple):
+            return self.dropout
+        return (self.dropout,) * len(self.units)
 
 
 class Epochs(_Part):
     """Maximum number of epochs of each phase; early stopping may end it sooner."""
 
-    head: int = Field(10, ge=1, le=1000, description="Training the new head on the frozen base.")
+    head: int = Field(
+        10,
+        ge=0,
+        le=1000,
+        description="Training the new head on the frozen base. 0 with fine_tuning: head and upper "
+        "layers are trained in one phase.",
+    )
     finetune: int = Field(10, ge=1, le=1000, description="Training with the upper layers unfrozen.")
     scratch: int = Field(30, ge=1, le=1000, description="Training from scratch.")
 
@@ -103,18 +139,69 @@ class Augmentation(_Part):
     shear: float = Field(
         0, ge=0, le=1, description="Maximum shear, as the tangent of its angle: 0.2 is 11°."
     )
-    zoom: float = Field(0, ge=0, lt=1, description="0.2 scales to between 0.8 and 1.2.")
+    shear_degrees: float | None = Field(
+        None, ge=0, le=45, description="Maximum shear as an angle, as in Keras. Replaces `shear`."
+    )
+    zoom: Annotated[float, Field(ge=0, lt=1)] | tuple[ZoomFactor, ZoomFactor] = Field(
+        0,
+        description="0.2 scales to between 0.8 and 1.2, both axes alike; [low, high] scales each "
+        "axis by its own factor from that range, as in Keras, where 0.8 makes the image larger.",
+    )
     horizontal_flip: bool = Field(False, description="Mirror half of the images.")
     vertical_flip: bool = Field(False, description="Turn half of the images upside down.")
     brightness: float = Field(0, ge=0, lt=1, description="0.2 multiplies by 0.8 to 1.2.")
+    channel_shift: float = Field(
+        0, ge=0, le=255, description="Maximum shift of each color channel, in levels of 0 to 255."
+    )
     fill_mode: FillMode = Field(
         "nearest", description="How pixels outside the original image are filled."
     )
+    cval: float = Field(
+        0, ge=0, le=255, description="The level of those pixels with `fill_mode` constant."
+    )
+
+    @model_validator(mode="after")
+    def _has_ordered_zoom(self) -> Self:
+        if isinstance(self.zoom, tuple) and self.zoom[0] > self.zoom[1]:
+            raise ValueError("zoom: send the lower factor first, e.g. [0.8, 1.2]")
+        return self
 
     @property
     def active(self) -> bool:
         """Whether it changes any image."""
-        return any(value for name, value in self if name != "fill_mode")
+        ignored = {"fill_mode", "cval", "zoom"}
+        return self.zoom_range != (1.0, 1.0) or any(
+            value for name, value in self if name not in ignored
+        )
+
+    @property
+    def zoom_range(self) -> tuple[float, float]:
+        """Lowest and highest factor of the size of what is shown."""
+        return self.zoom if isinstance(self.zoom, tuple) else (1 - self.zoom, 1 + self.zoom)
+
+    @property
+    def shear_tangent(self) -> float:
+        """The maximum shear as the tangent of its angle."""
+        if self.shear_degrees is None:
+            return self.shear
+        return math.tan(math.radians(self.shear_degrees))
+
+
+class StepSchedule(_Part):
+    """A learning rate that falls at fixed epochs."""
+
+    at: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        min_length=1,
+        max_length=20,
+        description="Completed epochs of the phase after which the rate falls.",
+    )
+    factor: float = Field(0.1, gt=0, lt=1, description="What the rate is multiplied by.")
+
+    @model_validator(mode="after")
+    def _has_ascending_epochs(self) -> Self:
+        if list(self.at) != sorted(set(self.at)):
+            raise ValueError("at: send different epochs in ascending order")
+        return self
 
 
 class TrainingRequest(_Part):
@@ -156,36 +243,69 @@ class TrainingRequest(_Part):
         description="Default: feature_extraction for networks with published weights, otherwise "
         "from_scratch.",
     )
-    unfreeze_from: str | None = Field(
+    classes: tuple[ClassName, ...] | None = Field(
         None,
-        max_length=64,
+        min_length=2,
+        max_length=1000,
+        description="Only these classes of the dataset. Default: all.",
+    )
+    unfreeze_from: LayerName | Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None,
         description="fine_tuning: the lowest layer (block5_conv1) or block (block5) that is "
-        "trained. Default: the network's last block.",
+        "trained, or how many layers of the base stay frozen, the input counted as in Keras. "
+        "Default: the network's last block.",
     )
     image_size: Side | tuple[Side, Side] | None = Field(
         None, description="Side in pixels, or [height, width]. Default: the network's own."
+    )
+    color_mode: ColorMode = Field(
+        "rgb", description="grayscale: the network gets one channel; needs from_scratch."
+    )
+    centering: Centering = Field(
+        "none",
+        description="Subtract the mean of each channel of the training images (mean), or also "
+        "divide by its standard deviation (standard). Kept in the version; needs from_scratch.",
+    )
+    resize: Resize = Field(
+        "crop",
+        description="How an image becomes the input, in training and when the version is served: "
+        "`crop` keeps the proportions and cuts off what is outside, `squash` keeps everything.",
     )
     head: Head | None = Field(
         None,
         description="The classifier on top. Default: the network's own classifier if it is trained "
         "from scratch, otherwise one dense layer of 256 units.",
     )
+    pool_dropout: Rate | None = Field(
+        None,
+        description="The tutorials' small networks (cnn_…): dropout rate after each pooling. "
+        "Default: the network's own, which is 0.8 for cnn_pets and otherwise 0.",
+    )
     epochs: Epochs = Epochs()
     batch_size: int = Field(32, ge=1, le=1024)
     optimizer: Optimizer = "adam"
     learning_rate: LearningRate = LearningRate()
-    schedule: Schedule = Field(
+    schedule: Schedule | StepSchedule = Field(
         "plateau",
         description="plateau: divide the rate by three when the validation loss has not improved "
-        "for two epochs; cosine: decay to zero over the phase.",
+        "for two epochs; cosine: decay to zero over the phase; step: a tenth after half and after "
+        "three quarters of the epochs, or as in an object with `at` and `factor`.",
+    )
+    momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="sgd (Nesterov's) and rmsprop only. Default: 0.9 with sgd, 0 with rmsprop.",
+    )
+    decay: float = Field(
+        0, ge=0, le=1, description="The rate is divided by 1 + decay * steps, as in Keras 1 and 2."
     )
     augmentation: Augmentation = Augmentation()
-    augmented_views: int = Field(
+    augmented_views: Annotated[int, Field(ge=0, le=32)] | Literal["fresh"] = Field(
         4,
-        ge=0,
-        le=32,
         description="With augmentation on a frozen base: number of augmented views of each image "
-        "whose features are cached. 0: the head is trained on the original images only.",
+        "whose features are cached. 0: the head is trained on the original images only. fresh: a "
+        "new view in every epoch, which runs the base each time.",
     )
     early_stopping_patience: int | None = Field(
         3,
@@ -197,7 +317,13 @@ class TrainingRequest(_Part):
     class_weights: Literal["auto", "none"] | dict[str, ClassWeight] = Field(
         "auto", description="auto: rare classes get a higher weight; or a weight for each class."
     )
-    l2: float = Field(0, ge=0, le=1, description="Factor of the L2 penalty on the trained kernels.")
+    l2: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Factor of the L2 penalty on the trained kernels. Default: the network's own, "
+        "which is 5e-4 for vgg19_bn and otherwise 0.",
+    )
     mixed_precision: Literal["auto", "on", "off"] = Field(
         "auto",
         description="auto: where it is faster, which is on a GPU of 2017 or later and, for a "
@@ -253,24 +379,75 @@ class TrainingRequest(_Part):
         return value
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        if self.strategy != "from_scratch" and self.network not in PRETRAINED:
+    def _suits_its_strategy(self) -> Self:
+        scratch = self.strategy == "from_scratch"
+        if not scratch and self.network not in PRETRAINED:
             raise ValueError(
                 f"there are no published weights for {self.network}, so it needs "
                 f'"strategy": "from_scratch"; {", ".join(sorted(PRETRAINED))} can be fine-tuned'
             )
+        if not scratch and self.color_mode == "grayscale":
+            raise ValueError(
+                'the published weights need three channels; send "color_mode": "rgb" (grey images '
+                'are fine) or "strategy": "from_scratch"'
+            )
+        if not scratch and self.centering != "none":
+            raise ValueError(
+                "published weights have their own centering; leave out centering, or send "
+                '"strategy": "from_scratch"'
+            )
         if self.unfreeze_from is not None and self.strategy != "fine_tuning":
             raise ValueError('unfreeze_from needs "strategy": "fine_tuning"; leave it out')
+        if self.epochs.head == 0 and self.strategy == "feature_extraction":
+            raise ValueError('epochs.head: 0 needs "strategy": "fine_tuning"')
+        return self
+
+    @model_validator(mode="after")
+    def _suits_its_network(self) -> Self:
+        if self.pool_dropout is not None and not self.network.startswith("cnn_"):
+            raise ValueError(f"pool_dropout: {self.network} has none; leave it out")
+        if self.momentum is not None and self.optimizer not in {"sgd", "rmsprop"}:
+            raise ValueError('momentum needs "optimizer": "sgd" or "rmsprop"; leave it out')
+        return self
+
+    @model_validator(mode="after")
+    def _has_valid_filters(self) -> Self:
         if self.filters_every and self.strategy != "from_scratch":
             raise ValueError('filters_every needs "strategy": "from_scratch"; leave it out')
         if self.filters_layer is not None and not self.filters_every:
             raise ValueError("filters_layer needs filters_every, the steps between two frames")
         return self
 
+    @model_validator(mode="after")
+    def _has_valid_classes(self) -> Self:
+        if self.classes is None:
+            return self
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes: name each class only once")
+        if self.subjects is not None:
+            raise ValueError("classes: name only the subjects instead")
+        return self
+
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The phases of the training, in order."""
+        if self.strategy == "fine_tuning" and self.epochs.head == 0:
+            return ("finetune",)
         return PHASES[self.strategy]
+
+    @property
+    def has_independent_outputs(self) -> bool:
+        """Whether each class has a sigmoid of its own."""
+        if self.head is not None:
+            return self.head.output == "independent"
+        return self.network == FACE_NETWORK
+
+    @property
+    def cached_views(self) -> int:
+        """Number of augmented views whose features are cached."""
+        if not self.augmentation.active or self.augmented_views == "fresh":
+            return 0
+        return self.augmented_views
 
 
 class Preset(BaseModel):

@@ -8,13 +8,14 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from contracts.errors import ImageTooLarge, InvalidImage
 from contracts.training.datasets import DatasetFile
-from models.datasets.archives.limits import Limits, disk_full
+from models.datasets.archives.limits import MIB, Limits, disk_full
 from models.datasets.archives.members import Member, is_hidden
+from models.datasets.labels_file import SUFFIXES
 from models.images.decode import InputSpec, decode
 from models.images.formats import ImageFormat, media_type, sniff
 from models.rendering.png import is_explanation
@@ -25,8 +26,10 @@ raises ends the import."""
 
 FILES = "files"
 _FILES_PER_DISK_CHECK = 64
+_MAX_TABLES = 64
+_MAX_TABLE_BYTES = 32 * MIB  # of all together
 _SMALLEST_INPUT = InputSpec.square(16)  # decodes all of an image at the lowest cost
-_SUFFIXES: dict[ImageFormat, tuple[str, ...]] = {
+_IMAGE_SUFFIXES: dict[ImageFormat, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
     "WEBP": (".webp",),
@@ -45,11 +48,14 @@ class FileAdmission:
 
     Attributes:
         folder: The folder of the dataset; images are stored in `files` below it.
+        tables: Paths and contents of files that may be tables of labels, as `admit_all` finds
+            them.
     """
 
     folder: Path
     limits: Limits
     progress: ImportProgress | None = None
+    tables: list[tuple[str, bytes]] = field(default_factory=list)
 
     def admit_all(self, members: Iterable[Member]) -> list[DatasetFile]:
         """Check every file; labels, splits and duplicates are determined later.
@@ -86,7 +92,16 @@ class FileAdmission:
         if len(data) > self.limits.image_bytes:
             detail = f"An image may have at most {self.limits.image_bytes:,} bytes."
             return rejected(member.path, "file_too_large", detail)
-        return self.admit(member.path, data)
+        file = self.admit(member.path, data)
+        if file.status == "rejected":
+            self._keep_table(member.path, data)
+        return file
+
+    def _keep_table(self, path: str, data: bytes) -> None:
+        total = len(data) + sum(len(content) for _, content in self.tables)
+        suffix = PurePosixPath(path).suffix.lower()
+        if suffix in SUFFIXES and total <= _MAX_TABLE_BYTES and len(self.tables) < _MAX_TABLES:
+            self.tables.append((path, data))
 
     def admit(self, path: str, data: bytes) -> DatasetFile:
         """Decode an image and store it, or reject the file if it is not one."""
@@ -111,7 +126,7 @@ class FileAdmission:
             return rejected(path, "damaged_image", error.detail, size=len(data))
         digest = hashlib.sha256(data).hexdigest()
         _store(content_path(self.folder, digest), data)
-        misnamed = PurePosixPath(path).suffix.lower() not in _SUFFIXES[image_format]
+        misnamed = PurePosixPath(path).suffix.lower() not in _IMAGE_SUFFIXES[image_format]
         detail = f"It is a {image_format} file, although its name does not say so."
         return DatasetFile(
             id=file_id(path),

@@ -14,6 +14,7 @@ from contracts.errors import DatasetNotFound
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import Work
+from models.datasets.archives.name_encoding import Naming
 from models.datasets.splitting import Fractions
 from models.datasets.store import DEFAULT_FRACTIONS, DatasetStore
 
@@ -25,8 +26,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     """Import an upload as a dataset.
 
     Args:
-        work: Its request is ``{"name", "validation", "test", "seed", "source"}``; all but the
-            name are optional.
+        work: Its request is ``{"name", "validation", "test", "seed", "source",
+            "name_encoding", "labels_from"}``; all but the name are optional.
 
     Returns:
         The `DatasetInfo` as JSON. The caller has to write the listing of that id to the database
@@ -51,7 +52,12 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     )
     source = Path(request["source"]) if request.get("source") else work.folder / ARCHIVE
     listing = store.create(
-        request["name"], source, fractions, progress=_JobProgress(work), dataset_id=dataset_id
+        request["name"],
+        source,
+        fractions,
+        progress=_JobProgress(work),
+        dataset_id=dataset_id,
+        naming=Naming(request.get("name_encoding"), request.get("labels_from", "folders")),
     )
     return listing.info.model_dump(mode="json")
 

@@ -1,6 +1,7 @@
 """`listing.json`: the file that makes a folder a dataset. It is written last, and atomically."""
 
 import os
+import re
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +13,13 @@ from models.datasets.dataset import Dataset, Example
 from models.store.staging import flush_entries
 
 LISTING = "listing.json"
+
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_HEAD_BYTES = 4096  # more than the fields before the revision ever take
+_HEAD = re.compile(
+    rb'\{"info":\{"id":' + _STRING + rb',"name":' + _STRING + rb',"digest":' + _STRING
+    + rb',"revision":(\d+)[,}]'
+)  # fmt: skip
 
 
 def write_listing(folder: Path, listing: Listing) -> None:
@@ -32,13 +40,35 @@ def read_listing(folder: Path) -> Listing:
     try:
         return Listing.model_validate_json((folder / LISTING).read_bytes())
     except FileNotFoundError:
-        raise DatasetNotFound(
-            "There is no dataset with that id. `GET /v1/datasets` lists all."
-        ) from None
+        raise not_found() from None
     except (ValidationError, OSError):
-        raise DatasetNotFound(
-            "The dataset's listing is damaged. Delete it and upload it again."
-        ) from None
+        raise damaged() from None
+
+
+def read_revision(folder: Path) -> int:
+    """The revision of a dataset, from the beginning of its listing.
+
+    Raises:
+        DatasetNotFound: As `read_listing`.
+    """
+    try:
+        with (folder / LISTING).open("rb") as file:
+            head = _HEAD.match(file.read(_HEAD_BYTES))
+    except FileNotFoundError:
+        raise not_found() from None
+    except OSError:
+        raise damaged() from None
+    return int(head[1]) if head else read_listing(folder).info.revision
+
+
+def not_found() -> DatasetNotFound:
+    """The error for a dataset that does not exist."""
+    return DatasetNotFound("There is no dataset with that id. `GET /v1/datasets` lists all.")
+
+
+def damaged() -> DatasetNotFound:
+    """The error for a dataset whose listing cannot be read."""
+    return DatasetNotFound("The dataset's listing is damaged. Delete it and upload it again.")
 
 
 def load_folder(folder: Path) -> Dataset:

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Protocol
 
 from contracts.training.datasets import (
     MAX_LISTED_REJECTED,
@@ -15,26 +16,49 @@ from contracts.training.datasets import (
     SplitName,
 )
 from models.datasets.dataset import SPLITS
+from models.datasets.splitting import Splittable
 
 MIN_CLASSES = 2
 MIN_IMAGES = 5
+UPLOAD_NOTES = frozenset({"guessed_names", "layout", "labels_file"})
+"""Codes of warnings about an upload as a whole, which stay when images are added."""
+
 _FEW_IMAGES = 20
 _IMBALANCE = 3.0
 _MAX_NAMES = 5
 
 
+class Countable(Splittable, Protocol):
+    """What a report needs to know of a file."""
+
+    @property
+    def split(self) -> SplitName | None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def code(self) -> str | None: ...
+
+
 def report(
     dataset_id: str,
     name: str,
-    files: Sequence[DatasetFile],
+    files: Sequence[Countable],
+    entry: Callable[[int], DatasetFile],
     *,
     seed: int,
     revision: int,
     created_at: datetime,
+    notes: Sequence[DatasetWarning] = (),
 ) -> DatasetInfo:
-    """Summarise a dataset from its files, whose splits have been assigned."""
+    """Summarise a dataset from its files, whose splits have been assigned.
+
+    Args:
+        entry: The whole entry of the file at a place.
+        notes: Warnings about the upload as a whole.
+    """
     admitted = [file for file in files if file.status == "admitted"]
-    rejected = [file for file in files if file.status == "rejected"]
+    left_out = [place for place, file in enumerate(files) if file.status == "rejected"]
+    rejected = [files[place] for place in left_out]
     classes = dict(sorted(Counter(file.label or "" for file in admitted).items()))
     in_splits = Counter(file.split for file in admitted)
     splits: dict[SplitName, int] = {split: in_splits[split] for split in SPLITS}
@@ -48,8 +72,8 @@ def report(
         splits=splits,
         trainable=reason is None,
         reason=reason,
-        warnings=_warnings(classes, splits, admitted, rejected),
-        rejected=[_rejected_file(file) for file in rejected[:MAX_LISTED_REJECTED]],
+        warnings=[*notes, *_warnings(classes, splits, admitted, rejected)],
+        rejected=[_rejected_file(entry(place)) for place in left_out[:MAX_LISTED_REJECTED]],
         rejected_count=len(rejected),
         size=sum(file.size for file in admitted),
         seed=seed,
@@ -57,13 +81,16 @@ def report(
     )
 
 
-def digest(files: Sequence[DatasetFile]) -> str:
+def digest(files: Sequence[Countable]) -> str:
     """`sha256:` and the hash of labels, splits and images; independent of names and order."""
-    lines = sorted(json.dumps([file.label, file.split, file.sha256]) for file in files)
+    # Each line is the JSON of the three; for 100,000 files, `json.dumps` would take long.
+    labels = {label: json.dumps(label) for label in {file.label for file in files}}
+    lines = [f'[{labels[file.label]}, "{file.split}", "{file.sha256}"]' for file in files]
+    lines.sort()
     return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _not_trainable_reason(classes: dict[str, int], admitted: Sequence[DatasetFile]) -> str | None:
+def _not_trainable_reason(classes: dict[str, int], admitted: Sequence[Countable]) -> str | None:
     if len(classes) < MIN_CLASSES:
         return f"It has {len(classes)} of at least {MIN_CLASSES} classes. Add images of others."
     small = [name for name, count in classes.items() if count < MIN_IMAGES]
@@ -82,14 +109,16 @@ def _not_trainable_reason(classes: dict[str, int], admitted: Sequence[DatasetFil
 def _warnings(
     classes: dict[str, int],
     splits: dict[SplitName, int],
-    admitted: Sequence[DatasetFile],
-    rejected: Sequence[DatasetFile],
+    admitted: Sequence[Countable],
+    rejected: Sequence[Countable],
 ) -> list[DatasetWarning]:
     codes = Counter(file.code for file in rejected)
     empty = sorted({file.label for file in rejected if file.label} - classes.keys())
     few = [name for name, count in classes.items() if MIN_IMAGES <= count < _FEW_IMAGES]
     misnamed = sum(file.code == "misnamed" for file in admitted)
     drawn = sum(file.given_split == "train" and file.split != "train" for file in admitted)
+    spellings = Counter(name.casefold() for name in classes)
+    similar = [name for name in classes if spellings[name.casefold()] > 1]
     ratio = max(classes.values(), default=1) / min(classes.values(), default=1)
     leaks, conflicts = codes["leak"], codes["label_conflict"]
     # Code, condition, detail.
@@ -108,6 +137,11 @@ def _warnings(
         ),
         ("few", few, f"fewer than {_FEW_IMAGES} images: {_listed(few)}"),
         ("empty_class", empty, f"no image of it could be used: {_listed(empty)}"),
+        (
+            "similar_names",
+            similar,
+            f"the names of these classes differ only in case: {_listed(similar)}",
+        ),
         ("misnamed", misnamed, f"{misnamed} files are not what their name says; they were kept"),
         ("validation_drawn", drawn, f"{drawn} images of train are used for validation"),
         (

@@ -9,9 +9,23 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from contracts.training.datasets import DatasetFile
+from contracts.training.datasets import DatasetFile, FileStatus, SplitName
 from models.datasets.dataset import Split
+
+
+class Splittable(Protocol):
+    """What the split of a file depends on."""
+
+    @property
+    def status(self) -> FileStatus: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def given_split(self) -> SplitName | None: ...
+    @property
+    def sha256(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +56,48 @@ def _rounded(fraction: float, images: int) -> int:
 
 
 def split_files(files: Sequence[DatasetFile], fractions: Fractions) -> list[DatasetFile]:
-    """Assign a split to every admitted file.
+    """Assign a split to every admitted file, as `draw_splits`."""
+    splits = draw_splits(files, fractions)
+    return [
+        file if file.split == split else file.model_copy(update={"split": split})
+        for file, split in zip(files, splits, strict=True)
+    ]
+
+
+def draw_splits(files: Sequence[Splittable], fractions: Fractions) -> list[Split | None]:
+    """The split of every file; a rejected one has the split that it was given.
 
     Given splits are kept. If none of them is validation, some of the training images are used for
     validation; the test split is never taken from them.
     """
-    admitted = [file for file in files if file.status == "admitted"]
-    free = [file for file in admitted if file.given_split is None]
-    splits: dict[str, Split] = {file.id: file.given_split for file in admitted if file.given_split}
-    has_validation = "validation" in splits.values()
-    splits |= _draw(free, fractions)
-    if not has_validation:
-        training = [file for file in admitted if file.given_split == "train"]
-        splits |= _draw(training, Fractions(fractions.validation, 0.0, fractions.seed))
-    return [
-        file.model_copy(update={"split": splits.get(file.id, file.given_split)}) for file in files
-    ]
-
-
-def _draw(files: Sequence[DatasetFile], fractions: Fractions) -> dict[str, Split]:
-    classes: dict[str, list[DatasetFile]] = defaultdict(list)
-    for file in files:
-        classes[file.label or ""].append(file)
-    splits: dict[str, Split] = {}
-    for members in classes.values():
-        validation, test = fractions.counts(len(members))
-        members.sort(key=lambda file: _rank(file, fractions.seed))
-        for index, file in enumerate(members):
-            splits[file.id] = (
-                "test" if index < test else "validation" if index < test + validation else "train"
-            )
+    splits = [file.given_split for file in files]
+    admitted = [place for place, file in enumerate(files) if file.status == "admitted"]
+    free = [place for place in admitted if splits[place] is None]
+    has_validation = any(splits[place] == "validation" for place in admitted)
+    training = [] if has_validation else [at for at in admitted if splits[at] == "train"]
+    _draw(splits, files, free, fractions)
+    _draw(splits, files, training, Fractions(fractions.validation, 0.0, fractions.seed))
     return splits
 
 
-def _rank(file: DatasetFile, seed: int) -> str:
+def _draw(
+    splits: list[Split | None],
+    files: Sequence[Splittable],
+    places: Sequence[int],
+    fractions: Fractions,
+) -> None:
+    """Draw the splits of the files at `places`, each class by itself."""
+    classes: dict[str, list[int]] = defaultdict(list)
+    for place in places:
+        classes[files[place].label or ""].append(place)
+    for members in classes.values():
+        validation, test = fractions.counts(len(members))
+        members.sort(key=lambda place: _rank(files[place], fractions.seed))
+        for index, place in enumerate(members):
+            splits[place] = (
+                "test" if index < test else "validation" if index < test + validation else "train"
+            )
+
+
+def _rank(file: Splittable, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{file.sha256}".encode()).hexdigest()

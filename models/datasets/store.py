@@ -7,28 +7,31 @@ repeats the listings, so that they can be searched.
 
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contracts.errors import (
-    Conflict,
-    DatasetNotFound,
-    ImageTooLarge,
-    InvalidImage,
-    NotTrainable,
-    PayloadTooLarge,
-)
+from contracts.errors import Conflict, DatasetNotFound, NotTrainable
 from contracts.settings import Settings
-from contracts.training.datasets import DATASET_ID, DatasetFile, Listing
+from contracts.training.datasets import DATASET_ID, DatasetInfo, LastAnswer, Listing
+from models.datasets.addition import Addition, NewImages, prepare
 from models.datasets.admission import FILES, FileAdmission, ImportProgress, content_path
 from models.datasets.archives.formats import read_source
 from models.datasets.archives.limits import Limits
-from models.datasets.dataset import Dataset, Split
-from models.datasets.labeling import assign_labels, remove_duplicates
-from models.datasets.listing import LISTING, load_folder, read_listing, write_listing
+from models.datasets.archives.members import Member
+from models.datasets.archives.name_encoding import UNNAMED, NameReader, Naming
+from models.datasets.dataset import Dataset
+from models.datasets.labeling import Labelled, assign_labels, remove_duplicates
+from models.datasets.listed_files import open_listing
+from models.datasets.listing import (
+    LISTING,
+    load_folder,
+    not_found,
+    read_listing,
+    read_revision,
+    write_listing,
+)
 from models.datasets.report import report
 from models.datasets.splitting import Fractions, split_files
 from models.datasets.thumbnails import thumbnail
@@ -38,14 +41,6 @@ from models.store.hardlinks import link_tree
 from models.store.staging import Staging, flush_entries
 
 DEFAULT_FRACTIONS = Fractions(0.15, 0.15, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class NewImage:
-    """An image to add: its file name and its content."""
-
-    name: str
-    data: bytes
 
 
 class DatasetStore:
@@ -70,6 +65,10 @@ class DatasetStore:
         """The ids of all datasets, sorted."""
         return sorted(path.parent.name for path in self._root.glob(f"ds_*/{LISTING}"))
 
+    def exists(self, dataset_id: str) -> bool:
+        """Whether there is a dataset with that id."""
+        return (self._folder(dataset_id) / LISTING).is_file()
+
     def sweep(self) -> list[str]:
         """Remove what killed processes left behind; return its names."""
         return self._staging.sweep()
@@ -81,18 +80,22 @@ class DatasetStore:
     def create(
         self,
         name: str,
-        source: Path | None,
+        source: Path | Iterable[Member] | None,
         fractions: Fractions = DEFAULT_FRACTIONS,
         *,
         progress: ImportProgress | None = None,
         dataset_id: str | None = None,
+        naming: Naming = UNNAMED,
+        answer: Callable[[DatasetInfo], LastAnswer] | None = None,
     ) -> Listing:
         """Import an archive or a folder, or create an empty dataset.
 
         Args:
-            source: The archive or the folder; None creates an empty dataset.
+            source: The archive, the folder, or the files themselves; None creates an empty dataset.
             fractions: How to split the images if the upload has no splits.
             dataset_id: From `new_dataset_id`, if it has to be known beforehand.
+            naming: What the client says about names.
+            answer: Makes the response to the request, if it may be repeated.
 
         Raises:
             InvalidArchive: The archive is damaged, malicious or too large. Nothing is stored.
@@ -101,35 +104,30 @@ class DatasetStore:
         """
         self._root.mkdir(parents=True, exist_ok=True)
         with self._staging.folder() as folder:
-            files: list[DatasetFile] = []
+            upload = Labelled([], [])
             if source is not None:
+                names = NameReader(naming.encoding)
                 admission = FileAdmission(folder, self._limits, progress)
-                files = assign_labels(admission.admit_all(read_source(source, self._limits)))
+                if isinstance(source, Path):
+                    source = read_source(source, self._limits, names)
+                files = admission.admit_all(source)
+                upload = assign_labels(files, admission.tables, naming.encoding, naming.labels_from)
+                upload.notes.extend(names.notes())
             dataset_id = dataset_id or new_dataset_id()
-            listing = _make_listing(dataset_id, name, files, fractions, datetime.now(UTC))
+            listing = _make_listing(dataset_id, name, upload, fractions, datetime.now(UTC))
+            if answer is not None:
+                listing = listing.model_copy(update={"answer": answer(listing.info)})
             (folder / FILES).mkdir(exist_ok=True)
             _prune(folder, listing)
             write_listing(folder, listing)
             self._publish(folder, dataset_id)
         return listing
 
-    def add(
-        self,
-        dataset_id: str,
-        images: Sequence[NewImage],
-        label: str,
-        split: Split | None,
-        *,
-        check: Callable[[], None] | None = None,
-    ) -> tuple[Listing, list[DatasetFile]]:
-        """Add images to one class.
+    @contextmanager
+    def addition(self, dataset_id: str, new: NewImages) -> Iterator[Addition]:
+        """Prepare the addition of images to one class. The caller holds the `lock`.
 
-        Args:
-            split: None assigns the split by hash.
-            check: Called while the dataset is locked; may raise to prevent the change.
-
-        Returns:
-            The new listing, and the result of each image, in order.
+        Unless the addition is published in the block, the dataset remains as it is.
 
         Raises:
             DatasetNotFound: There is no such dataset.
@@ -138,54 +136,9 @@ class DatasetStore:
             PayloadTooLarge: The dataset would exceed the limits.
             Unavailable: The disk is full.
         """
-        with self._locked(dataset_id) as folder:
-            if check is not None:
-                check()
-            old = read_listing(folder)
-            self._require_room(folder, old, images)
-            added = self._admit(folder, old, images, label, split)
-            info = old.info
-            listing = _make_listing(
-                dataset_id,
-                info.name,
-                [*old.files, *added],
-                Fractions(old.validation, old.test, info.seed),
-                info.created_at,
-                revision=info.revision + 1,
-            )
-            write_listing(folder, listing)
-            _prune(folder, listing)
-        files = {file.id: file for file in listing.files}
-        return listing, [files[file.id] for file in added]
-
-    def _require_room(self, folder: Path, old: Listing, images: Sequence[NewImage]) -> None:
-        size = sum(len(image.data) for image in images)
-        if len(old.files) + len(images) > self._limits.files:
-            raise PayloadTooLarge(f"A dataset may have {self._limits.files:,} files.")
-        if old.info.size + size > self._limits.total_bytes:
-            raise PayloadTooLarge(f"A dataset may have {self._limits.total_bytes:,} bytes.")
-        self._limits.require_room(folder, size)
-
-    def _admit(
-        self,
-        folder: Path,
-        old: Listing,
-        images: Sequence[NewImage],
-        label: str,
-        split: Split | None,
-    ) -> list[DatasetFile]:
-        admission = FileAdmission(folder, self._limits)
-        paths = {file.path for file in old.files}
-        added: list[DatasetFile] = []
-        for image in images:
-            path = _free_path(f"{label}/{image.name}", paths)
-            paths.add(path)
-            file = admission.admit(path, image.data)
-            if len(images) == 1 and file.status == "rejected":
-                error = ImageTooLarge if file.code == "image_too_large" else InvalidImage
-                raise error(file.detail or "")
-            added.append(file.model_copy(update={"label": label, "given_split": split}))
-        return added
+        folder = self._folder(dataset_id)
+        with open_listing(folder, new.label) as listing, self._staging.folder() as scratch:
+            yield prepare(folder, scratch, listing, new, self._limits)
 
     def listing(self, dataset_id: str) -> Listing:
         """All files of a dataset, and its counts.
@@ -194,6 +147,14 @@ class DatasetStore:
             DatasetNotFound: There is no such dataset.
         """
         return read_listing(self._folder(dataset_id))
+
+    def revision(self, dataset_id: str) -> int:
+        """The revision of a dataset, read without its files.
+
+        Raises:
+            DatasetNotFound: There is no such dataset.
+        """
+        return read_revision(self._folder(dataset_id))
 
     def load(self, dataset_id: str) -> Dataset:
         """A dataset as a training sees it.
@@ -296,10 +257,9 @@ class DatasetStore:
     def _locked(self, dataset_id: str, timeout: float = LOCK_SECONDS) -> Iterator[Path]:
         """Lock an existing dataset; yield its folder."""
         folder = self._folder(dataset_id)
-        if not (folder / LISTING).is_file():
-            read_listing(folder)  # raises; no lock file is made for what does not exist
+        _require_listing(folder)  # no lock file is made for what does not exist
         with locked(self._root / ".locks" / f"{dataset_id}.lock", timeout=timeout):
-            read_listing(folder)  # another process may have deleted it in the meantime
+            _require_listing(folder)  # another process may have deleted it in the meantime
             yield folder
 
     def _folder(self, dataset_id: str) -> Path:
@@ -313,18 +273,29 @@ def new_dataset_id() -> str:
     return f"ds_{secrets.token_urlsafe(12)}"
 
 
+def _require_listing(folder: Path) -> None:
+    """Check that a dataset exists; it may be damaged, so that it can be deleted."""
+    if not (folder / LISTING).is_file():
+        raise not_found()
+
+
 def _make_listing(
     dataset_id: str,
     name: str,
-    files: Sequence[DatasetFile],
+    upload: Labelled,
     fractions: Fractions,
     created_at: datetime,
-    *,
-    revision: int = 1,
 ) -> Listing:
-    files = split_files(remove_duplicates(files), fractions)
+    files = split_files(remove_duplicates(upload.files), fractions)
     info = report(
-        dataset_id, name, files, seed=fractions.seed, revision=revision, created_at=created_at
+        dataset_id,
+        name,
+        files,
+        files.__getitem__,
+        seed=fractions.seed,
+        revision=1,
+        created_at=created_at,
+        notes=upload.notes,
     )
     return Listing(
         info=info, validation=fractions.validation, test=fractions.test, files=list(files)
@@ -337,13 +308,3 @@ def _prune(folder: Path, listing: Listing) -> None:
     for path in (folder / FILES).glob("*/*"):
         if path.name not in admitted:
             path.unlink()
-
-
-def _free_path(path: str, taken: set[str]) -> str:
-    """Return `path`, with a number if it is taken."""
-    stem, dot, suffix = path.rpartition(".")
-    number, candidate = 1, path
-    while candidate in taken:
-        number += 1
-        candidate = f"{stem}-{number}{dot}{suffix}" if dot else f"{path}-{number}"
-    return candidate

@@ -112,10 +112,8 @@ class _Job:
         )
 
     def _visible_box(self, image: DecodedImage) -> Box:
-        manifest = self.explainer.manifest
-        height, width = manifest.input_size
         size = (image.width, image.height)
-        return visible_box(size, (width, height), manifest.short_side, self.request.resize)
+        return visible_box(size, self.explainer.manifest, self.request.resize)
 
     def _data(self, index: int) -> bytes:
         try:

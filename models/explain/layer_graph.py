@@ -138,4 +138,6 @@ def _info(name: str, node: LayerNode) -> LayerInfo:
         type=type(node.layer).__name__,
         output_shape=list(getattr(node.output, "shape", (None,)))[1:],
         explainable=node.has_maps,
+        parameters=node.layer.count_params(),
+        trainable=bool(node.layer.trainable_weights),
     )

@@ -11,7 +11,8 @@ import numpy as np
 from contracts.errors import OpsinError
 from contracts.queue.messages import Pixels
 from contracts.settings import MAX_IMAGE_PIXELS
-from models.images.decode import ImageInput, decode
+from models.images.decode import decode
+from models.images.resize import ImageInput
 
 _MAX_IMAGES = 3
 

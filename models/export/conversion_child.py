@@ -14,7 +14,13 @@ def main(kind: str, folder: Path, output: Path, memory_bytes: int) -> None:
     """Convert the version in `folder` and write the result to `output`."""
     # Data, not address space: TensorFlow reserves far more address space than it uses.
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    {"onnx": _to_onnx, "tflite": _to_tflite}[kind](folder, output)
+    convert = {
+        "onnx": _to_onnx,
+        "tflite": _to_tflite,
+        "keras_h5": _to_keras_h5,
+        "weights_h5": _to_weights_h5,
+    }
+    convert[kind](folder, output)
 
 
 def _to_onnx(folder: Path, output: Path) -> None:
@@ -38,6 +44,24 @@ def _to_tflite(folder: Path, output: Path) -> None:
         str(folder / "saved_model"), signature_keys=["serve"]
     )
     output.write_bytes(converter.convert())
+
+
+def _to_keras_h5(folder: Path, output: Path) -> None:
+    import h5py  # after the limit has been set
+    from keras.src.legacy.saving import legacy_h5_format  # what `save` calls for a name in .h5
+
+    from models.networks.keras_files import read_whole
+
+    with h5py.File(output, "w") as file:
+        legacy_h5_format.save_model_to_hdf5(
+            read_whole(folder / "model.keras"), file, include_optimizer=False
+        )
+
+
+def _to_weights_h5(folder: Path, output: Path) -> None:
+    from models.networks.keras_files import read_whole, write_tutorial_weights
+
+    write_tutorial_weights(read_whole(folder / "model.keras"), output)
 
 
 if __name__ == "__main__":

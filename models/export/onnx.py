@@ -192,6 +192,19 @@ def _mean(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     return graph.add("ReduceMean", inputs, layer.name, axes=[2, 3], keepdims=int(layer.keepdims))
 
 
+def _max(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
+    return graph.add("ReduceMax", inputs, layer.name, axes=[2, 3], keepdims=int(layer.keepdims))
+
+
+def _center(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
+    """The layer that `centering` puts in front of a network."""
+    mean = np.asarray(layer.mean, np.float32).reshape(1, -1, 1, 1)
+    deviation = np.sqrt(np.asarray(layer.variance, np.float32)).reshape(1, -1, 1, 1)
+    operands = [*inputs, graph.constant(f"{layer.name}_mean", mean)]
+    x = graph.add("Sub", operands, f"{layer.name}_shifted")
+    return graph.add("Div", [x, graph.constant(f"{layer.name}_deviation", deviation)], layer.name)
+
+
 def _flatten(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     """Flatten with the channels last, as Keras does; the input may be images or vectors."""
     if len(layer.input.shape) == 4:
@@ -222,6 +235,8 @@ _WRITERS: dict[type, Callable[[GraphBuilder, Any, list[str]], str]] = {
     layers.BatchNormalization: _norm,
     layers.ReLU: _relu,
     layers.GlobalAveragePooling2D: _mean,
+    layers.GlobalMaxPooling2D: _max,
+    layers.Normalization: _center,
     layers.Flatten: _flatten,
     layers.Add: _plain("Add"),
     layers.Concatenate: _plain("Concat", axis=1),

@@ -87,6 +87,7 @@ def export_version(
         classes=classes,
         input_size=(height, width),
         short_side=blueprint.short_side,
+        geometry=blueprint.geometry,
         preprocessing=blueprint.preprocessing,
         endpoints=tuple(endpoints),
         features=int(graph.nodes[blueprint.base_output].output.shape[-1]),

@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from contracts.inference.explanation import Method
-from contracts.inference.manifest import Endpoint
+from contracts.inference.manifest import Endpoint, Geometry
 from models.catalog import Network, Preprocessing
 from models.explain.cam import WEIGHINGS, cam_function
 from models.explain.head import head_of
@@ -38,6 +38,7 @@ class Blueprint:
     Attributes:
         network: Name of the architecture.
         short_side: See `models.catalog.Network`.
+        geometry: See `models.catalog.Network`.
         preprocessing: See `models.catalog.Network`.
         base_output: The layer whose averaged maps are the embedding, or which is the embedding.
         explain_layer: The layer whose feature maps explain a class.
@@ -45,6 +46,7 @@ class Blueprint:
 
     network: str
     short_side: int
+    geometry: Geometry
     preprocessing: Preprocessing
     base_output: str
     explain_layer: str
@@ -56,6 +58,7 @@ class Blueprint:
         return cls(
             network.name,
             network.short_side,
+            network.geometry,
             network.preprocessing,
             base_output,
             network.explain_layer,

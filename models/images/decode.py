@@ -5,32 +5,33 @@ within bounded time and bounded memory (at most sixteen bytes per pixel of the l
 image costs is known from its header; before it is decoded, the caller may make it wait.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from contracts.inference.inference import Resize
+from contracts.inference.manifest import Geometry
 from models.images.color import flatten, interpolable
 from models.images.gate import Gate, at_once
 from models.images.jpeg import decode_jpeg_reduced
 from models.images.opening import opened
-from models.images.resize import ORIENTATIONS, UPRIGHT, Orientation, fit, within
+from models.images.resize import (
+    ORIENTATIONS,
+    UPRIGHT,
+    ImageInput,
+    Orientation,
+    fit,
+    geometry_of,
+    resized_size,
+    within,
+)
 
 _ORIENTATION: Final = 274  # EXIF and TIFF tag
 _ORIENTATION_SOURCES: Final = {"exif", "xmp"}  # where Pillow looks for it in a JPEG
-
-
-class ImageInput(Protocol):
-    """Anything that images are prepared for: a catalog network, a version or an `InputSpec`."""
-
-    @property
-    def input_size(self) -> tuple[int, int]: ...
-
-    @property
-    def short_side(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,12 @@ class InputSpec:
     Attributes:
         input_size: (height, width) in pixels.
         short_side: Pixels of the short side before cropping, see `models.images.resize`.
+        geometry: How an image becomes the input, see `contracts.inference.manifest.Geometry`.
     """
 
     input_size: tuple[int, int]
     short_side: int
+    geometry: Geometry = "short_side"
 
     @classmethod
     def square(cls, side: int) -> "InputSpec":
@@ -72,7 +75,7 @@ def decode(
     data: bytes | memoryview,
     *,
     network: ImageInput,
-    resize: Resize = "crop",
+    resize: Resize | None = None,
     max_pixels: int,
     keep_pixels: int = 0,
     large: Gate = at_once,
@@ -83,7 +86,8 @@ def decode(
     white. Colors are converted to sRGB.
 
     Args:
-        resize: ``crop`` or ``squash``, see `models.images.resize.fit`.
+        resize: ``crop`` or ``squash``, see `models.images.resize.fit`; None for the network's own
+            way.
         max_pixels: Largest width times height, checked before any pixel is decoded. Pillow's own
             limit of 179 megapixels remains in force above it.
         keep_pixels: Keep the full-size image if it has no more pixels than this and had to be
@@ -94,16 +98,14 @@ def decode(
         InvalidImage: The data is not a complete, readable image in an accepted format.
         ImageTooLarge: The image has more than `max_pixels`.
     """
-    height, width = network.input_size
     with opened(data, max_pixels, large) as (raw, image):
-        reduced = decode_jpeg_reduced(raw, image, network.short_side)
+        reduced = decode_jpeg_reduced(raw, image, _needed_short_side(image, network, resize))
         if reduced is None:
             image.load()
         orientation = _orientation_of(image)
         small = fit(
             interpolable(image) if reduced is None else reduced,
-            target=(width, height),
-            short_side=network.short_side,
+            network=network,
             resize=resize,
             orientation=orientation,
             size=image.size,
@@ -113,6 +115,22 @@ def decode(
         keep = reduced is None and image.width * image.height <= keep_pixels
         full_size = _upright(image, orientation) if keep else None
     return DecodedImage(pixels, upright_width, upright_height, full_size)
+
+
+def _needed_short_side(image: Image.Image, network: ImageInput, resize: Resize | None) -> int:
+    """Pixels of the image's short side that leave the network's input its full resolution."""
+    height, width = network.input_size
+    geometry = geometry_of(network, resize)
+    if geometry == "short_side" or width == height:
+        return network.short_side
+    # Its orientation is not known yet, so both ways are considered.
+    sizes = (image.size, image.size[::-1])
+    scales = (
+        max(wide / size[0], high / size[1])
+        for size in sizes
+        for wide, high in (resized_size(size, network, geometry),)
+    )
+    return math.ceil(max(scales) * min(image.size))
 
 
 def decode_upright(

@@ -7,10 +7,12 @@ so the result equals that of the two-step way.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from PIL import Image
 
 from contracts.inference.inference import Resize
+from contracts.inference.manifest import Geometry
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the source
 Size = tuple[int, int]  # (width, height) in pixels, as Pillow counts
@@ -52,6 +54,19 @@ class Orientation:
         return left, top, right, bottom
 
 
+class ImageInput(Protocol):
+    """Anything that images are prepared for: a catalog network, a version or an `InputSpec`."""
+
+    @property
+    def input_size(self) -> tuple[int, int]: ...
+
+    @property
+    def short_side(self) -> int: ...
+
+    @property
+    def geometry(self) -> Geometry: ...
+
+
 UPRIGHT = Orientation(None)
 # The eight values of EXIF tag 274.
 ORIENTATIONS: dict[int, Orientation] = {
@@ -66,21 +81,57 @@ ORIENTATIONS: dict[int, Orientation] = {
 }
 
 
-def crop_box(size: Size, target: Size, short_side: int) -> Box:
-    """The part of an image kept by "resize the short side, then crop the centre".
+def geometry_of(network: ImageInput, resize: Resize | None) -> Geometry:
+    """How an image becomes the network's input: as in its training, unless a client asks."""
+    if resize is None or (resize == "crop" and network.geometry != "squash"):
+        return network.geometry
+    return "squash" if resize == "squash" else "cover"
+
+
+def default_resize(network: ImageInput) -> Resize:
+    """The `resize` that a request without one means."""
+    return "squash" if network.geometry == "squash" else "crop"
+
+
+def resized_size(size: Size, network: ImageInput, geometry: Geometry) -> Size:
+    """The size to which the whole image is resized, before anything is cropped.
 
     Rounds as torchvision does, whose recipe the published accuracies were measured with.
 
     Args:
         size: Size of the upright image.
-        target: The network's input size.
-        short_side: Length of the short side after resizing, in pixels.
+        network: The input that it is resized for.
+        geometry: As from `geometry_of`.
     """
-    width, height = size
-    short = min(size)
+    (width, height), (target_height, target_width) = size, network.input_size
+    if geometry == "squash":
+        return target_width, target_height
+    if geometry == "cover" and target_width * height > target_height * width:
+        return target_width, max(target_height, height * target_width // width)
+    if geometry == "cover":
+        return max(target_width, width * target_height // height), target_height
     # A target larger than the resized image would need padding; the catalog has none.
-    wide = max(target[0], short_side * width // short)
-    high = max(target[1], short_side * height // short)
+    short = min(size)
+    return (
+        max(target_width, network.short_side * width // short),
+        max(target_height, network.short_side * height // short),
+    )
+
+
+def visible_box(size: Size, network: ImageInput, resize: Resize | None) -> Box:
+    """The part of an upright image that a network sees; arguments as for `fit`.
+
+    Args:
+        size: Size of the upright image.
+        network: The input that it is resized for.
+        resize: What the client asked for; None for the network's own way.
+    """
+    geometry = geometry_of(network, resize)
+    width, height = size
+    if geometry == "squash":
+        return 0.0, 0.0, float(width), float(height)
+    target = network.input_size[::-1]
+    wide, high = resized_size(size, network, geometry)
     left = round((wide - target[0]) / 2)
     top = round((high - target[1]) / 2)
     across, down = width / wide, height / high
@@ -96,19 +147,11 @@ def within(size: Size, longest_side: int) -> Size:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def visible_box(size: Size, target: Size, short_side: int, resize: Resize) -> Box:
-    """The part of an upright image that a network sees; arguments as for `fit`."""
-    if resize == "crop":
-        return crop_box(size, target, short_side)
-    return 0.0, 0.0, float(size[0]), float(size[1])
-
-
 def fit(
     image: Image.Image,
     *,
-    target: Size,
-    short_side: int,
-    resize: Resize,
+    network: ImageInput,
+    resize: Resize | None,
     orientation: Orientation,
     size: Size | None = None,
 ) -> Image.Image:
@@ -119,13 +162,14 @@ def fit(
 
     Args:
         image: In any mode that Pillow interpolates in: not ``1`` and not ``P``.
-        target: (width, height) of the result.
-        short_side: For ``crop``, see `crop_box`.
-        resize: ``crop`` keeps the aspect ratio, ``squash`` keeps all of the image.
+        network: The input that it is resized for.
+        resize: ``crop`` keeps the aspect ratio, ``squash`` keeps all of the image; None for the
+            network's own way.
         size: Size of the stored image, if `image` is a reduced copy of it.
     """
     size = size or image.size
-    box = visible_box(orientation.upright_size(size), target, short_side, resize)
+    box = visible_box(orientation.upright_size(size), network, resize)
+    target = network.input_size[::-1]
     # Turning after the resize moves 50 thousand pixels instead of 50 million.
     stored = _reduced(orientation.stored_box(box, size), size, image.size)
     small = image.resize(orientation.upright_size(target), Image.Resampling.BILINEAR, box=stored)

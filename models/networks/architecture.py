@@ -34,7 +34,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vgg19": Architecture(partial(vgg, "vgg19"), "block5_pool"),
     # For images as small as 32 x 32, as trained on CIFAR-10.
     "vgg19_bn": Architecture(
-        partial(vgg, "vgg19", batch_norm=True, weight_decay=5e-4), "block5_pool"
+        partial(vgg, "vgg19", batch_norm=True, weight_decay=5e-4), "block5_conv4_relu"
     ),
     "face_embedder": Architecture(face_embedder, EMBEDDING),
     "cnn_mnist": Architecture(partial(cnn, "cnn_mnist"), "pool2"),

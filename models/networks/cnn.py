@@ -1,8 +1,8 @@
 """Small networks of classic tutorials, one row each: convolutions and pools, then dense layers.
 
-Layers are named as in those tutorials: `conv1`, `pool1`, `fc1`, ... and `predictions`. A dropout of
-0.8 in a TensorFlow 1 tutorial is the fraction that is *kept*; the rows contain the fraction that is
-dropped, as in Keras.
+Layers are named as in those tutorials: `conv1`, `pool1`, `fc1`, ... and `predictions`. TensorFlow 1
+asked for the fraction that dropout *keeps*; the rows contain the fraction that is dropped, as in
+Keras.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,11 @@ class Plan:
         dense: Units of the dense layers between the last pool and the output.
         input_size: Default (height, width) of the input in pixels.
         pool_dropout: Rate after each pool.
-        dense_dropout: Rate after the first dense layer.
+        dense_dropout: Rate after each of the first dense layers.
         stddev: Standard deviation of the truncated normal for initial kernels; None for Glorot's
             uniform distribution.
+        dense_bias: Initial bias of the dense layers; that of convolutions is 0.
+        output: Activation of the output layer: ``sigmoid`` gives each class one of its own.
     """
 
     blocks: tuple[tuple[int, ...], ...]
@@ -35,13 +37,20 @@ class Plan:
     dense: tuple[int, ...]
     input_size: tuple[int, int]
     pool_dropout: float = 0.0
-    dense_dropout: float = 0.0
+    dense_dropout: tuple[float, ...] = ()
     stddev: float | None = None
+    dense_bias: float = 0.0
+    output: Literal["softmax", "sigmoid"] = "softmax"
 
 
 PLANS: dict[str, Plan] = {
     "cnn_mnist": Plan(
-        ((32,), (64,)), 5, "same", (1024, 256, 50), input_size=(28, 28), dense_dropout=0.5
+        ((32,), (64,)),
+        5,
+        "same",
+        (1024, 256, 50),
+        input_size=(28, 28),
+        dense_dropout=(0.5, 0.5, 0.5),
     ),
     "cnn_small": Plan(((64,), (64,)), 3, "valid", (128,), input_size=(28, 28)),
     "cnn_small_wide": Plan(((64,), (128,)), 3, "valid", (128,), input_size=(32, 32)),
@@ -51,11 +60,20 @@ PLANS: dict[str, Plan] = {
         "same",
         (512,),
         input_size=(64, 64),
-        pool_dropout=0.2,
-        dense_dropout=0.5,
+        pool_dropout=0.8,
+        dense_dropout=(0.5,),
         stddev=0.1,
+        dense_bias=1.0,
     ),
-    "cnn_face": Plan(((32,), (64,), (128,)), 5, "same", (8192, 1024, 128, 60), input_size=(70, 50)),
+    "cnn_face": Plan(
+        ((32,), (64,), (128,)),
+        5,
+        "valid",
+        (8192, 1024, 128, 60),
+        input_size=(70, 50),
+        dense_dropout=(0.5, 0.5, 0.5),
+        output="sigmoid",
+    ),
 }
 
 
@@ -78,6 +96,7 @@ def cnn(
     input_shape: tuple[int, int, int] | None = None,
     classes: int = 10,
     include_top: bool = True,
+    pool_dropout: float | None = None,
 ) -> keras.Model:
     """Build a network of the table with random weights.
 
@@ -85,8 +104,9 @@ def cnn(
         name: A row of `PLANS`.
         input_shape: (height, width, channels) of the input, 3 channels for color and 1 for
             grey; by default the tutorial's size in color.
-        classes: Size of the softmax, at least 2.
+        classes: Size of the output, at least 2.
         include_top: Whether the dense layers follow the last pool.
+        pool_dropout: Rate after each pool; None for the tutorial's.
 
     Returns:
         float32 (n, height, width, channels) to probabilities (n, classes), or to the last maps.
@@ -99,39 +119,40 @@ def cnn(
     shape = input_shape or (*plan.input_size, 3)
     _check(name, plan, shape[:2], classes)
     x = image = keras.Input(shape, name="image")
-    x = _convolutions(plan, x)
+    x = _convolutions(plan, x, plan.pool_dropout if pool_dropout is None else pool_dropout)
     if include_top:
         x = layers.Flatten(name="flatten")(x)
+        start = _start(plan, plan.dense_bias)
         for number, units in enumerate(plan.dense, 1):
-            x = layers.Dense(units, "relu", name=f"fc{number}", **_start(plan))(x)
-            if number == 1 and plan.dense_dropout:
-                x = layers.Dropout(plan.dense_dropout, name="drop_fc1")(x)
-        x = layers.Dense(classes, "softmax", name="predictions", **_start(plan))(x)
+            x = layers.Dense(units, "relu", name=f"fc{number}", **start)(x)
+            if number <= len(plan.dense_dropout):
+                x = layers.Dropout(plan.dense_dropout[number - 1], name=f"drop_fc{number}")(x)
+        x = layers.Dense(classes, plan.output, name="predictions", **start)(x)
     return keras.Model(image, x, name=name)
 
 
-def _convolutions(plan: Plan, x: keras.KerasTensor) -> keras.KerasTensor:
+def _convolutions(plan: Plan, x: keras.KerasTensor, pool_dropout: float) -> keras.KerasTensor:
     number = 0
     for block, filters in enumerate(plan.blocks, 1):
         for count in filters:
             number += 1
             x = layers.Conv2D(
                 count, plan.kernel, padding=plan.padding, activation="relu",
-                name=f"conv{number}", **_start(plan),
+                name=f"conv{number}", **_start(plan, 0.0),
             )(x)  # fmt: skip
         x = layers.MaxPooling2D(name=f"pool{block}")(x)
-        if plan.pool_dropout:
-            x = layers.Dropout(plan.pool_dropout, name=f"drop_pool{block}")(x)
+        if pool_dropout:
+            x = layers.Dropout(pool_dropout, name=f"drop_pool{block}")(x)
     return x
 
 
-def _start(plan: Plan) -> dict[str, keras.initializers.Initializer]:
+def _start(plan: Plan, bias: float) -> dict[str, keras.initializers.Initializer]:
     """Initializers: those of the TensorFlow 1 tutorials, or Keras's defaults."""
     if plan.stddev is None:
         return {}
     return {
         "kernel_initializer": keras.initializers.TruncatedNormal(stddev=plan.stddev),
-        "bias_initializer": keras.initializers.Constant(plan.stddev),
+        "bias_initializer": keras.initializers.Constant(bias),
     }
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from models.catalog import Preprocessing
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow
 BGR_MEANS = (103.939, 116.779, 123.68)  # of ImageNet, over 0..255, as in the first Caffe networks
 FACE_MEANS = (122.782, 117.001, 104.298)  # red, green, blue over 0..255, as in dlib
 
@@ -51,4 +51,4 @@ def preprocess(kind: Preprocessing, images: Any) -> Any:
 def prepare(kind: Preprocessing, images: Any, channels: int) -> Any:
     """Like `preprocess`, but converted to grey for a network with one input channel."""
     x = preprocess(kind, images)
-    return x if channels == 3 else tf.reduce_sum(x * _LUMA, axis=-1, keepdims=True)
+    return x if channels == 3 else tf.reduce_sum(x * LUMA, axis=-1, keepdims=True)

@@ -26,10 +26,11 @@ def vgg(
         name: ``vgg16`` or ``vgg19``.
         input_shape: (height, width, 3) of the preprocessed input; must be known for the top.
         classes: Size of the softmax.
-        include_top: Whether ``fc1``, ``fc2`` and ``predictions`` follow ``block5_pool``.
+        include_top: Whether ``fc1``, ``fc2`` and ``predictions`` follow.
         batch_norm: Whether each layer is normalized before its ReLU, as in later work; then
-            kernels are initialized as by He et al., and a dropout of 0.5 follows ``fc1`` and
-            ``fc2``.
+            kernels are initialized as by He et al., a dropout of 0.5 follows ``fc1`` and ``fc2``,
+            and the top, which is normalized as well, follows the last convolution without a pool,
+            for images as small as CIFAR-10's.
         weight_decay: Factor of the L2 penalty on every kernel.
 
     Returns:
@@ -41,14 +42,15 @@ def vgg(
         for number in range(1, depth + 1):
             layer = f"block{block}_conv{number}"
             x = style.activated(layers.Conv2D, x, channels, layer, kernel_size=3, padding="same")
-        x = layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
+        if block < len(_CHANNELS) or not batch_norm:
+            x = layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
     if include_top:
         x = layers.Flatten(name="flatten")(x)
         for layer in ("fc1", "fc2"):
             x = style.activated(layers.Dense, x, 4096, layer)
             if batch_norm:
                 x = layers.Dropout(0.5, name=f"{layer}_dropout")(x)
-        x = layers.Dense(classes, activation="softmax", name="predictions", **style.kernels())(x)
+        x = style.predictions(x, classes)
     return keras.Model(image, x, name=f"{name}_bn" if batch_norm else name)
 
 
@@ -69,6 +71,14 @@ class _Style:
         x = kind(width, name=name, **options)(x)
         x = layers.BatchNormalization(name=f"{name}_bn")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
+
+    def predictions(self, x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
+        """The output layer."""
+        if not self.batch_norm:
+            return layers.Dense(classes, "softmax", name="predictions", **self.kernels())(x)
+        x = layers.Dense(classes, name="logits", **self.kernels())(x)
+        x = layers.BatchNormalization(name="logits_bn")(x)
+        return layers.Softmax(name="predictions")(x)
 
     def kernels(self) -> dict[str, Any]:
         start = "he_normal" if self.batch_norm else "glorot_uniform"

@@ -1,4 +1,4 @@
-"""Converts a version to ONNX or TFLite on request, once, in a child process.
+"""Converts a version to ONNX, TFLite or HDF5 on request, once, in a child process.
 
 A conversion may take gigabytes and, for a large network, more than the machine has. In a child
 process with a memory limit and a deadline it can fail without taking the worker with it. The
@@ -8,15 +8,17 @@ result is stored in `derived/`.
 import logging
 import subprocess
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from contracts.errors import DeadlineExceeded, Unavailable, ValidationFailed
+from contracts.inference.manifest import Manifest
 from models.processes import child_environment, module_command
 from models.store.manifest import DERIVED
 from models.store.staging import flush_entries
 from models.store.store import Store
 
-DerivedFormat = Literal["onnx", "tflite"]
+DerivedFormat = Literal["onnx", "tflite", "keras_h5", "weights_h5"]
+DERIVED_FORMATS: tuple[DerivedFormat, ...] = get_args(DerivedFormat)
 
 GIB = 1024**3
 _LOG = logging.getLogger(__name__)
@@ -29,6 +31,19 @@ def derived_path(store: Store, model: str, version: int, kind: DerivedFormat) ->
         VersionNotFound: The model has no such version.
     """
     return store.path(model, version) / DERIVED / f"model.{kind}"
+
+
+def check_convertible(manifest: Manifest, kind: DerivedFormat) -> None:
+    """Check that a version has what a format needs.
+
+    Raises:
+        ValidationFailed: It has no classifier, which ONNX and TFLite files are made of.
+    """
+    if kind in {"onnx", "tflite"} and "serve" not in manifest.endpoints:
+        raise ValidationFailed(
+            f"'{manifest.model}' version {manifest.version} is a base without a classifier; "
+            "download it as saved_model or keras."
+        )
 
 
 def convert(
@@ -54,11 +69,7 @@ def convert(
         Unavailable: The conversion failed; the log says why.
     """
     path = derived_path(store, model, version, kind)
-    if "serve" not in store.manifest(model, version).endpoints:
-        raise ValidationFailed(
-            f"'{model}' version {version} is a base without a classifier; "
-            "download it as saved_model or keras."
-        )
+    check_convertible(store.manifest(model, version), kind)
     if path.is_file():
         return path
     with store.lock(f"convert-{model}-{version}-{kind}", timeout=timeout):

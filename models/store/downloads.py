@@ -14,12 +14,20 @@ from pathlib import Path
 from typing import Literal
 
 from contracts.errors import NotFound
-from models.store.derived import derived_path
+from models.store.derived import DerivedFormat, derived_path
 from models.store.labels import LABELS
 from models.store.store import Store
 
-DownloadFormat = Literal["saved_model", "keras", "tflite", "onnx", "labels"]
+DownloadFormat = Literal[
+    "saved_model", "keras", "keras_h5", "weights_h5", "architecture", "tflite", "onnx", "labels"
+]
 
+_ENDINGS: dict[DerivedFormat, str] = {
+    "tflite": ".tflite",
+    "onnx": ".onnx",
+    "keras_h5": ".h5",
+    "weights_h5": ".weights.h5",
+}
 _CHUNK = 1024 * 1024
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same version gives the same bytes
 
@@ -66,11 +74,27 @@ def download(store: Store, model: str, version: int, kind: DownloadFormat) -> Do
             return _file(folder / "model.keras", f"{name}.keras", "application/octet-stream")
         case "labels":
             return _file(folder / LABELS, f"{name}-labels.json", "application/json")
-        case "tflite" | "onnx":
+        case "architecture":
+            return _architecture(folder / "model.keras", f"{name}.json")
+        case "tflite" | "onnx" | "keras_h5" | "weights_h5":
             path = derived_path(store, model, version, kind)
             if not path.is_file():
                 raise NotFound(f"'{model}' version {version} has not been converted to {kind}.")
-            return _file(path, f"{name}.{kind}", "application/octet-stream")
+            return _file(path, f"{name}{_ENDINGS[kind]}", "application/octet-stream")
+
+
+def _architecture(path: Path, filename: str) -> Download:
+    """The layers and their connections, as `keras.Model.to_json` gives them."""
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read("config.json")
+    fingerprint = _fingerprint(filename, [(path.name, path.stat())])
+    return Download(
+        filename,
+        "application/json",
+        len(content),
+        fingerprint,
+        lambda start: iter((content[start:],)),
+    )
 
 
 def _file(path: Path, filename: str, media_type: str) -> Download:

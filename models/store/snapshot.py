@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from contracts.errors import VersionNotFound
-from contracts.inference.manifest import Manifest
+from contracts.inference.manifest import Geometry, Manifest
 from models.store.labels import Label, read_labels
 from models.store.store import Store
 
@@ -42,6 +42,11 @@ class ServedVersion:
     def short_side(self) -> int:
         """See `models.catalog.Network`."""
         return self.manifest.short_side
+
+    @property
+    def geometry(self) -> Geometry:
+        """See `models.catalog.Network`."""
+        return self.manifest.geometry
 
 
 @dataclass(frozen=True, slots=True)

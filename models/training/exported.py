@@ -16,7 +16,8 @@ from contracts.queue.messages import Pixels
 from models.datasets.dataset import Example
 from models.export.endpoints import OUTPUTS
 from models.export.saved_model import SAVED_MODEL
-from models.images.decode import ImageInput, decode
+from models.images.decode import decode
+from models.images.resize import ImageInput
 from models.serving.reference import EXPLAINED, VECTORS, Reference, top_classes
 
 

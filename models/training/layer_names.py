@@ -38,7 +38,7 @@ def _vgg(depths: Sequence[int]) -> Iterator[str]:
 
 
 def _vgg_bn(depths: Sequence[int]) -> Iterator[str]:
-    for name in _vgg(depths):
+    for name in tuple(_vgg(depths))[:-1]:  # it has no last pool
         yield name
         if "conv" in name:
             yield from (f"{name}_bn", f"{name}_relu")

@@ -34,6 +34,7 @@ class _NetworkShape:
         weights: Number of weights below the classifier.
         activations: Number of activations that training keeps, per input pixel.
         top: Units of its own dense layers; None if it ends in a convolution or a pooling.
+        valid: Pixels that the convolutions before each 2x2 pool cut off; empty with padding.
     """
 
     size: tuple[int, int]
@@ -42,6 +43,7 @@ class _NetworkShape:
     weights: int
     activations: int
     top: tuple[int, ...] | None = None
+    valid: tuple[int, ...] = ()
 
 
 _SHAPES: dict[TrainableNetwork, _NetworkShape] = {
@@ -49,11 +51,13 @@ _SHAPES: dict[TrainableNetwork, _NetworkShape] = {
     "squeezenet": _NetworkShape((227, 227), 16, 512, 720_000, 80),
     "vgg16": _NetworkShape((224, 224), 32, 512, 14_700_000, 300, (4096, 4096)),
     "vgg19": _NetworkShape((224, 224), 32, 512, 20_000_000, 340, (4096, 4096)),
-    "vgg19_bn": _NetworkShape((32, 32), 32, 512, 20_000_000, 900, (4096, 4096)),
-    "cnn_mnist": _NetworkShape((28, 28), 4, 64, 60_000, 120, (1024,)),
-    "cnn_small": _NetworkShape((28, 28), 4, 64, 60_000, 120, (512,)),
+    "vgg19_bn": _NetworkShape((32, 32), 16, 512, 20_000_000, 900, (4096, 4096)),
+    "cnn_mnist": _NetworkShape((28, 28), 4, 64, 60_000, 120, (1024, 256, 50)),
+    "cnn_small": _NetworkShape((28, 28), 4, 128, 80_000, 160, (128,), valid=(2, 2)),
     "cnn_pets": _NetworkShape((64, 64), 4, 64, 60_000, 160, (512,)),
-    "cnn_face": _NetworkShape((70, 50), 8, 64, 100_000, 160, (512,)),
+    "cnn_face": _NetworkShape(
+        (70, 50), 8, 128, 260_000, 160, (8192, 1024, 128, 60), valid=(4, 4, 4)
+    ),
 }
 
 
@@ -84,7 +88,7 @@ def estimate(request: TrainingRequest, classes: int) -> Estimate:
     """
     shape, size = _SHAPES[request.network], request.image_size
     height, width = shape.size if size is None else (size, size) if isinstance(size, int) else size
-    positions = -(-height // shape.stride) * -(-width // shape.stride)
+    positions = _positions(shape, height) * _positions(shape, width)
     head = _head_weights(request, shape, positions, classes)
     trains_base = request.strategy != "feature_extraction"
     weights = _FLOAT_BYTES * (_COPIES * head + 2 * shape.weights)
@@ -94,6 +98,15 @@ def estimate(request: TrainingRequest, classes: int) -> Estimate:
     # Training keeps every feature map and its gradient; a frozen base keeps two maps at a time.
     training = 2 * request.batch_size * pixels if trains_base else 0
     return Estimate(weights, max(training, _FROZEN_BATCH * pixels // 2))
+
+
+def _positions(shape: _NetworkShape, side: int) -> int:
+    """Positions of the last feature maps along a side of the input."""
+    if not shape.valid:
+        return -(-side // shape.stride)
+    for cut in shape.valid:
+        side = (side - cut) // 2
+    return max(1, side)
 
 
 def _head_weights(

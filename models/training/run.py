@@ -303,7 +303,7 @@ class _Run:
         held_out = trained.evaluations[held_out_split(trained)].examples
         compared = [held_out[index] for index in evenly_spaced(len(held_out), COMPARED_IMAGES)]
         height, width = trained.model.inputs[0].shape[1:3]
-        spec = InputSpec((height, width), trained.blueprint.short_side)
+        spec = InputSpec((height, width), trained.blueprint.short_side, trained.blueprint.geometry)
         samples = self.settings.home / "samples"
         try:
             return export_version(

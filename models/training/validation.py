@@ -7,6 +7,7 @@ change. The API and the command line call them on a request, and the trainer cal
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from contracts.errors import ValidationFailed
 from contracts.training.trainings import TrainableNetwork, TrainingRequest
@@ -19,7 +20,7 @@ MIN_IMAGE_SIDES: dict[TrainableNetwork, int] = {
     "squeezenet": 31,
     "vgg16": 32,
     "vgg19": 32,
-    "vgg19_bn": 32,
+    "cnn_face": 36,
 }
 """Smallest input side in pixels; the other networks accept every size that a request may name."""
 
@@ -93,6 +94,36 @@ def check_filters_layer(request: TrainingRequest) -> None:
     )
 
 
+def select_classes(dataset: Dataset, classes: Collection[str] | None) -> Dataset:
+    """The part of a dataset that has these classes; all of it for None.
+
+    Raises:
+        ValidationFailed: The dataset has no class of that name.
+    """
+    if classes is None:
+        return dataset
+    check_selected_classes(classes, dataset.classes)
+    return replace(
+        dataset,
+        classes=tuple(name for name in dataset.classes if name in classes),
+        examples=tuple(example for example in dataset.examples if example.label in classes),
+    )
+
+
+def check_selected_classes(selected: Collection[str] | None, classes: Sequence[str]) -> None:
+    """Check that a dataset has all classes that a request selects.
+
+    Raises:
+        ValidationFailed: It has not.
+    """
+    unknown = [name for name in selected or () if name not in classes]
+    if unknown:
+        raise ValidationFailed(
+            f"classes: the dataset has no class '{unknown[0][:64]}'."
+            f"{suggestion(unknown[0], classes)} Its classes: {', '.join(classes[:20])}."
+        )
+
+
 def check_dataset(request: TrainingRequest, dataset: Dataset) -> None:
     """Check that a request and a dataset fit together.
 
@@ -145,16 +176,23 @@ def check_class_options(request: TrainingRequest, classes: Collection[str]) -> N
             )
 
 
-def layer_index(layers: Sequence[str], name: str) -> int:
+def layer_index(layers: Sequence[str], name: str | int) -> int:
     """The index of a layer, or of the first layer of a block such as ``block5`` or ``fire9``.
 
     Args:
         layers: Names of the base's layers, in order from the input.
-        name: A layer or a block.
+        name: A layer or a block, or the index itself.
 
     Raises:
         ValidationFailed: There is no such layer or block.
     """
+    if isinstance(name, int):
+        if name < len(layers):
+            return name
+        raise ValidationFailed(
+            f"unfreeze_from: the base has {len(layers)} layers, so at most {len(layers) - 1} can "
+            'stay frozen; to train none of them, send "strategy": "feature_extraction".'
+        )
     if name in layers:
         return layers.index(name)
     blocks = _blocks(layers)

@@ -82,7 +82,9 @@ RULES: tuple[Rule, ...] = (
     ("GET", "/v2/models/*", ANY),
     *PLANNED_RULES,
 )
-_TRAIN_KINDS: frozenset[JobKind] = frozenset({"training", "dataset_import", "quantize"})
+_TRAIN_KINDS: frozenset[JobKind] = frozenset(
+    {"training", "dataset_import", "dataset_video", "quantize"}
+)
 _FACE_KINDS: frozenset[JobKind] = frozenset({"enrollment", "calibration"})
 
 

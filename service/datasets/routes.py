@@ -9,12 +9,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.jobs import Job
+from contracts.names import composed
 from contracts.pages import Page, PageCursor, PageLimit
 from contracts.training.datasets import DATASET_ID, DatasetFile, DatasetInfo, FileStatus
 from models.datasets.layout import MAX_LABEL_LENGTH
 from service.auth import audit
-from service.datasets import upload
+from service.datasets import upload, video
 from service.datasets.upload import AddQuery, CreateQuery
+from service.datasets.video import VideoQuery
 from service.dependencies import ServicesDep
 from service.http import examples
 from service.http.body import JSON_TYPE
@@ -223,6 +225,53 @@ async def add_images(
     return JSONResponse(body, 201)
 
 
+@router.post(
+    "/{dataset_id}/videos",
+    operation_id="add_video_frames",
+    summary="Add frames of a video to a class",
+    status_code=202,
+    response_model=Job,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {FORM_TYPE: {"schema": examples.VIDEO_FORM}},
+        }
+    },
+    responses={
+        202: {
+            **examples.json_response(
+                "The job; its result says how many images were added.",
+                examples.JOB | {"kind": "dataset_video"},
+            ),
+            "headers": LOCATION,
+        },
+        **_MISSING,
+        **problem_responses(
+            *("bad_request", "idempotency_conflict", "payload_too_large"),
+            *("unsupported_media_type", "model_not_ready", "queue_full", "deadline_exceeded"),
+        ),
+    },
+)
+async def add_video_frames(
+    *,
+    request: Request,
+    dataset_id: DatasetId,
+    query: Annotated[VideoQuery, Query()],
+    key: CreateKeyHeader = None,
+    deadline: DeadlineDep,
+    services: ServicesDep,
+) -> JSONResponse:
+    """Send a video, as the field `video`; a job takes images from it and adds them to a class.
+
+    The images are added together at the end, or none of them. The job's `result` has the dataset,
+    the number of images `added`, and the `frames` that were `read` and `left_out` by reason.
+    """
+    job = await video.submit(
+        request, dataset_id, query, key=key, deadline=deadline, services=services
+    )
+    return job_response(job)
+
+
 @router.get(
     "/{dataset_id}/files",
     operation_id="list_files",
@@ -242,7 +291,7 @@ async def list_files(
     return await run_in_threadpool(
         services.datasets.rows.files,
         dataset_id,
-        label=query.label,
+        label=None if query.label is None else composed(query.label),
         status=query.status,
         limit=query.limit,
         cursor=query.cursor,

@@ -1,29 +1,43 @@
 """The datasets of one installation: a folder of images and database rows for each.
 
-The folder is the truth. It is placed first; the row follows. If the row cannot be written, the
-folder is removed; if the process dies in between, the next `reconcile` writes the row.
+The folder is the truth. A new one is placed first; the row follows. If the row cannot be written,
+the folder is removed; if the process dies in between, the next `reconcile` writes the row. A change
+of a dataset is published within the transaction that writes its rows, after everything that may
+fail; if the process dies in between, the next change or `reconcile` writes the rows.
 """
 
+import hashlib
+import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from contracts.errors import Conflict, DatasetNotFound, Draining, NotFound, OpsinError, QueueFull
-from contracts.training.datasets import Listing
+from contracts.errors import (
+    Conflict,
+    DatasetNotFound,
+    Draining,
+    NotFound,
+    OpsinError,
+    QueueFull,
+)
+from contracts.training.datasets import DatasetInfo, LastAnswer, Listing
 from database.datasets import DatasetRows
 from database.idempotency import IdempotencyKey
+from models.datasets.addition import NewImages
 from models.datasets.admission import ImportProgress
-from models.datasets.dataset import Split
+from models.datasets.archives.members import Member
+from models.datasets.archives.name_encoding import UNNAMED, Naming
 from models.datasets.splitting import Fractions
-from models.datasets.store import DatasetStore, NewImage
+from models.datasets.store import DatasetStore
 from models.images.gate import Gate, at_once
-from models.locks import LOCK_SECONDS
+from models.locks import LOCK_SECONDS, LockHeldError
 
 log = structlog.get_logger()
 
@@ -87,30 +101,41 @@ class Datasets:
         self._closed.set()
 
     def reconcile(self) -> None:
-        """Remove leftovers of killed processes and make the rows match the folders."""
+        """Remove leftovers of killed processes and make the rows match the folders.
+
+        Only the beginning of each listing is read, unless its rows have to be written.
+        """
         self.store.sweep()
         known, present = self.rows.revisions(), set(self.store.ids())
         for dataset_id in present:
             try:
-                listing = self.store.listing(dataset_id)
-                if known.get(dataset_id, 0) < listing.info.revision:
-                    self.rows.put(listing)
+                if known.get(dataset_id, 0) < self.store.revision(dataset_id):
+                    with self.store.lock(dataset_id, timeout=0):
+                        self._write_missing_rows(dataset_id)
+            except LockHeldError:
+                continue  # its rows are being written
             except (OpsinError, OSError) as error:
                 log.warning("dataset_damaged", dataset=dataset_id, error=str(error))
         for dataset_id in known.keys() - present:
             # Checked again: it may have been created or deleted since.
-            if dataset_id not in self.store.ids():
+            if not self.store.exists(dataset_id):
                 log.warning("dataset_gone", dataset=dataset_id)
                 self._delete_row(dataset_id)
+
+    def _write_missing_rows(self, dataset_id: str) -> None:
+        """Write the rows that are older than the folder, which is locked."""
+        revision = self.store.revision(dataset_id)
+        self.rows.repair(dataset_id, revision, lambda: self.store.listing(dataset_id))
 
     def create(
         self,
         name: str,
-        source: Path | None,
+        source: Path | Iterable[Member] | None,
         fractions: Fractions,
         *,
         progress: ImportProgress,
         idempotency: IdempotencyKey | None = None,
+        naming: Naming = UNNAMED,
     ) -> dict[str, Any]:
         """Create a dataset from an archive or a folder, or an empty one.
 
@@ -120,57 +145,106 @@ class Datasets:
         Raises:
             OpsinError: As `DatasetStore.create`. Nothing is stored.
         """
-        if idempotency and (earlier := self.rows.stored_response(idempotency)):
-            return earlier.body
+        if idempotency and (earlier := self._earlier(idempotency)):
+            return earlier
 
         def check(done: int, path: str) -> None:
             if self._closed.is_set():
                 raise Draining("The service is shutting down. Send it again.", retry_after=5)
             progress(done, path)
 
-        listing = self.store.create(name, source, fractions, progress=check)
+        try:
+            listing = self.store.create(
+                name,
+                source,
+                fractions,
+                progress=check,
+                naming=naming,
+                dataset_id=self._free_id(idempotency) if idempotency else None,
+                answer=partial(_answer, idempotency) if idempotency else None,
+            )
+        except Conflict:
+            if idempotency and (earlier := self._earlier(idempotency)):
+                return earlier
+            raise
         return self._record(listing, idempotency)
 
+    def _earlier(self, idempotency: IdempotencyKey) -> dict[str, Any] | None:
+        """The response to an earlier request with that key, even if its process was killed."""
+        dataset_id = _id_for(idempotency)
+        if self.store.exists(dataset_id):
+            with self.store.lock(dataset_id):
+                self._write_missing_rows(dataset_id)
+        earlier = self.rows.stored_response(idempotency)
+        return None if earlier is None else earlier.body
+
+    def _free_id(self, idempotency: IdempotencyKey) -> str | None:
+        """The id for that key; None if it is taken, which a key may be after a day."""
+        dataset_id = _id_for(idempotency)
+        return None if self.store.exists(dataset_id) else dataset_id
+
     def _record(self, listing: Listing, idempotency: IdempotencyKey | None) -> dict[str, Any]:
+        dataset_id = listing.info.id
         try:
-            earlier = self.rows.put(listing, idempotency=idempotency)
+            with self.store.lock(dataset_id):
+                earlier = self.rows.put(listing, idempotency=idempotency)
         except BaseException:
-            self.store.delete(listing.info.id)
+            self.store.delete(dataset_id)
             raise
-        if earlier is not None:
-            self.store.delete(listing.info.id)
-            return earlier.body
-        return listing.info.model_dump(mode="json")
+        if earlier is None:
+            return listing.info.model_dump(mode="json")
+        # Another request may have found this dataset, and kept its response, before us.
+        if earlier.body.get("id") != dataset_id:
+            self.store.delete(dataset_id)
+            self._delete_row(dataset_id)
+        return earlier.body
 
     def add(
         self,
         dataset_id: str,
-        images: Sequence[NewImage],
-        label: str,
-        split: Split | None,
+        new: NewImages,
         *,
         idempotency: IdempotencyKey | None = None,
+        check: Callable[[], None] = lambda: None,
+        timeout: float = LOCK_SECONDS,
     ) -> dict[str, Any]:
         """Add images to a class; the result says what happened to each.
+
+        Args:
+            check: Called before the addition takes effect; may raise to prevent it.
+            timeout: As for `delete`.
 
         Returns:
             ``{"dataset", "files"}`` as JSON; for a repeated request, the first response.
 
         Raises:
-            OpsinError: As `DatasetStore.add`.
+            OpsinError: As `DatasetStore.addition`. Nothing is stored.
             Conflict: The dataset is in use.
+            LockHeldError: As `delete`.
         """
-        if idempotency and (earlier := self.rows.stored_response(idempotency)):
-            return earlier.body
-        listing, added = self.store.add(
-            dataset_id, images, label, split, check=partial(self._require_unused, dataset_id)
-        )
-        body = {
-            "dataset": listing.info.model_dump(mode="json"),
-            "files": [file.model_dump(mode="json") for file in added],
-        }
-        earlier = self.rows.put(listing, idempotency=idempotency, body=body)
-        return body if earlier is None else earlier.body
+        with self.store.lock(dataset_id, timeout=timeout):
+            self._require_unused(dataset_id)
+            self._write_missing_rows(dataset_id)
+            # Under the lock: two requests with one key never both get past this line.
+            if idempotency and (earlier := self.rows.stored_response(idempotency)):
+                return earlier.body
+            with self.store.addition(dataset_id, new) as addition:
+                body = {
+                    "dataset": addition.info.model_dump(mode="json"),
+                    "files": [file.model_dump(mode="json") for file in addition.files],
+                }
+                now = datetime.now(UTC)
+                addition.stage(idempotency.answer(body, now) if idempotency else None)
+                check()
+                self.rows.change(
+                    addition.info,
+                    addition.before,
+                    addition.changed,
+                    addition.publish,
+                    idempotency=idempotency,
+                    body=body,
+                )
+        return body
 
     def delete(self, dataset_id: str, *, timeout: float = LOCK_SECONDS) -> None:
         """Remove a dataset permanently.
@@ -208,3 +282,13 @@ class Datasets:
         except OpsinError as error:
             # The folder is gone, which is what matters; the next `reconcile` removes the row.
             log.warning("dataset_row_left", dataset=dataset_id, error=error.code)
+
+
+def _id_for(idempotency: IdempotencyKey) -> str:
+    """The id of the dataset that a request makes, so that its repetition finds it."""
+    content = json.dumps([idempotency.scope, idempotency.key, idempotency.digest])
+    return f"ds_{hashlib.sha256(content.encode()).hexdigest()[:24]}"
+
+
+def _answer(idempotency: IdempotencyKey, info: DatasetInfo) -> LastAnswer:
+    return idempotency.answer(info.model_dump(mode="json"), datetime.now(UTC))

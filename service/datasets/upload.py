@@ -8,12 +8,13 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastapi import Request
 from fastapi.concurrency import contextmanager_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from contracts.errors import (
     DeadlineExceeded,
@@ -23,14 +24,16 @@ from contracts.errors import (
     ValidationFailed,
 )
 from contracts.jobs import Job
-from contracts.training.datasets import MAX_NAME_LENGTH, NewDataset, SplitName
+from contracts.names import composed, is_printable
+from contracts.training.datasets import MAX_NAME_LENGTH, LabelSource, NewDataset, SplitName
 from database.idempotency import IdempotencyKey
+from models.datasets.addition import NewImage, NewImages
 from models.datasets.admission import ImportProgress
 from models.datasets.archives.limits import disk_full
+from models.datasets.archives.name_encoding import Naming, checked_encoding
 from models.datasets.import_job import ARCHIVE
 from models.datasets.layout import MAX_LABEL_LENGTH
 from models.datasets.splitting import Fractions
-from models.datasets.store import NewImage
 from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.http.body import JSON_TYPE, content_type_of, declared_length, read_body
@@ -55,6 +58,35 @@ class CreateQuery(BaseModel):
     )
     test: float = Field(0.15, ge=0, le=0.9, description="The fraction of each class for testing.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Each seed gives another split.")
+    name_encoding: str | None = Field(
+        None,
+        max_length=40,
+        description=(
+            "The encoding of file names, and of tables of labels, that do not say it, such as gbk "
+            "or cp932; guessed if omitted."
+        ),
+        examples=["gbk"],
+    )
+
+    labels_from: LabelSource = Field(
+        "folders",
+        description=(
+            "Whether the folders are named after the classes, or the files, as in cat.12.jpg."
+        ),
+    )
+
+    @field_validator("name_encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else checked_encoding(value)
+        except ValidationFailed as error:
+            raise ValueError(error.detail) from None
+
+    def parameters(self) -> dict[str, Any]:
+        """What was asked for; the same as in earlier releases unless newer options are used."""
+        newer = {"labels_from"} if self.labels_from == "folders" else set()
+        return self.model_dump(exclude_none=True, exclude=newer)
 
     @model_validator(mode="after")
     def _leaves_training_images(self) -> "CreateQuery":
@@ -146,15 +178,16 @@ async def add(
         OpsinError: As documented for the route.
         ClientDisconnect: The client hung up.
     """
-    label = _checked_label(query.label)
+    label = checked_label(query.label)
     await run_in_threadpool(services.datasets.rows.get, dataset_id)
     with services.datasets.upload_slot(quota_key(request.scope)):
         async with deadline.enforced():
             uploads = await read_uploads(request, services.settings)
         images = [_image(upload, number) for number, upload in enumerate(uploads, 1)]
         idempotency = _add_idempotency(key, dataset_id, label, query.split, images)
-        return await run_in_threadpool(
-            services.datasets.add, dataset_id, images, label, query.split, idempotency=idempotency
+        add_images = partial(services.datasets.add, idempotency=idempotency, check=deadline.require)
+        return await services.lock_waiting.run(
+            dataset_id, add_images, dataset_id, NewImages(images, label, query.split)
         )
 
 
@@ -233,7 +266,7 @@ async def _create_from(
     if deferred or part.size >= services.settings.dataset_job_bytes:
         return await services.job_queue.submit_work(
             "dataset_import",
-            {"name": name, **query.model_dump()},
+            {"name": name, **query.parameters()},
             inputs={ARCHIVE: path},
             idempotency=(idempotency.key, idempotency.digest) if idempotency else None,
             client=client,
@@ -245,6 +278,7 @@ async def _create_from(
         _fractions(query),
         progress=_deadline_check(deadline),
         idempotency=idempotency,
+        naming=Naming(query.name_encoding, query.labels_from),
     )
 
 
@@ -283,20 +317,25 @@ def _name_of(form: Form) -> str:
 
 
 def _checked_name(name: str) -> str:
-    stripped = name.strip()
-    if not stripped or len(stripped) > MAX_NAME_LENGTH or not stripped.isprintable():
+    stripped = composed(name).strip()
+    if len(stripped) > MAX_NAME_LENGTH or not is_printable(stripped):
         raise ValidationFailed("A dataset's name has 1 to 100 printable characters.")
     return stripped
 
 
-def _checked_label(label: str) -> str:
-    if label != label.strip() or not label.isprintable() or set("/\\") & set(label):
+def checked_label(label: str) -> str:
+    """The name of a class as it is stored.
+
+    Raises:
+        ValidationFailed: It cannot be one.
+    """
+    if label != label.strip() or not is_printable(label) or set("/\\") & set(label):
         raise ValidationFailed(
             "A label is printable and has no slashes and no spaces at its start or end."
         )
     if label.startswith("."):
         raise ValidationFailed("A label does not begin with a dot.")
-    return label
+    return composed(label)
 
 
 def _image(upload: Upload, number: int) -> NewImage:
@@ -310,7 +349,7 @@ def _create_idempotency(
 ) -> IdempotencyKey | None:
     if key is None:
         return None
-    content = json.dumps([name, query.model_dump(), sha256])
+    content = json.dumps([name, query.parameters(), sha256])
     return IdempotencyKey(key, "dataset", hashlib.sha256(content.encode()).hexdigest())
 
 

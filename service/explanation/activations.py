@@ -156,7 +156,7 @@ class ActivationsHandler:
             self.services.decoder,
             [upload],
             network=network,
-            resize="crop",
+            resize=None,
             deadline=self.deadline,
         )
         if isinstance(decoded.image, OpsinError):

@@ -17,6 +17,7 @@ from contracts.queue.explain_messages import operation_of
 from contracts.queue.messages import TOP_CLASS
 from contracts.queue.redis_keys import QueueName
 from models.explain.heatmap_request import HeatmapJobRequest, input_file_name
+from models.images.resize import default_resize
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_face_scope
 from service.auth.principal import quota_key
@@ -168,7 +169,7 @@ class HeatmapHandler:
             version=version,
             question=self.options.question,
             classes=list(self.options.classes),
-            resize=self.options.resize,
+            resize=self.options.resize or default_resize(network),
             look=self.options.look,
             names=[upload.name for upload in uploads],
         ).model_dump(mode="json")

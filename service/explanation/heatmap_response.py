@@ -40,7 +40,7 @@ class HeatmapOptions:
         model: Its name; None for the first that is ready.
         version: A number or an alias; None for the champion.
         classes: The classes to explain, in order; empty for the most probable one.
-        resize: How an image becomes the network's input.
+        resize: How an image becomes the network's input; None for the version's own way.
         look: How a PNG shows the heatmap.
         media_type: JSON or PNG.
     """
@@ -49,7 +49,7 @@ class HeatmapOptions:
     model: str | None
     version: str | None
     classes: tuple[int, ...]
-    resize: Resize
+    resize: Resize | None
     look: RenderOptions
     media_type: MediaType
 
@@ -187,9 +187,8 @@ class HeatmapWriter:
         return Response(png, media_type=PNG, headers=headers)
 
     def _visible_box(self, image: DecodedImage) -> Box:
-        height, width = self.network.input_size
         size = (image.width, image.height)
-        return visible_box(size, (width, height), self.network.short_side, self.options.resize)
+        return visible_box(size, self.network, self.options.resize)
 
     def _headers(self, outcome: HeatmapOutcome, render_seconds: float) -> dict[str, str]:
         timing = timing_of(self.request, [outcome.decoded], outcome.results)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import ModelNotReady
 from contracts.inference.explanation import FiltersRequest, Layer
-from contracts.inference.heatmap import ActivationsResponse, LayersResponse
+from contracts.inference.heatmap import ActivationsResponse, LayersResponse, LayerTotals
 from contracts.inference.manifest import MODEL_NAME
 from contracts.jobs import Job
 from contracts.queue.explain_messages import ActivationsRequest, Order
@@ -177,4 +177,6 @@ def _layers(store: Store, name: str, version: int | str | None) -> LayersRespons
         raise ModelNotReady(
             f"Version {number} of '{name}' has no list of layers. Publish it again."
         ) from None
-    return LayersResponse(model=name, version=number, items=list(layers))
+    return LayersResponse(
+        model=name, version=number, items=list(layers), totals=LayerTotals.of(layers)
+    )

@@ -109,11 +109,11 @@ class _Zstd:
 
     @property
     def needs_input(self) -> bool:
-        return self._stream.eof or self._stream.needs_input
+        return bool(self._stream.eof or self._stream.needs_input)
 
     @property
     def is_finished(self) -> bool:
-        return self._stream.eof
+        return bool(self._stream.eof)
 
     def decompress(self, data: bytes, limit: int) -> bytes:
         if self._stream.eof:
@@ -121,7 +121,7 @@ class _Zstd:
                 raise CorruptBodyError("data after the end")
             return b""
         try:
-            output = self._stream.decompress(data, limit)
+            output = bytes(self._stream.decompress(data, limit))
         except self._error as error:
             raise CorruptBodyError(str(error)) from None
         if self._stream.unused_data:

@@ -71,6 +71,7 @@ LAYERS: dict[str, Any] = {
         {"name": "conv1", "type": "Conv2D", "output_shape": [113, 113, 64], "explainable": True},
         {"name": "predictions", "type": "Softmax", "output_shape": [1000], "explainable": False},
     ],
+    "totals": {"layers": 2, "parameters": 1235496, "trainable_parameters": 1235496},
 }
 PNG_HEADERS: dict[str, Any] = {
     "Server-Timing": {
@@ -284,6 +285,18 @@ ARCHIVE_FORM: dict[str, Any] = {
             "type": "string",
             "maxLength": 100,
             "description": "The dataset's name; that of the archive if omitted.",
+        },
+    },
+}
+VIDEO_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["video"],
+    "additionalProperties": False,
+    "properties": {
+        "video": {
+            "type": "string",
+            "format": "binary",
+            "description": "mp4, mov, webm or avi.",
         },
     },
 }

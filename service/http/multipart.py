@@ -24,6 +24,7 @@ from contracts.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+from contracts.names import is_printable
 from service.http.body import content_type_of
 from service.http.part_headers import filename_of, options_of
 from service.threads import run_in_threadpool
@@ -347,6 +348,6 @@ def _text(name: str, data: bytes) -> str:
         text = data.decode()
     except UnicodeDecodeError:
         raise ValidationFailed(f"'{name}' is not UTF-8.") from None
-    if not text or not text.isprintable():
+    if not is_printable(text):
         raise ValidationFailed(f"'{name}' is empty or not printable; leave it out.")
     return text

@@ -20,6 +20,7 @@ from contracts.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+from contracts.names import printable_part
 from contracts.settings import Settings
 from service.http.body import JSON_TYPE, content_type_of, read_body
 from service.http.multipart import FORM_TYPE, FieldSpec, MultipartReader, Part
@@ -156,7 +157,7 @@ def display_name(filename: str | None) -> str | None:
     """The last component of a sent file name, printable characters only; None if empty."""
     if filename is None:
         return None
-    printable = "".join(c for c in filename.replace("\\", "/") if c.isprintable())
+    printable = printable_part(filename.replace("\\", "/"))
     return PurePosixPath(printable).name[:_MAX_NAME_LENGTH] or None
 
 

@@ -17,8 +17,9 @@ from typing import Protocol, TypeVar
 
 from contracts.errors import OpsinError, PayloadTooLarge, ValidationFailed
 from contracts.inference.inference import Resize
-from models.images.decode import DecodedImage, ImageInput, decode
+from models.images.decode import DecodedImage, decode
 from models.images.gate import LARGE_PIXELS, Gate, LargeImageError, at_once, refuse_large
+from models.images.resize import ImageInput
 from service.http.deadlines import Deadline
 from service.http.uploads import Upload
 from service.inference.fair_pool import FairPool
@@ -72,7 +73,7 @@ class Decoder:
         data: bytes | memoryview,
         *,
         network: ImageInput,
-        resize: Resize,
+        resize: Resize | None,
         deadline_seconds: float,
         keep_pixels: int = 0,
     ) -> DecodedImage:
@@ -81,7 +82,7 @@ class Decoder:
         Args:
             data: The file, as it was sent.
             network: The network whose input the image becomes.
-            resize: ``crop`` or ``squash``.
+            resize: ``crop`` or ``squash``; None for the network's own way.
             deadline_seconds: How long to wait, from now.
             keep_pixels: See `models.images.decode.decode`.
 
@@ -169,7 +170,7 @@ async def decode_uploads(
     uploads: Sequence[Upload],
     *,
     network: ImageInput,
-    resize: Resize,
+    resize: Resize | None,
     deadline: Deadline,
     keep_pixels: int = 0,
 ) -> list[DecodedUpload]:
@@ -179,7 +180,7 @@ async def decode_uploads(
         decoder: Its threads bound the concurrency.
         uploads: The images, each with its bytes or an error.
         network: The network whose input they become.
-        resize: ``crop`` or ``squash``.
+        resize: ``crop`` or ``squash``; None for the network's own way.
         deadline: The request's.
         keep_pixels: See `models.images.decode.decode`.
 

@@ -22,6 +22,7 @@ from contracts.inference.inference import (
 from contracts.jobs import Job
 from contracts.queue.messages import Reply
 from contracts.queue.redis_keys import QueueName
+from models.images.resize import default_resize
 from models.serving.outputs import OutputReader, vector_of
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_face_scope
@@ -90,14 +91,14 @@ class InferenceParams:
         operation: `classify` or `embed`.
         model: Its name; None for the first that is ready.
         version: A number or an alias; None for the champion.
-        resize: How an image becomes the network's input.
+        resize: How an image becomes the network's input; None for the version's own way.
         top_k: The number of classes to return; unused by an embedding.
     """
 
     operation: VectorOperation
     model: str | None
     version: str | None
-    resize: Resize
+    resize: Resize | None
     top_k: int = 0
 
 
@@ -164,7 +165,7 @@ class InferenceHandler:
                 network.name,
                 version,
                 request={
-                    "resize": self.params.resize,
+                    "resize": self.params.resize or default_resize(network),
                     "top_k": self.params.top_k,
                     "asked": self.params.version,
                     "input_size": network.input_size,

@@ -43,10 +43,10 @@ class ModelQuery(BaseModel):
 class EmbedQuery(ModelQuery):
     """The model, and how an image becomes its input."""
 
-    resize: Resize = Field(
-        "crop",
+    resize: Resize | None = Field(
+        None,
         description="`crop` keeps the proportions and takes the center; `squash` keeps the whole "
-        "image and changes the proportions.",
+        "image and changes the proportions. Default: as in the model's training, mostly `crop`.",
     )
 
 

@@ -169,7 +169,7 @@ class TensorInference:
             self.services.decoder,
             list(encoded.values()),
             network=network,
-            resize="crop",
+            resize=None,
             deadline=self.deadline,
         )
         for index, upload in zip(encoded, decoded, strict=True):

@@ -6,7 +6,7 @@ from contracts.errors import ModelNotReady, ValidationFailed
 from contracts.inference.inference import VectorOperation
 from contracts.inference.manifest import Endpoint, Manifest
 from contracts.inference.registry import ModelInfo
-from models.images.decode import ImageInput
+from models.images.resize import ImageInput
 
 INPUT = "image"
 OPERATIONS: dict[str, VectorOperation] = {"probabilities": "classify", "features": "embed"}

@@ -13,9 +13,9 @@ from typing import Any
 from celery import Celery
 from redis.asyncio import Redis
 
-from contracts.errors import ModelNotReady, NoWorker, ValidationFailed, error_of
+from contracts.errors import ModelNotReady, NoWorker, error_of
 from contracts.queue import redis_keys
-from models.store.derived import DerivedFormat, derived_path
+from models.store.derived import DerivedFormat, check_convertible, derived_path
 from models.store.store import Store
 from service.queue.client import redis_required
 from service.queue.workers import WorkerRegistry
@@ -64,11 +64,7 @@ class ConversionClient:
         """
         path = await run_in_threadpool(derived_path, self._store, model, version, kind)
         manifest = await run_in_threadpool(self._store.manifest, model, version)
-        if "serve" not in manifest.endpoints:
-            raise ValidationFailed(
-                f"'{model}' version {version} is a base without a classifier; "
-                "download it as saved_model or keras."
-            )
+        check_convertible(manifest, kind)
         until = time.monotonic() + seconds
         while not await run_in_threadpool(path.is_file):
             with redis_required():

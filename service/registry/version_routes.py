@@ -9,6 +9,7 @@ from contracts.errors import VersionNotFound
 from contracts.inference.manifest import ALIAS_NAME, MODEL_NAME
 from contracts.inference.registry import AliasRequest, ModelInfo, VersionDetail
 from models.faces.provenance import without_subjects
+from models.store.derived import DERIVED_FORMATS
 from models.store.downloads import DownloadFormat, download
 from service.auth import audit
 from service.auth.principal import principal_of
@@ -41,8 +42,9 @@ class DownloadQuery(BaseModel):
 
     format: DownloadFormat = Field(
         "saved_model",
-        description="`saved_model` (a zip), `keras`, `tflite`, `onnx` or `labels`. The first "
-        "`tflite` or `onnx` of a version is converted during the request.",
+        description="`saved_model` (a zip), `keras`, `keras_h5` (architecture and weights in "
+        "Keras's older format), `weights_h5`, `architecture` (JSON), `tflite`, `onnx` or `labels`. "
+        "`keras_h5`, `weights_h5`, `tflite` and `onnx` are converted during the first request.",
     )
 
 
@@ -198,7 +200,7 @@ async def download_version(
     Retry-After, and a later request finds the file.
     """
     await run_in_threadpool(services.store.resolve, name, version)
-    if query.format in {"tflite", "onnx"}:
+    if query.format in DERIVED_FORMATS:
         seconds = deadline.remaining - _SPARE_SECONDS
         await services.conversions.until_made(name, version, query.format, seconds=seconds)
     file = await run_in_threadpool(download, services.store, name, version, query.format)

@@ -33,6 +33,7 @@ from models.training.validation import (
     check_class_options,
     check_model_name,
     check_network,
+    check_selected_classes,
 )
 from models.weights.catalog import Weights
 from models.weights.required import require_catalog_weights
@@ -175,6 +176,8 @@ def _check_dataset(training: TrainingRequest, rows: DatasetRows, settings: Setti
     if not info.trainable:
         raise NotTrainable(info.reason or "Nothing can be learned from the dataset.")
     check_class_count(len(info.classes))
-    check_class_options(training, info.classes)
-    check_memory(training, len(info.classes), memory_limit(settings.training_memory_mb))
-    require_disk(settings, estimate(training, len(info.classes)).weights)
+    check_selected_classes(training.classes, tuple(info.classes))
+    classes = training.classes or tuple(info.classes)
+    check_class_options(training, classes)
+    check_memory(training, len(classes), memory_limit(settings.training_memory_mb))
+    require_disk(settings, estimate(training, len(classes)).weights)

@@ -1,14 +1,22 @@
 """The rows of datasets: pages, filters, revisions and idempotency."""
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
 
-from contracts.errors import DatasetNotFound, IdempotencyConflict, NotFound, ValidationFailed
+from contracts.errors import (
+    DatasetNotFound,
+    IdempotencyConflict,
+    NotFound,
+    Unavailable,
+    ValidationFailed,
+)
 from contracts.training.datasets import DatasetFile, DatasetInfo, Listing
 from database.datasets import DatasetRows
 from database.idempotency import IdempotencyKey
@@ -174,3 +182,78 @@ def test_other_writers_are_not_blocked_by_a_large_dataset(
         writer.result()
     assert len(rows.files("ds_large", limit=200).items) == 200
     assert max(waits) < 4.5, "nobody was refused, nor nearly"
+
+
+@contextmanager
+def rows_by_transaction(engine: Engine) -> Iterator[list[int]]:
+    """How many rows of files each transaction has written."""
+    counts = [0]
+
+    def begin(_connection: object) -> None:
+        counts.append(0)
+
+    def count(_connection: object, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "INTO data_set_files" in statement or "FROM data_set_files" in statement:
+            if statement.startswith("INSERT"):
+                counts[-1] += len(parameters)
+            elif statement.startswith("DELETE"):
+                counts[-1] += cursor.rowcount
+
+    event.listen(engine, "begin", begin)
+    event.listen(engine, "after_cursor_execute", count)
+    yield counts
+    event.remove(engine, "begin", begin)
+    event.remove(engine, "after_cursor_execute", count)
+
+
+def test_no_transaction_writes_more_than_a_chunk(
+    rows: DatasetRows, engine: Engine, clock: Clock
+) -> None:
+    big = listing("ds_1", clock, files=4500)
+    with rows_by_transaction(engine) as counts:
+        rows.put(big)
+        assert max(counts) == 1000
+        later = listing("ds_1", clock, revision=2, files=4500).info
+        changed = {n: big.files[n].model_copy(update={"label": "c"}) for n in range(3000)}
+        rows.change(later, 1, changed, lambda: None)
+        assert max(counts) <= 2000, "each row is deleted and written again"
+        assert rows.get("ds_1").revision == 2
+        assert len(rows.files("ds_1", label="c", limit=200).items) == 200
+        rows.delete("ds_1")
+        assert max(counts) <= 2000
+    assert rows.revisions() == {}
+
+
+def test_a_dataset_is_hidden_until_its_rows_are_complete(
+    rows: DatasetRows, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise Unavailable("killed", retry_after=1)
+
+    monkeypatch.setattr("database.datasets._sync", stop)
+    with pytest.raises(Unavailable):
+        rows.put(listing("ds_1", clock, files=4500))
+    monkeypatch.undo()
+    assert rows.list().items == []
+    with pytest.raises(DatasetNotFound):
+        rows.get("ds_1")
+    assert rows.revision("ds_1") < 1, "so it is written again"
+    rows.put(listing("ds_1", clock, files=4500))
+    assert rows.get("ds_1").revision == rows.revision("ds_1") == 1
+
+
+def test_a_change_that_is_not_published_is_not_written(rows: DatasetRows, clock: Clock) -> None:
+    first = listing("ds_1", clock, files=3)
+    rows.put(first)
+    key = IdempotencyKey("k", "images", "d")
+
+    def fail() -> None:
+        raise OSError
+
+    changed = {3: first.files[0].model_copy(update={"id": "file_new"})}
+    with pytest.raises(OSError):
+        rows.change(listing("ds_1", clock, revision=2).info, 1, changed, fail, idempotency=key)
+    assert (rows.get("ds_1"), rows.files("ds_1").items) == (first.info, first.files)
+    assert rows.stored_response(key) is None
+    with pytest.raises(Unavailable):
+        rows.change(listing("ds_1", clock, revision=9).info, 8, changed, lambda: None)

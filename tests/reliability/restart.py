@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.conftest import SHARED
 from tests.flow.installation import READY_SECONDS, ROOT, Installation
 from tests.reliability.traffic import Traffic, TrafficReport
 
@@ -57,15 +58,14 @@ class RestartResult:
 
 def installation(folder: Path, fetched: Path) -> Installation:
     """An installation for two API processes and two workers, without a job worker."""
-    weights = os.environ.get("OPSIN_WEIGHTS_DIR")
+    weights = os.environ.get("OPSIN_WEIGHTS_DIR") or str(SHARED / "weights")
     env = {
         "OPSIN_MODELS": "squeezenet",
         "OPSIN_API_PROCESSES": "2",
         "OPSIN_WORKER_THREADS": "1",
         "OPSIN_SHUTDOWN_SECONDS": f"{SHUTDOWN_SECONDS:g}",
+        "OPSIN_WEIGHTS_DIR": weights,
     }
-    if weights:
-        env["OPSIN_WEIGHTS_DIR"] = weights
     store = fetched / "store"
     known = (
         store if (store / "squeezenet").is_dir() else None

@@ -62,8 +62,9 @@ from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRec
 from models.catalog import CATALOG, network_of
 from models.datasets.archives.limits import Limits
 from models.datasets.store import DatasetStore
-from models.images.decode import DecodedImage, ImageInput
+from models.images.decode import DecodedImage
 from models.images.gate import at_once
+from models.images.resize import ImageInput
 from models.store.derived import DerivedFormat
 from models.store.labels import Label
 from models.store.snapshot import ServedVersion

@@ -24,7 +24,9 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     engine = open_engine(settings.database)
     try:
         rows = DatasetRows(engine, lambda: datetime.now(UTC))
-        rows.put(DatasetStore.of(settings).listing(info["id"]))
+        store = DatasetStore.of(settings)
+        with store.lock(info["id"]):
+            rows.put(store.listing(info["id"]))
     finally:
         engine.dispose()
     return info

@@ -16,6 +16,7 @@ Handler = Callable[[Work, Settings], dict[str, Any]]
 KINDS: Mapping[str, str] = {
     "training": "workers.jobs.training:run",
     "dataset_import": "workers.jobs.dataset_import:run",
+    "dataset_video": "workers.jobs.dataset_video:run",
     "filters": "models.explain.filters_job:run",
     "heatmap": "models.explain.heatmap_job:run",
     "activations": "models.explain.activations_job:run",

@@ -2,10 +2,11 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from contracts.errors import InvalidArchive
+from contracts.names import composed
 from models.datasets.archives.limits import Limits
 from models.datasets.archives.members import (
     Member,
@@ -15,9 +16,10 @@ from models.datasets.archives.members import (
     too_large,
     too_many,
 )
+from models.datasets.archives.name_encoding import NameReader
 
 
-def read_folder(root: Path, limits: Limits) -> Iterator[Member]:
+def read_folder(root: Path, limits: Limits, names: NameReader) -> Iterator[Member]:
     """The files of a folder, in the order of their names. Links are reported, not followed.
 
     Raises:
@@ -28,7 +30,11 @@ def read_folder(root: Path, limits: Limits) -> Iterator[Member]:
             "There is no such folder. Name one that contains one folder for each class."
         )
     count = total = 0
-    for member in _walk(root, "", limits):
+
+    def text(raw: bytes) -> str:
+        return names.read_one(raw, lambda: _all_names(root))
+
+    for member in _walk(root, "", limits, text):
         count += 1
         total += member.size
         if count > limits.files:
@@ -42,7 +48,15 @@ def read_folder(root: Path, limits: Limits) -> Iterator[Member]:
         )
 
 
-def _walk(folder: Path, prefix: str, limits: Limits) -> Iterator[Member]:
+def _all_names(root: Path) -> Iterator[bytes]:
+    for _, folders, files in os.walk(os.fsencode(root)):
+        yield from folders
+        yield from files
+
+
+def _walk(
+    folder: Path, prefix: str, limits: Limits, text: Callable[[bytes], str]
+) -> Iterator[Member]:
     if prefix.count("/") > limits.depth:
         raise InvalidArchive(f"Its folders are nested more than {limits.depth} deep.")
     try:
@@ -53,11 +67,10 @@ def _walk(folder: Path, prefix: str, limits: Limits) -> Iterator[Member]:
         yield _faulty(prefix.rstrip("/"), "unreadable", "The folder cannot be read.")
         return
     for entry in entries:
-        # Bytes of a file name that are not valid text become question marks.
-        path = prefix + entry.name.encode("utf-8", "replace").decode()
+        path = prefix + composed(text(os.fsencode(entry.name)))
         is_folder = entry.is_dir(follow_symlinks=False)
         if is_folder and not is_hidden(entry.name):
-            yield from _walk(Path(entry.path), f"{path}/", limits)
+            yield from _walk(Path(entry.path), f"{path}/", limits, text)
         else:
             yield _entry(entry, path, limits)
 

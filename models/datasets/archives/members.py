@@ -13,7 +13,17 @@ from contracts.errors import InvalidArchive
 from models.datasets.archives.limits import Limits
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
-_SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin"})
+# What macOS, Windows, Synology, QNAP, Python and others leave in folders.
+_SYSTEM = frozenset(
+    {
+        *("__macosx", "icon\r", "network trash folder", "temporary items"),
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin"),
+        *("system volume information", "recycler", "found.000", "picasa.ini", "zbthumbnail.info"),
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@synoresource"),
+        *("@tmp", "lost+found", "__pycache__"),
+    }
+)
+_TEMPORARY = ("~$", "._")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,11 @@ class Member:
     fault: tuple[str, str] | None = None
 
 
+def member_of(path: str, data: bytes) -> Member:
+    """A member whose content is in memory."""
+    return Member(path, len(data), lambda limit: data[:limit])
+
+
 def read_nothing(_limit: int) -> bytes:
     """The `read` of a faulty member."""
     return b""
@@ -47,8 +62,8 @@ def checked_name(name: str, limits: Limits) -> str:
     """
     if "\0" in name:
         raise _refused(name, "has a NUL in its name")
-    if "\\" in name:
-        raise _refused(name, "has a backslash in its name; use forward slashes")
+    # Windows programs separate folders by backslashes, whatever the zip format says.
+    name = name.replace("\\", "/")
     if name.startswith("/") or _DRIVE.match(name):
         raise _refused(name, "has an absolute path; pack with relative ones")
     plain = unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode())
@@ -64,7 +79,9 @@ def checked_name(name: str, limits: Limits) -> str:
 
 def is_hidden(path: str) -> bool:
     """Whether a file is hidden or was added by an operating system."""
-    return any(part.startswith(".") or part.lower() in _SYSTEM for part in path.split("/"))
+    return any(
+        part.startswith((".", *_TEMPORARY)) or part.lower() in _SYSTEM for part in path.split("/")
+    )
 
 
 def printable(name: str) -> str:

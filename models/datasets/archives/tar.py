@@ -7,7 +7,7 @@ first: the length of extension headers (which are read into memory as a whole), 
 
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -22,6 +22,7 @@ from models.datasets.archives.members import (
     too_large,
     too_many,
 )
+from models.datasets.archives.name_encoding import UTF_8, NameReader
 
 GZIP = b"\x1f\x8b"
 _BLOCK = 512
@@ -38,6 +39,9 @@ _EXTENSIONS = frozenset(
         tarfile.GNUTYPE_LONGLINK,
     }
 )
+# A label (tar --label), and the list of a folder's files (tar --listed-incremental).
+_NO_FILES = frozenset({b"V", b"D"})
+_CONTINUED = b"M"
 _DAMAGED = "The archive is damaged or truncated. Pack it again and send all of it."
 
 
@@ -128,12 +132,18 @@ class _Metered:
         return data
 
 
-def read_tar(path: Path, limits: Limits) -> Iterator[Member]:
+def read_tar(path: Path, limits: Limits, names: NameReader) -> Iterator[Member]:
     """The files of a tar or a gzipped tar.
 
     Raises:
         InvalidArchive: The archive is damaged, malicious or too large.
     """
+    with _opened(path, limits) as archive:
+        yield from _members(archive, limits, lambda header: _name(header, names, path, limits))
+
+
+@contextmanager
+def _opened(path: Path, limits: Limits) -> Iterator[tarfile.TarFile]:
     with path.open("rb") as file:
         is_gzipped = file.read(2) == GZIP
         file.seek(0)
@@ -141,9 +151,44 @@ def read_tar(path: Path, limits: Limits) -> Iterator[Member]:
         metered = cast(BinaryIO, _Metered(source, path.stat().st_size, limits))
         with (
             _translated_errors(),
-            tarfile.open(fileobj=metered, mode="r|", tarinfo=checked_headers()) as archive,
+            tarfile.open(
+                fileobj=metered,
+                mode="r|",
+                tarinfo=checked_headers(),
+                encoding=UTF_8,
+                errors="surrogateescape",
+            ) as archive,
         ):
-            yield from _members(archive, limits)
+            yield archive
+
+
+def is_tar_header(block: bytes) -> bool:
+    """Whether a block is the header of a tar, of which the oldest have no signature."""
+    try:
+        header = tarfile.TarInfo.frombuf(block, UTF_8, "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return bool(header.name)
+
+
+def _name(header: tarfile.TarInfo, names: NameReader, path: Path, limits: Limits) -> str:
+    if "path" in header.pax_headers:
+        return header.name  # is UTF-8 by definition
+    return names.read_one(_raw_name(header), lambda: _all_names(path, limits))
+
+
+def _all_names(path: Path, limits: Limits) -> Iterator[bytes]:
+    """The names of an archive; it is read once more, as only a few have names of this kind."""
+    with _opened(path, limits) as archive:
+        for count, header in enumerate(archive):
+            vars(archive).update(members=[], pax_headers={})
+            if count >= limits.files:
+                raise too_many(limits)
+            yield _raw_name(header)
+
+
+def _raw_name(header: tarfile.TarInfo) -> bytes:
+    return header.name.encode(UTF_8, "surrogateescape")
 
 
 @contextmanager
@@ -155,7 +200,9 @@ def _translated_errors() -> Iterator[None]:
         raise InvalidArchive(_DAMAGED) from error
 
 
-def _members(archive: tarfile.TarFile, limits: Limits) -> Iterator[Member]:
+def _members(
+    archive: tarfile.TarFile, limits: Limits, name_of: Callable[[tarfile.TarInfo], str]
+) -> Iterator[Member]:
     count = total = 0
     for header in archive:
         # `tarfile` would keep all headers in memory.
@@ -163,8 +210,10 @@ def _members(archive: tarfile.TarFile, limits: Limits) -> Iterator[Member]:
         count += 1
         if count > limits.files:
             raise too_many(limits)
-        name = checked_name(header.name, limits)
-        _check_kind(header)
+        if header.type in _NO_FILES:
+            continue
+        name = checked_name(name_of(header), limits)
+        _check_kind(header, printable(name))
         total += header.size
         if total > limits.total_bytes:
             raise too_large(limits)
@@ -174,12 +223,16 @@ def _members(archive: tarfile.TarFile, limits: Limits) -> Iterator[Member]:
         raise InvalidArchive("The archive is empty. Pack the folders of your classes into it.")
 
 
-def _check_kind(header: tarfile.TarInfo) -> None:
+def _check_kind(header: tarfile.TarInfo, name: str) -> None:
     if header.issparse() or header.type == tarfile.GNUTYPE_SPARSE:
-        raise InvalidArchive(f"'{printable(header.name)}' is a sparse file. Pack without --sparse.")
+        raise InvalidArchive(f"'{name}' is a sparse file. Pack without --sparse.")
+    if header.type == _CONTINUED:
+        raise InvalidArchive(
+            f"'{name}' begins in another part. Put the parts together: pack without --multi-volume."
+        )
     if not (header.isreg() or header.isdir()):
         raise InvalidArchive(
-            f"'{printable(header.name)}' is a link, a device or a pipe. "
+            f"'{name}' is a link, a device or a pipe. "
             "Pack the images themselves, not links to them (tar --dereference)."
         )
 

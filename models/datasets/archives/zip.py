@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from contracts.errors import InvalidArchive
+from models.datasets.archives.arrays import is_arrays, read_arrays
 from models.datasets.archives.limits import Limits
 from models.datasets.archives.members import (
     Member,
@@ -24,11 +25,13 @@ from models.datasets.archives.members import (
     too_large,
     too_many,
 )
+from models.datasets.archives.name_encoding import NameReader
 
 _DIRECTORY_BYTES = 512  # an entry of the directory, with a long name
 _END = b"PK\x05\x06"
 _END_SIZE = 22
 _MAX_COMMENT_BYTES = 65_535
+_DISK_IN_ZIP_64 = 0xFFFF
 _END_64 = b"PK\x06\x06"
 _LOCATOR_64 = b"PK\x06\x07"
 _LOCATOR_64_SIZE = 20
@@ -36,13 +39,21 @@ _ENTRY = b"PK\x01\x02"
 _ENTRY_SIZE = 46
 _LOCAL_SIZE = 30
 _ENCRYPTED = 0x1
+_UTF_8 = 0x800
+_DOS_FOLDER = 0x10
+_FIELD_SIZE = 4  # of the head of an extra field
+_UNICODE_PATH = 0x7075
+_UNICODE_PATH_HEAD = 5
 _UNIX = 3
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error)
+_PART_OF_SEVERAL = (
+    "The zip is one of several parts. Put them together first (zip -s 0 parts.zip --out whole.zip)."
+)
 _DAMAGED = "The zip is damaged or truncated. Pack it again and send all of it."
 
 
-def read_zip(path: Path, limits: Limits) -> Iterator[Member]:
+def read_zip(path: Path, limits: Limits, names: NameReader) -> Iterator[Member]:
     """The files of a zip.
 
     Raises:
@@ -52,11 +63,56 @@ def read_zip(path: Path, limits: Limits) -> Iterator[Member]:
         _check_count(file, limits)
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            _check_entries(entries, archive.start_dir, path.stat().st_size, limits)
-            for entry in entries:
-                name = checked_name(entry.orig_filename, limits)
-                if not entry.is_dir() and name:
+            decoded = _decoded_names(entries, names)
+            _check_entries(entries, decoded, archive.start_dir, path.stat().st_size, limits)
+            if is_arrays(decoded):
+                yield from read_arrays(archive, decoded, limits)
+                return
+            for entry, text in zip(entries, decoded, strict=True):
+                name = checked_name(text, limits)
+                if not _is_folder(entry, text) and name:
                     yield _member(archive, entry, name, limits)
+
+
+def _decoded_names(entries: list[zipfile.ZipInfo], names: NameReader) -> list[str]:
+    """The names of the entries, of which only some say that they are UTF-8."""
+    said: dict[int, str] = {}
+    raw: dict[int, bytes] = {}
+    for place, entry in enumerate(entries):
+        if entry.flag_bits & _UTF_8:
+            said[place] = entry.orig_filename
+            continue
+        # `zipfile` has decoded it so, and each byte is a character of that encoding.
+        stored = entry.orig_filename.encode("cp437")
+        unicode_path = _unicode_path(entry.extra, stored)
+        if unicode_path is None:
+            raw[place] = stored
+        else:
+            said[place] = unicode_path
+    guessed = names.read(set(raw.values()))
+    return [said[at] if at in said else guessed[raw[at]] for at in range(len(entries))]
+
+
+def _unicode_path(extra: bytes, stored: bytes) -> str | None:
+    """The name in UTF-8 that Info-ZIP and 7-Zip keep beside that of the local code page."""
+    while len(extra) >= _FIELD_SIZE:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[_FIELD_SIZE : _FIELD_SIZE + size], extra[_FIELD_SIZE + size :]
+        if kind == _UNICODE_PATH and len(field) > _UNICODE_PATH_HEAD:
+            version, crc = struct.unpack_from("<BL", field)
+            # It belongs to the stored name, which another program may have changed since.
+            if version == 1 and crc == zlib.crc32(stored):
+                try:
+                    return field[_UNICODE_PATH_HEAD:].decode()
+                except UnicodeDecodeError:
+                    return None
+    return None
+
+
+def _is_folder(entry: zipfile.ZipInfo, name: str) -> bool:
+    if name.endswith(("/", "\\")):
+        return True
+    return entry.file_size == 0 and bool(entry.external_attr & _DOS_FOLDER)
 
 
 @contextmanager
@@ -64,6 +120,10 @@ def _translated_errors() -> Iterator[None]:
     """Translate what `zipfile` raises for data that is not a zip; it documents only the first."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise InvalidArchive(
+            "Names in the zip claim to be UTF-8 and are not. Pack it again, with another program."
+        ) from error
     except (*_ERRORS, ValueError, OverflowError) as error:
         raise InvalidArchive(_DAMAGED) from error
 
@@ -84,15 +144,15 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits:
 
 
 def _check_entries(
-    entries: list[zipfile.ZipInfo], directory: int, size: int, limits: Limits
+    entries: list[zipfile.ZipInfo], names: list[str], directory: int, size: int, limits: Limits
 ) -> None:
     """Check every entry by its directory record."""
     if not entries:
         raise InvalidArchive("The zip is empty. Pack the folders of your classes into it.")
     total = 0
-    for entry in entries:
-        checked_name(entry.orig_filename, limits)
-        _check_kind(entry)
+    for entry, name in zip(entries, names, strict=True):
+        checked_name(name, limits)
+        _check_kind(entry, printable(name))
         total += entry.file_size
     if total > limits.total_bytes:
         raise too_large(limits)
@@ -103,8 +163,7 @@ def _check_entries(
     _check_overlaps(entries, directory)
 
 
-def _check_kind(entry: zipfile.ZipInfo) -> None:
-    name = printable(entry.orig_filename)
+def _check_kind(entry: zipfile.ZipInfo, name: str) -> None:
     if entry.flag_bits & _ENCRYPTED:
         raise InvalidArchive(f"'{name}' is encrypted. Pack the images without a password.")
     if entry.compress_type not in _METHODS:
@@ -160,7 +219,9 @@ def _directory(file: BinaryIO) -> tuple[int, int]:
     position = tail.rfind(_END)
     if position < 0 or len(tail) - position < _END_SIZE:
         raise InvalidArchive(_DAMAGED)
-    size = struct.unpack_from("<L", tail, position + 12)[0]
+    disk, _, _, _, size = struct.unpack_from("<4HL", tail, position + 4)
+    if disk not in {0, _DISK_IN_ZIP_64}:
+        raise InvalidArchive(_PART_OF_SEVERAL)
     end = tail_offset + position
     file.seek(max(0, end - _LOCATOR_64_SIZE))
     locator = file.read(_LOCATOR_64_SIZE)

@@ -9,6 +9,7 @@ from contracts.settings import Settings
 from contracts.training.trainings import TrainingRequest
 from models.datasets.dataset import Dataset
 from models.datasets.store import DatasetStore
+from models.training.validation import select_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class LibrarySource:
 
     library: DatasetStore
     dataset_id: str
+    classes: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, request: TrainingRequest, settings: Settings) -> "LibrarySource":
@@ -60,7 +62,7 @@ class LibrarySource:
             raise NotTrainable(
                 "A training of subjects runs only on a worker of the service. Name a dataset."
             )
-        return cls(DatasetStore.of(settings), request.dataset_id)
+        return cls(DatasetStore.of(settings), request.dataset_id, request.classes)
 
     def load(self) -> TrainingData:
         """Implements `DataSource.load`.
@@ -68,6 +70,7 @@ class LibrarySource:
         Raises:
             DatasetNotFound: There is no such dataset.
             NotTrainable: It has too few images or classes.
+            ValidationFailed: It has no class of a name that the request selects.
         """
         listing = self.library.listing(self.dataset_id)
         if not listing.info.trainable:
@@ -78,7 +81,8 @@ class LibrarySource:
             for file in listing.files
             if file.sha256 and file.status == "admitted"
         }
-        return TrainingData(self.library.load(self.dataset_id), names)
+        dataset = self.library.load(self.dataset_id)
+        return TrainingData(select_classes(dataset, self.classes), names)
 
     def check_publishable(self) -> None:
         """A version stays publishable even if its dataset is deleted meanwhile."""

@@ -22,10 +22,10 @@ from contracts.training.trainings import Augmentation
 from models.datasets.dataset import Example
 from models.export.signatures import Blueprint
 from models.networks.precision import Precision, with_precision
-from models.networks.preprocessing import preprocess
-from models.training.data.augmentation import ImageTransforms, apply_transforms, draw_transforms
+from models.training.data.augmentation import ImageTransforms, draw_transforms
 from models.training.data.feature_cache import FeatureCache, Features
 from models.training.data.image_loader import ImageLoader
+from models.training.data.sources import augment_and_preprocess
 from models.training.loop.freezing import Cut
 
 BATCH = 32
@@ -139,6 +139,7 @@ class FeatureExtractor:
         return ImageTransforms(
             np.concatenate([transform.affine for transform in drawn]),
             np.concatenate([transform.brightness for transform in drawn]),
+            np.concatenate([transform.offset for transform in drawn]),
         )
 
 
@@ -152,30 +153,38 @@ def _run_padded(
     if transforms is None:
         output = forward(pixels)
     else:
-        affine = np.pad(transforms.affine, [*padding, (0, 0)])
-        output = forward(pixels, affine, np.pad(transforms.brightness, padding))
+        affine, gain, offset = transforms.rows(np.arange(count))
+        output = forward(
+            pixels,
+            np.pad(affine, [*padding, (0, 0)]),
+            np.pad(gain, padding),
+            np.pad(offset, [*padding, (0, 0)]),
+        )
     features: Features = output.numpy()[:count]
     return features
 
 
 def compile_trunk(
-    trunk: keras.Model, blueprint: Blueprint, fill_mode: str, precision: Precision = "float32"
+    trunk: keras.Model,
+    blueprint: Blueprint,
+    options: Augmentation,
+    precision: Precision = "float32",
 ) -> Callable[..., Any]:
     """Compile a function from uint8 images, and optional transforms, to float32 features.
 
     Args:
         trunk: The frozen part.
         blueprint: The network's preprocessing.
-        fill_mode: How pixels outside a transformed image are filled.
+        options: How pixels outside a transformed image are filled.
         precision: What the trunk computes in; its output is float32 in any case.
     """
     kind = blueprint.preprocessing
     trunk = with_precision(trunk, precision)
 
-    def run(pixels: Any, affine: Any = None, brightness: Any = None) -> Any:
-        if affine is not None:
-            pixels = apply_transforms(pixels, affine, brightness, fill_mode)
-        return tf.cast(trunk(preprocess(kind, pixels), training=False), tf.float32)
+    augmented = augment_and_preprocess(kind, options)
+
+    def run(pixels: Any, affine: Any = None, gain: Any = None, offset: Any = None) -> Any:
+        return tf.cast(trunk(augmented(pixels, affine, gain, offset), training=False), tf.float32)
 
     graph = tf.function(run, reduce_retracing=True)
 
@@ -193,6 +202,7 @@ def _namespace(cut: Cut, blueprint: Blueprint, precision: Precision) -> str:
         "input": trunk.inputs[0].shape[1:],
         "preprocessing": blueprint.preprocessing,
         "short_side": blueprint.short_side,
+        "geometry": blueprint.geometry,
         "layers": list(_layer_configs(trunk)),
     }
     digest = hashlib.sha256(json.dumps(computation, sort_keys=True, default=str).encode())

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from contracts.training.trainings import Augmentation, Phase
 from models.catalog import Preprocessing
-from models.networks.preprocessing import preprocess
+from models.networks.preprocessing import prepare
 from models.training.data.augmentation import apply_transforms, draw_transforms
 from models.training.data.feature_cache import Features
 from models.training.data.image_loader import ImageLoader, Indices
@@ -87,16 +87,24 @@ class ImageSource:
         size = self._images.spec.input_size
         transforms = draw_transforms(self._augmentation, len(self), size, rng)
         for batch, pixels in zip(indices, decoded, strict=True):
-            yield pixels, transforms.affine[batch], transforms.brightness[batch]
+            yield pixels, *transforms.rows(batch)
 
 
-def augment_and_preprocess(kind: Preprocessing, fill_mode: str) -> Preprocess:
-    """The `Preprocess` for an `ImageSource`: augments if transforms are given."""
+def augment_and_preprocess(
+    kind: Preprocessing, options: Augmentation, channels: int = 3
+) -> Preprocess:
+    """The `Preprocess` for an `ImageSource`: augments if transforms are given.
 
-    def run(pixels: Any, affine: Any = None, brightness: Any = None) -> Any:
+    Args:
+        kind: The network's preprocessing.
+        options: How pixels outside a transformed image are filled.
+        channels: Of the network's input.
+    """
+
+    def run(pixels: Any, affine: Any = None, gain: Any = None, offset: Any = None) -> Any:
         if affine is not None:
-            pixels = apply_transforms(pixels, affine, brightness, fill_mode)
-        return preprocess(kind, pixels)
+            pixels = apply_transforms(pixels, affine, gain, offset, options)
+        return prepare(kind, pixels, channels)
 
     return run
 

@@ -136,13 +136,18 @@ def stages_of(
 def learning_stages(request: TrainingRequest, dataset: Dataset) -> dict[str, Stage]:
     """The stages from building the network to its evaluation."""
     count, training = len(dataset.examples), len(dataset.of("train"))
-    views = request.augmented_views if request.augmentation.active else 0
+    views = request.cached_views
+    fresh = request.augmentation.active and request.augmented_views == "fresh"
     forward = _forward_seconds(request)
     # Of an image in an epoch: training and validation together.
-    per_epoch = {"head": 0.0004, "finetune": 1.2 * forward, "scratch": 3.2 * forward}
+    per_epoch = {
+        "head": forward if fresh else 0.0004,
+        "finetune": 1.2 * forward,
+        "scratch": 3.2 * forward,
+    }
     stages = {"build": _once(request, "build")}
     for phase in request.phases:
-        if phase != "scratch":
+        if phase != "scratch" and not fresh:
             images = count + views * training * (phase == "head")
             stages[f"features of {phase}"] = Stage(
                 _key(request, f"features of {phase}"), images, forward

@@ -32,14 +32,15 @@ class Cut:
     layer: str
 
 
-def freeze(assembly: Assembly, phase: Phase, unfreeze_from: str | None) -> None:
+def freeze(assembly: Assembly, phase: Phase, unfreeze_from: str | int | None) -> None:
     """Set for each layer whether it is trained in this phase.
 
     Args:
         assembly: The network.
         phase: ``head`` trains only the classifier, ``finetune`` also the upper layers of the base,
             ``scratch`` everything.
-        unfreeze_from: The lowest layer or block that ``finetune`` trains.
+        unfreeze_from: The lowest layer or block that ``finetune`` trains, or how many layers of
+            the base stay frozen.
 
     Raises:
         ValidationFailed: The base has no such layer.
@@ -47,7 +48,7 @@ def freeze(assembly: Assembly, phase: Phase, unfreeze_from: str | None) -> None:
     base = [layer for layer in assembly.model.layers if layer.name in assembly.base_layers]
     first = len(base)
     if phase == "finetune":
-        first = layer_index([layer.name for layer in base], unfreeze_from or "")
+        first = layer_index([layer.name for layer in base], unfreeze_from or 0)
     for layer in assembly.model.layers:
         layer.trainable = True
     for number, layer in enumerate(base):

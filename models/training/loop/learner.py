@@ -4,26 +4,62 @@ All batches of a train step have one size, so that it is traced once. The last b
 real images of weight 0; they must be real because BatchNormalization sees them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from contracts.training.trainings import Optimizer
+from contracts.training.trainings import Optimizer, Phase, TrainingRequest
 from models.training.data.sources import Inputs, Preprocess
 from models.training.loop.checkpoint import Arrays
 from models.training.loop.hardware import Hardware
 
-_OPTIMIZERS: dict[Optimizer, Callable[[float], keras.Optimizer]] = {
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
-    "rmsprop": keras.optimizers.RMSprop,
-    "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
-}
+_SGD_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a learner minimizes, and how.
+
+    Attributes:
+        optimizer: Name of the optimizer.
+        learning_rate: Initial learning rate.
+        momentum: Of sgd and rmsprop; None for their default.
+        l2: Factor of the L2 penalty on kernels; None for the architecture's own penalties.
+        independent: Whether each class has a sigmoid of its own.
+    """
+
+    optimizer: Optimizer
+    learning_rate: float
+    momentum: float | None = None
+    l2: float | None = None
+    independent: bool = False
+
+    @classmethod
+    def of(cls, request: TrainingRequest, phase: Phase) -> Self:
+        """What a phase of a training minimizes."""
+        return cls(
+            request.optimizer,
+            getattr(request.learning_rate, phase),
+            request.momentum,
+            request.l2,
+            request.has_independent_outputs,
+        )
+
+    def build_optimizer(self) -> keras.Optimizer:
+        """The optimizer before its first step."""
+        rate, momentum = self.learning_rate, self.momentum
+        if self.optimizer == "sgd":
+            momentum = _SGD_MOMENTUM if momentum is None else momentum
+            return keras.optimizers.SGD(rate, momentum=momentum, nesterov=momentum > 0)
+        if self.optimizer == "rmsprop":
+            return keras.optimizers.RMSprop(rate, momentum=momentum or 0.0)
+        return {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}[self.optimizer](
+            rate
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +84,7 @@ class Learner:
 
     Args:
         model: The network, or the part of it above the cut.
-        optimizer: Name of the optimizer.
-        learning_rate: Initial learning rate.
-        l2: Factor of the L2 penalty on kernels.
+        objective: What it minimizes, and how.
         preprocess: Turns a source's arrays into the input of the model.
         hardware: Devices and precision.
     """
@@ -59,18 +93,16 @@ class Learner:
         self,
         model: keras.Model,
         *,
-        optimizer: Optimizer,
-        learning_rate: float,
-        l2: float,
+        objective: Objective,
         preprocess: Preprocess,
         hardware: Hardware,
     ) -> None:
         self.model = model
         self._preprocess = preprocess
         self._hardware = hardware
-        self._l2 = l2
+        self._objective = objective
         with hardware.strategy.scope():
-            self._optimizer = _OPTIMIZERS[optimizer](learning_rate)
+            self._optimizer = objective.build_optimizer()
             if hardware.policy == "mixed_float16":
                 self._optimizer = keras.optimizers.LossScaleOptimizer(self._optimizer)
             self._optimizer.build(model.trainable_variables)
@@ -165,17 +197,23 @@ class Learner:
         Keras traces the probabilities back to their logits, because only those have a useful
         gradient where the network is very sure.
         """
+        if self._objective.independent:
+            one_hot = tf.one_hot(truth, outputs.shape[-1])
+            return keras.losses.binary_crossentropy(one_hot, outputs)
         if outputs.shape[-1] == 1:
             return keras.losses.binary_crossentropy(truth[:, tf.newaxis], outputs)
         return keras.losses.sparse_categorical_crossentropy(truth, outputs)
 
     def _penalty(self) -> Any:
-        """The architecture's own regularizers plus the requested L2 penalty."""
-        kernels = [v for v in self.model.trainable_variables if v.path.endswith("kernel")]
-        l2 = [self._l2 * tf.reduce_sum(tf.square(v)) for v in kernels] if self._l2 else []
-        own = [tf.cast(loss, tf.float32) for loss in self.model.losses]
+        """The requested L2 penalty or, by default, the architecture's own regularizers."""
+        l2 = self._objective.l2
+        if l2 is None:
+            penalties = [tf.cast(loss, tf.float32) for loss in self.model.losses]
+        else:
+            kernels = [v for v in self.model.trainable_variables if v.path.endswith("kernel")]
+            penalties = [l2 * tf.reduce_sum(tf.square(v)) for v in kernels] if l2 else []
         # The gradients of the replicas are added up.
-        return tf.add_n([*l2, *own, tf.constant(0.0)]) / self._hardware.replicas
+        return tf.add_n([*penalties, tf.constant(0.0)]) / self._hardware.replicas
 
     def _compiled_predict(self, *inputs: Any) -> Any:
         return _class_columns(self.model(self._preprocess(*inputs), training=False))

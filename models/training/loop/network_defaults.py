@@ -44,15 +44,22 @@ def input_size_of(request: TrainingRequest) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
+def channels_of(request: TrainingRequest) -> int:
+    """Channels of the network's input."""
+    return 1 if request.color_mode == "grayscale" else 3
+
+
 def blueprint_of(request: TrainingRequest) -> Blueprint:
     """What an export has to know of the trained network besides its weights.
 
-    The network sees the largest centered crop that has the shape of its input. ImageNet's protocol
-    would cut off a margin as well, but users' images are not framed for that protocol.
+    The network sees the largest centered crop that has the shape of its input, or with
+    ``"resize": "squash"`` the whole image. ImageNet's protocol would cut off a margin as well, but
+    users' images are not framed for that protocol.
     """
     return Blueprint(
         network=request.network,
         short_side=max(input_size_of(request)),
+        geometry="squash" if request.resize == "squash" else "cover",
         preprocessing=_preprocessing(request),
         base_output=ARCHITECTURES[request.network].base_output,
         explain_layer=NETWORK_DEFAULTS[request.network].explain_layer,

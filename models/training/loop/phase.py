@@ -30,6 +30,7 @@ from models.training.report.filter_recorder import FilterRecorder
 
 _CHECKPOINT_SHARE = 0.1  # the largest share of the time that is spent writing checkpoints
 _TINY = np.finfo(np.float32).tiny
+_EPSILON = 1e-7  # of Keras's binary cross-entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +193,14 @@ class PhaseRun:
         metrics = RunningMetrics()
         batches = predict_batches(self._learner, validation, self._batch_size, self._hooks.work)
         for truth, probabilities in batches:
-            metrics = metrics.add(*loss_and_correct(probabilities, truth), float(len(truth)))
+            loss, correct = loss_and_correct(
+                probabilities, truth, independent=self._request.has_independent_outputs
+            )
+            metrics = metrics.add(loss, correct, float(len(truth)))
         return metrics
 
     def _learning_rate(self) -> float:
-        steps = self._steps * self._epochs
-        return self._state.rate(self._request.schedule, self._initial_rate, steps)
+        return self._state.rate(self._request, self._steps)
 
     def _record_filters(self) -> None:
         if self._hooks.filters:
@@ -259,17 +262,27 @@ def predict_batches(
 
 
 def loss_and_correct(
-    probabilities: npt.NDArray[np.float32], truth: npt.NDArray[np.int32]
+    probabilities: npt.NDArray[np.float32],
+    truth: npt.NDArray[np.int32],
+    *,
+    independent: bool = False,
 ) -> tuple[float, float]:
     """Sum of the cross-entropy and number of correct predictions.
 
     Args:
         probabilities: (n, classes).
         truth: (n,).
+        independent: Whether each class has a sigmoid of its own; the loss is then the mean of the
+            binary cross-entropies of all classes.
     """
-    of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
-    correct = probabilities.argmax(axis=1) == truth
-    return float(-np.log(np.maximum(of_truth, _TINY)).sum()), float(correct.sum())
+    exact = probabilities.astype(np.float64)
+    of_truth = exact[np.arange(len(truth)), truth]
+    correct = float((probabilities.argmax(axis=1) == truth).sum())
+    if not independent:
+        return float(-np.log(np.maximum(of_truth, _TINY)).sum()), correct
+    right = 1 - exact
+    right[np.arange(len(truth)), truth] = of_truth
+    return float(-np.log(np.maximum(right, _EPSILON)).mean(axis=1).sum()), correct
 
 
 def class_weights(request: TrainingRequest, dataset: Dataset) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from contracts.training.trainings import Phase, Schedule
+from contracts.training.trainings import Phase, Schedule, StepSchedule, TrainingRequest
 
 _PLATEAU_EPOCHS = 2
 _PLATEAU_FACTOR = 1 / 3
@@ -105,14 +105,32 @@ class TrainingState(BaseModel):
         first = min(epochs, max(self.best_epoch, 0) + patience)
         return done + math.sqrt(max(first - done, 0.0) * max(epochs - done, 0.0))
 
-    def rate(self, schedule: Schedule, initial: float, all_steps: int) -> float:
-        """The learning rate of the next step."""
-        if schedule != "cosine":
-            return self.learning_rate
-        # Loshchilov and Hutter, 2017, arXiv:1608.03983, eq. 5, without restarts.
-        return initial * 0.5 * (1 + math.cos(math.pi * self.steps_taken / max(all_steps, 1)))
+    def rate(self, request: TrainingRequest, epoch_steps: int) -> float:
+        """The learning rate of the next step.
 
-    def close_epoch(self, loss: float, schedule: Schedule, initial: float) -> bool:
+        Args:
+            request: The training.
+            epoch_steps: Number of steps of an epoch.
+        """
+        rate = self._scheduled_rate(request, epoch_steps)
+        return rate / (1 + request.decay * self.steps_taken)
+
+    def _scheduled_rate(self, request: TrainingRequest, epoch_steps: int) -> float:
+        schedule = request.schedule
+        initial: float = getattr(request.learning_rate, self.phase)
+        epochs: int = getattr(request.epochs, self.phase)
+        if schedule == "cosine":
+            # Loshchilov and Hutter, 2017, arXiv:1608.03983, eq. 5, without restarts.
+            share = self.steps_taken / max(epoch_steps * epochs, 1)
+            return initial * 0.5 * (1 + math.cos(math.pi * share))
+        if schedule == "step":
+            falls = {max(1, epochs // 2), max(1, epochs * 3 // 4)}
+            schedule = StepSchedule(at=tuple(sorted(falls)))
+        if isinstance(schedule, StepSchedule):
+            return initial * schedule.factor ** sum(self.epoch >= epoch for epoch in schedule.at)
+        return self.learning_rate
+
+    def close_epoch(self, loss: float, schedule: Schedule | StepSchedule, initial: float) -> bool:
         """Count an epoch and adapt the learning rate.
 
         Args:

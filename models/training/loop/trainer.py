@@ -36,12 +36,18 @@ from models.training.data.sources import (
     identity,
 )
 from models.training.loop.assembly import assemble, build_network
+from models.training.loop.centering import channel_statistics
 from models.training.loop.checkpoint import Checkpoint, CheckpointFile
 from models.training.loop.costs import learning_stages
 from models.training.loop.freezing import cut_below, freeze
 from models.training.loop.hardware import Hardware
-from models.training.loop.learner import Learner
-from models.training.loop.network_defaults import NETWORK_DEFAULTS, blueprint_of, input_size_of
+from models.training.loop.learner import Learner, Objective
+from models.training.loop.network_defaults import (
+    NETWORK_DEFAULTS,
+    blueprint_of,
+    channels_of,
+    input_size_of,
+)
 from models.training.loop.phase import (
     LabeledSource,
     PhaseData,
@@ -139,17 +145,20 @@ class _Training:
         self.environment = environment
         self.blueprint = blueprint_of(request)
         self.hardware = Hardware.of(request)
+        self.images = {split: stack.enter_context(self._loader(split)) for split in SPLITS}
+        self.statistics = channel_statistics(request, self.images["train"], work)
         # Seeds everything that Keras draws from now on: initial weights and dropout.
         keras.utils.set_random_seed(request.seed)
         with self.hardware.building():
-            self.assembly = assemble(request, len(dataset.classes), environment.weights)
+            self.assembly = assemble(
+                request, len(dataset.classes), environment.weights, self.statistics
+            )
         self.truth = {
             split: np.array(
                 [dataset.classes.index(example.label) for example in dataset.of(split)], np.int32
             )
             for split in SPLITS
         }
-        self.images = {split: stack.enter_context(self._loader(split)) for split in SPLITS}
         self.progress = progress
         self.filters = FilterRecorder.of(request, self.assembly.model, work.folder)
         self.hooks = TrainingHooks(
@@ -180,7 +189,7 @@ class _Training:
         self, phase: Phase, state: TrainingState, resumed: Checkpoint | None
     ) -> tuple[Learner, Mapping[Split, Source]]:
         """Run a phase, or what a checkpoint has left of it."""
-        freeze(self.assembly, phase, self.request.unfreeze_from or self._last_block())
+        freeze(self.assembly, phase, self._unfreeze_from())
         began = time.monotonic()
         parts = self._phase_model(phase)
         if not isinstance(parts.sources["train"], ImageSource):
@@ -188,9 +197,7 @@ class _Training:
             state.seconds["features"] = state.seconds.get("features", 0.0) + spent
         learner = Learner(
             parts.model,
-            optimizer=self.request.optimizer,
-            learning_rate=self._learning_rate(phase),
-            l2=self.request.l2,
+            objective=Objective.of(self.request, phase),
             preprocess=parts.preprocess,
             hardware=self.hardware,
         )
@@ -239,21 +246,20 @@ class _Training:
     def _extractor(self, phase: Phase) -> FeatureExtractor | None:
         """An extractor of the frozen part's features; None if caching them is not worthwhile."""
         request = self.request
-        augmented = request.augmentation.active
-        if phase == "scratch" or (phase == "finetune" and augmented):
+        fresh = phase == "finetune" or request.augmented_views == "fresh"
+        if phase == "scratch" or (fresh and request.augmentation.active):
             return None
         cut = cut_below(self.assembly.model)
         if cut is None:
             return None
         precision = self.hardware.feature_precision(request)
-        fill_mode = request.augmentation.fill_mode
         extractor = FeatureExtractor(
             cut,
             self.blueprint,
             self.environment.cache,
             request.augmentation,
-            compile_trunk(cut.trunk, self.blueprint, fill_mode, precision),
-            request.augmented_views if augmented else 0,
+            compile_trunk(cut.trunk, self.blueprint, request.augmentation, precision),
+            request.cached_views,
             precision,
         )
         # Features larger than the cache would be computed, written and evicted again.
@@ -264,7 +270,7 @@ class _Training:
         """The extractor for validation and test images: no views, and in float32."""
         if extractor.precision == "float32":
             return replace(extractor, views=0)
-        forward = compile_trunk(extractor.cut.trunk, self.blueprint, "nearest")
+        forward = compile_trunk(extractor.cut.trunk, self.blueprint, extractor.augmentation)
         return replace(extractor, views=0, forward=forward, precision="float32")
 
     def _finish(
@@ -302,9 +308,7 @@ class _Training:
         """A learner that evaluates the float32 network, which differs from the mixed one."""
         learner = Learner(
             model,
-            optimizer="sgd",  # unused: this learner only predicts
-            learning_rate=1.0,
-            l2=0.0,
+            objective=Objective("sgd", 1.0),  # unused: this learner only predicts
             preprocess=self._image_preprocess(),
             hardware=Hardware("float32", tf.distribute.get_strategy(), self.hardware.names),
         )
@@ -318,17 +322,21 @@ class _Training:
         size = min(self.request.batch_size, count)
         batches = predict_batches(learner, labeled, size, self.work)
         probabilities = np.concatenate([batch for _, batch in batches])
-        loss, correct = loss_and_correct(probabilities, labeled.truth)
+        loss, correct = loss_and_correct(
+            probabilities, labeled.truth, independent=self.request.has_independent_outputs
+        )
         return Evaluation(
             self.dataset.of(split), labeled.truth, probabilities, loss / count, correct / count
         )
 
     def _finished_model(self) -> keras.Model:
         """A new network with the trained weights: float32, on one device, not cut."""
-        finished = build_network(self.request, len(self.dataset.classes))
+        finished = build_network(self.request, len(self.dataset.classes), self.statistics)
         for layer in finished.layers:
             if layer.weights:
-                layer.set_weights(self.assembly.model.get_layer(layer.name).get_weights())
+                trained = self.assembly.model.get_layer(layer.name)
+                layer.set_weights(trained.get_weights())
+                layer.trainable = trained.trainable
         return finished
 
     def _labeled(self, split: Split, sources: Mapping[Split, Source]) -> LabeledSource:
@@ -341,15 +349,18 @@ class _Training:
         }
 
     def _image_preprocess(self) -> Preprocess:
-        fill_mode = self.request.augmentation.fill_mode
-        return augment_and_preprocess(self.blueprint.preprocessing, fill_mode)
+        return augment_and_preprocess(
+            self.blueprint.preprocessing, self.request.augmentation, channels_of(self.request)
+        )
 
     def _loader(self, split: Split) -> ImageLoader:
         examples, total = self.dataset.of(split), len(self.dataset.examples)
         environment = self.environment
         return ImageLoader(
             examples,
-            InputSpec(input_size_of(self.request), self.blueprint.short_side),
+            InputSpec(
+                input_size_of(self.request), self.blueprint.short_side, self.blueprint.geometry
+            ),
             max_pixels=environment.max_pixels,
             memory_bytes=environment.memory_bytes * len(examples) // total,
             threads=environment.threads,
@@ -372,5 +383,6 @@ class _Training:
         rate: float = getattr(self.request.learning_rate, phase)
         return rate
 
-    def _last_block(self) -> str | None:
-        return NETWORK_DEFAULTS[self.request.network].last_block
+    def _unfreeze_from(self) -> str | int | None:
+        asked = self.request.unfreeze_from
+        return NETWORK_DEFAULTS[self.request.network].last_block if asked is None else asked

@@ -50,3 +50,16 @@ def test_a_refused_source_is_one_line(datasets: Command, tmp_path: Path) -> None
     assert "no such file or folder" in datasets("add", str(tmp_path / "nonesuch"), code=1)
     assert on_disk(tmp_path / "home" / "datasets") <= {".staging"}
     assert "opsin datasets add" in datasets("list", code=1)
+
+
+def test_a_published_dataset_is_added_or_the_file_that_is_missing_is_told(
+    datasets: Command, tmp_path: Path
+) -> None:
+    told = datasets("fetch", "fruits360", code=1)
+    target = tmp_path / "home" / "downloads" / "fruits360.zip"
+    assert "fruits360.zip is not here" in told
+    assert "mnist" in datasets("fetch", "imagenet", code=1)
+    target.write_bytes(zipped(tree({"Training/Apple": 5, "Training/Fig": 5, "Test/Apple": 2})))
+    added = datasets("fetch", "fruits360")
+    assert re.search(r"Apple\t7", added)
+    assert "ready to train" in added

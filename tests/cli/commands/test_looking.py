@@ -1,4 +1,4 @@
-"""`opsin embed`, `layers`, `activations`, `filters`, `quantize` and the sheet of `explain`.
+"""`opsin embed`, `layers`, `filters`, `quantize`, `datasets video` and the sheet of `explain`.
 
 A small real server answers as docs/reference/api.md says.
 """
@@ -14,10 +14,12 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
+from cli.commands.dataset_video import video
 from cli.commands.embed import embed
 from cli.commands.explain import explain
 from cli.commands.layers import activations, filters, layers
 from cli.commands.quantize import quantize
+from cli.output import CommandError
 from contracts.inference.explanation import METHODS
 from models.rendering.png import is_explanation, png
 from tests.cli.serving import serving
@@ -128,6 +130,20 @@ def test_quantize_follows_its_job(server: str, capsys: pytest.CaptureFixture[str
     route, body = Server.requests[0]
     assert route == "POST /v1/models/m/versions/1/quantize"
     assert json.loads(body) == {"dataset_id": "ds_1", "promote": False}
+
+
+def test_frames_of_a_video_are_added(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = tmp_path / "ada.mp4"
+    clip.write_bytes(b"a video")
+    video("ds_1", clip, "ada", rate=4, region="face", as_json=True, server=server)
+    assert json.loads(capsys.readouterr().out) == {"version": 2}
+    route, body = Server.requests[0]
+    assert route == ("POST /v1/datasets/ds_1/videos?label=ada&rate=4&max_frames=100&region=face")
+    assert b'name="video"; filename="ada.mp4"' in body
+    with pytest.raises(CommandError, match="cannot be read"):
+        video("ds_1", tmp_path / "nonesuch", "ada", server=server)
 
 
 def test_a_sheet_shows_every_method_for_one_class(server: str, photo: Path) -> None:

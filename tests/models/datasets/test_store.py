@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 from contracts.errors import Conflict, DatasetNotFound, ImageTooLarge, InvalidImage, NotTrainable
+from contracts.training.datasets import DatasetFile, Listing
+from models.datasets.addition import NewImage, NewImages
 from models.datasets.archives.limits import Limits
+from models.datasets.dataset import Split
 from models.datasets.splitting import Fractions
-from models.datasets.store import DEFAULT_FRACTIONS, DatasetStore, NewImage
+from models.datasets.store import DEFAULT_FRACTIONS, DatasetStore
 from models.rendering.png import png
 from tests.images import HEIC, encoded, hostile_images, motion_photo, netpbm_kinds, scene
 from tests.models.datasets.packing import on_disk, photo, tarred, tree, written, zipped
@@ -24,6 +27,16 @@ GOOD = tree({"cat": 8, "dog": 8})
 @pytest.fixture
 def store(tmp_path: Path) -> DatasetStore:
     return DatasetStore(tmp_path / "datasets", Limits(free_bytes=0, image_pixels=50_000_000))
+
+
+def add(
+    store: DatasetStore, dataset_id: str, images: list[NewImage], label: str, split: Split | None
+) -> tuple[Listing, tuple[DatasetFile, ...]]:
+    new = NewImages(images, label, split)
+    with store.lock(dataset_id), store.addition(dataset_id, new) as addition:
+        addition.stage()
+        addition.publish()
+    return store.listing(dataset_id), addition.files
 
 
 def sent(tmp_path: Path, data: bytes) -> Path:
@@ -217,19 +230,19 @@ def test_images_are_added_one_by_one(store: DatasetStore) -> None:
     for label in ("cat", "dog"):
         start = 0 if label == "cat" else 50
         batch = [NewImage("p.png", photo(start + n)) for n in range(6)]
-        listing, added = store.add(dataset_id, [*batch, NewImage("t.txt", b"no")], label, None)
+        listing, added = add(store, dataset_id, [*batch, NewImage("t.txt", b"no")], label, None)
         assert [one.status for one in added] == ["admitted"] * 6 + ["rejected"]
     assert len({one.path for one in listing.files}) == 14
     assert (listing.info.revision, listing.info.trainable) == (3, True)
     assert listing.info.splits == {"train": 8, "validation": 2, "test": 2}
-    _, (again,) = store.add(dataset_id, [NewImage("p.png", photo(0))], "cat", None)
+    _, (again,) = add(store, dataset_id, [NewImage("p.png", photo(0))], "cat", None)
     assert again.code == "duplicate"
     before = store.listing(dataset_id)
     with pytest.raises(InvalidImage):
-        store.add(dataset_id, [NewImage("p.png", b"no image")], "cat", None)
+        add(store, dataset_id, [NewImage("p.png", b"no image")], "cat", None)
     big = encoded(Image.new("1", (9000, 6000)), "PNG")
     with pytest.raises(ImageTooLarge):
-        store.add(dataset_id, [NewImage("p.png", big)], "cat", "test")
+        add(store, dataset_id, [NewImage("p.png", big)], "cat", "test")
     assert store.listing(dataset_id) == before
 
 
@@ -241,13 +254,13 @@ def test_concurrent_changes_lose_nothing(store: DatasetStore, tmp_path: Path) ->
         barrier.wait(10)
         return store.create("x", archive).info.id
 
-    def add(number: int) -> None:
-        store.add(ids[0], [NewImage("n.png", photo(600 + number))], "cat", None)
+    def add_one(number: int) -> None:
+        add(store, ids[0], [NewImage("n.png", photo(600 + number))], "cat", None)
 
     with ThreadPoolExecutor(4) as pool:
         ids = list(pool.map(create, range(4)))
         assert sorted(ids) == store.ids()
-        list(pool.map(add, range(8)))
+        list(pool.map(add_one, range(8)))
     assert store.listing(ids[0]).info.classes == {"cat": 16, "dog": 8}
     assert len(store.load(ids[1]).examples) == 16
 

@@ -11,7 +11,7 @@ from tests.models.explain.versions import published, tiny
 
 pytestmark = keras_warnings.ignored
 
-IMAGE_AVERAGE = Blueprint("cnn_small", 16, "unit", "maps", "maps")
+IMAGE_AVERAGE = Blueprint("cnn_small", 16, "cover", "unit", "maps", "maps")
 
 
 def test_rank_correlation_is_spearmans() -> None:
@@ -59,7 +59,7 @@ def test_every_layer_with_weights_is_randomised(tmp_path) -> None:
         x = layers.BatchNormalization(name=f"norm{number}")(x)
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, layers.Dense(2, activation="softmax", name="head")(x))
-    blueprint = Blueprint("cnn_small", 16, "unit", "norm2", "norm2")
+    blueprint = Blueprint("cnn_small", 16, "cover", "unit", "norm2", "norm2")
     sanity = read_manifest(published(tmp_path, model, blueprint=blueprint)).sanity
     assert sanity is not None
     names = ["head", "norm2", "conv2", "norm1", "conv1", "norm0", "conv0"]

@@ -12,7 +12,7 @@ from models.store.labels import Label
 from models.store.store import Store
 
 SIDE = 16
-BLUEPRINT = Blueprint("cnn_small", SIDE, "unit", "pool2", "conv2")
+BLUEPRINT = Blueprint("cnn_small", SIDE, "cover", "unit", "pool2", "conv2")
 
 
 def sample_images(count: int) -> np.ndarray:

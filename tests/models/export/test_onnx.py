@@ -50,6 +50,19 @@ def test_onnx_gives_the_output_of_keras(
     np.testing.assert_allclose(found, model(inputs), atol=1e-4)
 
 
+def test_centering_and_the_maximum_are_exported(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(8)
+    image = keras.Input((8, 8, 3))
+    x = layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[0.5, 1, 2], name="centering")(image)
+    x = layers.GlobalMaxPooling2D(name="head_pool")(layers.Conv2D(4, 3, name="conv1")(x))
+    model = keras.Model(image, layers.Dense(3, "softmax", name="predictions")(x))
+    write_onnx(model, "unit", tmp_path / "model.onnx")
+    images = np.random.default_rng(8).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    session = ReferenceEvaluator(onnx.load(tmp_path / "model.onnx"))
+    (found,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(found, model(preprocess("unit", images)), atol=1e-5)
+
+
 def test_single_sigmoid_becomes_two_classes(tmp_path: Path) -> None:
     keras.utils.set_random_seed(8)
     image = keras.Input((8, 8, 3))

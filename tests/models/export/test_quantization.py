@@ -72,7 +72,7 @@ def store(settings: Settings) -> Store:
     with store.staging() as folder:
         draft = export_version(
             model,
-            Blueprint("cnn_small", 16, "unit", "conv2", "conv2"),
+            Blueprint("cnn_small", 16, "cover", "unit", "conv2", "conv2"),
             folder,
             images=np.random.default_rng(8).integers(0, 256, (3, 16, 16, 3), np.uint8),
             labels=[Label("dark", "dark"), Label("bright", "bright")],

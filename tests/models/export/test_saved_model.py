@@ -20,7 +20,7 @@ from tests.models.builders import as_functional, as_nested, as_sequential
 
 pytestmark = keras_warnings.ignored
 
-BLUEPRINT = Blueprint("cnn_small", 16, "unit", "pool2", "conv2")
+BLUEPRINT = Blueprint("cnn_small", 16, "cover", "unit", "pool2", "conv2")
 LABELS = [Label("a", "cat"), Label("b", "dog")]
 
 

@@ -25,11 +25,10 @@ def opened(raw: bytes) -> Image.Image:
 
 
 def reference(raw: bytes, orientation: Orientation = UPRIGHT) -> np.ndarray:
-    height, width = SQUEEZENET.input_size
     image = opened(raw).convert("RGB")
-    return np.asarray(
-        fit(image, target=(width, height), short_side=256, resize="crop", orientation=orientation)
-    ).astype(int)
+    return np.asarray(fit(image, network=SQUEEZENET, resize=None, orientation=orientation)).astype(
+        int
+    )
 
 
 @pytest.fixture(scope="module")

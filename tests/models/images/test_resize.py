@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.images.resize import ORIENTATIONS, UPRIGHT, crop_box, fit
+from contracts.inference.inference import Resize
+from contracts.inference.manifest import Geometry
+from models.images.decode import InputSpec
+from models.images.resize import ORIENTATIONS, UPRIGHT, fit, visible_box
+
+IMAGENET = InputSpec((224, 224), 256)
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -29,18 +34,18 @@ def two_steps(image: Image.Image, target: int, short_side: int) -> Image.Image:
 )
 def test_one_step_equals_two_steps(size: tuple[int, int], target: int) -> None:
     image = noise(*size)
-    once = fit(image, target=(target, target), short_side=256, resize="crop", orientation=UPRIGHT)
+    once = fit(image, network=InputSpec((target, target), 256), resize=None, orientation=UPRIGHT)
     twice = two_steps(image, target, 256)
     assert np.abs(np.asarray(once).astype(int) - np.asarray(twice)).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (7, 9999), (2, 3)])
 def test_the_box_lies_inside_the_image(size: tuple[int, int]) -> None:
-    left, top, right, bottom = crop_box(size, (224, 224), 256)
+    left, top, right, bottom = visible_box(size, IMAGENET, "crop")
     assert 0 <= left < right <= size[0]
     assert 0 <= top < bottom <= size[1]
     image = Image.new("RGB", size, (1, 2, 3))
-    small = fit(image, target=(224, 224), short_side=256, resize="crop", orientation=UPRIGHT)
+    small = fit(image, network=IMAGENET, resize="crop", orientation=UPRIGHT)
     assert small.getcolors() == [(224 * 224, (1, 2, 3))]
 
 
@@ -58,5 +63,43 @@ def test_stored_box_shows_the_same_as_the_upright_box(number: int) -> None:
 
 def test_squash_keeps_the_whole_image() -> None:
     image = noise(300, 100)
-    squashed = fit(image, target=(64, 32), short_side=256, resize="squash", orientation=UPRIGHT)
+    network = InputSpec((32, 64), 256)
+    squashed = fit(image, network=network, resize="squash", orientation=UPRIGHT)
     assert squashed.tobytes() == image.resize((64, 32), Image.Resampling.BILINEAR).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "input_size", "box"),
+    [
+        ((50, 70), (70, 50), (0, 0, 50, 70)),
+        ((100, 140), (70, 50), (0, 0, 100, 140)),
+        ((140, 100), (70, 50), (34.3, 0, 105.7, 100)),
+        ((300, 300), (32, 64), (0, 75, 300, 225)),
+        ((640, 480), (224, 224), (80, 0, 560, 480)),
+    ],
+)
+def test_cover_cuts_only_what_the_other_proportions_force(
+    size: tuple[int, int], input_size: tuple[int, int], box: tuple[float, ...]
+) -> None:
+    found = visible_box(size, InputSpec(input_size, max(input_size), "cover"), None)
+    pixel = max(size[0] / input_size[1], size[1] / input_size[0])
+    assert found == pytest.approx(box, abs=pixel)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "sent", "expected"),
+    [
+        ("short_side", None, "short_side"),
+        ("short_side", "crop", "short_side"),
+        ("cover", "squash", "squash"),
+        ("squash", None, "squash"),
+        ("squash", "crop", "cover"),
+    ],
+)
+def test_a_client_may_ask_for_another_way_than_the_training_had(
+    geometry: Geometry, sent: Resize | None, expected: Geometry
+) -> None:
+    network = InputSpec((70, 50), 70, geometry)
+    assert visible_box((300, 200), network, sent) == visible_box(
+        (300, 200), InputSpec((70, 50), 70, expected), None
+    )

@@ -17,7 +17,7 @@ from models.networks.cnn import PLANS, cnn, plan_of, smallest_side
         ("cnn_pets", (64, 64), 3, 2, 896 + 9_248 + 18_496 + 36_928 + 16_385 * 512 + 1_026),
         (
             "cnn_face", (70, 50), 3, 5,
-            2_432 + 51_264 + 204_928 + (8 * 6 * 128 + 1) * 8192 + 8193 * 1024 + 1025 * 128
+            2_432 + 51_264 + 204_928 + (5 * 2 * 128 + 1) * 8192 + 8193 * 1024 + 1025 * 128
             + 129 * 60 + 61 * 5,
         ),
     ],
@@ -53,6 +53,19 @@ def test_pets_start_from_a_truncated_normal() -> None:
     kernel = cnn("cnn_pets", classes=2).get_layer("fc1").kernel.numpy()
     assert abs(kernel).max() <= 0.2  # two standard deviations
     assert kernel.std() == pytest.approx(0.088, abs=0.002)  # what truncation leaves of 0.1
+    assert not cnn("cnn_pets").get_layer("conv1").bias.numpy().any()
+    assert (cnn("cnn_pets").get_layer("fc1").bias.numpy() == 1).all()
+
+
+def test_dropout_is_the_fraction_that_the_tutorials_drop() -> None:
+    def rates(name: str, **options: float) -> dict[str, float]:
+        found = cnn(name, **options).layers  # type: ignore[arg-type]
+        return {layer.name: layer.rate for layer in found if "drop" in layer.name}
+
+    assert rates("cnn_pets") == {"drop_pool1": 0.8, "drop_pool2": 0.8, "drop_fc1": 0.5}
+    assert rates("cnn_pets", pool_dropout=0.2)["drop_pool2"] == 0.2
+    three = {"drop_fc1": 0.5, "drop_fc2": 0.5, "drop_fc3": 0.5}
+    assert rates("cnn_mnist") == rates("cnn_face") == three
 
 
 def test_small_is_wider_for_larger_images() -> None:

@@ -90,7 +90,7 @@ def test_network_is_built_published_and_served(
     assert model.output_shape == (None, 5)
     assert all(not isinstance(layer, keras.Model) for layer in model.layers), "must be flat"
     blueprint = Blueprint(
-        name, 32, case.preprocessing, ARCHITECTURES[name].base_output, case.explain_layer
+        name, 32, "cover", case.preprocessing, ARCHITECTURES[name].base_output, case.explain_layer
     )
     store = Store(tmp_path)
     labels = [Label(f"n{i}", f"kind {i}") for i in range(5)]

@@ -24,7 +24,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Store:
     with store.staging() as folder:
         draft = export_version(
             model,
-            Blueprint("cnn_small", 16, "unit", "pool2", "conv2"),
+            Blueprint("cnn_small", 16, "cover", "unit", "pool2", "conv2"),
             folder,
             images=np.random.default_rng(8).integers(0, 256, (3, 16, 16, 3), np.uint8),
             labels=LABELS,

@@ -85,7 +85,7 @@ def network(tail: list[keras.Layer], name: str = "conv2") -> keras.Model:
 
 
 def version(root: Path, tail: list[keras.Layer]) -> Path:
-    blueprint = Blueprint("cnn_small", SIDE, "unit", "conv2", "conv2")
+    blueprint = Blueprint("cnn_small", SIDE, "cover", "unit", "conv2", "conv2")
     return published(root, network(tail), "tiny", blueprint)
 
 

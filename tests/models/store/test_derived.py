@@ -1,6 +1,7 @@
 import io
 import json
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from contracts.errors import DeadlineExceeded, NotFound, Unavailable, Validation
 from models.export.saved_model import export_version
 from models.export.signatures import Blueprint
 from models.networks.cnn import cnn
+from models.networks.keras_files import read_tutorial_weights
+from models.networks.preprocessing import prepare
 from models.serving.predictor import load_version
-from models.store.derived import GIB, convert, derived_path
-from models.store.downloads import download
+from models.store.derived import DERIVED_FORMATS, GIB, convert, derived_path
+from models.store.downloads import DownloadFormat, download
 from models.store.labels import Label
 from models.store.store import Store
 from tests.models import keras_warnings
@@ -25,7 +28,7 @@ from tests.models import keras_warnings
 pytestmark = keras_warnings.ignored
 
 PICTURES = np.random.default_rng(8).integers(0, 256, (3, 28, 28, 3), np.uint8)
-BLUEPRINT = Blueprint("cnn_small", 28, "unit", "pool2", "conv2")
+BLUEPRINT = Blueprint("cnn_small", 28, "cover", "unit", "pool2", "conv2")
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,30 @@ def test_tflite_gives_the_same_output(store: Store, expected: np.ndarray) -> Non
 def test_base_has_nothing_to_convert(store: Store) -> None:
     with pytest.raises(ValidationFailed, match="without a classifier"):
         convert(store, "digits", 2, "onnx")
+
+
+def test_hdf5_holds_the_same_network(store: Store, expected: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "model.h5").write_bytes(b"".join(download_of(store, "keras_h5")))
+    whole = keras.saving.load_model(tmp_path / "model.h5", compile=False)
+    grey = prepare("unit", PICTURES, 1)
+    np.testing.assert_allclose(whole(grey, training=False), expected, atol=1e-5)
+
+
+def test_architecture_and_weights_make_the_network_again(
+    store: Store, expected: np.ndarray, tmp_path: Path
+) -> None:
+    (tmp_path / "model.json").write_bytes(b"".join(download_of(store, "architecture")))
+    (tmp_path / "model.weights.h5").write_bytes(b"".join(download_of(store, "weights_h5")))
+    network = keras.models.model_from_json((tmp_path / "model.json").read_text())
+    read_tutorial_weights(network, tmp_path / "model.weights.h5")
+    found = network(prepare("unit", PICTURES, 1), training=False)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def download_of(store: Store, kind: DownloadFormat) -> Iterator[bytes]:
+    if kind in DERIVED_FORMATS:
+        convert(store, "digits", 1, kind)
+    return download(store, "digits", 1, kind).chunks
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ def test_shapes_have_the_default_input_sizes() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_fits_into_8_gb(preset: str) -> None:
+def test_every_preset_fits_into_12_gb(preset: str) -> None:
     request = training_request({"dataset_id": "ds_1", "model": "m", "preset": preset})
-    check_memory(request, 120, 8 * GB)
+    check_memory(request, 120, 12 * GB)
 
 
 @pytest.mark.parametrize("network", _SHAPES)

@@ -26,15 +26,37 @@ def test_preset_with_dataset_and_model_is_a_complete_request(name: str) -> None:
 
 def test_all_presets_are_listed() -> None:
     assert [preset.name for preset in preset_list().items] == [
-        "mnist", "fashion_mnist", "cifar10", "cifar10_vgg19_bn", "cats_dogs_scratch",
-        "cats_dogs_frozen", "cats_dogs_finetuned", "fruits360", "pets_dropout", "faces",
+        "mnist", "mnist_small", "fashion_mnist", "cifar10", "cifar10_vgg19_bn",
+        "cats_dogs_scratch", "cats_dogs_frozen", "cats_dogs_finetuned", "fruits360",
+        "pets_dropout", "faces",
+        "mnist_tuned", "fashion_mnist_tuned", "cifar10_tuned", "cifar10_vgg19_bn_tuned",
+        "cats_dogs_scratch_tuned", "cats_dogs_frozen_tuned", "cats_dogs_finetuned_tuned",
+        "fruits360_tuned", "pets_dropout_tuned", "faces_tuned",
     ]  # fmt: skip
+
+
+def test_presets_of_the_tutorials_have_their_values() -> None:
+    def fields(name: str) -> Any:
+        return training_request({**SENT, "preset": name})
+
+    digits = fields("mnist")
+    assert (digits.color_mode, digits.batch_size, digits.learning_rate.scratch) == (
+        "grayscale", 500, 0.003,
+    )  # fmt: skip
+    deep = fields("cifar10_vgg19_bn")
+    assert (deep.centering, deep.schedule.at, deep.l2) == ("mean", (80, 160), 5e-4)
+    tuned = fields("cats_dogs_finetuned")
+    assert (tuned.phases, tuned.head.dropout, tuned.head.pooling) == (("finetune",), 0.3, "flatten")
+    assert fields("fruits360").head.units == (1000,)
+    assert fields("pets_dropout").pool_dropout is None  # the network's own, 0.8
+    assert fields("faces").has_independent_outputs
+    assert not fields("faces_tuned").has_independent_outputs
 
 
 def test_request_takes_precedence_field_by_field() -> None:
     sent: dict[str, Any] = {
         **SENT,
-        "preset": "cats_dogs_finetuned",
+        "preset": "cats_dogs_finetuned_tuned",
         "epochs": {"head": 3},
         "augmentation": {"zoom": 0, "rotation": 5},
         "image_size": 224,
@@ -50,7 +72,7 @@ def test_request_takes_precedence_field_by_field() -> None:
 
 
 def test_null_overrides_a_preset() -> None:
-    request = training_request({**SENT, "preset": "mnist", "early_stopping_patience": None})
+    request = training_request({**SENT, "preset": "mnist_tuned", "early_stopping_patience": None})
     assert request.early_stopping_patience is None
 
 
@@ -61,7 +83,7 @@ def test_merged_request_is_validated() -> None:
 
 @pytest.mark.parametrize("name", ["dogs", 7, {"a": 1}, ""])
 def test_unknown_preset_is_refused_with_the_known_ones(name: object) -> None:
-    with pytest.raises(ValidationFailed, match="Known: mnist, fashion_mnist"):
+    with pytest.raises(ValidationFailed, match="Known: mnist, mnist_small"):
         training_request({**SENT, "preset": name})
 
 

@@ -17,6 +17,7 @@ from contracts.errors import Conflict
 from contracts.settings import Settings
 from database.engine import open_engine
 from database.tables import Record
+from models.datasets.addition import NewImages
 from models.datasets.archives.limits import Limits
 from models.datasets.store import DEFAULT_FRACTIONS
 from service.datasets.service import Datasets
@@ -270,7 +271,7 @@ def test_a_deletion_waits_for_a_training_that_is_being_queued(
     made = datasets.create("pets", None, DEFAULT_FRACTIONS, progress=lambda *_: None)["id"]
     with ThreadPoolExecutor(2) as threads, datasets.store.lock(made):
         deletion = threads.submit(datasets.delete, made)
-        addition = threads.submit(datasets.add, made, [], "cat", None)
+        addition = threads.submit(datasets.add, made, NewImages([], "cat", None))
         time.sleep(0.2)
         assert not deletion.done()
         assert not addition.done()
@@ -305,3 +306,69 @@ def test_rows_follow_the_folders(tmp_path: Path, fakes: FakeServices) -> None:
     datasets.store.delete(placed.id)
     datasets.reconcile()
     assert datasets.rows.revisions() == {}
+
+
+def test_a_video_becomes_a_job(client: httpx.Client, fakes: FakeServices) -> None:
+    made = client.post(URL, json={"name": "faces"}).json()["id"]
+    address, form = f"{URL}/{made}/videos", {"video": ("clips/me.mp4", b"a video")}
+    query = {"label": "cafe\u0301", "rate": 4, "max_frames": 7, "region": "1,2,30,40"}
+    key = {"Idempotency-Key": "k"}
+    answer = client.post(address, params=query, files=form, headers=key)
+    assert (answer.status_code, answer.json()["kind"]) == (202, "dataset_video")
+    assert answer.headers["Location"] == f"/v1/jobs/{answer.json()['id']}"
+    kind, request, inputs = fakes.jobs.worked[0]
+    assert (kind, inputs) == ("dataset_video", {"video": b"a video"})
+    assert request == {
+        "target": made,
+        "label": "caf\u00e9",
+        "split": None,
+        "rate": 4.0,
+        "max_frames": 7,
+        "region": "1,2,30,40",
+        "name": "me",
+    }
+    for wrong in (
+        {"region": "middle"},
+        {"region": "1,2,0,4"},
+        {"rate": 0},
+        {"max_frames": 5000},
+        {"label": "a/b"},
+        {"fps": 3},
+    ):
+        refused = client.post(address, params=query | wrong, files=form)
+        assert (refused.status_code, refused.json()["code"]) == (422, "validation_error"), wrong
+    for url in (address, address.replace(made, "ds_nonesuch")):
+        refused = client.post(url, params=query, files={"image": ("a.mp4", b"x")})
+        assert refused.status_code == (422 if url == address else 404)
+    assert len(fakes.jobs.worked) == 1
+
+
+def test_names_are_composed_and_may_have_joiners(client: httpx.Client) -> None:
+    made = client.post(URL, json={"name": "cafe\u0301 \U0001f469\u200d\U0001f680 \u5c71\u3000"})
+    assert made.json()["name"] == "caf\u00e9 \U0001f469\u200d\U0001f680 \u5c71"
+    address = f"{URL}/{made.json()['id']}"
+    raw = {"Content-Type": "image/png"}
+    for number, label in enumerate(("Gro\u0308\u00dfe", "Gr\u00f6\u00dfe", "\u5c71\u3000\u5ddd")):
+        answer = client.post(
+            f"{address}/images", params={"label": label}, content=photo(number), headers=raw
+        )
+        assert answer.status_code == 201, answer.text
+    assert client.get(address).json()["classes"] == {"Gr\u00f6\u00dfe": 2, "\u5c71\u3000\u5ddd": 1}
+    found = client.get(f"{address}/files", params={"label": "Gro\u0308\u00dfe"}).json()["items"]
+    assert len(found) == 2
+    for label in ("\u200b", "\u200d", "a\u202eb", "\u3000"):
+        refused = client.post(
+            f"{address}/images", params={"label": label}, content=photo(9), headers=raw
+        )
+        assert (refused.status_code, refused.json()["code"]) == (422, "validation_error")
+    assert client.post(URL, json={"name": "\u200d\u200c"}).status_code == 422
+
+
+def test_the_encoding_of_names_is_a_parameter(client: httpx.Client) -> None:
+    archive = zipped({"ko?ka/1.png": photo(1)}).replace(b"ko?ka", "ko\u010dka".encode("cp1250"))
+    made = send(client, archive, params={"name_encoding": "windows-1250"})
+    assert made.json()["classes"] == {"ko\u010dka": 1}
+    for wrong in ("nonesuch", "rot13", ""):
+        refused = send(client, archive, params={"name_encoding": wrong})
+        assert (refused.status_code, refused.json()["code"]) == (422, "validation_error")
+        assert "cp932" in refused.text

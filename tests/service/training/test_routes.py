@@ -122,7 +122,7 @@ def test_a_training_beyond_the_memory_is_refused(
 
 
 def test_the_wrong_field_is_named(client: httpx.Client, pets: str) -> None:
-    errors = client.post(URL, json=body(pets, epochs={"head": 0})).json()["errors"]
+    errors = client.post(URL, json=body(pets, epochs={"head": -1})).json()["errors"]
     assert [one["loc"] for one in errors] == [["body", "epochs", "head"]]
     unknown = client.post(URL, json=body(pets, class_weights={"horse": 1})).json()
     assert "horse" in unknown["detail"]

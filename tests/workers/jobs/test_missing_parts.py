@@ -52,7 +52,7 @@ MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
     ("enrollment", {"subject_id": "sub_gone", "images": 1}, "model_not_ready", "face"),
     ("heatmap", HEATMAP | {"model": "gone"}, "", "gone"),
     ("heatmap", HEATMAP | {"version": 7}, "version_not_found", "7"),
-    ("activations", ACTIVATIONS, "version_not_found", "7"),
+    ("activations", ACTIVATIONS, "not_found", "image-000"),  # its upload
 ]
 
 

@@ -116,7 +116,9 @@ ZIPS: dict[str, Callable[[], bytes]] = {
 TARS: dict[str, Callable[[], bytes]] = {
     "tar: a path upwards": lambda: odd_tar("../../evil.png"),
     "tar: an absolute path": lambda: odd_tar("/etc/evil.png"),
-    "tar: backslashes": lambda: odd_tar("cat\\evil.png"),
+    "tar: backslashes": lambda: odd_tar("cat\\..\\evil.png"),
+    "zip: a network path": lambda: odd_zip("\\\\host\\share\\evil.png"),
+    "tar: a part of several": lambda: odd_tar("cat/a.png", b"M"),
     "tar: a link": lambda: odd_tar("cat/a.png", tarfile.SYMTYPE, linkname="/etc/passwd"),
     "tar: a link within": lambda: odd_tar("cat/a.png", tarfile.SYMTYPE, linkname="0.png"),
     "tar: a hard link": lambda: odd_tar("cat/a.png", tarfile.LNKTYPE, linkname="cat/0.png"),

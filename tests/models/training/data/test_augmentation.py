@@ -15,7 +15,7 @@ def images(count: int = 6) -> Any:
 
 def augment(options: Augmentation, given: Any, seed: int = 8) -> tuple[Any, ImageTransforms]:
     drawn = draw_transforms(options, len(given), SIZE, np.random.default_rng(seed))
-    result = apply_transforms(given, drawn.affine, drawn.brightness, options.fill_mode)
+    result = apply_transforms(given, drawn.affine, drawn.brightness, drawn.offset, options)
     return result.numpy(), drawn
 
 
@@ -43,9 +43,11 @@ def test_flip_mirrors_half_of_the_images_exactly(option: str, axis: int) -> None
 def test_fill_mode_fills_what_a_shift_uncovers(fill_mode: str, column: int | None) -> None:
     given = images(1)
     right = np.array([[1, 0, -2, 0, 1, 0, 0, 0]], np.float32)  # by two pixels
-    result = apply_transforms(given, right, np.ones(1, np.float32), fill_mode).numpy()
+    options = Augmentation(fill_mode=fill_mode, cval=7)
+    still = np.ones(1, np.float32), np.zeros((1, 3), np.float32)
+    result = apply_transforms(given, right, *still, options).numpy()
     np.testing.assert_array_equal(result[:, :, 2:], given[:, :, :-2])
-    expected = 0 if column is None else given[:, :, column]
+    expected = 7 if column is None else given[:, :, column]
     np.testing.assert_array_equal(result[:, :, 0], np.broadcast_to(expected, result[:, :, 0].shape))
 
 
@@ -94,3 +96,33 @@ def test_draws_depend_on_the_seed_and_options_are_independent() -> None:
     np.testing.assert_array_equal(
         augment(plain, given)[1].affine, augment(brighter, given)[1].affine
     )
+
+
+def test_a_range_of_zoom_scales_the_axes_apart_as_in_keras() -> None:
+    _, drawn = augment(Augmentation(zoom=(0.5, 0.8)), images(200))
+    across, down = drawn.affine[:, 0], drawn.affine[:, 4]
+    assert 0.5 <= min(across.min(), down.min()) < 0.52
+    assert 0.78 < max(across.max(), down.max()) <= 0.8
+    assert np.abs(across - down).max() > 0.1
+    assert not Augmentation(zoom=(1, 1)).active
+
+
+def test_shear_in_degrees_is_the_angle() -> None:
+    _, drawn = augment(Augmentation(shear=0.9, shear_degrees=45), images(200))
+    assert 0.95 < np.abs(drawn.affine[:, 1]).max() <= 1
+    assert Augmentation(shear_degrees=5).active
+
+
+def test_channel_shift_adds_to_each_channel_by_itself() -> None:
+    given = np.full((64, *SIZE, 3), 128, np.uint8)
+    result, drawn = augment(Augmentation(channel_shift=20), given)
+    assert 15 < np.abs(drawn.offset).max() <= 20
+    np.testing.assert_allclose(result[:, 0, 0], 128 + drawn.offset, atol=1e-3)
+    assert np.ptp(drawn.offset, axis=1).min() > 0
+
+
+def test_new_options_leave_the_draws_of_the_others_alone() -> None:
+    given = images()
+    plain = augment(Augmentation(rotation=20, horizontal_flip=True), given)[1]
+    more = Augmentation(rotation=20, horizontal_flip=True, channel_shift=9)
+    np.testing.assert_array_equal(plain.affine, augment(more, given)[1].affine)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from contracts.training.trainings import TrainingRequest
+from contracts.training.trainings import Augmentation, TrainingRequest
 from models.networks.precision import has_bfloat16
 from models.training.data.features import _namespace, compile_trunk
 from models.training.loop.freezing import cut_below, freeze
@@ -27,8 +27,8 @@ def test_bfloat16_features_are_close_and_deterministic(network: str) -> None:
     cut, blueprint = cut_below(whole.model), blueprint_of(request)
     assert cut
     pixels = np.random.default_rng(8).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
-    full = compile_trunk(cut.trunk, blueprint, "nearest")(pixels).numpy()
-    half = compile_trunk(cut.trunk, blueprint, "nearest", "bfloat16")
+    full = compile_trunk(cut.trunk, blueprint, Augmentation())(pixels).numpy()
+    half = compile_trunk(cut.trunk, blueprint, Augmentation(), "bfloat16")
     first = half(pixels).numpy()
     assert first.dtype == np.float32
     assert np.linalg.norm(first - full) < 0.05 * np.linalg.norm(full)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from models.training.loop.hardware import Hardware
-from models.training.loop.learner import Batch, Learner
+from models.training.loop.learner import Batch, Learner, Objective
 from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored
@@ -32,9 +32,11 @@ def tiny(
 
 def learner(model: keras.Model, **options: Any) -> Learner:
     hardware = Hardware("float32", tf.distribute.get_strategy(), ("CPU",))
-    defaults = {"optimizer": "sgd", "learning_rate": 0.1, "l2": 0.0, "hardware": hardware}
-    defaults |= {"preprocess": lambda x: x}
-    return Learner(model, **defaults | options)
+    given = {"preprocess": lambda x: x, "hardware": hardware} | {
+        name: options.pop(name) for name in ("preprocess", "hardware") if name in options
+    }
+    objective = Objective(**{"optimizer": "sgd", "learning_rate": 0.1} | options)
+    return Learner(model, objective=objective, **given)
 
 
 def batch(count: int = 4, *, mask: Any = None, weights: Any = None) -> Batch:
@@ -106,6 +108,41 @@ def test_confident_wrong_predictions_have_a_gradient(last: tuple[int, str]) -> N
     one.step(wrong, 0.1)
     moved = [np.abs(a - b).max() for a, b in zip(model.get_weights(), before, strict=True)]
     assert min(moved) > 1e-2
+
+
+def test_l2_replaces_the_penalties_of_the_network() -> None:
+    def after(l2: float | None, *, own: bool) -> list[np.ndarray]:
+        keras.utils.set_random_seed(8)
+        penalty = keras.regularizers.L2(0.25) if own else None
+        given = keras.Input((4,))
+        last = keras.layers.Dense(2, "softmax", kernel_regularizer=penalty, name="out")
+        model = keras.Model(given, last(given))
+        learner(model, l2=l2).step(batch(), 0.1)
+        weights: list[np.ndarray] = model.get_weights()
+        return weights
+
+    assert equal(after(None, own=True), after(0.25, own=False))
+    assert equal(after(0.5, own=True), after(0.5, own=False))
+    assert equal(after(0.0, own=True), after(None, own=False))
+    assert not equal(after(None, own=True), after(None, own=False))
+
+
+def test_independent_outputs_are_trained_with_binary_cross_entropy() -> None:
+    model = tiny(last=(2, "sigmoid"))
+    one, given = learner(model, independent=True), batch()
+    outputs = model(given.inputs[0]).numpy()
+    right = np.where(np.eye(2)[given.truth] == 1, outputs, 1 - outputs)
+    loss, _ = one.step(given, 0.1)
+    assert loss == pytest.approx(-np.log(right).mean(axis=1).sum(), rel=1e-5)
+    assert one.predict(given.inputs).shape == (4, 2)
+
+
+def test_momentum_reaches_the_optimizer() -> None:
+    plain = Objective("sgd", 0.1).build_optimizer()
+    still = Objective("sgd", 0.1, momentum=0.0).build_optimizer()
+    assert (plain.momentum, plain.nesterov) == (0.9, True)
+    assert (still.momentum, still.nesterov) == (0.0, False)
+    assert Objective("rmsprop", 0.1, momentum=0.5).build_optimizer().momentum == 0.5
 
 
 def test_l2_shrinks_kernels_but_not_biases() -> None:

@@ -1,8 +1,9 @@
 import math
+from typing import Any
 
 import pytest
 
-from contracts.training.trainings import Schedule
+from contracts.training.trainings import Schedule, TrainingRequest
 from models.training.loop.state import TrainingState
 
 
@@ -11,6 +12,12 @@ def state_after(losses: list[float], schedule: Schedule = "constant") -> Trainin
     for loss in losses:
         state.close_epoch(loss, schedule, 0.9)
     return state
+
+
+def request(**fields: Any) -> TrainingRequest:
+    rates = {"learning_rate": {"head": 0.9}, "epochs": {"head": 10}}
+    given = {"dataset_id": "ds_x", "model": "m", "network": "vgg16"}
+    return TrainingRequest.model_validate(given | rates | fields)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +55,28 @@ def test_cosine_decays_to_zero() -> None:
     rates = []
     for steps in (0, 25, 50, 100):
         state.steps_taken = steps
-        rates.append(state.rate("cosine", 0.9, 100))
+        rates.append(state.rate(request(schedule="cosine"), 10))
     assert rates == pytest.approx([0.9, 0.9 * (0.5 + math.sqrt(0.125)), 0.45, 0])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({"at": [2, 5], "factor": 0.5}, [0.9, 0.9, 0.45, 0.45, 0.45, 0.225]),
+        ("step", [0.9] * 5 + [0.09]),
+    ],
+)
+def test_steps_divide_the_rate_at_their_epochs(schedule: Any, expected: list[float]) -> None:
+    state = TrainingState(phase="head", learning_rate=0.9)
+    rates = []
+    for state.epoch in range(6):
+        rates.append(state.rate(request(schedule=schedule), 10))
+    assert rates == pytest.approx(expected)
+
+
+def test_decay_divides_the_rate_step_by_step_as_in_keras() -> None:
+    state = TrainingState(phase="head", learning_rate=0.9, steps_taken=50)
+    assert state.rate(request(decay=0.01), 10) == pytest.approx(0.9 / 1.5)
 
 
 def test_next_phase_resets_the_position_and_keeps_times() -> None:

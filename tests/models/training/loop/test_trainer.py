@@ -42,6 +42,43 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "tuned augmented": FROZEN
     | {"strategy": "fine_tuning", "augmentation": AUGMENTATION, "augmented_views": 0},
 }
+STRATEGIES |= {
+    "gray, centered, squashed": {
+        "epochs": {"scratch": 2},
+        "image_size": [40, 24],
+        "color_mode": "grayscale",
+        "centering": "standard",
+        "resize": "squash",
+        "augmentation": AUGMENTATION | {"zoom": [0.8, 1.2], "channel_shift": 9},
+        "schedule": "step",
+    },
+    "mean subtracted": {
+        "epochs": {"scratch": 2},
+        "image_size": [24, 40],
+        "centering": "mean",
+        "optimizer": "sgd",
+        "momentum": 0.5,
+        "decay": 1e-3,
+    },
+    "one sigmoid each": {
+        "network": "cnn_face",
+        "image_size": [46, 38],
+        "epochs": {"scratch": 1},
+    },
+    "fresh views": FROZEN
+    | {
+        "augmentation": AUGMENTATION,
+        "augmented_views": "fresh",
+        "head": {"units": [16], "pooling": "max", "dropout": [0.1]},
+        "epochs": {"head": 2},
+    },
+    "one phase": FROZEN
+    | {
+        "strategy": "fine_tuning",
+        "unfreeze_from": 40,
+        "epochs": {"head": 0, "finetune": 2},
+    },
+}
 
 SLOW = ("scratch augmented", "frozen", "tuned augmented")
 
@@ -59,6 +96,11 @@ def figures(trained: TrainedModel) -> list[Any]:
         "scratch",
         "frozen augmented",
         "tuned",
+        "gray, centered, squashed",
+        "mean subtracted",
+        "one sigmoid each",
+        "fresh views",
+        "one phase",
         *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
     ],
 )
@@ -103,7 +145,7 @@ def test_every_strategy_makes_an_exportable_network(
         np.testing.assert_allclose(evaluation.probabilities, served, atol=atol)
         correct = served.argmax(1) == [dataset.classes.index(e.label) for e in evaluation.examples]
         assert evaluation.accuracy == correct.mean()
-    if strategy in {"scratch", "tuned"}:
+    if strategy in {"scratch", "tuned", "gray, centered, squashed", "one sigmoid each"}:
         pixels = np.stack([load(trained, example) for example in dataset.of("test")[:2]])
         draft = export_version(
             trained.model, trained.blueprint, tmp_path, images=pixels, labels=trained.labels
@@ -114,7 +156,7 @@ def test_every_strategy_makes_an_exportable_network(
 
 def load(trained: TrainedModel, example: Any) -> Any:
     height, width = trained.model.inputs[0].shape[1:3]
-    spec = InputSpec((height, width), trained.blueprint.short_side)
+    spec = InputSpec((height, width), trained.blueprint.short_side, trained.blueprint.geometry)
     return decode(example.path.read_bytes(), network=spec, max_pixels=10**6).pixels
 
 

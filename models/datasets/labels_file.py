@@ -1,0 +1,291 @@
+"""Labels from a table beside the images: CSV, TSV, JSON or JSON lines, as many datasets have them.
+
+Which columns hold files and labels is found by their names, and by which values are files of the
+upload. A table that names none of them is no table of labels, whatever it is called.
+"""
+
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from models.datasets.archives.name_encoding import plausible_encoding
+from models.datasets.dataset import Split
+from models.datasets.layout import checked_label, split_of
+
+SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"})
+
+_SAMPLE = 1000  # rows
+_LABEL_COLUMNS = (
+    *("label_name", "class_name", "classname", "category_name", "label_text", "label", "class"),
+    *("category", "target", "breed", "species", "labels", "classes", "diagnosis", "dx", "tag"),
+    *("type", "variety", "disease", "object", "y", "label_id", "class_id", "classid"),
+    *("category_id", "predictionstring"),
+)
+_FILE_COLUMNS = frozenset(
+    {
+        *("file", "files", "filename", "file_name", "filepath", "file_path", "path", "paths"),
+        *("image", "images", "image_name", "imagename", "image_id", "imageid", "image_path"),
+        *("image_file", "img", "img_name", "img_path", "img_id", "id", "name", "photo", "picture"),
+    }
+)
+_SPLIT_COLUMNS = ("split", "subset", "partition", "set", "dataset", "data_set", "usage")
+_NUMBER = re.compile(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", re.IGNORECASE)
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TableLabel:
+    """What a table says about one image."""
+
+    label: str
+    split: Split | None
+    table: str
+
+
+@dataclass(slots=True)
+class TableLabels:
+    """What the tables of an upload say about its images.
+
+    Attributes:
+        labels: By the path of the image.
+        conflicts: Paths of images that have several labels.
+        tables: Paths of the tables that were used.
+        missing: Number of rows that name no image of the upload.
+    """
+
+    labels: dict[str, TableLabel] = field(default_factory=dict)
+    conflicts: set[str] = field(default_factory=set)
+    tables: list[str] = field(default_factory=list)
+    missing: int = 0
+
+    def add(self, path: str, label: TableLabel) -> None:
+        """Note the label of an image."""
+        if path in self.labels and self.labels[path].label != label.label:
+            self.conflicts.add(path)
+        self.labels[path] = label
+
+
+def read_tables(
+    tables: Iterable[tuple[str, bytes]], images: Collection[str], encoding: str | None = None
+) -> TableLabels:
+    """Find the labels of images in the tables that came with them.
+
+    Args:
+        tables: The path and the content of each file that may be one.
+        images: The paths of the images.
+        encoding: That of the tables, if the client has named it.
+    """
+    found = TableLabels()
+    index = _ImageIndex(images)
+    for path, content in tables:
+        rows = _rows(path, content, encoding)
+        columns = _columns(rows, index, path)
+        if columns is None:
+            continue
+        found.tables.append(path)
+        for row in rows:
+            image = index.find(row.get(columns.file, ""), path)
+            label = columns.label_of(row)
+            if image is None:
+                found.missing += bool(row.get(columns.file))
+            elif label is not None:
+                split = split_of(row.get(columns.split, "")) if columns.split else None
+                found.add(image, TableLabel(label, split, path))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Which columns of a table mean what.
+
+    Attributes:
+        label: None if each class has a column of its own, with a 1 in one of them.
+    """
+
+    file: str
+    label: str | None
+    split: str | None
+    one_hot: tuple[str, ...] = ()
+
+    def label_of(self, row: Row) -> str | None:
+        if self.label is None:
+            marked = [name for name in self.one_hot if _is_one(row.get(name, ""))]
+            return checked_label(marked[0]) if len(marked) == 1 else None
+        value = row.get(self.label, "")
+        if self.label == "predictionstring":
+            value = value.split(" ")[0]
+        return checked_label(value.replace("/", "-").replace("\\", "-"))
+
+
+class _ImageIndex:
+    """Finds images by what a table calls them: a path, a name, or a name without its suffix."""
+
+    def __init__(self, images: Collection[str]) -> None:
+        self._names: dict[str, list[str]] = defaultdict(list)
+        self._stems: dict[str, list[str]] = defaultdict(list)
+        for image in images:
+            name = PurePosixPath(image).name.casefold()
+            self._names[name].append(image)
+            self._stems[name.rpartition(".")[0] or name].append(image)
+
+    def find(self, value: str, table: str) -> str | None:
+        wanted = value.strip().replace("\\", "/").casefold().lstrip("./")
+        if not wanted:
+            return None
+        name = wanted.rpartition("/")[2]
+        found = self._names.get(name) or self._stems.get(name) or []
+        if not found and "." in name:
+            found = self._stems.get(name.rpartition(".")[0], [])
+        if len(found) > 1:
+            found = _narrowed(found, wanted, table)
+        return found[0] if len(found) == 1 else None
+
+
+def _narrowed(paths: list[str], wanted: str, table: str) -> list[str]:
+    """Those of several images of one name that the table means."""
+    stems = [path.casefold().rpartition(".")[0] for path in paths]
+    full = [
+        path
+        for path, stem in zip(paths, stems, strict=True)
+        if f"/{path.casefold()}".endswith(f"/{wanted}") or f"/{stem}".endswith(f"/{wanted}")
+    ]
+    if len(full) == 1:
+        return full
+    folder = PurePosixPath(table).parent
+    beside = [path for path in full or paths if folder in PurePosixPath(path).parents]
+    if len(beside) == 1:
+        return beside
+    # `train.csv` is about the images in `train`.
+    split = split_of(re.sub(r"labels?|annotations?", "", PurePosixPath(table).stem.lower()))
+    return [
+        path
+        for path in beside or full or paths
+        if split is not None and split in map(split_of, path.split("/")[:-1])
+    ]
+
+
+def _columns(rows: Sequence[Row], index: _ImageIndex, path: str) -> _Columns | None:
+    if not rows:
+        return None
+    names = list(rows[0])
+    sample = rows[:_SAMPLE]
+    hits = {
+        name: sum(index.find(row.get(name, ""), path) is not None for row in sample)
+        for name in names
+    }
+    file = max(names, key=lambda name: (hits[name], _plain(name) in _FILE_COLUMNS))
+    # A table of something else may name an image or two by chance.
+    if not hits[file] or (hits[file] < len(sample) / 2 and _plain(file) not in _FILE_COLUMNS):
+        return None
+    others = [name for name in names if name != file]
+    split = next((n for w in _SPLIT_COLUMNS for n in others if _plain(n) == w), None)
+    others = [name for name in others if name != split and _plain(name) not in _FILE_COLUMNS]
+    for wanted in _LABEL_COLUMNS:
+        for name in others:
+            if _plain(name) == wanted:
+                return _Columns(file, name, split)
+    if len(others) > 1 and all(_is_one_hot(row, others) for row in sample):
+        return _Columns(file, None, split, tuple(others))
+    words = [n for n in others if not all(_NUMBER.fullmatch(row.get(n, "")) for row in sample)]
+    chosen = others if len(others) == 1 else words
+    return _Columns(file, chosen[0], split) if len(chosen) == 1 else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _is_one(value: str) -> bool:
+    return value.strip() in {"1", "1.0", "true", "True"}
+
+
+def _is_one_hot(row: Row, names: Sequence[str]) -> bool:
+    values = [row.get(name, "").strip() for name in names]
+    return all(v in {"0", "1", "0.0", "1.0", "true", "false", "True", "False"} for v in values)
+
+
+def _rows(path: str, content: bytes, encoding: str | None) -> list[Row]:
+    text = _text(content, encoding)
+    stripped = text.lstrip()
+    if stripped.startswith(("{", "[")):
+        return _json_rows(stripped)
+    if PurePosixPath(path).suffix.lower() in {".json", ".jsonl", ".ndjson"}:
+        return []
+    lines = _csv_lines(text)
+    if not lines:
+        return []
+    head = [_plain(value) for value in lines[0]]
+    if len(set(lines[0])) == len(lines[0]) and _is_header(head):
+        return [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
+    return [{str(place): value for place, value in enumerate(line)} for line in lines]
+
+
+def _is_header(names: Sequence[str]) -> bool:
+    known = {*_FILE_COLUMNS, *_LABEL_COLUMNS}
+    return any(name in known for name in names)
+
+
+def _text(content: bytes, encoding: str | None) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode(encoding or plausible_encoding(content), "replace")
+
+
+def _csv_lines(text: str) -> list[list[str]]:
+    text = text.removeprefix("sep=,\n").removeprefix("sep=;\n")
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t|", key=first.count)
+    if not first.count(delimiter):
+        # Such as `n01440764/1.JPEG 0`; the name may have spaces.
+        pairs = [line.rsplit(None, 1) for line in text.splitlines()]
+        return [pair for pair in pairs if len(pair) == 2]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    try:
+        return [[value.strip() for value in line] for line in reader if any(line)]
+    except csv.Error:
+        return []
+
+
+def _json_rows(text: str) -> list[Row]:
+    try:
+        whole = json.loads(text)
+    except RecursionError:
+        return []
+    except ValueError:
+        whole = _json_lines(text)
+    if isinstance(whole, dict):
+        pairs = [(name, label) for name, label in whole.items() if _value(label) is not None]
+        return [{"file": name, "label": _value(label) or ""} for name, label in pairs]
+    if not isinstance(whole, list):
+        return []
+    return [
+        {str(name): _value(value) or "" for name, value in row.items()}
+        for row in whole
+        if isinstance(row, dict)
+    ]
+
+
+def _json_lines(text: str) -> list[Any]:
+    try:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError):
+        return []
+
+
+def _value(value: Any) -> str | None:
+    """A value as text; None if it is not one."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict) and set(value) & {"label", "class", "class_name"}:
+        value = value.get("label") or value.get("class_name") or value.get("class")
+    return str(value) if isinstance(value, str | int | float) else None
