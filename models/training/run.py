@@ -249,7 +249,13 @@ class _Run:
         def report(share: float) -> None:
             self._enter("check", share)
 
-        held_out = HeldOut(split, trained.evaluations[split], self._max_pixels, report)
+        held_out = HeldOut(
+            split,
+            trained.evaluations[split],
+            self._max_pixels,
+            report,
+            independent=self.request.has_independent_outputs,
+        )
         measured = evaluate_served(folder, draft, held_out, RuntimeOptions.of(self.settings))
         trained = replace(trained, evaluations={**trained.evaluations, split: measured.evaluation})
         if not data.private:
