@@ -21,7 +21,7 @@ async function main() {
   const shown = await explanation.heatmap({ image: [image[0]] });
   const told = {
     artifact: Buffer.from(await artifact.arrayBuffer()).subarray(0, 4).toString('hex'),
-    events: events.split('event: state').length - 1,
+    events: (events ?? '').split('event: state').length - 1,
     heatmap: shown.size > 1000,
     labels,
     state: finished.state,
