@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from service.threads import CHANGES
+
 
 class SharedCheck:
     """Runs one check at a time; whoever asks gets the result of one that began afterwards.
@@ -34,5 +36,11 @@ class SharedCheck:
             if self._began >= asked:
                 return
             began = time.monotonic()
-            await self._check()
+            # A read, whoever asks: requests that read wait for it too, so it must not wait for the
+            # threads of those that change something.
+            token = CHANGES.set(False)
+            try:
+                await self._check()
+            finally:
+                CHANGES.reset(token)
             self._began = began

@@ -69,6 +69,18 @@ class Standings:
             values = {"failures": 0, "face_disabled_at": None, "last_used_at": now}
             session.execute(update(row).where(row.id == subject_id).values(values))
 
+    def record_uses(self, ids: Collection[str]) -> None:
+        """Record that subjects were identified: a use, but no proof that ends a row of failures."""
+        now, row = self._clock(), SubjectRecord
+        outdated = or_(row.last_used_at.is_(None), row.last_used_at < now - _ACCURACY)
+        for batch in batches(sorted(ids)):
+            which = and_(row.id.in_(batch), outdated)
+            with reading(self._engine) as session:
+                if session.scalar(select(row.id).where(which).limit(1)) is None:
+                    continue
+            with writing(self._engine) as session:
+                session.execute(update(row).where(which).values(last_used_at=now))
+
     def record_failure(self, subject_id: str, most: int) -> bool:
         """Count a failure; returns whether the face is disabled now."""
         row = SubjectRecord

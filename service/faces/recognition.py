@@ -130,13 +130,14 @@ async def identify(
     nearest = await run_in_threadpool(_nearest, services, detection, threshold, max_candidates)
     ids = {candidate.subject_id for candidates in nearest for candidate in candidates}
     standings = await _usable(services.faces, sorted(ids))
-    return Identification(
-        faces=[
-            _identified(face, candidates, threshold, standings, max_candidates)
-            for face, candidates in zip(detection.faces, nearest, strict=True)
-        ],
-        threshold=threshold.similarity,
-    )
+    faces = [
+        _identified(face, candidates, threshold, standings, max_candidates)
+        for face, candidates in zip(detection.faces, nearest, strict=True)
+    ]
+    matched = {face.candidates[0].subject_id for face in faces if face.decision == "match"}
+    if matched:  # otherwise retention would erase people who are identified every day
+        await run_in_threadpool(services.faces.repositories.standings.record_uses, matched)
+    return Identification(faces=faces, threshold=threshold.similarity)
 
 
 async def _usable(faces: FaceServices, ids: list[str]) -> dict[str, str | None]:

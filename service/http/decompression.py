@@ -55,8 +55,9 @@ class _Zlib:
             if len(self._input) < 2:
                 return b""
             self._stream = zlib.decompressobj(15 if _is_zlib(self._input) else -15)
-        if self.is_finished:
-            self._begin_next_member()
+        if self.is_finished and not self._begins_next_member():
+            self.needs_input = True
+            return b""
         try:
             output = self._stream.decompress(self._input, limit)
         except zlib.error as error:
@@ -66,13 +67,15 @@ class _Zlib:
         self.needs_input = not self._input and len(output) < limit
         return output
 
-    def _begin_next_member(self) -> None:
-        self._input = self._input.lstrip(b"\0")  # padding between members
-        self._members += bool(self._input)
-        if self._input and (not self._gzip or self._members > _MAX_MEMBERS):
+    def _begins_next_member(self) -> bool:
+        self._input = self._input.lstrip(b"\0")  # padding between members, or after the last one
+        if not self._input:
+            return False
+        self._members += 1
+        if not self._gzip or self._members > _MAX_MEMBERS:
             raise CorruptBodyError("data after the end")
-        if self._input:
-            self._stream = zlib.decompressobj(31)
+        self._stream = zlib.decompressobj(31)
+        return True
 
 
 def _is_zlib(data: bytes) -> bool:

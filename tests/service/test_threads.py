@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+from service.shared_check import SharedCheck
 from service.threads import CHANGES, run_in_threadpool
 
 
@@ -20,5 +21,31 @@ def test_two_hundred_changes_keep_nobody_waiting_who_reads() -> None:
         assert not any(task.done() for task in changes)
         ready.set()
         assert await asyncio.gather(*changes) == [True] * 200
+
+    asyncio.run(use())
+
+
+def test_a_check_for_changes_is_a_read_whoever_asks_for_it() -> None:
+    ready = threading.Event()
+
+    async def change() -> None:
+        CHANGES.set(True)
+        await run_in_threadpool(ready.wait, 30)
+
+    async def announce(check: SharedCheck) -> None:
+        CHANGES.set(True)
+        await check.refresh()  # it holds the lock that those who read wait for
+        assert CHANGES.get(), "of this request only the check is a read"
+
+    async def use() -> None:
+        check = SharedCheck(lambda: run_in_threadpool(int, "7"))
+        changes = [asyncio.create_task(change()) for _ in range(200)]
+        await asyncio.sleep(0.1)
+        try:
+            await asyncio.wait_for(asyncio.create_task(announce(check)), 5)
+            await asyncio.wait_for(check.refresh(), 5)
+        finally:
+            ready.set()
+            await asyncio.gather(*changes)
 
     asyncio.run(use())

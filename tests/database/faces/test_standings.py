@@ -64,6 +64,22 @@ def test_failures_in_a_row_disable_the_face(faces: FaceRepositories, clock: Cloc
     assert not faces.standings.record_failure("sub_nobody", 1)
 
 
+def test_who_is_identified_was_used_and_stays_disabled(
+    faces: FaceRepositories, clock: Clock
+) -> None:
+    ada, bea = add(faces), add(faces, "Bea")
+    faces.standings.record_failure(ada, 1)
+    clock.advance(3 * 86_400)
+    faces.standings.record_uses({ada, "sub_nobody"})
+    assert faces.subjects.get(ada).last_used_at == clock.now
+    assert faces.standings.get(ada).disabled
+    assert faces.standings.unused(2, limit=9) == [bea]
+    used = clock.now
+    clock.advance(3000)
+    faces.standings.record_uses([ada])
+    assert faces.subjects.get(ada).last_used_at == used, "to an hour"
+
+
 def test_the_last_use_is_known_to_an_hour(faces: FaceRepositories, clock: Clock) -> None:
     ada = add(faces)
     assert faces.subjects.get(ada).last_used_at is None

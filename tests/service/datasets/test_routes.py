@@ -318,6 +318,7 @@ def test_a_video_becomes_a_job(client: httpx.Client, fakes: FakeServices) -> Non
     assert answer.headers["Location"] == f"/v1/jobs/{answer.json()['id']}"
     kind, request, inputs = fakes.jobs.worked[0]
     assert (kind, inputs) == ("dataset_video", {"video": b"a video"})
+    assert fakes.jobs.clients[0], "it counts for the places of its client"
     assert request == {
         "target": made,
         "label": "caf\u00e9",

@@ -276,6 +276,19 @@ def test_unused_subjects_are_erased_and_the_audit_says_by_whom(
     assert [event["outcome"] for event in events] == ["erased"]
 
 
+def test_who_is_identified_counts_as_used(
+    client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standings = fakes.faces.repositories.standings
+    later = datetime.now(UTC) + timedelta(days=31)
+    monkeypatch.setattr(standings, "_clock", lambda: later)
+    assert standings.unused(30, limit=9) == [ada]
+    assert identify(client, BEA)["decision"] == "no_match"
+    assert standings.unused(30, limit=9) == [ada]
+    assert identify(client)["decision"] == "match"
+    assert standings.unused(30, limit=9) == []
+
+
 @pytest.mark.parametrize(
     "sent", [{"max_failures": 0}, {"max_failures": 101}, {"retention_days": 0}, {"x": 1}]
 )
