@@ -19,6 +19,9 @@ _HEADER_BYTES = 128
 _REMEMBERED = 32
 _SPACES: Final = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _UNNOTICEABLE = 2  # of 255 levels
+# A chain of any number of matrices and curves, each of which costs time for every color: a profile
+# of 4 MiB, which a PNG stores in 10 kB, would take an hour. Only film and test profiles have one.
+_CHAIN = b"mpet"
 _FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION  # as browsers and editors do
 
 
@@ -55,8 +58,10 @@ def is_described(image: Image.Image) -> bool:
 
 
 def _space_of(profile: object) -> str | None:
-    """The color space of a profile; None if it is missing, damaged or unreasonably large."""
+    """The color space of a profile; None if it is missing, damaged or takes too long."""
     if not isinstance(profile, bytes) or not _HEADER_BYTES < len(profile) <= _MAX_PROFILE_BYTES:
+        return None
+    if _CHAIN in profile:
         return None
     return profile[16:20].decode("latin-1").rstrip()
 

@@ -283,3 +283,34 @@ def test_an_orientation_of_a_million_fractions_is_not_read() -> None:
     began = time.thread_time()
     assert read(buffer.getvalue()).width == scene().width
     assert time.thread_time() - began < 0.5  # not seconds
+
+
+def test_a_profile_with_a_chain_of_matrices_takes_no_time() -> None:
+    """One of a thousand matrices would take seconds, and 4 MiB hold half a million."""
+
+    def matrix(rows: int, columns: int) -> bytes:
+        numbers = np.eye(rows, columns).ravel().tolist() + [0.0] * rows
+        head = struct.pack(">4s4xHH", b"matf", columns, rows)
+        return head + struct.pack(f">{len(numbers)}f", *numbers)
+
+    first, middle, last = matrix(15, 3), matrix(15, 15), matrix(3, 15)
+    count = 1002
+    start = 16 + 8 * count
+    places = [(start, len(first)), *[(start + len(first), len(middle))] * (count - 2)]
+    places.append((start + len(first) + len(middle), len(last)))
+    chain = struct.pack(">4s4xHHI", b"mpet", 3, 3, count)
+    chain += b"".join(struct.pack(">II", *place) for place in places) + first + middle + last
+    white = struct.pack(">iii", 63190, 65536, 54061)
+    tags = struct.pack(">I4sII", 1, b"D2B1", 144, len(chain))
+    head = struct.pack(">I4sI12s12x4s28xI", 144 + len(chain), b"lcms", 0x04300000,
+                       b"mntrRGB XYZ ", b"acsp", 1)  # fmt: skip
+    profile = (head + white).ljust(128, b"\0") + tags + chain
+    assert ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space == "RGB "
+    buffer = io.BytesIO()
+    scene().save(buffer, "PNG", icc_profile=profile)
+    assert len(buffer.getvalue()) < len(encoded(scene(), "PNG")) + 1000
+    began = time.thread_time()
+    np.testing.assert_array_equal(
+        read(buffer.getvalue()).pixels, read(encoded(scene(), "PNG")).pixels
+    )
+    assert time.thread_time() - began < 0.5  # not seconds
