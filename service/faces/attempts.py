@@ -72,7 +72,7 @@ async def attempt(
         raise
     finally:
         await faces.lockout.end(reserved, outcome)
-        await _count(faces, subject_id, policy, outcome)
+        await _count(faces, subject_id, policy, judgement.verdict)
 
 
 def require_usable(standing: Standing, policy: Policy, *, signed: bool = False) -> None:
@@ -115,11 +115,15 @@ def has_consent(standing: Standing, policy: Policy) -> bool:
     return standing.consent is not None and standing.consent.in_force(datetime.now(UTC))
 
 
-async def _count(faces: FaceServices, subject_id: str, policy: Policy, outcome: Outcome) -> None:
+async def _count(
+    faces: FaceServices, subject_id: str, policy: Policy, verdict: Verdict | None
+) -> None:
     standings = faces.repositories.standings
-    if outcome == "matched":
+    if verdict is None:
+        return
+    if verdict.decision == "match":
         await run_in_threadpool(standings.record_match, subject_id)
-    elif outcome == "failed":
+    elif verdict.disables:
         await run_in_threadpool(standings.record_failure, subject_id, policy.max_failures)
 
 

@@ -204,6 +204,19 @@ def test_a_signature_that_is_not_the_devices_fails_before_the_face_is_compared(
     assert code(client.delete(f"{devices}/phone"), 404) == "not_found"
 
 
+def test_wrong_signatures_lock_their_device_and_do_not_disable_the_face(
+    client: httpx.Client, ada: str
+) -> None:
+    client.put(f"{URL}/policy", json={"max_failures": 5})
+    for _ in range(5):
+        answer = login(client, ada, **signed_challenge(client, ada, "junk"))
+        assert answer.json()["reason"] == "wrong_signature"
+    refused = login(client, ada, **signed_challenge(client, ada, "junk"))
+    assert code(refused, 429) == "locked_out"
+    assert client.get(f"{URL}/subjects/{ada}").json()["face_disabled"] is False
+    assert login(client, ada, device_id="phone").json()["decision"] == "match"
+
+
 def test_a_clip_can_be_signed_and_required(
     client: httpx.Client, fakes: FakeServices, ada: str
 ) -> None:
