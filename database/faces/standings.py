@@ -95,14 +95,22 @@ class Standings:
             session.execute(disabled.values(face_disabled_at=self._clock()))
         return True
 
-    def unused(self, days: int, *, limit: int) -> list[str]:
-        """Ids of subjects that were neither used nor changed for some days, longest first."""
+    def unused(self, days: int, *, limit: int, only: str | None = None) -> list[str]:
+        """Ids of subjects that were neither used nor changed for some days, longest first.
+
+        Args:
+            days: Since the last use and the last change.
+            limit: At most so many.
+            only: Look at this subject only.
+        """
         row, cutoff = SubjectRecord, self._clock() - timedelta(days=days)
         unused = and_(
             row.created_at < cutoff,
             row.updated_at < cutoff,
             or_(row.last_used_at.is_(None), row.last_used_at < cutoff),
         )
+        if only is not None:
+            unused = and_(row.id == only, unused)
         oldest = func.coalesce(row.last_used_at, row.created_at)
         query = select(row.id).where(unused).order_by(oldest, row.id).limit(limit)
         with reading(self._engine) as session:

@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from jwt.algorithms import ECAlgorithm
 
 from contracts.faces.consent import NewPolicy, Policy
-from contracts.faces.subjects import NewTemplate, StoredFrame, embedder_of
+from contracts.faces.subjects import Erased, NewTemplate, StoredFrame, embedder_of
 from contracts.queue.redis_keys import face_lock
 from contracts.settings import Settings
-from service.faces import retention
+from service.dependencies import Services
+from service.faces import erasure, retention
 from tests.service.face_replies import clip_of, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in, gray_png
 from tests.valkey import RealValkey
@@ -300,6 +301,25 @@ def test_who_is_identified_counts_as_used(
     assert standings.unused(30, limit=9) == [ada]
     assert identify(client)["decision"] == "match"
     assert standings.unused(30, limit=9) == []
+
+
+def test_who_logs_in_while_others_are_erased_stays(
+    client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bea = client.post(f"{URL}/subjects", json={"name": "Bea"}).json()["id"]
+    fakes.faces.repositories.policy.set(NewPolicy(retention_days=30))
+    standings = fakes.faces.repositories.standings
+    later = datetime.now(UTC) + timedelta(days=31)
+    monkeypatch.setattr(standings, "_clock", lambda: later)
+    begin = erasure.begin
+
+    async def slow(services: Services, subject_id: str) -> Erased:
+        standings.record_match(ada if subject_id == bea else bea)
+        return await begin(services, subject_id)
+
+    monkeypatch.setattr(erasure, "begin", slow)
+    erase_unused(fakes)
+    assert len(standings.of([ada, bea])) == 1
 
 
 @pytest.mark.parametrize(
