@@ -21,6 +21,7 @@ from models.datasets.layout import checked_label, split_of
 SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"})
 
 _SAMPLE = 1000  # rows
+_MAX_COLUMNS = 5000  # a column for each class, at the most
 _LABEL_COLUMNS = (
     *("label_name", "class_name", "classname", "category_name", "label_text", "label", "class"),
     *("category", "target", "breed", "species", "labels", "classes", "diagnosis", "dx", "tag"),
@@ -112,11 +113,11 @@ class _Columns:
     file: str
     label: str | None
     split: str | None
-    one_hot: tuple[str, ...] = ()
+    one_hot: frozenset[str] = frozenset()
 
     def label_of(self, row: Row) -> str | None:
         if self.label is None:
-            marked = [name for name in self.one_hot if _is_one(row.get(name, ""))]
+            marked = [name for name in row if name in self.one_hot and _is_one(row[name])]
             return checked_label(marked[0]) if len(marked) == 1 else None
         value = row.get(self.label, "")
         if self.label == "predictionstring":
@@ -172,9 +173,9 @@ def _narrowed(paths: list[str], wanted: str, table: str) -> list[str]:
 
 
 def _columns(rows: Sequence[Row], index: _ImageIndex, path: str) -> _Columns | None:
-    if not rows:
+    names = list(rows[0]) if rows else []
+    if not 0 < len(names) <= _MAX_COLUMNS:
         return None
-    names = list(rows[0])
     sample = rows[:_SAMPLE]
     hits = {
         name: sum(index.find(row.get(name, ""), path) is not None for row in sample)
@@ -192,7 +193,7 @@ def _columns(rows: Sequence[Row], index: _ImageIndex, path: str) -> _Columns | N
             if _plain(name) == wanted:
                 return _Columns(file, name, split)
     if len(others) > 1 and all(_is_one_hot(row, others) for row in sample):
-        return _Columns(file, None, split, tuple(others))
+        return _Columns(file, None, split, frozenset(others))
     words = [n for n in others if not all(_NUMBER.fullmatch(row.get(n, "")) for row in sample)]
     chosen = others if len(others) == 1 else words
     return _Columns(file, chosen[0], split) if len(chosen) == 1 else None
@@ -271,7 +272,7 @@ def _json_rows(text: str) -> list[Row]:
     return [
         {str(name): _value(value) or "" for name, value in row.items()}
         for row in whole
-        if isinstance(row, dict)
+        if isinstance(row, dict) and row
     ]
 
 

@@ -32,6 +32,9 @@ from models.images.resize import (
 
 _ORIENTATION: Final = 274  # EXIF and TIFF tag
 _ORIENTATION_SOURCES: Final = {"exif", "xmp"}  # where Pillow looks for it in a JPEG
+# Of a crafted block of 16 MiB, Pillow makes two million fractions in Python, which takes seconds
+# and the interpreter lock. That of a real photo has less than 64 kB.
+_MAX_EXIF_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,8 @@ def _orientation_of(image: Image.Image) -> Orientation:
     """
     if image.format == "JPEG" and not image.info.keys() & _ORIENTATION_SOURCES:
         return UPRIGHT  # reading an empty EXIF block takes longer than opening the file did
+    if len(image.info.get("exif") or b"") > _MAX_EXIF_BYTES:
+        return UPRIGHT
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # noqa: BLE001  broken EXIF must not cost a good image

@@ -37,6 +37,9 @@ _SEPARATE = 2  # planar configuration
 _UNSPECIFIED = 0  # an extra sample that is not alpha
 _DIFFERENCES = 2  # predictor
 _SHORT, _LONG, _LONG8 = 3, 4, 16  # types of values
+_RATIONALS: Final = {5, 10}
+# Pillow makes each fraction in Python: a tag of two million holds the interpreter lock for seconds.
+_MAX_RATIONALS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +124,14 @@ def open_deep_tiff(raw: bytes) -> DeepTiff | None:
     """Read the directory of a TIFF; None if Pillow reads the image itself.
 
     Raises:
-        InvalidImage: It has bands that no color stands for, or of a kind that cannot be read.
+        InvalidImage: It has bands that no color stands for, or of a kind that cannot be read, or
+            its tags would take too long to read.
     """
     directory: Any = TiffImagePlugin.ImageFileDirectory_v2(raw[: 16 if _is_big(raw) else 8])
     file = io.BytesIO(raw)
     file.seek(directory.next)
     directory.load(file)
+    _require_few_rationals(directory)
     tags = dict(directory)
     bits, samples = tags.get(_BITS, (1,)), _samples(tags)
     photometric = tags.get(_PHOTOMETRIC)
@@ -156,6 +161,16 @@ def open_deep_tiff(raw: bytes) -> DeepTiff | None:
         raise InvalidImage("The TIFF is compressed in a way that is not supported for its colors.")
     has_alpha = samples > colors and _UNSPECIFIED not in tags.get(_EXTRA_SAMPLES, (_UNSPECIFIED,))
     return DeepTiff(raw, tags, (tags[_WIDTH], tags[_HEIGHT]), colors + has_alpha)
+
+
+def _require_few_rationals(directory: Any) -> None:
+    size = sum(
+        len(data)
+        for tag, data in directory._tagdata.items()  # Pillow has no public access to it
+        if directory.tagtype.get(tag) in _RATIONALS
+    )
+    if size > 8 * _MAX_RATIONALS:
+        raise InvalidImage("The TIFF has far too many fractions in its tags. Save it again.")
 
 
 def _is_big(raw: bytes) -> bool:

@@ -103,6 +103,8 @@ def _compare(candidate: PromotionCandidate, champion: Manifest, labels: Sequence
         champion.precision != "int8"
         and digest is not None
         and digest == champion.provenance.dataset_digest
+        # A training may select some of a dataset's classes, and then only their images count.
+        and set(labels) == set(candidate.labels)
         and _runtime(champion) == _runtime(candidate.manifest)
     )
     if accuracy is None or not is_comparable:

@@ -37,12 +37,14 @@ from models.training.data.data_source import DataSource, LibrarySource, Training
 from models.training.data.feature_cache import FeatureCache
 from models.training.exported import ExportedModel, decode_examples
 from models.training.loop.costs import CostFile, Stage, expected_seconds, stages_of
+from models.training.loop.network_defaults import blueprint_of, input_size_of
 from models.training.loop.progress import LoggedWork, ProgressReporter
 from models.training.loop.trainer import TrainingEnvironment, train
 from models.training.memory import check_memory, memory_limit
 from models.training.promotion import PromotionCandidate, promote
 from models.training.publishing import find_published, publish_once
-from models.training.report.artifacts import write_artifacts
+from models.training.report.artifacts import AUGMENTATION, write_artifacts
+from models.training.report.augmentation_sheet import augmentation_sheet
 from models.training.report.event_log import EventLog
 from models.training.report.report import (
     COMPARED_IMAGES,
@@ -149,6 +151,8 @@ class _Run:
         log = EventLog(self.settings.event_logs_home / self.work.job_id)
         work, environment = LoggedWork(self.work, log), _environment(self.settings)
         progress = self._begin(data.dataset, load_seconds)
+        if self.request.augmentation.active and not data.private:
+            self._show_augmentation(data)
         trained = train(self.request, data.dataset, work, environment, progress)
         seconds = {"data": load_seconds, **trained.phase_seconds}
         with self.store.staging() as folder:
@@ -249,7 +253,13 @@ class _Run:
         def report(share: float) -> None:
             self._enter("check", share)
 
-        held_out = HeldOut(split, trained.evaluations[split], self._max_pixels, report)
+        held_out = HeldOut(
+            split,
+            trained.evaluations[split],
+            self._max_pixels,
+            report,
+            independent=self.request.has_independent_outputs,
+        )
         measured = evaluate_served(folder, draft, held_out, RuntimeOptions.of(self.settings))
         trained = replace(trained, evaluations={**trained.evaluations, split: measured.evaluation})
         if not data.private:
@@ -298,6 +308,16 @@ class _Run:
             with suppress(VersionNotFound, VersionInUse):
                 self.store.delete(version.model, version.version)
             raise
+
+    def _show_augmentation(self, data: TrainingData) -> None:
+        """Draw what the augmentation makes of the first training image."""
+        blueprint = blueprint_of(self.request)
+        size = input_size_of(self.request)
+        spec = InputSpec(size, blueprint.short_side, blueprint.geometry)
+        first = data.dataset.of("train")[:1]
+        (pixels,) = decode_examples(first, spec, max_pixels=self._max_pixels)
+        sheet = augmentation_sheet(pixels, self.request.augmentation, self.request.seed)
+        self.work.artifact(AUGMENTATION, "image/png", sheet)
 
     def _export(self, trained: TrainedModel, data: TrainingData, folder: Path) -> Draft:
         held_out = trained.evaluations[held_out_split(trained)].examples

@@ -51,12 +51,14 @@ class HeldOut:
         evaluation: The trained network's answers in float32.
         max_pixels: Largest image that is decoded.
         report: Called with the share that is done; may raise.
+        independent: Whether each class has a sigmoid of its own.
     """
 
     split: Split
     evaluation: Evaluation
     max_pixels: int
     report: Callable[[float], None]
+    independent: bool = False
 
 
 def evaluate_served(
@@ -84,7 +86,7 @@ def evaluate_served(
         images = f"on its {len(expected)} {held_out.split} images"
         rejected[_precision_of(runtime.runtime)] = f"{deviation}, {images}"
     return ServedEvaluation(
-        _evaluation(held_out.evaluation, actual),
+        _evaluation(held_out, actual),
         _served(held_out, runtime.runtime.name, actual, rejected),
         np.argsort(-differences, kind="stable").tolist(),
     )
@@ -117,9 +119,12 @@ def _precision_of(runtime: Runtime) -> Precision:
     return cast("Precision", runtime.name.rpartition("-")[2])
 
 
-def _evaluation(evaluation: Evaluation, probabilities: Probabilities) -> Evaluation:
+def _evaluation(held_out: HeldOut, probabilities: Probabilities) -> Evaluation:
+    evaluation = held_out.evaluation
     count = len(evaluation.truth)
-    loss, correct = loss_and_correct(probabilities, evaluation.truth)
+    loss, correct = loss_and_correct(
+        probabilities, evaluation.truth, independent=held_out.independent
+    )
     return replace(
         evaluation, probabilities=probabilities, loss=loss / count, accuracy=correct / count
     )
@@ -133,7 +138,7 @@ def _served(
         runtime=runtime,
         split=held_out.split,
         pictures=len(expected),
-        accuracy=_evaluation(held_out.evaluation, probabilities).accuracy,
+        accuracy=_evaluation(held_out, probabilities).accuracy,
         float32_accuracy=held_out.evaluation.accuracy,
         largest_difference=float(np.abs(probabilities - expected).max()),
         changed=int((probabilities.argmax(axis=1) != expected.argmax(axis=1)).sum()),

@@ -120,7 +120,9 @@ def _read_labels(archive: zipfile.ZipFile, name: str, limits: Limits) -> list[in
         kinds = header.dtype.kind in "iubU"
         if rows > limits.files:
             raise too_many(limits)
-        if not rows or not kinds or columns > _MAX_LABELS_PER_IMAGE or header.dtype.itemsize > 512:
+        # The header of a crafted array may have negative sizes.
+        is_table = rows > 0 and 0 < columns <= _MAX_LABELS_PER_IMAGE
+        if not is_table or not kinds or header.dtype.itemsize > 512:
             raise InvalidArchive(f"'{name}' holds no labels. {_WHAT_TO_DO}")
         size = rows * columns * header.dtype.itemsize
         if size > limits.image_bytes:

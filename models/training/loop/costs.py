@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from contracts.training.trainings import TrainableNetwork, TrainingRequest
+from contracts.training.trainings import Phase, TrainableNetwork, TrainingRequest
 from models.datasets.dataset import Dataset
 from models.store.manifest import write_atomically
 from models.training.loop.network_defaults import NETWORK_DEFAULTS, input_size_of
@@ -137,26 +137,39 @@ def learning_stages(request: TrainingRequest, dataset: Dataset) -> dict[str, Sta
     """The stages from building the network to its evaluation."""
     count, training = len(dataset.examples), len(dataset.of("train"))
     views = request.cached_views
-    fresh = request.augmentation.active and request.augmented_views == "fresh"
     forward = _forward_seconds(request)
     # Of an image in an epoch: training and validation together.
     per_epoch = {
-        "head": forward if fresh else 0.0004,
+        "head": 0.0004 if _is_cached(request, "head") else forward,
         "finetune": 1.2 * forward,
         "scratch": 3.2 * forward,
     }
     stages = {"build": _once(request, "build")}
     for phase in request.phases:
-        if phase != "scratch" and not fresh:
+        cached = _is_cached(request, phase)
+        if cached:
             images = count + views * training * (phase == "head")
             stages[f"features of {phase}"] = Stage(
                 _key(request, f"features of {phase}"), images, forward
             )
         epochs = getattr(request.epochs, phase)
-        stages[phase] = Stage(_key(request, phase), epochs * training, per_epoch[phase])
-    evaluated = forward if request.phases[-1] == "scratch" else 0.001
-    stages["evaluate"] = Stage(_key(request, "evaluate"), count, evaluated)
+        # Cached features cost a small part of what the images themselves do.
+        key = phase if cached or phase == "scratch" else f"{phase} on images"
+        stages[phase] = Stage(_key(request, key), epochs * training, per_epoch[phase])
+    last = request.phases[-1]
+    key, evaluated = (
+        ("evaluate", 0.001)
+        if _is_cached(request, last)
+        else ("evaluate" if last == "scratch" else "evaluate on images", forward)
+    )
+    stages["evaluate"] = Stage(_key(request, key), count, evaluated)
     return stages
+
+
+def _is_cached(request: TrainingRequest, phase: Phase) -> bool:
+    """Whether a phase trains on the cached features of a frozen base, as in the trainer."""
+    fresh = phase == "finetune" or request.augmented_views == "fresh"
+    return phase != "scratch" and not (fresh and request.augmentation.active)
 
 
 def _once(request: TrainingRequest, name: str) -> Stage:

@@ -20,6 +20,7 @@ CONFUSION_MATRIX = "confusion_matrix.png"
 MISTAKES = "mistakes.png"
 FILTERS = "filters.gif"
 EVENT_LOG = "tensorboard.zip"
+AUGMENTATION = "augmentation.png"
 
 
 def write_artifacts(

@@ -45,9 +45,16 @@ def held_out_split(trained: TrainedModel) -> Split:
 
 def metrics_by_split(trained: TrainedModel) -> dict[Split, SplitMetrics]:
     """The metrics of every split that has images."""
-    return {
+    metrics = {
         split: split_metrics(evaluation.probabilities, evaluation.truth.astype(np.int64))
         for split, evaluation in trained.evaluations.items()
+    }
+    if not trained.request.has_independent_outputs:
+        return metrics
+    # As in the curves: the loss of all sigmoids, not only of the true class's.
+    return {
+        split: values.model_copy(update={"loss": trained.evaluations[split].loss})
+        for split, values in metrics.items()
     }
 
 

@@ -227,6 +227,11 @@ def test_other_tables_are_ignored(store: DatasetStore, tmp_path: Path) -> None:
         "g.csv": b'"' + b"x" * 200_000,
         "h.jsonl": b"{}\n",
         "i.csv": b"",
+        "j.jsonl": b"{}\n{}\n",
+        "k.json": b"[{}]",
+        "l.json": json.dumps(
+            [dict.fromkeys(map(str, range(100_000)), 1)] + [{"a": 1}] * 999
+        ).encode(),
     }
     info = imported(store, tmp_path, files | others)
     assert info.classes == {"cat": 3, "dog": 3}

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from models.explain.activations_job import run
 from models.explain.heatmap_request import input_file_name
 from tests.models import keras_warnings
 from tests.models.explain.recording_work import RecordingWork
-from tests.models.explain.versions import published, tiny
+from tests.models.explain.versions import BLUEPRINT, published, tiny
 
 pytestmark = keras_warnings.ignored
 
@@ -44,6 +45,18 @@ def test_maps_become_artifacts(home: Path) -> None:
     assert kind == "image/png"
     assert Image.open(io.BytesIO(content)).width > 100
     assert work.fractions[-1] == 1
+
+
+def test_the_image_is_prepared_as_in_the_training(tmp_path: Path) -> None:
+    """A version that sees the whole image sees it here too, as `/v1/activations` shows it."""
+    published(tmp_path / "store", tiny(), blueprint=replace(BLUEPRINT, geometry="squash"))
+    left = np.zeros((16, 64, 3), np.uint8)
+    left[:, :16] = 255  # no centered crop contains it
+    Image.fromarray(left).save(tmp_path / input_file_name(0), "PNG")
+    work = RecordingWork(request("conv1"), tmp_path)
+    run(work, Settings(home=tmp_path))
+    maps = [one["values"] for one in json.loads(work.files["activations.json"][1])["maps"]]
+    assert max(np.ptp(values) for values in maps) > 0
 
 
 def test_an_unknown_layer_fails(home: Path) -> None:

@@ -273,3 +273,13 @@ def test_alpha_survives_the_conversion_of_colors() -> None:
 def test_an_image_of_50_megapixels_as_phones_count_them_is_accepted() -> None:
     data = encoded(Image.new("1", (8192, 6144)), "PNG")
     assert read(data).width == 8192
+
+
+def test_an_orientation_of_a_million_fractions_is_not_read() -> None:
+    count = 400_000
+    exif = b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHII", 274, 5, count, 26) + bytes(4)
+    buffer = io.BytesIO()
+    scene().save(buffer, "WEBP", exif=b"Exif\0\0" + exif + bytes((1, 0, 0, 0)) * (2 * count))
+    began = time.thread_time()
+    assert read(buffer.getvalue()).width == scene().width
+    assert time.thread_time() - began < 0.5  # not seconds

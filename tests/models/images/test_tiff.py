@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 from typing import Any
 
 import numpy as np
@@ -180,3 +181,17 @@ def test_color_png_of_12_bits_in_16_is_refused_in_words() -> None:
     with pytest.raises(InvalidImage, match="Save it with 8 bits"):
         read(rgb16_png(COLORS.astype(np.uint16) * 16))
     assert read(rgb16_png(COLORS.astype(np.uint16) * 0)).pixels.max() == 0
+
+
+@pytest.mark.parametrize("tag", [273, 282, 40_000])
+def test_millions_of_fractions_are_not_read(tag: int) -> None:
+    count = 400_000
+    body = bytes((1, 0, 0, 0)) * (2 * count)
+    known = {256: (4, 1, 8), 257: (4, 1, 8), 258: (3, 1, 8), 262: (3, 1, 1), 273: (4, 1, 8)}
+    fields = known | {277: (3, 1, 1), 278: (4, 1, 8), 279: (4, 1, 64), tag: (5, count, 8)}
+    data = b"II*\0" + struct.pack("<I", 8 + len(body)) + body + struct.pack("<H", len(fields))
+    data += b"".join(struct.pack("<HHII", *(at, *fields[at])) for at in sorted(fields)) + bytes(4)
+    began = time.thread_time()
+    with pytest.raises(InvalidImage, match="too many fractions"):
+        read(data)
+    assert time.thread_time() - began < 0.5  # not seconds

@@ -116,6 +116,15 @@ def test_champion_of_another_dataset_is_evaluated_again(store: Store) -> None:
     assert promotion.champion_accuracy == 0.7
 
 
+def test_champion_of_fewer_classes_of_the_dataset_is_evaluated_again(store: Store) -> None:
+    # Its accuracy is that of cats only, and the digest is of the whole dataset.
+    promote_if(store, publish(store, draft_of("job_1", 0.99), ("cat",)))
+    evaluator = FakeEvaluator(0.5)
+    promotion = promote_if(store, publish(store, draft_of("job_2", 0.8)), evaluator=evaluator)
+    assert evaluator.calls == [(1, ["cat"])]
+    assert (promotion.promoted, promotion.champion_accuracy) == (True, 0.5)
+
+
 def test_int8_champion_is_evaluated_even_if_it_records_the_accuracy_of_its_float32_version(
     store: Store,
 ) -> None:

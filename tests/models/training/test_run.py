@@ -71,7 +71,7 @@ def work_of(settings: Settings, job: str, **request: object) -> InMemoryWork:
 
 
 def test_folder_becomes_a_served_version(settings: Settings) -> None:
-    work = work_of(settings, "job_whole", model="whole")
+    work = work_of(settings, "job_whole", model="whole", augmentation={"rotation": 9})
     result = TrainingResult.model_validate_json(json.dumps(run(work, settings)))
     assert (result.model, result.version, result.promoted) == ("whole", 1, True)
     assert result.metrics["test"].accuracy > 0.5
@@ -92,7 +92,8 @@ def test_folder_becomes_a_served_version(settings: Settings) -> None:
     assert predictor.run("classify", red).shape == (1, 3)
 
     assert set(work.artifacts) == {
-        "curves.png", "confusion_matrix.png", "mistakes.png", "filters.gif", "tensorboard.zip",
+        "augmentation.png", "curves.png", "confusion_matrix.png", "mistakes.png", "filters.gif",
+        "tensorboard.zip",
     }  # fmt: skip
     with zipfile.ZipFile(io.BytesIO(work.artifacts["tensorboard.zip"][1])) as logs:
         assert {Path(name).parts[0] for name in logs.namelist()} == {"training", "validation"}

@@ -79,7 +79,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings
 
 
-def trained(settings: Settings, model: str) -> TrainingResult:
+def trained(settings: Settings, model: str, **fields: Any) -> TrainingResult:
     folder = settings.home / "work" / model
     folder.mkdir(parents=True)
     request = {
@@ -89,6 +89,7 @@ def trained(settings: Settings, model: str) -> TrainingResult:
         "image_size": SIDE,
         "epochs": {"scratch": 2},
         "batch_size": 16,
+        **fields,
     }
     result = run(InMemoryWork(f"job_{model}", request, folder), settings)
     return TrainingResult.model_validate_json(json.dumps(result))
@@ -177,3 +178,10 @@ def test_champion_of_another_runtime_is_evaluated_anew(
     promotion = TrainingResult.model_validate(run(work, settings)).promotion
     assert promotion.champion_accuracy != 0.123
     assert "check" in loaded
+
+
+def test_loss_of_independent_outputs_is_theirs_on_all_splits(settings: Settings) -> None:
+    result = trained(settings, "independent", head={"units": [8], "output": "independent"})
+    _, answers, truth = answered(settings, "independent")
+    right = np.abs(1 - np.eye(3)[truth] - answers.astype(float))
+    assert result.metrics["test"].loss == pytest.approx(float(-np.log(right).mean()), rel=1e-4)

@@ -1,6 +1,7 @@
 """The .npz files of keras.datasets and their kin become datasets as they are."""
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_the_pixels_are_those_of_the_array(store: DatasetStore, tmp_path: Path) 
         ({"x": images(20, 8, 8), "y": np.array([{}] * 20)}, "objects"),
         ({"x": np.asfortranarray(images(20, 8, 8)), "y": LABELS}, "Fortran"),
         ({"x": images(300, 2, 2), "y": np.zeros(300, int)}, "more than 200 files"),
+        ({"x": images(20, 8, 8), "y": np.zeros((20, 0), int)}, "no labels"),
         ({"x": np.zeros((0, 8, 8), np.uint8), "y": np.zeros(0, int)}, "no labels"),
     ],
 )
@@ -100,3 +102,17 @@ def test_other_arrays_are_refused(
     with pytest.raises(InvalidArchive, match=told):
         store.create("x", saved(tmp_path, **arrays))
     assert store.ids() == []
+
+
+def test_negative_sizes_are_refused_before_anything_is_read(
+    store: DatasetStore, tmp_path: Path
+) -> None:
+    labels = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        labels, {"descr": "|u1", "fortran_order": False, "shape": (-20,)}
+    )
+    path = saved(tmp_path, x=images(20, 8, 8))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("y.npy", labels.getvalue() + bytes(1_000_000))
+    with pytest.raises(InvalidArchive, match="no labels"):
+        store.create("x", path)

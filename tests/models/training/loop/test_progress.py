@@ -7,11 +7,17 @@ from threading import Event
 import pytest
 
 from contracts.jobs import Progress
-from contracts.training.trainings import TrainingRequest
+from contracts.training.trainings import Augmentation, TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.dataset import Dataset
 from models.training.loop import progress as module
-from models.training.loop.costs import CostFile, Stage, expected_seconds, stages_of
+from models.training.loop.costs import (
+    CostFile,
+    Stage,
+    expected_seconds,
+    learning_stages,
+    stages_of,
+)
 from models.training.loop.progress import ProgressReporter
 from models.training.loop.state import TrainingState
 from tests.models.training.samples import RecordingWork, small_request
@@ -147,6 +153,23 @@ def test_stages_are_those_of_the_strategy(dataset: Dataset) -> None:
     assert head == [*before, *after, "load"]
     never = LARGE.model_copy(update={"promote": "never"})
     assert "load" not in stages_of(never, dataset, starts=True, loads=True)
+
+
+def test_a_phase_without_cached_features_has_costs_of_its_own(dataset: Dataset) -> None:
+    flipped = {"strategy": "fine_tuning", "augmentation": Augmentation(horizontal_flip=True)}
+    cached = learning_stages(LARGE.model_copy(update={"strategy": "fine_tuning"}), dataset)
+    tuned = learning_stages(LARGE.model_copy(update=flipped), dataset)
+    fresh = learning_stages(
+        LARGE.model_copy(update=flipped | {"augmented_views": "fresh"}), dataset
+    )
+    assert "features of finetune" in cached
+    assert [name for name in tuned if name.startswith("features")] == ["features of head"]
+    assert not [name for name in fresh if name.startswith("features")]
+    assert tuned["head"].key == cached["head"].key != fresh["head"].key
+    for stages in (tuned, fresh):
+        for name in ("finetune", "evaluate"):
+            assert stages[name].key != cached[name].key
+    assert tuned["evaluate"].default > 10 * cached["evaluate"].default
 
 
 def test_costs_are_learnt(tmp_path: Path) -> None:

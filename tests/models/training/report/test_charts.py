@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from contracts.training.training_result import Mistake
+from contracts.training.trainings import Augmentation
+from models.training.report.augmentation_sheet import augmentation_sheet
 from models.training.report.confusion_chart import confusion_chart
 from models.training.report.curves_chart import curves_chart
 from models.training.report.filters_animation import MAX_FRAMES, filters_animation
@@ -76,3 +78,16 @@ def test_animation_is_thinned_and_shows_changes(channels: int) -> None:
 def test_animation_works_with_one_frame_and_zero_kernels() -> None:
     dead = FilterFrame(0, np.zeros((3, 3, 3, 4), np.float32))
     assert opened(filters_animation([dead], "conv1")).width >= 260
+
+
+def test_augmentation_shows_each_option_and_sixteen_draws() -> None:
+    pixels = np.random.default_rng(8).integers(0, 256, (24, 40, 3), np.uint8)
+    flips = Augmentation(horizontal_flip=True, fill_mode="wrap")
+    sheet = augmentation_sheet(pixels, flips, 8)
+    assert sheet == augmentation_sheet(pixels, flips, 8) != augmentation_sheet(pixels, flips, 9)
+    every = Augmentation(
+        rotation=9, width_shift=0.1, height_shift=0.1, shear=0.1, zoom=(0.8, 1.2),
+        horizontal_flip=True, vertical_flip=True, brightness=0.1, channel_shift=5,
+    )  # fmt: skip
+    # The original and nine options take two rows instead of one.
+    assert opened(augmentation_sheet(pixels, every, 8)).height > opened(sheet).height
