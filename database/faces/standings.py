@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine, and_, func, or_, select, update
 
-from contracts.faces.consent import Consent
+from contracts.errors import Conflict
+from contracts.faces.consent import Consent, Policy
 from database.engine import batches, reading, writing
 from database.faces.template_rows import find_subject
 from database.tables import SubjectRecord
@@ -115,6 +116,27 @@ class Standings:
         query = select(row.id).where(unused).order_by(oldest, row.id).limit(limit)
         with reading(self._engine) as session:
             return list(session.scalars(query))
+
+
+def require_consent(standing: Standing, policy: Policy) -> None:
+    """Refuse a subject without a consent in force, where one is required.
+
+    Raises:
+        Conflict: There is none.
+    """
+    if has_consent(standing, policy):
+        return
+    raise Conflict(
+        "The subject has no consent that is in force, which this service requires. Record it with "
+        'PATCH /v1/faces/subjects/{id} and {"consent": {…}}.'
+    )
+
+
+def has_consent(standing: Standing, policy: Policy) -> bool:
+    """Whether a subject's face may be processed."""
+    if not policy.consent_required:
+        return True
+    return standing.consent is not None and standing.consent.in_force(datetime.now(UTC))
 
 
 def touch(subject: SubjectRecord, now: datetime) -> None:

@@ -25,6 +25,7 @@ from contracts.settings import Settings
 from contracts.suggestions import explained
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.datasets import DatasetRows
+from database.faces.standings import require_consent
 from models.catalog import CATALOG
 from models.training.memory import check_memory, estimate, memory_limit
 from models.training.presets import training_request
@@ -40,7 +41,6 @@ from models.weights.required import require_catalog_weights
 from service.auth import audit
 from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services
-from service.faces.attempts import require_consent
 from service.faces.context import FaceServices
 from service.http.body import JSON_TYPE, content_type_of, read_body
 from service.http.deadlines import Deadline
