@@ -22,7 +22,7 @@ from contracts.errors import (
 )
 from contracts.jobs import Job
 from contracts.settings import Settings
-from contracts.suggestions import explained
+from contracts.suggestions import MAX_ERRORS, explained
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.datasets import DatasetRows
 from database.faces.standings import require_consent
@@ -143,7 +143,7 @@ def _training(sent: dict[str, Any]) -> TrainingRequest:
                     "loc": ("body", *fault["loc"]),
                     "msg": explained(fault, TrainingRequest),
                 }
-                for fault in error.errors(include_url=False)
+                for fault in error.errors(include_url=False)[:MAX_ERRORS]
             ]
         ) from None
 
