@@ -156,6 +156,11 @@ def test_the_operator_enables_a_face(client: httpx.Client, fakes: FakeServices, 
     assert code(login(client, ada), 429) == "locked_out"
     assert client.patch(where, json={"face_disabled": False}).json()["face_disabled"] is False
     assert login(client, ada).json()["decision"] == "match"
+    client.patch(where, json={"consent": CONSENT})
+    client.patch(where, json={"consent": None, "name": "Ada L."})
+    actions = [(one["action"], one["subject"]) for one in client.get("/v1/audit").json()["items"]]
+    names = ("consent_withdrawn", "consent_recorded", "face_enabled", "face_disabled")
+    assert actions == [(name, ada) for name in names]
 
 
 def test_a_subject_that_is_locked_is_not_named(
