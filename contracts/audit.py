@@ -19,6 +19,10 @@ Action = Literal[
     "device_registered",
     "device_removed",
     "face_policy_set",
+    "consent_recorded",
+    "consent_withdrawn",
+    "face_disabled",
+    "face_enabled",
 ]
 
 

@@ -6,9 +6,15 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+MAX_ERRORS = 100
+"""Of a request's errors, so many are explained: each costs a comparison with all fields."""
+_MAX_NAME = 64
+
 
 def similar(name: str, known: Iterable[str]) -> str:
     """A question that names the most similar known names; empty if none is similar."""
+    if len(name) > _MAX_NAME:
+        return ""  # nobody has misspelt that, and comparing a megabyte takes seconds
     found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(found)}?" if found else ""
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine, and_, func, or_, select, update
 
-from contracts.faces.consent import Consent
+from contracts.errors import Conflict
+from contracts.faces.consent import Consent, Policy
 from database.engine import batches, reading, writing
 from database.faces.template_rows import find_subject
 from database.tables import SubjectRecord
@@ -95,18 +96,47 @@ class Standings:
             session.execute(disabled.values(face_disabled_at=self._clock()))
         return True
 
-    def unused(self, days: int, *, limit: int) -> list[str]:
-        """Ids of subjects that were neither used nor changed for some days, longest first."""
+    def unused(self, days: int, *, limit: int, only: str | None = None) -> list[str]:
+        """Ids of subjects that were neither used nor changed for some days, longest first.
+
+        Args:
+            days: Since the last use and the last change.
+            limit: At most so many.
+            only: Look at this subject only.
+        """
         row, cutoff = SubjectRecord, self._clock() - timedelta(days=days)
         unused = and_(
             row.created_at < cutoff,
             row.updated_at < cutoff,
             or_(row.last_used_at.is_(None), row.last_used_at < cutoff),
         )
+        if only is not None:
+            unused = and_(row.id == only, unused)
         oldest = func.coalesce(row.last_used_at, row.created_at)
         query = select(row.id).where(unused).order_by(oldest, row.id).limit(limit)
         with reading(self._engine) as session:
             return list(session.scalars(query))
+
+
+def require_consent(standing: Standing, policy: Policy) -> None:
+    """Refuse a subject without a consent in force, where one is required.
+
+    Raises:
+        Conflict: There is none.
+    """
+    if has_consent(standing, policy):
+        return
+    raise Conflict(
+        "The subject has no consent that is in force, which this service requires. Record it with "
+        'PATCH /v1/faces/subjects/{id} and {"consent": {…}}.'
+    )
+
+
+def has_consent(standing: Standing, policy: Policy) -> bool:
+    """Whether a subject's face may be processed."""
+    if not policy.consent_required:
+        return True
+    return standing.consent is not None and standing.consent.in_force(datetime.now(UTC))
 
 
 def touch(subject: SubjectRecord, now: datetime) -> None:

@@ -8,13 +8,12 @@ is disabled, until another factor proves who the person is.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from fastapi import Request
 
-from contracts.errors import Conflict, LockedOut, OpsinError, QueueFull, RateLimited
+from contracts.errors import LockedOut, OpsinError, QueueFull, RateLimited
 from contracts.faces.consent import Policy
-from database.faces.standings import Standing
+from database.faces.standings import Standing, require_consent
 from service.faces.context import FaceServices
 from service.faces.decisions import Verdict
 from service.faces.lockout import Caller, Outcome
@@ -72,7 +71,7 @@ async def attempt(
         raise
     finally:
         await faces.lockout.end(reserved, outcome)
-        await _count(faces, subject_id, policy, outcome)
+        await _count(faces, subject_id, policy, judgement.verdict)
 
 
 def require_usable(standing: Standing, policy: Policy, *, signed: bool = False) -> None:
@@ -94,32 +93,15 @@ def require_usable(standing: Standing, policy: Policy, *, signed: bool = False) 
         )
 
 
-def require_consent(standing: Standing, policy: Policy) -> None:
-    """Refuse a subject without a consent in force, where one is required.
-
-    Raises:
-        Conflict: There is none.
-    """
-    if has_consent(standing, policy):
-        return
-    raise Conflict(
-        "The subject has no consent that is in force, which this service requires. Record it with "
-        'PATCH /v1/faces/subjects/{id} and {"consent": {…}}.'
-    )
-
-
-def has_consent(standing: Standing, policy: Policy) -> bool:
-    """Whether a subject's face may be processed."""
-    if not policy.consent_required:
-        return True
-    return standing.consent is not None and standing.consent.in_force(datetime.now(UTC))
-
-
-async def _count(faces: FaceServices, subject_id: str, policy: Policy, outcome: Outcome) -> None:
+async def _count(
+    faces: FaceServices, subject_id: str, policy: Policy, verdict: Verdict | None
+) -> None:
     standings = faces.repositories.standings
-    if outcome == "matched":
+    if verdict is None:
+        return
+    if verdict.decision == "match":
         await run_in_threadpool(standings.record_match, subject_id)
-    elif outcome == "failed":
+    elif verdict.disables:
         await run_in_threadpool(standings.record_failure, subject_id, policy.max_failures)
 
 

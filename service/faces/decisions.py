@@ -22,6 +22,15 @@ class Verdict:
         """Whether another person may have tried; a poor image is not evidence of that."""
         return self.decision != "match" and self.reason not in _NOT_A_FAILURE
 
+    @property
+    def disables(self) -> bool:
+        """Whether it counts in the row of failures after which the face is disabled.
+
+        Without a valid signature no face is compared: whoever sends junk learns nothing, and must
+        not be able to take the face from its owner, past the limit of the subject.
+        """
+        return self.is_failure and self.reason != "wrong_signature"
+
 
 def judge_similarity(
     similarity: float, threshold: Threshold, others: Sequence[Candidate] = ()

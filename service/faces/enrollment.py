@@ -19,10 +19,10 @@ from contracts.faces.subjects import MAX_TEMPLATES
 from contracts.jobs import Job
 from contracts.settings import Settings
 from database.faces.enrollments import failed_by_service
+from database.faces.standings import require_consent
 from models.faces.liveness.video_formats import detect_video_format
 from service.auth.principal import quota_key
 from service.dependencies import Services
-from service.faces.attempts import require_consent
 from service.faces.challenges import JobAnswer
 from service.faces.context import FaceServices
 from service.faces.requirements import require_analyser

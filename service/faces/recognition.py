@@ -15,8 +15,9 @@ from contracts.faces.recognition import (
 )
 from contracts.faces.subjects import Candidate, Threshold
 from contracts.queue.messages import Vector
+from database.faces.standings import has_consent
 from service.dependencies import Services
-from service.faces.attempts import attempt, caller_of, has_consent
+from service.faces.attempts import attempt, caller_of
 from service.faces.context import FaceServices
 from service.faces.decisions import Verdict, judge_candidates, judge_similarity
 from service.faces.detection import (

@@ -5,6 +5,7 @@ import structlog
 from contracts.errors import OpsinError, SubjectNotFound
 from contracts.faces.consent import Policy
 from database.audit import Actor
+from database.faces.repositories import FaceRepositories
 from service.dependencies import Services
 from service.faces import erasure
 from service.threads import run_in_threadpool
@@ -28,14 +29,21 @@ async def run(services: Services) -> None:
     subject_ids = await run_in_threadpool(
         repositories.standings.unused, policy.retention_days, limit=_ERASURES_PER_RUN
     )
-    erased = [one for one in subject_ids if await _erase(services, one, policy.retention_days)]
+    erased = [one for one in subject_ids if await _erase(services, one)]
     if erased:
         await services.faces.finish_erasures(erased)
 
 
-async def _erase(services: Services, subject_id: str, days: int) -> bool:
-    """Erase a subject up to the last step; returns whether that succeeded."""
+async def _erase(services: Services, subject_id: str) -> bool:
+    """Erase a subject up to the last step; returns whether that succeeded.
+
+    The others of the run may have taken minutes: meanwhile, the person may have logged in, or the
+    operator have corrected the number.
+    """
     try:
+        days = await run_in_threadpool(_days_unused, services.faces.repositories, subject_id)
+        if days is None:
+            return False
         await erasure.begin(services, subject_id)
     except SubjectNotFound:
         return False  # another process was faster
@@ -45,6 +53,14 @@ async def _erase(services: Services, subject_id: str, days: int) -> bool:
     log.info("subject_erased", subject=subject_id, unused_days=days)
     await run_in_threadpool(services.audit.write, RETENTION, "subject_erased", subject_id)
     return True
+
+
+def _days_unused(repositories: FaceRepositories, subject_id: str) -> int | None:
+    """The retention period in force, if it is over for the subject."""
+    days = repositories.policy.get().retention_days
+    if days is None:
+        return None
+    return days if repositories.standings.unused(days, limit=1, only=subject_id) else None
 
 
 def retention_text(policy: Policy) -> str:

@@ -21,7 +21,7 @@ from starlette.routing import Match
 
 from contracts.errors import CODES, OpsinError, UnsupportedMediaType, ValidationFailed
 from contracts.problem import FieldError, Problem
-from contracts.suggestions import explained
+from contracts.suggestions import MAX_ERRORS, explained
 
 MEDIA_TYPE = "application/problem+json"
 PLAIN_MEDIA_TYPE = "application/json"
@@ -173,7 +173,7 @@ async def _on_invalid(request: Request, exc: Exception) -> Response:
         return problem_response(request, UnsupportedMediaType(_NOT_JSON))
     errors = [
         FieldError(loc=list(e["loc"]), msg=explained({**e, "loc": e["loc"][1:]}, model))
-        for e in exc.errors()
+        for e in exc.errors()[:MAX_ERRORS]
         for model in [_model_at(request, e["loc"])]
     ]
     names = ", ".join(".".join(map(str, e.loc)) for e in errors)

@@ -22,9 +22,10 @@ from contracts.errors import (
 )
 from contracts.jobs import Job
 from contracts.settings import Settings
-from contracts.suggestions import explained
+from contracts.suggestions import MAX_ERRORS, explained
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.datasets import DatasetRows
+from database.faces.standings import require_consent
 from models.catalog import CATALOG
 from models.training.memory import check_memory, estimate, memory_limit
 from models.training.presets import training_request
@@ -40,7 +41,6 @@ from models.weights.required import require_catalog_weights
 from service.auth import audit
 from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services
-from service.faces.attempts import require_consent
 from service.faces.context import FaceServices
 from service.http.body import JSON_TYPE, content_type_of, read_body
 from service.http.deadlines import Deadline
@@ -143,7 +143,7 @@ def _training(sent: dict[str, Any]) -> TrainingRequest:
                     "loc": ("body", *fault["loc"]),
                     "msg": explained(fault, TrainingRequest),
                 }
-                for fault in error.errors(include_url=False)
+                for fault in error.errors(include_url=False)[:MAX_ERRORS]
             ]
         ) from None
 

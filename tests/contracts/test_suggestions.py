@@ -1,5 +1,6 @@
 """Misspelt fields and values get a suggestion."""
 
+import time
 from typing import Any
 
 import pytest
@@ -35,3 +36,9 @@ def test_an_unknown_model_or_another_error_keeps_its_message() -> None:
     for error in refused.value.errors():
         assert explained(error, None) == error["msg"]
     assert similar("zebra", ["lion", "tiger"]) == ""
+
+
+def test_a_name_of_megabytes_is_not_compared() -> None:
+    began = time.monotonic()
+    assert similar("lion" * 2_000_000, ["lion", "tiger"]) == ""
+    assert time.monotonic() - began < 0.5

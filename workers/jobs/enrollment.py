@@ -41,6 +41,7 @@ from contracts.settings import Settings
 from contracts.work import Work
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
+from database.faces.standings import require_consent
 from models.faces.analyser import FaceAnalyser, open_analyser
 from models.faces.detection.detection import DetectedFace
 from models.faces.enrollment import (
@@ -88,8 +89,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         NoFace: No frame shows a face.
         ManyFaces: The frames show more than one person.
         LowQualityFace: No frame can become a template.
-        Conflict: The face differs from the subject's or belongs to another subject, or the subject
-            has the maximum number of templates.
+        Conflict: The subject has no consent that is required or the maximum number of templates,
+            or the face differs from the subject's or belongs to another subject.
         Unavailable: The database, the disk or Redis does not answer; the job is repeated.
         WorkStoppedError: The job was cancelled. Nothing was stored.
     """
@@ -129,6 +130,7 @@ class Enrollment:
         return result
 
     def _enroll(self) -> EnrollmentResult:
+        self._require_consent()
         capacity = self._remaining_templates()
         analysed = self._analyse_images() if self._request.images else self._analyse_video()
         self._progress(0.7, "embed")
@@ -142,6 +144,7 @@ class Enrollment:
         self._progress(0.9, "compare")
         selection = self._reject_other_people(analysed, selection)
         self._work.check()
+        self._require_consent()
         self._store(analysed, selection)
         return EnrollmentResult(
             subject_id=self._request.subject_id,
@@ -153,6 +156,11 @@ class Enrollment:
             ),
             liveness=analysed.liveness,
         )
+
+    def _require_consent(self) -> None:
+        """It may have been withdrawn since the job was accepted, which may be hours ago."""
+        standing = self._faces.standings.get(self._request.subject_id)
+        require_consent(standing, self._faces.policy.get())
 
     def _remaining_templates(self) -> int:
         """How many templates may be added, not counting those of an earlier attempt."""

@@ -24,6 +24,7 @@ from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from contracts.work import Work
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
+from database.faces.standings import require_consent
 from models.datasets.dataset import SPLITS, Dataset, Example
 from models.datasets.splitting import Fractions
 from models.faces.analyser import open_analyser
@@ -79,9 +80,11 @@ class SubjectSource:
 
         Raises:
             SubjectNotFound: A subject was erased.
+            Conflict: A consent that is required was withdrawn or has expired.
             NotTrainable: A subject has too few frames with a face.
             Unavailable: A key is missing.
         """
+        self._require_consent()
         examples = [example for subject in self.subjects for example in self._examples(subject)]
         listing = "".join(
             f"{example.label}/{example.split}/{example.sha256}\n" for example in examples
@@ -91,15 +94,22 @@ class SubjectSource:
         return TrainingData(Dataset("subjects", digest, classes, tuple(examples)), private=True)
 
     def check_publishable(self) -> None:
-        """Check that all subjects still exist and still allow their frames to be stored.
+        """Check that all subjects still exist and still allow their frames to be used.
 
         Raises:
             SubjectNotFound: A subject was erased.
+            Conflict: A consent that is required was withdrawn or has expired.
             NotTrainable: A subject's frames may no longer be stored.
         """
+        self._require_consent()
         for subject in self.subjects:
             if not self.faces.subjects.get(subject).keep_frames:
                 raise NotTrainable(f"The frames of {subject} may no longer be used.")
+
+    def _require_consent(self) -> None:
+        policy = self.faces.policy.get()
+        for subject in self.subjects:
+            require_consent(self.faces.standings.get(subject), policy)
 
     def _examples(self, subject: str) -> Iterator[Example]:
         portraits = dict(self._portraits(subject))

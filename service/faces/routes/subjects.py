@@ -123,13 +123,18 @@ async def get_subject(subject_id: SubjectId, services: ServicesDep) -> Subject:
     },
 )
 async def change_subject(
-    subject_id: SubjectId, body: SubjectChange, services: ServicesDep
+    *, request: Request, subject_id: SubjectId, body: SubjectChange, services: ServicesDep
 ) -> Subject:
-    """Change the fields that are sent. `keep_frames: false` deletes all stored frames."""
+    """Change the fields that are sent. `keep_frames: false` deletes all stored frames.
+
+    The audit log keeps who changed a consent, or enabled or disabled a face.
+    """
     embedder = await subjects.embedder_in_force(services)
-    return await run_in_threadpool(
-        services.faces.subjects.change, subject_id, body, embedder=embedder
-    )
+    change = services.faces.subjects.change
+    subject = await run_in_threadpool(change, subject_id, body, embedder=embedder)
+    for action in subjects.audited(body):
+        await audit.record(request, services, action, subject_id)
+    return subject
 
 
 @router.delete(

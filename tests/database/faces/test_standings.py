@@ -74,6 +74,7 @@ def test_who_is_identified_was_used_and_stays_disabled(
     assert faces.subjects.get(ada).last_used_at == clock.now
     assert faces.standings.get(ada).disabled
     assert faces.standings.unused(2, limit=9) == [bea]
+    assert faces.standings.unused(2, limit=9, only=ada) == []
     used = clock.now
     clock.advance(3000)
     faces.standings.record_uses([ada])

@@ -1,8 +1,11 @@
+import time
+
 import httpx
 import pytest
 
 from contracts.errors import CODES
 from contracts.problem import Problem
+from contracts.suggestions import MAX_ERRORS
 
 
 @pytest.mark.parametrize(
@@ -34,6 +37,15 @@ def test_a_validation_error_names_each_value(client: httpx.Client) -> None:
     errors = client.get("/v1/jobs?limit=0&state=lost").json()["errors"]
     assert [e["loc"] for e in errors] == [["query", "state"], ["query", "limit"]]
     assert all(e["msg"] for e in errors)
+
+
+def test_thousands_of_unknown_fields_are_answered_at_once(client: httpx.Client) -> None:
+    body = {f"subject_i{number}": 1 for number in range(50_000)}
+    began = time.monotonic()
+    answer = client.post("/v1/faces/challenges", json=body)
+    assert time.monotonic() - began < 5
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == MAX_ERRORS
 
 
 @pytest.mark.parametrize(

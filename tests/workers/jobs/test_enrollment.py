@@ -17,9 +17,10 @@ from PIL import Image
 from sqlalchemy import Engine
 
 from contracts.errors import Conflict, InvalidVideo, LowQualityFace, ManyFaces, NoFace
+from contracts.faces.consent import NewConsent, NewPolicy
 from contracts.faces.enrollments import VIDEO, EnrollmentRequest, EnrollmentResult, image_name
 from contracts.faces.faces import Box, Face, Quality
-from contracts.faces.subjects import NewSubject, NewTemplate, embedder_of
+from contracts.faces.subjects import NewSubject, NewTemplate, SubjectChange, embedder_of
 from contracts.jobs import Progress
 from contracts.queue.messages import Pixels, Vector
 from contracts.settings import Settings
@@ -230,6 +231,19 @@ def test_frames_are_stored_only_with_consent(env: Environment) -> None:
     assert used == 2 == env.faces.subjects.get(ada).files
     for file in env.settings.faces_home.rglob("ff_*"):
         assert not file.read_bytes().startswith(b"\xff\xd8"), "it is encrypted"
+
+
+def test_a_consent_that_was_withdrawn_in_the_meantime_is_respected(env: Environment) -> None:
+    ada = env.subject()
+    env.faces.policy.set(NewPolicy(consent_required=True))
+    with pytest.raises(Conflict, match="consent"):
+        env.images(ada, [png(make_frame(1))])
+    assert env.templates(ada) == []
+    assert env.outcomes(ada) == ["conflict"]
+    consent = NewConsent(version="1", text_digest="ab")
+    env.faces.subjects.change(ada, SubjectChange(consent=consent))
+    env.images(ada, [png(make_frame(1))], job_id="job_later")
+    assert len(env.templates(ada)) == 1
 
 
 def test_a_second_attempt_writes_the_same_templates(env: Environment) -> None:

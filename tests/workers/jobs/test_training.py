@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contracts.errors import NotTrainable, SubjectNotFound
+from contracts.errors import Conflict, NotTrainable, SubjectNotFound
+from contracts.faces.consent import NewPolicy
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import NewSubject, NewTemplate, StoredFrame
 from contracts.settings import Settings
@@ -150,3 +151,14 @@ def test_a_subject_with_too_few_frames_is_named(
     blind = SubjectSource(work_of(settings, subjects), faces, lambda frame: None, subjects)
     with pytest.raises(NotTrainable, match=f"{subjects[0]} has 0 stored frames"):
         blind.load()
+
+
+def test_a_consent_that_was_withdrawn_ends_the_training(
+    settings: Settings, faces: FaceRepositories, subjects: tuple[str, ...]
+) -> None:
+    source = source_of(work_of(settings, subjects), faces, subjects)
+    source.check_publishable()
+    faces.policy.set(NewPolicy(consent_required=True))
+    for step in (source.load, source.check_publishable):
+        with pytest.raises(Conflict, match="consent"):
+            step()

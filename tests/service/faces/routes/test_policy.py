@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from jwt.algorithms import ECAlgorithm
 
 from contracts.faces.consent import NewPolicy, Policy
-from contracts.faces.subjects import NewTemplate, StoredFrame, embedder_of
+from contracts.faces.subjects import Erased, NewTemplate, StoredFrame, embedder_of
 from contracts.queue.redis_keys import face_lock
 from contracts.settings import Settings
-from service.faces import retention
+from service.dependencies import Services
+from service.faces import erasure, retention
 from tests.service.face_replies import clip_of, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in, gray_png
 from tests.valkey import RealValkey
@@ -155,6 +156,11 @@ def test_the_operator_enables_a_face(client: httpx.Client, fakes: FakeServices, 
     assert code(login(client, ada), 429) == "locked_out"
     assert client.patch(where, json={"face_disabled": False}).json()["face_disabled"] is False
     assert login(client, ada).json()["decision"] == "match"
+    client.patch(where, json={"consent": CONSENT})
+    client.patch(where, json={"consent": None, "name": "Ada L."})
+    actions = [(one["action"], one["subject"]) for one in client.get("/v1/audit").json()["items"]]
+    names = ("consent_withdrawn", "consent_recorded", "face_enabled", "face_disabled")
+    assert actions == [(name, ada) for name in names]
 
 
 def test_a_subject_that_is_locked_is_not_named(
@@ -202,6 +208,19 @@ def test_a_signature_that_is_not_the_devices_fails_before_the_face_is_compared(
         assert (body["decision"], body["reason"]) == ("no_match", "wrong_signature")
     assert fakes.dispatcher.asked == []
     assert code(client.delete(f"{devices}/phone"), 404) == "not_found"
+
+
+def test_wrong_signatures_lock_their_device_and_do_not_disable_the_face(
+    client: httpx.Client, ada: str
+) -> None:
+    client.put(f"{URL}/policy", json={"max_failures": 5})
+    for _ in range(5):
+        answer = login(client, ada, **signed_challenge(client, ada, "junk"))
+        assert answer.json()["reason"] == "wrong_signature"
+    refused = login(client, ada, **signed_challenge(client, ada, "junk"))
+    assert code(refused, 429) == "locked_out"
+    assert client.get(f"{URL}/subjects/{ada}").json()["face_disabled"] is False
+    assert login(client, ada, device_id="phone").json()["decision"] == "match"
 
 
 def test_a_clip_can_be_signed_and_required(
@@ -287,6 +306,25 @@ def test_who_is_identified_counts_as_used(
     assert standings.unused(30, limit=9) == [ada]
     assert identify(client)["decision"] == "match"
     assert standings.unused(30, limit=9) == []
+
+
+def test_who_logs_in_while_others_are_erased_stays(
+    client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bea = client.post(f"{URL}/subjects", json={"name": "Bea"}).json()["id"]
+    fakes.faces.repositories.policy.set(NewPolicy(retention_days=30))
+    standings = fakes.faces.repositories.standings
+    later = datetime.now(UTC) + timedelta(days=31)
+    monkeypatch.setattr(standings, "_clock", lambda: later)
+    begin = erasure.begin
+
+    async def slow(services: Services, subject_id: str) -> Erased:
+        standings.record_match(ada if subject_id == bea else bea)
+        return await begin(services, subject_id)
+
+    monkeypatch.setattr(erasure, "begin", slow)
+    erase_unused(fakes)
+    assert len(standings.of([ada, bea])) == 1
 
 
 @pytest.mark.parametrize(
