@@ -16,7 +16,9 @@ from contracts.errors import InvalidImage
 # Numbers are separated by white space, and by comments up to the end of the line.
 _NUMBER = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})")
 _COMMENT = re.compile(rb"#[^\r\n]*")
+_SPACE = b" \t\n\r\v\f"
 _HEADER_BYTES = 4096
+_MAX_COMMENTS = 10_000  # millions of them would hold the interpreter lock for seconds
 _MAX_LEVEL = 65_535
 _BITMAP, _COLOR = (1, 4), (3, 6)
 _FIRST_BINARY = 4
@@ -104,9 +106,11 @@ def _binary(raw: bytes, header: NetpbmHeader) -> npt.NDArray[np.generic] | None:
 def _plain(raw: bytes, header: NetpbmHeader) -> npt.NDArray[np.generic] | None:
     """The levels of a file that stores them in decimal; None if some are missing."""
     count = int(np.prod(header.shape))
+    if raw.count(b"#", header.start) > _MAX_COMMENTS:
+        return None
     text = _COMMENT.sub(b"", raw[header.start :])
     if header.kind in _BITMAP:  # digits need not be separated
-        digits = np.frombuffer(b"".join(text.split()), np.uint8)[:count] - ord("0")
+        digits = np.frombuffer(text.translate(None, _SPACE), np.uint8)[:count] - ord("0")
         return digits if len(digits) == count and digits.max() <= 1 else None
     if len(text) < 2 * count - 1:
         return None

@@ -40,6 +40,7 @@ _SHORT, _LONG, _LONG8 = 3, 4, 16  # types of values
 _RATIONALS: Final = {5, 10}
 # Pillow makes each fraction in Python: a tag of two million holds the interpreter lock for seconds.
 _MAX_RATIONALS = 1000
+_MAX_PIECES = 100_000  # strips or tiles, of which each is a step of a Python loop as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def open_deep_tiff(raw: bytes) -> DeepTiff | None:
     file = io.BytesIO(raw)
     file.seek(directory.next)
     directory.load(file)
-    _require_few_rationals(directory)
+    _require_few_steps(directory)
     tags = dict(directory)
     bits, samples = tags.get(_BITS, (1,)), _samples(tags)
     photometric = tags.get(_PHOTOMETRIC)
@@ -163,7 +164,8 @@ def open_deep_tiff(raw: bytes) -> DeepTiff | None:
     return DeepTiff(raw, tags, (tags[_WIDTH], tags[_HEIGHT]), colors + has_alpha)
 
 
-def _require_few_rationals(directory: Any) -> None:
+def _require_few_steps(directory: Any) -> None:
+    """Refuse a directory with which Pillow's loops would be busy for seconds."""
     size = sum(
         len(data)
         for tag, data in directory._tagdata.items()  # Pillow has no public access to it
@@ -171,6 +173,8 @@ def _require_few_rationals(directory: Any) -> None:
     )
     if size > 8 * _MAX_RATIONALS:
         raise InvalidImage("The TIFF has far too many fractions in its tags. Save it again.")
+    if any(len(directory[tag]) > _MAX_PIECES for tag in _LISTS if tag in directory):
+        raise InvalidImage("The TIFF is stored in too many tiny strips or tiles. Save it again.")
 
 
 def _is_big(raw: bytes) -> bool:

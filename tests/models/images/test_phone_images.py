@@ -314,3 +314,11 @@ def test_a_profile_with_a_chain_of_matrices_takes_no_time() -> None:
         read(buffer.getvalue()).pixels, read(encoded(scene(), "PNG")).pixels
     )
     assert time.thread_time() - began < 0.5  # not seconds
+
+
+def test_a_ppm_of_a_million_comments_is_refused() -> None:
+    began = time.thread_time()
+    with pytest.raises(InvalidImage, match="damaged"):
+        read(b"P2 2 2 255\n" + b"#\n" * 2_000_000 + b"1 1 1 1")
+    assert read(b"P1 2 2\n" + b"#\n" * 9000 + b"0 1\n01").width == 2
+    assert time.thread_time() - began < 0.3

@@ -195,3 +195,17 @@ def test_millions_of_fractions_are_not_read(tag: int) -> None:
     with pytest.raises(InvalidImage, match="too many fractions"):
         read(data)
     assert time.thread_time() - began < 0.5  # not seconds
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_tiff_of_a_strip_for_each_of_its_million_rows_is_refused(kind: type) -> None:
+    rows, bits = 1_000_000, 8 * np.dtype(kind).itemsize
+    places = struct.pack("<I", 8) * rows
+    fields = {256: (4, 1), 257: (4, rows), 258: (3, bits), 259: (3, 1), 262: (3, 1), 277: (3, 2)}
+    entries = [struct.pack("<HHII", tag, value[0], 1, value[1]) for tag, value in fields.items()]
+    entries.insert(5, struct.pack("<HHII", 273, 4, rows, 8))
+    data = b"II*\0" + struct.pack("<I", 8 + len(places)) + places + struct.pack("<H", 7)
+    began = time.thread_time()
+    with pytest.raises(InvalidImage, match="tiny strips"):
+        read(data + b"".join(entries) + bytes(4))
+    assert time.thread_time() - began < 0.5  # not seconds
