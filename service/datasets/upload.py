@@ -184,7 +184,9 @@ async def add(
         async with deadline.enforced():
             uploads = await read_uploads(request, services.settings)
         images = [_image(upload, number) for number, upload in enumerate(uploads, 1)]
-        idempotency = _add_idempotency(key, dataset_id, label, query.split, images)
+        idempotency = await run_in_threadpool(
+            _add_idempotency, key, dataset_id, label, query.split, images
+        )
         add_images = partial(services.datasets.add, idempotency=idempotency, check=deadline.require)
         return await services.lock_waiting.run(
             dataset_id, add_images, dataset_id, NewImages(images, label, query.split)

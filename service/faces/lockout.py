@@ -31,7 +31,8 @@ LOCK_SECONDS = 1800
 ADDRESS_FAILURES = 10
 SUBJECT_FAILURES = 20
 SUBJECT_WINDOW_SECONDS = 24 * 3600
-UNUSABLE_ATTEMPTS = 100
+_UNUSABLE_PER_FAILURE = 10
+UNUSABLE_ATTEMPTS = ADDRESS_FAILURES * _UNUSABLE_PER_FAILURE
 _ADDRESS_PLACES = 54  # attempts in progress that an address may have besides its failures
 _ATTEMPT_SECONDS = 600  # the longest deadline of a request; after that its place is free
 _LOCKS_SECONDS = 24 * 3600  # for which earlier locks make the next one longer
@@ -116,7 +117,8 @@ class Lockout:
 
     Args:
         client: A connection that returns bytes.
-        address_failures: Failures in three minutes that lock an address; 0: none do.
+        address_failures: Failures in three minutes that lock an address, as do ten times as many
+            attempts that cannot be judged; 0: none do.
     """
 
     def __init__(self, client: Redis, address_failures: int = ADDRESS_FAILURES) -> None:
@@ -223,10 +225,9 @@ class Lockout:
         parties = []
         if caller.device or caller.address:
             parties.append(Party(f"device:{caller.name}", _device_limit()))
-        if caller.address:
-            unusable = _growing(UNUSABLE_ATTEMPTS, WINDOW_SECONDS, 60)
-            parties.append(Party(f"unusable:{caller.address}", unusable, "unusable"))
         if caller.address and (most := self._address_failures):
+            unusable = _growing(most * _UNUSABLE_PER_FAILURE, WINDOW_SECONDS, 60)
+            parties.append(Party(f"unusable:{caller.address}", unusable, "unusable"))
             limit = _growing(most, WINDOW_SECONDS, 60, places=most + _ADDRESS_PLACES)
             parties.append(Party(f"address:{caller.address}", limit))
         return tuple(parties)

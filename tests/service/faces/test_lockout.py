@@ -125,6 +125,12 @@ def test_a_back_end_can_lift_the_limit_of_its_address(valkey: RealValkey) -> Non
         async with open_lockout(valkey.url, address_failures=0) as lockout:
             for number in range(3 * ADDRESS_FAILURES):
                 await attempt(lockout, f"sub_{number}", Caller(f"device-{number}", "home"))
+            for number in range(UNUSABLE_ATTEMPTS + 1):
+                caller = Caller(f"device-{number}", "home")
+                await attempt(lockout, f"sub_{number}", caller, "unusable")
+        async with open_lockout(valkey.url, address_failures=2 * ADDRESS_FAILURES) as lockout:
+            for number in range(UNUSABLE_ATTEMPTS + 1):
+                await attempt(lockout, "sub_a", Caller(f"{number}", "work"), "unusable")
 
     asyncio.run(check())
 
