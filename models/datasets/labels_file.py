@@ -22,6 +22,7 @@ SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"})
 
 _SAMPLE = 1000  # rows
 _MAX_COLUMNS = 5000  # a column for each class, at the most
+_MAX_NAMESAKES = 1000  # images with one name, among which a table's place may decide
 _LABEL_COLUMNS = (
     *("label_name", "class_name", "classname", "category_name", "label_text", "label", "class"),
     *("category", "target", "breed", "species", "labels", "classes", "diagnosis", "dx", "tag"),
@@ -131,10 +132,13 @@ class _ImageIndex:
     def __init__(self, images: Collection[str]) -> None:
         self._names: dict[str, list[str]] = defaultdict(list)
         self._stems: dict[str, list[str]] = defaultdict(list)
+        self._pairs: dict[str, list[str]] = defaultdict(list)
         for image in images:
             name = PurePosixPath(image).name.casefold()
             self._names[name].append(image)
             self._stems[name.rpartition(".")[0] or name].append(image)
+            for end in {_pair(image.casefold()), _pair(_bare(image))}:
+                self._pairs[end].append(image)
 
     def find(self, value: str, table: str) -> str | None:
         wanted = value.strip().replace("\\", "/").casefold().lstrip("./")
@@ -145,29 +149,47 @@ class _ImageIndex:
         if not found and "." in name:
             found = self._stems.get(name.rpartition(".")[0], [])
         if len(found) > 1:
-            found = _narrowed(found, wanted, table)
+            found = _narrowed(self._ending(wanted) or found, table)
         return found[0] if len(found) == 1 else None
 
+    def _ending(self, wanted: str) -> list[str]:
+        """The images whose path, with or without its suffix, ends with these folders and a name."""
+        if "/" not in wanted:
+            return []
+        likely = self._pairs.get(_pair(wanted), [])
+        if len(likely) > _MAX_NAMESAKES:
+            return likely
+        ends = f"/{wanted}"
+        return [
+            path
+            for path in likely
+            if f"/{path.casefold()}".endswith(ends) or f"/{_bare(path)}".endswith(ends)
+        ]
 
-def _narrowed(paths: list[str], wanted: str, table: str) -> list[str]:
-    """Those of several images of one name that the table means."""
-    stems = [path.casefold().rpartition(".")[0] for path in paths]
-    full = [
-        path
-        for path, stem in zip(paths, stems, strict=True)
-        if f"/{path.casefold()}".endswith(f"/{wanted}") or f"/{stem}".endswith(f"/{wanted}")
-    ]
-    if len(full) == 1:
-        return full
-    folder = PurePosixPath(table).parent
-    beside = [path for path in full or paths if folder in PurePosixPath(path).parents]
+
+def _bare(path: str) -> str:
+    """A path without its suffix."""
+    return path.casefold().rpartition(".")[0]
+
+
+def _pair(path: str) -> str:
+    """The name of a file and of its folder."""
+    return "/".join(path.split("/")[-2:])
+
+
+def _narrowed(paths: list[str], table: str) -> list[str]:
+    """Those of several images of one name, or end of the path, that the table means."""
+    if len(paths) == 1 or len(paths) > _MAX_NAMESAKES:
+        return paths
+    folder = table.rpartition("/")[0]
+    beside = [path for path in paths if not folder or path.startswith(f"{folder}/")]
     if len(beside) == 1:
         return beside
     # `train.csv` is about the images in `train`.
     split = split_of(re.sub(r"labels?|annotations?", "", PurePosixPath(table).stem.lower()))
     return [
         path
-        for path in beside or full or paths
+        for path in beside or paths
         if split is not None and split in map(split_of, path.split("/")[:-1])
     ]
 

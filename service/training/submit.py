@@ -175,9 +175,9 @@ def _check_dataset(training: TrainingRequest, rows: DatasetRows, settings: Setti
     info = rows.get(training.dataset_id or "")
     if not info.trainable:
         raise NotTrainable(info.reason or "Nothing can be learned from the dataset.")
-    check_class_count(len(info.classes))
     check_selected_classes(training.classes, tuple(info.classes))
     classes = training.classes or tuple(info.classes)
+    check_class_count(len(classes))
     check_class_options(training, classes)
     check_memory(training, len(classes), memory_limit(settings.training_memory_mb))
     require_disk(settings, estimate(training, len(classes)).weights)

@@ -1,6 +1,7 @@
 """The folders and tables by which datasets that people really have name their classes."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from contracts.training.datasets import DatasetInfo
 from models.datasets.archives.limits import Limits
 from models.datasets.archives.name_encoding import Naming
+from models.datasets.labels_file import read_tables
 from models.datasets.layout import split_of
 from models.datasets.store import DatasetStore
 from tests.models.datasets.packing import photo, zipped
@@ -213,6 +215,17 @@ def test_images_that_a_table_does_not_name_are_left_out(
         "images/6.png": "no_label",
         "images/7.png": "no_label",
     }
+
+
+def test_thousands_of_images_with_one_name_are_told_apart_at_once() -> None:
+    images = [f"Data/k{number}/a.PNG" for number in range(20_000)]
+    rows = [(f"k{number}/a.png", f"c{number % 2}") for number in range(300)]
+    rows += [(f"data/k{number}/a", "c0") for number in range(300, 600)] + [("a.png", "c1")] * 300
+    began = time.thread_time()
+    found = read_tables([("x.csv", table([("file", "label"), *rows]).encode())], images)
+    assert time.thread_time() - began < 3  # not a minute
+    assert (len(found.labels), found.missing) == (600, 300)
+    assert found.labels["Data/k599/a.PNG"].label == "c0"
 
 
 def test_other_tables_are_ignored(store: DatasetStore, tmp_path: Path) -> None:

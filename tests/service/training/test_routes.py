@@ -197,3 +197,13 @@ def test_a_training_without_its_published_weights_is_refused(
         scratch = body(made, network="cnn_small")
         assert httpx.post(url + URL, json=scratch).status_code == 202
     assert len(fakes.jobs.worked) == 1
+
+
+def test_only_the_selected_classes_count(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.training.validation.MAX_CLASSES", 2)
+    archive = {"archive": ("p.zip", zipped(tree({"cat": 8, "dog": 6, "fox": 6})))}
+    made = client.post("/v1/datasets", files=archive).json()["id"]
+    assert client.post(URL, json=body(made)).status_code == 422
+    assert client.post(URL, json=body(made, classes=["cat", "fox"])).status_code == 202
