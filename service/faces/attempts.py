@@ -70,8 +70,10 @@ async def attempt(
         outcome = "unusable" if _is_clients(error) else "neither"
         raise
     finally:
-        await faces.lockout.end(reserved, outcome)
-        await _count(faces, subject_id, policy, judgement.verdict)
+        try:  # each in any case: without Redis, the row of failures still counts
+            await faces.lockout.end(reserved, outcome)
+        finally:
+            await _count(faces, subject_id, policy, judgement.verdict)
 
 
 def require_usable(standing: Standing, policy: Policy, *, signed: bool = False) -> None:

@@ -15,12 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, gener
 from cryptography.hazmat.primitives.hashes import SHA256
 from jwt.algorithms import ECAlgorithm
 
+from contracts.errors import Unavailable
 from contracts.faces.consent import NewPolicy, Policy
 from contracts.faces.subjects import Erased, NewTemplate, StoredFrame, embedder_of
 from contracts.queue.redis_keys import face_lock
 from contracts.settings import Settings
 from service.dependencies import Services
 from service.faces import erasure, retention
+from service.faces.lockout import Lockout
 from tests.service.face_replies import clip_of, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in, gray_png
 from tests.valkey import RealValkey
@@ -161,6 +163,19 @@ def test_the_operator_enables_a_face(client: httpx.Client, fakes: FakeServices, 
     actions = [(one["action"], one["subject"]) for one in client.get("/v1/audit").json()["items"]]
     names = ("consent_withdrawn", "consent_recorded", "face_enabled", "face_disabled")
     assert actions == [(name, ada) for name in names]
+
+
+def test_a_failure_counts_also_if_redis_is_lost_meanwhile(
+    client: httpx.Client, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: object) -> bool:
+        raise Unavailable("Redis does not answer.")
+
+    client.put(f"{URL}/policy", json={"max_failures": 5})
+    monkeypatch.setattr(Lockout, "end", lost)
+    for _ in range(5):
+        assert code(login(client, ada, BEA), 503) == "dependency_unavailable"
+    assert client.get(f"{URL}/subjects/{ada}").json()["face_disabled"] is True
 
 
 def test_no_device_enables_a_face_that_the_operator_disabled(
