@@ -21,6 +21,7 @@ KEY_PATTERN = re.compile(r"opsin_([0-9a-f]{12})_([0-9a-f]{48})")
 KEY_IN_TEXT = re.compile(r"(?i)opsin_[0-9a-f]{12}_[0-9a-f]*")
 MAX_RATE_PER_MINUTE = 1_000_000
 MAX_GRACE = timedelta(days=30)
+_MAX_NAME_LENGTH = 100
 
 
 def key_id_of(public: str) -> str:
@@ -31,10 +32,13 @@ def key_id_of(public: str) -> str:
 def _printable(name: str) -> str:
     if not is_printable(name) or name != name.strip():
         raise ValueError("must be printable, without spaces at its ends")
-    return composed(name)
+    name = composed(name)  # which can be longer
+    if len(name) > _MAX_NAME_LENGTH:
+        raise ValueError(f"may have {_MAX_NAME_LENGTH} characters in Unicode's composed form")
+    return name
 
 
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=_MAX_NAME_LENGTH), AfterValidator(_printable)]
 Rate = Annotated[int, Field(ge=1, le=MAX_RATE_PER_MINUTE)]
 
 

@@ -82,7 +82,9 @@ class _SubjectFields(BaseModel):
     @field_validator("name", check_fields=False)
     @classmethod
     def _compose(cls, value: str | None) -> str | None:
-        return None if value is None else composed(value)
+        if value is not None and len(value := composed(value)) > MAX_NAME_LENGTH:
+            raise ValueError(f"at most {MAX_NAME_LENGTH} characters in Unicode's composed form")
+        return value
 
     @field_validator("metadata", check_fields=False)
     @classmethod

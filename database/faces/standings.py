@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Engine, and_, func, or_, select, update
+from sqlalchemy import Engine, and_, case, func, null, or_, select, update
 
 from contracts.errors import Conflict
 from contracts.faces.consent import Consent, Policy
@@ -20,12 +20,14 @@ class Standing:
     """How a subject stands.
 
     Attributes:
-        disabled: Whether its face was disabled after too many failures.
+        disabled: Whether its face was disabled, after too many failures or by the operator.
+        by_operator: Whether it was the operator, whose change also ends the row of failures.
     """
 
     name: str
     consent: Consent | None
     disabled: bool
+    by_operator: bool = False
 
 
 class Standings:
@@ -67,7 +69,9 @@ class Standings:
             if session.scalar(stale) is None:
                 return
         with writing(self._engine) as session:
-            values = {"failures": 0, "face_disabled_at": None, "last_used_at": now}
+            # What the operator has disabled, perhaps during this login, stays so.
+            disabled_at = case((row.failures > 0, null()), else_=row.face_disabled_at)
+            values = {"failures": 0, "face_disabled_at": disabled_at, "last_used_at": now}
             session.execute(update(row).where(row.id == subject_id).values(values))
 
     def record_uses(self, ids: Collection[str]) -> None:
@@ -150,4 +154,5 @@ def consent_of(row: SubjectRecord) -> Consent | None:
 
 
 def _standing(row: SubjectRecord) -> Standing:
-    return Standing(row.name, consent_of(row), row.face_disabled_at is not None)
+    disabled = row.face_disabled_at is not None
+    return Standing(row.name, consent_of(row), disabled, disabled and row.failures == 0)

@@ -337,7 +337,10 @@ def checked_label(label: str) -> str:
         )
     if label.startswith("."):
         raise ValidationFailed("A label does not begin with a dot.")
-    return composed(label)
+    label = composed(label)  # which can be longer
+    if len(label) > MAX_LABEL_LENGTH:
+        raise ValidationFailed(f"A label may have {MAX_LABEL_LENGTH} characters, composed.")
+    return label
 
 
 def _image(upload: Upload, number: int) -> NewImage:

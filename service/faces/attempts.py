@@ -78,13 +78,19 @@ def require_usable(standing: Standing, policy: Policy, *, signed: bool = False) 
     """Refuse a face that must not be compared.
 
     Args:
-        signed: Whether a device of the subject signs; it may then enable the face again.
+        signed: Whether a device of the subject signs; it may then enable a face again that was
+            disabled after failures, but not one that the operator disabled.
 
     Raises:
         LockedOut: The face is disabled.
         Conflict: There is no consent in force.
     """
     require_consent(standing, policy)
+    if standing.by_operator:
+        raise LockedOut(
+            "The face is disabled. Log in with another factor; PATCH with face_disabled: false "
+            "enables it again."
+        )
     if standing.disabled and not signed:
         raise LockedOut(
             "The face is disabled after too many failures in a row. Log in with another factor; "

@@ -169,6 +169,7 @@ class FairPool:
             elif not self._closed:
                 self._queue.take(task)
                 self._queue.end(task, 0.0)
+                self._start_next()  # what waited behind it may fit into the budget
 
     def close(self) -> None:
         """Accept no more work and drop what waits; does not wait for what runs."""

@@ -200,16 +200,18 @@ async def identify(
     async with deadline.enforced():
         require_available(services)
         image = recognition.require_one_image(await read_uploads(request, services.settings))
-        work = recognition.identify(services, request, image, query.limit, deadline)
-        identification = await while_connected(request, work)
-    await services.faces.record(
-        NewEvent(
-            kind="identify",
-            outcome=f"{len(identification.faces)} faces",
-            content=image,
-            request_id=request.state.request_id,
-        )
+    event = NewEvent(
+        kind="identify", outcome="", content=image, request_id=request.state.request_id
     )
+    try:
+        async with deadline.enforced():
+            work = recognition.identify(services, request, image, query.limit, deadline)
+            identification = await while_connected(request, work)
+    except OpsinError as error:
+        await services.faces.record(replace(event, outcome=error.code))
+        raise
+    outcome = f"{len(identification.faces)} faces"
+    await services.faces.record(replace(event, outcome=outcome))
     return identification
 
 

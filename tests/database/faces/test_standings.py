@@ -64,6 +64,21 @@ def test_failures_in_a_row_disable_the_face(faces: FaceRepositories, clock: Cloc
     assert not faces.standings.record_failure("sub_nobody", 1)
 
 
+def test_a_match_enables_what_failures_disabled_and_not_what_the_operator_did(
+    faces: FaceRepositories,
+) -> None:
+    ada = add(faces)
+    faces.standings.record_failure(ada, 1)
+    assert not faces.standings.get(ada).by_operator
+    faces.standings.record_match(ada)
+    assert not faces.standings.get(ada).disabled
+    faces.standings.record_failure(ada, 1)
+    faces.subjects.change(ada, SubjectChange(face_disabled=True))
+    faces.standings.record_match(ada)  # of a login that had begun before
+    assert faces.standings.get(ada).disabled
+    assert faces.standings.get(ada).by_operator
+
+
 def test_who_is_identified_was_used_and_stays_disabled(
     faces: FaceRepositories, clock: Clock
 ) -> None:

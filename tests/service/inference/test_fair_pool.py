@@ -112,6 +112,27 @@ def test_the_pixels_of_what_runs_are_bounded_over_all_pools() -> None:
     assert most == 250, "the one that exceeds the budget ran alone"
 
 
+def test_what_waits_behind_work_that_is_given_up_starts_at_once() -> None:
+    ready = threading.Event()
+
+    async def use() -> None:
+        pool = pool_of(3, budget=PixelBudget(100))
+        running = asyncio.create_task(work_of(pool, "a", 1, partial(ready.wait, 20), pixels=80))
+        await asyncio.sleep(0.05)
+        given_up = asyncio.create_task(work_of(pool, "b", 2, int, pixels=90))
+        await asyncio.sleep(0.05)
+        behind = asyncio.create_task(work_of(pool, "b", 3, int, pixels=10))
+        await asyncio.sleep(0.05)
+        given_up.cancel()
+        try:
+            assert await asyncio.wait_for(behind, 5) == 0
+        finally:
+            ready.set()
+        await running
+
+    run(use)
+
+
 def test_a_thread_waits_for_the_budget_too() -> None:
     budget = PixelBudget(100)
     with budget.held(80, seconds=1):

@@ -65,6 +65,8 @@ def test_who_is_locked_out_identifies_nobody(client: httpx.Client, fakes: FakeSe
     for _ in range(5):
         client.post(f"{URL}/login", data={"subject_id": ada}, files=[image(BEA)])
     assert code(client.post(f"{URL}/identify", files=[image(ADA)]), 429) == "locked_out"
+    newest = client.get(f"{URL}/events").json()["items"][0]
+    assert (newest["kind"], newest["outcome"]) == ("identify", "locked_out")
 
 
 def test_another_address_is_not_locked_out_by_the_device_id_of_a_victim(

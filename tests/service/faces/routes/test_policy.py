@@ -163,6 +163,18 @@ def test_the_operator_enables_a_face(client: httpx.Client, fakes: FakeServices, 
     assert actions == [(name, ada) for name in names]
 
 
+def test_no_device_enables_a_face_that_the_operator_disabled(
+    client: httpx.Client, ada: str
+) -> None:
+    where = f"{URL}/subjects/{ada}"
+    client.post(f"{where}/devices", json={"device_id": "phone", "public_key": PUBLIC})
+    client.patch(where, json={"face_disabled": True})
+    assert code(login(client, ada, **signed_challenge(client, ada)), 429) == "locked_out"
+    assert client.get(where).json()["face_disabled"] is True
+    client.patch(where, json={"face_disabled": False})
+    assert login(client, ada, **signed_challenge(client, ada)).json()["decision"] == "match"
+
+
 def test_a_subject_that_is_locked_is_not_named(
     client: httpx.Client, fakes: FakeServices, valkey: RealValkey, ada: str
 ) -> None:

@@ -1,0 +1,25 @@
+"""Names stay within their limit, also where Unicode's composed form is longer."""
+
+import pytest
+from pydantic import ValidationError
+
+from contracts.errors import ValidationFailed
+from contracts.faces.subjects import MAX_NAME_LENGTH, NewSubject, SubjectChange
+from contracts.keys import NewKey
+from models.datasets.layout import MAX_LABEL_LENGTH
+from service.datasets.upload import checked_label
+
+LONGER = "\ufb2c"  # a Hebrew letter, which becomes three characters
+
+
+def test_a_name_that_becomes_too_long_is_refused() -> None:
+    for model in (NewSubject, SubjectChange):
+        with pytest.raises(ValidationError, match="composed"):
+            model(name=LONGER * MAX_NAME_LENGTH)
+        assert len(model(name=LONGER * 60).name) == 180
+    with pytest.raises(ValidationError, match="composed"):
+        NewKey(name=LONGER * 100, scopes=["infer"])
+    assert len(NewKey(name=LONGER * 30, scopes=["infer"]).name) == 90
+    with pytest.raises(ValidationFailed, match="composed"):
+        checked_label(LONGER * MAX_LABEL_LENGTH)
+    assert len(checked_label(LONGER * 40)) == 120
