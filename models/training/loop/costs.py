@@ -96,7 +96,11 @@ class CostFile:
         """
         for name, ratio in ratios.items():
             stage = stages[name]
-            if stage.units <= 0 or not 1 / _MAX_RATIO < ratio < _MAX_RATIO:
+            if ratio <= 1 / _MAX_RATIO:
+                # Nothing runs that fast by chance: the cost was of another machine or disturbed.
+                self._costs.pop(stage.key, None)
+                continue
+            if stage.units <= 0 or ratio >= _MAX_RATIO:
                 continue
             cost = expected[name] / stage.units * ratio
             known = self._costs.get(stage.key)

@@ -186,6 +186,16 @@ def test_costs_are_learnt(tmp_path: Path) -> None:
     assert CostFile(file).seconds(stages)["b"] == pytest.approx(12.0)
 
 
+def test_a_cost_that_is_far_too_high_is_forgotten(tmp_path: Path) -> None:
+    file, stages = tmp_path / "costs.json", {"a": Stage("net a", 10, 0.5)}
+    CostFile(file).learn(stages, {"a": 5.0}, {"a": 40.0})
+    assert CostFile(file).seconds(stages) == {"a": 200.0}
+    CostFile(file).learn(stages, {"a": 200.0}, {"a": 0.01})
+    assert CostFile(file).seconds(stages) == {"a": 5.0}
+    CostFile(file).learn(stages, {"a": 5.0}, {"a": 0.4})
+    assert CostFile(file).seconds(stages) == {"a": 2.0}
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"net a": "fast", "net b": -1}', b"\xff"])
 def test_damaged_costs_are_ignored(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "costs.json"
