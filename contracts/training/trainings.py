@@ -56,6 +56,13 @@ PHASES: dict[Strategy, tuple[Phase, ...]] = {
 """The phases of each strategy, in order."""
 
 
+_ADDED_FIELDS = (
+    *("classes", "resize", "color_mode", "centering", "pool_dropout"),
+    *("momentum", "decay", "l2"),
+)
+_ADDED_AUGMENTATION = ("shear_degrees", "channel_shift", "cval")
+
+
 class _Part(BaseModel):
     # Otherwise a misspelled field would be ignored and its default used.
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -427,6 +434,22 @@ class TrainingRequest(_Part):
         if self.subjects is not None:
             raise ValueError("classes: name only the subjects instead")
         return self
+
+    def as_job(self) -> dict[str, Any]:
+        """The request of a job: what a job worker of the release before can read, if it could run.
+
+        It refuses fields that it does not know, so those are left out where they change nothing.
+        """
+        job = self.model_dump(mode="json")
+        added: tuple[tuple[dict[str, Any], BaseModel, tuple[str, ...]], ...] = (
+            (job, self, _ADDED_FIELDS),
+            (job["augmentation"], self.augmentation, _ADDED_AUGMENTATION),
+        )
+        for fields, model, names in added:
+            for name in names:
+                if getattr(model, name) == type(model).model_fields[name].default:
+                    del fields[name]
+        return job
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -70,7 +70,7 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     check_model_name(training.model)
     check_network(training)
     await run_in_threadpool(check_weights, training, services.settings)
-    parameters = training.model_dump(mode="json")
+    parameters = training.as_job()
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     idempotency = (key, digest) if key else None
     if training.subjects is not None:

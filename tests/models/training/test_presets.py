@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from contracts.errors import ValidationFailed
+from contracts.training.trainings import TrainingRequest
 from models.training.presets import PRESETS, preset_list, training_request
 
 SENT = {"dataset_id": "ds_1", "model": "mine"}
@@ -69,6 +70,17 @@ def test_request_takes_precedence_field_by_field() -> None:
         "horizontal_flip": True,
     }
     assert (request.image_size, request.network) == (224, "vgg16")
+
+
+def test_a_job_has_new_fields_only_where_they_change_something() -> None:
+    plain = training_request({**SENT, "network": "vgg16"})
+    job = plain.as_job()
+    assert not {"resize", "centering", "l2", "decay"} & job.keys()
+    assert "cval" not in job["augmentation"]
+    assert TrainingRequest.model_validate(job) == plain
+    gray = training_request({**SENT, "preset": "mnist", "augmentation": {"cval": 9}})
+    assert (gray.as_job()["color_mode"], gray.as_job()["augmentation"]["cval"]) == ("grayscale", 9)
+    assert TrainingRequest.model_validate(gray.as_job()) == gray
 
 
 def test_null_overrides_a_preset() -> None:
