@@ -39,8 +39,9 @@ from contracts.inference.serving import Serving
 from contracts.settings import Settings
 from contracts.suggestions import explained
 from contracts.training.datasets import DatasetInfo
+from contracts.training.training_options import Epochs
 from contracts.training.training_result import ClassReport, Promotion, SplitMetrics
-from contracts.training.trainings import Epochs, TrainingRequest
+from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.store import DatasetStore
 from models.training.presets import PRESETS, training_request

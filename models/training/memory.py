@@ -13,7 +13,8 @@ import psutil
 
 from contracts.errors import ValidationFailed
 from contracts.settings import MIB
-from contracts.training.trainings import Head, TrainableNetwork, TrainingRequest
+from contracts.training.training_options import Head
+from contracts.training.trainings import TrainableNetwork, TrainingRequest
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 _FIXED = 1024 * MIB  # TensorFlow itself, and the decoded images

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from contracts.training.trainings import Augmentation
+from contracts.training.training_options import Augmentation
 
 
 @dataclass(frozen=True, slots=True)

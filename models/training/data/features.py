@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from contracts.training.trainings import Augmentation
+from contracts.training.training_options import Augmentation
 from models.datasets.dataset import Example
 from models.export.signatures import Blueprint
 from models.networks.precision import Precision, with_precision

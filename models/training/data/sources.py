@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from contracts.training.trainings import Augmentation, Phase
+from contracts.training.training_options import Augmentation
+from contracts.training.trainings import Phase
 from models.catalog import Preprocessing
 from models.networks.preprocessing import prepare
 from models.training.data.augmentation import apply_transforms, draw_transforms

@@ -10,7 +10,8 @@ import keras
 from keras import layers
 
 from contracts.inference.manifest import WeightsRecord
-from contracts.training.trainings import Head, TrainingRequest
+from contracts.training.training_options import Head
+from contracts.training.trainings import TrainingRequest
 from models.catalog import CATALOG
 from models.export.catalog_weights import find_catalog_weights
 from models.networks.architecture import ARCHITECTURES

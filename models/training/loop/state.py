@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from contracts.training.trainings import Phase, Schedule, StepSchedule, TrainingRequest
+from contracts.training.training_options import StepSchedule
+from contracts.training.trainings import Phase, Schedule, TrainingRequest
 
 _PLATEAU_EPOCHS = 2
 _PLATEAU_FACTOR = 1 / 3

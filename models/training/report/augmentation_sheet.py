@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from contracts.queue.messages import Pixels
-from contracts.training.trainings import Augmentation
+from contracts.training.training_options import Augmentation
 from models.training.data.augmentation import apply_transforms, draw_transforms
 from models.training.report.chart_style import FAINT, INK, RULE, figure, plain, png
 

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contracts.training.trainings import Augmentation
+from contracts.training.training_options import Augmentation
 from models.training.data.augmentation import ImageTransforms, apply_transforms, draw_transforms
 
 SIZE = (12, 16)

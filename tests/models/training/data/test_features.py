@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from contracts.training.trainings import Augmentation, TrainingRequest
+from contracts.training.training_options import Augmentation
+from contracts.training.trainings import TrainingRequest
 from models.networks.precision import has_bfloat16
 from models.training.data.features import _namespace, compile_trunk
 from models.training.loop.freezing import cut_below, freeze

@@ -7,7 +7,8 @@ from threading import Event
 import pytest
 
 from contracts.jobs import Progress
-from contracts.training.trainings import Augmentation, TrainingRequest
+from contracts.training.training_options import Augmentation
+from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.dataset import Dataset
 from models.training.loop import progress as module

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contracts.training.training_options import Augmentation
 from contracts.training.training_result import Mistake
-from contracts.training.trainings import Augmentation
 from models.training.report.augmentation_sheet import augmentation_sheet
 from models.training.report.confusion_chart import confusion_chart
 from models.training.report.curves_chart import curves_chart
