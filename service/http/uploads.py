@@ -158,7 +158,7 @@ def display_name(filename: str | None) -> str | None:
     if filename is None:
         return None
     printable = printable_part(filename.replace("\\", "/"))
-    return PurePosixPath(printable).name[:_MAX_NAME_LENGTH] or None
+    return PurePosixPath(printable).name[:_MAX_NAME_LENGTH].strip() or None
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -98,7 +98,7 @@ def test_other_methods_and_layers_come_from_the_keras_model(
         headers={"Content-Type": "image/png"},
     )
     assert (unknown.status_code, unknown.json()["code"]) == (404, "layer_not_found")
-    assert "fire9_concat" in unknown.json()["detail"]
+    assert "GET /v1/models/{model}/layers" in unknown.json()["detail"]
 
 
 def test_metrics_are_between_0_and_1(client: httpx.Client, cat: bytes) -> None:

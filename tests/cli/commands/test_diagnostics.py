@@ -15,7 +15,7 @@ from tests.cli.running import Starter, free_port, until
 
 
 def state(text: str, check: str) -> str:
-    found = re.search(rf"^(ok|warn|fail) +{re.escape(check)} ", text, re.MULTILINE)
+    found = re.search(rf"^(ok|warn|fail)\t{re.escape(check)}\t", text, re.MULTILINE)
     assert found, text
     return found[1]
 
@@ -60,9 +60,9 @@ def test_a_running_instance_is_checked(start: Starter, tmp_path: Path) -> None:
     up = ready(start, home, port)
     run = start("-m", "cli", "doctor", OPSIN_HOME=home, OPSIN_PORT=port)
     assert run.wait() == 1, "there are no weights"
-    assert set(re.findall(r"^fail +(\w+)", run.text, re.MULTILINE)) == {"weights"}
-    assert re.search(r"^ok +redis +valkey \S+, \S+ ms, noeviction", run.text, re.MULTILINE)
-    assert re.search(r"^ok +database +sqlite, revision", run.text, re.MULTILINE)
+    assert set(re.findall(r"^fail\t(\w+)", run.text, re.MULTILINE)) == {"weights"}
+    assert re.search(r"^ok\tredis\tvalkey \S+, \S+ ms, noeviction", run.text, re.MULTILINE)
+    assert re.search(r"^ok\tdatabase\tsqlite, revision", run.text, re.MULTILINE)
     assert f"ready at http://127.0.0.1:{port}" in run.text
     up.process.terminate()
     assert up.wait() == 0

@@ -40,7 +40,7 @@ CASES = {
     "cnn_mnist": Case("unit", (28, 28, 1), "conv2", (14, 14), 64),
     "cnn_small": Case("unit", (28, 28, 1), "conv2", (11, 11), 64),
     "cnn_pets": Case("unit", (48, 64, 3), "conv4", (24, 32), 64),
-    "cnn_face": Case("unit", (24, 16, 3), "conv3", (6, 4), 128),
+    "cnn_face": Case("unit", (44, 36, 3), "conv3", (4, 2), 128),
 }
 
 PUBLISHED = {

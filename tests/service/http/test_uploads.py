@@ -1,4 +1,5 @@
 import base64
+import unicodedata
 
 import httpx
 import pytest
@@ -169,4 +170,5 @@ def test_a_name_is_displayed_without_its_folder(sent: str | None, shown: str | N
 @given(st.text(max_size=600))
 def test_a_displayed_name_is_short_and_printable(sent: str) -> None:
     shown = display_name(sent)
-    assert shown is None or (0 < len(shown) <= 255 and shown.isprintable() and "/" not in shown)
+    assert shown is None or (0 < len(shown) <= 255 and "/" not in shown)
+    assert all(c.isprintable() or unicodedata.category(c) in {"Zs", "Cf"} for c in shown or "")

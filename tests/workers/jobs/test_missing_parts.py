@@ -48,6 +48,7 @@ MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
     ("filters", {"model": "gone", "version": 1}, "model_not_found", "gone"),
     ("filters", {"model": "pets", "version": 7}, "version_not_found", "7"),
     ("dataset_import", {"name": "pets"}, "invalid_archive", ""),  # its upload
+    ("dataset_video", {"target": "ds_gone", "label": "cat"}, "not_found", "video"),  # its upload
     ("calibration", {"dataset_id": "ds_gone", "target_fmr": 0.01}, "", ""),
     ("enrollment", {"subject_id": "sub_gone", "images": 1}, "model_not_ready", "face"),
     ("heatmap", HEATMAP | {"model": "gone"}, "", "gone"),
