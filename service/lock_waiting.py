@@ -6,6 +6,7 @@ moment, and waited for on the event loop.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -57,18 +58,21 @@ class LockWaiting:
         self._turns: dict[str, _Turn] = {}
         self._blocking: CapacityLimiter | None = None  # made on the event loop
 
-    async def run(self, name: str, change: Callable[..., T], *args: Any) -> T:
+    async def run(
+        self, name: str, change: Callable[..., T], *args: Any, seconds: float = math.inf
+    ) -> T:
         """Call ``change(*args, timeout=0)`` in a thread as often as it finds its lock held.
 
         Args:
             name: What the lock protects: a model or a dataset.
             change: Must take the lock before it changes anything.
+            seconds: Time that the request has left.
 
         Raises:
             QueueFull: Too many requests wait for locks already.
             LockHeldError: The lock was not free in time.
         """
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + min(self._seconds, seconds)
         async with self._turn(name, deadline):
             return await _repeat(partial(change, *args, timeout=0.0), deadline)
 

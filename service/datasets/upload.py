@@ -189,7 +189,11 @@ async def add(
         )
         add_images = partial(services.datasets.add, idempotency=idempotency, check=deadline.require)
         return await services.lock_waiting.run(
-            dataset_id, add_images, dataset_id, NewImages(images, label, query.split)
+            dataset_id,
+            add_images,
+            dataset_id,
+            NewImages(images, label, query.split),
+            seconds=deadline.remaining,
         )
 
 

@@ -86,7 +86,9 @@ async def set_alias(
     """
     await run_in_threadpool(services.store.resolve, name, body.version)
     promote = services.store.promote
-    await services.lock_waiting.run(name, promote, name, body.version, body.alias)
+    await services.lock_waiting.run(
+        name, promote, name, body.version, body.alias, seconds=deadline.remaining
+    )
     subject = f"{name}/{body.version} {body.alias}"
     await audit.record(request, services, "alias_set", subject)
     seconds = deadline.remaining - _SPARE_SECONDS
