@@ -5,7 +5,10 @@ from typing import Any
 
 PHASES: Mapping[str, str] = {
     "start": "starting",
-    "loading": "loading TensorFlow",
+    "loading": "loading libraries",
+    "model": "reading the model",
+    "watch": "looking at the video",
+    "embed": "comparing faces",
     "data": "reading the dataset",
     "build": "building the network",
     "features": "features of the frozen base",

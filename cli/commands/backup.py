@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cli.access import cli_key_file
 from cli.backup import placing
 from cli.backup.contents import AREAS, DATABASE, SECRETS, Header
 from cli.backup.databases import kind_of, sqlite_path, staged
@@ -131,6 +132,8 @@ def _print_restored(console: Console, settings: Settings, header: Header) -> Non
             "The keys of faces were not in the backup. If faces were enrolled, put their keys "
             f"back into {settings.home / SECRETS}.",
         )
+    if not cli_key_file(settings.home).exists():
+        console.print("If keys are required, `opsin keys cli` makes one for the commands here.")
 
 
 @contextmanager

@@ -103,8 +103,8 @@ def follow_job(api: JobsApi, job_id: str) -> None:
         for name, data in api.events(job_id):
             if name == "progress":
                 bar.update(task, completed=data["fraction"], detail=escape(_phase(data)))
-                if data.get("phase") != phase and not console.is_terminal:
-                    phase = data.get("phase")
+                if data.get("phase") not in {None, phase} and not console.is_terminal:
+                    phase = data["phase"]
                     console.print(f"{kind}: {phase_text(phase)} …", markup=False)
             elif name == "state":
                 bar.update(task, description=f"{kind} {_colored(data['state'])}")
@@ -123,7 +123,11 @@ def follow_job(api: JobsApi, job_id: str) -> None:
 def cancel(job_id: JobId, server: Server = None, key: Key = None) -> None:
     """Stop a job; the files it has made are kept."""
     job = JobsApi(load(key=key), server).cancel(job_id)
-    state = "will stop within one step" if job.state == "running" else f"is {job.state}"
+    state = (
+        "will stop within one step, or once its libraries are loaded"
+        if job.state == "running"
+        else f"is {job.state}"
+    )
     notes().print(f"[green]✓[/] {job.id} {state}")
 
 

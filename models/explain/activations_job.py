@@ -38,7 +38,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     request = ActivationsJobRequest.model_validate(work.request)
     data = (work.folder / input_file_name(0)).read_bytes()
     prepare_tensorflow(settings.worker_threads)
-    work.progress(Progress(fraction=0, phase="load"))
+    work.progress(Progress(fraction=0, phase="model"))
     folder = Store(settings.store_home).path(request.model, request.version)
     explainer = Explainer(folder, max_batch_size=1)
     manifest = explainer.manifest

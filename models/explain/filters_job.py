@@ -41,7 +41,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     store, name = Store(settings.store_home), request.model or settings.models[0]
     version = store.resolve(name, request.version)
     manifest = store.manifest(name, version)
-    work.progress(Progress(fraction=0, phase="load"))
+    work.progress(Progress(fraction=0, phase="model"))
     model = read_whole(store.path(name, version) / KERAS_MODEL)
     layer = request.layer or manifest.explain_layer
     explainable_layer(layers_of(LayerGraph.of(model)), layer)

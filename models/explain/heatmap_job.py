@@ -39,7 +39,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     began = time.monotonic()
     request = HeatmapJobRequest.model_validate(work.request)
     prepare_tensorflow(settings.worker_threads)
-    work.progress(Progress(fraction=0, phase="load"))
+    work.progress(Progress(fraction=0, phase="model"))
     folder = Store(settings.store_home).path(request.model, request.version)
     explainer = Explainer(folder, max_batch_size=settings.max_batch_size)
     job = _Job(work, settings, request, explainer, read_labels(folder))

@@ -28,7 +28,9 @@ _MEASUREMENT_SECONDS = 0.1
 _NO_DIGEST = bytes(32)
 _REFUSED = "That key is unknown, revoked or expired."
 _NONE_SENT = "Send a key as `Authorization: Bearer <key>` or `X-API-Key: <key>`."
-_HOW_TO_GET_ONE = "On the server, `opsin keys create NAME --scope infer` makes one."
+_HOW_TO_GET_ONE = (
+    "On the server, `opsin keys create NAME` makes one, and `opsin keys cli` one for its commands."
+)
 _LOCKED = (
     "No key works at present. On the server, `opsin keys cli` makes an admin key for its commands, "
     "and `opsin keys open` lets that machine in without a key again."

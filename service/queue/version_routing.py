@@ -219,7 +219,7 @@ class VersionRouter:
             until = "is being loaded" if loading else "cannot be loaded"
             why = f"Version {champion} {until}; version {answering[0].version} answers."
             return answering[0].state, f"{why} {reason}" if reason else why
-        if loading:
+        if loading or (champion in known.versions and self._is_awaited(name)):
             return "loading", reason
         if champion in known.quarantined:
             reason = f"Version {champion} is damaged; promote another."
@@ -235,11 +235,23 @@ class VersionRouter:
         """The manifest that describes the model: the champion's, otherwise the newest one."""
         return _champion_or_newest(self.store.get(name))
 
+    def _is_awaited(self, name: str) -> bool:
+        """Whether a worker that still loads others will come to a trained model, which is last."""
+        if name in CATALOG or any(self._reported(name)):
+            return False
+        return any(model.state == "loading" for worker in self.workers for model in worker.models)
+
     def _unserved_reason(self, name: str) -> str:
         if not self.workers:
             return "No worker is running."
         if name in CATALOG and name not in self.configured:
             return f"No worker loads it. Add '{name}' to OPSIN_MODELS."
+        champion = self.store.get(name).aliases.get(CHAMPION)
+        if champion is not None:
+            return (
+                f"No worker has loaded version {champion}. A worker holds the trained models that "
+                "were promoted last (OPSIN_TRAINED_MODELS); promote it again to serve it."
+            )
         return "No alias points to any of its versions; promote one."
 
 

@@ -65,7 +65,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         WorkStoppedError: The job was cancelled.
     """
     request = CalibrationBody.model_validate(work.request)
-    work.progress(Progress(fraction=0, phase="load"))
+    work.progress(Progress(fraction=0, phase="model"))
     dataset = DatasetStore.of(settings).load(request.dataset_id)
     collector = _FaceCollector(work, settings.max_image_pixels, request.only_acceptable)
     analyser = open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)

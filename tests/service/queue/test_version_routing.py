@@ -132,3 +132,15 @@ def test_a_promotion_waits_for_every_worker_that_will_load_the_version(store: St
     assert not router(store, new, worker("w3", loaded(1), failed)).is_awaited("pets", 2)
     full = HeldModel(name="pets", state="unavailable", reason="Memory")
     assert not router(store, new, worker("w3", full)).is_awaited("pets", 2)
+
+
+def test_a_trained_champion_loads_while_a_worker_still_loads_others(store: Store) -> None:
+    others = HeldModel(name="vgg16", state="loading", operations=())
+    waiting = router(store, worker("w1", others)).model_info("pets")
+    assert waiting.state == "loading"
+    ready = HeldModel(name="vgg16", version=1, state="ready", operations=BOTH)
+    info = VersionRouter(
+        ("vgg16",), StoreSnapshot().refreshed(store, {("pets", 2)}), [worker("w1", ready)]
+    ).model_info("pets")
+    assert info.state == "unavailable"
+    assert "OPSIN_TRAINED_MODELS" in (info.reason or "")
