@@ -79,6 +79,7 @@ def test_base_has_nothing_to_convert(store: Store) -> None:
         convert(store, "digits", 2, "onnx")
 
 
+@pytest.mark.slow
 def test_hdf5_holds_the_same_network(store: Store, expected: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "model.h5").write_bytes(b"".join(download_of(store, "keras_h5")))
     whole = keras.saving.load_model(tmp_path / "model.h5", compile=False)

@@ -154,7 +154,15 @@ def test_only_some_bodies_with_large_windows_are_read_at_a_time(steady: httpx.Cl
                 break
         assert answer.json()["code"] == "queue_full"
         assert "Retry-After" in answer.headers
-        # The last one may have met the limit itself, because of a request in between.
-        wires[0].sendall(packed[10:])
-        assert b" 200 " in wires[0].recv(65536)
+        # Some of them may have met a limit themselves: requests in between count too.
+        assert any(b" 200 " in _answer(wire, packed[10:]) for wire in wires)
         assert steady.post("/v1/classify", content=packed, headers=headers).status_code == 200
+
+
+def _answer(wire: socket.socket, rest: bytes) -> bytes:
+    """The response to a request whose body now ends; none if it was refused and cut before."""
+    try:
+        wire.sendall(rest)
+        return wire.recv(65536)
+    except OSError:
+        return b""
