@@ -35,8 +35,8 @@ COMMANDS = {
     ),
     "activations": ("layers:activations", "Show the feature maps that a layer makes of an image."),
     "filters": ("layers:filters", "Show the patterns that excite the filters of a layer most."),
-    "train": ("train:train", "Learn the classes of a folder, and publish the model."),
-    "presets": ("train:presets", "Show the trainings of the classic tutorials, by name."),
+    "train": ("training.train:train", "Learn the classes of a folder, and publish the model."),
+    "presets": ("training.train:presets", "Show the trainings of the classic tutorials, by name."),
     "datasets": ("datasets:app", "Labeled images to learn from."),
     "tensorboard": ("diagnostics:tensorboard", "Open TensorBoard on the logs of trainings."),
     "quantize": (
@@ -46,7 +46,7 @@ COMMANDS = {
     "models": ("models:app", "The model versions in the store."),
     "weights": ("weights:app", "The networks' weight files on this machine."),
     "jobs": ("jobs:app", "The long tasks of a running server."),
-    "faces": ("faces:app", "People, recognized by face."),
+    "faces": ("faces.faces:app", "People, recognized by face."),
 }
 """By name: the function or group in `cli.commands`, and its summary."""
 

@@ -23,7 +23,7 @@ from service.faces.routes import (
     policy,
     subjects,
 )
-from service.http import docs, errors, openapi
+from service.http import errors
 from service.http.body import disk_body_limits, max_request_bytes
 from service.inference import routes as inference
 from service.jobs import routes as jobs
@@ -37,6 +37,8 @@ from service.middleware.memory_limit import UploadBudget
 from service.middleware.paths import Paths
 from service.middleware.request_id import RequestId
 from service.middleware.security_headers import SecurityHeaders
+from service.openapi import docs
+from service.openapi import document as openapi
 from service.protocols import oip_routes as oip
 from service.protocols import tfserving_routes as tfserving
 from service.protocols import triton_routes as triton
@@ -60,7 +62,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         title="Opsin",
         version=RELEASE,
         lifespan=lifespan,
-        openapi_url=None,  # see `service.http.docs`
+        openapi_url=None,  # see `service.openapi.docs`
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

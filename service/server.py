@@ -16,8 +16,8 @@ import uvicorn
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from service.app import create_app
+from service.connections.connection_limits import protocol_class
 from service.dependencies import OpenServices
-from service.http.connection_limits import protocol_class
 
 _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which most load balancers close
 _BACKLOG = 2048

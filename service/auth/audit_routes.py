@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.audit import Action, AuditEntry
 from contracts.pages import Page, PageLimit, RowCursor
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.errors import problem_responses
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/audit", tags=["Keys"])

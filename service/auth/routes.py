@@ -12,9 +12,9 @@ from contracts.pages import Page, PageLimit, RowCursor
 from database.idempotency import IdempotencyKey
 from service.auth.principal import actor_of
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/keys", tags=["Keys"])

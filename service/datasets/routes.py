@@ -18,7 +18,6 @@ from service.datasets import upload, video
 from service.datasets.upload import AddQuery, CreateQuery
 from service.datasets.video import VideoQuery
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.body import JSON_TYPE
 from service.http.conditional import etag_matches
 from service.http.deadlines import DeadlineDep
@@ -27,6 +26,7 @@ from service.http.headers import CreateKeyHeader, PrefersAsync
 from service.http.multipart import FORM_TYPE
 from service.http.responses import LOCATION, job_response
 from service.http.uploads import IMAGES_BODY
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/datasets", tags=["Datasets"])

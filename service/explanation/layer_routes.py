@@ -19,13 +19,13 @@ from service.auth.principal import quota_key
 from service.dependencies import ServicesDep
 from service.explanation.activations import ActivationsHandler
 from service.explanation.filters import submit
-from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import AcceptedType, CreateKeyHeader, JobKeyHeader, PrefersAsync
 from service.http.responses import job_response
 from service.http.uploads import IMAGE_BODY
 from service.inference.routes import DEFERRED, PROBLEMS, ModelQuery, job_accepted
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(tags=["Explanation"])

@@ -15,11 +15,11 @@ from models.rendering.heatmap import HeatmapView, RenderOptions
 from service.dependencies import ServicesDep
 from service.explanation.heatmap import HeatmapHandler
 from service.explanation.heatmap_response import HeatmapOptions
-from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import AcceptedType, JobKeyHeader, MediaType, PrefersAsync
 from service.inference.routes import BODY, DEFERRED, PROBLEMS, EmbedQuery, job_accepted
+from service.openapi import examples
 
 router = APIRouter(tags=["Explanation"])
 

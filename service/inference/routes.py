@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.inference.inference import InferenceResponse, Resize
 from contracts.jobs import Job
+from service.connections.fast_route import FastRoute
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.fast_route import FastRoute
 from service.http.headers import RESPOND_ASYNC, JobKeyHeader, PrefersAsync
 from service.http.uploads import IMAGES_BODY
 from service.inference.handler import InferenceHandler, InferenceParams
+from service.openapi import examples
 
 router = APIRouter(tags=["Inference"], route_class=FastRoute)
 

@@ -13,10 +13,10 @@ from contracts.pages import Page, PageCursor, PageLimit
 from service.auth.principal import principal_of, quota_key
 from service.auth.scopes import scope_of_job
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.errors import NoContentError, problem_responses
 from service.http.responses import artifact_response
 from service.jobs.events import StreamCursor, follow, parse_last_event_id, pending_events
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])

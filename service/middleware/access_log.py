@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import Draining, InternalError
 from contracts.keys import KEY_IN_TEXT
+from service.connections.line_limit import LineLimit
 from service.http.addresses import network_of
 from service.http.errors import CLIENT_CLOSED_REQUEST, problem_response
-from service.http.line_limit import LineLimit
 
 _MAX_PATH = 256
 # Probed every few seconds; worth a line only when they fail.

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Header, Request, Response
 from contracts.errors import PayloadTooLarge, Unavailable, ValidationFailed
 from contracts.settings import RELEASE
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.body import read_body
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.path_params import ModelRefDep, versioned
 from service.inference.tensors import TensorInference
+from service.openapi import examples
 from service.protocols import oip
 from service.protocols.availability import choose_any, info_of_version, repository_states
 from service.protocols.oip_schemas import (

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Request, Response
 from contracts.errors import NotFound
 from contracts.inference.registry import ModelStatus
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.path_params import ModelRefDep, labelled, versioned
 from service.inference.tensors import TensorInference
+from service.openapi import examples
 from service.protocols import tfserving
 from service.protocols.availability import info_of_version, model_status
 from service.protocols.tfserving import Metadata, PredictResponse

@@ -12,10 +12,10 @@ from fastapi.responses import JSONResponse
 
 from contracts.errors import BadRequest, PayloadTooLarge, ValidationFailed
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.body import read_body
 from service.http.errors import problem_responses
 from service.http.path_params import ModelRefDep, versioned
+from service.openapi import examples
 from service.protocols import oip
 from service.protocols.availability import choose_any
 from service.protocols.oip_schemas import LoadRequest

@@ -15,11 +15,11 @@ from models.store.store import Store
 from service.auth import audit
 from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services, ServicesDep
-from service.http import examples
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
 from service.http.responses import job_response
 from service.jobs.disk_room import require_disk
+from service.openapi import examples
 from service.registry.version_routes import Name, Number
 from service.threads import run_in_threadpool
 

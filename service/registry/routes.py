@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.inference.registry import ModelDetail, ModelInfo
 from contracts.pages import Page, PageLimit
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.errors import problem_responses
+from service.openapi import examples
 from service.protocols.availability import model_status
 from service.queue.version_routing import find_model
 

@@ -14,10 +14,10 @@ from models.store.downloads import DownloadFormat, download
 from service.auth import audit
 from service.auth.principal import principal_of
 from service.dependencies import Services, ServicesDep
-from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.files import FileContent, file_response
+from service.openapi import examples
 from service.protocols.availability import model_status
 from service.threads import run_in_threadpool
 

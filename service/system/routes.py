@@ -11,8 +11,8 @@ from contracts.inference.registry import Readiness, SystemInfo
 from contracts.public_paths import PREFIX
 from contracts.settings import RELEASE
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.errors import problem_responses
+from service.openapi import examples
 from service.system.metrics import MEDIA_TYPE, metrics_of
 from service.system.readiness import job_queues_of, readiness_of
 

@@ -7,12 +7,12 @@ from contracts.jobs import Job
 from contracts.training.trainings import PresetList
 from models.training.presets import preset_list
 from service.dependencies import ServicesDep
-from service.http import examples
 from service.http.body import JSON_TYPE
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
 from service.http.responses import LOCATION, job_response
+from service.openapi import examples
 from service.training import submit
 
 router = APIRouter(tags=["Trainings"])

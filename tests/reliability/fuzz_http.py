@@ -16,8 +16,8 @@ from uvicorn.server import ServerState
 
 from contracts.errors import BadRequest
 from contracts.settings import Settings
-from service.http.connection_limits import TimeoutProtocol, protocol_class
-from service.http.line_limit import LineLimit
+from service.connections.connection_limits import TimeoutProtocol, protocol_class
+from service.connections.line_limit import LineLimit
 
 _SETTLE_STEPS = 60  # of the event loop, for each piece; more than a dozen pipelined requests take
 # Of h11's reasons, those that do not concern where a request ends: h11 checks the target, the names

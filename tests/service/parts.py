@@ -76,8 +76,8 @@ from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
 from service.explanation.layers import LayerCheck
 from service.faces.context import FaceServices, open_face_services
-from service.http import examples
 from service.jobs.queue import JobItem
+from service.openapi import examples
 from tests.service.face_replies import clip_reply, faces_reply
 
 T = TypeVar("T")

@@ -8,10 +8,10 @@ from contracts.jobs import Job
 from service.auth.principal import principal_of, quota_key
 from service.dependencies import ServicesDep
 from service.faces.calibration import start_calibration
-from service.http import examples
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
 from service.http.responses import LOCATION, job_response
+from service.openapi import examples
 
 router = APIRouter(prefix="/v1/faces", tags=["Faces"])
 

@@ -6,10 +6,10 @@ from contracts.faces.liveness import Challenge, NewChallenge
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces.attempts import caller_of
-from service.http import examples
 from service.http.addresses import network_of
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/faces/challenges", tags=["Faces"])

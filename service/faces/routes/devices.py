@@ -12,8 +12,8 @@ from service.faces import examples as face_examples
 from service.faces.device_keys import read_public_key
 from service.faces.export import export
 from service.faces.subjects import embedder_in_force
-from service.http import examples
 from service.http.errors import problem_responses
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/faces/subjects/{subject_id}", tags=["Faces"])

@@ -24,12 +24,12 @@ from service.faces import recognition
 from service.faces.calibration import resolve_threshold
 from service.faces.detection import require_available
 from service.faces.subjects import embedder_in_force, require_subject
-from service.http import examples
 from service.http.deadlines import Deadline, DeadlineDep
 from service.http.disconnect import while_connected
 from service.http.errors import problem_responses
 from service.http.multipart import MAX_TEXT_BYTES, TEXT, FieldSpec, read_form
 from service.http.uploads import IMAGE_BODY, read_uploads
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/faces", tags=["Faces"])

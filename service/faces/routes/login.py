@@ -8,9 +8,9 @@ from contracts.faces.recognition import JsonWebKeys, Login
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces import login as face_login
-from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(tags=["Faces"])

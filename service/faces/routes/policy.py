@@ -8,8 +8,8 @@ from service.auth import audit
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces.retention import retention_text
-from service.http import examples
 from service.http.errors import problem_responses
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/faces", tags=["Faces"])

@@ -21,11 +21,11 @@ from service.auth import audit
 from service.dependencies import ServicesDep
 from service.faces import enrollment, erasure, subjects
 from service.faces import examples as face_examples
-from service.http import examples
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
 from service.http.responses import LOCATION, job_response
+from service.openapi import examples
 from service.threads import run_in_threadpool
 
 router = APIRouter(prefix="/v1/faces/subjects", tags=["Faces"])

@@ -13,8 +13,8 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from cli.clients.faces import FacesApi
-from cli.commands import face_threshold, faces
-from cli.commands.face_keys import rotate, rotate_token_key
+from cli.commands.faces import face_threshold, faces
+from cli.commands.faces.face_keys import rotate, rotate_token_key
 from cli.main import build
 from cli.output import CommandError
 from contracts.faces.subjects import NewSubject

@@ -9,8 +9,8 @@ from typing import ClassVar
 import pytest
 from rich.console import Console
 
-from cli.commands.train import train, train_folder, training_options
-from cli.commands.train_local import RunFolder, TerminalWork
+from cli.commands.training.train import train, train_folder, training_options
+from cli.commands.training.train_local import RunFolder, TerminalWork
 from cli.output import CommandError
 from cli.processes.signals import StopSignals
 from contracts.jobs import Progress

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from contracts.settings import Settings
-from service.http.connection_limits import MAX_HEAD_BYTES, MAX_UNREAD_BYTES
+from service.connections.connection_limits import MAX_HEAD_BYTES, MAX_UNREAD_BYTES
 from service.server import server_config
 from tests.service.parts import FakeServices, gray_png
 

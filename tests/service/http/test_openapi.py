@@ -11,7 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from service.http.schemas import complete_arrays, rename_schemas
+from service.openapi.schemas import complete_arrays, rename_schemas
 from tests.openapi.document import document as made_document
 
 Node = dict[str, Any]

@@ -8,7 +8,7 @@ import structlog
 from structlog.typing import EventDict
 
 from contracts.settings import Settings
-from service.http.line_limit import LineLimit
+from service.connections.line_limit import LineLimit
 from tests.service.parts import FakeServices, gray_png
 
 StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]

@@ -14,18 +14,18 @@ from contracts.training.datasets import NewDataset
 from contracts.training.trainings import FACE_CNN, TrainingRequest
 from service.auth.scopes import access_of
 from service.http.errors import problem_examples, uses_plain_errors
-from service.http.operations import (
+from service.middleware.request_id import HEADER as REQUEST_ID_HEADER
+from service.openapi.operations import (
     REQUEST_ID_PARAMETER,
     REQUEST_ID_RESPONSE,
     complete_operation,
 )
-from service.http.schemas import (
+from service.openapi.schemas import (
     complete_arrays,
     drop_defaults,
     drop_unused_examples,
     rename_schemas,
 )
-from service.middleware.request_id import HEADER as REQUEST_ID_HEADER
 from service.protocols.oip_schemas import InferRequest, LoadRequest
 from service.protocols.tfserving import PredictRequest
 

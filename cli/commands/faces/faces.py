@@ -15,7 +15,7 @@ from rich.text import Text
 from cli.clients.faces import FacesApi
 from cli.clients.http import FilePart, JsonObject, NoAnswerError, file_part
 from cli.clients.jobs import JobsApi
-from cli.commands import face_keys, face_threshold
+from cli.commands.faces import face_keys, face_threshold
 from cli.commands.jobs import follow_job
 from cli.options import AsJson, Key, Server, Yes
 from cli.output import CommandError, answers, confirm, counted, notes, print_json

@@ -33,9 +33,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from contracts.errors import CODES
 from contracts.settings import Settings
+from service.connections.half_closed import has_peer_gone
+from service.connections.line_limit import LineLimit
 from service.http.addresses import network_of, trusted_hosts
-from service.http.half_closed import has_peer_gone
-from service.http.line_limit import LineLimit
 
 CHECK_SECONDS = 10.0
 MAX_HEAD_BYTES = 64 * 1024

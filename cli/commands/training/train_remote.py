@@ -11,7 +11,7 @@ from rich.markup import escape
 from cli.clients.http import ServerClient
 from cli.clients.jobs import JobsApi
 from cli.commands.jobs import follow_job
-from cli.commands.train import summarize
+from cli.commands.training.train import summarize
 from cli.output import CommandError, notes, waiting
 from cli.streams import shown
 from contracts.settings import Settings

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from cli.commands.train_local import RunFolder, TerminalWork
+from cli.commands.training.train_local import RunFolder, TerminalWork
 from cli.options import Json, Key
 from cli.output import (
     CommandError,
@@ -123,7 +123,7 @@ def train(  # noqa: PLR0917 (typer reads options from the parameters)
     if server is None:
         train_folder(load(key=key), folder, fields)
         return
-    from cli.commands.train_remote import train_on_server  # httpx
+    from cli.commands.training.train_remote import train_on_server  # httpx
 
     train_on_server(load(key=key), server, folder, fields)
 

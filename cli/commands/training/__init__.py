@@ -1,0 +1,1 @@
+"""`opsin train`, in this process or as a job of the service."""

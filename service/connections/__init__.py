@@ -1,0 +1,1 @@
+"""What a connection may do before and around its requests."""
