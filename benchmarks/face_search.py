@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.machine import describe
 from contracts.faces.subjects import EMBEDDING_SIZE
-from database.faces.gallery import Partition
+from database.faces.search.gallery import Partition
 
 _TEMPLATES_EACH = 5
 

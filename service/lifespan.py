@@ -30,9 +30,9 @@ from service.datasets.service import Datasets
 from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
 from service.explanation.layers import LayerCheck
-from service.faces import retention
 from service.faces.context import FaceServices, open_face_services
-from service.faces.erasure import resume
+from service.faces.privacy import retention
+from service.faces.privacy.erasure import resume
 from service.faces.reembedding import Reembedding
 from service.inference.decoder import Decoder
 from service.inference.pixel_budget import PixelBudget

@@ -8,9 +8,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from contracts.errors import SubjectNotFound
 from contracts.settings import Settings
 from database.engine import open_engine
-from database.faces.erased_ids import add_erased, erased_ids
-from database.faces.erasures import Erasures
 from database.faces.face_files import FaceFiles
+from database.faces.privacy.erased_ids import add_erased, erased_ids
+from database.faces.privacy.erasures import Erasures
 from database.faces.subjects import erase
 from database.jobs.files import JobFiles
 from database.migrations import current

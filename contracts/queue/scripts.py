@@ -157,7 +157,7 @@ return 0
 """Register an attempt to log in; return the milliseconds to wait, or 0 if it may be made.
 
 KEYS: lock, failures, attempts and number of locks of each party. ARGV: attempt id, longest attempt
-in seconds, the parties' limits as JSON (`service.faces.lockout.Limit`, times in milliseconds).
+in seconds, the parties' limits as JSON (`service.faces.locks.lockout.Limit`, in milliseconds).
 """
 
 END_ATTEMPT = """

@@ -14,7 +14,7 @@ from contracts.faces.subjects import FaceEvent, NewEvent
 from contracts.pages import Page
 from database.crypto.keyed_hash import KeyedHash
 from database.engine import reading, writing
-from database.faces.erasures import BEGUN
+from database.faces.privacy.erasures import BEGUN
 from database.paging import decode_number, encode_cursor, require_limit
 from database.tables import FaceEventRecord, SubjectRecord
 

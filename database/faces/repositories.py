@@ -11,13 +11,13 @@ from contracts.settings import Settings
 from database.crypto.envelope import EnvelopeCipher
 from database.crypto.keyed_hash import KeyedHash
 from database.faces.devices import FaceDevices
-from database.faces.erasures import Erasures
 from database.faces.face_events import FaceEvents
 from database.faces.face_files import FaceFiles
 from database.faces.face_policy import FacePolicy
 from database.faces.face_threshold import FaceThreshold
 from database.faces.frames import Frames
-from database.faces.gallery_source import GallerySource
+from database.faces.privacy.erasures import Erasures
+from database.faces.search.gallery_source import GallerySource
 from database.faces.standings import Standings
 from database.faces.subjects import Subjects
 from database.faces.templates import Templates

@@ -21,9 +21,9 @@ from contracts.faces.subjects import (
 from contracts.pages import Page
 from database.crypto.envelope import EnvelopeCipher, key_id_of
 from database.engine import reading, writing
-from database.faces.erased_ids import add_erased
-from database.faces.erasures import begin, delete_traces, require_unfinished
 from database.faces.face_files import FaceFiles
+from database.faces.privacy.erased_ids import add_erased
+from database.faces.privacy.erasures import begin, delete_traces, require_unfinished
 from database.faces.standings import consent_of
 from database.faces.template_rows import data_key_of, find_subject, increment_revision
 from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
@@ -146,7 +146,8 @@ class Subjects:
     def erase(self, subject_id: str) -> Erasure:
         """Delete a subject, its data key and everything stored about it.
 
-        The erasure has to be finished (`database.faces.erasures`), and may be repeated until then.
+        The erasure has to be finished (`database.faces.privacy.erasures`), and may be repeated
+        until then.
 
         Raises:
             SubjectNotFound: There is no such subject and no unfinished erasure of it.

@@ -16,7 +16,7 @@ from models.faces.liveness.video_formats import detect_video_format
 from service.dependencies import Services
 from service.faces.detection import detect_faces, main_face_index
 from service.faces.device_keys import is_signed
-from service.faces.lockout import Caller
+from service.faces.locks.lockout import Caller
 from service.http.deadlines import Deadline
 from service.http.multipart import Form
 from service.threads import run_in_threadpool

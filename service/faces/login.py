@@ -11,10 +11,10 @@ from contracts.faces.recognition import Login
 from contracts.faces.subjects import NewEvent, Threshold
 from models.faces.embedding import mean_embedding
 from service.dependencies import Services
-from service.faces.attempts import attempt, caller_of
 from service.faces.decisions import Verdict, judge_similarity
 from service.faces.device_keys import read_signature
 from service.faces.evidence import LoginClaim, LoginEvidence, gather_evidence
+from service.faces.locks.attempts import attempt, caller_of
 from service.faces.subjects import require_subject
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected

@@ -17,7 +17,6 @@ from contracts.faces.subjects import Candidate, Threshold
 from contracts.queue.messages import Vector
 from database.faces.standings import has_consent
 from service.dependencies import Services
-from service.faces.attempts import attempt, caller_of
 from service.faces.context import FaceServices
 from service.faces.decisions import Verdict, judge_candidates, judge_similarity
 from service.faces.detection import (
@@ -26,6 +25,7 @@ from service.faces.detection import (
     main_face_index,
     require_acceptable,
 )
+from service.faces.locks.attempts import attempt, caller_of
 from service.http.deadlines import Deadline
 from service.http.uploads import Upload
 from service.threads import run_in_threadpool

@@ -10,7 +10,7 @@ from contracts.errors import OpsinError, SubjectNotFound
 from contracts.faces.faces import FACE_MODEL
 from contracts.faces.subjects import SUBJECT_ID, NewSubject, SubjectChange, embedder_of
 from contracts.inference.manifest import CHAMPION
-from database.faces.erasures import SCOPE
+from database.faces.privacy.erasures import SCOPE
 from database.idempotency import IdempotencyKey
 from models.store.store import Store
 from service.dependencies import Services

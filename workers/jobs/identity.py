@@ -14,8 +14,8 @@ import numpy.typing as npt
 from contracts.errors import Conflict
 from contracts.faces.subjects import TemplateSource
 from contracts.queue.messages import Vector
-from database.faces.gallery import Gallery
 from database.faces.repositories import FaceRepositories
+from database.faces.search.gallery import Gallery
 from models.faces.embedding import mean_embedding
 
 Mask = npt.NDArray[np.bool_]

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request, Response
 from contracts.faces.liveness import Challenge, NewChallenge
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
-from service.faces.attempts import caller_of
+from service.faces.locks.attempts import caller_of
 from service.http.addresses import network_of
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader

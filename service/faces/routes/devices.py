@@ -10,7 +10,7 @@ from service.auth import audit
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces.device_keys import read_public_key
-from service.faces.export import export
+from service.faces.privacy.export import export
 from service.faces.subjects import embedder_in_force
 from service.http.errors import problem_responses
 from service.openapi import examples

@@ -7,7 +7,7 @@ from contracts.faces.consent import NewPolicy, Policy
 from service.auth import audit
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
-from service.faces.retention import retention_text
+from service.faces.privacy.retention import retention_text
 from service.http.errors import problem_responses
 from service.openapi import examples
 from service.threads import run_in_threadpool

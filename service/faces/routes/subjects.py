@@ -19,8 +19,9 @@ from contracts.jobs import Job
 from contracts.pages import Page, PageCursor
 from service.auth import audit
 from service.dependencies import ServicesDep
-from service.faces import enrollment, erasure, subjects
+from service.faces import enrollment, subjects
 from service.faces import examples as face_examples
+from service.faces.privacy import erasure
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader

@@ -25,7 +25,7 @@ from cli.output import CommandError
 from contracts.faces.subjects import NewSubject
 from contracts.settings import Settings
 from database.engine import open_engine, reading
-from database.faces.erasures import Erasures
+from database.faces.privacy.erasures import Erasures
 from database.faces.repositories import FaceRepositories
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs

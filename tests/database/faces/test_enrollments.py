@@ -9,7 +9,7 @@ from sqlalchemy import Engine, update
 from contracts.settings import Settings
 from database.engine import writing
 from database.faces.enrollments import failed_by_service
-from database.faces.exports import held_data
+from database.faces.privacy.exports import held_data
 from database.faces.repositories import FaceRepositories
 from database.jobs.jobs import Jobs
 from database.tables import JobRecord

@@ -33,11 +33,11 @@ from contracts.faces.subjects import (
 )
 from contracts.queue.messages import Vector
 from contracts.settings import Settings
-from database.faces.erasures import SCOPE
 from database.faces.face_files import FaceFiles
-from database.faces.gallery import Gallery
-from database.faces.gallery_source import EVERYTHING
+from database.faces.privacy.erasures import SCOPE
 from database.faces.repositories import FaceRepositories
+from database.faces.search.gallery import Gallery
+from database.faces.search.gallery_source import EVERYTHING
 from database.faces.subjects import Erasure
 from database.idempotency import IdempotencyKey
 from database.jobs.jobs import Jobs

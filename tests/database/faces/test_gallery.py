@@ -9,8 +9,8 @@ from sqlalchemy import Engine, text
 from contracts.faces.subjects import EMBEDDING_SIZE, Candidate
 from contracts.queue.messages import Vector
 from contracts.settings import Settings
-from database.faces.gallery import Gallery, Partition
 from database.faces.repositories import FaceRepositories
+from database.faces.search.gallery import Gallery, Partition
 from tests.database.conftest import Clock
 from tests.database.faces.test_faces import NET, OLD, add_subject, template, vector
 

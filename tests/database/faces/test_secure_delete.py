@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from contracts.faces.subjects import NewSubject
 from contracts.settings import Settings
 from database.engine import open_engine
-from database.faces.erasures import SCOPE
+from database.faces.privacy.erasures import SCOPE
 from database.faces.repositories import FaceRepositories
 from database.idempotency import IdempotencyKey
 from database.migrations import upgrade

@@ -12,9 +12,9 @@ from contracts.settings import Settings
 from database.crypto.envelope import EnvelopeCipher
 from database.crypto.master_keys import KeyFile
 from database.engine import open_engine
-from database.faces.gallery import Gallery
 from database.faces.repositories import FaceRepositories
-from database.faces.vector_search import VectorSearch, rotation_matrix
+from database.faces.search.gallery import Gallery
+from database.faces.search.vector_search import VectorSearch, rotation_matrix
 from database.migrations import upgrade
 from tests.database.conftest import Clock
 from tests.database.faces.test_faces import NET, add_subject, template, vector

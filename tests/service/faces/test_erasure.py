@@ -17,7 +17,7 @@ from contracts.queue import redis_keys
 from contracts.settings import Settings
 from models.store.store import Store
 from service.dependencies import Services
-from service.faces.erasure import erase, resume
+from service.faces.privacy.erasure import erase, resume
 from tests.models.drafts import DRAFT, write_files
 from tests.service.face_replies import quality, vector_of
 from tests.service.parts import FakeServices, face_services_in

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 
 from contracts.errors import LockedOut, Unavailable
 from contracts.queue import redis_keys
-from service.faces import lockout as lockout_module
-from service.faces.lockout import (
+from service.faces.locks import lockout as lockout_module
+from service.faces.locks.lockout import (
     ADDRESS_FAILURES,
     LOCK_SECONDS,
     MAX_FAILURES,

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from contracts.faces.subjects import NewSubject
 from contracts.queue import redis_keys
 from contracts.settings import Settings
-from service.faces.erasure import erase
+from service.faces.privacy.erasure import erase
 from service.queue.admission import QueueLimits
 from service.queue.append_only_file import rewrite_append_only_file
 from service.queue.client import QueueClient

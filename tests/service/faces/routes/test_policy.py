@@ -21,8 +21,8 @@ from contracts.faces.subjects import Erased, NewTemplate, StoredFrame, embedder_
 from contracts.queue.redis_keys import face_lock
 from contracts.settings import Settings
 from service.dependencies import Services
-from service.faces import erasure, retention
-from service.faces.lockout import Lockout
+from service.faces.locks.lockout import Lockout
+from service.faces.privacy import erasure, retention
 from tests.service.face_replies import clip_of, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in, gray_png
 from tests.valkey import RealValkey

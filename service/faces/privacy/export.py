@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 from contracts.faces.devices import ExportedFrame, ExportedTemplate, SubjectExport
 from contracts.faces.subjects import ErasedModel, FaceEvent, Template
-from database.faces.exports import held_data
 from database.faces.face_events import FaceEvents
 from database.faces.frames import Frames
+from database.faces.privacy.exports import held_data
 from models.faces import provenance
 from service.dependencies import Services
 

@@ -1,8 +1,8 @@
 """Exact search among all templates in memory, as one matrix product.
 
 Every process holds its own matrix. Before each search it reads the revision, which every change of
-a template increments (`database.faces.gallery_source`), with one small query, and decrypts the
-templates of the subjects that changed, and no others. Removed rows are overwritten with zeros.
+a template increments (`database.faces.search.gallery_source`), with one small query, and decrypts
+the templates of the subjects that changed, and no others. Removed rows are overwritten with zeros.
 """
 
 import threading
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from contracts.faces.subjects import EMBEDDING_SIZE, Candidate
 from contracts.queue.messages import Vector
-from database.faces.gallery_source import EVERYTHING, GallerySource
+from database.faces.search.gallery_source import EVERYTHING, GallerySource
 
 _INITIAL_ROWS = 1024
 _VECTORS_AT_ONCE = 8  # whose scores are in memory together: 4 bytes per template and vector

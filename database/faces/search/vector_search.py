@@ -21,7 +21,7 @@ from contracts.faces.subjects import EMBEDDING_SIZE, Candidate
 from contracts.queue.messages import Vector
 from database.crypto.envelope import EnvelopeCipher
 from database.engine import advisory_lock, reading, writing
-from database.faces.gallery_source import EVERYTHING, Changes, GallerySource
+from database.faces.search.gallery_source import EVERYTHING, Changes, GallerySource
 
 _LOCK = 0x0951_0004  # see `database.engine.advisory_lock`
 _INSERT_BATCH = 200

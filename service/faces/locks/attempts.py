@@ -16,7 +16,7 @@ from contracts.faces.consent import Policy
 from database.faces.standings import Standing, require_consent
 from service.faces.context import FaceServices
 from service.faces.decisions import Verdict
-from service.faces.lockout import Caller, Outcome
+from service.faces.locks.lockout import Caller, Outcome
 from service.http.addresses import network_of
 from service.threads import run_in_threadpool
 

@@ -7,7 +7,7 @@ from contracts.faces.consent import Policy
 from database.audit import Actor
 from database.faces.repositories import FaceRepositories
 from service.dependencies import Services
-from service.faces import erasure
+from service.faces.privacy import erasure
 from service.threads import run_in_threadpool
 
 log = structlog.get_logger()

@@ -1,0 +1,1 @@
+"""Erasures, the ids of the erased, and exports of all that is held on a person."""

@@ -1,0 +1,1 @@
+"""Finds the subjects whose templates are like a face."""

@@ -1,0 +1,1 @@
+"""Counts failed attempts, and locks out who causes them."""

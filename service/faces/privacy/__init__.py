@@ -1,0 +1,1 @@
+"""What people may ask for: erasure, export, and an end to what is kept."""
