@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import importlib.util
 import socket
-import time
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -143,18 +142,16 @@ def test_only_some_bodies_with_large_windows_are_read_at_a_time(steady: httpx.Cl
     headers = {"Content-Encoding": "br"}
     with ExitStack() as stack:
         wires = []
-        for _ in range(MAX_LARGE // 2):
+        # One may meet the limit itself, because a request before it has not ended yet.
+        for _ in range(2 * MAX_LARGE):
             wire = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
             wire.sendall(head + packed[:10])
             wires.append(wire)
-        until = time.monotonic() + 20
-        while True:
             answer = steady.post("/v1/classify", content=packed, headers=headers)
-            if answer.status_code == 429 or time.monotonic() > until:
+            if answer.status_code == 429 and len(wires) >= MAX_LARGE // 2:
                 break
         assert answer.json()["code"] == "queue_full"
         assert "Retry-After" in answer.headers
-        # Some of them may have met a limit themselves: requests in between count too.
         assert any(b" 200 " in _answer(wire, packed[10:]) for wire in wires)
         assert steady.post("/v1/classify", content=packed, headers=headers).status_code == 200
 
