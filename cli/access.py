@@ -1,8 +1,8 @@
 """Who may use this machine's service, and the key that the command line uses by itself.
 
 `$OPSIN_HOME/cli.key` holds an admin key that only the owner of the home can read. Whoever can read
-the home can read the database too, so it gives away nothing. Commands send it to this machine's own
-service only, never to a server that `--server` names.
+the home can read the database too, so the key exposes nothing more. Commands send it to this
+machine's own service only, never to a server that `--server` names.
 """
 
 import hmac
@@ -33,7 +33,7 @@ class Access:
 
     Attributes:
         state: open: everyone on this machine, without a key; keyed: whoever has a key; locked:
-            nobody, since keys are required and none works.
+            no one, because keys are required and none of them is valid.
         cli_key: The key that commands use, if it works; None for OPSIN_API_KEY or without one.
     """
 

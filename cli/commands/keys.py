@@ -1,7 +1,7 @@
 """`opsin keys`: who may use the service.
 
 It works on this machine's database, so no server has to run and no key is needed to make the first:
-a user who can read the database owns everything in it. A running service is told of a change.
+a user who can read the database owns everything in it. A running service is notified of changes.
 """
 
 import re

@@ -118,7 +118,7 @@ def delete(model: Model, version: Version, yes: Yes = False) -> None:
     """Remove a version for good; refused while an alias points to it."""
     store = _store()
     with as_command_error():
-        store.manifest(model, version)  # it exists: nobody is asked about one that does not
+        store.manifest(model, version)  # before the question: it must exist
         confirm(f"Delete version {version} of {model} for good?", yes=yes)
         store.delete(model, version)
     announce_change(load(), "models")
