@@ -99,7 +99,7 @@ class ChangeFeed:
         except (RedisError, OSError) as error:
             log.warning("changes_not_followed", error=type(error).__name__)
         for topic in self._states:
-            await self._apply(topic, told=False)
+            await self._apply(topic, announced=False)
         self._task.start()
 
     async def stop(self) -> None:
@@ -116,11 +116,11 @@ class ChangeFeed:
     async def require_current(self) -> None:
         """Before a request: check for changes if this process may have missed some.
 
-        Without a database or Redis, the process goes on with what it knows, unless it was told of a
+        Without a database or Redis, the process goes on with what it has, unless it knows of a
         change that it could not read.
 
         Raises:
-            Unavailable: It was told of a change and cannot read it.
+            Unavailable: A change is known and cannot be read.
         """
         now = time.monotonic()
         listed_since = self._listed_since if now < self._listed_until else now
@@ -171,21 +171,21 @@ class ChangeFeed:
         """Check for changes now.
 
         Raises:
-            Unavailable: This process was told of a change and cannot read it.
+            Unavailable: A change is known and cannot be read.
         """
         if time.monotonic() - self._failed_at.get(topic, float("-inf")) >= _RETRY_SECONDS:
-            await self._apply(topic, seconds=_CHECK_SECONDS, told=False)
+            await self._apply(topic, seconds=_CHECK_SECONDS, announced=False)
         if topic in self._missed:
             raise Unavailable("A change cannot be read yet. Retry shortly.", retry_after=1)
 
     async def _apply(
-        self, topic: Topic, *, seconds: float = FRESH_SECONDS, told: bool = True
+        self, topic: Topic, *, seconds: float = FRESH_SECONDS, announced: bool = True
     ) -> None:
-        """Check one topic; a failure is remembered. `told`: a change is known to have happened."""
+        """Check one topic; `announced`: it is known to have changed. A failure is remembered."""
         state = self._states.get(topic)
         if state is None:
             return
-        if told:
+        if announced:
             self._missed.add(topic)
         asked = time.monotonic()
         try:
@@ -194,7 +194,7 @@ class ChangeFeed:
         except _FAULTS as error:
             self._failed_at[topic] = time.monotonic()
             # Again, because a check that began before the change may have succeeded meanwhile.
-            self._missed |= {topic} if told else set()
+            self._missed |= {topic} if announced else set()
             log.warning("change_not_read", topic=topic, error=type(error).__name__)
             return
         if state.is_older_than(asked):

@@ -41,15 +41,15 @@ class Browser:
     def __init__(self, program: str, folder: Path) -> None:
         self._program = program
         self._folder = folder
-        self._told: Queue[dict[str, Any]] = Queue()
-        told = self._told
+        self._reports: Queue[dict[str, Any]] = Queue()
+        reports = self._reports
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self._answer(PAGE)
 
             def do_POST(self) -> None:
-                told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                reports.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self._answer(b"")
 
             def _answer(self, body: bytes) -> None:
@@ -88,7 +88,7 @@ class Browser:
             [self._program, *options, page], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            return self._told.get(timeout=_ANSWER_SECONDS)
+            return self._reports.get(timeout=_ANSWER_SECONDS)
         finally:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):

@@ -99,9 +99,9 @@ class Workshop:
         (self.folder / "node_modules").symlink_to(TOOLS / "node_modules")
         run(NODE_TOOLS / "tsc", "-p", ".", cwd=self.folder)
 
-    def check(self, told: str, classes: list[str]) -> None:
+    def check(self, output: str, classes: list[str]) -> None:
         """Assert that a program got what it asked for."""
-        answer: dict[str, Any] = json.loads(told)
+        answer: dict[str, Any] = json.loads(output)
         assert answer.pop("labels") == classes
         assert answer.pop("events") >= 2, "running, succeeded"
         assert answer == EXPECTED
@@ -144,8 +144,8 @@ def test_openapi_python_client(workshop: Workshop, python_tools: Path, classes: 
     run(generator, "generate", "--path", workshop.document, "--output-path", made, PATH=path)
     program = PROGRAMS / "openapi_python_client.py"
     check_types(program, made)
-    told = run(sys.executable, program, *workshop.arguments, PYTHONPATH=str(made))
-    workshop.check(told, classes)
+    output = run(sys.executable, program, *workshop.arguments, PYTHONPATH=str(made))
+    workshop.check(output, classes)
 
 
 def test_openapi_generator_for_python(
@@ -157,8 +157,8 @@ def test_openapi_generator_for_python(
     run(*generate, "-g", "python", "-o", made, "--package-name", "opsin_api")
     program = PROGRAMS / "openapi_generator.py"
     check_types(program, made)
-    told = run(sys.executable, program, *workshop.arguments, PYTHONPATH=str(made))
-    workshop.check(told, classes)
+    output = run(sys.executable, program, *workshop.arguments, PYTHONPATH=str(made))
+    workshop.check(output, classes)
 
 
 def test_openapi_generator_for_typescript(
@@ -169,21 +169,21 @@ def test_openapi_generator_for_typescript(
     generate = [python_tools / "openapi-generator-cli", "generate", "-i", workshop.document]
     run(*generate, "-g", "typescript-fetch", "-o", made)
     workshop.compile("typescript_fetch")
-    told = run("node", workshop.folder / "out" / "typescript_fetch.js", *workshop.arguments)
-    workshop.check(told, classes)
+    output = run("node", workshop.folder / "out" / "typescript_fetch.js", *workshop.arguments)
+    workshop.check(output, classes)
 
 
 def test_hey_api(workshop: Workshop, node_tools: Path, classes: list[str]) -> None:
     made = workshop.folder / "generated" / "hey_api"
     run(node_tools / "openapi-ts", "-i", workshop.document, "-o", made, cwd=workshop.folder)
     workshop.compile("hey_api")
-    told = run("node", workshop.folder / "out" / "hey_api.js", *workshop.arguments)
-    workshop.check(told, classes)
+    output = run("node", workshop.folder / "out" / "hey_api.js", *workshop.arguments)
+    workshop.check(output, classes)
 
 
 def test_openapi_typescript(workshop: Workshop, node_tools: Path, classes: list[str]) -> None:
     made = workshop.folder / "generated" / "openapi_typescript.d.ts"
     run(node_tools / "openapi-typescript", workshop.document, "-o", made)
     workshop.compile("openapi_fetch")
-    told = run("node", workshop.folder / "out" / "openapi_fetch.js", *workshop.arguments)
-    workshop.check(told, classes)
+    output = run("node", workshop.folder / "out" / "openapi_fetch.js", *workshop.arguments)
+    workshop.check(output, classes)

@@ -55,9 +55,9 @@ def test_a_refused_source_is_one_line(datasets: Command, tmp_path: Path) -> None
 def test_a_published_dataset_is_added_or_the_file_that_is_missing_is_told(
     datasets: Command, tmp_path: Path
 ) -> None:
-    told = datasets("fetch", "fruits360", code=1)
+    output = datasets("fetch", "fruits360", code=1)
     target = tmp_path / "home" / "downloads" / "fruits360.zip"
-    assert "fruits360.zip is not here" in told
+    assert "fruits360.zip is not here" in output
     assert "mnist" in datasets("fetch", "imagenet", code=1)
     target.write_bytes(zipped(tree({"Training/Apple": 5, "Training/Fig": 5, "Test/Apple": 2})))
     added = datasets("fetch", "fruits360")
