@@ -24,6 +24,7 @@ JobKind = Literal[
     "dream",
     "enrollment",
     "calibration",
+    "face_detection",
 ]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 WORK_QUEUES: dict[JobKind, str] = {
@@ -39,6 +40,7 @@ WORK_QUEUES: dict[JobKind, str] = {
     "dream": IMAGE_QUEUE,
     "enrollment": FACE_QUEUE,
     "calibration": IMAGE_QUEUE,
+    "face_detection": IMAGE_QUEUE,
 }
 """The queues of the kinds that run in their own process; the others run on inference workers."""
 PLANNED_KINDS: frozenset[JobKind] = frozenset({"style_transfer", "dream"})

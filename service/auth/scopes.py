@@ -86,7 +86,7 @@ RULES: tuple[Rule, ...] = (
 _TRAIN_KINDS: frozenset[JobKind] = frozenset(
     {"training", "dataset_import", "dataset_video", "quantize", "evaluation"}
 )
-_FACE_KINDS: frozenset[JobKind] = frozenset({"enrollment", "calibration"})
+_FACE_KINDS: frozenset[JobKind] = frozenset({"enrollment", "calibration", "face_detection"})
 
 
 def access_of(method: str, template: str) -> Access:

@@ -3,6 +3,7 @@
 The routes name paths and responses; this module reads and checks the body and passes it on.
 """
 
+import codecs
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -36,7 +37,7 @@ from models.datasets.layout import MAX_LABEL_LENGTH
 from models.datasets.splitting import Fractions
 from service.auth.principal import quota_key
 from service.dependencies import Services
-from service.http.body import JSON_TYPE, content_type_of, declared_length, read_body
+from service.http.body import JSON_TYPE, content_type_of, declared_length, is_json, read_body
 from service.http.deadlines import HEADER, Deadline
 from service.http.multipart import FORM_TYPE, FieldSpec, Form, MultipartReader
 from service.http.uploads import Upload, display_name, read_uploads
@@ -143,7 +144,7 @@ async def create(
         ClientDisconnect: The client hung up.
     """
     content_type = content_type_of(request)
-    if content_type == JSON_TYPE:
+    if is_json(content_type):
         return await _create_empty(request, query, key, deadline, services)
     if content_type == FORM_TYPE:
         async with _uploaded(request, deadline, services) as (form, path):
@@ -204,7 +205,9 @@ async def _create_empty(
         refusal = PayloadTooLarge(f"The JSON may have {_MAX_JSON_BYTES} bytes.")
         body = await read_body(request, _MAX_JSON_BYTES, refusal)
     try:
-        name = _checked_name(NewDataset.model_validate_json(body).name)
+        name = _checked_name(
+            NewDataset.model_validate_json(body.removeprefix(codecs.BOM_UTF8)).name
+        )
     except ValidationError:
         raise ValidationFailed('Send {"name": "…"}, a name of 1 to 100 characters.') from None
     return await run_in_threadpool(

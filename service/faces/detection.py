@@ -3,6 +3,7 @@
 Images travel reduced; results are in pixels of the uploaded image.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,18 +23,21 @@ from contracts.faces.faces import (
     FACE_MODEL,
     LONGEST_SIDE,
     MIN_AREA_RATIO,
-    Box,
     Face,
     FacesReply,
     FacesRequest,
-    Point,
 )
 from contracts.faces.subjects import EMBEDDING_SIZE, embedder_of
+from contracts.jobs import Job
 from contracts.queue.messages import Reply, Vector
 from contracts.queue.redis_keys import QueueName
+from models.faces.detection.request import IMAGE, DetectionJobRequest
+from models.faces.detection.scaling import in_original
 from models.images.decode import DecodedImage, decode_reduced
 from service.dependencies import Services
 from service.http.deadlines import Deadline
+from service.http.uploads import Upload, request_fingerprint
+from service.threads import run_in_threadpool
 
 _UNTIL_PROMOTED_SECONDS = 60
 _ADVICE = {
@@ -152,6 +156,39 @@ def require_acceptable(face: Face) -> None:
     raise LowQualityFace(f"The face is not clear enough: {reasons}.")
 
 
+async def submit_detection(
+    services: Services,
+    upload: Upload,
+    max_faces: int,
+    deadline: Deadline,
+    *,
+    key: str | None,
+    client: str | None,
+) -> Job:
+    """A job that will detect the faces in an image. It is decoded, and refused, before that.
+
+    Args:
+        key: The client's `Idempotency-Key`, if it sent one.
+        client: Whose job it is, as for `JobQueue.submit`.
+
+    Raises:
+        OpsinError: The image cannot be decoded, or the job is not accepted.
+    """
+    if isinstance(upload.data, OpsinError):
+        raise upload.data
+    await _decode(services, upload.data, deadline)
+    request = DetectionJobRequest(limit=max_faces).model_dump(mode="json")
+    params = json.dumps(request, sort_keys=True)
+    digest = await run_in_threadpool(request_fingerprint, params, [upload]) if key else ""
+    return await services.job_queue.submit_work(
+        "face_detection",
+        request,
+        inputs={IMAGE: upload.data},
+        idempotency=(key, digest) if key else None,
+        client=client,
+    )
+
+
 async def _decode(services: Services, image: bytes, deadline: Deadline) -> DecodedImage:
     work = partial(
         decode_reduced,
@@ -173,31 +210,11 @@ def _detection(
         vectors = vector.reshape(len(note.faces) if embedded else 0, EMBEDDING_SIZE)
     except ValueError as error:
         raise InternalError("The worker's answer is not readable. Send the image again.") from error
-    height, width, _ = image.pixels.shape
-    x_scale, y_scale = image.width / width, image.height / height
     return Detection(
-        faces=tuple(_scaled(face, x_scale, y_scale) for face in note.faces),
+        faces=in_original(note.faces, image),
         vectors=vectors,
         total=note.total,
         embedder=embedder,
         width=image.width,
         height=image.height,
-    )
-
-
-def _scaled(face: Face, x_scale: float, y_scale: float) -> Face:
-    box = face.box
-    return face.model_copy(
-        update={
-            "box": Box(
-                x=round(box.x * x_scale, 2),
-                y=round(box.y * y_scale, 2),
-                width=max(0.01, round(box.width * x_scale, 2)),
-                height=max(0.01, round(box.height * y_scale, 2)),
-            ),
-            "landmarks": {
-                name: Point(x=round(point.x * x_scale, 2), y=round(point.y * y_scale, 2))
-                for name, point in face.landmarks.items()
-            },
-        }
     )

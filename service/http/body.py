@@ -29,6 +29,13 @@ def content_type_of(request: Request) -> str:
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
+def is_json(content_type: str) -> bool:
+    """Whether a media type is that of JSON, plain or a format on top of it (RFC 6839, 3.1)."""
+    return content_type == JSON_TYPE or (
+        content_type.startswith("application/") and content_type.endswith("+json")
+    )
+
+
 def declared_length(request: Request) -> int:
     """The length of the body by its header; 0 if that is missing or malformed."""
     declared = request.headers.get("Content-Length", "")

@@ -3,6 +3,7 @@
 Requests that are certain to fail are refused here, so that no client waits in a queue for an error.
 """
 
+import codecs
 import hashlib
 import json
 from functools import partial
@@ -42,7 +43,7 @@ from service.auth import audit
 from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services
 from service.faces.context import FaceServices
-from service.http.body import JSON_TYPE, content_type_of, read_body
+from service.http.body import JSON_TYPE, content_type_of, is_json, read_body
 from service.http.deadlines import Deadline
 from service.jobs.disk_room import require_disk
 from service.threads import run_in_threadpool
@@ -119,12 +120,12 @@ async def _submit_with_dataset(
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    if content_type_of(request) != JSON_TYPE:
+    if not is_json(content_type_of(request)):
         raise UnsupportedMediaType(f"Set Content-Type to {JSON_TYPE}.")
     refusal = PayloadTooLarge(f"The JSON may have {_MAX_BYTES:,} bytes.")
     body = await read_body(request, _MAX_BYTES, refusal)
     try:
-        sent = from_json(body, allow_inf_nan=False)
+        sent = from_json(body.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
     except ValueError:
         raise BadRequest("The body is not JSON.") from None
     if not isinstance(sent, dict):

@@ -57,14 +57,15 @@ def nginx(folder: Path, servers: str, port: int) -> Iterator[None]:
     command = [program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
-            _wait(process, port)
+            wait_for_port(process, port)
             yield
         finally:
             process.terminate()
             process.wait(timeout=10)
 
 
-def _wait(process: "subprocess.Popen[bytes]", port: int) -> None:
+def wait_for_port(process: "subprocess.Popen[bytes]", port: int) -> None:
+    """Wait until the proxy listens."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
         if process.poll() is not None:
@@ -76,4 +77,4 @@ def _wait(process: "subprocess.Popen[bytes]", port: int) -> None:
             time.sleep(0.02)
         else:
             return
-    raise AssertionError("nginx does not listen")
+    raise AssertionError("the proxy does not listen")

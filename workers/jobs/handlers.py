@@ -23,6 +23,7 @@ KINDS: Mapping[str, str] = {
     "evaluation": "models.evaluation.job:run",
     "quantize": "workers.jobs.quantization:run",
     "calibration": "models.faces.calibration.job:run",
+    "face_detection": "models.faces.detection.job:run",
     "enrollment": "workers.jobs.enrollment:run",
 }
 

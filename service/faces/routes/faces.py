@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import OpsinError, ValidationFailed
@@ -18,17 +18,20 @@ from contracts.faces.subjects import (
     Threshold,
 )
 from contracts.pages import Page, PageCursor
+from service.auth.principal import quota_key
 from service.dependencies import Services, ServicesDep
 from service.faces import examples as face_examples
 from service.faces import recognition
 from service.faces.calibration import resolve_threshold
-from service.faces.detection import require_available
+from service.faces.detection import require_available, submit_detection
 from service.faces.subjects import embedder_in_force, require_subject
 from service.http.deadlines import Deadline, DeadlineDep
 from service.http.disconnect import while_connected
 from service.http.errors import problem_responses
+from service.http.headers import JobKeyHeader, PrefersAsync
 from service.http.multipart import MAX_TEXT_BYTES, TEXT, FieldSpec, read_form
 from service.http.uploads import IMAGE_BODY, read_uploads
+from service.inference.routes import DEFERRED, job_accepted
 from service.openapi import examples
 from service.threads import run_in_threadpool
 
@@ -77,20 +80,33 @@ class EventsQuery(BaseModel):
     openapi_extra=_BODY,
     responses={
         200: examples.json_response("The faces, largest first.", face_examples.DETECTED),
+        202: DEFERRED,
         **_PROBLEMS,
+        **problem_responses("idempotency_conflict"),
     },
+    response_model=DetectedFaces,
 )
 async def detect(
     *,
     request: Request,
     query: Annotated[DetectQuery, Query()],
     deadline: DeadlineDep,
+    deferred: PrefersAsync,
     services: ServicesDep,
-) -> DetectedFaces:
+    key: JobKeyHeader = None,
+) -> DetectedFaces | Response:
     """The position of each face in pixels of the image, and whether it is clear enough."""
     async with deadline.enforced():
-        require_available(services)
-        image = recognition.require_one_image(await read_uploads(request, services.settings))
+        if not deferred:
+            require_available(services)
+        uploads = await read_uploads(request, services.settings)
+        image = recognition.require_one_image(uploads)
+        if deferred:
+            client = quota_key(request.scope)
+            job = submit_detection(
+                services, uploads[0], query.limit, deadline, key=key, client=client
+            )
+            return job_accepted(await while_connected(request, job))
         work = recognition.detect(services, image, query.limit, deadline)
         return await while_connected(request, work)
 

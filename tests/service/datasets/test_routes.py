@@ -139,6 +139,13 @@ def test_a_refused_archive_leaves_nothing(
     assert client.get(URL).json()["items"] == []
 
 
+def test_json_of_other_programs_is_read(client: httpx.Client) -> None:
+    """With a byte order mark, as from PowerShell, or under the type of a format on top of JSON."""
+    headers = {"Content-Type": "application/vnd.api+json; charset=utf-8"}
+    answer = client.post(URL, content=b'\xef\xbb\xbf{"name": "mine"}', headers=headers)
+    assert (answer.status_code, answer.json()["name"]) == (201, "mine"), answer.text
+
+
 def test_other_bodies_are_refused(client: httpx.Client) -> None:
     def code(**options: Any) -> tuple[int, str]:
         answer = client.post(URL, **options)

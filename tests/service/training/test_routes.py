@@ -1,5 +1,6 @@
 """What `/v1/trainings` accepts, refuses and queues, over a socket."""
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -162,6 +163,13 @@ def test_other_bodies_are_refused(
 ) -> None:
     answer = client.post(URL, content=content, headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
+
+
+def test_json_of_other_programs_is_read(client: httpx.Client, pets: str) -> None:
+    """With a byte order mark, as from PowerShell, or under the type of a format on top of JSON."""
+    content = b"\xef\xbb\xbf" + json.dumps(body(pets)).encode()
+    answer = client.post(URL, content=content, headers={"Content-Type": "application/vnd.api+json"})
+    assert answer.status_code == 202, answer.text
 
 
 @pytest.mark.parametrize("network", [[], {}, [[]], None, 7, True])

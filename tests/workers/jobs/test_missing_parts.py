@@ -54,6 +54,7 @@ MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
     ("dataset_video", {"target": "ds_gone", "label": "cat"}, "not_found", "video"),  # its upload
     ("calibration", {"dataset_id": "ds_gone", "target_fmr": 0.01}, "", ""),
     ("enrollment", {"subject_id": "sub_gone", "images": 1}, "model_not_ready", "face"),
+    ("face_detection", {"limit": 3}, "not_found", "image"),  # its upload
     ("heatmap", HEATMAP | {"model": "gone"}, "", "gone"),
     ("heatmap", HEATMAP | {"version": 7}, "version_not_found", "7"),
     ("activations", ACTIVATIONS, "not_found", "image-000"),  # its upload

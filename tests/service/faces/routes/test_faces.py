@@ -98,6 +98,25 @@ class TestDetect:
         crowd = client.post(f"{URL}/detect?limit=1", files=[image(CROWD)]).json()
         assert (len(crowd["faces"]), crowd["total"]) == (1, 2)
 
+    def test_as_a_job_that_a_repeated_key_makes_once(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        headers = {"Prefer": "respond-async", "Idempotency-Key": "k"}
+        photo = gray_png(ADA)
+        fakes.dispatcher.fails = NoWorker("A job waits for one.")
+
+        def send(content: bytes) -> httpx.Response:
+            return client.post(f"{URL}/detect?limit=3", content=content, headers=headers)
+
+        first, again = send(photo), send(photo)
+        assert (first.status_code, first.json()["kind"]) == (202, "face_detection")
+        assert first.headers["Preference-Applied"] == "respond-async"
+        assert first.headers["Location"] == f"/v1/jobs/{first.json()['id']}"
+        assert again.json()["id"] == first.json()["id"]
+        assert fakes.jobs.worked == [("face_detection", {"limit": 3}, {"image": photo})]
+        assert code(send(gray_png(BEA)), 409) == "idempotency_conflict"
+        assert code(send(b"junk"), 422) == "invalid_image"
+
     def test_without_a_worker_it_is_unavailable(
         self, client: httpx.Client, fakes: FakeServices
     ) -> None:

@@ -1,27 +1,30 @@
-"""Behind nginx as the how-to configures it: under a path of a site, and with TLS."""
+"""Behind proxies as the how-to configures them: under a path of a site, and with TLS."""
 
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urljoin
 
 import httpx
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from contracts.jobs import Artifact
 from contracts.settings import Settings
-from tests.service.nginx import UPSTREAM, free_port, nginx, require_nginx, snippets
+from tests.service.caddy import caddy, require_caddy
+from tests.service.nginx import PAGE, UPSTREAM, free_port, nginx, require_nginx, snippets
 from tests.service.parts import NOW, FakeServices, gray_png
 
 StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
+Proxy = Callable[[Path, str, int], AbstractContextManager[None]]
 KEY = "a-key-of-sixteen-or-more"
 JOB = "job_0123456789abcdef"
 # What of the suite speaks HTTP with the service as any client would.
@@ -50,18 +53,32 @@ DIRECT = (
 )
 
 
-@pytest.fixture
-def site(served: StartService, fakes: FakeServices, tmp_path: Path) -> Iterator[httpx.Client]:
+@contextmanager
+def nginx_site(folder: Path, upstream: str, port: int) -> Iterator[None]:
+    location = snippets()[1].replace(UPSTREAM, upstream)
+    with nginx(folder, f"server {{ listen 127.0.0.1:{port};\n{location} }}", port):
+        yield
+
+
+PROXIES: dict[str, tuple[Callable[[], str], Proxy]] = {
+    "nginx": (require_nginx, nginx_site),
+    "caddy": (require_caddy, caddy),
+}
+
+
+@pytest.fixture(params=PROXIES)
+def site(
+    request: pytest.FixtureRequest, served: StartService, fakes: FakeServices, tmp_path: Path
+) -> Iterator[httpx.Client]:
     """A site at `/`, with the API below `/opsin/`."""
-    require_nginx()
+    require, proxy = PROXIES[request.param]
+    require()
     settings = Settings(_env_file=None, api_key=KEY, trusted_proxies="127.0.0.1")
     port = free_port()
     with served(settings, fakes) as url:
-        location = snippets()[1].replace(UPSTREAM, url)
-        servers = f"server {{ listen 127.0.0.1:{port};\n{location} }}"
         headers = {"X-API-Key": KEY}
         with (
-            nginx(tmp_path, servers, port),
+            proxy(tmp_path, url, port),
             httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers) as client,
         ):
             yield client
@@ -131,6 +148,18 @@ def test_a_site_of_its_own_with_tls(
     assert answer.status_code == 202
     assert answer.headers["Location"].startswith("/v1/jobs/")
     assert answer.headers["Strict-Transport-Security"]
+
+
+def test_the_snippet_for_traefik_is_connected() -> None:
+    """Traefik is in no package index, so that only its file is checked."""
+    (snippet,) = re.findall(r"```yaml\n(http:.*?)```", PAGE.read_text(), re.DOTALL)
+    http = yaml.safe_load(snippet)["http"]
+    (router,) = http["routers"].values()
+    (middleware,) = router["middlewares"]
+    (prefix,) = http["middlewares"][middleware]["stripPrefix"]["prefixes"]
+    assert router["rule"] == f"PathPrefix(`{prefix}`)"
+    servers = http["services"][router["service"]]["loadBalancer"]["servers"]
+    assert servers == [{"url": UPSTREAM}]
 
 
 @pytest.mark.slow
