@@ -4,6 +4,7 @@ Images travel reduced; results are in pixels of the uploaded image.
 """
 
 import json
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -62,6 +63,7 @@ class Detection:
         embedder: The embedder that computed the embeddings.
         width: Width of the uploaded image, upright.
         height: Height of the uploaded image, upright.
+        portrait: A PNG of the largest face, if it was requested and there is one.
     """
 
     faces: tuple[Face, ...]
@@ -70,6 +72,7 @@ class Detection:
     embedder: str
     width: int
     height: int
+    portrait: bytes | None = None
 
 
 def current_embedder(services: Services) -> tuple[int, str]:
@@ -217,4 +220,5 @@ def _detection(
         embedder=embedder,
         width=image.width,
         height=image.height,
+        portrait=None if note.portrait is None else b64decode(note.portrait),
     )
