@@ -41,7 +41,7 @@ from models.serving.reference import REFERENCE, reference_of
 from models.serving.runtime import Precision, Runtime, RuntimeOptions
 from models.serving.selection import choose_runtime, rejected_precisions
 from models.serving.signature_view import signature_view
-from models.store.labels import Label, read_labels
+from models.store.labels import Label, class_indices, normalized, read_labels
 from models.store.manifest import DERIVED, MANIFEST
 from models.store.store import Store
 
@@ -286,27 +286,18 @@ def _calibration(dataset: Dataset, test: _TestSet) -> list[Example]:
 
 def _test_set(dataset: Dataset, labels: Sequence[Label]) -> _TestSet:
     """Images of the version's classes that are not used for calibration."""
-    indices = {
-        _normalized(name): index
-        for index, label in enumerate(labels)
-        for name in (label.id, label.text)
-    }
+    indices = class_indices(labels)
     split: Split = "test" if dataset.of("test") else "validation"
     held_out = dataset.of(split)
-    known = [example for example in held_out if _normalized(example.label) in indices]
+    known = [example for example in held_out if normalized(example.label) in indices]
     if not known:
         raise NotTrainable(
             "The dataset has no test or validation images of this model's classes, so the "
             "accuracy cannot be measured. Give its classes the names of the model's labels."
         )
     known = _spread(known, _TEST_IMAGES)
-    return _TestSet(
-        split, known, np.array([indices[_normalized(example.label)] for example in known])
-    )
-
-
-def _normalized(label: str) -> str:
-    return label.strip().casefold().replace("_", " ")
+    classes = np.array([indices[normalized(example.label)] for example in known])
+    return _TestSet(split, known, classes)
 
 
 def _spread(examples: Sequence[Example], maximum: int) -> list[Example]:
