@@ -91,7 +91,9 @@ class Served(_Record):
 
     runtime: str = Field(description="Engine and precision, e.g. openvino-bfloat16.")
     split: Literal["train", "validation", "test"] = Field(description="The images' split.")
-    pictures: int = Field(ge=1, description="Number of images: all of the split.")
+    pictures: int = Field(
+        ge=1, description="Number of images: all of the split; for int8, at most 1,000."
+    )
     accuracy: float = Field(ge=0, le=1, description="Of this runtime; the one that is reported.")
     float32_accuracy: float = Field(ge=0, le=1, description="Of the trained network in float32.")
     largest_difference: float = Field(
