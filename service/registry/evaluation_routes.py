@@ -11,12 +11,14 @@ from fastapi.responses import JSONResponse
 
 from contracts.errors import ValidationFailed
 from contracts.inference.evaluation import EvaluationBody
+from contracts.inference.manifest import Manifest
 from contracts.jobs import Job
 from contracts.training.datasets import DatasetInfo
 from models.evaluation.selection import check_classes, check_measurable, choose_split
+from models.faces.provenance import recognises_people
 from models.store.labels import read_labels
 from models.store.store import Store
-from service.auth.principal import quota_key
+from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services, ServicesDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
@@ -62,7 +64,8 @@ async def evaluate_version(
     McNemar's exact test says whether they differ. Artifacts: `confusion_matrix.png`,
     `mistakes.png`, `predictions.csv`.
     """
-    await run_in_threadpool(_check, services, name, version, body)
+    if await run_in_threadpool(_check, services, name, version, body):
+        principal_of(request).require("faces")
     parameters: dict[str, Any] = {"model": name, "version": version}
     parameters |= body.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
@@ -79,8 +82,8 @@ async def evaluate_version(
     return job_response(job)
 
 
-def _check(services: Services, name: str, version: int, body: EvaluationBody) -> None:
-    """Refuse what the job would refuse.
+def _check(services: Services, name: str, version: int, body: EvaluationBody) -> bool:
+    """Refuse what the job would refuse; returns whether a version recognises people.
 
     Raises:
         OpsinError: As documented for the route.
@@ -89,21 +92,22 @@ def _check(services: Services, name: str, version: int, body: EvaluationBody) ->
         raise ValidationFailed("against: name another version than the one that is measured.")
     info = services.datasets.rows.get(body.dataset_id)
     classes = _classes(info)
-    for number in (version, body.against):
-        if number is not None:
-            _check_version(services.store, name, number, classes)
+    numbers = [number for number in (version, body.against) if number is not None]
+    manifests = [_check_version(services.store, name, number, classes) for number in numbers]
     choose_split(body.split, info.splits)
     require_disk(services.settings, 0)
+    return any(recognises_people(manifest) for manifest in manifests)
 
 
-def _check_version(store: Store, name: str, number: int, classes: Collection[str]) -> None:
+def _check_version(store: Store, name: str, number: int, classes: Collection[str]) -> Manifest:
     manifest = store.manifest(name, store.resolve(name, number))
     check_measurable(manifest)
     try:
         labels = read_labels(store.path(name, manifest.version))
     except (OSError, ValueError):
-        return  # damaged; the job says what is wrong
+        return manifest  # damaged; the job says what is wrong
     check_classes(classes, labels)
+    return manifest
 
 
 def _classes(info: DatasetInfo) -> list[str]:

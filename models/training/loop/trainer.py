@@ -24,6 +24,7 @@ from contracts.work import Work
 from models.datasets.dataset import SPLITS, Dataset, Split
 from models.images.decode import InputSpec
 from models.store.labels import Label
+from models.store.store import Store
 from models.training.data.feature_cache import FeatureCache
 from models.training.data.features import FeatureExtractor, compile_trunk
 from models.training.data.image_loader import ImageLoader
@@ -35,12 +36,18 @@ from models.training.data.sources import (
     augment_and_preprocess,
     identity,
 )
-from models.training.loop.assembly import assemble, build_network
+from models.training.loop.assembly import (
+    Assembly,
+    ChannelStatistics,
+    assemble,
+    build_network,
+)
 from models.training.loop.centering import channel_statistics
 from models.training.loop.checkpoint import Checkpoint, CheckpointFile
 from models.training.loop.costs import learning_stages
 from models.training.loop.freezing import cut_below, freeze
 from models.training.loop.hardware import Hardware
+from models.training.loop.initial import go_on_from, read_initial_weights, start_from
 from models.training.loop.learner import Learner, Objective
 from models.training.loop.network_defaults import (
     NETWORK_DEFAULTS,
@@ -77,6 +84,7 @@ class TrainingEnvironment:
         memory_bytes: Memory for decoded images; if they need more, every epoch decodes them again.
         threads: Number of decoding threads.
         checkpoint_seconds: Time between two checkpoints, about.
+        store: Where the versions are that a training may go on from.
     """
 
     weights: Weights
@@ -85,6 +93,7 @@ class TrainingEnvironment:
     memory_bytes: int = 1024**3
     threads: int = os.cpu_count() or 1
     checkpoint_seconds: float = 30.0
+    store: Store | None = None
 
 
 def train(
@@ -153,13 +162,12 @@ class _Training:
         self.blueprint = blueprint_of(request)
         self.hardware = Hardware.of(request)
         self.images = {split: stack.enter_context(self._loader(split)) for split in SPLITS}
-        self.statistics = channel_statistics(request, self.images["train"], work)
+        self.initial = read_initial_weights(request, environment.store, environment.weights)
+        self.statistics = self._channel_statistics()
         # Seeds everything that Keras draws from now on: initial weights and dropout.
         keras.utils.set_random_seed(request.seed)
         with self.hardware.building():
-            self.assembly = assemble(
-                request, len(dataset.classes), environment.weights, self.statistics
-            )
+            self.assembly = self._assemble()
         self.truth = {
             split: np.array(
                 [dataset.classes.index(example.label) for example in dataset.of(split)], np.int32
@@ -179,6 +187,22 @@ class _Training:
             filters=self.filters,
             log=log,
         )
+
+    def _channel_statistics(self) -> ChannelStatistics | None:
+        """Those of the images, or of the version that the training goes on from."""
+        if self.request.parent is not None and self.initial is not None:
+            return self.initial.statistics
+        return channel_statistics(self.request, self.images["train"], self.work)
+
+    def _assemble(self) -> Assembly:
+        request, classes = self.request, self.dataset.classes
+        if request.parent is not None and self.initial is not None:
+            model = build_network(request, len(classes), self.statistics)
+            return go_on_from(request, model, self.initial, classes)
+        assembly = assemble(request, len(classes), self.environment.weights, self.statistics)
+        if self.initial is None:
+            return assembly
+        return start_from(assembly, request.network, self.initial)
 
     def run(self) -> TrainedModel:
         phases, resumed = self.request.phases, self.hooks.file.read()
@@ -309,6 +333,7 @@ class _Training:
             best_epochs=state.best_epochs,
             provenance=Provenance(
                 weights=self.assembly.weights,
+                parent=self.assembly.parent,
                 dataset_digest=self.dataset.digest,
                 job_id=self.work.job_id,
             ),

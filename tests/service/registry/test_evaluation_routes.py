@@ -1,9 +1,14 @@
 import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from contracts.keys import NewKey
+from contracts.settings import Settings
+from database.audit import COMMAND
 from database.engine import open_engine
 from database.tables import Record
 from models.store.labels import Label, write_labels
@@ -12,6 +17,7 @@ from tests.models.datasets.packing import tree, zipped
 from tests.models.drafts import DRAFT, write_files
 from tests.service.parts import FakeServices, datasets_in
 
+StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 URL = "/v1/models/squeezenet/versions/1/evaluations"
 
 
@@ -84,3 +90,31 @@ def test_an_impossible_evaluation_is_refused(
     answer = client.post(url, json={"dataset_id": dataset} | change)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert word in answer.text
+
+
+def test_a_version_that_recognises_people_needs_the_scope_faces(
+    served: StartService, fakes: FakeServices, store: Store
+) -> None:
+    spec = {"subjects": ["sub_a", "sub_b"]}
+    provenance = DRAFT.provenance.model_copy(update={"spec": spec})
+    with fakes.store.staging() as folder:
+        write_files(folder)
+        write_labels(folder, [Label(name, name) for name in ("cat", "dog")])
+        version = fakes.store.publish(
+            "squeezenet", folder, DRAFT.model_copy(update={"provenance": provenance})
+        )
+    table = fakes.with_keys()
+    train, both = (
+        {"X-API-Key": table.create(NewKey(name="n", scopes=scopes), actor=COMMAND).key or ""}
+        for scopes in (["train"], ["train", "faces"])
+    )
+    archive = {"archive": ("pets.zip", zipped(tree({"cat": 5, "dog": 5})))}
+    with served(Settings(_env_file=None), fakes) as url, httpx.Client(base_url=url) as client:
+        made = client.post("/v1/datasets", files=archive, headers=train)
+        body = {"dataset_id": made.json()["id"]}
+        assert client.post(URL, json=body, headers=train).status_code == 202
+        for sent in ({"against": version}, {}):
+            path = URL if sent else URL.replace("/1/", f"/{version}/")
+            refused = client.post(path, json=body | sent, headers=train)
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+            assert client.post(path, json=body | sent, headers=both).status_code == 202
