@@ -2,8 +2,8 @@
 
     python -m benchmarks.masked IMAGE --models squeezenet,efficientnet_lite0
 
-Both ways run alternately; the best processor time of each counts, since other processes slow a clock
-on the wall.
+Both ways run alternately, and the best processor time of each counts: unlike the time on a clock, it
+hardly depends on other processes.
 """
 
 import argparse
