@@ -2,8 +2,8 @@
 
     python -m benchmarks.masked IMAGE --models squeezenet,efficientnet_lite0
 
-Both ways run alternately, and the best processor time of each counts: unlike the time on a clock, it
-hardly depends on other processes.
+Both ways run alternately, and the best processor time of each counts, because other processes
+hardly change it.
 """
 
 import argparse

@@ -198,8 +198,7 @@ class Filters:
             tape.watch(x)
             maps = self._part(prepare(self._preprocessing, x, self._channels), training=False)
             means = _inner_means(tf.cast(maps, tf.float32))
-            # Not a gather, which OpenVINO cannot read here.
-            activations = tf.reduce_sum(means * tf.one_hot(filters, self.count), axis=1)
+            activations = tf.gather(means, filters, axis=1, batch_dims=1)
         gradient = tape.gradient(activations, x)
         size = tf.sqrt(tf.reduce_mean(tf.square(gradient), axis=(1, 2, 3)))
         x += step_size * gradient / (size[:, tf.newaxis, tf.newaxis, tf.newaxis] + _EPSILON)
