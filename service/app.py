@@ -27,6 +27,7 @@ from service.http import errors
 from service.http.body import disk_body_limits, max_request_bytes
 from service.inference import routes as inference
 from service.jobs import routes as jobs
+from service.metrics.middleware import KeepRoute, RequestMetrics
 from service.middleware.access_log import AccessLog
 from service.middleware.authentication import Authentication
 from service.middleware.body_limit import BodyLimit
@@ -71,6 +72,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
             *forwarded(settings),
             Middleware(SecurityHeaders),
             Middleware(RequestId),
+            Middleware(RequestMetrics),
             Middleware(AccessLog),
             *cors(settings),
             Middleware(Paths),
@@ -80,6 +82,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
             Middleware(
                 UploadBudget, settings.upload_budget_mb * MIB, disk_body_limits(settings).keys()
             ),
+            Middleware(KeepRoute),
         ],
     )
     for routes in (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
+from contracts.metrics.registry import Metrics
 from contracts.settings import Settings
 from service.jobs.stream_limit import StreamLimiter
 from service.lock_waiting import LockWaiting
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from service.faces.context import FaceServices
     from service.inference.decoder import Decoder
     from service.jobs.queue import JobQueue
+    from service.metrics.publisher import MetricsService
     from service.queue.dispatcher import Dispatcher
     from service.queue.workers import WorkerRegistry
     from service.registry.conversions import ConversionClient
@@ -65,6 +67,8 @@ class Services:
     started_at: float
     stream_limiter: StreamLimiter = field(default_factory=StreamLimiter)
     lock_waiting: LockWaiting = field(default_factory=LockWaiting)
+    metrics: Metrics = field(default_factory=Metrics)
+    metrics_service: "MetricsService | None" = None
 
 
 OpenServices = Callable[[Settings], AbstractAsyncContextManager[Services]]

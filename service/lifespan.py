@@ -9,7 +9,11 @@ from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
+from sqlalchemy import Engine
 
+from contracts.metrics.dependencies import count_database, count_redis
+from contracts.metrics.process import process_reader
+from contracts.metrics.registry import Metrics
 from contracts.queue.celery import REDIS_OPTIONS, celery_app
 from contracts.queue.changes import Topic
 from contracts.settings import MIB, Settings
@@ -37,6 +41,7 @@ from service.faces.reembedding import Reembedding
 from service.inference.decoder import Decoder
 from service.inference.pixel_budget import PixelBudget
 from service.jobs.queue import JobQueue
+from service.metrics.publisher import MetricsService
 from service.periodic import PeriodicTask
 from service.queue.admission import Admission, QueueLimits
 from service.queue.client import QueueClient
@@ -46,11 +51,13 @@ from service.queue.replies import Replies
 from service.queue.workers import WorkerRegistry
 from service.registry.conversions import ConversionClient
 from service.shared_check import SharedCheck
+from service.system.metrics import served_versions
 from service.threads import run_in_threadpool
 
 _CLEANUP_SECONDS = 600.0
 _AUDIT_SECONDS = 3600.0  # between two deletions of old audit lines
 _REEMBED_SECONDS = 15.0  # between two batches of templates that are embedded again
+_DROP_SECONDS = 30.0  # between two checks for metrics of versions that are no longer served
 _FORGET_SECONDS = 2.0  # between two checks for what other processes erased
 
 
@@ -64,12 +71,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     if settings.redis_url is None:
         raise ValueError("the API needs OPSIN_REDIS_URL")
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(_connect(settings.redis_url))
-        blocking = await stack.enter_async_context(_connect(settings.redis_url))
+        metrics = Metrics()
+        metrics.before_reading(process_reader(metrics, settings.home))
+        client, blocking = await _connect_twice(stack, settings.redis_url, metrics)
         celery = celery_app(settings.redis_url)
         stack.callback(celery.close)
-        engine = open_engine(settings.database)
-        stack.callback(engine.dispose)
+        engine = _open_engine(stack, settings, metrics)
         clock = DatabaseClock(engine)
         keys, audit = Keys(engine, clock), Audit(engine, _now)
         key_cache = KeyCache(settings, keys)
@@ -90,19 +97,22 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         replies = Replies(blocking, api_id)
         replies.start()
         stack.push_async_callback(replies.stop)
-        recovery = Recovery(queues, replies, tasks, workers)
+        recovery = Recovery(queues, replies, tasks, workers, metrics)
         recovery.start()
         stack.push_async_callback(recovery.stop)
         job_files = JobFiles.of(settings)
-        jobs = Jobs(engine, clock, job_files)
+        jobs = Jobs(engine, clock, job_files, metrics)
         job_queue = JobQueue(
-            client, celery, jobs, Leases(engine, clock), files=job_files, settings=settings
+            client, celery, jobs, Leases(engine, clock, metrics), files=job_files, settings=settings
         )
         job_queue.start()
         stack.push_async_callback(job_queue.stop)
 
         datasets = Datasets(
-            DatasetStore.of(settings, budget.gate), DatasetRows(engine, _now), jobs.needs_dataset
+            DatasetStore.of(settings, budget.gate),
+            DatasetRows(engine, _now),
+            jobs.needs_dataset,
+            metrics,
         )
         reconciling = PeriodicTask(
             "datasets", partial(run_in_threadpool, datasets.reconcile), seconds=_CLEANUP_SECONDS
@@ -114,12 +124,20 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
         faces = open_face_services(settings, engine, client, job_files, _now)
         changes = await _follow_changes(
-            stack, settings.redis_url, api_id, keys=key_cache, models=workers, faces=faces
+            stack,
+            settings.redis_url,
+            api_id,
+            metrics=metrics,
+            keys=key_cache,
+            models=workers,
+            faces=faces,
         )
+        admission, cache = Admission(limits), ExplanationCache(settings.heatmap_cache_mb * MIB)
+        metrics.before_reading(partial(_read_gauges, metrics, admission, cache, settings))
         services = Services(
             settings=settings,
             workers=workers,
-            dispatcher=Dispatcher(queues, replies, tasks, Admission(limits), workers),
+            dispatcher=Dispatcher(queues, replies, tasks, admission, workers),
             decoder=decoder,
             renderer=renderer,
             job_queue=job_queue,
@@ -128,7 +146,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             store=store,
             conversions=ConversionClient(store, client, celery, workers),
             datasets=datasets,
-            explanations=ExplanationCache(settings.heatmap_cache_mb * MIB),
+            explanations=cache,
             layers=LayerCheck(store),
             keys=keys,
             key_cache=key_cache,
@@ -138,6 +156,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             faces=faces,
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
+            metrics=metrics,
+            metrics_service=_start_metrics(stack, client, metrics, api_id),
         )
         _start_periodic_tasks(services, stack)
         yield services
@@ -165,13 +185,13 @@ async def _follow_changes(
     redis_url: str,
     api_id: str,
     *,
+    metrics: Metrics,
     keys: KeyCache,
     models: WorkerRegistry,
     faces: FaceServices,
 ) -> ChangeFeed:
     """Follow the changes of other processes, with connections of its own."""
-    client = await stack.enter_async_context(_connect(redis_url))
-    blocking = await stack.enter_async_context(_connect(redis_url))
+    client, blocking = await _connect_twice(stack, redis_url, metrics)
     states: Mapping[Topic, SharedState] = {
         "keys": keys,
         "models": models,
@@ -198,6 +218,7 @@ def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
         ("audit", partial(run_in_threadpool, services.audit.delete_old, days), _AUDIT_SECONDS),
         ("face-audit", partial(run_in_threadpool, faces.events.delete_old, days), _AUDIT_SECONDS),
         ("erasures", partial(resume, services), _CLEANUP_SECONDS),
+        ("unserved-metrics", partial(_drop_unserved, services), _DROP_SECONDS),
         ("retention", partial(retention.run, services), _CLEANUP_SECONDS),
     )
     for name, work, seconds in tasks:
@@ -206,9 +227,51 @@ def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
         stack.push_async_callback(task.stop)
 
 
-def _connect(url: str) -> Redis:
+def _open_engine(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Engine:
+    engine = open_engine(settings.database)
+    stack.callback(engine.dispose)
+    count_database(engine, metrics)
+    return engine
+
+
+def _start_metrics(
+    stack: AsyncExitStack, client: Redis, metrics: Metrics, api_id: str
+) -> MetricsService:
+    service = MetricsService(client, metrics, api_id)
+    service.start()
+    stack.push_async_callback(service.stop)
+    return service
+
+
+async def _connect_twice(stack: AsyncExitStack, url: str, metrics: Metrics) -> tuple[Redis, Redis]:
+    """A client for everything, and one whose calls block."""
+    return (
+        await stack.enter_async_context(_connect(url, metrics)),
+        await stack.enter_async_context(_connect(url, metrics)),
+    )
+
+
+def _connect(url: str, metrics: Metrics) -> Redis:
     options: dict[str, Any] = dict(REDIS_OPTIONS)
-    return Redis.from_url(url, **options)
+    client = Redis.from_url(url, **options)
+    count_redis(client, metrics)
+    return client
+
+
+async def _drop_unserved(services: Services) -> None:
+    if services.metrics_service is not None and services.workers.redis_ok:
+        await services.metrics_service.drop_unserved(served_versions(services))
+
+
+def _read_gauges(
+    metrics: Metrics, admission: Admission, cache: ExplanationCache, settings: Settings
+) -> None:
+    """Set the gauges of what is held in memory."""
+    for queue, count in admission.counts().items():
+        labels = (queue.model, str(queue.version), queue.operation)
+        metrics.set("pending_images", count, *labels)
+    metrics.set("heatmap_cache_bytes", cache.bytes)
+    metrics.set("queue_limit_images", settings.queue_limit)
 
 
 def _now() -> datetime:

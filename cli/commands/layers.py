@@ -69,6 +69,10 @@ def activations(  # noqa: PLR0917 (typer reads options from the parameters)
     output: Annotated[
         Literal["image", "json"], typer.Option(help="A sheet of the maps, or their numbers.")
     ] = "image",
+    resize: Annotated[
+        Literal["crop", "squash"] | None,
+        typer.Option(help="Its center, or all of it. Default: as the model was trained."),
+    ] = None,
     out: Out = None,
     server: Server = None,
     key: Key = None,
@@ -76,7 +80,7 @@ def activations(  # noqa: PLR0917 (typer reads options from the parameters)
     """Show the feature maps that a layer makes of an image."""
     settings = load(key=key)
     seconds = settings.max_timeout_ms / 1000 + SPARE_SECONDS
-    chosen = {"layer": layer, "model": model, "version": version}
+    chosen = {"layer": layer, "model": model, "version": version, "resize": resize}
     parameters = {name: value for name, value in chosen.items() if value is not None}
     ending, accept = ("json", "application/json") if output == "json" else ("png", "image/png")
     part = file_part("image", photo)

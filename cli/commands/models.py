@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cli.announcing import announce_change
 from cli.commands.evaluate import evaluate
+from cli.commands.layers import layers
 from cli.options import Json, Out, To, Yes
 from cli.output import (
     CommandError,
@@ -39,6 +40,7 @@ Version = Annotated[int, typer.Argument(min=1, help="Its number.")]
 
 app = typer.Typer()
 app.command()(evaluate)
+app.command("summary")(layers)
 
 
 @app.command("list")

@@ -15,13 +15,14 @@ from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict, JobNotFound
 from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind, JobState, Progress
+from contracts.metrics.registry import Metrics
 from contracts.pages import Page
 from database.engine import advisory_lock, batches, reading, writing
 from database.idempotency import IdempotencyKey, StoredResponse, delete_expired, lookup, remember
 from database.installation import belongs_to
 from database.jobs.admission import UNFINISHED, require_room
 from database.jobs.files import JobFiles
-from database.jobs.queries import JobEntry, depths, entries, jobs_of
+from database.jobs.queries import JobCounts, JobEntry, counts, depths, entries, jobs_of
 from database.paging import decode_time_and_id, encode_cursor, require_limit
 from database.tables import JobRecord
 
@@ -56,9 +57,17 @@ class Jobs:
 
     Args:
         files: The files of the jobs, which are removed with their rows; None if there are none.
+        metrics: Count the jobs that end.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, files: JobFiles | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        files: JobFiles | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self._engine = engine
         self._clock = clock
         self._files = files
@@ -140,6 +149,12 @@ class Jobs:
         with reading(self._engine) as session:
             return depths(session)
 
+    def counts(self) -> JobCounts:
+        """How many jobs there are of each kind and state, and how long they have waited."""
+        now = self._clock()
+        with reading(self._engine) as session:
+            return counts(session, now)
+
     def needs_dataset(self, dataset_id: str) -> bool:
         """Whether an unfinished job, such as a training, uses that dataset."""
         query = select(JobRecord.request).where(JobRecord.state.in_(UNFINISHED))
@@ -201,12 +216,15 @@ class Jobs:
         now = self._clock()
         with writing(self._engine) as session:
             record = find(session, job_id, locked=True)
-            if record.state == "queued":
+            ended = record.state == "queued"
+            if ended:
                 record.state = "cancelled"
                 record.finished_at = now
             elif record.state == "running":
                 record.cancel_requested = True
             job = jobs_of(session, [record])[0]
+        if ended:
+            self._metrics.inc("jobs_ended_total", job.kind, "cancelled", "")
         if self._files and job.state in FINISHED:
             self._files.end_work(job_id)
         return job

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Engine, and_, case, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
-from contracts.errors import InternalError, OpsinError
+from contracts.errors import InternalError, OpsinError, Unavailable
 from contracts.jobs import FINISHED, STARTING, Progress
+from contracts.metrics.registry import Metrics
 from database.engine import batches, reading, writing
 from database.jobs.jobs import Clock
 from database.jobs.turns import turns
@@ -95,9 +96,11 @@ class Leases:
 
     Args:
         clock: The same for all hosts; see `database.clock`.
+        metrics: Count the jobs that end.
     """
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine, clock: Clock, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
         self._engine = engine
         self._clock = clock
 
@@ -182,6 +185,14 @@ class Leases:
 
         return self._append(lease, write)
 
+    def has_row(self, lease: Lease, key: str) -> bool:
+        """Whether the job has a row of metrics with that key; also if the database is away."""
+        try:
+            with reading(self._engine) as session:
+                return session.get(MetricRecord, (lease.job_id, key)) is not None
+        except Unavailable:
+            return True
+
     def artifact(self, lease: Lease, name: str, media_type: str, size: int) -> bool:
         """Record a new or replaced file; False if the job is no longer held."""
 
@@ -231,7 +242,10 @@ class Leases:
                 _fail(record, _OUT_OF_MEMORY, now)
             if crashed and record is not None and record.stalled >= MAX_CRASHES:
                 _fail(record, _CRASHED, now)
-            return True
+            ended = record is not None and record.state == "failed"
+        if ended:
+            self._ended(lease.kind, "failed", InternalError.code)
+        return True
 
     def has_ended(self, job_id: str) -> bool:
         """Whether the job is finished or deleted."""
@@ -308,10 +322,23 @@ class Leases:
                 )
             ]
             resend = _take(session, and_(waiting, or_(stale, spent)), {"sent_at": now})
+            kinds = _kinds(session, [*cancelled, *failed])
+        for job_id in (*cancelled, *failed):
+            state = "failed" if job_id in failed else "cancelled"
+            code = InternalError.code if job_id in failed else ""
+            self._ended(kinds.get(job_id, ""), state, code)
         return SweepResult(resend, failed, cancelled)
 
     def _finish(self, lease: Lease, values: dict[str, Any]) -> bool:
-        return self._write(lease, values | {"finished_at": self._clock(), "lease_until": None})
+        ended = self._write(lease, values | {"finished_at": self._clock(), "lease_until": None})
+        if ended:
+            self._ended(lease.kind, values["state"], values.get("error_code", ""))
+        return ended
+
+    def _ended(self, kind: str, state: str, code: str) -> None:
+        self._metrics.inc("jobs_ended_total", kind, state, code)
+        if kind == "enrollment":
+            self._metrics.inc("face_enrollments_total", state, code)
 
     def _write(self, lease: Lease, values: dict[str, Any]) -> bool:
         with writing(self._engine) as session:
@@ -391,6 +418,16 @@ def _lost(now: datetime) -> ColumnElement[bool]:
 def _changed(session: Session, which: ColumnElement[bool], values: dict[str, Any]) -> bool:
     statement = update(JobRecord).where(which).values(values)
     return session.connection().execute(statement).rowcount == 1
+
+
+def _kinds(session: Session, ids: list[str]) -> dict[str, str]:
+    """The kinds of jobs, by id."""
+    query = select(JobRecord.id, JobRecord.kind)
+    return {
+        job_id: kind
+        for batch in batches(ids)
+        for job_id, kind in session.execute(query.where(JobRecord.id.in_(batch)))
+    }
 
 
 def _take(session: Session, which: ColumnElement[bool], values: dict[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
 """Queries that turn rows into jobs: with metrics, artifacts and the position in the queue."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import case, func, select
@@ -24,6 +25,25 @@ class JobEntry:
     sequence: int
     name: Literal["metrics", "artifact"]
     data: dict[str, Any]
+
+
+INFERENCE = "inference"
+"""In place of a queue, for jobs that run on inference workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """The jobs in the database at one moment.
+
+    Attributes:
+        by_state: How many, by kind, queue and state.
+        oldest_seconds: Age of the oldest queued job, by queue.
+        overdue_seconds: For how long the lease of a running job has expired, at most.
+    """
+
+    by_state: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    oldest_seconds: dict[str, float] = field(default_factory=dict)
+    overdue_seconds: float = 0.0
 
 
 def jobs_of(session: Session, records: Sequence[JobRecord]) -> list[Job]:
@@ -77,6 +97,31 @@ def depths(session: Session) -> dict[str, tuple[int, int]]:
         str(queue): (int(waiting), int(total - waiting))
         for queue, waiting, total in session.execute(query)
     }
+
+
+def counts(session: Session, now: datetime) -> JobCounts:
+    """How many jobs there are, and for how long some have waited."""
+    by_state = select(JobRecord.kind, JobRecord.queue, JobRecord.state, func.count()).group_by(
+        JobRecord.kind, JobRecord.queue, JobRecord.state
+    )
+    oldest = (
+        select(JobRecord.queue, func.min(JobRecord.created_at))
+        .where(JobRecord.state == "queued")
+        .group_by(JobRecord.queue)
+    )
+    lease = select(func.min(JobRecord.lease_until)).where(JobRecord.state == "running")
+    expired = session.scalar(lease)
+    return JobCounts(
+        {
+            (kind, queue or INFERENCE, state): int(number)
+            for kind, queue, state, number in session.execute(by_state)
+        },
+        {
+            queue or INFERENCE: max(0.0, (now - created).total_seconds())
+            for queue, created in session.execute(oldest)
+        },
+        max(0.0, (now - expired).total_seconds()) if expired else 0.0,
+    )
 
 
 def _rows_of(session: Session, table: Any, ids: list[str]) -> Any:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -37,6 +37,11 @@ class Countable(Splittable, Protocol):
     def size(self) -> int: ...
     @property
     def code(self) -> str | None: ...
+
+
+def refusals(files: Iterable[DatasetFile]) -> Counter[str]:
+    """How many files were refused for each reason; those that were admitted count under ""."""
+    return Counter((file.code or "other") if file.status == "rejected" else "" for file in files)
 
 
 def report(

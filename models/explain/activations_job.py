@@ -42,7 +42,9 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     folder = Store(settings.store_home).path(request.model, request.version)
     explainer = Explainer(folder, max_batch_size=1)
     manifest = explainer.manifest
-    image = decode(data, network=manifest, max_pixels=settings.max_image_pixels)
+    image = decode(
+        data, network=manifest, resize=request.resize, max_pixels=settings.max_image_pixels
+    )
     builder = ExplainReplyBuilder(explainer, manifest.explain_layer, work.check)
     classes = np.array([TOP_CLASS], np.int32)
     ((vector, note),) = builder.build(request.question, image.pixels[np.newaxis], classes)

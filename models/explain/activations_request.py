@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from contracts.inference.inference import Resize
 from contracts.queue.explain_messages import ActivationsRequest
 from models.rendering.colormaps import Colormap
 
@@ -15,3 +16,4 @@ class ActivationsJobRequest(BaseModel):
     version: int
     question: ActivationsRequest
     colormap: Colormap
+    resize: Resize | None = None

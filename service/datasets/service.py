@@ -27,13 +27,15 @@ from contracts.errors import (
     OpsinError,
     QueueFull,
 )
-from contracts.training.datasets import DatasetInfo, LastAnswer, Listing
+from contracts.metrics.registry import Metrics
+from contracts.training.datasets import DatasetFile, DatasetInfo, LastAnswer, Listing
 from database.datasets import DatasetRows
 from database.idempotency import IdempotencyKey
 from models.datasets.addition import NewImages
 from models.datasets.admission import ImportProgress
 from models.datasets.archives.members import Member
 from models.datasets.archives.name_encoding import UNNAMED, Naming
+from models.datasets.report import refusals
 from models.datasets.splitting import Fractions
 from models.datasets.store import DatasetStore
 from models.images.gate import Gate, at_once
@@ -56,11 +58,17 @@ class Datasets:
         store: The folders.
         rows: The tables.
         in_use: Whether an unfinished job, such as a training, needs a dataset.
+        metrics: Count the files of new datasets and the images added to them.
     """
 
     def __init__(
-        self, store: DatasetStore, rows: DatasetRows, in_use: Callable[[str], bool] = _unused
+        self,
+        store: DatasetStore,
+        rows: DatasetRows,
+        in_use: Callable[[str], bool] = _unused,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self.store = store
         self.rows = rows
         self._in_use = in_use
@@ -192,6 +200,7 @@ class Datasets:
             self.store.delete(dataset_id)
             raise
         if earlier is None:
+            self._count(listing.files)
             return listing.info.model_dump(mode="json")
         # Another request may have found this dataset, and kept its response, before us.
         if earlier.body.get("id") != dataset_id:
@@ -244,7 +253,12 @@ class Datasets:
                     idempotency=idempotency,
                     body=body,
                 )
+            self._count(addition.files)
         return body
+
+    def _count(self, files: Iterable[DatasetFile]) -> None:
+        for reason, number in refusals(files).items():
+            self._metrics.inc("dataset_files_total", reason, by=number)
 
     def delete(self, dataset_id: str, *, timeout: float = LOCK_SECONDS) -> None:
         """Remove a dataset permanently.

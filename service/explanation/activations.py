@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 from contracts.errors import OpsinError, ValidationFailed
 from contracts.inference.heatmap import ActivationsResponse
+from contracts.inference.inference import Resize
 from contracts.jobs import Job
 from contracts.queue.explain_messages import ActivationsReply, ActivationsRequest
 from contracts.queue.messages import TOP_CLASS
@@ -48,6 +49,7 @@ class ActivationsHandler:
         question: The layer and channels.
         model: Its name; None for the first that is ready.
         version: A number or an alias; None for the champion.
+        resize: How the image becomes the network's input; None for the version's own way.
         colormap: Of the PNG.
         media_type: JSON or PNG.
         deadline: When the request must be answered.
@@ -58,6 +60,7 @@ class ActivationsHandler:
     question: ActivationsRequest
     model: str | None
     version: str | None
+    resize: Resize | None
     colormap: Colormap
     media_type: MediaType
     deadline: Deadline
@@ -96,8 +99,14 @@ class ActivationsHandler:
             upload = await self._upload(network)
             await while_connected(self.request, self._decode(network, upload))
             request = ActivationsJobRequest(
-                model=network.name, version=version, question=self.question, colormap=self.colormap
+                model=network.name,
+                version=version,
+                question=self.question,
+                colormap=self.colormap,
+                resize=self.resize,
             ).model_dump(mode="json")
+            if self.resize is None:
+                del request["resize"]  # a key of the release before stays the same
             # As it was sent: a repeated request stays the same when the champion has changed.
             sent = request | {"model": self.model, "version": self.version}
             params = json.dumps(sent, sort_keys=True)
@@ -162,7 +171,7 @@ class ActivationsHandler:
             self.services.decoder,
             [upload],
             network=network,
-            resize=None,
+            resize=self.resize,
             deadline=self.deadline,
         )
         if isinstance(decoded.image, OpsinError):

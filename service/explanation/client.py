@@ -9,6 +9,7 @@ from contracts.queue.redis_keys import QueueName
 from service.dependencies import Services
 from service.explanation.cache import CachedExplanation, key_of
 from service.http.deadlines import Deadline
+from service.metrics.request_record import current_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,11 @@ async def request_explanations(
         for key in keys
     ]
     missing = [index for index, result in enumerate(results) if result is None]
+    record = current_record()
+    if cache.enabled:
+        record.count("heatmap_cache_requests_total", "hit", by=len(items) - len(missing))
+        record.count("heatmap_cache_requests_total", "miss", by=len(missing))
+    record.sent(queue)
     replies: Sequence[Reply | OpsinError] = []
     if missing:
         replies = await services.dispatcher.run(
@@ -79,6 +85,7 @@ async def request_explanations(
             classes=[items[index].class_index for index in missing],
             note=note,
         )
+    record.answered += [""] * (len(items) - len(missing))
     for index, reply in zip(missing, replies, strict=True):
         result = results[index] = _to_result(reply)
         key = keys[index]

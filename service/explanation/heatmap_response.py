@@ -24,6 +24,7 @@ from service.http.headers import MediaType
 from service.http.server_timing import milliseconds, timing_of
 from service.http.uploads import Upload
 from service.inference.decoder import DecodedUpload
+from service.metrics.request_record import current_record
 
 PNG: MediaType = "image/png"
 
@@ -183,7 +184,9 @@ class HeatmapWriter:
             deadline_seconds=self.deadline.remaining,
             pixels=image.width * image.height,
         )
-        headers = self._headers(outcome, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        current_record().render_seconds = seconds
+        headers = self._headers(outcome, seconds)
         return Response(png, media_type=PNG, headers=headers)
 
     def _visible_box(self, image: DecodedImage) -> Box:

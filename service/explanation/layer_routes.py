@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.errors import ModelNotReady
 from contracts.inference.explanation import FiltersRequest, Layer
 from contracts.inference.heatmap import ActivationsResponse, LayersResponse, LayerTotals
+from contracts.inference.inference import Resize
 from contracts.inference.manifest import MODEL_NAME
 from contracts.jobs import Job
 from contracts.queue.explain_messages import ActivationsRequest, Order
@@ -45,6 +46,11 @@ class ActivationsQuery(ModelQuery):
         description="`strongest`: by mean activation, highest first; `index` or `random`.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="For `random`.")
+    resize: Resize | None = Field(
+        None,
+        description="`crop` takes the center, `squash` keeps the whole image. Default: as in the "
+        "model's training, mostly `crop`.",
+    )
     colormap: Colormap = Field("viridis", description="From a map's lowest value to its highest.")
 
 
@@ -104,6 +110,7 @@ async def activations(
         question,
         query.model,
         query.version,
+        query.resize,
         query.colormap,
         media_type,
         deadline,

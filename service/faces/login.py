@@ -2,11 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import get_args
 
 from fastapi import Request
 
 from contracts.errors import OpsinError, ValidationFailed
 from contracts.faces.consent import Policy
+from contracts.faces.faces import Decision
 from contracts.faces.recognition import Login
 from contracts.faces.subjects import NewEvent, Threshold
 from models.faces.embedding import mean_embedding
@@ -19,6 +21,7 @@ from service.faces.subjects import require_subject
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
 from service.http.multipart import MAX_TEXT_BYTES, TEXT, FieldSpec, Form, read_form
+from service.metrics.request_record import current_record
 from service.threads import run_in_threadpool
 
 _MAX_CANDIDATES = 3
@@ -144,6 +147,9 @@ async def _login_response(
 
 
 async def _record(services: Services, claim: LoginClaim, outcome: str, reason: str | None) -> None:
+    is_decision = outcome in get_args(Decision)
+    labels = (outcome, reason or "") if is_decision else ("error", outcome)
+    current_record().count("face_logins_total", *labels)
     await services.faces.record(
         NewEvent(
             kind="login",

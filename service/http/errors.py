@@ -108,6 +108,14 @@ def uses_plain_errors(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
+def code_of(state: Mapping[str, Any], status: int) -> str:
+    """The code of an error response, for metrics; `state` is that of the request's scope."""
+    unknown = "bad_request" if status < 500 else "internal_error"
+    if status == CLIENT_CLOSED_REQUEST:
+        return "cancelled"
+    return str(state.get("error_code") or _CODE_BY_STATUS.get(status, unknown))
+
+
 def install(app: FastAPI) -> None:
     """Make `app` answer every exception with a problem."""
     app.add_exception_handler(OpsinError, _on_opsin_error)
@@ -256,6 +264,7 @@ def _response(
     errors: list[FieldError] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
+    connection.state.error_code = code
     if uses_plain_errors(connection.scope["path"]):
         return _LenientJSONResponse({"error": detail}, CODES[code].status, dict(headers or {}))
     request_id = getattr(connection.state, "request_id", "")

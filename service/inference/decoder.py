@@ -24,6 +24,7 @@ from service.http.deadlines import Deadline
 from service.http.uploads import Upload
 from service.inference.fair_pool import FairPool
 from service.inference.pixel_budget import PixelBudget
+from service.metrics.request_record import current_record
 
 T = TypeVar("T")
 ResultT_co = TypeVar("ResultT_co", covariant=True)
@@ -212,6 +213,10 @@ async def decode_uploads(
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(decode_one(upload)) for upload in uploads]
         decoded = [task.result() for task in tasks]
+    record = current_record()
+    for result in decoded:
+        error = result.image.code if isinstance(result.image, OpsinError) else ""
+        record.decoded.append((result.seconds, error))
     for result in decoded:
         if isinstance(result.image, OpsinError) and not isinstance(result.image, _IMAGE_ERRORS):
             raise result.image

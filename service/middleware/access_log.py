@@ -75,6 +75,7 @@ class AccessLog:
             path=_path(scope["path"]),
             status=status or CLIENT_CLOSED_REQUEST,
             duration_ms=round(seconds * 1000, 1),
+            **_served(scope),
         )
 
     def _logger(self) -> Any:
@@ -82,6 +83,20 @@ class AccessLog:
         if self._log is None:
             self._log = structlog.get_logger("service.access").bind()
         return self._log
+
+
+def _served(scope: Scope) -> dict[str, str]:
+    """The model, version and operation of an inference request, and the code of an error."""
+    state = scope.get("state", {})
+    record = state.get("record")
+    fields = {"code": state.get("error_code")}
+    if record is not None and record.operation is not None:
+        fields |= {
+            "model": record.model,
+            "version": record.version,
+            "operation": record.operation,
+        }
+    return {name: value for name, value in fields.items() if value}
 
 
 def _network(scope: Scope) -> str:

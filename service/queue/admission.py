@@ -41,6 +41,10 @@ class Admission:
         self._limits = limits
         self._in_progress: dict[QueueName, int] = {}
 
+    def counts(self) -> dict[QueueName, int]:
+        """The images in progress in each queue that has had some."""
+        return dict(self._in_progress)
+
     def in_progress(self, queue: QueueName) -> int:
         return self._in_progress.get(queue, 0)
 

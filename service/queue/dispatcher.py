@@ -19,6 +19,7 @@ from contracts.queue import redis_keys
 from contracts.queue.messages import ID_LENGTH, TOP_CLASS, Item, Pixels, Reply
 from contracts.queue.redis_keys import QueueName
 from models.catalog import queue_of
+from service.metrics.request_record import current_record
 from service.queue.admission import Admission, queue_full
 from service.queue.client import QueueClient, redis_required
 from service.queue.replies import Replies
@@ -113,6 +114,8 @@ class Dispatcher:
             DeadlineExceeded: Not all answers came in time.
             Unavailable: Redis does not answer.
         """
+        record = current_record()
+        record.sent(queue)
         rate = self._workers.rate(queue)
         with self._admission.permit(queue, len(images), rate, self._seconds(deadline)):
             seconds = deadline - time.monotonic()
@@ -136,7 +139,9 @@ class Dispatcher:
                 raise self._too_late(queue) from None
             finally:
                 self._stop_waiting(items, seconds)
-        return [_checked(reply, queue.version) for reply in replies]
+        checked = [_checked(reply, queue.version) for reply in replies]
+        record.replied(checked)
+        return checked
 
     def _seconds(self, deadline: float) -> float:
         """The computing time of all live workers until then: a rate is that of one worker."""

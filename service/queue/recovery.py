@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import structlog
 
+from contracts.metrics.registry import Metrics
 from contracts.queue.messages import Reply
 from service.periodic import PeriodicTask
 from service.queue.client import QueueClient
@@ -29,7 +30,9 @@ class Recovery:
         replies: Replies,
         tasks: BatchTaskSender,
         workers: WorkerRegistry,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._queues = queues
         self._replies = replies
         self._tasks = tasks
@@ -70,6 +73,7 @@ class Recovery:
         if not items:
             return
         log.warning("worker_lost", worker=worker_id, images=len(items))
+        self._metrics.inc("requeued_images_total", by=len(items))
         for pending in items:
             await self._retry(pending)
             await self._queues.release(worker_id, [pending.item.id])

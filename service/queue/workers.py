@@ -18,6 +18,7 @@ from contracts.queue.heartbeat import WorkerBeat, read_heartbeats_async
 from contracts.queue.redis_keys import QueueName
 from models.store.snapshot import ServedVersion, StoreSnapshot
 from models.store.store import Store
+from service.metrics.request_record import current_record
 from service.periodic import PeriodicTask
 from service.queue.version_routing import VersionRouter
 from service.shared_check import SharedCheck
@@ -102,9 +103,12 @@ class WorkerRegistry:
             ModelNotReady: Workers are alive, but none can do it (yet).
             NoWorker: No worker is alive.
         """
+        record = current_record()
+        record.chosen(operation)
         for name in (model,) if model is not None else self._configured:
             chosen = self._router.choose(name, version, operation)
             if chosen is not None:
+                record.chosen(operation, name, chosen.manifest.version)
                 return chosen, chosen.manifest.version
         name = model or self._configured[0]
         raise self._router.not_available_error(name, version, operation)

@@ -1,82 +1,93 @@
-"""`/metrics`: the state of the installation in the Prometheus text format.
+"""`/metrics`: what all processes have counted, and the state of the installation.
 
-All of it is read from Redis and the database, so every API process reports the same and a scrape of
-any of them is enough.
+Every API process reports the same, so a scrape of any of them is enough.
 """
 
-from collections.abc import Iterable
+from collections import Counter
 
-from contracts.inference.registry import JobQueueInfo
+from contracts.metrics.exposition import IsServed, Merged, exposition
 from contracts.settings import RELEASE
+from database.jobs.queries import JobCounts
 from service.dependencies import Services
-from service.system.readiness import job_queues_of, readiness_of
+from service.system.readiness import readiness_of
+from service.threads import run_in_threadpool
 
-MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-Samples = Iterable[tuple[dict[str, str], float]]
+OPENMETRICS = "application/openmetrics-text"
 
 
-async def metrics_of(services: Services) -> str:
-    """All metrics."""
+async def metrics_of(services: Services, accept: str = "") -> tuple[bytes, str]:
+    """All metrics in the format that `accept` prefers, and its media type."""
+    merged = (
+        Merged() if services.metrics_service is None else await services.metrics_service.merged()
+    )
+    await _add_state(merged, services)
+    return exposition(merged.families(served_versions(services)), accept)
+
+
+def served_versions(services: Services) -> IsServed:
+    """Whether a version is served: an alias points to it, or a worker has loaded it.
+
+    Without workers everything counts as served that an alias points to, so that the series of a
+    version do not end because its workers are being replaced.
+    """
+    served = {
+        (model.name, str(version))
+        for model in services.workers.models()
+        for version in model.aliases.values()
+    }
+    served |= {
+        (model.name, str(model.version))
+        for worker in services.workers.workers
+        for model in worker.models
+        if model.operations
+    }
+    return lambda model, version: (model, version) in served
+
+
+async def _add_state(merged: Merged, services: Services) -> None:
+    """Add what is not counted but read."""
     readiness = await readiness_of(services)
-    jobs = await job_queues_of(services) or []
-    workers = services.workers
-    lanes, beats = list(workers.queues()), [*workers.workers, *workers.job_workers]
     parts = {"redis": readiness.redis, "database": readiness.database, "worker": readiness.worker}
-    metrics: list[tuple[str, str, Samples]] = [
-        ("info", "The release.", [({"version": RELEASE}, 1)]),
-        ("ready", "Whether the service can serve.", [({}, readiness.ready)]),
-        (
-            "part_ready",
-            "Whether a part that the service needs answers.",
-            [({"part": name}, state == "ok") for name, state in parts.items()],
-        ),
-        (
-            "workers",
-            "Live workers.",
-            [
-                ({"kind": "inference"}, len(workers.workers)),
-                ({"kind": "job"}, len(workers.job_workers)),
-            ],
-        ),
-        (
-            "worker_heartbeat_timestamp_seconds",
-            "When a worker last reported, by the clock of its host.",
-            [({"worker": beat.id, "host": beat.host}, beat.beat_at) for beat in beats],
-        ),
-        (
-            "model_ready",
-            "Whether a model serves.",
-            [({"model": model.name}, model.state == "ready") for model in workers.models()],
-        ),
-        (
-            "queue_images",
-            "Images that wait, by queue.",
-            [({"queue": lane.name}, lane.depth) for lane in lanes],
-        ),
-        (
-            "queue_drained_images_per_second",
-            "How fast a queue was last emptied.",
-            [({"queue": o.name}, o.drain_rate) for o in lanes if o.drain_rate is not None],
-        ),
-        ("jobs", "Unfinished jobs, by queue and state.", _jobs(jobs)),
-    ]
-    return "".join(_family(name, text, samples) for name, text, samples in metrics)
+    merged.set("info", 1, RELEASE)
+    merged.set("ready", readiness.ready)
+    for part, state in parts.items():
+        merged.set("part_ready", state == "ok", part)
+    for model in services.workers.models():
+        merged.set("model_ready", model.state == "ready", model.name)
+        merged.set("store_versions", len(model.versions), model.name)
+    _add_workers(merged, services)
+    _add_queues(merged, services)
+    if readiness.database == "ok":
+        _add_jobs(merged, await run_in_threadpool(services.jobs.counts))
 
 
-def _jobs(queues: Iterable[JobQueueInfo]) -> Samples:
-    for queue in queues:
-        yield {"queue": queue.name, "state": "queued"}, queue.queued
-        yield {"queue": queue.name, "state": "running"}, queue.running
+def _add_workers(merged: Merged, services: Services) -> None:
+    workers = services.workers
+    merged.set("workers", len(workers.workers), "inference")
+    merged.set("workers", len(workers.job_workers), "job")
+    for beat in (*workers.workers, *workers.job_workers):
+        merged.set("worker_heartbeat_timestamp_seconds", beat.beat_at, beat.id, beat.host)
+    loaded = Counter(
+        (held.name, str(held.version))
+        for worker in workers.workers
+        for held in worker.models
+        if held.operations
+    )
+    for labels, count in loaded.items():
+        merged.set("loaded_workers", count, *labels)
 
 
-def _family(name: str, text: str, samples: Samples) -> str:
-    lines = [f"# HELP opsin_{name} {text}", f"# TYPE opsin_{name} gauge"]
-    for labels, value in samples:
-        pairs = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels.items())
-        lines.append(f"opsin_{name}{f'{{{pairs}}}' if pairs else ''} {float(value)!r}")
-    return "\n".join([*lines, ""])
+def _add_queues(merged: Merged, services: Services) -> None:
+    for queue in services.workers.queues():
+        _, *labels = queue.name.split(":")
+        merged.set("queue_images", queue.depth, *labels)
+        if queue.drain_rate is not None:
+            merged.set("queue_drained_images_per_second", queue.drain_rate, *labels)
 
 
-def _escaped(label: str) -> str:
-    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _add_jobs(merged: Merged, counts: JobCounts) -> None:
+    for labels, number in counts.by_state.items():
+        merged.set("jobs", number, *labels)
+    for queue, seconds in counts.oldest_seconds.items():
+        merged.set("job_queue_age_seconds", seconds, queue)
+    merged.set("job_overdue_seconds", counts.overdue_seconds)

@@ -16,7 +16,7 @@ from contracts.settings import RELEASE
 from service.dependencies import Services, ServicesDep
 from service.http.errors import problem_responses
 from service.openapi import examples
-from service.system.metrics import MEDIA_TYPE, metrics_of
+from service.system.metrics import OPENMETRICS, metrics_of
 from service.system.readiness import job_queues_of, readiness_of
 
 router = APIRouter(tags=["Operations"])
@@ -119,17 +119,21 @@ async def get_system(services: ServicesDep) -> SystemInfo:
     response_class=PlainTextResponse,
     responses={
         200: {
-            "description": "The text format of Prometheus.",
-            "content": {"text/plain": {"example": "opsin_ready 1.0\n"}},
+            "description": "The text format of Prometheus, or OpenMetrics if `Accept` prefers it.",
+            "content": {
+                "text/plain": {"example": "opsin_ready 1.0\n"},
+                OPENMETRICS: {"example": "opsin_ready 1.0\n# EOF\n"},
+            },
         }
     },
 )
-async def get_metrics(services: ServicesDep) -> Response:
-    """Readiness, workers, models, and the depths of all queues; the same at every API process.
+async def get_metrics(request: Request, services: ServicesDep) -> Response:
+    """What all processes have counted, and their state; the same at every API process.
 
     Needs a key of any scope. Prometheus sends one with `authorization: {credentials: …}`.
     """
-    return Response(await metrics_of(services), media_type=MEDIA_TYPE)
+    content, media_type = await metrics_of(services, request.headers.get("Accept", ""))
+    return Response(content, headers={"Content-Type": media_type})
 
 
 @router.get("/", include_in_schema=False, summary="The documentation")

@@ -55,7 +55,7 @@ from database.datasets import DatasetRows
 from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.jobs import JobHistory
-from database.jobs.queries import JobEntry
+from database.jobs.queries import JobCounts, JobEntry
 from database.keys import Keys, KeySnapshot
 from database.migrations import upgrade
 from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRecord, Record
@@ -347,6 +347,9 @@ class FakeJobs:
 
     def depths(self) -> dict[str, tuple[int, int]]:
         return {"training": (2, 1)}
+
+    def counts(self) -> JobCounts:
+        return JobCounts({("training", "training", "queued"): 2}, {"training": 7.5}, 0.0)
 
     def list(
         self, *, kind: JobKind | None, state: JobState | None, limit: int, cursor: str | None

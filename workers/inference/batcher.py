@@ -14,6 +14,7 @@ import structlog
 
 from contracts.errors import OpsinError
 from contracts.inference.inference import Operation, VectorOperation
+from contracts.metrics.registry import Metrics
 from contracts.queue.messages import Item, Reply
 from contracts.queue.redis_keys import QueueName
 from models.store.store import Store
@@ -71,6 +72,7 @@ class Batcher:
         stopping: Set when the worker has been told to stop; the current batch is still answered.
         clock: Unix time in seconds.
         statistics: Counts what is computed.
+        metrics: Likewise, for Prometheus.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Batcher:
         stopping: Event,
         clock: Callable[[], float] = time.time,
         statistics: InferenceStatistics | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._statistics = statistics or InferenceStatistics()
         self._queues = queues
         self._models = models
@@ -183,7 +187,11 @@ class Batcher:
     def _answer(self, queue: QueueName, predictor: Predictor, items: list[Item]) -> int:
         """Compute and answer the items whose deadline has not passed; return their number."""
         now = self._clock()
-        self._queues.drop([item for item in items if item.deadline <= now])
+        late = [item for item in items if item.deadline <= now]
+        self._queues.drop(late)
+        labels = (queue.model, str(queue.version), queue.operation)
+        if late:
+            self._metrics.inc("dropped_images_total", *labels, "deadline_exceeded", by=len(late))
         in_time = [item for item in items if item.deadline > now]
         for group in _group_by_shape(in_time):
             began = time.monotonic()
@@ -197,7 +205,12 @@ class Batcher:
             before = self._rates.get(queue)
             self._rates[queue] = before + _RATE_SMOOTHING * (rate - before) if before else rate
             pairs = list(zip(group, replies, strict=True))
+            began = time.monotonic()
+            for reply in replies:
+                code = reply.error[0] if reply.error else ""
+                self._metrics.inc("computed_images_total", *labels, code)
             self._queues.send_replies(queue, pairs, self._rates[queue])
+            self._metrics.observe("reply_seconds", time.monotonic() - began, *labels)
         return len(in_time)
 
     def _run_batch(
@@ -219,6 +232,7 @@ class Batcher:
             return [self._run_batch(queue, predictor, [item], now)[0] for item in items]
         seconds = time.monotonic() - began
         waits = [max(0.0, now - item.enqueued) for item in items]
+        self._count_batch(queue, waits, seconds)
         if queue.operation in _VECTOR_OPERATIONS:
             self._statistics.record(
                 queue.model,
@@ -240,6 +254,14 @@ class Batcher:
             )
             for item, output, waited in zip(items, outputs, waits, strict=True)
         ]
+
+    def _count_batch(self, queue: QueueName, waits: Sequence[float], seconds: float) -> None:
+        metrics, labels = self._metrics, (queue.model, str(queue.version), queue.operation)
+        metrics.inc("executions_total", *labels)
+        metrics.observe("batch_images", len(waits), *labels)
+        metrics.observe("compute_seconds", seconds, *labels)
+        for waited in waits:
+            metrics.observe("queue_seconds", waited, *labels)
 
     def _compute(
         self, queue: QueueName, predictor: Predictor, items: Sequence[Item]

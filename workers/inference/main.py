@@ -19,6 +19,10 @@ from celery import Celery
 
 from contracts.inference.inference import Operation
 from contracts.logs import configure_logs
+from contracts.metrics.dependencies import count_database, count_redis
+from contracts.metrics.process import process_reader
+from contracts.metrics.publisher import MetricsPublisher
+from contracts.metrics.registry import Metrics
 from contracts.queue import redis_keys
 from contracts.queue.celery import REDIS_OPTIONS, celery_app
 from contracts.queue.clock import RedisClock
@@ -69,14 +73,20 @@ def run(settings: Settings) -> None:
     # Until Celery handles the signal: a worker that is stopped while it starts exits quietly.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings.log_level, settings.log_format)
+    metrics = Metrics()
+    metrics.before_reading(process_reader(metrics, settings.home))
     client = redis.Redis.from_url(settings.redis_url, **REDIS_OPTIONS)
-    worker = Worker(settings, client, celery_app(settings.redis_url))
+    count_redis(client, metrics)
+    worker = Worker(settings, client, celery_app(settings.redis_url), metrics)
+    publisher = MetricsPublisher(client, metrics, worker.id, "worker")
     worker.heartbeat.start()
+    publisher.start()
     try:
         worker.consume()
     finally:
         worker.stopping.set()
         worker.heartbeat.stop()
+        publisher.stop()
         log.info("worker_stopped")
     threads = [thread for thread in (worker.loading, worker.preloading) if thread.is_alive()]
     for thread in threads:
@@ -94,6 +104,7 @@ class Worker:
         settings: The whole configuration.
         client: A connection whose answers are bytes.
         app: Not connected yet.
+        metrics: What this process counts.
 
     Attributes:
         heartbeat: Its heartbeat.
@@ -102,7 +113,9 @@ class Worker:
         preloading: The thread that loads what may be needed later; started by `loading`.
     """
 
-    def __init__(self, settings: Settings, client: "redis.Redis", app: Celery) -> None:
+    def __init__(
+        self, settings: Settings, client: "redis.Redis", app: Celery, metrics: Metrics
+    ) -> None:
         self._settings = settings
         self._client = client
         self._app = app
@@ -118,6 +131,7 @@ class Worker:
         self._faces = FacesOperation(face_finder_opener(settings), self._cancellation)
         self.heartbeat = HeartbeatPublisher(client, self._id, clock=self._clock)
         self._statistics = InferenceStatistics()
+        self._metrics = metrics
         self.heartbeat.set_statistics(self._statistics.read)
         options = RuntimeOptions.of(settings)
         self._manager = ModelManager(
@@ -128,10 +142,16 @@ class Worker:
             queues=self._queues,
             heartbeat=self.heartbeat,
             max_trained=settings.trained_models,
+            metrics=metrics,
         )
         self._batcher = self._make_batcher()
         self.loading = Thread(target=self._load, name="loading", daemon=True)
         self.preloading = Thread(target=self._preload, name="preloading", daemon=True)
+
+    @property
+    def id(self) -> str:
+        """Unique to this process."""
+        return self._id
 
     def consume(self) -> None:
         """Take tasks until SIGTERM, then finish the current one."""
@@ -202,8 +222,9 @@ class Worker:
     def _register_tasks(self) -> None:
         """Register the functions that run when a task arrives."""
         engine = open_engine(self._settings.database)
+        count_database(engine, self._metrics)
         jobs = InferenceJobRunner(
-            Leases(engine, DatabaseClock(engine)),
+            Leases(engine, DatabaseClock(engine), self._metrics),
             self._client,
             JobFiles.of(self._settings),
             self._models,
@@ -256,4 +277,5 @@ class Worker:
             stopping=self.stopping,
             clock=self._clock,
             statistics=self._statistics,
+            metrics=self._metrics,
         )

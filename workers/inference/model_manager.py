@@ -18,6 +18,7 @@ import structlog
 
 from contracts.errors import OpsinError
 from contracts.inference.manifest import CHAMPION
+from contracts.metrics.registry import Metrics
 from contracts.queue.heartbeat import HeldModel
 from models.catalog import CATALOG
 from models.store.store import Store
@@ -28,6 +29,8 @@ log = structlog.get_logger()
 RECONCILE_SECONDS = 0.3
 # An API process reads the heartbeats every half second; then it may still have images to decode.
 GRACE_SECONDS = 3.0
+# For how long the metrics of a version are kept that was dropped.
+METRICS_SECONDS = 60.0
 
 
 class LoadModel(Protocol):
@@ -60,6 +63,7 @@ class ModelManager:
         heartbeat: Told the state of all models after each change.
         max_trained: How many trained models may be in memory; those promoted longest ago are not.
         clock: Monotonic seconds.
+        metrics: Count what is loaded and dropped.
     """
 
     def __init__(
@@ -73,7 +77,10 @@ class ModelManager:
         heartbeat: ReportState,
         max_trained: int = 32,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
+        self._dropped: dict[tuple[str, int], float] = {}
         self._store = store
         self._configured = configured
         self._loaded = loaded
@@ -127,6 +134,18 @@ class ModelManager:
                 log.exception("aliases_unreadable", model=model)
                 continue
             self._reconcile_model(model, {} if model in self._over_limit else aliases)
+        self._drop_metrics()
+
+    def _drop_metrics(self) -> None:
+        """Forget what was counted for versions that every worker has dropped by now.
+
+        Earlier, the sums over workers would fall while some of them still serve the version.
+        """
+        now = self._clock()
+        for key in [key for key, at in self._dropped.items() if now - at > METRICS_SECONDS]:
+            del self._dropped[key]
+            if self._loaded.get(*key) is None:
+                self._metrics.drop_version(key[0], str(key[1]))
 
     def report(self) -> None:
         """Publish which versions are loaded, which is being loaded and which have failed."""
@@ -173,6 +192,8 @@ class ModelManager:
                 model, version, f"Version {version} failed to load; the worker's log says why."
             )
         else:
+            self._metrics.inc("version_loads_total", model, "success")
+            self._metrics.observe("version_load_seconds", time.monotonic() - began, model)
             seconds = round(time.monotonic() - began, 2)
             log.info("version_loaded", model=model, version=version, seconds=seconds)
         finally:
@@ -180,6 +201,7 @@ class ModelManager:
 
     def _fail(self, model: str, version: int, reason: str) -> None:
         self._failed[model, version] = reason
+        self._metrics.inc("version_loads_total", model, "failure")
         log.error("version_unavailable", model=model, version=version, reason=reason)
 
     def _activate(self, model: str, aliases: dict[str, int]) -> None:
@@ -206,6 +228,8 @@ class ModelManager:
             if now - since >= GRACE_SECONDS and self._queues.count_waiting(model, version) == 0:
                 del self._unneeded_since[key]
                 self._loaded.remove(model, version)
+                self._metrics.inc("version_evictions_total", model)
+                self._dropped[key] = now
                 log.info("version_dropped", model=model, version=version)
                 evicted = True
         if evicted:

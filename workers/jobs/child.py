@@ -6,6 +6,7 @@ end of a process reliably frees its memory. It ends with its parent, and so does
 
 import argparse
 import os
+import secrets
 import signal
 import sys
 from contextlib import suppress
@@ -19,6 +20,10 @@ from redis import RedisError
 from contracts.errors import DiskUnusable, InternalError, NotFound, OpsinError, Unavailable
 from contracts.jobs import LEASE_SECONDS, MAX_NICENESS, Progress
 from contracts.logs import configure_logs
+from contracts.metrics.dependencies import count_database
+from contracts.metrics.process import process_reader
+from contracts.metrics.publisher import MetricsPublisher
+from contracts.metrics.registry import Metrics
 from contracts.queue.announcing import announce
 from contracts.queue.celery import REDIS_OPTIONS
 from contracts.settings import Settings
@@ -56,7 +61,10 @@ def main(arguments: list[str]) -> int:
     settings = Settings()
     configure_logs(settings.log_level, settings.log_format)
     engine = open_engine(settings.database)
-    leases = Leases(engine, DatabaseClock(engine))
+    metrics = Metrics()
+    count_database(engine, metrics)
+    leases = Leases(engine, DatabaseClock(engine), metrics)
+    publisher: MetricsPublisher | None = None
     try:
         lease = leases.get(options.job_id, options.worker, options.attempt)
         if lease is None:
@@ -64,12 +72,26 @@ def main(arguments: list[str]) -> int:
         lower_priority(
             min(settings.job_niceness, MAX_NICENESS.get(lease.kind, settings.job_niceness))
         )
-        return JobAttempt(lease, leases, settings, options.kinds).run()
+        publisher = _publish_metrics(settings, metrics)
+        return JobAttempt(lease, leases, settings, options.kinds, metrics).run()
     except (Unavailable, TimeoutError) as error:
         log.warning("job_interrupted", job=options.job_id, error=str(error))
         return EXIT_UNFINISHED
     finally:
+        if publisher is not None:
+            publisher.stop()
         engine.dispose()
+
+
+def _publish_metrics(settings: Settings, metrics: Metrics) -> MetricsPublisher | None:
+    """Publish what this process counts; without Redis nothing is published."""
+    if settings.redis_url is None:
+        return None
+    metrics.before_reading(process_reader(metrics, settings.home))
+    client = redis.Redis.from_url(settings.redis_url, **REDIS_OPTIONS)
+    publisher = MetricsPublisher(client, metrics, secrets.token_hex(8), "job")
+    publisher.start()
+    return publisher
 
 
 class JobAttempt:
@@ -78,15 +100,18 @@ class JobAttempt:
     Args:
         lease: Taken by the parent process.
         kinds: The table of handlers, see `workers.jobs.handlers`.
+        metrics: What this process counts.
     """
 
-    def __init__(self, lease: Lease, leases: Leases, settings: Settings, kinds: str) -> None:
+    def __init__(
+        self, lease: Lease, leases: Leases, settings: Settings, kinds: str, metrics: Metrics
+    ) -> None:
         self._lease = lease
         self._leases = leases
         self._settings = settings
         self._kinds = kinds
         self._files = JobFiles.of(settings)
-        self._work = LeasedWork(lease, leases, self._files, settings.job_max_hours)
+        self._work = LeasedWork(lease, leases, self._files, settings.job_max_hours, metrics)
 
     def run(self) -> int:
         """Run the handler and write the outcome; return the exit status.

@@ -18,6 +18,7 @@ import structlog
 
 from contracts.errors import InternalError, Unavailable
 from contracts.jobs import LEASE_SECONDS, STARTING, Progress
+from contracts.metrics.registry import Metrics
 from contracts.work import WorkStoppedError
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
@@ -44,9 +45,18 @@ class LeasedWork:
 
     Attributes:
         stopped: Why the work has to end; None while it may continue.
+        counts: The metrics of this process.
     """
 
-    def __init__(self, lease: Lease, leases: Leases, files: JobFiles, max_hours: float) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        leases: Leases,
+        files: JobFiles,
+        max_hours: float,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.counts = metrics or Metrics()
         self.job_id = lease.job_id
         self.attempt = lease.attempt
         self.request: dict[str, Any] = lease.request
@@ -105,7 +115,12 @@ class LeasedWork:
         row = json_safe(row)
         epoch, phase = row.get("epoch"), row.get("phase")
         key = f"{phase}:{epoch}"[:120] if (epoch, phase) != (None, None) else f"#{time.time_ns()}"
+        known = self._leases.has_row(self._lease, key)
         self._write(lambda: self._leases.metrics(self._lease, key, row))
+        # A resumed training reports its earlier epochs again.
+        if phase and epoch and not known:
+            self.counts.inc("training_epochs_total", str(phase))
+            self.counts.inc("training_images_total", str(phase), by=row.get("images") or 0)
 
     def artifact(self, name: str, media_type: str, content: bytes) -> None:
         """See `contracts.work.Work`.

@@ -8,7 +8,9 @@ from contracts.work import Work
 from database.datasets import DatasetRows
 from database.engine import open_engine
 from models.datasets import import_job
+from models.datasets.report import refusals
 from models.datasets.store import DatasetStore
+from workers.jobs.context import LeasedWork
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
@@ -26,7 +28,11 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         rows = DatasetRows(engine, lambda: datetime.now(UTC))
         store = DatasetStore.of(settings)
         with store.lock(info["id"]):
-            rows.put(store.listing(info["id"]))
+            listing = store.listing(info["id"])
+            rows.put(listing)
     finally:
         engine.dispose()
+    if isinstance(work, LeasedWork):
+        for reason, number in refusals(listing.files).items():
+            work.counts.inc("dataset_files_total", reason, by=number)
     return info

@@ -13,6 +13,10 @@ import redis
 import structlog
 
 from contracts.logs import configure_logs
+from contracts.metrics.dependencies import count_database, count_redis
+from contracts.metrics.process import process_reader
+from contracts.metrics.publisher import MetricsPublisher
+from contracts.metrics.registry import Metrics
 from contracts.queue import redis_keys
 from contracts.queue.celery import REDIS_OPTIONS, celery_app
 from contracts.settings import Settings
@@ -57,15 +61,21 @@ def run(settings: Settings, *, kinds: str = TABLE) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings.log_level, settings.log_format)
     engine = open_engine(settings.database)
+    metrics = Metrics()
+    metrics.before_reading(process_reader(metrics, settings.home))
+    count_database(engine, metrics)
     context = SlotContext(
         worker_id=new_worker_id(),
-        leases=Leases(engine, DatabaseClock(engine)),
+        leases=Leases(engine, DatabaseClock(engine), metrics),
         files=JobFiles.of(settings),
         settings=settings,
         stopping=Event(),
         kinds=kinds,
     )
     client = redis.Redis.from_url(settings.redis_url, **REDIS_OPTIONS)
+    count_redis(client, metrics)
+    publisher = MetricsPublisher(client, metrics, context.worker_id, "jobs")
+    publisher.start()
     heartbeat = HeartbeatPublisher(client, context.worker_id, queues)
     heartbeat.start()
     slots = [Slot(queue, context) for queue, count in queues.items() for _ in range(count)]
@@ -78,6 +88,7 @@ def run(settings: Settings, *, kinds: str = TABLE) -> None:
         for slot in slots:
             slot.join(settings.shutdown_seconds / 2 + _EXTRA_STOP_SECONDS)
         heartbeat.stop()
+        publisher.stop()
         engine.dispose()
         log.info("job_worker_stopped")
 

@@ -181,6 +181,7 @@ class PhaseRun:
             "val_loss": validation.mean_loss if validation else None,
             "val_accuracy": validation.accuracy if validation else None,
             "learning_rate": self._learning_rate(),
+            "images": int(training.pictures),
         }
         state.history.append(row)
         loss = (validation or training).mean_loss

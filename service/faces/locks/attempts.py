@@ -18,6 +18,7 @@ from service.faces.context import FaceServices
 from service.faces.decisions import Verdict
 from service.faces.locks.lockout import Caller, Outcome
 from service.http.addresses import network_of
+from service.metrics.request_record import current_record
 from service.threads import run_in_threadpool
 
 _CLIENT_ERRORS = range(400, 500)
@@ -71,7 +72,8 @@ async def attempt(
         raise
     finally:
         try:  # each in any case: without Redis, the row of failures still counts
-            await faces.lockout.end(reserved, outcome)
+            if await faces.lockout.end(reserved, outcome):
+                current_record().count("face_lockouts_total")
         finally:
             await _count(faces, subject_id, policy, judgement.verdict)
 

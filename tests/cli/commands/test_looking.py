@@ -13,12 +13,14 @@ from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from cli.commands.dataset_video import video
 from cli.commands.embed import embed
 from cli.commands.evaluate import evaluate
 from cli.commands.explain import explain
 from cli.commands.layers import activations, filters, layers
+from cli.commands.models import app as models
 from cli.commands.quantize import quantize
 from cli.output import CommandError
 from contracts.inference.explanation import METHODS
@@ -147,10 +149,13 @@ def test_layers_are_listed(server: str, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.splitlines()[1] == "conv1\tConv2D\tany × 8 × 3\tyes"  # noqa: RUF001
     layers("m", as_json=True, server=server)
     assert json.loads(capsys.readouterr().out) == {"items": [LAYER]}
+    summary = CliRunner().invoke(models, ["summary", "m", "--server", server])
+    assert "conv1" in summary.output
 
 
 def test_activations_and_filters_go_to_the_working_folder(server: str, photo: Path) -> None:
-    activations(photo, layer="conv1", server=server)
+    activations(photo, layer="conv1", resize="squash", server=server)
+    assert "resize=squash" in Server.requests[-1][0]
     assert Path("cat-activations.png").read_bytes() == PNG
     filters("m", layer="conv1", chosen="0,3", server=server)
     assert Path("m-filters.png").read_bytes() == PNG

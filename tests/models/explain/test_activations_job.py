@@ -53,10 +53,16 @@ def test_the_image_is_prepared_as_in_the_training(tmp_path: Path) -> None:
     left = np.zeros((16, 64, 3), np.uint8)
     left[:, :16] = 255  # no centered crop contains it
     Image.fromarray(left).save(tmp_path / input_file_name(0), "PNG")
-    work = RecordingWork(request("conv1"), tmp_path)
-    run(work, Settings(home=tmp_path))
+    assert contrast(request("conv1"), tmp_path) > 0
+    assert contrast(request("conv1") | {"resize": "crop"}, tmp_path) == 0
+
+
+def contrast(asked: dict[str, object], home: Path) -> float:
+    work = RecordingWork(asked, home)
+    run(work, Settings(home=home))
     maps = [one["values"] for one in json.loads(work.files["activations.json"][1])["maps"]]
-    assert max(np.ptp(values) for values in maps) > 0
+    # Without the edge, where the padding is seen.
+    return max(float(np.ptp(np.array(values)[2:-2, 2:-2])) for values in maps)
 
 
 def test_an_unknown_layer_fails(home: Path) -> None:

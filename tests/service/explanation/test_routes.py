@@ -183,8 +183,13 @@ def test_activations_as_a_job(client: httpx.Client, fakes: FakeServices) -> None
     assert list(inputs) == ["image-000"]
     assert post(client, path=path, headers=headers, channels=3).json()["id"] == first.json()["id"]
     assert post(client, path=path, headers=headers, channels=4).status_code == 409
+    assert "resize" not in fakes.jobs.worked[0][1]
     refused = post(client, b"no image", path=path, headers={"Prefer": "respond-async"})
     assert (refused.status_code, len(fakes.jobs.worked)) == (422, 1)
+    whole = {"Prefer": "respond-async"}
+    assert post(client, path=path, headers=whole, resize="squash").status_code == 202
+    assert fakes.jobs.worked[-1][1]["resize"] == "squash"
+    assert post(client, path=path, resize="stretch").status_code == 422
 
 
 def test_activations_as_png_and_json(client: httpx.Client, fakes: FakeServices) -> None:

@@ -1,10 +1,13 @@
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
+from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import RELEASE, Settings
@@ -95,23 +98,28 @@ def test_the_front_page_is_the_documentation(client: httpx.Client) -> None:
 def test_metrics_are_in_the_format_of_prometheus(client: httpx.Client) -> None:
     answer = client.get("/metrics")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    lines = answer.text.splitlines()
-    samples = [line for line in lines if not line.startswith("#")]
-    for line in samples:
-        assert re.fullmatch(r'opsin_[a-z_]+(\{([a-z_]+="[^"]*",?)+\})? -?[0-9.e+-]+', line), line
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    assert "opsin_ready" in families
+    samples = [line for line in answer.text.splitlines() if not line.startswith("#")]
     for line in (
         "opsin_ready 1.0",
         'opsin_part_ready{part="redis"} 1.0',
         'opsin_workers{kind="inference"} 1.0',
         'opsin_model_ready{model="squeezenet"} 1.0',
         'opsin_model_ready{model="vgg16"} 0.0',
-        'opsin_queue_images{queue="lane:squeezenet:1:classify"} 0.0',
-        'opsin_jobs{queue="training",state="queued"} 2.0',
+        'opsin_queue_images{model="squeezenet",operation="classify",version="1"} 0.0',
+        'opsin_jobs{operation="training",queue="training",state="queued"} 2.0',
+        'opsin_job_queue_age_seconds{queue="training"} 7.5',
     ):
         assert line in samples
-    families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
-    assert {line.split("{")[0].split()[0] for line in samples} <= set(families)
-    assert len(families) == len(set(families))
+
+
+def test_metrics_are_in_openmetrics_if_preferred(client: httpx.Client) -> None:
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+    answer = client.get("/metrics", headers={"Accept": accept})
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.text.endswith("# EOF\n")
+    assert "opsin_ready" in {family.name for family in openmetrics_families(answer.text)}
 
 
 def test_metrics_need_a_key(served: StartService, fakes: FakeServices) -> None:

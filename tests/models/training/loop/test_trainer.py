@@ -127,7 +127,16 @@ def test_every_strategy_makes_an_exportable_network(
     assert tuple(phases) == request.phases
     assert list(trained.history) == work.rows
     assert set(work.rows[0]) == {
-        *("epoch", "phase", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+        *(
+            "epoch",
+            "phase",
+            "loss",
+            "accuracy",
+            "val_loss",
+            "val_accuracy",
+            "learning_rate",
+            "images",
+        )
     }
     for phase in phases:
         rows = [row for row in work.rows if row["phase"] == phase]

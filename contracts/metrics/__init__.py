@@ -1,0 +1,1 @@
+"""Metrics: what every process counts, how the counts reach Redis, and how they are added up."""

@@ -1,0 +1,118 @@
+"""Counts what goes wrong between this process and Redis or the database."""
+
+import copy
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Self
+
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import ExceptionContext
+
+from contracts.metrics.registry import Metrics
+
+# As redis-py's own default.
+_RETRIES, _BASE_SECONDS, _CAP_SECONDS = 3, 1, 10
+
+
+class _Counted:
+    """A retry that counts; each connection of a pool has a copy of it."""
+
+    _metrics: Metrics
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = copy.copy(self)
+        copied._backoff = copy.deepcopy(self._backoff, memo)  # type: ignore[attr-defined]
+        return copied
+
+    def _count(self, error: Exception, failures: int) -> None:
+        self._metrics.inc("redis_errors_total", type(error).__name__)
+        if failures <= self._retries:  # type: ignore[attr-defined]
+            self._metrics.inc("redis_retries_total")
+
+
+class CountedRetry(_Counted, Retry):
+    """For a synchronous client."""
+
+    def call_with_retry(
+        self,
+        do: Callable[[], Any],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> Any:
+        """As in the base class; every failure is counted."""
+
+        def counted(error: Exception, failures: int) -> Any:
+            self._count(error, failures)
+            return fail(error, failures) if with_failure_count else fail(error)
+
+        return super().call_with_retry(do, counted, is_retryable, True)
+
+
+class CountedAsyncRetry(_Counted, AsyncRetry):
+    """For an asynchronous client."""
+
+    async def call_with_retry(
+        self,
+        do: Callable[[], Awaitable[Any]],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> Any:
+        """As in the base class; every failure is counted."""
+
+        async def counted(error: Exception, failures: int) -> None:
+            self._count(error, failures)
+            await (fail(error, failures) if with_failure_count else fail(error))
+
+        return await super().call_with_retry(do, counted, is_retryable, True)
+
+
+def count_redis(client: Any, metrics: Metrics) -> None:
+    """Count the failures and the connections of a client that is not connected yet."""
+    pool = client.connection_pool
+    is_async = "asyncio" in type(pool).__module__
+    backoff = ExponentialWithJitterBackoff(base=_BASE_SECONDS, cap=_CAP_SECONDS)
+    retry = (CountedAsyncRetry if is_async else CountedRetry)(backoff, _RETRIES)
+    retry._metrics = metrics
+    client.set_retry(retry)
+    pool.connection_kwargs["retry"] = retry
+    # Connections hold it weakly.
+    pool.connection_counter = counter = (_AsyncConnections if is_async else _Connections)(metrics)
+    pool.connection_class = partial(_open, pool.connection_class, counter)
+
+
+def _open(connection_class: Any, counter: "_Connections", **options: Any) -> Any:
+    connection = connection_class(**options)
+    connection.register_connect_callback(counter.connected)
+    return connection
+
+
+class _Connections:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def connected(self, _connection: Any) -> Any:
+        self._metrics.inc("redis_connections_total")
+
+
+class _AsyncConnections(_Connections):
+    async def connected(self, _connection: Any) -> None:
+        super().connected(_connection)
+
+
+def count_database(engine: Engine, metrics: Metrics) -> None:
+    """Count the failed statements and the connections of an engine."""
+
+    def failed(context: ExceptionContext) -> None:
+        name = type(context.original_exception).__name__
+        metrics.inc("database_errors_total", name)
+
+    def connected(_connection: object, _record: object) -> None:
+        metrics.inc("database_connections_total")
+
+    event.listen(engine, "handle_error", failed)
+    event.listen(engine, "connect", connected)

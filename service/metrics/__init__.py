@@ -1,0 +1,1 @@
+"""Counts requests, publishes the counts, and answers `/metrics`."""
