@@ -298,13 +298,13 @@ class Settings(BaseSettings):
         description="Threads that TensorFlow uses in a training or another long job.",
     )
     job_niceness: int = Field(
-        19,
+        10,
         ge=0,
         le=19,
         description=(
-            "Niceness of long jobs. At 19, the lowest priority, inference on the same "
-            "machine goes first. 0: normal priority. Enrollments, which users wait for, get"
-            " at most 5."
+            "Niceness of long jobs. At 10, inference on the same busy machine gets nine tenths of "
+            "its time and a job makes progress; at 19 a job may stand still. 0: normal priority. "
+            "Enrollments, which users wait for, get at most 5."
         ),
     )
     training_memory_mb: int = Field(

@@ -228,7 +228,8 @@ class LocalClient:
             from models.serving.devices import prepare_tensorflow  # TensorFlow
 
             prepare_tensorflow(self._settings.worker_threads)
-            self._explainer = Explainer(self._folder, max_batch_size=_BATCH)
+            options = RuntimeOptions.of(self._settings)
+            self._explainer = Explainer(self._folder, max_batch_size=_BATCH, options=options)
         return self._explainer
 
 

@@ -26,6 +26,7 @@ from models.explain.sampling import SAMPLINGS, SamplingInput
 from models.export.saved_model import KERAS_MODEL
 from models.networks.keras_files import read_whole
 from models.serving.predictor import VersionPredictor
+from models.serving.runtime import RuntimeOptions
 from models.store.manifest import read_manifest
 
 Grids = npt.NDArray[np.float32]
@@ -45,18 +46,25 @@ class Explainer:
         folder: The version's, from `Store.path`.
         max_batch_size: The most images that run together.
         predictor: The same version, if it is loaded already; its SavedModel is then shared.
+        options: The requested runtime; the default is TensorFlow.
 
     Attributes:
         manifest: The version's manifest.
     """
 
     def __init__(
-        self, folder: Path, *, max_batch_size: int, predictor: VersionPredictor | None = None
+        self,
+        folder: Path,
+        *,
+        max_batch_size: int,
+        predictor: VersionPredictor | None = None,
+        options: RuntimeOptions = RuntimeOptions(),  # noqa: B008  frozen
     ) -> None:
         self.manifest = read_manifest(folder)
         self._folder = folder
         self._max_batch_size = max_batch_size
         self._predictor = predictor
+        self._options = options
         self._instrumented: InstrumentedModel | None = None
         self._layers: tuple[LayerInfo, ...] | None = None
         self._loading = threading.RLock()
@@ -249,6 +257,7 @@ class Explainer:
                     read_whole(self._folder / KERAS_MODEL),
                     _PREPROCESSING.validate_python(self.manifest.preprocessing),
                     max_batch_size=self._max_batch_size,
+                    options=self._options,
                 )
             return self._instrumented
 
@@ -256,6 +265,6 @@ class Explainer:
         with self._loading:
             if self._predictor is None:
                 self._predictor = VersionPredictor(
-                    self._folder, max_batch_size=self._max_batch_size
+                    self._folder, max_batch_size=self._max_batch_size, options=self._options
                 )
             return self._predictor

@@ -39,6 +39,7 @@ _MAX_PIXELS = 25 * 160 * 160  # in a batch; a deep layer holds some hundred floa
 _NO_GRADIENT = 1e-12
 _SMALLEST_OCTAVE = 16  # pixels: anything smaller has no visible shape
 _RELU6_LIMIT = 6.0
+_RIM = 8  # a map's rim, which does not count, is this fraction of its side
 
 Array = npt.NDArray[np.float32]
 
@@ -68,7 +69,7 @@ class Patterns:
 
     Attributes:
         images: uint8 (n, image_size, image_size, 3), stretched to a visible contrast.
-        activations: The mean activation of each filter at the end, (n,).
+        activations: The mean activation of each filter at the end, without the map's rim, (n,).
         blank: Whether a filter never had a gradient, so that its image is still noise, (n,).
     """
 
@@ -196,12 +197,24 @@ class Filters:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             maps = self._part(prepare(self._preprocessing, x, self._channels), training=False)
-            means = tf.reduce_mean(tf.cast(maps, tf.float32), axis=(1, 2))
+            means = _inner_means(tf.cast(maps, tf.float32))
             activations = tf.gather(means, filters, axis=1, batch_dims=1)
         gradient = tape.gradient(activations, x)
         size = tf.sqrt(tf.reduce_mean(tf.square(gradient), axis=(1, 2, 3)))
         x += step_size * gradient / (size[:, tf.newaxis, tf.newaxis, tf.newaxis] + _EPSILON)
         return tf.roll(x, -shift, axis=(1, 2)), activations, size
+
+
+def _inner_means(maps: Tensor) -> Tensor:
+    """The mean of each map (n, h, w, channels) without its rim: (n, channels).
+
+    Layers pad with zeros, and a filter that responds to that edge would draw a frame, or a stripe
+    and nothing else, because the mean grows with every position at the border. An eighth of the
+    map on each side is left out, as far as the padding of the layers before it reaches.
+    """
+    height, width = tf.shape(maps)[1], tf.shape(maps)[2]
+    down, across = height // _RIM, width // _RIM
+    return tf.reduce_mean(maps[:, down : height - down, across : width - across], axis=(1, 2))
 
 
 def _visible(images: Array) -> Pixels:

@@ -22,6 +22,7 @@ from models.images.decode import DecodedImage, decode
 from models.images.resize import Box, visible_box
 from models.rendering.heatmap import render
 from models.serving.devices import prepare_tensorflow
+from models.serving.runtime import RuntimeOptions
 from models.store.labels import Label, read_labels
 from models.store.store import Store
 
@@ -41,7 +42,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     prepare_tensorflow(settings.worker_threads)
     work.progress(Progress(fraction=0, phase="model"))
     folder = Store(settings.store_home).path(request.model, request.version)
-    explainer = Explainer(folder, max_batch_size=settings.max_batch_size)
+    options = replace(RuntimeOptions.of(settings), threads=settings.job_threads)
+    explainer = Explainer(folder, max_batch_size=settings.max_batch_size, options=options)
     job = _Job(work, settings, request, explainer, read_labels(folder))
     count = len(request.names)
     results = []

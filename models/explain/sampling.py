@@ -13,11 +13,14 @@ from PIL import Image
 from contracts.inference.explanation import Method
 from models.explain.instrumented_model import Array, InstrumentedModel
 
+MAX_MASKS = 256  # maps that Score-CAM weighs, each by a pass of its own
 OCCLUSION_CELLS = 14
 OCCLUSION_PATCH = 3  # cells a side: a fifth of the image
 NOISY_COPIES = 32
 NOISE = 0.15  # of the image's range, in the middle of the paper's 10 to 20 %
 PATH_STEPS = 32
+SMOOTHING = 3 / 56  # standard deviation of integrated gradients' blur, of the grid's side
+BRIGHTEST = 99  # percentile of the evidence above which all is shown alike
 PIXEL_CELLS = 56  # a side, to which pixel maps are averaged: single pixels are mostly noise
 
 
@@ -45,13 +48,17 @@ def score_cam(sampling: SamplingInput) -> Array:
 
     Score-CAM (Wang et al., 2020, arXiv:1910.01279, algorithm 1): sum_k softmax_k(S_k) A_k, S_k
     being the logit for the image masked by A_k scaled to 0..1. The paper's baseline score is the
-    same for all k and cancels in the softmax. Constant maps hide nothing and are left out.
+    same for all k and cancels in the softmax. Constant maps hide nothing and are left out; of the
+    others, the `MAX_MASKS` that are strongest on average. The weight of a weaker map multiplies
+    small values, so it hardly shows in the sum (docs/explanation/heatmaps.md has the numbers).
     """
     maps = sampling.model.maps(sampling.image[np.newaxis], sampling.layer)[0]
     low, high = maps.min(axis=(0, 1)), maps.max(axis=(0, 1))
     maps = maps[..., high > low]
     if maps.shape[-1] == 0:
         return np.zeros(maps.shape[:2], np.float32)
+    strongest = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:MAX_MASKS]
+    maps = maps[..., np.sort(strongest)]
     masks = (maps - maps.min(axis=(0, 1))) / np.ptp(maps, axis=(0, 1))
     scores = _masked_scores(sampling, masks.transpose(2, 0, 1))
     weights = np.exp(scores - scores.max())
@@ -101,7 +108,9 @@ def integrated_gradients(sampling: SamplingInput) -> Array:
     """Rates each position by what it adds to the score on the path from black to the image.
 
     Integrated Gradients (Sundararajan et al., 2017, arXiv:1703.01365, eq. 3), by the midpoint
-    rule: x * mean_s dS/dx(s x). Its sum over all positions is what the score gained.
+    rule: x * mean_s dS/dx(s x). Its sum over all positions is what the score gained. Neighbouring
+    points differ in sign, so single points show nothing that an eye could read: they are averaged
+    with their neighbours, and a few extreme points do not set the scale.
     """
     shares = ((np.arange(PATH_STEPS) + 0.5) / PATH_STEPS).astype(np.float32)
     batches = np.split(shares, np.cumsum(_batch_sizes(PATH_STEPS, sampling.model.batch))[:-1])
@@ -109,7 +118,7 @@ def integrated_gradients(sampling: SamplingInput) -> Array:
         (sampling.image * share[:, None, None, None]).astype(np.float32) for share in batches
     )
     mean = _mean_gradient(sampling, path, PATH_STEPS)
-    return _pooled((sampling.image * mean).sum(axis=-1))
+    return _legible(_pooled((sampling.image * mean).sum(axis=-1)))
 
 
 SAMPLINGS: dict[Method, Callable[[SamplingInput], Array]] = {
@@ -149,3 +158,24 @@ def _pooled(values: Array) -> Array:
     height, width = (min(PIXEL_CELLS, side) for side in values.shape)
     image = Image.fromarray(np.ascontiguousarray(values, np.float32))
     return np.asarray(image.resize((width, height), Image.Resampling.BOX), np.float32)
+
+
+def _legible(evidence: Array) -> Array:
+    """Averaged with its neighbours, and cut at a percentile of what speaks for the class."""
+    for axis in (0, 1):
+        evidence = _blurred(evidence, axis)
+    positive = np.maximum(evidence, 0)
+    limit = float(np.percentile(positive, BRIGHTEST))
+    return np.minimum(positive, limit) if limit > 0 else positive
+
+
+def _blurred(values: Array, axis: int) -> Array:
+    """A Gaussian along one axis; the edge is mirrored."""
+    side = values.shape[axis]
+    spread = SMOOTHING * side
+    reach = min(side - 1, round(3 * spread))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(spread, 1e-6)) ** 2)
+    pad = [(reach, reach) if number == axis else (0, 0) for number in range(2)]
+    padded = np.pad(values, pad, mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis)
+    return np.asarray(windows @ (kernel / kernel.sum()), np.float32)

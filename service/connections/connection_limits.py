@@ -177,11 +177,12 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # `_unsupported_upgrade_warning` starts this request
         self._require_known_framing()
+        # Raises for a URL without a path. Only then is there a request that has a body.
+        super().on_headers_complete()
         self._in_head, self._in_body, self._head_bytes = False, True, 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        super().on_headers_complete()
 
     def _require_known_framing(self) -> None:
         """Refuse a coding of the body that is not undone here, such as `gzip, chunked`.

@@ -122,12 +122,14 @@ def explainer_loader(
         prepare_tensorflow(settings.worker_threads)
         from models.explain.explainer import Explainer  # TensorFlow
         from models.serving.predictor import VersionPredictor
+        from models.serving.runtime import RuntimeOptions
 
         predictor = models.get(model, version)
         explainer = Explainer(
             store.path(model, version),
             max_batch_size=settings.max_batch_size,
             predictor=predictor if isinstance(predictor, VersionPredictor) else None,
+            options=RuntimeOptions.of(settings),
         )
         manifest = store.manifest(model, version)
         blank = np.zeros((1, *manifest.input_size, 3), np.uint8)

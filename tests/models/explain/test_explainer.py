@@ -9,6 +9,7 @@ from contracts.errors import LayerNotFound, ValidationFailed
 from contracts.inference.explanation import FAST, METHODS, Method
 from models.explain.explainer import Explainer
 from models.explain.layers import LAYERS
+from models.explain.sampling import _legible
 from models.export.saved_model import export_version
 from models.networks.cnn import cnn
 from models.networks.keras_files import read_whole
@@ -171,3 +172,16 @@ def test_sigmoid_version_has_two_classes(tmp_path: Path) -> None:
         assert np.isfinite(grids).all()
     with pytest.raises(ValidationFailed, match="0 to 1"):
         explainer.heatmaps("hires_cam", sample_images(1), np.array([2], np.int32))
+
+
+def test_extreme_points_do_not_set_the_scale_of_integrated_gradients() -> None:
+    """A broad area stays visible beside one point that is a hundred times as strong."""
+    evidence = np.zeros((56, 56), np.float32)
+    evidence[10:30, 10:30] = np.where(np.indices((20, 20)).sum(axis=0) % 2, 3.0, -1.0)
+    evidence[45, 45] = 300.0
+    legible = _legible(evidence)
+    scale = legible.max()
+    assert legible[14:26, 14:26].min() > 0.1 * scale
+    assert legible[14:26, 14:26].std() < 0.1 * scale, "neighbours of opposite sign are averaged"
+    assert (evidence / evidence.max())[10:30, 10:30].max() < 0.02
+    assert not _legible(np.zeros((5, 1), np.float32)).any()

@@ -156,3 +156,20 @@ def test_smallest_side_counts_an_empty_branch() -> None:
     cropped = layers.Cropping2D(4)(image)
     part = keras.Model(image, layers.Resizing(8, 8)(cropped))
     assert smallest_side(part, 64) == 9
+
+
+def test_filter_that_responds_to_the_border_draws_no_frame() -> None:
+    """It rises where zeros are padded to a bright image: the border alone raises its mean."""
+    image = keras.Input((32, 32, 3))
+    kernel = -np.ones((5, 5, 3, 1), np.float32)
+    kernel[2, 2] = 16.0
+    x = layers.Conv2D(1, 5, padding="same", activation="relu", name="target")
+    outputs = layers.Dense(2)(layers.GlobalAveragePooling2D()(x(image)))
+    model = keras.Model(image, outputs)
+    x.set_weights([kernel, np.zeros(1, np.float32)])
+    found = Filters(model, "unit", "target").patterns([0], Ascent(steps=30, image_size=32))
+    pattern = found.images[0].astype(float)
+    rim = np.ones((32, 32), bool)
+    rim[2:-2, 2:-2] = False
+    assert pattern[rim].std() < pattern[~rim].std()
+    assert abs(pattern[rim].mean() - pattern[~rim].mean()) < 2 * pattern[~rim].std()

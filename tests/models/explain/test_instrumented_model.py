@@ -1,5 +1,6 @@
 """Graphs are traced once and shared, and a step is short enough for others to go first."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from models.explain.explainer import Explainer
 from models.explain.instrumented_model import InstrumentedModel, step_size, work_of
 from models.explain.layer_graph import LayerGraph
 from models.networks.architecture import build
+from models.serving.openvino.function import RowFunction
+from models.serving.runtime import RuntimeOptions, RuntimeUnavailableError
 from tests.models import keras_warnings
 from tests.models.explain.versions import published, sample_images, tiny
 
@@ -75,3 +78,54 @@ def test_step_size_shrinks_with_the_networks_work() -> None:
     vgg16 = LayerGraph.of(build(CATALOG["vgg16"]))
     assert work_of(vgg16) == pytest.approx(15.4e9, rel=0.02), "the paper's, less the classifier"
     assert step_size(vgg16, 16) == 1
+
+
+@pytest.mark.parametrize("method", ["score_cam", "occlusion"])
+def test_openvino_and_tensorflow_explain_alike(method: Method, folder: Path) -> None:
+    images, classes = sample_images(2), np.array([1, 2], np.int32)
+    expected = Explainer(folder, max_batch_size=4).heatmaps(method, images, classes)
+    options = RuntimeOptions("openvino", threads=2)
+    explainer = Explainer(folder, max_batch_size=4, options=options)
+    actual = explainer.heatmaps(method, images, classes)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+    assert isinstance(explainer._keras()._scores, RowFunction)
+
+
+def test_function_that_openvino_cannot_read_runs_in_tensorflow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, classes = sample_images(1), np.array([1], np.int32)
+    expected = Explainer(folder, max_batch_size=4).heatmaps("occlusion", images, classes)
+    options = RuntimeOptions("openvino", threads=2)
+    for unusable in (
+        {"name": "agrees", "value": lambda *_: False},
+        {"name": "__init__", "value": _unavailable},
+    ):
+        monkeypatch.setattr(RowFunction, **unusable)
+        explainer = Explainer(folder, max_batch_size=4, options=options)
+        actual = explainer.heatmaps("occlusion", images, classes)
+        np.testing.assert_array_equal(actual, expected)
+        assert not isinstance(explainer._keras()._scores, RowFunction)
+
+
+def _unavailable(*_: object, **__: object) -> None:
+    raise RuntimeUnavailableError("no converter")
+
+
+def test_score_cam_weighs_the_strongest_maps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, classes = sample_images(1), np.array([1], np.int32)
+    asked: list[int] = []
+    explainer = Explainer(folder, max_batch_size=4)
+    model = explainer._keras()
+    whole = model.masked_scores
+
+    def counted(image: np.ndarray, masks: np.ndarray, index: int) -> Iterator[np.ndarray]:
+        asked.append(len(masks))
+        return whole(image, masks, index)
+
+    monkeypatch.setattr(model, "masked_scores", counted)
+    every = explainer.heatmaps("score_cam", images, classes)
+    monkeypatch.setattr("models.explain.sampling.MAX_MASKS", asked[0] - 1)
+    but_one = explainer.heatmaps("score_cam", images, classes)
+    assert asked[1] == asked[0] - 1
+    np.testing.assert_allclose(but_one, every, atol=0.1)

@@ -129,3 +129,14 @@ def test_thousands_in_one_piece_are_all_answered(
 def test_connect_with_a_body_is_refused_and_closed(port: int) -> None:
     request = b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n" + length(HEALTH) + b"\r\n"
     assert [status for status, _ in responses(port, [request + HEALTH])] == [400]
+
+
+def test_a_url_without_a_path_is_refused(port: int) -> None:
+    answers = responses(port, [b"GET http://x HTTP/1.1\r\nHost: a\r\n\r\n"])
+    assert [status for status, _ in answers] == [400]
+
+
+def test_a_malformed_request_is_not_answered_in_place_of_the_one_before_it(port: int) -> None:
+    pathless = b"GET http://x HTTP/1.1\r\nHost: a\r\n\r\n"
+    answers = responses(port, [HEALTH + pathless])
+    assert [status for status, _ in answers] in ([], [200])
