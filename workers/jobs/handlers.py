@@ -22,6 +22,8 @@ KINDS: Mapping[str, str] = {
     "activations": "models.explain.activations_job:run",
     "quantize": "workers.jobs.quantization:run",
     "calibration": "models.faces.calibration.job:run",
+    "style_transfer": "models.create.style_job:run",
+    "dream": "models.create.dream_job:run",
     "enrollment": "workers.jobs.enrollment:run",
 }
 
