@@ -65,16 +65,17 @@ bench:
 	@exec $(VENV)/bin/python -m benchmarks.bench $(if $(QUICK),--quick) $(BENCH)
 
 # Single faults, then a rolling restart, then three times the load; CHAOS="--only Valkey" for a few,
-# CHAOS=--postgresql for a database of that kind.
+# DATABASE=postgresql for a database of that kind, here and in `make soak`.
+DATABASE_OPTION := $(if $(filter postgresql,$(DATABASE)),--postgresql)
 chaos: fetched
-	@exec $(VENV)/bin/python -m tests.reliability.chaos $(CHAOS)
+	@exec $(VENV)/bin/python -m tests.reliability.chaos $(DATABASE_OPTION) $(CHAOS)
 ifndef CHAOS
-	@exec $(VENV)/bin/python -m tests.reliability.restart
-	@exec $(VENV)/bin/python -m tests.reliability.overload
+	@exec $(VENV)/bin/python -m tests.reliability.restart $(DATABASE_OPTION)
+	@exec $(VENV)/bin/python -m tests.reliability.overload $(DATABASE_OPTION)
 endif
 
 soak: fetched
-	@exec $(VENV)/bin/python -m tests.reliability.soak --requests $(or $(SOAK_REQUESTS),100000)
+	@exec $(VENV)/bin/python -m tests.reliability.soak --requests $(or $(SOAK_REQUESTS),100000) $(DATABASE_OPTION)
 
 fuzz:
 	@scripts/venv dev

@@ -98,7 +98,7 @@ def key_headers(settings: Settings, url: str) -> dict[str, str]:
     """The header that authenticates a request.
 
     OPSIN_API_KEY or `--key` goes to any server that the user names; the command line's own key
-    only to this machine's service.
+    only to this machine's service, which has to prove first that it is (`cli.clients.proof`).
     """
     if settings.api_key is not None:
         key: str | None = settings.api_key.get_secret_value()

@@ -59,6 +59,16 @@ def running_postgresql() -> Iterator[str]:
             process.wait(20)
 
 
+@contextlib.contextmanager
+def database_settings(name: str, *, postgresql: bool) -> Iterator[dict[str, str]]:
+    """Settings that name a database of a new PostgreSQL server; none for SQLite."""
+    if not postgresql:
+        yield {}
+        return
+    with running_postgresql() as url:
+        yield {"OPSIN_DATABASE_URL": new_database(url, name)}
+
+
 def new_database(url: str, name: str) -> str:
     """Create a database on the server of `url`; returns its address."""
     engine = create_engine(url, isolation_level="AUTOCOMMIT")

@@ -5,8 +5,9 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from cli.clients.proof import proven_headers
 from cli.output import CommandError
-from cli.settings import address, key_headers
+from cli.settings import address
 from contracts.inference.registry import ModelInfo, Readiness, SystemInfo
 from contracts.settings import Settings
 
@@ -40,16 +41,16 @@ class Api:
 
     def __init__(self, settings: Settings, url: str | None = None) -> None:
         self.url = (url or address(settings)).rstrip("/")
-        self._headers = key_headers(settings, self.url)
+        self._settings = settings
 
     def is_opsin(self) -> bool:
         """Whether an Opsin answers there: only Opsin gives `/healthz` a request id."""
-        answer = self._get("/healthz")
+        answer = self._get("/healthz", keyed=False)
         return answer is not None and answer.is_success and "x-request-id" in answer.headers
 
     def readiness(self) -> Readiness | None:
         """The content of `/readyz`, whether ready or not."""
-        answer = self._get("/readyz")
+        answer = self._get("/readyz", keyed=False)
         try:
             return None if answer is None else Readiness.model_validate(answer.json())
         except (ValueError, ValidationError):
@@ -79,10 +80,11 @@ class Api:
         except ValueError:
             return None
 
-    def _get(self, path: str) -> httpx.Response | None:
+    def _get(self, path: str, *, keyed: bool = True) -> httpx.Response | None:
         try:
             # The service is on this machine or was named by the user: no proxy is involved.
             with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
-                return client.get(self.url + path, headers=self._headers)
+                headers = proven_headers(client, self._settings, self.url) if keyed else {}
+                return client.get(self.url + path, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL):
             return None

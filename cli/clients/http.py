@@ -10,6 +10,7 @@ import httpx
 from pydantic import ValidationError
 
 from cli.access import MAKE_CLI_KEY, cli_key_file
+from cli.clients.proof import proven_headers
 from cli.output import CommandError
 from cli.settings import address, is_own, key_headers
 from cli.streams import shown
@@ -58,6 +59,7 @@ class ServerClient:
         self.url = (server or address(settings)).rstrip("/")
         self._settings = settings
         self._headers = key_headers(settings, self.url)
+        self._is_withheld = False
         self._seconds = seconds or settings.default_timeout_ms / 1000 + SPARE_SECONDS
 
     @contextmanager
@@ -67,15 +69,15 @@ class ServerClient:
         Raises:
             CommandError: The server does not answer, or refuses.
         """
-        headers = self._headers | options.pop("headers", {})
-        with (
-            self._described(),
-            self._client() as client,
-            client.stream(method, self.url + path, headers=headers, **options) as answer,
-        ):
-            if not answer.is_success:
-                raise self.refusal(answer)
-            yield answer
+        more = options.pop("headers", {})
+        with self._described(), self._client() as client:
+            headers = proven_headers(client, self._settings, self.url)
+            self._is_withheld = bool(self._headers) and not headers
+            options["headers"] = headers | more
+            with client.stream(method, self.url + path, **options) as answer:
+                if not answer.is_success:
+                    raise self.refusal(answer)
+                yield answer
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request and read the whole answer."""
@@ -151,6 +153,11 @@ class ServerClient:
         elif here and settings.api_key is None:
             file = cli_key_file(settings.home)
             what = f"A valid key is required at {self.url}, and the one in {file} no longer works."
+            if self._is_withheld:
+                what += (
+                    " It was not sent: what answers there does not know it, and may be another "
+                    "program, or a service of an earlier release that was not restarted."
+                )
         else:
             what = f"A valid key is required at {self.url}; the one that was sent is not valid."
         other = (

@@ -45,6 +45,18 @@ class WeightsRecord(_Record):
     licence: str = Field(description="SPDX identifier.")
 
 
+class ParentRecord(_Record):
+    """What a training took its initial weights from, besides published weights of the base."""
+
+    use: Literal["from_version", "initial_weights"]
+    model: str | None = Field(None, description="The model of the version.")
+    version: int | None = None
+    weights: WeightsRecord | None = Field(None, description="The published file.")
+    layers: int = Field(description="Number of layers whose weights were taken over.")
+    skipped: tuple[str, ...] = Field((), description="Layers of the same name but another shape.")
+    new_classes: tuple[str, ...] = Field((), description="Classes that it did not have.")
+
+
 class Provenance(_Record):
     """The origin of a version."""
 
@@ -52,6 +64,7 @@ class Provenance(_Record):
     dataset_digest: str | None = Field(None, description="Of the dataset it was trained on.")
     job_id: str | None = Field(None, description="The training or quantization job that made it.")
     quantized_from: int | None = Field(None, description="The version that it is an int8 copy of.")
+    parent: ParentRecord | None = Field(None, description="The version or file it goes on from.")
     seed: int | None = Field(None, description="The seed of its random numbers.")
     spec: dict[str, Any] | None = Field(
         None, description="The training request, defaults included."
@@ -78,7 +91,9 @@ class Served(_Record):
 
     runtime: str = Field(description="Engine and precision, e.g. openvino-bfloat16.")
     split: Literal["train", "validation", "test"] = Field(description="The images' split.")
-    pictures: int = Field(ge=1, description="Number of images: all of the split.")
+    pictures: int = Field(
+        ge=1, description="Number of images: all of the split; for int8, at most 1,000."
+    )
     accuracy: float = Field(ge=0, le=1, description="Of this runtime; the one that is reported.")
     float32_accuracy: float = Field(ge=0, le=1, description="Of the trained network in float32.")
     largest_difference: float = Field(

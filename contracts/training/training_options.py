@@ -5,15 +5,30 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from contracts.inference.manifest import ALIAS_NAME, ModelName
+
 FillMode = Literal["nearest", "reflect", "wrap", "constant"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 ZoomFactor = Annotated[float, Field(gt=0, le=10)]
+VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
+VersionAlias = Annotated[str, Field(pattern=ALIAS_NAME)]
 
 
 class Part(BaseModel):
     """Refuses unknown fields: otherwise a misspelled one would be ignored and its default used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VersionRef(Part):
+    """A version in the store."""
+
+    model: ModelName
+    version: VersionNumber | VersionAlias = Field(description="Its number, or an alias.")
+
+
+VersionChoice = VersionNumber | VersionAlias | VersionRef
+"""A version; of the trained model, unless it names another one."""
 
 
 class Head(Part):

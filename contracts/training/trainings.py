@@ -18,6 +18,8 @@ from contracts.training.training_options import (
     Part,
     Rate,
     StepSchedule,
+    VersionChoice,
+    VersionRef,
 )
 
 Strategy = Literal["feature_extraction", "fine_tuning", "from_scratch"]
@@ -62,8 +64,8 @@ PHASES: dict[Strategy, tuple[Phase, ...]] = {
 
 
 _ADDED_FIELDS = (
-    *("classes", "resize", "color_mode", "centering", "pool_dropout"),
-    *("momentum", "decay", "l2"),
+    *("classes", "resize", "color_mode", "centering", "pool_dropout", "log_every"),
+    *("momentum", "decay", "l2", "from_version", "initial_weights"),
 )
 _ADDED_AUGMENTATION = ("shear_degrees", "channel_shift", "cval")
 
@@ -106,6 +108,18 @@ class TrainingRequest(Part):
         "feature_extraction",
         description="Default: feature_extraction for networks with published weights, otherwise "
         "from_scratch.",
+    )
+    from_version: VersionChoice | None = Field(
+        None,
+        description="Go on from this version of the model, or of another one: its weights are the "
+        "initial ones, and its network, image size and head are the defaults. The dataset has all "
+        "of its classes, and may have more, which get new outputs; to leave some out, name the "
+        "others in `classes`.",
+    )
+    initial_weights: VersionRef | Annotated[str, Field(max_length=64)] | None = Field(
+        None,
+        description="from_scratch: the initial weights of all layers that have the same name and "
+        "shape in a version, or in a published file, e.g. vgg19_notop; the others are random.",
     )
     classes: tuple[ClassName, ...] | None = Field(
         None,
@@ -212,6 +226,13 @@ class TrainingRequest(Part):
         max_length=64,
         description="The layer shown in filters.gif. Default: the first convolution.",
     )
+    log_every: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Steps between two points of the TensorBoard log within an epoch; the test "
+        "images are then measured after each epoch too, for the log alone. 0: a point an epoch.",
+    )
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
@@ -245,6 +266,11 @@ class TrainingRequest(Part):
     @model_validator(mode="after")
     def _suits_its_strategy(self) -> Self:
         scratch = self.strategy == "from_scratch"
+        if not scratch and self.initial_weights is not None:
+            raise ValueError(
+                'initial_weights needs "strategy": "from_scratch"; the other strategies start from '
+                "the network's published weights"
+            )
         if not scratch and self.network not in PRETRAINED:
             raise ValueError(
                 f"there are no published weights for {self.network}, so it needs "
@@ -283,6 +309,16 @@ class TrainingRequest(Part):
         return self
 
     @model_validator(mode="after")
+    def _has_one_beginning(self) -> Self:
+        if self.from_version is None:
+            return self
+        if self.initial_weights is not None:
+            raise ValueError("send either from_version or initial_weights")
+        if self.subjects is not None:
+            raise ValueError("from_version: a training of subjects begins anew; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _has_valid_classes(self) -> Self:
         if self.classes is None:
             return self
@@ -314,6 +350,13 @@ class TrainingRequest(Part):
         if self.strategy == "fine_tuning" and self.epochs.head == 0:
             return ("finetune",)
         return PHASES[self.strategy]
+
+    @property
+    def parent(self) -> VersionRef | None:
+        """The version that it goes on from."""
+        if self.from_version is None or isinstance(self.from_version, VersionRef):
+            return self.from_version
+        return VersionRef(model=self.model, version=self.from_version)
 
     @property
     def has_independent_outputs(self) -> bool:

@@ -68,8 +68,11 @@ class JobFiles:
             for name, content in inputs.items():
                 if isinstance(content, Path):
                     shutil.move(content, work / name)
+                    _flush(work / name)
                 else:
                     _write(work / name, content)
+            for folder in (work, work.parent, self.root):
+                _flush(folder)
         except OSError as error:
             self.remove(job_id)
             raise _full() from error
@@ -205,6 +208,15 @@ def _write(path: Path, content: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Flush one file, or the entries of one folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _age(path: Path) -> float:

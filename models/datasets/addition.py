@@ -19,7 +19,7 @@ from models.datasets.listed_files import OpenListing
 from models.datasets.listing import LISTING
 from models.datasets.report import UPLOAD_NOTES, Countable, report
 from models.datasets.splitting import Fractions, draw_splits
-from models.store.staging import flush_entries
+from models.store.staging import flush_all, flush_entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +78,20 @@ class Addition:
         changed = {place: file for place, file in self.changed.items() if place < count}
         with (self._scratch / LISTING).open("wb") as draft:
             self._listing.write(draft, head, changed, self.files)
+        staged = [content_path(self._scratch, sha256) for sha256 in sorted(self._admitted)]
+        # What the dataset has already was flushed before, and is not placed again.
+        flush_all([path for path in staged if path.exists()])
         flush_entries(self._scratch / LISTING)
 
     def publish(self) -> None:
         """Make it part of the dataset. `stage` comes first."""
         placed: list[Path] = []
         try:
-            for file in self.files:
-                if file.status == "admitted" and file.sha256:
-                    placed += self._place(file.sha256)
+            for sha256 in sorted(self._admitted):
+                placed += self._place(sha256)
+            if placed:
+                folders = {path.parent for path in placed}
+                flush_all([*sorted(folders), self._folder / FILES])
             (self._scratch / LISTING).rename(self._folder / LISTING)
         except BaseException:
             for path in placed:
@@ -96,6 +101,11 @@ class Addition:
         for file in self.changed.values():
             if file.code == "label_conflict" and file.sha256:
                 content_path(self._folder, file.sha256).unlink(missing_ok=True)
+
+    @property
+    def _admitted(self) -> set[str]:
+        """The images that become part of the dataset, by their hashes."""
+        return {file.sha256 for file in self.files if file.status == "admitted" and file.sha256}
 
     def _place(self, sha256: str) -> list[Path]:
         """Put an image into the dataset's folder; return its path if it was not there."""

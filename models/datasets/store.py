@@ -38,7 +38,7 @@ from models.datasets.thumbnails import thumbnail
 from models.images.gate import Gate, at_once
 from models.locks import LOCK_SECONDS, locked
 from models.store.hardlinks import link_tree
-from models.store.staging import Staging, flush_entries
+from models.store.staging import Staging, flush_all, flush_entries
 
 DEFAULT_FRACTIONS = Fractions(0.15, 0.15, 0)
 
@@ -119,6 +119,7 @@ class DatasetStore:
                 listing = listing.model_copy(update={"answer": answer(listing.info)})
             (folder / FILES).mkdir(exist_ok=True)
             _prune(folder, listing)
+            flush_all([*(folder / FILES).rglob("*"), folder / FILES])
             write_listing(folder, listing)
             self._publish(folder, dataset_id)
         return listing

@@ -18,21 +18,30 @@ import numpy.typing as npt
 from pydantic import Field
 
 from contracts.errors import NotTrainable
-from contracts.inference.manifest import CHAMPION, Draft, Endpoint, Manifest, ModelName
+from contracts.inference.manifest import (
+    CHAMPION,
+    Draft,
+    Endpoint,
+    Manifest,
+    ModelName,
+    Served,
+)
 from contracts.inference.registry import QuantizeBody
 from contracts.jobs import Progress
 from contracts.queue.messages import Pixels
 from contracts.settings import Settings
 from contracts.work import Work
-from models.datasets.dataset import Dataset, Example
+from models.datasets.dataset import Dataset, Example, Split
 from models.datasets.store import DatasetStore
 from models.images.decode import decode
+from models.serving.batching import Outputs
 from models.serving.openvino.frontend import converting_core, import_nncf, import_openvino
 from models.serving.openvino.runtime import INT8_FOLDER, SERVED, OpenVinoRuntime
 from models.serving.reference import REFERENCE, reference_of
-from models.serving.runtime import Precision, RuntimeOptions
+from models.serving.runtime import Precision, Runtime, RuntimeOptions
+from models.serving.selection import choose_runtime, rejected_precisions
 from models.serving.signature_view import signature_view
-from models.store.labels import Label, read_labels
+from models.store.labels import Label, class_indices, normalized, read_labels
 from models.store.manifest import DERIVED, MANIFEST
 from models.store.store import Store
 
@@ -52,8 +61,17 @@ class QuantizationRequest(QuantizeBody):
 class _TestSet:
     """Images with the indices of their classes."""
 
+    split: Split
     examples: Sequence[Example]
     indices: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """The probabilities of the float32 version and of a runtime of the new one: (n, classes)."""
+
+    expected: Outputs
+    actual: Outputs
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
@@ -118,6 +136,7 @@ class _ImageSource:
         self.work = work
         self.manifest = manifest
         self.options = RuntimeOptions("openvino", "float32", settings.worker_threads, settings.home)
+        self.serving = RuntimeOptions.of(settings)
         self._max_pixels = settings.max_image_pixels
 
     def load(self, example: Example) -> Pixels:
@@ -148,13 +167,15 @@ def _publish(
         if reference is not None:
             reference.write(staged / REFERENCE)
         images.report("measure", 0.05)
-        before = _accuracy(folder, "float32", test, images)
+        expected = _answers(_runtime(folder, "float32", images), test, images)
+        before = _accuracy(expected, test)
         endpoints = [name for name in SERVED if name in manifest.endpoints]
         for number, endpoint in enumerate(endpoints):
             images.report("calibrate", 0.3 + 0.4 * number / len(endpoints))
             _quantize(staged, endpoint, _calibration(dataset, test), images)
         images.report("measure", 0.75)
-        after = _accuracy(staged, "int8", test, images)
+        actual = _answers(_runtime(staged, "int8", images), test, images)
+        after = _accuracy(actual, test)
         unchanged = manifest.model_dump(include=set(Draft.model_fields))
         provenance = manifest.provenance.model_copy(
             update={"job_id": images.work.job_id, "quantized_from": manifest.version}
@@ -165,10 +186,42 @@ def _publish(
             "precision": "int8",
             "provenance": provenance,
             "metrics": metrics,
-            "served": None,
+            "served": _compared(manifest, "openvino-int8", test, _Answers(expected, actual)),
         }
+        draft = _as_served(staged, Draft(**(unchanged | changed)), test, images, expected)
         images.work.check()
-        return store.publish(manifest.model, staged, Draft(**(unchanged | changed)))
+        return store.publish(manifest.model, staged, draft)
+
+
+def _as_served(
+    staged: Path, draft: Draft, test: _TestSet, images: _ImageSource, expected: Outputs
+) -> Draft:
+    """The draft with the figures of the runtime that a worker with these settings would choose."""
+    runtime = choose_runtime(staged, draft, images.serving).runtime
+    if draft.served is None or runtime.name == draft.served.runtime:
+        return draft
+    answers = _Answers(expected, _answers(runtime, test, images))
+    return draft.model_copy(update={"served": _compared(draft, runtime.name, test, answers)})
+
+
+def _compared(version: Draft, runtime: str, test: _TestSet, answers: _Answers) -> Served:
+    """The answers of a runtime beside those of the float32 version.
+
+    int8 is not rejected by the bounds of the parity gate here, as the request has its own: the
+    accuracy that may be lost. What was rejected for the float32 version stays so, for the workers
+    that cannot serve int8.
+    """
+    expected, actual = answers.expected, answers.actual
+    return Served(
+        runtime=runtime,
+        split=test.split,
+        pictures=len(expected),
+        accuracy=float((actual.argmax(axis=1) == test.indices).mean()),
+        float32_accuracy=float((expected.argmax(axis=1) == test.indices).mean()),
+        largest_difference=float(np.abs(actual - expected).max()),
+        changed=int((actual.argmax(axis=1) != expected.argmax(axis=1)).sum()),
+        rejected=rejected_precisions(version),
+    )
 
 
 def _unmeasured(manifest: Manifest) -> dict[str, float]:
@@ -200,11 +253,18 @@ def _quantize(
         openvino.save_model(quantized, target, compress_to_fp16=False)
 
 
-def _accuracy(folder: Path, precision: Precision, test: _TestSet, images: _ImageSource) -> float:
+def _runtime(folder: Path, precision: Precision, images: _ImageSource) -> Runtime:
+    return OpenVinoRuntime(folder, images.manifest, precision, images.options)
+
+
+def _answers(runtime: Runtime, test: _TestSet, images: _ImageSource) -> Outputs:
+    """The runtime's probabilities for all images of the test set, in order: (n, classes)."""
+    return np.concatenate([runtime.run("serve", batch) for batch in _batches(test, images)])
+
+
+def _accuracy(probabilities: Outputs, test: _TestSet) -> float:
     """Fraction of the images whose most probable class is correct."""
-    runtime = OpenVinoRuntime(folder, images.manifest, precision, images.options)
-    best = [runtime.run("serve", batch).argmax(axis=1) for batch in _batches(test, images)]
-    return float((np.concatenate(best) == test.indices).mean())
+    return float((probabilities.argmax(axis=1) == test.indices).mean())
 
 
 def _batches(test: _TestSet, images: _ImageSource) -> Iterator[Pixels]:
@@ -226,24 +286,18 @@ def _calibration(dataset: Dataset, test: _TestSet) -> list[Example]:
 
 def _test_set(dataset: Dataset, labels: Sequence[Label]) -> _TestSet:
     """Images of the version's classes that are not used for calibration."""
-    indices = {
-        _normalized(name): index
-        for index, label in enumerate(labels)
-        for name in (label.id, label.text)
-    }
-    held_out = dataset.of("test") or dataset.of("validation")
-    known = [example for example in held_out if _normalized(example.label) in indices]
+    indices = class_indices(labels)
+    split: Split = "test" if dataset.of("test") else "validation"
+    held_out = dataset.of(split)
+    known = [example for example in held_out if normalized(example.label) in indices]
     if not known:
         raise NotTrainable(
             "The dataset has no test or validation images of this model's classes, so the "
             "accuracy cannot be measured. Give its classes the names of the model's labels."
         )
     known = _spread(known, _TEST_IMAGES)
-    return _TestSet(known, np.array([indices[_normalized(example.label)] for example in known]))
-
-
-def _normalized(label: str) -> str:
-    return label.strip().casefold().replace("_", " ")
+    classes = np.array([indices[normalized(example.label)] for example in known])
+    return _TestSet(split, known, classes)
 
 
 def _spread(examples: Sequence[Example], maximum: int) -> list[Example]:

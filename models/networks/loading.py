@@ -46,15 +46,27 @@ def load_weights(model: keras.Model, network: str, path: Path, file_format: Form
         UnreadableCheckpointError: A torch file is damaged.
         ValueError: The format or the network is unknown, or the file is damaged.
     """
-    if file_format == "torch":
-        try:
-            translate = _FROM_TORCH[network]
-        except KeyError:
-            raise ValueError(f"the names in torch checkpoints of {network} are unknown") from None
-        arrays = translate(read_torch_checkpoint(path))
-    else:
-        arrays = _READERS[file_format](path)
-    assign(model, arrays)
+    assign(model, read_arrays(network, path, file_format))
+
+
+def read_arrays(network: str, path: Path, file_format: Format) -> Arrays:
+    """The arrays of each layer in a file.
+
+    Args:
+        network: The catalog name, which determines the names in a torch checkpoint.
+        path: A verified file.
+
+    Raises:
+        UnreadableCheckpointError: A torch file is damaged.
+        ValueError: The format or the network is unknown, or the file is damaged.
+    """
+    if file_format != "torch":
+        return _READERS[file_format](path)
+    try:
+        translate = _FROM_TORCH[network]
+    except KeyError:
+        raise ValueError(f"the names in torch checkpoints of {network} are unknown") from None
+    return translate(read_torch_checkpoint(path))
 
 
 def assign(model: keras.Model, arrays: Arrays) -> None:

@@ -5,14 +5,17 @@ next to it. The kernel releases the lock when the owner is killed, so the next s
 the folder is abandoned.
 """
 
+import ctypes
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from models.locks import locked, try_lock
+
+_FEW = 16
 
 
 class Staging:
@@ -71,6 +74,32 @@ def flush(folder: Path) -> None:
         for name in names:
             flush_entries(Path(directory) / name)
         flush_entries(Path(directory))
+
+
+def flush_all(paths: Sequence[Path]) -> None:
+    """Flush files, and the entries of folders, on one file system to the disk.
+
+    Many are flushed by one call for the whole file system, where there is one: a disk then writes
+    them in its own order, and not one after the other.
+    """
+    if len(paths) <= _FEW or not _flush_file_system(paths[0]):
+        for path in paths:
+            flush_entries(path)
+
+
+def _flush_file_system(path: Path) -> bool:
+    """Flush the file system of `path`; False if this system has no call for it."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if call is None:
+        return False
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if call(handle) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(handle)
+    return True
 
 
 def flush_entries(path: Path) -> None:

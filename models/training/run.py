@@ -41,6 +41,7 @@ from models.training.loop.network_defaults import blueprint_of, input_size_of
 from models.training.loop.progress import LoggedWork, ProgressReporter
 from models.training.loop.trainer import TrainingEnvironment, train
 from models.training.memory import check_memory, memory_limit
+from models.training.parent import check_beginning
 from models.training.promotion import PromotionCandidate, promote
 from models.training.publishing import find_published, publish_once
 from models.training.report.artifacts import AUGMENTATION, write_artifacts
@@ -147,13 +148,15 @@ class _Run:
         data = self.source.load()
         classes = len(data.dataset.classes)
         check_memory(self.request, classes, memory_limit(self.settings.training_memory_mb))
+        weights = Weights.of(self.settings)
+        check_beginning(self.request, data.dataset.classes, self.store, weights)
         load_seconds = time.monotonic() - began
         log = EventLog(self.settings.event_logs_home / self.work.job_id)
         work, environment = LoggedWork(self.work, log), _environment(self.settings)
         progress = self._begin(data.dataset, load_seconds)
         if self.request.augmentation.active and not data.private:
             self._show_augmentation(data)
-        trained = train(self.request, data.dataset, work, environment, progress)
+        trained = train(self.request, data.dataset, work, environment, progress, log=log)
         seconds = {"data": load_seconds, **trained.phase_seconds}
         with self.store.staging() as folder:
             with _timed(seconds, "export"), self.stage("export"):
@@ -357,6 +360,7 @@ def _environment(settings: Settings) -> TrainingEnvironment:
         max_pixels=settings.max_image_pixels,
         threads=settings.job_threads,
         checkpoint_seconds=settings.checkpoint_seconds,
+        store=Store(settings.store_home),
     )
 
 

@@ -29,14 +29,23 @@ class DigestCheck:
     """Hashes a stream and compares the result with a published digest.
 
     Args:
-        digest: ``sha256:<64 digits>``, ``sha256-prefix:<first digits>`` or ``md5:<32 digits>``.
+        digest: ``sha256:<64 digits>``, ``sha256-prefix:<first digits>``, ``md5:<32 digits>`` or
+            ``git-blob:<40 digits>``, the name of the file in its publisher's Git repository.
+        size: Bytes of the stream; needed for ``git-blob``.
     """
 
-    def __init__(self, digest: str) -> None:
+    def __init__(self, digest: str, size: int | None = None) -> None:
         kind, self._expected = digest.split(":")
-        # MD5 only protects against damage. It is used where the publisher gives nothing better,
-        # for files that come over TLS and are read as plain numbers.
-        self._hash = hashlib.md5(usedforsecurity=False) if kind == "md5" else hashlib.sha256()
+        # MD5 and SHA-1 only protect against damage. They are used where the publisher gives nothing
+        # better, for files that are read as plain numbers.
+        if kind == "md5":
+            self._hash = hashlib.md5(usedforsecurity=False)
+        elif kind == "git-blob":
+            if size is None:
+                raise ValueError("the size is a part of a git-blob digest")
+            self._hash = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+        else:
+            self._hash = hashlib.sha256()
 
     def update(self, data: bytes) -> None:
         self._hash.update(data)
@@ -51,7 +60,7 @@ def has_digest(path: Path, digest: str) -> bool:
     Raises:
         OSError: The file cannot be read.
     """
-    check = DigestCheck(digest)
+    check = DigestCheck(digest, path.stat().st_size)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             check.update(chunk)

@@ -12,6 +12,7 @@ Digest = Annotated[
     str,
     Field(pattern=r"^(sha256:[0-9a-f]{64}|sha256-prefix:[0-9a-f]{8,63}|md5:[0-9a-f]{32})$"),
 ]
+GitBlob = Annotated[str, Field(pattern=r"^git-blob:[0-9a-f]{40}$")]
 
 
 class _Named(BaseModel):
@@ -48,6 +49,7 @@ class DirectoryFile(_File):
     """A file that has to be put in place manually."""
 
     kind: Literal["directory"]
+    digest: Digest | GitBlob
 
     @property
     def origin(self) -> str:

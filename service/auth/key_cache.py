@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from contracts.errors import Unauthorized, Unavailable
+from contracts.key_proof import KeyChallenge
 from contracts.keys import KEY_PATTERN, key_id_of
 from contracts.settings import Settings
 from database.keys import Keys, KeySnapshot, StoredKey, digest_of
@@ -124,6 +125,13 @@ class KeyCache:
             return self.is_open
         _, current = self._principals.get(principal.id, (_NO_DIGEST, None))
         return current is not None and not _has_expired(current, self._now())
+
+    def proof(self, challenge: KeyChallenge, port: int) -> str | None:
+        """Shows that this service knows a valid key; None if it does not."""
+        digest, principal = self._principals.get(key_id_of(challenge.public), (_NO_DIGEST, None))
+        if principal is None or _has_expired(principal, self._now()):
+            return None
+        return challenge.proof(digest, port)
 
     def is_older_than(self, moment: float) -> bool:
         """Whether the last read began before `moment` of `time.monotonic()`."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from fastapi import Depends, Header, Request
 
-from service.auth.principal import OPEN, principal_of
+from service.auth.principal import quota_key
 
 MediaType = Literal["image/png", "application/json"]
 _MEDIA_TYPES: tuple[MediaType, ...] = ("image/png", "application/json")
@@ -113,10 +113,9 @@ async def _create_key(
 
 def _stored_key(request: Request, sent: str | None) -> str | None:
     """The header as it is stored, so that the key of one client means nothing to another."""
-    principal = principal_of(request)
-    if sent is None or principal is OPEN:
-        return sent
-    return f"{principal.id}:{hashlib.sha256(sent.encode()).hexdigest()}"
+    if sent is None:
+        return None
+    return f"{quota_key(request.scope)}:{hashlib.sha256(sent.encode()).hexdigest()}"
 
 
 JobKeyHeader = Annotated[str | None, Depends(_job_key)]

@@ -51,7 +51,10 @@ _READING = frozenset({"GET", "HEAD"})
 # C0, DEL, C1 and Unicode's line separators: no path of ours has one, and routers, logs and proxies
 # read each of them differently. A `$` in a pattern also matches before a final line feed.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_PROXIED = re.compile(rb"forwarded|x-forwarded-.+|x-real-ip")
+_PROXIED = re.compile(
+    rb"forwarded|via|x-(original-)?forwarded-.+|x-(real|client|cluster-client|original)-ip"
+    rb"|(true-client|cf-connecting|fastly-client|fly-client)-ip|x-envoy-.+"
+)
 
 
 class Authentication:
@@ -118,7 +121,7 @@ class Authentication:
             raise BadRequest(_KEY_IN_URL)
         key_cache = services.key_cache
         if (anonymous := key_cache.anonymous) is not None:
-            _require_this_machine(scope["headers"], self._origins)
+            _require_this_machine(scope, self._origins)
             return anonymous
         credentials, has_other_scheme = _credentials(scope["headers"])
         if not credentials:
@@ -214,22 +217,19 @@ _CREATE = (
 )
 
 
-def _require_this_machine(
-    headers: list[tuple[bytes, bytes]], origins: re.Pattern[str] | None
-) -> None:
+def _require_this_machine(scope: Scope, origins: re.Pattern[str] | None) -> None:
     """Refuse requests that reach this machine on behalf of others.
 
     Raises:
         Forbidden: The request comes from another site's page, for another host name, or through a
             proxy.
     """
-    sent = {name: value.decode("latin-1") for name, value in headers}
-    for name in sent:
-        if _PROXIED.fullmatch(name):
-            raise Forbidden(
-                f"Without keys, requests through a proxy ({name.decode('latin-1')}) are refused, "
-                f"since they may come from anywhere. {_CREATE}"
-            )
+    sent = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    if (sign := _sign_of_proxy(scope["http_version"], sent)) is not None:
+        raise Forbidden(
+            f"Without keys, requests through a proxy ({sign}) are refused, "
+            f"since they may come from anywhere. {_CREATE}"
+        )
     host, origin = sent.get(b"host"), sent.get(b"origin")
     if host is not None and not _is_loopback("//" + host):
         raise Forbidden(
@@ -246,6 +246,19 @@ def _require_this_machine(
         )
     if sent.get(b"sec-fetch-site") == "cross-site":
         raise Forbidden(f"Without keys, pages of other sites are not served. {_CREATE}")
+
+
+def _sign_of_proxy(version: str, sent: dict[bytes, str]) -> str | None:
+    """What shows that a proxy here forwards a request for somebody else; None for nothing.
+
+    With no more than `proxy_pass`, nginx before 1.29.7 adds no header and changes `Host` to its
+    own word for this service; that it speaks HTTP/1.0 and closes the connection is all there is.
+    """
+    for name in sent:
+        if _PROXIED.fullmatch(name):
+            return name.decode("latin-1")
+    closes = sent.get(b"connection", "").strip().lower() == "close"
+    return "HTTP/1.0 and Connection: close, as of nginx" if version == "1.0" and closes else None
 
 
 def _is_loopback(url: str) -> bool:

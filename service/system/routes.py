@@ -1,16 +1,19 @@
 """Health, readiness and the state of the installation."""
 
+from contextlib import suppress
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
+from contracts.errors import OpsinError
 from contracts.inference.manifest import MODEL_NAME
 from contracts.inference.registry import Readiness, SystemInfo
+from contracts.key_proof import CHALLENGE_HEADER, PROOF_HEADER, KeyChallenge
 from contracts.public_paths import PREFIX
 from contracts.settings import RELEASE
-from service.dependencies import ServicesDep
+from service.dependencies import Services, ServicesDep
 from service.http.errors import problem_responses
 from service.openapi import examples
 from service.system.metrics import MEDIA_TYPE, metrics_of
@@ -39,9 +42,21 @@ class ReadinessQuery(BaseModel):
     summary="Is the process alive?",
     responses={200: examples.json_response("It is.", {"status": "ok"})},
 )
-async def get_health() -> Health:
+async def get_health(request: Request, response: Response, services: ServicesDep) -> Health:
     """Responds as long as the process can; checks no dependency. Needs no key."""
+    challenge = KeyChallenge.parse(request.headers.get(CHALLENGE_HEADER, ""))
+    if challenge and (proof := await _proof(challenge, services)):
+        response.headers[PROOF_HEADER] = proof
     return Health()
+
+
+async def _proof(challenge: KeyChallenge, services: Services) -> str | None:
+    proof = services.key_cache.proof(challenge, services.settings.port)
+    if proof is None:  # the key may be new
+        with suppress(OpsinError):  # then the database does not answer, and the key proves nothing
+            await services.changes.check("keys")
+        proof = services.key_cache.proof(challenge, services.settings.port)
+    return proof
 
 
 @router.get(

@@ -24,10 +24,10 @@ from contracts.jobs import Job
 from contracts.settings import Settings
 from contracts.suggestions import MAX_ERRORS, explained
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
-from database.datasets import DatasetRows
 from database.faces.standings import require_consent
 from models.catalog import CATALOG
 from models.training.memory import check_memory, estimate, memory_limit
+from models.training.parent import check_beginning, complete
 from models.training.presets import training_request
 from models.training.validation import (
     check_class_count,
@@ -66,7 +66,7 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     """
     async with deadline.enforced():
         sent = await _body(request)
-    training = _training(sent)
+    training = _training(await run_in_threadpool(complete, sent, services.store))
     check_model_name(training.model)
     check_network(training)
     await run_in_threadpool(check_weights, training, services.settings)
@@ -94,7 +94,7 @@ def check_weights(training: TrainingRequest, settings: Settings) -> None:
     Raises:
         ModelNotReady: They are not; says how to get them.
     """
-    if training.strategy != "from_scratch":
+    if training.strategy != "from_scratch" and training.parent is None:
         require_catalog_weights(CATALOG[training.network], Weights.of(settings))
 
 
@@ -107,12 +107,12 @@ async def _submit_with_dataset(
 ) -> Job:
     datasets = services.datasets
     # Checked first, so that a request that would fail does not wait for a dataset that is in use.
-    await run_in_threadpool(_check_dataset, training, datasets.rows, services.settings)
+    await run_in_threadpool(_check_dataset, training, services)
     dataset_id = training.dataset_id or ""
     lock = partial(datasets.store.lock, dataset_id)
     async with services.lock_waiting.hold(dataset_id, lock):
         # Requests that change or delete the dataset wait now, and then find the job.
-        await run_in_threadpool(_check_dataset, training, datasets.rows, services.settings)
+        await run_in_threadpool(_check_dataset, training, services)
         return await services.job_queue.submit_work(
             "training", parameters, idempotency=idempotency, client=client
         )
@@ -171,13 +171,15 @@ def _check_subjects(training: TrainingRequest, faces: FaceServices, settings: Se
     require_disk(settings, estimate(training, len(training.subjects or ())).weights)
 
 
-def _check_dataset(training: TrainingRequest, rows: DatasetRows, settings: Settings) -> None:
-    info = rows.get(training.dataset_id or "")
+def _check_dataset(training: TrainingRequest, services: Services) -> None:
+    settings = services.settings
+    info = services.datasets.rows.get(training.dataset_id or "")
     if not info.trainable:
         raise NotTrainable(info.reason or "Nothing can be learned from the dataset.")
     check_selected_classes(training.classes, tuple(info.classes))
     classes = training.classes or tuple(info.classes)
     check_class_count(len(classes))
     check_class_options(training, classes)
+    check_beginning(training, classes, services.store, Weights.of(settings))
     check_memory(training, len(classes), memory_limit(settings.training_memory_mb))
     require_disk(settings, estimate(training, len(classes)).weights)

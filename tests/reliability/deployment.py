@@ -151,6 +151,11 @@ class Deployment:
         return running[0]
 
     @property
+    def database_url(self) -> str:
+        """The address of its database."""
+        return self._env["OPSIN_DATABASE_URL"]
+
+    @property
     def redis_url(self) -> str:
         """The address of the embedded Valkey."""
         return f"unix://{self.home / 'run' / 'valkey.sock'}"

@@ -1,6 +1,6 @@
 """Three times what it can do, by people who do not wait: how much of what it can it still does.
 
-    python -m tests.reliability.overload [--seconds 20]
+    python -m tests.reliability.overload [--seconds 20] [--postgresql]
 
 First a closed loop finds the peak. Then requests arrive by a Poisson process at three times that
 rate. What is accepted must still be answered at 90 % of the peak and within its deadline, the rest
@@ -13,8 +13,10 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 from rich.console import Console
@@ -24,6 +26,7 @@ from benchmarks.load.images import write_images
 from benchmarks.load.plan import Plan, Result
 from benchmarks.load.process import measure
 from tests.flow.installation import ROOT
+from tests.postgresql import database_settings
 from tests.reliability.deployment import Deployment, started
 
 OVERLOAD_FACTOR = 3.0
@@ -138,12 +141,14 @@ def table(result: OverloadResult) -> Table:
     return result_table
 
 
-def run(fetched: Path, seconds: float) -> OverloadResult:
+def run(
+    fetched: Path, seconds: float, database: Mapping[str, str] = MappingProxyType({})
+) -> OverloadResult:
     """Measure in a new deployment."""
     with tempfile.TemporaryDirectory(prefix="opsin-overload-") as folder:
         images = Path(folder, "images")
         write_images(fetched / "samples", images)
-        env = {"OPSIN_DEFAULT_TIMEOUT_MS": str(DEADLINE_MS)}
+        env = {"OPSIN_DEFAULT_TIMEOUT_MS": str(DEADLINE_MS), **database}
         with started(
             Deployment(Path(folder, "deployment"), fetched, env, store=fetched / "store")
         ) as deployment:
@@ -156,10 +161,13 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="Duration of each of the two loads."
     )
+    parser.add_argument("--postgresql", action="store_true", help="Instead of SQLite.")
     arguments = parser.parse_args()
     # On SIGTERM, it still stops everything it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    result = run(Path(os.environ.get("OPSIN_HOME", ROOT / "var")), arguments.seconds)
+    fetched = Path(os.environ.get("OPSIN_HOME", ROOT / "var"))
+    with database_settings("overload", postgresql=arguments.postgresql) as database:
+        result = run(fetched, arguments.seconds, database)
     Console(width=100).print(table(result))
     return 0 if result.is_good else 1
 

@@ -1,6 +1,6 @@
 """A rolling restart under load: two API processes behind one port and two workers, all replaced.
 
-    python -m tests.reliability.restart [--rate 20]
+    python -m tests.reliability.restart [--rate 20] [--postgresql]
 
 No request may fail and no connection may be cut. Then all processes are stopped and must end within
 `OPSIN_SHUTDOWN_SECONDS` (and a little more, for the end of the interpreter). Otherwise the exit
@@ -15,14 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.table import Table
 
 from tests.conftest import SHARED
 from tests.flow.installation import READY_SECONDS, ROOT, Installation
+from tests.postgresql import database_settings
 from tests.reliability.traffic import Traffic, TrafficReport
 
 SHUTDOWN_SECONDS = 6.0
@@ -56,7 +59,7 @@ class RestartResult:
         return uninterrupted and max(self.stopped.values()) <= SHUTDOWN_SECONDS + _END_SECONDS
 
 
-def installation(folder: Path, fetched: Path) -> Installation:
+def installation(folder: Path, fetched: Path, database: Mapping[str, str]) -> Installation:
     """An installation for two API processes and two workers, without a job worker."""
     weights = os.environ.get("OPSIN_WEIGHTS_DIR") or str(SHARED / "weights")
     env = {
@@ -65,6 +68,7 @@ def installation(folder: Path, fetched: Path) -> Installation:
         "OPSIN_WORKER_THREADS": "1",
         "OPSIN_SHUTDOWN_SECONDS": f"{SHUTDOWN_SECONDS:g}",
         "OPSIN_WEIGHTS_DIR": weights,
+        **database,
     }
     store = fetched / "store"
     known = (
@@ -133,12 +137,14 @@ def _stopped(running: Installation) -> dict[str, float]:
     return took
 
 
-def run(rate: float, fetched: Path) -> RestartResult:
+def run(
+    rate: float, fetched: Path, database: Mapping[str, str] = MappingProxyType({})
+) -> RestartResult:
     """Run in a new installation."""
     samples = sorted((fetched / "samples").glob("*.png"))
     images = {file.stem: file.read_bytes() for file in samples}
     with tempfile.TemporaryDirectory(prefix="opsin-restart-") as folder:
-        running = installation(Path(folder), fetched)
+        running = installation(Path(folder), fetched, database)
         try:
             _start_workers(running)
             return asyncio.run(restart_everything(running, images, rate))
@@ -172,10 +178,13 @@ def main() -> int:
     """Print the table; 1 if the result is not good."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=20.0, help="Requests a second.")
+    parser.add_argument("--postgresql", action="store_true", help="Instead of SQLite.")
     arguments = parser.parse_args()
     # On SIGTERM, it still stops everything it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    result = run(arguments.rate, Path(os.environ.get("OPSIN_HOME", ROOT / "var")))
+    fetched = Path(os.environ.get("OPSIN_HOME", ROOT / "var"))
+    with database_settings("restart", postgresql=arguments.postgresql) as database:
+        result = run(arguments.rate, fetched, database)
     Console(width=100).print(table(result))
     return 0 if result.is_good else 1
 

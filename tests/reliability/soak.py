@@ -1,6 +1,7 @@
 """`make soak`: sends very many requests of all kinds and checks whether anything grows.
 
     python -m tests.reliability.soak [--requests 100000] [--clients 6] [--samples soak.jsonl]
+    python -m tests.reliability.soak --postgresql
     python -m tests.reliability.soak --judge soak.jsonl
 
 The load consists of classifications with SqueezeNet, heatmaps by two methods (one from the
@@ -29,9 +30,11 @@ import psutil
 import redis
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import make_url
 
 from benchmarks.load.images import write_images
 from tests.flow.installation import ROOT
+from tests.postgresql import database_settings
 from tests.reliability.deployment import Deployment, started
 from tests.reliability.soak_load import DEADLINE_SECONDS, EXPECTED, Load
 
@@ -77,8 +80,16 @@ class Sampler:
                 figures |= _figures(role, process)
             except psutil.NoSuchProcess:
                 raise RuntimeError(f"the process {role} ended after {done:,} requests") from None
+        port = make_url(self._deployment.database_url).port
+        for role in ("api", "worker", "jobs") if port else ():
+            connections = self._processes[role].net_connections("tcp")
+            opened = sum(bool(c.raddr) and c.raddr.port == port for c in connections)
+            figures[f"{role}: database connections"] = opened
         with redis.Redis.from_url(self._deployment.redis_url) as client:
-            figures["valkey: keys"] = client.dbsize()
+            # Others, such as the marks of clients that hung up, expire: their number is that of the
+            # last two minutes, and says nothing about what stays.
+            keys = client.info("keyspace").get("db0", {"keys": 0, "expires": 0})
+            figures["valkey: keys that do not expire"] = keys["keys"] - keys["expires"]
             figures["valkey: connections"] = client.info("clients")["connected_clients"]
         workers = httpx.get(f"{self._deployment.url}/v1/system", timeout=DEADLINE_SECONDS).json()
         figures["worker: traced graphs"] = sum(worker["traces"] for worker in workers["workers"])
@@ -220,14 +231,16 @@ def _judge_file(console: Console, file: Path) -> bool:
     return print_verdict(console, samples, lines[-1]["became"] if lines else {})
 
 
-def _run(console: Console, requests: int, clients: int, file: Path | None) -> bool:
+def _run(
+    console: Console, requests: int, clients: int, file: Path | None, database: Mapping[str, str]
+) -> bool:
     """Run the load on a new deployment and judge the result, even if it is interrupted."""
     fetched, journal = Path(os.environ.get("OPSIN_HOME", ROOT / "var")), Journal(console, file)
     began, complete = time.monotonic(), False
     with tempfile.TemporaryDirectory(prefix="opsin-soak-") as folder:
         files = write_images(fetched / "samples", Path(folder, "images"))
         deployment = Deployment(
-            Path(folder, "deployment"), fetched, _SETTINGS, store=fetched / "store"
+            Path(folder, "deployment"), fetched, {**_SETTINGS, **database}, store=fetched / "store"
         )
         with started(deployment):
             load = Load(deployment.port, [file.read_bytes() for file in files], requests)
@@ -251,6 +264,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--postgresql", action="store_true", help="Instead of SQLite.")
     parser.add_argument("--samples", type=Path, help="A file for all samples, one per line.")
     parser.add_argument("--judge", type=Path, help="Send nothing; judge such a file.")
     arguments = parser.parse_args()
@@ -259,7 +273,9 @@ def main() -> int:
         return 0 if _judge_file(console, arguments.judge) else 1
     # On SIGTERM, it still stops everything it started and prints what it has measured.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return 0 if _run(console, arguments.requests, arguments.clients, arguments.samples) else 1
+    with database_settings("soak", postgresql=arguments.postgresql) as database:
+        is_good = _run(console, arguments.requests, arguments.clients, arguments.samples, database)
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":

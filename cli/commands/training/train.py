@@ -44,6 +44,8 @@ from contracts.training.training_result import ClassReport, Promotion, SplitMetr
 from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.store import DatasetStore
+from models.store.store import Store
+from models.training.parent import complete
 from models.training.presets import PRESETS, training_request
 from models.training.validation import check_model_name, check_network
 
@@ -90,6 +92,14 @@ def train(  # noqa: PLR0917 (typer reads options from the parameters)
     seed: Annotated[
         int | None, typer.Option(min=0, help="The same seed gives the same result on a machine.")
     ] = None,
+    from_version: Annotated[
+        str | None,
+        typer.Option(help="Go on from this version: 2, champion, or MODEL@2 of another model."),
+    ] = None,
+    initial_weights: Annotated[
+        str | None,
+        typer.Option(help="from_scratch: load layers by name, e.g. vgg19_notop or MODEL@2."),
+    ] = None,
     options: Annotated[
         str | None, typer.Option(help="Any other field of POST /v1/trainings, as JSON.")
     ] = None,
@@ -119,6 +129,8 @@ def train(  # noqa: PLR0917 (typer reads options from the parameters)
         image_size=image_size,
         promote=promote,
         seed=seed,
+        from_version=_version(from_version),
+        initial_weights=_version(initial_weights),
     )
     if server is None:
         train_folder(load(key=key), folder, fields)
@@ -141,7 +153,7 @@ def train_folder(settings: Settings, folder: Path, fields: Mapping[str, Any]) ->
     if not folder.is_dir():
         raise CommandError(f"{folder} is not a folder with one folder of images for each class.")
     dataset_id = f"ds_folder_{_fingerprint(folder)}"
-    request = _request({**fields, "dataset_id": dataset_id})
+    request = _request({**fields, "dataset_id": dataset_id}, settings)
     with StopSignals() as signals, suppress_logs() as console, as_command_error():
         try:
             check_model_name(request.model)
@@ -183,9 +195,9 @@ def _run(work: TerminalWork, settings: Settings) -> dict[str, Any]:
     return run(work, settings)
 
 
-def _request(body: Mapping[str, Any]) -> TrainingRequest:
+def _request(body: Mapping[str, Any], settings: Settings) -> TrainingRequest:
     try:
-        return training_request(body)
+        return training_request(complete(body, Store(settings.store_home)))
     except OpsinError as error:
         raise CommandError(error.detail, exit_code=2) from None
     except ValidationError as bad:
@@ -328,9 +340,18 @@ def training_options(
         requested["epochs"] = dict.fromkeys(Epochs.model_fields, epochs)
     if augment:
         requested["augmentation"] = dict(_AUGMENTATION)
-    if "preset" not in requested:
+    requested |= _json_object(options)
+    if requested.keys().isdisjoint({"preset", "from_version"}):
         requested.setdefault("network", _NETWORK)
-    return requested | _json_object(options)
+    return requested
+
+
+def _version(text: str | None) -> Any:
+    """A version as the API takes it: a number, a name, or a model's."""
+    model, separator, version = (text or "").partition("@")
+    if separator:
+        return {"model": model, "version": int(version) if version.isdecimal() else version}
+    return int(model) if model.isdecimal() else text
 
 
 def _json_object(text: str | None) -> dict[str, Any]:

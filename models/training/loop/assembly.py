@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from contracts.inference.manifest import WeightsRecord
+from contracts.inference.manifest import ParentRecord, WeightsRecord
 from contracts.training.training_options import Head
 from contracts.training.trainings import TrainingRequest
 from models.catalog import CATALOG
@@ -28,11 +28,13 @@ class Assembly:
         model: From preprocessed float32 images to probabilities.
         base_layers: Names of the pretrained layers; empty if the network is trained from scratch.
         weights: Where the base's weights come from; None if it is trained from scratch.
+        parent: The version or file that it goes on from.
     """
 
     model: keras.Model
     base_layers: frozenset[str]
     weights: WeightsRecord | None
+    parent: ParentRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,9 +100,10 @@ class CostFile:
                 # Nothing runs that fast by chance: the cost was of another machine or disturbed.
                 self._costs.pop(stage.key, None)
                 continue
-            if stage.units <= 0 or ratio >= _MAX_RATIO:
+            if stage.units <= 0:
                 continue
-            cost = expected[name] / stage.units * ratio
+            # Limited: the machine may have been asleep. If it was not, the next one goes further.
+            cost = expected[name] / stage.units * min(ratio, _MAX_RATIO)
             known = self._costs.get(stage.key)
             # The last ones count most, but one training beside much other work must not rule.
             self._costs[stage.key] = cost if known is None else (known * cost) ** 0.5

@@ -24,6 +24,7 @@ from contracts.work import Work
 from models.datasets.dataset import SPLITS, Dataset, Split
 from models.images.decode import InputSpec
 from models.store.labels import Label
+from models.store.store import Store
 from models.training.data.feature_cache import FeatureCache
 from models.training.data.features import FeatureExtractor, compile_trunk
 from models.training.data.image_loader import ImageLoader
@@ -35,12 +36,18 @@ from models.training.data.sources import (
     augment_and_preprocess,
     identity,
 )
-from models.training.loop.assembly import assemble, build_network
+from models.training.loop.assembly import (
+    Assembly,
+    ChannelStatistics,
+    assemble,
+    build_network,
+)
 from models.training.loop.centering import channel_statistics
 from models.training.loop.checkpoint import Checkpoint, CheckpointFile
 from models.training.loop.costs import learning_stages
 from models.training.loop.freezing import cut_below, freeze
 from models.training.loop.hardware import Hardware
+from models.training.loop.initial import go_on_from, read_initial_weights, start_from
 from models.training.loop.learner import Learner, Objective
 from models.training.loop.network_defaults import (
     NETWORK_DEFAULTS,
@@ -59,7 +66,8 @@ from models.training.loop.phase import (
 )
 from models.training.loop.progress import ProgressReporter
 from models.training.loop.state import TrainingState
-from models.training.report.filter_recorder import FilterRecorder
+from models.training.report.event_log import EventLog
+from models.training.report.filter_recorder import FilterRecorder, response_of
 from models.training.trained import Evaluation, TrainedModel
 from models.training.validation import check_dataset, check_network
 from models.weights.catalog import Weights
@@ -76,6 +84,7 @@ class TrainingEnvironment:
         memory_bytes: Memory for decoded images; if they need more, every epoch decodes them again.
         threads: Number of decoding threads.
         checkpoint_seconds: Time between two checkpoints, about.
+        store: Where the versions are that a training may go on from.
     """
 
     weights: Weights
@@ -84,6 +93,7 @@ class TrainingEnvironment:
     memory_bytes: int = 1024**3
     threads: int = os.cpu_count() or 1
     checkpoint_seconds: float = 30.0
+    store: Store | None = None
 
 
 def train(
@@ -92,6 +102,8 @@ def train(
     work: Work,
     environment: TrainingEnvironment,
     progress: ProgressReporter | None = None,
+    *,
+    log: EventLog | None = None,
 ) -> TrainedModel:
     """Train a network.
 
@@ -101,6 +113,7 @@ def train(
         work: Checked for cancellation at every step; receives progress and metrics.
         environment: What it may use.
         progress: Knows the stages in `models.training.loop.costs.learning_stages`; made by default.
+        log: Receives the graph, histograms of the weights and points within epochs.
 
     Raises:
         ValidationFailed: Request and dataset do not fit together; says what to change.
@@ -113,7 +126,9 @@ def train(
         progress = ProgressReporter(work, costs)
     with contextlib.ExitStack() as stack:
         with progress.during("build"):
-            training = _Training(request, dataset, work, environment, stack, progress=progress)
+            training = _Training(
+                request, dataset, work, environment, stack, progress=progress, log=log
+            )
         return training.run()
 
 
@@ -138,6 +153,7 @@ class _Training:
         stack: contextlib.ExitStack,
         *,
         progress: ProgressReporter,
+        log: EventLog | None,
     ) -> None:
         check_dataset(request, dataset)
         check_network(request)
@@ -146,13 +162,12 @@ class _Training:
         self.blueprint = blueprint_of(request)
         self.hardware = Hardware.of(request)
         self.images = {split: stack.enter_context(self._loader(split)) for split in SPLITS}
-        self.statistics = channel_statistics(request, self.images["train"], work)
+        self.initial = read_initial_weights(request, environment.store, environment.weights)
+        self.statistics = self._channel_statistics()
         # Seeds everything that Keras draws from now on: initial weights and dropout.
         keras.utils.set_random_seed(request.seed)
         with self.hardware.building():
-            self.assembly = assemble(
-                request, len(dataset.classes), environment.weights, self.statistics
-            )
+            self.assembly = self._assemble()
         self.truth = {
             split: np.array(
                 [dataset.classes.index(example.label) for example in dataset.of(split)], np.int32
@@ -160,14 +175,34 @@ class _Training:
             for split in SPLITS
         }
         self.progress = progress
-        self.filters = FilterRecorder.of(request, self.assembly.model, work.folder)
+        self.log = log
+        if log is not None:
+            log.graph(self.assembly.model)
+        self.filters = self._filter_recorder()
         self.hooks = TrainingHooks(
             work=work,
             progress=self.progress,
             file=CheckpointFile(work.folder / "checkpoint.npz", self._fingerprint()),
             checkpoint_seconds=environment.checkpoint_seconds,
             filters=self.filters,
+            log=log,
         )
+
+    def _channel_statistics(self) -> ChannelStatistics | None:
+        """Those of the images, or of the version that the training goes on from."""
+        if self.request.parent is not None and self.initial is not None:
+            return self.initial.statistics
+        return channel_statistics(self.request, self.images["train"], self.work)
+
+    def _assemble(self) -> Assembly:
+        request, classes = self.request, self.dataset.classes
+        if request.parent is not None and self.initial is not None:
+            model = build_network(request, len(classes), self.statistics)
+            return go_on_from(request, model, self.initial, classes)
+        assembly = assemble(request, len(classes), self.environment.weights, self.statistics)
+        if self.initial is None:
+            return assembly
+        return start_from(assembly, request.network, self.initial)
 
     def run(self) -> TrainedModel:
         phases, resumed = self.request.phases, self.hooks.file.read()
@@ -209,6 +244,7 @@ class _Training:
             train=self._labeled("train", parts.sources),
             validation=self._labeled("validation", parts.sources) if has_validation else None,
             class_weights=class_weights(self.request, self.dataset),
+            test=self._logged_test(parts.sources),
         )
         best = resumed.best if resumed else {}
         PhaseRun(self.request, state, learner, data, self.hooks, best=best).run()
@@ -297,12 +333,32 @@ class _Training:
             best_epochs=state.best_epochs,
             provenance=Provenance(
                 weights=self.assembly.weights,
+                parent=self.assembly.parent,
                 dataset_digest=self.dataset.digest,
                 job_id=self.work.job_id,
             ),
             devices=self.hardware.names,
             filters=self.filters.frames() if self.filters else (),
+            responses=self.filters.responses() if self.filters else (),
         )
+
+    def _filter_recorder(self) -> FilterRecorder | None:
+        """Records kernels, and the response to the first held-out image."""
+        request, model = self.request, self.assembly.model
+        if not request.filters_every or request.subjects is not None:  # no frame is ever shown
+            return FilterRecorder.of(request, model, self.work.folder)
+        split: Split = next(
+            name for name in ("test", "validation", "train") if len(self.truth[name])
+        )
+        source = self._image_sources("scratch")[split]
+        (arrays,) = source.batches([np.array([0])], None)
+        image = np.asarray(self._image_preprocess()(*map(tf.constant, arrays)), np.float32)
+        return FilterRecorder.of(request, model, self.work.folder, response_of(model, image))
+
+    def _logged_test(self, sources: Mapping[Split, Source]) -> LabeledSource | None:
+        """The test images, if they are measured after each epoch for the log."""
+        wanted = self.log is not None and self.request.log_every and len(self.truth["test"])
+        return self._labeled("test", sources) if wanted else None
 
     def _in_full_precision(self, model: keras.Model) -> tuple[Learner, Mapping[Split, Source]]:
         """A learner that evaluates the float32 network, which differs from the mixed one."""

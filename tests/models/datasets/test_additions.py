@@ -1,6 +1,8 @@
 """Images are added without reading the whole dataset into objects, and with the same result."""
 
+import hashlib
 import json
+import os
 import random
 import tracemalloc
 from datetime import UTC, datetime
@@ -11,6 +13,7 @@ import pytest
 from contracts.errors import DatasetNotFound
 from contracts.training.datasets import DatasetFile, DatasetInfo, Listing
 from models.datasets.addition import NewImage, NewImages
+from models.datasets.admission import content_path
 from models.datasets.archives.limits import Limits
 from models.datasets.dataset import SPLITS
 from models.datasets.labeling import remove_duplicates
@@ -18,6 +21,7 @@ from models.datasets.listing import LISTING, write_listing
 from models.datasets.report import report
 from models.datasets.splitting import Fractions, split_files
 from models.datasets.store import DatasetStore
+from models.store import staging
 from tests.models.datasets.packing import on_disk, photo, tree, written
 
 
@@ -163,3 +167,71 @@ def test_an_older_release_reads_the_listing(store: DatasetStore, tmp_path: Path)
     assert set(stored) == {"info", "validation", "test", "answer", "files"}
     assert list(stored)[-1] == "files"
     assert DatasetInfo.model_validate(stored["info"]).created_at < datetime.now(UTC)
+
+
+class Disk:
+    """Remembers what has reached the disk, so that a power cut can be imagined at any moment."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.flushed: set[tuple[int, int]] = set()
+        self.lost: list[Path] = []
+        fsync = os.fsync
+
+        def flush(handle: int) -> None:
+            fsync(handle)
+            status = os.fstat(handle)
+            self.flushed.add((status.st_dev, status.st_ino))
+
+        monkeypatch.setattr(os, "fsync", flush)
+
+    def is_safe(self, path: Path) -> bool:
+        status = path.stat()
+        return (status.st_dev, status.st_ino) in self.flushed
+
+    def note_what_a_listing_names_too_early(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Look, whenever a listing is about to take effect, whether its images are safe."""
+        rename = Path.rename
+
+        def renamed(path: Path, target: Path) -> Path:
+            if target.name == LISTING:
+                files = target.parent / "files"
+                needed = [*files.rglob("*"), files] if files.exists() else []
+                self.lost += [one for one in needed if not self.is_safe(one)]
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", renamed)
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+def test_a_dataset_names_no_image_that_a_power_cut_would_lose(
+    store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    disk = Disk(monkeypatch)
+    disk.note_what_a_listing_names_too_early(monkeypatch)
+    monkeypatch.setattr(staging, "_FEW", few)
+    synced = []
+
+    def sync(path: Path) -> bool:
+        """The whole file system is safe after this."""
+        synced.append(path)
+        for one in (tmp_path / "datasets").rglob("*"):
+            status = one.stat()
+            disk.flushed.add((status.st_dev, status.st_ino))
+        return actual(path)
+
+    actual = staging._flush_file_system
+    monkeypatch.setattr(staging, "_flush_file_system", sync)
+    made = store.create("x", written(tmp_path / "folder", tree({"cat": 3}))).info.id
+    disk.flushed.clear()  # only what follows counts: the folders get new entries
+    for path in (tmp_path / "datasets" / made / "files").rglob("*"):
+        if path.is_file():
+            status = path.stat()
+            disk.flushed.add((status.st_dev, status.st_ino))
+    images = [NewImage(f"{number}.png", photo(100 + number)) for number in range(5)]
+    add(store, made, NewImages(images, "cat", None))
+    new_folders = {
+        content_path(Path("x"), hashlib.sha256(one.data).hexdigest()).parent.name for one in images
+    }
+    lost = [path for path in disk.lost if path.is_file() or path.name in new_folders | {"files"}]
+    assert lost == []
+    assert bool(synced) == (few == 0)

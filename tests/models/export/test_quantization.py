@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from contracts.errors import NotTrainable
+from contracts.inference.manifest import Draft, Served
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
@@ -118,15 +120,49 @@ def test_quantized_version_is_measured_published_once_and_promoted(
     manifest = store.manifest("tones", 2)
     assert (manifest.precision, manifest.provenance.quantized_from) == ("int8", 1)
     assert set(manifest.metrics) == {"accuracy_before", "accuracy"}, "none of the float32 version"
+    served = manifest.served
+    assert served is not None
+    assert (served.runtime, served.split, served.pictures) == ("openvino-int8", "test", 20)
+    assert served.accuracy == result["accuracy"]["after"]
+    assert served.float32_accuracy == 1.0
+    assert 0 < served.largest_difference < 0.7
     again = quantization.run(FakeWork(REQUEST, tmp_path), settings)
     assert again["version"] == 2
     assert store.versions("tones") == [1, 2]
-    served = load_version(
+    loaded = load_version(
         store, "tones", max_batch_size=2, options=RuntimeOptions("openvino", "auto", 1)
     )
-    assert served.runtime == "openvino-int8", served.runtime_reason
+    assert loaded.runtime == "openvino-int8", loaded.runtime_reason
     dark_and_bright = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (40, 220)])
-    assert served.run("classify", dark_and_bright).argmax(axis=1).tolist() == [0, 1]
+    assert loaded.run("classify", dark_and_bright).argmax(axis=1).tolist() == [0, 1]
+
+
+def test_workers_without_int8_report_what_they_serve_and_keep_what_was_rejected(
+    store: Store, dataset: Dataset, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path, worker_threads=1, precision="float32")
+    manifest = store.manifest("tones", 1)
+    rejected = Served(
+        runtime="openvino-float32",
+        split="test",
+        pictures=20,
+        accuracy=1,
+        float32_accuracy=1,
+        largest_difference=0,
+        changed=0,
+        rejected={"bfloat16": "a probability deviated by 0.2"},
+    )
+    draft = Draft.model_validate(manifest.model_dump() | {"served": rejected})
+    with store.staging() as folder:
+        ignored = shutil.ignore_patterns("manifest.json", "derived")
+        shutil.copytree(store.path("tones", 1), folder, dirs_exist_ok=True, ignore=ignored)
+        store.publish("tones", folder, draft)
+    quantization.run(FakeWork(REQUEST | {"version": 2}, tmp_path), settings)
+    served = store.manifest("tones", 3).served
+    assert served is not None
+    assert served.runtime == "openvino-float32"
+    assert served.rejected == rejected.rejected
+    assert served.largest_difference < 1e-3
 
 
 def test_version_over_the_loss_limit_is_not_promoted(

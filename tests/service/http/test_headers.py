@@ -1,6 +1,8 @@
 import pytest
+from starlette.requests import Request
 
-from service.http.headers import preferred_type
+from service.auth.principal import OPEN
+from service.http.headers import _stored_key, preferred_type
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,15 @@ from service.http.headers import preferred_type
 )
 def test_the_preferred_type(accept: str, kind: str) -> None:
     assert preferred_type(accept) == kind
+
+
+def test_an_idempotency_key_without_an_api_key_belongs_to_an_address() -> None:
+    def stored(address: str, sent: str) -> str | None:
+        scope = {"type": "http", "client": (address, 1), "state": {"principal": OPEN}}
+        return _stored_key(Request(scope), sent)
+
+    first = stored("127.0.0.1", "k" * 255)
+    assert first is not None
+    assert len(first) <= 255
+    assert first == stored("127.0.0.1", "k" * 255)
+    assert first not in {stored("::1", "k" * 255), stored("127.0.0.1", "another")}

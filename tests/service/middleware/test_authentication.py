@@ -1,11 +1,13 @@
 """Valid keys, and every known way around them."""
 
+import http.client
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -301,6 +303,8 @@ def test_a_client_that_guesses_keys_is_rate_limited(
         {"X-Forwarded-Host": "opsin.example.org"},
         {"X-Forwarded-Proto": "https"},
         {"X-Real-IP": "192.0.2.1"},
+        {"Via": "1.1 proxy.example.org"},
+        {"CF-Connecting-IP": "192.0.2.1"},
     ],
 )
 def test_an_open_service_refuses_pages_of_other_sites(
@@ -319,6 +323,7 @@ def test_an_open_service_refuses_pages_of_other_sites(
         ({"Host": "opsin.internal"}, ["'opsin.internal'", "localhost", "Host"]),
         ({"Origin": "https://example.org"}, ["'https://example.org'", "OPSIN_CORS_ORIGINS"]),
         ({"X-Forwarded-For": "192.0.2.1"}, ["proxy", "x-forwarded-for"]),
+        ({"Via": "1.1 cache"}, ["proxy", "via"]),
         ({"Sec-Fetch-Site": "cross-site"}, ["other sites"]),
     ],
 )
@@ -442,3 +447,37 @@ def test_a_job_is_visible_with_the_scope_of_its_kind(
         listed = client.get("/v1/jobs", headers=infer).json()["items"]
         assert [job["id"] for job in listed] == ["job_seen"]
     assert fakes.jobs.jobs["job_taught"].state == "queued"
+
+
+def _spoken(url: str, lines: str) -> tuple[int, str]:
+    """The status and the body of the response to a request in these bytes."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(lines.replace("\n", "\r\n").encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        return answer.status, answer.read().decode()
+
+
+def test_an_open_service_refuses_what_a_plain_proxy_pass_of_nginx_forwards(
+    served: StartService, fakes: FakeServices
+) -> None:
+    with served(Settings(_env_file=None), fakes) as url:
+        host = f"Host: {urlsplit(url).netloc}\n"
+        forwarded = f"GET /v1/models HTTP/1.0\n{host}Connection: close\nAccept: */*\n\n"
+        status, body = _spoken(url, forwarded)
+        assert status == 403
+        assert "opsin keys create" in body
+        assert _spoken(url, forwarded.replace("/v1/models", "/healthz"))[0] == 200
+        # ApacheBench and old clients here speak HTTP/1.0 too, and others close their connection.
+        assert _spoken(url, f"GET /v1/models HTTP/1.0\n{host}\n")[0] == 200
+        closing = f"GET /v1/models HTTP/1.1\n{host}Connection: close\n\n"
+        assert _spoken(url, closing)[0] == 200
+
+
+def test_a_service_with_keys_answers_through_any_proxy(keyed: httpx.Client) -> None:
+    forwarded = (
+        f"GET /v1/models HTTP/1.0\nHost: {keyed.base_url.netloc.decode()}\n"
+        f"Connection: close\nVia: 1.1 a\nX-API-Key: {BOOTSTRAP}\n\n"
+    )
+    assert _spoken(str(keyed.base_url), forwarded)[0] == 200

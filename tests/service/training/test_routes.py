@@ -11,8 +11,10 @@ import pytest
 from contracts.settings import Settings
 from database.engine import open_engine
 from database.tables import Record
+from models.store.labels import Label, write_labels
 from models.training.presets import PRESETS
 from tests.models.datasets.packing import tree, zipped
+from tests.models.drafts import DRAFT, write_files
 from tests.service.parts import FakeServices, datasets_in
 
 URL = "/v1/trainings"
@@ -207,3 +209,28 @@ def test_only_the_selected_classes_count(
     made = client.post("/v1/datasets", files=archive).json()["id"]
     assert client.post(URL, json=body(made)).status_code == 422
     assert client.post(URL, json=body(made, classes=["cat", "fox"])).status_code == 202
+
+
+def test_a_training_goes_on_from_a_version(
+    client: httpx.Client, fakes: FakeServices, pets: str
+) -> None:
+    spec = {"dataset_id": "ds_1", "model": "pets", "network": "cnn_small", "image_size": 20}
+    with fakes.store.staging() as folder:
+        write_files(folder)
+        write_labels(folder, [Label("cat", "cat"), Label("cow", "cow")])
+        provenance = DRAFT.provenance.model_copy(update={"spec": spec})
+        draft = DRAFT.model_copy(update={"provenance": provenance})
+        fakes.store.promote("pets", fakes.store.publish("pets", folder, draft))
+    sent = {"dataset_id": pets, "model": "pets", "from_version": "champion"}
+    lacking = client.post(URL, json=sent)
+    assert (lacking.status_code, lacking.json()["code"]) == (422, "validation_error")
+    assert "no images of cow" in lacking.json()["detail"]
+    answer = client.post(URL, json=sent | {"classes": ["cat", "dog"]})
+    assert answer.status_code == 202, answer.text
+    _, request, _ = fakes.jobs.worked[-1]
+    assert request["from_version"] == {"model": "pets", "version": 1}
+    assert (request["network"], request["image_size"]) == ("cnn_small", 20)
+    other = client.post(URL, json=sent | {"network": "cnn_mnist"})
+    assert other.status_code == 422
+    assert "cnn_small" in other.json()["detail"]
+    assert client.post(URL, json=sent | {"from_version": 7}).json()["code"] == "version_not_found"

@@ -182,7 +182,7 @@ def test_costs_are_learnt(tmp_path: Path) -> None:
     costs.learn(stages, expected, {"a": 3.0, "b": 3.0})
     again = CostFile(file).seconds(stages)
     assert again == pytest.approx({"a": 15.0, "b": 12.0, "c": 6.0})  # c as the others
-    CostFile(file).learn(stages, again, {"a": 4.0, "b": 1000.0})  # the latter is no cost
+    CostFile(file).learn(stages, again, {"a": 4.0})
     assert CostFile(file).seconds(stages)["a"] == pytest.approx(30.0)  # not 60: one of two
     assert CostFile(file).seconds(stages)["b"] == pytest.approx(12.0)
 
@@ -195,6 +195,26 @@ def test_a_cost_that_is_far_too_high_is_forgotten(tmp_path: Path) -> None:
     assert CostFile(file).seconds(stages) == {"a": 5.0}
     CostFile(file).learn(stages, {"a": 5.0}, {"a": 0.4})
     assert CostFile(file).seconds(stages) == {"a": 2.0}
+
+
+def test_a_cost_that_is_far_too_low_is_learnt_again(tmp_path: Path) -> None:
+    file, stages = tmp_path / "costs.json", {"a": Stage("net a", 10, 0.5)}
+    CostFile(file).learn(stages, {"a": 5.0}, {"a": 1.0})
+    for _ in range(5):  # it takes an hour, and was expected to take five seconds
+        expected = CostFile(file).seconds(stages)
+        CostFile(file).learn(stages, expected, {"a": 3600 / expected["a"]})
+    assert 1800 < CostFile(file).seconds(stages)["a"] <= 3600
+
+
+def test_a_night_asleep_is_not_learnt_as_a_cost(tmp_path: Path) -> None:
+    file, stages = tmp_path / "costs.json", {"a": Stage("net a", 10, 0.5)}
+    CostFile(file).learn(stages, {"a": 5.0}, {"a": 1.0})
+    CostFile(file).learn(stages, {"a": 5.0}, {"a": 30_000 / 5})
+    assert CostFile(file).seconds(stages)["a"] < 40
+    for _ in range(3):
+        expected = CostFile(file).seconds(stages)
+        CostFile(file).learn(stages, expected, {"a": 5 / expected["a"]})
+    assert CostFile(file).seconds(stages)["a"] < 10
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"net a": "fast", "net b": -1}', b"\xff"])
