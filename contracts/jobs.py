@@ -43,7 +43,7 @@ WORK_QUEUES: dict[JobKind, str] = {
     "face_detection": IMAGE_QUEUE,
 }
 """The queues of the kinds that run in their own process; the others run on inference workers."""
-PLANNED_KINDS: frozenset[JobKind] = frozenset({"style_transfer", "dream"})
+PLANNED_KINDS: frozenset[JobKind] = frozenset()
 """Kinds that are published in the API but have neither a handler nor a route yet."""
 MAX_NICENESS: Mapping[str, int] = {"enrollment": 5}
 """The maximum niceness of kinds that a client waits for; all others run as configured."""

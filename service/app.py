@@ -10,6 +10,7 @@ from contracts.settings import MIB, RELEASE, Settings
 from service.auth import audit_routes as audit
 from service.auth import routes as keys
 from service.auth.scopes import ScopeTable
+from service.create import routes as create
 from service.datasets import routes as datasets
 from service.dependencies import OpenServices
 from service.explanation import layer_routes as layers
@@ -96,6 +97,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         subjects,
         login,
         challenges,
+        create,
         tfserving,  # before `models`, whose `/{name}` is also `/{model}:classify`
         models,
         versions,

@@ -23,10 +23,7 @@ PUBLIC: Access = ()
 ANY: Access = SCOPES
 
 # Planned for a later release: the scopes are decided, but no route exists yet.
-PLANNED_RULES: tuple[Rule, ...] = (
-    ("POST", "/v1/style_transfers", ("infer",)),
-    ("POST", "/v1/dreams", ("infer",)),
-)
+PLANNED_RULES: tuple[Rule, ...] = ()
 # Public is what a client needs before it has a key, and what reveals no more than the source code:
 # - /healthz, /readyz and their equivalents of the Open Inference Protocol: probes send no key. They
 #   say that something is missing, never where it is;
@@ -81,6 +78,8 @@ RULES: tuple[Rule, ...] = (
     ("*", "/v2/cudasharedmemory/*", ANY),
     ("GET", "/v2", ANY),
     ("GET", "/v2/models/*", ANY),
+    ("POST", "/v1/style_transfers", ("infer",)),
+    ("POST", "/v1/dreams", ("infer",)),
     *PLANNED_RULES,
 )
 _TRAIN_KINDS: frozenset[JobKind] = frozenset(

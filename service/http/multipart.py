@@ -137,6 +137,14 @@ class Form:
         """
         return _text(name, self.parts[name][0].data) if name in self.parts else None
 
+    def texts(self, name: str) -> list[str]:
+        """The texts of all parts with that name.
+
+        Raises:
+            ValidationFailed: One of them is empty, not UTF-8 or not printable.
+        """
+        return [_text(name, part.data) for part in self.parts.get(name, [])]
+
 
 async def read_form(request: Request, fields: Mapping[str, FieldSpec]) -> Form:
     """Read the form that a request holds.

@@ -128,14 +128,15 @@ async def _read_form(request: Request, settings: Settings) -> list[Upload]:
     parts = form.parts.get(IMAGE_FIELD)
     if not parts:
         raise ValidationFailed(f"The form holds no image; send it as the field '{IMAGE_FIELD}'.")
-    return [_upload(part) for part in parts]
+    return [checked_upload(part) for part in parts]
 
 
 async def _read_raw(request: Request, limit: int) -> bytes | OpsinError:
     return _checked(await read_body(request, limit, _too_large(limit)))
 
 
-def _upload(part: Part) -> Upload:
+def checked_upload(part: Part) -> Upload:
+    """The image in a part of a form, or what is wrong with it that needs no decoder."""
     return Upload(display_name(part.filename), part.error or _checked(part.data))
 
 

@@ -46,6 +46,7 @@ _SERVERS = [{"url": "/", "description": "The service that this document comes fr
 _TAGS = {
     "Inference": "Classify and embed images.",
     "Explanation": "See why: heatmaps, feature maps, filters.",
+    "Creation": "Paint an image in the style of others, and let networks dream.",
     "Jobs": "Follow, cancel and delete long tasks, and download the files that they made.",
     "Datasets": "Labeled images to train on.",
     "Trainings": "Learn new classes from a dataset.",

@@ -140,6 +140,19 @@ class LeasedWork:
         self._files.store_artifact(self.job_id, name, content)
         self._write(lambda: self._leases.artifact(self._lease, name, media_type, len(content)))
 
+    def last_artifact(self, name: str, media_type: str, content: bytes) -> None:
+        """Add or replace a file of a job that was cancelled, if it is still held here.
+
+        What was made until then is kept; a failure to do so does not keep the job from ending.
+        """
+        if self.stopped != "cancelled":
+            return
+        with contextlib.suppress(Unavailable, OSError):
+            if self._leases.status(self._lease) == "lost":
+                return
+            self._files.store_artifact(self.job_id, name, content)
+            self._leases.artifact(self._lease, name, media_type, len(content))
+
     def _write(self, write: Callable[[], bool]) -> None:
         """Write immediately; if the database is unavailable, retry while the lease is held."""
         while True:

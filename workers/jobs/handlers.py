@@ -24,6 +24,8 @@ KINDS: Mapping[str, str] = {
     "quantize": "workers.jobs.quantization:run",
     "calibration": "models.faces.calibration.job:run",
     "face_detection": "models.faces.detection.job:run",
+    "style_transfer": "models.create.style_job:run",
+    "dream": "models.create.dream_job:run",
     "enrollment": "workers.jobs.enrollment:run",
 }
 

@@ -57,6 +57,9 @@ MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
     ("face_detection", {"limit": 3}, "not_found", "image"),  # its upload
     ("heatmap", HEATMAP | {"model": "gone"}, "", "gone"),
     ("heatmap", HEATMAP | {"version": 7}, "version_not_found", "7"),
+    ("style_transfer", {"method": "fast", "styles": 1}, "invalid_image", "lost"),  # its upload
+    ("style_transfer", {"styles": 1}, "invalid_image", "lost"),
+    ("dream", {"model": "pets", "version": "1"}, "invalid_image", "lost"),
     ("activations", ACTIVATIONS, "not_found", "image-000"),  # its upload
 ]
 

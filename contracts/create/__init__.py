@@ -1,0 +1,1 @@
+"""Schemas of the jobs that make images: style transfer and dreams."""

@@ -1,0 +1,176 @@
+"""The parameters of style transfers and dreams, as a form sends them and a job keeps them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from contracts.inference.explanation import MODEL_NAME, Layer
+
+MAX_STYLES = 4
+SMALLEST_SIDE, LARGEST_SIDE = 32, 8192
+CONTENT, STYLE, IMAGE = "content", "style", "image"
+"""Names of the form fields that hold images."""
+PREVIEW, RESULT = "preview.png", "result.png"
+"""Artifacts of both kinds of jobs."""
+
+StyleMethod = Literal["optimize", "fast"]
+Normalization = Literal["paper", "tutorial"]
+Pooling = Literal["average", "max"]
+Optimizer = Literal["lbfgs", "adam"]
+Init = Literal["content", "noise", "style", "fast"]
+Colors = Literal["none", "luminance", "histogram"]
+StyleNetwork = Literal["vgg16", "vgg19", "squeezenet"]
+_YES, _NO = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
+
+
+def _colors(value: Any) -> Any:
+    """A yes or no, as other programs ask for it, is `luminance` or `none`."""
+    text = str(value).strip().lower()
+    return "luminance" if text in _YES else "none" if text in _NO else value
+
+
+def _listed(value: Any) -> Any:
+    """``0.7,0.3`` is a list, like the field sent twice."""
+    values = [value] if isinstance(value, (str, int, float)) else value
+    if not isinstance(values, (list, tuple)):
+        return values
+    parts = [
+        part for item in values for part in (item.split(",") if isinstance(item, str) else [item])
+    ]
+    return [part.strip() if isinstance(part, str) else part for part in parts]
+
+
+Names = Annotated[list[Layer], BeforeValidator(_listed), Field(min_length=1, max_length=16)]
+Weights = Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], BeforeValidator(_listed)]
+
+
+class _Options(BaseModel):
+    """What both kinds of jobs take."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    preview_every: int = Field(
+        10, ge=1, le=1000, description="Iterations between two versions of `preview.png`."
+    )
+    max_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=7 * 24 * 3600,
+        description="End after this time with what there is by then. The default is no limit but "
+        "the service's own.",
+    )
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
+class StyleTransferRequest(_Options):
+    """How to paint the content in the style. The defaults look good without any parameter."""
+
+    method: StyleMethod = Field(
+        "optimize",
+        description="`optimize`: Gatys et al., minutes. `fast`: one pass of a trained network, "
+        "seconds or less; needs the weights `style_fast`.",
+    )
+    size: int | None = Field(
+        None,
+        ge=SMALLEST_SIDE,
+        le=LARGEST_SIDE,
+        description="The longer side of the result in pixels. The default of `optimize` is 512, or "
+        "the content's own size if that is less; that of `fast` is the content's own size.",
+    )
+    iterations: int = Field(
+        120,
+        ge=1,
+        le=10_000,
+        description="Evaluations of loss and gradient in all. With the pyramid, most of them are "
+        "spent on the small sizes, where they cost little.",
+    )
+    content_weight: float = Field(1.0, ge=0, le=1e6)
+    style_weight: float = Field(1.0, ge=0, le=1e6)
+    tv_weight: float = Field(1.0, ge=0, le=1e6, description="Weight of the total variation.")
+    style_weights: Weights | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_STYLES,
+        description="The share of each style. The default is equal shares.",
+        examples=[[0.7, 0.3]],
+    )
+    style_scale: float = Field(
+        1.0,
+        ge=0.25,
+        le=2,
+        description="Size of the styles beside the result's; more gives broader strokes.",
+    )
+    preserve_colors: Annotated[Colors, BeforeValidator(_colors)] = Field(
+        "none",
+        description="Keep the content's colors. `luminance`: only its brightness is painted. "
+        "`histogram`: the style first gets the content's colors. `true` means `luminance`.",
+    )
+    init: Init = Field("content", description="The image to begin with.")
+    optimizer: Optimizer = Field("lbfgs", description="L-BFGS (SciPy) or Adam.")
+    learning_rate: float = Field(5.0, gt=0, le=255, description="Of Adam, in levels of 0 to 255.")
+    pyramid: bool = Field(
+        True, description="Begin with a small image and double its area until it has the full size."
+    )
+    gram: Normalization = Field(
+        "paper",
+        description="Style loss: of the paper, 1/(4 N²) times the squared differences of Gram "
+        "matrices over positions; of the tutorial, Gram matrices over height, width and channels.",
+    )
+    pooling: Pooling = Field("average", description="The paper prefers averages to maxima.")
+    network: StyleNetwork | None = Field(
+        None,
+        description="The default is the first whose weights are here: VGG19, VGG16, SqueezeNet.",
+    )
+    content_layers: Names | None = Field(None, description="The default is the paper's.")
+    style_layers: Names | None = Field(None, description="The default is the paper's.")
+    strength: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Of the style, for `fast`: 0 gives the content in its own style.",
+    )
+
+
+class DreamRequest(_Options):
+    """What to exaggerate in an image, and how far."""
+
+    model: Annotated[str, StringConstraints(pattern=MODEL_NAME)] | None = Field(
+        None, description="The default is `vgg16` if there is one, otherwise the first model."
+    )
+    version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = Field(
+        None, description="A version number or an alias. The default is `champion`."
+    )
+    layers: Names | None = Field(
+        None,
+        description="The layers to excite; the default depends on the network.",
+        examples=[["block4_conv3", "block5_conv1"]],
+    )
+    layer_weights: Weights | None = Field(
+        None, min_length=1, max_length=16, description="One for each layer. The default is 1."
+    )
+    class_index: int | None = Field(
+        None, ge=0, le=1_000_000, description="A class to excite, besides the layers or instead."
+    )
+    class_weight: float = Field(
+        1.0, ge=0, le=1e6, description="Weight of the class beside that of the layers."
+    )
+    size: int | None = Field(
+        None,
+        ge=SMALLEST_SIDE,
+        le=LARGEST_SIDE,
+        description="The longer side of the result in pixels. The default is the image's own size, "
+        "at most 1024.",
+    )
+    octaves: int = Field(4, ge=1, le=12, description="Number of sizes; the last is the full one.")
+    octave_scale: float = Field(1.4, ge=1.05, le=4, description="Factor between two octaves.")
+    iterations: int = Field(10, ge=1, le=1000, description="Steps in each octave.")
+    step_size: float = Field(
+        2.0, gt=0, le=100, description="Mean change of a step, in levels of 0 to 255."
+    )
+    jitter: int = Field(32, ge=0, le=512, description="Largest shift of the image in pixels.")
+    tile_size: int = Field(
+        384,
+        ge=64,
+        le=1024,
+        description="Gradients are computed in tiles of this side at most, which bounds memory.",
+    )

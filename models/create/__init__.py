@@ -1,0 +1,1 @@
+"""Images made by optimization: style transfer and dreams."""

@@ -1,0 +1,144 @@
+"""The job behind `/v1/dreams`: from a request and an image to `result.png`."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from pydantic import TypeAdapter
+
+from contracts.create.requests import DreamRequest
+from contracts.errors import InvalidImage, ValidationFailed
+from contracts.jobs import Progress
+from contracts.settings import Settings
+from models.catalog import Preprocessing, network_of
+from models.create.dream import Dream, DreamNetwork, octave_sizes
+from models.create.dream_source import resolve_source
+from models.create.images import read_image, resized, scaled_size
+from models.create.inputs import IMAGE_FILE
+from models.create.memory import check_tiled_memory
+from models.create.run import ImageRun, ImageWork
+from models.create.sizes import DREAM_SIDE
+from models.export.saved_model import KERAS_MODEL
+from models.images.resize import Size
+from models.networks.architecture import ARCHITECTURES
+from models.networks.keras_files import read_whole
+from models.networks.loading import load_weights
+from models.networks.precision import fastest_precision
+from models.serving.devices import prepare_tensorflow
+from models.store.store import Store
+from models.training.memory import memory_limit
+from models.weights.catalog import Weights
+
+_VGG = {"block4_conv3": 1.0, "block5_conv2": 1.0}
+# Chosen by looking at dreams; other networks dream with the layer of their heatmaps.
+_LAYERS: dict[str, dict[str, float]] = {
+    "vgg16": _VGG,
+    "vgg19": _VGG,
+    "squeezenet": {"fire6_concat": 1.0, "fire8_concat": 1.0},
+}
+
+
+def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
+    """Run a `DreamRequest`, whose model and version are resolved; the result becomes an artifact.
+
+    Returns:
+        The settings that were used, and the result's size.
+
+    Raises:
+        OpsinError: There is no such model, version, layer or class, or memory does not suffice.
+        WorkStoppedError: The job was stopped.
+    """
+    request = DreamRequest.model_validate(work.request)
+    prepare_tensorflow(settings.job_threads)
+    # The numbers of a second attempt must be those of the first.
+    tf.config.experimental.enable_op_determinism()
+    try:
+        data = (work.folder / IMAGE_FILE).read_bytes()
+    except FileNotFoundError:
+        raise InvalidImage("The image of this job was lost. Send the request again.") from None
+    image = read_image(data, request.size or DREAM_SIDE, settings.max_image_pixels)
+    size = image.size if request.size is None else scaled_size(image.size, request.size)
+    check_tiled_memory(size, memory_limit(settings.training_memory_mb))
+    work.progress(Progress(fraction=0, phase="model"))
+    network, used = _network(request, settings)
+    _require_size(size, network)
+    used |= {"width": size[0], "height": size[1]}
+    octaves = octave_sizes(size, request, network.minimum_side)
+    run_ = ImageRun(
+        work,
+        steps=len(octaves) * request.iterations,
+        settings=used,
+        preview_every=request.preview_every,
+        max_seconds=request.max_seconds,
+    )
+    run_.finish(Dream(network, request, resized(image, size)).run(run_))
+    return used | run_.summary()
+
+
+def _network(request: DreamRequest, settings: Settings) -> tuple[DreamNetwork, dict[str, Any]]:
+    """The network with its targets, and the request filled in."""
+    store, weights = Store(settings.store_home), Weights.of(settings)
+    source = resolve_source(
+        request.model, request.version, store=store, weights=weights, models=settings.models
+    )
+    model, preprocessing, default = (
+        _published_base(source.model, weights, request)
+        if source.version is None
+        else _stored_version(store, source.model, source.version)
+    )
+    layers = dream_layers(request, default)
+    network = DreamNetwork(
+        model,
+        preprocessing,
+        layers,
+        class_index=request.class_index,
+        class_weight=request.class_weight,
+        precision="float32" if settings.precision == "float32" else fastest_precision(),
+    )
+    fields = request.model_dump(mode="json", exclude_none=True, exclude={"preview_every"})
+    used = {"kind": "dream", **fields, "model": source.model, "layers": list(layers)}
+    return network, used if source.version is None else used | {"version": source.version}
+
+
+def _stored_version(
+    store: Store, name: str, version: int
+) -> tuple[keras.Model, Preprocessing, dict[str, float]]:
+    """A version's network, its preprocessing and the layers that it dreams with by default."""
+    manifest = store.manifest(name, version)
+    model = read_whole(store.path(name, version) / KERAS_MODEL)
+    preprocessing = TypeAdapter(Preprocessing).validate_python(manifest.preprocessing)
+    return model, preprocessing, _LAYERS.get(manifest.network, {manifest.explain_layer: 1.0})
+
+
+def _published_base(
+    name: str, weights: Weights, request: DreamRequest
+) -> tuple[keras.Model, Preprocessing, dict[str, float]]:
+    """As `_stored_version`, of a network of the catalog without its classifier."""
+    if request.class_index is not None:
+        raise ValidationFailed(
+            f"class_index: only the base of '{name}' is here, which has no classes. Serve the "
+            "model (OPSIN_MODELS), name another one, or leave class_index out."
+        )
+    network = network_of(name)
+    file = weights.find(network.base_weights or network.weights)
+    build = ARCHITECTURES[name].build
+    model = build(input_shape=(None, None, 3), include_top=False)
+    load_weights(model, name, file.path, file.format)
+    return model, network.preprocessing, _LAYERS.get(name, {network.explain_layer: 1.0})
+
+
+def dream_layers(request: DreamRequest, default: dict[str, float]) -> dict[str, float]:
+    """The layers to excite and their weights; none if there is only a class."""
+    if request.layers is None:
+        return {} if request.class_index is not None else default
+    weights = request.layer_weights or [1.0] * len(request.layers)
+    return dict(zip(request.layers, weights, strict=True))
+
+
+def _require_size(size: Size, network: DreamNetwork) -> None:
+    minimum = network.minimum_side
+    if network.fixed_side is None and min(size) < minimum:
+        raise ValidationFailed(
+            f"size: of {size[0]} x {size[1]} pixels nothing is left at the layer. Send a larger "
+            f"size, so that the shorter side has {minimum} pixels, or choose an earlier layer."
+        )

@@ -1,0 +1,1 @@
+"""Style transfers and dreams: jobs that make images."""

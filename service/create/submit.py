@@ -1,0 +1,163 @@
+"""Submits style transfers and dreams; a request that cannot succeed is refused before it waits."""
+
+import json
+from collections.abc import Sequence
+from typing import cast
+
+from fastapi import Request
+
+from contracts.create.requests import (
+    CONTENT,
+    IMAGE,
+    MAX_STYLES,
+    STYLE,
+    DreamRequest,
+    StyleTransferRequest,
+)
+from contracts.errors import ValidationFailed
+from contracts.jobs import Job, JobKind
+from contracts.settings import Settings
+from models.create.dream_source import DreamSource, resolve_source
+from models.create.images import scaled_size
+from models.create.inputs import CONTENT_FILE, IMAGE_FILE, style_file
+from models.create.memory import check_style_memory, check_tiled_memory
+from models.create.sizes import DREAM_SIDE, STYLE_SIDE
+from models.create.style_weights import FAST_WEIGHTS, available_network
+from models.images.resize import Size, within
+from models.training.memory import memory_limit
+from models.weights.catalog import Weights
+from service.auth.principal import quota_key
+from service.create.form import ImageField, image_size, read_images
+from service.dependencies import Services
+from service.http.deadlines import Deadline
+from service.http.disconnect import while_connected
+from service.http.uploads import Upload, request_fingerprint
+from service.threads import run_in_threadpool
+
+STYLE_FIELDS = (
+    ImageField(CONTENT, "The image to paint."),
+    ImageField(STYLE, "One to four images in whose style to paint it.", MAX_STYLES),
+)
+DREAM_FIELDS = (ImageField(IMAGE, "The image to dream about."),)
+
+
+async def submit_style_transfer(
+    request: Request, services: Services, deadline: Deadline, key: str | None
+) -> Job:
+    """Queue a style transfer, or return the one that the same key and request made before.
+
+    Raises:
+        OpsinError: The request cannot succeed; the route lists why. Nothing was queued.
+        ClientDisconnect: The client disconnected.
+    """
+    async with deadline.enforced():
+        uploads, options = await read_images(request, STYLE_FIELDS, StyleTransferRequest, services)
+        body = cast(StyleTransferRequest, options)
+        content, styles = uploads[CONTENT][0], uploads[STYLE]
+        _check_shares(body, len(styles))
+        size = await while_connected(request, image_size(content, services, deadline))
+        for style in styles:
+            await while_connected(request, image_size(style, services, deadline))
+        await run_in_threadpool(_check_style, body, size, services.settings)
+        parameters = body.model_dump(mode="json", exclude_none=True) | {"styles": len(styles)}
+        files = {CONTENT_FILE: content} | {style_file(i): one for i, one in enumerate(styles)}
+        return await _submit(
+            "style_transfer", parameters, files, request=request, services=services, key=key
+        )
+
+
+async def submit_dream(
+    request: Request, services: Services, deadline: Deadline, key: str | None
+) -> Job:
+    """Queue a dream, or return the one that the same key and request made before.
+
+    Raises:
+        OpsinError: As `submit_style_transfer`.
+        ClientDisconnect: The client disconnected.
+    """
+    async with deadline.enforced():
+        uploads, options = await read_images(request, DREAM_FIELDS, DreamRequest, services)
+        body = cast(DreamRequest, options)
+        if body.layer_weights is not None and len(body.layer_weights) != len(body.layers or ()):
+            raise ValidationFailed("layer_weights: send one for each of `layers`.")
+        source = await run_in_threadpool(_dream_source, body, services)
+        for layer in body.layers or ():
+            if source.version is not None:
+                await services.layers.require(source.model, source.version, layer)
+        image = uploads[IMAGE][0]
+        size = await while_connected(request, image_size(image, services, deadline))
+        full = within(size, DREAM_SIDE) if body.size is None else scaled_size(size, body.size)
+        limit = memory_limit(services.settings.training_memory_mb)
+        check_tiled_memory(full, limit)
+        sent = body.model_dump(mode="json", exclude_none=True)
+        version = {} if source.version is None else {"version": str(source.version)}
+        resolved = sent | {"model": source.model} | version
+        return await _submit(
+            "dream",
+            resolved,
+            {IMAGE_FILE: image},
+            request=request,
+            services=services,
+            key=key,
+            sent=sent,
+        )
+
+
+async def _submit(
+    kind: JobKind,
+    parameters: dict[str, object],
+    files: dict[str, Upload],
+    *,
+    request: Request,
+    services: Services,
+    key: str | None,
+    sent: dict[str, object] | None = None,
+) -> Job:
+    """Queue a job. Its fingerprint is of what was sent, since an alias may move in between."""
+    idempotency = None
+    if key is not None:
+        text = json.dumps(sent or parameters, sort_keys=True)
+        digest = await run_in_threadpool(request_fingerprint, text, list(files.values()))
+        idempotency = (key, digest)
+    inputs = {name: one.data for name, one in files.items() if isinstance(one.data, bytes)}
+    return await services.job_queue.submit_work(
+        kind, parameters, inputs=inputs, idempotency=idempotency, client=quota_key(request.scope)
+    )
+
+
+def _check_shares(body: StyleTransferRequest, styles: int) -> None:
+    weights: Sequence[float] | None = body.style_weights
+    if weights is None:
+        return
+    if len(weights) != styles:
+        raise ValidationFailed(
+            f"style_weights: {len(weights)} were sent for {styles} images 'style'. Send one for "
+            "each, in their order."
+        )
+    if not sum(weights):
+        raise ValidationFailed("style_weights: all are 0. Send at least one above 0.")
+
+
+def _check_style(body: StyleTransferRequest, size: Size, settings: Settings) -> None:
+    """Weights and memory, as far as this machine can tell; blocks for a moment."""
+    weights = Weights.of(settings)
+    if body.method == "fast" or body.init == "fast":
+        weights.find(FAST_WEIGHTS)
+    limit = memory_limit(settings.training_memory_mb)
+    default = max(size) if body.method == "fast" else STYLE_SIDE
+    full = within(size, default) if body.size is None else scaled_size(size, body.size)
+    if body.method == "fast":
+        check_tiled_memory(full, limit)
+    else:
+        network = available_network(weights, body.network)
+        check_style_memory(full, network, limit, body.style_scale)
+
+
+def _dream_source(body: DreamRequest, services: Services) -> DreamSource:
+    return resolve_source(
+        body.model,
+        body.version,
+        store=services.store,
+        weights=Weights.of(services.settings),
+        models=services.settings.models,
+    )

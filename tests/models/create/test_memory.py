@@ -1,0 +1,28 @@
+import re
+
+import pytest
+
+from contracts.errors import ValidationFailed
+from models.create.images import scaled_size
+from models.create.memory import check_style_memory, check_tiled_memory, style_bytes
+
+GB = 10**9
+
+
+def test_default_fits_into_a_small_machine() -> None:
+    check_style_memory((512, 512), "vgg16", 3 * GB, 1.0)
+
+
+def test_4k_is_refused_with_the_size_that_fits() -> None:
+    with pytest.raises(ValidationFailed, match="method=fast") as refused:
+        check_style_memory((3840, 2160), "vgg16", 8 * GB, 1.0)
+    side = int(re.search(r"size=(\d+)", refused.value.detail)[1])  # type: ignore[index]
+    assert 512 < side < 3840
+    check_style_memory(scaled_size((3840, 2160), side), "vgg16", 8 * GB, 1.0)
+    assert style_bytes(scaled_size((3840, 2160), side + 32), "vgg16") > 8 * GB
+
+
+def test_what_works_in_tiles_takes_4k() -> None:
+    check_tiled_memory((3840, 2160), 5 * GB)
+    with pytest.raises(ValidationFailed, match="size="):
+        check_tiled_memory((8192, 8192), 5 * GB)
