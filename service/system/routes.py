@@ -3,12 +3,11 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from contracts.inference.manifest import MODEL_NAME
 from contracts.inference.registry import Readiness, SystemInfo
-from contracts.public_paths import PREFIX
 from contracts.settings import RELEASE
 from service.dependencies import ServicesDep
 from service.http.errors import problem_responses
@@ -115,9 +114,3 @@ async def get_metrics(services: ServicesDep) -> Response:
     Needs a key of any scope. Prometheus sends one with `authorization: {credentials: …}`.
     """
     return Response(await metrics_of(services), media_type=MEDIA_TYPE)
-
-
-@router.get("/", include_in_schema=False, summary="The documentation")
-async def go_to_docs() -> RedirectResponse:
-    """The documentation is the front page, also behind a proxy whose prefix is not known."""
-    return RedirectResponse("/docs" if PREFIX.get() else "docs", status_code=307)
