@@ -19,6 +19,7 @@ JobKind = Literal[
     "heatmap",
     "activations",
     "quantize",
+    "evaluation",
     "style_transfer",
     "dream",
     "enrollment",
@@ -28,6 +29,7 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 WORK_QUEUES: dict[JobKind, str] = {
     "training": TRAINING_QUEUE,
     "quantize": TRAINING_QUEUE,
+    "evaluation": IMAGE_QUEUE,
     "dataset_import": IMAGE_QUEUE,
     "dataset_video": IMAGE_QUEUE,
     "filters": IMAGE_QUEUE,

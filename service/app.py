@@ -44,6 +44,7 @@ from service.openapi import document as openapi
 from service.protocols import oip_routes as oip
 from service.protocols import tfserving_routes as tfserving
 from service.protocols import triton_routes as triton
+from service.registry import evaluation_routes as evaluations
 from service.registry import quantization_routes as quantization
 from service.registry import routes as models
 from service.registry import version_routes as versions
@@ -98,6 +99,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         models,
         versions,
         quantization,
+        evaluations,
         calibrations,
         policy,
         devices,

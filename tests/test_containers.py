@@ -61,6 +61,7 @@ def test_the_commands_are_the_roles_of_an_installation() -> None:
         ("opsin", "worker"),
         ("opsin", "worker", "--jobs"),
         ("opsin", "weights", "pull"),
+        ("opsin", "tensorboard", "--host", "0.0.0.0", "--wait"),
     }
 
 
@@ -165,11 +166,11 @@ def test_all_are_hardened() -> None:
         assert grace > Settings.model_fields["shutdown_seconds"].default, name
 
 
-def test_only_the_api_is_published_and_only_to_this_machine() -> None:
+def test_only_the_api_and_tensorboard_are_published_and_only_to_this_machine() -> None:
     services = compose()["services"]
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert list(published) == ["api"]
-    assert all(port.startswith("127.0.0.1:") for port in published["api"])
+    assert list(published) == ["api", "tensorboard"]
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
     assert services["api"]["environment"]["OPSIN_API_KEY"].startswith("${OPSIN_API_KEY:?")
 
 

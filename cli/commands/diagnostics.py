@@ -55,25 +55,32 @@ def doctor(
 def tensorboard(
     job: Annotated[str | None, typer.Argument(help="Default: all trainings.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 6006,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on. TensorBoard asks nobody for a key."),
+    ] = "127.0.0.1",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Start even if there are no logs yet.")
+    ] = False,
 ) -> None:
     """Open TensorBoard on the logs of trainings."""
     if importlib.util.find_spec("tensorboard") is None:
         raise CommandError("TensorBoard is not installed: pip install 'opsin[worker]'.")
     logs = load().event_logs_home
     known = sorted(path.name for path in logs.iterdir()) if logs.is_dir() else []
-    if not known:
+    if not known and not wait:
         raise CommandError("There are no logs yet; a training writes them as it runs.")
     if job is not None and job not in known:
         raise CommandError(f"There is no log of '{job}'. Known: {', '.join(known[-5:])}.")
     folder = logs / job if job else logs
-    notes().print(f"TensorBoard at http://127.0.0.1:{port}; Ctrl-C stops it.")
+    notes().print(f"TensorBoard at http://{host}:{port}; Ctrl-C stops it.")
     program = f"from {__name__} import run_tensorboard; run_tensorboard()"
     # It replaces this process: it gets the terminal's signals, and nothing is left behind.
     os.execv(  # noqa: S606  this Python, with arguments of our own
         sys.executable,
         [
             *(sys.executable, "-P", "-c", program, "--logdir", str(folder)),
-            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--host", host, "--port", str(port)),
             # Logs are read by TensorBoard's own server program: fast, with little memory.
             *("--load_fast", "auto", "--reload_multifile", "true"),
         ],

@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from cli.announcing import announce_change
+from cli.commands.evaluate import evaluate
 from cli.options import Json, Out, To, Yes
 from cli.output import (
     CommandError,
@@ -37,6 +38,7 @@ Model = Annotated[str, typer.Argument(help="A model's name.")]
 Version = Annotated[int, typer.Argument(min=1, help="Its number.")]
 
 app = typer.Typer()
+app.command()(evaluate)
 
 
 @app.command("list")

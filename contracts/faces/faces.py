@@ -105,6 +105,10 @@ class FacesRequest(BaseModel):
         32, ge=1, le=256, alias="most", description="Maximum number of faces, largest first."
     )
 
+    portrait: bool = Field(
+        False, description="Whether to crop the largest face for a classifier of faces."
+    )
+
     def pack(self) -> bytes:
         """Encode for the item's note."""
         return self.model_dump_json().encode()
@@ -117,6 +121,9 @@ class FacesReply(BaseModel):
 
     faces: tuple[Face, ...]
     total: int = Field(description="Faces found, including those beyond the maximum.")
+    portrait: str | None = Field(
+        None, description="Base64 of a PNG, see `models.faces.portrait`; null if not requested."
+    )
 
     def pack(self) -> bytes:
         """Encode for the reply's note."""

@@ -62,7 +62,14 @@ PHASES: dict[Strategy, tuple[Phase, ...]] = {
 
 
 _ADDED_FIELDS = (
-    *("classes", "resize", "color_mode", "centering", "pool_dropout"),
+    *(
+        "classes",
+        "resize",
+        "color_mode",
+        "centering",
+        "pool_dropout",
+        "log_every",
+    ),
     *("momentum", "decay", "l2"),
 )
 _ADDED_AUGMENTATION = ("shear_degrees", "channel_shift", "cval")
@@ -211,6 +218,13 @@ class TrainingRequest(Part):
         None,
         max_length=64,
         description="The layer shown in filters.gif. Default: the first convolution.",
+    )
+    log_every: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Steps between two points of the TensorBoard log within an epoch; the test "
+        "images are then measured after each epoch too, for the log alone. 0: a point an epoch.",
     )
 
     @model_validator(mode="after")

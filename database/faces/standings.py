@@ -87,11 +87,15 @@ class Standings:
                 session.execute(update(row).where(which).values(last_used_at=now))
 
     def record_failure(self, subject_id: str, most: int) -> bool:
-        """Count a failure; returns whether the face is disabled now."""
+        """Count a failure; returns whether the face is disabled now because of it.
+
+        None is counted once the operator has disabled the face, perhaps during this login: it is by
+        the count of failures that `_standing` and `record_match` tell who did.
+        """
         row = SubjectRecord
-        counted = (
-            update(row).where(row.id == subject_id).values(failures=row.failures + 1)
-        ).returning(row.failures)
+        counts = and_(row.id == subject_id, or_(row.face_disabled_at.is_(None), row.failures > 0))
+        counted = update(row).where(counts).values(failures=row.failures + 1)
+        counted = counted.returning(row.failures)
         with writing(self._engine) as session:
             failures = session.scalar(counted)
             if failures is None or failures < most:

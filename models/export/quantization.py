@@ -32,7 +32,7 @@ from models.serving.openvino.runtime import INT8_FOLDER, SERVED, OpenVinoRuntime
 from models.serving.reference import REFERENCE, reference_of
 from models.serving.runtime import Precision, RuntimeOptions
 from models.serving.signature_view import signature_view
-from models.store.labels import Label, read_labels
+from models.store.labels import Label, class_indices, normalized, read_labels
 from models.store.manifest import DERIVED, MANIFEST
 from models.store.store import Store
 
@@ -226,24 +226,16 @@ def _calibration(dataset: Dataset, test: _TestSet) -> list[Example]:
 
 def _test_set(dataset: Dataset, labels: Sequence[Label]) -> _TestSet:
     """Images of the version's classes that are not used for calibration."""
-    indices = {
-        _normalized(name): index
-        for index, label in enumerate(labels)
-        for name in (label.id, label.text)
-    }
+    indices = class_indices(labels)
     held_out = dataset.of("test") or dataset.of("validation")
-    known = [example for example in held_out if _normalized(example.label) in indices]
+    known = [example for example in held_out if normalized(example.label) in indices]
     if not known:
         raise NotTrainable(
             "The dataset has no test or validation images of this model's classes, so the "
             "accuracy cannot be measured. Give its classes the names of the model's labels."
         )
     known = _spread(known, _TEST_IMAGES)
-    return _TestSet(known, np.array([indices[_normalized(example.label)] for example in known]))
-
-
-def _normalized(label: str) -> str:
-    return label.strip().casefold().replace("_", " ")
+    return _TestSet(known, np.array([indices[normalized(example.label)] for example in known]))
 
 
 def _spread(examples: Sequence[Example], maximum: int) -> list[Example]:

@@ -1,19 +1,23 @@
 """Crops a face for the classic face classifier: a PNG whose sides are in the ratio 5 to 7."""
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 
 from contracts.faces.faces import Box
 from contracts.queue.messages import Pixels
 from contracts.settings import MAX_IMAGE_PIXELS
-from models.faces.analyser import FaceAnalyser
 from models.images.decode import decode_upright
+
+if TYPE_CHECKING:
+    from models.faces.analyser import FaceAnalyser
 
 _WIDTH, _HEIGHT = 100, 140  # twice the network's input, to leave room for the augmentation
 _MARGIN = 1.25  # of the face's box, to include hair and chin
 
 
-def portrait(frame: bytes, analyser: FaceAnalyser) -> bytes | None:
+def portrait(frame: bytes, analyser: "FaceAnalyser") -> bytes | None:
     """Crop the largest face of an image file.
 
     Returns:
@@ -24,15 +28,19 @@ def portrait(frame: bytes, analyser: FaceAnalyser) -> bytes | None:
     """
     image = np.asarray(decode_upright(frame, max_pixels=MAX_IMAGE_PIXELS))
     faces = analyser.find(image, max_faces=1)
-    if not faces:
-        return None
-    cropped = _crop(image, faces[0].face.box)
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(cropped, cv2.COLOR_RGB2BGR))
-    return encoded.tobytes()
+    return crop_portrait(image, faces[0].face.box) if faces else None
 
 
-def _crop(image: Pixels, box: Box) -> Pixels:
-    """The box with its margin at the portrait's ratio; edge pixels repeat beyond the image."""
+def crop_portrait(image: Pixels, box: Box) -> bytes:
+    """Crop a face with a margin at the portrait's ratio; edge pixels repeat beyond the image.
+
+    Args:
+        image: RGB uint8 (height, width, 3), upright.
+        box: The face in pixels of the image.
+
+    Returns:
+        A PNG of 100 x 140 pixels.
+    """
     height = max(box.height, box.width * _HEIGHT / _WIDTH) * _MARGIN
     scale = _HEIGHT / height
     center_x, center_y = box.x + box.width / 2, box.y + box.height / 2
@@ -42,7 +50,8 @@ def _crop(image: Pixels, box: Box) -> Pixels:
     # Area resampling needs integer scales; blurring first works as well and moves nothing.
     if scale < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), 0.5 / scale)
-    cropped: Pixels = cv2.warpAffine(
+    cropped = cv2.warpAffine(
         image, matrix, (_WIDTH, _HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    return cropped
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(cropped, cv2.COLOR_RGB2BGR))
+    return encoded.tobytes()

@@ -27,6 +27,11 @@ def recognises_people(manifest: Manifest) -> bool:
     return manifest.network == FACE_MODEL or bool(_subjects(manifest))
 
 
+def takes_portraits(manifest: Manifest) -> bool:
+    """Whether a version was trained on portraits of subjects, see `models.faces.portrait`."""
+    return bool(_subjects(manifest))
+
+
 def without_subjects(manifest: Manifest) -> Manifest:
     """The manifest without the ids of the subjects that the version was trained on."""
     if not _subjects(manifest):

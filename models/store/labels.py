@@ -1,5 +1,6 @@
 """The names of a network's classes: ImageNet's, and those in `labels.json` of a version."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -66,3 +67,18 @@ def read_labels(folder: Path) -> tuple[Label, ...]:
     """
     rows = _ROWS.validate_json((folder / LABELS).read_bytes())
     return tuple(Label(row.id, row.label) for row in rows)
+
+
+def normalized(name: str) -> str:
+    """A class name as it is compared: without regard to case, underscores and outer spaces."""
+    return name.strip().casefold().replace("_", " ")
+
+
+def class_indices(labels: Sequence[Label]) -> dict[str, int]:
+    """The index of each class by its normalized id and, if no other class has it, its name."""
+    indices = {normalized(label.id): index for index, label in enumerate(labels)}
+    names = Counter(normalized(label.text) for label in labels)
+    for index, label in enumerate(labels):
+        if names[normalized(label.text)] == 1:
+            indices.setdefault(normalized(label.text), index)
+    return indices

@@ -153,7 +153,7 @@ class _Run:
         progress = self._begin(data.dataset, load_seconds)
         if self.request.augmentation.active and not data.private:
             self._show_augmentation(data)
-        trained = train(self.request, data.dataset, work, environment, progress)
+        trained = train(self.request, data.dataset, work, environment, progress, log=log)
         seconds = {"data": load_seconds, **trained.phase_seconds}
         with self.store.staging() as folder:
             with _timed(seconds, "export"), self.stage("export"):

@@ -48,6 +48,19 @@ class FilterFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseFrame:
+    """What a layer makes of one held-out image at one step of a training.
+
+    Attributes:
+        step: Number of training steps before it; 0 in the first frame.
+        maps: float16 (height, width, channels), reduced in size and to the first channels.
+    """
+
+    step: int
+    maps: npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
 class TrainedModel:
     """A trained network that is not published yet.
 
@@ -65,6 +78,7 @@ class TrainedModel:
         provenance: Base weights, dataset and job.
         devices: Names of the devices it was trained on.
         filters: Frames for `filters.gif`, if they were requested.
+        responses: Frames for `response.gif`, likewise.
     """
 
     request: TrainingRequest
@@ -78,3 +92,4 @@ class TrainedModel:
     provenance: Provenance
     devices: tuple[str, ...]
     filters: tuple[FilterFrame, ...] = ()
+    responses: tuple[ResponseFrame, ...] = ()

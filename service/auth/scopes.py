@@ -56,6 +56,7 @@ RULES: tuple[Rule, ...] = (
     ("*", "/v1/datasets*", ("train",)),
     ("*", "/v1/trainings*", ("train",)),
     ("POST", "/v1/models/*/quantize", ("train",)),
+    ("POST", "/v1/models/*/evaluations", ("train",)),
     ("POST", "/v1/models/*:predict", ("infer",)),
     ("POST", "/v1/models/*:classify", ("infer",)),
     ("POST", "/v1/models/*:regress", ("infer",)),
@@ -86,7 +87,7 @@ RULES: tuple[Rule, ...] = (
     *PLANNED_RULES,
 )
 _TRAIN_KINDS: frozenset[JobKind] = frozenset(
-    {"training", "dataset_import", "dataset_video", "quantize"}
+    {"training", "dataset_import", "dataset_video", "quantize", "evaluation"}
 )
 _FACE_KINDS: frozenset[JobKind] = frozenset({"enrollment", "calibration"})
 

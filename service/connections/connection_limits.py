@@ -68,6 +68,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._in_body = False
         self._head_bytes = 0
         self._received = b""  # the data that is being parsed
+        self._again = b""  # what has to be parsed after it
         self._arrived = 0  # bytes since the last check
         self._was_paused = False  # reading, by this side, since the last check
         self._unread = 0  # bytes of responses, at the last check
@@ -134,13 +135,19 @@ class TimeoutProtocol(HttpToolsProtocol):
             return  # what follows a malformed or refused request
         self._arrived += len(data)
         was_in_body = self._in_body
-        self._received = data
-        super().data_received(data)
-        self._received = b""
+        self._parse(data)
         if self.transport.is_closing():
             return
         self._was_paused |= self.flow.read_paused
         self._set_timers(data, was_in_body)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse the data; a request with `Upgrade` in it stops the parser, and is parsed again."""
+        while data:
+            self._received, self._again = data, b""
+            super().data_received(data)
+            data = b"" if self.transport.is_closing() else self._again
+        self._received = self._again = b""
 
     def _set_timers(self, data: bytes, was_in_body: bool) -> None:
         if self._in_body:
@@ -214,8 +221,8 @@ class TimeoutProtocol(HttpToolsProtocol):
         lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        self._received = b"\r\n".join([*lines, b"", b""]) + rest
-        super().data_received(self._received)
+        # Not from here: thousands of such requests in one piece would exceed the depth of calls.
+        self._again = b"\r\n".join([*lines, b"", b""]) + rest
 
     def pause_writing(self) -> None:
         """Called when the client reads its response more slowly than it is written."""

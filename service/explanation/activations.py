@@ -26,6 +26,7 @@ from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
 from service.explanation.heatmap_response import PNG
+from service.faces.portraits import with_portraits
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
 from service.http.headers import MediaType
@@ -73,7 +74,7 @@ class ActivationsHandler:
             require_face_scope(self.request, network)
             await self._require_layer(network, version)
             self.services.dispatcher.require_room(QueueName(network.name, version, "explain"))
-            upload = _only(await read_uploads(self.request, self.services.settings))
+            upload = await self._upload(network)
             work = self._answer(network, version, upload)
             return await while_connected(self.request, work)
 
@@ -92,7 +93,7 @@ class ActivationsHandler:
             require_face_scope(self.request, network)
             name = self.question.layer or network.manifest.explain_layer
             await self.services.layers.require(network.name, version, name)
-            upload = _only(await read_uploads(self.request, self.services.settings))
+            upload = await self._upload(network)
             await while_connected(self.request, self._decode(network, upload))
             request = ActivationsJobRequest(
                 model=network.name, version=version, question=self.question, colormap=self.colormap
@@ -126,6 +127,11 @@ class ActivationsHandler:
                 f"{channels} maps of {rows} x {columns} are more than {MAX_NUMBERS} numbers. "
                 f"{advice}or a PNG with Accept: image/png."
             )
+
+    async def _upload(self, network: ServedVersion) -> Upload:
+        upload = _only(await read_uploads(self.request, self.services.settings))
+        (upload,) = await with_portraits(self.services, network, [upload], self.deadline)
+        return upload
 
     async def _answer(self, network: ServedVersion, version: int, upload: Upload) -> Response:
         decoded = await self._decode(network, upload)

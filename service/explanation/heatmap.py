@@ -29,6 +29,7 @@ from service.explanation.heatmap_response import (
     HeatmapOutcome,
     HeatmapWriter,
 )
+from service.faces.portraits import with_portraits
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
 from service.http.uploads import Upload, read_uploads, request_fingerprint
@@ -68,7 +69,7 @@ class HeatmapHandler:
             operation = operation_of(self.options.question, network.manifest.explain_layer)
             await self._require_layer(network, version)
             self.services.dispatcher.require_room(QueueName(network.name, version, operation))
-            uploads = await read_uploads(self.request, self.services.settings)
+            uploads = await self._uploads(network)
             self._check_count(len(uploads))
             return await while_connected(self.request, self._answer(network, version, uploads))
 
@@ -85,7 +86,7 @@ class HeatmapHandler:
         async with self.deadline.enforced():
             network, version = self.choose()
             await self._require_layer(network, version)
-            uploads = await read_uploads(self.request, self.services.settings)
+            uploads = await self._uploads(network)
             self._check_count(len(uploads), as_job=True)
             decoded = await while_connected(self.request, self._decode(network, uploads))
             if len(decoded) == 1 and isinstance(decoded[0].image, OpsinError):
@@ -151,6 +152,10 @@ class HeatmapHandler:
             else HeatmapOutcome(upload, _all_or_error([next(results) for _ in classes]))
             for upload in decoded
         ]
+
+    async def _uploads(self, network: ServedVersion) -> list[Upload]:
+        uploads = await read_uploads(self.request, self.services.settings)
+        return await with_portraits(self.services, network, uploads, self.deadline)
 
     async def _answer(
         self, network: ServedVersion, version: int, uploads: Sequence[Upload]

@@ -3,6 +3,7 @@
 Images travel reduced; results are in pixels of the uploaded image.
 """
 
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +59,7 @@ class Detection:
         embedder: The embedder that computed the embeddings.
         width: Width of the uploaded image, upright.
         height: Height of the uploaded image, upright.
+        portrait: A PNG of the largest face, if it was requested and there is one.
     """
 
     faces: tuple[Face, ...]
@@ -66,6 +68,7 @@ class Detection:
     embedder: str
     width: int
     height: int
+    portrait: bytes | None = None
 
 
 def current_embedder(services: Services) -> tuple[int, str]:
@@ -182,6 +185,7 @@ def _detection(
         embedder=embedder,
         width=image.width,
         height=image.height,
+        portrait=None if note.portrait is None else b64decode(note.portrait),
     )
 
 

@@ -28,6 +28,7 @@ from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_face_scope
 from service.auth.principal import quota_key
 from service.dependencies import Services
+from service.faces.portraits import with_portraits
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
 from service.http.server_timing import timing_of
@@ -141,7 +142,7 @@ class InferenceHandler:
             network, version = self.choose()
             queue = QueueName(network.name, version, self.params.operation)
             self.services.dispatcher.require_room(queue, self.deadline.at)
-            uploads = await read_uploads(self.request, self.services.settings)
+            uploads = await self._uploads(network)
             return await while_connected(self.request, self._answer(network, version, uploads))
 
     async def submit_job(self, key: str | None) -> Job:
@@ -156,7 +157,7 @@ class InferenceHandler:
         """
         async with self.deadline.enforced():
             network, version = self.choose()
-            uploads = await read_uploads(self.request, self.services.settings)
+            uploads = await self._uploads(network)
             decoded = await while_connected(self.request, self._decode(network, uploads))
             params = repr(sorted(asdict(self.params).items()))
             digest = await asyncio.to_thread(request_fingerprint, params, uploads) if key else ""
@@ -207,6 +208,10 @@ class InferenceHandler:
             )
             for upload in decoded
         ]
+
+    async def _uploads(self, network: ServedVersion) -> list[Upload]:
+        uploads = await read_uploads(self.request, self.services.settings)
+        return await with_portraits(self.services, network, uploads, self.deadline)
 
     async def _answer(
         self, network: ServedVersion, version: int, uploads: Sequence[Upload]

@@ -18,6 +18,7 @@ from models.serving.outputs import Matrix, matrix_of
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_face_scope
 from service.dependencies import Services
+from service.faces.portraits import with_portraits
 from service.http.body import max_request_bytes, read_body
 from service.http.deadlines import Deadline
 from service.http.disconnect import while_connected
@@ -167,7 +168,7 @@ class TensorInference:
                 pixels[index] = image
         decoded = await decode_uploads(
             self.services.decoder,
-            list(encoded.values()),
+            await with_portraits(self.services, network, list(encoded.values()), self.deadline),
             network=network,
             resize=None,
             deadline=self.deadline,

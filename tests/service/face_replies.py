@@ -6,6 +6,7 @@ low quality.
 """
 
 import math
+from base64 import b64encode
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from contracts.faces.faces import Box, Face, FacesReply, FacesRequest, Point, Qu
 from contracts.faces.liveness import ActionSeen, Fault, Liveness
 from contracts.faces.subjects import EMBEDDING_SIZE
 from contracts.queue.messages import Pixels, Reply, Vector
+from models.faces.portrait import crop_portrait
 
 NO_FACE, CROWD = 0, 255
 NARROW = 20
@@ -53,7 +55,10 @@ def faces_reply(pixels: Pixels, version: int, note: bytes) -> Reply:
     )
     faces = () if level == NO_FACE else (face, face) if level == CROWD else (face,)
     vectors = [vector_of(level)] * (len(faces) if request.embed else 0)
-    reply = FacesReply(faces=faces[: request.max_faces], total=len(faces))
+    portrait = None
+    if request.portrait and faces:
+        portrait = b64encode(crop_portrait(pixels, face.box)).decode()
+    reply = FacesReply(faces=faces[: request.max_faces], total=len(faces), portrait=portrait)
     vector = np.concatenate(vectors) if vectors else np.empty(0, np.float32)
     return Reply(bytes(16), version, 1, 0.001, 0.01, vector=vector, note=reply.pack())
 

@@ -1,5 +1,6 @@
 """The operation `faces`: images of any size in, their faces and embeddings out."""
 
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from workers.inference.loaded_models import Predictor
 from workers.inference.queue import Cancellation, ItemOutput
 
 if TYPE_CHECKING:
-    from models.faces.detection.finder import FaceFinder
+    from models.faces.detection.finder import FaceFinder, FoundFaces
 
 _NO_EMBEDDINGS = np.zeros(0, np.float32)
 _TOO_LATE = (
@@ -70,7 +71,17 @@ class FacesOperation:
             crops = found.crops if request.embed else found.crops[:0]
             vector = predictor.run("embed", crops).ravel() if len(crops) else _NO_EMBEDDINGS
             reply = FacesReply(
-                faces=tuple(detected.face for detected in found.faces), total=found.total
+                faces=tuple(detected.face for detected in found.faces),
+                total=found.total,
+                portrait=_portrait(item, found) if request.portrait else None,
             )
             outputs.append(ItemOutput(vector, reply.pack()))
         return outputs
+
+
+def _portrait(item: Item, found: "FoundFaces") -> str | None:
+    from models.faces.portrait import crop_portrait  # loads OpenCV
+
+    if not found.faces:
+        return None
+    return b64encode(crop_portrait(item.pixels, found.faces[0].face.box)).decode()

@@ -20,6 +20,7 @@ KINDS: Mapping[str, str] = {
     "filters": "models.explain.filters_job:run",
     "heatmap": "models.explain.heatmap_job:run",
     "activations": "models.explain.activations_job:run",
+    "evaluation": "models.evaluation.job:run",
     "quantize": "workers.jobs.quantization:run",
     "calibration": "models.faces.calibration.job:run",
     "enrollment": "workers.jobs.enrollment:run",

@@ -26,6 +26,7 @@ from models.training.loop.checkpoint import Arrays, Checkpoint, CheckpointFile
 from models.training.loop.learner import Batch, Learner
 from models.training.loop.progress import ProgressReporter
 from models.training.loop.state import RunningMetrics, TrainingState
+from models.training.report.event_log import EventLog
 from models.training.report.filter_recorder import FilterRecorder
 
 _CHECKPOINT_SHARE = 0.1  # the largest share of the time that is spent writing checkpoints
@@ -54,11 +55,13 @@ class PhaseData:
         train: Training images.
         validation: Decides which epoch is the best; None to use the training loss instead.
         class_weights: float32 (classes,).
+        test: Measured after each epoch for the log alone; None if it is not.
     """
 
     train: LabeledSource
     validation: LabeledSource | None
     class_weights: npt.NDArray[np.float32]
+    test: LabeledSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class TrainingHooks:
         checkpoint_seconds: Time between two checkpoints, or longer if writing takes more than a
             tenth of the time.
         filters: Records kernels after each step, if requested.
+        log: Receives what `work` does not: weights, and points within epochs.
     """
 
     work: Work
@@ -79,6 +83,7 @@ class TrainingHooks:
     file: CheckpointFile
     checkpoint_seconds: float
     filters: FilterRecorder | None
+    log: EventLog | None = None
 
 
 class PhaseRun:
@@ -139,6 +144,7 @@ class PhaseRun:
             state.sums = state.sums.add(loss, correct, float(batch.mask.sum()))
             state.step += 1
             state.steps_taken += 1
+            self._log_batch(loss, correct, float(batch.mask.sum()))
             self._report()
             self._record_filters()
             self._save_if_due()
@@ -166,7 +172,7 @@ class PhaseRun:
                 f"The training diverged in epoch {state.epoch + 1} of {state.phase}: the loss is "
                 f"not finite. Use a lower learning_rate.{state.phase} than {rate:g}."
             )
-        validation = self._validate()
+        validation = self._measure(self._data.validation)
         row: dict[str, Any] = {
             "epoch": state.epoch + 1,
             "phase": state.phase,
@@ -184,14 +190,27 @@ class PhaseRun:
         if state.epoch < self._epochs and state.is_over(self._epochs, patience):
             row["stopped_early"] = True
         self._hooks.work.metrics(row)
+        self._log_epoch()
         self._report()
 
-    def _validate(self) -> RunningMetrics | None:
-        validation = self._data.validation
-        if validation is None:
+    def _log_batch(self, loss: float, correct: float, count: float) -> None:
+        every, steps = self._request.log_every, self._state.steps_taken
+        if self._hooks.log is not None and every and steps % every == 0:
+            self._hooks.log.batch(steps, loss / count, correct / count)
+
+    def _log_epoch(self) -> None:
+        log = self._hooks.log
+        if log is None:
+            return
+        log.weights(self._learner.model)
+        if (test := self._measure(self._data.test)) is not None:
+            log.tested(test.mean_loss, test.accuracy)
+
+    def _measure(self, labeled: LabeledSource | None) -> RunningMetrics | None:
+        if labeled is None:
             return None
         metrics = RunningMetrics()
-        batches = predict_batches(self._learner, validation, self._batch_size, self._hooks.work)
+        batches = predict_batches(self._learner, labeled, self._batch_size, self._hooks.work)
         for truth, probabilities in batches:
             loss, correct = loss_and_correct(
                 probabilities, truth, independent=self._request.has_independent_outputs

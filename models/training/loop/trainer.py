@@ -59,7 +59,8 @@ from models.training.loop.phase import (
 )
 from models.training.loop.progress import ProgressReporter
 from models.training.loop.state import TrainingState
-from models.training.report.filter_recorder import FilterRecorder
+from models.training.report.event_log import EventLog
+from models.training.report.filter_recorder import FilterRecorder, response_of
 from models.training.trained import Evaluation, TrainedModel
 from models.training.validation import check_dataset, check_network
 from models.weights.catalog import Weights
@@ -92,6 +93,8 @@ def train(
     work: Work,
     environment: TrainingEnvironment,
     progress: ProgressReporter | None = None,
+    *,
+    log: EventLog | None = None,
 ) -> TrainedModel:
     """Train a network.
 
@@ -101,6 +104,7 @@ def train(
         work: Checked for cancellation at every step; receives progress and metrics.
         environment: What it may use.
         progress: Knows the stages in `models.training.loop.costs.learning_stages`; made by default.
+        log: Receives the graph, histograms of the weights and points within epochs.
 
     Raises:
         ValidationFailed: Request and dataset do not fit together; says what to change.
@@ -113,7 +117,9 @@ def train(
         progress = ProgressReporter(work, costs)
     with contextlib.ExitStack() as stack:
         with progress.during("build"):
-            training = _Training(request, dataset, work, environment, stack, progress=progress)
+            training = _Training(
+                request, dataset, work, environment, stack, progress=progress, log=log
+            )
         return training.run()
 
 
@@ -138,6 +144,7 @@ class _Training:
         stack: contextlib.ExitStack,
         *,
         progress: ProgressReporter,
+        log: EventLog | None,
     ) -> None:
         check_dataset(request, dataset)
         check_network(request)
@@ -160,13 +167,17 @@ class _Training:
             for split in SPLITS
         }
         self.progress = progress
-        self.filters = FilterRecorder.of(request, self.assembly.model, work.folder)
+        self.log = log
+        if log is not None:
+            log.graph(self.assembly.model)
+        self.filters = self._filter_recorder()
         self.hooks = TrainingHooks(
             work=work,
             progress=self.progress,
             file=CheckpointFile(work.folder / "checkpoint.npz", self._fingerprint()),
             checkpoint_seconds=environment.checkpoint_seconds,
             filters=self.filters,
+            log=log,
         )
 
     def run(self) -> TrainedModel:
@@ -209,6 +220,7 @@ class _Training:
             train=self._labeled("train", parts.sources),
             validation=self._labeled("validation", parts.sources) if has_validation else None,
             class_weights=class_weights(self.request, self.dataset),
+            test=self._logged_test(parts.sources),
         )
         best = resumed.best if resumed else {}
         PhaseRun(self.request, state, learner, data, self.hooks, best=best).run()
@@ -302,7 +314,26 @@ class _Training:
             ),
             devices=self.hardware.names,
             filters=self.filters.frames() if self.filters else (),
+            responses=self.filters.responses() if self.filters else (),
         )
+
+    def _filter_recorder(self) -> FilterRecorder | None:
+        """Records kernels, and the response to the first held-out image."""
+        request, model = self.request, self.assembly.model
+        if not request.filters_every or request.subjects is not None:  # no frame is ever shown
+            return FilterRecorder.of(request, model, self.work.folder)
+        split: Split = next(
+            name for name in ("test", "validation", "train") if len(self.truth[name])
+        )
+        source = self._image_sources("scratch")[split]
+        (arrays,) = source.batches([np.array([0])], None)
+        image = np.asarray(self._image_preprocess()(*map(tf.constant, arrays)), np.float32)
+        return FilterRecorder.of(request, model, self.work.folder, response_of(model, image))
+
+    def _logged_test(self, sources: Mapping[Split, Source]) -> LabeledSource | None:
+        """The test images, if they are measured after each epoch for the log."""
+        wanted = self.log is not None and self.request.log_every and len(self.truth["test"])
+        return self._labeled("test", sources) if wanted else None
 
     def _in_full_precision(self, model: keras.Model) -> tuple[Learner, Mapping[Split, Source]]:
         """A learner that evaluates the float32 network, which differs from the mixed one."""

@@ -9,7 +9,7 @@ from contracts.work import Work
 from models.training.report.confusion_chart import confusion_chart
 from models.training.report.curves_chart import curves_chart
 from models.training.report.event_log import EventLog
-from models.training.report.filters_animation import filters_animation
+from models.training.report.filters_animation import filters_animation, response_animation
 from models.training.report.mistakes_sheet import ExplainedMistake, mistakes_sheet
 from models.training.report.report import held_out_split
 from models.training.report.scores import confusion
@@ -19,6 +19,7 @@ CURVES = "curves.png"
 CONFUSION_MATRIX = "confusion_matrix.png"
 MISTAKES = "mistakes.png"
 FILTERS = "filters.gif"
+RESPONSE = "response.gif"
 EVENT_LOG = "tensorboard.zip"
 AUGMENTATION = "augmentation.png"
 
@@ -53,6 +54,9 @@ def write_artifacts(
     if trained.filters:
         animation = filters_animation(trained.filters, _recorded_layer(trained))
         work.artifact(FILTERS, "image/gif", animation)
+    if trained.responses and mistakes is not None:
+        animation = response_animation(trained.responses, _recorded_layer(trained))
+        work.artifact(RESPONSE, "image/gif", animation)
     spec = trained.request.model_dump_json(indent=2)
     log.text("request", f"```json\n{spec}\n```")
     work.artifact(EVENT_LOG, "application/zip", log.close())

@@ -1,7 +1,7 @@
 """The TensorBoard log of a training, written while it runs.
 
-Training and validation are two runs with the same tags, as Keras writes them, so that TensorBoard
-draws both curves into one chart.
+Training, validation and test are runs with the same tags, as Keras writes them, so that TensorBoard
+draws their curves into one chart.
 """
 
 import io
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 _RUNS = (("training", ""), ("validation", "val_"))
@@ -46,6 +47,38 @@ class EventLog:
                 for name, value in scalars.items():
                     tf.summary.scalar(name, value)
             self._writers[run].flush()
+
+    def graph(self, model: keras.Model) -> None:
+        """Log the graph of a network, its layers as name scopes."""
+        shape = (1, *model.inputs[0].shape[1:])
+        traced = tf.function(lambda images: model(images, training=False)).get_concrete_function(
+            tf.TensorSpec(shape, model.inputs[0].dtype)
+        )
+        with self._writers["training"].as_default(0):
+            tf.summary.graph(traced.graph)
+
+    def batch(self, steps: int, loss: float, accuracy: float) -> None:
+        """Log a batch's numbers after a number of steps."""
+        with self._writers["training"].as_default(steps):
+            tf.summary.scalar("batch/loss", loss)
+            tf.summary.scalar("batch/accuracy", accuracy)
+        self._writers["training"].flush()
+
+    def weights(self, model: keras.Model) -> None:
+        """Log histograms of the weights that are trained, after the last epoch that was logged."""
+        with self._writers["training"].as_default(len(self._steps)):
+            for variable in model.trainable_variables:
+                tf.summary.histogram(variable.path, variable.value)
+        self._writers["training"].flush()
+
+    def tested(self, loss: float, accuracy: float) -> None:
+        """Log the numbers of the test images after the last epoch that was logged."""
+        if "test" not in self._writers:
+            self._writers["test"] = tf.summary.create_file_writer(str(self._folder / "test"))
+        with self._writers["test"].as_default(len(self._steps)):
+            tf.summary.scalar("loss", loss)
+            tf.summary.scalar("accuracy", accuracy)
+        self._writers["test"].flush()
 
     def image(self, name: str, png: bytes) -> None:
         """Log an image."""

@@ -108,7 +108,7 @@ def explain_mistakes(
     grids = exported.grids(pixels, predicted)
     labels = [label.text for label in trained.labels]
     return [
-        ExplainedMistake(_mistake(held_out, index, labels, names), image, grid)
+        ExplainedMistake(mistake_of(held_out, index, labels, names), image, grid)
         for index, image, grid in zip(wrong, pixels, grids, strict=True)
     ]
 
@@ -167,21 +167,17 @@ def build_report(
     )
 
 
-def _agreement(
-    probabilities: npt.NDArray[np.float32], held_out: Evaluation, indices: Sequence[int]
-) -> Agreement:
-    difference = float(np.abs(probabilities - held_out.probabilities[indices]).max())
-    if not difference <= _MAX_DIFFERENCE:  # also if it is NaN
-        raise InternalError(
-            "The exported network does not agree with the trained one: a probability differs by "
-            f"{difference:.2g}. Nothing was published; please report this."
-        )
-    return Agreement(pictures=len(set(indices)), largest_difference=difference)
-
-
-def _mistake(
+def mistake_of(
     held_out: Evaluation, index: int, labels: Sequence[str], names: Mapping[str, str]
 ) -> Mistake:
+    """What is said about a wrong prediction.
+
+    Args:
+        held_out: The evaluation.
+        index: The image.
+        labels: Names of the classes.
+        names: Original file names by SHA-256.
+    """
     example, probabilities = held_out.examples[index], held_out.probabilities[index]
     predicted, truth = int(probabilities.argmax()), int(held_out.truth[index])
     return Mistake(
@@ -192,3 +188,15 @@ def _mistake(
         probability=min(1.0, float(probabilities[predicted])),
         label_probability=min(1.0, float(probabilities[truth])),
     )
+
+
+def _agreement(
+    probabilities: npt.NDArray[np.float32], held_out: Evaluation, indices: Sequence[int]
+) -> Agreement:
+    difference = float(np.abs(probabilities - held_out.probabilities[indices]).max())
+    if not difference <= _MAX_DIFFERENCE:  # also if it is NaN
+        raise InternalError(
+            "The exported network does not agree with the trained one: a probability differs by "
+            f"{difference:.2g}. Nothing was published; please report this."
+        )
+    return Agreement(pictures=len(set(indices)), largest_difference=difference)

@@ -1,4 +1,4 @@
-"""`opsin embed`, `layers`, `filters`, `quantize`, `datasets video` and the sheet of `explain`.
+"""`opsin embed`, `layers`, `filters`, `quantize`, `evaluate`, `video` and the sheet of `explain`.
 
 A small real server answers as docs/reference/api.md says.
 """
@@ -16,6 +16,7 @@ from PIL import Image
 
 from cli.commands.dataset_video import video
 from cli.commands.embed import embed
+from cli.commands.evaluate import evaluate
 from cli.commands.explain import explain
 from cli.commands.layers import activations, filters, layers
 from cli.commands.quantize import quantize
@@ -35,6 +36,34 @@ NUMBERS = {"model": "squeezenet", "version": 1, "layer": "fire9_concat", "target
 PNG = png(Image.new("RGB", (30, 20), "orange"))
 
 
+EVALUATION = {
+    "model": "m", "version": 3, "network": "cnn_small", "runtime": "openvino-bfloat16",
+    "dataset_id": "ds_1", "dataset_digest": "sha256:1", "split": "test",
+    "classes": ["cat", "dog"], "pictures": 4, "accuracy": 0.75,
+    "accuracy_interval": {"low": 0.194, "high": 0.994},
+    "metrics": {
+        "pictures": 4, "loss": 0.5, "accuracy": 0.75, "macro_precision": 0.8,
+        "macro_recall": 0.75, "macro_f1": 0.7, "calibration_error": 0.1,
+    },
+    "per_class": [
+        {
+            "label": "cat", "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2,
+            "recall_interval": {"low": 0.013, "high": 0.987},
+        }
+    ],
+    "confusion_matrix": {"labels": ["cat", "dog"], "counts": [[1, 1], [0, 2]]},
+    "most_wrong": [], "unknown_classes": {"cow": 2}, "seconds": 1.5,
+    "comparison": {
+        "against": 1, "runtime": "openvino-bfloat16", "pictures": 4, "accuracy": 0.75,
+        "against_accuracy": 0.5, "against_accuracy_interval": {"low": 0.07, "high": 0.93},
+        "difference": 0.25, "difference_interval": {"low": -0.4, "high": 0.7},
+        "both_right": 2, "only_version_right": 1, "only_against_right": 0, "both_wrong": 1,
+        "p_value": 1.0, "verdict": "no_difference",
+    },
+    "warnings": [{"code": "unknown_classes", "detail": "2 images were left out."}],
+}  # fmt: skip
+
+
 class Server(http.server.BaseHTTPRequestHandler):
     """Answers every request, and records it."""
 
@@ -46,6 +75,10 @@ class Server(http.server.BaseHTTPRequestHandler):
             self._send(b'id: 1\nevent: state\ndata: {"state": "succeeded"}\n\n')
         elif "/artifacts/" in self.path:
             self._send(PNG)
+        elif self._route == "/v1/models/m":
+            self._json({"name": "m", "aliases": {"champion": 3, "canary": 1}})
+        elif self._route == "/v1/jobs/job_2":
+            self._json(JOB | {"id": "job_2", "kind": "evaluation", "result": EVALUATION})
         else:
             self._json({"/v1/models/m/layers": {"items": [LAYER]}}.get(self._route, JOB))
 
@@ -58,6 +91,8 @@ class Server(http.server.BaseHTTPRequestHandler):
         elif self._route in {"/v1/heatmap", "/v1/activations"}:
             wants_json = self.headers["Accept"] == "application/json"
             self._json(NUMBERS) if wants_json else self._send(PNG)
+        elif self._route.endswith("/evaluations"):
+            self._json(JOB | {"id": "job_2"})
         else:
             self._json(JOB)
 
@@ -174,3 +209,24 @@ def test_the_map_or_its_numbers(server: str, photo: Path, output: Any, sent: str
     content = Path("x").read_bytes()
     assert content == PNG if output == "map" else json.load(io.BytesIO(content)) == NUMBERS
     assert sent in Server.requests[-1][0]
+
+
+def test_evaluation_names_versions_by_alias_and_says_who_is_better(
+    server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate("m", "ds_1", against="canary", split="test", server=server)
+    sent = [(line, body) for line, body in Server.requests if line.startswith("POST")]
+    line, body = sent[-1]
+    assert line == "POST /v1/models/m/versions/3/evaluations"
+    assert json.loads(body) == {"dataset_id": "ds_1", "against": 1, "split": "test"}
+    out = capsys.readouterr().out.replace("\n", " ")
+    assert "m version 3: 75.00% of 4 images correct (95 %: 19.4% to 99.4%)" in out
+    assert "McNemar p = 1: no difference that chance" in out
+    evaluate("m@2", "ds_1", as_json=True, server=server)
+    posted = [line for line, _ in Server.requests if line.startswith("POST")]
+    assert posted[-1] == "POST /v1/models/m/versions/2/evaluations"
+    assert json.loads(capsys.readouterr().out) == EVALUATION
+    with pytest.raises(CommandError, match=r"no alias 'beta'; it has champion, canary"):
+        evaluate("m@beta", "ds_1", server=server)
+    with pytest.raises(CommandError, match="ds_"):
+        evaluate("m", "no-such-folder", server=server)

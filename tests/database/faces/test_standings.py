@@ -79,6 +79,17 @@ def test_a_match_enables_what_failures_disabled_and_not_what_the_operator_did(
     assert faces.standings.get(ada).by_operator
 
 
+def test_a_failure_that_ends_after_the_operator_has_disabled_the_face_changes_nothing(
+    faces: FaceRepositories,
+) -> None:
+    ada = add(faces)
+    faces.subjects.change(ada, SubjectChange(face_disabled=True))
+    assert not faces.standings.record_failure(ada, 3)  # of a login that had begun before
+    assert faces.standings.get(ada).by_operator
+    faces.standings.record_match(ada)  # with a device's signature
+    assert faces.standings.get(ada).disabled
+
+
 def test_who_is_identified_was_used_and_stays_disabled(
     faces: FaceRepositories, clock: Clock
 ) -> None:

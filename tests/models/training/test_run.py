@@ -93,7 +93,7 @@ def test_folder_becomes_a_served_version(settings: Settings) -> None:
 
     assert set(work.artifacts) == {
         "augmentation.png", "curves.png", "confusion_matrix.png", "mistakes.png", "filters.gif",
-        "tensorboard.zip",
+        "response.gif", "tensorboard.zip",
     }  # fmt: skip
     with zipfile.ZipFile(io.BytesIO(work.artifacts["tensorboard.zip"][1])) as logs:
         assert {Path(name).parts[0] for name in logs.namelist()} == {"training", "validation"}

@@ -116,6 +116,16 @@ def test_without_a_body(port: int) -> None:
     assert [status for status, _ in responses(port, [request + HEALTH])] == [200, 200]
 
 
+def test_thousands_in_one_piece_are_all_answered(
+    port: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    found = responses(port, [request * 1500])
+    assert [status for status, _ in found] == [200] * 1500
+    output = capfd.readouterr()
+    assert "Error" not in output.out + output.err
+
+
 def test_connect_with_a_body_is_refused_and_closed(port: int) -> None:
     request = b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n" + length(HEALTH) + b"\r\n"
     assert [status for status, _ in responses(port, [request + HEALTH])] == [400]

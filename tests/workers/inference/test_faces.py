@@ -1,6 +1,7 @@
 """The operation `faces` with a real face finder, without the queue."""
 
 import time
+from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from contracts.faces.faces import FacesReply, FacesRequest
 from contracts.queue.messages import Item, Pixels, Vector
 from contracts.queue.redis_keys import QueueName
 from models.faces.detection.finder import FaceFinder, open_finder
+from models.faces.portrait import crop_portrait
 from models.weights.catalog import Weights, WeightsMissing
 from tests.models.faces.images import read
 from tests.workers.inference.cancellation import cancellation_of
@@ -121,3 +123,12 @@ def test_missing_weights_are_reported(tmp_path: Path) -> None:
     )
     with pytest.raises(WeightsMissing, match="opsin weights pull face_finder"):
         faces.finder()
+
+
+@pytest.mark.shared
+def test_the_largest_face_is_cropped_as_for_a_training(finder: FaceFinder, two: Pixels) -> None:
+    items = [item_of(two, FacesRequest(portrait=True))]
+    (output,) = faces_of(finder).compute(QUEUE, MeanColors(), items, list)  # type: ignore[arg-type]
+    reply = FacesReply.model_validate_json(output.note)
+    assert reply.portrait is not None
+    assert b64decode(reply.portrait) == crop_portrait(two, reply.faces[0].box)

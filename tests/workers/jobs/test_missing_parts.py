@@ -45,6 +45,9 @@ MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
     ("quantize", QUANTIZE | {"model": "gone"}, "model_not_found", "gone"),
     ("quantize", QUANTIZE | {"version": 7}, "version_not_found", "7"),
     ("quantize", QUANTIZE | {"dataset_id": "ds_gone"}, "dataset_not_found", "dataset"),
+    ("evaluation", QUANTIZE | {"model": "gone"}, "model_not_found", "gone"),
+    ("evaluation", QUANTIZE | {"version": 7}, "version_not_found", "7"),
+    ("evaluation", QUANTIZE | {"dataset_id": "ds_gone"}, "dataset_not_found", "dataset"),
     ("filters", {"model": "gone", "version": 1}, "model_not_found", "gone"),
     ("filters", {"model": "pets", "version": 7}, "version_not_found", "7"),
     ("dataset_import", {"name": "pets"}, "invalid_archive", ""),  # its upload

@@ -1,9 +1,13 @@
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
 from contracts.errors import InvalidImage, ValidationFailed
 from contracts.work import WorkStoppedError
@@ -11,10 +15,15 @@ from models.datasets.dataset import SPLITS, Dataset
 from models.export.saved_model import export_version
 from models.export.signatures import signatures
 from models.images.decode import InputSpec, decode
+from models.networks.preprocessing import prepare
 from models.training.data.feature_cache import FeatureCache
 from models.training.data.features import FeatureExtractor
+from models.training.exported import decode_examples
 from models.training.loop.phase import class_weights
+from models.training.loop.progress import LoggedWork
 from models.training.loop.trainer import TrainingEnvironment, train
+from models.training.report.event_log import EventLog
+from models.training.report.filters_animation import response_animation
 from models.training.trained import TrainedModel
 from models.weights.catalog import Weights, WeightsMissing
 from tests.models import keras_warnings
@@ -284,6 +293,67 @@ def test_filters_are_recorded(
     assert [frame.step for frame in trained.filters] == [0, 2, 4, 6, 8]
     assert trained.filters[0].kernels.shape == (3, 3, 3, 64)
     assert not np.array_equal(trained.filters[0].kernels, trained.filters[1].kernels)
+    first, second, *_ = trained.responses
+    assert [frame.step for frame in trained.responses] == [0, 2, 4, 6, 8]
+    assert (first.maps.dtype, first.maps.shape[2]) == (np.float16, 16)
+    assert not np.array_equal(first.maps, second.maps)
+    with Image.open(BytesIO(response_animation(trained.responses, "conv1"))) as film:
+        assert film.n_frames == 5
+
+
+def test_the_response_is_that_of_the_finished_layer_to_a_held_out_image(
+    dataset: Dataset, work: RecordingWork, environment: TrainingEnvironment
+) -> None:
+    """Without validation the last epoch is kept, so the last frame shows the finished network."""
+    without = replace(dataset, examples=dataset.of("train") + dataset.of("test"))
+    request = small_request(epochs={"scratch": 1}, filters_every=1, early_stopping_patience=None)
+    trained = train(request, without, work, environment)
+    convolution = next(
+        layer for layer in trained.model.layers if isinstance(layer, keras.layers.Conv2D)
+    )
+    spec = InputSpec(
+        tuple(trained.model.inputs[0].shape[1:3]),
+        trained.blueprint.short_side,
+        trained.blueprint.geometry,
+    )
+    (pixels,) = decode_examples(without.of("test")[:1], spec, max_pixels=10**6)
+    prepared = prepare(trained.blueprint.preprocessing, pixels[None], 3)
+    maps = keras.Model(trained.model.inputs, convolution.output)(prepared)[0].numpy()
+    last = trained.responses[-1].maps
+    block = maps.shape[0] // last.shape[0]
+    expected = maps[: last.shape[0] * block, : last.shape[1] * block, : last.shape[2]]
+    blocks = expected.reshape(last.shape[0], block, last.shape[1], block, -1)
+    np.testing.assert_allclose(last, blocks.mean(axis=(1, 3)), atol=2e-3)
+
+
+def test_the_log_has_the_graph_weights_batches_and_the_test_curve(
+    dataset: Dataset, work: RecordingWork, environment: TrainingEnvironment, tmp_path: Path
+) -> None:
+    log = EventLog(tmp_path / "log")
+    logged = LoggedWork(work, log)
+    request = small_request(epochs={"scratch": 2}, log_every=2, early_stopping_patience=None)
+    trained = train(request, dataset, logged, environment, log=log)
+    log.close()
+    events = [
+        (path.parent.name, event.step, value.tag)
+        for path in (tmp_path / "log").rglob("*tfevents*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    ]
+    steps = {step for run, step, tag in events if tag == "batch/loss"}
+    taken = len(steps) * 2
+    assert steps == set(range(2, taken + 1, 2))
+    assert {tag for run, step, tag in events if run == "test"} == {"loss", "accuracy"}
+    assert [step for run, step, tag in events if (run, tag) == ("test", "loss")] == [1, 2]
+    kernels = {tag for _, _, tag in events if tag.endswith("/kernel")}
+    assert len(kernels) == sum(v.path.endswith("kernel") for v in trained.model.trainable_variables)
+    graphs = [
+        event
+        for path in (tmp_path / "log").rglob("*tfevents*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        if event.graph_def
+    ]
+    assert len(graphs) == 1
 
 
 def test_mixed_precision_ends_in_float32(

@@ -1,11 +1,13 @@
-"""Trainings on subjects, their erasure, and thresholds from calibration jobs."""
+"""Trainings on subjects, their use and erasure, and thresholds from calibration jobs."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from contracts.faces.calibration import CalibrationResult
 from contracts.faces.faces import DEFAULT_SIMILARITY, Quality
@@ -13,9 +15,11 @@ from contracts.faces.subjects import NewTemplate, StoredFrame, Threshold
 from contracts.inference.manifest import Provenance
 from models.faces.calibration.calibration import calibrate
 from models.faces.calibration.comparisons import Comparisons
+from models.store.snapshot import ServedVersion
 from tests.models.drafts import DRAFT, write_files
 from tests.models.faces.embeddings import random_embeddings
-from tests.service.parts import NOW, FakeServices, face_services_in, gray_png
+from tests.service.face_replies import CROWD, NO_FACE
+from tests.service.parts import NOW, SERVED, FakeServices, face_services_in, gray_png
 
 SUBJECTS, TRAININGS, THRESHOLD = "/v1/faces/subjects", "/v1/trainings", "/v1/faces/threshold"
 QUALITY = Quality(sharpness=100, brightness=120, yaw=0, pitch=0, roll=0, size=60, acceptable=True)
@@ -164,3 +168,60 @@ def test_a_threshold_of_another_embedder_is_at_least_the_default(
     set_threshold(Threshold(similarity=0.3, embedder="face_embedder:1"))
     assert client.get(THRESHOLD).json()["stale"] is False
     assert client.post("/v1/faces/verify", files=pair).json()["match"] is True
+
+
+def portrait_of(level: int, border: int, size: int = 80) -> bytes:
+    """A PNG whose middle, where the fake worker finds the face, has another gray level."""
+    pixels = np.full((size, size, 3), border, np.uint8)
+    edge = size // 20
+    pixels[edge:-edge, edge:-edge] = level
+    packed = io.BytesIO()
+    Image.fromarray(pixels).save(packed, "PNG")
+    return packed.getvalue()
+
+
+@pytest.fixture
+def door(fakes: FakeServices, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The served version was trained on subjects."""
+    spec = Provenance(spec={"subjects": ["sub_a", "sub_b"]})
+    manifest = SERVED.manifest.model_copy(update={"provenance": spec})
+    version = ServedVersion(manifest, SERVED.labels)
+    monkeypatch.setattr(fakes.workers, "choose", lambda *_: (version, 1))
+
+
+@pytest.mark.usefixtures("door")
+@pytest.mark.parametrize("prefer", [{}, {"Prefer": "respond-async"}])
+def test_a_version_trained_on_subjects_sees_only_the_face(
+    client: httpx.Client, fakes: FakeServices, prefer: dict[str, str]
+) -> None:
+    files = {"image": ("a.png", portrait_of(40, border=250))}
+    answer = client.post("/v1/classify", files=files, headers=prefer)
+    if prefer:
+        assert answer.status_code == 202, answer.text
+        (item,) = fakes.jobs.submitted[0]
+        assert isinstance(item.content, np.ndarray)
+        assert int(item.content.mean()) == 40
+        return
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["results"][0]["predictions"][0]["index"] == 40
+
+
+@pytest.mark.usefixtures("door")
+@pytest.mark.parametrize(("level", "code"), [(NO_FACE, "no_face"), (CROWD, "many_faces")])
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/heatmap", "/v1/activations", "/v1/embed"])
+def test_an_image_without_one_face_is_refused_by_a_version_trained_on_subjects(
+    client: httpx.Client, path: str, level: int, code: str
+) -> None:
+    answer = client.post(path, files={"image": ("a.png", gray_png(level))})
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+@pytest.mark.usefixtures("door")
+def test_each_image_of_several_has_its_own_answer(client: httpx.Client) -> None:
+    files = [("image", (f"{n}.png", gray_png(n))) for n in (NO_FACE, 40, CROWD)]
+    results = client.post("/v1/classify", files=files).json()["results"]
+    assert [result.get("error", {}).get("code") for result in results] == [
+        "no_face",
+        None,
+        "many_faces",
+    ]

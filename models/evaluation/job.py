@@ -1,0 +1,332 @@
+"""The evaluation job: a version's figures on a dataset, and its comparison with another version.
+
+Everything is measured by the runtime that serves, on images decoded as those of requests.
+"""
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.errors import OpsinError
+from contracts.inference.evaluation import (
+    ClassEvaluation,
+    Comparison,
+    EvaluationRequest,
+    EvaluationResult,
+    EvaluationWarning,
+)
+from contracts.inference.manifest import Manifest
+from contracts.jobs import Progress
+from contracts.settings import Settings
+from contracts.training.training_result import ConfusionMatrix, Mistake, SplitMetrics
+from contracts.work import Work
+from models.datasets.dataset import Example
+from models.datasets.store import DatasetStore
+from models.evaluation.comparison import compare, share_interval
+from models.evaluation.selection import Selection, check_classes, check_measurable, select
+from models.serving.runtime import Runtime, RuntimeOptions
+from models.serving.selection import choose_runtime
+from models.store.labels import Label, class_indices, normalized, read_labels
+from models.store.store import Store
+from models.training.exported import ExportedModel, decode_examples
+from models.training.loop.phase import loss_and_correct
+from models.training.report.artifacts import CONFUSION_MATRIX, MISTAKES
+from models.training.report.confusion_chart import confusion_chart
+from models.training.report.mistakes_sheet import MAX_MISTAKES, ExplainedMistake, mistakes_sheet
+from models.training.report.report import mistake_of
+from models.training.report.scores import (
+    Counts,
+    class_reports,
+    confusion,
+    most_confident_mistakes,
+    split_metrics,
+)
+from models.training.trained import Evaluation
+
+PREDICTIONS = "predictions.csv"
+_BATCH = 32
+_DRAWN = 0.95  # the share of the time after which only charts are left
+
+Probabilities = npt.NDArray[np.float32]
+
+
+def run(work: Work, settings: Settings) -> dict[str, Any]:
+    """Measure a version.
+
+    Args:
+        work: Its request is an `EvaluationRequest`.
+
+    Returns:
+        An `EvaluationResult` as JSON.
+
+    Raises:
+        NotTrainable: The version has no classifier, or the dataset none of its classes.
+        ModelNotFound: There is no such model.
+        VersionNotFound: It has no such version.
+        DatasetNotFound: There is no such dataset.
+        WorkStoppedError: The job was cancelled.
+    """
+    began = time.monotonic()
+    request = EvaluationRequest.model_validate(work.request)
+    work.progress(Progress(fraction=0, phase="data"))
+    library, store = DatasetStore.of(settings), Store(settings.store_home)
+    store.manifest(request.model, store.resolve(request.model, request.version))
+    dataset = library.load(request.dataset_id)
+    measured = _Version.of(store, request.model, request.version)
+    against = request.against and _Version.of(store, request.model, request.against)
+    selection = select(dataset, request.split, measured.labels)
+    measurement = _Measurement(work, settings, selection, 2 if against else 1)
+    runtime, answers = measurement.answers(measured)
+    evaluation = _evaluation(measured, selection, answers)
+    comparison = None
+    if against:
+        comparison = _compare(against, measurement, answers)
+    names = _names(library, request.dataset_id)
+    mistakes = _draw(measurement, measured, evaluation, names)
+    work.artifact(PREDICTIONS, "text/csv", _table(evaluation, measured.labels, names))
+    seen = _seen_in_training(library, measured.manifest, selection.examples)
+    return EvaluationResult(
+        model=request.model,
+        version=measured.manifest.version,
+        network=measured.manifest.network,
+        runtime=runtime,
+        dataset_id=request.dataset_id,
+        dataset_digest=dataset.digest,
+        split=selection.split,
+        pictures=len(selection.examples),
+        **_figures(measured, evaluation),
+        most_wrong=mistakes,
+        unknown_classes=dict(selection.unknown),
+        seen_in_training=seen,
+        comparison=comparison,
+        warnings=_warnings(selection, measured.labels, seen),
+        seconds=round(time.monotonic() - began, 3),
+    ).model_dump(mode="json")
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A version in the store."""
+
+    manifest: Manifest
+    folder: Path
+    labels: tuple[Label, ...]
+
+    @classmethod
+    def of(cls, store: Store, model: str, number: int) -> "_Version":
+        manifest = store.manifest(model, store.resolve(model, number))
+        check_measurable(manifest)
+        folder = store.path(model, manifest.version)
+        return cls(manifest, folder, read_labels(folder))
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether each class has a sigmoid of its own."""
+        spec = self.manifest.provenance.spec or {}
+        head = spec.get("head")
+        if isinstance(head, dict):
+            return head.get("output") == "independent"
+        return head is None and spec.get("network") == "cnn_face"
+
+
+@dataclass(slots=True)
+class _Measurement:
+    """Runs versions on the selected images.
+
+    Attributes:
+        versions: How many will be measured.
+        done: How many have been measured.
+    """
+
+    work: Work
+    settings: Settings
+    selection: Selection
+    versions: int
+    done: int = 0
+
+    def answers(self, version: _Version) -> tuple[str, Probabilities]:
+        """The name of the runtime, and its probabilities for all images: (n, classes)."""
+        self._report("model", 0)
+        options = RuntimeOptions.of(self.settings)
+        runtime = choose_runtime(version.folder, version.manifest, options).runtime
+        rows = self._rows(runtime, version.manifest)
+        self.done += 1
+        return runtime.name, rows
+
+    def _rows(self, runtime: Runtime, manifest: Manifest) -> Probabilities:
+        examples, rows = self.selection.examples, []
+        for start in range(0, len(examples), _BATCH):
+            self._report("evaluate", start / len(examples))
+            batch = examples[start : start + _BATCH]
+            pixels = decode_examples(batch, manifest, max_pixels=self.settings.max_image_pixels)
+            rows.append(runtime.run("serve", pixels))
+        return np.concatenate(rows)
+
+    def _report(self, phase: str, share: float) -> None:
+        self.work.check()
+        fraction = _DRAWN * (self.done + share) / self.versions
+        self.work.progress(Progress(fraction=fraction, phase=phase))
+
+
+def _evaluation(version: _Version, selection: Selection, answers: Probabilities) -> Evaluation:
+    truth = np.array(selection.truth, np.int32)
+    loss, correct = loss_and_correct(answers, truth, independent=version.is_independent)
+    count = len(truth)
+    return Evaluation(selection.examples, truth, answers, loss / count, correct / count)
+
+
+def _figures(version: _Version, evaluation: Evaluation) -> dict[str, Any]:
+    truth = evaluation.truth.astype(np.int64)
+    metrics = split_metrics(evaluation.probabilities, truth)
+    if version.is_independent:
+        metrics = metrics.model_copy(update={"loss": evaluation.loss})
+    counts = confusion(evaluation.probabilities, truth)
+    labels = [label.text for label in version.labels]
+    right = np.diag(counts)
+    return {
+        "classes": labels,
+        "accuracy": metrics.accuracy,
+        "accuracy_interval": share_interval(int(right.sum()), len(truth)),
+        "metrics": SplitMetrics(**metrics.model_dump()),
+        "per_class": [
+            ClassEvaluation(
+                **report.model_dump(),
+                recall_interval=share_interval(int(right[index]), report.support),
+            )
+            for index, report in enumerate(class_reports(counts, labels))
+        ],
+        "confusion_matrix": ConfusionMatrix(labels=labels, counts=counts.tolist()),
+    }
+
+
+def _compare(against: _Version, measurement: _Measurement, answers: Probabilities) -> Comparison:
+    """Compare the versions on the images whose classes both have."""
+    selection = measurement.selection
+    runtime, others = measurement.answers(against)
+    indices = class_indices(against.labels)
+    truth = np.array([indices.get(normalized(e.label), -1) for e in selection.examples])
+    common = truth >= 0
+    if not common.any():
+        check_classes({example.label for example in selection.examples}, against.labels)
+    right = answers.argmax(axis=1) == np.array(selection.truth)
+    return compare(
+        right[common],
+        (others.argmax(axis=1) == truth)[common],
+        number=against.manifest.version,
+        runtime=runtime,
+    )
+
+
+def _names(library: DatasetStore, dataset_id: str) -> dict[str, str]:
+    """The original file names by SHA-256."""
+    files = library.listing(dataset_id).files
+    return {f.sha256: f.path for f in files if f.sha256 and f.status == "admitted"}
+
+
+def _draw(
+    measurement: _Measurement,
+    version: _Version,
+    evaluation: Evaluation,
+    names: Mapping[str, str],
+) -> list[Mistake]:
+    """Add the charts to the job; returns the most confident mistakes."""
+    work, selection = measurement.work, measurement.selection
+    work.progress(Progress(fraction=_DRAWN, phase="report"))
+    labels = [label.text for label in version.labels]
+    truth = evaluation.truth.astype(np.int64)
+    counts = confusion(evaluation.probabilities, truth)
+    split = "" if selection.split == "all" else selection.split
+    work.artifact(CONFUSION_MATRIX, "image/png", confusion_chart(*_shown(counts, labels), split))
+    wrong = most_confident_mistakes(evaluation.probabilities, truth, MAX_MISTAKES)
+    mistakes = [mistake_of(evaluation, index, labels, names) for index in wrong]
+    work.check()
+    if "explain" in version.manifest.endpoints:
+        sheet = mistakes_sheet(
+            _explained(version, evaluation, wrong, mistakes, measurement.settings)
+        )
+        work.artifact(MISTAKES, "image/png", sheet)
+    return mistakes
+
+
+def _shown(counts: Counts, labels: Sequence[str]) -> tuple[Counts, list[str]]:
+    """The part of the matrix that has images, so that it is readable for 1,000 classes too."""
+    used = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+    return counts[np.ix_(used, used)], [labels[int(index)] for index in used]
+
+
+def _explained(
+    version: _Version,
+    evaluation: Evaluation,
+    wrong: Sequence[int],
+    mistakes: Sequence[Mistake],
+    settings: Settings,
+) -> list[ExplainedMistake]:
+    if not mistakes:
+        return []
+    examples = [evaluation.examples[index] for index in wrong]
+    pixels = decode_examples(examples, version.manifest, max_pixels=settings.max_image_pixels)
+    predicted = evaluation.probabilities[list(wrong)].argmax(axis=1).astype(np.int32)
+    grids = ExportedModel(version.folder).grids(pixels, predicted)
+    return [ExplainedMistake(*parts) for parts in zip(mistakes, pixels, grids, strict=True)]
+
+
+def _table(evaluation: Evaluation, labels: Sequence[Label], names: Mapping[str, str]) -> bytes:
+    """A row for each image: what it is, and what the version takes it for."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["name", "sha256", "split", "label", "predicted", "probability", "correct"])
+    for index, example in enumerate(evaluation.examples):
+        row = evaluation.probabilities[index]
+        predicted = int(row.argmax())
+        writer.writerow(
+            [
+                *(names.get(example.sha256, example.path.name), example.sha256, example.split),
+                *(labels[int(evaluation.truth[index])].text, labels[predicted].text),
+                *(f"{row[predicted]:.6f}", int(predicted == evaluation.truth[index])),
+            ]
+        )
+    return text.getvalue().encode()
+
+
+def _seen_in_training(
+    library: DatasetStore, manifest: Manifest, examples: Sequence[Example]
+) -> int | None:
+    """How many images the version was trained on; None if that is not known any more."""
+    trained_on = (manifest.provenance.spec or {}).get("dataset_id")
+    if not isinstance(trained_on, str):
+        return None
+    with suppress(OpsinError):
+        dataset = library.load(trained_on)
+        if dataset.digest == manifest.provenance.dataset_digest:
+            learned = {example.sha256 for example in dataset.of("train")}
+            return sum(example.sha256 in learned for example in examples)
+    return None
+
+
+def _warnings(
+    selection: Selection, labels: Sequence[Label], seen: int | None
+) -> list[EvaluationWarning]:
+    warnings = []
+    if selection.unknown:
+        count, names = sum(selection.unknown.values()), ", ".join(list(selection.unknown)[:5])
+        detail = f"{count:,} images were left out: the version has no class {names}."
+        warnings.append(EvaluationWarning(code="unknown_classes", detail=detail))
+    missing = len(labels) - len(set(selection.truth))
+    if missing:
+        detail = f"There are no images of {missing:,} of the version's {len(labels):,} classes."
+        warnings.append(EvaluationWarning(code="missing_classes", detail=detail))
+    if seen:
+        detail = (
+            f"The version was trained on {seen:,} of these images, so they say little about new "
+            "ones."
+        )
+        warnings.append(EvaluationWarning(code="seen_in_training", detail=detail))
+    return warnings

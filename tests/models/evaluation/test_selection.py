@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import NotTrainable, ValidationFailed
+from models.datasets.dataset import Dataset, Example, Split
+from models.evaluation.selection import choose_split, select
+from models.store.labels import Label
+
+
+def dataset(*parts: tuple[str, Split]) -> Dataset:
+    examples = tuple(
+        Example(Path(f"{number}.png"), label, split, f"{number:064d}")
+        for number, (label, split) in enumerate(parts)
+    )
+    return Dataset("d", "sha256:1", tuple(sorted({label for label, _ in parts})), examples)
+
+
+LABELS = (
+    *(Label("n1", "tabby cat"), Label("n2", "crane")),
+    *(Label("n3", "crane"), Label("n4", "dog")),
+)
+
+
+def test_classes_are_matched_by_name_or_id_and_the_others_counted() -> None:
+    parts = [("Tabby_cat", "test"), ("n3", "test"), ("crane", "test"), ("cow", "test")]
+    selection = select(dataset(*parts, ("dog", "train")), None, LABELS)  # type: ignore[arg-type]
+    assert (selection.split, selection.truth) == ("test", (0, 2))
+    assert selection.unknown == {"cow": 1, "crane": 1}, "two classes are called crane"
+
+
+def test_default_is_what_a_training_reports() -> None:
+    assert choose_split(None, {"train": 3, "validation": 2, "test": 1}) == "test"
+    assert choose_split(None, {"train": 3, "validation": 2}) == "validation"
+    assert choose_split(None, {"train": 3, "test": 0}) == "all"
+    assert choose_split("all", {"train": 3}) == "all"
+    with pytest.raises(ValidationFailed, match=r"no test images.*train \(3\)"):
+        choose_split("test", {"train": 3, "test": 0})
+
+
+def test_dataset_without_a_known_class_is_refused() -> None:
+    with pytest.raises(NotTrainable, match=r"cow.*tabby cat"):
+        select(dataset(("cow", "test")), None, LABELS)
