@@ -19,7 +19,8 @@ def public_path(path: str) -> str:
 _MAX_LENGTH = 256
 # Segments without `.` and `..`: the prefix becomes part of URLs.
 _PREFIX = re.compile(r"(?:/(?!\.\.?(?:/|$))[A-Za-z0-9._~-]+)*")
-_OWN = ("/v1", "/v2", "/docs")  # removing these would change the meaning of our own paths
+# Removing these would change the meaning of our own paths.
+_OWN = ("/v1", "/v2", "/docs", "/_console")
 
 
 def is_prefix(path: str) -> bool:

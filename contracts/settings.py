@@ -59,6 +59,12 @@ class Settings(BaseSettings):
             " loopback, unless `opsin keys create` has created a key."
         ),
     )
+    session_idle_minutes: int = Field(
+        30,
+        ge=1,
+        le=720,
+        description="Minutes after which an unused session of the console ends.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description=(

@@ -9,7 +9,9 @@ from starlette.middleware import Middleware
 from contracts.settings import MIB, RELEASE, Settings
 from service.auth import audit_routes as audit
 from service.auth import routes as keys
+from service.auth import session_routes as sessions
 from service.auth.scopes import ScopeTable
+from service.console import page as console
 from service.create import routes as create
 from service.datasets import routes as datasets
 from service.dependencies import OpenServices
@@ -110,10 +112,12 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         oip,
         operations,
         keys,
+        sessions,
         audit,
     ):
         app.include_router(routes.router)
     errors.install(app)
+    console.install(app, settings)
     docs.install(app)
     openapi.install(app, settings)
     app.state.scope_table = ScopeTable.build(app.routes)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from models.store.store import Store
     from service.auth.key_cache import KeyCache
     from service.auth.rate_limit import RateLimits
+    from service.auth.sessions import Sessions
     from service.changes import ChangeFeed
     from service.datasets.service import Datasets
     from service.explanation.cache import ExplanationCache
@@ -61,6 +62,7 @@ class Services:
     key_cache: "KeyCache"
     changes: "ChangeFeed"
     rate_limits: "RateLimits"
+    sessions: "Sessions"
     audit: "Audit"
     faces: "FaceServices"
     database_ok: Callable[[], bool]

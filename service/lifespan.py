@@ -29,6 +29,7 @@ from models.datasets.store import DatasetStore
 from models.store.store import Store
 from service.auth.key_cache import KeyCache
 from service.auth.rate_limit import RateLimits
+from service.auth.sessions import Sessions
 from service.changes import ChangeFeed, SharedState
 from service.datasets.service import Datasets
 from service.dependencies import Services
@@ -152,6 +153,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             key_cache=key_cache,
             changes=changes,
             rate_limits=RateLimits(client),
+            sessions=Sessions(client, key_cache, settings.session_idle_minutes * 60),
             audit=audit,
             faces=faces,
             database_ok=lambda: reachable(engine),

@@ -114,6 +114,16 @@ def api_process(api_id: str) -> str:
     return f"api-process:{api_id}"
 
 
+def session(token_digest: str) -> str:
+    """A session of the console; expires when it is not used."""
+    return f"session:{token_digest}"
+
+
+def sessions_of(key_id: str) -> str:
+    """The sessions of a key, a sorted set by their start; some may have ended since."""
+    return f"sessions:{key_id}"
+
+
 EPOCH = "epoch"
 """Absent after Redis was wiped; see `service.queue.client.QueueClient.server_epoch`."""
 

@@ -1,7 +1,7 @@
 """Estimates the memory of a style transfer, before it is queued and again where it runs.
 
-The estimate is a straight line through measured peaks (`benchmarks/create.py`); the API process
-can compute it because it needs no network. Dreams and the fast method work in tiles, so their
+The estimate is a straight line, generous for the activations of the network at full size; the API
+process can compute it because it needs no network. Dreams and the fast method work in tiles, so their
 memory grows only with the arrays that hold the image itself.
 """
 

@@ -7,6 +7,7 @@ revoked then either, and expiry follows the clock of the database. Before the fi
 OPSIN_API_KEY is known.
 """
 
+import hashlib
 import hmac
 import time
 from collections.abc import Mapping
@@ -132,6 +133,20 @@ class KeyCache:
         if principal is None or _has_expired(principal, self._now()):
             return None
         return challenge.proof(digest, port)
+
+    def current(self, key_id: str) -> Principal | None:
+        """The principal of a key as it is now; None if it is not valid."""
+        if key_id == BOOTSTRAP.id:
+            return BOOTSTRAP if self._bootstrap is not None else None
+        _, principal = self._principals.get(key_id, (_NO_DIGEST, None))
+        return None if principal is None or _has_expired(principal, self._now()) else principal
+
+    def proof_of(self, key_id: str) -> str | None:
+        """Equal as long as a key of that id is valid and the same; reveals nothing about it."""
+        if self.current(key_id) is None:
+            return None
+        digest, _ = self._principals.get(key_id, (self._bootstrap or _NO_DIGEST, None))
+        return hashlib.sha256(b"session" + digest).hexdigest()
 
     def is_older_than(self, moment: float) -> bool:
         """Whether the last read began before `moment` of `time.monotonic()`."""

@@ -27,12 +27,14 @@ PLANNED_RULES: tuple[Rule, ...] = ()
 # Public is what a client needs before it has a key, and what reveals no more than the source code:
 # - /healthz, /readyz and their equivalents of the Open Inference Protocol: probes send no key. They
 #   say that something is missing, never where it is;
-# - /, /docs and /openapi.json: a browser sends no key when it opens a page. The document is the
-#   same for every installation of a release, apart from its limits;
+# - /, /_console, /docs and /openapi.json: a browser sends no key when it opens a page. The page of
+#   the console holds no data; the document is the same for every installation of a release, apart
+#   from its limits;
 # - /.well-known/jwks.json: public keys, for services that verify login tokens;
 # - /v1/faces/retention: how long faces are kept, which laws want the public to be told.
 RULES: tuple[Rule, ...] = (
     ("GET", "/", PUBLIC),
+    ("GET", "/_console/*", PUBLIC),
     ("GET", "/healthz", PUBLIC),
     ("GET", "/readyz", PUBLIC),
     ("GET", "/v2/health/*", PUBLIC),
@@ -40,6 +42,7 @@ RULES: tuple[Rule, ...] = (
     ("GET", "/docs/*", PUBLIC),
     ("GET", "/openapi.json", PUBLIC),
     ("GET", "/.well-known/jwks.json", PUBLIC),
+    ("*", "/v1/session", ANY),
     ("*", "/v1/keys*", ("admin",)),
     ("GET", "/v1/audit", ("admin",)),
     ("GET", "/v1/faces/retention", PUBLIC),

@@ -124,6 +124,9 @@ class Authentication:
             _require_this_machine(scope, self._origins)
             return anonymous
         credentials, has_other_scheme = _credentials(scope["headers"])
+        if not credentials and (session := await services.sessions.find(scope)) is not None:
+            scope["state"]["session"] = session
+            return session.principal
         if not credentials:
             raise key_cache.refusal(_SCHEME) if has_other_scheme else key_cache.refusal()
         host = scope["client"][0] if scope.get("client") else ""

@@ -4,14 +4,13 @@ from contextlib import suppress
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from contracts.errors import OpsinError
 from contracts.inference.manifest import MODEL_NAME
 from contracts.inference.registry import Readiness, SystemInfo
 from contracts.key_proof import CHALLENGE_HEADER, PROOF_HEADER, KeyChallenge
-from contracts.public_paths import PREFIX
 from contracts.settings import RELEASE
 from service.dependencies import Services, ServicesDep
 from service.http.errors import problem_responses
@@ -134,9 +133,3 @@ async def get_metrics(request: Request, services: ServicesDep) -> Response:
     """
     content, media_type = await metrics_of(services, request.headers.get("Accept", ""))
     return Response(content, headers={"Content-Type": media_type})
-
-
-@router.get("/", include_in_schema=False, summary="The documentation")
-async def go_to_docs() -> RedirectResponse:
-    """The documentation is the front page, also behind a proxy whose prefix is not known."""
-    return RedirectResponse("/docs" if PREFIX.get() else "docs", status_code=307)

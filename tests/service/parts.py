@@ -71,6 +71,7 @@ from models.store.snapshot import ServedVersion
 from models.store.store import Store
 from service.auth.key_cache import KeyCache
 from service.auth.rate_limit import RateLimits
+from service.auth.sessions import Sessions
 from service.datasets.service import Datasets
 from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
@@ -497,6 +498,7 @@ class FakeServices:
             key_cache=key_cache,
             changes=FakeChanges(key_cache, self.keyed),
             rate_limits=RateLimits(self.redis),
+            sessions=Sessions(self.redis, key_cache, settings.session_idle_minutes * 60),
             audit=self.audit,
             faces=self.faces,
             database_ok=lambda: self.database,

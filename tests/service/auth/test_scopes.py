@@ -36,6 +36,7 @@ PUBLIC_PATHS = {
     *("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"),
     *("/docs", "/docs/start.js", "/docs/assets", "/openapi.json", "/.well-known/jwks.json"),
     "/v1/faces/retention",
+    *("/_console/{digest}/{path:path}", "/_console/samples/{name}"),
 }
 INFERENCE_KINDS = {"classify", "embed"}  # run by inference workers, which need no handler table
 

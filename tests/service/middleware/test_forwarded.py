@@ -37,7 +37,7 @@ def test_urls_of_responses_carry_the_prefix(proxied: httpx.Client, fakes: FakeSe
     assert job["artifacts"][0]["url"] == "/opsin/v1/jobs/job_1/artifacts/a.png"
     document = proxied.get("/openapi.json").json()
     assert document["servers"][0]["url"] == "/opsin"
-    assert proxied.get("/").headers["Location"] == "/opsin/docs"
+    assert 'href="/opsin/docs"' in proxied.get("/").text
 
 
 def test_the_documentation_finds_its_files_under_any_prefix(proxied: httpx.Client) -> None:
@@ -55,7 +55,7 @@ def test_the_documentation_finds_its_files_under_any_prefix(proxied: httpx.Clien
 
 def test_a_prefix_that_the_proxy_left_in_the_path_is_removed(proxied: httpx.Client) -> None:
     assert proxied.get("/opsin/v1/models").status_code == 200
-    assert proxied.get("/opsin").status_code == 307
+    assert proxied.get("/opsin").status_code == 200
     assert proxied.get("/opsinx/v1/models").status_code == 404
     assert proxied.get("/opsin/v1/keys", headers={"X-API-Key": "wrong"}).status_code == 401
 
@@ -83,7 +83,7 @@ def test_only_a_plain_path_is_a_prefix(proxied: httpx.Client) -> None:
 def test_who_is_no_trusted_proxy_sets_no_prefix(client: httpx.Client) -> None:
     document = client.get("/openapi.json", headers={"X-Forwarded-Prefix": "/opsin"}).json()
     assert document["servers"][0]["url"] == "/"
-    assert client.get("/").headers["Location"] == "docs"
+    assert 'href="docs"' in client.get("/").text
 
 
 def test_a_prefix_may_be_a_setting(served: StartService, fakes: FakeServices) -> None:

@@ -90,11 +90,6 @@ def test_the_system_at_a_glance(client: httpx.Client) -> None:
     assert system["queues"][0]["name"] == "lane:squeezenet:1:classify"
 
 
-def test_the_front_page_is_the_documentation(client: httpx.Client) -> None:
-    answer = client.get("/")
-    assert (answer.status_code, answer.headers["Location"]) == (307, "docs")
-
-
 def test_metrics_are_in_the_format_of_prometheus(client: httpx.Client) -> None:
     answer = client.get("/metrics")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"

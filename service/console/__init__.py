@@ -1,0 +1,1 @@
+"""The console: the page at `/`, which uses the public API in a browser."""

@@ -1,0 +1,68 @@
+// Sends archives and class folders as datasets.
+
+import { get, post, upload } from "./api.js";
+import { finished } from "./jobs.js";
+import { t } from "./text.js";
+
+const BATCH = 16;
+const SPLITS = { train: "train", training: "train", val: "validation", valid: "validation", validation: "validation", test: "test" };
+const ARCHIVE = /\.(zip|tar|tgz|tar\.gz)$/i;
+
+export const isArchive = (file) => ARCHIVE.test(file.name);
+
+/**
+ * Where a file of a dropped folder belongs: its class is the folder it lies in; a folder named
+ * `train`, `validation` or `test` above that is its split.
+ */
+export function placeOf(path) {
+  const parts = path.split("/").filter(Boolean);
+  if (parts.length < 2) return null;
+  if (parts.some((part) => part.startsWith(".") || part === "__MACOSX")) return null;
+  const label = parts.at(-2);
+  const split = parts.length > 2 ? SPLITS[parts.at(-3).toLowerCase()] : undefined;
+  return { label, split };
+}
+
+/** Sends one archive; answers the dataset. */
+export async function sendArchive(file, { signal, onProgress, onPhase }) {
+  const form = new FormData();
+  form.append("archive", file, file.name);
+  form.append("name", file.name.replace(ARCHIVE, "").slice(0, 100) || t("learn.unnamed"));
+  onPhase(t("learn.uploading"));
+  const answer = await upload("v1/datasets", form, { signal, onProgress });
+  if (answer.classes) return answer;
+  onPhase(t("learn.checking"));
+  const job = await finished(answer.id, (now) => onProgress(now.progress.fraction));
+  if (job.state !== "succeeded") throw new Error(job.error?.detail ?? t(`state.${job.state}`));
+  return get(`v1/datasets/${job.result.id}`);
+}
+
+/** Sends the images of class folders, some at a time; answers the dataset. */
+export async function sendFolders(files, { signal, onProgress, onPhase }) {
+  const groups = new Map();
+  for (const file of files) {
+    const place = placeOf(file.folderPath ?? file.webkitRelativePath ?? "");
+    if (!place) continue;
+    const key = JSON.stringify([place.label, place.split]);
+    groups.set(key, [...(groups.get(key) ?? []), file]);
+  }
+  if (!groups.size) throw new Error(t("learn.nofolders"));
+  const name = (files[0].folderPath ?? files[0].webkitRelativePath).split("/")[0].slice(0, 100);
+  const dataset = await post("v1/datasets", { json: { name }, signal });
+  const total = [...groups.values()].reduce((sum, group) => sum + group.length, 0);
+  let sent = 0;
+  onPhase(t("learn.uploading"));
+  for (const [key, group] of groups) {
+    const [label, split] = JSON.parse(key);
+    for (let start = 0; start < group.length; start += BATCH) {
+      const some = group.slice(start, start + BATCH);
+      const form = new FormData();
+      for (const file of some) form.append("image", file, file.name);
+      const before = sent;
+      await upload(`v1/datasets/${dataset.id}/images`, form, { query: { label, split }, signal, onProgress: (part) => onProgress((before + part * some.length) / total) });
+      sent += some.length;
+      onProgress(sent / total);
+    }
+  }
+  return get(`v1/datasets/${dataset.id}`);
+}

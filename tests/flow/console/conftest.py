@@ -1,0 +1,105 @@
+"""A browser that watches the console: whatever it does wrong fails the test."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.flow.installation import Installation
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = [
+    "--no-sandbox",  # tests may run as root
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+]
+# What a browser says about answers that are errors, as when a wrong file is refused.
+_EXPECTED = re.compile(r"Failed to load resource|net::ERR_|EventSource")
+OpenConsole = Callable[..., Page]
+Launch = Callable[..., Browser]
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Launch]:
+    """Starts Chromium, as it is installed; Playwright downloads none."""
+    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if program is None:
+        pytest.skip("Chromium is not installed; on Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
+
+        def start(*options: str) -> Browser:
+            return playwright.chromium.launch(
+                executable_path=program, args=[*OPTIONS, *options], chromium_sandbox=False
+            )
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def browser(launch: Launch) -> Iterator[Browser]:
+    browser = launch()
+    yield browser
+    browser.close()
+
+
+class Watch:
+    """Notes requests to other origins, errors of scripts, and refusals by the policy."""
+
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
+        self.faults: list[str] = []
+
+    def attach(self, page: Page) -> None:
+        page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
+        page.on("console", self._note)
+        page.on("request", self._check)
+
+    def _note(self, message: Any) -> None:
+        if message.type in {"error", "warning"} and not _EXPECTED.search(message.text):
+            self.faults.append(f"{message.type}: {message.text}")
+
+    def _check(self, request: Any) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme in {"http", "https", "ws", "wss"}:
+            origin = f"{parts.scheme}://{parts.netloc}"
+            if origin != self._origin:
+                self.faults.append(f"request to {request.url}")
+
+
+@pytest.fixture
+def open_console(browser: Browser) -> Iterator[OpenConsole]:
+    """Opens a page of an installation's console; fails at the end for what the page did wrong."""
+    contexts: list[BrowserContext] = []
+    watches: list[Watch] = []
+
+    def begin(
+        installation: Installation, name: str, *, by: Browser | None = None, **options: Any
+    ) -> Page:
+        context = (by or browser).new_context(**{"locale": "en-US", **options})
+        contexts.append(context)
+        watches.append(Watch(installation.url))
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        watches[-1].attach(page)
+        page.goto(f"{installation.url}/#/{name}")
+        return page
+
+    yield begin
+    for context in contexts:
+        context.close()
+    assert [fault for watch in watches for fault in watch.faults] == []
+
+
+@pytest.fixture
+def wrong_file(tmp_path: Path) -> Path:
+    """A file that says it is an image."""
+    path = tmp_path / "notes.png"
+    path.write_text("This is no image.")
+    return path
