@@ -1,8 +1,8 @@
 """Estimates the memory of a style transfer, before it is queued and again where it runs.
 
-The estimate is a straight line, generous for the activations of the network at full size; the API
-process can compute it because it needs no network. Dreams and the fast method work in tiles, so their
-memory grows only with the arrays that hold the image itself.
+The estimate is a straight line, generous for the activations of the network at full size. The API
+process can compute it because it needs no network. Dreams and the fast method work in tiles, so
+their memory grows only with the arrays that hold the image itself.
 """
 
 from contracts.create.requests import LARGEST_SIDE, SMALLEST_SIDE, StyleNetwork

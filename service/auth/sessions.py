@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -102,7 +103,7 @@ class Sessions:
             pipe.zcard(listed)
             count = (await pipe.execute())[-1]
             if count > MAX_SESSIONS:
-                oldest = await self._redis.zpopmin(listed, count - MAX_SESSIONS)
+                oldest: Any = await self._redis.zpopmin(listed, count - MAX_SESSIONS)
                 await self._redis.delete(*(redis_keys.session(_text(old)) for old, _ in oldest))
 
     async def find(self, scope: Scope) -> Session | None:
