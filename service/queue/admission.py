@@ -5,6 +5,7 @@ and refuses the rest at once.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,10 @@ from contracts.errors import QueueFull
 from contracts.inference.inference import Operation
 from contracts.queue.redis_keys import QueueName
 from contracts.settings import Settings
+from service.queue.turns import ALTERNATING
 
+_NEWCOMER_SHARE = 8  # one in so many places is what a client without any may take beyond the limit
+_MOST_OF_LIMIT = 2  # so many times the limit are in progress at most
 _MAX_RETRY_SECONDS = 60.0
 
 
@@ -35,59 +39,86 @@ class QueueLimits:
 
 
 class Admission:
-    """Counts the images in progress in each queue of this process."""
+    """Counts the images in progress in each queue of this process, by client."""
 
     def __init__(self, limits: QueueLimits) -> None:
         self._limits = limits
-        self._in_progress: dict[QueueName, int] = {}
+        self._in_progress: dict[QueueName, Counter[str]] = {}
 
     def counts(self) -> dict[QueueName, int]:
         """The images in progress in each queue that has had some."""
         return dict(self._in_progress)
 
     def in_progress(self, queue: QueueName) -> int:
-        return self._in_progress.get(queue, 0)
+        """How many images, of all clients."""
+        return self._in_progress.get(queue, Counter()).total()
 
-    def require_room(self, queue: QueueName, rate: float | None, seconds: float = math.inf) -> None:
+    def require_room(
+        self, queue: QueueName, rate: float | None, seconds: float = math.inf, client: str = ""
+    ) -> None:
         """Refuse as `permit` would refuse one image, before anything is read.
 
         Raises:
             QueueFull: As `permit`.
         """
-        self._require(queue, 1, rate, seconds)
+        self._require(queue, client, 1, rate, seconds)
 
     @contextmanager
     def permit(
-        self, queue: QueueName, count: int, rate: float | None, seconds: float = math.inf
-    ) -> Iterator[None]:
-        """Reserve room for `count` images.
+        self,
+        queue: QueueName,
+        count: int,
+        rate: float | None,
+        seconds: float = math.inf,
+        client: str = "",
+    ) -> Iterator[bool]:
+        """Reserve room for `count` images; yields whether it is beyond the limit.
 
         A request with more images than the limit is admitted if nothing else is in progress. A
         request whose time will be over before its turn comes is refused at once, at no cost to
-        the others.
+        the others. A client with nothing in progress is admitted with a few images although the
+        others have filled the queue, up to twice the limit.
 
         Args:
             queue: Where they go.
             count: How many images.
             rate: Images per second that the queue processes, None if unknown.
             seconds: How long they may wait.
+            client: Whose they are.
 
         Raises:
             QueueFull: There is no room, or not enough time.
         """
-        self._require(queue, count, rate, seconds)
-        self._in_progress[queue] = self.in_progress(queue) + count
+        is_beyond = self._require(queue, client, count, rate, seconds)
+        in_progress = self._in_progress.setdefault(queue, Counter())
+        in_progress[client] += count
         try:
-            yield
+            yield is_beyond
         finally:
-            self._in_progress[queue] -= count
+            in_progress[client] -= count
+            if not in_progress[client]:
+                del in_progress[client]
 
-    def _require(self, queue: QueueName, count: int, rate: float | None, seconds: float) -> None:
-        in_progress = self.in_progress(queue)
-        too_many = in_progress + count > self._limits.limit(queue)
-        too_late = rate is not None and in_progress > rate * seconds
-        if in_progress and (too_many or too_late):
-            raise queue_full(in_progress, rate)
+    def _require(
+        self, queue: QueueName, client: str, count: int, rate: float | None, seconds: float
+    ) -> bool:
+        by_client = self._in_progress.get(queue, Counter())
+        total, mine, limit = by_client.total(), by_client[client], self._limits.limit(queue)
+        ahead = total
+        if queue.operation in ALTERNATING:  # each client waits for its own, as often as others do
+            ahead = min(total, (mine + 1) * len(by_client.keys() | {client}))
+        too_many = total + count > limit
+        # A single request may exceed the limit; it closes the queue to nobody else.
+        counted = sum(min(one, limit) for one in by_client.values())
+        may_exceed = (
+            not mine
+            and count <= max(1, limit // _NEWCOMER_SHARE)
+            and counted + count <= _MOST_OF_LIMIT * limit
+        )
+        too_late = rate is not None and ahead > rate * seconds
+        if total and ((too_many and not may_exceed) or too_late):
+            raise queue_full(total, rate)
+        return bool(total) and too_many
 
 
 def queue_full(depth: int, rate: float | None) -> QueueFull:

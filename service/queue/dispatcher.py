@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 
 import structlog
 from celery import Celery
@@ -19,10 +20,12 @@ from contracts.queue import redis_keys
 from contracts.queue.messages import ID_LENGTH, TOP_CLASS, Item, Pixels, Reply
 from contracts.queue.redis_keys import QueueName
 from models.catalog import queue_of
+from service.inference.fair_pool import CALLER
 from service.metrics.request_record import current_record
 from service.queue.admission import Admission, queue_full
 from service.queue.client import QueueClient, redis_required
 from service.queue.replies import Replies
+from service.queue.turns import ALTERNATING, Turns, slice_size
 from service.queue.workers import WorkerRegistry
 
 log = structlog.get_logger()
@@ -76,6 +79,7 @@ class Dispatcher:
         self._tasks = tasks
         self._admission = admission
         self._workers = workers
+        self._turns = Turns()
         self._abandoning: set[asyncio.Task[None]] = set()
 
     def require_room(self, queue: QueueName, deadline: float = math.inf) -> None:
@@ -88,7 +92,9 @@ class Dispatcher:
         Raises:
             QueueFull: As `run`.
         """
-        self._admission.require_room(queue, self._workers.rate(queue), self._seconds(deadline))
+        self._admission.require_room(
+            queue, self._workers.rate(queue), self._seconds(deadline), _client()
+        )
 
     async def run(
         self,
@@ -116,8 +122,8 @@ class Dispatcher:
         """
         record = current_record()
         record.sent(queue)
-        rate = self._workers.rate(queue)
-        with self._admission.permit(queue, len(images), rate, self._seconds(deadline)):
+        rate, seconds = self._workers.rate(queue), self._seconds(deadline)
+        with self._admission.permit(queue, len(images), rate, seconds, _client()) as is_beyond:
             seconds = deadline - time.monotonic()
             items = [
                 self._item(image, seconds, class_index, note)
@@ -125,16 +131,11 @@ class Dispatcher:
                     images, classes or [TOP_CLASS] * len(images), strict=True
                 )
             ]
-            futures = [self._replies.expect(item, queue) for item in items]
             try:
-                async with asyncio.timeout_at(_loop_time(deadline)):
-                    await self._push(queue, items, seconds, rate)
-                # Outside the timeout, because redis-py may swallow one that ends during the push;
-                # see `PeriodicTask`.
-                late = (await asyncio.wait(futures, timeout=deadline - time.monotonic()))[1]
-                if late:
-                    raise self._too_late(queue)
-                replies = [future.result() for future in futures]
+                if queue.operation in ALTERNATING:
+                    replies = await self._run_in_turns(queue, items, deadline, admitted=is_beyond)
+                else:
+                    replies = await self._run_slice(queue, items, deadline, admitted=is_beyond)
             except TimeoutError:
                 raise self._too_late(queue) from None
             finally:
@@ -142,6 +143,43 @@ class Dispatcher:
         checked = [_checked(reply, queue.version) for reply in replies]
         record.replied(checked)
         return checked
+
+    async def _run_in_turns(
+        self, queue: QueueName, items: Sequence[Item], deadline: float, *, admitted: bool
+    ) -> list[Reply]:
+        """As `_run_slice`, but so that other clients' items come in between."""
+        replies: list[Reply] = []
+        while rest := items[len(replies) :]:
+            size = slice_size(self._workers.rate(queue))
+            places = size * (max(1, len(self._workers.workers)) + 1)  # so that no worker idles
+            now, admitted = rest[:size], admitted or bool(replies)
+            async with AsyncExitStack() as stack:
+                turn = self._turns.turn(queue, _client(), len(now), places)
+                async with asyncio.timeout_at(_loop_time(deadline)):
+                    await stack.enter_async_context(turn)
+                replies += await self._run_slice(queue, now, deadline, admitted=admitted)
+        return replies
+
+    async def _run_slice(
+        self, queue: QueueName, items: Sequence[Item], deadline: float, *, admitted: bool
+    ) -> list[Reply]:
+        """Push items and await their replies.
+
+        Args:
+            admitted: Whether the queue's limit does not apply, as they were admitted otherwise.
+
+        Raises:
+            TimeoutError: Not all answers came in time.
+            OpsinError: As `run`.
+        """
+        futures = [self._replies.expect(item, queue) for item in items]
+        async with asyncio.timeout_at(_loop_time(deadline)):
+            await self._push(queue, items, deadline - time.monotonic(), admitted=admitted)
+        # Outside the timeout, because redis-py may swallow one that ends during the push; see
+        # `PeriodicTask`.
+        if (await asyncio.wait(futures, timeout=deadline - time.monotonic()))[1]:
+            raise TimeoutError
+        return [future.result() for future in futures]
 
     def _seconds(self, deadline: float) -> float:
         """The computing time of all live workers until then: a rate is that of one worker."""
@@ -160,12 +198,12 @@ class Dispatcher:
         )
 
     async def _push(
-        self, queue: QueueName, items: Sequence[Item], seconds: float, rate: float | None
+        self, queue: QueueName, items: Sequence[Item], seconds: float, *, admitted: bool
     ) -> None:
         with redis_required():
-            push = await self._queues.push(queue, items, seconds=seconds)
+            push = await self._queues.push(queue, items, seconds=seconds, admitted=admitted)
         if not push.accepted:
-            raise queue_full(push.depth, rate)
+            raise queue_full(push.depth, self._workers.rate(queue))
         if push.must_schedule:
             await self._tasks.send(queue)
 
@@ -204,6 +242,11 @@ def _checked(reply: Reply, version: int) -> Reply | OpsinError:
         log.error("wrong_version", wanted=version, answered=reply.version)
         return InternalError("A version other than the requested one answered. Retry.")
     return reply
+
+
+def _client() -> str:
+    caller = CALLER.get(None)
+    return "" if caller is None else caller.client
 
 
 def _loop_time(deadline: float) -> float:

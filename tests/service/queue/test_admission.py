@@ -1,5 +1,7 @@
 """Admission: as much as fits, and only what can be answered in time."""
 
+import contextlib
+
 import pytest
 
 from contracts.errors import QueueFull
@@ -42,3 +44,36 @@ def test_request_that_would_be_answered_too_late_is_refused(admission: Admission
         with admission.permit(QUEUE, 1, rate=None, seconds=0.1):
             assert admission.in_progress(QUEUE) == 6
     assert admission.in_progress(QUEUE) == 0
+
+
+def test_a_client_that_has_filled_a_queue_closes_it_to_itself_alone(admission: Admission) -> None:
+    with admission.permit(QUEUE, 8, 10.0, client="many") as many_are_beyond:
+        assert not many_are_beyond
+        with pytest.raises(QueueFull), admission.permit(QUEUE, 1, 10.0, client="many"):
+            pass
+        admission.require_room(QUEUE, 10.0, client="other")
+        with admission.permit(QUEUE, 1, 10.0, client="other") as is_beyond:
+            assert is_beyond
+            with pytest.raises(QueueFull), admission.permit(QUEUE, 1, 10.0, client="other"):
+                pass
+        with pytest.raises(QueueFull), admission.permit(QUEUE, 2, 10.0, client="other"):
+            pass  # not without bounds
+    assert admission.in_progress(QUEUE) == 0
+
+
+def test_newcomers_are_bounded_in_total(admission: Admission) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(admission.permit(QUEUE, 8, None, client="many"))
+        for number in range(8):
+            stack.enter_context(admission.permit(QUEUE, 1, None, client=f"other {number}"))
+        with pytest.raises(QueueFull):
+            admission.require_room(QUEUE, None, client="one more")
+
+
+def test_the_wait_in_an_alternating_queue_is_for_ones_own_images(admission: Admission) -> None:
+    slow = QueueName("squeezenet", 1, "explain")
+    with admission.permit(slow, 8, 1.0, client="many"):
+        with admission.permit(slow, 1, 1.0, seconds=3, client="other"):
+            pass
+        with pytest.raises(QueueFull):
+            admission.require_room(slow, 1.0, seconds=1, client="other")

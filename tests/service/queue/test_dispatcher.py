@@ -23,6 +23,7 @@ from contracts.queue.heartbeat import WorkerBeat
 from contracts.queue.messages import Item, Reply
 from contracts.queue.redis_keys import QueueName
 from models.store.store import Store
+from service.inference.fair_pool import CALLER, Caller
 from service.queue.admission import Admission, QueueLimits
 from service.queue.client import QueueClient
 from service.queue.dispatcher import BatchTaskSender, Dispatcher
@@ -265,3 +266,33 @@ def test_a_deadline_is_by_the_clock_of_redis(
         await asyncio.gather(request, return_exceptions=True)
 
     run(valkey, use)
+
+
+def test_a_client_with_many_explanations_keeps_no_other_waiting(
+    valkey: RealValkey, worker_client: redis.Redis
+) -> None:
+    slow, order = QueueName("squeezenet", 1, "explain"), list[int]()
+    worker = WorkerQueues(worker_client, "w1")
+
+    async def use(api: Api) -> None:
+        deadline = time.monotonic() + 30
+
+        async def request(client: str, count: int, marker: int) -> list[Any]:
+            CALLER.set(Caller(client, marker))
+            images = [np.full((2, 2, 3), marker, np.uint8)] * count
+            return await api.dispatcher.run(slow, images, deadline=deadline)
+
+        many = asyncio.create_task(request("many", 64, 1))
+        await until(lambda: api.queues.depth(slow))
+        other = asyncio.create_task(request("other", 1, 2))
+        await asyncio.sleep(0)
+        while not many.done() and time.monotonic() < deadline:
+            for item in await asyncio.to_thread(worker.take, slow, 1):
+                order.append(int(item.pixels[0, 0, 0]))
+                reply = Reply(item.id, 1, 1, 0, 0, vector=np.ones(3, np.float32))
+                await asyncio.to_thread(worker.send_replies, slow, [(item, reply)], 1.0)
+        assert len(await many) == 64
+        assert len(await other) == 1
+
+    run(valkey, use)
+    assert order.index(2) <= 8  # of 65

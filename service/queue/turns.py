@@ -1,0 +1,110 @@
+"""Lets clients alternate in the queues of slow operations, whatever each has sent.
+
+The queue in Redis is first come, first served. An explanation takes seconds, so a client with many
+of them would keep all others waiting for minutes. Here, the images of a request go into the queue a
+slice at a time, and the next slice is that of the client whose turn it is. Belongs to one event
+loop.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from contracts.inference.inference import Operation
+from contracts.queue.redis_keys import QueueName
+
+ALTERNATING: frozenset[Operation] = frozenset({"heatmap", "faces", "explain", "clip", "study"})
+"""The slow operations."""
+_SLICE_SECONDS = 1.0  # of a worker's time: longer than a batch, shorter than others like to wait
+_UNKNOWN_SLICE = 4  # images, until the queue's rate has been measured
+
+
+def slice_size(rate: float | None) -> int:
+    """How many images of a request go into the queue at a time."""
+    return _UNKNOWN_SLICE if rate is None else max(1, round(rate * _SLICE_SECONDS))
+
+
+@dataclass(eq=False, slots=True)
+class _Slice:
+    count: int
+    turn: "asyncio.Future[None]"
+
+
+@dataclass(slots=True)
+class _Line:
+    """The slices of one queue.
+
+    Attributes:
+        places: How many images may be in the queue.
+        taken: How many are.
+        waiting: The slices that are not, by client; the first one is next.
+    """
+
+    places: int = 1
+    taken: int = 0
+    waiting: OrderedDict[str, deque[_Slice]] = field(default_factory=OrderedDict)
+
+
+class Turns:
+    """The turns of the clients in each queue of this process."""
+
+    def __init__(self) -> None:
+        self._lines: dict[QueueName, _Line] = {}
+
+    @asynccontextmanager
+    async def turn(
+        self, queue: QueueName, client: str, count: int, places: int
+    ) -> AsyncIterator[None]:
+        """Wait for a client's turn, and hold it until the block ends.
+
+        Args:
+            queue: Where the slice goes.
+            client: Whose it is.
+            count: Images in the slice.
+            places: How many images may be in the queue at a time; a single slice always may.
+        """
+        line = self._lines.setdefault(queue, _Line())
+        line.places = places
+        try:
+            await _enter(line, client, count)
+            try:
+                yield
+            finally:
+                line.taken -= count
+                _grant(line)
+        finally:
+            if not (line.taken or line.waiting) and self._lines.get(queue) is line:
+                del self._lines[queue]
+
+
+async def _enter(line: _Line, client: str, count: int) -> None:
+    mine = _Slice(count, asyncio.get_running_loop().create_future())
+    line.waiting.setdefault(client, deque()).append(mine)
+    _grant(line)
+    try:
+        await mine.turn
+    except asyncio.CancelledError:
+        if mine.turn.cancelled():
+            line.waiting[client].remove(mine)
+            if not line.waiting[client]:
+                del line.waiting[client]
+        else:
+            line.taken -= count  # its turn had just come
+        _grant(line)
+        raise
+
+
+def _grant(line: _Line) -> None:
+    """Give the free places to the clients who wait, each in turn."""
+    while line.waiting:
+        client, slices = next(iter(line.waiting.items()))
+        if line.taken and line.taken + slices[0].count > line.places:
+            return
+        del line.waiting[client]
+        first = slices.popleft()
+        if slices:
+            line.waiting[client] = slices  # after all others
+        line.taken += first.count
+        first.turn.set_result(None)
