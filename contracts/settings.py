@@ -308,8 +308,8 @@ class Settings(BaseSettings):
         ge=0,
         le=19,
         description=(
-            "Niceness of long jobs. At 10, inference on the same busy machine gets nine tenths of "
-            "its time and a job makes progress; at 19 a job may stand still. 0: normal priority. "
+            "Niceness of long jobs. At 10, inference comes first on a busy machine and a job "
+            "still makes progress; at 19 a job may stand still. 0: normal priority. "
             "Enrollments, which users wait for, get at most 5."
         ),
     )

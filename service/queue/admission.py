@@ -47,7 +47,7 @@ class Admission:
 
     def counts(self) -> dict[QueueName, int]:
         """The images in progress in each queue that has had some."""
-        return dict(self._in_progress)
+        return {queue: clients.total() for queue, clients in self._in_progress.items()}
 
     def in_progress(self, queue: QueueName) -> int:
         """How many images, of all clients."""
