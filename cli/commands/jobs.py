@@ -80,8 +80,11 @@ def follow(job_id: JobId, server: Server = None, key: Key = None) -> None:
     follow_job(JobsApi(load(key=key), server), job_id)
 
 
-def follow_job(api: JobsApi, job_id: str) -> None:
+def follow_job(api: JobsApi, job_id: str, *, only_progress: bool = False) -> None:
     """Show a job's events until it has ended.
+
+    Args:
+        only_progress: Whether to leave out metrics and artifacts.
 
     Raises:
         CommandError: It failed or was cancelled.
@@ -108,7 +111,7 @@ def follow_job(api: JobsApi, job_id: str) -> None:
                     console.print(f"{kind}: {phase_text(phase)} …", markup=False)
             elif name == "state":
                 bar.update(task, description=f"{kind} {_colored(data['state'])}")
-            else:
+            elif not only_progress:
                 text = _metrics(data) if name == "metrics" else f"made {data['name']}"
                 bar.console.print(escape(text))
     job = api.get(job_id)

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from cli.commands.create import dream, style
 from cli.commands.dataset_video import video
 from cli.commands.embed import embed
 from cli.commands.evaluate import evaluate
@@ -235,3 +236,17 @@ def test_evaluation_names_versions_by_alias_and_says_who_is_better(
         evaluate("m@beta", "ds_1", server=server)
     with pytest.raises(CommandError, match="ds_"):
         evaluate("m", "no-such-folder", server=server)
+
+
+def test_style_and_dream_send_a_form_and_keep_the_result(server: str, photo: Path) -> None:
+    style(photo, [photo, photo], weights="0.7,0.3", size=64, server=server)
+    assert Path("cat-style.png").read_bytes() == PNG
+    body = next(body for route, body in Server.requests if route == "POST /v1/style_transfers")
+    assert body.count(b'name="style"') == 2
+    assert b'name="content"' in body
+    for field in (b'name="style_weights"\r\n\r\n0.7,0.3', b'name="size"\r\n\r\n64'):
+        assert field in body
+    dream(photo, layers="a,b", out=Path("dreamt.png"), server=server)
+    assert Path("dreamt.png").read_bytes() == PNG
+    body = next(body for route, body in Server.requests if route == "POST /v1/dreams")
+    assert b'name="layers"\r\n\r\na,b' in body
