@@ -40,7 +40,7 @@ def test_an_image_is_classified_and_explained(
     page = open_console(running, "classify", permissions=["clipboard-write", "clipboard-read"])
     with page.expect_response("**/v1/heatmap*"):
         page.locator("input[type=file]").first.set_input_files(photos / "cat.png")
-    expect(page.get_by_text("What speaks for")).to_be_visible()
+    expect(page.get_by_text("What speaks for “")).to_be_visible()
     classes = page.locator(".bars button")
     expect(classes).to_have_count(5)
     assert "cat" in classes.first.inner_text() or "tabby" in classes.first.inner_text()
@@ -99,15 +99,18 @@ def test_hostile_names_are_text_everywhere(
         with archive.open("rb") as file:
             sent = client.post("/v1/datasets", files={"archive": ("a.zip", file)}, data=form)
         assert sent.status_code in {201, 202}, sent.text
-        people = [client.post("/v1/faces/subjects", json={"name": n}).json() for n in HOSTILE]
+        people = [client.post("/v1/faces/subjects", json={"name": name}) for name in HOSTILE]
     page = open_console(running, f"learn?dataset={sent.json()['id']}")
     page.on("dialog", lambda dialog: pytest.fail(f"a name was run: {dialog.message}"))
     expect(page.get_by_role("heading", name=HOSTILE[0])).to_be_visible()
     for name in hostile:
-        expect(page.locator(".bars bdi", has_text=name.strip("\u202e\u202c")).first).to_be_visible()
-    expect(page.locator(".report li")).to_have_count(len(HOSTILE))
+        # A class is not named by marks that turn the text around; its files are in the report.
+        place = ".report li" if "\u202e" in name else ".bars bdi"
+        expect(page.locator(place, has_text=name).first).to_be_attached()
     page.goto(f"{running.url}/#/faces")
-    for name in HOSTILE:
+    accepted = [name for name, answer in zip(HOSTILE, people, strict=True) if answer.is_success]
+    assert set(accepted) >= {name for name in HOSTILE if "\u202e" not in name}
+    for name in accepted:
         expect(page.locator(".entry bdi", has_text=name.strip("\u202e\u202c"))).to_be_visible()
     page.goto(f"{running.url}/#/classify")
     image = tmp_path / f"{hostile[1]}.png"
@@ -134,7 +137,7 @@ def test_a_lost_connection_recovers(
     page.context.set_offline(False)
     expect(page.locator(".notices")).to_contain_text("Connected again")
     page.locator(".bars button").nth(1).click()
-    expect(page.get_by_text("What speaks for")).to_be_visible()
+    expect(page.get_by_text("What speaks for “")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -146,15 +149,14 @@ def test_no_page_violates_a_rule_of_axe(
     # The checker itself writes HTML, which the console's policy forbids.
     page = open_console(running, "classify", bypass_csp=True, **options)
     page.locator("input[type=file]").first.set_input_files(photos / "cat.png")
-    expect(page.get_by_text("What speaks for")).to_be_visible()
+    expect(page.get_by_text("What speaks for “")).to_be_visible()
     for name in PAGES:
         page.goto(f"{running.url}/#/{name}")
         expect(page.locator(f"#pages a[data-page={name}]")).to_have_attribute(
             "aria-current", "page"
         )
         expect(page.get_by_text("Loading …")).to_have_count(0)
-        for closed in page.locator("main details:not([open])").all():
-            closed.evaluate("one => one.open = true")
+        page.locator("main details").evaluate_all("all => all.forEach(one => { one.open = true; })")
         results = Axe().run(page, options=AXE)
         assert results.violations_count == 0, f"{name}\n{results.generate_report()}"
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
