@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.flow.installation import Installation
 
@@ -22,6 +22,7 @@ OPTIONS = [
 ]
 # What a browser says about answers that are errors, as when a wrong file is refused.
 _EXPECTED = re.compile(r"Failed to load resource|net::ERR_|EventSource")
+expect.set_options(timeout=30_000)  # the machine may be busy with other tests
 OpenConsole = Callable[..., Page]
 Launch = Callable[..., Browser]
 
