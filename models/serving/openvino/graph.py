@@ -153,7 +153,10 @@ class OpenVinoGraph:
         return _copied_outputs(self._tail)
 
     def _tensor(self, rows: Array) -> Any:
-        return self._openvino.Tensor(np.ascontiguousarray(rows), shared_memory=True)
+        rows = np.ascontiguousarray(rows)
+        if not rows.flags.writeable:  # OpenVINO shares no array that it could not write to
+            rows = rows.copy()
+        return self._openvino.Tensor(rows, shared_memory=True)
 
     def _compiled(self, streams: int) -> Any:
         """Compile the graph; in bfloat16 without its last product, which `_tail` computes."""
