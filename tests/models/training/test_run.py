@@ -222,7 +222,9 @@ def test_int8_champion_is_evaluated_in_int8(
     folder.mkdir()
     quantized = quantization.run(InMemoryWork("job_int8", request, folder), settings)
     assert (quantized["version"], quantized["promoted"]) == (2, True)
-    assert Store(settings.store_home).manifest("int8", 2).served is None
+    served = Store(settings.store_home).manifest("int8", 2).served
+    assert served is not None
+    assert served.runtime == "openvino-int8"
     result = run(work_of(settings, "job_rival", model="int8"), settings)
     promotion = TrainingResult.model_validate(result).promotion
     assert promotion.champion == 2

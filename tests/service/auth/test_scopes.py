@@ -113,7 +113,7 @@ def test_every_listed_path_is_public() -> None:
     public = {pattern for _, pattern, access in RULES if access == PUBLIC}
     matched = {one for one in PUBLIC_PATHS if access_of("GET", one) == PUBLIC}
     assert matched == PUBLIC_PATHS
-    assert len(public) == 9
+    assert len(public) == 10
 
 
 def test_every_rule_has_a_route_unless_it_is_planned() -> None:
