@@ -12,7 +12,7 @@ export function admissionReport(dataset) {
   const place = h("div", {});
   const load = guarded(async () => {
     const page = await get(`v1/datasets/${dataset.id}/files`, { status: "rejected", limit: SHOWN });
-    show(place, h("ul", { class: "report" }, page.items.map((file) => entry(dataset.id, file))), page.next_cursor && h("p", { class: "muted" }, t("report.more")));
+    show(place, h("ul", { class: "report", tabindex: 0, "aria-label": t("report.refused", { n: number(count) }) }, page.items.map((file) => entry(dataset.id, file))), page.next_cursor && h("p", { class: "muted" }, t("report.more")));
   });
   if (count) load();
   return h(

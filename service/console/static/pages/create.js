@@ -84,7 +84,7 @@ class CreatePage {
         form.append("style", kept.style, kept.style.name);
         form.append("size", size.value);
         form.append("iterations", iterations.value);
-        if (strength.value !== "1") form.append("strength", strength.value);
+        if (strength.value !== "1") form.append("style_weight", strength.value);
         if (keep.checked) form.append("preserve_colors", "true");
         return ["v1/style_transfers", form];
       },
@@ -94,7 +94,7 @@ class CreatePage {
   dreamForm() {
     const octaves = h("input", { type: "number", min: 1, max: 10, value: 3 });
     const iterations = h("input", { type: "number", min: 1, max: 500, value: 20 });
-    const step = h("input", { type: "number", min: 0.001, max: 1, step: "any", placeholder: t("train.auto") });
+    const step = h("input", { type: "number", min: 0.001, max: 100, step: "any", placeholder: t("train.auto") });
     return this.form([field(t("create.octaves"), octaves), field(t("create.iterations"), iterations), field(t("create.step"), step)], () => {
       if (!kept.content) return null;
       const form = new FormData();

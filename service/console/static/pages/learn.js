@@ -150,4 +150,4 @@ const splits = (dataset) =>
   h("p", { class: "row" }, Object.entries(dataset.splits ?? {}).map(([name, count]) => h("span", { class: "chip" }, `${t(`split.${name}`)}: ${number(count)}`)));
 
 /** How a dataset has to be arranged, drawn as a tree. */
-const layout = () => h("section", { class: "card" }, h("h2", {}, t("learn.layout")), h("pre", {}, "pets.zip\n├── cat/\n│   ├── 1.jpg\n│   └── 2.jpg\n└── dog/\n    └── 3.jpg"), h("p", { class: "muted" }, t("learn.layout.hint")));
+const layout = () => h("section", { class: "card" }, h("h2", {}, t("learn.layout")), h("pre", { tabindex: 0, role: "region", "aria-label": t("learn.layout") }, "pets.zip\n├── cat/\n│   ├── 1.jpg\n│   └── 2.jpg\n└── dog/\n    └── 3.jpg"), h("p", { class: "muted" }, t("learn.layout.hint")));
