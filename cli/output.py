@@ -196,3 +196,10 @@ def suppress_logs() -> Iterator[Console]:
             yield Console(file=terminal, soft_wrap=True, highlight=False, quiet=quiet.get())
         finally:
             os.dup2(real, 2)
+
+
+def output_path(out: Path | None, name: str) -> Path:
+    """The file of a result: `out`, or `name` in the folder `out` or in the working folder."""
+    if out is None:
+        return Path(name)
+    return out / name if out.is_dir() else out

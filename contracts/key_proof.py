@@ -32,7 +32,7 @@ class KeyChallenge:
 
     @classmethod
     def new(cls, key: str) -> "KeyChallenge | None":
-        """A challenge for whoever knows the key; None if it is none of ours."""
+        """A challenge that only a holder of the key can answer; None if the key is not Opsin's."""
         match = KEY_PATTERN.fullmatch(key)
         return cls(match[1], secrets.token_hex(32)) if match else None
 

@@ -10,7 +10,7 @@ from cli.clients.http import FilePart, ServerClient, file_part
 from cli.clients.jobs import JobsApi
 from cli.commands.jobs import follow_job
 from cli.options import Key, Out, Server
-from cli.output import print_path
+from cli.output import output_path, print_path
 from cli.settings import load
 from contracts.create.requests import (
     CONTENT,
@@ -77,7 +77,7 @@ def style(  # noqa: PLR0917 (typer reads options from the parameters)
         "seed": seed,
     }
     parts = [file_part(CONTENT, content), *(file_part(STYLE, one) for one in styles)]
-    target = _target(out, f"{content.stem}-style.png")
+    target = output_path(out, f"{content.stem}-style.png")
     _create("/v1/style_transfers", parts, options, target, server, key)
 
 
@@ -111,7 +111,7 @@ def dream(  # noqa: PLR0917 (typer reads options from the parameters)
         "iterations": iterations,
         "seed": seed,
     }
-    target = _target(out, f"{photo.stem}-dream.png")
+    target = output_path(out, f"{photo.stem}-dream.png")
     _create("/v1/dreams", [file_part(IMAGE, photo)], options, target, server, key)
 
 
@@ -131,9 +131,3 @@ def _create(  # noqa: PLR0917
     follow_job(jobs, job["id"], only_progress=True)
     jobs.fetch(job["id"], RESULT, target)
     print_path(target)
-
-
-def _target(out: Path | None, name: str) -> Path:
-    if out is None:
-        return Path(name)
-    return out / name if out.is_dir() else out

@@ -57,7 +57,9 @@ def tensorboard(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 6006,
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on. TensorBoard asks nobody for a key."),
+        typer.Option(
+            help="Address to listen on. TensorBoard has no keys: whoever reaches it can read it."
+        ),
     ] = "127.0.0.1",
     wait: Annotated[
         bool, typer.Option("--wait", help="Start even if there are no logs yet.")

@@ -10,7 +10,7 @@ from cli.clients.http import SPARE_SECONDS, ServerClient, file_part
 from cli.clients.jobs import JobsApi
 from cli.commands.jobs import follow_job
 from cli.options import AsJson, Key, Out, Server
-from cli.output import CommandError, notes, print_json, print_path, waiting
+from cli.output import CommandError, notes, output_path, print_json, print_path, waiting
 from cli.settings import load
 from cli.streams import shown
 from cli.tables import Column, print_list
@@ -92,7 +92,7 @@ def activations(  # noqa: PLR0917 (typer reads options from the parameters)
             files=[part],
             headers={"Accept": accept, "X-Timeout-Ms": str(settings.max_timeout_ms)},
         )
-    _write(_target(out, f"{photo.stem}-activations.{ending}"), answer.content)
+    _write(output_path(out, f"{photo.stem}-activations.{ending}"), answer.content)
 
 
 def filters(  # noqa: PLR0917 (typer reads options from the parameters)
@@ -128,7 +128,7 @@ def filters(  # noqa: PLR0917 (typer reads options from the parameters)
     job = ServerClient(settings, server).json("POST", "/v1/filters", json={"model": model, **body})
     jobs = JobsApi(settings, server)
     follow_job(jobs, job["id"])
-    target = _target(out, f"{model}-{_FILTERS}")
+    target = output_path(out, f"{model}-{_FILTERS}")
     jobs.fetch(job["id"], _FILTERS, target)
     print_path(target)
 
@@ -140,12 +140,6 @@ def _numbers(text: str) -> list[int]:
         raise CommandError(
             f"--filters takes numbers with commas, e.g. 0,1,7, and not '{text}'.", exit_code=2
         ) from None
-
-
-def _target(out: Path | None, name: str) -> Path:
-    if out is None:
-        return Path(name)
-    return out / name if out.is_dir() else out
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -13,6 +13,13 @@ CONTENT, STYLE, IMAGE = "content", "style", "image"
 PREVIEW, RESULT = "preview.png", "result.png"
 """Artifacts of both kinds of jobs."""
 
+CONTENT_FILE, IMAGE_FILE = "content.image", "dream.image"
+"""Names of the images in a job's folder, besides those of `style_file`."""
+STYLE_SIDE = 512
+"""Pixels of the longer side of what `method=optimize` makes, unless the content is smaller."""
+DREAM_SIDE = 1024
+"""Pixels of the longer side of a dream, unless the image is smaller."""
+
 StyleMethod = Literal["optimize", "fast"]
 Normalization = Literal["paper", "tutorial"]
 Pooling = Literal["average", "max"]
@@ -174,3 +181,8 @@ class DreamRequest(_Options):
         le=1024,
         description="Gradients are computed in tiles of this side at most, which bounds memory.",
     )
+
+
+def style_file(index: int) -> str:
+    """The name of a style's image in a job's folder, by its number from 0."""
+    return f"style-{index}.image"

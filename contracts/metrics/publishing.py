@@ -1,9 +1,9 @@
 """Brings the metrics of a process to Redis, once a second, beside its heartbeat.
 
-A snapshot outlives its process: when the process no longer says that it is alive, whoever is asked
-for the metrics adds the snapshot to what is retained, in one step, and deletes it. So a counter
-neither falls when a process ends nor counts twice. If a process was only silent for a while, it is
-told that its snapshot was taken, and continues from there under another field.
+A snapshot outlives its process. When the heartbeat of the process has expired, the API process that
+is asked for the metrics adds the snapshot to the retained total and deletes it, in one step. So a
+counter neither falls when a process ends nor counts twice. A process that was only silent for a
+while learns from its next write that its snapshot was taken, and continues under another field.
 """
 
 import json

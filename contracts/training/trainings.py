@@ -315,7 +315,9 @@ class TrainingRequest(Part):
         if self.initial_weights is not None:
             raise ValueError("send either from_version or initial_weights")
         if self.subjects is not None:
-            raise ValueError("from_version: a training of subjects begins anew; leave it out")
+            raise ValueError(
+                "from_version: leave it out; a training on subjects starts from new weights"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from pydantic import TypeAdapter
 
-from contracts.create.requests import DreamRequest
+from contracts.create.requests import DREAM_SIDE, IMAGE_FILE, DreamRequest
 from contracts.errors import InvalidImage, ValidationFailed
 from contracts.jobs import Progress
 from contracts.settings import Settings
@@ -14,10 +14,8 @@ from models.catalog import Preprocessing, network_of
 from models.create.dream import Dream, DreamNetwork, octave_sizes
 from models.create.dream_source import resolve_source
 from models.create.images import read_image, resized, scaled_size
-from models.create.inputs import IMAGE_FILE
 from models.create.memory import check_tiled_memory
 from models.create.run import ImageRun, ImageWork
-from models.create.sizes import DREAM_SIDE
 from models.export.saved_model import KERAS_MODEL
 from models.images.resize import Size
 from models.networks.architecture import ARCHITECTURES

@@ -10,7 +10,7 @@ import tensorflow as tf
 from contracts.create.requests import Pooling, StyleNetwork
 from contracts.errors import LayerNotFound
 from contracts.suggestions import similar
-from models.create.style_weights import weight_file
+from models.create.style.weights import weight_file
 from models.explain.filters import smallest_side
 from models.networks.architecture import ARCHITECTURES
 from models.networks.loading import load_weights

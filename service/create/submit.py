@@ -8,21 +8,24 @@ from fastapi import Request
 
 from contracts.create.requests import (
     CONTENT,
+    CONTENT_FILE,
+    DREAM_SIDE,
     IMAGE,
+    IMAGE_FILE,
     MAX_STYLES,
     STYLE,
+    STYLE_SIDE,
     DreamRequest,
     StyleTransferRequest,
+    style_file,
 )
 from contracts.errors import ValidationFailed
 from contracts.jobs import Job, JobKind
 from contracts.settings import Settings
 from models.create.dream_source import DreamSource, resolve_source
 from models.create.images import scaled_size
-from models.create.inputs import CONTENT_FILE, IMAGE_FILE, style_file
 from models.create.memory import check_style_memory, check_tiled_memory
-from models.create.sizes import DREAM_SIDE, STYLE_SIDE
-from models.create.style_weights import FAST_WEIGHTS, available_network
+from models.create.style.weights import FAST_WEIGHTS, available_network
 from models.images.resize import Size, within
 from models.training.memory import memory_limit
 from models.weights.catalog import Weights

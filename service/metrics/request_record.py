@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
 
 from contracts.errors import OpsinError
 from contracts.queue.messages import Reply
@@ -27,7 +26,6 @@ class RequestRecord:
         answered: For each image that was sent to a worker, the code of its error or "".
         render_seconds: How long drawing took.
         counts: Other counters to increase, each with its labels and by how much.
-        trace: The trace of the request, if it is traced.
     """
 
     operation: str | None = None
@@ -37,7 +35,6 @@ class RequestRecord:
     answered: list[str] = field(default_factory=list)
     render_seconds: float | None = None
     counts: list[tuple[str, tuple[str, ...], float]] = field(default_factory=list)
-    trace: Any = None
 
     def chosen(self, operation: str, model: str = "", version: int | None = None) -> None:
         """A version was chosen, or could not be."""

@@ -24,7 +24,7 @@ KINDS: Mapping[str, str] = {
     "quantize": "workers.jobs.quantization:run",
     "calibration": "models.faces.calibration.job:run",
     "face_detection": "models.faces.detection.job:run",
-    "style_transfer": "models.create.style_job:run",
+    "style_transfer": "models.create.style.job:run",
     "dream": "models.create.dream_job:run",
     "enrollment": "workers.jobs.enrollment:run",
 }

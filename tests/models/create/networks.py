@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from models.create.features import FeatureNetwork
-from models.create.objective import LossWeights, Objective
+from models.create.style.objective import LossWeights, Objective
 
 STYLE_LAYERS = ("first", "second")
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from models.create import colors
+from models.create.style import colors
 from tests.models.create.image_work import photo
 
 CONTENT, STYLE = (np.asarray(photo(40, 30, seed), np.float32) for seed in (1, 2))

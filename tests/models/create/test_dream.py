@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from contracts.create.requests import DreamRequest
+from contracts.create.requests import IMAGE_FILE, DreamRequest
 from contracts.errors import LayerNotFound, ValidationFailed
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
 from models.create.dream import Dream, DreamNetwork
 from models.create.dream_job import run as run_job
-from models.create.inputs import IMAGE_FILE
 from models.create.run import ImageRun
 from tests.models import keras_warnings
 from tests.models.create.image_work import ImageJobWork, photo, png

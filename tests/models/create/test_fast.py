@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contracts.create.requests import CONTENT_FILE, style_file
 from contracts.settings import Settings
-from models.create import fast
-from models.create.fast import FastStyle
-from models.create.inputs import CONTENT_FILE, style_file
-from models.create.style_job import run
+from models.create.style import fast
+from models.create.style.fast import FastStyle
+from models.create.style.job import run
 from models.weights.catalog import Weights, WeightsMissing
 from tests.models.create.image_work import ImageJobWork, photo, png
 

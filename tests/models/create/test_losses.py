@@ -7,7 +7,12 @@ import pytest
 import tensorflow as tf
 
 from contracts.create.requests import Normalization
-from models.create.losses import content_loss, gram_matrix, style_loss, total_variation
+from models.create.style.losses import (
+    content_loss,
+    gram_matrix,
+    style_loss,
+    total_variation,
+)
 
 Array = np.ndarray
 RANDOM = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import pytest
 
 from contracts.errors import LayerNotFound
 from models.create.features import FeatureNetwork
-from models.create.objective import LossWeights
+from models.create.style.objective import LossWeights
 from tests.models import keras_warnings
 from tests.models.create.image_work import photo
 from tests.models.create.networks import small_base, small_objective

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from contracts.create.requests import Optimizer
-from models.create.optimizers import Array, descent_of
+from models.create.style.optimizers import Array, descent_of
 from tests.models import keras_warnings
 from tests.models.create.image_work import photo
 from tests.models.create.networks import small_objective

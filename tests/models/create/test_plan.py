@@ -1,6 +1,6 @@
 import pytest
 
-from models.create.plan import plan, shares_of
+from models.create.style.plan import plan, shares_of
 
 
 def test_pyramid_grows_to_the_size_and_spends_most_on_small_images() -> None:

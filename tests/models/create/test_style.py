@@ -8,10 +8,10 @@ import pytest
 
 from contracts.create.requests import StyleTransferRequest
 from contracts.work import WorkStoppedError
-from models.create.objective import LossWeights
-from models.create.plan import plan
 from models.create.run import ImageRun
-from models.create.style import StyleTransfer
+from models.create.style.objective import LossWeights
+from models.create.style.plan import plan
+from models.create.style.transfer import StyleTransfer
 from tests.models import keras_warnings
 from tests.models.create.image_work import ImageJobWork, photo
 from tests.models.create.networks import small_objective

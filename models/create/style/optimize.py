@@ -9,15 +9,15 @@ from PIL import Image
 from contracts.create.requests import StyleTransferRequest
 from contracts.jobs import Progress
 from contracts.settings import Settings
-from models.create.fast import FastStyle
 from models.create.features import LAYERS, FeatureNetwork
 from models.create.memory import check_style_memory
-from models.create.objective import LossWeights, Objective
-from models.create.plan import plan
 from models.create.run import ImageRun, ImageWork
-from models.create.style import StyleTransfer
-from models.create.style_job import StyleImages, paint_fast, used_settings
-from models.create.style_weights import available_network
+from models.create.style.fast import FastStyle
+from models.create.style.job import StyleImages, paint_fast, used_settings
+from models.create.style.objective import LossWeights, Objective
+from models.create.style.plan import plan
+from models.create.style.transfer import StyleTransfer
+from models.create.style.weights import available_network
 from models.networks.precision import fastest_precision
 from models.serving.devices import prepare_tensorflow
 from models.training.memory import memory_limit
@@ -27,7 +27,7 @@ from models.weights.catalog import Weights
 def optimize(
     work: ImageWork, request: StyleTransferRequest, settings: Settings, images: StyleImages
 ) -> dict[str, Any]:
-    """Run the descent; see `models.create.style_job.run`."""
+    """Run the descent; see `models.create.style.job.run`."""
     prepare_tensorflow(settings.job_threads)
     # The numbers of a second attempt must be those of the first.
     tf.config.experimental.enable_op_determinism()

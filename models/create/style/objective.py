@@ -15,7 +15,12 @@ import tensorflow as tf
 
 from contracts.create.requests import Normalization
 from models.create.features import FeatureNetwork
-from models.create.losses import content_loss, gram_matrix, style_loss, total_variation
+from models.create.style.losses import (
+    content_loss,
+    gram_matrix,
+    style_loss,
+    total_variation,
+)
 
 Array = npt.NDArray[np.float32]
 Tensor = Any

@@ -6,18 +6,16 @@ from typing import Any
 
 from PIL import Image
 
-from contracts.create.requests import StyleTransferRequest
+from contracts.create.requests import CONTENT_FILE, STYLE_SIDE, StyleTransferRequest, style_file
 from contracts.errors import InvalidImage
 from contracts.jobs import Progress
 from contracts.settings import Settings
-from models.create import colors
-from models.create.fast import FastStyle
 from models.create.images import Pixels, read_image, resized, scaled_size
-from models.create.inputs import CONTENT_FILE, style_file
 from models.create.memory import check_tiled_memory
-from models.create.plan import shares_of
 from models.create.run import ImageRun, ImageWork
-from models.create.sizes import STYLE_SIDE
+from models.create.style import colors
+from models.create.style.fast import FastStyle
+from models.create.style.plan import shares_of
 from models.images.resize import Size
 from models.training.memory import memory_limit
 from models.weights.catalog import Weights
@@ -59,7 +57,7 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
     if request.method == "fast":
         return _run_fast(work, request, settings, _images(work, request, settings, count))
     # Only here, because it loads TensorFlow, which takes longer than the fast method does.
-    from models.create.optimize import optimize
+    from models.create.style.optimize import optimize
 
     return optimize(work, request, settings, _images(work, request, settings, count))
 

@@ -1,7 +1,7 @@
 """L-BFGS and Adam, run in blocks of a given number of evaluations.
 
 Between two blocks the state is a few arrays, so a job that was killed continues with exactly the
-numbers that it would have had. SciPy's L-BFGS keeps no state that could be stored; it begins anew
+numbers that it would have had. SciPy's L-BFGS keeps no state that could be stored; it starts over
 in each block, as in the classic Keras tutorial, which ran ten times twenty evaluations.
 """
 
@@ -74,7 +74,7 @@ class Lbfgs:
         return best
 
     def state(self) -> Arrays:
-        """Nothing: each block begins anew."""
+        """Nothing: each block starts over."""
         return {}
 
     def restore(self, state: Arrays) -> None:
@@ -97,7 +97,7 @@ class Adam:
         self._second: Array | None = None
 
     def run(self, image: Array, evaluate: Evaluate, evaluations: int) -> Array:
-        """See `Descent`. After a change of the image's size it begins anew."""
+        """See `Descent`. It starts over when the image's size changes."""
         if self._first is None or self._second is None or self._first.shape != image.shape:
             self._steps, self._first, self._second = 0, np.zeros_like(image), np.zeros_like(image)
         beta1, beta2 = self._BETAS

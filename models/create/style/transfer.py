@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image
 
 from contracts.create.requests import StyleTransferRequest
-from models.create import colors
 from models.create.images import Array, Pixels, resized, resized_array, scaled_size, to_pixels
-from models.create.objective import Losses, Objective
-from models.create.optimizers import Arrays, descent_of
-from models.create.plan import Level, shares_of
 from models.create.run import ImageRun, TimeUpError
+from models.create.style import colors
+from models.create.style.objective import Losses, Objective
+from models.create.style.optimizers import Arrays, descent_of
+from models.create.style.plan import Level, shares_of
 from models.images.resize import Size
 
 _BLOCK = 25  # evaluations between two checkpoints
@@ -48,7 +48,7 @@ class StyleTransfer:
         objective: Its targets are set for each size.
         content: At the size of the result or larger.
         styles: At their largest.
-        levels: From `models.create.plan`.
+        levels: From `models.create.style.plan`.
         start: The image to begin with if `init` is ``fast``.
     """
 

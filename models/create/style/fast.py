@@ -14,7 +14,7 @@ from PIL import Image
 
 from contracts.errors import ModelNotReady
 from models.create.images import Array, Pixels, resized, to_pixels
-from models.create.style_weights import FAST_WEIGHTS
+from models.create.style.weights import FAST_WEIGHTS
 from models.serving.openvino.frontend import import_openvino
 from models.weights.catalog import Weights
 

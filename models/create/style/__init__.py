@@ -1,0 +1,1 @@
+"""Style transfer, by optimization and by a trained network."""
