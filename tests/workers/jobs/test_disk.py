@@ -1,6 +1,6 @@
 """Waiting for a disk: a folder that cannot be written to, or that gets more room."""
 
-import os
+import shutil
 from pathlib import Path
 from threading import Timer
 
@@ -8,19 +8,27 @@ import pytest
 
 from contracts.settings import MIB
 from contracts.work import WorkStoppedError
+from workers.jobs import disk
 from workers.jobs.disk import becomes_usable, disk_error
 
 
-def test_nothing_changes(tmp_path: Path) -> None:
+def test_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "_free", lambda _folder: 100 * MIB)  # others use this disk too
     assert not becomes_usable([tmp_path, tmp_path / "missing"], 1, lambda: None)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_room_is_made(tmp_path: Path) -> None:
+def test_room_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ballast = tmp_path / "ballast"
-    ballast.write_bytes(os.urandom(100 * MIB))
+    ballast.touch()
+    monkeypatch.setattr(disk, "_free", lambda _folder: (0 if ballast.exists() else 100) * MIB)
     Timer(0.7, ballast.unlink).start()
     assert becomes_usable([tmp_path], 20, lambda: None)
+
+
+def test_room_is_measured_on_the_folders_disk(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    assert disk._free(tmp_path) == pytest.approx(free, abs=10 * 1024 * MIB)
 
 
 def test_cancelled_job_does_not_wait(tmp_path: Path) -> None:
