@@ -25,9 +25,7 @@ from contracts.settings import Settings
 from contracts.training.training_result import TrainingResult
 from models.datasets.store import DatasetStore
 from models.evaluation.comparison import share_interval
-from models.serving.devices import prepare_tensorflow
 from models.training.presets import training_request
-from models.training.run import run
 
 SEED = 8
 
@@ -162,6 +160,9 @@ def main() -> None:
 
 def trained(name: str, run_: Run, data: Path) -> Outcome:
     """Train a preset in a home of its own."""
+    from models.serving.devices import prepare_tensorflow  # loads TensorFlow, as the next one does
+    from models.training.run import run
+
     prepare_tensorflow(cores())
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

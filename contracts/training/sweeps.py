@@ -1,9 +1,10 @@
 """Schemas of `POST /v1/sweeps`: one training with several settings, of which the best is kept."""
 
+import re
 from math import prod
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from contracts.inference.manifest import ModelName
 from contracts.inference.serving import Serving
@@ -12,12 +13,19 @@ from contracts.training.training_result import Promotion, Split, SplitMetrics
 
 MAX_TRAININGS = 100
 MAX_COMBINATIONS = 1_000_000
+_LONGEST_PATH = 64
 FIXED = ("dataset_id", "model", "subjects", "promote")
 """Fields that are the same in all trainings of a sweep."""
 
+_PATH = re.compile(r"[a-z_0-9]+(\.[a-z_0-9]+)*")
+
 SweepMetric = Literal["accuracy", "macro_f1", "loss"]
-FieldPath = Annotated[str, Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$", max_length=64)]
 Values = Annotated[list[Any], Field(min_length=1, max_length=100)]
+
+
+def _plain_metric(value: Any) -> Any:
+    """The metric without the split, which is always the validation images."""
+    return re.sub("^val(idation)?_", "", value) if isinstance(value, str) else value
 
 
 class SweepBody(BaseModel):
@@ -45,7 +53,7 @@ class SweepBody(BaseModel):
     training: dict[str, Any] = Field(
         description="The body of `POST /v1/trainings`; `promote` is for the best version."
     )
-    grid: dict[FieldPath, Values] = Field(
+    grid: dict[str, Values] = Field(
         min_length=1,
         max_length=16,
         description="The values of each field to try, by its path, e.g. `learning_rate.head`. All "
@@ -53,7 +61,7 @@ class SweepBody(BaseModel):
         "seed.",
     )
     max_trainings: int = Field(20, ge=1, le=MAX_TRAININGS)
-    metric: SweepMetric = Field(
+    metric: Annotated[SweepMetric, BeforeValidator(_plain_metric)] = Field(
         "accuracy",
         description="What decides, measured on the validation images: the highest, or the lowest "
         "loss.",
@@ -62,6 +70,10 @@ class SweepBody(BaseModel):
     @model_validator(mode="after")
     def _has_a_bounded_grid(self) -> Self:
         for path in self.grid:
+            if len(path) > _LONGEST_PATH or not _PATH.fullmatch(path):
+                raise ValueError(
+                    f"grid: {path[:64]} is no path of a field, such as learning_rate.head"
+                )
             if path.partition(".")[0] in FIXED:
                 raise ValueError(f"grid: {path} must be the same in all trainings; leave it out")
         if self.training.get("subjects") is not None:

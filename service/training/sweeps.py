@@ -27,7 +27,7 @@ from service.http.headers import CreateKeyHeader
 from service.http.responses import LOCATION, job_response
 from service.openapi import examples
 from service.threads import run_in_threadpool
-from service.training.submit import check_dataset, check_weights
+from service.training import submit
 
 router = APIRouter(tags=["Trainings"])
 
@@ -122,6 +122,6 @@ def _training(sent: dict[str, Any], values: dict[str, Any], services: Services) 
         ) from None
     check_model_name(training.model)
     check_network(training)
-    check_weights(training, services.settings)
-    check_dataset(training, services)
+    submit.check_weights(training, services.settings)
+    submit.check_dataset(training, services)
     return training

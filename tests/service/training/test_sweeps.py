@@ -42,9 +42,10 @@ def test_presets_count_and_equal_trainings_run_once(
     assert answer.status_code == 202, answer.text
     _, request, _ = fakes.jobs.worked[0]
     assert [each["request"]["seed"] for each in request["trainings"]] == [8, 9, 10]
-    few = {"training": training, "grid": grid, "max_trainings": 2}
+    few = {"training": training, "grid": grid, "max_trainings": 2, "metric": "val_loss"}
     assert client.post(URL, json=few).status_code == 202
     assert len(fakes.jobs.worked[1][1]["trainings"]) <= 2
+    assert fakes.jobs.worked[1][1]["metric"] == "loss"
 
 
 @pytest.mark.parametrize(
