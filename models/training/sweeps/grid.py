@@ -19,8 +19,9 @@ def combinations(
     total = prod(map(len, grid.values()))
     drawn = sorted(random.Random(seed).sample(range(total), most)) if total > most else range(total)  # noqa: S311
     for number in drawn:
-        values, rest = {}, number
-        for path in reversed(grid):
+        values: dict[str, Any] = {}
+        rest = number
+        for path in reversed(list(grid)):
             rest, index = divmod(rest, len(grid[path]))
             values[path] = grid[path][index]
         yield {path: values[path] for path in grid}

@@ -179,11 +179,10 @@ class _Sweep:
         return False
 
 
-@dataclass(frozen=True, slots=True)
 class _Part:
     """The `contracts.work.Work` of one training of a sweep.
 
-    Attributes:
+    Args:
         whole: The work of the sweep.
         number: From 1.
         request: The training.
@@ -191,33 +190,27 @@ class _Part:
         share: Its own share.
     """
 
-    whole: Work
-    number: int
-    request: dict[str, Any]
-    before: float
-    share: float
-
-    @property
-    def job_id(self) -> str:
-        return f"{self.whole.job_id}/{self.number}"
-
-    @property
-    def attempt(self) -> int:
-        return self.whole.attempt
-
-    @property
-    def folder(self) -> Path:
-        return self.whole.folder / f"{self.number:03}"
+    def __init__(
+        self, whole: Work, number: int, request: dict[str, Any], before: float, share: float
+    ) -> None:
+        self.job_id, self.attempt = f"{whole.job_id}/{number}", whole.attempt
+        self.folder, self.request = whole.folder / f"{number:03}", request
+        self._whole, self._before, self._share = whole, before, share
 
     def progress(self, progress: Progress) -> None:
         left = progress.eta_seconds
         if left is not None and progress.fraction < 1:
             # As long for every share as for the rest of this one.
             left += (
-                left / (1 - progress.fraction) * (_TRAINED - self.before - self.share) / self.share
+                left
+                / (1 - progress.fraction)
+                * (_TRAINED - self._before - self._share)
+                / self._share
             )
-        fraction = self.before + self.share * progress.fraction
-        self.whole.progress(progress.model_copy(update={"fraction": fraction, "eta_seconds": left}))
+        fraction = self._before + self._share * progress.fraction
+        self._whole.progress(
+            progress.model_copy(update={"fraction": fraction, "eta_seconds": left})
+        )
 
     def metrics(self, row: dict[str, Any]) -> None:
         """The epochs are in the training's own curves."""
@@ -228,7 +221,7 @@ class _Part:
         (folder / f"{name}={media_type.replace('/', '+')}").write_bytes(content)
 
     def check(self) -> None:
-        self.whole.check()
+        self._whole.check()
 
 
 def _remove_checkpoints(folder: Path) -> None:
