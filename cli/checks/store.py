@@ -1,6 +1,7 @@
 """The networks' weights and the versions in the store: whether they are there and undamaged."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from cli.checks.check import Check
@@ -28,8 +29,14 @@ def store(settings: Settings, *, deep: bool) -> Iterator[Check]:
     except CommandError as error:
         yield Check("models", "fail", error.message, "Correct OPSIN_MODELS.")
     else:
-        for network in networks:
-            yield _weights(Weights.of(settings), model_store, network)
+        checks = [_weights(Weights.of(settings), model_store, each) for each in networks]
+        # The others work without it, as long as one of them classifies.
+        works = any(
+            check.state == "ok" and network.classes is not None
+            for check, network in zip(checks, networks, strict=True)
+        )
+        for check in checks:
+            yield replace(check, state="warn") if works and check.state == "fail" else check
     try:
         for model in _models(settings.store_home):
             yield from _model(model_store, model, deep=deep)

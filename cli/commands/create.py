@@ -82,7 +82,7 @@ def style(  # noqa: PLR0917 (typer reads options from the parameters)
 
 
 def dream(  # noqa: PLR0917 (typer reads options from the parameters)
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.")],
+    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
     model: Annotated[str | None, typer.Option(help="Default: vgg16, or the first.")] = None,
     version: Annotated[str | None, typer.Option(help="Default: champion.")] = None,
     layers: Annotated[str | None, typer.Option(help="The layers to excite, with commas.")] = None,

@@ -24,8 +24,8 @@ from cli.streams import shown
 from contracts.inference.explanation import METHODS, Method
 from contracts.queue.explain_messages import PIXEL_METHODS
 from models.rendering.colormaps import Colormap, colors_of
-from models.rendering.contact_sheet import Tile, contact_sheet, to_png
-from models.rendering.legend import with_legend
+from models.rendering.contact_sheet import TITLE_SIZE, Tile, contact_sheet, to_png
+from models.rendering.legend import percent, with_legend
 
 Output = Literal["overlay", "map", "json"]
 
@@ -35,7 +35,7 @@ _COLORMAP: TypeAdapter[Colormap] = TypeAdapter(Colormap)
 
 
 def explain(  # noqa: PLR0917 (typer reads options from the parameters)
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Image files.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     method: Annotated[
         Literal[
             "grad_cam",
@@ -129,7 +129,8 @@ def _sheet(
     title = _title(name, numbers)
     sheet = contact_sheet(tiles, title="" if options.legend else title, columns=4)
     if options.legend:
-        sheet = with_legend(sheet, title, colors_of(_COLORMAP.validate_python(options.colormap)))
+        colors = colors_of(_COLORMAP.validate_python(options.colormap))
+        sheet = with_legend(sheet, title, colors, size=TITLE_SIZE)
     return to_png(sheet)
 
 
@@ -141,7 +142,7 @@ def _for_method(options: OverlayOptions, method: Method, index: int) -> OverlayO
 def _title(name: str, numbers: dict[str, Any]) -> str:
     target = numbers["target"]
     title = (
-        f"{shown(name)}: {target['label']} {target['probability']:.1%}, {numbers['model']} "
+        f"{shown(name)}: {target['label']} {percent(target['probability'])}, {numbers['model']} "
         f"version {numbers['version']}"
     )
     return f"{title}, layer {numbers['layer']}" if numbers.get("layer") else title

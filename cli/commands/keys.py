@@ -33,6 +33,7 @@ from cli.output import (
     answers,
     as_command_error,
     confirm,
+    confirm_on_terminal,
     counted,
     notes,
     print_json,
@@ -144,9 +145,10 @@ def rotate(
 
 
 @app.command()
-def revoke(key_id: KeyId) -> None:
+def revoke(key_id: KeyId, yes: Yes = False) -> None:
     """End a key for good, at once. The service does not become open again."""
     with _open_keys(announce=True) as (settings, keys):
+        confirm_on_terminal(f"Revoke {key_id} for good?", yes=yes)
         own = _access(settings, keys).cli_key
         keys.revoke(key_id, actor=COMMAND)
         notes().print(f"[green]✓[/] {escape(key_id)} is revoked")

@@ -71,7 +71,8 @@ def enroll(  # noqa: PLR0917 (typer reads options from the parameters)
         return
     if subject is None:
         notes().print(f"[green]✓[/] {escape(shown(name))} is {enrolled}")
-    _print_enrollment(done.result or {})
+    what = "frame" if _field(files[0]) == "video" else "image"
+    _print_enrollment(done.result or {}, what)
 
 
 @contextmanager
@@ -360,15 +361,30 @@ def _field(file: Path) -> str:
     return "video" if file.suffix.lower() in _VIDEOS else "image"
 
 
-def _print_enrollment(result: JsonObject) -> None:
+_LEFT_OUT = {
+    "redundant": "like another one",
+    "expression": "eyes closed or mouth open",
+    "extreme_pose": "turned too far away",
+    "too_small": "the face is too small",
+    "no_face": "no face found",
+    "many_faces": "more than one face",
+    "unreadable": "not an image",
+    "different_person": "another person",
+    "another_person": "another person",
+}
+"""Why an image or frame gave no template; others are shown by their names."""
+
+
+def _print_enrollment(result: JsonObject, what: str) -> None:
     added, frames = result.get("templates_added", 0), result.get("frames", {})
     notes().print(
         f"[green]✓[/] {counted(added, 'template')} from {frames.get('used', 0)} of "
-        f"{counted(frames.get('read', 0), 'frame')}"
+        f"{counted(frames.get('read', 0), what)}"
     )
     rejected: dict[str, int] = frames.get("rejected", {})
     for reason, count in sorted(rejected.items(), key=lambda pair: -pair[1]):
-        notes().print(f"  [dim]{count} {escape(reason)}[/]")
+        text = _LEFT_OUT.get(reason, reason.replace("_", " "))
+        notes().print(f"  [dim]{count} left out: {escape(text)}[/]")
 
 
 def _box(box: dict[str, float]) -> str:

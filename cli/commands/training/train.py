@@ -66,7 +66,9 @@ def train(  # noqa: PLR0917 (typer reads options from the parameters)
     folder: Annotated[
         Path,
         typer.Argument(
-            help="One folder of images for each class; with --server also a dataset's id."
+            metavar="FOLDER",
+            help="A folder with one subfolder of images for each class; with --server also a "
+            "dataset's id.",
         ),
     ],
     model: Annotated[str, typer.Option(help="The model that gets a new version.")],

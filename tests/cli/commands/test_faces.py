@@ -134,7 +134,7 @@ def test_enrollment_creates_the_subject_and_reports_frames(
     assert b"video bytes" in form
     text = result.stderr
     assert "5 templates from 9 of 40 frames" in text
-    assert "31 blurred" in text
+    assert "31 left out: blurred" in text
 
 
 @pytest.mark.parametrize("files", [["missing.jpg"], ["me.jpg", "me.mp4"]])

@@ -78,7 +78,12 @@ def hang(work: Work, settings: Settings) -> dict[str, Any]:
 
 
 def echo(work: Work, settings: Settings) -> dict[str, Any]:
+    if work.request.get("raises"):
+        raise ValidationFailed("Another image.")
+    if work.request.get("hangs"):
+        time.sleep(600)
     return {
+        "pid": os.getpid(),
         "text": (work.folder / "image.bin").read_bytes().decode(),
         "nice": os.nice(0),
         "oom_score": Path("/proc/self/oom_score_adj").read_text().strip(),
