@@ -14,11 +14,20 @@ from PIL import Image
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from cli.clients.http import NoAnswerError
 from cli.clients.types import InferenceClient, OverlayOptions
 from cli.commands.classify import client_for
 from cli.image_files import find_images
 from cli.options import Key, Local, Server
-from cli.output import CommandError, print_path, suppress_logs, waiting
+from cli.output import (
+    CommandError,
+    as_command_error,
+    errors,
+    print_error,
+    print_path,
+    suppress_logs,
+    waiting,
+)
 from cli.settings import load
 from cli.streams import shown
 from contracts.inference.explanation import METHODS, Method
@@ -91,17 +100,48 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
     images = find_images(photos, recursive=False)
     targets = _targets(images, out, ending="json" if output == "json" else "png")
     client = client_for(load(key=key), server, model, local=local)
+    if failed := _explain_each(client, images, targets, options, output, sheet=all_methods):
+        raise CommandError(f"{failed:,} of {len(images):,} images could not be explained.")
+
+
+def _explain_each(
+    client: InferenceClient,
+    images: Sequence[Path],
+    targets: Sequence[Path],
+    options: OverlayOptions,
+    output: Output,
+    *,
+    sheet: bool,
+) -> int:
+    """Write the heatmap of each image; how many failed, unless it is the only one."""
+    failed = 0
     for path, target in zip(images, targets, strict=True):
-        data = _read(path)
-        with suppress_logs() as console:
-            if all_methods:
-                content = _sheet(client, path.name, data, options, console)
-            else:
-                with waiting(console, f"Explaining {shown(path.name)}"):
-                    content = _heatmap(client, data, options, output)
+        try:
+            with as_command_error():
+                content = _explained(client, path, options, output, sheet=sheet)
+        except NoAnswerError:
+            raise
+        except CommandError as error:
+            if len(images) == 1:
+                raise
+            failed += 1
+            print_error(errors(), f"{shown(path.name)}: {error.message}")
+            continue
         _write(target, content)
         if target != _STDOUT:
             print_path(target)
+    return failed
+
+
+def _explained(
+    client: InferenceClient, path: Path, options: OverlayOptions, output: Output, *, sheet: bool
+) -> bytes:
+    data = _read(path)
+    with suppress_logs() as console:
+        if sheet:
+            return _sheet(client, path.name, data, options, console)
+        with waiting(console, f"Explaining {shown(path.name)}"):
+            return _heatmap(client, data, options, output)
 
 
 def _heatmap(

@@ -18,7 +18,16 @@ from cli.clients.jobs import JobsApi
 from cli.commands.faces import face_keys, face_threshold
 from cli.commands.jobs import follow_job
 from cli.options import AsJson, Key, Server, Yes
-from cli.output import CommandError, answers, confirm, counted, notes, print_json
+from cli.output import (
+    CommandError,
+    answers,
+    confirm,
+    counted,
+    errors,
+    notes,
+    print_error,
+    print_json,
+)
 from cli.settings import load
 from cli.streams import shown
 from cli.tables import Column, print_list
@@ -210,15 +219,17 @@ def identify(
     images: Images, as_json: AsJson = False, server: Server = None, key: Key = None
 ) -> None:
     """Show who is in images."""
-    results = _send_each("/identify", images, server, key)
+    results, failed = _send_each("/identify", images, server, key)
     if as_json:
         print_json({shown(file.name): answer for file, answer in results.items()})
+        _require_all(failed, images)
         return
     columns = [
         *(Column("image"), Column("face"), Column("subject", "id"), Column("name")),
         Column("similarity", "number"),
     ]
     print_list(columns, [row for file, answer in results.items() for row in _people(file, answer)])
+    _require_all(failed, images)
 
 
 def _people(file: Path, answer: JsonObject) -> Iterator[tuple[str | Text, ...]]:
@@ -239,9 +250,10 @@ def _people(file: Path, answer: JsonObject) -> Iterator[tuple[str | Text, ...]]:
 @app.command()
 def detect(images: Images, as_json: AsJson = False, server: Server = None, key: Key = None) -> None:
     """Show where faces are, and whether they are good enough to be recognized."""
-    results = _send_each("/detect", images, server, key)
+    results, failed = _send_each("/detect", images, server, key)
     if as_json:
         print_json({shown(file.name): answer for file, answer in results.items()})
+        _require_all(failed, images)
         return
     columns = [
         *(Column("image"), Column("face"), Column("score", "number"), Column("yaw", "number")),
@@ -250,6 +262,7 @@ def detect(images: Images, as_json: AsJson = False, server: Server = None, key: 
     print_list(
         columns, [row for file, answer in results.items() for row in _qualities(file, answer)]
     )
+    _require_all(failed, images)
 
 
 def _qualities(file: Path, answer: JsonObject) -> Iterator[tuple[str | Text, ...]]:
@@ -345,9 +358,25 @@ app.command()(face_keys.rotate_token_key)
 
 def _send_each(
     path: str, images: Sequence[Path], server: str | None, key: str | None
-) -> dict[Path, JsonObject]:
-    api = FacesApi(load(key=key), server)
-    return {file: api.send(path, [file_part("image", file)], {}) for file in images}
+) -> tuple[dict[Path, JsonObject], int]:
+    """The answer for each image, and how many have none, of which it prints why."""
+    api, results, failed = FacesApi(load(key=key), server), dict[Path, JsonObject](), 0
+    for file in images:
+        try:
+            results[file] = api.send(path, [file_part("image", file)], {})
+        except NoAnswerError:
+            raise
+        except CommandError as error:
+            if len(images) == 1:
+                raise
+            failed += 1
+            print_error(errors(), f"{shown(file.name)}: {error.message}")
+    return results, failed
+
+
+def _require_all(failed: int, images: Sequence[Path]) -> None:
+    if failed:
+        raise CommandError(f"{failed} of {counted(len(images), 'image')} could not be answered.")
 
 
 def _form_fields(challenge: str | None, nonce: str | None, device: str | None) -> dict[str, str]:

@@ -187,6 +187,22 @@ def test_login_prints_the_token_and_fails_without_a_match(
     assert "uncertain (close)" in capsys.readouterr().out
 
 
+def test_images_after_one_that_fails_are_answered(
+    server: tuple[Server, str], photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server[0].answers["POST /v1/faces/identify"] = (200, {"faces": []})
+    server[0].answers["POST /v1/faces/detect"] = (200, {"faces": []})
+    other = photo.with_name("other.jpg")
+    other.write_bytes(photo.read_bytes())
+    for command in (faces.identify, faces.detect):
+        with pytest.raises(CommandError, match="1 of 3 images"):
+            command([photo, photo.with_name("none.jpg"), other], server=server[1])
+        shown = capsys.readouterr()
+        assert "none.jpg" in shown.err
+        assert photo.name in shown.out
+        assert other.name in shown.out
+
+
 def test_identify_shows_strangers_as_unknown(
     server: tuple[Server, str], photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
