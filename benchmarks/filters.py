@@ -85,7 +85,7 @@ def _compare(
             if shares:
                 patterns = filters.patterns(numbers, ascent)
             else:
-                with patch("models.explain.filters.shared_steps", lambda _: 1):
+                with patch("models.explain.filters.shared_steps", lambda *_: 1):
                     patterns = filters.patterns(numbers, ascent)
             seconds = time.process_time() - began
             if shares not in results or seconds < results[shares][0]:

@@ -67,14 +67,33 @@ def _weights(weights: Weights, model_store: Store, network: Network) -> Check:
         return Check(name, "ok", weights.find(network.weights).source)
     except WeightsMissing as missing:
         if model_store.versions(network.name):
-            return Check(name, "ok", "not here, but the network is in the store")
-        if network.base_weights is None:
-            return Check(name, "fail", missing.detail, help_)
-        try:
-            base = weights.find(network.base_weights)
-        except WeightsMissing:
-            return Check(name, "fail", missing.detail, help_)
+            return _stored(model_store, network, name, names)
+        return _base(weights, network, name, missing.detail, help_)
+
+
+def _stored(model_store: Store, network: Network, name: str, names: str) -> Check:
+    if network.classes is not None and not _classifies(model_store, network.name):
+        detail = "only the base, in the store: it embeds, it cannot classify"
+        return Check(name, "warn", detail, f"`opsin weights pull {names}`.")
+    return Check(name, "ok", "not here, but the network is in the store")
+
+
+def _base(weights: Weights, network: Network, name: str, detail: str, help_: str) -> Check:
+    if network.base_weights is None:
+        return Check(name, "fail", detail, help_)
+    try:
+        base = weights.find(network.base_weights)
+    except WeightsMissing:
+        return Check(name, "fail", detail, help_)
     return Check(name, "warn", f"only the base ({base.source}): it embeds, it cannot classify")
+
+
+def _classifies(model_store: Store, model: str) -> bool:
+    """Whether a network's champion has classes; a damaged one is reported elsewhere."""
+    try:
+        return model_store.manifest(model, model_store.resolve(model)).classes is not None
+    except (OpsinError, ValueError):
+        return True
 
 
 def _model(model_store: Store, model: str, *, deep: bool) -> Iterator[Check]:

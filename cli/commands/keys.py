@@ -106,9 +106,15 @@ def list_keys(as_json: Json = False) -> None:
         print_json({"items": [info.model_dump(mode="json") for info in infos]})
         return
     if not infos:
-        raise CommandError("There is no key yet: opsin keys create NAME --scope infer")
+        notes().print("There is no key yet: opsin keys create NAME --scope infer")
+        return
     columns = [
-        *(Column("id", "id"), Column("name"), Column("scopes"), Column("a minute", "number")),
+        *(
+            Column("id", "id"),
+            Column("name"),
+            Column("scopes"),
+            Column("requests a minute", "number"),
+        ),
         *(Column("state"), Column("last used")),
     ]
     print_list(
@@ -264,7 +270,7 @@ def _open_keys(*, announce: bool = False) -> Iterator[tuple[Settings, Keys]]:
 def _print_key(made: MadeKey) -> None:
     notes().print(
         f"[green]✓[/] {made.id} for {escape(made.name)} may use: {', '.join(made.scopes)}. "
-        "Write it down; it is not shown again:"
+        "Copy it now; it is not shown again:"
     )
     answers().print(made.key, markup=False)
 

@@ -41,7 +41,8 @@ _MAX_PIXELS = 25 * 160 * 160  # in a batch; a deep layer holds some hundred floa
 _NO_GRADIENT = 1e-12
 _SMALLEST_OCTAVE = 16  # pixels: anything smaller has no visible shape
 _RELU6_LIMIT = 6.0
-_MAX_SHARED, _EXACT = 4, 4  # steps with one gradient; steps after which one more shares it
+# Steps with one gradient; steps after which one more shares it; steps at the end with one each.
+_MAX_SHARED, _EXACT, _LAST = 4, 4, 4
 _RIM = 8  # a map's rim, which does not count, is this fraction of its side
 
 Array = npt.NDArray[np.float32]
@@ -193,7 +194,7 @@ class Filters:
                 x = tf.image.resize(x, (size, size), method="bicubic")
             step = 0
             while step < ascent.steps:
-                steps = min(shared_steps(step), ascent.steps - step)
+                steps = shared_steps(step, ascent.steps)
                 shift = random.integers(-ascent.jitter, ascent.jitter + 1, 2, dtype=np.int32)
                 length = tf.constant(ascent.step_size * steps, tf.float32)
                 x, means, gradients = self._compiled_step(x, numbers, length, tf.constant(shift))
@@ -219,13 +220,15 @@ class Filters:
         return tf.roll(x, -shift, axis=(1, 2)), activations, size
 
 
-def shared_steps(done: int) -> int:
-    """For how many steps one gradient serves after so many steps.
+def shared_steps(done: int, total: int) -> int:
+    """For how many steps one gradient serves after so many of them.
 
     All steps are equally long, so the first ones change an image of noise much and later ones
-    little: after 12 steps, four more add a third of what there is.
+    little: after 12 steps, four more add a third of what there is. The last ones, each with a
+    gradient of its own, bring the activation to where small steps would have brought it.
     """
-    return min(_MAX_SHARED, 1 + done // _EXACT)
+    left = total - done
+    return 1 if left <= _LAST else min(_MAX_SHARED, 1 + done // _EXACT, left - _LAST)
 
 
 def _inner_means(maps: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ def count(work: Work, settings: Settings) -> dict[str, Any]:
         work.metrics({"epoch": step + 1, "phase": "head", "loss": float("nan")})
         work.artifact("preview.png", "image/png", b"step %d" % step)
         work.progress(Progress(fraction=(step + 1) / steps, step=step + 1, steps=steps))
-    return {"done": done, "attempt": work.attempt}
+    nice = {"nice": os.nice(0)} if work.request.get("tells_nice") else {}
+    return {"done": done, "attempt": work.attempt} | nice
 
 
 def fail(work: Work, settings: Settings) -> dict[str, Any]:

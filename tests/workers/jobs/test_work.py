@@ -195,6 +195,15 @@ def _until(find: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
     return found
 
 
+def test_trainings_and_image_jobs_have_the_same_priority(installation: Installation) -> None:
+    """Filters beside a training leave it half of the machine."""
+    installation.worker(job_niceness=7)
+    image = installation.submit("dream", {"image.bin": b"x"})
+    training = installation.submit("training", steps=1, pause=0, tells_nice=True)
+    results = [installation.finish(job_id).result or {} for job_id in (image, training)]
+    assert [result["nice"] for result in results] == [7, 7]
+
+
 def test_processes_of_other_kinds_run_one_job(installation: Installation) -> None:
     installation.worker()
     jobs = [installation.submit("dream", {"image.bin": b"x"}) for _ in range(2)]
