@@ -44,7 +44,10 @@ class WorkProcess:
         keeps = lease.kind in KEPT_KINDS
         self.jobs = 1
         self._idle = False
-        self._answers, answers = os.pipe() if keeps else (None, None)
+        self._answers: int | None = None
+        answers: int | None = None
+        if keeps:
+            self._answers, answers = os.pipe()
         if answers is not None:
             options += ["--answers", str(answers)]
         try:

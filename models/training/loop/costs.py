@@ -42,7 +42,7 @@ _ONCE: dict[str, dict[str, float]] = {
     "vgg19": {"build": 2, "export": 10, "report": 4, "load": 7},
     "efficientnet_lite0": {"build": 0.8, "export": 15, "report": 2, "load": 5},
 }
-_FIXED = {"start": 10.0, "data": 0.1, "publish": 0.2, "promote": 0.1}
+_FIXED = {"start": 5.0, "data": 0.1, "publish": 0.2, "promote": 0.1}
 _MAX_RATIO = 50.0
 PLAN = "expected-seconds.json"
 """In a job's folder: what is expected of its stages, the same in every attempt."""
