@@ -90,7 +90,7 @@ def take_best(browser: Browser, url: str) -> None:
         page.evaluate("scrollTo(0, 0)")
         write(page.screenshot(), IMAGES / f"console-{name}.webp")
         page.context.close()
-    page = visit(browser, url, "classify", 390, "dark", "zh-CN")
+    page = visit(browser, url, "classify", 390, "dark", "en-US")
     page.set_viewport_size({"width": 390, "height": 844})
     classify(page)
     page.locator(".detail").scroll_into_view_if_needed()
