@@ -172,7 +172,8 @@ class _Run:
                 trained, draft = self._measure(trained, exported, draft, data, folder)
             with _timed(seconds, "report"), self.stage("report"):
                 mistakes = explain_mistakes(trained, exported, draft, data.names, self._max_pixels)
-                write_artifacts(self.work, log, trained, None if data.private else mistakes)
+                shown = None if data.private else mistakes
+                write_artifacts(self.work, log, trained, shown, data.names)
             report = build_report(trained, draft, mistakes, agreement, seconds)
             self._enter("publish")
             self.source.check_publishable()
