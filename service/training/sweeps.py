@@ -89,7 +89,7 @@ def _checked(body: SweepBody, services: Services) -> tuple[SweepRequest, str]:
     """
     seed = body.training.get("seed")
     drawn = combinations(body.grid, body.max_trainings, seed if isinstance(seed, int) else 0)
-    trainings = []
+    trainings: list[SweepTraining] = []
     for values in drawn:
         training = _training(with_values(body.training, values), values, services)
         planned = SweepTraining(values=values, request=training.as_job())
