@@ -43,7 +43,7 @@ _SMALLEST_OCTAVE = 16  # pixels: anything smaller has no visible shape
 _RELU6_LIMIT = 6.0
 # Steps with one gradient; steps after which one more shares it; steps at the end with one each.
 _MAX_SHARED, _EXACT, _LAST = 4, 4, 4
-_LOST = 0.8  # of the best activation so far: a filter that falls below it takes small steps
+_LOST = 0.5  # of the best activation so far: a filter that falls below it takes small steps
 _RIM = 8  # a map's rim, which does not count, is this fraction of its side
 
 Array = npt.NDArray[np.float32]
