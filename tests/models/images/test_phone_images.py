@@ -165,6 +165,8 @@ def test_png_chunks_that_pixels_do_not_need_do_no_harm() -> None:
         "long text": png_chunk(b"tEXt", b"Comment\0" + b"x" * 2_000_000),
         "wrong checksum": broken_chunk(b"gAMA", bytes(4)),
         "broken transparency": broken_chunk(b"tRNS", bytes(6)),
+        "short transparency": png_chunk(b"tRNS", bytes(2)),
+        "transparency for a palette": png_chunk(b"tRNS", bytes(3)),
         "damaged profile": png_chunk(b"iCCP", b"profile\0\0" + b"not compressed"),
         "endless profile": png_chunk(b"iCCP", b"p\0\0" + zeros()),
         "wrong length": png_chunk(b"pHYs", bytes(2)),
