@@ -82,7 +82,7 @@ def _restricted(
 ) -> list[tuple[Action, str]]:
     taken: list[tuple[Action, str]] = []
     if row.consent is not None and row.id in restrictions.without_consent:
-        row.consent = null()  # type: ignore[assignment]  # not JSON's null
+        row.consent = null()  # not the null of JSON
         taken.append(("consent_withdrawn", row.id))
     if row.face_disabled_at is None and row.id in restrictions.disabled:
         row.face_disabled_at, row.failures = now, restrictions.disabled[row.id]
