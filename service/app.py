@@ -71,6 +71,11 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Opsin's own spans know its queues, and hold no query string and no client's address.
+        telemetry={
+            **dict.fromkeys(("tracing", "metrics", "logs"), False),
+            "auto_configure": False,
+        },
         middleware=[
             *forwarded(settings),
             Middleware(SecurityHeaders),

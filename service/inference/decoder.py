@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 
 from contracts.errors import OpsinError, PayloadTooLarge, ValidationFailed
 from contracts.inference.inference import Resize
+from contracts.tracing.spans import span
 from models.images.decode import DecodedImage, decode
 from models.images.gate import LARGE_PIXELS, Gate, LargeImageError, at_once, refuse_large
 from models.images.resize import ImageInput
@@ -207,12 +208,13 @@ async def decode_uploads(
             image = error
         return DecodedUpload(upload.name, image, time.monotonic() - started)
 
-    if len(uploads) == 1:
-        decoded = [await decode_one(uploads[0])]
-    else:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(decode_one(upload)) for upload in uploads]
-        decoded = [task.result() for task in tasks]
+    with span("decode", opsin__images=len(uploads)):
+        if len(uploads) == 1:
+            decoded = [await decode_one(uploads[0])]
+        else:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(decode_one(upload)) for upload in uploads]
+            decoded = [task.result() for task in tasks]
     record = current_record()
     for result in decoded:
         error = result.image.code if isinstance(result.image, OpsinError) else ""

@@ -32,10 +32,12 @@ from contracts.inference.manifest import CHAMPION
 from contracts.jobs import LEASE_SECONDS, Progress
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, MalformedMessageError, Pixels, Vector, unpack_bundle
+from contracts.tracing.spans import span
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from models.serving.outputs import OutputReader
 from workers.inference.loaded_models import LoadedModels, Predictor
+from workers.jobs.tracing import job_context
 
 log = structlog.get_logger()
 
@@ -71,8 +73,12 @@ class InferenceJobRunner:
     def run(self, job_id: str) -> None:
         """Claim the job if it is free, and run it to its end."""
         lease = self.leases.claim(job_id, self.worker_id, LEASE_SECONDS)
-        if lease is None:
-            return
+        if lease is not None:
+            with job_context(lease):
+                self._run(lease)
+
+    def _run(self, lease: Lease) -> None:
+        job_id = lease.job_id
         try:
             ended = self._run_batches(lease)
         except (ModelNotReady, NeedsOperator) as error:
@@ -87,6 +93,7 @@ class InferenceJobRunner:
             log.exception("job_failed", job=job_id)
             ended = self.leases.fail(lease, InternalError("The network failed on these images."))
         if ended:
+            log.info("job_ended")
             # If Redis does not answer, the images expire.
             with suppress(redis.RedisError):
                 self.client.delete(redis_keys.job_input(job_id))
@@ -103,7 +110,8 @@ class InferenceJobRunner:
                 return self.leases.cancel(lease)
             self.batcher.run_faster_queues()
             batch = np.stack(images[start : start + self.batch_limit])
-            vectors.extend(predictor.run(_operation(lease), batch))
+            with span("run", opsin__images=len(batch)):
+                vectors.extend(predictor.run(_operation(lease), batch))
             fraction = len(vectors) / len(images)
             progress = Progress(fraction=fraction, step=len(vectors), steps=len(images))
             owned = self.leases.progress(lease, progress)

@@ -16,6 +16,7 @@ from typing import Any
 import redis
 import structlog
 from redis import RedisError
+from structlog.contextvars import bind_contextvars
 
 from contracts.errors import DiskUnusable, InternalError, NotFound, OpsinError, Unavailable
 from contracts.jobs import LEASE_SECONDS, MAX_NICENESS, Progress
@@ -27,6 +28,7 @@ from contracts.metrics.registry import Metrics
 from contracts.queue.announcing import announce
 from contracts.queue.celery import REDIS_OPTIONS
 from contracts.settings import Settings
+from contracts.tracing.spans import start_tracing, stop_tracing
 from contracts.work import WorkStoppedError
 from database.clock import DatabaseClock
 from database.engine import open_engine
@@ -72,6 +74,8 @@ def main(arguments: list[str]) -> int:
         lower_priority(
             min(settings.job_niceness, MAX_NICENESS.get(lease.kind, settings.job_niceness))
         )
+        start_tracing(settings, "job")
+        bind_contextvars(**lease.origin.log_fields)
         publisher = _publish_metrics(settings, metrics)
         return JobAttempt(lease, leases, settings, options.kinds, metrics).run()
     except (Unavailable, TimeoutError) as error:
@@ -80,6 +84,7 @@ def main(arguments: list[str]) -> int:
     finally:
         if publisher is not None:
             publisher.stop()
+        stop_tracing()
         engine.dispose()
 
 
@@ -127,6 +132,7 @@ class JobAttempt:
             log.info("job_begins", job=job_id, kind=self._lease.kind, attempt=self._lease.attempt)
             ended = self._finish(self._outcome())
             if ended:
+                log.info("job_ended", job=job_id, kind=self._lease.kind)
                 self._files.end_work(job_id)
         return EXIT_ENDED if ended else EXIT_UNFINISHED
 
@@ -161,7 +167,7 @@ class JobAttempt:
 
     def _finish(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
         """Write the outcome; return whether the job has ended."""
-        self._work.close()
+        self._work.close(_code_of(outcome))
         if isinstance(outcome, dict):
             self._announce()
             return self._leases.succeed(self._lease, outcome)
@@ -187,6 +193,12 @@ class JobAttempt:
                 announce(client, "models")
         except (redis.RedisError, OSError) as error:
             log.warning("change_not_announced", error=type(error).__name__)
+
+
+def _code_of(outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> str:
+    if isinstance(outcome, WorkStoppedError):
+        return str(outcome)
+    return outcome.code if isinstance(outcome, OpsinError) else ""
 
 
 def _client_error(error: Exception, kind: str) -> OpsinError:

@@ -23,6 +23,7 @@ from contracts.work import WorkStoppedError
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from models.store.manifest import write_atomically
+from workers.jobs.tracing import PhaseSpans
 
 log = structlog.get_logger()
 
@@ -73,6 +74,7 @@ class LeasedWork:
         self._latest: Progress | None = None
         self._first: tuple[float, float] | None = None
         self._fraction, self._phase = 0.0, STARTING
+        self._spans = PhaseSpans(lease)
         self._closed = Event()
         self._thread = Thread(target=self._run, name="lease", daemon=True)
 
@@ -80,8 +82,13 @@ class LeasedWork:
         """Start to renew the lease."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Write the last progress and stop renewing the lease."""
+    def close(self, error: str = "") -> None:
+        """Write the last progress and stop renewing the lease.
+
+        Args:
+            error: The code of the error that ended the work, or "".
+        """
+        self._spans.end(error)
         self._closed.set()
         self._thread.join(LEASE_SECONDS)
         self._elapsed.save()
@@ -103,6 +110,8 @@ class LeasedWork:
         fraction = max(progress.fraction, self._fraction)
         if progress.phase != self._phase and fraction == self._fraction:
             fraction = min(1.0, fraction + _MILLIONTH)
+        if progress.phase != self._phase:
+            self._spans.enter(progress.phase)
         self._fraction, self._phase = fraction, progress.phase
         progress = progress.model_copy(update={"fraction": fraction})
         if self._first is None:
