@@ -148,6 +148,23 @@ class Decoder:
         self._large.close()
 
 
+async def decode_image(decoder: Decoder, work: ImageWork[T], *, deadline: Deadline) -> T:
+    """Decode one image of a request by `work`, and note how long that took and how it ended.
+
+    Raises:
+        OpsinError: As for `Decoder.run_image`.
+    """
+    record, started, code = current_record(), time.monotonic(), ""
+    try:
+        with span("decode", opsin__images=1):
+            return await decoder.run_image(work, deadline_seconds=deadline.remaining)
+    except OpsinError as error:
+        code = error.code
+        raise
+    finally:
+        record.decoded.append((time.monotonic() - started, code))
+
+
 # All other errors, such as a full decoder or a passed deadline, concern the whole request.
 _IMAGE_ERRORS = (ValidationFailed, PayloadTooLarge)
 

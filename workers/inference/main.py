@@ -234,6 +234,7 @@ class Worker:
             self._id,
             batch_limit=self._settings.max_batch_size,
             batcher=self._batcher,
+            metrics=self._metrics,
         )
         conversions = ConversionRunner(self._store, self._client)
 

@@ -127,7 +127,7 @@ class LeasedWork:
         known = self._leases.has_row(self._lease, key)
         self._write(lambda: self._leases.metrics(self._lease, key, row))
         # A resumed training reports its earlier epochs again.
-        if phase and epoch and not known:
+        if self._lease.kind == "training" and phase and epoch and not known:
             self.counts.inc("training_epochs_total", str(phase))
             self.counts.inc("training_images_total", str(phase), by=row.get("images") or 0)
 
