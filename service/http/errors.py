@@ -160,6 +160,14 @@ def problem_responses(*codes: str, plain: bool = False) -> dict[int | str, dict[
     return responses
 
 
+def unsatisfiable_range_description() -> dict[str, Any]:
+    """The OpenAPI description of `unsatisfiable_range_response`."""
+    (described,) = problem_responses("bad_request").values()
+    return described | {
+        "description": "The file has none of the bytes of `Range`; `Content-Range` says its size."
+    }
+
+
 def problem_examples() -> dict[str, dict[str, Any]]:
     """The OpenAPI components that `problem_responses` refers to."""
     examples: dict[str, dict[str, Any]] = {}
