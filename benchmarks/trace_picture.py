@@ -1,7 +1,7 @@
 """Draws a trace as a waterfall: the picture in `docs/how-to/observe.md`.
 
     OPSIN_TEST_TRACES=spans.json python -m pytest tests/flow/test_traces.py
-    python -m benchmarks.trace_picture spans.json "POST /v1/heatmap" docs/how-to/traces.svg
+    python -m benchmarks.trace_picture spans.json "POST /v1/heatmap" docs/images/traces.svg
 
 The first command leaves the spans that a collector received. A batch that the trace links to is
 drawn below it.

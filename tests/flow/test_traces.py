@@ -147,7 +147,7 @@ def test_a_training_is_traced_through_all_processes(
     client_id = headers["traceparent"].split("-")[2]
     with httpx.Client(base_url=traced.url, timeout=60) as client:
         dataset = upload_dataset(client, color_archive(6)).json()["id"]
-        client.headers |= headers
+        client.headers.update(headers)
         job = submit_training(client, dataset, epochs={"scratch": 1})
         client.headers.pop("traceparent")
         assert wait_for_job(client, job["id"])["state"] == "succeeded"
