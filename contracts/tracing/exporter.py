@@ -68,7 +68,7 @@ class SpanExporter:
 
     def __init__(self, config: TracingConfig, process: str) -> None:
         self.config = config
-        resource = {
+        resource: dict[str, str | int] = {
             "service.namespace": "opsin",
             "service.version": RELEASE,
             "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",

@@ -6,7 +6,7 @@ no more than a look at a context variable in each part.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -112,7 +112,7 @@ def begin(
     kind: SpanKind = "internal",
     at: int | None = None,
     links: Sequence[TraceContext] = (),
-    **attributes: Value,
+    attributes: Mapping[str, Value] | None = None,
 ) -> Span | None:
     """A span that the caller ends; None if this process records none.
 
@@ -127,7 +127,7 @@ def begin(
     if _exporter is None:
         return None
     span = _exporter.begin(name, parent, kind=kind, at=at, links=links)
-    span.set(**attributes)
+    span.set(**(attributes or {}))
     return span
 
 
@@ -144,7 +144,7 @@ def span(name: str, **attributes: Value) -> AbstractContextManager[Span | None]:
 
 @contextmanager
 def _part_of(parent: Span, name: str, attributes: dict[str, Value]) -> Iterator[Span | None]:
-    part = begin(name, parent.context, **attributes)
+    part = begin(name, parent.context, attributes=attributes)
     if part is None:
         yield None
         return

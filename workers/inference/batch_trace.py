@@ -71,7 +71,7 @@ def batch_trace(
         kind="consumer",
         at=took[0],
         links=requests,
-        **attributes_of(queue, len(items)),
+        attributes=attributes_of(queue, len(items)),
     )
     if span is None:
         return None
@@ -89,7 +89,7 @@ def _record(
     links: Sequence[TraceContext] = (),
     error: str = "",
 ) -> None:
-    part = begin(name, parent, at=began, links=links, **attributes)
+    part = begin(name, parent, at=began, links=links, attributes=attributes)
     if part is not None:
         if error:
             part.fail(error)

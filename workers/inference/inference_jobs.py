@@ -122,7 +122,7 @@ class InferenceJobRunner:
         result = _response(lease, predictor, vectors, time.monotonic() - began, self.batch_limit)
         return self.leases.succeed(lease, result.model_dump(mode="json", exclude_none=True))
 
-    def _run_batch(self, lease: Lease, predictor: Predictor, batch: Pixels) -> Sequence[Vector]:
+    def _run_batch(self, lease: Lease, predictor: Predictor, batch: Pixels) -> Vector:
         operation, began = _operation(lease), time.monotonic()
         labels = (str(lease.request["model"]), str(predictor.version), operation)
         code = "internal_error"

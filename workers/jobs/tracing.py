@@ -39,15 +39,14 @@ def _attempt(lease: Lease) -> Span | None:
     attributes = {"opsin__job__id": lease.job_id, "opsin__job__kind": lease.kind}
     if lease.attempt == 1 and lease.created_at is not None:
         began = int(lease.created_at.timestamp() * _NANO)
-        waited = begin("queue", request, at=began, **attributes)
+        waited = begin("queue", request, at=began, attributes=attributes)
         if waited is not None:
             waited.end(max(began, time.time_ns()))
     return begin(
         f"job {lease.kind}",
         request,
         kind="consumer",
-        opsin__job__attempt=lease.attempt,
-        **attributes,
+        attributes={**attributes, "opsin__job__attempt": lease.attempt},
     )
 
 
@@ -77,9 +76,8 @@ class PhaseSpans:
             return
         self.end()
         if phase:
-            self._phase = begin(
-                phase, self._attempt, opsin__job__kind=self._kind, opsin__phase=phase
-            )
+            attributes = {"opsin__job__kind": self._kind, "opsin__phase": phase}
+            self._phase = begin(phase, self._attempt, attributes=attributes)
 
     def end(self, error: str = "") -> None:
         """The present phase ends.
