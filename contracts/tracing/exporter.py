@@ -111,9 +111,13 @@ class SpanExporter:
             )
         )
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Send what waits; a collector that does not answer is not waited for long."""
         self._provider.force_flush(_CLOSE_MS)
+
+    def close(self) -> None:
+        """As `flush`; nothing more may be recorded."""
+        self.flush()
         self._provider.shutdown()
 
 

@@ -82,6 +82,12 @@ def stop_tracing() -> None:
         exporter.close()
 
 
+def flush_tracing() -> None:
+    """Send what has not been sent yet, within seconds."""
+    if _exporter is not None:
+        _exporter.flush()
+
+
 def is_tracing() -> bool:
     """Whether this process records spans."""
     return _exporter is not None

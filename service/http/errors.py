@@ -192,9 +192,9 @@ async def _on_invalid(request: Request, exc: Exception) -> Response:
         for e in exc.errors()[:MAX_ERRORS]
         for model in [_model_at(request, e["loc"])]
     ]
-    names = ", ".join(".".join(map(str, e.loc)) for e in errors)
+    faults = ", ".join(f"{'.'.join(map(str, e.loc))} ({e.msg.rstrip('.')})" for e in errors)
     return problem_response(
-        request, ValidationFailed(f"Correct these: {names[:500]}."), errors=errors
+        request, ValidationFailed(f"Correct these: {faults[:500]}."), errors=errors
     )
 
 

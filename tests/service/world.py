@@ -192,6 +192,8 @@ def json_requests(world: World) -> Iterator[tuple[str, dict[str, Any], dict[str,
     yield "filters", {"model": "squeezenet", "layer": "conv1"}, {"steps": 7}
     training = of_pets | {"model": "pets", "network": "squeezenet"}
     yield "create_training", training, {"seed": 9}
+    sweep = {"training": training, "grid": {"head.dropout": [0, 0.5]}}
+    yield "create_sweep", sweep, {"max_trainings": 1}
     yield "quantize_version", of_pets | {"promote": False}, {"promote": True}
     yield "evaluate_version", of_pets, {"split": "train"}
     calibration = {"dataset_id": people(world), "target_fmr": 0.3}

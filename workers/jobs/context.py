@@ -19,6 +19,7 @@ import structlog
 from contracts.errors import InternalError, Unavailable
 from contracts.jobs import LEASE_SECONDS, STARTING, Progress
 from contracts.metrics.registry import Metrics
+from contracts.tracing.origin import TraceContext
 from contracts.work import WorkStoppedError
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
@@ -43,6 +44,8 @@ class LeasedWork:
 
     Args:
         max_hours: Maximum running time of the job; the time between attempts does not count.
+        metrics: What this process counts.
+        trace: The span of the attempt.
 
     Attributes:
         stopped: Why the work has to end; None while it may continue.
@@ -56,6 +59,8 @@ class LeasedWork:
         files: JobFiles,
         max_hours: float,
         metrics: Metrics | None = None,
+        *,
+        trace: TraceContext | None = None,
     ) -> None:
         self.counts = metrics or Metrics()
         self.job_id = lease.job_id
@@ -74,7 +79,7 @@ class LeasedWork:
         self._latest: Progress | None = None
         self._first: tuple[float, float] | None = None
         self._fraction, self._phase = 0.0, STARTING
-        self._spans = PhaseSpans(lease)
+        self._spans = PhaseSpans(lease.kind, trace)
         self._closed = Event()
         self._thread = Thread(target=self._run, name="lease", daemon=True)
 

@@ -1,18 +1,15 @@
 """The traces and log fields of jobs: one span for each attempt, and one for each phase of it."""
 
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
 
-from contracts.tracing.origin import Origin, TraceContext
+from contracts.tracing.origin import TraceContext
 from contracts.tracing.spans import Span, begin, current_span, is_tracing, within
 from database.jobs.leases import Lease
 
-_PARENT = "TRACEPARENT"
-"""The variable in which a child process finds the span of its attempt."""
 _NANO = 1_000_000_000
 
 
@@ -50,24 +47,23 @@ def _attempt(lease: Lease) -> Span | None:
     )
 
 
-def child_variables() -> dict[str, str]:
-    """For the environment of a child process: the current span."""
+def attempt_header() -> str:
+    """For a child process: the span of its attempt as `traceparent`, or ""."""
     part = current_span()
-    return {_PARENT: part.context.header if part is not None else ""}
+    return "" if part is None else part.context.header
 
 
 class PhaseSpans:
     """One span for each phase of an attempt, in the child process.
 
     Args:
-        lease: Of the attempt.
-        environment: Of this process; names the attempt's span.
+        kind: Of the job.
+        attempt: The span of the attempt; None if it is not traced.
     """
 
-    def __init__(self, lease: Lease, environment: Mapping[str, str] = os.environ) -> None:
-        origin = Origin(trace=TraceContext.parse(environment.get(_PARENT, "")))
-        self._attempt = origin.sampled
-        self._kind = lease.kind
+    def __init__(self, kind: str, attempt: TraceContext | None) -> None:
+        self._attempt = attempt
+        self._kind = kind
         self._phase: Span | None = None
 
     def enter(self, phase: str | None) -> None:

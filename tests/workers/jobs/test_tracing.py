@@ -10,7 +10,7 @@ from contracts.tracing.origin import Origin, TraceContext
 from contracts.tracing.spans import start_tracing, stop_tracing
 from database.jobs.leases import Lease
 from tests.collector import Collector, collecting
-from workers.jobs.tracing import PhaseSpans, child_variables, job_context
+from workers.jobs.tracing import PhaseSpans, attempt_header, job_context
 
 TRACE = TraceContext("a" * 32, "b" * 16, "01")
 
@@ -26,7 +26,7 @@ def run_attempt(attempt: int, error: str = "", flags: str = "01") -> Collector:
     with collecting() as collector:
         start_tracing(Settings(_env_file=None, otlp_endpoint=collector.url), "jobs")
         with job_context(lease(attempt, flags)):
-            phases = PhaseSpans(lease(attempt, flags), child_variables())
+            phases = PhaseSpans("training", TraceContext.parse(attempt_header()))
             for phase in ("loading", "data", "head"):
                 phases.enter(phase)
             phases.end(error)
