@@ -27,7 +27,7 @@ from contracts.work import Work
 from models.rendering.contact_sheet import Tile, contact_sheet
 
 PHOTOS = ("cat", "coffee", "astronaut")
-SIDE = 256
+SIDE = 192
 _QUALITY = 85
 
 Handler = Callable[[Any, Settings], dict[str, Any]]
