@@ -1,6 +1,9 @@
 # Opsin's two commands are `make up` and `make test`. Both set up what they need, once.
 # Every OPSIN_… variable is passed on: OPSIN_PORT=8001 OPSIN_HOME=./var2 make up
 
+# Container images set this; without compiled modules each start of TensorFlow takes 8 seconds more.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 OPSIN := $(VENV)/bin/opsin
 # Most tests wait for their own processes, so two at a time on two cores take little over half as long.
@@ -14,7 +17,7 @@ help:
 	@echo 'make test      the default tests'
 	@echo 'make test-all  the slow tests too'
 	@echo 'make check     lint, format, types, import rules, the OpenAPI document'
-	@echo 'make audit     licences, bill of materials, known vulnerabilities of the pinned packages'
+	@echo 'make audit     licenses, bill of materials, known vulnerabilities of the pinned packages'
 	@echo 'make sbom      only the bill of materials: build/sbom.json'
 	@echo 'make bench     compare with other servers, 12 minutes; QUICK=1 for a first look'
 	@echo 'make chaos     break every part under load and count lost requests; 30 minutes'

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cli.help_texts import tidy
 from cli.streams import debug, prepare_streams, quiet
 
 _INTERRUPTED = 130
@@ -120,6 +121,7 @@ def load_command(name: str) -> Any:
     command.epilog = f"Example: {EXAMPLES[name]}"
     for each in _with_subcommands(command):
         each.params += _common_options()
+    tidy(command)
     return command
 
 

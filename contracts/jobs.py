@@ -47,6 +47,8 @@ PLANNED_KINDS: frozenset[JobKind] = frozenset()
 """Kinds that are published in the API but have neither a handler nor a route yet."""
 MAX_NICENESS: Mapping[str, int] = {"enrollment": 5}
 """The maximum niceness of kinds that a client waits for; all others run as configured."""
+KEPT_KINDS: frozenset[JobKind] = frozenset({"enrollment"})
+"""Kinds whose process is kept for the next job for a while: loading takes longer than the work."""
 LEASE_SECONDS = 60.0
 """How long a running job may go without a heartbeat before another worker takes it over."""
 

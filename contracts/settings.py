@@ -373,7 +373,7 @@ class Settings(BaseSettings):
     face_consent_required: bool = Field(
         False,
         description=(
-            "Whether faces are enrolled, compared and recognised only with a consent that is in "
+            "Whether faces are enrolled, compared and recognized only with a consent that is in "
             "force. `PUT /v1/faces/policy` can require it too."
         ),
     )

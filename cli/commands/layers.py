@@ -57,7 +57,7 @@ def _row(item: dict[str, Any], *, counted: bool) -> tuple[str, ...]:
 
 
 def activations(  # noqa: PLR0917 (typer reads options from the parameters)
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.")],
+    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
     layer: Annotated[str | None, typer.Option(help="Default: that of heatmaps.")] = None,
     channels: Annotated[int, typer.Option(min=1, max=64, help="How many maps to show.")] = 25,
     order: Annotated[

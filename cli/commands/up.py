@@ -32,8 +32,6 @@ READY_SECONDS = 120.0
 IMPORT_SECONDS = 900.0
 _VALKEY_SECONDS = 30.0
 _TICK_SECONDS = 0.25
-_LOADS = "The worker loads its networks"
-_PHASES = {"none": "Waiting for the worker", "loading": _LOADS, "ok": _LOADS}
 
 
 def up(
@@ -166,7 +164,7 @@ class Service:
                 if state is not None and state.ready and not self._loading(api):
                     return
                 if state is not None:
-                    update(_PHASES.get(state.worker, "Waiting for Redis and the database"))
+                    update(_phase(state))
                 if time.monotonic() > began + self.ready_seconds:
                     if state is not None and state.ready:
                         return  # one network serves; the table shows which still load
@@ -198,3 +196,14 @@ class Service:
 
     def _show(self, name: str, line: str) -> None:
         self.console.print(f"[dim]{name:>6}[/] {escape(line)}")
+
+
+def _phase(state: Readiness) -> str:
+    """What the start waits for; which networks, as soon as the worker says it."""
+    if state.redis != "ok" or state.database != "ok":
+        return "Waiting for Redis and the database"
+    if state.worker == "none":
+        return "Waiting for the worker"
+    left = state.loading or []
+    names = f", {len(left)} left: {', '.join(left)}" if left else ""
+    return f"The worker loads its networks (the first time, it imports them, for minutes){names}"

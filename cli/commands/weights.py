@@ -82,14 +82,14 @@ def pull(names: Names = None) -> None:
 
 @app.command("list")
 def list_weights(as_json: Json = False) -> None:
-    """Show all weights: whether they are here, size, licence, source."""
+    """Show all weights: whether they are here, size, license, source."""
     rows = Weights.of(load()).rows()
     if as_json:
         print_json({"items": [asdict(row) for row in rows]})
         return
     columns = [
         *(Column("name", "id"), Column("here"), Column("size", "number")),
-        *(Column("content"), Column("licence"), Column("source")),
+        *(Column("content"), Column("license"), Column("source")),
     ]
     print_list(
         columns,

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from datetime import datetime
 
 from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict, NotFound
 from contracts.faces.devices import MAX_DEVICES, Device
 from database.engine import reading, writing
+from database.faces.privacy.erasures import device_scope
 from database.faces.template_rows import find_subject
+from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
 from database.tables import FaceDeviceRecord
 
 
@@ -19,36 +22,41 @@ class FaceDevices:
         self._engine = engine
         self._clock = clock
 
-    def add(self, subject_id: str, device_id: str, public_key: dict[str, str]) -> Device:
+    def add(
+        self,
+        subject_id: str,
+        device_id: str,
+        public_key: dict[str, str],
+        *,
+        key: str | None = None,
+        digest: str = "",
+    ) -> Device:
         """Register a device; registering the same key again changes nothing.
+
+        Args:
+            subject_id: Whose device it is.
+            device_id: Its name, unique for the subject.
+            public_key: Its JWK.
+            key: The client's `Idempotency-Key`. A device that was removed since its first request
+                does not come back by a repetition.
+            digest: Keyed digest of the request, if there is a key.
 
         Raises:
             SubjectNotFound: There is no such subject.
             Conflict: It is registered with another key, or there are too many.
+            IdempotencyConflict: The key was used for another request.
         """
-        row = FaceDeviceRecord
+        now = self._clock()
+        repeated = IdempotencyKey(key, device_scope(subject_id), digest) if key else None
         with writing(self._engine) as session:
             find_subject(session, subject_id, locked=True)
-            existing = session.get(row, (subject_id, device_id))
-            if existing is not None:
-                if existing.public_key != public_key:
-                    raise Conflict(
-                        "The device is registered with another key. Delete it first, if that was "
-                        "replaced on purpose."
-                    )
-                return _device(existing)
-            count = select(func.count()).where(row.subject_id == subject_id)
-            if session.scalars(count).one() >= MAX_DEVICES:
-                raise Conflict(f"A subject has at most {MAX_DEVICES} devices. Delete one first.")
-            added = row(
-                subject_id=subject_id,
-                device_id=device_id,
-                public_key=public_key,
-                created_at=self._clock(),
-            )
-            session.add(added)
-            session.flush()
-            return _device(added)
+            if repeated and (earlier := lookup(session, repeated, now)):
+                return Device.model_validate(earlier.body)
+            device = _registered(session, subject_id, device_id, public_key, now)
+            if repeated:
+                body = device.model_dump(mode="json") | {"id": subject_id}
+                remember(session, repeated, StoredResponse(201, body), now)
+            return device
 
     def list(self, subject_id: str) -> list[Device]:
         """The devices of a subject, oldest first.
@@ -93,3 +101,24 @@ class FaceDevices:
 
 def _device(row: FaceDeviceRecord) -> Device:
     return Device.model_validate(row, from_attributes=True)
+
+
+def _registered(
+    session: Session, subject_id: str, device_id: str, public_key: dict[str, str], now: datetime
+) -> Device:
+    row = FaceDeviceRecord
+    existing = session.get(row, (subject_id, device_id))
+    if existing is not None:
+        if existing.public_key != public_key:
+            raise Conflict(
+                "The device is registered with another key. Delete it first, if that was "
+                "replaced on purpose."
+            )
+        return _device(existing)
+    count = select(func.count()).where(row.subject_id == subject_id)
+    if session.scalars(count).one() >= MAX_DEVICES:
+        raise Conflict(f"A subject has at most {MAX_DEVICES} devices. Delete one first.")
+    added = row(subject_id=subject_id, device_id=device_id, public_key=public_key, created_at=now)
+    session.add(added)
+    session.flush()
+    return _device(added)

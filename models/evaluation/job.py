@@ -3,8 +3,6 @@
 Everything is measured by the runtime that serves, on images decoded as those of requests.
 """
 
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -41,6 +39,7 @@ from models.training.loop.phase import loss_and_correct
 from models.training.report.artifacts import CONFUSION_MATRIX, MISTAKES
 from models.training.report.confusion_chart import confusion_chart
 from models.training.report.mistakes_sheet import MAX_MISTAKES, ExplainedMistake, mistakes_sheet
+from models.training.report.predictions import PREDICTIONS, predictions_table
 from models.training.report.report import mistake_of
 from models.training.report.scores import (
     Counts,
@@ -51,7 +50,6 @@ from models.training.report.scores import (
 )
 from models.training.trained import Evaluation
 
-PREDICTIONS = "predictions.csv"
 _BATCH = 32
 _DRAWN = 0.95  # the share of the time after which only charts are left
 
@@ -91,7 +89,9 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         comparison = _compare(against, measurement, answers)
     names = _names(library, request.dataset_id)
     mistakes = _draw(measurement, measured, evaluation, names)
-    work.artifact(PREDICTIONS, "text/csv", _table(evaluation, measured.labels, names))
+    labels = [label.text for label in measured.labels]
+    table = predictions_table(evaluation, labels, names)
+    work.artifact(PREDICTIONS, "text/csv", table)
     seen = _seen_in_training(library, measured.manifest, selection.examples)
     return EvaluationResult(
         model=request.model,
@@ -276,24 +276,6 @@ def _explained(
     predicted = evaluation.probabilities[list(wrong)].argmax(axis=1).astype(np.int32)
     grids = ExportedModel(version.folder).grids(pixels, predicted)
     return [ExplainedMistake(*parts) for parts in zip(mistakes, pixels, grids, strict=True)]
-
-
-def _table(evaluation: Evaluation, labels: Sequence[Label], names: Mapping[str, str]) -> bytes:
-    """A row for each image: what it is, and what the version takes it for."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["name", "sha256", "split", "label", "predicted", "probability", "correct"])
-    for index, example in enumerate(evaluation.examples):
-        row = evaluation.probabilities[index]
-        predicted = int(row.argmax())
-        writer.writerow(
-            [
-                *(names.get(example.sha256, example.path.name), example.sha256, example.split),
-                *(labels[int(evaluation.truth[index])].text, labels[predicted].text),
-                *(f"{row[predicted]:.6f}", int(predicted == evaluation.truth[index])),
-            ]
-        )
-    return text.getvalue().encode()
 
 
 def _seen_in_training(

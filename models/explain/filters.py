@@ -1,11 +1,12 @@
 """The pattern that excites a filter most: gradient ascent on an image that begins as noise.
 
-Activation maximisation (Erhan et al., 2009; Simonyan et al., 2013, arXiv:1312.6034, section 2) with
-the normalisation of the classic Keras tutorial (F. Chollet, "How convolutional neural networks see
-the world", 2016): the step is g / (sqrt(mean(g^2)) + eps), so that every filter moves at the same
-pace whatever its scale. All filters ascend at once, each on its own image of one batch. Octaves and
-jitter are those of DeepDream (Mordvintsev et al., 2015): large shapes first, then fine ones, and no
-pixel that is always under the same stride.
+Activation maximisation (Erhan et al., 2009; Simonyan et al., 2013, arXiv:1312.6034, section 2)
+with the normalisation of the classic Keras tutorial (F. Chollet, "How convolutional neural
+networks see the world", 2016): the step is g / (sqrt(mean(g^2)) + eps), so that every filter moves
+at the same pace whatever its scale. Far from the start, where a step changes little, one gradient
+serves for up to four of them (`shared_steps`). All filters ascend at once, each on its own image
+of one batch. Octaves and jitter are those of DeepDream (Mordvintsev et al., 2015): large shapes
+first, then fine ones, and no pixel that is always under the same stride.
 
 Grey noise leaves many filters below zero everywhere, and a rectifier that is shut everywhere has no
 gradient. As Lucid does (`redirected_relu_grad`, C. Olah et al., "Feature visualization", 2017,
@@ -17,6 +18,7 @@ activations that are reported. Only the last rectifiers before the layer need th
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -39,6 +41,8 @@ _MAX_PIXELS = 25 * 160 * 160  # in a batch; a deep layer holds some hundred floa
 _NO_GRADIENT = 1e-12
 _SMALLEST_OCTAVE = 16  # pixels: anything smaller has no visible shape
 _RELU6_LIMIT = 6.0
+# Steps with one gradient; steps after which one more shares it; steps at the end with one each.
+_MAX_SHARED, _EXACT, _LAST = 4, 4, 4
 _RIM = 8  # a map's rim, which does not count, is this fraction of its side
 
 Array = npt.NDArray[np.float32]
@@ -103,7 +107,6 @@ class Filters:
         part = LayerGraph.of(with_precision(graph.model_to(output), precision))
         self._part = any_size(part.model, _open_last_rectifiers(part, layer))
         self._layer = layer
-        self._minimum_side = smallest_side(self._part, LARGEST_PATTERN)
         self.count = int(output.shape[-1])
         self._compiled_step = tf.function(
             self._step,
@@ -136,7 +139,7 @@ class Filters:
         """
         if max(filters) >= self.count or min(filters) < 0:
             raise ValidationFailed(f"The layer has the filters 0 to {self.count - 1}.")
-        sizes = ascent.sizes(self._require_size(ascent.image_size))
+        sizes = ascent.sizes(self._require_size(ascent))
         batch_size = max(1, _MAX_PIXELS // ascent.image_size**2)
         total, batches = len(filters), []
         for start in range(0, total, batch_size):
@@ -151,8 +154,16 @@ class Filters:
         )
         return Patterns(_visible(images), activations, blank)
 
-    def _require_size(self, side: int) -> int:
-        """The smallest side that reaches the layer, provided that `side` is not smaller."""
+    @cached_property
+    def _minimum_side(self) -> int | None:
+        """Takes a second for a deep network, so it is computed if it matters."""
+        return smallest_side(self._part, LARGEST_PATTERN)
+
+    def _require_size(self, ascent: Ascent) -> int:
+        """A side that reaches the layer, from which octaves may start."""
+        side = ascent.image_size
+        if ascent.octaves == 1 and _fits(self._part, side):
+            return _SMALLEST_OCTAVE  # only the one side counts
         if self._minimum_side is None:
             raise ValidationFailed(
                 f"No image of up to {LARGEST_PATTERN} x {LARGEST_PATTERN} pixels reaches layer "
@@ -173,7 +184,7 @@ class Filters:
         progress: Callable[[float], None],
     ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
         random = np.random.default_rng(ascent.seed)
-        numbers, step_size = tf.constant(filters), tf.constant(ascent.step_size)
+        numbers = tf.constant(filters)
         noise = random.random((1, sizes[0], sizes[0], 3), np.float32)  # the same for every filter
         x = tf.constant(np.repeat((noise - 0.5) * _GRAIN + _GREY, len(filters), axis=0))
         largest_gradients = np.zeros(len(filters), np.float32)
@@ -181,12 +192,16 @@ class Filters:
         for octave, size in enumerate(sizes):
             if octave:
                 x = tf.image.resize(x, (size, size), method="bicubic")
-            for step in range(ascent.steps):
+            step = 0
+            while step < ascent.steps:
+                steps = shared_steps(step, ascent.steps)
                 shift = random.integers(-ascent.jitter, ascent.jitter + 1, 2, dtype=np.int32)
-                x, means, gradients = self._compiled_step(x, numbers, step_size, tf.constant(shift))
+                length = tf.constant(ascent.step_size * steps, tf.float32)
+                x, means, gradients = self._compiled_step(x, numbers, length, tf.constant(shift))
                 largest_gradients = np.maximum(largest_gradients, gradients.numpy())
                 activations = means.numpy()
-                progress((octave * ascent.steps + step + 1) / (len(sizes) * ascent.steps))
+                step += steps
+                progress((octave * ascent.steps + step) / (len(sizes) * ascent.steps))
         return x.numpy(), activations, largest_gradients < _NO_GRADIENT
 
     def _step(
@@ -203,6 +218,17 @@ class Filters:
         size = tf.sqrt(tf.reduce_mean(tf.square(gradient), axis=(1, 2, 3)))
         x += step_size * gradient / (size[:, tf.newaxis, tf.newaxis, tf.newaxis] + _EPSILON)
         return tf.roll(x, -shift, axis=(1, 2)), activations, size
+
+
+def shared_steps(done: int, total: int) -> int:
+    """For how many steps one gradient serves after so many of them.
+
+    All steps are equally long, so the first ones change an image of noise much and later ones
+    little: after 12 steps, four more add a third of what there is. The last ones, each with a
+    gradient of its own, bring the activation to where small steps would have brought it.
+    """
+    left = total - done
+    return 1 if left <= _LAST else min(_MAX_SHARED, 1 + done // _EXACT, left - _LAST)
 
 
 def _inner_means(maps: Tensor) -> Tensor:

@@ -36,7 +36,14 @@ from models.store.store import Store
 from models.training.data.data_source import DataSource, LibrarySource, TrainingData
 from models.training.data.feature_cache import FeatureCache
 from models.training.exported import ExportedModel, decode_examples
-from models.training.loop.costs import CostFile, Stage, expected_seconds, stages_of
+from models.training.loop.costs import (
+    PLAN,
+    CostFile,
+    Stage,
+    costs_of,
+    expected_seconds,
+    stages_of,
+)
 from models.training.loop.network_defaults import blueprint_of, input_size_of
 from models.training.loop.progress import LoggedWork, ProgressReporter
 from models.training.loop.trainer import TrainingEnvironment, train
@@ -63,8 +70,6 @@ from models.training.validation import check_model_name
 from models.weights.catalog import Weights
 
 _REPORT = "report.json"
-_PLAN = "expected-seconds.json"
-_COSTS = "training-costs.json"
 _PUBLISHED = 0.98  # how much is done if an earlier attempt has published the version
 
 
@@ -167,7 +172,8 @@ class _Run:
                 trained, draft = self._measure(trained, exported, draft, data, folder)
             with _timed(seconds, "report"), self.stage("report"):
                 mistakes = explain_mistakes(trained, exported, draft, data.names, self._max_pixels)
-                write_artifacts(self.work, log, trained, None if data.private else mistakes)
+                shown = None if data.private else mistakes
+                write_artifacts(self.work, log, trained, shown, data.names)
             report = build_report(trained, draft, mistakes, agreement, seconds)
             self._enter("publish")
             self.source.check_publishable()
@@ -231,7 +237,7 @@ class _Run:
         plan = self.plan
         starts = plan.start_seconds is not None
         plan.stages = stages_of(self.request, dataset, starts=starts, loads=plan.loads)
-        plan.expected = expected_seconds(self.work.folder / _PLAN, self._costs, plan.stages)
+        plan.expected = expected_seconds(self.work.folder / PLAN, self._costs, plan.stages)
         plan.progress = ProgressReporter(self.work, plan.expected)
         if plan.start_seconds is not None:
             plan.progress.elapsed("start", plan.start_seconds)
@@ -240,7 +246,7 @@ class _Run:
 
     @property
     def _costs(self) -> CostFile:
-        return CostFile(self.settings.home / "cache" / _COSTS)
+        return costs_of(self.settings)
 
     def _measure(
         self,

@@ -19,9 +19,9 @@ from service.datasets.upload import AddQuery, CreateQuery
 from service.datasets.video import VideoQuery
 from service.dependencies import ServicesDep
 from service.http.body import JSON_TYPE
-from service.http.conditional import etag_matches
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
+from service.http.files import FileContent, file_response, file_responses
 from service.http.headers import CreateKeyHeader, PrefersAsync
 from service.http.multipart import FORM_TYPE
 from service.http.responses import LOCATION, job_response
@@ -304,15 +304,16 @@ async def list_files(
     summary="Get a thumbnail",
     response_class=Response,
     responses={
-        200: {
-            "description": "A JPEG of 160 x 160 pixels, the center of the image.",
-            "content": {
+        **file_responses(
+            "A JPEG of 160 x 160 pixels, the center of the image.",
+            {
                 "image/jpeg": {
                     "schema": {"type": "string", "format": "binary"},
                     "example": "the bytes of the JPEG",
                 }
             },
-        },
+            is_named=False,
+        ),
         **_MISSING,
         **problem_responses("dataset_not_found", "not_found", "deadline_exceeded", "queue_full"),
     },
@@ -331,7 +332,7 @@ async def get_thumbnail(
         deadline_seconds=deadline.remaining,
     )
     etag = f'"{hashlib.sha256(jpeg).hexdigest()[:32]}"'
-    headers = {"Cache-Control": _CACHED, "ETag": etag}
-    if etag_matches(request.headers, etag):
-        return Response(status_code=304, headers=headers)
-    return Response(jpeg, media_type="image/jpeg", headers=headers)
+    content = FileContent(len(jpeg), etag, lambda offset: iter([jpeg[offset:]]))
+    return file_response(
+        request, content, media_type="image/jpeg", headers={"Cache-Control": _CACHED}
+    )

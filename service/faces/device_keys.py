@@ -6,6 +6,7 @@ Both are accepted. What is signed is the challenge's nonce, as the ASCII text th
 
 import base64
 import binascii
+import json
 import re
 from typing import Any
 
@@ -20,9 +21,30 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from contracts.errors import ValidationFailed
+from contracts.faces.devices import Device, NewDevice
+from service.faces.context import FaceServices
 
 _NUMBER_BYTES = 32
 _MAX_SIGNATURE_BYTES = 80  # in DER
+
+
+def register(faces: FaceServices, subject_id: str, new: NewDevice, key: str | None) -> Device:
+    """Register a device; with an idempotency key that was used before, return the first response.
+
+    Raises:
+        ValidationFailed: Its key is not a public one for ES256.
+        SubjectNotFound: There is no such subject.
+        Conflict: It is registered with another key, or there are too many.
+        IdempotencyConflict: The key was used for a different request.
+    """
+    public_key = read_public_key(new.public_key)
+    digest = ""
+    if key is not None:
+        sent = json.dumps([subject_id, new.device_id, public_key], sort_keys=True)
+        digest = faces.keyed_hash.hexdigest(sent.encode())
+    return faces.repositories.devices.add(
+        subject_id, new.device_id, public_key, key=key, digest=digest
+    )
 
 
 def read_public_key(jwk: dict[str, Any]) -> dict[str, str]:

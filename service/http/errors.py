@@ -160,6 +160,14 @@ def problem_responses(*codes: str, plain: bool = False) -> dict[int | str, dict[
     return responses
 
 
+def unsatisfiable_range_description() -> dict[str, Any]:
+    """The OpenAPI description of `unsatisfiable_range_response`."""
+    (described,) = problem_responses("bad_request").values()
+    return described | {
+        "description": "The file has none of the bytes of `Range`; `Content-Range` says its size."
+    }
+
+
 def problem_examples() -> dict[str, dict[str, Any]]:
     """The OpenAPI components that `problem_responses` refers to."""
     examples: dict[str, dict[str, Any]] = {}
@@ -184,9 +192,9 @@ async def _on_invalid(request: Request, exc: Exception) -> Response:
         for e in exc.errors()[:MAX_ERRORS]
         for model in [_model_at(request, e["loc"])]
     ]
-    names = ", ".join(".".join(map(str, e.loc)) for e in errors)
+    faults = ", ".join(f"{'.'.join(map(str, e.loc))} ({e.msg.rstrip('.')})" for e in errors)
     return problem_response(
-        request, ValidationFailed(f"Correct these: {names[:500]}."), errors=errors
+        request, ValidationFailed(f"Correct these: {faults[:500]}."), errors=errors
     )
 
 

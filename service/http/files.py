@@ -7,13 +7,14 @@ sends for our files, are ignored, as the standard permits: the whole file is the
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 
 from service.http.conditional import etag_matches
-from service.http.errors import unsatisfiable_range_response
+from service.http.errors import unsatisfiable_range_description, unsatisfiable_range_response
 
 _RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})")
 
@@ -31,6 +32,33 @@ class FileContent:
     size: int | None
     etag: str
     read: Callable[[int], Iterator[bytes]]
+
+
+def file_responses(
+    description: str, content: dict[str, Any], *, is_named: bool = True
+) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of `file_response`, for a route's `responses`.
+
+    Args:
+        description: Of the file.
+        content: Its media types, as OpenAPI describes them.
+        is_named: Whether the response suggests a file name.
+    """
+    text = {"schema": {"type": "string"}}
+    etag = {"ETag": {"description": "Of this version of the file."} | text}
+    name = {"Content-Disposition": {"description": "The file name."} | text}
+    size = {"Content-Range": {"description": "Which part of how many bytes."} | text}
+    headers = etag | (name if is_named else {})
+    return {
+        200: {"description": description, "headers": headers, "content": content},
+        206: {
+            "description": "The part that `Range` names.",
+            "headers": headers | size,
+            "content": content,
+        },
+        304: {"description": "Unchanged since the ETag of `If-None-Match`.", "headers": etag},
+        416: unsatisfiable_range_description() | {"headers": size},
+    }
 
 
 def file_response(

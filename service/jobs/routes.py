@@ -14,6 +14,7 @@ from service.auth.principal import principal_of, quota_key
 from service.auth.scopes import scope_of_job
 from service.dependencies import ServicesDep
 from service.http.errors import NoContentError, problem_responses
+from service.http.files import file_responses
 from service.http.responses import artifact_response
 from service.jobs.events import StreamCursor, follow, parse_last_event_id, pending_events
 from service.openapi import examples
@@ -197,19 +198,13 @@ async def follow_job(
     summary="Download an artifact of a job",
     response_class=Response,
     responses={
-        200: {
-            "description": "The file.",
-            "content": {
+        **file_responses(
+            "The file.",
+            {
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
                 "image/png": {"schema": {"type": "string", "format": "binary"}},
             },
-            "headers": {
-                "Content-Disposition": {
-                    "description": "The file's name.",
-                    "schema": {"type": "string"},
-                }
-            },
-        },
+        ),
         **_MISSING,
         **problem_responses("job_not_found", "not_found"),
     },

@@ -16,7 +16,7 @@ from service.auth.principal import principal_of
 from service.dependencies import Services, ServicesDep
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.files import FileContent, file_response
+from service.http.files import FileContent, file_response, file_responses
 from service.openapi import examples
 from service.protocols.availability import model_status
 from service.threads import run_in_threadpool
@@ -165,20 +165,14 @@ async def delete_version(
     summary="Download a version",
     response_class=Response,
     responses={
-        200: {
-            "description": "The file, streamed.",
-            "headers": {
-                "Content-Disposition": {
-                    "description": "The file name.",
-                    "schema": {"type": "string"},
-                }
-            },
-            "content": {
+        **file_responses(
+            "The file, streamed.",
+            {
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
                 "application/zip": {"schema": {"type": "string", "format": "binary"}},
                 "application/json": {"example": [{"id": "n02391049", "label": "zebra"}]},
             },
-        },
+        ),
         **_MISSING,
         **problem_responses(
             *("model_not_ready", "no_worker", "dependency_unavailable", "deadline_exceeded")

@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,12 +6,16 @@ import cv2
 import httpx
 import pytest
 
-from models.catalog import CATALOG
 from models.faces.detection.finder import open_finder
-from models.locks import locked
 from models.weights.catalog import Weights
 from tests.conftest import SHARED
-from tests.flow.installation import READY_SECONDS, ROOT, Installation
+from tests.flow.imports import (
+    catalog_from_either_end,
+    copied_store,
+    import_networks,
+    kept_store,
+)
+from tests.flow.installation import READY_SECONDS, Installation
 from tests.models.faces.rendering import Face, Puppet
 
 Start = Callable[..., Installation]
@@ -29,33 +31,13 @@ def fetched_home(fetched: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def imported(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with all networks whose weights are available, shared by all installations."""
-    base = tmp_path_factory.getbasetemp()
-    process = os.environ.get("PYTEST_XDIST_WORKER", "")
-    # Processes that run tests in parallel share this folder's parent. They start from opposite
-    # ends of the catalog.
-    root = (base.parent if process else base) / "imported"
-    for network in reversed(CATALOG) if process.endswith("1") else CATALOG:
-        done = root / f"{network}.done"
-        with locked(root / f"{network}.lock", timeout=600):
-            if not done.exists():
-                _import(network, root / "store", fetched_home)
-                done.touch()
-    return root / "store"
-
-
-def _import(network: str, store: Path, fetched_home: Path) -> None:
-    folders = [store, fetched_home / "samples", fetched_home / "weights"]
-    if SHARED.is_dir():
-        folders.append(SHARED / "weights")
-    # A network without weights fails here; the worker then reports it as unavailable.
-    subprocess.run(
-        [sys.executable, "-m", "models.export.import_child", network, *map(str, folders)],
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-        timeout=600,
-        check=False,
-    )
+    """A store with all networks whose weights are available, for all installations."""
+    weights = [fetched_home / "weights", *([SHARED / "weights"] if SHARED.is_dir() else [])]
+    samples = fetched_home / "samples"
+    store = kept_store(weights, samples)
+    networks = catalog_from_either_end(os.environ.get("PYTEST_XDIST_WORKER", ""))
+    import_networks(store, networks, [samples, *weights])
+    return copied_store(store, tmp_path_factory.mktemp("imported") / "store")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A real installation for tests: Valkey, a worker and the API as processes that can be killed."""
 
+import errno
 import os
 import shutil
 import signal
@@ -137,11 +138,16 @@ class Installation:
 
 
 def link(source: str, target: str) -> None:
-    """Make a hard link, or a copy of the one file that is rewritten."""
+    """Make a hard link; a copy of the one file that is rewritten, and across file systems."""
     if Path(source).name == ALIASES:
-        shutil.copy(source, target)
-    else:
+        shutil.copy2(source, target)
+        return
+    try:
         os.link(source, target)
+    except OSError as error:
+        if error.errno not in {errno.EXDEV, errno.EPERM, errno.ENOTSUP}:
+            raise
+        shutil.copy2(source, target)
 
 
 def free_port() -> int:

@@ -55,7 +55,8 @@ def listening(settings: Settings, fakes: FakeServices) -> Iterator[str]:
     port, largest = free_port(), "client_max_body_size 2g; proxy_request_buffering off;"
     with tempfile.TemporaryDirectory() as folder, _listening_directly(settings, fakes) as url:
         location = f"location /opsin/ {{ proxy_pass {url}/; proxy_http_version 1.1; {largest} }}"
-        servers = f"server {{ listen 127.0.0.1:{port}; {location} }}"
+        # nginx would merge slashes in a row; these tests are about the service's own answer.
+        servers = f"server {{ listen 127.0.0.1:{port}; merge_slashes off; {location} }}"
         with nginx(Path(folder), servers, port):
             yield f"http://127.0.0.1:{port}/opsin"
 

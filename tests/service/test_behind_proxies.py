@@ -34,6 +34,7 @@ HTTP_PART = (
     *("tests/service/middleware/test_body_limit.py", "tests/service/inference"),
     *("tests/service/explanation", "tests/service/jobs/test_routes.py"),
     *("tests/service/datasets", "tests/service/registry", "tests/service/protocols"),
+    "tests/service/test_conventions.py",
 )
 # These compare a URL without a prefix, send raw bytes to one, or get nginx's own answer.
 DIRECT = (
@@ -50,6 +51,7 @@ DIRECT = (
         "large_or_deferred",
     ),
     *("repeated_key_returns_the_first", "impossible_promotion", "disconnect_withdraws"),
+    "video_becomes_a_job",
 )
 
 

@@ -1,7 +1,8 @@
-"""The process of one long job: ``python -m workers.jobs.child JOB_ID --worker … --attempt …``.
+"""The process of a long job: ``python -m workers.jobs.child JOB_ID --worker … --attempt …``.
 
 It is started for each attempt and never forked: TensorFlow does not survive a fork, and only the
 end of a process reliably frees its memory. It ends with its parent, and so does all it started.
+With ``--answers``, it takes further jobs of the same kind from its standard input.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,37 +52,88 @@ _OOM_SCORE, _MAX_OOM_SCORE = Path("/proc/self/oom_score_adj"), "1000"
 
 
 def main(arguments: list[str]) -> int:
-    """Run one attempt at a job; return the exit status."""
+    """Run an attempt at a job, or one after another; return the exit status."""
     parser = argparse.ArgumentParser(prog="workers.jobs.child")
     parser.add_argument("job_id")
     parser.add_argument("--worker", required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--kinds", default=TABLE)
+    parser.add_argument("--answers", type=int, help="Where to write the status of each job.")
     options = parser.parse_args(arguments)
     end_with_parent()
     settings = Settings()
     configure_logs(settings.log_level, settings.log_format)
-    engine = open_engine(settings.database)
-    metrics = Metrics()
-    count_database(engine, metrics)
-    leases = Leases(engine, DatabaseClock(engine), metrics)
-    publisher: MetricsPublisher | None = None
+    child = _Child(settings, options.worker, options.kinds)
     try:
-        lease = leases.get(options.job_id, options.worker, options.attempt)
-        if lease is None:
-            return EXIT_ENDED
-        lower_priority(
-            min(settings.job_niceness, MAX_NICENESS.get(lease.kind, settings.job_niceness))
-        )
-        publisher = _publish_metrics(settings, metrics)
-        return JobAttempt(lease, leases, settings, options.kinds, metrics).run()
-    except (Unavailable, TimeoutError) as error:
-        log.warning("job_interrupted", job=options.job_id, error=str(error))
-        return EXIT_UNFINISHED
+        status = child.run(options.job_id, options.attempt)
+        if options.answers is None:
+            return status
+        for job_id, attempt in _further_jobs(status, options.answers):
+            status = child.run(job_id, attempt)
+            if status != EXIT_ENDED:
+                return status  # the parent starts another process
+            _answer(options.answers, status)
+        return status
     finally:
-        if publisher is not None:
-            publisher.stop()
-        engine.dispose()
+        child.close()
+
+
+def _further_jobs(status: int, answers: int) -> Iterator[tuple[str, int]]:
+    """What the parent sends, until it closes the pipe; nothing if the first job has not ended."""
+    if status != EXIT_ENDED:
+        return
+    # What the jobs start must not read from there.
+    requests = os.fdopen(os.dup(0))
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    _answer(answers, status)
+    for line in requests:
+        job_id, attempt = line.split()
+        yield job_id, int(attempt)
+
+
+def _answer(answers: int, status: int) -> None:
+    with suppress(BrokenPipeError):  # the parent is gone, and so are we in a moment
+        os.write(answers, f"{status}\n".encode())
+
+
+class _Child:
+    """What the attempts in this process share."""
+
+    def __init__(self, settings: Settings, worker_id: str, kinds: str) -> None:
+        self._settings = settings
+        self._worker_id = worker_id
+        self._kinds = kinds
+        self._engine = open_engine(settings.database)
+        self._metrics = Metrics()
+        count_database(self._engine, self._metrics)
+        self._leases = Leases(self._engine, DatabaseClock(self._engine), self._metrics)
+        self._publisher: MetricsPublisher | None = None
+        self._began = False
+
+    def run(self, job_id: str, attempt: int) -> int:
+        """Run one attempt; return the status."""
+        settings = self._settings
+        try:
+            lease = self._leases.get(job_id, self._worker_id, attempt)
+            if lease is None:
+                return EXIT_ENDED
+            if not self._began:
+                self._began = True
+                highest = MAX_NICENESS.get(lease.kind, settings.job_niceness)
+                lower_priority(min(settings.job_niceness, highest))
+                self._publisher = _publish_metrics(settings, self._metrics)
+            return JobAttempt(lease, self._leases, settings, self._kinds, self._metrics).run()
+        except (Unavailable, TimeoutError) as error:
+            log.warning("job_interrupted", job=job_id, error=str(error))
+            return EXIT_UNFINISHED
+        finally:
+            self._engine.dispose()  # no connection is held between two jobs
+
+    def close(self) -> None:
+        if self._publisher is not None:
+            self._publisher.stop()
+        self._engine.dispose()
 
 
 def _publish_metrics(settings: Settings, metrics: Metrics) -> MetricsPublisher | None:

@@ -127,7 +127,14 @@ def require_unfinished(session: Session, subject_id: str) -> None:
         SubjectNotFound: No erasure of it has begun, or it has ended.
     """
     if not is_unfinished(session, subject_id):
-        raise SubjectNotFound("There is no subject of that id. `GET /v1/faces/subjects` lists all.")
+        raise SubjectNotFound(
+            "There is no subject with that id. `GET /v1/faces/subjects` lists all."
+        )
+
+
+def device_scope(subject_id: str) -> str:
+    """The scope of the idempotency keys of a subject's devices."""
+    return f"device of {subject_id}"
 
 
 def delete_traces(session: Session, subject_id: str) -> tuple[str, ...]:
@@ -138,7 +145,8 @@ def delete_traces(session: Session, subject_id: str) -> tuple[str, ...]:
     )
     of_subject = and_(job.kind == "enrollment", job.request["subject_id"].as_string() == subject_id)
     jobs = tuple(session.scalars(delete(job).where(of_subject).returning(job.id)))
-    answers = [(SCOPE, subject_id), *(("enrollment", job_id) for job_id in jobs)]
+    answers = [(SCOPE, subject_id), (device_scope(subject_id), subject_id)]
+    answers += [("enrollment", job_id) for job_id in jobs]
     for scope, body_id in answers:
         session.execute(
             delete(answer).where(answer.scope == scope, answer.body["id"].as_string() == body_id)

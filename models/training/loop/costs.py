@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from contracts.settings import Settings
 from contracts.training.trainings import Phase, TrainableNetwork, TrainingRequest
 from models.datasets.dataset import Dataset
 from models.store.manifest import write_atomically
@@ -41,8 +42,10 @@ _ONCE: dict[str, dict[str, float]] = {
     "vgg19": {"build": 2, "export": 10, "report": 4, "load": 7},
     "efficientnet_lite0": {"build": 0.8, "export": 15, "report": 2, "load": 5},
 }
-_FIXED = {"start": 10.0, "data": 0.1, "publish": 0.2, "promote": 0.1}
+_FIXED = {"start": 5.0, "data": 0.1, "publish": 0.2, "promote": 0.1}
 _MAX_RATIO = 50.0
+PLAN = "expected-seconds.json"
+"""In a job's folder: what is expected of its stages, the same in every attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,11 @@ class CostFile:
             write_atomically(self._path, json.dumps(self._costs, indent=1, sort_keys=True))
         except OSError as error:
             _LOG.warning("the costs of the training are not kept: %s", error.strerror)
+
+
+def costs_of(settings: Settings) -> CostFile:
+    """The costs of the trainings on this machine."""
+    return CostFile(settings.home / "cache" / "training-costs.json")
 
 
 def stages_of(

@@ -11,11 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contracts.jobs import Progress
 from contracts.work import Work, WorkStoppedError
-from models.training.report.event_log import EventLog
+
+if TYPE_CHECKING:
+    from models.training.report.event_log import EventLog  # TensorFlow
 
 _TICK_SECONDS = 1.0
 # What the expected costs weigh against what was measured: as much as this share of all.
@@ -116,13 +118,19 @@ class ProgressReporter:
         self._runs[stage] = _Run(now - seconds, now, 0.0, 1.0)
 
     @contextmanager
-    def during(self, stage: str) -> Iterator[None]:
-        """Report a stage that has no steps: by the time it takes, from a thread of its own."""
+    def during(self, stage: str, spent: float = 0.0) -> Iterator[None]:
+        """Report a stage that has no steps: by the time it takes, from a thread of its own.
+
+        Args:
+            stage: Its name.
+            spent: The seconds that it has taken already.
+        """
+        began = self._clock() - spent
         self.report(stage, 0.0)
+        self._runs[stage].began = began
         ended = Event()
 
         def tick() -> None:
-            began = self._clock()
             while not ended.wait(_TICK_SECONDS):
                 expected = max(self._stages[stage] * self._pace(), 1e-3)
                 spent = self._clock() - began
@@ -183,13 +191,13 @@ class ProgressReporter:
 
 def phase_of(stage: str) -> str:
     """The name of a stage for clients: "features of head" and "… of finetune" are one phase."""
-    return stage.partition(" ")[0]
+    return "loading" if stage == "start" else stage.partition(" ")[0]
 
 
 class LoggedWork:
     """Forwards to the wrapped work, and logs the metrics for TensorBoard."""
 
-    def __init__(self, work: Work, log: EventLog) -> None:
+    def __init__(self, work: Work, log: "EventLog") -> None:
         self._work, self._log = work, log
         self.job_id: str = work.job_id
         self.attempt: int = work.attempt

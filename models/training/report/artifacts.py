@@ -1,6 +1,6 @@
-"""Writes the charts of a training: as artifacts of its job, and into the TensorBoard log."""
+"""Writes charts and tables of a training: as artifacts of its job, and into the TensorBoard log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ from models.training.report.curves_chart import curves_chart
 from models.training.report.event_log import EventLog
 from models.training.report.filters_animation import filters_animation, response_animation
 from models.training.report.mistakes_sheet import ExplainedMistake, mistakes_sheet
+from models.training.report.predictions import PREDICTIONS, predictions_table
 from models.training.report.report import held_out_split
 from models.training.report.scores import confusion
 from models.training.trained import TrainedModel
@@ -29,6 +30,7 @@ def write_artifacts(
     log: EventLog,
     trained: TrainedModel,
     mistakes: Sequence[ExplainedMistake] | None,
+    names: Mapping[str, str],
 ) -> None:
     """Draw all charts, add them to the job, and close the log.
 
@@ -37,6 +39,7 @@ def write_artifacts(
         log: The TensorBoard log.
         trained: The trained network.
         mistakes: The mistakes to show; None if the images are private.
+        names: Original file names by SHA-256.
     """
     split = held_out_split(trained)
     held_out = trained.evaluations[split]
@@ -48,6 +51,7 @@ def write_artifacts(
     }
     if mistakes is not None:
         charts[MISTAKES] = mistakes_sheet(mistakes)
+        work.artifact(PREDICTIONS, "text/csv", predictions_table(held_out, labels, names))
     for name, png in charts.items():
         work.artifact(name, "image/png", png)
         log.image(name.removesuffix(".png"), png)

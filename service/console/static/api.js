@@ -25,7 +25,7 @@ export class ApiError extends Error {
 
   /** What to do about it, in the page's language, where there is more to say than `detail`. */
   get advice() {
-    return has(`advice.${this.code}`) ? t(`advice.${this.code}`) : "";
+    return has(`advice.${this.code}`) ? t(`advice.${this.code}`, { request: this.requestId }) : "";
   }
 }
 

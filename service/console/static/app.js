@@ -99,11 +99,11 @@ function askForKey(message) {
   key.focus();
 }
 
-const signOut = guarded(async () => {
+const signOut = guarded(async (message) => {
   await request("DELETE", "v1/session");
   session.current = null;
   drawTools();
-  askForKey(t("signin.out"));
+  askForKey(message);
 });
 
 function drawTools() {
@@ -117,7 +117,7 @@ function drawTools() {
     document.getElementById("tools"),
     button(other === "zh" ? "中文" : "English", switchLanguage, { class: "plain", lang: other === "zh" ? "zh-Hans" : "en" }),
     button("◐", switchTheme, { class: "plain", "aria-label": t("app.theme"), title: t("app.theme") }),
-    session.current?.signed_in_by === "session" && button(t("signin.leave"), signOut, { class: "plain" }),
+    session.current?.signed_in_by === "session" && button(t("signin.leave"), () => signOut(t("signin.out")), { class: "plain" }),
   );
 }
 
@@ -156,7 +156,7 @@ for (const name of ["pointerdown", "keydown", "wheel", "touchstart"]) {
 }
 setInterval(() => {
   const idle = session.current?.idle_seconds;
-  if (idle && Date.now() - usedAt > 1000 * idle) signOut();
+  if (idle && Date.now() - usedAt > 1000 * idle) signOut(t("signin.idle"));
 }, 10_000);
 
 start();

@@ -30,7 +30,7 @@ const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * s
 export async function recordChallenge(place, begin, done) {
   const video = h("video", { muted: true, playsinline: true, class: "camera mirrored", "aria-label": t("picker.camera") });
   const prompt = h("p", { class: "prompt", role: "status", "aria-live": "assertive" }, t("camera.opening"));
-  const feedback = h("p", { class: "hint" });
+  const feedback = h("p", { class: "feedback" });
   const actions = h("div", { class: "row" });
   show(place, h("div", { class: "camera-box" }, h("div", { class: "oval-box" }, video, h("div", { class: "oval", "aria-hidden": "true" })), prompt, feedback, actions));
   let close;
@@ -50,12 +50,13 @@ export async function recordChallenge(place, begin, done) {
   const watch = watchQuality(video, feedback, () => isOpen);
   prompt.textContent = t("camera.ready");
   const start = async () => {
-    watch.pause();
+    watch.act();
     actions.hidden = true;
     try {
       const challenge = await begin();
       const recording = await perform(video, challenge, prompt);
       prompt.textContent = t("camera.sending");
+      watch.end();
       close();
       await done(recording, challenge);
     } finally {
@@ -83,18 +84,21 @@ async function perform(video, challenge, prompt) {
   return new File([new Blob(parts, { type: recorder.mimeType })], recorder.mimeType.includes("mp4") ? "camera.mp4" : "camera.webm", { type: recorder.mimeType });
 }
 
-/** Says what is wrong with the frames before the recording: too dark, too far, turned away. */
+// What an action does to a face is no fault of the frame.
+const POSED = new Set(["extreme_pose", "expression", "occluded", "blurred"]);
+
+/** Says what is wrong with the frames: too dark, too far away; before the recording, also the pose. */
 function watchQuality(video, place, isOpen) {
-  let isPaused = false;
+  let isEnded = false;
+  let acts = false;
   const check = async () => {
-    while (isOpen() && !isPaused) {
+    while (isOpen() && !isEnded) {
       try {
-        const answer = await post("v1/faces/detect", { body: await snapshot(video), headers: { "Content-Type": "image/jpeg" } });
-        if (isPaused || !isOpen()) return;
-        const [face, other] = answer.faces;
-        if (!face) place.textContent = t("quality.no_face");
-        else if (other) place.textContent = t("quality.many_faces");
-        else place.textContent = face.quality.reasons.map((reason) => t(`quality.${reason}`)).join(" ") || t("quality.good");
+        const { faces } = await post("v1/faces/detect", { body: await snapshot(video), headers: { "Content-Type": "image/jpeg" } });
+        if (isEnded || !isOpen()) return;
+        const [text, isGood] = judge(faces, acts);
+        place.textContent = text;
+        place.dataset.quality = isGood ? "good" : "bad";
       } catch {
         place.textContent = "";
       }
@@ -102,5 +106,17 @@ function watchQuality(video, place, isOpen) {
     }
   };
   check();
-  return { pause: () => (isPaused = true) };
+  const end = () => {
+    isEnded = true;
+    place.textContent = "";
+  };
+  return { act: () => (acts = true), end };
+}
+
+function judge([face, other], acts) {
+  if (!face) return [t("quality.no_face"), false];
+  if (other) return [t("quality.many_faces"), false];
+  const reasons = face.quality.reasons.filter((reason) => !acts || !POSED.has(reason));
+  if (reasons.length) return [reasons.map((reason) => t(`quality.${reason}`)).join(" "), false];
+  return [t(acts ? "quality.seen" : "quality.good"), true];
 }

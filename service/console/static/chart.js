@@ -100,7 +100,7 @@ export function bars(rows) {
   const largest = Math.max(...rows.map((row) => row.value), Number.MIN_VALUE);
   return h(
     "ul",
-    { class: "bars" },
+    { class: rows.length > 8 ? "bars many" : "bars" },
     rows.map((row) =>
       h(
         "li",

@@ -112,16 +112,21 @@ export function meter(label, fraction) {
   return element;
 }
 
-/** A table with a caption for screen readers. It can be scrolled by keyboard where it is wide. */
-export function table(caption, heads, rows) {
+/**
+ * A table with a caption for screen readers. It can be scrolled by keyboard where it is wide.
+ *
+ * A `stacked` one becomes a list on a phone, with the head of its column before each value.
+ */
+export function table(caption, heads, rows, { stacked = false } = {}) {
+  const cell = (content, index) => (stacked ? h("td", { "data-label": heads[index] }, h("div", { class: "cell-body" }, content)) : h("td", {}, content));
   return h(
     "div",
     { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
     h(
       "table",
-      {},
+      { class: stacked ? "stacked" : undefined },
       h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => h("td", {}, cell))))),
+      h("tbody", {}, rows.map((row) => h("tr", {}, row.map(cell)))),
     ),
   );
 }

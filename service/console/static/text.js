@@ -12,6 +12,9 @@ export function t(key, values = {}) {
 /** Whether the catalog has a key; for codes that come from the API. */
 export const has = (key) => key in catalog;
 
+/** What a job is doing, in the page's language where it has a word for it. */
+export const phaseText = (phase) => (has(`phase.${phase}`) ? t(`phase.${phase}`) : phase);
+
 export const number = (value, digits = 0) =>
   Number(value).toLocaleString(language, { maximumFractionDigits: digits, minimumFractionDigits: digits });
 
@@ -36,3 +39,5 @@ export function duration(seconds) {
 
 export const moment = (text) =>
   text ? new Date(text).toLocaleString(language, { dateStyle: "medium", timeStyle: "short" }) : "–";
+
+export const day = (text) => (text ? new Date(text).toLocaleDateString(language, { dateStyle: "medium" }) : "–");

@@ -1,17 +1,18 @@
 // Trainings: what to choose, what happens, and what came out.
 
-import { all, get, post } from "./api.js";
+import { get, post } from "./api.js";
 import { lineChart } from "./chart.js";
-import { button, choice, field, h, meter, named, newId, show, table } from "./dom.js";
-import { drawHeatmap } from "./heatmap.js";
+import { button, choice, field, h, meter, named, show, table } from "./dom.js";
 import { cancel, FINISHED, follow } from "./jobs.js";
 import { explain, guarded, notify } from "./notices.js";
-import { thumbnail } from "./report.js";
-import { duration, number, percent, t } from "./text.js";
+import { answerCard, answersOf, filesOf } from "./predictions.js";
+import { duration, number, percent, phaseText, t } from "./text.js";
 
 const NETWORKS = ["efficientnet_lite0", "squeezenet", "vgg16", "vgg19", "vgg19_bn", "cnn_mnist", "cnn_small", "cnn_pets"];
 const FROM_SCRATCH = new Set(["cnn_mnist", "cnn_small", "cnn_pets"]);
 const OPTIMIZERS = ["adam", "adamw", "sgd", "rmsprop"];
+
+const SHOWN = 24;
 
 const input = (type, value, props = {}) => h("input", { type, value, ...props });
 const slug = (name) => name.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 40) || "my-model";
@@ -110,7 +111,7 @@ export function watchTraining(place, id, { onEnd, onVersions, onError }) {
 function drawHead(head, job) {
   const { fraction, phase, epoch, epochs, eta_seconds: eta } = job.progress;
   const isOver = FINISHED.has(job.state);
-  const facts = [phase && t("train.phase", { phase }), epoch && t("train.epoch", { epoch, epochs: epochs ?? "?" }), eta && t("jobs.eta", { time: duration(eta) })];
+  const facts = [phase && t("train.phase", { phase: phaseText(phase) }), epoch && t("train.epoch", { epoch, epochs: epochs ?? "?" }), eta && t("jobs.eta", { time: duration(eta) })];
   show(
     head,
     h("div", { class: "row spread" }, h("h2", {}, job.result ? named(job.result.model) : t("kind.training")), h("span", { class: `state ${job.state}`, role: "status" }, t(`state.${job.state}`))),
@@ -163,11 +164,21 @@ const classTable = (result) =>
   );
 
 function confusion({ confusion_matrix: { labels, counts } }, onCell) {
+  const most = Math.max(1, ...counts.flatMap((row, index) => row.filter((_, column) => column !== index)));
+  let pressed = null;
   const cell = (count, row, column) => {
-    const sum = counts[row].reduce((a, b) => a + b, 0) || 1;
+    const isRight = row === column;
+    const whole = isRight ? counts[row].reduce((a, b) => a + b, 0) || 1 : most;
     const name = t("train.cell", { count, label: labels[row], predicted: labels[column] });
-    const share = (count / sum) ** 0.6;
-    return h("td", {}, h("button", { type: "button", class: `cell ${row === column ? "right" : "wrong"}`, "aria-label": name, title: name, style: { "--share": share.toFixed(3) }, on: { click: () => onCell(row, column) } }, count || "·"));
+    const kind = count ? (isRight ? "right" : "wrong") : "none";
+    const press = () => {
+      pressed?.setAttribute("aria-pressed", "false");
+      pressed = element;
+      element.setAttribute("aria-pressed", "true");
+      onCell(row, column);
+    };
+    const element = h("button", { type: "button", class: `cell ${kind}`, "aria-label": name, "aria-pressed": "false", title: name, style: { "--share": ((count / whole) ** 0.6).toFixed(3) }, on: { click: press } }, count || "·");
+    return h("td", {}, element);
   };
   return h(
     "div",
@@ -181,55 +192,48 @@ function confusion({ confusion_matrix: { labels, counts } }, onCell) {
   );
 }
 
-const files = new Map();
-
-/** The files of a training's dataset, by digest; empty if the dataset was deleted. */
-async function filesOf(job) {
-  if (!files.has(job.id)) {
-    const digest = job.result.provenance.dataset_digest;
-    const dataset = (await all("v1/datasets")).find((one) => one.digest === digest);
-    const items = dataset ? await all(`v1/datasets/${dataset.id}/files`, { status: "admitted" }, 20_000) : [];
-    files.set(job.id, { dataset, items, byDigest: new Map(items.map((file) => [file.sha256, file])) });
-  }
-  return files.get(job.id);
-}
-
+/** The pictures of a cell: those of that class that the model took for the other. */
 const showCell = guarded(async (place, job, row, column) => {
   const { labels, counts } = job.result.confusion_matrix;
   const [label, predicted] = [labels[row], labels[column]];
-  show(place, h("p", { class: "muted" }, t("app.loading")));
-  const { dataset, items, byDigest } = await filesOf(job);
-  const wrong = job.result.most_wrong.filter((one) => one.label === label && one.predicted === predicted).map((one) => byDigest.get(one.sha256)).filter(Boolean);
-  const same = items.filter((file) => file.label === label && file.split === job.result.held_out);
-  const shown = (row === column || !wrong.length ? same : wrong).slice(0, 24);
+  const title = h("h3", {}, t("train.cell", { count: counts[row][column], label, predicted }));
+  show(place, title, h("p", { class: "muted" }, t("app.loading")));
+  const [answers, { dataset, files }] = await Promise.all([answersOf(job), filesOf(job, label)]);
+  const all = (answers ?? job.result.most_wrong).filter((one) => one.label === label && one.predicted === predicted);
+  all.sort((a, b) => b.probability - a.probability);
+  const missing = counts[row][column] > all.length && !answers;
   show(
     place,
-    h("h3", {}, t("train.cell", { count: counts[row][column], label, predicted })),
-    row !== column && !wrong.length && shown.length > 0 && h("p", { class: "muted" }, t("train.cell.class")),
-    shown.length ? h("ul", { class: "thumbnails" }, shown.map((file) => h("li", {}, thumbnail(dataset.id, file.id, file.path)))) : h("p", { class: "muted" }, t("train.cell.gone")),
+    title,
+    all.length ? h("ul", { class: "mistakes" }, all.slice(0, SHOWN).map((one) => answerCard(job, one, dataset, files.get(one.sha256)).element)) : h("p", { class: "muted" }, t(counts[row][column] ? "train.cell.gone" : "train.cell.none")),
+    all.length > SHOWN && h("p", { class: "muted" }, t("train.cell.more", { n: number(SHOWN) })),
+    missing && all.length > 0 && h("p", { class: "muted" }, t("train.cell.some")),
   );
+  place.scrollIntoView({ block: "nearest", behavior: "smooth" });
 });
 
-/** The most confident mistakes; each shows on request what the model looked at. */
+/** The most confident mistakes, and what the model looked at. */
 function mistakes(job) {
   const list = h("ul", { class: "mistakes" });
-  filesOf(job)
-    .then(({ dataset, byDigest }) => show(list, job.result.most_wrong.slice(0, 12).map((one) => mistake(job, one, dataset, byDigest.get(one.sha256)))))
-    .catch((error) => show(list, h("li", {}, explain(error))));
-  return h("section", { class: "card stack" }, h("h2", {}, t("train.mistakes")), h("p", { class: "muted" }, t("train.mistakes.hint")), list);
+  const place = h("section", { class: "card stack" }, h("h2", {}, t("train.mistakes")), h("p", { class: "muted" }, t("train.mistakes.hint")), list);
+  drawMistakes(list, job).catch((error) => show(list, h("li", {}, explain(error))));
+  return place;
 }
 
-function mistake(job, one, dataset, file) {
-  const stage = h("div", { class: "stage small" }, file && thumbnail(dataset.id, file.id, one.name));
-  const why = guarded(async () => {
-    const blob = await get(`v1/datasets/${dataset.id}/files/${file.id}/thumbnail`, {}, { accept: "image/*" });
-    const { model, version } = job.result;
-    const heatmap = await post("v1/heatmap", { query: { model, version }, body: blob, accept: "application/json", headers: { "Content-Type": "application/octet-stream" } });
-    const canvas = h("canvas", { class: "overlay", style: { opacity: "0.55" }, "aria-hidden": "true", id: newId("map") });
-    drawHeatmap(canvas, heatmap, "jet");
-    stage.querySelector("canvas")?.remove();
-    stage.append(canvas);
-  });
-  return h("li", {}, stage, h("div", {}, h("div", {}, t("train.said"), " ", h("strong", {}, named(one.predicted)), ` ${percent(one.probability)}`), h("div", {}, t("train.is"), " ", named(one.label), ` ${percent(one.label_probability)}`), h("small", { class: "muted file" }, named(one.name)), file && h("div", {}, button(t("train.why"), why, { "aria-label": `${t("train.why")} ${one.name}` }))));
+async function drawMistakes(list, job) {
+  const wrong = job.result.most_wrong.slice(0, 12);
+  const cards = [];
+  for (const one of wrong) {
+    const { dataset, files } = await filesOf(job, one.label);
+    cards.push(answerCard(job, one, dataset, files.get(one.sha256)));
+  }
+  show(list, cards.map((card) => card.element));
+  for (const card of cards) {
+    if (!list.isConnected || !card.explain) return;
+    try {
+      await card.explain();
+    } catch {
+      return; // Not served at present; the button under each picture says why.
+    }
+  }
 }
-

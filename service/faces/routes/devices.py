@@ -9,10 +9,11 @@ from contracts.faces.subjects import SUBJECT_ID
 from service.auth import audit
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
-from service.faces.device_keys import read_public_key
+from service.faces.device_keys import register
 from service.faces.privacy.export import export
 from service.faces.subjects import embedder_in_force
 from service.http.errors import problem_responses
+from service.http.headers import CreateKeyHeader
 from service.openapi import examples
 from service.threads import run_in_threadpool
 
@@ -33,11 +34,16 @@ _MISSING = problem_responses("subject_not_found", "validation_error", "dependenc
     responses={
         201: examples.json_response("The device.", face_examples.DEVICE),
         **_MISSING,
-        **problem_responses("conflict"),
+        **problem_responses("conflict", "idempotency_conflict"),
     },
 )
 async def register_device(
-    *, request: Request, subject_id: SubjectId, body: NewDevice, services: ServicesDep
+    *,
+    request: Request,
+    subject_id: SubjectId,
+    body: NewDevice,
+    services: ServicesDep,
+    key: CreateKeyHeader = None,
 ) -> Device:
     """Register the public key of a device, once the person has proved who they are.
 
@@ -45,9 +51,7 @@ async def register_device(
     text. WebCrypto's 64 bytes and the DER of Android and iOS are accepted. Keep the private key in
     the device's key store, where it cannot be exported.
     """
-    key = read_public_key(body.public_key)
-    devices = services.faces.repositories.devices
-    device = await run_in_threadpool(devices.add, subject_id, body.device_id, key)
+    device = await run_in_threadpool(register, services.faces, subject_id, body, key)
     await audit.record(request, services, "device_registered", subject_id)
     return device
 

@@ -209,6 +209,17 @@ def test_heatmaps_of_images_of_one_name_are_all_kept(server: str, photo: Path) -
     assert {path.name for path in Path().iterdir()} == {"cat-heatmap.png", "cat-2-heatmap.png"}
 
 
+def test_images_after_one_that_fails_are_explained(
+    server: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, other = photo.with_name("none.png"), photo.with_name("dog.png")
+    other.write_bytes(photo.read_bytes())
+    with pytest.raises(CommandError, match="1 of 3 images"):
+        explain([photo, missing, other], server=server)
+    assert {path.name for path in Path().iterdir()} == {"cat-heatmap.png", "dog-heatmap.png"}
+    assert "none.png" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("output", "sent"), [("map", "output=map"), ("json", "method=grad_cam")])
 def test_the_map_or_its_numbers(server: str, photo: Path, output: Any, sent: str) -> None:
     explain([photo], output=output, out=Path("x"), server=server)

@@ -76,20 +76,31 @@ class Watch:
 
 @pytest.fixture
 def open_console(browser: Browser) -> Iterator[OpenConsole]:
-    """Opens a page of an installation's console; fails at the end for what the page did wrong."""
+    """Opens a page of a console; fails at the end for what the page did wrong.
+
+    With `clock`, the test says what time it is for the page.
+    """
     contexts: list[BrowserContext] = []
     watches: list[Watch] = []
 
     def begin(
-        installation: Installation, name: str, *, by: Browser | None = None, **options: Any
+        served: Installation | str,
+        name: str,
+        *,
+        by: Browser | None = None,
+        clock: bool = False,
+        **options: Any,
     ) -> Page:
+        url = served if isinstance(served, str) else served.url
         context = (by or browser).new_context(**{"locale": "en-US", **options})
         contexts.append(context)
-        watches.append(Watch(installation.url))
+        watches.append(Watch(url))
         page = context.new_page()
         page.set_default_timeout(30_000)
+        if clock:
+            page.clock.install()
         watches[-1].attach(page)
-        page.goto(f"{installation.url}/#/{name}")
+        page.goto(f"{url}/#/{name}")
         return page
 
     yield begin

@@ -83,6 +83,30 @@ def test_several_images_are_a_gallery_and_a_wrong_file_says_so(
     expect(page.get_by_role("heading", name="What is in your picture?")).to_be_visible()
 
 
+def test_class_folders_become_a_dataset_and_a_wrong_archive_says_so(
+    running: Installation, open_console: OpenConsole, tmp_path: Path
+) -> None:
+    page = open_console(running, "learn")
+    wrong = tmp_path / "notes.zip"
+    wrong.write_text("This is no archive.")
+    page.locator("input[type=file]").first.set_input_files(wrong)
+    expect(page.locator(".notices .problem")).to_contain_text("Pack folders of images")
+    folder = tmp_path / "my colors"
+    for color in ("red", "blue"):
+        (folder / "train" / color).mkdir(parents=True)
+        for number in range(3):
+            (folder / "train" / color / f"{number}.png").write_bytes(color_image(color, number))
+    (folder / "train/red/.hidden.png").write_bytes(b"not meant")
+    (folder / "readme.txt").write_text("not in a class")
+    page.locator("input[webkitdirectory]").set_input_files(folder)
+    expect(page.get_by_role("heading", name="my colors")).to_be_visible()
+    expect(page.locator(".bars li")).to_have_text(["blue3", "red3"])
+    expect(page.locator(".chip").first).to_have_text("training: 6")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator(".entry", has_text="my colors")).to_have_count(0)
+
+
 def test_hostile_names_are_text_everywhere(
     running: Installation, open_console: OpenConsole, photos: Path, tmp_path: Path
 ) -> None:

@@ -113,6 +113,35 @@ def test_step_equals_the_tutorials() -> None:
     np.testing.assert_allclose(activation, [(kernel * 100 / 255).sum()], rtol=1e-4)
 
 
+def test_far_from_the_start_steps_share_a_gradient(
+    filters: Filters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In half the time, the patterns excite their filters as much."""
+    lengths: list[float] = []
+    step = filters._compiled_step
+
+    def counted(x: object, numbers: object, length: float, shift: object) -> object:
+        lengths.append(float(length))
+        return step(x, numbers, length, shift)
+
+    ascent = Ascent(steps=50, image_size=20, step_size=0.5, seed=8)
+    monkeypatch.setattr(filters, "_compiled_step", counted)
+    fractions: list[float] = []
+    shared = filters.patterns([0, 3, 7], ascent, progress=fractions.append)
+    assert sum(lengths) == pytest.approx(25), "as far as fifty steps"
+    assert lengths[:4] == lengths[-4:] == [0.5] * 4
+    assert len(lengths) < 25
+    assert fractions[-1] == 1
+    monkeypatch.setattr("models.explain.filters.shared_steps", lambda *_: 1)
+    exact = filters.patterns([0, 3, 7], ascent)
+    excited = exact.activations > 0
+    assert excited.any()
+    assert (shared.activations[excited] > 0.8 * exact.activations[excited]).all()
+    short = list[float]()
+    filters.patterns([0], Ascent(steps=5, image_size=20), progress=short.append)
+    assert len(short) == 5, "few steps have a gradient each"
+
+
 def test_unknown_filter_is_refused(filters: Filters) -> None:
     with pytest.raises(ValidationFailed, match="0 to 63"):
         filters.patterns([64], SHORT)

@@ -1,9 +1,11 @@
 """From a folder to a served version, with interruptions at every stage."""
 
+import csv
 import io
 import json
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,8 +95,18 @@ def test_folder_becomes_a_served_version(settings: Settings) -> None:
 
     assert set(work.artifacts) == {
         "augmentation.png", "curves.png", "confusion_matrix.png", "mistakes.png", "filters.gif",
-        "response.gif", "tensorboard.zip",
+        "predictions.csv", "response.gif", "tensorboard.zip",
     }  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(work.artifacts["predictions.csv"][1].decode())))
+    cells = Counter((row["label"], row["predicted"]) for row in rows)
+    matrix = result.confusion_matrix
+    assert cells == Counter({
+        (label, predicted): count
+        for label, counts in zip(matrix.labels, matrix.counts, strict=True)
+        for predicted, count in zip(matrix.labels, counts, strict=True)
+        if count
+    })  # fmt: skip
+    assert {row["split"] for row in rows} == {result.held_out}
     with zipfile.ZipFile(io.BytesIO(work.artifacts["tensorboard.zip"][1])) as logs:
         assert {Path(name).parts[0] for name in logs.namelist()} == {"training", "validation"}
 

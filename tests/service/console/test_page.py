@@ -10,9 +10,12 @@ from typing import get_args
 import httpx
 import pytest
 
+from contracts.errors import CODES
 from contracts.faces.liveness import ACTIONS, LivenessReason
+from contracts.inference.evaluation import EvaluatedSplit, Verdict
 from contracts.jobs import WORK_QUEUES, JobKind, JobState
 from contracts.settings import Settings
+from contracts.training.trainings import PHASES
 from service.console import page as console
 from service.console.assets import LANGUAGES, load_assets, texts
 from tests.service.parts import FakeServices
@@ -90,7 +93,17 @@ def test_each_code_and_name_of_the_api_has_a_text() -> None:
     wanted |= {f"action.{action}" for action in ACTIONS}
     wanted |= {f"liveness.{reason}" for reason in get_args(LivenessReason)}
     wanted |= {f"nav.{page}" for page in console.PAGES}
+    wanted |= {f"phase.{phase}" for phases in PHASES.values() for phase in phases}
+    wanted |= {f"versions.verdict.{verdict}" for verdict in get_args(Verdict)}
+    wanted |= {f"split.{split}" for split in get_args(EvaluatedSplit)}
     assert wanted - CATALOG.keys() == set()
+
+
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_each_error_of_the_api_says_what_to_do_in_the_readers_language(code: str) -> None:
+    """`detail` is in English, and is about the request; this is about the page."""
+    for language in LANGUAGES:
+        assert texts(language).get(f"advice.{code}")
 
 
 def test_no_script_turns_text_into_html() -> None:

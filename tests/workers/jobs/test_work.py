@@ -139,6 +139,8 @@ def test_job_runs_from_input_to_result(installation: Installation) -> None:
     ]
     # Both queues run at the same time. A finished job leaves only its artifacts.
     job = installation.finish(echo)
+    assert job.result is not None
+    job.result.pop("pid")
     assert job.result == {"text": "hello", "nice": 5, "oom_score": "1000", "threads": "3"}
     home = installation.settings.jobs_home
     left = {counted, f"{counted}/artifacts", f"{counted}/artifacts/preview.png"}
@@ -158,6 +160,55 @@ def test_enrollment_has_its_own_slot_and_a_higher_priority(installation: Install
     assert installation.jobs.get(long).state == "running"
     installation.jobs.cancel(long)
     installation.finish(long)
+
+
+def test_process_of_an_enrollment_is_kept_for_the_next(installation: Installation) -> None:
+    """Five images take less time than what has to be loaded for them."""
+
+    def enroll(**request: Any) -> str:
+        return installation.submit("enrollment", {"image.bin": b"face"}, **request)
+
+    worker = installation.worker(job_niceness=7)
+    first, failed, second = enroll(), enroll(raises=True), enroll()
+    results = [installation.finish(job_id).result or {} for job_id in (first, second)]
+    assert results[0]["pid"] == results[1]["pid"]
+    assert results[1]["nice"] == 5  # it was lowered once
+    error = installation.finish(failed).error
+    assert error is not None
+    assert error.detail == "Another image."
+
+    hangs = enroll(hangs=True)
+    installation.until(hangs, lambda job: job.state == "running")
+    psutil.Process(results[0]["pid"]).kill()
+    # The attempt is lost, and the next process hangs too: it has another id.
+    (other,) = _until(lambda: installation.children(hangs))
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert not other.is_running()
+
+
+def _until(find: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
+    deadline = time.monotonic() + 30
+    while not (found := find()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def test_trainings_and_image_jobs_have_the_same_priority(installation: Installation) -> None:
+    """Filters beside a training leave it half of the machine."""
+    installation.worker(job_niceness=7)
+    image = installation.submit("dream", {"image.bin": b"x"})
+    training = installation.submit("training", steps=1, pause=0, tells_nice=True)
+    results = [installation.finish(job_id).result or {} for job_id in (image, training)]
+    assert [result["nice"] for result in results] == [7, 7]
+
+
+def test_processes_of_other_kinds_run_one_job(installation: Installation) -> None:
+    installation.worker()
+    jobs = [installation.submit("dream", {"image.bin": b"x"}) for _ in range(2)]
+    first, second = [installation.finish(job_id).result or {} for job_id in jobs]
+    assert first["pid"] != second["pid"]
 
 
 def test_error_of_a_failed_job_has_no_details(installation: Installation) -> None:

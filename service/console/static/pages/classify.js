@@ -16,12 +16,12 @@ const BATCH = 16;
 const MAX_ITEMS = 200;
 
 // What is shown stays when another page is visited.
-const state = { items: [], chosen: 0, model: null, version: null, method: "grad_cam", layer: "", opacity: 0.5, colormap: "jet", target: null, sort: "order" };
+const state = { items: [], chosen: 0, model: null, version: null, method: "grad_cam", layer: "", opacity: 0.5, colormap: "jet", target: null, sort: "order", inside: "" };
 
 export async function render(main, { query }) {
   const models = await classifiers();
   const wanted = query.get("model");
-  if (wanted) Object.assign(state, { model: wanted, version: query.get("version"), target: null, layer: "" });
+  if (wanted) Object.assign(state, { model: wanted, version: query.get("version"), target: null, layer: "", inside: "" });
   if (!models.some((model) => model.name === state.model)) Object.assign(state, { model: models[0]?.name ?? null, version: null });
   const results = h("div", { class: "results" });
   const page = new Page(main, results, models);
@@ -88,7 +88,7 @@ class Page {
       this.models.map((model) => [model.name, model.state === "ready" ? model.name : `${model.name} (${t(`model.${model.state}`)})`]),
       state.model,
       guarded(async (value) => {
-        Object.assign(state, { model: value, version: null, target: null, layer: "" });
+        Object.assign(state, { model: value, version: null, target: null, layer: "", inside: "" });
         const changed = this.versionChoice();
         versions.replaceWith(changed);
         versions = changed;
@@ -148,6 +148,7 @@ class Page {
 
   draw() {
     if (!this.models.length) return;
+    this.main.classList.toggle("compact", state.items.length > 0);
     if (!state.items.length) {
       show(this.results, empty(t("classify.empty"), t("classify.empty.help")));
       return;
@@ -198,16 +199,20 @@ class Page {
 
   detail() {
     const { item } = this;
-    const stage = h("div", { class: "stage" });
+    const stage = h("div", { class: "stage fitted" });
     const image = h("img", { src: item.src, alt: t("classify.image", { name: item.name }) });
     this.canvas = h("canvas", { class: "overlay waiting", "aria-hidden": "true", style: { opacity: String(state.opacity) } });
     stage.append(image, this.canvas);
+    image.addEventListener("load", () => {
+      stage.style.setProperty("--ratio", String(image.naturalWidth / image.naturalHeight));
+      stage.classList.toggle("coarse", Math.max(image.naturalWidth, image.naturalHeight) < 100);
+    });
     image.addEventListener("error", () => this.drawElsewhere(image), { once: true });
     this.caption = h("p", { class: "muted", role: "status" });
     return h(
       "section",
       { class: "detail" },
-      h("div", { class: "card flush" }, stage, h("div", { class: "card-body" }, h("p", { class: "file" }, named(item.name)), this.caption)),
+      h("div", { class: "card flush sticky" }, stage, h("div", { class: "card-body" }, h("p", { class: "file" }, named(item.name)), this.caption)),
       h("div", { class: "stack" }, this.predictions(), item.result && this.controls(), item.result && this.inside(), this.copy()),
     );
   }
@@ -327,7 +332,15 @@ class Page {
   /** What the layers see: feature maps of this image, and the patterns that filters answer to. */
   inside() {
     const place = h("div", { class: "stack" });
-    const layer = () => (LAYERLESS.has(state.method) ? undefined : state.layer || undefined);
+    const choose = choice([["", t("heatmap.last")]], "", (value) => (state.inside = value));
+    const layer = () => choose.value || undefined;
+    layersOf(state.model, state.version)
+      .then(({ items }) => {
+        const maps = items.filter((one) => one.output_shape.length === 3);
+        choose.append(...maps.map((one) => h("option", { value: one.name }, `${one.name} · ${one.output_shape.join("×")}`)));
+        choose.value = maps.some((one) => one.name === state.inside) ? state.inside : "";
+      })
+      .catch(report);
     const maps = guarded(async () => {
       show(place, h("p", { class: "muted" }, t("app.working")));
       const blob = await post("v1/activations", { query: { ...this.target, layer: layer(), channels: 36 }, body: this.item.file, accept: "image/png" });
@@ -347,7 +360,7 @@ class Page {
       { class: "card" },
       h("summary", {}, t("inside.title")),
       h("p", { class: "muted" }, t("inside.about")),
-      h("div", { class: "row" }, button(t("inside.maps"), maps), button(t("inside.filters"), filters)),
+      h("div", { class: "row controls" }, field(t("heatmap.layer"), choose), button(t("inside.maps"), maps), button(t("inside.filters"), filters)),
       place,
     );
   }

@@ -7,7 +7,7 @@ import { button, choice, confirmed, empty, field, h, meter, named, show, table }
 import { finished } from "../jobs.js";
 import { explain, guarded, notify, report } from "../notices.js";
 import { picker } from "../picker.js";
-import { has, moment, number, percent, t } from "../text.js";
+import { day, has, moment, number, percent, t } from "../text.js";
 
 export async function render(main) {
   const [people, threshold] = await Promise.all([all("v1/faces/subjects"), get("v1/faces/threshold").catch(() => null)]);
@@ -78,7 +78,7 @@ class FacesPage {
                   "button",
                   { type: "button", class: "entry", "aria-current": person.id === this.current ? "true" : undefined, on: { click: () => this.choose(person) } },
                   named(person.name),
-                  h("small", {}, person.templates.current ? t("faces.templates", { n: person.templates.current }) : t("faces.notenrolled")),
+                  h("small", {}, person.templates.current ? t("faces.templates", { n: person.templates.current }) : t("faces.notenrolled"), ` · ${consentOf(person)}`),
                 ),
               ),
             ),
@@ -106,7 +106,7 @@ class FacesPage {
         "section",
         { class: "card stack" },
         h("div", { class: "row spread" }, h("h2", {}, named(person.name)), button(t("faces.erase"), () => this.erase(person), { class: "danger" })),
-        h("p", { class: "muted" }, [t("faces.templates", { n: person.templates.current }), t("faces.consent.at", { at: moment(person.consent?.at) }), t("faces.used", { at: moment(person.last_used_at) })].join(" · ")),
+        h("p", { class: "muted" }, [t("faces.templates", { n: person.templates.current }), consentOf(person), t("faces.used", { at: moment(person.last_used_at) })].join(" · ")),
         h("div", { class: "row" }, button(t("faces.enroll"), enroll, { class: "primary" }), person.templates.current > 0 && button(t("faces.login"), login)),
         this.stage,
         this.photos.element,
@@ -227,6 +227,8 @@ class FacesPage {
     );
   }
 }
+
+const consentOf = ({ consent }) => (consent ? t("faces.consent.at", { at: day(consent.at) }) : t("faces.consent.none"));
 
 const answerOf = (video, challenge) => [["video", video], ["challenge_id", challenge.id], ["nonce", challenge.nonce]];
 

@@ -4,7 +4,7 @@ import { get, request } from "../api.js";
 import { button, choice, confirmed, empty, field, h, meter, named, show, table } from "../dom.js";
 import { cancel, FINISHED, follow } from "../jobs.js";
 import { explain, guarded, notify } from "../notices.js";
-import { bytes, duration, moment, number, percent, t } from "../text.js";
+import { bytes, duration, moment, number, percent, phaseText, t } from "../text.js";
 
 const POLL = 4000;
 const STREAMS = 2; // a browser opens six connections to a service in all
@@ -114,7 +114,7 @@ class JobTable {
       return;
     }
     const heads = ["kind", "state", "progress", "created", "actions"].map((name) => t(`jobs.${name}`));
-    show(this.place, table(t("nav.jobs"), heads, this.jobs.map((job) => this.row(job))));
+    show(this.place, h("section", { class: "card" }, table(t("nav.jobs"), heads, this.jobs.map((job) => this.row(job)), { stacked: true })));
     if (focused) this.place.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
   }
 
@@ -153,5 +153,5 @@ function progressOf(job) {
   if (job.state === "queued") return job.queue_position ? t("jobs.position", { n: number(job.queue_position) }) : "–";
   if (job.state !== "running") return job.finished_at && job.started_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : "–";
   const { fraction, eta_seconds: eta, phase } = job.progress;
-  return h("div", {}, meter(t("jobs.progress"), fraction), h("small", { class: "muted" }, [percent(fraction, 0), phase, eta && t("jobs.eta", { time: duration(eta) })].filter(Boolean).join(" · ")));
+  return h("div", {}, meter(t("jobs.progress"), fraction), h("small", { class: "muted" }, [percent(fraction, 0), phase && phaseText(phase), eta && t("jobs.eta", { time: duration(eta) })].filter(Boolean).join(" · ")));
 }

@@ -40,7 +40,7 @@ function overview(system) {
   ];
   return [
     h("div", { class: "cards" }, stats.map(([title, text]) => h("div", { class: "card stat" }, h("h2", {}, title), h("p", {}, text)))),
-    h("section", { class: "card" }, h("h2", {}, t("system.models")), table(t("system.models"), ["model.model", "model.state", "model.versions", "model.classes", "model.runtime"].map((key) => t(key)), system.models.map(modelRow))),
+    h("section", { class: "card" }, h("h2", {}, t("system.models")), table(t("system.models"), ["model.model", "model.state", "model.versions", "model.classes", "model.runtime"].map((key) => t(key)), system.models.map(modelRow), { stacked: true })),
     h("section", { class: "card" }, h("h2", {}, t("system.workers")), workers(system)),
   ];
 }
@@ -57,7 +57,7 @@ function workers(system) {
   const rows = [...system.workers.map((one) => [one, t("system.inference")]), ...system.job_workers.map((one) => [one, t("nav.jobs")])];
   if (!rows.length) return h("p", {}, t("system.noworkers"));
   const heads = ["system.host", "system.role", "system.devices", "system.models", "system.since"].map((key) => t(key));
-  return table(t("system.workers"), heads, rows.map(([one, role]) => [`${one.host} · ${one.pid}`, role, one.devices.join(", "), one.models.map((model) => (model.version ? `${model.name}:${model.version}` : model.name)).join(", ") || "–", moment(one.started_at * 1000)]));
+  return table(t("system.workers"), heads, rows.map(([one, role]) => [`${one.host} · ${one.pid}`, role, one.devices.join(", "), one.models.map((model) => (model.version ? `${model.name}:${model.version}` : model.name)).join(", ") || "–", moment(one.started_at * 1000)]), { stacked: true });
 }
 
 async function drawKeys(place) {
@@ -69,7 +69,7 @@ async function drawKeys(place) {
     h("h2", {}, t("keys.title")),
     h("p", { class: "muted" }, t("keys.about")),
     items.length === 0 && h("p", { class: "warning" }, t("keys.none")),
-    items.length > 0 && table(t("keys.title"), heads, items.map((key) => keyRow(key, again))),
+    items.length > 0 && table(t("keys.title"), heads, items.map((key) => keyRow(key, again)), { stacked: true }),
     keyForm(again),
   );
 }
