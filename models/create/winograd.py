@@ -48,7 +48,7 @@ _IMAGES, _RESULTS = np.kron(_IMAGE, _IMAGE), np.kron(_RESULT, _RESULT)
 """Both for rows and columns at once."""
 
 
-class WinogradConv2D(keras.layers.Conv2D):
+class WinogradConv2D(keras.layers.Conv2D):  # type: ignore[misc]
     """A convolution whose kernel no longer changes; the gradient is that of its images alone."""
 
     def fix(self) -> None:
@@ -62,11 +62,10 @@ class WinogradConv2D(keras.layers.Conv2D):
         del kernel
         parts = self._parts
 
-        @tf.custom_gradient
         def convolved(images: Tensor) -> tuple[Tensor, Any]:
-            return _convolved(images, parts), lambda gradient: _returned(gradient, parts)
+            return _compiled(images, parts), lambda gradient: _compiled_back(gradient, parts)
 
-        return convolved(inputs)
+        return tf.custom_gradient(convolved)(inputs)
 
 
 def with_winograd(model: keras.Model) -> keras.Model:
@@ -95,7 +94,6 @@ def _is_suitable(layer: keras.Layer) -> bool:
     )
 
 
-@tf.function(jit_compile=True)
 def _convolved(images: Tensor, parts: Tensor) -> Tensor:
     """The convolution.
 
@@ -118,7 +116,6 @@ def _convolved(images: Tensor, parts: Tensor) -> Tensor:
     return _joined(tf.reshape(found, (4, 4, count, down, across, filters)))[:, :height, :width]
 
 
-@tf.function(jit_compile=True)
 def _returned(gradient: Tensor, parts: Tensor) -> Tensor:
     """The gradient of the images, from that of the result: every step of above in reverse."""
     count, height, width = tf.unstack(tf.shape(gradient)[:3])
@@ -133,6 +130,10 @@ def _returned(gradient: Tensor, parts: Tensor) -> Tensor:
     tiles = tf.reshape(found, (6, 6, count, down, across, channels))
     planes = _overlapped(_overlapped(tiles, tile=0, block=3), tile=1, block=4)
     return _joined(planes)[:, 1 : 1 + height, 1 : 1 + width]
+
+
+_compiled = tf.function(_convolved, jit_compile=True)
+_compiled_back = tf.function(_returned, jit_compile=True)
 
 
 def _joined(planes: Tensor) -> Tensor:
