@@ -39,6 +39,10 @@ COMMANDS = {
     "style": ("create:style", "Paint an image in the style of others."),
     "dream": ("create:dream", "Let a network exaggerate what it sees in an image."),
     "train": ("training.train:train", "Learn the classes of a folder, and publish the model."),
+    "sweep": (
+        "training.sweep:sweep",
+        "Train with several settings, one after another, and keep the best version.",
+    ),
     "presets": ("training.train:presets", "Show the trainings of the classic tutorials, by name."),
     "datasets": ("datasets:app", "Labeled images to learn from."),
     "tensorboard": ("diagnostics:tensorboard", "Open TensorBoard on the logs of trainings."),
@@ -57,7 +61,7 @@ GROUPS = {
     "Run it": ("up", "serve", "worker", "doctor", "backup", "restore", "keys"),
     "Look at images": ("classify", "explain", "embed", "layers", "activations", "filters"),
     "Create": ("style", "dream"),
-    "Teach it": ("train", "presets", "datasets", "tensorboard"),
+    "Teach it": ("train", "sweep", "presets", "datasets", "tensorboard"),
     "Manage": ("models", "quantize", "weights", "jobs"),
     "Recognize people": ("faces",),
 }
@@ -81,6 +85,7 @@ EXAMPLES = {
     "dream": "opsin dream photo.jpg --size 512",
     "quantize": "opsin quantize pets 2 ds_8Zk3vQmT1xYpL0aB",
     "train": "opsin train pets --model pets",
+    "sweep": "opsin sweep pets --model pets --try learning_rate.head=0.01,0.001",
     "presets": "opsin presets",
     "datasets": "opsin datasets add pets.zip --name pets",
     "tensorboard": "opsin tensorboard",

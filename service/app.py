@@ -52,6 +52,7 @@ from service.registry import routes as models
 from service.registry import version_routes as versions
 from service.system import routes as operations
 from service.training import routes as trainings
+from service.training import sweeps
 
 
 def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
@@ -95,6 +96,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         jobs,
         datasets,
         trainings,
+        sweeps,
         faces,
         subjects,
         login,

@@ -38,7 +38,7 @@ async def submit(body: FiltersRequest, key: str | None, services: Services, clie
 
 
 def _fingerprint(body: FiltersRequest) -> str:
-    sent = json.dumps(body.model_dump(mode="json"), sort_keys=True)
+    sent = json.dumps(_as_job(body), sort_keys=True)
     return hashlib.sha256(sent.encode()).hexdigest()
 
 
@@ -52,7 +52,15 @@ async def _resolve(body: FiltersRequest, services: Services) -> dict[str, Any]:
     layer = await services.layers.require(model, number, body.layer or default_layer)
     if layer is not None:
         require_filters(layer, body.filters or ())
-    return body.model_copy(update={"model": model, "version": number}).model_dump(mode="json")
+    return _as_job(body.model_copy(update={"model": model, "version": number}))
+
+
+def _as_job(body: FiltersRequest) -> dict[str, Any]:
+    """The request of the job: what a job worker of the release before can read, if it could run."""
+    request = body.model_dump(mode="json")
+    if request["contrast"] == FiltersRequest.model_fields["contrast"].default:
+        del request["contrast"]
+    return request
 
 
 def _version(store: Store, model: str, body: FiltersRequest) -> tuple[int, str]:

@@ -44,7 +44,8 @@ log = structlog.get_logger()
 EXIT_ENDED = 0
 EXIT_UNFINISHED = 75  # EX_TEMPFAIL: the parent gives the job back
 _LOCK_SECONDS = LEASE_SECONDS / 2
-_PUBLISHING = {"training", "quantize"}  # the kinds of jobs that publish or promote versions
+_PUBLISHING = {"training", "sweep", "quantize"}
+"""The kinds of jobs that publish or promote versions."""
 _DISK_SECONDS = 15.0
 """How long a job waits for a disk that cannot be written to before it fails."""
 _AUTOGROUP = Path("/proc/self/autogroup")
