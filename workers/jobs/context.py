@@ -131,7 +131,7 @@ class LeasedWork:
         key = f"{phase}:{epoch}"[:120] if (epoch, phase) != (None, None) else f"#{time.time_ns()}"
         known = self._leases.has_row(self._lease, key)
         self._write(lambda: self._leases.metrics(self._lease, key, row))
-        # A resumed training reports its earlier epochs again.
+        # Other jobs have rows of the same form. A resumed training reports earlier epochs again.
         if self._lease.kind == "training" and phase and epoch and not known:
             self.counts.inc("training_epochs_total", str(phase))
             self.counts.inc("training_images_total", str(phase), by=row.get("images") or 0)
