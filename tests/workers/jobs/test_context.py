@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from contracts.jobs import Progress
-from contracts.metrics.registry import Metrics
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease
 from workers.jobs.context import ElapsedTime, LeasedWork
@@ -57,25 +56,6 @@ class KeptLeases:
     def progress(self, lease: Lease, progress: Progress) -> bool:
         self.written.append(progress)
         return True
-
-    def has_row(self, lease: Lease, key: str) -> bool:
-        return False
-
-    def metrics(self, lease: Lease, key: str, row: dict[str, object]) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(("kind", "epochs"), [("training", 2), ("dream", 0), ("style_transfer", 0)])
-def test_only_trainings_count_epochs(tmp_path: Path, kind: str, epochs: int) -> None:
-    """A style transfer reports its steps in the same way."""
-    leases, metrics = KeptLeases(), Metrics()
-    lease = Lease("job_1", "w1", 1, kind, {})
-    work = LeasedWork(lease, leases, JobFiles(tmp_path), 1, metrics)  # type: ignore[arg-type]
-    for number in (1, 2):
-        work.metrics({"epoch": number, "phase": "head", "images": 10})
-    counted = {name.split("\x1f")[0]: values for name, values in metrics.read()["c"].items()}
-    assert counted.get("training_epochs_total", [0]) == [epochs]
-    assert counted.get("training_images_total", [0]) == [10 * epochs]
 
 
 def test_each_phase_moves_the_progress_and_nothing_moves_it_back(tmp_path: Path) -> None:
