@@ -23,9 +23,9 @@ from contracts.errors import ValidationFailed
 from contracts.jobs import Job, JobKind
 from contracts.settings import Settings
 from models.create.dream_source import DreamSource, resolve_source
-from models.create.images import scaled_size
+from models.create.images import enlarged, required, scaled_size
 from models.create.memory import check_style_memory, check_tiled_memory
-from models.create.style.weights import FAST_WEIGHTS, available_network
+from models.create.style.weights import FAST_WEIGHTS, MINIMUM_SIDES, available_network
 from models.images.resize import Size, within
 from models.training.memory import memory_limit
 from models.weights.catalog import Weights
@@ -159,6 +159,10 @@ def _check_style(body: StyleTransferRequest, size: Size, settings: Settings) -> 
         check_tiled_memory(full, limit)
     else:
         network = available_network(weights, body.network)
+        if body.size is None:
+            full = enlarged(full, MINIMUM_SIDES[network])
+        if body.content_layers is None or body.style_layers is None:
+            required(full, MINIMUM_SIDES[network])
         check_style_memory(full, network, limit, body.style_scale)
 
 
