@@ -13,6 +13,7 @@ JobKind = Literal[
     "classify",
     "embed",
     "training",
+    "sweep",
     "dataset_import",
     "dataset_video",
     "filters",
@@ -29,6 +30,7 @@ JobKind = Literal[
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 WORK_QUEUES: dict[JobKind, str] = {
     "training": TRAINING_QUEUE,
+    "sweep": TRAINING_QUEUE,
     "quantize": TRAINING_QUEUE,
     "evaluation": IMAGE_QUEUE,
     "dataset_import": IMAGE_QUEUE,

@@ -36,7 +36,6 @@ from models.networks.preprocessing import prepare
 
 _EPSILON = 1e-5
 _GREY, _GRAIN = 128.0, 20.0  # mean and range of the noise in levels, as in the tutorial
-_CONTRAST = 0.15  # the tutorial's: standard deviation of the result, whose range is 0 to 1
 _MAX_PIXELS = 25 * 160 * 160  # in a batch; a deep layer holds some hundred floats for each
 _NO_GRADIENT = 1e-12
 _SMALLEST_OCTAVE = 16  # pixels: anything smaller has no visible shape
@@ -60,6 +59,7 @@ class Ascent:
     octave_scale: float = 1.4
     jitter: int = 0
     seed: int = 0
+    contrast: float = 0.15
 
     def sizes(self, minimum: int) -> list[int]:
         """The side of the image in each octave, ascending; none is below `minimum` pixels."""
@@ -153,7 +153,7 @@ class Filters:
         images, activations, blank = (
             np.concatenate(arrays) for arrays in zip(*batches, strict=True)
         )
-        return Patterns(_visible(images), activations, blank)
+        return Patterns(_visible(images, ascent.contrast), activations, blank)
 
     @cached_property
     def _minimum_side(self) -> int | None:
@@ -268,11 +268,11 @@ def _inner_means(maps: Tensor) -> Tensor:
     return tf.reduce_mean(maps[:, down : height - down, across : width - across], axis=(1, 2))
 
 
-def _visible(images: Array) -> Pixels:
+def _visible(images: Array, contrast: float) -> Pixels:
     """As in the tutorial: centred, scaled to one contrast and clipped."""
     centred = images - images.mean(axis=(1, 2, 3), keepdims=True)
     centred /= images.std(axis=(1, 2, 3), keepdims=True) + _EPSILON
-    visible: Pixels = ((centred * _CONTRAST + 0.5).clip(0, 1) * 255).astype(np.uint8)
+    visible: Pixels = ((centred * contrast + 0.5).clip(0, 1) * 255).astype(np.uint8)
     return visible
 
 

@@ -82,6 +82,7 @@ def _ascent(request: FiltersRequest) -> Ascent:
         octave_scale=request.octave_scale,
         jitter=request.jitter,
         seed=request.seed,
+        contrast=request.contrast,
     )
 
 

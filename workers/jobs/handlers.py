@@ -15,6 +15,7 @@ Handler = Callable[[Work, Settings], dict[str, Any]]
 
 KINDS: Mapping[str, str] = {
     "training": "workers.jobs.training_start:run",
+    "sweep": "workers.jobs.sweep:run",
     "dataset_import": "workers.jobs.dataset_import:run",
     "dataset_video": "workers.jobs.dataset_video:run",
     "filters": "models.explain.filters_job:run",

@@ -83,6 +83,14 @@ def test_large_requests_run_in_several_batches(
     assert fractions[-1] == pytest.approx(1)
 
 
+def test_contrast_is_the_deviation_of_what_is_shown(filters: Filters) -> None:
+    deviations = [
+        filters.patterns([1], Ascent(steps=5, image_size=40, contrast=contrast)).images.std() / 255
+        for contrast in (0.05, 0.1)
+    ]
+    assert deviations == pytest.approx([0.05, 0.1], abs=0.005)
+
+
 def test_octaves_and_jitter_end_at_the_requested_size(filters: Filters) -> None:
     ascent = Ascent(steps=2, image_size=40, octaves=3, jitter=3, seed=8)
     assert ascent.sizes(1) == [20, 29, 40]
