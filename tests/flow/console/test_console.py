@@ -167,8 +167,12 @@ def test_a_lost_connection_recovers(
     page.context.set_offline(True)
     page.locator(".bars button").nth(2).click()
     expect(page.locator(".notices")).to_contain_text("The connection to the service is lost")
+    page.locator("#pages a[data-page=system]").click()
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
     page.context.set_offline(False)
     expect(page.locator(".notices")).to_contain_text("Connected again")
+    expect(page.get_by_role("heading", name="Keys")).to_be_visible()  # without a click
+    page.go_back()
     page.locator(".bars button").nth(1).click()
     expect(page.get_by_text("What speaks for “")).to_be_visible()
 
