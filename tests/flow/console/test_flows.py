@@ -225,7 +225,7 @@ def test_a_person_enrolls_and_logs_in_before_the_camera(
     expect(page.locator(".entry", has_text="Ada")).to_contain_text("consent given")
     [ada] = client.get("/v1/faces/subjects").json()["items"]
     for purpose, button, answer in (
-        ("enroll", "Enroll with the camera", "templates added"),
+        ("enroll", "Enroll with the camera", "added"),
         ("login", "Try a login", "Welcome, Ada."),
     ):
         wanted = {"purpose": purpose, "subject_id": ada["id"]}
