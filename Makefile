@@ -17,7 +17,7 @@ help:
 	@echo 'make test      the default tests'
 	@echo 'make test-all  the slow tests too'
 	@echo 'make check     lint, format, types, import rules, the OpenAPI document'
-	@echo 'make audit     licences, bill of materials, known vulnerabilities of the pinned packages'
+	@echo 'make audit     licenses, bill of materials, known vulnerabilities of the pinned packages'
 	@echo 'make sbom      only the bill of materials: build/sbom.json'
 	@echo 'make bench     compare with other servers, 12 minutes; QUICK=1 for a first look'
 	@echo 'make chaos     break every part under load and count lost requests; 30 minutes'

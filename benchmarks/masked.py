@@ -1,9 +1,9 @@
-"""Score-CAM and occlusion by OpenVINO, with the strongest maps, against TensorFlow with all maps.
+"""The slow explanations as they are, against TensorFlow with all maps, patches and steps.
 
     python -m benchmarks.masked IMAGE --models squeezenet,efficientnet_lite0
 
 Both ways run alternately, and the best processor time of each counts, because other processes
-hardly change it.
+hardly change it. The last row is the sheet of all eight methods, whose other four take little.
 """
 
 import argparse
@@ -18,15 +18,17 @@ from rich.table import Table
 from contracts.inference.explanation import Method
 from contracts.queue.messages import Pixels
 from contracts.settings import Settings
+from models.explain import sampling
 from models.explain.explainer import Explainer
-from models.explain.sampling import MAX_MASKS
 from models.images.decode import decode
 from models.serving.devices import prepare_tensorflow
 from models.serving.runtime import RuntimeOptions
 from models.store.store import Store
 
 _ALL = 1 << 20
-METHODS: tuple[Method, ...] = ("score_cam", "occlusion")
+METHODS: tuple[Method, ...] = ("score_cam", "occlusion", "smooth_grad", "integrated_gradients")
+FAST: tuple[Method, ...] = ("grad_cam", "hires_cam", "grad_cam_plus_plus", "layer_cam")
+BEFORE = {"MAX_MASKS": _ALL, "OCCLUSION_STRIDE": 1, "PATH_STEPS": 32}
 
 
 def main() -> None:
@@ -47,12 +49,18 @@ def main() -> None:
         now = Explainer(folder, max_batch_size=settings.max_batch_size, options=options)
         data = arguments.image.read_bytes()
         image = decode(data, network=now.manifest, max_pixels=settings.max_image_pixels).pixels
-        for method in METHODS:
+        total = np.zeros(2)
+        for method in (*FAST, *METHODS):
             seconds, difference = compare(before, now, method, image, arguments.rounds)
-            ratio = f"{seconds[0] / seconds[1]:.1f}"
-            times = (f"{seconds[0]:.2f}", f"{seconds[1]:.2f}")
-            table.add_row(name, method, *times, ratio, f"{difference:.2g}")
+            total += seconds
+            if method in METHODS:
+                table.add_row(name, method, *_cells(*seconds), f"{difference:.2g}")
+        table.add_row(name, "all eight", *_cells(*total), "")
     Console(width=100).print(table)
+
+
+def _cells(before: float, now: float) -> tuple[str, str, str]:
+    return f"{before:.2f}", f"{now:.2f}", f"{before / now:.1f}"
 
 
 def compare(
@@ -60,10 +68,11 @@ def compare(
 ) -> tuple[tuple[float, float], float]:
     """Seconds of processor time before and now, and how far the heatmaps differ."""
     classes = np.array([now.probabilities(image[np.newaxis])[0].argmax()], np.int32)
+    now_values = {name: getattr(sampling, name) for name in BEFORE}
     best, grids = [float("inf")] * 2, [np.zeros(0)] * 2
     for number in range(rounds + 1):
-        for way, (explainer, masks) in enumerate(((before, _ALL), (now, MAX_MASKS))):
-            with patch("models.explain.sampling.MAX_MASKS", masks):
+        for way, (explainer, changes) in enumerate(((before, BEFORE), (now, now_values))):
+            with patch.multiple("models.explain.sampling", **changes):
                 began = time.process_time()
                 grids[way] = explainer.heatmaps(method, image[np.newaxis], classes)
                 if number:  # the first round traces and compiles

@@ -15,7 +15,7 @@ import io
 import json
 import time
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--only", help="names of datasets, separated by commas")
+    parser.add_argument("--rows", type=Path, help="keep all estimates here, as lines of JSON")
     parser.add_argument("--rounds", type=int, default=1, help="a second one knows the costs")
     arguments = parser.parse_args()
     only = arguments.only.split(",") if arguments.only else None
@@ -75,6 +76,9 @@ def main() -> None:
                 if only is None or name in only:
                     outcome = _train(client, arguments.data / name, limit, body, number)
                     print(_line(outcome), flush=True)
+                    if arguments.rows:
+                        with arguments.rows.open("a") as file:
+                            file.write(json.dumps(asdict(outcome)) + "\n")
 
 
 def _train(
@@ -144,6 +148,9 @@ def _line(outcome: Outcome) -> str:
     worst, phase = max(outcome.factors())
     within = [factor for factor, _ in outcome.factors()]
     serving = outcome.result["serving"]
+    by_phase: dict[str, float] = {}
+    for factor, name in outcome.factors():
+        by_phase[name] = max(by_phase.get(name, 1.0), factor)
     return "\n".join(
         (
             f"{outcome.name}: {outcome.seconds:.1f} s; reported {reported} of "
@@ -153,6 +160,7 @@ def _line(outcome: Outcome) -> str:
             f"{served['changed']} changed, rejected {served['rejected'] or 'none'}",
             f"  estimates off by at most {worst:.2f} (in {phase}), "
             f"{sum(factor <= 2 for factor in within)} of {len(within)} within a factor of two",
+            "  worst of each: " + ", ".join(f"{name} {one:.1f}" for name, one in by_phase.items()),
             "  phases: " + ", ".join(f"{name} {at:.1f}" for name, at in outcome.phases.items()),
         )
     )

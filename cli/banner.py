@@ -24,7 +24,9 @@ def print_banner(settings: Settings, home: Home, console: Console) -> None:
     """Print what runs where, and how to use and stop it."""
     models = Api(settings).models()
     found = _access(settings)
-    console.print(f"\n[bold green]Opsin is ready[/] at {address(settings)}\n")
+    left = [model.name for model in models if model.state == "loading"]
+    more = f"; {', '.join(left)} still loading" if left else ""
+    console.print(f"\n[bold green]Opsin is ready[/] at {address(settings)}{more}\n")
     if models:
         console.print(models_table(models))
         for model in models:
@@ -33,12 +35,13 @@ def print_banner(settings: Settings, home: Home, console: Console) -> None:
         console.print()
     for heading, line in (
         ("Try", curl_line(settings, home, key=_key_of(settings, found))),
+        ("Console", f"{address(settings)}/ (everything in a browser)"),
         ("Key", _key_line(settings, found)),
         ("Docs", f"{address(settings)}/docs"),
         ("Logs", f"{shorten(home.logs)}/"),
         ("Stop", "Ctrl-C"),
     ):
-        console.print(f"[bold]{heading:5}[/] {escape(line)}")
+        console.print(f"[bold]{heading:7}[/] {escape(line)}")
 
 
 def models_table(models: list[ModelInfo]) -> Table:
@@ -50,7 +53,9 @@ def models_table(models: list[ModelInfo]) -> Table:
         # Without its classifier a network still embeds: not ready, but not unavailable either.
         partly = model.state == "unavailable" and model.operations
         state = "[yellow]partly[/]" if partly else f"[{_COLORS[model.state]}]{model.state}[/]"
-        table.add_row(escape(model.name), state, ", ".join(model.operations) or "-")
+        # A study is a part of every explanation, and not asked for by that name.
+        serves = [name for name in model.operations if name != "study"]
+        table.add_row(escape(model.name), state, ", ".join(serves) or "-")
     return table
 
 

@@ -43,6 +43,11 @@ def find_images(given: Sequence[Path], *, recursive: bool) -> list[Path]:
     return paths
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file has the name of an image."""
+    return path.suffix.lower() in _ENDINGS
+
+
 def _below(folder: Path) -> Iterator[Path]:
     """The images of a folder and those below; links to folders are not followed."""
 

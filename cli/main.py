@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cli.help_texts import tidy
 from cli.streams import debug, prepare_streams, quiet
 
 _INTERRUPTED = 130
@@ -23,6 +24,7 @@ COMMANDS = {
     "serve": ("serve:serve", "Run the API alone; needs OPSIN_REDIS_URL."),
     "worker": ("serve:worker", "Run one inference worker, or one job worker, alone."),
     "doctor": ("diagnostics:doctor", "Check this machine and the installation; suggest fixes."),
+    "top": ("top:top", "Show what a running service does: models, rates, queues, jobs, processes."),
     "backup": ("backup:backup", "Write database, store, datasets and jobs to one file."),
     "restore": ("backup:restore", "Restore a backup into an empty home."),
     "keys": ("keys:app", "API keys: who may use the service."),
@@ -38,6 +40,10 @@ COMMANDS = {
     "style": ("create:style", "Paint an image in the style of others."),
     "dream": ("create:dream", "Let a network exaggerate what it sees in an image."),
     "train": ("training.train:train", "Learn the classes of a folder, and publish the model."),
+    "sweep": (
+        "training.sweep:sweep",
+        "Train with several settings, one after another, and keep the best version.",
+    ),
     "presets": ("training.train:presets", "Show the trainings of the classic tutorials, by name."),
     "datasets": ("datasets:app", "Labeled images to learn from."),
     "tensorboard": ("diagnostics:tensorboard", "Open TensorBoard on the logs of trainings."),
@@ -53,10 +59,10 @@ COMMANDS = {
 """By name: the function or group in `cli.commands`, and its summary."""
 
 GROUPS = {
-    "Run it": ("up", "serve", "worker", "doctor", "backup", "restore", "keys"),
+    "Run it": ("up", "serve", "worker", "doctor", "top", "backup", "restore", "keys"),
     "Look at images": ("classify", "explain", "embed", "layers", "activations", "filters"),
     "Create": ("style", "dream"),
-    "Teach it": ("train", "presets", "datasets", "tensorboard"),
+    "Teach it": ("train", "sweep", "presets", "datasets", "tensorboard"),
     "Manage": ("models", "quantize", "weights", "jobs"),
     "Recognize people": ("faces",),
 }
@@ -67,6 +73,7 @@ EXAMPLES = {
     "serve": "OPSIN_REDIS_URL=redis://localhost:6379/0 opsin serve",
     "worker": "OPSIN_REDIS_URL=redis://localhost:6379/0 opsin worker --jobs",
     "doctor": "opsin doctor --deep",
+    "top": "opsin top --once --json",
     "backup": "opsin backup opsin.tar",
     "restore": "OPSIN_HOME=./new opsin restore opsin.tar",
     "keys": "opsin keys create phone --scope infer --expires 90d",
@@ -80,6 +87,7 @@ EXAMPLES = {
     "dream": "opsin dream photo.jpg --size 512",
     "quantize": "opsin quantize pets 2 ds_8Zk3vQmT1xYpL0aB",
     "train": "opsin train pets --model pets",
+    "sweep": "opsin sweep pets --model pets --try learning_rate.head=0.01,0.001",
     "presets": "opsin presets",
     "datasets": "opsin datasets add pets.zip --name pets",
     "tensorboard": "opsin tensorboard",
@@ -120,6 +128,7 @@ def load_command(name: str) -> Any:
     command.epilog = f"Example: {EXAMPLES[name]}"
     for each in _with_subcommands(command):
         each.params += _common_options()
+    tidy(command)
     return command
 
 

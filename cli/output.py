@@ -107,6 +107,11 @@ def confirm(question: str, *, yes: bool) -> None:
         raise CommandError("Nothing was done.")
 
 
+def confirm_on_terminal(question: str, *, yes: bool) -> None:
+    """As `confirm`, but scripts, which had no `--yes` for it in earlier releases, are not asked."""
+    confirm(question, yes=yes or not sys.stdin.isatty())
+
+
 def _clean(content: Any) -> Any:
     """The same JSON, with bytes of names that are not UTF-8 written as escapes."""
     match content:

@@ -13,6 +13,7 @@ JobKind = Literal[
     "classify",
     "embed",
     "training",
+    "sweep",
     "dataset_import",
     "dataset_video",
     "filters",
@@ -29,6 +30,7 @@ JobKind = Literal[
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 WORK_QUEUES: dict[JobKind, str] = {
     "training": TRAINING_QUEUE,
+    "sweep": TRAINING_QUEUE,
     "quantize": TRAINING_QUEUE,
     "evaluation": IMAGE_QUEUE,
     "dataset_import": IMAGE_QUEUE,
@@ -47,6 +49,8 @@ PLANNED_KINDS: frozenset[JobKind] = frozenset()
 """Kinds that are published in the API but have neither a handler nor a route yet."""
 MAX_NICENESS: Mapping[str, int] = {"enrollment": 5}
 """The maximum niceness of kinds that a client waits for; all others run as configured."""
+KEPT_KINDS: frozenset[JobKind] = frozenset({"enrollment"})
+"""Kinds whose process is kept for the next job for a while: loading takes longer than the work."""
 LEASE_SECONDS = 60.0
 """How long a running job may go without a heartbeat before another worker takes it over."""
 

@@ -52,6 +52,7 @@ from service.registry import routes as models
 from service.registry import version_routes as versions
 from service.system import routes as operations
 from service.training import routes as trainings
+from service.training import sweeps
 
 
 def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
@@ -71,6 +72,8 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Opsin's own spans know its queues, and hold no query string and no client's address.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         middleware=[
             *forwarded(settings),
             Middleware(SecurityHeaders),
@@ -95,6 +98,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         jobs,
         datasets,
         trainings,
+        sweeps,
         faces,
         subjects,
         login,

@@ -189,6 +189,10 @@ def _readiness(api: Api) -> Check:
     if state is not None and state.ready:
         return Check("api", "ok", f"ready at {api.url}")
     reason = "does not report its state" if state is None else (state.detail or "not ready")
+    if state is not None and state.worker == "loading" and state.redis == state.database == "ok":
+        names = ", ".join(state.loading or [])
+        help_ = f"Wait, it is still starting{f' ({names})' if names else ''}; then check again."
+        return Check("api", "warn", f"{api.url}: {reason}", help_)
     return Check("api", "fail", f"{api.url}: {reason}", "The logs are in $OPSIN_HOME/logs.")
 
 

@@ -1,6 +1,7 @@
 """The networks' weights and the versions in the store: whether they are there and undamaged."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from cli.checks.check import Check
@@ -28,8 +29,14 @@ def store(settings: Settings, *, deep: bool) -> Iterator[Check]:
     except CommandError as error:
         yield Check("models", "fail", error.message, "Correct OPSIN_MODELS.")
     else:
-        for network in networks:
-            yield _weights(Weights.of(settings), model_store, network)
+        checks = [_weights(Weights.of(settings), model_store, each) for each in networks]
+        # The others work without it, as long as one of them classifies.
+        works = any(
+            check.state == "ok" and network.classes is not None
+            for check, network in zip(checks, networks, strict=True)
+        )
+        for check in checks:
+            yield replace(check, state="warn") if works and check.state == "fail" else check
     try:
         for model in _models(settings.store_home):
             yield from _model(model_store, model, deep=deep)
@@ -60,14 +67,33 @@ def _weights(weights: Weights, model_store: Store, network: Network) -> Check:
         return Check(name, "ok", weights.find(network.weights).source)
     except WeightsMissing as missing:
         if model_store.versions(network.name):
-            return Check(name, "ok", "not here, but the network is in the store")
-        if network.base_weights is None:
-            return Check(name, "fail", missing.detail, help_)
-        try:
-            base = weights.find(network.base_weights)
-        except WeightsMissing:
-            return Check(name, "fail", missing.detail, help_)
+            return _stored(model_store, network, name, names)
+        return _base(weights, network, name, missing.detail, help_)
+
+
+def _stored(model_store: Store, network: Network, name: str, names: str) -> Check:
+    if network.classes is not None and not _classifies(model_store, network.name):
+        detail = "only the base, in the store: it embeds, it cannot classify"
+        return Check(name, "warn", detail, f"`opsin weights pull {names}`.")
+    return Check(name, "ok", "not here, but the network is in the store")
+
+
+def _base(weights: Weights, network: Network, name: str, detail: str, help_: str) -> Check:
+    if network.base_weights is None:
+        return Check(name, "fail", detail, help_)
+    try:
+        base = weights.find(network.base_weights)
+    except WeightsMissing:
+        return Check(name, "fail", detail, help_)
     return Check(name, "warn", f"only the base ({base.source}): it embeds, it cannot classify")
+
+
+def _classifies(model_store: Store, model: str) -> bool:
+    """Whether a network's champion has classes; a damaged one is reported elsewhere."""
+    try:
+        return model_store.manifest(model, model_store.resolve(model)).classes is not None
+    except (OpsinError, ValueError):
+        return True
 
 
 def _model(model_store: Store, model: str, *, deep: bool) -> Iterator[Check]:

@@ -33,7 +33,7 @@ _MAX_LISTED_ERRORS = 20
 def classify(  # noqa: PLR0917 (typer reads options from the parameters)
     photos: Annotated[
         list[Path],
-        typer.Argument(metavar="PHOTO", help="Image files, and with --recursive also folders."),
+        typer.Argument(metavar="IMAGE", help="Image files, and with --recursive also folders."),
     ],
     model: Annotated[
         str | None, typer.Option(help="Default: the first of OPSIN_MODELS that is here.")
@@ -193,16 +193,21 @@ def _write_csv(parts: Iterable[Part], target: Path, top: int) -> int:
     failed = 0
     with open_table(target) as file:
         writer = csv.writer(file, lineterminator="\n")
-        more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("label", "probability")]
-        writer.writerow(["file", "label", "probability", *more, "error"])
+        count: int | None = None  # a model may have fewer classes than were asked for
         for paths, answer in parts:
+            if count is None:
+                count = max((len(one.predictions or []) for one in answer.results), default=0)
+                count = min(count, top) or top
+                ranks = [""] + [f"_{rank}" for rank in range(2, count + 1)]
+                names = [f"{name}{rank}" for rank in ranks for name in ("label", "probability")]
+                writer.writerow(["file", *names, "error"])
             for path, result in zip(paths, answer.results, strict=True):
                 cells = [
                     cell
-                    for one in (result.predictions or [])[:top]
+                    for one in (result.predictions or [])[:count]
                     for cell in (one.label, f"{one.probability:.6f}")
                 ]
-                cells += [""] * (2 * top - len(cells))
+                cells += [""] * (2 * count - len(cells))
                 failed += result.error is not None
                 writer.writerow([shown(path), *cells, result.error.detail if result.error else ""])
             file.flush()

@@ -29,13 +29,13 @@ Size = Annotated[
     int | None, typer.Option(min=32, max=8192, help="Pixels of the result's longer side.")
 ]
 Iterations = Annotated[int | None, typer.Option(min=1, help="More take longer.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of its random numbers.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="The same seed gives the same result.")]
 
 
 def style(  # noqa: PLR0917 (typer reads options from the parameters)
     content: Annotated[Path, typer.Argument(metavar="CONTENT", help="The image to paint.")],
     styles: Annotated[
-        list[Path], typer.Argument(metavar="STYLE...", help="One to four images in whose style.")
+        list[Path], typer.Argument(metavar="STYLE...", help="One to four images, for the style.")
     ],
     method: Annotated[
         StyleMethod | None,
@@ -82,7 +82,7 @@ def style(  # noqa: PLR0917 (typer reads options from the parameters)
 
 
 def dream(  # noqa: PLR0917 (typer reads options from the parameters)
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.")],
+    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
     model: Annotated[str | None, typer.Option(help="Default: vgg16, or the first.")] = None,
     version: Annotated[str | None, typer.Option(help="Default: champion.")] = None,
     layers: Annotated[str | None, typer.Option(help="The layers to excite, with commas.")] = None,

@@ -14,18 +14,27 @@ from PIL import Image
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from cli.clients.http import NoAnswerError
 from cli.clients.types import InferenceClient, OverlayOptions
 from cli.commands.classify import client_for
 from cli.image_files import find_images
 from cli.options import Key, Local, Server
-from cli.output import CommandError, print_path, suppress_logs, waiting
+from cli.output import (
+    CommandError,
+    as_command_error,
+    errors,
+    print_error,
+    print_path,
+    suppress_logs,
+    waiting,
+)
 from cli.settings import load
 from cli.streams import shown
 from contracts.inference.explanation import METHODS, Method
 from contracts.queue.explain_messages import PIXEL_METHODS
 from models.rendering.colormaps import Colormap, colors_of
-from models.rendering.contact_sheet import Tile, contact_sheet, to_png
-from models.rendering.legend import with_legend
+from models.rendering.contact_sheet import TITLE_SIZE, Tile, contact_sheet, to_png
+from models.rendering.legend import percent, with_legend
 
 Output = Literal["overlay", "map", "json"]
 
@@ -35,7 +44,7 @@ _COLORMAP: TypeAdapter[Colormap] = TypeAdapter(Colormap)
 
 
 def explain(  # noqa: PLR0917 (typer reads options from the parameters)
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Image files.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     method: Annotated[
         Literal[
             "grad_cam",
@@ -91,17 +100,48 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
     images = find_images(photos, recursive=False)
     targets = _targets(images, out, ending="json" if output == "json" else "png")
     client = client_for(load(key=key), server, model, local=local)
+    if failed := _explain_each(client, images, targets, options, output, sheet=all_methods):
+        raise CommandError(f"{failed:,} of {len(images):,} images could not be explained.")
+
+
+def _explain_each(
+    client: InferenceClient,
+    images: Sequence[Path],
+    targets: Sequence[Path],
+    options: OverlayOptions,
+    output: Output,
+    *,
+    sheet: bool,
+) -> int:
+    """Write the heatmap of each image; how many failed, unless it is the only one."""
+    failed = 0
     for path, target in zip(images, targets, strict=True):
-        data = _read(path)
-        with suppress_logs() as console:
-            if all_methods:
-                content = _sheet(client, path.name, data, options, console)
-            else:
-                with waiting(console, f"Explaining {shown(path.name)}"):
-                    content = _heatmap(client, data, options, output)
+        try:
+            with as_command_error():
+                content = _explained(client, path, options, output, sheet=sheet)
+        except NoAnswerError:
+            raise
+        except CommandError as error:
+            if len(images) == 1:
+                raise
+            failed += 1
+            print_error(errors(), f"{shown(path.name)}: {error.message}")
+            continue
         _write(target, content)
         if target != _STDOUT:
             print_path(target)
+    return failed
+
+
+def _explained(
+    client: InferenceClient, path: Path, options: OverlayOptions, output: Output, *, sheet: bool
+) -> bytes:
+    data = _read(path)
+    with suppress_logs() as console:
+        if sheet:
+            return _sheet(client, path.name, data, options, console)
+        with waiting(console, f"Explaining {shown(path.name)}"):
+            return _heatmap(client, data, options, output)
 
 
 def _heatmap(
@@ -129,7 +169,8 @@ def _sheet(
     title = _title(name, numbers)
     sheet = contact_sheet(tiles, title="" if options.legend else title, columns=4)
     if options.legend:
-        sheet = with_legend(sheet, title, colors_of(_COLORMAP.validate_python(options.colormap)))
+        colors = colors_of(_COLORMAP.validate_python(options.colormap))
+        sheet = with_legend(sheet, title, colors, size=TITLE_SIZE)
     return to_png(sheet)
 
 
@@ -141,7 +182,7 @@ def _for_method(options: OverlayOptions, method: Method, index: int) -> OverlayO
 def _title(name: str, numbers: dict[str, Any]) -> str:
     target = numbers["target"]
     title = (
-        f"{shown(name)}: {target['label']} {target['probability']:.1%}, {numbers['model']} "
+        f"{shown(name)}: {target['label']} {percent(target['probability'])}, {numbers['model']} "
         f"version {numbers['version']}"
     )
     return f"{title}, layer {numbers['layer']}" if numbers.get("layer") else title

@@ -11,7 +11,16 @@ from rich.text import Text
 
 from cli.clients.jobs import JobsApi
 from cli.options import AsJson, Json, Key, Out, Server, To, Yes
-from cli.output import CommandError, answers, clock_time, confirm, notes, print_json, print_path
+from cli.output import (
+    CommandError,
+    answers,
+    clock_time,
+    confirm,
+    confirm_on_terminal,
+    notes,
+    print_json,
+    print_path,
+)
 from cli.progress_text import phase_text, stopped_early
 from cli.settings import load
 from cli.tables import Column, print_list
@@ -123,9 +132,11 @@ def follow_job(api: JobsApi, job_id: str, *, only_progress: bool = False) -> Non
 
 
 @app.command()
-def cancel(job_id: JobId, server: Server = None, key: Key = None) -> None:
+def cancel(job_id: JobId, yes: Yes = False, server: Server = None, key: Key = None) -> None:
     """Stop a job; the files it has made are kept."""
-    job = JobsApi(load(key=key), server).cancel(job_id)
+    api = JobsApi(load(key=key), server)
+    confirm_on_terminal(f"Cancel {job_id}?", yes=yes)
+    job = api.cancel(job_id)
     state = (
         "will stop within one step, or once its libraries are loaded"
         if job.state == "running"

@@ -33,6 +33,7 @@ from cli.output import (
     answers,
     as_command_error,
     confirm,
+    confirm_on_terminal,
     counted,
     notes,
     print_json,
@@ -105,9 +106,15 @@ def list_keys(as_json: Json = False) -> None:
         print_json({"items": [info.model_dump(mode="json") for info in infos]})
         return
     if not infos:
-        raise CommandError("There is no key yet: opsin keys create NAME --scope infer")
+        notes().print("There is no key yet: opsin keys create NAME --scope infer")
+        return
     columns = [
-        *(Column("id", "id"), Column("name"), Column("scopes"), Column("a minute", "number")),
+        *(
+            Column("id", "id"),
+            Column("name"),
+            Column("scopes"),
+            Column("requests a minute", "number"),
+        ),
         *(Column("state"), Column("last used")),
     ]
     print_list(
@@ -144,9 +151,10 @@ def rotate(
 
 
 @app.command()
-def revoke(key_id: KeyId) -> None:
+def revoke(key_id: KeyId, yes: Yes = False) -> None:
     """End a key for good, at once. The service does not become open again."""
     with _open_keys(announce=True) as (settings, keys):
+        confirm_on_terminal(f"Revoke {key_id} for good?", yes=yes)
         own = _access(settings, keys).cli_key
         keys.revoke(key_id, actor=COMMAND)
         notes().print(f"[green]✓[/] {escape(key_id)} is revoked")
@@ -262,7 +270,7 @@ def _open_keys(*, announce: bool = False) -> Iterator[tuple[Settings, Keys]]:
 def _print_key(made: MadeKey) -> None:
     notes().print(
         f"[green]✓[/] {made.id} for {escape(made.name)} may use: {', '.join(made.scopes)}. "
-        "Write it down; it is not shown again:"
+        "Copy it now; it is not shown again:"
     )
     answers().print(made.key, markup=False)
 

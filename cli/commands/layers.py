@@ -57,7 +57,7 @@ def _row(item: dict[str, Any], *, counted: bool) -> tuple[str, ...]:
 
 
 def activations(  # noqa: PLR0917 (typer reads options from the parameters)
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="An image file.")],
+    photo: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
     layer: Annotated[str | None, typer.Option(help="Default: that of heatmaps.")] = None,
     channels: Annotated[int, typer.Option(min=1, max=64, help="How many maps to show.")] = 25,
     order: Annotated[
@@ -103,7 +103,13 @@ def filters(  # noqa: PLR0917 (typer reads options from the parameters)
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Steps of the ascent.")] = None,
     image_size: Annotated[int | None, typer.Option(min=16, help="Side of a pattern.")] = None,
+    step_size: Annotated[
+        float | None, typer.Option(help="Of the ascent, in levels of 0 to 255. Default: 0.9.")
+    ] = None,
     octaves: Annotated[int | None, typer.Option(min=1, max=8, help="Number of sizes.")] = None,
+    contrast: Annotated[
+        float | None, typer.Option(help="Deviation of what is shown, to 1. Default: 0.15.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the starting noise.")] = None,
     version: Version = None,
     out: Out = None,
@@ -120,6 +126,8 @@ def filters(  # noqa: PLR0917 (typer reads options from the parameters)
         "filters": None if chosen is None else _numbers(chosen),
         "steps": steps,
         "image_size": image_size,
+        "step_size": step_size,
+        "contrast": contrast,
         "octaves": octaves,
         "seed": seed,
     }

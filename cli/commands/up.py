@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.backup import placing
-from cli.backup.erasures import repeat_erasures
 from cli.backup.placing import report_kept
+from cli.backup.restrictions import complete_restore
 from cli.banner import print_banner
 from cli.clients.api import Api
 from cli.commands.weights import pull_defaults
@@ -32,8 +32,6 @@ READY_SECONDS = 120.0
 IMPORT_SECONDS = 900.0
 _VALKEY_SECONDS = 30.0
 _TICK_SECONDS = 0.25
-_LOADS = "The worker loads its networks"
-_PHASES = {"none": "Waiting for the worker", "loading": _LOADS, "ok": _LOADS}
 
 
 def up(
@@ -64,11 +62,10 @@ def _finish_restore(settings: Settings, console: Console) -> None:
     Raises:
         CommandError: The home is in use, or the restore cannot be finished.
     """
-    if placing.is_interrupted(settings.home):
+    if placing.is_interrupted(settings.home) or placing.is_incomplete(settings.home):
         with Home(settings.home).exclusive():
             placed = placing.finish(settings.home, settings)
-            migrate(settings)
-            repeat_erasures(settings)
+            complete_restore(settings, console)
         report_kept(placed, console)
         console.print("An interrupted restore is finished.")
     elif placing.discard(settings.home):
@@ -166,7 +163,7 @@ class Service:
                 if state is not None and state.ready and not self._loading(api):
                     return
                 if state is not None:
-                    update(_PHASES.get(state.worker, "Waiting for Redis and the database"))
+                    update(_phase(state))
                 if time.monotonic() > began + self.ready_seconds:
                     if state is not None and state.ready:
                         return  # one network serves; the table shows which still load
@@ -198,3 +195,15 @@ class Service:
 
     def _show(self, name: str, line: str) -> None:
         self.console.print(f"[dim]{name:>6}[/] {escape(line)}")
+
+
+def _phase(state: Readiness) -> str:
+    """What the start waits for; which networks, as soon as the worker says it."""
+    if state.redis != "ok" or state.database != "ok":
+        return "Waiting for Redis and the database"
+    if state.worker == "none":
+        return "Waiting for the worker"
+    left = state.loading or []
+    names = f", {len(left)} left: {', '.join(left)}" if left else ""
+    note = " (the first time it imports them, which takes minutes)"
+    return f"The worker loads its networks{note}{names}"

@@ -67,7 +67,7 @@ class Point(BaseModel):
 
 
 class Quality(BaseModel):
-    """Whether a face is good enough to be recognised."""
+    """Whether a face is good enough to be recognized."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -28,7 +28,7 @@ class Login(BaseModel):
         "clip.",
     )
     quality_reasons: tuple[QualityReason, ...] = Field(
-        (), description="Why the face is not clear enough to be recognised."
+        (), description="Why the face is not clear enough to be recognized."
     )
     token: str | None = Field(None, description="A signed JWT; only with a match.")
     expires_at: datetime | None = None

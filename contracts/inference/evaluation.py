@@ -91,7 +91,7 @@ class Comparison(BaseModel):
 class EvaluationWarning(BaseModel):
     """What a reader of the figures should know."""
 
-    code: Literal["unknown_classes", "missing_classes", "seen_in_training"]
+    code: Literal["unknown_classes", "missing_classes", "seen_in_training", "refused"]
     detail: str
 
 
@@ -115,6 +115,11 @@ class EvaluationResult(BaseModel):
     most_wrong: list[Mistake]
     unknown_classes: dict[str, int] = Field(
         description="Images that were left out because the version has no such class."
+    )
+    refused: dict[str, int] = Field(
+        {},
+        description="Images that were left out because the version answers no request with them, "
+        "by error code: one that was trained on faces needs one face in each.",
     )
     seen_in_training: int | None = Field(
         None,

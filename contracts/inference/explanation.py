@@ -96,4 +96,10 @@ class FiltersRequest(BaseModel):
     octaves: int = Field(1, ge=1, le=8, description="Number of sizes; the last is the full one.")
     octave_scale: float = Field(1.4, ge=1.05, le=4, description="Factor between two octaves.")
     jitter: int = Field(0, ge=0, le=64, description="Largest shift of the image in pixels.")
+    contrast: float = Field(
+        0.15,
+        gt=0,
+        le=1,
+        description="Standard deviation of a pattern as it is shown, where black is 0 and white 1.",
+    )
     seed: int = Field(0, ge=0, lt=2**31)

@@ -9,6 +9,7 @@ from contracts.inference.manifest import ALIAS_NAME, ModelName
 
 FillMode = Literal["nearest", "reflect", "wrap", "constant"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+BrightnessFactor = Annotated[float, Field(ge=0, le=10)]
 ZoomFactor = Annotated[float, Field(gt=0, le=10)]
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
 VersionAlias = Annotated[str, Field(pattern=ALIAS_NAME)]
@@ -119,7 +120,11 @@ class Augmentation(Part):
     )
     horizontal_flip: bool = Field(False, description="Mirror half of the images.")
     vertical_flip: bool = Field(False, description="Turn half of the images upside down.")
-    brightness: float = Field(0, ge=0, lt=1, description="0.2 multiplies by 0.8 to 1.2.")
+    brightness: Annotated[float, Field(ge=0, lt=1)] | tuple[BrightnessFactor, BrightnessFactor] = (
+        Field(
+            0, description="0.2 multiplies by 0.8 to 1.2; [low, high] by a factor from that range."
+        )
+    )
     channel_shift: float = Field(
         0, ge=0, le=255, description="Maximum shift of each color channel, in levels of 0 to 255."
     )
@@ -131,16 +136,18 @@ class Augmentation(Part):
     )
 
     @model_validator(mode="after")
-    def _has_ordered_zoom(self) -> Self:
-        if isinstance(self.zoom, tuple) and self.zoom[0] > self.zoom[1]:
-            raise ValueError("zoom: send the lower factor first, e.g. [0.8, 1.2]")
+    def _has_ordered_ranges(self) -> Self:
+        for name, value in (("zoom", self.zoom), ("brightness", self.brightness)):
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"{name}: send the lower factor first, e.g. [0.8, 1.2]")
         return self
 
     @property
     def active(self) -> bool:
         """Whether it changes any image."""
-        ignored = {"fill_mode", "cval", "zoom"}
-        return self.zoom_range != (1.0, 1.0) or any(
+        ignored = {"fill_mode", "cval", "zoom", "brightness"}
+        ranges = (self.zoom_range, self.brightness_range)
+        return ranges != ((1.0, 1.0),) * 2 or any(
             value for name, value in self if name not in ignored
         )
 
@@ -148,6 +155,12 @@ class Augmentation(Part):
     def zoom_range(self) -> tuple[float, float]:
         """Lowest and highest factor of the size of what is shown."""
         return self.zoom if isinstance(self.zoom, tuple) else (1 - self.zoom, 1 + self.zoom)
+
+    @property
+    def brightness_range(self) -> tuple[float, float]:
+        """Lowest and highest factor of all pixels."""
+        value = self.brightness
+        return value if isinstance(value, tuple) else (1 - value, 1 + value)
 
     @property
     def shear_tangent(self) -> float:

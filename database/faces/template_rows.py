@@ -35,7 +35,9 @@ def find_subject(session: Session, subject_id: str, *, locked: bool = False) -> 
     """
     row = session.get(SubjectRecord, subject_id, with_for_update=locked or None)
     if row is None:
-        raise SubjectNotFound("There is no subject of that id. `GET /v1/faces/subjects` lists all.")
+        raise SubjectNotFound(
+            "There is no subject with that id. `GET /v1/faces/subjects` lists all."
+        )
     return row
 
 

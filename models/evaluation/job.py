@@ -4,16 +4,17 @@ Everything is measured by the runtime that serves, on images decoded as those of
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from contracts.errors import OpsinError
+from contracts.errors import NotTrainable, OpsinError
 from contracts.inference.evaluation import (
     ClassEvaluation,
     Comparison,
@@ -23,6 +24,7 @@ from contracts.inference.evaluation import (
 )
 from contracts.inference.manifest import Manifest
 from contracts.jobs import Progress
+from contracts.queue.messages import Pixels
 from contracts.settings import Settings
 from contracts.training.training_result import ConfusionMatrix, Mistake, SplitMetrics
 from contracts.work import Work
@@ -30,6 +32,7 @@ from models.datasets.dataset import Example
 from models.datasets.store import DatasetStore
 from models.evaluation.comparison import compare, share_interval
 from models.evaluation.selection import Selection, check_classes, check_measurable, select
+from models.faces.portraits import PortraitReader
 from models.serving.runtime import Runtime, RuntimeOptions
 from models.serving.selection import choose_runtime
 from models.store.labels import Label, class_indices, normalized, read_labels
@@ -83,6 +86,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     selection = select(dataset, request.split, measured.labels)
     measurement = _Measurement(work, settings, selection, 2 if against else 1)
     runtime, answers = measurement.answers(measured)
+    answers, refused = measurement.without_refused(measured, answers)
+    selection = measurement.selection
     evaluation = _evaluation(measured, selection, answers)
     comparison = None
     if against:
@@ -105,9 +110,10 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         **_figures(measured, evaluation),
         most_wrong=mistakes,
         unknown_classes=dict(selection.unknown),
+        refused=refused,
         seen_in_training=seen,
         comparison=comparison,
-        warnings=_warnings(selection, measured.labels, seen),
+        warnings=_warnings(selection, measured.labels, seen, refused),
         seconds=round(time.monotonic() - began, 3),
     ).model_dump(mode="json")
 
@@ -144,6 +150,7 @@ class _Measurement:
     Attributes:
         versions: How many will be measured.
         done: How many have been measured.
+        reader: Reads images as the versions take them.
     """
 
     work: Work
@@ -151,24 +158,64 @@ class _Measurement:
     selection: Selection
     versions: int
     done: int = 0
+    reader: PortraitReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = PortraitReader(self.settings)
 
     def answers(self, version: _Version) -> tuple[str, Probabilities]:
-        """The name of the runtime, and its probabilities for all images: (n, classes)."""
+        """The name of the runtime, and its probabilities for all images: (n, classes).
+
+        Those of an image for which a request would be refused are not numbers.
+        """
         self._report("model", 0)
         options = RuntimeOptions.of(self.settings)
         runtime = choose_runtime(version.folder, version.manifest, options).runtime
-        rows = self._rows(runtime, version.manifest)
+        rows = self._rows(runtime, version)
         self.done += 1
         return runtime.name, rows
 
-    def _rows(self, runtime: Runtime, manifest: Manifest) -> Probabilities:
-        examples, rows = self.selection.examples, []
+    def without_refused(
+        self, version: _Version, answers: Probabilities
+    ) -> tuple[Probabilities, dict[str, int]]:
+        """Leave out the images that the measured version refuses.
+
+        Returns:
+            The answers for the others, and the number of those left out by error code.
+
+        Raises:
+            NotTrainable: None is left.
+        """
+        answered = ~np.isnan(answers[:, 0])
+        if answered.all():
+            return answers, {}
+        examples = self.selection.examples
+        left_out = [example for example, kept in zip(examples, answered, strict=True) if not kept]
+        errors = self.reader.read(left_out, version.manifest)
+        refused = Counter(error.code for error in errors if not isinstance(error, Example))
+        if not answered.any():
+            raise NotTrainable(
+                "The version was trained on faces, and no image shows one face, so nothing can be "
+                f"measured: {', '.join(f'{code} {count}' for code, count in refused.items())}."
+            )
+        self.selection = self.selection.only(answered.tolist())
+        return answers[answered], dict(sorted(refused.items()))
+
+    def pixels(self, examples: Sequence[Example], manifest: Manifest) -> Pixels:
+        """Images decoded as those of requests: uint8 (n, h, w, 3)."""
+        return decode_examples(examples, manifest, max_pixels=self.settings.max_image_pixels)
+
+    def _rows(self, runtime: Runtime, version: _Version) -> Probabilities:
+        examples = self.selection.examples
+        rows = np.full((len(examples), len(version.labels)), np.nan, np.float32)
         for start in range(0, len(examples), _BATCH):
             self._report("evaluate", start / len(examples))
-            batch = examples[start : start + _BATCH]
-            pixels = decode_examples(batch, manifest, max_pixels=self.settings.max_image_pixels)
-            rows.append(runtime.run("serve", pixels))
-        return np.concatenate(rows)
+            batch = self.reader.read(examples[start : start + _BATCH], version.manifest)
+            readable = {i: e for i, e in enumerate(batch, start) if isinstance(e, Example)}
+            if readable:
+                pixels = self.pixels(list(readable.values()), version.manifest)
+                rows[list(readable)] = runtime.run("serve", pixels)
+        return rows
 
     def _report(self, phase: str, share: float) -> None:
         self.work.check()
@@ -213,9 +260,11 @@ def _compare(against: _Version, measurement: _Measurement, answers: Probabilitie
     runtime, others = measurement.answers(against)
     indices = class_indices(against.labels)
     truth = np.array([indices.get(normalized(e.label), -1) for e in selection.examples])
-    common = truth >= 0
-    if not common.any():
+    if not (truth >= 0).any():
         check_classes({example.label for example in selection.examples}, against.labels)
+    common = (truth >= 0) & ~np.isnan(others[:, 0])
+    if not common.any():
+        raise NotTrainable(f"Version {against.manifest.version} answers for none of the images.")
     right = answers.argmax(axis=1) == np.array(selection.truth)
     return compare(
         right[common],
@@ -249,9 +298,7 @@ def _draw(
     mistakes = [mistake_of(evaluation, index, labels, names) for index in wrong]
     work.check()
     if "explain" in version.manifest.endpoints:
-        sheet = mistakes_sheet(
-            _explained(version, evaluation, wrong, mistakes, measurement.settings)
-        )
+        sheet = mistakes_sheet(_explained(measurement, version, evaluation, wrong, mistakes))
         work.artifact(MISTAKES, "image/png", sheet)
     return mistakes
 
@@ -263,16 +310,16 @@ def _shown(counts: Counts, labels: Sequence[str]) -> tuple[Counts, list[str]]:
 
 
 def _explained(
+    measurement: _Measurement,
     version: _Version,
     evaluation: Evaluation,
     wrong: Sequence[int],
     mistakes: Sequence[Mistake],
-    settings: Settings,
 ) -> list[ExplainedMistake]:
     if not mistakes:
         return []
-    examples = [evaluation.examples[index] for index in wrong]
-    pixels = decode_examples(examples, version.manifest, max_pixels=settings.max_image_pixels)
+    read = measurement.reader.read([evaluation.examples[i] for i in wrong], version.manifest)
+    pixels = measurement.pixels([e for e in read if isinstance(e, Example)], version.manifest)
     predicted = evaluation.probabilities[list(wrong)].argmax(axis=1).astype(np.int32)
     grids = ExportedModel(version.folder).grids(pixels, predicted)
     return [ExplainedMistake(*parts) for parts in zip(mistakes, pixels, grids, strict=True)]
@@ -294,13 +341,17 @@ def _seen_in_training(
 
 
 def _warnings(
-    selection: Selection, labels: Sequence[Label], seen: int | None
+    selection: Selection, labels: Sequence[Label], seen: int | None, refused: Mapping[str, int]
 ) -> list[EvaluationWarning]:
     warnings = []
     if selection.unknown:
         count, names = sum(selection.unknown.values()), ", ".join(list(selection.unknown)[:5])
         detail = f"{count:,} images were left out: the version has no class {names}."
         warnings.append(EvaluationWarning(code="unknown_classes", detail=detail))
+    if refused:
+        count, codes = sum(refused.values()), ", ".join(refused)
+        detail = f"{count:,} images were left out, as a request would be refused: {codes}."
+        warnings.append(EvaluationWarning(code="refused", detail=detail))
     missing = len(labels) - len(set(selection.truth))
     if missing:
         detail = f"There are no images of {missing:,} of the version's {len(labels):,} classes."

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 
 from contracts.errors import NotTrainable, ValidationFailed
 from contracts.inference.evaluation import EvaluatedSplit
@@ -27,6 +28,11 @@ class Selection:
     examples: tuple[Example, ...]
     truth: tuple[int, ...]
     unknown: Mapping[str, int]
+
+    def only(self, kept: Sequence[bool]) -> "Selection":
+        """Only the images for which `kept` is true."""
+        examples = tuple(compress(self.examples, kept))
+        return replace(self, examples=examples, truth=tuple(compress(self.truth, kept)))
 
 
 def choose_split(asked: EvaluatedSplit | None, counts: Mapping[Split, int]) -> EvaluatedSplit:

@@ -50,7 +50,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     ((vector, note),) = builder.build(request.question, image.pixels[np.newaxis], classes)
     reply = ActivationsReply.model_validate_json(note)
     shown = f"{len(reply.channels)} of {reply.total} channels"
-    title = f"{request.model} {request.version}, {reply.layer}: {shown}"
+    title = f"{request.model} version {request.version}, {reply.layer}: {shown}"
     png = channels_png(vector, reply, request.colormap, title)
     work.artifact("activations.png", "image/png", png)
     milliseconds = round((time.monotonic() - began) * 1000, 1)

@@ -131,6 +131,9 @@ class Explainer:
     ) -> Grids:
         """The probability of each class: (n, classes); of a sigmoid, both its classes.
 
+        They are those of the runtime that classifies, so that an image has one probability,
+        whatever explains it.
+
         Args:
             images: As for `heatmaps`.
             progress: As for `heatmaps`.
@@ -139,7 +142,13 @@ class Explainer:
             ValidationFailed: There is no classifier.
         """
         self._check(images)
-        return self._keras_classifier().probabilities(images.astype(np.float32), progress)
+        self._class_count()
+        served, step = self._served(), self._keras().batch
+        rows = []
+        for start in range(0, len(images), step):
+            rows.append(served.run("classify", images[start : start + step]))
+            progress(min(1.0, (start + step) / len(images)))
+        return np.concatenate(rows)
 
     def activations(
         self, images: Pixels, layer: str, progress: Callable[[float], None] = _no_progress
@@ -164,9 +173,11 @@ class Explainer:
         model, name = self._instrumented, layer or self.manifest.explain_layer
         if model is None or not all(model.is_traced(*key) for key in self._functions(method, name)):
             return False
+        if method is None:
+            return True
         served = self._predictor
-        return not self._is_served(method, name) or (
-            served is not None and served.can_explain(hires=method == "hires_cam")
+        return served is not None and (
+            not self._is_served(method, name) or served.can_explain(hires=method == "hires_cam")
         )
 
     def warm_up(self, method: Method | None, layer: str | None) -> None:
@@ -177,6 +188,8 @@ class Explainer:
         """
         name = explainable_layer(self.layers, layer or self.manifest.explain_layer).name
         model = self._keras() if method is None else self._keras_classifier()
+        if method is not None:
+            self._served()
         if self._is_served(method, name):
             self._served().load_explain(hires=method == "hires_cam")
         for kind, of_layer in self._functions(method, name):
@@ -187,7 +200,7 @@ class Explainer:
         """The functions that a method or `activations` runs; those of a layer with its name."""
         if method is None:
             return [("maps", layer)]
-        functions: list[tuple[FunctionKind, str]] = [("probabilities", "")]
+        functions: list[tuple[FunctionKind, str]] = []
         if method == "score_cam":
             functions.append(("maps", layer))
         if method in ("score_cam", "occlusion"):

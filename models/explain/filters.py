@@ -1,11 +1,12 @@
 """The pattern that excites a filter most: gradient ascent on an image that begins as noise.
 
-Activation maximisation (Erhan et al., 2009; Simonyan et al., 2013, arXiv:1312.6034, section 2) with
-the normalisation of the classic Keras tutorial (F. Chollet, "How convolutional neural networks see
-the world", 2016): the step is g / (sqrt(mean(g^2)) + eps), so that every filter moves at the same
-pace whatever its scale. All filters ascend at once, each on its own image of one batch. Octaves and
-jitter are those of DeepDream (Mordvintsev et al., 2015): large shapes first, then fine ones, and no
-pixel that is always under the same stride.
+Activation maximisation (Erhan et al., 2009; Simonyan et al., 2013, arXiv:1312.6034, section 2)
+with the normalisation of the classic Keras tutorial (F. Chollet, "How convolutional neural
+networks see the world", 2016): the step is g / (sqrt(mean(g^2)) + eps), so that every filter moves
+at the same pace whatever its scale. Far from the start, where a step changes little, one gradient
+serves for up to four of them (`shared_steps`). All filters ascend at once, each on its own image
+of one batch. Octaves and jitter are those of DeepDream (Mordvintsev et al., 2015): large shapes
+first, then fine ones, and no pixel that is always under the same stride.
 
 Grey noise leaves many filters below zero everywhere, and a rectifier that is shut everywhere has no
 gradient. As Lucid does (`redirected_relu_grad`, C. Olah et al., "Feature visualization", 2017,
@@ -17,6 +18,7 @@ activations that are reported. Only the last rectifiers before the layer need th
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -34,11 +36,13 @@ from models.networks.preprocessing import prepare
 
 _EPSILON = 1e-5
 _GREY, _GRAIN = 128.0, 20.0  # mean and range of the noise in levels, as in the tutorial
-_CONTRAST = 0.15  # the tutorial's: standard deviation of the result, whose range is 0 to 1
 _MAX_PIXELS = 25 * 160 * 160  # in a batch; a deep layer holds some hundred floats for each
 _NO_GRADIENT = 1e-12
 _SMALLEST_OCTAVE = 16  # pixels: anything smaller has no visible shape
 _RELU6_LIMIT = 6.0
+# Steps with one gradient; steps after which one more shares it; steps at the end with one each.
+_MAX_SHARED, _EXACT, _LAST = 4, 4, 4
+_LOST = 0.5  # of the best activation so far: a filter that falls below it takes small steps
 _RIM = 8  # a map's rim, which does not count, is this fraction of its side
 
 Array = npt.NDArray[np.float32]
@@ -55,6 +59,7 @@ class Ascent:
     octave_scale: float = 1.4
     jitter: int = 0
     seed: int = 0
+    contrast: float = 0.15
 
     def sizes(self, minimum: int) -> list[int]:
         """The side of the image in each octave, ascending; none is below `minimum` pixels."""
@@ -103,7 +108,6 @@ class Filters:
         part = LayerGraph.of(with_precision(graph.model_to(output), precision))
         self._part = any_size(part.model, _open_last_rectifiers(part, layer))
         self._layer = layer
-        self._minimum_side = smallest_side(self._part, LARGEST_PATTERN)
         self.count = int(output.shape[-1])
         self._compiled_step = tf.function(
             self._step,
@@ -136,7 +140,7 @@ class Filters:
         """
         if max(filters) >= self.count or min(filters) < 0:
             raise ValidationFailed(f"The layer has the filters 0 to {self.count - 1}.")
-        sizes = ascent.sizes(self._require_size(ascent.image_size))
+        sizes = ascent.sizes(self._require_size(ascent))
         batch_size = max(1, _MAX_PIXELS // ascent.image_size**2)
         total, batches = len(filters), []
         for start in range(0, total, batch_size):
@@ -145,14 +149,38 @@ class Filters:
             def report(fraction: float, start: int = start, count: int = len(batch)) -> None:
                 progress((start + count * fraction) / total)
 
-            batches.append(self._ascend(batch, ascent, sizes, report))
+            batches.append(self._patterns(batch, ascent, sizes, report))
         images, activations, blank = (
             np.concatenate(arrays) for arrays in zip(*batches, strict=True)
         )
-        return Patterns(_visible(images), activations, blank)
+        return Patterns(_visible(images, ascent.contrast), activations, blank)
 
-    def _require_size(self, side: int) -> int:
-        """The smallest side that reaches the layer, provided that `side` is not smaller."""
+    @cached_property
+    def _minimum_side(self) -> int | None:
+        """Takes a second for a deep network, so it is computed if it matters."""
+        return smallest_side(self._part, LARGEST_PATTERN)
+
+    def _patterns(
+        self,
+        filters: npt.NDArray[np.int32],
+        ascent: Ascent,
+        sizes: Sequence[int],
+        progress: Callable[[float], None],
+    ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+        """Ascend, and once more with a gradient for each step where long steps lost the way."""
+        images, activations, blank, lost = self._ascend(filters, ascent, sizes, progress)
+        if lost.any():
+            again = self._ascend(
+                filters[lost], ascent, sizes, lambda _: progress(1.0), shared=lambda *_: 1
+            )
+            images[lost], activations[lost], blank[lost] = again[:3]
+        return images, activations, blank
+
+    def _require_size(self, ascent: Ascent) -> int:
+        """A side that reaches the layer, from which octaves may start."""
+        side = ascent.image_size
+        if ascent.octaves == 1 and _fits(self._part, side):
+            return _SMALLEST_OCTAVE  # only the one side counts
         if self._minimum_side is None:
             raise ValidationFailed(
                 f"No image of up to {LARGEST_PATTERN} x {LARGEST_PATTERN} pixels reaches layer "
@@ -171,23 +199,34 @@ class Filters:
         ascent: Ascent,
         sizes: Sequence[int],
         progress: Callable[[float], None],
-    ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+        *,
+        shared: Callable[[int, int], int] | None = None,
+    ) -> tuple[Array, Array, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Images, activations, which are blank, and which have lost activation on the way."""
+        shared = shared or shared_steps
         random = np.random.default_rng(ascent.seed)
-        numbers, step_size = tf.constant(filters), tf.constant(ascent.step_size)
+        numbers = tf.constant(filters)
         noise = random.random((1, sizes[0], sizes[0], 3), np.float32)  # the same for every filter
         x = tf.constant(np.repeat((noise - 0.5) * _GRAIN + _GREY, len(filters), axis=0))
         largest_gradients = np.zeros(len(filters), np.float32)
         activations = np.zeros(len(filters), np.float32)
+        lost = np.zeros(len(filters), np.bool_)
         for octave, size in enumerate(sizes):
             if octave:
                 x = tf.image.resize(x, (size, size), method="bicubic")
-            for step in range(ascent.steps):
+            step, best = 0, np.zeros(len(filters), np.float32)
+            while step < ascent.steps:
+                steps = shared(step, ascent.steps)
                 shift = random.integers(-ascent.jitter, ascent.jitter + 1, 2, dtype=np.int32)
-                x, means, gradients = self._compiled_step(x, numbers, step_size, tf.constant(shift))
+                length = tf.constant(ascent.step_size * steps, tf.float32)
+                x, means, gradients = self._compiled_step(x, numbers, length, tf.constant(shift))
                 largest_gradients = np.maximum(largest_gradients, gradients.numpy())
                 activations = means.numpy()
-                progress((octave * ascent.steps + step + 1) / (len(sizes) * ascent.steps))
-        return x.numpy(), activations, largest_gradients < _NO_GRADIENT
+                lost |= (step > _EXACT) & (activations < _LOST * best)
+                best = np.maximum(best, activations)
+                step += steps
+                progress((octave * ascent.steps + step) / (len(sizes) * ascent.steps))
+        return x.numpy(), activations, largest_gradients < _NO_GRADIENT, lost
 
     def _step(
         self, x: Tensor, filters: Tensor, step_size: Tensor, shift: Tensor
@@ -205,6 +244,18 @@ class Filters:
         return tf.roll(x, -shift, axis=(1, 2)), activations, size
 
 
+def shared_steps(done: int, total: int) -> int:
+    """For how many steps one gradient serves after so many of them.
+
+    All steps are equally long, so the first ones change an image of noise much and later ones
+    little: after 12 steps, four more add a third of what there is. A filter that still sleeps by
+    then loses its way, and ascends again by single steps. The last ones, each with a
+    gradient of its own, bring the activation to where small steps would have brought it.
+    """
+    left = total - done
+    return 1 if left <= _LAST else min(_MAX_SHARED, 1 + done // _EXACT, left - _LAST)
+
+
 def _inner_means(maps: Tensor) -> Tensor:
     """The mean of each map (n, h, w, channels) without its rim: (n, channels).
 
@@ -217,11 +268,11 @@ def _inner_means(maps: Tensor) -> Tensor:
     return tf.reduce_mean(maps[:, down : height - down, across : width - across], axis=(1, 2))
 
 
-def _visible(images: Array) -> Pixels:
+def _visible(images: Array, contrast: float) -> Pixels:
     """As in the tutorial: centred, scaled to one contrast and clipped."""
     centred = images - images.mean(axis=(1, 2, 3), keepdims=True)
     centred /= images.std(axis=(1, 2, 3), keepdims=True) + _EPSILON
-    visible: Pixels = ((centred * _CONTRAST + 0.5).clip(0, 1) * 255).astype(np.uint8)
+    visible: Pixels = ((centred * contrast + 0.5).clip(0, 1) * 255).astype(np.uint8)
     return visible
 
 

@@ -58,7 +58,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         work.progress(Progress(fraction=fraction, phase="ascent"))
 
     patterns = filters.patterns(numbers, _ascent(request), progress=progress)
-    title = f"{name} {version}, {layer}"
+    title = f"{name} version {version}, {layer}"
     work.artifact(ARTIFACT, "image/png", _draw(patterns, numbers, title))
     return {
         "model": name,
@@ -82,6 +82,7 @@ def _ascent(request: FiltersRequest) -> Ascent:
         octave_scale=request.octave_scale,
         jitter=request.jitter,
         seed=request.seed,
+        contrast=request.contrast,
     )
 
 

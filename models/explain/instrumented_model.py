@@ -38,7 +38,7 @@ Classes = npt.NDArray[np.int32]
 ReportProgress = Callable[[float], None]
 """Called with the fraction done after each step; may raise to stop the computation."""
 
-FunctionKind = Literal["maps", "evidence", "probabilities", "gradients", "masked_scores"]
+FunctionKind = Literal["maps", "evidence", "gradients", "masked_scores"]
 """What a compiled function returns; those of the first two kinds belong to one layer."""
 
 STEP_WORK = 2.5e9
@@ -109,8 +109,6 @@ class InstrumentedModel:
                 self.maps(black, layer)
             case "evidence":
                 self.grids("layer_cam", black, first, layer)
-            case "probabilities":
-                self.probabilities(black)
             case "gradients":
                 self.gradients(black, first)
             case "masked_scores":
@@ -145,15 +143,6 @@ class InstrumentedModel:
         function = self._function("evidence", layer, make, self._images, self._classes)
         weigh = WEIGHINGS[method]
         return self._run(lambda *batch: scaled(weigh(*function(*batch))), progress, images, classes)
-
-    def probabilities(self, images: Array, progress: ReportProgress = _no_progress) -> Array:
-        """(n, h, w, 3) to (n, classes)."""
-
-        def make() -> Callable[..., Tensor]:
-            whole, head = self.graph.model_to(self.graph.output), self.head
-            return lambda images: head.probabilities(whole(self._prepared(images), training=False))
-
-        return self._run(self._function("probabilities", "", make, self._images), progress, images)
 
     def gradients(self, images: Array, classes: Classes) -> Array:
         """The gradient of each image's logit with respect to its levels: (n, h, w, 3)."""

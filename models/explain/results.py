@@ -15,6 +15,7 @@ from contracts.queue.explain_messages import ActivationsReply, ExplainReply
 from contracts.queue.messages import Vector
 from models.images.resize import Box
 from models.rendering.heatmap import HeatmapLayer
+from models.rendering.legend import percent
 from models.store.labels import Label
 
 Indices = npt.NDArray[np.int32]
@@ -89,7 +90,7 @@ def heatmap_layer(
 ) -> HeatmapLayer:
     """One heatmap to be drawn, with a title that says what it shows."""
     target = _target(reply, labels)
-    parts = [f"{target.label} {target.probability:.1%}", method]
+    parts = [f"{target.label} {percent(target.probability)}", method]
     if not vector.any():
         parts.insert(0, "no evidence")
     if reply.metrics is not None:

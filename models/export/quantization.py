@@ -33,6 +33,7 @@ from contracts.settings import Settings
 from contracts.work import Work
 from models.datasets.dataset import Dataset, Example, Split
 from models.datasets.store import DatasetStore
+from models.faces.portraits import PortraitReader
 from models.images.decode import decode
 from models.serving.batching import Outputs
 from models.serving.openvino.frontend import converting_core, import_nncf, import_openvino
@@ -100,8 +101,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
             f"Version {version} of '{request.model}' has no classifier in float32 to quantize."
         )
     dataset = DatasetStore.of(settings).load(request.dataset_id)
-    test = _test_set(dataset, read_labels(folder))
     images = _ImageSource(work, settings, manifest)
+    test = images.readable_test(_test_set(dataset, read_labels(folder)))
     quantized = _find_published(store, request.model, work.job_id)
     if quantized is None:
         quantized = _publish(store, folder, manifest, dataset, test=test, images=images)
@@ -123,7 +124,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         "max_accuracy_loss": request.max_accuracy_loss,
         "promoted": promoted,
         "pictures": {
-            "calibration": len(_calibration(dataset, test)),
+            "calibration": len(images.readable(_calibration(dataset, test))),
             "measured": len(test.examples),
         },
     }
@@ -138,11 +139,39 @@ class _ImageSource:
         self.options = RuntimeOptions("openvino", "float32", settings.worker_threads, settings.home)
         self.serving = RuntimeOptions.of(settings)
         self._max_pixels = settings.max_image_pixels
+        self._reader = PortraitReader(settings)
+
+    def readable(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples as the version takes them, without those that it refuses."""
+        readable = []
+        for example in examples:
+            self.work.check()
+            readable += self._reader.read([example], self.manifest)
+        return [example for example in readable if isinstance(example, Example)]
+
+    def readable_test(self, test: _TestSet) -> _TestSet:
+        """The test set as the version takes it.
+
+        Raises:
+            NotTrainable: The version was trained on faces, and no image shows one.
+        """
+        pairs = [
+            (example, index)
+            for original, index in zip(test.examples, test.indices, strict=True)
+            for example in self.readable([original])
+        ]
+        if not pairs:
+            raise NotTrainable(
+                "The version was trained on faces, and none of the dataset's test or validation "
+                "images shows one face, so the accuracy cannot be measured."
+            )
+        examples, indices = zip(*pairs, strict=True)
+        return _TestSet(test.split, examples, np.array(indices))
 
     def load(self, example: Example) -> Pixels:
         """One image, shape (1, height, width, 3), uint8."""
         self.work.check()
-        data = example.path.read_bytes()
+        data = example.read()
         image = decode(data, network=self.manifest, max_pixels=self._max_pixels)
         return image.pixels[np.newaxis]
 
@@ -170,9 +199,10 @@ def _publish(
         expected = _answers(_runtime(folder, "float32", images), test, images)
         before = _accuracy(expected, test)
         endpoints = [name for name in SERVED if name in manifest.endpoints]
+        calibration = images.readable(_calibration(dataset, test)) or list(test.examples)
         for number, endpoint in enumerate(endpoints):
             images.report("calibrate", 0.3 + 0.4 * number / len(endpoints))
-            _quantize(staged, endpoint, _calibration(dataset, test), images)
+            _quantize(staged, endpoint, calibration, images)
         images.report("measure", 0.75)
         actual = _answers(_runtime(staged, "int8", images), test, images)
         after = _accuracy(actual, test)

@@ -104,6 +104,7 @@ def write_tutorial_weights(model: keras.Model, path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
         file.attrs["backend"] = b"tensorflow"
+        file.attrs["keras_version"] = keras.__version__.encode()
         for layer in model.layers:
             group = file.create_group(layer.name)
             names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]

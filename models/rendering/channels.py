@@ -34,7 +34,7 @@ def channels_png(vector: Vector, reply: ActivationsReply, colormap: Colormap, ti
         span = channel.largest - channel.smallest
         levels = (values - channel.smallest) / (span or 1) * (len(colors) - 1)
         pixels = colors[levels.round().astype(np.uint8)].repeat(zoom, 0).repeat(zoom, 1)
-        tiles.append(Tile(pixels, f"{channel.index}: {channel.mean:.2g}", blank=span == 0))
+        tiles.append(Tile(pixels, f"{channel.index}, mean {channel.mean:.2g}", blank=span == 0))
     return png(contact_sheet(tiles, title=title))
 
 

@@ -13,8 +13,11 @@ from models.rendering.legend import font_of, wrapped
 from models.rendering.png import SOFTWARE
 
 _GAP = 8
-_TITLE_HEIGHT, _TITLE_SIZE = 16, 15
+_LINE_HEIGHT, _LABEL_HEIGHT, _LABEL_SIZE = 18, 16, 13
 _PAPER, _INK, _PALE = "white", "#222222", "#999999"
+
+TITLE_SIZE = 15
+"""Of a sheet's title, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +49,18 @@ def contact_sheet(tiles: Sequence[Tile], *, title: str = "", columns: int = 0) -
     width = max(tile.pixels.shape[1] for tile in tiles)
     sheet_width = _GAP + columns * (width + _GAP)
     titles = _lines(title, sheet_width - 2 * _GAP)
-    top = _GAP + (len(titles) * _TITLE_HEIGHT + _GAP if titles else 0)
-    size = (sheet_width, top + rows * (_TITLE_HEIGHT + height + _GAP))
+    top = _GAP + (len(titles) * _LINE_HEIGHT + _GAP if titles else 0)
+    size = (sheet_width, top + rows * (_LABEL_HEIGHT + height + _GAP))
     paper = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(paper)
     for number, line in enumerate(titles):
-        corner = (_GAP, _GAP + number * _TITLE_HEIGHT)
-        draw.text(corner, line, _INK, font_of(_TITLE_SIZE))
+        corner = (_GAP, _GAP + number * _LINE_HEIGHT)
+        draw.text(corner, line, _INK, font_of(TITLE_SIZE))
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
-        x, y = _GAP + column * (width + _GAP), top + row * (_TITLE_HEIGHT + height + _GAP)
-        _write(draw, (x, y), tile.title, width, size=11)
-        _paste(paper, draw, tile, (x, y + _TITLE_HEIGHT))
+        x, y = _GAP + column * (width + _GAP), top + row * (_LABEL_HEIGHT + height + _GAP)
+        _write(draw, (x, y), tile.title, width, size=_LABEL_SIZE)
+        _paste(paper, draw, tile, (x, y + _LABEL_HEIGHT))
     return paper
 
 
@@ -72,7 +75,7 @@ def to_png(image: Image.Image) -> bytes:
 
 def _lines(title: str, width: int) -> list[str]:
     """The sheet's title, broken so that it fits; a few lines at most."""
-    return wrapped(title, font_of(_TITLE_SIZE), width) if title else []
+    return wrapped(title, font_of(TITLE_SIZE), width) if title else []
 
 
 def _paste(

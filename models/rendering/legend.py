@@ -22,15 +22,21 @@ def text_size(width: int) -> int:
     return max(_SMALLEST, min(_LARGEST, width * _SMALLEST // _FINEST))
 
 
-def with_legend(image: Image.Image, title: str, colors: Colors) -> Image.Image:
+def percent(probability: float) -> str:
+    """A probability for people: that of a class which is possible is not 0.0%."""
+    return "<0.1%" if 0 < probability < 0.0005 else f"{probability:.1%}"
+
+
+def with_legend(image: Image.Image, title: str, colors: Colors, *, size: int = 0) -> Image.Image:
     """The image with its title above and the color bar, from 0 to 1, below.
 
     Args:
         image: RGB.
         title: Wrapped to the width of the image.
         colors: See `models.rendering.colormaps`.
+        size: Of the letters, in pixels; 0: in proportion to the image.
     """
-    size = text_size(image.width)
+    size = size or text_size(image.width)
     font = font_of(size)
     margin = size // 2
     titles = wrapped(title, font, image.width - 2 * margin)

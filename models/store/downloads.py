@@ -26,7 +26,7 @@ _ENDINGS: dict[DerivedFormat, str] = {
     "tflite": ".tflite",
     "onnx": ".onnx",
     "keras_h5": ".h5",
-    "weights_h5": ".weights.h5",
+    "weights_h5": "-weights.h5",  # Keras reads files named .weights.h5 in another format
 }
 _CHUNK = 1024 * 1024
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same version gives the same bytes

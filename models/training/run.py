@@ -36,7 +36,14 @@ from models.store.store import Store
 from models.training.data.data_source import DataSource, LibrarySource, TrainingData
 from models.training.data.feature_cache import FeatureCache
 from models.training.exported import ExportedModel, decode_examples
-from models.training.loop.costs import CostFile, Stage, expected_seconds, stages_of
+from models.training.loop.costs import (
+    PLAN,
+    CostFile,
+    Stage,
+    costs_of,
+    expected_seconds,
+    stages_of,
+)
 from models.training.loop.network_defaults import blueprint_of, input_size_of
 from models.training.loop.progress import LoggedWork, ProgressReporter
 from models.training.loop.trainer import TrainingEnvironment, train
@@ -63,8 +70,6 @@ from models.training.validation import check_model_name
 from models.weights.catalog import Weights
 
 _REPORT = "report.json"
-_PLAN = "expected-seconds.json"
-_COSTS = "training-costs.json"
 _PUBLISHED = 0.98  # how much is done if an earlier attempt has published the version
 
 
@@ -77,7 +82,7 @@ def run(
     settings: Settings,
     source: DataSource | None = None,
     until_served: UntilServed | None = None,
-    start_seconds: float | None = None,
+    start_seconds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Run a training, or the rest of it.
 
@@ -86,7 +91,7 @@ def run(
         settings: All settings.
         source: The data to train on; by default the dataset that the request names.
         until_served: How to wait for a promoted version; by default, nothing is waited for.
-        start_seconds: How long the process of the job took to get here, if it has one.
+        start_seconds: Of the stages before, if the job has a process: `start` and `loading`.
 
     Returns:
         A `TrainingResult` as JSON.
@@ -125,7 +130,7 @@ class _Plan:
     """
 
     loads: bool
-    start_seconds: float | None
+    start_seconds: Mapping[str, float] | None
     stages: dict[str, Stage] = field(default_factory=dict)
     expected: dict[str, float] = field(default_factory=dict)
     progress: ProgressReporter | None = None
@@ -232,16 +237,17 @@ class _Run:
         plan = self.plan
         starts = plan.start_seconds is not None
         plan.stages = stages_of(self.request, dataset, starts=starts, loads=plan.loads)
-        plan.expected = expected_seconds(self.work.folder / _PLAN, self._costs, plan.stages)
+        plan.expected = expected_seconds(self.work.folder / PLAN, self._costs, plan.stages)
         plan.progress = ProgressReporter(self.work, plan.expected)
         if plan.start_seconds is not None:
-            plan.progress.elapsed("start", plan.start_seconds)
+            for stage, seconds in plan.start_seconds.items():
+                plan.progress.elapsed(stage, seconds)
         plan.progress.elapsed("data", load_seconds)
         return plan.progress
 
     @property
     def _costs(self) -> CostFile:
-        return CostFile(self.settings.home / "cache" / _COSTS)
+        return costs_of(self.settings)
 
     def _measure(
         self,

@@ -52,6 +52,7 @@ RULES: tuple[Rule, ...] = (
     ("*", "/v1/faces*", ("faces",)),
     ("*", "/v1/datasets*", ("train",)),
     ("*", "/v1/trainings*", ("train",)),
+    ("*", "/v1/sweeps*", ("train",)),
     ("POST", "/v1/models/*/quantize", ("train",)),
     ("POST", "/v1/models/*/evaluations", ("train",)),
     ("POST", "/v1/models/*:predict", ("infer",)),
@@ -86,7 +87,7 @@ RULES: tuple[Rule, ...] = (
     *PLANNED_RULES,
 )
 _TRAIN_KINDS: frozenset[JobKind] = frozenset(
-    {"training", "dataset_import", "dataset_video", "quantize", "evaluation"}
+    {"training", "sweep", "dataset_import", "dataset_video", "quantize", "evaluation"}
 )
 _FACE_KINDS: frozenset[JobKind] = frozenset({"enrollment", "calibration", "face_detection"})
 

@@ -182,7 +182,7 @@ class ActivationsHandler:
         self, network: ServedVersion, version: int, result: ExplainResult, reply: ActivationsReply
     ) -> bytes:
         shown = f"{len(reply.channels)} of {reply.total} channels"
-        title = f"{network.name} {version}, {reply.layer}: {shown}"
+        title = f"{network.name} version {version}, {reply.layer}: {shown}"
         return channels_png(result.vector, reply, self.colormap, title)
 
     def _json(

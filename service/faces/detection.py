@@ -14,16 +14,13 @@ import numpy as np
 from contracts.errors import (
     InternalError,
     LowQualityFace,
-    ManyFaces,
     ModelNotReady,
-    NoFace,
     OpsinError,
     VersionNotFound,
 )
 from contracts.faces.faces import (
     FACE_MODEL,
     LONGEST_SIDE,
-    MIN_AREA_RATIO,
     Face,
     FacesReply,
     FacesRequest,
@@ -34,10 +31,12 @@ from contracts.queue.messages import Reply, Vector
 from contracts.queue.redis_keys import QueueName
 from models.faces.detection.request import IMAGE, DetectionJobRequest
 from models.faces.detection.scaling import in_original
+from models.faces.one_face import check_one_face
 from models.images.decode import DecodedImage, decode_reduced
 from service.dependencies import Services
 from service.http.deadlines import Deadline
 from service.http.uploads import Upload, request_fingerprint
+from service.inference.decoder import decode_image
 from service.threads import run_in_threadpool
 
 _UNTIL_PROMOTED_SECONDS = 60
@@ -136,14 +135,7 @@ def main_face_index(detection: Detection) -> int:
         NoFace: There is no face.
         ManyFaces: There are several, and none is clearly larger than the others.
     """
-    if not detection.faces:
-        raise NoFace("No face was found. Send an image of one face, seen from the front.")
-    if len(detection.faces) > 1:
-        first, second = (face.box.width * face.box.height for face in detection.faces[:2])
-        if first < MIN_AREA_RATIO * second:
-            raise ManyFaces(
-                f"{detection.total} faces were found. Send an image of one face, or come closer."
-            )
+    check_one_face(detection.faces, detection.total)
     return 0
 
 
@@ -199,7 +191,7 @@ async def _decode(services: Services, image: bytes, deadline: Deadline) -> Decod
         longest_side=LONGEST_SIDE,
         max_pixels=services.settings.max_image_pixels,
     )
-    return await services.decoder.run_image(work, deadline_seconds=deadline.remaining)
+    return await decode_image(services.decoder, work, deadline=deadline)
 
 
 def _detection(

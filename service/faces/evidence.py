@@ -171,8 +171,8 @@ def _consumed_challenge(
     challenge_id, nonce = form.text("challenge_id"), form.text("nonce")
     if challenge_id is None or nonce is None:
         raise ValidationFailed(
-            "Send challenge_id and nonce with a 'video': request them with POST "
-            "/v1/faces/challenges before recording it."
+            "A 'video' needs a challenge: request one before recording it, with POST "
+            "/v1/faces/challenges or `opsin faces challenge`, and send its challenge_id and nonce."
         )
     return services.faces.challenges.consumed(
         challenge_id,

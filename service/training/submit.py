@@ -108,12 +108,12 @@ async def _submit_with_dataset(
 ) -> Job:
     datasets = services.datasets
     # Checked first, so that a request that would fail does not wait for a dataset that is in use.
-    await run_in_threadpool(_check_dataset, training, services)
+    await run_in_threadpool(check_dataset, training, services)
     dataset_id = training.dataset_id or ""
     lock = partial(datasets.store.lock, dataset_id)
     async with services.lock_waiting.hold(dataset_id, lock):
         # Requests that change or delete the dataset wait now, and then find the job.
-        await run_in_threadpool(_check_dataset, training, services)
+        await run_in_threadpool(check_dataset, training, services)
         return await services.job_queue.submit_work(
             "training", parameters, idempotency=idempotency, client=client
         )
@@ -172,7 +172,12 @@ def _check_subjects(training: TrainingRequest, faces: FaceServices, settings: Se
     require_disk(settings, estimate(training, len(training.subjects or ())).weights)
 
 
-def _check_dataset(training: TrainingRequest, services: Services) -> None:
+def check_dataset(training: TrainingRequest, services: Services) -> None:
+    """Check that a training can learn from its dataset, and has the room for it.
+
+    Raises:
+        OpsinError: It cannot; says what to change.
+    """
     settings = services.settings
     info = services.datasets.rows.get(training.dataset_id or "")
     if not info.trainable:

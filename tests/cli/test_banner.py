@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from cli.banner import models_table, print_banner
+from cli.clients.api import Api
 from cli.commands import keys
 from cli.home import Home
 from contracts.inference.registry import ModelInfo
@@ -32,6 +33,22 @@ def test_a_network_without_its_classifier_is_partly_ready() -> None:
     assert isinstance(screen.file, io.StringIO)
     rows = [line.split() for line in screen.file.getvalue().splitlines()[1:]]
     assert rows == [["vgg16", "partly", "embed"], ["squeezenet", "unavailable", "-"]]
+
+
+def test_the_banner_names_what_still_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = BASE_ALONE.model_copy(
+        update={"name": "squeezenet", "state": "ready", "operations": ["classify", "study"]}
+    )
+    late = BASE_ALONE.model_copy(update={"state": "loading", "operations": [], "reason": None})
+    monkeypatch.setattr(Api, "models", lambda _: [ready, late])
+    screen = Console(file=io.StringIO(), width=200)
+    settings = Settings(_env_file=None, home=tmp_path, port=free_port())
+    print_banner(settings, Home(tmp_path), screen)
+    assert isinstance(screen.file, io.StringIO)
+    text = screen.file.getvalue()
+    assert f"ready at http://127.0.0.1:{settings.port}; vgg16 still loading\n" in text
+    assert f"http://127.0.0.1:{settings.port}/ (everything in a browser" in text
+    assert "study" not in text
 
 
 def test_the_banner_says_who_is_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

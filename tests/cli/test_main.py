@@ -1,4 +1,5 @@
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -127,6 +128,18 @@ def test_every_command_is_in_one_group_with_an_example() -> None:
         assert f"{title}:" in shown
         assert EXAMPLES[names[0]] in shown
     assert EXAMPLES["explain"] in CliRunner().invoke(build(), ["explain", "--help"]).stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_free_of_pythons_types_and_cuts_nothing_off(name: str) -> None:
+    root = load_command(name)
+    for words in [[], *([each] for each in getattr(root, "commands", {}))]:
+        shown = CliRunner().invoke(build(), [name, *words, "--help"]).stdout
+        usage, _, rest = shown.partition("\n")
+        assert not set("{}<>") & set(usage), usage
+        assert not re.search(r"<\w+( range)?>|list\[|\.\.\.$", rest, re.MULTILINE), rest
+        argument = re.search(r"Arguments:\n  (\S+)", rest)
+        assert argument is None or argument[1].isupper(), rest
 
 
 def test_every_example_is_a_call_that_the_command_understands() -> None:

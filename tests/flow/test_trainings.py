@@ -1,9 +1,11 @@
 """From a zip to a served model: HTTP, a job worker, its child processes, an inference worker."""
 
+import csv
 import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -95,7 +97,9 @@ def test_from_a_zip_to_a_served_version_and_back(client: httpx.Client, dataset: 
         artifact["name"] for artifact in done["artifacts"]
     }
 
-    assert wait_for_job(client, second["id"])["result"]["version"] == 2
+    other = wait_for_job(client, second["id"])["result"]
+    assert other["version"] == 2
+    _check_evaluation(client, dataset, result, other)
     for version in (2, 1):
         moved = client.post(
             "/v1/models/colors/aliases", json={"alias": "champion", "version": version}
@@ -108,6 +112,29 @@ def test_from_a_zip_to_a_served_version_and_back(client: httpx.Client, dataset: 
         ).json()
         assert answer["version"] == version
         assert answer["results"][0]["predictions"][0]["label"] == "green", answer
+
+
+def _check_evaluation(
+    client: httpx.Client, dataset: str, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    """Measured again on the same test images, versions have the figures of their trainings."""
+    body = {"dataset_id": dataset, "against": 2}
+    answer = client.post("/v1/models/colors/versions/1/evaluations", json=body)
+    assert answer.status_code == 202, answer.text
+    done = wait_for_job(client, answer.json()["id"])
+    assert done["state"] == "succeeded", done
+    result, compared = done["result"], done["result"]["comparison"]
+    assert (result["split"], result["pictures"], result["seen_in_training"]) == ("test", 9, 0)
+    assert result["metrics"] == first["metrics"]["test"]
+    assert result["confusion_matrix"] == first["confusion_matrix"]
+    assert 0 < result["accuracy_interval"]["low"] < result["accuracy_interval"]["high"] == 1
+    assert compared["accuracy"] == result["accuracy"]
+    assert compared["against_accuracy"] == second["metrics"]["test"]["accuracy"]
+    assert compared["p_value"] == 1 or compared["only_version_right"] > 0
+    artifacts = {each["name"]: client.get(each["url"]).content for each in done["artifacts"]}
+    rows = list(csv.DictReader(io.StringIO(artifacts["predictions.csv"].decode())))
+    assert [row["predicted"] for row in rows] == [row["label"] for row in rows]
+    assert len(rows) == 9
 
 
 def test_a_cancelled_training_stops_at_once_and_leaves_no_version(

@@ -50,6 +50,11 @@ class Operation:
         return {one["name"] for one in self.described["parameters"] if one.get("in") == "header"}
 
     @property
+    def parameters(self) -> set[str]:
+        """The names of everything that it takes beside a body."""
+        return {one["name"] for one in self.described["parameters"] if "name" in one}
+
+    @property
     def body_types(self) -> set[str]:
         """The media types of its body."""
         return set(self.described.get("requestBody", {}).get("content", {}))
@@ -192,6 +197,8 @@ def json_requests(world: World) -> Iterator[tuple[str, dict[str, Any], dict[str,
     yield "filters", {"model": "squeezenet", "layer": "conv1"}, {"steps": 7}
     training = of_pets | {"model": "pets", "network": "squeezenet"}
     yield "create_training", training, {"seed": 9}
+    sweep = {"training": training, "grid": {"head.dropout": [0, 0.5]}}
+    yield "create_sweep", sweep, {"max_trainings": 1}
     yield "quantize_version", of_pets | {"promote": False}, {"promote": True}
     yield "evaluate_version", of_pets, {"split": "train"}
     calibration = {"dataset_id": people(world), "target_fmr": 0.3}

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import structlog
 
 from contracts.errors import VersionNotFound
@@ -131,12 +130,7 @@ def explainer_loader(
             predictor=predictor if isinstance(predictor, VersionPredictor) else None,
             options=RuntimeOptions.of(settings),
         )
-        manifest = store.manifest(model, version)
-        blank = np.zeros((1, *manifest.input_size, 3), np.uint8)
-        if manifest.classes is None:
-            explainer.activations(blank, manifest.explain_layer)
-        else:
-            explainer.probabilities(blank)
+        explainer.warm_up(None, None)
         return explainer
 
     return load

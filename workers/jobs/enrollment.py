@@ -24,7 +24,7 @@ from contracts.faces.enrollments import (
     FrameCounts,
     image_name,
 )
-from contracts.faces.faces import MIN_AREA_RATIO
+from contracts.faces.faces import FACE_MODEL, MIN_AREA_RATIO
 from contracts.faces.liveness import Liveness
 from contracts.faces.subjects import (
     MAX_TEMPLATES,
@@ -98,8 +98,23 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         engine = open_engine(settings.database)
         stack.callback(engine.dispose)
         faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
-        analyser = open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)
+        analyser = _analyser(settings)
         return Enrollment(work, settings, faces, analyser).run().model_dump(mode="json")
+
+
+_kept: dict[int, FaceAnalyser] = {}
+"""The analyser of the last enrollment in this process, by the version of its embedder."""
+
+
+def _analyser(settings: Settings) -> FaceAnalyser:
+    store = Store(settings.store_home)
+    version = store.resolve(FACE_MODEL)
+    if version not in _kept:
+        _kept.clear()
+        analyser = open_analyser(settings, store, threads=settings.job_threads)
+        _kept[analyser.version] = analyser
+        return analyser
+    return _kept[version]
 
 
 class Enrollment:

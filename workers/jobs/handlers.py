@@ -14,7 +14,8 @@ from contracts.work import Work
 Handler = Callable[[Work, Settings], dict[str, Any]]
 
 KINDS: Mapping[str, str] = {
-    "training": "workers.jobs.training:run",
+    "training": "workers.jobs.training_start:run",
+    "sweep": "workers.jobs.sweep:run",
     "dataset_import": "workers.jobs.dataset_import:run",
     "dataset_video": "workers.jobs.dataset_video:run",
     "filters": "models.explain.filters_job:run",

@@ -1,18 +1,24 @@
-"""The child process of one attempt, as its parent sees it.
+"""The child process of an attempt, as its parent sees it.
+
+It usually runs one attempt and ends. Of the kinds in `contracts.jobs.KEPT_KINDS` it stays and takes
+the next job from its standard input; a pipe tells when each has ended.
 
 The child stops by itself when it has to. If it hangs or a long computation keeps it from noticing,
 the parent kills it: a job must never outlive its lease, its cancellation or its time limit.
 """
 
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from contracts.jobs import KEPT_KINDS
 from database.jobs.leases import Lease
 from models.processes import child_environment, module_command
+from workers.jobs.tracing import attempt_header
 
 _VMSTAT = Path("/proc/vmstat")
 _FAULT_SIGNALS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
@@ -25,6 +31,9 @@ class WorkProcess:
         kinds: The table of handlers, see `workers.jobs.handlers`.
         threads: Number of threads for TensorFlow.
         environment: The variables from which the child reads its settings.
+
+    Attributes:
+        jobs: How many attempts it was given.
     """
 
     def __init__(
@@ -33,19 +42,62 @@ class WorkProcess:
         self._oom_kills_before = _oom_kills()
         limits = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(threads))
         options = ["--worker", lease.worker_id, "--attempt", str(lease.attempt), "--kinds", kinds]
-        self._process = subprocess.Popen(  # noqa: S603  our own module, ids from the database
-            module_command("workers.jobs.child", lease.job_id, *options),
-            stdin=subprocess.DEVNULL,
-            env=child_environment(limits, base=environment),
-            start_new_session=True,
-        )
+        if trace := attempt_header():
+            options += ["--trace", trace]
+        keeps = lease.kind in KEPT_KINDS
+        self.jobs = 1
+        self._idle = False
+        self._answers: int | None = None
+        answers: int | None = None
+        if keeps:
+            self._answers, answers = os.pipe()
+        if answers is not None:
+            options += ["--answers", str(answers)]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  our own module, ids from the database
+                module_command("workers.jobs.child", lease.job_id, *options),
+                stdin=subprocess.PIPE if keeps else subprocess.DEVNULL,
+                env=child_environment(limits, base=environment),
+                start_new_session=True,
+                pass_fds=() if answers is None else (answers,),
+            )
+        finally:
+            if answers is not None:
+                os.close(answers)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has finished a job and waits for the next one."""
+        return self._idle and self._process.poll() is None
+
+    def take(self, lease: Lease) -> bool:
+        """Give an idle process another job; False if it has died."""
+        stdin = self._process.stdin
+        if not self.is_idle or stdin is None:
+            return False
+        try:
+            stdin.write(f"{lease.job_id} {lease.attempt} {attempt_header()}\n".encode())
+            stdin.flush()
+        except OSError:
+            return False
+        self._idle = False
+        self.jobs += 1
+        self._oom_kills_before = _oom_kills()
+        return True
+
     def wait(self, seconds: float) -> int | None:
-        """The exit status, negative for a signal; None if it is still running after that time."""
+        """The status of the job, negative for a signal; None if it still runs after that time."""
+        if self._answers is not None and not self._idle:
+            readable, _, _ = select.select([self._answers], [], [], seconds)
+            if not readable:
+                return None
+            if answer := os.read(self._answers, 16):
+                self._idle = True
+                return int(answer)
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(seconds)
         return None
@@ -61,7 +113,14 @@ class WorkProcess:
         """Kill it now, and everything that it started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.wait(10)  # a process in a system call dies when the call returns
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)  # one in a system call dies when the call returns
+        if self._answers is not None:
+            os.close(self._answers)
+            self._answers = None
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
 
     def ran_out_of_memory(self) -> bool:
         """Whether the system has killed it because memory ran out (known only on Linux)."""

@@ -12,13 +12,15 @@ from threading import Event, Thread
 import structlog
 
 from contracts.errors import OpsinError
-from contracts.jobs import LEASE_SECONDS
+from contracts.jobs import KEPT_KINDS, LEASE_SECONDS
 from contracts.settings import Settings
+from contracts.tracing.spans import current_span
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from workers.jobs.child import EXIT_ENDED, overdue_error
 from workers.jobs.handlers import TABLE
 from workers.jobs.process import WorkProcess
+from workers.jobs.tracing import job_context
 from workers.jobs.worker_id import is_dead
 
 log = structlog.get_logger()
@@ -28,6 +30,9 @@ _WATCH_SECONDS = 1.0
 # How long a child that has to stop may go on with a computation.
 _STOP_SECONDS = 60.0
 _LOST_SECONDS = 5.0  # another worker has the job, so this child can achieve nothing
+# How long, and for how many jobs, a process is kept (`contracts.jobs.KEPT_KINDS`).
+_KEPT_SECONDS = 60.0
+_KEPT_JOBS = 25
 # Pause after a child that failed at once, so that a broken machine does not use up the attempts.
 _BACKOFF_SECONDS = 0.5
 
@@ -57,6 +62,8 @@ class Slot:
         self.queue = queue
         self._context = context
         self._notified = Event()
+        self._kept: WorkProcess | None = None
+        self._kept_until = 0.0
         self._thread = Thread(target=self._run, name=f"slot-{queue}", daemon=True)
 
     def start(self) -> None:
@@ -74,6 +81,9 @@ class Slot:
             self._notified.clear()
             if not self._run_next():
                 self._notified.wait(_IDLE_SECONDS)
+                if time.monotonic() > self._kept_until:
+                    self._end_kept()
+        self._end_kept()
 
     def _run_next(self) -> bool:
         """Run the next job; return False if there is none."""
@@ -83,7 +93,8 @@ class Slot:
             lease = context.leases.claim_next(self.queue, context.worker_id, LEASE_SECONDS)
             if lease is None:
                 return False
-            self._attempt(lease)
+            with job_context(lease):
+                self._attempt(lease)
         except Exception:
             # The next try may succeed, and the worker must not lose a slot.
             log.exception("slot_interrupted", queue=self.queue)
@@ -93,19 +104,41 @@ class Slot:
     def _attempt(self, lease: Lease) -> None:
         context = self._context
         started = time.monotonic()
-        child = WorkProcess(lease, context.kinds, context.settings.job_threads, dict(os.environ))
-        log.info("child_started", job=lease.job_id, kind=lease.kind, pid=child.pid)
+        child = self._child_for(lease)
         try:
             status = self._supervise(lease, child)
         finally:
-            child.kill()
+            if child.is_idle and child.jobs < _KEPT_JOBS:
+                self._kept, self._kept_until = child, time.monotonic() + _KEPT_SECONDS
+            else:
+                child.kill()
         if status == EXIT_ENDED:
             return
+        if (part := current_span()) is not None:
+            part.fail("child_lost")
         stopped = context.stopping.is_set()
         log.warning("child_lost", job=lease.job_id, attempt=lease.attempt, status=status)
         self._give_back(lease, child, stopped=stopped)
         if not stopped and time.monotonic() < started + _BACKOFF_SECONDS:
             context.stopping.wait(_BACKOFF_SECONDS)
+
+    def _child_for(self, lease: Lease) -> WorkProcess:
+        """The process that was kept, if it takes the job; otherwise a new one."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            if lease.kind in KEPT_KINDS and kept.take(lease):
+                log.info("child_reused", job=lease.job_id, kind=lease.kind, pid=kept.pid)
+                return kept
+            kept.kill()
+        context = self._context
+        child = WorkProcess(lease, context.kinds, context.settings.job_threads, dict(os.environ))
+        log.info("child_started", job=lease.job_id, kind=lease.kind, pid=child.pid)
+        return child
+
+    def _end_kept(self) -> None:
+        if self._kept is not None:
+            self._kept.kill()
+            self._kept = None
 
     def _give_back(self, lease: Lease, child: WorkProcess, *, stopped: bool) -> None:
         """End the job if it was cancelled; otherwise release it for the next attempt."""

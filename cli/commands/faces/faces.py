@@ -18,7 +18,16 @@ from cli.clients.jobs import JobsApi
 from cli.commands.faces import face_keys, face_threshold
 from cli.commands.jobs import follow_job
 from cli.options import AsJson, Key, Server, Yes
-from cli.output import CommandError, answers, confirm, counted, notes, print_json
+from cli.output import (
+    CommandError,
+    answers,
+    confirm,
+    counted,
+    errors,
+    notes,
+    print_error,
+    print_json,
+)
 from cli.settings import load
 from cli.streams import shown
 from cli.tables import Column, print_list
@@ -71,7 +80,8 @@ def enroll(  # noqa: PLR0917 (typer reads options from the parameters)
         return
     if subject is None:
         notes().print(f"[green]✓[/] {escape(shown(name))} is {enrolled}")
-    _print_enrollment(done.result or {})
+    what = "frame" if _field(files[0]) == "video" else "image"
+    _print_enrollment(done.result or {}, what)
 
 
 @contextmanager
@@ -209,15 +219,17 @@ def identify(
     images: Images, as_json: AsJson = False, server: Server = None, key: Key = None
 ) -> None:
     """Show who is in images."""
-    results = _send_each("/identify", images, server, key)
+    results, failed = _send_each("/identify", images, server, key)
     if as_json:
         print_json({shown(file.name): answer for file, answer in results.items()})
+        _require_all(failed, images)
         return
     columns = [
         *(Column("image"), Column("face"), Column("subject", "id"), Column("name")),
         Column("similarity", "number"),
     ]
     print_list(columns, [row for file, answer in results.items() for row in _people(file, answer)])
+    _require_all(failed, images)
 
 
 def _people(file: Path, answer: JsonObject) -> Iterator[tuple[str | Text, ...]]:
@@ -238,9 +250,10 @@ def _people(file: Path, answer: JsonObject) -> Iterator[tuple[str | Text, ...]]:
 @app.command()
 def detect(images: Images, as_json: AsJson = False, server: Server = None, key: Key = None) -> None:
     """Show where faces are, and whether they are good enough to be recognized."""
-    results = _send_each("/detect", images, server, key)
+    results, failed = _send_each("/detect", images, server, key)
     if as_json:
         print_json({shown(file.name): answer for file, answer in results.items()})
+        _require_all(failed, images)
         return
     columns = [
         *(Column("image"), Column("face"), Column("score", "number"), Column("yaw", "number")),
@@ -249,6 +262,7 @@ def detect(images: Images, as_json: AsJson = False, server: Server = None, key: 
     print_list(
         columns, [row for file, answer in results.items() for row in _qualities(file, answer)]
     )
+    _require_all(failed, images)
 
 
 def _qualities(file: Path, answer: JsonObject) -> Iterator[tuple[str | Text, ...]]:
@@ -344,9 +358,25 @@ app.command()(face_keys.rotate_token_key)
 
 def _send_each(
     path: str, images: Sequence[Path], server: str | None, key: str | None
-) -> dict[Path, JsonObject]:
-    api = FacesApi(load(key=key), server)
-    return {file: api.send(path, [file_part("image", file)], {}) for file in images}
+) -> tuple[dict[Path, JsonObject], int]:
+    """The answer for each image, and how many have none, of which it prints why."""
+    api, results, failed = FacesApi(load(key=key), server), dict[Path, JsonObject](), 0
+    for file in images:
+        try:
+            results[file] = api.send(path, [file_part("image", file)], {})
+        except NoAnswerError:
+            raise
+        except CommandError as error:
+            if len(images) == 1:
+                raise
+            failed += 1
+            print_error(errors(), f"{shown(file.name)}: {error.message}")
+    return results, failed
+
+
+def _require_all(failed: int, images: Sequence[Path]) -> None:
+    if failed:
+        raise CommandError(f"{failed} of {counted(len(images), 'image')} could not be answered.")
 
 
 def _form_fields(challenge: str | None, nonce: str | None, device: str | None) -> dict[str, str]:
@@ -360,15 +390,30 @@ def _field(file: Path) -> str:
     return "video" if file.suffix.lower() in _VIDEOS else "image"
 
 
-def _print_enrollment(result: JsonObject) -> None:
+_LEFT_OUT = {
+    "redundant": "like another one",
+    "expression": "eyes closed or mouth open",
+    "extreme_pose": "turned too far away",
+    "too_small": "the face is too small",
+    "no_face": "no face found",
+    "many_faces": "more than one face",
+    "unreadable": "not an image",
+    "different_person": "another person",
+    "another_person": "another person",
+}
+"""Why an image or frame gave no template; others are shown by their names."""
+
+
+def _print_enrollment(result: JsonObject, what: str) -> None:
     added, frames = result.get("templates_added", 0), result.get("frames", {})
     notes().print(
         f"[green]✓[/] {counted(added, 'template')} from {frames.get('used', 0)} of "
-        f"{counted(frames.get('read', 0), 'frame')}"
+        f"{counted(frames.get('read', 0), what)}"
     )
     rejected: dict[str, int] = frames.get("rejected", {})
     for reason, count in sorted(rejected.items(), key=lambda pair: -pair[1]):
-        notes().print(f"  [dim]{count} {escape(reason)}[/]")
+        text = _LEFT_OUT.get(reason, reason.replace("_", " "))
+        notes().print(f"  [dim]{count} left out: {escape(text)}[/]")
 
 
 def _box(box: dict[str, float]) -> str:

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from cli.commands.training.train_local import RunFolder, TerminalWork
+from cli.image_files import is_image
 from cli.options import Json, Key
 from cli.output import (
     CommandError,
@@ -66,7 +67,9 @@ def train(  # noqa: PLR0917 (typer reads options from the parameters)
     folder: Annotated[
         Path,
         typer.Argument(
-            help="One folder of images for each class; with --server also a dataset's id."
+            metavar="FOLDER",
+            help="A folder with one subfolder of images for each class; with --server also a "
+            "dataset's id.",
         ),
     ],
     model: Annotated[str, typer.Option(help="The model that gets a new version.")],
@@ -150,8 +153,7 @@ def train_folder(settings: Settings, folder: Path, fields: Mapping[str, Any]) ->
     Raises:
         CommandError: It cannot be done, or was interrupted.
     """
-    if not folder.is_dir():
-        raise CommandError(f"{folder} is not a folder with one folder of images for each class.")
+    _check_folder(folder)
     dataset_id = f"ds_folder_{_fingerprint(folder)}"
     request = _request({**fields, "dataset_id": dataset_id}, settings)
     with StopSignals() as signals, suppress_logs() as console, as_command_error():
@@ -168,6 +170,24 @@ def train_folder(settings: Settings, folder: Path, fields: Mapping[str, Any]) ->
                 "Stopped. The same command again resumes here.", exit_code=_INTERRUPTED
             ) from None
     summarize(result, run_folder.results)
+
+
+def _check_folder(folder: Path) -> None:
+    """Find the typical mistakes before anything is read.
+
+    Raises:
+        CommandError: There is no such folder, or it looks like the folder of one class.
+    """
+    if not folder.exists():
+        raise CommandError(f"{shown(folder)} does not exist.")
+    if not folder.is_dir():
+        raise CommandError(f"{shown(folder)} is a file. Name the folder of the class folders.")
+    content = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if content and not any(path.is_dir() for path in content) and any(map(is_image, content)):
+        raise CommandError(
+            f"{shown(folder)} has images but no subfolders, so it looks like one class. Name the "
+            f"folder above it: {shown(folder.resolve().parent)}"
+        )
 
 
 def presets(as_json: Json = False) -> None:

@@ -116,6 +116,8 @@ class TerminalWork:
         self._bar.stop()
 
     def show_status(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{text} …", markup=False)
         self._bar.update(self._task, description=escape(text))
 
     def progress(self, progress: JobProgress) -> None:
@@ -123,8 +125,9 @@ class TerminalWork:
         text = phase_text(progress.phase)
         if progress.phase != self._phase:
             self._report_early_end()
+            new = text != phase_text(self._phase)  # two phases may have one name
             self._phase = progress.phase
-            if not self._console.is_terminal:
+            if new and not self._console.is_terminal:
                 self._console.print(f"{text} …", markup=False)
         if progress.epoch is not None and progress.epochs is not None:
             text += f", epoch {progress.epoch} of {progress.epochs}"

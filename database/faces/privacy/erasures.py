@@ -127,7 +127,9 @@ def require_unfinished(session: Session, subject_id: str) -> None:
         SubjectNotFound: No erasure of it has begun, or it has ended.
     """
     if not is_unfinished(session, subject_id):
-        raise SubjectNotFound("There is no subject of that id. `GET /v1/faces/subjects` lists all.")
+        raise SubjectNotFound(
+            "There is no subject with that id. `GET /v1/faces/subjects` lists all."
+        )
 
 
 def device_scope(subject_id: str) -> str:

@@ -76,7 +76,7 @@ def draw_transforms(
     affine[:, 3:5], affine[:, 5] = linear[:, 1], offset[:, 1]
     return ImageTransforms(
         affine,
-        (1 + options.brightness * uniform[5]).astype(np.float32),
+        _between(options.brightness_range, uniform[5]).astype(np.float32),
         (options.channel_shift * more[1:].T).astype(np.float32),
     )
 
@@ -86,8 +86,13 @@ def _scales(options: Augmentation, across: Any, down: Any) -> tuple[Any, Any]:
     if not isinstance(options.zoom, tuple):
         scale = 1 / (1 + options.zoom * across)
         return scale, scale
-    low, high = options.zoom
-    return low + (high - low) * (across + 1) / 2, low + (high - low) * (down + 1) / 2
+    return _between(options.zoom, across), _between(options.zoom, down)
+
+
+def _between(limits: tuple[float, float], draws: Any) -> Any:
+    """Draws in -1 to 1, scaled to a range."""
+    low, high = limits
+    return (low + high) / 2 + (high - low) / 2 * draws
 
 
 def apply_transforms(

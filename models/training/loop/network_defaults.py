@@ -1,11 +1,16 @@
-"""The defaults of each trainable network: input size, preprocessing, last block."""
+"""The defaults of each trainable network: input size, preprocessing, last block.
+
+Importing it needs no TensorFlow, since the costs of a training are estimated while that loads.
+"""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from contracts.training.trainings import TrainableNetwork, TrainingRequest
 from models.catalog import CATALOG, Preprocessing
-from models.export.signatures import Blueprint
-from models.networks.architecture import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from models.export.signatures import Blueprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +54,16 @@ def channels_of(request: TrainingRequest) -> int:
     return 1 if request.color_mode == "grayscale" else 3
 
 
-def blueprint_of(request: TrainingRequest) -> Blueprint:
+def blueprint_of(request: TrainingRequest) -> "Blueprint":
     """What an export has to know of the trained network besides its weights.
 
     The network sees the largest centered crop that has the shape of its input, or with
     ``"resize": "squash"`` the whole image. ImageNet's protocol would cut off a margin as well, but
     users' images are not framed for that protocol.
     """
+    from models.export.signatures import Blueprint  # TensorFlow
+    from models.networks.architecture import ARCHITECTURES
+
     return Blueprint(
         network=request.network,
         short_side=max(input_size_of(request)),

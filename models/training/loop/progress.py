@@ -11,11 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contracts.jobs import Progress
 from contracts.work import Work, WorkStoppedError
-from models.training.report.event_log import EventLog
+
+if TYPE_CHECKING:
+    from models.training.report.event_log import EventLog  # TensorFlow
 
 _TICK_SECONDS = 1.0
 # What the expected costs weigh against what was measured: as much as this share of all.
@@ -189,7 +191,7 @@ def phase_of(stage: str) -> str:
 class LoggedWork:
     """Forwards to the wrapped work, and logs the metrics for TensorBoard."""
 
-    def __init__(self, work: Work, log: EventLog) -> None:
+    def __init__(self, work: Work, log: "EventLog") -> None:
         self._work, self._log = work, log
         self.job_id: str = work.job_id
         self.attempt: int = work.attempt

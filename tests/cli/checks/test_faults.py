@@ -48,7 +48,12 @@ def failing(check: Check, *words: str) -> None:
 def test_missing_weights(settings: Settings) -> None:
     check = found(looks.store(settings, deep=False), "weights squeezenet")
     failing(check, "opsin weights pull squeezenet")
+    two = settings.model_copy(update={"models": ("squeezenet", "efficientnet_lite0")})
+    assert {check.state for check in looks.store(two, deep=False)} == {"fail"}
     publish(Store(settings.store_home), "squeezenet")
+    one_works = found(looks.store(two, deep=False), "weights efficientnet_lite0")
+    assert one_works.state == "warn"
+    assert "opsin weights pull" in one_works.help
     assert found(looks.store(settings, deep=False), "weights squeezenet").state == "ok"
 
 

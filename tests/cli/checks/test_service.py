@@ -6,9 +6,10 @@ import pytest
 import redis
 
 from cli.access import MAKE_CLI_KEY, cli_key_file
-from cli.checks.service import _clocks, _key, _redis, _redis_file
+from cli.checks.service import _clocks, _key, _readiness, _redis, _redis_file
+from cli.clients.api import Api
 from cli.commands import keys
-from contracts.inference.registry import SystemInfo
+from contracts.inference.registry import Readiness, SystemInfo
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import Settings
 from tests.valkey import RealValkey
@@ -44,6 +45,20 @@ def test_a_service_that_nobody_can_use_is_named(
     assert "opsin keys open" in found.help
     keys.open_service(yes=True)
     assert "none needed" in _key(settings).detail
+
+
+def test_a_service_that_is_starting_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = Readiness(
+        ready=False, redis="ok", database="ok", worker="loading", loading=["vgg16"], detail="Wait."
+    )
+    monkeypatch.setattr(Api, "readiness", lambda _: state)
+    found = _readiness(Api(Settings(_env_file=None, home=tmp_path)))
+    assert found.state == "warn"
+    assert "starting (vgg16)" in found.help
+    state.database = "unreachable"
+    assert _readiness(Api(Settings(_env_file=None, home=tmp_path))).state == "fail"
 
 
 def test_a_host_whose_clock_differs_is_named() -> None:

@@ -184,6 +184,7 @@ def test_folders_are_classified_in_requests_of_a_size_that_the_server_takes(
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == [str(tmp_path / "a" / name) for name in names]
     assert {row["label"] for row in rows} == {"zebra"}
+    assert list(rows[0]) == ["file", "label", "probability", "error"]  # there is one class, not 5
     assert Counting.sizes == [32, 32, 32, 6]  # the second was refused once, as the queue was full
     assert "Classifying 70 images" in run.text
 

@@ -134,7 +134,7 @@ def test_enrollment_creates_the_subject_and_reports_frames(
     assert b"video bytes" in form
     text = result.stderr
     assert "5 templates from 9 of 40 frames" in text
-    assert "31 blurred" in text
+    assert "31 left out: blurred" in text
 
 
 @pytest.mark.parametrize("files", [["missing.jpg"], ["me.jpg", "me.mp4"]])
@@ -185,6 +185,22 @@ def test_login_prints_the_token_and_fails_without_a_match(
     with pytest.raises(CommandError, match="Not logged in"):
         faces.login("sub_1", photo, server=url)
     assert "uncertain (close)" in capsys.readouterr().out
+
+
+def test_images_after_one_that_fails_are_answered(
+    server: tuple[Server, str], photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server[0].answers["POST /v1/faces/identify"] = (200, {"faces": []})
+    server[0].answers["POST /v1/faces/detect"] = (200, {"faces": []})
+    other = photo.with_name("other.jpg")
+    other.write_bytes(photo.read_bytes())
+    for command in (faces.identify, faces.detect):
+        with pytest.raises(CommandError, match="1 of 3 images"):
+            command([photo, photo.with_name("none.jpg"), other], server=server[1])
+        shown = capsys.readouterr()
+        assert "none.jpg" in shown.err
+        assert photo.name in shown.out
+        assert other.name in shown.out
 
 
 def test_identify_shows_strangers_as_unknown(

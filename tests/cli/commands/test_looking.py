@@ -23,6 +23,7 @@ from cli.commands.explain import explain
 from cli.commands.layers import activations, filters, layers
 from cli.commands.models import app as models
 from cli.commands.quantize import quantize
+from cli.commands.training.sweep import sweep
 from cli.output import CommandError
 from contracts.inference.explanation import METHODS
 from models.rendering.png import is_explanation, png
@@ -66,6 +67,20 @@ EVALUATION = {
     "warnings": [{"code": "unknown_classes", "detail": "2 images were left out."}],
 }  # fmt: skip
 
+SWEEP = {
+    "model": "m", "metric": "accuracy", "combinations": 2, "best": 1, "version": 4,
+    "promoted": False,
+    "promotion": {"rule": "never", "promoted": False, "reason": "As requested: never."},
+    "trainings": [
+        {"number": 1, "values": {"head.units": [8], "seed": 1}, "score": 0.75, "version": 4},
+        {
+            "number": 2,
+            "values": {"head.units": [9], "seed": 1},
+            "error": {"code": "not_trainable", "detail": "No."},
+        },
+    ],
+}  # fmt: skip
+
 
 class Server(http.server.BaseHTTPRequestHandler):
     """Answers every request, and records it."""
@@ -82,6 +97,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             self._json({"name": "m", "aliases": {"champion": 3, "canary": 1}})
         elif self._route == "/v1/jobs/job_2":
             self._json(JOB | {"id": "job_2", "kind": "evaluation", "result": EVALUATION})
+        elif self._route == "/v1/jobs/job_3":
+            self._json(JOB | {"id": "job_3", "kind": "sweep", "result": SWEEP})
         else:
             self._json({"/v1/models/m/layers": {"items": [LAYER]}}.get(self._route, JOB))
 
@@ -96,6 +113,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             self._json(NUMBERS) if wants_json else self._send(PNG)
         elif self._route.endswith("/evaluations"):
             self._json(JOB | {"id": "job_2"})
+        elif self._route == "/v1/sweeps":
+            self._json(JOB | {"id": "job_3"})
         else:
             self._json(JOB)
 
@@ -209,6 +228,17 @@ def test_heatmaps_of_images_of_one_name_are_all_kept(server: str, photo: Path) -
     assert {path.name for path in Path().iterdir()} == {"cat-heatmap.png", "cat-2-heatmap.png"}
 
 
+def test_images_after_one_that_fails_are_explained(
+    server: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, other = photo.with_name("none.png"), photo.with_name("dog.png")
+    other.write_bytes(photo.read_bytes())
+    with pytest.raises(CommandError, match="1 of 3 images"):
+        explain([photo, missing, other], server=server)
+    assert {path.name for path in Path().iterdir()} == {"cat-heatmap.png", "dog-heatmap.png"}
+    assert "none.png" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("output", "sent"), [("map", "output=map"), ("json", "method=grad_cam")])
 def test_the_map_or_its_numbers(server: str, photo: Path, output: Any, sent: str) -> None:
     explain([photo], output=output, out=Path("x"), server=server)
@@ -226,7 +256,7 @@ def test_evaluation_names_versions_by_alias_and_says_who_is_better(
     assert line == "POST /v1/models/m/versions/3/evaluations"
     assert json.loads(body) == {"dataset_id": "ds_1", "against": 1, "split": "test"}
     out = capsys.readouterr().out.replace("\n", " ")
-    assert "m version 3: 75.00% of 4 images correct (95 %: 19.4% to 99.4%)" in out
+    assert "m version 3: 75.00% of 4 test images correct (95% interval: 19.4% to 99.4%)" in out
     assert "McNemar p = 1: no difference that chance" in out
     evaluate("m@2", "ds_1", as_json=True, server=server)
     posted = [line for line, _ in Server.requests if line.startswith("POST")]
@@ -236,6 +266,20 @@ def test_evaluation_names_versions_by_alias_and_says_who_is_better(
         evaluate("m@beta", "ds_1", server=server)
     with pytest.raises(CommandError, match="ds_"):
         evaluate("m", "no-such-folder", server=server)
+
+
+@pytest.mark.parametrize(
+    ("folders", "split"), [(["cat", "dog"], "all"), (["train/cat", "test/cat"], None)]
+)
+def test_all_images_of_class_folders_are_measured(
+    folders: list[str], split: str | None, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in folders:
+        Path("held-out", folder).mkdir(parents=True)
+    monkeypatch.setattr("cli.commands.evaluate.dataset_on_server", lambda *_: "ds_1")
+    evaluate("m", "held-out", server=server)
+    sent = [json.loads(body) for line, body in Server.requests if line.endswith("evaluations")]
+    assert sent[-1].get("split") == split
 
 
 def test_style_and_dream_send_a_form_and_keep_the_result(server: str, photo: Path) -> None:
@@ -250,3 +294,24 @@ def test_style_and_dream_send_a_form_and_keep_the_result(server: str, photo: Pat
     assert Path("dreamt.png").read_bytes() == PNG
     body = next(body for route, body in Server.requests if route == "POST /v1/dreams")
     assert b'name="layers"\r\n\r\na,b' in body
+
+
+def test_sweep_sends_the_values_and_shows_every_training(
+    server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tries = ["head.units=[[8], [9]]", "optimizer=adam,sgd", "seed = 1, 2"]
+    sweep("ds_1", "m", tries, network="squeezenet", max_trainings=3, server=server)
+    route, body = Server.requests[0]
+    assert route == "POST /v1/sweeps"
+    assert json.loads(body) == {
+        "training": {"model": "m", "network": "squeezenet", "dataset_id": "ds_1"},
+        "grid": {"head.units": [[8], [9]], "optimizer": ["adam", "sgd"], "seed": [1, 2]},
+        "max_trainings": 3,
+    }
+    lines = capsys.readouterr().out.splitlines()
+    assert "1*" in lines[1]
+    assert "0.7500" in lines[1]
+    assert "not_trainable" in lines[2]
+    for wrong in ("seed", "=1", "seed=", "seed=[1"):
+        with pytest.raises(CommandError, match="--try"):
+            sweep("ds_1", "m", [wrong], server=server)

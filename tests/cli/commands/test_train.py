@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -172,7 +173,7 @@ def test_early_stopping_is_said(tmp_path: Path) -> None:
 
 
 def test_a_folder_from_which_nothing_can_be_learned_leaves_nothing(tmp_path: Path) -> None:
-    folder = written(tmp_path / "rose", {"a.png": encoded(scene(), "png")})
+    folder = written(tmp_path / "flowers", {"rose/a.png": encoded(scene(), "png")})
     settings = Settings(_env_file=None, home=tmp_path / "home", min_free_disk_bytes=0)
     with pytest.raises(CommandError, match="of at least 2 classes"):
         train_folder(settings, folder, {"model": "pets", "network": "cnn_small"})
@@ -193,3 +194,17 @@ def test_a_training_on_a_server_is_followed_to_its_result(
     assert json.loads(first) == {"model": "pets", "network": "vgg16", "dataset_id": "ds_1"}
     assert json.loads(second)["dataset_id"] == "ds_7"
     assert "pets version 3 is champion" in capsys.readouterr().out
+
+
+def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, home=tmp_path / "home")
+    cup = tmp_path / "train" / "cup"
+    cup.mkdir(parents=True)
+    (cup / "1.JPG").write_bytes(b"x")
+    for folder, words in (
+        (tmp_path / "nowhere", "nowhere does not exist"),
+        (cup / "1.JPG", "is a file"),
+        (cup, f"Name the folder above it: {tmp_path / 'train'}"),
+    ):
+        with pytest.raises(CommandError, match=re.escape(words)):
+            train_folder(settings, folder, {"model": "pets"})

@@ -9,9 +9,11 @@ import pytest
 
 from cli.banner import curl_line
 from cli.commands import keys
+from cli.commands.up import _phase
 from cli.home import Home
 from cli.output import CommandError
 from cli.startup import require_free_port, require_key
+from contracts.inference.registry import Readiness
 from contracts.settings import Settings
 from tests.cli.running import Run, Starter, free_port, until
 
@@ -145,3 +147,12 @@ def test_the_curl_line_is_short_where_it_can_be(
         "-F 'image=@my home/samples/cat.png' http://127.0.0.1:8000/v1/classify"
     )
     assert "Authorization" not in curl_line(settings, home, key=None)
+
+
+def test_the_start_says_which_networks_are_left() -> None:
+    state = Readiness(ready=False, redis="ok", database="ok", worker="none")
+    assert _phase(state) == "Waiting for the worker"
+    state.worker, state.loading = "loading", ["squeezenet", "vgg16"]
+    assert _phase(state).endswith("2 left: squeezenet, vgg16")
+    state.redis = "unreachable"
+    assert "Redis" in _phase(state)

@@ -7,12 +7,18 @@ from keras import layers
 
 from contracts.errors import LayerNotFound, ValidationFailed
 from contracts.inference.explanation import FAST, METHODS, Method
+from contracts.inference.inference import VectorOperation
+from contracts.queue.explain_messages import ExplainReply, ExplainRequest
+from contracts.queue.messages import Pixels
+from models.explain.answer import ExplainReplyBuilder
 from models.explain.explainer import Explainer
 from models.explain.layers import LAYERS
 from models.explain.sampling import _legible
 from models.export.saved_model import export_version
 from models.networks.cnn import cnn
 from models.networks.keras_files import read_whole
+from models.serving.batching import Outputs
+from models.serving.predictor import VersionPredictor
 from models.store.store import Store
 from tests.models import keras_warnings
 from tests.models.explain.versions import BLUEPRINT, SIDE, published, sample_images, tiny
@@ -92,6 +98,29 @@ def test_probabilities_equal_the_networks(explainer: Explainer, folder: Path) ->
     np.testing.assert_allclose(
         explainer.probabilities(sample_images(5)), model(sample_images(5) / 255), atol=1e-5
     )
+
+
+def test_probabilities_are_those_of_the_runtime_that_serves(folder: Path) -> None:
+    """One image has one probability, whichever method explains it."""
+
+    class Rounding(VersionPredictor):
+        def run(self, operation: VectorOperation, images: Pixels) -> Outputs:
+            return np.round(super().run(operation, images), 1)
+
+    served = Rounding(folder, max_batch_size=4)
+    explainer = Explainer(folder, max_batch_size=4, predictor=served)
+    builder = ExplainReplyBuilder(explainer, "conv2", lambda: None)
+    image, fractions = sample_images(9), list[float]()
+    expected = served.run("classify", image)
+    np.testing.assert_array_equal(explainer.probabilities(image, fractions.append), expected)
+    assert fractions == [4 / 9, 8 / 9, 1]
+    for method in set(METHODS) - {"grad_cam", "hires_cam"}:
+        ((_, note),) = builder.build(
+            ExplainRequest(method=method), image[:1], np.array([-1], np.int32)
+        )
+        reply = ExplainReply.model_validate_json(note)
+        assert reply.target == expected[0].argmax()
+        assert reply.probability == expected[0].max()
 
 
 def test_smooth_grad_noise_depends_on_the_seed_only(explainer: Explainer) -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -81,6 +83,14 @@ def test_large_requests_run_in_several_batches(
     assert fractions[-1] == pytest.approx(1)
 
 
+def test_contrast_is_the_deviation_of_what_is_shown(filters: Filters) -> None:
+    deviations = [
+        filters.patterns([1], Ascent(steps=5, image_size=40, contrast=contrast)).images.std() / 255
+        for contrast in (0.05, 0.1)
+    ]
+    assert deviations == pytest.approx([0.05, 0.1], abs=0.005)
+
+
 def test_octaves_and_jitter_end_at_the_requested_size(filters: Filters) -> None:
     ascent = Ascent(steps=2, image_size=40, octaves=3, jitter=3, seed=8)
     assert ascent.sizes(1) == [20, 29, 40]
@@ -111,6 +121,62 @@ def test_step_equals_the_tutorials() -> None:
     np.testing.assert_allclose(size, [rms], rtol=1e-4)
     np.testing.assert_allclose(after, start + 0.9 * gradient / (rms + 1e-5), rtol=1e-4)
     np.testing.assert_allclose(activation, [(kernel * 100 / 255).sum()], rtol=1e-4)
+
+
+def test_far_from_the_start_steps_share_a_gradient(
+    filters: Filters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In half the time, the patterns excite their filters as much."""
+    lengths: list[float] = []
+    step = filters._compiled_step
+
+    def counted(x: object, numbers: object, length: float, shift: object) -> object:
+        lengths.append(float(length))
+        return step(x, numbers, length, shift)
+
+    ascent = Ascent(steps=50, image_size=20, step_size=0.5, seed=8)
+    monkeypatch.setattr(filters, "_compiled_step", counted)
+    fractions: list[float] = []
+    shared = filters.patterns([0, 3, 7], ascent, progress=fractions.append)
+    assert sum(lengths) == pytest.approx(25), "as far as fifty steps"
+    assert lengths[:4] == lengths[-4:] == [0.5] * 4
+    assert len(lengths) < 25
+    assert fractions[-1] == 1
+    monkeypatch.setattr("models.explain.filters.shared_steps", lambda *_: 1)
+    exact = filters.patterns([0, 3, 7], ascent)
+    excited = exact.activations > 0
+    assert excited.any()
+    assert (shared.activations[excited] > 0.8 * exact.activations[excited]).all()
+    short = list[float]()
+    filters.patterns([0], Ascent(steps=5, image_size=20), progress=short.append)
+    assert len(short) == 5, "few steps have a gradient each"
+
+
+def test_filter_that_loses_its_way_ascends_by_single_steps(
+    filters: Filters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = [0, 3, 7]
+    strongest = numbers[int(filters.patterns(numbers, SHORT).activations.argmax())]
+    other = next(number for number in numbers if number != strongest)
+    step, calls = filters._compiled_step, list[float]()
+
+    def falling(x: object, numbers: Any, length: float, shift: object) -> tuple[object, ...]:
+        x, activations, gradients = step(x, numbers, length, shift)
+        calls.append(float(length))
+        if len(calls) == 7:  # on a long step, the strongest falls asleep
+            activations = activations * [1.0, 0.1]
+        return x, activations, gradients
+
+    ascent = Ascent(steps=20, image_size=20, step_size=0.5, seed=8)
+    monkeypatch.setattr(filters, "_compiled_step", falling)
+    found = filters.patterns([other, strongest], ascent)
+    assert calls[-20:] == [0.5] * 20
+    monkeypatch.undo()
+    monkeypatch.setattr("models.explain.filters.shared_steps", lambda *_: 1)
+    exact = filters.patterns([strongest], ascent)
+    np.testing.assert_allclose(found.activations[1], exact.activations[0], rtol=1e-3)
+    difference = found.images[1].astype(int) - exact.images[0].astype(int)
+    assert np.abs(difference).max() <= 1
 
 
 def test_unknown_filter_is_refused(filters: Filters) -> None:

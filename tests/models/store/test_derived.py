@@ -3,6 +3,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -16,7 +17,6 @@ from contracts.errors import DeadlineExceeded, NotFound, Unavailable, Validation
 from models.export.saved_model import export_version
 from models.export.signatures import Blueprint
 from models.networks.cnn import cnn
-from models.networks.keras_files import read_tutorial_weights
 from models.networks.preprocessing import prepare
 from models.serving.predictor import load_version
 from models.store.derived import DERIVED_FORMATS, GIB, convert, derived_path
@@ -91,11 +91,14 @@ def test_architecture_and_weights_make_the_network_again(
     store: Store, expected: np.ndarray, tmp_path: Path
 ) -> None:
     (tmp_path / "model.json").write_bytes(b"".join(download_of(store, "architecture")))
-    (tmp_path / "model.weights.h5").write_bytes(b"".join(download_of(store, "weights_h5")))
-    network = keras.models.model_from_json((tmp_path / "model.json").read_text())
-    read_tutorial_weights(network, tmp_path / "model.weights.h5")
-    found = network(prepare("unit", PICTURES, 1), training=False)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    content = b"".join(download_of(store, "weights_h5"))
+    path = tmp_path / download(store, "digits", 1, "weights_h5").filename
+    path.write_bytes(content)
+    for load in (keras.Model.load_weights, partial(keras.Model.load_weights, by_name=True)):
+        network = keras.models.model_from_json((tmp_path / "model.json").read_text())
+        load(network, path)
+        found = network(prepare("unit", PICTURES, 1), training=False)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def download_of(store: Store, kind: DownloadFormat) -> Iterator[bytes]:

@@ -43,7 +43,8 @@ def count(work: Work, settings: Settings) -> dict[str, Any]:
         work.metrics({"epoch": step + 1, "phase": "head", "loss": float("nan")})
         work.artifact("preview.png", "image/png", b"step %d" % step)
         work.progress(Progress(fraction=(step + 1) / steps, step=step + 1, steps=steps))
-    return {"done": done, "attempt": work.attempt}
+    nice = {"nice": os.nice(0)} if work.request.get("tells_nice") else {}
+    return {"done": done, "attempt": work.attempt} | nice
 
 
 def fail(work: Work, settings: Settings) -> dict[str, Any]:
@@ -78,7 +79,12 @@ def hang(work: Work, settings: Settings) -> dict[str, Any]:
 
 
 def echo(work: Work, settings: Settings) -> dict[str, Any]:
+    if work.request.get("raises"):
+        raise ValidationFailed("Another image.")
+    if work.request.get("hangs"):
+        time.sleep(600)
     return {
+        "pid": os.getpid(),
         "text": (work.folder / "image.bin").read_bytes().decode(),
         "nice": os.nice(0),
         "oom_score": Path("/proc/self/oom_score_adj").read_text().strip(),

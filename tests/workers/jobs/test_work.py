@@ -1,6 +1,7 @@
 """Long jobs end to end, with real job workers, child processes, Valkey and SQLite, and kills."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -21,12 +22,14 @@ from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind
 from contracts.queue.celery import celery_app
 from contracts.queue.redis_keys import TASK_NOTIFY
 from contracts.settings import MIB, Settings
+from contracts.tracing.origin import NO_ORIGIN, Origin, TraceContext, current_origin, set_origin
 from database.engine import open_engine, writing
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import MAX_CRASHES, MAX_STALLED_ATTEMPTS, Leases
 from database.migrations import upgrade
 from database.tables import JobRecord
+from tests.collector import collecting
 from tests.valkey import RealValkey
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,7 +78,7 @@ class Installation:
         """Submit a job like `service.jobs.queue`: files, row, notification."""
         job_id = new_job_id()
         self.files.store_inputs(job_id, inputs or {})
-        self.jobs.create(kind, request, limit=50, job_id=job_id)
+        self.jobs.create(kind, request, limit=50, job_id=job_id, origin=current_origin())
         queue = WORK_QUEUES[kind]
         with suppress(Exception):  # the worker also polls, in case Valkey is down
             self.celery.send_task(TASK_NOTIFY, args=[queue], queue=queue)
@@ -139,6 +142,8 @@ def test_job_runs_from_input_to_result(installation: Installation) -> None:
     ]
     # Both queues run at the same time. A finished job leaves only its artifacts.
     job = installation.finish(echo)
+    assert job.result is not None
+    job.result.pop("pid")
     assert job.result == {"text": "hello", "nice": 5, "oom_score": "1000", "threads": "3"}
     home = installation.settings.jobs_home
     left = {counted, f"{counted}/artifacts", f"{counted}/artifacts/preview.png"}
@@ -158,6 +163,55 @@ def test_enrollment_has_its_own_slot_and_a_higher_priority(installation: Install
     assert installation.jobs.get(long).state == "running"
     installation.jobs.cancel(long)
     installation.finish(long)
+
+
+def test_process_of_an_enrollment_is_kept_for_the_next(installation: Installation) -> None:
+    """Five images take less time than what has to be loaded for them."""
+
+    def enroll(**request: Any) -> str:
+        return installation.submit("enrollment", {"image.bin": b"face"}, **request)
+
+    worker = installation.worker(job_niceness=7)
+    first, failed, second = enroll(), enroll(raises=True), enroll()
+    results = [installation.finish(job_id).result or {} for job_id in (first, second)]
+    assert results[0]["pid"] == results[1]["pid"]
+    assert results[1]["nice"] == 5  # it was lowered once
+    error = installation.finish(failed).error
+    assert error is not None
+    assert error.detail == "Another image."
+
+    hangs = enroll(hangs=True)
+    installation.until(hangs, lambda job: job.state == "running")
+    psutil.Process(results[0]["pid"]).kill()
+    # The attempt is lost, and the next process hangs too: it has another id.
+    (other,) = _until(lambda: installation.children(hangs))
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert not other.is_running()
+
+
+def _until(find: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
+    deadline = time.monotonic() + 30
+    while not (found := find()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def test_trainings_and_image_jobs_have_the_same_priority(installation: Installation) -> None:
+    """Filters beside a training leave it half of the machine."""
+    installation.worker(job_niceness=7)
+    image = installation.submit("dream", {"image.bin": b"x"})
+    training = installation.submit("training", steps=1, pause=0, tells_nice=True)
+    results = [installation.finish(job_id).result or {} for job_id in (image, training)]
+    assert [result["nice"] for result in results] == [7, 7]
+
+
+def test_processes_of_other_kinds_run_one_job(installation: Installation) -> None:
+    installation.worker()
+    jobs = [installation.submit("dream", {"image.bin": b"x"}) for _ in range(2)]
+    first, second = [installation.finish(job_id).result or {} for job_id in jobs]
+    assert first["pid"] != second["pid"]
 
 
 def test_error_of_a_failed_job_has_no_details(installation: Installation) -> None:
@@ -394,3 +448,41 @@ def test_child_that_lost_its_lease_changes_nothing(installation: Installation) -
     assert after.entries == before.entries
     assert (after.job.state, after.job.attempt) == ("running", 7)
     assert installation.files.work(job_id).exists()
+
+
+def test_a_trace_tells_of_every_attempt_even_of_one_that_was_killed(
+    installation: Installation,
+) -> None:
+    request = TraceContext("a" * 32, "b" * 16, "01")
+    set_origin(Origin("the-request", request))
+    with collecting() as collector:
+        try:
+            job_id = installation.submit("training", steps=3, pause=0.1)
+        finally:
+            set_origin(NO_ORIGIN)
+        worker = installation.worker(otlp_endpoint=collector.url)
+        installation.until(job_id, lambda job: job.metrics)
+        for child in installation.children(job_id):
+            child.kill()
+        assert installation.finish(job_id).state == "succeeded"
+        worker.terminate()  # sends what it has
+        worker.wait(20)
+        spans = collector.trace(request.trace_id)
+    attempts = sorted(
+        (span for span in spans if span.name == "job training"), key=lambda span: span.began
+    )
+    assert [span.failed for span in attempts] == [True, False]
+    assert [span.attributes["opsin.job.attempt"] for span in attempts] == [1, 2]
+    assert {span.parent_id for span in attempts} == {request.span_id}
+    assert len([span for span in spans if span.name == "queue"]) == 1
+    phases = {span.name for span in spans if span.parent_id == attempts[1].span_id}
+    assert phases == {"loading"}
+    lines = [
+        json.loads(line)
+        for line in (installation.home / "worker.log").read_text().splitlines()
+        if line.startswith("{")
+    ]
+    about = [line for line in lines if line.get("job") == job_id]
+    assert {line["event"] for line in about} >= {"child_started", "child_lost", "job_ended"}
+    for line in about:
+        assert (line["request_id"], line["trace_id"]) == ("the-request", request.trace_id), line

@@ -9,7 +9,7 @@ import { bytes, duration, moment, number, percent, phaseText, t } from "../text.
 const POLL = 4000;
 const STREAMS = 2; // a browser opens six connections to a service in all
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
-const KINDS = ["training", "dataset_import", "dataset_video", "quantize", "evaluation", "filters", "heatmap", "activations", "style_transfer", "dream", "enrollment", "calibration", "classify", "embed"];
+const KINDS = ["training", "sweep", "dataset_import", "dataset_video", "quantize", "evaluation", "filters", "heatmap", "activations", "style_transfer", "dream", "enrollment", "calibration", "classify", "embed"];
 
 const filter = { kind: "", state: "" };
 

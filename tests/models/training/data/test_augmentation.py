@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from contracts.training.training_options import Augmentation
 from models.training.data.augmentation import ImageTransforms, apply_transforms, draw_transforms
@@ -105,6 +106,21 @@ def test_a_range_of_zoom_scales_the_axes_apart_as_in_keras() -> None:
     assert 0.78 < max(across.max(), down.max()) <= 0.8
     assert np.abs(across - down).max() > 0.1
     assert not Augmentation(zoom=(1, 1)).active
+
+
+def test_a_range_of_brightness_need_not_be_even_about_1() -> None:
+    given = np.full((200, *SIZE, 3), 100, np.uint8)
+    result, drawn = augment(Augmentation(brightness=(0.2, 1)), given)
+    assert 0.2 <= drawn.brightness.min() < 0.22
+    assert 0.98 < drawn.brightness.max() <= 1
+    np.testing.assert_allclose(result[:, 0, 0, 0], 100 * drawn.brightness, atol=1e-3)
+    assert not Augmentation(brightness=(1, 1)).active
+    plain, same = (
+        augment(Augmentation(brightness=value), given)[1].brightness for value in (0.2, (0.8, 1.2))
+    )
+    np.testing.assert_allclose(plain, same)
+    with pytest.raises(ValidationError, match="brightness: send the lower factor first"):
+        Augmentation(brightness=(1.2, 0.8))
 
 
 def test_shear_in_degrees_is_the_angle() -> None:

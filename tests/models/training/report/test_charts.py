@@ -61,6 +61,8 @@ def test_mistakes_are_in_rows_of_three() -> None:
     heights = [opened(mistakes_sheet([explained] * count)).height for count in (0, 3, 4)]
     assert heights == sorted(heights)
     assert len(set(heights)) == 3
+    single = np.asarray(opened(mistakes_sheet([explained])).convert("RGB"))
+    assert (single[:, -8:] == 255).all(), "even there, the title fits"
 
 
 @pytest.mark.parametrize("channels", [1, 3, 16])

@@ -1,0 +1,1 @@
+"""Sweeps: one training with several settings, one after another."""

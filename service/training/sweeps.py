@@ -1,0 +1,127 @@
+"""`/v1/sweeps`: one training with several settings, of which the best becomes a version."""
+
+import hashlib
+import json
+from functools import partial
+from math import prod
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+
+from contracts.jobs import Job
+from contracts.suggestions import MAX_ERRORS, explained
+from contracts.training.sweeps import SweepBody, SweepRequest, SweepTraining
+from contracts.training.trainings import TrainingRequest
+from models.training.parent import complete
+from models.training.presets import training_request
+from models.training.sweeps.grid import combinations, with_values
+from models.training.validation import check_model_name, check_network
+from service.auth import audit
+from service.auth.principal import quota_key
+from service.dependencies import Services, ServicesDep
+from service.http.errors import problem_responses
+from service.http.headers import CreateKeyHeader
+from service.http.responses import LOCATION, job_response
+from service.openapi import examples
+from service.threads import run_in_threadpool
+from service.training import submit
+
+router = APIRouter(tags=["Trainings"])
+
+
+@router.post(
+    "/v1/sweeps",
+    operation_id="create_sweep",
+    summary="Train a model with several settings and keep the best",
+    status_code=202,
+    response_model=Job,
+    responses={
+        202: {
+            **examples.json_response(
+                "The job; its `result` is a `SweepResult`.", examples.JOB | {"kind": "sweep"}
+            ),
+            "headers": LOCATION,
+        },
+        **problem_responses(
+            *("dataset_not_found", "idempotency_conflict", "validation_error", "not_trainable"),
+            *("queue_full", "dependency_unavailable"),
+        ),
+    },
+)
+async def create_sweep(
+    *, request: Request, body: SweepBody, services: ServicesDep, key: CreateKeyHeader = None
+) -> JSONResponse:
+    """Train every combination of the grid, one after another, and keep the best version.
+
+    The validation images decide, so that the figures of the test images stay honest. The result
+    has a row for each training; `trainings.csv` is the same as a table and grows while the job
+    runs. Of the versions only the best one is kept, and `promote` of the training decides whether
+    it is served. A training that fails is a row with an error, and the others go on. A cancelled
+    sweep keeps the best version until then, without promoting it.
+    """
+    sweep, promote = await run_in_threadpool(_checked, body, services)
+    parameters = sweep.model_dump(mode="json")
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+    lock = partial(services.datasets.store.lock, sweep.dataset_id)
+    async with services.lock_waiting.hold(sweep.dataset_id, lock):
+        # A request that deletes the dataset waits now, and then finds the job.
+        await run_in_threadpool(services.datasets.rows.get, sweep.dataset_id)
+        job = await services.job_queue.submit_work(
+            "sweep",
+            parameters,
+            idempotency=(key, digest) if key else None,
+            client=quota_key(request.scope),
+        )
+    if promote != "never":
+        await audit.record(request, services, "promotion_asked", f"{sweep.model} by {job.id}")
+    return job_response(job)
+
+
+def _checked(body: SweepBody, services: Services) -> tuple[SweepRequest, str]:
+    """The job's request and the promotion rule. What a training would refuse is refused here.
+
+    Raises:
+        OpsinError: As documented for the route.
+        RequestValidationError: Fields of a training are invalid.
+    """
+    seed = body.training.get("seed")
+    drawn = combinations(body.grid, body.max_trainings, seed if isinstance(seed, int) else 0)
+    trainings: list[SweepTraining] = []
+    for values in drawn:
+        training = _training(with_values(body.training, values), values, services)
+        planned = SweepTraining(values=values, request=training.as_job())
+        if all(planned.request != other.request for other in trainings):
+            trainings.append(planned)
+    sweep = SweepRequest(
+        dataset_id=training.dataset_id or "",
+        model=training.model,
+        combinations=prod(map(len, body.grid.values())),
+        metric=body.metric,
+        trainings=trainings,
+    )
+    return sweep, training.promote
+
+
+def _training(sent: dict[str, Any], values: dict[str, Any], services: Services) -> TrainingRequest:
+    try:
+        training = training_request(complete(sent, services.store))
+    except ValidationError as error:
+        where = f" (with {json.dumps(values, ensure_ascii=False)})" if values else ""
+        raise RequestValidationError(
+            [
+                {
+                    "type": fault["type"],
+                    "loc": ("body", "training", *fault["loc"]),
+                    "msg": f"{explained(fault, TrainingRequest)}{where}",
+                }
+                for fault in error.errors(include_url=False)[:MAX_ERRORS]
+            ]
+        ) from None
+    check_model_name(training.model)
+    check_network(training)
+    submit.check_weights(training, services.settings)
+    submit.check_dataset(training, services)
+    return training

@@ -1,0 +1,98 @@
+"""What `/v1/sweeps` accepts, refuses and queues, over a socket."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.parts import FakeServices
+from tests.service.training.test_routes import body, fakes, pets
+
+__all__ = ["fakes", "pets"]
+URL = "/v1/sweeps"
+GRID = {"learning_rate.head": [0.1, 0.01], "head.dropout": [0, 0.5]}
+
+
+def test_a_sweep_is_queued_with_all_trainings(
+    client: httpx.Client, fakes: FakeServices, pets: str
+) -> None:
+    sent = {"training": body(pets, batch_size=7), "grid": GRID}
+    answer = client.post(URL, json=sent, headers={"Idempotency-Key": "once"})
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
+    assert (job["kind"], job["state"]) == ("sweep", "queued")
+    ((kind, request, _),) = fakes.jobs.worked
+    assert (kind, request["dataset_id"], request["combinations"]) == ("sweep", pets, 4)
+    tried = [
+        (each["request"]["learning_rate"]["head"], each["request"]["head"]["dropout"])
+        for each in request["trainings"]
+    ]
+    assert tried == [(0.1, 0), (0.1, 0.5), (0.01, 0), (0.01, 0.5)]
+    assert all(each["request"]["batch_size"] == 7 for each in request["trainings"])
+    assert client.post(URL, json=sent, headers={"Idempotency-Key": "once"}).json() == job
+
+
+def test_presets_count_and_equal_trainings_run_once(
+    client: httpx.Client, fakes: FakeServices, pets: str
+) -> None:
+    training = {"dataset_id": pets, "model": "pets", "preset": "cats_dogs_scratch"}
+    grid = {"seed": [8, 9, 10], "batch_size": [16, 16]}
+    answer = client.post(URL, json={"training": training, "grid": grid})
+    assert answer.status_code == 202, answer.text
+    _, request, _ = fakes.jobs.worked[0]
+    assert [each["request"]["seed"] for each in request["trainings"]] == [8, 9, 10]
+    few = {"training": training, "grid": grid, "max_trainings": 2, "metric": "val_loss"}
+    assert client.post(URL, json=few).status_code == 202
+    assert len(fakes.jobs.worked[1][1]["trainings"]) <= 2
+    assert fakes.jobs.worked[1][1]["metric"] == "loss"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "word"),
+    [
+        ({"grid": {}}, 422, "grid"),
+        ({"grid": {"seed": []}}, 422, "seed"),
+        ({"grid": {"seed": 1}}, 422, "seed"),
+        ({"grid": {"model": ["a", "b"]}}, 422, "model must be the same"),
+        ({"grid": {"dataset_id": ["ds_1"]}}, 422, "dataset_id must be the same"),
+        ({"grid": {"Learning Rate": [1]}}, 422, "grid"),
+        ({"grid": {"learning_rate.head": [0.1, "fast"]}}, 422, '"learning_rate.head": "fast"'),
+        ({"grid": {"learning_rat": [0.1]}}, 422, "learning_rat"),
+        ({"grid": {"network.name": [1]}}, 422, "network is no object"),
+        ({"grid": {f"f{n}": list(range(100)) for n in range(4)}}, 422, "1,000,000"),
+        ({"max_trainings": 101}, 422, "100"),
+        ({"metric": "speed"}, 422, "metric"),
+        ({"trainings": 1}, 422, "trainings"),
+    ],
+)
+def test_an_impossible_sweep_is_refused_before_it_is_queued(
+    *,
+    client: httpx.Client,
+    fakes: FakeServices,
+    pets: str,
+    changes: dict[str, Any],
+    status: int,
+    word: str,
+) -> None:
+    answer = client.post(URL, json={"training": body(pets), "grid": GRID} | changes)
+    assert (answer.status_code, answer.json()["code"]) == (status, "validation_error"), answer.text
+    assert word in str(answer.json()), answer.text
+    assert fakes.jobs.worked == []
+
+
+def test_each_training_is_checked_as_a_training_of_its_own(
+    client: httpx.Client, fakes: FakeServices, pets: str
+) -> None:
+    def refused(training: dict[str, Any], grid: dict[str, Any] = GRID) -> tuple[int, str]:
+        answer = client.post(URL, json={"training": training, "grid": grid})
+        return answer.status_code, answer.json()["code"]
+
+    assert refused(body("ds_nonesuch")) == (404, "dataset_not_found")
+    assert refused(body(pets) | {"model": "vgg16"}) == (422, "validation_error")
+    assert refused(body(pets), {"classes": [["cat", "horse"]]}) == (422, "validation_error")
+    huge = {"head": [{"pooling": "flatten", "units": [8192, 8192]}], "image_size": [1024]}
+    assert refused(body(pets, network="vgg16"), huge) == (422, "validation_error")
+    subjects = {"subjects": ["sub_a", "sub_b"], "model": "door", "network": "face_cnn"}
+    assert refused(subjects) == (422, "validation_error")
+    assert fakes.jobs.worked == []
