@@ -143,5 +143,5 @@ def split_origin(note: bytes) -> tuple[bytes, Origin]:
         stored, end = _DECODER.raw_decode(text, len(_MEMBER))
     except ValueError:
         return note, NO_ORIGIN
-    rest = text[end:]
-    return (b"" if rest == "}" else b"{" + rest[1:].encode()), Origin.of_json(stored)
+    others = text[end:]
+    return (b"" if others == "}" else b"{" + others[1:].encode()), Origin.of_json(stored)
