@@ -1,6 +1,7 @@
 """Paged lists: the query parameters and the shape of the response."""
 
-from typing import Annotated, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Generic, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -14,6 +15,9 @@ PageCursor = Annotated[
 RowCursor = Annotated[str | None, Field(pattern=r"^[0-9]{1,9}$", description=_CURSOR)]
 
 
+IndexCursor = Annotated[str, Field(pattern=r"^[0-9]{1,9}$", description=_CURSOR)]
+
+
 class Page(BaseModel, Generic[T]):
     """`{"items": […], "next_cursor": null}`."""
 
@@ -21,3 +25,10 @@ class Page(BaseModel, Generic[T]):
     next_cursor: str | None = Field(
         None, description="Send it as `cursor` for the next page; null on the last page."
     )
+
+    @classmethod
+    def of(cls, items: Sequence[T], limit: int, cursor: str) -> Self:
+        """The items of a short list from the index on that the cursor is."""
+        start = int(cursor)
+        end = start + limit
+        return cls(items=list(items[start:end]), next_cursor=str(end) if end < len(items) else None)

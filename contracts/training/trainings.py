@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from contracts.inference.inference import Resize
 from contracts.inference.manifest import ModelName
+from contracts.pages import Page
 from contracts.training.training_options import (
     Augmentation,
     Epochs,
@@ -389,7 +390,5 @@ class Preset(BaseModel):
     )
 
 
-class PresetList(BaseModel):
-    """All presets."""
-
-    items: list[Preset]
+class PresetList(Page[Preset]):
+    """A page of presets."""

@@ -184,7 +184,7 @@ class Dream:
             )
 
     def _ascend(self, state: _State, number: int, check: Callable[[], None]) -> float:
-        """One step; the image changes by `step_size` levels on average."""
+        """One step; the image changes by `step_levels` on average."""
         random = np.random.default_rng((self._request.seed, number))
         # With several tiles, a shift of up to a whole one: no pixel always lies at an edge.
         largest = self._request.jitter
@@ -193,7 +193,7 @@ class Dream:
         down, across = (int(shift) for shift in random.integers(-largest, largest + 1, 2))
         image = np.roll(state.image, (down, across), (0, 1))
         score, gradient = self._whole_gradient(image, check)
-        step = self._request.step_size / (float(np.abs(gradient).mean()) + _EPSILON)
+        step = self._request.step_levels / (float(np.abs(gradient).mean()) + _EPSILON)
         image = np.clip(image + np.float32(step) * gradient, 0, 255)
         state.image = np.roll(image, (-down, -across), (0, 1))
         return score

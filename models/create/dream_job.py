@@ -13,11 +13,10 @@ from contracts.settings import Settings
 from models.catalog import Preprocessing, network_of
 from models.create.dream import Dream, DreamNetwork, octave_sizes
 from models.create.dream_source import resolve_source
-from models.create.images import read_image, resized, scaled_size
+from models.create.images import enlarged, read_image, required, resized, scaled_size
 from models.create.memory import check_tiled_memory
 from models.create.run import ImageRun, ImageWork
 from models.export.saved_model import KERAS_MODEL
-from models.images.resize import Size
 from models.networks.architecture import ARCHITECTURES
 from models.networks.keras_files import read_whole
 from models.networks.loading import load_weights
@@ -59,7 +58,10 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
     check_tiled_memory(size, memory_limit(settings.training_memory_mb))
     work.progress(Progress(fraction=0, phase="model"))
     network, used = _network(request, settings)
-    _require_size(size, network)
+    if network.fixed_side is None:
+        if request.size is None:
+            size = enlarged(size, network.minimum_side)
+        required(size, network.minimum_side)
     used |= {"width": size[0], "height": size[1]}
     octaves = octave_sizes(size, request, network.minimum_side)
     run_ = ImageRun(
@@ -131,12 +133,3 @@ def dream_layers(request: DreamRequest, default: dict[str, float]) -> dict[str, 
         return {} if request.class_index is not None else default
     weights = request.layer_weights or [1.0] * len(request.layers)
     return dict(zip(request.layers, weights, strict=True))
-
-
-def _require_size(size: Size, network: DreamNetwork) -> None:
-    minimum = network.minimum_side
-    if network.fixed_side is None and min(size) < minimum:
-        raise ValidationFailed(
-            f"size: of {size[0]} x {size[1]} pixels nothing is left at the layer. Send a larger "
-            f"size, so that the shorter side has {minimum} pixels, or choose an earlier layer."
-        )

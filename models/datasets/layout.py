@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 
 from contracts.names import composed, is_printable
 from models.datasets.dataset import Split
@@ -53,12 +54,14 @@ class Layout:
         has_splits: Whether the next folder names a split.
         inner: Folders that contain everything below a split, by split folder.
         class_first: Whether the splits are within the folders of the classes.
+        prefix: What the folders of all splits begin with, as in `pets_train` and `pets_test`.
     """
 
     skip: int
     has_splits: bool
     inner: dict[str, tuple[str, ...]]
     class_first: bool = False
+    prefix: str = ""
 
     @classmethod
     def of(cls, paths: Iterable[str]) -> "Layout":
@@ -68,11 +71,11 @@ class Layout:
         while _is_wrapper(folders, skip):
             skip += 1
         folders = [parts[skip:] for parts in folders if len(parts) > skip]
-        tops = {parts[0] for parts in folders}
-        has_splits = _are_splits(tops)
-        nested = any(len(parts) > 1 for parts in folders if split_of(parts[0]) is not None)
-        if has_splits and nested:
-            return cls(skip, True, _inner_folders(folders))
+        prefix = _prefix_of_splits({parts[0] for parts in folders})
+        short = [[part.removeprefix(prefix) for part in parts] for parts in folders]
+        nested = any(len(parts) > 1 for parts in short if split_of(parts[0]) is not None)
+        if nested and _are_splits({parts[0] for parts in short}):
+            return cls(skip, True, _inner_folders(short), prefix=prefix)
         return cls(skip, False, {}, _is_class_first(folders))
 
     def find(self, path: str) -> ClassFolder | None:
@@ -80,12 +83,13 @@ class Layout:
         parts = path.split("/")[:-1][self.skip :]
         split = None
         if self.has_splits:
-            split = split_of(parts[0]) if parts else None
+            top, *short = [part.removeprefix(self.prefix) for part in parts] or [""]
+            split = split_of(top)
             if split is None:
                 return None
-            inner = self.inner.get(parts[0], ())
+            inner = self.inner.get(top, ())
             parts = parts[1:]
-            if tuple(parts[: len(inner)]) == inner:
+            if tuple(short[: len(inner)]) == inner:
                 parts = parts[len(inner) :]
         elif self.class_first:
             split = split_of(parts[1]) if len(parts) > 1 else None
@@ -96,14 +100,16 @@ class Layout:
 
     def split(self, path: str) -> Split | None:
         """The split that a folder of an image names, although none names its class."""
-        named = (split_of(part) for part in path.split("/")[:-1][self.skip :])
+        parts = path.split("/")[:-1][self.skip :]
+        named = (split_of(part.removeprefix(self.prefix)) for part in parts)
         return next((split for split in named if split is not None), None)
 
     def depth(self, path: str) -> int:
         """How many folders lie between the folder of the class and the image."""
         parts = path.split("/")[:-1][self.skip :]
         if self.has_splits and parts:
-            return len(parts) - 2 - len(self.inner.get(parts[0], ()))
+            inner = self.inner.get(parts[0].removeprefix(self.prefix), ())
+            return len(parts) - 2 - len(inner)
         return len(parts) - (2 if self.class_first else 1)
 
 
@@ -152,6 +158,16 @@ def _are_splits(tops: set[str]) -> bool:
     # A class may be called `test`. Next to `train`, or if all folders are splits, it is one.
     found = {split_of(top, strict=True) for top in tops} - {None}
     return "train" in found or bool(tops and all(split_of(top, strict=True) for top in tops))
+
+
+def _prefix_of_splits(tops: set[str]) -> str:
+    """What all of them begin with if the rest names a split; nothing otherwise."""
+    if len(tops) < 2:
+        return ""
+    common = commonprefix(sorted(tops))  # noqa: RUF071 - of names, not of paths
+    prefix = re.sub(r"[^\W_]+$", "", common)
+    splits = {split_of(top.removeprefix(prefix), strict=True) for top in tops}
+    return prefix if "train" in splits and None not in splits else ""
 
 
 def _inner_folders(folders: Sequence[list[str]]) -> dict[str, tuple[str, ...]]:

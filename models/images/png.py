@@ -21,6 +21,9 @@ _ANCILLARY = 0x20  # set in the first letter of the name
 # interpreter lock would be held for seconds.
 _MAX_CHUNKS = 50_000
 _MAX_METADATA_BYTES = 1 << 20  # Pillow's own limit, beyond which it refuses the file
+_COLOR_TYPE_AT = 25  # in the header, which is the first chunk
+# How long the transparency is: one gray level, one color, or a byte for each color of a palette.
+_TRANSPARENCY_BYTES = {b"\0": (2,), b"\2": (6,), b"\3": range(1, 257)}
 # The texts where an orientation may be; XMP is not compressed, so that other programs can find it.
 _XMP, _EXIF = b"XML:com.adobe.xmp\0\0", b"Raw profile type exif\0"
 
@@ -40,7 +43,9 @@ def only_needed(raw: bytes) -> bytes:
             )
         is_needed = not name[0] & _ANCILLARY
         if not is_needed and name not in kept:
-            is_needed = _is_useful(name, raw[start:end])
+            is_needed = _is_useful(
+                name, raw[start:end], color_type=raw[_COLOR_TYPE_AT : _COLOR_TYPE_AT + 1]
+            )
             if is_needed:
                 kept.add(name)
         if is_needed:
@@ -64,11 +69,13 @@ def _chunks(raw: bytes) -> Iterator[tuple[bytes, int, int]]:
     )
 
 
-def _is_useful(name: bytes, chunk: bytes) -> bool:
+def _is_useful(name: bytes, chunk: bytes, *, color_type: bytes) -> bool:
     """Whether an ancillary chunk is undamaged and changes what the image looks like."""
     body = chunk[8:-4]
     match name:
-        case b"tRNS" | b"eXIf":
+        case b"tRNS":
+            is_useful = len(body) in _TRANSPARENCY_BYTES.get(color_type, ())
+        case b"eXIf":
             is_useful = True
         case b"iCCP":
             is_useful = _is_readable(body.partition(b"\0")[2][1:])

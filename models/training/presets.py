@@ -11,7 +11,7 @@ from typing import Any
 
 from contracts.errors import ValidationFailed
 from contracts.suggestions import similar
-from contracts.training.trainings import FACE_CNN, FACE_NETWORK, Preset, PresetList, TrainingRequest
+from contracts.training.trainings import FACE_CNN, FACE_NETWORK, Preset, TrainingRequest
 from models.training.tuned_presets import TUNED
 
 _PLAIN = {"schedule": "constant", "early_stopping_patience": None, "class_weights": "none"}
@@ -246,11 +246,6 @@ _TUTORIALS = (
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*_TUTORIALS, *TUNED)}
-
-
-def preset_list() -> PresetList:
-    """All presets, for `GET /v1/presets`."""
-    return PresetList(items=list(PRESETS.values()))
 
 
 def training_request(sent: Mapping[str, Any]) -> TrainingRequest:

@@ -39,7 +39,7 @@ _CODE_BY_STATUS = {
 }
 _NOT_JSON = "Send JSON, and set Content-Type: application/json."
 # TensorFlow Serving's addresses.
-_SERVING_ENDS = (":predict", ":classify", ":regress", "/metadata")
+_SERVING_PATH = re.compile(r".*(?:/metadata|:[A-Za-z]+)")  # no name has a colon
 _SERVING_LABEL = re.compile(r"/v1/models/[^/]+/labels/[^/]+")
 _NO_ROUTE = "There is nothing at this path. /docs lists all operations."
 
@@ -104,7 +104,7 @@ def no_route_response(request: Request) -> JSONResponse:
 def uses_plain_errors(path: str) -> bool:
     """Whether the clients of a path expect `{"error": …}`, as the standard protocols do."""
     if path.startswith("/v1/models/"):
-        return path.endswith(_SERVING_ENDS) or _SERVING_LABEL.fullmatch(path) is not None
+        return any(one.fullmatch(path) for one in (_SERVING_PATH, _SERVING_LABEL))
     return path == "/v2" or path.startswith("/v2/")
 
 

@@ -39,6 +39,7 @@ _WRITE_BYTES = 1024 * 1024  # buffered before they are written to a file
 _MAX_PREAMBLE_BYTES = 64 * 1024
 # Of a part's Content-Transfer-Encoding; RFC 7578 knows no other.
 _PLAIN_ENCODINGS = frozenset({b"", b"7bit", b"8bit", b"binary"})
+_CHARSET_FIELD = "_charset_"  # which browsers add to a form; file names say theirs themselves
 _MALFORMED = "The multipart body is malformed. Let your HTTP client build it and set the boundary."
 
 
@@ -280,6 +281,8 @@ class MultipartReader:
         if b"name" not in options:
             raise self._nameless("A part of the form has no name; name every field.")
         self._name = name = options[b"name"].decode(errors="replace")
+        if name == _CHARSET_FIELD:
+            return
         if name not in self._fields:
             known = ", ".join(f"'{known}'" for known in self._fields)
             detail = f"The form has no field '{name[:64]}'. Its fields: {known}. {self._hint}"
@@ -297,6 +300,8 @@ class MultipartReader:
         parts.append(Part(filename_of(disposition, options)))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._name == _CHARSET_FIELD:
+            return
         part, spec = self._parts[self._name][-1], self._fields[self._name]
         if part.error is not None:
             return
@@ -312,7 +317,8 @@ class MultipartReader:
         part.drop(error)
 
     def _on_part_end(self) -> None:
-        self._completed.append(self._name)
+        if self._name != _CHARSET_FIELD:
+            self._completed.append(self._name)
 
     def _on_end(self) -> None:
         self._ended = True

@@ -67,7 +67,10 @@ _MAX_NAME_LENGTH = 255
 _UNTYPED = frozenset(
     {
         *("", "*/*", "application/octet-stream", "binary/octet-stream", "application/binary"),
-        *("application/x-binary", "application/x-www-form-urlencoded"),
+        *("application/octetstream", "application/x-octet-stream", "application/x-binary"),
+        *("application/force-download", "application/x-download", "application/download"),
+        *("application/unknown", "application/x-unknown", "unknown/unknown"),
+        "application/x-www-form-urlencoded",
     }
 )
 _IN_QUERY = "Parameters belong in the query of the URL, such as ?top_k=3."

@@ -175,7 +175,8 @@ PRESETS: dict[str, Any] = {
             "accuracy": "99 %",
             "request": {"network": "cnn_mnist", "strategy": "from_scratch", "image_size": 28},
         }
-    ]
+    ],
+    "next_cursor": None,
 }
 CALIBRATION: dict[str, Any] = JOB | {
     "id": "job_c2Vq8sYw4nJr1tHk6bXzLmPd",

@@ -1,13 +1,12 @@
 """`/v1/models`: the models, and why some cannot be served."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from contracts.inference.registry import ModelDetail, ModelInfo
-from contracts.pages import Page, PageLimit
+from contracts.pages import IndexCursor, Page, PageLimit
 from service.dependencies import ServicesDep
 from service.http.errors import problem_responses
 from service.openapi import examples
@@ -23,9 +22,7 @@ class ModelsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: PageLimit = 50
-    cursor: str = Field(
-        "0", pattern="^[0-9]{1,9}$", description="`next_cursor` of the previous page."
-    )
+    cursor: IndexCursor = "0"
 
 
 @router.get(
@@ -43,7 +40,7 @@ async def list_models(
     query: Annotated[ModelsQuery, Query()], services: ServicesDep
 ) -> Page[ModelInfo]:
     """All models, including those that cannot be served now, with the reason and the remedy."""
-    return _page(services.workers.models(), query.limit, query.cursor)
+    return Page[ModelInfo].of(services.workers.models(), query.limit, query.cursor)
 
 
 @router.get(
@@ -66,10 +63,3 @@ async def get_model(
     info = find_model(services.workers.models(), name)
     status = model_status(services.workers, info, info.versions)
     return ModelDetail(**dict(info), model_version_status=status, ready=info.state == "ready")
-
-
-def _page(models: Sequence[ModelInfo], limit: int, cursor: str) -> Page[ModelInfo]:
-    """The models from an index on; they are few, and ordered as in the settings."""
-    start = int(cursor)
-    end = start + limit
-    return Page(items=list(models[start:end]), next_cursor=str(end) if end < len(models) else None)

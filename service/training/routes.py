@@ -1,11 +1,14 @@
 """`/v1/trainings` and `/v1/presets`: train a model on a dataset."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from contracts.jobs import Job
+from contracts.pages import IndexCursor, PageLimit
 from contracts.training.trainings import PresetList
-from models.training.presets import preset_list
+from models.training.presets import PRESETS
 from service.dependencies import ServicesDep
 from service.http.body import JSON_TYPE
 from service.http.deadlines import DeadlineDep
@@ -71,8 +74,13 @@ async def create_training(
     "/v1/presets",
     operation_id="list_presets",
     summary="List the training presets",
-    responses={200: examples.json_response("All presets.", examples.PRESETS)},
+    responses={
+        200: examples.json_response("A page of presets.", examples.PRESETS),
+        **problem_responses("validation_error"),
+    },
 )
-async def list_presets() -> PresetList:
+async def list_presets(
+    limit: Annotated[PageLimit, Query()] = 50, cursor: Annotated[IndexCursor, Query()] = "0"
+) -> PresetList:
     """The configurations of classic tutorials: a training with `preset` uses its `request`."""
-    return preset_list()
+    return PresetList.of(list(PRESETS.values()), limit, cursor)

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from service.app import create_app
-from tests.openapi.document import _no_services
+from tests.openapi.document import _no_services, document
 from tests.service import world as worlds
 from tests.service.conftest import listening
 from tests.service.world import JOB, KEY, Operation, Sent, World, operations
@@ -22,6 +22,8 @@ _WITHOUT_KEY = {
 }
 # Those on images that have no job: what they find out about a person is not stored.
 _NEVER_DEFERRED = {"verify_faces", "identify_faces", "login_by_face"}
+# Lists that have an end: a network's layers, and at most sixteen devices of a subject.
+_WHOLE_LISTS = {"list_layers", "list_devices"}
 _GET = operations("GET")
 _BODIES = [operation for operation in operations() if operation.body_types]
 
@@ -67,6 +69,20 @@ def test_everything_that_is_computed_from_images_can_become_a_job() -> None:
                 assert "Prefer" in operation.headers, operation
                 assert "202" in operation.described["responses"], operation
     assert found > _NEVER_DEFERRED
+
+
+def test_every_list_has_pages() -> None:
+    schemas = document()["components"]["schemas"]
+    lists = set()
+    for operation in _GET:
+        content = operation.described["responses"].get("200", {}).get("content", {})
+        name = content.get("application/json", {}).get("schema", {}).get("$ref", "").split("/")[-1]
+        if "items" in schemas.get(name, {}).get("properties", {}):
+            lists.add(operation.id)
+            if operation.id not in _WHOLE_LISTS:
+                assert {"limit", "cursor"} <= operation.parameters, operation
+                assert "next_cursor" in schemas[name]["properties"], operation
+    assert lists > _WHOLE_LISTS
 
 
 def keyed() -> list[Operation]:

@@ -50,6 +50,11 @@ class Operation:
         return {one["name"] for one in self.described["parameters"] if one.get("in") == "header"}
 
     @property
+    def parameters(self) -> set[str]:
+        """The names of everything that it takes beside a body."""
+        return {one["name"] for one in self.described["parameters"] if "name" in one}
+
+    @property
     def body_types(self) -> set[str]:
         """The media types of its body."""
         return set(self.described.get("requestBody", {}).get("content", {}))

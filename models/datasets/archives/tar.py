@@ -65,6 +65,8 @@ class _Header(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if len(buf) == _BLOCK and not any(buf):
                 raise  # the end mark
+            if buf[:4] == b"PK\3\4":
+                raise InvalidArchive("The gzip contains a zip. Send the zip itself.") from error
             raise InvalidArchive(_DAMAGED) from error
         if header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES:
             raise InvalidArchive("A name or a comment in the archive is too long. Pack it again.")

@@ -216,3 +216,8 @@ def test_a_plain_encoding_says_nothing() -> None:
         b"\r\n\r\nx\r\n"
     )
     assert read({"id": TEXT}, head).text("id") == "x"
+
+
+def test_the_character_set_that_browsers_add_is_no_field() -> None:
+    form = read({"id": TEXT}, part("_charset_", b"utf-8"), part("id", b"x"))
+    assert (form.text("id"), list(form.parts)) == ("x", ["id"])

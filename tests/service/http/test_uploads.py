@@ -18,6 +18,7 @@ URL = "/v1/classify"
         *(*IMAGE_TYPES, "image/PNG; charset=utf-8", "Image/Jpeg;", "image/jpg", "image/pjpeg"),
         *("image/x-png", "image/heic", "image/*", "application/octet-stream", "*/*", ""),
         *("binary/octet-stream", "application/x-www-form-urlencoded", "image/svg+xml"),
+        *("application/force-download", "application/x-download", "application/unknown"),
     ],
 )
 def test_image_types_are_accepted(steady: httpx.Client, kind: str) -> None:

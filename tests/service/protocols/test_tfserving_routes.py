@@ -147,6 +147,12 @@ def test_other_methods_are_refused_in_words(
     assert ":predict" in answer.json()["error"]
 
 
+@pytest.mark.parametrize("method", ["multiInference", "predictions"])
+def test_an_unknown_method_is_refused_in_its_form(client: httpx.Client, method: str) -> None:
+    answer = client.post(f"/v1/models/squeezenet:{method}", json={"instances": []})
+    assert (answer.status_code, answer.json().keys()) == (405, {"error"})
+
+
 def test_a_base_without_a_head_predicts_features(client: httpx.Client, fakes: FakeServices) -> None:
     serve_base(fakes.workers)
     answer = client.post("/v1/models/vgg16:predict", json={"instances": [b64(9)]})

@@ -187,6 +187,9 @@ def test_presets_are_listed(client: httpx.Client) -> None:
     items = client.get("/v1/presets").json()["items"]
     assert [one["name"] for one in items] == list(PRESETS)
     assert items[0]["request"]["network"] == "cnn_mnist"
+    page = client.get("/v1/presets?limit=20&cursor=1").json()
+    assert (page["items"], page["next_cursor"]) == (items[1:21], None)
+    assert client.get("/v1/presets?limit=2").json()["next_cursor"] == "2"
 
 
 @pytest.mark.usefixtures("without_weights")

@@ -113,6 +113,7 @@ TOLD: dict[str, tuple[bytes, str]] = {
         zipped(GOOD).replace(b"PK\x05\x06\0\0\0\0", b"PK\x05\x06\1\0\1\0"),
         "parts",
     ),
+    "a gzipped zip": (gzip.compress(zipped(GOOD)), "zip itself"),
     "a web page": (b"\n<!DOCTYPE html><html><title>Sign in</title>", "web page"),
     "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
     "a PNG": (photo(1), "single PNG image"),
