@@ -205,4 +205,5 @@ def _phase(state: Readiness) -> str:
         return "Waiting for the worker"
     left = state.loading or []
     names = f", {len(left)} left: {', '.join(left)}" if left else ""
-    return f"The worker loads its networks (the first time, it imports them, for minutes){names}"
+    note = " (the first time it imports them, which takes minutes)"
+    return f"The worker loads its networks{note}{names}"

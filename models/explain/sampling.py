@@ -13,7 +13,7 @@ from PIL import Image
 from contracts.inference.explanation import Method
 from models.explain.instrumented_model import Array, InstrumentedModel
 
-MAX_MASKS = 256  # maps that Score-CAM weighs, each by a pass of its own
+MAX_MASKS = 192  # maps that Score-CAM weighs, each by a pass of its own
 OCCLUSION_CELLS = 14
 OCCLUSION_PATCH = 3  # cells a side: a fifth of the image
 OCCLUSION_STRIDE = 2  # a patch on every other cell of a row; 1: on all of them

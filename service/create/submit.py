@@ -29,7 +29,8 @@ from models.create.style.weights import FAST_WEIGHTS, MINIMUM_SIDES, available_n
 from models.images.resize import Size, within
 from models.training.memory import memory_limit
 from models.weights.catalog import Weights
-from service.auth.principal import quota_key
+from service.auth.face_models import require_scope_for
+from service.auth.principal import principal_of, quota_key
 from service.create.form import ImageField, image_size, read_images
 from service.dependencies import Services
 from service.http.deadlines import Deadline
@@ -84,6 +85,11 @@ async def submit_dream(
         if body.layer_weights is not None and len(body.layer_weights) != len(body.layers or ()):
             raise ValidationFailed("layer_weights: send one for each of `layers`.")
         source = await run_in_threadpool(_dream_source, body, services)
+        if source.version is not None:
+            manifest = await run_in_threadpool(
+                services.store.manifest, source.model, source.version
+            )
+            require_scope_for(principal_of(request), manifest)
         for layer in body.layers or ():
             if source.version is not None:
                 await services.layers.require(source.model, source.version, layer)
