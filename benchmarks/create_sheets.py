@@ -156,18 +156,16 @@ def pyramid_sheet(studio: Studio) -> Image.Image:
 
 
 def dreams_sheet(studio: Studio) -> Image.Image:
-    """Dreams of several networks, layers and a class."""
+    """Dreams of two networks, and of one at three depths."""
     size = {"size": DREAM_SIDE}
     lite = "efficientnet_lite0"
     early = "block3b_expand_activation,block5b_expand_activation"
+    middle = "block4c_expand_activation"
     tiles = [
         tile(studio.dreamt("astronaut", model="squeezenet", **size), "squeezenet"),
         tile(studio.dreamt("cat", model=lite, **size), lite),
-        tile(studio.dreamt("coffee", model=lite, layers=early, **size), f"{lite}, earlier layers"),
-        tile(
-            studio.dreamt("coffee", model="squeezenet", layers="fire3_concat", **size),
-            "squeezenet, fire3_concat",
-        ),
+        tile(studio.dreamt("cat", model=lite, layers=early, **size), f"{lite}, blocks 3b and 5b"),
+        tile(studio.dreamt("cat", model=lite, layers=middle, **size), f"{lite}, block 4c"),
     ]
     return contact_sheet(tiles, columns=2)
 
