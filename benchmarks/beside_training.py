@@ -56,20 +56,22 @@ def main() -> None:
     body |= {"promote": "never"} | json.loads(arguments.training)
     image = arguments.image.read_bytes()
     for number in range(arguments.clients):
-        ask = _requester(arguments.url, arguments.model, image, times)
+        ask = requester(arguments.url, arguments.model, image, times)
         delay = number / arguments.clients / arguments.rate
         threading.Thread(
-            target=_paced, args=(ask, times, arguments.rate, delay), daemon=True
+            target=paced, args=(ask, times, arguments.rate, delay), daemon=True
         ).start()
     time.sleep(arguments.idle)
     ended = _train(arguments.url, body, times)
     times.phase = "idle after"
     time.sleep(arguments.idle)
     times.over.set()
-    _print(times, ended)
+    report(times)
+    print(f"training {ended['state']} in {(ended['result'] or {}).get('seconds')}")
 
 
-def _requester(url: str, model: str, image: bytes, times: Times) -> Callable[[float], None]:
+def requester(url: str, model: str, image: bytes, times: Times) -> Callable[[float], None]:
+    """A function that classifies an image and keeps how late the answer came."""
     client = httpx.Client(base_url=url, timeout=60)
 
     def ask(due: float) -> None:
@@ -83,7 +85,8 @@ def _requester(url: str, model: str, image: bytes, times: Times) -> Callable[[fl
     return ask
 
 
-def _paced(ask: Callable[[float], None], times: Times, rate: float, delay: float) -> None:
+def paced(ask: Callable[[float], None], times: Times, rate: float, delay: float) -> None:
+    """Call a function at a constant rate until the measurement is over."""
     ask(time.monotonic())
     times.seconds.clear()  # the first request opens the connection
     due = time.monotonic() + delay
@@ -106,19 +109,19 @@ def _train(url: str, body: dict[str, Any], times: Times) -> dict[str, Any]:
     return job
 
 
-def _print(times: Times, job: dict[str, Any]) -> None:
+def report(times: Times, name: str = "training") -> None:
+    """Print p50 and p99 by phase, and their ratios to the idle ones."""
     idle = np.concatenate([times.milliseconds("idle before"), times.milliseconds("idle after")])
-    training = [name for name in times.seconds if not name.startswith("idle")]
-    busy = np.concatenate([times.milliseconds(name) for name in training])
+    phases = [phase for phase in times.seconds if not phase.startswith("idle")]
+    busy = np.concatenate([times.milliseconds(phase) for phase in phases])
     p50, p99 = np.percentile(idle, [50, 99])
-    rows = {name: times.milliseconds(name) for name in times.seconds}
-    for name, latencies in {**rows, "all idle": idle, "all training": busy}.items():
+    rows = {phase: times.milliseconds(phase) for phase in times.seconds}
+    for phase, latencies in {**rows, "all idle": idle, f"all {name}": busy}.items():
         middle, high = np.percentile(latencies, [50, 99])
         print(
-            f"{name:14} {len(latencies):6} responses  p50 {middle:7.1f} ms ({middle / p50:4.2f}x)"
+            f"{phase:14} {len(latencies):6} responses  p50 {middle:7.1f} ms ({middle / p50:4.2f}x)"
             f"  p99 {high:7.1f} ms ({high / p99:4.2f}x)"
         )
-    print(f"training {job['state']} in {(job['result'] or {}).get('seconds')}")
 
 
 if __name__ == "__main__":

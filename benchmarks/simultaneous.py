@@ -3,6 +3,9 @@
     opsin up                              # in another terminal
     python -m benchmarks.simultaneous     # --url, --key, --count 200, --only trainings
 
+Each kind is one that succeeds if it is alone; how many do depends on the limits of what waits. The
+jobs that came into being are canceled before the next kind.
+
 All but the last byte of each request is sent first, and then the last bytes at once: requests that
 arrive one after the other never meet in a lock or a pool of threads. Meanwhile `GET /v1/jobs` is
 asked again and again. Its slowest answer may take a second; the exit status is 1 if it takes longer
@@ -14,6 +17,7 @@ import base64
 import http.client
 import io
 import json
+import math
 import secrets
 import socket
 import sys
@@ -110,6 +114,13 @@ class Crowd:
                 thread.join()
         return outcome
 
+    def cancel_jobs(self) -> None:
+        """Cancel all jobs that have not ended."""
+        for state in ("queued", "running"):
+            jobs = self.client.get(f"/v1/jobs?state={state}&limit=200").raise_for_status()
+            for job in jobs.json()["items"]:
+                self.client.post(f"/v1/jobs/{job['id']}/cancel")
+
     def _request(self, post: Post) -> bytes:
         body = post.body()
         lines = [
@@ -164,13 +175,15 @@ class Crowd:
 
 def kinds(client: httpx.Client, model: str) -> list[Post]:
     """Every kind of request, on records that are made for them."""
-    dataset = client.post("/v1/datasets", json={"name": _word()}).json()["id"]
+    archive = {"archive": ("images.zip", _zip(24)), "name": (None, _word())}
+    dataset = client.post("/v1/datasets", files=archive).json()["id"]
     subject = client.post("/v1/faces/subjects", json={"name": _word()}).json()["id"]
     version = client.get(f"/v1/models/{model}").json()["aliases"]["champion"]
     posts = [
         *_image_posts(model, dataset),
         *_face_posts(subject, dataset),
         *_record_posts(model, version, dataset),
+        *_picture_posts(client, model),
     ]
     if "X-API-Key" in client.headers:  # otherwise the first key would close an open service
         key = client.post("/v1/keys", json={"name": _word(), "scopes": ["infer"]})
@@ -188,11 +201,13 @@ def _image_posts(model: str, dataset: str) -> Iterator[Post]:
     yield Post("classify as a job", path, lambda: png, "image/png", later)
     path = f"/v1/datasets/{dataset}/images?label=a"
     yield Post("images of a dataset", path, lambda: png, "image/png")
-    archive = _form(("name", b"zip"), ("archive", _zip(png)))
+    archive = _form(("name", b"zip"), ("archive", _zip(4)))
     yield Post("archives", "/v1/datasets", archive, _FORM)
     encoded = base64.b64encode(png).decode()
     yield Post("predict", f"/v1/models/{model}:predict", _json({"instances": [{"b64": encoded}]}))
-    yield Post("infer", f"/v2/models/{model}/infer", _json({"inputs": []}))
+    shape = [1, 224, 224, 3]
+    levels = {"name": "image", "shape": shape, "datatype": "UINT8", "data": [99] * math.prod(shape)}
+    yield Post("infer", f"/v2/models/{model}/infer", _json({"inputs": [levels]}))
 
 
 def _face_posts(subject: str, dataset: str) -> Iterator[Post]:
@@ -210,12 +225,24 @@ def _face_posts(subject: str, dataset: str) -> Iterator[Post]:
     yield Post("subjects", "/v1/faces/subjects", lambda: json.dumps({"name": _word()}).encode())
 
 
+def _picture_posts(client: httpx.Client, model: str) -> Iterator[Post]:
+    png = _png()
+    layers = client.get(f"/v1/models/{model}/layers").raise_for_status().json()["items"]
+    layer = next(layer["name"] for layer in layers if layer["explainable"])
+    filters = {"model": model, "layer": layer, "filters": [0]}
+    yield Post("filters", "/v1/filters", _json(filters))
+    yield Post("dreams", "/v1/dreams", _form(("image", png)), _FORM)
+    style = _form(("content", png), ("style", png))
+    yield Post("style transfers", "/v1/style_transfers", style, _FORM)
+
+
 def _record_posts(model: str, version: int, dataset: str) -> Iterator[Post]:
     training = {"dataset_id": dataset, "model": "simultaneous", "network": model}
+    yield Post("trainings", "/v1/trainings", _json(training))
     once = (("Idempotency-Key", _word()),)
-    yield Post("trainings", "/v1/trainings", _json(training), headers=once)
-    filters = {"model": model, "layer": "none", "filters": [0]}
-    yield Post("filters", "/v1/filters", _json(filters))
+    yield Post("trainings with one key", "/v1/trainings", _json(training), headers=once)
+    evaluate = f"/v1/models/{model}/versions/{version}/evaluations"
+    yield Post("evaluations", evaluate, _json({"dataset_id": dataset}))
     yield Post("datasets", "/v1/datasets", lambda: json.dumps({"name": _word()}).encode())
     alias = {"alias": "simultaneous", "version": version}
     yield Post("aliases", f"/v1/models/{model}/aliases", _json(alias))
@@ -235,7 +262,7 @@ def _json(value: object) -> Callable[[], bytes]:
 def _form(*fields: tuple[str, bytes]) -> Callable[[], bytes]:
     body = b""
     for name, value in fields:
-        file = f'; filename="{name}"' if name in {"image", "archive"} else ""
+        file = f'; filename="{name}"' if name in {"image", "archive", "content", "style"} else ""
         head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
         body += head.encode() + value + b"\r\n"
     body += f"--{_BOUNDARY}--\r\n".encode()
@@ -252,11 +279,15 @@ def _png() -> bytes:
     return buffer.getvalue()
 
 
-def _zip(png: bytes) -> bytes:
+def _zip(count: int) -> bytes:
+    """Images of two classes, no two alike."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for number in range(4):
-            archive.writestr(f"{'ab'[number % 2]}/{number}.png", png + bytes([number]))
+        for number in range(count):
+            image = io.BytesIO()
+            gradient = Image.radial_gradient("L") if number % 2 else Image.linear_gradient("L")
+            gradient.rotate(7 * number).convert("RGB").save(image, "PNG")
+            archive.writestr(f"{'ab'[number % 2]}/{number}.png", image.getvalue())
     return buffer.getvalue()
 
 
@@ -277,6 +308,7 @@ def main() -> int:
         if arguments.only and post.name not in arguments.only:
             continue
         outcome = crowd.send(post)
+        crowd.cancel_jobs()
         good &= outcome.is_good
         statuses = ", ".join(f"{count} of {status}" for status, count in outcome.statuses.items())
         table.add_row(post.name, statuses, f"{outcome.slowest:.2f}", f"{max(outcome.jobs):.2f}")

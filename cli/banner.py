@@ -35,13 +35,13 @@ def print_banner(settings: Settings, home: Home, console: Console) -> None:
         console.print()
     for heading, line in (
         ("Try", curl_line(settings, home, key=_key_of(settings, found))),
-        ("Page", f"{address(settings)}/ (the console: everything in a browser)"),
+        ("Console", f"{address(settings)}/ (everything in a browser)"),
         ("Key", _key_line(settings, found)),
         ("Docs", f"{address(settings)}/docs"),
         ("Logs", f"{shorten(home.logs)}/"),
         ("Stop", "Ctrl-C"),
     ):
-        console.print(f"[bold]{heading:5}[/] {escape(line)}")
+        console.print(f"[bold]{heading:7}[/] {escape(line)}")
 
 
 def models_table(models: list[ModelInfo]) -> Table:

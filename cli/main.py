@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": ("serve:serve", "Run the API alone; needs OPSIN_REDIS_URL."),
     "worker": ("serve:worker", "Run one inference worker, or one job worker, alone."),
     "doctor": ("diagnostics:doctor", "Check this machine and the installation; suggest fixes."),
+    "top": ("top:top", "Show what a running service does: models, rates, queues, jobs, processes."),
     "backup": ("backup:backup", "Write database, store, datasets and jobs to one file."),
     "restore": ("backup:restore", "Restore a backup into an empty home."),
     "keys": ("keys:app", "API keys: who may use the service."),
@@ -58,7 +59,7 @@ COMMANDS = {
 """By name: the function or group in `cli.commands`, and its summary."""
 
 GROUPS = {
-    "Run it": ("up", "serve", "worker", "doctor", "backup", "restore", "keys"),
+    "Run it": ("up", "serve", "worker", "doctor", "top", "backup", "restore", "keys"),
     "Look at images": ("classify", "explain", "embed", "layers", "activations", "filters"),
     "Create": ("style", "dream"),
     "Teach it": ("train", "sweep", "presets", "datasets", "tensorboard"),
@@ -72,6 +73,7 @@ EXAMPLES = {
     "serve": "OPSIN_REDIS_URL=redis://localhost:6379/0 opsin serve",
     "worker": "OPSIN_REDIS_URL=redis://localhost:6379/0 opsin worker --jobs",
     "doctor": "opsin doctor --deep",
+    "top": "opsin top --once --json",
     "backup": "opsin backup opsin.tar",
     "restore": "OPSIN_HOME=./new opsin restore opsin.tar",
     "keys": "opsin keys create phone --scope infer --expires 90d",

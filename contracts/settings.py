@@ -309,7 +309,9 @@ class Settings(BaseSettings):
         le=19,
         description=(
             "Niceness of long jobs. At 10, inference comes first on a busy machine and a job "
-            "still makes progress; at 19 a job may stand still. 0: normal priority. "
+            "still makes progress; at 19 a job may stand still. Beside other programs that keep "
+            "the machine busy, a job gets a tenth of their share at 10, a third at 5. 0: normal "
+            "priority. "
             "Enrollments, which users wait for, get at most 5."
         ),
     )
@@ -419,6 +421,22 @@ class Settings(BaseSettings):
         "json", description="json for machines, console for people."
     )
 
+    otlp_endpoint: str | None = Field(
+        None,
+        description=(
+            "Address of an OpenTelemetry collector that receives traces by OTLP over HTTP, e.g. "
+            "http://collector:4318. Default: OTEL_EXPORTER_OTLP_ENDPOINT, or none."
+        ),
+    )
+    trace_ratio: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description=(
+            "Share of the requests that are traced; one with `traceparent` as that says. Default: "
+            "as OTEL_TRACES_SAMPLER says, or all."
+        ),
+    )
     log_file_mb: int = Field(
         64,
         ge=1,
@@ -467,6 +485,18 @@ class Settings(BaseSettings):
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for network in value:
             ipaddress.ip_network(network)  # raises a ValueError that names the problem
+        return value
+
+    @field_validator("otlp_endpoint", "trace_ratio", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
         return value
 
     @field_validator("redis_url")

@@ -7,6 +7,7 @@ memory.
 """
 
 import hashlib
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict, NotFound, ValidationFailed
-from contracts.keys import SCOPES, KeyInfo, MadeKey, NewKey, Scope, key_id_of
+from contracts.keys import KEY_ID, SCOPES, KeyInfo, MadeKey, NewKey, Scope, key_id_of
 from contracts.pages import Page
 from database.audit import Actor, record
 from database.engine import reading, writing
 from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
 from database.paging import row_number
-from database.tables import KeyRecord, KeyRevisionRecord
+from database.tables import AuditRecord, KeyRecord, KeyRevisionRecord
 
 _PUBLIC_BYTES, _SECRET_BYTES = 6, 24
 
@@ -216,6 +217,44 @@ class Keys:
                 session.execute(
                     update(KeyRecord).where(KeyRecord.id == key_id).values(last_used_at=moment)
                 )
+
+
+def ends_of_keys(session: Session) -> dict[str, datetime | None]:
+    """The keys that end, and when; None for one that was revoked, even if its row is gone."""
+    query = select(KeyRecord.id, KeyRecord.expires_at, KeyRecord.revoked_at)
+    ends: dict[str, datetime | None] = {
+        row.id: None if row.revoked_at is not None else row.expires_at
+        for row in session.execute(query)
+        if row.revoked_at is not None or row.expires_at is not None
+    }
+    revoked = select(AuditRecord.subject).where(AuditRecord.action == "key_revoked")
+    known = set(session.scalars(select(KeyRecord.id)))
+    for subject in session.scalars(revoked):
+        key_id = subject.partition(" ")[0]
+        if re.fullmatch(KEY_ID, key_id) and key_id not in known:
+            ends[key_id] = None
+    return ends
+
+
+def restrict_keys(
+    session: Session, ends: Mapping[str, datetime | None], now: datetime
+) -> list[str]:
+    """Let keys end no later than that; returns those that changed, as the audit log names them."""
+    changed = []
+    for row in session.scalars(select(KeyRecord).where(KeyRecord.revoked_at.is_(None))):
+        if row.id not in ends:
+            continue
+        end = ends[row.id]
+        if end is None:
+            row.revoked_at = now
+        elif row.expires_at is None or row.expires_at > end:
+            row.expires_at = end
+        else:
+            continue
+        changed.append(_subject(_info(row)))
+    if changed:
+        _increment_revision(session)
+    return changed
 
 
 def _add(session: Session, new: NewKey, now: datetime) -> MadeKey:

@@ -70,6 +70,7 @@ class JobRecord(Record):
     queue: Mapped[str | None] = mapped_column(String(40))  # None: runs on inference workers
     request: Mapped[dict[str, Any]]
     client: Mapped[str | None] = mapped_column(String(64))  # who sent it, see `quota_key`
+    origin: Mapped[dict[str, Any] | None]  # the request, see `contracts.tracing.origin`
     input_digest: Mapped[str | None] = mapped_column(String(64))  # sha256 of the input, hex
     attempt: Mapped[int] = mapped_column(default=0)
     stalled: Mapped[int] = mapped_column(default=0)  # attempts since the last progress

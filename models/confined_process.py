@@ -17,6 +17,8 @@ from typing import BinaryIO
 
 import structlog
 
+from contracts.errors import Unavailable
+
 log = structlog.get_logger()
 
 # The whole environment of the process.
@@ -48,26 +50,26 @@ class ConfinedProcess:
             arguments: Its further arguments.
             wait_seconds: Total time that `read` waits for it.
             check: Called repeatedly while waiting; it may let other work run first, or raise.
+
+        Raises:
+            Unavailable: The system starts no process now, which is not the file's fault.
         """
         self._wait_seconds = wait_seconds
         self._check = check
         self._waited = 0.0
-        with _anonymous_file(data) as file:
-            descriptor = file.fileno()
-            self._process = subprocess.Popen(  # noqa: S603  our own file
-                # Without the user's site packages and environment.
-                [sys.executable, "-I", str(script), str(descriptor), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[descriptor],
-                env=_ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-            )
+        try:
+            self._process = _started(script, data, arguments)
+        except OSError as error:
+            log.warning("decoder_not_started", error=str(error))
+            raise Unavailable(
+                "The service cannot start a decoder now. Retry soon.", retry_after=5
+            ) from error
         if self._process.stdout is None:
             raise RuntimeError("the decoder has no output")
         self._output = self._process.stdout
+        # Not select(), which takes no descriptor above 1023: each connection of the API is one.
+        self._poll = select.poll()
+        self._poll.register(self._output, select.POLLIN)
 
     def close(self) -> None:
         """Kill the process."""
@@ -96,7 +98,7 @@ class ConfinedProcess:
         """Whether the process writes something in time; other work may run while waiting."""
         while self._waited < self._wait_seconds:
             started = time.monotonic()
-            ready, _, _ = select.select([self._output], [], [], _POLL_SECONDS)
+            ready = self._poll.poll(_POLL_SECONDS * 1000)
             # The time that other work takes does not count.
             self._waited += time.monotonic() - started
             if ready:
@@ -104,6 +106,24 @@ class ConfinedProcess:
             if self._check is not None:
                 self._check()
         return False
+
+
+def _started(
+    script: Path, data: bytes | memoryview, arguments: list[str]
+) -> "subprocess.Popen[bytes]":
+    with _anonymous_file(data) as file:
+        descriptor = file.fileno()
+        return subprocess.Popen(  # noqa: S603  our own file
+            # Without the user's site packages and environment.
+            [sys.executable, "-I", str(script), str(descriptor), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[descriptor],
+            env=_ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+        )
 
 
 def _anonymous_file(data: bytes | memoryview) -> BinaryIO:

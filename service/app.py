@@ -72,6 +72,8 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Opsin's own spans know its queues, and hold no query string and no client's address.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         middleware=[
             *forwarded(settings),
             Middleware(SecurityHeaders),

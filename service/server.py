@@ -15,6 +15,7 @@ import uvicorn
 
 from contracts.logs import configure_logs
 from contracts.settings import Settings
+from contracts.tracing.spans import start_tracing, stop_tracing
 from service.app import create_app
 from service.connections.connection_limits import protocol_class
 from service.dependencies import OpenServices
@@ -49,11 +50,15 @@ def serve(
     config = server_config(settings, open_services, keyed=keyed)
     server = GracefulServer(config, settings.shutdown_seconds, ready)
     configure_logs(settings.log_level, settings.log_format)
+    start_tracing(settings, "api")
     log = structlog.get_logger("service.server")
     log.info(
         "starting", host=settings.host, port=settings.port, keyed=keyed or bool(settings.api_key)
     )
-    server.run(sockets=None if listener is None else [listener])
+    try:
+        server.run(sockets=None if listener is None else [listener])
+    finally:
+        stop_tracing()
 
 
 def server_config(

@@ -24,6 +24,8 @@ from models.store.manifest import write_atomically
 from models.store.staging import flush_entries
 
 _FOLDER, _STEPS = ".restore", "steps.json"
+NOTED = "restrictions.json"
+"""What the database no longer allows; in the home until a restore is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ def discard(home: Path) -> bool:
 def is_interrupted(home: Path) -> bool:
     """Whether a restore was killed while it moved files."""
     return (home / _FOLDER / _STEPS).exists()
+
+
+def is_incomplete(home: Path) -> bool:
+    """Whether a restore was killed before it repeated what its database does not know."""
+    return (home / NOTED).exists()
 
 
 def is_left_over(home: Path) -> bool:
@@ -119,9 +126,9 @@ def require_whole(home: Path) -> None:
     """Check that the home is not a mixture of two.
 
     Raises:
-        CommandError: A restore was killed while it moved files.
+        CommandError: A restore was killed before it was complete.
     """
-    if is_interrupted(home):
+    if is_interrupted(home) or is_incomplete(home):
         raise CommandError(
             "A restore of this home was interrupted. Run `opsin restore` with the same backup "
             "again, or `opsin up`: either finishes it first."

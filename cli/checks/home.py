@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cli.backup.contents import AREAS, SECRETS
-from cli.backup.placing import is_interrupted, is_left_over
+from cli.backup.placing import is_incomplete, is_interrupted, is_left_over
 from cli.checks.check import Check
 from contracts.settings import Settings
 
@@ -23,8 +23,8 @@ def home(settings: Settings) -> Iterator[Check]:
     if folder.is_dir():
         yield from _areas(folder)
         yield from _secrets(folder / SECRETS)
-        if is_interrupted(folder):
-            detail = "a restore was interrupted, so the home is a mixture of two"
+        if is_interrupted(folder) or is_incomplete(folder):
+            detail = "a restore was interrupted, so the home is a mixture of two states"
             help_ = "`opsin up` finishes it, and so does `opsin restore` with the same backup."
             yield Check("restore", "fail", detail, help_)
         elif is_left_over(folder):

@@ -15,16 +15,20 @@ from cli.access import cli_key_file
 from cli.backup import placing
 from cli.backup.contents import AREAS, DATABASE, SECRETS, Header
 from cli.backup.databases import kind_of, sqlite_path, staged
-from cli.backup.erasures import note_erasures, repeat_erasures
+from cli.backup.erasures import note_erasures
 from cli.backup.packing import header_of, pack
 from cli.backup.placing import report_kept
+from cli.backup.restrictions import (
+    complete_restore,
+    forget_restrictions,
+    note_restrictions,
+)
 from cli.backup.snapshot import snapshot
 from cli.backup.unpacking import opened, unpack
 from cli.clients.api import Api
 from cli.home import Home
 from cli.output import CommandError, as_command_error, notes, waiting, warn
 from cli.settings import load
-from cli.startup import migrate
 from contracts.settings import Settings
 from database.migrations import current, is_known
 
@@ -104,6 +108,8 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:
     ):
         placed = placing.finish(settings.home, settings)
         report_kept(placed, console)
+        if placing.is_incomplete(settings.home):
+            complete_restore(settings, console)
         try:
             with opened(archive) as (header, sha256, tar):
                 if placed is None or placed.backup != sha256:
@@ -113,13 +119,15 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:
                     with _bar(console, "Reading", header.size) as progress:
                         unpack(tar, header, sha256, new, progress)
                     note_erasures(settings)
+                    note_restrictions(settings)
                     report_kept(_place(settings, header, sha256, new), console)
+        except BaseException:
+            if not placing.is_interrupted(settings.home):
+                forget_restrictions(settings)
+            raise
         finally:
             placing.discard(settings.home)
-        if header.database is not None:
-            migrate(settings)
-            if count := repeat_erasures(settings):
-                warn(console, f"{count} subjects that were erased since are erased again.")
+        complete_restore(settings, console)
     _print_restored(console, settings, header)
 
 

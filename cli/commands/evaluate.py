@@ -17,6 +17,7 @@ from cli.output import errors as error_console
 from cli.settings import load
 from contracts.inference.evaluation import Comparison, EvaluatedSplit, EvaluationResult, Interval
 from contracts.inference.manifest import CHAMPION
+from models.datasets.layout import split_of
 
 _UPLOAD_SECONDS = 3600.0
 _VERDICTS = {
@@ -38,7 +39,10 @@ def evaluate(  # noqa: PLR0917 (typer reads options from the parameters)
     ] = None,
     split: Annotated[
         EvaluatedSplit | None,
-        typer.Option(help="The images to measure. Default: test, validation or all."),
+        typer.Option(
+            help="The images to measure. Default: test, validation or all; of a folder without "
+            "such folders all."
+        ),
     ] = None,
     as_json: AsJson = False,
     server: Server = None,
@@ -52,6 +56,7 @@ def evaluate(  # noqa: PLR0917 (typer reads options from the parameters)
     client = ServerClient(settings, server, seconds=_UPLOAD_SECONDS)
     jobs = JobsApi(settings, server)
     name, _, number = model.partition("@")
+    split = split or ("all" if _has_no_splits(Path(dataset)) else None)
     body: dict[str, Any] = {"split": split} if split else {}
     if against is not None:
         body["against"] = _number(client, name, against)
@@ -62,6 +67,21 @@ def evaluate(  # noqa: PLR0917 (typer reads options from the parameters)
     follow_job(jobs, job["id"])
     result = jobs.get(job["id"]).result or {}
     print_json(result) if as_json else _print(EvaluationResult.model_validate(result))
+
+
+_SPLITS = {
+    "train": "training images",
+    "validation": "validation images",
+    "test": "test images",
+    "all": "images",
+}
+
+
+def _has_no_splits(folder: Path) -> bool:
+    """Whether it is a folder of class folders alone: all of it was meant."""
+    return folder.is_dir() and not any(
+        split_of(path.name) for path in folder.iterdir() if path.is_dir()
+    )
 
 
 def _number(client: ServerClient, model: str, version: str) -> int:
@@ -79,7 +99,8 @@ def _print(result: EvaluationResult) -> None:
     console = answers()
     console.print(
         f"{escape(result.model)} version {result.version}: {result.accuracy:.2%} of "
-        f"{result.pictures:,} images correct ({_percent(result.accuracy_interval)}), "
+        f"{result.pictures:,} {_SPLITS[result.split]} correct "
+        f"({_percent(result.accuracy_interval)}), "
         f"served by {result.runtime}"
     )
     for report in result.per_class:
@@ -92,7 +113,7 @@ def _print(result: EvaluationResult) -> None:
         console.print(_compared(result.comparison))
     for warning in result.warnings:
         print_error(error_console(), warning.detail)
-    notes().print("[green]✓[/] the whole report: --json")
+    notes().print("[dim]--json prints the whole report.[/]")
 
 
 def _compared(comparison: Comparison) -> str:
@@ -106,4 +127,4 @@ def _compared(comparison: Comparison) -> str:
 
 
 def _percent(interval: Interval) -> str:
-    return f"95 %: {interval.low:.1%} to {interval.high:.1%}"
+    return f"95% interval: {interval.low:.1%} to {interval.high:.1%}"

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.backup import placing
-from cli.backup.erasures import repeat_erasures
 from cli.backup.placing import report_kept
+from cli.backup.restrictions import complete_restore
 from cli.banner import print_banner
 from cli.clients.api import Api
 from cli.commands.weights import pull_defaults
@@ -62,11 +62,10 @@ def _finish_restore(settings: Settings, console: Console) -> None:
     Raises:
         CommandError: The home is in use, or the restore cannot be finished.
     """
-    if placing.is_interrupted(settings.home):
+    if placing.is_interrupted(settings.home) or placing.is_incomplete(settings.home):
         with Home(settings.home).exclusive():
             placed = placing.finish(settings.home, settings)
-            migrate(settings)
-            repeat_erasures(settings)
+            complete_restore(settings, console)
         report_kept(placed, console)
         console.print("An interrupted restore is finished.")
     elif placing.discard(settings.home):
@@ -206,4 +205,5 @@ def _phase(state: Readiness) -> str:
         return "Waiting for the worker"
     left = state.loading or []
     names = f", {len(left)} left: {', '.join(left)}" if left else ""
-    return f"The worker loads its networks (the first time, it imports them, for minutes){names}"
+    note = " (the first time it imports them, which takes minutes)"
+    return f"The worker loads its networks{note}{names}"

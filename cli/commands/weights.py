@@ -42,6 +42,7 @@ from cli.tables import Column, print_list
 from contracts.errors import NotFound
 from contracts.settings import Settings
 from models.catalog import Network
+from models.create.style.weights import FAST_WEIGHTS
 from models.weights.catalog import Weights, WeightsMissing
 from models.weights.samples import Samples, SamplesMissingError
 
@@ -55,7 +56,7 @@ app = typer.Typer()
 
 @app.command()
 def pull(names: Names = None) -> None:
-    """Fetch weights. Without a name: what OPSIN_MODELS needs, and the sample photos."""
+    """Fetch weights. Without a name: what OPSIN_MODELS and method=fast need, and sample photos."""
     settings, console = load(), notes()
     Home(settings.home).prepare()
     if not names:
@@ -132,15 +133,17 @@ class PullResult:
         networks: Names of the networks that can be served, at least in part.
         faults: One line for each network that is missing or incomplete.
         samples_fault: Why the sample photos are missing; None if they are here.
+        fast_fault: Why style transfers have no `method=fast`; None if they have.
     """
 
     networks: tuple[str, ...]
     faults: tuple[str, ...]
     samples_fault: str | None
+    fast_fault: str | None = None
 
     def warn(self, console: Console) -> None:
         """Print what is missing."""
-        for fault in filter(None, (*self.faults, self.samples_fault)):
+        for fault in filter(None, (*self.faults, self.fast_fault, self.samples_fault)):
             warn(console, fault)
 
     def require_one(self) -> None:
@@ -176,12 +179,14 @@ def pull_defaults(settings: Settings, console: Console, *, again: bool) -> PullR
                 faults.append(f"{network.name}: {fault}")
             if _usable(weights, network):
                 here.append(network.name)
+        fetch = again or FAST_WEIGHTS not in tried
+        fast_fault = _pull_fast_style(weights, progress, fetch=fetch)
         with contextlib.suppress(OSError):
-            tried.add(network.name for network in networks)
+            tried.add((*(network.name for network in networks), FAST_WEIGHTS))
         samples_fault = _pull_samples(settings, progress)
     if not here and not again:
         return pull_defaults(settings, console, again=True)
-    return PullResult(tuple(here), tuple(faults), samples_fault)
+    return PullResult(tuple(here), tuple(faults), samples_fault, fast_fault)
 
 
 def _pull_samples(settings: Settings, progress: Progress) -> str | None:
@@ -189,6 +194,18 @@ def _pull_samples(settings: Settings, progress: Progress) -> str | None:
         Samples.of(settings).pull(_Bar(progress, "sample photos"))
     except SamplesMissingError as error:
         return str(error)
+    return None
+
+
+def _pull_fast_style(weights: Weights, progress: Progress, *, fetch: bool) -> str | None:
+    """Get the small networks of `method=fast`; style transfers do without them otherwise."""
+    try:
+        if fetch:
+            weights.pull(FAST_WEIGHTS, _Bar(progress, FAST_WEIGHTS))
+        else:
+            weights.find(FAST_WEIGHTS)
+    except WeightsMissing as error:
+        return f"Style transfers have no method=fast: {error.detail}"
     return None
 
 
@@ -229,7 +246,7 @@ def _damaged(reason: str | None) -> bool:
 
 
 class _TriedNetworks:
-    """The networks whose sources have been tried, in a file with the weights."""
+    """What has been looked for at its sources, in a file with the weights."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

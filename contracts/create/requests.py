@@ -1,8 +1,16 @@
 """The parameters of style transfers and dreams, as a form sends them and a job keeps them."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from contracts.inference.explanation import MODEL_NAME, Layer
 
@@ -20,6 +28,9 @@ STYLE_SIDE = 512
 DREAM_SIDE = 1024
 """Pixels of the longer side of a dream, unless the image is smaller."""
 
+SMALLEST_STEP, HALF_RANGE = 0.1, 127.5
+"""Levels: the smallest step of a dream, and half of the range in which tutorials give theirs."""
+
 StyleMethod = Literal["optimize", "fast"]
 Normalization = Literal["paper", "tutorial"]
 Pooling = Literal["average", "max"]
@@ -27,6 +38,8 @@ Optimizer = Literal["lbfgs", "adam"]
 Init = Literal["content", "noise", "style", "fast"]
 Colors = Literal["none", "luminance", "histogram"]
 StyleNetwork = Literal["vgg16", "vgg19", "squeezenet"]
+_QUOTES, _BRACKETS = " \t\"'", " \t[]{}"
+_NAME_AND_WEIGHT = re.compile(r"^(.+?)[\"']?\s*[:=]\s*(\d+\.?\d*(?:[eE][+-]?\d+)?)$")
 _YES, _NO = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
 
 
@@ -37,14 +50,35 @@ def _colors(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """``0.7,0.3`` is a list, like the field sent twice."""
+    """``0.7,0.3`` and ``["a", "b"]`` are lists, like the field sent twice."""
     values = [value] if isinstance(value, (str, int, float)) else value
     if not isinstance(values, (list, tuple)):
         return values
-    parts = [
-        part for item in values for part in (item.split(",") if isinstance(item, str) else [item])
-    ]
-    return [part.strip() if isinstance(part, str) else part for part in parts]
+    parts: list[Any] = []
+    for item in values:
+        if isinstance(item, str):
+            parts += [part.strip(_QUOTES) for part in item.strip(_BRACKETS).split(",")]
+        else:
+            parts.append(item)
+    return parts
+
+
+def _weighted(layers: Any) -> tuple[list[str], list[float] | None] | None:
+    """The names and weights of ``a=1,b=0.5`` or of a JSON object; None if there are no weights.
+
+    A layer without a weight among others has 1.
+    """
+    if isinstance(layers, dict):
+        layers = [f"{name}={weight}" for name, weight in layers.items()]
+    parts = _listed(layers)
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        return None
+    names, weights = [], []
+    for part in parts:
+        found = _NAME_AND_WEIGHT.match(part)
+        names.append(found[1] if found else part)
+        weights.append(float(found[2]) if found else 1.0)
+    return (names, weights) if names != parts else None
 
 
 Names = Annotated[list[Layer], BeforeValidator(_listed), Field(min_length=1, max_length=16)]
@@ -149,7 +183,8 @@ class DreamRequest(_Options):
     )
     layers: Names | None = Field(
         None,
-        description="The layers to excite; the default depends on the network.",
+        description="The layers to excite; the default depends on the network. With weights: "
+        "`block4_conv3=1,block5_conv1=0.5`, or a JSON object.",
         examples=[["block4_conv3", "block5_conv1"]],
     )
     layer_weights: Weights | None = Field(
@@ -172,7 +207,18 @@ class DreamRequest(_Options):
     octave_scale: float = Field(1.4, ge=1.05, le=4, description="Factor between two octaves.")
     iterations: int = Field(10, ge=1, le=1000, description="Steps in each octave.")
     step_size: float = Field(
-        2.0, gt=0, le=100, description="Mean change of a step, in levels of 0 to 255."
+        2.0,
+        gt=0,
+        le=100,
+        description="Mean change of a step, in levels of 0 to 255. A number below 0.1 counts as "
+        "the tutorials' unit, a part of the range from -1 to 1: 0.01 is 1.3 levels.",
+    )
+    smoothing: float | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="Width in pixels of the filter that smooths each step; 0 is none. The default "
+        "depends on the network: some see dots where others see shapes.",
     )
     jitter: int = Field(32, ge=0, le=512, description="Largest shift of the image in pixels.")
     tile_size: int = Field(
@@ -181,6 +227,22 @@ class DreamRequest(_Options):
         le=1024,
         description="Gradients are computed in tiles of this side at most, which bounds memory.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_weights(cls, values: Any) -> Any:
+        """Layers that come with weights are two lists from here on."""
+        if isinstance(values, dict) and values.get("layer_weights") is None:
+            found = _weighted(values.get("layers"))
+            if found is not None:
+                return {**values, "layers": found[0], "layer_weights": found[1]}
+        return values
+
+    @property
+    def step_levels(self) -> float:
+        """The mean change of a step in levels, from either unit."""
+        is_part = self.step_size < SMALLEST_STEP
+        return self.step_size * HALF_RANGE if is_part else self.step_size
 
 
 def style_file(index: int) -> str:

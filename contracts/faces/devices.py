@@ -2,8 +2,9 @@
 
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import ErasedModel, FaceEvent, Subject
@@ -36,6 +37,14 @@ class NewDevice(BaseModel):
             }
         ],
     )
+
+    @field_validator("device_id")
+    @classmethod
+    def _is_no_dot_segment(cls, value: str) -> str:
+        """HTTP clients resolve `…/devices/..`, so that removing it would erase the person."""
+        if unquote(value).strip() in {".", ".."}:
+            raise ValueError("a device's id is part of a path, so it cannot be '.' or '..'")
+        return value
 
 
 class Device(BaseModel):

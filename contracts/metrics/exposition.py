@@ -16,6 +16,9 @@ from prometheus_client.metrics_core import (
 from contracts.metrics.registry import SEPARATOR, Values, all_labels, field_of
 from contracts.metrics.table import FAMILIES, PREFIX, Family
 
+# A range such as */* leaves the choice to us.
+_MEDIA_TYPES = {"application/openmetrics-text", "text/plain"}
+
 IsServed = Callable[[str, str], bool]
 """Whether a model's version is served, so that its series are shown."""
 
@@ -79,8 +82,29 @@ def exposition(metrics: Sequence[Metric], accept: str) -> tuple[bytes, str]:
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collected())
-    encode, media_type = choose_encoder(accept)
+    encode, media_type = choose_encoder(_preferred(accept))
     return encode(registry), media_type
+
+
+def _preferred(accept: str) -> str:
+    """The part of a header `Accept` that is wanted most; the first of several.
+
+    prometheus_client takes OpenMetrics wherever it is named, even if text is wanted more.
+    """
+    ranges = [part.strip() for part in accept.split(",") if part.strip()]
+    wanted = max(ranges, key=_quality, default="")
+    return wanted.lower() if _quality(wanted) else ""
+
+
+def _quality(media_range: str) -> float:
+    media_type, *parameters = (part.strip().lower() for part in media_range.split(";"))
+    if media_type not in _MEDIA_TYPES:
+        return 0.0
+    given = [part.removeprefix("q=") for part in parameters if part.startswith("q=")]
+    try:
+        return float(given[0]) if given else 1.0
+    except ValueError:
+        return 0.0
 
 
 def _length(family: Family) -> int:

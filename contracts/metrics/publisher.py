@@ -33,6 +33,10 @@ class MetricsPublisher:
     def start(self) -> None:
         self._thread.start()
 
+    def publish(self) -> None:
+        """Publish now what has been counted."""
+        self._publish()
+
     def stop(self) -> None:
         """Publish the last counts; they need not expire before they are retained."""
         self._stopped.set()

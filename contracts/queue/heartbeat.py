@@ -71,6 +71,9 @@ class WorkerBeat(BaseModel):
     devices: tuple[str, ...] = ()
     started_at: float = Field(description="Unix time in seconds.")
     beat_at: float = Field(description="Unix time in seconds.")
+    reads_origins: bool = Field(
+        False, description="Whether it understands which request an image belongs to."
+    )
     clock_ahead: float | None = Field(
         None,
         description="Seconds by which the clock of its host is ahead of the clock of Redis; null "

@@ -13,6 +13,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from contracts.tracing.origin import NO_ORIGIN, Origin, split_origin, with_origin
+
 Pixels = npt.NDArray[np.uint8]
 Vector = npt.NDArray[np.float32]
 
@@ -50,6 +52,7 @@ class Item:
         class_index: The class to explain; unused by a classification.
         note: JSON with what the operation alone does not say. Items with the same note may share
             a batch.
+        origin: The request it belongs to, for logs and traces; travels as a member of the note.
     """
 
     id: bytes
@@ -60,9 +63,10 @@ class Item:
     attempt: int = 1
     class_index: int = TOP_CLASS
     note: bytes = b""
+    origin: Origin = NO_ORIGIN
 
     def pack(self) -> bytes:
-        reply_to = self.reply_to.encode()
+        reply_to, note = self.reply_to.encode(), with_origin(self.note, self.origin)
         height, width, _ = self.pixels.shape
         header = _ITEM.pack(
             _ITEM_MAGIC,
@@ -74,10 +78,10 @@ class Item:
             width,
             len(reply_to),
             self.class_index,
-            len(self.note),
+            len(note),
         )
         # Joined in one step, so that the pixels are copied only once.
-        return b"".join((header, reply_to, self.note, np.ascontiguousarray(self.pixels).data))
+        return b"".join((header, reply_to, note, np.ascontiguousarray(self.pixels).data))
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
@@ -95,8 +99,11 @@ class Item:
         if len(raw) - pixels_offset != height * width * 3:
             raise MalformedMessageError("an item of the wrong length")
         pixels = np.frombuffer(raw, np.uint8, offset=pixels_offset).reshape(height, width, 3)
-        reply_to, note = _text(raw[_ITEM.size : note_offset]), raw[note_offset:pixels_offset]
-        return cls(item_id, deadline, enqueued, reply_to, pixels, attempt, class_index, note)
+        reply_to = _text(raw[_ITEM.size : note_offset])
+        note, origin = split_origin(raw[note_offset:pixels_offset])
+        return cls(
+            item_id, deadline, enqueued, reply_to, pixels, attempt, class_index, note, origin
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from contracts.errors import Conflict, JobNotFound
 from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind, JobState, Progress
 from contracts.metrics.registry import Metrics
 from contracts.pages import Page
+from contracts.tracing.origin import NO_ORIGIN, Origin
 from database.engine import advisory_lock, batches, reading, writing
 from database.idempotency import IdempotencyKey, StoredResponse, delete_expired, lookup, remember
 from database.installation import belongs_to
@@ -82,6 +83,7 @@ class Jobs:
         idempotency: IdempotencyKey | None = None,
         job_id: str | None = None,
         client: str | None = None,
+        origin: Origin = NO_ORIGIN,
     ) -> CreatedJob:
         """Queue a job. The caller sends it to a worker if it is new.
 
@@ -91,6 +93,7 @@ class Jobs:
             input_digest: SHA-256 of the input, in hex.
             job_id: From `new_job_id`, if the input has been stored under it.
             client: Who sends it, see `service.auth.principal.quota_key`; None if unknown.
+            origin: The request.
 
         Raises:
             QueueFull: There is no room for it, see `database.jobs.admission`.
@@ -98,11 +101,11 @@ class Jobs:
         """
         job_id = job_id or new_job_id()
         try:
-            record = self._record(kind, request, input_digest, job_id, client)
+            record = self._record(kind, request, input_digest, job_id, client, origin=origin)
             return self._insert(record, limit, idempotency)
         except IntegrityError:
             # Another process has used the same key between our read and our write.
-            record = self._record(kind, request, input_digest, job_id, client)
+            record = self._record(kind, request, input_digest, job_id, client, origin=origin)
             return self._insert(record, limit, idempotency)
 
     def earlier(self, idempotency: IdempotencyKey) -> Job | None:
@@ -286,6 +289,8 @@ class Jobs:
         digest: str | None,
         job_id: str,
         client: str | None,
+        *,
+        origin: Origin,
     ) -> JobRecord:
         now = self._clock()
         return JobRecord(
@@ -295,6 +300,7 @@ class Jobs:
             queue=WORK_QUEUES.get(kind),
             request=request,
             client=client,
+            origin=origin.as_json() or None,
             input_digest=digest,
             attempt=0,
             stalled=0,

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from contracts.errors import InternalError, OpsinError, Unavailable
 from contracts.jobs import FINISHED, STARTING, Progress
 from contracts.metrics.registry import Metrics
+from contracts.tracing.origin import NO_ORIGIN, Origin
 from database.engine import batches, reading, writing
 from database.jobs.jobs import Clock
 from database.jobs.turns import turns
@@ -45,6 +46,8 @@ class Lease:
         worker_id: The worker that holds the lease.
         attempt: Attempt number, starting at 1.
         request: As given to `Jobs.create`.
+        origin: The request that made the job.
+        created_at: When that was.
     """
 
     job_id: str
@@ -52,6 +55,8 @@ class Lease:
     attempt: int
     kind: str
     request: dict[str, Any]
+    origin: Origin = NO_ORIGIN
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,7 +382,15 @@ class Leases:
 
 
 def _lease(record: JobRecord, worker_id: str) -> Lease:
-    return Lease(record.id, worker_id, record.attempt, record.kind, record.request)
+    return Lease(
+        record.id,
+        worker_id,
+        record.attempt,
+        record.kind,
+        record.request,
+        Origin.of_json(record.origin),
+        record.created_at,
+    )
 
 
 def _held_by(lease: Lease) -> ColumnElement[bool]:

@@ -13,11 +13,10 @@ from contracts.settings import Settings
 from models.catalog import Preprocessing, network_of
 from models.create.dream import Dream, DreamNetwork, octave_sizes
 from models.create.dream_source import resolve_source
-from models.create.images import read_image, resized, scaled_size
+from models.create.images import enlarged, read_image, required, resized, scaled_size
 from models.create.memory import check_tiled_memory
 from models.create.run import ImageRun, ImageWork
 from models.export.saved_model import KERAS_MODEL
-from models.images.resize import Size
 from models.networks.architecture import ARCHITECTURES
 from models.networks.keras_files import read_whole
 from models.networks.loading import load_weights
@@ -33,7 +32,11 @@ _LAYERS: dict[str, dict[str, float]] = {
     "vgg16": _VGG,
     "vgg19": _VGG,
     "squeezenet": {"fire6_concat": 1.0, "fire8_concat": 1.0},
+    "efficientnet_lite0": {"block6a_expand_activation": 1.0},
 }
+_UNSMOOTHED = frozenset({"vgg16", "vgg19", "squeezenet"})
+"""Networks that pool, whose gradients have no pattern of dots."""
+_SMOOTHING = 1.0
 
 
 def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
@@ -59,7 +62,11 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
     check_tiled_memory(size, memory_limit(settings.training_memory_mb))
     work.progress(Progress(fraction=0, phase="model"))
     network, used = _network(request, settings)
-    _require_size(size, network)
+    request = request.model_copy(update={"smoothing": used["smoothing"]})
+    if network.fixed_side is None:
+        if request.size is None:
+            size = enlarged(size, network.minimum_side)
+        required(size, network.minimum_side)
     used |= {"width": size[0], "height": size[1]}
     octaves = octave_sizes(size, request, network.minimum_side)
     run_ = ImageRun(
@@ -79,12 +86,13 @@ def _network(request: DreamRequest, settings: Settings) -> tuple[DreamNetwork, d
     source = resolve_source(
         request.model, request.version, store=store, weights=weights, models=settings.models
     )
-    model, preprocessing, default = (
+    name, model, preprocessing, default = (
         _published_base(source.model, weights, request)
         if source.version is None
         else _stored_version(store, source.model, source.version)
     )
     layers = dream_layers(request, default)
+    smoothing = 0.0 if name in _UNSMOOTHED else _SMOOTHING
     network = DreamNetwork(
         model,
         preprocessing,
@@ -95,22 +103,26 @@ def _network(request: DreamRequest, settings: Settings) -> tuple[DreamNetwork, d
     )
     fields = request.model_dump(mode="json", exclude_none=True, exclude={"preview_every"})
     used = {"kind": "dream", **fields, "model": source.model, "layers": list(layers)}
+    used.setdefault("smoothing", smoothing)
     return network, used if source.version is None else used | {"version": source.version}
 
 
 def _stored_version(
     store: Store, name: str, version: int
-) -> tuple[keras.Model, Preprocessing, dict[str, float]]:
-    """A version's network, its preprocessing and the layers that it dreams with by default."""
+) -> tuple[str, keras.Model, Preprocessing, dict[str, float]]:
+    """A version's network, by name and with weights, its preprocessing and its default layers."""
     manifest = store.manifest(name, version)
     model = read_whole(store.path(name, version) / KERAS_MODEL)
     preprocessing = TypeAdapter(Preprocessing).validate_python(manifest.preprocessing)
-    return model, preprocessing, _LAYERS.get(manifest.network, {manifest.explain_layer: 1.0})
+    chosen = _LAYERS.get(manifest.network, {})
+    if not chosen or not {layer.name for layer in model.layers}.issuperset(chosen):
+        chosen = {manifest.explain_layer: 1.0}
+    return manifest.network, model, preprocessing, chosen
 
 
 def _published_base(
     name: str, weights: Weights, request: DreamRequest
-) -> tuple[keras.Model, Preprocessing, dict[str, float]]:
+) -> tuple[str, keras.Model, Preprocessing, dict[str, float]]:
     """As `_stored_version`, of a network of the catalog without its classifier."""
     if request.class_index is not None:
         raise ValidationFailed(
@@ -122,7 +134,7 @@ def _published_base(
     build = ARCHITECTURES[name].build
     model = build(input_shape=(None, None, 3), include_top=False)
     load_weights(model, name, file.path, file.format)
-    return model, network.preprocessing, _LAYERS.get(name, {network.explain_layer: 1.0})
+    return name, model, network.preprocessing, _LAYERS.get(name, {network.explain_layer: 1.0})
 
 
 def dream_layers(request: DreamRequest, default: dict[str, float]) -> dict[str, float]:
@@ -131,12 +143,3 @@ def dream_layers(request: DreamRequest, default: dict[str, float]) -> dict[str, 
         return {} if request.class_index is not None else default
     weights = request.layer_weights or [1.0] * len(request.layers)
     return dict(zip(request.layers, weights, strict=True))
-
-
-def _require_size(size: Size, network: DreamNetwork) -> None:
-    minimum = network.minimum_side
-    if network.fixed_side is None and min(size) < minimum:
-        raise ValidationFailed(
-            f"size: of {size[0]} x {size[1]} pixels nothing is left at the layer. Send a larger "
-            f"size, so that the shorter side has {minimum} pixels, or choose an earlier layer."
-        )

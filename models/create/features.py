@@ -11,6 +11,7 @@ from contracts.create.requests import Pooling, StyleNetwork
 from contracts.errors import LayerNotFound
 from contracts.suggestions import similar
 from models.create.style.weights import weight_file
+from models.create.winograd import with_winograd
 from models.explain.filters import smallest_side
 from models.networks.architecture import ARCHITECTURES
 from models.networks.loading import load_weights
@@ -90,6 +91,9 @@ class FeatureNetwork:
             model = _averaging(model)
         part = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
         self._part = with_precision(part, precision)
+        # Compiled for each size, which pays if it is evaluated more than once.
+        is_plain = precision != "float32" or bool(tf.config.list_physical_devices("GPU"))
+        self._repeated = self._part if is_plain else with_winograd(part)
         self.layers = tuple(layers)
         self.minimum_side = smallest_side(part, _LARGEST_MINIMUM) or _LARGEST_MINIMUM
 
@@ -114,16 +118,18 @@ class FeatureNetwork:
         load_weights(model, network, file.path, file.format)
         return cls(model, layers, pooling, precision)
 
-    def __call__(self, image: Tensor) -> list[Tensor]:
+    def __call__(self, image: Tensor, *, repeated: bool = False) -> list[Tensor]:
         """The maps of each layer.
 
         Args:
             image: float32 RGB (1, height, width, 3), levels of 0 to 255.
+            repeated: Whether more images of this size follow, so that compiling for it pays.
 
         Returns:
             float32 (1, height, width, channels) for each layer.
         """
-        maps = keras.tree.flatten(self._part(caffe(image), training=False))
+        part = self._repeated if repeated else self._part
+        maps = keras.tree.flatten(part(caffe(image), training=False))
         return [tf.cast(one, tf.float32) for one in maps]
 
     def channels(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from contracts.create.requests import LARGEST_SIDE
+from contracts.errors import ValidationFailed
 from models.images.decode import decode_reduced
 from models.images.resize import Size
 
@@ -34,6 +37,40 @@ def scaled_size(size: Size, longest_side: int, minimum: int = 1) -> Size:
     """A size with that longer side and the same proportions; no side is below `minimum`."""
     scale = longest_side / max(size)
     return max(minimum, round(size[0] * scale)), max(minimum, round(size[1] * scale))
+
+
+def enlarged(size: Size, minimum: int) -> Size:
+    """The size, or one with the same proportions whose shorter side has that minimum.
+
+    Raises:
+        ValidationFailed: The longer side would be too long.
+    """
+    if min(size) >= minimum:
+        return size
+    scale = minimum / min(size)
+    longer = math.ceil(max(size) * scale)
+    if longer > LARGEST_SIDE:
+        raise ValidationFailed(
+            f"The image is too narrow: at {minimum} pixels, its longer side would have "
+            f"{longer:,}. Send a part of it."
+        )
+    return max(minimum, round(size[0] * scale)), max(minimum, round(size[1] * scale))
+
+
+def required(size: Size, minimum: int) -> None:
+    """Check that a network can take an image of that size.
+
+    Raises:
+        ValidationFailed: It cannot; says which size it can take.
+    """
+    if min(size) >= minimum:
+        return
+    needed = math.ceil(max(size) * minimum / min(size))
+    advice = f"Send size={needed}" if needed <= LARGEST_SIDE else "Send a part of the image"
+    raise ValidationFailed(
+        f"size: a result of {size[0]} x {size[1]} pixels is too small for these layers, which need "
+        f"{minimum} on the shorter side. {advice}, or choose earlier layers."
+    )
 
 
 def resized(image: Image.Image, size: Size) -> Array:

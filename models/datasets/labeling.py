@@ -5,7 +5,7 @@ test meaningless, and one that has two labels cannot be used.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from contracts.training.datasets import DatasetFile, DatasetWarning, LabelSource
@@ -38,6 +38,7 @@ def assign_labels(
     tables: Sequence[tuple[str, bytes]] = (),
     encoding: str | None = None,
     labels_from: LabelSource = "folders",
+    check: Callable[[], None] = lambda: None,
 ) -> Labelled:
     """Every file with the label and split that its folder implies, or that a table names.
 
@@ -45,13 +46,17 @@ def assign_labels(
         tables: The path and the content of each file that may be a table of labels.
         encoding: That of the tables, if the client has named it.
         labels_from: Where the labels are if no table names them.
+        check: Called often while tables are read; may raise.
+
+    Raises:
+        InvalidArchive: As `read_tables`.
     """
     paths = [f.path for f in files if f.status == "admitted" or f.code in _IMAGE_FAULTS]
     layout = Layout.of(paths)
     if labels_from == "file_names":
         return Labelled([_named_by_file(file, layout) for file in files], [])
     folders = {path: layout.find(path) for path in paths}
-    found = read_tables(tables, paths, encoding) if tables else TableLabels()
+    found = read_tables(tables, paths, encoding, check) if tables else TableLabels()
     if found.labels:
         return _labelled_by_tables(files, found, layout, folders)
     labelled = [

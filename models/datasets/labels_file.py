@@ -2,6 +2,9 @@
 
 Which columns hold files and labels is found by their names, and by which values are files of the
 upload. A table that names none of them is no table of labels, whatever it is called.
+
+A few kilobytes of an archive can be a table of millions of rows. So rows are read one at a time,
+and their number, and the images that are compared with them, are bounded.
 """
 
 import csv
@@ -9,11 +12,14 @@ import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
+from contracts.errors import InvalidArchive
 from models.datasets.archives.name_encoding import plausible_encoding
 from models.datasets.dataset import Split
 from models.datasets.layout import checked_label, split_of
@@ -21,6 +27,11 @@ from models.datasets.layout import checked_label, split_of
 SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"})
 
 _SAMPLE = 1000  # rows
+_SAMPLE_VALUES = 100_000  # in these
+_MAX_ROWS = 1_000_000  # of all tables together; five times the files of a dataset
+_MAX_JSON_VALUES = 2_000_000  # each is a Python object, all at the same time
+_MAX_COMPARISONS = 3_000_000  # of a name in a table with images that are called so
+_ROWS_PER_CHECK = 4096
 _MAX_COLUMNS = 5000  # a column for each class, at the most
 _MAX_NAMESAKES = 1000  # images with one name, among which a table's place may decide
 _LABEL_COLUMNS = (
@@ -75,7 +86,10 @@ class TableLabels:
 
 
 def read_tables(
-    tables: Iterable[tuple[str, bytes]], images: Collection[str], encoding: str | None = None
+    tables: Iterable[tuple[str, bytes]],
+    images: Collection[str],
+    encoding: str | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> TableLabels:
     """Find the labels of images in the tables that came with them.
 
@@ -83,16 +97,30 @@ def read_tables(
         tables: The path and the content of each file that may be one.
         images: The paths of the images.
         encoding: That of the tables, if the client has named it.
+        check: Called often; may raise.
+
+    Raises:
+        InvalidArchive: They have too many rows, or name files that too many images share.
     """
     found = TableLabels()
     index = _ImageIndex(images)
+    count = 0
     for path, content in tables:
         rows = _rows(path, content, encoding)
-        columns = _columns(rows, index, path)
+        sample = _sample(rows)
+        columns = _columns(sample, index, path)
         if columns is None:
             continue
         found.tables.append(path)
-        for row in rows:
+        for row in chain(sample, rows):
+            if count % _ROWS_PER_CHECK == 0:
+                check()
+            count += 1
+            if count > _MAX_ROWS:
+                raise InvalidArchive(
+                    f"The tables of labels have more than {_MAX_ROWS:,} rows. Leave out those that "
+                    "are about no image of the archive."
+                )
             image = index.find(row.get(columns.file, ""), path)
             label = columns.label_of(row)
             if image is None:
@@ -130,6 +158,7 @@ class _ImageIndex:
     """Finds images by what a table calls them: a path, a name, or a name without its suffix."""
 
     def __init__(self, images: Collection[str]) -> None:
+        self._comparisons = 0
         self._names: dict[str, list[str]] = defaultdict(list)
         self._stems: dict[str, list[str]] = defaultdict(list)
         self._pairs: dict[str, list[str]] = defaultdict(list)
@@ -149,8 +178,17 @@ class _ImageIndex:
         if not found and "." in name:
             found = self._stems.get(name.rpartition(".")[0], [])
         if len(found) > 1:
+            self._count(min(len(found), _MAX_NAMESAKES))
             found = _narrowed(self._ending(wanted) or found, table)
         return found[0] if len(found) == 1 else None
+
+    def _count(self, comparisons: int) -> None:
+        self._comparisons += comparisons
+        if self._comparisons > _MAX_COMPARISONS:
+            raise InvalidArchive(
+                "A table names files by names that many images of the archive have. Write their "
+                "whole paths into the table, or rename the images."
+            )
 
     def _ending(self, wanted: str) -> list[str]:
         """The images whose path, with or without its suffix, ends with these folders and a name."""
@@ -160,6 +198,7 @@ class _ImageIndex:
         if len(likely) > _MAX_NAMESAKES:
             return likely
         ends = f"/{wanted}"
+        self._count(len(likely))
         return [
             path
             for path in likely
@@ -190,15 +229,31 @@ def _narrowed(paths: list[str], table: str) -> list[str]:
     return [
         path
         for path in beside or paths
-        if split is not None and split in map(split_of, path.split("/")[:-1])
+        if split is not None and split in map(_split_of, path.split("/")[:-1])
     ]
 
 
-def _columns(rows: Sequence[Row], index: _ImageIndex, path: str) -> _Columns | None:
-    names = list(rows[0]) if rows else []
+@lru_cache(maxsize=4096)
+def _split_of(folder: str) -> Split | None:
+    return split_of(folder)
+
+
+def _sample(rows: Iterator[Row]) -> list[Row]:
+    """The first rows, by which a table is recognised."""
+    sample: list[Row] = []
+    values = 0
+    for row in rows:
+        sample.append(row)
+        values += len(row)
+        if len(sample) == _SAMPLE or values >= _SAMPLE_VALUES:
+            break
+    return sample
+
+
+def _columns(sample: Sequence[Row], index: _ImageIndex, path: str) -> _Columns | None:
+    names = list(sample[0]) if sample else []
     if not 0 < len(names) <= _MAX_COLUMNS:
         return None
-    sample = rows[:_SAMPLE]
     hits = {
         name: sum(index.find(row.get(name, ""), path) is not None for row in sample)
         for name in names
@@ -234,20 +289,27 @@ def _is_one_hot(row: Row, names: Sequence[str]) -> bool:
     return all(v in {"0", "1", "0.0", "1.0", "true", "false", "True", "False"} for v in values)
 
 
-def _rows(path: str, content: bytes, encoding: str | None) -> list[Row]:
+def _rows(path: str, content: bytes, encoding: str | None) -> Iterator[Row]:
     text = _text(content, encoding)
     stripped = text.lstrip()
     if stripped.startswith(("{", "[")):
         return _json_rows(stripped)
     if PurePosixPath(path).suffix.lower() in {".json", ".jsonl", ".ndjson"}:
-        return []
-    lines = _csv_lines(text)
-    if not lines:
-        return []
-    head = [_plain(value) for value in lines[0]]
-    if len(set(lines[0])) == len(lines[0]) and _is_header(head):
-        return [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
-    return [{str(place): value for place, value in enumerate(line)} for line in lines]
+        return iter(())
+    return _named_rows(_csv_lines(text))
+
+
+def _named_rows(lines: Iterator[list[str]]) -> Iterator[Row]:
+    """Rows by the names in the first one or, without a header, by the numbers of their columns."""
+    first = next(lines, None)
+    if first is None:
+        return
+    if len(set(first)) == len(first) and _is_header([_plain(value) for value in first]):
+        for line in lines:
+            yield dict(zip(first, line, strict=False))
+        return
+    for line in chain([first], lines):
+        yield {str(place): value for place, value in enumerate(line)}
 
 
 def _is_header(names: Sequence[str]) -> bool:
@@ -264,38 +326,51 @@ def _text(content: bytes, encoding: str | None) -> str:
         return content.decode(encoding or plausible_encoding(content), "replace")
 
 
-def _csv_lines(text: str) -> list[list[str]]:
+def _csv_lines(text: str) -> Iterator[list[str]]:
     text = text.removeprefix("sep=,\n").removeprefix("sep=;\n")
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t|", key=first.count)
+    lines = io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline="")
     if not first.count(delimiter):
         # Such as `n01440764/1.JPEG 0`; the name may have spaces.
-        pairs = [line.rsplit(None, 1) for line in text.splitlines()]
-        return [pair for pair in pairs if len(pair) == 2]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        for line in lines:
+            pair = line.rsplit(None, 1)
+            if len(pair) == 2:
+                yield pair
+        return
     try:
-        return [[value.strip() for value in line] for line in reader if any(line)]
+        for values in csv.reader(lines, delimiter=delimiter, skipinitialspace=True):
+            if len(values) > _MAX_COLUMNS:
+                return
+            if any(values):
+                yield [value.strip() for value in values]
     except csv.Error:
-        return []
+        return
 
 
-def _json_rows(text: str) -> list[Row]:
-    try:
-        whole = json.loads(text)
-    except RecursionError:
-        return []
-    except ValueError:
-        whole = _json_lines(text)
+def _json_rows(text: str) -> Iterator[Row]:
+    whole = _parsed(text)
     if isinstance(whole, dict):
-        pairs = [(name, label) for name, label in whole.items() if _value(label) is not None]
-        return [{"file": name, "label": _value(label) or ""} for name, label in pairs]
-    if not isinstance(whole, list):
-        return []
-    return [
+        pairs = ((name, _value(label)) for name, label in whole.items())
+        return ({"file": name, "label": label} for name, label in pairs if label is not None)
+    rows = whole if isinstance(whole, list) else []
+    return (
         {str(name): _value(value) or "" for name, value in row.items()}
-        for row in whole
+        for row in rows
         if isinstance(row, dict) and row
-    ]
+    )
+
+
+def _parsed(text: str) -> Any:
+    """The value of a JSON text, or a list of those of JSON lines; None if it is neither."""
+    if sum(text.count(mark) for mark in ",[{") > _MAX_JSON_VALUES:
+        return None
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return None
+    except ValueError:
+        return _json_lines(text)
 
 
 def _json_lines(text: str) -> list[Any]:

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from contracts.errors import Conflict, DatasetNotFound, NotTrainable
@@ -111,7 +112,13 @@ class DatasetStore:
                 if isinstance(source, Path):
                     source = read_source(source, self._limits, names)
                 files = admission.admit_all(source)
-                upload = assign_labels(files, admission.tables, naming.encoding, naming.labels_from)
+                upload = assign_labels(
+                    files,
+                    admission.tables,
+                    naming.encoding,
+                    naming.labels_from,
+                    check=partial(_report_tables, progress, len(files)),
+                )
                 upload.notes.extend(names.notes())
             dataset_id = dataset_id or new_dataset_id()
             listing = _make_listing(dataset_id, name, upload, fractions, datetime.now(UTC))
@@ -278,6 +285,12 @@ def _require_listing(folder: Path) -> None:
     """Check that a dataset exists; it may be damaged, so that it can be deleted."""
     if not (folder / LISTING).is_file():
         raise not_found()
+
+
+def _report_tables(progress: ImportProgress | None, done: int) -> None:
+    """Report, while tables are read, that all files are done; an exception ends the import."""
+    if progress is not None:
+        progress(done, "")
 
 
 def _make_listing(

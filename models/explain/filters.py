@@ -42,6 +42,7 @@ _SMALLEST_OCTAVE = 16  # pixels: anything smaller has no visible shape
 _RELU6_LIMIT = 6.0
 # Steps with one gradient; steps after which one more shares it; steps at the end with one each.
 _MAX_SHARED, _EXACT, _LAST = 4, 4, 4
+_LOST = 0.5  # of the best activation so far: a filter that falls below it takes small steps
 _RIM = 8  # a map's rim, which does not count, is this fraction of its side
 
 Array = npt.NDArray[np.float32]
@@ -148,7 +149,7 @@ class Filters:
             def report(fraction: float, start: int = start, count: int = len(batch)) -> None:
                 progress((start + count * fraction) / total)
 
-            batches.append(self._ascend(batch, ascent, sizes, report))
+            batches.append(self._patterns(batch, ascent, sizes, report))
         images, activations, blank = (
             np.concatenate(arrays) for arrays in zip(*batches, strict=True)
         )
@@ -158,6 +159,22 @@ class Filters:
     def _minimum_side(self) -> int | None:
         """Takes a second for a deep network, so it is computed if it matters."""
         return smallest_side(self._part, LARGEST_PATTERN)
+
+    def _patterns(
+        self,
+        filters: npt.NDArray[np.int32],
+        ascent: Ascent,
+        sizes: Sequence[int],
+        progress: Callable[[float], None],
+    ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+        """Ascend, and once more with a gradient for each step where long steps lost the way."""
+        images, activations, blank, lost = self._ascend(filters, ascent, sizes, progress)
+        if lost.any():
+            again = self._ascend(
+                filters[lost], ascent, sizes, lambda _: progress(1.0), shared=lambda *_: 1
+            )
+            images[lost], activations[lost], blank[lost] = again[:3]
+        return images, activations, blank
 
     def _require_size(self, ascent: Ascent) -> int:
         """A side that reaches the layer, from which octaves may start."""
@@ -182,27 +199,34 @@ class Filters:
         ascent: Ascent,
         sizes: Sequence[int],
         progress: Callable[[float], None],
-    ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+        *,
+        shared: Callable[[int, int], int] | None = None,
+    ) -> tuple[Array, Array, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Images, activations, which are blank, and which have lost activation on the way."""
+        shared = shared or shared_steps
         random = np.random.default_rng(ascent.seed)
         numbers = tf.constant(filters)
         noise = random.random((1, sizes[0], sizes[0], 3), np.float32)  # the same for every filter
         x = tf.constant(np.repeat((noise - 0.5) * _GRAIN + _GREY, len(filters), axis=0))
         largest_gradients = np.zeros(len(filters), np.float32)
         activations = np.zeros(len(filters), np.float32)
+        lost = np.zeros(len(filters), np.bool_)
         for octave, size in enumerate(sizes):
             if octave:
                 x = tf.image.resize(x, (size, size), method="bicubic")
-            step = 0
+            step, best = 0, np.zeros(len(filters), np.float32)
             while step < ascent.steps:
-                steps = shared_steps(step, ascent.steps)
+                steps = shared(step, ascent.steps)
                 shift = random.integers(-ascent.jitter, ascent.jitter + 1, 2, dtype=np.int32)
                 length = tf.constant(ascent.step_size * steps, tf.float32)
                 x, means, gradients = self._compiled_step(x, numbers, length, tf.constant(shift))
                 largest_gradients = np.maximum(largest_gradients, gradients.numpy())
                 activations = means.numpy()
+                lost |= (step > _EXACT) & (activations < _LOST * best)
+                best = np.maximum(best, activations)
                 step += steps
                 progress((octave * ascent.steps + step) / (len(sizes) * ascent.steps))
-        return x.numpy(), activations, largest_gradients < _NO_GRADIENT
+        return x.numpy(), activations, largest_gradients < _NO_GRADIENT, lost
 
     def _step(
         self, x: Tensor, filters: Tensor, step_size: Tensor, shift: Tensor
@@ -224,7 +248,8 @@ def shared_steps(done: int, total: int) -> int:
     """For how many steps one gradient serves after so many of them.
 
     All steps are equally long, so the first ones change an image of noise much and later ones
-    little: after 12 steps, four more add a third of what there is. The last ones, each with a
+    little: after 12 steps, four more add a third of what there is. A filter that still sleeps by
+    then loses its way, and ascends again by single steps. The last ones, each with a
     gradient of its own, bring the activation to where small steps would have brought it.
     """
     left = total - done

@@ -13,13 +13,13 @@ from PIL import Image
 from contracts.inference.explanation import Method
 from models.explain.instrumented_model import Array, InstrumentedModel
 
-MAX_MASKS = 256  # maps that Score-CAM weighs, each by a pass of its own
+MAX_MASKS = 192  # maps that Score-CAM weighs, each by a pass of its own
 OCCLUSION_CELLS = 14
 OCCLUSION_PATCH = 3  # cells a side: a fifth of the image
 OCCLUSION_STRIDE = 2  # a patch on every other cell of a row; 1: on all of them
 NOISY_COPIES = 32
 NOISE = 0.15  # of the image's range, in the middle of the paper's 10 to 20 %
-PATH_STEPS = 16
+PATH_STEPS = 32
 SMOOTHING = 3 / 56  # standard deviation of integrated gradients' blur, of the grid's side
 BRIGHTEST = 99  # percentile of the evidence above which all is shown alike
 PIXEL_CELLS = 56  # a side, to which pixel maps are averaged: single pixels are mostly noise

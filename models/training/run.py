@@ -82,7 +82,7 @@ def run(
     settings: Settings,
     source: DataSource | None = None,
     until_served: UntilServed | None = None,
-    start_seconds: float | None = None,
+    start_seconds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Run a training, or the rest of it.
 
@@ -91,7 +91,7 @@ def run(
         settings: All settings.
         source: The data to train on; by default the dataset that the request names.
         until_served: How to wait for a promoted version; by default, nothing is waited for.
-        start_seconds: How long the process of the job took to get here, if it has one.
+        start_seconds: Of the stages before, if the job has a process: `start` and `loading`.
 
     Returns:
         A `TrainingResult` as JSON.
@@ -130,7 +130,7 @@ class _Plan:
     """
 
     loads: bool
-    start_seconds: float | None
+    start_seconds: Mapping[str, float] | None
     stages: dict[str, Stage] = field(default_factory=dict)
     expected: dict[str, float] = field(default_factory=dict)
     progress: ProgressReporter | None = None
@@ -240,7 +240,8 @@ class _Run:
         plan.expected = expected_seconds(self.work.folder / PLAN, self._costs, plan.stages)
         plan.progress = ProgressReporter(self.work, plan.expected)
         if plan.start_seconds is not None:
-            plan.progress.elapsed("start", plan.start_seconds)
+            for stage, seconds in plan.start_seconds.items():
+                plan.progress.elapsed(stage, seconds)
         plan.progress.elapsed("data", load_seconds)
         return plan.progress
 

@@ -2,9 +2,10 @@
 
 from fastapi import Request
 
-from models.faces.provenance import recognises_people
+from contracts.inference.manifest import Manifest
+from models.faces.provenance import recognises_people, takes_portraits
 from models.store.snapshot import ServedVersion
-from service.auth.principal import principal_of
+from service.auth.principal import Principal, principal_of
 
 
 def require_face_scope(request: Request, network: ServedVersion) -> None:
@@ -13,5 +14,26 @@ def require_face_scope(request: Request, network: ServedVersion) -> None:
     Raises:
         Forbidden: The version recognises people and the key does not have the scope.
     """
-    if recognises_people(network.manifest):
-        principal_of(request).require("faces")
+    require_scope_for(principal_of(request), network.manifest)
+
+
+def require_scope_for(principal: Principal, manifest: Manifest) -> None:
+    """As `require_face_scope`, for a version that a job will use: its patterns are faces too.
+
+    Raises:
+        Forbidden: As `require_face_scope`.
+    """
+    if recognises_people(manifest):
+        principal.require("faces")
+
+
+def require_scope_to_download(principal: Principal, manifest: Manifest) -> None:
+    """Check the scope for the files of a version, which name the subjects and recognise them.
+
+    A published face embedder is no secret.
+
+    Raises:
+        Forbidden: The version was trained on subjects and the key does not have the scope.
+    """
+    if takes_portraits(manifest):
+        principal.require("faces")

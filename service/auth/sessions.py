@@ -16,7 +16,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ CSRF_HEADER = b"x-csrf-token"
 _WAIT_SECONDS = 2.0  # for Redis
 _RENEW_SECONDS = 15  # a session used again this soon is not written again
 _NAME = "opsin_session"
+# The first one counts; over HTTPS, only the one that was set.
+_ALL_NAMES = [f"__Host-{_NAME}", f"__Secure-{_NAME}", _NAME]
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_PAGES = frozenset({b"same-origin", b"none"})
@@ -114,7 +116,9 @@ class Sessions:
             Forbidden: The request changes something and lacks the token of our pages.
             Unavailable: Redis does not answer.
         """
-        token = _token_of(scope["headers"])
+        is_secure = scope.get("scheme") == "https"
+        names = [_cookie_name(True, PREFIX.get())] if is_secure else _ALL_NAMES
+        token = _token_of(scope["headers"], names)
         if token is None:
             return None
         # A stream that reconnects by itself is no sign that somebody is there.
@@ -188,19 +192,23 @@ def _cookie_name(is_secure: bool, prefix: str) -> str:
     return f"__Secure-{_NAME}" if prefix else f"__Host-{_NAME}"
 
 
-def _token_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The token of a request's cookie, unless the browser says that another page sent it."""
-    token = None
+def _token_of(headers: Iterable[tuple[bytes, bytes]], names: Sequence[str]) -> str | None:
+    """The token of a request's cookie, unless the browser says that another page sent it.
+
+    A neighbouring host can set a cookie without a prefix, and would sign a person in with its own
+    key. So the first of `names` that was sent counts, and if it was sent twice, nothing does.
+    """
+    tokens: dict[str, set[str]] = {name: set() for name in names}
     for name, value in headers:
         if name == b"sec-fetch-site" and value not in _OWN_PAGES:
             return None
         if name == b"cookie":
             for item in value.decode("latin-1").split(";"):
                 key, _, content = item.strip().partition("=")
-                is_ours = key.removeprefix("__Host-").removeprefix("__Secure-") == _NAME
-                if is_ours and _TOKEN.fullmatch(content):
-                    token = content
-    return token
+                if key in tokens and _TOKEN.fullmatch(content):
+                    tokens[key].add(content)
+    found = next(filter(None, tokens.values()), set[str]())
+    return found.pop() if len(found) == 1 else None
 
 
 def _stored(token: str) -> str:

@@ -17,6 +17,7 @@ from service.dependencies import Services
 from service.http.deadlines import Deadline
 from service.http.multipart import FORM_TYPE, MAX_TEXT_BYTES, FieldSpec, Form, read_form
 from service.http.uploads import Upload, checked_upload
+from service.inference.decoder import decode_image
 
 _MAX_REPEATED = 16  # parts of a parameter that is a list
 _DECODED_SIDE = 64  # pixels; the image is decoded only to see that it can be
@@ -78,7 +79,7 @@ async def image_size(upload: Upload, services: Services, deadline: Deadline) -> 
         longest_side=_DECODED_SIDE,
         max_pixels=services.settings.max_image_pixels,
     )
-    image = await services.decoder.run_image(work, deadline_seconds=deadline.remaining)
+    image = await decode_image(services.decoder, work, deadline=deadline)
     if min(image.width, image.height) < SMALLEST_SIDE // 2:
         raise ValidationFailed(
             f"The image has {image.width} x {image.height} pixels. Send one with "

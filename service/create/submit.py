@@ -23,13 +23,14 @@ from contracts.errors import ValidationFailed
 from contracts.jobs import Job, JobKind
 from contracts.settings import Settings
 from models.create.dream_source import DreamSource, resolve_source
-from models.create.images import scaled_size
+from models.create.images import enlarged, required, scaled_size
 from models.create.memory import check_style_memory, check_tiled_memory
-from models.create.style.weights import FAST_WEIGHTS, available_network
+from models.create.style.weights import FAST_WEIGHTS, MINIMUM_SIDES, available_network
 from models.images.resize import Size, within
 from models.training.memory import memory_limit
 from models.weights.catalog import Weights
-from service.auth.principal import quota_key
+from service.auth.face_models import require_scope_for
+from service.auth.principal import principal_of, quota_key
 from service.create.form import ImageField, image_size, read_images
 from service.dependencies import Services
 from service.http.deadlines import Deadline
@@ -84,6 +85,11 @@ async def submit_dream(
         if body.layer_weights is not None and len(body.layer_weights) != len(body.layers or ()):
             raise ValidationFailed("layer_weights: send one for each of `layers`.")
         source = await run_in_threadpool(_dream_source, body, services)
+        if source.version is not None:
+            manifest = await run_in_threadpool(
+                services.store.manifest, source.model, source.version
+            )
+            require_scope_for(principal_of(request), manifest)
         for layer in body.layers or ():
             if source.version is not None:
                 await services.layers.require(source.model, source.version, layer)
@@ -153,6 +159,10 @@ def _check_style(body: StyleTransferRequest, size: Size, settings: Settings) -> 
         check_tiled_memory(full, limit)
     else:
         network = available_network(weights, body.network)
+        if body.size is None:
+            full = enlarged(full, MINIMUM_SIDES[network])
+        if body.content_layers is None or body.style_layers is None:
+            required(full, MINIMUM_SIDES[network])
         check_style_memory(full, network, limit, body.style_scale)
 
 

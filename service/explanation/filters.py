@@ -9,14 +9,19 @@ import json
 from typing import Any
 
 from contracts.inference.explanation import FiltersRequest
+from contracts.inference.manifest import Manifest
 from contracts.jobs import Job
 from models.explain.layers import require_filters
 from models.store.store import Store
+from service.auth.face_models import require_scope_for
+from service.auth.principal import Principal
 from service.dependencies import Services
 from service.threads import run_in_threadpool
 
 
-async def submit(body: FiltersRequest, key: str | None, services: Services, client: str) -> Job:
+async def submit(
+    body: FiltersRequest, key: str | None, services: Services, client: str, principal: Principal
+) -> Job:
     """Queue the job, or return the one that the same key and request made before.
 
     Args:
@@ -24,6 +29,7 @@ async def submit(body: FiltersRequest, key: str | None, services: Services, clie
         key: The client's `Idempotency-Key`, if it sent one.
         services: The application's services.
         client: From `quota_key`.
+        principal: Who sends it; some models need the scope `faces`.
 
     Raises:
         OpsinError: The request cannot succeed; the route lists why. Nothing was queued.
@@ -31,7 +37,7 @@ async def submit(body: FiltersRequest, key: str | None, services: Services, clie
     idempotency = (key, _fingerprint(body)) if key else None
     if idempotency and (job := await services.job_queue.earlier("filters", *idempotency)):
         return job
-    request = await _resolve(body, services)
+    request = await _resolve(body, services, principal)
     return await services.job_queue.submit_work(
         "filters", request, idempotency=idempotency, client=client
     )
@@ -42,14 +48,18 @@ def _fingerprint(body: FiltersRequest) -> str:
     return hashlib.sha256(sent.encode()).hexdigest()
 
 
-async def _resolve(body: FiltersRequest, services: Services) -> dict[str, Any]:
+async def _resolve(
+    body: FiltersRequest, services: Services, principal: Principal
+) -> dict[str, Any]:
     """The request with model and version filled in, its layer and filters checked."""
     model = body.model
     if model is None:
         version = None if body.version is None else str(body.version)
         model = services.workers.choose(None, version, "explain")[0].name
-    number, default_layer = await run_in_threadpool(_version, services.store, model, body)
-    layer = await services.layers.require(model, number, body.layer or default_layer)
+    manifest = await run_in_threadpool(_manifest, services.store, model, body)
+    require_scope_for(principal, manifest)
+    number, name = manifest.version, body.layer or manifest.explain_layer
+    layer = await services.layers.require(model, number, name)
     if layer is not None:
         require_filters(layer, body.filters or ())
     return _as_job(body.model_copy(update={"model": model, "version": number}))
@@ -63,7 +73,5 @@ def _as_job(body: FiltersRequest) -> dict[str, Any]:
     return request
 
 
-def _version(store: Store, model: str, body: FiltersRequest) -> tuple[int, str]:
-    """The version's number and its default layer."""
-    number = store.resolve(model, body.version)
-    return number, store.manifest(model, number).explain_layer
+def _manifest(store: Store, model: str, body: FiltersRequest) -> Manifest:
+    return store.manifest(model, store.resolve(model, body.version))

@@ -12,6 +12,7 @@ from contracts.errors import InternalError, OpsinError
 from contracts.inference.heatmap import HeatmapResponse, HeatmapResult
 from contracts.inference.inference import ItemError, Resize
 from contracts.queue.explain_messages import PIXEL_METHODS, ExplainReply, ExplainRequest
+from contracts.tracing.spans import span
 from models.explain.results import heatmap_layer, heatmap_of, region_of
 from models.images.decode import DecodedImage
 from models.images.resize import Box, visible_box
@@ -179,11 +180,12 @@ class HeatmapWriter:
             max_pixels=self.services.settings.max_image_pixels,
             check=self.deadline.require,
         )
-        png = await self.services.renderer.run(
-            work,
-            deadline_seconds=self.deadline.remaining,
-            pixels=image.width * image.height,
-        )
+        with span("render"):
+            png = await self.services.renderer.run(
+                work,
+                deadline_seconds=self.deadline.remaining,
+                pixels=image.width * image.height,
+            )
         seconds = time.monotonic() - began
         current_record().render_seconds = seconds
         headers = self._headers(outcome, seconds)

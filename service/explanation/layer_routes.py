@@ -16,7 +16,7 @@ from contracts.queue.explain_messages import ActivationsRequest, Order
 from models.explain.layers import read_layers
 from models.rendering.colormaps import Colormap
 from models.store.store import Store
-from service.auth.principal import quota_key
+from service.auth.principal import principal_of, quota_key
 from service.dependencies import ServicesDep
 from service.explanation.activations import ActivationsHandler
 from service.explanation.filters import submit
@@ -172,7 +172,7 @@ async def filters(
     key: CreateKeyHeader = None,
 ) -> JSONResponse:
     """Find by gradient ascent from noise what each filter of a layer responds to most."""
-    job = await submit(body, key, services, quota_key(request.scope))
+    job = await submit(body, key, services, quota_key(request.scope), principal_of(request))
     return job_response(job)
 
 

@@ -36,6 +36,7 @@ from models.images.decode import DecodedImage, decode_reduced
 from service.dependencies import Services
 from service.http.deadlines import Deadline
 from service.http.uploads import Upload, request_fingerprint
+from service.inference.decoder import decode_image
 from service.threads import run_in_threadpool
 
 _UNTIL_PROMOTED_SECONDS = 60
@@ -190,7 +191,7 @@ async def _decode(services: Services, image: bytes, deadline: Deadline) -> Decod
         longest_side=LONGEST_SIDE,
         max_pixels=services.settings.max_image_pixels,
     )
-    return await services.decoder.run_image(work, deadline_seconds=deadline.remaining)
+    return await decode_image(services.decoder, work, deadline=deadline)
 
 
 def _detection(

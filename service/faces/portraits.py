@@ -16,6 +16,7 @@ from service.dependencies import Services
 from service.faces.detection import detect_faces, main_face_index
 from service.http.deadlines import Deadline
 from service.http.uploads import Upload
+from service.metrics.request_record import RequestRecord, recording
 
 _REQUEST = FacesRequest(max_faces=2, portrait=True)
 
@@ -54,7 +55,9 @@ async def _portrait(services: Services, upload: Upload, deadline: Deadline) -> U
     if isinstance(upload.data, OpsinError):
         return upload
     try:
-        (detection,) = await detect_faces(services, [upload.data], _REQUEST, deadline)
+        # The request counts for its own version, and each of its images once.
+        with recording(RequestRecord()):
+            (detection,) = await detect_faces(services, [upload.data], _REQUEST, deadline)
         main_face_index(detection)
         if detection.portrait is None:
             raise InternalError("The worker sent no portrait. Upgrade the workers.")

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 
 from contracts.errors import OpsinError, PayloadTooLarge, ValidationFailed
 from contracts.inference.inference import Resize
+from contracts.tracing.spans import span
 from models.images.decode import DecodedImage, decode
 from models.images.gate import LARGE_PIXELS, Gate, LargeImageError, at_once, refuse_large
 from models.images.resize import ImageInput
@@ -147,6 +148,23 @@ class Decoder:
         self._large.close()
 
 
+async def decode_image(decoder: Decoder, work: ImageWork[T], *, deadline: Deadline) -> T:
+    """Decode one image of a request by `work`, and note how long that took and how it ended.
+
+    Raises:
+        OpsinError: As for `Decoder.run_image`.
+    """
+    record, started, code = current_record(), time.monotonic(), ""
+    try:
+        with span("decode", opsin__images=1):
+            return await decoder.run_image(work, deadline_seconds=deadline.remaining)
+    except OpsinError as error:
+        code = error.code
+        raise
+    finally:
+        record.decoded.append((time.monotonic() - started, code))
+
+
 # All other errors, such as a full decoder or a passed deadline, concern the whole request.
 _IMAGE_ERRORS = (ValidationFailed, PayloadTooLarge)
 
@@ -207,12 +225,13 @@ async def decode_uploads(
             image = error
         return DecodedUpload(upload.name, image, time.monotonic() - started)
 
-    if len(uploads) == 1:
-        decoded = [await decode_one(uploads[0])]
-    else:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(decode_one(upload)) for upload in uploads]
-        decoded = [task.result() for task in tasks]
+    with span("decode", opsin__images=len(uploads)):
+        if len(uploads) == 1:
+            decoded = [await decode_one(uploads[0])]
+        else:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(decode_one(upload)) for upload in uploads]
+            decoded = [task.result() for task in tasks]
     record = current_record()
     for result in decoded:
         error = result.image.code if isinstance(result.image, OpsinError) else ""

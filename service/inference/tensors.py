@@ -14,6 +14,7 @@ from contracts.errors import OpsinError, PayloadTooLarge
 from contracts.inference.inference import VectorOperation
 from contracts.queue.messages import Pixels, Reply
 from contracts.queue.redis_keys import QueueName
+from contracts.tracing.spans import span
 from models.serving.outputs import Matrix, matrix_of
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_face_scope
@@ -120,10 +121,11 @@ class TensorInference:
         self, body: bytes, json_length: str | None, spec: TensorSpec
     ) -> oip.EncodedResponse:
         decoder = self.services.decoder
-        parsed = await decoder.run(
-            lambda: oip.parse_infer(body, json_length, spec),
-            deadline_seconds=self.deadline.remaining,
-        )
+        with span("decode"):
+            parsed = await decoder.run(
+                lambda: oip.parse_infer(body, json_length, spec),
+                deadline_seconds=self.deadline.remaining,
+            )
         arrived = self.request.state.arrived
         bounded = replace(self, deadline=self.deadline.within(parsed.timeout, since=arrived))
         async with bounded.deadline.enforced():

@@ -29,6 +29,7 @@ from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, Pixels, pack_bundle
 from contracts.settings import Settings
+from contracts.tracing.origin import current_origin
 from database.idempotency import IdempotencyKey
 from database.jobs.files import JobFiles
 from database.jobs.jobs import CreatedJob, Jobs, new_job_id
@@ -218,7 +219,13 @@ class JobQueue:
     ) -> CreatedJob:
         key = IdempotencyKey(idempotency[0], kind, idempotency[1]) if idempotency else None
         return self._jobs.create(
-            kind, request, limit=self._limit, idempotency=key, job_id=job_id, client=client
+            kind,
+            request,
+            limit=self._limit,
+            idempotency=key,
+            job_id=job_id,
+            client=client,
+            origin=current_origin(),
         )
 
     async def _store(self, job_id: str, items: Sequence[JobItem]) -> None:

@@ -72,7 +72,7 @@ class AccessLog:
         (log.debug if quiet else log.info)(
             "request",
             method=scope["method"],
-            path=_path(scope["path"]),
+            path=shown_path(scope["path"]),
             status=status or CLIENT_CLOSED_REQUEST,
             duration_ms=round(seconds * 1000, 1),
             **_served(scope),
@@ -104,6 +104,7 @@ def _network(scope: Scope) -> str:
     return network_of(client[0]) if client else ""
 
 
-def _path(path: str) -> str:
+def shown_path(path: str) -> str:
+    """A path as it may be recorded: with keys masked, and cut."""
     masked = KEY_IN_TEXT.sub("opsin_…", path)
     return masked if len(masked) <= _MAX_PATH else f"{masked[:_MAX_PATH]}…"

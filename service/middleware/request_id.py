@@ -1,10 +1,10 @@
 """Gives every request an id, sent with the response and in all log lines, and an arrival time.
 
 A request that is part of a distributed trace (W3C Trace Context) carries `traceparent`. Its log
-lines then name the trace, and the response carries the header with an id for this request's part.
+lines then name the trace, and the response carries the header with an id for this request's part:
+that of its span if the request is traced.
 """
 
-import re
 import secrets
 import time
 
@@ -12,11 +12,12 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contracts.tracing.origin import REQUEST_ID, Origin, TraceContext, set_origin
+from contracts.tracing.spans import is_tracing, within
+from service.middleware.request_span import begin_span, describe
+
 HEADER = "X-Request-Id"
 TRACE_HEADER = "traceparent"
-# Printable ASCII, so that an id can neither split a header nor forge a log line.
-_ACCEPTED = re.compile(r"[\x21-\x7e]{1,128}")
-_TRACE = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
 class RequestId:
@@ -34,35 +35,45 @@ class RequestId:
             return
         headers = Headers(scope=scope)
         sent = headers.get(HEADER, "")
-        request_id = sent if _ACCEPTED.fullmatch(sent) else secrets.token_hex(16)
+        request_id = sent if REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["arrived"] = time.monotonic()
+        sent_trace = _trace_of(headers)
+        part = begin_span(scope, sent_trace) if is_tracing() else None
+        trace = _own_part(sent_trace) if part is None else part.context
+        set_origin(Origin(request_id, trace))
         added, context = {HEADER: request_id}, {"request_id": request_id}
-        if (trace := _trace_of(headers)) is not None:
-            trace_id, flags = trace
-            span_id = secrets.token_hex(8)
-            added[TRACE_HEADER] = f"00-{trace_id}-{span_id}-{flags}"
-            context |= {"trace_id": trace_id, "span_id": span_id}
+        if trace is not None:
+            added[TRACE_HEADER] = trace.header
+            context |= {"trace_id": trace.trace_id, "span_id": trace.span_id}
+        status: int | None = None
 
         async def add_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 response_headers = MutableHeaders(scope=message)
                 for name, value in added.items():
                     response_headers[name] = value
             await send(message)
 
         with structlog.contextvars.bound_contextvars(**context):
-            await self.app(scope, receive, add_headers)
+            if part is None:
+                await self.app(scope, receive, add_headers)
+                return
+            with within(part):
+                try:
+                    await self.app(scope, receive, add_headers)
+                finally:
+                    describe(part, scope, status)
 
 
-def _trace_of(headers: Headers) -> tuple[str, str] | None:
-    """The trace's id and flags; None without a valid header, of which there must be one."""
+def _trace_of(headers: Headers) -> TraceContext | None:
+    """The trace that the client has begun; None without a valid header, of which one is allowed."""
     sent = headers.getlist(TRACE_HEADER)
-    match = _TRACE.fullmatch(sent[0].strip()) if len(sent) == 1 else None
-    if match is None or (match[1] == "00" and match[5]):
-        return None
-    trace_id, parent_id = match[2], match[3]
-    if not trace_id.strip("0") or not parent_id.strip("0"):
-        return None
-    return trace_id, match[4]
+    return TraceContext.parse(sent[0]) if len(sent) == 1 else None
+
+
+def _own_part(sent: TraceContext | None) -> TraceContext | None:
+    return None if sent is None else TraceContext(sent.trace_id, secrets.token_hex(8), sent.flags)

@@ -41,6 +41,7 @@ PLATFORM = "tensorflow_savedmodel"
 NO_SHARED_MEMORY = (
     "The server does not support shared memory. Send and receive tensors as bytes or JSON."
 )
+_MAX_MICROSECONDS = 2**53  # any longer time is the same
 _MAX_ENVELOPE_BYTES = 64 * 1024  # of JSON around the pixels
 
 
@@ -113,7 +114,7 @@ def parse_infer(body: bytes, json_length: str | None, spec: TensorSpec) -> Parse
     _require_no_sequence(request.parameters)
     outputs = _requested_outputs(request, spec)
     pixels = _pixels(_only_image(request.inputs), tail, spec)
-    micros = request.parameters.timeout
+    micros = min(request.parameters.timeout or 0, _MAX_MICROSECONDS)
     return ParsedInfer(request.id, pixels, outputs, micros / 1e6 if micros else None)
 
 

@@ -17,7 +17,7 @@ from contracts.inference.inference import VectorOperation
 from contracts.inference.registry import ModelInfo
 from contracts.queue.messages import Pixels
 from models.serving.outputs import Matrix
-from service.protocols.tensor_json import Numbers, numbers_of, parse
+from service.protocols.tensor_json import LongString, Numbers, numbers_of, parse
 from service.protocols.tensor_spec import (
     INPUT,
     OPERATIONS,
@@ -180,14 +180,16 @@ class _Images:
         return numbers.read(shape, max_numbers=self.spec.max_numbers)
 
     def _decoded(self, text: Any) -> bytes | OpsinError:
-        if not isinstance(text, str):
+        if not isinstance(text, str | LongString):
             return InvalidImage("`b64` must be a string: the base64 of an image file.")
         too_large = PayloadTooLarge(f"An image may have {self.max_image_bytes} bytes.")
         # Lines of 76 characters, at most, and padding.
-        if len(text) * 3 // 4 > self.max_image_bytes * 78 // 76 + 4:
-            return too_large
+        most = (self.max_image_bytes * 78 // 76 + 4) * 4 // 3
         try:
-            data = _decode_base64(text)
+            plain = text.read(most) if isinstance(text, LongString) else text
+            if plain is None or len(plain) > most:
+                return too_large
+            data = _decode_base64(plain)
         except (binascii.Error, ValueError):
             return InvalidImage("`b64` is not base64; encode the bytes of the image file.")
         if len(data) > self.max_image_bytes:

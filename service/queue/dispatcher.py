@@ -19,6 +19,9 @@ from contracts.errors import DeadlineExceeded, InternalError, NoWorker, OpsinErr
 from contracts.queue import redis_keys
 from contracts.queue.messages import ID_LENGTH, TOP_CLASS, Item, Pixels, Reply
 from contracts.queue.redis_keys import QueueName
+from contracts.tracing.attributes import attributes_of
+from contracts.tracing.origin import NO_ORIGIN, Origin, current_origin
+from contracts.tracing.spans import current_span, span
 from models.catalog import queue_of
 from service.inference.fair_pool import CALLER
 from service.metrics.request_record import current_record
@@ -122,11 +125,26 @@ class Dispatcher:
         """
         record = current_record()
         record.sent(queue)
+        with span("infer", **attributes_of(queue, len(images))):
+            checked = await self._infer(queue, images, deadline, classes, note)
+        record.replied(checked)
+        return checked
+
+    async def _infer(
+        self,
+        queue: QueueName,
+        images: Sequence[Pixels],
+        deadline: float,
+        classes: Sequence[int] | None,
+        note: bytes,
+    ) -> list[Reply | OpsinError]:
+        """As `run`."""
         rate, seconds = self._workers.rate(queue), self._seconds(deadline)
         with self._admission.permit(queue, len(images), rate, seconds, _client()) as is_beyond:
             seconds = deadline - time.monotonic()
+            origin = self._origin()
             items = [
-                self._item(image, seconds, class_index, note)
+                self._item(image, seconds, class_index, note, origin)
                 for image, class_index in zip(
                     images, classes or [TOP_CLASS] * len(images), strict=True
                 )
@@ -140,9 +158,7 @@ class Dispatcher:
                 raise self._too_late(queue) from None
             finally:
                 self._stop_waiting(items, seconds)
-        checked = [_checked(reply, queue.version) for reply in replies]
-        record.replied(checked)
-        return checked
+        return [_checked(reply, queue.version) for reply in replies]
 
     async def _run_in_turns(
         self, queue: QueueName, items: Sequence[Item], deadline: float, *, admitted: bool
@@ -185,7 +201,19 @@ class Dispatcher:
         """The computing time of all live workers until then: a rate is that of one worker."""
         return (deadline - time.monotonic()) * max(1, len(self._workers.workers))
 
-    def _item(self, image: Pixels, seconds: float, class_index: int, note: bytes) -> Item:
+    def _origin(self) -> Origin:
+        """The request, for the workers; none while a worker of an earlier release is alive.
+
+        That would take the images of each request for another kind of work.
+        """
+        if not self._workers.reads_origins:
+            return NO_ORIGIN
+        origin, part = current_origin(), current_span()
+        return origin if part is None else Origin(origin.request_id, part.context)
+
+    def _item(
+        self, image: Pixels, seconds: float, class_index: int, note: bytes, origin: Origin
+    ) -> Item:
         now = self._workers.clock()
         return Item(
             secrets.token_bytes(ID_LENGTH),
@@ -195,6 +223,7 @@ class Dispatcher:
             image,
             class_index=class_index,
             note=note,
+            origin=origin,
         )
 
     async def _push(

@@ -52,6 +52,7 @@ class WorkerRegistry:
         self._check = SharedCheck(self._refresh)
         self._task = PeriodicTask("workers", self.refresh, seconds=_REFRESH_SECONDS)
         self._job_workers: tuple[WorkerBeat, ...] = ()
+        self._reads_origins = False
         self._rates: dict[QueueName, float] = {}
         self._depths: dict[QueueName, int] = {}
         self.clock = RedisClock()
@@ -62,6 +63,11 @@ class WorkerRegistry:
     def workers(self) -> tuple[WorkerBeat, ...]:
         """The live inference workers."""
         return self._router.workers
+
+    @property
+    def reads_origins(self) -> bool:
+        """Whether all live inference workers do; see `WorkerBeat`."""
+        return self._reads_origins
 
     @property
     def job_workers(self) -> tuple[WorkerBeat, ...]:
@@ -168,6 +174,8 @@ class WorkerRegistry:
             # A worker of another release; `opsin doctor` reports the difference.
             log.warning("heartbeat_unreadable")
         workers = tuple(beat for beat in heartbeats.workers if not beat.queues)
+        readable = not heartbeats.unreadable
+        self._reads_origins = readable and all(beat.reads_origins for beat in workers)
         self._job_workers = tuple(beat for beat in heartbeats.workers if beat.queues)
         # The store is read after the workers, and both are replaced in one step: so every version
         # that answers is known.

@@ -12,6 +12,7 @@ from models.faces.provenance import without_subjects
 from models.store.derived import DERIVED_FORMATS
 from models.store.downloads import DownloadFormat, download
 from service.auth import audit
+from service.auth.face_models import require_scope_to_download
 from service.auth.principal import principal_of
 from service.dependencies import Services, ServicesDep
 from service.http.deadlines import DeadlineDep
@@ -193,16 +194,19 @@ async def download_version(
     `If-None-Match` with the `ETag` of an earlier response saves a download, `Range` resumes one.
 
     A conversion that takes longer than the deadline continues: the response is 503 with
-    Retry-After, and a later request finds the file.
+    Retry-After, and a later request finds the file. A version that was trained on subjects needs
+    the scope `faces` as well.
     """
     await run_in_threadpool(services.store.resolve, name, version)
+    manifest = await run_in_threadpool(services.store.manifest, name, version)
+    require_scope_to_download(principal_of(request), manifest)
     if query.format in DERIVED_FORMATS:
         seconds = deadline.remaining - _SPARE_SECONDS
         await services.conversions.until_made(name, version, query.format, seconds=seconds)
     file = await run_in_threadpool(download, services.store, name, version, query.format)
     return file_response(
         request,
-        FileContent(file.size, f'"{file.fingerprint}"', file.read),
+        FileContent(file.size, f'"{file.fingerprint}"', file.read, seeks=file.seeks),
         media_type=file.media_type,
         headers={"Content-Disposition": f'attachment; filename="{file.filename}"'},
     )

@@ -47,7 +47,7 @@ def test_the_banner_names_what_still_loads(tmp_path: Path, monkeypatch: pytest.M
     assert isinstance(screen.file, io.StringIO)
     text = screen.file.getvalue()
     assert f"ready at http://127.0.0.1:{settings.port}; vgg16 still loading\n" in text
-    assert f"http://127.0.0.1:{settings.port}/ (the console" in text
+    assert f"http://127.0.0.1:{settings.port}/ (everything in a browser" in text
     assert "study" not in text
 
 

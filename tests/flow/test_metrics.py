@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.flow.installation import Installation
+from tests.flow.trainings import wait_for_job
 from tests.images import encoded, scene
 
 Samples = dict[tuple[str, ...], float]
@@ -56,6 +57,14 @@ def several(client: httpx.Client, good: bytes) -> int:
     return client.post("/v1/classify?model=squeezenet", files=files).status_code
 
 
+def as_job(client: httpx.Client, good: bytes) -> int:
+    """A classification as a job, until it has ended."""
+    headers = {"Prefer": "respond-async"}
+    answer = client.post("/v1/classify?model=squeezenet", content=good, headers=headers)
+    assert wait_for_job(client, answer.json()["id"])["state"] == "succeeded"
+    return answer.status_code
+
+
 def hang_up(url: str) -> int:
     """Leave while the request is being sent."""
     host, port = url.removeprefix("http://").split(":")
@@ -79,6 +88,7 @@ def send_all(running: Installation, client: httpx.Client, times: int) -> Counter
         partial(classify, client, good, model="unknown"),
         partial(classify, client, good, timeout="1"),
         partial(several, client, good),
+        partial(as_job, client, good),
         partial(hang_up, running.url),
     ]
     with ThreadPoolExecutor(6) as pool:
@@ -86,7 +96,7 @@ def send_all(running: Installation, client: httpx.Client, times: int) -> Counter
 
 
 @pytest.mark.parametrize(
-    "times", [10, pytest.param(50, marks=pytest.mark.slow)], ids=["200", "1000"]
+    "times", [10, pytest.param(50, marks=pytest.mark.slow)], ids=["220", "1100"]
 )
 def test_metrics_are_true(running: Installation, client: httpx.Client, times: int) -> None:
     send_all(running, client, 1)  # loads what is loaded on first use
@@ -95,17 +105,18 @@ def test_metrics_are_true(running: Installation, client: httpx.Client, times: in
     statuses = send_all(running, client, times)
     # Without time, a request is refused if others wait, and otherwise it is late.
     assert statuses[429] + statuses[504] == times
-    expected = {200: 17 * times, 422: times, 404: times, 499: times}
+    expected = {200: 17 * times, 202: times, 422: times, 404: times, 499: times}
     assert statuses.items() >= expected.items()
 
     def counted(samples: Samples, name: str, **labels: str) -> float:
         return total(samples, name, **labels) - total(before, name, **labels)
 
-    worked = 16 * times  # 12 + 2 + 2 of `several`; heatmaps of one image are cached
+    worked = 17 * times  # 12 + 2 + 2 of `several` + 1 job; heatmaps of one image are cached
     after = settled(
         running.url,
         lambda now: (
             counted(now, "opsin_computed_images_total") >= worked
+            and counted(now, "opsin_jobs_ended_total") >= times
             and counted(now, "opsin_http_requests_total", status="499") >= times
         ),
     )
@@ -113,7 +124,7 @@ def test_metrics_are_true(running: Installation, client: httpx.Client, times: in
     # API: each request, by outcome.
     queue = {"model": "squeezenet", "version": "1"}
     requests = partial(count, "opsin_requests_total")
-    assert requests(**queue, operation="classify", outcome="success") == 13 * times
+    assert requests(**queue, operation="classify", outcome="success") == 14 * times
     assert requests(**queue, operation="embed", outcome="success") == 2 * times
     assert requests(**queue, operation="heatmap", outcome="success") == 2 * times
     assert requests(**queue, outcome="invalid", reason="invalid_image") == times
@@ -122,8 +133,9 @@ def test_metrics_are_true(running: Installation, client: httpx.Client, times: in
     assert requests(**queue, outcome="rejected", reason="queue_full") == statuses[429]
     assert count("opsin_refused_requests_total", reason="queue_full") == statuses[429]
     assert requests(**queue, outcome="cancelled", reason="cancelled") == times
-    assert requests() == 21 * times
-    assert count("opsin_request_seconds_count") == 21 * times
+    assert requests() == 22 * times
+    assert count("opsin_request_seconds_count") == 22 * times
+    assert count("opsin_jobs_ended_total", operation="classify", outcome="succeeded") == times
     for status, number in statuses.items():
         labels = {"operation": "classify", "status": str(status)}
         other = 4 * times if status == 200 else 0
@@ -139,7 +151,8 @@ def test_metrics_are_true(running: Installation, client: httpx.Client, times: in
     computed = count("opsin_computed_images_total", reason="")
     dropped = count("opsin_dropped_images_total")
     assert worked <= computed + dropped <= worked + times  # those too late may have been computed
-    assert count("opsin_batch_images_sum") == computed == count("opsin_queue_seconds_count")
+    assert count("opsin_batch_images_sum") == computed
+    assert count("opsin_queue_seconds_count") == computed - times  # not those of the jobs
     assert count("opsin_executions_total") == count("opsin_compute_seconds_count")
     # Nothing is left over.
     assert total(after, "opsin_pending_images") == 0

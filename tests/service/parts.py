@@ -218,6 +218,7 @@ class FakeWorkers:
         )
         self.job_workers: tuple[WorkerBeat, ...] = ()
         self.redis_ok = True
+        self.reads_origins = True
         self.clock = RedisClock()
         self.finds_faces = True
 

@@ -7,7 +7,7 @@ next ones gather. So the busier the worker is, the fuller its batches are.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import structlog
@@ -17,7 +17,9 @@ from contracts.inference.inference import Operation, VectorOperation
 from contracts.metrics.registry import Metrics
 from contracts.queue.messages import Item, Reply
 from contracts.queue.redis_keys import QueueName
+from models.store.aliases import DamagedAliasesError
 from models.store.store import Store
+from workers.inference.batch_trace import BatchTrace, batch_trace
 from workers.inference.forwarding import TaskForwarder
 from workers.inference.loaded_models import LoadedModels, Predictor
 from workers.inference.queue import ItemOutput, WorkerQueues
@@ -102,6 +104,8 @@ class Batcher:
         self._stopping = stopping
         self._clock = clock
         self._rates: dict[QueueName, float] = {}
+        self._took = (0, 0)
+        self._log: Any = log.bind()  # once: it is used for each batch, mostly below its level
         self._computing = 0
         self._computed_at = time.monotonic()
 
@@ -161,7 +165,11 @@ class Batcher:
         if self._forwarder.forward_batch(queue):
             return
         self._queues.clear_scheduled(queue)  # so that the API's recovery sends another task
-        if queue.version in self._store.aliases(queue.model).values():
+        try:
+            is_named = queue.version in self._store.aliases(queue.model).values()
+        except DamagedAliasesError:
+            is_named = True  # for all that is known
+        if is_named:
             log.info("version_not_loaded", queue=queue.key)
             return
         error = (
@@ -175,7 +183,7 @@ class Batcher:
     def _next_batch(self, queue: QueueName, others: Sequence[QueueName], limit: int) -> list[Item]:
         """The next images; waits a moment for them unless another queue or a stop is pending."""
         until = time.monotonic() + self._linger_seconds
-        while not (items := self._queues.take_unless(queue, limit, others)):
+        while not (items := self._take(queue, others, limit)):
             seconds_left = until - time.monotonic()
             if items is None or seconds_left <= 0 or self._stopping.is_set():
                 return []
@@ -184,8 +192,25 @@ class Batcher:
                 return []  # the task of another queue is on its way and gets its turn
         return items
 
+    def _take(self, queue: QueueName, others: Sequence[QueueName], limit: int) -> list[Item] | None:
+        began = time.time_ns()
+        items = self._queues.take_unless(queue, limit, others)
+        self._took = (began, time.time_ns())
+        return items
+
     def _answer(self, queue: QueueName, predictor: Predictor, items: list[Item]) -> int:
         """Compute and answer the items whose deadline has not passed; return their number."""
+        trace = batch_trace(queue, items, self._took)
+        with structlog.contextvars.bound_contextvars(**_log_fields(queue, items)):
+            try:
+                return self._answer_in_time(queue, predictor, items, trace)
+            finally:
+                if trace is not None:
+                    trace.end()
+
+    def _answer_in_time(
+        self, queue: QueueName, predictor: Predictor, items: list[Item], trace: BatchTrace | None
+    ) -> int:
         now = self._clock()
         late = [item for item in items if item.deadline <= now]
         self._queues.drop(late)
@@ -197,7 +222,7 @@ class Batcher:
             began = time.monotonic()
             self._computing += 1  # a counter, because faster queues run within slower ones
             try:
-                replies = self._run_batch(queue, predictor, group, now)
+                replies = self._run_batch(queue, predictor, group, now, trace)
             finally:
                 self._computing -= 1
                 self._computed_at = time.monotonic()
@@ -205,33 +230,46 @@ class Batcher:
             before = self._rates.get(queue)
             self._rates[queue] = before + _RATE_SMOOTHING * (rate - before) if before else rate
             pairs = list(zip(group, replies, strict=True))
-            began = time.monotonic()
+            began, began_at = time.monotonic(), time.time_ns()
             for reply in replies:
                 code = reply.error[0] if reply.error else ""
                 self._metrics.inc("computed_images_total", *labels, code)
             self._queues.send_replies(queue, pairs, self._rates[queue])
             self._metrics.observe("reply_seconds", time.monotonic() - began, *labels)
+            if trace is not None:
+                trace.replied(began_at)
         return len(in_time)
 
     def _run_batch(
-        self, queue: QueueName, predictor: Predictor, items: Sequence[Item], now: float
+        self,
+        queue: QueueName,
+        predictor: Predictor,
+        items: Sequence[Item],
+        now: float,
+        trace: BatchTrace | None,
     ) -> list[Reply]:
-        began = time.monotonic()
+        began, began_at = time.monotonic(), time.time_ns()
+        waits = [max(0.0, now - item.enqueued) for item in items]
         try:
             outputs = self._compute(queue, predictor, items)
         except OpsinError as failure:
+            if trace is not None:
+                trace.ran(items, waits, began_at, failure.code)
             error = (failure.code, failure.detail)
             return [Reply(item.id, predictor.version, 1, 0, 0, error=error) for item in items]
         except Exception:
-            log.exception("batch_failed", queue=queue.key, size=len(items))
+            log.exception("batch_failed", size=len(items), **_origins(items))
+            if trace is not None:
+                trace.ran(items, waits, began_at, "internal_error")
             if len(items) == 1:
                 self._statistics.record_failure(queue.model, predictor.version)
                 error = ("internal_error", "The network failed on this image.")
                 return [Reply(items[0].id, predictor.version, 1, 0, 0, error=error)]
             # One bad image must not fail the others.
-            return [self._run_batch(queue, predictor, [item], now)[0] for item in items]
+            return [self._run_batch(queue, predictor, [item], now, trace)[0] for item in items]
         seconds = time.monotonic() - began
-        waits = [max(0.0, now - item.enqueued) for item in items]
+        if trace is not None:
+            trace.ran(items, waits, began_at, "")
         self._count_batch(queue, waits, seconds)
         if queue.operation in _VECTOR_OPERATIONS:
             self._statistics.record(
@@ -257,6 +295,7 @@ class Batcher:
 
     def _count_batch(self, queue: QueueName, waits: Sequence[float], seconds: float) -> None:
         metrics, labels = self._metrics, (queue.model, str(queue.version), queue.operation)
+        self._log.debug("batch", images=len(waits), compute_ms=round(seconds * 1000, 1))
         metrics.inc("executions_total", *labels)
         metrics.observe("batch_images", len(waits), *labels)
         metrics.observe("compute_seconds", seconds, *labels)
@@ -280,6 +319,25 @@ class Batcher:
         if not all(np.isfinite(output.vector).all() for output in outputs):
             raise FloatingPointError(f"{queue.key} gave a value that is not a number")
         return outputs
+
+
+def _log_fields(queue: QueueName, items: Sequence[Item]) -> dict[str, Any]:
+    """For every log line during a batch."""
+    served = {"model": queue.model, "version": queue.version, "operation": queue.operation}
+    return served | _origins(items)
+
+
+def _origins(items: Sequence[Item]) -> dict[str, Any]:
+    """The requests of these images, for a log line: one, or a list of several."""
+    origins = list(dict.fromkeys(item.origin for item in items))
+    if len(origins) == 1:
+        return dict(origins[0].log_fields)
+    fields = [origin.log_fields for origin in origins]
+    return {
+        f"{name}s": values
+        for name in ("request_id", "trace_id")
+        if (values := [one[name] for one in fields if name in one])
+    }
 
 
 def _group_by_shape(items: Sequence[Item]) -> list[list[Item]]:

@@ -100,6 +100,7 @@ class HeartbeatPublisher:
             traces=self._count_traces(),
             statistics=self._read_statistics(),
             queues=self._queues,
+            reads_origins=True,
             clock_ahead=self._clock.host_ahead,
         )
         try:

@@ -7,7 +7,7 @@ over, and changes nothing any more.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -30,12 +30,15 @@ from contracts.inference.inference import (
 )
 from contracts.inference.manifest import CHAMPION
 from contracts.jobs import LEASE_SECONDS, Progress
+from contracts.metrics.registry import Metrics
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, MalformedMessageError, Pixels, Vector, unpack_bundle
+from contracts.tracing.spans import span
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from models.serving.outputs import OutputReader
 from workers.inference.loaded_models import LoadedModels, Predictor
+from workers.jobs.tracing import job_context
 
 log = structlog.get_logger()
 
@@ -58,6 +61,7 @@ class InferenceJobRunner:
         worker_id: The owner of the leases.
         batch_limit: The largest batch; a job can be cancelled between two batches.
         batcher: Answers waiting clients before each batch.
+        metrics: Count the batches and their images.
     """
 
     leases: Leases
@@ -67,12 +71,17 @@ class InferenceJobRunner:
     worker_id: str
     batch_limit: int
     batcher: FasterQueues
+    metrics: Metrics = field(default_factory=Metrics)
 
     def run(self, job_id: str) -> None:
         """Claim the job if it is free, and run it to its end."""
         lease = self.leases.claim(job_id, self.worker_id, LEASE_SECONDS)
-        if lease is None:
-            return
+        if lease is not None:
+            with job_context(lease):
+                self._run(lease)
+
+    def _run(self, lease: Lease) -> None:
+        job_id = lease.job_id
         try:
             ended = self._run_batches(lease)
         except (ModelNotReady, NeedsOperator) as error:
@@ -87,6 +96,7 @@ class InferenceJobRunner:
             log.exception("job_failed", job=job_id)
             ended = self.leases.fail(lease, InternalError("The network failed on these images."))
         if ended:
+            log.info("job_ended")
             # If Redis does not answer, the images expire.
             with suppress(redis.RedisError):
                 self.client.delete(redis_keys.job_input(job_id))
@@ -103,7 +113,7 @@ class InferenceJobRunner:
                 return self.leases.cancel(lease)
             self.batcher.run_faster_queues()
             batch = np.stack(images[start : start + self.batch_limit])
-            vectors.extend(predictor.run(_operation(lease), batch))
+            vectors.extend(self._run_batch(lease, predictor, batch))
             fraction = len(vectors) / len(images)
             progress = Progress(fraction=fraction, step=len(vectors), steps=len(images))
             owned = self.leases.progress(lease, progress)
@@ -111,6 +121,21 @@ class InferenceJobRunner:
                 return False
         result = _response(lease, predictor, vectors, time.monotonic() - began, self.batch_limit)
         return self.leases.succeed(lease, result.model_dump(mode="json", exclude_none=True))
+
+    def _run_batch(self, lease: Lease, predictor: Predictor, batch: Pixels) -> Vector:
+        operation, began = _operation(lease), time.monotonic()
+        labels = (str(lease.request["model"]), str(predictor.version), operation)
+        code = "internal_error"
+        try:
+            with span("run", opsin__images=len(batch)):
+                vectors = predictor.run(operation, batch)
+            code = ""
+            self.metrics.inc("executions_total", *labels)
+            self.metrics.observe("batch_images", len(batch), *labels)
+            self.metrics.observe("compute_seconds", time.monotonic() - began, *labels)
+            return vectors
+        finally:
+            self.metrics.inc("computed_images_total", *labels, code, by=len(batch))
 
     def _images(self, lease: Lease) -> list[Pixels]:
         messages = cast(list[bytes], self.client.lrange(redis_keys.job_input(lease.job_id), 0, -1))

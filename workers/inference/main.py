@@ -28,6 +28,7 @@ from contracts.queue.celery import REDIS_OPTIONS, celery_app
 from contracts.queue.clock import RedisClock
 from contracts.queue.redis_keys import QueueName
 from contracts.settings import Settings
+from contracts.tracing.spans import start_tracing, stop_tracing
 from database.clock import DatabaseClock
 from database.engine import open_engine
 from database.jobs.files import JobFiles
@@ -73,6 +74,7 @@ def run(settings: Settings) -> None:
     # Until Celery handles the signal: a worker that is stopped while it starts exits quietly.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings.log_level, settings.log_format)
+    start_tracing(settings, "worker")
     metrics = Metrics()
     metrics.before_reading(process_reader(metrics, settings.home))
     client = redis.Redis.from_url(settings.redis_url, **REDIS_OPTIONS)
@@ -87,6 +89,7 @@ def run(settings: Settings) -> None:
         worker.stopping.set()
         worker.heartbeat.stop()
         publisher.stop()
+        stop_tracing()
         log.info("worker_stopped")
     threads = [thread for thread in (worker.loading, worker.preloading) if thread.is_alive()]
     for thread in threads:
@@ -231,6 +234,7 @@ class Worker:
             self._id,
             batch_limit=self._settings.max_batch_size,
             batcher=self._batcher,
+            metrics=self._metrics,
         )
         conversions = ConversionRunner(self._store, self._client)
 

@@ -18,6 +18,7 @@ from typing import Any
 import redis
 import structlog
 from redis import RedisError
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from contracts.errors import DiskUnusable, InternalError, NotFound, OpsinError, Unavailable
 from contracts.jobs import LEASE_SECONDS, MAX_NICENESS, Progress
@@ -29,6 +30,8 @@ from contracts.metrics.registry import Metrics
 from contracts.queue.announcing import announce
 from contracts.queue.celery import REDIS_OPTIONS
 from contracts.settings import Settings
+from contracts.tracing.origin import TraceContext
+from contracts.tracing.spans import flush_tracing, start_tracing, stop_tracing
 from contracts.work import WorkStoppedError
 from database.clock import DatabaseClock
 from database.engine import open_engine
@@ -60,26 +63,30 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--kinds", default=TABLE)
     parser.add_argument("--answers", type=int, help="Where to write the status of each job.")
+    parser.add_argument("--trace", default="", help="The span of the attempt, as a traceparent.")
     options = parser.parse_args(arguments)
     end_with_parent()
     settings = Settings()
     configure_logs(settings.log_level, settings.log_format)
+    start_tracing(settings, "job")
     child = _Child(settings, options.worker, options.kinds)
     try:
-        status = child.run(options.job_id, options.attempt)
+        status = child.run(options.job_id, options.attempt, options.trace)
         if options.answers is None:
             return status
-        for job_id, attempt in _further_jobs(status, options.answers):
-            status = child.run(job_id, attempt)
+        for job_id, attempt, trace in _further_jobs(child, status, options.answers):
+            status = child.run(job_id, attempt, trace)
             if status != EXIT_ENDED:
                 return status  # the parent starts another process
+            child.report()
             _answer(options.answers, status)
         return status
     finally:
         child.close()
+        stop_tracing()
 
 
-def _further_jobs(status: int, answers: int) -> Iterator[tuple[str, int]]:
+def _further_jobs(child: "_Child", status: int, answers: int) -> Iterator[tuple[str, int, str]]:
     """What the parent sends, until it closes the pipe; nothing if the first job has not ended."""
     if status != EXIT_ENDED:
         return
@@ -87,10 +94,11 @@ def _further_jobs(status: int, answers: int) -> Iterator[tuple[str, int]]:
     requests = os.fdopen(os.dup(0))
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
+    child.report()
     _answer(answers, status)
     for line in requests:
-        job_id, attempt = line.split()
-        yield job_id, int(attempt)
+        job_id, attempt, *trace = line.split()
+        yield job_id, int(attempt), "".join(trace)
 
 
 def _answer(answers: int, status: int) -> None:
@@ -112,24 +120,40 @@ class _Child:
         self._publisher: MetricsPublisher | None = None
         self._began = False
 
-    def run(self, job_id: str, attempt: int) -> int:
-        """Run one attempt; return the status."""
+    def run(self, job_id: str, attempt: int, trace: str) -> int:
+        """Run one attempt, a part of the span `trace`; return the status."""
         settings = self._settings
+        clear_contextvars()
         try:
             lease = self._leases.get(job_id, self._worker_id, attempt)
             if lease is None:
                 return EXIT_ENDED
+            bind_contextvars(**lease.origin.log_fields)
             if not self._began:
                 self._began = True
                 highest = MAX_NICENESS.get(lease.kind, settings.job_niceness)
                 lower_priority(min(settings.job_niceness, highest))
                 self._publisher = _publish_metrics(settings, self._metrics)
-            return JobAttempt(lease, self._leases, settings, self._kinds, self._metrics).run()
+            work = LeasedWork(
+                lease,
+                self._leases,
+                JobFiles.of(settings),
+                settings.job_max_hours,
+                self._metrics,
+                trace=TraceContext.parse(trace),
+            )
+            return JobAttempt(lease, work, self._leases, settings, self._kinds).run()
         except (Unavailable, TimeoutError) as error:
             log.warning("job_interrupted", job=job_id, error=str(error))
             return EXIT_UNFINISHED
         finally:
             self._engine.dispose()  # no connection is held between two jobs
+
+    def report(self) -> None:
+        """Publish what was counted and recorded: the parent may kill an idle process."""
+        if self._publisher is not None:
+            self._publisher.publish()
+        flush_tracing()
 
     def close(self) -> None:
         if self._publisher is not None:
@@ -154,18 +178,18 @@ class JobAttempt:
     Args:
         lease: Taken by the parent process.
         kinds: The table of handlers, see `workers.jobs.handlers`.
-        metrics: What this process counts.
+        work: What the handler sees of it.
     """
 
     def __init__(
-        self, lease: Lease, leases: Leases, settings: Settings, kinds: str, metrics: Metrics
+        self, lease: Lease, work: LeasedWork, leases: Leases, settings: Settings, kinds: str
     ) -> None:
         self._lease = lease
         self._leases = leases
         self._settings = settings
         self._kinds = kinds
         self._files = JobFiles.of(settings)
-        self._work = LeasedWork(lease, leases, self._files, settings.job_max_hours, metrics)
+        self._work = work
 
     def run(self) -> int:
         """Run the handler and write the outcome; return the exit status.
@@ -181,6 +205,7 @@ class JobAttempt:
             log.info("job_begins", job=job_id, kind=self._lease.kind, attempt=self._lease.attempt)
             ended = self._finish(self._outcome())
             if ended:
+                log.info("job_ended", job=job_id, kind=self._lease.kind)
                 self._files.end_work(job_id)
         return EXIT_ENDED if ended else EXIT_UNFINISHED
 
@@ -215,7 +240,7 @@ class JobAttempt:
 
     def _finish(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
         """Write the outcome; return whether the job has ended."""
-        self._work.close()
+        self._work.close(_code_of(outcome))
         if isinstance(outcome, dict):
             self._announce()
             return self._leases.succeed(self._lease, outcome)
@@ -241,6 +266,12 @@ class JobAttempt:
                 announce(client, "models")
         except (redis.RedisError, OSError) as error:
             log.warning("change_not_announced", error=type(error).__name__)
+
+
+def _code_of(outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> str:
+    if isinstance(outcome, WorkStoppedError):
+        return str(outcome)
+    return outcome.code if isinstance(outcome, OpsinError) else ""
 
 
 def _client_error(error: Exception, kind: str) -> OpsinError:

@@ -19,10 +19,12 @@ import structlog
 from contracts.errors import InternalError, Unavailable
 from contracts.jobs import LEASE_SECONDS, STARTING, Progress
 from contracts.metrics.registry import Metrics
+from contracts.tracing.origin import TraceContext
 from contracts.work import WorkStoppedError
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from models.store.manifest import write_atomically
+from workers.jobs.tracing import PhaseSpans
 
 log = structlog.get_logger()
 
@@ -42,6 +44,8 @@ class LeasedWork:
 
     Args:
         max_hours: Maximum running time of the job; the time between attempts does not count.
+        metrics: What this process counts.
+        trace: The span of the attempt.
 
     Attributes:
         stopped: Why the work has to end; None while it may continue.
@@ -55,6 +59,8 @@ class LeasedWork:
         files: JobFiles,
         max_hours: float,
         metrics: Metrics | None = None,
+        *,
+        trace: TraceContext | None = None,
     ) -> None:
         self.counts = metrics or Metrics()
         self.job_id = lease.job_id
@@ -73,6 +79,7 @@ class LeasedWork:
         self._latest: Progress | None = None
         self._first: tuple[float, float] | None = None
         self._fraction, self._phase = 0.0, STARTING
+        self._spans = PhaseSpans(lease.kind, trace)
         self._closed = Event()
         self._thread = Thread(target=self._run, name="lease", daemon=True)
 
@@ -80,8 +87,13 @@ class LeasedWork:
         """Start to renew the lease."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Write the last progress and stop renewing the lease."""
+    def close(self, error: str = "") -> None:
+        """Write the last progress and stop renewing the lease.
+
+        Args:
+            error: The code of the error that ended the work, or "".
+        """
+        self._spans.end(error)
         self._closed.set()
         self._thread.join(LEASE_SECONDS)
         self._elapsed.save()
@@ -103,6 +115,8 @@ class LeasedWork:
         fraction = max(progress.fraction, self._fraction)
         if progress.phase != self._phase and fraction == self._fraction:
             fraction = min(1.0, fraction + _MILLIONTH)
+        if progress.phase != self._phase:
+            self._spans.enter(progress.phase)
         self._fraction, self._phase = fraction, progress.phase
         progress = progress.model_copy(update={"fraction": fraction})
         if self._first is None:
@@ -117,8 +131,8 @@ class LeasedWork:
         key = f"{phase}:{epoch}"[:120] if (epoch, phase) != (None, None) else f"#{time.time_ns()}"
         known = self._leases.has_row(self._lease, key)
         self._write(lambda: self._leases.metrics(self._lease, key, row))
-        # A resumed training reports its earlier epochs again.
-        if phase and epoch and not known:
+        # Other jobs have rows of the same form. A resumed training reports earlier epochs again.
+        if self._lease.kind == "training" and phase and epoch and not known:
             self.counts.inc("training_epochs_total", str(phase))
             self.counts.inc("training_images_total", str(phase), by=row.get("images") or 0)
 

@@ -20,6 +20,7 @@ from contracts.metrics.registry import Metrics
 from contracts.queue import redis_keys
 from contracts.queue.celery import REDIS_OPTIONS, celery_app
 from contracts.settings import Settings
+from contracts.tracing.spans import start_tracing, stop_tracing
 from database.clock import DatabaseClock
 from database.engine import open_engine
 from database.jobs.files import JobFiles
@@ -60,6 +61,7 @@ def run(settings: Settings, *, kinds: str = TABLE) -> None:
     # Until Celery handles the signal: a worker that is stopped while it starts exits quietly.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings.log_level, settings.log_format)
+    start_tracing(settings, "jobs")
     engine = open_engine(settings.database)
     metrics = Metrics()
     metrics.before_reading(process_reader(metrics, settings.home))
@@ -90,6 +92,7 @@ def run(settings: Settings, *, kinds: str = TABLE) -> None:
         heartbeat.stop()
         publisher.stop()
         engine.dispose()
+        stop_tracing()
         log.info("job_worker_stopped")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from contracts.jobs import KEPT_KINDS
 from database.jobs.leases import Lease
 from models.processes import child_environment, module_command
+from workers.jobs.tracing import attempt_header
 
 _VMSTAT = Path("/proc/vmstat")
 _FAULT_SIGNALS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
@@ -41,6 +42,8 @@ class WorkProcess:
         self._oom_kills_before = _oom_kills()
         limits = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(threads))
         options = ["--worker", lease.worker_id, "--attempt", str(lease.attempt), "--kinds", kinds]
+        if trace := attempt_header():
+            options += ["--trace", trace]
         keeps = lease.kind in KEPT_KINDS
         self.jobs = 1
         self._idle = False
@@ -77,7 +80,7 @@ class WorkProcess:
         if not self.is_idle or stdin is None:
             return False
         try:
-            stdin.write(f"{lease.job_id} {lease.attempt}\n".encode())
+            stdin.write(f"{lease.job_id} {lease.attempt} {attempt_header()}\n".encode())
             stdin.flush()
         except OSError:
             return False

@@ -14,11 +14,13 @@ import structlog
 from contracts.errors import OpsinError
 from contracts.jobs import KEPT_KINDS, LEASE_SECONDS
 from contracts.settings import Settings
+from contracts.tracing.spans import current_span
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from workers.jobs.child import EXIT_ENDED, overdue_error
 from workers.jobs.handlers import TABLE
 from workers.jobs.process import WorkProcess
+from workers.jobs.tracing import job_context
 from workers.jobs.worker_id import is_dead
 
 log = structlog.get_logger()
@@ -91,7 +93,8 @@ class Slot:
             lease = context.leases.claim_next(self.queue, context.worker_id, LEASE_SECONDS)
             if lease is None:
                 return False
-            self._attempt(lease)
+            with job_context(lease):
+                self._attempt(lease)
         except Exception:
             # The next try may succeed, and the worker must not lose a slot.
             log.exception("slot_interrupted", queue=self.queue)
@@ -111,6 +114,8 @@ class Slot:
                 child.kill()
         if status == EXIT_ENDED:
             return
+        if (part := current_span()) is not None:
+            part.fail("child_lost")
         stopped = context.stopping.is_set()
         log.warning("child_lost", job=lease.job_id, attempt=lease.attempt, status=status)
         self._give_back(lease, child, stopped=stopped)

@@ -6,16 +6,13 @@ no name remains in a model after an erasure.
 """
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from contracts.errors import NotFound, NotTrainable, SubjectNotFound
 from contracts.inference.serving import Serving
@@ -37,15 +34,21 @@ from workers.jobs.serving import wait_until_served
 _FRACTIONS = Fractions(0.15, 0.15, 0)
 
 
-def run(work: Work, settings: Settings) -> dict[str, Any]:
+def run(
+    work: Work, settings: Settings, start_seconds: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Run `models.training.run.run` with the data that the request names.
+
+    Args:
+        work: The attempt.
+        settings: All settings.
+        start_seconds: Of the stages that are over, see `models.training.run.run`.
 
     Raises:
         OpsinError: The training is impossible, e.g. because a subject was erased; nothing was
             published.
         WorkStoppedError: The job was stopped.
     """
-    start_seconds = time.time() - psutil.Process().create_time()
 
     def until_served(model: str, version: int, report: Callable[[], None]) -> Serving | None:
         return wait_until_served(work, settings, model, version, report=report)

@@ -23,14 +23,18 @@ from models.training.loop.progress import ProgressReporter
 def run(work: Work, settings: Settings) -> dict[str, Any]:
     """Load the libraries of trainings, then run `workers.jobs.training.run`."""
     request = TrainingRequest.model_validate(work.request)
-    with _reported(work, settings, request):
+    seconds = {"start": time.time() - psutil.Process().create_time()}
+    began = time.monotonic()
+    with _reported(work, settings, request, seconds["start"]):
         from workers.jobs.training import run as train  # TensorFlow
-    return train(work, settings)
+    return train(work, settings, seconds | {"loading": time.monotonic() - began})
 
 
 @contextmanager
-def _reported(work: Work, settings: Settings, request: TrainingRequest) -> Iterator[None]:
-    """Report the start as the first stage of the training, if its dataset is at hand."""
+def _reported(
+    work: Work, settings: Settings, request: TrainingRequest, start_seconds: float
+) -> Iterator[None]:
+    """Report the loading as a stage of the training, if its dataset is at hand."""
     if request.dataset_id is None:
         yield
         return
@@ -41,6 +45,7 @@ def _reported(work: Work, settings: Settings, request: TrainingRequest) -> Itera
         return
     stages = stages_of(request, dataset, starts=True, loads=True)
     expected = expected_seconds(work.folder / PLAN, costs_of(settings), stages)
-    spent = time.time() - psutil.Process().create_time()
-    with ProgressReporter(work, expected).during("start", spent):
+    progress = ProgressReporter(work, expected)
+    progress.elapsed("start", start_seconds)
+    with progress.during("loading"):
         yield

@@ -14,30 +14,48 @@ from pathlib import Path
 import psutil
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_START_FIELD = 19  # of those after the name
 _NAMESPACE = Path("/proc/self/ns/pid")
 
 
 def new_worker_id() -> str:
     """An id for this process, for `is_dead`."""
-    started = int(psutil.Process().create_time() * 100)
-    return f"{_machine()}.{os.getpid()}.{started}.{secrets.token_hex(4)}"
+    return f"{_machine()}.{os.getpid()}.{_started(os.getpid())}.{secrets.token_hex(4)}"
 
 
 def is_dead(worker_id: str) -> bool:
     """Whether that worker ran on this machine and is dead; False if it ran elsewhere."""
     machine, *rest = worker_id.split(".")
-    if len(rest) != 3 or not (rest[0].isdecimal() and rest[1].isdecimal()):
+    if len(rest) != 3 or not rest[0].isdecimal():
         return False
     if machine != _machine():
         return False
     try:
         process = psutil.Process(int(rest[0]))
-        is_same = int(process.create_time() * 100) == int(rest[1])
-        return not is_same or process.status() == psutil.STATUS_ZOMBIE
+        started = _started(process.pid)
+        if started[:1] != rest[1][:1]:  # of another release
+            started = str(int(process.create_time() * 100))
+        return started != rest[1] or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:
         return False
+
+
+def _started(pid: int) -> str:
+    """When a process started: on Linux `t` and the ticks since the machine's start.
+
+    Seconds since 1970 are derived from these and the clock. When the clock is set, they change for
+    all processes, and a living worker would look like another one with its number.
+
+    Raises:
+        psutil.Error: There is no such process.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return f"t{int(fields[_START_FIELD])}"
+    except (OSError, ValueError, IndexError):  # not Linux, or it has just ended
+        return str(int(psutil.Process(pid).create_time() * 100))
 
 
 def _machine() -> str:

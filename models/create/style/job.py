@@ -10,12 +10,13 @@ from contracts.create.requests import CONTENT_FILE, STYLE_SIDE, StyleTransferReq
 from contracts.errors import InvalidImage
 from contracts.jobs import Progress
 from contracts.settings import Settings
-from models.create.images import Pixels, read_image, resized, scaled_size
+from models.create.images import Pixels, enlarged, read_image, resized, scaled_size
 from models.create.memory import check_tiled_memory
 from models.create.run import ImageRun, ImageWork
 from models.create.style import colors
 from models.create.style.fast import FastStyle
 from models.create.style.plan import shares_of
+from models.create.style.weights import MINIMUM_SIDES, available_network
 from models.images.resize import Size
 from models.training.memory import memory_limit
 from models.weights.catalog import Weights
@@ -69,7 +70,13 @@ def _images(
     is_fast = request.method == "fast"
     side = request.size or (limit if is_fast else STYLE_SIDE)
     content = read_image(_input(work, CONTENT_FILE), side, limit)
-    size = content.size if request.size is None else scaled_size(content.size, request.size)
+    if request.size is not None:
+        size = scaled_size(content.size, request.size)
+    elif is_fast:
+        size = content.size
+    else:
+        network = available_network(Weights.of(settings), request.network)
+        size = enlarged(content.size, MINIMUM_SIDES[network])
     style_side = _DESCRIBED_SIDE if is_fast else round(max(size) * request.style_scale)
     styles = [
         read_image(_input(work, style_file(index)), style_side, limit) for index in range(count)

@@ -98,7 +98,7 @@ class Objective:
     ) -> tuple[Tensor, Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(image)
-            found = self._network(image)
+            found = self._network(image, repeated=True)
             content = self._mean([content_loss(*pair) for pair in zip(found, maps, strict=False)])
             ours = [gram_matrix(one) for one in found[self._split :]]
             style = self._mean(

@@ -10,6 +10,7 @@ from contracts.create.requests import StyleTransferRequest
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from models.create.features import LAYERS, FeatureNetwork
+from models.create.images import required
 from models.create.memory import check_style_memory
 from models.create.run import ImageRun, ImageWork
 from models.create.style.fast import FastStyle
@@ -36,6 +37,7 @@ def optimize(
     limit = memory_limit(settings.training_memory_mb)
     check_style_memory(images.size, network, limit, request.style_scale)
     objective, minimum_side = _objective(weights, request, settings)
+    required(images.size, minimum_side)
     levels = plan(
         images.size, request.iterations, pyramid=request.pyramid, minimum_side=minimum_side
     )

@@ -11,6 +11,8 @@ _WEIGHTS: dict[StyleNetwork, tuple[str, ...]] = {
     "vgg16": ("vgg16_notop", "vgg16"),
     "squeezenet": ("squeezenet",),
 }
+MINIMUM_SIDES: dict[StyleNetwork, int] = {"vgg19": 16, "vgg16": 16, "squeezenet": 31}
+"""Pixels of the shorter side that leave no map of the default layers empty."""
 
 
 def available_network(weights: Weights, wanted: StyleNetwork | None = None) -> StyleNetwork:

@@ -26,6 +26,7 @@ SUFFIX = ".npy"
 _IMAGES = frozenset({"x", "image", "images", "img", "imgs", "data", "features", "arr0"})
 _LABELS = frozenset({"y", "label", "labels", "target", "targets", "arr1"})
 _MAX_SIDE = 4096
+_MAX_HEADER_BYTES = 64 * 1024  # it may claim 4 GiB, which NumPy would read
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 _MAX_LABELS_PER_IMAGE = 10_000
 _WHAT_TO_DO = (
@@ -97,19 +98,30 @@ def _pairs(names: list[str]) -> list[_Pair]:
 
 
 def _header(file: IO[bytes], name: str) -> _Header:
+    header = _header_bytes(file)
     try:
-        version = np.lib.format.read_magic(file)
+        version = np.lib.format.read_magic(header)
         read = (
             np.lib.format.read_array_header_1_0
             if version == (1, 0)
             else np.lib.format.read_array_header_2_0
         )
-        shape, fortran, dtype = read(file)
+        shape, fortran, dtype = read(header)
     except ValueError:
         raise InvalidArchive(f"'{name}' is not a NumPy array. {_WHAT_TO_DO}") from None
     if dtype.hasobject or fortran:
         raise InvalidArchive(f"'{name}' holds objects or is in Fortran order. {_WHAT_TO_DO}")
     return _Header(tuple(shape), dtype)
+
+
+def _header_bytes(file: IO[bytes]) -> io.BytesIO:
+    """The header alone; empty if it is longer than any real one."""
+    start = file.read(8)  # with the version
+    size = file.read(2 if start[6:7] == b"\1" else 4)
+    length = int.from_bytes(size, "little")
+    if length > _MAX_HEADER_BYTES:
+        return io.BytesIO()
+    return io.BytesIO(start + size + file.read(length))
 
 
 def _read_labels(archive: zipfile.ZipFile, name: str, limits: Limits) -> list[int | str]:

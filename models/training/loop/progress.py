@@ -118,19 +118,13 @@ class ProgressReporter:
         self._runs[stage] = _Run(now - seconds, now, 0.0, 1.0)
 
     @contextmanager
-    def during(self, stage: str, spent: float = 0.0) -> Iterator[None]:
-        """Report a stage that has no steps: by the time it takes, from a thread of its own.
-
-        Args:
-            stage: Its name.
-            spent: The seconds that it has taken already.
-        """
-        began = self._clock() - spent
+    def during(self, stage: str) -> Iterator[None]:
+        """Report a stage that has no steps: by the time it takes, from a thread of its own."""
         self.report(stage, 0.0)
-        self._runs[stage].began = began
         ended = Event()
 
         def tick() -> None:
+            began = self._clock()
             while not ended.wait(_TICK_SECONDS):
                 expected = max(self._stages[stage] * self._pace(), 1e-3)
                 spent = self._clock() - began
@@ -191,7 +185,7 @@ class ProgressReporter:
 
 def phase_of(stage: str) -> str:
     """The name of a stage for clients: "features of head" and "… of finetune" are one phase."""
-    return "loading" if stage == "start" else stage.partition(" ")[0]
+    return stage.partition(" ")[0]
 
 
 class LoggedWork:

@@ -19,16 +19,22 @@ from sqlalchemy import select
 from cli.backup import placing
 from cli.backup.contents import AREAS, LEFT_OUT, SECRETS, DatabaseKind
 from cli.backup.databases import dump
+from cli.backup.restrictions import complete_restore
+from cli.commands import backup as commands
 from cli.commands.backup import restore_backup, write_backup
 from cli.home import Home
-from cli.output import CommandError
-from contracts.faces.subjects import NewSubject
+from cli.output import CommandError, notes
+from contracts.faces.consent import NewConsent
+from contracts.faces.subjects import NewSubject, SubjectChange
+from contracts.keys import NewKey
 from contracts.settings import Settings
+from database.audit import COMMAND, Audit
 from database.engine import open_engine, reading
 from database.faces.privacy.erasures import Erasures
 from database.faces.repositories import FaceRepositories
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
+from database.keys import Keys
 from database.migrations import upgrade
 from database.tables import SubjectRecord
 from models.datasets.store import DatasetStore
@@ -382,6 +388,69 @@ def test_an_erased_person_does_not_come_back(tmp_path: Path, out: Path, has_list
     assert Erasures(engine, now).pending(timedelta()) == [gone], "the service then ends it"
     assert Erasures(engine, now).existing_among([gone, stays]) == [stays]
     engine.dispose()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_what_was_taken_back_since_a_backup_stays_so(
+    request: pytest.FixtureRequest, tmp_path: Path, out: Path, database: str
+) -> None:
+    settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port())
+    if database == "postgresql":
+        server: str = request.getfixturevalue("postgresql")
+        plain = server.replace("+psycopg", "")
+        with closing(psycopg.connect(plain, autocommit=True)) as connection:
+            connection.execute("CREATE DATABASE taken")
+        url = server.removesuffix("postgres") + "taken"
+        settings = settings.model_copy(update={"database_url": url})
+    ada, bea = add_person(settings, "Ada"), add_person(settings, "Bea")
+    engine = open_engine(settings.database)
+    faces, keys = FaceRepositories.of(settings, engine, now), Keys(engine, now)
+    made = [keys.create(NewKey(name=name, scopes=["infer"]), actor=COMMAND) for name in "abc"]
+    consent = NewConsent(version="1", text_digest="sha256:" + "0" * 64, by="desk")
+    for subject in (ada, bea):
+        faces.subjects.change(subject, SubjectChange(consent=consent))
+        faces.devices.add(subject, "phone", {"kty": "EC"})
+    write_backup(settings, out, secrets=False)
+    keys.revoke(made[0].id, actor=COMMAND)
+    keys.rotate(made[1].id, timedelta(0), actor=COMMAND)
+    faces.devices.remove(ada, "phone")
+    faces.subjects.change(ada, SubjectChange(consent=None, face_disabled=True))
+    engine.dispose()
+    restore_backup(settings, out, force=True)
+    assert not (settings.home / placing.NOTED).exists()
+    engine = open_engine(settings.database)
+    faces, keys = FaceRepositories.of(settings, engine, now), Keys(engine, now)
+    stand = faces.standings
+    assert [key.id for key in keys.list().items if key.revoked_at is not None] == [made[0].id]
+    expired = [key.id for key in keys.list().items if key.expires_at is not None]
+    assert expired == [made[1].id]
+    assert (faces.devices.list(ada), len(faces.devices.list(bea))) == ([], 1)
+    assert (stand.get(ada).consent, stand.get(ada).by_operator) == (None, True)
+    assert stand.get(bea).consent is not None
+    assert not stand.get(bea).disabled
+    actions = {line.action for line in Audit(engine, now).list().items}
+    assert {"key_revoked", "device_removed", "consent_withdrawn", "face_disabled"} <= actions
+    engine.dispose()
+
+
+def test_a_restore_that_was_killed_before_its_end_is_completed(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port())
+    gone = add_person(settings, "Forget Me")
+    write_backup(settings, out, secrets=False)
+    engine = open_engine(settings.database)
+    FaceRepositories.of(settings, engine, now).subjects.erase(gone)
+    engine.dispose()
+    with monkeypatch.context() as killed:
+        killed.setattr(commands, "complete_restore", lambda *_: None)
+        restore_backup(settings, out, force=True)
+    assert people(settings) == {"Forget Me"}
+    with pytest.raises(CommandError, match="interrupted"):
+        placing.require_whole(settings.home)
+    complete_restore(settings, notes())
+    placing.require_whole(settings.home)
+    assert people(settings) == set()
 
 
 def test_a_refused_restore_leaves_postgresql_as_it_was(

@@ -56,6 +56,12 @@ def test_a_key_is_rotated_and_revoked(run: Call) -> None:
     assert "revoked" in listed
 
 
+def test_an_empty_list_is_no_failure(run: Call) -> None:
+    listed = run("list")
+    assert listed.exit_code == 0
+    assert "opsin keys create" in listed.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -66,7 +72,6 @@ def test_a_key_is_rotated_and_revoked(run: Call) -> None:
         ("revoke", "key_000000000000"),
         ("rotate", "key_000000000000"),
         ("rotate", "key_000000000000", "--grace", "99w"),
-        ("list",),
     ],
 )
 def test_a_wrong_call_is_one_plain_line(run: Call, words: tuple[str, ...]) -> None:

@@ -256,7 +256,7 @@ def test_evaluation_names_versions_by_alias_and_says_who_is_better(
     assert line == "POST /v1/models/m/versions/3/evaluations"
     assert json.loads(body) == {"dataset_id": "ds_1", "against": 1, "split": "test"}
     out = capsys.readouterr().out.replace("\n", " ")
-    assert "m version 3: 75.00% of 4 images correct (95 %: 19.4% to 99.4%)" in out
+    assert "m version 3: 75.00% of 4 test images correct (95% interval: 19.4% to 99.4%)" in out
     assert "McNemar p = 1: no difference that chance" in out
     evaluate("m@2", "ds_1", as_json=True, server=server)
     posted = [line for line, _ in Server.requests if line.startswith("POST")]
@@ -266,6 +266,20 @@ def test_evaluation_names_versions_by_alias_and_says_who_is_better(
         evaluate("m@beta", "ds_1", server=server)
     with pytest.raises(CommandError, match="ds_"):
         evaluate("m", "no-such-folder", server=server)
+
+
+@pytest.mark.parametrize(
+    ("folders", "split"), [(["cat", "dog"], "all"), (["train/cat", "test/cat"], None)]
+)
+def test_all_images_of_class_folders_are_measured(
+    folders: list[str], split: str | None, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in folders:
+        Path("held-out", folder).mkdir(parents=True)
+    monkeypatch.setattr("cli.commands.evaluate.dataset_on_server", lambda *_: "ds_1")
+    evaluate("m", "held-out", server=server)
+    sent = [json.loads(body) for line, body in Server.requests if line.endswith("evaluations")]
+    assert sent[-1].get("split") == split
 
 
 def test_style_and_dream_send_a_form_and_keep_the_result(server: str, photo: Path) -> None:

@@ -173,7 +173,7 @@ def test_early_stopping_is_said(tmp_path: Path) -> None:
 
 
 def test_a_folder_from_which_nothing_can_be_learned_leaves_nothing(tmp_path: Path) -> None:
-    folder = written(tmp_path / "rose", {"a.png": encoded(scene(), "png")})
+    folder = written(tmp_path / "flowers", {"rose/a.png": encoded(scene(), "png")})
     settings = Settings(_env_file=None, home=tmp_path / "home", min_free_disk_bytes=0)
     with pytest.raises(CommandError, match="of at least 2 classes"):
         train_folder(settings, folder, {"model": "pets", "network": "cnn_small"})

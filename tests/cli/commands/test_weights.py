@@ -49,6 +49,8 @@ def test_a_folder_of_weights_is_enough(start: Starter, shared: Path, tmp_path: P
     assert code == 0
     assert "weights for squeezenet, vgg16" in text
     assert "vgg16: its base is here, but not its classes." in text
+    assert "no method=fast" in text
+    assert "opsin weights pull style_fast" in text
 
 
 def test_a_damaged_file_is_found(start: Starter, shared: Path, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 import re
+from pathlib import Path
 
 import pytest
 
+from benchmarks.create_memory import estimate, peak_bytes
 from contracts.errors import ValidationFailed
+from contracts.settings import Settings
 from models.create.images import scaled_size
 from models.create.memory import check_style_memory, check_tiled_memory, style_bytes
 
@@ -26,3 +29,23 @@ def test_what_works_in_tiles_takes_4k() -> None:
     check_tiled_memory((3840, 2160), 5 * GB)
     with pytest.raises(ValidationFailed, match="size="):
         check_tiled_memory((8192, 8192), 5 * GB)
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("kind", "side", "options"),
+    [
+        ("style", 512, {"network": "squeezenet"}),
+        ("style", 384, {"network": "vgg16"}),
+        ("dream", 1024, {}),
+    ],
+)
+def test_estimate_is_near_what_a_job_takes(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, kind: str, side: int, options: dict[str, str]
+) -> None:
+    """Never less than a process of its own takes, and not much more."""
+    monkeypatch.setenv("OPSIN_WEIGHTS_DIR", str(shared / "weights"))
+    measured = peak_bytes(kind, side, options)
+    estimated = estimate(kind, side, Settings(_env_file=None), options)
+    assert measured <= estimated <= 2.5 * measured

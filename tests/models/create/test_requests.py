@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from contracts.create.requests import StyleTransferRequest
+from contracts.create.requests import DreamRequest, StyleTransferRequest
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,9 @@ def test_colors_take_a_yes_or_no(sent: Any, colors: str) -> None:
     assert StyleTransferRequest(preserve_colors=sent).preserve_colors == colors
 
 
-@pytest.mark.parametrize("sent", ["0.7,0.3", ["0.7", "0.3"], ["0.7, 0.3"], [0.7, 0.3]])
+@pytest.mark.parametrize(
+    "sent", ["0.7,0.3", ["0.7", "0.3"], ["0.7, 0.3"], [0.7, 0.3], "[0.7, 0.3]"]
+)
 def test_lists_may_have_commas(sent: Any) -> None:
     assert StyleTransferRequest(style_weights=sent).style_weights == [0.7, 0.3]
 
@@ -32,3 +34,31 @@ def test_lists_may_have_commas(sent: Any) -> None:
 def test_what_makes_no_sense_is_refused(sent: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         StyleTransferRequest(**sent)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "a/b=1,c_2=0.5",
+        "a/b,c_2: 0.5",
+        ["a/b:1.0", "c_2:5e-1"],
+        '{"a/b": 1.0, "c_2": 0.5}',
+        {"a/b": 1.0, "c_2": 0.5},
+    ],
+)
+def test_layers_may_come_with_their_weights(sent: Any) -> None:
+    request = DreamRequest(layers=sent)
+    assert (request.layers, request.layer_weights) == (["a/b", "c_2"], [1.0, 0.5])
+    assert DreamRequest.model_validate(request.model_dump(exclude_none=True)) == request
+
+
+@pytest.mark.parametrize("sent", ["a,b", '["a", "b"]', ["a", "b"]])
+def test_layers_without_weights_have_none(sent: Any) -> None:
+    request = DreamRequest(layers=sent)
+    assert (request.layers, request.layer_weights) == (["a", "b"], None)
+
+
+def test_steps_in_the_unit_of_the_tutorials_change_the_image() -> None:
+    assert DreamRequest(step_size=2).step_levels == 2
+    assert DreamRequest(step_size=0.01).step_levels == pytest.approx(1.275)
+    assert DreamRequest(step_size="0.1").step_levels == 0.1

@@ -1,3 +1,5 @@
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -148,6 +150,33 @@ def test_far_from_the_start_steps_share_a_gradient(
     short = list[float]()
     filters.patterns([0], Ascent(steps=5, image_size=20), progress=short.append)
     assert len(short) == 5, "few steps have a gradient each"
+
+
+def test_filter_that_loses_its_way_ascends_by_single_steps(
+    filters: Filters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = [0, 3, 7]
+    strongest = numbers[int(filters.patterns(numbers, SHORT).activations.argmax())]
+    other = next(number for number in numbers if number != strongest)
+    step, calls = filters._compiled_step, list[float]()
+
+    def falling(x: object, numbers: Any, length: float, shift: object) -> tuple[object, ...]:
+        x, activations, gradients = step(x, numbers, length, shift)
+        calls.append(float(length))
+        if len(calls) == 7:  # on a long step, the strongest falls asleep
+            activations = activations * [1.0, 0.1]
+        return x, activations, gradients
+
+    ascent = Ascent(steps=20, image_size=20, step_size=0.5, seed=8)
+    monkeypatch.setattr(filters, "_compiled_step", falling)
+    found = filters.patterns([other, strongest], ascent)
+    assert calls[-20:] == [0.5] * 20
+    monkeypatch.undo()
+    monkeypatch.setattr("models.explain.filters.shared_steps", lambda *_: 1)
+    exact = filters.patterns([strongest], ascent)
+    np.testing.assert_allclose(found.activations[1], exact.activations[0], rtol=1e-3)
+    difference = found.images[1].astype(int) - exact.images[0].astype(int)
+    assert np.abs(difference).max() <= 1
 
 
 def test_unknown_filter_is_refused(filters: Filters) -> None:

@@ -1,6 +1,9 @@
 """What phones send, and what surrounds an image in a file."""
 
+import errno
 import io
+import os
+import resource
 import struct
 import time
 import zlib
@@ -10,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from contracts.errors import ImageTooLarge, InvalidImage
+from contracts.errors import ImageTooLarge, InvalidImage, Unavailable
 from contracts.settings import Settings
+from models import confined_process
 from models.catalog import CATALOG
 from models.images import isolated
 from models.images.decode import DecodedImage, decode, decode_reduced, decode_upright
@@ -324,3 +328,27 @@ def test_a_ppm_of_a_million_comments_is_refused() -> None:
         read(b"P2 2 2 255\n" + b"#\n" * 2_000_000 + b"1 1 1 1")
     assert read(b"P1 2 2\n" + b"#\n" * 9000 + b"0 1\n01").width == 2
     assert time.thread_time() - began < 0.3
+
+
+def test_a_process_with_a_thousand_connections_decodes_phone_images() -> None:
+    data = encoded(Image.new("RGB", (40, 30), "red"), "AVIF")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
+    try:
+        assert read(data).width == 40
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_decoder_that_cannot_be_started_is_not_the_images_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(confined_process.subprocess, "Popen", refuse)
+    with pytest.raises(Unavailable):
+        read(encoded(Image.new("RGB", (40, 30), "red"), "AVIF"))

@@ -54,7 +54,10 @@ def fakes() -> FakeServices:
 @pytest.fixture(scope="module")
 def keyed(fakes: FakeServices) -> Iterator[Client]:
     table = fakes.with_keys()
-    wanted: dict[str, list[Scope]] = {"infer": ["infer"], "both": ["infer", "faces"]}
+    wanted: dict[str, list[Scope]] = {
+        "infer": ["infer", "models"],
+        "both": ["infer", "models", "faces"],
+    }
     keys = {
         name: table.create(NewKey(name=name, scopes=scopes), actor=COMMAND).key or ""
         for name, scopes in wanted.items()
@@ -93,6 +96,29 @@ def test_the_scope_infer_is_not_enough(
     assert refused.status_code == 403
     assert "`faces`" in refused.text
     assert keyed.post(path, "both").status_code != 403
+
+
+@pytest.mark.parametrize("path", ["/v1/filters", "/v1/dreams", "download"])
+def test_no_pattern_and_no_file_of_a_person_is_given_to_others(
+    keyed: Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def ask(who: str) -> httpx.Response:
+        headers = {"X-API-Key": keyed.keys[who]}
+        if path == "download":
+            where = "/v1/models/squeezenet/versions/1/download?format=labels"
+            return keyed.client.get(where, headers=headers)
+        if path == "/v1/filters":
+            body = {"model": "squeezenet", "layer": "conv9"}
+            return keyed.client.post(path, json=body, headers=headers)
+        form = {"model": (None, b"squeezenet"), "image": gray_png()}
+        return keyed.client.post(path, files=form, headers=headers)
+
+    monkeypatch.setattr(fakes.store, "resolve", lambda *_: 1)
+    monkeypatch.setattr(fakes.store, "manifest", lambda *_: trained_on_a_subject().manifest)
+    refused = ask("infer")
+    assert refused.status_code == 403
+    assert "`faces`" in refused.text
+    assert ask("both").status_code != 403
 
 
 def test_a_manifest_without_its_subjects() -> None:

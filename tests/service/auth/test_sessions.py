@@ -248,3 +248,28 @@ def test_without_redis_a_session_waits_and_a_key_works(served: StartService) -> 
         assert answer.status_code == 503
         assert answer.json()["code"] == "dependency_unavailable"
         assert httpx.get(url + "/v1/models", headers={"X-API-Key": BOOTSTRAP}).status_code == 200
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_neighbouring_host_signs_nobody_in(
+    served: StartService, fakes: FakeServices, keys: Keys, order: int
+) -> None:
+    settings = Settings(_env_file=None, api_key=BOOTSTRAP, trusted_proxies="127.0.0.1")
+    https = {"X-Forwarded-Proto": "https"}
+    attacker_id, attacker = make_key(keys, "infer")
+    with served(settings, fakes) as url:
+        ours, theirs = (
+            httpx.post(url + URL, headers=https | {"X-API-Key": key})
+            .headers["Set-Cookie"]
+            .partition(";")[0]
+            for key in (BOOTSTRAP, attacker)
+        )
+        tossed = theirs.removeprefix("__Host-")
+        both = "; ".join([ours, tossed][::order])
+        answer = httpx.get(url + URL, headers=https | {"Cookie": both})
+        assert answer.json()["key_id"] not in (attacker_id, None)
+        for cookie in (tossed, f"__Secure-{tossed}", f"{ours}; {theirs}"):
+            answer = httpx.get(url + URL, headers=https | {"Cookie": cookie})
+            assert answer.status_code == 401
+        plain = httpx.get(url + URL, headers={"Cookie": both})
+        assert plain.json()["key_id"] != attacker_id

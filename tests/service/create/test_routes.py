@@ -60,6 +60,7 @@ def test_style_transfer_becomes_a_job(client: httpx.Client, fakes: FakeServices)
         (1, {"content": b""}, "image"),
         (1, {"content": image(8, 8)}, "8 x 8"),
         (1, {"size": "8192"}, "size="),  # more memory than there is
+        (1, {"content": image(320, 16), "size": "160"}, "size=320"),  # no map would be left
     ],
 )
 def test_impossible_style_transfer_is_refused_at_once(
@@ -70,6 +71,10 @@ def test_impossible_style_transfer_is_refused_at_once(
     assert answer.json()["code"] in {"validation_error", "invalid_image"}
     assert word in answer.text
     assert fakes.jobs.worked == []
+
+
+def test_narrow_image_is_enlarged_unless_a_size_is_sent(client: httpx.Client) -> None:
+    assert paint(client, content=image(560, 16, "JPEG")).status_code == 202
 
 
 def test_other_bodies_are_refused(client: httpx.Client) -> None:

@@ -2,17 +2,21 @@
 
 import asyncio
 import time
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
 
 from contracts.errors import DeadlineExceeded, Draining, InvalidImage, QueueFull
 from models.catalog import CATALOG
-from models.images.decode import DecodedImage
+from models.images.decode import DecodedImage, decode_reduced
 from models.images.gate import Gate, at_once
-from service.inference.decoder import Decoder, ImageWork
+from service.http.deadlines import Deadline
+from service.inference.decoder import Decoder, ImageWork, decode_image
 from service.inference.fair_pool import CALLER, Caller
 from service.inference.pixel_budget import PixelBudget
+from service.metrics.request_record import RequestRecord, recording
 from tests.images import bomb, encoded, scene
 
 NETWORK = CATALOG["squeezenet"]
@@ -38,6 +42,20 @@ def test_image_and_error_are_returned(decoder: Decoder) -> None:
             await decode(decoder, b"nothing")
 
     asyncio.run(both())
+    decoder.close()
+
+
+def test_an_image_decoded_in_its_own_way_is_noted_for_the_metrics(decoder: Decoder) -> None:
+    async def both() -> list[str]:
+        record, deadline = RequestRecord(), Deadline(time.monotonic() + 30, 30_000)
+        with recording(record):
+            for data in (PHOTO, b"nothing"):
+                work = partial(decode_reduced, data, longest_side=64, max_pixels=10**6)
+                with suppress(InvalidImage):
+                    await decode_image(decoder, work, deadline=deadline)
+        return [code for _, code in record.decoded]
+
+    assert asyncio.run(both()) == ["", "invalid_image"]
     decoder.close()
 
 

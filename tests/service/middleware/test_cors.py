@@ -120,11 +120,15 @@ def test_who_the_client_is_a_trusted_proxy_says_and_nobody_else(
     served: StartService, fakes: FakeServices
 ) -> None:
     """Wrong keys are counted by address; a header that anybody may send must not change it."""
-    for proxies, last in (("", 429), ("127.0.0.1", 401)):
+    cases = [("", "10.0.0.{}", 429), ("127.0.0.1", "10.0.0.{}", 401)]
+    # Some proxies add the port of each connection, and quote what has a colon.
+    cases += [("127.0.0.1", one, 429) for one in ("10.0.0.1:50{:03}", '"[2001:db8::1]:50{:03}"')]
+    cases.append(("127.0.0.1,10.9.9.9", "10.0.0.1:50{:03}, 10.9.9.9:443", 429))
+    for proxies, address, last in cases:
         settings = Settings(_env_file=None, api_key=KEY, trusted_proxies=proxies)
         with served(settings, fakes) as url:
             for at in range(21):
                 wrong = f"wrong-and-long-enough-{at}"
-                headers = {"X-Forwarded-For": f"10.0.0.{at}", "X-API-Key": wrong}
+                headers = {"X-Forwarded-For": address.format(at), "X-API-Key": wrong}
                 answer = httpx.get(f"{url}/v1/models", headers=headers)
             assert answer.status_code == last

@@ -299,3 +299,9 @@ def test_any_json_in_any_field_is_parsed_or_refused(
         read(request(**{field: value}) | outside)
     except OpsinError as error:
         refused_well(error)
+
+
+def test_any_timeout_is_a_number_of_seconds() -> None:
+    ask = read(request() | {"parameters": {"timeout": 10**400}})
+    assert ask.timeout is not None
+    assert ask.timeout > 3600

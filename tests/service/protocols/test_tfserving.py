@@ -1,5 +1,6 @@
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.errors import OpsinError, ValidationFailed
+from contracts.errors import OpsinError, PayloadTooLarge, ValidationFailed
 from service.protocols.tensor_spec import TensorSpec
 from service.protocols.tfserving import ParsedPredict, encode_response, parse_predict
 
@@ -165,3 +166,31 @@ def test_any_body_is_parsed_or_refused(body: dict[str, Any]) -> None:
         refused_well(error)
     else:
         assert 1 <= len(ask.images) <= SMALL.max_images
+
+
+def test_long_strings_are_not_copied() -> None:
+    size = 20_000_000
+    # One character beyond Unicode's first plane makes Python store four bytes for each.
+    text = "a" * size + "\N{GRINNING FACE}"
+    encoded = base64.b64encode(bytes(30_000)).decode()
+    body = {"x": text, "instances": [{"b64": text}, {"b64": encoded}]}
+    raw = json.dumps(body, ensure_ascii=False).encode()
+    del body
+    tracemalloc.start()
+    try:
+        bad, good = parse_predict(raw, SMALL, 40_000).images
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(bad, PayloadTooLarge)
+    assert good == bytes(30_000)
+    assert peak < size // 4
+
+
+@pytest.mark.parametrize("escaped", ["/", "+", "="])
+def test_base64_may_be_escaped_as_some_json_libraries_do(escaped: str) -> None:
+    data = bytes(range(256)) * 40 + b"\xff\xfe"
+    text = base64.b64encode(data).decode()
+    for replacement in (f"\\u{ord(escaped):04x}", "\\/" if escaped == "/" else escaped):
+        raw = '{"instances":[{"b64":"TEXT"}]}'.replace("TEXT", text.replace(escaped, replacement))
+        assert parse_predict(raw.encode(), SMALL, len(data)).images == [data]

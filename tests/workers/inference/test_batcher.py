@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import redis
 import redis.asyncio
+import structlog
 
 from contracts.errors import LayerNotFound
 from contracts.inference.inference import Operation, VectorOperation
@@ -19,8 +20,12 @@ from contracts.queue import redis_keys
 from contracts.queue.clock import RedisClock
 from contracts.queue.messages import Item, Pixels, Reply, Vector
 from contracts.queue.redis_keys import QueueName
+from contracts.settings import Settings
+from contracts.tracing.origin import Origin, TraceContext
+from contracts.tracing.spans import start_tracing, stop_tracing
 from service.queue.admission import QueueLimits
 from service.queue.client import QueueClient
+from tests.collector import collecting
 from tests.valkey import RealValkey
 from workers.inference.batcher import Batcher
 from workers.inference.loaded_models import LoadedModels
@@ -531,3 +536,52 @@ def test_a_worker_whose_clock_differs_answers_until_the_deadline(
     assert batcher_of(client, network, clock=worker).run(QUEUE) == 1
     reply = Reply.unpack(client.lrange("replies:test", 0, -1)[0])  # type: ignore[index,arg-type]
     assert 0 <= reply.queue_seconds < 2
+
+
+def test_a_batch_links_to_its_traced_requests(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    """And each of them gets its own part; the others' images are in the same batch."""
+    contexts = [TraceContext(f"{n:032x}", f"{n:016x}", "01" if n < 3 else "00") for n in (1, 2, 3)]
+    with collecting() as collector:
+        start_tracing(Settings(_env_file=None, otlp_endpoint=collector.url), "worker")
+        try:
+            items = [
+                replace(item_of(40), origin=Origin(f"r{n}", context))
+                for n, context in enumerate(contexts)
+            ]
+            push(valkey, *items)
+            batcher_of(client, network).run(QUEUE)
+        finally:
+            stop_tracing()
+        assert network.batches == [3], "an origin does not keep images apart"
+        batch = next(span for span in collector.spans if span.name == "batch classify")
+        assert batch.links == tuple((one.trace_id, one.span_id) for one in contexts[:2])
+        assert batch.attributes["opsin.images"] == 3
+        parts = [span.name for span in collector.trace(batch.trace_id) if span != batch]
+        assert sorted(parts) == ["reply", "run", "take"]
+        for context in contexts[:2]:
+            spans = {span.name: span for span in collector.trace(context.trace_id)}
+            assert set(spans) == {"queue", "compute"}
+            assert {span.parent_id for span in spans.values()} == {context.span_id}
+            assert spans["compute"].links == ((batch.trace_id, batch.span_id),)
+            assert spans["queue"].ended == spans["compute"].began
+        assert collector.trace(contexts[2].trace_id) == []
+
+
+def test_a_line_about_a_batch_names_its_requests(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    trace = TraceContext("a" * 32, "b" * 16, "00")
+    bad = replace(item_of(13), origin=Origin("the-bad-one", trace))
+    push(valkey, bad, replace(item_of(40), origin=Origin("the-good-one")))
+    with structlog.testing.capture_logs(
+        processors=[structlog.contextvars.merge_contextvars]
+    ) as lines:
+        batcher_of(client, network).run(QUEUE)
+    whole, single = (line for line in lines if line["event"] == "batch_failed")
+    served = {"model": "squeezenet", "version": 1, "operation": "classify"}
+    assert whole.items() >= served.items()
+    assert whole["request_ids"] == ["the-bad-one", "the-good-one"]
+    assert whole["trace_ids"] == ["a" * 32]
+    assert single.items() >= {"request_id": "the-bad-one", "trace_id": "a" * 32}.items()

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from contracts.jobs import Job
+from contracts.metrics.registry import Metrics
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, pack_bundle
 from database.engine import open_engine
@@ -56,8 +57,9 @@ class JobWorker:
         models = LoadedModels()
         models.add("bright", Network())  # type: ignore[arg-type]
         leases = Leases(self.engine, lambda: datetime.now(UTC))
+        self.metrics = Metrics()
         self.runner = InferenceJobRunner(
-            leases, self.client, self.files, models, "me", 4, NoFasterQueues()
+            leases, self.client, self.files, models, "me", 4, NoFasterQueues(), self.metrics
         )
 
     def create(self, *, stored: bool, pushed: bool) -> str:
@@ -110,3 +112,12 @@ def test_truncated_file_counts_as_missing(worker: JobWorker) -> None:
     file = worker.files.work(job_id) / redis_keys.JOB_INPUT
     file.write_bytes(file.read_bytes()[:-1])
     assert worker.run(job_id).state == "failed"
+
+
+def test_its_images_are_counted(worker: JobWorker) -> None:
+    worker.runner.run(worker.create(stored=True, pushed=True))
+    counted = worker.metrics.read()["c"]
+    labels = "\x1f".join(("bright", "1", "embed"))
+    assert counted[f"computed_images_total\x1f{labels}\x1f"] == [2]
+    assert counted[f"executions_total\x1f{labels}"] == [1]
+    assert counted[f"batch_images\x1f{labels}"][-2:] == [1, 2]  # one batch; its images

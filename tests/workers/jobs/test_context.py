@@ -1,6 +1,7 @@
 """The running time of a job over its attempts, and its progress within one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,12 @@ def test_file_that_is_damaged_or_not_writable_is_ignored(tmp_path: Path) -> None
 class KeptLeases:
     """Holds the lease, and notes the progress that is written."""
 
+    def has_row(self, lease: Lease, key: str) -> bool:
+        return False
+
+    def metrics(self, lease: Lease, key: str, row: dict[str, Any]) -> bool:
+        return True
+
     def __init__(self) -> None:
         self.written: list[Progress] = []
 
@@ -64,3 +71,14 @@ def test_each_phase_moves_the_progress_and_nothing_moves_it_back(tmp_path: Path)
     assert [phase for phase, _ in seen] == [phase for phase, _ in told]
     expected = [1e-6, 2e-6, 0.3, 0.3, 0.300001, 1]
     assert [fraction for _, fraction in seen] == pytest.approx(expected, abs=1e-9)
+
+
+def test_only_trainings_count_as_epochs(tmp_path: Path) -> None:
+    """Style transfers report rows of the same form, with a phase for each size."""
+    counted = []
+    for kind in ("training", "style_transfer"):
+        lease = Lease("job_1", "w1", 1, kind, {})
+        work = LeasedWork(lease, KeptLeases(), JobFiles(tmp_path), 1)  # type: ignore[arg-type]
+        work.metrics({"epoch": 1, "phase": "head" if kind == "training" else "512 px"})
+        counted.append(any("training_epochs" in name for name in work.counts.read()["c"]))
+    assert counted == [True, False]

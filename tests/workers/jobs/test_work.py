@@ -1,6 +1,7 @@
 """Long jobs end to end, with real job workers, child processes, Valkey and SQLite, and kills."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -21,12 +22,14 @@ from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind
 from contracts.queue.celery import celery_app
 from contracts.queue.redis_keys import TASK_NOTIFY
 from contracts.settings import MIB, Settings
+from contracts.tracing.origin import NO_ORIGIN, Origin, TraceContext, current_origin, set_origin
 from database.engine import open_engine, writing
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import MAX_CRASHES, MAX_STALLED_ATTEMPTS, Leases
 from database.migrations import upgrade
 from database.tables import JobRecord
+from tests.collector import collecting
 from tests.valkey import RealValkey
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,7 +78,7 @@ class Installation:
         """Submit a job like `service.jobs.queue`: files, row, notification."""
         job_id = new_job_id()
         self.files.store_inputs(job_id, inputs or {})
-        self.jobs.create(kind, request, limit=50, job_id=job_id)
+        self.jobs.create(kind, request, limit=50, job_id=job_id, origin=current_origin())
         queue = WORK_QUEUES[kind]
         with suppress(Exception):  # the worker also polls, in case Valkey is down
             self.celery.send_task(TASK_NOTIFY, args=[queue], queue=queue)
@@ -445,3 +448,41 @@ def test_child_that_lost_its_lease_changes_nothing(installation: Installation) -
     assert after.entries == before.entries
     assert (after.job.state, after.job.attempt) == ("running", 7)
     assert installation.files.work(job_id).exists()
+
+
+def test_a_trace_tells_of_every_attempt_even_of_one_that_was_killed(
+    installation: Installation,
+) -> None:
+    request = TraceContext("a" * 32, "b" * 16, "01")
+    set_origin(Origin("the-request", request))
+    with collecting() as collector:
+        try:
+            job_id = installation.submit("training", steps=3, pause=0.1)
+        finally:
+            set_origin(NO_ORIGIN)
+        worker = installation.worker(otlp_endpoint=collector.url)
+        installation.until(job_id, lambda job: job.metrics)
+        for child in installation.children(job_id):
+            child.kill()
+        assert installation.finish(job_id).state == "succeeded"
+        worker.terminate()  # sends what it has
+        worker.wait(20)
+        spans = collector.trace(request.trace_id)
+    attempts = sorted(
+        (span for span in spans if span.name == "job training"), key=lambda span: span.began
+    )
+    assert [span.failed for span in attempts] == [True, False]
+    assert [span.attributes["opsin.job.attempt"] for span in attempts] == [1, 2]
+    assert {span.parent_id for span in attempts} == {request.span_id}
+    assert len([span for span in spans if span.name == "queue"]) == 1
+    phases = {span.name for span in spans if span.parent_id == attempts[1].span_id}
+    assert phases == {"loading"}
+    lines = [
+        json.loads(line)
+        for line in (installation.home / "worker.log").read_text().splitlines()
+        if line.startswith("{")
+    ]
+    about = [line for line in lines if line.get("job") == job_id]
+    assert {line["event"] for line in about} >= {"child_started", "child_lost", "job_ended"}
+    for line in about:
+        assert (line["request_id"], line["trace_id"]) == ("the-request", request.trace_id), line

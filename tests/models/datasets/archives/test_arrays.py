@@ -1,6 +1,7 @@
 """The .npz files of keras.datasets and their kin become datasets as they are."""
 
 import io
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,22 @@ def test_negative_sizes_are_refused_before_anything_is_read(
         archive.writestr("y.npy", labels.getvalue() + bytes(1_000_000))
     with pytest.raises(InvalidArchive, match="no labels"):
         store.create("x", path)
+
+
+def test_a_header_is_no_longer_than_a_real_one_whatever_it_claims(
+    store: DatasetStore, tmp_path: Path
+) -> None:
+    size = 20_000_000
+    path = tmp_path / "long.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        start = np.lib.format.magic(2, 0) + size.to_bytes(4, "little")
+        for name in ("x.npy", "y.npy"):
+            archive.writestr(name, start + bytes(size))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidArchive, match="not a NumPy array"):
+            store.create("long", path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < size // 4

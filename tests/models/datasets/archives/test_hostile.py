@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InvalidArchive, OpsinError, Unavailable
+from models.datasets import labels_file
 from models.datasets.archives.limits import Limits
+from models.datasets.labels_file import read_tables
 from models.datasets.store import DatasetStore
 from tests.models.datasets.packing import (
     chained_tar,
@@ -285,3 +287,50 @@ def test_exception_of_the_progress_callback_leaves_nothing(
 
 def test_there_are_at_least_forty_cases() -> None:
     assert len(ZIPS) + len(TARS) >= 40
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("labels.csv", b"a,b\n"),
+        ("labels.txt", b"a b\n"),
+        ("columns.csv", b","),
+        ("labels.json", b'{"a":1},'),
+        ("lists.json", b"[],"),
+    ],
+)
+def test_a_table_of_millions_of_rows_takes_little_memory(
+    tmp_path: Path, name: str, unit: bytes
+) -> None:
+    body = unit * (3_000_000 // len(unit))
+    if name.endswith("json"):
+        body = b"[" + body[:-1] + b"]"
+    tracemalloc.start()
+    try:
+        read_tables([(name, body)], ["cat/1.png"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * len(body)
+
+
+def test_a_table_of_labels_may_not_have_millions_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels_file, "_MAX_ROWS", 2000)
+    assert len(read_tables([("t.csv", b"file,label\n" + b"1.png,a\n" * 2000)], ["1.png"]).labels)
+    with pytest.raises(InvalidArchive, match="2,000 rows"):
+        read_tables([("t.csv", b"file,label\n" + b"1.png,a\n" * 2001)], ["1.png"])
+
+
+def test_names_that_many_images_share_are_not_compared_without_end() -> None:
+    images = ["cat.png", *(f"{number}/{'x/' * 10}1.png" for number in range(1000))]
+    rows = b"".join(b"%d/1.png,a\n" % number for number in range(10_000))
+    with pytest.raises(InvalidArchive, match="whole paths"):
+        read_tables([("train.csv", b"file,label\ncat.png,a\n" + rows)], images)
+
+
+def test_a_deadline_ends_the_reading_of_tables() -> None:
+    def check() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        read_tables([("t.csv", b"file,label\n1.png,a\n")], ["1.png"], check=check)

@@ -150,7 +150,7 @@ def test_stages_are_those_of_the_strategy(dataset: Dataset) -> None:
     after = ["evaluate", "export", "check", "report", "publish", "promote"]
     assert scratch == ["data", "build", "scratch", *after]
     head = list(stages_of(LARGE, dataset, starts=True, loads=True))
-    before = ["start", "data", "build", "features of head", "head"]
+    before = ["start", "loading", "data", "build", "features of head", "head"]
     assert head == [*before, *after, "load"]
     never = LARGE.model_copy(update={"promote": "never"})
     assert "load" not in stages_of(never, dataset, starts=True, loads=True)

@@ -383,3 +383,15 @@ def test_an_export_holds_everything_and_is_audited(
     assert [(event["kind"], event["outcome"]) for event in body["events"]] == [("login", "match")]
     assert client.get("/v1/audit").json()["items"][0]["action"] == "subject_exported"
     assert code(client.get(f"{URL}/subjects/sub_nobody/export"), 404) == "subject_not_found"
+
+
+@pytest.mark.parametrize("device", [".", "..", "%2e%2E", " .. "])
+def test_a_device_cannot_be_named_so_that_its_removal_erases_the_person(
+    client: httpx.Client, ada: str, device: str
+) -> None:
+    devices = f"{URL}/subjects/{ada}/devices"
+    refused = client.post(devices, json={"device_id": device, "public_key": PUBLIC})
+    assert refused.status_code == 422
+    assert "path" in refused.text
+    kept = client.post(devices, json={"device_id": "..phone", "public_key": PUBLIC})
+    assert kept.status_code == 201

@@ -1,0 +1,1 @@
+"""Where work comes from, and its traces: which request caused it, and how long each part took."""
