@@ -45,6 +45,10 @@ WORK_QUEUES: dict[JobKind, str] = {
     "face_detection": IMAGE_QUEUE,
 }
 """The queues of the kinds that run in their own process; the others run on inference workers."""
+PICTURE_KINDS: frozenset[JobKind] = frozenset(
+    {"filters", "heatmap", "activations", "style_transfer", "dream", "face_detection"}
+)
+"""Kinds whose amount of work a client with the scope `infer` chooses; see `picture_max_hours`."""
 PLANNED_KINDS: frozenset[JobKind] = frozenset()
 """Kinds that are published in the API but have neither a handler nor a route yet."""
 MAX_NICENESS: Mapping[str, int] = {"enrollment": 5}

@@ -279,6 +279,16 @@ class Settings(BaseSettings):
             "does not count."
         ),
     )
+    picture_max_hours: float = Field(
+        1,
+        gt=0,
+        le=8760,
+        description=(
+            "The same for jobs whose amount of work any client with scope `infer` may choose: "
+            "style transfers, dreams, filters, heatmaps. A style transfer or dream ends in time "
+            "with the image it has."
+        ),
+    )
     training_concurrency: int = Field(
         1, ge=0, le=64, description="Trainings that one job worker runs at a time. 0: none."
     )

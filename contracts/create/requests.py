@@ -97,8 +97,8 @@ class _Options(BaseModel):
         None,
         gt=0,
         le=7 * 24 * 3600,
-        description="End after this time with what there is by then. The default is no limit but "
-        "the service's own.",
+        description="End after this time with what there is by then. The default, and the "
+        "most, is what `OPSIN_PICTURE_MAX_HOURS` leaves.",
     )
     seed: int = Field(0, ge=0, lt=2**31)
 

@@ -1,6 +1,7 @@
 """Submits style transfers and dreams; a request that cannot succeed is refused before it waits."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -43,6 +44,7 @@ STYLE_FIELDS = (
     ImageField(STYLE, "One to four images in whose style to paint it.", MAX_STYLES),
 )
 DREAM_FIELDS = (ImageField(IMAGE, "The image to dream about."),)
+_SHARE_OF_TIME = 0.95  # of what the worker allows; the rest is for loading and saving
 
 
 async def submit_style_transfer(
@@ -63,10 +65,17 @@ async def submit_style_transfer(
         for style in styles:
             await while_connected(request, image_size(style, services, deadline))
         await run_in_threadpool(_check_style, body, size, services.settings)
-        parameters = body.model_dump(mode="json", exclude_none=True) | {"styles": len(styles)}
+        sent = body.model_dump(mode="json", exclude_none=True) | {"styles": len(styles)}
+        parameters = sent | _ending(body, services.settings)
         files = {CONTENT_FILE: content} | {style_file(i): one for i, one in enumerate(styles)}
         return await _submit(
-            "style_transfer", parameters, files, request=request, services=services, key=key
+            "style_transfer",
+            parameters,
+            files,
+            request=request,
+            services=services,
+            key=key,
+            sent=sent,
         )
 
 
@@ -100,7 +109,7 @@ async def submit_dream(
         check_tiled_memory(full, limit)
         sent = body.model_dump(mode="json", exclude_none=True)
         version = {} if source.version is None else {"version": str(source.version)}
-        resolved = sent | {"model": source.model} | version
+        resolved = sent | {"model": source.model} | version | _ending(body, services.settings)
         return await _submit(
             "dream",
             resolved,
@@ -120,18 +129,24 @@ async def _submit(
     request: Request,
     services: Services,
     key: str | None,
-    sent: dict[str, object] | None = None,
+    sent: dict[str, object],
 ) -> Job:
     """Queue a job. Its fingerprint is of what was sent, since an alias may move in between."""
     idempotency = None
     if key is not None:
-        text = json.dumps(sent or parameters, sort_keys=True)
+        text = json.dumps(sent, sort_keys=True)
         digest = await run_in_threadpool(request_fingerprint, text, list(files.values()))
         idempotency = (key, digest)
     inputs = {name: one.data for name, one in files.items() if isinstance(one.data, bytes)}
     return await services.job_queue.submit_work(
         kind, parameters, inputs=inputs, idempotency=idempotency, client=quota_key(request.scope)
     )
+
+
+def _ending(body: StyleTransferRequest | DreamRequest, settings: Settings) -> dict[str, float]:
+    """When the job ends with the image it has: before the worker would end it without one."""
+    limit = min(settings.picture_max_hours, settings.job_max_hours) * 3600
+    return {"max_seconds": min(body.max_seconds or math.inf, _SHARE_OF_TIME * limit)}
 
 
 def _check_shares(body: StyleTransferRequest, styles: int) -> None:

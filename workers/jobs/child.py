@@ -21,7 +21,7 @@ from redis import RedisError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from contracts.errors import DiskUnusable, InternalError, NotFound, OpsinError, Unavailable
-from contracts.jobs import LEASE_SECONDS, MAX_NICENESS, Progress
+from contracts.jobs import LEASE_SECONDS, MAX_NICENESS, PICTURE_KINDS, Progress
 from contracts.logs import configure_logs
 from contracts.metrics.dependencies import count_database
 from contracts.metrics.process import process_reader
@@ -138,7 +138,7 @@ class _Child:
                 lease,
                 self._leases,
                 JobFiles.of(settings),
-                settings.job_max_hours,
+                max_hours(settings, lease.kind),
                 self._metrics,
                 trace=TraceContext.parse(trace),
             )
@@ -254,7 +254,9 @@ class JobAttempt:
             case "cancelled":
                 return self._leases.cancel(self._lease)
             case "overdue":
-                return self._leases.fail(self._lease, overdue_error(self._settings))
+                return self._leases.fail(
+                    self._lease, overdue_error(self._settings, self._lease.kind)
+                )
         return False
 
     def _announce(self) -> None:
@@ -295,11 +297,22 @@ def _client_error(error: Exception, kind: str) -> OpsinError:
     return InternalError("The work failed; the job worker's log says why.")
 
 
-def overdue_error(settings: Settings) -> OpsinError:
+def max_hours(settings: Settings, kind: str) -> float:
+    """Hours that a job of that kind may run in total."""
+    if kind in PICTURE_KINDS:
+        return min(settings.picture_max_hours, settings.job_max_hours)
+    return settings.job_max_hours
+
+
+def overdue_error(settings: Settings, kind: str) -> OpsinError:
     """The error of a job that has run too long."""
+    hours = max_hours(settings, kind)
+    name = "OPSIN_JOB_MAX_HOURS"
+    if hours < settings.job_max_hours:
+        name = "OPSIN_PICTURE_MAX_HOURS"
     return InternalError(
-        f"It ran longer than {settings.job_max_hours:g} hours, the maximum "
-        "(OPSIN_JOB_MAX_HOURS). Request less work, or ask the operator to raise the limit."
+        f"It ran longer than {hours:g} hours, the maximum ({name}). Request less work, or ask the "
+        "operator to raise the limit."
     )
 
 

@@ -17,7 +17,7 @@ from contracts.settings import Settings
 from contracts.tracing.spans import current_span
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
-from workers.jobs.child import EXIT_ENDED, overdue_error
+from workers.jobs.child import EXIT_ENDED, max_hours, overdue_error
 from workers.jobs.handlers import TABLE
 from workers.jobs.process import WorkProcess
 from workers.jobs.tracing import job_context
@@ -160,7 +160,8 @@ class Slot:
         """Wait for the child; return its exit status, or None if it has to be killed."""
         context = self._context
         stop_since: float | None = None
-        deadline = time.monotonic() + context.settings.job_max_hours * 3600 + _STOP_SECONDS
+        seconds = max_hours(context.settings, lease.kind) * 3600
+        deadline = time.monotonic() + seconds + _STOP_SECONDS
         while True:
             status = child.wait(_WATCH_SECONDS if not context.stopping.is_set() else 0.05)
             if status is not None:
@@ -170,7 +171,7 @@ class Slot:
                 return child.wait(0)
             now = time.monotonic()
             if now > deadline:
-                context.leases.fail(lease, overdue_error(context.settings))
+                context.leases.fail(lease, overdue_error(context.settings, lease.kind))
                 return None
             stop_seconds = self._stop_seconds(lease)
             if stop_seconds is not None:

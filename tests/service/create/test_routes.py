@@ -41,6 +41,7 @@ def test_style_transfer_becomes_a_job(client: httpx.Client, fakes: FakeServices)
     assert (request["styles"], request["size"]) == (2, 256)
     assert request["style_weights"] == [0.7, 0.3]
     assert request["preserve_colors"] == "luminance"
+    assert request["max_seconds"] == 0.95 * 3600
     assert set(inputs) == {"content.image", "style-0.image", "style-1.image"}
 
 

@@ -21,6 +21,7 @@ KINDS = {
     "quantize": f"{__name__}:hang",
     "dream": f"{__name__}:echo",
     "dataset_import": f"{__name__}:count",
+    "activations": f"{__name__}:count",
     "enrollment": f"{__name__}:echo",
     "style_transfer": "no.such.module:run",
 }

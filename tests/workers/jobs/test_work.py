@@ -412,12 +412,17 @@ def test_redis_that_does_not_answer_costs_an_attempt_only(installation: Installa
     assert (job.state, job.attempt) == ("succeeded", 2), job.error
 
 
-def test_job_that_runs_too_long_fails(installation: Installation) -> None:
-    installation.worker(job_max_hours=2 / 3600)
-    job = installation.finish(installation.submit("training", steps=1000, pause=0.05))
+@pytest.mark.parametrize(
+    ("kind", "setting"), [("training", "job_max_hours"), ("activations", "picture_max_hours")]
+)
+def test_job_that_runs_too_long_fails(
+    installation: Installation, kind: JobKind, setting: str
+) -> None:
+    installation.worker(**{setting: 2 / 3600})
+    job = installation.finish(installation.submit(kind, steps=1000, pause=0.05))
     assert job.state == "failed"
     assert job.error is not None
-    assert "OPSIN_JOB_MAX_HOURS" in job.error.detail
+    assert f"OPSIN_{setting.upper()}" in job.error.detail
     assert job.artifacts
 
 
