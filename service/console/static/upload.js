@@ -23,6 +23,19 @@ export function placeOf(path) {
   return { label, split };
 }
 
+const pathOf = (file) => file.folderPath ?? file.webkitRelativePath ?? "";
+const folderOf = (file) => pathOf(file).split("/").slice(0, -1).join("/");
+
+/** Folders that contain folders: files beside these, such as a readme, belong to no class. */
+function parentsOf(files) {
+  const parents = new Set();
+  for (const file of files) {
+    const parts = folderOf(file).split("/");
+    for (let count = 1; count < parts.length; count += 1) parents.add(parts.slice(0, count).join("/"));
+  }
+  return parents;
+}
+
 /** Sends one archive; answers the dataset. */
 export async function sendArchive(file, { signal, onProgress, onPhase }) {
   const form = new FormData();
@@ -40,14 +53,15 @@ export async function sendArchive(file, { signal, onProgress, onPhase }) {
 /** Sends the images of class folders, some at a time; answers the dataset. */
 export async function sendFolders(files, { signal, onProgress, onPhase }) {
   const groups = new Map();
+  const parents = parentsOf(files);
   for (const file of files) {
-    const place = placeOf(file.folderPath ?? file.webkitRelativePath ?? "");
+    const place = parents.has(folderOf(file)) ? null : placeOf(pathOf(file));
     if (!place) continue;
     const key = JSON.stringify([place.label, place.split]);
     groups.set(key, [...(groups.get(key) ?? []), file]);
   }
   if (!groups.size) throw new Error(t("learn.nofolders"));
-  const name = (files[0].folderPath ?? files[0].webkitRelativePath).split("/")[0].slice(0, 100);
+  const name = pathOf(files[0]).split("/")[0].slice(0, 100);
   const dataset = await post("v1/datasets", { json: { name }, signal });
   const total = [...groups.values()].reduce((sum, group) => sum + group.length, 0);
   let sent = 0;
