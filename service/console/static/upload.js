@@ -1,11 +1,14 @@
 // Sends archives and class folders as datasets.
 
 import { get, post, upload } from "./api.js";
+import { h } from "./dom.js";
 import { finished } from "./jobs.js";
+import { explain, notify } from "./notices.js";
 import { t } from "./text.js";
 
 const BATCH = 16;
 const SPLITS = { train: "train", training: "train", val: "validation", valid: "validation", validation: "validation", test: "test" };
+const UNFIT = new Set(["invalid_image", "image_too_large", "payload_too_large", "unsupported_media_type"]);
 const ARCHIVE = /\.(zip|tar|tgz|tar\.gz)$/i;
 
 export const isArchive = (file) => ARCHIVE.test(file.name);
@@ -73,7 +76,13 @@ export async function sendFolders(files, { signal, onProgress, onPhase }) {
       const form = new FormData();
       for (const file of some) form.append("image", file, file.name);
       const before = sent;
-      await upload(`v1/datasets/${dataset.id}/images`, form, { query: { label, split }, signal, onProgress: (part) => onProgress((before + part * some.length) / total) });
+      try {
+        await upload(`v1/datasets/${dataset.id}/images`, form, { query: { label, split }, signal, onProgress: (part) => onProgress((before + part * some.length) / total) });
+      } catch (error) {
+        // A file that is sent alone, and is no image, is an error and not in the report.
+        if (some.length > 1 || !UNFIT.has(error.code)) throw error;
+        notify([h("p", {}, t("learn.left", { name: pathOf(some[0]) })), explain(error)], "bad", { seconds: 20 });
+      }
       sent += some.length;
       onProgress(sent / total);
     }
