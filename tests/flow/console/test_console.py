@@ -56,7 +56,7 @@ def test_an_image_is_classified_and_explained(
         classes.nth(1).click()
     assert "class_index=" in answer.value.url
     expect(page.locator(".bars button").nth(1)).to_have_attribute("aria-pressed", "true")
-    with page.expect_response("**/v1/heatmap*method=layer_cam*"):
+    with page.expect_response("**/v1/heatmap*method=layer_cam*", timeout=120_000):
         page.get_by_label("Method").select_option("layer_cam")
 
     page.get_by_text("Do this in code").click()
