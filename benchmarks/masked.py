@@ -28,7 +28,7 @@ from models.store.store import Store
 _ALL = 1 << 20
 METHODS: tuple[Method, ...] = ("score_cam", "occlusion", "smooth_grad", "integrated_gradients")
 FAST: tuple[Method, ...] = ("grad_cam", "hires_cam", "grad_cam_plus_plus", "layer_cam")
-BEFORE = {"MAX_MASKS": _ALL, "OCCLUSION_STRIDE": 1, "PATH_STEPS": 32}
+BEFORE = {"MAX_MASKS": _ALL, "OCCLUSION_STRIDE": 1}
 
 
 def main() -> None:

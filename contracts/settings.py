@@ -309,7 +309,9 @@ class Settings(BaseSettings):
         le=19,
         description=(
             "Niceness of long jobs. At 10, inference comes first on a busy machine and a job "
-            "still makes progress; at 19 a job may stand still. 0: normal priority. "
+            "still makes progress; at 19 a job may stand still. Beside other programs that keep "
+            "the machine busy, a job gets a tenth of their share at 10, a third at 5. 0: normal "
+            "priority. "
             "Enrollments, which users wait for, get at most 5."
         ),
     )

@@ -61,7 +61,7 @@ def _key(settings: Settings) -> Check:
 
 def _key_of(settings: Settings, found: Access) -> Check:
     if found.state == "open":
-        return Check("key", "ok", "none needed on this machine: no key was ever created")
+        return Check("key", "ok", "none needed on this machine: there is no key")
     if found.state == "locked":
         return Check("key", "fail", "required, but none works", locked_text(settings))
     if found.cli_key is None:

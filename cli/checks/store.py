@@ -112,7 +112,8 @@ def _model(model_store: Store, model: str, *, deep: bool) -> Iterator[Check]:
     try:
         aliases = model_store.aliases(model)
     except ValueError as error:
-        yield Check(name, "fail", f"{error}", f"`opsin models promote {model} VERSION`.")
+        help_ = f"After moving it away: `opsin models promote {model} VERSION`."
+        yield Check(name, "fail", f"{error}", help_)
         return
     dangling = {alias: number for alias, number in aliases.items() if number not in versions}
     if dangling:

@@ -16,6 +16,7 @@ from cli.top.reading import Reading, read
 from cli.top.screen import screen
 
 _REQUEST_SECONDS = 10.0
+_PIPE_WIDTH = 400
 
 
 def top(
@@ -37,13 +38,16 @@ def top(
         raise CommandError("--json prints one answer: add --once.", exit_code=2)
     client = ServerClient(load(key=key), server, seconds=_REQUEST_SECONDS)
     before = read(client)
-    if once or not answers().is_terminal:
+    console = answers()
+    if once or not console.is_terminal:
         time.sleep(interval)
         seen = overview(before, read(client))
         if as_json:
             print_json(seen)
-        else:
-            answers().print(screen(seen, client.url))
+            return
+        if not console.is_terminal:
+            console.width = _PIPE_WIDTH  # nothing is shortened
+        console.print(screen(seen, client.url))
         return
     _watch(client, before, interval)
 

@@ -5,15 +5,19 @@ is not made the global one: FastAPI and other libraries would then add spans wit
 records, such as query strings.
 """
 
+import logging
 import os
 import socket
+import time
 from collections.abc import Sequence
+from threading import Thread
 from typing import Any, cast
 
+import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
     Link,
@@ -35,7 +39,10 @@ _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 _KINDS = {kind.name.lower(): kind for kind in SpanKind}
 # Bounds what is held in memory while the collector does not answer; more is dropped.
 _MAX_WAITING, _SEND_MS, _TIMEOUT_SECONDS = 2048, 1000.0, 5.0
-_CLOSE_MS = 3000
+_FLUSH_SECONDS = 2.0
+_LOG_SECONDS = 60.0
+
+log = structlog.get_logger()
 
 
 class RecordedSpan:
@@ -63,6 +70,23 @@ class RecordedSpan:
         self._span.end(at)
 
 
+class _QuietExporter(OTLPSpanExporter):
+    """Says once a minute that spans could not be sent, instead of several times for each batch."""
+
+    _said_at = float("-inf")
+    _lost = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = super().export(spans)
+        if result is not SpanExportResult.SUCCESS:
+            self._lost += len(spans)
+            now = time.monotonic()
+            if now > self._said_at + _LOG_SECONDS:
+                log.warning("spans_not_sent", endpoint=self._endpoint, spans=self._lost)
+                self._said_at, self._lost = now, 0
+        return result
+
+
 class SpanExporter:
     """Makes spans and sends them in batches, in a thread of its own."""
 
@@ -82,11 +106,13 @@ class SpanExporter:
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(
-                OTLPSpanExporter(endpoint=config.endpoint, timeout=_TIMEOUT_SECONDS),
+                _QuietExporter(endpoint=config.endpoint, timeout=_TIMEOUT_SECONDS),
                 max_queue_size=_MAX_WAITING,
                 schedule_delay_millis=_SEND_MS,
             )
         )
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        self._flushing: Thread | None = None
         self._tracer = self._provider.get_tracer("opsin", RELEASE, schema_url=_SCHEMA)
 
     def begin(
@@ -113,12 +139,16 @@ class SpanExporter:
 
     def flush(self) -> None:
         """Send what waits; a collector that does not answer is not waited for long."""
-        self._provider.force_flush(_CLOSE_MS)
+        if self._flushing is None or not self._flushing.is_alive():
+            # The SDK's own limit does not interrupt an attempt to send.
+            self._flushing = Thread(target=self._provider.force_flush, daemon=True)
+            self._flushing.start()
+            self._flushing.join(_FLUSH_SECONDS)
 
     def close(self) -> None:
         """As `flush`; nothing more may be recorded."""
         self.flush()
-        self._provider.shutdown()
+        Thread(target=self._provider.shutdown, daemon=True).start()
 
 
 def _context_of(parent: TraceContext) -> Any:

@@ -107,6 +107,11 @@ def set_origin(origin: Origin) -> None:
 # A JSON object is what workers of the release before expect; they ignore a member they do not know.
 _MEMBER = b'{"origin":'
 _DECODER = json.JSONDecoder()
+# The usual member, without escapes: reading it as JSON takes five times as long.
+_USUAL = re.compile(
+    rb'\{"origin":\{"request_id":"([!#-\[\]-~]{1,128})"'
+    rb'(?:,"traceparent":"([0-9a-f-]{55})")?\}([,}])'
+)
 
 
 def with_origin(note: bytes, origin: Origin) -> bytes:
@@ -114,7 +119,12 @@ def with_origin(note: bytes, origin: Origin) -> bytes:
     stored = origin.as_json()
     if not stored or (note and not (note[:1] == b"{" and len(note) > 2)):
         return note
-    member = _MEMBER + json.dumps(stored, separators=(",", ":")).encode()
+    if '"' in origin.request_id or "\\" in origin.request_id:
+        text = json.dumps(stored, separators=(",", ":"))
+    else:
+        members = ",".join(f'"{name}":"{value}"' for name, value in stored.items())
+        text = f"{{{members}}}"
+    member = _MEMBER + text.encode()
     return member + (b"," + note[1:] if note else b"}")
 
 
@@ -122,11 +132,16 @@ def split_origin(note: bytes) -> tuple[bytes, Origin]:
     """An item's note as it was before `with_origin`, and the origin."""
     if not note.startswith(_MEMBER):
         return note, NO_ORIGIN
+    if usual := _USUAL.match(note):
+        header = usual[2]
+        trace = TraceContext.parse(header.decode()) if header else None
+        rest = b"" if usual[3] == b"}" else b"{" + note[usual.end() :]
+        return rest, Origin(usual[1].decode(), trace)
     try:
         text = note.decode()
         stored: Any
         stored, end = _DECODER.raw_decode(text, len(_MEMBER))
     except ValueError:
         return note, NO_ORIGIN
-    rest = text[end:]
-    return (b"" if rest == "}" else b"{" + rest[1:].encode()), Origin.of_json(stored)
+    others = text[end:]
+    return (b"" if others == "}" else b"{" + others[1:].encode()), Origin.of_json(stored)

@@ -9,9 +9,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from contracts.errors import NeedsOperator
 from models.store.manifest import write_atomically
 
 ALIASES = "aliases.json"
+
+
+class DamagedAliasesError(NeedsOperator, ValueError):
+    """The file exists but cannot be read."""
 
 
 class Aliases(BaseModel):
@@ -27,14 +32,17 @@ class Aliases(BaseModel):
         """The aliases of the model in `folder`; none if it has no file.
 
         Raises:
-            ValueError: The file exists but cannot be read.
+            DamagedAliasesError: The file exists but cannot be read.
         """
         try:
             return cls.model_validate_json((folder / ALIASES).read_bytes())
         except FileNotFoundError:
             return cls()
         except ValidationError as error:
-            raise ValueError(f"{ALIASES} of {folder.name} cannot be read") from error
+            raise DamagedAliasesError(
+                f"The {ALIASES} of '{folder.name}' in the store is damaged. The operator restores "
+                "it from a backup, or moves it away and promotes a version."
+            ) from error
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / ALIASES, self.model_dump_json(indent=2))

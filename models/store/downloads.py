@@ -40,6 +40,7 @@ class Download:
         size: In bytes; None if it is not known before everything is read.
         fingerprint: Another one for other bytes.
         read: The content from an offset on.
+        seeks: Whether what precedes the offset costs nothing.
     """
 
     filename: str
@@ -47,6 +48,7 @@ class Download:
     size: int | None
     fingerprint: str
     read: Callable[[int], Iterator[bytes]]
+    seeks: bool = True
 
     @property
     def chunks(self) -> Iterator[bytes]:
@@ -69,7 +71,7 @@ def download(store: Store, model: str, version: int, kind: DownloadFormat) -> Do
             read = partial(_zipped, folder / "saved_model", name)
             size = _zip_size([(f"{name}/{path}", stat.st_size) for path, stat in files])
             fingerprint = _fingerprint(f"{name}.zip", files)
-            return Download(f"{name}.zip", "application/zip", size, fingerprint, read)
+            return Download(f"{name}.zip", "application/zip", size, fingerprint, read, seeks=False)
         case "keras":
             return _file(folder / "model.keras", f"{name}.keras", "application/octet-stream")
         case "labels":

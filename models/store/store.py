@@ -20,7 +20,7 @@ from contracts.errors import ModelNotFound, ValidationFailed, VersionInUse, Vers
 from contracts.inference.manifest import ALIAS_NAME, CHAMPION, MODEL_NAME, Draft, Manifest
 from contracts.suggestions import similar
 from models.locks import LOCK_SECONDS, locked
-from models.store.aliases import ALIASES, Aliases
+from models.store.aliases import ALIASES, Aliases, DamagedAliasesError
 from models.store.hardlinks import link_tree
 from models.store.manifest import (
     DERIVED,
@@ -154,14 +154,20 @@ class Store:
         home = self._folder(model)
         files = hash_files(folder)
         flush(folder)  # takes long, so before the lock
-        with self._locked_model(model) as aliases:
-            version = max(self._numbers(home), default=0)
-            version = max(version, aliases.highest) + 1
+        with self._lock(model, LOCK_SECONDS):
+            try:
+                aliases = Aliases.read(home)
+            except DamagedAliasesError:  # no reason to lose a training of hours
+                _LOG.exception("version published beside damaged aliases")
+                aliases = None
+            known = [*self._numbers(home), *self.quarantined(model)]
+            version = max([*known, aliases.highest if aliases else 0]) + 1
             fields = draft.model_dump() | {"created_at": datetime.now(UTC), "files": files}
             write_manifest(folder, Manifest(model=model, version=version, **fields))
             folder.rename(home / str(version))
             flush_entries(home)
-            aliases.with_version(version).write(home)
+            if aliases is not None:
+                aliases.with_version(version).write(home)
         return version
 
     def promote(
@@ -264,10 +270,12 @@ class Store:
     @contextmanager
     def _locked_model(self, model: str, timeout: float = LOCK_SECONDS) -> Iterator[Aliases]:
         """Lock a model; yield its aliases, which the block may replace."""
-        home = self._folder(model)
-        home.mkdir(parents=True, exist_ok=True)
-        with locked(self._root / ".locks" / f"model-{model}.lock", timeout=timeout):
-            yield Aliases.read(home)
+        with self._lock(model, timeout):
+            yield Aliases.read(self._folder(model))
+
+    def _lock(self, model: str, timeout: float) -> AbstractContextManager[None]:
+        self._folder(model).mkdir(parents=True, exist_ok=True)
+        return locked(self._root / ".locks" / f"model-{model}.lock", timeout=timeout)
 
     def _folder(self, model: str) -> Path:
         return self._root / _checked(MODEL_NAME, model, "A model's name")
@@ -282,7 +290,10 @@ class Store:
                 "use another version or publish it again."
             )
         known = ", ".join(str(number) for number in self.versions(model)) or "none"
-        aliases = ", ".join(self.aliases(model)) or "none"
+        try:
+            aliases = ", ".join(self.aliases(model)) or "none"
+        except DamagedAliasesError:
+            aliases = "unknown"
         return VersionNotFound(
             f"'{model}' has no version '{name[:64]}'. Versions: {known}; aliases: {aliases}."
         )

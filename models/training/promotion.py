@@ -13,6 +13,7 @@ from typing import Protocol
 from contracts.errors import OpsinError
 from contracts.inference.manifest import CHAMPION, Manifest
 from contracts.training.training_result import Promote, Promotion
+from models.store.aliases import DamagedAliasesError
 from models.store.labels import read_labels
 from models.store.store import Store
 
@@ -65,7 +66,10 @@ def promote(store: Store, candidate: PromotionCandidate) -> Promotion:
     model, version = candidate.manifest.model, candidate.manifest.version
     # Two trainings that end at the same time must not both compare with the same champion.
     with store.lock(f"promotion-{model}"):
-        champion = store.aliases(model).get(CHAMPION)
+        try:
+            champion = store.aliases(model).get(CHAMPION)
+        except DamagedAliasesError as error:
+            return candidate.decision(False, error.detail, None)
         if champion == version:
             return candidate.decision(True, "It is the champion.", champion)
         decision = _decide(store, candidate, champion)

@@ -224,6 +224,8 @@ def _model_at(request: Request, loc: Sequence[str | int]) -> type[BaseModel] | N
 
 async def _on_http_exception(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101
+    if isinstance(exc.__cause__, OpsinError):  # while the framework read a body
+        return problem_response(request, exc.__cause__)
     unknown = "bad_request" if exc.status_code < 500 else "internal_error"
     code = _CODE_BY_STATUS.get(exc.status_code, unknown)
     headers = dict(exc.headers or {})

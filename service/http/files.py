@@ -5,17 +5,22 @@ sends for our files, are ignored, as the standard permits: the whole file is the
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
+from starlette.concurrency import iterate_in_threadpool
 
 from service.http.conditional import etag_matches
 from service.http.errors import unsatisfiable_range_description, unsatisfiable_range_response
 
+_DROPPING_THREADS = 2
+_LIMITER: RunVar[CapacityLimiter] = RunVar("dropping_threads")
 _RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})")
 
 
@@ -27,11 +32,13 @@ class FileContent:
         size: In bytes; None if it is not known before everything is sent.
         etag: Of this version of the file, with its quotes; another one for other bytes.
         read: The content from an offset on.
+        seeks: Whether that costs nothing; otherwise, what precedes it is made and dropped.
     """
 
     size: int | None
     etag: str
     read: Callable[[int], Iterator[bytes]]
+    seeks: bool = True
 
 
 def file_responses(
@@ -93,6 +100,9 @@ def file_response(
     if part is not None:
         sent["Content-Range"] = f"bytes {first}-{last}/{content.size}"
     chunks = _first_bytes(content.read(first), last + 1 - first)
+    if first and not content.seeks:
+        late = _after_the_dropped(chunks)
+        return StreamingResponse(late, 206, sent, media_type, close)
     return StreamingResponse(chunks, 200 if part is None else 206, sent, media_type, close)
 
 
@@ -128,3 +138,24 @@ def _first_bytes(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
         count -= len(chunk)
         if count <= 0:
             return
+
+
+async def _after_the_dropped(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks, of which the first takes as long as the whole download.
+
+    Few such requests run at a time, and the others wait without a thread: asking for the last byte
+    of many downloads costs a client nothing.
+    """
+    yield await to_thread.run_sync(next, chunks, b"", limiter=_dropping_threads())
+    async for chunk in iterate_in_threadpool(chunks):
+        yield chunk
+
+
+def _dropping_threads() -> CapacityLimiter:
+    """One for each event loop."""
+    try:
+        return _LIMITER.get()
+    except LookupError:
+        limiter = CapacityLimiter(_DROPPING_THREADS)
+        _LIMITER.set(limiter)
+        return limiter

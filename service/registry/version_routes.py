@@ -206,7 +206,7 @@ async def download_version(
     file = await run_in_threadpool(download, services.store, name, version, query.format)
     return file_response(
         request,
-        FileContent(file.size, f'"{file.fingerprint}"', file.read),
+        FileContent(file.size, f'"{file.fingerprint}"', file.read, seeks=file.seeks),
         media_type=file.media_type,
         headers={"Content-Disposition": f'attachment; filename="{file.filename}"'},
     )

@@ -116,6 +116,7 @@ def test_metrics_are_true(running: Installation, client: httpx.Client, times: in
         running.url,
         lambda now: (
             counted(now, "opsin_computed_images_total") >= worked
+            and counted(now, "opsin_jobs_ended_total") >= times
             and counted(now, "opsin_http_requests_total", status="499") >= times
         ),
     )

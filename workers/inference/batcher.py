@@ -17,6 +17,7 @@ from contracts.inference.inference import Operation, VectorOperation
 from contracts.metrics.registry import Metrics
 from contracts.queue.messages import Item, Reply
 from contracts.queue.redis_keys import QueueName
+from models.store.aliases import DamagedAliasesError
 from models.store.store import Store
 from workers.inference.batch_trace import BatchTrace, batch_trace
 from workers.inference.forwarding import TaskForwarder
@@ -164,7 +165,11 @@ class Batcher:
         if self._forwarder.forward_batch(queue):
             return
         self._queues.clear_scheduled(queue)  # so that the API's recovery sends another task
-        if queue.version in self._store.aliases(queue.model).values():
+        try:
+            is_named = queue.version in self._store.aliases(queue.model).values()
+        except DamagedAliasesError:
+            is_named = True  # for all that is known
+        if is_named:
             log.info("version_not_loaded", queue=queue.key)
             return
         error = (

@@ -17,10 +17,12 @@ const html = document.documentElement;
 
 let leave = () => {};
 let visit = 0;
+let isShown = true;
 
 /** Shows the page that the address names. */
 async function open() {
   const number = (visit += 1);
+  isShown = true;
   leave();
   leave = () => {};
   const [, name = "classify", search = ""] = location.hash.match(/^#\/(\w+)(?:\?(.*))?$/) ?? [];
@@ -38,6 +40,7 @@ async function open() {
     if (number === visit) leave = done ?? leave;
     else done?.();
   } catch (error) {
+    if (number === visit) isShown = false;
     if (number === visit) show(place, h("h1", {}, t(`nav.${page}`)), h("section", { class: "card" }, explain(error), h("div", {}, button(t("app.retry"), open))));
     if (error.name === "TypeError") report(error);
   }
@@ -147,6 +150,7 @@ events.addEventListener("reachable", async () => {
   hideLoss = null;
   notify(t("app.back"), "good", { seconds: 4, key: "connection" });
   if (!session.current) await start();
+  else if (!isShown) await open();
 });
 
 /** An open tab that nobody uses ends its session too: only requests renew it, and pages poll. */

@@ -33,6 +33,7 @@ export async function recordChallenge(place, begin, done) {
   const feedback = h("p", { class: "feedback" });
   const actions = h("div", { class: "row" });
   show(place, h("div", { class: "camera-box" }, h("div", { class: "oval-box" }, video, h("div", { class: "oval", "aria-hidden": "true" })), prompt, feedback, actions));
+  place.scrollIntoView({ block: "nearest" });
   let close;
   try {
     close = await openCamera(video, { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } });

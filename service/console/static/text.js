@@ -3,9 +3,9 @@
 export const language = document.documentElement.dataset.language;
 const { default: catalog } = await import(`./texts.${language}.js`);
 
-/** The text of a key, with `{name}` replaced by values. */
+/** The text of a key, with `{name}` replaced by values; for one of a thing, that of `key.one`. */
 export function t(key, values = {}) {
-  const text = catalog[key] ?? key;
+  const text = (String(values.n) === "1" ? catalog[`${key}.one`] : undefined) ?? catalog[key] ?? key;
   return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 }
 

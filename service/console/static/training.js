@@ -9,7 +9,8 @@ import { answerCard, answersOf, filesOf } from "./predictions.js";
 import { duration, number, percent, phaseText, t } from "./text.js";
 
 const NETWORKS = ["efficientnet_lite0", "squeezenet", "vgg16", "vgg19", "vgg19_bn", "cnn_mnist", "cnn_small", "cnn_pets"];
-const FROM_SCRATCH = new Set(["cnn_mnist", "cnn_small", "cnn_pets"]);
+const PRETRAINED = new Set(["efficientnet_lite0", "squeezenet", "vgg16"]);
+const PHASES = { feature_extraction: ["head"], fine_tuning: ["head", "finetune"], from_scratch: ["scratch"] };
 const OPTIMIZERS = ["adam", "adamw", "sgd", "rmsprop"];
 
 const SHOWN = 24;
@@ -19,7 +20,7 @@ const slug = (name) => name.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^
 
 /** The form that starts a training; what is left alone has the service's defaults. */
 export function trainingForm(dataset, models, onBegun) {
-  const isReady = (name) => FROM_SCRATCH.has(name) || models.some((model) => model.network === name && model.state !== "unavailable");
+  const isReady = (name) => !PRETRAINED.has(name) || models.some((model) => model.network === name && model.state !== "unavailable");
   const fields = {
     model: input("text", slug(dataset.name), { required: true, pattern: "[a-z0-9][a-z0-9_\\-]{0,63}", autocomplete: "off", spellcheck: "false" }),
     preset: choice([["", t("train.nopreset")]], ""),
@@ -36,11 +37,12 @@ export function trainingForm(dataset, models, onBegun) {
   };
   const flip = h("input", { type: "checkbox" });
   const about = h("p", { class: "hint", role: "status" });
+  let preset = null;
   get("v1/presets")
     .then(({ items }) => {
       fields.preset.append(...items.map((one) => h("option", { value: one.name }, one.title ?? one.name)));
       fields.preset.addEventListener("change", () => {
-        const preset = items.find((one) => one.name === fields.preset.value);
+        preset = items.find((one) => one.name === fields.preset.value);
         about.textContent = preset ? preset.description : "";
         fields.network.disabled = fields.strategy.disabled = Boolean(preset);
       });
@@ -48,7 +50,7 @@ export function trainingForm(dataset, models, onBegun) {
     .catch(() => {});
   const start = async (event) => {
     event.preventDefault();
-    const json = { ...requestOf(fields, flip.checked), dataset_id: dataset.id };
+    const json = { ...requestOf(fields, preset, flip.checked), dataset_id: dataset.id };
     const job = await post("v1/trainings", { json });
     notify(t("train.begun"), "good", { seconds: 4 });
     onBegun(job);
@@ -69,14 +71,21 @@ export function trainingForm(dataset, models, onBegun) {
   );
 }
 
-function requestOf(fields, augments) {
+/** The phases of the training that is wanted; those of a preset are its own. */
+function phasesOf(fields, preset) {
+  const { strategy, network } = preset?.request ?? { strategy: fields.strategy.value, network: fields.network.value };
+  return PHASES[strategy || (PRETRAINED.has(network) ? "feature_extraction" : "from_scratch")];
+}
+
+function requestOf(fields, preset, augments) {
   const text = (name) => fields[name].value || undefined;
   const value = (name) => (fields[name].value === "" ? undefined : Number(fields[name].value));
   const json = { model: text("model"), promote: text("promote"), image_size: value("image_size"), batch_size: value("batch_size"), optimizer: text("optimizer"), early_stopping_patience: value("patience"), seed: value("seed") };
-  if (text("preset")) json.preset = text("preset");
+  if (preset) json.preset = preset.name;
   else Object.assign(json, { network: text("network"), strategy: text("strategy") });
-  if (value("epochs")) json.epochs = { head: value("epochs") };
-  if (value("learning_rate")) json.learning_rate = { head: value("learning_rate") };
+  const phases = phasesOf(fields, preset);
+  if (value("epochs")) json.epochs = Object.fromEntries(phases.map((phase) => [phase, value("epochs")]));
+  if (value("learning_rate")) json.learning_rate = { [phases[0]]: value("learning_rate") };
   if (augments) json.augmentation = { rotation: 15, zoom: 0.15, width_shift: 0.1, height_shift: 0.1, horizontal_flip: true };
   return json;
 }

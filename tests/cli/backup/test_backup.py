@@ -390,8 +390,18 @@ def test_an_erased_person_does_not_come_back(tmp_path: Path, out: Path, has_list
     engine.dispose()
 
 
-def test_what_was_taken_back_since_a_backup_stays_so(tmp_path: Path, out: Path) -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_what_was_taken_back_since_a_backup_stays_so(
+    request: pytest.FixtureRequest, tmp_path: Path, out: Path, database: str
+) -> None:
     settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port())
+    if database == "postgresql":
+        server: str = request.getfixturevalue("postgresql")
+        plain = server.replace("+psycopg", "")
+        with closing(psycopg.connect(plain, autocommit=True)) as connection:
+            connection.execute("CREATE DATABASE taken")
+        url = server.removesuffix("postgres") + "taken"
+        settings = settings.model_copy(update={"database_url": url})
     ada, bea = add_person(settings, "Ada"), add_person(settings, "Bea")
     engine = open_engine(settings.database)
     faces, keys = FaceRepositories.of(settings, engine, now), Keys(engine, now)

@@ -38,9 +38,14 @@ def test_once_as_json(server: str, fakes: FakeServices, capsys: pytest.CaptureFi
     assert (worker["id"], worker["models"]) == ("w1", ["squeezenet:None"])
 
 
-def test_once_in_a_pipe_is_text(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_once_in_a_pipe_is_text(
+    server: str, fakes: FakeServices, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fakes.jobs.put("job_" + "x" * 40, kind="training", state="running")
     top(server, interval=0.2, once=False, as_json=False)
-    assert f"at {server}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"at {server}" in out
+    assert "job_" + "x" * 40 in out, "an identifier is shown in full"
 
 
 def test_json_needs_once(server: str) -> None:

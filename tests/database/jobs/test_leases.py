@@ -1,11 +1,15 @@
 """Jobs from the workers' side: taken by one, lost by the dead, finished once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import pytest
+from sqlalchemy import Engine
 
 from contracts.errors import InvalidImage
-from contracts.jobs import Job, Progress
+from contracts.jobs import Job, JobKind, Progress
+from contracts.metrics.registry import Metrics
+from contracts.tracing.origin import Origin, TraceContext
 from database.jobs.jobs import Jobs
 from database.jobs.leases import MAX_ATTEMPTS, Lease, Leases
 from tests.database.conftest import Clock
@@ -156,3 +160,41 @@ def test_lost_task_is_returned_to_one_caller(leases: Leases, job: Job, clock: Cl
         results = list(pool.map(lambda _: leases.sweep(STALE).resend, range(8)))
     assert max(results, key=len) == [job.id]
     assert sum(map(len, results)) == 1
+
+
+def test_jobs_of_every_kind_are_counted_when_they_end(engine: Engine, clock: Clock) -> None:
+    metrics = Metrics()
+    jobs, leases = Jobs(engine, clock, None, metrics), Leases(engine, clock, metrics)
+    kinds: tuple[JobKind, ...] = get_args(JobKind)
+    for kind in kinds:
+        for end in ("succeeded", "failed", "cancelled"):
+            job = jobs.create(kind, {}, limit=1000).job
+            if end == "cancelled":
+                jobs.cancel(job.id)
+                continue
+            lease = claimed(leases, job)
+            if end == "succeeded":
+                assert leases.succeed(lease, {})
+            else:
+                assert leases.fail(lease, InvalidImage("It is none."))
+    ended = {
+        tuple(field.split("\x1f")[1:]): values
+        for field, values in metrics.read()["c"].items()
+        if field.startswith("jobs_ended_total")
+    }
+    outcomes = (("succeeded", ""), ("failed", "invalid_image"), ("cancelled", ""))
+    assert ended == {(kind, *outcome): [1] for kind in kinds for outcome in outcomes}
+    shown = jobs.counts().by_state
+    assert {(kind, state): number for (kind, _, state), number in shown.items()} == {
+        (kind, state): 1 for kind in kinds for state, _ in outcomes
+    }
+
+
+def test_a_job_keeps_the_request_that_made_it(jobs: Jobs, leases: Leases) -> None:
+    """One that an API of the release before has made has none."""
+    origin = Origin("the-request", TraceContext("a" * 32, "b" * 16, "01"))
+    made = jobs.create("embed", REQUEST, limit=100, origin=origin).job
+    lease = claimed(leases, made)
+    assert lease.origin == origin
+    assert leases.get(made.id, "w1", 1) == lease
+    assert claimed(leases, jobs.create("embed", REQUEST, limit=100).job).origin == Origin()

@@ -32,10 +32,10 @@ def classify(page: Page) -> None:
 
 
 def learn(page: Page) -> None:
-    """The result of the newest training."""
-    entries = page.locator(".side section").filter(has_text="Trainings").locator(".entry")
-    if entries.count():
-        entries.first.click()
+    """The result of a training."""
+    done = page.locator(".entry", has_text="succeeded")
+    if done.count():
+        done.last.click()
         page.locator(".confusion").wait_for(timeout=WAIT)
         page.wait_for_timeout(3000)
 
@@ -56,6 +56,8 @@ def visit(browser: Browser, url: str, name: str, width: int, scheme: str, langua
     page.goto(f"{url}/#/{name}")
     page.locator("main .page, main form").first.wait_for(timeout=WAIT)
     page.wait_for_load_state("networkidle", timeout=WAIT)
+    # Not every machine has a font for the other language's name.
+    page.locator("#tools [lang]").evaluate("one => { one.hidden = true; }")
     return page
 
 
@@ -93,7 +95,7 @@ def take_best(browser: Browser, url: str) -> None:
     page = visit(browser, url, "classify", 390, "dark", "en-US")
     page.set_viewport_size({"width": 390, "height": 844})
     classify(page)
-    page.locator(".detail").scroll_into_view_if_needed()
+    page.evaluate("scrollTo(0, 0)")
     write(page.screenshot(), IMAGES / "console-phone.webp")
 
 

@@ -137,10 +137,18 @@ def test_hostile_names_are_text_everywhere(
     for name in accepted:
         expect(page.locator(".entry bdi", has_text=name.strip("\u202e\u202c"))).to_be_visible()
     page.goto(f"{running.url}/#/classify")
-    image = tmp_path / f"{hostile[1]}.png"
-    image.write_bytes((photos / "coffee.png").read_bytes())
-    page.locator("input[type=file]").first.set_input_files(image)
+    photo = (photos / "coffee.png").read_bytes()
+    longest = "a" * 251
+    page.locator("input[type=file]").first.set_input_files(
+        [
+            {"name": f"{name}.png", "mimeType": "image/png", "buffer": photo}
+            for name in (hostile[1], longest)
+        ]
+    )
     expect(page.locator(".file bdi", has_text=hostile[1])).to_be_visible()
+    page.locator(".tile").nth(1).click()
+    expect(page.locator(".file bdi", has_text=longest)).to_be_visible()
+    page.get_by_text("Do this in code").click()
     assert page.locator("main script, main img[src=x]").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     with httpx.Client(base_url=running.url) as client:
@@ -159,8 +167,12 @@ def test_a_lost_connection_recovers(
     page.context.set_offline(True)
     page.locator(".bars button").nth(2).click()
     expect(page.locator(".notices")).to_contain_text("The connection to the service is lost")
+    page.locator("#pages a[data-page=system]").click()
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
     page.context.set_offline(False)
     expect(page.locator(".notices")).to_contain_text("Connected again")
+    expect(page.get_by_role("heading", name="Keys")).to_be_visible()  # without a click
+    page.go_back()
     page.locator(".bars button").nth(1).click()
     expect(page.get_by_text("What speaks for “")).to_be_visible()
 

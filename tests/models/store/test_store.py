@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import ModelNotFound, ValidationFailed, VersionInUse, VersionNotFound
+from contracts.errors import (
+    ModelNotFound,
+    NeedsOperator,
+    ValidationFailed,
+    VersionInUse,
+    VersionNotFound,
+)
 from models.store.manifest import find_problems
 from models.store.store import Store
 from tests.models.drafts import DRAFT, FILES, write_files
@@ -214,3 +220,30 @@ def test_killed_publisher_leaves_no_incomplete_version(tmp_path: Path) -> None:
 def test_store_does_not_import_tensorflow() -> None:
     code = "import sys, models.store.store; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_damaged_aliases_are_called_so_and_cost_no_version(store: Store, tmp_path: Path) -> None:
+    publish(store), publish(store)
+    store.promote("pets", 2)
+    aliases = tmp_path / "store/pets/aliases.json"
+    aliases.write_text('{"aliases": {')
+    for change in (
+        lambda: store.promote("pets", 1),
+        lambda: store.drop_alias("pets", "champion"),
+        lambda: store.delete("pets", 1),
+        lambda: store.resolve("pets"),
+    ):
+        with pytest.raises(NeedsOperator, match="in the store is damaged"):
+            change()
+    with pytest.raises(VersionNotFound, match="Versions: 1, 2"):
+        store.resolve("pets", 9)
+    assert publish(store) == 3
+    assert aliases.read_text() == '{"aliases": {', "for whoever mends it"
+
+
+def test_a_number_in_quarantine_is_not_given_again(store: Store, tmp_path: Path) -> None:
+    publish(store), publish(store)
+    (store.path("pets", 2) / "model.keras").unlink()
+    assert store.verify("pets", 2)
+    (tmp_path / "store/pets/aliases.json").unlink()
+    assert publish(store) == 3

@@ -167,7 +167,9 @@ def test_promoted_version_is_waited_for(settings: Settings) -> None:
 
     few = {"epochs": {"scratch": 1}, "filters_every": 0}
     work = work_of(settings, "job_waits", model="waits", **few)
-    result = TrainingResult.model_validate(run(work, settings, None, until_served, 2.0))
+    result = TrainingResult.model_validate(
+        run(work, settings, None, until_served, {"start": 1.0, "loading": 2.0})
+    )
     assert result.serving == Serving(workers=2, ready=2, seconds=1.5)
     assert work.phases[-1] == "load"
     assert work.fractions[-1] == 1.0
@@ -175,7 +177,7 @@ def test_promoted_version_is_waited_for(settings: Settings) -> None:
     assert run(work, settings, None, until_served)["serving"] is None
     assert waited == [("waits", 1)]
     costs = json.loads((settings.home / "cache" / "training-costs.json").read_text())
-    assert {"start", "cnn_small@16 export", "cnn_small@16 scratch"} <= costs.keys()
+    assert {"process", "libraries", "cnn_small@16 export", "cnn_small@16 scratch"} <= costs.keys()
 
 
 def test_cancellation_while_the_workers_load_is_ignored(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from contracts.faces.liveness import ACTIONS, LivenessReason
 from contracts.inference.evaluation import EvaluatedSplit, Verdict
 from contracts.jobs import WORK_QUEUES, JobKind, JobState
 from contracts.settings import Settings
-from contracts.training.trainings import PHASES
+from contracts.training.trainings import PHASES, PRETRAINED, TrainableNetwork
 from service.console import page as console
 from service.console.assets import LANGUAGES, load_assets, texts
 from tests.service.parts import FakeServices
@@ -104,6 +104,18 @@ def test_each_error_of_the_api_says_what_to_do_in_the_readers_language(code: str
     """`detail` is in English, and is about the request; this is about the page."""
     for language in LANGUAGES:
         assert texts(language).get(f"advice.{code}")
+
+
+def test_the_training_form_knows_the_networks_and_phases_of_the_api() -> None:
+    script = (FOLDER / "static/training.js").read_text("utf-8")
+
+    def constant(name: str) -> str:
+        return re.search(rf"const {name} = (?:new Set\()?([\[{{].*?[\]}}])\)?;", script)[1]  # type: ignore[index]
+
+    assert set(json.loads(constant("PRETRAINED"))) == PRETRAINED
+    assert set(json.loads(constant("NETWORKS"))) <= set(get_args(TrainableNetwork))
+    phases = json.loads(re.sub(r"(\w+):", r'"\1":', constant("PHASES")))
+    assert phases == {strategy: list(names) for strategy, names in PHASES.items()}
 
 
 def test_no_script_turns_text_into_html() -> None:

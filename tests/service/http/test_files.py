@@ -1,14 +1,22 @@
 """Files over HTTP: what a client has is not sent again, and a download is resumed."""
 
 import io
+import threading
+import time
 import zipfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import cast
 
+import anyio
 import httpx
 import pytest
+from fastapi import Request
+from fastapi.responses import StreamingResponse
 
 from contracts.jobs import Artifact
 from models.store.downloads import _whole_zip, _zip_size, _zipped
+from service.http.files import FileContent, file_response
 from tests.service.parts import FakeServices
 
 URL = "/v1/jobs/job_0123456789abcdef/artifacts/result.png"
@@ -118,3 +126,35 @@ def test_the_document_is_sent_once(client: httpx.Client) -> None:
     for answer, coding in ((plain, "identity"), (packed, "gzip")):
         headers = {"If-None-Match": answer.headers["ETag"], "Accept-Encoding": coding}
         assert client.get("/openapi.json", headers=headers).status_code == 304
+
+
+def test_the_ends_of_many_downloads_take_few_threads() -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def read(start: int) -> Iterator[bytes]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)  # what precedes the last bytes is made and dropped
+        with lock:
+            running -= 1
+        yield b"abc"[start - 97 :]
+
+    async def last_bytes(parts: list[bytes]) -> None:
+        scope = {"type": "http", "method": "GET", "headers": [(b"range", b"bytes=98-")]}
+        content = FileContent(100, '"e"', read, seeks=False)
+        response = file_response(Request(scope), content, media_type="a/b", headers={})
+        assert response.status_code == 206
+        body = cast(AsyncIterator[bytes], cast(StreamingResponse, response).body_iterator)
+        parts.append(b"".join([part async for part in body]))
+
+    async def all_at_once() -> list[bytes]:
+        parts: list[bytes] = []
+        async with anyio.create_task_group() as group:
+            for _ in range(12):
+                group.start_soon(last_bytes, parts)
+        return parts
+
+    assert anyio.run(all_at_once) == [b"bc"] * 12
+    assert most <= 2

@@ -1,3 +1,4 @@
+import gzip
 import socket
 from urllib.parse import urlsplit
 
@@ -33,3 +34,26 @@ def test_a_form_over_the_limit(client: httpx.Client, settings: Settings, chunked
     answer = client.post("/v1/classify", content=content, headers=FORM)
     assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
     assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/filters", "/v1/faces/challenges", "/v1/keys"])
+@pytest.mark.parametrize("content_type", ["application/json", "Application/Vnd.x+JSON; charset=x"])
+def test_json_is_parsed_only_if_it_is_short(
+    client: httpx.Client, path: str, content_type: str
+) -> None:
+    body = b'{"model": [' + b"[]," * 400_000 + b"[]]}"
+    for headers, sent in (({}, body), ({"Content-Encoding": "gzip"}, gzip.compress(body))):
+        answer = client.post(path, content=sent, headers={"Content-Type": content_type} | headers)
+        assert answer.status_code == 413
+        assert "1,048,576 bytes" in answer.text
+
+
+def test_a_tensor_in_json_may_be_long(client: httpx.Client) -> None:
+    pixels = b"[" + b"0," * (8 * 224 * 224 * 3 - 1) + b"0]"
+    body = b'{"inputs": [{"name": "image", "shape": [8, 224, 224, 3], "datatype": "UINT8", '
+    answer = client.post(
+        "/v2/models/squeezenet/infer",
+        content=body + b'"data": ' + pixels + b"}]}",
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.status_code != 413

@@ -234,7 +234,7 @@ class Page {
     const { item } = this;
     const card = h("section", { class: "card", "aria-live": "polite" }, h("h2", {}, t("classify.predictions")));
     if (item.isBusy) card.append(h("p", { class: "muted" }, t("app.working")));
-    else if (item.error) card.append(explain(item.error));
+    else if (item.error) card.append(explain(item.error), h("div", {}, button(t("app.retry"), () => this.classify([item]))));
     else if (item.result) {
       const chosen = state.target ?? item.result.predictions[0].index;
       card.append(

@@ -52,10 +52,11 @@ class CreatePage {
     const choose = (file) => {
       kept[name] = file;
       show(preview, h("img", { src: URL.createObjectURL(file), alt: label }));
+      files.element.classList.add("compact");
     };
-    if (kept[name]) choose(kept[name]);
     const files = picker({ label, hint: t("create.drop"), accept: "image/*", multiple: false, onFiles: ([file]) => choose(file) });
     this.slots.push(files);
+    if (kept[name]) choose(kept[name]);
     const samples = document.documentElement.dataset.samples.split(" ").filter(Boolean);
     const use = guarded(async (sample) => {
       const blob = await (await fetch(url(`_console/samples/${sample}`))).blob();

@@ -221,7 +221,7 @@ class FacesPage {
       { class: "card" },
       h("summary", {}, t("faces.calibration")),
       h("p", { class: "muted" }, t("faces.calibration.about")),
-      now && h("p", {}, t("faces.threshold", { similarity: number(now.similarity, 3), source: now.source })),
+      now && h("p", {}, t("faces.threshold", { similarity: number(now.similarity, 3), source: has(`faces.source.${now.source}`) ? t(`faces.source.${now.source}`) : now.source })),
       may("train") && h("div", { class: "row controls" }, field(t("faces.calibration.dataset"), dataset), button(t("faces.calibrate"), begin)),
       place,
     );
