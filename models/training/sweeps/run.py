@@ -249,11 +249,13 @@ def _table(rows: Sequence[SweepRow]) -> bytes:
     fields = list(rows[0].values)
     figures = ("train", "validation", "test")
     names = [*fields, "score", *(f"{split}_accuracy" for split in figures), "epochs", "seconds"]
-    writer.writerow(["number", *names, "error"])
+    writer.writerow(["number", *names, "version", "error"])
     for row in rows:
         values = [json.dumps(row.values[name], ensure_ascii=False) for name in fields]
         accuracies = [row.metrics[s].accuracy if s in row.metrics else "" for s in figures]
         error = "" if row.error is None else row.error.code
         score = "" if row.score is None else row.score
-        writer.writerow([row.number, *values, score, *accuracies, row.epochs, row.seconds, error])
+        version = "" if row.version is None else row.version
+        figures_of = (score, *accuracies, row.epochs, row.seconds, version, error)
+        writer.writerow([row.number, *values, *figures_of])
     return text.getvalue().encode()

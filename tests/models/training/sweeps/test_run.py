@@ -101,7 +101,9 @@ def test_only_the_best_version_is_kept_and_promoted(settings: Settings) -> None:
     assert spec is not None
     assert spec["learning_rate"]["scratch"] == RATES[1]
     table = done.artifacts["trainings.csv"][1].decode()
-    assert [row["number"] for row in csv.DictReader(io.StringIO(table))] == ["1", "2", "3"]
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["number"] for row in rows] == ["1", "2", "3"]
+    assert [row["version"] for row in rows] == ["", str(result.version), ""]
     assert {"curves.png", "confusion_matrix.png"} <= done.artifacts.keys()
     assert done.artifacts["curves.png"][0] == "image/png"
     assert done.fractions == sorted(done.fractions)
