@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from benchmarks.patterns import STYLES
 from contracts.create.requests import CONTENT_FILE, IMAGE_FILE, RESULT, style_file
@@ -28,7 +28,8 @@ from models.rendering.contact_sheet import Tile, contact_sheet
 
 PHOTOS = ("cat", "coffee", "astronaut")
 SIDE = 192
-_QUALITY = 85
+DREAM_SIDE = 288
+_QUALITY = 80
 
 Handler = Callable[[Any, Settings], dict[str, Any]]
 
@@ -69,10 +70,9 @@ class Studio:
         made.mkdir(parents=True, exist_ok=True)
 
     def photo(self, name: str) -> Image.Image:
-        """A photo of scikit-image, `SIDE` pixels wide or high."""
+        """The middle of a photo of scikit-image, `SIDE` pixels wide and high."""
         image = Image.open(self._settings.home / "samples" / f"{name}.png").convert("RGB")
-        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        return image
+        return ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS)
 
     def styled(self, photo: str, style: str, **request: Any) -> Image.Image:
         """A photo in a style of `benchmarks.patterns`."""
@@ -107,10 +107,14 @@ def tile(image: Image.Image, title: str) -> Tile:
     return Tile(np.asarray(image), title)
 
 
+def _heading() -> list[Tile]:
+    blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    return [Tile(blank, ""), *(tile(make(SIDE), name) for name, make in STYLES.items())]
+
+
 def styles_sheet(studio: Studio) -> Image.Image:
     """Three contents in three styles."""
-    blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
-    tiles = [Tile(blank, ""), *(tile(make(SIDE), name) for name, make in STYLES.items())]
+    tiles = _heading()
     for photo in PHOTOS:
         tiles.append(tile(studio.photo(photo), photo))
         tiles += [tile(studio.styled(photo, style), "") for style in STYLES]
@@ -119,10 +123,10 @@ def styles_sheet(studio: Studio) -> Image.Image:
 
 def fast_sheet(studio: Studio) -> Image.Image:
     """The same by the fast method."""
-    tiles = []
+    tiles = _heading()
     for photo in PHOTOS:
         tiles.append(tile(studio.photo(photo), photo))
-        tiles += [tile(studio.styled(photo, style, method="fast"), style) for style in STYLES]
+        tiles += [tile(studio.styled(photo, style, method="fast"), "") for style in STYLES]
     return contact_sheet(tiles, columns=4)
 
 
@@ -152,13 +156,16 @@ def pyramid_sheet(studio: Studio) -> Image.Image:
 
 
 def dreams_sheet(studio: Studio) -> Image.Image:
-    """Dreams of several networks, layers and a class."""
-    size = {"size": 320}
+    """Dreams of two networks, and of one at three depths."""
+    size = {"size": DREAM_SIDE}
+    lite = "efficientnet_lite0"
+    early = "block3b_expand_activation,block5b_expand_activation"
+    middle = "block4c_expand_activation"
     tiles = [
-        tile(studio.dreamt("cat", **size), "vgg16"),
-        tile(studio.dreamt("coffee", layers="block4_conv2", **size), "vgg16, block4_conv2"),
         tile(studio.dreamt("astronaut", model="squeezenet", **size), "squeezenet"),
-        tile(studio.dreamt("cat", model="efficientnet_lite0", **size), "efficientnet_lite0"),
+        tile(studio.dreamt("cat", model=lite, **size), lite),
+        tile(studio.dreamt("cat", model=lite, layers=early, **size), f"{lite}, blocks 3b and 5b"),
+        tile(studio.dreamt("cat", model=lite, layers=middle, **size), f"{lite}, block 4c"),
     ]
     return contact_sheet(tiles, columns=2)
 

@@ -101,7 +101,11 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise CommandError(f"{question} Add --yes to do it without being asked.", exit_code=2)
+        raise CommandError(
+            f"{question} This is no terminal, so nothing was done. Add --yes to do it without "
+            "being asked.",
+            exit_code=2,
+        )
     errors().print(f"{escape(shown(question))} [dim]\\[y/N][/] ", end="")
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise CommandError("Nothing was done.")

@@ -213,6 +213,13 @@ class DreamRequest(_Options):
         description="Mean change of a step, in levels of 0 to 255. A number below 0.1 counts as "
         "the tutorials' unit, a part of the range from -1 to 1: 0.01 is 1.3 levels.",
     )
+    smoothing: float | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="Width in pixels of the filter that smooths each step; 0 is none. The default "
+        "depends on the network: some see dots where others see shapes.",
+    )
     jitter: int = Field(32, ge=0, le=512, description="Largest shift of the image in pixels.")
     tile_size: int = Field(
         384,

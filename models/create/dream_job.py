@@ -32,7 +32,11 @@ _LAYERS: dict[str, dict[str, float]] = {
     "vgg16": _VGG,
     "vgg19": _VGG,
     "squeezenet": {"fire6_concat": 1.0, "fire8_concat": 1.0},
+    "efficientnet_lite0": {"block6a_expand_activation": 1.0},
 }
+_UNSMOOTHED = frozenset({"vgg16", "vgg19", "squeezenet"})
+"""Networks that pool, whose gradients have no pattern of dots."""
+_SMOOTHING = 1.0
 
 
 def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
@@ -58,6 +62,7 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
     check_tiled_memory(size, memory_limit(settings.training_memory_mb))
     work.progress(Progress(fraction=0, phase="model"))
     network, used = _network(request, settings)
+    request = request.model_copy(update={"smoothing": used["smoothing"]})
     if network.fixed_side is None:
         if request.size is None:
             size = enlarged(size, network.minimum_side)
@@ -81,12 +86,13 @@ def _network(request: DreamRequest, settings: Settings) -> tuple[DreamNetwork, d
     source = resolve_source(
         request.model, request.version, store=store, weights=weights, models=settings.models
     )
-    model, preprocessing, default = (
+    name, model, preprocessing, default = (
         _published_base(source.model, weights, request)
         if source.version is None
         else _stored_version(store, source.model, source.version)
     )
     layers = dream_layers(request, default)
+    smoothing = 0.0 if name in _UNSMOOTHED else _SMOOTHING
     network = DreamNetwork(
         model,
         preprocessing,
@@ -97,22 +103,26 @@ def _network(request: DreamRequest, settings: Settings) -> tuple[DreamNetwork, d
     )
     fields = request.model_dump(mode="json", exclude_none=True, exclude={"preview_every"})
     used = {"kind": "dream", **fields, "model": source.model, "layers": list(layers)}
+    used.setdefault("smoothing", smoothing)
     return network, used if source.version is None else used | {"version": source.version}
 
 
 def _stored_version(
     store: Store, name: str, version: int
-) -> tuple[keras.Model, Preprocessing, dict[str, float]]:
-    """A version's network, its preprocessing and the layers that it dreams with by default."""
+) -> tuple[str, keras.Model, Preprocessing, dict[str, float]]:
+    """A version's network, by name and with weights, its preprocessing and its default layers."""
     manifest = store.manifest(name, version)
     model = read_whole(store.path(name, version) / KERAS_MODEL)
     preprocessing = TypeAdapter(Preprocessing).validate_python(manifest.preprocessing)
-    return model, preprocessing, _LAYERS.get(manifest.network, {manifest.explain_layer: 1.0})
+    chosen = _LAYERS.get(manifest.network, {})
+    if not chosen or not {layer.name for layer in model.layers}.issuperset(chosen):
+        chosen = {manifest.explain_layer: 1.0}
+    return manifest.network, model, preprocessing, chosen
 
 
 def _published_base(
     name: str, weights: Weights, request: DreamRequest
-) -> tuple[keras.Model, Preprocessing, dict[str, float]]:
+) -> tuple[str, keras.Model, Preprocessing, dict[str, float]]:
     """As `_stored_version`, of a network of the catalog without its classifier."""
     if request.class_index is not None:
         raise ValidationFailed(
@@ -124,7 +134,7 @@ def _published_base(
     build = ARCHITECTURES[name].build
     model = build(input_shape=(None, None, 3), include_top=False)
     load_weights(model, name, file.path, file.format)
-    return model, network.preprocessing, _LAYERS.get(name, {network.explain_layer: 1.0})
+    return name, model, network.preprocessing, _LAYERS.get(name, {network.explain_layer: 1.0})
 
 
 def dream_layers(request: DreamRequest, default: dict[str, float]) -> dict[str, float]:

@@ -13,14 +13,19 @@ from models.images.resize import Size
 
 _FIXED = 900 * MIB
 """TensorFlow or OpenVINO, the network's weights, and the images as they were sent."""
-_BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 3300, "vgg19": 3600, "squeezenet": 900}
+_VGG_BYTES = 500 * MIB
+"""VGG's weights, as they are and as `models.create.winograd` transforms them."""
+# Measured by `benchmarks.create_memory` with plain convolutions, at 256 and 512 pixels (VGG16: 1.26
+# and 2.10 GB in all), and raised by what the transforms hold.
+_BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 5500, "vgg19": 6000, "squeezenet": 1500}
 _TILED_BYTES_PER_PIXEL = 120
 _TILE_BYTES = 1500 * MIB
 
 
 def style_bytes(size: Size, network: StyleNetwork) -> int:
     """Peak bytes of `method=optimize` for a result of that width and height."""
-    return _FIXED + size[0] * size[1] * _BYTES_PER_PIXEL[network]
+    weights = 0 if network == "squeezenet" else _VGG_BYTES
+    return _FIXED + weights + size[0] * size[1] * _BYTES_PER_PIXEL[network]
 
 
 def tiled_bytes(size: Size) -> int:

@@ -22,7 +22,7 @@ from service.openapi.operations import (
 )
 from service.openapi.schemas import (
     complete_arrays,
-    drop_defaults,
+    drop_request_defaults,
     drop_unused_examples,
     rename_schemas,
 )
@@ -110,6 +110,7 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         complete_operation(operation, settings, access=access, plain=uses_plain_errors(path))
     _restore_examples(document, app)
     complete_arrays(document)
+    drop_request_defaults(document)
     rename_schemas(document)
     drop_unused_examples(document)
     return document
@@ -123,8 +124,6 @@ def _new_training() -> dict[str, Any]:
     schema["description"] += " Send `dataset_id` or `subjects`, and `network` or `preset`."
     schema["required"] = ["model"]
     schema["properties"]["network"]["enum"].append(FACE_CNN)
-    for part in (schema, *parts.values()):
-        drop_defaults(part)
     return parts | {"NewTraining": schema | {"title": "NewTraining"}}
 
 

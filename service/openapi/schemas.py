@@ -70,13 +70,35 @@ def drop_unused_examples(document: dict[str, Any]) -> None:
         del examples[name]
 
 
-def drop_defaults(schema: dict[str, Any]) -> None:
-    """Move the defaults of the fields of a request to their descriptions.
+def drop_request_defaults(document: dict[str, Any]) -> None:
+    """Move the defaults of the fields of all bodies of requests to their descriptions.
 
     Some generated clients send every default of a schema. Where a field that is not sent means
-    something else, as in a training with a preset, that would change the request.
+    something else, as in a training with a preset, that would change the request. Others make the
+    caller send each field that has a default, so that a new one would break their programs.
     """
-    for field in schema["properties"].values():
+    schemas: dict[str, Any] = document["components"]["schemas"]
+    bodies = [
+        operation["requestBody"]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        if "requestBody" in operation
+    ]
+    seen: set[str] = set()
+    while bodies:
+        for node in _objects(bodies.pop()):
+            if isinstance(node.get("properties"), dict):
+                _drop_defaults(node["properties"])
+            reference = node.get("$ref")
+            if isinstance(reference, str) and reference.startswith(_REF):
+                name = reference.removeprefix(_REF)
+                if name not in seen:
+                    seen.add(name)
+                    bodies.append(schemas[name])
+
+
+def _drop_defaults(properties: dict[str, Any]) -> None:
+    for field in properties.values():
         default = field.pop("default", None)
         description = field.get("description", "")
         if default is None or isinstance(default, dict) or "Default" in description:

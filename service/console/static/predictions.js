@@ -83,7 +83,7 @@ export function answerCard(job, answer, dataset, file) {
       h("div", {}, t("train.said"), " ", h("strong", { class: isRight ? "better" : "worse" }, named(answer.predicted)), share(answer.probability)),
       !isRight && h("div", {}, t("train.is"), " ", h("strong", {}, named(answer.label)), share(answer.label_probability)),
       h("small", { class: "muted file" }, named(answer.name)),
-      why,
+      why && h("div", {}, why),
     ),
   );
   return { element, explain: file ? explain : null };

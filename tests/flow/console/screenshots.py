@@ -85,7 +85,7 @@ def take_all(browser: Browser, url: str, folder: Path, language: str, names: lis
 
 
 def take_best(browser: Browser, url: str) -> None:
-    for name, scheme, height in (("classify", "light", 800), ("learn", "dark", 980)):
+    for name, scheme, height in (("classify", "light", 800), ("learn", "dark", 1240)):
         page = visit(browser, url, name, 1280, scheme, "en-US")
         page.set_viewport_size({"width": 1280, "height": height})
         SHOWN[name](page)

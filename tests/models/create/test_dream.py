@@ -12,7 +12,7 @@ from contracts.create.requests import IMAGE_FILE, DreamRequest
 from contracts.errors import LayerNotFound, ValidationFailed
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
-from models.create.dream import Dream, DreamNetwork
+from models.create.dream import Dream, DreamNetwork, smoothed
 from models.create.dream_job import run as run_job
 from models.create.run import ImageRun
 from tests.models import keras_warnings
@@ -95,6 +95,25 @@ def test_trained_version_dreams(tmp_path: Path, options: dict[str, Any]) -> None
     assert not np.array_equal(work.image(), np.asarray(photo(60, 40)))
     assert (result["model"], result["version"]) == ("tiny", 1)
     assert work.settings()["width"] == 60
+    assert work.settings()["smoothing"] == 1.0
+
+
+def test_smoothing_takes_dots_and_leaves_shapes() -> None:
+    rows, columns = np.mgrid[:64, :64]
+    dots = ((rows + columns) % 2 * 2 - 1).astype(np.float32)[..., np.newaxis].repeat(3, -1)
+    shape = np.sin(columns * 2 * np.pi / 32).astype(np.float32)[..., np.newaxis].repeat(3, -1)
+    assert np.abs(smoothed(dots, 1.0)).mean() < 0.4
+    assert np.abs(smoothed(shape, 1.0)).mean() > 2.5 * np.abs(shape).mean()
+
+
+def test_smoothing_changes_the_dream(tmp_path: Path) -> None:
+    images = []
+    for smoothing in (0.0, 2.0):
+        folder = tmp_path / str(smoothing)
+        folder.mkdir()
+        images.append(dreamt(ImageJobWork({}, folder), network(), smoothing=smoothing).image())
+    roughness = [float(np.abs(np.diff(image.astype(float), axis=1)).mean()) for image in images]
+    assert roughness[1] < roughness[0]
 
 
 def test_impossible_targets_are_refused() -> None:

@@ -19,7 +19,7 @@ async function main() {
   if (!classified.data || !('results' in classified.data)) throw new Error(classified.error?.detail);
   const labels = classified.data.results.map((result) => result.predictions?.[0].label);
 
-  const asked = { filters: [0], image_size: 32, jitter: 0, octave_scale: 1.4, octaves: 1, seed: 0, step_size: 0.9, steps: 2 };
+  const asked = { filters: [0], image_size: 32, steps: 2 };
   const { data: job, error } = await client.POST('/v1/filters', { body: asked });
   if (!job) throw new Error(error?.detail);
   const path = { job_id: job.id };
