@@ -29,7 +29,7 @@ from models.rendering.contact_sheet import Tile, contact_sheet
 PHOTOS = ("cat", "coffee", "astronaut")
 SIDE = 192
 DREAM_SIDE = 288
-_QUALITY = 85
+_QUALITY = 80
 
 Handler = Callable[[Any, Settings], dict[str, Any]]
 
