@@ -3,7 +3,7 @@
 import { post } from "./api.js";
 import { button, h, show } from "./dom.js";
 import { openCamera, snapshot } from "./picker.js";
-import { notify } from "./notices.js";
+import { guarded, notify } from "./notices.js";
 import { t } from "./text.js";
 
 const NEUTRAL_SECONDS = 1.2;
@@ -44,6 +44,7 @@ export async function recordChallenge(place, begin, done) {
   }
   let isOpen = true;
   const end = () => {
+    if (!isOpen) return;
     isOpen = false;
     close();
     show(place);
@@ -53,18 +54,18 @@ export async function recordChallenge(place, begin, done) {
   const start = async () => {
     watch.act();
     actions.hidden = true;
+    let answer;
+    let isWanted = false;
     try {
       const challenge = await begin();
-      const recording = await perform(video, challenge, prompt);
-      prompt.textContent = t("camera.sending");
-      watch.end();
-      close();
-      await done(recording, challenge);
+      answer = [await perform(video, challenge, prompt), challenge];
+      isWanted = isOpen; // and the page was not left meanwhile
     } finally {
-      end();
+      end(); // before the result, which is shown in the same place
     }
+    if (isWanted) await done(...answer);
   };
-  show(actions, button(t("camera.start"), start, { class: "primary" }), button(t("app.cancel"), end));
+  show(actions, button(t("camera.start"), guarded(start), { class: "primary" }), button(t("app.cancel"), end));
   return end;
 }
 
@@ -80,7 +81,7 @@ async function perform(video, challenge, prompt) {
     prompt.dataset.action = action;
     await pause(seconds);
   }
-  recorder.stop();
+  if (recorder.state !== "inactive") recorder.stop();
   await stopped;
   return new File([new Blob(parts, { type: recorder.mimeType })], recorder.mimeType.includes("mp4") ? "camera.mp4" : "camera.webm", { type: recorder.mimeType });
 }
@@ -90,13 +91,11 @@ const POSED = new Set(["extreme_pose", "expression", "occluded", "blurred"]);
 
 /** Says what is wrong with the frames: too dark, too far away; before the recording, also the pose. */
 function watchQuality(video, place, isOpen) {
-  let isEnded = false;
   let acts = false;
   const check = async () => {
-    while (isOpen() && !isEnded) {
+    while (isOpen()) {
       try {
         const { faces } = await post("v1/faces/detect", { body: await snapshot(video), headers: { "Content-Type": "image/jpeg" } });
-        if (isEnded || !isOpen()) return;
         const [text, isGood] = judge(faces, acts);
         place.textContent = text;
         place.dataset.quality = isGood ? "good" : "bad";
@@ -107,11 +106,7 @@ function watchQuality(video, place, isOpen) {
     }
   };
   check();
-  const end = () => {
-    isEnded = true;
-    place.textContent = "";
-  };
-  return { act: () => (acts = true), end };
+  return { act: () => (acts = true) };
 }
 
 function judge([face, other], acts) {

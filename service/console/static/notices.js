@@ -10,7 +10,7 @@ const place = document.getElementById("notices");
 export function notify(message, kind = "info", { seconds = 8, key } = {}) {
   if (key) place.querySelector(`[data-key="${key}"]`)?.remove();
   const box = h("div", { class: `notice ${kind}`, "data-key": key });
-  box.append(h("div", {}, message), button("×", () => box.remove(), { class: "close", "aria-label": t("app.close") }));
+  box.append(h("div", {}, [message].flat()), button("×", () => box.remove(), { class: "close", "aria-label": t("app.close") }));
   place.append(box);
   while (place.children.length > 4) place.firstChild.remove();
   if (seconds) setTimeout(() => box.remove(), 1000 * seconds);

@@ -56,7 +56,7 @@ def test_an_image_is_classified_and_explained(
         classes.nth(1).click()
     assert "class_index=" in answer.value.url
     expect(page.locator(".bars button").nth(1)).to_have_attribute("aria-pressed", "true")
-    with page.expect_response("**/v1/heatmap*method=layer_cam*"):
+    with page.expect_response("**/v1/heatmap*method=layer_cam*", timeout=120_000):
         page.get_by_label("Method").select_option("layer_cam")
 
     page.get_by_text("Do this in code").click()
@@ -98,9 +98,12 @@ def test_class_folders_become_a_dataset_and_a_wrong_archive_says_so(
             (folder / "train" / color / f"{number}.png").write_bytes(color_image(color, number))
     (folder / "train/red/.hidden.png").write_bytes(b"not meant")
     (folder / "readme.txt").write_text("not in a class")
+    (folder / "train/odd").mkdir()
+    (folder / "train/odd/alone.png").write_text("This is no image.")
     page.locator("input[webkitdirectory]").set_input_files(folder)
     expect(page.get_by_role("heading", name="my colors")).to_be_visible()
     expect(page.locator(".bars li")).to_have_text(["blue3", "red3"])
+    expect(page.locator(".notices")).to_contain_text("odd/alone.png was left out")
     expect(page.locator(".chip").first).to_have_text("training: 6")
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()

@@ -12,6 +12,7 @@ import { number, percent, t } from "../text.js";
 
 const METHODS = ["grad_cam", "hires_cam", "grad_cam_plus_plus", "layer_cam", "score_cam", "smooth_grad", "integrated_gradients", "occlusion"];
 const LAYERLESS = new Set(["smooth_grad", "integrated_gradients", "occlusion"]);
+const PATIENCE_MS = "120000"; // some methods are slow, and each computes slowly the first time
 const BATCH = 16;
 const MAX_ITEMS = 200;
 
@@ -310,7 +311,7 @@ class Page {
     this.caption.textContent = t("app.working");
     this.canvas.classList.add("waiting");
     try {
-      const heatmap = await post("v1/heatmap", { query: this.heatmapQuery, body: item.file, accept: "application/json", signal: request.signal, headers: { "Content-Type": "application/octet-stream" } });
+      const heatmap = await post("v1/heatmap", { query: this.heatmapQuery, body: item.file, accept: "application/json", signal: request.signal, headers: { "Content-Type": "application/octet-stream", "X-Timeout-Ms": PATIENCE_MS } });
       if (request.signal.aborted) return;
       item.heatmap = heatmap;
       if (item === this.item) this.paint();
