@@ -57,7 +57,7 @@ class Problem:
         self.weights = LossWeights(layers.content_factor * factor, layers.style_factor * factor, 1)
         self.content, self.style = (tf.constant(one[np.newaxis]) for one in pair)
         self.objective = Objective(network, self.split, self.weights)
-        self.objective.set_targets(pair[0], [pair[1]], [1.0])
+        self.objective.set_targets(pair[0], [pair[1]], [1.0], evaluations=1000)
         self.targets = self._targets(network(self.content), network(self.style))
 
     def plain(self, image: Array, *, all_three: bool) -> tuple[float, Array]:

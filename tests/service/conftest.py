@@ -53,6 +53,8 @@ def listening(settings: Settings, fakes: FakeServices) -> Iterator[str]:
         return
     settings = settings.model_copy(update={"root_path": "/opsin"})
     port, largest = free_port(), "client_max_body_size 2g; proxy_request_buffering off;"
+    # Otherwise nginx asks to close each connection, and a refusal may be lost while it still sends.
+    largest += ' proxy_set_header Connection "";'
     with tempfile.TemporaryDirectory() as folder, _listening_directly(settings, fakes) as url:
         location = f"location /opsin/ {{ proxy_pass {url}/; proxy_http_version 1.1; {largest} }}"
         # nginx would merge slashes in a row; these tests are about the service's own answer.

@@ -7,6 +7,7 @@ weighted sum of squared differences has the same gradient.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from models.create.style.losses import (
 
 Array = npt.NDArray[np.float32]
 Tensor = Any
+_COMPILED_PIXELS = 1_500_000
+"""From so many evaluated pixels on, faster convolutions save more than compiling them takes."""
 _IMAGE = tf.TensorSpec((1, None, None, 3), tf.float32)
 
 
@@ -62,19 +65,33 @@ class Objective:
         channels = network.channels()
         maps = [tf.TensorSpec((1, None, None, n), tf.float32) for n in channels[:content_layers]]
         grams = [tf.TensorSpec((n, n), tf.float32) for n in channels[content_layers:]]
-        self._evaluate = tf.function(self._loss_and_gradient, input_signature=[_IMAGE, maps, grams])
+        signature = [_IMAGE, maps, grams]
+        self._plain, self._compiled = (
+            tf.function(partial(self._loss_and_gradient, repeated=one), input_signature=signature)
+            for one in (False, True)
+        )
+        self._evaluate = self._plain
         self._content = tf.function(self._content_maps, input_signature=[_IMAGE])
         self._style = tf.function(self._style_grams, input_signature=[_IMAGE])
         self._targets: tuple[list[Tensor], list[Tensor]] | None = None
 
-    def set_targets(self, content: Array, styles: Sequence[Array], shares: Sequence[float]) -> None:
+    def set_targets(
+        self,
+        content: Array,
+        styles: Sequence[Array],
+        shares: Sequence[float],
+        evaluations: int = 1,
+    ) -> None:
         """Compute the targets.
 
         Args:
             content: float32 (height, width, 3), levels of 0 to 255, of the result's size.
             styles: Likewise, each of any size.
             shares: Of each style; their sum is 1.
+            evaluations: How many will follow, which says whether it pays to compile for the size.
         """
+        pays = content.shape[0] * content.shape[1] * evaluations >= _COMPILED_PIXELS
+        self._evaluate = self._compiled if pays else self._plain
         maps = self._content(content[np.newaxis])
         grams: list[Tensor] | None = None
         for style, share in zip(styles, shares, strict=True):
@@ -94,11 +111,11 @@ class Objective:
         return Losses(total, content, style, variation), gradient.numpy()[0]
 
     def _loss_and_gradient(
-        self, image: Tensor, maps: list[Tensor], grams: list[Tensor]
+        self, image: Tensor, maps: list[Tensor], grams: list[Tensor], *, repeated: bool
     ) -> tuple[Tensor, Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(image)
-            found = self._network(image, repeated=True)
+            found = self._network(image, repeated=repeated)
             content = self._mean([content_loss(*pair) for pair in zip(found, maps, strict=False)])
             ours = [gram_matrix(one) for one in found[self._split :]]
             style = self._mean(

@@ -117,6 +117,7 @@ class StyleTransfer:
             self._prepared_content(self._content, size),
             [self._prepared_style(style, None, size) for style in self._styles],
             self._shares,
+            self._levels[index].evaluations,
         )
 
     def _run_level(self, state: _State, run: ImageRun) -> None:
