@@ -270,5 +270,5 @@ def test_a_dream_grows_before_the_eyes(
     cut = page.locator(".compare").evaluate("one => one.style.getPropertyValue('--cut')")
     assert cut == "30%"
     with page.expect_download() as download:
-        page.get_by_role("link", name="Save the picture").click()
+        page.get_by_role("link", name="Save the image").click()
     Image.open(download.value.path()).verify()
