@@ -146,12 +146,21 @@ class Service:
                 settings = settings.model_copy(update={"redis_url": self.valkey.url})
         with waiting(self.console, "Preparing the database"):
             migrate(settings)
+        self._warn_of_face_keys()
         env = environment(settings)
         self._start_program(supervisor, env, "worker", "worker")
         self._start_program(supervisor, env, "api", "serve")
         self._wait_until_ready(supervisor, follower)
         # Last: it is not needed at once, and processes that start together slow each other down.
         self._start_program(supervisor, env, "jobs", "worker", "--jobs")
+
+    def _warn_of_face_keys(self) -> None:
+        """Say so at the start if enrolled people need keys that are not here."""
+        from cli.checks import face_keys  # slow to load
+
+        for check in face_keys(self.settings):
+            if check.state == "fail":
+                warn(self.console, f"Face keys {check.detail}. {check.help}")
 
     def _start_program(
         self, supervisor: Supervisor, env: dict[str, str], name: str, *words: str

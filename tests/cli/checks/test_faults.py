@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 
@@ -16,9 +17,13 @@ from cli import checks as looks
 from cli.checks import Check
 from cli.checks.environment import gpu
 from cli.checks.packages import packages, pins_of
+from contracts.faces.subjects import NewSubject
 from contracts.queue import redis_keys
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import RELEASE, Settings
+from database.crypto.master_keys import KeyFile
+from database.engine import open_engine
+from database.faces.repositories import FaceRepositories
 from database.migrations import newest, upgrade
 from models.store.store import Store
 from tests.cli.backup.furnished import publish
@@ -55,6 +60,23 @@ def test_missing_weights(settings: Settings) -> None:
     assert one_works.state == "warn"
     assert "opsin weights pull" in one_works.help
     assert found(looks.store(settings, deep=False), "weights squeezenet").state == "ok"
+
+
+def test_face_keys_that_a_restore_has_not_brought(settings: Settings) -> None:
+    assert list(looks.face_keys(settings)) == []
+    upgrade(settings.database)
+    assert list(looks.face_keys(settings)) == []
+    engine = open_engine(settings.database)
+    faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
+    faces.subjects.create(NewSubject(name="Ada"))
+    assert found(looks.face_keys(settings), "face keys").state == "ok"
+    needed = faces.cipher.key_id
+    engine.dispose()
+    settings.face_keys_file.unlink()
+    failing(found(looks.face_keys(settings), "face keys"), needed, "--secrets")
+    assert not settings.face_keys_file.exists()
+    KeyFile(settings.face_keys_file).read()  # as the API does: another key
+    failing(found(looks.face_keys(settings), "face keys"), str(settings.face_keys_file))
 
 
 def test_a_model_that_nobody_knows(settings: Settings) -> None:
