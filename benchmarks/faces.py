@@ -6,7 +6,7 @@
 Each FOLDER holds one folder of images per person. Every face is compared with every other.
 Identification: is the nearest other face of the same person (rank 1)? Verification: the false
 non-match rate at the thresholds where 1 in 100 and 1 in 1,000 pairs of different people match, with
-95 % intervals that resample people (`models.faces.calibration.bootstrap`). A peer's embeddings of
+95% intervals that resample people (`models.faces.calibration.bootstrap`). A peer's embeddings of
 the same images are made in its own environment by `benchmarks/peers/face_embeddings.py`; if it
 compares by distance, embeddings of unit length give the same order.
 
