@@ -279,7 +279,7 @@ class TrainingRequest(Part):
             )
         if not scratch and self.color_mode == "grayscale":
             raise ValueError(
-                'the published weights need three channels; send "color_mode": "rgb" (grey images '
+                'the published weights need three channels; send "color_mode": "rgb" (gray images '
                 'are fine) or "strategy": "from_scratch"'
             )
         if not scratch and self.centering != "none":

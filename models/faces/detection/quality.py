@@ -1,4 +1,4 @@
-"""Whether a face is good enough to be recognised, and every limit that decides it."""
+"""Whether a face is good enough to be recognized, and every limit that decides it."""
 
 from dataclasses import dataclass
 
