@@ -54,7 +54,7 @@ def read_nothing(_limit: int) -> bytes:
 
 
 def checked_name(name: str, limits: Limits) -> str:
-    """Check and normalise a name.
+    """Check and normalize a name.
 
     Raises:
         InvalidArchive: The name leads out of the folder, is interpreted differently by different

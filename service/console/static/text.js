@@ -18,7 +18,7 @@ export const phaseText = (phase) => (has(`phase.${phase}`) ? t(`phase.${phase}`)
 export const number = (value, digits = 0) =>
   Number(value).toLocaleString(language, { maximumFractionDigits: digits, minimumFractionDigits: digits });
 
-export const percent = (value, digits = 1) => `${number(100 * value, digits)} %`;
+export const percent = (value, digits = 1) => `${number(100 * value, digits)}%`;
 
 export function bytes(size) {
   const units = ["B", "KB", "MB", "GB"];
