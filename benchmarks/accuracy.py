@@ -71,7 +71,7 @@ class Tally:
         return not self.differing and self.worst <= TOLERANCE
 
 
-def labelled(folder: Path) -> Iterator[tuple[Path, int]]:
+def labeled(folder: Path) -> Iterator[tuple[Path, int]]:
     """The images of the folder with their classes."""
     with (folder / "labels.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -80,7 +80,7 @@ def labelled(folder: Path) -> Iterator[tuple[Path, int]]:
 
 def tally(client: httpx.Client, predictor: VersionPredictor, folder: Path) -> Tally:
     """Classify every image both ways."""
-    model, images, result = predictor.manifest.model, list(labelled(folder)), Tally()
+    model, images, result = predictor.manifest.model, list(labeled(folder)), Tally()
 
     def served(path: Path) -> dict[int, float]:
         answer = client.post(

@@ -127,7 +127,7 @@ class Bench:
         return Batch(arrays, self.truth[indices], ones, ones)
 
 
-def labelled(folder: Path, limit: int) -> Dataset:
+def labeled(folder: Path, limit: int) -> Dataset:
     """The first images of each class, all for training."""
     examples = tuple(
         Example(path, kind.name, "train", hashlib.sha256(path.read_bytes()).hexdigest())
@@ -179,7 +179,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=300, help="maximum of each class")
     arguments = parser.parse_args()
     console, measured = Console(width=120), arguments.naive_epochs or arguments.epochs
-    with opened(labelled(arguments.folder, arguments.images), arguments.size) as bench:
+    with opened(labeled(arguments.folder, arguments.images), arguments.size) as bench:
         console.print(f"{len(bench.truth)} images, {arguments.size} px, {arguments.epochs} epochs")
         naive = bench.naive(measured) * arguments.epochs / measured
         console.print(f"naive, float32    {naive:8.1f} s  (measured: {measured} epochs)")

@@ -6,7 +6,7 @@
 Each FOLDER holds one folder of images per person. Every face is compared with every other.
 Identification: is the nearest other face of the same person (rank 1)? Verification: the false
 non-match rate at the thresholds where 1 in 100 and 1 in 1,000 pairs of different people match, with
-95 % intervals that resample people (`models.faces.calibration.bootstrap`). A peer's embeddings of
+95% intervals that resample people (`models.faces.calibration.bootstrap`). A peer's embeddings of
 the same images are made in its own environment by `benchmarks/peers/face_embeddings.py`; if it
 compares by distance, embeddings of unit length give the same order.
 
@@ -28,7 +28,7 @@ from rich.table import Table
 
 from contracts.queue.messages import Vector
 from contracts.settings import Settings
-from models.faces.analyser import FaceAnalyser, open_analyser
+from models.faces.analyzer import FaceAnalyzer, open_analyzer
 from models.faces.calibration.bootstrap import bootstrap_intervals
 from models.faces.calibration.calibration import equal_error_rate, threshold_at
 from models.faces.calibration.comparisons import Comparisons
@@ -106,24 +106,24 @@ class Row:
     verified: tuple[Verification | None, ...]
 
 
-def by_opsin(folder: Path, analyser: FaceAnalyser, *, acceptable: bool) -> FaceSet:
+def by_opsin(folder: Path, analyzer: FaceAnalyzer, *, acceptable: bool) -> FaceSet:
     """Embed the largest face of each image.
 
     Args:
         folder: One folder per person.
-        analyser: Finds and embeds faces.
+        analyzer: Finds and embeds faces.
         acceptable: Use only faces that pass the quality gate.
     """
     crops, names = [], []
     files = image_files(folder)
     for file in files:
         image = np.asarray(decode_upright(file.read_bytes(), max_pixels=LIMIT))
-        faces = analyser.find(image, max_faces=1)
+        faces = analyzer.find(image, max_faces=1)
         if faces and (faces[0].face.quality.acceptable or not acceptable):
             crops.append(faces[0].crop)
             names.append(f"{file.parent.name}/{file.name}")
     parts = [
-        analyser.embed(np.stack(crops[start : start + 16])) for start in range(0, len(crops), 16)
+        analyzer.embed(np.stack(crops[start : start + 16])) for start in range(0, len(crops), 16)
     ]
     return FaceSet(folder.name, "opsin", len(files), np.concatenate(parts), tuple(names))
 
@@ -194,26 +194,26 @@ def verify(comparisons: Comparisons, target: float) -> Verification | None:
     return Verification(target, threshold, comparisons.fnmr(threshold), hull, missed)
 
 
-def costs(folder: Path, analyser: FaceAnalyser) -> dict[str, float]:
+def costs(folder: Path, analyzer: FaceAnalyzer) -> dict[str, float]:
     """Milliseconds of each step, the median over rounds and images."""
     raws = [file.read_bytes() for file in image_files(folder)[:5]]
     images = [np.asarray(decode_upright(raw, max_pixels=LIMIT)) for raw in raws]
-    faces = [analyser.find(image, max_faces=1) for image in images]
+    faces = [analyzer.find(image, max_faces=1) for image in images]
     crops = np.stack([detected[0].crop for detected in faces if detected])
     sixteen = np.resize(crops, (16, *crops.shape[1:]))
     return {
         "decode": _median(lambda: [decode_upright(raw, max_pixels=LIMIT) for raw in raws])
         / len(raws),
         "find (detect, mesh, align, quality)": _median(
-            lambda: [analyser.find(image, max_faces=1) for image in images]
+            lambda: [analyzer.find(image, max_faces=1) for image in images]
         )
         / len(images),
-        "embed one": _median(lambda: analyser.embed(crops[:1])),
-        "embed, per face of 16": _median(lambda: analyser.embed(sixteen)) / 16,
+        "embed one": _median(lambda: analyzer.embed(crops[:1])),
+        "embed, per face of 16": _median(lambda: analyzer.embed(sixteen)) / 16,
     }
 
 
-def login(url: str, subject: str, image: Path, analyser: FaceAnalyser) -> tuple[float, float]:
+def login(url: str, subject: str, image: Path, analyzer: FaceAnalyzer) -> tuple[float, float]:
     """Median milliseconds of a login with an image, and of one embedding alone.
 
     The two take turns, so that other load affects both. Each login must match, because failures
@@ -221,7 +221,7 @@ def login(url: str, subject: str, image: Path, analyser: FaceAnalyser) -> tuple[
     """
     raw = image.read_bytes()
     pixels = np.asarray(decode_upright(raw, max_pixels=LIMIT))
-    crop = analyser.find(pixels, max_faces=1)[0].crop[np.newaxis]
+    crop = analyzer.find(pixels, max_faces=1)[0].crop[np.newaxis]
     whole, alone = [], []
     with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
         for _ in range(ROUNDS):
@@ -235,7 +235,7 @@ def login(url: str, subject: str, image: Path, analyser: FaceAnalyser) -> tuple[
             if answer.json()["decision"] != "match":
                 raise SystemExit(f"no match: {answer.text}")
             began = time.perf_counter()
-            analyser.embed(crop)
+            analyzer.embed(crop)
             alone.append((time.perf_counter() - began) * 1000)
     return statistics.median(whole), statistics.median(alone)
 
@@ -287,10 +287,10 @@ def main() -> None:
     settings = Settings()
     console = Console(width=160)
     store = Store(settings.store_home)
-    analyser = open_analyser(settings, store, threads=arguments.threads)
+    analyzer = open_analyzer(settings, store, threads=arguments.threads)
     rows = []
     for folder in arguments.folders:
-        own = by_opsin(folder, analyser, acceptable=arguments.acceptable)
+        own = by_opsin(folder, analyzer, acceptable=arguments.acceptable)
         rows.append(evaluate(own))
         for peer in arguments.peer:
             name, _, file = peer.partition("=")
@@ -302,14 +302,14 @@ def main() -> None:
                 )
             rows.append(evaluate(other))
     console.print(accuracy_table(rows))
-    steps = costs(arguments.folders[0], analyser)
+    steps = costs(arguments.folders[0], analyzer)
     table = Table("step", "ms", title=f"{arguments.threads} threads, {arguments.folders[0].name}")
     for step, milliseconds in steps.items():
         table.add_row(step, f"{milliseconds:.2f}")
     console.print(table)
     if arguments.login:
         url, subject, image = arguments.login
-        whole, alone = login(url, subject, Path(image), analyser)
+        whole, alone = login(url, subject, Path(image), analyzer)
         console.print(f"login {whole:.1f} ms, {whole / alone:.2f} times an embedding ({alone:.1f})")
     if arguments.json:
         content = {"rows": [asdict(row) for row in rows], "steps": steps}

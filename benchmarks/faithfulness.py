@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.accuracy import labelled
+from benchmarks.accuracy import labeled
 from contracts.inference.explanation import METHODS, Faithfulness
 from contracts.queue.messages import Pixels
 from contracts.settings import Settings
@@ -43,7 +43,7 @@ def correctly_classified(
 ) -> Iterator[tuple[Pixels, int]]:
     """Images in the network's input size whose labeled class is the most probable."""
     served = ServedVersion(explainer.manifest, ())
-    for path, label in labelled(folder):
+    for path, label in labeled(folder):
         image = decode(
             path.read_bytes(), network=served, max_pixels=Settings().max_image_pixels
         ).pixels

@@ -3,7 +3,7 @@
     python -m benchmarks.observability --weights /path/to/weights --images /path/to/jpegs
 
 Four installations run side by side and take turns, in an order that changes with each round:
-without counting, without the calls that tracing consists of, as shipped, and with 10 % of the
+without counting, without the calls that tracing consists of, as shipped, and with 10% of the
 requests traced to a collector. What is compared is the processor time of all processes for each
 request, which other programs on the machine disturb less than throughput; both are printed.
 """
@@ -54,12 +54,12 @@ VARIANTS = (
     Variant("without counting", without="counting"),
     Variant("without tracing's calls", without="tracing"),
     Variant("as shipped"),
-    Variant("10 % traced", ratio=0.1),
+    Variant("10% traced", ratio=0.1),
 )
 COMPARED = (
     ("metrics", "as shipped", "without counting"),
     ("tracing, off", "as shipped", "without tracing's calls"),
-    ("tracing, 10 %", "10 % traced", "as shipped"),
+    ("tracing, 10%", "10% traced", "as shipped"),
 )
 
 

@@ -7,7 +7,7 @@
 DATA holds folders such as `cats-dogs/train/cats/1.jpg` or `att-faces/s01/1.png`. A preset trains
 with all of its values, except where `RUNS` says otherwise: a processor takes hours or days for what
 some of the tutorials do on a GPU, so those get fewer images or epochs. What an accuracy is worth is
-said by its interval, in which the true one is with a probability of 95 %.
+said by its interval, in which the true one is with a probability of 95%.
 """
 
 import argparse
@@ -52,22 +52,22 @@ class Run:
 
 
 RUNS: dict[str, Run] = {
-    "mnist": Run("mnist", "above 96 %; 60,000 digits"),
-    "mnist_small": Run("mnist", "99.0 %; 60,000 digits"),
-    "fashion_mnist": Run("fashion-mnist", "82 %; 60,000 images"),
-    "cifar10": Run("cifar10", "65.8 %; 50,000 images"),
+    "mnist": Run("mnist", "above 96%; 60,000 digits"),
+    "mnist_small": Run("mnist", "99.0%; 60,000 digits"),
+    "fashion_mnist": Run("fashion-mnist", "82%; 60,000 images"),
+    "cifar10": Run("cifar10", "65.8%; 50,000 images"),
     "cifar10_vgg19_bn": Run(
         "cifar10",
-        "93 to 94.1 %; 50,000 images, 200 epochs",
+        "93 to 94.1%; 50,000 images, 200 epochs",
         30,
         20,
         {"epochs": {"scratch": 4}},
         "it runs; nothing else, as the first rate of 0.1 falls only after 80 epochs",
     ),
-    "cats_dogs_scratch": Run("cats-dogs", "71.1 %; 2,000 images"),
+    "cats_dogs_scratch": Run("cats-dogs", "71.1%; 2,000 images"),
     "cats_dogs_frozen": Run(
         "cats-dogs",
-        "93 %; 2,000 images, newly drawn in each epoch",
+        "93%; 2,000 images, newly drawn in each epoch",
         24,
         24,
         {"augmented_views": 1},
@@ -75,16 +75,16 @@ RUNS: dict[str, Run] = {
     ),
     "cats_dogs_finetuned": Run(
         "cats-dogs",
-        "95 %; 2,000 images, 30 epochs",
+        "95%; 2,000 images, 30 epochs",
         24,
         24,
         {"epochs": {"finetune": 3}, "batch_size": 8},
         "18 steps of 8 images instead of 1,200 of 50",
     ),
-    "fruits360": Run("fruits", "89 to 91 %; 120 kinds", 12, 10, {}, "a sixth of the kinds"),
+    "fruits360": Run("fruits", "89 to 91%; 120 kinds", 12, 10, {}, "a sixth of the kinds"),
     "pets_dropout": Run(
         "cats-dogs",
-        "about 90 %; two breeds, 400 epochs",
+        "about 90%; two breeds, 400 epochs",
         24,
         24,
         {"epochs": {"scratch": 6}},
@@ -92,7 +92,7 @@ RUNS: dict[str, Run] = {
     ),
     "faces": Run(
         "att-faces",
-        "above 90 %; frames of a video of each person, 500 steps",
+        "above 90%; frames of a video of each person, 500 steps",
         None,
         None,
         {"epochs": {"scratch": 60}, "classes": ["s03", "s04", "s06", "s08", "s12"]},

@@ -84,7 +84,7 @@ def _against_bound(part: Part, cores: int) -> tuple[str, str, str] | None:
         return None
     share = part.opsin.throughput / bound
     return (
-        f"at least 75 % of the bound ({bound:.0f} images/s)",
+        f"at least 75% of the bound ({bound:.0f} images/s)",
         f"{share:.0%}",
         _yes_no(share >= 0.75),
     )

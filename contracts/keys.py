@@ -15,7 +15,7 @@ Scope = Literal["infer", "train", "faces", "models", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 KEY_ID = r"^key_[0-9a-f]{12}$"
 # The public id identifies the row to compare with, and the key to revoke when one is found in a
-# log; the prefix lets secret scanners recognise a key.
+# log; the prefix lets secret scanners recognize a key.
 KEY_PATTERN = re.compile(r"opsin_([0-9a-f]{12})_([0-9a-f]{48})")
 # A key, or the beginning of one, in a place where it does not belong.
 KEY_IN_TEXT = re.compile(r"(?i)opsin_[0-9a-f]{12}_[0-9a-f]*")

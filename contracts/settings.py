@@ -262,7 +262,7 @@ class Settings(BaseSettings):
         100,
         ge=1,
         description=(
-            "Unfinished jobs that are accepted; more get 429. One client may have up to 45 %, and "
+            "Unfinished jobs that are accepted; more get 429. One client may have up to 45%, and "
             "a tenth is kept for clients without any and for each queue. Their images are stored "
             "in Redis."
         ),

@@ -210,7 +210,7 @@ class AuditRecord(Record):
 
 
 class SubjectRecord(Record):
-    """A person who can be recognised, see `contracts.faces.subjects.Subject`."""
+    """A person who can be recognized, see `contracts.faces.subjects.Subject`."""
 
     __tablename__ = "subjects"
     __table_args__ = (

@@ -1,7 +1,7 @@
 """The networks that Opsin can serve, one row each: names and numbers only, nothing is loaded.
 
 Resizing belongs to a network because it affects the accuracy (SqueezeNet loses nine points of
-top-1 to nearest-neighbour resizing). So it is a column here and not a choice of the caller.
+top-1 to nearest-neighbor resizing). So it is a column here and not a choice of the caller.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Network:
         name: The name in the API.
         title: The name for people, with its source.
         input_size: (height, width) of the input in pixels.
-        short_side: The short side is resized to this many pixels before the centre is cropped.
+        short_side: The short side is resized to this many pixels before the center is cropped.
         preprocessing: ``caffe``: BGR minus the ImageNet means; ``lite``: (x - 127) / 128;
             ``unit``: x / 255, for networks trained from scratch; ``face``: RGB minus the means
             of faces, / 255.

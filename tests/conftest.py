@@ -30,9 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Labelled images and weights next to the checkout; the test is skipped without them."""
+    """Labeled images and weights next to the checkout; the test is skipped without them."""
     if not SHARED.is_dir():
-        pytest.skip(f"no labelled images at {SHARED}; set OPSIN_SHARED_DIR")
+        pytest.skip(f"no labeled images at {SHARED}; set OPSIN_SHARED_DIR")
     return SHARED
 
 

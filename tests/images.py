@@ -69,7 +69,7 @@ def rgb16_png(levels: npt.NDArray[np.uint16]) -> bytes:
 
 
 def tiff(width: int, height: int, body: bytes, **tags: int) -> bytes:
-    """A little-endian grey 8-bit TIFF of one strip, with any tag (as ``t<number>``) set."""
+    """A little-endian gray 8-bit TIFF of one strip, with any tag (as ``t<number>``) set."""
     entries = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 277: 1, 278: height}
     entries |= {273: 8, 279: len(body)}
     entries |= {int(name[1:]): value for name, value in tags.items()}
@@ -86,7 +86,7 @@ def tiff(width: int, height: int, body: bytes, **tags: int) -> bytes:
 
 
 def gif(screen: tuple[int, int], frame: tuple[int, int, int, int]) -> bytes:
-    """A GIF of one grey frame (left, top, width, height) on a screen of any size."""
+    """A GIF of one gray frame (left, top, width, height) on a screen of any size."""
     inner = encoded(Image.new("L", frame[2:], 128), "GIF")
     head = b"GIF89a" + struct.pack("<HH", *screen) + inner[10:]
     at = head.index(b",", 13 + 3 * (2 << (head[10] & 7)))
@@ -204,7 +204,7 @@ def claiming(data: bytes, width: int, height: int) -> bytes:
 
 def netpbm_kinds() -> dict[str, bytes]:
     """The scene in each kind of PBM, PGM and PPM."""
-    color, grey = np.asarray(scene()), np.asarray(scene().convert("L"))
+    color, gray = np.asarray(scene()), np.asarray(scene().convert("L"))
     bits = np.asarray(scene().convert("1"))
     size = b"96 64"
 
@@ -213,10 +213,10 @@ def netpbm_kinds() -> dict[str, bytes]:
 
     return {
         "P1": b"P1\n# by hand\n96 64\n" + b"".join(b"%d" % (not bit) for bit in bits.flat),
-        "P2": b"P2 " + size + b" 255\n# levels\n" + digits(grey) + b"\n",
+        "P2": b"P2 " + size + b" 255\n# levels\n" + digits(gray) + b"\n",
         "P3": b"P3\n" + size + b"\n65535\n" + digits(color.astype(int) * 257),
         "P4": b"P4\n" + size + b"\n" + np.packbits(~bits, axis=1).tobytes(),
-        "P5": b"P5\n#\n" + size + b"\n510\n" + (grey.astype(int) * 2).astype(">u2").tobytes(),
+        "P5": b"P5\n#\n" + size + b"\n510\n" + (gray.astype(int) * 2).astype(">u2").tobytes(),
         "P6": b"P6\n" + size + b"\n127\n" + (color // 2).tobytes(),
     }
 
@@ -255,12 +255,12 @@ def good_images() -> dict[str, bytes]:
             "1 x 10000": encoded(Image.new("L", (1, 10_000), 90), "PNG"),
             "10000 x 1": encoded(Image.new("L", (10_000, 1), 90), "PNG"),
             "progressive JPEG": encoded(scene(), "JPEG", progressive=True),
-            "grey JPEG": encoded(scene().convert("L"), "JPEG"),
+            "gray JPEG": encoded(scene().convert("L"), "JPEG"),
             "CMYK JPEG": encoded(scene().convert("CMYK"), "JPEG", quality=95),
             "CMYK TIFF": encoded(scene().convert("CMYK"), "TIFF"),
             "JPEG and garbage": encoded(scene(), "JPEG") + b"garbage" * 1000,
-            "16-bit grey PNG": encoded(deep, "PNG"),
-            "16-bit grey TIFF": encoded(deep, "TIFF"),
+            "16-bit gray PNG": encoded(deep, "PNG"),
+            "16-bit gray TIFF": encoded(deep, "TIFF"),
             "16-bit color PNG": rgb16_png(np.dstack([levels] * 3)),
             "float TIFF": encoded(height_map, "TIFF"),
             "1-bit PNG": encoded(scene().convert("1"), "PNG"),

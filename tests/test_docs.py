@@ -91,6 +91,13 @@ def test_each_path_in_the_docs_exists(page: Path) -> None:
     assert [str(path) for path in sorted(paths) if not path.exists()] == []
 
 
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "service/console/texts.json"], ids=lambda page: page.name
+)
+def test_per_cent_follows_its_number_without_a_space(page: Path) -> None:
+    assert re.findall(r".{0,20}\d\s%.{0,20}", page.read_text()) == []
+
+
 def test_no_page_cites_a_file_outside_the_repository() -> None:
     assert [page.name for page in PAGES if "API.md" in page.read_text()] == []
 

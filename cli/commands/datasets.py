@@ -1,4 +1,4 @@
-"""`opsin datasets`: add labelled images, look at what became of them, remove them.
+"""`opsin datasets`: add labeled images, look at what became of them, remove them.
 
 It works on this machine's folders and database, so no server has to run.
 """

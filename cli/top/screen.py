@@ -100,7 +100,7 @@ def _jobs(jobs: Row) -> Table:
             row["kind"],
             row["id"],
             escape(shown(row["phase"] or "")),
-            f"{100 * (row['fraction'] or 0):.0f} %",
+            f"{100 * (row['fraction'] or 0):.0f}%",
             "" if eta is None else clock_time(eta),
         )
     return table

@@ -63,11 +63,11 @@ class Rate(BaseModel):
     errors: int
     pairs: int
     interval: tuple[float, float] = Field(
-        description="95 % interval: covers both `independent` and a bootstrap over the people, "
+        description="95% interval: covers both `independent` and a bootstrap over the people, "
         "because pairs of the same few people are not independent."
     )
     independent: tuple[float, float] = Field(
-        description="95 % Clopper-Pearson interval, as if no two pairs shared a person: the "
+        description="95% Clopper-Pearson interval, as if no two pairs shared a person: the "
         "narrowest that could be claimed."
     )
 
@@ -78,7 +78,7 @@ class HeldOut(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     fmr: float = Field(description="Median over the random halvings.")
-    fmr_interval: tuple[float, float] = Field(description="The middle 95 % of the halvings.")
+    fmr_interval: tuple[float, float] = Field(description="The middle 95% of the halvings.")
     fnmr: float
     fnmr_interval: tuple[float, float]
     halvings: int
@@ -113,7 +113,7 @@ class Calibration(BaseModel):
     target_fmr: float
     threshold: float = Field(description="A pair matches if its similarity is at least this.")
     threshold_interval: tuple[float, float] = Field(
-        description="95 %, by a bootstrap over the people."
+        description="95%, by a bootstrap over the people."
     )
     fmr: Rate
     fnmr: Rate

@@ -40,7 +40,7 @@ class ClipReply(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     liveness: Liveness
-    frames: int = Field(ge=0, description="Frames analysed.")
+    frames: int = Field(ge=0, description="Frames analyzed.")
     matched: int = Field(ge=0, description="Neutral frames that the embedding was computed from.")
     face: Face | None = Field(description="The best of them; boxes in pixels of the frame.")
 

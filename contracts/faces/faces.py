@@ -27,7 +27,7 @@ The strictest of the calibrations for a false match rate of 1 in 1,000 on three 
 each compared with itself (`models.faces.calibration.calibration`; gray ORL faces 0.933, Caltech
 faces 0.947; 33 press photos make too few pairs for a threshold). On all three at 0.948, 19 of
 42,918 pairs of different people match (1 in 2,300; 1 in 1,200 for Caltech), and 51 of 3,161 pairs
-of the same person do not (1.6 %). 40 people are few, and look-alikes decide the result:
+of the same person do not (1.6%). 40 people are few, and look-alikes decide the result:
 docs/explanation/faces.md.
 """
 DEFAULT_MARGIN = 0.01

@@ -16,7 +16,7 @@ SUBJECT_ID = r"^sub_[A-Za-z0-9_-]{1,60}$"
 MAX_NAME_LENGTH = 200
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32
-"""Levels of nesting; JSON hundreds of levels deep could be stored but not serialised again."""
+"""Levels of nesting; JSON hundreds of levels deep could be stored but not serialized again."""
 MAX_TEMPLATES = 32
 """Templates per subject and embedder; more would show nothing new of a face."""
 EMBEDDING_SIZE = 128
@@ -350,7 +350,7 @@ class Candidate:
 
 
 class FaceSearch(Protocol):
-    """Nearest-neighbour search among all templates. Its methods block; call them from a thread."""
+    """Nearest-neighbor search among all templates. Its methods block; call them from a thread."""
 
     def nearest(
         self, vectors: Vector, *, embedder: str, min_similarity: float, limit: int

@@ -2,7 +2,7 @@
 
 The hash has its own key, which is generated once and stored encrypted by the master key. It
 survives a change of the master key, so that a locked device stays locked and a repeated request is
-recognised.
+recognized.
 """
 
 import base64

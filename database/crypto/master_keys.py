@@ -108,7 +108,7 @@ class KeyFile:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Serialise changes of the file among processes, by a lock on a file next to it.
+        """Serialize changes of the file among processes, by a lock on a file next to it.
 
         Raises:
             TimeoutError: Another process holds the lock too long.

@@ -1,6 +1,6 @@
 """The audit log of faces: requests and decisions, without images, vectors or names.
 
-Devices and uploads are stored as keyed hashes, so that equal ones can be recognised, while a reader
+Devices and uploads are stored as keyed hashes, so that equal ones can be recognized, while a reader
 of the table without the key can neither try addresses nor search for the hash of an image.
 """
 

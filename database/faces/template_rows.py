@@ -42,7 +42,7 @@ def find_subject(session: Session, subject_id: str, *, locked: bool = False) -> 
 
 
 def increment_revision(session: Session) -> int:
-    """Record that templates changed; transactions that do so are serialised from here on."""
+    """Record that templates changed; transactions that do so are serialized from here on."""
     row = FaceGalleryRecord
     incremented = update(row).values(revision=row.revision + 1).returning(row.revision)
     revision = session.execute(incremented).scalar()

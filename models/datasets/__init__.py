@@ -1,1 +1,1 @@
-"""Labelled images to learn from: imported, split and counted. Does not import TensorFlow."""
+"""Labeled images to learn from: imported, split and counted. Does not import TensorFlow."""

@@ -1,4 +1,4 @@
-"""A dataset as a training sees it: labelled images, each in one split."""
+"""A dataset as a training sees it: labeled images, each in one split."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled image.
+    """One labeled image.
 
     Attributes:
         path: The file, which `models.images.decode` is known to decode.
@@ -35,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
         digest: `sha256:` and the hash of all labels, splits and files; equal for equal content.

@@ -26,7 +26,7 @@ _MAX_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class Labeled:
     """Files with their labels, and warnings about the upload as a whole."""
 
     files: list[DatasetFile]
@@ -39,7 +39,7 @@ def assign_labels(
     encoding: str | None = None,
     labels_from: LabelSource = "folders",
     check: Callable[[], None] = lambda: None,
-) -> Labelled:
+) -> Labeled:
     """Every file with the label and split that its folder implies, or that a table names.
 
     Args:
@@ -54,29 +54,29 @@ def assign_labels(
     paths = [f.path for f in files if f.status == "admitted" or f.code in _IMAGE_FAULTS]
     layout = Layout.of(paths)
     if labels_from == "file_names":
-        return Labelled([_named_by_file(file, layout) for file in files], [])
+        return Labeled([_named_by_file(file, layout) for file in files], [])
     folders = {path: layout.find(path) for path in paths}
     found = read_tables(tables, paths, encoding, check) if tables else TableLabels()
     if found.labels:
-        return _labelled_by_tables(files, found, layout, folders)
-    labelled = [
+        return _labeled_by_tables(files, found, layout, folders)
+    labeled = [
         file if file.code == "hidden" else _with_label(file, layout.find(file.path), layout)
         for file in files
     ]
-    return Labelled(labelled, layout_notes(layout, folders, files))
+    return Labeled(labeled, layout_notes(layout, folders, files))
 
 
-def _labelled_by_tables(
+def _labeled_by_tables(
     files: Sequence[DatasetFile],
     found: TableLabels,
     layout: Layout,
     folders: dict[str, ClassFolder | None],
-) -> Labelled:
+) -> Labeled:
     use_all = _tables_win(found, folders)
     chosen = {path: _from_table(path, found, layout) for path in found.labels}
     chosen = _without_single_split(chosen, found)
 
-    def labelled(file: DatasetFile) -> DatasetFile:
+    def labeled(file: DatasetFile) -> DatasetFile:
         if file.code == "hidden":
             return file
         if file.path in found.tables:
@@ -91,7 +91,7 @@ def _labelled_by_tables(
             return _with_label(file, chosen.get(file.path), layout, tables)
         return _with_label(file, layout.find(file.path), layout)
 
-    return Labelled(list(map(labelled, files)), [_tables_note(found, folders, use_all)])
+    return Labeled(list(map(labeled, files)), [_tables_note(found, folders, use_all)])
 
 
 def _tables_win(found: TableLabels, folders: dict[str, ClassFolder | None]) -> bool:
@@ -121,7 +121,7 @@ def _tables_note(
     found: TableLabels, folders: dict[str, ClassFolder | None], use_all: bool
 ) -> DatasetWarning:
     tables = ", ".join(found.tables[:_MAX_EXAMPLES])
-    parts = [f"{len(found.labels)} images are labelled in {tables}"]
+    parts = [f"{len(found.labels)} images are labeled in {tables}"]
     if found.missing:
         parts.append(f"{found.missing} names in it are no image of the upload")
     different = [
@@ -187,7 +187,7 @@ def resolve_copies(copies: Sequence[DatasetFile]) -> list[DatasetFile]:
     """Leave out all but one of several admitted files with the same image."""
     labels = sorted({file.label or "" for file in copies})
     if len(labels) > 1:
-        detail = f"The same image is labelled {' and '.join(map(repr, labels))}."
+        detail = f"The same image is labeled {' and '.join(map(repr, labels))}."
         return [_left_out(file, "label_conflict", detail) for file in copies]
     first, *others = sorted(copies, key=lambda file: _SPLIT_RANK[file.given_split or "train"])
     return [first, *(_duplicate(file, first) for file in others)]

@@ -239,7 +239,7 @@ def _split_of(folder: str) -> Split | None:
 
 
 def _sample(rows: Iterator[Row]) -> list[Row]:
-    """The first rows, by which a table is recognised."""
+    """The first rows, by which a table is recognized."""
     sample: list[Row] = []
     values = 0
     for row in rows:

@@ -34,8 +34,8 @@ def layout_notes(
     classes = sorted({folder.label for folder in folders.values() if folder is not None})
     if all(name.lower() in FILLER or split_of(name) for name in classes):
         return [_note(_without_classes(classes, folders))]
-    labelled = [path for path, folder in folders.items() if folder is not None]
-    if inner := looks_nested(layout, labelled):
+    labeled = [path for path, folder in folders.items() if folder is not None]
+    if inner := looks_nested(layout, labeled):
         return [
             _note(
                 "all images lie two or more levels below the folders that were taken for classes "

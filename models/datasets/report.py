@@ -55,7 +55,7 @@ def report(
     created_at: datetime,
     notes: Sequence[DatasetWarning] = (),
 ) -> DatasetInfo:
-    """Summarise a dataset from its files, whose splits have been assigned.
+    """Summarize a dataset from its files, whose splits have been assigned.
 
     Args:
         entry: The whole entry of the file at a place.

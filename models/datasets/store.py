@@ -23,7 +23,7 @@ from models.datasets.archives.limits import Limits
 from models.datasets.archives.members import Member
 from models.datasets.archives.name_encoding import UNNAMED, NameReader, Naming
 from models.datasets.dataset import Dataset
-from models.datasets.labeling import Labelled, assign_labels, remove_duplicates
+from models.datasets.labeling import Labeled, assign_labels, remove_duplicates
 from models.datasets.listed_files import open_listing
 from models.datasets.listing import (
     LISTING,
@@ -105,7 +105,7 @@ class DatasetStore:
         """
         self._root.mkdir(parents=True, exist_ok=True)
         with self._staging.folder() as folder:
-            upload = Labelled([], [])
+            upload = Labeled([], [])
             if source is not None:
                 names = NameReader(naming.encoding)
                 admission = FileAdmission(folder, self._limits, progress)
@@ -296,7 +296,7 @@ def _report_tables(progress: ImportProgress | None, done: int) -> None:
 def _make_listing(
     dataset_id: str,
     name: str,
-    upload: Labelled,
+    upload: Labeled,
     fractions: Fractions,
     created_at: datetime,
 ) -> Listing:

@@ -10,14 +10,14 @@ from contracts.inference.evaluation import Comparison, Interval, Verdict
 from models.faces.calibration.intervals import clopper_pearson
 
 _SIGNIFICANT = 0.05
-_NORMAL = 1.959964  # the 97.5 % quantile of the normal distribution
+_NORMAL = 1.959964  # the 97.5% quantile of the normal distribution
 
 Right = npt.NDArray[np.bool_]
 """(images,): whether each answer is right."""
 
 
 def share_interval(part: int, whole: int) -> Interval:
-    """The exact 95 % interval of a share."""
+    """The exact 95% interval of a share."""
     low, high = clopper_pearson(part, whole)
     return Interval(low=low, high=high)
 
@@ -63,7 +63,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def difference_interval(only_first: int, only_second: int, count: int) -> Interval:
-    """The 95 % interval of the difference of two paired shares.
+    """The 95% interval of the difference of two paired shares.
 
     A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions",
     Statistics in Medicine 24 (2005): Wald's interval after half a pair was added to each cell.

@@ -1,14 +1,14 @@
 """The pattern that excites a filter most: gradient ascent on an image that begins as noise.
 
-Activation maximisation (Erhan et al., 2009; Simonyan et al., 2013, arXiv:1312.6034, section 2)
-with the normalisation of the classic Keras tutorial (F. Chollet, "How convolutional neural
+Activation maximization (Erhan et al., 2009; Simonyan et al., 2013, arXiv:1312.6034, section 2)
+with the normalization of the classic Keras tutorial (F. Chollet, "How convolutional neural
 networks see the world", 2016): the step is g / (sqrt(mean(g^2)) + eps), so that every filter moves
 at the same pace whatever its scale. Far from the start, where a step changes little, one gradient
 serves for up to four of them (`shared_steps`). All filters ascend at once, each on its own image
 of one batch. Octaves and jitter are those of DeepDream (Mordvintsev et al., 2015): large shapes
 first, then fine ones, and no pixel that is always under the same stride.
 
-Grey noise leaves many filters below zero everywhere, and a rectifier that is shut everywhere has no
+Gray noise leaves many filters below zero everywhere, and a rectifier that is shut everywhere has no
 gradient. As Lucid does (`redirected_relu_grad`, C. Olah et al., "Feature visualization", 2017,
 doi:10.23915/distill.00007), the gradient that would raise its values then passes through, and so
 does one that an upper limit would stop. The forward pass does not change, so neither do the
@@ -35,7 +35,7 @@ from models.networks.precision import Precision, with_precision
 from models.networks.preprocessing import prepare
 
 _EPSILON = 1e-5
-_GREY, _GRAIN = 128.0, 20.0  # mean and range of the noise in levels, as in the tutorial
+_GRAY, _GRAIN = 128.0, 20.0  # mean and range of the noise in levels, as in the tutorial
 _MAX_PIXELS = 25 * 160 * 160  # in a batch; a deep layer holds some hundred floats for each
 _NO_GRADIENT = 1e-12
 _SMALLEST_OCTAVE = 16  # pixels: anything smaller has no visible shape
@@ -207,7 +207,7 @@ class Filters:
         random = np.random.default_rng(ascent.seed)
         numbers = tf.constant(filters)
         noise = random.random((1, sizes[0], sizes[0], 3), np.float32)  # the same for every filter
-        x = tf.constant(np.repeat((noise - 0.5) * _GRAIN + _GREY, len(filters), axis=0))
+        x = tf.constant(np.repeat((noise - 0.5) * _GRAIN + _GRAY, len(filters), axis=0))
         largest_gradients = np.zeros(len(filters), np.float32)
         activations = np.zeros(len(filters), np.float32)
         lost = np.zeros(len(filters), np.bool_)
@@ -269,10 +269,10 @@ def _inner_means(maps: Tensor) -> Tensor:
 
 
 def _visible(images: Array, contrast: float) -> Pixels:
-    """As in the tutorial: centred, scaled to one contrast and clipped."""
-    centred = images - images.mean(axis=(1, 2, 3), keepdims=True)
-    centred /= images.std(axis=(1, 2, 3), keepdims=True) + _EPSILON
-    visible: Pixels = ((centred * contrast + 0.5).clip(0, 1) * 255).astype(np.uint8)
+    """As in the tutorial: centered, scaled to one contrast and clipped."""
+    centered = images - images.mean(axis=(1, 2, 3), keepdims=True)
+    centered /= images.std(axis=(1, 2, 3), keepdims=True) + _EPSILON
+    visible: Pixels = ((centered * contrast + 0.5).clip(0, 1) * 255).astype(np.uint8)
     return visible
 
 

@@ -18,7 +18,7 @@ OCCLUSION_CELLS = 14
 OCCLUSION_PATCH = 3  # cells a side: a fifth of the image
 OCCLUSION_STRIDE = 2  # a patch on every other cell of a row; 1: on all of them
 NOISY_COPIES = 32
-NOISE = 0.15  # of the image's range, in the middle of the paper's 10 to 20 %
+NOISE = 0.15  # of the image's range, in the middle of the paper's 10 to 20%
 PATH_STEPS = 32
 SMOOTHING = 3 / 56  # standard deviation of integrated gradients' blur, of the grid's side
 BRIGHTEST = 99  # percentile of the evidence above which all is shown alike
@@ -111,9 +111,9 @@ def integrated_gradients(sampling: SamplingInput) -> Array:
     """Rates each position by what it adds to the score on the path from black to the image.
 
     Integrated Gradients (Sundararajan et al., 2017, arXiv:1703.01365, eq. 3), by the midpoint
-    rule: x * mean_s dS/dx(s x). Its sum over all positions is what the score gained. Neighbouring
+    rule: x * mean_s dS/dx(s x). Its sum over all positions is what the score gained. Neighboring
     points differ in sign, so single points show nothing that an eye could read: they are averaged
-    with their neighbours, and a few extreme points do not set the scale.
+    with their neighbors, and a few extreme points do not set the scale.
     """
     shares = ((np.arange(PATH_STEPS) + 0.5) / PATH_STEPS).astype(np.float32)
     batches = np.split(shares, np.cumsum(_batch_sizes(PATH_STEPS, sampling.model.batch))[:-1])
@@ -164,7 +164,7 @@ def _pooled(values: Array) -> Array:
 
 
 def _legible(evidence: Array) -> Array:
-    """Averaged with its neighbours, and cut at a percentile of what speaks for the class."""
+    """Averaged with its neighbors, and cut at a percentile of what speaks for the class."""
     for axis in (0, 1):
         evidence = _blurred(evidence, axis)
     positive = np.maximum(evidence, 0)

@@ -117,7 +117,7 @@ def _prepare(graph: GraphBuilder, kind: Preprocessing, channels: int) -> str:
     if channels == 3:
         return x
     luma = graph.constant("prepare_luma", np.array([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1))
-    return graph.add("Conv", [x, luma], "prepared_grey")
+    return graph.add("Conv", [x, luma], "prepared_gray")
 
 
 def _write(graph: GraphBuilder, layer: keras.Layer, inputs: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 Weights and activations become 8-bit integers whose ranges are determined from calibration images
 (Nagel et al., 2021, arXiv:2106.08295, section 3). The accuracy of both versions is measured on
-labelled images that the calibration has not seen, and the new version becomes champion only if the
+labeled images that the calibration has not seen, and the new version becomes champion only if the
 loss is within the limit. Its SavedModel is unchanged: it is used for explanations, and for serving
 where int8 is not supported.
 """

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from contracts.errors import LowQualityFace, ManyFaces, NoFace
 from contracts.queue.messages import Vector
 from models.faces.detection.detection import DetectedFace
-from models.faces.liveness.clip import Analyser
+from models.faces.liveness.clip import Analyzer
 
 MAX_TEMPLATES_PER_ENROLLMENT = 12
 _MAX_EMBEDDED = 60
@@ -85,7 +85,7 @@ def check_frame(
 
 def select_templates(
     candidates: Sequence[FrameCandidate],
-    analyser: Analyser,
+    analyzer: Analyzer,
     *,
     limit: int = MAX_TEMPLATES_PER_ENROLLMENT,
     skip_similar: bool = True,
@@ -114,7 +114,7 @@ def select_templates(
         raise _nothing_usable(rejected)
     indices = _sharpest_by_pose(usable) if skip_similar else list(usable)
     faces = [usable[index] for index in indices]
-    vectors = _embed(faces, analyser, check)
+    vectors = _embed(faces, analyzer, check)
     is_same = _same_person(vectors)
     others = int(np.count_nonzero(~is_same))
     if others > _MAX_OTHERS_SHARE * len(faces):
@@ -159,12 +159,12 @@ def _sharpest_by_pose(usable: dict[int, DetectedFace]) -> list[int]:
     return sorted(ranked[:_MAX_EMBEDDED])
 
 
-def _embed(faces: Sequence[DetectedFace], analyser: Analyser, check: Callable[[], None]) -> Vector:
+def _embed(faces: Sequence[DetectedFace], analyzer: Analyzer, check: Callable[[], None]) -> Vector:
     vectors = []
     for start in range(0, len(faces), _BATCH):
         check()
         batch = faces[start : start + _BATCH]
-        vectors.append(analyser.embed(np.stack([face.crop for face in batch])))
+        vectors.append(analyzer.embed(np.stack([face.crop for face in batch])))
     return np.concatenate(vectors)
 
 

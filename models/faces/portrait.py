@@ -11,13 +11,13 @@ from contracts.settings import MAX_IMAGE_PIXELS
 from models.images.decode import decode_upright
 
 if TYPE_CHECKING:
-    from models.faces.analyser import FaceAnalyser
+    from models.faces.analyzer import FaceAnalyzer
 
 _WIDTH, _HEIGHT = 100, 140  # twice the network's input, to leave room for the augmentation
 _MARGIN = 1.25  # of the face's box, to include hair and chin
 
 
-def portrait(frame: bytes, analyser: "FaceAnalyser") -> bytes | None:
+def portrait(frame: bytes, analyzer: "FaceAnalyzer") -> bytes | None:
     """Crop the largest face of an image file.
 
     Returns:
@@ -27,7 +27,7 @@ def portrait(frame: bytes, analyser: "FaceAnalyser") -> bytes | None:
         InvalidImage: The frame cannot be decoded.
     """
     image = np.asarray(decode_upright(frame, max_pixels=MAX_IMAGE_PIXELS))
-    faces = analyser.find(image, max_faces=1)
+    faces = analyzer.find(image, max_faces=1)
     return crop_portrait(image, faces[0].face.box) if faces else None
 
 

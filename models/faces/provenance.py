@@ -22,7 +22,7 @@ class TrainedVersion:
     version: int
 
 
-def recognises_people(manifest: Manifest) -> bool:
+def recognizes_people(manifest: Manifest) -> bool:
     """Whether a version's outputs say who a person is: a face embedder, or trained on subjects."""
     return manifest.network == FACE_MODEL or bool(_subjects(manifest))
 

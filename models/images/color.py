@@ -37,19 +37,19 @@ def interpolable(image: Image.Image) -> Image.Image:
 
 
 def _little_endian(image: Image.Image) -> Image.Image:
-    """Convert a 16-bit grey image of the other order of bytes, which Pillow resizes wrongly."""
+    """Convert a 16-bit gray image of the other order of bytes, which Pillow resizes wrongly."""
     levels = Image.fromarray(np.asarray(image).astype("<u2"))
     levels.info = image.info
     return levels
 
 
 def _mask_16_bit(image: Image.Image) -> Image.Image:
-    """Convert a 16-bit grey image with one transparent level; Pillow would clip it at 255."""
+    """Convert a 16-bit gray image with one transparent level; Pillow would clip it at 255."""
     levels = np.asarray(image)
-    grey = Image.fromarray((levels >> 8).astype(np.uint8))
+    gray = Image.fromarray((levels >> 8).astype(np.uint8))
     transparent = levels == image.info["transparency"]
-    grey.putalpha(Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8)))
-    return grey
+    gray.putalpha(Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8)))
+    return gray
 
 
 def flatten(small: Image.Image, source: Image.Image) -> Image.Image:
@@ -79,7 +79,7 @@ def flatten(small: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _scale_16_bit(small: Image.Image, source: Image.Image) -> npt.NDArray[np.uint8]:
-    """Scale the levels of a 16-bit grey image."""
+    """Scale the levels of a 16-bit gray image."""
     tags = getattr(source, "tag_v2", {})
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     stated = 2**bits - 1 if bits < 16 else tags.get(_MAX_SAMPLE_VALUE)

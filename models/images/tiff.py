@@ -31,7 +31,7 @@ _LISTS: Final = (_STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES)
 _COPIED: Final = (_HEIGHT, _COMPRESSION, _ROWS_PER_STRIP, _TILE_LENGTH)
 # None, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
 _COMPRESSIONS: Final = {1, 5, 8, 32946, 32773, 34925, 50000}
-_GREY, _RGB = 1, 2  # photometric interpretations
+_GRAY, _RGB = 1, 2  # photometric interpretations
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # sample formats
 _SEPARATE = 2  # planar configuration
 _UNSPECIFIED = 0  # an extra sample that is not alpha
@@ -114,7 +114,7 @@ class DeepTiff:
         return directory | {
             _WIDTH: (self.size[0] * columns,),
             _BITS: (tags[_BITS][0],),
-            _PHOTOMETRIC: (_GREY,),
+            _PHOTOMETRIC: (_GRAY,),
             _SAMPLES: (1,),
             _PREDICTOR: (predictor,),
             _SAMPLE_FORMAT: (_sample_format(tags),),
@@ -140,7 +140,7 @@ def open_deep_tiff(raw: bytes) -> DeepTiff | None:
         raise InvalidImage("The TIFF has signed 8-bit levels. Save it with unsigned ones.")
     if samples == 1 and not (max(bits) == 32 and _is_swapped(raw, tags)):
         return None
-    if photometric not in (_GREY, _RGB):
+    if photometric not in (_GRAY, _RGB):
         return None
     colors = 3 if photometric == _RGB else 1
     if not colors <= samples <= colors + 1:

@@ -103,7 +103,7 @@ def cnn(
     Args:
         name: A row of `PLANS`.
         input_shape: (height, width, channels) of the input, 3 channels for color and 1 for
-            grey; by default the tutorial's size in color.
+            gray; by default the tutorial's size in color.
         classes: Size of the output, at least 2.
         include_top: Whether the dense layers follow the last pool.
         pool_dropout: Rate after each pool; None for the tutorial's.

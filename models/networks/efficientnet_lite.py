@@ -38,7 +38,7 @@ def efficientnet_lite0(
     """
     image = keras.Input(input_shape, name="image")
     x = layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False, name="stem_conv")(image)
-    x = _normalise(x, "stem")
+    x = _normalize(x, "stem")
     for number, (blocks, kernel, stride, expansion, channels) in enumerate(STAGES, start=1):
         for block in range(blocks):
             x = _bottleneck(
@@ -50,7 +50,7 @@ def efficientnet_lite0(
                 channels=channels,
             )
     x = layers.Conv2D(1280, 1, use_bias=False, name="head_conv")(x)
-    x = _normalise(x, "head")
+    x = _normalize(x, "head")
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
         x = layers.Dropout(0.2, name="top_dropout")(x)
@@ -66,11 +66,11 @@ def _bottleneck(
     if expansion != 1:
         wide = expansion * x.shape[-1]
         x = layers.Conv2D(wide, 1, use_bias=False, name=f"{name}_expand_conv")(x)
-        x = _normalise(x, f"{name}_expand")
+        x = _normalize(x, f"{name}_expand")
     x = layers.DepthwiseConv2D(
         kernel, strides=stride, padding="same", use_bias=False, name=f"{name}_dwconv"
     )(x)
-    x = _normalise(x, f"{name}_dwconv")
+    x = _normalize(x, f"{name}_dwconv")
     x = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_project_conv")(x)
     x = layers.BatchNormalization(epsilon=_EPSILON, name=f"{name}_project_bn")(x)
     if stride == 1 and shortcut.shape[-1] == channels:
@@ -78,6 +78,6 @@ def _bottleneck(
     return x
 
 
-def _normalise(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+def _normalize(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     x = layers.BatchNormalization(epsilon=_EPSILON, name=f"{name}_bn")(x)
     return layers.ReLU(max_value=6, name=f"{name}_activation")(x)

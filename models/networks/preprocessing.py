@@ -49,6 +49,6 @@ def preprocess(kind: Preprocessing, images: Any) -> Any:
 
 
 def prepare(kind: Preprocessing, images: Any, channels: int) -> Any:
-    """Like `preprocess`, but converted to grey for a network with one input channel."""
+    """Like `preprocess`, but converted to gray for a network with one input channel."""
     x = preprocess(kind, images)
     return x if channels == 3 else tf.reduce_sum(x * LUMA, axis=-1, keepdims=True)

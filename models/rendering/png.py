@@ -28,7 +28,7 @@ SOFTWARE = "Opsin explanation"
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB, _BITS = 2, 8
-_NO_FILTER, _LEFT_NEIGHBOUR = 0, 1  # "None" and "Sub" (PNG, third edition, section 9.2)
+_NO_FILTER, _LEFT_NEIGHBOR = 0, 1  # "None" and "Sub" (PNG, third edition, section 9.2)
 _ROWS = 64  # at a time, so that a large image is never in memory twice
 _ZLIB_HEADER = b"\x78\x01"
 _HEAD = 256  # bytes in which the text chunk is
@@ -92,9 +92,9 @@ def _compressed(image: Image.Image, packing: Packing, check: Callable[[], None])
 
 
 def _filtered(block: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Each value minus its left neighbour's (the filter "Sub")."""
+    """Each value minus its left neighbor's (the filter "Sub")."""
     rows = np.empty((len(block), 1 + block[0].size), np.uint8)
-    rows[:, 0] = _LEFT_NEIGHBOUR
+    rows[:, 0] = _LEFT_NEIGHBOR
     rows[:, 1:4] = block[:, 0]
     rows[:, 4:] = (block[:, 1:] - block[:, :-1]).reshape(len(block), -1)
     return rows

@@ -1,7 +1,7 @@
 """Interpolates a coarse grid smoothly without inventing evidence between its values.
 
 Bicubic interpolation overshoots at every edge, which shows as halos; bilinear interpolation shows
-the grid as creases. Monotone cubic interpolation does neither: between two neighbours it never
+the grid as creases. Monotone cubic interpolation does neither: between two neighbors it never
 leaves their range.
 """
 
@@ -25,7 +25,7 @@ _BLUR_REACH = 4  # standard deviations; the weight beyond is less than a ten-tho
 
 
 def smooth(grid: Grid, size: tuple[int, int]) -> Image.Image:
-    """The grid as a grey image.
+    """The grid as a gray image.
 
     Args:
         grid: Values in 0..1, shape (rows, columns).
@@ -48,7 +48,7 @@ def _points(cells: int, side: int) -> int:
 
 
 def monotone(grid: Grid, length: int, blur: float = 0.0) -> Grid:
-    """Each row interpolated by cubics that stay between their neighbours.
+    """Each row interpolated by cubics that stay between their neighbors.
 
     Fritsch and Butland (1984), doi:10.1137/0905021: the slope at a point is the harmonic mean of
     those on both sides, and zero where their signs differ. Cells are areas, so the values lie at
@@ -76,7 +76,7 @@ def _basis(count: int, length: int, blur: float) -> Grid:
     t, points = x - left, np.arange(length)
     rest = 1 - t
     basis = np.zeros((2 * count, length))
-    # The cubic Hermite basis; a single value, which has no neighbour, is both ends.
+    # The cubic Hermite basis; a single value, which has no neighbor, is both ends.
     np.add.at(basis, (left, points), rest**2 * (1 + 2 * t))
     np.add.at(basis, (right, points), t**2 * (3 - 2 * t))
     np.add.at(basis, (count + left, points), rest**2 * t)

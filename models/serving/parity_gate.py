@@ -36,7 +36,7 @@ class Tolerances:
 
 
 # Over 500 photos, bfloat16 deviates by at most 0.029 and to a cosine of 0.9998 with SqueezeNet, by
-# 0.076 and to 0.9957 with EfficientNet-Lite0. The best classes agree on 97.6 and 98.2 %; where they
+# 0.076 and to 0.9957 with EfficientNet-Lite0. The best classes agree on 97.6 and 98.2%; where they
 # differ, the two best of float32 were within 0.045 of each other. int8 deviates by 0.47 (0.064 on
 # average) and to 0.962 with SqueezeNet on 100 photos, and agrees on 92. The accuracy of int8 was
 # measured when the version was quantized; the gate only has to catch a graph that is broken on this

@@ -90,7 +90,7 @@ class VersionPredictor:
         """Run every operation at growing batch sizes, so that no request pays for a first run.
 
         The first operation is also measured, and the sizes beyond its knee are dropped: those
-        that gain less than 3 % for each image over a smaller one.
+        that gain less than 3% for each image over a smaller one.
 
         Args:
             seconds: Larger batches are tried until an operation has taken this long. A slow

@@ -14,7 +14,7 @@ TUNED = (
         title="Handwritten digits from scratch",
         description="The deep MNIST network of TensorFlow's first tutorial: 5 × 5 kernels, "  # noqa: RUF001
         "three dense layers, dropout. 28 × 28 images, which must not be mirrored.",  # noqa: RUF001
-        accuracy="99 %",
+        accuracy="99%",
         request={
             "network": "cnn_mnist",
             "strategy": "from_scratch",
@@ -31,7 +31,7 @@ TUNED = (
         name="fashion_mnist_tuned",
         title="Pieces of clothing from scratch",
         description="Two convolutions of 64 kernels and one dense layer on 28 × 28 images.",  # noqa: RUF001
-        accuracy="91 to 92 %",
+        accuracy="91 to 92%",
         request={
             "network": "cnn_small",
             "strategy": "from_scratch",
@@ -46,7 +46,7 @@ TUNED = (
         name="cifar10_tuned",
         title="Small images from scratch",
         description="The small network with 64 and 128 kernels, on 32 × 32 images.",  # noqa: RUF001
-        accuracy="75 to 80 %",
+        accuracy="75 to 80%",
         request={
             "network": "cnn_small",
             "strategy": "from_scratch",
@@ -66,7 +66,7 @@ TUNED = (
         title="Small images with a deep network from scratch",
         description="VGG19 with batch normalization and weight decay, dense layers of 4096 "
         "units, 200 epochs of SGD with an initial learning rate of 0.1. Needs a GPU.",
-        accuracy="93.2 to 94.3 %",
+        accuracy="93.2 to 94.3%",
         request={
             "network": "vgg19_bn",
             "strategy": "from_scratch",
@@ -90,7 +90,7 @@ TUNED = (
         title="Two classes of photos from scratch",
         description=f"A small network, much augmentation, 150 pixels, after {_LITTLE_DATA}"
         ": what is possible without pretrained weights.",
-        accuracy="80 % with 2,000 images",
+        accuracy="80% with 2,000 images",
         request={
             "network": "cnn_small",
             "strategy": "from_scratch",
@@ -110,7 +110,7 @@ TUNED = (
         description="Features of VGG16 at 150 pixels, computed once, and a head of 256 units "
         f"with dropout and one sigmoid, after {_LITTLE_DATA}. For two classes; for more, send "
         '"head": {"output": "softmax"}.',
-        accuracy="90 % with 2,000 images",
+        accuracy="90% with 2,000 images; 96.5% measured here with 600 others",
         request={
             "network": "vgg16",
             "strategy": "feature_extraction",
@@ -127,7 +127,7 @@ TUNED = (
         title="Two classes of photos, VGG16 with its last block fine-tuned",
         description="First the frozen VGG16, then block 5 at a low learning rate on "
         f"augmented images, after {_LITTLE_DATA}. Also for two classes.",
-        accuracy="94 % with 2,000 images",
+        accuracy="94% with 2,000 images",
         request={
             "network": "vgg16",
             "strategy": "fine_tuning",
@@ -147,7 +147,7 @@ TUNED = (
         title="Fruits on white on a frozen VGG16",
         description="VGG16's features of the dataset's own 100 × 100 images. Easy, because the "  # noqa: RUF001
         "frames of one rotating fruit are much alike.",
-        accuracy="95 to 99 %",
+        accuracy="95 to 99%",
         request={
             "network": "vgg16",
             "strategy": "feature_extraction",

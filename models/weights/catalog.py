@@ -99,7 +99,7 @@ class Weights:
     def find(self, name: str) -> WeightFile:
         """Find weights in the home or, failing that, in the directory.
 
-        A file is hashed once and then recognised by its size and time, so this is fast.
+        A file is hashed once and then recognized by its size and time, so this is fast.
 
         Raises:
             NotFound: weights.toml has no such name.

@@ -1,9 +1,9 @@
-"""Models that recognise people need the scope `faces`, whichever endpoint they are used through."""
+"""Models that recognize people need the scope `faces`, whichever endpoint they are used through."""
 
 from fastapi import Request
 
 from contracts.inference.manifest import Manifest
-from models.faces.provenance import recognises_people, takes_portraits
+from models.faces.provenance import recognizes_people, takes_portraits
 from models.store.snapshot import ServedVersion
 from service.auth.principal import Principal, principal_of
 
@@ -12,7 +12,7 @@ def require_face_scope(request: Request, network: ServedVersion) -> None:
     """Check the scope for a version that was chosen for a request.
 
     Raises:
-        Forbidden: The version recognises people and the key does not have the scope.
+        Forbidden: The version recognizes people and the key does not have the scope.
     """
     require_scope_for(principal_of(request), network.manifest)
 
@@ -23,12 +23,12 @@ def require_scope_for(principal: Principal, manifest: Manifest) -> None:
     Raises:
         Forbidden: As `require_face_scope`.
     """
-    if recognises_people(manifest):
+    if recognizes_people(manifest):
         principal.require("faces")
 
 
 def require_scope_to_download(principal: Principal, manifest: Manifest) -> None:
-    """Check the scope for the files of a version, which name the subjects and recognise them.
+    """Check the scope for the files of a version, which name the subjects and recognize them.
 
     A published face embedder is no secret.
 

@@ -195,7 +195,7 @@ def _cookie_name(is_secure: bool, prefix: str) -> str:
 def _token_of(headers: Iterable[tuple[bytes, bytes]], names: Sequence[str]) -> str | None:
     """The token of a request's cookie, unless the browser says that another page sent it.
 
-    A neighbouring host can set a cookie without a prefix, and would sign a person in with its own
+    A neighboring host can set a cookie without a prefix, and would sign a person in with its own
     key. So the first of `names` that was sent counts, and if it was sent twice, nothing does.
     """
     tokens: dict[str, set[str]] = {name: set() for name in names}

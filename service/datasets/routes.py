@@ -1,4 +1,4 @@
-"""`/v1/datasets`: labelled images to train on."""
+"""`/v1/datasets`: labeled images to train on."""
 
 import hashlib
 from functools import partial

@@ -13,7 +13,7 @@ from contracts.training.datasets import DatasetInfo
 from database.jobs.jobs import Jobs
 from models.faces.calibration.support import require_support
 from service.dependencies import Services
-from service.faces.requirements import require_analyser
+from service.faces.requirements import require_analyzer
 from service.threads import run_in_threadpool
 
 
@@ -29,7 +29,7 @@ async def start_calibration(
         ValidationFailed: A group names an unknown class.
         OpsinError: The job cannot be created.
     """
-    await require_analyser(services)
+    await require_analyzer(services)
     info = await run_in_threadpool(services.datasets.rows.get, body.dataset_id)
     pairs = _impostor_pairs(info)
     body = body.model_copy(update={"target_fmr": body.target_fmr or default_target(pairs)})

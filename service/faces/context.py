@@ -40,7 +40,7 @@ class FaceServices:
     """The services of the face routes.
 
     Attributes:
-        search: Nearest-neighbour search among all templates.
+        search: Nearest-neighbor search among all templates.
         job_files: Where the uploads of enrollments are stored.
         redis: Whose append-only file is rewritten after an erasure; None if there is none.
         engine: The database, which is purged of deleted rows after an erasure.

@@ -1,4 +1,4 @@
-"""Detects faces in uploaded images, which are decoded here and analysed by a worker.
+"""Detects faces in uploaded images, which are decoded here and analyzed by a worker.
 
 Images travel reduced; results are in pixels of the uploaded image.
 """
@@ -85,7 +85,7 @@ def current_embedder(services: Services) -> tuple[int, str]:
     except VersionNotFound as error:
         # The client did not ask for a version, so this is not its fault but the operator's.
         raise ModelNotReady(
-            f"No version of '{FACE_MODEL}' is champion, so faces cannot be recognised. "
+            f"No version of '{FACE_MODEL}' is champion, so faces cannot be recognized. "
             f"`opsin models promote {FACE_MODEL} VERSION` makes one so.",
             retry_after=_UNTIL_PROMOTED_SECONDS,
         ) from error

@@ -25,7 +25,7 @@ from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.faces.challenges import JobAnswer
 from service.faces.context import FaceServices
-from service.faces.requirements import require_analyser
+from service.faces.requirements import require_analyzer
 from service.faces.subjects import embedder_in_force
 from service.http.deadlines import Deadline
 from service.http.multipart import TEXT, FieldSpec, Form, read_form
@@ -50,7 +50,7 @@ async def enroll(
         ClientDisconnect: The client hung up.
     """
     await run_in_threadpool(_require_enrollable, services.faces, subject_id)
-    await require_analyser(services)
+    await require_analyzer(services)
     async with deadline.enforced():
         form = await read_form(request, _fields(services.settings))
     inputs = _inputs(form)

@@ -74,7 +74,7 @@ async def gather_evidence(
     """Compute the evidence from the form of a login.
 
     Raises:
-        OpsinError: The upload cannot be analysed; that does not count as a failure.
+        OpsinError: The upload cannot be analyzed; that does not count as a failure.
     """
     if claim.is_video:
         return await _clip_evidence(services, form, claim, deadline)

@@ -61,9 +61,9 @@ async def judge_login(services: Services, claim: LoginClaim, gather: GatherEvide
         require_factors(claim, policy)
         async with attempt(
             faces, claim.subject_id, claim.caller, policy, signed=claim.signature is not None
-        ) as judgement:
+        ) as judgment:
             evidence = await gather()
-            verdict = judgement.verdict = await judge_evidence(services, claim.subject_id, evidence)
+            verdict = judgment.verdict = await judge_evidence(services, claim.subject_id, evidence)
     except OpsinError as error:
         await _record(services, claim, error.code, None)
         raise

@@ -86,9 +86,9 @@ async def verify(
     faces = services.faces
     policy = await run_in_threadpool(faces.repositories.policy.get)
     caller = await caller_of(faces, request, compared.device_id)
-    async with attempt(faces, compared.subject_id, caller, policy) as judgement:
+    async with attempt(faces, compared.subject_id, caller, policy) as judgment:
         verdict, similarity, threshold = await _compare(services, compared, deadline)
-        judgement.verdict = verdict
+        judgment.verdict = verdict
     return _verification(verdict, similarity, threshold)
 
 

@@ -9,7 +9,7 @@ from service.faces.subjects import embedder_in_force
 from service.threads import run_in_threadpool
 
 
-async def require_analyser(services: Services) -> None:
+async def require_analyzer(services: Services) -> None:
     """Check that a job can find and embed faces.
 
     A worker that serves faces has loaded both, so that nothing else is checked then.
@@ -37,6 +37,6 @@ def _no_embedder(services: Services) -> ModelNotReady:
     if FACE_MODEL in services.settings.models:
         return ModelNotReady(f"'{FACE_MODEL}' is being imported. Retry soon.", retry_after=10)
     return ModelNotReady(
-        f"Faces cannot be analysed: '{FACE_MODEL}' is not installed. The operator adds it to "
+        f"Faces cannot be analyzed: '{FACE_MODEL}' is not installed. The operator adds it to "
         "OPSIN_MODELS and restarts the service."
     )

@@ -41,7 +41,7 @@ class Tokens:
         self._clock = clock
 
     def sign(self, subject_id: str, *, live: bool, signed: bool = False) -> Token:
-        """Sign a token for a subject who was recognised.
+        """Sign a token for a subject who was recognized.
 
         Args:
             subject_id: Becomes the claim `sub`.

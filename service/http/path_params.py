@@ -15,7 +15,7 @@ async def _model_ref(
     request: Request,
     model: Annotated[str, Path(description="A model's name.", examples=["squeezenet"])],
 ) -> ModelRef:
-    """Model and version; `versioned` and `labelled` document the version parameter.
+    """Model and version; `versioned` and `labeled` document the version parameter.
 
     Raises:
         ValidationFailed: The version is neither a number nor an alias.
@@ -38,7 +38,7 @@ def versioned(extra: dict[str, Any] | None = None) -> dict[str, Any]:
     return (extra or {}) | {"parameters": [_parameter("version", "A number or an alias.", "1")]}
 
 
-def labelled(extra: dict[str, Any] | None = None) -> dict[str, Any]:
+def labeled(extra: dict[str, Any] | None = None) -> dict[str, Any]:
     """`openapi_extra` of a path with a `label`."""
     return (extra or {}) | {"parameters": [_parameter("label", "An alias.", "champion")]}
 

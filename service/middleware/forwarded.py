@@ -85,7 +85,7 @@ def _without_ports(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
     """The headers with plain addresses in `X-Forwarded-For`.
 
     Some proxies, such as Azure's, send `192.0.2.1:50123`. Limits by address would then take each
-    connection for another client, and a trusted proxy would not be recognised.
+    connection for another client, and a trusted proxy would not be recognized.
     """
     return [
         (name, b", ".join(map(_address_of, value.split(b","))) if name == _ADDRESSES else value)

@@ -172,7 +172,7 @@ PRESETS: dict[str, Any] = {
             "name": "mnist",
             "title": "Handwritten digits from scratch",
             "description": "The deep MNIST network of TensorFlow's first tutorial.",
-            "accuracy": "99 %",
+            "accuracy": "99%",
             "request": {"network": "cnn_mnist", "strategy": "from_scratch", "image_size": 28},
         }
     ],

@@ -7,7 +7,7 @@ a strict parser, and NumPy, which releases the lock, converts the arrays to uint
 nor strings are copied before they are needed: a body of 500 MB would take gigabytes.
 
 Compared with `json.loads` and `np.asarray` this takes half the time for one image (12 ms, not
-25 ms), less than a quarter for sixteen (150 ms, not 670 ms), and 60 % of the memory (61 MB, not
+25 ms), less than a quarter for sixteen (150 ms, not 670 ms), and 60% of the memory (61 MB, not
 106 MB).
 """
 

@@ -9,7 +9,7 @@ from contracts.inference.registry import ModelStatus
 from service.dependencies import ServicesDep
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
-from service.http.path_params import ModelRefDep, labelled, versioned
+from service.http.path_params import ModelRefDep, labeled, versioned
 from service.inference.tensors import TensorInference
 from service.openapi import examples
 from service.protocols import tfserving
@@ -85,9 +85,9 @@ for _version in ("", "/versions/{version}", "/labels/{label}"):
 @router.post(
     "/{model}/labels/{label}:predict",
     operation_id="tf_predict_label",
-    summary="Run a labelled version, as TensorFlow Serving",
+    summary="Run a labeled version, as TensorFlow Serving",
     response_class=Response,
-    openapi_extra=labelled(_BODY),
+    openapi_extra=labeled(_BODY),
     responses=_PREDICTED,
 )
 @router.post(
@@ -122,8 +122,8 @@ async def predict(
 @router.get(
     "/{model}/labels/{label}",
     operation_id="tf_status_label",
-    summary="A labelled version's state, as TensorFlow Serving",
-    openapi_extra=labelled(),
+    summary="A labeled version's state, as TensorFlow Serving",
+    openapi_extra=labeled(),
     responses={
         200: examples.json_response(
             "The state.", {"model_version_status": examples.MODEL_DETAIL["model_version_status"]}
@@ -148,8 +148,8 @@ async def get_status(ref: ModelRefDep, services: ServicesDep) -> ModelStatus:
 @router.get(
     "/{model}/labels/{label}/metadata",
     operation_id="tf_metadata_label",
-    summary="A labelled version's signatures, as TensorFlow Serving",
-    openapi_extra=labelled(),
+    summary="A labeled version's signatures, as TensorFlow Serving",
+    openapi_extra=labeled(),
     responses=_DESCRIBED,
 )
 @router.get(

@@ -69,7 +69,7 @@ class VersionRouter:
             return unknown_version
         if self._is_for_faces(name) and operation not in FACE_OPERATIONS:
             return ValidationFailed(
-                f"'{name}' recognises faces and has no classes. Choose another model, or send "
+                f"'{name}' recognizes faces and has no classes. Choose another model, or send "
                 "the image to /v1/faces."
             )
         if not self.workers:

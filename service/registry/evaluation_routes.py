@@ -15,7 +15,7 @@ from contracts.inference.manifest import Manifest
 from contracts.jobs import Job
 from contracts.training.datasets import DatasetInfo
 from models.evaluation.selection import check_classes, check_measurable, choose_split
-from models.faces.provenance import recognises_people
+from models.faces.provenance import recognizes_people
 from models.store.labels import read_labels
 from models.store.store import Store
 from service.auth.principal import principal_of, quota_key
@@ -83,7 +83,7 @@ async def evaluate_version(
 
 
 def _check(services: Services, name: str, version: int, body: EvaluationBody) -> bool:
-    """Refuse what the job would refuse; returns whether a version recognises people.
+    """Refuse what the job would refuse; returns whether a version recognizes people.
 
     Raises:
         OpsinError: As documented for the route.
@@ -96,7 +96,7 @@ def _check(services: Services, name: str, version: int, body: EvaluationBody) ->
     manifests = [_check_version(services.store, name, number, classes) for number in numbers]
     choose_split(body.split, info.splits)
     require_disk(services.settings, 0)
-    return any(recognises_people(manifest) for manifest in manifests)
+    return any(recognizes_people(manifest) for manifest in manifests)
 
 
 def _check_version(store: Store, name: str, number: int, classes: Collection[str]) -> Manifest:

@@ -54,7 +54,7 @@ async def quantize_version(
 ) -> JSONResponse:
     """Convert weights and activations to 8-bit integers: about four times as fast on a CPU.
 
-    Both versions are evaluated on labelled images that the calibration has not seen; the new one
+    Both versions are evaluated on labeled images that the calibration has not seen; the new one
     is promoted only if it lost no more than `max_accuracy_loss`. To promote it in a published
     network, the key also needs the scope `models`.
     """

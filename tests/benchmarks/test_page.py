@@ -38,7 +38,7 @@ def test_figures_are_medians_and_goals_are_evaluated() -> None:
     assert part.bound(2) == 400
     found = {what: (measured, holds) for what, measured, holds in verdicts(part, 2)}
     assert found["Opsin: at least 2.0x the best peer (mosec)"] == ("2.50x", "yes")
-    assert found["at least 75 % of the bound (400 images/s)"] == ("75%", "yes")
+    assert found["at least 75% of the bound (400 images/s)"] == ("75%", "yes")
     # 7 ms minus 1 for decoding and 2 for computing.
     assert found["p50 at 1 client within 4 ms of decode + compute"] == ("4.0 ms over", "yes")
 

@@ -81,7 +81,7 @@ def test_a_worker_finds_and_embeds_faces_at_any_size(
         )
         assert response.status_code == 422, response.text
         assert response.json()["code"] == "validation_error"
-        assert "recognises faces" in response.json()["detail"]
+        assert "recognizes faces" in response.json()["detail"]
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
     python -m tests.reliability.overload [--seconds 20] [--postgresql]
 
 First a closed loop finds the peak. Then requests arrive by a Poisson process at three times that
-rate. What is accepted must still be answered at 90 % of the peak and within its deadline, the rest
+rate. What is accepted must still be answered at 90% of the peak and within its deadline, the rest
 be refused at once, and memory stay where it is. The exit status is 1 where it is not so.
 """
 

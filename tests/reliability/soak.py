@@ -164,7 +164,7 @@ class FigureGrowth:
 
     @property
     def is_flat(self) -> bool:
-        """Whether it grew by at most 5 %, or a small count by at most 2; graphs may not grow."""
+        """Whether it grew by at most 5%, or a small count by at most 2; graphs may not grow."""
         if self.name.endswith("traced graphs"):
             return self.late <= self.early
         return self.growth <= MAX_GROWTH or ("MiB" not in self.name and self.late - self.early < 3)

@@ -1,4 +1,4 @@
-"""Replies of a fake worker that recognises people by the brightness of an image.
+"""Replies of a fake worker that recognizes people by the brightness of an image.
 
 A black image shows no face and a white one two people. Any other image shows one face in the
 center, whose embedding rotates by a hundredth of a right angle per gray level. Narrow images have

@@ -168,9 +168,9 @@ def creating_requests(world: World) -> Iterator[tuple[str, Sent, Sent]]:
     layer = {"params": {"layer": "conv1"}}
     yield "activations", one | deferred | layer, other | deferred | layer
     yield "create_dataset", {"json": {"name": "a"}}, {"json": {"name": "b"}}
-    labelled = {"params": {"label": "cat"}}
-    yield "add_images", labelled | one, labelled | other
-    clips = [labelled | {"files": {"video": ("a.mp4", data)}} for data in (b"a clip", b"another")]
+    labeled = {"params": {"label": "cat"}}
+    yield "add_images", labeled | one, labeled | other
+    clips = [labeled | {"files": {"video": ("a.mp4", data)}} for data in (b"a clip", b"another")]
     yield "add_video_frames", clips[0], clips[1]
     enrolled = [{"files": {"image": ("a.png", gray_png(level))}} for level in (40, 120)]
     yield "enroll", enrolled[0], enrolled[1]

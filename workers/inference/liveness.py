@@ -3,7 +3,7 @@
 The file is decoded in a process of its own; here its frames are followed one by one, and faster
 queues are answered between any two of them.
 
-Replays are recognised by perceptual hashes of earlier clips. They stay in Redis for a month: 32
+Replays are recognized by perceptual hashes of earlier clips. They stay in Redis for a month: 32
 bytes for each quarter of a second, from which no face can be reconstructed. They are removed with
 the subject. Failed logins are limited by lockouts, so a thousand clips are more than anyone can
 send in days to have an earlier one forgotten; enrollments, which are not, are kept apart.
@@ -102,11 +102,11 @@ class ClipOperation:
         video: memoryview,
         between: Callable[[], None],
     ) -> "ClipVerdict":
-        from models.faces.analyser import FaceAnalyser  # OpenCV, LiteRT
+        from models.faces.analyzer import FaceAnalyzer  # OpenCV, LiteRT
         from models.faces.liveness.verdict import judge_clip
         from models.faces.liveness.video import VideoLimits, read_frames
 
-        analyser = FaceAnalyser(
+        analyzer = FaceAnalyzer(
             self._faces.finder(), partial(predictor.run, "embed"), predictor.version
         )
         limits = replace(VideoLimits.of(self._settings), cpu_seconds=_CPU_SECONDS)
@@ -114,7 +114,7 @@ class ClipOperation:
             return judge_clip(
                 frames,
                 request.actions,
-                analyser,
+                analyzer,
                 exchange_hashes=partial(self._recent.add, request.subject_id, request.challenge_id),
                 check=between,
             )

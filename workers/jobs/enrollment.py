@@ -42,7 +42,7 @@ from contracts.work import Work
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
 from database.faces.standings import require_consent
-from models.faces.analyser import FaceAnalyser, open_analyser
+from models.faces.analyzer import FaceAnalyzer, open_analyzer
 from models.faces.detection.detection import DetectedFace
 from models.faces.enrollment import (
     MAX_TEMPLATES_PER_ENROLLMENT,
@@ -65,7 +65,7 @@ _ACTING = {"close_eyes", "open_mouth", "several"}
 
 
 @dataclass(frozen=True, slots=True)
-class AnalysedInput:
+class AnalyzedInput:
     """The frames of the video, or the images.
 
     Attributes:
@@ -98,22 +98,22 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         engine = open_engine(settings.database)
         stack.callback(engine.dispose)
         faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
-        analyser = _analyser(settings)
-        return Enrollment(work, settings, faces, analyser).run().model_dump(mode="json")
+        analyzer = _analyzer(settings)
+        return Enrollment(work, settings, faces, analyzer).run().model_dump(mode="json")
 
 
-_kept: dict[int, FaceAnalyser] = {}
-"""The analyser of the last enrollment in this process, by the version of its embedder."""
+_kept: dict[int, FaceAnalyzer] = {}
+"""The analyzer of the last enrollment in this process, by the version of its embedder."""
 
 
-def _analyser(settings: Settings) -> FaceAnalyser:
+def _analyzer(settings: Settings) -> FaceAnalyzer:
     store = Store(settings.store_home)
     version = store.resolve(FACE_MODEL)
     if version not in _kept:
         _kept.clear()
-        analyser = open_analyser(settings, store, threads=settings.job_threads)
-        _kept[analyser.version] = analyser
-        return analyser
+        analyzer = open_analyzer(settings, store, threads=settings.job_threads)
+        _kept[analyzer.version] = analyzer
+        return analyzer
     return _kept[version]
 
 
@@ -121,14 +121,14 @@ class Enrollment:
     """One attempt of an enrollment."""
 
     def __init__(
-        self, work: Work, settings: Settings, faces: FaceRepositories, analyser: FaceAnalyser
+        self, work: Work, settings: Settings, faces: FaceRepositories, analyzer: FaceAnalyzer
     ) -> None:
         self._work = work
         self._settings = settings
         self._faces = faces
-        self._analyser = analyser
+        self._analyzer = analyzer
         self._request = EnrollmentRequest.model_validate(work.request)
-        self._embedder = embedder_of(analyser.version)
+        self._embedder = embedder_of(analyzer.version)
         self._template_ids = _template_ids(work.job_id)
         self._identity = IdentityCheck(
             faces, self._request.subject_id, self._embedder, self._template_ids
@@ -147,29 +147,29 @@ class Enrollment:
     def _enroll(self) -> EnrollmentResult:
         self._require_consent()
         capacity = self._remaining_templates()
-        analysed = self._analyse_images() if self._request.images else self._analyse_video()
+        analyzed = self._analyse_images() if self._request.images else self._analyse_video()
         self._progress(0.7, "embed")
         selection = select_templates(
-            analysed.frames,
-            self._analyser,
+            analyzed.frames,
+            self._analyzer,
             limit=min(capacity, MAX_TEMPLATES_PER_ENROLLMENT),
-            skip_similar=analysed.source == "video",
+            skip_similar=analyzed.source == "video",
             check=self._work.check,
         )
         self._progress(0.9, "compare")
-        selection = self._reject_other_people(analysed, selection)
+        selection = self._reject_other_people(analyzed, selection)
         self._work.check()
         self._require_consent()
-        self._store(analysed, selection)
+        self._store(analyzed, selection)
         return EnrollmentResult(
             subject_id=self._request.subject_id,
             templates_added=len(selection.chosen),
             frames=FrameCounts(
-                read=len(analysed.frames),
+                read=len(analyzed.frames),
                 used=len(selection.chosen),
                 rejected=selection.rejected,
             ),
-            liveness=analysed.liveness,
+            liveness=analyzed.liveness,
         )
 
     def _require_consent(self) -> None:
@@ -191,17 +191,17 @@ class Enrollment:
             )
         return capacity
 
-    def _analyse_video(self) -> AnalysedInput:
+    def _analyse_video(self) -> AnalyzedInput:
         data = (self._work.folder / VIDEO).read_bytes()
         limits, challenge = VideoLimits.of(self._settings), self._request.challenge
         with closing(read_frames(data, limits, self._work.check)) as frames:
             if challenge is None:
-                clip = track_clip(frames, self._analyser, self._report_position)
-                return AnalysedInput(_candidates(clip), "video")
+                clip = track_clip(frames, self._analyzer, self._report_position)
+                return AnalyzedInput(_candidates(clip), "video")
             verdict = judge_clip(
                 frames,
                 challenge.actions,
-                self._analyser,
+                self._analyzer,
                 exchange_hashes=partial(self._exchange_hashes, challenge.id),
                 check=self._work.check,
             )
@@ -209,7 +209,7 @@ class Enrollment:
             self._work.metrics({"liveness": verdict.liveness.model_dump(mode="json")})
             details = " ".join(fault.detail for fault in verdict.liveness.faults)
             raise InvalidVideo(f"The video does not answer the challenge. {details}")
-        return AnalysedInput(_candidates(verdict.clip), "video", verdict.liveness)
+        return AnalyzedInput(_candidates(verdict.clip), "video", verdict.liveness)
 
     def _exchange_hashes(self, challenge_id: str, hashes: Sequence[bytes]) -> list[list[bytes]]:
         if self._settings.redis_url is None:
@@ -219,7 +219,7 @@ class Enrollment:
                 self._request.subject_id, challenge_id, hashes, purpose="enroll"
             )
 
-    def _analyse_images(self) -> AnalysedInput:
+    def _analyse_images(self) -> AnalyzedInput:
         candidates = []
         for index in range(self._request.images):
             share = index / self._request.images
@@ -230,9 +230,9 @@ class Enrollment:
             except InvalidImage:
                 candidates.append(FrameCandidate(None, "unreadable"))
                 continue
-            faces = self._analyser.find(np.asarray(image), 2)
+            faces = self._analyzer.find(np.asarray(image), 2)
             candidates.append(check_frame(faces[0] if faces else None, faces=_main_faces(faces)))
-        return AnalysedInput(candidates, "image")
+        return AnalyzedInput(candidates, "image")
 
     def _report_position(self, seconds: float) -> None:
         """Report the progress at a position in the clip."""
@@ -241,9 +241,9 @@ class Enrollment:
     def _progress(self, fraction: float, phase: str) -> None:
         self._work.progress(Progress(fraction=fraction, phase=phase))
 
-    def _reject_other_people(self, analysed: AnalysedInput, selection: Selection) -> Selection:
+    def _reject_other_people(self, analyzed: AnalyzedInput, selection: Selection) -> Selection:
         """Move the faces of other people from the selected frames to the rejected ones."""
-        accepted = self._identity.accepted(selection.vectors, analysed.source)
+        accepted = self._identity.accepted(selection.vectors, analyzed.source)
         others = int(np.count_nonzero(~accepted))
         if not others:
             return selection
@@ -254,19 +254,19 @@ class Enrollment:
             dict(sorted((selection.rejected | {"different_person": others}).items())),
         )
 
-    def _store(self, analysed: AnalysedInput, selection: Selection) -> None:
+    def _store(self, analyzed: AnalyzedInput, selection: Selection) -> None:
         templates = []
         for template_id, index, vector in zip(
             self._template_ids, selection.chosen, selection.vectors, strict=False
         ):
-            face = analysed.frames[index].face
+            face = analyzed.frames[index].face
             if face is None:
                 raise RuntimeError("a frame without a face was selected")
             templates.append(
                 NewTemplate(
                     vector,
                     face.face.quality,
-                    analysed.source,
+                    analyzed.source,
                     StoredFrame("image/jpeg", _encode_jpeg(face.crop)),
                     id=template_id,
                 )
@@ -276,7 +276,7 @@ class Enrollment:
             templates,
             embedder=self._embedder,
             replacing=self._template_ids,
-            final_check=partial(self._identity.recheck, selection.vectors, analysed.source),
+            final_check=partial(self._identity.recheck, selection.vectors, analyzed.source),
         )
 
     def _record(self, outcome: str) -> None:

@@ -24,7 +24,7 @@ from database.faces.repositories import FaceRepositories
 from database.faces.standings import require_consent
 from models.datasets.dataset import SPLITS, Dataset, Example
 from models.datasets.splitting import Fractions
-from models.faces.analyser import open_analyser
+from models.faces.analyzer import open_analyzer
 from models.faces.portrait import portrait
 from models.store.store import Store
 from models.training import run as training
@@ -57,8 +57,8 @@ def run(
     if subjects is None:
         return training.run(work, settings, until_served=until_served, start_seconds=start_seconds)
     with _faces(settings) as faces:
-        analyser = open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)
-        crop = partial(portrait, analyser=analyser)
+        analyzer = open_analyzer(settings, Store(settings.store_home), threads=settings.job_threads)
+        crop = partial(portrait, analyzer=analyzer)
         source = SubjectSource(work, faces, crop, subjects)
         return training.run(work, settings, source, until_served, start_seconds)
 

@@ -104,7 +104,7 @@ def _print_calibration(result: JsonObject) -> None:
         f"{result['faces']} faces of {result['people']} people"
     )
     columns = [
-        *(Column("rate of", "id"), Column("rate", "number"), Column("95 % interval", "number")),
+        *(Column("rate of", "id"), Column("rate", "number"), Column("95% interval", "number")),
         *(Column("errors", "number"), Column("pairs", "number")),
     ]
     print_list(columns, [_rate_row(title, rate) for title, rate in rates])

@@ -197,12 +197,12 @@ def presets(as_json: Json = False) -> None:
         return
     columns = [
         *(Column("preset", "id"), Column("network"), Column("what it trains")),
-        Column("usual accuracy on the full data"),
+        Column("published accuracy"),
     ]
     print_list(
         columns,
         [
-            (row.name, row.request["network"], row.title, row.accuracy or "")
+            (row.name, row.request["network"], row.title, row.accuracy or "none")
             for row in PRESETS.values()
         ],
     )

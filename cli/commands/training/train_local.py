@@ -94,7 +94,7 @@ class TerminalWork:
         self._bar = Progress(
             TextColumn("{task.description}", table_column=None),
             BarColumn(bar_width=32),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("[dim]{task.fields[left]}[/]"),
             console=console,
             transient=True,

@@ -20,7 +20,7 @@ _VECTORS_AT_ONCE = 8  # whose scores are in memory together: 4 bytes per templat
 
 
 class Gallery:
-    """Implements `contracts.faces.subjects.FaceSearch`; searches and updates are serialised."""
+    """Implements `contracts.faces.subjects.FaceSearch`; searches and updates are serialized."""
 
     def __init__(self, source: GallerySource) -> None:
         self._source = source

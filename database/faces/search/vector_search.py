@@ -61,7 +61,7 @@ _NEAREST = text(
 
 
 class VectorSearch:
-    """Approximate nearest-neighbour search by pgvector; the index may miss a subject.
+    """Approximate nearest-neighbor search by pgvector; the index may miss a subject.
 
     Args:
         engine: A PostgreSQL that has the extension `vector`.

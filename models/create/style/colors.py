@@ -8,7 +8,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB (ITU-R BT.601)
 _RIDGE = 1e-3  # squared levels: an image of one color has no covariance to invert
 
 
-def grey(image: Array) -> Array:
+def gray(image: Array) -> Array:
     """The image's luminance in all three channels.
 
     Args:
@@ -19,8 +19,8 @@ def grey(image: Array) -> Array:
 
 
 def match_luminance(style: Array, content: Array) -> Array:
-    """The style in grey, with the mean and deviation of the content's luminance (section 5.2)."""
-    ours, theirs = grey(style), content @ _LUMA
+    """The style in gray, with the mean and deviation of the content's luminance (section 5.2)."""
+    ours, theirs = gray(style), content @ _LUMA
     deviation = max(float(ours.std()), 1e-6)
     matched = (ours - ours.mean()) * (float(theirs.std()) / deviation) + float(theirs.mean())
     clipped: Array = np.clip(matched, 0, 255).astype(np.float32)

@@ -17,7 +17,7 @@ from models.images.resize import Size
 
 _BLOCK = 25  # evaluations between two checkpoints
 _OWN = "optimizer_"  # prefix of the optimizer's arrays in a checkpoint
-_GREY, _NOISE = 128.0, 40.0
+_GRAY, _NOISE = 128.0, 40.0
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class StyleTransfer:
     def _initial(self, size: Size) -> Array:
         if self._request.init == "noise":
             random = np.random.default_rng(self._request.seed)
-            noise = random.normal(_GREY, _NOISE, (size[1], size[0], 3))
+            noise = random.normal(_GRAY, _NOISE, (size[1], size[0], 3))
             return np.clip(noise, 0, 255).astype(np.float32)
         if self._request.init == "style":
             return self._prepared_style(self._styles[0], size, size)
@@ -161,7 +161,7 @@ class StyleTransfer:
 
     def _prepared_content(self, image: Image.Image, size: Size) -> Array:
         pixels = resized(image, size)
-        return colors.grey(pixels) if self._request.preserve_colors == "luminance" else pixels
+        return colors.gray(pixels) if self._request.preserve_colors == "luminance" else pixels
 
     def _prepared_style(self, style: Image.Image, exact: Size | None, size: Size) -> Array:
         """A style for a result of that size, at its own proportions unless a size is given."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from contracts.errors import InvalidArchive
 from models.datasets.archives.limits import Limits
 
-_DRIVE = re.compile(r"^[A-Za-z]:")
+_DRIVE = re.compile(r"^[A-Za-z]:/")  # without the slash it is a name, such as that of a class
 # What macOS, Windows, Synology, QNAP, Python and others leave in folders.
 _SYSTEM = frozenset(
     {
@@ -54,7 +54,7 @@ def read_nothing(_limit: int) -> bytes:
 
 
 def checked_name(name: str, limits: Limits) -> str:
-    """Check and normalise a name.
+    """Check and normalize a name.
 
     Raises:
         InvalidArchive: The name leads out of the folder, is interpreted differently by different

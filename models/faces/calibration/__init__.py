@@ -1,1 +1,1 @@
-"""Calibration of the match threshold on labelled faces, with confidence intervals."""
+"""Calibration of the match threshold on labeled faces, with confidence intervals."""

@@ -27,7 +27,7 @@ _MIN_PAIRS = 2000
 
 @dataclass(frozen=True, slots=True)
 class BootstrapIntervals:
-    """95 % intervals over the samples."""
+    """95% intervals over the samples."""
 
     threshold: Interval
     fmr: Interval

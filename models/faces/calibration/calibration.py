@@ -20,7 +20,7 @@ from models.faces.calibration.support import require_support, rule_of_three
 
 _SEED = 8
 _CURVE_POINTS = 48
-# G. Doddington's rule of 30: within 30 % of the rate, at 90 % confidence.
+# G. Doddington's rule of 30: within 30% of the rate, at 90% confidence.
 _ENOUGH_ERRORS = 30
 _FEW_PEOPLE = 20
 _ROUNDING = 1 - 1e-9  # so that a share of the pairs is not one too few by the last bit

@@ -1,4 +1,4 @@
-"""Compares all pairs of labelled faces.
+"""Compares all pairs of labeled faces.
 
 A pair of two faces of one person is *genuine*, one of two people an *impostor* pair. A pair matches
 if its similarity reaches the threshold, so a genuine pair below it is a false non-match (FNMR) and

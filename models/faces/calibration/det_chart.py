@@ -128,7 +128,7 @@ def _scale(axes: Axes, lowest: float, lowest_fnmr: float, highest: float) -> Non
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator(list(ticks)))
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(lambda deviate, _: f"{NormalDist().cdf(deviate) * 100:.4g} %")
+        axis.set_major_formatter(lambda deviate, _: f"{NormalDist().cdf(deviate) * 100:.4g}%")
     axes.set_xlabel("false match rate (FMR)", color=FAINT, fontsize=9)
     axes.set_ylabel("false non-match rate (FNMR)", color=FAINT, fontsize=9)
 

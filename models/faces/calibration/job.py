@@ -26,7 +26,7 @@ from contracts.settings import Settings
 from contracts.work import Work
 from models.datasets.dataset import Dataset, Example
 from models.datasets.store import DatasetStore
-from models.faces.analyser import FaceAnalyser, open_analyser
+from models.faces.analyzer import FaceAnalyzer, open_analyzer
 from models.faces.calibration.calibration import calibrate
 from models.faces.calibration.comparisons import Comparisons
 from models.faces.calibration.det_chart import det_chart
@@ -68,8 +68,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     work.progress(Progress(fraction=0, phase="model"))
     dataset = DatasetStore.of(settings).load(request.dataset_id)
     collector = _FaceCollector(work, settings.max_image_pixels, request.only_acceptable)
-    analyser = open_analyser(settings, Store(settings.store_home), threads=settings.job_threads)
-    embeddings, labels = collector.faces(dataset, analyser)
+    analyzer = open_analyzer(settings, Store(settings.store_home), threads=settings.job_threads)
+    embeddings, labels = collector.faces(dataset, analyzer)
     comparisons = Comparisons.of(embeddings, labels)
     _require_support(comparisons, request, collector)
     work.progress(Progress(fraction=0.95, phase="measure"))
@@ -81,7 +81,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         dataset_id=request.dataset_id,
         dataset_digest=dataset.digest,
         model=FACE_MODEL,
-        version=analyser.version,
+        version=analyzer.version,
         pictures=len(dataset.examples),
         left_out=collector.left_out(),
     ).model_dump(mode="json")
@@ -96,7 +96,7 @@ class _FaceCollector:
     only_acceptable: bool
     counts: Counter[tuple[str, LeftOutReason]] = field(default_factory=Counter)
 
-    def faces(self, dataset: Dataset, analyser: FaceAnalyser) -> tuple[Vector, list[str]]:
+    def faces(self, dataset: Dataset, analyzer: FaceAnalyzer) -> tuple[Vector, list[str]]:
         """The embeddings of all usable faces, float32 (n, 128), and their labels."""
         chosen = take_evenly(dataset.examples, MAX_FACES)
         chosen_paths = {example.path for example in chosen}
@@ -105,8 +105,8 @@ class _FaceCollector:
                 self.counts[example.label, "too_many"] += 1
         parts: list[Vector] = [np.empty((0, 128), np.float32)]
         labels: list[str] = []
-        for batch in _batches(self._crops(chosen, analyser)):
-            parts.append(analyser.embed(np.stack([crop for crop, _ in batch])))
+        for batch in _batches(self._crops(chosen, analyzer)):
+            parts.append(analyzer.embed(np.stack([crop for crop, _ in batch])))
             labels += [label for _, label in batch]
         return np.concatenate(parts), labels
 
@@ -118,11 +118,11 @@ class _FaceCollector:
         )
 
     def _crops(
-        self, examples: Sequence[Example], analyser: FaceAnalyser
+        self, examples: Sequence[Example], analyzer: FaceAnalyzer
     ) -> Iterator[tuple[Pixels, str]]:
         for step, example in enumerate(examples, 1):
             self.work.check()
-            crop = self._crop(example, analyser)
+            crop = self._crop(example, analyzer)
             if isinstance(crop, str):
                 self.counts[example.label, crop] += 1
             else:
@@ -132,12 +132,12 @@ class _FaceCollector:
                 Progress(fraction=fraction, phase="faces", step=step, steps=len(examples))
             )
 
-    def _crop(self, example: Example, analyser: FaceAnalyser) -> Pixels | LeftOutReason:
+    def _crop(self, example: Example, analyzer: FaceAnalyzer) -> Pixels | LeftOutReason:
         try:
             image = decode_upright(example.path.read_bytes(), max_pixels=self.max_pixels)
         except (OSError, OpsinError):
             return "unreadable"
-        face = main_face(analyser.find(np.asarray(image), max_faces=2))
+        face = main_face(analyzer.find(np.asarray(image), max_faces=2))
         if isinstance(face, str):
             return face
         if self.only_acceptable and not face.face.quality.acceptable:

@@ -8,7 +8,7 @@ _ROUNDING = 1 - 1e-9  # so that 3 / 0.001 does not fail by the last bit
 
 
 def rule_of_three(trials: int) -> float:
-    """The lowest error rate that so many trials can support at 95 % confidence.
+    """The lowest error rate that so many trials can support at 95% confidence.
 
     If no error was observed in n trials, the upper limit of the rate is 1 - 0.05^(1/n), almost 3/n
     (ISO/IEC 19795-1, annex B).

@@ -44,7 +44,7 @@ class Detector:
         self._min_logit = np.log(spec.min_score / (1 - spec.min_score))
 
     def __call__(self, image: Pixels) -> Detections:
-        """Detect the faces in an image, which is analysed as one square.
+        """Detect the faces in an image, which is analyzed as one square.
 
         Args:
             image: RGB uint8 (height, width, 3); black borders make it square.

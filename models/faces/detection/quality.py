@@ -1,4 +1,4 @@
-"""Whether a face is good enough to be recognised, and every limit that decides it."""
+"""Whether a face is good enough to be recognized, and every limit that decides it."""
 
 from dataclasses import dataclass
 
@@ -22,8 +22,8 @@ class QualityLimits:
         size: Pixels between the eyes. 20 gives 0.991, 16 gives 0.985, 12 gives 0.974.
         darkest: Mean luma of the crop. Below it, camera noise dominates.
         brightest: Mean luma of the crop. Above it, skin has lost its shades.
-        sharpness: Variance of the Laplacian of the crop. A face blurred by 3 % of the distance
-            between the eyes has 22 and gives 0.987; by 6 %, 6 and 0.962. Sharp faces have 60 and
+        sharpness: Variance of the Laplacian of the crop. A face blurred by 3% of the distance
+            between the eyes has 22 and gives 0.987; by 6%, 6 and 0.962. Sharp faces have 60 and
             more, small ones of the minimum size 50.
         yaw: Degrees to either side; beyond it the nose hides the far eye.
         pitch: Degrees up or down.

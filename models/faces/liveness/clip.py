@@ -1,4 +1,4 @@
-"""Analyses a clip frame by frame and returns a `Track` with the detected faces.
+"""Analyzes a clip frame by frame and returns a `Track` with the detected faces.
 
 Frames are released one by one. Of each face only the crop is retained, to be embedded at the end.
 """
@@ -25,8 +25,8 @@ _BATCH = 4
 _CELLS = 24  # per side; each is a mean of many pixels, which hides the rounding of a codec
 
 
-class Analyser(Protocol):
-    """The methods of `models.faces.analyser.FaceAnalyser` that this package uses."""
+class Analyzer(Protocol):
+    """The methods of `models.faces.analyzer.FaceAnalyzer` that this package uses."""
 
     def find(self, image: Pixels, max_faces: int = 32) -> list[DetectedFace]: ...
 
@@ -37,7 +37,7 @@ class Analyser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrackedClip:
-    """A clip that was analysed.
+    """A clip that was analyzed.
 
     Attributes:
         track: Without embeddings.
@@ -47,7 +47,7 @@ class TrackedClip:
     track: Track
     faces: tuple[DetectedFace | None, ...]
 
-    def with_embeddings(self, analyser: Analyser, check: Callable[[], None]) -> Track:
+    def with_embeddings(self, analyzer: Analyzer, check: Callable[[], None]) -> Track:
         """The track with the embedding of every face.
 
         Args:
@@ -58,19 +58,19 @@ class TrackedClip:
         for start in range(0, len(crops), _BATCH):
             check()
             batch = crops[start : start + _BATCH]
-            vectors = analyser.embed(np.stack([crop for _, crop in batch]))
+            vectors = analyzer.embed(np.stack([crop for _, crop in batch]))
             embeddings |= {index: vector for (index, _), vector in zip(batch, vectors, strict=True)}
         return Track(self.track.frames, embeddings)
 
 
 def track_clip(
-    frames: Iterable[VideoFrame], analyser: Analyser, check: Callable[[float], None]
+    frames: Iterable[VideoFrame], analyzer: Analyzer, check: Callable[[float], None]
 ) -> TrackedClip:
     """Follow the face through a clip.
 
     Args:
         frames: Upright, all of the same size.
-        check: Called with the time of each frame before it is analysed; it may let other work run
+        check: Called with the time of each frame before it is analyzed; it may let other work run
             first, or raise.
     """
     track: list[TrackFrame] = []
@@ -80,11 +80,11 @@ def track_clip(
     next_count = 0.0
     for frame in frames:
         check(frame.time)
-        previous, face = face, analyser.track(frame.pixels, face)
+        previous, face = face, analyzer.track(frame.pixels, face)
         count = 1
         if frame.time >= next_count:
             next_count = frame.time + _COUNT_SECONDS
-            count = _count_large_faces(analyser.find(frame.pixels, 2), face)
+            count = _count_large_faces(analyzer.find(frame.pixels, 2), face)
         track.append(
             TrackFrame(
                 time=frame.time,

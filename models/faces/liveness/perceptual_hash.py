@@ -1,7 +1,7 @@
-"""Perceptual hashes of the frames of a clip, by which the same recording is recognised again.
+"""Perceptual hashes of the frames of a clip, by which the same recording is recognized again.
 
 A difference hash (N. Krawetz, "Kind of Like That", 2013): the frame as 17 x 16 gray cells, one bit
-for each pair of horizontal neighbors. It recognises the same recording even if it was trimmed or
+for each pair of horizontal neighbors. It recognizes the same recording even if it was trimmed or
 recompressed. The face cannot be reconstructed from it, and another recording of the same person in
 the same place differs, because the head is never in the same positions at the same times.
 """

@@ -1,6 +1,6 @@
-"""One face through a clip as plain numbers per frame, which is all that a judgement needs.
+"""One face through a clip as plain numbers per frame, which is all that a judgment needs.
 
-Every judgement is therefore a function of a `Track`, which tests can write by hand.
+Every judgment is therefore a function of a `Track`, which tests can write by hand.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class TrackFrame:
         motion: Mean difference in gray levels from the previous frame, in the area of the face.
         image_hash: Of the whole frame, see `models.faces.liveness.perceptual_hash`.
         faces: Number of faces of about the same size; counted only in some frames.
-        acceptable: Whether the face is good enough to be recognised.
+        acceptable: Whether the face is good enough to be recognized.
     """
 
     time: float

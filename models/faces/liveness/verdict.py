@@ -24,7 +24,7 @@ from contracts.queue.messages import Vector
 from models.faces.detection.detection import DetectedFace
 from models.faces.embedding import mean_embedding
 from models.faces.liveness.actions import Baseline, Hold, State, baseline_of, holds_of, states_of
-from models.faces.liveness.clip import Analyser, TrackedClip, neutral_frames, track_clip
+from models.faces.liveness.clip import Analyzer, TrackedClip, neutral_frames, track_clip
 from models.faces.liveness.perceptual_hash import is_replay, sample_hashes
 from models.faces.liveness.tracking import Track, TrackFrame
 from models.faces.liveness.video import VideoFrame
@@ -100,12 +100,12 @@ class ClipVerdict:
 def judge_clip(
     frames: Iterable[VideoFrame],
     requested: Sequence[Action],
-    analyser: Analyser,
+    analyzer: Analyzer,
     *,
     exchange_hashes: ExchangeHashes,
     check: Callable[[], None],
 ) -> ClipVerdict:
-    """Analyse and judge a clip.
+    """Analyze and judge a clip.
 
     The embedding is computed from neutral frames only, because enrolled faces are neutral too.
 
@@ -113,8 +113,8 @@ def judge_clip(
         exchange_hashes: Stores the frame hashes of this clip, and returns those of earlier clips.
         check: Called repeatedly; it may let other work run first, or raise.
     """
-    clip = track_clip(frames, analyser, lambda _time: check())
-    track = clip.with_embeddings(analyser, check)
+    clip = track_clip(frames, analyzer, lambda _time: check())
+    track = clip.with_embeddings(analyzer, check)
     states = states_of(track, baseline_of(track))
     hashes = sample_hashes(
         [frame.time for frame in track.frames], [frame.image_hash for frame in track.frames]

@@ -25,7 +25,7 @@ from models.serving.runtime import Precision, RuntimeUnavailableError
 Array = npt.NDArray[Any]
 
 _MIN_SPEEDUP = 1.1  # less is not worth a second copy of the compiled weights
-_PIECE = 2  # images: twos and fours cost the same within 5 %, ones a tenth more
+_PIECE = 2  # images: twos and fours cost the same within 5%, ones a tenth more
 _ROUNDS = 3
 _MAX_DEVIATION = 0.05
 _LARGE = 64 * 1024 * 1024  # bytes of weights above which no second copy is tried

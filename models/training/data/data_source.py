@@ -14,7 +14,7 @@ from models.training.validation import select_classes
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
         dataset: The images with their classes and splits.

@@ -87,7 +87,7 @@ export function confirmed(question, yes, no) {
     const id = newId("question");
     const dialog = h(
       "dialog",
-      { "aria-labelledby": id },
+      { "aria-labeledby": id },
       h("p", { id }, question),
       h(
         "form",

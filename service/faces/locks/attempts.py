@@ -25,7 +25,7 @@ _CLIENT_ERRORS = range(400, 500)
 
 
 @dataclass(slots=True)
-class Judgement:
+class Judgment:
     """The result of an attempt; whoever judges it sets the verdict."""
 
     verdict: Verdict | None = None
@@ -50,7 +50,7 @@ async def caller_of(faces: FaceServices, request: Request, device_id: str | None
 @asynccontextmanager
 async def attempt(
     faces: FaceServices, subject_id: str, caller: Caller, policy: Policy, *, signed: bool = False
-) -> AsyncIterator[Judgement]:
+) -> AsyncIterator[Judgment]:
     """Reserve an attempt, and count how it ended.
 
     Raises:
@@ -62,11 +62,11 @@ async def attempt(
     standing = await run_in_threadpool(faces.repositories.standings.get, subject_id)
     require_usable(standing, policy, signed=signed)
     reserved = await faces.lockout.begin(subject_id, caller, signed=signed)
-    judgement = Judgement()
+    judgment = Judgment()
     outcome: Outcome = "neither"
     try:
-        yield judgement
-        outcome = _outcome(judgement.verdict)
+        yield judgment
+        outcome = _outcome(judgment.verdict)
     except OpsinError as error:
         outcome = "unusable" if _is_clients(error) else "neither"
         raise
@@ -75,7 +75,7 @@ async def attempt(
             if await faces.lockout.end(reserved, outcome):
                 current_record().count("face_lockouts_total")
         finally:
-            await _count(faces, subject_id, policy, judgement.verdict)
+            await _count(faces, subject_id, policy, judgment.verdict)
 
 
 def require_usable(standing: Standing, policy: Policy, *, signed: bool = False) -> None:

@@ -59,7 +59,7 @@ class Caller:
 
     @property
     def known_as(self) -> str:
-        """What a later attempt is recognised by; a phone changes its address often."""
+        """What a later attempt is recognized by; a phone changes its address often."""
         return self.device or f"@{self.address}"
 
 

@@ -1,4 +1,4 @@
-"""`/v1/faces/calibrations`: measure a threshold for a false match rate on labelled images."""
+"""`/v1/faces/calibrations`: measure a threshold for a false match rate on labeled images."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse

@@ -1,4 +1,4 @@
-"""`/v1/faces/subjects`: people who can be recognised, and their enrollment."""
+"""`/v1/faces/subjects`: people who can be recognized, and their enrollment."""
 
 from typing import Annotated
 

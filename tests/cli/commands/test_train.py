@@ -10,14 +10,14 @@ from typing import ClassVar
 import pytest
 from rich.console import Console
 
-from cli.commands.training.train import train, train_folder, training_options
+from cli.commands.training.train import presets, train, train_folder, training_options
 from cli.commands.training.train_local import RunFolder, TerminalWork
 from cli.output import CommandError
 from cli.processes.signals import StopSignals
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
-from models.training.presets import training_request
+from models.training.presets import PRESETS, training_request
 from tests.cli.serving import serving
 from tests.images import encoded, scene
 from tests.models.datasets.packing import on_disk, tree, written
@@ -81,6 +81,17 @@ def test_only_requested_fields_are_sent_so_that_a_preset_keeps_the_rest() -> Non
         "epochs": {"head": 3, "finetune": 3, "scratch": 3},
     }
     assert training_options('{"l2": 0.1}', augment=True, epochs=None)["l2"] == 0.1
+
+
+def test_presets_say_which_accuracy_was_published(capsys: pytest.CaptureFixture[str]) -> None:
+    presets()
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert "published accuracy" in heading
+    accuracy = {row.split("\t")[0]: row.split("\t")[-1] for row in rows}
+    assert accuracy["cats_dogs_frozen"] == "93% with 2,000 images"
+    assert "96.5% measured here" in accuracy["cats_dogs_frozen_tuned"]
+    assert accuracy["faces_tuned"] == "none"
+    assert set(accuracy) == set(PRESETS)
 
 
 def test_a_misspelt_layer_is_refused_before_an_image_is_read(tmp_path: Path) -> None:

@@ -82,5 +82,5 @@ def test_the_screen_shows_everything_and_no_markup() -> None:
     console = Console(file=StringIO(), width=160)
     console.print(screen(seen, "http://here"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    for word in ("ready", "m:1", " 7", "job_1", "head", "25 %", "2:10", "oldest 1:05", "[h]"):
+    for word in ("ready", "m:1", " 7", "job_1", "head", "25%", "2:10", "oldest 1:05", "[h]"):
         assert word in shown, word

@@ -9,7 +9,7 @@ LUMA = [0.299, 0.587, 0.114]
 
 def test_luminance_is_changed_and_colors_are_kept() -> None:
     painted = np.clip(CONTENT + 20, 0, 255)
-    mixed = colors.with_colors_of(colors.grey(painted), CONTENT)
+    mixed = colors.with_colors_of(colors.gray(painted), CONTENT)
     inside = ((mixed > 0) & (mixed < 255)).all(-1)
     assert inside.mean() > 0.3
     np.testing.assert_allclose((mixed @ LUMA)[inside], (painted @ LUMA)[inside], atol=0.01)

@@ -88,7 +88,7 @@ def test_an_unpublished_addition_leaves_nothing(store: DatasetStore, tmp_path: P
     assert (on_disk(tmp_path), store.listing(made)) == (before, listing)
 
 
-def test_a_listing_of_another_layout_is_normalised(store: DatasetStore, tmp_path: Path) -> None:
+def test_a_listing_of_another_layout_is_normalized(store: DatasetStore, tmp_path: Path) -> None:
     made = store.create("x", written(tmp_path / "folder", tree({"cat": 3}))).info.id
     path = tmp_path / "datasets" / made / LISTING
     edited = json.loads(path.read_text())

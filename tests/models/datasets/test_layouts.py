@@ -191,7 +191,7 @@ def test_a_table_says_the_split_or_its_folder_does(store: DatasetStore, tmp_path
     files = {f"{'test' if n < 2 else 'train'}/{n}.png": photo(n) for n in range(8)}
     info = imported(store, tmp_path, files | {"labels.csv": TABLES["labels.csv"]})
     assert (info.classes, info.splits["test"]) == ({"cat": 4, "dög": 4}, 2)
-    # Only the images of `train` are labelled, as in many competitions.
+    # Only the images of `train` are labeled, as in many competitions.
     files |= {f"test/{n}.png": photo(100 + n) for n in range(20, 24)}
     some = table([("id", "label"), *((str(n), LABELS[str(n)]) for n in range(2, 8))]).encode()
     info = imported(store, tmp_path, files | {"labels.csv": some})

@@ -40,7 +40,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = Settings(home=home, decode_threads=1)
     library = DatasetStore.of(settings)
     library.create("colors", images(home / "a", *COLORS, seed=0), dataset_id="ds_colors")
-    library.create("other", images(home / "b", "Red", "blue", "grey", seed=1), dataset_id="ds_2")
+    library.create("other", images(home / "b", "Red", "blue", "gray", seed=1), dataset_id="ds_2")
     return settings
 
 
@@ -102,7 +102,7 @@ def test_figures_are_those_of_the_training(
 @pytest.mark.usefixtures("trained")
 def test_other_datasets_and_seen_images_are_said(settings: Settings) -> None:
     other, _ = evaluated(settings, dataset_id="ds_2", split="all")
-    assert (other.pictures, other.unknown_classes) == (40, {"grey": 20})
+    assert (other.pictures, other.unknown_classes) == (40, {"gray": 20})
     assert {warning.code for warning in other.warnings} == {"unknown_classes", "missing_classes"}
     seen, _ = evaluated(settings, split="all")
     assert (seen.pictures, seen.seen_in_training) == (60, 42)

@@ -211,6 +211,6 @@ def test_extreme_points_do_not_set_the_scale_of_integrated_gradients() -> None:
     legible = _legible(evidence)
     scale = legible.max()
     assert legible[14:26, 14:26].min() > 0.1 * scale
-    assert legible[14:26, 14:26].std() < 0.1 * scale, "neighbours of opposite sign are averaged"
+    assert legible[14:26, 14:26].std() < 0.1 * scale, "neighbors of opposite sign are averaged"
     assert (evidence / evidence.max())[10:30, 10:30].max() < 0.02
     assert not _legible(np.zeros((5, 1), np.float32)).any()

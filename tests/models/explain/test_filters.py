@@ -34,7 +34,7 @@ def test_activation_grows_with_the_number_of_steps(filters: Filters) -> None:
 
 
 @pytest.mark.parametrize("ending", ["relu", "relu6", "ReLU", "concatenated"])
-def test_filter_shut_by_grey_noise_is_opened(ending: str) -> None:
+def test_filter_shut_by_gray_noise_is_opened(ending: str) -> None:
     """Behind a bias of -70 nothing comes back by a rectifier's own gradient."""
     image = keras.Input((16, 16, 3))
     bias = keras.initializers.Constant(-70)

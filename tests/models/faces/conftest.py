@@ -1,4 +1,4 @@
-"""The face finder and analyser with their published weights; without them, tests are skipped."""
+"""The face finder and analyzer with their published weights; without them, tests are skipped."""
 
 from functools import partial
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from contracts.errors import ModelNotFound, VersionNotFound
 from contracts.faces.faces import FACE_MODEL
-from models.faces.analyser import FaceAnalyser
+from models.faces.analyzer import FaceAnalyzer
 from models.faces.detection.finder import FaceFinder, open_finder
 from models.serving.predictor import load_version
 from models.serving.runtime import RuntimeOptions
@@ -30,8 +30,8 @@ def people(shared: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def analyser(finder: FaceFinder, fetched: Path) -> FaceAnalyser:
-    """An analyser with the real embedder, if it has been imported."""
+def analyzer(finder: FaceFinder, fetched: Path) -> FaceAnalyzer:
+    """An analyzer with the real embedder, if it has been imported."""
     try:
         network = load_version(
             Store(fetched / "store"),
@@ -41,4 +41,4 @@ def analyser(finder: FaceFinder, fetched: Path) -> FaceAnalyser:
         )
     except (ModelNotFound, VersionNotFound) as missing:
         pytest.skip(missing.detail)
-    return FaceAnalyser(finder, partial(network.run, "embed"), network.version)
+    return FaceAnalyzer(finder, partial(network.run, "embed"), network.version)

@@ -153,7 +153,7 @@ def test_alpha_is_composited_like_pillow(mode: str) -> None:
     assert off_by(encoded(image, "PNG"), expected) <= 2
 
 
-def test_transparent_level_of_16_bit_grey_png_becomes_white() -> None:
+def test_transparent_level_of_16_bit_gray_png_becomes_white() -> None:
     levels = np.full((40, 60), 0x8000, np.uint16)
     levels[:, 30:] = 0x1234
     data = encoded(Image.fromarray(levels), "PNG", transparency=0x1234)
@@ -163,7 +163,7 @@ def test_transparent_level_of_16_bit_grey_png_becomes_white() -> None:
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_and_not_clipped(image_format: str) -> None:
+def test_16_bit_gray_is_scaled_and_not_clipped(image_format: str) -> None:
     eight = scene().convert("L")
     sixteen = Image.fromarray(np.asarray(eight).astype(np.uint16) * 257)
     assert off_by(encoded(sixteen, image_format), eight.convert("RGB")) <= 1
@@ -187,10 +187,10 @@ def test_white_is_zero_tiff_is_not_inverted() -> None:
     "scale", [lambda x: x / 255, lambda x: x, lambda x: x * 257, lambda x: x * 1e6 - 7]
 )
 def test_floats_are_scaled_by_their_range(scale: Callable[[object], object]) -> None:
-    grey = np.asarray(scene().convert("L")).astype(np.float32)
-    grey[0, 0], grey[-1, -1] = 0, 255
-    data = encoded(Image.fromarray(np.asarray(scale(grey), np.float32)), "TIFF")
-    assert off_by(data, Image.fromarray(grey.astype(np.uint8)).convert("RGB")) <= 1
+    gray = np.asarray(scene().convert("L")).astype(np.float32)
+    gray[0, 0], gray[-1, -1] = 0, 255
+    data = encoded(Image.fromarray(np.asarray(scale(gray), np.float32)), "TIFF")
+    assert off_by(data, Image.fromarray(gray.astype(np.uint8)).convert("RGB")) <= 1
 
 
 def test_nan_levels_are_refused() -> None:

@@ -102,7 +102,7 @@ def test_alpha_and_orientation_of_deep_colors() -> None:
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
 @pytest.mark.parametrize("predictor", [1, 2])
 def test_compressed_deep_colors(compression: str, predictor: int) -> None:
-    """Pillow writes no deep colors, so each strip is written as three columns of grey."""
+    """Pillow writes no deep colors, so each strip is written as three columns of gray."""
     levels = COLORS.astype(np.int32) * 257
     if predictor == 2:
         levels[:, 1:] -= levels[:, :-1].copy()
@@ -152,17 +152,17 @@ def test_size_and_tiles_of_deep_colors_are_limited() -> None:
 
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
 @pytest.mark.parametrize("bits", [10, 12, 14])
-def test_levels_of_cameras_in_16_bits_of_grey(image_format: str, bits: int) -> None:
-    grey = np.asarray(scene().convert("L")).astype(np.uint32)
-    grey[0, 0] = 255
-    levels = (grey * (2**bits - 1) // 255).astype(np.uint16)
-    expected = Image.fromarray(grey.astype(np.uint8))
+def test_levels_of_cameras_in_16_bits_of_gray(image_format: str, bits: int) -> None:
+    gray = np.asarray(scene().convert("L")).astype(np.uint32)
+    gray[0, 0] = 255
+    levels = (gray * (2**bits - 1) // 255).astype(np.uint16)
+    expected = Image.fromarray(gray.astype(np.uint8))
     assert difference(encoded(Image.fromarray(levels), image_format), expected) <= 1
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32, np.float32])
-def test_grey_of_either_order_of_bytes(order: str, kind: type) -> None:
+def test_gray_of_either_order_of_bytes(order: str, kind: type) -> None:
     levels = (np.asarray(scene().convert("L")).astype(np.int32) * 16).astype(kind)
     levels[0, 0] = 255 * 16
     expected = Image.fromarray((levels.astype(int) * 255 // 4095).astype(np.uint8))

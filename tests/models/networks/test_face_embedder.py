@@ -120,8 +120,8 @@ def test_damaged_file_is_refused(file: WeightFile, tmp_path: Path) -> None:
 
 
 def test_preprocessing_subtracts_the_means_of_faces() -> None:
-    grey = np.full((1, 2, 2, 3), 122, np.uint8)
-    found = preprocess("face", grey).numpy()[0, 0, 0]
+    gray = np.full((1, 2, 2, 3), 122, np.uint8)
+    found = preprocess("face", gray).numpy()[0, 0, 0]
     np.testing.assert_allclose(
         found, (122 - np.array([122.782, 117.001, 104.298])) / 255, atol=1e-6
     )

@@ -74,8 +74,8 @@ def test_large_overlay_is_always_compact() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
 def test_alpha_blends_image_and_heatmap(alpha: float) -> None:
-    grey = drawn(stored(), (60, 40), RenderOptions("overlay", "gray", alpha, legend=False))
-    zero = grey[38, 58]
+    gray = drawn(stored(), (60, 40), RenderOptions("overlay", "gray", alpha, legend=False))
+    zero = gray[38, 58]
     assert zero == pytest.approx(90 * (1 - alpha), abs=2)
 
 

@@ -13,7 +13,7 @@ GRIDS = arrays.arrays(
 
 @settings(max_examples=60, deadline=None)
 @given(GRIDS, st.integers(1, 60))
-def test_values_stay_in_the_range_of_their_neighbours(grid: np.ndarray, length: int) -> None:
+def test_values_stay_in_the_range_of_their_neighbors(grid: np.ndarray, length: int) -> None:
     fine = monotone(grid, length)
     assert fine.shape == (len(grid), length)
     x = ((np.arange(length) + 0.5) * grid.shape[1] / length - 0.5).clip(0, grid.shape[1] - 1)

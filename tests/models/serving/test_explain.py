@@ -63,7 +63,7 @@ TAILS: dict[str, list[keras.Layer]] = {
         layers.Flatten(),
         layers.Dense(3, "softmax"),
     ],
-    "normalised": [
+    "normalized": [
         layers.Conv2D(6, 3, padding="same", use_bias=False),
         layers.BatchNormalization(),
         layers.ReLU(6.0),

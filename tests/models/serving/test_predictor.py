@@ -129,7 +129,7 @@ def test_accuracy_on_real_images(
     top1: float,
     top5: float,
 ) -> None:
-    """Measured: EfficientNet-Lite0 87 / 98 %, SqueezeNet 65 / 87 % of the 100 images."""
+    """Measured: EfficientNet-Lite0 87 / 98%, SqueezeNet 65 / 87% of the 100 images."""
     network = CATALOG[name]
     folder = shared / "data" / "imagenet-samples"
     with (folder / "labels.csv").open() as file:

@@ -33,7 +33,7 @@ BLUEPRINT = Blueprint("cnn_small", 28, "cover", "unit", "pool2", "conv2")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """`digits` 1 is a whole network in grey, `digits` 2 its base alone."""
+    """`digits` 1 is a whole network in gray, `digits` 2 its base alone."""
     store = Store(tmp_path_factory.mktemp("store"))
     keras.utils.set_random_seed(8)
     for whole in (True, False):
@@ -83,8 +83,8 @@ def test_base_has_nothing_to_convert(store: Store) -> None:
 def test_hdf5_holds_the_same_network(store: Store, expected: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "model.h5").write_bytes(b"".join(download_of(store, "keras_h5")))
     whole = keras.saving.load_model(tmp_path / "model.h5", compile=False)
-    grey = prepare("unit", PICTURES, 1)
-    np.testing.assert_allclose(whole(grey, training=False), expected, atol=1e-5)
+    gray = prepare("unit", PICTURES, 1)
+    np.testing.assert_allclose(whole(gray, training=False), expected, atol=1e-5)
 
 
 def test_architecture_and_weights_make_the_network_again(

@@ -1,4 +1,4 @@
-"""Models that recognise people need the scope `faces` at every endpoint that runs them."""
+"""Models that recognize people need the scope `faces` at every endpoint that runs them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

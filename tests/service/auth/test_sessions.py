@@ -251,7 +251,7 @@ def test_without_redis_a_session_waits_and_a_key_works(served: StartService) -> 
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_neighbouring_host_signs_nobody_in(
+def test_a_neighboring_host_signs_nobody_in(
     served: StartService, fakes: FakeServices, keys: Keys, order: int
 ) -> None:
     settings = Settings(_env_file=None, api_key=BOOTSTRAP, trusted_proxies="127.0.0.1")

@@ -24,12 +24,12 @@ SHAPE = (227, 227, 3)
 INFER = "/v2/models/squeezenet/infer"
 
 
-def grey(*levels: int) -> Any:
+def gray(*levels: int) -> Any:
     return np.stack([np.full(SHAPE, level, np.uint8) for level in levels])
 
 
 def binary(*levels: int, **more: Any) -> tuple[bytes, dict[str, str]]:
-    pixels = grey(*levels)
+    pixels = gray(*levels)
     tensor = {
         "name": "image",
         "shape": pixels.shape,
@@ -119,8 +119,8 @@ def test_several_images_form_a_batch(client: httpx.Client, path: str) -> None:
 
 def test_json_and_bytes_give_equal_outputs(client: httpx.Client) -> None:
     tensor = {"name": "image", "shape": [1, *SHAPE], "datatype": "UINT8"}
-    flat = client.post(INFER, json={"inputs": [tensor | {"data": grey(9).ravel().tolist()}]})
-    nested = client.post(INFER, json={"inputs": [tensor | {"data": grey(9).tolist()}]})
+    flat = client.post(INFER, json={"inputs": [tensor | {"data": gray(9).ravel().tolist()}]})
+    nested = client.post(INFER, json={"inputs": [tensor | {"data": gray(9).tolist()}]})
     assert flat.json() == nested.json() == ask(client, 9).json()
 
 

@@ -12,7 +12,7 @@ SHAPE = (227, 227, 3)
 PREDICT = "/v1/models/squeezenet:predict"
 
 
-def grey(level: int) -> object:
+def gray(level: int) -> object:
     return np.full(SHAPE, level, np.uint8).tolist()
 
 
@@ -22,7 +22,7 @@ def b64(level: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("where", ["", "/versions/1", "/labels/champion"])
 def test_instances_give_predictions(client: httpx.Client, where: str) -> None:
-    body = {"signature_name": "serving_default", "instances": [grey(10), grey(20)]}
+    body = {"signature_name": "serving_default", "instances": [gray(10), gray(20)]}
     answer = client.post(f"/v1/models/squeezenet{where}:predict", json=body)
     assert answer.status_code == 200, answer.text
     assert answer.json().keys() == {"predictions"}
@@ -32,13 +32,13 @@ def test_instances_give_predictions(client: httpx.Client, where: str) -> None:
 
 
 def test_inputs_give_outputs(client: httpx.Client) -> None:
-    body = {"signature_name": "features", "inputs": {"image": [grey(7)]}}
+    body = {"signature_name": "features", "inputs": {"image": [gray(7)]}}
     outputs = client.post(PREDICT, json=body).json()["outputs"]
     assert (len(outputs), len(outputs[0]), np.argmax(outputs[0])) == (1, 512, 7)
 
 
 def test_encoded_images_are_decoded_like_uploads(client: httpx.Client) -> None:
-    body = {"instances": [b64(40), {"image": grey(50)}, {"image": b64(60)}]}
+    body = {"instances": [b64(40), {"image": gray(50)}, {"image": b64(60)}]}
     rows = client.post(PREDICT, json=body).json()["predictions"]
     assert [int(np.argmax(row)) for row in rows] == [40, 50, 60]
 

@@ -92,7 +92,7 @@ def test_an_impossible_evaluation_is_refused(
     assert word in answer.text
 
 
-def test_a_version_that_recognises_people_needs_the_scope_faces(
+def test_a_version_that_recognizes_people_needs_the_scope_faces(
     served: StartService, fakes: FakeServices, store: Store
 ) -> None:
     spec = {"subjects": ["sub_a", "sub_b"]}

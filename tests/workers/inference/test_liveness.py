@@ -17,7 +17,7 @@ from contracts.settings import Settings
 from tests.models.faces.rendering import write_video
 from tests.valkey import RealValkey
 from tests.workers.inference.cancellation import cancellation_of
-from tests.workers.jobs.test_enrollment import FakeAnalyser, make_frame
+from tests.workers.jobs.test_enrollment import FakeAnalyzer, make_frame
 from workers.inference.liveness import ClipOperation, RecentClips
 
 QUEUE = QueueName("face_embedder", 1, "clip")
@@ -25,14 +25,14 @@ ACTIONS = ("turn_left", "turn_right", "close_eyes")
 
 
 class FakeFinder:
-    """Finds the faces of `FakeAnalyser`."""
+    """Finds the faces of `FakeAnalyzer`."""
 
     def find(self, image: Any, max_faces: int) -> Any:
-        found = FakeAnalyser().find(image, max_faces)
+        found = FakeAnalyzer().find(image, max_faces)
         return type("Seen", (), {"faces": found, "total": len(found)})()
 
     def track(self, image: Any, _previous: Any) -> Any:
-        return FakeAnalyser().track(image, None)
+        return FakeAnalyzer().track(image, None)
 
 
 class Network:
@@ -40,7 +40,7 @@ class Network:
 
     def run(self, operation: str, crops: Any) -> Any:
         assert operation == "embed"
-        return FakeAnalyser().embed(crops)
+        return FakeAnalyzer().embed(crops)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_file_travels_in_the_shape_of_an_image() -> None:
         unpack_video(pack_video(b"123"), 20_000)
 
 
-def test_clip_is_judged_and_replay_is_recognised(client: "redis.Redis", video: bytes) -> None:
+def test_clip_is_judged_and_replay_is_recognized(client: "redis.Redis", video: bytes) -> None:
     yielded: list[int] = []
     clips = clips_of(client)
     (output,) = clips.compute(QUEUE, Network(), [item_of(video)], lambda: yielded.append(1))  # type: ignore[arg-type]

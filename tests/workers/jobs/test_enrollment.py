@@ -51,8 +51,8 @@ def look_alike(person: int) -> Pixels:
     return make_frame(person, 0, LOOK_ALIKE)
 
 
-class FakeAnalyser:
-    """Analyses such frames."""
+class FakeAnalyzer:
+    """Analyzes such frames."""
 
     version = 1
 
@@ -167,7 +167,7 @@ class Environment:
 
     def enroll(self, request: EnrollmentRequest, **how: Any) -> EnrollmentResult:
         work = FakeWork(request.model_dump(mode="json"), self.folder, **how)
-        return Enrollment(work, self.settings, self.faces, FakeAnalyser()).run()  # type: ignore[arg-type]
+        return Enrollment(work, self.settings, self.faces, FakeAnalyzer()).run()  # type: ignore[arg-type]
 
     def templates(self, subject: str) -> list[str]:
         return [one.id for one in self.faces.templates.of_subject(subject, embedder=EMBEDDER)]
@@ -350,7 +350,7 @@ def prepared(env: Environment, subject: str, image: Pixels, job_id: str) -> Enro
     folder.mkdir()
     (folder / image_name(0)).write_bytes(png(image))
     request = EnrollmentRequest(subject_id=subject, images=1).model_dump(mode="json")
-    return Enrollment(FakeWork(request, folder, job_id), env.settings, env.faces, FakeAnalyser())  # type: ignore[arg-type]
+    return Enrollment(FakeWork(request, folder, job_id), env.settings, env.faces, FakeAnalyzer())  # type: ignore[arg-type]
 
 
 def test_a_face_in_the_background_is_ignored(env: Environment) -> None:
@@ -396,6 +396,6 @@ def test_progress_increases(env: Environment) -> None:
     data = write_video(env.folder / "clip.avi", iter(turning(1)), 15)
     (env.folder / VIDEO).write_bytes(data)
     work = FakeWork(EnrollmentRequest(subject_id=ada).model_dump(mode="json"), env.folder)
-    Enrollment(work, env.settings, env.faces, FakeAnalyser()).run()  # type: ignore[arg-type]
+    Enrollment(work, env.settings, env.faces, FakeAnalyzer()).run()  # type: ignore[arg-type]
     assert work.fractions == sorted(work.fractions)
     assert len(work.fractions) > 40

@@ -37,7 +37,7 @@ def face(width: float, *, acceptable: bool = True, crop: Pixels | None = None) -
     )
 
 
-class FakeAnalyser:
+class FakeAnalyzer:
     """Sees a face in every image: none if its corner is black, a poor one if it is white.
 
     The embedding consists of the image's 16 blocks.
@@ -83,9 +83,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(autouse=True)
-def analyser(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def analyzer(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "shared" not in request.keywords:
-        monkeypatch.setattr(calibration_job, "open_analyser", lambda *_, **__: FakeAnalyser())
+        monkeypatch.setattr(calibration_job, "open_analyzer", lambda *_, **__: FakeAnalyzer())
 
 
 def work_of(folder: Path, **more: Any) -> InMemoryWork:

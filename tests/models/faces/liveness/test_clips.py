@@ -9,7 +9,7 @@ import pytest
 
 from contracts.faces.liveness import Action
 from contracts.queue.messages import Pixels
-from models.faces.analyser import FaceAnalyser
+from models.faces.analyzer import FaceAnalyzer
 from models.faces.detection.finder import FaceFinder
 from models.faces.liveness.verdict import ClipVerdict, judge_clip
 from models.faces.liveness.video import VideoLimits, read_frames
@@ -33,12 +33,12 @@ def puppets(finder: FaceFinder, shared: Path) -> dict[str, Puppet]:
 def judge_data(
     data: bytes,
     requested: Sequence[Action],
-    analyser: FaceAnalyser,
+    analyzer: FaceAnalyzer,
 ) -> ClipVerdict:
     return judge_clip(
         read_frames(data, VideoLimits()),
         requested,
-        analyser,
+        analyzer,
         exchange_hashes=lambda _hashes: (),
         check=lambda: None,
     )
@@ -63,7 +63,7 @@ def encode(frames: Sequence[Pixels], path: Path) -> bytes:
 
 
 def test_an_honest_answer_is_live_and_its_replay_is_not(
-    performances: dict[str, list[Pixels]], analyser: FaceAnalyser, tmp_path: Path
+    performances: dict[str, list[Pixels]], analyzer: FaceAnalyzer, tmp_path: Path
 ) -> None:
     stored: list[Sequence[bytes]] = []
 
@@ -75,7 +75,7 @@ def test_an_honest_answer_is_live_and_its_replay_is_not(
     def judge(data: bytes) -> ClipVerdict:
         frames = read_frames(data, VideoLimits())
         return judge_clip(
-            frames, REQUESTED, analyser, exchange_hashes=exchange_hashes, check=lambda: None
+            frames, REQUESTED, analyzer, exchange_hashes=exchange_hashes, check=lambda: None
         )
 
     verdict = judge(encode(performances["person10"], tmp_path / "clip.mp4"))
@@ -103,30 +103,30 @@ def test_an_honest_answer_is_live_in_every_container(
     kind: str,
     requested: tuple[Action, ...],
     puppets: dict[str, Puppet],
-    analyser: FaceAnalyser,
+    analyzer: FaceAnalyzer,
     tmp_path: Path,
 ) -> None:
     frames = list(performance(puppets["person10"], requested, fps=FPS))
-    verdict = judge_data(encode(frames, tmp_path / f"clip.{kind}"), requested, analyser)
+    verdict = judge_data(encode(frames, tmp_path / f"clip.{kind}"), requested, analyzer)
     assert verdict.liveness.live, verdict.liveness
     assert verdict.embedding is not None
 
 
 @pytest.mark.slow
 def test_another_person_in_the_second_half_is_detected(
-    performances: dict[str, list[Pixels]], analyser: FaceAnalyser, tmp_path: Path
+    performances: dict[str, list[Pixels]], analyzer: FaceAnalyzer, tmp_path: Path
 ) -> None:
     one, other = performances["person10"], performances["person01"]
     middle = len(one) // 2
     verdict = judge_data(
-        encode([*one[:middle], *other[middle:]], tmp_path / "clip.mp4"), REQUESTED, analyser
+        encode([*one[:middle], *other[middle:]], tmp_path / "clip.mp4"), REQUESTED, analyzer
     )
     assert "person_changed" in codes(verdict), verdict.liveness
 
 
 @pytest.mark.slow
 def test_another_person_who_performs_the_actions_is_detected(
-    finder: FaceFinder, shared: Path, analyser: FaceAnalyser, tmp_path: Path
+    finder: FaceFinder, shared: Path, analyzer: FaceAnalyzer, tmp_path: Path
 ) -> None:
     """The cuts are within the movements, and both faces are in the same place: nothing jumps."""
     one, other = (centered_puppet(finder, shared, name) for name in ("person10", "person04"))
@@ -145,7 +145,7 @@ def test_another_person_who_performs_the_actions_is_detected(
             clip += frames(one, action, 2, 0, 0.5) + frames(person, action, 2, 0.5, 1)
             clip += frames(person, action, 7, 1, 1) + frames(person, action, 2, 1, 0.5)
             clip += frames(one, action, 2, 0.5, 0) + frames(one, "neutral", 6, 0, 0)
-        return codes(judge_data(encode(clip, tmp_path / "clip.mp4"), requested, analyser))
+        return codes(judge_data(encode(clip, tmp_path / "clip.mp4"), requested, analyzer))
 
     assert acted_by(one) == set()
     assert "person_changed" in acted_by(other)
@@ -165,24 +165,24 @@ def centered_puppet(finder: FaceFinder, shared: Path, name: str) -> Puppet:
 
 @pytest.mark.slow
 def test_successive_still_images_are_detected(
-    performances: dict[str, list[Pixels]], analyser: FaceAnalyser, tmp_path: Path
+    performances: dict[str, list[Pixels]], analyzer: FaceAnalyzer, tmp_path: Path
 ) -> None:
     """Images that are each shown for as long as an action takes, as with printed photos."""
     frames = [
         performances["person10"][index - index % 12]
         for index in range(len(performances["person10"]))
     ]
-    verdict = judge_data(encode(frames, tmp_path / "clip.mp4"), REQUESTED, analyser)
+    verdict = judge_data(encode(frames, tmp_path / "clip.mp4"), REQUESTED, analyzer)
     assert {"frozen", "low_frame_rate"} <= codes(verdict), verdict.liveness
 
 
 @pytest.mark.slow
 def test_a_real_clip_without_actions_lacks_only_the_actions(
-    shared: Path, analyser: FaceAnalyser
+    shared: Path, analyzer: FaceAnalyzer
 ) -> None:
     """A real recording of a person person smiles and blinks."""
     data = (shared / "data" / "face-videos" / "single_face.mp4").read_bytes()
-    verdict = judge_data(data, REQUESTED, analyser)
+    verdict = judge_data(data, REQUESTED, analyzer)
     assert codes(verdict) == {"missing_action", "not_held"}, verdict.liveness
     none = (shared / "data" / "face-videos" / "no_face.mp4").read_bytes()
-    assert "no_face" in codes(judge_data(none, REQUESTED, analyser))
+    assert "no_face" in codes(judge_data(none, REQUESTED, analyzer))

@@ -232,7 +232,7 @@ def test_looking_away_all_the_time_is_reported() -> None:
     assert "not_facing" in fault_codes(answer(REQUESTED, Face(yaw=28)))
 
 
-def test_a_clip_that_was_sent_before_is_recognised() -> None:
+def test_a_clip_that_was_sent_before_is_recognized() -> None:
     track = film(answer(REQUESTED))
     times = [frame.time for frame in track.frames]
     stored = sample_hashes(times, [frame.image_hash for frame in track.frames])

@@ -1,6 +1,6 @@
 """`/v1/faces` over HTTP: detection, comparison, identification, login, lockout, erasure.
 
-The worker is a fake that recognises people by brightness; database, search, keys and Redis are
+The worker is a fake that recognizes people by brightness; database, search, keys and Redis are
 real.
 """
 
@@ -77,7 +77,7 @@ class TestDetect:
         assert face["box"] == {"x": 650.0, "y": 325.0, "width": 1300.0, "height": 650.0}
         assert face["landmarks"]["nose"] == {"x": 1300.0, "y": 650.0}
 
-    def test_a_rotated_image_is_analysed_upright(self, client: httpx.Client) -> None:
+    def test_a_rotated_image_is_analyzed_upright(self, client: httpx.Client) -> None:
         exif = Image.Exif()
         exif[274] = 6
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Analyses images with one object: detects, tracks and embeds faces."""
+"""Analyzes images with one object: detects, tracks and embeds faces."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from models.weights.catalog import Weights
 _BATCH = 16
 
 
-class FaceAnalyser:
+class FaceAnalyzer:
     """Detects, measures and embeds faces. Not thread-safe.
 
     Args:
@@ -64,7 +64,7 @@ class FaceAnalyser:
         return self._embed(crops)
 
 
-def open_analyser(settings: Settings, store: Store, *, threads: int) -> FaceAnalyser:
+def open_analyzer(settings: Settings, store: Store, *, threads: int) -> FaceAnalyzer:
     """Load the weights of this installation and the champion embedder of the store.
 
     Raises:
@@ -75,4 +75,4 @@ def open_analyser(settings: Settings, store: Store, *, threads: int) -> FaceAnal
     finder = open_finder(Weights.of(settings), threads=threads)
     options = replace(RuntimeOptions.of(settings), threads=threads)
     network = load_version(store, FACE_MODEL, max_batch_size=_BATCH, options=options)
-    return FaceAnalyser(finder, partial(network.run, "embed"), network.version)
+    return FaceAnalyzer(finder, partial(network.run, "embed"), network.version)
