@@ -15,7 +15,7 @@ import redis
 
 from cli import checks as looks
 from cli.checks import Check
-from cli.checks.environment import gpu
+from cli.checks.environment import busy, gpu
 from cli.checks.packages import packages, pins_of
 from contracts.faces.subjects import NewSubject
 from contracts.queue import redis_keys
@@ -77,6 +77,19 @@ def test_face_keys_that_a_restore_has_not_brought(settings: Settings) -> None:
     assert not settings.face_keys_file.exists()
     KeyFile(settings.face_keys_file).read()  # as the API does: another key
     failing(found(looks.face_keys(settings), "face keys"), str(settings.face_keys_file))
+
+
+def test_a_busy_machine_on_which_jobs_come_last(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 16.0, 16.0))
+    (check,) = busy(settings)
+    assert check.state == "warn"
+    assert "OPSIN_JOB_NICENESS=0" in check.help
+    assert list(busy(settings.model_copy(update={"job_niceness": 0}))) == []
+    monkeypatch.setattr(os, "getloadavg", lambda: (16.0, 2.0, 2.0))  # a moment is not a state
+    assert list(busy(settings)) == []
 
 
 def test_a_model_that_nobody_knows(settings: Settings) -> None:
