@@ -40,7 +40,8 @@ def test_a_command_in_another_folder_uses_the_running_services_home(
 ) -> None:
     home, port = tmp_path / "home", free_port()
     run = start("tests/cli/stand_in.py", "up", OPSIN_HOME=home, OPSIN_PORT=port)
-    run.wait_for("Stop  Ctrl-C")
+    run.wait_for("Opsin is ready")
+    run.wait_for("Ctrl-C")
     made = opsin(photos, port, "keys", "cli")
     assert made.returncode == 0, made.stderr
     assert f"This command uses {home}, the home of the service at" in made.stderr
