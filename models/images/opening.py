@@ -36,7 +36,7 @@ from models.images.isolated import decode_isolated, size_of, too_large
 from models.images.jpeg import is_complete
 from models.images.jpeg_structure import END_MARKER, read_structure
 from models.images.netpbm import decode_netpbm, read_header
-from models.images.png import only_needed
+from models.images.png import only_needed, without_checksum
 from models.images.tiff import open_deep_tiff
 
 REGISTERED: Final = (
@@ -175,8 +175,8 @@ def _pillow_header(raw: bytes, image_format: ImageFormat, max_pixels: int) -> _H
     pixels = max(pixels, _require_small_tiles(getattr(image, "tag_v2", {}), max_pixels))
     if image_format == "BMP" and image.info.get("compression") in _RUN_LENGTH:
         _check_run_length(pixels)
-    if image_format == "PNG" and raw[24] == 16 and raw[25] in _PNG_COLORS:
-        return _Header(raw, pixels, partial(_load_deep_png, image))
+    if image_format == "PNG":
+        return _Header(raw, pixels, partial(_load_png, image, raw))
     most = WEBP_PIXELS if image_format == "WEBP" else LARGE_PIXELS
     return _Header(raw, pixels, lambda: image, most)
 
@@ -210,16 +210,29 @@ def _check_run_length(pixels: int) -> None:
         )
 
 
-def _load_deep_png(image: Image.Image) -> Image.Image:
+def _load_png(image: Image.Image, raw: bytes) -> Image.Image:
+    """Load it, even if the checksum over all pixels was written wrong, as browsers do."""
+    try:
+        image.load()
+    except OSError:
+        whole = without_checksum(raw)
+        if whole is None:
+            raise
+        image = Image.open(_MeteredReader(whole), formats=["PNG"])
+        image.load()
+    if raw[24] == 16 and raw[25] in _PNG_COLORS:
+        _check_deep_png(image)
+    return image
+
+
+def _check_deep_png(image: Image.Image) -> None:
     """Refuse what Pillow makes almost black: it drops the low byte of 16-bit colors."""
-    image.load()
     brightest = max(int(high) for _, high in image.getextrema()[:3])  # type: ignore[misc]
     if 0 < brightest <= _DARK:
         raise InvalidImage(
             "The PNG has 16-bit colors of which only the lowest 12 bits are used. "
             "Save it with 8 bits."
         )
-    return image
 
 
 def _invalid(image_format: ImageFormat, error: Exception) -> InvalidImage:

@@ -16,6 +16,7 @@ SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 _APPLE = b"CgBI"
+_CHECKSUM_BYTES = 4  # Adler-32, at the end of a zlib stream
 _ANCILLARY = 0x20  # set in the first letter of the name
 # A large photo in chunks of 4 kB has some thousands. In a loop over millions of tiny ones the
 # interpreter lock would be held for seconds.
@@ -54,6 +55,27 @@ def only_needed(raw: bytes) -> bytes:
     return b"".join(parts)
 
 
+def without_checksum(raw: bytes) -> bytes | None:
+    """A PNG without the checksum over its pixels, which is not needed to unpack them.
+
+    None if the checksum of a chunk of pixels is wrong: then the data was damaged on its way, and
+    not written with a wrong checksum.
+    """
+    others, pixels, place = [SIGNATURE], [], 0
+    for name, start, end in _chunks(raw):
+        chunk = raw[start:end]
+        if name != b"IDAT":
+            others.append(chunk)
+            continue
+        if not _is_undamaged(chunk):
+            return None
+        place = place or len(others)
+        pixels.append(chunk[8:-4])
+    body = b"IDAT" + b"".join(pixels)[:-_CHECKSUM_BYTES]
+    joined = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return b"".join([*others[:place], joined, *others[place:], _END])
+
+
 def _chunks(raw: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Name, start and end of each chunk; the last one may be incomplete."""
     at = len(SIGNATURE)
@@ -89,7 +111,11 @@ def _is_useful(name: bytes, chunk: bytes, *, color_type: bytes) -> bool:
             return False
     if len(body) > _MAX_METADATA_BYTES:
         return False
-    return is_useful and struct.pack(">I", zlib.crc32(chunk[4:-4])) == chunk[-4:]
+    return is_useful and _is_undamaged(chunk)
+
+
+def _is_undamaged(chunk: bytes) -> bool:
+    return struct.pack(">I", zlib.crc32(chunk[4:-4])) == chunk[-4:]
 
 
 def _is_readable(compressed: bytes) -> bool:

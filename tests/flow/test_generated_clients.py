@@ -18,11 +18,13 @@ import pytest
 
 from tests.flow.installation import ROOT, Installation
 
-pytestmark = pytest.mark.slow  # installs generators, and compiles what they make
+# Installs generators, and compiles what they make. The first test also waits for all of that.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 KEY = "generated-clients-use-this-key"
 TOOLS = ROOT / "tests" / "openapi"
 PROGRAMS = TOOLS / "programs"
+COMMAND_SECONDS = 600  # of one command; a generator or a compiler takes a minute on a busy machine
 NODE_TOOLS = TOOLS / "node_modules" / ".bin"
 PYTHON_TOOLS = ROOT / "build" / "generators"
 EXPECTED = {"state": "succeeded", "artifact": b"\x89PNG".hex(), "heatmap": True}
@@ -35,7 +37,7 @@ def run(*command: object, cwd: Path = ROOT, **env: str) -> str:
         env=os.environ | env,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -165,6 +165,7 @@ def test_the_snippet_for_traefik_is_connected() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # each test within it has its own limit
 def test_the_http_part_of_the_suite_passes_behind_nginx() -> None:
     require_nginx()
     chosen = ["-k", " and ".join(f"not {name}" for name in DIRECT), *HTTP_PART]

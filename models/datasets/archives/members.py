@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from contracts.errors import InvalidArchive
 from models.datasets.archives.limits import Limits
 
-_DRIVE = re.compile(r"^[A-Za-z]:")
+_DRIVE = re.compile(r"^[A-Za-z]:/")  # without the slash it is a name, such as that of a class
 # What macOS, Windows, Synology, QNAP, Python and others leave in folders.
 _SYSTEM = frozenset(
     {

@@ -42,6 +42,10 @@ _EXTENSIONS = frozenset(
 # A label (tar --label), and the list of a folder's files (tar --listed-incremental).
 _NO_FILES = frozenset({b"V", b"D"})
 _CONTINUED = b"M"
+_NO_END = (
+    "The tar has no end mark, so that it has probably been cut off. "
+    "Send all of it, or pack it again with a program that finishes it (or as a zip or tar.gz)."
+)
 _DAMAGED = "The archive is damaged or truncated. Pack it again and send all of it."
 
 
@@ -54,17 +58,22 @@ class _Header(tarfile.TarInfo):
 
     `chain` counts consecutive extension headers, which `tarfile` reads recursively. It is a class
     attribute, so each archive has a subclass of its own (`checked_headers`).
+
+    `may_lack_end` says that the archive is known to be whole, though it has no end mark.
     """
 
     chain = 0
+    may_lack_end = False
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
             header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            if len(buf) == _BLOCK and not any(buf):
-                raise  # the end mark
+            if not any(buf):
+                if len(buf) == _BLOCK or cls.may_lack_end:
+                    raise  # the end
+                raise InvalidArchive(_NO_END) from error
             if buf[:4] == b"PK\3\4":
                 raise InvalidArchive("The gzip contains a zip. Send the zip itself.") from error
             raise InvalidArchive(_DAMAGED) from error
@@ -76,9 +85,9 @@ class _Header(tarfile.TarInfo):
         return header
 
 
-def checked_headers() -> type[tarfile.TarInfo]:
+def checked_headers(*, may_lack_end: bool = False) -> type[tarfile.TarInfo]:
     """A header class for one archive (`tarinfo=`), which checks each header first."""
-    return type("_ArchivesHeader", (_Header,), {})
+    return type("_ArchivesHeader", (_Header,), {"may_lack_end": may_lack_end})
 
 
 class _Gunzip:
@@ -156,7 +165,8 @@ def _opened(path: Path, limits: Limits) -> Iterator[tarfile.TarFile]:
             tarfile.open(
                 fileobj=metered,
                 mode="r|",
-                tarinfo=checked_headers(),
+                # A gzip that was cut off is refused as such.
+                tarinfo=checked_headers(may_lack_end=is_gzipped),
                 encoding=UTF_8,
                 errors="surrogateescape",
             ) as archive,

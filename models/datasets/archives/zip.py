@@ -46,6 +46,15 @@ _UNICODE_PATH = 0x7075
 _UNICODE_PATH_HEAD = 5
 _UNIX = 3
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+# Not read: `zipfile` unpacks the first two without a limit, and does not know the others.
+_OTHER_METHODS = {
+    zipfile.ZIP_BZIP2: "bzip2",
+    zipfile.ZIP_LZMA: "LZMA",
+    9: "Deflate64",
+    93: "Zstandard",
+    95: "xz",
+    98: "PPMd",
+}
 _ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error)
 _PART_OF_SEVERAL = (
     "The zip is one of several parts. Put them together first (zip -s 0 parts.zip --out whole.zip)."
@@ -167,8 +176,10 @@ def _check_kind(entry: zipfile.ZipInfo, name: str) -> None:
     if entry.flag_bits & _ENCRYPTED:
         raise InvalidArchive(f"'{name}' is encrypted. Pack the images without a password.")
     if entry.compress_type not in _METHODS:
+        method = _OTHER_METHODS.get(entry.compress_type, "an uncommon method")
         raise InvalidArchive(
-            f"'{name}' is compressed by an uncommon method. Pack it with 'stored' or 'deflate'."
+            f"'{name}' is compressed by {method}, which is not read. Pack the zip again with the "
+            "usual method, 'deflate', or uncompressed."
         )
     kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == _UNIX else 0
     if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:

@@ -181,6 +181,33 @@ def test_png_chunks_that_pixels_do_not_need_do_no_harm() -> None:
     assert difference(whole + b"garbage", scene()) == 0
 
 
+def with_checksum(checksum: bytes, *, length: int | None = None, pieces: int = 1) -> bytes:
+    """A PNG whose pixels end with that checksum, or with what is left of `length` bytes."""
+    whole = encoded(scene(), "PNG")
+    at = whole.index(b"IDAT")
+    size = int.from_bytes(whole[at - 4 : at])
+    pixels = (whole[at + 4 : at + size] + checksum)[:length]
+    step = -(-len(pixels) // pieces)
+    cut = (pixels[start : start + step] for start in range(0, len(pixels), step))
+    return whole[: at - 4] + b"".join(png_chunk(b"IDAT", part) for part in cut) + whole[-12:]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 50])
+def test_a_png_with_a_wrong_checksum_over_all_rows_is_read(pieces: int) -> None:
+    whole = encoded(scene(), "PNG")
+    assert whole.count(b"IDAT") == 1
+    assert difference(with_checksum(b"\1\2\3\4", pieces=pieces), scene()) == 0
+    assert difference(with_checksum(b"", pieces=pieces), scene()) == 0
+
+
+def test_a_png_that_was_damaged_or_lacks_rows_is_refused() -> None:
+    damaged = bytearray(encoded(scene(), "PNG"))
+    damaged[damaged.index(b"IDAT") + 4 + 60] ^= 0x10
+    for data in (bytes(damaged), with_checksum(b"\1\2\3\4", length=500)):
+        with pytest.raises(InvalidImage, match="PNG data"):
+            read(data)
+
+
 def zeros() -> bytes:
     return zlib.compress(bytes(5_000_000))
 

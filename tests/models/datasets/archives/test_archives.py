@@ -79,6 +79,12 @@ def streamed_zip() -> bytes:
     return buffer.getvalue()
 
 
+def without_end(blocks: int = 0) -> bytes:
+    """A tar that its program has not closed; an end mark are two blocks of zeros."""
+    end = 512 + len(tarred(GOOD).rstrip(b"\0")) // 512 * 512
+    return tarred(GOOD)[: end + blocks * 512]
+
+
 READ: dict[str, Callable[[], bytes]] = {
     "GNU label": lambda: with_header("backup 2024", b"V"),
     "GNU incremental": lambda: with_header("cat/", b"D", b"Y0.png\0\0"),
@@ -88,6 +94,8 @@ READ: dict[str, Callable[[], bytes]] = {
         gzip.compress(tarred(GOOD)[at : at + 3000]) for at in range(0, len(tarred(GOOD)), 3000)
     ),
     "zeros after gzip": lambda: tarred(GOOD, packed=True) + b"\0" * 5000,
+    "half an end mark": lambda: without_end(1),
+    "no end mark in a whole gzip": lambda: gzip.compress(without_end()),
     "zip64": zip64,
     "streamed zip": streamed_zip,
     "zip with a comment": lambda: zipped(GOOD)[:-2] + b"\x03\x00abc",
@@ -114,6 +122,9 @@ TOLD: dict[str, tuple[bytes, str]] = {
         "parts",
     ),
     "a gzipped zip": (gzip.compress(zipped(GOOD)), "zip itself"),
+    "a tar without an end mark": (without_end(), "end mark"),
+    "a zip of bzip2": (zipped(GOOD, zipfile.ZIP_BZIP2), "by bzip2, which is not read"),
+    "a zip of LZMA": (zipped(GOOD, zipfile.ZIP_LZMA), "by LZMA, which is not read"),
     "a web page": (b"\n<!DOCTYPE html><html><title>Sign in</title>", "web page"),
     "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
     "a PNG": (photo(1), "single PNG image"),

@@ -6,6 +6,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -232,3 +233,11 @@ def test_a_short_name_that_is_utf_8_by_chance() -> None:
     """The bytes of 猫 in GBK are those of è in UTF-8."""
     assert decode_names(["猫/1.jpg".encode("gbk")], None).guess == "gbk"
     assert decode_names(["é/1.jpg".encode(), "è/1.jpg".encode()], None).guess is None
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_a_name_with_a_colon_is_no_drive(
+    store: DatasetStore, tmp_path: Path, pack: Callable[[dict[str, bytes]], bytes]
+) -> None:
+    files = {name: photo(number) for number, name in enumerate(("a:b/C:1.png", "c: d/2.png"))}
+    assert made(store, tmp_path, pack(files)).info.classes == {"a:b": 1, "c: d": 1}
