@@ -75,7 +75,11 @@ def service(
     fetched_home: Path, imported: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
     home = tmp_path_factory.mktemp("generated") / "home"
-    env = {"OPSIN_MODELS": "efficientnet_lite0", "OPSIN_API_KEY": KEY}
+    env = {
+        "OPSIN_MODELS": "efficientnet_lite0",
+        "OPSIN_API_KEY": KEY,
+        "OPSIN_JOB_NICENESS": "0",  # the programs wait for their jobs
+    }
     installation = Installation(home, fetched_home / "weights", env, store=imported)
     try:
         installation.start()

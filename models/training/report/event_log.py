@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
+from tensorboard.plugins.histogram.metadata import create_summary_metadata
 
+_BUCKETS = 30  # as many as TensorBoard's own
 _RUNS = (("training", ""), ("validation", "val_"))
 
 
@@ -68,7 +72,8 @@ class EventLog:
         """Log histograms of the weights that are trained, after the last epoch that was logged."""
         with self._writers["training"].as_default(len(self._steps)):
             for variable in model.trainable_variables:
-                tf.summary.histogram(variable.path, variable.value)
+                buckets = _buckets(tf.convert_to_tensor(variable.value).numpy())
+                tf.summary.write(variable.path, buckets, metadata=create_summary_metadata(None, ""))
         self._writers["training"].flush()
 
     def tested(self, loss: float, accuracy: float) -> None:
@@ -103,3 +108,22 @@ class EventLog:
             for path in sorted(self._folder.rglob("*tfevents*")):
                 archive.write(path, path.relative_to(self._folder).as_posix())
         return archive_bytes.getvalue()
+
+
+def _buckets(weights: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The left edge, the right edge and the count of each bucket: (30, 3).
+
+    `tf.summary.histogram` finds the same, but needs 30 float64 for each weight: 24 GB for the dense
+    layer of `cnn_pets`.
+    """
+    finite = weights if np.isfinite(weights).all() else weights[np.isfinite(weights)]
+    if not finite.size:
+        return np.zeros((_BUCKETS, 3))
+    low, high = float(finite.min()), float(finite.max())
+    edges = np.linspace(low, high, _BUCKETS + 1)
+    counts = np.zeros(_BUCKETS)
+    if low == high:
+        counts[-1] = finite.size
+    else:
+        counts[:] = np.histogram(finite, _BUCKETS, (low, high))[0]
+    return np.stack([edges[:-1], edges[1:], counts], axis=1)

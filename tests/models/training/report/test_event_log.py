@@ -1,0 +1,80 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+
+from models.training.report.event_log import EventLog
+from tests.models import keras_warnings
+
+pytestmark = keras_warnings.ignored
+
+RANDOM = np.random.default_rng(8).normal(size=(50, 40)).astype(np.float32)
+VALUES = {
+    "random": RANDOM,
+    "equal": np.full((50, 40), 0.25, np.float32),
+    "in a corner": np.where(np.arange(2000).reshape(50, 40) == 7, 1, -1).astype(np.float32),
+}
+
+
+def layer_of(kernel: np.ndarray) -> keras.Model:
+    model = keras.Sequential([keras.Input(kernel.shape[:1]), keras.layers.Dense(kernel.shape[1])])
+    model.layers[0].set_weights([kernel, np.zeros(kernel.shape[1], np.float32)])
+    return model
+
+
+def histograms(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for path in folder.rglob("*tfevents*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value:
+                if value.metadata.plugin_data.plugin_name == "histograms":
+                    yield value.tag, tf.make_ndarray(value.tensor)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_histograms_of_weights_are_those_of_tensorboard(name: str, tmp_path: Path) -> None:
+    log, model = EventLog(tmp_path), layer_of(VALUES[name])
+    log.weights(model)
+    log.close()
+    logged = dict(histograms(tmp_path))
+    kernel = model.layers[0].kernel
+    assert list(logged) == [kernel.path, model.layers[0].bias.path]
+    wanted = tf.make_ndarray(histogram_pb("kernel", VALUES[name]).value[0].tensor)
+    np.testing.assert_allclose(logged[kernel.path][:, :2], wanted[:, :2], atol=1e-6)
+    assert np.abs(logged[kernel.path][:, 2] - wanted[:, 2]).sum() <= 2  # one value on an edge
+    assert logged[kernel.path][:, 2].sum() == 2000
+
+
+def test_histograms_leave_out_what_is_not_finite(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    log.weights(layer_of(np.where(RANDOM > 0, RANDOM, np.nan)))
+    log.weights(layer_of(np.full((50, 40), np.inf, np.float32)))
+    log.close()
+    first, _, second, _ = (counts[:, 2].sum() for _, counts in histograms(tmp_path))
+    assert (first, second) == ((RANDOM > 0).sum(), 0)
+
+
+def test_histograms_take_little_memory(tmp_path: Path) -> None:
+    """`tf.summary.histogram` takes more than 2 GB for these 32 MB."""
+    log, model = EventLog(tmp_path), layer_of(np.zeros((2000, 4000), np.float32))
+    model.layers[0].kernel.assign(keras.random.normal((2000, 4000)))
+    before = _reset_peak()
+    log.weights(model)
+    assert _peak() - before < 300 * 1024
+    log.close()
+
+
+def _reset_peak() -> int:
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> int:
+    """The most memory since the reset, in KiB."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1])
