@@ -1,15 +1,17 @@
 """`opsin quantize`: an int8 copy of a version, by a running server."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
+from rich.markup import escape
 
 from cli.clients.http import ServerClient
 from cli.clients.jobs import JobsApi
 from cli.commands.jobs import follow_job
 from cli.options import AsJson, Key, Server
-from cli.output import notes, print_json
+from cli.output import answers, notes, print_json
 from cli.settings import load
 
 
@@ -45,5 +47,24 @@ def quantize(  # noqa: PLR0917 (typer reads options from the parameters)
     if as_json:
         print_json(result)
         return
-    notes().print(f"[green]✓[/] {model} version {result.get('version')} is the int8 copy")
-    print_json(result)
+    _print(result)
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    number, original = result["version"], result["quantized_from"]
+    accuracy, allowed = result["accuracy"], result["max_accuracy_loss"]
+    console = answers()
+    console.print(
+        f"{escape(result['model'])} version {number} is the int8 copy of version {original}: "
+        f"{accuracy['after']:.1%} of {result['pictures']['measured']:,} images correct, "
+        f"version {original} {accuracy['before']:.1%}"
+    )
+    if result["promoted"]:
+        notes().print(f"[green]✓[/] version {number} is champion")
+    elif result["accuracy_loss"] > allowed:
+        console.print(
+            f"It does not become champion: it may lose {allowed:.1%} (--max-accuracy-loss)."
+        )
+    else:
+        command = f"opsin models promote {result['model']} {number}"
+        console.print(f"It is not champion. `{escape(command)}` makes it so.")

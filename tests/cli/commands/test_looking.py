@@ -34,6 +34,12 @@ JOB = {
     "progress": {"fraction": 1.0}, "created_at": "2026-11-20T09:30:00Z", "artifacts": [],
     "result": {"version": 2},
 }  # fmt: skip
+QUANTIZED = {
+    "model": "m", "version": 2, "quantized_from": 1, "precision": "int8",
+    "accuracy": {"before": 0.88, "after": 0.875}, "accuracy_loss": 0.005,
+    "max_accuracy_loss": 0.01, "promoted": False,
+    "pictures": {"calibration": 100, "measured": 1200},
+}  # fmt: skip
 LAYER = {"name": "conv1", "type": "Conv2D", "output_shape": [None, 8, 3], "explainable": True}
 TARGET = {"index": 281, "id": "n1", "label": "tabby", "probability": 0.3791}
 NUMBERS = {"model": "squeezenet", "version": 1, "layer": "fire9_concat", "target": TARGET}
@@ -190,6 +196,32 @@ def test_quantize_follows_its_job(server: str, capsys: pytest.CaptureFixture[str
     route, body = Server.requests[0]
     assert route == "POST /v1/models/m/versions/1/quantize"
     assert json.loads(body) == {"dataset_id": "ds_1", "promote": False}
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ({"promoted": True}, "✓ version 2 is champion"),
+        ({"accuracy_loss": 0.05}, "It does not become champion: it may lose 1.0%"),
+        ({}, "`opsin models promote m 2` makes it so."),
+    ],
+)
+def test_quantize_says_what_the_copy_lost(
+    result: dict[str, Any],
+    said: str,
+    server: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(JOB, "result", QUANTIZED | result)
+    quantize("m", 1, "ds_1", server=server)
+    printed = capsys.readouterr()
+    first, *_ = printed.out.splitlines()
+    assert first == (
+        "m version 2 is the int8 copy of version 1: 87.5% of 1,200 images correct, version 1 88.0%"
+    )
+    assert said in printed.out + printed.err
+    assert "{" not in printed.out
 
 
 def test_frames_of_a_video_are_added(
