@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.flow.installation import ROOT, Installation
@@ -116,7 +117,9 @@ class Workshop:
 @pytest.fixture
 def workshop(service: Installation, photos: Path, tmp_path: Path) -> Workshop:
     document = tmp_path / "openapi.json"
-    document.write_bytes(service.get("/openapi.json").content)
+    # The first request for it makes it, which takes seconds, and many on a busy machine.
+    answer = httpx.get(f"{service.url}/openapi.json", timeout=COMMAND_SECONDS)
+    document.write_bytes(answer.raise_for_status().content)
     images = [str(photos / name) for name in ("cat.png", "coffee.png")]
     return Workshop(tmp_path, document, (service.url, KEY, *images))
 
@@ -124,11 +127,12 @@ def workshop(service: Installation, photos: Path, tmp_path: Path) -> Workshop:
 @pytest.fixture(scope="module")
 def classes(service: Installation, photos: Path) -> list[str]:
     """What the service says about the two images."""
-    import httpx
-
     files = [("image", (photos / name).read_bytes()) for name in ("cat.png", "coffee.png")]
     answer = httpx.post(
-        f"{service.url}/v1/classify", files=files, headers={"X-API-Key": KEY}, timeout=60
+        f"{service.url}/v1/classify",
+        files=files,
+        headers={"X-API-Key": KEY},
+        timeout=COMMAND_SECONDS,
     )
     return [result["predictions"][0]["label"] for result in answer.json()["results"]]
 
