@@ -1,6 +1,14 @@
-"""How `--help` names what a command takes: IMAGE..., NUMBER, [a|b]; not by the types of Python."""
+"""How `--help` names what a command takes: IMAGE..., NUMBER, [a|b]; not by the types of Python.
 
+Also how a choice may be written: `Grad-CAM` for `grad_cam`.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
 from typing import Any
+
+import typer
 
 
 def tidy(command: Any) -> None:
@@ -13,6 +21,8 @@ def tidy(command: Any) -> None:
             _tidy_argument(param)
         elif not param.is_flag:
             _tidy_option(param)
+        if param.type_descriptor.is_choice:
+            _accept_spellings(param)
     for each in getattr(command, "commands", {}).values():
         if each.help:
             each.short_help = " ".join(each.help.split("\n\n")[0].split())
@@ -31,6 +41,46 @@ def _tidy_argument(param: Any) -> None:
 def _tidy_option(param: Any) -> None:
     word = param.metavar or _kind(param.type_descriptor)
     param.display_type = lambda ctx: word  # noqa: ARG005 (of the base class)
+
+
+def _accept_spellings(param: Any) -> None:
+    """Take `grad-cam` and `GradCAM` for `grad_cam`; suggest what a misspelled choice may mean."""
+    choices = [str(choice) for choice in param.type_descriptor.choices]
+    process = param.process_value
+
+    def choose(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(choose(each) for each in value)
+        return as_choice(value, choices) if isinstance(value, str) else value
+
+    def process_spelling(ctx: Any, value: Any) -> Any:
+        try:
+            return process(ctx, choose(value))
+        except typer.BadParameter as error:
+            error.ctx, error.param = ctx, param  # so that the message names the option
+            raise
+
+    param.process_value = process_spelling
+
+
+def as_choice(text: str, choices: Sequence[str]) -> str:
+    """The choice that a text means, whatever its case and hyphens.
+
+    Raises:
+        BadParameter: None; the message names those it may mean.
+    """
+    if text in choices:
+        return text
+    plain = {_plain(choice): choice for choice in choices}
+    if (found := plain.get(_plain(text))) is not None:
+        return found
+    similar = difflib.get_close_matches(_plain(text), plain, 1)
+    hint = f" Did you mean {plain[similar[0]]}?" if similar else ""
+    raise typer.BadParameter(f"'{text}' is none of {', '.join(choices)}.{hint}")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[-_ ]", "", text.casefold())
 
 
 def _kind(descriptor: Any) -> str:

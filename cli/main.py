@@ -7,6 +7,7 @@ Its summary therefore stands here, word for word as the command's own help begin
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -179,6 +180,7 @@ def _report(failure: Exception) -> int:
 
     show = getattr(failure, "show", None)  # a wrong call, as Typer reports it
     if show is not None:
+        failure.message = _plain_words(str(getattr(failure, "message", "")))  # type: ignore[attr-defined]
         if possibilities := getattr(failure, "possibilities", None):
             meant = " or ".join(sorted(possibilities))
             failure.message = f"{failure.message}. Did you mean {meant}?"  # type: ignore[attr-defined]
@@ -202,6 +204,18 @@ def _report(failure: Exception) -> int:
             "with the same command shows where; please report it.",
         )
     return 1
+
+
+def _plain_words(message: str) -> str:
+    """What Typer says of a wrong value, without the words of Python."""
+    message = message.replace("Value error, ", "")
+    for kind, name in (("integer", "whole number"), ("number", "number")):
+        message = re.sub(
+            rf"Input should be a valid {kind}, unable to parse string as an? {kind}",
+            f"This is not a {name}.",
+            message,
+        )
+    return message
 
 
 def _with_subcommands(command: Any) -> Iterator[Any]:

@@ -33,6 +33,21 @@ def phase_text(phase: str | None) -> str:
     return PHASES.get(phase or "", phase or "")
 
 
+def epoch_text(row: Mapping[str, Any], epochs: object = None) -> str | None:
+    """A line for an epoch of a training; None for other rows of metrics.
+
+    Args:
+        epochs: How many the phase has, if that is known.
+    """
+    if not {"phase", "epoch", "loss", "accuracy"} <= row.keys():
+        return None
+    line = f"{phase_text(str(row['phase'])):<12} {row['epoch']:>3}/{epochs or '?'}"
+    line += f"   training: loss {row['loss']:.3f}, accuracy {row['accuracy']:6.1%}"
+    if row.get("val_loss") is not None:
+        line += f"   validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}"
+    return line
+
+
 def stopped_early(row: Mapping[str, Any]) -> str | None:
     """A sentence for the last epoch of a phase that ended early; None for other rows of metrics."""
     if not row.get("stopped_early"):

@@ -1,6 +1,7 @@
 """Settings as commands use them: read once, explained if wrong, passed on to children."""
 
 import difflib
+import functools
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from cli.access import read_cli_key
 from cli.output import CommandError, notes, warn
+from cli.running_home import is_home, running_home
 from contracts.settings import Settings
 from models.processes import PARENT
 
@@ -15,11 +17,13 @@ from models.processes import PARENT
 _NOT_SETTINGS = {PARENT, "OPSIN_SHARED_DIR"}
 
 
-def load(*, key: str | None = None) -> Settings:
+def load(*, key: str | None = None, follow: bool = True) -> Settings:
     """The settings from the environment and `.env`.
 
     Args:
         key: The server's key, if the command line names one.
+        follow: Whether a command without OPSIN_HOME, in a folder without `./var`, uses the home of
+            the service that runs on this machine.
 
     Raises:
         CommandError: One line for each bad setting, by the name it has in the environment.
@@ -33,7 +37,32 @@ def load(*, key: str | None = None) -> Settings:
             for error in bad.errors()
         ]
         raise CommandError("These settings are wrong:\n" + "\n".join(lines), exit_code=2) from None
+    if follow:
+        settings = _follow(settings)
     return settings if key is None else settings.model_copy(update={"api_key": SecretStr(key)})
+
+
+def _follow(settings: Settings) -> Settings:
+    """The same settings, with the running service's home where this folder has none."""
+    if "home" in settings.model_fields_set:
+        return settings
+    home = running_home(settings.port)
+    if home is None or home == settings.home.resolve():
+        return settings
+    if is_home(settings.home):
+        _say_once(
+            f"The service at {address(settings)} runs from {home}, and this command uses "
+            f"{settings.home.resolve()}. To use the service's home: export OPSIN_HOME={home}"
+        )
+        return settings
+    _say_once(f"This command uses {home}, the home of the service at {address(settings)}.")
+    return settings.model_copy(update={"home": home})
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """Warn; a command may read its settings twice."""
+    warn(notes(), text)
 
 
 def _warn_of_unknown() -> None:

@@ -49,6 +49,10 @@ PICTURE_KINDS: frozenset[JobKind] = frozenset(
     {"filters", "heatmap", "activations", "style_transfer", "dream", "face_detection"}
 )
 """Kinds whose amount of work a client with the scope `infer` chooses; see `picture_max_hours`."""
+NAMED_KINDS: frozenset[JobKind] = frozenset({"dataset_import", "dataset_video"})
+"""Kinds about a dataset, which their request names; the others name a model, or nothing."""
+UNNAMED_KINDS: frozenset[JobKind] = frozenset({"enrollment", "calibration", "face_detection"})
+"""Kinds that are about people, whose requests are nobody else's business."""
 PLANNED_KINDS: frozenset[JobKind] = frozenset()
 """Kinds that are published in the API but have neither a handler nor a route yet."""
 MAX_NICENESS: Mapping[str, int] = {"enrollment": 5}
@@ -102,6 +106,9 @@ class Job(BaseModel):
     id: str
     kind: JobKind
     state: JobState
+    about: str | None = Field(
+        None, description="The name of the model or dataset that it makes or uses, if there is one."
+    )
     attempt: int = Field(
         description="0 before the first attempt, then 1; more after a worker was lost."
     )

@@ -2,9 +2,10 @@
 
 from cli.checks.check import Check
 from cli.checks.environment import environment
+from cli.checks.face_keys import face_keys
 from cli.checks.home import home
 from cli.checks.packages import packages
 from cli.checks.service import service
 from cli.checks.store import store
 
-__all__ = ["Check", "environment", "home", "packages", "service", "store"]
+__all__ = ["Check", "environment", "face_keys", "home", "packages", "service", "store"]

@@ -15,6 +15,7 @@ from cli.checks.packages import REINSTALL
 from contracts.settings import Settings
 
 _DEVICES_SECONDS = 120
+_BUSY = 2.0  # processes for each core
 _DRIVER = Path("/proc/driver/nvidia/version")
 _CUDA = re.compile(r"nvidia[-_](cuda|cudnn)", re.IGNORECASE)
 _DRIVER_HELP = "Check the driver with `nvidia-smi`; in a container, start it with `--gpus all`."
@@ -23,6 +24,7 @@ _DRIVER_HELP = "Check the driver with `nvidia-smi`; in a container, start it wit
 def environment(settings: Settings, *, deep: bool) -> Iterator[Check]:
     """Check what computes on this machine."""
     yield _processor(settings)
+    yield from busy(settings)
     yield gpu(os.environ)
     if deep:
         yield _tensorflow()
@@ -42,6 +44,19 @@ def _processor(settings: Settings) -> Check:
         help_ = f"Set OPSIN_WORKER_THREADS={cores}."
         return Check("processor", "warn", f"{detail}: more threads than cores", help_)
     return Check("processor", "ok", detail)
+
+
+def busy(settings: Settings) -> Iterator[Check]:
+    """Warn if long jobs, which yield to everything else, get little of this machine now."""
+    load, cores = os.getloadavg()[1], os.cpu_count() or 1  # of five minutes
+    if settings.job_niceness and load > _BUSY * cores:
+        yield Check(
+            "load",
+            "warn",
+            f"{load:.0f} processes compete for {cores} cores, and long jobs come last "
+            f"(OPSIN_JOB_NICENESS={settings.job_niceness}): loading alone may take them minutes",
+            "Wait for the other programs, or set OPSIN_JOB_NICENESS=0: then jobs get a fair share.",
+        )
 
 
 def gpu(environment_: Mapping[str, str]) -> Check:

@@ -195,12 +195,15 @@ def file_part(field: str, file: Path) -> FilePart:
     """A file for a form; the server detects what it really is.
 
     Raises:
-        CommandError: It cannot be read.
+        CommandError: It cannot be read, or is empty.
     """
     try:
-        return field, (shown(file.name), file.read_bytes(), "application/octet-stream")
+        data = file.read_bytes()
     except OSError as error:
         raise CommandError(f"{file} cannot be read ({error.strerror}).") from None
+    if not data:
+        raise CommandError(f"{file} is empty.")
+    return field, (shown(file.name), data, "application/octet-stream")
 
 
 def _retry_after(answer: httpx.Response) -> float | None:

@@ -87,7 +87,7 @@ def restore(
 
     Run it again to finish a restore that was interrupted.
     """
-    restore_backup(load(), archive, force=force)
+    restore_backup(load(follow=False), archive, force=force)
 
 
 def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:

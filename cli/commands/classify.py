@@ -154,10 +154,13 @@ def read_batches(
 
 def _read(path: Path, name: str) -> ImageFile | ItemResult:
     try:
-        return ImageFile(name, path.read_bytes())
+        if data := path.read_bytes():
+            return ImageFile(name, data)
+        detail = "The file is empty."
     except OSError as error:
-        fault = ItemError(code="invalid_image", detail=f"cannot be read ({error.strerror}).")
-        return ItemResult.model_validate({"name": name, "error": fault})
+        detail = f"cannot be read ({error.strerror})."
+    fault = ItemError(code="invalid_image", detail=detail)
+    return ItemResult.model_validate({"name": name, "error": fault})
 
 
 @contextmanager

@@ -39,6 +39,7 @@ def doctor(
         results = [
             *checks.packages(),
             *checks.home(settings),
+            *checks.face_keys(settings),
             *checks.store(settings, deep=deep),
             *checks.environment(settings, deep=deep),
             *checks.service(settings),

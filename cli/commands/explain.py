@@ -219,9 +219,12 @@ def _names(image: Path, ending: str) -> Iterator[str]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise CommandError(f"{path} cannot be read ({error.strerror}).") from None
+    if not data:
+        raise CommandError(f"{path} is empty.")
+    return data
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -1,10 +1,12 @@
 """`opsin jobs`: look at the long tasks of a running server, follow and stop them, fetch files."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -21,7 +23,7 @@ from cli.output import (
     print_json,
     print_path,
 )
-from cli.progress_text import phase_text, stopped_early
+from cli.progress_text import epoch_text, phase_text, stopped_early
 from cli.settings import load
 from cli.tables import Column, print_list
 from contracts.jobs import Job
@@ -29,6 +31,8 @@ from contracts.jobs import Job
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as `opsin jobs list` shows it.")]
 
 _COLORS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+
+_SHOWN_FRACTION = 0.005  # less would be 0%
 
 app = typer.Typer()
 
@@ -52,7 +56,7 @@ def list_jobs(  # noqa: PLR0917 (typer reads options from the parameters)
         return
     columns = [
         *(Column("job", "id"), Column("kind"), Column("state")),
-        *(Column("progress"), Column("created")),
+        *(Column("progress"), Column("created"), Column("about")),
     ]
     print_list(
         columns,
@@ -60,6 +64,7 @@ def list_jobs(  # noqa: PLR0917 (typer reads options from the parameters)
             (
                 *(job.id, job.kind, Text(job.state, _COLORS.get(job.state, ""))),
                 *(_progress(job), f"{job.created_at.astimezone():%Y-%m-%d %H:%M}"),
+                job.about or "-",
             )
             for job in jobs
         ],
@@ -98,8 +103,9 @@ def follow_job(api: JobsApi, job_id: str, *, only_progress: bool = False) -> Non
     Raises:
         CommandError: It failed or was cancelled.
     """
-    kind = api.get(job_id).kind
-    console = notes()
+    first = api.get(job_id)
+    kind, console = first.kind, notes()
+    place = _announced_place(first, console)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -110,25 +116,54 @@ def follow_job(api: JobsApi, job_id: str, *, only_progress: bool = False) -> Non
         redirect_stdout=False,
         disable=not console.is_terminal,
     ) as bar:
-        task = bar.add_task(kind, total=1.0, detail="")
-        phase = None
+        task = bar.add_task(kind, total=1.0, detail=place)
+        log = _JobLog(kind, bar.console)
         for name, data in api.events(job_id):
             if name == "progress":
                 bar.update(task, completed=data["fraction"], detail=escape(_phase(data)))
-                if data.get("phase") not in {None, phase} and not console.is_terminal:
-                    phase = data["phase"]
-                    console.print(f"{kind}: {phase_text(phase)} …", markup=False)
+                log.progress(data)
             elif name == "state":
                 bar.update(task, description=f"{kind} {_colored(data['state'])}")
             elif not only_progress:
-                text = _metrics(data) if name == "metrics" else f"made {data['name']}"
-                bar.console.print(escape(text))
+                log.entry(name, data)
     job = api.get(job_id)
     if job.error is not None:
         raise CommandError(f"{job.error.code}: {job.error.detail}")
     if job.state != "succeeded":
         raise CommandError(f"The job is {job.state}.")
     notes().print(f"[green]✓[/] {job.id}")
+
+
+def _announced_place(job: Job, console: Console) -> str:
+    """Its place in the queue; empty if it does not wait. Without a terminal it is printed."""
+    if not job.queue_position:
+        return ""
+    place = f"place {job.queue_position}"
+    if not console.is_terminal:
+        console.print(f"{job.kind}: waits for its turn, {place} …", markup=False)
+    return place
+
+
+class _JobLog:
+    """The lines that a followed job leaves on the terminal or in a log."""
+
+    def __init__(self, kind: str, console: Console) -> None:
+        self._kind, self._console = kind, console
+        self._phase: str | None = None
+        self._epochs: dict[str, object] = {}
+
+    def progress(self, data: dict[str, Any]) -> None:
+        """Print a phase as it begins, where no bar shows it."""
+        phase = data.get("phase")
+        self._epochs[str(phase)] = data.get("epochs")
+        if phase not in {None, self._phase} and not self._console.is_terminal:
+            self._phase = phase
+            self._console.print(f"{self._kind}: {_phase_line(data)} …", markup=False)
+
+    def entry(self, name: str, data: dict[str, Any]) -> None:
+        """Print a row of metrics, or that a file was made."""
+        text = _metrics(data, self._epochs) if name == "metrics" else f"made {data['name']}"
+        self._console.print(escape(text))
 
 
 @app.command()
@@ -197,8 +232,16 @@ def _phase(data: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def _metrics(row: dict[str, Any]) -> str:
-    line = "  ".join(
+def _phase_line(data: dict[str, Any]) -> str:
+    """What a job begins to do, with how much of it is done, for a log."""
+    parts = [f"{data['fraction']:.0%}"] if data["fraction"] >= _SHOWN_FRACTION else []
+    if data.get("eta_seconds") is not None:
+        parts.append(f"{clock_time(data['eta_seconds'])} left")
+    return phase_text(data["phase"]) + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _metrics(row: dict[str, Any], epochs: Mapping[str, object] | None = None) -> str:
+    line = epoch_text(row, (epochs or {}).get(str(row.get("phase")))) or "  ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in row.items()
         if value is not None and name != "stopped_early"

@@ -84,7 +84,7 @@ def create(
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise CommandError(
-            f"{fault['loc'][0]}: {fault['msg']}. Scopes are {', '.join(SCOPES)}.", exit_code=2
+            _fault_text(str(fault["loc"][0]), fault["msg"], scope), exit_code=2
         ) from None
     with _open_keys(announce=True) as (settings, keys):
         if _access(settings, keys).state == "open":
@@ -94,6 +94,14 @@ def create(
         _print_key(keys.create(new, actor=COMMAND))
         if _access(settings, keys).cli_key is None and settings.api_key is None:
             warn(notes(), f"The commands on this machine have no key. {MAKE_CLI_KEY}")
+
+
+def _fault_text(field: str, message: str, scopes: list[str]) -> str:
+    if field != "scopes":
+        return f"{field}: {message}."
+    wrong = ", ".join(name for name in scopes if name not in SCOPES)
+    fault = f"No such scope: {wrong}" if wrong else f"scopes: {message}"
+    return f"{fault}. Scopes are {', '.join(SCOPES)}."
 
 
 @app.command("list")
@@ -106,7 +114,7 @@ def list_keys(as_json: Json = False) -> None:
         print_json({"items": [info.model_dump(mode="json") for info in infos]})
         return
     if not infos:
-        notes().print("There is no key yet: opsin keys create NAME --scope infer")
+        notes().print("There is no key: opsin keys create NAME --scope infer makes one.")
         return
     columns = [
         *(

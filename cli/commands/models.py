@@ -113,6 +113,9 @@ def promote(
     with as_command_error():
         before = _store().promote(model, version, alias)
     announce_change(load(), "models")
+    if before == version:
+        notes().print(f"[green]✓[/] {alias} of {model} already is version {version}")
+        return
     was = "new" if before is None else f"was version {before}"
     notes().print(f"[green]✓[/] {alias} of {model} is version {version} ({was})")
 

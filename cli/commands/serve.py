@@ -29,7 +29,7 @@ def serve(
     ] = "",
 ) -> None:
     """Run the API alone; needs OPSIN_REDIS_URL."""
-    settings = require_redis(load(), "serve")
+    settings = require_redis(load(follow=False), "serve")
     with _using_home(settings):
         if shared:
             _serve_shared(settings, shared)
@@ -51,7 +51,7 @@ def worker(
 
     It needs OPSIN_REDIS_URL.
     """
-    settings = require_redis(load(), "worker --jobs" if jobs else "worker")
+    settings = require_redis(load(follow=False), "worker --jobs" if jobs else "worker")
     with _using_home(settings):
         if jobs:
             _run_job_worker(settings)

@@ -2,8 +2,9 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +24,7 @@ from cli.processes.process import Program, opsin
 from cli.processes.signals import StopSignals
 from cli.processes.supervisor import Supervisor
 from cli.processes.valkey import Valkey, embedded
+from cli.running_home import noted
 from cli.settings import environment, load
 from cli.startup import known_networks, migrate, require_free_port, require_key
 from contracts.inference.registry import Readiness
@@ -41,7 +43,7 @@ def up(
 
     An inference worker and a job worker are started. Ctrl-C stops everything.
     """
-    settings = load()
+    settings = load(follow=False)
     known_networks(settings)
     home = Home(settings.home)
     home.prepare()
@@ -119,15 +121,20 @@ class Service:
         try:
             self._start(supervisor, follower)
             print_banner(self.settings, self.home, self.console)
-            while not self.signals.wait(_TICK_SECONDS):
-                supervisor.restart_crashed()
-                follower.show_new()
-                for log in logs:
-                    limit_size(log, self.settings.log_file_mb * MIB)
+            with noted(self.settings):
+                self._watch(supervisor, follower, logs)
         except _StopRequestedError:
             pass
         finally:
             self._stop(supervisor)
+
+    def _watch(self, supervisor: Supervisor, follower: Follower, logs: Sequence[Path]) -> None:
+        """Keep everything running until a stop is requested."""
+        while not self.signals.wait(_TICK_SECONDS):
+            supervisor.restart_crashed()
+            follower.show_new()
+            for log in logs:
+                limit_size(log, self.settings.log_file_mb * MIB)
 
     def _start(self, supervisor: Supervisor, follower: Follower) -> None:
         settings = self.settings
@@ -139,12 +146,21 @@ class Service:
                 settings = settings.model_copy(update={"redis_url": self.valkey.url})
         with waiting(self.console, "Preparing the database"):
             migrate(settings)
+        self._warn_of_face_keys()
         env = environment(settings)
         self._start_program(supervisor, env, "worker", "worker")
         self._start_program(supervisor, env, "api", "serve")
         self._wait_until_ready(supervisor, follower)
         # Last: it is not needed at once, and processes that start together slow each other down.
         self._start_program(supervisor, env, "jobs", "worker", "--jobs")
+
+    def _warn_of_face_keys(self) -> None:
+        """Say so at the start if enrolled people need keys that are not here."""
+        from cli.checks import face_keys  # slow to load
+
+        for check in face_keys(self.settings):
+            if check.state == "fail":
+                warn(self.console, f"Face keys {check.detail}. {check.help}")
 
     def _start_program(
         self, supervisor: Supervisor, env: dict[str, str], name: str, *words: str

@@ -26,6 +26,14 @@ _VERSION = 1
 _DATA_KEY_ID = ""  # the key id in a ciphertext of a data key: there is only one
 
 
+MISSING_KEY_HELP = (
+    "a key that encrypts face data is missing. The operator has to put back the file "
+    "secrets/faces.keys of the data home, or the setting OPSIN_FACES_KEYS; a backup holds them "
+    "only if it was made with --secrets."
+)
+"""The end of a sentence for people, of what cannot be done because of it."""
+
+
 class DecryptionError(Exception):
     """A ciphertext cannot be decrypted: its key is missing, or it was changed or moved."""
 

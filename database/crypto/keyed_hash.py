@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from contracts.errors import NeedsOperator
-from database.crypto.envelope import DecryptionError, EnvelopeCipher
+from database.crypto.envelope import MISSING_KEY_HELP, DecryptionError, EnvelopeCipher
 from database.crypto.master_keys import KEY_BYTES
 from database.engine import advisory_lock, reading, writing
 from database.tables import FaceSettingRecord
@@ -78,8 +78,7 @@ class KeyedHash:
             return self._cipher.decrypt(encrypted, _PURPOSE)
         except DecryptionError as error:
             raise NeedsOperator(
-                "Nothing can be compared with earlier requests because a key is missing. Tell the "
-                "operator.",
+                f"Nothing can be compared with earlier requests: {MISSING_KEY_HELP}",
                 retry_after=60,
             ) from error
 

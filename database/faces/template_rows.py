@@ -10,7 +10,7 @@ from contracts.errors import NeedsOperator, SubjectNotFound
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import EMBEDDING_SIZE, Template
 from contracts.queue.messages import Vector
-from database.crypto.envelope import DataKey, DecryptionError, EnvelopeCipher
+from database.crypto.envelope import MISSING_KEY_HELP, DataKey, DecryptionError, EnvelopeCipher
 from database.tables import (
     FaceFileRecord,
     FaceGalleryRecord,
@@ -128,7 +128,7 @@ def frame_purpose(file_id: str) -> str:
 def unreadable_error() -> Unreadable:
     """The error for rows that cannot be decrypted; the log says why."""
     return Unreadable(
-        "The subject's data cannot be decrypted because a key is missing. Tell the operator.",
+        f"The subject's data cannot be decrypted: {MISSING_KEY_HELP}",
         retry_after=60,
     )
 

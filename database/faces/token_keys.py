@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from contracts.errors import NeedsOperator
-from database.crypto.envelope import DecryptionError, EnvelopeCipher
+from database.crypto.envelope import MISSING_KEY_HELP, DecryptionError, EnvelopeCipher
 from database.engine import advisory_lock, reading, writing
 from database.tables import FaceSettingRecord
 
@@ -78,7 +78,7 @@ class TokenKeys:
             raw = self._decrypt(keys[0])
         except DecryptionError as error:
             raise NeedsOperator(
-                "Tokens cannot be signed because a key is missing. Tell the operator.",
+                f"Tokens cannot be signed: {MISSING_KEY_HELP}",
                 retry_after=60,
             ) from error
         return SigningKey(keys[0]["id"], Ed25519PrivateKey.from_private_bytes(raw))

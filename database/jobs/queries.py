@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from contracts.jobs import Artifact, Job, JobError
+from contracts.jobs import NAMED_KINDS, UNNAMED_KINDS, Artifact, Job, JobError
 from database.jobs.turns import turns
 from database.tables import ArtifactRecord, JobRecord, MetricRecord
 
@@ -144,9 +144,15 @@ def _fields(record: JobRecord) -> dict[str, Any]:
     error = None
     if record.error_code is not None:
         error = JobError(code=record.error_code, detail=record.error_detail or "")
+    about = None
+    if record.kind not in UNNAMED_KINDS:
+        about = record.request.get("name" if record.kind in NAMED_KINDS else "model")
     same = ("id", "kind", "state", "attempt", "progress", "result")
     times = ("created_at", "started_at", "finished_at")
-    return {name: getattr(record, name) for name in (*same, *times)} | {"error": error}
+    return {name: getattr(record, name) for name in (*same, *times)} | {
+        "error": error,
+        "about": about if isinstance(about, str) else None,
+    }
 
 
 def _artifact(row: ArtifactRecord) -> Artifact:

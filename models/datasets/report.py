@@ -119,7 +119,7 @@ def _warnings(
 ) -> list[DatasetWarning]:
     codes = Counter(file.code for file in rejected)
     empty = sorted({file.label for file in rejected if file.label} - classes.keys())
-    few = [name for name, count in classes.items() if MIN_IMAGES <= count < _FEW_IMAGES]
+    few = [name for name, count in classes.items() if count < _FEW_IMAGES]
     misnamed = sum(file.code == "misnamed" for file in admitted)
     drawn = sum(file.given_split == "train" and file.split != "train" for file in admitted)
     spellings = Counter(name.casefold() for name in classes)

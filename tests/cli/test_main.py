@@ -165,6 +165,33 @@ def test_a_misspelt_word_gets_a_suggestion(start: Starter, words: str, meant: st
     assert meant in run.text
 
 
+@pytest.mark.parametrize("spelling", ["grad-cam", "Grad-CAM", "GradCAM", "grad_cam"])
+def test_a_choice_may_be_written_as_it_is_pronounced(spelling: str) -> None:
+    explain = ["explain", "none.png", "--method", spelling, "--local"]
+    done = CliRunner().invoke(build(), explain)
+    assert isinstance(done.exception, CommandError), done.output  # the file, not the method
+    assert "none.png" in done.exception.message
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("explain a.png --method grad-cm", "'grad-cm' is none of grad_cam, hires_cam"),
+        ("explain a.png --method grad-cm", "Did you mean grad_cam?"),
+        ("explain a.png --class one", "'--class': This is not a whole number."),
+        ("explain a.png --alpha one", "'--alpha': This is not a number."),
+    ],
+)
+def test_a_wrong_value_is_explained_without_words_of_python(
+    start: Starter, words: str, text: str
+) -> None:
+    run = start("-m", "cli", *words.split())
+    assert run.wait() == 2
+    assert text in run.text
+    assert "Value error" not in run.text
+    assert "Input should" not in run.text
+
+
 def test_quiet_prints_only_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
     for words in (["--quiet", "keys", "create"], ["keys", "create", "--quiet"]):

@@ -24,6 +24,7 @@ from contracts.work import WorkStoppedError
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from models.store.manifest import write_atomically
+from workers.jobs.pace import Pace
 from workers.jobs.tracing import PhaseSpans
 
 log = structlog.get_logger()
@@ -34,7 +35,6 @@ _RETRY_SECONDS = 0.5
 _MAX_FILE_BYTES = 512 * 1024 * 1024
 _ELAPSED_FILE = "run-seconds"
 _MILLIONTH = 1e-6
-_MEASURABLE = 1e-3  # less progress says nothing about the pace
 
 StopReason = Literal["cancelled", "lost", "overdue", "shutdown"]
 
@@ -77,7 +77,7 @@ class LeasedWork:
         self._held_until = now + LEASE_SECONDS
         self._next_heartbeat = now
         self._latest: Progress | None = None
-        self._first: tuple[float, float] | None = None
+        self._pace = Pace()
         self._fraction, self._phase = 0.0, STARTING
         self._spans = PhaseSpans(lease.kind, trace)
         self._closed = Event()
@@ -119,8 +119,7 @@ class LeasedWork:
             self._spans.enter(progress.phase)
         self._fraction, self._phase = fraction, progress.phase
         progress = progress.model_copy(update={"fraction": fraction})
-        if self._first is None:
-            self._first = (time.monotonic(), progress.fraction)
+        self._pace.note(time.monotonic(), fraction, progress.phase)
         self._latest = progress
 
     def metrics(self, row: dict[str, Any]) -> None:
@@ -222,13 +221,11 @@ class LeasedWork:
 
     def _with_eta(self, progress: Progress) -> Progress:
         """Add the remaining time at the pace of this attempt, unless the work has set it."""
-        if progress.eta_seconds is not None or self._first is None:
+        if progress.eta_seconds is not None:
             return progress
-        started, first = self._first
-        done = progress.fraction - first
-        if done < _MEASURABLE:
+        remaining = self._pace.remaining(time.monotonic(), progress.fraction)
+        if remaining is None:
             return progress
-        remaining = (1 - progress.fraction) * (time.monotonic() - started) / done
         return progress.model_copy(update={"eta_seconds": round(remaining, 1)})
 
 

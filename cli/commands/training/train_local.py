@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from cli.output import CommandError, clock_time, wrap
 from cli.processes.signals import StopSignals
-from cli.progress_text import phase_text
+from cli.progress_text import epoch_text, phase_text
 from contracts.jobs import Progress as JobProgress
 from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
@@ -155,12 +155,7 @@ class TerminalWork:
             return
         self._printed_epochs.add(key)
         phase = str(row.get("phase"))
-        line = f"{phase_text(phase):<12} {row['epoch']:>3}/{self._epochs.get(phase, '?')}"
-        line += f"   training: loss {row['loss']:.3f}, accuracy {row['accuracy']:6.1%}"
-        if row.get("val_loss") is not None:
-            line += (
-                f"   validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}"
-            )
+        line = epoch_text(row, self._epochs.get(phase)) or ""
         self._bar.console.print(wrap(self._console, line), markup=False, highlight=False)
 
     def artifact(self, name: str, media_type: str, content: bytes) -> None:  # noqa: ARG002

@@ -103,6 +103,7 @@ def _draw_best(
             axes.plot(
                 number, row[key], marker="o", markersize=11, markerfacecolor="none",
                 markeredgecolor=ORANGE, markeredgewidth=1.5, linestyle="none",
+                clip_on=False,  # a ring at a loss of 0 is whole
                 label="weights kept" if not _has_label(axes, "weights kept") else None,
             )  # fmt: skip
 

@@ -20,7 +20,8 @@ const slug = (name) => name.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^
 
 /** The form that starts a training; what is left alone has the service's defaults. */
 export function trainingForm(dataset, models, onBegun) {
-  const isReady = (name) => !PRETRAINED.has(name) || models.some((model) => model.network === name && model.state !== "unavailable");
+  // A base without its classifier is unavailable to classify, and can be trained on: it has a version.
+  const isReady = (name) => !PRETRAINED.has(name) || models.some((model) => model.network === name && (model.state !== "unavailable" || model.versions.length > 0));
   const fields = {
     model: input("text", slug(dataset.name), { required: true, pattern: "[a-z0-9][a-z0-9_\\-]{0,63}", autocomplete: "off", spellcheck: "false" }),
     preset: choice([["", t("train.nopreset")]], ""),
@@ -123,7 +124,7 @@ function drawHead(head, job) {
   const facts = [phase && t("train.phase", { phase: phaseText(phase) }), epoch && t("train.epoch", { epoch, epochs: epochs ?? "?" }), eta && t("jobs.eta", { time: duration(eta) })];
   show(
     head,
-    h("div", { class: "row spread" }, h("h2", {}, job.result ? named(job.result.model) : t("kind.training")), h("span", { class: `state ${job.state}`, role: "status" }, t(`state.${job.state}`))),
+    h("div", { class: "row spread" }, h("h2", {}, job.about ?? job.result?.model ? named(job.about ?? job.result.model) : t("kind.training")), h("span", { class: `state ${job.state}`, role: "status" }, t(`state.${job.state}`))),
     !isOver && [meter(t("jobs.progress"), job.state === "running" ? fraction : null), h("p", { class: "muted" }, job.state === "queued" ? t("train.queued", { n: job.queue_position ?? 1 }) : facts.filter(Boolean).join(" · "))],
     !isOver && h("div", {}, button(t("jobs.cancel"), guarded(() => cancel(job.id)), { class: "danger" })),
     job.error && h("p", { class: "warning" }, job.error.detail),

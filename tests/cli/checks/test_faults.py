@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 
@@ -14,11 +15,15 @@ import redis
 
 from cli import checks as looks
 from cli.checks import Check
-from cli.checks.environment import gpu
+from cli.checks.environment import busy, gpu
 from cli.checks.packages import packages, pins_of
+from contracts.faces.subjects import NewSubject
 from contracts.queue import redis_keys
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import RELEASE, Settings
+from database.crypto.master_keys import KeyFile
+from database.engine import open_engine
+from database.faces.repositories import FaceRepositories
 from database.migrations import newest, upgrade
 from models.store.store import Store
 from tests.cli.backup.furnished import publish
@@ -55,6 +60,36 @@ def test_missing_weights(settings: Settings) -> None:
     assert one_works.state == "warn"
     assert "opsin weights pull" in one_works.help
     assert found(looks.store(settings, deep=False), "weights squeezenet").state == "ok"
+
+
+def test_face_keys_that_a_restore_has_not_brought(settings: Settings) -> None:
+    assert list(looks.face_keys(settings)) == []
+    upgrade(settings.database)
+    assert list(looks.face_keys(settings)) == []
+    engine = open_engine(settings.database)
+    faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
+    faces.subjects.create(NewSubject(name="Ada"))
+    assert found(looks.face_keys(settings), "face keys").state == "ok"
+    needed = faces.cipher.key_id
+    engine.dispose()
+    settings.face_keys_file.unlink()
+    failing(found(looks.face_keys(settings), "face keys"), needed, "--secrets")
+    assert not settings.face_keys_file.exists()
+    KeyFile(settings.face_keys_file).read()  # as the API does: another key
+    failing(found(looks.face_keys(settings), "face keys"), str(settings.face_keys_file))
+
+
+def test_a_busy_machine_on_which_jobs_come_last(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 16.0, 16.0))
+    (check,) = busy(settings)
+    assert check.state == "warn"
+    assert "OPSIN_JOB_NICENESS=0" in check.help
+    assert list(busy(settings.model_copy(update={"job_niceness": 0}))) == []
+    monkeypatch.setattr(os, "getloadavg", lambda: (16.0, 2.0, 2.0))  # a moment is not a state
+    assert list(busy(settings)) == []
 
 
 def test_a_model_that_nobody_knows(settings: Settings) -> None:

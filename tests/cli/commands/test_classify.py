@@ -142,6 +142,19 @@ def test_a_single_bad_image_is_an_error_of_that_image(
     assert "a.jpg: The file is empty." in run.text
 
 
+def test_a_file_without_a_byte_is_named_and_not_sent(
+    start: Starter, server: str, files: list[str]
+) -> None:
+    Path(files[1]).write_bytes(b"")
+    run = start("-m", "cli", "classify", files[1], "--server", server, *OPTIONS)
+    assert run.wait() == 1
+    assert "b.jpg: The file is empty." in run.text
+    for command in (["explain", files[1]], ["style", files[1], files[0]]):
+        run = start("-m", "cli", *command, "--server", server, "--key", OPTIONS[-1])
+        assert run.wait() == 1
+        assert f"{files[1]} is empty." in run.text
+
+
 def test_a_refusal_is_shown(start: Starter, server: str, files: list[str]) -> None:
     run = start("-m", "cli", "classify", *files, "--server", server, "--key", "another-key-of-16")
     assert run.wait() == 1

@@ -61,7 +61,7 @@ def test_a_job_in_the_list_takes_one_line_on_any_terminal(
     monkeypatch.setenv("COLUMNS", "40")
     jobs.list_jobs(server=server)
     *_, headings, row = capsys.readouterr().out.splitlines()  # after the server's log
-    assert headings.split("\t") == ["job", "kind", "state", "progress", "created"]
+    assert headings.split("\t") == ["job", "kind", "state", "progress", "created", "about"]
     assert row.split("\t")[:4] == ["job_1", "training", "running", "50%, 2:10 left"]
     jobs.list_jobs(as_json=True, server=server)
     listed = capsys.readouterr().out.partition("\n{")[2]
@@ -90,6 +90,31 @@ def test_follow_shows_a_job_until_its_end(
     printed = capsys.readouterr().err
     assert "epoch 1  loss 0.25" in printed
     assert printed.index("loss 0.25") < printed.index("made curves.png")
+
+
+def test_follow_says_the_place_in_the_queue_and_shows_epochs_as_a_training_here(
+    server: str, fakes: FakeServices, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fakes.jobs.put("job_1", kind="training", queue_position=3)
+    row = {"phase": "head", "epoch": 1, "loss": 1.689, "accuracy": 0.3472}
+
+    def live() -> None:
+        time.sleep(0.7)
+        begun = {"kind": "training", "attempt": 1, "started_at": NOW}
+        half = Progress(fraction=0.5, phase="head", epochs=5, eta_seconds=80)
+        fakes.jobs.put("job_1", state="running", progress=half, **begun)
+        time.sleep(0.7)
+        fakes.jobs.entries["job_1"] = [JobEntry(1, "metrics", row)]
+        fakes.jobs.put("job_1", state="succeeded", finished_at=NOW, **begun)
+
+    worker = threading.Thread(target=live)
+    worker.start()
+    jobs.follow("job_1", server=server)
+    worker.join()
+    printed = capsys.readouterr().err
+    assert "training: waits for its turn, place 3 …" in printed
+    assert "training: head (50%, 1:20 left) …" in printed
+    assert "1/5   training: loss 1.689, accuracy  34.7%" in printed
 
 
 def test_cancel_delete_and_fetch(server: str, fakes: FakeServices, tmp_path: Path) -> None:

@@ -79,6 +79,19 @@ def test_a_wrong_call_is_one_plain_line(run: Call, words: tuple[str, ...]) -> No
     assert isinstance(done.exception, CommandError)
 
 
+def test_an_unknown_scope_is_named_once(run: Call) -> None:
+    done = run("create", "x", "--scope", "infer", "--scope", "everything")
+    assert isinstance(done.exception, CommandError)
+    known = "infer, train, faces, models, admin"
+    assert done.exception.message == f"No such scope: everything. Scopes are {known}."
+
+
+def test_no_key_is_said_as_it_is_after_all_were_revoked(run: Call) -> None:
+    run("create", "x", "--scope", "infer")
+    run("open", "--yes")
+    assert "yet" not in run("list").stderr
+
+
 def test_the_first_key_locks_nobody_out(run: Call, tmp_path: Path) -> None:
     made = run("create", "phone", "--scope", "infer")
     assert "This is the first key" in made.stderr

@@ -39,6 +39,7 @@ def test_list_promote_delete(models: Models, store: Store) -> None:
     assert "champion" in models("list").text
     assert "was version 1" in models("promote", "pets", "2").text
     assert store.resolve("pets") == 2
+    assert "champion of pets already is version 2" in models("promote", "pets", "2").text
     assert "promote another" in models("delete", "pets", "2", "--yes", code=1).text
     assert "--yes" in models("delete", "pets", "1", code=2).text
     assert store.versions("pets") == [1, 2]

@@ -22,7 +22,7 @@ STAND_IN = "tests/cli/stand_in.py"
 
 def ready(start: Starter, home: Path, port: int, **settings: object) -> Run:
     run = start(STAND_IN, "up", OPSIN_HOME=home, OPSIN_PORT=port, **settings)
-    run.wait_for("Stop  Ctrl-C")
+    run.wait_for("Stop    Ctrl-C")
     return run
 
 

@@ -3,6 +3,7 @@
 import base64
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, update
@@ -15,7 +16,7 @@ from contracts.errors import (
     QueueFull,
     ValidationFailed,
 )
-from contracts.jobs import Job
+from contracts.jobs import Job, JobKind
 from database.engine import writing
 from database.idempotency import IdempotencyKey
 from database.jobs.jobs import Jobs, new_job_id
@@ -47,6 +48,24 @@ def test_new_job_is_queued_and_reads_back(jobs: Jobs, clock: Clock) -> None:
     assert created.job.created_at == clock.now
     assert created.job.created_at.utcoffset() == timedelta(0)
     assert jobs.get(created.job.id) == created.job
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_", "about"),
+    [
+        ("training", {"model": "pets", "name": "no"}, "pets"),
+        ("dataset_import", {"name": "my pets", "model": "no"}, "my pets"),
+        ("dream", {}, None),
+        ("training", {"model": {"of": "another release"}}, None),
+        ("enrollment", {"name": "Ada", "model": "faces"}, None),  # people are not named
+    ],
+)
+def test_a_job_says_what_it_is_about(
+    jobs: Jobs, kind: JobKind, request_: dict[str, Any], about: str | None
+) -> None:
+    created = jobs.create(kind, request_, limit=9)
+    assert created.job.about == about
+    assert jobs.get(created.job.id).about == about
 
 
 def test_ids_are_random_and_may_be_made_beforehand(jobs: Jobs) -> None:

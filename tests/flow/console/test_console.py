@@ -80,7 +80,7 @@ def test_several_images_are_a_gallery_and_a_wrong_file_says_so(
     page.get_by_label("Order").select_option("unsure")
     expect(tiles.first).to_contain_text("not read")
     page.get_by_role("button", name="Remove all").click()
-    expect(page.get_by_role("heading", name="What is in your picture?")).to_be_visible()
+    expect(page.get_by_role("heading", name="What is in your image?")).to_be_visible()
 
 
 def test_class_folders_become_a_dataset_and_a_wrong_archive_says_so(
@@ -213,7 +213,7 @@ def test_everything_can_be_done_with_the_keyboard(
     running: Installation, open_console: OpenConsole
 ) -> None:
     page = open_console(running, "classify")
-    expect(page.get_by_role("heading", name="What is in your picture?")).to_be_visible()
+    expect(page.get_by_role("heading", name="What is in your image?")).to_be_visible()
     page.locator("body").press("Tab")
     expect(page.locator(":focus")).to_have_text("Skip to the content")
     reached = set()

@@ -220,6 +220,11 @@ def test_untrainable_dataset_says_why(
     assert "empty_class" in {one.code for one in info.warnings}
 
 
+def test_classes_with_few_images_are_all_named(store: DatasetStore, tmp_path: Path) -> None:
+    info = store.create("x", sent(tmp_path, zipped(tree({"a": 25, "b": 9, "c": 2})))).info
+    assert {one.code: one.detail for one in info.warnings}["few"].endswith("images: b, c")
+
+
 def test_imbalance_is_reported(store: DatasetStore, tmp_path: Path) -> None:
     info = store.create("x", sent(tmp_path, zipped(tree({"a": 40, "b": 5})))).info
     assert {one.code: one.detail for one in info.warnings}["imbalance"].startswith("8:1")

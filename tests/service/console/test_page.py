@@ -72,6 +72,11 @@ def test_each_text_is_in_each_language() -> None:
         assert len(values) == 1, f"{key}: the texts take different values"
 
 
+def test_an_image_is_called_an_image() -> None:
+    """The word of the glossary, as in the API's messages, which the page shows beside its own."""
+    assert [key for key, entry in CATALOG.items() if "picture" in entry["en"].lower()] == []
+
+
 def used_keys(script: str) -> set[str]:
     """The keys that a script names: `t("…")`, or any text with the form of a key."""
     named = set(re.findall(r"\bt\(\s*\"([^\"]+)\"", script))

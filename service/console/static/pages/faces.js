@@ -40,7 +40,12 @@ class FacesPage {
       h("div", { class: "columns" }, h("div", { class: "stack side" }, this.addForm(), this.list), h("div", { class: "stack" }, this.work, this.identification(), this.calibration())),
     );
     this.drawList();
-    show(this.work, empty(t("faces.empty"), t("faces.empty.help")));
+    this.drawNobody();
+  }
+
+  /** What the page is for, while no person is chosen. */
+  drawNobody() {
+    show(this.work, empty(t(this.people.length ? "faces.choose" : "faces.empty"), t("faces.empty.help")));
   }
 
   addForm() {
@@ -174,7 +179,7 @@ class FacesPage {
     this.people = this.people.filter((one) => one.id !== person.id);
     this.current = null;
     this.drawList();
-    show(this.work, empty(t("faces.empty"), t("faces.empty.help")));
+    this.drawNobody();
     notify(t("faces.erased", { templates: erased.templates, files: erased.files }), "good");
   });
 

@@ -119,7 +119,7 @@ class JobTable {
   }
 
   row(job) {
-    const what = job.result?.model ?? job.result?.name;
+    const what = job.about ?? job.result?.model ?? job.result?.name;
     const isOver = FINISHED.has(job.state);
     const kind = t(`kind.${job.kind}`);
     const act = (name, action, props) => button(t(name), guarded(action), { ...props, "data-focus": `${name}:${job.id}`, "aria-label": `${t(name)}: ${kind}` });

@@ -54,7 +54,7 @@ class LearnPage {
     show(
       this.list,
       this.datasets.length > 0 && h("section", { class: "card" }, h("h2", {}, t("learn.datasets")), h("ul", { class: "entries" }, this.datasets.map((one) => item(one.name, t("learn.counts", { classes: Object.keys(one.classes).length, images: number(total(one)) }), one.id === this.current, () => this.choose(one.id))))),
-      this.trainings.length > 0 && h("section", { class: "card" }, h("h2", {}, t("learn.trainings")), h("ul", { class: "entries" }, this.trainings.slice(0, 8).map((job) => item(job.result?.model ?? t("kind.training"), `${t(`state.${job.state}`)} · ${moment(job.created_at)}`, job.id === this.current, () => this.watch(job.id))))),
+      this.trainings.length > 0 && h("section", { class: "card" }, h("h2", {}, t("learn.trainings")), h("ul", { class: "entries" }, this.trainings.slice(0, 8).map((job) => item(job.about ?? job.result?.model ?? t("kind.training"), `${t(`state.${job.state}`)} · ${moment(job.created_at)}`, job.id === this.current, () => this.watch(job.id))))),
       trained.length > 0 && h("section", { class: "card" }, h("h2", {}, t("learn.models")), h("ul", { class: "entries" }, trained.map((model) => item(model.name, t("learn.versions", { n: model.versions.length }), model.name === this.current, () => this.versions(model.name))))),
     );
   }
