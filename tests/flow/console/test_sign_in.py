@@ -67,9 +67,9 @@ def test_a_key_opens_what_its_scopes_allow(
 def test_a_session_that_ended_asks_for_the_key_again(
     url: str, valkey: RealValkey, open_console: OpenConsole
 ) -> None:
-    page = open_console(url, "jobs")
+    page = open_console(url, "classify")  # it asks for nothing by itself
     sign_in(page, BOOTSTRAP)
-    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="Classify")).to_be_visible()
     with Redis.from_url(valkey.url) as client:
         client.flushall()
     page.locator("#pages a[data-page=learn]").click()
