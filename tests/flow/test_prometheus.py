@@ -16,7 +16,7 @@ from tests.flow.prometheus import Prometheus, dashboard_queries, scraping
 from tests.flow.trainings import start_process, training_installation
 from tests.images import encoded, scene
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROUNDS = 2
 EXPIRY_SECONDS = 10.0  # of a process that is gone: 4 s, and a scrape

@@ -227,7 +227,8 @@ def test_killed_as_it_moves_things_in_it_is_finished_later(
         write_backup(settings, out.with_name("half.tar"), secrets=False)
     Home(settings.home).prepare()
     if moment % 2:
-        placing.finish(settings.home)  # as `opsin up` does
+        placing.finish(settings.home)
+        complete_restore(settings, notes())  # as `opsin up` does
     else:
         restore_backup(settings, out, force=False)  # as is advised
     placing.require_whole(settings.home)

@@ -14,8 +14,9 @@ import psycopg
 import pytest
 
 from cli.backup import placing
+from cli.backup.restrictions import complete_restore
 from cli.commands.backup import write_backup
-from cli.output import CommandError
+from cli.output import CommandError, notes
 from contracts.settings import Settings
 from models.store.store import Store
 from tests.cli.backup.furnished import publish
@@ -71,7 +72,8 @@ def test_restore_killed_during_pg_restore_is_finished_later(
         assert people(settings) == {"Before", "After"}  # all of it or nothing
     with pytest.raises(CommandError, match="interrupted"):
         placing.require_whole(settings.home)
-    placing.finish(settings.home, settings)  # as `opsin up` does
+    placing.finish(settings.home, settings)
+    complete_restore(settings, notes())  # as `opsin up` does
     placing.require_whole(settings.home)
     assert people(settings) == {"Before"}
     assert Store(settings.store_home).models() == ["pets"]

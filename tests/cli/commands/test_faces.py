@@ -326,7 +326,7 @@ def test_files_that_cannot_be_sent_are_refused_first(
     with pytest.raises(CommandError, match="cannot be read"):
         faces.identify([tmp_path / "none.jpg"], server=server[1])
     clip = tmp_path / "a.mp4"
-    clip.touch()
+    clip.write_bytes(b"a clip")
     with pytest.raises(CommandError, match="one video, or images"):
         faces.evidence([clip, photo])
     with pytest.raises(CommandError, match="opsin up"):

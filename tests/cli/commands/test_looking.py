@@ -304,8 +304,13 @@ def test_evaluation_names_versions_by_alias_and_says_who_is_better(
     ("folders", "split"), [(["cat", "dog"], "all"), (["train/cat", "test/cat"], None)]
 )
 def test_all_images_of_class_folders_are_measured(
-    folders: list[str], split: str | None, server: str, monkeypatch: pytest.MonkeyPatch
+    folders: list[str],
+    split: str | None,
+    server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     for folder in folders:
         Path("held-out", folder).mkdir(parents=True)
     monkeypatch.setattr("cli.commands.evaluate.dataset_on_server", lambda *_: "ds_1")

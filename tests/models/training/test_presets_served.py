@@ -40,6 +40,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+CALMER: dict[str, dict[str, Any]] = {"cifar10_vgg19_bn": {"learning_rate": {"scratch": 1e-3}}}
+"""With its own rate, 0.1, this network says the same of every image after a single epoch."""
+
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Settings:
@@ -80,7 +83,8 @@ def test_preset_answers_as_it_was_trained(
     preset: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epochs = {phase: min(n, 1) for phase, n in PRESETS[preset].request.get("epochs", {}).items()}
-    _compare(preset, {"preset": preset, "epochs": epochs}, settings, monkeypatch)
+    fields = {"preset": preset, "epochs": epochs} | CALMER.get(preset, {})
+    _compare(preset, fields, settings, monkeypatch)
 
 
 def _compare(
