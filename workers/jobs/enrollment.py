@@ -108,13 +108,14 @@ _kept: dict[int, FaceAnalyzer] = {}
 
 def _analyzer(settings: Settings) -> FaceAnalyzer:
     store = Store(settings.store_home)
-    version = store.resolve(FACE_MODEL)
-    if version not in _kept:
+    if _kept:
+        kept = _kept.get(store.resolve(FACE_MODEL))
+        if kept is not None:
+            return kept
         _kept.clear()
-        analyzer = open_analyzer(settings, store, threads=settings.job_threads)
-        _kept[analyzer.version] = analyzer
-        return analyzer
-    return _kept[version]
+    analyzer = open_analyzer(settings, store, threads=settings.job_threads)
+    _kept[analyzer.version] = analyzer
+    return analyzer
 
 
 class Enrollment:

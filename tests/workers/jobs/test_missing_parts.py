@@ -23,6 +23,13 @@ pytestmark = keras_warnings.ignored
 TRAINING = {"dataset_id": "ds_pets", "model": "new", "network": "squeezenet"}
 QUANTIZE = {"model": "pets", "version": 1, "dataset_id": "ds_pets"}
 SUBJECTS = {"subjects": ["sub_a", "sub_b"], "model": "new", "network": "cnn_face"}
+SWEEP = {
+    "dataset_id": "ds_gone",
+    "model": "new",
+    "combinations": 1,
+    "metric": "accuracy",
+    "trainings": [{"values": {}, "request": TRAINING | {"dataset_id": "ds_gone"}}],
+}
 HEATMAP = {
     "model": "pets",
     "version": 1,
@@ -42,6 +49,7 @@ MISSING: list[tuple[JobKind, dict[str, Any], str, str]] = [
     ("training", TRAINING, "model_not_ready", "squeezenet"),  # its weights
     ("training", TRAINING | {"dataset_id": "ds_gone"}, "dataset_not_found", "dataset"),
     ("training", SUBJECTS, "model_not_ready", "face"),  # the embedder, which crops the frames
+    ("sweep", SWEEP, "not_trainable", "dataset"),
     ("quantize", QUANTIZE | {"model": "gone"}, "model_not_found", "gone"),
     ("quantize", QUANTIZE | {"version": 7}, "version_not_found", "7"),
     ("quantize", QUANTIZE | {"dataset_id": "ds_gone"}, "dataset_not_found", "dataset"),
