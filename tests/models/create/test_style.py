@@ -92,9 +92,9 @@ def test_time_that_is_over_ends_with_what_there_is(tmp_path: Path) -> None:
     [
         {"init": "noise", "seed": 3},
         {"init": "style"},
-        {"pyramid": False},
-        {"preserve_colors": "histogram"},
-        {"gram": "tutorial"},
+        pytest.param({"pyramid": False}, marks=pytest.mark.slow),
+        pytest.param({"preserve_colors": "histogram"}, marks=pytest.mark.slow),
+        pytest.param({"gram": "tutorial"}, marks=pytest.mark.slow),
         {"style_weights": [0.5, 0.5], "style_scale": 0.5},
     ],
 )

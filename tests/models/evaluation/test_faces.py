@@ -122,6 +122,7 @@ def test_dataset_without_faces_is_refused(settings: Settings) -> None:
         _evaluated(settings, dataset_id="ds_none", version=2)
 
 
+@pytest.mark.slow
 def test_int8_version_is_calibrated_and_measured_on_faces(settings: Settings) -> None:
     request = {"model": "people", "version": 2, "dataset_id": f"ds_{WHOLE}", "promote": False}
     result = quantization.run(_work(settings, "job_int8", request), settings)
