@@ -52,7 +52,7 @@ PICTURE_KINDS: frozenset[JobKind] = frozenset(
 NAMED_KINDS: frozenset[JobKind] = frozenset({"dataset_import", "dataset_video"})
 """Kinds about a dataset, which their request names; the others name a model, or nothing."""
 UNNAMED_KINDS: frozenset[JobKind] = frozenset({"enrollment", "calibration", "face_detection"})
-"""Kinds that are about people, whose requests are nobody else's business."""
+"""Kinds that are about people; what they are about is not shown."""
 PLANNED_KINDS: frozenset[JobKind] = frozenset()
 """Kinds that are published in the API but have neither a handler nor a route yet."""
 MAX_NICENESS: Mapping[str, int] = {"enrollment": 5}

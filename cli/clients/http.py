@@ -1,7 +1,7 @@
 """Requests to a running server, with the key that belongs to it and errors as plain lines."""
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cli.access import MAKE_CLI_KEY, cli_key_file
 from cli.clients.proof import proven_headers
-from cli.output import CommandError
+from cli.output import CommandError, errors, print_error
 from cli.settings import address, is_own, key_headers
 from cli.streams import shown
 from contracts.durations import in_words
@@ -189,6 +189,26 @@ class ServerClient:
             raise CommandError(
                 f"{self.url} did not answer as Opsin {RELEASE} does. Does it run that version?"
             ) from None
+
+
+def for_each_image(images: Sequence[Path], work: Callable[[Path], None]) -> int:
+    """Do it for all, printing what is wrong with an image; how many failed.
+
+    Raises:
+        CommandError: The only image failed, or the server does not answer.
+    """
+    failed = 0
+    for path in images:
+        try:
+            work(path)
+        except NoAnswerError:
+            raise
+        except CommandError as error:
+            if len(images) == 1:
+                raise
+            failed += 1
+            print_error(errors(), f"{shown(path.name)}: {error.message}")
+    return failed
 
 
 def file_part(field: str, file: Path) -> FilePart:

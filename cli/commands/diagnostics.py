@@ -59,7 +59,7 @@ def tensorboard(
     host: Annotated[
         str,
         typer.Option(
-            help="Address to listen on. TensorBoard has no keys: whoever reaches it can read it."
+            help="Address to listen on. TensorBoard asks for no key: all who reach it can read it."
         ),
     ] = "127.0.0.1",
     wait: Annotated[

@@ -64,8 +64,7 @@ def evaluate(  # noqa: PLR0917 (typer reads options from the parameters)
     body["dataset_id"] = dataset_on_server(client, jobs, Path(dataset))
     path = f"/v1/models/{quote(name, safe='')}/versions/{version}/evaluations"
     job = client.json("POST", path, json=body)
-    follow_job(jobs, job["id"])
-    result = jobs.get(job["id"]).result or {}
+    result = follow_job(jobs, job["id"]).result or {}
     print_json(result) if as_json else _print(EvaluationResult.model_validate(result))
 
 

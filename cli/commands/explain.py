@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from cli.clients.http import NoAnswerError
+from cli.clients.http import for_each_image
 from cli.clients.types import InferenceClient, OverlayOptions
 from cli.commands.classify import client_for
 from cli.image_files import find_images
@@ -22,8 +22,6 @@ from cli.options import Key, Local, Server
 from cli.output import (
     CommandError,
     as_command_error,
-    errors,
-    print_error,
     print_path,
     suppress_logs,
     waiting,
@@ -114,23 +112,16 @@ def _explain_each(
     sheet: bool,
 ) -> int:
     """Write the heatmap of each image; how many failed, unless it is the only one."""
-    failed = 0
-    for path, target in zip(images, targets, strict=True):
-        try:
-            with as_command_error():
-                content = _explained(client, path, options, output, sheet=sheet)
-        except NoAnswerError:
-            raise
-        except CommandError as error:
-            if len(images) == 1:
-                raise
-            failed += 1
-            print_error(errors(), f"{shown(path.name)}: {error.message}")
-            continue
-        _write(target, content)
-        if target != _STDOUT:
-            print_path(target)
-    return failed
+    target_of = dict(zip(images, targets, strict=True))
+
+    def explain_one(path: Path) -> None:
+        with as_command_error():
+            content = _explained(client, path, options, output, sheet=sheet)
+        _write(target_of[path], content)
+        if target_of[path] != _STDOUT:
+            print_path(target_of[path])
+
+    return for_each_image(images, explain_one)
 
 
 def _explained(

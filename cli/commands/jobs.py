@@ -94,8 +94,8 @@ def follow(job_id: JobId, server: Server = None, key: Key = None) -> None:
     follow_job(JobsApi(load(key=key), server), job_id)
 
 
-def follow_job(api: JobsApi, job_id: str, *, only_progress: bool = False) -> None:
-    """Show a job's events until it has ended.
+def follow_job(api: JobsApi, job_id: str, *, only_progress: bool = False) -> Job:
+    """Show a job's events until it has ended; the job as it is then.
 
     Args:
         only_progress: Whether to leave out metrics and artifacts.
@@ -132,6 +132,7 @@ def follow_job(api: JobsApi, job_id: str, *, only_progress: bool = False) -> Non
     if job.state != "succeeded":
         raise CommandError(f"The job is {job.state}.")
     notes().print(f"[green]✓[/] {job.id}")
+    return job
 
 
 def _announced_place(job: Job, console: Console) -> str:

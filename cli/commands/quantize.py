@@ -42,8 +42,7 @@ def quantize(  # noqa: PLR0917 (typer reads options from the parameters)
     path = f"/v1/models/{quote(model, safe='')}/versions/{version}/quantize"
     job = ServerClient(settings, server).json("POST", path, json={"dataset_id": dataset, **body})
     jobs = JobsApi(settings, server)
-    follow_job(jobs, job["id"])
-    result = jobs.get(job["id"]).result or {}
+    result = follow_job(jobs, job["id"]).result or {}
     if as_json:
         print_json(result)
         return

@@ -53,8 +53,7 @@ def _send_folder(client: ServerClient, jobs: JobsApi, folder: Path, *, trainable
             parts = {"name": (None, name), "archive": ("folder.zip", archive, "application/zip")}
             sent = client.json("POST", "/v1/datasets", files=parts)
     if sent["id"].startswith("job_"):
-        follow_job(jobs, sent["id"])
-        sent = jobs.get(sent["id"]).result or {}
+        sent = follow_job(jobs, sent["id"]).result or {}
     if trainable and not sent["trainable"]:
         client.request("DELETE", f"/v1/datasets/{sent['id']}")
         raise CommandError(f"{folder}: {sent.get('reason') or 'nothing can be learned from it'}")

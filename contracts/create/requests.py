@@ -38,6 +38,9 @@ Optimizer = Literal["lbfgs", "adam"]
 Init = Literal["content", "noise", "style", "fast"]
 Colors = Literal["none", "luminance", "histogram"]
 StyleNetwork = Literal["vgg16", "vgg19", "squeezenet"]
+MAX_SECONDS = 7 * 24 * 3600
+"""Of `max_seconds`."""
+
 _QUOTES, _BRACKETS = " \t\"'", " \t[]{}"
 _NAME_AND_WEIGHT = re.compile(r"^(.+?)[\"']?\s*[:=]\s*(\d+\.?\d*(?:[eE][+-]?\d+)?)$")
 _YES, _NO = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
@@ -96,7 +99,7 @@ class _Options(BaseModel):
     max_seconds: float | None = Field(
         None,
         gt=0,
-        le=7 * 24 * 3600,
+        le=MAX_SECONDS,
         description="End after this time with what there is by then. The default, and the "
         "most, is what `OPSIN_PICTURE_MAX_HOURS` leaves.",
     )

@@ -91,9 +91,8 @@ class FeatureNetwork:
             model = _averaging(model)
         part = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
         self._part = with_precision(part, precision)
-        # Compiled for each size, which pays if it is evaluated more than once.
-        is_plain = precision != "float32" or bool(tf.config.list_physical_devices("GPU"))
-        self._repeated = self._part if is_plain else with_winograd(part)
+        self._repeated = self._part
+        self._is_plain = precision != "float32" or bool(tf.config.list_physical_devices("GPU"))
         self.layers = tuple(layers)
         self.minimum_side = smallest_side(part, _LARGEST_MINIMUM) or _LARGEST_MINIMUM
 
@@ -117,6 +116,11 @@ class FeatureNetwork:
         file = weight_file(weights, network)
         load_weights(model, network, file.path, file.format)
         return cls(model, layers, pooling, precision)
+
+    def prepare_repeated(self) -> None:
+        """Before the first call with `repeated`: half a second and 240 MB for VGG16, once."""
+        if self._repeated is self._part and not self._is_plain:
+            self._repeated = with_winograd(self._part)
 
     def __call__(self, image: Tensor, *, repeated: bool = False) -> list[Tensor]:
         """The maps of each layer.

@@ -1,7 +1,6 @@
 """Submits style transfers and dreams; a request that cannot succeed is refused before it waits."""
 
 import json
-import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -13,6 +12,7 @@ from contracts.create.requests import (
     DREAM_SIDE,
     IMAGE,
     IMAGE_FILE,
+    MAX_SECONDS,
     MAX_STYLES,
     STYLE,
     STYLE_SIDE,
@@ -66,7 +66,7 @@ async def submit_style_transfer(
             await while_connected(request, image_size(style, services, deadline))
         await run_in_threadpool(_check_style, body, size, services.settings)
         sent = body.model_dump(mode="json", exclude_none=True) | {"styles": len(styles)}
-        parameters = sent | _ending(body, services.settings)
+        parameters = sent | ending(body, services.settings)
         files = {CONTENT_FILE: content} | {style_file(i): one for i, one in enumerate(styles)}
         return await _submit(
             "style_transfer",
@@ -109,7 +109,7 @@ async def submit_dream(
         check_tiled_memory(full, limit)
         sent = body.model_dump(mode="json", exclude_none=True)
         version = {} if source.version is None else {"version": str(source.version)}
-        resolved = sent | {"model": source.model} | version | _ending(body, services.settings)
+        resolved = sent | {"model": source.model} | version | ending(body, services.settings)
         return await _submit(
             "dream",
             resolved,
@@ -143,10 +143,10 @@ async def _submit(
     )
 
 
-def _ending(body: StyleTransferRequest | DreamRequest, settings: Settings) -> dict[str, float]:
+def ending(body: StyleTransferRequest | DreamRequest, settings: Settings) -> dict[str, float]:
     """When the job ends with the image it has: before the worker would end it without one."""
     limit = min(settings.picture_max_hours, settings.job_max_hours) * 3600
-    return {"max_seconds": min(body.max_seconds or math.inf, _SHARE_OF_TIME * limit)}
+    return {"max_seconds": min(body.max_seconds or MAX_SECONDS, _SHARE_OF_TIME * limit)}
 
 
 def _check_shares(body: StyleTransferRequest, styles: int) -> None:

@@ -74,4 +74,7 @@ def _is_plain_json(path: str, headers: Headers) -> bool:
 
 
 def _json_error(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"A JSON body may have {limit:,} bytes here; send less.")
+    return PayloadTooLarge(
+        f"A JSON body may have {limit:,} bytes here. Send images as they are: as the body with "
+        "their own type, or as a file of a form."
+    )

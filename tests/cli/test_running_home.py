@@ -61,7 +61,7 @@ def test_the_note_of_a_process_that_has_ended_is_not_believed(tmp_path: Path) ->
     settings = Settings(_env_file=None, home=tmp_path, port=free_port())
     (tmp_path / "run").mkdir()
     with noted(settings):
-        assert running_home(settings.port) is None  # nobody holds the home
+        assert running_home(settings.port) is None  # no process has locked the home
         (tmp_path / "run/up.lock").write_text(f"{os.getpid()}\n")
         assert running_home(settings.port) == tmp_path
     assert running_home(settings.port) is None

@@ -1,16 +1,14 @@
 """A real Prometheus answers every query of the dashboards, once each metric has a series."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from contracts.metrics.exposition import Merged, exposition
+from contracts.metrics.exposition import Merged
 from contracts.metrics.registry import Metrics
 from contracts.metrics.table import FAMILIES
-from tests.flow.prometheus import dashboard_queries, scraping
+from tests.flow.prometheus import dashboard_queries, exposing, scraping
 
 # What a query asks for by value.
 LABELS = {"state": "queued", "outcome": "error", "reason": "internal_error", "kind": "inference"}
@@ -49,31 +47,17 @@ def serving(without: tuple[str, ...] = ()) -> Iterator[str]:
     """A target that counts with each scrape; yields its host and port."""
     metrics = Metrics()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            count_all(metrics, without)
-            merged = Merged()
-            merged.add(metrics.read() | {"kind": "api", "host": "h", "process": "p"})
-            for name, family in FAMILIES.items():
-                if family.merge == "scrape" and name not in without:
-                    merged.set(name, 1, *(LABELS.get(label, "x") for label in family.labels))
-            accept = self.headers.get("Accept", "")
-            content, media_type = exposition(merged.families(lambda *_: True), accept)
-            self.send_response(200)
-            self.send_header("Content-Type", media_type)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def read() -> Merged:
+        count_all(metrics, without)
+        merged = Merged()
+        merged.add(metrics.read() | {"kind": "api", "host": "h", "process": "p"})
+        for name, family in FAMILIES.items():
+            if family.merge == "scrape" and name not in without:
+                merged.set(name, 1, *(LABELS.get(label, "x") for label in family.labels))
+        return merged
 
-        def log_message(self, *args: object) -> None:
-            """Nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with exposing(read) as target:
+        yield target
 
 
 def test_each_query_has_series(tmp_path: Path) -> None:

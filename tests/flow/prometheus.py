@@ -4,21 +4,49 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from contracts.metrics.exposition import Merged, exposition
 from tests.flow.installation import ROOT, free_port
 
 DEPLOY = ROOT / "deploy"
 RULES = [str(DEPLOY / "prometheus" / name) for name in ("rules.yml", "alerts.yml")]
 
 Labels = frozenset[tuple[str, str]]
+
+
+@contextmanager
+def exposing(read: Callable[[], Merged]) -> Iterator[str]:
+    """`/metrics` of what is read for each scrape; yields its host and port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            accept = self.headers.get("Accept", "")
+            content, media_type = exposition(read().families(lambda *_: True), accept)
+            self.send_response(200)
+            self.send_header("Content-Type", media_type)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 class Prometheus:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from cli.clients.faces import FacesApi
-from cli.clients.http import FilePart, JsonObject, NoAnswerError, file_part
+from cli.clients.http import FilePart, JsonObject, NoAnswerError, file_part, for_each_image
 from cli.clients.jobs import JobsApi
 from cli.commands.faces import face_keys, face_threshold
 from cli.commands.jobs import follow_job
@@ -23,9 +23,7 @@ from cli.output import (
     answers,
     confirm,
     counted,
-    errors,
     notes,
-    print_error,
     print_json,
 )
 from cli.settings import load
@@ -73,8 +71,7 @@ def enroll(  # noqa: PLR0917 (typer reads options from the parameters)
     api, jobs = FacesApi(settings, server), JobsApi(settings, server)
     with _subject_for(api, subject, name, external_id, keep_frames=keep_frames) as enrolled:
         job = api.send(f"/subjects/{quote(enrolled, safe='')}/enrollments", parts, fields)
-        follow_job(jobs, job["id"])
-        done = jobs.get(job["id"])
+        done = follow_job(jobs, job["id"])
     if as_json:
         print_json(done.model_dump(mode="json"))
         return
@@ -360,17 +357,12 @@ def _send_each(
     path: str, images: Sequence[Path], server: str | None, key: str | None
 ) -> tuple[dict[Path, JsonObject], int]:
     """The answer for each image, and how many have none, of which it prints why."""
-    api, results, failed = FacesApi(load(key=key), server), dict[Path, JsonObject](), 0
-    for file in images:
-        try:
-            results[file] = api.send(path, [file_part("image", file)], {})
-        except NoAnswerError:
-            raise
-        except CommandError as error:
-            if len(images) == 1:
-                raise
-            failed += 1
-            print_error(errors(), f"{shown(file.name)}: {error.message}")
+    api, results = FacesApi(load(key=key), server), dict[Path, JsonObject]()
+
+    def send_one(file: Path) -> None:
+        results[file] = api.send(path, [file_part("image", file)], {})
+
+    failed = for_each_image(images, send_one)
     return results, failed
 
 

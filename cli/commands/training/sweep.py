@@ -67,8 +67,7 @@ def sweep(  # noqa: PLR0917 (typer reads options from the parameters)
     body["training"] = {**fields, "dataset_id": found}
     job = client.json("POST", "/v1/sweeps", json=body)
     notes().print(f"[green]✓[/] {job['id']} is queued; Ctrl-C leaves it running")
-    follow_job(jobs, job["id"])
-    result = jobs.get(job["id"]).result or {}
+    result = follow_job(jobs, job["id"]).result or {}
     print_json(result) if as_json else _print(SweepResult.model_validate(result))
 
 

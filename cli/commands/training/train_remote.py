@@ -32,5 +32,4 @@ def train_on_server(
     dataset = dataset_on_server(client, jobs, folder, trainable=True)
     job = client.json("POST", "/v1/trainings", json={**fields, "dataset_id": dataset})
     notes().print(f"[green]✓[/] {job['id']} is queued; Ctrl-C leaves it running")
-    follow_job(jobs, job["id"])
-    summarize(jobs.get(job["id"]).result or {}, None)
+    summarize(follow_job(jobs, job["id"]).result or {}, None)

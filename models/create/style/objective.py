@@ -91,6 +91,8 @@ class Objective:
             evaluations: How many will follow, which says whether it pays to compile for the size.
         """
         pays = content.shape[0] * content.shape[1] * evaluations >= _COMPILED_PIXELS
+        if pays:
+            self._network.prepare_repeated()
         self._evaluate = self._compiled if pays else self._plain
         maps = self._content(content[np.newaxis])
         grams: list[Tensor] | None = None

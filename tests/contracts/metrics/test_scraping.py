@@ -3,20 +3,18 @@
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import redis
 
-from contracts.metrics.exposition import Merged, exposition
+from contracts.metrics.exposition import Merged
 from contracts.metrics.publishing import FOLD, FOLD_ARGS, FOLD_KEYS, parse_fold
 from tests.flow.installation import ROOT
-from tests.flow.prometheus import Prometheus, scraping
+from tests.flow.prometheus import Prometheus, exposing, scraping
 from tests.valkey import RealValkey
 
 TOTAL = "sum(opsin_executions_total)"
@@ -29,30 +27,16 @@ def answering(url: str) -> Iterator[str]:
     client = redis.Redis.from_url(url)
     fold = client.register_script(FOLD)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            snapshots, retained = parse_fold(fold(keys=FOLD_KEYS, args=FOLD_ARGS))
-            merged = Merged()
-            merged.add_values(retained)
-            for snapshot in snapshots:
-                merged.add(snapshot)
-            accept = self.headers.get("Accept", "")
-            content, media_type = exposition(merged.families(lambda *_: True), accept)
-            self.send_response(200)
-            self.send_header("Content-Type", media_type)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def read() -> Merged:
+        snapshots, retained = parse_fold(fold(keys=FOLD_KEYS, args=FOLD_ARGS))
+        merged = Merged()
+        merged.add_values(retained)
+        for snapshot in snapshots:
+            merged.add(snapshot)
+        return merged
 
-        def log_message(self, *args: object) -> None:
-            """Nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with exposing(read) as target:
+        yield target
     client.close()
 
 

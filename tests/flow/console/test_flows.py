@@ -176,7 +176,7 @@ def test_an_open_page_outlives_a_restart_of_the_service(
 
 
 def film(puppet: Puppet, actions: Sequence[Action], seed: int, path: Path) -> Path:
-    """What the camera shows, uncompressed as Chromium wants it; it begins anew at the end.
+    """What the camera shows, uncompressed as Chromium wants it; it starts over at the end.
 
     With another seed the person sits elsewhere, as people do when they come back: a puppet holds
     so still that otherwise two films would be one recording to the service.

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contracts.create.requests import DreamRequest, StyleTransferRequest
+from contracts.settings import Settings
+from service.create.submit import ending
 from tests.service.parts import FakeServices
 
 
@@ -43,6 +46,16 @@ def test_style_transfer_becomes_a_job(client: httpx.Client, fakes: FakeServices)
     assert request["preserve_colors"] == "luminance"
     assert request["max_seconds"] == 0.95 * 3600
     assert set(inputs) == {"content.image", "style-0.image", "style-1.image"}
+
+
+def test_a_job_ends_in_time_whatever_the_operator_allows(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    assert paint(client, max_seconds="60").status_code == 202
+    assert fakes.jobs.worked[-1][1]["max_seconds"] == 60
+    year = Settings(_env_file=None, picture_max_hours=8760, job_max_hours=8760)
+    for body in (StyleTransferRequest(), DreamRequest()):
+        type(body).model_validate(ending(body, year))  # the worker reads it by the same model
 
 
 @pytest.mark.parametrize(

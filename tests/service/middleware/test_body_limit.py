@@ -46,6 +46,7 @@ def test_json_is_parsed_only_if_it_is_short(
         answer = client.post(path, content=sent, headers={"Content-Type": content_type} | headers)
         assert answer.status_code == 413
         assert "1,048,576 bytes" in answer.text
+        assert "Send images as they are" in answer.text
 
 
 def test_a_tensor_in_json_may_be_long(client: httpx.Client) -> None:
