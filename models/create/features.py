@@ -118,7 +118,7 @@ class FeatureNetwork:
         return cls(model, layers, pooling, precision)
 
     def prepare_repeated(self) -> None:
-        """Before the first call with `repeated`; holds the larger kernels again, four times as large."""
+        """Before the first call with `repeated`; adds four times the size of the larger kernels."""
         if self._repeated is self._part and not self._is_plain:
             self._repeated = with_winograd(self._part)
 
