@@ -1,9 +1,11 @@
 """Fixtures for all tests: images and weights, if available, and a Valkey server."""
 
+import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
@@ -11,6 +13,10 @@ from tests.valkey import RealValkey
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("OPSIN_SHARED_DIR", ROOT.parent / "shared"))
+
+# httpx waits five seconds unless told, which a busy machine exceeds now and then.
+_WAITS: httpx.Timeout = inspect.signature(httpx.Client).parameters["timeout"].default
+_WAITS.connect = _WAITS.read = _WAITS.write = _WAITS.pool = 60
 
 
 # First, since xdist reads the groups in a hook of the same name.

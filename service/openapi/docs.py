@@ -6,6 +6,7 @@ folder of `fastapi-offline`. All links are relative, so that the page works behi
 path prefix.
 """
 
+import asyncio
 import gzip
 import hashlib
 import importlib.util
@@ -20,6 +21,7 @@ from fastapi.staticfiles import StaticFiles
 
 from contracts.public_paths import PREFIX
 from service.http.conditional import etag_matches, is_gzip_accepted
+from service.threads import run_in_threadpool
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -50,6 +52,7 @@ _START_SCRIPT = """SwaggerUIBundle({
 
 def install(app: FastAPI) -> None:
     """Serve the documentation of `app` under /docs, and its OpenAPI document."""
+    building = asyncio.Lock()
 
     @lru_cache(maxsize=8)  # by prefix, which only trusted proxies choose
     def rendered(prefix: str) -> _Document:
@@ -60,7 +63,9 @@ def install(app: FastAPI) -> None:
         return _Document.of(document)
 
     async def document(request: Request) -> Response:
-        return rendered(PREFIX.get()).response(request)
+        async with building:  # once, and beside the event loop: it takes a second of CPU time
+            built = await run_in_threadpool(rendered, PREFIX.get())
+        return built.response(request)
 
     async def page() -> HTMLResponse:
         return HTMLResponse(_PAGE)

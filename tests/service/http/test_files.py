@@ -5,18 +5,21 @@ import threading
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import httpx
 import pytest
-from fastapi import Request
+from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from contracts.jobs import Artifact
+from contracts.settings import Settings
 from models.store.downloads import _whole_zip, _zip_size, _zipped
 from service.http.files import FileContent, file_response
+from service.openapi import document
 from tests.service.parts import FakeServices
 
 URL = "/v1/jobs/job_0123456789abcdef/artifacts/result.png"
@@ -158,3 +161,22 @@ def test_the_ends_of_many_downloads_take_few_threads() -> None:
 
     assert anyio.run(all_at_once) == [b"bc"] * 12
     assert most <= 2
+
+
+def test_others_are_answered_while_the_document_is_built(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, answered = threading.Event(), threading.Event()
+
+    def build(app: FastAPI, settings: Settings) -> dict[str, Any]:
+        began.set()
+        assert answered.wait(30)
+        return {"servers": []}
+
+    monkeypatch.setattr(document, "_document", build)
+    with ThreadPoolExecutor() as threads:
+        documents = [threads.submit(client.get, "/openapi.json") for _ in range(3)]
+        assert began.wait(30)
+        assert client.get("/healthz", timeout=10).status_code == 200
+        answered.set()
+        assert [answer.result().json() for answer in documents] == [{"servers": []}] * 3
