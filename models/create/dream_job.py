@@ -43,7 +43,7 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
     """Run a `DreamRequest`, whose model and version are resolved; the result becomes an artifact.
 
     Returns:
-        The settings that were used, and the result's size.
+        The settings that were used, the result's size, and warnings.
 
     Raises:
         OpsinError: There is no such model, version, layer or class, or memory does not suffice.
@@ -67,7 +67,7 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
         if request.size is None:
             size = enlarged(size, network.minimum_side)
         required(size, network.minimum_side)
-    used |= {"width": size[0], "height": size[1]}
+    used |= {"width": size[0], "height": size[1], "step_levels": request.step_levels}
     octaves = octave_sizes(size, request, network.minimum_side)
     run_ = ImageRun(
         work,
@@ -77,7 +77,7 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
         max_seconds=request.max_seconds,
     )
     run_.finish(Dream(network, request, resized(image, size)).run(run_))
-    return used | run_.summary()
+    return used | run_.summary() | {"warnings": request.warnings}
 
 
 def _network(request: DreamRequest, settings: Settings) -> tuple[DreamNetwork, dict[str, Any]]:

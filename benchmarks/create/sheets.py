@@ -1,9 +1,9 @@
 """The contact sheets of docs/how-to/create.md, made by the handlers of the jobs themselves.
 
-python -m benchmarks.create_sheets FOLDER SHEET ...
+python -m benchmarks.create.sheets FOLDER SHEET ...
 
 Finished images stay in FOLDER/made, so that a run that was interrupted goes on. The photos are
-scikit-image's (`opsin weights pull` fetches them), the styles are made by `benchmarks.patterns`.
+scikit-image's (`opsin weights pull` fetches them), the styles those of `benchmarks.create.patterns`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.patterns import STYLES
+from benchmarks.create.patterns import STYLES
 from contracts.create.requests import CONTENT_FILE, IMAGE_FILE, RESULT, style_file
 from contracts.jobs import Progress
 from contracts.settings import Settings
@@ -75,7 +75,7 @@ class Studio:
         return ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS)
 
     def styled(self, photo: str, style: str, **request: Any) -> Image.Image:
-        """A photo in a style of `benchmarks.patterns`."""
+        """A photo in a style of `benchmarks.create.patterns`."""
         files = {CONTENT_FILE: self.photo(photo), style_file(0): STYLES[style](SIDE)}
         from models.create.style.job import run
 
