@@ -3,7 +3,7 @@
 python -m benchmarks.create.sheets FOLDER SHEET ...
 
 Finished images stay in FOLDER/made, so that a run that was interrupted goes on. The photos are
-scikit-image's (`opsin weights pull` fetches them), the styles those of `benchmarks.create.patterns`.
+scikit-image's (`opsin weights pull` fetches them), the styles are made by `patterns`.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from contracts.work import Work
 from models.rendering.contact_sheet import Tile, contact_sheet
 
 PHOTOS = ("cat", "coffee", "astronaut")
-SIDE = 192
-DREAM_SIDE = 288
+SIDE = 256
+DREAM_SIDE = 320
 _QUALITY = 80
 
 Handler = Callable[[Any, Settings], dict[str, Any]]

@@ -166,8 +166,12 @@ class StyleTransferRequest(_Options):
         None,
         description="The default is the first whose weights are here: VGG19, VGG16, SqueezeNet.",
     )
-    content_layers: Names | None = Field(None, description="The default is the paper's.")
-    style_layers: Names | None = Field(None, description="The default is the paper's.")
+    content_layers: Names | None = Field(
+        None, description="The default is the paper's. `conv4_2` means `block4_conv2`."
+    )
+    style_layers: Names | None = Field(
+        None, description="The default is the paper's. `conv4_2` means `block4_conv2`."
+    )
     strength: float = Field(
         1.0,
         ge=0,

@@ -25,6 +25,7 @@ from contracts.jobs import Job, JobKind
 from contracts.settings import Settings
 from models.create.dream_source import DreamSource, resolve_source
 from models.create.images import enlarged, required, scaled_size
+from models.create.layer_names import required_layer
 from models.create.memory import check_style_memory, check_tiled_memory
 from models.create.style.weights import FAST_WEIGHTS, MINIMUM_SIDES, available_network
 from models.images.resize import Size, within
@@ -100,7 +101,9 @@ async def submit_dream(
             )
             require_scope_for(principal_of(request), manifest)
         for layer in body.layers or ():
-            if source.version is not None:
+            if source.version is None:
+                required_layer(source.model, layer)
+            else:
                 await services.layers.require(source.model, source.version, layer)
         image = uploads[IMAGE][0]
         size = await while_connected(request, image_size(image, services, deadline))
@@ -174,6 +177,8 @@ def _check_style(body: StyleTransferRequest, size: Size, settings: Settings) -> 
         check_tiled_memory(full, limit)
     else:
         network = available_network(weights, body.network)
+        for layer in (*(body.content_layers or ()), *(body.style_layers or ())):
+            required_layer(network, layer)
         if body.size is None:
             full = enlarged(full, MINIMUM_SIDES[network])
         if body.content_layers is None or body.style_layers is None:

@@ -75,6 +75,9 @@ def test_a_job_ends_in_time_whatever_the_operator_allows(
         (1, {"content": image(8, 8)}, "8 x 8"),
         (1, {"size": "8192"}, "size="),  # more memory than there is
         (1, {"content": image(320, 16), "size": "160"}, "size=320"),  # no map would be left
+        (1, {"style_weight": "-1"}, "style_weight"),
+        (1, {"content_weight": "nan"}, "content_weight"),
+        (1, {"style_scale": "1e9"}, "style_scale"),
     ],
 )
 def test_impossible_style_transfer_is_refused_at_once(
@@ -85,6 +88,18 @@ def test_impossible_style_transfer_is_refused_at_once(
     assert answer.json()["code"] in {"validation_error", "invalid_image"}
     assert word in answer.text
     assert fakes.jobs.worked == []
+
+
+def test_layers_have_the_names_of_papers_too_and_similar_ones_are_named(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    assert paint(client, style_layers="conv1_1,block2_conv1", content_layers="relu4_2").is_success
+    before = len(fakes.jobs.worked)
+    for sent in ({"style_layers": "block1_con1"}, {"content_layers": "block1_con1"}):
+        answer = paint(client, **sent)
+        assert (answer.status_code, answer.json()["code"]) == (404, "layer_not_found")
+        assert "Did you mean block1_conv1" in answer.json()["detail"]
+    assert len(fakes.jobs.worked) == before
 
 
 def test_narrow_image_is_enlarged_unless_a_size_is_sent(client: httpx.Client) -> None:
@@ -123,6 +138,7 @@ def test_dream_becomes_a_job_with_its_version(
     [
         ({"model": "nothing"}, "model_not_found"),
         ({"layers": "conv9", "model": "squeezenet"}, "layer_not_found"),
+        ({"layers": "block9_conv1", "model": "vgg16"}, "layer_not_found"),
         ({"layers": "conv1", "layer_weights": "1,2"}, "validation_error"),
         ({"octaves": "0"}, "validation_error"),
         ({"image": b"GIF89a"}, "invalid_image"),
