@@ -7,12 +7,12 @@ import tensorflow as tf
 from pydantic import TypeAdapter
 
 from contracts.create.requests import DREAM_SIDE, IMAGE_FILE, DreamRequest
-from contracts.errors import InvalidImage, ValidationFailed
+from contracts.errors import InvalidImage
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from models.catalog import Preprocessing, network_of
 from models.create.dream import Dream, DreamNetwork, octave_sizes
-from models.create.dream_source import resolve_source
+from models.create.dream_source import DreamSource, check_class, resolve_source
 from models.create.images import enlarged, read_image, required, resized, scaled_size
 from models.create.memory import check_tiled_memory
 from models.create.run import ImageRun, ImageWork
@@ -124,11 +124,7 @@ def _published_base(
     name: str, weights: Weights, request: DreamRequest
 ) -> tuple[str, keras.Model, Preprocessing, dict[str, float]]:
     """As `_stored_version`, of a network of the catalog without its classifier."""
-    if request.class_index is not None:
-        raise ValidationFailed(
-            f"class_index: only the base of '{name}' is here, which has no classes. Serve the "
-            "model (OPSIN_MODELS), name another one, or leave class_index out."
-        )
+    check_class(DreamSource(name, None), request.class_index, 0)
     network = network_of(name)
     file = weights.find(network.base_weights or network.weights)
     build = ARCHITECTURES[name].build

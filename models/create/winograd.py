@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from models.create.edges import EdgeConv2D, is_padded
+
 Tensor = Any
 Matrix = npt.NDArray[np.float32]
 
@@ -68,11 +70,17 @@ class WinogradConv2D(keras.layers.Conv2D):  # type: ignore[misc]
         return tf.custom_gradient(convolved)(inputs)
 
 
+class _EdgeWinogradConv2D(EdgeConv2D, WinogradConv2D):
+    """Both."""
+
+
 def with_winograd(model: keras.Model) -> keras.Model:
     """A copy of a float32 network that computes its larger 3x3 convolutions in this way."""
 
     def clone(layer: keras.Layer) -> keras.Layer:
-        kind = WinogradConv2D if _is_suitable(layer) else type(layer)
+        kind = type(layer)
+        if _is_suitable(layer):
+            kind = _EdgeWinogradConv2D if isinstance(layer, EdgeConv2D) else WinogradConv2D
         return kind.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=clone)
@@ -84,14 +92,10 @@ def with_winograd(model: keras.Model) -> keras.Model:
 
 
 def _is_suitable(layer: keras.Layer) -> bool:
-    return (
-        type(layer) is keras.layers.Conv2D
-        and layer.kernel_size == (3, 3)
-        and (layer.strides, layer.dilation_rate, layer.groups) == ((1, 1), (1, 1), 1)
-        and layer.padding == "same"
-        and min(layer.kernel.shape[2:]) >= _MIN_CHANNELS
-        and layer.kernel.shape[2] * layer.kernel.shape[3] >= _MIN_PRODUCT
-    )
+    if not is_padded(layer):
+        return False
+    channels, filters = layer.kernel.shape[2:]
+    return min(channels, filters) >= _MIN_CHANNELS and channels * filters >= _MIN_PRODUCT
 
 
 def _convolved(images: Tensor, parts: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from contracts.create.requests import (
 from contracts.errors import ValidationFailed
 from contracts.jobs import Job, JobKind
 from contracts.settings import Settings
-from models.create.dream_source import DreamSource, resolve_source
+from models.create.dream_source import DreamSource, check_class, resolve_source
 from models.create.images import enlarged, required, scaled_size
 from models.create.layer_names import required_layer
 from models.create.memory import check_style_memory, check_tiled_memory
@@ -95,11 +95,14 @@ async def submit_dream(
         if body.layer_weights is not None and len(body.layer_weights) != len(body.layers or ()):
             raise ValidationFailed("layer_weights: send one for each of `layers`.")
         source = await run_in_threadpool(_dream_source, body, services)
+        classes: int | None = None
         if source.version is not None:
             manifest = await run_in_threadpool(
                 services.store.manifest, source.model, source.version
             )
             require_scope_for(principal_of(request), manifest)
+            classes = manifest.classes
+        check_class(source, body.class_index, classes or 0)
         for layer in body.layers or ():
             if source.version is None:
                 required_layer(source.model, layer)

@@ -1,14 +1,7 @@
 import pytest
 
 from contracts.errors import LayerNotFound
-from models.create.layer_names import layer_names, required_layer
-from models.networks.architecture import ARCHITECTURES
-
-
-@pytest.mark.parametrize("network", ["vgg16", "vgg19", "squeezenet"])
-def test_names_are_those_of_the_network(network: str) -> None:
-    model = ARCHITECTURES[network].build(input_shape=(None, None, 3), include_top=False)
-    assert ["image", *(layer_names(network) or ())] == [layer.name for layer in model.layers]
+from models.create.layer_names import required_layer
 
 
 @pytest.mark.parametrize(
@@ -26,5 +19,5 @@ def test_papers_call_them_otherwise(sent: str, layer: str) -> None:
 
 @pytest.mark.parametrize("sent", ["conv4_4", "conv6_1", "pool9", "fire2_concat", ""])
 def test_unknown_layer_is_refused(sent: str) -> None:
-    with pytest.raises(LayerNotFound):
+    with pytest.raises(LayerNotFound, match="block"):
         required_layer("vgg16", sent)
