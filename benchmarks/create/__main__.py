@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
+from benchmarks.create.patterns import STYLES
 from benchmarks.create.problem import Array, Bench, Problem
-from benchmarks.create.sheets import SheetWork, tile
+from benchmarks.create.sheets import PHOTOS, SIDE, SheetWork, Studio, tile
 from benchmarks.create.tutorial import Tutorial
 from benchmarks.machine import describe
 from contracts.create.requests import CONTENT_FILE, Optimizer, StyleTransferRequest, style_file
@@ -36,6 +36,7 @@ _RATE: float = StyleTransferRequest.model_fields["learning_rate"].default
 """Of Adam, in levels of 0 to 255: 0.02 of 1, as in TensorFlow's tutorial."""
 _TIMES = 4  # as long as ours, then a rival that has not reached our loss is stopped
 _BLOCK, _COUNTS = 25, (25, 50, 100)  # evaluations
+_TITLES = ("content", "style", "left", "right")
 
 Rivals = dict[str, Callable[[], tuple[float, Array]]]
 
@@ -77,7 +78,7 @@ def same_loss(bench: Bench, options: argparse.Namespace) -> None:
     Its steps are Adam's, from the content and at the full size; ours are a job's by default.
     """
     problem = bench.problem(0, options.side)
-    _, seconds, loss = _our_job(bench, 0, options.side)
+    seconds, loss = _our_job(bench, options.side)
     print(f"ours: loss {loss:.1f} after {seconds:.1f} s", flush=True)
     for all_three, name in ((True, "plain, all three images"), (False, "plain, targets once")):
         at_our_time, spent, found = float("nan"), 0.0, float("inf")
@@ -105,22 +106,22 @@ def _plain_descent(problem: Problem, *, all_three: bool) -> Iterator[tuple[float
         image.assign(tf.clip_by_value(image, 0, 255))
 
 
-def _our_job(bench: Bench, number: int, side: int) -> tuple[bytes, float, float]:
-    """A job by default: its PNG, its seconds with start and targets, and the loss of its result."""
-    photo, style = bench.images(number, side)
+def _our_job(bench: Bench, side: int) -> tuple[float, float]:
+    """A job by default: its seconds, with start and targets, and the loss of its result."""
+    photo, style = bench.images(0, side)
     with TemporaryDirectory() as folder:
         photo.save(Path(folder) / CONTENT_FILE, "PNG")
         style.save(Path(folder) / style_file(0), "PNG")
         began = time.process_time()
         work = SheetWork({"size": side, "styles": 1, "preview_every": 1000}, Path(folder))
         result = run_job(work, bench.settings)
-        return work.result, time.process_time() - began, result["losses"]["total"]
+        return time.process_time() - began, result["losses"]["total"]
 
 
 def optimizers(bench: Bench, options: argparse.Namespace) -> None:
     """The lowest loss after equal evaluations, at one size."""
     print("evaluations   ", "  ".join(f"{count:9}" for count in _COUNTS))
-    for number in range(3):
+    for number in range(options.pairs):
         problem = bench.problem(number, options.side)
         for name in ("lbfgs", "adam"):
             losses = _descended(problem, name)
@@ -146,24 +147,21 @@ def _descended(problem: Problem, optimizer: Optimizer) -> list[float]:
 def blind(bench: Bench, options: argparse.Namespace) -> None:
     """Our result beside the tutorial's at equal time, left or right by the toss of a coin.
 
-    Which is which is in `key.json`, to be opened after a choice was made for each.
+    Ours may be those of the contact sheets, in the same folder. Which is which is in `key.json`, to
+    be opened after a choice was made for each.
     """
-    options.out.mkdir(parents=True, exist_ok=True)
-    tutorial, key = Tutorial(bench.weights, bench.name), {}
+    studio, key = Studio(options.out / "made", bench.settings), {}
+    tutorial = Tutorial(bench.weights, bench.name)
     for number in range(options.pairs):
-        photo, style = bench.images(number, options.side)
-        png, seconds, _ = _our_job(bench, number, options.side)
-        path = options.out / "ours.png"
-        path.write_bytes(png)
-        ours = Image.open(path).convert("RGB")
-        path.unlink()
-        theirs, count = tutorial.painted(photo, style, seconds)
+        photo, style = PHOTOS[number % 3], list(STYLES)[(number + number // 3) % 3]
+        ours = studio.styled(photo, style)
+        images = studio.photo(photo), STYLES[style](SIDE)
+        theirs, count = tutorial.painted(*images, studio.seconds)
         is_left = random.random() < 0.5
         pair = (ours, theirs) if is_left else (theirs, ours)
-        shown = [tile(one, name) for one, name in zip(pair, ("left", "right"), strict=True)]
-        tiles = [tile(photo, f"pair {number}"), tile(style, ""), *shown]
+        tiles = [tile(one, name) for one, name in zip((*images, *pair), _TITLES, strict=True)]
         contact_sheet(tiles, columns=2).save(options.out / f"pair-{number}.png")
-        key[number] = {"ours": "left" if is_left else "right", "seconds": seconds, "steps": count}
+        key[number] = {"ours": "left" if is_left else "right", "steps": count}
         (options.out / "key.json").write_text(json.dumps(key, indent=1))
 
 
@@ -178,7 +176,7 @@ def main() -> None:
     parser.add_argument("what", choices=comparisons)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5, help="of steps")
-    parser.add_argument("--pairs", type=int, default=6, help="of blind")
+    parser.add_argument("--pairs", type=int, default=3, help="of optimizers and blind")
     parser.add_argument("--out", type=Path, default=Path("blind"), help="of blind")
     options = parser.parse_args()
     print(describe())

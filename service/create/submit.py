@@ -30,7 +30,7 @@ from models.create.memory import check_style_memory, check_tiled_memory
 from models.create.style.weights import FAST_WEIGHTS, MINIMUM_SIDES, available_network
 from models.images.resize import Size, within
 from models.training.memory import memory_limit
-from models.weights.catalog import Weights
+from models.weights.catalog import Weights, WeightsMissing
 from service.auth.face_models import require_scope_for
 from service.auth.principal import principal_of, quota_key
 from service.create.form import ImageField, image_size, read_images
@@ -172,7 +172,7 @@ def _check_style(body: StyleTransferRequest, size: Size, settings: Settings) -> 
     """Weights and memory, as far as this machine can tell; blocks for a moment."""
     weights = Weights.of(settings)
     if body.method == "fast" or body.init == "fast":
-        weights.find(FAST_WEIGHTS)
+        _require_fast_weights(weights)
     limit = memory_limit(settings.training_memory_mb)
     default = max(size) if body.method == "fast" else STYLE_SIDE
     full = within(size, default) if body.size is None else scaled_size(size, body.size)
@@ -187,6 +187,14 @@ def _check_style(body: StyleTransferRequest, size: Size, settings: Settings) -> 
         if body.content_layers is None or body.style_layers is None:
             required(full, MINIMUM_SIDES[network])
         check_style_memory(full, network, limit, body.style_scale)
+
+
+def _require_fast_weights(weights: Weights) -> None:
+    try:
+        weights.find(FAST_WEIGHTS)
+    except WeightsMissing as missing:
+        advice = "Or send method=optimize, without init=fast, which needs none of them."
+        raise WeightsMissing(f"{missing} {advice}") from None
 
 
 def _dream_source(body: DreamRequest, services: Services) -> DreamSource:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from contracts.create.requests import DreamRequest, StyleTransferRequest
 from contracts.settings import Settings
+from models.weights.catalog import WeightsMissing
 from service.create.submit import ending
 from tests.service.parts import FakeServices
 
@@ -100,6 +101,20 @@ def test_layers_have_the_names_of_papers_too_and_similar_ones_are_named(
         assert (answer.status_code, answer.json()["code"]) == (404, "layer_not_found")
         assert "Did you mean block1_conv1" in answer.json()["detail"]
     assert len(fakes.jobs.worked) == before
+
+
+@pytest.mark.parametrize("form", [{"method": "fast"}, {"init": "fast"}])
+def test_missing_weights_of_the_fast_method_are_no_dead_end(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, form: dict[str, str]
+) -> None:
+    def missing(*_: Any) -> None:
+        raise WeightsMissing("The weights are not here.")
+
+    monkeypatch.setattr("service.create.submit.Weights.find", missing)
+    answer = paint(client, **form)
+    assert (answer.status_code, answer.json()["code"]) == (503, "model_not_ready")
+    assert "method=optimize" in answer.json()["detail"]
+    assert paint(client).status_code == 202
 
 
 def test_narrow_image_is_enlarged_unless_a_size_is_sent(client: httpx.Client) -> None:
