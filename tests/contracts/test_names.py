@@ -23,3 +23,11 @@ def test_a_name_that_becomes_too_long_is_refused() -> None:
     with pytest.raises(ValidationFailed, match="composed"):
         checked_label(LONGER * MAX_LABEL_LENGTH)
     assert len(checked_label(LONGER * 40)) == 120
+
+
+@pytest.mark.parametrize("name", ["می\u200cخواهم", "👩\u200d🚀", "山田\u3000太郎", "क्\u200dष"])
+def test_a_person_may_have_joiners_and_wide_spaces_in_their_name(name: str) -> None:
+    assert NewSubject(name=name).name == name
+    assert NewSubject(name="Zoe\u0308").name == "Zoë"
+    with pytest.raises(ValidationError):
+        NewSubject(name="\u200d")
