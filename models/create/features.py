@@ -144,15 +144,13 @@ class FeatureNetwork:
 def _adapted(model: keras.Model, pooling: Pooling) -> keras.Model:
     """A copy whose convolutions continue the image past its edges, and with that pooling."""
 
-    def kind_of(layer: keras.Layer) -> type[keras.Layer]:
-        if is_padded(layer):
-            return EdgeConv2D
-        if pooling == "average" and isinstance(layer, keras.layers.MaxPooling2D):
-            return keras.layers.AveragePooling2D
-        return type(layer)
-
     def clone(layer: keras.Layer) -> keras.Layer:
-        return kind_of(layer).from_config(layer.get_config())
+        kind = type(layer)
+        if is_padded(layer):
+            kind = EdgeConv2D
+        elif pooling == "average" and isinstance(layer, keras.layers.MaxPooling2D):
+            kind = keras.layers.AveragePooling2D
+        return kind.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())

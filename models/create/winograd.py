@@ -96,7 +96,7 @@ def with_winograd(model: keras.Model) -> keras.Model:
 def _is_suitable(layer: keras.Layer) -> bool:
     if not is_padded(layer):
         return False
-    channels, filters = layer.kernel.shape[2:]
+    channels, filters = (int(count) for count in layer.kernel.shape[2:])
     return min(channels, filters) >= _MIN_CHANNELS and channels * filters >= _MIN_PRODUCT
 
 
