@@ -17,10 +17,17 @@ from jwt.algorithms import ECAlgorithm
 
 from contracts.errors import Unavailable
 from contracts.faces.consent import NewPolicy, Policy
-from contracts.faces.subjects import Erased, NewTemplate, StoredFrame, embedder_of
+from contracts.faces.subjects import (
+    Erased,
+    NewTemplate,
+    StoredFrame,
+    SubjectChange,
+    embedder_of,
+)
 from contracts.queue.redis_keys import face_lock
 from contracts.settings import Settings
 from service.dependencies import Services
+from service.faces import login as login_module
 from service.faces.locks.lockout import Lockout
 from service.faces.privacy import erasure, retention
 from tests.service.face_replies import clip_of, quality, vector_of
@@ -188,6 +195,44 @@ def test_no_device_enables_a_face_that_the_operator_disabled(
     assert client.get(where).json()["face_disabled"] is True
     client.patch(where, json={"face_disabled": False})
     assert login(client, ada, **signed_challenge(client, ada)).json()["decision"] == "match"
+
+
+@pytest.mark.parametrize("what", ["consent", "disabled", "device", "erased"])
+def test_what_is_taken_back_while_a_face_is_judged_counts(
+    client: httpx.Client,
+    fakes: FakeServices,
+    ada: str,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    """Judging a clip takes up to ten minutes; no token is given after the withdrawal's answer."""
+    where, faces = f"{URL}/subjects/{ada}", fakes.faces
+    client.put(f"{URL}/policy", json={"consent_required": True})
+    client.patch(where, json={"consent": CONSENT})
+    client.post(f"{where}/devices", json={"device_id": "phone", "public_key": PUBLIC})
+    fields = signed_challenge(client, ada)
+    judge = login_module.judge_evidence
+
+    async def slow(*args: Any) -> Any:
+        verdict = await judge(*args)
+        match what:
+            case "consent":
+                faces.subjects.change(ada, SubjectChange(consent=None))
+            case "disabled":
+                faces.subjects.change(ada, SubjectChange(face_disabled=True))
+            case "device":
+                faces.repositories.devices.remove(ada, "phone")
+            case "erased":
+                faces.subjects.erase(ada)
+        return verdict
+
+    monkeypatch.setattr(login_module, "judge_evidence", slow)
+    answer = login(client, ada, **fields)
+    assert "token" not in answer.text
+    refused = {"consent": (409, "conflict"), "erased": (404, "subject_not_found")}
+    assert (answer.status_code, answer.json()["code"]) == refused.get(what, (429, "locked_out"))
+    if what == "disabled":
+        assert client.get(where).json()["face_disabled"] is True
 
 
 def test_a_subject_that_is_locked_is_not_named(
