@@ -26,7 +26,7 @@ from models.weights.catalog import Weights
 
 _MAX_TAKEN_BYTES = 1024 * MIB
 """All images are in memory until they are added. A thousand of a real video have a quarter of that;
-noise in 4K, which a video of a few megabytes can show for its whole length, would have ten times."""
+noise in 4K, which a video of a few megabytes can show for its whole length, would have ten."""
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
