@@ -87,6 +87,16 @@ def test_impossible_style_transfer_is_refused_at_once(
     assert fakes.jobs.worked == []
 
 
+def test_a_style_of_other_proportions_than_a_narrow_content_is_refused_for_its_memory(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    narrow = image(560, 16, "JPEG")
+    answer = paint(client, content=narrow, size="4096", style_scale="2")
+    assert answer.status_code == 422, answer.text
+    assert "with these styles" in answer.text
+    assert fakes.jobs.worked == []
+
+
 def test_narrow_image_is_enlarged_unless_a_size_is_sent(client: httpx.Client) -> None:
     assert paint(client, content=image(560, 16, "JPEG")).status_code == 202
 

@@ -345,6 +345,8 @@ def test_unused_subjects_are_erased_and_the_audit_says_by_whom(
     fakes.faces.repositories.policy.set(NewPolicy(retention_days=30))
     standings = fakes.faces.repositories.standings
     later = datetime.now(UTC) + timedelta(days=29)
+    deletion_clock = fakes.faces.repositories.deletion_clock
+    monkeypatch.setattr(deletion_clock, "now", lambda: standings._clock())
     monkeypatch.setattr(standings, "_clock", lambda: later)
     erase_unused(fakes)
     standings.record_match(ada)
@@ -380,6 +382,18 @@ def test_who_is_identified_counts_as_used(
     assert standings.unused(30, limit=9) == []
 
 
+def test_a_clock_that_jumps_years_ahead_erases_nobody(
+    client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.faces.repositories.policy.set(NewPolicy(retention_days=1095))
+    erase_unused(fakes)
+    ahead = datetime.now(UTC) + timedelta(days=4 * 365)
+    for part in (fakes.faces.repositories.standings, fakes.faces.repositories.deletion_clock):
+        monkeypatch.setattr(part, "_clock", lambda: ahead)
+    erase_unused(fakes)
+    assert fakes.faces.repositories.standings.of([ada])
+
+
 def test_who_logs_in_while_others_are_erased_stays(
     client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +402,7 @@ def test_who_logs_in_while_others_are_erased_stays(
     standings = fakes.faces.repositories.standings
     later = datetime.now(UTC) + timedelta(days=31)
     monkeypatch.setattr(standings, "_clock", lambda: later)
+    monkeypatch.setattr(fakes.faces.repositories.deletion_clock, "now", lambda: later)
     begin = erasure.begin
 
     async def slow(services: Services, subject_id: str) -> Erased:
