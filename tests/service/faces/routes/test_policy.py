@@ -346,7 +346,7 @@ def test_unused_subjects_are_erased_and_the_audit_says_by_whom(
     standings = fakes.faces.repositories.standings
     later = datetime.now(UTC) + timedelta(days=29)
     deletion_clock = fakes.faces.repositories.deletion_clock
-    monkeypatch.setattr(deletion_clock, "now", lambda: standings._clock())
+    monkeypatch.setattr(type(deletion_clock), "now", lambda _: standings._clock())
     monkeypatch.setattr(standings, "_clock", lambda: later)
     erase_unused(fakes)
     standings.record_match(ada)
