@@ -40,6 +40,7 @@ ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 # Waiting images hold their bytes: at 16 MiB each this is the API's largest use of memory.
 _WAITING_PER_THREAD = 32
+_MOST_ISOLATED = 8  # processes, each of which may be made to take half a gigabyte
 
 
 class ImageWork(Protocol[ResultT_co]):
@@ -52,8 +53,8 @@ class Decoder:
     """The threads of one API process that work on images; belongs to one event loop.
 
     Args:
-        threads: Images decoded at the same time; as many isolated ones, and half as many large
-            ones, besides.
+        threads: Images decoded at the same time; besides, as many isolated ones, at most eight,
+            and half as many large ones.
         max_pixels: See `models.images.decode.decode`.
         max_images: Images of the largest request, which an idle pool can always take.
         budget: Of the pixels of large images, shared with others; by default `max_pixels`.
@@ -71,7 +72,8 @@ class Decoder:
         share = max(threads * (1 + _WAITING_PER_THREAD), max_images)
         places = 2 * share  # so that one client cannot take all
         self._pool = FairPool(threads, name="decode", places=places, share=share, ahead=1)
-        self._isolated = FairPool(threads, name="decode-isolated", places=places, share=share)
+        isolated = min(threads, _MOST_ISOLATED)
+        self._isolated = FairPool(isolated, name="decode-isolated", places=places, share=share)
         self._large = FairPool(
             max(1, threads // 2),
             name="decode-large",
