@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Engine
 
 from database.engine import writing
-from database.tables import FaceSettingRecord
+from database.setting_rows import setting_row
 
 log = structlog.get_logger()
 
@@ -45,10 +45,8 @@ class DeletionClock:
         """
         clock = self._clock().astimezone(UTC)
         with writing(self._engine) as session:
-            row = session.get(FaceSettingRecord, _ROW_KEY, with_for_update=True)
-            if row is None:
-                row = FaceSettingRecord(key=_ROW_KEY)
-                session.add(row)
+            row, is_new = setting_row(session, _ROW_KEY)
+            if is_new:
                 trusted = clock
             else:
                 earlier, asked = (datetime.fromisoformat(row.value[key]) for key in ("at", "asked"))
