@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from contracts.metrics.dependencies import count_database, count_redis
 from contracts.metrics.process import process_reader
 from contracts.metrics.registry import Metrics
-from contracts.queue.celery import REDIS_OPTIONS, celery_app
+from contracts.queue.celery import ASYNC_REDIS_OPTIONS, celery_app
 from contracts.queue.changes import Topic
 from contracts.settings import MIB, Settings
 from database.audit import Audit
@@ -265,7 +265,7 @@ async def _connect_twice(stack: AsyncExitStack, url: str, metrics: Metrics) -> t
 
 
 def _connect(url: str, metrics: Metrics) -> Redis:
-    options: dict[str, Any] = dict(REDIS_OPTIONS)
+    options: dict[str, Any] = dict(ASYNC_REDIS_OPTIONS)
     client = Redis.from_url(url, **options)
     count_redis(client, metrics)
     return client
