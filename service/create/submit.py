@@ -63,9 +63,11 @@ async def submit_style_transfer(
         content, styles = uploads[CONTENT][0], uploads[STYLE]
         _check_shares(body, len(styles))
         size = await while_connected(request, image_size(content, services, deadline))
-        for style in styles:
+        sizes = [
             await while_connected(request, image_size(style, services, deadline))
-        await run_in_threadpool(_check_style, body, size, services.settings)
+            for style in styles
+        ]
+        await run_in_threadpool(_check_style, body, size, sizes, services.settings)
         sent = body.model_dump(mode="json", exclude_none=True) | {"styles": len(styles)}
         parameters = sent | ending(body, services.settings)
         files = {CONTENT_FILE: content} | {style_file(i): one for i, one in enumerate(styles)}
@@ -168,7 +170,9 @@ def _check_shares(body: StyleTransferRequest, styles: int) -> None:
         raise ValidationFailed("style_weights: all are 0. Send at least one above 0.")
 
 
-def _check_style(body: StyleTransferRequest, size: Size, settings: Settings) -> None:
+def _check_style(
+    body: StyleTransferRequest, size: Size, styles: Sequence[Size], settings: Settings
+) -> None:
     """Weights and memory, as far as this machine can tell; blocks for a moment."""
     weights = Weights.of(settings)
     if body.method == "fast" or body.init == "fast":
@@ -186,7 +190,7 @@ def _check_style(body: StyleTransferRequest, size: Size, settings: Settings) -> 
             full = enlarged(full, MINIMUM_SIDES[network])
         if body.content_layers is None or body.style_layers is None:
             required(full, MINIMUM_SIDES[network])
-        check_style_memory(full, network, limit, body.style_scale)
+        check_style_memory(full, network, limit, body.style_scale, styles)
 
 
 def _require_fast_weights(weights: Weights) -> None:

@@ -37,7 +37,8 @@ def optimize(
     weights = Weights.of(settings)
     network = available_network(weights, request.network)
     limit = memory_limit(settings.training_memory_mb)
-    check_style_memory(images.size, network, limit, request.style_scale)
+    sizes = [style.size for style in images.styles]
+    check_style_memory(images.size, network, limit, request.style_scale, sizes)
     objective, minimum_side = _objective(weights, request, settings)
     required(images.size, minimum_side)
     levels = plan(

@@ -117,6 +117,16 @@ def test_missing_weights_of_the_fast_method_are_no_dead_end(
     assert paint(client).status_code == 202
 
 
+def test_a_style_of_other_proportions_than_a_narrow_content_is_refused_for_its_memory(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    narrow = image(560, 16, "JPEG")
+    answer = paint(client, content=narrow, size="4096", style_scale="2")
+    assert answer.status_code == 422, answer.text
+    assert "with these styles" in answer.text
+    assert fakes.jobs.worked == []
+
+
 def test_narrow_image_is_enlarged_unless_a_size_is_sent(client: httpx.Client) -> None:
     assert paint(client, content=image(560, 16, "JPEG")).status_code == 202
 
