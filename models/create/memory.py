@@ -19,7 +19,7 @@ _FIXED = 900 * MIB
 """TensorFlow or OpenVINO, the network's weights, and the images as they were sent."""
 _VGG_BYTES = 500 * MIB
 """VGG's weights, as they are and as `models.create.winograd` transforms them."""
-# Measured by `benchmarks.create_memory` with plain convolutions, at 256 and 512 pixels (VGG16: 1.26
+# Measured by `benchmarks.create.memory` with plain convolutions, at 256 and 512 pixels (VGG16: 1.26
 # and 2.10 GB in all), and raised by what the transforms hold.
 _BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 5500, "vgg19": 6000, "squeezenet": 1500}
 _STYLE_BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 2200, "vgg19": 2200, "squeezenet": 800}

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.create_memory import estimate, peak_bytes
+from benchmarks.create.memory import estimate, peak_bytes
 from contracts.errors import ValidationFailed
 from contracts.settings import Settings
 from models.create.images import scaled_size
