@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ LABELS = {str(n): "cat" if n < 4 else "dög" for n in range(8)}
 ROWS = [(f"{n}.png", label) for n, label in LABELS.items()]
 
 
-def table(rows: list[tuple[str, ...]], separator: str = ",", end: str = "\n") -> str:
+def table(rows: Sequence[tuple[str, ...]], separator: str = ",", end: str = "\n") -> str:
     return end.join(separator.join(row) for row in rows) + end
 
 

@@ -49,7 +49,7 @@ def record(
 ) -> bytes:
     """A clip with a frame at each time in milliseconds."""
     with _own_priority():
-        shown_as = {"sample_aspect_ratio": pixel_aspect, "color_trc": color_trc}
+        shown_as: dict[str, object] = {"sample_aspect_ratio": pixel_aspect, "color_trc": color_trc}
         return _record(container, codec, times, sound_seconds, live, shown_as, settings)
 
 
