@@ -32,6 +32,7 @@ from service.periodic import PeriodicTask
 log = structlog.get_logger()
 
 _LAG_SECONDS = 0.1
+_READ_SECONDS = 3.0  # shorter than a scrape may take; then the counts that were last read are shown
 _DROP_SECONDS = 60.0  # longer than all workers take to drop a version
 
 
@@ -76,7 +77,7 @@ class MetricsService:
     async def merged(self) -> Merged:
         """The metrics of all processes; the last known ones while Redis does not answer."""
         try:
-            async with self._lock:
+            async with asyncio.timeout(_READ_SECONDS), self._lock:
                 await self._publish_once()
                 answer = await self._fold(keys=FOLD_KEYS, args=FOLD_ARGS)
             self._last = parse_fold(answer)

@@ -34,6 +34,7 @@ from tests.images import (
     png_with,
     scene,
 )
+from tests.phone_heic import iphone_heic
 
 NETWORK = CATALOG["squeezenet"]
 MAX_PIXELS = Settings.model_fields["max_image_pixels"].default
@@ -94,6 +95,14 @@ def test_heic_is_the_upright_main_image(name: str) -> None:
     assert difference(data, scene()) <= 25
     assert decode_upright(data, max_pixels=MAX_PIXELS).size == scene().size
     assert decode_reduced(data, longest_side=48, max_pixels=MAX_PIXELS).pixels.shape == (32, 48, 3)
+
+
+def test_heic_of_tiles_that_the_container_turns() -> None:
+    """As an iPhone stores it. Its EXIF says that the image is still to be turned, and is wrong."""
+    upright = scene(300, 400)
+    data = iphone_heic(upright)
+    assert decode_upright(data, max_pixels=MAX_PIXELS).size == (300, 400)
+    assert difference(data, upright) <= 25
 
 
 def test_heic_of_ten_bits_and_with_alpha() -> None:
@@ -222,6 +231,7 @@ def zeros() -> bytes:
         (encoded(scene(), "JPEG2000"), "JPEG 2000"),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20), "JPEG XL"),
         (b"\0\0\0\x18ftypcrx " + bytes(20), "raw photo"),
+        (b"RIFF\0\0\0\0AVI LIST", "AVI video"),
     ],
 )
 def test_what_is_not_read_is_called_by_its_name(data: bytes, words: str) -> None:

@@ -43,11 +43,14 @@ def record(
     *,
     sound_seconds: float = 0.0,
     live: bool = False,
+    pixel_aspect: Fraction = Fraction(1),
+    color_trc: int = 1,
     **settings: str,
 ) -> bytes:
     """A clip with a frame at each time in milliseconds."""
     with _own_priority():
-        return _record(container, codec, times, sound_seconds, live, settings)
+        shown_as: dict[str, object] = {"sample_aspect_ratio": pixel_aspect, "color_trc": color_trc}
+        return _record(container, codec, times, sound_seconds, live, shown_as, settings)
 
 
 @contextmanager
@@ -69,6 +72,7 @@ def _record(
     times: Sequence[int],
     sound_seconds: float,
     live: bool,
+    shown_as: dict[str, object],
     settings: dict[str, str],
 ) -> bytes:
     file = io.BytesIO()
@@ -80,6 +84,8 @@ def _record(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         base = Fraction(1, 10) if container == "avi" else Fraction(1, TICKS)
         stream.codec_context.time_base = base
+        for name, value in shown_as.items():
+            setattr(stream.codec_context, name, value)
         sound = out.add_stream(*SOUND[container]) if sound_seconds else None
         for time, pixels in zip(times, moving(len(times)), strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -173,6 +179,40 @@ def test_a_clip_that_a_phone_trimmed_has_the_frames_that_are_left() -> None:
     assert 9 <= len(frames) <= 11
     assert frames[-1].time == pytest.approx(0.9, abs=0.11)
     assert _bar(frames[0]) > 60, "the first half is not shown"
+
+
+@pytest.mark.parametrize(("length", "start"), [(0, 0), (500, 2**30)])
+def test_an_edit_list_that_hides_every_frame_is_ignored(length: int, start: int) -> None:
+    """Some programs write 0 for "to the end", as in a fragmented file, or count in other units."""
+    data = bytearray(record("mp4", "mpeg4"))
+    struct.pack_into(">Ii", data, data.index(b"elst") + 12, length, start)
+    assert len(read(bytes(data))) == len(STEADY)
+
+
+@pytest.mark.parametrize(
+    ("pixel_aspect", "shape"),
+    [
+        (Fraction(4, 3), (96, 213)),
+        (Fraction(1, 2), (192, 160)),
+        (Fraction(1916, 1923), (96, 160)),  # a program rounded the size
+        (Fraction(8), (96, 160)),  # no camera has such pixels
+    ],
+)
+def test_pixels_that_are_no_squares_are_stretched(
+    pixel_aspect: Fraction, shape: tuple[int, int]
+) -> None:
+    """Otherwise the faces of a camcorder are thin."""
+    (frame, *_) = read(record("mp4", pixel_aspect=pixel_aspect))
+    assert frame.pixels.shape[:2] == shape
+
+
+def test_pq_is_converted() -> None:
+    """Shown as it is, a face in PQ resembles itself in SDR hardly enough to match."""
+    plain, pq = (read(record("mp4", times=(0, 100), color_trc=trc))[0].pixels for trc in (1, 16))
+    assert plain[48, 155].mean() == pytest.approx(40, abs=8)
+    assert pq[48, 155].mean() < 30, "dark tones of PQ stand for less"
+    assert plain[48, 25].mean() == pytest.approx(230, abs=8)
+    assert pq[48, 25].mean() == pytest.approx(255, abs=4), "and bright ones for more"
 
 
 @pytest.mark.parametrize("part", [0.1, 0.35, 0.5, 0.75, 0.9])
