@@ -1,14 +1,16 @@
 """Queries that turn rows into jobs: with metrics, artifacts and the position in the queue."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import case, func, select
+from sqlalchemy import Text, case, cast, func, select
 from sqlalchemy.orm import Session
 
 from contracts.jobs import NAMED_KINDS, UNNAMED_KINDS, Artifact, Job, JobError
+from database.engine import batches
 from database.jobs.turns import turns
 from database.tables import ArtifactRecord, JobRecord, MetricRecord
 
@@ -26,6 +28,9 @@ class JobEntry:
     name: Literal["metrics", "artifact"]
     data: dict[str, Any]
 
+
+MAX_PAGE_BYTES = 8 * 1024 * 1024
+"""Of the requests, results and metrics of one page of jobs."""
 
 INFERENCE = "inference"
 """In place of a queue, for jobs that run on inference workers."""
@@ -67,6 +72,34 @@ def jobs_of(session: Session, records: Sequence[JobRecord]) -> list[Job]:
         )
         for record in records
     ]
+
+
+def fitting(session: Session, ids: Sequence[str], most: int) -> list[str]:
+    """The first of these jobs that have no more than `most` bytes together, at least one.
+
+    A result can have megabytes, and clients may have as many finished jobs as they like.
+    """
+    row, metric = JobRecord, MetricRecord
+    sizes: Counter[str] = Counter()
+    for batch in batches(ids):
+        own = func.coalesce(_length(row.request), 0) + func.coalesce(_length(row.result), 0)
+        for job_id, size in session.execute(select(row.id, own).where(row.id.in_(batch))):
+            sizes[job_id] += int(size)
+        rows = select(metric.job_id, func.sum(_length(metric.row)))
+        rows = rows.where(metric.job_id.in_(batch)).group_by(metric.job_id)
+        for job_id, size in session.execute(rows):
+            sizes[job_id] += int(size)
+    total, chosen = 0, list[str]()
+    for job_id in ids:
+        total += sizes[job_id]
+        if chosen and total > most:
+            break
+        chosen.append(job_id)
+    return chosen
+
+
+def _length(column: Any) -> Any:
+    return func.length(cast(column, Text))
 
 
 def entries(session: Session, job_id: str, after: int) -> list[JobEntry]:

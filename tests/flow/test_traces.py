@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.collector import Collector, ReceivedSpan, collecting
+from tests.flow.conftest import Networks
 from tests.flow.installation import Installation
 from tests.flow.trainings import (
     color_archive,
@@ -37,14 +38,14 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def traced(
     fetched_home: Path,
-    imported: Path,
+    networks: Networks,
     collector: Collector,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installation]:
     """An installation whose processes send what clients ask to be traced."""
     home = tmp_path_factory.mktemp("traced") / "home"
     env = {"OPSIN_OTLP_ENDPOINT": collector.url, "OPSIN_TRACE_RATIO": "0"}
-    running = training_installation(home, fetched_home / "weights", imported, env)
+    running = training_installation(home, fetched_home / "weights", networks("squeezenet"), env)
     try:
         start_process(running, "api")
         start_process(running, "jobs")
