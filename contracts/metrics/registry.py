@@ -60,10 +60,10 @@ class Metrics:
         self._metrics[name].clear()
         self._series = {key: one for key, one in self._series.items() if key[0] != name}
 
-    def drop_version(self, model: str, version: str) -> None:
-        """Forget the series of a version that is no longer served."""
+    def drop(self, model: str, version: str = "") -> None:
+        """Forget the series of a version that is no longer served, or of a model that is gone."""
         for key in list(self._series):
-            if FAMILIES[key[0]].is_per_version and key[1:3] == (model, version):
+            if FAMILIES[key[0]].owner(key[1:]) == (model, version):
                 del self._series[key]
                 self._metrics[key[0]].remove(*key[1:])
 
