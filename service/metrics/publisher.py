@@ -27,6 +27,7 @@ from contracts.metrics.publishing import (
 )
 from contracts.metrics.registry import SEPARATOR, Metrics, Values
 from contracts.metrics.table import FAMILIES
+from database.engine import batches
 from service.periodic import PeriodicTask
 from service.threads import run_in_threadpool
 
@@ -101,11 +102,12 @@ class MetricsService:
         now = time.monotonic()
         gone = {owner for owner in owners if owner and not is_served(*owner)}
         self._unserved = {owner: self._unserved.get(owner, now) for owner in gone}
-        for owner in [one for one, since in self._unserved.items() if now - since > _DROP_SECONDS]:
-            self._metrics.drop(*owner)
-            old = [name for name, known in retained.items() if known == owner]
-            if old:
-                await cast("Any", self._client.hdel(RETAINED, *old))
+        dropped = {one for one, since in self._unserved.items() if now - since > _DROP_SECONDS}
+        if dropped:
+            self._metrics.drop(dropped)
+        old = [name for name, owner in retained.items() if owner in dropped]
+        for part in batches(old):
+            await cast("Any", self._client.hdel(RETAINED, *part))
 
     async def _run(self) -> None:
         async with self._lock:

@@ -148,9 +148,9 @@ class ModelManager:
             model, version = key
             if version is None:
                 if model not in {*self._configured, *self._trained}:
-                    self._metrics.drop(model)
+                    self._metrics.drop({(model, "")})
             elif self._loaded.get(model, version) is None:
-                self._metrics.drop(model, str(version))
+                self._metrics.drop({(model, str(version))})
 
     def report(self) -> None:
         """Publish which versions are loaded, which is being loaded and which have failed."""
