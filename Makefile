@@ -7,7 +7,8 @@ unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 OPSIN := $(VENV)/bin/opsin
 # Most tests wait for their own processes, so two at a time on two cores take little over half as long.
-PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+# xdist would put files of few tests last, but those of `tests/flow` take longest and come first.
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help up setup test test-all check audit sbom bench chaos soak fuzz lock clean
 

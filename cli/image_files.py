@@ -9,7 +9,7 @@ from cli.output import CommandError, notes, warn
 _ENDINGS = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-        *(".heic", ".heif", ".avif", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".heic", ".heif", ".hif", ".avif", ".apng", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm"),
     }
 )
 _MAKERS_OF_COPIES = frozenset({"@eaDir", "__MACOSX"})

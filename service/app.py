@@ -119,7 +119,8 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         sessions,
         audit,
     ):
-        app.include_router(routes.router)
+        # As they are: `include_router` would build each of them a second time, which takes 0.1 s.
+        app.router.routes.extend(routes.router.routes)
     errors.install(app)
     console.install(app, settings)
     docs.install(app)

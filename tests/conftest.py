@@ -34,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "flow" not in item.path.parts)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tests that are not grouped pass too, but set up everything in each process."""
+    if session.config.getoption("loadgroup", default=False):
+        assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not group"
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Labeled images and weights next to the checkout; the test is skipped without them."""

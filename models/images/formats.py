@@ -86,6 +86,23 @@ def sniff(data: bytes) -> ImageFormat:
     """
     if not data:
         raise InvalidImage(f"The image is empty. Send the bytes of a {ACCEPTED} file.")
+    if (image_format := _accepted_format(data)) is not None:
+        return image_format
+    raise InvalidImage(f"This is {_describe(data)}, not an accepted image. Send a {ACCEPTED} file.")
+
+
+def describe(data: bytes) -> str:
+    """What a file looks like that should have been something else, for the error message."""
+    image_format = _accepted_format(data)
+    return f"an image ({image_format})" if image_format else _describe(data)
+
+
+def media_type(image_format: ImageFormat) -> str:
+    """The media type of a format."""
+    return "image/x-portable-anymap" if image_format == "PPM" else f"image/{image_format.lower()}"
+
+
+def _accepted_format(data: bytes) -> ImageFormat | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     for magic, image_format in _FORMATS:
@@ -93,14 +110,7 @@ def sniff(data: bytes) -> ImageFormat:
             return image_format
     if (isolated := _isolated_format(data)) is not None:
         return isolated
-    if _NETPBM.match(data):
-        return "PPM"
-    raise InvalidImage(f"This is {_describe(data)}, not an accepted image. Send a {ACCEPTED} file.")
-
-
-def media_type(image_format: ImageFormat) -> str:
-    """The media type of a format."""
-    return "image/x-portable-anymap" if image_format == "PPM" else f"image/{image_format.lower()}"
+    return "PPM" if _NETPBM.match(data) else None
 
 
 def _isolated_format(data: bytes) -> IsolatedFormat | None:

@@ -23,3 +23,13 @@ def test_a_name_that_becomes_too_long_is_refused() -> None:
     with pytest.raises(ValidationFailed, match="composed"):
         checked_label(LONGER * MAX_LABEL_LENGTH)
     assert len(checked_label(LONGER * 40)) == 120
+
+
+@pytest.mark.parametrize(
+    "name", ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "👩\u200d🚀", "山田\u3000太郎"]
+)
+def test_a_person_may_have_joiners_and_wide_spaces_in_their_name(name: str) -> None:
+    assert NewSubject(name=name).name == name
+    assert NewSubject(name="Zoe\u0308").name == "Zoë"
+    with pytest.raises(ValidationError):
+        NewSubject(name="\u200d")

@@ -8,13 +8,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.catalog import CATALOG
 from models.images.decode import decode
 from models.serving.predictor import load_version
 from models.store.store import Store
 from tests.flow.installation import Installation
-from tests.images import encoded, hostile_images, scene
+from tests.images import encoded, hostile_images, motion_photo, scene
+from tests.phone_heic import iphone_heic
 
 MODELS = ("efficientnet_lite0", "squeezenet")
 CASES = hostile_images()
@@ -52,6 +54,22 @@ def test_a_photo_gets_its_label(
     assert probabilities == sorted(probabilities, reverse=True)
     assert body["timing_ms"].keys() == {"decode", "queue", "compute", "total"}
     assert answer.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize("photo", ["cat.png", "astronaut.png"])
+def test_what_phones_make_of_a_photo_gets_the_label_of_its_jpeg(
+    client: httpx.Client, photos: Path, photo: str
+) -> None:
+    with Image.open(photos / photo) as opened:
+        image = opened.convert("RGB")
+    jpeg = encoded(image, "JPEG", quality=92)
+    expected, *_ = post(client, jpeg, "image/jpeg").json()["results"][0]["predictions"]
+    for data in (motion_photo(jpeg), iphone_heic(image)):
+        answer = post(client, data, "application/octet-stream")
+        assert answer.status_code == 200, answer.text
+        found, *_ = answer.json()["results"][0]["predictions"]
+        assert found["label"] == expected["label"]
+        assert found["probability"] == pytest.approx(expected["probability"], abs=0.1)
 
 
 def test_each_image_of_a_batch_has_its_own_result(client: httpx.Client, photos: Path) -> None:

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from sqlalchemy import Engine
 
 from contracts.errors import (
@@ -83,6 +85,7 @@ from tests.service.face_replies import clip_reply, faces_reply
 
 T = TypeVar("T")
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+NEVER = Retry(NoBackoff(), 0)
 
 
 SERVED = ServedVersion(
@@ -453,7 +456,7 @@ class FakeServices:
     engine: Engine = field(
         default_factory=lambda: open_engine(f"sqlite:///{tempfile.mkdtemp()}/keys.db")
     )
-    redis: Redis = field(default_factory=lambda: Redis(unix_socket_path="/nowhere"))
+    redis: Redis = field(default_factory=lambda: Redis(unix_socket_path="/nowhere", retry=NEVER))
     database: bool = True
     open_count: int = 0
     keyed: bool = False

@@ -21,7 +21,9 @@ from tests.service.parts import FakeServices, datasets_in
 from tests.service.registry.test_version_routes import publish
 
 TOGETHER = 200
-PROMPT = 1.0  # seconds for another request, which needs a thread of the shared pool
+PROMPT = (
+    10.0  # seconds for another request; without a thread it would wait as long as the lock is held
+)
 
 Requests = list[tuple[str, str, dict[str, object] | None]]
 

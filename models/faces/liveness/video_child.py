@@ -33,7 +33,10 @@ _MAX_FPS = 240.0
 # Skipped frames cost as much to decode as returned ones. A clip with a variable rate may have this
 # many in a burst; apart from that it has to keep to the maximum rate.
 _MAX_BURST = 60
-_QUARTER_TURN = 90
+# Camcorders store frames of 4:3 that are shown as 16:9; a header that claims much more is wrong.
+# Less than two percent is what programs note that scaled a clip to whole pixels; nobody sees it.
+_MAX_PIXEL_ASPECT, _SQUARE = 4.0, 0.02
+_MATRIX = struct.Struct("=9i")
 
 
 class _RefusedError(Exception):
@@ -83,10 +86,10 @@ def _frames(
     av: Any, path: str, demuxer: str, limits: dict[str, Any]
 ) -> Iterator[tuple[float, Any]]:
     """Time in seconds and RGB pixels of the returned frames; upright, reduced."""
-    _require_short(av, path, demuxer, limits)
-    container = _open(av, path, demuxer)
+    hides_all = _survey(av, path, demuxer, limits)
+    container = _open(av, path, demuxer, ignore_editlist="1" if hides_all else "0")
     stream = _video_stream(container, limits)
-    convert = _Converter(av, limits["long_side"])
+    convert = _Converter(av, float(stream.sample_aspect_ratio or 1), limits["long_side"])
     step, due, count = 1 / limits["fps"], 0.0, 0
     for seconds, frame in _timed(_decoded(av, container, stream), stream, limits):
         count += 1
@@ -100,9 +103,9 @@ def _frames(
         raise _RefusedError("no_frames")
 
 
-def _open(av: Any, path: str, demuxer: str) -> Any:
+def _open(av: Any, path: str, demuxer: str, **options: str) -> Any:
     """Open the clip with one parser, a few codecs and no protocol except files."""
-    options = {"protocol_whitelist": "file", "codec_whitelist": ",".join(sorted(_CODECS))}
+    options |= {"protocol_whitelist": "file", "codec_whitelist": ",".join(sorted(_CODECS))}
     try:
         # A title in an unknown character set is no reason to refuse a clip.
         return av.open(path, format=demuxer, container_options=options, metadata_errors="replace")
@@ -123,28 +126,34 @@ def _video_stream(container: Any, limits: dict[str, Any]) -> Any:
     return stream
 
 
-def _require_short(av: Any, path: str, demuxer: str, limits: dict[str, Any]) -> None:
+def _survey(av: Any, path: str, demuxer: str, limits: dict[str, Any]) -> bool:
     """Refuse a clip that is too long before a frame is decoded.
 
     Both its packets' times and their number must say so, since either may be wrong; the frames are
     counted again as they are decoded.
+
+    Returns:
+        Whether the edit list of the clip hides every frame, so that it must be wrong. Some programs
+        write a length of 0 for "to the end".
     """
     with _open(av, path, demuxer) as container:
         stream = _video_stream(container, limits)
         rate, unit = float(stream.average_rate or 0), float(stream.time_base or 0)
-        times = []
+        times, hidden = [], 0
         try:
             for packet in container.demux(stream):
+                hidden += packet.is_discard
                 if packet.pts is not None and not packet.is_discard:
                     times.append(packet.pts)
                     if len(times) > limits["frames"]:
-                        return
+                        return False
         except av.error.FFmpegError:
-            return
+            return False
     by_number = len(times) / rate if rate else 0.0
     by_times = (max(times) - min(times)) * unit if times else 0.0
     if min(by_number, by_times) > limits["seconds"]:
         raise _RefusedError("too_long")
+    return hidden > 0 and not times
 
 
 def _require_size(pixels: float, limits: dict[str, Any]) -> None:
@@ -224,28 +233,56 @@ class _FrameTimes:
 
 
 class _Converter:
-    """Makes upright RGB of at most `long_side` pixels a side from a decoded frame."""
+    """Makes RGB as it is shown, of at most `long_side` pixels a side, from a decoded frame.
 
-    def __init__(self, av: Any, long_side: int) -> None:
+    Args:
+        pixel_aspect: Width of a stored pixel divided by its height.
+    """
+
+    def __init__(self, av: Any, pixel_aspect: float, long_side: int) -> None:
         self._reformat = av.video.reformatter.VideoReformatter().reformat
+        is_square = abs(pixel_aspect - 1) < _SQUARE
+        is_plausible = 1 / _MAX_PIXEL_ASPECT <= pixel_aspect <= _MAX_PIXEL_ASPECT
+        self._stretch = pixel_aspect if is_plausible and not is_square else 1.0
         self._long_side = long_side
 
     def __call__(self, frame: Any) -> Any:
         """The pixels, shape (height, width, 3), uint8, contiguous."""
         import numpy as np  # PyAV loads it as well
 
-        scale = min(1.0, self._long_side / max(frame.height, frame.width))
+        width, height = frame.width * max(1, self._stretch), frame.height / min(1, self._stretch)
+        scale = min(1.0, self._long_side / max(height, width))
         small = self._reformat(
             frame,
-            width=max(1, round(frame.width * scale)),
-            height=max(1, round(frame.height * scale)),
+            width=max(1, round(width * scale)),
+            height=max(1, round(height * scale)),
             format="rgb24",
             interpolation="AREA" if scale < 1 else "BICUBIC",
             threads=1,
         )
-        # Counterclockwise, as a phone's matrix says.
-        turns = round(frame.rotation / _QUARTER_TURN)
-        return np.ascontiguousarray(np.rot90(small.to_ndarray(), turns))
+        return np.ascontiguousarray(_upright(small.to_ndarray(), _display_matrix(frame)))
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """How the frame is turned and mirrored to be shown: a, b, c and d of its matrix."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None or matrix.buffer_size != _MATRIX.size:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = _MATRIX.unpack(bytes(matrix))
+    return a, b, c, d
+
+
+def _upright(pixels: Any, matrix: tuple[int, int, int, int]) -> Any:
+    """Apply a matrix, to the nearest quarter turn.
+
+    A point (x, y) is shown at (ax + cy, bx + dy). A phone that is held upright turns the frame; a
+    front camera may also mirror it.
+    """
+    a, b, c, d = matrix
+    to_right, down = a, d
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, to_right, down = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if down < 0 else 1, :: -1 if to_right < 0 else 1]
 
 
 if __name__ == "__main__":

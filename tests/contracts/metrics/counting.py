@@ -17,10 +17,11 @@ def main(url: str, name: str, file: Path) -> None:
     metrics, client = Metrics(), redis.Redis.from_url(url)
     publisher = MetricsPublisher(client, metrics, name, "worker")
     publisher.start()
-    count = 0
+    count, new = 0, file.with_suffix(".new")
     while not stopped:
         count += 1
-        file.write_text(str(count))
+        new.write_text(str(count))
+        new.replace(file)  # it may be killed at any time, and read
         metrics.inc("executions_total", "m", "1", "classify")
         metrics.observe("compute_seconds", 0.25, "m", "1", "classify")
         metrics.set("process_threads", 1)

@@ -34,6 +34,7 @@ from tests.images import (
     png_with,
     scene,
 )
+from tests.phone_heic import iphone_heic
 
 NETWORK = CATALOG["squeezenet"]
 MAX_PIXELS = Settings.model_fields["max_image_pixels"].default
@@ -94,6 +95,14 @@ def test_heic_is_the_upright_main_image(name: str) -> None:
     assert difference(data, scene()) <= 25
     assert decode_upright(data, max_pixels=MAX_PIXELS).size == scene().size
     assert decode_reduced(data, longest_side=48, max_pixels=MAX_PIXELS).pixels.shape == (32, 48, 3)
+
+
+def test_heic_of_tiles_that_the_container_turns() -> None:
+    """As an iPhone stores it. Its EXIF says that the image is still to be turned, and is wrong."""
+    upright = scene(300, 400)
+    data = iphone_heic(upright)
+    assert decode_upright(data, max_pixels=MAX_PIXELS).size == (300, 400)
+    assert difference(data, upright) <= 25
 
 
 def test_heic_of_ten_bits_and_with_alpha() -> None:

@@ -2,10 +2,13 @@
 
 import http.client
 import io
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -140,3 +143,18 @@ def test_a_malformed_request_is_not_answered_in_place_of_the_one_before_it(port:
     pathless = b"GET http://x HTTP/1.1\r\nHost: a\r\n\r\n"
     answers = responses(port, [HEALTH + pathless])
     assert [status for status, _ in answers] in ([], [200])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_javas_own_client_with_its_defaults(port: int, tmp_path: Path) -> None:
+    """It offers HTTP/2 with every first request, and sends no type with a body."""
+    java = shutil.which("java")
+    listed = [java or "java", "--list-modules"]
+    if java is None or "jdk.compiler" not in subprocess.check_output(listed, text=True):
+        pytest.skip("needs Java with its compiler; on Debian: apt install default-jdk-headless")
+    (tmp_path / "a.png").write_bytes(PNG)
+    program = Path(__file__).with_name("Upload.java")
+    command = [java, program, f"http://127.0.0.1:{port}/v1/classify", tmp_path / "a.png"]
+    output = subprocess.check_output(command, text=True, timeout=150)
+    assert output.splitlines() == ["200 true"] * 3

@@ -463,7 +463,7 @@ def test_push_wakes_a_lingering_batcher(
     later.start()
     began = time.monotonic()
     assert batcher.run(QUEUE) == 2
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     later.join()
     assert client.keys("*:bell") == []
 
@@ -471,7 +471,7 @@ def test_push_wakes_a_lingering_batcher(
 def test_push_to_another_queue_ends_the_lingering(
     valkey: RealValkey, client: redis.Redis, network: Mean
 ) -> None:
-    batcher = batcher_of(client, network, linger_seconds=5.0)
+    batcher = batcher_of(client, network, linger_seconds=60.0)
 
     def push_later() -> None:
         time.sleep(0.1)
@@ -482,19 +482,19 @@ def test_push_to_another_queue_ends_the_lingering(
     later.start()
     began = time.monotonic()
     assert batcher.run(QUEUE) == 1
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
     later.join()
     assert client.llen(OTHER.key) == 1
 
 
 def test_stop_ends_the_lingering(valkey: RealValkey, client: redis.Redis, network: Mean) -> None:
     stopping = Event()
-    batcher = batcher_of(client, network, linger_seconds=5.0, stopping=stopping)
+    batcher = batcher_of(client, network, linger_seconds=60.0, stopping=stopping)
     later = Timer(0.1, stopping.set)
     later.start()
     began = time.monotonic()
     assert batcher.run(QUEUE) == 0
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
 
 
 def test_notify_key_holds_one_entry_and_expires(valkey: RealValkey, client: redis.Redis) -> None:

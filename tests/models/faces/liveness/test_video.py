@@ -81,21 +81,32 @@ def test_a_container_is_detected_by_its_first_bytes(head: bytes, kind: object) -
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "name"),
     [
-        b"",
-        b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\nfile:///etc/passwd\n",
-        b"ffconcat version 1.0\nfile '/etc/passwd'\n",
-        b"\xff\xd8\xff\xe0" + bytes(100),
-        b"\0\0\0\x20ftypheic" + bytes(100),
-        b"\0\0\0\x20ftypM4A " + bytes(100),
-        b"RIFF\0\0\0\0WAVEfmt ",
-        b"<?xml version='1.0'?><MPD/>",
+        (b"", "empty"),
+        (b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\nfile:///etc/passwd\n", "a playlist"),
+        (b"ffconcat version 1.0\nfile '/etc/passwd'\n", "text"),
+        (b"\xff\xd8\xff\xe0" + bytes(100), "an image (JPEG)"),
+        (b"GIF89a" + bytes(100), "an image (GIF)"),
+        (b"RIFF\0\0\0\0WEBPVP8X", "an image (WEBP)"),
+        (b"\0\0\0\x20ftypheic" + bytes(100), "an image (HEIF)"),
+        (b"\0\0\0\x20ftypavis" + bytes(100), "an image (AVIF)"),
+        (b"\0\0\0\x20ftypM4A " + bytes(100), "a sound file"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "a sound file"),
+        ((b"G" + bytes(187)) * 2, "an MPEG transport stream"),
+        (b"OggS\0\2" + bytes(100), "an Ogg file"),
+        (b"<?xml version='1.0'?><MPD/>", "an XML"),
+        (b"data:video/mp4;base64,AAAAIGZ0eXBpc29t", "text"),
+        (b'{"video": "AAAAIGZ0eXBpc29t"}', "JSON"),
     ],
 )
-def test_other_files_never_reach_the_decoder(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_never_reach_the_decoder(
+    data: bytes, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(video, "_Decoder", None)
-    assert "Send" in fault(data)
+    detail = fault(data)
+    assert name in detail
+    assert "Send" in detail
 
 
 def test_a_playlist_with_the_head_of_a_video_is_not_followed(tmp_path: Path) -> None:
@@ -135,6 +146,20 @@ def test_the_rotation_of_a_phone_is_applied(clips: dict[str, bytes]) -> None:
     assert upright[4, 48][0] > 150 > upright[4, 48][2]
     assert read(_rotated(clips["mp4"], 270))[0].pixels[-4, 48][0] > 150
     assert read(_rotated(clips["mp4"], 180))[0].pixels[48, -4][0] > 150
+
+
+def test_what_a_front_camera_mirrors_is_mirrored(clips: dict[str, bytes]) -> None:
+    """The red left edge is at the right; held upright as well, at the top or at the bottom."""
+    mirrored = read(_with_matrix(clips["mp4"], (-1, 0, 0, 1)))[0].pixels
+    assert mirrored[48, -4][0] > 150 > mirrored[48, 4][0]
+    assert np.array_equal(mirrored, read(clips["mp4"])[0].pixels[:, ::-1])
+    turned = read(_with_matrix(clips["mp4"], (0, 1, 1, 0)))[0].pixels
+    assert turned.shape == (160, 96, 3)
+    assert np.array_equal(turned, read(_rotated(clips["mp4"], 90))[0].pixels[:, ::-1])
+    assert np.array_equal(
+        read(_with_matrix(clips["mp4"], (0, -1, -1, 0)))[0].pixels,
+        read(_rotated(clips["mp4"], 270))[0].pixels[:, ::-1],
+    )
 
 
 def test_long_sides_are_reduced(tmp_path: Path) -> None:
@@ -318,7 +343,11 @@ def _inside(data: bytes, *path: bytes) -> tuple[int, int]:
 def _rotated(data: bytes, degrees: int) -> bytes:
     """Add the matrix that a phone writes when it is held upright."""
     turns = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
-    a, b, c, d = (value << 16 for value in turns[degrees])
+    return _with_matrix(data, turns[degrees])
+
+
+def _with_matrix(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
+    a, b, c, d = (value << 16 for value in matrix)
     start, _ = _inside(data, b"moov", b"trak", b"tkhd")
     out = bytearray(data)
     struct.pack_into(">9i", out, start + 40, a, b, 0, c, d, 0, 0, 0, 1 << 30)

@@ -43,11 +43,12 @@ def record(
     *,
     sound_seconds: float = 0.0,
     live: bool = False,
+    pixel_aspect: Fraction = Fraction(1),
     **settings: str,
 ) -> bytes:
     """A clip with a frame at each time in milliseconds."""
     with _own_priority():
-        return _record(container, codec, times, sound_seconds, live, settings)
+        return _record(container, codec, times, sound_seconds, live, pixel_aspect, settings)
 
 
 @contextmanager
@@ -69,6 +70,7 @@ def _record(
     times: Sequence[int],
     sound_seconds: float,
     live: bool,
+    pixel_aspect: Fraction,
     settings: dict[str, str],
 ) -> bytes:
     file = io.BytesIO()
@@ -80,6 +82,7 @@ def _record(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         base = Fraction(1, 10) if container == "avi" else Fraction(1, TICKS)
         stream.codec_context.time_base = base
+        stream.codec_context.sample_aspect_ratio = pixel_aspect
         sound = out.add_stream(*SOUND[container]) if sound_seconds else None
         for time, pixels in zip(times, moving(len(times)), strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -173,6 +176,31 @@ def test_a_clip_that_a_phone_trimmed_has_the_frames_that_are_left() -> None:
     assert 9 <= len(frames) <= 11
     assert frames[-1].time == pytest.approx(0.9, abs=0.11)
     assert _bar(frames[0]) > 60, "the first half is not shown"
+
+
+@pytest.mark.parametrize(("length", "start"), [(0, 0), (500, 2**30)])
+def test_an_edit_list_that_hides_every_frame_is_ignored(length: int, start: int) -> None:
+    """Some programs write 0 for "to the end", as in a fragmented file, or count in other units."""
+    data = bytearray(record("mp4", "mpeg4"))
+    struct.pack_into(">Ii", data, data.index(b"elst") + 12, length, start)
+    assert len(read(bytes(data))) == len(STEADY)
+
+
+@pytest.mark.parametrize(
+    ("pixel_aspect", "shape"),
+    [
+        (Fraction(4, 3), (96, 213)),
+        (Fraction(1, 2), (192, 160)),
+        (Fraction(1916, 1923), (96, 160)),  # a program rounded the size
+        (Fraction(8), (96, 160)),  # no camera has such pixels
+    ],
+)
+def test_pixels_that_are_no_squares_are_stretched(
+    pixel_aspect: Fraction, shape: tuple[int, int]
+) -> None:
+    """Otherwise the faces of a camcorder are thin."""
+    (frame, *_) = read(record("mp4", pixel_aspect=pixel_aspect))
+    assert frame.pixels.shape[:2] == shape
 
 
 @pytest.mark.parametrize("part", [0.1, 0.35, 0.5, 0.75, 0.9])
