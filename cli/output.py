@@ -8,15 +8,16 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.segment import Segment
 
-from cli.streams import quiet, shown
+from cli.streams import printable, quiet, shown
 from contracts.errors import OpsinError
 
 
@@ -34,6 +35,20 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
+class Output(Console):
+    """A console on which a foreign text, such as a label or a server's words, is only text.
+
+    Control characters in it become escapes: they could otherwise clear the screen, set the title or
+    hide what follows. Those of Rich itself, such as colors, are not part of a text.
+    """
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        """The text of a buffer; Rich has no public place for this."""
+        return super()._render_buffer(
+            part if part.control else Segment(printable(part.text), part.style) for part in buffer
+        )
+
+
 @contextmanager
 def as_command_error() -> Iterator[None]:
     """Turn a domain error into the command's one line.
@@ -49,17 +64,17 @@ def as_command_error() -> Iterator[None]:
 
 def answers() -> Console:
     """For the results of a command; safe to pipe."""
-    return Console(soft_wrap=True, highlight=False)
+    return Output(soft_wrap=True, highlight=False)
 
 
 def notes() -> Console:
     """For progress and warnings, which `--quiet` suppresses."""
-    return Console(stderr=True, soft_wrap=True, highlight=False, quiet=quiet.get())
+    return Output(stderr=True, soft_wrap=True, highlight=False, quiet=quiet.get())
 
 
 def errors() -> Console:
     """For errors, which are always printed."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return Output(stderr=True, soft_wrap=True, highlight=False)
 
 
 def print_fields(console: Console, *fields: str) -> None:
@@ -71,7 +86,10 @@ def print_fields(console: Console, *fields: str) -> None:
 def print_path(path: Path) -> None:
     """Print a path as a result: to a program as it is, to a person in printable characters."""
     console = answers()
-    console.print(shown(path) if console.is_terminal else str(path), markup=False)
+    if console.is_terminal:
+        console.print(shown(path), markup=False)
+    else:
+        print_fields(console, str(path))
 
 
 def print_json(content: Any) -> None:
@@ -202,7 +220,7 @@ def suppress_logs() -> Iterator[Console]:
     ):
         os.dup2(null.fileno(), 2)
         try:
-            yield Console(file=terminal, soft_wrap=True, highlight=False, quiet=quiet.get())
+            yield Output(file=terminal, soft_wrap=True, highlight=False, quiet=quiet.get())
         finally:
             os.dup2(real, 2)
 

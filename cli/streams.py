@@ -17,6 +17,7 @@ debug: ContextVar[bool] = ContextVar("debug", default=False)
 
 # Control characters, and those that reorder the text around them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_UNSEEN = re.compile(rf"(?![\n\t]){_CONTROL.pattern}")  # within a text of several lines
 _ERRORS = "opsin-stream"
 
 
@@ -38,7 +39,16 @@ def shown(name: object) -> str:
     Bytes that are not UTF-8 and control characters become escapes such as `\xe9`.
     """
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return _CONTROL.sub(_escaped, text)
+
+
+def printable(text: str) -> str:
+    """A text of one or more lines without what a terminal would obey rather than show."""
+    return _UNSEEN.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def _replace(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -79,9 +79,15 @@ class Audit:
         next_cursor = str(rows[limit - 1].id) if len(rows) > limit else None
         return Page(items=[_entry(row) for row in rows[:limit]], next_cursor=next_cursor)
 
-    def delete_old(self, days: int) -> int:
-        """Delete the lines older than that many days; returns their number."""
-        old = delete(AuditRecord).where(AuditRecord.at < self._clock() - timedelta(days=days))
+    def delete_old(self, days: int, now: datetime | None = None) -> int:
+        """Delete the lines older than that many days; returns their number.
+
+        Args:
+            days: Their age.
+            now: By `database.deletion_clock`; the clock's if None.
+        """
+        cutoff = (now or self._clock()) - timedelta(days=days)
+        old = delete(AuditRecord).where(AuditRecord.at < cutoff)
         with writing(self._engine) as session:
             return session.connection().execute(old).rowcount
 

@@ -14,10 +14,12 @@ from sqlalchemy import Connection, Engine, inspect, select
 from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict
-from database.engine import reading, writing
+from database.engine import advisory_lock, reading, writing
 from database.tables import InstallationRecord
 
 log = structlog.get_logger()
+
+_LOCK = 0x0951_0008  # see `database.engine.advisory_lock`
 
 FILE = "installation"
 """Name of the file below `$OPSIN_HOME`."""
@@ -68,7 +70,9 @@ def adopt(engine: Engine, home: Path) -> None:
     """
     expected = home_id(home)
     with writing(engine) as session:
-        row = session.get(InstallationRecord, 1, with_for_update=True)
+        # Two processes that start at once would both add the row, and one would not start.
+        advisory_lock(session.connection(), _LOCK)
+        row = session.get(InstallationRecord, 1)
         if row is None:
             row = InstallationRecord(only=1, id=expected or _new_id())
             session.add(row)

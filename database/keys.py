@@ -135,12 +135,12 @@ class Keys:
     def _rotate(
         self, key_id: str, grace: timedelta, actor: Actor, idempotency: IdempotencyKey | None
     ) -> MadeKey:
-        now = self._clock()
         with writing(self._engine) as session:
-            if idempotency and (earlier := lookup(session, idempotency, now)):
-                return MadeKey.model_validate(earlier.body)
             old = _find(session, key_id)
             now = self._clock()  # finding it may have waited for another change
+            # Only now: a request that is sent twice at once would find the old key expired.
+            if idempotency and (earlier := lookup(session, idempotency, now)):
+                return MadeKey.model_validate(earlier.body)
             if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
                 raise Conflict("That key is no longer valid. Create a new one.")
             info = _info(old)

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from contracts.metrics.dependencies import count_database, count_redis
 from contracts.metrics.process import process_reader
 from contracts.metrics.registry import Metrics
-from contracts.queue.celery import REDIS_OPTIONS, celery_app
+from contracts.queue.celery import ASYNC_REDIS_OPTIONS, celery_app
 from contracts.queue.changes import Topic
 from contracts.settings import MIB, Settings
 from database.audit import Audit
@@ -211,14 +211,13 @@ def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
 
     Each has a task of its own: one that fails does not keep the others from running.
     """
-    faces, days = services.faces, services.settings.audit_days
+    faces = services.faces
     tasks: tuple[tuple[str, Callable[[], Awaitable[object]], float], ...] = (
         ("faces", faces.refresh_search, _FORGET_SECONDS),
         ("templates", Reembedding(services).run_once, _REEMBED_SECONDS),
         ("frames", partial(run_in_threadpool, faces.frames.remove_orphans), _CLEANUP_SECONDS),
         ("deleted-rows", partial(run_in_threadpool, faces.purge_deleted_rows), _CLEANUP_SECONDS),
-        ("audit", partial(run_in_threadpool, services.audit.delete_old, days), _AUDIT_SECONDS),
-        ("face-audit", partial(run_in_threadpool, faces.events.delete_old, days), _AUDIT_SECONDS),
+        ("audit", partial(run_in_threadpool, delete_old_entries, services), _AUDIT_SECONDS),
         ("erasures", partial(resume, services), _CLEANUP_SECONDS),
         ("unserved-metrics", partial(_drop_unserved, services), _DROP_SECONDS),
         ("retention", partial(retention.run, services), _CLEANUP_SECONDS),
@@ -227,6 +226,18 @@ def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
         task = PeriodicTask(name, work, seconds=seconds)
         task.start()
         stack.push_async_callback(task.stop)
+
+
+def delete_old_entries(services: Services) -> None:
+    """Delete the lines of both audit logs that are old enough.
+
+    Raises:
+        Unavailable: The database does not answer.
+    """
+    days, faces = services.settings.audit_days, services.faces
+    now = faces.repositories.deletion_clock.now()
+    services.audit.delete_old(days, now)
+    faces.events.delete_old(days, now)
 
 
 def _open_engine(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Engine:
@@ -254,7 +265,7 @@ async def _connect_twice(stack: AsyncExitStack, url: str, metrics: Metrics) -> t
 
 
 def _connect(url: str, metrics: Metrics) -> Redis:
-    options: dict[str, Any] = dict(REDIS_OPTIONS)
+    options: dict[str, Any] = dict(ASYNC_REDIS_OPTIONS)
     client = Redis.from_url(url, **options)
     count_redis(client, metrics)
     return client

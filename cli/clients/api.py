@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from cli.clients.answers import read_whole
 from cli.clients.proof import proven_headers
 from cli.output import CommandError
 from cli.settings import address
@@ -12,6 +13,7 @@ from contracts.inference.registry import ModelInfo, Readiness, SystemInfo
 from contracts.settings import Settings
 
 _TIMEOUT_SECONDS = 2.0
+_MAX_BYTES = 64 * 1024 * 1024
 
 
 def server_for(settings: Settings, server: str | None, *, local: bool) -> str | None:
@@ -85,6 +87,8 @@ class Api:
             # The service is on this machine or was named by the user: no proxy is involved.
             with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
                 headers = proven_headers(client, self._settings, self.url) if keyed else {}
-                return client.get(self.url + path, headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL):
+                with client.stream("GET", self.url + path, headers=headers) as answer:
+                    read_whole(answer, _MAX_BYTES)
+                    return answer
+        except (httpx.HTTPError, httpx.InvalidURL, CommandError):
             return None

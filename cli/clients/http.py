@@ -10,6 +10,7 @@ import httpx
 from pydantic import ValidationError
 
 from cli.access import MAKE_CLI_KEY, cli_key_file
+from cli.clients.answers import read_whole
 from cli.clients.proof import proven_headers
 from cli.output import CommandError, errors, print_error
 from cli.settings import address, is_own, key_headers
@@ -82,7 +83,7 @@ class ServerClient:
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request and read the whole answer."""
         with self.stream(method, path, **options) as answer:
-            answer.read()
+            read_whole(answer)
             return answer
 
     def json(self, method: str, path: str, **options: Any) -> JsonObject:
@@ -135,7 +136,7 @@ class ServerClient:
     def refusal(self, answer: httpx.Response) -> RefusedError:
         """What a refused request becomes."""
         try:
-            problem = Problem.model_validate_json(answer.read())
+            problem = Problem.model_validate_json(read_whole(answer))
         except ValidationError:
             return RefusedError(f"{self.url} answered {answer.status_code}, not as Opsin does.")
         text = self._key_needed() if problem.code == "unauthorized" else problem.sentence

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from cli.clients.answers import read_whole
 from cli.clients.http import NoAnswerError, ServerClient
 from contracts.jobs import FINISHED, Job
 from contracts.pages import Page
@@ -31,7 +32,7 @@ class JobsApi:
         filters = {"kind": kind, "state": state, "limit": limit}
         parameters = {name: value for name, value in filters.items() if value is not None}
         with self._client.stream("GET", "/v1/jobs", params=parameters) as answer:
-            return Page[Job].model_validate_json(answer.read()).items
+            return Page[Job].model_validate_json(read_whole(answer)).items
 
     def get(self, job_id: str) -> Job:
         return self._job("GET", _path(job_id))
@@ -72,7 +73,7 @@ class JobsApi:
 
     def _job(self, method: str, path: str) -> Job:
         with self._client.stream(method, path) as answer:
-            return Job.model_validate_json(answer.read())
+            return Job.model_validate_json(read_whole(answer))
 
 
 def _path(job_id: str) -> str:

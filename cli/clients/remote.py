@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from cli.clients.answers import read_whole
 from cli.clients.http import SPARE_SECONDS, JsonObject, RefusedError, ServerClient
 from cli.clients.types import ClassifyOptions, ImageFile, OverlayOptions, empty_response
 from contracts.inference.inference import InferenceResponse, ItemError, ItemResult, Timing
@@ -53,7 +54,7 @@ class RemoteClient:
             with self._client.stream(
                 "POST", "/v1/classify", params=parameters, files=files
             ) as answer:
-                return InferenceResponse.model_validate_json(answer.read())
+                return InferenceResponse.model_validate_json(read_whole(answer))
         except RefusedError as refused:
             if len(images) != 1 or refused.code not in IMAGE_ERRORS:
                 raise

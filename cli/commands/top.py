@@ -4,12 +4,11 @@ import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from cli.clients.http import NoAnswerError, ServerClient
 from cli.options import Key, Server
-from cli.output import CommandError, answers, print_json
+from cli.output import CommandError, Output, answers, print_json
 from cli.settings import load
 from cli.top.overview import overview
 from cli.top.reading import Reading, read
@@ -54,7 +53,7 @@ def top(
 
 def _watch(client: ServerClient, before: Reading, interval: float) -> None:
     """Show it again and again; a service that is away for a while is waited for."""
-    console = Console(highlight=False)
+    console = Output(highlight=False)
     with Live(console=console, screen=True, auto_refresh=False) as live:
         live.update("Looking …", refresh=True)
         while True:

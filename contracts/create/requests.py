@@ -1,7 +1,7 @@
 """The parameters of style transfers and dreams, as a form sends them and a job keeps them."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -28,8 +28,8 @@ STYLE_SIDE = 512
 DREAM_SIDE = 1024
 """Pixels of the longer side of a dream, unless the image is smaller."""
 
-SMALLEST_STEP, HALF_RANGE = 0.1, 127.5
-"""Levels: the smallest step of a dream, and half of the range in which tutorials give theirs."""
+SMALLEST_STEP, HALF_RANGE, _LEVELS = 0.1, 127.5, 255
+"""Levels: the smallest step of a dream, half of the tutorials' range, and all."""
 
 StyleMethod = Literal["optimize", "fast"]
 Normalization = Literal["paper", "tutorial"]
@@ -37,6 +37,7 @@ Pooling = Literal["average", "max"]
 Optimizer = Literal["lbfgs", "adam"]
 Init = Literal["content", "noise", "style", "fast"]
 Colors = Literal["none", "luminance", "histogram"]
+StepUnit = Literal["levels", "range"]
 StyleNetwork = Literal["vgg16", "vgg19", "squeezenet"]
 MAX_SECONDS = 7 * 24 * 3600
 """Of `max_seconds`."""
@@ -165,8 +166,12 @@ class StyleTransferRequest(_Options):
         None,
         description="The default is the first whose weights are here: VGG19, VGG16, SqueezeNet.",
     )
-    content_layers: Names | None = Field(None, description="The default is the paper's.")
-    style_layers: Names | None = Field(None, description="The default is the paper's.")
+    content_layers: Names | None = Field(
+        None, description="The default is the paper's. `conv4_2` means `block4_conv2`."
+    )
+    style_layers: Names | None = Field(
+        None, description="The default is the paper's. `conv4_2` means `block4_conv2`."
+    )
     strength: float = Field(
         1.0,
         ge=0,
@@ -210,11 +215,13 @@ class DreamRequest(_Options):
     octave_scale: float = Field(1.4, ge=1.05, le=4, description="Factor between two octaves.")
     iterations: int = Field(10, ge=1, le=1000, description="Steps in each octave.")
     step_size: float = Field(
-        2.0,
-        gt=0,
-        le=100,
-        description="Mean change of a step, in levels of 0 to 255. A number below 0.1 counts as "
-        "the tutorials' unit, a part of the range from -1 to 1: 0.01 is 1.3 levels.",
+        2.0, gt=0, le=100, description="Mean change of the pixels in a step, in `step_unit`."
+    )
+    step_unit: StepUnit | None = Field(
+        None,
+        description="`levels` of 0 to 255, or `range` for the tutorials' unit, a part of the range "
+        "from -1 to 1: 0.01 is 1.3 levels. The default is `levels`, but a `step_size` below 0.1, "
+        "which would change nothing, counts as `range`, and the result's `warnings` say so.",
     )
     smoothing: float | None = Field(
         None,
@@ -241,11 +248,36 @@ class DreamRequest(_Options):
                 return {**values, "layers": found[0], "layer_weights": found[1]}
         return values
 
+    @model_validator(mode="after")
+    def _check_step(self) -> Self:
+        if self.step_levels > _LEVELS:
+            raise ValueError(
+                f"step_size: {self.step_size:g} in the unit `range` is more than the whole range; "
+                "send 2 or less, or step_unit=levels."
+            )
+        return self
+
     @property
     def step_levels(self) -> float:
         """The mean change of a step in levels, from either unit."""
-        is_part = self.step_size < SMALLEST_STEP
-        return self.step_size * HALF_RANGE if is_part else self.step_size
+        return self.step_size * (HALF_RANGE if self._is_range else 1)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was understood otherwise than it may have been meant."""
+        if self.step_unit is not None or not self._is_range:
+            return []
+        return [
+            f"step_size: {self.step_size:g} was taken as a part of the range from -1 to 1, which "
+            f"is {self.step_levels:.3g} levels of 0 to 255. Send step_unit=range or "
+            "step_unit=levels to say which you mean."
+        ]
+
+    @property
+    def _is_range(self) -> bool:
+        if self.step_unit is None:
+            return self.step_size < SMALLEST_STEP
+        return self.step_unit == "range"
 
 
 def style_file(index: int) -> str:

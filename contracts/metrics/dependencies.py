@@ -6,15 +6,11 @@ from functools import partial
 from typing import Any, Self
 
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
 from contracts.metrics.registry import Metrics
-
-# As redis-py's own default.
-_RETRIES, _BASE_SECONDS, _CAP_SECONDS = 3, 1, 10
 
 
 class _Counted:
@@ -72,11 +68,15 @@ class CountedAsyncRetry(_Counted, AsyncRetry):
 
 
 def count_redis(client: Any, metrics: Metrics) -> None:
-    """Count the failures and the connections of a client that is not connected yet."""
+    """Count the failures and the connections of a client that is not connected yet.
+
+    It tries again as often and for as long as it did before.
+    """
     pool = client.connection_pool
     is_async = "asyncio" in type(pool).__module__
-    backoff = ExponentialWithJitterBackoff(base=_BASE_SECONDS, cap=_CAP_SECONDS)
-    retry = (CountedAsyncRetry if is_async else CountedRetry)(backoff, _RETRIES)
+    before = pool.connection_kwargs.get("retry") or client.get_retry()
+    kind = CountedAsyncRetry if is_async else CountedRetry
+    retry = kind(before._backoff, before._retries, before._supported_errors)
     retry._metrics = metrics
     client.set_retry(retry)
     pool.connection_kwargs["retry"] = retry

@@ -47,12 +47,16 @@ class FaceEvents:
                 row.device = row.digest = None
             session.add(row)
 
-    def delete_old(self, days: int) -> int:
+    def delete_old(self, days: int, now: datetime | None = None) -> int:
         """Delete entries older than some days; returns how many.
 
         The entry of an unfinished erasure is what records it, and stays until it is finished.
+
+        Args:
+            days: Their age.
+            now: By `database.deletion_clock`; the clock's if None.
         """
-        row, cutoff = FaceEventRecord, self._clock() - timedelta(days=days)
+        row, cutoff = FaceEventRecord, (now or self._clock()) - timedelta(days=days)
         old = delete(row).where(row.at < cutoff, row.outcome != BEGUN)
         with writing(self._engine) as session:
             return session.connection().execute(old).rowcount

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from contracts.faces.consent import NewPolicy, Policy
 from contracts.settings import Settings
 from database.engine import reading, writing
+from database.setting_rows import setting_row
 from database.tables import FaceSettingRecord
 
 _ROW_KEY = "policy"
@@ -32,10 +33,7 @@ class FacePolicy:
         now = self._clock()
         policy = Policy(**new.model_dump(), updated_at=now)
         with writing(self._engine) as session:
-            row = session.get(FaceSettingRecord, _ROW_KEY)
-            if row is None:
-                row = FaceSettingRecord(key=_ROW_KEY)
-                session.add(row)
+            row, _ = setting_row(session, _ROW_KEY)
             row.value, row.updated_at = policy.model_dump(mode="json"), now
         return self._in_force(policy)
 

@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from contracts.faces.subjects import DEFAULT_THRESHOLD, Threshold
 from database.engine import reading, writing
+from database.setting_rows import setting_row
 from database.tables import FaceSettingRecord
 
 _ROW_KEY = "threshold"
@@ -30,9 +31,6 @@ class FaceThreshold:
         now = self._clock()
         stored = threshold.model_copy(update={"updated_at": now})
         with writing(self._engine) as session:
-            row = session.get(FaceSettingRecord, _ROW_KEY)
-            if row is None:
-                row = FaceSettingRecord(key=_ROW_KEY)
-                session.add(row)
+            row, _ = setting_row(session, _ROW_KEY)
             row.value, row.updated_at = stored.model_dump(mode="json"), now
         return stored

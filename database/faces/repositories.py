@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from contracts.settings import Settings
 from database.crypto.envelope import EnvelopeCipher
 from database.crypto.keyed_hash import KeyedHash
+from database.deletion_clock import DeletionClock
 from database.faces.devices import FaceDevices
 from database.faces.face_events import FaceEvents
 from database.faces.face_files import FaceFiles
@@ -39,6 +40,7 @@ class FaceRepositories:
         keyed_hash: Hashes that stay the same when the master key changes.
         cipher: Encryption with the master keys.
         files: Files of the stored frames.
+        deletion_clock: By which people are erased and entries deleted for their age.
     """
 
     subjects: Subjects
@@ -55,6 +57,7 @@ class FaceRepositories:
     keyed_hash: KeyedHash
     cipher: EnvelopeCipher
     files: FaceFiles
+    deletion_clock: DeletionClock
 
     @classmethod
     def of(cls, settings: Settings, engine: Engine, clock: Callable[[], datetime]) -> Self:
@@ -87,4 +90,5 @@ class FaceRepositories:
             keyed_hash=keyed_hash,
             cipher=cipher,
             files=files,
+            deletion_clock=DeletionClock(engine, clock),
         )

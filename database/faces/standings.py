@@ -104,15 +104,18 @@ class Standings:
             session.execute(disabled.values(face_disabled_at=self._clock()))
         return True
 
-    def unused(self, days: int, *, limit: int, only: str | None = None) -> list[str]:
+    def unused(
+        self, days: int, *, limit: int, only: str | None = None, now: datetime | None = None
+    ) -> list[str]:
         """Ids of subjects that were neither used nor changed for some days, longest first.
 
         Args:
             days: Since the last use and the last change.
             limit: At most so many.
             only: Look at this subject only.
+            now: By `database.deletion_clock`, where it decides what is erased; the clock's if None.
         """
-        row, cutoff = SubjectRecord, self._clock() - timedelta(days=days)
+        row, cutoff = SubjectRecord, (now or self._clock()) - timedelta(days=days)
         unused = and_(
             row.created_at < cutoff,
             row.updated_at < cutoff,

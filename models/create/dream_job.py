@@ -7,12 +7,12 @@ import tensorflow as tf
 from pydantic import TypeAdapter
 
 from contracts.create.requests import DREAM_SIDE, IMAGE_FILE, DreamRequest
-from contracts.errors import InvalidImage, ValidationFailed
+from contracts.errors import InvalidImage
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from models.catalog import Preprocessing, network_of
 from models.create.dream import Dream, DreamNetwork, octave_sizes
-from models.create.dream_source import resolve_source
+from models.create.dream_source import DreamSource, check_class, resolve_source
 from models.create.images import enlarged, read_image, required, resized, scaled_size
 from models.create.memory import check_tiled_memory
 from models.create.run import ImageRun, ImageWork
@@ -43,7 +43,7 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
     """Run a `DreamRequest`, whose model and version are resolved; the result becomes an artifact.
 
     Returns:
-        The settings that were used, and the result's size.
+        The settings that were used, the result's size, and warnings.
 
     Raises:
         OpsinError: There is no such model, version, layer or class, or memory does not suffice.
@@ -67,7 +67,7 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
         if request.size is None:
             size = enlarged(size, network.minimum_side)
         required(size, network.minimum_side)
-    used |= {"width": size[0], "height": size[1]}
+    used |= {"width": size[0], "height": size[1], "step_levels": request.step_levels}
     octaves = octave_sizes(size, request, network.minimum_side)
     run_ = ImageRun(
         work,
@@ -77,7 +77,7 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
         max_seconds=request.max_seconds,
     )
     run_.finish(Dream(network, request, resized(image, size)).run(run_))
-    return used | run_.summary()
+    return used | run_.summary() | {"warnings": request.warnings}
 
 
 def _network(request: DreamRequest, settings: Settings) -> tuple[DreamNetwork, dict[str, Any]]:
@@ -124,11 +124,7 @@ def _published_base(
     name: str, weights: Weights, request: DreamRequest
 ) -> tuple[str, keras.Model, Preprocessing, dict[str, float]]:
     """As `_stored_version`, of a network of the catalog without its classifier."""
-    if request.class_index is not None:
-        raise ValidationFailed(
-            f"class_index: only the base of '{name}' is here, which has no classes. Serve the "
-            "model (OPSIN_MODELS), name another one, or leave class_index out."
-        )
+    check_class(DreamSource(name, None), request.class_index, 0)
     network = network_of(name)
     file = weights.find(network.base_weights or network.weights)
     build = ARCHITECTURES[name].build

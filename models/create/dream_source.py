@@ -6,7 +6,7 @@ A dream needs no classifier, so a network of the catalog whose base alone is her
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contracts.errors import ModelNotFound, VersionNotFound
+from contracts.errors import ModelNotFound, ValidationFailed, VersionNotFound
 from models.catalog import CATALOG
 from models.store.store import Store
 from models.weights.catalog import Weights, WeightsMissing
@@ -56,6 +56,28 @@ def resolve_source(
         except (ModelNotFound, VersionNotFound, WeightsMissing):
             continue
     return _resolved(models[0] if models else PREFERRED, version, store, weights)
+
+
+def check_class(source: DreamSource, class_index: int | None, classes: int) -> None:
+    """Check that a class can be dreamt of.
+
+    Args:
+        classes: How many the version has.
+
+    Raises:
+        ValidationFailed: It cannot.
+    """
+    if class_index is None:
+        return
+    if source.version is None:
+        raise ValidationFailed(
+            f"class_index: only the base of '{source.model}' is here, which has no classes. Serve "
+            "the model (OPSIN_MODELS), name another one, or leave class_index out."
+        )
+    if class_index >= classes:
+        raise ValidationFailed(
+            f"class_index: {source.model} has {classes} classes, numbered from 0."
+        )
 
 
 def _resolved(model: str, version: str | None, store: Store, weights: Weights) -> DreamSource:

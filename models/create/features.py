@@ -10,6 +10,7 @@ import tensorflow as tf
 from contracts.create.requests import Pooling, StyleNetwork
 from contracts.errors import LayerNotFound
 from contracts.suggestions import similar
+from models.create.edges import EdgeConv2D, is_padded
 from models.create.style.weights import weight_file
 from models.create.winograd import with_winograd
 from models.explain.filters import smallest_side
@@ -87,8 +88,7 @@ class FeatureNetwork:
                 raise LayerNotFound(
                     f"{model.name} has no layer '{name[:64]}'.{similar(name[:64], known)}"
                 )
-        if pooling == "average":
-            model = _averaging(model)
+        model = _adapted(model, pooling)
         part = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
         self._part = with_precision(part, precision)
         self._repeated = self._part
@@ -141,12 +141,15 @@ class FeatureNetwork:
         return [int(output.shape[-1]) for output in self._part.outputs]
 
 
-def _averaging(model: keras.Model) -> keras.Model:
-    """A copy whose poolings take averages."""
+def _adapted(model: keras.Model, pooling: Pooling) -> keras.Model:
+    """A copy whose convolutions continue the image past its edges, and with that pooling."""
 
     def clone(layer: keras.Layer) -> keras.Layer:
-        is_maximum = isinstance(layer, keras.layers.MaxPooling2D)
-        kind = keras.layers.AveragePooling2D if is_maximum else type(layer)
+        kind = type(layer)
+        if is_padded(layer):
+            kind = EdgeConv2D
+        elif pooling == "average" and isinstance(layer, keras.layers.MaxPooling2D):
+            kind = keras.layers.AveragePooling2D
         return kind.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=clone)

@@ -1,9 +1,13 @@
 """Estimates the memory of a style transfer, before it is queued and again where it runs.
 
-The estimate is a straight line, generous for the activations of the network at full size. The API
+The estimate is a straight line, generous for the activations of the network at full size. A style
+is as long as the result but has its own proportions: beside a narrow content it has many times as
+many pixels. The API
 process can compute it because it needs no network. Dreams and the fast method work in tiles, so
 their memory grows only with the arrays that hold the image itself.
 """
+
+from collections.abc import Iterator, Sequence
 
 from contracts.create.requests import LARGEST_SIDE, SMALLEST_SIDE, StyleNetwork
 from contracts.errors import ValidationFailed
@@ -15,17 +19,41 @@ _FIXED = 900 * MIB
 """TensorFlow or OpenVINO, the network's weights, and the images as they were sent."""
 _VGG_BYTES = 500 * MIB
 """VGG's weights, as they are and as `models.create.winograd` transforms them."""
-# Measured by `benchmarks.create_memory` with plain convolutions, at 256 and 512 pixels (VGG16: 1.26
+# Measured by `benchmarks.create.memory` with plain convolutions, at 256 and 512 pixels (VGG16: 1.26
 # and 2.10 GB in all), and raised by what the transforms hold.
 _BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 5500, "vgg19": 6000, "squeezenet": 1500}
+_STYLE_BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 2200, "vgg19": 2200, "squeezenet": 800}
+"""Of a style, whose maps are computed once and without gradients."""
 _TILED_BYTES_PER_PIXEL = 120
 _TILE_BYTES = 1500 * MIB
 
 
-def style_bytes(size: Size, network: StyleNetwork) -> int:
-    """Peak bytes of `method=optimize` for a result of that width and height."""
+def style_size(style: Size, result: Size, style_scale: float) -> Size:
+    """Width and height at which a style's maps are computed for a result of some size."""
+    return scaled_size(style, max(1, round(max(result) * style_scale)), min(result))
+
+
+def style_bytes(
+    size: Size,
+    network: StyleNetwork,
+    styles: Sequence[Size] = (),
+    style_scale: float = 1.0,
+) -> int:
+    """Peak bytes of `method=optimize`.
+
+    Args:
+        size: Width and height of the result.
+        styles: Width and height of the styles, at any scale.
+        style_scale: Of the request.
+    """
     weights = 0 if network == "squeezenet" else _VGG_BYTES
-    return _FIXED + weights + size[0] * size[1] * _BYTES_PER_PIXEL[network]
+    # As if the styles had the result's proportions; then what they really have.
+    larger = max(1.0, style_scale)
+    pixels = round(size[0] * larger) * round(size[1] * larger)
+    work = pixels * _BYTES_PER_PIXEL[network]
+    for width, height in (style_size(style, size, style_scale) for style in styles):
+        work = max(work, width * height * _STYLE_BYTES_PER_PIXEL[network])
+    return _FIXED + weights + work
 
 
 def tiled_bytes(size: Size) -> int:
@@ -33,36 +61,46 @@ def tiled_bytes(size: Size) -> int:
     return _FIXED + _TILE_BYTES + size[0] * size[1] * _TILED_BYTES_PER_PIXEL
 
 
-def check_style_memory(size: Size, network: StyleNetwork, limit: int, style_scale: float) -> None:
+def check_style_memory(
+    size: Size,
+    network: StyleNetwork,
+    limit: int,
+    style_scale: float,
+    styles: Sequence[Size] = (),
+) -> None:
     """Check that a style transfer could fit into memory.
 
     Args:
         size: (width, height) of the result.
         limit: Available bytes.
         style_scale: Of the request; a style of more pixels than the result is what counts.
+        styles: (width, height) of the styles, at any scale.
 
     Raises:
         ValidationFailed: It could not; says which size does.
     """
-    larger = max(1.0, style_scale)
-    counted = (round(size[0] * larger), round(size[1] * larger))
-    needed = style_bytes(counted, network)
+    needed = style_bytes(size, network, styles, style_scale)
     if needed <= limit:
         return
+    fitting = (
+        side
+        for side in _smaller_sides(size)
+        if style_bytes(scaled_size(size, side), network, styles, style_scale) <= limit
+    )
+    side = next(fitting, None)
+    advice = (
+        "Send method=fast, which works in tiles, or run the worker with more memory."
+        if side is None
+        else f"Send size={side} or less, or method=fast, which works in tiles."
+    )
     raise ValidationFailed(
-        f"A result of {size[0]} x {size[1]} would need about {needed / 1e9:.1f} GB of memory; the "
-        f"limit is {limit / 1e9:.1f} GB. {_advice(size, network, limit, larger)}"
+        f"A result of {size[0]} x {size[1]} with these styles would need about "
+        f"{needed / 1e9:.1f} GB of memory; the limit is {limit / 1e9:.1f} GB. {advice}"
     )
 
 
-def _advice(size: Size, network: StyleNetwork, limit: int, larger: float) -> str:
-    side = max(size)
-    while side >= SMALLEST_SIDE:
-        width, height = scaled_size(size, side)
-        if style_bytes((round(width * larger), round(height * larger)), network) <= limit:
-            return f"Send size={side} or less, or method=fast, which works in tiles."
-        side -= 16
-    return "Send method=fast, which works in tiles, or run the worker with more memory."
+def _smaller_sides(size: Size) -> Iterator[int]:
+    yield from range(max(size), SMALLEST_SIDE - 1, -16)
 
 
 def check_tiled_memory(size: Size, limit: int) -> None:

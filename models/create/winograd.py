@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from models.create.edges import ONE_PIXEL, EdgeConv2D, is_padded
+
 Tensor = Any
 Matrix = npt.NDArray[np.float32]
 
@@ -51,19 +53,25 @@ _IMAGES, _RESULTS = np.kron(_IMAGE, _IMAGE), np.kron(_RESULT, _RESULT)
 class WinogradConv2D(keras.layers.Conv2D):  # type: ignore[misc]
     """A convolution whose kernel no longer changes; the gradient is that of its images alone."""
 
-    def fix(self) -> None:
-        """Transform the kernel, once its values are set."""
+    def fix(self, *, edges: bool) -> None:
+        """Transform the kernel, once its values are set.
+
+        Args:
+            edges: Whether to repeat the outermost pixels, as `EdgeConv2D` does.
+        """
         kernel = np.asarray(self.kernel)
         parts = np.einsum("ia,jb,abck->ijck", _KERNEL, _KERNEL, kernel)
         self._parts = tf.constant(parts.reshape(36, *kernel.shape[2:]))
+        self._edges = edges
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """As the base class, with the transformed kernel."""
         del kernel
-        parts = self._parts
+        parts, edges = self._parts, self._edges
 
         def convolved(images: Tensor) -> tuple[Tensor, Any]:
-            return _compiled(images, parts), lambda gradient: _compiled_back(gradient, parts)
+            found = _compiled(images, parts, edges)
+            return found, lambda gradient: _compiled_back(gradient, parts, edges)
 
         return tf.custom_gradient(convolved)(inputs)
 
@@ -72,39 +80,39 @@ def with_winograd(model: keras.Model) -> keras.Model:
     """A copy of a float32 network that computes its larger 3x3 convolutions in this way."""
 
     def clone(layer: keras.Layer) -> keras.Layer:
-        kind = WinogradConv2D if _is_suitable(layer) else type(layer)
+        kind = type(layer)
+        if _is_suitable(layer):
+            kind = WinogradConv2D
         return kind.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())
-    for layer in copy.layers:
+    for layer, original in zip(copy.layers, model.layers, strict=True):
         if isinstance(layer, WinogradConv2D):
-            layer.fix()
+            layer.fix(edges=isinstance(original, EdgeConv2D))
     return copy
 
 
 def _is_suitable(layer: keras.Layer) -> bool:
-    return (
-        type(layer) is keras.layers.Conv2D
-        and layer.kernel_size == (3, 3)
-        and (layer.strides, layer.dilation_rate, layer.groups) == ((1, 1), (1, 1), 1)
-        and layer.padding == "same"
-        and min(layer.kernel.shape[2:]) >= _MIN_CHANNELS
-        and layer.kernel.shape[2] * layer.kernel.shape[3] >= _MIN_PRODUCT
-    )
+    if not is_padded(layer):
+        return False
+    channels, filters = (int(count) for count in layer.kernel.shape[2:])
+    return min(channels, filters) >= _MIN_CHANNELS and channels * filters >= _MIN_PRODUCT
 
 
-def _convolved(images: Tensor, parts: Tensor) -> Tensor:
+def _convolved(images: Tensor, parts: Tensor, edges: bool) -> Tensor:
     """The convolution.
 
     Args:
         images: float32 (count, height, width, channels).
         parts: (36, channels, filters), from `WinogradConv2D.fix`.
+        edges: From there too.
     """
     count, height, width = tf.unstack(tf.shape(images)[:3])
     channels, filters = parts.shape[1:]
     down, across = (height + 3) // 4, (width + 3) // 4
-    padding = [[0, 0], [1, 4 * down - height + 3], [1, 4 * across - width + 3], [0, 0]]
+    images = tf.pad(images, ONE_PIXEL, "SYMMETRIC" if edges else "CONSTANT")
+    padding = [[0, 0], [0, 4 * down - height + 2], [0, 4 * across - width + 2], [0, 0]]
     blocks = tf.reshape(tf.pad(images, padding), (count, down + 1, 4, across + 1, 4, channels))
     # Rows and columns of a block first. A tile has those of a block and two of the next.
     planes = tf.transpose(blocks, (2, 4, 0, 1, 3, 5))
@@ -116,7 +124,7 @@ def _convolved(images: Tensor, parts: Tensor) -> Tensor:
     return _joined(tf.reshape(found, (4, 4, count, down, across, filters)))[:, :height, :width]
 
 
-def _returned(gradient: Tensor, parts: Tensor) -> Tensor:
+def _returned(gradient: Tensor, parts: Tensor, edges: bool) -> Tensor:
     """The gradient of the images, from that of the result: every step of above in reverse."""
     count, height, width = tf.unstack(tf.shape(gradient)[:3])
     channels, filters = parts.shape[1:]
@@ -129,7 +137,10 @@ def _returned(gradient: Tensor, parts: Tensor) -> Tensor:
     found = tf.matmul(_IMAGES, tf.reshape(found, (36, -1)), transpose_a=True)
     tiles = tf.reshape(found, (6, 6, count, down, across, channels))
     planes = _overlapped(_overlapped(tiles, tile=0, block=3), tile=1, block=4)
-    return _joined(planes)[:, 1 : 1 + height, 1 : 1 + width]
+    images = _joined(planes)[:, : height + 2, : width + 2]
+    if edges:
+        return tf.raw_ops.MirrorPadGrad(input=images, paddings=ONE_PIXEL, mode="SYMMETRIC")
+    return images[:, 1:-1, 1:-1]
 
 
 _compiled = tf.function(_convolved, jit_compile=True)

@@ -13,6 +13,11 @@ from typing import Final
 LARGE_PIXELS: Final = 4_000_000
 REDUCED_JPEG_PIXELS: Final = 16_000_000
 WEBP_PIXELS: Final = 2_000_000
+# What a process decodes is never small: a hundred kilobytes of AVIF can be thousands of frames, of
+# which none is the image.
+ISOLATED_PIXELS: Final = 0
+LEAST_LARGE: Final = min(LARGE_PIXELS, REDUCED_JPEG_PIXELS, WEBP_PIXELS)
+"""An image for which the gate is entered although it has no more pixels is an isolated one."""
 
 Gate = Callable[[int], AbstractContextManager[object]]
 """Entered with the number of pixels while a large image is decoded; it may wait or raise."""

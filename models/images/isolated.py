@@ -24,6 +24,8 @@ _BANDS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 _MAX_PROFILE_BYTES = 4 * MIB
 _BYTES_PER_PIXEL = 16  # as for all formats
 _BASE_MEMORY = 512 * MIB
+# Many times what a real image takes, but not what a small one can be made to take.
+_BASE_CPU_SECONDS, _CPU_SECONDS_PER_MEGAPIXEL = 5.0, 0.5
 # The property `ispe` of 20 bytes, with version and flags; width and height follow.
 _SIZES = re.compile(rb"\0\0\0\x14ispe\0{4}(?=.{8})", re.DOTALL)
 
@@ -41,13 +43,16 @@ class DecoderLimits:
 
     pixels: int
     memory_bytes: int
-    cpu_seconds: int = 30
+    cpu_seconds: int
     wait_seconds: float = 60.0
 
     @classmethod
     def of(cls, max_pixels: int) -> "DecoderLimits":
         """The limits for images of at most that many pixels."""
-        return cls(max_pixels, _BASE_MEMORY + _BYTES_PER_PIXEL * max_pixels)
+        seconds = _BASE_CPU_SECONDS + _CPU_SECONDS_PER_MEGAPIXEL * max_pixels / 1e6
+        return cls(
+            max_pixels, _BASE_MEMORY + _BYTES_PER_PIXEL * max_pixels, cpu_seconds=round(seconds)
+        )
 
 
 def size_of(raw: bytes) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from PIL import (
 from contracts.errors import ImageTooLarge, InvalidImage, OpsinError
 from models.images.formats import ImageFormat, sniff
 from models.images.gate import (
+    ISOLATED_PIXELS,
     LARGE_PIXELS,
     REDUCED_JPEG_PIXELS,
     WEBP_PIXELS,
@@ -110,7 +111,8 @@ def _read_header(raw: bytes, image_format: ImageFormat, max_pixels: int) -> _Hea
             return _jpeg_header(raw, max_pixels)
         case "HEIF" | "AVIF":
             pixels = _require_size(size_of(raw), max_pixels)
-            return _Header(raw, pixels, partial(decode_isolated, raw, image_format, pixels))
+            decode = partial(decode_isolated, raw, image_format, pixels)
+            return _Header(raw, pixels, decode, most=ISOLATED_PIXELS)
         case "PPM":
             netpbm = read_header(raw)
             pixels = _require_size(netpbm.size, max_pixels)

@@ -37,10 +37,16 @@ _SEPARATE = 2  # planar configuration
 _UNSPECIFIED = 0  # an extra sample that is not alpha
 _DIFFERENCES = 2  # predictor
 _SHORT, _LONG, _LONG8 = 3, 4, 16  # types of values
+_NUMBER_BYTES: Final = {3: 2, 8: 2, 4: 4, 9: 4, 11: 4, 13: 4, 5: 8, 10: 8, 12: 8, 16: 8}  # by type
 _RATIONALS: Final = {5, 10}
 # Pillow makes each fraction in Python: a tag of two million holds the interpreter lock for seconds.
 _MAX_RATIONALS = 1000
 _MAX_PIECES = 100_000  # strips or tiles, of which each is a step of a Python loop as well
+# Real directories have some dozens of entries. Pillow reads each in a Python loop, of any number.
+_MAX_ENTRIES = 4096
+# A number becomes a Python object of 36 bytes. Pieces and color tables have some hundred thousand.
+_MAX_NUMBERS = 1_000_000
+_TEXTS: Final = {1, 2, 7}  # bytes, ASCII and undefined, which stay as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,7 @@ def open_deep_tiff(raw: bytes) -> DeepTiff | None:
             its tags would take too long to read.
     """
     directory: Any = TiffImagePlugin.ImageFileDirectory_v2(raw[: 16 if _is_big(raw) else 8])
+    _require_few_entries(raw, directory.next)
     file = io.BytesIO(raw)
     file.seek(directory.next)
     directory.load(file)
@@ -164,17 +171,27 @@ def open_deep_tiff(raw: bytes) -> DeepTiff | None:
     return DeepTiff(raw, tags, (tags[_WIDTH], tags[_HEIGHT]), colors + has_alpha)
 
 
+def _require_few_entries(raw: bytes, at: int) -> None:
+    """Refuse a directory of more entries than any real one, before the loop over them."""
+    count = raw[at : at + (8 if _is_big(raw) else 2)]
+    if int.from_bytes(count, "little" if raw[:1] == b"I" else "big") > _MAX_ENTRIES:
+        raise InvalidImage(f"The TIFF has more than {_MAX_ENTRIES:,} tags. Save it again.")
+
+
 def _require_few_steps(directory: Any) -> None:
-    """Refuse a directory with which Pillow's loops would be busy for seconds."""
-    size = sum(
-        len(data)
+    """Refuse a directory that would keep Pillow busy for seconds, or fill the memory."""
+    counts = {
+        tag: len(data) // _NUMBER_BYTES.get(directory.tagtype.get(tag), 1)
         for tag, data in directory._tagdata.items()  # Pillow has no public access to it
-        if directory.tagtype.get(tag) in _RATIONALS
-    )
-    if size > 8 * _MAX_RATIONALS:
-        raise InvalidImage("The TIFF has far too many fractions in its tags. Save it again.")
-    if any(len(directory[tag]) > _MAX_PIECES for tag in _LISTS if tag in directory):
+        if directory.tagtype.get(tag) not in _TEXTS
+    }
+    if any(counts.get(tag, 0) > _MAX_PIECES for tag in _LISTS):
         raise InvalidImage("The TIFF is stored in too many tiny strips or tiles. Save it again.")
+    fractions = [count for tag, count in counts.items() if directory.tagtype[tag] in _RATIONALS]
+    if sum(fractions) > _MAX_RATIONALS:
+        raise InvalidImage("The TIFF has far too many fractions in its tags. Save it again.")
+    if sum(counts.values()) > _MAX_NUMBERS:
+        raise InvalidImage("The TIFF has far too many numbers in its tags. Save it again.")
 
 
 def _is_big(raw: bytes) -> bool:

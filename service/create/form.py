@@ -132,5 +132,8 @@ def _options(form: Form, options: type[BaseModel]) -> BaseModel:
     try:
         return options.model_validate(values)
     except ValidationError as error:
-        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        if not found[0]["loc"]:  # of several fields together; the message names them
+            raise ValidationFailed(found[0]["msg"].removeprefix("Value error, ")) from None
+        errors = [{**one, "loc": ("body", *one["loc"])} for one in found]
         raise RequestValidationError(errors) from None

@@ -47,7 +47,11 @@ def _accepted(kind: str) -> dict[int | str, dict[str, Any]]:
     summary="Paint an image in the style of others",
     status_code=202,
     response_model=Job,
-    responses={**_accepted("style_transfer"), **_PROBLEMS},
+    responses={
+        **_accepted("style_transfer"),
+        **_PROBLEMS,
+        **problem_responses("layer_not_found"),
+    },
     openapi_extra=body_of(STYLE_FIELDS, StyleTransferRequest),
 )
 async def style_transfer(

@@ -23,13 +23,14 @@ from contracts.create.requests import (
 from contracts.errors import ValidationFailed
 from contracts.jobs import Job, JobKind
 from contracts.settings import Settings
-from models.create.dream_source import DreamSource, resolve_source
+from models.create.dream_source import DreamSource, check_class, resolve_source
 from models.create.images import enlarged, required, scaled_size
+from models.create.layer_names import required_layer
 from models.create.memory import check_style_memory, check_tiled_memory
 from models.create.style.weights import FAST_WEIGHTS, MINIMUM_SIDES, available_network
 from models.images.resize import Size, within
 from models.training.memory import memory_limit
-from models.weights.catalog import Weights
+from models.weights.catalog import Weights, WeightsMissing
 from service.auth.face_models import require_scope_for
 from service.auth.principal import principal_of, quota_key
 from service.create.form import ImageField, image_size, read_images
@@ -62,9 +63,11 @@ async def submit_style_transfer(
         content, styles = uploads[CONTENT][0], uploads[STYLE]
         _check_shares(body, len(styles))
         size = await while_connected(request, image_size(content, services, deadline))
-        for style in styles:
+        sizes = [
             await while_connected(request, image_size(style, services, deadline))
-        await run_in_threadpool(_check_style, body, size, services.settings)
+            for style in styles
+        ]
+        await run_in_threadpool(_check_style, body, size, sizes, services.settings)
         sent = body.model_dump(mode="json", exclude_none=True) | {"styles": len(styles)}
         parameters = sent | ending(body, services.settings)
         files = {CONTENT_FILE: content} | {style_file(i): one for i, one in enumerate(styles)}
@@ -94,13 +97,18 @@ async def submit_dream(
         if body.layer_weights is not None and len(body.layer_weights) != len(body.layers or ()):
             raise ValidationFailed("layer_weights: send one for each of `layers`.")
         source = await run_in_threadpool(_dream_source, body, services)
+        classes: int | None = None
         if source.version is not None:
             manifest = await run_in_threadpool(
                 services.store.manifest, source.model, source.version
             )
             require_scope_for(principal_of(request), manifest)
+            classes = manifest.classes
+        check_class(source, body.class_index, classes or 0)
         for layer in body.layers or ():
-            if source.version is not None:
+            if source.version is None:
+                required_layer(source.model, layer)
+            else:
                 await services.layers.require(source.model, source.version, layer)
         image = uploads[IMAGE][0]
         size = await while_connected(request, image_size(image, services, deadline))
@@ -162,11 +170,13 @@ def _check_shares(body: StyleTransferRequest, styles: int) -> None:
         raise ValidationFailed("style_weights: all are 0. Send at least one above 0.")
 
 
-def _check_style(body: StyleTransferRequest, size: Size, settings: Settings) -> None:
+def _check_style(
+    body: StyleTransferRequest, size: Size, styles: Sequence[Size], settings: Settings
+) -> None:
     """Weights and memory, as far as this machine can tell; blocks for a moment."""
     weights = Weights.of(settings)
     if body.method == "fast" or body.init == "fast":
-        weights.find(FAST_WEIGHTS)
+        _require_fast_weights(weights)
     limit = memory_limit(settings.training_memory_mb)
     default = max(size) if body.method == "fast" else STYLE_SIDE
     full = within(size, default) if body.size is None else scaled_size(size, body.size)
@@ -174,11 +184,21 @@ def _check_style(body: StyleTransferRequest, size: Size, settings: Settings) -> 
         check_tiled_memory(full, limit)
     else:
         network = available_network(weights, body.network)
+        for layer in (*(body.content_layers or ()), *(body.style_layers or ())):
+            required_layer(network, layer)
         if body.size is None:
             full = enlarged(full, MINIMUM_SIDES[network])
         if body.content_layers is None or body.style_layers is None:
             required(full, MINIMUM_SIDES[network])
-        check_style_memory(full, network, limit, body.style_scale)
+        check_style_memory(full, network, limit, body.style_scale, styles)
+
+
+def _require_fast_weights(weights: Weights) -> None:
+    try:
+        weights.find(FAST_WEIGHTS)
+    except WeightsMissing as missing:
+        advice = "Or send method=optimize, without init=fast, which needs none of them."
+        raise WeightsMissing(f"{missing} {advice}") from None
 
 
 def _dream_source(body: DreamRequest, services: Services) -> DreamSource:

@@ -6,7 +6,7 @@ from typing import get_args
 
 from fastapi import Request
 
-from contracts.errors import OpsinError, ValidationFailed
+from contracts.errors import LockedOut, OpsinError, ValidationFailed
 from contracts.faces.consent import Policy
 from contracts.faces.faces import Decision
 from contracts.faces.recognition import Login
@@ -63,7 +63,10 @@ async def judge_login(services: Services, claim: LoginClaim, gather: GatherEvide
             faces, claim.subject_id, claim.caller, policy, signed=claim.signature is not None
         ) as judgment:
             evidence = await gather()
-            verdict = judgment.verdict = await judge_evidence(services, claim.subject_id, evidence)
+            verdict = await judge_evidence(services, claim.subject_id, evidence)
+            if verdict.decision == "match" and claim.signature is not None:
+                await run_in_threadpool(_require_device, services, claim)
+            judgment.verdict = verdict
     except OpsinError as error:
         await _record(services, claim, error.code, None)
         raise
@@ -87,6 +90,18 @@ def require_factors(claim: LoginClaim, policy: Policy) -> None:
             "This service requires a video that answers a challenge. Request one with POST "
             "/v1/faces/challenges."
         )
+
+
+def _require_device(services: Services, claim: LoginClaim) -> None:
+    """Check that the device that has signed was not removed while the face was judged.
+
+    Raises:
+        SubjectNotFound: The subject was erased.
+        LockedOut: The device was removed.
+    """
+    devices = services.faces.repositories.devices.list(claim.subject_id)
+    if claim.device_id not in {device.device_id for device in devices}:
+        raise LockedOut("The device was removed. Log in with another factor.")
 
 
 async def judge_evidence(services: Services, subject_id: str, evidence: LoginEvidence) -> Verdict:

@@ -5,7 +5,8 @@ while it reads tensors.
 
 A file of two kilobytes can be an image of 50 megapixels, which takes seconds and hundreds of
 megabytes. So large images have threads of their own, and a budget of pixels bounds how many are in
-memory together; an ordinary image never waits for one.
+memory together; an ordinary image never waits for one. HEIF and AVIF, which a process decodes, have
+threads of their own as well, since their size says little about the time that they take.
 """
 
 import asyncio
@@ -19,7 +20,14 @@ from contracts.errors import OpsinError, PayloadTooLarge, ValidationFailed
 from contracts.inference.inference import Resize
 from contracts.tracing.spans import span
 from models.images.decode import DecodedImage, decode
-from models.images.gate import LARGE_PIXELS, Gate, LargeImageError, at_once, refuse_large
+from models.images.gate import (
+    LARGE_PIXELS,
+    LEAST_LARGE,
+    Gate,
+    LargeImageError,
+    at_once,
+    refuse_large,
+)
 from models.images.resize import ImageInput
 from service.http.deadlines import Deadline
 from service.http.uploads import Upload
@@ -32,6 +40,7 @@ ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 # Waiting images hold their bytes: at 16 MiB each this is the API's largest use of memory.
 _WAITING_PER_THREAD = 32
+_MOST_ISOLATED = 8  # processes, each of which may be made to take half a gigabyte
 
 
 class ImageWork(Protocol[ResultT_co]):
@@ -44,7 +53,8 @@ class Decoder:
     """The threads of one API process that work on images; belongs to one event loop.
 
     Args:
-        threads: Images decoded at the same time; large ones have half as many threads more.
+        threads: Images decoded at the same time; besides, as many isolated ones, at most eight,
+            and half as many large ones.
         max_pixels: See `models.images.decode.decode`.
         max_images: Images of the largest request, which an idle pool can always take.
         budget: Of the pixels of large images, shared with others; by default `max_pixels`.
@@ -62,6 +72,8 @@ class Decoder:
         share = max(threads * (1 + _WAITING_PER_THREAD), max_images)
         places = 2 * share  # so that one client cannot take all
         self._pool = FairPool(threads, name="decode", places=places, share=share, ahead=1)
+        isolated = min(threads, _MOST_ISOLATED)
+        self._isolated = FairPool(isolated, name="decode-isolated", places=places, share=share)
         self._large = FairPool(
             max(1, threads // 2),
             name="decode-large",
@@ -120,7 +132,8 @@ class Decoder:
             )
         except LargeImageError as error:
             pixels = error.pixels
-        return await self._large.run(
+        pool = self._large if pixels > LEAST_LARGE else self._isolated
+        return await pool.run(
             partial(work, large=at_once),
             deadline_seconds=until - time.monotonic(),
             pixels=pixels,
@@ -144,8 +157,8 @@ class Decoder:
 
     def close(self) -> None:
         """Accept no more images and drop those that wait; does not wait for running ones."""
-        self._pool.close()
-        self._large.close()
+        for pool in (self._pool, self._isolated, self._large):
+            pool.close()
 
 
 async def decode_image(decoder: Decoder, work: ImageWork[T], *, deadline: Deadline) -> T:

@@ -1,8 +1,13 @@
 import io
+from pathlib import Path
 
+import pytest
 from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
 
-from cli.output import warn, wrap
+from cli.output import Output, answers, print_path, warn, wrap
 
 PATH = "/a/very/long/path/that-must-stay/in-one-piece"
 
@@ -30,3 +35,37 @@ def test_wrapped_lines_after_a_mark_are_indented() -> None:
     lines = screen.file.getvalue().splitlines()
     assert lines[1].startswith("  ")
     assert "[of this]" in lines[0] + lines[1]
+
+
+ATTACK = "cat\x1b]0;title\x07\x1b[2J\x9b2J\u202e.png"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_foreign_text_reaches_the_terminal_as_a_command(terminal: bool) -> None:
+    """Labels, names and a server's words; only Rich's own colors and movements are commands."""
+    color = "standard" if terminal else None
+    screen = Output(
+        file=io.StringIO(), force_terminal=terminal, width=200, color_system=color, highlight=False
+    )
+    screen.print(f"[red]{escape(ATTACK)}[/]\n  two", ATTACK)
+    table = Table("name")
+    table.add_row(ATTACK)
+    with Live(table, console=screen, auto_refresh=False):
+        screen.print({"label": ATTACK})
+    assert isinstance(screen.file, io.StringIO)
+    text = screen.file.getvalue()
+    assert r"cat\x1b]0;title" in text
+    assert not {"\x07", "\x9b", "\u202e"} & set(text)
+    assert "\x1b]" not in text
+    assert "\x1b[2J" not in text
+    assert ("\x1b[31m" in text) == terminal
+    assert "\n  two" in text
+
+
+def test_the_consoles_of_commands_print_no_foreign_commands(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answers().print(escape(ATTACK))
+    print_path(tmp_path / "odd\x1bname")  # for a program, as it is
+    first, second = capsys.readouterr().out.splitlines()
+    assert (first[:9], second) == (r"cat\x1b]0", f"{tmp_path}/odd\x1bname")

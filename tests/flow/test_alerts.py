@@ -34,6 +34,7 @@ from database.jobs.leases import Leases
 from database.tables import JobRecord
 from models.store.manifest import MANIFEST
 from models.store.store import Store
+from tests.flow.conftest import Networks
 from tests.flow.installation import Installation
 from tests.flow.prometheus import RULES, Prometheus, scraping
 from tests.flow.trainings import (
@@ -66,9 +67,10 @@ def hurried(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def running(fetched_home: Path, imported: Path, tmp_path: Path) -> Iterator[Installation]:
+def running(fetched_home: Path, networks: Networks, tmp_path: Path) -> Iterator[Installation]:
     env = {"OPSIN_QUEUE_LIMIT": "2"}
-    running = training_installation(tmp_path / "home", fetched_home / "weights", imported, env)
+    store = networks("squeezenet")
+    running = training_installation(tmp_path / "home", fetched_home / "weights", store, env)
     try:
         start_process(running, "api")
         running.run("worker", "worker --unkept")

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.flow.conftest import Networks
 from tests.flow.installation import Installation
 from tests.flow.prometheus import Prometheus, dashboard_queries, scraping
 from tests.flow.trainings import start_process, training_installation
@@ -55,9 +56,11 @@ class Load:
 
 
 @pytest.fixture
-def running(fetched_home: Path, imported: Path, tmp_path: Path) -> Iterator[Installation]:
+def running(fetched_home: Path, networks: Networks, tmp_path: Path) -> Iterator[Installation]:
     env = {"OPSIN_API_PROCESSES": "2"}
-    running = training_installation(tmp_path / "home", fetched_home / "weights", imported, env)
+    running = training_installation(
+        tmp_path / "home", fetched_home / "weights", networks("squeezenet"), env
+    )
     try:
         start_process(running, "api")
         start_process(running, "jobs")

@@ -14,7 +14,7 @@ import redis.asyncio
 from contracts.errors import Unavailable
 from contracts.queue import redis_keys
 from contracts.queue.announcing import announce
-from contracts.queue.celery import REDIS_OPTIONS
+from contracts.queue.celery import ASYNC_REDIS_OPTIONS
 from contracts.queue.changes import pack_change, parse_entry_id, topics_of
 from service import changes as module
 from service.changes import ChangeFeed
@@ -63,7 +63,7 @@ class Process:
 
 @asynccontextmanager
 async def processes(url: str, count: int = 3) -> AsyncIterator[list[Process]]:
-    truth, options = Truth(), dict[str, Any](REDIS_OPTIONS)
+    truth, options = Truth(), dict[str, Any](ASYNC_REDIS_OPTIONS)
     started: list[Process] = []
     clients = [redis.asyncio.Redis.from_url(url, **options) for _ in range(2 * count)]
     try:

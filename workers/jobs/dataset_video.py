@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from contracts.errors import Conflict, InvalidVideo
+from contracts.errors import Conflict, InvalidVideo, PayloadTooLarge
 from contracts.jobs import Progress
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from contracts.training.datasets import VIDEO, VideoFrames
 from contracts.work import Work
 from database.datasets import DatasetRows
@@ -24,6 +24,10 @@ from models.datasets.video_frames import FrameCounts, take_images
 from models.faces.detection.finder import open_finder
 from models.weights.catalog import Weights
 
+_MAX_TAKEN_BYTES = 1024 * MIB
+"""All images are in memory until they are added. A thousand of a real video have a quarter of that;
+noise in 4K, which a video of a few megabytes can show for its whole length, would have ten."""
+
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
     """Add frames of the job's file `video`; `work.request` is a `VideoFrames`.
@@ -35,7 +39,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         DatasetNotFound: It was deleted in the meantime.
         Conflict: A training uses the dataset.
         InvalidVideo: The video cannot be read, or no image could be taken from it.
-        PayloadTooLarge: The dataset would exceed its limits.
+        PayloadTooLarge: The images take too much memory, or the dataset would exceed its limits.
         WeightsMissing: Faces cannot be found on this machine.
         WorkStoppedError: The job was cancelled. Nothing was added.
     """
@@ -71,9 +75,15 @@ def _take(
         finder = open_finder(Weights.of(settings), threads=settings.job_threads)
     counts = FrameCounts()
     images: list[NewImage] = []
-    video = (work.folder / VIDEO).read_bytes()
+    video, size = (work.folder / VIDEO).read_bytes(), 0
     for image in take_images(video, frames, settings, finder, check=work.check, counts=counts):
         images.append(image)
+        size += len(image.data)
+        if size > _MAX_TAKEN_BYTES:
+            raise PayloadTooLarge(
+                f"The first {len(images)} images have more than {_MAX_TAKEN_BYTES // MIB} MB. Send "
+                "a smaller max_frames or rate, or a smaller region."
+            )
         fraction = 0.9 * len(images) / frames.max_frames
         work.progress(Progress(fraction=fraction, phase="frames", step=len(images)))
     if not images:

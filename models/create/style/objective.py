@@ -25,7 +25,7 @@ from models.create.style.losses import (
 
 Array = npt.NDArray[np.float32]
 Tensor = Any
-_COMPILED_PIXELS = 1_500_000
+COMPILED_PIXELS = 1_500_000
 """From so many evaluated pixels on, faster convolutions save more than compiling them takes."""
 _IMAGE = tf.TensorSpec((1, None, None, 3), tf.float32)
 
@@ -90,7 +90,7 @@ class Objective:
             shares: Of each style; their sum is 1.
             evaluations: How many will follow, which says whether it pays to compile for the size.
         """
-        pays = content.shape[0] * content.shape[1] * evaluations >= _COMPILED_PIXELS
+        pays = content.shape[0] * content.shape[1] * evaluations >= COMPILED_PIXELS
         if pays:
             self._network.prepare_repeated()
         self._evaluate = self._compiled if pays else self._plain

@@ -1,5 +1,6 @@
 """`method=optimize` of a style transfer: opens the network and runs the descent."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from contracts.jobs import Progress
 from contracts.settings import Settings
 from models.create.features import LAYERS, FeatureNetwork
 from models.create.images import required
+from models.create.layer_names import required_layer
 from models.create.memory import check_style_memory
 from models.create.run import ImageRun, ImageWork
 from models.create.style.fast import FastStyle
@@ -35,7 +37,8 @@ def optimize(
     weights = Weights.of(settings)
     network = available_network(weights, request.network)
     limit = memory_limit(settings.training_memory_mb)
-    check_style_memory(images.size, network, limit, request.style_scale)
+    sizes = [style.size for style in images.styles]
+    check_style_memory(images.size, network, limit, request.style_scale, sizes)
     objective, minimum_side = _objective(weights, request, settings)
     required(images.size, minimum_side)
     levels = plan(
@@ -69,8 +72,8 @@ def _objective(
     """The losses, and the smallest side of an image that they can be computed of."""
     name = available_network(weights, request.network)
     layers = LAYERS[name]
-    content = list(dict.fromkeys(request.content_layers or layers.content))
-    style = list(dict.fromkeys(request.style_layers or layers.style))
+    content = _without_duplicates(name, request.content_layers or layers.content)
+    style = _without_duplicates(name, request.style_layers or layers.style)
     network = FeatureNetwork.open(
         weights,
         name,
@@ -86,6 +89,10 @@ def _objective(
         request.gram,
     )
     return Objective(network, len(content), loss_weights), network.minimum_side
+
+
+def _without_duplicates(network: str, layers: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(required_layer(network, layer) for layer in layers))
 
 
 def _fast_start(

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from contracts.create.requests import StyleTransferRequest
-from models.create.images import Array, Pixels, resized, resized_array, scaled_size, to_pixels
+from models.create.images import Array, Pixels, resized, resized_array, to_pixels
+from models.create.memory import style_size
 from models.create.run import ImageRun, TimeUpError
 from models.create.style import colors
 from models.create.style.objective import Losses, Objective
@@ -165,8 +166,7 @@ class StyleTransfer:
 
     def _prepared_style(self, style: Image.Image, exact: Size | None, size: Size) -> Array:
         """A style for a result of that size, at its own proportions unless a size is given."""
-        side = max(1, round(max(size) * self._request.style_scale))
-        pixels = resized(style, exact or scaled_size(style.size, side, min(size)))
+        pixels = resized(style, exact or style_size(style.size, size, self._request.style_scale))
         if self._request.preserve_colors == "none":
             return pixels
         content = resized(self._content, size)

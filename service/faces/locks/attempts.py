@@ -53,8 +53,11 @@ async def attempt(
 ) -> AsyncIterator[Judgment]:
     """Reserve an attempt, and count how it ended.
 
+    Judging a clip takes up to minutes. What was taken back meanwhile is checked again at the end,
+    so that no match is told, and no token given, after a withdrawal was acknowledged.
+
     Raises:
-        SubjectNotFound: There is no such subject.
+        SubjectNotFound: There is no such subject, or no longer.
         LockedOut: There were too many failures, or the face is disabled.
         Conflict: The subject has not consented.
         Unavailable: The database or Redis does not answer.
@@ -66,6 +69,12 @@ async def attempt(
     outcome: Outcome = "neither"
     try:
         yield judgment
+        if judgment.verdict is not None and judgment.verdict.decision == "match":
+            matched, judgment.verdict = judgment.verdict, None
+            policy = await run_in_threadpool(faces.repositories.policy.get)
+            standing = await run_in_threadpool(faces.repositories.standings.get, subject_id)
+            require_usable(standing, policy, signed=signed)
+            judgment.verdict = matched
         outcome = _outcome(judgment.verdict)
     except OpsinError as error:
         outcome = "unusable" if _is_clients(error) else "neither"

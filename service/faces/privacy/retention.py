@@ -1,5 +1,8 @@
 """Erases subjects that were not used for too long, and says in public how long that is."""
 
+from datetime import datetime
+from functools import partial
+
 import structlog
 
 from contracts.errors import OpsinError, SubjectNotFound
@@ -26,22 +29,22 @@ async def run(services: Services) -> None:
     policy = await run_in_threadpool(repositories.policy.get)
     if policy.retention_days is None:
         return
-    subject_ids = await run_in_threadpool(
-        repositories.standings.unused, policy.retention_days, limit=_ERASURES_PER_RUN
-    )
-    erased = [one for one in subject_ids if await _erase(services, one)]
+    now = await run_in_threadpool(repositories.deletion_clock.now)
+    find = partial(repositories.standings.unused, limit=_ERASURES_PER_RUN, now=now)
+    subject_ids = await run_in_threadpool(find, policy.retention_days)
+    erased = [one for one in subject_ids if await _erase(services, one, now)]
     if erased:
         await services.faces.finish_erasures(erased)
 
 
-async def _erase(services: Services, subject_id: str) -> bool:
+async def _erase(services: Services, subject_id: str, now: datetime) -> bool:
     """Erase a subject up to the last step; returns whether that succeeded.
 
     The others of the run may have taken minutes: meanwhile, the person may have logged in, or the
     operator have corrected the number.
     """
     try:
-        days = await run_in_threadpool(_days_unused, services.faces.repositories, subject_id)
+        days = await run_in_threadpool(_days_unused, services.faces.repositories, subject_id, now)
         if days is None:
             return False
         await erasure.begin(services, subject_id)
@@ -55,12 +58,13 @@ async def _erase(services: Services, subject_id: str) -> bool:
     return True
 
 
-def _days_unused(repositories: FaceRepositories, subject_id: str) -> int | None:
+def _days_unused(repositories: FaceRepositories, subject_id: str, now: datetime) -> int | None:
     """The retention period in force, if it is over for the subject."""
     days = repositories.policy.get().retention_days
     if days is None:
         return None
-    return days if repositories.standings.unused(days, limit=1, only=subject_id) else None
+    unused = repositories.standings.unused(days, limit=1, only=subject_id, now=now)
+    return days if unused else None
 
 
 def retention_text(policy: Policy) -> str:

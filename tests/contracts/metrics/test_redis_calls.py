@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import pytest
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from contracts.metrics import dependencies
 from contracts.metrics.dependencies import count_redis
 from contracts.metrics.registry import Metrics
 from tests.valkey import RealValkey
 
 
 @pytest.fixture
-def own_valkey(monkeypatch: pytest.MonkeyPatch) -> Iterator[RealValkey]:
-    monkeypatch.setattr(dependencies, "_BASE_SECONDS", 0.01)
+def own_valkey() -> Iterator[RealValkey]:
     valkey = RealValkey()
     valkey.start()
     yield valkey
@@ -39,7 +40,7 @@ def test_a_synchronous_client_counts_errors_retries_and_connections(
     own_valkey: RealValkey,
 ) -> None:
     metrics = Metrics()
-    with redis.Redis.from_url(own_valkey.url) as client:
+    with redis.Redis.from_url(own_valkey.url, retry=Retry(NoBackoff(), 3)) as client:
         count_redis(client, metrics)
         for _ in range(3):
             client.ping()
@@ -59,10 +60,10 @@ def test_a_synchronous_client_counts_errors_retries_and_connections(
 
 
 def test_an_asynchronous_client_counts_the_same(own_valkey: RealValkey) -> None:
-    metrics = Metrics()
+    metrics, retry = Metrics(), AsyncRetry(NoBackoff(), 3)
 
     async def work() -> None:
-        async with redis.asyncio.Redis.from_url(own_valkey.url) as client:
+        async with redis.asyncio.Redis.from_url(own_valkey.url, retry=retry) as client:
             count_redis(client, metrics)
             await client.ping()
             assert_counts(metrics, errors=0, retries=0, connections=1)

@@ -83,7 +83,14 @@ def test_stopped_dream_ends_with_the_same_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(resumed.image(), whole.image())
 
 
-@pytest.mark.parametrize("options", [{"layers": ["conv1", "conv2"]}, {"class_index": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layers": ["conv1", "conv2"]},
+        {"class_index": 1},
+        {"layers": ["conv2"], "class_index": 1, "class_weight": 3.0},
+    ],
+)
 def test_trained_version_dreams(tmp_path: Path, options: dict[str, Any]) -> None:
     """Its dense layers take maps of one size, so that a class is dreamt of in tiles of it."""
     published(tmp_path / "store", tiny())
@@ -96,6 +103,7 @@ def test_trained_version_dreams(tmp_path: Path, options: dict[str, Any]) -> None
     assert (result["model"], result["version"]) == ("tiny", 1)
     assert work.settings()["width"] == 60
     assert work.settings()["smoothing"] == 1.0
+    assert (result["step_levels"], result["warnings"]) == (2.0, [])
 
 
 def test_smoothing_takes_dots_and_leaves_shapes() -> None:

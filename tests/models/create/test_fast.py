@@ -30,13 +30,19 @@ def networks(weights: Weights) -> FastStyle:
     return FastStyle(weights, 2)
 
 
-def job(fetched: Path, folder: Path, styles: int = 1, **request: Any) -> ImageJobWork:
+def job(
+    fetched: Path,
+    folder: Path,
+    styles: int = 1,
+    weights_dir: Path | None = None,
+    **request: Any,
+) -> ImageJobWork:
     folder.mkdir(exist_ok=True)
     (folder / CONTENT_FILE).write_bytes(png(photo(150, 101)))
     for index in range(styles):
         (folder / style_file(index)).write_bytes(png(photo(80, 80, 5 + index)))
     work = ImageJobWork({"method": "fast", "styles": styles, **request}, folder)
-    run(work, Settings(_env_file=None, home=fetched))
+    run(work, Settings(_env_file=None, home=fetched, weights_dir=weights_dir))
     return work
 
 
@@ -47,6 +53,21 @@ def test_job_keeps_the_size_of_the_content(
     assert work.image().shape == (101, 150, 3)
     assert work.settings()["method"] == "fast"
     assert np.abs(work.image().astype(float) - np.asarray(photo(150, 101))).mean() > 5
+
+
+@pytest.mark.shared
+@pytest.mark.usefixtures("networks")
+def test_optimization_begins_with_the_fast_result(
+    fetched: Path, shared: Path, tmp_path: Path
+) -> None:
+    """One evaluation is that of the start, which therefore is the result."""
+    sent = {"size": 96, "method": "optimize", "network": "squeezenet", "iterations": 1}
+    options = {"weights_dir": shared / "weights", **sent}
+    painted = job(fetched, tmp_path / "fast", size=96).image()
+    begun = job(fetched, tmp_path / "begun", init="fast", **options).image()
+    content = job(fetched, tmp_path / "content", **options).image()
+    np.testing.assert_array_equal(begun, painted)
+    assert np.abs(content.astype(float) - painted).mean() > 5
 
 
 def test_styles_are_blended_and_strength_leads_to_the_content(networks: FastStyle) -> None:

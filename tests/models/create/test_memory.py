@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.create_memory import estimate, peak_bytes
+from benchmarks.create.memory import estimate, peak_bytes
 from contracts.errors import ValidationFailed
 from contracts.settings import Settings
 from models.create.images import scaled_size
@@ -23,6 +23,25 @@ def test_4k_is_refused_with_the_size_that_fits() -> None:
     assert 512 < side < 3840
     check_style_memory(scaled_size((3840, 2160), side), "vgg16", 8 * GB, 1.0)
     assert style_bytes(scaled_size((3840, 2160), side + 32), "vgg16") > 8 * GB
+
+
+@pytest.mark.parametrize("style", [(32, 32), (4000, 3000)])
+def test_a_style_beside_a_narrow_content_counts_at_its_own_proportions(
+    style: tuple[int, int],
+) -> None:
+    """8192 x 32 pixels of content take 3 GB, and a square style of as many columns 150 GB."""
+    content = (8192, 32)
+    check_style_memory(content, "vgg16", 8 * GB, 1.0)
+    for network in ("vgg16", "vgg19", "squeezenet"):
+        with pytest.raises(ValidationFailed, match=r"with these styles.*size=\d+") as refused:
+            check_style_memory(content, network, 8 * GB, 1.0, [(64, 2), style])
+        side = int(re.search(r"size=(\d+)", refused.value.detail)[1])  # type: ignore[index]
+        check_style_memory(scaled_size(content, side), network, 8 * GB, 1.0, [style])
+
+
+def test_a_usual_style_changes_nothing() -> None:
+    size = (512, 384)
+    assert style_bytes(size, "vgg16", [(300, 300), (300, 400)]) == style_bytes(size, "vgg16")
 
 
 def test_what_works_in_tiles_takes_4k() -> None:

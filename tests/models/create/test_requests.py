@@ -58,7 +58,25 @@ def test_layers_without_weights_have_none(sent: Any) -> None:
     assert (request.layers, request.layer_weights) == (["a", "b"], None)
 
 
-def test_steps_in_the_unit_of_the_tutorials_change_the_image() -> None:
-    assert DreamRequest(step_size=2).step_levels == 2
-    assert DreamRequest(step_size=0.01).step_levels == pytest.approx(1.275)
-    assert DreamRequest(step_size="0.1").step_levels == 0.1
+@pytest.mark.parametrize(
+    ("sent", "levels", "warned"),
+    [
+        ({"step_size": 2}, 2, False),
+        ({"step_size": "0.1"}, 0.1, False),
+        ({"step_size": 0.01}, 1.275, True),
+        ({"step_size": 0.01, "step_unit": "range"}, 1.275, False),
+        ({"step_size": 0.2, "step_unit": "range"}, 25.5, False),
+        ({"step_size": 0.01, "step_unit": "levels"}, 0.01, False),
+    ],
+)
+def test_a_step_says_its_unit_or_is_warned_about(
+    sent: dict[str, Any], levels: float, warned: bool
+) -> None:
+    request = DreamRequest(**sent)
+    assert request.step_levels == pytest.approx(levels)
+    assert ["step_unit" in warning for warning in request.warnings] == [True] * warned
+
+
+def test_a_step_of_more_than_all_levels_is_refused() -> None:
+    with pytest.raises(ValidationError, match="step_unit=levels"):
+        DreamRequest(step_size=5, step_unit="range")

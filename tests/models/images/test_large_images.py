@@ -11,6 +11,8 @@ from PIL import Image
 from contracts.errors import DeadlineExceeded
 from models.images.decode import InputSpec, decode, decode_reduced, decode_upright
 from models.images.gate import LargeImageError, refuse_large
+from models.images.isolated import DecoderLimits
+from tests.images import HEIC
 
 NETWORK = InputSpec.square(16)
 MAX_PIXELS = 52_000_000
@@ -43,6 +45,16 @@ def test_a_small_file_with_many_pixels_is_large(name: str) -> None:
         decode_upright(data, max_pixels=MAX_PIXELS, large=refuse_large)
     with pytest.raises(LargeImageError):
         decode_reduced(data, longest_side=100, max_pixels=MAX_PIXELS, large=refuse_large)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_what_a_process_decodes_is_never_small(kind: str) -> None:
+    """Its pixels say little about its time: one may have thousands of frames that are not shown."""
+    heic = next(iter(sorted(HEIC.glob("*.heic")))).read_bytes()
+    data = image_of("AVIF", "RGB", (64, 64)) if kind == "AVIF" else heic
+    with pytest.raises(LargeImageError):
+        decode(data, network=NETWORK, max_pixels=MAX_PIXELS, large=refuse_large)
+    assert DecoderLimits.of(1_000_000).cpu_seconds < 10 < DecoderLimits.of(MAX_PIXELS).cpu_seconds
 
 
 def test_a_phone_photo_is_not_large() -> None:

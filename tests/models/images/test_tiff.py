@@ -3,6 +3,7 @@
 import io
 import struct
 import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,7 @@ def test_millions_of_fractions_are_not_read(tag: int) -> None:
     data = b"II*\0" + struct.pack("<I", 8 + len(body)) + body + struct.pack("<H", len(fields))
     data += b"".join(struct.pack("<HHII", *(at, *fields[at])) for at in sorted(fields)) + bytes(4)
     began = time.thread_time()
-    with pytest.raises(InvalidImage, match="too many fractions"):
+    with pytest.raises(InvalidImage, match=r"too many (fractions|tiny strips)"):
         read(data)
     assert time.thread_time() - began < 0.5  # not seconds
 
@@ -209,3 +210,35 @@ def test_a_tiff_of_a_strip_for_each_of_its_million_rows_is_refused(kind: type) -
     with pytest.raises(InvalidImage, match="tiny strips"):
         read(data + b"".join(entries) + bytes(4))
     assert time.thread_time() - began < 0.5  # not seconds
+
+
+def big_tiff(entries: list[bytes], values: bytes = b"") -> bytes:
+    """A BigTIFF of 8 x 8 levels of gray with further entries; `values` follow the directory."""
+    known = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 16, 277: 1, 278: 8, 279: 64}
+    all_entries = [struct.pack("<HHQQ", tag, 4, 1, value) for tag, value in known.items()]
+    all_entries += entries
+    head = b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, len(all_entries))
+    return head + b"".join(all_entries) + bytes(8) + values
+
+
+@pytest.mark.parametrize("kind", [3, 6])
+def test_millions_of_numbers_in_a_tag_are_not_read(kind: int) -> None:
+    """16 kB when compressed; as Python objects they would take 800 MB in each thread."""
+    count = 8_000_000
+    at = 24 + 20 * 10 + 8
+    entry = struct.pack("<HHQQ", 40_000, kind, count // (2 if kind == 3 else 1), at)
+    data = big_tiff([entry], b"\x80" * count)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidImage, match="too many numbers"):
+            read(data)
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(data)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_directory_of_a_hundred_thousand_tags_is_refused_before_they_are_read() -> None:
+    entries = [struct.pack("<HHQQ", 1000, 7, 1 << 40, 0)] * 100_000
+    with pytest.raises(InvalidImage, match="more than 4,096 tags"):
+        read(big_tiff(entries))
+    assert read(big_tiff([])).width == 8

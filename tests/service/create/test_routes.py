@@ -10,6 +10,7 @@ from PIL import Image
 
 from contracts.create.requests import DreamRequest, StyleTransferRequest
 from contracts.settings import Settings
+from models.weights.catalog import WeightsMissing
 from service.create.submit import ending
 from tests.service.parts import FakeServices
 
@@ -75,6 +76,9 @@ def test_a_job_ends_in_time_whatever_the_operator_allows(
         (1, {"content": image(8, 8)}, "8 x 8"),
         (1, {"size": "8192"}, "size="),  # more memory than there is
         (1, {"content": image(320, 16), "size": "160"}, "size=320"),  # no map would be left
+        (1, {"style_weight": "-1"}, "style_weight"),
+        (1, {"content_weight": "nan"}, "content_weight"),
+        (1, {"style_scale": "1e9"}, "style_scale"),
     ],
 )
 def test_impossible_style_transfer_is_refused_at_once(
@@ -84,6 +88,42 @@ def test_impossible_style_transfer_is_refused_at_once(
     assert answer.status_code == 422, answer.text
     assert answer.json()["code"] in {"validation_error", "invalid_image"}
     assert word in answer.text
+    assert fakes.jobs.worked == []
+
+
+def test_layers_have_the_names_of_papers_too_and_similar_ones_are_named(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    assert paint(client, style_layers="conv1_1,block2_conv1", content_layers="relu4_2").is_success
+    before = len(fakes.jobs.worked)
+    for sent in ({"style_layers": "block1_con1"}, {"content_layers": "block1_con1"}):
+        answer = paint(client, **sent)
+        assert (answer.status_code, answer.json()["code"]) == (404, "layer_not_found")
+        assert "Did you mean block1_conv1" in answer.json()["detail"]
+    assert len(fakes.jobs.worked) == before
+
+
+@pytest.mark.parametrize("form", [{"method": "fast"}, {"init": "fast"}])
+def test_missing_weights_of_the_fast_method_are_no_dead_end(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, form: dict[str, str]
+) -> None:
+    def missing(*_: Any) -> None:
+        raise WeightsMissing("The weights are not here.")
+
+    monkeypatch.setattr("service.create.submit.Weights.find", missing)
+    answer = paint(client, **form)
+    assert (answer.status_code, answer.json()["code"]) == (503, "model_not_ready")
+    assert "method=optimize" in answer.json()["detail"]
+    assert paint(client).status_code == 202
+
+
+def test_a_style_of_other_proportions_than_a_narrow_content_is_refused_for_its_memory(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    narrow = image(560, 16, "JPEG")
+    answer = paint(client, content=narrow, size="4096", style_scale="2")
+    assert answer.status_code == 422, answer.text
+    assert "with these styles" in answer.text
     assert fakes.jobs.worked == []
 
 
@@ -123,7 +163,11 @@ def test_dream_becomes_a_job_with_its_version(
     [
         ({"model": "nothing"}, "model_not_found"),
         ({"layers": "conv9", "model": "squeezenet"}, "layer_not_found"),
+        ({"layers": "block9_conv1", "model": "vgg16"}, "layer_not_found"),
         ({"layers": "conv1", "layer_weights": "1,2"}, "validation_error"),
+        ({"layers": "block4_conv3", "model": "vgg16", "class_index": "3"}, "validation_error"),
+        ({"model": "squeezenet", "class_index": "1000"}, "validation_error"),
+        ({"step_size": "5", "step_unit": "range"}, "validation_error"),
         ({"octaves": "0"}, "validation_error"),
         ({"image": b"GIF89a"}, "invalid_image"),
     ],

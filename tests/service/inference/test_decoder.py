@@ -171,6 +171,31 @@ def test_an_ordinary_image_does_not_wait_for_large_ones() -> None:
     assert order.index("other") <= 2
 
 
+def test_an_ordinary_image_does_not_wait_for_isolated_ones() -> None:
+    """160 kB of AVIF keep a thread busy for as long as its process may take, whatever its size."""
+    ended: list[str] = []
+
+    def isolated_work(*, large: Gate) -> None:
+        with large(64 * 64):
+            time.sleep(0.2)
+            ended.append("isolated")
+
+    def ordinary_work(*, large: Gate) -> None:
+        ended.append("ordinary")
+
+    async def crowd() -> None:
+        decoder = Decoder(2, max_pixels=50_000_000)
+        many = [decoder.run_image(isolated_work, deadline_seconds=30) for _ in range(6)]
+        tasks = [asyncio.create_task(one) for one in many]
+        await asyncio.sleep(0.05)
+        await decoder.run_image(ordinary_work, deadline_seconds=30)
+        assert ended == ["ordinary"]
+        await asyncio.gather(*tasks)
+        decoder.close()
+
+    asyncio.run(crowd())
+
+
 def test_decoding_and_drawing_share_one_budget_of_pixels() -> None:
     running: list[int] = []
     most: list[int] = []

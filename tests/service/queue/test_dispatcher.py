@@ -18,7 +18,7 @@ import redis.asyncio
 
 from contracts.errors import NoWorker
 from contracts.queue import redis_keys
-from contracts.queue.celery import REDIS_OPTIONS
+from contracts.queue.celery import ASYNC_REDIS_OPTIONS
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.queue.messages import Item, Reply
 from contracts.queue.redis_keys import QueueName
@@ -75,7 +75,7 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 
 @asynccontextmanager
 async def api_on(valkey: RealValkey) -> AsyncIterator[Api]:
-    options: dict[str, Any] = dict(REDIS_OPTIONS)
+    options: dict[str, Any] = dict(ASYNC_REDIS_OPTIONS)
     async with (
         redis.asyncio.Redis.from_url(valkey.url, **options) as client,
         redis.asyncio.Redis.from_url(valkey.url, **options) as blocking,

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contracts.errors import Conflict, DatasetNotFound, InvalidVideo, Unavailable
+from contracts.errors import (
+    Conflict,
+    DatasetNotFound,
+    InvalidVideo,
+    PayloadTooLarge,
+    Unavailable,
+)
 from contracts.jobs import Progress
 from contracts.queue.messages import Pixels
 from contracts.settings import Settings
@@ -22,6 +28,7 @@ from database.migrations import upgrade
 from models.datasets.store import DatasetStore
 from models.weights.catalog import Weights, WeightsMissing
 from tests.models.faces.rendering import write_video
+from workers.jobs import dataset_video
 from workers.jobs.dataset_video import run
 
 FPS, SECONDS = 10, 3
@@ -185,3 +192,18 @@ def test_faces_are_cut_out(
     assert result["added"] == len(files) > 0
     for file in files:
         assert 0.5 < (file.width or 0) / (file.height or 1) < 2
+
+
+def test_images_that_would_fill_the_memory_are_refused(
+    settings: Settings,
+    dataset: str,
+    video: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataset_video, "_MAX_TAKEN_BYTES", 3000)
+    work = work_on(tmp_path, video, dataset)
+    with pytest.raises(PayloadTooLarge, match="smaller max_frames"):
+        run(work, settings)
+    assert 0 < len(work.reported) < TAKEN - 1
+    assert not DatasetStore.of(settings).listing(dataset).files

@@ -17,10 +17,17 @@ from jwt.algorithms import ECAlgorithm
 
 from contracts.errors import Unavailable
 from contracts.faces.consent import NewPolicy, Policy
-from contracts.faces.subjects import Erased, NewTemplate, StoredFrame, embedder_of
+from contracts.faces.subjects import (
+    Erased,
+    NewTemplate,
+    StoredFrame,
+    SubjectChange,
+    embedder_of,
+)
 from contracts.queue.redis_keys import face_lock
 from contracts.settings import Settings
 from service.dependencies import Services
+from service.faces import login as login_module
 from service.faces.locks.lockout import Lockout
 from service.faces.privacy import erasure, retention
 from tests.service.face_replies import clip_of, quality, vector_of
@@ -190,6 +197,44 @@ def test_no_device_enables_a_face_that_the_operator_disabled(
     assert login(client, ada, **signed_challenge(client, ada)).json()["decision"] == "match"
 
 
+@pytest.mark.parametrize("what", ["consent", "disabled", "device", "erased"])
+def test_what_is_taken_back_while_a_face_is_judged_counts(
+    client: httpx.Client,
+    fakes: FakeServices,
+    ada: str,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    """Judging a clip takes up to ten minutes; no token is given after the withdrawal's answer."""
+    where, faces = f"{URL}/subjects/{ada}", fakes.faces
+    client.put(f"{URL}/policy", json={"consent_required": True})
+    client.patch(where, json={"consent": CONSENT})
+    client.post(f"{where}/devices", json={"device_id": "phone", "public_key": PUBLIC})
+    fields = signed_challenge(client, ada)
+    judge = login_module.judge_evidence
+
+    async def slow(*args: Any) -> Any:
+        verdict = await judge(*args)
+        match what:
+            case "consent":
+                faces.subjects.change(ada, SubjectChange(consent=None))
+            case "disabled":
+                faces.subjects.change(ada, SubjectChange(face_disabled=True))
+            case "device":
+                faces.repositories.devices.remove(ada, "phone")
+            case "erased":
+                faces.subjects.erase(ada)
+        return verdict
+
+    monkeypatch.setattr(login_module, "judge_evidence", slow)
+    answer = login(client, ada, **fields)
+    assert "token" not in answer.text
+    refused = {"consent": (409, "conflict"), "erased": (404, "subject_not_found")}
+    assert (answer.status_code, answer.json()["code"]) == refused.get(what, (429, "locked_out"))
+    if what == "disabled":
+        assert client.get(where).json()["face_disabled"] is True
+
+
 def test_a_subject_that_is_locked_is_not_named(
     client: httpx.Client, fakes: FakeServices, valkey: RealValkey, ada: str
 ) -> None:
@@ -300,6 +345,8 @@ def test_unused_subjects_are_erased_and_the_audit_says_by_whom(
     fakes.faces.repositories.policy.set(NewPolicy(retention_days=30))
     standings = fakes.faces.repositories.standings
     later = datetime.now(UTC) + timedelta(days=29)
+    deletion_clock = fakes.faces.repositories.deletion_clock
+    monkeypatch.setattr(type(deletion_clock), "now", lambda _: standings._clock())
     monkeypatch.setattr(standings, "_clock", lambda: later)
     erase_unused(fakes)
     standings.record_match(ada)
@@ -335,6 +382,18 @@ def test_who_is_identified_counts_as_used(
     assert standings.unused(30, limit=9) == []
 
 
+def test_a_clock_that_jumps_years_ahead_erases_nobody(
+    client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.faces.repositories.policy.set(NewPolicy(retention_days=1095))
+    erase_unused(fakes)
+    ahead = datetime.now(UTC) + timedelta(days=4 * 365)
+    for part in (fakes.faces.repositories.standings, fakes.faces.repositories.deletion_clock):
+        monkeypatch.setattr(part, "_clock", lambda: ahead)
+    erase_unused(fakes)
+    assert fakes.faces.repositories.standings.of([ada])
+
+
 def test_who_logs_in_while_others_are_erased_stays(
     client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +402,7 @@ def test_who_logs_in_while_others_are_erased_stays(
     standings = fakes.faces.repositories.standings
     later = datetime.now(UTC) + timedelta(days=31)
     monkeypatch.setattr(standings, "_clock", lambda: later)
+    monkeypatch.setattr(fakes.faces.repositories.deletion_clock, "now", lambda: later)
     begin = erasure.begin
 
     async def slow(services: Services, subject_id: str) -> Erased:

@@ -1,7 +1,7 @@
 """Latency of requests while style transfers and dreams run, compared with an idle machine.
 
     OPSIN_PICTURE_CONCURRENCY=2 opsin up &
-    python -m benchmarks.create_beside PHOTO STYLE --url http://127.0.0.1:8000
+    python -m benchmarks.create.beside PHOTO STYLE --url http://127.0.0.1:8000
 
 Two jobs run at a time, a style transfer and a dream, one after the other until the time is over.
 The clients are those of `benchmarks.beside_training`.

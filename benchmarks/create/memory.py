@@ -1,15 +1,14 @@
 """Peak memory of style transfers and dreams by size, beside the estimate that is checked before.
 
-    python -m benchmarks.create_memory style 256 512 1024
-    python -m benchmarks.create_memory fast 1024 4096
-    python -m benchmarks.create_memory dream 1024 4096
+    python -m benchmarks.create.memory style 256 512 1024
+    python -m benchmarks.create.memory fast 1024 4096
+    python -m benchmarks.create.memory dream 1024 4096
 
 Each size runs in a process of its own, as jobs do; what counts is the most that was resident.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.create_sheets import SheetWork
+from benchmarks.create.sheets import SheetWork
 from contracts.create.requests import CONTENT_FILE, IMAGE_FILE, style_file
 from contracts.settings import Settings
 from models.create.memory import style_bytes, tiled_bytes
@@ -27,12 +26,11 @@ from models.create.style.weights import available_network
 from models.weights.catalog import Weights
 
 _UNLIMITED_MB = 1_000_000
-_STEPS = {"iterations": 3, "preview_every": 1}
 
 
 def peak_bytes(kind: str, side: int, options: dict[str, Any]) -> int:
     """The most memory that a job of that kind and size had at once, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.create_memory", kind, str(side), "--child"]
+    command = [sys.executable, "-m", "benchmarks.create.memory", kind, str(side), "--child"]
     child = subprocess.run(
         [*command, "--options", json.dumps(options)], check=True, capture_output=True, text=True
     )
@@ -47,6 +45,14 @@ def estimate(kind: str, side: int, settings: Settings, options: dict[str, Any]) 
     return style_bytes((side, side), network)
 
 
+def _steps(side: int) -> dict[str, Any]:
+    """As few as a job of that size has that computes in the faster way, which takes more memory."""
+    from models.create.style.objective import COMPILED_PIXELS
+
+    count = max(3, -(-COMPILED_PIXELS // side**2))
+    return {"iterations": count, "preview_every": 1, "pyramid": False}
+
+
 def _run(kind: str, side: int, options: dict[str, Any]) -> None:
     """A few steps at full size; prints the peak."""
     settings = Settings().model_copy(update={"training_memory_mb": _UNLIMITED_MB})
@@ -55,18 +61,21 @@ def _run(kind: str, side: int, options: dict[str, Any]) -> None:
         folder = Path(name)
         for file in (CONTENT_FILE, IMAGE_FILE, style_file(0)):
             Image.fromarray(noise).save(folder / file, "BMP")
-        request: dict[str, Any] = {"size": side} | options
+        request: dict[str, Any] = {"size": side}
         if kind == "dream":
             from models.create.dream_job import run
 
-            request |= {**_STEPS, "iterations": 1, "octaves": 1}
+            request |= {"iterations": 1, "octaves": 1, "preview_every": 1}
         else:
             from models.create.style.job import run
 
             request |= {"styles": 1}
-            request |= {"method": "fast"} if kind == "fast" else {**_STEPS, "pyramid": False}
+            request |= {"method": "fast"} if kind == "fast" else _steps(side)
+        request |= options
         run(SheetWork(request, folder), settings)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    # Not `getrusage`, whose maximum is also that of the process that started this one.
+    print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
 
 
 def main() -> None:

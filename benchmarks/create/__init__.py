@@ -1,0 +1,1 @@
+"""Measurements and contact sheets of style transfers and dreams."""
