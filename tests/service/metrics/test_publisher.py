@@ -12,6 +12,7 @@ from contracts.metrics.dependencies import count_redis
 from contracts.metrics.publishing import PUBLISH, RETAINED, SNAPSHOTS, Snapshots, alive_key
 from contracts.metrics.registry import Metrics, field_of
 from contracts.metrics.table import FAMILIES
+from contracts.queue.celery import ASYNC_REDIS_OPTIONS
 from service.metrics import publisher
 from service.metrics.publisher import MetricsService
 from tests.valkey import RealValkey
@@ -23,7 +24,7 @@ def run(
     valkey: RealValkey, work: Callable[[redis.asyncio.Redis, MetricsService], Awaitable[None]]
 ) -> None:
     async def connected() -> None:
-        async with redis.asyncio.Redis.from_url(valkey.url) as client:
+        async with redis.asyncio.Redis.from_url(valkey.url, **ASYNC_REDIS_OPTIONS) as client:
             await work(client, MetricsService(client, Metrics(), "me"))
 
     asyncio.run(connected())
