@@ -24,7 +24,6 @@ from database.installation import belongs_to
 from database.jobs.admission import UNFINISHED, require_room
 from database.jobs.files import JobFiles
 from database.jobs.queries import (
-    MAX_PAGE_BYTES,
     JobCounts,
     JobEntry,
     counts,
@@ -33,7 +32,7 @@ from database.jobs.queries import (
     fitting,
     jobs_of,
 )
-from database.paging import decode_time_and_id, encode_cursor, require_limit
+from database.paging import MAX_PAGE_BYTES, decode_time_and_id, encode_cursor, require_limit
 from database.tables import JobRecord
 
 Clock = Callable[[], datetime]  # an aware time

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Text, case, cast, func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from contracts.jobs import NAMED_KINDS, UNNAMED_KINDS, Artifact, Job, JobError
+from database import paging
 from database.engine import batches
 from database.jobs.turns import turns
+from database.paging import length_of
 from database.tables import ArtifactRecord, JobRecord, MetricRecord
 
 
@@ -28,9 +30,6 @@ class JobEntry:
     name: Literal["metrics", "artifact"]
     data: dict[str, Any]
 
-
-MAX_PAGE_BYTES = 8 * 1024 * 1024
-"""Of the requests, results and metrics of one page of jobs."""
 
 INFERENCE = "inference"
 """In place of a queue, for jobs that run on inference workers."""
@@ -82,24 +81,14 @@ def fitting(session: Session, ids: Sequence[str], most: int) -> list[str]:
     row, metric = JobRecord, MetricRecord
     sizes: Counter[str] = Counter()
     for batch in batches(ids):
-        own = func.coalesce(_length(row.request), 0) + func.coalesce(_length(row.result), 0)
+        own = length_of(row.request) + length_of(row.result)
         for job_id, size in session.execute(select(row.id, own).where(row.id.in_(batch))):
             sizes[job_id] += int(size)
-        rows = select(metric.job_id, func.sum(_length(metric.row)))
+        rows = select(metric.job_id, func.sum(length_of(metric.row)))
         rows = rows.where(metric.job_id.in_(batch)).group_by(metric.job_id)
         for job_id, size in session.execute(rows):
             sizes[job_id] += int(size)
-    total, chosen = 0, list[str]()
-    for job_id in ids:
-        total += sizes[job_id]
-        if chosen and total > most:
-            break
-        chosen.append(job_id)
-    return chosen
-
-
-def _length(column: Any) -> Any:
-    return func.length(cast(column, Text))
+    return paging.fitting([(job_id, sizes[job_id]) for job_id in ids], most)
 
 
 def entries(session: Session, job_id: str, after: int) -> list[JobEntry]:
