@@ -13,8 +13,18 @@ Key = Annotated[
 ]
 Local = Annotated[bool, typer.Option("--local", help="Use no server.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="A file or folder. Default: here.")]
+
+
+def _with_scheme(server: str | None) -> str | None:
+    return server if server is None or "://" in server else f"http://{server}"
+
+
 Server = Annotated[
-    str | None, typer.Option(help="Use this server, e.g. http://gpu:8000. Default: this machine's.")
+    str | None,
+    typer.Option(
+        callback=_with_scheme,
+        help="Use this server, e.g. http://gpu:8000. Default: this machine's.",
+    ),
 ]
 To = Annotated[Path | None, typer.Option("--to", hidden=True, help="The earlier name of --out.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -6,6 +6,7 @@ stores it as its sensor saw it. A thumbnail and EXIF come with it.
 
 import io
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import av
@@ -86,7 +87,7 @@ def _hevc(pixels: npt.NDArray[Any]) -> tuple[bytes, bytes]:
         out.mux(stream.encode(None))
     data = file.getvalue()
     start = data.index(b"hvcC") - 4
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         (encoded,) = (bytes(packet) for packet in container.demux(video=0) if packet.size)
     return data[start : start + int.from_bytes(data[start : start + 4])], encoded
 
@@ -107,7 +108,7 @@ def _locations(items: list[tuple[int, bytes, bytes]], first: int) -> bytes:
     return _full(b"iloc", 0, b"\x44\0" + struct.pack(">H", len(items)) + entries)
 
 
-def _associations(uses: dict[int, tuple[int, ...]]) -> bytes:
+def _associations(uses: Mapping[int, tuple[int, ...]]) -> bytes:
     entries = b""
     for item, properties in uses.items():
         entries += struct.pack(">HB", item, len(properties)) + bytes(properties)

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from cli.clients.api import server_for
 from cli.clients.types import ClassifyOptions, ImageFile, InferenceClient, empty_response
-from cli.image_files import find_images
+from cli.image_files import find_images, read_file
 from cli.options import Key, Local, Server
 from cli.output import CommandError, answers, errors, notes, print_error, print_fields
 from cli.settings import load
@@ -33,7 +33,9 @@ _MAX_LISTED_ERRORS = 20
 def classify(  # noqa: PLR0917 (typer reads options from the parameters)
     photos: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE", help="Image files, and with --recursive also folders."),
+        typer.Argument(
+            metavar="IMAGE", help="Image files, - for stdin, and with --recursive also folders."
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(help="Default: the first of OPSIN_MODELS that is here.")
@@ -154,7 +156,7 @@ def read_batches(
 
 def _read(path: Path, name: str) -> ImageFile | ItemResult:
     try:
-        if data := path.read_bytes():
+        if data := read_file(path):
             return ImageFile(name, data)
         detail = "The file is empty."
     except OSError as error:

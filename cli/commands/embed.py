@@ -31,7 +31,9 @@ _SHOWN_NUMBERS = 6
 def embed(  # noqa: PLR0917 (typer reads options from the parameters)
     photos: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE", help="Image files, and with --recursive also folders."),
+        typer.Argument(
+            metavar="IMAGE", help="Image files, - for stdin, and with --recursive also folders."
+        ),
     ],
     model: Annotated[str | None, typer.Option(help="Default: the server's first model.")] = None,
     version: Annotated[str | None, typer.Option(help="Default: champion.")] = None,

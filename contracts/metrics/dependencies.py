@@ -6,15 +6,11 @@ from functools import partial
 from typing import Any, Self
 
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
 from contracts.metrics.registry import Metrics
-
-# As redis-py's own default.
-_RETRIES, _BASE_SECONDS, _CAP_SECONDS = 3, 1, 10
 
 
 class _Counted:
@@ -72,11 +68,15 @@ class CountedAsyncRetry(_Counted, AsyncRetry):
 
 
 def count_redis(client: Any, metrics: Metrics) -> None:
-    """Count the failures and the connections of a client that is not connected yet."""
+    """Count the failures and the connections of a client that is not connected yet.
+
+    It tries again as often and for as long as it did before.
+    """
     pool = client.connection_pool
     is_async = "asyncio" in type(pool).__module__
-    backoff = ExponentialWithJitterBackoff(base=_BASE_SECONDS, cap=_CAP_SECONDS)
-    retry = (CountedAsyncRetry if is_async else CountedRetry)(backoff, _RETRIES)
+    before = pool.connection_kwargs.get("retry") or client.get_retry()
+    kind = CountedAsyncRetry if is_async else CountedRetry
+    retry = kind(before._backoff, before._retries, before._supported_errors)
     retry._metrics = metrics
     client.set_retry(retry)
     pool.connection_kwargs["retry"] = retry
@@ -105,11 +105,14 @@ class _AsyncConnections(_Connections):
 
 
 def count_database(engine: Engine, metrics: Metrics) -> None:
-    """Count the failed statements and the connections of an engine."""
+    """Count the failed statements, the connections and the replaced ones of an engine."""
 
     def failed(context: ExceptionContext) -> None:
-        name = type(context.original_exception).__name__
-        metrics.inc("database_errors_total", name)
+        # SQLAlchemy's kinds are the same for all databases; drivers have hundreds of their own.
+        error = context.sqlalchemy_exception or context.original_exception
+        metrics.inc("database_errors_total", type(error).__name__)
+        if context.is_pre_ping:
+            metrics.inc("database_retries_total")
 
     def connected(_connection: object, _record: object) -> None:
         metrics.inc("database_connections_total")

@@ -19,6 +19,7 @@ from models.datasets.listed_files import OpenListing
 from models.datasets.listing import LISTING
 from models.datasets.report import UPLOAD_NOTES, Countable, report
 from models.datasets.splitting import Fractions, draw_splits
+from models.datasets.thumbnails import keep_left_out
 from models.store.staging import flush_all, flush_entries
 
 
@@ -66,6 +67,7 @@ class Addition:
     _folder: Path = field(repr=False)
     _scratch: Path = field(repr=False)
     _listing: OpenListing = field(repr=False)
+    _limits: Limits = field(repr=False)
 
     def stage(self, answer: LastAnswer | None = None) -> None:
         """Write everything that takes time, without making it part of the dataset.
@@ -98,8 +100,10 @@ class Addition:
                 path.unlink(missing_ok=True)
             raise
         flush_entries(self._folder)
-        for file in self.changed.values():
-            if file.code == "label_conflict" and file.sha256:
+        conflicts = [one for one in self.changed.values() if one.code == "label_conflict"]
+        keep_left_out(self._folder, conflicts, max_pixels=self._limits.image_pixels)
+        for file in conflicts:
+            if file.sha256:
                 content_path(self._folder, file.sha256).unlink(missing_ok=True)
 
     @property
@@ -155,7 +159,7 @@ def prepare(
         notes=[warning for warning in head.info.warnings if warning.code in UPLOAD_NOTES],
     )
     results = tuple(changed[len(listing.files) + place] for place in range(len(added)))
-    return Addition(info, head.info.revision, changed, results, folder, scratch, listing)
+    return Addition(info, head.info.revision, changed, results, folder, scratch, listing, limits)
 
 
 def _require_room(folder: Path, listing: OpenListing, new: NewImages, limits: Limits) -> None:

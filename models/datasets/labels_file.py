@@ -32,6 +32,7 @@ _MAX_ROWS = 1_000_000  # of all tables together; five times the files of a datas
 _MAX_JSON_VALUES = 2_000_000  # each is a Python object, all at the same time
 _MAX_COMPARISONS = 3_000_000  # of a name in a table with images that are called so
 _ROWS_PER_CHECK = 4096
+_MAX_SPACED = 1000  # characters of a line without delimiters
 _MAX_COLUMNS = 5000  # a column for each class, at the most
 _MAX_NAMESAKES = 1000  # images with one name, among which a table's place may decide
 _LABEL_COLUMNS = (
@@ -49,6 +50,8 @@ _FILE_COLUMNS = frozenset(
 )
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set", "dataset", "data_set", "usage")
 _NUMBER = re.compile(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", re.IGNORECASE)
+
+_IMAGE_END = re.compile(r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|heic|avif|p[pgbn]m)\s+", re.IGNORECASE)
 
 Row = dict[str, str]
 
@@ -149,8 +152,8 @@ class _Columns:
             marked = [name for name in row if name in self.one_hot and _is_one(row[name])]
             return checked_label(marked[0]) if len(marked) == 1 else None
         value = row.get(self.label, "")
-        if self.label == "predictionstring":
-            value = value.split(" ")[0]
+        if _plain(self.label) == "predictionstring":  # a class and a box, and further ones
+            value = value.partition(" ")[0]
         return checked_label(value.replace("/", "-").replace("\\", "-"))
 
 
@@ -327,16 +330,12 @@ def _text(content: bytes, encoding: str | None) -> str:
 
 
 def _csv_lines(text: str) -> Iterator[list[str]]:
-    text = text.removeprefix("sep=,\n").removeprefix("sep=;\n")
+    text = _without_remarks(text.removeprefix("sep=,\n").removeprefix("sep=;\n"))
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t|", key=first.count)
     lines = io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline="")
     if not first.count(delimiter):
-        # Such as `n01440764/1.JPEG 0`; the name may have spaces.
-        for line in lines:
-            pair = line.rsplit(None, 1)
-            if len(pair) == 2:
-                yield pair
+        yield from filter(None, map(_spaced_values, lines))
         return
     try:
         for values in csv.reader(lines, delimiter=delimiter, skipinitialspace=True):
@@ -348,9 +347,33 @@ def _csv_lines(text: str) -> Iterator[list[str]]:
         return
 
 
+def _without_remarks(text: str) -> str:
+    """The text without the lines before its header that begin with #."""
+    start = 0
+    while text.startswith("#", start):
+        start = text.find("\n", start) + 1
+        if not start:
+            return ""
+    return text[start:]
+
+
+def _spaced_values(line: str) -> list[str]:
+    """The values of a line such as `n01440764/1.JPEG 0` or `my dog.jpg great dane 1`."""
+    end = _IMAGE_END.search(line) if len(line) <= _MAX_SPACED else None
+    if end is None:
+        pair = line.rsplit(None, 1)
+        return pair if len(pair) == 2 else []
+    words, numbers = line[end.end() :].split(), []
+    while len(words) > 1 and _NUMBER.fullmatch(words[-1]):
+        numbers.append(words.pop())
+    return [line[: end.end()].strip(), " ".join(words), *reversed(numbers)] if words else []
+
+
 def _json_rows(text: str) -> Iterator[Row]:
     whole = _parsed(text)
     if isinstance(whole, dict):
+        if any(isinstance(files, list) and len(files) > 1 for files in whole.values()):
+            return _rows_by_class(whole)
         pairs = ((name, _value(label)) for name, label in whole.items())
         return ({"file": name, "label": label} for name, label in pairs if label is not None)
     rows = whole if isinstance(whole, list) else []
@@ -359,6 +382,13 @@ def _json_rows(text: str) -> Iterator[Row]:
         for row in rows
         if isinstance(row, dict) and row
     )
+
+
+def _rows_by_class(whole: dict[str, Any]) -> Iterator[Row]:
+    """Rows of an object with a list of files for each class."""
+    for name, files in whole.items():
+        for file in files if isinstance(files, list) else ():
+            yield {"file": _value(file) or "", "label": name}
 
 
 def _parsed(text: str) -> Any:

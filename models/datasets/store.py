@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from contracts.errors import Conflict, DatasetNotFound, NotTrainable
+from contracts.errors import Conflict, DatasetNotFound, NotFound, NotTrainable
 from contracts.settings import Settings
 from contracts.training.datasets import DATASET_ID, DatasetInfo, LastAnswer, Listing
 from models.datasets.addition import Addition, NewImages, prepare
@@ -35,7 +35,7 @@ from models.datasets.listing import (
 )
 from models.datasets.report import report
 from models.datasets.splitting import Fractions, split_files
-from models.datasets.thumbnails import thumbnail
+from models.datasets.thumbnails import keep_left_out, thumbnail
 from models.images.gate import Gate, at_once
 from models.locks import LOCK_SECONDS, locked
 from models.store.hardlinks import link_tree
@@ -125,7 +125,7 @@ class DatasetStore:
             if answer is not None:
                 listing = listing.model_copy(update={"answer": answer(listing.info)})
             (folder / FILES).mkdir(exist_ok=True)
-            _prune(folder, listing)
+            self._prune(folder, listing)
             flush_all([*(folder / FILES).rglob("*"), folder / FILES])
             write_listing(folder, listing)
             self._publish(folder, dataset_id)
@@ -196,14 +196,16 @@ class DatasetStore:
         """A small JPEG of the image with that hash; `large` as for `models.images.decode`.
 
         Raises:
-            DatasetNotFound: There is no such dataset, or it no longer has the image.
+            DatasetNotFound: There is no such dataset.
+            NotFound: The image was left out, and has no thumbnail.
         """
         folder = self._folder(dataset_id)
         path = content_path(folder, sha256)
         try:
             return thumbnail(folder, path, max_pixels=self._limits.image_pixels, large=large)
         except FileNotFoundError:
-            raise DatasetNotFound("The dataset was deleted in the meantime.") from None
+            _require_listing(folder)
+            raise NotFound("The image was left out of the dataset and was not kept.") from None
 
     def lock(
         self, dataset_id: str, *, timeout: float = LOCK_SECONDS
@@ -251,6 +253,17 @@ class DatasetStore:
         """
         with self._locked(dataset_id) as folder:
             link_tree(folder, target)
+
+    def _prune(self, folder: Path, listing: Listing) -> None:
+        """Remove images that are not part of the dataset after all; some leave a thumbnail."""
+        admitted = {file.sha256 for file in listing.files if file.status == "admitted"}
+        left_out = [file for file in listing.files if file.sha256 not in admitted]
+        keep_left_out(
+            folder, left_out, max_pixels=self._limits.image_pixels, large=self._limits.large_image
+        )
+        for path in (folder / FILES).glob("*/*"):
+            if path.name not in admitted:
+                path.unlink()
 
     def _publish(self, folder: Path, dataset_id: str) -> None:
         try:
@@ -314,11 +327,3 @@ def _make_listing(
     return Listing(
         info=info, validation=fractions.validation, test=fractions.test, files=list(files)
     )
-
-
-def _prune(folder: Path, listing: Listing) -> None:
-    """Remove images that are not part of the dataset after all."""
-    admitted = {file.sha256 for file in listing.files if file.status == "admitted"}
-    for path in (folder / FILES).glob("*/*"):
-        if path.name not in admitted:
-            path.unlink()

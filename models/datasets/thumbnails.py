@@ -1,17 +1,26 @@
-"""Thumbnails of a dataset's images, made on first request and stored in the dataset's folder."""
+"""Thumbnails of a dataset's images, made on first request and stored in the dataset's folder.
+
+Images that are left out are not kept, only their thumbnails: people want to see what was refused.
+"""
 
 import io
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from PIL import Image
 
+from contracts.errors import OpsinError
+from contracts.training.datasets import DatasetFile
+from models.datasets.admission import content_path
 from models.images.decode import InputSpec, decode
 from models.images.gate import Gate, at_once
 
 SIDE = 160
 THUMBNAILS = "thumbnails"
 _QUALITY = 80
+_MAX_LEFT_OUT = 100  # thumbnails that one upload may leave of them
 
 
 def thumbnail(folder: Path, path: Path, *, max_pixels: int, large: Gate = at_once) -> bytes:
@@ -44,3 +53,17 @@ def thumbnail(folder: Path, path: Path, *, max_pixels: int, large: Gate = at_onc
     draft.write_bytes(buffer.getvalue())
     draft.rename(stored)
     return buffer.getvalue()
+
+
+def keep_left_out(
+    folder: Path, files: Iterable[DatasetFile], *, max_pixels: int, large: Gate = at_once
+) -> None:
+    """Make thumbnails of readable images that are left out, while their files are still there.
+
+    What cannot be read after all has none.
+    """
+    readable = {file.sha256 for file in files if file.status == "rejected" and file.sha256}
+    for sha256 in sorted(readable)[:_MAX_LEFT_OUT]:
+        with suppress(OpsinError, FileNotFoundError):
+            path = content_path(folder, sha256)
+            thumbnail(folder, path, max_pixels=max_pixels, large=large)

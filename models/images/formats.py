@@ -130,6 +130,8 @@ def _describe(data: bytes) -> str:
     bare = data.lstrip(_SURPLUS)
     if bare != data and any(bare.startswith(magic) for magic, _ in _FORMATS):
         return "an image behind a line break or a byte order mark, which some program put there"
+    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
+        return "an AVI video"
     if data[4:8] == b"ftyp":
         return _OTHER_BRANDS.get(data[8:12], "a video or another media file")
     head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()

@@ -22,8 +22,10 @@ closes its sending half after a request is answered, see `half_closed`.
 import asyncio
 import json
 import logging
+import secrets
 import sys
 from collections.abc import Container, Iterable, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import httptools
@@ -349,11 +351,12 @@ class TimeoutProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer a malformed request."""
         del msg
+        request_id = secrets.token_hex(16)
         if self.lines.allows(self.network):
-            log.info("malformed_request", network=self.network)
-        self._refuse(400, "This is not a well-formed request in HTTP/1.1.")
+            log.info("malformed_request", network=self.network, request_id=request_id)
+        self._refuse(400, "This is not a well-formed request in HTTP/1.1.", request_id)
 
-    def _refuse(self, status: int, detail: str) -> None:
+    def _refuse(self, status: int, detail: str, request_id: str | None = None) -> None:
         """Respond before there is a request that the application could respond to."""
         is_of_this_request = self._in_body and not (self.pipeline or self.cycle.response_started)
         if not (self._is_idle or is_of_this_request):
@@ -361,18 +364,21 @@ class TimeoutProtocol(HttpToolsProtocol):
             self._abort("sends its next request")
             return
         code = "bad_request" if status < 500 else "dependency_unavailable"
-        body = json.dumps(
-            {
-                "type": f"urn:opsin:problem:{code}",
-                "title": CODES[code].title,
-                "status": status,
-                "detail": detail,
-                "code": code,
-                "request_id": "",
-            }
-        ).encode()
-        head = b"HTTP/1.1 %d \r\n%sretry-after: 1\r\ncontent-length: %d\r\n\r\n"
-        self.transport.write(head % (status, _CLOSE, len(body)) + body)
+        problem = {
+            "type": f"urn:opsin:problem:{code}",
+            "title": CODES[code].title,
+            "status": status,
+            "detail": detail,
+            "code": code,
+            "request_id": request_id or secrets.token_hex(16),
+        }
+        body = json.dumps(problem).encode()
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+        head += f"x-request-id: {problem['request_id']}\r\n"
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            head += "retry-after: 1\r\n"
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        self.transport.write(head.encode() + _CLOSE + length + body)
         self.transport.close()
 
     @staticmethod

@@ -326,7 +326,7 @@ async def get_thumbnail(
     deadline: DeadlineDep,
     services: ServicesDep,
 ) -> Response:
-    """The thumbnail of an admitted file; created at the first request."""
+    """The thumbnail of an image, also of one that was left out, if it can be read."""
     jpeg = await services.decoder.run_image(
         partial(services.datasets.thumbnail, dataset_id, file_id),
         deadline_seconds=deadline.remaining,

@@ -273,15 +273,15 @@ class Datasets:
         self._delete_row(dataset_id)
 
     def thumbnail(self, dataset_id: str, file_id: str, large: Gate = at_once) -> bytes:
-        """A small JPEG of an admitted file; `large` as for `models.images.decode`.
+        """A small JPEG of an image; `large` as for `models.images.decode`.
 
         Raises:
             DatasetNotFound: There is no such dataset.
-            NotFound: It has no such file, or the file was left out.
+            NotFound: It has no such file, or the file is no readable image, or was not kept.
         """
         file = self.rows.file(dataset_id, file_id)
-        if file.status != "admitted" or file.sha256 is None:
-            raise NotFound("The file was left out of the dataset, so it has no thumbnail.")
+        if file.sha256 is None:
+            raise NotFound("The file is not a readable image, so it has no thumbnail.")
         return self.store.thumbnail(dataset_id, file.sha256, large)
 
     def _require_unused(self, dataset_id: str) -> None:

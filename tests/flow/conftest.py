@@ -8,17 +8,15 @@ import pytest
 
 from models.faces.detection.finder import open_finder
 from models.weights.catalog import Weights
+from tests.collector import Collector, collecting
 from tests.conftest import SHARED
-from tests.flow.imports import (
-    catalog_from_either_end,
-    copied_store,
-    import_networks,
-    kept_store,
-)
+from tests.flow.imports import copied_networks, from_either_end, import_networks, kept_store
 from tests.flow.installation import READY_SECONDS, Installation
 from tests.models.faces.rendering import Face, Puppet
 
+RUNNING = ("efficientnet_lite0", "squeezenet")
 Start = Callable[..., Installation]
+Networks = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -30,29 +28,53 @@ def fetched_home(fetched: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def imported(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with all networks whose weights are available, for all installations."""
+def networks(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Networks:
+    """A function that answers a store of the networks it is given, without those that lack weights.
+
+    Only what a test needs is imported: that takes longer than most tests.
+    """
     weights = [fetched_home / "weights", *([SHARED / "weights"] if SHARED.is_dir() else [])]
     samples = fetched_home / "samples"
-    store = kept_store(weights, samples)
-    networks = catalog_from_either_end(os.environ.get("PYTEST_XDIST_WORKER", ""))
-    import_networks(store, networks, [samples, *weights])
-    return copied_store(store, tmp_path_factory.mktemp("imported") / "store")
+    kept = kept_store(weights, samples)
+    stores: dict[tuple[str, ...], Path] = {}
+
+    def store_of(*names: str) -> Path:
+        if names not in stores:
+            ordered = from_either_end(names, os.environ.get("PYTEST_XDIST_WORKER", ""))
+            import_networks(kept, ordered, [samples, *weights])
+            target = tmp_path_factory.mktemp("networks") / "store"
+            stores[names] = copied_networks(kept, names, target)
+        return stores[names]
+
+    return store_of
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    """Receives the traces that a test asks `running` for; no other request is traced."""
+    with collecting() as collector:
+        yield collector
 
 
 @pytest.fixture(scope="session")
 def running(
-    fetched_home: Path, imported: Path, tmp_path_factory: pytest.TempPathFactory
+    fetched_home: Path,
+    networks: Networks,
+    collector: Collector,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installation]:
     """One installation for all tests; none of them may leave it broken."""
     env = {
-        "OPSIN_MODELS": "efficientnet_lite0,squeezenet,vgg16",
+        "OPSIN_OTLP_ENDPOINT": collector.url,
+        "OPSIN_TRACE_RATIO": "0",
+        "OPSIN_MODELS": ",".join(RUNNING),
         "OPSIN_PRECISION": "float32",  # the answers are compared with those of the network
     }
     if SHARED.is_dir():
         env["OPSIN_WEIGHTS_DIR"] = str(SHARED / "weights")
     home = tmp_path_factory.mktemp("running") / "home"
-    installation = Installation(home, fetched_home / "weights", env, store=imported)
+    store = networks(*RUNNING)
+    installation = Installation(home, fetched_home / "weights", env, store=store)
     try:
         installation.start()
         installation.wait_until(installation.is_settled, READY_SECONDS)
@@ -68,14 +90,15 @@ def client(running: Installation) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def start(fetched_home: Path, imported: Path, tmp_path: Path) -> Iterator[Start]:
+def start(fetched_home: Path, networks: Networks, tmp_path: Path) -> Iterator[Start]:
     """A function that starts an installation for one test, which the test may break."""
     started: list[Installation] = []
 
     def begin(**env: str) -> Installation:
         home = tmp_path / f"home{len(started)}"
         settings = {"OPSIN_MODELS": "efficientnet_lite0"} | env
-        started.append(Installation(home, fetched_home / "weights", settings, store=imported))
+        store = networks(*settings["OPSIN_MODELS"].split(","))
+        started.append(Installation(home, fetched_home / "weights", settings, store=store))
         started[-1].start()
         return started[-1]
 

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from models.catalog import CATALOG
 from models.locks import locked
 from tests.flow.installation import ROOT, link
 
@@ -46,9 +45,12 @@ def import_networks(store: Path, networks: Iterable[str], folders: Sequence[Path
     _forget_others(store.parent)
 
 
-def copied_store(store: Path, target: Path) -> Path:
-    """The store, by links if the file systems permit, so that no test reaches the kept one."""
-    shutil.copytree(store, target, copy_function=link, dirs_exist_ok=True)
+def copied_networks(store: Path, networks: Iterable[str], target: Path) -> Path:
+    """A store of some networks, by links if possible, so that no test reaches the kept one."""
+    target.mkdir()
+    for network in networks:
+        if (store / network).is_dir():
+            shutil.copytree(store / network, target / network, copy_function=link)
     return target
 
 
@@ -125,6 +127,6 @@ def _forget_others(kept: Path) -> None:
         shutil.rmtree(other, ignore_errors=True)
 
 
-def catalog_from_either_end(process: str) -> list[str]:
+def from_either_end(networks: Sequence[str], process: str) -> list[str]:
     """The networks; of two processes, the second begins with the last."""
-    return list(reversed(CATALOG)) if process.endswith("1") else list(CATALOG)
+    return list(reversed(networks)) if process.endswith("1") else list(networks)

@@ -14,7 +14,9 @@ from models.catalog import CATALOG
 from models.images.decode import decode
 from models.serving.predictor import load_version
 from models.store.store import Store
-from tests.flow.installation import Installation
+from tests.conftest import SHARED
+from tests.flow.conftest import RUNNING, Networks, Start
+from tests.flow.installation import READY_SECONDS, Installation
 from tests.images import encoded, hostile_images, motion_photo, scene
 from tests.phone_heic import iphone_heic
 
@@ -113,8 +115,12 @@ def test_an_embedding_has_the_features_of_the_network(client: httpx.Client, phot
     assert np.any(vector)
 
 
-def test_vgg16_without_its_classifier_still_embeds(client: httpx.Client, photos: Path) -> None:
-    model = client.get("/v1/models/vgg16").json()
+@pytest.mark.slow  # importing VGG16 takes half a minute
+def test_vgg16_without_its_classifier_still_embeds(start: Start, photos: Path) -> None:
+    env = {"OPSIN_WEIGHTS_DIR": str(SHARED / "weights")} if SHARED.is_dir() else {}
+    running = start(OPSIN_MODELS="efficientnet_lite0,vgg16", **env)
+    running.wait_until(running.is_settled, READY_SECONDS)
+    model = running.get("/v1/models/vgg16").json()
     if model["state"] == "ready":
         pytest.skip("the whole VGG16 is on this machine")
     if "embed" not in model["operations"]:
@@ -122,11 +128,15 @@ def test_vgg16_without_its_classifier_still_embeds(client: httpx.Client, photos:
     assert model["state"] == "unavailable"
     assert "opsin weights pull" in model["reason"]
     cat = (photos / "cat.png").read_bytes()
-    refused = post(client, cat, model="vgg16")
-    assert (refused.status_code, refused.json()["code"]) == (503, "model_not_ready")
-    answer = client.post(
-        "/v1/embed", params={"model": "vgg16"}, content=cat, headers={"Content-Type": "image/png"}
-    )
+    with httpx.Client(base_url=running.url, timeout=60) as client:
+        refused = post(client, cat, model="vgg16")
+        assert (refused.status_code, refused.json()["code"]) == (503, "model_not_ready")
+        answer = client.post(
+            "/v1/embed",
+            params={"model": "vgg16"},
+            content=cat,
+            headers={"Content-Type": "image/png"},
+        )
     assert len(answer.json()["results"][0]["embedding"]) == 512
 
 
@@ -187,12 +197,12 @@ def test_the_system_page_lists_workers_and_queues(client: httpx.Client) -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize("model", MODELS)
 def test_http_answers_equal_those_of_the_version(
-    running: Installation, client: httpx.Client, shared: Path, imported: Path, model: str
+    running: Installation, client: httpx.Client, shared: Path, networks: Networks, model: str
 ) -> None:
     """On a quarter of the images; `python -m benchmarks.accuracy` compares all of them."""
     if model not in ready(running):
         pytest.skip(f"{model} is not ready here")
-    predictor = load_version(Store(imported), model, max_batch_size=8)
+    predictor = load_version(Store(networks(*RUNNING)), model, max_batch_size=8)
     folder = shared / "data/imagenet-samples"
     with (folder / "labels.csv").open(newline="") as file:
         names = [row["file"] for row in csv.DictReader(file)][::4]

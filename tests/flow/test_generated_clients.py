@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.flow.conftest import Networks
 from tests.flow.installation import ROOT, Installation
 
 # Installs generators, and compiles what they make. The first test also waits for all of that.
@@ -73,7 +74,7 @@ def node_tools() -> Path:
 
 @pytest.fixture(scope="module")
 def service(
-    fetched_home: Path, imported: Path, tmp_path_factory: pytest.TempPathFactory
+    fetched_home: Path, networks: Networks, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
     home = tmp_path_factory.mktemp("generated") / "home"
     env = {
@@ -81,7 +82,9 @@ def service(
         "OPSIN_API_KEY": KEY,
         "OPSIN_JOB_NICENESS": "0",  # the programs wait for their jobs
     }
-    installation = Installation(home, fetched_home / "weights", env, store=imported)
+    installation = Installation(
+        home, fetched_home / "weights", env, store=networks("efficientnet_lite0")
+    )
     try:
         installation.start()
         installation.run("jobs", "worker --jobs")

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.flow.conftest import Networks
 from tests.flow.installation import READY_SECONDS, Installation
 from tests.flow.trainings import (
     color_archive,
@@ -52,7 +53,7 @@ def guard(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def guarded(
-    fetched_home: Path, imported: Path, tmp_path: Path, guard: dict[str, str]
+    fetched_home: Path, networks: Networks, tmp_path: Path, guard: dict[str, str]
 ) -> Iterator[Installation]:
     env = guard | {
         "OPSIN_MODELS": "efficientnet_lite0",
@@ -60,7 +61,9 @@ def guarded(
         "OPSIN_JOB_NICENESS": "0",
         "OPSIN_MIN_FREE_DISK_BYTES": "0",
     }
-    running = Installation(tmp_path / "home", fetched_home / "weights", env, store=imported)
+    running = Installation(
+        tmp_path / "home", fetched_home / "weights", env, store=networks("efficientnet_lite0")
+    )
     try:
         running.start()
         running.run("jobs", "worker --jobs")

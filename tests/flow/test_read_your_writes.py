@@ -12,6 +12,7 @@ import pytest
 
 from contracts.inference.manifest import Draft
 from models.store.store import Store
+from tests.flow.conftest import Networks
 from tests.flow.installation import Installation, free_port
 from tests.images import encoded, scene
 
@@ -50,11 +51,11 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(
-    fetched_home: Path, imported: Path, tmp_path_factory: pytest.TempPathFactory
+    fetched_home: Path, networks: Networks, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("three") / "home"
     env = {"OPSIN_MODELS": MODEL, "OPSIN_API_KEY": ADMIN}
-    installation = Installation(home, fetched_home / "weights", env, store=imported)
+    installation = Installation(home, fetched_home / "weights", env, store=networks(MODEL))
     for _ in range(2):  # versions 2 and 3
         copy_version(Store(home / "store"), MODEL)
     ports = [free_port(), free_port()]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SHARED
+from tests.flow.conftest import Networks
 from tests.flow.installation import READY_SECONDS, Installation
 from tests.flow.trainings import (
     color_archive,
@@ -29,12 +30,12 @@ pytestmark = pytest.mark.shared
 
 @pytest.fixture(scope="module")
 def learning(
-    shared: Path, fetched: Path, imported: Path, tmp_path_factory: pytest.TempPathFactory
+    shared: Path, fetched: Path, networks: Networks, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
     """An installation of SqueezeNet with all processes."""
     env = {"OPSIN_WEIGHTS_DIR": str(SHARED / "weights"), "OPSIN_DATASET_JOB_BYTES": "100000"}
     home = tmp_path_factory.mktemp("learning") / "home"
-    running = training_installation(home, fetched / "weights", imported, env)
+    running = training_installation(home, fetched / "weights", networks("squeezenet"), env)
     try:
         for name in ("api", "jobs"):
             start_process(running, name)

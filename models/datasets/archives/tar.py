@@ -23,9 +23,11 @@ from models.datasets.archives.members import (
     too_many,
 )
 from models.datasets.archives.name_encoding import UTF_8, NameReader
+from models.images.formats import describe
 
 GZIP = b"\x1f\x8b"
 _BLOCK = 512
+_MAGIC_OFFSET = 257
 _CHUNK = 64 * 1024
 _MAX_EXTENSION_BYTES = 64 * 1024
 _MAX_EXTENSIONS = 8  # before one file; ordinary archives have one to three
@@ -59,10 +61,13 @@ class _Header(tarfile.TarInfo):
     `chain` counts consecutive extension headers, which `tarfile` reads recursively. It is a class
     attribute, so each archive has a subclass of its own (`checked_headers`).
 
+    `has_begun` says that a header was valid.
+
     `may_lack_end` says that the archive is known to be whole, though it has no end mark.
     """
 
     chain = 0
+    has_begun = False
     may_lack_end = False
 
     @classmethod
@@ -76,7 +81,13 @@ class _Header(tarfile.TarInfo):
                 raise InvalidArchive(_NO_END) from error
             if buf[:4] == b"PK\3\4":
                 raise InvalidArchive("The gzip contains a zip. Send the zip itself.") from error
+            if not cls.has_begun and buf[_MAGIC_OFFSET:][:5] != b"ustar":
+                raise InvalidArchive(
+                    f"The gzip contains {describe(bytes(buf))}, and not a tar. Pack the folders of "
+                    "your classes into a tar.gz."
+                ) from error
             raise InvalidArchive(_DAMAGED) from error
+        cls.has_begun = True
         if header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES:
             raise InvalidArchive("A name or a comment in the archive is too long. Pack it again.")
         cls.chain = cls.chain + 1 if header.type in _EXTENSIONS else 0

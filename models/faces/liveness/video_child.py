@@ -37,6 +37,9 @@ _MAX_BURST = 60
 # Less than two percent is what programs note that scaled a clip to whole pixels; nobody sees it.
 _MAX_PIXEL_ASPECT, _SQUARE = 4.0, 0.02
 _MATRIX = struct.Struct("=9i")
+# PQ (SMPTE ST 2084). HLG is made to be shown unconverted, and other curves are like that of sRGB.
+_PQ = 16
+_TO_SRGB = {"dst_color_trc": "IEC61966_2_1", "dst_color_primaries": "BT709"}
 
 
 class _RefusedError(Exception):
@@ -259,6 +262,7 @@ class _Converter:
             format="rgb24",
             interpolation="AREA" if scale < 1 else "BICUBIC",
             threads=1,
+            **(_TO_SRGB if frame.color_trc == _PQ else {}),
         )
         return np.ascontiguousarray(_upright(small.to_ndarray(), _display_matrix(frame)))
 

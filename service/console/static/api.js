@@ -77,6 +77,17 @@ async function waitForService() {
   }
 }
 
+/** Resolves when the service answers again. */
+const untilReachable = (signal) =>
+  new Promise((resolve, reject) => {
+    if (isReachable) resolve();
+    events.addEventListener("reachable", resolve, { once: true });
+    signal?.addEventListener("abort", () => reject(new DOMException("", "AbortError")), { once: true });
+  });
+
+/** A key that makes a repeated request count once. */
+const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
 function failed(error) {
   if (error.code === "unauthorized") events.dispatchEvent(new Event("unauthorized"));
   return error;
@@ -141,6 +152,26 @@ export function upload(path, form, { query, headers, onProgress, signal } = {}) 
     signal?.addEventListener("abort", () => sender.abort());
     sender.send(form);
   });
+}
+
+const ATTEMPTS = 5;
+
+/**
+ * Like `upload`; what a lost connection has interrupted is sent again once the service answers, with
+ * the same key, so that it counts once. `onLost(true)` and `onLost(false)` tell when that begins and ends.
+ */
+export async function uploadOnce(path, form, options = {}) {
+  const headers = { ...options.headers, "Idempotency-Key": newKey() };
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await upload(path, form, { ...options, headers });
+    } catch (error) {
+      if (error.code !== "unreachable" || attempt === ATTEMPTS) throw error;
+      options.onLost?.(true);
+      await untilReachable(options.signal);
+      options.onLost?.(false);
+    }
+  }
 }
 
 /** All items of a list, up to `limit`. */

@@ -2,7 +2,7 @@
 
 import { events, get, post, request, root, session } from "./api.js";
 import { button, field, h, show } from "./dom.js";
-import { explain, guarded, notify, report } from "./notices.js";
+import { clearNotices, explain, guarded, notify, report, submitted } from "./notices.js";
 import * as classify from "./pages/classify.js";
 import * as create from "./pages/create.js";
 import * as faces from "./pages/faces.js";
@@ -64,20 +64,28 @@ async function start() {
     return;
   }
   html.dataset.needsKey = String(session.current.signed_in_by !== "none");
+  keyId = session.current.key_id;
   drawTools();
   await open();
 }
 
-function askForKey(message) {
+let keyId = null; // whose page this is
+
+function askForKey(message = storedMessage()) {
   leave();
   leave = () => {};
+  clearNotices();
   const key = h("input", { type: "password", required: true, autocomplete: "current-password", spellcheck: "false" });
   const problem = h("div", { role: "alert" }, message && h("p", {}, message));
-  const signIn = async (event) => {
-    event.preventDefault();
+  const signIn = async () => {
     try {
       session.current = await post("v1/session", { headers: { Authorization: `Bearer ${key.value.trim()}` }, quiet: true });
       key.value = "";
+      if (keyId !== null && keyId !== session.current.key_id) {
+        location.reload(); // somebody else: nothing of the one before is left
+        return;
+      }
+      keyId = session.current.key_id;
       html.dataset.needsKey = "true";
       drawTools();
       await open();
@@ -91,7 +99,7 @@ function askForKey(message) {
     main,
     h(
       "form",
-      { class: "card narrow stack", on: { submit: signIn } },
+      { class: "card narrow stack", on: { submit: submitted(signIn, 0) } },
       h("h1", {}, t("signin.title")),
       h("p", { class: "muted" }, t("signin.about")),
       field(t("signin.key"), key, t("signin.hint")),
@@ -102,12 +110,41 @@ function askForKey(message) {
   key.focus();
 }
 
+const MESSAGE = "opsin.message";
+const tabs = new BroadcastChannel(`opsin ${root.pathname}`);
+
+/** A message for after a reload; only once. */
+function storedMessage() {
+  try {
+    const message = sessionStorage.getItem(MESSAGE);
+    sessionStorage.removeItem(MESSAGE);
+    return message;
+  } catch {
+    return null;
+  }
+}
+
+/** Begins anew, so that neither an image nor an answer of this person stays in the page. */
+function forget(message) {
+  try {
+    sessionStorage.setItem(MESSAGE, message);
+  } catch {
+    // Without storage there is no message.
+  }
+  location.reload();
+}
+
 const signOut = guarded(async (message) => {
   await request("DELETE", "v1/session");
   session.current = null;
-  drawTools();
-  askForKey(message);
+  tabs.postMessage(message);
+  forget(message);
 });
+
+tabs.addEventListener("message", ({ data }) => session.current?.signed_in_by === "session" && forget(data));
+
+// A page that the browser kept while another was shown may be that of an ended session.
+addEventListener("pageshow", (event) => event.persisted && start());
 
 function drawTools() {
   const other = language === "zh" ? "en" : "zh";

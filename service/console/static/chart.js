@@ -36,7 +36,7 @@ export function lineChart(title, series, { low, high, xLabel = "" } = {}) {
   const [yTicks, xTicks] = [ticks(y0, y1), ticks(x0, x1, 6).filter(Number.isInteger)];
   const svg = s(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-labeledby": id, class: "chart" },
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-labelledby": id, class: "chart" },
     s("title", { id }, title),
     yTicks.map((y) => [
       s("line", { x1: EDGE.left, x2: WIDTH - EDGE.right, y1: py(y), y2: py(y), class: "grid" }),

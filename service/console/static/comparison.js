@@ -3,7 +3,7 @@
 import { all, post } from "./api.js";
 import { button, choice, field, h, meter, named, show, table } from "./dom.js";
 import { cancel, finished } from "./jobs.js";
-import { explain, guarded } from "./notices.js";
+import { explain, guarded, submitted } from "./notices.js";
 import { number, percent, t } from "./text.js";
 
 const METRICS = ["accuracy", "macro_f1", "loss"];
@@ -60,8 +60,7 @@ function measureForm(name, chosen, place) {
   all("v1/datasets")
     .then((items) => dataset.append(...items.map((one) => h("option", { value: one.id }, one.name))))
     .catch(() => {});
-  const measure = guarded(async (event) => {
-    event.preventDefault();
+  const measure = submitted(async () => {
     const [left, right] = chosen();
     if (!dataset.value || left === right) {
       show(place, h("p", { class: "warning", role: "alert" }, t(dataset.value ? "versions.same" : "versions.nodataset")));

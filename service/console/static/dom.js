@@ -33,10 +33,24 @@ export const h = (tag, props = {}, ...children) => fill(document.createElement(t
 export const s = (tag, props = {}, ...children) =>
   fill(document.createElementNS(SVG, tag), props, children);
 
-/** Replaces what an element contains. */
+const FOCUSABLE = "a[href], button, input, select, summary, [tabindex='0']";
+const nameOf = (one) => `${one.tagName} ${one.dataset.focus ?? one.getAttribute("aria-label") ?? one.labels?.[0]?.textContent ?? one.textContent}`;
+
+/**
+ * Replaces what an element contains.
+ *
+ * The keyboard's place is kept: what had the focus gets it again, or what has its name now, which
+ * is `data-focus` where the text may change.
+ */
 export function show(element, ...children) {
+  const held = element.contains(document.activeElement) && document.activeElement !== element ? document.activeElement : null;
+  const name = held && nameOf(held);
   element.replaceChildren();
   append(element, children);
+  if (held && document.activeElement !== held) {
+    const again = held.isConnected ? held : [...element.querySelectorAll(FOCUSABLE)].find((one) => nameOf(one) === name);
+    again?.focus({ preventScroll: true });
+  }
   return element;
 }
 
@@ -87,7 +101,7 @@ export function confirmed(question, yes, no) {
     const id = newId("question");
     const dialog = h(
       "dialog",
-      { "aria-labeledby": id },
+      { "aria-labelledby": id },
       h("p", { id }, question),
       h(
         "form",

@@ -11,6 +11,7 @@ export function notify(message, kind = "info", { seconds = 8, key } = {}) {
   if (key) place.querySelector(`[data-key="${key}"]`)?.remove();
   const box = h("div", { class: `notice ${kind}`, "data-key": key });
   box.append(h("div", {}, [message].flat()), button("×", () => box.remove(), { class: "close", "aria-label": t("app.close") }));
+  for (const one of [...place.children]) if (one.textContent === box.textContent) one.remove();
   place.append(box);
   while (place.children.length > 4) place.firstChild.remove();
   if (seconds) setTimeout(() => box.remove(), 1000 * seconds);
@@ -37,6 +38,27 @@ export function report(error) {
   if (!(error instanceof ApiError)) console.error(error);
   notify(explain(error), "bad", { seconds: 20 });
 }
+
+/** Removes all messages: they may show what only the person who was signed in should see. */
+export const clearNotices = () => place.replaceChildren();
+
+const REST_MS = 600; // a second click of a double click comes sooner
+
+/** The handler of a form: until its action is done, and a moment longer, it begins nothing more. */
+export const submitted = (action, rest = REST_MS) => async (event) => {
+  event.preventDefault();
+  const form = event.currentTarget;
+  if (form.getAttribute("aria-busy") === "true") return;
+  form.setAttribute("aria-busy", "true");
+  try {
+    await action(event);
+    if (form.isConnected) await new Promise((resolve) => setTimeout(resolve, rest));
+  } catch (error) {
+    report(error);
+  } finally {
+    form.removeAttribute("aria-busy");
+  }
+};
 
 /** An action whose errors are reported. */
 export const guarded =

@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { lineChart } from "./chart.js";
 import { button, choice, field, h, meter, named, show, table } from "./dom.js";
 import { cancel, FINISHED, follow } from "./jobs.js";
-import { explain, guarded, notify } from "./notices.js";
+import { explain, guarded, notify, submitted } from "./notices.js";
 import { answerCard, answersOf, filesOf } from "./predictions.js";
 import { duration, number, percent, phaseText, t } from "./text.js";
 
@@ -49,8 +49,7 @@ export function trainingForm(dataset, models, onBegun) {
       });
     })
     .catch(() => {});
-  const start = async (event) => {
-    event.preventDefault();
+  const start = async () => {
     const json = { ...requestOf(fields, preset, flip.checked), dataset_id: dataset.id };
     const job = await post("v1/trainings", { json });
     notify(t("train.begun"), "good", { seconds: 4 });
@@ -58,7 +57,7 @@ export function trainingForm(dataset, models, onBegun) {
   };
   return h(
     "form",
-    { class: "card stack", on: { submit: guarded(start) } },
+    { class: "card stack", on: { submit: submitted(start) } },
     h("h2", {}, t("train.title")),
     h("div", { class: "grid2" }, field(t("train.model"), fields.model, t("train.model.hint")), field(t("train.network"), fields.network, t("train.network.hint")), field(t("train.strategy"), fields.strategy), field(t("train.epochs"), fields.epochs), field(t("train.promote"), fields.promote), field(t("train.preset"), fields.preset)),
     about,
@@ -219,7 +218,7 @@ const showCell = guarded(async (place, job, row, column) => {
     all.length > SHOWN && h("p", { class: "muted" }, t("train.cell.more", { n: number(SHOWN) })),
     missing && all.length > 0 && h("p", { class: "muted" }, t("train.cell.some")),
   );
-  place.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  place.scrollIntoView({ block: "nearest" });
 });
 
 /** The most confident mistakes, and what the model looked at. */

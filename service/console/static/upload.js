@@ -1,6 +1,6 @@
 // Sends archives and class folders as datasets.
 
-import { get, post, upload } from "./api.js";
+import { get, post, uploadOnce } from "./api.js";
 import { h } from "./dom.js";
 import { finished } from "./jobs.js";
 import { explain, notify } from "./notices.js";
@@ -39,13 +39,16 @@ function parentsOf(files) {
   return parents;
 }
 
+/** Says that an upload waits for the connection, and that it goes on. */
+const waiting = (onPhase) => (isLost) => onPhase(t(isLost ? "learn.lost" : "learn.uploading"));
+
 /** Sends one archive; answers the dataset. */
 export async function sendArchive(file, { signal, onProgress, onPhase }) {
   const form = new FormData();
   form.append("archive", file, file.name);
   form.append("name", file.name.replace(ARCHIVE, "").slice(0, 100) || t("learn.unnamed"));
   onPhase(t("learn.uploading"));
-  const answer = await upload("v1/datasets", form, { signal, onProgress });
+  const answer = await uploadOnce("v1/datasets", form, { signal, onProgress, onLost: waiting(onPhase) });
   if (answer.classes) return answer;
   onPhase(t("learn.checking"));
   const job = await finished(answer.id, (now) => onProgress(now.progress.fraction));
@@ -77,7 +80,7 @@ export async function sendFolders(files, { signal, onProgress, onPhase }) {
       for (const file of some) form.append("image", file, file.name);
       const before = sent;
       try {
-        await upload(`v1/datasets/${dataset.id}/images`, form, { query: { label, split }, signal, onProgress: (part) => onProgress((before + part * some.length) / total) });
+        await uploadOnce(`v1/datasets/${dataset.id}/images`, form, { query: { label, split }, signal, onLost: waiting(onPhase), onProgress: (part) => onProgress((before + part * some.length) / total) });
       } catch (error) {
         // A file that is sent alone, and is no image, is an error and not in the report.
         if (some.length > 1 || !UNFIT.has(error.code)) throw error;

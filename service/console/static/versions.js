@@ -27,21 +27,38 @@ export async function versionsOf(name, mayChange, again) {
   ];
 }
 
+/** An action whose errors are reported; the list is read again if what it was about is gone. */
+const acting = (again, action) =>
+  guarded(async (value) => {
+    try {
+      await action(value);
+    } catch (error) {
+      if (error.status === 404) await again();
+      throw error;
+    }
+  });
+
 function row(one, { path, champion, mayChange, again }) {
   const isChampion = one.version === champion;
   const { accuracy } = heldOut(one);
-  const promote = guarded(async () => {
+  const promote = acting(again, async () => {
     await post(`${path}/aliases`, { json: { alias: "champion", version: one.version } });
     notify(t("versions.promoted", { version: one.version }), "good");
     await again();
   });
-  const remove = guarded(async () => {
+  const remove = acting(again, async () => {
     if (!(await confirmed(t("versions.delete.ask", { version: one.version }), t("jobs.delete"), t("app.cancel")))) return;
     await request("DELETE", `${path}/versions/${one.version}`);
     await again();
   });
+  const download = acting(again, async (value) => {
+    const file = `${path}/versions/${one.version}/download?format=${value}`;
+    // An error is shown here; the browser would show it in place of the page.
+    await request("HEAD", file).catch(() => request("GET", file));
+    h("a", { href: url(file), download: "" }).click();
+  });
   const format = choice([["", t("versions.download")], ...FORMATS], "", (value) => {
-    if (value) location.assign(url(`${path}/versions/${one.version}/download?format=${value}`));
+    if (value) download(value);
     format.value = "";
   });
   format.setAttribute("aria-label", t("versions.download.of", { version: one.version }));

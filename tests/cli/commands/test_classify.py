@@ -1,6 +1,9 @@
 import csv
 import http.server
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -8,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from contracts.inference.inference import InferenceResponse
-from tests.cli.running import Starter, free_port
+from tests.cli.running import ROOT, Starter, free_port
 from tests.cli.serving import serving
 
 ANSWER_OF_ONE = {
@@ -200,6 +203,32 @@ def test_folders_are_classified_in_requests_of_a_size_that_the_server_takes(
     assert list(rows[0]) == ["file", "label", "probability", "error"]  # there is one class, not 5
     assert Counting.sizes == [32, 32, 32, 6]  # the second was refused once, as the queue was full
     assert "Classifying 70 images" in run.text
+
+
+def test_a_pattern_in_quotes_and_a_server_without_a_scheme(
+    start: Starter, server: str, files: list[str], tmp_path: Path
+) -> None:
+    where = ("--server", server.removeprefix("http://"), *OPTIONS)
+    odd = tmp_path / "[1].png"
+    odd.write_bytes(b"x")  # a file with the name of a pattern
+    for words in ([f"{tmp_path}/?.jpg"], [files[0], str(odd)]):
+        run = start("-m", "cli", "classify", *words, *where)
+        assert run.wait() == 1
+        assert "1 of 2 images could not be classified" in run.text
+    odd.unlink()
+    run = start("-m", "cli", "classify", f"{tmp_path}/*.png", *where)
+    assert run.wait() == 1
+    assert f"There is no file {tmp_path}/*.png." in run.text
+
+
+def test_an_image_from_the_standard_input(server: str, files: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli", "classify", "-", files[1], "--server", server, *OPTIONS]
+    environment = {"OPSIN_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        command, input=b"x", cwd=ROOT, env=environment, capture_output=True, check=False
+    )
+    assert b"zebra" in done.stdout
+    assert b"1 of 2 images" in done.stderr, "as the server says of two images"
 
 
 def test_a_folder_needs_recursive(start: Starter, tmp_path: Path) -> None:

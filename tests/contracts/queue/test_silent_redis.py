@@ -10,6 +10,8 @@ import redis
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from contracts.metrics.dependencies import count_redis
+from contracts.metrics.registry import Metrics
 from contracts.queue import celery
 from contracts.queue.celery import ASYNC_REDIS_OPTIONS, REDIS_OPTIONS
 from tests.valkey import RealValkey
@@ -28,13 +30,16 @@ def stopped(valkey: RealValkey) -> Iterator[None]:
         valkey.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.parametrize("counted", [False, True])
 def test_a_call_ends_with_its_timeout_and_is_carried_out_once(
-    valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
+    valkey: RealValkey, monkeypatch: pytest.MonkeyPatch, counted: bool
 ) -> None:
     monkeypatch.setattr(celery, "_TRY_SECONDS", 0.2)
 
     async def count() -> None:
         async with Redis.from_url(valkey.url, **ASYNC_REDIS_OPTIONS | SHORT) as client:
+            if counted:
+                count_redis(client, Metrics())
             await client.incr("tries")
             with stopped(valkey):
                 for _ in range(2):  # the second one needs a new connection, which is silent too

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.flow.installation import Installation
@@ -22,6 +23,8 @@ OPTIONS = [
 ]
 # What a browser says about answers that are errors, as when a wrong file is refused.
 _EXPECTED = re.compile(r"Failed to load resource|net::ERR_|EventSource")
+PAGES = ("classify", "learn", "faces", "create", "jobs", "system")
+AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 expect.set_options(timeout=30_000)  # the machine may be busy with other tests
 OpenConsole = Callable[..., Page]
 Launch = Callable[..., Browser]
@@ -72,6 +75,15 @@ class Watch:
             origin = f"{parts.scheme}://{parts.netloc}"
             if origin != self._origin:
                 self.faults.append(f"request to {request.url}")
+
+
+def violations(page: Page) -> str:
+    """What axe-core finds wrong with a page; the page must have been opened with `bypass_csp`.
+
+    The checker itself writes HTML, which the console's policy forbids.
+    """
+    results = Axe().run(page, options=AXE)
+    return str(results.generate_report()) if results.violations_count else ""
 
 
 @pytest.fixture

@@ -13,34 +13,84 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 IMAGES = Path(__file__).resolve().parents[3] / "docs" / "images"
-PAGES = ("classify", "learn", "faces", "create", "jobs", "system")
 WIDTHS = (390, 1440)
 SCHEMES = ("light", "dark")
 MAX_BYTES = 150_000
 WAIT = 60_000
 
 
+def first(page: Page, path: str) -> dict[str, Any] | None:
+    """The first item of a list of the API."""
+    items = page.request.get(f"{page.url.partition('#')[0]}{path}").json()["items"]
+    return items[0] if items else None
+
+
+def go(page: Page, place: str, shown: str) -> None:
+    page.goto(f"{page.url.partition('#')[0]}#/{place}")
+    page.locator(shown).first.wait_for(timeout=WAIT)
+    page.wait_for_load_state("networkidle", timeout=WAIT)
+
+
 def classify(page: Page) -> None:
     """A photo with its predictions and heatmap."""
     page.locator(".sample").nth(1).click()
-    page.get_by_text("computed in").or_(page.get_by_text("用时")).wait_for(timeout=WAIT)
+    page.locator("canvas.overlay:not(.waiting)").wait_for(timeout=WAIT)
 
 
-def learn(page: Page) -> None:
+def gallery(page: Page) -> None:
+    """Several photos, and everything that can be opened."""
+    for place in range(3):
+        page.locator(".sample").nth(place).click()
+        page.locator("canvas.overlay:not(.waiting)").wait_for(timeout=WAIT)
+    page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+
+
+def training(page: Page) -> None:
     """The result of a training."""
-    done = page.locator(".entry", has_text="succeeded")
-    if done.count():
-        done.last.click()
-        page.locator(".confusion").wait_for(timeout=WAIT)
-        page.wait_for_timeout(3000)
+    if job := first(page, "v1/jobs?kind=training&state=succeeded"):
+        go(page, f"learn?job={job['id']}", ".confusion")
+        page.wait_for_timeout(3000)  # for the heatmaps of the mistakes
 
 
-SHOWN: dict[str, Callable[[Page], None]] = {"classify": classify, "learn": learn}
+def dataset(page: Page) -> None:
+    if found := first(page, "v1/datasets"):
+        go(page, f"learn?dataset={found['id']}", ".bars")
+
+
+def versions(page: Page) -> None:
+    if job := first(page, "v1/jobs?kind=training&state=succeeded"):
+        go(page, f"learn?model={job['result']['model']}", "table")
+
+
+def person(page: Page) -> None:
+    if page.locator(".entry").count():
+        page.locator(".entry").first.click()
+        page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+
+
+def creation(page: Page) -> None:
+    if job := first(page, "v1/jobs?kind=style_transfer&state=succeeded"):
+        go(page, f"create?job={job['id']}", "img.after")
+
+
+VIEWS: dict[str, tuple[str, Callable[[Page], None]]] = {
+    "classify": ("classify", classify),
+    "gallery": ("classify", gallery),
+    "training": ("learn", training),
+    "dataset": ("learn", dataset),
+    "versions": ("learn", versions),
+    "faces": ("faces", person),
+    "create": ("create", creation),
+    "jobs": ("jobs", lambda _: None),
+    "system": ("system", lambda _: None),
+}
+"""What is photographed: on which page, and what is done there."""
 
 
 def visit(browser: Browser, url: str, name: str, width: int, scheme: str, language: str) -> Page:
@@ -73,11 +123,11 @@ def write(data: bytes, path: Path) -> None:
 def take_all(browser: Browser, url: str, folder: Path, language: str, names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
+        place, act = VIEWS[name]
         for width in WIDTHS:
             for scheme in SCHEMES:
-                page = visit(browser, url, name, width, scheme, language)
-                if language.startswith("en"):
-                    SHOWN.get(name, lambda _: None)(page)
+                page = visit(browser, url, place, width, scheme, language)
+                act(page)
                 page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
                 if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
                     sys.stderr.write(f"{name} is wider than {width} pixels\n")
@@ -85,12 +135,13 @@ def take_all(browser: Browser, url: str, folder: Path, language: str, names: lis
 
 
 def take_best(browser: Browser, url: str) -> None:
-    for name, scheme, height in (("classify", "light", 800), ("learn", "dark", 1240)):
-        page = visit(browser, url, name, 1280, scheme, "en-US")
+    for name, scheme, height in (("classify", "light", 800), ("training", "dark", 1240)):
+        place, act = VIEWS[name]
+        page = visit(browser, url, place, 1280, scheme, "en-US")
         page.set_viewport_size({"width": 1280, "height": height})
-        SHOWN[name](page)
+        act(page)
         page.evaluate("scrollTo(0, 0)")
-        write(page.screenshot(), IMAGES / f"console-{name}.webp")
+        write(page.screenshot(), IMAGES / f"console-{place}.webp")
         page.context.close()
     page = visit(browser, url, "classify", 390, "dark", "en-US")
     page.set_viewport_size({"width": 390, "height": 844})
@@ -106,7 +157,7 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--all", type=Path, metavar="FOLDER")
     parser.add_argument("--language", default="en-US")
-    parser.add_argument("--pages", nargs="*", default=list(PAGES))
+    parser.add_argument("--pages", nargs="*", default=list(VIEWS))
     options = parser.parse_args()
     program = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

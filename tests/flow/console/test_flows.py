@@ -18,6 +18,7 @@ from contracts.faces.faces import FACE_MODEL
 from contracts.faces.liveness import Action
 from contracts.queue.messages import Pixels
 from tests.conftest import SHARED
+from tests.flow.conftest import Networks
 from tests.flow.console.conftest import Launch, OpenConsole
 from tests.flow.installation import READY_SECONDS, Installation
 from tests.flow.trainings import (
@@ -38,7 +39,7 @@ LEAD, TAIL = 9.0, 5.0  # seconds in which the puppet looks at the camera before 
 
 @pytest.fixture(scope="module")
 def console(
-    shared: Path, fetched: Path, imported: Path, tmp_path_factory: pytest.TempPathFactory
+    shared: Path, fetched: Path, networks: Networks, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
     """One installation with all processes, for every test of this file."""
     env = {
@@ -46,7 +47,9 @@ def console(
         "OPSIN_MODELS": f"squeezenet,{FACE_MODEL}",
     }
     home = tmp_path_factory.mktemp("console") / "home"
-    running = training_installation(home, fetched / "weights", imported, env)
+    running = training_installation(
+        home, fetched / "weights", networks("squeezenet", FACE_MODEL), env
+    )
     try:
         for name in ("api", "jobs"):
             start_process(running, name)
@@ -104,11 +107,19 @@ def test_digits_are_learned_promoted_compared_and_rolled_back(
     page.locator("input[type=file]").first.set_input_files(digit)
     expect(page.locator(".bars button").first).to_have_text("7", timeout=LONG)
 
+    page.goto(f"{console.url}/#/learn?job={first_training(client)}")
+    wrong = page.locator("section", has=page.get_by_role("heading", name="The surest mistakes"))
+    expect(wrong.locator("canvas.overlay").first).to_be_visible(timeout=LONG)
+
     [dataset] = client.get("/v1/datasets").json()["items"]
     fields = {"network": "cnn_mnist", "model": "digits", "epochs": {"scratch": 1}}
     job = submit_training(client, dataset["id"], promote="always", seed=3, **fields)
     assert wait_for_job(client, job["id"], 300)["state"] == "succeeded"
     compare_and_roll_back(page, console, dataset["id"])
+
+
+def first_training(client: httpx.Client) -> str:
+    return str(client.get("/v1/jobs", params={"kind": "training"}).json()["items"][-1]["id"])
 
 
 def look_at_the_matrix(page: Page) -> None:
@@ -267,6 +278,40 @@ def test_a_person_enrolls_and_logs_in_before_the_camera(
     page.get_by_role("dialog").get_by_role("button", name="Erase").click()
     expect(page.locator(".notices")).to_contain_text("Erased:")
     assert client.get(f"/v1/faces/subjects/{ada['id']}").status_code == 404
+
+
+def test_a_network_is_looked_into(
+    console: Installation, open_console: OpenConsole, photos: Path
+) -> None:
+    page = open_console(console, "classify")
+    page.locator("input[type=file]").first.set_input_files(photos / "cat.png")
+    page.get_by_text("Look inside").click()
+    inside = page.locator("details", has=page.get_by_text("Look inside"))
+    layer = inside.get_by_label("Layer")
+    layer.select_option(layer.locator("option").nth(2).get_attribute("value"))
+    for button, name in (
+        ("Feature maps", "The strongest"),
+        ("Filters", "The patterns that excite"),
+    ):
+        inside.get_by_role("button", name=button).click()
+        shown = inside.get_by_role("img", name=name)
+        expect(shown).to_be_visible(timeout=LONG)
+        assert shown.evaluate("one => one.naturalWidth") > 100
+
+
+def test_a_photo_is_painted_in_a_style(
+    console: Installation, open_console: OpenConsole, photos: Path
+) -> None:
+    page = open_console(console, "create")
+    for place, name in enumerate(("cat.png", "coffee.png")):
+        page.locator("input[type=file]").nth(place).set_input_files(photos / name)
+    page.get_by_label("Iterations").fill("4")
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(page.locator(".compare img.after")).to_be_visible(timeout=LONG)
+    expect(page.locator("main .state.succeeded")).to_be_visible(timeout=LONG)
+    page.locator("#pages a[data-page=jobs]").click()
+    page.get_by_role("link", name="Style transfer").first.click()
+    expect(page.locator("img.after")).to_be_visible()  # also after the page was left
 
 
 def test_a_dream_grows_before_the_eyes(

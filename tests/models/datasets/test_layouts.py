@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ LABELS = {str(n): "cat" if n < 4 else "dög" for n in range(8)}
 ROWS = [(f"{n}.png", label) for n, label in LABELS.items()]
 
 
-def table(rows: list[tuple[str, ...]], separator: str = ",", end: str = "\n") -> str:
+def table(rows: Sequence[tuple[str, ...]], separator: str = ",", end: str = "\n") -> str:
     return end.join(separator.join(row) for row in rows) + end
 
 
@@ -168,6 +169,17 @@ TABLES: dict[str, bytes] = {
     "metadata.jsonl": "\n".join(json.dumps({"file_name": a, "label": b}) for a, b in ROWS).encode(),
     "list.json": json.dumps([{"image": a, "labels": [b]} for a, b in ROWS]).encode(),
     "map.json": json.dumps(dict(ROWS), ensure_ascii=False).encode(),
+    "LOC_train.csv": table(
+        [
+            ("ImageId", "PredictionString"),
+            *((a[:-4], f"{b} 1 2 3 {n}") for n, (a, b) in enumerate(ROWS)),
+        ]
+    ).encode(),
+    "remarks.csv": ("# made by hand\n#\n" + table([("file", "label"), *ROWS])).encode(),
+    "classes.json": json.dumps(
+        {name: [a for a, b in ROWS if b == name] for name in ("cat", "dög")}
+    ).encode(),
+    "numbered.txt": table([(a, b, str(n)) for n, (a, b) in enumerate(ROWS)], " ").encode(),
     "sep.csv": ("sep=;\n" + table([("file", "label"), *ROWS], ";")).encode(),
 }
 
@@ -181,6 +193,13 @@ def test_labels_come_from_a_table(store: DatasetStore, tmp_path: Path, name: str
             (place + name, "labels_file", "read")
         ]
         assert place + name in notes(info)["labels_file"]
+
+
+def test_names_and_classes_with_spaces_in_a_list(store: DatasetStore, tmp_path: Path) -> None:
+    files = {f"my dog {n}.png": photo(n) for n in range(4)}
+    rows = "".join(f"my dog {n}.png {'great dane' if n % 2 else 'pug'}\n" for n in range(4))
+    info = imported(store, tmp_path, files | {"list.txt": rows.encode()})
+    assert info.classes == {"great dane": 2, "pug": 2}
 
 
 def test_a_table_says_the_split_or_its_folder_does(store: DatasetStore, tmp_path: Path) -> None:

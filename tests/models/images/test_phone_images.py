@@ -231,6 +231,7 @@ def zeros() -> bytes:
         (encoded(scene(), "JPEG2000"), "JPEG 2000"),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20), "JPEG XL"),
         (b"\0\0\0\x18ftypcrx " + bytes(20), "raw photo"),
+        (b"RIFF\0\0\0\0AVI LIST", "AVI video"),
     ],
 )
 def test_what_is_not_read_is_called_by_its_name(data: bytes, words: str) -> None:

@@ -123,6 +123,34 @@ def test_the_training_form_knows_the_networks_and_phases_of_the_api() -> None:
     assert phases == {strategy: list(names) for strategy, names in PHASES.items()}
 
 
+def test_jobs_of_every_kind_can_be_filtered() -> None:
+    script = (FOLDER / "static/pages/jobs.js").read_text("utf-8")
+    listed = re.search(r"const KINDS = (\[.*?\]);", script)
+    assert set(json.loads(listed[1] if listed else "[]")) == set(get_args(JobKind))
+
+
+def test_each_answer_has_the_headers_that_bind_a_browser(steady: httpx.Client) -> None:
+    """Also scripts, images, errors and redirects: each can be opened in a frame by itself."""
+    digest = load_assets().digest
+    paths = ["/", *(f"/_console/{digest}/{name}" for name in load_assets().files)]
+    paths += ["/_console/samples/none.png", f"/_console/{'0' * 16}/app.js", "/nowhere", "/docs"]
+    for path in [*paths, "//example.org/", "//example.org/..", "/docs/"]:
+        answer = steady.get(path)
+        policy = directives(answer.headers["Content-Security-Policy"])
+        assert policy["default-src"] == policy["frame-ancestors"] == "'none'", path
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert answer.headers.get("Location", "../docs") == "../docs"
+
+
+def test_only_files_of_a_release_may_be_kept(steady: httpx.Client) -> None:
+    for path in ("/v1/models", "/v1/jobs", "/v1/session", "/v1/system", "/nowhere"):
+        assert steady.get(path).headers["Cache-Control"] == "no-store", path
+    assert steady.get("/").headers["Cache-Control"] == "no-cache"
+
+
 def test_no_script_turns_text_into_html() -> None:
     for script in SCRIPTS:
         text = script.read_text("utf-8")

@@ -46,6 +46,35 @@ def send(client: httpx.Client, archive: bytes, **options: Any) -> httpx.Response
     return client.post(URL, files=files, data=name, **options)
 
 
+def test_images_that_were_left_out_have_a_thumbnail(client: httpx.Client) -> None:
+    """People want to see what was refused: copies, images of two classes, those of no class."""
+    copy, conflict = GOOD["cat/0.png"], photo(901)
+    alone = photo(902)
+    odd = {"cat/copy.png": copy, "cat/both.png": conflict, "dog/both.png": conflict}
+    files = GOOD | odd | {"alone.png": alone, "cat/notes.txt": b"no"}
+    address = f"{URL}/{send(client, zipped(files), name='pets').json()['id']}"
+    left = client.get(f"{address}/files", params={"status": "rejected"}).json()["items"]
+    answers = {one["path"]: client.get(f"{address}/files/{one['id']}/thumbnail") for one in left}
+    assert {path for path, answer in answers.items() if answer.status_code == 200} == {
+        *odd,
+        "alone.png",
+    }
+    for path in ("cat/both.png", "alone.png"):
+        assert Image.open(io.BytesIO(answers[path].content)).size == (160, 160)
+    assert answers["cat/notes.txt"].json()["code"] == "not_found"
+
+    late = {"image": ("late.png", GOOD["cat/1.png"])}
+    more = {"image": ("more.png", alone)}
+    for label, images in (("dog", late), ("dog", more)):
+        query = {"label": label}
+        assert client.post(f"{address}/images", params=query, files=images).status_code < 300
+    left = client.get(f"{address}/files", params={"status": "rejected"}).json()["items"]
+    conflicts = [one for one in left if one["path"] in {"cat/1.png", "dog/late.png"}]
+    assert [one["code"] for one in conflicts] == ["label_conflict"] * 2
+    for one in conflicts:
+        assert client.get(f"{address}/files/{one['id']}/thumbnail").status_code == 200
+
+
 def test_a_dataset_is_created_read_and_deleted(client: httpx.Client, tmp_path: Path) -> None:
     before = on_disk(tmp_path / "datasets")
     made = send(client, zipped(GOOD | {"cat/a.txt": b"no", ".hidden": b""}), name="pets")

@@ -3,6 +3,7 @@
 The bounds are those of the service, shortened; the asserted times are many times as long.
 """
 
+import json
 import socket
 import threading
 import time
@@ -294,9 +295,13 @@ def test_a_malformed_request_is_answered_as_a_problem(port: int, sent: bytes) ->
     with connect(port) as wire:
         wire.sendall(sent)
         answer = rest(wire)
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert b"application/problem+json" in answer
-    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    assert b"retry-after" not in head, "sent again, it is malformed again"
+    request_id = json.loads(body)["request_id"]
+    assert f"x-request-id: {request_id}" in head.decode()
+    assert len(request_id) == 32
 
 
 def test_an_idle_connection_makes_room(fakes: FakeServices) -> None:

@@ -154,7 +154,7 @@ def test_javas_own_client_with_its_defaults(port: int, tmp_path: Path) -> None:
     if java is None or "jdk.compiler" not in subprocess.check_output(listed, text=True):
         pytest.skip("needs Java with its compiler; on Debian: apt install default-jdk-headless")
     (tmp_path / "a.png").write_bytes(PNG)
-    program = Path(__file__).with_name("Upload.java")
-    command = [java, program, f"http://127.0.0.1:{port}/v1/classify", tmp_path / "a.png"]
+    program = str(Path(__file__).with_name("Upload.java"))
+    command = [java, program, f"http://127.0.0.1:{port}/v1/classify", str(tmp_path / "a.png")]
     output = subprocess.check_output(command, text=True, timeout=150)
     assert output.splitlines() == ["200 true"] * 3

@@ -17,7 +17,7 @@ const BATCH = 16;
 const MAX_ITEMS = 200;
 
 // What is shown stays when another page is visited.
-const state = { items: [], chosen: 0, model: null, version: null, method: "grad_cam", layer: "", opacity: 0.5, colormap: "jet", target: null, sort: "order", inside: "" };
+const state = { items: [], chosen: 0, model: null, version: null, method: "grad_cam", layer: "", opacity: 0.5, colormap: "jet", target: null, sort: "order", inside: "", opened: new Set() };
 
 export async function render(main, { query }) {
   const models = await classifiers();
@@ -184,6 +184,7 @@ class Page {
       {
         type: "button",
         class: "tile",
+        "data-focus": `tile:${index}`,
         "aria-current": index === state.chosen ? "true" : undefined,
         on: { click: () => { Object.assign(state, { chosen: index, target: null }); this.draw(); } },
       },
@@ -356,9 +357,8 @@ class Page {
       if (picture) show(place, h("img", { class: "wide", src: picture.url, alt: t("inside.filters.alt") }));
       else show(place, h("p", {}, done.error?.detail ?? t(`state.${done.state}`)));
     });
-    return h(
-      "details",
-      { class: "card" },
+    return folded(
+      "inside",
       h("summary", {}, t("inside.title")),
       h("p", { class: "muted" }, t("inside.about")),
       h("div", { class: "row controls" }, field(t("heatmap.layer"), choose), button(t("inside.maps"), maps), button(t("inside.filters"), filters)),
@@ -370,8 +370,7 @@ class Page {
     const query = new URLSearchParams(Object.entries({ ...this.target, top_k: "5" }).filter(([, value]) => value));
     const address = url(`v1/classify?${query}`);
     const withKey = document.documentElement.dataset.needsKey === "true";
-    const file = `'${this.item.name.replaceAll("'", "'\\''")}'`;
-    const curl = `curl ${withKey ? '-H "X-API-Key: $OPSIN_API_KEY" ' : ""}-F image=@${file} '${address}'`;
+    const curl = `curl ${withKey ? '-H "X-API-Key: $OPSIN_API_KEY" ' : ""}-F ${inShell(`image=@${inForm(this.item.name)}`)} ${inShell(address)}`;
     const python = [
       withKey && "import os",
       withKey && "",
@@ -387,9 +386,8 @@ class Page {
     ]
       .filter((line) => line !== false)
       .join("\n");
-    return h(
-      "details",
-      { class: "card" },
+    return folded(
+      "copy",
       h("summary", {}, t("copy.title")),
       [["curl", curl], ["Python", python]].map(([name, text]) =>
         h("div", { class: "code" }, h("div", { class: "row spread" }, h("h3", {}, name), button(t("copy.copy"), () => copied(text), { "aria-label": t("copy.what", { name }) })), h("pre", { tabindex: 0, role: "region", "aria-label": name }, h("code", {}, text))),
@@ -397,6 +395,18 @@ class Page {
     );
   }
 }
+
+/** A part that stays open, or closed, when the page is drawn anew. */
+function folded(name, ...children) {
+  const element = h("details", { class: "card", open: state.opened.has(name) }, children);
+  element.addEventListener("toggle", () => state.opened[element.open ? "add" : "delete"](name));
+  return element;
+}
+
+const inShell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+/** A file name as curl takes it in `-F`, where an unquoted one ends at a comma or semicolon. */
+const inForm = (name) => (/^[\w.\- ]+$/.test(name) ? name : `"${name.replace(/["\\]/g, "\\$&")}"`);
 
 async function copied(text) {
   try {

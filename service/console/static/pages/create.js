@@ -1,28 +1,41 @@
 // Create: style transfers and dreams, watched as they come about.
 
-import { upload, url } from "../api.js";
-import { button, choice, empty, field, h, meter, show } from "../dom.js";
+import { get, upload, url } from "../api.js";
+import { button, choice, empty, field, h, meter, named, show } from "../dom.js";
 import { cancel, FINISHED, follow } from "../jobs.js";
-import { explain, guarded, notify } from "../notices.js";
+import { explain, guarded, notify, submitted } from "../notices.js";
 import { picker } from "../picker.js";
-import { duration, percent, t } from "../text.js";
+import { duration, moment, percent, t } from "../text.js";
 
-const kept = { content: null, style: null, kind: "style" };
+const KINDS = ["style_transfer", "dream"];
+const EARLIER = 6;
 
-export async function render(main) {
-  const page = new CreatePage(main);
+const kept = { content: null, style: null, kind: "style", job: null, before: null };
+
+export async function render(main, { query }) {
+  const page = new CreatePage(main, await earlier());
   page.draw();
+  const job = query.get("job") ?? kept.job;
+  if (job) page.watch(job, job === kept.job ? kept.before : null);
   return () => page.leave();
 }
 
+/** The newest jobs of this page, of both kinds. */
+async function earlier() {
+  const pages = await Promise.all(KINDS.map((kind) => get("v1/jobs", { kind, limit: EARLIER })));
+  const jobs = pages.flatMap((page) => page.items);
+  return jobs.sort((a, b) => b.created_at.localeCompare(a.created_at)).slice(0, EARLIER);
+}
+
 class CreatePage {
-  constructor(main) {
-    this.main = main;
+  constructor(main, jobs) {
+    Object.assign(this, { main, jobs });
     this.work = h("div", { class: "stack" });
     this.slots = [];
   }
 
   leave() {
+    this.hasLeft = true;
     this.end?.();
     for (const slot of this.slots) slot.destroy();
   }
@@ -41,9 +54,17 @@ class CreatePage {
     show(
       this.main,
       h("div", { class: "heading" }, h("div", {}, h("h1", {}, t("nav.create")), h("p", { class: "muted" }, t("create.about"))), h("div", { class: "row", role: "group", "aria-label": t("nav.create") }, tabs)),
-      h("div", { class: "columns" }, h("div", { class: "stack side" }, pictures, isStyle ? this.styleForm() : this.dreamForm()), this.work),
+      h("div", { class: "columns" }, h("div", { class: "stack side" }, pictures, isStyle ? this.styleForm() : this.dreamForm(), this.earlier()), this.work),
     );
     if (!this.work.children.length) show(this.work, empty(t("create.empty"), t("create.empty.help")));
+  }
+
+  earlier() {
+    const entry = (job) => {
+      const state = `${t(`state.${job.state}`)} · ${moment(job.created_at)}`;
+      return h("li", {}, h("a", { class: "entry", href: `#/create?job=${encodeURIComponent(job.id)}` }, named(t(`kind.${job.kind}`)), h("small", {}, state)));
+    };
+    return this.jobs.length > 0 && h("section", { class: "card" }, h("h2", {}, t("create.earlier")), h("ul", { class: "entries" }, this.jobs.map(entry)));
   }
 
   /** A place for one image, with the samples below it. */
@@ -108,8 +129,7 @@ class CreatePage {
   }
 
   form(fields, requestOf) {
-    const begin = async (event) => {
-      event.preventDefault();
+    const begin = async () => {
       const wanted = requestOf();
       if (!wanted) {
         notify(t("create.missing"), "bad");
@@ -122,15 +142,18 @@ class CreatePage {
         show(this.work, h("section", { class: "card" }, explain(error)));
       }
     };
-    return h("form", { class: "card stack", on: { submit: guarded(begin) } }, h("div", { class: "grid2" }, fields), h("div", {}, h("button", { class: "primary" }, t("create.begin"))));
+    return h("form", { class: "card stack", on: { submit: submitted(begin) } }, h("div", { class: "grid2" }, fields), h("div", {}, h("button", { class: "primary" }, t("create.begin"))));
   }
 
+  /** Follows a job; `before` is the image it began with, if it is at hand. */
   watch(id, before) {
     this.end?.();
+    Object.assign(kept, { job: id, before });
+    if (!this.hasLeft) history.replaceState(null, "", `#/create?job=${encodeURIComponent(id)}`);
     const head = h("div", { class: "stack" });
-    const stage = h("div", {});
+    const stage = h("div", { class: "stack" });
     show(this.work, h("section", { class: "card stack" }, head, stage));
-    const source = URL.createObjectURL(before);
+    const source = before && URL.createObjectURL(before);
     let slider = null;
     let shown = "";
     this.end = follow(
@@ -162,14 +185,14 @@ function drawHead(head, job) {
   );
 }
 
-/** A slider between two images; answers a function that replaces the second. */
+/** A slider between two images, or the second alone; answers a function that replaces the second. */
 function compare(place, before) {
   const after = h("img", { class: "after", alt: t("create.after") });
-  const box = h("div", { class: "compare" }, h("img", { src: before, alt: t("create.before") }), after);
+  const box = h("div", { class: before ? "compare" : "" }, before && h("img", { src: before, alt: t("create.before") }), after);
   const range = h("input", { type: "range", min: 0, max: 100, value: 0, "aria-label": t("create.slider") });
   const move = () => box.style.setProperty("--cut", `${range.value}%`);
   range.addEventListener("input", move);
-  show(place, box, field(t("create.slider"), range));
+  show(place, box, before && field(t("create.slider"), range));
   move();
   return async (address) => {
     const answer = await fetch(address, { cache: "no-store" });

@@ -5,7 +5,7 @@ import { recordChallenge } from "../challenge.js";
 import { lineChart } from "../chart.js";
 import { button, choice, confirmed, empty, field, h, meter, named, show, table } from "../dom.js";
 import { finished } from "../jobs.js";
-import { explain, guarded, notify, report } from "../notices.js";
+import { explain, guarded, notify, report, submitted } from "../notices.js";
 import { picker } from "../picker.js";
 import { day, has, moment, number, percent, t } from "../text.js";
 
@@ -51,8 +51,7 @@ class FacesPage {
   addForm() {
     const name = h("input", { type: "text", required: true, maxlength: 200, autocomplete: "off" });
     const consent = h("input", { type: "checkbox", required: true });
-    const add = async (event) => {
-      event.preventDefault();
+    const add = async () => {
       const text = t("faces.consent");
       const digest = await sha256(text);
       const person = await post("v1/faces/subjects", { json: { name: name.value, consent: { version: "console-1", text_digest: digest, by: "console" } } });
@@ -61,7 +60,7 @@ class FacesPage {
       this.people.unshift(person);
       this.choose(person);
     };
-    return h("form", { class: "card stack", on: { submit: guarded(add) } }, h("h2", {}, t("faces.add")), field(t("faces.name"), name), h("label", { class: "check" }, consent, h("span", {}, t("faces.consent"))), h("div", {}, h("button", { class: "primary" }, t("faces.add"))));
+    return h("form", { class: "card stack", on: { submit: submitted(add) } }, h("h2", {}, t("faces.add")), field(t("faces.name"), name), h("label", { class: "check" }, consent, h("span", {}, t("faces.consent"))), h("div", {}, h("button", { class: "primary" }, t("faces.add"))));
   }
 
   drawList() {
@@ -81,7 +80,7 @@ class FacesPage {
                 {},
                 h(
                   "button",
-                  { type: "button", class: "entry", "aria-current": person.id === this.current ? "true" : undefined, on: { click: () => this.choose(person) } },
+                  { type: "button", class: "entry", "data-focus": person.id, "aria-current": person.id === this.current ? "true" : undefined, on: { click: () => this.choose(person) } },
                   named(person.name),
                   h("small", {}, person.templates.current ? t("faces.templates", { n: person.templates.current }) : t("faces.notenrolled"), ` · ${consentOf(person)}`),
                 ),

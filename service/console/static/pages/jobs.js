@@ -9,7 +9,10 @@ import { bytes, duration, moment, number, percent, phaseText, t } from "../text.
 const POLL = 4000;
 const STREAMS = 2; // a browser opens six connections to a service in all
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled"];
-const KINDS = ["training", "sweep", "dataset_import", "dataset_video", "quantize", "evaluation", "filters", "heatmap", "activations", "style_transfer", "dream", "enrollment", "calibration", "classify", "embed"];
+const KINDS = ["training", "sweep", "dataset_import", "dataset_video", "quantize", "evaluation", "filters", "heatmap", "activations", "style_transfer", "dream", "enrollment", "calibration", "face_detection", "classify", "embed"];
+
+/** Where more is to be seen of a job. */
+const PAGES = { training: "learn", style_transfer: "create", dream: "create" };
 
 const filter = { kind: "", state: "" };
 
@@ -107,7 +110,6 @@ class JobTable {
 
   draw() {
     if (this.isStopped) return;
-    const focused = document.activeElement?.dataset?.focus;
     this.moreButton.hidden = !this.cursor;
     if (!this.jobs.length) {
       show(this.place, empty(t("jobs.empty"), t("jobs.empty.help")));
@@ -115,7 +117,6 @@ class JobTable {
     }
     const heads = ["kind", "state", "progress", "created", "actions"].map((name) => t(`jobs.${name}`));
     show(this.place, h("section", { class: "card" }, table(t("nav.jobs"), heads, this.jobs.map((job) => this.row(job)), { stacked: true })));
-    if (focused) this.place.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
   }
 
   row(job) {
@@ -124,7 +125,7 @@ class JobTable {
     const kind = t(`kind.${job.kind}`);
     const act = (name, action, props) => button(t(name), guarded(action), { ...props, "data-focus": `${name}:${job.id}`, "aria-label": `${t(name)}: ${kind}` });
     return [
-      [h("strong", {}, kind), what && h("div", {}, named(what)), h("small", { class: "muted id" }, job.id)],
+      [PAGES[job.kind] ? h("a", { href: `#/${PAGES[job.kind]}?job=${encodeURIComponent(job.id)}` }, h("strong", {}, kind)) : h("strong", {}, kind), what && h("div", {}, named(what)), h("small", { class: "muted id" }, job.id)],
       h("span", { class: `state ${job.state}` }, t(`state.${job.state}`)),
       progressOf(job),
       moment(job.created_at),

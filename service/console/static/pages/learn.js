@@ -16,8 +16,10 @@ export async function render(main, { query }) {
   const [datasets, trainings, models] = await Promise.all([all("v1/datasets"), get("v1/jobs", { kind: "training", limit: 20 }), all("v1/models")]);
   const page = new LearnPage(main, datasets, trainings.items, models);
   page.draw();
-  const job = query.get("job") ?? trainings.items.find((one) => !FINISHED.has(one.state))?.id;
+  const chosen = ["job", "dataset", "model"].find((name) => query.has(name));
+  const job = query.get("job") ?? (chosen ? null : trainings.items.find((one) => !FINISHED.has(one.state))?.id);
   if (job) page.watch(job);
+  else if (chosen === "model") await page.versions(query.get("model"));
   else if (query.get("dataset") ?? datasets[0]?.id) await page.choose(query.get("dataset") ?? datasets[0].id);
   return () => page.leave();
 }
@@ -31,9 +33,18 @@ class LearnPage {
   }
 
   leave() {
+    this.hasLeft = true;
     this.end?.();
     this.upload?.abort();
     this.files.destroy();
+  }
+
+  /** What is shown, in the list and in the address: a reload and the back button lead here again. */
+  mark(name, id) {
+    this.end?.();
+    this.current = id;
+    if (!this.hasLeft) history.replaceState(null, "", id ? `#/learn?${name}=${encodeURIComponent(id)}` : "#/learn");
+    this.drawList();
   }
 
   draw() {
@@ -49,13 +60,13 @@ class LearnPage {
 
   drawList() {
     const trained = this.models.filter((model) => model.versions.length > (model.name === model.network ? 1 : 0));
-    const item = (text, note, isCurrent, action) =>
-      h("li", {}, h("button", { type: "button", class: "entry", "aria-current": isCurrent ? "true" : undefined, on: { click: guarded(() => this.go(action)) } }, named(text), h("small", {}, note)));
+    const item = (id, text, note, action) =>
+      h("li", {}, h("button", { type: "button", class: "entry", "data-focus": id, "aria-current": id === this.current ? "true" : undefined, on: { click: guarded(() => this.go(action)) } }, named(text), h("small", {}, note)));
     show(
       this.list,
-      this.datasets.length > 0 && h("section", { class: "card" }, h("h2", {}, t("learn.datasets")), h("ul", { class: "entries" }, this.datasets.map((one) => item(one.name, t("learn.counts", { classes: Object.keys(one.classes).length, images: number(total(one)) }), one.id === this.current, () => this.choose(one.id))))),
-      this.trainings.length > 0 && h("section", { class: "card" }, h("h2", {}, t("learn.trainings")), h("ul", { class: "entries" }, this.trainings.slice(0, 8).map((job) => item(job.about ?? job.result?.model ?? t("kind.training"), `${t(`state.${job.state}`)} · ${moment(job.created_at)}`, job.id === this.current, () => this.watch(job.id))))),
-      trained.length > 0 && h("section", { class: "card" }, h("h2", {}, t("learn.models")), h("ul", { class: "entries" }, trained.map((model) => item(model.name, t("learn.versions", { n: model.versions.length }), model.name === this.current, () => this.versions(model.name))))),
+      this.datasets.length > 0 && h("section", { class: "card" }, h("h2", {}, t("learn.datasets")), h("ul", { class: "entries" }, this.datasets.map((one) => item(one.id, one.name, t("learn.counts", { classes: Object.keys(one.classes).length, images: number(total(one)) }), () => this.choose(one.id))))),
+      this.trainings.length > 0 && h("section", { class: "card" }, h("h2", {}, t("learn.trainings")), h("ul", { class: "entries" }, this.trainings.slice(0, 8).map((job) => item(job.id, job.about ?? job.result?.model ?? t("kind.training"), `${t(`state.${job.state}`)} · ${moment(job.created_at)}`, () => this.watch(job.id))))),
+      trained.length > 0 && h("section", { class: "card" }, h("h2", {}, t("learn.models")), h("ul", { class: "entries" }, trained.map((model) => item(model.name, model.name, t("learn.versions", { n: model.versions.length }), () => this.versions(model.name))))),
     );
   }
 
@@ -85,17 +96,14 @@ class LearnPage {
   }
 
   async choose(id) {
-    this.end?.();
-    this.current = id;
-    this.drawList();
+    this.mark("dataset", id);
     const dataset = await get(`v1/datasets/${id}`);
     if (this.current !== id) return;
     const remove = guarded(async () => {
       if (!(await confirmed(t("learn.delete.ask", { name: dataset.name }), t("jobs.delete"), t("app.cancel")))) return;
       await request("DELETE", `v1/datasets/${id}`);
       this.datasets = this.datasets.filter((one) => one.id !== id);
-      this.current = null;
-      this.drawList();
+      this.mark("dataset", null);
       show(this.content, empty(t("learn.empty"), t("learn.empty.help")), layout());
     });
     show(
@@ -121,9 +129,7 @@ class LearnPage {
   }
 
   watch(id) {
-    this.end?.();
-    this.current = id;
-    this.drawList();
+    this.mark("job", id);
     const place = h("div", { class: "stack" });
     show(this.content, place);
     this.end = watchTraining(place, id, {
@@ -138,9 +144,7 @@ class LearnPage {
   }
 
   async versions(name) {
-    this.end?.();
-    this.current = name;
-    this.drawList();
+    this.mark("model", name);
     show(this.content, h("p", { class: "muted" }, t("app.loading")));
     const again = guarded(async () => {
       this.models = await all("v1/models");

@@ -2,7 +2,7 @@
 
 import { all, get, may, post, request, url } from "../api.js";
 import { button, confirmed, field, h, named, show, table } from "../dom.js";
-import { guarded, notify } from "../notices.js";
+import { guarded, notify, submitted } from "../notices.js";
 import { moment, number, t } from "../text.js";
 
 const POLL = 5000;
@@ -94,9 +94,8 @@ function keyRow(key, again) {
 function keyForm(again) {
   const name = h("input", { type: "text", required: true, maxlength: 100, autocomplete: "off" });
   const boxes = SCOPES.map((scope) => h("label", { class: "check" }, h("input", { type: "checkbox", name: "scope", value: scope, checked: scope === "infer" }), scope));
-  const create = guarded(async (event) => {
-    event.preventDefault();
-    const scopes = [...event.target.querySelectorAll("input[name=scope]:checked")].map((box) => box.value);
+  const create = submitted(async ({ target }) => {
+    const scopes = [...target.querySelectorAll("input[name=scope]:checked")].map((box) => box.value);
     const made = await post("v1/keys", { json: { name: name.value, scopes } });
     await again();
     notify(h("div", {}, h("p", {}, t("keys.made")), h("code", { class: "secret" }, made.key), made.note && h("p", {}, made.note)), "good", { seconds: 0 });

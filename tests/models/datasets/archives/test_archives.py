@@ -122,6 +122,8 @@ TOLD: dict[str, tuple[bytes, str]] = {
         "parts",
     ),
     "a gzipped zip": (gzip.compress(zipped(GOOD)), "zip itself"),
+    "a gzipped PNG": (gzip.compress(photo(1)), "contains an image (PNG)"),
+    "a gzipped table": (gzip.compress(b"file,label\n1.png,cat\n" * 90), "contains text"),
     "a tar without an end mark": (without_end(), "end mark"),
     "a zip of bzip2": (zipped(GOOD, zipfile.ZIP_BZIP2), "by bzip2, which is not read"),
     "a zip of LZMA": (zipped(GOOD, zipfile.ZIP_LZMA), "by LZMA, which is not read"),

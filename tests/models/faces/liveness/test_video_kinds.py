@@ -44,11 +44,13 @@ def record(
     sound_seconds: float = 0.0,
     live: bool = False,
     pixel_aspect: Fraction = Fraction(1),
+    color_trc: int = 1,
     **settings: str,
 ) -> bytes:
     """A clip with a frame at each time in milliseconds."""
     with _own_priority():
-        return _record(container, codec, times, sound_seconds, live, pixel_aspect, settings)
+        shown_as: dict[str, object] = {"sample_aspect_ratio": pixel_aspect, "color_trc": color_trc}
+        return _record(container, codec, times, sound_seconds, live, shown_as, settings)
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def _record(
     times: Sequence[int],
     sound_seconds: float,
     live: bool,
-    pixel_aspect: Fraction,
+    shown_as: dict[str, object],
     settings: dict[str, str],
 ) -> bytes:
     file = io.BytesIO()
@@ -82,7 +84,8 @@ def _record(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         base = Fraction(1, 10) if container == "avi" else Fraction(1, TICKS)
         stream.codec_context.time_base = base
-        stream.codec_context.sample_aspect_ratio = pixel_aspect
+        for name, value in shown_as.items():
+            setattr(stream.codec_context, name, value)
         sound = out.add_stream(*SOUND[container]) if sound_seconds else None
         for time, pixels in zip(times, moving(len(times)), strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -203,6 +206,15 @@ def test_pixels_that_are_no_squares_are_stretched(
     assert frame.pixels.shape[:2] == shape
 
 
+def test_pq_is_converted() -> None:
+    """Shown as it is, a face in PQ resembles itself in SDR hardly enough to match."""
+    plain, pq = (read(record("mp4", times=(0, 100), color_trc=trc))[0].pixels for trc in (1, 16))
+    assert plain[48, 155].mean() == pytest.approx(40, abs=8)
+    assert pq[48, 155].mean() < 30, "dark tones of PQ stand for less"
+    assert plain[48, 25].mean() == pytest.approx(230, abs=8)
+    assert pq[48, 25].mean() == pytest.approx(255, abs=4), "and bright ones for more"
+
+
 @pytest.mark.parametrize("part", [0.1, 0.35, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize(
     ("container", "live"), [*((name, False) for name in ENCODERS), ("webm", True), ("mp4", True)]
@@ -212,6 +224,26 @@ def test_a_clip_that_was_cut_off_is_refused(container: str, live: bool, part: fl
     with pytest.raises(InvalidVideo) as caught:
         read(data[: int(len(data) * part)])
     assert caught.value.detail == FAULTS["truncated"]
+
+
+def test_the_size_may_change_within_a_clip() -> None:
+    """As in a browser's recording while a phone is turned."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="webm") as out:
+        stream: Any = out.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        turned: Any = av.CodecContext.create("libvpx", "w")
+        turned.width, turned.height, turned.pix_fmt = 96, 160, "yuv420p"
+        turned.time_base = stream.codec_context.time_base = Fraction(1, 10)
+        for number, pixels in enumerate(moving(8)):
+            upright = pixels if number < 4 else np.ascontiguousarray(np.rot90(pixels))
+            frame = av.VideoFrame.from_ndarray(upright, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            for packet in (stream if number < 4 else turned).encode(frame):
+                packet.stream = stream
+                out.mux(packet)
+    shapes = [frame.pixels.shape[:2] for frame in read(file.getvalue())]
+    assert shapes == [(96, 160)] * 4 + [(160, 96)] * 4
 
 
 def test_a_damaged_frame_is_left_out() -> None:
