@@ -17,7 +17,8 @@ function ticks(low, high, count = 4) {
   return result;
 }
 
-const digitsOf = (steps) => (steps.length > 1 && steps[1] - steps[0] < 0.099 ? 2 : steps.length > 1 && steps[1] - steps[0] < 0.99 ? 1 : 0);
+/** As many digits as tell the steps apart: 0.25 needs two. */
+const digitsOf = ([first = 0, second = 1]) => [0, 1, 2].find((digits) => Math.abs((second - first) * 10 ** digits - Math.round((second - first) * 10 ** digits)) < 1e-6) ?? 3;
 
 /**
  * A chart of series `{label, points: [[x, y], …]}`.
@@ -48,8 +49,9 @@ export function lineChart(title, series, { low, high, xLabel = "" } = {}) {
   return h(
     "figure",
     { class: "figure" },
-    h("figcaption", {}, h("strong", {}, title), legend(series), xLabel && h("span", { class: "muted" }, xLabel)),
+    h("figcaption", {}, h("strong", {}, title), legend(series)),
     svg,
+    xLabel && h("p", { class: "axis" }, xLabel),
     numbers(title, series, xLabel),
   );
 }
