@@ -14,6 +14,7 @@ import os
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument("--model", default="squeezenet")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--within", type=float, default=3600, help="no round starts after seconds")
     parser.add_argument("--clients", type=int, default=8)
     options = parser.parse_args()
     with collecting() as collector, ExitStack() as stack:
@@ -171,8 +173,10 @@ def main() -> None:
             one_round(variant, server, options)
             variant.cpu_ms.clear()
             variant.rates.clear()
-        order = random.Random(8)
+        order, end = random.Random(8), time.monotonic() + options.within
         for _ in range(options.rounds):
+            if time.monotonic() > end:
+                break
             order.shuffle(pairs)
             for variant, server in pairs:
                 one_round(variant, server, options)

@@ -9,7 +9,7 @@ import sys
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
@@ -65,4 +65,16 @@ def _renderers(form: LogFormat) -> list[Processor]:
             structlog.processors.JSONRenderer(),
         ]
     plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+    return [_escape, console]
+
+
+def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Show what a terminal would obey, which a client may have put into a path, as escapes."""
+    for name, value in event.items():
+        if isinstance(value, str) and name not in {"exception", "stack"}:
+            event[name] = "".join(
+                one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode()
+                for one in value
+            )
+    return event

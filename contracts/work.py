@@ -6,7 +6,7 @@ code.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from contracts.jobs import Progress
 
@@ -56,4 +56,13 @@ class Work(Protocol):
         Raises:
             WorkStoppedError: The job was cancelled, or is no longer this process's.
         """
+        ...
+
+
+@runtime_checkable
+class CountsEpochs(Protocol):
+    """A `Work` whose process reports how much is trained; the command line's does not."""
+
+    def trained(self, phase: str, images: int) -> None:
+        """Count an epoch that has ended, and the images that it has seen."""
         ...

@@ -24,7 +24,15 @@ from contracts.pages import Page
 from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus, Listing
 from database.engine import batches, reading, writing
 from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
-from database.paging import decode_number, decode_time_and_id, encode_cursor, require_limit
+from database.paging import (
+    MAX_PAGE_BYTES,
+    decode_number,
+    decode_time_and_id,
+    encode_cursor,
+    fitting,
+    length_of,
+    require_limit,
+)
 from database.tables import DatasetFileRecord, DatasetRecord
 
 _CHUNK_ROWS = 1000
@@ -205,6 +213,9 @@ class DatasetRows:
     def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[DatasetInfo]:
         """A page of datasets, newest first. New ones do not shift the pages.
 
+        It ends early, but not before its first one, where they would have more than
+        `MAX_PAGE_BYTES` together: one may have a hundred thousand classes.
+
         Raises:
             ValidationFailed: The cursor is not valid, or the limit not in 1 to 200.
         """
@@ -218,11 +229,13 @@ class DatasetRows:
             created_at, dataset_id = decode_time_and_id(cursor)
             same_time = and_(DatasetRecord.created_at == created_at, DatasetRecord.id < dataset_id)
             query = query.where(or_(DatasetRecord.created_at < created_at, same_time))
+        sized = query.with_only_columns(DatasetRecord.id, length_of(DatasetRecord.info))
         with reading(self._engine) as session:
-            rows = session.scalars(query.limit(limit + 1)).all()
-        shown = rows[:limit]
+            found = [(row_id, size) for row_id, size in session.execute(sized.limit(limit + 1))]
+            chosen = fitting(found[:limit], MAX_PAGE_BYTES)
+            shown = session.scalars(query.where(DatasetRecord.id.in_(chosen))).all()
         next_cursor = None
-        if len(rows) > limit:
+        if len(found) > len(chosen) and shown:
             next_cursor = encode_cursor(shown[-1].created_at.isoformat(), shown[-1].id)
         return Page(items=[_info(row) for row in shown], next_cursor=next_cursor)
 

@@ -6,12 +6,17 @@ A cursor holds the sort key of the last item of a page. Clients send it back wit
 import base64
 import binascii
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
+
+from sqlalchemy import Text, cast, func
 
 from contracts.errors import ValidationFailed
 
 MAX_PAGE_SIZE = 200
+MAX_PAGE_BYTES = 8 * 1024 * 1024
+"""Of the rows of one page of jobs or datasets, which may be large."""
 _MAX_NUMBER = 2**31 - 1
 
 
@@ -89,3 +94,26 @@ def row_number(cursor: str) -> int:
 def invalid_cursor() -> ValidationFailed:
     """The error for a cursor that this service did not issue."""
     return ValidationFailed("The cursor is not valid. Use next_cursor of the previous page.")
+
+
+def fitting(sizes: Iterable[tuple[str, int]], most: int) -> list[str]:
+    """The first of these rows that have no more than `most` bytes together, at least one.
+
+    A page is bounded by its number of rows, of which a single one can have megabytes.
+
+    Args:
+        sizes: Id and bytes of each, in order.
+        most: Bytes.
+    """
+    total, chosen = 0, list[str]()
+    for row_id, size in sizes:
+        total += size
+        if chosen and total > most:
+            break
+        chosen.append(row_id)
+    return chosen
+
+
+def length_of(column: Any) -> Any:
+    """Bytes, or characters, of a JSON column, for a query."""
+    return func.coalesce(func.length(cast(column, Text)), 0)

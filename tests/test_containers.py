@@ -169,9 +169,37 @@ def test_all_are_hardened() -> None:
 def test_only_what_people_look_at_is_published_and_only_to_this_machine() -> None:
     services = compose()["services"]
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert list(published) == ["api", "tensorboard", "grafana"]
+    assert list(published) == ["api", "tensorboard", "grafana", "jaeger"]
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
     assert services["api"]["environment"]["OPSIN_API_KEY"].startswith("${OPSIN_API_KEY:?")
+
+
+def test_the_profile_observability_is_complete() -> None:
+    """Everything that its files name is there: mounted files, targets and data sources."""
+    services = compose()["services"]
+    chosen = {n: s for n, s in services.items() if s.get("profiles") == ["observability"]}
+    assert set(chosen) == {"prometheus", "grafana", "jaeger"}
+    for service in chosen.values():
+        for volume in service.get("volumes", ()):
+            source = volume.partition(":")[0]
+            assert (
+                (ROOT / source).exists()
+                if source.startswith(".")
+                else source in compose()["volumes"]
+            )
+    deploy = ROOT / "deploy"
+    scraped = yaml.safe_load((deploy / "prometheus/prometheus.yml").read_text())
+    for name in scraped["rule_files"]:
+        assert (deploy / "prometheus" / name).is_file()
+    (job,) = scraped["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["api:8000"]}]
+    assert (
+        job["authorization"]["credentials_file"]
+        == f"/run/secrets/{chosen['prometheus']['secrets'][0]}"
+    )
+    sources = yaml.safe_load((deploy / "grafana/provisioning/datasources/opsin.yml").read_text())
+    hosts = {one["type"]: httpx.URL(one["url"]).host for one in sources["datasources"]}
+    assert hosts == {"prometheus": "prometheus", "jaeger": "jaeger"}
 
 
 def test_the_queue_keeps_what_it_is_given() -> None:

@@ -105,11 +105,14 @@ class _AsyncConnections(_Connections):
 
 
 def count_database(engine: Engine, metrics: Metrics) -> None:
-    """Count the failed statements and the connections of an engine."""
+    """Count the failed statements, the connections and the replaced ones of an engine."""
 
     def failed(context: ExceptionContext) -> None:
-        name = type(context.original_exception).__name__
-        metrics.inc("database_errors_total", name)
+        # SQLAlchemy's kinds are the same for all databases; drivers have hundreds of their own.
+        error = context.sqlalchemy_exception or context.original_exception
+        metrics.inc("database_errors_total", type(error).__name__)
+        if context.is_pre_ping:
+            metrics.inc("database_retries_total")
 
     def connected(_connection: object, _record: object) -> None:
         metrics.inc("database_connections_total")

@@ -20,7 +20,7 @@ from contracts.metrics.table import FAMILIES, PREFIX, Family
 _MEDIA_TYPES = {"application/openmetrics-text", "text/plain"}
 
 IsServed = Callable[[str, str], bool]
-"""Whether a model's version is served, so that its series are shown."""
+"""Whether a version is served, or a model exists (its version is empty): its series are shown."""
 
 _MERGES: Mapping[str, Callable[[float, float], float]] = {
     "sum": lambda one, other: one + other,
@@ -60,14 +60,15 @@ class Merged:
         self.values[field_of(name, labels)] = [float(value)]
 
     def families(self, is_served: IsServed) -> list[Metric]:
-        """All metrics with their series, without those of versions that are not served."""
+        """All metrics with their series, without those of versions and models that are gone."""
         by_name: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {}
         for key, series in sorted(self.values.items()):
             name, *labels = key.split(SEPARATOR)
             family = FAMILIES[name]
             if len(labels) != len(all_labels(family)):
                 continue
-            if family.is_per_version and labels[0] and not is_served(labels[0], labels[1]):
+            owner = family.owner(labels)
+            if owner is not None and not is_served(*owner):
                 continue
             by_name.setdefault(name, []).append((tuple(labels), series))
         return [_metric(family, by_name.get(name, ())) for name, family in FAMILIES.items()]

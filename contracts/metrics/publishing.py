@@ -9,10 +9,15 @@ while learns from its next write that its snapshot was taken, and continues unde
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
+
+import structlog
 
 from contracts.metrics.registry import Metrics, Values
 from contracts.settings import RELEASE
+
+log = structlog.get_logger()
 
 PUBLISH_SECONDS = 1.0
 ALIVE_SECONDS = 4.0
@@ -50,30 +55,51 @@ number of the snapshot that was added.
 """
 
 FOLD = """
+local function series_of(raw)
+  local readable, series = pcall(cjson.decode, raw)
+  return readable and series
+end
+local function is_series(series)
+  if type(series) ~= 'table' or #series == 0 then return false end
+  for place = 1, #series do
+    local value = series[place]
+    -- Neither infinite nor a NaN: JSON has no such numbers.
+    if type(value) ~= 'number' or value - value ~= 0 then return false end
+  end
+  return true
+end
 local all = redis.call('HGETALL', KEYS[1])
 for at = 1, #all, 2 do
   local process = all[at]
   if redis.call('EXISTS', ARGV[1] .. process) == 0 then
-    local snapshot = cjson.decode(all[at + 1])
-    for field, values in pairs(snapshot['c']) do
-      local before = redis.call('HGET', KEYS[2], field)
-      if before then
-        local known = cjson.decode(before)
-        if #known == #values then
+    local readable, snapshot = pcall(cjson.decode, all[at + 1])
+    local number, counted = 0, {}
+    if readable and type(snapshot) == 'table' and type(snapshot['c']) == 'table'
+        and type(snapshot['seq']) == 'number' then
+      number, counted = snapshot['seq'], snapshot['c']
+    end
+    for field, values in pairs(counted) do
+      if type(field) == 'string' and is_series(values) then
+        local before = redis.call('HGET', KEYS[2], field)
+        local known = before and series_of(before)
+        if is_series(known) and #known == #values then
           for place = 1, #values do values[place] = values[place] + known[place] end
         end
+        local texts = {}
+        for place = 1, #values do texts[place] = string.format('%.17g', values[place]) end
+        redis.call('HSET', KEYS[2], field, '[' .. table.concat(texts, ',') .. ']')
       end
-      local texts = {}
-      for place = 1, #values do texts[place] = string.format('%.17g', values[place]) end
-      redis.call('HSET', KEYS[2], field, '[' .. table.concat(texts, ',') .. ']')
     end
-    redis.call('SET', ARGV[2] .. process, snapshot['seq'], 'EX', ARGV[3])
+    redis.call('SET', ARGV[2] .. process, number, 'EX', ARGV[3])
     redis.call('HDEL', KEYS[1], process)
   end
 end
 return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
 """
 """Add the snapshots of processes that are gone to what is retained, and return both hashes.
+
+What cannot be read, because another release or something else wrote it, is left out; it must not
+keep the metrics of all others from being read.
 
 KEYS: snapshots, retained. ARGV: prefix of alive, prefix of folded, expiry of folded in seconds.
 """
@@ -116,17 +142,22 @@ class Snapshots:
         self._sent[self._sequence] = values["c"]
         if len(self._sent) > _MAX_SENT:
             del self._sent[sorted(self._sent)[1]]  # not the first, which was confirmed
-        snapshot = {
+        snapshot = self._labels | {
             "seq": self._sequence,
             "release": RELEASE,
-            "kind": self.kind,
-            "host": self.host,
-            "process": self.process,
             "c": _minus(values["c"], self._base),
             "g": values["g"],
             "p": values["p"],
         }
         return [self.id, json.dumps(snapshot), max(1, int(alive_seconds * 1000))]
+
+    def own_series(self) -> dict[str, Any]:
+        """A snapshot with nothing but the series that have the labels of this process."""
+        return self._labels | {"c": {}, "g": {}, "p": self.metrics.read()["p"]}
+
+    @property
+    def _labels(self) -> dict[str, Any]:
+        return {"kind": self.kind, "host": self.host, "process": self.process}
 
     def accepted(self, answer: int) -> bool:
         """Take the answer of `PUBLISH`; if False, publish again, under the new `id`."""
@@ -158,12 +189,45 @@ FOLD_ARGS: list[str | int] = [alive_key(""), folded_key(""), TOMBSTONE_SECONDS]
 
 
 def parse_fold(answer: Sequence[Any]) -> tuple[list[dict[str, Any]], Values]:
-    """The snapshots and the retained series that `FOLD` returned."""
+    """The snapshots and the retained series that `FOLD` returned, as far as they can be read."""
     snapshots, retained = answer
     return (
-        [json.loads(raw) for raw in snapshots[1::2]],
-        {
-            name.decode(): json.loads(raw)
-            for name, raw in zip(retained[::2], retained[1::2], strict=True)
-        },
+        [one for raw in snapshots[1::2] if (one := _read_snapshot(raw)) is not None],
+        _readable(
+            {
+                name.decode(errors="replace"): _decoded(raw)
+                for name, raw in zip(retained[::2], retained[1::2], strict=True)
+            }
+        ),
     )
+
+
+def _read_snapshot(raw: bytes) -> dict[str, Any] | None:
+    """A snapshot with everything that `Merged.add` needs; None if it says nothing of itself."""
+    snapshot = _decoded(raw)
+    labels = ("kind", "host", "process")
+    if not isinstance(snapshot, dict) or not all(
+        isinstance(snapshot.get(name), str) for name in labels
+    ):
+        log.debug("snapshot_unreadable")
+        return None
+    return snapshot | {group: _readable(snapshot.get(group)) for group in ("c", "g", "p")}
+
+
+def _decoded(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _readable(values: Any) -> Values:
+    """Those of the series that are lists of finite numbers."""
+    if not isinstance(values, dict):
+        return {}
+    return {
+        name: series
+        for name, series in values.items()
+        if isinstance(series, list)
+        and all(type(value) in {int, float} and isfinite(value) for value in series)
+    }

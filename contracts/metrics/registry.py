@@ -4,7 +4,7 @@ A plain registry of prometheus_client. Its files for several processes are named
 never removed, which does not suit processes that come and go; see ADR 16.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -60,10 +60,15 @@ class Metrics:
         self._metrics[name].clear()
         self._series = {key: one for key, one in self._series.items() if key[0] != name}
 
-    def drop_version(self, model: str, version: str) -> None:
-        """Forget the series of a version that is no longer served."""
+    def drop(self, owners: Container[tuple[str, str]]) -> None:
+        """Forget the series of versions that are no longer served, and of models that are gone.
+
+        Args:
+            owners: See `Family.owner`.
+        """
         for key in list(self._series):
-            if FAMILIES[key[0]].is_per_version and key[1:3] == (model, version):
+            owner = FAMILIES[key[0]].owner(key[1:])
+            if owner is not None and owner in owners:
                 del self._series[key]
                 self._metrics[key[0]].remove(*key[1:])
 

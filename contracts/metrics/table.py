@@ -3,6 +3,7 @@
 Labels have few values: never a subject, a job, a key or anything else that a client can choose.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,10 +48,14 @@ class Family:
         """Whether what a process has counted still counts when the process is gone."""
         return self.kind != "gauge" and self.merge == "sum"
 
-    @property
-    def is_per_version(self) -> bool:
-        """Whether its series belong to a version, and go with it."""
-        return self.labels[:2] == ("model", "version")
+    def owner(self, labels: Sequence[str]) -> tuple[str, str] | None:
+        """The model and version that a series belongs to and goes with.
+
+        The version is empty if the series belongs to the model as a whole; None if to neither.
+        """
+        if self.labels[:1] != ("model",) or not labels or not labels[0]:
+            return None
+        return labels[0], labels[1] if self.labels[1:2] == ("version",) else ""
 
 
 def _counter(name: str, text: str, *labels: str, elsewhere: str = "") -> Family:
@@ -247,6 +252,10 @@ _DEPENDENCIES = (
     _counter("redis_retries_total", "Calls of Redis that were repeated."),
     _counter("redis_connections_total", "Connections opened to Redis; all but the first again."),
     _counter("database_errors_total", "Failed statements, by kind of error.", "reason"),
+    _counter(
+        "database_retries_total",
+        "Broken connections to the database that were replaced before a statement was sent.",
+    ),
     _counter("database_connections_total", "Connections opened to the database."),
     _gauge("metrics_processes", "Processes whose metrics are in this answer.", merge="scrape"),
 )

@@ -48,7 +48,7 @@ class _BoundedBackoff(ExponentialWithJitterBackoff):
     _until = 0.0
 
     def reset(self) -> None:
-        super().reset()
+        super().reset()  # type: ignore[no-untyped-call]
         self._until = time.monotonic() + _TRY_SECONDS
 
     def compute(self, failures: int) -> float:

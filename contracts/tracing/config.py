@@ -40,7 +40,8 @@ class TracingConfig:
         if endpoint is None:
             return None
         if urlsplit(endpoint).scheme not in {"http", "https"} or not urlsplit(endpoint).hostname:
-            raise TracingConfigError(f"'{endpoint}' is not an http:// or https:// address")
+            shown = shown_endpoint(endpoint)
+            raise TracingConfigError(f"'{shown}' is not an http:// or https:// address")
         sampler = environment.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
         kind = sampler.removeprefix("parentbased_")
         if kind not in {"always_on", "always_off", "traceidratio"}:
@@ -51,6 +52,13 @@ class TracingConfig:
         elif ratio is None:
             ratio = _ratio(environment.get("OTEL_TRACES_SAMPLER_ARG") or "1")
         return cls(endpoint, ratio, kind != sampler)
+
+
+def shown_endpoint(endpoint: str) -> str:
+    """A collector's address as it may be logged: without a password and without a query."""
+    address = endpoint.partition("?")[0]
+    scheme, separator, rest = address.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _endpoint(settings: Settings, environment: Mapping[str, str]) -> str | None:

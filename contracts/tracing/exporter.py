@@ -31,7 +31,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace import Span as OtelSpan
 
 from contracts.settings import RELEASE
-from contracts.tracing.config import TracingConfig
+from contracts.tracing.config import TracingConfig, shown_endpoint
 from contracts.tracing.origin import TraceContext
 from contracts.tracing.spans import Value
 
@@ -82,7 +82,8 @@ class _QuietExporter(OTLPSpanExporter):
             self._lost += len(spans)
             now = time.monotonic()
             if now > self._said_at + _LOG_SECONDS:
-                log.warning("spans_not_sent", endpoint=self._endpoint, spans=self._lost)
+                endpoint = shown_endpoint(self._endpoint)
+                log.warning("spans_not_sent", endpoint=endpoint, spans=self._lost)
                 self._said_at, self._lost = now, 0
         return result
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import structlog
 
 from contracts.settings import Settings
-from contracts.tracing.config import TracingConfig, TracingConfigError
+from contracts.tracing.config import TracingConfig, TracingConfigError, shown_endpoint
 from contracts.tracing.origin import TraceContext
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def start_tracing(settings: Settings, process: Process) -> None:
     from contracts.tracing.exporter import SpanExporter
 
     _exporter = SpanExporter(config, process)
-    log.info("traced", endpoint=config.endpoint, ratio=config.ratio)
+    log.info("traced", endpoint=shown_endpoint(config.endpoint), ratio=config.ratio)
 
 
 def stop_tracing() -> None:

@@ -23,8 +23,16 @@ from database.idempotency import IdempotencyKey, StoredResponse, delete_expired,
 from database.installation import belongs_to
 from database.jobs.admission import UNFINISHED, require_room
 from database.jobs.files import JobFiles
-from database.jobs.queries import JobCounts, JobEntry, counts, depths, entries, jobs_of
-from database.paging import decode_time_and_id, encode_cursor, require_limit
+from database.jobs.queries import (
+    JobCounts,
+    JobEntry,
+    counts,
+    depths,
+    entries,
+    fitting,
+    jobs_of,
+)
+from database.paging import MAX_PAGE_BYTES, decode_time_and_id, encode_cursor, require_limit
 from database.tables import JobRecord
 
 Clock = Callable[[], datetime]  # an aware time
@@ -186,6 +194,9 @@ class Jobs:
     ) -> Page[Job]:
         """A page of jobs, newest first. Jobs created in the meantime do not shift the pages.
 
+        It ends early, but not before its first job, where requests, results and metrics would have
+        more than `MAX_PAGE_BYTES` together.
+
         Raises:
             ValidationFailed: The cursor is not valid, or the limit is not between 1 and 200.
         """
@@ -200,10 +211,16 @@ class Jobs:
             same_time = and_(JobRecord.created_at == created_at, JobRecord.id < job_id)
             query = query.where(or_(JobRecord.created_at < created_at, same_time))
         with reading(self._engine) as session:
-            records = session.scalars(query.limit(limit + 1)).all()
-            items = jobs_of(session, records[:limit])
+            ids = session.scalars(query.with_only_columns(JobRecord.id).limit(limit + 1)).all()
+            shown = fitting(session, ids[:limit], MAX_PAGE_BYTES)
+            records = {
+                record.id: record
+                for batch in batches(shown)
+                for record in session.scalars(select(JobRecord).where(JobRecord.id.in_(batch)))
+            }
+            items = jobs_of(session, [records[one] for one in shown if one in records])
         next_cursor = None
-        if len(records) > limit:
+        if len(ids) > len(shown) and items:
             next_cursor = encode_cursor(items[-1].created_at.isoformat(), items[-1].id)
         return Page(items=items, next_cursor=next_cursor)
 

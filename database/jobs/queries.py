@@ -1,5 +1,6 @@
 """Queries that turn rows into jobs: with metrics, artifacts and the position in the queue."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,7 +10,10 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from contracts.jobs import NAMED_KINDS, UNNAMED_KINDS, Artifact, Job, JobError
+from database import paging
+from database.engine import batches
 from database.jobs.turns import turns
+from database.paging import length_of
 from database.tables import ArtifactRecord, JobRecord, MetricRecord
 
 
@@ -67,6 +71,24 @@ def jobs_of(session: Session, records: Sequence[JobRecord]) -> list[Job]:
         )
         for record in records
     ]
+
+
+def fitting(session: Session, ids: Sequence[str], most: int) -> list[str]:
+    """The first of these jobs that have no more than `most` bytes together, at least one.
+
+    A result can have megabytes, and clients may have as many finished jobs as they like.
+    """
+    row, metric = JobRecord, MetricRecord
+    sizes: Counter[str] = Counter()
+    for batch in batches(ids):
+        own = length_of(row.request) + length_of(row.result)
+        for job_id, size in session.execute(select(row.id, own).where(row.id.in_(batch))):
+            sizes[job_id] += int(size)
+        rows = select(metric.job_id, func.sum(length_of(metric.row)))
+        rows = rows.where(metric.job_id.in_(batch)).group_by(metric.job_id)
+        for job_id, size in session.execute(rows):
+            sizes[job_id] += int(size)
+    return paging.fitting([(job_id, sizes[job_id]) for job_id in ids], most)
 
 
 def entries(session: Session, job_id: str, after: int) -> list[JobEntry]:

@@ -173,8 +173,8 @@ def open_deep_tiff(raw: bytes) -> DeepTiff | None:
 
 def _require_few_entries(raw: bytes, at: int) -> None:
     """Refuse a directory of more entries than any real one, before the loop over them."""
-    order = "little" if raw[:1] == b"I" else "big"
-    if int.from_bytes(raw[at : at + (8 if _is_big(raw) else 2)], order) > _MAX_ENTRIES:
+    count = raw[at : at + (8 if _is_big(raw) else 2)]
+    if int.from_bytes(count, "little" if raw[:1] == b"I" else "big") > _MAX_ENTRIES:
         raise InvalidImage(f"The TIFF has more than {_MAX_ENTRIES:,} tags. Save it again.")
 
 

@@ -1,8 +1,8 @@
 """Publishes the metrics of an API process, and adds up those of all processes when asked.
 
 What was shown once is never smaller later: the process that is asked publishes its own counts
-before it reads those of all, so the next one that is asked finds them. While Redis is away, the
-counts that were last read are shown.
+before it reads those of all, so the next one that is asked finds them. While Redis does not answer,
+counts are left out: each API process knows others of them, and what is asked in turn would fall.
 """
 
 import asyncio
@@ -27,12 +27,14 @@ from contracts.metrics.publishing import (
 )
 from contracts.metrics.registry import SEPARATOR, Metrics, Values
 from contracts.metrics.table import FAMILIES
+from database.engine import batches
 from service.periodic import PeriodicTask
+from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
 
 _LAG_SECONDS = 0.1
-_READ_SECONDS = 3.0  # shorter than a scrape may take; then the counts that were last read are shown
+_READ_SECONDS = 2.0  # a client of Redis repeats calls for longer than a scraper waits
 _DROP_SECONDS = 60.0  # longer than all workers take to drop a version
 
 
@@ -52,7 +54,6 @@ class MetricsService:
         self._fold: Any = client.register_script(FOLD)
         self._snapshots = Snapshots(metrics, process, "api", socket.gethostname())
         self._lock = asyncio.Lock()
-        self._last: tuple[list[dict[str, Any]], Values] = ([], {})
         self._unserved: dict[tuple[str, str], float] = {}
         self._lag = 0.0
         self._tasks = (
@@ -75,15 +76,13 @@ class MetricsService:
             log.warning("metrics_not_sent", error=type(error).__name__)
 
     async def merged(self) -> Merged:
-        """The metrics of all processes; the last known ones while Redis does not answer."""
+        """The metrics of all processes; while Redis does not answer, what this one is using."""
+        snapshots, retained = [self._snapshots.own_series()], Values()
         try:
-            async with asyncio.timeout(_READ_SECONDS), self._lock:
-                await self._publish_once()
-                answer = await self._fold(keys=FOLD_KEYS, args=FOLD_ARGS)
-            self._last = parse_fold(answer)
+            async with asyncio.timeout(_READ_SECONDS):
+                snapshots, retained = await self._read()
         except (RedisError, OSError) as error:
             log.debug("metrics_not_read", error=type(error).__name__)
-        snapshots, retained = self._last
         merged = Merged()
         merged.add_values(retained)
         for snapshot in snapshots:
@@ -92,26 +91,34 @@ class MetricsService:
         return merged
 
     async def drop_unserved(self, is_served: IsServed) -> None:
-        """Forget the series of versions that have not been served for a minute, here and there."""
-        fields = [name.split(SEPARATOR) for name in self._last[1]]
-        own = [name.split(SEPARATOR) for name in self._metrics.read()["c"]]
-        versions = {
-            (field[1], field[2])
-            for field in (*fields, *own)
-            if (family := FAMILIES.get(field[0])) and family.is_per_version and field[1]
-        }
+        """Forget the series of versions and models that have been gone for a minute, everywhere.
+
+        This also adds up what dead processes have left, which piles up in Redis while nobody asks
+        for the metrics.
+        """
+        _, kept = await self._read()
+        retained = {name: _owner(name) for name in kept}
+        owners = {*retained.values(), *map(_owner, self._metrics.read()["c"])} - {None}
         now = time.monotonic()
-        gone = {version for version in versions if not is_served(*version)}
-        self._unserved = {version: self._unserved.get(version, now) for version in gone}
-        for version in [v for v, since in self._unserved.items() if now - since > _DROP_SECONDS]:
-            self._metrics.drop_version(*version)
-            old = [SEPARATOR.join(one) for one in fields if tuple(one[1:3]) == version]
-            if old:
-                await cast("Any", self._client.hdel(RETAINED, *old))
+        gone = {owner for owner in owners if owner and not is_served(*owner)}
+        self._unserved = {owner: self._unserved.get(owner, now) for owner in gone}
+        dropped = {one for one, since in self._unserved.items() if now - since > _DROP_SECONDS}
+        if dropped:
+            self._metrics.drop(dropped)
+        old = [name for name, owner in retained.items() if owner in dropped]
+        for part in batches(old):
+            await cast("Any", self._client.hdel(RETAINED, *part))
 
     async def _run(self) -> None:
         async with self._lock:
             await self._publish_once()
+
+    async def _read(self) -> tuple[list[dict[str, Any]], Values]:
+        """The snapshots of all processes and what is retained, with what this one counts now."""
+        async with self._lock:
+            await self._publish_once()
+            answer = await self._fold(keys=FOLD_KEYS, args=FOLD_ARGS)
+        return await run_in_threadpool(parse_fold, answer)
 
     async def _publish_once(self, **options: float) -> None:
         while True:
@@ -127,3 +134,10 @@ class MetricsService:
     def _report_lag(self) -> None:
         self._metrics.set("event_loop_lag_seconds", self._lag)
         self._lag = 0.0
+
+
+def _owner(name: str) -> tuple[str, str] | None:
+    """The model and version that a series in Redis belongs to."""
+    metric, *labels = name.split(SEPARATOR)
+    family = FAMILIES.get(metric)
+    return None if family is None or len(labels) != len(family.labels) else family.owner(labels)

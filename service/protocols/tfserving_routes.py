@@ -63,7 +63,7 @@ _DESCRIBED: dict[int | str, dict[str, Any]] = {
 
 
 async def _refuse(request: Request) -> Response:
-    """TensorFlow Serving's other two methods, which take its own `tf.Example` records."""
+    """TensorFlow Serving's other two methods, which take its `tf.Example`, and KServe's third."""
     method = request.url.path.rpartition(":")[2]
     raise NotFound(
         f"The server does not support :{method}. Send images to :predict, which returns numbers, "
@@ -73,7 +73,7 @@ async def _refuse(request: Request) -> Response:
 
 # First, because `/{model}/labels/{label}` would also match them.
 for _version in ("", "/versions/{version}", "/labels/{label}"):
-    for _method in ("classify", "regress"):
+    for _method in ("classify", "regress", "explain"):
         router.add_api_route(
             f"/{{model}}{_version}:{_method}",
             _refuse,

@@ -5,6 +5,8 @@ Every API process reports the same, so a scrape of any of them is enough.
 
 from collections import Counter
 
+import structlog
+
 from contracts.metrics.exposition import IsServed, Merged, exposition
 from contracts.settings import RELEASE
 from database.jobs.queries import JobCounts
@@ -12,20 +14,27 @@ from service.dependencies import Services
 from service.system.readiness import readiness_of
 from service.threads import run_in_threadpool
 
+log = structlog.get_logger()
+
 OPENMETRICS = "application/openmetrics-text"
 
 
 async def metrics_of(services: Services, accept: str = "") -> tuple[bytes, str]:
     """All metrics in the format that `accept` prefers, and its media type."""
-    merged = (
-        Merged() if services.metrics_service is None else await services.metrics_service.merged()
-    )
+    if services.metrics_service is None:  # only this process is known
+        merged = Merged()
+        merged.add(services.metrics.read() | {"kind": "api", "host": "", "process": ""})
+    else:
+        merged = await services.metrics_service.merged()
     await _add_state(merged, services)
-    return exposition(merged.families(served_versions(services)), accept)
+    families = merged.families(served_versions(services))
+    return await run_in_threadpool(exposition, families, accept)
 
 
 def served_versions(services: Services) -> IsServed:
     """Whether a version is served: an alias points to it, or a worker has loaded it.
+
+    With an empty version: whether there is such a model.
 
     Without workers everything counts as served that an alias points to, so that the series of a
     version do not end because its workers are being replaced.
@@ -41,6 +50,8 @@ def served_versions(services: Services) -> IsServed:
         for model in worker.models
         if model.operations
     }
+    served |= {(model.name, "") for model in services.workers.models()}
+    served |= {(model, "") for model, _ in served}
     return lambda model, version: (model, version) in served
 
 
@@ -58,7 +69,10 @@ async def _add_state(merged: Merged, services: Services) -> None:
     _add_workers(merged, services)
     _add_queues(merged, services)
     if readiness.database == "ok":
-        _add_jobs(merged, await run_in_threadpool(services.jobs.counts))
+        try:
+            _add_jobs(merged, await run_in_threadpool(services.jobs.counts))
+        except Exception:  # everything else is still worth knowing
+            log.exception("jobs_not_counted")
 
 
 def _add_workers(merged: Merged, services: Services) -> None:

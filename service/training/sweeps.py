@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
+from contracts.errors import ValidationFailed
 from contracts.jobs import Job
 from contracts.suggestions import MAX_ERRORS, explained
 from contracts.training.sweeps import SweepBody, SweepRequest, SweepTraining
@@ -28,6 +29,10 @@ from service.http.responses import LOCATION, job_response
 from service.openapi import examples
 from service.threads import run_in_threadpool
 from service.training import submit
+
+# Of all trainings as JSON. A job's row is read with every list of jobs, and every second by its
+# worker; a thousand class weights, repeated a hundred times, would be 150 MB of it.
+_MAX_BYTES = 1024 * 1024
 
 router = APIRouter(tags=["Trainings"])
 
@@ -90,11 +95,23 @@ def _checked(body: SweepBody, services: Services) -> tuple[SweepRequest, str]:
     seed = body.training.get("seed")
     drawn = combinations(body.grid, body.max_trainings, seed if isinstance(seed, int) else 0)
     trainings: list[SweepTraining] = []
+    known: set[str] = set()
+    size = 0
     for values in drawn:
         training = _training(with_values(body.training, values), values, services)
         planned = SweepTraining(values=values, request=training.as_job())
-        if all(planned.request != other.request for other in trainings):
-            trainings.append(planned)
+        text = json.dumps(planned.request, sort_keys=True)
+        if text in known:
+            continue
+        known.add(text)
+        trainings.append(planned)
+        size += len(text)
+        if size > _MAX_BYTES:
+            raise ValidationFailed(
+                f"The sweep's trainings have more than {_MAX_BYTES // 1024} kB together, as each "
+                "repeats what they have in common. Send fewer of them, or shorter class_weights or "
+                "classes."
+            )
     sweep = SweepRequest(
         dataset_id=training.dataset_id or "",
         model=training.model,

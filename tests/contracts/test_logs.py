@@ -47,3 +47,28 @@ def test_console_format_is_plain_text() -> None:
     assert "hello" in text
     assert "from afar" in text
     assert "ZeroDivisionError" in text
+
+
+ESCAPES = """
+import structlog
+from contracts.logs import configure_logs
+configure_logs("info", "{form}")
+log = structlog.get_logger("ours")
+log.info("request", path="/a\\x1b[2Jb\\x9b31m\\u202e", other="/a\\r\\nforged")
+log.info("\\x1b]0;title\\x07", path=["\\x1b[2J"])
+"""
+
+
+def test_nothing_that_a_client_sends_moves_the_terminal() -> None:
+    for form in ("console", "json"):
+        result = subprocess.run(
+            [sys.executable, "-c", ESCAPES.format(form=form)],
+            cwd=ROOT,
+            capture_output=True,
+            timeout=30,
+            check=True,
+        )
+        text = result.stderr.decode()
+        assert not {one for one in text if not one.isprintable()} - {"\n"}, form
+        assert len(text.splitlines()) == 2, "no line is forged"
+        assert "[2J" in text

@@ -53,6 +53,26 @@ def listing(dataset_id: str, clock: Clock, *, revision: int = 1, files: int = 0)
     return Listing(info=info, validation=0.15, test=0.15, files=made)
 
 
+def test_a_page_of_datasets_of_many_classes_ends_early(
+    rows: DatasetRows, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("database.datasets.MAX_PAGE_BYTES", 100_000)
+    for number in range(5):
+        made = listing(f"ds_{number}", clock)
+        made.info.classes |= dict.fromkeys(map(str, range(4000)), 1)
+        rows.put(made)
+        clock.now += timedelta(seconds=1)
+    seen: list[list[str]] = []
+    cursor = None
+    for _ in range(5):
+        page = rows.list(limit=200, cursor=cursor)
+        seen.append([info.id for info in page.items])
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == [["ds_4", "ds_3"], ["ds_2", "ds_1"], ["ds_0"]]
+
+
 def test_pages_show_newest_first(rows: DatasetRows, clock: Clock) -> None:
     for number in range(5):
         rows.put(listing(f"ds_{number}", clock))

@@ -8,6 +8,7 @@ import pytest
 
 from models.faces.detection.finder import open_finder
 from models.weights.catalog import Weights
+from tests.collector import Collector, collecting
 from tests.conftest import SHARED
 from tests.flow.imports import copied_networks, from_either_end, import_networks, kept_store
 from tests.flow.installation import READY_SECONDS, Installation
@@ -49,11 +50,23 @@ def networks(fetched_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ne
 
 
 @pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    """Receives the traces that a test asks `running` for; no other request is traced."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
 def running(
-    fetched_home: Path, networks: Networks, tmp_path_factory: pytest.TempPathFactory
+    fetched_home: Path,
+    networks: Networks,
+    collector: Collector,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installation]:
     """One installation for all tests; none of them may leave it broken."""
     env = {
+        "OPSIN_OTLP_ENDPOINT": collector.url,
+        "OPSIN_TRACE_RATIO": "0",
         "OPSIN_MODELS": ",".join(RUNNING),
         "OPSIN_PRECISION": "float32",  # the answers are compared with those of the network
     }

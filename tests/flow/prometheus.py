@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -87,14 +87,14 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(target: str, folder: Path) -> Iterator[Prometheus]:
+def scraping(target: str, folder: Path, rules: Sequence[str] = RULES) -> Iterator[Prometheus]:
     """Scrape `target` (host and port) until the end of the block."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("Prometheus is missing; apt-get install prometheus")
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-        "rule_files": RULES,
+        "rule_files": list(rules),
         "scrape_configs": [{"job_name": "opsin", "static_configs": [{"targets": [target]}]}],
     }
     folder.mkdir()

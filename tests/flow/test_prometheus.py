@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from tests.images import encoded, scene
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROUNDS = 2
-EXPIRY_SECONDS = 10.0  # of a process that is gone: 4 s, and a scrape
+SETTLING_SECONDS = 60.0  # of a process that is gone: 4 s, and a scrape; more on a busy machine
+# Images of a killed worker are sent to another one once its heartbeat has expired.
+HEADERS = {"X-Timeout-Ms": "300000"}
 
 
 class Load:
@@ -39,7 +41,7 @@ class Load:
         bodies = [("classify", good)] * 8 + [("classify", bad), ("embed", good), ("heatmap", good)]
         # A client for each thread; a new connection may go to the other API process.
         while not self._stop.is_set():
-            with httpx.Client(base_url=self._url, timeout=120) as client:
+            with httpx.Client(base_url=self._url, timeout=330, headers=HEADERS) as client:
                 for operation, body in bodies:
                     answer = client.post(f"/v1/{operation}?model=squeezenet", content=body)
                     with self._lock:
@@ -93,18 +95,31 @@ def test_counters_never_fall_and_sums_are_those_of_the_clients(
             gone |= change_workers(running)
             time.sleep(3)
         statuses = load.stop()
-        time.sleep(EXPIRY_SECONDS)
+        empty = [one for one in dashboard_queries() if not prometheus.query(one[1])]
+        assert empty == []
         assert len(gone) == 2 * ROUNDS
         assert sum(statuses.values()) > 100, statuses
         assert set(statuses) == {
             *(("classify", 200), ("classify", 422), ("embed", 200), ("heatmap", 200))
         }
-        assert_sums(prometheus, statuses)
+        settled(lambda: assert_sums(prometheus, statuses))
+        settled(lambda: assert_gone(prometheus, running, gone))
         assert_no_fall(prometheus)
-        assert_gone(prometheus, running, gone)
-        empty = [one for one in dashboard_queries() if not prometheus.query(one[1])]
-        assert empty == []
-        assert prometheus.value('avg_over_time(up{job="opsin"}[10m])') > 0.8
+        assert prometheus.value('sum_over_time(up{job="opsin"}[1h])') > 20
+
+
+def settled(check: Callable[[], None]) -> None:
+    """Check again and again what a scrape shows a little later, until it holds."""
+    deadline = time.monotonic() + SETTLING_SECONDS
+    while True:
+        try:
+            check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+        else:
+            return
 
 
 def assert_sums(prometheus: Prometheus, statuses: Counter[tuple[str, int]]) -> None:
@@ -134,7 +149,7 @@ def assert_no_fall(prometheus: Prometheus) -> None:
     ]
     assert len(kept) > 30
     for name in kept:
-        assert prometheus.query(f"resets({name}[10m]) > 0") == {}, name
+        assert prometheus.query(f"resets({name}[1h]) > 0") == {}, name
 
 
 def assert_gone(prometheus: Prometheus, running: Installation, gone: set[str]) -> None:

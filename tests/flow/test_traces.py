@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,14 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.collector import Collector, ReceivedSpan, collecting
-from tests.flow.conftest import Networks
+from tests.collector import Collector, ReceivedSpan
 from tests.flow.installation import Installation
 from tests.flow.trainings import (
+    TRAINING_SETTINGS,
     color_archive,
-    start_process,
     submit_training,
-    training_installation,
     upload_dataset,
     wait_for_job,
 )
@@ -28,32 +27,23 @@ PICTURE = "OPSIN_TEST_TRACES"  # a file for `scripts/trace-picture`
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
-        if path := os.environ.get(PICTURE):
-            Path(path).write_text(json.dumps([vars(span) for span in collector.spans]))
+def traced(running: Installation, collector: Collector) -> Iterator[Installation]:
+    """Its processes send what clients ask to be traced."""
+    yield running
+    if path := os.environ.get(PICTURE):
+        Path(path).write_text(json.dumps([vars(span) for span in collector.spans]))
 
 
-@pytest.fixture(scope="module")
-def traced(
-    fetched_home: Path,
-    networks: Networks,
-    collector: Collector,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Installation]:
-    """An installation whose processes send what clients ask to be traced."""
-    home = tmp_path_factory.mktemp("traced") / "home"
-    env = {"OPSIN_OTLP_ENDPOINT": collector.url, "OPSIN_TRACE_RATIO": "0"}
-    running = training_installation(home, fetched_home / "weights", networks("squeezenet"), env)
+@pytest.fixture
+def training(traced: Installation) -> Iterator[Installation]:
+    """With a job worker, of which nothing is left afterwards."""
+    traced.run("jobs", "worker --jobs", **TRAINING_SETTINGS)
     try:
-        start_process(running, "api")
-        start_process(running, "jobs")
-        running.run("worker", "worker")
-        running.wait_until_ready()
-        yield running
+        yield traced
     finally:
-        running.close()
+        traced.kill("jobs", signal.SIGTERM)
+    traced.wait_until(lambda: traced.get("/v1/system").json()["job_workers"] == [], 60)
+    traced.wait_until(lambda: 'process="job' not in traced.get("/metrics").text, 60)
 
 
 def new_trace() -> tuple[str, dict[str, str]]:
@@ -96,7 +86,7 @@ def test_a_request_is_traced_through_all_processes(
     client_id = headers["traceparent"].split("-")[2]
     answer = httpx.post(
         f"{traced.url}/v1/{path}?model=squeezenet",
-        content=encoded(scene(), "PNG"),
+        content=encoded(scene(97, 65), "PNG"),  # its heatmap is not in the cache
         headers=headers | {"Accept": "image/png" if path == "heatmap" else "application/json"},
         timeout=120,
     )
@@ -142,16 +132,17 @@ def test_a_request_is_traced_through_all_processes(
 
 
 def test_a_training_is_traced_through_all_processes(
-    traced: Installation, collector: Collector
+    training: Installation, collector: Collector
 ) -> None:
     trace_id, headers = new_trace()
     client_id = headers["traceparent"].split("-")[2]
-    with httpx.Client(base_url=traced.url, timeout=60) as client:
+    with httpx.Client(base_url=training.url, timeout=60) as client:
         dataset = upload_dataset(client, color_archive(6)).json()["id"]
         client.headers.update(headers)
-        job = submit_training(client, dataset, epochs={"scratch": 1})
+        job = submit_training(client, dataset, epochs={"scratch": 1}, promote="never")
         client.headers.pop("traceparent")
         assert wait_for_job(client, job["id"])["state"] == "succeeded"
+        assert client.delete("/v1/models/colors/versions/1").status_code == 204
     collector.until(lambda: "job training" in {span.name for span in collector.trace(trace_id)})
     spans = collector.trace(trace_id)
     assert_whole(spans, client_id)

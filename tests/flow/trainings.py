@@ -12,6 +12,11 @@ from PIL import Image
 from tests.flow.installation import READY_SECONDS, Installation
 from tests.models.datasets.packing import zipped
 
+TRAINING_SETTINGS = {
+    "OPSIN_JOB_NICENESS": "0",
+    "OPSIN_JOB_THREADS": "1",
+    "OPSIN_MIN_FREE_DISK_BYTES": "0",
+}
 FINISHED = {"succeeded", "failed", "cancelled"}
 COLORS = {"blue": 2, "green": 1, "red": 0}
 
@@ -35,14 +40,8 @@ def training_installation(
     home: Path, weights: Path, store: Path | None, env: dict[str, str]
 ) -> Installation:
     """An installation for trainings with Valkey running; the test starts the processes it needs."""
-    settings = {
-        "OPSIN_MODELS": "squeezenet",
-        "OPSIN_JOB_NICENESS": "0",
-        "OPSIN_JOB_THREADS": "1",
-        "OPSIN_WORKER_THREADS": "1",
-        "OPSIN_MIN_FREE_DISK_BYTES": "0",
-    }
-    running = Installation(home, weights, settings | env, store=store)
+    settings = {"OPSIN_MODELS": "squeezenet", "OPSIN_WORKER_THREADS": "1"}
+    running = Installation(home, weights, settings | TRAINING_SETTINGS | env, store=store)
     running.valkey.start()
     return running
 

@@ -80,7 +80,7 @@ class ModelManager:
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
-        self._dropped: dict[tuple[str, int], float] = {}
+        self._dropped: dict[tuple[str, int | None], float] = {}
         self._store = store
         self._configured = configured
         self._loaded = loaded
@@ -122,7 +122,8 @@ class ModelManager:
 
     def reconcile(self, stopping: Event | None = None) -> None:
         """Bring the versions in memory in line with the aliases, once."""
-        self._trained = self._trained_models()
+        before, self._trained = self._trained, self._trained_models()
+        self._dropped |= {(model, None): self._clock() for model in {*before} - {*self._trained}}
         newest_first = sorted(self._trained, key=lambda name: (-self._store.changed_at(name), name))
         self._over_limit = frozenset(newest_first[self._max_trained :])
         for model in (*self._configured, *self._trained):
@@ -137,15 +138,19 @@ class ModelManager:
         self._drop_metrics()
 
     def _drop_metrics(self) -> None:
-        """Forget what was counted for versions that every worker has dropped by now.
+        """Forget what was counted for versions and models that every worker has dropped by now.
 
         Earlier, the sums over workers would fall while some of them still serve the version.
         """
         now = self._clock()
         for key in [key for key, at in self._dropped.items() if now - at > METRICS_SECONDS]:
             del self._dropped[key]
-            if self._loaded.get(*key) is None:
-                self._metrics.drop_version(key[0], str(key[1]))
+            model, version = key
+            if version is None:
+                if model not in {*self._configured, *self._trained}:
+                    self._metrics.drop({(model, "")})
+            elif self._loaded.get(model, version) is None:
+                self._metrics.drop({(model, str(version))})
 
     def report(self) -> None:
         """Publish which versions are loaded, which is being loaded and which have failed."""

@@ -132,8 +132,12 @@ class LeasedWork:
         self._write(lambda: self._leases.metrics(self._lease, key, row))
         # Other jobs have rows of the same form. A resumed training reports earlier epochs again.
         if self._lease.kind == "training" and phase and epoch and not known:
-            self.counts.inc("training_epochs_total", str(phase))
-            self.counts.inc("training_images_total", str(phase), by=row.get("images") or 0)
+            self.trained(str(phase), row.get("images") or 0)
+
+    def trained(self, phase: str, images: int) -> None:
+        """See `contracts.work.CountsEpochs`."""
+        self.counts.inc("training_epochs_total", phase)
+        self.counts.inc("training_images_total", phase, by=images)
 
     def artifact(self, name: str, media_type: str, content: bytes) -> None:
         """See `contracts.work.Work`.

@@ -69,7 +69,7 @@ def track_clip(
     """Follow the face through a clip.
 
     Args:
-        frames: Upright, all of the same size.
+        frames: Upright. When their size changes, as a phone is turned, the face is searched again.
         check: Called with the time of each frame before it is analyzed; it may let other work run
             first, or raise.
     """
@@ -80,6 +80,8 @@ def track_clip(
     next_count = 0.0
     for frame in frames:
         check(frame.time)
+        if previous_pixels is not None and previous_pixels.shape != frame.pixels.shape:
+            face = None
         previous, face = face, analyzer.track(frame.pixels, face)
         count = 1
         if frame.time >= next_count:

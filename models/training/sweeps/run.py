@@ -23,12 +23,13 @@ from contracts.jobs import JobError, Progress
 from contracts.settings import Settings
 from contracts.training.sweeps import SweepRequest, SweepResult, SweepRow, SweepTraining
 from contracts.training.training_result import TrainingResult
-from contracts.work import Work
+from contracts.work import CountsEpochs, Work
 from models.store.manifest import write_atomically
 from models.store.store import Store
 from models.training import run as training
 
 _ROWS = "rows.json"
+_EPOCHS = "epochs.json"
 _ARTIFACTS = "artifacts"
 _TABLE = "trainings.csv"
 _SPLITS = ("validation", "test", "train")
@@ -196,6 +197,7 @@ class _Part:
         self.job_id, self.attempt = f"{whole.job_id}/{number}", whole.attempt
         self.folder, self.request = whole.folder / f"{number:03}", request
         self._whole, self._before, self._share = whole, before, share
+        self._epochs = 0
 
     def progress(self, progress: Progress) -> None:
         left = progress.eta_seconds
@@ -213,7 +215,17 @@ class _Part:
         )
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """The epochs are in the training's own curves."""
+        """The epochs are in the training's own curves; here they are only counted.
+
+        A resumed training reports its earlier ones again, so the number is kept in the folder.
+        """
+        self._epochs += 1
+        path, counted = self.folder / _EPOCHS, 0
+        with suppress(FileNotFoundError, ValueError):
+            counted = int(path.read_text())
+        if self._epochs > counted and isinstance(self._whole, CountsEpochs):
+            self._whole.trained(str(row["phase"]), row.get("images") or 0)
+            write_atomically(path, str(self._epochs))
 
     def artifact(self, name: str, media_type: str, content: bytes) -> None:
         folder = self.folder / _ARTIFACTS

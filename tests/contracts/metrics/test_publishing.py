@@ -134,7 +134,7 @@ def test_the_series_of_a_version_go_with_it(client: "redis.Redis") -> None:
     text, _ = exposition(result.families(lambda _, version: version == "2"), "")
     assert b'version="2"' in text
     assert b'version="1"' not in text
-    metrics.drop_version("pets", "1")
+    metrics.drop({("pets", "1")})
     field = field_of("executions_total", ("pets", "1", "classify"))
     assert field not in metrics.read()["c"]
     metrics.inc("executions_total", "pets", "1", "classify")  # loaded again: from zero

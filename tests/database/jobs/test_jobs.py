@@ -21,7 +21,7 @@ from database.engine import writing
 from database.idempotency import IdempotencyKey
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import Leases
-from database.tables import JobRecord
+from database.tables import JobRecord, MetricRecord
 from tests.database.conftest import Clock
 
 REQUEST = {"model": "squeezenet", "names": ["ä.jpg", None], "top_k": 5}
@@ -125,6 +125,35 @@ def test_pages_show_every_job_once_newest_first(jobs: Jobs, clock: Clock) -> Non
         if cursor is None:
             break
     assert seen == expected
+
+
+@pytest.mark.parametrize("where", ["request", "result", "metrics"])
+def test_a_page_of_large_jobs_ends_early(
+    jobs: Jobs, leases: Leases, engine: Engine, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Two hundred results of megabytes each would fill the memory of who lists them."""
+    monkeypatch.setattr("database.jobs.jobs.MAX_PAGE_BYTES", 250_000)
+    large = {"text": "x" * 100_000}
+    for _ in range(5):
+        (job,) = made(jobs, 1, "training")
+        with writing(engine) as session:
+            if where == "metrics":
+                session.add(MetricRecord(job_id=job.id, key="1", place=1, sequence=1, row=large))
+            else:
+                session.execute(
+                    update(JobRecord).where(JobRecord.id == job.id).values({where: large})
+                )
+    seen, sizes, cursor = set(), [], None
+    for _ in range(4):
+        page = jobs.list(limit=200, cursor=cursor)
+        seen |= {job.id for job in page.items}
+        sizes.append(len(page.items))
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert (sizes, len(seen)) == ([2, 2, 1], 5)
+    monkeypatch.setattr("database.jobs.jobs.MAX_PAGE_BYTES", 1)
+    assert len(jobs.list().items) == 1
 
 
 def test_full_last_page_has_no_next_cursor(jobs: Jobs) -> None:

@@ -1,6 +1,7 @@
 """The span of a request: its attributes, and what it never holds."""
 
 import secrets
+import socket
 from collections.abc import Iterator
 
 import httpx
@@ -128,3 +129,16 @@ def test_the_client_decides_and_probes_are_left_out(
     assert (span.name, span.parent_id) == ("GET /healthz", parent)
     assert collector.trace(unwanted) == []
     assert {span.trace_id for span in collector.spans} == {wanted}
+
+
+def test_a_collector_that_hangs_delays_nobody(client: httpx.Client) -> None:
+    """It takes the connection and never answers; each request is traced."""
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        start_tracing(Settings(_env_file=None, otlp_endpoint=url, trace_ratio=1.0), "api")
+        try:
+            answers = [client.post("/v1/classify", content=gray_png()) for _ in range(30)]
+        finally:
+            stop_tracing()
+    assert {answer.status_code for answer in answers} == {200}
+    assert all("traceparent" in answer.headers for answer in answers)

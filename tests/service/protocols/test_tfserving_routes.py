@@ -135,7 +135,7 @@ def test_status_of_an_unknown_label_is_refused(client: httpx.Client, label: str)
 
 
 @pytest.mark.parametrize("where", ["", "/versions/1", "/labels/champion"])
-@pytest.mark.parametrize("method", ["classify", "regress"])
+@pytest.mark.parametrize("method", ["classify", "regress", "explain"])
 @pytest.mark.parametrize("verb", ["GET", "POST"])
 def test_other_methods_are_refused_in_words(
     client: httpx.Client, verb: str, where: str, method: str

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.training import sweeps
 from tests.service.parts import FakeServices
 from tests.service.training.test_routes import body, fakes, pets
 
@@ -95,4 +96,16 @@ def test_each_training_is_checked_as_a_training_of_its_own(
     assert refused(body(pets, network="vgg16"), huge) == (422, "validation_error")
     subjects = {"subjects": ["sub_a", "sub_b"], "model": "door", "network": "face_cnn"}
     assert refused(subjects) == (422, "validation_error")
+    assert fakes.jobs.worked == []
+
+
+def test_trainings_that_repeat_too_much_are_refused(
+    client: httpx.Client, fakes: FakeServices, pets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job's row is read with every list of jobs: 4 kB of gzip could make it 150 MB."""
+    sent = {"training": body(pets), "grid": GRID}
+    monkeypatch.setattr(sweeps, "_MAX_BYTES", 2000)
+    answer = client.post(URL, json=sent)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error"), answer.text
+    assert "class_weights" in answer.json()["detail"]
     assert fakes.jobs.worked == []

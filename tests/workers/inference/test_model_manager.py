@@ -11,13 +11,14 @@ import pytest
 from contracts.errors import VersionNotFound
 from contracts.inference.inference import VectorOperation
 from contracts.inference.manifest import Manifest
+from contracts.metrics.registry import Metrics
 from contracts.queue.heartbeat import HeldModel
 from contracts.queue.messages import Pixels, Vector
 from models.store.labels import Label
 from models.store.store import Store
 from tests.models.drafts import DRAFT, write_files
 from workers.inference.loaded_models import LoadedModels
-from workers.inference.model_manager import GRACE_SECONDS, ModelManager
+from workers.inference.model_manager import GRACE_SECONDS, METRICS_SECONDS, ModelManager
 
 
 class StubPredictor:
@@ -49,6 +50,7 @@ class ManagedPets:
 
     def __post_init__(self) -> None:
         self.loaded = LoadedModels()
+        self.metrics = Metrics()
         self.manager = ModelManager(
             self.store,
             ("pets",),
@@ -58,6 +60,7 @@ class ManagedPets:
             heartbeat=self,
             clock=lambda: self.now,
             max_trained=2,
+            metrics=self.metrics,
         )
 
     def count_waiting(self, model: str, version: int) -> int:
@@ -81,6 +84,14 @@ class ManagedPets:
         self.now += seconds
         self.manager.reconcile()
         return self.loaded.versions("pets")
+
+    def counted(self, name: str) -> dict[tuple[str, ...], float]:
+        """The series of a counter, by their labels."""
+        return {
+            tuple(field.split("\x1f")[1:]): values[0]
+            for field, values in self.metrics.read()["c"].items()
+            if field.split("\x1f")[0] == name
+        }
 
     def active(self) -> dict[str, int]:
         return self.loaded.aliases("pets")
@@ -221,3 +232,42 @@ def test_trained_models_promoted_longest_ago_are_evicted(pets: ManagedPets) -> N
     pets.after(1)
     pets.after(2 * GRACE_SECONDS)
     assert [pets.loaded.versions(one) for one in ("first", "second", "third")] == [[1], [], [1]]
+
+
+def test_loads_and_evictions_are_counted_and_series_go_with_their_version(
+    pets: ManagedPets,
+) -> None:
+    pets.metrics.inc("executions_total", "pets", "1", "classify")
+    pets.metrics.inc("executions_total", "pets", "2", "classify")
+    pets.store.promote("pets", 2)
+    pets.after(0)
+    pets.after(GRACE_SECONDS)
+    assert pets.counted("version_loads_total") == {("pets", "success"): 2}
+    assert pets.counted("version_evictions_total") == {("pets",): 1}
+    seconds = pets.metrics.read()["c"]["version_load_seconds\x1fpets"]
+    assert seconds[-2] == 2
+    pets.after(METRICS_SECONDS - 1)
+    assert {labels[1] for labels in pets.counted("executions_total")} == {"1", "2"}
+    pets.after(2)
+    assert {labels[1] for labels in pets.counted("executions_total")} == {"2"}
+    pets.broken = {3}
+    pets.publish()
+    pets.store.promote("pets", 3)
+    pets.after(0)
+    assert pets.counted("version_loads_total")["pets", "failure"] == 1
+
+
+def test_series_of_a_deleted_model_go(pets: ManagedPets) -> None:
+    with pets.store.staging() as folder:
+        write_files(folder)
+        pets.store.promote("mine", pets.store.publish("mine", folder, DRAFT))
+    pets.after(0)
+    assert ("mine", "success") in pets.counted("version_loads_total")
+    pets.store.drop_alias("mine", "champion")
+    pets.store.delete("mine", 1)
+    pets.after(0)
+    pets.after(GRACE_SECONDS)
+    pets.after(0)
+    assert ("mine", "success") in pets.counted("version_loads_total"), "others still hold it"
+    pets.after(METRICS_SECONDS + 1)
+    assert pets.counted("version_loads_total") == {("pets", "success"): 1}

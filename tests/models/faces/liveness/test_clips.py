@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,8 +13,9 @@ from contracts.faces.liveness import Action
 from contracts.queue.messages import Pixels
 from models.faces.analyzer import FaceAnalyzer
 from models.faces.detection.finder import FaceFinder
+from models.faces.liveness import clip
 from models.faces.liveness.verdict import ClipVerdict, judge_clip
-from models.faces.liveness.video import VideoLimits, read_frames
+from models.faces.liveness.video import VideoFrame, VideoLimits, read_frames
 from tests.models.faces.rendering import Face, Puppet, performance, write_video
 
 FPS = 12.0
@@ -88,6 +91,32 @@ def test_an_honest_answer_is_live_and_its_replay_is_not(
     again = judge(encode(performances["person10"][5:], tmp_path / "again.webm"))
     assert codes(again) == {"replayed"}
     assert again.embedding is None
+
+
+def test_a_face_is_searched_again_when_the_phone_was_turned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its old position means nothing in frames of another size."""
+    box = SimpleNamespace(x=2, y=2, width=6, height=6)
+    quality = SimpleNamespace(size=6, acceptable=True)
+    face: Any = SimpleNamespace(face=SimpleNamespace(box=box, quality=quality))
+    followed: list[bool] = []
+
+    class Finder:
+        def find(self, image: Pixels, max_faces: int = 32) -> list[Any]:
+            return [face]
+
+        def track(self, image: Pixels, previous: object) -> Any:
+            followed.append(previous is face)
+            return face
+
+    monkeypatch.setattr(clip, "facial_metrics", lambda _: None)
+    sizes = [(20, 30), (20, 30), (30, 20), (30, 20)]
+    frames = [VideoFrame(n / 10, np.zeros((*size, 3), np.uint8)) for n, size in enumerate(sizes)]
+    analyzer: Any = Finder()
+    tracked = clip.track_clip(frames, analyzer, lambda _: None)
+    assert followed == [False, True, False, True]
+    assert tracked.faces == (face,) * 4
 
 
 @pytest.mark.slow

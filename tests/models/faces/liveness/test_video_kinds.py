@@ -226,6 +226,26 @@ def test_a_clip_that_was_cut_off_is_refused(container: str, live: bool, part: fl
     assert caught.value.detail == FAULTS["truncated"]
 
 
+def test_the_size_may_change_within_a_clip() -> None:
+    """As in a browser's recording while a phone is turned."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="webm") as out:
+        stream: Any = out.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        turned: Any = av.CodecContext.create("libvpx", "w")
+        turned.width, turned.height, turned.pix_fmt = 96, 160, "yuv420p"
+        turned.time_base = stream.codec_context.time_base = Fraction(1, 10)
+        for number, pixels in enumerate(moving(8)):
+            upright = pixels if number < 4 else np.ascontiguousarray(np.rot90(pixels))
+            frame = av.VideoFrame.from_ndarray(upright, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            for packet in (stream if number < 4 else turned).encode(frame):
+                packet.stream = stream
+                out.mux(packet)
+    shapes = [frame.pixels.shape[:2] for frame in read(file.getvalue())]
+    assert shapes == [(96, 160)] * 4 + [(160, 96)] * 4
+
+
 def test_a_damaged_frame_is_left_out() -> None:
     data = bytearray(record("avi"))
     place = data.index(b"00dc", len(data) // 2) + 8

@@ -66,7 +66,18 @@ def sweep(**fields: Any) -> dict[str, Any]:
     }
 
 
-def work(settings: Settings, request: dict[str, Any], stop: int | None = None) -> InMemoryWork:
+class CountedWork(InMemoryWork):
+    """Also counts epochs, as the process of a job does."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.epochs: list[tuple[str, int]] = []
+
+    def trained(self, phase: str, images: int) -> None:
+        self.epochs.append((phase, images))
+
+
+def work(settings: Settings, request: dict[str, Any], stop: int | None = None) -> CountedWork:
     """Work that is stopped while it evaluates its training of that number."""
     folder = settings.home / "work"
     folder.mkdir(exist_ok=True)
@@ -77,7 +88,7 @@ def work(settings: Settings, request: dict[str, Any], stop: int | None = None) -
         if stop is not None and seen.count("scratch") == stop and phase == "export":
             raise WorkStoppedError
 
-    return InMemoryWork("job_sweep", request, folder, on_phase=on_phase)
+    return CountedWork("job_sweep", request, folder, on_phase=on_phase)
 
 
 def test_only_the_best_version_is_kept_and_promoted(settings: Settings) -> None:
@@ -86,9 +97,11 @@ def test_only_the_best_version_is_kept_and_promoted(settings: Settings) -> None:
     with pytest.raises(WorkStoppedError):
         run(stopped, settings)
     assert len(stopped.rows) == 1
+    assert stopped.epochs == [("scratch", 32)] * 6, "three of each of two trainings"
     done = work(settings, request)
     result = SweepResult.model_validate(run(done, settings))
     assert [row["epoch"] for row in done.rows] == [2], "the first was trained again"
+    assert done.epochs == [], "what was counted is not counted again"
     assert (result.best, result.promoted, result.combinations) == (2, True, 2)
     scores = [row.score for row in result.trainings]
     assert scores[1] == max(score or 0 for score in scores) > 0.9
