@@ -25,6 +25,10 @@ from tests.service.conftest import listening
 from tests.service.parts import gray_png
 from tests.valkey import RealValkey
 
+# A mark that turns text around ends with the name that it is part of.
+TURNING = """() => [...document.querySelectorAll("main *")].filter(one => one.tagName !== "BDI"
+    && [...one.childNodes].some(node => node.nodeType === 3 && /\u202e/.test(node.data)))
+    .map(one => one.outerHTML)"""
 FITS = "document.documentElement.scrollWidth <= innerWidth"
 
 
@@ -104,29 +108,20 @@ def test_a_page_says_what_it_is_for_while_it_is_empty(
 def test_everything_is_accessible_and_fits(
     world: str, open_console: OpenConsole, width: int, scheme: str, rules: dict[str, list[str]]
 ) -> None:
-    """Also enlarged, as far as 400 % of a window of 1280 pixels."""
+    """Also enlarged, as far as 400 % of a window of 1280 pixels; and the worst names are text."""
     options = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
     page = open_console(world, "classify", bypass_csp=True, **options)
+    page.on("dialog", lambda dialog: pytest.fail(f"a name was run: {dialog.message}"))
+    seen = ""
     for name in everything(world, page):
         assert violations(page, rules) == "", name
+        seen += page.locator("body").inner_text()
+        assert page.locator("main script, main img[src=x]").count() == 0, name
+        assert page.evaluate(TURNING) == [], name
         for narrow in (width, 640, 320):
             page.set_viewport_size({"width": narrow, "height": 450})
             assert page.evaluate(FITS), f"{name} at {narrow}"
         page.set_viewport_size({"width": width, "height": 900})
-
-
-def test_the_worst_names_are_text_everywhere(world: str, open_console: OpenConsole) -> None:
-    page = open_console(world, "classify")
-    page.on("dialog", lambda dialog: pytest.fail(f"a name was run: {dialog.message}"))
-    seen = ""
-    for name in everything(world, page):
-        seen += page.locator("body").inner_text()
-        assert page.locator("main script, main img[src=x]").count() == 0, name
-        # A mark that turns text around ends with the name that it is part of.
-        bare = """() => [...document.querySelectorAll("main *")].filter(one => one.tagName !== "BDI"
-            && [...one.childNodes].some(node => node.nodeType === 3 && /\\u202e/.test(node.data)))
-            .map(one => one.outerHTML)"""
-        assert page.evaluate(bare) == [], name
     assert all(name in seen for name in HOSTILE)
 
 
