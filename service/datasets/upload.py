@@ -37,7 +37,7 @@ from models.datasets.layout import MAX_LABEL_LENGTH
 from models.datasets.splitting import Fractions
 from service.auth.principal import quota_key
 from service.dependencies import Services
-from service.http.body import content_type_of, declared_length, is_json, read_body
+from service.http.body import JSON_TYPE, content_type_of, declared_length, is_json, read_body
 from service.http.deadlines import HEADER, Deadline
 from service.http.multipart import FORM_TYPE, FieldSpec, Form, MultipartReader, how_to_send
 from service.http.uploads import Upload, display_name, read_uploads
@@ -159,7 +159,7 @@ async def create(
                 services=services,
             )
     raise UnsupportedMediaType(
-        f'{how_to_send([ARCHIVE])} JSON, {{"name": "…"}}, makes an empty dataset.'
+        f'{how_to_send([ARCHIVE])} {{"name": "…"}} as {JSON_TYPE} makes an empty dataset.'
     )
 
 
