@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from sqlalchemy import Engine
 
 from contracts.metrics.dependencies import count_database, count_redis
@@ -59,6 +59,7 @@ _CLEANUP_SECONDS = 600.0
 _AUDIT_SECONDS = 3600.0  # between two deletions of old audit lines
 _REEMBED_SECONDS = 15.0  # between two batches of templates that are embedded again
 _DROP_SECONDS = 30.0  # between two checks for metrics of versions that are no longer served
+_CONNECTION_SECONDS = 2.0  # that a call waits for one of the connections to Redis
 _FORGET_SECONDS = 2.0  # between two checks for what other processes erased
 
 
@@ -266,7 +267,9 @@ async def _connect_twice(stack: AsyncExitStack, url: str, metrics: Metrics) -> t
 
 def _connect(url: str, metrics: Metrics) -> Redis:
     options: dict[str, Any] = dict(ASYNC_REDIS_OPTIONS)
-    client = Redis.from_url(url, **options)
+    # Of more calls at a time than it has connections, the others wait; an ordinary pool raises.
+    pool = BlockingConnectionPool.from_url(url, timeout=_CONNECTION_SECONDS, **options)
+    client: Redis = Redis.from_pool(pool)
     count_redis(client, metrics)
     return client
 

@@ -77,6 +77,11 @@ def test_the_commands_in_the_readme_exist() -> None:
         assert re.search(rf"^  {command} ", known, re.MULTILINE), command
 
 
+def _file_of(module: str) -> str:
+    path = module.replace(".", "/")
+    return f"{path}/__main__.py" if (ROOT / path).is_dir() else f"{path}.py"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_each_path_in_the_docs_exists(page: Path) -> None:
     """Paths in backticks, such as `service/queue/client.py`, and relative links."""
@@ -85,7 +90,7 @@ def test_each_path_in_the_docs_exists(page: Path) -> None:
     quoted = re.findall(rf"`((?:{top_level})/[^`:*\s]*)(?:::\w+)?`", text)
     drawn = re.findall(rf"(?<![\w/`.-])(?:{top_level})/[\w/]+\.py", text)  # in diagrams
     modules = re.findall(rf"python -m ((?:{top_level})\.[\w.]*\w)", text)
-    drawn += [f"{module.replace('.', '/')}.py" for module in modules]
+    drawn += [_file_of(module) for module in modules]
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
     paths = {ROOT / path for path in (*quoted, *drawn)} | {page.parent / link for link in links}
     assert [str(path) for path in sorted(paths) if not path.exists()] == []

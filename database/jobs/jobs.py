@@ -168,15 +168,17 @@ class Jobs:
 
     def needs_dataset(self, dataset_id: str) -> bool:
         """Whether an unfinished job, such as a training, uses that dataset."""
-        query = select(JobRecord.request).where(JobRecord.state.in_(UNFINISHED))
+        # In the database: the requests of all unfinished jobs can have a hundred megabytes.
+        named = JobRecord.request["dataset_id"].as_string() == dataset_id
+        query = select(JobRecord.id).where(JobRecord.state.in_(UNFINISHED), named)
         with reading(self._engine) as session:
-            return any(
-                request.get("dataset_id") == dataset_id for request in session.scalars(query)
-            )
+            return session.scalars(query.limit(1)).first() is not None
 
     def using_subject(self, subject_id: str) -> tuple[str, ...]:
         """The unfinished jobs that have that subject among their `subjects`."""
-        query = select(JobRecord.id, JobRecord.request).where(JobRecord.state.in_(UNFINISHED))
+        query = select(JobRecord.id, JobRecord.request).where(
+            JobRecord.state.in_(UNFINISHED), JobRecord.request["subjects"].as_string().is_not(None)
+        )
         with reading(self._engine) as session:
             return tuple(
                 job_id

@@ -2,9 +2,8 @@
 
 The estimate is a straight line, generous for the activations of the network at full size. A style
 is as long as the result but has its own proportions: beside a narrow content it has many times as
-many pixels. The API
-process can compute it because it needs no network. Dreams and the fast method work in tiles, so
-their memory grows only with the arrays that hold the image itself.
+many pixels. The API process can compute it because it needs no network. Dreams and the fast method
+work in tiles, so their memory grows only with the arrays that hold the image itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,13 +16,12 @@ from models.images.resize import Size
 
 _FIXED = 900 * MIB
 """TensorFlow or OpenVINO, the network's weights, and the images as they were sent."""
-_VGG_BYTES = 500 * MIB
+_VGG_BYTES = 600 * MIB
 """VGG's weights, as they are and as `models.create.winograd` transforms them."""
-# Measured by `benchmarks.create.memory` with plain convolutions, at 256 and 512 pixels (VGG16: 1.26
-# and 2.10 GB in all), and raised by what the transforms hold.
-_BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 5500, "vgg19": 6000, "squeezenet": 1500}
-_STYLE_BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 2200, "vgg19": 2200, "squeezenet": 800}
-"""Of a style, whose maps are computed once and without gradients."""
+# Measured by `benchmarks.create.memory` (VGG16: 1.66 GB in all at 256 pixels, 2.42 GB at 512).
+_BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 5000, "vgg19": 5500, "squeezenet": 1500}
+_STYLE_BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 1000, "vgg19": 1000, "squeezenet": 250}
+"""Of a style, whose maps are computed once and without gradients; twice what was measured."""
 _TILED_BYTES_PER_PIXEL = 120
 _TILE_BYTES = 1500 * MIB
 

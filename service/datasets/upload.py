@@ -39,7 +39,7 @@ from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.http.body import JSON_TYPE, content_type_of, declared_length, is_json, read_body
 from service.http.deadlines import HEADER, Deadline
-from service.http.multipart import FORM_TYPE, FieldSpec, Form, MultipartReader
+from service.http.multipart import FORM_TYPE, FieldSpec, Form, MultipartReader, how_to_send
 from service.http.uploads import Upload, display_name, read_uploads
 from service.threads import run_in_threadpool
 
@@ -158,7 +158,9 @@ async def create(
                 deadline=deadline,
                 services=services,
             )
-    raise UnsupportedMediaType(f"Set Content-Type to {FORM_TYPE} or {JSON_TYPE}.")
+    raise UnsupportedMediaType(
+        f'{how_to_send([ARCHIVE])} {{"name": "…"}} as {JSON_TYPE} makes an empty dataset.'
+    )
 
 
 async def add(

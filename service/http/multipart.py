@@ -6,7 +6,7 @@ exceeds its limit is refused before the rest of it is read.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -39,6 +39,7 @@ _WRITE_BYTES = 1024 * 1024  # buffered before they are written to a file
 _MAX_PREAMBLE_BYTES = 64 * 1024
 # Of a part's Content-Transfer-Encoding; RFC 7578 knows no other.
 _PLAIN_ENCODINGS = frozenset({b"", b"7bit", b"8bit", b"binary"})
+_MAX_VALUE_BYTES = 8 * 1024  # what may have more is a file
 _CHARSET_FIELD = "_charset_"  # which browsers add to a form; file names say theirs themselves
 _MALFORMED = "The multipart body is malformed. Let your HTTP client build it and set the boundary."
 
@@ -147,6 +148,15 @@ class Form:
         return [_text(name, part.data) for part in self.parts.get(name, [])]
 
 
+def how_to_send(fields: Sequence[str]) -> str:
+    """What to do about a body that is no form: the fields for files, and an example."""
+    names = " or ".join(f"'{name}'" for name in fields)
+    return (
+        f"Send a form ({FORM_TYPE}) with the file as the field {names}, as `curl -F "
+        f"{fields[0]}=@FILE` does. Files are not read from JSON, from base64 or as the body."
+    )
+
+
 async def read_form(request: Request, fields: Mapping[str, FieldSpec]) -> Form:
     """Read the form that a request holds.
 
@@ -158,7 +168,8 @@ async def read_form(request: Request, fields: Mapping[str, FieldSpec]) -> Form:
         ClientDisconnect: The client hung up.
     """
     if content_type_of(request) != FORM_TYPE:
-        raise UnsupportedMediaType(f"Set Content-Type to {FORM_TYPE}.")
+        files = [name for name, spec in fields.items() if spec.max_bytes > _MAX_VALUE_BYTES]
+        raise UnsupportedMediaType(how_to_send(files or list(fields)))
     return await MultipartReader(request.headers["Content-Type"], fields).read(request.stream())
 
 

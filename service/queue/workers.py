@@ -26,6 +26,7 @@ from service.shared_check import SharedCheck
 log = structlog.get_logger()
 
 _REFRESH_SECONDS = 0.5
+_LOST_SECONDS = 0.4  # that a Redis is waited for which did not answer the last time
 _POLL_SECONDS = 0.1
 _OTHER_WORKERS_SECONDS = 5.0
 
@@ -57,6 +58,7 @@ class WorkerRegistry:
         self._depths: dict[QueueName, int] = {}
         self.clock = RedisClock()
         self.redis_ok = False
+        self._lost = False  # it did not answer the last time, which is not known at the start
         self.refreshed_at = 0.0
 
     @property
@@ -155,12 +157,15 @@ class WorkerRegistry:
 
     async def _refresh(self) -> None:
         try:
-            await self._read()
-            self.redis_ok = True
+            # Once Redis is lost, the store must not wait for it: a change of the store that was
+            # announced has to be known, or every request would be refused until Redis is back.
+            async with asyncio.timeout(_LOST_SECONDS if self._lost else None):
+                await self._read()
+            self.redis_ok, self._lost = True, False
         except (RedisError, OSError) as error:
             if self.redis_ok:
                 log.warning("redis_lost", error=type(error).__name__)
-            self.redis_ok = False
+            self.redis_ok, self._lost = False, True
             self._job_workers = ()
             store = await self._read_store(())
             self._router = VersionRouter(self._configured, store, ())

@@ -25,6 +25,7 @@ _NEVER_DEFERRED = {"verify_faces", "identify_faces", "login_by_face"}
 # Lists that have an end: a network's layers, and at most sixteen devices of a subject.
 _WHOLE_LISTS = {"list_layers", "list_devices"}
 _GET = operations("GET")
+PNG = {"Content-Type": "image/png"}
 _BODIES = [operation for operation in operations() if operation.body_types]
 
 
@@ -150,6 +151,23 @@ def test_every_body_may_be_compressed(world: World, operation: Operation) -> Non
     unknown = send(body, **{"Content-Encoding": "compress"})
     assert unknown.status_code == 415
     assert "Content-Encoding" in unknown.text
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [one for one in _BODIES if one.body_types == {"multipart/form-data"}],
+    ids=lambda one: one.id,
+)
+def test_an_image_in_json_where_a_form_is_wanted_is_told(
+    world: World, operation: Operation
+) -> None:
+    query = {"label": "cat"} if "label" in operation.parameters else {}
+    for sent in ({"json": {"image": "/9j/4AA="}}, {"content": b"\xff\xd8\xff", "headers": PNG}):
+        url = world.url(operation)
+        answer = world.client.request(operation.method, url, params=query, **sent)
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+        assert "curl -F " in answer.json()["detail"]
+        assert "multipart/form-data" in answer.json()["detail"]
 
 
 def files() -> list[Operation]:

@@ -160,7 +160,6 @@ class Enrollment:
         self._progress(0.9, "compare")
         selection = self._reject_other_people(analyzed, selection)
         self._work.check()
-        self._require_consent()
         self._store(analyzed, selection)
         return EnrollmentResult(
             subject_id=self._request.subject_id,
@@ -277,8 +276,12 @@ class Enrollment:
             templates,
             embedder=self._embedder,
             replacing=self._template_ids,
-            final_check=partial(self._identity.recheck, selection.vectors, analyzed.source),
+            final_check=partial(self._final_check, selection, analyzed.source),
         )
+
+    def _final_check(self, selection: Selection, source: TemplateSource) -> None:
+        self._require_consent()
+        self._identity.recheck(selection.vectors, source)
 
     def _record(self, outcome: str) -> None:
         self._faces.events.record(

@@ -17,18 +17,19 @@ function ticks(low, high, count = 4) {
   return result;
 }
 
-const digitsOf = (steps) => (steps.length > 1 && steps[1] - steps[0] < 0.099 ? 2 : steps.length > 1 && steps[1] - steps[0] < 0.99 ? 1 : 0);
+/** As many digits as tell the steps apart: 0.25 needs two. */
+const digitsOf = ([first = 0, second = 1]) => [0, 1, 2].find((digits) => Math.abs((second - first) * 10 ** digits - Math.round((second - first) * 10 ** digits)) < 1e-6) ?? 3;
 
 /**
- * A chart of series `{label, points: [[x, y], …]}`.
+ * A chart of series `{label, points: [[x, y], …]}`. Its x axis begins at `from`, or below it.
  *
  * The lines differ in color and in their dashes.
  */
-export function lineChart(title, series, { low, high, xLabel = "" } = {}) {
+export function lineChart(title, series, { low, high, from = 1, xLabel = "" } = {}) {
   const points = series.flatMap((one) => one.points).filter(([, y]) => Number.isFinite(y));
   const xs = points.map(([x]) => x);
   const ys = points.map(([, y]) => y);
-  const [x0, x1] = [Math.min(1, ...xs), Math.max(2, ...xs)];
+  const [x0, x1] = [Math.min(from, ...xs), Math.max(2, ...xs)];
   const [y0, y1] = [low ?? Math.min(0, ...ys), high ?? Math.max(0.1, ...ys) * 1.05];
   const px = (x) => EDGE.left + ((x - x0) / (x1 - x0)) * (WIDTH - EDGE.left - EDGE.right);
   const py = (y) => HEIGHT - EDGE.bottom - ((y - y0) / (y1 - y0)) * (HEIGHT - EDGE.top - EDGE.bottom);
@@ -48,8 +49,9 @@ export function lineChart(title, series, { low, high, xLabel = "" } = {}) {
   return h(
     "figure",
     { class: "figure" },
-    h("figcaption", {}, h("strong", {}, title), legend(series), xLabel && h("span", { class: "muted" }, xLabel)),
+    h("figcaption", {}, h("strong", {}, title), legend(series)),
     svg,
+    xLabel && h("p", { class: "axis" }, xLabel),
     numbers(title, series, xLabel),
   );
 }

@@ -29,7 +29,7 @@ def test_4k_is_refused_with_the_size_that_fits() -> None:
 def test_a_style_beside_a_narrow_content_counts_at_its_own_proportions(
     style: tuple[int, int],
 ) -> None:
-    """8192 x 32 pixels of content take 3 GB, and a square style of as many columns 150 GB."""
+    """8192 x 32 pixels of content take 3 GB, and a square style of as many columns 34 or more."""
     content = (8192, 32)
     check_style_memory(content, "vgg16", 8 * GB, 1.0)
     for network in ("vgg16", "vgg19", "squeezenet"):

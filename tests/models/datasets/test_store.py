@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from contracts.errors import Conflict, DatasetNotFound, ImageTooLarge, InvalidImage, NotTrainable
+from contracts.errors import (
+    Conflict,
+    DatasetNotFound,
+    ImageTooLarge,
+    InvalidImage,
+    NotFound,
+    NotTrainable,
+)
 from contracts.training.datasets import DatasetFile, Listing
 from models.datasets.addition import NewImage, NewImages
 from models.datasets.archives.limits import Limits
@@ -299,8 +306,11 @@ def test_thumbnail_is_made_once(store: DatasetStore, tmp_path: Path) -> None:
         assert (image.format, image.size) == ("JPEG", (160, 160))
     store.image_path(listing.info.id, digest).unlink()
     assert store.thumbnail(listing.info.id, digest) == first
-    with pytest.raises(DatasetNotFound):
+    with pytest.raises(NotFound):
         store.thumbnail(listing.info.id, "0" * 64)
+    store.delete(listing.info.id)
+    with pytest.raises(DatasetNotFound):
+        store.thumbnail(listing.info.id, digest)
 
 
 KILLED = """

@@ -9,6 +9,7 @@ from typing import get_args
 
 import httpx
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from contracts.errors import CODES
 from contracts.faces.liveness import ACTIONS, LivenessReason
@@ -18,6 +19,7 @@ from contracts.settings import Settings
 from contracts.training.trainings import PHASES, PRETRAINED, TrainableNetwork
 from service.console import page as console
 from service.console.assets import LANGUAGES, load_assets, texts
+from tests.conftest import ROOT
 from tests.service.parts import FakeServices
 
 FOLDER = Path(console.__file__).parent
@@ -58,6 +60,12 @@ def test_files_have_a_digest_in_their_path_and_are_kept(steady: httpx.Client) ->
     stale = paths[0].replace(load_assets().digest, "0" * 16)
     assert steady.get("/" + stale).status_code == 404
     assert steady.get(f"/_console/{load_assets().digest}/..%2fpage.py").status_code == 404
+
+
+def test_every_file_is_in_the_wheel() -> None:
+    packed = {one.distribution_path for one in WheelBuilder(str(ROOT)).recurse_included_files()}
+    files = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {path.relative_to(ROOT).as_posix() for path in files} <= packed
 
 
 def test_all_scripts_and_styles_are_small() -> None:

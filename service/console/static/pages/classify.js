@@ -171,7 +171,7 @@ class Page {
     return h(
       "section",
       { class: "card", "aria-label": t("gallery.title") },
-      h("div", { class: "row spread" }, h("h2", {}, t("gallery.count", { n: state.items.length })), h("div", { class: "row" }, field(t("gallery.sort"), sort), button(t("gallery.clear"), () => this.clear()))),
+      h("div", { class: "row spread" }, h("h2", {}, t("gallery.count", { n: state.items.length })), h("div", { class: "row controls" }, field(t("gallery.sort"), sort), button(t("gallery.clear"), () => this.clear()))),
       h("ul", { class: "gallery" }, order.map(({ item, index }) => h("li", {}, this.tile(item, index)))),
     );
   }

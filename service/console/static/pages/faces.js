@@ -287,7 +287,7 @@ function showCalibration(place, job) {
     place,
     h("p", {}, t("faces.calibrated", { threshold: number(result.threshold, 3), fmr: percent(result.fmr.rate ?? 0, 3), fnmr: percent(result.fnmr.rate ?? 0, 2), people: result.people })),
     points.length > 1 &&
-      lineChart(t("faces.curve"), [{ label: "FMR", points: points.map(([x, one]) => [x, log(one.fmr)]) }, { label: "FNMR", points: points.map(([x, one]) => [x, log(one.fnmr)]) }], { low: -5, high: 0, xLabel: t("faces.curve.axis") }),
+      lineChart(t("faces.curve"), [{ label: "FMR", points: points.map(([x, one]) => [x, log(one.fmr)]) }, { label: "FNMR", points: points.map(([x, one]) => [x, log(one.fnmr)]) }], { low: -5, high: 0, from: Infinity, xLabel: t("faces.curve.axis") }),
     job.artifacts.map((one) => one.media_type === "image/png" && h("img", { class: "wide", src: one.url, alt: t("faces.curve") })),
   );
 }

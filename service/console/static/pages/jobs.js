@@ -128,7 +128,7 @@ class JobTable {
       [PAGES[job.kind] ? h("a", { href: `#/${PAGES[job.kind]}?job=${encodeURIComponent(job.id)}` }, h("strong", {}, kind)) : h("strong", {}, kind), what && h("div", {}, named(what)), h("small", { class: "muted id" }, job.id)],
       h("span", { class: `state ${job.state}` }, t(`state.${job.state}`)),
       progressOf(job),
-      moment(job.created_at),
+      h("span", { class: "nowrap" }, moment(job.created_at)),
       h(
         "div",
         { class: "row tight" },
@@ -152,7 +152,7 @@ class JobTable {
 function progressOf(job) {
   if (job.error) return h("span", { class: "error-text" }, job.error.detail);
   if (job.state === "queued") return job.queue_position ? t("jobs.position", { n: number(job.queue_position) }) : "–";
-  if (job.state !== "running") return job.finished_at && job.started_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : "–";
+  if (job.state !== "running") return job.finished_at && job.started_at ? h("span", { class: "nowrap" }, duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000)) : "–";
   const { fraction, eta_seconds: eta, phase } = job.progress;
   return h("div", {}, meter(t("jobs.progress"), fraction), h("small", { class: "muted" }, [percent(fraction, 0), phase && phaseText(phase), eta && t("jobs.eta", { time: duration(eta) })].filter(Boolean).join(" · ")));
 }

@@ -6,7 +6,7 @@ import { button, choice, confirmed, empty, field, h, meter, named, show } from "
 import { FINISHED } from "../jobs.js";
 import { explain, guarded, notify } from "../notices.js";
 import { picker } from "../picker.js";
-import { bytes, moment, number, t } from "../text.js";
+import { bytes, has, moment, number, t } from "../text.js";
 import { admissionReport } from "../report.js";
 import { trainingForm, watchTraining } from "../training.js";
 import { isArchive, sendArchive, sendFolders } from "../upload.js";
@@ -115,7 +115,7 @@ class LearnPage {
         h("p", { class: "muted" }, [t("learn.counts", { classes: Object.keys(dataset.classes).length, images: number(total(dataset)) }), bytes(dataset.size ?? 0), moment(dataset.created_at)].join(" · ")),
         splits(dataset),
         bars(Object.entries(dataset.classes).slice(0, 40).map(([label, count]) => ({ label: named(label), value: count, text: number(count) }))),
-        (dataset.warnings ?? []).map((one) => h("p", { class: "warning" }, one.detail)),
+        (dataset.warnings ?? []).map((one) => h("p", { class: "warning" }, has(`warning.${one.code}`) && `${t(`warning.${one.code}`)}: `, one.detail)),
         dataset.reason && h("p", { class: "warning" }, dataset.reason),
       ),
       admissionReport(dataset),

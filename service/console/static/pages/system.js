@@ -48,7 +48,7 @@ function overview(system) {
 const modelRow = (model) => [
   [h("strong", {}, named(model.name)), model.licence && h("div", {}, h("small", { class: "muted" }, model.licence))],
   [h("span", { class: `state ${model.state}` }, t(`model.${model.state}`)), model.reason && h("div", { class: "reason" }, model.reason)],
-  model.versions.map((n) => (n === model.aliases.champion ? h("strong", {}, `${n}★ `) : `${n} `)),
+  model.versions.map((n, place) => [place > 0 && ", ", n === model.aliases.champion ? h("strong", {}, t("versions.champion", { version: n })) : n]),
   model.classes ? number(model.classes) : "–",
   [model.runtime ?? "–", model.runtime_reason && h("div", { class: "reason" }, model.runtime_reason)],
 ];
