@@ -21,16 +21,24 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks.create.patterns import STYLES
-from contracts.create.requests import CONTENT_FILE, IMAGE_FILE, RESULT, style_file
+from contracts.create.requests import (
+    CONTENT_FILE,
+    IMAGE_FILE,
+    RESULT,
+    StyleTransferRequest,
+    style_file,
+)
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import Work
+from models.create.style.plan import plan
 from models.rendering.contact_sheet import Tile, contact_sheet
 
 PHOTOS = ("cat", "coffee", "astronaut")
 SIDE = 192
 DREAM_SIDE = 288
 _QUALITY = 80
+_DEFAULT: int = StyleTransferRequest.model_fields["iterations"].default
 
 Handler = Callable[[Any, Settings], dict[str, Any]]
 
@@ -142,26 +150,24 @@ def fast_sheet(studio: Studio) -> Image.Image:
 
 def colors_sheet(studio: Studio) -> Image.Image:
     """`preserve_colors` in its three values."""
-    tiles = []
-    for photo, style in (("coffee", "strokes"), ("astronaut", "stained glass")):
-        tiles.append(tile(studio.photo(photo), f"{photo}, in the style of {style}"))
-        for value in ("none", "luminance", "histogram"):
-            options = {} if value == "none" else {"preserve_colors": value}
-            tiles.append(tile(studio.styled(photo, style, **options), f"preserve_colors={value}"))
+    tiles = [tile(studio.photo("coffee"), "coffee, in strokes")]
+    for value in ("none", "luminance", "histogram"):
+        options = {} if value == "none" else {"preserve_colors": value}
+        tiles.append(tile(studio.styled("coffee", "strokes", **options), value))
     return contact_sheet(tiles, columns=4)
 
 
 def pyramid_sheet(studio: Studio) -> Image.Image:
     """With the pyramid and without, at equal evaluations and at equal cost."""
-    tiles = []
-    for photo, style in (("cat", "strokes"),):
-        alone = {"pyramid": False}
-        tiles += [
-            tile(studio.photo(photo), f"{photo}, in the style of {style}"),
-            tile(studio.styled(photo, style), "pyramid, 120 evaluations"),
-            tile(studio.styled(photo, style, iterations=42, **alone), "none, 42: equal cost"),
-            tile(studio.styled(photo, style, **alone), "none, 120: three times the cost"),
-        ]
+    cost = sum(level.cost for level in plan((SIDE, SIDE), _DEFAULT, pyramid=True, minimum_side=16))
+    equal = round(cost / SIDE**2)
+    tiles = [tile(studio.photo("cat"), "cat, in strokes")]
+    for title, options in (
+        (f"pyramid, {_DEFAULT} evaluations", {}),
+        (f"none, {equal}: equal cost", {"pyramid": False, "iterations": equal}),
+        (f"none, {_DEFAULT}", {"pyramid": False}),
+    ):
+        tiles.append(tile(studio.styled("cat", "strokes", **options), title))
     return contact_sheet(tiles, columns=4)
 
 
