@@ -2,10 +2,12 @@
 
     python -m benchmarks.observability --weights /path/to/weights --images /path/to/jpegs
 
-Four installations run side by side and take turns, in an order that changes with each round:
-without counting, without the calls that tracing consists of, as shipped, and with 10% of the
-requests traced to a collector. What is compared is the processor time of all processes for each
-request, which other programs on the machine disturb less than throughput; both are printed.
+One installation takes turns, in an order that changes with each round: without counting, without
+the calls that tracing consists of, as shipped, and with 10% of the requests traced to a collector.
+Its processes change while they run (see `benchmarks.taken_out`), since two installations of the
+same code differ by more than these costs. What is compared is the processor time of all processes
+for each request, which other programs on the machine disturb less than throughput; both are
+printed.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -26,7 +28,16 @@ from benchmarks.load.process import measure
 from benchmarks.machine import describe, others_load
 from benchmarks.servers import Server
 from benchmarks.systems import FIRST_PORT, ROOT, Subject, opsin
-from benchmarks.taken_out import SITE, VARIABLE
+from benchmarks.taken_out import (
+    CALLS,
+    COUNTING,
+    SECONDS,
+    SHIPPED,
+    SITE,
+    TRACED,
+    VARIABLE,
+    choose,
+)
 from tests.collector import Collector, collecting
 
 READY_SECONDS = 300
@@ -34,41 +45,30 @@ READY_SECONDS = 300
 
 @dataclass
 class Variant:
-    """One installation, and what was measured of it.
+    """One way to run, and what was measured of it.
 
     Attributes:
-        name: For the table.
-        without: What is taken out: `counting`, `tracing` or nothing.
-        ratio: Share of traced requests; None without a collector.
+        name: See `benchmarks.taken_out`.
         cpu_ms: Processor time for each request, by round.
         rates: Requests per second, by round.
     """
 
     name: str
-    without: str = ""
-    ratio: float | None = None
     cpu_ms: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
 
 
-VARIANTS = (
-    Variant("without counting", without="counting"),
-    Variant("without tracing's calls", without="tracing"),
-    Variant("as shipped"),
-    Variant("10% traced", ratio=0.1),
-)
+VARIANTS = tuple(map(Variant, (COUNTING, CALLS, SHIPPED, TRACED)))
 COMPARED = (
-    ("metrics", "as shipped", "without counting"),
-    ("tracing, off", "as shipped", "without tracing's calls"),
-    ("tracing, 10%", "10% traced", "as shipped"),
+    ("metrics", SHIPPED, COUNTING),
+    ("tracing, off", SHIPPED, CALLS),
+    ("tracing, 10%", TRACED, SHIPPED),
 )
 
 
 @contextmanager
-def started(
-    variant: Variant, port: int, options: argparse.Namespace, collector: Collector
-) -> Iterator[Server]:
-    """An installation of a variant, ready."""
+def started(options: argparse.Namespace, collector: Collector, switch: str) -> Iterator[Server]:
+    """An installation, ready, whose processes follow the file `switch`."""
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
         home, site = Path(folder, "home"), Path(folder, "site")
         site.mkdir()
@@ -77,17 +77,14 @@ def started(
         if options.store:
             (home / "store").symlink_to(options.store)
         subject = Subject(options.model, options.model, 0, Path(), 1, 1)
-        launch = opsin(subject, port, home, options.weights)
+        launch = opsin(subject, FIRST_PORT, home, options.weights)
         more = {
             "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
-            VARIABLE: variant.without,
+            VARIABLE: switch,
             "OPSIN_HEATMAP_CACHE_MB": "0",
+            "OPSIN_OTLP_ENDPOINT": collector.url,
+            "OPSIN_TRACE_RATIO": "0.1",
         }
-        if variant.ratio is not None:
-            more |= {
-                "OPSIN_OTLP_ENDPOINT": collector.url,
-                "OPSIN_TRACE_RATIO": str(variant.ratio),
-            }
         launch = replace(launch, env={**launch.env, **more})
         server = Server(launch, folder=ROOT, log=Path(folder, "log"))
         try:
@@ -98,8 +95,9 @@ def started(
             server.stop()
 
 
-def one_round(variant: Variant, server: Server, options: argparse.Namespace) -> None:
-    """Load one installation for some seconds."""
+def one_round(variant: Variant, server: Server, options: argparse.Namespace, switch: str) -> None:
+    """Load the installation for some seconds, in one variant."""
+    choose(switch, variant.name)
     plan = Plan(
         server.launch.port,
         server.launch.path,
@@ -108,6 +106,7 @@ def one_round(variant: Variant, server: Server, options: argparse.Namespace) -> 
         seconds=options.seconds,
         warmup=0,
     )
+    time.sleep(2 * SECONDS)
     before = server.cpu_seconds()
     result: Result = measure(plan)
     used = server.cpu_seconds() - before
@@ -163,24 +162,22 @@ def main() -> None:
     parser.add_argument("--within", type=float, default=3600, help="no round starts after seconds")
     parser.add_argument("--clients", type=int, default=8)
     options = parser.parse_args()
-    with collecting() as collector, ExitStack() as stack:
-        servers = [
-            stack.enter_context(started(variant, FIRST_PORT + number, options, collector))
-            for number, variant in enumerate(VARIANTS)
-        ]
-        pairs = list(zip(VARIANTS, servers, strict=True))
-        for variant, server in pairs:  # the first requests are slower
-            one_round(variant, server, options)
-            variant.cpu_ms.clear()
-            variant.rates.clear()
+    switch = f"{tempfile.gettempdir()}/opsin-bench-{os.getpid()}.variant"
+    choose(switch, SHIPPED)
+    with collecting() as collector, started(options, collector, switch) as server:
         order, end = random.Random(8), time.monotonic() + options.within
-        for _ in range(options.rounds):
+        variants = list(VARIANTS)
+        for number in range(1 + options.rounds):
             if time.monotonic() > end:
                 break
-            order.shuffle(pairs)
-            for variant, server in pairs:
-                one_round(variant, server, options)
+            order.shuffle(variants)
+            for variant in variants:
+                one_round(variant, server, options, switch)
+                if number == 0:  # the first requests are slower
+                    variant.cpu_ms.clear()
+                    variant.rates.clear()
         json.dump(report(VARIANTS, len(collector.spans)), sys.stdout, indent=2)
+    Path(switch).unlink()
 
 
 if __name__ == "__main__":

@@ -89,6 +89,17 @@ def test_a_gallery_is_used_with_the_keyboard(url: str, open_console: OpenConsole
     expect(classes.nth(1)).to_have_attribute("aria-pressed", "true")
 
 
+def test_feature_maps_are_shown(url: str, open_console: OpenConsole) -> None:
+    page = open_console(url, "classify")
+    give(page, "drop", "a.png", 10)
+    expect(page.locator(".bars button").first).to_have_text("class 10")
+    page.get_by_text("Look inside").click()
+    page.get_by_role("button", name="Feature maps").click()
+    maps = page.get_by_role("img", name="The strongest feature maps")
+    expect(maps).to_be_visible()
+    assert maps.evaluate("one => one.naturalWidth") > 100
+
+
 def test_what_is_copied_runs(url: str, open_console: OpenConsole, tmp_path: Path) -> None:
     """In a shell and in Python, and does nothing but that, whatever the file is called."""
     if shutil.which("curl") is None:

@@ -61,11 +61,6 @@ def test_an_image_is_classified_and_explained(
     with page.expect_response(f"**/v1/heatmap*layer={chosen}*", timeout=120_000) as answer:
         layer.select_option(chosen)
     assert answer.value.ok
-    page.get_by_text("Look inside").click()
-    page.get_by_role("button", name="Feature maps").click()
-    maps = page.get_by_role("img", name="The strongest feature maps")
-    expect(maps).to_be_visible(timeout=120_000)
-    assert maps.evaluate("one => one.naturalWidth") > 100
 
     page.get_by_text("Do this in code").click()
     page.get_by_role("button", name="Copy curl").click()
