@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import FilePayload, Page, Route, expect
 
 from contracts.keys import NewKey
 from contracts.settings import Settings
@@ -81,7 +81,7 @@ def sign_in(page: Page, key: str = BOOTSTRAP) -> None:
 
 
 def show_image(page: Page, name: str) -> None:
-    file = {"name": name, "mimeType": "image/png", "buffer": gray_png(33)}
+    file: FilePayload = {"name": name, "mimeType": "image/png", "buffer": gray_png(33)}
     page.locator("input[type=file]").first.set_input_files(files=[file])
     expect(page.locator(".bars button").first).to_have_text("class 33")
 
@@ -118,13 +118,13 @@ def test_a_session_that_an_attacker_prepared_is_not_taken_over(
     keyed: str, open_console: OpenConsole
 ) -> None:
     page = open_console(keyed, "classify")
-    prepared = {"name": "opsin_session", "value": "p" * 43, "url": keyed}
-    page.context.add_cookies([{**prepared, "httpOnly": True}])
+    prepared = "p" * 43
+    page.context.add_cookies([{"name": "opsin_session", "value": prepared, "url": keyed}])
     page.reload()
     sign_in(page)
     [session] = [one for one in page.context.cookies() if one["name"] == "opsin_session"]
-    assert session["value"] != prepared["value"]
-    stale = {"Cookie": f"opsin_session={prepared['value']}"}
+    assert session["value"] != prepared
+    stale = {"Cookie": f"opsin_session={prepared}"}
     assert httpx.get(f"{keyed}/v1/session", headers=stale).status_code == 401
 
 
@@ -204,7 +204,11 @@ def test_a_double_click_begins_one_thing(
     page.route("**/v1/style_transfers", create)
     page.goto(f"{open_service}/#/create")
     for place in (0, 1):
-        image = {"name": "a.png", "mimeType": "image/png", "buffer": gray_png(20 + place)}
+        image: FilePayload = {
+            "name": "a.png",
+            "mimeType": "image/png",
+            "buffer": gray_png(20 + place),
+        }
         page.locator("input[type=file]").nth(place).set_input_files(files=[image])
     page.get_by_role("button", name="Create", exact=True).dblclick()
     expect(page.locator("main .state.queued")).to_be_visible()
