@@ -85,7 +85,7 @@ def test_sqlite_settings(tmp_path: Path) -> None:
     assert settings == {
         "journal_mode": "wal",
         "foreign_keys": 1,
-        "synchronous": 1,
+        "synchronous": 2,  # FULL
         "busy_timeout": 5000,
     }
     assert reachable(engine)
