@@ -19,6 +19,9 @@ _WAITS: httpx.Timeout = inspect.signature(httpx.Client).parameters["timeout"].de
 _WAITS.connect = _WAITS.read = _WAITS.write = _WAITS.pool = 60
 
 
+_MAX_ID = 100
+
+
 # First, since xdist reads the groups in a hook of the same name.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,6 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = "running" if uses_installation else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: "flow" not in item.path.parts)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A short name for a long parameter: the name of a test is in its processes' environment."""
+    if isinstance(val, (bytes, str)) and len(val) > _MAX_ID:
+        return f"{argname} of {len(val)}"
+    return None
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
