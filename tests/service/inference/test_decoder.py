@@ -1,6 +1,7 @@
 """The pool of decoding threads: errors come through, deadlines hold, waiting is bounded."""
 
 import asyncio
+import threading
 import time
 from contextlib import suppress
 from functools import partial
@@ -174,10 +175,11 @@ def test_an_ordinary_image_does_not_wait_for_large_ones() -> None:
 def test_an_ordinary_image_does_not_wait_for_isolated_ones() -> None:
     """160 kB of AVIF keep a thread busy for as long as its process may take, whatever its size."""
     ended: list[str] = []
+    may_end = threading.Event()
 
     def isolated_work(*, large: Gate) -> None:
         with large(64 * 64):
-            time.sleep(0.2)
+            assert may_end.wait(30)
             ended.append("isolated")
 
     def ordinary_work(*, large: Gate) -> None:
@@ -190,6 +192,7 @@ def test_an_ordinary_image_does_not_wait_for_isolated_ones() -> None:
         await asyncio.sleep(0.05)
         await decoder.run_image(ordinary_work, deadline_seconds=30)
         assert ended == ["ordinary"]
+        may_end.set()
         await asyncio.gather(*tasks)
         decoder.close()
 
