@@ -76,7 +76,7 @@ def person(page: Page) -> None:
 
 def creation(page: Page) -> None:
     if job := first(page, "v1/jobs?kind=style_transfer&state=succeeded"):
-        go(page, f"create?job={job['id']}", "img.after")
+        go(page, f"create?job={job['id']}", "img.after[src]")
 
 
 VIEWS: dict[str, tuple[str, Callable[[Page], None]]] = {
