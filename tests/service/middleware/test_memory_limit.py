@@ -32,8 +32,10 @@ class Narrow:
         wire = socket.create_connection((address.hostname, address.port), timeout=10)
         wire.sendall(
             b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
-            b"X-API-Key: %s\r\nContent-Length: %d\r\n\r\n" % (self.keys[who].encode(), length)
+            b"X-API-Key: %s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n"
+            % (self.keys[who].encode(), length)
         )
+        assert b" 100 " in wire.recv(100)  # its memory is reserved now
         wire.sendall(bytes(sent))
         return wire
 
