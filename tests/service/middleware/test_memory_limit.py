@@ -35,8 +35,9 @@ class Narrow:
             b"X-API-Key: %s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n"
             % (self.keys[who].encode(), length)
         )
-        assert b" 100 " in wire.recv(100)  # its memory is reserved now
+        assert b" 100 " in wire.recv(100)  # the service is reading
         wire.sendall(bytes(sent))
+        time.sleep(1)  # bytes count as they arrive, and one that arrives late would be refused
         return wire
 
     def send(self, who: int, body: bytes | Iterator[bytes]) -> httpx.Response:
