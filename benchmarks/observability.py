@@ -88,11 +88,18 @@ def started(options: argparse.Namespace, collector: Collector, switch: str) -> I
         launch = replace(launch, env={**launch.env, **more})
         server = Server(launch, folder=ROOT, log=Path(folder, "log"))
         try:
-            image = next(iter(sorted(options.images.glob("*.jpg")))).read_bytes()
+            image = _first_jpeg(options.images).read_bytes()
             server.await_ready(image, seconds=READY_SECONDS)
             yield server
         finally:
             server.stop()
+
+
+def _first_jpeg(folder: Path) -> Path:
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg"})
+    if not found:
+        raise SystemExit(f"{folder} holds no JPEG file")
+    return found[0]
 
 
 def one_round(variant: Variant, server: Server, options: argparse.Namespace, switch: str) -> None:

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.segment import Segment
 
-from cli.streams import printable, quiet, shown
+from cli.streams import quiet, shown
 from contracts.errors import OpsinError
+from contracts.printable import printable
 
 
 class CommandError(Exception):

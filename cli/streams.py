@@ -1,13 +1,14 @@
 """How a command writes: streams that take every text, and what the options of all commands say.
 
-It loads nothing else, so that `opsin --help` answers at once.
+It loads hardly anything else, so that `opsin --help` answers at once.
 """
 
 import codecs
 import io
-import re
 import sys
 from contextvars import ContextVar
+
+from contracts.printable import printable_line
 
 quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 """Whether `--quiet` was given: only results and errors are printed."""
@@ -15,9 +16,6 @@ quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 debug: ContextVar[bool] = ContextVar("debug", default=False)
 """Whether `--debug` was given: an unexpected failure shows its stack trace."""
 
-# Control characters, and those that reorder the text around them.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-_UNSEEN = re.compile(rf"(?![\n\t]){_CONTROL.pattern}")  # within a text of several lines
 _ERRORS = "opsin-stream"
 
 
@@ -39,16 +37,7 @@ def shown(name: object) -> str:
     Bytes that are not UTF-8 and control characters become escapes such as `\xe9`.
     """
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return _CONTROL.sub(_escaped, text)
-
-
-def printable(text: str) -> str:
-    """A text of one or more lines without what a terminal would obey rather than show."""
-    return _UNSEEN.sub(_escaped, text)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode("ascii")
+    return printable_line(text)
 
 
 def _replace(error: UnicodeError) -> tuple[str | bytes, int]:

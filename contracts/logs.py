@@ -11,6 +11,8 @@ from typing import Literal
 import structlog
 from structlog.typing import EventDict, Processor
 
+from contracts.printable import printable
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 
@@ -73,8 +75,5 @@ def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Show what a terminal would obey, which a client may have put into a path, as escapes."""
     for name, value in event.items():
         if isinstance(value, str) and name not in {"exception", "stack"}:
-            event[name] = "".join(
-                one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode()
-                for one in value
-            )
+            event[name] = printable(value)
     return event

@@ -29,7 +29,7 @@ from database.paging import (
     decode_number,
     decode_time_and_id,
     encode_cursor,
-    fitting,
+    ids_within,
     length_of,
     require_limit,
 )
@@ -232,7 +232,7 @@ class DatasetRows:
         sized = query.with_only_columns(DatasetRecord.id, length_of(DatasetRecord.info))
         with reading(self._engine) as session:
             found = [(row_id, size) for row_id, size in session.execute(sized.limit(limit + 1))]
-            chosen = fitting(found[:limit], MAX_PAGE_BYTES)
+            chosen = ids_within(found[:limit], MAX_PAGE_BYTES)
             shown = session.scalars(query.where(DatasetRecord.id.in_(chosen))).all()
         next_cursor = None
         if len(found) > len(chosen) and shown:

@@ -96,7 +96,7 @@ def invalid_cursor() -> ValidationFailed:
     return ValidationFailed("The cursor is not valid. Use next_cursor of the previous page.")
 
 
-def fitting(sizes: Iterable[tuple[str, int]], most: int) -> list[str]:
+def ids_within(sizes: Iterable[tuple[str, int]], most: int) -> list[str]:
     """The first of these rows that have no more than `most` bytes together, at least one.
 
     A page is bounded by its number of rows, of which a single one can have megabytes.

@@ -29,8 +29,8 @@ from database.jobs.queries import (
     counts,
     depths,
     entries,
-    fitting,
     jobs_of,
+    jobs_within,
 )
 from database.paging import MAX_PAGE_BYTES, decode_time_and_id, encode_cursor, require_limit
 from database.tables import JobRecord
@@ -214,7 +214,7 @@ class Jobs:
             query = query.where(or_(JobRecord.created_at < created_at, same_time))
         with reading(self._engine) as session:
             ids = session.scalars(query.with_only_columns(JobRecord.id).limit(limit + 1)).all()
-            shown = fitting(session, ids[:limit], MAX_PAGE_BYTES)
+            shown = jobs_within(session, ids[:limit], MAX_PAGE_BYTES)
             records = {
                 record.id: record
                 for batch in batches(shown)

@@ -10,10 +10,9 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from contracts.jobs import NAMED_KINDS, UNNAMED_KINDS, Artifact, Job, JobError
-from database import paging
 from database.engine import batches
 from database.jobs.turns import turns
-from database.paging import length_of
+from database.paging import ids_within, length_of
 from database.tables import ArtifactRecord, JobRecord, MetricRecord
 
 
@@ -73,7 +72,7 @@ def jobs_of(session: Session, records: Sequence[JobRecord]) -> list[Job]:
     ]
 
 
-def fitting(session: Session, ids: Sequence[str], most: int) -> list[str]:
+def jobs_within(session: Session, ids: Sequence[str], most: int) -> list[str]:
     """The first of these jobs that have no more than `most` bytes together, at least one.
 
     A result can have megabytes, and clients may have as many finished jobs as they like.
@@ -88,7 +87,7 @@ def fitting(session: Session, ids: Sequence[str], most: int) -> list[str]:
         rows = rows.where(metric.job_id.in_(batch)).group_by(metric.job_id)
         for job_id, size in session.execute(rows):
             sizes[job_id] += int(size)
-    return paging.fitting([(job_id, sizes[job_id]) for job_id in ids], most)
+    return ids_within([(job_id, sizes[job_id]) for job_id in ids], most)
 
 
 def entries(session: Session, job_id: str, after: int) -> list[JobEntry]:

@@ -6,7 +6,7 @@ many pixels. The API process can compute it because it needs no network. Dreams 
 work in tiles, so their memory grows only with the arrays that hold the image itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from contracts.create.requests import LARGEST_SIDE, SMALLEST_SIDE, StyleNetwork
 from contracts.errors import ValidationFailed
@@ -82,7 +82,7 @@ def check_style_memory(
         return
     fitting = (
         side
-        for side in _smaller_sides(size)
+        for side in range(max(size), SMALLEST_SIDE - 1, -16)
         if style_bytes(scaled_size(size, side), network, styles, style_scale) <= limit
     )
     side = next(fitting, None)
@@ -95,10 +95,6 @@ def check_style_memory(
         f"A result of {size[0]} x {size[1]} with these styles would need about "
         f"{needed / 1e9:.1f} GB of memory; the limit is {limit / 1e9:.1f} GB. {advice}"
     )
-
-
-def _smaller_sides(size: Size) -> Iterator[int]:
-    yield from range(max(size), SMALLEST_SIDE - 1, -16)
 
 
 def check_tiled_memory(size: Size, limit: int) -> None:

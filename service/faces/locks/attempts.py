@@ -53,8 +53,8 @@ async def attempt(
 ) -> AsyncIterator[Judgment]:
     """Reserve an attempt, and count how it ended.
 
-    Judging a clip takes up to minutes. What was taken back meanwhile is checked again at the end,
-    so that no match is told, and no token given, after a withdrawal was acknowledged.
+    Judging a clip may take minutes. Consent, the face and the subject are checked again at the end,
+    so that no login succeeds after a withdrawal was acknowledged.
 
     Raises:
         SubjectNotFound: There is no such subject, or no longer.
