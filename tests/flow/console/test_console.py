@@ -24,11 +24,14 @@ def opacity(page: Page) -> str:
     return page.locator("canvas.overlay").evaluate("one => one.style.opacity")
 
 
-def colored(page: Page) -> int:
-    """How many pixels of the heatmap are drawn."""
-    script = """one => one.getContext("2d").getImageData(0, 0, one.width, one.height)
-        .data.filter((value, index) => index % 4 === 3 && value > 0).length"""
-    return int(page.locator("canvas.overlay").evaluate(script))
+def expect_a_heatmap(page: Page) -> None:
+    """Waits until at least a thousand pixels of it are drawn."""
+    expect(page.locator("canvas.overlay")).to_be_visible()
+    page.wait_for_function("""() => {
+        const one = document.querySelector("canvas.overlay");
+        const { data } = one.getContext("2d").getImageData(0, 0, one.width, one.height);
+        return data.filter((value, index) => index % 4 === 3 && value > 0).length > 1000;
+    }""")
 
 
 def test_an_image_is_classified_and_explained(
@@ -41,7 +44,7 @@ def test_an_image_is_classified_and_explained(
     classes = page.locator(".bars button")
     expect(classes).to_have_count(5)
     assert "cat" in classes.first.inner_text() or "tabby" in classes.first.inner_text()
-    assert colored(page) > 1000
+    expect_a_heatmap(page)
 
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
@@ -64,6 +67,7 @@ def test_an_image_is_classified_and_explained(
 
     page.get_by_text("Do this in code").click()
     page.get_by_role("button", name="Copy curl").click()
+    expect(page.locator(".notices")).to_contain_text("Copied")
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied.startswith("curl ")
     assert "/v1/classify?model=" in copied

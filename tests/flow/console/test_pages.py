@@ -177,7 +177,7 @@ def test_what_was_left_out_is_shown(world: str, open_console: OpenConsole) -> No
     expect(copy).to_contain_text("duplicate")
     for one in (copy, refused.filter(has_text="gnp.exe")):
         expect(one.locator("img")).to_be_visible()
-        assert one.locator("img").evaluate("one => one.naturalWidth") == 160
+        expect(one.locator("img")).to_have_js_property("naturalWidth", 160)
     broken = refused.filter(has_text="not_an_image")
     expect(broken.locator("img")).to_have_count(0)
 
