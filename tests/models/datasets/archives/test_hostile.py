@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import tarfile
+import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -336,3 +337,17 @@ def test_a_deadline_ends_the_reading_of_tables() -> None:
 
     with pytest.raises(TimeoutError):
         read_tables([("t.csv", b"file,label\n1.png,a\n")], ["1.png"], check=check)
+
+
+@pytest.mark.parametrize("value", [b"1" * 20_000 + b"x", b"." * 20_000, b"1." * 10_000 + b"x"])
+def test_what_looks_like_a_long_number_is_read_in_one_pass(value: bytes) -> None:
+    """A regular expression is not interrupted, and no other thread runs meanwhile."""
+    began = time.process_time()
+    read_tables([("t.csv", b"file,q,r\n1.png," + value + b",7\n")], ["1.png"])
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("value", ["7", "-7", "+0.5", ".5", "1e-9", "2.5E+3"])
+def test_a_column_of_numbers_is_no_label(value: str) -> None:
+    table = f"file,q,r\n1.png,cat,{value}\n".encode()
+    assert read_tables([("t.csv", table)], ["1.png"]).labels["1.png"].label == "cat"
