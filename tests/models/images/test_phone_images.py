@@ -396,7 +396,7 @@ def test_a_decoder_that_cannot_be_started_is_not_the_images_fault(
     ("kind", "beginning"), [(b"iCCP", b"x\0\0"), (b"zTXt", b"Raw profile type exif\0\0")]
 )
 def test_few_of_many_compressed_chunks_are_unpacked(kind: bytes, beginning: bytes) -> None:
-    """Each becomes a megabyte; ten thousand, in some kilobytes of gzip, would take half a minute."""
+    """Each becomes a megabyte: ten thousand, some kilobytes of gzip, would take half a minute."""
     bomb = png_chunk(kind, beginning + zlib.compress(bytes(1 << 21), 9))
     raw = png_with(*[bomb] * 2000)
     began = time.process_time()
