@@ -72,5 +72,6 @@ def _newest(session: Session) -> datetime | None:
     """When something was last noted that is deleted for its age; None if there is nothing."""
     row = SubjectRecord
     columns = (AuditRecord.at, row.created_at, row.updated_at, row.last_used_at)
-    found = [session.scalar(select(func.max(column))) for column in columns]
+    with session.no_autoflush:  # the new row is not complete yet
+        found = [session.scalar(select(func.max(column))) for column in columns]
     return max((moment for moment in found if moment is not None), default=None)

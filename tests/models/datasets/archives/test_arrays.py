@@ -152,7 +152,7 @@ def array_of(header: str, content: bytes = bytes(5000)) -> bytes:
         array_of("{'descr': '<U8', 'fortran_order': False, 'shape': (4,)}", b"\xff" * 128),
         array_of("{'descr': '<U4', 'fortran_order': False, 'shape': (4,)}", b"a\0\0\0" * 16)
         .replace(b"a\0\0\0a\0\0\0", b"a\0\0\0\0\0\0\0"),
-        array_of("{'descr': '<U3', 'fortran_order': False, 'shape': (4,)}", b".\0\0\0" * 2 * 12),
+        array_of("{'descr': '<U2', 'fortran_order': False, 'shape': (4,)}", b".\0\0\0" * 8),
     ],
     ids=["minus", "brackets", "bool", "no_characters", "nul", "dots"],
 )  # fmt: skip
