@@ -301,6 +301,8 @@ def _members(
         count += 1
         if count > limits.files:
             raise too_many(limits)
+        if header.size < 0:  # as an extended header may say
+            raise InvalidArchive(_DAMAGED)
         if header.type in _NO_FILES:
             continue
         name = checked_name(name_of(header), limits)
