@@ -13,6 +13,7 @@ from collections.abc import Callable
 import structlog
 import uvicorn
 
+from contracts.garbage import set_aside
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from contracts.tracing.spans import start_tracing, stop_tracing
@@ -131,6 +132,7 @@ class GracefulServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen."""
         await super().startup(sockets)
+        set_aside()
         if self.started and self._ready is not None:
             self._ready()
 

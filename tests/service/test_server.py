@@ -90,3 +90,21 @@ def test_a_stopped_server_finishes_within_its_time(delay: float, finishes: bool)
             process.kill()
     assert process.returncode == -signal.SIGTERM
     assert '"event": "starting"' in log
+
+
+def test_objects_of_the_start_are_set_aside_before_requests_are_accepted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = PROGRAM.format(port=port, delay=0, seconds=1).replace(
+        "fakes.open_services)", "fakes.open_services, ready=report)"
+    )
+    report = "import gc, os\ndef report(): print(gc.get_freeze_count(), flush=True), os._exit(0)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", report + program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=90,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+    )
+    assert int(done.stdout.splitlines()[-1]) > 10_000
