@@ -97,8 +97,11 @@ def send_all(running: Installation, client: httpx.Client, times: int) -> Counter
 
 @pytest.mark.parametrize("times", [4, pytest.param(50, marks=pytest.mark.slow)], ids=["88", "1100"])
 def test_metrics_are_true(running: Installation, client: httpx.Client, times: int) -> None:
+    first = scrape(running.url)
     send_all(running, client, 1)  # loads what is loaded on first use
-    time.sleep(2.5)
+    computed = "opsin_computed_images_total"
+    settled(running.url, lambda now: total(now, computed) >= total(first, computed) + 17)
+    time.sleep(2.5)  # until all processes have published all of it
     before = scrape(running.url)
     statuses = send_all(running, client, times)
     # Without time, a request is refused if others wait, and otherwise it is late.

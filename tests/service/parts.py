@@ -8,6 +8,7 @@ import asyncio
 import io
 import math
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -274,6 +275,15 @@ class FakeJobs:
     worked: list[tuple[JobKind, dict[str, Any], dict[str, bytes]]] = field(default_factory=list)
     clients: list[str | None] = field(default_factory=list)
     entries: dict[str, list[JobEntry]] = field(default_factory=dict)
+    reads: int = 0
+
+    def wait_for_follower(self) -> None:
+        """Wait until somebody who follows a job has seen it as it is now."""
+        until = time.monotonic() + 30
+        seen = self.reads + 2  # the first of them may have begun before
+        while self.reads < seen:
+            assert time.monotonic() < until, "nobody follows"
+            time.sleep(0.01)
 
     async def submit(
         self,
@@ -347,6 +357,7 @@ class FakeJobs:
         return self._first((key, digest))
 
     def history(self, job_id: str, after: int = 0) -> JobHistory:
+        self.reads += 1
         told = [entry for entry in self.entries.get(job_id, []) if entry.sequence > after]
         return JobHistory(self.get(job_id), told)
 

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def test_follow_shows_a_job_until_its_end(
     error = JobError(code="not_trainable", detail="Too few pictures.")
 
     def live() -> None:
-        time.sleep(0.7)
+        fakes.jobs.wait_for_follower()
         fakes.jobs.entries["job_1"].append(JobEntry(2, "artifact", {"name": "curves.png"}))
         fakes.jobs.put(
             "job_1", kind="training", state="failed", attempt=1, started_at=NOW, error=error
@@ -99,11 +98,11 @@ def test_follow_says_the_place_in_the_queue_and_shows_epochs_as_a_training_here(
     row = {"phase": "head", "epoch": 1, "loss": 1.689, "accuracy": 0.3472}
 
     def live() -> None:
-        time.sleep(0.7)
+        fakes.jobs.wait_for_follower()
         begun = {"kind": "training", "attempt": 1, "started_at": NOW}
         half = Progress(fraction=0.5, phase="head", epochs=5, eta_seconds=80)
         fakes.jobs.put("job_1", state="running", progress=half, **begun)
-        time.sleep(0.7)
+        fakes.jobs.wait_for_follower()
         fakes.jobs.entries["job_1"] = [JobEntry(1, "metrics", row)]
         fakes.jobs.put("job_1", state="succeeded", finished_at=NOW, **begun)
 

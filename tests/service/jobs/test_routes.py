@@ -1,5 +1,4 @@
 import threading
-import time
 
 import httpx
 import pytest
@@ -124,10 +123,10 @@ def test_a_running_job_is_followed_to_its_end(client: httpx.Client, fakes: FakeS
     fakes.jobs.put("job_1")
 
     def live() -> None:
-        time.sleep(0.7)
+        fakes.jobs.wait_for_follower()
         half = Progress(fraction=0.5)
         fakes.jobs.put("job_1", state="running", attempt=1, started_at=NOW, progress=half)
-        time.sleep(0.7)
+        fakes.jobs.wait_for_follower()
         fakes.jobs.put("job_1", state="cancelled", attempt=1, started_at=NOW, progress=half)
 
     worker = threading.Thread(target=live)

@@ -1,6 +1,7 @@
 """One fraction over all stages, and the time that is left, on a clock that a test turns."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -154,6 +155,17 @@ def test_stages_are_those_of_the_strategy(dataset: Dataset) -> None:
     assert head == [*before, *after, "load"]
     never = LARGE.model_copy(update={"promote": "never"})
     assert "load" not in stages_of(never, dataset, starts=True, loads=True)
+
+
+def test_a_report_on_many_classes_takes_longer(dataset: Dataset) -> None:
+    few, many = (
+        CostFile(Path("none")).seconds(
+            stages_of(REQUEST, replace(dataset, classes=names), starts=True, loads=True)
+        )
+        for names in (("a", "b"), tuple("abcdefghijklmnopqrst"))
+    )
+    assert many["report"] == 4 * few["report"]
+    assert {**many, "report": 0} == {**few, "report": 0}
 
 
 def test_a_phase_without_cached_features_has_costs_of_its_own(dataset: Dataset) -> None:
