@@ -19,6 +19,7 @@ except ImportError:  # see `pyproject.toml` for the platforms
     simd = None
 
 _MODES = ("RGB", "L")
+_MAX_BETWEEN = 1_000_000  # pixels between the two steps, if these are more than the image has
 _local = threading.local()  # a resizer keeps its memory from image to image
 
 
@@ -34,7 +35,7 @@ def resize_bilinear(
         size: (width, height) of the result.
         box: The part, as (left, top, right, bottom) in pixels; None for all of it.
     """
-    if simd is None or image.mode not in _MODES or 0 in image.size:
+    if simd is None or image.mode not in _MODES or 0 in image.size or _is_wide(image, size):
         return image.resize(size, Image.Resampling.BILINEAR, box=box)
     left, top, right, bottom = box or (0.0, 0.0, *map(float, image.size))
     width, height = _extent(left, right, image.width), _extent(top, bottom, image.height)
@@ -45,6 +46,14 @@ def resize_bilinear(
     )
     _resizer().resize_pil(image, small, options)
     return small
+
+
+def _is_wide(image: Image.Image, size: tuple[int, int]) -> bool:
+    """Whether the rows, which are averaged first, would take far more memory than the image.
+
+    An image of a million pixels in one row would take a gigabyte.
+    """
+    return image.height < size[1] and image.width * size[1] > _MAX_BETWEEN
 
 
 def _extent(start: float, end: float, side: int) -> float:

@@ -71,6 +71,12 @@ def test_photo_is_not_resized_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None
     assert resize_bilinear(image, (20, 10)).size == (20, 10)
 
 
+@simd
+def test_wide_image_takes_no_more_memory_than_with_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bilinear, "_resizer", None)  # it would take half a gigabyte
+    assert resize_bilinear(Image.new("RGB", (600_000, 1)), (227, 227)).size == (227, 227)
+
+
 @pytest.mark.parametrize("mode", ["I;16", "F", "RGBa", "CMYK"])
 def test_other_modes_are_exactly_pillows(mode: str) -> None:
     image = Image.new(mode, (31, 17))
