@@ -6,6 +6,7 @@ r"""What commands print: results to stdout, everything else to stderr, colors on
 
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,9 @@ from rich.segment import Segment
 from cli.streams import quiet, shown
 from contracts.errors import OpsinError
 from contracts.printable import printable
+
+# An array of numbers, as json.dumps indents it; a line break is never part of a string.
+_NUMBERS = re.compile(r"\[\n([-+.\deE,\s]+)\]")
 
 
 class CommandError(Exception):
@@ -94,8 +98,16 @@ def print_path(path: Path) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Print JSON, valid UTF-8 whatever names it holds."""
-    answers().print(json.dumps(_clean(content), indent=2, ensure_ascii=False), markup=False)
+    """Print JSON, valid UTF-8 whatever names it holds; a vector is one line, not a thousand."""
+    text = json.dumps(_clean(content), indent=2, ensure_ascii=False)
+    text = _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text)
+    answers().print(text, markup=False)
+
+
+def note_replaced(target: Path) -> None:
+    """Say that a file which a command chose by itself is there, before it is written again."""
+    if target.exists():
+        notes().print(f"{shown(os.fspath(target))} is replaced.", markup=False)
 
 
 def warn(console: Console, message: str) -> None:

@@ -41,7 +41,8 @@ def epoch_text(row: Mapping[str, Any], epochs: object = None) -> str | None:
     """
     if not {"phase", "epoch", "loss", "accuracy"} <= row.keys():
         return None
-    line = f"{phase_text(str(row['phase'])):<12} {row['epoch']:>3}/{epochs or '?'}"
+    of_total = f"/{epochs}" if epochs else ""
+    line = f"{phase_text(str(row['phase'])):<12} {row['epoch']:>3}{of_total}"
     line += f"   training: loss {row['loss']:.3f}, accuracy {row['accuracy']:6.1%}"
     if row.get("val_loss") is not None:
         line += f"   validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}"

@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from cli.access import read_cli_key
 from cli.output import CommandError, notes, warn
-from cli.running_home import is_home, running_home
+from cli.running_home import Running, is_home, running_home, running_services
 from contracts.settings import Settings
 from models.processes import PARENT
 
@@ -22,8 +22,8 @@ def load(*, key: str | None = None, follow: bool = True) -> Settings:
 
     Args:
         key: The server's key, if the command line names one.
-        follow: Whether a command without OPSIN_HOME, in a folder without `./var`, uses the home of
-            the service that runs on this machine.
+        follow: Whether a command uses the service that runs on this machine: its home, if none is
+            set and the folder has no `./var`; its port, if none is set.
 
     Raises:
         CommandError: One line for each bad setting, by the name it has in the environment.
@@ -43,20 +43,40 @@ def load(*, key: str | None = None, follow: bool = True) -> Settings:
 
 
 def _follow(settings: Settings) -> Settings:
-    """The same settings, with the running service's home where this folder has none."""
-    if "home" in settings.model_fields_set:
+    """The same settings, with the home and the port of the running service where none is set."""
+    home = settings.home.resolve()
+    here = running_home(settings.port)
+    if here == home:
         return settings
-    home = running_home(settings.port)
-    if home is None or home == settings.home.resolve():
+    if "home" in settings.model_fields_set or is_home(settings.home):
+        own = next((found for found in _at_other_ports(settings) if found.home == home), None)
+        if own is not None:
+            return _at_port(settings, own)
+        if here is not None and "home" not in settings.model_fields_set:
+            _say_once(
+                f"The service at {address(settings)} runs from {here}, and this command uses "
+                f"{home}. To use the service's home: export OPSIN_HOME={here}"
+            )
         return settings
-    if is_home(settings.home):
-        _say_once(
-            f"The service at {address(settings)} runs from {home}, and this command uses "
-            f"{settings.home.resolve()}. To use the service's home: export OPSIN_HOME={home}"
-        )
-        return settings
-    _say_once(f"This command uses {home}, the home of the service at {address(settings)}.")
-    return settings.model_copy(update={"home": home})
+    if here is None:
+        others = _at_other_ports(settings)
+        if len(others) != 1:
+            return settings
+        settings, here = _at_port(settings, others[0]), others[0].home
+    _say_once(f"This command uses {here}, the home of the service at {address(settings)}.")
+    return settings.model_copy(update={"home": here})
+
+
+def _at_other_ports(settings: Settings) -> list[Running]:
+    """The services that a command may ask instead; none where the user has set a port."""
+    return [] if "port" in settings.model_fields_set else running_services()
+
+
+def _at_port(settings: Settings, service: Running) -> Settings:
+    update: dict[str, object] = {"port": service.port}
+    if "host" not in settings.model_fields_set:
+        update["host"] = service.host
+    return settings.model_copy(update=update)
 
 
 @functools.cache
@@ -105,7 +125,12 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def reachable_host(settings: Settings) -> str:
     """The host under which this machine itself reaches the API, for a URL."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return reachable(settings.host)
+
+
+def reachable(host: str) -> str:
+    """The host under which this machine reaches what listens on an address, for a URL."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"[{host}]" if ":" in host else host
 
 

@@ -6,10 +6,11 @@ printed in full, since a part of one is of no use.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 from rich.text import Text
 
 from cli.output import answers, print_fields
@@ -17,6 +18,7 @@ from cli.streams import shown
 
 _GAP = "  "
 _NARROWEST = 8
+_DATE = 10  # of "2026-11-29 17:02"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,12 @@ class Column:
 
     Attributes:
         heading: Printed above it.
-        kind: id: never shortened or left out; number: right-aligned and never shortened; text:
-            gives way on a narrow terminal.
+        kind: id: never shortened or left out; number: right-aligned and never shortened; time: a
+            date and a time of day, shortened to the date; text: gives way on a narrow terminal.
     """
 
     heading: str
-    kind: Literal["id", "number", "text"] = "text"
+    kind: Literal["id", "number", "time", "text"] = "text"
 
 
 def print_list(
@@ -57,6 +59,16 @@ def print_list(
         console.print(_line(columns, line, widths), no_wrap=True, crop=False, overflow="ignore")
 
 
+def local_time(moment: datetime | str) -> str:
+    """A date and a time of day in this machine's time zone.
+
+    Args:
+        moment: With its time zone; a text is one of the API's.
+    """
+    found = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return f"{found.astimezone():%Y-%m-%d %H:%M}"
+
+
 def _cell(cell: str | Text) -> Text:
     if isinstance(cell, Text):
         return Text(shown(cell.plain), cell.style)
@@ -71,6 +83,9 @@ def _widths(
         max(cell_len(line[i].plain) for line in lines if i < len(line)) for i in range(len(columns))
     ]
     widths: list[int | None] = list(natural)
+    for i, column in enumerate(columns):
+        if column.kind == "time" and _total(widths) > width:
+            widths[i] = min(natural[i], _DATE)
     while (excess := _total(widths) - width) > 0:
         flexible = [
             (size, i)
@@ -106,7 +121,8 @@ def _line(columns: Sequence[Column], cells: Sequence[Text], widths: Sequence[int
         if column.kind == "number":
             part.pad_left(max(0, width - cell_len(part.plain)))
         else:
-            part.truncate(width, overflow="ellipsis", pad=True)
+            overflow: OverflowMethod = "crop" if column.kind == "time" else "ellipsis"
+            part.truncate(width, overflow=overflow, pad=True)
         parts.append(part)
     line = Text(_GAP).join(parts)
     line.rstrip()

@@ -28,10 +28,11 @@ class Problem(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """The whole problem in one line of text; the title adds nothing to a detail."""
+        """The whole problem in one line of text, nothing of it twice; a detail needs no title."""
         reasons = "".join(
             f" {error.loc[-1] if error.loc else 'value'}: {_ended(error.msg)}"
             for error in self.errors or ()
+            if error.msg.rstrip(".") not in self.detail
         )
         return f"{self.detail or f'{self.title}.'}{reasons}"
 

@@ -1,6 +1,7 @@
 """What a misspelt field or value was probably meant to be."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
@@ -9,6 +10,15 @@ from pydantic import BaseModel
 MAX_ERRORS = 100
 """Of a request's errors, so many are explained: each costs a comparison with all fields."""
 _MAX_NAME = 64
+
+_NAME = "lowercase letters, digits, - and _, at most 64, with a letter or digit first"
+_ALLOWED = {
+    r"^[a-z0-9][a-z0-9_-]{0,63}$": f"Use {_NAME}: my-pets.",
+    r"^[a-z][a-z0-9_-]{0,63}$": f"Use {_NAME.replace('letter or digit', 'letter')}: champion.",
+    r"^[A-Za-z0-9_.-]{1,64}$": "Give a version's number or an alias: 2, champion.",
+}
+_ID = re.compile(r"\^((?:ds|sub|job|key|file)_)\[")
+"""How the pattern of an identifier begins."""
 
 
 def similar(name: str, known: Iterable[str]) -> str:
@@ -32,7 +42,17 @@ def explained(error: Mapping[str, Any], model: type[BaseModel] | None) -> str:
     if error["type"] == "literal_error" and isinstance(error.get("input"), str):
         expected = str(error.get("ctx", {}).get("expected", ""))
         return message + similar(error["input"], _quoted(expected)).replace(" Did", ". Did")
+    if error["type"] == "string_pattern_mismatch":
+        return _in_words(str(error.get("ctx", {}).get("pattern", ""))) or message
     return message
+
+
+def _in_words(pattern: str) -> str:
+    """What a text that fits the pattern looks like; empty for one that nobody has described."""
+    if pattern in _ALLOWED:
+        return _ALLOWED[pattern]
+    prefix = _ID.match(pattern)
+    return f"An id begins with {prefix[1]}, as lists show it." if prefix is not None else ""
 
 
 def _quoted(expected: str) -> list[str]:

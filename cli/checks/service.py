@@ -261,5 +261,7 @@ def _versions(system: SystemInfo | None) -> Iterator[Check]:
     yield from _jobs(system)
     yield from _clocks(system)
     for model in system.models:
-        detail = f"{model.state}. {model.reason or ''}".strip()
+        partly = model.state == "unavailable" and model.operations
+        state = f"partly: {', '.join(model.operations)}" if partly else model.state
+        detail = f"{state}. {model.reason}" if model.reason else state
         yield Check(f"model {model.name}", "ok" if model.state == "ready" else "warn", detail)

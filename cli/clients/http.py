@@ -13,7 +13,8 @@ from cli.access import MAKE_CLI_KEY, cli_key_file
 from cli.clients.answers import read_whole
 from cli.clients.proof import proven_headers
 from cli.output import CommandError, errors, print_error
-from cli.settings import address, is_own, key_headers
+from cli.running_home import running_services
+from cli.settings import address, is_own, key_headers, reachable
 from cli.streams import shown
 from contracts.durations import in_words
 from contracts.problem import Problem
@@ -166,6 +167,19 @@ class ServerClient:
         )
         return f"{what} {MAKE_CLI_KEY} {other}" if here else f"{what} {other}"
 
+    def _nobody(self) -> str:
+        """That no server is there, and which ones are."""
+        found = [f"http://{reachable(one.host)}:{one.port}" for one in running_services()]
+        others = [url for url in found if url != self.url]
+        which = (
+            f"the one at {' or '.join(others)} with --server"
+            if others
+            else ("another one with --server; for one on this machine, OPSIN_PORT is enough")
+        )
+        return (
+            f"No server answers at {self.url}. Start the service with `opsin up`, or name {which}."
+        )
+
     def _client(self) -> httpx.Client:
         # The service is on this machine or was named by the user: no proxy is involved.
         return httpx.Client(timeout=self._seconds, trust_env=False)
@@ -175,10 +189,7 @@ class ServerClient:
         try:
             yield
         except httpx.ConnectError:
-            raise NoAnswerError(
-                f"No server answers at {self.url}. Start the service with `opsin up`, or name "
-                "another one with --server."
-            ) from None
+            raise NoAnswerError(self._nobody()) from None
         except httpx.TimeoutException:
             raise NoAnswerError(
                 f"{self.url} did not answer within {self._seconds:g} s. It may be busy: try again."

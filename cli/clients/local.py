@@ -15,6 +15,8 @@ from rich.console import Console
 from cli.clients.types import ClassifyOptions, ImageFile, OverlayOptions, empty_response
 from cli.home import Home
 from cli.output import CommandError, as_command_error, suppress_logs, waiting
+from cli.running_home import is_home
+from cli.settings import address
 from cli.startup import known_networks
 from contracts.errors import ModelNotFound, OpsinError
 from contracts.inference.heatmap import HeatmapResponse
@@ -78,7 +80,10 @@ class LocalClient:
         """
         with as_command_error():
             if model is not None:
-                return cls(settings, model, _find_version(settings, model))
+                try:
+                    return cls(settings, model, _find_version(settings, model))
+                except OpsinError as error:
+                    raise CommandError(f"{error.detail}{_elsewhere(settings)}") from None
             reasons = []
             for network in known_networks(settings):
                 if network.classes is None:
@@ -87,6 +92,8 @@ class LocalClient:
                     return cls(settings, network.name, _find_version(settings, network.name))
                 except (OpsinError, CommandError) as error:
                     reasons.append(str(error))
+            if reasons and (hint := _elsewhere(settings)):
+                raise CommandError(f"No network is here.{hint}")
             raise CommandError("\n".join(reasons) or "OPSIN_MODELS names no network with classes.")
 
     def classify(self, images: list[ImageFile], options: ClassifyOptions) -> InferenceResponse:
@@ -231,6 +238,17 @@ class LocalClient:
             options = RuntimeOptions.of(self._settings)
             self._explainer = Explainer(self._folder, max_batch_size=_BATCH, options=options)
         return self._explainer
+
+
+def _elsewhere(settings: Settings) -> str:
+    """That the installation is probably in another folder; empty where it is named or here."""
+    if "home" in settings.model_fields_set or is_home(settings.home):
+        return ""
+    return (
+        f" {settings.home.resolve()} is not the home of an installation, and no service answers at "
+        f"{address(settings)}. Start it with `opsin up` in its folder, or name its home: "
+        "export OPSIN_HOME=/path/to/opsin/var"
+    )
 
 
 def _find_version(settings: Settings, model: str) -> int:

@@ -4,10 +4,11 @@ Files are read and sent a batch at a time, so that folders of any size can be cl
 """
 
 import csv
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal, TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -98,6 +99,7 @@ def client_for(
 
 
 Part = tuple[Sequence[Path], InferenceResponse]
+T = TypeVar("T")
 
 
 def _classified(
@@ -196,6 +198,7 @@ def _print_json(parts: Iterable[Part], model: str | None) -> int:
 def _write_csv(parts: Iterable[Part], target: Path, top: int) -> int:
     """Write a line for each image as soon as it is known."""
     failed = 0
+    parts = begun(parts)
     with open_table(target) as file:
         writer = csv.writer(file, lineterminator="\n")
         count: int | None = None  # a model may have fewer classes than were asked for
@@ -219,6 +222,12 @@ def _write_csv(parts: Iterable[Part], target: Path, top: int) -> int:
     if str(target) != "-":
         notes().print(f"[green]✓[/] {escape(shown(target))}")
     return failed
+
+
+def begun(rows: Iterable[T]) -> Iterator[T]:
+    """The same, the first of them computed: what fails at once neither makes nor empties a file."""
+    rest = iter(rows)
+    return itertools.chain(list(itertools.islice(rest, 1)), rest)
 
 
 @contextmanager

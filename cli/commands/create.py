@@ -87,7 +87,12 @@ def dream(  # noqa: PLR0917 (typer reads options from the parameters)
     version: Annotated[str | None, typer.Option(help="Default: champion.")] = None,
     layers: Annotated[str | None, typer.Option(help="The layers to excite, with commas.")] = None,
     class_index: Annotated[
-        int | None, typer.Option(min=0, help="A class to excite, besides the layers or instead.")
+        int | None,
+        typer.Option(
+            *("--class", "--class-index"),
+            min=0,
+            help="A class to excite, with or without layers.",
+        ),
     ] = None,
     size: Size = None,
     octaves: Annotated[int | None, typer.Option(min=1, max=12, help="Number of sizes.")] = None,

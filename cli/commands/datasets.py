@@ -39,6 +39,7 @@ from cli.startup import migrate
 from cli.streams import shown
 from cli.tables import Column, print_list
 from contracts.names import printable_part
+from contracts.suggestions import similar
 from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus, LabelSource
 from database.datasets import DatasetRows
 from database.engine import open_engine
@@ -54,7 +55,8 @@ from models.weights.files import DownloadProgress
 from service.datasets.service import Datasets
 
 DatasetId = Annotated[
-    str, typer.Argument(metavar="ID", help="Its id, as `opsin datasets list` shows it.")
+    str,
+    typer.Argument(metavar="DATASET", help="Its id, or its name if no other dataset has it."),
 ]
 
 _SHOWN_REJECTED = 8
@@ -136,15 +138,8 @@ def fetch(
 @app.command("list")
 def list_datasets(as_json: Json = False) -> None:
     """Show all datasets, newest first."""
-    infos: list[DatasetInfo] = []
     with _open_datasets() as datasets:
-        cursor = None
-        while True:
-            page = datasets.rows.list(limit=MAX_PAGE_SIZE, cursor=cursor)
-            infos += page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                break
+        infos = _all(datasets)
     if as_json:
         print_json({"items": [info.model_dump(mode="json") for info in infos]})
         return
@@ -168,11 +163,42 @@ def list_datasets(as_json: Json = False) -> None:
     )
 
 
+def _all(datasets: Datasets) -> list[DatasetInfo]:
+    infos: list[DatasetInfo] = []
+    cursor = None
+    while True:
+        page = datasets.rows.list(limit=MAX_PAGE_SIZE, cursor=cursor)
+        infos += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return infos
+
+
+def _id_of(datasets: Datasets, named: str) -> str:
+    """The id of a dataset that is named by it or by its name.
+
+    Raises:
+        CommandError: No dataset has that name, or several have it.
+    """
+    if named.startswith("ds_"):
+        return named
+    infos = _all(datasets)
+    found = [info.id for info in infos if info.name == named]
+    if not found:
+        hint = similar(named, {info.name for info in infos})
+        raise CommandError(
+            f"There is no dataset '{shown(named)}'.{hint} `opsin datasets list` shows all."
+        )
+    if len(found) > 1:
+        raise CommandError(f"Several datasets have that name: {', '.join(found)}. Give an id.")
+    return found[0]
+
+
 @app.command()
 def show(dataset_id: DatasetId, as_json: Json = False) -> None:
     """Show a dataset's classes, splits, warnings, and what was left out."""
     with _open_datasets() as datasets:
-        info = datasets.rows.get(dataset_id)
+        info = datasets.rows.get(_id_of(datasets, dataset_id))
     if as_json:
         print_json(info.model_dump(mode="json"))
     else:
@@ -191,7 +217,7 @@ def files(
     """Show every file that was sent, and what became of it."""
     found: list[DatasetFile] = []
     with _open_datasets() as datasets:
-        cursor = None
+        dataset_id, cursor = _id_of(datasets, dataset_id), None
         while True:
             page = datasets.rows.files(
                 dataset_id, label=label, status=status, limit=MAX_PAGE_SIZE, cursor=cursor
@@ -223,6 +249,7 @@ def files(
 def delete(dataset_id: DatasetId, yes: Yes = False) -> None:
     """Remove a dataset and its images for good."""
     with _open_datasets() as datasets:
+        dataset_id = _id_of(datasets, dataset_id)
         info = datasets.rows.get(dataset_id)
         confirm(f"Delete {info.name} ({dataset_id}) and its images for good?", yes=yes)
         datasets.delete(dataset_id)

@@ -9,7 +9,7 @@ import typer
 
 from cli.clients.http import ServerClient
 from cli.clients.types import ImageFile
-from cli.commands.classify import open_table, read_batches
+from cli.commands.classify import begun, open_table, read_batches
 from cli.image_files import find_images
 from cli.options import Key, Server
 from cli.output import (
@@ -110,6 +110,7 @@ def _write(results: Iterator[tuple[Path, dict[str, Any]]], table: Path | None) -
         for path, result in results:
             failed += _print(path, result)
         return failed
+    results = begun(results)
     with open_table(table) as file:
         writer = csv.writer(file, lineterminator="\n")
         for path, result in results:

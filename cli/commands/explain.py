@@ -15,13 +15,15 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from cli.clients.http import for_each_image
-from cli.clients.types import InferenceClient, OverlayOptions
+from cli.clients.types import ClassifyOptions, ImageFile, InferenceClient, OverlayOptions
 from cli.commands.classify import client_for
 from cli.image_files import find_images
 from cli.options import Key, Local, Server
 from cli.output import (
     CommandError,
     as_command_error,
+    note_replaced,
+    notes,
     print_path,
     suppress_logs,
     waiting,
@@ -30,6 +32,7 @@ from cli.settings import load
 from cli.streams import shown
 from contracts.inference.explanation import METHODS, Method
 from contracts.queue.explain_messages import PIXEL_METHODS
+from contracts.suggestions import similar
 from models.rendering.colormaps import Colormap, colors_of
 from models.rendering.contact_sheet import TITLE_SIZE, Tile, contact_sheet, to_png
 from models.rendering.legend import percent, with_legend
@@ -37,6 +40,7 @@ from models.rendering.legend import percent, with_legend
 Output = Literal["overlay", "map", "json"]
 
 _TILE_PIXELS = 320
+_MOST_CLASSES = 1000
 _STDOUT = Path("-")
 _COLORMAP: TypeAdapter[Colormap] = TypeAdapter(Colormap)
 
@@ -65,8 +69,9 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
     model: Annotated[
         str | None, typer.Option(help="Default: the first of OPSIN_MODELS that is here.")
     ] = None,
-    class_index: Annotated[
-        int | None, typer.Option("--class", min=0, help="Default: the most probable.")
+    chosen: Annotated[
+        str | None,
+        typer.Option("--class", help="Its name or number. Default: the most probable."),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Default: the last convolution.")] = None,
     output: Annotated[
@@ -90,7 +95,7 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
     A running server answers; without one, the model runs in this process.
     """
     view: Literal["overlay", "map"] = "map" if output == "map" else "overlay"
-    options = OverlayOptions(model, method, class_index, layer, legend, alpha, colormap, view)
+    options = OverlayOptions(model, method, _number(chosen), layer, legend, alpha, colormap, view)
     if layer is not None and method in PIXEL_METHODS and not all_methods:
         raise CommandError(f"{method} uses no layer. Leave --layer out.")
     if output == "json" and (all_methods or legend):
@@ -98,7 +103,9 @@ def explain(  # noqa: PLR0917 (typer reads options from the parameters)
     images = find_images(photos, recursive=False)
     targets = _targets(images, out, ending="json" if output == "json" else "png")
     client = client_for(load(key=key), server, model, local=local)
-    if failed := _explain_each(client, images, targets, options, output, sheet=all_methods):
+    label = chosen if options.class_index is None else None
+    failed = _explain_each(client, images, targets, options, output, label=label, sheet=all_methods)
+    if failed:
         raise CommandError(f"{failed:,} of {len(images):,} images could not be explained.")
 
 
@@ -109,6 +116,7 @@ def _explain_each(
     options: OverlayOptions,
     output: Output,
     *,
+    label: str | None,
     sheet: bool,
 ) -> int:
     """Write the heatmap of each image; how many failed, unless it is the only one."""
@@ -116,7 +124,9 @@ def _explain_each(
 
     def explain_one(path: Path) -> None:
         with as_command_error():
-            content = _explained(client, path, options, output, sheet=sheet)
+            data = _read(path)
+            wanted = options if label is None else _of_class(client, path, data, options, label)
+            content = _explained(client, path, data, wanted, output, sheet=sheet)
         _write(target_of[path], content)
         if target_of[path] != _STDOUT:
             print_path(target_of[path])
@@ -125,14 +135,48 @@ def _explain_each(
 
 
 def _explained(
-    client: InferenceClient, path: Path, options: OverlayOptions, output: Output, *, sheet: bool
+    client: InferenceClient,
+    path: Path,
+    data: bytes,
+    options: OverlayOptions,
+    output: Output,
+    *,
+    sheet: bool,
 ) -> bytes:
-    data = _read(path)
     with suppress_logs() as console:
         if sheet:
             return _sheet(client, path.name, data, options, console)
         with waiting(console, f"Explaining {shown(path.name)}"):
             return _heatmap(client, data, options, output)
+
+
+def _number(chosen: str | None) -> int | None:
+    """The number of a class that is chosen by it."""
+    return int(chosen) if chosen is not None and chosen.isascii() and chosen.isdigit() else None
+
+
+def _of_class(
+    client: InferenceClient, path: Path, data: bytes, options: OverlayOptions, label: str
+) -> OverlayOptions:
+    """The options for the class of that name; of two with one name, the more probable.
+
+    Raises:
+        CommandError: The model has no such class, or the image is none.
+    """
+    every = ClassifyOptions(options.model, _MOST_CLASSES, None)
+    with waiting(notes(), f"Looking for the class {shown(label)}"):
+        (result,) = client.classify([ImageFile(path.name, data)], every).results
+    if result.error is not None:
+        raise CommandError(result.error.detail)
+    found = result.predictions or []
+    for one in found:
+        if label.casefold() in {one.label.casefold(), (one.id or "").casefold()}:
+            return replace(options, class_index=one.index)
+    hint = similar(label, [one.label for one in found])
+    raise CommandError(
+        f"The model has no class '{label}'.{hint} `opsin classify --top 1000` lists all of them.",
+        exit_code=2,
+    )
 
 
 def _heatmap(
@@ -224,6 +268,7 @@ def _write(target: Path, content: bytes) -> None:
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        note_replaced(target)
         target.write_bytes(content)
     except OSError as error:
         raise CommandError(f"{target} cannot be written ({error.strerror}).") from None

@@ -25,7 +25,7 @@ from cli.output import (
 )
 from cli.progress_text import epoch_text, phase_text, stopped_early
 from cli.settings import load
-from cli.tables import Column, print_list
+from cli.tables import Column, local_time, print_list
 from contracts.jobs import Job
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as `opsin jobs list` shows it.")]
@@ -56,14 +56,14 @@ def list_jobs(  # noqa: PLR0917 (typer reads options from the parameters)
         return
     columns = [
         *(Column("job", "id"), Column("kind"), Column("state")),
-        *(Column("progress"), Column("created"), Column("about")),
+        *(Column("progress"), Column("created", "time"), Column("about")),
     ]
     print_list(
         columns,
         [
             (
                 *(job.id, job.kind, Text(job.state, _COLORS.get(job.state, ""))),
-                *(_progress(job), f"{job.created_at.astimezone():%Y-%m-%d %H:%M}"),
+                *(_progress(job), local_time(job.created_at)),
                 job.about or "-",
             )
             for job in jobs
@@ -131,7 +131,7 @@ def follow_job(api: JobsApi, job_id: str, *, only_progress: bool = False) -> Job
         raise CommandError(f"{job.error.code}: {job.error.detail}")
     if job.state != "succeeded":
         raise CommandError(f"The job is {job.state}.")
-    notes().print(f"[green]✓[/] {job.id}")
+    notes().print(f"[green]✓[/] {kind} {job.id} is done")
     return job
 
 
@@ -218,8 +218,13 @@ def _progress(job: Job) -> str:
     text = f"{job.progress.fraction:.0%}"
     left = job.progress.eta_seconds
     if job.state == "running" and left is not None:
-        text += f", {clock_time(left)} left"
+        text += f", {_left(left)}"
     return text
+
+
+def _left(seconds: float) -> str:
+    """The time that is left; of what still runs it is never none."""
+    return f"{clock_time(max(1.0, seconds))} left"
 
 
 def _phase(data: dict[str, Any]) -> str:
@@ -229,7 +234,7 @@ def _phase(data: dict[str, Any]) -> str:
             of_total = f"/{data[total]}" if data.get(total) else ""
             parts.append(f"{single} {data[single]}{of_total}")
     if data.get("eta_seconds") is not None:
-        parts.append(f"{clock_time(data['eta_seconds'])} left")
+        parts.append(f"{_left(data['eta_seconds'])}")
     return " · ".join(parts)
 
 
@@ -237,7 +242,7 @@ def _phase_line(data: dict[str, Any]) -> str:
     """What a job begins to do, with how much of it is done, for a log."""
     parts = [f"{data['fraction']:.0%}"] if data["fraction"] >= _SHOWN_FRACTION else []
     if data.get("eta_seconds") is not None:
-        parts.append(f"{clock_time(data['eta_seconds'])} left")
+        parts.append(f"{_left(data['eta_seconds'])}")
     return phase_text(data["phase"]) + (f" ({', '.join(parts)})" if parts else "")
 
 

@@ -42,7 +42,7 @@ from cli.output import (
 from cli.settings import load
 from cli.startup import migrate
 from cli.streams import shown
-from cli.tables import Column, print_list
+from cli.tables import Column, local_time, print_list
 from contracts.keys import MAX_GRACE, SCOPES, KeyInfo, MadeKey, NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND
@@ -123,7 +123,7 @@ def list_keys(as_json: Json = False) -> None:
             Column("scopes"),
             Column("requests a minute", "number"),
         ),
-        *(Column("state"), Column("last used")),
+        *(Column("state"), Column("last used", "time")),
     ]
     print_list(
         columns,
@@ -131,7 +131,7 @@ def list_keys(as_json: Json = False) -> None:
             (
                 *(info.id, info.name, ", ".join(info.scopes)),
                 *(str(info.rate_per_minute or "-"), _state(info, datetime.now(UTC))),
-                "-" if info.last_used_at is None else f"{info.last_used_at:%Y-%m-%d %H:%M}",
+                "-" if info.last_used_at is None else local_time(info.last_used_at),
             )
             for info in infos
         ],

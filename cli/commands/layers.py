@@ -10,7 +10,15 @@ from cli.clients.http import SPARE_SECONDS, ServerClient, file_part
 from cli.clients.jobs import JobsApi
 from cli.commands.jobs import follow_job
 from cli.options import AsJson, Key, Out, Server
-from cli.output import CommandError, notes, output_path, print_json, print_path, waiting
+from cli.output import (
+    CommandError,
+    note_replaced,
+    notes,
+    output_path,
+    print_json,
+    print_path,
+    waiting,
+)
 from cli.settings import load
 from cli.streams import shown
 from cli.tables import Column, print_list
@@ -151,6 +159,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _write(target: Path, content: bytes) -> None:
+    note_replaced(target)
     try:
         target.write_bytes(content)
     except OSError as error:

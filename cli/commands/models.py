@@ -20,6 +20,7 @@ from cli.output import (
     answers,
     as_command_error,
     confirm,
+    counted,
     errors,
     notes,
     print_error,
@@ -28,7 +29,7 @@ from cli.output import (
     waiting,
 )
 from cli.settings import load
-from cli.tables import Column, print_list
+from cli.tables import Column, local_time, print_list
 from contracts.errors import OpsinError
 from contracts.inference.manifest import Manifest
 from models.store.derived import DERIVED_FORMATS, convert
@@ -57,10 +58,48 @@ def list_models(as_json: Json = False) -> None:
         )
     columns = [
         *(Column("model", "id"), Column("version", "number"), Column("aliases")),
-        *(Column("network"), Column("classes", "number"), Column("created")),
+        *(Column("network"), Column("classes", "number"), Column("created", "time")),
         Column("size", "number"),
     ]
     print_list(columns, [_row(item) for item in items])
+
+
+@app.command()
+def show(
+    model: Model,
+    version: Annotated[str, typer.Argument(help="Its number, or an alias.")] = "champion",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Show a version: what it was trained on, and how often it was right."""
+    store = _store()
+    with as_command_error():
+        manifest = store.manifest(model, store.resolve(model, version))
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    names = [name for name, number in store.aliases(model).items() if number == manifest.version]
+    item = _item(model, manifest.version, names, manifest)
+    columns = [Column("field", "id"), Column("value", "id")]
+    rows = [("model", model), ("version", str(manifest.version)), *_facts(item, manifest)]
+    print_list(columns, [(name, value) for name, value in rows if value])
+
+
+def _facts(item: dict[str, Any], manifest: Manifest) -> Iterator[tuple[str, str]]:
+    origin, served = manifest.provenance, manifest.served
+    yield "aliases", ", ".join(item["aliases"])
+    yield "network", manifest.network
+    yield "classes", "" if manifest.classes is None else f"{manifest.classes:,}"
+    yield "created", local_time(item["created_at"])
+    yield "size", f"{item['size'] / 1e6:,.1f} MB"
+    for split in ("train", "validation", "test"):
+        accuracy = manifest.metrics.get(f"{split}_accuracy")
+        yield f"{split} accuracy", "" if accuracy is None else f"{accuracy:.1%}"
+    if served is not None:
+        pictures = f"{counted(served.pictures, 'image')} of the {served.split} split"
+        yield "as served", f"{served.accuracy:.1%} of {pictures}, by {served.runtime}"
+    yield "dataset", origin.dataset_digest or ""
+    yield "job", origin.job_id or ""
+    yield "weights", "" if origin.weights is None else origin.weights.name
 
 
 def _versions(store: Store, model: str) -> Iterator[dict[str, Any]]:
@@ -98,7 +137,7 @@ def _row(item: dict[str, Any]) -> tuple[str | Text, ...]:
     return (
         *(*start, ", ".join(item["aliases"]), item["network"]),
         "" if item["classes"] is None else str(item["classes"]),
-        item["created_at"][:16].replace("T", " "),
+        local_time(item["created_at"]),
         f"{item['size'] / 1e6:,.1f} MB",
     )
 

@@ -119,9 +119,9 @@ class Service:
         logs = [self.home.logs / f"{name}.log" for name in ("valkey", "worker", "api", "jobs")]
         follower = Follower(logs if self.verbose else (), self._show)
         try:
-            self._start(supervisor, follower)
-            print_banner(self.settings, self.home, self.console)
             with noted(self.settings):
+                self._start(supervisor, follower)
+                print_banner(self.settings, self.home, self.console)
                 self._watch(supervisor, follower, logs)
         except _StopRequestedError:
             pass

@@ -181,7 +181,7 @@ def test_a_choice_may_be_written_as_it_is_pronounced(spelling: str) -> None:
     [
         ("explain a.png --method grad-cm", "'grad-cm' is none of grad_cam, hires_cam"),
         ("explain a.png --method grad-cm", "Did you mean grad_cam?"),
-        ("explain a.png --class one", "'--class': This is not a whole number."),
+        ("classify a.png --top one", "'--top': This is not a whole number."),
         ("explain a.png --alpha one", "'--alpha': This is not a number."),
     ],
 )

@@ -1,4 +1,5 @@
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from cli.output import Output, answers, print_path, warn, wrap
+from cli.output import Output, answers, print_json, print_path, warn, wrap
 
 PATH = "/a/very/long/path/that-must-stay/in-one-piece"
 
@@ -69,3 +70,12 @@ def test_the_consoles_of_commands_print_no_foreign_commands(
     print_path(tmp_path / "odd\x1bname")  # for a program, as it is
     first, second = capsys.readouterr().out.splitlines()
     assert (first[:9], second) == (r"cat\x1b]0", f"{tmp_path}/odd\x1bname")
+
+
+def test_a_vector_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    content = {"name": "[\n 1,\n 2]", "vector": [0.5, -1e-07, 3], "rows": [[1, 2], []]}
+    print_json(content)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == content
+    assert '"vector": [0.5, -1e-07, 3],' in printed
+    assert printed.count("\n") == 8

@@ -1,12 +1,14 @@
 """Lists on terminals of any width, and in pipes."""
 
 import io
+import time
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 from rich.text import Text
 
-from cli.tables import Column, print_list
+from cli.tables import Column, local_time, print_list
 
 JOB = "job_-Ehh1zDLchBJndeSBjkpy1A2"
 COLUMNS = [Column("job", "id"), Column("name"), Column("state"), Column("size", "number")]
@@ -40,6 +42,28 @@ def test_on_a_wide_terminal_everything_is_whole_and_numbers_are_aligned() -> Non
     assert first.endswith("12.5 MB")
     assert second.endswith("1,000.0 MB")
     assert heading.endswith("size")
+
+
+@pytest.mark.parametrize(("width", "shown"), [(60, "2026-11-29 17:02"), (50, "2026-11-29")])
+def test_a_time_is_shortened_to_its_date(width: int, shown: str) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=width, no_color=True)
+    columns = [Column("model", "id"), Column("network"), Column("created", "time")]
+    rows = [("efficientnet_lite0", "efficientnet_lite0", "2026-11-29 17:02")]
+    print_list(columns, rows, screen)
+    assert isinstance(screen.file, io.StringIO)
+    line = Text.from_ansi(screen.file.getvalue().splitlines()[1]).plain
+    assert line.split("  ")[1:] == ["efficientnet_lite0", shown]
+
+
+def test_times_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        for moment in ("2026-11-29T17:02:30Z", datetime(2026, 11, 29, 17, 2, tzinfo=UTC)):
+            assert local_time(moment) == "2026-11-30 02:02"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_pipe_gets_whole_fields_between_tabs() -> None:

@@ -21,6 +21,8 @@ TRAINING = {"dataset_id": "ds_1", "model": "pets", "network": "vgg16"}
         (TRAINING | {"network": "vgg61"}, "or vgg16"),
         (TRAINING | {"strategy": "finetuning"}, "Did you mean fine_tuning?"),
         (TRAINING | {"zzz": 1}, "There is no such field."),
+        (TRAINING | {"model": "My Pets"}, "lowercase letters, digits, - and _"),
+        (TRAINING | {"dataset_id": "pets"}, "An id begins with ds_"),
     ],
 )
 def test_a_misspelt_name_gets_a_suggestion(body: dict[str, Any], meant: str) -> None:

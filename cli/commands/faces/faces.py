@@ -28,7 +28,7 @@ from cli.output import (
 )
 from cli.settings import load
 from cli.streams import shown
-from cli.tables import Column, print_list
+from cli.tables import Column, local_time, print_list
 
 SubjectId = Annotated[str, typer.Argument(metavar="SUBJECT", help="Its id, sub_….")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")]
@@ -269,7 +269,7 @@ def _qualities(file: Path, answer: JsonObject) -> Iterator[tuple[str | Text, ...
         good = Text("yes", "green") if quality["acceptable"] else ", ".join(quality["reasons"])
         yield (
             *(file.name, _box(face["box"]), f"{face['score']:.2f}"),
-            *(f"{quality['yaw']:+.0f}°", f"{quality['pitch']:+.0f}°"),
+            *(f"{round(quality['yaw']):+d}°", f"{round(quality['pitch']):+d}°"),
             *(f"{quality['sharpness']:.0f}", good),
         )
     if not answer["faces"]:
@@ -288,7 +288,11 @@ def subjects(as_json: AsJson = False, server: Server = None, key: Key = None) ->
         return
     columns = [
         *(Column("id", "id"), Column("name"), Column("external id")),
-        *(Column("templates", "number"), Column("frames kept", "number"), Column("created")),
+        *(
+            Column("templates", "number"),
+            Column("frames kept", "number"),
+            Column("created", "time"),
+        ),
     ]
     print_list(columns, [_subject_row(subject) for subject in items])
 
@@ -299,7 +303,7 @@ def _subject_row(subject: JsonObject) -> tuple[str, ...]:
     return (
         *(subject["id"], subject["name"], subject["external_id"] or ""),
         *(f"{counts['current']}{stale}", str(subject["files"])),
-        subject["created_at"][:16].replace("T", " "),
+        local_time(subject["created_at"]),
     )
 
 

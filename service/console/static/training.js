@@ -91,17 +91,20 @@ function requestOf(fields, preset, augments) {
 }
 
 /** Shows a training as it runs, then its result. Returns a function that stops following it. */
-export function watchTraining(place, id, { onEnd, onVersions, onError }) {
+export function watchTraining(place, id, { onState, onEnd, onVersions, onError }) {
   const head = h("section", { class: "card stack" });
   const curves = h("div", { class: "charts" });
   const result = h("div", { class: "stack" });
   show(place, head, curves, result);
   let epochs = -1;
   let wasRunning = false;
+  let state = null;
   return follow(
     id,
     (job) => {
       drawHead(head, job);
+      if (job.state !== state) onState(job);
+      state = job.state;
       if (job.metrics.length !== epochs) {
         epochs = job.metrics.length;
         show(curves, epochs > 0 && charts(job.metrics));

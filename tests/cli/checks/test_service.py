@@ -6,10 +6,10 @@ import pytest
 import redis
 
 from cli.access import MAKE_CLI_KEY, cli_key_file
-from cli.checks.service import _clocks, _key, _readiness, _redis, _redis_file
+from cli.checks.service import _clocks, _key, _readiness, _redis, _redis_file, _versions
 from cli.clients.api import Api
 from cli.commands import keys
-from contracts.inference.registry import Readiness, SystemInfo
+from contracts.inference.registry import ModelInfo, Readiness, SystemInfo
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import Settings
 from tests.valkey import RealValkey
@@ -59,6 +59,22 @@ def test_a_service_that_is_starting_has_not_failed(
     assert "starting (vgg16)" in found.help
     state.database = "unreachable"
     assert _readiness(Api(Settings(_env_file=None, home=tmp_path))).state == "fail"
+
+
+def test_a_network_without_its_classifier_is_partly_ready() -> None:
+    base = ModelInfo(
+        name="vgg16", network="vgg16", state="unavailable", reason="No classifier.", aliases={},
+        versions=[1], classes=None, input_size=(224, 224), operations=("embed", "explain"),
+        licence=None,
+    )  # fmt: skip
+    missing = base.model_copy(update={"name": "squeezenet", "operations": ()})
+    system = SystemInfo(
+        version="1", started_at=0, workers=[], devices=[], queues=[], models=[base, missing],
+        job_workers=[],
+    )  # fmt: skip
+    found = {check.name: check.detail for check in _versions(system)}
+    assert found["model vgg16"] == "partly: embed, explain. No classifier."
+    assert found["model squeezenet"] == "unavailable. No classifier."
 
 
 def test_a_host_whose_clock_differs_is_named() -> None:

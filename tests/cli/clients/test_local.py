@@ -38,6 +38,22 @@ def test_an_unknown_model_is_named(tmp_path: Path) -> None:
         LocalClient.open(Settings(_env_file=None, home=tmp_path), "none_such")
 
 
+@pytest.mark.parametrize("model", [None, "none_such"])
+def test_a_folder_without_an_installation_is_named(
+    tmp_path: Path, model: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPSIN_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(_env_file=None)
+    with pytest.raises(CommandError, match=r"not the home of an installation.*OPSIN_HOME=") as bad:
+        LocalClient.open(settings, model)
+    assert "weights pull" not in str(bad.value)
+    (tmp_path / "var/store").mkdir(parents=True)
+    with pytest.raises(CommandError) as installed:
+        LocalClient.open(settings, model)
+    assert "OPSIN_HOME" not in str(installed.value)
+
+
 def test_a_model_without_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="face_embedder has no classes"):
         LocalClient.open(Settings(_env_file=None, home=tmp_path), "face_embedder")

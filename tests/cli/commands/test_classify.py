@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
+from cli.commands.classify import _write_csv
+from cli.commands.embed import _write as _write_vectors
+from cli.output import CommandError
 from contracts.inference.inference import InferenceResponse
 from tests.cli.running import ROOT, Starter, free_port
 from tests.cli.serving import serving
@@ -260,3 +263,21 @@ def test_without_a_server_the_network_runs_here(
     assert labels & {"Egyptian cat", "tabby", "tiger cat", "Egyptian_cat", "tiger_cat"}
     assert fault.error is not None
     assert fault.error.code in {"invalid_image", "unsupported_media_type"}
+
+
+@pytest.mark.parametrize("write", [lambda rows, to: _write_csv(rows, to, 5), _write_vectors])
+def test_what_fails_at_once_leaves_an_earlier_table_alone(
+    tmp_path: Path, write: Callable[[Iterator[Any], Path], int]
+) -> None:
+    def refused() -> Iterator[Any]:
+        raise CommandError("There is no model 'pets'.")
+        yield
+
+    table = tmp_path / "out.csv"
+    with pytest.raises(CommandError, match="no model"):
+        write(refused(), table)
+    assert not table.exists()
+    table.write_text("earlier")
+    with pytest.raises(CommandError, match="no model"):
+        write(refused(), table)
+    assert table.read_text() == "earlier"

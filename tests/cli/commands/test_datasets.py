@@ -39,7 +39,13 @@ def test_a_dataset_from_a_folder_to_its_deletion(datasets: Command, tmp_path: Pa
     assert re.search(rf"{dataset_id}\tpets\t2\t25\t3\t", datasets("list"))
     left_out = datasets("files", dataset_id, "--status", "rejected")
     assert len(left_out.splitlines()) == 4
-    assert "is deleted" in datasets("delete", dataset_id, "--yes")
+    assert datasets("show", "pets") == datasets("show", dataset_id)
+    assert "no dataset 'pest'. Did you mean pets?" in datasets("show", "pest", code=1)
+    again = datasets("add", str(folder))
+    assert "Several datasets have that name" in datasets("delete", "pets", "--yes", code=1)
+    (other,) = set(re.findall(r"ds_[\w-]+", again))
+    assert "is deleted" in datasets("delete", other, "--yes")
+    assert f"{dataset_id} is deleted" in datasets("delete", "pets", "--yes")
     assert "no dataset with that id" in datasets("show", dataset_id, code=1)
 
 

@@ -114,6 +114,12 @@ class Server(http.server.BaseHTTPRequestHandler):
         if self._route == "/v1/embed":
             count = body.count(b'name="image"')
             self._json({"results": [{"name": "x", "embedding": [0.5, -1.25]}] * count})
+        elif self._route == "/v1/classify":
+            lemon = {"index": 951, "id": "n2", "label": "lemon", "probability": 0.1}
+            results = [{"name": "x", "predictions": [TARGET, lemon]}]
+            timing = {"decode": 0, "queue": 0, "compute": 0, "total": 0}
+            answer = {"model": "m", "version": 1, "batch_size": 1, "results": results}
+            self._json(answer | {"timing_ms": timing})
         elif self._route in {"/v1/heatmap", "/v1/activations"}:
             wants_json = self.headers["Accept"] == "application/json"
             self._json(NUMBERS) if wants_json else self._send(PNG)
@@ -251,6 +257,17 @@ def test_a_sheet_shows_every_method_for_one_class(server: str, photo: Path) -> N
     with Image.open("cat-heatmap.png") as sheet, Image.open(io.BytesIO(plain)) as before:
         assert sheet.height > before.height  # with a color bar
     assert [path.name for path in photo.parent.iterdir()] == ["cat.png"]
+
+
+def test_a_class_is_chosen_by_its_name_or_its_number(
+    server: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for chosen, index in (("Lemon", 951), ("n1", 281), ("7", 7)):
+        explain([photo], chosen=chosen, server=server)
+        assert f"class_index={index}&" in f"{Server.requests[-1][0]}&"
+    with pytest.raises(CommandError, match=r"no class 'lemn'. Did you mean lemon\?"):
+        explain([photo], chosen="lemn", server=server)
+    assert capsys.readouterr().err.count("cat-heatmap.png is replaced.") == 2
 
 
 def test_heatmaps_of_images_of_one_name_are_all_kept(server: str, photo: Path) -> None:

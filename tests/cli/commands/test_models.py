@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from contracts.inference.manifest import Served
 from models.store.store import Store
 from tests.cli.running import Run, Starter
 from tests.models.drafts import DRAFT, FILES, write_files
@@ -46,6 +48,25 @@ def test_list_promote_delete(models: Models, store: Store) -> None:
     models("delete", "pets", "1", "--yes")
     assert store.versions("pets") == [2]
     assert "no version '9'" in models("promote", "pets", "9", code=1).text
+
+
+def test_a_version_is_shown_with_its_figures(models: Models, store: Store) -> None:
+    served = Served(
+        runtime="openvino-float32", split="test", pictures=40, accuracy=0.875,
+        float32_accuracy=0.875, largest_difference=0.0, changed=0,
+    )  # fmt: skip
+    with store.staging() as folder:
+        write_files(folder)
+        figures = {"metrics": {"test_accuracy": 0.875}, "served": served}
+        store.publish("pets", folder, DRAFT.model_copy(update=figures))
+    lines = models("show", "pets", "3").text.splitlines()
+    assert lines[:3] == ["field\tvalue", "model\tpets", "version\t3"]
+    assert "test accuracy\t87.5%" in lines
+    assert "as served\t87.5% of 40 images of the test split, by openvino-float32" in lines
+    assert "aliases\tchampion" in models("show", "pets").text
+    manifest = json.loads(models("show", "pets", "3", "--json").text)
+    assert manifest["served"]["accuracy"] == 0.875
+    assert "no version '9'" in models("show", "pets", "9", code=1).text
 
 
 def test_verify_quarantines_a_damaged_version(models: Models, store: Store) -> None:

@@ -109,7 +109,9 @@ def test_digits_are_learned_promoted_compared_and_rolled_back(
     expect(page.locator(".bars button").first).to_have_text("7", timeout=LONG)
 
     page.goto(f"{console.url}/#/learn?job={first_training(client)}")
-    wrong = page.locator("section", has=page.get_by_role("heading", name="The surest mistakes"))
+    wrong = page.locator(
+        "section", has=page.get_by_role("heading", name="The most confident mistakes")
+    )
     expect(wrong.locator("canvas.overlay").first).to_be_visible(timeout=LONG)
 
     [dataset] = client.get("/v1/datasets").json()["items"]

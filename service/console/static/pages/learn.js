@@ -133,6 +133,11 @@ class LearnPage {
     const place = h("div", { class: "stack" });
     show(this.content, place);
     this.end = watchTraining(place, id, {
+      onState: guarded(async (job) => {
+        if (this.trainings.find((one) => one.id === job.id)?.state === job.state) return;
+        this.trainings = (await get("v1/jobs", { kind: "training", limit: 20 })).items; // the next one has begun, too
+        if (!this.hasLeft) this.drawList();
+      }),
       onEnd: guarded(async (job) => {
         this.trainings = this.trainings.map((one) => (one.id === job.id ? job : one));
         this.models = await all("v1/models");

@@ -45,9 +45,13 @@ function overview(system) {
   ];
 }
 
+// Without its classifier a network still embeds: not ready, but not unavailable either.
+const isPartly = (model) => model.state === "unavailable" && model.operations.length > 0;
+const stateText = (model) => (isPartly(model) ? t("model.partly", { operations: model.operations.filter((name) => name !== "study").join(", ") }) : t(`model.${model.state}`));
+
 const modelRow = (model) => [
   [h("strong", {}, named(model.name)), model.licence && h("div", {}, h("small", { class: "muted" }, model.licence))],
-  [h("span", { class: `state ${model.state}` }, t(`model.${model.state}`)), model.reason && h("div", { class: "reason" }, model.reason)],
+  [h("span", { class: `state ${isPartly(model) ? "loading" : model.state}` }, stateText(model)), model.reason && h("div", { class: "reason" }, model.reason)],
   model.versions.map((n, place) => [place > 0 && ", ", n === model.aliases.champion ? h("strong", {}, t("versions.champion", { version: n })) : n]),
   model.classes ? number(model.classes) : "–",
   [model.runtime ?? "–", model.runtime_reason && h("div", { class: "reason" }, model.runtime_reason)],
@@ -57,7 +61,7 @@ function workers(system) {
   const rows = [...system.workers.map((one) => [one, t("system.inference")]), ...system.job_workers.map((one) => [one, t("nav.jobs")])];
   if (!rows.length) return h("p", {}, t("system.noworkers"));
   const heads = ["system.host", "system.role", "system.devices", "system.models", "system.since"].map((key) => t(key));
-  return table(t("system.workers"), heads, rows.map(([one, role]) => [`${one.host} · ${one.pid}`, role, one.devices.join(", "), one.models.map((model) => (model.version ? `${model.name}:${model.version}` : model.name)).join(", ") || "–", moment(one.started_at * 1000)]), { stacked: true });
+  return table(t("system.workers"), heads, rows.map(([one, role]) => [`${one.host} · ${one.pid}`, role, one.devices.join(", "), one.models.filter((model) => model.state !== "unavailable" || model.version).map((model) => (model.version ? `${model.name}:${model.version}` : model.name)).join(", ") || "–", moment(one.started_at * 1000)]), { stacked: true });
 }
 
 async function drawKeys(place) {
