@@ -7,12 +7,17 @@ names; other invisible characters, and those that reverse the direction of text,
 
 import unicodedata
 
+_MAX_COMPOSED = 2048  # characters, of a name or a path
 _JOINERS = frozenset("\u200c\u200d")  # in Persian and Indic words, and in emoji
 
 
 def composed(name: str) -> str:
-    """The name in Unicode's composed form."""
-    return unicodedata.normalize("NFC", name)
+    """The name in Unicode's composed form; unchanged if it is too long for a name.
+
+    To order the accents of one letter takes quadratic time, for a megabyte of them many minutes, in
+    which no other thread runs. So a length has to be checked after it, or before.
+    """
+    return unicodedata.normalize("NFC", name) if len(name) <= _MAX_COMPOSED else name
 
 
 def is_printable(name: str) -> bool:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
 
 from database.engine import writing
 from database.setting_rows import setting_row
+from database.tables import AuditRecord, SubjectRecord
 
 log = structlog.get_logger()
 
@@ -46,8 +48,9 @@ class DeletionClock:
         clock = self._clock().astimezone(UTC)
         with writing(self._engine) as session:
             row, is_new = setting_row(session, _ROW_KEY)
-            if is_new:
-                trusted = clock
+            if is_new:  # of a new database, or after an upgrade, when the clock may be wrong too
+                newest = _newest(session)
+                trusted = clock if newest is None else min(clock, newest + STEP)
             else:
                 earlier, asked = (datetime.fromisoformat(row.value[key]) for key in ("at", "asked"))
                 is_early = abs(clock - asked) < _PAUSE
@@ -63,3 +66,12 @@ class DeletionClock:
                 hint="Nothing is deleted for its age by this clock yet. If it is wrong, set it.",
             )
         return trusted
+
+
+def _newest(session: Session) -> datetime | None:
+    """When something was last noted that is deleted for its age; None if there is nothing."""
+    row = SubjectRecord
+    columns = (AuditRecord.at, row.created_at, row.updated_at, row.last_used_at)
+    with session.no_autoflush:  # the new row is not complete yet
+        found = [session.scalar(select(func.max(column))) for column in columns]
+    return max((moment for moment in found if moment is not None), default=None)

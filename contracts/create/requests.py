@@ -16,6 +16,7 @@ from contracts.inference.explanation import MODEL_NAME, Layer
 
 MAX_STYLES = 4
 SMALLEST_SIDE, LARGEST_SIDE = 32, 8192
+SMALLEST_TILE = 64
 CONTENT, STYLE, IMAGE = "content", "style", "image"
 """Names of the form fields that hold images."""
 PREVIEW, RESULT = "preview.png", "result.png"
@@ -233,7 +234,7 @@ class DreamRequest(_Options):
     jitter: int = Field(32, ge=0, le=512, description="Largest shift of the image in pixels.")
     tile_size: int = Field(
         384,
-        ge=64,
+        ge=SMALLEST_TILE,
         le=1024,
         description="Gradients are computed in tiles of this side at most, which bounds memory.",
     )

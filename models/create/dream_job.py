@@ -59,7 +59,7 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
         raise InvalidImage("The image of this job was lost. Send the request again.") from None
     image = read_image(data, request.size or DREAM_SIDE, settings.max_image_pixels)
     size = image.size if request.size is None else scaled_size(image.size, request.size)
-    check_tiled_memory(size, memory_limit(settings.training_memory_mb))
+    check_tiled_memory(size, memory_limit(settings.training_memory_mb), request.tile_size)
     work.progress(Progress(fraction=0, phase="model"))
     network, used = _network(request, settings)
     request = request.model_copy(update={"smoothing": used["smoothing"]})

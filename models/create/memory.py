@@ -8,7 +8,12 @@ work in tiles, so their memory grows only with the arrays that hold the image it
 
 from collections.abc import Sequence
 
-from contracts.create.requests import LARGEST_SIDE, SMALLEST_SIDE, StyleNetwork
+from contracts.create.requests import (
+    LARGEST_SIDE,
+    SMALLEST_SIDE,
+    SMALLEST_TILE,
+    StyleNetwork,
+)
 from contracts.errors import ValidationFailed
 from contracts.settings import MIB
 from models.create.images import scaled_size
@@ -24,6 +29,8 @@ _STYLE_BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 1000, "vgg19": 1000,
 """Of a style, whose maps are computed once and without gradients; twice what was measured."""
 _TILED_BYTES_PER_PIXEL = 120
 _TILE_BYTES = 1500 * MIB
+_DREAM_BYTES_PER_TILE_PIXEL = 4000
+"""Of a dream's gradients; a third more than VGG16 took in tiles of 1024 pixels, in bfloat16."""
 
 
 def style_size(style: Size, result: Size, style_scale: float) -> Size:
@@ -54,9 +61,16 @@ def style_bytes(
     return _FIXED + weights + work
 
 
-def tiled_bytes(size: Size) -> int:
-    """Peak bytes of a dream or of `method=fast` for an image of that width and height."""
-    return _FIXED + _TILE_BYTES + size[0] * size[1] * _TILED_BYTES_PER_PIXEL
+def tiled_bytes(size: Size, tile: int = 0) -> int:
+    """Peak bytes of a dream or of `method=fast`.
+
+    Args:
+        size: Width and height of the image.
+        tile: Longest side of a dream's tiles.
+    """
+    pixels = min(size[0], tile) * min(size[1], tile)
+    work = max(_TILE_BYTES, pixels * _DREAM_BYTES_PER_TILE_PIXEL)
+    return _FIXED + work + size[0] * size[1] * _TILED_BYTES_PER_PIXEL
 
 
 def check_style_memory(
@@ -97,15 +111,25 @@ def check_style_memory(
     )
 
 
-def check_tiled_memory(size: Size, limit: int) -> None:
+def check_tiled_memory(size: Size, limit: int, tile: int = 0) -> None:
     """Check that a dream or a fast style transfer could fit into memory.
+
+    Args:
+        tile: As for `tiled_bytes`.
 
     Raises:
         ValidationFailed: It could not; says which size does.
     """
-    needed = tiled_bytes(size)
+    needed = tiled_bytes(size, tile)
     if needed <= limit:
         return
+    if tiled_bytes(size) <= limit:
+        smaller = range(tile, SMALLEST_TILE - 1, -64)
+        side = next((side for side in smaller if tiled_bytes(size, side) <= limit), SMALLEST_TILE)
+        raise ValidationFailed(
+            f"Tiles of {tile} x {tile} would need about {needed / 1e9:.1f} GB of memory; the limit "
+            f"is {limit / 1e9:.1f} GB. Send tile_size={side} or less."
+        )
     sides = range(min(max(size), LARGEST_SIDE), SMALLEST_SIDE, -16)
     fits = next((side for side in sides if tiled_bytes(scaled_size(size, side)) <= limit), None)
     advice = f"Send size={fits} or less." if fits else "Run the worker with more memory."

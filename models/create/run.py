@@ -7,6 +7,7 @@ nothing.
 
 import contextlib
 import os
+import shutil
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -18,12 +19,14 @@ import numpy.typing as npt
 
 from contracts.create.requests import PREVIEW, RESULT
 from contracts.jobs import Progress
+from contracts.settings import MIB
 from contracts.work import Work, WorkStoppedError
 from models.create.images import Pixels, png_file
 
 Arrays = dict[str, npt.NDArray[Any]]
 PNG = "image/png"
 _CHECKPOINT = "checkpoint.npz"
+_KEPT_BYTES = 512 * MIB  # of the disk, for other work
 _MAX_ROWS = 300  # of metrics; the job's record holds all of them
 
 
@@ -139,7 +142,13 @@ class ImageRun:
             raise
 
     def save(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Replace the checkpoint, atomically."""
+        """Replace the checkpoint, atomically; not on a disk that is nearly full.
+
+        Then the job goes on without it, and begins anew if its process is killed.
+        """
+        size = sum(array.nbytes for array in arrays.values())
+        if shutil.disk_usage(self._work.folder).free < size + _KEPT_BYTES:
+            return
         path = self._work.folder / _CHECKPOINT
         temporary = path.with_suffix(".new")
         with temporary.open("wb") as file:

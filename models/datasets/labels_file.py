@@ -49,7 +49,9 @@ _FILE_COLUMNS = frozenset(
     }
 )
 _SPLIT_COLUMNS = ("split", "subset", "partition", "set", "dataset", "data_set", "usage")
-_NUMBER = re.compile(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", re.IGNORECASE)
+# Each digit can be matched in one way only: otherwise, a hundred thousand digits and a letter would
+# take minutes, in which no other thread runs.
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
 
 _IMAGE_END = re.compile(r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|heic|avif|p[pgbn]m)\s+", re.IGNORECASE)
 

@@ -48,11 +48,19 @@ def thumbnail(folder: Path, path: Path, *, max_pixels: int, large: Gate = at_onc
     )
     buffer = io.BytesIO()
     Image.fromarray(image.pixels).save(buffer, "JPEG", quality=_QUALITY)
+    with suppress(OSError):  # such as a full disk: it is made anew each time
+        _keep(stored, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _keep(stored: Path, jpeg: bytes) -> None:
     stored.parent.mkdir(exist_ok=True)
     draft = stored.with_name(f".{stored.name}.{uuid4().hex}")
-    draft.write_bytes(buffer.getvalue())
-    draft.rename(stored)
-    return buffer.getvalue()
+    try:
+        draft.write_bytes(jpeg)
+        draft.rename(stored)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def keep_left_out(

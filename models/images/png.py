@@ -7,6 +7,7 @@ So it gets the chunks that its pixels depend on.
 
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -27,6 +28,17 @@ _COLOR_TYPE_AT = 25  # in the header, which is the first chunk
 _TRANSPARENCY_BYTES = {b"\0": (2,), b"\2": (6,), b"\3": range(1, 257)}
 # The texts where an orientation may be; XMP is not compressed, so that other programs can find it.
 _XMP, _EXIF = b"XML:com.adobe.xmp\0\0", b"Raw profile type exif\0"
+# The ancillary chunks that change what an image looks like, and how they begin.
+_USEFUL = {
+    b"tRNS": b"",
+    b"eXIf": b"",
+    b"iCCP": b"",
+    b"iTXt": _XMP,
+    b"tEXt": _EXIF,
+    b"zTXt": _EXIF,
+}
+# Of chunks of one name, until one is good: unpacking each of ten thousand would take half a minute.
+_MAX_LOOKS = 4
 
 
 def only_needed(raw: bytes) -> bytes:
@@ -36,6 +48,7 @@ def only_needed(raw: bytes) -> bytes:
         InvalidImage: It consists of too many chunks, or is no standard PNG.
     """
     parts, kept = [SIGNATURE], set()
+    looks: Counter[bytes] = Counter()
     for name, start, end in _chunks(raw):
         if name == _APPLE:
             raise InvalidImage(
@@ -43,8 +56,9 @@ def only_needed(raw: bytes) -> bytes:
                 "Send the original file."
             )
         is_needed = not name[0] & _ANCILLARY
-        if not is_needed and name not in kept:
-            is_needed = _is_useful(
+        if not is_needed and name not in kept and _may_be_useful(name, raw, start):
+            looks[name] += 1
+            is_needed = looks[name] <= _MAX_LOOKS and _is_useful(
                 name, raw[start:end], color_type=raw[_COLOR_TYPE_AT : _COLOR_TYPE_AT + 1]
             )
             if is_needed:
@@ -91,24 +105,23 @@ def _chunks(raw: bytes) -> Iterator[tuple[bytes, int, int]]:
     )
 
 
+def _may_be_useful(name: bytes, raw: bytes, start: int) -> bool:
+    """Whether an ancillary chunk may change what the image looks like; costs next to nothing."""
+    beginning = _USEFUL.get(name)
+    return beginning is not None and raw.startswith(beginning, start + 8)
+
+
 def _is_useful(name: bytes, chunk: bytes, *, color_type: bytes) -> bool:
-    """Whether an ancillary chunk is undamaged and changes what the image looks like."""
+    """Whether a chunk that `_may_be_useful` is undamaged and what the standard says."""
     body = chunk[8:-4]
+    is_useful = True
     match name:
         case b"tRNS":
             is_useful = len(body) in _TRANSPARENCY_BYTES.get(color_type, ())
-        case b"eXIf":
-            is_useful = True
         case b"iCCP":
             is_useful = _is_readable(body.partition(b"\0")[2][1:])
-        case b"iTXt":
-            is_useful = body.startswith(_XMP)
-        case b"tEXt":
-            is_useful = body.startswith(_EXIF)
         case b"zTXt":
-            is_useful = body.startswith(_EXIF) and _is_readable(body[len(_EXIF) + 1 :])
-        case _:
-            return False
+            is_useful = _is_readable(body[len(_EXIF) + 1 :])
     if len(body) > _MAX_METADATA_BYTES:
         return False
     return is_useful and _is_undamaged(chunk)

@@ -77,6 +77,9 @@ async def create_session(
     principal = principal_of(request)
     if principal is OPEN:
         raise Conflict("This service needs no key at present, so there is nothing to sign in to.")
+    if _session_of(request) is not None:
+        # Or a copied cookie would renew itself past its end, and outlive the sign-out.
+        raise Conflict("A session cannot begin another one. Send the key, as for the first.")
     session = await services.sessions.create(principal)
     response.headers["Set-Cookie"] = session_cookie(request.scope, session.token)
     return _info(principal, session, services)

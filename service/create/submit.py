@@ -114,7 +114,7 @@ async def submit_dream(
         size = await while_connected(request, image_size(image, services, deadline))
         full = within(size, DREAM_SIDE) if body.size is None else scaled_size(size, body.size)
         limit = memory_limit(services.settings.training_memory_mb)
-        check_tiled_memory(full, limit)
+        check_tiled_memory(full, limit, body.tile_size)
         sent = body.model_dump(mode="json", exclude_none=True)
         version = {} if source.version is None else {"version": str(source.version)}
         resolved = sent | {"model": source.model} | version | ending(body, services.settings)

@@ -41,6 +41,7 @@ _MAX_PREAMBLE_BYTES = 64 * 1024
 _PLAIN_ENCODINGS = frozenset({b"", b"7bit", b"8bit", b"binary"})
 _MAX_VALUE_BYTES = 8 * 1024  # what may have more is a file
 _CHARSET_FIELD = "_charset_"  # which browsers add to a form; file names say theirs themselves
+_MAX_CHARSETS = 4  # browsers send one
 _MALFORMED = "The multipart body is malformed. Let your HTTP client build it and set the boundary."
 
 
@@ -204,6 +205,7 @@ class MultipartReader:
         self._header_value = bytearray()
         self._disposition = b""
         self._encoding = b""
+        self._charsets = 0
         self._ended = False
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
@@ -293,6 +295,9 @@ class MultipartReader:
             raise self._nameless("A part of the form has no name; name every field.")
         self._name = name = options[b"name"].decode(errors="replace")
         if name == _CHARSET_FIELD:
+            self._charsets += 1
+            if self._charsets > _MAX_CHARSETS:
+                raise ValidationFailed(f"The form has too many fields '{name}'; send one.")
             return
         if name not in self._fields:
             known = ", ".join(f"'{known}'" for known in self._fields)

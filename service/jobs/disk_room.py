@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from contracts.errors import DiskUnusable
+from contracts.jobs import PICTURE_KINDS, JobKind
 from contracts.settings import MIB, Settings
 
 _SMALL = 16 * MIB  # what any job may write: progress, charts, images
@@ -23,16 +24,36 @@ def require_disk(settings: Settings, needed: int = 0) -> None:
     Raises:
         DiskUnusable: The disk is full, or the model store cannot be written to.
     """
+    _require_free(settings, needed + _SMALL)
+    if needed:
+        _require_writable(settings.store_home)
+
+
+def require_job_room(settings: Settings, kind: JobKind, size: int) -> None:
+    """Check that the disk has room for a job's inputs.
+
+    Any client with the scope `infer` may ask for images of hundreds of megabytes, which are kept
+    for a day. Such jobs leave room, without which nothing else could be written either.
+
+    Args:
+        size: Bytes of the inputs.
+
+    Raises:
+        DiskUnusable: The disk is full, or nearly so.
+    """
+    kept = settings.min_free_disk_bytes if kind in PICTURE_KINDS else 0
+    _require_free(settings, size + max(kept, _SMALL))
+
+
+def _require_free(settings: Settings, needed: int) -> None:
     free = _free(settings.home)
-    if free < needed + _SMALL:
+    if free < needed:
         raise DiskUnusable(
             f"The service's disk has {free // MIB} MB left, and this job needs about "
-            f"{(needed + _SMALL) // MIB}. Delete what is not needed, or ask the service's "
+            f"{needed // MIB}. Delete what is not needed, or ask the service's "
             "operator for more space, then send it again.",
             retry_after=60,
         )
-    if needed:
-        _require_writable(settings.store_home)
 
 
 def _free(folder: Path) -> int:

@@ -35,7 +35,7 @@ from database.jobs.files import JobFiles
 from database.jobs.jobs import CreatedJob, Jobs, new_job_id
 from database.jobs.leases import Leases
 from models.catalog import queue_of
-from service.jobs.disk_room import require_disk
+from service.jobs.disk_room import require_job_room
 from service.periodic import PeriodicTask
 from service.threads import run_in_threadpool
 
@@ -183,7 +183,10 @@ class JobQueue:
             Unavailable: The database does not answer.
         """
         job_id = new_job_id()
-        await run_in_threadpool(require_disk, self._settings)
+        size = sum(
+            len(content) for content in (inputs or {}).values() if isinstance(content, bytes)
+        )
+        await run_in_threadpool(require_job_room, self._settings, kind, size)
         await run_in_threadpool(self._files.store_inputs, job_id, inputs or {})
         try:
             created = await run_in_threadpool(

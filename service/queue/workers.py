@@ -59,6 +59,7 @@ class WorkerRegistry:
         self.clock = RedisClock()
         self.redis_ok = False
         self._lost = False  # it did not answer the last time, which is not known at the start
+        self._probe: asyncio.Task[object] | None = None  # whether a lost Redis answers again
         self.refreshed_at = 0.0
 
     @property
@@ -82,6 +83,9 @@ class WorkerRegistry:
 
     async def stop(self) -> None:
         await self._task.stop()
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
 
     def rate(self, queue: QueueName) -> float | None:
         """Images per second that a worker processes from a queue; None if none lately."""
@@ -156,20 +160,41 @@ class WorkerRegistry:
         return self.redis_ok and self._check.is_older_than(moment)
 
     async def _refresh(self) -> None:
-        try:
-            # Once Redis is lost, the store must not wait for it: a change of the store that was
-            # announced has to be known, or every request would be refused until Redis is back.
-            async with asyncio.timeout(_LOST_SECONDS if self._lost else None):
+        if self._lost and not await self._answers_again():
+            await self._read_store_alone()
+        else:
+            try:
                 await self._read()
-            self.redis_ok, self._lost = True, False
-        except (RedisError, OSError) as error:
-            if self.redis_ok:
-                log.warning("redis_lost", error=type(error).__name__)
-            self.redis_ok, self._lost = False, True
-            self._job_workers = ()
-            store = await self._read_store(())
-            self._router = VersionRouter(self._configured, store, ())
+                self.redis_ok, self._lost = True, False
+            except (RedisError, OSError) as error:
+                if self.redis_ok:
+                    log.warning("redis_lost", error=type(error).__name__)
+                self.redis_ok, self._lost = False, True
+                await self._read_store_alone()
         self.refreshed_at = time.monotonic()
+
+    async def _answers_again(self) -> bool:
+        """Whether a Redis that was lost answers by now, which is not waited for.
+
+        The store must not wait for it: a change of the store that was announced has to be known, or
+        every request would be refused until Redis is back. The question goes on meanwhile: asked
+        anew each time, it would never be answered by a Redis that is far away.
+        """
+        if self._probe is None:
+            self._probe = asyncio.create_task(self._ping(), name="redis_probe")
+        done, _ = await asyncio.wait({self._probe}, timeout=_LOST_SECONDS)
+        if not done:
+            return False
+        probe, self._probe = self._probe, None
+        return not probe.cancelled() and probe.exception() is None
+
+    async def _ping(self) -> object:
+        return await self._client.time()
+
+    async def _read_store_alone(self) -> None:
+        self._job_workers = ()
+        store = await self._read_store(())
+        self._router = VersionRouter(self._configured, store, ())
 
     async def _read(self) -> None:
         started = self.clock.start()

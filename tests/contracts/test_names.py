@@ -1,11 +1,18 @@
 """Names stay within their limit, also where Unicode's composed form is longer."""
 
+import time
+
 import pytest
 from pydantic import ValidationError
 
-from contracts.errors import ValidationFailed
+from contracts.errors import InvalidArchive, ValidationFailed
 from contracts.faces.subjects import MAX_NAME_LENGTH, NewSubject, SubjectChange
 from contracts.keys import NewKey
+from contracts.names import composed
+from models.datasets import layout
+from models.datasets.archives.limits import Limits
+from models.datasets.archives.members import checked_name
+from models.datasets.labels_file import read_tables
 from models.datasets.layout import MAX_LABEL_LENGTH
 from service.datasets.upload import checked_label
 
@@ -33,3 +40,19 @@ def test_a_person_may_have_joiners_and_wide_spaces_in_their_name(name: str) -> N
     assert NewSubject(name="Zoe\u0308").name == "Zoë"
     with pytest.raises(ValidationError):
         NewSubject(name="\u200d")
+
+
+def test_accents_without_end_are_not_ordered() -> None:
+    """That takes quadratic time: minutes for a megabyte, in which no other thread runs."""
+    accents = "a" + "\u0301\u0323" * 40_000
+    began = time.process_time()
+    assert composed(accents) == accents
+    assert layout.checked_label(accents) is None
+    with pytest.raises(InvalidArchive, match="bytes"):
+        checked_name(f"{accents}.jpg", Limits())
+    with pytest.raises(ValidationFailed):
+        checked_label(accents)
+    table = f"file,label\n1.png,{accents}\n2.png,cat\n".encode()
+    assert read_tables([("t.csv", table)], ["1.png", "2.png"]).labels.keys() == {"2.png"}
+    assert time.process_time() - began < 2
+    assert composed("e\u0301" * 1000) == "é" * 1000

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
+from database.audit import COMMAND, Audit
 from database.deletion_clock import STEP, DeletionClock
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -59,3 +60,10 @@ def test_a_clock_that_is_behind_deletes_less(engine: Engine, host: SetClock) -> 
     clock.now()
     host.now -= timedelta(days=365)
     assert clock.now() == host.now
+
+
+def test_an_upgrade_with_a_wrong_clock_deletes_nothing(engine: Engine, host: SetClock) -> None:
+    """The first time that it is asked, only what is in the database says what time it is."""
+    Audit(engine, host).write(COMMAND, "key_created", "key_1")
+    host.now += timedelta(days=4 * 365)
+    assert DeletionClock(engine, host).now() == START + STEP

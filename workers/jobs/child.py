@@ -141,6 +141,7 @@ class _Child:
                 max_hours(settings, lease.kind),
                 self._metrics,
                 trace=TraceContext.parse(trace),
+                kept_bytes=settings.min_free_disk_bytes if lease.kind in PICTURE_KINDS else 0,
             )
             return JobAttempt(lease, work, self._leases, settings, self._kinds).run()
         except (Unavailable, TimeoutError) as error:

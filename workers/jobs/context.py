@@ -11,12 +11,13 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shutil import disk_usage
 from threading import Event, Thread
 from typing import Any, Literal
 
 import structlog
 
-from contracts.errors import InternalError, Unavailable
+from contracts.errors import DiskUnusable, InternalError, Unavailable
 from contracts.jobs import LEASE_SECONDS, STARTING, Progress
 from contracts.metrics.registry import Metrics
 from contracts.tracing.origin import TraceContext
@@ -46,6 +47,7 @@ class LeasedWork:
         max_hours: Maximum running time of the job; the time between attempts does not count.
         metrics: What this process counts.
         trace: The span of the attempt.
+        kept_bytes: Of the disk, which artifacts leave free for other work.
 
     Attributes:
         stopped: Why the work has to end; None while it may continue.
@@ -61,6 +63,7 @@ class LeasedWork:
         metrics: Metrics | None = None,
         *,
         trace: TraceContext | None = None,
+        kept_bytes: int = 0,
     ) -> None:
         self.counts = metrics or Metrics()
         self.job_id = lease.job_id
@@ -73,6 +76,7 @@ class LeasedWork:
         self._files = files
         self._elapsed = ElapsedTime(self.folder)
         self._max_seconds = max_hours * 3600
+        self._kept_bytes = kept_bytes
         now = time.monotonic()
         self._held_until = now + LEASE_SECONDS
         self._next_heartbeat = now
@@ -150,6 +154,11 @@ class LeasedWork:
         self.check()
         if len(content) > _MAX_FILE_BYTES:
             raise InternalError(f"A file of a job may have at most {_MAX_FILE_BYTES} bytes.")
+        if self._kept_bytes and disk_usage(self.folder).free < self._kept_bytes + len(content):
+            raise DiskUnusable(
+                "The disk of the job worker is nearly full, and what is left is kept for other "
+                "work. Delete jobs or datasets that are not needed, then send the request again."
+            )
         # A process that has lost the job must not replace a file of the one that has it now.
         if self._leases.status(self._lease) == "lost":
             self.stop("lost")

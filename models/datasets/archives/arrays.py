@@ -10,6 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 
 from contracts.errors import InvalidArchive
 from models.datasets.archives.limits import Limits
-from models.datasets.archives.members import Member, member_of, too_many
+from models.datasets.archives.members import Member, checked_name, member_of, too_many
 from models.datasets.dataset import SPLITS, Split
 from models.datasets.layout import split_of
 
@@ -27,6 +28,8 @@ _IMAGES = frozenset({"x", "image", "images", "img", "imgs", "data", "features", 
 _LABELS = frozenset({"y", "label", "labels", "target", "targets", "arr1"})
 _MAX_SIDE = 4096
 _MAX_HEADER_BYTES = 64 * 1024  # it may claim 4 GiB, which NumPy would read
+# What NumPy and the Python parser that it uses raise for a header that is none.
+_NOT_A_HEADER = (ValueError, TypeError, TokenError, RecursionError, MemoryError)
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 _MAX_LABELS_PER_IMAGE = 10_000
 _WHAT_TO_DO = (
@@ -79,7 +82,7 @@ def read_arrays(archive: zipfile.ZipFile, names: list[str], limits: Limits) -> I
             for number, label in enumerate(labels):
                 png = _png(file, shape)
                 folder = f"{pair.split}/{label}" if pair.split else str(label)
-                yield member_of(f"{folder}/{number:06d}.png", png)
+                yield member_of(checked_name(f"{folder}/{number:06d}.png", limits), png)
 
 
 def _pairs(names: list[str]) -> list[_Pair]:
@@ -107,11 +110,11 @@ def _header(file: IO[bytes], name: str) -> _Header:
             else np.lib.format.read_array_header_2_0
         )
         shape, fortran, dtype = read(header)
-    except ValueError:
+    except _NOT_A_HEADER:
         raise InvalidArchive(f"'{name}' is not a NumPy array. {_WHAT_TO_DO}") from None
     if dtype.hasobject or fortran:
         raise InvalidArchive(f"'{name}' holds objects or is in Fortran order. {_WHAT_TO_DO}")
-    return _Header(tuple(shape), dtype)
+    return _Header(tuple(map(int, shape)), dtype)  # True is a number as well
 
 
 def _header_bytes(file: IO[bytes]) -> io.BytesIO:
@@ -143,7 +146,10 @@ def _read_labels(archive: zipfile.ZipFile, name: str, limits: Limits) -> list[in
     table = values.reshape(rows, columns)
     if columns > 1:  # a column for each class
         return [int(one) for one in table.argmax(axis=1).tolist()]
-    found = table[:, 0].tolist()
+    try:
+        found = table[:, 0].tolist()
+    except (ValueError, SystemError):  # numbers that are no characters
+        raise InvalidArchive(f"'{name}' holds no text. {_WHAT_TO_DO}") from None
     return [str(one) if header.dtype.kind == "U" else int(one) for one in found]
 
 

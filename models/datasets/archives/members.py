@@ -5,11 +5,11 @@ content. Malicious names are refused nevertheless, since they are never sent by 
 """
 
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from contracts.errors import InvalidArchive
+from contracts.names import composed
 from models.datasets.archives.limits import Limits
 
 _DRIVE = re.compile(r"^[A-Za-z]:/")  # without the slash it is a name, such as that of a class
@@ -66,7 +66,7 @@ def checked_name(name: str, limits: Limits) -> str:
     name = name.replace("\\", "/")
     if name.startswith("/") or _DRIVE.match(name):
         raise _refused(name, "has an absolute path; pack with relative ones")
-    plain = unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode())
+    plain = composed(name.encode("utf-8", "replace").decode())
     parts = [part for part in plain.split("/") if part not in {"", "."}]
     if ".." in parts:
         raise _refused(name, "leads out of the archive by '..'")

@@ -5,12 +5,13 @@ first: the length of extension headers (which are read into memory as a whole), 
 (petabytes of zeros from one block), and that the archive ends where its headers become invalid.
 """
 
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from contracts.errors import InvalidArchive
 from models.datasets.archives.limits import Limits
@@ -32,6 +33,11 @@ _CHUNK = 64 * 1024
 _MAX_EXTENSION_BYTES = 64 * 1024
 _MAX_EXTENSIONS = 8  # before one file; ordinary archives have one to three
 _MAX_EMPTY_MEMBERS = 1000
+_MAX_RECORDS = 256  # of an extension header; attributes of macOS are a dozen
+_MAX_KEYWORD = 512  # bytes
+_SMALLEST_RECORD = 5  # "5 x=\n"
+_MANY_DIGITS = re.compile(rb"[0-9]{200}")  # no number is that long
+_SPARSE = b"GNU.sparse."
 _EXTENSIONS = frozenset(
     {
         tarfile.XHDTYPE,
@@ -53,6 +59,25 @@ _DAMAGED = "The archive is damaged or truncated. Pack it again and send all of i
 
 class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
+
+
+class _ReadAgain:
+    """A file from which something was read already, and is read once more.
+
+    Args:
+        file: `tarfile` also asks it where it is, only after what is read again.
+    """
+
+    def __init__(self, again: bytes, file: Any) -> None:
+        self._again = again
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        data, self._again = self._again[:size], self._again[size:]
+        return data or bytes(self._file.read(size))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class _Header(tarfile.TarInfo):
@@ -94,6 +119,49 @@ class _Header(tarfile.TarInfo):
         if header.size < 0 or cls.chain > _MAX_EXTENSIONS:
             raise InvalidArchive(_DAMAGED)
         return header
+
+    def _proc_sparse(self, archive: tarfile.TarFile) -> Any:  # noqa: ARG002 - of `tarfile`
+        """Refuse a sparse file before its map is read."""
+        raise _sparse(printable(self.name))
+
+    def _proc_pax(self, archive: tarfile.TarFile) -> Any:
+        """Check the records of an extension header before `tarfile` reads them.
+
+        It takes quadratic time and memory for records that lie about their lengths, and for long
+        numbers (CVE-2024-6232), and a minute for the map of a sparse file.
+        """
+        file = archive.fileobj
+        assert file is not None  # noqa: S101 - narrows the type
+        content = file.read(-(-self.size // _BLOCK) * _BLOCK)
+        _check_records(content[: self.size].rstrip(b"\0"))
+        archive.fileobj = cast(BinaryIO, _ReadAgain(content, file))
+        try:
+            return super()._proc_pax(archive)  # type: ignore[misc] # not in its stub
+        finally:
+            archive.fileobj = file
+
+
+def _check_records(content: bytes) -> None:
+    """Check the records of an extension header, each ``length keyword=value`` and a line's end."""
+    start = 0
+    for _ in range(_MAX_RECORDS):
+        if start == len(content):
+            break
+        space = content.find(b" ", start, start + 8)
+        digits = content[start:space] if space > 0 else b""
+        end = start + int(digits) if digits.isdigit() else 0
+        equals = content.find(b"=", space, min(end, space + _MAX_KEYWORD))
+        if end - start < _SMALLEST_RECORD or equals < 0 or content[end - 1 : end] != b"\n":
+            raise InvalidArchive(_DAMAGED)
+        if content.startswith(_SPARSE, space + 1):
+            raise _sparse("A file in it")
+        start = end
+    if start < len(content) or _MANY_DIGITS.search(content):
+        raise InvalidArchive("An extended header of the tar is too long. Pack it again.")
+
+
+def _sparse(name: str) -> InvalidArchive:
+    return InvalidArchive(f"'{name}' is a sparse file. Pack without --sparse.")
 
 
 def checked_headers(*, may_lack_end: bool = False) -> type[tarfile.TarInfo]:
@@ -233,6 +301,8 @@ def _members(
         count += 1
         if count > limits.files:
             raise too_many(limits)
+        if header.size < 0:  # as an extended header may say
+            raise InvalidArchive(_DAMAGED)
         if header.type in _NO_FILES:
             continue
         name = checked_name(name_of(header), limits)
@@ -248,7 +318,7 @@ def _members(
 
 def _check_kind(header: tarfile.TarInfo, name: str) -> None:
     if header.issparse() or header.type == tarfile.GNUTYPE_SPARSE:
-        raise InvalidArchive(f"'{name}' is a sparse file. Pack without --sparse.")
+        raise _sparse(name)
     if header.type == _CONTINUED:
         raise InvalidArchive(
             f"'{name}' begins in another part. Put the parts together: pack without --multi-volume."

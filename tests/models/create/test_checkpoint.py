@@ -25,3 +25,13 @@ def test_a_damaged_checkpoint_is_none(tmp_path: Path, damage: str) -> None:
     }
     path.write_bytes(damaged[damage])
     assert run.load() is None
+
+
+def test_a_disk_that_is_nearly_full_gets_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.create.run._KEPT_BYTES", 10**18)
+    run = ImageRun(ImageJobWork({}, tmp_path), steps=1, settings={})
+    run.save({"image": np.zeros((5, 5, 3), np.float32)})
+    assert list(tmp_path.iterdir()) == []
+    assert run.load() is None

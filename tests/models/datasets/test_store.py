@@ -313,6 +313,16 @@ def test_thumbnail_is_made_once(store: DatasetStore, tmp_path: Path) -> None:
         store.thumbnail(listing.info.id, digest)
 
 
+def test_a_thumbnail_that_cannot_be_kept_is_shown(store: DatasetStore, tmp_path: Path) -> None:
+    """As on a full disk."""
+    listing = store.create("x", sent(tmp_path, zipped({"cat/1.png": photo(1, side=40)})))
+    digest = listing.files[0].sha256 or ""
+    folder = store.image_path(listing.info.id, digest).parents[2]
+    (folder / "thumbnails").write_text("a file where the folder should be")
+    with Image.open(io.BytesIO(store.thumbnail(listing.info.id, digest))) as image:
+        assert image.size == (160, 160)
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

@@ -21,6 +21,7 @@ from models.images import isolated
 from models.images.decode import DecodedImage, decode, decode_reduced, decode_upright
 from models.images.formats import sniff
 from models.images.jpeg_structure import read_structure
+from models.images.png import only_needed
 from tests.images import (
     HEIC,
     broken_chunk,
@@ -389,3 +390,22 @@ def test_a_decoder_that_cannot_be_started_is_not_the_images_fault(
     monkeypatch.setattr(confined_process.subprocess, "Popen", refuse)
     with pytest.raises(Unavailable):
         read(encoded(Image.new("RGB", (40, 30), "red"), "AVIF"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "beginning"), [(b"iCCP", b"x\0\0"), (b"zTXt", b"Raw profile type exif\0\0")]
+)
+def test_few_of_many_compressed_chunks_are_unpacked(kind: bytes, beginning: bytes) -> None:
+    """Each becomes a megabyte: ten thousand, some kilobytes of gzip, would take half a minute."""
+    bomb = png_chunk(kind, beginning + zlib.compress(bytes(1 << 21), 9))
+    raw = png_with(*[bomb] * 2000)
+    began = time.process_time()
+    assert len(only_needed(raw)) < len(png_with()) + len(bomb)
+    assert time.process_time() - began < 2
+
+
+def test_a_good_chunk_after_bad_ones_is_used() -> None:
+    bad = png_chunk(b"zTXt", b"Raw profile type exif\0\0no zlib")
+    others = [png_chunk(b"tEXt", b"Comment\0abc")] * 100
+    good = png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"exif"))
+    assert good in only_needed(png_with(bad, *others, bad, good))

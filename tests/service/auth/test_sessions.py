@@ -273,3 +273,14 @@ def test_a_neighboring_host_signs_nobody_in(
             assert answer.status_code == 401
         plain = httpx.get(url + URL, headers={"Cookie": both})
         assert plain.json()["key_id"] != attacker_id
+
+
+def test_a_session_begins_no_other(sign_in: SignIn, keyed: str, keys: Keys) -> None:
+    """A copied cookie could otherwise be renewed for ever, also after the person signs out."""
+    _, key = make_key(keys, "infer")
+    browser, token = sign_in(keyed, key)
+    again = browser.post(URL, headers={"X-CSRF-Token": token})
+    assert (again.status_code, again.json()["code"]) == (409, "conflict")
+    assert "Set-Cookie" not in again.headers
+    assert browser.get(URL).status_code == 200
+    assert browser.post(URL, headers={"Authorization": f"Bearer {key}"}).status_code == 201

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import get_args
 
 import httpx
 import pytest
+from fastapi import Request
 from hatchling.builders.wheel import WheelBuilder
 
 from contracts.errors import CODES
@@ -211,3 +213,12 @@ def test_samples_are_those_of_the_home(
         assert client.get("/_console/samples/cat.png").content == b"a photo"
         for name in ("secret.txt", "coffee.png", "..%2fopsin.db"):
             assert client.get(f"/_console/samples/{name}").status_code == 404
+
+
+def test_a_cookie_of_quotes_costs_nothing() -> None:
+    """The page needs no key; Python's own parser takes seconds for this one (CVE-2024-7592)."""
+    quotes = b'opsin_language="' + b'\\"' * 30_000 + b'"; opsin_language=zh'
+    request = Request({"type": "http", "headers": [(b"cookie", quotes)]})
+    began = time.process_time()
+    assert console.language_of(request) == "zh"
+    assert time.process_time() - began < 1

@@ -221,3 +221,10 @@ def test_a_plain_encoding_says_nothing() -> None:
 def test_the_character_set_that_browsers_add_is_no_field() -> None:
     form = read({"id": TEXT}, part("_charset_", b"utf-8"), part("id", b"x"))
     assert (form.text("id"), list(form.parts)) == ("x", ["id"])
+
+
+def test_parts_that_are_no_field_are_counted_too() -> None:
+    """A form of nothing else would be a million parts in some kilobytes of gzip."""
+    parts = [part("_charset_", b"utf-8")] * 5
+    with pytest.raises(ValidationFailed, match="_charset_"):
+        read({"id": TEXT}, *parts, part("id", b"x"))

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.errors import DiskUnusable
 from contracts.settings import MIB, Settings
-from service.jobs.disk_room import require_disk
+from service.jobs.disk_room import require_disk, require_job_room
 
 
 def settings(home: Path) -> Settings:
@@ -29,3 +29,13 @@ def test_store_must_be_writable(tmp_path: Path) -> None:
 
 def test_folder_that_does_not_exist_yet_has_room(tmp_path: Path) -> None:
     require_disk(settings(tmp_path / "new"), MIB)
+
+
+def test_images_leave_room_for_everything_else(tmp_path: Path) -> None:
+    """Whoever may classify may fill the disk with dreams; an enrollment still finds its place."""
+    nearly_full = settings(tmp_path).model_copy(update={"min_free_disk_bytes": 10**18})
+    require_job_room(nearly_full, "enrollment", MIB)
+    with pytest.raises(DiskUnusable):
+        require_job_room(nearly_full, "dream", MIB)
+    with pytest.raises(DiskUnusable):
+        require_job_room(settings(tmp_path), "enrollment", 10**18)

@@ -2,7 +2,10 @@
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 
@@ -40,5 +43,72 @@ def test_the_store_does_not_wait_for_a_redis_that_is_lost(
                 if registry.redis_ok:
                     return
             raise AssertionError("Redis is back, and stays lost")
+
+    asyncio.run(use())
+
+
+DELAY = 0.075  # seconds in each direction, as between continents
+
+
+class FarAway:
+    """A way to a Valkey that takes long, and can be cut."""
+
+    def __init__(self, valkey: RealValkey) -> None:
+        self._address = urlsplit(valkey.url)
+        self._writers: list[asyncio.StreamWriter] = []
+        self.is_cut = False
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[str]:
+        """Its address."""
+        async with await asyncio.start_server(self._relay, "127.0.0.1", 0) as server:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+            self.cut()
+
+    def cut(self) -> None:
+        self.is_cut = True
+        for writer in self._writers:
+            writer.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        if self.is_cut:
+            writer.close()
+            return
+        address = self._address
+        if address.scheme == "unix":
+            far = await asyncio.open_unix_connection(address.path)
+        else:
+            far = await asyncio.open_connection(address.hostname, address.port)
+        self._writers.append(far[1])
+        await asyncio.gather(self._carry(reader, far[1]), self._carry(far[0], writer))
+
+    @staticmethod
+    async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await asyncio.sleep(DELAY)
+            writer.write(data)
+        writer.close()
+
+
+def test_a_redis_that_is_far_away_is_found_again(valkey: RealValkey, tmp_path: Path) -> None:
+    """It answers, only later than a lost one is waited for."""
+
+    async def use() -> None:
+        way = FarAway(valkey)
+        async with way.opened() as url, Redis.from_url(url, **ASYNC_REDIS_OPTIONS) as client:
+            registry = WorkerRegistry(client, ("squeezenet",), Store(tmp_path))
+            await registry.refresh()
+            assert registry.redis_ok
+            way.cut()
+            await registry.refresh()
+            assert not registry.redis_ok
+            way.is_cut = False
+            for _ in range(20):
+                await registry.refresh()
+                if registry.redis_ok:
+                    break
+            assert registry.redis_ok
+            await registry.stop()
 
     asyncio.run(use())

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from contracts.errors import DiskUnusable
 from contracts.jobs import Progress
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease
@@ -82,3 +83,26 @@ def test_only_trainings_count_as_epochs(tmp_path: Path) -> None:
         work.metrics({"epoch": 1, "phase": "head" if kind == "training" else "512 px"})
         counted.append(any("training_epochs" in name for name in work.counts.read()["c"]))
     assert counted == [True, False]
+
+
+class HeldLeases(KeptLeases):
+    def status(self, lease: Lease) -> str:
+        return "held"
+
+    def artifact(self, lease: Lease, name: str, media_type: str, size: int) -> bool:
+        return True
+
+
+def test_results_leave_the_room_that_is_kept_for_others(tmp_path: Path) -> None:
+    """A client may ask for images of hundreds of megabytes, one after the other."""
+    leases, lease = HeldLeases(), Lease("job_1", "w1", 1, "dream", {})
+    files = JobFiles(tmp_path)
+    for kept, has_room in ((1, True), (10**18, False)):
+        work = LeasedWork(lease, leases, files, 1, kept_bytes=kept)  # type: ignore[arg-type]
+        work.folder.mkdir(parents=True, exist_ok=True)
+        if has_room:
+            work.artifact("result.png", "image/png", b"one")
+            continue
+        with pytest.raises(DiskUnusable, match="nearly full"):
+            work.artifact("result.png", "image/png", b"another")
+    assert (tmp_path / "job_1" / "artifacts" / "result.png").read_bytes() == b"one"

@@ -136,3 +136,42 @@ def test_a_header_is_no_longer_than_a_real_one_whatever_it_claims(
     finally:
         tracemalloc.stop()
     assert peak < size // 4
+
+
+def array_of(header: str, content: bytes = bytes(5000)) -> bytes:
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + content
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        array_of("-" * 9000 + "1"),
+        array_of("(" * 3000),
+        array_of("{'descr': '<U8', 'fortran_order': False, 'shape': (True,)}"),
+        array_of("{'descr': '<U8', 'fortran_order': False, 'shape': (4,)}", b"\xff" * 128),
+        array_of("{'descr': '<U4', 'fortran_order': False, 'shape': (4,)}", b"a\0\0\0" * 16)
+        .replace(b"a\0\0\0a\0\0\0", b"a\0\0\0\0\0\0\0"),
+        array_of("{'descr': '<U2', 'fortran_order': False, 'shape': (4,)}", b".\0\0\0" * 8),
+    ],
+    ids=["minus", "brackets", "bool", "no_characters", "nul", "dots"],
+)  # fmt: skip
+def test_a_crafted_array_is_an_error_of_the_upload(
+    store: DatasetStore, tmp_path: Path, labels: bytes
+) -> None:
+    path = saved(tmp_path, x=images(4, 8, 8))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y.npy", labels)
+    with pytest.raises(InvalidArchive):
+        store.create("crafted", path)
+    assert store.ids() == []
+
+
+def test_half_a_surrogate_pair_in_a_label_is_no_internal_error(
+    store: DatasetStore, tmp_path: Path
+) -> None:
+    labels = "{'descr': '<U1', 'fortran_order': False, 'shape': (4,)}"
+    path = saved(tmp_path, x=images(4, 8, 8))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y.npy", array_of(labels, (0xD800).to_bytes(4, "little") * 4))
+    assert all("?" in file.path for file in store.create("crafted", path).files)

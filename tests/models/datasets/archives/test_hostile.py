@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import tarfile
+import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -336,3 +337,82 @@ def test_a_deadline_ends_the_reading_of_tables() -> None:
 
     with pytest.raises(TimeoutError):
         read_tables([("t.csv", b"file,label\n1.png,a\n")], ["1.png"], check=check)
+
+
+@pytest.mark.parametrize("value", [b"1" * 20_000 + b"x", b"." * 20_000, b"1." * 10_000 + b"x"])
+def test_what_looks_like_a_long_number_is_read_in_one_pass(value: bytes) -> None:
+    """A regular expression is not interrupted, and no other thread runs meanwhile."""
+    began = time.process_time()
+    read_tables([("t.csv", b"file,q,r\n1.png," + value + b",7\n")], ["1.png"])
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("value", ["7", "-7", "+0.5", ".5", "1e-9", "2.5E+3"])
+def test_a_column_of_numbers_is_no_label(value: str) -> None:
+    table = f"file,q,r\n1.png,cat,{value}\n".encode()
+    assert read_tables([("t.csv", table)], ["1.png"]).labels["1.png"].label == "cat"
+
+
+def extended(records: bytes, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    """An extension header of a tar."""
+    header = tarfile.TarInfo("x")
+    header.size, header.type = len(records), kind
+    return header.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
+
+
+def record(keyword: bytes, value: bytes) -> bytes:
+    content = b" " + keyword + b"=" + value + b"\n"
+    length = len(content) + 1
+    while len(str(length)) + len(content) != length:
+        length += 1
+    return str(length).encode() + content
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        extended(b"2 " * 16_000 + b"="),
+        extended(b"2 " * 4000 + b"=") * 8,
+        extended(b"2 " * 16_000 + b"=", tarfile.XGLTYPE),
+        extended(b"1" * 60_000),
+        extended(record(b"comment", b"1" * 60_000)),
+        extended(record(b"a", b"") * 5000),
+        extended(record(b"k" * 5000, b"")),
+        extended(b"99999 path=x\n"),
+        extended(b"0 path=x\n"),
+        extended(record(b"GNU.sparse.major", b"1") + record(b"GNU.sparse.minor", b"0")),
+    ],
+)
+def test_an_extended_header_is_checked_before_it_is_parsed(
+    tmp_path: Path, store: DatasetStore, header: bytes
+) -> None:
+    """Python's parser takes gigabytes or minutes for them (CVE-2024-6232)."""
+    data = photo(1)
+    member = tarfile.TarInfo("cat/1.png")
+    member.size = len(data)
+    tar = header + member.tobuf() + data + bytes(-len(data) % 512 + 1024)
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(tar))
+    tracemalloc.start()
+    try:
+        began = time.process_time()
+        with pytest.raises(InvalidArchive):
+            store.create("x", path)
+        assert time.process_time() - began < 2
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_usual_extended_headers_are_read(tmp_path: Path, store: DatasetStore) -> None:
+    data = photo(1)
+    member = tarfile.TarInfo("cat/1.png")
+    member.size = len(data)
+    names = record(b"path", "Käfer/größer.png".encode()) + record(b"mtime", b"1700000000.123456789")
+    attributes = record(b"SCHILY.xattr.com.apple.quarantine", bytes(range(256)) * 20)
+    tar = extended(record(b"comment", b"abc"), tarfile.XGLTYPE) + extended(names + attributes)
+    tar += member.tobuf() + data + bytes(-len(data) % 512 + 1024)
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(gzip.compress(tar))
+    listing = store.create("x", path)
+    assert [(file.path, file.label) for file in listing.files] == [("Käfer/größer.png", "Käfer")]
