@@ -56,7 +56,7 @@ def list_jobs(  # noqa: PLR0917 (typer reads options from the parameters)
         return
     columns = [
         *(Column("job", "id"), Column("kind"), Column("state")),
-        *(Column("progress"), Column("created", "time"), Column("about")),
+        *(Column("progress", "number"), Column("created", "time"), Column("about")),
     ]
     print_list(
         columns,
