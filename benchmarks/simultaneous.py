@@ -241,6 +241,8 @@ def _record_posts(model: str, version: int, dataset: str) -> Iterator[Post]:
     yield Post("trainings", "/v1/trainings", _json(training))
     once = (("Idempotency-Key", _word()),)
     yield Post("trainings with one key", "/v1/trainings", _json(training), headers=once)
+    sweep = {"training": training, "grid": {"learning_rate.head": [0.001, 0.01]}}
+    yield Post("sweeps", "/v1/sweeps", _json(sweep))
     evaluate = f"/v1/models/{model}/versions/{version}/evaluations"
     yield Post("evaluations", evaluate, _json({"dataset_id": dataset}))
     yield Post("datasets", "/v1/datasets", lambda: json.dumps({"name": _word()}).encode())

@@ -1,7 +1,8 @@
 """Python's collection of cyclic garbage, kept short.
 
 A full collection looks at every object while it holds the interpreter lock. A process has some
-hundred thousand from its imports, so one takes tens of milliseconds, in the middle of a request.
+200,000 from its imports, so one takes a tenth of a second, in the middle of requests, and several
+times as much on a busy machine.
 What lives as long as the process is therefore set aside once it has started; what is collected
 afterwards are the objects of requests, which takes less than a millisecond.
 """

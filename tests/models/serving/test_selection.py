@@ -46,7 +46,11 @@ def test_warm_keeps_measured_batch_sizes(tiny: Store) -> None:
 @pytest.mark.parametrize(
     ("passed", "used", "expected"),
     [
-        ({1: 0.01, 2: 0.02, 4: 0.04}, {1: 0.01, 2: 0.02, 4: 0.04}, 4),  # a batch has a cost of its own
+        (
+            {1: 0.01, 2: 0.02, 4: 0.04},
+            {1: 0.01, 2: 0.02, 4: 0.04},
+            4,
+        ),  # a batch has a cost of its own
         ({1: 9.0, 2: 18, 4: 36}, {1: 9.0, 2: 18, 4: 36}, 1),
         # A busy machine: nothing came in between while one image was measured.
         ({1: 9.0, 2: 52, 4: 104}, {1: 15.0, 2: 24, 4: 40}, 4),
