@@ -69,6 +69,9 @@ GROUPS = {
 }
 """The sections of `opsin --help`, in order."""
 
+COMMAND_GROUPS = ("keys", "datasets", "models", "weights", "jobs", "faces")
+"""The commands that have commands."""
+
 EXAMPLES = {
     "up": "opsin up",
     "serve": "OPSIN_REDIS_URL=redis://localhost:6379/0 opsin serve",
@@ -103,7 +106,12 @@ class _LazyGroup(TyperGroup):
     """Its commands are placeholders with a summary; the real one is imported when it is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, command, rest = super().resolve_command(ctx, args)
+        try:
+            name, command, rest = super().resolve_command(ctx, args)
+        except Exception as error:
+            if type(error).__name__ == "UsageError":  # Typer does not export it
+                error.message += _in_groups(args[0], error.message)  # type: ignore[attr-defined]
+            raise
         return name, load_command(name) if name else command, rest
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 (of the base class)
@@ -112,6 +120,15 @@ class _LazyGroup(TyperGroup):
                 formatter.write_dl([(name, COMMANDS[name][1]) for name in names])
                 formatter.write_paragraph()
                 formatter.write_text(f"Example: {EXAMPLES[names[0]]}")
+
+
+def _in_groups(name: str, message: str) -> str:
+    """A question that names the groups with a command of that name."""
+    if "Did you mean" in message:
+        return ""
+    groups = [group for group in COMMAND_GROUPS if name in load_command(group).commands]
+    found = " or ".join(f"'{group} {name}'" for group in groups)
+    return f" Did you mean {found}?" if found else ""
 
 
 def load_command(name: str) -> Any:

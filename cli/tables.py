@@ -28,7 +28,8 @@ class Column:
     Attributes:
         heading: Printed above it.
         kind: id: never shortened or left out; number: right-aligned and never shortened; time: a
-            date and a time of day, shortened to the date; text: gives way on a narrow terminal.
+            date and a time of day, shortened to the date, and the first to be left out; text:
+            gives way on a narrow terminal.
     """
 
     heading: str
@@ -103,7 +104,8 @@ def _widths(
         ]
         if not droppable:
             break
-        widths[droppable[-1]] = None
+        times = [i for i in droppable if columns[i].kind == "time"]
+        widths[(times or droppable)[-1]] = None
     return widths
 
 

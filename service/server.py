@@ -7,7 +7,6 @@ after it has stopped listening, this server keeps responding on its open connect
 """
 
 import asyncio
-import gc
 import socket
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from collections.abc import Callable
 import structlog
 import uvicorn
 
+from contracts.garbage import set_aside
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from contracts.tracing.spans import start_tracing, stop_tracing
@@ -117,17 +117,6 @@ def graceful_seconds(shutdown_seconds: float) -> int:
     return max(1, int(shutdown_seconds * (1 - _DRAIN_SHARE - _CLOSE_SHARE)))
 
 
-def _keep_what_exists() -> None:
-    """Let the garbage collector pass over the objects that exist from the start on.
-
-    There are 200,000 of them, which never become garbage. Looking through them takes 0.1 s of
-    processor time, several times as much on a busy machine, and stops all threads meanwhile. It
-    would be done again and again while many requests make new objects.
-    """
-    gc.collect()  # what is garbage now would otherwise stay
-    gc.freeze()
-
-
 class GracefulServer(uvicorn.Server):
     """Uvicorn, with a shutdown that loses no requests.
 
@@ -150,7 +139,7 @@ class GracefulServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen."""
         await super().startup(sockets)
-        _keep_what_exists()
+        set_aside()
         if self.started and self._ready is not None:
             self._ready()
 

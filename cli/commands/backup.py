@@ -58,6 +58,8 @@ def write_backup(settings: Settings, out: Path, *, secrets: bool) -> None:
     console = notes()
     if out.exists():
         raise CommandError(f"{out} exists already; choose another name, or remove it.")
+    if not (folder := out.absolute().parent).is_dir():
+        raise CommandError(f"Cannot write {out}: there is no folder {folder}.")
     if not settings.home.is_dir():
         raise CommandError(f"There is no data home at {settings.home}. Set OPSIN_HOME.")
     _warn_of_secrets(console, settings, secrets)

@@ -61,9 +61,9 @@ def evaluate(  # noqa: PLR0917 (typer reads options from the parameters)
     if against is not None:
         body["against"] = _number(client, name, against)
     version = _number(client, name, number or CHAMPION)
-    body["dataset_id"] = dataset_on_server(client, jobs, Path(dataset))
     path = f"/v1/models/{quote(name, safe='')}/versions/{version}/evaluations"
-    job = client.json("POST", path, json=body)
+    with dataset_on_server(client, jobs, Path(dataset)) as found:
+        job = client.json("POST", path, json={**body, "dataset_id": found})
     result = follow_job(jobs, job["id"]).result or {}
     print_json(result) if as_json else _print(EvaluationResult.model_validate(result))
 

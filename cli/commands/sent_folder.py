@@ -2,22 +2,27 @@
 
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from rich.markup import escape
 
-from cli.clients.http import ServerClient
+from cli.clients.http import RefusedError, ServerClient
 from cli.clients.jobs import JobsApi
 from cli.commands.jobs import follow_job
 from cli.output import CommandError, notes, waiting
 from cli.streams import shown
 
 
+@contextmanager
 def dataset_on_server(
     client: ServerClient, jobs: JobsApi, folder: Path, *, trainable: bool = False
-) -> str:
+) -> Iterator[str]:
     """The id of a dataset that is there, or that becomes of a folder.
+
+    If the server refuses what the block asks it to do with a folder, it does not keep the dataset.
 
     Args:
         folder: Class folders, or the id itself.
@@ -28,13 +33,20 @@ def dataset_on_server(
             not keep it.
     """
     if folder.is_dir():
-        return _send_folder(client, jobs, folder, trainable=trainable)
+        sent = _send_folder(client, jobs, folder, trainable=trainable)
+        try:
+            yield sent
+        except RefusedError:
+            with suppress(CommandError):
+                client.request("DELETE", f"/v1/datasets/{sent}")
+            raise
+        return
     if not str(folder).startswith("ds_"):
         raise CommandError(
             f"{folder} is neither a folder with one folder of images for each class nor the id "
             "of a dataset, ds_…."
         )
-    return str(folder)
+    yield str(folder)
 
 
 def _send_folder(client: ServerClient, jobs: JobsApi, folder: Path, *, trainable: bool) -> str:

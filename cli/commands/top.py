@@ -46,7 +46,7 @@ def top(
             return
         if not console.is_terminal:
             console.width = _PIPE_WIDTH  # nothing is shortened
-        console.print(screen(seen, client.url))
+        console.print(screen(seen, client.url, console.width))
         return
     _watch(client, before, interval)
 
@@ -63,5 +63,6 @@ def _watch(client: ServerClient, before: Reading, interval: float) -> None:
             except NoAnswerError as error:
                 live.update(error.message, refresh=True)
                 continue
-            live.update(screen(overview(before, now), client.url), refresh=True)
+            seen = screen(overview(before, now), client.url, console.width)
+            live.update(seen, refresh=True)
             before = now

@@ -13,9 +13,12 @@ from cli.streams import shown
 
 Row = dict[str, Any]
 
+_WIDE = 110
+"""Columns of a terminal from which on every figure has room; a narrower one shows fewer."""
 
-def screen(seen: Row, url: str) -> RenderableType:
-    """Everything that is seen, as tables one below the other."""
+
+def screen(seen: Row, url: str, width: int) -> RenderableType:
+    """Everything that is seen, as tables one below the other, for a terminal of that width."""
     http = seen["http"]
     head = Text.assemble(
         ("Opsin ", "bold"),
@@ -26,10 +29,14 @@ def screen(seen: Row, url: str) -> RenderableType:
     )
     parts: list[RenderableType] = [head, Text()]
     tables = (
-        _models(seen["models"]),
+        _models(seen["models"], wide=width >= _WIDE),
         _queues(seen["queues"]),
         _jobs(seen["jobs"]),
-        _processes(seen["processes"], {worker["id"]: worker for worker in seen["workers"]}),
+        _processes(
+            seen["processes"],
+            {worker["id"]: worker for worker in seen["workers"]},
+            wide=width >= _WIDE,
+        ),
     )
     for table in tables:
         if table.row_count:
@@ -38,24 +45,25 @@ def screen(seen: Row, url: str) -> RenderableType:
 
 
 def _table(title: str, *headings: str) -> Table:
-    """A heading that begins with `>` is one of numbers."""
+    """A heading that begins with `>` is one of numbers, one with `~` of texts that give way."""
     table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
     for heading in headings:
         is_number = heading.startswith(">")
         table.add_column(
-            heading.removeprefix(">"),
+            heading.lstrip(">~"),
             justify="right" if is_number else "left",
-            no_wrap=True,
+            no_wrap=not heading.startswith("~"),
+            overflow="fold",
             header_style="dim",
         )
     return table
 
 
-def _models(rows: Sequence[Row]) -> Table:
+def _models(rows: Sequence[Row], *, wide: bool) -> Table:
+    parts = (">queue", ">compute", ">batch") if wide else ()
     table = _table(
         "Models",
-        *("model", "operation", ">req/s", ">fail/s", ">images/s", ">p50", ">p95"),
-        *(">queue", ">compute", ">batch"),
+        *("~model", "operation", ">req/s", ">fail/s", ">images/s", ">p50", ">p95", *parts),
     )
     for row in rows:
         table.add_row(
@@ -65,10 +73,15 @@ def _models(rows: Sequence[Row]) -> Table:
             Text(f"{row['failures_per_second']:g}", "red" if row["failures_per_second"] else ""),
             f"{row['images_per_second']:g}",
             *(_duration(row[name]) for name in ("seconds_p50", "seconds_p95")),
-            *(_duration(row[name]) for name in ("queue_seconds", "compute_seconds")),
-            "-" if row["batch_images"] is None else f"{row['batch_images']:.1f}",
+            *(_parts(row) if wide else ()),
         )
     return table
+
+
+def _parts(row: Row) -> tuple[str, ...]:
+    """Where the time of a request goes, and how many images are computed at once."""
+    batch = "-" if row["batch_images"] is None else f"{row['batch_images']:.1f}"
+    return _duration(row["queue_seconds"]), _duration(row["compute_seconds"]), batch
 
 
 def _queues(rows: Sequence[Row]) -> Table:
@@ -106,25 +119,32 @@ def _jobs(jobs: Row) -> Table:
     return table
 
 
-def _processes(rows: Sequence[Row], workers: dict[str, Row]) -> Table:
+def _processes(rows: Sequence[Row], workers: dict[str, Row], *, wide: bool) -> Table:
+    details = (">threads", ">files", ">lag") if wide else ()
     table = _table(
         "Processes",
-        *("process", "host", "id", ">cores", ">memory", ">threads", ">files", ">lag", "has loaded"),
+        *("process", "~host", "id", ">cores", ">memory", *details, "~has loaded"),
     )
     for row in rows:
-        lag = row["event_loop_lag_seconds"]
         table.add_row(
             row["process"],
             escape(shown(row["host"])),
             row["id"][:12],
             f"{row['cores']:.2f}",
             f"{row['memory_bytes'] / 2**20:,.0f} MB",
-            "" if row["threads"] is None else str(row["threads"]),
-            "" if row["open_files"] is None else str(row["open_files"]),
-            "" if lag is None else _duration(lag),
+            *(_details(row) if wide else ()),
             escape(shown(" ".join(workers.get(row["id"], {}).get("models", ())))),
         )
     return table
+
+
+def _details(row: Row) -> tuple[str, ...]:
+    lag = row["event_loop_lag_seconds"]
+    return (
+        "" if row["threads"] is None else str(row["threads"]),
+        "" if row["open_files"] is None else str(row["open_files"]),
+        "" if lag is None else _duration(lag),
+    )
 
 
 def _duration(seconds: float | None) -> str:

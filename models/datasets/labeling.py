@@ -187,7 +187,10 @@ def resolve_copies(copies: Sequence[DatasetFile]) -> list[DatasetFile]:
     """Leave out all but one of several admitted files with the same image."""
     labels = sorted({file.label or "" for file in copies})
     if len(labels) > 1:
-        detail = f"The same image is labeled {' and '.join(map(repr, labels))}."
+        # Every copy has this text: the names of ten thousand classes would make gigabytes of it.
+        shown = " and ".join(map(repr, labels[:_MAX_EXAMPLES]))
+        more = f" and {len(labels) - _MAX_EXAMPLES} more" if len(labels) > _MAX_EXAMPLES else ""
+        detail = f"The same image is labeled {shown}{more}."
         return [_left_out(file, "label_conflict", detail) for file in copies]
     first, *others = sorted(copies, key=lambda file: _SPLIT_RANK[file.given_split or "train"])
     return [first, *(_duplicate(file, first) for file in others)]

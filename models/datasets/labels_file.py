@@ -34,6 +34,7 @@ _MAX_COMPARISONS = 3_000_000  # of a name in a table with images that are called
 _ROWS_PER_CHECK = 4096
 _MAX_SPACED = 1000  # characters of a line without delimiters
 _MAX_COLUMNS = 5000  # a column for each class, at the most
+_MAX_COLUMN_NAME = 128  # characters, to compare it with the known ones
 _MAX_NAMESAKES = 1000  # images with one name, among which a table's place may decide
 _LABEL_COLUMNS = (
     *("label_name", "class_name", "classname", "category_name", "label_text", "label", "class"),
@@ -282,7 +283,8 @@ def _columns(sample: Sequence[Row], index: _ImageIndex, path: str) -> _Columns |
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    """A column's name as the known ones are written; of a very long one, the beginning."""
+    return re.sub(r"[^a-z0-9]+", "_", name[:_MAX_COLUMN_NAME].lower()).strip("_")
 
 
 def _is_one(value: str) -> bool:

@@ -1,7 +1,7 @@
 """Determines what the folders of an upload mean: which one names the class, which one the split."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
@@ -173,8 +173,10 @@ def _prefix_of_splits(tops: set[str]) -> str:
 def _inner_folders(folders: Sequence[list[str]]) -> dict[str, tuple[str, ...]]:
     """What lies between a split and its classes, as in `training_set/training_set/cats`."""
     inner: dict[str, tuple[str, ...]] = {}
-    for top in {parts[0] for parts in folders if split_of(parts[0])}:
-        below = [parts[1:] for parts in folders if parts[0] == top]
+    for top, all_below in _by_top(folders).items():
+        if split_of(top) is None:
+            continue
+        below = all_below
         skipped: list[str] = []
         while True:
             names = {parts[0] if parts else "" for parts in below}
@@ -193,11 +195,16 @@ def _is_class_first(folders: Sequence[list[str]]) -> bool:
     """Whether each class has folders for the splits, as in `cat/train` and `cat/test`."""
     if not folders or any(len(parts) < 2 for parts in folders):
         return False
-    return all(
-        _are_splits({parts[1] for parts in folders if parts[0] == top})
-        and all(split_of(parts[1]) for parts in folders if parts[0] == top)
-        for top in {parts[0] for parts in folders}
-    )
+    names = ({parts[0] for parts in below} for below in _by_top(folders).values())
+    return all(_are_splits(found) and all(map(split_of, found)) for found in names)
+
+
+def _by_top(folders: Sequence[list[str]]) -> dict[str, list[list[str]]]:
+    """What is below each of the top folders, of which a hostile upload has a hundred thousand."""
+    below: dict[str, list[list[str]]] = defaultdict(list)
+    for parts in folders:
+        below[parts[0]].append(parts[1:])
+    return below
 
 
 def _is_wrapper(folders: Sequence[list[str]], depth: int) -> bool:

@@ -19,6 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from contracts.errors import InvalidArchive, NotFound, Unavailable
+from contracts.suggestions import similar
 from contracts.training.datasets import LabelSource
 from models.datasets.archives.members import Member, member_of
 from models.weights.files import DownloadProgress, FetchError, has_digest
@@ -66,7 +67,9 @@ def published(name: str) -> PublishedDataset:
     """
     known = published_datasets()
     if name not in known:
-        raise NotFound(f"'{name}' is not known. Fetch one of {', '.join(known)}.")
+        raise NotFound(
+            f"'{name}' is not known.{similar(name, known)} Fetch one of {', '.join(known)}."
+        )
     return known[name]
 
 

@@ -17,6 +17,7 @@ from typing import Self
 
 from contracts.errors import ModelNotReady, NotFound
 from contracts.settings import Settings
+from contracts.suggestions import similar
 from models.weights.fetch import fetch
 from models.weights.files import DigestCache, DownloadProgress, FetchError, fetch_lock
 from models.weights.sources import DirectoryFile, Format, Source, WeightEntry, weight_entries
@@ -218,8 +219,10 @@ class Weights:
         try:
             return self._all()[name]
         except KeyError:
-            known = ", ".join(self._all())
-            raise NotFound(f"There are no weights called '{name[:64]}'. Known: {known}.") from None
+            known, hint = ", ".join(self._all()), similar(name, self._all())
+            raise NotFound(
+                f"There are no weights called '{name[:64]}'.{hint} Known: {known}."
+            ) from None
 
     def _failures_file(self, name: str) -> Path:
         return self._home / f".{name}.failures.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import COMMANDS, EXAMPLES, GROUPS, _report, build, load_command
+from cli.main import COMMAND_GROUPS, COMMANDS, EXAMPLES, GROUPS, _report, build, load_command
 from cli.output import CommandError
 from cli.streams import debug
 from contracts.errors import ModelNotReady
@@ -193,6 +193,17 @@ def test_a_wrong_value_is_explained_without_words_of_python(
     assert text in run.text
     assert "Value error" not in run.text
     assert "Input should" not in run.text
+
+
+def test_a_command_of_a_group_is_found(start: Starter) -> None:
+    run = start("-m", "cli", "evaluate", "pets")
+    assert run.wait() == 2
+    assert "No such command 'evaluate'. Did you mean 'models evaluate'?" in run.text
+
+
+def test_every_group_of_commands_is_known() -> None:
+    groups = {name for name in COMMANDS if hasattr(load_command(name), "commands")}
+    assert groups == set(COMMAND_GROUPS)
 
 
 def test_quiet_prints_only_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

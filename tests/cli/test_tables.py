@@ -55,6 +55,16 @@ def test_a_time_is_shortened_to_its_date(width: int, shown: str) -> None:
     assert line.split("  ")[1:] == ["efficientnet_lite0", shown]
 
 
+def test_a_time_is_left_out_before_a_number() -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=40, no_color=True)
+    columns = [Column("job", "id"), Column("created", "time"), Column("progress", "number")]
+    print_list(columns, [(JOB, "2026-11-29 17:02", "9%, 0:05")], screen)
+    assert isinstance(screen.file, io.StringIO)
+    heading, line = (Text.from_ansi(text).plain for text in screen.file.getvalue().splitlines())
+    assert heading.split() == ["job", "progress"]
+    assert line.split() == [JOB, "9%,", "0:05"]
+
+
 def test_times_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()

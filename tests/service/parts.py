@@ -80,6 +80,7 @@ from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
 from service.explanation.layers import LayerCheck
 from service.faces.context import FaceServices, open_face_services
+from service.inference.fair_pool import CALLER
 from service.jobs.queue import JobItem
 from service.openapi import examples
 from tests.service.face_replies import clip_reply, faces_reply
@@ -142,6 +143,7 @@ class FakeDispatcher:
     cancelled: int = 0
     breaks: Exception | None = None
     asked: list[tuple[Operation, list[int], bytes]] = field(default_factory=list)
+    clients: list[str] = field(default_factory=list)
 
     def require_room(self, queue: QueueName, deadline: float = math.inf) -> None:
         """There is room unless the test says otherwise."""
@@ -158,6 +160,8 @@ class FakeDispatcher:
         note: bytes = b"",
     ) -> Sequence[Reply | OpsinError]:
         self.asked.append((queue.operation, list(classes or ()), note))
+        caller = CALLER.get(None)
+        self.clients.append("" if caller is None else caller.client)
         if self.breaks:
             raise self.breaks
         if self.fails:

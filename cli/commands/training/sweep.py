@@ -63,9 +63,9 @@ def sweep(  # noqa: PLR0917 (typer reads options from the parameters)
     fields = training_options(
         options, augment=False, epochs=None, model=model, preset=preset, network=network
     )
-    found = dataset_on_server(client, jobs, Path(dataset), trainable=True)
-    body["training"] = {**fields, "dataset_id": found}
-    job = client.json("POST", "/v1/sweeps", json=body)
+    with dataset_on_server(client, jobs, Path(dataset), trainable=True) as found:
+        body["training"] = {**fields, "dataset_id": found}
+        job = client.json("POST", "/v1/sweeps", json=body)
     notes().print(f"[green]✓[/] {job['id']} is queued; Ctrl-C leaves it running")
     result = follow_job(jobs, job["id"]).result or {}
     print_json(result) if as_json else _print(SweepResult.model_validate(result))

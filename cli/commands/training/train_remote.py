@@ -29,7 +29,7 @@ def train_on_server(
     """
     client = ServerClient(settings, server, seconds=_UPLOAD_SECONDS)
     jobs = JobsApi(settings, server)
-    dataset = dataset_on_server(client, jobs, folder, trainable=True)
-    job = client.json("POST", "/v1/trainings", json={**fields, "dataset_id": dataset})
+    with dataset_on_server(client, jobs, folder, trainable=True) as dataset:
+        job = client.json("POST", "/v1/trainings", json={**fields, "dataset_id": dataset})
     notes().print(f"[green]✓[/] {job['id']} is queued; Ctrl-C leaves it running")
     summarize(follow_job(jobs, job["id"]).result or {}, None)

@@ -31,9 +31,13 @@ def with_values(training: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     """The body of a training with the value of each path; other fields stay.
 
     Raises:
-        ValidationFailed: A path leads into something that is no object; names it.
+        ValidationFailed: A path leads into something that is no object, which is named; or the body
+            is nested too deeply.
     """
-    body: dict[str, Any] = copy.deepcopy(dict(training))
+    try:
+        body: dict[str, Any] = copy.deepcopy(dict(training))
+    except RecursionError:
+        raise ValidationFailed("training: it is nested far deeper than any training.") from None
     for path, value in values.items():
         *parents, name = path.split(".")
         part = body

@@ -255,6 +255,13 @@ def test_a_file_that_is_there_is_not_overwritten(home: Furnished, out: Path) -> 
     assert out.read_text() == "mine"
 
 
+def test_a_folder_that_is_not_there_is_named_before_any_work(home: Furnished, out: Path) -> None:
+    target = out.parent / "none" / "x.tar"
+    with pytest.raises(CommandError, match=r"there is no folder .*none"):
+        write_backup(home.settings, target, secrets=True)
+    assert not target.parent.exists()
+
+
 def test_a_full_disk_leaves_nothing(home: Furnished, out: Path) -> None:
     (home.settings.home / "trainings" / "large").write_bytes(bytes(1_000_000))
     before, limits = tree(home.settings.home), resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -8,6 +8,7 @@ import http.server
 import io
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -330,7 +331,7 @@ def test_all_images_of_class_folders_are_measured(
     monkeypatch.chdir(tmp_path)
     for folder in folders:
         Path("held-out", folder).mkdir(parents=True)
-    monkeypatch.setattr("cli.commands.evaluate.dataset_on_server", lambda *_: "ds_1")
+    monkeypatch.setattr("cli.commands.evaluate.dataset_on_server", lambda *_: nullcontext("ds_1"))
     evaluate("m", "held-out", server=server)
     sent = [json.loads(body) for line, body in Server.requests if line.endswith("evaluations")]
     assert sent[-1].get("split") == split

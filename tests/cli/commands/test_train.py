@@ -207,6 +207,42 @@ def test_a_training_on_a_server_is_followed_to_its_result(
     assert "pets version 3 is champion" in capsys.readouterr().out
 
 
+class RefusingServer(TrainingServer):
+    """Takes datasets and refuses trainings."""
+
+    requests: ClassVar[list[tuple[str, bytes]]] = []
+
+    def do_DELETE(self) -> None:
+        self.requests.append((f"DELETE {self.path}", b""))
+        self._send(b"")
+
+    def do_POST(self) -> None:
+        if self.path == "/v1/datasets":
+            super().do_POST()
+            return
+        self.rfile.read(int(self.headers["Content-Length"]))
+        problem = {
+            "type": "x", "title": "Invalid", "status": 422, "detail": "There is no such field.",
+            "code": "validation_error", "request_id": "1",
+        }  # fmt: skip
+        content = json.dumps(problem).encode()
+        self.send_response(422)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def test_a_refused_training_leaves_no_dataset(tmp_path: Path) -> None:
+    written(tmp_path / "pets", tree({"cat": 1, "dog": 1}))
+    with serving(RefusingServer) as url:
+        for dataset, sent in ((tmp_path / "pets", "DELETE /v1/datasets/ds_1"), (Path("ds_7"), "")):
+            RefusingServer.requests.clear()
+            with pytest.raises(CommandError, match="no such field"):
+                train(dataset, "pets", network="vgg16", server=url)
+            last = RefusingServer.requests[-1][0] if RefusingServer.requests else ""
+            assert last == sent
+
+
 def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, home=tmp_path / "home")
     cup = tmp_path / "train" / "cup"

@@ -80,7 +80,35 @@ def test_the_screen_shows_everything_and_no_markup() -> None:
     }
     seen = overview(reading(0, text), reading(1, text, workers=[worker], jobs=[job]))
     console = Console(file=StringIO(), width=160)
-    console.print(screen(seen, "http://here"))
+    console.print(screen(seen, "http://here", console.width))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for word in ("ready", "m:1", " 7", "job_1", "head", "25%", "2:10", "oldest 1:05", "[h]"):
         assert word in shown, word
+
+
+def test_a_narrow_terminal_cuts_no_name_and_no_heading() -> None:
+    name, labels = "efficientnet_lite0", 'process="worker",host="vm",id="f8b42378abea669e"'
+    text = (
+        requests(1, 1).replace('model="m"', f'model="{name}"')
+        + f"opsin_process_resident_memory_bytes{{{labels}}} 4294967296\n"
+    )
+    models = [{"name": f"{name}_{n}", "version": 1, "operations": ["classify"]} for n in range(5)]
+    worker: dict[str, object] = {
+        "id": "f8b42378abea669e", "host": "vm", "pid": 1, "release": "0.1.0", "queues": {},
+        "models": models,
+    }  # fmt: skip
+    seen = overview(reading(0, text), reading(1, text, workers=[worker]))
+    console = Console(file=StringIO(), width=80)
+    console.print(screen(seen, "http://here", console.width))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for word in (
+        f"{name}:1",
+        "images/s",
+        "p95",
+        "f8b42378abea",
+        "memory",
+        *(f"{name}_{n}:1" for n in range(5)),
+    ):
+        assert word in shown, word
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InvalidArchive, OpsinError, Unavailable
+from contracts.training.datasets import DatasetFile
 from models.datasets import labels_file
 from models.datasets.archives.limits import Limits
+from models.datasets.labeling import resolve_copies
 from models.datasets.labels_file import read_tables
+from models.datasets.layout import Layout
 from models.datasets.store import DatasetStore
 from tests.models.datasets.packing import (
     chained_tar,
@@ -416,3 +419,26 @@ def test_usual_extended_headers_are_read(tmp_path: Path, store: DatasetStore) ->
     path.write_bytes(gzip.compress(tar))
     listing = store.create("x", path)
     assert [(file.path, file.label) for file in listing.files] == [("Käfer/größer.png", "Käfer")]
+
+
+@pytest.mark.parametrize("shape", ["train{}/cat/1.png", "c{}/train/1.png", "c{}/1.png"])
+def test_the_folders_of_many_classes_are_understood_in_one_pass(shape: str) -> None:
+    paths = [shape.format(number) for number in range(20_000)]
+    began = time.process_time()
+    layout = Layout.of(paths)
+    assert all(layout.find(path) for path in paths)
+    assert time.process_time() - began < 4
+
+
+def test_copies_in_many_classes_do_not_each_name_all_of_them() -> None:
+    """A zip of some megabytes would become a listing of as many gigabytes."""
+    copies = [
+        DatasetFile(id=f"f{number}", path="1.png", status="admitted", label=f"c{number:04}", size=1)
+        for number in range(1000)
+    ]
+    details = [file.detail or "" for file in resolve_copies(copies)]
+    assert set(details) == {
+        "The same image is labeled 'c0000' and 'c0001' and 'c0002' and 997 more."
+    }
+    (detail, _) = (file.detail for file in resolve_copies(copies[:2]))
+    assert detail == "The same image is labeled 'c0000' and 'c0001'."

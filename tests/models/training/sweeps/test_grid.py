@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from contracts.errors import ValidationFailed
@@ -36,3 +38,11 @@ def test_values_are_put_where_their_path_leads() -> None:
     assert training["learning_rate"] == {"scratch": 1}
     with pytest.raises(ValidationFailed, match="model is no object"):
         with_values(training, {"model.name": 1})
+
+
+def test_a_body_that_is_nested_without_end_is_refused() -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(900):
+        nested = {"head": nested}
+    with pytest.raises(ValidationFailed, match="nested"):
+        with_values(nested, {})

@@ -80,6 +80,19 @@ def test_a_clip_that_answers_the_challenge_matches(
     assert created["nonce"] not in note.decode()
 
 
+def test_the_clips_of_one_person_keep_no_other_waiting(
+    client: httpx.Client, fakes: FakeServices, ada: str
+) -> None:
+    """All users of an app have one key; in the queue, each takes turns as a client does."""
+    bea = client.post(f"{URL}/subjects", json={"name": "Bea"}).json()["id"]
+    for subject in (ada, bea):
+        assert login(client, subject, challenge(client, subject), clip_of(ADA)).status_code == 200
+    mine, theirs = fakes.dispatcher.clients
+    assert mine.endswith(ada)
+    assert theirs.endswith(bea)
+    assert mine.removesuffix(ada) == theirs.removesuffix(bea)
+
+
 def test_a_challenge_can_be_used_once_and_for_one_purpose(
     client: httpx.Client, fakes: FakeServices, ada: str
 ) -> None:
