@@ -156,9 +156,9 @@ async def create(
         return await _create_empty(request, query, key, deadline, services)
     if content_type == FORM_TYPE:
         is_job = deferred or declared_length(request) >= _largest_at_once(services.settings)
-        if is_job and key is None:  # before gigabytes are read
+        if is_job:  # before gigabytes are read
             client = quota_key(request.scope)
-            await services.job_queue.require_room("dataset_import", client=client)
+            await services.job_queue.require_room_unread("dataset_import", key, client)
         async with _uploaded(request, deadline, services) as (form, path):
             return await _create_from(
                 form,

@@ -67,8 +67,7 @@ async def submit(
         # Known here already: the job could only fail.
         await run_in_threadpool(Weights.of(services.settings).find, _FACE_WEIGHTS)
     client = quota_key(request.scope)
-    if key is None:
-        await services.job_queue.require_room("dataset_video", client=client)
+    await services.job_queue.require_room_unread("dataset_video", key, client)
     with services.datasets.upload_slot(client):
         async with deadline.enforced():
             form = await read_form(request, {VIDEO: FieldSpec(services.settings.max_video_bytes)})

@@ -96,6 +96,8 @@ class ActivationsHandler:
             require_face_scope(self.request, network)
             name = self.question.layer or network.manifest.explain_layer
             await self.services.layers.require(network.name, version, name)
+            client = quota_key(self.request.scope)
+            await self.services.job_queue.require_room_unread("activations", key, client)
             upload = await self._upload(network)
             await while_connected(self.request, self._decode(network, upload))
             request = ActivationsJobRequest(
@@ -117,7 +119,7 @@ class ActivationsHandler:
                 request,
                 inputs={input_file_name(0): data},
                 idempotency=(key, digest) if key else None,
-                client=quota_key(self.request.scope),
+                client=client,
             )
 
     async def _require_layer(self, network: ServedVersion, version: int) -> None:

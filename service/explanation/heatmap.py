@@ -86,6 +86,8 @@ class HeatmapHandler:
         async with self.deadline.enforced():
             network, version = self.choose()
             await self._require_layer(network, version)
+            client = quota_key(self.request.scope)
+            await self.services.job_queue.require_room_unread("heatmap", key, client)
             uploads = await self._uploads(network)
             self._check_count(len(uploads), as_job=True)
             decoded = await while_connected(self.request, self._decode(network, uploads))
@@ -107,7 +109,7 @@ class HeatmapHandler:
                 request,
                 inputs=inputs,
                 idempotency=(key, digest) if key else None,
-                client=quota_key(self.request.scope),
+                client=client,
             )
 
     def choose(self) -> tuple[ServedVersion, int]:

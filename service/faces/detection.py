@@ -171,6 +171,7 @@ async def submit_detection(
     """
     if isinstance(upload.data, OpsinError):
         raise upload.data
+    await services.job_queue.require_room_unread("face_detection", key, client)
     await _decode(services, upload.data, deadline)
     request = DetectionJobRequest(limit=max_faces).model_dump(mode="json")
     params = json.dumps(request, sort_keys=True)

@@ -157,6 +157,8 @@ class InferenceHandler:
         """
         async with self.deadline.enforced():
             network, version = self.choose()
+            client = quota_key(self.request.scope)
+            await self.services.job_queue.require_room_unread(self.params.operation, key, client)
             uploads = await self._uploads(network)
             decoded = await while_connected(self.request, self._decode(network, uploads))
             params = repr(sorted(asdict(self.params).items()))
@@ -173,7 +175,7 @@ class InferenceHandler:
                 },
                 items=[_job_item(upload) for upload in decoded],
                 idempotency=(key, digest) if key else None,
-                client=quota_key(self.request.scope),
+                client=client,
             )
 
     def choose(self) -> tuple[ServedVersion, int]:

@@ -215,8 +215,7 @@ class JobQueue:
 
         Of many requests at the same moment most are refused. Each would otherwise read and decode
         its input, flush it to the disk, wait for its turn to write to the database, and remove the
-        input again. A route without a key may ask before it reads the body; with one, what was sent
-        must be known first, as an earlier job for it is returned even if there is no room.
+        input again.
 
         Raises:
             QueueFull: There are too many unfinished jobs.
@@ -230,6 +229,19 @@ class JobQueue:
             idempotency=_key_of(kind, idempotency),
             client=client,
         )
+
+    async def require_room_unread(self, kind: JobKind, key: str | None, client: str | None) -> None:
+        """Refuse a job that there is no room for, before its body is read.
+
+        Not with an `Idempotency-Key`: what was sent must be known first, because an earlier job for
+        it is returned even if there is no room.
+
+        Raises:
+            QueueFull: There are too many unfinished jobs.
+            Unavailable: The database does not answer.
+        """
+        if key is None:
+            await self.require_room(kind, client=client)
 
     async def earlier(self, kind: JobKind, key: str, digest: str) -> Job | None:
         """The job that an earlier request with that key made.

@@ -282,14 +282,10 @@ class FakeJobs:
     reads: int = 0
     is_full: bool = False
 
-    async def require_room(
-        self,
-        _kind: JobKind,
-        *,
-        client: str | None,
-        idempotency: tuple[str, str] | None = None,
+    async def require_room_unread(
+        self, _kind: JobKind, key: str | None, _client: str | None
     ) -> None:
-        if self.is_full:
+        if self.is_full and key is None:
             raise QueueFull("There are too many unfinished jobs.", retry_after=1)
 
     def wait_for_follower(self) -> None:

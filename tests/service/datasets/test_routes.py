@@ -296,15 +296,15 @@ def test_what_has_no_room_is_refused_before_its_body_is_read(
     def codes(**more: str) -> list[str]:
         """What a malformed body gets, which nobody notices without reading it."""
         later = {"Prefer": "respond-async"}
-        sent = (("/v1/dreams", {}), ("/v1/style_transfers", {}), (URL, later))
-        sent += ((f"{URL}/{made}/videos?label=cat", {}),)
-        answers = [client.post(url, headers=form | own | more, content=b"-") for url, own in sent]
+        urls = ("/v1/dreams", "/v1/style_transfers", URL, f"{URL}/{made}/videos?label=cat")
+        urls += ("/v1/classify", "/v1/embed", "/v1/heatmap", "/v1/activations")
+        answers = [client.post(url, headers=form | later | more, content=b"-") for url in urls]
         return [answer.json()["code"] for answer in answers]
 
-    assert codes() == ["bad_request"] * 4
+    assert codes() == ["bad_request"] * 8
     fakes.jobs.is_full = True
-    assert codes() == ["queue_full"] * 4
-    assert codes(**{"Idempotency-Key": "k"}) == ["bad_request"] * 4  # it may be a repeated one
+    assert codes() == ["queue_full"] * 8
+    assert codes(**{"Idempotency-Key": "k"}) == ["bad_request"] * 8  # it may be a repeated one
     assert send(client, zipped(GOOD)).status_code == 201, "what is done at once needs no room"
 
 
