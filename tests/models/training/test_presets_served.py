@@ -40,9 +40,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-CALMER: dict[str, dict[str, Any]] = dict.fromkeys(
-    ("cifar10_vgg19_bn", "cifar10_vgg19_bn_tuned"), {"learning_rate": {"scratch": 1e-3}}
-)
+CALMER: dict[str, dict[str, Any]] = {
+    name: {"learning_rate": {"scratch": 1e-3}}
+    for name in ("cifar10_vgg19_bn", "cifar10_vgg19_bn_tuned")
+}
 """With their own rates these networks say the same of every image after a single epoch."""
 
 
