@@ -3,8 +3,9 @@
     opsin up                              # in another terminal
     python -m benchmarks.simultaneous     # --url, --key, --count 200, --only trainings
 
-Each kind is one that succeeds if it is alone; how many do depends on the limits of what waits. The
-jobs that came into being are canceled before the next kind.
+Most kinds are requests that succeed if they are alone; how many do depends on the limits of what
+waits. Some, such as evaluations of images whose classes the model does not have, are refused by
+their checks. The jobs that came into being are canceled before the next kind.
 
 All but the last byte of each request is sent first, and then the last bytes at once: requests that
 arrive one after the other never meet in a lock or a pool of threads. Meanwhile `GET /v1/jobs` is

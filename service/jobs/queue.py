@@ -139,7 +139,7 @@ class JobQueue:
             IdempotencyConflict: The key was used for another request.
             Unavailable: Redis, the disk or the database does not answer.
         """
-        await self._require_room(kind, idempotency, client)
+        await self.require_room(kind, idempotency=idempotency, client=client)
         job_id = new_job_id()
         await self._store(job_id, items)
         full_request = request | {
@@ -184,7 +184,7 @@ class JobQueue:
             DiskUnusable: The disk is full or not writable.
             Unavailable: The database does not answer.
         """
-        await self._require_room(kind, idempotency, client)
+        await self.require_room(kind, idempotency=idempotency, client=client)
         job_id = new_job_id()
         size = sum(
             len(content) for content in (inputs or {}).values() if isinstance(content, bytes)
@@ -204,6 +204,33 @@ class JobQueue:
             await self._send(job_id, WORK_QUEUES[kind], "")
         return created.job
 
+    async def require_room(
+        self,
+        kind: JobKind,
+        *,
+        client: str | None,
+        idempotency: tuple[str, str] | None = None,
+    ) -> None:
+        """Refuse a job that there is no room for, before anything is done for it.
+
+        Of many requests at the same moment most are refused. Each would otherwise read and decode
+        its input, flush it to the disk, wait for its turn to write to the database, and remove the
+        input again. A route without a key may ask before it reads the body; with one, what was sent
+        must be known first, as an earlier job for it is returned even if there is no room.
+
+        Raises:
+            QueueFull: There are too many unfinished jobs.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: The database does not answer.
+        """
+        await run_in_threadpool(
+            self._jobs.require_room,
+            kind,
+            limit=self._limit,
+            idempotency=_key_of(kind, idempotency),
+            client=client,
+        )
+
     async def earlier(self, kind: JobKind, key: str, digest: str) -> Job | None:
         """The job that an earlier request with that key made.
 
@@ -214,22 +241,6 @@ class JobQueue:
             Unavailable: The database does not answer.
         """
         return await run_in_threadpool(self._jobs.earlier, IdempotencyKey(key, kind, digest))
-
-    async def _require_room(
-        self, kind: JobKind, idempotency: tuple[str, str] | None, client: str | None
-    ) -> None:
-        """Refuse what has no room before anything is stored for it.
-
-        Of many requests at the same moment most are refused. Each would otherwise flush its input
-        to the disk, wait for its turn to write to the database, and remove the input again.
-        """
-        await run_in_threadpool(
-            self._jobs.require_room,
-            kind,
-            limit=self._limit,
-            idempotency=_key_of(kind, idempotency),
-            client=client,
-        )
 
     def _create(
         self,
