@@ -177,6 +177,7 @@ class Comparison:
         """Seconds needed for the curve and for Poisson arrivals."""
         schedule = self._schedule
         curve = len(CURVE) * (schedule.curve + schedule.warmup) if schedule.curve else 0.0
+        curve += 2 * schedule.crowd  # for the processor time
         return (
             curve + len(schedule.shares) * (schedule.poisson + schedule.warmup) + _STOP_ALL_SECONDS
         )
@@ -195,7 +196,12 @@ class Comparison:
             row.failure = f"the load generator failed: {error}"
 
     def _measure(
-        self, name: str, clients: int, seconds: float, rate: float | None = None
+        self,
+        name: str,
+        clients: int,
+        seconds: float,
+        rate: float | None = None,
+        warmup: float | None = None,
     ) -> Result:
         launch = self._launches[name]
         plan = replace(
@@ -206,12 +212,16 @@ class Comparison:
             clients=clients,
             seconds=seconds,
             rate=rate,
+            warmup=self._plan.warmup if warmup is None else warmup,
         )
         return measure(plan)
 
     def _opsin_alone(self, part: Part, server: Server) -> None:
         """Measurements of Opsin only: the curve, Poisson arrivals, memory."""
         try:
+            for clients in (1, CROWD):
+                self._status.update(f"{part.title}: processor time with {clients} clients")
+                part.cpu[clients] = self._cpu_by_process(server, clients)
             for clients in CURVE if self._schedule.curve else ():
                 if self._left < 0:
                     break
@@ -231,6 +241,16 @@ class Comparison:
         except LoadFailedError as error:
             part.opsin.failure = f"the load generator failed: {error}"
         part.memory = {"API": server.rss_mib("serve"), "worker": server.rss_mib("worker")}
+
+    def _cpu_by_process(self, server: Server, clients: int) -> dict[str, float]:
+        """Core-milliseconds of an image in each process of Opsin, which has been warmed up."""
+        before = server.cpu_by_process()
+        result = self._measure(OPSIN, clients, self._schedule.crowd, warmup=0.0)
+        after = server.cpu_by_process()
+        images = max(1, result.answered)
+        return {
+            name: 1000 * (spent - before.get(name, 0)) / images for name, spent in after.items()
+        }
 
 
 class Status:

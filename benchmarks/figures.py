@@ -70,6 +70,7 @@ class Part:
         curve: Opsin's result by number of clients.
         poisson: Opsin's result by share of its capacity.
         memory: Opsin's resident memory in MiB by process.
+        cpu: By number of clients, core-milliseconds of an image in each process.
     """
 
     title: str
@@ -79,6 +80,7 @@ class Part:
     curve: dict[int, Result] = field(default_factory=dict)
     poisson: dict[float, Result] = field(default_factory=dict)
     memory: dict[str, float | None] = field(default_factory=dict)
+    cpu: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @property
     def opsin(self) -> Row:

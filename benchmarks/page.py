@@ -56,7 +56,7 @@ def _part(part: Part, figures: Figures, images: dict[str, Path], folder: Path) -
     for what, image in images.items():
         if what.startswith(part.title):
             lines += [f"![{what}]({image.relative_to(folder).as_posix()})", ""]
-    lines += _stages(part) + _poisson(part) + _memory(part)
+    lines += _stages(part) + _processes(part) + _poisson(part) + _memory(part)
     return lines
 
 
@@ -90,6 +90,23 @@ def _stages(part: Part) -> list[str]:
         return []
     header = ("Opsin, mean ms", "decode", "queue", "compute", "rest", "batch")
     return ["Time of a request by stage:", "", *table(header, rows)]
+
+
+def _processes(part: Part) -> list[str]:
+    """Where the processor time of an image goes; decoding is a part of the API's."""
+    names = ("API", "worker", "Valkey", "others")
+    rows = [
+        (f"{clients} client{'s' if clients > 1 else ''}", *_cells(costs, names))
+        for clients, costs in part.cpu.items()
+    ]
+    if not rows:
+        return []
+    header = ("Opsin, core-ms of an image", *names, "sum")
+    return ["Processor time of an image by process:", "", *table(header, rows)]
+
+
+def _cells(costs: dict[str, float], names: Sequence[str]) -> list[str]:
+    return [f"{cost:.2f}" for cost in (*(costs.get(n, 0.0) for n in names), sum(costs.values()))]
 
 
 def _poisson(part: Part) -> list[str]:

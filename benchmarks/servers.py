@@ -136,6 +136,15 @@ class Server:
                 total += times.user + times.system
         return total
 
+    def cpu_by_process(self) -> dict[str, float]:
+        """CPU time of Opsin's processes so far, by what they do."""
+        times: dict[str, float] = {}
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                name, spent = _process_name(process.cmdline()), process.cpu_times()
+                times[name] = times.get(name, 0.0) + spent.user + spent.system
+        return times
+
     def freeze(self) -> None:
         """Suspend all its processes, so that they use no CPU."""
         self._signal(signal.SIGSTOP)
@@ -161,6 +170,14 @@ class Server:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(processes, timeout=_STOP_SECONDS)
+
+
+def _process_name(command: Sequence[str]) -> str:
+    if command and "valkey" in command[0]:
+        return "Valkey"
+    if "serve" in command:
+        return "API"
+    return "worker" if "worker" in command and "--unkept" in command else "others"
 
 
 def adopt_orphans() -> None:

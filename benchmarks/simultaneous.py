@@ -3,8 +3,9 @@
     opsin up                              # in another terminal
     python -m benchmarks.simultaneous     # --url, --key, --count 200, --only trainings
 
-Each kind is one that succeeds if it is alone; how many do depends on the limits of what waits. The
-jobs that came into being are canceled before the next kind.
+Most kinds are requests that succeed if they are alone; how many do depends on the limits of what
+waits. Some, such as evaluations of images whose classes the model does not have, are refused by
+their checks. The jobs that came into being are canceled before the next kind.
 
 All but the last byte of each request is sent first, and then the last bytes at once: requests that
 arrive one after the other never meet in a lock or a pool of threads. Meanwhile `GET /v1/jobs` is
@@ -241,6 +242,8 @@ def _record_posts(model: str, version: int, dataset: str) -> Iterator[Post]:
     yield Post("trainings", "/v1/trainings", _json(training))
     once = (("Idempotency-Key", _word()),)
     yield Post("trainings with one key", "/v1/trainings", _json(training), headers=once)
+    sweep = {"training": training, "grid": {"learning_rate.head": [0.001, 0.01]}}
+    yield Post("sweeps", "/v1/sweeps", _json(sweep))
     evaluate = f"/v1/models/{model}/versions/{version}/evaluations"
     yield Post("evaluations", evaluate, _json({"dataset_id": dataset}))
     yield Post("datasets", "/v1/datasets", lambda: json.dumps({"name": _word()}).encode())

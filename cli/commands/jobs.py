@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -83,15 +84,32 @@ def show(job_id: JobId, as_json: AsJson = False, server: Server = None, key: Key
         *([f"[red]{escape(job.error.code)}[/]: {escape(job.error.detail)}"] if job.error else []),
         *(escape(_metrics(row)) for row in job.metrics[-10:]),
         *(f"{escape(file.name)}  {file.media_type}  {file.size:,} bytes" for file in job.artifacts),
-        *([escape(json.dumps(job.result, indent=2))] if job.result else []),
     ]
-    answers().print("\n".join(lines))
+    console = answers()
+    console.print("\n".join(lines))
+    if console.is_terminal and _summarized(job):
+        notes().print("[dim]--json prints the whole report.[/]")
+    elif job.result:
+        console.print(json.dumps(job.result, indent=2), markup=False)
+
+
+def _summarized(job: Job) -> bool:
+    """Print what a training has achieved; whether it is one, of a release that says so."""
+    if job.kind != "training" or not job.result:
+        return False
+    from cli.commands.training.train import summarize  # which follows jobs itself
+
+    try:
+        summarize(job.result, None)
+    except ValidationError:
+        return False
+    return True
 
 
 @app.command()
 def follow(job_id: JobId, server: Server = None, key: Key = None) -> None:
     """Watch a job until it ends; Ctrl-C leaves it running."""
-    follow_job(JobsApi(load(key=key), server), job_id)
+    _summarized(follow_job(JobsApi(load(key=key), server), job_id))
 
 
 def follow_job(api: JobsApi, job_id: str, *, only_progress: bool = False) -> Job:

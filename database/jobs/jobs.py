@@ -116,6 +116,26 @@ class Jobs:
             record = self._record(kind, request, input_digest, job_id, client, origin=origin)
             return self._insert(record, limit, idempotency)
 
+    def require_room(
+        self,
+        kind: JobKind,
+        *,
+        limit: int,
+        idempotency: IdempotencyKey | None = None,
+        client: str | None = None,
+    ) -> None:
+        """Refuse a job that `create` would refuse now, with a query that waits for no writer.
+
+        Raises:
+            QueueFull: There is no room for it, see `database.jobs.admission`.
+            IdempotencyConflict: The key was used for another request.
+        """
+        now = self._clock()
+        record = JobRecord(queue=WORK_QUEUES.get(kind), client=client, created_at=now)
+        with reading(self._engine) as session:
+            if idempotency is None or lookup(session, idempotency, now) is None:
+                require_room(session, record, limit)
+
     def earlier(self, idempotency: IdempotencyKey) -> Job | None:
         """The job that the first request with that key created within the last day.
 

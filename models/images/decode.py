@@ -15,6 +15,7 @@ from PIL import Image
 
 from contracts.inference.inference import Resize
 from contracts.inference.manifest import Geometry
+from models.images.bilinear import resize_bilinear
 from models.images.color import flatten, interpolable
 from models.images.gate import Gate, at_once
 from models.images.jpeg import decode_jpeg_reduced
@@ -170,7 +171,7 @@ def decode_reduced(
             size = within(image.size, longest_side)
             small = interpolable(image)
         if small.size != size:
-            small = small.resize(size, Image.Resampling.BILINEAR)
+            small = resize_bilinear(small, size)
         orientation = _orientation_of(image)
         upright = orientation.apply(flatten(small, image))
         width, height = orientation.upright_size(image.size)

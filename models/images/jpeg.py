@@ -2,7 +2,9 @@
 
 A JPEG stores 8x8 blocks of frequencies, so a smaller image needs only the low ones. At least twice
 the resolution of the network's input is kept, so that the resize that follows still has pixels to
-average. For 12 megapixels this takes a fifth of the time. At full size both decoders are
+average. For 12 megapixels this takes a fifth of the time. TurboJPEG offers every eighth, but has
+vector instructions for powers of two only: five to seven eighths take up to twice as long as the
+full size, and three eighths longer than a half. At full size both decoders are
 libjpeg-turbo, equally fast and equal in every pixel, so Pillow decodes all images that need not be
 reduced.
 
@@ -15,20 +17,22 @@ from PIL import Image
 
 _COLORS = {("RGB", "YCbCr"): "RGB", ("L", "Gray"): "GRAY"}
 _OVERSAMPLING = 2
-_MAX_SCALE = 7 / 8
+_SCALES = (1 / 8, 1 / 4, 1 / 2)
 
 
 def decode_jpeg_reduced(raw: bytes, header: Image.Image, short_side: int) -> Image.Image | None:
-    """Decode a JPEG, reduced by whole eighths; None if Pillow has to decode it.
+    """Decode a JPEG at a half, a quarter or an eighth; None if Pillow has to decode it.
 
     Args:
         raw: The file.
         header: As opened by Pillow: not loaded, its size checked.
         short_side: Pixels of the short side that the network needs.
     """
-    scale = _OVERSAMPLING * short_side / min(header.size)
-    if header.format != "JPEG" or scale > _MAX_SCALE:
+    needed = _OVERSAMPLING * short_side / min(header.size)
+    scale = next((scale for scale in _SCALES if scale >= needed), None)
+    if header.format != "JPEG" or scale is None:
         return None
+    # TurboJPEG takes the smallest scale at which both sides have so many pixels, and rounds up.
     width, height = (max(1, int(side * scale)) for side in header.size)
     try:
         found_height, found_width, colors, _ = simplejpeg.decode_jpeg_header(raw)

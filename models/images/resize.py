@@ -13,6 +13,7 @@ from PIL import Image
 
 from contracts.inference.inference import Resize
 from contracts.inference.manifest import Geometry
+from models.images.bilinear import resize_bilinear
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the source
 Size = tuple[int, int]  # (width, height) in pixels, as Pillow counts
@@ -172,12 +173,12 @@ def fit(
     target = network.input_size[::-1]
     # Turning after the resize moves 50 thousand pixels instead of 50 million.
     stored = _reduced(orientation.stored_box(box, size), size, image.size)
-    small = image.resize(orientation.upright_size(target), Image.Resampling.BILINEAR, box=stored)
+    small = resize_bilinear(image, orientation.upright_size(target), stored)
     return orientation.apply(small)
 
 
 def _reduced(box: Box, size: Size, to: Size) -> Box:
-    """Convert a box of an image to coordinates of a copy reduced by whole eighths.
+    """Convert a box of an image to coordinates of a copy reduced by powers of two.
 
     The sides of the copy are rounded up, so their ratio is not exactly its scale.
     """

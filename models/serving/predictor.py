@@ -6,8 +6,10 @@ version, from the catalog or trained here. The runtime is selected when the vers
 (`models.serving.explain`).
 """
 
+import math
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -90,7 +92,10 @@ class VersionPredictor:
         """Run every operation at growing batch sizes, so that no request pays for a first run.
 
         The first operation is also measured, and the sizes beyond its knee are dropped: those
-        that gain less than 3% for each image over a smaller one.
+        that gain less than 3% for each image over a smaller one. Of the time that passes and the
+        processor time, the one with the later knee counts. On a machine that is busy when a version
+        is loaded, single images may seem cheap only because nothing came in between; with a limit
+        of one image, each took 1.5 times as much from then on.
 
         Args:
             seconds: Larger batches are tried until an operation has taken this long. A slow
@@ -100,40 +105,42 @@ class VersionPredictor:
         for operation in measured:
             self._runtime.tune(_ENDPOINTS[operation], self.batch_sizes)
         costs = self._costs(measured[0], seconds, rounds=3)
-        lowest = min(costs.values())
-        knee = next(size for size, cost in costs.items() if cost * _KNEE <= lowest)
-        if knee != max(costs):  # otherwise a size that was not tried might be better
+        knee = max(map(_knee, (costs.passed, costs.used)))
+        if knee != max(costs.passed):  # otherwise a size that was not tried might be better
             sizes = tuple(size for size in self.batch_sizes if size <= knee)
             self._batches = Batches(sizes, self._runtime.pads)
         for operation in measured[1:]:
             self._costs(operation, seconds, rounds=1)
 
-    def _costs(self, operation: VectorOperation, seconds: float, rounds: int) -> dict[int, float]:
-        """Seconds per image at each batch size there is time for, the best of some rounds.
+    def _costs(self, operation: VectorOperation, seconds: float, rounds: int) -> "_Costs":
+        """What an image costs at each batch size there is time for, the least of some rounds.
 
         A round is one run of each size, so that other load on the machine affects all of them.
         """
         deadline = time.monotonic() + seconds
-        costs: dict[int, float] = {}
+        costs = _Costs({}, {})
         for size in self.batch_sizes:
-            costs[size] = self._seconds_per_image(operation, size)
+            self._measure(operation, size, costs)
             if time.monotonic() > deadline:
                 break
         for _ in range(1, rounds):
-            for size, cost in costs.items():
-                costs[size] = min(cost, self._seconds_per_image(operation, size))
+            for size in tuple(costs.passed):
+                self._measure(operation, size, costs)
             if time.monotonic() > deadline:
                 break
         return costs
 
-    def _seconds_per_image(self, operation: VectorOperation, size: int) -> float:
+    def _measure(self, operation: VectorOperation, size: int, costs: "_Costs") -> None:
         images = np.zeros((size, *self.manifest.input_size, 3), np.uint8)
-        return (self._timed(operation, images) + _BATCH_SECONDS) / size
+        passed, used = self._timed(operation, images)
+        for known, seconds in ((costs.passed, passed), (costs.used, used)):
+            known[size] = min(known.get(size, math.inf), (seconds + _BATCH_SECONDS) / size)
 
-    def _timed(self, operation: VectorOperation, images: Pixels) -> float:
-        began = time.perf_counter()
+    def _timed(self, operation: VectorOperation, images: Pixels) -> tuple[float, float]:
+        """The seconds that pass during a run, and the processor time of all threads."""
+        passed, used = time.perf_counter(), time.process_time()
         self.run(operation, images)
-        return time.perf_counter() - began
+        return time.perf_counter() - passed, time.process_time() - used
 
     def run(self, operation: VectorOperation, images: Pixels) -> Outputs:
         """The output for each image.
@@ -203,6 +210,19 @@ class VersionPredictor:
                 f"{self.manifest.model} takes uint8 images of {self.manifest.input_size}, "
                 f"not {images.dtype} of shape {images.shape}"
             )
+
+
+class _Costs(NamedTuple):
+    """Seconds for each image by batch size."""
+
+    passed: dict[int, float]
+    used: dict[int, float]
+
+
+def _knee(costs: dict[int, float]) -> int:
+    """The smallest size that costs little more than the cheapest one."""
+    lowest = min(costs.values())
+    return next(size for size, cost in costs.items() if cost * _KNEE <= lowest)
 
 
 def _explain_endpoint(hires: bool) -> Endpoint:

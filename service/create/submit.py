@@ -58,6 +58,8 @@ async def submit_style_transfer(
         ClientDisconnect: The client disconnected.
     """
     async with deadline.enforced():
+        if key is None:
+            await services.job_queue.require_room("style_transfer", client=quota_key(request.scope))
         uploads, options = await read_images(request, STYLE_FIELDS, StyleTransferRequest, services)
         body = cast(StyleTransferRequest, options)
         content, styles = uploads[CONTENT][0], uploads[STYLE]
@@ -92,6 +94,8 @@ async def submit_dream(
         ClientDisconnect: The client disconnected.
     """
     async with deadline.enforced():
+        if key is None:
+            await services.job_queue.require_room("dream", client=quota_key(request.scope))
         uploads, options = await read_images(request, DREAM_FIELDS, DreamRequest, services)
         body = cast(DreamRequest, options)
         if body.layer_weights is not None and len(body.layer_weights) != len(body.layers or ()):

@@ -26,6 +26,7 @@ from contracts.errors import (
 )
 from contracts.jobs import Job
 from contracts.names import composed, is_printable
+from contracts.settings import Settings
 from contracts.training.datasets import MAX_NAME_LENGTH, LabelSource, NewDataset, SplitName
 from database.idempotency import IdempotencyKey
 from models.datasets.addition import NewImage, NewImages
@@ -37,7 +38,14 @@ from models.datasets.layout import MAX_LABEL_LENGTH
 from models.datasets.splitting import Fractions
 from service.auth.principal import quota_key
 from service.dependencies import Services
-from service.http.body import JSON_TYPE, content_type_of, declared_length, is_json, read_body
+from service.http.body import (
+    FORM_OVERHEAD,
+    JSON_TYPE,
+    content_type_of,
+    declared_length,
+    is_json,
+    read_body,
+)
 from service.http.deadlines import HEADER, Deadline
 from service.http.multipart import FORM_TYPE, FieldSpec, Form, MultipartReader, how_to_send
 from service.http.uploads import Upload, display_name, read_uploads
@@ -147,6 +155,10 @@ async def create(
     if is_json(content_type):
         return await _create_empty(request, query, key, deadline, services)
     if content_type == FORM_TYPE:
+        is_job = deferred or declared_length(request) >= _largest_at_once(services.settings)
+        if is_job and key is None:  # before gigabytes are read
+            client = quota_key(request.scope)
+            await services.job_queue.require_room("dataset_import", client=client)
         async with _uploaded(request, deadline, services) as (form, path):
             return await _create_from(
                 form,
@@ -220,6 +232,11 @@ async def _create_empty(
         progress=_deadline_check(deadline),
         idempotency=_create_idempotency(key, name, query, ""),
     )
+
+
+def _largest_at_once(settings: Settings) -> int:
+    """The length of a body whose archive surely becomes a job."""
+    return settings.dataset_job_bytes + FORM_OVERHEAD
 
 
 @asynccontextmanager

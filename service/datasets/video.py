@@ -66,7 +66,10 @@ async def submit(
     if query.region == "face":
         # Known here already: the job could only fail.
         await run_in_threadpool(Weights.of(services.settings).find, _FACE_WEIGHTS)
-    with services.datasets.upload_slot(quota_key(request.scope)):
+    client = quota_key(request.scope)
+    if key is None:
+        await services.job_queue.require_room("dataset_video", client=client)
+    with services.datasets.upload_slot(client):
         async with deadline.enforced():
             form = await read_form(request, {VIDEO: FieldSpec(services.settings.max_video_bytes)})
     if VIDEO not in form.parts:
@@ -85,7 +88,7 @@ async def submit(
         parameters,
         inputs={VIDEO: part.data},
         idempotency=idempotency,
-        client=quota_key(request.scope),
+        client=client,
     )
 
 

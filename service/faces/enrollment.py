@@ -51,6 +51,9 @@ async def enroll(
     """
     await run_in_threadpool(_require_enrollable, services.faces, subject_id)
     await require_analyzer(services)
+    client = quota_key(request.scope)
+    if key is None:
+        await services.job_queue.require_room("enrollment", client=client)
     async with deadline.enforced():
         form = await read_form(request, _fields(services.settings))
     inputs = _inputs(form)
@@ -74,7 +77,7 @@ async def enroll(
             enrollment.model_dump(mode="json"),
             inputs=inputs,
             idempotency=idempotency,
-            client=quota_key(request.scope),
+            client=client,
         )
 
 

@@ -1,5 +1,7 @@
 """Request bodies: how large one may be, and how to read one into memory."""
 
+from io import BytesIO
+
 from fastapi import Request
 
 from contracts.errors import OpsinError
@@ -9,19 +11,20 @@ from service.protocols.oip import max_body_bytes
 from service.protocols.tensor_spec import tensor_spec
 
 JSON_TYPE = "application/json"
-_FORM_OVERHEAD = 64 * 1024  # boundaries and part headers of a form
+FORM_OVERHEAD = 64 * 1024
+"""Boundaries and part headers of a form, at most."""
 
 
 def max_request_bytes(settings: Settings) -> int:
     """The size of the largest permitted body: a form of images, or a tensor as JSON."""
-    form = settings.max_images * settings.max_image_bytes + _FORM_OVERHEAD
+    form = settings.max_images * settings.max_image_bytes + FORM_OVERHEAD
     tensors = [tensor_spec(network, settings.max_images) for network in CATALOG.values()]
     return max(form, *map(max_body_bytes, tensors))
 
 
 def disk_body_limits(settings: Settings) -> dict[str, int]:
     """The paths whose bodies are written to disk and may be larger, with their limits in bytes."""
-    return {"/v1/datasets": settings.max_dataset_upload_bytes + _FORM_OVERHEAD}
+    return {"/v1/datasets": settings.max_dataset_upload_bytes + FORM_OVERHEAD}
 
 
 def content_type_of(request: Request) -> str:
@@ -55,9 +58,10 @@ async def read_body(request: Request, limit: int, refusal: OpsinError) -> bytes:
     """
     if declared_length(request) > limit:
         raise refusal
-    data = bytearray()
+    data = BytesIO()
     async for chunk in request.stream():
-        data += chunk
-        if len(data) > limit:
+        data.write(chunk)
+        if data.tell() > limit:
             raise refusal
-    return bytes(data)
+    # The buffer's own bytes: copying hundreds of bodies at the same moment would stop everyone.
+    return data.getvalue()

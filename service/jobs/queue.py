@@ -4,9 +4,10 @@ There are two sorts. Images for a network wait in Redis and run on the inference
 also stored in the job's folder, as an accepted job must survive the loss of Redis. All other jobs
 run in their own process (`workers.jobs.child`); their input is only in the job's folder.
 
-The order matters. First the input is stored, under a new id; then the row, which makes the job
-exist; then the task is sent. If this process is killed in between, nothing is left half done: input
-without a row expires or is removed, and the periodic check sends the task of a row that has none.
+The order matters. A request for which there is no room is refused before anything is done for it.
+Then the input is stored, under a new id; then the row, which makes the job exist; then the task is
+sent. If this process is killed in between, nothing is left half done: input without a row expires
+or is removed, and the periodic check sends the task of a row that has none.
 """
 
 import asyncio
@@ -138,6 +139,7 @@ class JobQueue:
             IdempotencyConflict: The key was used for another request.
             Unavailable: Redis, the disk or the database does not answer.
         """
+        await self.require_room(kind, idempotency=idempotency, client=client)
         job_id = new_job_id()
         await self._store(job_id, items)
         full_request = request | {
@@ -182,6 +184,7 @@ class JobQueue:
             DiskUnusable: The disk is full or not writable.
             Unavailable: The database does not answer.
         """
+        await self.require_room(kind, idempotency=idempotency, client=client)
         job_id = new_job_id()
         size = sum(
             len(content) for content in (inputs or {}).values() if isinstance(content, bytes)
@@ -200,6 +203,33 @@ class JobQueue:
         else:
             await self._send(job_id, WORK_QUEUES[kind], "")
         return created.job
+
+    async def require_room(
+        self,
+        kind: JobKind,
+        *,
+        client: str | None,
+        idempotency: tuple[str, str] | None = None,
+    ) -> None:
+        """Refuse a job that there is no room for, before anything is done for it.
+
+        Of many requests at the same moment most are refused. Each would otherwise read and decode
+        its input, flush it to the disk, wait for its turn to write to the database, and remove the
+        input again. A route without a key may ask before it reads the body; with one, what was sent
+        must be known first, as an earlier job for it is returned even if there is no room.
+
+        Raises:
+            QueueFull: There are too many unfinished jobs.
+            IdempotencyConflict: The key was used for another request.
+            Unavailable: The database does not answer.
+        """
+        await run_in_threadpool(
+            self._jobs.require_room,
+            kind,
+            limit=self._limit,
+            idempotency=_key_of(kind, idempotency),
+            client=client,
+        )
 
     async def earlier(self, kind: JobKind, key: str, digest: str) -> Job | None:
         """The job that an earlier request with that key made.
@@ -220,12 +250,11 @@ class JobQueue:
         job_id: str,
         client: str | None,
     ) -> CreatedJob:
-        key = IdempotencyKey(idempotency[0], kind, idempotency[1]) if idempotency else None
         return self._jobs.create(
             kind,
             request,
             limit=self._limit,
-            idempotency=key,
+            idempotency=_key_of(kind, idempotency),
             job_id=job_id,
             client=client,
             origin=current_origin(),
@@ -314,6 +343,10 @@ class JobQueue:
             return int(await cast("Any", self._client.llen(queue)))
         except (RedisError, OSError):
             return _MAX_UNREAD
+
+
+def _key_of(kind: JobKind, idempotency: tuple[str, str] | None) -> IdempotencyKey | None:
+    return IdempotencyKey(idempotency[0], kind, idempotency[1]) if idempotency else None
 
 
 def _item_info(item: JobItem) -> dict[str, Any]:

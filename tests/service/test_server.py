@@ -61,6 +61,38 @@ def start(delay: float, seconds: float = 2) -> tuple[subprocess.Popen[str], str]
     raise AssertionError(process.communicate()[1])
 
 
+_COUNT = """
+import gc, os, signal, sys
+from contracts.settings import Settings
+from service.server import serve
+from tests.service.parts import FakeServices
+def count():
+    print(gc.get_freeze_count(), len(gc.get_objects()), sys.getswitchinterval(), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+settings = Settings(_env_file=None, port={port}, shutdown_seconds=1)
+serve(settings, FakeServices().open_services, ready=count)
+"""
+
+
+def test_neither_the_garbage_collector_nor_a_thread_that_computes_stops_the_event_loop() -> None:
+    """Each would hold the interpreter lock: for 0.1 s and more, and for 5 ms each time."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    answer = subprocess.run(
+        [sys.executable, "-c", _COUNT.format(port=port)],
+        check=False,  # it ends by the signal
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+    )
+    passed_over, examined, switch_seconds = map(float, answer.stdout.split())
+    assert passed_over > 50_000
+    assert examined < passed_over / 20
+    assert switch_seconds <= 0.001
+
+
 @pytest.mark.parametrize(("delay", "finishes"), [(0.8, True), (60, False)])
 def test_a_stopped_server_finishes_within_its_time(delay: float, finishes: bool) -> None:
     process, url = start(delay)

@@ -6,7 +6,6 @@ faster queues; few are kept at a time. The client that caused a load may give up
 for the same meanwhile: a load in progress is joined, never begun twice.
 """
 
-import gc
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import structlog
 
+from contracts.garbage import collect_all
 from contracts.queue.explain_messages import ExplainRequest, parse_request
 from contracts.queue.messages import Item
 from contracts.queue.redis_keys import QueueName
@@ -199,7 +199,7 @@ class ExplainerCache:
     def _drop(self, key: VersionKey) -> None:
         del self._explainers[key]
         log.info("explainer_dropped", model=key[0], version=key[1])
-        gc.collect()  # a model and its functions refer to one another
+        collect_all()  # a model and its functions refer to one another
 
 
 def _wait(future: "Future[Any]", between: Callable[[], None]) -> None:

@@ -17,6 +17,7 @@ import redis
 import structlog
 from celery import Celery
 
+from contracts.garbage import set_aside
 from contracts.inference.inference import Operation
 from contracts.logs import configure_logs
 from contracts.metrics.dependencies import count_database, count_redis
@@ -204,6 +205,7 @@ class Worker:
                 log.error(
                     "nothing_to_serve", help="opsin weights pull; then start the worker again"
                 )
+            set_aside()  # of Python's objects; what is evicted later is collected all the same
             self.preloading.start()
             self._manager.run(self.stopping)
         except Exception:

@@ -8,7 +8,6 @@ it is ready. A version that has lost its last alias stays for as long as an API 
 send images to it. All of this happens in one thread, so no request ever waits for it.
 """
 
-import gc
 import time
 from collections.abc import Callable, Iterator
 from threading import Event
@@ -17,6 +16,7 @@ from typing import Protocol
 import structlog
 
 from contracts.errors import OpsinError
+from contracts.garbage import collect_all
 from contracts.inference.manifest import CHAMPION
 from contracts.metrics.registry import Metrics
 from contracts.queue.heartbeat import HeldModel
@@ -239,7 +239,7 @@ class ModelManager:
                 evicted = True
         if evicted:
             self.report()
-            gc.collect()  # a graph and its functions refer to one another
+            collect_all()  # a graph and its functions refer to one another
 
     def _states(self, model: str) -> list[HeldModel]:
         states = [*self._loaded_states(model), *self._other_states(model)]

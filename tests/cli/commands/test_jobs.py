@@ -12,6 +12,7 @@ from cli.output import CommandError
 from contracts.jobs import Artifact, JobError, Progress
 from contracts.settings import Settings
 from database.jobs.queries import JobEntry
+from tests.cli.commands.test_train import RESULT
 from tests.service.conftest import listening
 from tests.service.parts import NOW, FakeServices
 
@@ -104,16 +105,30 @@ def test_follow_says_the_place_in_the_queue_and_shows_epochs_as_a_training_here(
         fakes.jobs.put("job_1", state="running", progress=half, **begun)
         fakes.jobs.wait_for_follower()
         fakes.jobs.entries["job_1"] = [JobEntry(1, "metrics", row)]
-        fakes.jobs.put("job_1", state="succeeded", finished_at=NOW, **begun)
+        fakes.jobs.put("job_1", state="succeeded", finished_at=NOW, result=RESULT, **begun)
 
     worker = threading.Thread(target=live)
     worker.start()
     jobs.follow("job_1", server=server)
     worker.join()
-    printed = capsys.readouterr().err
+    out, printed = capsys.readouterr()
+    assert "test\t4\t75.0%" in out
+    assert "pets version 3 is champion" in out
     assert "training: waits for its turn, place 3 …" in printed
     assert "training: head (50%, 1:20 left) …" in printed
     assert "1/5   training: loss 1.689, accuracy  34.7%" in printed
+
+
+def test_an_epoch_of_unknown_number_and_a_result_of_an_earlier_release_are_shown(
+    server: str, fakes: FakeServices, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"phase": "head", "epoch": 1, "loss": 1.689, "accuracy": 0.3472}
+    fakes.jobs.put("job_1", kind="training", state="succeeded", metrics=[row], result={"model": 1})
+    jobs.show("job_1", server=server)
+    assert "/?" not in (text := capsys.readouterr().out)
+    assert json.loads(text[text.index("{") :]) == {"model": 1}
+    jobs.follow("job_1", server=server)
+    assert "is done" in capsys.readouterr().err
 
 
 def test_cancel_delete_and_fetch(server: str, fakes: FakeServices, tmp_path: Path) -> None:

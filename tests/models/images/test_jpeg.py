@@ -49,6 +49,18 @@ def test_pixels_at_full_size_equal_pillows(
     np.testing.assert_array_equal(decoded, reference(raw))
 
 
+@pytest.mark.parametrize(
+    ("short", "expected"),
+    [(900, None), (1023, None), (1024, 512), (2047, 1024), (2048, 512), (4096, 512)],
+)
+def test_only_scales_that_are_fast_are_used(
+    cat: Image.Image, short: int, expected: int | None
+) -> None:
+    raw = jpeg(cat.resize((short + 8, short)))
+    reduced = decode_jpeg_reduced(raw, opened(raw), 256)
+    assert (None if reduced is None else min(reduced.size)) == expected
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_large_jpeg_is_reduced_with_mean_error_below_one_level(
     cat: Image.Image, orientation: int
@@ -58,7 +70,7 @@ def test_large_jpeg_is_reduced_with_mean_error_below_one_level(
     raw = jpeg(cat.resize((2403, 1801)), exif=exif)
     reduced = decode_jpeg_reduced(raw, opened(raw), 256)
     assert reduced is not None
-    assert 512 <= min(reduced.size) < 1801 / 2
+    assert 512 <= min(reduced.size) <= 901  # half, rounded up
     image = decode(raw, network=SQUEEZENET, max_pixels=10**7)
     assert {image.width, image.height} == {2403, 1801}
     difference = np.abs(image.pixels - reference(raw, ORIENTATIONS[orientation]))

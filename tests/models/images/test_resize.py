@@ -65,7 +65,8 @@ def test_squash_keeps_the_whole_image() -> None:
     image = noise(300, 100)
     network = InputSpec((32, 64), 256)
     squashed = fit(image, network=network, resize="squash", orientation=UPRIGHT)
-    assert squashed.tobytes() == image.resize((64, 32), Image.Resampling.BILINEAR).tobytes()
+    whole = np.asarray(image.resize((64, 32), Image.Resampling.BILINEAR))
+    assert np.abs(np.asarray(squashed).astype(int) - whole).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,36 @@ def test_warm_keeps_measured_batch_sizes(tiny: Store) -> None:
     assert predictor.run("classify", PICTURES).shape == (5, 2)
 
 
+@pytest.mark.parametrize(
+    ("passed", "used", "expected"),
+    [
+        (
+            {1: 0.01, 2: 0.02, 4: 0.04},
+            {1: 0.01, 2: 0.02, 4: 0.04},
+            4,
+        ),  # a batch has a cost of its own
+        ({1: 9.0, 2: 18, 4: 36}, {1: 9.0, 2: 18, 4: 36}, 1),
+        # A busy machine: nothing came in between while one image was measured.
+        ({1: 9.0, 2: 52, 4: 104}, {1: 15.0, 2: 24, 4: 40}, 4),
+        # Threads that wait for each other take no processor time, but the images wait.
+        ({1: 30.0, 2: 32, 4: 40}, {1: 30.0, 2: 60, 4: 120}, 4),
+    ],
+)
+def test_batches_are_as_large_as_saves_time_or_work(
+    tiny: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    passed: dict[int, float],
+    used: dict[int, float],
+    expected: int,
+) -> None:
+    predictor = load_version(tiny, "pets", max_batch_size=4, options=EXACT)
+    monkeypatch.setattr(
+        predictor, "_timed", lambda _, images: (passed[len(images)], used[len(images)])
+    )
+    predictor.warm(seconds=60)
+    assert predictor.batch_sizes[-1] == expected
+
+
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_parallel_pieces_give_the_same_outputs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, pictures: int

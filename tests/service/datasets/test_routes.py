@@ -287,6 +287,27 @@ def test_a_large_or_deferred_archive_is_imported_by_a_job(
     assert fakes.datasets.store.ids() == []
 
 
+def test_what_has_no_room_is_refused_before_its_body_is_read(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    made = send(client, zipped(GOOD)).json()["id"]
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+
+    def codes(**more: str) -> list[str]:
+        """What a malformed body gets, which nobody notices without reading it."""
+        later = {"Prefer": "respond-async"}
+        sent = (("/v1/dreams", {}), ("/v1/style_transfers", {}), (URL, later))
+        sent += ((f"{URL}/{made}/videos?label=cat", {}),)
+        answers = [client.post(url, headers=form | own | more, content=b"-") for url, own in sent]
+        return [answer.json()["code"] for answer in answers]
+
+    assert codes() == ["bad_request"] * 4
+    fakes.jobs.is_full = True
+    assert codes() == ["queue_full"] * 4
+    assert codes(**{"Idempotency-Key": "k"}) == ["bad_request"] * 4  # it may be a repeated one
+    assert send(client, zipped(GOOD)).status_code == 201, "what is done at once needs no room"
+
+
 def test_a_key_holds_for_deferred_and_immediate_requests(client: httpx.Client) -> None:
     at_once, later = {"Idempotency-Key": "k9"}, {"Prefer": "respond-async"}
     made = send(client, zipped(GOOD), headers=at_once)

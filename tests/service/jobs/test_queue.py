@@ -2,10 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from redis.asyncio import Redis
 
@@ -17,7 +20,7 @@ from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
 from database.migrations import upgrade
-from service.jobs.queue import JobQueue
+from service.jobs.queue import JobItem, JobQueue
 from tests.valkey import RealValkey
 
 
@@ -93,6 +96,34 @@ def test_a_full_queue_stores_nothing(tmp_path: Path, valkey: RealValkey) -> None
         assert {job.id for job in parts.jobs.list().items} == ids
 
     run(tmp_path, valkey, test)
+
+
+def test_a_refused_job_neither_touches_the_disk_nor_waits_for_the_database_s_writer(
+    tmp_path: Path, valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(parts: Parts) -> None:
+        first = await parts.job_queue.submit_work("training", {}, idempotency=("key", "a"))
+        await parts.job_queue.submit_work("training", {})
+        monkeypatch.setattr(JobFiles, "store_inputs", _no_file)
+        path = Settings(_env_file=None, home=tmp_path).database.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            with pytest.raises(QueueFull):
+                await parts.job_queue.submit_work("dream", {}, inputs={"image": b"1"})
+            image = JobItem("a.png", 2, 2, np.zeros((2, 2, 3), np.uint8))
+            with pytest.raises(QueueFull):
+                await parts.job_queue.submit(
+                    "classify", "squeezenet", 1, request={}, items=[image], idempotency=None
+                )
+        assert await parts.client.keys("job*") == []
+        again = await parts.job_queue.submit_work("training", {}, idempotency=("key", "a"))
+        assert again.id == first.id, "a repeated request needs no room"
+
+    run(tmp_path, valkey, test)
+
+
+def _no_file(_files: JobFiles, _job_id: str, inputs: Mapping[str, object]) -> None:
+    assert not inputs, "stored before there was room for it"
 
 
 def test_a_lost_notification_is_sent_again_but_only_once(

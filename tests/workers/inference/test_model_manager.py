@@ -1,6 +1,7 @@
 """What is loaded, activated and evicted as the aliases of a real store move."""
 
 import os
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import VersionNotFound
+from contracts.garbage import set_aside
 from contracts.inference.inference import VectorOperation
 from contracts.inference.manifest import Manifest
 from contracts.metrics.registry import Metrics
@@ -32,6 +34,7 @@ class StubPredictor:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest, self.version = manifest, manifest.version
+        self.itself: StubPredictor | None = None
 
     def run(self, operation: VectorOperation, images: Pixels) -> Vector:
         return np.zeros((len(images), 2), np.float32)
@@ -174,6 +177,19 @@ def test_version_without_alias_is_evicted(pets: ManagedPets) -> None:
     assert pets.active() == {}
     assert pets.after(GRACE_SECONDS) == []
     assert pets.states() == {None: "loading"}
+
+
+def test_an_evicted_version_is_freed_although_it_was_set_aside(pets: ManagedPets) -> None:
+    predictor = pets.loaded.get("pets", 1)
+    assert isinstance(predictor, StubPredictor)
+    predictor.itself = predictor  # only the collector frees it
+    version = weakref.ref(predictor)
+    del predictor
+    set_aside()
+    pets.store.drop_alias("pets", "champion")
+    pets.after(0)
+    assert pets.after(GRACE_SECONDS) == []
+    assert version() is None
 
 
 def test_two_aliases_keep_two_versions_loaded(pets: ManagedPets) -> None:

@@ -446,6 +446,18 @@ class TestEnrollment:
         assert inputs == {"image-00": gray_png(ADA), "image-01": gray_png(BEA)}
         assert (video["images"], clip) == (0, {"video": clip_of(ADA)})
 
+    def test_without_room_the_images_are_not_read(
+        self, client: httpx.Client, fakes: FakeServices
+    ) -> None:
+        where = f"{URL}/subjects/{add(client, fakes, 'Ada', None)}/enrollments"
+        malformed = {
+            "content": b"-",
+            "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+        }
+        assert code(client.post(where, **malformed), 400) == "bad_request"
+        fakes.jobs.is_full = True
+        assert code(client.post(where, **malformed), 429) == "queue_full"
+
     def test_a_repeated_key_returns_the_same_job(
         self, client: httpx.Client, fakes: FakeServices
     ) -> None:
