@@ -35,6 +35,7 @@ from service.middleware.access_log import AccessLog
 from service.middleware.authentication import Authentication
 from service.middleware.body_limit import BodyLimit
 from service.middleware.content_encoding import ContentEncoding
+from service.middleware.cookies import Cookies
 from service.middleware.cors import cors
 from service.middleware.forwarded import forwarded
 from service.middleware.memory_limit import UploadBudget
@@ -75,6 +76,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         # Opsin's own spans know its queues, and hold no query string and no client's address.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         middleware=[
+            Middleware(Cookies),
             *forwarded(settings),
             Middleware(SecurityHeaders),
             Middleware(RequestId),

@@ -38,7 +38,7 @@ _WAIT_SECONDS = 2.0  # for Redis
 _RENEW_SECONDS = 15  # a session used again this soon is not written again
 _NAME = "opsin_session"
 # The first one counts; over HTTPS, only the one that was set.
-_ALL_NAMES = [f"__Host-{_NAME}", f"__Secure-{_NAME}", _NAME]
+COOKIE_NAMES = [f"__Host-{_NAME}", f"__Secure-{_NAME}", _NAME]
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_PAGES = frozenset({b"same-origin", b"none"})
@@ -117,7 +117,7 @@ class Sessions:
             Unavailable: Redis does not answer.
         """
         is_secure = scope.get("scheme") == "https"
-        names = [_cookie_name(True, PREFIX.get())] if is_secure else _ALL_NAMES
+        names = [_cookie_name(True, PREFIX.get())] if is_secure else COOKIE_NAMES
         token = _token_of(scope["headers"], names)
         if token is None:
             return None

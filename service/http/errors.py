@@ -3,6 +3,7 @@
 On the paths of the standard protocols it is the shape that their clients know: `{"error": …}`.
 """
 
+import errno
 import json
 import math
 import re
@@ -19,7 +20,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.routing import Match
 
-from contracts.errors import CODES, OpsinError, UnsupportedMediaType, ValidationFailed
+from contracts.errors import (
+    CODES,
+    DiskUnusable,
+    OpsinError,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
 from contracts.problem import FieldError, Problem
 from contracts.suggestions import MAX_ERRORS, explained
 
@@ -37,6 +44,7 @@ _CODE_BY_STATUS = {
     422: "validation_error",
     503: "dependency_unavailable",
 }
+_DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _NOT_JSON = "Send JSON, and set Content-Type: application/json."
 # TensorFlow Serving's addresses.
 _SERVING_PATH = re.compile(r".*(?:/metadata|:[A-Za-z]+)")  # no name has a colon
@@ -124,6 +132,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(NoContentError, _on_no_content)
     app.add_exception_handler(UnicodeEncodeError, _on_surrogate)
+    app.add_exception_handler(OSError, _on_os_error)
 
 
 def problem_responses(*codes: str, plain: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -246,6 +255,17 @@ async def _on_disconnect(request: Request, exc: Exception) -> Response:
 async def _on_no_content(request: Request, exc: Exception) -> Response:
     del request, exc
     return Response(status_code=204)
+
+
+async def _on_os_error(request: Request, error: Exception) -> Response:
+    """503 if the disk is full or read-only, wherever that was found out; no other error is ours."""
+    if not isinstance(error, OSError) or error.errno not in _DISK_FAULTS:
+        raise error
+    unusable = DiskUnusable(
+        "The service's disk is full or read-only. Delete what is not needed, or ask its operator.",
+        retry_after=60,
+    )
+    return problem_response(request, unusable)
 
 
 async def _on_surrogate(request: Request, exc: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""A version answers as the network that was trained: the same image, decoded twice, to 1e-5.
+"""A version answers as the network that was trained: the same image, decoded twice, to 1e-4.
 
 What the training says of its test images comes from its own pipeline and its own graph; what the
 version says goes through a request's decoder, the exported graph and the runtime that serves.
@@ -40,8 +40,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-CALMER: dict[str, dict[str, Any]] = {"cifar10_vgg19_bn": {"learning_rate": {"scratch": 1e-3}}}
-"""With its own rate, 0.1, this network says the same of every image after a single epoch."""
+CALMER: dict[str, dict[str, Any]] = {
+    name: {"learning_rate": {"scratch": 1e-3}}
+    for name in ("cifar10_vgg19_bn", "cifar10_vgg19_bn_tuned")
+}
+"""With their own rates these networks say the same of every image after a single epoch."""
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,7 @@ def test_variant_answers_as_it_was_trained(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.shared
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preset_answers_as_it_was_trained(
@@ -109,6 +113,6 @@ def _compare(
     pixels = decode_examples(evaluation.examples, predictor.manifest, max_pixels=10**6)
     answers = predictor.run("classify", pixels)
     assert len(answers) == 16
-    np.testing.assert_allclose(answers, evaluation.probabilities, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(answers, evaluation.probabilities, rtol=0, atol=1e-4)
     # Nothing was compared if the network says the same of every image.
     assert np.ptp(evaluation.probabilities, axis=0).max() > 1e-3

@@ -1,3 +1,4 @@
+import errno
 import time
 
 import httpx
@@ -6,6 +7,7 @@ import pytest
 from contracts.errors import CODES
 from contracts.problem import Problem
 from contracts.suggestions import MAX_ERRORS
+from models.datasets.store import DatasetStore
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,16 @@ def test_json_types_are_read(steady: httpx.Client, kind: str) -> None:
 def test_no_body_at_all_is_a_missing_value(steady: httpx.Client) -> None:
     answer = steady.post("/v1/filters")
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.ENOSPC, 503), (errno.EROFS, 503), (errno.EIO, 500)]
+)
+def test_a_full_disk_is_no_internal_error(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(number, "of the test")
+
+    monkeypatch.setattr(DatasetStore, "create", full)
+    assert client.post("/v1/datasets", json={"name": "pets"}).status_code == status
