@@ -41,8 +41,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 CALMER: dict[str, dict[str, Any]] = {
-    name: {"learning_rate": {"scratch": 1e-3}}
-    for name in ("cifar10_vgg19_bn", "cifar10_vgg19_bn_tuned")
+    "cifar10_vgg19_bn": {"learning_rate": {"scratch": 1e-3}},
+    "cifar10_vgg19_bn_tuned": {"learning_rate": {"scratch": 1e-3}},
+    "cats_dogs_frozen": {"learning_rate": {"head": 1e-6}},
+    "cats_dogs_finetuned": {"learning_rate": {"finetune": 1e-6}},
 }
 """With their own rates these networks say the same of every image after a single epoch."""
 
