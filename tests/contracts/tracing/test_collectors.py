@@ -85,7 +85,9 @@ def test_a_collector_that_does_not_take_spans_costs_only_them(answer: Answer) ->
         finally:
             stop_tracing()
     assert {line["event"] for line in lines} <= {"traced", "spans_not_sent"}
-    assert sum(line["event"] == "spans_not_sent" for line in lines) <= 1
+    # The sender of an earlier test may still wait for its collector, and then says so.
+    of_this = [line for line in lines if line.get("endpoint", "").startswith(url)]
+    assert sum(line["event"] == "spans_not_sent" for line in of_this) <= 1
 
 
 def _waiting() -> int:
