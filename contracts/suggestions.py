@@ -48,7 +48,7 @@ def explained(error: Mapping[str, Any], model: type[BaseModel] | None) -> str:
 
 
 def _in_words(pattern: str) -> str:
-    """What a text that fits the pattern looks like; empty for one that nobody has described."""
+    """A description of what fits the pattern; empty if it has none."""
     if pattern in _ALLOWED:
         return _ALLOWED[pattern]
     prefix = _ID.match(pattern)

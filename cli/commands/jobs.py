@@ -252,7 +252,7 @@ def _phase(data: dict[str, Any]) -> str:
             of_total = f"/{data[total]}" if data.get(total) else ""
             parts.append(f"{single} {data[single]}{of_total}")
     if data.get("eta_seconds") is not None:
-        parts.append(f"{_left(data['eta_seconds'])}")
+        parts.append(_left(data["eta_seconds"]))
     return " · ".join(parts)
 
 
@@ -260,7 +260,7 @@ def _phase_line(data: dict[str, Any]) -> str:
     """What a job begins to do, with how much of it is done, for a log."""
     parts = [f"{data['fraction']:.0%}"] if data["fraction"] >= _SHOWN_FRACTION else []
     if data.get("eta_seconds") is not None:
-        parts.append(f"{_left(data['eta_seconds'])}")
+        parts.append(_left(data["eta_seconds"]))
     return phase_text(data["phase"]) + (f" ({', '.join(parts)})" if parts else "")
 
 

@@ -144,7 +144,7 @@ class ImageRun:
     def save(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Replace the checkpoint, atomically; not on a disk that is nearly full.
 
-        Then the job goes on without it, and begins anew if its process is killed.
+        The job then continues without it, and starts over if its process is killed.
         """
         size = sum(array.nbytes for array in arrays.values())
         if shutil.disk_usage(self._work.folder).free < size + _KEPT_BYTES:

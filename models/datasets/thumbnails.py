@@ -48,7 +48,7 @@ def thumbnail(folder: Path, path: Path, *, max_pixels: int, large: Gate = at_onc
     )
     buffer = io.BytesIO()
     Image.fromarray(image.pixels).save(buffer, "JPEG", quality=_QUALITY)
-    with suppress(OSError):  # such as a full disk: it is made anew each time
+    with suppress(OSError):  # such as a full disk: it is made again next time
         _keep(stored, buffer.getvalue())
     return buffer.getvalue()
 

@@ -34,7 +34,7 @@ _MAX_FPS = 240.0
 # many in a burst; apart from that it has to keep to the maximum rate.
 _MAX_BURST = 60
 # Camcorders store frames of 4:3 that are shown as 16:9; a header that claims much more is wrong.
-# Programs that scaled a clip to whole pixels note less than two percent, which nobody can see.
+# A clip that was scaled to whole pixels may claim up to two percent, which is not visible.
 _MAX_PIXEL_ASPECT, _SQUARE = 4.0, 0.02
 _MATRIX = struct.Struct("=9i")
 # PQ (SMPTE ST 2084). HLG is made to be shown unconverted, and other curves are like that of sRGB.
